@@ -1,0 +1,23 @@
+# Every target does its own set-up. `make setup` costs a fraction of a second when nothing changed.
+.PHONY: setup demo test check bench clean
+
+setup:
+	@./deployments/setup.sh
+
+demo: setup
+	@.venv/bin/simyard train examples/cartpole-training-config.json --store demo
+
+test: setup
+	@.venv/bin/python -m pytest
+
+check: setup
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+
+bench: setup
+	@.venv/bin/python benchmarks/overhead.py
+	@.venv/bin/python benchmarks/metrics_csv.py
+
+clean:
+	rm -rf .venv build demo

@@ -1,0 +1,129 @@
+"""Every key of the store, and nothing else builds one.
+
+assets/<sha256>/<name>                    inputs, content-addressed
+jobs/<job_id>/job.json                    the frozen spec: enough to run the job again
+jobs/<job_id>/cancel.json                 somebody asked the job to stop
+jobs/<job_id>/attempts/<n>/…              what one attempt left: written by that attempt alone
+jobs/<job_id>/artifacts/…                 what the job promised
+jobs/<job_id>/result.json                 how the job ended, whatever the end
+jobs/<job_id>/artifact_manifest.json      the commit marker of a success, written last
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from dataclasses import dataclass
+
+from simyard.runner.errors import RequestError
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts as it counts
+_JOB_ID = re.compile(r"job-[0-9a-hjkmnp-tv-z]{26}")
+
+JOBS = "jobs"
+ASSETS = "assets"
+
+
+def new_job_id(*, now_ms: int | None = None) -> str:
+    """Return a new job id; ids sort by the millisecond in which they were made."""
+    number = (now_ms if now_ms is not None else time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    digits = [_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5)]
+    return "job-" + "".join(digits)
+
+
+def check_job_id(job_id: str) -> str:
+    """Return the id, or raise `RequestError` when it is not one of ours (ids become keys and paths)."""
+    if not _JOB_ID.fullmatch(job_id):
+        raise RequestError(
+            f"{job_id!r} is not a job id.",
+            code="bad_job_id",
+            advice="An id looks like 'job-01k…': see `simyard jobs list`.",
+        )
+    return job_id
+
+
+def asset(sha256: str, name: str) -> str:
+    """Return the key of an input file with this content."""
+    return f"{ASSETS}/{sha256}/{name}"
+
+
+@dataclass(frozen=True)
+class AttemptKeys:
+    """The keys of one attempt; only that attempt writes below `prefix`."""
+
+    prefix: str
+
+    @property
+    def status(self) -> str:
+        """The attempt's heartbeat: stage, iteration, reward, time."""
+        return f"{self.prefix}/status.json"
+
+    @property
+    def outcome(self) -> str:
+        """How the attempt ended: written once, last."""
+        return f"{self.prefix}/outcome.json"
+
+    @property
+    def checkpoints(self) -> str:
+        """The index of the attempt's valid checkpoints, oldest first."""
+        return f"{self.prefix}/checkpoints.json"
+
+    @property
+    def files(self) -> str:
+        """Everything else the attempt left, under the artifact's own name."""
+        return f"{self.prefix}/files"
+
+    def file(self, name: str) -> str:
+        """The key of one such file."""
+        return f"{self.files}/{name}"
+
+
+@dataclass(frozen=True)
+class JobKeys:
+    """The keys of one job."""
+
+    job_id: str
+
+    @property
+    def prefix(self) -> str:
+        """Everything of the job lies below this."""
+        return f"{JOBS}/{self.job_id}"
+
+    @property
+    def job(self) -> str:
+        """The frozen spec."""
+        return f"{self.prefix}/job.json"
+
+    @property
+    def cancel(self) -> str:
+        """The request to stop."""
+        return f"{self.prefix}/cancel.json"
+
+    @property
+    def result(self) -> str:
+        """How the job ended."""
+        return f"{self.prefix}/result.json"
+
+    @property
+    def manifest(self) -> str:
+        """The commit marker."""
+        return f"{self.prefix}/artifact_manifest.json"
+
+    @property
+    def attempts(self) -> str:
+        """The folder of all attempts."""
+        return f"{self.prefix}/attempts"
+
+    @property
+    def artifacts(self) -> str:
+        """The folder of what the job promised."""
+        return f"{self.prefix}/artifacts"
+
+    def attempt(self, number: int) -> AttemptKeys:
+        """The keys of one attempt, counted from 1."""
+        return AttemptKeys(f"{self.attempts}/{number:03d}")
+
+    def artifact(self, name: str) -> str:
+        """The key of one artifact."""
+        return f"{self.artifacts}/{name}"
