@@ -1,3 +1,152 @@
+"""The command line: `simyard train`, `simyard jobs …`. Exit codes: 0 succeeded, 1 the job failed, 2 bad request."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+from simyard.runner.errors import (
+    EXIT_BAD_REQUEST,
+    EXIT_CANCELED,
+    EXIT_JOB_FAILED,
+    EXIT_SUCCEEDED,
+    RequestError,
+    SimyardError,
+)
+
+STORE = click.option("--store", metavar="URL", help="Store: a folder, file://, s3://bucket/prefix or job-store/NAME.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+JSON_KEYS = ("job_id", "status", "store", "artifacts", "attempts", "error", "timings")
+_EXITS = {"succeeded": EXIT_SUCCEEDED, "failed": EXIT_JOB_FAILED, "canceled": EXIT_CANCELED}
+
+
+def _plainly(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn our own errors into one message and an exit code, without a traceback."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except SimyardError as error:
+            as_json = bool(kwargs.get("as_json"))
+            bad = isinstance(error, RequestError)
+            click.echo(f"{'Bad request' if bad else 'Error'}: {error}", err=True)
+            if as_json:
+                empty: dict[str, Any] = dict.fromkeys(JSON_KEYS)
+                click.echo(
+                    json.dumps(
+                        empty | {"status": "failed", "artifacts": [], "attempts": 0, "error": error.failure.to_json()}
+                    )
+                )
+            sys.exit(EXIT_BAD_REQUEST if bad else EXIT_JOB_FAILED)
+
+    return run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="simyard")
 def main() -> None:
-    """Run."""
-    print("hi")
+    """Self-hosted robot-learning jobs on NVIDIA Isaac Lab, run by Prefect."""
+
+
+@main.command()
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@STORE
+@click.option("--pool", metavar="NAME", help="Run through this Prefect work pool; without it, in this process.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a field, or add a Hydra override.")
+@click.option("--from-job", metavar="ID", help="Run this job again, from its frozen spec, as a new job.")
+@JSON
+@_plainly
+def train(
+    config: Path | None,
+    store: str | None,
+    pool: str | None,
+    settings: tuple[str, ...],
+    from_job: str | None,
+    as_json: bool,
+) -> None:
+    """Train a policy as CONFIG, a JSON file, says."""
+    from simyard.commands import train as command
+
+    result = command.run(config, store, pool, settings, from_job, quiet=as_json)
+    _finish(result, as_json)
+
+
+@main.group()
+def jobs() -> None:
+    """Look at jobs, cancel them, fetch what they left."""
+
+
+@jobs.command("list")
+@STORE
+@click.option("--limit", default=20, show_default=True, help="How many, newest first.")
+@JSON
+@_plainly
+def list_jobs(store: str | None, limit: int, as_json: bool) -> None:
+    """List jobs, newest first."""
+    from simyard.commands import jobs as command
+
+    found = command.list_jobs(store, limit)
+    click.echo(json.dumps(found) if as_json else command.table(found))
+
+
+@jobs.command()
+@click.argument("job_id")
+@STORE
+@JSON
+@_plainly
+def show(job_id: str, store: str | None, as_json: bool) -> None:
+    """Show how a job stands and what it left."""
+    from simyard.commands import jobs as command
+
+    status = command.show(job_id, store)
+    click.echo(json.dumps(status) if as_json else command.describe(status))
+
+
+@jobs.command()
+@click.argument("job_id")
+@STORE
+@_plainly
+def cancel(job_id: str, store: str | None) -> None:
+    """Ask a job to stop; what it saved is kept."""
+    from simyard.commands import jobs as command
+
+    click.echo(command.cancel(job_id, store))
+
+
+@jobs.command()
+@click.argument("job_id")
+@STORE
+@click.option("--pool", metavar="NAME", help="As for `simyard train`.")
+@JSON
+@_plainly
+def retry(job_id: str, store: str | None, pool: str | None, as_json: bool) -> None:
+    """Go on with a job that failed or was interrupted, from its last valid checkpoint."""
+    from simyard.commands import train as command
+
+    _finish(command.rerun(job_id, store, pool, quiet=as_json), as_json)
+
+
+@jobs.command()
+@click.argument("job_id")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@STORE
+@click.option("--only", metavar="PATTERN", help="Glob of artifact names, such as 'checkpoints/*'.")
+@_plainly
+def download(job_id: str, folder: Path, store: str | None, only: str | None) -> None:
+    """Download a job's artifacts into FOLDER, checking every digest."""
+    from simyard.commands import jobs as command
+
+    count = command.download(job_id, folder, store, only)
+    click.echo(f"{count} files in {folder}")
+
+
+def _finish(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({key: result[key] for key in JSON_KEYS}))
+    sys.exit(_EXITS[result["status"]])

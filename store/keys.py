@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
+import uuid
 from dataclasses import dataclass
 
 from simyard.runner.errors import RequestError
@@ -27,9 +28,17 @@ ASSETS = "assets"
 
 def new_job_id(*, now_ms: int | None = None) -> str:
     """Return a new job id; ids sort by the millisecond in which they were made."""
-    number = (now_ms if now_ms is not None else time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
-    digits = [_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5)]
-    return "job-" + "".join(digits)
+    return _job_id((now_ms if now_ms is not None else time.time_ns() // 1_000_000) << 80 | secrets.randbits(80))
+
+
+def job_id_of_run(run_id: uuid.UUID) -> str:
+    """Return the job id of a flow run: the same again when that run is retried, and as time-ordered as its UUIDv7."""
+    return _job_id(run_id.int)
+
+
+def _job_id(number: int) -> str:
+    """Return 128 bits as an id."""
+    return "job-" + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
 
 
 def check_job_id(job_id: str) -> str:

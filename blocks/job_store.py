@@ -1,0 +1,154 @@
+"""The Prefect block that says where jobs are kept, and holds the credentials for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from prefect.blocks.core import Block
+from prefect_aws.s3 import S3Bucket
+from pydantic import Field, SecretStr, model_validator
+from simyard.runner.errors import RequestError
+from simyard.store.names import parse_url
+from simyard.store.store import Store
+
+CREDENTIALS_LIVE = timedelta(minutes=10)
+"""How long the store keeps a bucket block's credentials before it asks again. The shortest role lives 15 minutes."""
+
+
+class JobStore(Block):
+    """Where jobs are kept: a folder or a bucket, with the credentials for it.
+
+    Give either `url`, or `bucket` to use an S3 Bucket block that is there already. What is left empty comes from the
+    `AWS_*` environment variables of the process that opens the store.
+
+    Example:
+        Save a block once:
+        ```python
+        from simyard.blocks.job_store import JobStore
+
+        JobStore(
+            url="s3://robots/simyard",
+            endpoint_url="http://127.0.0.1:9000",
+            access_key_id="robot",
+            secret_access_key="…",
+        ).save("lab")
+        ```
+        Then name it wherever a store is asked for, as `job-store/lab`, or open it:
+        ```python
+        store = JobStore.load("lab").open()
+        store.list_dirs("jobs")
+        ```
+    """
+
+    _block_type_name = "Job Store"
+    _block_type_slug = "job-store"
+    _description = "A folder or a bucket where simyard keeps jobs, checkpoints and results."
+
+    url: str | None = Field(
+        default=None,
+        title="URL",
+        description="s3://BUCKET/PREFIX, file:///FOLDER or the path of a folder. Leave empty to use a bucket block.",
+        examples=["s3://robots/simyard"],
+    )
+    endpoint_url: str | None = Field(
+        default=None,
+        title="Endpoint URL",
+        description="The S3 server, such as http://127.0.0.1:9000. Leave empty for AWS.",
+    )
+    region: str | None = Field(
+        default=None, title="Region", description="The bucket's region, such as eu-central-1; us-east-1 when empty."
+    )
+    access_key_id: str | None = Field(
+        default=None, title="Access key ID", description="Leave both keys empty to use the machine's own credentials."
+    )
+    secret_access_key: SecretStr | None = Field(
+        default=None, title="Secret access key", description="The secret that belongs to the access key ID."
+    )
+    bucket: S3Bucket | None = Field(
+        default=None,
+        title="S3 bucket",
+        description="An S3 Bucket block to use instead of the fields above, with its folder, credentials and endpoint.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> JobStore:
+        # A RequestError goes through pydantic as it is. A ValueError would not: its text quotes the input, secrets too.
+        own = [
+            name for name in ("url", "endpoint_url", "region", "access_key_id", "secret_access_key") if self._has(name)
+        ]
+        if self.bucket and own:
+            raise _refused(f"a bucket and also {', '.join(map(repr, own))}")
+        if not self.bucket and not self.url:
+            raise _refused("neither a url nor a bucket")
+        if self.url:
+            parse_url(self.url)
+        return self
+
+    def open(self) -> Store:
+        """Open the store.
+
+        Raises:
+            RequestError: A field is malformed.
+            StoreError: The folder cannot be made.
+        """
+        if self.bucket:
+            return _open_bucket(self.bucket)
+        secret = self.secret_access_key
+        options = {
+            "endpoint_url": self.endpoint_url,
+            "region": self.region,
+            "access_key_id": self.access_key_id,
+            "secret_access_key": secret.get_secret_value() if secret else None,
+        }
+        return Store.open(self.url or "", options={name: value for name, value in options.items() if value})
+
+
+def _open_bucket(bucket: S3Bucket) -> Store:
+    client = bucket.credentials.aws_client_parameters
+    if client.verify is False:
+        raise RequestError(
+            "The bucket block's AWS client parameters have verify=False.",
+            code="bad_store_option",
+            advice="Name the server's certificate authority in verify_cert_path instead.",
+        )
+    options = {
+        "endpoint_url": client.endpoint_url,
+        "region": bucket.credentials.region_name,
+        "ca_bundle": str(client.verify_cert_path) if client.verify_cert_path else None,
+    }
+    return Store.open(
+        f"s3://{bucket.bucket_name}/{bucket.bucket_folder.strip('/')}",
+        options={name: value for name, value in options.items() if value},
+        credentials=_BucketCredentials(bucket),
+    )
+
+
+@dataclass(frozen=True)
+class _BucketCredentials:
+    """Gets a bucket block's credentials the way boto3 does: keys, a profile, a role, or the machine's."""
+
+    bucket: S3Bucket
+
+    def __call__(self) -> Mapping[str, Any]:
+        expires_at = datetime.now(UTC) + CREDENTIALS_LIVE
+        found = self.bucket.credentials.get_boto3_session().get_credentials()
+        if found is None:
+            raise LookupError("the bucket block has no credentials, and neither has the machine")
+        keys = found.get_frozen_credentials()
+        return {
+            "access_key_id": keys.access_key,
+            "secret_access_key": keys.secret_key,
+            "token": keys.token,
+            "expires_at": expires_at,
+        }
+
+
+def _refused(problem: str) -> RequestError:
+    return RequestError(
+        f"A job store has {problem}.",
+        code="bad_store_url",
+        advice="Give a url with what belongs to it, or a bucket alone.",
+    )

@@ -1,0 +1,39 @@
+"""From what a user writes to the store it means; Prefect is imported only when a block is named."""
+
+from __future__ import annotations
+
+from simyard.runner.errors import RequestError
+from simyard.store.store import Store
+
+BLOCK_PREFIX = "job-store/"
+"""What a reference to a block begins with; the rest is the block's name."""
+
+
+def open_store(ref: str) -> Store:
+    """Open the store that a reference names.
+
+    Args:
+        ref: `job-store/NAME` for a Prefect block, or anything `Store.open` takes: `s3://BUCKET/PREFIX`,
+            `file:///FOLDER`, the path of a folder (`./job-store/NAME` for one of that name).
+
+    Raises:
+        RequestError: The reference is malformed, or there is no such block.
+        StoreError: The folder cannot be made.
+    """
+    if not isinstance(ref, str) or not ref.startswith(BLOCK_PREFIX):
+        return Store.open(ref)
+    # Importing Prefect and its AWS integration costs seconds, which a store on a disk need not pay.
+    from simyard.blocks.job_store import JobStore
+
+    name = ref.removeprefix(BLOCK_PREFIX)
+    try:
+        # Called from an async flow, a plain load would return a coroutine.
+        block = JobStore.load(name, _sync=True)  # type: ignore[call-arg]
+    except ValueError as error:
+        raise RequestError(
+            f"There is no block {ref!r}: {error}",
+            code="no_such_block",
+            advice="See `prefect block ls`, or make one: `JobStore(url=…).save(NAME)`.",
+        ) from error
+    assert isinstance(block, JobStore)
+    return block.open()

@@ -1,0 +1,33 @@
+"""The GPU side of a job: one attempt, as a flow run of a work pool."""
+
+from __future__ import annotations
+
+from prefect import flow, get_run_logger
+from simyard.blocks.reference import open_store
+from simyard.runner.errors import RequestError
+from simyard.site import Site
+from simyard.tasks.attempt import Observer, run_attempt
+from simyard.tasks.launch import next_attempt, raise_failure
+from simyard.tasks.resolve import load_spec
+
+
+@flow(name="run-job", log_prints=False)
+def run_job(job_id: str, attempt: int, store: str) -> None:
+    """Run one attempt at a job that is in the store.
+
+    Args:
+        job_id: The job.
+        attempt: The attempt's number; it must be the next one.
+        store: The store's URL, or the name of a block: `job-store/NAME`.
+    """
+    opened = open_store(store)
+    spec = next_attempt(load_spec(opened, job_id), opened)
+    if spec.number != attempt:
+        raise RequestError(
+            f"Attempt {attempt} of {job_id} was begun before; the next one is {spec.number}.",
+            code="attempt_begun",
+            advice="Attempts never share files: let the control flow launch a new one.",
+        )
+    logger = get_run_logger()
+    outcome = run_attempt(spec, opened, Site.from_env(), Observer(lines=lambda lines: logger.info("\n".join(lines))))
+    raise_failure(outcome)

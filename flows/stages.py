@@ -1,0 +1,169 @@
+"""The stages as Prefect tasks: what each does stands in `simyard.tasks`, when it is repeated stands here."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from simyard.blocks.reference import open_store
+from simyard.requests import TrainRequest
+from simyard.runner.errors import Category, Failure, RequestError, SimyardError
+from simyard.runner.supervise import Workload
+from simyard.site import Site
+from simyard.store import keys
+from simyard.tasks import collect as collecting
+from simyard.tasks import launch as launching
+from simyard.tasks import persist as persisting
+from simyard.tasks import pool as pools
+from simyard.tasks import report as reporting
+from simyard.tasks import resolve as resolving
+from simyard.tasks import stage as staging
+from simyard.tasks.attempt import Observer
+from simyard.tasks.collect import Verdict
+from simyard.tasks.resolve import Resolved
+
+PROGRESS_EVERY = 50
+"""Progress artifacts are updated when this share of a job, one in so many, is done: each costs a request."""
+
+
+@contextmanager
+def inline(
+    watcher: Callable[[dict[str, Any]], None], canceled: Callable[[], bool], workload: Workload | None
+) -> Iterator[None]:
+    """Have flows in this context report to `watcher`, stop when `canceled`, and use a workload that waits already."""
+    token = _INLINE.set(_Inline(watcher, canceled, workload))
+    try:
+        yield
+    finally:
+        _INLINE.reset(token)
+
+
+class _Inline:
+    """What a caller in the same process gave."""
+
+    def __init__(
+        self,
+        watcher: Callable[[dict[str, Any]], None] = lambda status: None,
+        canceled: Callable[[], bool] = lambda: False,
+        workload: Workload | None = None,
+    ) -> None:
+        self.watcher = watcher
+        self.canceled = canceled
+        self._workload = workload
+
+    def take_workload(self) -> Workload | None:
+        """Return the waiting workload, once."""
+        workload, self._workload = self._workload, None
+        return workload
+
+
+_INLINE: ContextVar[_Inline | None] = ContextVar("inline", default=None)
+
+
+def _is_infrastructure(task: object, run: TaskRun, state: State[Any]) -> bool:
+    """Retry what the machine or the network did; never what the request did."""
+    error = state.result(raise_on_failure=False)
+    return not isinstance(error, SimyardError) or error.failure.category is Category.INFRA
+
+
+def _worth_another_attempt(task: object, run: TaskRun, state: State[Any]) -> bool:
+    return launching.worth_another(state.result(raise_on_failure=False))
+
+
+_RETRYING: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay_seconds": [1, 5, 20],
+    "retry_condition_fn": _is_infrastructure,
+    "cache_policy": NO_CACHE,
+}
+
+
+@task(name="resolve", **_RETRYING)
+def resolve(request: TrainRequest, store: str, job_id: str, base: Path | None) -> Resolved:
+    """Fix everything about the job; a job that is in the store already stays as it was frozen."""
+    opened = open_store(store)
+    if opened.exists(keys.JobKeys(keys.check_job_id(job_id)).job):
+        return Resolved(resolving.load_spec(opened, job_id))
+    return resolving.resolve(request, opened, job_id, base)
+
+
+@task(name="stage", **_RETRYING)
+def stage(resolved: Resolved, store: str) -> None:
+    """Put the inputs into the store."""
+    staging.stage(resolved, open_store(store))
+
+
+def launch(job_id: str, store: str, pool: str | None) -> Failure | None:
+    """Make attempts until one succeeds or no other is worth it; return the failure that ended them, if any."""
+    spec = resolving.load_spec(open_store(store), job_id)
+    state: State[Any] = _attempt.with_options(retries=spec.retries)(job_id, store, pool, return_state=True)
+    error = state.result(raise_on_failure=False)
+    if isinstance(error, RequestError) or not isinstance(error, BaseException):
+        return error.failure if isinstance(error, RequestError) else None
+    if isinstance(error, SimyardError):
+        return error.failure
+    raise error
+
+
+@task(name="launch", retry_delay_seconds=2, retry_condition_fn=_worth_another_attempt, cache_policy=NO_CACHE)
+def _attempt(job_id: str, store: str, pool: str | None) -> None:
+    """Make one attempt; a failure of the machine makes another, from the last valid checkpoint."""
+    opened = open_store(store)
+    spec = resolving.load_spec(opened, job_id)
+    given = _INLINE.get() or _Inline()
+    progress = _Progress(job_id, given.watcher)
+    logger = get_run_logger()
+    observer = Observer(progress=progress, lines=lambda lines: logger.info("\n".join(lines)), canceled=given.canceled)
+    if pool:
+        pools.launch_in_pool(spec, opened, store, pool, observer)
+    else:
+        launching.launch_inline(spec, opened, Site.from_env(), observer, given.take_workload())
+
+
+@task(name="collect", **_RETRYING)
+def collect(job_id: str, store: str, failure: Failure | None) -> Verdict:
+    """Judge the job by what is in the store."""
+    opened = open_store(store)
+    return collecting.collect(resolving.load_spec(opened, job_id), opened, failure)
+
+
+@task(name="persist", **_RETRYING)
+def persist(job_id: str, verdict: Verdict, store: str) -> dict[str, Any]:
+    """Keep what the job produced; the manifest comes last."""
+    opened = open_store(store)
+    return persisting.persist(resolving.load_spec(opened, job_id), verdict, opened)
+
+
+@task(name="report", **_RETRYING)
+def report(result: dict[str, Any], store: str) -> None:
+    """Publish the report in the Prefect UI."""
+    reporting.report(result, open_store(store))
+
+
+class _Progress:
+    """Passes every status on, and some of them to a progress artifact, from a thread of its own."""
+
+    def __init__(self, job_id: str, watcher: Callable[[dict[str, Any]], None]) -> None:
+        self._watcher = watcher
+        self._shown = 0
+        self._artifact = create_progress_artifact(0.0, key=f"{job_id}-progress", description="Iterations done")
+
+    def __call__(self, status: dict[str, Any]) -> None:
+        self._watcher(status)
+        part = PROGRESS_EVERY * status["iteration"] // max(status["last_iteration"], 1)
+        if part > self._shown:
+            self._shown = part
+            percent = 100.0 * status["iteration"] / status["last_iteration"]
+            # The supervisor must not wait for a server that is slow or away.
+            threading.Thread(target=self._update, args=(percent,), daemon=True).start()
+
+    def _update(self, percent: float) -> None:
+        update_progress_artifact(self._artifact, percent)  # type: ignore[arg-type]

@@ -1,0 +1,35 @@
+"""What an adapter must do: check a job without simulating, then run it in a fresh environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from simyard.runner.paths import AttemptPaths
+from simyard.runner.spec import AttemptSpec, Facts, JobSpec
+
+
+class Adapter:
+    """One simulator, seen from inside the workload process, on the simulator's own Python."""
+
+    def preload(self, library: str | None) -> None:
+        """Import what every job needs; called while the job is still being prepared."""
+
+    def check(self, job: JobSpec, overlay: Path | None) -> Facts:
+        """Check the job against what is installed, without starting the simulator.
+
+        Args:
+            job: The job.
+            overlay: Folder of the job's own packages, if it has any.
+
+        Raises:
+            RequestError: If the task, the library or an override does not exist, or does nothing.
+        """
+        raise NotImplementedError
+
+    def run(self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
+        """Run the job in a fresh environment and return when it is done; the current folder is `paths.work`.
+
+        Raises:
+            Exception: Whatever the simulator or the task raised.
+        """
+        raise NotImplementedError

@@ -1,0 +1,250 @@
+"""Isaac Lab: 3.0 through its one-call Python API, 2.3 through its scripts; which of the two is probed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import site
+import sys
+from pathlib import Path
+from typing import Any
+
+from simyard.runner.adapters import isaaclab_overrides, isaaclab_scripts
+from simyard.runner.adapters.base import Adapter
+from simyard.runner.errors import RequestError, unknown
+from simyard.runner.libraries import LIBRARIES, Library, Scale, get_library
+from simyard.runner.paths import AttemptPaths
+from simyard.runner.spec import AttemptSpec, Facts, JobSpec
+
+_PACKAGES = (
+    "isaaclab", "isaacsim", "newton", "warp-lang", "mujoco-warp", "torch", "numpy", "gymnasium",
+    "rsl-rl-lib", "skrl", "rl-games", "stable-baselines3",
+)  # fmt: skip
+
+
+def kit_less() -> bool:
+    """Return True where Isaac Sim is not installed: physics is Newton's then, and nothing needs an RTX GPU."""
+    return importlib.util.find_spec("isaacsim") is None
+
+
+class IsaacLab(Adapter):
+    """The adapter of `simulator: isaaclab`."""
+
+    def preload(self, library: str | None) -> None:
+        """Import the training stack; with Kit nothing may be imported before the app starts."""
+        if isaaclab_scripts.root() is None and kit_less():
+            import isaaclab_rl.entrypoints  # noqa: F401
+            import isaaclab_tasks.utils  # noqa: F401
+
+            if library in LIBRARIES and importlib.util.find_spec(LIBRARIES[library].module):
+                importlib.import_module(f"isaaclab_rl.entrypoints.backends.train_{library}")
+
+    def check(self, job: JobSpec, overlay: Path | None) -> Facts:
+        """Look the task up, resolve its configuration and apply every override to it."""
+        library = get_library(job.library)
+        if isaaclab_scripts.root() is not None:
+            return isaaclab_scripts.check(job, library)
+        _require(library)
+        _register_tasks(job, overlay)
+        _find_task(job.task, library)
+        return _resolve(job, library)
+
+    def run(self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
+        """Train, by the code path of `isaaclab train`."""
+        library = get_library(attempt.job.library)
+        checkpoint = _prepare_checkpoint(attempt, library, paths)
+        if facts.flavor == "scripts":
+            isaaclab_scripts.run(attempt, facts, library, checkpoint)
+            return
+        from isaaclab_rl.entrypoints import TrainingRequest, train
+
+        code = train(training_request(attempt, facts, library, checkpoint, TrainingRequest))
+        if code:
+            raise RuntimeError(f"isaaclab_rl.entrypoints.train returned {code}")
+
+
+def training_request(
+    attempt: AttemptSpec, facts: Facts, library: Library, checkpoint: Path | None, request: Any
+) -> Any:
+    """Return the arguments of the one-call API; `request` is Isaac Lab's `TrainingRequest`."""
+    job = attempt.job
+    scale = Scale(num_envs=job.num_envs, rollout=facts.rollout)
+    until = job.last_iteration if library.absolute_iterations else job.last_iteration - attempt.start_iteration
+    return request(
+        backend=job.library,
+        task=job.task,
+        checkpoint=str(checkpoint) if checkpoint else None,
+        num_envs=job.num_envs,
+        seed=job.seed,
+        max_iterations=until,
+        device=facts.device,
+        backend_args=tuple(library.arguments(scale)),
+        hydra_args=facts.overrides,
+    )
+
+
+def _require(library: Library) -> None:
+    if importlib.util.find_spec("isaaclab_rl") is None:
+        raise RequestError(
+            f"Isaac Lab is not installed for {sys.executable!r}.",
+            code="no_simulator",
+            advice="Install 'isaaclab==3.0.0' there, set ISAACLAB_PATH to a 2.3 checkout, or name a Python that has "
+            "it in SIMYARD_PYTHON.",
+        )
+    if importlib.util.find_spec(library.module) is None:
+        raise RequestError(
+            f"rlLibrary {library.name!r} is not installed for {sys.executable!r}.",
+            code="library_absent",
+            advice=f"Install it: {library.install}",
+        )
+
+
+def _register_tasks(job: JobSpec, overlay: Path | None) -> None:
+    """Make the task registry whole: Isaac Lab's tasks, installed entry points, the job's package and callback."""
+    import isaaclab_tasks  # noqa: F401
+    from isaaclab.cli import load_external_tasks
+
+    if overlay is not None:
+        site.addsitedir(str(overlay))
+        importlib.invalidate_caches()
+    try:
+        load_external_tasks()
+        if job.import_callback:
+            module, _, function = job.import_callback.partition(":")
+            loaded = importlib.import_module(module)
+            if function:
+                getattr(loaded, function)()
+    except Exception as error:
+        raise RequestError(
+            f"The task package does not import: {type(error).__name__}: {error}",
+            code="task_package_import",
+            advice="Mend the package; the traceback is in command.stderr.log.",
+        ) from error
+
+
+def _find_task(task: str, library: Library) -> None:
+    import gymnasium
+
+    tasks = {name: spec for name, spec in gymnasium.registry.items() if "env_cfg_entry_point" in (spec.kwargs or {})}
+    name = task.split(":")[-1]
+    if name not in tasks:
+        base, _, version = name.rpartition("-v")
+        if version.isdigit() and base in tasks:
+            raise RequestError(
+                f"Unknown task {task!r}: ids of Isaac Lab 3.0 have no '-v{version}'.",
+                code="unknown_task",
+                advice=f"Use {base!r}.",
+            )
+        raise unknown("task", task, tasks, code="unknown_task")
+    if library.agent_key not in tasks[name].kwargs:
+        have = sorted(other.name for other in LIBRARIES.values() if other.agent_key in tasks[name].kwargs)
+        raise RequestError(
+            f"Task {task!r} has no configuration for rlLibrary {library.name!r}.",
+            code="library_without_config",
+            advice=f"It has one for: {', '.join(map(repr, have)) or 'none of those simyard knows'}.",
+        )
+
+
+def _device(gpus: int | None) -> str:
+    import torch
+
+    if gpus == 0:
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda:0"
+    if gpus:
+        raise RequestError(
+            f"computeConfig.gpusPerNode is {gpus}, but this machine has no usable CUDA device.",
+            code="no_gpu",
+            advice="Use 0 to train on the CPU, or run through a pool that has GPUs.",
+        )
+    return "cpu"
+
+
+def _resolve(job: JobSpec, library: Library) -> Facts:
+    device = _device(job.gpus)
+    own = library.device_overrides(device)
+    if kit_less() and not any(override.startswith("physics=") for override in job.overrides):
+        own.insert(0, "physics=newton_mjwarp")
+    env_cfg, agent_cfg = isaaclab_overrides.resolve(job.task, library, own, job.overrides)
+    _require_assets(env_cfg)
+    scale = Scale(num_envs=job.num_envs, rollout=library.rollout(agent_cfg))
+    fitted, notes = library.fit(agent_cfg, scale, {override.partition("=")[0] for override in job.overrides})
+    if job.resume and (reason := library.resumable(agent_cfg)):
+        raise RequestError(f"This job cannot resume: {reason}.", code="not_resumable", advice="Train from scratch.")
+    return Facts(
+        simulator=job.simulator,
+        version=importlib.metadata.version("isaaclab"),
+        flavor="api",
+        device=device,
+        rollout=scale.rollout,
+        overrides=(*own, *fitted, *job.overrides),
+        notes=tuple(notes),
+        versions=_versions(device),
+    )
+
+
+def _require_assets(env_cfg: dict[str, Any]) -> None:
+    """Refuse a task whose assets are not below the asset root, when that root is a local folder.
+
+    Isaac Lab would look for them on the network first, for a minute or more, and then raise.
+    """
+    root = os.environ.get("ISAACSIM_ASSET_ROOT", "")
+    if not root.startswith("/"):
+        return
+    wanted = [
+        value for _, value in isaaclab_overrides.flatten(env_cfg) if isinstance(value, str) and value.startswith(root)
+    ]
+    missing = sorted({path for path in wanted if Path(path).suffix.startswith(".usd") and not Path(path).exists()})
+    if missing:
+        raise RequestError(
+            f"The task needs assets that are not below {root!r}: {', '.join(p.removeprefix(root) for p in missing)}.",
+            code="assets_missing",
+            advice="Set ISAACSIM_ASSET_ROOT to a copy of the asset store, or unset it to fetch them from NVIDIA's.",
+        )
+
+
+def _prepare_checkpoint(attempt: AttemptSpec, library: Library, paths: AttemptPaths) -> Path | None:
+    """Open the checkpoint safely, then let the library shape it for its own way of resuming."""
+    if attempt.resume is None:
+        return None
+    source = paths.inputs / attempt.resume.checkpoint.name
+    if not attempt.resume.trusted:
+        refuse_pickled_code(source)
+    folder = paths.inputs / "resume"
+    folder.mkdir(exist_ok=True)
+    return library.prepare_resume(source, folder, attempt.start_iteration)
+
+
+def refuse_pickled_code(checkpoint: Path) -> None:
+    """Raise `RequestError` unless the checkpoint loads as plain tensors and containers.
+
+    Every library loads checkpoints with pickle, which runs whatever code a file from outside names.
+    """
+    import torch
+
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise RequestError(
+            f"Checkpoint {checkpoint.name!r} is not plain weights: {str(error).splitlines()[0]}",
+            code="unsafe_checkpoint",
+            advice="Only checkpoints that a job of this store wrote may hold pickled objects: use resume.from_job.",
+        ) from error
+
+
+def _versions(device: str) -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if device != "cpu":
+        import torch
+
+        found["gpu"] = torch.cuda.get_device_name(0)
+        found["cuda"] = str(torch.version.cuda)
+    return found

@@ -1,0 +1,142 @@
+"""Hydra overrides, checked against the configuration they change: Isaac Lab 3.0 takes unknown keys in silence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from simyard.runner.errors import RequestError, unknown
+from simyard.runner.libraries import Library
+
+_ASSIGNMENT = re.compile(r"(env|agent)(\.[A-Za-z_0-9]+)+=.*", re.DOTALL)
+_PRESET = re.compile(r"(physics|renderer|presets)=[A-Za-z_0-9,]+")
+
+OWNED = {
+    "env.scene.num_envs": "trainingConfig.numEnvs",
+    "env.seed": "trainingConfig.seed",
+    "env.sim.device": "computeConfig.gpusPerNode",
+    "env.log_dir": None,
+    "agent.seed": "trainingConfig.seed",
+    "agent.params.seed": "trainingConfig.seed",
+    "agent.max_iterations": "trainingConfig.maxIterations",
+    "agent.n_timesteps": "trainingConfig.maxIterations",
+    "agent.trainer.timesteps": "trainingConfig.maxIterations",
+    "agent.params.config.max_epochs": "trainingConfig.maxIterations",
+    "agent.device": "computeConfig.gpusPerNode",
+    "agent.params.config.device": "computeConfig.gpusPerNode",
+    "agent.params.config.device_name": "computeConfig.gpusPerNode",
+}
+"""Keys that fields of the request set; the field wins over an override, so the override would do nothing."""
+
+
+def resolve(
+    task: str, library: Library, own: Sequence[str], given: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the (environment, agent) configuration with every override applied, as plain dictionaries.
+
+    Args:
+        task: The task's id.
+        library: The library whose agent configuration is meant.
+        own: The adapter's overrides, not checked.
+        given: The user's, applied one after another and each checked.
+
+    Raises:
+        RequestError: If an override does not parse, names an unknown key, has the wrong type or changes nothing.
+    """
+    applied = list(own)
+    before = _load(task, library, applied)
+    for override in given:
+        _check_form(override)
+        key, _, _ = override.partition("=")
+        known = dict(flatten({"env": before[0], "agent": before[1]}))
+        if "." in key:
+            _check_key(key, known)
+        after = _load(task, library, [*applied, override])
+        changed = dict(flatten({"env": after[0], "agent": after[1]}))
+        _check_effect(override, key, known, changed)
+        applied.append(override)
+        before = after
+    return before
+
+
+def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every (dotted key, value), inner nodes too."""
+    if path:
+        yield path, value
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from flatten(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from flatten(item, f"{path}.{index}")
+
+
+def _check_form(override: str) -> None:
+    if not _ASSIGNMENT.fullmatch(override) and not _PRESET.fullmatch(override):
+        raise RequestError(
+            f"Override {override!r} is not understood.",
+            code="bad_override",
+            advice="Allowed: 'env.<key>=<value>', 'agent.<key>=<value>', 'physics=<preset>', 'renderer=<preset>', "
+            "'presets=<name,…>'.",
+        )
+
+
+def _check_key(key: str, known: dict[str, Any]) -> None:
+    if key in OWNED:
+        instead = OWNED[key]
+        raise RequestError(
+            f"Override {key!r} would do nothing: simyard sets it.",
+            code="bad_override",
+            advice=f"Set {instead} instead." if instead else "Leave it out.",
+        )
+    if key not in known:
+        raise unknown("override key", key, known, code="bad_override")
+
+
+def _check_effect(override: str, key: str, known: dict[str, Any], changed: dict[str, Any]) -> None:
+    if key in known and not _same_type(known[key], changed.get(key)):
+        raise RequestError(
+            f"Override {override!r} gives {changed.get(key)!r}, a {type(changed.get(key)).__name__}.",
+            code="bad_override",
+            advice=f"{key} is a {type(known[key]).__name__}: {known[key]!r} unless overridden.",
+        )
+    if repr(known) == repr(changed):
+        value = f" It is {known[key]!r} already." if key in known else ""
+        raise RequestError(
+            f"Override {override!r} changes nothing.{value}",
+            code="bad_override",
+            advice="Remove it, or give another value.",
+        )
+
+
+def _same_type(old: Any, new: Any) -> bool:
+    if old is None or new is None:
+        return True
+    if isinstance(old, bool) or isinstance(new, bool):
+        return isinstance(old, bool) and isinstance(new, bool)
+    if isinstance(old, int | float):
+        return isinstance(new, int | float)
+    if isinstance(old, list | tuple):
+        return isinstance(new, list | tuple)
+    return isinstance(new, type(old))
+
+
+def _load(task: str, library: Library, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from isaaclab_tasks.utils import resolve_task_config
+
+    try:
+        OverridesParser.create().parse_overrides(list(overrides))
+        env_cfg, agent_cfg = resolve_task_config(task, library.agent_key, overrides=list(overrides))
+    except (HydraException, ValueError, KeyError, TypeError, AttributeError, SystemExit) as error:
+        last = overrides[-1] if overrides else ""
+        raise RequestError(
+            f"Isaac Lab refuses override {last!r}: {error}", code="bad_override", advice="See the task's configuration."
+        ) from error
+    return _plain(env_cfg), _plain(agent_cfg)
+
+
+def _plain(cfg: Any) -> dict[str, Any]:
+    return cfg if isinstance(cfg, dict) else dict(cfg.to_dict())

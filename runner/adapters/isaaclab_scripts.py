@@ -1,0 +1,75 @@
+"""Isaac Lab 2.3: `isaaclab.sh -p scripts/reinforcement_learning/<library>/train.py`, a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from simyard.runner.errors import RequestError
+from simyard.runner.libraries import Library
+from simyard.runner.spec import AttemptSpec, Facts, JobSpec
+
+
+def root() -> Path | None:
+    """Return the folder of a 2.3 installation, or None where Isaac Lab is 3.0 or absent."""
+    path = Path(os.environ.get("ISAACLAB_PATH", "/workspace/isaaclab"))
+    has_scripts = (path / "isaaclab.sh").is_file() and (path / "scripts/reinforcement_learning").is_dir()
+    has_api = (path / "source/isaaclab_rl/isaaclab_rl/entrypoints").is_dir()
+    return path if has_scripts and not has_api else None
+
+
+def check(job: JobSpec, library: Library) -> Facts:
+    """Check what can be known without starting Kit: the library's script; the task and overrides fail in Kit.
+
+    Raises:
+        RequestError: If this installation has no script for the library.
+    """
+    folder = root()
+    assert folder is not None
+    script = _script(folder, library)
+    if not script.is_file():
+        have = sorted(path.parent.name for path in script.parent.parent.glob("*/train.py"))
+        raise RequestError(
+            f"This Isaac Lab has no training script for rlLibrary {library.name!r}.",
+            code="library_absent",
+            advice=f"It has one for: {', '.join(map(repr, have))}.",
+        )
+    version = folder / "VERSION"
+    return Facts(
+        simulator=job.simulator,
+        version=version.read_text(encoding="utf-8").strip() if version.is_file() else "2.3",
+        flavor="scripts",
+        device="cpu" if job.gpus == 0 else "cuda:0",
+        rollout=1,  # not known before Kit runs; the counts of rsl_rl and rl_games do not need it
+        overrides=tuple(job.overrides),
+    )
+
+
+def command(attempt: AttemptSpec, facts: Facts, library: Library, checkpoint: Path | None, folder: Path) -> list[str]:
+    """Return the command line of 2.3: `--headless` is needed, and a checkpoint resumes by other flags than in 3.0."""
+    job = attempt.job
+    until = job.last_iteration if library.absolute_iterations else job.last_iteration - attempt.start_iteration
+    argv = [str(folder / "isaaclab.sh"), "-p", str(_script(folder, library))]
+    argv += ["--task", job.task, "--num_envs", str(job.num_envs), "--seed", str(job.seed)]
+    argv += ["--max_iterations", str(until), "--headless", "--device", facts.device]
+    if checkpoint is not None:
+        argv += library.scripts_resume(checkpoint)
+    return [*argv, *facts.overrides]
+
+
+def run(attempt: AttemptSpec, facts: Facts, library: Library, checkpoint: Path | None) -> None:
+    """Run the script in the current folder, in this process's group, and wait for it.
+
+    Raises:
+        RuntimeError: If it exits with another code than 0.
+    """
+    folder = root()
+    assert folder is not None
+    code = subprocess.run(command(attempt, facts, library, checkpoint, folder), check=False).returncode
+    if code:
+        raise RuntimeError(f"train.py ended with exit code {code}")
+
+
+def _script(folder: Path, library: Library) -> Path:
+    return folder / "scripts" / "reinforcement_learning" / library.name / "train.py"

@@ -1,0 +1,116 @@
+"""Every file an attempt leaves on the machine it runs on; nothing else names one."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class AttemptPaths:
+    """The folder of one attempt."""
+
+    root: Path
+
+    @property
+    def spec(self) -> Path:
+        """The `AttemptSpec`."""
+        return self.root / "attempt.json"
+
+    @property
+    def facts(self) -> Path:
+        """What the simulator said before the start."""
+        return self.root / "facts.json"
+
+    @property
+    def outcome(self) -> Path:
+        """The workload's own account of its end."""
+        return self.root / "workload.json"
+
+    @property
+    def inputs(self) -> Path:
+        """Staged inputs, read only by convention."""
+        return self.root / "inputs"
+
+    @property
+    def overlay(self) -> Path:
+        """Where the job's own packages are installed."""
+        return self.root / "overlay"
+
+    @property
+    def work(self) -> Path:
+        """The workload's current folder; the library writes its log tree below."""
+        return self.root / "work"
+
+    @property
+    def stdout(self) -> Path:
+        """What the workload printed."""
+        return self.root / "command.stdout.log"
+
+    @property
+    def stderr(self) -> Path:
+        """What the workload complained of."""
+        return self.root / "command.stderr.log"
+
+    @property
+    def runner_log(self) -> Path:
+        """The supervisor's account, `key=value` lines."""
+        return self.root / "runner.log"
+
+    @property
+    def metrics(self) -> Path:
+        """One row a step."""
+        return self.root / "metrics.csv"
+
+    @property
+    def metrics_time(self) -> Path:
+        """The tags logged against wall seconds."""
+        return self.root / "metrics_time.csv"
+
+    @property
+    def telemetry(self) -> Path:
+        """Load and memory, sampled."""
+        return self.root / "telemetry.csv"
+
+    @property
+    def diagnostics(self) -> Path:
+        """Why it failed."""
+        return self.root / "diagnostics.json"
+
+    @property
+    def versions(self) -> Path:
+        """Packages, GPU, driver, image."""
+        return self.root / "versions.json"
+
+    def make(self) -> None:
+        """Create the folders."""
+        for folder in (self.inputs, self.work):
+            folder.mkdir(parents=True, exist_ok=True)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write beside and rename: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON for people and machines, atomically."""
+    write_atomic(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,169 @@
+"""The wire contract between the control side and the workload: frozen, JSON, versioned.
+
+Standard library only, on Python 3.11 and 3.12: the workload reads this under Isaac Lab's Python.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+SCHEMA_VERSION = 1
+
+
+class Wire:
+    """A frozen dataclass that goes to JSON and back."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return typing.cast("dict[str, Any]", json.loads(json.dumps(dataclasses.asdict(typing.cast("Any", self)))))
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote; keys of a newer schema are an error, never dropped in silence."""
+        hints = typing.get_type_hints(cls)
+        extra = set(data) - set(hints)
+        if extra:
+            raise ValueError(f"{cls.__name__} has no field {sorted(extra)}; allowed: {sorted(hints)}")
+        return cls(**{name: _read(hints[name], value) for name, value in data.items()})
+
+
+def _read(hint: Any, value: Any) -> Any:
+    """Rebuild nested dataclasses and tuples, which JSON flattens to objects and lists."""
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        hint = next(arm for arm in typing.get_args(hint) if arm is not type(None))
+    if isinstance(hint, type) and issubclass(hint, Wire):
+        return hint.from_json(value)
+    if typing.get_origin(hint) is tuple:
+        return tuple(_read(typing.get_args(hint)[0], item) for item in value)
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits(Wire):
+    """When the supervisor loses patience; all in seconds."""
+
+    wall_s: float = 8 * 3600.0
+    """The whole attempt."""
+    first_iteration_s: float = 15 * 60.0
+    """Start to the first finished iteration: a cold shader or kernel cache takes minutes."""
+    iteration_s: float = 30 * 60.0
+    """From one finished iteration to the next."""
+    term_grace_s: float = 30.0
+    """SIGTERM to SIGKILL."""
+    close_grace_s: float = 60.0
+    """Last trained iteration to the end of the process: Isaac Lab is known to hang while it closes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputFile(Wire):
+    """A file of the job's, kept in the store under its digest."""
+
+    name: str
+    """Base name, with the ending the user gave it."""
+    key: str
+    """Where the store has it."""
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumePoint(Wire):
+    """The checkpoint a job or an attempt starts from."""
+
+    checkpoint: InputFile
+    iteration: int
+    """Iterations that were finished when it was saved; the first one still to do has this number."""
+    trusted: bool = False
+    """True for a checkpoint that a job of this store wrote: only those may hold pickled code."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSpec(Wire):
+    """Everything fixed about a job: enough to run it again and get the same thing."""
+
+    job_id: str
+    kind: str
+    """`train`; later kinds add their own fields."""
+    name: str
+    description: str = ""
+    simulator: str
+    """Name of an adapter, such as `isaaclab`."""
+    task: str
+    """The task's registered id."""
+    library: str
+    """`rsl_rl`, `skrl`, `rl_games` or `sb3`."""
+    num_envs: int
+    """Environments simulated side by side."""
+    max_iterations: int
+    """Policy updates this job makes, on top of those of the checkpoint it resumes from."""
+    seed: int
+    gpus: int | None = None
+    """GPUs for the workload; None takes one if there is one, 0 means the CPU."""
+    overrides: tuple[str, ...] = ()
+    """The user's Hydra overrides, in order."""
+    packages: tuple[InputFile, ...] = ()
+    """Custom environment packages, installed into this job alone."""
+    import_callback: str | None = None
+    """`package.module` or `package.module:function`, called before the task is looked up."""
+    resume: ResumePoint | None = None
+    limits: Limits = field(default_factory=Limits)
+    retries: int = 2
+    """How many more attempts an infrastructure failure gets."""
+    created_at: str = ""
+    """UTC, ISO 8601."""
+    from_job: str | None = None
+    """The job this one repeats."""
+    request: dict[str, Any] = field(default_factory=dict)
+    """The request as it came, for reference."""
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def first_iteration(self) -> int:
+        """The number of the job's first iteration, counted from 0."""
+        return self.resume.iteration if self.resume else 0
+
+    @property
+    def last_iteration(self) -> int:
+        """How many iterations the policy has seen when the job is done."""
+        return self.first_iteration + self.max_iterations
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptSpec(Wire):
+    """What the workload is handed: the job, and where this attempt takes it up."""
+
+    job: JobSpec
+    number: int
+    """Counted from 1."""
+    start_iteration: int = 0
+    """Iterations already done."""
+    resume: ResumePoint | None = None
+    """The checkpoint to take up, or None to start from scratch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts(Wire):
+    """What the simulator's environment said about a job, before anything was simulated."""
+
+    simulator: str
+    version: str
+    flavor: str
+    """`api` for Isaac Lab 3.0, `scripts` for 2.3."""
+    device: str
+    """`cpu` or `cuda:0`."""
+    rollout: int
+    """Steps each environment takes in one iteration."""
+    overrides: tuple[str, ...]
+    """Every Hydra argument the run gets: the adapter's own, then the user's."""
+    notes: tuple[str, ...] = ()
+    """What was fitted, in words for the report."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Installed packages that decide the result, and the GPU's driver."""

@@ -1,0 +1,49 @@
+"""What a machine's owner sets, once, through the environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from simyard.runner.assets import embedded_root
+
+_KEPT_FROM_WORKLOADS = ("AWS_", "PREFECT_", "SIMYARD_")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """One machine's settings."""
+
+    home: Path
+    """`SIMYARD_HOME`, default `~/.simyard`: scratch space and the default store."""
+    store: str
+    """`SIMYARD_STORE`, default the folder `store` in the home."""
+    python: str
+    """`SIMYARD_PYTHON`: the Python that has the simulator; default this one."""
+
+    @classmethod
+    def from_env(cls) -> Site:
+        """Read the settings."""
+        home = Path(os.environ.get("SIMYARD_HOME") or Path.home() / ".simyard").resolve()
+        return cls(
+            home=home,
+            store=os.environ.get("SIMYARD_STORE") or str(home / "store"),
+            python=os.environ.get("SIMYARD_PYTHON") or sys.executable,
+        )
+
+    def attempt_folder(self, job_id: str, number: int) -> Path:
+        """The scratch folder of an attempt."""
+        return self.home / "work" / job_id / f"{number:03d}-{os.getpid()}"
+
+    def workload_env(self) -> dict[str, str]:
+        """The environment of a workload: this one without our credentials, and what simulation needs."""
+        env = {key: value for key, value in os.environ.items() if not key.startswith(_KEPT_FROM_WORKLOADS)}
+        # One thread: on a CPU the solver's small kernels spend ten times longer in thread hand-over than in work.
+        env.setdefault("OMP_NUM_THREADS", "1")
+        env.setdefault("GIT_PYTHON_REFRESH", "quiet")  # git may be absent; only the code diff needs it
+        env["PYTHONUNBUFFERED"] = "1"
+        if "ISAACSIM_ASSET_ROOT" not in env and (root := embedded_root(self.home / "assets")):
+            env["ISAACSIM_ASSET_ROOT"] = str(root)
+        return env

@@ -1,0 +1,326 @@
+"""One attempt, on the machine that has the simulator: fetch, check, supervise, carry everything to the store, judge."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from simyard.runner.errors import Category, Failure, SimyardError
+from simyard.runner.libraries import Scale, get_library
+from simyard.runner.packages import install
+from simyard.runner.paths import AttemptPaths, read_json, write_json
+from simyard.runner.spec import AttemptSpec, Facts
+from simyard.runner.supervise import Ending, Watched, Workload, supervise
+from simyard.site import Site
+from simyard.store.keys import JobKeys
+from simyard.store.store import Store
+from simyard.tasks.mirror import Mirror
+from simyard.tasks.telemetry import Telemetry
+
+CHECK_TIMEOUT_S = 600.0
+CANCELED = Failure(
+    code="canceled", category=Category.CANCELED, message="The job was canceled.", advice="What was saved is kept."
+)
+
+
+@dataclass(kw_only=True)
+class Observer:
+    """Who hears of an attempt while it runs; every call comes from the supervising thread, save `lines`."""
+
+    progress: Callable[[dict[str, Any]], None] = lambda status: None
+    lines: Callable[[list[str]], None] = lambda lines: None
+    canceled: Callable[[], bool] = lambda: False
+
+
+@dataclass(kw_only=True)
+class Timings:
+    """Seconds on this machine's clock."""
+
+    began: float = field(default_factory=time.monotonic)
+    startup_s: float | None = None
+    """From here to the first finished iteration."""
+    train_s: float | None = None
+    """From there to the last."""
+
+    def to_json(self) -> dict[str, float | None]:
+        """Return rounded seconds; null for what was not reached."""
+        total = time.monotonic() - self.began
+        return {
+            key: None if value is None else round(value, 3)
+            for key, value in (("startup_s", self.startup_s), ("train_s", self.train_s), ("total_s", total))
+        }
+
+
+def start_workload(site: Site, simulator: str, library: str) -> Workload:
+    """Start a workload process that imports the simulator and waits for a job."""
+    folder = site.home / "work" / f"workload-{time.time_ns()}"
+    return Workload.start(site.python, folder, simulator=simulator, library=library, env=site.workload_env())
+
+
+def run_attempt(
+    attempt: AttemptSpec, store: Store, site: Site, observer: Observer, workload: Workload | None = None
+) -> dict[str, Any]:
+    """Run one attempt to its end and write its outcome, whatever that end is.
+
+    Args:
+        attempt: The job and where to take it up.
+        store: The job's store.
+        site: This machine.
+        observer: Who hears of it.
+        workload: A process that waits already; otherwise one is started.
+
+    Returns:
+        The outcome as stored.
+
+    Raises:
+        BaseException: What interrupted it (a signal, say), after the workload was ended and the outcome written.
+    """
+    running = _Attempt(attempt, store, site, observer)
+    try:
+        running.prepare(workload)
+        ending = running.supervise()
+        failure = judge(ending, running.account(), running.log)
+        return running.finish(ending, failure)
+    except SimyardError as error:
+        return running.finish(None, error.failure)
+    except BaseException:
+        running.finish(None, CANCELED)
+        raise
+    finally:
+        running.clean_up()
+
+
+def judge(ending: Ending, account: dict[str, Any] | None, log: Callable[..., None]) -> Failure | None:
+    """Return why the attempt failed, the original cause first, or None when the work was done and can be opened.
+
+    An exit code proves nothing: the end marker was seen, and the last checkpoint loads with finite weights.
+    """
+    seen = ending.watched
+    if seen.stopped_because and seen.stopped_because.category is Category.CANCELED:
+        return seen.stopped_because
+    if seen.end_marker:
+        opened = (account or {}).get("opened") or []
+        if account and account["failure"] is None and opened and opened[-1]["error"] is None:
+            return None if opened[-1]["finite"] else _not_finite(opened[-1]["name"])
+        log("judge", "warning", "the end marker was seen, but the workload opened no checkpoint")
+    if seen.failure:
+        return seen.failure
+    if account and account["failure"]:
+        return Failure.from_json(account["failure"])
+    if seen.stopped_because:
+        return seen.stopped_because
+    return _unexplained(ending)
+
+
+def _not_finite(name: str) -> Failure:
+    return Failure(
+        code="policy_not_finite",
+        category=Category.USER,
+        message=f"The last checkpoint, {name}, has NaN or infinite weights.",
+        advice="Lower the learning rate or mend the reward; earlier checkpoints may be good.",
+    )
+
+
+def _unexplained(ending: Ending) -> Failure:
+    if ending.signal:
+        return Failure(
+            code="killed",
+            category=Category.INFRA,
+            message=f"The simulator was ended by {ending.signal} at iteration {ending.watched.iteration}.",
+            advice="SIGKILL from outside is often the machine's memory limit.",
+        )
+    return Failure(
+        code="ended_without_result",
+        category=Category.INFRA,
+        message=f"The simulator ended with exit code {ending.exit_code}, but without its end marker and last checkpoint.",
+        advice="Some versions exit 0 after an exception or a signal: read command.stderr.log.",
+    )
+
+
+class _Attempt:
+    """The attempt in progress: its folder, its process, its way to the store."""
+
+    def __init__(self, spec: AttemptSpec, store: Store, site: Site, observer: Observer) -> None:
+        self.spec = spec
+        self.store = store
+        self.site = site
+        self.observer = observer
+        self.keys = JobKeys(spec.job.job_id).attempt(spec.number)
+        self.paths = AttemptPaths(site.attempt_folder(spec.job.job_id, spec.number))
+        self.paths.make()
+        self.library = get_library(spec.job.library)
+        self.timings = Timings()
+        self.workload: Workload | None = None
+        self.facts: Facts | None = None
+        self.mirror = self._new_mirror(rollout=1)
+
+    def log(self, stage: str, status: str, message: str, **more: object) -> None:
+        """Append one line of `key=value` pairs to runner.log."""
+        pairs = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "stage": stage, "status": status}
+        line = " ".join(f"{key}={_quote(value)}" for key, value in {**pairs, "message": message, **more}.items())
+        with self.paths.runner_log.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def prepare(self, workload: Workload | None) -> None:
+        """Fetch inputs, install packages and have the simulator's environment check the job."""
+        job = self.spec.job
+        self.workload = workload
+        self._stage("staging")
+        needed = [*job.packages, *([self.spec.resume.checkpoint] if self.spec.resume else [])]
+        for file in needed:
+            self.store.get_file(file.key, self.paths.inputs / file.name, sha256=file.sha256)
+        for file in job.packages:
+            package = install(
+                self.paths.inputs / file.name, self.paths.overlay, python=self.site.python, scratch=self.paths.root
+            )
+            self.log("staging", "ok", f"installed {package.name} {package.version}", sha256=package.sha256)
+        if self.workload is None:
+            self._stage("importing")
+            self.workload = start_workload(self.site, job.simulator, job.library)
+        overlay = self.paths.overlay if job.packages else None
+        self.facts = self.workload.check(job, overlay, min(CHECK_TIMEOUT_S, job.limits.wall_s))
+        for note in self.facts.notes:
+            self.log("checking", "note", note)
+        write_json(self.paths.facts, self.facts.to_json())
+        write_json(self.paths.spec, self.spec.to_json())
+        write_json(self.paths.versions, _versions(self.facts))
+
+    def supervise(self) -> Ending:
+        """Run the workload to its end, everything it writes going to the store meanwhile."""
+        assert self.workload is not None and self.facts is not None
+        self.mirror = self._new_mirror(self.facts.rollout)
+        self.mirror.status["facts"] = self.facts.to_json()  # a later attempt reads this one's events by them
+        self._stage("launching")
+        self.mirror.start()
+        with Telemetry(self.paths.telemetry, self.workload.process.pid):
+            self.workload.run(self.paths)
+            ending = supervise(
+                self.workload,
+                self.paths,
+                limits=self.spec.job.limits,
+                library=self.library,
+                scale=self._scale(self.facts.rollout),
+                start_iteration=self.spec.start_iteration,
+                watch=self._watch,
+            )
+        self._note_times(ending.watched)
+        return ending
+
+    def account(self) -> dict[str, Any] | None:
+        """The workload's own account of its end, or None when it wrote none."""
+        return dict(read_json(self.paths.outcome)) if self.paths.outcome.exists() else None
+
+    def finish(self, ending: Ending | None, failure: Failure | None) -> dict[str, Any]:
+        """Carry the rest to the store and write the outcome, last."""
+        if self.workload is not None:
+            self.workload.end(0.0)
+        status = "succeeded" if failure is None else "canceled" if failure.category is Category.CANCELED else "failed"
+        fields = {} if failure is None else {"error_code": failure.code, "error_category": str(failure.category)}
+        self.log("done", status, failure.message if failure else "done", **fields)
+        seen = ending.watched if ending else None
+        outcome = {
+            "number": self.spec.number,
+            "status": status,
+            "failure": failure.to_json() if failure else None,
+            "start_iteration": self.spec.start_iteration,
+            "iteration": seen.iteration if seen else self.mirror.status["iteration"],
+            "last_iteration": self.spec.job.last_iteration,
+            "reward": self.mirror.status["reward"],
+            "exit_code": ending.exit_code if ending else None,
+            "signal": ending.signal if ending else None,
+            "end_marker": seen.end_marker if seen else False,
+            "stopped_because": seen.stopped_because.to_json() if seen and seen.stopped_because else None,
+            "opened": (self.account() or {}).get("opened", []),
+            "facts": self.facts.to_json() if self.facts else None,
+            "timings": self.timings.to_json(),
+        }
+        if failure is not None and status == "failed":
+            write_json(self.paths.diagnostics, diagnostics(outcome, self.paths))
+            self.store.put_file(self.keys.file(self.paths.diagnostics.name), self.paths.diagnostics)
+        self.mirror.status |= {"status": status, "stage": "done", "iteration": outcome["iteration"]}
+        self.mirror.finish()
+        self.store.put_json(self.keys.outcome, outcome)
+        return outcome
+
+    def clean_up(self) -> None:
+        """Remove what is in the store by now."""
+        if self.workload is not None:
+            self.workload.end(0.0)
+            shutil.rmtree(self.workload.log.parent, ignore_errors=True)
+        shutil.rmtree(self.paths.root, ignore_errors=True)
+
+    def _scale(self, rollout: int) -> Scale:
+        return Scale(num_envs=self.spec.job.num_envs, rollout=rollout)
+
+    def _new_mirror(self, rollout: int) -> Mirror:
+        return Mirror(
+            self.store, self.spec, self.paths, self.library, self._scale(rollout), on_lines=self.observer.lines
+        )
+
+    def _stage(self, stage: str) -> None:
+        self.log(stage, "start", f"attempt {self.spec.number}")
+        self.mirror.status["stage"] = stage
+        self.observer.progress(self.mirror.status)
+
+    def _watch(self, seen: Watched) -> Failure | None:
+        status = self.mirror.status
+        if seen.iteration != status["iteration"] or seen.reward != status["reward"]:
+            status["iteration"] = seen.iteration
+            status["stage"] = "training"
+            if seen.reward is not None:
+                status["reward"] = seen.reward
+            self._note_times(seen)
+        self.observer.progress(status)
+        return CANCELED if self.mirror.cancel_requested.is_set() or self.observer.canceled() else None
+
+    def _note_times(self, seen: Watched) -> None:
+        if seen.first_iteration is not None and seen.last_iteration is not None:
+            self.timings.startup_s = seen.first_iteration - self.timings.began
+            self.timings.train_s = seen.last_iteration - seen.first_iteration
+
+
+def diagnostics(outcome: dict[str, Any], paths: AttemptPaths, lines: int = 100) -> dict[str, Any]:
+    """Return what a person needs first: the original failure, then the ends of the logs."""
+    failure = outcome["failure"]
+    return {
+        "error": failure["message"],
+        "stage": "training" if outcome["iteration"] > outcome["start_iteration"] else "starting",
+        "error_code": failure["code"],
+        "error_category": failure["category"],
+        "retryable": failure["category"] == Category.INFRA,
+        "advice": failure["advice"],
+        "secondary": outcome["stopped_because"],
+        "runner": {key: outcome[key] for key in ("exit_code", "signal", "end_marker", "iteration", "timings")},
+        "tails": {path.name: _tail(path, lines) for path in (paths.stderr, paths.stdout, paths.runner_log)},
+    }
+
+
+def _tail(path: Path, lines: int) -> list[str]:
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 64 * 1024))
+        return file.read().decode("utf-8", errors="replace").splitlines()[-lines:]
+
+
+def _quote(value: object) -> str:
+    text = str(value).replace("\n", "\\n")
+    return f'"{text}"' if " " in text else text
+
+
+def _versions(facts: Facts) -> dict[str, Any]:
+    return {
+        "simyard": importlib.metadata.version("simyard"),
+        "simulator": {facts.simulator: facts.version, "flavor": facts.flavor, "device": facts.device},
+        "packages": facts.versions,
+        "image": os.environ.get("SIMYARD_IMAGE"),
+        "machine": platform.platform(),
+    }

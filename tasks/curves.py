@@ -1,0 +1,42 @@
+"""Learning curves as one picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from simyard.runner.tfevents import Series
+
+_SHOWN = ("reward", "episode_length", "ep_len", "total timesteps (mean)", "episode_lengths", "success", "loss", "std")
+
+
+def draw(columns: Mapping[str, Series], reward_tag: str, title: str, path: Path) -> bool:
+    """Draw the reward first, then episode lengths, success, losses and the policy's deviation.
+
+    Returns:
+        False when there is nothing to draw.
+    """
+    tags = [tag for tag in columns if columns[tag].steps]
+    chosen = [tag for tag in tags if tag == reward_tag]
+    chosen += [tag for tag in tags if tag not in chosen and any(word in tag.lower() for word in _SHOWN)]
+    if not chosen:
+        return False
+    from matplotlib.figure import Figure
+
+    chosen = chosen[:9]
+    width = min(3, len(chosen))
+    height = math.ceil(len(chosen) / width)
+    figure = Figure(figsize=(4.6 * width, 3.0 * height), layout="constrained")
+    figure.suptitle(title)
+    for index, tag in enumerate(chosen):
+        axes = figure.add_subplot(height, width, index + 1)
+        axes.plot(
+            columns[tag].steps, columns[tag].values, linewidth=1.5, marker="." if len(columns[tag].steps) < 3 else ""
+        )
+        axes.set_title(tag, fontsize=9)
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+    return True

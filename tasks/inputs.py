@@ -1,0 +1,70 @@
+"""Files that users name: found, measured and hashed before anything depends on them."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from simyard.runner.errors import RequestError
+from simyard.runner.spec import InputFile
+from simyard.store import keys
+from simyard.store.store import KeyNotFound, Store, sha256_file
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
+
+
+@dataclass(frozen=True)
+class LocalInput:
+    """An input on this machine, and what it will be called in the store."""
+
+    file: InputFile
+    path: Path
+
+
+def find_input(reference: str, base: Path, what: str) -> LocalInput:
+    """Return the file a user named: a path relative to `base`, or a URI of a store.
+
+    Args:
+        reference: What the user wrote.
+        base: Folder of the config.
+        what: The field's name, for errors.
+
+    Raises:
+        RequestError: If there is no such file, or its name cannot be kept.
+    """
+    path = _download(reference, what) if "://" in reference else _local(reference, base, what)
+    if not _NAME.fullmatch(path.name):
+        raise RequestError(
+            f"{what}: {path.name!r} cannot be a file's name here.",
+            code="bad_name",
+            advice="Use letters, digits and . _ + - alone, 128 at most.",
+        )
+    digest = sha256_file(path)
+    file = InputFile(name=path.name, key=keys.asset(digest, path.name), sha256=digest, size_bytes=path.stat().st_size)
+    return LocalInput(file, path)
+
+
+def _local(reference: str, base: Path, what: str) -> Path:
+    path = (base / reference).resolve()
+    if not path.is_file():
+        beside = sorted(entry.name for entry in path.parent.iterdir())[:8] if path.parent.is_dir() else []
+        raise RequestError(
+            f"{what}: there is no file {reference!r} (looked at {str(path)!r}).",
+            code="missing_file",
+            advice=f"That folder has: {', '.join(beside)}." if beside else "Name a file, relative to the config.",
+        )
+    return path
+
+
+def _download(uri: str, what: str) -> Path:
+    folder, _, name = uri.rpartition("/")
+    target = Path(tempfile.mkdtemp(prefix="simyard-input-")) / (name or "unnamed")
+    try:
+        Store.open(folder).get_file(name, target)
+    except KeyNotFound as error:
+        raise RequestError(
+            f"{what}: there is nothing at {uri!r}.", code="missing_file", advice="Check the bucket and the key."
+        ) from error
+    return target

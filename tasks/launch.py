@@ -1,0 +1,50 @@
+"""staged job -> one attempt after another, until one succeeds or its failure is not worth another.
+
+One call makes one attempt; the flow's task retries it. What to do next is read from the store, so a control flow that
+died and came back goes on where the job stands.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from simyard.runner.errors import Category, Failure, WorkloadError
+from simyard.runner.spec import AttemptSpec, JobSpec
+from simyard.runner.supervise import Workload
+from simyard.site import Site
+from simyard.store.store import Store
+from simyard.tasks import history
+from simyard.tasks.attempt import Observer, run_attempt
+
+
+def next_attempt(spec: JobSpec, store: Store) -> AttemptSpec:
+    """Return the attempt to make now: numbered after the last, from the newest valid checkpoint.
+
+    A checkpoint of the very last iteration is passed over: something remains to be trained, so that the library
+    reaches its own end.
+    """
+    past = history.attempts(store, spec.job_id)
+    number = past[-1].number + 1 if past else 1
+    points = history.resume_points(store, spec.job_id, before=spec.last_iteration)
+    resume = points[-1] if points else spec.resume
+    return AttemptSpec(job=spec, number=number, start_iteration=resume.iteration if resume else 0, resume=resume)
+
+
+def launch_inline(spec: JobSpec, store: Store, site: Site, observer: Observer, workload: Workload | None) -> None:
+    """Make one attempt in this process.
+
+    Raises:
+        WorkloadError: If it failed; its failure says whether another is worth it.
+    """
+    raise_failure(run_attempt(next_attempt(spec, store), store, site, observer, workload))
+
+
+def raise_failure(outcome: dict[str, Any]) -> None:
+    """Raise `WorkloadError` unless the outcome is a success."""
+    if outcome["failure"] is not None:
+        raise WorkloadError(Failure.from_json(outcome["failure"]))
+
+
+def worth_another(error: BaseException) -> bool:
+    """Return True for a failure of the machine, not of the request."""
+    return isinstance(error, WorkloadError) and error.failure.category is Category.INFRA

@@ -1,0 +1,17 @@
+"""JobSpec -> inputs in the store, content-addressed; then the frozen spec, which makes the job exist."""
+
+from __future__ import annotations
+
+from simyard.store.keys import JobKeys
+from simyard.store.store import Store
+from simyard.tasks.resolve import Resolved
+
+
+def stage(resolved: Resolved, store: Store) -> None:
+    """Upload what the store lacks. Idempotent: the same bytes are one object."""
+    for found in resolved.inputs:
+        if not store.exists(found.file.key):
+            store.put_file(found.file.key, found.path)
+    job = JobKeys(resolved.spec.job_id)
+    if not store.exists(job.job):
+        store.put_json(job.job, resolved.spec.to_json())

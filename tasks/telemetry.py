@@ -1,0 +1,86 @@
+"""Samples what the workload costs: its processes' CPU and memory, and the GPU's."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+INTERVAL_S = 2.0
+COLUMNS = (
+    "time_s", "cpu_percent", "memory_bytes", "processes",
+    "gpu_percent", "gpu_memory_bytes", "gpu_power_watts", "gpu_temperature_c",
+)  # fmt: skip
+
+
+class Telemetry:
+    """Writes a row every two seconds until closed; a GPU's columns stay empty where there is none."""
+
+    def __init__(self, path: Path, pid: int) -> None:
+        self._path = path
+        self._pid = pid
+        self._began = time.monotonic()
+        self._known: dict[int, psutil.Process] = {}
+        self._gpu = _gpu()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="telemetry", daemon=True)
+
+    def __enter__(self) -> Telemetry:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        with self._path.open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            rows.writerow(COLUMNS)
+            while not self._stop.wait(INTERVAL_S):
+                rows.writerow([round(time.monotonic() - self._began, 1), *self._processes(), *self._gpu_sample()])
+                file.flush()
+
+    def _processes(self) -> tuple[float, int, int]:
+        cpu, memory, alive = 0.0, 0, {}
+        with contextlib.suppress(psutil.Error):
+            root = psutil.Process(self._pid)
+            for process in [root, *root.children(recursive=True)]:
+                # cpu_percent counts since its last call on the same object, so the objects are kept.
+                known = alive[process.pid] = self._known.get(process.pid, process)
+                with contextlib.suppress(psutil.Error):
+                    cpu += known.cpu_percent()
+                    memory += known.memory_info().rss
+        self._known = alive
+        return round(cpu, 1), memory, len(alive)
+
+    def _gpu_sample(self) -> tuple[Any, ...]:
+        if self._gpu is None:
+            return ("", "", "", "")
+        import pynvml
+
+        try:
+            return (
+                pynvml.nvmlDeviceGetUtilizationRates(self._gpu).gpu,
+                pynvml.nvmlDeviceGetMemoryInfo(self._gpu).used,
+                round(pynvml.nvmlDeviceGetPowerUsage(self._gpu) / 1000, 1),
+                pynvml.nvmlDeviceGetTemperature(self._gpu, pynvml.NVML_TEMPERATURE_GPU),
+            )
+        except pynvml.NVMLError:
+            return ("", "", "", "")
+
+
+def _gpu() -> Any:
+    """Return the first GPU's handle, or None."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return pynvml.nvmlDeviceGetHandleByIndex(0)
+    except pynvml.NVMLError:
+        return None
