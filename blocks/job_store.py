@@ -76,9 +76,7 @@ class JobStore(Block):
     @model_validator(mode="after")
     def _check(self) -> JobStore:
         # A RequestError goes through pydantic as it is. A ValueError would not: its text quotes the input, secrets too.
-        own = [
-            name for name in ("url", "endpoint_url", "region", "access_key_id", "secret_access_key") if self._has(name)
-        ]
+        own = [name for name in type(self).model_fields if name != "bucket" and getattr(self, name)]
         if self.bucket and own:
             raise _refused(f"a bucket and also {', '.join(map(repr, own))}")
         if not self.bucket and not self.url:

@@ -9,6 +9,11 @@ BLOCK_PREFIX = "job-store/"
 """What a reference to a block begins with; the rest is the block's name."""
 
 
+def absolute(ref: str) -> str:
+    """Return a reference that means the same store from every folder: a worker's is not the caller's."""
+    return ref if ref.startswith(BLOCK_PREFIX) else Store.open(ref).url()
+
+
 def open_store(ref: str) -> Store:
     """Open the store that a reference names.
 

@@ -7,9 +7,10 @@ from typing import Any
 from uuid import UUID
 
 from prefect import flow
-from prefect.runtime import flow_run
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
+from simyard.blocks.reference import absolute
 from simyard.flows import stages
 from simyard.requests import TrainRequest
 from simyard.site import Site
@@ -33,7 +34,7 @@ def train(
         job_id: Id for the job; by default made from the flow run's, so that a retried run goes on with its job.
         base: Folder that relative paths of the request start from.
     """
-    store = store or Site.from_env().store
+    store = absolute(store or Site.from_env().store)
     resolved = stages.resolve(request, store, job_id or keys.job_id_of_run(UUID(flow_run.id)), base)
     stages.stage(resolved, store)
     return drive(resolved.spec.job_id, store, pool)
@@ -48,7 +49,7 @@ def rerun(job_id: str, store: str | None = None, pool: str | None = None) -> Sta
         store: As for `train`.
         pool: As for `train`.
     """
-    return drive(job_id, store or Site.from_env().store, pool)
+    return drive(job_id, absolute(store or Site.from_env().store), pool)
 
 
 def drive(job_id: str, store: str, pool: str | None) -> State[dict[str, Any]]:

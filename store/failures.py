@@ -17,7 +17,7 @@ _KNOWN = (
     ("NoSuchBucket", "no_such_bucket", "Make the bucket, or correct its name in the store's URL."),
     (
         # With no credentials anywhere, obstore asks the machine's metadata service.
-        r"169\.254\.169\.254|External AWS credential provider",
+        r"/latest/api/token|169\.254\.|External AWS credential provider",
         "no_credentials",
         "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use a job-store block. Profiles (AWS_PROFILE) are read "
         "only by a block with a bucket.",

@@ -115,7 +115,7 @@ class Store:
 
     def url(self, key: str = "") -> str:
         """Return the address of an object, or of the store itself."""
-        return self._location.join(check_key(key) if key else "")
+        return self._location.join(check_key(key) if key != "" else "")
 
     # Writing
 

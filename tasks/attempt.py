@@ -140,7 +140,7 @@ def _unexplained(ending: Ending) -> Failure:
     return Failure(
         code="ended_without_result",
         category=Category.INFRA,
-        message=f"The simulator ended with exit code {ending.exit_code}, but without its end marker and last checkpoint.",
+        message=f"The simulator ended with exit code {ending.exit_code}, without its end marker or its last checkpoint.",
         advice="Some versions exit 0 after an exception or a signal: read command.stderr.log.",
     )
 

@@ -23,7 +23,7 @@ def result(spec: JobSpec, verdict: Verdict, url: str, summary: dict[str, Any]) -
         "attempts": len(verdict.attempts),
         "error": None if verdict.failure is None else verdict.failure.to_json(),
         "timings": _timings(verdict),
-        "iteration": verdict.outcome.get("iteration"),
+        "iteration": verdict.outcome.get("iteration", 0),
         "last_iteration": spec.last_iteration,
         "reward": reward["final"]["value"] if reward else None,
         "notes": list((verdict.outcome.get("facts") or {}).get("notes", [])),
@@ -44,11 +44,11 @@ def manifest(spec: JobSpec, ended: dict[str, Any]) -> dict[str, Any]:
 
 def report(spec: JobSpec, verdict: Verdict, ended: dict[str, Any], summary: dict[str, Any]) -> str:
     """Return the report as Markdown: the verdict first."""
-    facts = verdict.outcome.get("facts") or {}
+    known = verdict.outcome.get("facts") or {}
     rows = [
         ("job", f"`{spec.job_id}`"),
         ("task", f"`{spec.task}` with {spec.library}, {spec.num_envs} environments, seed {spec.seed}"),
-        ("simulator", f"{spec.simulator} {facts.get('version', '')} on {facts.get('device', 'unknown')}"),
+        ("simulator", f"{spec.simulator} {known.get('version', '')} on {known.get('device', 'unknown')}"),
         ("iterations", f"{ended['iteration']} of {spec.last_iteration}"),
         ("final reward", _number(ended["reward"])),
         ("attempts", str(ended["attempts"])),
@@ -63,10 +63,9 @@ def report(spec: JobSpec, verdict: Verdict, ended: dict[str, Any], summary: dict
     lines += _attempt_table(verdict) if len(verdict.attempts) > 1 else []
     if summary:
         lines += ["", "| metric | final | best |", "|---|---|---|"]
-        lines += [
-            f"| {tag} | {_number(fact['final']['value'])} | {_number(fact['best']['value'])} at {fact['best']['step']} |"
-            for tag, fact in summary.items()
-        ]
+        for tag, fact in summary.items():
+            final, best = fact["final"]["value"], fact["best"]
+            lines.append(f"| {tag} | {_number(final)} | {_number(best['value'])} at {best['step']} |")
         lines += ["", "![learning curves](curves.png)"]
     return "\n".join(lines) + "\n"
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
@@ -52,14 +52,14 @@ def launch_in_pool(spec: JobSpec, store: Store, store_ref: str, pool: str, obser
     """
     number, run = _start(spec, store, store_ref, pool)
     try:
-        _wait(run, spec, store, number, observer)
+        state = _wait(run, spec, store, number, observer)
     except BaseException as error:
         if not isinstance(error, WorkloadError):
             ask_to_cancel(store, spec.job_id)  # this control flow is being stopped; its attempt must not go on alone
         raise
     outcome = history.read_or_none(store, JobKeys(spec.job_id).attempt(number).outcome)
     if outcome is None:
-        raise WorkloadError(_lost(f"Flow run {run.name!r} ended without an outcome."))
+        raise WorkloadError(_without_outcome(run, state))
     raise_failure(outcome)
 
 
@@ -112,7 +112,7 @@ def _deploy(pool: str) -> None:
         )
 
 
-def _wait(run: FlowRun, spec: JobSpec, store: Store, number: int, observer: Observer) -> None:
+def _wait(run: FlowRun, spec: JobSpec, store: Store, number: int, observer: Observer) -> State[Any]:
     keys = JobKeys(spec.job_id).attempt(number)
     asked = False
     with get_client(sync_client=True) as client:
@@ -122,7 +122,7 @@ def _wait(run: FlowRun, spec: JobSpec, store: Store, number: int, observer: Obse
                 observer.progress(status)
             state = client.read_flow_run(run.id).state
             if state is not None and state.is_final():
-                return
+                return state
             if observer.canceled() and not asked:
                 asked = True
                 ask_to_cancel(store, spec.job_id)
@@ -140,6 +140,19 @@ def _silence(status: dict[str, Any] | None) -> float:
     if not status or "updated_at" not in status:
         return 0.0
     return (datetime.now(UTC) - datetime.fromisoformat(status["updated_at"])).total_seconds()
+
+
+def _without_outcome(run: FlowRun, state: State[Any]) -> Failure:
+    if state.is_crashed():
+        return _lost(f"Flow run {run.name!r} crashed: {state.message}")
+    if state.is_cancelled():
+        return CANCELED
+    return Failure(
+        code="attempt_refused",
+        category=Category.USER,
+        message=f"Flow run {run.name!r} could not begin: {state.message}",
+        advice="Its log says more; the worker must reach the same store.",
+    )
 
 
 def _lost(message: str) -> Failure:

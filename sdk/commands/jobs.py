@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def download(job_id: str, folder: Path, reference: str | None, only: str | None)
             f"No artifact matches {only!r}.", code="no_artifact", advice=f"There are: {', '.join(names)}."
         )
     job = keys.JobKeys(job_id)
-    with click.progressbar(length=len(chosen), label=job_id, file=click.get_text_stream("stderr")) as bar:
+    with click.progressbar(length=len(chosen), label=job_id, file=sys.stderr) as bar:
         for entry in chosen:
             store.get_file(job.artifact(entry["name"]), folder / entry["name"], sha256=entry["sha256"])
             bar.update(1)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from simyard.blocks.reference import open_store
+from simyard.blocks.reference import absolute, open_store
 from simyard.commands.live import LiveLine
 from simyard.requests import TrainRequest, read_config, train_request
 from simyard.runner.errors import RequestError
@@ -36,7 +36,7 @@ def run(
         RequestError: If the request is bad; nothing was created then.
     """
     site = Site.from_env()
-    reference = reference or site.store
+    reference = absolute(reference or site.store)
     store = open_store(reference)
     job_id = keys.new_job_id()
     if from_job is not None:
@@ -61,7 +61,7 @@ def rerun(job_id: str, reference: str | None, pool: str | None, *, quiet: bool) 
         RequestError: If there is no such job, or it has succeeded.
     """
     site = Site.from_env()
-    reference = reference or site.store
+    reference = absolute(reference or site.store)
     store = open_store(reference)
     spec = load_spec(store, job_id)
     if store.exists(keys.JobKeys(job_id).manifest):

@@ -1,0 +1,191 @@
+import asyncio
+import os
+import pickle
+import urllib.request
+
+import pytest
+from simyard.blocks.job_store import JobStore
+from simyard.blocks.reference import open_store
+from simyard.runner.errors import RequestError
+from simyard.store.store import Store
+
+SECRET = "the-secret-key"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prefect_server():
+    """A real Prefect server with a database of its own, gone after the tests."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """The address of a real S3 server with one bucket. Its port is ephemeral, so that test runs do not meet."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    urllib.request.urlopen(urllib.request.Request(f"{address}/robots", method="PUT")).close()
+    yield address
+    server.stop()
+
+
+@pytest.fixture(autouse=True)
+def no_aws_variables(monkeypatch):
+    for name in os.environ:
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+
+
+def reader(s3_server, prefix):
+    options = {"endpoint_url": s3_server, "access_key_id": "other", "secret_access_key": "other"}
+    return Store.open(f"s3://robots/{prefix}", options=options)
+
+
+def block(s3_server, **fields):
+    keys = {"access_key_id": "robot", "secret_access_key": SECRET}
+    return JobStore(url="s3://robots/lab", endpoint_url=s3_server, **keys, **fields)
+
+
+def test_a_block_with_a_url_is_saved_loaded_and_used(s3_server):
+    block(s3_server, region="eu-west-1").save("lab")
+    loaded = JobStore.load("lab")
+    store = loaded.open()
+    store.put_json("jobs/j1/job.json", {"a": 1})
+    assert reader(s3_server, "lab").get_json("jobs/j1/job.json") == {"a": 1}
+    assert open_store("job-store/lab").list_dirs("jobs") == ["j1"]
+    assert SECRET not in repr(loaded) + str(loaded) + repr(store) + str(store)
+
+
+def test_a_block_opens_from_async_code_too(s3_server):
+    JobStore(url="s3://robots/lab", endpoint_url=s3_server, access_key_id="robot", secret_access_key=SECRET).save(
+        "async"
+    )
+
+    async def main():
+        return open_store("job-store/async").url()
+
+    assert asyncio.run(main()) == "s3://robots/lab"
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_block_around_a_bucket_block(s3_server, saved):
+    from prefect_aws import AwsCredentials, S3Bucket
+    from prefect_aws.client_parameters import AwsClientParameters
+
+    bucket = S3Bucket(
+        bucket_name="robots",
+        bucket_folder="from/bucket/",
+        credentials=AwsCredentials(
+            aws_access_key_id="robot",
+            aws_secret_access_key=SECRET,
+            region_name="eu-west-1",
+            aws_client_parameters=AwsClientParameters(endpoint_url=s3_server),
+        ),
+    )
+    if saved:
+        bucket.credentials.save("lab-credentials")
+        bucket = S3Bucket(**dict(bucket) | {"credentials": AwsCredentials.load("lab-credentials")})
+        bucket.save("lab-bucket")
+        bucket = S3Bucket.load("lab-bucket")
+    JobStore(bucket=bucket).save(f"wrapped-{saved}".lower())
+    store = open_store(f"job-store/wrapped-{saved}".lower())
+    store.put_bytes("a", b"v")
+    assert store.url() == "s3://robots/from/bucket"
+    assert reader(s3_server, "from/bucket").get_bytes("a") == b"v"
+    assert pickle.loads(pickle.dumps(store)).get_bytes("a") == b"v"
+    assert bucket.read_path("from/bucket/a") == b"v"  # what the bucket block itself sees
+    assert SECRET not in repr(store)
+
+
+def test_a_bucket_block_with_minio_credentials(s3_server):
+    from prefect_aws import MinIOCredentials, S3Bucket
+    from prefect_aws.client_parameters import AwsClientParameters
+
+    credentials = MinIOCredentials(
+        minio_root_user="robot",
+        minio_root_password=SECRET,
+        aws_client_parameters=AwsClientParameters(endpoint_url=s3_server),
+    )
+    JobStore(bucket=S3Bucket(bucket_name="robots", credentials=credentials)).save("minio")
+    store = open_store("job-store/minio")
+    store.put_bytes("minio/a", b"v")
+    assert store.url() == "s3://robots"
+    assert reader(s3_server, "minio").get_bytes("a") == b"v"
+
+
+def test_a_bucket_block_that_assumes_a_role(s3_server, monkeypatch):
+    from prefect_aws import AwsCredentials, S3Bucket
+    from prefect_aws.client_parameters import AwsClientParameters
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", s3_server)
+    credentials = AwsCredentials(
+        aws_access_key_id="robot",
+        aws_secret_access_key=SECRET,
+        region_name="us-east-1",
+        assume_role_arn="arn:aws:iam::123456789012:role/simyard",
+        aws_client_parameters=AwsClientParameters(endpoint_url=s3_server),
+    )
+    store = JobStore(bucket=S3Bucket(bucket_name="robots", bucket_folder="role", credentials=credentials)).open()
+    store.put_bytes("a", b"v")
+    assert reader(s3_server, "role").get_bytes("a") == b"v"
+
+
+def test_a_bucket_block_that_trusts_anyone_is_refused():
+    from prefect_aws import AwsCredentials, S3Bucket
+    from prefect_aws.client_parameters import AwsClientParameters
+
+    credentials = AwsCredentials(aws_client_parameters=AwsClientParameters(verify=False))
+    with pytest.raises(RequestError, match=r"verify=False.* Name the server's certificate authority"):
+        JobStore(bucket=S3Bucket(bucket_name="robots", credentials=credentials)).open()
+
+
+def test_a_block_of_a_folder(tmp_path):
+    JobStore(url=str(tmp_path / "store")).save("folder")
+    open_store("job-store/folder").put_bytes("a", b"v")
+    assert (tmp_path / "store" / "a").read_bytes() == b"v"
+
+
+def test_what_is_no_block_is_a_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert open_store("demo").url() == (tmp_path / "demo").as_uri()
+    assert open_store("./job-store/x").url() == (tmp_path / "job-store/x").as_uri()
+    assert open_store("s3://robots/x").url() == "s3://robots/x"
+    with pytest.raises(RequestError, match="is not the address of a store"):
+        open_store("gs://robots")
+
+
+@pytest.mark.parametrize("name", ["nothing", "", "a/b", "../x"])
+def test_a_block_that_is_not_there(name):
+    with pytest.raises(RequestError, match=f"There is no block 'job-store/{name}'.*See `prefect block ls`"):
+        open_store(f"job-store/{name}")
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({}, "neither a url nor a bucket"),
+        ({"endpoint_url": "http://127.0.0.1:9000"}, "neither a url nor a bucket"),
+        ({"url": "s3://robots", "bucket": {"bucket_name": "robots"}}, "a bucket and also 'url'"),
+        ({"bucket": {"bucket_name": "robots"}, "region": "x"}, "a bucket and also 'region'"),
+        ({"url": "gs://robots"}, "'gs:' is no kind of store"),
+        ({"url": f"s3://robot:{SECRET}@robots"}, "it has credentials"),
+    ],
+)
+def test_a_malformed_block_is_refused(fields, problem):
+    with pytest.raises(RequestError, match=problem) as caught:
+        JobStore(**fields)
+    assert SECRET not in str(caught.value)
+
+
+def test_every_field_is_explained_in_the_form():
+    fields = JobStore.model_json_schema()["properties"]
+    assert list(fields) == ["url", "endpoint_url", "region", "access_key_id", "secret_access_key", "bucket"]
+    assert all(field["title"] and field["description"] for field in fields.values())
+    assert JobStore.model_json_schema()["secret_fields"][0] == "secret_access_key"
+    assert JobStore.get_block_type_slug() == "job-store"
+    assert "JobStore(" in JobStore.get_code_example()

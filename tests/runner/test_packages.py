@@ -1,0 +1,468 @@
+"""Small packages are really built, installed into an overlay, and imported by another Python process."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from simyard.runner import packages
+from simyard.runner.errors import RequestError
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "cartpole_heavy"
+SITE = Path(sysconfig.get_path("purelib"))
+
+BUILD_SYSTEM = '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
+
+
+class Job:
+    """The folders of one job."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.overlay = folder / "overlay"
+        self.scratch = folder / "scratch"
+
+    def install(self, archive, **options):
+        options = {"python": sys.executable, "scratch": self.scratch, **options}
+        return packages.install(archive, self.overlay, **options)
+
+    def run(self, code):
+        """Run code as a workload does, and return what it prints, from JSON."""
+        setup = f"import importlib.metadata, json, site, sys; site.addsitedir({str(self.overlay)!r}); "
+        done = subprocess.run([sys.executable, "-P", "-c", setup + code], capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)
+
+    def refused(self, archive, code, match, **options):
+        """It is refused, and the overlay, the environment and the scratch folder (but for the log) are as before."""
+        before = self._snapshot()
+        with pytest.raises(RequestError, match=match) as caught:
+            self.install(archive, **options)
+        assert self._snapshot() == before
+        assert [path.name for path in self.scratch.iterdir() if not path.name.endswith(".log")] == []
+        assert caught.value.failure.code == code
+        assert caught.value.failure.advice
+        return caught.value.failure
+
+    def _snapshot(self):
+        return sorted(self.overlay.rglob("*")), sorted(SITE.iterdir()), self.overlay.exists()
+
+
+@pytest.fixture
+def job(tmp_path):
+    return Job(tmp_path)
+
+
+def make_project(folder, files):
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def pyproject(name, *, version="1.0", extra=""):
+    return f'{BUILD_SYSTEM}[project]\nname = "{name}"\nversion = "{version}"\n{extra}'
+
+
+def make_archive(folder, path, top=""):
+    """Pack a folder by its archive's extension, below a top folder if one is named."""
+    files = [(file, f"{top}{file.relative_to(folder)}") for file in sorted(folder.rglob("*")) if file.is_file()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for file, name in files:
+                archive.write(file, name)
+    else:
+        with tarfile.open(path, "w:gz") as archive:
+            for file, name in files:
+                archive.add(file, name)
+    return path
+
+
+def make_wheel(folder, name, files, *, metadata="", entry_points="", version="1.0"):
+    """Write a wheel by hand: no build, so that a test of what it says is fast."""
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
+    content = {
+        **files,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{metadata}",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    if entry_points:
+        content[f"{info}/entry_points.txt"] = f"[{packages.TASKS_GROUP}]\n{entry_points}\n"
+    record = "".join(f"{inner},,\n" for inner in [*content, f"{info}/RECORD"])
+    folder.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for inner, text in {**content, f"{info}/RECORD": record}.items():
+            archive.writestr(inner, text)
+    return path
+
+
+# What is installed.
+
+
+@pytest.mark.parametrize("name", ["env.zip", "env.tar.gz", "env.tgz"])
+@pytest.mark.parametrize("top", ["", "my_env-1.0/"], ids=["at the top", "in a folder"])
+def test_source_archive(name, top, job):
+    files = {
+        "pyproject.toml": pyproject("my-env", extra='[project.entry-points."isaaclab.tasks"]\nmine = "my_env.tasks"\n'),
+        "my_env/__init__.py": "",
+        "my_env/tasks.py": "REGISTERED = True\n",
+    }
+    archive = make_archive(make_project(job.folder / "source", files), job.folder / name, top)
+
+    installed = job.install(archive)
+
+    assert installed == packages.InstalledPackage(
+        name="my-env",
+        version="1.0",
+        sha256=hashlib.sha256(archive.read_bytes()).hexdigest(),
+        modules=("my_env",),
+        task_entry_points={"mine": "my_env.tasks"},
+    )
+    loaded = job.run(
+        "print(json.dumps([p.load().__name__ for p in importlib.metadata.entry_points(group='isaaclab.tasks')]))"
+    )
+    assert loaded == ["my_env.tasks"]
+    assert "my_env" not in os.listdir(SITE)
+
+
+def test_setup_py(job):
+    files = {
+        "setup.py": "from setuptools import setup\nsetup(name='old_env', version='0.3', packages=['old_env'])\n",
+        "old_env/__init__.py": "",
+    }
+    archive = make_archive(make_project(job.folder / "source", files), job.folder / "old.tar.gz")
+
+    installed = job.install(archive)
+
+    assert (installed.name, installed.version, installed.modules) == ("old_env", "0.3", ("old_env",))
+    assert installed.task_entry_points == {}
+    assert job.run("import old_env; print(json.dumps(old_env.__file__))").startswith(str(job.overlay))
+
+
+def test_a_folder_zipped_on_a_mac(job):
+    """Finder adds a second folder at the top."""
+    source = make_project(job.folder / "source", {"my_env/pyproject.toml": pyproject("my-env"), "__MACOSX/._x": ""})
+    make_project(source, {"my_env/my_env/__init__.py": "", "my_env/my_env/._a.py.txt": ""})
+    assert job.install(make_archive(source, job.folder / "env.zip")).modules == ("my_env",)
+
+
+def test_example_as_a_built_wheel_and_as_an_archive(job):
+    copy = shutil.copytree(EXAMPLE, job.folder / "cartpole_heavy")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", job.folder, copy]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = job.folder.glob("*.whl")
+    archive = make_archive(EXAMPLE, job.folder / "cartpole_heavy.zip", "cartpole_heavy/")
+
+    installed = job.install(wheel)
+
+    assert installed.task_entry_points == {"cartpole_heavy": "cartpole_heavy"}
+    other = Job(job.folder / "other")
+    assert other.install(archive).task_entry_points == installed.task_entry_points
+    for one in (job, other):
+        tasks = one.run(
+            "from isaaclab.cli import load_external_tasks; load_external_tasks(); import gymnasium; "
+            "spec = gymnasium.spec('Heavy-Cartpole-Direct'); print(json.dumps([spec.id, sorted(spec.kwargs)]))"
+        )
+        assert tasks[0] == "Heavy-Cartpole-Direct"
+        assert {"rl_games_cfg_entry_point", "rsl_rl_cfg_entry_point", "skrl_cfg_entry_point"} <= set(tasks[1])
+
+
+def test_packages_one_after_another(job):
+    """The second needs the first; both share a namespace."""
+    first = make_wheel(job.folder, "lab_robots", {"lab/robots/__init__.py": "R = 1\n", "share/lab/a.txt": ""})
+    second = make_wheel(
+        job.folder,
+        "lab_tasks",
+        {"lab/tasks/__init__.py": "from lab.robots import R\n"},
+        metadata="Requires-Dist: lab-robots>=1\nRequires-Dist: numpy\n",
+        entry_points="lab = lab.tasks",
+    )
+    job.refused(second, "package_missing_dependency", r"lab-robots>=1 \(not installed\)\.")
+
+    assert job.install(first).modules == ("lab",)
+    assert job.install(second).modules == ("lab",)
+
+    assert job.run("import lab.tasks; print(json.dumps(lab.tasks.R))") == 1
+    job.refused(second, "package_shadows", "'lab_tasks' 1.0 is installed already: 1.0 in ")
+
+
+def test_requirements_that_do_not_count(job):
+    """Markers are respected, extras are not needed, and one Isaac Lab wheel holds several distributions."""
+    metadata = (
+        "Requires-Dist: isaaclab[all]>=3\n"
+        "Requires-Dist: isaaclab_tasks\n"
+        "Requires-Dist: nowhere-a; python_version < '3.8'\n"
+        "Requires-Dist: nowhere-b; extra == 'dev'\n"
+        "Provides-Extra: dev\n"
+    )
+    assert job.install(make_wheel(job.folder, "fine", {"fine.py": ""}, metadata=metadata)).modules == ("fine",)
+
+
+def test_overlay_and_scratch_with_spaces_and_quotes(tmp_path):
+    job = Job(tmp_path / 'it\'s a "job"')
+    job.folder.mkdir()
+    files = {"pyproject.toml": pyproject("my-env"), "my_env/__init__.py": ""}
+    archive = make_archive(make_project(job.folder / "source", files), job.folder / "my env (1).zip")
+    assert job.install(archive).modules == ("my_env",)
+
+
+# The tools.
+
+
+@pytest.fixture
+def wrapper(tmp_path, monkeypatch):
+    """A script in place of Python, as Isaac Sim has it, and no uv beside it or on PATH: pip does the work."""
+    script = tmp_path / "bin" / "python.sh"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    return str(script)
+
+
+@pytest.mark.parametrize("with_setup_py", [False, True])
+def test_pip_where_there_is_no_uv(with_setup_py, job, wrapper):
+    files = {"my_env/__init__.py": ""}
+    if with_setup_py:
+        files["setup.py"] = "from setuptools import setup\nsetup(name='my-env', version='1.0', packages=['my_env'])\n"
+    else:
+        files["pyproject.toml"] = pyproject("my-env")
+    archive = make_archive(make_project(job.folder / "source", files), job.folder / "env.zip")
+
+    assert job.install(archive, python=wrapper).modules == ("my_env",)
+
+    assert "-m pip wheel" in (job.scratch / "env.zip.log").read_text()
+    assert job.run("import my_env; print(json.dumps(my_env.__file__))").startswith(str(job.overlay))
+
+
+def test_python_without_setuptools(job, monkeypatch):
+    """A bare environment can take wheels, and says what it lacks for a build."""
+    bare = job.folder / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
+    files = {"pyproject.toml": pyproject("my-env"), "my_env/__init__.py": ""}
+    archive = make_archive(make_project(job.folder / "source", files), job.folder / "env.zip")
+
+    failure = job.refused(archive, "package_build_failed", "could not be built", python=str(bare / "bin/python"))
+
+    assert "needs what is not installed: setuptools (not installed)" in failure.advice
+    wheel = make_wheel(job.folder, "fine", {"fine.py": ""}, metadata="Requires-Dist: gone; python_version < '3'\n")
+    assert job.install(wheel, python=str(bare / "bin/python")).modules == ("fine",)
+
+
+def test_no_such_python(job):
+    job.refused(
+        make_wheel(job.folder, "a", {"a.py": ""}),
+        "package_python",
+        "'/none/python' gives no answer",
+        python="/none/python",
+    )
+
+
+def test_build_sees_no_credentials(job, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    files = {
+        "setup.py": "import os\nprint('VARIABLES', sorted(os.environ))\nprint(sorted(os.environ.values()))\nraise SystemExit(3)\n"
+    }
+    archive = make_archive(make_project(job.folder / "source", files), job.folder / "env.zip")
+    job.refused(archive, "package_build_failed", "VARIABLES")
+    log = (job.scratch / "env.zip.log").read_text()
+    assert "'PATH'" in log
+    assert "hunter2" not in log
+    assert "AWS_SECRET_ACCESS_KEY" not in log
+
+
+def test_build_that_hangs(job):
+    """The whole process group ends, also what the build started."""
+    code = (
+        "import pathlib, subprocess, time\n"
+        f"child = subprocess.Popen(['sleep', '60'])\npathlib.Path({str(job.folder / 'pid')!r}).write_text(str(child.pid))\n"
+        "print('waiting', flush=True)\ntime.sleep(60)\n"
+    )
+    archive = make_archive(make_project(job.folder / "source", {"setup.py": code}), job.folder / "env.zip")
+    started = time.monotonic()
+
+    job.refused(archive, "package_timeout", "not installed within 3 s", timeout_s=3)
+
+    assert time.monotonic() - started < 10
+    pid = int((job.folder / "pid").read_text())
+    deadline = time.monotonic() + 5
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(pid)
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+# What is refused.
+
+
+def test_hostile_archive(job):
+    path = job.folder / "env.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("../evil.py", "")
+    job.refused(path, "archive_unsafe_name", "leads out of the folder")
+    assert not (job.folder / "evil.py").exists()
+
+
+def test_all_missing_dependencies_are_named_at_once(job):
+    metadata = (
+        "Requires-Dist: nowhere-a\nRequires-Dist: numpy>=99,<100\nRequires-Dist: nowhere_b[x]>=2; python_version>'3'\n"
+    )
+    wheel = make_wheel(job.folder, "needy", {"needy.py": ""}, metadata=metadata)
+    failure = job.refused(wheel, "package_missing_dependency", r"nowhere-a \(not installed\); numpy")
+    assert "nowhere_b>=2 (not installed)" in failure.message
+    assert " is installed)" in failure.message
+
+
+def test_missing_dependency_of_a_source_archive(job):
+    files = {
+        "pyproject.toml": pyproject("my-env", extra='dependencies = ["nowhere-a>=1"]\n'),
+        "my_env/__init__.py": "",
+    }
+    archive = make_archive(make_project(job.folder / "source", files), job.folder / "env.zip")
+    job.refused(archive, "package_missing_dependency", r"nowhere-a>=1 \(not installed\)")
+
+
+@pytest.mark.parametrize(
+    ("files", "match"),
+    [
+        ({"torch/__init__.py": "", "mine.py": ""}, r"'torch' \(/.*torch/__init__\.py\)"),
+        ({"isaaclab/extra.py": ""}, r"'isaaclab' \(/"),
+        ({"json.py": "", "os/__init__.py": ""}, r"'json' \(the standard library\), 'os' \(the standard library\)"),
+        ({"simyard/__init__.py": ""}, r"'simyard' \("),
+        ({"sitecustomize.py": ""}, r"'sitecustomize' \("),
+        ({"google/protobuf/__init__.py": ""}, r"'google\.protobuf' \(/"),
+        ({"a-1.0.data/data/torch/x.py": ""}, r"'torch' \(/"),
+        ({"a-1.0.data/purelib/numpy.py": ""}, r"'numpy' \(/"),
+    ],
+)
+def test_shadowing(files, match, job):
+    failure = job.refused(make_wheel(job.folder, "a", files), "package_shadows", match)
+    assert "'mine'" not in failure.message
+
+
+def test_name_of_an_installed_distribution(job):
+    job.refused(make_wheel(job.folder, "numpy", {"mine.py": ""}), "package_shadows", "'numpy' 1.0 is installed already")
+
+
+def test_two_packages_with_the_same_file(job):
+    job.install(make_wheel(job.folder, "one", {"one.py": "", "share/a.txt": "one"}))
+    two = make_wheel(job.folder, "two", {"two.py": "", "share/a.txt": "two"})
+    job.refused(two, "package_shadows", "these files already: 'share/a.txt'")
+    three = make_wheel(job.folder, "three", {"three.py": "", "share/a.txt/b": "three"})
+    job.refused(three, "package_shadows", "these files already")
+    job.refused(
+        make_wheel(job.folder, "four", {"one/__init__.py": ""}), "package_shadows", r"'one' \(.*overlay/one\.py"
+    )
+    assert (job.overlay / "share/a.txt").read_text() == "one"
+
+
+@pytest.mark.parametrize("name", ["env.zip", "env.tar.gz"])
+def test_no_project_file(name, job):
+    archive = make_archive(make_project(job.folder / "source", {"x/a.py": "", "x/b.py": ""}), job.folder / name)
+    failure = job.refused(archive, "package_no_project", "neither setup.py nor a pyproject.toml")
+    assert "at its top or in 'x'" in failure.message
+
+
+def test_project_deeper_down_is_pointed_to(job):
+    """Isaac Lab's older template: a pyproject.toml at the top that only configures linters."""
+    files = {"pyproject.toml": "[tool.isort]\n", "source/mine/setup.py": "", "README.md": ""}
+    archive = make_archive(make_project(job.folder / "source", files), job.folder / "env.zip")
+    failure = job.refused(archive, "package_no_project", "found there: 'README.md', 'pyproject.toml', 'source'")
+    assert failure.advice == "There is one in 'source/mine': pack that folder alone."
+
+
+def test_empty_archive(job):
+    (job.folder / "source").mkdir()
+    archive = make_archive(job.folder / "source", job.folder / "env.zip")
+    job.refused(archive, "package_no_project", "found there: nothing")
+
+
+def test_broken_build(job):
+    files = {"setup.py": "print('building')\nraise RuntimeError('no such luck')\n"}
+    archive = make_archive(make_project(job.folder / "source", files), job.folder / "env.zip")
+    job.refused(archive, "package_build_failed", "RuntimeError: no such luck")
+    assert "no such luck" in (job.scratch / "env.zip.log").read_text()
+
+
+def test_broken_pyproject(job):
+    archive = make_archive(
+        make_project(job.folder / "source", {"pyproject.toml": "[project\n"}), job.folder / "env.zip"
+    )
+    job.refused(archive, "package_build_failed", "pyproject.toml cannot be read")
+
+
+def test_build_tool_that_is_not_installed(job):
+    text = '[build-system]\nrequires = ["nowhere-build>=2", "setuptools"]\nbuild-backend = "nowhere_build"\n'
+    archive = make_archive(make_project(job.folder / "source", {"pyproject.toml": text}), job.folder / "env.zip")
+    failure = job.refused(archive, "package_build_failed", "nowhere_build")
+    assert "needs what is not installed: nowhere-build>=2 (not installed)" in failure.advice
+
+
+def test_package_without_modules(job):
+    files = {
+        "pyproject.toml": pyproject("my-env", extra="[tool.setuptools]\npackages = []\n"),
+        "my_env/__init__.py": "",
+    }
+    archive = make_archive(make_project(job.folder / "source", files), job.folder / "env.zip")
+    job.refused(archive, "package_empty", "'my-env' 1.0 has no Python module")
+
+
+@pytest.mark.parametrize("name", ["hook.pth", "a-1.0.data/purelib/hook.pth"])
+def test_code_at_start(name, job):
+    job.refused(make_wheel(job.folder, "a", {"a.py": "", name: "import os"}), "package_startup_hook", "'hook.pth'")
+
+
+def test_wrong_python(job):
+    wheel = make_wheel(job.folder, "a", {"a.py": ""}, metadata="Requires-Python: <3.11\n")
+    job.refused(wheel, "package_wrong_python", f"wants Python '<3.11'; the job runs on 3.{sys.version_info.minor}")
+
+
+@pytest.mark.parametrize("value", ["a.tasks", "a_typo", "a_typo.tasks:register"])
+def test_entry_point_without_a_module(value, job):
+    wheel = make_wheel(job.folder, "a", {"a/__init__.py": ""}, entry_points=f"mine = {value}")
+    job.refused(wheel, "package_entry_point", f"no module '{value}'")
+
+
+def test_entry_point_into_another_package(job):
+    wheel = make_wheel(job.folder, "a", {"a/__init__.py": ""}, entry_points="mine = json.decoder")
+    assert job.install(wheel).task_entry_points == {"mine": "json.decoder"}
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [("mine.whl", "is not named as a wheel"), ("a-1.0-py2-none-any.whl", "could not be installed")],
+)
+def test_wheel_under_a_wrong_name(name, match, job):
+    wheel = make_wheel(job.folder, "a", {"a.py": ""}).rename(job.folder / name)
+    with pytest.raises(RequestError, match=match):
+        job.install(wheel)
+    assert not job.overlay.exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "match"),
+    [
+        ({"b-1.dist-info/METADATA": ""}, {}, "2 dist-info folders"),
+        ({}, {"entry_points": "nonsense"}, "entry_points.txt cannot be read"),
+    ],
+)
+def test_broken_wheel(files, options, match, job):
+    job.refused(make_wheel(job.folder, "a", {"a.py": "", **files}, **options), "package_bad_wheel", match)
