@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from prefect import flow, get_run_logger
 from simyard.blocks.reference import open_store
 from simyard.runner.errors import RequestError
@@ -9,6 +11,7 @@ from simyard.site import Site
 from simyard.tasks.attempt import Observer, run_attempt
 from simyard.tasks.launch import next_attempt, raise_failure
 from simyard.tasks.resolve import load_spec
+from simyard.tasks.stopped import why_stopped
 
 
 @flow(name="run-job", log_prints=False)
@@ -17,17 +20,18 @@ def run_job(job_id: str, attempt: int, store: str) -> None:
 
     Args:
         job_id: The job.
-        attempt: The attempt's number; it must be the next one.
+        attempt: The attempt's number; one before it may have died without a trace in the store.
         store: The store's URL, or the name of a block: `job-store/NAME`.
     """
     opened = open_store(store)
     spec = next_attempt(load_spec(opened, job_id), opened)
-    if spec.number != attempt:
+    if attempt < spec.number:
         raise RequestError(
             f"Attempt {attempt} of {job_id} was begun before; the next one is {spec.number}.",
             code="attempt_begun",
             advice="Attempts never share files: let the control flow launch a new one.",
         )
     logger = get_run_logger()
-    outcome = run_attempt(spec, opened, Site.from_env(), Observer(lines=lambda lines: logger.info("\n".join(lines))))
+    observer = Observer(lines=lambda lines: logger.info("\n".join(lines)), why_stopped=why_stopped)
+    outcome = run_attempt(replace(spec, number=attempt), opened, Site.from_env(), observer)
     raise_failure(outcome)

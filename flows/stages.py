@@ -13,6 +13,7 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import TerminationSignal
 from simyard.blocks.reference import open_store
 from simyard.requests import TrainRequest
 from simyard.runner.errors import Category, Failure, RequestError, SimyardError
@@ -29,9 +30,12 @@ from simyard.tasks import stage as staging
 from simyard.tasks.attempt import Observer
 from simyard.tasks.collect import Verdict
 from simyard.tasks.resolve import Resolved
+from simyard.tasks.stopped import why_stopped
 
 PROGRESS_EVERY = 50
 """Progress artifacts are updated when this share of a job, one in so many, is done: each costs a request."""
+ENDING_S = 15.0
+"""How long a canceled attempt in a pool may take to end; half of what Prefect's worker leaves this process."""
 
 
 @contextmanager
@@ -91,8 +95,16 @@ def resolve(request: TrainRequest, store: str, job_id: str, base: Path | None) -
     """Fix everything about the job; a job that is in the store already stays as it was frozen."""
     opened = open_store(store)
     if opened.exists(keys.JobKeys(keys.check_job_id(job_id)).job):
-        return Resolved(resolving.load_spec(opened, job_id))
+        return Resolved(resolving.take_up(opened, job_id))
     return resolving.resolve(request, opened, job_id, base)
+
+
+@task(name="take-up", **_RETRYING)
+def take_up(job_id: str, store: str) -> None:
+    """Check that the job can go on."""
+    opened = open_store(store)
+    if opened.exists(keys.JobKeys(resolving.take_up(opened, job_id).job_id).manifest):
+        raise launching.already_succeeded(job_id)
 
 
 @task(name="stage", **_RETRYING)
@@ -118,14 +130,35 @@ def _attempt(job_id: str, store: str, pool: str | None) -> None:
     """Make one attempt; a failure of the machine makes another, from the last valid checkpoint."""
     opened = open_store(store)
     spec = resolving.load_spec(opened, job_id)
+    if launching.is_done(spec, opened):
+        return
     given = _INLINE.get() or _Inline()
     progress = _Progress(job_id, given.watcher)
     logger = get_run_logger()
-    observer = Observer(progress=progress, lines=lambda lines: logger.info("\n".join(lines)), canceled=given.canceled)
+    observer = Observer(
+        progress=progress,
+        lines=lambda lines: logger.info("\n".join(lines)),
+        canceled=given.canceled,
+        why_stopped=why_stopped,
+    )
     if pool:
         pools.launch_in_pool(spec, opened, store, pool, observer)
     else:
         launching.launch_inline(spec, opened, Site.from_env(), observer, given.take_workload())
+
+
+@contextmanager
+def keeping(job_id: str, store: str) -> Iterator[None]:
+    """Keep what the job has when this process is asked to end meanwhile: nobody comes after it to do that."""
+    try:
+        yield
+    except TerminationSignal as error:
+        opened = open_store(store)
+        spec = resolving.load_spec(opened, job_id)
+        failure = why_stopped(error)
+        if launching.await_outcome(spec, opened, ENDING_S if failure.category is Category.CANCELED else 0.0):
+            persisting.persist(spec, collecting.collect(spec, opened, failure), opened)
+        raise
 
 
 @task(name="collect", **_RETRYING)

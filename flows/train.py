@@ -35,7 +35,8 @@ def train(
         base: Folder that relative paths of the request start from.
     """
     store = absolute(store or Site.from_env().store)
-    resolved = stages.resolve(request, store, job_id or keys.job_id_of_run(UUID(flow_run.id)), base)
+    run_id, due = UUID(flow_run.id), flow_run.scheduled_start_time
+    resolved = stages.resolve(request, store, job_id or keys.job_id_of_run(run_id, due), base)
     stages.stage(resolved, store)
     return drive(resolved.spec.job_id, store, pool)
 
@@ -49,12 +50,15 @@ def rerun(job_id: str, store: str | None = None, pool: str | None = None) -> Sta
         store: As for `train`.
         pool: As for `train`.
     """
-    return drive(job_id, absolute(store or Site.from_env().store), pool)
+    store = absolute(store or Site.from_env().store)
+    stages.take_up(job_id, store)
+    return drive(job_id, store, pool)
 
 
 def drive(job_id: str, store: str, pool: str | None) -> State[dict[str, Any]]:
     """Take a staged job to its end; the state says how it ended, and holds the result."""
-    failure = stages.launch(job_id, store, pool)
+    with stages.keeping(job_id, store):
+        failure = stages.launch(job_id, store, pool)
     verdict = stages.collect(job_id, store, failure)
     result = stages.persist(job_id, verdict, store)
     stages.report(result, store)

@@ -83,7 +83,9 @@ class PackageTools:
         return wheels[0]
 
     def _build_advice(self, requires: Sequence[str]) -> str:
-        missing = self.ask(requires=requires)["missing"]
+        # Before version 70.1 setuptools needs `wheel` for this command, and projects seldom say so.
+        unsaid = ["wheel"] if "invalid command 'bdist_wheel'" in self._tail() else []
+        missing = self.ask(requires=[*requires, *unsaid])["missing"]
         if missing:
             return (
                 f"Its build needs what is not installed: {'; '.join(missing)}. Nothing is downloaded for a job: "

@@ -26,6 +26,8 @@ from simyard.runner.spec import Facts, JobSpec, Limits
 _TOKEN = "SIMYARD_WORKLOAD"
 _LINE_END = re.compile(r"[\r\n]")  # progress bars end their lines with a carriage return
 POLL_S = 0.2
+HURRIED_GRACE_S = 10.0
+"""SIGTERM to SIGKILL when this process is itself asked to end: half a minute later it is killed."""
 
 
 @dataclass(kw_only=True)
@@ -63,6 +65,7 @@ class Workload:
         self.process = process
         self.token = token
         self.log = log
+        self.started = time.monotonic()
         self._control = control
         self._unread = b""
 
@@ -211,9 +214,11 @@ def supervise(
             seen.stopped_because = watch(seen) or _impatience(seen, limits, time.monotonic())
             if seen.stopped_because:
                 break
-    finally:
-        # After the end marker the work is done, and what still runs is known to hang in its own clean-up.
-        workload.end(0.0 if seen.end_marker else limits.term_grace_s)
+    except BaseException:
+        workload.end(min(limits.term_grace_s, HURRIED_GRACE_S))
+        raise
+    # After the end marker the work is done, and what still runs is known to hang in its own clean-up.
+    workload.end(0.0 if seen.end_marker else limits.term_grace_s)
     _read(tails, seen, library, scale, start_iteration)
     code = workload.process.returncode
     return Ending(

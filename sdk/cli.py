@@ -149,4 +149,4 @@ def download(job_id: str, folder: Path, store: str | None, only: str | None) -> 
 def _finish(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({key: result[key] for key in JSON_KEYS}))
-    sys.exit(_EXITS[result["status"]])
+    sys.exit(EXIT_BAD_REQUEST if result["refused"] else _EXITS[result["status"]])

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
+from simyard.runner.adapters import ADAPTERS
 from simyard.runner.errors import RequestError, unknown
 from simyard.runner.libraries import LIBRARIES
 
@@ -31,6 +32,7 @@ class _Model(BaseModel):
         frozen=True,
         hide_input_in_errors=False,
         use_attribute_docstrings=True,
+        field_title_generator=lambda name, field: name.replace("_", " ").capitalize(),
     )
 
 
@@ -41,7 +43,7 @@ class TrainingConfig(_Model):
     """Must be `train`; evaluation has its own command."""
     task: TaskId
     """Registered id of the Isaac Lab task, such as `Isaac-Cartpole-Direct` (3.0 ids have no `-v0`)."""
-    rl_library: str = "rsl_rl"
+    rl_library: str = Field("rsl_rl", json_schema_extra={"enum": [*LIBRARIES]})
     """Reinforcement-learning library: `rsl_rl`, `skrl`, `rl_games` or `sb3`."""
     num_envs: int = Field(4096, strict=True, ge=1, le=1_000_000)
     """Environments simulated side by side; 1024 to 8192 on a GPU, some hundreds on a CPU."""
@@ -103,7 +105,7 @@ class TrainRequest(_Model):
     """What to train, and with what."""
     compute_config: ComputeConfig = ComputeConfig()
     """What to train on."""
-    simulator: str = "isaaclab"
+    simulator: str = Field("isaaclab", json_schema_extra={"enum": [*ADAPTERS]})
     """Which simulator."""
     overrides: tuple[Override, ...] = Field((), max_length=200)
     """Hydra overrides, such as `agent.save_interval=20`; each must exist and change something."""

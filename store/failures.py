@@ -75,7 +75,7 @@ def failure(action: str, address: str, error: BaseException, *, absent_is_missin
     answer = _S3_ANSWER.search(text)
     reason = f"{answer[1]}: {answer[2]}" if answer else " ".join(text.split())[:300]
     code, advice = _explain(f"{type(error).__name__} {text} {inner}")
-    return StoreError(f"Cannot {action} {address!r}: {reason}", code=code, advice=advice)
+    return StoreError(f"Cannot {action} {address!r}: {reason.rstrip('.')}.", code=code, advice=advice)
 
 
 def _explain(text: str) -> tuple[str, str]:

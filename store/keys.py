@@ -16,6 +16,7 @@ import secrets
 import time
 import uuid
 from dataclasses import dataclass
+from datetime import datetime
 
 from simyard.runner.errors import RequestError
 
@@ -31,9 +32,12 @@ def new_job_id(*, now_ms: int | None = None) -> str:
     return _job_id((now_ms if now_ms is not None else time.time_ns() // 1_000_000) << 80 | secrets.randbits(80))
 
 
-def job_id_of_run(run_id: uuid.UUID) -> str:
-    """Return the job id of a flow run: the same again when that run is retried, and as time-ordered as its UUIDv7."""
-    return _job_id(run_id.int)
+def job_id_of_run(run_id: uuid.UUID, due: datetime) -> str:
+    """Return the job id of a flow run that was due then: the same again when that run is retried.
+
+    The server makes random UUIDs, so the time comes from the run, and the rest from the UUID.
+    """
+    return _job_id(int(due.timestamp() * 1000) << 80 | run_id.int & (1 << 80) - 1)
 
 
 def _job_id(number: int) -> str:

@@ -8,14 +8,14 @@ import platform
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from simyard.runner.errors import Category, Failure, SimyardError
+from simyard.runner.errors import Category, Failure, RequestError, SimyardError
 from simyard.runner.libraries import Scale, get_library
-from simyard.runner.packages import install
+from simyard.runner.packages import InstalledPackage, install
 from simyard.runner.paths import AttemptPaths, read_json, write_json
 from simyard.runner.spec import AttemptSpec, Facts
 from simyard.runner.supervise import Ending, Watched, Workload, supervise
@@ -38,6 +38,8 @@ class Observer:
     progress: Callable[[dict[str, Any]], None] = lambda status: None
     lines: Callable[[list[str]], None] = lambda lines: None
     canceled: Callable[[], bool] = lambda: False
+    why_stopped: Callable[[BaseException], Failure] = lambda error: CANCELED
+    """What it means that a signal interrupted the attempt: a cancel, or a machine that goes away."""
 
 
 @dataclass(kw_only=True)
@@ -90,9 +92,9 @@ def run_attempt(
         failure = judge(ending, running.account(), running.log)
         return running.finish(ending, failure)
     except SimyardError as error:
-        return running.finish(None, error.failure)
-    except BaseException:
-        running.finish(None, CANCELED)
+        return running.finish(None, error.failure, refused=isinstance(error, RequestError))
+    except BaseException as error:
+        running.finish(None, observer.why_stopped(error))
         raise
     finally:
         running.clean_up()
@@ -140,7 +142,7 @@ def _unexplained(ending: Ending) -> Failure:
     return Failure(
         code="ended_without_result",
         category=Category.INFRA,
-        message=f"The simulator ended with exit code {ending.exit_code}, without its end marker or its last checkpoint.",
+        message=f"The simulator ended with exit code {ending.exit_code}, without end marker or last checkpoint.",
         advice="Some versions exit 0 after an exception or a signal: read command.stderr.log.",
     )
 
@@ -172,7 +174,9 @@ class _Attempt:
     def prepare(self, workload: Workload | None) -> None:
         """Fetch inputs, install packages and have the simulator's environment check the job."""
         job = self.spec.job
-        self.workload = workload
+        if workload is not None:
+            self.workload = workload
+            self.timings.began = workload.started  # what it imported while it waited belongs to the start-up
         self._stage("staging")
         needed = [*job.packages, *([self.spec.resume.checkpoint] if self.spec.resume else [])]
         for file in needed:
@@ -182,6 +186,8 @@ class _Attempt:
                 self.paths.inputs / file.name, self.paths.overlay, python=self.site.python, scratch=self.paths.root
             )
             self.log("staging", "ok", f"installed {package.name} {package.version}", sha256=package.sha256)
+            if not package.task_entry_points and job.import_callback is None:
+                job = replace(job, import_callback=_registering_module(package))
         if self.workload is None:
             self._stage("importing")
             self.workload = start_workload(self.site, job.simulator, job.library)
@@ -218,8 +224,8 @@ class _Attempt:
         """The workload's own account of its end, or None when it wrote none."""
         return dict(read_json(self.paths.outcome)) if self.paths.outcome.exists() else None
 
-    def finish(self, ending: Ending | None, failure: Failure | None) -> dict[str, Any]:
-        """Carry the rest to the store and write the outcome, last."""
+    def finish(self, ending: Ending | None, failure: Failure | None, *, refused: bool = False) -> dict[str, Any]:
+        """Carry the rest to the store and write the outcome, last; `refused` marks a bad request, not a failed job."""
         if self.workload is not None:
             self.workload.end(0.0)
         status = "succeeded" if failure is None else "canceled" if failure.category is Category.CANCELED else "failed"
@@ -230,6 +236,7 @@ class _Attempt:
             "number": self.spec.number,
             "status": status,
             "failure": failure.to_json() if failure else None,
+            "refused": refused,
             "start_iteration": self.spec.start_iteration,
             "iteration": seen.iteration if seen else self.mirror.status["iteration"],
             "last_iteration": self.spec.job.last_iteration,
@@ -285,6 +292,18 @@ class _Attempt:
         if seen.first_iteration is not None and seen.last_iteration is not None:
             self.timings.startup_s = seen.first_iteration - self.timings.began
             self.timings.train_s = seen.last_iteration - seen.first_iteration
+
+
+def _registering_module(package: InstalledPackage) -> str:
+    """Return the module whose import registers the tasks of a package without an `isaaclab.tasks` entry point."""
+    if len(package.modules) == 1:
+        return package.modules[0]
+    raise RequestError(
+        f"Package {package.name!r} does not say which of its modules registers the task.",
+        code="package_entry_point",
+        advice="Add an `isaaclab.tasks` entry point, or set customEnvironmentCallback to one of: "
+        + ", ".join(package.modules),
+    )
 
 
 def diagnostics(outcome: dict[str, Any], paths: AttemptPaths, lines: int = 100) -> dict[str, Any]:

@@ -26,6 +26,7 @@ def result(spec: JobSpec, verdict: Verdict, url: str, summary: dict[str, Any]) -
         "iteration": verdict.outcome.get("iteration", 0),
         "last_iteration": spec.last_iteration,
         "reward": reward["final"]["value"] if reward else None,
+        "refused": bool(verdict.outcome.get("refused")),
         "notes": list((verdict.outcome.get("facts") or {}).get("notes", [])),
         "updated_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -6,12 +6,14 @@ died and came back goes on where the job stands.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
-from simyard.runner.errors import Category, Failure, WorkloadError
+from simyard.runner.errors import Category, Failure, RequestError, WorkloadError
 from simyard.runner.spec import AttemptSpec, JobSpec
 from simyard.runner.supervise import Workload
 from simyard.site import Site
+from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks import history
 from simyard.tasks.attempt import Observer, run_attempt
@@ -30,6 +32,25 @@ def next_attempt(spec: JobSpec, store: Store) -> AttemptSpec:
     return AttemptSpec(job=spec, number=number, start_iteration=resume.iteration if resume else 0, resume=resume)
 
 
+def is_done(spec: JobSpec, store: Store) -> bool:
+    """Return True when the last attempt succeeded and nobody has judged it: the control flow died before it could."""
+    past = history.attempts(store, spec.job_id)
+    if not past or past[-1].outcome is None or past[-1].outcome["failure"] is not None:
+        return False
+    result = history.read_or_none(store, JobKeys(spec.job_id).result)
+    return result is None or result["attempts"] < len(past)
+
+
+def await_outcome(spec: JobSpec, store: Store, timeout_s: float) -> bool:
+    """Return True once the last attempt has written its outcome."""
+    deadline = time.monotonic() + timeout_s
+    while not ((past := history.attempts(store, spec.job_id)) and past[-1].outcome):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True
+
+
 def launch_inline(spec: JobSpec, store: Store, site: Site, observer: Observer, workload: Workload | None) -> None:
     """Make one attempt in this process.
 
@@ -43,6 +64,13 @@ def raise_failure(outcome: dict[str, Any]) -> None:
     """Raise `WorkloadError` unless the outcome is a success."""
     if outcome["failure"] is not None:
         raise WorkloadError(Failure.from_json(outcome["failure"]))
+
+
+def already_succeeded(job_id: str) -> RequestError:
+    """Return the error for going on with a job that is done."""
+    return RequestError(
+        f"{job_id} has succeeded.", code="already_succeeded", advice=f"Run it anew with --from-job {job_id}."
+    )
 
 
 def worth_another(error: BaseException) -> bool:

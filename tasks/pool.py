@@ -6,12 +6,14 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from prefect.client.orchestration import get_client
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.states import Cancelled, Crashed
-from simyard.runner.errors import Category, Failure, RequestError, WorkloadError, unknown
+from simyard.runner.errors import Category, Failure, RequestError, StoreError, WorkloadError, unknown
 from simyard.runner.spec import JobSpec
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
@@ -22,7 +24,9 @@ from simyard.tasks.launch import raise_failure
 FLOW = "run-job"
 POLL_S = 1.0
 SILENCE_S = 300.0
-"""A running attempt writes its status every few seconds; after this long without it is taken for lost."""
+"""A running attempt writes its status every few seconds; after this long without a new one it is taken for lost."""
+STARTING_S = 3600.0
+"""From a worker taking the attempt to its first status: an image may be pulled, packages installed, kernels built."""
 
 
 def require_pool(pool: str) -> None:
@@ -47,20 +51,23 @@ def require_pool(pool: str) -> None:
 def launch_in_pool(spec: JobSpec, store: Store, store_ref: str, pool: str, observer: Observer) -> None:
     """Make one attempt in a work pool and wait for its end.
 
+    Whatever interrupts the waiting, the attempt goes on, and the next call finds it again; only a cancel stops it.
+
     Raises:
         WorkloadError: If it failed, or was lost.
     """
-    number, run = _start(spec, store, store_ref, pool)
-    try:
-        state = _wait(run, spec, store, number, observer)
-    except BaseException as error:
-        if not isinstance(error, WorkloadError):
-            ask_to_cancel(store, spec.job_id)  # this control flow is being stopped; its attempt must not go on alone
-        raise
-    outcome = history.read_or_none(store, JobKeys(spec.job_id).attempt(number).outcome)
-    if outcome is None:
-        raise WorkloadError(_without_outcome(run, state))
-    raise_failure(outcome)
+    with get_client(sync_client=True) as client:
+        number, run = _start(client, spec, store, store_ref, pool)
+        try:
+            state = _wait(client, run, spec, store, number, observer)
+        except (KeyboardInterrupt, TerminationSignal) as error:
+            if observer.why_stopped(error).category is Category.CANCELED:
+                ask_to_cancel(store, spec.job_id)
+            raise
+    attempt = {past.number: past for past in history.attempts(store, spec.job_id)}.get(number)
+    if attempt is None or attempt.outcome is None:
+        raise WorkloadError(_without_outcome(run, state, begun=attempt is not None))
+    raise_failure(attempt.outcome)
 
 
 def ask_to_cancel(store: Store, job_id: str) -> None:
@@ -68,85 +75,105 @@ def ask_to_cancel(store: Store, job_id: str) -> None:
     store.put_json(JobKeys(job_id).cancel, {"requested_at": datetime.now(UTC).isoformat(timespec="seconds")})
 
 
-def _attempt_number(spec: JobSpec, store: Store) -> int:
-    """Return the attempt that is under way, or else the next one."""
-    past = history.attempts(store, spec.job_id)
-    if not past:
-        return 1
-    latest = past[-1]
-    silent = latest.outcome is not None or _silence(latest.status) > SILENCE_S
-    return latest.number + 1 if silent else latest.number
-
-
-def _start(spec: JobSpec, store: Store, store_ref: str, pool: str) -> tuple[int, FlowRun]:
-    """Launch the attempt, or return its flow run when a control flow before this one launched it already."""
-    _deploy(pool)
-    number = _attempt_number(spec, store)
-    while True:
-        key = f"{spec.job_id}-{number}"
-        run = run_deployment(
-            f"{FLOW}/{pool}",
-            parameters={"job_id": spec.job_id, "attempt": number, "store": store_ref},
-            flow_run_name=key,
-            idempotency_key=key,
-            timeout=0,
-        )
-        assert isinstance(run, FlowRun)
-        died = run.state is not None and run.state.is_final()
-        if not died or history.read_or_none(store, JobKeys(spec.job_id).attempt(number).outcome):
+def _start(client: SyncPrefectClient, spec: JobSpec, store: Store, store_ref: str, pool: str) -> tuple[int, FlowRun]:
+    """Launch the next attempt, or return the one that a control flow before this one launched and that is alive."""
+    past = {attempt.number: attempt for attempt in history.attempts(store, spec.job_id)}
+    number = max(past, default=1)
+    while (run := _find(client, spec, number)) is not None or number in past:
+        ended = run is None or (run.state and run.state.is_final()) or (number in past and past[number].outcome)
+        if run is not None and not ended:
             return number, run
         number += 1
+    _deploy(client, pool)
+    launched = run_deployment(
+        f"{FLOW}/{pool}",
+        parameters={"job_id": spec.job_id, "attempt": number, "store": store_ref},
+        flow_run_name=_key(spec, number),
+        idempotency_key=_key(spec, number),
+        timeout=0,
+    )
+    assert isinstance(launched, FlowRun)
+    return number, launched
 
 
-def _deploy(pool: str) -> None:
-    """Make sure the pool has its deployment of `run-job`; the flow's code is part of the worker's installation."""
-    with get_client(sync_client=True) as client:
-        flow_id = client.create_flow_from_name(FLOW)
-        client.create_deployment(
-            flow_id=flow_id,
-            name=pool,
-            work_pool_name=pool,
-            entrypoint="simyard.flows.run_job.run_job",
-            description="One attempt at a job, on the machine that has the simulator.",
-            enforce_parameter_schema=False,
-        )
+def _key(spec: JobSpec, number: int) -> str:
+    return f"{spec.job_id}-{number}"
 
 
-def _wait(run: FlowRun, spec: JobSpec, store: Store, number: int, observer: Observer) -> State[Any]:
-    keys = JobKeys(spec.job_id).attempt(number)
-    asked = False
-    with get_client(sync_client=True) as client:
-        while True:
-            status: dict[str, Any] | None = history.read_or_none(store, keys.status)
-            if status:
-                observer.progress(status)
+def _find(client: SyncPrefectClient, spec: JobSpec, number: int) -> FlowRun | None:
+    """Return the flow run of an attempt, if it was ever launched in a pool."""
+    key = FlowRunFilterIdempotencyKey(any_=[_key(spec, number)])
+    found = client.read_flow_runs(flow_run_filter=FlowRunFilter(idempotency_key=key))
+    return found[0] if found else None
+
+
+def _deploy(client: SyncPrefectClient, pool: str) -> None:
+    """Make sure the pool has its deployment of `run-job`; one that an operator made stays as it is."""
+    try:
+        if client.read_deployment_by_name(f"{FLOW}/{pool}").work_pool_name == pool:
+            return
+    except ObjectNotFound:
+        pass
+    client.create_deployment(
+        flow_id=client.create_flow_from_name(FLOW),
+        name=pool,
+        work_pool_name=pool,
+        entrypoint="simyard.flows.run_job.run_job",  # the code is part of the worker's installation
+        description="One attempt at a job, on the machine that has the simulator.",
+        enforce_parameter_schema=False,
+    )
+
+
+def _wait(
+    client: SyncPrefectClient, run: FlowRun, spec: JobSpec, store: Store, number: int, observer: Observer
+) -> State[Any]:
+    job = JobKeys(spec.job_id)
+    attempt = job.attempt(number)
+    news: object = None
+    heard = reached = time.monotonic()  # this machine's clock alone: the attempt's may be minutes away from it
+    while True:
+        try:
+            status: dict[str, Any] | None = history.read_or_none(store, attempt.status)
+            ended = status is not None and status["status"] != "running" and store.exists(attempt.outcome)
+            stop = observer.canceled() or store.exists(job.cancel)
             state = client.read_flow_run(run.id).state
-            if state is not None and state.is_final():
-                return state
-            if observer.canceled() and not asked:
-                asked = True
-                ask_to_cancel(store, spec.job_id)
-                if state is not None and not state.is_running():
-                    client.set_flow_run_state(run.id, Cancelled(), force=True)
-                    raise WorkloadError(CANCELED)
-            if status and _silence(status) > SILENCE_S:
-                client.set_flow_run_state(run.id, Crashed(message="Its supervisor fell silent."), force=True)
-                raise WorkloadError(_lost(f"The attempt has been silent for {SILENCE_S:.0f} s."))
+        except (StoreError, httpx.HTTPError):
+            # The store or the server restarts, say: the attempt goes on meanwhile, so this waits.
+            if time.monotonic() - reached > SILENCE_S:
+                raise
             time.sleep(POLL_S)
+            continue
+        assert state is not None
+        reached = time.monotonic()
+        observer.progress(status or _not_begun(spec, state))
+        if ended or state.is_final():
+            return state
+        if stop:
+            ask_to_cancel(store, spec.job_id)
+            if state.is_scheduled() or state.is_pending():
+                client.set_flow_run_state(run.id, Cancelled(), force=True)
+                raise WorkloadError(CANCELED)
+        latest = (state.id, status and status.get("updated_at"))
+        if latest != news or state.is_scheduled():
+            news, heard = latest, reached
+        patience = SILENCE_S if status else STARTING_S
+        if reached - heard > patience:
+            client.set_flow_run_state(run.id, Crashed(message="Its supervisor fell silent."), force=True)
+            raise WorkloadError(_lost(f"The attempt has been silent for {patience:.0f} s."))
+        time.sleep(POLL_S)
 
 
-def _silence(status: dict[str, Any] | None) -> float:
-    """Return the seconds since an attempt's last status."""
-    if not status or "updated_at" not in status:
-        return 0.0
-    return (datetime.now(UTC) - datetime.fromisoformat(status["updated_at"])).total_seconds()
+def _not_begun(spec: JobSpec, state: State[Any]) -> dict[str, Any]:
+    """Return what to show of an attempt that has written nothing yet."""
+    stage = "waiting for a worker" if state.is_scheduled() else "starting"
+    return {"stage": stage, "iteration": 0, "last_iteration": spec.last_iteration, "reward": None}
 
 
-def _without_outcome(run: FlowRun, state: State[Any]) -> Failure:
-    if state.is_crashed():
-        return _lost(f"Flow run {run.name!r} crashed: {state.message}")
+def _without_outcome(run: FlowRun, state: State[Any], *, begun: bool) -> Failure:
     if state.is_cancelled():
         return CANCELED
+    if state.is_crashed() or begun:
+        return _lost(f"Flow run {run.name!r} ended as {state.name!r}, and left no outcome: {state.message}")
     return Failure(
         code="attempt_refused",
         category=Category.USER,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from simyard.requests import Resume, TrainRequest
 from simyard.runner.adapters import get_adapter
+from simyard.runner.archives import inspect
 from simyard.runner.errors import RequestError
 from simyard.runner.libraries import get_library
 from simyard.runner.spec import JobSpec, Limits, ResumePoint
@@ -48,6 +49,7 @@ def resolve(request: TrainRequest, store: Store, job_id: str, base: Path | None 
     inputs: list[LocalInput] = []
     if package := request.custom_environment_path or request.custom_environment_s3_uri:
         inputs.append(find_input(package, base, "customEnvironment"))
+        inspect(inputs[0].path)
     packages = tuple(found.file for found in inputs)
     resume = None
     if request.resume:
@@ -96,6 +98,13 @@ def load_spec(store: Store, job_id: str) -> JobSpec:
         raise RequestError(
             f"There is no job {job_id!r} in {store.url()}.", code="unknown_job", advice="See `simyard jobs list`."
         ) from error
+
+
+def take_up(store: Store, job_id: str) -> JobSpec:
+    """Read the spec of a job that is to go on, and forget that somebody canceled it."""
+    spec = load_spec(store, job_id)
+    store.delete(keys.JobKeys(job_id).cancel)
+    return spec
 
 
 def _resume(resume: Resume, store: Store, base: Path, library: str) -> tuple[ResumePoint, LocalInput | None]:

@@ -22,6 +22,7 @@ from simyard.site import Site
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.attempt import CHECK_TIMEOUT_S, start_workload
+from simyard.tasks.launch import already_succeeded
 from simyard.tasks.resolve import Resolved, load_spec, resolve
 from simyard.tasks.stage import stage
 
@@ -65,10 +66,7 @@ def rerun(job_id: str, reference: str | None, pool: str | None, *, quiet: bool) 
     store = open_store(reference)
     spec = load_spec(store, job_id)
     if store.exists(keys.JobKeys(job_id).manifest):
-        raise RequestError(
-            f"{job_id} has succeeded.", code="already_succeeded", advice=f"Run it anew with --from-job {job_id}."
-        )
-    store.delete(keys.JobKeys(job_id).cancel)
+        raise already_succeeded(job_id)
     return _execute(spec, None, None, store, reference, pool, site, quiet=quiet)
 
 

@@ -272,10 +272,8 @@ def test_no_such_python(job):
 
 def test_build_sees_no_credentials(job, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
-    files = {
-        "setup.py": "import os\nprint('VARIABLES', sorted(os.environ))\nprint(sorted(os.environ.values()))\nraise SystemExit(3)\n"
-    }
-    archive = make_archive(make_project(job.folder / "source", files), job.folder / "env.zip")
+    code = "import os\nprint('VARIABLES', sorted(os.environ.items()))\nraise SystemExit(3)\n"
+    archive = make_archive(make_project(job.folder / "source", {"setup.py": code}), job.folder / "env.zip")
     job.refused(archive, "package_build_failed", "VARIABLES")
     log = (job.scratch / "env.zip.log").read_text()
     assert "'PATH'" in log
@@ -287,7 +285,8 @@ def test_build_that_hangs(job):
     """The whole process group ends, also what the build started."""
     code = (
         "import pathlib, subprocess, time\n"
-        f"child = subprocess.Popen(['sleep', '60'])\npathlib.Path({str(job.folder / 'pid')!r}).write_text(str(child.pid))\n"
+        "child = subprocess.Popen(['sleep', '60'])\n"
+        f"pathlib.Path({str(job.folder / 'pid')!r}).write_text(str(child.pid))\n"
         "print('waiting', flush=True)\ntime.sleep(60)\n"
     )
     archive = make_archive(make_project(job.folder / "source", {"setup.py": code}), job.folder / "env.zip")
@@ -414,6 +413,14 @@ def test_build_tool_that_is_not_installed(job):
     archive = make_archive(make_project(job.folder / "source", {"pyproject.toml": text}), job.folder / "env.zip")
     failure = job.refused(archive, "package_build_failed", "nowhere_build")
     assert "needs what is not installed: nowhere-build>=2 (not installed)" in failure.advice
+
+
+def test_old_setuptools_without_wheel(job):
+    """What setuptools before 70.1 says where `wheel` is not installed."""
+    files = {"setup.py": "raise SystemExit(\"error: invalid command 'bdist_wheel'\")\n"}
+    archive = make_archive(make_project(job.folder / "source", files), job.folder / "env.zip")
+    failure = job.refused(archive, "package_build_failed", "invalid command 'bdist_wheel'")
+    assert "needs what is not installed: wheel (not installed)" in failure.advice
 
 
 def test_package_without_modules(job):

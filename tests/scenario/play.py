@@ -1,0 +1,213 @@
+"""Jobs for the scenario simulator, made and run as the flow does it, without Prefect."""
+
+import csv
+import hashlib
+import json
+import re
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from simyard.requests import train_request
+from simyard.runner.errors import WorkloadError
+from simyard.site import Site
+from simyard.store import keys
+from simyard.store.store import Store
+from simyard.tasks.attempt import Observer, start_workload
+from simyard.tasks.collect import collect
+from simyard.tasks.history import resume_points
+from simyard.tasks.launch import launch_inline, worth_another
+from simyard.tasks.persist import persist
+from simyard.tasks.resolve import load_spec, resolve
+from simyard.tasks.stage import stage
+
+PYTHON = Path(__file__).parent / "python"
+ENVIRONMENT = {"SIMYARD_PYTHON": str(PYTHON), "SCENARIO_PYTHON": sys.executable}
+ITERATIONS = 12
+
+
+def config(scenario, **changes):
+    """The config of a job that plays a scenario; changes are fields of the top level."""
+    training = {"task": "Scenario", "numEnvs": 4, "maxIterations": changes.pop("iterations", ITERATIONS), "seed": 1}
+    return {
+        "name": "played",
+        "description": scenario,
+        "trainingConfig": training,
+        "computeConfig": {"gpusPerNode": 0},
+        "timeouts": {"graceSeconds": 1, "closeSeconds": 1},
+        **changes,
+    }
+
+
+def wait_until(happened, timeout_s, what):
+    """Poll until `happened` returns something true."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if found := happened():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"not within {timeout_s:.0f} s: {what}")
+
+
+class Waiting:
+    """Workloads that have imported torch already, as the command line has one: they wait while other tests run."""
+
+    COUNT = 2
+
+    def __init__(self, home):
+        self._home = home
+        self._waiting = []
+
+    def take(self):
+        while len(self._waiting) <= self.COUNT:
+            site = Site(home=self._home, store="", python=str(PYTHON))
+            self._waiting.append(start_workload(site, "isaaclab", "rsl_rl"))
+        return self._waiting.pop(0)
+
+    def close(self):
+        for workload in self._waiting:
+            workload.end(0.0)
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a job left in its store."""
+
+    store: Store
+    folder: Path
+    """The job's prefix."""
+    result: dict
+
+    @property
+    def error(self):
+        return self.result["error"]
+
+    @property
+    def attempts(self):
+        return sorted((self.folder / "attempts").iterdir())
+
+    @property
+    def checkpoints(self):
+        """The job's checkpoints, fewest iterations first."""
+        found = [entry for entry in self.result["artifacts"] if entry["kind"] == "checkpoint"]
+        return sorted(found, key=lambda entry: entry["iteration"])
+
+    @property
+    def diagnostics(self):
+        return json.loads((self.folder / "artifacts" / "diagnostics.json").read_text())
+
+    def outcome(self, attempt):
+        return json.loads((self.folder / f"attempts/{attempt:03d}/outcome.json").read_text())
+
+    def stdout(self, attempt=1):
+        return (self.folder / f"attempts/{attempt:03d}/files/command.stdout.log").read_text()
+
+    def indices(self, attempt):
+        """The indices of the iterations that an attempt made."""
+        return [int(number) for number in re.findall(r"Learning iteration (\d+)/", self.stdout(attempt))]
+
+    def metrics(self):
+        with (self.folder / "artifacts" / "metrics.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def assert_nothing_missing(self, iterations=ITERATIONS):
+        """Every iteration was made exactly once as far as the policy and its record can tell."""
+        last = f"{len(self.attempts):03d}"
+        assert self.result["status"] == "succeeded", self.error
+        assert (self.folder / "artifact_manifest.json").exists()
+        stdout = (self.folder / f"attempts/{last}/files/command.stdout.log").read_text()
+        assert f"every weight is [{iterations}.0]" in stdout
+        rows = self.metrics()
+        assert [int(row["step"]) for row in rows] == list(range(iterations))
+        assert [float(row["Train/mean_reward"]) for row in rows] == [10.0 * index for index in range(iterations)]
+        chain = self.checkpoints
+        assert [entry["iteration"] for entry in chain] == [*range(1, iterations, 2), iterations]
+        assert [entry["parent"] for entry in chain] == [None, *(entry["sha256"] for entry in chain[:-1])]
+        assert_digests(self)
+
+
+def assert_digests(left):
+    """Every artifact that is named is there, with the bytes that are named."""
+    for entry in left.result["artifacts"]:
+        data = (left.folder / "artifacts" / entry["name"]).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["size_bytes"], entry["sha256"]), entry["name"]
+
+
+class Player:
+    """Runs jobs in this process, one attempt after another."""
+
+    def __init__(self, site, waiting):
+        self.site = site
+        self.store = Store.open(site.store)
+        self._waiting = waiting
+
+    def stage(self, scenario, **changes):
+        """Put a job into the store, as `train` does."""
+        resolved = resolve(train_request(config(scenario, **changes)), self.store, keys.new_job_id())
+        stage(resolved, self.store)
+        return resolved.spec
+
+    def stage_again(self, job_id):
+        """Return the spec of a job that is in the store."""
+        return load_spec(self.store, job_id)
+
+    def attempt(self, spec, observer=None, *, fresh=False):
+        """Make one attempt; return its failure, or None."""
+        workload = None if fresh else self._waiting.take()
+        try:
+            launch_inline(spec, self.store, self.site, observer or Observer(), workload)
+        except WorkloadError as error:
+            return error
+        return None
+
+    def play(self, scenario, observer=None, *, fresh=False, **changes):
+        """Run a job to its end: attempts while they are worth it, then the verdict."""
+        spec = self.stage(scenario, **changes)
+        error = None
+        for _ in range(spec.retries + 1):
+            error = self.attempt(spec, observer, fresh=fresh)
+            if error is None or not worth_another(error):
+                break
+        return self.end(spec, error)
+
+    def end(self, spec, error=None):
+        """Judge and keep, as the flow does after the last attempt."""
+        verdict = collect(spec, self.store, error.failure if error else None)
+        return Left(self.store, self.folder(spec.job_id), persist(spec, verdict, self.store))
+
+    def folder(self, job_id):
+        return Path(self.site.store) / "jobs" / job_id
+
+    def valid_iterations(self, spec):
+        return [point.iteration for point in resume_points(self.store, spec.job_id)]
+
+
+def started(text):
+    """Return the ids of the processes that a scenario says it started, itself first."""
+    return [int(pid) for pid in re.findall(r"^started (\d+)$", text, re.MULTILINE)]
+
+
+def alive(pids):
+    """Return those of the processes that still run; a zombie does not."""
+    return [pid for pid in pids if psutil.pid_exists(pid) and not _is_zombie(pid)]
+
+
+def _is_zombie(pid):
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def running_below(folder):
+    """Return the processes that have their current folder below this one."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()).is_relative_to(folder):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found

@@ -1,0 +1,188 @@
+"""A simulator that plays the scenario in a job's description, under the real runner.
+
+It is a fake because no simulator fails on command: none hangs, runs out of memory or dies at the seventh iteration
+because a test needs it to. The adapter is the seam that simyard owns. Everything around it is real: the process, its
+socket and signals, its files, its checkpoints (torch), its event files (TensorBoard), its children.
+
+It behaves as rsl_rl does: iteration headlines, `model_<index>.pt` every second iteration and after the last one, one
+TensorBoard step an iteration, and a checkpoint that says with which index to go on. Every weight counts the iterations
+that the policy has seen, so a repeated or a skipped iteration shows in the last checkpoint.
+
+A scenario is a list such as `deaf; hang at 5 once`: what happens, before which iteration (`end`: after the last one and
+the end marker; without a number before the first), and `once` for the first attempt alone.
+"""
+
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+
+from simyard.runner.adapters import ADAPTERS
+from simyard.runner.adapters.base import Adapter
+from simyard.runner.errors import RequestError
+from simyard.runner.libraries import get_library
+from simyard.runner.spec import Facts
+
+ITERATION_S = 0.1
+SAVE_INTERVAL = 2
+_STEP = re.compile(r"([a-z-]+)(?: at (\d+|end))?( once)?")
+
+
+class Scenario(Adapter):
+    """Stands where Isaac Lab's adapter stands."""
+
+    def preload(self, library):
+        import torch.utils.tensorboard  # noqa: F401
+
+    def check(self, job, overlay):
+        if job.description == "refuse":
+            raise RequestError("Unknown task 'Nowhere'.", code="unknown_task", advice="Allowed: 'Somewhere'.")
+        return Facts(
+            simulator=job.simulator,
+            version="1",
+            flavor="api",
+            device="cpu",
+            rollout=16,
+            overrides=job.overrides,
+            notes=("a note",),
+            versions={"python": sys.version.split()[0]},
+        )
+
+    def run(self, attempt, facts, paths):
+        Run(attempt, paths).train()
+
+
+class Run:
+    """One attempt."""
+
+    def __init__(self, attempt, paths):
+        import torch
+
+        self.job = attempt.job
+        self.steps = []
+        for text in filter(None, map(str.strip, self.job.description.split(";"))):
+            what, at, once = _STEP.fullmatch(text).groups()
+            if not once or attempt.number == 1:
+                self.steps.append((at or "0", what.replace("-", "_")))
+        self.iteration_s = ITERATION_S
+        self.weights = torch.zeros(3, 2)
+        self.start = 0
+        self.saves = self.marks_end = True
+        if attempt.resume:
+            source = paths.inputs / attempt.resume.checkpoint.name
+            prepared = get_library("rsl_rl").prepare_resume(source, paths.root, attempt.start_iteration)
+            state = torch.load(prepared)
+            self.weights, self.start = state["actor_state_dict"]["weights"], state["iter"]
+        self.folder = Path("logs/rsl_rl/scenario") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+        for name, text in (("params/env.yaml", "seed: 1\n"), ("params/agent.yaml", "lr: 1\n"), ("git/lab.diff", "+")):
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / name).write_text(text)
+
+    def train(self):
+        from torch.utils.tensorboard import SummaryWriter
+
+        began = time.monotonic()
+        writer = SummaryWriter(str(self.folder), flush_secs=10)
+        print(f"started {os.getpid()}")
+        for index in range(self.start, self.job.last_iteration):
+            self.play(str(index))
+            time.sleep(self.iteration_s)
+            self.weights += 1
+            reward = 10.0 * index
+            writer.add_scalar("Train/mean_reward", reward, index)
+            writer.add_scalar("Loss/value", 1.0 / (index + 1), index)
+            writer.add_scalar("Train/mean_reward/time", reward, int(time.monotonic() - began))
+            print(f"\x1b[1m Learning iteration {index}/{self.job.last_iteration} \x1b[0m\nMean reward: {reward:.2f}")
+            if index % SAVE_INTERVAL == 0:
+                self.save(index)
+        self.save(self.job.last_iteration - 1)
+        print(f"every weight is {self.weights.unique().tolist()}")
+        if self.marks_end:
+            print(f"Training time: {time.monotonic() - began:.2f} seconds")
+        self.play("end")
+
+    def save(self, index):
+        import torch
+
+        if self.saves:
+            torch.save({"actor_state_dict": {"weights": self.weights}, "iter": index}, self.folder / f"model_{index}.pt")
+
+    def play(self, moment):
+        for at, what in self.steps:
+            if at == moment:
+                getattr(self, what)()
+
+    # What can happen
+
+    def crash(self):
+        raise ValueError("the reward function is wrong")
+
+    def out_of_memory(self):
+        import torch
+
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 0 bytes free.")
+
+    def warn(self):
+        print("nefc overflow - please increase njmax to 120", file=sys.stderr)
+
+    def note(self):
+        print("[Warning] [carb] Client omni.hub already running, 0.5 ms", file=sys.stderr)
+
+    def nan(self):
+        self.weights[1, 1] = float("nan")
+
+    def leave(self):
+        os._exit(0)
+
+    def bad_argument(self):
+        sys.exit(2)
+
+    def save_nothing(self):
+        self.saves = False
+
+    def end_unmarked(self):
+        self.marks_end = False
+
+    def slow(self):
+        self.iteration_s = 0.5
+
+    def deaf(self):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def hang(self):
+        time.sleep(600)
+
+    def kill(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def tear(self):
+        """Die in the middle of writing a checkpoint, after the one before it."""
+        newest = self.folder / f"model_{len(list(self.folder.glob('model_*.pt'))) * SAVE_INTERVAL - SAVE_INTERVAL}.pt"
+        data = newest.read_bytes()
+        newest.with_name(f"model_{self.job.last_iteration - 2}.pt").write_bytes(data[: len(data) // 2])
+        self.kill()
+
+    def family(self):
+        """Start processes that outlive their parent: in the group, in a session of their own, and an orphan."""
+        children = [subprocess.Popen(["sleep", "600"], start_new_session=own) for own in (False, True)]
+        orphan = subprocess.run(
+            ["sh", "-c", "setsid sleep 600 >/dev/null & echo $!"], stdout=subprocess.PIPE, text=True, check=True
+        )
+        for pid in (*(child.pid for child in children), int(orphan.stdout)):
+            print(f"started {pid}")
+
+    def show_environment(self):
+        for name, value in sorted(os.environ.items()):
+            print(f"{name}={value}")
+
+
+if __name__ == "__main__":
+    # Called as a Python is: simulator.py -m simyard.runner ARGUMENTS
+    sys.argv = sys.argv[2:]
+    ADAPTERS["isaaclab"] = Scenario
+    runpy.run_module("simyard.runner", run_name="__main__", alter_sys=True)

@@ -1,0 +1,189 @@
+"""Every way a workload can end, the verdict on it, and nothing left running."""
+
+import json
+
+import pytest
+from scenario.play import alive, started
+
+NO_RETRY = {"retries": 2}
+"""Two more attempts were allowed, and none was made."""
+
+
+def limits(**seconds):
+    return {"timeouts": {"graceSeconds": 1, "closeSeconds": 1, **seconds}}
+
+
+def test_an_exception_is_the_users_and_comes_first_in_the_diagnostics(player):
+    left = player.play("family; crash at 5", retries=2)
+    assert left.result["status"] == "failed"
+    assert left.error["category"] == "user"
+    assert left.error["message"] == "ValueError: the reward function is wrong"
+    assert left.error["advice"]
+    assert len(left.attempts) == 1
+    outcome = left.outcome(1)
+    assert (outcome["exit_code"], outcome["signal"]) == (1, None)
+    told = left.diagnostics
+    assert next(iter(told)) == "error"
+    assert told["error"] == "ValueError: the reward function is wrong"
+    assert told["stage"] == "training"
+    assert told["retryable"] is False
+    assert "ValueError: the reward function is wrong" in told["tails"]["command.stderr.log"]
+    assert any("Learning iteration 4/" in line for line in told["tails"]["command.stdout.log"])
+    assert told["tails"]["runner.log"]
+    assert [entry["iteration"] for entry in left.checkpoints] == [1, 3, 5]
+    assert len(started(left.stdout())) == 4
+    assert alive(started(left.stdout())) == []
+
+
+def test_a_crash_before_the_first_iteration_says_so(player):
+    left = player.play("crash")
+    assert left.error["message"] == "ValueError: the reward function is wrong"
+    assert left.diagnostics["stage"] == "starting"
+    assert left.checkpoints == []
+
+
+def test_a_parsers_exit_is_a_failure(player):
+    left = player.play("bad-argument at 1", retries=2)
+    assert left.error["category"] == "user"
+    assert left.error["message"] == "SystemExit: 2"
+
+
+@pytest.mark.parametrize(
+    ("scenario", "code"),
+    [
+        pytest.param("save-nothing", "ended_without_result", id="without a checkpoint"),
+        pytest.param("end-unmarked", "ended_without_result", id="without the end marker"),
+        pytest.param("leave at 7", "ended_without_result", id="in the middle"),
+        pytest.param("leave", "ended_without_result", id="at once"),
+    ],
+)
+def test_exit_code_zero_alone_is_no_success(player, scenario, code):
+    left = player.play(scenario, retries=0)
+    assert left.outcome(1)["exit_code"] == 0
+    assert left.result["status"] == "failed"
+    assert left.error["code"] == code
+    assert not (left.folder / "artifact_manifest.json").exists()
+
+
+def test_out_of_memory_is_the_machines_size_and_is_not_retried(player):
+    left = player.play("out-of-memory at 3", retries=2)
+    assert left.error["code"] == "cuda_out_of_memory"
+    assert left.error["category"] == "resource"
+    assert "CUDA out of memory. Tried to allocate" in left.error["message"]
+    assert "numEnvs" in left.error["advice"]
+    assert len(left.attempts) == 1
+
+
+def test_weights_that_are_not_finite_are_no_policy(player):
+    left = player.play("nan at 10", retries=2)
+    assert left.error["code"] == "policy_not_finite"
+    assert left.error["category"] == "user"
+    assert "model_11.pt" in left.error["message"]
+    assert left.outcome(1)["end_marker"] is True
+    assert len(left.attempts) == 1
+
+
+def test_the_original_cause_comes_before_the_exception_it_led_to(player):
+    left = player.play("warn at 2; crash at 5", retries=2)
+    assert left.error["code"] == "contact_buffer_too_small"
+    assert left.error["message"] == "nefc overflow - please increase njmax to 120"
+    assert left.diagnostics["error"].startswith("nefc overflow")
+    assert "ValueError: the reward function is wrong" in left.diagnostics["tails"]["command.stderr.log"]
+
+
+def test_a_known_warning_does_not_spoil_a_success(player):
+    left = player.play("warn at 2; note at 3")
+    left.assert_nothing_missing()
+
+
+@pytest.mark.parametrize(
+    ("scenario", "seconds", "iteration"),
+    [
+        pytest.param("family; hang", {"firstIterationSeconds": 1}, 0, id="before the first iteration"),
+        pytest.param("family; hang at 3", {"iterationSeconds": 1}, 3, id="in the middle"),
+    ],
+)
+def test_a_hang_is_ended_and_retried(player, scenario, seconds, iteration):
+    left = player.play(f"{scenario} once", retries=1, **limits(**seconds))
+    left.assert_nothing_missing()
+    assert len(left.attempts) == 2
+    outcome = left.outcome(1)
+    assert outcome["failure"]["code"] == "no_progress"
+    assert outcome["failure"]["category"] == "infra"
+    assert outcome["iteration"] == iteration
+    assert outcome["signal"] == "SIGTERM"
+    assert len(started(left.stdout())) == 4
+    assert alive(started(left.stdout())) == []
+
+
+def test_who_ignores_sigterm_is_killed_after_the_grace(player):
+    left = player.play("deaf; family; hang at 3", retries=0, **limits(iterationSeconds=1, graceSeconds=0.5))
+    assert left.error["code"] == "no_progress"
+    assert left.outcome(1)["signal"] == "SIGKILL"
+    assert left.result["timings"]["total_s"] < 10
+    assert alive(started(left.stdout())) == []
+
+
+def test_retries_end_at_some_time(player):
+    left = player.play("hang at 3", retries=1, **limits(iterationSeconds=0.7))
+    assert left.result["status"] == "failed"
+    assert left.error["code"] == "no_progress"
+    assert left.result["attempts"] == 2
+    assert left.outcome(2)["start_iteration"] == 3
+    assert [entry["iteration"] for entry in left.checkpoints] == [1, 3]
+    assert "| 2 | 3 | 3 |" in (left.folder / "artifacts/report.md").read_text()
+
+
+def test_a_hang_after_the_end_marker_is_a_success_after_the_grace(player):
+    left = player.play("family; hang at end")
+    left.assert_nothing_missing()
+    assert left.result["attempts"] == 1
+    assert left.outcome(1)["stopped_because"]["code"] == "hang_in_close"
+    assert alive(started(left.stdout())) == []
+
+
+def test_a_crash_after_the_end_marker_is_a_success(player):
+    left = player.play("kill at end")
+    left.assert_nothing_missing()
+    assert left.result["attempts"] == 1
+
+
+def test_a_hang_after_the_end_marker_without_a_checkpoint_is_no_success(player):
+    left = player.play("save-nothing; hang at end", retries=0)
+    assert left.result["status"] == "failed"
+
+
+def test_a_hang_after_the_end_marker_with_bad_weights_is_no_success(player):
+    left = player.play("nan at 10; hang at end", retries=2)
+    assert left.error["code"] == "policy_not_finite"
+
+
+def test_the_wall_clock_limit_ends_a_job_that_makes_progress(player):
+    left = player.play("", iterations=1000, retries=2, **limits(wallSeconds=2))
+    assert left.error["code"] == "wall_clock_limit"
+    assert left.error["category"] == "user"
+    assert "wallSeconds" in left.error["advice"]
+    assert len(left.attempts) == 1
+    assert left.checkpoints
+    assert 5 < left.result["iteration"] < 40
+
+
+def test_a_job_that_the_simulator_refuses_is_never_begun_twice(player):
+    spec = player.stage("refuse", retries=2)
+    error = player.attempt(spec)
+    assert error.failure.code == "unknown_task"
+    assert error.failure.category == "user"
+    left = player.end(spec, error)
+    assert left.error["message"] == "Unknown task 'Nowhere'."
+    assert left.error["advice"] == "Allowed: 'Somewhere'."
+    assert json.loads((left.folder / "result.json").read_text())["status"] == "failed"
+
+
+def test_a_workload_that_cannot_start_says_what_it_printed(player, tmp_path):
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho 'libcuda.so.1: cannot open shared object file' >&2\nexit 127\n")
+    broken.chmod(0o755)
+    player.site = player.site.__class__(home=player.site.home, store=player.site.store, python=str(broken))
+    left = player.play("", fresh=True, retries=0)
+    assert left.result["status"] == "failed"
+    assert "libcuda.so.1" in left.error["message"]
