@@ -122,7 +122,8 @@ def _close_writers() -> None:
     """Close every TensorBoard writer: some libraries leave that to the interpreter's end, which is not waited for."""
     for module in ("torch.utils.tensorboard.writer", "tensorboardX.writer"):
         if loaded := sys.modules.get(module):
-            for writer in [item for item in gc.get_objects() if isinstance(item, loaded.SummaryWriter)]:
+            # By type(): isinstance() asks the object itself, and a dead weak reference raises then.
+            for writer in [item for item in gc.get_objects() if issubclass(type(item), loaded.SummaryWriter)]:
                 writer.close()
 
 

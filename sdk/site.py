@@ -37,13 +37,18 @@ class Site:
         """The scratch folder of an attempt."""
         return self.home / "work" / job_id / f"{number:03d}-{os.getpid()}"
 
-    def workload_env(self) -> dict[str, str]:
+    @property
+    def has_own_assets(self) -> bool:
+        """Whether `ISAACSIM_ASSET_ROOT` is set: then nothing else is looked at."""
+        return "ISAACSIM_ASSET_ROOT" in os.environ
+
+    def workload_env(self, *, embedded_assets: bool = True) -> dict[str, str]:
         """The environment of a workload: this one without our credentials, and what simulation needs."""
         env = {key: value for key, value in os.environ.items() if not key.startswith(_KEPT_FROM_WORKLOADS)}
         # One thread: on a CPU the solver's small kernels spend ten times longer in thread hand-over than in work.
         env.setdefault("OMP_NUM_THREADS", "1")
         env.setdefault("GIT_PYTHON_REFRESH", "quiet")  # git may be absent; only the code diff needs it
         env["PYTHONUNBUFFERED"] = "1"
-        if "ISAACSIM_ASSET_ROOT" not in env and (root := embedded_root(self.home / "assets")):
+        if embedded_assets and not self.has_own_assets and (root := embedded_root(self.home / "assets")):
             env["ISAACSIM_ASSET_ROOT"] = str(root)
         return env

@@ -10,22 +10,22 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from simyard.runner.errors import Category, Failure, RequestError, SimyardError
+from simyard.runner.errors import Category, Failure, RequestError, SimyardError, StoreError
 from simyard.runner.libraries import Scale, get_library
-from simyard.runner.packages import InstalledPackage, install
+from simyard.runner.packages import install
 from simyard.runner.paths import AttemptPaths, read_json, write_json
 from simyard.runner.spec import AttemptSpec, Facts
 from simyard.runner.supervise import Ending, Watched, Workload, supervise
 from simyard.site import Site
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
+from simyard.tasks.judge import diagnostics, judge
 from simyard.tasks.mirror import Mirror
 from simyard.tasks.telemetry import Telemetry
+from simyard.tasks.workloads import check, registering_module, start_workload
 
-CHECK_TIMEOUT_S = 600.0
 CANCELED = Failure(
     code="canceled", category=Category.CANCELED, message="The job was canceled.", advice="What was saved is kept."
 )
@@ -61,12 +61,6 @@ class Timings:
         }
 
 
-def start_workload(site: Site, simulator: str, library: str) -> Workload:
-    """Start a workload process that imports the simulator and waits for a job."""
-    folder = site.home / "work" / f"workload-{time.time_ns()}"
-    return Workload.start(site.python, folder, simulator=simulator, library=library, env=site.workload_env())
-
-
 def run_attempt(
     attempt: AttemptSpec, store: Store, site: Site, observer: Observer, workload: Workload | None = None
 ) -> dict[str, Any]:
@@ -86,65 +80,17 @@ def run_attempt(
         BaseException: What interrupted it (a signal, say), after the workload was ended and the outcome written.
     """
     running = _Attempt(attempt, store, site, observer)
+    ending, failure, refused = None, None, False
     try:
         running.prepare(workload)
         ending = running.supervise()
         failure = judge(ending, running.account(), running.log)
-        return running.finish(ending, failure)
     except SimyardError as error:
-        return running.finish(None, error.failure, refused=isinstance(error, RequestError))
+        failure, refused = error.failure, isinstance(error, RequestError)
     except BaseException as error:
         running.finish(None, observer.why_stopped(error))
         raise
-    finally:
-        running.clean_up()
-
-
-def judge(ending: Ending, account: dict[str, Any] | None, log: Callable[..., None]) -> Failure | None:
-    """Return why the attempt failed, the original cause first, or None when the work was done and can be opened.
-
-    An exit code proves nothing: the end marker was seen, and the last checkpoint loads with finite weights.
-    """
-    seen = ending.watched
-    if seen.stopped_because and seen.stopped_because.category is Category.CANCELED:
-        return seen.stopped_because
-    if seen.end_marker:
-        opened = (account or {}).get("opened") or []
-        if account and account["failure"] is None and opened and opened[-1]["error"] is None:
-            return None if opened[-1]["finite"] else _not_finite(opened[-1]["name"])
-        log("judge", "warning", "the end marker was seen, but the workload opened no checkpoint")
-    if seen.failure:
-        return seen.failure
-    if account and account["failure"]:
-        return Failure.from_json(account["failure"])
-    if seen.stopped_because:
-        return seen.stopped_because
-    return _unexplained(ending)
-
-
-def _not_finite(name: str) -> Failure:
-    return Failure(
-        code="policy_not_finite",
-        category=Category.USER,
-        message=f"The last checkpoint, {name}, has NaN or infinite weights.",
-        advice="Lower the learning rate or mend the reward; earlier checkpoints may be good.",
-    )
-
-
-def _unexplained(ending: Ending) -> Failure:
-    if ending.signal:
-        return Failure(
-            code="killed",
-            category=Category.INFRA,
-            message=f"The simulator was ended by {ending.signal} at iteration {ending.watched.iteration}.",
-            advice="SIGKILL from outside is often the machine's memory limit.",
-        )
-    return Failure(
-        code="ended_without_result",
-        category=Category.INFRA,
-        message=f"The simulator ended with exit code {ending.exit_code}, without end marker or last checkpoint.",
-        advice="Some versions exit 0 after an exception or a signal: read command.stderr.log.",
-    )
+    return running.finish(ending, failure, refused=refused)
 
 
 class _Attempt:
@@ -187,12 +133,12 @@ class _Attempt:
             )
             self.log("staging", "ok", f"installed {package.name} {package.version}", sha256=package.sha256)
             if not package.task_entry_points and job.import_callback is None:
-                job = replace(job, import_callback=_registering_module(package))
+                job = replace(job, import_callback=registering_module(package))
         if self.workload is None:
             self._stage("importing")
             self.workload = start_workload(self.site, job.simulator, job.library)
         overlay = self.paths.overlay if job.packages else None
-        self.facts = self.workload.check(job, overlay, min(CHECK_TIMEOUT_S, job.limits.wall_s))
+        self.workload, self.facts = check(self.workload, self.site, job, overlay)
         for note in self.facts.notes:
             self.log("checking", "note", note)
         write_json(self.paths.facts, self.facts.to_json())
@@ -251,16 +197,21 @@ class _Attempt:
         }
         if failure is not None and status == "failed":
             write_json(self.paths.diagnostics, diagnostics(outcome, self.paths))
-            self.store.put_file(self.keys.file(self.paths.diagnostics.name), self.paths.diagnostics)
         self.mirror.status |= {"status": status, "stage": "done", "iteration": outcome["iteration"]}
-        self.mirror.finish()
-        self.store.put_json(self.keys.outcome, outcome)
+        try:
+            self.mirror.finish()
+            self.store.put_json(self.keys.outcome, outcome)
+        except StoreError as error:
+            kept = f"Everything is kept in {str(self.paths.root)!r} on {platform.node()}."
+            raise StoreError(
+                error.failure.message, code=error.failure.code, advice=f"{error.failure.advice} {kept}"
+            ) from error
+        self._clean_up()
         return outcome
 
-    def clean_up(self) -> None:
+    def _clean_up(self) -> None:
         """Remove what is in the store by now."""
         if self.workload is not None:
-            self.workload.end(0.0)
             shutil.rmtree(self.workload.log.parent, ignore_errors=True)
         shutil.rmtree(self.paths.root, ignore_errors=True)
 
@@ -292,42 +243,6 @@ class _Attempt:
         if seen.first_iteration is not None and seen.last_iteration is not None:
             self.timings.startup_s = seen.first_iteration - self.timings.began
             self.timings.train_s = seen.last_iteration - seen.first_iteration
-
-
-def _registering_module(package: InstalledPackage) -> str:
-    """Return the module whose import registers the tasks of a package without an `isaaclab.tasks` entry point."""
-    if len(package.modules) == 1:
-        return package.modules[0]
-    raise RequestError(
-        f"Package {package.name!r} does not say which of its modules registers the task.",
-        code="package_entry_point",
-        advice="Add an `isaaclab.tasks` entry point, or set customEnvironmentCallback to one of: "
-        + ", ".join(package.modules),
-    )
-
-
-def diagnostics(outcome: dict[str, Any], paths: AttemptPaths, lines: int = 100) -> dict[str, Any]:
-    """Return what a person needs first: the original failure, then the ends of the logs."""
-    failure = outcome["failure"]
-    return {
-        "error": failure["message"],
-        "stage": "training" if outcome["iteration"] > outcome["start_iteration"] else "starting",
-        "error_code": failure["code"],
-        "error_category": failure["category"],
-        "retryable": failure["category"] == Category.INFRA,
-        "advice": failure["advice"],
-        "secondary": outcome["stopped_because"],
-        "runner": {key: outcome[key] for key in ("exit_code", "signal", "end_marker", "iteration", "timings")},
-        "tails": {path.name: _tail(path, lines) for path in (paths.stderr, paths.stdout, paths.runner_log)},
-    }
-
-
-def _tail(path: Path, lines: int) -> list[str]:
-    if not path.exists():
-        return []
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 64 * 1024))
-        return file.read().decode("utf-8", errors="replace").splitlines()[-lines:]
 
 
 def _quote(value: object) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from simyard.runner.errors import Category, Failure, RequestError, WorkloadError
+from simyard.runner.errors import Category, Failure, RequestError, SimyardError, WorkloadError
 from simyard.runner.spec import AttemptSpec, JobSpec
 from simyard.runner.supervise import Workload
 from simyard.site import Site
@@ -75,4 +75,4 @@ def already_succeeded(job_id: str) -> RequestError:
 
 def worth_another(error: BaseException) -> bool:
     """Return True for a failure of the machine, not of the request."""
-    return isinstance(error, WorkloadError) and error.failure.category is Category.INFRA
+    return isinstance(error, SimyardError) and error.failure.category is Category.INFRA

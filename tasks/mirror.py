@@ -58,6 +58,8 @@ class Mirror:
             paths.work / "logs", step_offset=library.step_offset(attempt.start_iteration, scale)
         )
         self._sent: dict[Path, tuple[int, int]] = {}
+        self._index_is_old = False
+        self._reward_is_logged = False
         self._on_lines = on_lines
         self._log_offset = 0
         self._stop = threading.Event()
@@ -91,6 +93,10 @@ class Mirror:
             self._carry_metrics()
             for path, name in self._files():
                 self._carry(path, name)
+            if self._index_is_old:
+                # After the events: a checkpoint counts when the metrics up to it are in the store too.
+                self._store.put_json(self._keys.checkpoints, self.checkpoints)
+                self._index_is_old = False
             self.status["updated_at"] = datetime.now(UTC).isoformat(timespec="seconds")
             self._store.put_json(self._keys.status, self.status)
             self._forward_log()
@@ -103,7 +109,15 @@ class Mirror:
     def _files(self) -> Iterator[tuple[Path, str]]:
         """Yield everything but checkpoints, with its artifact name."""
         root, work = self._paths, self._paths.work
-        for path in (root.runner_log, root.stdout, root.stderr, root.metrics, root.metrics_time, root.telemetry):
+        for path in (
+            root.runner_log,
+            root.stdout,
+            root.stderr,
+            root.metrics,
+            root.metrics_time,
+            root.telemetry,
+            root.diagnostics,
+        ):
             yield path, path.name
         yield root.versions, root.versions.name
         for run in work.glob("logs/*/*/*"):
@@ -128,11 +142,12 @@ class Mirror:
         if self._metrics.update():
             self._metrics.table.write_csv(self._paths.metrics)
             self._metrics.table.write_time_csv(self._paths.metrics_time)
-            if self.status["reward"] is None:
+            # Some libraries print the reward, which is newer than the log; the others only log it.
+            if self._reward_is_logged or self.status["reward"] is None:
                 self.status["reward"] = self._metrics.latest(self._library.reward_tag)
+                self._reward_is_logged = self.status["reward"] is not None
 
     def _carry_checkpoints(self) -> None:
-        changed = False
         for path in sorted(
             self._paths.work.glob(self._library.checkpoint_glob), key=lambda found: found.stat().st_mtime_ns
         ):
@@ -140,9 +155,6 @@ class Mirror:
             mark = (now.st_size, now.st_mtime_ns)
             if self._sent.get(path) != mark and self._carry_checkpoint(path):
                 self._sent[path] = mark
-                changed = True
-        if changed:
-            self._store.put_json(self._keys.checkpoints, self.checkpoints)
 
     def _carry_checkpoint(self, path: Path) -> bool:
         """Send one checkpoint if it is whole. A copy is checked, hashed and sent: the original may be rewritten."""
@@ -161,6 +173,7 @@ class Mirror:
             digest = sha256_file(copy)
             self._store.put_file(key, copy)
             self._remember(name, key, digest, copy.stat().st_size, iteration)
+            self._index_is_old = True
             return True
         finally:
             copy.unlink()

@@ -119,9 +119,9 @@ def _add_events(
 
 
 def _without_run_name(folder: str) -> str:
-    """`rsl_rl/cartpole/2026-01-01_10-00-00/rank_1` -> `rsl_rl/cartpole/rank_1`: a new attempt has a new run name."""
+    """`rsl_rl/cartpole/2026-01-01_10-00-00/rank_1` -> `rsl_rl/rank_1`: a new attempt has a new name for its run."""
     parts = folder.split("/")
-    return "/".join(parts[:2] + parts[3:])
+    return "/".join(parts[:1] + parts[3:])
 
 
 def _keep_provenance(spec: JobSpec, keeper: _Keeper, scratch: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +18,6 @@ from simyard.tasks import history
 from simyard.tasks.inputs import LocalInput, find_input
 
 DEFAULT_SEED = 42
-_NUMBER = re.compile(r"(\d+)(?!.*\d)")
 
 
 @dataclass(frozen=True)
@@ -110,9 +108,8 @@ def take_up(store: Store, job_id: str) -> JobSpec:
 def _resume(resume: Resume, store: Store, base: Path, library: str) -> tuple[ResumePoint, LocalInput | None]:
     if resume.checkpoint is not None:
         found = find_input(resume.checkpoint, base, "resume.checkpoint")
-        number = _NUMBER.search(found.path.stem)
-        guess = int(number.group(1)) + (library == "rsl_rl") if number else 0
-        iteration = guess if resume.iteration is None else resume.iteration
+        named = get_library(library).iteration_in_name(found.path.name) or 0
+        iteration = named if resume.iteration is None else resume.iteration
         return ResumePoint(checkpoint=found.file, iteration=iteration), found
     assert resume.from_job is not None
     earlier = load_spec(store, resume.from_job)

@@ -2,69 +2,15 @@
 
 import json
 import os
-import signal
-import socket
 import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-SIMYARD = str(Path(sys.executable).parent / "simyard")
-PREFECT = str(Path(sys.executable).parent / "prefect")
-CONFIG = {
-    "name": "test",
-    "trainingConfig": {
-        "mode": "train",
-        "task": "Isaac-Cartpole-Direct",
-        "rlLibrary": "rsl_rl",
-        "numEnvs": 16,
-        "maxIterations": 4,
-        "seed": 1,
-    },
-    "computeConfig": {"numNodes": 1, "gpusPerNode": 0},
-}
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running Prefect server."""
-
-    url: str
-    env: dict[str, str]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until(happened: Callable[[], Any], timeout_s: float, what: str) -> Any:
-    """Poll until `happened` returns something true."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if found := happened():
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"not within {timeout_s:.0f} s: {what}")
-
-
-def end(process: subprocess.Popen[Any]) -> None:
-    """End a process that a test started, and its group."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+from helpers import CONFIG, PREFECT, CommandLine, Server, end, free_port, wait_until
 
 
 @pytest.fixture(scope="session")
@@ -103,27 +49,6 @@ def store(tmp_path: Path) -> Path:
     return folder
 
 
-@dataclass(frozen=True)
-class CommandLine:
-    """The installed `simyard` command, run for real."""
-
-    env: dict[str, str]
-
-    def __call__(self, *arguments: object, timeout_s: float = 240, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run to the end."""
-        return subprocess.run(
-            [SIMYARD, *map(str, arguments)],
-            env={**self.env, **env}, capture_output=True, text=True, timeout=timeout_s, check=False,
-        )  # fmt: skip
-
-    def start(self, *arguments: object, **env: str) -> subprocess.Popen[str]:
-        """Start, in a process group of its own."""
-        return subprocess.Popen(
-            [SIMYARD, *map(str, arguments)],
-            env={**self.env, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
-
-
 @pytest.fixture
 def simyard(prefect_server: Server, tmp_path: Path) -> CommandLine:
     """The command line against the test server, with a home of its own."""
@@ -147,8 +72,3 @@ def write_config(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
-
-
-def last_json(completed: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    """Return the object that `--json` promises as the last line of stdout."""
-    return dict(json.loads(completed.stdout.strip().splitlines()[-1]))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
-import os
 import site
+import socket
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 from simyard.runner.adapters import isaaclab_overrides, isaaclab_scripts
 from simyard.runner.adapters.base import Adapter
@@ -60,6 +61,7 @@ class IsaacLab(Adapter):
             return
         from isaaclab_rl.entrypoints import TrainingRequest, train
 
+        library.prepare_process()
         code = train(training_request(attempt, facts, library, checkpoint, TrainingRequest))
         if code:
             raise RuntimeError(f"isaaclab_rl.entrypoints.train returned {code}")
@@ -187,23 +189,41 @@ def _resolve(job: JobSpec, library: Library) -> Facts:
 
 
 def _require_assets(env_cfg: dict[str, Any]) -> None:
-    """Refuse a task whose assets are not below the asset root, when that root is a local folder.
+    """Refuse a task whose assets cannot be had, before Isaac Lab looks for them for a minute and raises.
 
-    Isaac Lab would look for them on the network first, for a minute or more, and then raise.
+    A local asset root is looked at file by file; of a root on the network only the host is asked for.
     """
-    root = os.environ.get("ISAACSIM_ASSET_ROOT", "")
-    if not root.startswith("/"):
+    from isaaclab.utils import assets
+
+    root: str = assets.NUCLEUS_ASSET_ROOT_DIR
+    strings = {value for _, value in isaaclab_overrides.flatten(env_cfg) if isinstance(value, str)}
+    wanted = {path for path in strings if path.startswith(root) and Path(path).suffix.startswith(".usd")}
+    if "://" in root:
+        if wanted and not _reachable(urlsplit(root)):
+            raise RequestError(
+                f"The task needs {_assets(wanted, root)}, and there is no route to {root!r}.",
+                code="assets_unreachable",
+                advice="Set ISAACSIM_ASSET_ROOT to a folder with a copy of the asset store.",
+            )
         return
-    wanted = [
-        value for _, value in isaaclab_overrides.flatten(env_cfg) if isinstance(value, str) and value.startswith(root)
-    ]
-    missing = sorted({path for path in wanted if Path(path).suffix.startswith(".usd") and not Path(path).exists()})
-    if missing:
+    if missing := {path for path in wanted if not Path(path).exists()}:
         raise RequestError(
-            f"The task needs assets that are not below {root!r}: {', '.join(p.removeprefix(root) for p in missing)}.",
+            f"The task needs assets that are not below {root!r}: {_assets(missing, root)}.",
             code="assets_missing",
             advice="Set ISAACSIM_ASSET_ROOT to a copy of the asset store, or unset it to fetch them from NVIDIA's.",
         )
+
+
+def _assets(paths: set[str], root: str) -> str:
+    return ", ".join(sorted(path.removeprefix(root).lstrip("/") for path in paths))
+
+
+def _reachable(root: SplitResult) -> bool:
+    try:
+        with socket.create_connection((root.hostname or "", root.port or 443), timeout=5):
+            return True
+    except OSError:
+        return False
 
 
 def _prepare_checkpoint(attempt: AttemptSpec, library: Library, paths: AttemptPaths) -> Path | None:

@@ -93,6 +93,13 @@ class Library:
         """Return the arguments that resume on Isaac Lab 2.3."""
         return ["--checkpoint", str(checkpoint)]
 
+    def prepare_process(self) -> None:
+        """Change what must be changed in the workload's process before this library trains in it."""
+
+    def iteration_in_name(self, name: str) -> int | None:
+        """Return the iterations that a checkpoint from elsewhere had seen, or None when its name does not say."""
+        return None
+
     # --- during and after the run ---------------------------------------------------------------------------------
 
     def progress(self, line: str, scale: Scale) -> Progress | None:

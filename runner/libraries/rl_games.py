@@ -10,7 +10,7 @@ from simyard.runner.errors import RequestError
 from simyard.runner.libraries.base import Library, Progress, Scale, to_int
 
 _EPOCH = re.compile(r"\bepoch: (\d+)/")
-_FILE = re.compile(r"last_.*_ep_(\d+)_rew_.*\.pth")
+_FILE = re.compile(r".*_ep_(\d+)_rew_.*\.pth")
 _MINIBATCH = "agent.params.config.minibatch_size"
 
 
@@ -49,6 +49,31 @@ class RlGames(Library):
             )
         return [f"{_MINIBATCH}={fitted}"], [f"minibatch_size fitted from {wanted} to {fitted}: {rule}"]
 
+    def prepare_resume(self, checkpoint: Path, folder: Path, start_iteration: int) -> Path:
+        """Return a copy with the job's own count: the library trains until *its* count reaches the limit."""
+        import torch
+
+        state = torch.load(checkpoint, map_location="cpu", weights_only=False)
+        state["epoch"] = start_iteration
+        target = folder / checkpoint.name
+        torch.save(state, target)
+        return target
+
+    def prepare_process(self) -> None:
+        """Let scalars reach the file at once: tensorboardX keeps them for two minutes, and a kill would lose them."""
+        from tensorboardX import event_file_writer, record_writer
+
+        class WriteThrough(record_writer.RecordWriter):  # type: ignore[misc]
+            def write(self, data: bytes) -> None:
+                super().write(data)
+                self._writer.flush()
+
+        event_file_writer.RecordWriter = WriteThrough
+
+    def iteration_in_name(self, name: str) -> int | None:
+        """Read the epoch."""
+        return to_int(_FILE.fullmatch(name))
+
     def progress(self, line: str, scale: Scale) -> Progress | None:
         """Read the epoch of a statistics line."""
         epoch = to_int(_EPOCH.search(line))
@@ -56,7 +81,7 @@ class RlGames(Library):
 
     def iteration_of(self, file: Path, start_iteration: int, scale: Scale) -> int | None:
         """The epoch is in the name; `<name>.pth` is the best so far and has none."""
-        return to_int(_FILE.fullmatch(file.name))
+        return self.iteration_in_name(file.name)
 
     def first_step(self, tag: str, start_iteration: int, scale: Scale) -> int:
         """Some tags count epochs from 1, the others the frames before the epoch."""

@@ -50,6 +50,11 @@ class RslRl(Library):
         names = ["--load_run", "resumed", "--checkpoint", re.escape(checkpoint.name)]
         return ["--resume", *names, "agent.experiment_name=simyard"]
 
+    def iteration_in_name(self, name: str) -> int | None:
+        """Count from 1: the name counts from 0."""
+        index = to_int(_FILE.fullmatch(name))
+        return None if index is None else index + 1
+
     def progress(self, line: str, scale: Scale) -> Progress | None:
         """Read the iteration's headline (printed when it is done) or its mean reward."""
         if match := _ITERATION.search(line):
@@ -60,8 +65,7 @@ class RslRl(Library):
 
     def iteration_of(self, file: Path, start_iteration: int, scale: Scale) -> int | None:
         """`model_59.pt` was saved after iteration index 59, the sixtieth."""
-        index = to_int(_FILE.fullmatch(file.name))
-        return None if index is None else index + 1
+        return self.iteration_in_name(file.name)
 
     def first_step(self, tag: str, start_iteration: int, scale: Scale) -> int:
         """The step is the iteration's index."""

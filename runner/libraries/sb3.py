@@ -39,14 +39,17 @@ class Sb3(Library):
         return None
 
     def prepare_resume(self, checkpoint: Path, folder: Path, start_iteration: int) -> Path:
-        """Return a copy that logs into this attempt: the file remembers its first attempt's log folder."""
+        """Return a copy that logs into this attempt: the file remembers its first attempt's log folder.
+
+        The folder has as many levels as the library's own, so that the metrics of all attempts are one table.
+        """
         target = folder / checkpoint.name
         with zipfile.ZipFile(checkpoint) as source, zipfile.ZipFile(target, "w") as copy:
             for member in source.infolist():
                 data = source.read(member)
                 if member.filename == "data":
                     state = json.loads(data)
-                    state["tensorboard_log"] = str(Path.cwd() / "logs" / "sb3" / "resumed")
+                    state["tensorboard_log"] = str(Path.cwd() / "logs" / "sb3" / "resumed" / "run")
                     data = json.dumps(state).encode()
                 copy.writestr(member, data)
         return target
@@ -60,11 +63,12 @@ class Sb3(Library):
         return None
 
     def iteration_of(self, file: Path, start_iteration: int, scale: Scale) -> int | None:
-        """The final `model.zip` has its count inside."""
+        """The final `model.zip` has its count inside; the others are saved in a rollout, before its update."""
         timesteps = to_int(_FILE.fullmatch(file.name))
-        if timesteps is None:
-            with zipfile.ZipFile(file) as archive:
-                timesteps = int(json.loads(archive.read("data"))["num_timesteps"])
+        if timesteps is not None:
+            return start_iteration + (timesteps - 1) // scale.transitions
+        with zipfile.ZipFile(file) as archive:
+            timesteps = int(json.loads(archive.read("data"))["num_timesteps"])
         return start_iteration + timesteps // scale.transitions
 
     def artifact_name(self, file: Path, start_iteration: int, scale: Scale) -> str:

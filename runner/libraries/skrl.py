@@ -9,6 +9,7 @@ from typing import Any
 from simyard.runner.libraries.base import Library, Progress, Scale, to_int
 
 _BAR = re.compile(r"(\d+)/\d+ \[")
+_WRITE_INTERVAL = "agent.agent.experiment.write_interval"
 _FILE = re.compile(r"agent_(\d+)\.pt")
 
 
@@ -28,6 +29,13 @@ class Skrl(Library):
     def rollout(self, agent_cfg: dict[str, Any]) -> int:
         """Return `agent.rollouts`."""
         return int(agent_cfg["agent"]["rollouts"])
+
+    def fit(self, agent_cfg: dict[str, Any], scale: Scale, given: set[str]) -> tuple[list[str], list[str]]:
+        """Log once an iteration: `auto` is a hundredth of the run, and writes nothing at all in a short one."""
+        interval = agent_cfg["agent"].get("experiment", {}).get("write_interval")
+        if interval != "auto" or _WRITE_INTERVAL in given:
+            return [], []
+        return [f"{_WRITE_INTERVAL}={scale.rollout}"], []
 
     def progress(self, line: str, scale: Scale) -> Progress | None:
         """Read the progress bar."""

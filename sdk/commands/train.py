@@ -21,10 +21,10 @@ from simyard.runner.supervise import Workload
 from simyard.site import Site
 from simyard.store import keys
 from simyard.store.store import Store
-from simyard.tasks.attempt import CHECK_TIMEOUT_S, start_workload
 from simyard.tasks.launch import already_succeeded
 from simyard.tasks.resolve import Resolved, load_spec, resolve
 from simyard.tasks.stage import stage
+from simyard.tasks.workloads import check, start_workload
 
 
 def run(
@@ -84,7 +84,7 @@ def _execute(
             if workload:
                 if not quiet:
                     live({"stage": "importing the simulator", "iteration": 0, "last_iteration": 0})
-                workload.check(spec, None, CHECK_TIMEOUT_S)
+                workload, _ = check(workload, site, spec, None)
         return _run_flow(spec, request, base, store, reference, pool, workload, live, quiet=quiet)
     finally:
         if workload:

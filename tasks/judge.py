@@ -1,0 +1,82 @@
+"""Ending -> success or failure: an exit code proves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from simyard.runner.errors import Category, Failure
+from simyard.runner.paths import AttemptPaths
+from simyard.runner.supervise import Ending
+
+
+def judge(ending: Ending, account: dict[str, Any] | None, log: Callable[..., None]) -> Failure | None:
+    """Return why the attempt failed, the original cause first, or None when the work was done and can be opened.
+
+    An exit code proves nothing: the end marker was seen, and the last checkpoint loads with finite weights.
+    """
+    seen = ending.watched
+    if seen.stopped_because and seen.stopped_because.category is Category.CANCELED:
+        return seen.stopped_because
+    if seen.end_marker:
+        opened = (account or {}).get("opened") or []
+        if account and account["failure"] is None and opened and opened[-1]["error"] is None:
+            return None if opened[-1]["finite"] else _not_finite(opened[-1]["name"])
+        log("judge", "warning", "the end marker was seen, but the workload opened no checkpoint")
+    if seen.failure:
+        return seen.failure
+    if account and account["failure"]:
+        return Failure.from_json(account["failure"])
+    if seen.stopped_because:
+        return seen.stopped_because
+    return _unexplained(ending)
+
+
+def _not_finite(name: str) -> Failure:
+    return Failure(
+        code="policy_not_finite",
+        category=Category.USER,
+        message=f"The last checkpoint, {name}, has NaN or infinite weights.",
+        advice="Lower the learning rate or mend the reward; earlier checkpoints may be good.",
+    )
+
+
+def _unexplained(ending: Ending) -> Failure:
+    if ending.signal:
+        return Failure(
+            code="killed",
+            category=Category.INFRA,
+            message=f"The simulator was ended by {ending.signal} at iteration {ending.watched.iteration}.",
+            advice="SIGKILL from outside is often the machine's memory limit.",
+        )
+    return Failure(
+        code="ended_without_result",
+        category=Category.INFRA,
+        message=f"The simulator ended with exit code {ending.exit_code}, without end marker or last checkpoint.",
+        advice="Some versions exit 0 after an exception or a signal: read command.stderr.log.",
+    )
+
+
+def diagnostics(outcome: dict[str, Any], paths: AttemptPaths, lines: int = 100) -> dict[str, Any]:
+    """Return what a person needs first: the original failure, then the ends of the logs."""
+    failure = outcome["failure"]
+    return {
+        "error": failure["message"],
+        "stage": "training" if outcome["iteration"] > outcome["start_iteration"] else "starting",
+        "error_code": failure["code"],
+        "error_category": failure["category"],
+        "retryable": failure["category"] == Category.INFRA,
+        "advice": failure["advice"],
+        "secondary": outcome["stopped_because"],
+        "runner": {key: outcome[key] for key in ("exit_code", "signal", "end_marker", "iteration", "timings")},
+        "tails": {path.name: _tail(path, lines) for path in (paths.stderr, paths.stdout, paths.runner_log)},
+    }
+
+
+def _tail(path: Path, lines: int) -> list[str]:
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 64 * 1024))
+        return file.read().decode("utf-8", errors="replace").splitlines()[-lines:]

@@ -1,0 +1,135 @@
+"""The deployments of prefect.yaml, run by a real worker on the real simulator."""
+
+import hashlib
+import json
+import os
+import subprocess
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import CONFIG, PREFECT, CommandLine, Server, last_json
+from pools import Api, Pool
+from simyard.store import keys
+
+
+@pytest.mark.sim
+def test_a_deployment_trains_in_the_worker(deployed: Server, real_pool: Pool, api: Api) -> None:
+    before = keys.new_job_id()
+    started = subprocess.run(
+        [PREFECT, "--no-prompt", "deployment", "run", "train/train", "--params", json.dumps({"request": CONFIG})],
+        env={**os.environ, **deployed.env}, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert "Created flow run" in started.stdout
+    (run,) = api("/flow_runs/filter", {"deployments": {"name": {"any_": ["train"]}}})
+    state = api.final_state(run["id"], 180)
+    assert (state["type"], state["message"]) == ("COMPLETED", "4 iterations")
+
+    (job,) = (real_pool.store / "jobs").iterdir()
+    assert before < job.name < keys.new_job_id(), "ids sort by time, whoever starts the job"
+    manifest = json.loads((job / "artifact_manifest.json").read_text())
+    assert {"checkpoints/model_3.pt", "metrics.csv", "curves.png", "report.md"} <= {
+        entry["name"] for entry in manifest["artifacts"]
+    }
+    for entry in manifest["artifacts"]:
+        assert hashlib.sha256((job / "artifacts" / entry["name"]).read_bytes()).hexdigest() == entry["sha256"]
+
+    shown = api("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 100})
+    assert {(artifact["key"].removeprefix(f"{job.name}-"), artifact["type"]) for artifact in shown} == {
+        ("progress", "progress"),
+        ("report", "markdown"),
+        ("artifacts", "table"),
+        ("store", "markdown"),
+        ("curves", "image"),
+    }
+    by_key = {artifact["key"].removeprefix(f"{job.name}-"): artifact["data"] for artifact in shown}
+    assert by_key["progress"] == 100.0
+    assert job.as_uri() in by_key["store"]
+
+    logs = api("/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 200})
+    text = "\n".join(entry["message"] for entry in logs)
+    assert all(f"Learning iteration {index}/4" in text for index in range(4))
+    assert len(logs) < 40, "lines come in batches"
+
+
+@pytest.mark.sim
+def test_the_command_line_trains_through_a_pool(
+    real_pool: Pool, simyard: CommandLine, write_config: Any, store: Path, api: Api
+) -> None:
+    completed = simyard("train", write_config(), "--pool", real_pool.name, "--store", store, "--json")
+    assert completed.returncode == 0, completed.stderr
+    result = last_json(completed)
+    assert (result["status"], result["attempts"], result["error"]) == ("succeeded", 1, None)
+    assert all(seconds > 0 for seconds in result["timings"].values())
+    (run,) = api.runs_of(result["job_id"])
+    assert run["name"] == f"{result['job_id']}-1"
+    logs = api("/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 200})
+    assert any("Learning iteration 3/4" in entry["message"] for entry in logs)
+
+
+def test_every_field_of_the_form_is_described(deployed: Server, api: Api) -> None:
+    schema = api("/deployments/name/train/train")["parameter_openapi_schema"]
+    described = dict(_fields(schema, schema["definitions"]))
+    assert {"request.trainingConfig.task", "request.timeouts.wallSeconds", "pool"} <= set(described)
+    lacking = [name for name, field in described.items() if not field.get("description")]
+    assert not lacking, f"no description: {lacking}"
+    run_together = [
+        name for name, field in described.items() if "." in name and field["title"].count(" ") < _words(name)
+    ]
+    assert not run_together, f"title is not in words: {run_together}"
+
+
+def test_the_form_shows_limits_and_choices(deployed: Server, api: Api) -> None:
+    schema = api("/deployments/name/train/train")["parameter_openapi_schema"]
+    fields = dict(_fields(schema, schema["definitions"]))
+    envs = fields["request.trainingConfig.numEnvs"]
+    assert (envs["type"], envs["minimum"], envs["default"]) == ("integer", 1, 4096)
+    assert fields["request.trainingConfig.rlLibrary"]["enum"] == ["rsl_rl", "skrl", "rl_games", "sb3"]
+    assert fields["request.simulator"]["enum"] == ["isaaclab"]
+    for name, field in fields.items():
+        for arm in field.get("anyOf", [field]):
+            if arm.get("type") in ("integer", "number"):
+                assert {"minimum", "exclusiveMinimum"} & set(arm), f"{name} has no lower limit"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param({"trainingConfig": {"task": "Isaac-Cartpole-Direct", "numEnvz": 4}}, id="unknown key"),
+        pytest.param({"trainingConfig": {"task": "Isaac-Cartpole-Direct", "numEnvs": -4}}, id="below the limit"),
+        pytest.param({"trainingConfig": {"task": "Isaac-Cartpole-Direct", "rlLibrary": "rsl"}}, id="unknown library"),
+        pytest.param({"trainingConfig": {}}, id="no task"),
+    ],
+)
+def test_the_server_refuses_a_bad_request(deployed: Server, api: Api, wrong: dict[str, Any]) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        api.start("train/train", {"request": wrong})
+    assert refused.value.code in (409, 422)
+
+
+def test_an_unknown_pool_is_a_bad_request(
+    deployed: Server, simyard: CommandLine, write_config: Any, store: Path
+) -> None:
+    completed = simyard("train", write_config(), "--pool", "simyrad", "--store", store, "--json")
+    assert completed.returncode == 2
+    error = last_json(completed)["error"]
+    assert error["code"] == "unknown_pool"
+    assert "Did you mean 'simyard'?" in error["message"]
+    assert not (store / "jobs").exists()
+
+
+def _fields(node: dict[str, Any], definitions: dict[str, Any], path: str = "") -> Any:
+    """Yield every (dotted name, field) of a form, with what a `$ref` adds."""
+    for name, field in node.get("properties", {}).items():
+        here = f"{path}.{name}" if path else name
+        arms = [field, *field.get("anyOf", [])]
+        referred = [definitions[arm["$ref"].rpartition("/")[2]] for arm in arms if "$ref" in arm]
+        yield here, {**(referred[0] if referred else {}), **field}
+        for model in referred:
+            yield from _fields(model, definitions, here)
+
+
+def _words(name: str) -> int:
+    last = name.rpartition(".")[2]
+    return sum(letter.isupper() for letter in last)
