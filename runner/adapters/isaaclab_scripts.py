@@ -35,13 +35,20 @@ def check(job: JobSpec, library: Library) -> Facts:
             code="library_absent",
             advice=f"It has one for: {', '.join(map(repr, have))}.",
         )
+    if library.needs_rollout:
+        raise RequestError(
+            f"rlLibrary {library.name!r} counts environment steps, and Isaac Lab 2.3 tells the steps of an iteration "
+            "only after its app has started.",
+            code="library_absent",
+            advice="Use 'rsl_rl' or 'rl_games' with 2.3, or Isaac Lab 3.0.",
+        )
     version = folder / "VERSION"
     return Facts(
         simulator=job.simulator,
         version=version.read_text(encoding="utf-8").strip() if version.is_file() else "2.3",
         flavor="scripts",
         device="cpu" if job.gpus == 0 else "cuda:0",
-        rollout=1,  # not known before Kit runs; the counts of rsl_rl and rl_games do not need it
+        rollout=1,  # not known before the app runs; a library that counts iterations does not need it
         overrides=tuple(job.overrides),
     )
 

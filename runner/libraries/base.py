@@ -46,6 +46,8 @@ class Library:
     """Checkpoints, relative to the workload's folder."""
     absolute_iterations: ClassVar[bool] = False
     """True where the library's own limit counts the iterations of the checkpoint too."""
+    needs_rollout: ClassVar[bool] = False
+    """True where checkpoints are named by environment steps: a rollout's length turns those into iterations."""
     prints_absolute: ClassVar[bool] = False
     """True where the printed iteration counts those of the checkpoint too."""
 

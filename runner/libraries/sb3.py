@@ -21,6 +21,7 @@ class Sb3(Library):
     name = "sb3"
     module = "stable_baselines3"
     install = "uv pip install 'isaaclab[sb3]==3.0.0'"
+    needs_rollout = True
     reward_tag = "rollout/ep_rew_mean"
     checkpoint_glob = "logs/sb3/*/*/model*.zip"
 

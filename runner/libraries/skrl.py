@@ -19,6 +19,7 @@ class Skrl(Library):
     name = "skrl"
     module = "skrl"
     install = "uv pip install 'isaaclab[skrl]==3.0.0'"
+    needs_rollout = True
     reward_tag = "Reward / Total reward (mean)"
     checkpoint_glob = "logs/skrl/*/*/checkpoints/*.pt"
 

@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,16 +38,6 @@ def config(scenario, **changes):
         "timeouts": {"graceSeconds": 1, "closeSeconds": 1},
         **changes,
     }
-
-
-def wait_until(happened, timeout_s, what):
-    """Poll until `happened` returns something true."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if found := happened():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"not within {timeout_s:.0f} s: {what}")
 
 
 class Waiting:

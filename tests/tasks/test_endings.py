@@ -5,9 +5,6 @@ import json
 import pytest
 from scenario.play import alive, started
 
-NO_RETRY = {"retries": 2}
-"""Two more attempts were allowed, and none was made."""
-
 
 def limits(**seconds):
     return {"timeouts": {"graceSeconds": 1, "closeSeconds": 1, **seconds}}
@@ -125,7 +122,7 @@ def test_who_ignores_sigterm_is_killed_after_the_grace(player):
 
 
 def test_retries_end_at_some_time(player):
-    left = player.play("hang at 3", retries=1, **limits(iterationSeconds=0.7))
+    left = player.play("hang at 3", retries=1, **limits(firstIterationSeconds=0.7, iterationSeconds=0.7))
     assert left.result["status"] == "failed"
     assert left.error["code"] == "no_progress"
     assert left.result["attempts"] == 2

@@ -1,0 +1,123 @@
+"""Isaac Lab 2.3, by its command line. Its launcher and script are stand-ins: the real ones need Isaac Sim and a GPU."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from simyard.requests import train_request
+from simyard.runner.adapters import isaaclab_scripts
+from simyard.runner.errors import RequestError
+from simyard.runner.libraries import get_library
+from simyard.runner.spec import AttemptSpec, Facts
+from simyard.site import Site
+from simyard.store import keys
+from simyard.store.store import Store
+from simyard.tasks.attempt import Observer
+from simyard.tasks.collect import collect
+from simyard.tasks.launch import launch_inline
+from simyard.tasks.persist import persist
+from simyard.tasks.resolve import resolve
+from simyard.tasks.stage import stage
+
+INSTALLATION = Path(__file__).parents[1] / "isaaclab23"
+
+
+@pytest.fixture(autouse=True)
+def isaaclab_23(monkeypatch):
+    monkeypatch.setenv("ISAACLAB_PATH", str(INSTALLATION))
+    monkeypatch.setenv("PYTHON", sys.executable)
+
+
+def train(tmp_path, **changes):
+    """Run a job to its result."""
+    store = Store.open(str(tmp_path / "store"))
+    training = {"task": "Isaac-Cartpole-Direct-v0", "numEnvs": 8, "maxIterations": 3, "rlLibrary": "rsl_rl", "seed": 7}
+    request = train_request({"trainingConfig": training, "computeConfig": {"gpusPerNode": 0}, **changes})
+    resolved = resolve(request, store, keys.new_job_id(), tmp_path)
+    stage(resolved, store)
+    site = Site(home=tmp_path / "home", store="", python=sys.executable)
+    launch_inline(resolved.spec, store, site, Observer(), None)
+    return persist(resolved.spec, collect(resolved.spec, store), store), store
+
+
+def names(result):
+    return [entry["name"] for entry in result["artifacts"]]
+
+
+def test_a_job_trains_by_the_script_and_keeps_an_id_with_v0(tmp_path):
+    result, store = train(tmp_path)
+    assert result["status"] == "succeeded", result["error"]
+    assert [name for name in names(result) if name.startswith("checkpoints/")] == [
+        f"checkpoints/model_{index}.pt" for index in range(3)
+    ]
+    job = keys.JobKeys(result["job_id"])
+    assert store.get_bytes(job.artifact("params/env.yaml")) == b"seed: 7\n"
+    assert "Policy/mean_noise_std" in store.get_json(job.artifact("metrics.json"))
+    assert store.get_json(job.artifact("versions.json"))["simulator"] == {
+        "isaaclab": "2.3.2", "flavor": "scripts", "device": "cpu",
+    }  # fmt: skip
+
+
+def test_a_resumed_job_goes_on_with_the_next_iteration(tmp_path):
+    first, _ = train(tmp_path)
+    second, store = train(tmp_path, resume={"fromJob": first["job_id"]})
+    assert second["status"] == "succeeded", second["error"]
+    kept = {entry["name"]: entry for entry in second["artifacts"]}
+    assert [name for name in kept if name.startswith("checkpoints/")] == [
+        f"checkpoints/model_{index}.pt" for index in (3, 4, 5)
+    ]
+    last_of_first = [entry for entry in first["artifacts"] if entry["name"] == "checkpoints/model_2.pt"]
+    assert kept["checkpoints/model_3.pt"]["parent"] == last_of_first[0]["sha256"]
+    metrics = store.get_bytes(keys.JobKeys(second["job_id"]).artifact("metrics.csv")).decode()
+    assert [row.split(",")[0] for row in metrics.splitlines()[1:]] == ["3", "4", "5"]
+
+
+def test_a_script_that_fails_is_a_failed_attempt_with_its_exit_code(tmp_path):
+    from simyard.runner.errors import WorkloadError
+
+    with pytest.raises(WorkloadError, match="exit code 3"):
+        train(tmp_path, overrides=["agent.crash_at=1"])
+
+
+@pytest.mark.parametrize(
+    ("library", "message"),
+    [
+        pytest.param("skrl", "counts environment steps", id="counts steps"),
+        pytest.param("rl_games", "no training", id="no script"),
+    ],
+)
+def test_a_library_that_2_3_cannot_train_here_is_refused(library, message):
+    job = a_job(library)
+    with pytest.raises(RequestError, match=message):
+        isaaclab_scripts.check(job, get_library(library))
+
+
+def test_the_command_line_is_that_of_2_3(tmp_path):
+    facts = Facts(
+        simulator="isaaclab", version="2.3.2", flavor="scripts", device="cuda:0", rollout=1, overrides=("a=1",)
+    )
+    job = replace(a_job("rl_games"), max_iterations=10)
+    attempt = AttemptSpec(job=job, number=2, start_iteration=4)
+    command = isaaclab_scripts.command(
+        attempt, facts, get_library("rl_games"), Path("/c/last_x_ep_4_rew_1.pth"), Path("/lab")
+    )
+    assert command == [
+        "/lab/isaaclab.sh", "-p", "/lab/scripts/reinforcement_learning/rl_games/train.py",
+        "--task", "Isaac-Cartpole-Direct-v0", "--num_envs", "8", "--seed", "7", "--max_iterations", "10",
+        "--headless", "--device", "cuda:0", "--checkpoint", "/c/last_x_ep_4_rew_1.pth", "a=1",
+    ]  # fmt: skip
+
+
+def a_job(library):
+    from simyard.runner.spec import JobSpec
+
+    return JobSpec(
+        job_id=keys.new_job_id(), kind="train", name="n", simulator="isaaclab", task="Isaac-Cartpole-Direct-v0",
+        library=library, num_envs=8, max_iterations=3, seed=7,
+    )  # fmt: skip
+
+
+def test_3_0_is_not_taken_for_2_3(monkeypatch, tmp_path):
+    monkeypatch.setenv("ISAACLAB_PATH", str(tmp_path))
+    assert isaaclab_scripts.root() is None
