@@ -24,11 +24,11 @@ def open_checkpoints(paths: AttemptPaths, attempt: AttemptSpec, facts: Facts) ->
     library = get_library(attempt.job.library)
     scale = Scale(num_envs=attempt.job.num_envs, rollout=facts.rollout)
     numbered = [
-        (iteration, path)
+        (iteration, path.stat().st_mtime_ns, path)
         for path in paths.work.glob(library.checkpoint_glob)
         if (iteration := library.iteration_of(path, attempt.start_iteration, scale)) is not None
     ]
-    return [open_checkpoint(max(numbered)[1])] if numbered else []
+    return [open_checkpoint(max(numbered)[-1])] if numbered else []
 
 
 def open_checkpoint(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The workload process: it checks a job, runs it in a fresh environment, and says how it ended.
 
 The supervisor starts it before the job is ready, so that importing Isaac Lab overlaps everything else, and talks to it
-over a socket, one JSON object a line. When the supervisor dies the socket closes, and this process kills its group.
+over a socket, one JSON object a line. When the supervisor dies the socket closes, and this process kills its family.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from simyard.runner.adapters import get_adapter
 from simyard.runner.errors import Category, Failure, RequestError, SimyardError
 from simyard.runner.paths import AttemptPaths, read_json, write_json
 from simyard.runner.spec import AttemptSpec, Facts, JobSpec
+from simyard.runner.supervise import TOKEN, kill_family
 
 
 def serve(control: socket.socket, simulator: str, library: str | None) -> None:
@@ -53,6 +54,8 @@ def _receive(control: socket.socket, requests: queue.Queue[dict[str, Any]]) -> N
         for line in lines:
             requests.put(json.loads(line))
     # End of file: the supervisor is gone, and nobody would collect what this process goes on to do.
+    if token := os.environ.get(TOKEN):
+        kill_family(token)
     os.killpg(0, signal.SIGKILL)
 
 

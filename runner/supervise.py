@@ -23,7 +23,7 @@ from simyard.runner.libraries import Library, Scale
 from simyard.runner.paths import AttemptPaths
 from simyard.runner.spec import Facts, JobSpec, Limits
 
-_TOKEN = "SIMYARD_WORKLOAD"
+TOKEN = "SIMYARD_WORKLOAD"
 _LINE_END = re.compile(r"[\r\n]")  # progress bars end their lines with a carriage return
 POLL_S = 0.2
 HURRIED_GRACE_S = 10.0
@@ -92,7 +92,7 @@ class Workload:
             process = subprocess.Popen(
                 command,
                 cwd=folder,
-                env={**env, _TOKEN: token},
+                env={**env, TOKEN: token},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -128,9 +128,7 @@ class Workload:
                 self.process.wait(grace_s)
         self._signal(signal.SIGKILL)
         self.process.wait()
-        for pid in _with_token(self.token):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        kill_family(self.token)
         self._control.close()
 
     def _signal(self, number: int) -> None:
@@ -305,9 +303,21 @@ class _Tail:
         yield from whole
 
 
+def kill_family(token: str) -> None:
+    """Kill every process that inherited a workload's token, also those that left its group, but not this one."""
+    for _ in range(100):  # one may fork meanwhile; and one may be stuck in a driver for good
+        family = set(_with_token(token)) - {os.getpid()}
+        if not family:
+            return
+        for pid in family:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
 def _with_token(token: str) -> Iterator[int]:
     """Yield every process that inherited this workload's token, also those that left its group."""
-    wanted = f"{_TOKEN}={token}".encode()
+    wanted = f"{TOKEN}={token}".encode()
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             with contextlib.suppress(OSError):

@@ -190,10 +190,8 @@ class Mirror:
             "iteration": iteration,
             "parent": numbered[-1]["sha256"] if numbered else taken_up,
         }
-        # In order of iterations; those without a number (the best so far) last.
-        self.checkpoints = sorted(
-            [*others, record], key=lambda r: (r["iteration"] is None, r["iteration"] or 0, r["name"])
-        )
+        # In order of iterations, and within one as they came; those without a number (the best so far) last.
+        self.checkpoints = sorted([*others, record], key=lambda r: (r["iteration"] is None, r["iteration"] or 0))
 
     def _forward_log(self) -> None:
         """Hand new lines of output on, in one batch a round."""

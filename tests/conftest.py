@@ -72,3 +72,21 @@ def write_config(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """The address of a real S3 server, with its data in memory.
+
+    Its port is ephemeral: the system gives one that is free. With a fixed port two test runs on one machine would
+    meet in the same server, and the second to start would fail, or read what the first had written.
+    """
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "100")  # short pages, so that a listing of a few hundred has several
+        server.start()
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+        server.stop()

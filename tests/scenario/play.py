@@ -14,28 +14,31 @@ from simyard.runner.errors import WorkloadError
 from simyard.site import Site
 from simyard.store import keys
 from simyard.store.store import Store
-from simyard.tasks.attempt import Observer, start_workload
+from simyard.tasks.attempt import Observer
 from simyard.tasks.collect import collect
 from simyard.tasks.history import resume_points
 from simyard.tasks.launch import launch_inline, worth_another
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import load_spec, resolve
 from simyard.tasks.stage import stage
+from simyard.tasks.workloads import start_workload
 
 PYTHON = Path(__file__).parent / "python"
 ENVIRONMENT = {"SIMYARD_PYTHON": str(PYTHON), "SCENARIO_PYTHON": sys.executable}
 ITERATIONS = 12
 
 
-def config(scenario, **changes):
+PATIENCE = {"graceSeconds": 1, "closeSeconds": 1, "firstIterationSeconds": 30, "iterationSeconds": 30}
+
+
+def config(scenario, *, iterations=ITERATIONS, timeouts=None, **changes):
     """The config of a job that plays a scenario; changes are fields of the top level."""
-    training = {"task": "Scenario", "numEnvs": 4, "maxIterations": changes.pop("iterations", ITERATIONS), "seed": 1}
     return {
         "name": "played",
         "description": scenario,
-        "trainingConfig": training,
+        "trainingConfig": {"task": "Scenario", "numEnvs": 4, "maxIterations": iterations, "seed": 1},
         "computeConfig": {"gpusPerNode": 0},
-        "timeouts": {"graceSeconds": 1, "closeSeconds": 1},
+        "timeouts": PATIENCE | (timeouts or {}),
         **changes,
     }
 

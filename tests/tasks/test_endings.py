@@ -6,10 +6,6 @@ import pytest
 from scenario.play import alive, started
 
 
-def limits(**seconds):
-    return {"timeouts": {"graceSeconds": 1, "closeSeconds": 1, **seconds}}
-
-
 def test_an_exception_is_the_users_and_comes_first_in_the_diagnostics(player):
     left = player.play("family; crash at 5", retries=2)
     assert left.result["status"] == "failed"
@@ -101,7 +97,7 @@ def test_a_known_warning_does_not_spoil_a_success(player):
     ],
 )
 def test_a_hang_is_ended_and_retried(player, scenario, seconds, iteration):
-    left = player.play(f"{scenario} once", retries=1, **limits(**seconds))
+    left = player.play(f"{scenario} once", retries=1, timeouts=seconds)
     left.assert_nothing_missing()
     assert len(left.attempts) == 2
     outcome = left.outcome(1)
@@ -114,7 +110,7 @@ def test_a_hang_is_ended_and_retried(player, scenario, seconds, iteration):
 
 
 def test_who_ignores_sigterm_is_killed_after_the_grace(player):
-    left = player.play("deaf; family; hang at 3", retries=0, **limits(iterationSeconds=1, graceSeconds=0.5))
+    left = player.play("deaf; family; hang at 3", retries=0, timeouts={"iterationSeconds": 1, "graceSeconds": 0.5})
     assert left.error["code"] == "no_progress"
     assert left.outcome(1)["signal"] == "SIGKILL"
     assert left.result["timings"]["total_s"] < 10
@@ -122,7 +118,7 @@ def test_who_ignores_sigterm_is_killed_after_the_grace(player):
 
 
 def test_retries_end_at_some_time(player):
-    left = player.play("hang at 3", retries=1, **limits(firstIterationSeconds=0.7, iterationSeconds=0.7))
+    left = player.play("hang at 3", retries=1, timeouts={"firstIterationSeconds": 0.7, "iterationSeconds": 0.7})
     assert left.result["status"] == "failed"
     assert left.error["code"] == "no_progress"
     assert left.result["attempts"] == 2
@@ -156,7 +152,7 @@ def test_a_hang_after_the_end_marker_with_bad_weights_is_no_success(player):
 
 
 def test_the_wall_clock_limit_ends_a_job_that_makes_progress(player):
-    left = player.play("", iterations=1000, retries=2, **limits(wallSeconds=2))
+    left = player.play("", iterations=1000, retries=2, timeouts={"wallSeconds": 2})
     assert left.error["code"] == "wall_clock_limit"
     assert left.error["category"] == "user"
     assert "wallSeconds" in left.error["advice"]

@@ -1,0 +1,35 @@
+"""The same seed and arguments give the same weights, bit for bit: as Isaac Lab's own command, and again later."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from simulated import LIBRARIES, Job, Yard, assert_same_weights, tensors
+
+pytestmark = pytest.mark.sim
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_weights_are_those_of_isaaclabs_own_command(
+    library: str, trained: Callable[[str], Job], bare: Callable[[str], Path]
+):
+    assert_same_weights(trained(library).final, bare(library))
+
+
+def test_a_job_run_again_from_its_frozen_spec_gives_the_same_checkpoints(yard: Yard, trained: Callable[[str], Job]):
+    first = trained("rsl_rl")
+    second = yard.again(first)
+    assert second.exit_code == 0, second.log
+    assert second.id != first.id
+    assert second.json("job.json")["from_job"] == first.id
+    assert [e["name"] for e in second.checkpoints] == [e["name"] for e in first.checkpoints]
+    for entry in first.checkpoints:
+        assert_same_weights(second.artifacts / entry["name"], first.artifacts / entry["name"])
+    assert [e["sha256"] for e in second.checkpoints] == [e["sha256"] for e in first.checkpoints]
+
+
+def test_another_seed_gives_other_weights(yard: Yard, trained: Callable[[str], Job]):
+    """So the tests above compare something."""
+    other = yard.train("seed=2")
+    weights = tensors(trained("rsl_rl").final)
+    assert any(not weights[name].equal(tensor) for name, tensor in tensors(other.final).items())
