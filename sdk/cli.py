@@ -30,22 +30,26 @@ def _plainly(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
+        as_json = bool(kwargs.get("as_json"))
         try:
             command(*args, **kwargs)
+        except KeyboardInterrupt:
+            click.echo("Canceled before the job began.", err=True)
+            _say_nothing_ran(as_json, "canceled", None)
+            sys.exit(EXIT_CANCELED)
         except SimyardError as error:
-            as_json = bool(kwargs.get("as_json"))
             bad = isinstance(error, RequestError)
             click.echo(f"{'Bad request' if bad else 'Error'}: {error}", err=True)
-            if as_json:
-                empty: dict[str, Any] = dict.fromkeys(JSON_KEYS)
-                click.echo(
-                    json.dumps(
-                        empty | {"status": "failed", "artifacts": [], "attempts": 0, "error": error.failure.to_json()}
-                    )
-                )
+            _say_nothing_ran(as_json, "failed", error.failure.to_json())
             sys.exit(EXIT_BAD_REQUEST if bad else EXIT_JOB_FAILED)
 
     return run
+
+
+def _say_nothing_ran(as_json: bool, status: str, error: dict[str, Any] | None) -> None:
+    if as_json:
+        empty: dict[str, Any] = dict.fromkeys(JSON_KEYS)
+        click.echo(json.dumps(empty | {"status": status, "artifacts": [], "attempts": 0, "error": error}))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

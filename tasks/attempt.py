@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -23,9 +24,11 @@ from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.judge import diagnostics, judge
 from simyard.tasks.mirror import Mirror
-from simyard.tasks.telemetry import Telemetry
+from simyard.tasks.telemetry import Telemetry, gpu_and_driver
 from simyard.tasks.workloads import check, registering_module, start_workload
 
+OPEN_TIMEOUT_S = 120.0
+"""Opening one checkpoint, torch's import included."""
 CANCELED = Failure(
     code="canceled", category=Category.CANCELED, message="The job was canceled.", advice="What was saved is kept."
 )
@@ -84,6 +87,8 @@ def run_attempt(
     try:
         running.prepare(workload)
         ending = running.supervise()
+        if ending.watched.end_marker and running.account() is None:
+            running.open_afterwards()
         failure = judge(ending, running.account(), running.log)
     except SimyardError as error:
         failure, refused = error.failure, isinstance(error, RequestError)
@@ -170,6 +175,21 @@ class _Attempt:
         """The workload's own account of its end, or None when it wrote none."""
         return dict(read_json(self.paths.outcome)) if self.paths.outcome.exists() else None
 
+    def open_afterwards(self) -> None:
+        """Have another process open the last checkpoint: the workload hung or died after its work was done."""
+        self.log("judge", "note", "ended after the end marker, without an account: opening the last checkpoint")
+        command = [self.site.python, "-m", "simyard.runner", "--open", str(self.paths.root)]
+        try:
+            done = subprocess.run(
+                command, env=self.site.workload_env(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                timeout=OPEN_TIMEOUT_S, check=False,
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired) as error:
+            self.log("judge", "error", str(error))
+            return
+        if done.returncode:
+            self.log("judge", "error", done.stderr[-2000:])
+
     def finish(self, ending: Ending | None, failure: Failure | None, *, refused: bool = False) -> dict[str, Any]:
         """Carry the rest to the store and write the outcome, last; `refused` marks a bad request, not a failed job."""
         if self.workload is not None:
@@ -255,6 +275,7 @@ def _versions(facts: Facts) -> dict[str, Any]:
         "simyard": importlib.metadata.version("simyard"),
         "simulator": {facts.simulator: facts.version, "flavor": facts.flavor, "device": facts.device},
         "packages": facts.versions,
+        "gpu": gpu_and_driver(),
         "image": os.environ.get("SIMYARD_IMAGE"),
         "machine": platform.platform(),
     }

@@ -18,8 +18,8 @@ def draw(columns: Mapping[str, Series], reward_tag: str, title: str, path: Path)
         False when there is nothing to draw.
     """
     tags = [tag for tag in columns if columns[tag].steps]
-    chosen = [tag for tag in tags if tag == reward_tag]
-    chosen += [tag for tag in tags if tag not in chosen and any(word in tag.lower() for word in _SHOWN)]
+    first = [tag for tag in tags if tag == reward_tag]
+    chosen = list(dict.fromkeys([*first, *(tag for word in _SHOWN for tag in tags if word in tag.lower())]))
     if not chosen:
         return False
     from matplotlib.figure import Figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,10 @@ from simyard.runner.paths import AttemptPaths
 from simyard.runner.spec import AttemptSpec
 from simyard.store.keys import AttemptKeys, JobKeys
 from simyard.store.store import Store, sha256_file
+
+_STYLING = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_DECORATION = re.compile(r"[\s\u2580-\u259f#=_-]*")
+"""Lines of nothing but blocks and rules: a terminal's logo and separators are noise in a log."""
 
 INTERVAL_S = 5.0
 """How far the store may lie behind, plus the time of one upload."""
@@ -202,6 +207,8 @@ class Mirror:
             data = file.read()
         whole = data.rfind(b"\n") + 1
         self._log_offset += whole
-        lines = [line.rstrip() for line in data[:whole].decode("utf-8", errors="replace").splitlines()]
-        if lines := [line for line in lines if line]:
+        lines = [
+            _STYLING.sub("", line).rstrip() for line in data[:whole].decode("utf-8", errors="replace").splitlines()
+        ]
+        if lines := [line for line in lines if line and not _DECORATION.fullmatch(line)]:
             self._on_lines(lines)

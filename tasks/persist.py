@@ -14,7 +14,7 @@ from simyard.runner.paths import write_json
 from simyard.runner.spec import JobSpec
 from simyard.runner.tfevents import EventReader
 from simyard.store.keys import JobKeys
-from simyard.store.store import Store, sha256_file
+from simyard.store.store import KeyNotFound, Store, sha256_file
 from simyard.tasks import curves, documents
 from simyard.tasks.collect import Artifact, Verdict
 from simyard.tasks.history import PastAttempt
@@ -58,7 +58,11 @@ def persist(spec: JobSpec, verdict: Verdict, store: Store) -> dict[str, Any]:
         scratch = Path(folder)
         keeper = _Keeper(store, job, [])
         for artifact in verdict.artifacts:
-            keeper.copy(artifact, scratch)
+            try:
+                keeper.copy(artifact, scratch)
+            except KeyNotFound:
+                if verdict.status == "succeeded":
+                    raise  # otherwise it is what the job failed of, and the rest is kept
         summary = _keep_metrics(spec, verdict, store, keeper, scratch)
         _keep_provenance(spec, keeper, scratch)
         result = documents.result(spec, verdict, store.url(job.prefix), summary)

@@ -75,6 +75,16 @@ class Telemetry:
             return ("", "", "", "")
 
 
+def gpu_and_driver() -> dict[str, str] | None:
+    """Return the first GPU's name and its driver's version, or None where there is no GPU."""
+    import pynvml
+
+    handle = _gpu()
+    if handle is None:
+        return None
+    return {"name": str(pynvml.nvmlDeviceGetName(handle)), "driver": str(pynvml.nvmlSystemGetDriverVersion())}
+
+
 def _gpu() -> Any:
     """Return the first GPU's handle, or None."""
     import pynvml

@@ -265,6 +265,5 @@ def _versions(device: str) -> dict[str, str]:
     if device != "cpu":
         import torch
 
-        found["gpu"] = torch.cuda.get_device_name(0)
         found["cuda"] = str(torch.version.cuda)
     return found

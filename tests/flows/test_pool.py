@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from helpers import CONFIG, CommandLine, Server, last_json, wait_until
 from pools import SCENARIO, Api, Pool, engines, workloads
+from simyard.runner.errors import WorkloadError
 from simyard.runner.spec import JobSpec
 from simyard.store.keys import JobKeys, new_job_id
 from simyard.store.store import Store
 from simyard.tasks import launch
+from simyard.tasks.attempt import Observer
 
 
 def job_of(store: Path) -> Path:
@@ -35,6 +38,13 @@ def finish(process: subprocess.Popen[str], timeout_s: float = 120) -> dict[str, 
     return last_json(subprocess.CompletedProcess([], process.returncode, out, err))
 
 
+def a_spec() -> JobSpec:
+    return JobSpec(
+        job_id=new_job_id(), kind="train", name="n", simulator="isaaclab", task="T", library="rsl_rl",
+        num_envs=1, max_iterations=1, seed=1,
+    )  # fmt: skip
+
+
 def engine_of(job: Path, number: int, api: Api) -> psutil.Process:
     """Return the process of an attempt's flow run, once it is there."""
     run = wait_until(lambda: api.runs_of(job.name)[number - 1 :], 60, f"flow run {number}")[0]
@@ -49,7 +59,8 @@ def gone(pool: Pool) -> bool:
 def test_flow_processes_that_die_are_replaced_and_the_job_goes_on(
     scenario_pool: Pool, simyard: CommandLine, write_config: Any, store: Path, api: Api
 ) -> None:
-    config = write_config(description="slow; family", trainingConfig__maxIterations=30, retries=3)
+    always_slow = "; ".join(f"slow at {index}" for index in range(36))  # wherever an attempt takes the job up
+    config = write_config(description=f"{always_slow}; family", trainingConfig__maxIterations=36, retries=3)
     control = simyard.start("train", config, "--pool", scenario_pool.name, "--store", store, "--json")
     job = job_of(store)
     # The first is killed before it has written anything, the second with checkpoints in the store.
@@ -70,9 +81,9 @@ def test_flow_processes_that_die_are_replaced_and_the_job_goes_on(
     for number in (3, 4):
         status = json.loads((job / f"attempts/{number:03d}/status.json").read_text())
         assert status["start_iteration"] == saved(job, number - 1)[-1], "it resumes from the last checkpoint"
-    assert saved(job, 4)[-1] == 30
+    assert saved(job, 4)[-1] == 36
     rows = (job / "artifacts/metrics.csv").read_text().splitlines()
-    assert [row.split(",")[0] for row in rows[1:]] == [str(step) for step in range(30)], "each step once"
+    assert [row.split(",")[0] for row in rows[1:]] == [str(step) for step in range(36)], "each step once"
     assert gone(scenario_pool)
 
 
@@ -94,16 +105,39 @@ def test_a_restarted_control_flow_finds_its_attempt_again(
     assert saved(job, 1)[-1] == 24
 
 
+def test_an_attempt_that_falls_silent_is_given_up(
+    prefect_server: Server, api: Api, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from simyard.tasks import pool
+
+    monkeypatch.setattr(pool, "SILENCE_S", 2.0)
+    api("/work_pools/", {"name": "silent", "type": "process"})
+    opened, spec = Store.open(str(store)), a_spec()
+    shown = []
+
+    def begin_and_die(status: dict[str, Any]) -> None:
+        if not shown:
+            (run,) = api.runs_of(spec.job_id)
+            api(f"/flow_runs/{run['id']}/set_state", {"state": {"type": "RUNNING"}, "force": True})
+            opened.put_json(JobKeys(spec.job_id).attempt(1).status, {"status": "running", "updated_at": "noon"})
+        shown.append(status.get("stage"))
+
+    with temporary_settings({PREFECT_API_URL: prefect_server.url}), pytest.raises(WorkloadError) as lost:
+        pool.launch_in_pool(spec, opened, str(store), "silent", Observer(progress=begin_and_die))
+    assert (lost.value.failure.code, lost.value.failure.category) == ("attempt_lost", "infra")
+    assert shown[0] == "waiting for a worker"
+    (run,) = api.runs_of(spec.job_id)
+    assert run["state"]["type"] == "CRASHED"
+
+
 def test_a_success_that_nobody_judged_is_not_repeated(store: Path) -> None:
-    opened, job_id = Store.open(str(store)), new_job_id()
-    spec = JobSpec(
-        job_id=job_id, kind="train", name="n", simulator="isaaclab", task="T", library="rsl_rl",
-        num_envs=1, max_iterations=1, seed=1,
-    )  # fmt: skip
+    opened, spec = Store.open(str(store)), a_spec()
+    keys = JobKeys(spec.job_id)
     assert not launch.is_done(spec, opened)
-    opened.put_json(JobKeys(job_id).attempt(1).outcome, {"failure": None})
+    opened.put_json(keys.attempt(1).outcome, {"failure": None})
     assert launch.is_done(spec, opened)
-    opened.put_json(JobKeys(job_id).result, {"status": "failed", "attempts": 1})
+    opened.put_json(keys.result, {"status": "failed", "attempts": 1})
     assert not launch.is_done(spec, opened), "it was judged, and not found good"
 
 

@@ -8,8 +8,8 @@ It behaves as rsl_rl does: iteration headlines, `model_<index>.pt` every second 
 TensorBoard step an iteration, and a checkpoint that says with which index to go on. Every weight counts the iterations
 that the policy has seen, so a repeated or a skipped iteration shows in the last checkpoint.
 
-A scenario is a list such as `deaf; hang at 5 once`: what happens, before which iteration (`end`: after the last one and
-the end marker; without a number before the first), and `once` for the first attempt alone.
+A scenario is a list such as `deaf; hang at 5 once`: what happens, in which iteration, before anything of it is kept
+(without a number in the first; `end` is after the end marker), and `once` for the first attempt alone.
 """
 
 import os
@@ -90,8 +90,8 @@ class Run:
         writer = SummaryWriter(str(self.folder), flush_secs=10)
         print(f"started {os.getpid()}")
         for index in range(self.start, self.job.last_iteration):
-            self.play(str(index))
             time.sleep(self.iteration_s)
+            self.play(str(index))
             self.weights += 1
             reward = 10.0 * index
             writer.add_scalar("Train/mean_reward", reward, index)

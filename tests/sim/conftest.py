@@ -18,7 +18,7 @@ def yard(prefect_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Ya
     config = folder / "config.json"
     config.write_text(json.dumps(CONFIG))
     command = CommandLine({**os.environ, **prefect_server.env, **ENV, "SIMYARD_HOME": str(folder / "home")})
-    return Yard(command, config, folder / "a store, ünïcode")
+    return Yard(command, config, folder / "home", folder / "a store, ünïcode")
 
 
 @pytest.fixture(scope="session")

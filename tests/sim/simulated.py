@@ -86,6 +86,7 @@ class Yard:
 
     command: CommandLine
     config: Path
+    home: Path
     store: Path
 
     def train(self, *settings: str) -> Job:
@@ -97,7 +98,10 @@ class Yard:
         return self._job("train", "--from-job", job.id)
 
     def _job(self, *arguments: object) -> Job:
-        done = self.command(*arguments, "--store", self.store, "--json")
+        return self.read(self.command(*arguments, "--store", self.store, "--json"))
+
+    def read(self, done: subprocess.CompletedProcess[str]) -> Job:
+        """Return the job that a command has run."""
         assert done.stdout, done.stderr
         result = last_json(done)
         return Job(result, done.returncode, self.store / "jobs" / str(result["job_id"]), done.stderr)

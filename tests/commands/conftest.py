@@ -1,0 +1,58 @@
+"""The command line with the scenario simulator."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from helpers import CommandLine, wait_until
+from scenario import play
+
+
+@dataclass(frozen=True)
+class Shell:
+    """The `simyard` command on a machine whose simulator plays scenarios."""
+
+    command: CommandLine
+    store: Path
+    home: Path
+    config: Path
+
+    def write(self, scenario, **changes):
+        """Write a config that plays a scenario."""
+        self.config.write_text(json.dumps(play.config(scenario, **changes)))
+        return self.config
+
+    def run(self, *arguments, **env):
+        return self.command(*arguments, "--store", self.store, timeout_s=60, **env)
+
+    def start(self, *arguments):
+        return self.command.start(*arguments, "--store", self.store)
+
+    def job(self):
+        """Return the id of the only job, once it is there."""
+        return wait_until(lambda: [path.name for path in self.store.glob("jobs/job-*")], 30, "a job in the store")[0]
+
+    def reach(self, iteration, attempt=1):
+        """Wait until an attempt has done this many iterations; return what it has printed."""
+
+        def printed():
+            found = [path.read_text() for path in self.home.glob(f"work/job-*/{attempt:03d}-*/command.stdout.log")]
+            return [text for text in found if f"Learning iteration {iteration - 1}/" in text]
+
+        return wait_until(printed, 30, f"iteration {iteration}")[0]
+
+    def left(self, result):
+        return play.Left(play.Store.open(str(self.store)), self.store / "jobs" / result["job_id"], result)
+
+    def result(self, job_id):
+        return json.loads((self.store / "jobs" / job_id / "result.json").read_text())
+
+
+@pytest.fixture
+def shell(simyard, store, tmp_path):
+    """A machine of its own; nothing runs on it at the end."""
+    home = tmp_path / "home"
+    machine = CommandLine({**simyard.env, **play.ENVIRONMENT, "SIMYARD_HOME": str(home)})
+    yield Shell(machine, store, home, tmp_path / "config.json")
+    wait_until(lambda: play.running_below(tmp_path) == [], 5, "the end of all that was started")
