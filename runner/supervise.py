@@ -68,6 +68,7 @@ class Workload:
         self.started = time.monotonic()
         self._control = control
         self._unread = b""
+        self._ended = False
 
     @classmethod
     def start(
@@ -122,6 +123,8 @@ class Workload:
 
     def end(self, grace_s: float) -> None:
         """End the process and everything it started: SIGTERM, a grace, SIGKILL, and whoever left the group."""
+        if self._ended:
+            return  # its number may belong to another process by now
         if self.process.poll() is None and grace_s > 0:
             self._signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -130,6 +133,7 @@ class Workload:
         self.process.wait()
         kill_family(self.token)
         self._control.close()
+        self._ended = True
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -111,7 +111,7 @@ def _check_effect(override: str, key: str, known: dict[str, Any], changed: dict[
 
 
 def _same_type(old: Any, new: Any) -> bool:
-    if old is None or new is None:
+    if old is None or new is None or old == "auto":  # skrl's intervals are `auto` or a number
         return True
     if isinstance(old, bool) or isinstance(new, bool):
         return isinstance(old, bool) and isinstance(new, bool)

@@ -6,8 +6,10 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -97,25 +99,36 @@ def _prefect(pool: str | None, live: LiveLine, *, quiet: bool) -> Iterator[None]
     # The live line is the console's; the flow's log goes to the server all the same.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")
-    thread = threading.Thread(target=_start_server, name="prefect", daemon=True)
-    thread.start()
-    yield
-    if not quiet and thread.is_alive():
-        live({"stage": "waiting for Prefect", "iteration": 0, "last_iteration": 0})
-    thread.join()
+    with ThreadPoolExecutor(1, "prefect") as executor:
+        ready = executor.submit(_reach_server)
+        yield
+        if not quiet and not ready.done():
+            live({"stage": "waiting for Prefect", "iteration": 0, "last_iteration": 0})
+        ready.result()
     if pool:
         from simyard.tasks.pool import require_pool
 
         require_pool(pool)
 
 
-def _start_server() -> None:
-    from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_EPHEMERAL_ENABLED
+def _reach_server() -> None:
+    """Import the flows and make sure that a Prefect server answers: the configured one, or else one of our own.
 
-    if not PREFECT_API_URL.value() and PREFECT_SERVER_EPHEMERAL_ENABLED.value():
-        from prefect.server.api.server import SubprocessASGIServer
+    Raises:
+        RequestError: If a server is configured and does not answer.
+    """
+    import_module("simyard.flows.train")
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
 
-        SubprocessASGIServer().start()
+    with get_client(sync_client=True) as client:  # starts a server where none is configured
+        error = client.api_healthcheck()
+    if error is not None:
+        raise RequestError(
+            f"The Prefect server at {PREFECT_API_URL.value()!r} does not answer: {error or type(error).__name__}.",
+            code="no_prefect_server",
+            advice="Start it (prefect server start), or unset PREFECT_API_URL to run without one.",
+        ) from error
 
 
 def _run_flow(

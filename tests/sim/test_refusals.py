@@ -1,0 +1,154 @@
+"""What the simulator's own environment refuses, before anything is simulated or created."""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import CONFIG
+from simulated import ENV, Yard
+from simyard.requests import read_config, train_request
+from simyard.runner.errors import RequestError
+from simyard.runner.spec import Facts
+from simyard.runner.supervise import Workload
+from simyard.site import Site
+from simyard.store import keys
+from simyard.store.store import Store
+from simyard.tasks.resolve import resolve
+
+pytestmark = pytest.mark.sim
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "cartpole-training-config.json"
+CARTPOLE = "Isaac-Cartpole-Direct"
+
+
+@pytest.fixture(scope="module")
+def check(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Facts]]:
+    """Have one waiting simulator process check one config after another."""
+    folder = tmp_path_factory.mktemp("refusals")
+    site = Site(home=folder / "home", store=str(folder / "store"), python=sys.executable)
+    store = Store.open(site.store)
+    workload = Workload.start(
+        site.python, folder / "workload", simulator="isaaclab", library=None, env={**site.workload_env(), **ENV}
+    )
+
+    def ask(config: dict[str, Any], **training: Any) -> Facts:
+        request = train_request({**config, "trainingConfig": {**config["trainingConfig"], **training}})
+        return workload.check(resolve(request, store, keys.new_job_id()).spec, None, 120)
+
+    yield ask
+    workload.end(0.0)
+    assert store.list() == []
+
+
+@pytest.mark.parametrize(
+    ("training", "code", "says"),
+    [
+        ({"task": "Isaac-Cartpole-Drict"}, "unknown_task", r"'Isaac-Cartpole-Drict'\. Did you mean '" + CARTPOLE),
+        ({"task": f"{CARTPOLE}-v0"}, "unknown_task", f"no '-v0'.*'{CARTPOLE}'"),
+        ({"task": "humanoid"}, "unknown_task", r"Unknown task 'humanoid'.*Allowed: .*in all"),
+        (
+            {"task": "Isaac-Cartpole-Camera-Direct", "rlLibrary": "sb3"}, "library_without_config",
+            "'Isaac-Cartpole-Camera-Direct' has no configuration for rlLibrary 'sb3'.*'rl_games', 'rsl_rl', 'skrl'",
+        ),
+        ({"task": "Isaac-Humanoid-Direct"}, "assets_missing", r"Humanoid.*\.usd.*ISAACSIM_ASSET_ROOT"),
+    ],
+)  # fmt: skip
+def test_a_task_that_cannot_be_trained(check: Callable[..., Facts], training: dict[str, Any], code: str, says: str):
+    with pytest.raises(RequestError, match=says) as refused:
+        check(CONFIG, **training)
+    assert refused.value.failure.code == code
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("agent.save_intervall=5", r"'agent\.save_intervall'\. Did you mean 'agent\.save_interval'"),
+        ("env.nope=3", r"Unknown override key 'env\.nope'.*Allowed: "),
+        ("agent.save_interval=often", r"'often', a str\. agent\.save_interval is a int: 50"),
+        ("agent.save_interval=true", r"a bool\. agent\.save_interval is a int"),
+        ("agent.algorithm.gamma=[0.9,1]", r"a list\. agent\.algorithm\.gamma is a float"),
+        ("agent.actor.hidden_dims=64", r"a int\. agent\.actor\.hidden_dims is a list"),
+        ("agent.save_interval=50", r"changes nothing\. It is 50 already"),
+        ("agent.max_iterations=7", r"simyard sets it\. Set trainingConfig\.maxIterations"),
+        ("env.scene.num_envs=7", r"simyard sets it\. Set trainingConfig\.numEnvs"),
+        ("env.seed=7", r"simyard sets it\. Set trainingConfig\.seed"),
+        ("agent.device=cpu", r"simyard sets it\. Set computeConfig\.gpusPerNode"),
+        ("physics=bullet", r"Isaac Lab refuses override 'physics=bullet'"),
+        ("presets=bullet", r"Unknown preset.*newton_mjwarp"),
+        ("agent.save_interval", r"is not understood.*'agent\.<key>=<value>'"),
+        ("+agent.more=1", r"is not understood"),
+        ("~agent.save_interval", r"is not understood"),
+        ("hydra.run.dir=elsewhere", r"is not understood"),
+        ("agent.actor.hidden_dims=[64", r"Isaac Lab refuses override"),
+    ],
+)
+def test_an_override_that_would_not_do_what_it_says(check: Callable[..., Facts], override: str, says: str):
+    with pytest.raises(RequestError, match=re.compile(says, re.DOTALL)) as refused:
+        check({**CONFIG, "overrides": [override]})
+    assert refused.value.failure.code == "bad_override"
+
+
+def test_each_override_is_checked_against_those_before_it(check: Callable[..., Facts]):
+    facts = check({**CONFIG, "overrides": ["agent.save_interval=5", "agent.save_interval=50"]})
+    assert facts.overrides[-2:] == ("agent.save_interval=5", "agent.save_interval=50")
+    with pytest.raises(RequestError, match="It is 5 already"):
+        check({**CONFIG, "overrides": ["agent.save_interval=5", "agent.save_interval=5"]})
+
+
+def test_rl_games_gets_a_minibatch_that_divides_its_batch(check: Callable[..., Facts]):
+    key = "agent.params.config.minibatch_size"
+    facts = check(CONFIG, rlLibrary="rl_games")
+    assert f"{key}=512" in facts.overrides
+    assert facts.notes == (
+        "minibatch_size fitted from 16384 to 512: it must divide numEnvs x horizon_length = 16 x 32 = 512",
+    )
+    assert check({**CONFIG, "overrides": [f"{key}=128"]}, rlLibrary="rl_games").notes == ()
+    with pytest.raises(RequestError, match=r"=300 does not fit.*16 x 32 = 512.*nearest size that does is 256"):
+        check({**CONFIG, "overrides": [f"{key}=300"]}, rlLibrary="rl_games")
+
+
+def test_skrl_logs_every_iteration_unless_told_otherwise(check: Callable[..., Facts]):
+    key = "agent.agent.experiment.write_interval"
+    assert f"{key}=32" in check(CONFIG, rlLibrary="skrl").overrides
+    facts = check({**CONFIG, "overrides": [f"{key}=7"]}, rlLibrary="skrl")
+    assert [override for override in facts.overrides if override.startswith(key)] == [f"{key}=7"]
+
+
+@pytest.mark.parametrize(("library", "rollout"), [("rsl_rl", 16), ("skrl", 32), ("rl_games", 32), ("sb3", 16)])
+def test_a_good_request_passes_and_the_simulator_says_what_it_will_do(
+    check: Callable[..., Facts], library: str, rollout: int
+):
+    facts = check(CONFIG, rlLibrary=library)
+    assert (facts.simulator, facts.version, facts.flavor) == ("isaaclab", "3.0.0", "api")
+    assert (facts.device, facts.rollout) == ("cpu", rollout)
+    assert facts.overrides[0] == "physics=newton_mjwarp"
+    assert {"isaaclab", "newton", "torch"} <= set(facts.versions)
+
+
+def test_the_demos_config_passes(check: Callable[..., Facts]):
+    config = read_config(EXAMPLE)
+    assert train_request(config).training_config.task == CARTPOLE
+    facts = check({**config, "computeConfig": {"gpusPerNode": 0}})
+    assert (facts.overrides, facts.notes) == (("physics=newton_mjwarp", "agent.device=cpu"), ())
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ([f"task={CARTPOLE}-v0"], f"Bad request: Unknown task '{CARTPOLE}-v0'.*Use '{CARTPOLE}'"),
+        (["agent.save_intervall=5"], r"Bad request: Unknown override key.*Did you mean 'agent\.save_interval'"),
+    ],
+)
+def test_the_command_refuses_with_exit_code_2_and_creates_nothing(yard: Yard, settings: list[str], says: str):
+    before = yard.jobs
+    refused = yard.train(*settings)
+    assert (refused.exit_code, refused.result["status"], refused.result["job_id"]) == (2, "failed", None)
+    assert refused.result["error"]["category"] == "user"
+    assert re.search(says, refused.log)
+    assert "Traceback" not in refused.log
+    assert json.dumps(refused.result).count("Traceback") == 0
+    assert yard.jobs == before
