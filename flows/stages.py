@@ -156,7 +156,9 @@ def keeping(job_id: str, store: str) -> Iterator[None]:
         opened = open_store(store)
         spec = resolving.load_spec(opened, job_id)
         failure = why_stopped(error)
-        if launching.await_outcome(spec, opened, ENDING_S if failure.category is Category.CANCELED else 0.0):
+        canceled = failure.category is Category.CANCELED
+        # An attempt in a pool may go on without this process, unless it was told to end.
+        if launching.await_outcome(spec, opened, ENDING_S if canceled else 0.0) or canceled:
             persisting.persist(spec, collecting.collect(spec, opened, failure), opened)
         raise
 

@@ -6,7 +6,6 @@ over a socket, one JSON object a line. When the supervisor dies the socket close
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import queue
@@ -18,7 +17,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from simyard.runner import opened
+from simyard.runner import event_writers, opened
 from simyard.runner.adapters import get_adapter
 from simyard.runner.errors import Category, Failure, RequestError, SimyardError
 from simyard.runner.paths import AttemptPaths, read_json, write_json
@@ -85,10 +84,11 @@ def run(paths: AttemptPaths) -> int:
     _redirect_output(paths)
     os.chdir(paths.work)
     try:
+        event_writers.write_at_once()
         try:
             get_adapter(attempt.job.simulator).run(attempt, facts, paths)
         finally:
-            _close_writers()
+            event_writers.close_all()
         account: dict[str, Any] = {"failure": None, "opened": opened.open_checkpoints(paths, attempt, facts)}
     except BaseException as error:  # SystemExit too: an argument parser's exit is a failure like any other
         traceback.print_exc()
@@ -126,15 +126,6 @@ def _redirect_output(paths: AttemptPaths) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(descriptor, stream.fileno())
         os.close(descriptor)
-
-
-def _close_writers() -> None:
-    """Close every TensorBoard writer: some libraries leave that to the interpreter's end, which is not waited for."""
-    for module in ("torch.utils.tensorboard.writer", "tensorboardX.writer"):
-        if loaded := sys.modules.get(module):
-            # By type(): isinstance() asks the object itself, and a dead weak reference raises then.
-            for writer in [item for item in gc.get_objects() if issubclass(type(item), loaded.SummaryWriter)]:
-                writer.close()
 
 
 def _leave(code: int) -> None:

@@ -163,6 +163,8 @@ class Facts(Wire):
     """Steps each environment takes in one iteration."""
     overrides: tuple[str, ...]
     """Every Hydra argument the run gets: the adapter's own, then the user's."""
+    not_resumable: str | None = None
+    """Why a checkpoint of this job cannot be taken up: every attempt starts from scratch then; None where it can."""
     notes: tuple[str, ...] = ()
     """What was fitted, in words for the report."""
     versions: dict[str, str] = field(default_factory=dict)

@@ -151,7 +151,10 @@ class Workload:
             selector.register(self._control, selectors.EVENT_READ)
             while (left := deadline - time.monotonic()) > 0:
                 if selector.select(min(left, 1.0)):
-                    data = self._control.recv(65536)
+                    try:
+                        data = self._control.recv(65536)
+                    except ConnectionResetError:  # it died with the request unread
+                        data = b""
                     if not data:
                         raise self._died()
                     self._unread += data

@@ -88,7 +88,7 @@ def jobs() -> None:
 
 @jobs.command("list")
 @STORE
-@click.option("--limit", default=20, show_default=True, help="How many, newest first.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many, newest first.")
 @JSON
 @_plainly
 def list_jobs(store: str | None, limit: int, as_json: bool) -> None:

@@ -16,6 +16,7 @@ from simyard.runner.libraries import LIBRARIES
 MAX_CONFIG_BYTES = 1_000_000
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Reference = Annotated[str, StringConstraints(min_length=1, max_length=4000, pattern=r"^[^\x00-\x1f\x7f]+$")]
 TaskId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}$")]
 Override = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]+$")]
 Callback = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$")]
@@ -67,7 +68,7 @@ class Resume(_Model):
 
     from_job: str | None = None
     """Id of a job; its newest valid checkpoint is taken."""
-    checkpoint: str | None = None
+    checkpoint: Reference | None = None
     """Path (relative to the config) or URI of a checkpoint file."""
     iteration: int | None = Field(None, strict=True, ge=0)
     """With `checkpoint`: iterations it had seen, when the file's name does not say; with `from_job`: which one."""
@@ -82,15 +83,15 @@ class Resume(_Model):
 class Timeouts(_Model):
     """When to lose patience, in seconds."""
 
-    wall_seconds: float = Field(8 * 3600, gt=0, le=30 * 86400)
+    wall_seconds: float = Field(8 * 3600, strict=True, gt=0, le=30 * 86400)
     """The whole attempt; 8 h by default."""
-    first_iteration_seconds: float = Field(15 * 60, gt=0, le=86400)
+    first_iteration_seconds: float = Field(15 * 60, strict=True, gt=0, le=86400)
     """From the start to the first finished iteration; long enough for a cold kernel cache."""
-    iteration_seconds: float = Field(30 * 60, gt=0, le=86400)
+    iteration_seconds: float = Field(30 * 60, strict=True, gt=0, le=86400)
     """From one finished iteration to the next."""
-    grace_seconds: float = Field(30, ge=0, le=3600)
+    grace_seconds: float = Field(30, strict=True, ge=0, le=3600)
     """From asking a process to end to killing it."""
-    close_seconds: float = Field(60, ge=0, le=3600)
+    close_seconds: float = Field(60, strict=True, ge=0, le=3600)
     """What the simulator may take to close after its last iteration."""
 
 
@@ -109,9 +110,9 @@ class TrainRequest(_Model):
     """Which simulator."""
     overrides: tuple[Override, ...] = Field((), max_length=200)
     """Hydra overrides, such as `agent.save_interval=20`; each must exist and change something."""
-    custom_environment_path: str | None = None
+    custom_environment_path: Reference | None = None
     """A `.zip`, `.tar.gz` or `.whl` with your task package: path, relative to the config."""
-    custom_environment_s3_uri: str | None = None
+    custom_environment_s3_uri: Reference | None = None
     """The same as a store URI, `s3://bucket/key`."""
     custom_environment_callback: Callback | None = None
     """`package.module:function` that registers the task, where the package has no `isaaclab.tasks` entry point."""
@@ -172,15 +173,15 @@ def read_config(path: Path, settings: Iterable[str] = ()) -> dict[str, Any]:
         RequestError: If the file cannot be read or is not an object.
     """
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
+        with path.open("rb") as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)  # no further: /dev/zero has no end
+        if len(data) > MAX_CONFIG_BYTES:
             raise RequestError(
                 f"{str(path)!r} is too large for a config.",
                 code="bad_config",
                 advice=f"Allowed: {MAX_CONFIG_BYTES:,} bytes.",
             )
-        config = json.loads(
-            path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
-        )
+        config = json.loads(data.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except OSError as error:
         raise RequestError(
             f"Cannot read {str(path)!r}: {error.strerror}.", code="no_config", advice="Name a JSON file."
@@ -189,7 +190,7 @@ def read_config(path: Path, settings: Iterable[str] = ()) -> dict[str, Any]:
         raise RequestError(
             f"{str(path)!r} is not valid JSON: {error}.",
             code="bad_config",
-            advice="Mend the file; docs/configs.md has examples.",
+            advice="Mend the file; the README has an example.",
         ) from error
     if not isinstance(config, dict):
         raise RequestError(
@@ -213,7 +214,7 @@ def train_request(config: Mapping[str, Any]) -> TrainRequest:
     except ValidationError as error:
         problems = [_explain(dict(problem)) for problem in error.errors()]
         raise RequestError(
-            "; ".join(problems), code="bad_config", advice="Mend the config and send it again."
+            "; ".join(problems) + ".", code="bad_config", advice="Mend the config and send it again."
         ) from None
     if request.training_config.rl_library not in LIBRARIES:
         raise unknown("rlLibrary", request.training_config.rl_library, LIBRARIES, code="unknown_library")
@@ -246,7 +247,7 @@ def _apply(config: dict[str, Any], setting: str) -> None:
         return
     try:
         value = json.loads(text, parse_constant=_no_constant)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = text
     first, *rest = key.split(".")
     in_training = {to_camel(name) for name in TrainingConfig.model_fields} | set(TrainingConfig.model_fields)

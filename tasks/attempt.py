@@ -146,6 +146,10 @@ class _Attempt:
         self.workload, self.facts = check(self.workload, self.site, job, overlay)
         for note in self.facts.notes:
             self.log("checking", "note", note)
+        if self.spec.resume and self.facts.not_resumable:
+            # An earlier attempt's: a request to resume such a job is refused.
+            self.spec = replace(self.spec, start_iteration=0, resume=None)
+            self.log("checking", "note", f"starting from scratch: {self.facts.not_resumable}")
         write_json(self.paths.facts, self.facts.to_json())
         write_json(self.paths.spec, self.spec.to_json())
         write_json(self.paths.versions, _versions(self.facts))

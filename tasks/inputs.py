@@ -48,7 +48,7 @@ def find_input(reference: str, base: Path, what: str) -> LocalInput:
 
 def _local(reference: str, base: Path, what: str) -> Path:
     path = (base / reference).resolve()
-    if not path.is_file():
+    if not _is_file(path):
         beside = sorted(entry.name for entry in path.parent.iterdir())[:8] if path.parent.is_dir() else []
         raise RequestError(
             f"{what}: there is no file {reference!r} (looked at {str(path)!r}).",
@@ -56,6 +56,13 @@ def _local(reference: str, base: Path, what: str) -> Path:
             advice=f"That folder has: {', '.join(beside)}." if beside else "Name a file, relative to the config.",
         )
     return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file system takes
+        return False
 
 
 def _download(uri: str, what: str) -> Path:

@@ -71,9 +71,18 @@ def persist(spec: JobSpec, verdict: Verdict, store: Store) -> dict[str, Any]:
         keeper.add("report.md", "report", report)
     result["artifacts"] = sorted(keeper.entries, key=lambda entry: str(entry["name"]))
     store.put_json(job.result, result)
+    _drop_others(store, job, result["artifacts"])
     if verdict.status == "succeeded":
         store.put_json(job.manifest, documents.manifest(spec, result))
     return result
+
+
+def _drop_others(store: Store, job: JobKeys, entries: list[dict[str, Any]]) -> None:
+    """Delete what an earlier verdict kept and this one does not: the diagnostics of a job that now succeeded, say."""
+    kept = {job.artifact(entry["name"]) for entry in entries}
+    for found in store.list(job.artifacts):
+        if found.key not in kept:
+            store.delete(found.key)
 
 
 def _keep_metrics(spec: JobSpec, verdict: Verdict, store: Store, keeper: _Keeper, scratch: Path) -> dict[str, Any]:

@@ -61,7 +61,6 @@ class IsaacLab(Adapter):
             return
         from isaaclab_rl.entrypoints import TrainingRequest, train
 
-        library.prepare_process()
         code = train(training_request(attempt, facts, library, checkpoint, TrainingRequest))
         if code:
             raise RuntimeError(f"isaaclab_rl.entrypoints.train returned {code}")
@@ -174,8 +173,11 @@ def _resolve(job: JobSpec, library: Library) -> Facts:
     _require_assets(env_cfg)
     scale = Scale(num_envs=job.num_envs, rollout=library.rollout(agent_cfg))
     fitted, notes = library.fit(agent_cfg, scale, {override.partition("=")[0] for override in job.overrides})
-    if job.resume and (reason := library.resumable(agent_cfg)):
-        raise RequestError(f"This job cannot resume: {reason}.", code="not_resumable", advice="Train from scratch.")
+    not_resumable = library.not_resumable(agent_cfg)
+    if job.resume and not_resumable:
+        raise RequestError(
+            f"This job cannot resume: {not_resumable}.", code="not_resumable", advice="Train from scratch."
+        )
     return Facts(
         simulator=job.simulator,
         version=importlib.metadata.version("isaaclab"),
@@ -183,6 +185,7 @@ def _resolve(job: JobSpec, library: Library) -> Facts:
         device=device,
         rollout=scale.rollout,
         overrides=(*own, *fitted, *job.overrides),
+        not_resumable=not_resumable,
         notes=tuple(notes),
         versions=_versions(device),
     )
@@ -243,10 +246,14 @@ def refuse_pickled_code(checkpoint: Path) -> None:
 
     Every library loads checkpoints with pickle, which runs whatever code a file from outside names.
     """
+    import numpy as np
     import torch
 
+    # rl_games saves its best reward as a number of NumPy's; these four build numbers and nothing else.
+    numbers = [np.float32(0).__reduce__()[0], np.dtype, type(np.dtype("f4")), type(np.dtype("f8"))]
     try:
-        torch.load(checkpoint, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(numbers):
+            torch.load(checkpoint, map_location="cpu", weights_only=True)
     except Exception as error:
         raise RequestError(
             f"Checkpoint {checkpoint.name!r} is not plain weights: {str(error).splitlines()[0]}",

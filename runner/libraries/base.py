@@ -83,7 +83,7 @@ class Library:
         """Return command-line arguments of this library's own."""
         return []
 
-    def resumable(self, agent_cfg: dict[str, Any]) -> str | None:
+    def not_resumable(self, agent_cfg: dict[str, Any]) -> str | None:
         """Return why a checkpoint of this library cannot be taken up, or None when it can."""
         return None
 
@@ -94,9 +94,6 @@ class Library:
     def scripts_resume(self, checkpoint: Path) -> list[str]:
         """Return the arguments that resume on Isaac Lab 2.3."""
         return ["--checkpoint", str(checkpoint)]
-
-    def prepare_process(self) -> None:
-        """Change what must be changed in the workload's process before this library trains in it."""
 
     def iteration_in_name(self, name: str) -> int | None:
         """Return the iterations that a checkpoint from elsewhere had seen, or None when its name does not say."""

@@ -59,17 +59,6 @@ class RlGames(Library):
         torch.save(state, target)
         return target
 
-    def prepare_process(self) -> None:
-        """Let scalars reach the file at once: tensorboardX keeps them for two minutes, and a kill would lose them."""
-        from tensorboardX import event_file_writer, record_writer
-
-        class WriteThrough(record_writer.RecordWriter):  # type: ignore[misc]
-            def write(self, data: bytes) -> None:
-                super().write(data)
-                self._writer.flush()
-
-        event_file_writer.RecordWriter = WriteThrough
-
     def iteration_in_name(self, name: str) -> int | None:
         """Read the epoch."""
         return to_int(_FILE.fullmatch(name))

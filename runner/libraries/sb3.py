@@ -33,7 +33,7 @@ class Sb3(Library):
         """Log every iteration: the default of 100,000 transitions hides a short run altogether."""
         return ["--log_interval", str(scale.transitions)]
 
-    def resumable(self, agent_cfg: dict[str, Any]) -> str | None:
+    def not_resumable(self, agent_cfg: dict[str, Any]) -> str | None:
         """A checkpoint does not hold the observation normaliser's statistics, and Isaac Lab does not load them."""
         if agent_cfg.get("normalize_input"):
             return "sb3 checkpoints of a task with `normalize_input` lack the normaliser's statistics"

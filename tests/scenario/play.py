@@ -19,7 +19,7 @@ from simyard.tasks.collect import collect
 from simyard.tasks.history import resume_points
 from simyard.tasks.launch import launch_inline, worth_another
 from simyard.tasks.persist import persist
-from simyard.tasks.resolve import load_spec, resolve
+from simyard.tasks.resolve import resolve
 from simyard.tasks.stage import stage
 from simyard.tasks.workloads import start_workload
 
@@ -140,10 +140,6 @@ class Player:
         resolved = resolve(train_request(config(scenario, **changes)), self.store, keys.new_job_id())
         stage(resolved, self.store)
         return resolved.spec
-
-    def stage_again(self, job_id):
-        """Return the spec of a job that is in the store."""
-        return load_spec(self.store, job_id)
 
     def attempt(self, spec, observer=None, *, fresh=False):
         """Make one attempt; return its failure, or None."""

@@ -49,6 +49,7 @@ class Scenario(Adapter):
             device="cpu",
             rollout=16,
             overrides=job.overrides,
+            not_resumable="its checkpoints lack the normaliser" if "not-resumable" in job.description else None,
             notes=("a note",),
             versions={"python": sys.version.split()[0]},
         )
@@ -110,7 +111,9 @@ class Run:
         import torch
 
         if self.saves:
-            torch.save({"actor_state_dict": {"weights": self.weights}, "iter": index}, self.folder / f"model_{index}.pt")
+            torch.save(
+                {"actor_state_dict": {"weights": self.weights}, "iter": index}, self.folder / f"model_{index}.pt"
+            )
 
     def play(self, moment):
         for at, what in self.steps:
@@ -153,6 +156,9 @@ class Run:
 
     def deaf(self):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def not_resumable(self):
+        """The check says so."""
 
     def hang(self):
         time.sleep(600)

@@ -1,4 +1,4 @@
-"""Shared by the tests on the real simulator: jobs that the command ran, bare runs of Isaac Lab, what checkpoints hold."""
+"""Shared by the tests on the real simulator: jobs of the command, bare runs of Isaac Lab, what checkpoints hold."""
 
 import csv
 import io

@@ -28,7 +28,9 @@ def killed(yard: Yard) -> Job:
         work = yard.home / "work"
         pattern = f"*/001-{process.pid}/work/logs/rsl_rl/*/*/model_15.pt"
         wait_until(lambda: [*work.glob(pattern)] or process.poll() is not None, 120, "the checkpoint")
-        (simulator,) = (child for child in psutil.Process(process.pid).children() if "simyard.runner" in child.cmdline())
+        (simulator,) = (
+            child for child in psutil.Process(process.pid).children() if "simyard.runner" in child.cmdline()
+        )
         simulator.send_signal(signal.SIGKILL)
         stdout, stderr = process.communicate(timeout=120)
     finally:

@@ -1,26 +1,30 @@
 """Nothing is lost: an attempt that dies is gone on with, from its last whole checkpoint."""
 
-import json
 from pathlib import Path
 
 from scenario.play import ITERATIONS, alive, started
 from simyard.runner.opened import is_complete
-from simyard.runner.spec import JobSpec
 from simyard.tasks.attempt import Observer
 from simyard.tasks.launch import next_attempt
 
 
 def test_a_killed_simulator_is_gone_on_with_from_its_last_checkpoint(player):
-    left = player.play("family; kill at 8 once")  # model_6.pt is the last; index 7 was logged, and is made again
+    spec = player.stage("family; kill at 8 once")
+    error = player.attempt(spec)
+    assert (error.failure.code, error.failure.category) == ("killed", "infra")
+    folder = player.folder(spec.job_id) / "attempts/001"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert player.attempt(spec) is None
+    left = player.end(spec)
+
     left.assert_nothing_missing()
     assert left.result["attempts"] == 2
-    first, second = left.outcome(1), left.outcome(2)
-    assert first["signal"] == "SIGKILL"
-    assert (first["failure"]["code"], first["failure"]["category"]) == ("killed", "infra")
-    assert second["start_iteration"] == 7
+    assert left.outcome(1)["signal"] == "SIGKILL"
+    assert left.outcome(2)["start_iteration"] == 7
     assert left.indices(1) == list(range(8))
-    assert left.indices(2) == list(range(7, ITERATIONS))
+    assert left.indices(2) == list(range(7, ITERATIONS)), "model_6.pt was the last: index 7 is made again"
     assert alive(started(left.stdout())) == []
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     names = [entry["name"] for entry in left.result["artifacts"]]
     assert "attempts/001/command.stdout.log" in names
     assert "command.stdout.log" in names
@@ -29,11 +33,9 @@ def test_a_killed_simulator_is_gone_on_with_from_its_last_checkpoint(player):
 def test_a_job_that_dies_again_and_again_ends_as_one_chain(player):
     left = player.play("kill at 3 once; hang at 9", retries=1, timeouts={"iterationSeconds": 1, "graceSeconds": 0})
     assert left.result["status"] == "failed"
-    assert [entry["iteration"] for entry in left.checkpoints] == [1, 3, 5, 7, 9]
-    assert [entry["parent"] for entry in left.checkpoints] == [
-        None,
-        *(entry["sha256"] for entry in left.checkpoints[:-1]),
-    ]
+    chain = left.checkpoints
+    assert [entry["iteration"] for entry in chain] == [1, 3, 5, 7, 9]
+    assert [entry["parent"] for entry in chain] == [None, *(entry["sha256"] for entry in chain[:-1])]
     assert [int(row["step"]) for row in left.metrics()] == list(range(9))
 
 
@@ -42,6 +44,19 @@ def test_a_job_killed_before_its_first_checkpoint_starts_again(player):
     left.assert_nothing_missing()
     assert left.result["attempts"] == 2
     assert left.outcome(2)["start_iteration"] == 0
+
+
+def test_a_job_whose_checkpoints_cannot_be_taken_up_starts_again(player):
+    left = player.play("not-resumable; kill at 8 once")
+    left.assert_nothing_missing()
+    assert left.result["attempts"] == 2
+    assert left.outcome(2)["start_iteration"] == 0
+    assert left.indices(2) == list(range(ITERATIONS))
+    assert [int(row["step"]) for row in left.metrics()] == list(range(ITERATIONS))
+    assert (
+        "starting from scratch: its checkpoints lack the normaliser"
+        in (left.folder / "artifacts/runner.log").read_text()
+    )
 
 
 def test_a_half_written_checkpoint_is_not_used_and_never_in_the_store(player):
@@ -53,15 +68,6 @@ def test_a_half_written_checkpoint_is_not_used_and_never_in_the_store(player):
     assert [path for path in stored if not is_complete(path)] == []
     first = left.folder / "attempts/001/files/checkpoints"
     assert sorted(path.name for path in first.iterdir()) == ["model_0.pt", "model_2.pt", "model_4.pt", "model_6.pt"]
-
-
-def test_attempts_never_share_files(player):
-    spec = player.stage("kill at 4 once")
-    player.attempt(spec)
-    first = player.folder(spec.job_id) / "attempts/001"
-    before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
-    assert player.attempt(spec) is None
-    assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
 
 
 def test_the_very_last_checkpoint_is_not_taken_up(player):
@@ -80,14 +86,6 @@ def test_another_job_can_go_on_from_a_checkpoint(player):
     assert "every weight is [7.0]" in left.stdout()
     assert left.checkpoints[0]["parent"] == earlier.checkpoints[-1]["sha256"]
     assert [int(row["step"]) for row in left.metrics()] == [4, 5, 6]
-
-
-def test_the_stored_job_says_all_that_is_needed_to_run_it_again(player):
-    left = player.play("", iterations=2)
-    stored = json.loads((left.folder / "artifacts/job.json").read_text())
-    assert JobSpec.from_json(stored) == JobSpec.from_json(json.loads((left.folder / "job.json").read_text()))
-    assert stored["task"] == "Scenario"
-    assert stored["seed"] == 1
 
 
 def test_a_store_that_goes_away_for_a_while_loses_nothing(player):

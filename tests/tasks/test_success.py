@@ -1,9 +1,9 @@
 """A job that goes well, and everything that it promised."""
 
 import json
-import os
 
-from scenario.play import ITERATIONS, alive, assert_digests, running_below, started
+from scenario.play import ITERATIONS, alive, started
+from simyard.runner.spec import JobSpec
 from simyard.store.store import Store
 from simyard.tasks.attempt import Observer
 from simyard.tasks.history import job_status
@@ -45,6 +45,9 @@ def test_a_success_leaves_every_promised_artifact_and_the_manifest_last(player):
     written = {path: path.stat().st_mtime_ns for path in left.folder.rglob("*") if path.is_file()}
     assert max(written, key=written.get) == left.folder / "artifact_manifest.json"
 
+    stored = json.loads((artifacts / "job.json").read_text())
+    assert JobSpec.from_json(stored) == JobSpec.from_json(json.loads((left.folder / "job.json").read_text()))
+    assert (stored["task"], stored["seed"]) == ("Scenario", 1)
     assert (artifacts / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert (artifacts / "report.md").read_text().startswith("# played: succeeded\n")
     assert json.loads((artifacts / "training-config.json").read_text())["trainingConfig"]["task"] == "Scenario"
@@ -67,34 +70,27 @@ def test_a_success_leaves_every_promised_artifact_and_the_manifest_last(player):
     assert alive(family) == []
 
 
-def test_a_failure_leaves_a_result_and_no_manifest(player):
-    left = player.play("crash at 5")
-    assert left.result["status"] == "failed"
-    assert not (left.folder / "artifact_manifest.json").exists()
-    assert json.loads((left.folder / "result.json").read_text()) == left.result
-    assert_digests(left)
-
-
-def test_an_interrupted_persist_is_no_success_and_can_be_repeated(player):
-    left = player.play("", iterations=3)
-    (left.folder / "artifact_manifest.json").unlink()
-    (left.folder / "artifacts" / "metrics.csv").unlink()
-    job_id = left.result["job_id"]
-    assert job_status(left.store, job_id)["status"] == "running"
-    again = player.end(player.stage_again(job_id))
-    again.assert_nothing_missing(iterations=3)
-    assert [e["sha256"] for e in again.checkpoints] == [e["sha256"] for e in left.checkpoints]
-
-
-def test_a_checkpoint_that_was_lost_from_the_store_is_no_success(player):
+def test_a_success_needs_its_manifest_and_every_checkpoint(player):
     spec = player.stage("", iterations=3)
     assert player.attempt(spec) is None
-    (player.folder(spec.job_id) / "attempts/001/files/checkpoints/model_2.pt").unlink()
     left = player.end(spec)
-    assert left.result["status"] == "failed"
-    assert left.error["code"] == "artifact_missing"
-    assert "model_2.pt" in left.error["message"]
-    assert not (left.folder / "artifact_manifest.json").exists()
+    manifest = left.folder / "artifact_manifest.json"
+
+    manifest.unlink()
+    assert job_status(left.store, spec.job_id)["status"] == "running", "it died before its commit"
+    again = player.end(spec)
+    again.assert_nothing_missing(iterations=3)
+    assert [entry["sha256"] for entry in again.checkpoints] == [entry["sha256"] for entry in left.checkpoints]
+
+    manifest.unlink()
+    (left.folder / "attempts/001/files/checkpoints/model_2.pt").unlink()
+    without = player.end(spec)
+    assert without.result["status"] == "failed"
+    assert without.error["code"] == "artifact_missing"
+    assert "model_2.pt is gone from the store" in without.error["message"]
+    assert [entry["iteration"] for entry in without.checkpoints] == [1]
+    assert not manifest.exists()
+    assert not (left.folder / "artifacts/checkpoints/model_2.pt").exists()
 
 
 def test_the_store_follows_while_the_job_runs(player):
@@ -129,11 +125,3 @@ def test_our_credentials_do_not_reach_the_workload(player, monkeypatch):
     assert "OMP_NUM_THREADS=1" in left.stdout()
     for path in left.folder.rglob("*"):
         assert path.is_dir() or b"a-very-secret-value" not in path.read_bytes(), path
-
-
-def test_the_scratch_folder_is_empty_afterwards(player):
-    player.play("crash at 1")
-    files = [path for path in player.site.home.rglob("*") if path.is_file() and "assets" not in path.parts]
-    assert files == []
-    assert running_below(player.site.home) == []
-    assert os.listdir(player.site.home / "work") is not None

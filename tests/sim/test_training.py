@@ -110,4 +110,6 @@ def test_the_evidence_can_be_read(job: Job, library: str, yard: Yard):
     assert report.startswith("# test: succeeded")
     assert f"{ITERATIONS} of {ITERATIONS}" in report
     assert job.json("training-config.json")["trainingConfig"]["rlLibrary"] == library or library == "rsl_rl"
-    assert JobSpec.from_json(job.json("job.json")) == JobSpec.from_json(json.loads((job.folder / "job.json").read_text()))
+    assert JobSpec.from_json(job.json("job.json")) == JobSpec.from_json(
+        json.loads((job.folder / "job.json").read_text())
+    )

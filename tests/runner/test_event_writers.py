@@ -1,0 +1,31 @@
+"""What was logged is on the disk at once, so that a kill takes nothing along."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from simyard.runner.tfevents import EventReader, find_event_files
+
+LOG_AND_DIE = """
+import os, signal, sys
+from {module} import SummaryWriter
+from simyard.runner import event_writers
+
+event_writers.write_at_once()
+writer = SummaryWriter(sys.argv[1])
+for step in range(50):
+    writer.add_scalar("loss", step / 2, step)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("module", ["torch.utils.tensorboard", "tensorboardX"])
+def test_every_scalar_survives_a_kill(module: str, tmp_path: Path):
+    done = subprocess.run([sys.executable, "-c", LOG_AND_DIE.format(module=module), tmp_path], check=False)
+    assert done.returncode == -signal.SIGKILL
+    (file,) = find_event_files(tmp_path)
+    series = EventReader(file).read_new()["loss"]
+    assert list(series.steps) == list(range(50))
+    assert list(series.values) == [step / 2 for step in range(50)]

@@ -1,0 +1,107 @@
+"""The failure table: every row knows its line, and nothing harmless is taken for a failure."""
+
+import pytest
+from simyard.runner.errors import Category
+from simyard.runner.failures import END_MARKER, SIGNATURES, match
+
+KNOWN = {
+    "cuda_out_of_memory": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+    "physx_out_of_memory": "[Error] [omni.physx.plugin] PxgCudaDeviceMemoryAllocator fail to allocate memory 67108864",
+    "physx_buffer_too_small": "PhysX error: The application needs to increase "
+    "PxgDynamicsMemoryConfig::foundLostPairsCapacity to 2048 , otherwise, the simulation will miss interactions",
+    "contact_buffer_too_small": "nefc overflow - please increase njmax to 128",
+    "gpu_state_corrupt": "RuntimeError: CUDA error: an illegal memory access was encountered",
+    "render_out_of_memory": "[Error] [gpu.foundation] VkResult: ERROR_OUT_OF_DEVICE_MEMORY",
+    "driver_unsupported": "[Error] [gpu.foundation] The currently installed NVIDIA graphics driver is unsupported",
+    "no_vulkan": "[Error] [carb.graphics-vulkan.plugin] vkCreateInstance failed. Vulkan 1.1 is not supported",
+    "no_rt_cores": "[Error] [rtx.postprocessing.plugin] createDLSSContext error",
+    "eula_not_accepted": "Do you accept the EULA? (Yes/No): ",
+    "assets_unreachable": "FileNotFoundError: Unable to find the file: https://omniverse-content-production.s3/Robot.usd",
+    "rank_lost": "[rank1]: Watchdog caught collective operation timeout: WorkNCCL(SeqNum=5)",
+    "policy_std_invalid": "RuntimeError: normal expects all elements of std >= 0.0",
+    "observation_nan": "ValueError: The observation group 'policy' contains NaN values.",
+    "isaac_sim_absent": "ModuleNotFoundError: Isaac Sim is not installed or not found on PYTHONPATH.",
+    "no_nvidia_driver": "RuntimeError: Found no NVIDIA driver on your system.",
+    "wrong_arguments": "train.py: error: unrecognized arguments: --headles",
+    "checkpoint_not_found": "ValueError: No checkpoints in the directory: '/logs' match 'model_.*.pt'.",
+    "checkpoint_of_old_rsl_rl": "KeyError: 'actor_state_dict'",
+    "checkpoint_wrong_shape": "size mismatch for actor.0.weight: copying a param with shape torch.Size([32, 4])",
+    "not_writable": "PermissionError: [Errno 13] Permission denied: '/root/.local/share/ov/data'",
+    "kit_started_late": "ModuleNotFoundError: No module named 'omni.usd'",
+    "git_absent": "ImportError: Bad git executable.",
+    "disk_full": "OSError: [Errno 28] No space left on device",
+}
+ALSO_KNOWN = [
+    ("cuda_out_of_memory", "torch.cuda.OutOfMemoryError: CUDA out of memory."),
+    (
+        "physx_buffer_too_small",
+        "PxgDynamicsMemoryConfig::collisionStackSize buffer overflow detected, please increase it",
+    ),
+    (
+        "physx_buffer_too_small",
+        "PhysX error: Patch buffer overflow detected, please increase its size to at least 178421",
+    ),
+    ("contact_buffer_too_small", "Flex-flex SAP buffer overflow - please increase naconmax to 900"),
+    ("contact_buffer_too_small", "CCD overflow - please increase naccdmax to 12"),
+    ("gpu_state_corrupt", "PhysX error: GPU compute pipeline failed, error 700"),
+    ("render_out_of_memory", "[Fatal] A GPU crash occurred. Exiting the application..."),
+    ("driver_unsupported", "[Error] [rtx driver verification failed]"),
+    ("no_vulkan", "Failed to create any GPU devices, including an attempt with compatibility mode."),
+    ("wrong_arguments", "gymnasium.error.NameNotFound: Environment `Isaac-Nowhere` doesn't exist."),
+    ("wrong_arguments", "gymnasium.error.DeprecatedEnv: Environment version v0 for `Isaac-Ant` is deprecated."),
+    ("checkpoint_not_found", "ValueError: No runs present in the directory: '/logs/rsl_rl' match '.*'."),
+]
+HARMLESS = [
+    "",
+    "Learning iteration 3/60",
+    "Training time: 12.34 seconds",
+    "[10.5s] app ready",
+    "waiting for RtPso async group to finish",
+    "The NVIDIA Omniverse License Agreement (EULA) must be accepted before Omniverse Kit can start.",
+    "[Warning] [omni.client] Successfully created S3 provider",
+    "Module newton._src.solvers load on device 'cpu' took 0.50 ms",
+    "naconmax: 4096, njmax: 120",
+    "[INFO]: Loading model checkpoint from: /work/model_5.pt",
+    "There was an error running python",
+    "Mean reward: nan",
+    "std: 1.00",
+]
+
+
+def test_every_row_has_an_example():
+    assert [signature.code for signature in SIGNATURES] == list(KNOWN)
+
+
+@pytest.mark.parametrize(("code", "line"), [*KNOWN.items(), *ALSO_KNOWN])
+def test_a_line_is_known_by_its_own_row(code, line):
+    failure = match(f"  {line}\n")
+    assert failure is not None
+    assert failure.code == code
+    assert failure.message == line.strip()
+    assert failure.advice.endswith(".")
+    assert failure.category in (Category.USER, Category.RESOURCE, Category.INFRA)
+
+
+@pytest.mark.parametrize("line", HARMLESS)
+def test_a_harmless_line_is_no_failure(line):
+    assert match(line) is None
+
+
+def test_a_long_line_is_cut():
+    failure = match("CUDA out of memory " + "x" * 10_000)
+    assert failure is not None
+    assert len(failure.message) == 500
+
+
+@pytest.mark.parametrize(
+    ("line", "is_end"),
+    [
+        ("Training time: 12.34 seconds", True),
+        ("Training time: 7 seconds", True),
+        ("Training time limit: 7 seconds", False),
+        ("[task] Training time: 12.34 seconds", False),
+        ("Training time:", False),
+    ],
+)
+def test_the_end_marker(line, is_end):
+    assert bool(END_MARKER.match(line)) is is_end

@@ -1,0 +1,90 @@
+"""A task package of the user's own, and checkpoint files from elsewhere."""
+
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from simulated import ITERATIONS, Job, Yard, load, optimizer_steps
+from simyard.runner.adapters.isaaclab import refuse_pickled_code
+from simyard.runner.errors import RequestError
+
+pytestmark = pytest.mark.sim
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "cartpole_heavy"
+MORE = 2
+
+
+class Hostile:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture(scope="module")
+def heavy(yard: Yard, trained: Callable[[str], Job]) -> Job:
+    """Train the example package's task, from a policy that learned on Isaac Lab's own cartpole."""
+    folder = yard.config.parent
+    shutil.make_archive(
+        str(folder / "cartpole_heavy"), "zip", EXAMPLE.parent, "cartpole_heavy"
+    )  # the config names it relative to itself
+    shutil.copy(trained("rsl_rl").final, folder / "model_3.pt")
+    return yard.train(
+        "task=Heavy-Cartpole-Direct", f"maxIterations={MORE}", "customEnvironmentPath=cartpole_heavy.zip",
+        "resume.checkpoint=model_3.pt",
+    )  # fmt: skip
+
+
+def test_the_packages_task_is_trained(heavy: Job):
+    assert (heavy.exit_code, heavy.result["status"]) == (0, "succeeded"), heavy.log
+    env = (heavy.artifacts / "params/env.yaml").read_text()
+    assert "action_scale: 200.0\n" in env
+    assert "mass: 4.0\n" in env
+    assert "installed cartpole-heavy 0.1.0" in (heavy.artifacts / "runner.log").read_text()
+    assert any(name.startswith("events/rsl_rl/cartpole_heavy/") for name in heavy.manifest)
+
+
+def test_plain_weights_from_a_file_are_taken_up(heavy: Job, trained: Callable[[str], Job]):
+    earlier = trained("rsl_rl")
+    assert [entry["iteration"] for entry in heavy.checkpoints] == [ITERATIONS + MORE]
+    assert heavy.checkpoints[0]["parent"] == earlier.checkpoints[-1]["sha256"]
+    assert load(heavy.final)["iter"] == ITERATIONS + MORE - 1
+    assert optimizer_steps(heavy.final) * ITERATIONS == optimizer_steps(earlier.final) * (ITERATIONS + MORE)
+
+
+def test_the_package_is_in_no_other_job(heavy: Job, yard: Yard):
+    refused = yard.train("task=Heavy-Cartpole-Direct")
+    assert (refused.exit_code, refused.result["error"]["code"]) == (2, "unknown_task")
+
+
+def test_a_checkpoint_that_holds_code_is_refused_and_the_code_never_runs(yard: Yard):
+    folder = yard.config.parent
+    marker = folder / "the-code-ran"
+    state = {"actor_state_dict": {}, "critic_state_dict": {}, "iter": 3, "infos": Hostile(marker)}
+    torch.save(state, folder / "model_9.pt")
+    refused = yard.train("resume.checkpoint=model_9.pt")
+    assert refused.exit_code != 0
+    assert refused.result["error"]["code"] == "unsafe_checkpoint"
+    assert refused.result["error"]["category"] == "user"
+    assert (refused.result["status"], refused.result["attempts"]) == ("failed", 1)
+    assert not marker.exists()
+    assert pickle.loads(pickle.dumps(Hostile(marker))) is None
+    assert marker.exists()  # it would have
+
+
+def test_numbers_of_numpy_are_no_code(tmp_path: Path):
+    """rl_games saves its best reward as one."""
+    state = {"model": {"weight": torch.ones(2)}, "last_mean_rewards": np.float32(1.5), "score": np.float64(2.5)}
+    torch.save(state, tmp_path / "last.pth")
+    refuse_pickled_code(tmp_path / "last.pth")
+    torch.save(state | {"env_state": Hostile(tmp_path / "ran")}, tmp_path / "hostile.pth")
+    with pytest.raises(RequestError, match=r"'hostile\.pth' is not plain weights"):
+        refuse_pickled_code(tmp_path / "hostile.pth")
+    assert not (tmp_path / "ran").exists()

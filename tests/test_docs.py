@@ -1,0 +1,154 @@
+"""The documents say what is there: commands, options, fields, links, entrypoints."""
+
+import importlib
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+from prefect import Flow
+from pydantic import BaseModel
+from simyard.cli import JSON_KEYS, main
+from simyard.requests import TrainRequest, read_config, train_request
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "changes/*.md", "examples/**/*.md", "benchmarks/**/*.md")
+    for path in ROOT.glob(pattern)
+)
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def commands(program: str) -> list[str]:
+    """Return the README's command lines of a program."""
+    lines = [line for language in ("console", "bash") for block in blocks(language) for line in block.splitlines()]
+    shown = [line.removeprefix("$ ") for line in lines]
+    return [line for line in shown if line.split(" ")[0] == program]
+
+
+def all_commands(command: click.Command, path: str = "simyard") -> Iterator[tuple[str, click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        for name, child in command.commands.items():
+            yield from all_commands(child, f"{path} {name}")
+
+
+def test_the_first_command_comes_early_and_the_whole_is_short() -> None:
+    lines = README.splitlines()
+    assert next(index for index, line in enumerate(lines, 1) if line.startswith("$ ")) < 30
+    assert len(lines) < 200
+
+
+@pytest.mark.parametrize("line", commands("simyard"))
+def test_the_readme_shows_real_options(line: str) -> None:
+    command: click.Command = main
+    name, *words = shlex.split(line, comments=True)
+    while isinstance(command, click.Group):
+        name = words.pop(0)
+        command = command.commands[name]
+    command.make_context(name, words)  # raises on an option or an argument that does not exist
+
+
+def test_the_readme_shows_every_command() -> None:
+    shown = commands("simyard")
+    leaves = [path for path, command in all_commands(main) if not isinstance(command, click.Group)]
+    assert not [path for path in leaves if not any(line.startswith(path) for line in shown)]
+
+
+@pytest.mark.parametrize("line", commands("make"))
+def test_the_readme_names_real_make_targets(line: str) -> None:
+    assert re.search(rf"^{re.escape(line.split()[1])}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("path", "command"), all_commands(main), ids=[path for path, _ in all_commands(main)])
+def test_every_command_and_option_has_help(path: str, command: click.Command) -> None:
+    assert command.help
+    silent = [option.name for option in command.params if isinstance(option, click.Option) and not option.help]
+    assert not silent
+
+
+@pytest.mark.parametrize("block", blocks("json"))
+def test_the_readmes_configs_are_valid(block: str) -> None:
+    train_request(json.loads(block))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.json")), ids=lambda path: path.name)
+def test_the_examples_are_valid(path: Path) -> None:
+    train_request(read_config(path))
+
+
+def test_the_readme_shows_the_keys_of_the_result() -> None:
+    (line,) = [line for line in README.splitlines() if line.startswith('{"job_id"')]
+    keys = re.findall(r'"(\w+)": ', re.sub(r"\[.*\]|(?<!^)\{.*?\}", "", line))
+    assert tuple(keys) == JSON_KEYS
+
+
+def test_the_config_table_has_every_field_and_its_default() -> None:
+    section = README.partition("## The config")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    table: dict[str, Any] = {}
+    for names, defaults, *_ in rows:
+        fields = re.findall(r"`(.+?)`", names)
+        values = re.findall(r"`(.+?)`", defaults) or ["required"]
+        table |= dict(zip(fields, values if len(values) == len(fields) else values * len(fields), strict=True))
+    assert table == {
+        name: "required" if required else json.dumps(default) for name, required, default in _fields(TrainRequest)
+    }
+
+
+def test_the_settings_table_has_every_variable() -> None:
+    section = README.partition("## Settings")[2].partition("\n## ")[0]
+    named = set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE))
+    read = set(re.findall(r'"((?:SIMYARD|ISAACSIM|OMP)_[A-Z_]*[A-Z])"', (ROOT / "sdk" / "site.py").read_text()))
+    assert named == read
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert not [t for t in targets if "://" not in t and not (path.parent / t.partition("#")[0]).exists()]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_are_named_exist(path: Path) -> None:
+    named = re.findall(
+        r"`((?:docs|flows|tasks|runner|store|blocks|sdk|tests|examples|changes)/[\w./-]*)`", path.read_text()
+    )
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_the_deployments_name_real_flows() -> None:
+    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    names = []
+    for deployment in deployments:
+        module, _, function = deployment["entrypoint"].rpartition(".")
+        flow = getattr(importlib.import_module(module), function)
+        assert isinstance(flow, Flow)
+        assert deployment["description"]
+        assert "schedules" not in deployment
+        names.append(f"{flow.name}/{deployment['name']}")
+    assert names == ["train/train", "rerun/rerun", "run-job/simyard"]
+
+
+def _fields(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, bool, Any]]:
+    """Yield (dotted name, required, default) of every field that is not a model itself."""
+    for field in model.model_fields.values():
+        name = f"{path}{field.alias}"
+        arms = getattr(field.annotation, "__args__", (field.annotation,))
+        nested = [arm for arm in arms if isinstance(arm, type) and issubclass(arm, BaseModel)]
+        if nested:
+            yield from _fields(nested[0], f"{name}.")
+        else:
+            default = field.default
+            yield name, field.is_required(), list(default) if isinstance(default, tuple) else default
