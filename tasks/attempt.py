@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from simyard.runner.errors import Category, Failure, RequestError, SimyardError, StoreError
+from simyard.runner.errors import Category, Failure, RequestError, SimyardError, StoreError, WorkloadError
 from simyard.runner.libraries import Scale, get_library
 from simyard.runner.packages import install
 from simyard.runner.paths import AttemptPaths, read_json, write_json
@@ -250,7 +250,10 @@ class _Attempt:
     def _stage(self, stage: str) -> None:
         self.log(stage, "start", f"attempt {self.spec.number}")
         self.mirror.status["stage"] = stage
+        self.mirror.beat()
         self.observer.progress(self.mirror.status)
+        if self.mirror.cancel_requested.is_set():
+            raise WorkloadError(CANCELED)
 
     def _watch(self, seen: Watched) -> Failure | None:
         status = self.mirror.status

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
+import psutil
 from simyard.runner.spec import InputFile, ResumePoint
 from simyard.store.keys import AttemptKeys, JobKeys
 from simyard.store.store import KeyNotFound, Store
+
+SILENCE_S = 120.0
+"""A running attempt writes its status every few seconds; after this long without one its process is gone."""
 
 
 @dataclass(frozen=True)
@@ -71,20 +77,19 @@ def chain(past: list[PastAttempt]) -> Iterator[tuple[PastAttempt, int | None]]:
 
 
 def job_status(store: Store, job_id: str) -> dict[str, Any]:
-    """Return how a job stands, from the store alone.
+    """Return how a job stands, from the store alone: `queued`, `running`, `interrupted`, or how it ended.
 
     A job has succeeded when its manifest is there; a result that says so without one was interrupted.
     """
     job = JobKeys(job_id)
     result = read_or_none(store, job.result)
-    if result and (result["status"] != "succeeded" or store.exists(job.manifest)):
-        return dict(result)
     past = attempts(store, job_id)
+    if result and result["attempts"] >= len(past) and (result["status"] != "succeeded" or store.exists(job.manifest)):
+        return dict(result)
     latest: dict[str, Any] = (past[-1].outcome or past[-1].status or {}) if past else {}
-    ended = bool(past and past[-1].outcome)
     return {
         "job_id": job_id,
-        "status": "canceled" if ended and latest.get("status") == "canceled" else "running" if past else "queued",
+        "status": _standing(past),
         "store": store.url(job.prefix),
         "attempts": len(past),
         "iteration": latest.get("iteration"),
@@ -94,6 +99,23 @@ def job_status(store: Store, job_id: str) -> dict[str, Any]:
         "error": latest.get("failure"),
         "artifacts": [],
     }
+
+
+def _standing(past: list[PastAttempt]) -> str:
+    """Return the status of a job that nobody has judged yet."""
+    if not past:
+        return "queued"
+    if past[-1].outcome:
+        return "canceled" if past[-1].outcome["status"] == "canceled" else "running"
+    return "interrupted" if _is_gone(past[-1].status or {}) else "running"
+
+
+def _is_gone(status: dict[str, Any]) -> bool:
+    """Return True for an attempt whose supervisor has died: seen at once on its machine, by silence elsewhere."""
+    if status.get("host") == platform.node() and not psutil.pid_exists(status["pid"]):
+        return True
+    heard = status.get("updated_at")
+    return heard is not None and (datetime.now(UTC) - datetime.fromisoformat(heard)).total_seconds() > SILENCE_S
 
 
 def read_or_none(store: Store, key: str) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import re
 import shutil
 import threading
@@ -47,6 +49,8 @@ class Mirror:
             "iteration": attempt.start_iteration,
             "last_iteration": attempt.job.last_iteration,
             "reward": None,
+            "host": platform.node(),
+            "pid": os.getpid(),
         }
         self.cancel_requested = threading.Event()
         self.checkpoints: list[dict[str, Any]] = []
@@ -92,24 +96,37 @@ class Mirror:
         while not self._stop.wait(INTERVAL_S):
             self._sync()
 
+    def beat(self) -> None:
+        """Write the heartbeat and look for a request to stop."""
+        self._try(self._beat)
+
     def _sync(self) -> None:
+        self._try(self._carry_all, self._beat)
+
+    def _try(self, *steps: Callable[[], None]) -> None:
         try:
-            self._carry_checkpoints()
-            self._carry_metrics()
-            for path, name in self._files():
-                self._carry(path, name)
-            if self._index_is_old:
-                # After the events: a checkpoint counts when the metrics up to it are in the store too.
-                self._store.put_json(self._keys.checkpoints, self.checkpoints)
-                self._index_is_old = False
-            self.status["updated_at"] = datetime.now(UTC).isoformat(timespec="seconds")
-            self._store.put_json(self._keys.status, self.status)
-            self._forward_log()
-            if self._store.exists(self._job.cancel):
-                self.cancel_requested.set()
+            for step in steps:
+                step()
             self.problem = None
         except SimyardError as error:
             self.problem = error  # the next round tries again; a store that is away for a minute loses nothing
+
+    def _carry_all(self) -> None:
+        self._carry_checkpoints()
+        self._carry_metrics()
+        for path, name in self._files():
+            self._carry(path, name)
+        if self._index_is_old:
+            # After the events: a checkpoint counts when the metrics up to it are in the store too.
+            self._store.put_json(self._keys.checkpoints, self.checkpoints)
+            self._index_is_old = False
+        self._forward_log()
+
+    def _beat(self) -> None:
+        self.status["updated_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+        self._store.put_json(self._keys.status, self.status)
+        if self._store.exists(self._job.cancel):
+            self.cancel_requested.set()
 
     def _files(self) -> Iterator[tuple[Path, str]]:
         """Yield everything but checkpoints, with its artifact name."""

@@ -79,7 +79,7 @@ def resolve(request: TrainRequest, store: Store, job_id: str, base: Path | None 
         ),
         retries=request.retries,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        request=request.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+        request=request.model_dump(mode="json", by_alias=True, exclude_unset=True),
     )
     return Resolved(spec, tuple(inputs))
 

@@ -23,6 +23,7 @@ from simyard.runner.supervise import Workload
 from simyard.site import Site
 from simyard.store import keys
 from simyard.store.store import Store
+from simyard.tasks import history
 from simyard.tasks.launch import already_succeeded
 from simyard.tasks.resolve import Resolved, load_spec, resolve
 from simyard.tasks.stage import stage
@@ -69,6 +70,12 @@ def rerun(job_id: str, reference: str | None, pool: str | None, *, quiet: bool) 
     spec = load_spec(store, job_id)
     if store.exists(keys.JobKeys(job_id).manifest):
         raise already_succeeded(job_id)
+    if pool is None and history.job_status(store, job_id)["status"] == "running":
+        raise RequestError(
+            f"{job_id} is still running.",
+            code="still_running",
+            advice=f"Cancel it first, or wait: an attempt that died is known as such after {history.SILENCE_S:.0f} s.",
+        )
     return _execute(spec, None, None, store, reference, pool, site, quiet=quiet)
 
 

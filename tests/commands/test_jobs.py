@@ -103,7 +103,7 @@ def test_a_killed_control_process_takes_the_simulator_with_it_and_a_retry_finish
     assert len(pids) == 4
     wait_until(lambda: alive(pids) == [], 5, "the end of the simulator and its children")
     saved = [record["iteration"] for record in checkpoints(shell, job_id)]
-    assert last_json(shell.run("jobs", "show", job_id, "--json"))["status"] == "running"
+    assert last_json(shell.run("jobs", "show", job_id, "--json"))["status"] == "interrupted"
 
     retried = shell.run("jobs", "retry", job_id, "--json")
     assert retried.returncode == 0, retried.stderr

@@ -66,6 +66,15 @@ def test_the_metrics_steps_are_counted_on(resumed: Resumed):
     assert min(int(row["step"]) for row in resumed.job.rows()) == min(min(steps) for steps in expected.values())
 
 
+def test_the_event_files_lie_as_deep_as_those_of_a_first_attempt(resumed: Resumed):
+    """Their folders name the metrics' columns where one job has several, and its attempts must not differ in that."""
+    (earlier,), (later,) = (
+        [name.split("/") for name in job.manifest if name.startswith("events/")]
+        for job in (resumed.earlier, resumed.job)
+    )
+    assert (len(later), later[1], later[4:-1]) == (len(earlier), earlier[1], earlier[4:-1])
+
+
 def test_the_checkpoint_itself_says_how_far_it_is(resumed: Resumed):
     final = resumed.job.final
     if resumed.library == "rl_games":

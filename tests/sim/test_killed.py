@@ -27,12 +27,12 @@ def killed(yard: Yard) -> Job:
     try:
         work = yard.home / "work"
         pattern = f"*/001-{process.pid}/work/logs/rsl_rl/*/*/model_15.pt"
-        wait_until(lambda: [*work.glob(pattern)] or process.poll() is not None, 120, "the checkpoint")
+        wait_until(lambda: [*work.glob(pattern)] or process.poll() is not None, 200, "the checkpoint")
         (simulator,) = (
             child for child in psutil.Process(process.pid).children() if "simyard.runner" in child.cmdline()
         )
         simulator.send_signal(signal.SIGKILL)
-        stdout, stderr = process.communicate(timeout=120)
+        stdout, stderr = process.communicate(timeout=200)
     finally:
         end(process)
     return yard.read(subprocess.CompletedProcess([], process.returncode, stdout, stderr))

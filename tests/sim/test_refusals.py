@@ -1,6 +1,5 @@
 """What the simulator's own environment refuses, before anything is simulated or created."""
 
-import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -136,19 +135,12 @@ def test_the_demos_config_passes(check: Callable[..., Facts]):
     assert (facts.overrides, facts.notes) == (("physics=newton_mjwarp", "agent.device=cpu"), ())
 
 
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ([f"task={CARTPOLE}-v0"], f"Bad request: Unknown task '{CARTPOLE}-v0'.*Use '{CARTPOLE}'"),
-        (["agent.save_intervall=5"], r"Bad request: Unknown override key.*Did you mean 'agent\.save_interval'"),
-    ],
-)
-def test_the_command_refuses_with_exit_code_2_and_creates_nothing(yard: Yard, settings: list[str], says: str):
+def test_the_command_refuses_with_exit_code_2_and_creates_nothing(yard: Yard):
     before = yard.jobs
-    refused = yard.train(*settings)
+    refused = yard.train("agent.save_intervall=5")
     assert (refused.exit_code, refused.result["status"], refused.result["job_id"]) == (2, "failed", None)
-    assert refused.result["error"]["category"] == "user"
-    assert re.search(says, refused.log)
+    assert (refused.result["error"]["code"], refused.result["error"]["category"]) == ("bad_override", "user")
+    assert "Bad request: Unknown override key 'agent.save_intervall'." in refused.log
+    assert "Did you mean 'agent.save_interval'?" in refused.log
     assert "Traceback" not in refused.log
-    assert json.dumps(refused.result).count("Traceback") == 0
     assert yard.jobs == before
