@@ -8,7 +8,7 @@ demo: setup
 	@.venv/bin/simyard train examples/cartpole-training-config.json --store demo
 
 test: setup
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest -n 2 --dist loadfile
 
 check: setup
 	@.venv/bin/ruff check .

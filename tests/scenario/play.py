@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 from simyard.requests import train_request
 from simyard.runner.errors import WorkloadError
+from simyard.runner.spec import JobSpec
 from simyard.site import Site
 from simyard.store import keys
 from simyard.store.store import Store
@@ -43,6 +44,12 @@ def config(scenario, *, iterations=ITERATIONS, timeouts=None, **changes):
     }
 
 
+NOTHING = JobSpec(
+    job_id="none", kind="train", name="none", simulator="isaaclab", task="None", library="rsl_rl", num_envs=1,
+    max_iterations=1, seed=1,
+)  # fmt: skip
+
+
 class Waiting:
     """Workloads that have imported torch already, as the command line has one: they wait while other tests run."""
 
@@ -56,7 +63,9 @@ class Waiting:
         while len(self._waiting) <= self.COUNT:
             site = Site(home=self._home, store="", python=str(PYTHON))
             self._waiting.append(start_workload(site, "isaaclab", "rsl_rl"))
-        return self._waiting.pop(0)
+        workload = self._waiting.pop(0)
+        workload.check(NOTHING, None, 60)  # so that no test's patience is spent on an import
+        return workload
 
     def close(self):
         for workload in self._waiting:
