@@ -43,6 +43,8 @@ class Watched:
     end_marker: bool = False
     failure: Failure | None = None
     """The first line that names a known cause."""
+    hint: Failure | None = None
+    """The first line that names a cause which a run can live with."""
     stopped_because: Failure | None = None
     """Why the supervisor ended the workload itself."""
 
@@ -246,7 +248,11 @@ def _read(tails: list[_Tail], seen: Watched, library: Library, scale: Scale, sta
             if failures.END_MARKER.match(line):
                 seen.end_marker = True
                 seen.last_iteration = now
-            seen.failure = seen.failure or failures.match(line)
+            if found := failures.match(line):
+                if found.code in failures.SURVIVABLE:
+                    seen.hint = seen.hint or found
+                else:
+                    seen.failure = seen.failure or found
             if (progress := library.progress(line, scale)) is None:
                 continue
             seen.reward = progress.reward if progress.reward is not None else seen.reward

@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import psutil
 from simyard.runner.errors import Category, Failure, RequestError, SimyardError, StoreError, WorkloadError
 from simyard.runner.libraries import Scale, get_library
 from simyard.runner.packages import install
@@ -87,7 +89,7 @@ def run_attempt(
     try:
         running.prepare(workload)
         ending = running.supervise()
-        if ending.watched.end_marker and running.account() is None:
+        if ending.watched.end_marker and not running.gave_account():
             running.open_afterwards()
         failure = judge(ending, running.account(), running.log)
     except SimyardError as error:
@@ -108,6 +110,7 @@ class _Attempt:
         self.observer = observer
         self.keys = JobKeys(spec.job.job_id).attempt(spec.number)
         self.paths = AttemptPaths(site.attempt_folder(spec.job.job_id, spec.number))
+        _sweep(self.paths.root.parent)
         self.paths.make()
         self.library = get_library(spec.job.library)
         self.timings = Timings()
@@ -179,9 +182,14 @@ class _Attempt:
         """The workload's own account of its end, or None when it wrote none."""
         return dict(read_json(self.paths.outcome)) if self.paths.outcome.exists() else None
 
+    def gave_account(self) -> bool:
+        """Whether the workload came through its own clean-up."""
+        account = self.account()
+        return account is not None and account["failure"] is None
+
     def open_afterwards(self) -> None:
-        """Have another process open the last checkpoint: the workload hung or died after its work was done."""
-        self.log("judge", "note", "ended after the end marker, without an account: opening the last checkpoint")
+        """Have another process open the last checkpoint: the workload hung or failed after its work was done."""
+        self.log("judge", "note", "failed after the end marker: opening the last checkpoint")
         command = [self.site.python, "-m", "simyard.runner", "--open", str(self.paths.root)]
         try:
             done = subprocess.run(
@@ -270,6 +278,13 @@ class _Attempt:
         if seen.first_iteration is not None and seen.last_iteration is not None:
             self.timings.startup_s = seen.first_iteration - self.timings.began
             self.timings.train_s = seen.last_iteration - seen.first_iteration
+
+
+def _sweep(scratch: Path) -> None:
+    """Remove what attempts of this job left here when they were killed; a new one starts from the store."""
+    for folder in scratch.glob("*-*"):
+        if not psutil.pid_exists(int(folder.name.rpartition("-")[2])):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _quote(value: object) -> str:

@@ -28,9 +28,7 @@ def judge(ending: Ending, account: dict[str, Any] | None, log: Callable[..., Non
         return seen.failure
     if account and account["failure"]:
         return Failure.from_json(account["failure"])
-    if seen.stopped_because:
-        return seen.stopped_because
-    return _unexplained(ending)
+    return seen.hint or seen.stopped_because or _unexplained(ending)
 
 
 def _not_finite(name: str) -> Failure:

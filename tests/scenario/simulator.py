@@ -133,6 +133,9 @@ class Run:
     def warn(self):
         print("nefc overflow - please increase njmax to 120", file=sys.stderr)
 
+    def no_vulkan(self):
+        print("[Error] [gpu.foundation] vkCreateInstance failed. Vulkan 1.1 is not supported", file=sys.stderr)
+
     def note(self):
         print("[Warning] [carb] Client omni.hub already running, 0.5 ms", file=sys.stderr)
 

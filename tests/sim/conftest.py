@@ -1,5 +1,6 @@
-"""Real simulations are dear: each is run once for all tests that look at it."""
+"""Real simulations are dear: each is run once for all tests that look at it, by whichever worker needs it first."""
 
+import fcntl
 import json
 import os
 from collections.abc import Callable
@@ -12,19 +13,37 @@ from simulated import ENV, Job, Yard, run_bare
 
 
 @pytest.fixture(scope="session")
-def yard(prefect_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Yard:
-    """The command line, with a store whose name is awkward on purpose."""
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this test run have in common."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "sim"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def yard(prefect_server: Server, tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Yard:
+    """The command line with a home of this worker's own, and the common store, whose name is awkward on purpose."""
     folder = tmp_path_factory.mktemp("yard")
     config = folder / "config.json"
     config.write_text(json.dumps(CONFIG))
     command = CommandLine({**os.environ, **prefect_server.env, **ENV, "SIMYARD_HOME": str(folder / "home")})
-    return Yard(command, config, folder / "home", folder / "a store, ünïcode")
+    return Yard(command, config, folder / "home", shared / "a store, ünïcode")
 
 
 @pytest.fixture(scope="session")
-def trained(yard: Yard) -> Callable[[str], Job]:
+def trained(yard: Yard, shared: Path) -> Callable[[str], Job]:
     """The small cartpole, trained with a library for four iterations."""
-    return cache(lambda library: yard.train(f"rlLibrary={library}"))
+
+    def train(library: str) -> Job:
+        record = shared / f"{library}.json"
+        with (shared / f"{library}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not record.exists():
+                record.write_text(yard.train(f"rlLibrary={library}").to_json())
+        return Job.from_json(record.read_text())
+
+    return cache(train)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,14 @@ class Job:
     """The job's prefix in the store."""
     log: str
     """What the command printed besides."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self) | {"folder": str(self.folder)})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Job":
+        fields = json.loads(text)
+        return cls(**{**fields, "folder": Path(fields["folder"])})
 
     @property
     def id(self) -> str:
@@ -105,12 +113,6 @@ class Yard:
         assert done.stdout, done.stderr
         result = last_json(done)
         return Job(result, done.returncode, self.store / "jobs" / str(result["job_id"]), done.stderr)
-
-    @property
-    def jobs(self) -> set[str]:
-        """The ids of all jobs in the store."""
-        folder = self.store / "jobs"
-        return {path.name for path in folder.iterdir()} if folder.exists() else set()
 
 
 def run_bare(library: str, folder: Path) -> Path:

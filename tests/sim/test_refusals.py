@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,12 +136,11 @@ def test_the_demos_config_passes(check: Callable[..., Facts]):
     assert (facts.overrides, facts.notes) == (("physics=newton_mjwarp", "agent.device=cpu"), ())
 
 
-def test_the_command_refuses_with_exit_code_2_and_creates_nothing(yard: Yard):
-    before = yard.jobs
-    refused = yard.train("agent.save_intervall=5")
+def test_the_command_refuses_with_exit_code_2_and_creates_nothing(yard: Yard, tmp_path: Path):
+    refused = replace(yard, store=tmp_path / "store").train("agent.save_intervall=5")
     assert (refused.exit_code, refused.result["status"], refused.result["job_id"]) == (2, "failed", None)
     assert (refused.result["error"]["code"], refused.result["error"]["category"]) == ("bad_override", "user")
     assert "Bad request: Unknown override key 'agent.save_intervall'." in refused.log
     assert "Did you mean 'agent.save_interval'?" in refused.log
     assert "Traceback" not in refused.log
-    assert yard.jobs == before
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -167,3 +167,21 @@ def test_a_workload_that_cannot_start_says_what_it_printed(player, tmp_path):
     left = player.play("", fresh=True, retries=0)
     assert left.result["status"] == "failed"
     assert "libcuda.so.1" in left.error["message"]
+
+
+def test_an_exception_in_the_clean_up_after_the_end_marker_is_a_success(player):
+    left = player.play("crash at end", retries=0)
+    assert left.result["status"] == "succeeded", left.error
+    assert left.outcome(1)["exit_code"] == 1
+
+
+def test_a_warning_that_runs_live_with_does_not_outrank_the_exception(player):
+    left = player.play("no-vulkan at 1; crash at 3", retries=2)
+    assert left.error["message"] == "ValueError: the reward function is wrong"
+    assert left.error["category"] == "user"
+    assert len(left.attempts) == 1
+
+
+def test_such_a_warning_explains_an_end_that_nothing_else_does(player):
+    left = player.play("no-vulkan at 1; leave at 3", retries=0)
+    assert left.error["code"] == "no_vulkan"
