@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from simyard.runner.errors import SimyardError
+from simyard.runner.errors import SimyardError, StoreError
 from simyard.runner.libraries import Library, Scale
 from simyard.runner.metrics import LiveMetrics
 from simyard.runner.opened import is_complete
@@ -108,8 +108,11 @@ class Mirror:
             for step in steps:
                 step()
             self.problem = None
+        # The next round tries again: a store that is away for a minute, or a file that vanished, loses nothing.
         except SimyardError as error:
-            self.problem = error  # the next round tries again; a store that is away for a minute loses nothing
+            self.problem = error
+        except OSError as error:
+            self.problem = StoreError(f"Cannot read what the attempt left: {error}.", code="unreadable")
 
     def _carry_all(self) -> None:
         self._carry_checkpoints()

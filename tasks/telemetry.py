@@ -42,12 +42,15 @@ class Telemetry:
         with self._path.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
             rows.writerow(COLUMNS)
+            self._processes()  # the first look at a process has no CPU load: it counts from here
             while not self._stop.wait(INTERVAL_S):
-                rows.writerow([round(time.monotonic() - self._began, 1), *self._processes(), *self._gpu_sample()])
-                file.flush()
+                processes = self._processes()
+                if processes[-1]:  # none is left once it has ended, and nothing was measured then
+                    rows.writerow([round(time.monotonic() - self._began, 1), *processes, *self._gpu_sample()])
+                    file.flush()
 
     def _processes(self) -> tuple[float, int, int]:
-        cpu, memory, alive = 0.0, 0, {}
+        cpu, memory, measured, alive = 0.0, 0, 0, {}
         with contextlib.suppress(psutil.Error):
             root = psutil.Process(self._pid)
             for process in [root, *root.children(recursive=True)]:
@@ -55,9 +58,11 @@ class Telemetry:
                 known = alive[process.pid] = self._known.get(process.pid, process)
                 with contextlib.suppress(psutil.Error):
                     cpu += known.cpu_percent()
-                    memory += known.memory_info().rss
+                    resident = known.memory_info().rss
+                    memory += resident
+                    measured += resident > 0  # one that has ended and is still listed has none
         self._known = alive
-        return round(cpu, 1), memory, len(alive)
+        return round(cpu, 1), memory, measured
 
     def _gpu_sample(self) -> tuple[Any, ...]:
         if self._gpu is None:

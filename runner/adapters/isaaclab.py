@@ -23,6 +23,8 @@ _PACKAGES = (
     "isaaclab", "isaacsim", "newton", "warp-lang", "mujoco-warp", "torch", "numpy", "gymnasium",
     "rsl-rl-lib", "skrl", "rl-games", "stable-baselines3",
 )  # fmt: skip
+_ENGINES = {"physx": ("isaacsim", "ovphysx"), "isaacsim_physx": ("isaacsim",), "ovphysx": ("ovphysx",)}
+"""Physics presets and the modules of which one must be there; Newton's are part of Isaac Lab."""
 
 
 def kit_less() -> bool:
@@ -169,6 +171,7 @@ def _resolve(job: JobSpec, library: Library) -> Facts:
     own = library.device_overrides(device)
     if kit_less() and not any(override.startswith("physics=") for override in job.overrides):
         own.insert(0, "physics=newton_mjwarp")
+    _require_physics(job)
     env_cfg, agent_cfg = isaaclab_overrides.resolve(job.task, library, own, job.overrides)
     _require_assets(env_cfg)
     scale = Scale(num_envs=job.num_envs, rollout=library.rollout(agent_cfg))
@@ -189,6 +192,18 @@ def _resolve(job: JobSpec, library: Library) -> Facts:
         notes=tuple(notes),
         versions=_versions(device),
     )
+
+
+def _require_physics(job: JobSpec) -> None:
+    """Refuse an engine that is not installed: Isaac Lab raises only when the simulator starts."""
+    for override in job.overrides:
+        modules = _ENGINES.get(override.removeprefix("physics="), ())
+        if override.startswith("physics=") and modules and not any(map(importlib.util.find_spec, modules)):
+            raise RequestError(
+                f"Override {override!r} needs {' or '.join(modules)}, which is not installed for {sys.executable!r}.",
+                code="bad_override",
+                advice="Without it use physics=newton_mjwarp.",
+            )
 
 
 def _require_assets(env_cfg: dict[str, Any]) -> None:

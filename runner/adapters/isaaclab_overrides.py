@@ -26,8 +26,17 @@ OWNED = {
     "agent.device": "computeConfig.gpusPerNode",
     "agent.params.config.device": "computeConfig.gpusPerNode",
     "agent.params.config.device_name": "computeConfig.gpusPerNode",
+    # Where logs go, and in which form: the supervisor looks for them below the attempt's folder.
+    "agent.logger": None,
+    "agent.experiment_name": None,
+    "agent.run_name": None,
+    "agent.agent.experiment.directory": None,
+    "agent.agent.experiment.experiment_name": None,
+    "agent.params.config.name": None,
+    "agent.params.config.train_dir": None,
+    "agent.params.config.full_experiment_name": None,
 }
-"""Keys that fields of the request set; the field wins over an override, so the override would do nothing."""
+"""Keys that simyard sets: to the field of the request named here, which wins over an override, or by itself."""
 
 
 def resolve(
@@ -50,11 +59,12 @@ def resolve(
         _check_form(override)
         key, _, _ = override.partition("=")
         known = dict(flatten({"env": before[0], "agent": before[1]}))
-        if "." in key:
+        is_preset = "." not in key  # naming the default one is a statement, not a mistake
+        if not is_preset:
             _check_key(key, known)
         after = _load(task, library, [*applied, override])
-        changed = dict(flatten({"env": after[0], "agent": after[1]}))
-        _check_effect(override, key, known, changed)
+        if not is_preset:
+            _check_effect(override, key, known, dict(flatten({"env": after[0], "agent": after[1]})))
         applied.append(override)
         before = after
     return before

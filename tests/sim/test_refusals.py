@@ -77,6 +77,9 @@ def test_a_task_that_cannot_be_trained(check: Callable[..., Facts], training: di
         ("env.scene.num_envs=7", r"simyard sets it\. Set trainingConfig\.numEnvs"),
         ("env.seed=7", r"simyard sets it\. Set trainingConfig\.seed"),
         ("agent.device=cpu", r"simyard sets it\. Set computeConfig\.gpusPerNode"),
+        ("agent.experiment_name=/etc", r"simyard sets it\. Leave it out"),
+        ("agent.run_name=../../elsewhere", r"simyard sets it\. Leave it out"),
+        ("physics=isaacsim_physx", r"needs isaacsim, which is not installed.*physics=newton_mjwarp"),
         ("physics=bullet", r"Isaac Lab refuses override 'physics=bullet'"),
         ("presets=bullet", r"Unknown preset.*newton_mjwarp"),
         ("agent.save_interval", r"is not understood.*'agent\.<key>=<value>'"),
@@ -90,6 +93,11 @@ def test_an_override_that_would_not_do_what_it_says(check: Callable[..., Facts],
     with pytest.raises(RequestError, match=re.compile(says, re.DOTALL)) as refused:
         check({**CONFIG, "overrides": [override]})
     assert refused.value.failure.code == "bad_override"
+
+
+def test_the_default_physics_may_be_named(check: Callable[..., Facts]):
+    facts = check({**CONFIG, "overrides": ["physics=newton_mjwarp"]})
+    assert facts.overrides == ("agent.device=cpu", "physics=newton_mjwarp")
 
 
 def test_each_override_is_checked_against_those_before_it(check: Callable[..., Facts]):
