@@ -21,6 +21,7 @@ from simyard.runner.supervise import Workload
 from simyard.site import Site
 from simyard.store import keys
 from simyard.tasks import collect as collecting
+from simyard.tasks import curves
 from simyard.tasks import launch as launching
 from simyard.tasks import persist as persisting
 from simyard.tasks import pool as pools
@@ -133,6 +134,7 @@ def _attempt(job_id: str, store: str, pool: str | None) -> None:
     if launching.is_done(spec, opened):
         return
     given = _INLINE.get() or _Inline()
+    curves.import_ahead()
     progress = _Progress(job_id, given.watcher)
     logger = get_run_logger()
     observer = Observer(

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 
 from simyard.runner.tfevents import Series
 
 _SHOWN = ("reward", "episode_length", "ep_len", "total timesteps (mean)", "episode_lengths", "success", "loss", "std")
+
+
+def import_ahead() -> None:
+    """Import what drawing needs, a second of work, on a thread of its own: a simulator is starting meanwhile."""
+    modules = ("matplotlib.figure", "matplotlib.backends.backend_agg")
+    threading.Thread(target=lambda: [import_module(name) for name in modules], daemon=True).start()
 
 
 def draw(columns: Mapping[str, Series], reward_tag: str, title: str, path: Path) -> bool:
