@@ -19,11 +19,12 @@ from array import array
 from collections.abc import Callable
 from pathlib import Path
 
-from simyard.runner.metrics import LiveMetrics
-from simyard.runner.tfproto import masked_crc32c
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
+
+from simyard.runner.metrics import LiveMetrics
+from simyard.runner.tfproto import masked_crc32c
 
 # What rsl_rl logs for a small task; half of a real run's tags are reward terms.
 TAGS = [

@@ -10,6 +10,7 @@ from typing import Any
 from prefect.blocks.core import Block
 from prefect_aws.s3 import S3Bucket
 from pydantic import Field, SecretStr, model_validator
+
 from simyard.runner.errors import RequestError
 from simyard.store.names import parse_url
 from simyard.store.store import Store

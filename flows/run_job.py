@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from prefect import flow, get_run_logger
+
 from simyard.blocks.reference import open_store
 from simyard.runner.errors import RequestError
 from simyard.site import Site

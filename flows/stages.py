@@ -14,6 +14,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import TerminationSignal
+
 from simyard.blocks.reference import open_store
 from simyard.requests import TrainRequest
 from simyard.runner.errors import Category, Failure, RequestError, SimyardError

@@ -10,6 +10,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
+
 from simyard.blocks.reference import absolute
 from simyard.flows import stages
 from simyard.requests import TrainRequest

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from simyard.runner.errors import (
     EXIT_BAD_REQUEST,
     EXIT_CANCELED,

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
+
 from simyard.runner.adapters import ADAPTERS
 from simyard.runner.errors import RequestError, unknown
 from simyard.runner.libraries import LIBRARIES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from obstore.exceptions import BaseError
+
 from simyard.runner.errors import StoreError
 
 CAUGHT = (BaseError, OSError)

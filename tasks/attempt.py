@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
 from simyard.runner.errors import Category, Failure, RequestError, SimyardError, StoreError, WorkloadError
 from simyard.runner.libraries import Scale, get_library
 from simyard.runner.packages import install

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import psutil
+
 from simyard.runner.spec import InputFile, ResumePoint
 from simyard.store.keys import AttemptKeys, JobKeys
 from simyard.store.store import KeyNotFound, Store

@@ -13,6 +13,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.states import Cancelled, Crashed
+
 from simyard.runner.errors import Category, Failure, RequestError, StoreError, WorkloadError, unknown
 from simyard.runner.spec import JobSpec
 from simyard.store.keys import JobKeys

@@ -11,6 +11,7 @@ from prefect.artifacts import (
     create_markdown_artifact,
     create_table_artifact,
 )
+
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 

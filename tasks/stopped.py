@@ -7,6 +7,7 @@ from contextlib import suppress
 from prefect.client.orchestration import get_client
 from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
+
 from simyard.runner.errors import Category, Failure
 from simyard.tasks.attempt import CANCELED
 

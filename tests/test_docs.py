@@ -13,6 +13,7 @@ import pytest
 import yaml
 from prefect import Flow
 from pydantic import BaseModel
+
 from simyard.cli import JSON_KEYS, main
 from simyard.requests import TrainRequest, read_config, train_request
 

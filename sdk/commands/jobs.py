@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from simyard.blocks.reference import open_store
 from simyard.runner.errors import RequestError
 from simyard.site import Site

@@ -143,6 +143,7 @@ def _run_flow(
     workload: Workload | None, live: LiveLine, *, quiet: bool,
 ) -> dict[str, Any]:  # fmt: skip
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
     from simyard.flows import stages
     from simyard.flows.train import rerun as rerun_flow
     from simyard.flows.train import train as train_flow

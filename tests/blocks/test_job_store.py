@@ -4,6 +4,7 @@ import pickle
 import urllib.request
 
 import pytest
+
 from simyard.blocks.job_store import JobStore
 from simyard.blocks.reference import open_store
 from simyard.runner.errors import RequestError

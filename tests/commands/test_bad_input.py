@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click.testing
 import pytest
+
 from simyard.cli import JSON_KEYS, main
 from simyard.requests import train_request
 from simyard.store import keys

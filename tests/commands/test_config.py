@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from simyard.requests import read_config, train_request
 
 CAMEL = {

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from simyard.runner.errors import RequestError
 from simyard.store import keys
 from simyard.store.names import check_key

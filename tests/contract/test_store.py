@@ -12,9 +12,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from store_contract import StoreContract
+
 from simyard.runner.errors import RequestError, StoreError
 from simyard.store.store import KeyNotFound, Store, sha256_file
-from store_contract import StoreContract
 
 SECRET = "the-secret-key"
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from helpers import CONFIG, PREFECT, CommandLine, Server, last_json
 from pools import Api, Pool
+
 from simyard.store import keys
 
 

@@ -11,6 +11,7 @@ import psutil
 import pytest
 from helpers import CONFIG, CommandLine, Server, last_json, wait_until
 from pools import SCENARIO, Api, Pool, engines, workloads
+
 from simyard.runner.errors import WorkloadError
 from simyard.runner.spec import JobSpec
 from simyard.store.keys import JobKeys, new_job_id
@@ -109,6 +110,7 @@ def test_an_attempt_that_falls_silent_is_given_up(
     prefect_server: Server, api: Api, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
+
     from simyard.tasks import pool
 
     monkeypatch.setattr(pool, "SILENCE_S", 2.0)

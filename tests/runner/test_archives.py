@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from simyard.runner import archives
 from simyard.runner.archives import ArchiveLimits, Kind
 from simyard.runner.errors import Category, RequestError

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from simyard.runner.tfevents import EventReader, find_event_files
 
 LOG_AND_DIE = """

@@ -1,6 +1,7 @@
 """The failure table: every row knows its line, and nothing harmless is taken for a failure."""
 
 import pytest
+
 from simyard.runner.errors import Category
 from simyard.runner.failures import END_MARKER, SIGNATURES, match
 

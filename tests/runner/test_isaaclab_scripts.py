@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from simyard.requests import train_request
 from simyard.runner.adapters import isaaclab_scripts
 from simyard.runner.errors import RequestError

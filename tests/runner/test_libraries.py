@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from simyard.runner.errors import RequestError
 from simyard.runner.libraries import LIBRARIES, Progress, Scale, get_library
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simyard.runner.metrics import LiveMetrics, MetricsTable
-from simyard.runner.tfevents import Series
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
+
+from simyard.runner.metrics import LiveMetrics, MetricsTable
+from simyard.runner.tfevents import Series
 
 
 def series(points: dict[int, float], wall: float = 1.7e9, *, wide: bool = False) -> Series:

@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from simyard.runner import packages
 from simyard.runner.errors import RequestError
 

@@ -6,6 +6,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from simyard.runner.errors import Category, Failure, RequestError, SimyardError, StoreError, WorkloadError
 from simyard.runner.spec import AttemptSpec, Facts, InputFile, JobSpec, Limits, ResumePoint
 

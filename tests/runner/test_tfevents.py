@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simyard.runner.tfevents import MAX_RECORD, EventReader, Series, find_event_files
-from simyard.runner.tfproto import masked_crc32c
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -17,6 +15,9 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 from tensorboard.util.tensor_util import make_tensor_proto
 from torch.utils.tensorboard import SummaryWriter
+
+from simyard.runner.tfevents import MAX_RECORD, EventReader, Series, find_event_files
+from simyard.runner.tfproto import masked_crc32c
 
 
 def frame(payload: bytes) -> bytes:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
 from simyard.requests import train_request
 from simyard.runner.errors import WorkloadError
 from simyard.runner.spec import JobSpec

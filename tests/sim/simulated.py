@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from helpers import CommandLine, last_json
+
 from simyard.runner.assets import embedded_root
 
 ISAACLAB = Path(sys.executable).parent / "isaaclab"

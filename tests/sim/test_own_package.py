@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from simulated import ITERATIONS, Job, Yard, load, optimizer_steps
+
 from simyard.runner.adapters.isaaclab import refuse_pickled_code
 from simyard.runner.errors import RequestError
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from helpers import CONFIG
 from simulated import ENV, Yard
+
 from simyard.requests import read_config, train_request
 from simyard.runner.errors import RequestError
 from simyard.runner.spec import Facts

@@ -9,8 +9,9 @@ import pytest
 from helpers import CONFIG
 from matplotlib.image import imread
 from simulated import ITERATIONS, LIBRARIES, NUM_ENVS, ROLLOUT, Job, optimizer_steps
-from simyard.runner.spec import JobSpec
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from simyard.runner.spec import JobSpec
 
 pytestmark = [pytest.mark.sim, pytest.mark.parametrize("library", LIBRARIES)]
 

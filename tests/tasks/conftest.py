@@ -2,6 +2,7 @@
 
 import pytest
 from scenario import play
+
 from simyard.site import Site
 
 

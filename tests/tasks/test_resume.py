@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from scenario.play import ITERATIONS, alive, started
+
 from simyard.runner.opened import is_complete
 from simyard.tasks.attempt import Observer
 from simyard.tasks.launch import next_attempt

@@ -3,6 +3,7 @@
 import json
 
 from scenario.play import ITERATIONS, alive, started
+
 from simyard.runner.spec import JobSpec
 from simyard.store.store import Store
 from simyard.tasks.attempt import Observer
