@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -60,7 +61,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.argument("arguments", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
 @STORE
 @click.option("--pool", metavar="NAME", help="Run through this Prefect work pool; without it, in this process.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a field, or add a Hydra override.")
@@ -68,18 +69,35 @@ def main() -> None:
 @JSON
 @_plainly
 def train(
-    config: Path | None,
+    arguments: tuple[str, ...],
     store: str | None,
     pool: str | None,
     settings: tuple[str, ...],
     from_job: str | None,
     as_json: bool,
 ) -> None:
-    """Train a policy as CONFIG, a JSON file, says."""
+    """Train a policy as CONFIG, a JSON file, says.
+
+    Several settings may follow one --set: `--set numEnvs=64 maxIterations=10`.
+    """
     from simyard.commands import train as command
 
-    result = command.run(config, store, pool, settings, from_job, quiet=as_json)
+    config, more = _config_and_settings(arguments)
+    result = command.run(config, store, pool, (*settings, *more), from_job, quiet=as_json)
     _finish(result, as_json)
+
+
+def _config_and_settings(arguments: tuple[str, ...]) -> tuple[Path | None, list[str]]:
+    """Tell the config from the settings that may follow one `--set`."""
+    more = [text for text in arguments if "=" in text and not os.path.exists(text)]
+    files = [text for text in arguments if text not in more]
+    if len(files) > 1:
+        raise RequestError(
+            f"Unexpected argument {files[1]!r} after {files[0]!r}.",
+            code="bad_command",
+            advice="Name one CONFIG; a setting looks like numEnvs=64.",
+        )
+    return (Path(files[0]) if files else None), more
 
 
 @main.group()

@@ -324,7 +324,7 @@ def test_every_problem_is_named_at_once(refuse, write):
         pytest.param(["CONFIG", "--store", "/"], ["root of the file system"], id="store root"),
         pytest.param(["CONFIG", "--store", "a\nb"], ["control character"], id="store with a line end"),
         pytest.param(["CONFIG", "--stor", "a"], ["No such option", "--store"], id="unknown option"),
-        pytest.param(["CONFIG", "CONFIG"], ["unexpected extra argument"], id="two configs"),
+        pytest.param(["CONFIG", "CONFIG"], ["Unexpected argument"], id="two configs"),
     ],
 )
 def test_a_command_that_is_wrong(refuse, write, arguments, said):
