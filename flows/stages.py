@@ -105,8 +105,7 @@ def resolve(request: TrainRequest, store: str, job_id: str, base: Path | None) -
 def take_up(job_id: str, store: str) -> None:
     """Check that the job can go on."""
     opened = open_store(store)
-    if opened.exists(keys.JobKeys(resolving.take_up(opened, job_id).job_id).manifest):
-        raise launching.already_succeeded(job_id)
+    launching.refuse_succeeded(opened, resolving.take_up(opened, job_id).job_id)
 
 
 @task(name="stage", **_RETRYING)

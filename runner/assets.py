@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 from pathlib import Path
+
+from simyard.runner.paths import write_atomic
 
 _GROUND = "Isaac/IsaacLab/Environments/Grid/default_ground_plane_checker_v1/default_ground_plane.usda"
 _CARTPOLE = "Isaac/IsaacLab/Robots/Classic/Cartpole/cartpole.usd"
@@ -32,7 +33,4 @@ def embedded_root(root: Path) -> Path | None:
 def _place(path: Path, text: str) -> None:
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".partial")
-    beside.write_text(text, encoding="utf-8")
-    shutil.move(beside, path)
+    write_atomic(path, text.encode())

@@ -35,7 +35,8 @@ def open_checkpoint(path: Path) -> dict[str, Any]:
     """Load one checkpoint and look at every tensor in it."""
     record: dict[str, Any] = {"name": path.name, "sha256": None, "tensors": 0, "finite": None, "error": None}
     try:
-        record["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            record["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
         tensors = [tensor for part in _load(path) for tensor in _tensors(part)]
         record["tensors"] = len(tensors)
         record["finite"] = all(bool(tensor.isfinite().all()) for tensor in tensors)

@@ -7,6 +7,7 @@ died and came back goes on where the job stands.
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 from simyard.runner.errors import Category, Failure, RequestError, SimyardError, WorkloadError
@@ -66,11 +67,17 @@ def raise_failure(outcome: dict[str, Any]) -> None:
         raise WorkloadError(Failure.from_json(outcome["failure"]))
 
 
-def already_succeeded(job_id: str) -> RequestError:
-    """Return the error for going on with a job that is done."""
-    return RequestError(
-        f"{job_id} has succeeded.", code="already_succeeded", advice=f"Run it anew with --from-job {job_id}."
-    )
+def ask_to_cancel(store: Store, job_id: str) -> None:
+    """Ask a job to stop, wherever it runs: its supervisor looks for this every few seconds."""
+    store.put_json(JobKeys(job_id).cancel, {"requested_at": datetime.now(UTC).isoformat(timespec="seconds")})
+
+
+def refuse_succeeded(store: Store, job_id: str) -> None:
+    """Raise `RequestError` for a job that is done: there is nothing to go on with."""
+    if store.exists(JobKeys(job_id).manifest):
+        raise RequestError(
+            f"{job_id} has succeeded.", code="already_succeeded", advice=f"Run it anew with --from-job {job_id}."
+        )
 
 
 def worth_another(error: BaseException) -> bool:

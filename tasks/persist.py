@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,21 @@ class _Keeper:
 
     store: Store
     job: JobKeys
-    entries: list[dict[str, Any]]
+    scratch: Path
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    fetched: dict[str, Path] = field(default_factory=dict)
 
-    def copy(self, artifact: Artifact, scratch: Path) -> None:
-        """Keep a file that an attempt left; one without a digest is read once to get it."""
-        digest = artifact.sha256
-        if digest is None:
-            local = scratch / "hashed"
-            self.store.get_file(artifact.key, local)
-            digest = sha256_file(local)
+    def fetch(self, key: str) -> Path:
+        """Return a local copy of an object; each is read from the store once."""
+        if key not in self.fetched:
+            local = self.scratch / f"fetched-{len(self.fetched)}"
+            self.store.get_file(key, local)
+            self.fetched[key] = local
+        return self.fetched[key]
+
+    def copy(self, artifact: Artifact) -> None:
+        """Keep a file that an attempt left; one without a digest is read to get it."""
+        digest = artifact.sha256 or sha256_file(self.fetch(artifact.key))
         self.store.copy(artifact.key, self.job.artifact(artifact.name))
         self._remember(artifact.name, artifact.kind, artifact.size_bytes, digest, **artifact.extra)
 
@@ -56,15 +62,15 @@ def persist(spec: JobSpec, verdict: Verdict, store: Store) -> dict[str, Any]:
     job = JobKeys(spec.job_id)
     with tempfile.TemporaryDirectory(prefix="simyard-persist-") as folder:
         scratch = Path(folder)
-        keeper = _Keeper(store, job, [])
+        keeper = _Keeper(store, job, scratch)
         for artifact in verdict.artifacts:
             try:
-                keeper.copy(artifact, scratch)
+                keeper.copy(artifact)
             except KeyNotFound:
                 if verdict.status == "succeeded":
                     raise  # otherwise it is what the job failed of, and the rest is kept
-        summary = _keep_metrics(spec, verdict, store, keeper, scratch)
-        _keep_provenance(spec, keeper, scratch)
+        summary = _keep_metrics(spec, verdict, keeper)
+        _keep_provenance(spec, keeper)
         result = documents.result(spec, verdict, store.url(job.prefix), summary)
         report = scratch / "report.md"
         report.write_text(documents.report(spec, verdict, result, summary), encoding="utf-8")
@@ -85,12 +91,12 @@ def _drop_others(store: Store, job: JobKeys, entries: list[dict[str, Any]]) -> N
             store.delete(found.key)
 
 
-def _keep_metrics(spec: JobSpec, verdict: Verdict, store: Store, keeper: _Keeper, scratch: Path) -> dict[str, Any]:
+def _keep_metrics(spec: JobSpec, verdict: Verdict, keeper: _Keeper) -> dict[str, Any]:
     """Make one metrics file of all attempts from their own event files; return the summary of each tag."""
-    library = get_library(spec.library)
+    library, scratch = get_library(spec.library), keeper.scratch
     table = MetricsTable()
     for attempt, takeover in verdict.chain:
-        _add_events(table, spec, library, attempt, takeover, store, scratch)
+        _add_events(table, spec, library, attempt, takeover, keeper)
     summary = table.summary()
     if not summary:
         return {}
@@ -111,8 +117,7 @@ def _add_events(
     library: Library,
     attempt: PastAttempt,
     takeover: int | None,
-    store: Store,
-    scratch: Path,
+    keeper: _Keeper,
 ) -> None:
     facts = (attempt.outcome or {}).get("facts") or (attempt.status or {}).get("facts")
     if facts is None:
@@ -120,10 +125,8 @@ def _add_events(
     scale = Scale(num_envs=spec.num_envs, rollout=facts["rollout"])
     offset = library.step_offset(attempt.status["start_iteration"] if attempt.status else 0, scale)
     prefix = attempt.keys.file("events")
-    for entry in store.list(prefix):
-        local = scratch / "events"
-        store.get_file(entry.key, local)
-        new = EventReader(local).read_new()
+    for entry in keeper.store.list(prefix):
+        new = EventReader(keeper.fetch(entry.key)).read_new()
         if takeover is not None:
             new = {tag: series.before(library.first_step(tag, takeover, scale) - offset) for tag, series in new.items()}
         # One folder a job, whatever each attempt called it: the tags keep their names.
@@ -137,7 +140,8 @@ def _without_run_name(folder: str) -> str:
     return "/".join(parts[:1] + parts[3:])
 
 
-def _keep_provenance(spec: JobSpec, keeper: _Keeper, scratch: Path) -> None:
+def _keep_provenance(spec: JobSpec, keeper: _Keeper) -> None:
+    scratch = keeper.scratch
     write_json(scratch / "job.json", spec.to_json())
     keeper.add("job.json", "provenance", scratch / "job.json")
     write_json(scratch / "training-config.json", spec.request)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -20,7 +19,7 @@ from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks import history
 from simyard.tasks.attempt import CANCELED, Observer
-from simyard.tasks.launch import raise_failure
+from simyard.tasks.launch import ask_to_cancel, raise_failure
 
 FLOW = "run-job"
 POLL_S = 1.0
@@ -69,11 +68,6 @@ def launch_in_pool(spec: JobSpec, store: Store, store_ref: str, pool: str, obser
     if attempt is None or attempt.outcome is None:
         raise WorkloadError(_without_outcome(run, state, begun=attempt is not None))
     raise_failure(attempt.outcome)
-
-
-def ask_to_cancel(store: Store, job_id: str) -> None:
-    """Ask a job to stop, wherever it runs: its supervisor looks for this every few seconds."""
-    store.put_json(JobKeys(job_id).cancel, {"requested_at": datetime.now(UTC).isoformat(timespec="seconds")})
 
 
 def _start(client: SyncPrefectClient, spec: JobSpec, store: Store, store_ref: str, pool: str) -> tuple[int, FlowRun]:

@@ -15,6 +15,7 @@ from simyard.site import Site
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks import history
+from simyard.tasks.launch import ask_to_cancel
 from simyard.tasks.resolve import load_spec
 
 ENDED = ("succeeded", "failed", "canceled")
@@ -77,7 +78,7 @@ def cancel(job_id: str, reference: str | None) -> str:
     status = history.job_status(store, job_id)["status"]
     if status in ENDED:
         return f"{job_id} has {status} already."
-    store.put_json(keys.JobKeys(job_id).cancel, {"reason": "simyard jobs cancel"})
+    ask_to_cancel(store, job_id)
     return f"{job_id} will stop within seconds and keep what it saved."
 
 

@@ -24,7 +24,7 @@ from simyard.site import Site
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks import history
-from simyard.tasks.launch import already_succeeded
+from simyard.tasks.launch import refuse_succeeded
 from simyard.tasks.resolve import Resolved, load_spec, resolve
 from simyard.tasks.stage import stage
 from simyard.tasks.workloads import check, start_workload
@@ -68,8 +68,7 @@ def rerun(job_id: str, reference: str | None, pool: str | None, *, quiet: bool) 
     reference = absolute(reference or site.store)
     store = open_store(reference)
     spec = load_spec(store, job_id)
-    if store.exists(keys.JobKeys(job_id).manifest):
-        raise already_succeeded(job_id)
+    refuse_succeeded(store, job_id)
     if pool is None and history.job_status(store, job_id)["status"] == "running":
         raise RequestError(
             f"{job_id} is still running.",

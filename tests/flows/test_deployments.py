@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import CONFIG, PREFECT, CommandLine, Server, last_json
+from helpers import CONFIG, PREFECT, CommandLine, Server, last_json, wait_until
 from pools import Api, Pool
 
 from simyard.store import keys
@@ -48,10 +48,16 @@ def test_a_deployment_trains_in_the_worker(deployed: Server, real_pool: Pool, ap
     assert by_key["progress"] == 100.0
     assert job.as_uri() in by_key["store"]
 
-    logs = api("/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 200})
-    text = "\n".join(entry["message"] for entry in logs)
-    assert all(f"Learning iteration {index}/4" in text for index in range(4))
-    assert len(logs) < 40, "lines come in batches"
+    def logs() -> list[Any]:
+        return api("/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 200})
+
+    def has_every_iteration() -> bool:
+        text = "\n".join(entry["message"] for entry in logs())
+        return all(f"Learning iteration {index}/4" in text for index in range(4))
+
+    # Prefect sends logs in the background, and the last of them after the run's final state.
+    wait_until(has_every_iteration, 20, "the output of all iterations in the run's log")
+    assert len(logs()) < 40, "lines come in batches"
 
 
 @pytest.mark.sim
