@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import TerminationSignal
 
 from simyard.blocks.reference import open_store
-from simyard.requests import TrainRequest
+from simyard.requests import JobRequest
 from simyard.runner.errors import Category, Failure, RequestError, SimyardError
 from simyard.runner.supervise import Workload
 from simyard.site import Site
@@ -93,7 +93,7 @@ _RETRYING: dict[str, Any] = {
 
 
 @task(name="resolve", **_RETRYING)
-def resolve(request: TrainRequest, store: str, job_id: str, base: Path | None) -> Resolved:
+def resolve(request: JobRequest, store: str, job_id: str, base: Path | None) -> Resolved:
     """Fix everything about the job; a job that is in the store already stays as it was frozen."""
     opened = open_store(store)
     if opened.exists(keys.JobKeys(keys.check_job_id(job_id)).job):
@@ -191,14 +191,14 @@ class _Progress:
     def __init__(self, job_id: str, watcher: Callable[[dict[str, Any]], None]) -> None:
         self._watcher = watcher
         self._shown = 0
-        self._artifact = create_progress_artifact(0.0, key=f"{job_id}-progress", description="Iterations done")
+        self._artifact = create_progress_artifact(0.0, key=f"{job_id}-progress", description="Work done")
 
     def __call__(self, status: dict[str, Any]) -> None:
         self._watcher(status)
-        part = PROGRESS_EVERY * status["iteration"] // max(status["last_iteration"], 1)
+        part = PROGRESS_EVERY * status["done"] // max(status["total"], 1)
         if part > self._shown:
             self._shown = part
-            percent = 100.0 * status["iteration"] / status["last_iteration"]
+            percent = 100.0 * status["done"] / status["total"]
             # The supervisor must not wait for a server that is slow or away.
             threading.Thread(target=self._update, args=(percent,), daemon=True).start()
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.runtime import flow_run
-from prefect.states import Cancelled, Completed, Failed
 
 from simyard.blocks.reference import absolute
 from simyard.flows import stages
+from simyard.flows.drive import drive, ending, run_request
+from simyard.flows.export_policy import export_trained
 from simyard.requests import TrainRequest
 from simyard.site import Site
-from simyard.store import keys
 
 
 @flow(name="train", flow_run_name="{request.name}")
@@ -35,16 +33,17 @@ def train(
         job_id: Id for the job; by default made from the flow run's, so that a retried run goes on with its job.
         base: Folder that relative paths of the request start from.
     """
-    store = absolute(store or Site.from_env().store)
-    run_id, due = UUID(flow_run.id), flow_run.scheduled_start_time
-    resolved = stages.resolve(request, store, job_id or keys.job_id_of_run(run_id, due), base)
-    stages.stage(resolved, store)
-    return drive(resolved.spec.job_id, store, pool)
+    result = run_request(request, store, pool, job_id, base)
+    if request.training_config.export_policy and result["status"] == "succeeded":
+        exported = export_trained(request, result, store, pool)
+        if not exported.is_completed():
+            return exported  # what was trained is kept; the run as a whole has not left what it was asked for
+    return ending(result)
 
 
 @flow(name="rerun", flow_run_name="{job_id}")
 def rerun(job_id: str, store: str | None = None, pool: str | None = None) -> State[dict[str, Any]]:
-    """Go on with a job that is in the store: a new attempt, from its last valid checkpoint.
+    """Go on with a job that is in the store: a new attempt, a training's from its last valid checkpoint.
 
     Args:
         job_id: The job.
@@ -53,17 +52,4 @@ def rerun(job_id: str, store: str | None = None, pool: str | None = None) -> Sta
     """
     store = absolute(store or Site.from_env().store)
     stages.take_up(job_id, store)
-    return drive(job_id, store, pool)
-
-
-def drive(job_id: str, store: str, pool: str | None) -> State[dict[str, Any]]:
-    """Take a staged job to its end; the state says how it ended, and holds the result."""
-    with stages.keeping(job_id, store):
-        failure = stages.launch(job_id, store, pool)
-    verdict = stages.collect(job_id, store, failure)
-    result = stages.persist(job_id, verdict, store)
-    stages.report(result, store)
-    error = result["error"]
-    message = f"{error['message']} {error['advice']}" if error else f"{result['iteration']} iterations"
-    ending = {"succeeded": Completed, "failed": Failed, "canceled": Cancelled}[result["status"]]
-    return ending(message=message, data=result)
+    return ending(drive(job_id, store, pool))

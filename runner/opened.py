@@ -14,6 +14,25 @@ from simyard.runner.paths import AttemptPaths
 from simyard.runner.spec import AttemptSpec, Facts
 
 
+def open_results(paths: AttemptPaths, attempt: AttemptSpec, facts: Facts) -> list[dict[str, Any]]:
+    """Open what the attempt promised, on the simulator's own Python.
+
+    Returns:
+        Records of `name`, `sha256`, `finite` (False when a weight is NaN or infinite; None where there are no weights)
+        and `error` (None, or why it does not open).
+    """
+    if attempt.job.kind == "train":
+        return open_checkpoints(paths, attempt, facts)
+    # What an evaluation or an export writes is opened before it gets its name.
+    return [_hashed(path, paths.output) for path in sorted(paths.output.rglob("*")) if path.is_file()]
+
+
+def _hashed(path: Path, folder: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"name": str(path.relative_to(folder)), "sha256": digest, "finite": None, "error": None}
+
+
 def open_checkpoints(paths: AttemptPaths, attempt: AttemptSpec, facts: Facts) -> list[dict[str, Any]]:
     """Open the attempt's newest checkpoint on the simulator's own Python.
 

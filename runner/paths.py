@@ -47,6 +47,11 @@ class AttemptPaths:
         return self.root / "work"
 
     @property
+    def output(self) -> Path:
+        """Finished files of an evaluation or an export, under their artifact names."""
+        return self.root / "output"
+
+    @property
     def stdout(self) -> Path:
         """What the workload printed."""
         return self.root / "command.stdout.log"
@@ -88,7 +93,7 @@ class AttemptPaths:
 
     def make(self) -> None:
         """Create the folders."""
-        for folder in (self.inputs, self.work):
+        for folder in (self.inputs, self.work, self.output):
             folder.mkdir(parents=True, exist_ok=True)
 
 

@@ -14,12 +14,13 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from simyard.runner import event_writers, opened
 from simyard.runner.adapters import get_adapter
-from simyard.runner.errors import Category, Failure, RequestError, SimyardError
+from simyard.runner.errors import Category, Failure, SimyardError
 from simyard.runner.paths import AttemptPaths, read_json, write_json
 from simyard.runner.spec import AttemptSpec, Facts, JobSpec
 from simyard.runner.supervise import TOKEN, kill_family
@@ -41,7 +42,8 @@ def serve(control: socket.socket, simulator: str, library: str | None) -> None:
         request = requests.get()
         if request["op"] == "check":
             overlay = Path(request["overlay"]) if request["overlay"] else None
-            _send(control, _check(JobSpec.from_json(request["job"]), overlay))
+            files = {digest: Path(path) for digest, path in request["files"].items()}
+            _send(control, _check(JobSpec.from_json(request["job"]), overlay, files))
         elif request["op"] == "run":
             code = run(AttemptPaths(Path(request["root"])))
             _send(control, {"event": "done", "code": code})
@@ -62,9 +64,9 @@ def _send(control: socket.socket, message: dict[str, Any]) -> None:
     control.sendall(json.dumps(message).encode() + b"\n")
 
 
-def _check(job: JobSpec, overlay: Path | None) -> dict[str, Any]:
+def _check(job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> dict[str, Any]:
     try:
-        facts = get_adapter(job.simulator).check(job, overlay)
+        facts = get_adapter(job.simulator).check(job, overlay, files)
     except SimyardError as error:
         return {"event": "refused", "failure": error.failure.to_json()}
     except Exception as error:
@@ -89,7 +91,7 @@ def run(paths: AttemptPaths) -> int:
             get_adapter(attempt.job.simulator).run(attempt, facts, paths)
         finally:
             event_writers.close_all()
-        account: dict[str, Any] = {"failure": None, "opened": opened.open_checkpoints(paths, attempt, facts)}
+        account: dict[str, Any] = {"failure": None, "opened": opened.open_results(paths, attempt, facts)}
     except BaseException as error:  # SystemExit too: an argument parser's exit is a failure like any other
         traceback.print_exc()
         account = {"failure": _failure(error).to_json(), "opened": []}
@@ -101,11 +103,11 @@ def open_afterwards(paths: AttemptPaths) -> None:
     """Give the account of a workload that trained to its end and hung or died before it gave one itself."""
     attempt = AttemptSpec.from_json(read_json(paths.spec))
     facts = Facts.from_json(read_json(paths.facts))
-    write_json(paths.outcome, {"failure": None, "opened": opened.open_checkpoints(paths, attempt, facts)})
+    write_json(paths.outcome, {"failure": None, "opened": opened.open_results(paths, attempt, facts)})
 
 
 def _failure(error: BaseException) -> Failure:
-    if isinstance(error, RequestError):
+    if isinstance(error, SimyardError):
         return error.failure
     text = str(error).strip()
     return Failure(

@@ -86,12 +86,62 @@ class ResumePoint(Wire):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PolicyFile(Wire):
+    """A trained policy to evaluate or to export."""
+
+    checkpoint: InputFile
+    iteration: int | None = None
+    """Iterations that were finished when it was saved; None where nothing says."""
+    trusted: bool = False
+    """True for a checkpoint that a job of this store wrote."""
+    normalizer: InputFile | None = None
+    """Observation statistics, where the library keeps them in a file of their own."""
+
+    @property
+    def label(self) -> str:
+        """A short name for tables and folders, unique within a job."""
+        return self.checkpoint.name.rpartition(".")[0] or self.checkpoint.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Wire):
+    """How policies are measured."""
+
+    num_episodes: int
+    """Completed episodes of each policy, shared out evenly over the environments."""
+    steps_per_episode: int
+    """Longer episodes are cut off here."""
+    success_termination: str | None = None
+    """The termination that means success; None leaves it to the task's own metric."""
+    videos: tuple[str, ...] = ()
+    """Episodes to film: `first`, `best`, `worst` or a number."""
+    require_video: bool = False
+    """Whether the job fails when a film cannot be made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Wire):
+    """What an exported policy is checked against."""
+
+    num_episodes: int
+    """Episodes of the rollouts that observations for the checks come from."""
+    other_physics: str | None = None
+    """Physics preset of the second simulator; None takes another one of the task's, if it has one."""
+    action_limits: dict[str, Any] = field(default_factory=dict)
+    """What the robot's joints may do, by name: `max_velocity`, `position`, `max_effort`."""
+    answers: dict[str, Any] = field(default_factory=dict)
+    """What a person says of checklist items that no program can settle."""
+    curriculum: dict[str, float] | None = None
+    """The stage of each curriculum term at the end of training, as far as it was logged."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobSpec(Wire):
     """Everything fixed about a job: enough to run it again and get the same thing."""
 
     job_id: str
     kind: str
-    """`train`; later kinds add their own fields."""
+    """`train`, `evaluate` or `export`."""
     name: str
     description: str = ""
     simulator: str
@@ -102,9 +152,13 @@ class JobSpec(Wire):
     """`rsl_rl`, `skrl`, `rl_games` or `sb3`."""
     num_envs: int
     """Environments simulated side by side."""
-    max_iterations: int
-    """Policy updates this job makes, on top of those of the checkpoint it resumes from."""
     seed: int
+    max_iterations: int = 0
+    """Of training: policy updates this job makes, on top of those of the checkpoint it resumes from."""
+    policies: tuple[PolicyFile, ...] = ()
+    """Of evaluation and export: what to measure or export, fewest iterations first."""
+    evaluation: Evaluation | None = None
+    export: Export | None = None
     gpus: int | None = None
     """GPUs for the workload; None takes one if there is one, 0 means the CPU."""
     overrides: tuple[str, ...] = ()
@@ -120,7 +174,7 @@ class JobSpec(Wire):
     created_at: str = ""
     """UTC, ISO 8601."""
     from_job: str | None = None
-    """The job this one repeats."""
+    """The job this one repeats, or whose policy it takes up."""
     request: dict[str, Any] = field(default_factory=dict)
     """The request as it came, for reference."""
     schema_version: int = SCHEMA_VERSION

@@ -19,8 +19,8 @@ from typing import Any
 
 from simyard.runner import failures
 from simyard.runner.errors import Category, Failure, RequestError, WorkloadError
-from simyard.runner.libraries import Library, Scale
 from simyard.runner.paths import AttemptPaths
+from simyard.runner.progress import Reader
 from simyard.runner.spec import Facts, JobSpec, Limits
 
 TOKEN = "SIMYARD_WORKLOAD"
@@ -35,11 +35,15 @@ class Watched:
     """What the supervisor has seen so far; times are `time.monotonic()`."""
 
     started: float
-    iteration: int
-    """Iterations the policy has seen, earlier attempts included."""
+    unit: str
+    """What is counted, in the singular."""
+    done: int
+    """Units of work done, earlier attempts included: iterations, episodes or checks."""
+    step: int = 0
+    """Steps taken, where the workload counts them between units."""
     reward: float | None = None
-    first_iteration: float | None = None
-    last_iteration: float | None = None
+    first_progress: float | None = None
+    last_progress: float | None = None
     end_marker: bool = False
     failure: Failure | None = None
     """The first line that names a known cause."""
@@ -105,14 +109,15 @@ class Workload:
         theirs.close()
         return cls(process, ours, token, log)
 
-    def check(self, job: JobSpec, overlay: Path | None, timeout_s: float) -> Facts:
-        """Have the simulator's environment check the job.
+    def check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path], timeout_s: float) -> Facts:
+        """Have the simulator's environment check the job; `files` are those of its inputs that are here, by digest.
 
         Raises:
             RequestError: If it refuses the job.
             WorkloadError: If the process ends or does not answer in time.
         """
-        self._send({"op": "check", "job": job.to_json(), "overlay": str(overlay) if overlay else None})
+        here = {digest: str(path) for digest, path in files.items()}
+        self._send({"op": "check", "job": job.to_json(), "overlay": str(overlay) if overlay else None, "files": here})
         reply = self._wait(timeout_s)
         if reply["event"] == "refused":
             failure = Failure.from_json(reply["failure"])
@@ -193,9 +198,7 @@ def supervise(
     paths: AttemptPaths,
     *,
     limits: Limits,
-    library: Library,
-    scale: Scale,
-    start_iteration: int,
+    reader: Reader,
     watch: Callable[[Watched], Failure | None],
 ) -> Ending:
     """Watch a running attempt until it has ended, and leave none of its processes behind.
@@ -204,20 +207,18 @@ def supervise(
         workload: The process, already told to run.
         paths: The attempt's folder.
         limits: When to lose patience.
-        library: How to read its output.
-        scale: The job's sizes.
-        start_iteration: Iterations done before this attempt.
+        reader: How to read its output.
         watch: Called several times a second; a `Failure` it returns (a cancel, say) ends the workload.
 
     Returns:
         How it ended. Any exception raised meanwhile, a KeyboardInterrupt say, ends the workload first.
     """
-    seen = Watched(started=time.monotonic(), iteration=start_iteration)
+    seen = Watched(started=time.monotonic(), unit=reader.unit, done=reader.start)
     tails = [_Tail(paths.stdout), _Tail(paths.stderr)]
     try:
         while workload.process.poll() is None:
             time.sleep(POLL_S)
-            _read(tails, seen, library, scale, start_iteration)
+            _read(tails, seen, reader)
             seen.stopped_because = watch(seen) or _impatience(seen, limits, time.monotonic())
             if seen.stopped_because:
                 break
@@ -226,7 +227,7 @@ def supervise(
         raise
     # After the end marker the work is done, and what still runs is known to hang in its own clean-up.
     workload.end(0.0 if seen.end_marker else limits.term_grace_s)
-    _read(tails, seen, library, scale, start_iteration)
+    _read(tails, seen, reader)
     code = workload.process.returncode
     return Ending(
         exit_code=code if code >= 0 else None,
@@ -241,56 +242,54 @@ def describe_exit(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def _read(tails: list[_Tail], seen: Watched, library: Library, scale: Scale, start_iteration: int) -> None:
+def _read(tails: list[_Tail], seen: Watched, reader: Reader) -> None:
     now = time.monotonic()
     for tail in tails:
         for line in tail.lines():
             if failures.END_MARKER.match(line):
                 seen.end_marker = True
-                seen.last_iteration = now
+                seen.last_progress = now
             if found := failures.match(line):
                 if found.code in failures.SURVIVABLE:
                     seen.hint = seen.hint or found
                 else:
                     seen.failure = seen.failure or found
-            if (progress := library.progress(line, scale)) is None:
+            if (progress := reader.read(line)) is None:
                 continue
             seen.reward = progress.reward if progress.reward is not None else seen.reward
-            if progress.iteration is None:
-                continue
-            done = progress.iteration if library.prints_absolute else start_iteration + progress.iteration
-            if done > seen.iteration:
-                seen.iteration = done
-                seen.first_iteration = seen.first_iteration or now
-                seen.last_iteration = now
+            if (progress.done or 0) > seen.done or (progress.step or 0) > seen.step:
+                seen.done = max(seen.done, progress.done or 0)
+                seen.step = max(seen.step, progress.step or 0)
+                seen.first_progress = seen.first_progress or now
+                seen.last_progress = now
 
 
 def _impatience(seen: Watched, limits: Limits, now: float) -> Failure | None:
     """Return why the workload must end now; the watchdog asks for progress, not for life."""
-    if seen.end_marker and seen.last_iteration is not None and now - seen.last_iteration > limits.close_grace_s:
+    if seen.end_marker and seen.last_progress is not None and now - seen.last_progress > limits.close_grace_s:
         return Failure(
             code="hang_in_close",
             category=Category.INFRA,
-            message=f"Still running {limits.close_grace_s:.0f} s after its last iteration.",
+            message=f"Still running {limits.close_grace_s:.0f} s after its last {seen.unit}.",
             advice="A known hang of Isaac Lab's clean-up; the work itself was done.",
         )
     if now - seen.started > limits.wall_s:
         return Failure(
             code="wall_clock_limit",
             category=Category.USER,
-            message=f"Not done after {limits.wall_s:.0f} s, the job's wall-clock limit; iteration {seen.iteration}.",
+            message=f"Not done after {limits.wall_s:.0f} s, the job's wall-clock limit; {seen.unit} {seen.done}.",
             advice="Raise timeouts.wallSeconds, or resume from the last checkpoint with resume.from_job.",
         )
     waiting_since, limit = (
         (seen.started, limits.first_iteration_s)
-        if seen.last_iteration is None
-        else (seen.last_iteration, limits.iteration_s)
+        if seen.last_progress is None
+        else (seen.last_progress, limits.iteration_s)
     )
     if not seen.end_marker and now - waiting_since > limit:
         return Failure(
             code="no_progress",
             category=Category.INFRA,
-            message=f"No new iteration for {limit:.0f} s (iteration {seen.iteration}).",
+            message=f"No new {seen.unit} for {limit:.0f} s ({seen.unit} {seen.done}).",
             advice="The simulator hangs; raise timeouts.iterationSeconds if iterations are that slow.",
         )
     return None

@@ -1,4 +1,4 @@
-"""The command line: `simyard train`, `simyard jobs …`. Exit codes: 0 succeeded, 1 the job failed, 2 bad request."""
+"""The command line. Exit codes: 0 succeeded, 1 the job failed, 2 bad request, 130 canceled."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -21,9 +21,16 @@ from simyard.runner.errors import (
     SimyardError,
 )
 
+if TYPE_CHECKING:
+    from simyard.requests import JobRequest
+
 STORE = click.option("--store", metavar="URL", help="Store: a folder, file://, s3://bucket/prefix or job-store/NAME.")
+POOL = click.option("--pool", metavar="NAME", help="Run through this Prefect work pool; without it, in this process.")
+SETTINGS = click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a field, or add a Hydra override."
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
-JSON_KEYS = ("job_id", "status", "store", "artifacts", "attempts", "error", "timings")
+JSON_KEYS = ("job_id", "status", "store", "artifacts", "attempts", "error", "timings", "summary")
 _EXITS = {"succeeded": EXIT_SUCCEEDED, "failed": EXIT_JOB_FAILED, "canceled": EXIT_CANCELED}
 
 
@@ -63,8 +70,8 @@ def main() -> None:
 @main.command()
 @click.argument("arguments", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
 @STORE
-@click.option("--pool", metavar="NAME", help="Run through this Prefect work pool; without it, in this process.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a field, or add a Hydra override.")
+@POOL
+@SETTINGS
 @click.option("--from-job", metavar="ID", help="Run this job again, from its frozen spec, as a new job.")
 @JSON
 @_plainly
@@ -80,11 +87,90 @@ def train(
 
     Several settings may follow one --set: `--set numEnvs=64 maxIterations=10`.
     """
-    from simyard.commands import train as command
+    from simyard.commands import run as command
+    from simyard.requests import TrainRequest
 
     config, more = _config_and_settings(arguments)
-    result = command.run(config, store, pool, (*settings, *more), from_job, quiet=as_json)
-    _finish(result, as_json)
+    if from_job is not None:
+        if config or settings or more:
+            raise RequestError(
+                "--from-job takes no CONFIG and no --set.", code="bad_command", advice="It runs the frozen job again."
+            )
+        _finish(command.repeat(from_job, store, pool, quiet=as_json), as_json)
+    if config is None:
+        raise RequestError("Missing CONFIG.", code="bad_command", advice="Name a JSON file, or --from-job ID.")
+    _finish(command.run(TrainRequest, config, (*settings, *more), store, pool, quiet=as_json), as_json)
+
+
+_POLICY_OPTIONS = (
+    click.argument("arguments", nargs=-1, metavar="[CONFIG] [KEY=VALUE]..."),
+    STORE,
+    POOL,
+    SETTINGS,
+    click.option("--job", "trained_by", metavar="ID", help="Take the policy of this training job, or of the `latest`."),
+    click.option(
+        "--which", metavar="WHICH", help="With --job: latest, best or iteration:N; to evaluate also all, every:N."
+    ),
+    JSON,
+    _plainly,
+)
+
+
+def _policy_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add what evaluation and export have in common."""
+    for option in reversed(_POLICY_OPTIONS):
+        command = option(command)
+    return command
+
+
+@main.command()
+@_policy_options
+def evaluate(**given: Any) -> None:
+    """Measure a policy over a fixed number of completed episodes, as CONFIG, a JSON file, says.
+
+    With --job no CONFIG is needed: `simyard evaluate --job latest --set numEpisodes=100 recordVideo=true`.
+    """
+    from simyard.requests import EvaluateRequest
+
+    _run_with_policy(EvaluateRequest, **given)
+
+
+@main.command("export-policy")
+@_policy_options
+def export_policy(**given: Any) -> None:
+    """Export a policy as ONNX and TorchScript, and prove that they are the same policy.
+
+    With --job no CONFIG is needed: `simyard export-policy --job latest --which best`.
+    """
+    from simyard.requests import ExportRequest
+
+    _run_with_policy(ExportRequest, **given)
+
+
+def _run_with_policy(
+    model: type[JobRequest],
+    arguments: tuple[str, ...],
+    store: str | None,
+    pool: str | None,
+    settings: tuple[str, ...],
+    trained_by: str | None,
+    which: str | None,
+    as_json: bool,
+) -> None:
+    from simyard.commands import run as command
+
+    config, more = _config_and_settings(arguments)
+    if which is not None and trained_by is None:
+        raise RequestError("--which needs --job.", code="bad_command", advice="Name the training job, or `latest`.")
+    if config is None and trained_by is None:
+        raise RequestError("Missing CONFIG.", code="bad_command", advice="Name a JSON file, or --job ID.")
+    if trained_by is not None:
+        job_id = command.newest_training(store) if trained_by == "latest" else trained_by
+        source: dict[str, Any] = {"jobId": job_id, "which": which or "latest"}
+        if which is not None and which.startswith("iteration:"):
+            source |= {"which": "iteration", "iteration": json.loads(which.partition(":")[2] or "null")}
+        more = [*more, f"fromJob={json.dumps(source)}"]
+    _finish(command.run(model, config, (*settings, *more), store, pool, quiet=as_json), as_json)
 
 
 def _config_and_settings(arguments: tuple[str, ...]) -> tuple[Path | None, list[str]]:
@@ -150,7 +236,7 @@ def cancel(job_id: str, store: str | None) -> None:
 @_plainly
 def retry(job_id: str, store: str | None, pool: str | None, as_json: bool) -> None:
     """Go on with a job that failed or was interrupted, from its last valid checkpoint."""
-    from simyard.commands import train as command
+    from simyard.commands import run as command
 
     _finish(command.rerun(job_id, store, pool, quiet=as_json), as_json)
 
@@ -169,7 +255,9 @@ def download(job_id: str, folder: Path, store: str | None, only: str | None) -> 
     click.echo(f"{count} files in {folder}")
 
 
-def _finish(result: dict[str, Any], as_json: bool) -> None:
+def _finish(results: list[dict[str, Any]], as_json: bool) -> NoReturn:
+    """Print the result, with that of the job that followed it, and exit as the worst of them says."""
     if as_json:
-        click.echo(json.dumps({key: result[key] for key in JSON_KEYS}))
-    sys.exit(EXIT_BAD_REQUEST if result["refused"] else _EXITS[result["status"]])
+        first, *followers = ({key: result[key] for key in JSON_KEYS} for result in results)
+        click.echo(json.dumps(first | ({"export": followers[0]} if followers else {})))
+    sys.exit(max(EXIT_BAD_REQUEST if result["refused"] else _EXITS[result["status"]] for result in results))

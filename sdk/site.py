@@ -7,9 +7,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from simyard.runner.adapters.isaaclab_policies import SAFE_GLOBALS
 from simyard.runner.assets import embedded_root
 
 _KEPT_FROM_WORKLOADS = ("AWS_", "PREFECT_", "SIMYARD_")
+_GIVEN_TO_WORKLOADS = (SAFE_GLOBALS,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,11 @@ class Site:
 
     def workload_env(self, *, embedded_assets: bool = True) -> dict[str, str]:
         """The environment of a workload: this one without our credentials, and what simulation needs."""
-        env = {key: value for key, value in os.environ.items() if not key.startswith(_KEPT_FROM_WORKLOADS)}
+        env = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(_KEPT_FROM_WORKLOADS) or key in _GIVEN_TO_WORKLOADS
+        }
         # One thread: on a CPU the solver's small kernels spend ten times longer in thread hand-over than in work.
         env.setdefault("OMP_NUM_THREADS", "1")
         env.setdefault("GIT_PYTHON_REFRESH", "quiet")  # git may be absent; only the code diff needs it

@@ -11,6 +11,7 @@ jobs/<job_id>/artifact_manifest.json      the commit marker of a success, writte
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import time
@@ -38,6 +39,12 @@ def job_id_of_run(run_id: uuid.UUID, due: datetime) -> str:
     The server makes random UUIDs, so the time comes from the run, and the rest from the UUID.
     """
     return _job_id(int(due.timestamp() * 1000) << 80 | run_id.int & (1 << 80) - 1)
+
+
+def follow_up_job_id(job_id: str, what: str) -> str:
+    """Return the id of the job that follows another, always the same: a training's export, say."""
+    tail = int.from_bytes(hashlib.sha256(f"{job_id}/{what}".encode()).digest()[:10])
+    return check_job_id(job_id)[:14] + _job_id(tail)[14:]
 
 
 def _job_id(number: int) -> str:

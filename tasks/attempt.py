@@ -17,7 +17,6 @@ from typing import Any
 import psutil
 
 from simyard.runner.errors import Category, Failure, RequestError, SimyardError, StoreError, WorkloadError
-from simyard.runner.libraries import Scale, get_library
 from simyard.runner.packages import install
 from simyard.runner.paths import AttemptPaths, read_json, write_json
 from simyard.runner.spec import AttemptSpec, Facts
@@ -26,6 +25,7 @@ from simyard.site import Site
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.judge import diagnostics, judge
+from simyard.tasks.kinds import kind_of
 from simyard.tasks.mirror import Mirror
 from simyard.tasks.telemetry import Telemetry, gpu_and_driver
 from simyard.tasks.workloads import check, registering_module, start_workload
@@ -52,10 +52,12 @@ class Observer:
 class Timings:
     """Seconds on this machine's clock."""
 
+    work: str
+    """What the job does: `train`."""
     began: float = field(default_factory=time.monotonic)
     startup_s: float | None = None
-    """From here to the first finished iteration."""
-    train_s: float | None = None
+    """From here to the first sign of progress: a finished iteration."""
+    work_s: float | None = None
     """From there to the last."""
 
     def to_json(self) -> dict[str, float | None]:
@@ -63,7 +65,7 @@ class Timings:
         total = time.monotonic() - self.began
         return {
             key: None if value is None else round(value, 3)
-            for key, value in (("startup_s", self.startup_s), ("train_s", self.train_s), ("total_s", total))
+            for key, value in (("startup_s", self.startup_s), (f"{self.work}_s", self.work_s), ("total_s", total))
         }
 
 
@@ -113,11 +115,11 @@ class _Attempt:
         self.paths = AttemptPaths(site.attempt_folder(spec.job.job_id, spec.number))
         _sweep(self.paths.root.parent)
         self.paths.make()
-        self.library = get_library(spec.job.library)
-        self.timings = Timings()
+        self.kind = kind_of(spec.job)
+        self.timings = Timings(work=self.kind.name)
         self.workload: Workload | None = None
         self.facts: Facts | None = None
-        self.mirror = self._new_mirror(rollout=1)
+        self.mirror = self._new_mirror()
 
     def log(self, stage: str, status: str, message: str, **more: object) -> None:
         """Append one line of `key=value` pairs to runner.log."""
@@ -133,9 +135,10 @@ class _Attempt:
             self.workload = workload
             self.timings.began = workload.started  # what it imported while it waited belongs to the start-up
         self._stage("staging")
-        needed = [*job.packages, *([self.spec.resume.checkpoint] if self.spec.resume else [])]
-        for file in needed:
+        inputs = self.kind.inputs(job, self.spec.resume)
+        for file in (*job.packages, *inputs):
             self.store.get_file(file.key, self.paths.inputs / file.name, sha256=file.sha256)
+        files = {file.sha256: self.paths.inputs / file.name for file in inputs}
         for file in job.packages:
             package = install(
                 self.paths.inputs / file.name, self.paths.overlay, python=self.site.python, scratch=self.paths.root
@@ -147,7 +150,7 @@ class _Attempt:
             self._stage("importing")
             self.workload = start_workload(self.site, job.simulator, job.library)
         overlay = self.paths.overlay if job.packages else None
-        self.workload, self.facts = check(self.workload, self.site, job, overlay)
+        self.workload, self.facts = check(self.workload, self.site, job, overlay, files)
         for note in self.facts.notes:
             self.log("checking", "note", note)
         if self.spec.resume and self.facts.not_resumable:
@@ -161,7 +164,7 @@ class _Attempt:
     def supervise(self) -> Ending:
         """Run the workload to its end, everything it writes going to the store meanwhile."""
         assert self.workload is not None and self.facts is not None
-        self.mirror = self._new_mirror(self.facts.rollout)
+        self.mirror = self._new_mirror()
         self.mirror.status["facts"] = self.facts.to_json()  # a later attempt reads this one's events by them
         self._stage("launching")
         self.mirror.start()
@@ -171,9 +174,7 @@ class _Attempt:
                 self.workload,
                 self.paths,
                 limits=self.spec.job.limits,
-                library=self.library,
-                scale=self._scale(self.facts.rollout),
-                start_iteration=self.spec.start_iteration,
+                reader=self.kind.reader(self.spec, self.facts),
                 watch=self._watch,
             )
         self._note_times(ending.watched)
@@ -189,8 +190,8 @@ class _Attempt:
         return account is not None and account["failure"] is None
 
     def open_afterwards(self) -> None:
-        """Have another process open the last checkpoint: the workload hung or failed after its work was done."""
-        self.log("judge", "note", "failed after the end marker: opening the last checkpoint")
+        """Have another process open what it left: the workload hung or failed after its work was done."""
+        self.log("judge", "note", "failed after the end marker: opening what it left")
         command = [self.site.python, "-m", "simyard.runner", "--open", str(self.paths.root)]
         try:
             done = subprocess.run(
@@ -217,8 +218,9 @@ class _Attempt:
             "failure": failure.to_json() if failure else None,
             "refused": refused,
             "start_iteration": self.spec.start_iteration,
-            "iteration": seen.iteration if seen else self.mirror.status["iteration"],
-            "last_iteration": self.spec.job.last_iteration,
+            "done": seen.done if seen else self.mirror.status["done"],
+            "total": self.kind.total(self.spec.job),
+            "unit": self.kind.unit,
             "reward": self.mirror.status["reward"],
             "exit_code": ending.exit_code if ending else None,
             "signal": ending.signal if ending else None,
@@ -230,7 +232,7 @@ class _Attempt:
         }
         if failure is not None and status == "failed":
             write_json(self.paths.diagnostics, diagnostics(outcome, self.paths))
-        self.mirror.status |= {"status": status, "stage": "done", "iteration": outcome["iteration"]}
+        self.mirror.status |= {"status": status, "stage": "done", "done": outcome["done"]}
         try:
             self.mirror.finish()
             self.store.put_json(self.keys.outcome, outcome)
@@ -248,13 +250,8 @@ class _Attempt:
             shutil.rmtree(self.workload.log.parent, ignore_errors=True)
         shutil.rmtree(self.paths.root, ignore_errors=True)
 
-    def _scale(self, rollout: int) -> Scale:
-        return Scale(num_envs=self.spec.job.num_envs, rollout=rollout)
-
-    def _new_mirror(self, rollout: int) -> Mirror:
-        return Mirror(
-            self.store, self.spec, self.paths, self.library, self._scale(rollout), on_lines=self.observer.lines
-        )
+    def _new_mirror(self) -> Mirror:
+        return self.kind.mirror(self.store, self.spec, self.paths, self.facts, self.observer.lines)
 
     def _stage(self, stage: str) -> None:
         self.log(stage, "start", f"attempt {self.spec.number}")
@@ -266,9 +263,9 @@ class _Attempt:
 
     def _watch(self, seen: Watched) -> Failure | None:
         status = self.mirror.status
-        if seen.iteration != status["iteration"] or seen.reward != status["reward"]:
-            status["iteration"] = seen.iteration
-            status["stage"] = "training"
+        if seen.done != status["done"] or seen.reward != status["reward"]:
+            status["done"] = seen.done
+            status["stage"] = "working"
             if seen.reward is not None:
                 status["reward"] = seen.reward
             self._note_times(seen)
@@ -276,9 +273,9 @@ class _Attempt:
         return CANCELED if self.mirror.cancel_requested.is_set() or self.observer.canceled() else None
 
     def _note_times(self, seen: Watched) -> None:
-        if seen.first_iteration is not None and seen.last_iteration is not None:
-            self.timings.startup_s = seen.first_iteration - self.timings.began
-            self.timings.train_s = seen.last_iteration - seen.first_iteration
+        if seen.first_progress is not None and seen.last_progress is not None:
+            self.timings.startup_s = seen.first_progress - self.timings.began
+            self.timings.work_s = seen.last_progress - seen.first_progress
 
 
 def _sweep(scratch: Path) -> None:

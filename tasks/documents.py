@@ -5,27 +5,31 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from simyard.runner.libraries import get_library
 from simyard.runner.spec import JobSpec
-from simyard.tasks.collect import Verdict
+from simyard.tasks.kinds import kind_of
+from simyard.tasks.text import number
+from simyard.tasks.verdict import Verdict
 
 MANIFEST_SCHEMA = 1
 
 
-def result(spec: JobSpec, verdict: Verdict, url: str, summary: dict[str, Any]) -> dict[str, Any]:
+def result(spec: JobSpec, verdict: Verdict, url: str, figures: dict[str, Any]) -> dict[str, Any]:
     """Return how the job ended; `artifacts` is filled in when they are kept."""
-    reward = summary.get(get_library(spec.library).reward_tag)
+    kind = kind_of(spec)
     return {
         "job_id": spec.job_id,
+        "kind": spec.kind,
         "status": verdict.status,
         "store": url,
         "artifacts": [],
         "attempts": len(verdict.attempts),
         "error": None if verdict.failure is None else verdict.failure.to_json(),
         "timings": _timings(verdict),
-        "iteration": verdict.outcome.get("iteration", 0),
-        "last_iteration": spec.last_iteration,
-        "reward": reward["final"]["value"] if reward else None,
+        "done": verdict.outcome.get("done", 0),
+        "total": kind.total(spec),
+        "unit": kind.unit,
+        "reward": kind.reward(spec, figures),
+        "summary": kind.summary(figures),
         "refused": bool(verdict.outcome.get("refused")),
         "notes": list((verdict.outcome.get("facts") or {}).get("notes", [])),
         "updated_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -43,17 +47,17 @@ def manifest(spec: JobSpec, ended: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def report(spec: JobSpec, verdict: Verdict, ended: dict[str, Any], summary: dict[str, Any]) -> str:
+def report(spec: JobSpec, verdict: Verdict, ended: dict[str, Any], figures: dict[str, Any]) -> str:
     """Return the report as Markdown: the verdict first."""
     known = verdict.outcome.get("facts") or {}
     rows = [
         ("job", f"`{spec.job_id}`"),
         ("task", f"`{spec.task}` with {spec.library}, {spec.num_envs} environments, seed {spec.seed}"),
         ("simulator", f"{spec.simulator} {known.get('version', '')} on {known.get('device', 'unknown')}"),
-        ("iterations", f"{ended['iteration']} of {spec.last_iteration}"),
-        ("final reward", _number(ended["reward"])),
+        (f"{ended['unit']}s", f"{ended['done']} of {ended['total']}"),
+        (kind_of(spec).reward_name, number(ended["reward"])),
         ("attempts", str(ended["attempts"])),
-        *((name.removesuffix("_s"), f"{_number(value)} s") for name, value in ended["timings"].items()),
+        *((name.removesuffix("_s"), f"{number(value)} s") for name, value in ended["timings"].items()),
         ("store", f"`{ended['store']}`"),
     ]
     lines = [f"# {spec.name}: {verdict.status}", ""]
@@ -62,12 +66,7 @@ def report(spec: JobSpec, verdict: Verdict, ended: dict[str, Any], summary: dict
     lines += ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows), ""]
     lines += [f"- {note}" for note in ended["notes"]]
     lines += _attempt_table(verdict) if len(verdict.attempts) > 1 else []
-    if summary:
-        lines += ["", "| metric | final | best |", "|---|---|---|"]
-        for tag, fact in summary.items():
-            final, best = fact["final"]["value"], fact["best"]
-            lines.append(f"| {tag} | {_number(final)} | {_number(best['value'])} at {best['step']} |")
-        lines += ["", "![learning curves](curves.png)"]
+    lines += kind_of(spec).report(spec, figures)
     return "\n".join(lines) + "\n"
 
 
@@ -77,20 +76,15 @@ def _attempt_table(verdict: Verdict) -> list[str]:
         known = attempt.outcome or attempt.status or {}
         failure = known.get("failure")
         end = failure["message"] if failure else known.get("status", "unknown") if attempt.outcome else "died unheard"
-        lines.append(f"| {attempt.number} | {known.get('start_iteration')} | {known.get('iteration')} | {end} |")
+        lines.append(f"| {attempt.number} | {known.get('start_iteration')} | {known.get('done')} | {end} |")
     return lines
 
 
 def _timings(verdict: Verdict) -> dict[str, float | None]:
     """Add the attempts up; what no attempt measured is null."""
-    names = ("startup_s", "train_s", "total_s")
     measured = [(attempt.outcome or {}).get("timings") or {} for attempt in verdict.attempts]
     sums: dict[str, float | None] = {}
-    for name in names:
+    for name in dict.fromkeys(name for timing in measured for name in timing):
         values = [timing[name] for timing in measured if timing.get(name) is not None]
         sums[name] = round(sum(values), 3) if values else None
     return sums
-
-
-def _number(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.4g}"

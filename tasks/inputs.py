@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,3 +76,13 @@ def _download(uri: str, what: str) -> Path:
             f"{what}: there is nothing at {uri!r}.", code="missing_file", advice="Check the bucket and the key."
         ) from error
     return target
+
+
+def gather(files: Iterable[InputFile], inputs: Iterable[LocalInput], store: Store, folder: Path) -> dict[str, Path]:
+    """Return where files lie on this machine, by digest; those that only the store has are fetched into `folder`."""
+    here = {found.file.sha256: found.path for found in inputs}
+    for index, file in enumerate(files):
+        if file.sha256 not in here:
+            here[file.sha256] = folder / str(index) / file.name
+            store.get_file(file.key, here[file.sha256], sha256=file.sha256)
+    return here

@@ -14,16 +14,17 @@ from simyard.runner.supervise import Ending
 def judge(ending: Ending, account: dict[str, Any] | None, log: Callable[..., None]) -> Failure | None:
     """Return why the attempt failed, the original cause first, or None when the work was done and can be opened.
 
-    An exit code proves nothing: the end marker was seen, and the last checkpoint loads with finite weights.
+    An exit code proves nothing: the end marker was seen, and what was promised opens, with finite weights.
     """
     seen = ending.watched
     if seen.stopped_because and seen.stopped_because.category is Category.CANCELED:
         return seen.stopped_because
     if seen.end_marker:
         opened = (account or {}).get("opened") or []
-        if account and account["failure"] is None and opened and opened[-1]["error"] is None:
-            return None if opened[-1]["finite"] else _not_finite(opened[-1]["name"])
-        log("judge", "warning", "the end marker was seen, but the workload opened no checkpoint")
+        if account and account["failure"] is None and opened and not any(record["error"] for record in opened):
+            sick = [record["name"] for record in opened if record["finite"] is False]
+            return _not_finite(sick[-1]) if sick else None
+        log("judge", "warning", "the end marker was seen, but the workload could not open what it promised")
     if seen.failure:
         return seen.failure
     if account and account["failure"]:
@@ -45,13 +46,13 @@ def _unexplained(ending: Ending) -> Failure:
         return Failure(
             code="killed",
             category=Category.INFRA,
-            message=f"The simulator was ended by {ending.signal} at iteration {ending.watched.iteration}.",
+            message=f"The simulator was ended by {ending.signal} at {ending.watched.unit} {ending.watched.done}.",
             advice="SIGKILL from outside is often the machine's memory limit.",
         )
     return Failure(
         code="ended_without_result",
         category=Category.INFRA,
-        message=f"The simulator ended with exit code {ending.exit_code}, without end marker or last checkpoint.",
+        message=f"The simulator ended with exit code {ending.exit_code}, without end marker or promised files.",
         advice="Some versions exit 0 after an exception or a signal: read command.stderr.log.",
     )
 
@@ -61,13 +62,13 @@ def diagnostics(outcome: dict[str, Any], paths: AttemptPaths, lines: int = 100) 
     failure = outcome["failure"]
     return {
         "error": failure["message"],
-        "stage": "training" if outcome["iteration"] > outcome["start_iteration"] else "starting",
+        "stage": "working" if outcome["done"] > outcome["start_iteration"] else "starting",
         "error_code": failure["code"],
         "error_category": failure["category"],
         "retryable": failure["category"] == Category.INFRA,
         "advice": failure["advice"],
         "secondary": outcome["stopped_because"],
-        "runner": {key: outcome[key] for key in ("exit_code", "signal", "end_marker", "iteration", "timings")},
+        "runner": {key: outcome[key] for key in ("exit_code", "signal", "end_marker", "done", "timings")},
         "tails": {path.name: _tail(path, lines) for path in (paths.stderr, paths.stdout, paths.runner_log)},
     }
 

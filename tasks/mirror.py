@@ -1,11 +1,10 @@
-"""Carries what an attempt produces to the store while it runs: checkpoints, metrics, logs and a heartbeat."""
+"""Carries what an attempt produces to the store while it runs: logs, finished outputs and a heartbeat."""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -13,13 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from simyard.runner.errors import SimyardError, StoreError
-from simyard.runner.libraries import Library, Scale
-from simyard.runner.metrics import LiveMetrics
-from simyard.runner.opened import is_complete
 from simyard.runner.paths import AttemptPaths
 from simyard.runner.spec import AttemptSpec
 from simyard.store.keys import AttemptKeys, JobKeys
-from simyard.store.store import Store, sha256_file
+from simyard.store.store import Store
 
 _STYLING = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _DECORATION = re.compile(r"[\s\u2580-\u259f#=_-]*")
@@ -37,23 +33,23 @@ class Mirror:
         store: Store,
         attempt: AttemptSpec,
         paths: AttemptPaths,
-        library: Library,
-        scale: Scale,
         *,
+        unit: str,
+        total: int,
         on_lines: Callable[[list[str]], None],
     ) -> None:
         self.status: dict[str, Any] = {
             "status": "running",
             "stage": "starting",
             "start_iteration": attempt.start_iteration,
-            "iteration": attempt.start_iteration,
-            "last_iteration": attempt.job.last_iteration,
+            "done": attempt.start_iteration,
+            "total": total,
+            "unit": unit,
             "reward": None,
             "host": platform.node(),
             "pid": os.getpid(),
         }
         self.cancel_requested = threading.Event()
-        self.checkpoints: list[dict[str, Any]] = []
         self.problem: SimyardError | None = None
         """The last failed upload, until one succeeds."""
         self._store = store
@@ -61,14 +57,7 @@ class Mirror:
         self._keys: AttemptKeys = self._job.attempt(attempt.number)
         self._attempt = attempt
         self._paths = paths
-        self._library = library
-        self._scale = scale
-        self._metrics = LiveMetrics(
-            paths.work / "logs", step_offset=library.step_offset(attempt.start_iteration, scale)
-        )
         self._sent: dict[Path, tuple[int, int]] = {}
-        self._index_is_old = False
-        self._reward_is_logged = False
         self._on_lines = on_lines
         self._log_offset = 0
         self._stop = threading.Event()
@@ -115,14 +104,8 @@ class Mirror:
             self.problem = StoreError(f"Cannot read what the attempt left: {error}.", code="unreadable")
 
     def _carry_all(self) -> None:
-        self._carry_checkpoints()
-        self._carry_metrics()
         for path, name in self._files():
             self._carry(path, name)
-        if self._index_is_old:
-            # After the events: a checkpoint counts when the metrics up to it are in the store too.
-            self._store.put_json(self._keys.checkpoints, self.checkpoints)
-            self._index_is_old = False
         self._forward_log()
 
     def _beat(self) -> None:
@@ -132,26 +115,22 @@ class Mirror:
             self.cancel_requested.set()
 
     def _files(self) -> Iterator[tuple[Path, str]]:
-        """Yield everything but checkpoints, with its artifact name."""
-        root, work = self._paths, self._paths.work
+        """Yield what is to be carried, with its artifact name."""
+        root = self._paths
         for path in (
             root.runner_log,
             root.stdout,
             root.stderr,
-            root.metrics,
-            root.metrics_time,
             root.telemetry,
             root.diagnostics,
+            root.versions,
         ):
             yield path, path.name
-        yield root.versions, root.versions.name
-        for run in work.glob("logs/*/*/*"):
-            for path in sorted(run.glob("params/*.yaml")):
-                yield path, f"params/{path.name}"
-            for path in sorted(run.glob("git/*.diff")):
-                yield path, f"{path.stem}_git_diff.txt"
-            for path in sorted(run.glob("**/events.out.tfevents.*")):
-                yield path, f"events/{path.relative_to(work / 'logs')}"
+        for path in sorted(root.output.rglob("*")):
+            name = path.relative_to(root.output)
+            # What is still being written lies under a name that begins with a dot, and is renamed when it is whole.
+            if path.is_file() and not any(part.startswith(".") for part in name.parts):
+                yield path, str(name)
 
     def _carry(self, path: Path, name: str) -> None:
         try:
@@ -162,61 +141,6 @@ class Mirror:
         if self._sent.get(path) != mark:
             self._store.put_file(self._keys.file(name), path)
             self._sent[path] = mark
-
-    def _carry_metrics(self) -> None:
-        if self._metrics.update():
-            self._metrics.table.write_csv(self._paths.metrics)
-            self._metrics.table.write_time_csv(self._paths.metrics_time)
-            # Some libraries print the reward, which is newer than the log; the others only log it.
-            if self._reward_is_logged or self.status["reward"] is None:
-                self.status["reward"] = self._metrics.latest(self._library.reward_tag)
-                self._reward_is_logged = self.status["reward"] is not None
-
-    def _carry_checkpoints(self) -> None:
-        for path in sorted(
-            self._paths.work.glob(self._library.checkpoint_glob), key=lambda found: found.stat().st_mtime_ns
-        ):
-            now = path.stat()
-            mark = (now.st_size, now.st_mtime_ns)
-            if self._sent.get(path) != mark and self._carry_checkpoint(path):
-                self._sent[path] = mark
-
-    def _carry_checkpoint(self, path: Path) -> bool:
-        """Send one checkpoint if it is whole. A copy is checked, hashed and sent: the original may be rewritten."""
-        copy = self._paths.root / "sending" / path.name
-        copy.parent.mkdir(exist_ok=True)
-        shutil.copyfile(path, copy)
-        try:
-            if not is_complete(copy):
-                return False
-            start = self._attempt.start_iteration
-            iteration = self._library.iteration_of(copy, start, self._scale)
-            if iteration is not None and iteration <= start:
-                return True  # the one this attempt took up
-            name = self._library.artifact_name(copy, start, self._scale)
-            key = self._keys.file(f"checkpoints/{name}")
-            digest = sha256_file(copy)
-            self._store.put_file(key, copy)
-            self._remember(name, key, digest, copy.stat().st_size, iteration)
-            self._index_is_old = True
-            return True
-        finally:
-            copy.unlink()
-
-    def _remember(self, name: str, key: str, digest: str, size: int, iteration: int | None) -> None:
-        others = [record for record in self.checkpoints if record["name"] != name]
-        numbered = [record for record in others if record["iteration"] is not None]
-        taken_up = self._attempt.resume.checkpoint.sha256 if self._attempt.resume else None
-        record = {
-            "name": name,
-            "key": key,
-            "sha256": digest,
-            "size_bytes": size,
-            "iteration": iteration,
-            "parent": numbered[-1]["sha256"] if numbered else taken_up,
-        }
-        # In order of iterations, and within one as they came; those without a number (the best so far) last.
-        self.checkpoints = sorted([*others, record], key=lambda r: (r["iteration"] is None, r["iteration"] or 0))
 
     def _forward_log(self) -> None:
         """Hand new lines of output on, in one batch a round."""

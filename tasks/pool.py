@@ -19,6 +19,7 @@ from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks import history
 from simyard.tasks.attempt import CANCELED, Observer
+from simyard.tasks.kinds import kind_of
 from simyard.tasks.launch import ask_to_cancel, raise_failure
 
 FLOW = "run-job"
@@ -161,7 +162,8 @@ def _wait(
 def _not_begun(spec: JobSpec, state: State[Any]) -> dict[str, Any]:
     """Return what to show of an attempt that has written nothing yet."""
     stage = "waiting for a worker" if state.is_scheduled() else "starting"
-    return {"stage": stage, "iteration": 0, "last_iteration": spec.last_iteration, "reward": None}
+    kind = kind_of(spec)
+    return {"stage": stage, "done": 0, "total": kind.total(spec), "unit": kind.unit, "reward": None}
 
 
 def _without_outcome(run: FlowRun, state: State[Any], *, begun: bool) -> Failure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from simyard.runner.errors import RequestError
@@ -28,11 +29,20 @@ def start_workload(site: Site, simulator: str, library: str, *, embedded_assets:
     return Workload.start(site.python, folder, simulator=simulator, library=library, env=env)
 
 
-def check(workload: Workload, site: Site, job: JobSpec, overlay: Path | None) -> tuple[Workload, Facts]:
+def check(
+    workload: Workload, site: Site, job: JobSpec, overlay: Path | None, files: Mapping[str, Path]
+) -> tuple[Workload, Facts]:
     """Have a workload check a job; return the process to run it in, which may be another.
 
     Isaac Lab fixes its asset root while it is imported. A task whose assets are not among those of installed packages
     gets a new process that looks for them in NVIDIA's store, unless the site set a root of its own.
+
+    Args:
+        workload: The process that waits.
+        site: This machine.
+        job: The job.
+        overlay: Folder of the job's own packages.
+        files: Where the job's inputs lie here, by digest.
 
     Raises:
         RequestError: If the simulator's environment refuses the job.
@@ -40,14 +50,14 @@ def check(workload: Workload, site: Site, job: JobSpec, overlay: Path | None) ->
     """
     timeout_s = min(CHECK_TIMEOUT_S, job.limits.wall_s)
     try:
-        return workload, workload.check(job, overlay, timeout_s)
+        return workload, workload.check(job, overlay, files, timeout_s)
     except RequestError as error:
         if error.failure.code != "assets_missing" or site.has_own_assets:
             raise
     workload.end(0.0)
     fetching = start_workload(site, job.simulator, job.library, embedded_assets=False)
     try:
-        return fetching, fetching.check(job, overlay, timeout_s)
+        return fetching, fetching.check(job, overlay, files, timeout_s)
     except BaseException:
         fetching.end(0.0)
         raise

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from simyard.config import check_config
+from simyard.requests import TrainRequest
+
 SIMYARD = str(Path(sys.executable).parent / "simyard")
 PREFECT = str(Path(sys.executable).parent / "prefect")
 CONFIG = {
@@ -87,3 +90,8 @@ def end(process: subprocess.Popen[Any]) -> None:
 def last_json(completed: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     """Return the object that `--json` promises as the last line of stdout."""
     return dict(json.loads(completed.stdout.strip().splitlines()[-1]))
+
+
+def train_request(config: Any) -> TrainRequest:
+    """Check the config of a training."""
+    return check_config(config, TrainRequest)

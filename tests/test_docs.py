@@ -15,7 +15,8 @@ from prefect import Flow
 from pydantic import BaseModel
 
 from simyard.cli import JSON_KEYS, main
-from simyard.requests import TrainRequest, read_config, train_request
+from simyard.config import check_config, read_config
+from simyard.requests import EvaluateRequest, ExportRequest, JobRequest, TrainRequest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -78,14 +79,22 @@ def test_every_command_and_option_has_help(path: str, command: click.Command) ->
     assert not silent
 
 
+def model_of(config: dict[str, Any]) -> type[JobRequest]:
+    """Return the request that a config is."""
+    if "exportConfig" in config:
+        return ExportRequest
+    return EvaluateRequest if config["trainingConfig"].get("mode") == "evaluate" else TrainRequest
+
+
 @pytest.mark.parametrize("block", blocks("json"))
 def test_the_readmes_configs_are_valid(block: str) -> None:
-    train_request(json.loads(block))
+    check_config(json.loads(block), model_of(json.loads(block)))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.json")), ids=lambda path: path.name)
 def test_the_examples_are_valid(path: Path) -> None:
-    train_request(read_config(path))
+    config = read_config(path, TrainRequest)
+    check_config(config, model_of(config))
 
 
 def test_the_readme_shows_the_keys_of_the_result() -> None:

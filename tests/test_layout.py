@@ -22,12 +22,14 @@ LAYERS = {
     "runner": set(),
     "store": {"runner"},
     "requests": {"runner"},
+    "config": {"requests", "runner"},
+    "policy": set(),
     "site": {"runner"},
     "blocks": {"store", "runner"},
     "tasks": {"blocks", "store", "requests", "site", "runner"},
     "flows": {"tasks", "blocks", "store", "requests", "site", "runner"},
-    "commands": {"flows", "tasks", "blocks", "store", "requests", "site", "runner"},
-    "cli": {"commands", "runner"},
+    "commands": {"flows", "tasks", "blocks", "store", "config", "requests", "site", "runner"},
+    "cli": {"commands", "requests", "runner"},
 }
 """What each part may import, besides itself."""
 

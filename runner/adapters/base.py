@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from simyard.runner.paths import AttemptPaths
@@ -14,15 +15,17 @@ class Adapter:
     def preload(self, library: str | None) -> None:
         """Import what every job needs; called while the job is still being prepared."""
 
-    def check(self, job: JobSpec, overlay: Path | None) -> Facts:
+    def check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Facts:
         """Check the job against what is installed, without starting the simulator.
 
         Args:
             job: The job.
             overlay: Folder of the job's own packages, if it has any.
+            files: Where those of its inputs lie that are on this machine already, by digest.
 
         Raises:
-            RequestError: If the task, the library or an override does not exist, or does nothing.
+            RequestError: If the task, the library or an override does not exist or does nothing, or a checkpoint
+                does not fit.
         """
         raise NotImplementedError
 

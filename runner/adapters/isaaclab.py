@@ -8,12 +8,15 @@ import importlib.util
 import site
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from simyard.runner import checkpoint_files
 from simyard.runner.adapters import isaaclab_overrides, isaaclab_scripts
 from simyard.runner.adapters.base import Adapter
+from simyard.runner.adapters.isaaclab_policies import check_policies
 from simyard.runner.errors import RequestError, unknown
 from simyard.runner.libraries import LIBRARIES, Library, Scale, get_library
 from simyard.runner.paths import AttemptPaths
@@ -44,17 +47,25 @@ class IsaacLab(Adapter):
             if library in LIBRARIES and importlib.util.find_spec(LIBRARIES[library].module):
                 importlib.import_module(f"isaaclab_rl.entrypoints.backends.train_{library}")
 
-    def check(self, job: JobSpec, overlay: Path | None) -> Facts:
-        """Look the task up, resolve its configuration and apply every override to it."""
+    def check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Facts:
+        """Look the task up, resolve its configuration, apply every override to it, and open checkpoints."""
         library = get_library(job.library)
         if isaaclab_scripts.root() is not None:
             return isaaclab_scripts.check(job, library)
         _require(library)
         _register_tasks(job, overlay)
         _find_task(job.task, library)
-        return _resolve(job, library)
+        return _resolve(job, library, files)
 
     def run(self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
+        """Do the job's own work."""
+        from simyard.runner.evaluation.evaluate import evaluate
+        from simyard.runner.exporting.export import export_policy
+
+        work = {"train": self._train, "evaluate": evaluate, "export": export_policy}
+        work[attempt.job.kind](attempt, facts, paths)
+
+    def _train(self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
         """Train, by the code path of `isaaclab train`."""
         library = get_library(attempt.job.library)
         checkpoint = _prepare_checkpoint(attempt, library, paths)
@@ -166,7 +177,7 @@ def _device(gpus: int | None) -> str:
     return "cpu"
 
 
-def _resolve(job: JobSpec, library: Library) -> Facts:
+def _resolve(job: JobSpec, library: Library, files: Mapping[str, Path]) -> Facts:
     device = _device(job.gpus)
     own = library.device_overrides(device)
     if kit_less() and not any(override.startswith("physics=") for override in job.overrides):
@@ -181,6 +192,9 @@ def _resolve(job: JobSpec, library: Library) -> Facts:
         raise RequestError(
             f"This job cannot resume: {not_resumable}.", code="not_resumable", advice="Train from scratch."
         )
+    check_policies(job, env_cfg, agent_cfg, files)
+    if job.resume and not job.resume.trusted and (path := files.get(job.resume.checkpoint.sha256)):
+        refuse_pickled_code(path)
     return Facts(
         simulator=job.simulator,
         version=importlib.metadata.version("isaaclab"),
@@ -261,20 +275,14 @@ def refuse_pickled_code(checkpoint: Path) -> None:
 
     Every library loads checkpoints with pickle, which runs whatever code a file from outside names.
     """
-    import numpy as np
-    import torch
-
-    # rl_games saves its best reward as a number of NumPy's; these four build numbers and nothing else.
-    numbers = [np.float32(0).__reduce__()[0], np.dtype, type(np.dtype("f4")), type(np.dtype("f8"))]
-    try:
-        with torch.serialization.safe_globals(numbers):
-            torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:
+    checkpoint_files.load(checkpoint)
+    if checkpoint_files.holds_settings(checkpoint):
         raise RequestError(
-            f"Checkpoint {checkpoint.name!r} is not plain weights: {str(error).splitlines()[0]}",
+            f"Checkpoint {checkpoint.name!r} is not plain weights: sb3 pickles its settings beside them, and runs "
+            "them to resume.",
             code="unsafe_checkpoint",
-            advice="Only checkpoints that a job of this store wrote may hold pickled objects: use resume.from_job.",
-        ) from error
+            advice="Only sb3 checkpoints that a job of this store wrote can be resumed: use resume.from_job.",
+        )
 
 
 def _versions(device: str) -> dict[str, str]:

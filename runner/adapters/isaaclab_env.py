@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,14 @@ from simyard.runner.libraries import Library
 
 @contextmanager
 def fresh_environment(
-    task: str, library: Library, overrides: Sequence[str], *, num_envs: int, seed: int, device: str
+    task: str,
+    library: Library,
+    overrides: Sequence[str],
+    *,
+    num_envs: int,
+    seed: int,
+    device: str,
+    change: Callable[[Any], None] = lambda env_cfg: None,
 ) -> Iterator[tuple[Any, Any]]:
     """Make the environment of a task as training makes it, without rendering, and close it in the end.
 
@@ -22,6 +29,7 @@ def fresh_environment(
         num_envs: Environments side by side.
         seed: Of the environment; the same seed gives the same episodes on a CPU.
         device: `cpu` or `cuda:0`.
+        change: Called with the environment's configuration, to change what no override can.
 
     Yields:
         The gymnasium environment and the agent's configuration.
@@ -34,6 +42,7 @@ def fresh_environment(
     env_cfg.scene.num_envs = num_envs
     env_cfg.seed = seed
     env_cfg.sim.device = device
+    change(env_cfg)
     with launch_simulation(env_cfg, {"device": device, "visualizer": []}):
         env = gymnasium.make(task, cfg=env_cfg)
         try:

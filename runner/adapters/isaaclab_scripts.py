@@ -27,6 +27,12 @@ def check(job: JobSpec, library: Library) -> Facts:
     """
     folder = root()
     assert folder is not None
+    if job.kind != "train":
+        raise RequestError(
+            f"Isaac Lab 2.3 cannot {job.kind} here: its environments live in an app that only its own scripts start.",
+            code="needs_isaaclab_3",
+            advice="Use Isaac Lab 3.0 (a checkpoint of 2.3 does not load there: its rsl_rl is older).",
+        )
     script = _script(folder, library)
     if not script.is_file():
         have = sorted(path.parent.name for path in script.parent.parent.glob("*/train.py"))

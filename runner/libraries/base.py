@@ -26,8 +26,11 @@ class Scale:
 class Progress:
     """One line's worth of progress."""
 
-    iteration: int | None = None
-    """Iterations finished, in the library's own count (see `Library.prints_absolute`)."""
+    done: int | None = None
+    """Units of work finished; while training these are iterations, in the library's own count (see
+    `Library.prints_absolute`)."""
+    step: int | None = None
+    """Steps taken so far: a sign of life between units."""
     reward: float | None = None
     """Mean return of recent episodes."""
 

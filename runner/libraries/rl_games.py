@@ -66,7 +66,7 @@ class RlGames(Library):
     def progress(self, line: str, scale: Scale) -> Progress | None:
         """Read the epoch of a statistics line."""
         epoch = to_int(_EPOCH.search(line))
-        return None if epoch is None else Progress(iteration=epoch)
+        return None if epoch is None else Progress(done=epoch)
 
     def iteration_of(self, file: Path, start_iteration: int, scale: Scale) -> int | None:
         """The epoch is in the name; `<name>.pth` is the best so far and has none."""

@@ -58,7 +58,7 @@ class RslRl(Library):
     def progress(self, line: str, scale: Scale) -> Progress | None:
         """Read the iteration's headline (printed when it is done) or its mean reward."""
         if match := _ITERATION.search(line):
-            return Progress(iteration=int(match.group(1)) + 1)
+            return Progress(done=int(match.group(1)) + 1)
         if match := _REWARD.search(line):
             return Progress(reward=float(match.group(1)))
         return None

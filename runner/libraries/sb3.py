@@ -58,7 +58,7 @@ class Sb3(Library):
     def progress(self, line: str, scale: Scale) -> Progress | None:
         """Read a row of the printed table."""
         if match := _TIMESTEPS.search(line):
-            return Progress(iteration=int(match.group(1)) // scale.transitions)
+            return Progress(done=int(match.group(1)) // scale.transitions)
         if match := _REWARD.search(line):
             return Progress(reward=float(match.group(1)))
         return None

@@ -41,7 +41,7 @@ class Skrl(Library):
     def progress(self, line: str, scale: Scale) -> Progress | None:
         """Read the progress bar."""
         timestep = to_int(_BAR.search(line))
-        return None if timestep is None else Progress(iteration=timestep // scale.rollout)
+        return None if timestep is None else Progress(done=timestep // scale.rollout)
 
     def iteration_of(self, file: Path, start_iteration: int, scale: Scale) -> int | None:
         """`agent_320.pt` was saved after timestep 320 of its attempt."""

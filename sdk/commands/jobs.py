@@ -36,19 +36,26 @@ def list_jobs(reference: str | None, limit: int) -> list[dict[str, Any]]:
 def _row(store: Store, job_id: str) -> dict[str, Any]:
     status = history.job_status(store, job_id)
     spec = load_spec(store, job_id)
-    shown = {name: status.get(name) for name in ("status", "iteration", "last_iteration", "reward", "attempts")}
-    return {"job_id": job_id, "name": spec.name, "task": spec.task, "created_at": spec.created_at, **shown}
+    shown = {name: status.get(name) for name in ("status", "done", "total", "unit", "reward", "attempts")}
+    return {
+        "job_id": job_id,
+        "kind": spec.kind,
+        "name": spec.name,
+        "task": spec.task,
+        "created_at": spec.created_at,
+    } | shown
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the list as text."""
     if not rows:
         return "No jobs in this store yet."
-    lines = [f"{'JOB':31} {'STATUS':10} {'ITERATION':>13} {'REWARD':>8}  NAME"]
+    lines = [f"{'JOB':31} {'KIND':8} {'STATUS':11} {'DONE':>9} {'RETURN':>8}  NAME"]
     for row in rows:
-        done = f"{row['iteration'] if row['iteration'] is not None else '?'}/{row['last_iteration'] or '?'}"
+        done = f"{row['done'] if row['done'] is not None else '?'}/{row['total'] or '?'}"
         reward = "" if row["reward"] is None else f"{row['reward']:.2f}"
-        lines.append(f"{row['job_id']:31} {row['status']:10} {done:>13} {reward:>8}  {row['name']} ({row['task']})")
+        what = f"{row['name']} ({row['task']})"
+        lines.append(f"{row['job_id']:31} {row['kind']:8} {row['status']:11} {done:>9} {reward:>8}  {what}")
     return "\n".join(lines)
 
 
@@ -62,7 +69,8 @@ def show(job_id: str, reference: str | None) -> dict[str, Any]:
 def describe(status: dict[str, Any]) -> str:
     """Return a job's status as text."""
     lines = [f"{status['job_id']}  {status['status']}", f"store       {status['store']}"]
-    lines.append(f"iteration   {status['iteration']} of {status['last_iteration']}, {status['attempts']} attempt(s)")
+    counted = f"{status['done']} of {status['total']} {status['unit']}s" if status["unit"] else "nothing yet"
+    lines.append(f"progress    {counted}, {status['attempts']} attempt(s)")
     if status["reward"] is not None:
         lines.append(f"reward      {status['reward']:.3f}")
     if error := status["error"]:

@@ -42,9 +42,9 @@ class LiveLine:
         self._stream.flush()
 
     def _text(self, status: dict[str, Any], now: float) -> str:
-        done, total = status["iteration"], status["last_iteration"]
+        done, total = status["done"], status["total"]
         seconds = f"{now - self._began:4.0f} s"
-        if status["stage"] != "training":
+        if status["stage"] != "working":
             return f"{seconds}  {status['stage']} …"
         if self._trained is None:
             self._trained = (now, done)
@@ -54,4 +54,4 @@ class LiveLine:
         left = ""
         if done > first and done < total:
             left = f"  {(total - done) * (now - began) / (done - first):.0f} s left"
-        return f"{seconds}  [{'█' * filled}{'·' * (BAR - filled)}] iteration {done}/{total}{reward}{left}"
+        return f"{seconds}  [{'█' * filled}{'·' * (BAR - filled)}] {status['unit']} {done}/{total}{reward}{left}"

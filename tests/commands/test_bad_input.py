@@ -11,9 +11,9 @@ from pathlib import Path
 
 import click.testing
 import pytest
+from helpers import train_request
 
 from simyard.cli import JSON_KEYS, main
-from simyard.requests import train_request
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.resolve import resolve

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from helpers import train_request
 
-from simyard.requests import read_config, train_request
+from simyard.config import read_config
+from simyard.requests import TrainRequest
 
 CAMEL = {
     "name": "walk",
@@ -42,7 +44,7 @@ def read(tmp_path):
     def read_with(*settings, config=None):
         path = tmp_path / "config.json"
         path.write_text(json.dumps(config or {"trainingConfig": {"task": "T"}}))
-        return read_config(path, settings)
+        return read_config(path, TrainRequest, settings)
 
     return read_with
 

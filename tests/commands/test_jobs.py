@@ -8,7 +8,7 @@ import pytest
 from helpers import last_json, wait_until
 from scenario.play import alive, started
 
-KEYS = ["job_id", "status", "store", "artifacts", "attempts", "error", "timings"]
+KEYS = ["job_id", "status", "store", "artifacts", "attempts", "error", "timings", "summary"]
 ERROR_KEYS = {"code", "category", "message", "advice"}
 
 
@@ -45,7 +45,7 @@ def test_a_job_from_its_start_over_a_killed_simulator_to_its_download(shell, tmp
     assert listed.stdout.splitlines()[0].split() == ["JOB", "STATUS", "ITERATION", "REWARD", "NAME"]
     assert listed.stdout.splitlines()[1].split() == [job_id, "succeeded", "4/4", "30.00", "played", "(Scenario)"]
     (row,) = json.loads(shell.run("jobs", "list", "--json").stdout)
-    assert (row["job_id"], row["status"], row["iteration"], row["attempts"]) == (job_id, "succeeded", 4, 2)
+    assert (row["job_id"], row["status"], row["done"], row["attempts"]) == (job_id, "succeeded", 4, 2)
 
     shown = shell.run("jobs", "show", job_id)
     assert shown.stdout.splitlines()[0] == f"{job_id}  succeeded"

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers import train_request
 
-from simyard.requests import train_request
 from simyard.runner.adapters import isaaclab_scripts
 from simyard.runner.errors import RequestError
 from simyard.runner.libraries import get_library

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from helpers import train_request
 
-from simyard.requests import train_request
 from simyard.runner.errors import WorkloadError
 from simyard.runner.spec import JobSpec
 from simyard.site import Site
@@ -65,7 +65,7 @@ class Waiting:
             site = Site(home=self._home, store="", python=str(PYTHON))
             self._waiting.append(start_workload(site, "isaaclab", "rsl_rl"))
         workload = self._waiting.pop(0)
-        workload.check(NOTHING, None, 60)  # so that no test's patience is spent on an import
+        workload.check(NOTHING, None, {}, 60)  # so that no test's patience is spent on an import
         return workload
 
     def close(self):

@@ -39,7 +39,7 @@ class Scenario(Adapter):
     def preload(self, library):
         import torch.utils.tensorboard  # noqa: F401
 
-    def check(self, job, overlay):
+    def check(self, job, overlay, files):
         if job.description == "refuse":
             raise RequestError("Unknown task 'Nowhere'.", code="unknown_task", advice="Allowed: 'Somewhere'.")
         return Facts(

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import CONFIG
+from helpers import CONFIG, train_request
 from simulated import ENV, Yard
 
-from simyard.requests import read_config, train_request
+from simyard.config import read_config
+from simyard.requests import TrainRequest
 from simyard.runner.errors import RequestError
 from simyard.runner.spec import Facts
 from simyard.runner.supervise import Workload
@@ -139,7 +140,7 @@ def test_a_good_request_passes_and_the_simulator_says_what_it_will_do(
 
 
 def test_the_demos_config_passes(check: Callable[..., Facts]):
-    config = read_config(EXAMPLE)
+    config = read_config(EXAMPLE, TrainRequest)
     assert train_request(config).training_config.task == CARTPOLE
     facts = check({**config, "computeConfig": {"gpusPerNode": 0}})
     assert (facts.overrides, facts.notes) == (("physics=newton_mjwarp", "agent.device=cpu"), ())

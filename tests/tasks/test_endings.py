@@ -19,7 +19,7 @@ def test_an_exception_is_the_users_and_comes_first_in_the_diagnostics(player):
     told = left.diagnostics
     assert next(iter(told)) == "error"
     assert told["error"] == "ValueError: the reward function is wrong"
-    assert told["stage"] == "training"
+    assert told["stage"] == "working"
     assert told["retryable"] is False
     assert "ValueError: the reward function is wrong" in told["tails"]["command.stderr.log"]
     assert any("Learning iteration 4/" in line for line in told["tails"]["command.stdout.log"])
@@ -99,7 +99,7 @@ def test_a_hang_is_ended_and_retried(player, scenario, seconds, iteration):
     outcome = left.outcome(1)
     assert outcome["failure"]["code"] == "no_progress"
     assert outcome["failure"]["category"] == "infra"
-    assert outcome["iteration"] == iteration
+    assert outcome["done"] == iteration
     assert outcome["signal"] == "SIGTERM"
     assert len(started(left.stdout())) == 4
     assert alive(started(left.stdout())) == []
@@ -145,7 +145,7 @@ def test_the_wall_clock_limit_ends_a_job_that_makes_progress(player):
     assert "wallSeconds" in left.error["advice"]
     assert len(left.attempts) == 1
     assert left.checkpoints
-    assert 2 < left.result["iteration"] < 40
+    assert 2 < left.result["done"] < 40
 
 
 def test_a_job_that_the_simulator_refuses_is_never_begun_twice(player):

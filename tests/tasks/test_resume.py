@@ -95,11 +95,11 @@ def test_a_store_that_goes_away_for_a_while_loses_nothing(player):
 
     def follow(status):
         """Take the store away after a few iterations, and bring it back when an upload must have failed."""
-        if status["iteration"] >= 4 and not aside.exists() and not rounds:
+        if status["done"] >= 4 and not aside.exists() and not rounds:
             store.rename(aside)
             store.write_text("not a folder")
-        if aside.exists() and status["iteration"] >= 60:
-            rounds.append(status["iteration"])
+        if aside.exists() and status["done"] >= 60:
+            rounds.append(status["done"])
             store.unlink()
             aside.rename(store)
 

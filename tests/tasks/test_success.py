@@ -63,8 +63,8 @@ def test_a_success_leaves_every_promised_artifact_and_the_manifest_last(player):
     assert left.result["reward"] == 110.0
     assert left.result["notes"] == ["a note"]
     assert left.result["timings"]["total_s"] >= left.result["timings"]["train_s"] > 0.1
-    assert [status["iteration"] for status in seen] == sorted(status["iteration"] for status in seen)
-    assert seen[-1]["iteration"] == ITERATIONS
+    assert [status["done"] for status in seen] == sorted(status["done"] for status in seen)
+    assert seen[-1]["done"] == ITERATIONS
 
     family = started(left.stdout())
     assert len(family) == 4
@@ -113,7 +113,7 @@ def test_the_store_follows_while_the_job_runs(player):
     assert metrics.startswith("step,wall_time,")
     assert status["status"] == "running"
     assert status["updated_at"]
-    assert player.end(spec).outcome(1)["iteration"] < 30  # 0.5 s each: so it took less than 15 s
+    assert player.end(spec).outcome(1)["done"] < 30  # 0.5 s each: so it took less than 15 s
 
 
 def test_our_credentials_do_not_reach_the_workload(player, monkeypatch):

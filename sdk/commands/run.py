@@ -1,40 +1,57 @@
-"""`simyard train`: check the request, let the simulator import while Prefect starts, then run the flow."""
+"""Run a job: check the request, let the simulator import while Prefect starts, then run the flow of its kind."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from simyard.blocks.reference import absolute, open_store
 from simyard.commands.live import LiveLine
-from simyard.requests import TrainRequest, read_config, train_request
+from simyard.config import check_config, read_config
+from simyard.requests import EvaluateRequest, ExportRequest, JobRequest, TrainRequest
 from simyard.runner.errors import RequestError
-from simyard.runner.spec import JobSpec
 from simyard.runner.supervise import Workload
 from simyard.site import Site
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks import history
+from simyard.tasks.inputs import gather
+from simyard.tasks.kinds import kind_of
 from simyard.tasks.launch import refuse_succeeded
 from simyard.tasks.resolve import Resolved, load_spec, resolve
 from simyard.tasks.stage import stage
 from simyard.tasks.workloads import check, start_workload
 
+if TYPE_CHECKING:
+    from prefect import Flow
+
 
 def run(
-    config: Path | None, reference: str | None, pool: str | None, settings: tuple[str, ...], from_job: str | None,
+    model: type[JobRequest], config: Path | None, settings: Sequence[str], reference: str | None, pool: str | None,
     *, quiet: bool,
-) -> dict[str, Any]:  # fmt: skip
-    """Run a training job to its end.
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Run a job to its end.
+
+    Args:
+        model: What kind of request.
+        config: A JSON file; None where the settings say everything.
+        settings: Changes to it, `key=value`.
+        reference: The store, as the user named it.
+        pool: The work pool; None runs it in this process.
+        quiet: Whether to print nothing.
+
+    Returns:
+        The job's result, and that of the job that followed it, if one did.
 
     Raises:
         RequestError: If the request is bad; nothing was created then.
@@ -42,23 +59,41 @@ def run(
     site = Site.from_env()
     reference = absolute(reference or site.store)
     store = open_store(reference)
-    job_id = keys.new_job_id()
-    if from_job is not None:
-        if config is not None or settings:
-            raise RequestError(
-                "--from-job takes no CONFIG and no --set.", code="bad_command", advice="It runs the frozen job again."
-            )
-        again = replace(load_spec(store, from_job), job_id=job_id, from_job=from_job)
-        return _execute(again, None, None, store, reference, pool, site, quiet=quiet)
-    if config is None:
-        raise RequestError("Missing CONFIG.", code="bad_command", advice="Name a JSON file, or --from-job ID.")
-    request = train_request(read_config(config, settings))
-    base = config.resolve().parent
-    resolved = resolve(request, store, job_id, base)
-    return _execute(resolved.spec, request, base, store, reference, pool, site, quiet=quiet)
+    request = check_config(read_config(config, model, settings), model)
+    base = config.resolve().parent if config else Path.cwd()
+    resolved = resolve(request, store, keys.new_job_id(), base)
+    return _execute(resolved, request, base, store, reference, pool, site, quiet=quiet)
 
 
-def rerun(job_id: str, reference: str | None, pool: str | None, *, quiet: bool) -> dict[str, Any]:
+def repeat(from_job: str, reference: str | None, pool: str | None, *, quiet: bool) -> list[dict[str, Any]]:
+    """Run a job again from its frozen spec, as a new job.
+
+    Raises:
+        RequestError: If there is no such job.
+    """
+    site = Site.from_env()
+    reference = absolute(reference or site.store)
+    store = open_store(reference)
+    again = replace(load_spec(store, from_job), job_id=keys.new_job_id(), from_job=from_job)
+    return _execute(Resolved(again), None, None, store, reference, pool, site, quiet=quiet)
+
+
+def newest_training(reference: str | None) -> str:
+    """Return the id of the newest training that has succeeded.
+
+    Raises:
+        RequestError: If the store has none.
+    """
+    store = open_store(reference or Site.from_env().store)
+    for job_id in reversed(store.list_dirs(keys.JOBS)):
+        if store.exists(keys.JobKeys(job_id).manifest) and load_spec(store, job_id).kind == "train":
+            return job_id
+    raise RequestError(
+        f"No training has succeeded in {store.url()}.", code="unknown_job", advice="Train first, or name another store."
+    )
+
+
+def rerun(job_id: str, reference: str | None, pool: str | None, *, quiet: bool) -> list[dict[str, Any]]:
     """Make another attempt at a job that is in the store.
 
     Raises:
@@ -75,25 +110,27 @@ def rerun(job_id: str, reference: str | None, pool: str | None, *, quiet: bool) 
             code="still_running",
             advice=f"Cancel it first, or wait: an attempt that died is known as such after {history.SILENCE_S:.0f} s.",
         )
-    return _execute(spec, None, None, store, reference, pool, site, quiet=quiet)
+    return _execute(Resolved(spec), None, None, store, reference, pool, site, quiet=quiet)
 
 
 def _execute(
-    spec: JobSpec, request: TrainRequest | None, base: Path | None, store: Store, reference: str, pool: str | None,
+    resolved: Resolved, request: JobRequest | None, base: Path | None, store: Store, reference: str, pool: str | None,
     site: Site, *, quiet: bool,
-) -> dict[str, Any]:  # fmt: skip
+) -> list[dict[str, Any]]:  # fmt: skip
     """Check the job on the simulator where that is here, then run the flow."""
     live = LiveLine()
+    spec = resolved.spec
     # The simulator takes ten seconds to import: it starts before Prefect is so much as imported.
     # A job with packages of its own cannot use a process that imported without them.
     workload = None if pool or spec.packages else start_workload(site, spec.simulator, spec.library)
     try:
-        with _prefect(pool, live, quiet=quiet):
+        with _prefect(pool, live, quiet=quiet), TemporaryDirectory(prefix="simyard-check-") as folder:
             if workload:
                 if not quiet:
-                    live({"stage": "importing the simulator", "iteration": 0, "last_iteration": 0})
-                workload, _ = check(workload, site, spec, None)
-        return _run_flow(spec, request, base, store, reference, pool, workload, live, quiet=quiet)
+                    live({"stage": "importing the simulator", "done": 0, "total": 0})
+                files = gather(kind_of(spec).inputs(spec, spec.resume), resolved.inputs, store, Path(folder))
+                workload, _ = check(workload, site, spec, None, files)
+        return _run_flow(resolved, request, base, store, reference, pool, workload, live, quiet=quiet)
     finally:
         if workload:
             workload.end(0.0)
@@ -109,7 +146,7 @@ def _prefect(pool: str | None, live: LiveLine, *, quiet: bool) -> Iterator[None]
         ready = executor.submit(_reach_server)
         yield
         if not quiet and not ready.done():
-            live({"stage": "waiting for Prefect", "iteration": 0, "last_iteration": 0})
+            live({"stage": "waiting for Prefect", "done": 0, "total": 0})
         ready.result()
     if pool:
         from simyard.tasks.pool import require_pool
@@ -123,7 +160,7 @@ def _reach_server() -> None:
     Raises:
         RequestError: If a server is configured and does not answer.
     """
-    import_module("simyard.flows.train")
+    import_module("simyard.flows.train")  # it brings in the others that may be needed
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
 
@@ -138,17 +175,17 @@ def _reach_server() -> None:
 
 
 def _run_flow(
-    spec: JobSpec, request: TrainRequest | None, base: Path | None, store: Store, reference: str, pool: str | None,
+    resolved: Resolved, request: JobRequest | None, base: Path | None, store: Store, reference: str, pool: str | None,
     workload: Workload | None, live: LiveLine, *, quiet: bool,
-) -> dict[str, Any]:  # fmt: skip
+) -> list[dict[str, Any]]:  # fmt: skip
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     from simyard.flows import stages
     from simyard.flows.train import rerun as rerun_flow
-    from simyard.flows.train import train as train_flow
 
     stop = threading.Event()
     watcher = (lambda status: None) if quiet else live
+    job_id = resolved.spec.job_id
     # Without a heartbeat: its thread holds a flow's end up by a second, and nobody would act on it here.
     with (
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
@@ -156,14 +193,30 @@ def _run_flow(
         _interrupt(stop, live),
     ):
         if request is None:
-            stage(Resolved(spec), store)
-            rerun_flow(spec.job_id, reference, pool, return_state=True)
+            stage(resolved, store)
+            rerun_flow(job_id, reference, pool, return_state=True)
         else:
-            train_flow(request, reference, pool, spec.job_id, base, return_state=True)
-    result: dict[str, Any] = store.get_json(keys.JobKeys(spec.job_id).result)
+            _flow_of(request)(request, reference, pool, job_id, base, return_state=True)
+    results = [store.get_json(keys.JobKeys(job_id).result)]
+    if (
+        follower := history.read_or_none(store, keys.JobKeys(keys.follow_up_job_id(job_id, "export")).result)
+    ) is not None:
+        results.append(follower)
     if not quiet:
-        _say_ending(result, store, live)
-    return result
+        for result in results:
+            _say_ending(result, store, live)
+    return results
+
+
+def _flow_of(request: JobRequest) -> Flow[..., Any]:
+    from simyard.flows.evaluate import evaluate
+    from simyard.flows.export_policy import export_policy
+    from simyard.flows.train import train
+
+    flows: dict[type[JobRequest], Flow[..., Any]] = {
+        TrainRequest: train, EvaluateRequest: evaluate, ExportRequest: export_policy,
+    }  # fmt: skip
+    return flows[type(request)]
 
 
 @contextmanager
@@ -186,17 +239,22 @@ def _interrupt(stop: threading.Event, live: LiveLine) -> Iterator[None]:
 def _say_ending(result: dict[str, Any], store: Store, live: LiveLine) -> None:
     job = keys.JobKeys(result["job_id"])
     names = [entry["name"] for entry in result["artifacts"]]
-    checkpoints = [name for name in names if name.startswith("checkpoints/")]
-    reward = "" if result["reward"] is None else f", final reward {result['reward']:.2f}"
-    live.say(f"{result['status']}: {result['iteration']} of {result['last_iteration']} iterations{reward}")
+    live.say(f"{result['status']}: {kind_of(load_spec(store, result['job_id'])).headline(result)}")
     if error := result["error"]:
         live.say(f"error:       {error['message']}\nadvice:      {error['advice']}")
     live.say(f"job:         {result['job_id']}")
     for note in result["notes"]:
         live.say(f"note:        {note}")
-    if "curves.png" in names:
-        live.say(f"curves:      {store.url(job.artifact('curves.png'))}")
-    if checkpoints:
-        live.say(f"checkpoints: {store.url(job.artifact('checkpoints'))} ({len(checkpoints)} files)")
-    if "report.md" in names:
-        live.say(f"report:      {store.url(job.artifact('report.md'))}")
+    for label, name in _SHOWN.items():
+        if name in names:
+            live.say(f"{label + ':':12} {store.url(job.artifact(name))}")
+    for folder in ("checkpoints", "videos"):
+        if count := sum(name.startswith(f"{folder}/") for name in names):
+            live.say(f"{folder + ':':12} {store.url(job.artifact(folder))} ({count} files)")
+
+
+_SHOWN = {
+    "curves": "curves.png", "returns": "returns.png", "policy": "policy.onnx", "contract": "policy_contract.json",
+    "checklist": "checklist.json", "report": "report.md",
+}  # fmt: skip
+"""The artifacts that a person wants to open first."""

@@ -1,0 +1,47 @@
+"""Export a policy: checkpoint in, ONNX and TorchScript out, with the proof that they are the same policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from simyard.flows.drive import ending, run_request
+from simyard.requests import ExportConfig, ExportRequest, FromJob, TrainRequest
+from simyard.store import keys
+
+
+@flow(name="export_policy", flow_run_name="{request.name}")
+def export_policy(
+    request: ExportRequest,
+    store: str | None = None,
+    pool: str | None = None,
+    job_id: str | None = None,
+    base: Path | None = None,
+) -> State[dict[str, Any]]:
+    """Export a trained policy for a robot and check it: parity, contract and pre-deployment checklist.
+
+    Args:
+        request: What to export.
+        store: As for `train`.
+        pool: As for `train`.
+        job_id: As for `train`.
+        base: As for `train`.
+    """
+    return ending(run_request(request, store, pool, job_id, base))
+
+
+def export_trained(
+    training: TrainRequest, trained: dict[str, Any], store: str | None, pool: str | None
+) -> State[dict[str, Any]]:
+    """Export what a training has just left, as a job of its own, whose id follows from the training's."""
+    job_id: str = trained["job_id"]
+    request = ExportRequest(
+        name=f"export of {training.name}"[:200],
+        compute_config=training.compute_config,
+        simulator=training.simulator,
+        export_config=ExportConfig(from_job=FromJob(job_id=job_id)),
+    )
+    return export_policy(request, store, pool, keys.follow_up_job_id(job_id, "export"), return_state=True)

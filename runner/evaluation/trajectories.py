@@ -1,0 +1,299 @@
+"""What each world of an environment went through, recorded while an evaluation runs, and where to see it from."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    Array = np.ndarray[Any, Any]
+
+FIELD_OF_VIEW = 40.0
+"""Vertical, in degrees."""
+_ELEVATION = math.radians(17)
+"""Of the camera above its target; below half the field of view, so that the horizon is in the picture."""
+_TURN = math.radians(30)
+"""How far the camera stands from a pure side view, towards the front."""
+_SUN = math.radians(50)
+"""The light's height, and how far it comes from the side of the camera."""
+_FILL = 0.8
+"""Share of the picture's half width and height that the robot may reach."""
+_SMALLER = 1.3
+"""How many times smaller the robot may be if the camera need not follow it for that."""
+
+
+class VideoError(Exception):
+    """Raised when an episode cannot be recorded, drawn or encoded, or when a video file is not what it should be."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        """The true cause, in one line for the user."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One episode of one world: the states on which its actions were taken."""
+
+    world: int
+    """Which of the environment's worlds it happened in."""
+    coordinates: Array
+    """`(steps, joint coordinates of a world)`, float32."""
+
+
+class TrajectoryRecorder:
+    """Keeps the running episode of every world on disk, so that any of them can be drawn once it is known to matter.
+
+    It only reads: the simulation and every random generator are as they would be without it. Its file has no name, so
+    nothing is left of it, however the process ends.
+    """
+
+    def __init__(self, env: Any, folder: Path, longest: int) -> None:
+        """Reserve the disk space for one episode of each world.
+
+        Args:
+            env: The gymnasium environment, at any depth of wrappers.
+            folder: Where there is room.
+            longest: Steps of the longest episode.
+
+        Raises:
+            VideoError: If joint coordinates do not say all of this environment's state, or the disk is full.
+        """
+        import numpy as np
+        import torch
+
+        model = newton_model(env)
+        starts = model.joint_coord_world_start.numpy()[: model.world_count + 1].astype(int)
+        counts = sorted(set((starts[1:] - starts[:-1]).tolist()))
+        if len(counts) != 1 or not counts[0]:
+            raise VideoError(f"the worlds have {' or '.join(map(str, counts))} joint coordinates each")
+        self._physics = env.unwrapped.sim.physics_manager
+        self._columns = torch.from_numpy(starts[:-1, None] + np.arange(counts[0])).to(str(model.device))
+        self._worlds = np.arange(model.world_count)
+        self._longest = longest
+        self._buffer = _reserve(folder, (longest, model.world_count, counts[0]))
+
+    def capture(self, steps: torch.Tensor) -> None:
+        """Read the joint coordinates of every world; call it before each step of the environment.
+
+        Args:
+            steps: `(num_envs,)`, how many steps the running episode of each world has taken.
+        """
+        import warp
+
+        coordinates = warp.to_torch(self._physics.get_state_0().joint_q)[self._columns]
+        self._buffer[steps.cpu().numpy(), self._worlds] = coordinates.cpu().numpy()
+
+    def take(self, world: int, length: int) -> Trajectory:
+        """Copy the first `length` states of a world's episode; call it before `capture` begins the next one."""
+        if not 0 < length <= self._longest:
+            raise ValueError(f"An episode has 1 to {self._longest} steps, not {length}.")
+        return Trajectory(world, self._buffer[:length, world].copy())
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        del self._buffer
+
+
+def newton_model(env: Any) -> Any:
+    """Return the Newton model of an environment whose state is all in its joint coordinates.
+
+    Raises:
+        VideoError: If there is none.
+    """
+    simulation = env.unwrapped.sim
+    if simulation.physics_manager.video_capture_backend() != "newton_gl":
+        raise VideoError(f"physics is not Newton but {type(simulation.cfg.physics).__name__.removesuffix('Cfg')}")
+    from newton import JointType
+
+    model = simulation.physics_manager.get_model()
+    if model.particle_count or JointType.ROD in model.joint_type.numpy():
+        raise VideoError("the task has cloth, soft bodies, particles or cables, which have no joint coordinates")
+    if model.world_count != env.unwrapped.num_envs:
+        raise VideoError(f"Newton has {model.world_count} worlds for {env.unwrapped.num_envs} environments")
+    return model
+
+
+def part(starts: Any, world: int) -> slice:
+    """Return where a world's part is in an array of the model, from the model's array of starts."""
+    first, end = starts.numpy()[world : world + 2]
+    return slice(int(first), int(end))
+
+
+def _reserve(folder: Path, shape: tuple[int, int, int]) -> Array:
+    import numpy as np
+
+    size = 4 * math.prod(shape)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # Blocks that are only found missing when a page of the map is written would kill the process.
+            os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, dtype=np.float32, mode="r+", shape=shape)
+    except OSError as error:
+        raise VideoError(f"no room for {size / 1e6:.0f} MB of trajectories in {folder}: {error.strerror}") from error
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The corners of what is drawn of one world."""
+
+    bodies: Array
+    """`(shapes,)`, which of the world's bodies each is fixed to; -1 for none."""
+    corners: Array
+    """`(shapes, 8, 3)`, of its box, in the frame of its body."""
+
+    @classmethod
+    def of(cls, model: Any, world: int) -> Shapes:
+        """Collect the visible shapes of a world; the ground is none of them."""
+        import numpy as np
+        from newton import GeoType, ShapeFlags
+
+        visible = (model.shape_flags.numpy() & ShapeFlags.VISIBLE) != 0
+        drawn = visible & (model.shape_world.numpy() == world) & (model.shape_type.numpy() != GeoType.PLANE)
+        if not drawn.any():
+            raise VideoError(f"world {world} has no shapes to draw")
+        box = np.stack([model.shape_collision_aabb_lower.numpy(), model.shape_collision_aabb_upper.numpy()], axis=1)
+        bodies = model.shape_body.numpy()[drawn]
+        first = part(model.body_world_start, world).start
+        corners = _moved(_corners(box[drawn]), model.shape_transform.numpy()[drawn])
+        return cls(np.where(bodies < 0, -1, bodies - first), corners)
+
+    def at(self, pose: Array) -> Array:
+        """Return where the corners are when the world's bodies are there, `(shapes, 8, 3)`."""
+        import numpy as np
+
+        still = np.array([[0, 0, 0, 0, 0, 0, 1]], pose.dtype)
+        return _moved(self.corners, np.concatenate([pose, still])[self.bodies])
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Looks at one world for a whole trajectory, from one direction and distance."""
+
+    targets: Array
+    """`(steps, 3)`, what is in the middle of each picture."""
+    direction: Array
+    """The unit vector from the target to the camera."""
+    distance: float
+
+    def eye(self, step: int) -> Array:
+        """Return where the camera is."""
+        eye: Array = self.targets[step] + self.distance * self.direction
+        return eye
+
+    @property
+    def sun(self) -> Array:
+        """The unit vector towards the light: over the shoulder, so that what the camera sees is lit."""
+        return _raised(_turned(self.direction, -_SUN), _SUN)
+
+    @classmethod
+    def around(cls, shapes: Shapes, poses: Array, fps: float, size: tuple[int, int]) -> Camera:
+        """Stand still if that shows the robot large enough, with its surroundings if possible; else go with it.
+
+        Args:
+            shapes: Of the world.
+            poses: `(steps, bodies, 7)`: position and rotation of each of the world's bodies.
+            fps: Steps a second.
+            size: Width and height of the picture.
+        """
+        import numpy as np
+
+        moving = np.append((np.ptp(poses, axis=0) > 1e-3).any(axis=1), False)[shapes.bodies]
+        if not moving.any():
+            moving[:] = True
+        everything, movers = np.empty((2, len(poses), 2, 3))
+        start, motion = shapes.at(poses[0])[moving], np.zeros((2, 2))
+        for step, pose in enumerate(poses):
+            points = shapes.at(pose)
+            everything[step] = points.min(axis=(0, 1)), points.max(axis=(0, 1))
+            movers[step] = points[moving].min(axis=(0, 1)), points[moving].max(axis=(0, 1))
+            moved = (points[moving] - start)[..., :2].reshape(-1, 2)
+            motion += moved.T @ moved
+        direction = _side_view(motion, movers)
+        choices = [(everything, _middle(everything)), (movers, _middle(movers)), (movers, _smooth(movers, fps / 2))]
+        cameras = [cls(path, direction, _distance(boxes - path[:, None], direction, size)) for boxes, path in choices]
+        limit = _SMALLER * min(camera.distance for camera in cameras)
+        return next(camera for camera in cameras if camera.distance <= limit)
+
+
+def _side_view(motion: Array, boxes: Array) -> Array:
+    """Return the direction from which one sees most of the motion: from its right, and a little from the front."""
+    import numpy as np
+
+    strengths, axes = np.linalg.eigh(motion)
+    front = axes[:, 1] if strengths[1] > 4 * strengths[0] else np.array([1.0, 0.0])
+    front = front * np.sign(front[np.abs(front).argmax()])
+    travel = (boxes[-1] - boxes[0]).mean(axis=0)[:2] @ front
+    if travel < -0.5 * (boxes[0, 1] - boxes[0, 0])[:2].max():
+        front = -front
+    return _raised(_turned(front, math.pi / 2 - _TURN), _ELEVATION)
+
+
+def _turned(direction: Array, angle: float) -> Array:
+    """Turn a direction clockwise, seen from above."""
+    import numpy as np
+
+    x, y = direction[:2]
+    return np.array([x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)])
+
+
+def _raised(flat: Array, angle: float) -> Array:
+    """Return the unit vector that points up from the horizon by an angle."""
+    import numpy as np
+
+    return np.array([*(math.cos(angle) / np.linalg.norm(flat) * flat), math.sin(angle)])
+
+
+def _middle(boxes: Array) -> Array:
+    """Return the middle of everything, for each step."""
+    import numpy as np
+
+    return np.broadcast_to((boxes[:, 0].min(axis=0) + boxes[:, 1].max(axis=0)) / 2, (len(boxes), 3))
+
+
+def _smooth(boxes: Array, width: float) -> Array:
+    """Return the middle of the box at each step, smoothed over `width` steps to both sides."""
+    import numpy as np
+
+    reach = math.ceil(3 * width)
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
+    path = np.pad(boxes.mean(axis=1), ((reach, reach), (0, 0)), mode="reflect", reflect_type="odd")
+    return np.stack([np.convolve(path[:, axis], weights / weights.sum(), mode="valid") for axis in range(3)], axis=1)
+
+
+def _distance(boxes: Array, direction: Array, size: tuple[int, int]) -> float:
+    """Return how far a camera must be for all corners of boxes around its target to be in the picture."""
+    import numpy as np
+
+    right = np.cross([0.0, 0.0, 1.0], direction)
+    right /= np.linalg.norm(right)
+    corners = _corners(boxes).reshape(-1, 3)
+    height = _FILL * math.tan(math.radians(FIELD_OF_VIEW) / 2)
+    sideways = np.abs(corners @ right) / (height * size[0] / size[1])
+    upwards = np.abs(corners @ np.cross(direction, right)) / height
+    return max(0.1, float((np.maximum(sideways, upwards) + corners @ direction).max()))
+
+
+def _corners(boxes: Array) -> Array:
+    """Return the corners, `(n, 8, 3)`, of `(n, 2, 3)` boxes."""
+    import numpy as np
+
+    low_or_high = np.indices((2, 2, 2)).reshape(3, 8)
+    return np.stack([boxes[:, low_or_high[axis], axis] for axis in range(3)], axis=-1)
+
+
+def _moved(points: Array, poses: Array) -> Array:
+    """Transform `(n, m, 3)` points by `(n, 7)` poses: position, then quaternion with the scalar last."""
+    import numpy as np
+
+    axis, scalar = poses[:, None, 3:6], poses[:, None, 6:]
+    twice = 2 * np.cross(axis, points)
+    moved: Array = points + scalar * twice + np.cross(axis, twice) + poses[:, None, :3]
+    return moved

@@ -1,0 +1,374 @@
+"""The checklist's judgements: each looks at the evidence for one item."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from simyard.runner.errors import unknown
+from simyard.runner.exporting.contract import ActionTerm, Contract
+from simyard.runner.exporting.evidence import ActionSample, Evidence, Thresholds
+
+POLICY_GROUP = "policy"
+"""Isaac Lab's name for the observations that a policy may see."""
+
+
+class Status(StrEnum):
+    """What is known of an item."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    HUMAN = "needs-a-human"
+    """Nobody measured it, or no measurement can tell."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the evidence says of one item."""
+
+    status: Status
+    summary: str
+    """One sentence."""
+    advice: str = ""
+    """What to do next; empty for a pass."""
+    numbers: dict[str, Any] = field(default_factory=dict)
+    """What it was judged by, as plain JSON."""
+
+
+def rewards(evidence: Evidence, limits: Thresholds) -> Verdict:
+    """Judge whether one reward term drowns the others."""
+    given = evidence.reward_contributions
+    if given is None:
+        return Verdict(
+            Status.HUMAN,
+            "There are no reward terms to tell apart: the task adds its reward up in its own code."
+            if not _names_known(evidence.contract)
+            else "The reward terms were not measured.",
+            "Read the reward function, and see that the policy does what was meant, not what was paid.",
+        )
+    total = math.fsum(abs(value) for value in given.values())
+    numbers: dict[str, Any] = {"contributions": {name: _finite(value) for name, value in given.items()}}
+    if not math.isfinite(total):
+        return Verdict(Status.FAIL, "A reward term is not a number.", "Find the term and its cause.", numbers)
+    if total == 0:
+        return Verdict(Status.FAIL, "No reward term has paid anything.", "Evaluate for longer.", numbers)
+    name, value = max(given.items(), key=lambda item: abs(item[1]))
+    share = abs(value) / total
+    numbers |= {"largest": name, "share": share, "allowed": limits.reward_share}
+    text = f"{name!r} makes {share:.0%} of the summed absolute rewards of {len(given)} terms"
+    if share > limits.reward_share:
+        advice = "Lower its weight or raise the others: what is not paid is not learnt."
+        return Verdict(Status.FAIL, f"{text}; {limits.reward_share:.0%} is allowed.", advice, numbers)
+    return Verdict(Status.PASS, f"{text}.", numbers=numbers)
+
+
+def observations(evidence: Evidence, limits: Thresholds) -> Verdict:
+    """Judge whether the network sees what only the critic may see."""
+    groups = {group.name: group for group in evidence.contract.observation_groups}
+    seen = [group for group in groups.values() if group.start is not None]
+    critic = [groups[name] for name in evidence.critic_groups if name in groups]
+    numbers: dict[str, Any] = {"exported_groups": [group.name for group in seen]}
+    if not all(group.names_known for group in (*seen, *critic)):
+        return _unnamed(numbers, [group.name for group in critic])
+    allowed = {term.name for term in groups[POLICY_GROUP].terms} if POLICY_GROUP in groups else set()
+    exported = [term.name for group in seen for term in group.terms]
+    privileged = {term.name for group in critic for term in group.terms} - allowed
+    numbers |= {"exported": exported, "privileged": sorted(map(str, privileged))}
+    if found := [name for name in exported if name in privileged]:
+        return Verdict(
+            Status.FAIL,
+            f"The network sees {', '.join(map(repr, found))}, which only the critic may see.",
+            "Train with a policy group that has what the robot can measure, or distil the policy.",
+            numbers,
+        )
+    if found := [name for name in exported if name not in allowed]:
+        return Verdict(
+            Status.HUMAN,
+            f"The network sees {', '.join(map(repr, found))}, which the group {POLICY_GROUP!r} has not.",
+            "Say whether the robot can measure these.",
+            numbers,
+        )
+    names = ", ".join(map(repr, exported))
+    return Verdict(Status.PASS, f"The network sees {names}: nothing that only the critic has.", numbers=numbers)
+
+
+def _unnamed(numbers: dict[str, Any], critic: list[str]) -> Verdict:
+    if numbers["exported_groups"] == [POLICY_GROUP] and not critic:
+        text = f"The network sees the group {POLICY_GROUP!r} and the environment has none for a critic."
+        return Verdict(Status.PASS, f"{text} It does not name single observations.", numbers=numbers)
+    return Verdict(
+        Status.HUMAN,
+        f"The environment does not name its observations, so {numbers['exported_groups']} cannot be compared with "
+        f"those of the critic {critic}.",
+        "Read the environment's code, and say whether the robot can measure all of them.",
+        numbers,
+    )
+
+
+def normalizer(evidence: Evidence, limits: Thresholds) -> Verdict:
+    """Judge whether the normaliser is in the export and is the right one."""
+    statistics, parity, sample = evidence.contract.normalizer, evidence.parity, evidence.normalized
+    if parity is None:
+        return Verdict(Status.HUMAN, "Parity with the library's inference was not measured.", "Measure it.")
+    if not parity.passed:
+        return Verdict(Status.FAIL, " ".join(parity.failures), "Do not run this export on a robot.")
+    if statistics is None:
+        return Verdict(Status.PASS, "The policy does not normalise, and parity proves that none is missing.")
+    if sample is None:
+        return Verdict(
+            Status.HUMAN, "The normalised observations were not measured.", "Measure them on a rollout of the policy."
+        )
+    slack = [limits.normalized_errors * error for error in sample.standard_error]
+    excess = [abs(mean) - room for mean, room in zip(sample.mean, slack, strict=True)]
+    worst = max(range(len(excess)), key=lambda n: excess[n] if math.isfinite(excess[n]) else math.inf)
+    numbers = {
+        "mean": [_finite(mean) for mean in sample.mean],
+        "standard_error": [_finite(error) for error in sample.standard_error],
+        "steps": sample.steps,
+        "environments": sample.environments,
+    }
+    where = f"observation {worst} ({_term_of(evidence.contract, worst)})"
+    text = (
+        f"The mean of normalised {where} is {sample.mean[worst]:.3g} standard deviations, the furthest of "
+        f"{len(excess)}; {limits.normalized_mean + slack[worst]:.3g} is allowed"
+    )
+    advice = "Compare the order and the units of the observations with training."
+    if not excess[worst] <= limits.normalized_mean_wrong:
+        return Verdict(Status.FAIL, f"{text}.", advice, numbers)
+    if excess[worst] > limits.normalized_mean:
+        return Verdict(Status.HUMAN, f"{text}.", f"{advice} Early checkpoints may be this far off.", numbers)
+    if max(sample.standard_error) > limits.normalized_mean:
+        text += f", but the rollout tells it no better than by {max(sample.standard_error):.3g}"
+        return Verdict(Status.HUMAN, f"{text}.", "Measure it in more environments.", numbers)
+    return Verdict(Status.PASS, f"{text}.", numbers=numbers)
+
+
+def action_scale(evidence: Evidence, limits: Thresholds) -> Verdict:
+    """Judge whether the commands stay within what the user allows the robot."""
+    given, contract = evidence.action_limits, evidence.contract
+    if not given:
+        advice = "Give action_limits: for each joint max_velocity, position or max_effort."
+        return Verdict(Status.HUMAN, "No limits of the robot were given.", advice)
+    known = {joint for term in contract.actions for joint in term.joints or ()}
+    known |= {joint for robot in contract.articulations for joint in robot.joints}
+    for joint in given:
+        if joint not in known:
+            raise unknown("joint in action_limits", joint, known, code="unknown_joint")
+    found = [finding for term in contract.actions for finding in _term_findings(term, evidence)]
+    driven = {joint for term in contract.actions for joint in term.joints or ()}
+    if driven:
+        found += [_Finding(j, Status.HUMAN, f"{j!r} is not driven by the policy.") for j in given if j not in driven]
+    numbers = {"findings": [{"joint": f.joint, "status": str(f.status), "text": f.text} for f in found]}
+    for status, advice in (
+        (Status.FAIL, "Lower the action scale and train again, or clip the actions on the robot."),
+        (Status.HUMAN, "Give what is missing, or say that these commands are safe."),
+    ):
+        if wrong := [finding.text for finding in found if finding.status is status]:
+            return Verdict(status, _few(wrong), advice, numbers)
+    return Verdict(Status.PASS, _few([finding.text for finding in found]), numbers=numbers)
+
+
+def _few(sentences: list[str], most: int = 4) -> str:
+    """Return the first sentences, and how many there are more: a robot has many joints."""
+    more = [f"And {len(sentences) - most} more."] if len(sentences) > most else []
+    return " ".join(sentences[:most] + more)
+
+
+@dataclass(frozen=True)
+class _Finding:
+    joint: str | None
+    status: Status
+    text: str
+
+
+def _term_findings(term: ActionTerm, evidence: Evidence) -> Iterator[_Finding]:
+    if term.joints is None or term.scale is None or term.offset is None:
+        yield _Finding(None, Status.HUMAN, f"What action term {term.name!r} does to which joints is not known.")
+        return
+    for n, joint in enumerate(term.joints):
+        allowed = (evidence.action_limits or {}).get(joint)
+        if allowed is None:
+            yield _Finding(joint, Status.HUMAN, f"{joint!r} has no limits.")
+            continue
+        span = _span(term, n, evidence.actions)
+        if span is None:
+            yield _Finding(joint, Status.HUMAN, f"The actions of {joint!r} have no bounds and were not measured.")
+            continue
+        given = {kind: limit for kind, limit in vars(allowed).items() if limit is not None}
+        yield from (_limit_finding(joint, term, n, span, kind, limit, evidence) for kind, limit in given.items())
+        if not given:
+            yield _Finding(joint, Status.HUMAN, f"{joint!r} has no limits.")
+
+
+def _limit_finding(
+    joint: str, term: ActionTerm, n: int, span: tuple[float, float], kind: str, limit: Any, evidence: Evidence
+) -> _Finding:
+    """Hold one joint's commands to one kind of limit, where such commands can be."""
+    low, high = span
+    match term.command, kind:
+        case "position", "position":
+            text = f"{joint!r} is sent to [{low:.3g}, {high:.3g}], {list(limit)} is allowed."
+            return _Finding(joint, Status.PASS if limit[0] <= low and high <= limit[1] else Status.FAIL, text)
+        case "position", "max_velocity":
+            if evidence.actions is None or term.scale is None:
+                return _Finding(joint, Status.HUMAN, f"How fast {joint!r} is moved was not measured.")
+            step = min(evidence.actions.largest_step[term.start + n] * abs(term.scale[n]), high - low)
+            return _at_most(joint, "is told to move by", step / evidence.contract.control_period_s, limit, "/s")
+        case "velocity", "max_velocity":
+            return _at_most(joint, "is told to move by", max(abs(low), abs(high)), limit, "/s")
+        case "effort", "max_effort":
+            return _at_most(joint, "is driven with", max(abs(low), abs(high)), limit, "")
+    text = f"Whether {joint!r} keeps its {kind} cannot be told from {term.command or 'unknown'} commands."
+    return _Finding(joint, Status.HUMAN, text)
+
+
+def _at_most(joint: str, what: str, value: float, allowed: float, unit: str) -> _Finding:
+    text = f"{joint!r} {what} up to {value:.3g}{unit}, {allowed:.3g}{unit} is allowed."
+    return _Finding(joint, Status.PASS if value <= allowed else Status.FAIL, text)
+
+
+def _span(term: ActionTerm, n: int, measured: ActionSample | None) -> tuple[float, float] | None:
+    """Return the lowest and highest command of a joint: by the contract's bounds, else as measured."""
+    low, high = term.limits[n] if term.limits is not None else (None, None)
+    if measured is not None:
+        low = measured.lowest[term.start + n] if low is None else low
+        high = measured.highest[term.start + n] if high is None else high
+    clip_low, clip_high = term.clip[n] if term.clip is not None else (None, None)
+    if low is None or high is None:
+        return (clip_low, clip_high) if clip_low is not None and clip_high is not None else None
+    assert term.scale is not None and term.offset is not None
+    ends = sorted(end * term.scale[n] + term.offset[n] for end in (low, high))
+    floor = -math.inf if clip_low is None else clip_low
+    ceiling = math.inf if clip_high is None else clip_high
+    return min(max(ends[0], floor), ceiling), min(max(ends[1], floor), ceiling)
+
+
+def long_run(evidence: Evidence, limits: Thresholds) -> Verdict:
+    """Judge a run at many times the episode length."""
+    run = evidence.long_run
+    if run is None:
+        return Verdict(Status.HUMAN, "No long run was made.", "Run the policy at ten times the episode length.")
+    needed = math.ceil(run.episode_steps * limits.long_run_factor)
+    text = (
+        f"{run.environments} environments ran {run.steps} steps, {run.steps / run.episode_steps:.3g} times the episode "
+        f"length, with {run.early_terminations} early terminations and {run.non_finite} numbers that are not finite"
+    )
+    numbers = {**run.to_json(), "steps_needed": needed}
+    if run.early_terminations or run.non_finite:
+        advice = "Watch what happens before the end; train with longer episodes or more randomisation."
+        return Verdict(Status.FAIL, f"{text}.", advice, numbers)
+    if run.steps < needed:
+        return Verdict(Status.HUMAN, f"{text}; {needed} steps are needed.", "Run it for longer.", numbers)
+    return Verdict(Status.PASS, f"{text}.", numbers=numbers)
+
+
+def formats(evidence: Evidence, limits: Thresholds) -> Verdict:
+    """Judge whether both formats stand alone and give the library's actions."""
+    parity = evidence.parity
+    if parity is None:
+        return Verdict(Status.HUMAN, "The formats were not loaded.", "Measure parity.")
+    numbers = parity.to_json()
+    if not parity.passed:
+        return Verdict(Status.FAIL, " ".join(parity.failures), "Do not run this export on a robot.", numbers)
+    largest = max((found.largest or 0.0 for found in parity.differences), default=0.0)
+    runtimes = " and ".join(str(load.runtime) for load in parity.loads)
+    text = f"{runtimes} load them alone; the largest difference is {largest:.2g}, {parity.limit:g} is allowed."
+    return Verdict(Status.PASS, text, numbers=numbers)
+
+
+def second_simulator(evidence: Evidence, limits: Thresholds) -> Verdict:
+    """Judge the same checkpoint under other physics."""
+    other = evidence.second_simulator
+    if other is None:
+        advice = "Evaluate the checkpoint under another physics preset."
+        return Verdict(Status.HUMAN, "No second simulator was tried.", advice)
+    drop = other.reference_return - other.mean_return
+    numbers = {**{k: _finite(v) for k, v in other.to_json().items()}, "drop": _finite(drop)}
+    if not all(map(math.isfinite, (drop, *other.drop_interval))):
+        return Verdict(Status.FAIL, f"Under {other.physics} the return is not a number.", "Watch a rollout.", numbers)
+    if other.reference_return == 0:
+        text = f"Under {other.physics} the mean return is {other.mean_return:.4g} instead of 0: no share can be taken."
+        return Verdict(Status.HUMAN, text, "Say whether that is good enough.", numbers)
+    share, low, high = (value / abs(other.reference_return) for value in (drop, *other.drop_interval))
+    numbers |= {"share": share, "share_interval": [low, high], "allowed": limits.return_drop}
+    text = (
+        f"Under {other.physics} the mean return drops by {share:.1%} (95 % interval {low:.1%} to {high:.1%}), from "
+        f"{other.reference_return:.4g} to {other.mean_return:.4g} in {other.episodes} episodes"
+    )
+    if share > limits.return_drop:
+        advice = "The policy leans on one simulator: randomise friction, masses and delays, and train again."
+        return Verdict(Status.FAIL, f"{text}; {limits.return_drop:.0%} is allowed.", advice, numbers)
+    if high > limits.return_drop:
+        text += f"; {limits.return_drop:.0%} is allowed, and the interval goes beyond it"
+        return Verdict(Status.HUMAN, f"{text}.", "Evaluate more episodes.", numbers)
+    return Verdict(Status.PASS, f"{text}.", numbers=numbers)
+
+
+def curriculum(evidence: Evidence, limits: Thresholds) -> Verdict:
+    """Judge where the curriculum stood when training ended."""
+    stages = evidence.curriculum
+    if stages is None:
+        text = "The curriculum's stage is not known; a direct task may have one in its own code."
+        return Verdict(Status.HUMAN, text, "Say whether training ended at the difficulty of the real task.")
+    if not stages:
+        return Verdict(Status.PASS, "The task has no curriculum.")
+    numbers = {"stages": {name: None if stage is None else _finite(stage) for name, stage in stages.items()}}
+    listed = ", ".join(f"{name} at {'?' if stage is None else f'{stage:.3g}'}" for name, stage in stages.items())
+    advice = "Say whether that is the difficulty of the real task."
+    return Verdict(Status.HUMAN, f"Training ended with {listed}.", advice, numbers)
+
+
+def randomization(evidence: Evidence, limits: Thresholds) -> Verdict:
+    """List what was randomised: only a person knows the real robot's ranges."""
+    advice = "Compare the ranges with measurements of the real robot (system identification)."
+    if evidence.randomization is None:
+        return Verdict(Status.HUMAN, "The task does not say what it randomises.", advice)
+    numbers = {"events": dict(evidence.randomization)}
+    if not evidence.randomization:
+        return Verdict(Status.HUMAN, "Training randomised nothing.", advice, numbers)
+    return Verdict(Status.HUMAN, f"Training randomised by {', '.join(evidence.randomization)}.", advice, numbers)
+
+
+def safety_monitor(evidence: Evidence, limits: Thresholds) -> Verdict:
+    """Ask for the safety monitor: it is on the robot."""
+    return Verdict(
+        Status.HUMAN,
+        "Nothing here can see the robot's safety monitor.",
+        "Say that joint limits, contacts and a lost connection stop the robot without the policy.",
+    )
+
+
+CHECKS: dict[str, Callable[[Evidence, Thresholds], Verdict]] = {
+    "rewards": rewards,
+    "observations": observations,
+    "normalizer": normalizer,
+    "action-scale": action_scale,
+    "long-run": long_run,
+    "formats": formats,
+    "second-simulator": second_simulator,
+    "curriculum": curriculum,
+    "randomization": randomization,
+    "safety-monitor": safety_monitor,
+}
+"""Every item of the checklist, in its order."""
+
+
+def _names_known(contract: Contract) -> bool:
+    return all(group.names_known for group in contract.observation_groups)
+
+
+def _term_of(contract: Contract, observation: int) -> str:
+    for term in contract.input_terms:
+        if any(start <= observation < stop for start, stop in term.slices or ()):
+            return repr(term.name) if term.name else "without a name"
+    return "of no term"
+
+
+def _finite(value: Any) -> Any:
+    """Return None for a number that JSON cannot have."""
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,401 @@
+"""What a robot must know to run an exported policy: `policy_contract.json`, and its strict reader.
+
+Standard library only: the robot reads the contract with this file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import types
+import typing
+from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from simyard.runner.paths import write_json
+from simyard.runner.spec import Wire
+
+SCHEMA_VERSION = 1
+CONTRACT_FILE = "policy_contract.json"
+ONNX = "onnx"
+TORCHSCRIPT = "torchscript"
+FILES = {ONNX: "policy.onnx", TORCHSCRIPT: "policy.pt"}
+"""The name of each format's file."""
+
+Interval = tuple[float | None, float | None]
+"""(lowest, highest); None where there is no bound."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(Wire):
+    """What was exported."""
+
+    sha256: str
+    iteration: int | None
+    """Policy updates behind it; None where nobody counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Port(Wire):
+    """The network's input or output."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    """None is the batch: any number of rows."""
+    dtype: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservationTerm(Wire):
+    """Observations that belong together. The environment's order of work: noise, clip, scale, delay, history."""
+
+    name: str | None
+    """None where the environment does not name them."""
+    size: int
+    """Numbers in it, history included."""
+    slices: tuple[tuple[int, int], ...] | None
+    """Where they stand, [start, stop); more than one where the group is laid out by time; None where it is not flat."""
+    function: str | None
+    """What computes it, `module:name`."""
+    joints: tuple[str, ...] | None
+    """One for each number of a sample; None where the term is not known to be of joints."""
+    scale: tuple[float, ...] | None
+    """Factor, one for all or one for each number of a sample; None for none."""
+    clip: tuple[float, float] | None
+    """Lowest and highest before the scale; None for no limit."""
+    noise: dict[str, Any] | None
+    """What training added; None for nothing."""
+    history_length: int
+    """Samples in it, oldest first; 0 is the newest alone."""
+    delay_steps: tuple[int, int] | None
+    """Least and most control steps that training delayed it; None for no delay."""
+    modifiers: tuple[str, ...]
+    """Functions that training applied before the noise, `module:name`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservationGroup(Wire):
+    """A group of the environment's observations."""
+
+    name: str
+    names_known: bool
+    """False for a direct environment, whose observations are one unnamed block."""
+    start: int | None
+    """Where it begins in the network's input; None where the network does not see it."""
+    size: int
+    terms: tuple[ObservationTerm, ...]
+    """In order; slices count within the group."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionTerm(Wire):
+    """Actions that belong together: `processed = clip(action * scale + offset)`."""
+
+    name: str | None
+    """None where the environment does not name them."""
+    type: str | None
+    """The class that applies them, `module:name`; None where there is none."""
+    command: str | None
+    """`position`, `velocity` or `effort` of joints, `relative position`; None where it is not known."""
+    start: int
+    stop: int
+    """Where they stand in the network's output, [start, stop)."""
+    joints: tuple[str, ...] | None
+    """One for each action; None where it is not known."""
+    scale: tuple[float, ...] | None
+    """One for each action; None where it is not known."""
+    offset: tuple[float, ...] | None
+    """One for each action, in the command's unit; None where it is not known."""
+    clip: tuple[Interval, ...] | None
+    """Of the processed actions; None for none, and where scale or offset is not known."""
+    limits: tuple[Interval, ...] | None
+    """What the environment takes from the network, before the scale; None for no limit."""
+
+    @property
+    def size(self) -> int:
+        """How many actions it has."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics(Wire):
+    """How the network normalises, inside: `clip((clip_before(observation) - mean) / divisor)`."""
+
+    mean: tuple[float, ...]
+    """One for each observation."""
+    divisor: tuple[float, ...]
+    """One for each observation."""
+    clip: float | None
+    """Largest magnitude after it; None for no limit."""
+    clip_before: float | None
+    """Largest magnitude of an observation before it; None for no limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Articulation(Wire):
+    """A robot of the scene, as the simulator orders it."""
+
+    name: str
+    joints: tuple[str, ...]
+    default_positions: tuple[float, ...] | None
+    """Radians or metres, one for each joint; None where they differ between environments."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedFile(Wire):
+    """One export, beside the contract."""
+
+    format: str
+    """`onnx` or `torchscript`."""
+    name: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract(Wire):
+    """Everything about an exported policy that its files do not say. What is not known is null, never guessed."""
+
+    schema_version: int
+    task: str
+    """The task's registered id."""
+    library: str
+    """What trained it."""
+    checkpoint: Checkpoint
+    versions: dict[str, str]
+    """Packages that made the export."""
+    control_period_s: float
+    """From one action to the next."""
+    physics_dt_s: float
+    """The simulator's step."""
+    decimation: int
+    """Simulator steps for each action."""
+    input: Port
+    output: Port
+    observation_groups: tuple[ObservationGroup, ...]
+    """Those that the network sees, in its order, and then the others."""
+    actions: tuple[ActionTerm, ...]
+    """In the order of the network's output."""
+    normalizer: Statistics | None
+    """None for a network that does not normalise."""
+    articulations: tuple[Articulation, ...]
+    files: tuple[ExportedFile, ...]
+
+    @property
+    def observations(self) -> int:
+        """How many numbers the network sees."""
+        return int(self.input.shape[-1] or 0)
+
+    @property
+    def input_terms(self) -> tuple[ObservationTerm, ...]:
+        """The terms that the network sees, in order; slices count within its input."""
+        return tuple(
+            replace(term, slices=term.slices and tuple((a + group.start, b + group.start) for a, b in term.slices))
+            for group in self.observation_groups
+            if group.start is not None
+            for term in group.terms
+        )
+
+    def file(self, format_: str) -> ExportedFile:
+        """Return one export.
+
+        Args:
+            format_: `onnx` or `torchscript`.
+
+        Raises:
+            ValueError: If the contract has none.
+        """
+        for file in self.files:
+            if file.format == format_:
+                return file
+        raise ValueError(f"The contract has no {format_!r} file; it has {[file.format for file in self.files]}.")
+
+
+def write_contract(contract: Contract, folder: Path) -> Path:
+    """Write the contract beside its files, and return its path.
+
+    Raises:
+        ValueError: If it contradicts itself.
+    """
+    path = folder / CONTRACT_FILE
+    parse_contract(contract.to_json())
+    write_json(path, contract.to_json())
+    return path
+
+
+def read_contract(path: Path) -> Contract:
+    """Read a contract.
+
+    Raises:
+        ValueError: If it is no contract, has something unknown or missing, or contradicts itself.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except FileNotFoundError:
+        raise ValueError(f"There is no {path.name} in {path.parent}.") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    try:
+        return parse_contract(data)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def parse_contract(data: Any) -> Contract:
+    """Return the contract in some JSON.
+
+    Raises:
+        ValueError: If it is no contract, has something unknown or missing, or contradicts itself.
+    """
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"schema_version is {version!r}; this simyard reads {SCHEMA_VERSION}")
+    contract: Contract = _decode(Contract, data, "contract")
+    for problem in _contradictions(contract):
+        raise ValueError(problem)
+    return contract
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is not a number that a contract may have")
+
+
+# --- types ------------------------------------------------------------------------------------------------------------
+
+
+def _decode(hint: Any, value: Any, where: str) -> Any:
+    """Return a JSON value as a type of the dataclasses above, or say what is wrong with it."""
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        (hint,) = (arm for arm in typing.get_args(hint) if arm is not type(None))
+    origin = typing.get_origin(hint)
+    if hint is Any:
+        return value
+    if isinstance(hint, type) and issubclass(hint, Wire):
+        return _decode_fields(hint, _expect(dict, value, where), where)
+    if origin is tuple:
+        return _decode_tuple(typing.get_args(hint), _expect(list, value, where), where)
+    if origin is dict:
+        _, item = typing.get_args(hint)
+        return {key: _decode(item, v, f"{where}.{key}") for key, v in _expect(dict, value, where).items()}
+    return _expect(hint, value, where)
+
+
+def _decode_fields(cls: type[Wire], data: dict[str, Any], where: str) -> Wire:
+    hints = typing.get_type_hints(cls)
+    known = {field.name: field.default is MISSING for field in fields(typing.cast("Any", cls))}
+    if extra := sorted(set(data) - set(known)):
+        raise ValueError(f"{where} has the unknown field {extra[0]!r}; allowed: {sorted(known)}")
+    if missing := sorted(name for name, required in known.items() if required and name not in data):
+        raise ValueError(f"{where} lacks the field {missing[0]!r}")
+    return cls(**{name: _decode(hints[name], value, f"{where}.{name}") for name, value in data.items()})
+
+
+def _decode_tuple(items: tuple[Any, ...], value: list[Any], where: str) -> tuple[Any, ...]:
+    if len(items) == 2 and items[1] is Ellipsis:
+        return tuple(_decode(items[0], item, f"{where}[{n}]") for n, item in enumerate(value))
+    if len(value) != len(items):
+        raise ValueError(f"{where} has {len(value)} items, expected {len(items)}")
+    return tuple(_decode(hint, item, f"{where}[{n}]") for n, (hint, item) in enumerate(zip(items, value, strict=True)))
+
+
+def _expect(kind: Any, value: Any, where: str) -> Any:
+    """Return a plain value of a kind; a whole number is a float too, a truth value never a number."""
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise ValueError(f"{where} is {_short(value)}, expected {'an object' if kind is dict else kind.__name__}")
+    if kind is float and not math.isfinite(value):
+        raise ValueError(f"{where} is {value}, expected a finite number")
+    return value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# --- sense ------------------------------------------------------------------------------------------------------------
+
+
+def _contradictions(contract: Contract) -> typing.Iterator[str]:
+    """Yield what cannot be true, most telling first."""
+    if not math.isclose(contract.control_period_s, contract.physics_dt_s * contract.decimation, rel_tol=1e-6):
+        yield (
+            f"control_period_s is {contract.control_period_s}, but {contract.decimation} steps of "
+            f"{contract.physics_dt_s} s make {contract.physics_dt_s * contract.decimation}"
+        )
+    if contract.control_period_s <= 0:
+        yield f"control_period_s is {contract.control_period_s}, expected more than 0"
+    for port, where in ((contract.input, "input"), (contract.output, "output")):
+        if len(port.shape) != 2 or port.shape[0] is not None or not port.shape[1]:
+            yield f"{where}.shape is {list(port.shape)}, expected [null, numbers]"
+        if port.dtype != "float32":
+            yield f"{where}.dtype is {port.dtype!r}, expected 'float32'"
+    yield from _group_contradictions(contract)
+    yield from _action_contradictions(contract)
+    if contract.normalizer is not None:
+        for name in ("mean", "divisor"):
+            yield from _length(f"normalizer.{name}", getattr(contract.normalizer, name), contract.observations)
+        if not all(contract.normalizer.divisor):
+            yield "normalizer.divisor has a 0"
+    for file in contract.files:
+        if file.name in ("", ".", "..") or re.search(r"[/\\]", file.name):
+            yield f"files: {file.name!r} is not a file beside the contract"
+    for digest in (contract.checkpoint.sha256, *(file.sha256 for file in contract.files)):
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            yield f"{digest!r} is not a SHA-256"
+
+
+def _group_contradictions(contract: Contract) -> typing.Iterator[str]:
+    start = 0
+    for group in contract.observation_groups:
+        where = f"observation group {group.name!r}"
+        if group.start is not None:
+            if group.start != start:
+                yield f"{where} starts at {group.start}, but {start} numbers stand before it"
+            start += group.size
+        if sum(term.size for term in group.terms) != group.size:
+            yield f"{where} has {group.size} numbers, but its terms have {[term.size for term in group.terms]}"
+        yield from _slice_contradictions(group, where)
+    if start != contract.observations:
+        yield f"the network sees {contract.observations} numbers, but its observation groups have {start}"
+
+
+def _slice_contradictions(group: ObservationGroup, where: str) -> typing.Iterator[str]:
+    taken: list[int] = []
+    for term in group.terms:
+        if term.slices is None:
+            if group.start is not None:
+                yield f"{where}, term {term.name!r}: the network sees it, so it needs slices"
+            return
+        places = [place for a, b in term.slices for place in range(a, b)]
+        if len(places) != term.size:
+            yield f"{where}, term {term.name!r}: slices of {len(places)} numbers, but its size is {term.size}"
+        taken += places
+    if sorted(taken) != list(range(group.size)):
+        yield f"{where}: its slices do not cover [0, {group.size}) once"
+
+
+def _action_contradictions(contract: Contract) -> typing.Iterator[str]:
+    start = 0
+    for term in contract.actions:
+        where = f"action term {term.name!r}"
+        if term.start != start or term.stop <= term.start:
+            yield f"{where} stands at [{term.start}, {term.stop}), but {start} actions stand before it"
+        start = term.stop
+        for name in ("joints", "scale", "offset", "clip", "limits"):
+            yield from _length(f"{where}: {name}", getattr(term, name), term.size)
+        for low, high in (*(term.clip or ()), *(term.limits or ())):
+            if low is not None and high is not None and low > high:
+                yield f"{where}: the bounds [{low}, {high}] are the wrong way round"
+    if start != contract.output.shape[-1]:
+        yield f"the network gives {contract.output.shape[-1]} actions, but its action terms have {start}"
+
+
+def _length(where: str, values: tuple[Any, ...] | None, expected: int) -> typing.Iterator[str]:
+    if values is not None and len(values) != expected:
+        yield f"{where} has {len(values)} values, expected {expected}"

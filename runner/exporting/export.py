@@ -1,0 +1,267 @@
+"""Export: a policy in two formats, with the proof that they are the policy, and the checklist before a robot moves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from simyard.runner.adapters.isaaclab_env import fresh_environment
+from simyard.runner.evaluation.meter import Episode, EpisodeMeter
+from simyard.runner.evaluation.summary import difference, summarize
+from simyard.runner.exporting import describe, formats
+from simyard.runner.exporting.checklist import Checklist, check, write_checklist
+from simyard.runner.exporting.contract import FILES, ONNX, TORCHSCRIPT, Contract, write_contract
+from simyard.runner.exporting.evidence import (
+    Evidence,
+    JointLimits,
+    LongRun,
+    SecondSimulator,
+    Thresholds,
+    measure_actions,
+    measure_normalizer,
+)
+from simyard.runner.exporting.parity import Parity, check_parity
+from simyard.runner.exporting.rollouts import FiniteWatch, PairRecorder
+from simyard.runner.exporting.steps import STEPS
+from simyard.runner.libraries import get_library
+from simyard.runner.paths import AttemptPaths, write_json
+from simyard.runner.policies import Policy, load_policy
+from simyard.runner.progress import say_count
+from simyard.runner.spec import AttemptSpec, Facts
+
+LONG_RUN_ENVS = 4
+OTHER_EPISODES = 16
+"""Episodes under the other physics: solvers that are not made for many small worlds are slow."""
+OTHER_PHYSICS = ("newton_kamino", "newton_mjwarp", "physx", "ovphysx", "isaacsim_physx")
+SAY_EVERY_S = 1.0
+
+
+def export_policy(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
+    """Export the job's policy, and leave formats, contract, checklist and summary in the output folder.
+
+    Raises:
+        RequestError: If the policy cannot be exported.
+        WorkloadError: If an exported file is not the same policy.
+    """
+    _Export(attempt, facts, paths).run()
+
+
+class _Export:
+    """One export in progress."""
+
+    def __init__(self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
+        assert attempt.job.export is not None
+        self.job = attempt.job
+        self.wanted = attempt.job.export
+        self.policy = attempt.job.policies[0]
+        self.facts = facts
+        self.paths = paths
+        self.began = time.monotonic()
+        self.done = 0
+        self.steps = 0
+        self.said = 0.0
+
+    def run(self) -> None:
+        """Do every step; the order is that of `STEPS`."""
+        pairs, summary, contract, randomization, curriculum = self._roll_out()
+        parity = check_parity(self.paths.output, _rows(pairs.observations), _rows(pairs.actions))
+        parity.require()
+        self._finished("parity")
+        long_run = self._run_long(contract)
+        self._finished("long run")
+        other, why_not = self._run_elsewhere(summary["returns"])
+        self._finished("second simulator")
+        evidence = Evidence(
+            contract=contract,
+            parity=parity,
+            reward_contributions=pairs.contributions,
+            normalized=measure_normalizer(pairs.observations, contract.normalizer) if contract.normalizer else None,
+            actions=measure_actions(pairs.actions, pairs.first_steps),
+            action_limits=_limits(self.wanted.action_limits),
+            long_run=long_run,
+            second_simulator=other,
+            curriculum=curriculum,
+            randomization=randomization,
+        )
+        checklist = check(evidence, self.wanted.answers)
+        write_checklist(checklist, self.paths.output)
+        self._write_summary(summary, parity, checklist, other, why_not)
+        self._finished("checklist")
+        print(f"Export time: {time.monotonic() - self.began:.2f} seconds")
+
+    def _roll_out(self) -> tuple[PairRecorder, dict[str, Any], Contract, Any, Any]:
+        """Play the policy as it was trained, and write formats and contract while its environment stands."""
+        output = self.paths.output
+        with self._environment(self.facts.overrides, self.job.num_envs) as (env, agent_cfg):
+            from isaaclab_rl.entrypoints.common import dump_train_configs
+
+            dump_train_configs(str(output), env.unwrapped.cfg, agent_cfg)
+            actor = self._actor(env, agent_cfg)
+            network = actor.network()
+            pairs = PairRecorder(env, actor.observation_groups)
+            episodes = self._play(env, actor, self.wanted.num_episodes)
+            self._finished("rollouts")
+            observations = pairs.observations.shape[-1]
+            metadata = {
+                "task": self.job.task,
+                "library": self.job.library,
+                "checkpoint_sha256": self.policy.checkpoint.sha256,
+            }
+            formats.write_onnx(network, observations, output / FILES[ONNX], metadata)
+            formats.write_torchscript(network, observations, output / FILES[TORCHSCRIPT])
+            contract = describe.describe(
+                env,
+                actor,
+                output,
+                task=self.job.task,
+                checkpoint_sha256=self.policy.checkpoint.sha256,
+                iteration=self.policy.iteration,
+            )
+            write_contract(contract, output)
+            self._finished("formats")
+            curriculum = describe.curriculum(env)
+            randomization = describe.events(env)
+        figures = summarize(episodes, None)
+        figures["returns"] = [episode.total for episode in episodes]
+        # What the fresh environment says of its curriculum is its beginning; training's end is what counts.
+        return pairs, figures, contract, randomization, {} if curriculum == {} else self.wanted.curriculum
+
+    def _run_long(self, contract: Contract) -> LongRun:
+        """Play far beyond the episode length, the time limit moved and nothing else changed."""
+        factor = Thresholds().long_run_factor
+
+        def lengthen(env_cfg: Any) -> None:
+            env_cfg.episode_length_s *= factor + 1
+
+        count = min(self.job.num_envs, LONG_RUN_ENVS)
+        with self._environment(self.facts.overrides, count, lengthen) as (env, agent_cfg):
+            actor = self._actor(env, agent_cfg)
+            actor.begin()
+            watch = FiniteWatch(env)
+            normal = round(env.unwrapped.max_episode_length / (factor + 1))
+            while watch.steps < normal * factor and not watch.non_finite:
+                actor.step()
+                self._say()
+        return LongRun(
+            steps=watch.steps,
+            episode_steps=normal,
+            environments=count,
+            non_finite=watch.non_finite,
+            early_terminations=watch.terminations,
+        )
+
+    def _run_elsewhere(self, returns: list[float]) -> tuple[SecondSimulator | None, str | None]:
+        """Play under another physics preset; return the comparison, or None and why there is none."""
+        own = next(override for override in self.facts.overrides if override.startswith("physics="))
+        others = [self.wanted.other_physics] if self.wanted.other_physics else OTHER_PHYSICS
+        reasons = []
+        for name in others:
+            physics = f"physics={name}"
+            if physics == own:
+                continue
+            overrides = [physics if override == own else override for override in self.facts.overrides]
+            count = min(self.job.num_envs, OTHER_EPISODES)
+            try:
+                with self._environment(overrides, count) as (env, agent_cfg):
+                    actor = self._actor(env, agent_cfg)
+                    episodes = self._play(env, actor, min(self.wanted.num_episodes, OTHER_EPISODES))
+            except Exception as error:  # whatever the other engine lacks here: the export stands without it
+                reasons.append(f"{name}: {(str(error).splitlines() or [type(error).__name__])[0]}")
+                continue
+            there = [episode.total for episode in episodes]
+            drop = difference(returns, there)
+            return SecondSimulator(
+                physics=name,
+                episodes=len(there),
+                reference_return=sum(returns) / len(returns),
+                mean_return=sum(there) / len(there),
+                drop_interval=drop,
+            ), None
+        return None, "; ".join(reasons) or "the task has no other physics preset"
+
+    def _environment(self, overrides: Any, num_envs: int, change: Callable[[Any], None] = lambda env_cfg: None) -> Any:
+        return fresh_environment(
+            self.job.task,
+            get_library(self.job.library),
+            overrides,
+            num_envs=num_envs,
+            seed=self.job.seed,
+            device=self.facts.device,
+            change=change,
+        )
+
+    def _actor(self, env: Any, agent_cfg: Any) -> Policy:
+        normalizer = self.paths.inputs / self.policy.normalizer.name if self.policy.normalizer else None
+        checkpoint = self.paths.inputs / self.policy.checkpoint.name
+        return load_policy(self.job.library, env, agent_cfg, checkpoint, normalizer)
+
+    def _play(self, env: Any, actor: Policy, count: int) -> list[Episode]:
+        """Play completed episodes; call it once for an environment."""
+        episodes: list[Episode] = []
+        longest = env.unwrapped.max_episode_length + 1
+        meter = EpisodeMeter(env, episodes=count, longest=longest, on_episode=episodes.append)
+        actor.begin()
+        while not meter.done:
+            actor.step()
+            self._say()
+        return episodes
+
+    def _say(self) -> None:
+        self.steps += 1
+        if time.monotonic() - self.said > SAY_EVERY_S:
+            say_count("check", self.done, len(STEPS), step=self.steps)
+            self.said = time.monotonic()
+
+    def _finished(self, step: str) -> None:
+        self.done += 1
+        assert STEPS[self.done - 1] == step, f"{step} is not step {self.done}"
+        say_count("check", self.done, len(STEPS), step=self.steps)
+
+    def _write_summary(
+        self,
+        figures: dict[str, Any],
+        parity: Parity,
+        checklist: Checklist,
+        other: SecondSimulator | None,
+        why_not: str | None,
+    ) -> None:
+        largest = max(found.largest for found in parity.differences if found.largest is not None)
+        open_items = [item.item for item in checklist.items if item.status == "needs-a-human"]
+        failed = [item.item for item in checklist.items if item.status == "fail"]
+        counted = f"{len(failed)} failed, {len(open_items)} for a person"
+        verdict = "deployable" if checklist.deployable else f"not deployable: {counted}"
+        lines = ["", "| format | batch | rows | largest difference |", "|---|---|---|---|"]
+        lines += [
+            f"| {found.format} | {found.batch} | {found.rows} | {found.largest:.3g} |" for found in parity.differences
+        ]
+        lines += ["", f"Allowed: {parity.limit:g}. Checklist: {verdict}.", "", *checklist.rows().splitlines()]
+        write_json(
+            self.paths.output / "summary.json",
+            {
+                "checkpoint": {
+                    "name": self.policy.checkpoint.name,
+                    "sha256": self.policy.checkpoint.sha256,
+                    "iteration": self.policy.iteration,
+                },
+                "return": figures["return"],
+                "length": figures["length"],
+                "parity": parity.to_json() | {"largest": largest},
+                "second_simulator": other.to_json() if other else None,
+                "second_simulator_problem": why_not,
+                "deployable": checklist.deployable,
+                "failed": failed,
+                "needs_a_human": open_items,
+                "headline": f"largest difference {largest:.2g} (allowed {parity.limit:g}), {verdict}",
+                "report": lines,
+            },
+        )
+
+
+def _rows(steps: Any) -> Any:
+    """`(steps, environments, n)` -> `(rows, n)`."""
+    return steps.reshape(-1, steps.shape[-1])
+
+
+def _limits(given: dict[str, Any]) -> dict[str, JointLimits] | None:
+    return {joint: JointLimits.from_json(limits) for joint, limits in given.items()} or None

@@ -1,0 +1,3 @@
+"""What an export does, in order; its progress counts these."""
+
+STEPS = ("rollouts", "formats", "parity", "long run", "second simulator", "checklist")

@@ -1,0 +1,57 @@
+"""What a workload says of its progress, line by line: each kind of job is read in its own way."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from simyard.runner.libraries import Library, Progress, Scale
+
+_COUNT = re.compile(r"^(?:episodes|checks) (\d+) of \d+(?:, step (\d+))?(?:, mean return (\S+))?$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """How to read the output of one kind of job."""
+
+    unit: str
+    """What is counted, in the singular: `iteration`, `episode` or `check`."""
+    start: int
+    """Units done before this attempt."""
+    read: Callable[[str], Progress | None]
+    """Reads one line; None for a line that says nothing of progress."""
+
+
+def training_reader(library: Library, scale: Scale, start_iteration: int) -> Reader:
+    """Read what a library prints while it trains."""
+    before = 0 if library.prints_absolute else start_iteration
+
+    def read(line: str) -> Progress | None:
+        found = library.progress(line, scale)
+        if found is None or found.done is None:
+            return found
+        return Progress(done=before + found.done, reward=found.reward)
+
+    return Reader(unit="iteration", start=start_iteration, read=read)
+
+
+def counting_reader(unit: str) -> Reader:
+    """Read what `say_count` printed."""
+    return Reader(unit=unit, start=0, read=_read_count)
+
+
+def _read_count(line: str) -> Progress | None:
+    if not (match := _COUNT.match(line)):
+        return None
+    done, step, reward = match.groups()
+    return Progress(
+        done=int(done), step=None if step is None else int(step), reward=None if reward is None else float(reward)
+    )
+
+
+def say_count(unit: str, done: int, total: int, *, step: int | None = None, reward: float | None = None) -> None:
+    """Print a line of progress: `episodes 12 of 50, step 300, mean return 4.93`."""
+    at = "" if step is None else f", step {step}"
+    so_far = "" if reward is None else f", mean return {reward:.4g}"
+    print(f"{unit}s {done} of {total}{at}{so_far}")

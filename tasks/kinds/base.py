@@ -1,0 +1,79 @@
+"""What a kind of job adds to the stages, which are the same for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from simyard.runner.paths import AttemptPaths
+from simyard.runner.progress import Reader, counting_reader
+from simyard.runner.spec import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint
+from simyard.store.store import Store
+from simyard.tasks.keeper import Keeper
+from simyard.tasks.mirror import Mirror
+from simyard.tasks.verdict import Artifact, Verdict
+
+
+class Kind:
+    """One kind of job, seen from the stages."""
+
+    name: ClassVar[str]
+    unit: ClassVar[str]
+    """What its progress counts, in the singular."""
+    reward_name: ClassVar[str]
+    """What `reward` is called in the report."""
+    config_name: ClassVar[str]
+    """Artifact name of the request as it came."""
+    promised: ClassVar[tuple[str, ...]]
+    """Artifacts without which the job has not succeeded."""
+    rebuilt: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of names that `keep` makes anew from all attempts."""
+
+    def total(self, spec: JobSpec) -> int:
+        """Return how many units the job does."""
+        raise NotImplementedError
+
+    def inputs(self, spec: JobSpec, resume: ResumePoint | None) -> list[InputFile]:
+        """Return the files that an attempt fetches, besides packages, when it takes up `resume`."""
+        files = (file for policy in spec.policies for file in (policy.checkpoint, policy.normalizer))
+        return [file for file in files if file is not None]
+
+    def reader(self, attempt: AttemptSpec, facts: Facts) -> Reader:
+        """Return how to read the workload's output."""
+        return counting_reader(self.unit)
+
+    def mirror(
+        self,
+        store: Store,
+        attempt: AttemptSpec,
+        paths: AttemptPaths,
+        facts: Facts | None,
+        on_lines: Callable[[list[str]], None],
+    ) -> Mirror:
+        """Return the attempt's way to the store."""
+        return Mirror(store, attempt, paths, unit=self.unit, total=self.total(attempt.job), on_lines=on_lines)
+
+    def missing(self, spec: JobSpec, outcome: dict[str, Any], artifacts: tuple[Artifact, ...]) -> list[str]:
+        """Return what a job that reports a success lacks, in words."""
+        have = {artifact.name for artifact in artifacts}
+        return [f"no {name}" for name in self.promised if name not in have]
+
+    def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> dict[str, Any]:
+        """Keep what is made of the attempts' files, and return the job's figures."""
+        raise NotImplementedError
+
+    def reward(self, spec: JobSpec, figures: dict[str, Any]) -> float | None:
+        """Return the one figure a list shows: a mean return; None where none was measured."""
+        raise NotImplementedError
+
+    def summary(self, figures: dict[str, Any]) -> dict[str, Any] | None:
+        """Return those of the figures that belong in the result; None where the job has none."""
+        return figures or None
+
+    def headline(self, result: dict[str, Any]) -> str:
+        """Return the outcome in a few words, for people."""
+        raise NotImplementedError
+
+    def report(self, spec: JobSpec, figures: dict[str, Any]) -> list[str]:
+        """Return the report's own lines, in Markdown."""
+        raise NotImplementedError

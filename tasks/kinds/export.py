@@ -1,0 +1,48 @@
+"""Export: a policy in two formats, its contract, and the checklist."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from simyard.runner.exporting.steps import STEPS
+from simyard.runner.spec import JobSpec
+from simyard.tasks.keeper import Keeper
+from simyard.tasks.kinds.base import Kind
+from simyard.tasks.kinds.evaluation import read_output
+from simyard.tasks.verdict import Verdict
+
+
+class ExportKind(Kind):
+    """A policy is exported and checked."""
+
+    name = "export"
+    unit = "check"
+    reward_name = "mean return"
+    config_name = "export-config.json"
+    promised = (
+        "policy.onnx", "policy.pt", "policy_contract.json", "checklist.json", "summary.json", "params/env.yaml",
+        "params/agent.yaml", "versions.json",
+    )  # fmt: skip
+
+    def total(self, spec: JobSpec) -> int:
+        """Return how many steps an export has."""
+        return len(STEPS)
+
+    def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> dict[str, Any]:
+        """Return the summary that the workload left."""
+        return read_output(keeper.store, verdict.artifacts, "summary.json")
+
+    def reward(self, spec: JobSpec, figures: dict[str, Any]) -> float | None:
+        """Return the mean return of the rollouts that the checks were made on."""
+        return float(figures["return"]["mean"]) if figures else None
+
+    def headline(self, result: dict[str, Any]) -> str:
+        """Return the proof in a few words."""
+        summary = result["summary"]
+        if not summary:
+            return f"{result['done']} of {result['total']} checks"
+        return str(summary["headline"])
+
+    def report(self, spec: JobSpec, figures: dict[str, Any]) -> list[str]:
+        """Return parity and checklist."""
+        return list(figures.get("report", []))

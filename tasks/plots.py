@@ -1,0 +1,65 @@
+"""Pictures of an evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def draw_returns(episodes: list[dict[str, str]], summary: dict[str, Any], title: str, path: Path) -> None:
+    """Draw how the returns of the episodes are spread; of several checkpoints also the mean over their iterations.
+
+    Args:
+        episodes: Rows of `episodes.csv`.
+        summary: `summary.json`.
+        title: Above the picture.
+        path: Where to write it.
+    """
+    from matplotlib.figure import Figure
+
+    sweep = summary["sweep"] or []
+    figure = Figure(figsize=(9.2 if sweep else 5.6, 3.6), layout="constrained")
+    figure.suptitle(title)
+    spread = figure.add_subplot(1, 2 if sweep else 1, 1)
+    name = summary["checkpoint"]["name"]
+    groups: dict[str, list[float]] = {}
+    for row in episodes:
+        if row["checkpoint"] == name:
+            groups.setdefault(_group(row), []).append(float(row["return"]))
+    labels = sorted(groups)
+    colors = [_COLORS[label] for label in labels]
+    spread.hist([groups[label] for label in labels], bins=20, stacked=True, label=labels, color=colors)
+    mean = summary["return"]["mean"]
+    spread.axvline(mean, color="black", linewidth=1.2, label=f"mean {mean:.4g}")
+    if bounds := summary["return"]["interval_95"]:
+        spread.axvspan(*bounds, color="black", alpha=0.15, label="95 % of the mean")
+    spread.set(xlabel="return", ylabel="episodes", title=name)
+    spread.legend(fontsize=8)
+    if sweep:
+        _draw_sweep(figure.add_subplot(1, 2, 2), sweep)
+    figure.savefig(path, dpi=110)
+
+
+_COLORS = {"success": "#2a9d5c", "no success": "#c8553d", "terminated": "#c8553d", "truncated": "#3f72af"}
+
+
+def _group(row: dict[str, str]) -> str:
+    """Tell episodes apart by success, where it is known, else by how they ended."""
+    return {"1": "success", "0": "no success"}.get(row["success"], row["ended"])
+
+
+def _draw_sweep(axes: Any, sweep: list[dict[str, Any]]) -> None:
+    steps = [summary["checkpoint"]["iteration"] for summary in sweep]
+    means = [summary["return"]["mean"] for summary in sweep]
+    bounds = [summary["return"]["interval_95"] or [mean, mean] for summary, mean in zip(sweep, means, strict=True)]
+    axes.fill_between(steps, [low for low, _ in bounds], [high for _, high in bounds], alpha=0.25, label="95 %")
+    axes.plot(steps, means, marker="o", label="mean return")
+    axes.set(xlabel="iteration", ylabel="return", title="by checkpoint")
+    axes.grid(alpha=0.3)
+    rates = [summary["success"]["rate"] for summary in sweep]
+    if all(rate is not None for rate in rates):
+        other = axes.twinx()
+        other.plot(steps, rates, color="#2a9d5c", marker="s", linestyle="--", label="success rate")
+        other.set(ylabel="success rate", ylim=(-0.03, 1.03))
+        other.legend(fontsize=8, loc="lower left")
+    axes.legend(fontsize=8, loc="lower right")

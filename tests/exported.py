@@ -1,0 +1,132 @@
+"""A small policy, exported: the tests of exports and of the robot's side share it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from simyard.runner.exporting.contract import (
+    FILES,
+    ONNX,
+    TORCHSCRIPT,
+    ActionTerm,
+    Articulation,
+    Checkpoint,
+    Contract,
+    ObservationGroup,
+    ObservationTerm,
+    Port,
+    Statistics,
+    write_contract,
+)
+from simyard.runner.exporting.describe import exported_file
+from simyard.runner.exporting.formats import INPUT, OUTPUT, write_onnx, write_torchscript
+
+OBSERVATIONS, ACTIONS = 4, 2
+MEAN, DIVISOR = (0.5, -1.0, 0.0, 4.0), (1.0, 0.5, 2.0, 0.1)
+
+
+class Network(torch.nn.Module):
+    """What `Policy.network` returns, with everything inside that real ones have."""
+
+    def __init__(self, hidden: int = 32, shift: float = 0.0) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(MEAN))
+        self.register_buffer("divisor", torch.tensor(DIVISOR))
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.layers = torch.nn.Sequential(
+                torch.nn.Linear(OBSERVATIONS, hidden),
+                torch.nn.ELU(),
+                torch.nn.Linear(hidden, hidden),
+                torch.nn.ELU(),
+                torch.nn.Linear(hidden, ACTIONS),
+            )
+        self.shift = shift
+        self.eval()
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        normalized = torch.clamp((observations - self.mean) / self.divisor, -5.0, 5.0)
+        return torch.clamp(self.layers(normalized), -1.0, 1.0) + self.shift
+
+
+def pairs(network: torch.nn.Module, rows: int = 150) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Observations, (rows, 4), and what the network makes of them, (rows, 2)."""
+    normalized = np.random.default_rng(0).normal(scale=2.0, size=(rows, OBSERVATIONS))
+    observations = (np.array(MEAN) + np.array(DIVISOR) * normalized).astype(np.float32)
+    with torch.no_grad():
+        return observations, network(torch.from_numpy(observations)).numpy()
+
+
+def write_formats(network: torch.nn.Module, folder: Path) -> Path:
+    """Write both formats."""
+    write_onnx(network, OBSERVATIONS, folder / FILES[ONNX], {"task": "Isaac-Test", "library": "rsl_rl"})
+    write_torchscript(network, OBSERVATIONS, folder / FILES[TORCHSCRIPT])
+    return folder
+
+
+def term(name: str | None, start: int, stop: int, **changes: object) -> ObservationTerm:
+    """An observation term of which little is known."""
+    plain = ObservationTerm(
+        name=name, size=stop - start, slices=((start, stop),), function=None, joints=None, scale=None, clip=None,
+        noise=None, history_length=0, delay_steps=None, modifiers=(),
+    )  # fmt: skip
+    return replace(plain, **changes)
+
+
+def contract(folder: Path) -> Contract:
+    """The contract of the files in a folder: two joints that are sent to positions."""
+    return Contract(
+        schema_version=1,
+        task="Isaac-Test",
+        library="rsl_rl",
+        checkpoint=Checkpoint(sha256="a" * 64, iteration=60),
+        versions={"torch": torch.__version__},
+        control_period_s=0.02,
+        physics_dt_s=0.005,
+        decimation=4,
+        input=Port(name=INPUT, shape=(None, OBSERVATIONS), dtype="float32"),
+        output=Port(name=OUTPUT, shape=(None, ACTIONS), dtype="float32"),
+        observation_groups=(
+            ObservationGroup(
+                name="policy",
+                names_known=True,
+                start=0,
+                size=4,
+                terms=(term("joint_pos", 0, 2, joints=("hip", "knee")), term("joint_vel", 2, 4)),
+            ),
+            ObservationGroup(
+                name="critic",
+                names_known=True,
+                start=None,
+                size=5,
+                terms=(term("joint_pos", 0, 2), term("contact_forces", 2, 5)),
+            ),
+        ),
+        actions=(
+            ActionTerm(
+                name="legs",
+                type="isaaclab.envs.mdp.actions.joint_actions:JointPositionAction",
+                command="position",
+                start=0,
+                stop=2,
+                joints=("hip", "knee"),
+                scale=(0.5, 0.25),
+                offset=(0.1, -0.1),
+                clip=None,
+                limits=((-0.5, 0.5), (None, 0.25)),
+            ),
+        ),
+        normalizer=Statistics(mean=MEAN, divisor=DIVISOR, clip=5.0, clip_before=None),
+        articulations=(Articulation(name="robot", joints=("hip", "knee", "tail"), default_positions=None),),
+        files=tuple(exported_file(folder, format_) for format_ in FILES),
+    )
+
+
+def export(folder: Path) -> Contract:
+    """Write both formats and their contract."""
+    written = contract(write_formats(Network(), folder))
+    write_contract(written, folder)
+    return written

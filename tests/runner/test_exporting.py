@@ -1,0 +1,578 @@
+"""Exports as proof: the files, parity with recorded pairs, the contract's reader, and the checklist."""
+
+import json
+import math
+import re
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from exported import ACTIONS, DIVISOR, MEAN, OBSERVATIONS, Network, contract, export, pairs, term, write_formats
+
+from simyard.runner.errors import RequestError, WorkloadError
+from simyard.runner.exporting import formats
+from simyard.runner.exporting.checklist import CHECKLIST_FILE, Checklist, check, write_checklist
+from simyard.runner.exporting.checks import CHECKS, Status
+from simyard.runner.exporting.contract import CONTRACT_FILE, Statistics, parse_contract, read_contract, write_contract
+from simyard.runner.exporting.evidence import (
+    ActionSample,
+    Evidence,
+    JointLimits,
+    LongRun,
+    NormalizedSample,
+    SecondSimulator,
+    Thresholds,
+    measure_actions,
+    measure_normalizer,
+    parse_limits,
+)
+from simyard.runner.exporting.parity import Difference, Load, Parity, check_parity
+
+# --- formats ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_onnx_file_says_what_it_is(tmp_path: Path):
+    write_formats(Network(), tmp_path)
+    model = onnx.load(tmp_path / "policy.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", formats.OPSET)]
+    assert {p.key: p.value for p in model.metadata_props} == {"task": "Isaac-Test", "library": "rsl_rl"}
+    ports = formats.onnx_ports(tmp_path / "policy.onnx")
+    assert ports == (("obs", (None, OBSERVATIONS)), ("actions", (None, ACTIONS)))
+    assert str(Path(__file__).parents[1]).encode() not in (tmp_path / "policy.onnx").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"policy.onnx", "policy.pt"}
+
+
+def test_the_same_network_gives_the_same_onnx_file(tmp_path: Path):
+    for name in ("one", "two"):
+        formats.write_onnx(Network(), OBSERVATIONS, tmp_path / name, {"b": "2", "a": "1"})
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_a_network_of_60_megabytes_stays_one_file(tmp_path: Path):
+    network = Network(hidden=3900)
+    formats.write_onnx(network, OBSERVATIONS, tmp_path / "policy.onnx", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.onnx"]
+    assert (tmp_path / "policy.onnx").stat().st_size > 60e6
+    model = onnx.load(tmp_path / "policy.onnx", load_external_data=False)
+    assert not [t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+
+
+def test_exporting_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_formats(Network(), tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda network: network.train(), "training mode"),
+        (lambda network: network.double(), r"torch.float64 on cpu.*expected torch.float32"),
+    ],
+)
+def test_networks_that_are_not_ready_are_refused(spoil, message: str, tmp_path: Path):
+    with pytest.raises(ValueError, match=message):
+        write_formats(spoil(Network()), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_operator_that_onnx_has_not_is_named(tmp_path: Path):
+    class Bessel(torch.nn.Module):
+        def forward(self, observations):
+            return torch.special.bessel_j0(observations)
+
+    with pytest.raises(RequestError, match="bessel_j0"):
+        formats.write_onnx(Bessel().eval(), OBSERVATIONS, tmp_path / "policy.onnx", {})
+
+
+# --- parity -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    export(folder)
+    return folder
+
+
+def test_both_formats_give_the_networks_actions(exported: Path):
+    parity = check_parity(exported, *pairs(Network(), rows=150))
+    assert parity.passed, parity.failures
+    assert [(load.format, load.loads, load.error) for load in parity.loads] == [
+        ("onnx", True, None),
+        ("torchscript", True, None),
+    ]
+    assert [(d.format, d.batch, d.rows) for d in parity.differences] == [
+        ("onnx", 1, 64),
+        ("onnx", 64, 150),
+        ("torchscript", 1, 64),
+        ("torchscript", 64, 150),
+    ]
+    assert max(d.largest for d in parity.differences) < 1e-5
+    assert parity.largest_action == pytest.approx(np.abs(pairs(Network())[1]).max())
+    assert Parity.from_json(json.loads(json.dumps(parity.to_json()))) == parity
+
+
+def test_a_difference_of_two_ten_thousandths_fails(tmp_path: Path):
+    write_formats(Network(shift=2e-4), tmp_path)
+    parity = check_parity(tmp_path, *pairs(Network()))
+    assert [d.largest for d in parity.differences] == [pytest.approx(2e-4, rel=0.01)] * 4
+    with pytest.raises(WorkloadError, match=r"policy\.onnx at batch 1 differs .* by 0\.0002; allowed: 0\.0001") as told:
+        parity.require()
+    assert told.value.failure.code == "export_parity"
+    assert "policy.pt at batch 64 differs" in told.value.failure.message
+
+
+def test_a_difference_below_the_limit_passes(tmp_path: Path):
+    write_formats(Network(shift=5e-5), tmp_path)
+    check_parity(tmp_path, *pairs(Network())).require()
+
+
+def test_actions_that_are_not_numbers_fail(exported: Path):
+    observations, actions = pairs(Network())
+    actions = actions.copy()
+    actions[69] = math.nan  # not among the 64 rows at batch 1
+    parity = check_parity(exported, observations, actions)
+    assert [(d.batch, d.largest is None) for d in parity.differences] == [(1, False), (64, True)] * 2
+    assert "policy.onnx at batch 64 gives actions that are not numbers" in parity.failures[0]
+    json.dumps(parity.to_json(), allow_nan=False)
+
+
+def test_a_network_that_looks_at_the_whole_batch_is_found_out(tmp_path: Path):
+    class Batch(torch.nn.Module):
+        def forward(self, observations):
+            return observations - observations.mean(dim=0, keepdim=True)
+
+    network = Batch().eval()
+    write_formats(network, tmp_path)
+    parity = check_parity(tmp_path, *pairs(network, rows=64))
+    assert [(d.batch, d.largest > 0.1) for d in parity.differences] == [(1, True), (64, False)] * 2
+
+
+def test_files_that_do_not_load_are_reported_with_the_reason(exported: Path, tmp_path: Path):
+    model = onnx.load(exported / "policy.onnx")
+    onnx.save(model, tmp_path / "policy.onnx", save_as_external_data=True, location="policy.data", size_threshold=0)
+    (tmp_path / "policy.pt").write_bytes(b"no archive")
+    parity = check_parity(tmp_path, *pairs(Network()))
+    assert [load.loads for load in parity.loads] == [False, False]
+    assert "policy.data" in str(parity.loads[0].error), "the file alone, whatever lies beside it"
+    with pytest.raises(WorkloadError, match=r"policy\.onnx does not run in a clean interpreter: .*policy\.pt does not"):
+        parity.require()
+
+
+def test_a_missing_interpreter_is_reported(exported: Path):
+    parity = check_parity(exported, *pairs(Network()), python="/nowhere/python")
+    assert "/nowhere/python" in str(parity.loads[0].error)
+
+
+def test_another_number_of_actions_is_reported(exported: Path):
+    observations, actions = pairs(Network())
+    parity = check_parity(exported, observations, actions[:, :1])
+    assert parity.failures[0] == "policy.onnx at batch 1: it gives 2 actions for each observation, the library 1."
+
+
+def test_too_few_pairs_prove_nothing(exported: Path):
+    with pytest.raises(ValueError, match="at least 64"):
+        check_parity(exported, *pairs(Network(), rows=63))
+
+
+# --- contract ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_contract_is_read_as_it_was_written(exported: Path):
+    read = read_contract(exported / CONTRACT_FILE)
+    assert read == contract(exported)
+    assert [(t.name, t.slices) for t in read.input_terms] == [("joint_pos", ((0, 2),)), ("joint_vel", ((2, 4),))]
+    assert read.file("torchscript").name == "policy.pt"
+
+
+def set_at(data, path: str, value):
+    *folders, last = path.split(".")
+    for name in folders:
+        data = data[int(name)] if isinstance(data, list) else data[name]
+    data[int(last) if isinstance(data, list) else last] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("schema_version", 2, "schema_version is 2; this simyard reads 1"),
+        ("extra", 1, "contract has the unknown field 'extra'"),
+        ("checkpoint", {"sha256": "a" * 64}, r"contract\.checkpoint lacks the field 'iteration'"),
+        ("task", 3, r"contract\.task is 3, expected str"),
+        ("decimation", True, r"contract\.decimation is True, expected int"),
+        ("decimation", 4.0, r"contract\.decimation is 4.0, expected int"),
+        ("actions", {}, r"contract\.actions is {}, expected list"),
+        ("actions.0.limits.0", [1.0], r"limits\[0\] has 1 items, expected 2"),
+        ("actions.0.limits.0", [0.5, -0.5], "bounds .* wrong way round"),
+        ("actions.0.scale", [1.0], "'legs': scale has 1 values, expected 2"),
+        ("actions.0.stop", 1, "gives 2 actions, but its action terms have 1|has 2 values, expected 1"),
+        ("actions.0.start", 1, "but 0 actions stand before it"),
+        ("control_period_s", 0.01, "4 steps of 0.005 s make 0.02"),
+        ("input.shape", [1, 4], r"input\.shape is \[1, 4\], expected \[null, numbers\]"),
+        ("output.dtype", "float16", "expected 'float32'"),
+        ("observation_groups.0.size", 5, "has 5 numbers, but its terms have"),
+        ("observation_groups.0.start", 1, "starts at 1, but 0 numbers stand before it"),
+        ("observation_groups.0.terms.1.slices", [[1, 3]], r"do not cover \[0, 4\) once"),
+        ("observation_groups.0.terms.1.slices", None, "the network sees it, so it needs slices"),
+        ("observation_groups.0.terms.1.slices", [[2, 3]], "slices of 1 numbers, but its size is 2"),
+        ("normalizer.mean", [0.0], r"normalizer\.mean has 1 values, expected 4"),
+        ("normalizer.divisor.2", 0, "has a 0"),
+        ("files.0.name", "../policy.onnx", "not a file beside the contract"),
+        ("files.0.sha256", "abc", "not a SHA-256"),
+    ],
+)
+def test_contracts_that_cannot_be_true_are_refused(path: str, value, message: str, exported: Path):
+    data = json.loads((exported / CONTRACT_FILE).read_text())
+    parse_contract(data)
+    set_at(data, path, value)
+    with pytest.raises(ValueError, match=message):
+        parse_contract(data)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "is not JSON"), ("[]", "schema_version is None"), ('{"a": NaN}', "NaN is not a number")]
+)
+def test_files_that_are_no_contract_are_refused(text: str, message: str, tmp_path: Path):
+    (tmp_path / CONTRACT_FILE).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_contract(tmp_path / CONTRACT_FILE)
+
+
+def test_a_contract_that_contradicts_itself_is_not_written(exported: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="control_period_s"):
+        write_contract(replace(contract(exported), decimation=1), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+# --- checklist --------------------------------------------------------------------------------------------------------
+
+PROOF = Parity(
+    limit=1e-4,
+    largest_action=1.0,
+    loads=(
+        Load(format="onnx", loads=True, error=None, runtime="onnxruntime 1.31.1"),
+        Load(format="torchscript", loads=True, error=None, runtime="torch 2.11.0"),
+    ),
+    differences=(Difference(format="onnx", batch=1, rows=64, largest=2e-7, problem=None),),
+)
+NO_PROOF = replace(PROOF, differences=(replace(PROOF.differences[0], largest=0.5),))
+SAMPLE = NormalizedSample(
+    mean=(0.1, -0.2, 0.3, 0.0), standard_error=(0.05, 0.05, 0.05, 0.05), steps=300, environments=64
+)
+ACTIONS_SENT = ActionSample(lowest=(-9.0, -2.0), highest=(9.0, 9.0), largest_step=(0.1, 0.2))
+# Sent to 0.5 * [-0.5, 0.5] + 0.1 and 0.25 * [-2, 0.25] - 0.1, by up to 0.05 and 0.05 in 0.02 s.
+LIMITS = {
+    "hip": JointLimits(position=(-0.16, 0.36), max_velocity=2.51),
+    "knee": JointLimits(position=(-0.61, 0.0), max_velocity=2.51),
+}
+RUN = LongRun(steps=3000, episode_steps=300, environments=16, non_finite=0, early_terminations=0)
+OTHER = SecondSimulator(
+    physics="newton_kamino", episodes=100, reference_return=10.0, mean_return=9.0, drop_interval=(0.5, 1.5)
+)
+
+
+def good(exported: Path, **changes) -> Evidence:
+    return replace(
+        Evidence(
+            contract=contract(exported),
+            parity=PROOF,
+            reward_contributions={"alive": 6.0, "effort": -3.0, "upright": 1.0},
+            normalized=SAMPLE,
+            actions=ACTIONS_SENT,
+            action_limits=LIMITS,
+            long_run=RUN,
+            second_simulator=OTHER,
+            curriculum={},
+            randomization={"push": {"mode": "interval", "function": "mdp:push", "params": {"range": [-1, 1]}}},
+        ),
+        **changes,
+    )
+
+
+def unnamed(evidence: Evidence) -> Evidence:
+    """The same of a direct task, which names nothing."""
+    groups = evidence.contract.observation_groups
+    told = replace(
+        evidence.contract,
+        observation_groups=tuple(
+            replace(group, names_known=False, terms=(term(None, 0, group.size),)) for group in groups
+        ),
+        actions=tuple(
+            replace(action, name=None, type=None, command=None, joints=None, offset=None)
+            for action in evidence.contract.actions
+        ),
+    )
+    return replace(evidence, contract=told, reward_contributions=None, curriculum=None, randomization=None)
+
+
+def without_critic(evidence: Evidence) -> Evidence:
+    groups = evidence.contract.observation_groups[:1]
+    return replace(evidence, contract=replace(evidence.contract, observation_groups=groups))
+
+
+def without_normalizer(evidence: Evidence) -> Evidence:
+    return replace(evidence, normalized=None, contract=replace(evidence.contract, normalizer=None))
+
+
+def sees_critic(evidence: Evidence) -> Evidence:
+    groups = [replace(group, start=0) for group in evidence.contract.observation_groups]
+    return replace(evidence, contract=replace(evidence.contract, observation_groups=tuple(groups)))
+
+
+def with_command(command: str | None, **limits):
+    """The same with another kind of command, and limits of both joints."""
+
+    def change(evidence: Evidence) -> Evidence:
+        (action,) = evidence.contract.actions
+        told = replace(evidence.contract, actions=(replace(action, command=command),))
+        given = {joint: JointLimits(**limits) for joint in ("hip", "knee")}
+        return replace(evidence, contract=told, action_limits=given)
+
+    return change
+
+
+def having(**changes):
+    return lambda evidence: replace(evidence, **changes)
+
+
+PASS, FAIL, HUMAN = Status.PASS, Status.FAIL, Status.HUMAN
+JUDGED = [
+    ("rewards", having(), PASS, "'alive' makes 60%"),
+    ("rewards", having(reward_contributions={"alive": 9.0, "effort": -1.0}), FAIL, "'alive' makes 90%.*80% is allowed"),
+    ("rewards", having(reward_contributions={"alive": 1.0, "effort": -9.0}), FAIL, "'effort' makes 90%"),
+    ("rewards", having(reward_contributions={"alive": math.nan}), FAIL, "not a number"),
+    ("rewards", having(reward_contributions={}), FAIL, "No reward term"),
+    ("rewards", having(reward_contributions=None), HUMAN, "not measured"),
+    ("rewards", unnamed, HUMAN, "in its own code"),
+    ("observations", having(), PASS, "'joint_pos', 'joint_vel': nothing that only the critic has"),
+    ("observations", sees_critic, FAIL, "'contact_forces', which only the critic"),
+    ("observations", lambda e: having(critic_groups=())(sees_critic(e)), HUMAN, "'contact_forces', which the group"),
+    ("observations", unnamed, HUMAN, "does not name its observations"),
+    ("observations", lambda e: unnamed(without_critic(e)), PASS, "has none for a critic"),
+    ("normalizer", having(), PASS, r"observation 2 \('joint_vel'\) is 0.3 standard deviations, .* 2.15 is allowed"),
+    ("normalizer", having(normalized=replace(SAMPLE, mean=(0, -3.2, 0, 0))), FAIL, r"1 \('joint_pos'\) is -3.2"),
+    ("normalizer", having(normalized=replace(SAMPLE, mean=(0, 0, 0, math.nan))), FAIL, "is nan"),
+    ("normalizer", having(normalized=replace(SAMPLE, mean=(2.5, 0, 0, 0))), HUMAN, "is 2.5 standard deviations"),
+    ("normalizer", having(normalized=replace(SAMPLE, standard_error=(0, 0, 0, 3.0))), HUMAN, "no better than by 3"),
+    ("normalizer", having(normalized=None), HUMAN, "not measured"),
+    ("normalizer", having(parity=None), HUMAN, "Parity"),
+    ("normalizer", having(parity=NO_PROOF), FAIL, "differs"),
+    ("normalizer", without_normalizer, PASS, "parity proves that none is missing"),
+    ("action-scale", having(), PASS, r"'hip' is sent to \[-0.15, 0.35\].* by up to 2.5/s"),
+    ("action-scale", having(action_limits=None), HUMAN, "No limits"),
+    ("action-scale", having(action_limits={}), HUMAN, "No limits"),
+    ("action-scale", having(action_limits={**LIMITS, "tail": JointLimits(max_velocity=1.0)}), HUMAN, "'tail' is not"),
+    ("action-scale", having(action_limits={"hip": LIMITS["hip"]}), HUMAN, "'knee' has no limits"),
+    ("action-scale", having(action_limits={**LIMITS, "hip": JointLimits()}), HUMAN, "'hip' has no limits"),
+    ("action-scale", with_command("position", position=(-0.1, 0.5)), FAIL, r"'hip' is sent to \[-0.15, 0.35\]"),
+    ("action-scale", with_command("position", max_velocity=2.4), FAIL, "'knee' is told to move by up to 2.5/s"),
+    ("action-scale", lambda e: having(actions=None)(e), HUMAN, "'knee' have no bounds and were not measured"),
+    ("action-scale", with_command("velocity", max_velocity=0.7), PASS, "'knee' is told to move by up to 0.6/s"),
+    ("action-scale", with_command("velocity", max_velocity=0.5), FAIL, "0.5/s is allowed"),
+    ("action-scale", with_command("effort", max_effort=0.7), PASS, "driven with up to 0.6,"),
+    ("action-scale", with_command("effort", max_effort=0.5), FAIL, "0.5 is allowed"),
+    ("action-scale", with_command("effort", max_velocity=0.5), HUMAN, "max_velocity cannot be told from effort"),
+    ("action-scale", with_command(None, position=(-9, 9)), HUMAN, "cannot be told from unknown"),
+    ("action-scale", unnamed, HUMAN, "is not known"),
+    ("long-run", having(), PASS, "16 environments ran 3000 steps, 10 times"),
+    ("long-run", having(long_run=replace(RUN, non_finite=1)), FAIL, "1 numbers"),
+    ("long-run", having(long_run=replace(RUN, early_terminations=2)), FAIL, "2 early"),
+    ("long-run", having(long_run=replace(RUN, steps=2999)), HUMAN, "3000 steps are needed"),
+    ("long-run", having(long_run=None), HUMAN, "No long run"),
+    ("formats", having(), PASS, "onnxruntime 1.31.1 and torch 2.11.0 load them alone"),
+    ("formats", having(parity=NO_PROOF), FAIL, "policy.onnx at batch 1 differs"),
+    (
+        "formats",
+        having(parity=replace(PROOF, loads=(replace(PROOF.loads[0], loads=False, error="no magic"),))),
+        FAIL,
+        "policy.onnx does not run in a clean interpreter: no magic",
+    ),
+    ("formats", having(parity=None), HUMAN, "not loaded"),
+    ("second-simulator", having(), PASS, "drops by 10.0%"),
+    (
+        "second-simulator",
+        having(second_simulator=replace(OTHER, mean_return=12, drop_interval=(-3, -1))),
+        PASS,
+        "-20",
+    ),
+    ("second-simulator", having(second_simulator=replace(OTHER, mean_return=7.9)), FAIL, "21.0%.*20% is allowed"),
+    ("second-simulator", having(second_simulator=replace(OTHER, drop_interval=(0, 3))), HUMAN, "interval goes beyond"),
+    ("second-simulator", having(second_simulator=replace(OTHER, mean_return=math.nan)), FAIL, "not a number"),
+    ("second-simulator", having(second_simulator=replace(OTHER, reference_return=0.0)), HUMAN, "no share"),
+    ("second-simulator", having(second_simulator=None), HUMAN, "No second simulator"),
+    ("curriculum", having(), PASS, "has no curriculum"),
+    ("curriculum", having(curriculum={"terrain": 4.5, "push": None}), HUMAN, r"terrain at 4.5, push at \?"),
+    ("curriculum", unnamed, HUMAN, "not known"),
+    ("randomization", having(), HUMAN, "by push"),
+    ("randomization", having(randomization={}), HUMAN, "nothing"),
+    ("randomization", unnamed, HUMAN, "does not say"),
+    ("safety-monitor", having(), HUMAN, "Nothing here can see"),
+]
+ANSWER = {"by": "Ada", "at": "2026-11-21T10:00:00Z", "note": "looked | twice", "ok": True}
+
+
+@pytest.mark.parametrize(
+    ("item", "change", "status", "summary"), JUDGED, ids=[f"{j[0]}-{j[2]}-{n}" for n, j in enumerate(JUDGED)]
+)
+def test_an_item_is_judged_by_its_evidence(item: str, change, status: str, summary: str, exported: Path):
+    evidence = change(good(exported))
+    (found,) = [i for i in check(evidence).items if i.item == item]
+    assert found.status == status, found
+    assert bool(found.advice) == (status != PASS)
+    assert re.search(summary, found.summary), found.summary
+    answered = {i.item: i for i in check(evidence, {item: ANSWER}).items}[item]
+    assert answered.status == (PASS if status == HUMAN else status), "it settles what needs a human, and no more"
+    assert answered.evidence["answer"] == ANSWER
+    vetoed = {i.item: i for i in check(evidence, {item: {**ANSWER, "ok": False}}).items}[item]
+    assert vetoed.status == FAIL
+    assert vetoed.advice
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_every_item_is_tested_in_every_status_it_can_have():
+    tested = {(item, status) for item, _, status, _ in JUDGED}
+    assert {item for item, _ in tested} == set(CHECKS)
+    only_human = {"randomization", "safety-monitor"}
+    assert {item for item, status in tested if status == PASS} == set(CHECKS) - only_human
+    assert {item for item, status in tested if status == HUMAN} == set(CHECKS)
+    assert {item for item, status in tested if status == FAIL} == set(CHECKS) - only_human - {"curriculum"}
+
+
+def test_a_policy_is_deployable_when_nothing_failed_and_the_rest_is_answered(exported: Path, tmp_path: Path):
+    evidence = good(exported)
+    assert not check(evidence).deployable
+    answers = {"randomization": ANSWER, "safety-monitor": ANSWER}
+    checklist = check(evidence, answers)
+    assert checklist.deployable
+    assert not check(evidence, {"randomization": ANSWER}).deployable
+    assert not check(evidence, {**answers, "rewards": {**ANSWER, "ok": False}}).deployable
+    assert not check(replace(evidence, long_run=replace(RUN, non_finite=1)), {**answers, "long-run": ANSWER}).deployable
+    written = json.loads(write_checklist(checklist, tmp_path).read_text())
+    assert (tmp_path / CHECKLIST_FILE).exists()
+    assert Checklist.from_json(written) == checklist
+    assert [set(item) for item in written["items"]] == [{"item", "status", "evidence", "advice"}] * 10
+
+
+def test_a_checklist_is_a_markdown_table(exported: Path):
+    rows = check(good(exported), {"safety-monitor": ANSWER}).rows().splitlines()
+    assert rows[0] == "| item | status | evidence | next |"
+    assert len(rows) == 12
+    assert all(row.count(" | ") == 3 for row in rows[2:])
+    assert rows[-1].startswith("| safety-monitor | pass | ")
+    assert r"Ada, 2026-11-21T10:00:00Z: looked \| twice" in rows[-1]
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ({"reward": ANSWER}, "Unknown checklist item in answers 'reward'. Did you mean 'rewards'"),
+        ({"rewards": {**ANSWER, "ok": "yes"}}, "The answer to 'rewards' is"),
+        ({"rewards": {"ok": True}}, "Expected"),
+        ({"rewards": True}, "Expected"),
+        ({"rewards": {**ANSWER, "by": ""}}, "Expected"),
+    ],
+)
+def test_answers_that_are_none_are_refused(answers, message: str, exported: Path):
+    with pytest.raises(RequestError) as caught:
+        check(good(exported), answers)
+    assert message in str(caught.value)
+
+
+def test_limits_of_a_joint_that_is_not_there_are_refused(exported: Path):
+    with pytest.raises(RequestError, match=r"Unknown joint in action_limits 'hipp'\. Did you mean 'hip'"):
+        check(good(exported, action_limits={"hipp": JointLimits(max_velocity=1.0)}))
+
+
+def test_limits_are_read_from_json():
+    given = {"hip": {"max_velocity": 2, "position": [-2.0, -1.0]}, "knee": {}, "foot": JointLimits(max_effort=3.0)}
+    assert parse_limits(given) == {
+        "hip": JointLimits(max_velocity=2, position=(-2.0, -1.0)),
+        "knee": JointLimits(),
+        "foot": JointLimits(max_effort=3.0),
+    }
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"velocity": 1.0}, {"max_velocity": -1.0}, {"max_velocity": True}, {"max_velocity": [0, 1]}, {"position": 1.0},
+     {"position": [1, -1]}, {"position": [0, math.inf]}, {"position": [0, 1, 2]}, 3.0],
+)  # fmt: skip
+def test_limits_that_are_none_are_refused(limits):
+    with pytest.raises(RequestError, match="of joint 'hip'") as caught:
+        parse_limits({"hip": limits})
+    assert caught.value.failure.code == "bad_limits"
+
+
+def test_thresholds_may_be_others(exported: Path):
+    strict = check(good(exported), thresholds=Thresholds(reward_share=0.5))
+    assert strict.items[0].status == FAIL
+    assert strict.to_json()["thresholds"]["reward_share"] == 0.5
+
+
+# --- measures ---------------------------------------------------------------------------------------------------------
+
+RIGHT = Statistics(mean=MEAN, divisor=DIVISOR, clip=5.0, clip_before=None)
+
+
+def rollout(shift: float = 0.5, spread: float = 0.5) -> np.ndarray:
+    """Observations of a trained policy, (steps, environments, 4): they move within those of training."""
+    random = np.random.default_rng(1)
+    drift = random.normal(scale=0.2, size=(1, 32, OBSERVATIONS))
+    normalized = shift + spread * random.normal(size=(200, 32, OBSERVATIONS)) + drift
+    return (np.array(MEAN) + np.array(DIVISOR) * normalized).astype(np.float32)
+
+
+def status_of(statistics: Statistics, observations: np.ndarray, exported: Path) -> str:
+    told = replace(contract(exported), normalizer=statistics)
+    sample = measure_normalizer(observations, statistics)
+    (found,) = [i for i in check(good(exported, contract=told, normalized=sample)).items if i.item == "normalizer"]
+    return found.status
+
+
+def test_the_right_normalizer_passes_on_its_own_policys_observations(exported: Path):
+    assert status_of(RIGHT, rollout(), exported) == PASS
+    sample = measure_normalizer(rollout(), RIGHT)
+    assert sample.mean == pytest.approx([0.5] * 4, abs=0.1)
+    # Independent environments differ by 0.2, far more than 6,400 rows of noise would tell.
+    assert sample.standard_error == pytest.approx([0.2 / 32**0.5] * 4, rel=0.4)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Statistics(mean=MEAN[::-1], divisor=DIVISOR[::-1], clip=None, clip_before=None),
+        Statistics(mean=(0.0,) * 4, divisor=(1.0,) * 4, clip=None, clip_before=None),
+        Statistics(mean=tuple(57.3 * m for m in MEAN), divisor=DIVISOR, clip=None, clip_before=None),
+    ],
+    ids=["another order", "not applied", "degrees for radians"],
+)
+def test_a_wrong_normalizer_fails(wrong: Statistics, exported: Path):
+    assert status_of(wrong, rollout(), exported) == FAIL
+
+
+def test_the_change_of_actions_is_measured_within_episodes():
+    actions = np.array([[[0.0], [1.0]], [[0.5], [1.0]], [[-3.0], [0.75]]], np.float32)
+    begins = np.array([[True, True], [False, False], [True, False]])
+    found = measure_actions(actions, begins)
+    assert (found.lowest, found.highest, found.largest_step) == ((-3.0,), (1.0,), (0.5,))
+
+
+def test_one_environment_is_enough_to_measure_the_normalizer():
+    walk = np.cumsum(np.random.default_rng(2).normal(size=(400, 1, OBSERVATIONS)), axis=0).astype(np.float32)
+    sample = measure_normalizer(walk, RIGHT)
+    single_steps = np.array(walk.std(axis=(0, 1))) / np.array(DIVISOR) / 400**0.5
+    assert (np.array(sample.standard_error) > 4 * single_steps).all(), "steps that follow each other are alike"
+    assert sample.environments == 1
+
+
+@pytest.mark.parametrize("shape", [(10, 4), (1, 8, 4), (10, 8, 3)])
+def test_observations_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match="expected"):
+        measure_normalizer(np.zeros(shape, np.float32), RIGHT)

@@ -1,0 +1,212 @@
+"""The robot's side: `simyard.policy` with an exported folder."""
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from exported import ACTIONS, OBSERVATIONS, Network, contract, export, pairs, write_formats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from simyard.policy import PolicyRunner
+from simyard.runner.exporting.contract import CONTRACT_FILE, write_contract
+
+LOWEST, HIGHEST = np.array([-0.5, -np.inf], np.float32), np.array([0.5, 0.25], np.float32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    export(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def policy(folder: Path) -> PolicyRunner:
+    return PolicyRunner.load(folder)
+
+
+def test_importing_it_needs_numpy_and_onnxruntime_alone(folder: Path):
+    code = (
+        "import json, sys\nfrom simyard.policy import PolicyRunner\n"
+        f"import numpy\nPolicyRunner.load({str(folder)!r}).act(numpy.zeros(4))\n"
+        "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    modules = set(json.loads(done.stdout.splitlines()[-1]))
+    foreign = {"prefect", "torch", "pydantic", "isaaclab", "onnx", "click", "obstore", "gymnasium", "matplotlib"}
+    assert not modules & foreign
+    assert {"numpy", "onnxruntime", "simyard"} <= modules
+
+
+def test_it_acts_as_the_network_within_the_limits(policy: PolicyRunner):
+    observations, actions = pairs(Network())
+    wanted = np.clip(actions, LOWEST, HIGHEST)
+    assert (wanted != actions).any()
+    np.testing.assert_allclose(policy.act(observations), wanted, atol=1e-6)
+    one = policy.act(observations[3])
+    assert one.shape == (ACTIONS,)
+    assert one.dtype == np.float32
+    np.testing.assert_allclose(one, wanted[3], atol=1e-6)
+    np.testing.assert_allclose(policy.act(observations.astype(np.float64)[:, ::-1][:, ::-1]), wanted, atol=1e-6)
+
+
+def test_it_knows_what_it_sees_and_does(policy: PolicyRunner):
+    assert policy.control_period_s == 0.02
+    assert {t.name: t.slices for t in policy.observation_terms} == {"joint_pos": ((0, 2),), "joint_vel": ((2, 4),)}
+    assert [(t.name, t.joints) for t in policy.action_terms] == [("legs", ("hip", "knee"))]
+
+
+def test_actions_become_commands(policy: PolicyRunner):
+    actions = np.array([[1.0, -1.0], [0.0, 2.0]], np.float32)
+    np.testing.assert_allclose(policy.processed(actions), [[0.6, -0.35], [0.1, 0.4]], rtol=1e-6)
+    np.testing.assert_allclose(policy.processed(actions[0]), [0.6, -0.35], rtol=1e-6)
+    assert actions[0, 0] == 1.0, "what was given stays as it is"
+    with pytest.raises(ValueError, match=r"actions have the shape \(3,\), expected \(2,\) or \(batch, 2\)"):
+        policy.processed(np.zeros(3, np.float32))
+
+
+def rewrite(folder: Path, **changes) -> PolicyRunner:
+    """Load a folder whose contract says something else of its actions."""
+    write_formats(Network(), folder)
+    told = contract(folder)
+    write_contract(replace(told, actions=(replace(told.actions[0], **changes),)), folder)
+    return PolicyRunner.load(folder)
+
+
+def test_commands_are_clipped_where_training_clipped_them(tmp_path: Path):
+    policy = rewrite(tmp_path, clip=((None, 0.3), (-0.2, None)))
+    np.testing.assert_allclose(policy.processed(np.array([1.0, -1.0])), [0.3, -0.2], rtol=1e-6)
+
+
+def test_a_contract_without_limits_clips_nothing(tmp_path: Path):
+    observations, actions = pairs(Network())
+    np.testing.assert_allclose(rewrite(tmp_path, limits=None).act(observations), actions, atol=1e-6)
+
+
+@pytest.mark.parametrize("missing", ["scale", "offset"])
+def test_what_the_contract_does_not_know_is_not_made_up(missing: str, tmp_path: Path):
+    policy = rewrite(tmp_path, **{missing: None})
+    with pytest.raises(ValueError, match=r"does not know scale and offset of the action terms \['legs'\]"):
+        policy.processed(np.zeros(2, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("given_", "message"),
+    [
+        ([0.0] * 4, "are list, expected a numpy array of floats"),
+        (torch.zeros(4), "are Tensor, expected a numpy array of floats"),
+        (np.zeros(4, np.int64), "are an array of int64, expected"),
+        (np.zeros(4, complex), "are an array of complex128, expected"),
+        (np.zeros(()), r"have the shape \(\), expected \(4,\) or \(batch, 4\)"),
+        (np.zeros(5), r"have the shape \(5,\)"),
+        (np.zeros((2, 3)), r"have the shape \(2, 3\)"),
+        (np.zeros((1, 1, 4)), r"have the shape \(1, 1, 4\)"),
+        (np.zeros((0, 4)), r"have the shape \(0, 4\)"),
+        (np.array([0, 0, np.nan, 0]), "number 2 of term 'joint_vel' is nan"),
+        (np.array([[0, 0, 0, 0], [0, np.inf, 0, 0]]), "number 1 of term 'joint_pos' is inf"),
+        (np.array([0, 0, 0, 1e300]), "number 3 of term 'joint_vel' is inf as float32"),
+    ],
+)
+def test_what_is_no_observation_is_refused(given_, message: str, policy: PolicyRunner):
+    with pytest.raises(ValueError, match=message):
+        policy.act(given_)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_any_array_is_refused_or_answered_in_its_own_rank(data: st.DataObject, policy: PolicyRunner):
+    kinds = st.one_of(arrays.floating_dtypes(endianness="?"), arrays.integer_dtypes(), arrays.boolean_dtypes())
+    shape = st.one_of(
+        st.just((OBSERVATIONS,)),
+        st.tuples(st.integers(0, 3), st.just(OBSERVATIONS)),
+        arrays.array_shapes(min_dims=0, max_side=5),
+    )
+    observations = data.draw(arrays.arrays(kinds, shape))
+    with np.errstate(over="ignore"):
+        accepted = (
+            observations.dtype.kind == "f"
+            and observations.shape[-1:] == (OBSERVATIONS,)
+            and observations.ndim in (1, 2)
+            and len(observations) > 0
+            and bool(np.isfinite(observations.astype(np.float32)).all())
+        )
+    before = observations.copy()
+    try:
+        actions = policy.act(observations)
+    except ValueError:
+        assert not accepted
+    else:
+        assert accepted
+        assert actions.shape == (*observations.shape[:-1], ACTIONS)
+        assert actions.dtype == np.float32
+        assert np.isfinite(actions).all()
+        assert ((actions >= LOWEST) & (actions <= HIGHEST)).all()
+    np.testing.assert_array_equal(observations, before)
+
+
+def test_an_answer_that_is_not_finite_never_reaches_the_robot(tmp_path: Path):
+    class Divides(torch.nn.Module):
+        def forward(self, observations):
+            return 1.0 / observations[:, :ACTIONS]
+
+    write_formats(Divides().eval(), tmp_path)
+    write_contract(contract(tmp_path), tmp_path)
+    policy = PolicyRunner.load(tmp_path)
+    policy.act(np.ones(OBSERVATIONS))
+    with pytest.raises(FloatingPointError, match="not finite: one is inf"):
+        policy.act(np.zeros(OBSERVATIONS))
+
+
+def test_threads_may_share_it(policy: PolicyRunner):
+    observations, _ = pairs(Network(), rows=400)
+    wanted = policy.act(observations)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(policy.act, observations))
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_a_changed_file_is_refused(folder: Path, tmp_path: Path):
+    export(tmp_path)
+    model = tmp_path / "policy.onnx"
+    model.write_bytes(model.read_bytes().replace(b"Isaac-Test", b"Isaac-Tess"))
+    with pytest.raises(ValueError, match=r"policy\.onnx was changed after the export: its SHA-256 is"):
+        PolicyRunner.load(tmp_path)
+    model.unlink()
+    with pytest.raises(ValueError, match="cannot be read"):
+        PolicyRunner.load(tmp_path)
+    (tmp_path / CONTRACT_FILE).unlink()
+    with pytest.raises(ValueError, match=f"There is no {CONTRACT_FILE}"):
+        PolicyRunner.load(tmp_path)
+
+
+def test_a_contract_of_another_network_is_refused(tmp_path: Path):
+    class Three(torch.nn.Module):
+        def forward(self, observations):
+            return observations[:, :3]
+
+    write_formats(Three().eval(), tmp_path)
+    write_contract(contract(tmp_path), tmp_path)
+    with pytest.raises(ValueError, match=r"The network has .*'actions', \(None, 3\).* the contract .*\(None, 2\)"):
+        PolicyRunner.load(tmp_path)
+
+
+def test_a_file_that_is_no_network_is_refused(tmp_path: Path):
+    (tmp_path / "policy.onnx").write_bytes(b"nothing")
+    (tmp_path / "policy.pt").write_bytes(b"nothing")
+    write_contract(contract(tmp_path), tmp_path)
+    with pytest.raises(ValueError, match=r"ONNX Runtime cannot load policy\.onnx"):
+        PolicyRunner.load(tmp_path)
+
+
+def test_a_provider_that_is_not_there_is_named(folder: Path):
+    with pytest.raises(ValueError, match="no provider 'RobotProvider' here; it has"):
+        PolicyRunner.load(folder, providers=["RobotProvider"])
+    assert PolicyRunner.load(str(folder), providers=["CPUExecutionProvider"]).control_period_s == 0.02
