@@ -6,6 +6,8 @@ setup:
 
 demo: setup
 	@.venv/bin/simyard train examples/cartpole-training-config.json --store demo
+	@.venv/bin/simyard evaluate examples/cartpole-evaluation-config.json --job latest --store demo
+	@.venv/bin/simyard export-policy --job latest --store demo
 
 test: setup
 	@.venv/bin/python -m pytest -n 2 --dist loadfile
@@ -18,6 +20,7 @@ check: setup
 bench: setup
 	@.venv/bin/python benchmarks/overhead.py
 	@.venv/bin/python benchmarks/metrics_csv.py
+	@.venv/bin/python benchmarks/evaluation.py
 
 clean:
 	rm -rf .venv build demo

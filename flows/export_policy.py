@@ -33,10 +33,12 @@ def export_policy(
     return ending(run_request(request, store, pool, job_id, base))
 
 
-def export_trained(
-    training: TrainRequest, trained: dict[str, Any], store: str | None, pool: str | None
-) -> State[dict[str, Any]]:
-    """Export what a training has just left, as a job of its own, whose id follows from the training's."""
+def export_trained(training: TrainRequest, trained: dict[str, Any], store: str | None, pool: str | None) -> str | None:
+    """Export what a training has just left, as a job of its own, whose id follows from the training's.
+
+    Returns:
+        Why there is no export, or None.
+    """
     job_id: str = trained["job_id"]
     request = ExportRequest(
         name=f"export of {training.name}"[:200],
@@ -44,4 +46,5 @@ def export_trained(
         simulator=training.simulator,
         export_config=ExportConfig(from_job=FromJob(job_id=job_id)),
     )
-    return export_policy(request, store, pool, keys.follow_up_job_id(job_id, "export"), return_state=True)
+    state = export_policy(request, store, pool, keys.follow_up_job_id(job_id, "export"), return_state=True)
+    return None if state.is_completed() else f"{state.name}: {state.message}"

@@ -30,9 +30,9 @@ from simyard.tasks import report as reporting
 from simyard.tasks import resolve as resolving
 from simyard.tasks import stage as staging
 from simyard.tasks.attempt import Observer
-from simyard.tasks.collect import Verdict
 from simyard.tasks.resolve import Resolved
 from simyard.tasks.stopped import why_stopped
+from simyard.tasks.verdict import Verdict
 
 PROGRESS_EVERY = 50
 """Progress artifacts are updated when this share of a job, one in so many, is done: each costs a request."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.states import Failed
 
 from simyard.blocks.reference import absolute
 from simyard.flows import stages
@@ -35,9 +36,9 @@ def train(
     """
     result = run_request(request, store, pool, job_id, base)
     if request.training_config.export_policy and result["status"] == "succeeded":
-        exported = export_trained(request, result, store, pool)
-        if not exported.is_completed():
-            return exported  # what was trained is kept; the run as a whole has not left what it was asked for
+        problem = export_trained(request, result, store, pool)
+        if problem is not None:
+            return Failed(message=f"The policy was trained; its export ended as {problem}", data=result)
     return ending(result)
 
 

@@ -30,8 +30,8 @@ def report(result: dict[str, Any], store: Store) -> None:
         description=f"{result['status']}: {len(result['artifacts'])} artifacts",
     )
     create_link_artifact(result["store"], key=f"{key}-store", link_text="The job's files")
-    if any(entry["name"] == "curves.png" for entry in result["artifacts"]):
-        picture = store.get_bytes(job.artifact("curves.png"))
-        if len(picture) <= MAX_PICTURE_BYTES:
-            data = base64.b64encode(picture).decode()
-            create_image_artifact(f"data:image/png;base64,{data}", key=f"{key}-curves", description="Learning curves")
+    for entry in result["artifacts"]:
+        if entry["kind"] == "plot" and entry["size_bytes"] <= MAX_PICTURE_BYTES:
+            data = base64.b64encode(store.get_bytes(job.artifact(entry["name"]))).decode()
+            name = entry["name"].removesuffix(".png")
+            create_image_artifact(f"data:image/png;base64,{data}", key=f"{key}-{name}", description=name)

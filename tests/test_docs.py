@@ -4,7 +4,8 @@ import importlib
 import json
 import re
 import shlex
-from collections.abc import Iterator
+import typing
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,15 @@ from pydantic import BaseModel
 
 from simyard.cli import JSON_KEYS, main
 from simyard.config import check_config, read_config
-from simyard.requests import EvaluateRequest, ExportRequest, JobRequest, TrainRequest
+from simyard.requests import (
+    EvaluateRequest,
+    EvaluationConfig,
+    ExportConfig,
+    ExportRequest,
+    JobRequest,
+    PolicyConfig,
+    TrainRequest,
+)
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -105,21 +114,38 @@ def test_the_readme_shows_the_keys_of_the_result() -> None:
 
 def test_the_config_table_has_every_field_and_its_default() -> None:
     section = README.partition("## The config")[2].partition("\n## ")[0]
+    assert _table(section) == {
+        name: "required" if required else json.dumps(default) for name, required, default in _fields(TrainRequest)
+    }
+
+
+def test_the_evaluation_tables_have_every_field_and_its_default() -> None:
+    text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    evaluate, export = text.split("\n## Export")
+    of_policy = set(PolicyConfig.model_fields)
+    for section, model, left_out in ((evaluate, EvaluationConfig, set()), (export, ExportConfig, of_policy)):
+        fields = _fields(model, skip=left_out)
+        wanted = {name: "required" if required else json.dumps(default) for name, required, default in fields}
+        assert _table(section.partition("| default |")[2]) == wanted
+
+
+def _table(section: str) -> dict[str, str]:
+    """Return the default of each field in a Markdown table."""
     rows = [line.strip("|").split(" | ") for line in section.splitlines() if line.startswith("| `")]
     table: dict[str, Any] = {}
     for names, defaults, *_ in rows:
         fields = re.findall(r"`(.+?)`", names)
         values = re.findall(r"`(.+?)`", defaults) or ["required"]
         table |= dict(zip(fields, values if len(values) == len(fields) else values * len(fields), strict=True))
-    assert table == {
-        name: "required" if required else json.dumps(default) for name, required, default in _fields(TrainRequest)
-    }
+    return table
 
 
 def test_the_settings_table_has_every_variable() -> None:
     section = README.partition("## Settings")[2].partition("\n## ")[0]
     named = set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE))
-    read = set(re.findall(r'"((?:SIMYARD|ISAACSIM|OMP)_[A-Z_]*[A-Z])"', (ROOT / "sdk" / "site.py").read_text()))
+    sources = (ROOT / "sdk" / "site.py", ROOT / "runner" / "adapters" / "isaaclab_policies.py")
+    text = "".join(path.read_text() for path in sources)
+    read = set(re.findall(r'"((?:SIMYARD|ISAACSIM|OMP)_[A-Z_]*[A-Z])"', text))
     assert named == read
 
 
@@ -148,16 +174,20 @@ def test_the_deployments_name_real_flows() -> None:
         assert deployment["description"]
         assert "schedules" not in deployment
         names.append(f"{flow.name}/{deployment['name']}")
-    assert names == ["train/train", "rerun/rerun", "run-job/simyard"]
+    assert names == [
+        "train/train", "evaluate/evaluate", "export_policy/export_policy", "rerun/rerun", "run-job/simyard",
+    ]  # fmt: skip
 
 
-def _fields(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, bool, Any]]:
+def _fields(model: type[BaseModel], path: str = "", skip: Collection[str] = ()) -> Iterator[tuple[str, bool, Any]]:
     """Yield (dotted name, required, default) of every field that is not a model itself."""
-    for field in model.model_fields.values():
+    for key, field in model.model_fields.items():
+        if key in skip:
+            continue
         name = f"{path}{field.alias}"
         arms = getattr(field.annotation, "__args__", (field.annotation,))
         nested = [arm for arm in arms if isinstance(arm, type) and issubclass(arm, BaseModel)]
-        if nested:
+        if nested and typing.get_origin(field.annotation) is not dict:
             yield from _fields(nested[0], f"{name}.")
         else:
             default = field.default

@@ -23,7 +23,7 @@ LAYERS = {
     "store": {"runner"},
     "requests": {"runner"},
     "config": {"requests", "runner"},
-    "policy": set(),
+    "policy": {"runner"},
     "site": {"runner"},
     "blocks": {"store", "runner"},
     "tasks": {"blocks", "store", "requests", "site", "runner"},
@@ -42,6 +42,7 @@ class Import:
     line: int
     module: str
     inside_function: bool
+    """Or for the type checker alone."""
 
     @property
     def top(self) -> str:
@@ -69,7 +70,10 @@ def imports(path: Path) -> Iterator[Import]:
                 names = [f"{node.module}.{alias.name}" for alias in node.names]
             yield from (Import(path, node.lineno, name, inside) for name in names)
         for child in ast.iter_child_nodes(node):
-            yield from walk(child, inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+            deferred = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or (
+                isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            )
+            yield from walk(child, inside or deferred)
 
     yield from walk(ast.parse(path.read_text(encoding="utf-8")), False)
 

@@ -10,6 +10,8 @@ from typing import Any
 from simyard.runner.checkpoints import expected_of, inspect
 from simyard.runner.errors import RequestError, unknown
 from simyard.runner.evaluation.meter import TERMINATED, TIME_OUT
+from simyard.runner.exporting.checklist import parse_answers
+from simyard.runner.exporting.evidence import parse_limits
 from simyard.runner.spec import JobSpec
 
 SAFE_GLOBALS = "SIMYARD_SAFE_GLOBALS"
@@ -30,6 +32,9 @@ def check_policies(job: JobSpec, env_cfg: dict[str, Any], agent_cfg: dict[str, A
         )
     if job.evaluation and job.evaluation.success_termination:
         _require_termination(job.evaluation.success_termination, env_cfg)
+    if job.export:
+        parse_answers(job.export.answers)
+        parse_limits(job.export.action_limits)
     expected = expected_of(job.library, env_cfg, agent_cfg, job.task)
     for policy in job.policies:
         if path := files.get(policy.checkpoint.sha256):

@@ -66,10 +66,10 @@ class TrajectoryRecorder:
         Raises:
             VideoError: If joint coordinates do not say all of this environment's state, or the disk is full.
         """
+        model = newton_model(env)
         import numpy as np
         import torch
 
-        model = newton_model(env)
         starts = model.joint_coord_world_start.numpy()[: model.world_count + 1].astype(int)
         counts = sorted(set((starts[1:] - starts[:-1]).tolist()))
         if len(counts) != 1 or not counts[0]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-_SKY, _HORIZON, _GROUND = (0.36, 0.55, 0.77), (0.78, 0.84, 0.90), (0.30, 0.32, 0.35)
+_SKY, _HORIZON, _GROUND = (0.36, 0.55, 0.77), (0.78, 0.84, 0.90), (0.22, 0.24, 0.27)
 _BLACK, _UNIFORM = 8.0, 3.0
 """A picture's mean and standard deviation, of 255, below which nothing can be seen in it."""
 

@@ -31,7 +31,7 @@ class Thresholds(Wire):
     """Largest magnitude of a normalised observation's mean, in training's standard deviations; `normalized_errors`
     standard errors are added. Not 0: the statistics are of all of training, its clumsy beginning too. Where a share s
     of training was like the rollout, the right normaliser's mean is within sqrt((1 - s) / s), whatever the rest was:
-    within 2 for a fifth. Seen: cartpoles 0.1 to 0.5, an ant 0.8; with the ant's observations the other way round 250."""
+    within 2 for a fifth. Seen: cartpoles 0.1 to 0.5, an ant 0.8; the ant with its observations turned round 250."""
     normalized_mean_wrong: float = 3.0
     """Beyond it the normaliser is wrong: not a tenth of training was like this. Between the two a person decides."""
     normalized_errors: float = 3.0

@@ -14,12 +14,12 @@ from simyard.runner.exporting.checklist import Checklist, check, write_checklist
 from simyard.runner.exporting.contract import FILES, ONNX, TORCHSCRIPT, Contract, write_contract
 from simyard.runner.exporting.evidence import (
     Evidence,
-    JointLimits,
     LongRun,
     SecondSimulator,
     Thresholds,
     measure_actions,
     measure_normalizer,
+    parse_limits,
 )
 from simyard.runner.exporting.parity import Parity, check_parity
 from simyard.runner.exporting.rollouts import FiniteWatch, PairRecorder
@@ -65,6 +65,9 @@ class _Export:
     def run(self) -> None:
         """Do every step; the order is that of `STEPS`."""
         pairs, summary, contract, randomization, curriculum = self._roll_out()
+        limits = parse_limits(self.wanted.action_limits) or None
+        # Now, not after minutes of simulation: a limit may be for a joint that is not there.
+        check(Evidence(contract=contract, action_limits=limits), self.wanted.answers)
         parity = check_parity(self.paths.output, _rows(pairs.observations), _rows(pairs.actions))
         parity.require()
         self._finished("parity")
@@ -78,7 +81,7 @@ class _Export:
             reward_contributions=pairs.contributions,
             normalized=measure_normalizer(pairs.observations, contract.normalizer) if contract.normalizer else None,
             actions=measure_actions(pairs.actions, pairs.first_steps),
-            action_limits=_limits(self.wanted.action_limits),
+            action_limits=limits,
             long_run=long_run,
             second_simulator=other,
             curriculum=curriculum,
@@ -261,7 +264,3 @@ class _Export:
 def _rows(steps: Any) -> Any:
     """`(steps, environments, n)` -> `(rows, n)`."""
     return steps.reshape(-1, steps.shape[-1])
-
-
-def _limits(given: dict[str, Any]) -> dict[str, JointLimits] | None:
-    return {joint: JointLimits.from_json(limits) for joint, limits in given.items()} or None

@@ -43,10 +43,15 @@ def load_policy(
         if "loading state_dict" not in str(error):
             raise
         raise RequestError(
-            f"Checkpoint {checkpoint.name!r} does not fit the task and its agent configuration: {error}",
+            f"Checkpoint {checkpoint.name!r} does not fit the task and its agent configuration: {_first(error)}",
             code="checkpoint_wrong_shape",
             advice="Give the task and the overrides it was trained with.",
         ) from error
+
+
+def _first(error: RuntimeError) -> str:
+    """Return the first of torch's complaints: it has a line for every tensor."""
+    return " ".join(line.strip() for line in str(error).splitlines()[:2])
 
 
 __all__ = ["POLICIES", "Normalizer", "Policy", "load_policy"]

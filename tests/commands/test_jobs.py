@@ -42,8 +42,16 @@ def test_a_job_from_its_start_over_a_killed_simulator_to_its_download(shell, tmp
 
     listed = shell.run("jobs", "list")
     assert listed.returncode == 0
-    assert listed.stdout.splitlines()[0].split() == ["JOB", "STATUS", "ITERATION", "REWARD", "NAME"]
-    assert listed.stdout.splitlines()[1].split() == [job_id, "succeeded", "4/4", "30.00", "played", "(Scenario)"]
+    assert listed.stdout.splitlines()[0].split() == ["JOB", "KIND", "STATUS", "DONE", "RETURN", "NAME"]
+    assert listed.stdout.splitlines()[1].split() == [
+        job_id,
+        "train",
+        "succeeded",
+        "4/4",
+        "30.00",
+        "played",
+        "(Scenario)",
+    ]
     (row,) = json.loads(shell.run("jobs", "list", "--json").stdout)
     assert (row["job_id"], row["status"], row["done"], row["attempts"]) == (job_id, "succeeded", 4, 2)
 

@@ -1,8 +1,7 @@
 """Played in a process of its own: trains small policies, plays them, and writes what it saw as JSON.
 
-    python policy_player.py train FOLDER                trains each library, with normalisation
-    python policy_player.py play FOLDER LIBRARY...      plays them in this order, and everything else that is asked
-    python policy_player.py first FOLDER LIBRARY...     only their first actions
+python policy_player.py play FOLDER LIBRARY...      trains each, plays them in this order, and all else that is asked
+python policy_player.py first FOLDER LIBRARY...     waits for that training, and plays only their first actions
 """
 
 import copy
@@ -13,6 +12,7 @@ import os
 import pickle
 import random
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,9 +45,10 @@ OVERRIDES: dict[str, list[str]] = {
     "sb3": ["agent.device=cpu", "+agent.normalize_input=true"],
 }
 LAST_LAYER = {
-    "rsl_rl": ("actor_state_dict", "mlp.4.weight"),
-    "skrl": ("policy", "policy_layer.weight"),
-    "rl_games": ("model", "a2c_network.mu.weight"),
+    "rsl_rl": ("actor_state_dict", "mlp.4"),
+    "skrl": ("policy", "policy_layer"),
+    "rl_games": ("model", "a2c_network.mu"),
+    "sb3": ("policy.pth", "action_net"),
 }
 VARIANCE = {
     "skrl": ("observation_preprocessor", "running_variance"),
@@ -118,7 +119,10 @@ def playing(
 ) -> Iterator[tuple[Recorder, Policy, Any]]:
     """A policy at the beginning of its first episodes."""
     overrides = [NEWTON, *OVERRIDES[library]] if task == TASK else [NEWTON]
-    with fresh_environment(task, get_library(library), overrides, num_envs=num_envs, seed=5, device="cpu") as (env, cfg):
+    with fresh_environment(task, get_library(library), overrides, num_envs=num_envs, seed=5, device="cpu") as (
+        env,
+        cfg,
+    ):
         if change:
             change(env.unwrapped, cfg)
         recorder = Recorder(env)
@@ -175,6 +179,7 @@ def compare(recorder: Recorder, policy: Policy, limit: float | None = None) -> d
         "error_traced": float((traced - actions).abs().max()),
         "largest": float(actions.abs().max()),
         "spread": float(actions.std()),
+        "middle": float(actions.median()),
         "at_limit": None if limit is None else float((actions.abs() >= limit * (1 - 1e-6)).float().mean()),
         "beyond_clip": beyond,
         "normalizer": None if normalizer is None else vars(normalizer),
@@ -183,17 +188,27 @@ def compare(recorder: Recorder, policy: Policy, limit: float | None = None) -> d
     }
 
 
-def exaggerate(library: str, checkpoint: Path, normalizer: Path | None, folder: Path) -> tuple[Path, Path | None]:
-    """Copy a policy with larger actions and smaller deviations, so that every clipping has something to clip."""
+def exaggerate(
+    library: str, checkpoint: Path, normalizer: Path | None, folder: Path, played: dict[str, Any]
+) -> tuple[Path, Path | None]:
+    """Copy a policy with actions spread around 0 and smaller deviations, so that every clipping has something to clip."""
+    folder.mkdir(parents=True)
     target = folder / checkpoint.name
+    part, layer = LAST_LAYER[library]
+
+    def spread(weights: dict[str, torch.Tensor]) -> None:
+        weights[f"{layer}.weight"] /= played["spread"]
+        weights[f"{layer}.bias"] -= played["middle"]
+        weights[f"{layer}.bias"] /= played["spread"]
+
     if library == "sb3":
         assert normalizer is not None
         with zipfile.ZipFile(checkpoint) as source, zipfile.ZipFile(target, "w") as copied:
             for name in source.namelist():
                 content = source.read(name)
-                if name == "policy.pth":
+                if name == part:
                     weights = torch.load(io.BytesIO(content), weights_only=True)
-                    weights["action_net.weight"] *= 60
+                    spread(weights)
                     torch.save(weights, buffer := io.BytesIO())
                     content = buffer.getvalue()
                 copied.writestr(name, content)
@@ -205,11 +220,10 @@ def exaggerate(library: str, checkpoint: Path, normalizer: Path | None, folder: 
         moved.write_bytes(pickle.dumps(statistics))
         return target, moved
     state = torch.load(checkpoint, weights_only=False)
-    part, name = LAST_LAYER[library]
-    state[part][name] *= 60
+    spread(state[part])
     if library in VARIANCE:
         part, name = VARIANCE[library]
-        state[part][name] *= 0.04
+        state[part][name] *= 0.01
     torch.save(state, target)
     return target, None
 
@@ -247,8 +261,8 @@ def play(folder: Path, order: list[str]) -> dict[str, Any]:
             seen["plain"][library]["begins_anew"] = bool((recorder.env.unwrapped.episode_length_buf == 0).all())
         with playing(library, checkpoint, normalizer, num_envs=1) as (recorder, policy, _):
             seen["alone"][library] = compare(recorder, policy)
-        (exaggerated := folder / "exaggerated" / library).mkdir(parents=True)
-        larger = exaggerate(library, checkpoint, normalizer, exaggerated)
+        played = seen["plain"][library]
+        larger = exaggerate(library, checkpoint, normalizer, folder / "exaggerated" / library, played)
         limit = 2.0 if library == "rl_games" else 1.0
         with playing(library, *larger, change=narrow(library)) as (recorder, policy, _):
             seen["narrow"][library] = compare(recorder, policy, limit)
@@ -304,7 +318,10 @@ def manager_based(folder: Path) -> dict[str, Any]:
     kwargs = {**original.kwargs, "env_cfg_entry_point": configuration}
     gymnasium.register("Test-Two-Groups", entry_point=original.entry_point, disable_env_checker=True, kwargs=kwargs)
     seen = {}
-    for name, task, groups in (("one group", "Isaac-Cartpole", None), ("two groups", "Test-Two-Groups", ["more", "policy"])):
+    for name, task, groups in (
+        ("one group", "Isaac-Cartpole", None),
+        ("two groups", "Test-Two-Groups", ["more", "policy"]),
+    ):
 
         def change(env: Any, cfg: Any, groups: Any = groups, name: str = name) -> None:
             cfg.device = "cpu"
@@ -401,12 +418,17 @@ def refusals(folder: Path, seen: dict[str, Any]) -> None:
 
 
 def main(command: str, folder: Path, order: list[str]) -> None:
-    if command == "train":
-        train(folder)
-        command = "play"
     if command == "play":
+        train(folder)
+        (folder / "trained").touch()
         seen = play(folder, order)
     else:
+        # Starting the simulator takes longer than training; it does so meanwhile.
+        with fresh_environment(TASK, get_library("rsl_rl"), [NEWTON], num_envs=1, seed=1, device="cpu"):
+            pass
+        deadline = time.monotonic() + 200
+        while not (folder / "trained").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
         seen = {}
         for library in order:
             with playing(library, *checkpoint_of(folder, library)) as (recorder, policy, _):

@@ -1,0 +1,181 @@
+"""Trained policies on the real simulator: what the bare network gives is what the environment receives."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gymnasium
+import pytest
+from simulated import ENV, LIBRARIES
+
+from simyard.runner.assets import embedded_root
+from simyard.runner.errors import RequestError
+from simyard.runner.policies import POLICIES, load_policy
+from simyard.runner.policies.base import as_network, require_flat
+
+pytestmark = pytest.mark.sim
+
+PLAYER = Path(__file__).with_name("policy_player.py")
+CLOSE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What two processes saw: one trains and plays everything, the other plays in the opposite order."""
+    folder = tmp_path_factory.mktemp("policies")
+    env = {**os.environ, **ENV, "ISAACSIM_ASSET_ROOT": str(embedded_root(folder / "assets"))}
+    players = {}
+    for command, order in (("play", LIBRARIES), ("first", LIBRARIES[::-1])):
+        with (folder / f"{command}.log").open("wb") as log:
+            arguments = [sys.executable, PLAYER, command, folder, *order]
+            players[command] = subprocess.Popen(arguments, env=env, cwd=folder, stdout=log, stderr=log)
+    results = {}
+    for command, player in players.items():
+        try:
+            code = player.wait(timeout=400)
+        finally:
+            player.kill()
+        assert code == 0, (folder / f"{command}.log").read_text()[-3000:]
+        results[command] = json.loads((folder / f"{command}.json").read_text())
+    return {**results["play"], "other order": results["first"]}
+
+
+def assert_same(case: dict[str, Any], rows: int) -> None:
+    """The network gave every action that was sent, alone and in one batch, as it is and in TorchScript."""
+    assert case["steps"] == 40
+    assert case["shapes"][0][0] == case["shapes"][1][0] == rows
+    assert case["dtype"] == "torch.float32"
+    assert case["largest"] > 0.05
+    for error in ("error", "error_one", "error_scripted", "error_traced"):
+        assert case[error] <= CLOSE, error
+    assert not case["trainable"]
+
+
+def test_every_library_has_a_policy():
+    assert tuple(POLICIES) == LIBRARIES
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_network_is_what_the_library_plays(seen: dict[str, Any], library: str):
+    assert_same(seen["plain"][library], 8 * 40)
+    assert seen["plain"][library]["shapes"] == [[320, 4], [320, 1]]
+    normalizer = seen["plain"][library]["normalizer"]
+    assert len(normalizer["mean"]) == len(normalizer["divisor"]) == 4
+    assert all(0.1 < divisor < 20 and divisor != 1 for divisor in normalizer["divisor"])  # they come from training
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_one_environment_is_enough(seen: dict[str, Any], library: str):
+    """Sixteen trained it: sizes that depend on their number do not matter."""
+    assert_same(seen["alone"][library], 40)
+
+
+@pytest.mark.parametrize("library", [*LIBRARIES, "rl_games, unscaled"])
+def test_clipping_is_inside_the_network(seen: dict[str, Any], library: str):
+    case = seen["narrow"][library]
+    assert_same(case, 8 * 40)
+    limit = {"rl_games": 2.0, "rl_games, unscaled": 0.5}.get(library, 1.0)
+    assert case["largest"] == pytest.approx(limit)
+    assert 0.02 < case["at_limit"] < 0.98  # both branches were taken
+    if library != "rsl_rl":  # which clips no observations
+        assert 0.02 < case["beyond_clip"] < 0.98
+    clips = {"rsl_rl": (None, None), "skrl": (None, 5), "sb3": (None, 2), "rl_games": (0.5, 5)}
+    normalizer = case["normalizer"]
+    assert (normalizer["clip_before"], normalizer["clip"]) == clips.get(library, (5, 5))
+
+
+def test_an_output_that_sb3_squashes(seen: dict[str, Any]):
+    """Its limits are -1 and 3: tanh, then scaled."""
+    case = seen["narrow"]["sb3, squashed"]
+    assert_same(case, 8 * 40)
+    assert 1.0 < case["largest"] <= 3.0
+    assert case["normalizer"] is None
+
+
+@pytest.mark.parametrize(
+    ("case", "inputs", "groups"), [("one group", 4, ["policy"]), ("two groups", 8, ["more", "policy"])]
+)
+def test_a_manager_based_task(seen: dict[str, Any], case: str, inputs: int, groups: list[str]):
+    found = seen["manager-based"][case]
+    assert_same(found, 8 * 40)
+    assert found["shapes"] == [[320, inputs], [320, 1]]
+    assert found["groups"] == groups
+    assert len(found["normalizer"]["mean"]) == inputs
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_policies_of_one_process_do_not_touch_each_other(seen: dict[str, Any], library: str):
+    """To the bit: one process plays sb3 first of all, the other after every other library."""
+    assert seen["first"][library] == seen["other order"][library]
+    assert len(seen["first"][library]) == 3
+    assert len({tuple(actions) for actions in seen["first"][library]}) == 3
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_beginning_again_resets_the_environment(seen: dict[str, Any], library: str):
+    assert seen["plain"][library]["begins_anew"]
+
+
+@pytest.mark.parametrize("library", ["rsl_rl", "rl_games"])
+def test_a_memory_ends_with_its_episode(seen: dict[str, Any], library: str):
+    memory = seen["memory"][library]
+    assert memory["ended"] == 0
+    assert memory["going_on"] > 0
+    assert memory["cleared"]
+    code, says = memory["network"]
+    assert (code, "is recurrent" in says) == ("recurrent_policy", True)
+
+
+@pytest.mark.parametrize(
+    ("case", "code", "says"),
+    [
+        ("no statistics", "normalizer_missing", "model_vecnormalize.pkl"),
+        ("unknown library", "unknown_library", "Did you mean 'sb3'"),
+        ("another shape", "checkpoint_wrong_shape", "'two groups.pt' does not fit the task"),
+        ("no preprocessor", "checkpoint_wrong_normalizer", "lacks 'observation_preprocessor'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(seen: dict[str, Any], case: str, code: str, says: str):
+    assert seen["refused"][case][0] == code
+    assert says in seen["refused"][case][1]
+
+
+def environment(observations: Any, actions: Any) -> Any:
+    """As much of an environment as the refusals look at."""
+    return SimpleNamespace(
+        unwrapped=SimpleNamespace(single_observation_space={"policy": observations}, single_action_space=actions)
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "actions", "code", "says"),
+    [
+        (
+            (100, 100, 3),
+            gymnasium.spaces.Box(-1, 1, (2,)),
+            "unsupported_observations",
+            r"'policy', a Box of shape \[100",
+        ),
+        ((4,), gymnasium.spaces.Discrete(3), "unsupported_actions", "actions are a Discrete"),
+    ],
+)
+def test_only_vectors_are_exported(shape: tuple[int, ...], actions: Any, code: str, says: str):
+    with pytest.raises(RequestError, match=says) as refused:
+        require_flat(environment(gymnasium.spaces.Box(-1, 1, shape), actions), ("policy",))
+    assert refused.value.failure.code == code
+
+
+def test_a_network_that_looks_at_its_values_is_refused():
+    with pytest.raises(RequestError, match="cannot be taken out") as refused:
+        as_network(lambda observations: observations if observations.sum() > 0 else -observations)
+    assert refused.value.failure.code == "unsupported_policy"
+
+
+def test_a_task_of_several_agents_is_refused():
+    env = SimpleNamespace(unwrapped=SimpleNamespace(possible_agents=["cart", "pendulum"]))
+    with pytest.raises(RequestError, match=r"several agents \(cart, pendulum\)"):
+        load_policy("rsl_rl", env, {}, Path("model_1.pt"))
