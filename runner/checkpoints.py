@@ -37,7 +37,7 @@ _HIDDEN_KEY = {
 """The override that sets the hidden layers."""
 _NORMALIZER_KEY = {
     "rsl_rl": "agent.actor.obs_normalization",
-    "skrl": "agent.agent.observation_preprocessor",
+    "skrl": "agent.agent.state_preprocessor",
     "rl_games": "agent.params.config.normalize_input",
 }
 

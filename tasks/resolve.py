@@ -118,7 +118,9 @@ def _export(request: ExportRequest, frame: Resolved, store: Store, base: Path) -
     export = Export(
         num_episodes=wanted.num_episodes,
         other_physics=wanted.other_physics,
-        action_limits={joint: limits.model_dump(mode="json", exclude_none=True) for joint, limits in wanted.action_limits.items()},
+        action_limits={
+            joint: limits.model_dump(mode="json", exclude_none=True) for joint, limits in wanted.action_limits.items()
+        },
         answers={
             item: {**answer.model_dump(mode="json"), "at": frame.spec.created_at}
             for item, answer in wanted.checklist_answers.items()

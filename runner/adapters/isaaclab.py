@@ -18,6 +18,8 @@ from simyard.runner.adapters import isaaclab_overrides, isaaclab_scripts
 from simyard.runner.adapters.base import Adapter
 from simyard.runner.adapters.isaaclab_policies import check_policies
 from simyard.runner.errors import RequestError, unknown
+from simyard.runner.evaluation.evaluate import evaluate
+from simyard.runner.exporting.export import export_policy
 from simyard.runner.libraries import LIBRARIES, Library, Scale, get_library
 from simyard.runner.paths import AttemptPaths
 from simyard.runner.spec import AttemptSpec, Facts, JobSpec
@@ -59,9 +61,6 @@ class IsaacLab(Adapter):
 
     def run(self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
         """Do the job's own work."""
-        from simyard.runner.evaluation.evaluate import evaluate
-        from simyard.runner.exporting.export import export_policy
-
         work = {"train": self._train, "evaluate": evaluate, "export": export_policy}
         work[attempt.job.kind](attempt, facts, paths)
 

@@ -6,7 +6,7 @@ import math
 import time
 from typing import Any
 
-from simyard.runner.adapters.isaaclab_env import fresh_environment
+from simyard.runner.environment import fresh_environment
 from simyard.runner.errors import Category, Failure, WorkloadError
 from simyard.runner.evaluation.film import Film
 from simyard.runner.evaluation.meter import Episode, EpisodeMeter

@@ -60,13 +60,13 @@ class Renderer:
         import warp
 
         self._size = size
-        self._model = _drawable(newton_model(env))
-        now = env.unwrapped.sim.physics_manager.get_state_0()
-        self._state = self._model.state()
-        warp.copy(self._state.body_q, now.body_q)
-        self._joint_q = warp.clone(now.joint_q, device="cpu")
-        self._picture: Any = warp.empty((size[1], size[0], 3), dtype=warp.uint8, device="cpu")
         with _viewer_errors():
+            self._model = _drawable(newton_model(env))
+            now = env.unwrapped.sim.physics_manager.get_state_0()
+            self._state = self._model.state()
+            warp.copy(self._state.body_q, now.body_q)
+            self._joint_q = warp.clone(now.joint_q, device="cpu")
+            self._picture: Any = warp.empty((size[1], size[0], 3), dtype=warp.uint8, device="cpu")
             self._viewer = _open_viewer(self._model, size)
 
     def __enter__(self) -> Renderer:
@@ -77,7 +77,8 @@ class Renderer:
 
     def close(self) -> None:
         """Close the OpenGL context."""
-        self._viewer.close()
+        with _viewer_errors():
+            self._viewer.close()
 
     def render(self, trajectory: Trajectory, path: Path, *, fps: float) -> dict[str, Any]:
         """Draw a trajectory into a video, one picture a state; the file appears when it is whole and was decoded.

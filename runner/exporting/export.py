@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from simyard.runner.adapters.isaaclab_env import fresh_environment
+from simyard.runner.environment import fresh_environment
 from simyard.runner.evaluation.meter import Episode, EpisodeMeter
 from simyard.runner.evaluation.summary import difference, summarize
 from simyard.runner.exporting import describe, formats

@@ -26,21 +26,27 @@ class PairRecorder:
         self._groups = groups
         self._step = self._base.step
         self._base.step = self._record
+        self._seen: Any = None
         self._observations: list[Any] = []
         self._actions: list[Any] = []
         self._first: list[Any] = []
         self._contributions: Any = None
 
-    def _record(self, action: Any) -> Any:
+    def _look(self, observations: Any) -> Any:
         import torch
 
+        seen = torch.cat([observations[group] for group in self._groups], dim=-1)
+        return seen.detach().to("cpu", copy=True)
+
+    def _record(self, action: Any) -> Any:
         kept = len(self._actions) < MOST_STEPS
         if kept:
-            seen = torch.cat([self._base.obs_buf[group] for group in self._groups], dim=-1)
-            self._observations.append(seen.detach().to("cpu", copy=True))
+            self._observations.append(self._look(self._base.obs_buf) if self._seen is None else self._seen)
             self._actions.append(action.detach().to("cpu", copy=True))
             self._first.append((self._base.episode_length_buf == 0).to("cpu", copy=True))
         answer = self._step(action)
+        if kept:
+            self._seen = self._look(answer[0])  # now: rl_games clips what it is given in its place
         if (manager := getattr(self._base, "reward_manager", None)) is not None:
             part = (manager._step_reward * self._base.step_dt).abs().sum(dim=0)
             self._contributions = part if self._contributions is None else self._contributions + part

@@ -40,7 +40,15 @@ class Sb3Policy(Policy):
         self._env = Sb3VecEnvWrapper(env)
         self._statistics = None
         if normalizer is not None:
-            self._env = self._statistics = VecNormalize.load(str(normalizer), self._env)
+            try:
+                self._env = self._statistics = VecNormalize.load(str(normalizer), self._env)
+            except Exception as error:
+                raise RequestError(
+                    f"{normalizer.name!r} holds no statistics of this task's observations: "
+                    f"{type(error).__name__}: {error}",
+                    code="normalizer_unusable",
+                    advice="Give the model_vecnormalize.pkl of the training that the checkpoint is from.",
+                ) from error
             self._statistics.training = self._statistics.norm_reward = False
         self._agent = PPO(name, self._env, **{key: value for key, value in cfg.items() if key not in _NOT_PPO})
         self._agent.policy.load_state_dict(load(checkpoint)[SB3_POLICY])

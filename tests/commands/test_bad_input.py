@@ -43,47 +43,6 @@ def row(name, path, value, *said):
     return pytest.param(changed(path, value), said, id=name)
 
 
-@pytest.fixture
-def refuse(tmp_path, store, monkeypatch):
-    """Run a command that must be refused: quickly, in words, with exit code 2, and without a trace in the store."""
-    # Whatever is not refused fails at once, and with another exit code.
-    monkeypatch.setenv("SIMYARD_PYTHON", "/bin/false")
-    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    monkeypatch.setenv("SIMYARD_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("SIMYARD_STORE", str(store))
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments, said):
-        before = sorted(store.rglob("*"))
-        began = time.monotonic()
-        result = click.testing.CliRunner().invoke(main, [str(argument) for argument in arguments])
-        took = time.monotonic() - began
-        assert isinstance(result.exception, SystemExit), result.exception
-        assert result.exit_code == 2, result.output
-        assert "Traceback" not in result.output
-        for text in said:
-            assert text in result.stderr
-        assert len(result.stderr) < 3000
-        assert sorted(store.rglob("*")) == before
-        assert not (tmp_path / "home" / "work").exists(), "a workload was started"
-        assert took < 2
-        return result
-
-    return run
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write_config(content):
-        path = tmp_path / "config.json"
-        path.write_bytes(
-            content if isinstance(content, bytes) else json.dumps(content).replace("Infinity", "1e999").encode()
-        )
-        return path
-
-    return write_config
-
-
 # The file
 
 

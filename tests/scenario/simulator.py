@@ -74,6 +74,7 @@ class Run:
         self.weights = torch.zeros(3, 2)
         self.start = 0
         self.saves = self.marks_end = True
+        self.reward_step = 10.0
         if attempt.resume:
             source = paths.inputs / attempt.resume.checkpoint.name
             prepared = get_library("rsl_rl").prepare_resume(source, paths.root, attempt.start_iteration)
@@ -94,7 +95,7 @@ class Run:
             time.sleep(self.iteration_s)
             self.play(str(index))
             self.weights += 1
-            reward = 10.0 * index
+            reward = self.reward_step * index
             writer.add_scalar("Train/mean_reward", reward, index)
             writer.add_scalar("Loss/value", 1.0 / (index + 1), index)
             writer.add_scalar("Train/mean_reward/time", reward, int(time.monotonic() - began))
@@ -153,6 +154,10 @@ class Run:
 
     def end_unmarked(self):
         self.marks_end = False
+
+    def unlearn(self):
+        """From now on the return falls."""
+        self.reward_step = -10.0
 
     def slow(self):
         self.iteration_s = 0.5

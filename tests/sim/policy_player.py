@@ -6,14 +6,12 @@ python policy_player.py first FOLDER LIBRARY...     waits for that training, and
 
 import copy
 import hashlib
-import io
 import json
 import os
 import pickle
 import random
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -25,7 +23,7 @@ import isaaclab_tasks  # noqa: F401
 import numpy as np
 import torch
 
-from simyard.runner.adapters.isaaclab_env import fresh_environment
+from simyard.runner.environment import fresh_environment
 from simyard.runner.checkpoints import discover
 from simyard.runner.errors import RequestError
 from simyard.runner.libraries import get_library
@@ -43,16 +41,6 @@ OVERRIDES: dict[str, list[str]] = {
         "agent.params.config.minibatch_size=512",
     ],
     "sb3": ["agent.device=cpu", "+agent.normalize_input=true"],
-}
-LAST_LAYER = {
-    "rsl_rl": ("actor_state_dict", "mlp.4"),
-    "skrl": ("policy", "policy_layer"),
-    "rl_games": ("model", "a2c_network.mu"),
-    "sb3": ("policy.pth", "action_net"),
-}
-VARIANCE = {
-    "skrl": ("observation_preprocessor", "running_variance"),
-    "rl_games": ("model", "running_mean_std.running_var"),
 }
 
 
@@ -164,11 +152,12 @@ def compare(recorder: Recorder, policy: Policy, limit: float | None = None) -> d
         singles = torch.cat([network(seen[row : row + 1]) for row in range(0, len(seen), 7)])
         scripted = torch.jit.script(network)(seen)
         traced = torch.jit.trace(network, seen[:1])(seen)
-    beyond = None
+    beyond = beyond_before = None
     if normalizer is not None and normalizer.clip is not None:
         before = normalizer.clip_before or float("inf")
         scaled = (seen.clamp(-before, before) - torch.tensor(normalizer.mean)) / torch.tensor(normalizer.divisor)
         beyond = float((scaled.abs() > normalizer.clip).float().mean())
+        beyond_before = float((seen.abs() > before).float().mean())
     return {
         "steps": len(recorder.actions),
         "shapes": [list(seen.shape), list(given.shape)],
@@ -178,75 +167,53 @@ def compare(recorder: Recorder, policy: Policy, limit: float | None = None) -> d
         "error_scripted": float((scripted - actions).abs().max()),
         "error_traced": float((traced - actions).abs().max()),
         "largest": float(actions.abs().max()),
-        "spread": float(actions.std()),
-        "middle": float(actions.median()),
+        "typical": float(actions.abs().median()),
         "at_limit": None if limit is None else float((actions.abs() >= limit * (1 - 1e-6)).float().mean()),
         "beyond_clip": beyond,
+        "beyond_clip_before": beyond_before,
         "normalizer": None if normalizer is None else vars(normalizer),
         "groups": list(groups),
         "trainable": any(parameter.requires_grad for parameter in network.parameters()),
     }
 
 
-def exaggerate(
-    library: str, checkpoint: Path, normalizer: Path | None, folder: Path, played: dict[str, Any]
-) -> tuple[Path, Path | None]:
-    """Copy a policy with actions spread around 0 and smaller deviations, so that every clipping has something to clip."""
-    folder.mkdir(parents=True)
-    target = folder / checkpoint.name
-    part, layer = LAST_LAYER[library]
-
-    def spread(weights: dict[str, torch.Tensor]) -> None:
-        weights[f"{layer}.weight"] /= played["spread"]
-        weights[f"{layer}.bias"] -= played["middle"]
-        weights[f"{layer}.bias"] /= played["spread"]
-
+def narrow(name: str, folder: Path, typical: float) -> dict[str, Any]:
+    """Play with limits that half of what a policy does is beyond, so that each clipping has something to clip."""
+    library = name.partition(",")[0]
+    checkpoint, normalizer = checkpoint_of(folder, library)
+    limit: float | None = typical
     if library == "sb3":
         assert normalizer is not None
-        with zipfile.ZipFile(checkpoint) as source, zipfile.ZipFile(target, "w") as copied:
-            for name in source.namelist():
-                content = source.read(name)
-                if name == part:
-                    weights = torch.load(io.BytesIO(content), weights_only=True)
-                    spread(weights)
-                    torch.save(weights, buffer := io.BytesIO())
-                    content = buffer.getvalue()
-                copied.writestr(name, content)
         statistics = pickle.loads(normalizer.read_bytes())
-        statistics.obs_rms.var *= 0.25
-        statistics.clip_obs = 2.0
+        statistics.clip_obs = 1.0
+        statistics.action_space = gymnasium.spaces.Box(-typical, typical, (1,))  # the file's, not the environment's
         statistics.class_attributes = statistics.returns = None  # it leaves them out by deleting them
-        moved = folder / normalizer.name
-        moved.write_bytes(pickle.dumps(statistics))
-        return target, moved
-    state = torch.load(checkpoint, weights_only=False)
-    spread(state[part])
-    if library in VARIANCE:
-        part, name = VARIANCE[library]
-        state[part][name] *= 0.01
-    torch.save(state, target)
-    return target, None
-
-
-def narrow(library: str) -> Callable[[Any, Any], None]:
-    """Return what switches on every clipping that a library has, at 1 for actions where it has a say."""
+        (normalizer := folder / "narrow.pkl").write_bytes(pickle.dumps(statistics))
+    if name in ("rl_games, rescaled", "rl_games, observations"):
+        state = torch.load(checkpoint, weights_only=False)
+        if name == "rl_games, rescaled":
+            limit = 2.0
+            state["model"]["a2c_network.mu.weight"] /= typical
+            state["model"]["a2c_network.mu.bias"] /= typical
+        else:
+            limit = None
+            state["model"]["running_mean_std.running_var"] *= 0.01
+        torch.save(state, checkpoint := folder / f"{name}.pth")
 
     def change(env: Any, cfg: Any) -> None:
         if library == "rsl_rl":
-            cfg.clip_actions = 1.0
-        elif library == "skrl":
-            env.single_action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
-            cfg["models"]["policy"]["clip_mean_actions"] = True
+            cfg.clip_actions = typical
         elif library == "rl_games":
-            cfg["params"]["env"] |= {"clip_observations": 0.5, "clip_actions": 2.0}  # it scales what is in [-1, 1]
+            cfg["params"]["config"]["clip_actions"] = name == "rl_games, rescaled"
+            cfg["params"]["env"]["clip_actions"] = limit or 100.0
+            cfg["params"]["env"]["clip_observations"] = 0.5 if name == "rl_games, observations" else 5.0
+        elif library == "skrl":
+            env.single_action_space = gymnasium.spaces.Box(-typical, typical, (1,))
+            cfg["models"]["policy"]["clip_mean_actions"] = True
+            cfg["agent"]["state_preprocessor_kwargs"] = {"clip_threshold": 1.0}
 
-    return change
-
-
-def unscaled(env: Any, cfg: Any) -> None:
-    """The wrapper of rl_games alone clips, and nothing normalises but it."""
-    cfg["params"]["config"]["clip_actions"] = False
-    cfg["params"]["env"]["clip_actions"] = 0.5
+    with playing(library, checkpoint, normalizer, change=change) as (recorder, policy, _):
+        return {**compare(recorder, policy, limit), "limit": limit}
 
 
 def play(folder: Path, order: list[str]) -> dict[str, Any]:
@@ -261,14 +228,8 @@ def play(folder: Path, order: list[str]) -> dict[str, Any]:
             seen["plain"][library]["begins_anew"] = bool((recorder.env.unwrapped.episode_length_buf == 0).all())
         with playing(library, checkpoint, normalizer, num_envs=1) as (recorder, policy, _):
             seen["alone"][library] = compare(recorder, policy)
-        played = seen["plain"][library]
-        larger = exaggerate(library, checkpoint, normalizer, folder / "exaggerated" / library, played)
-        limit = 2.0 if library == "rl_games" else 1.0
-        with playing(library, *larger, change=narrow(library)) as (recorder, policy, _):
-            seen["narrow"][library] = compare(recorder, policy, limit)
-    larger = exaggerated_of(folder, "rl_games")
-    with playing("rl_games", larger, change=unscaled) as (recorder, policy, _):
-        seen["narrow"]["rl_games, unscaled"] = compare(recorder, policy, 0.5)
+    for name in ("rsl_rl", "skrl", "rl_games, rescaled", "rl_games, wrapper", "rl_games, observations", "sb3"):
+        seen["narrow"][name] = narrow(name, folder, seen["plain"][name.partition(",")[0]]["typical"])
     seen["narrow"]["sb3, squashed"] = squashed(folder)
     seen["manager-based"] = manager_based(folder)
     seen["memory"] = {"rsl_rl": rsl_rl_memory(folder), "rl_games": rl_games_memory(folder)}
@@ -280,10 +241,6 @@ def first_actions(recorder: Recorder, policy: Policy) -> list[list[float]]:
     for _ in range(3):
         policy.step()
     return [action.flatten().tolist() for action in recorder.actions]
-
-
-def exaggerated_of(folder: Path, library: str) -> Path:
-    return discover(folder / "exaggerated" / library, library)[-1]
 
 
 def squashed(folder: Path) -> dict[str, Any]:
@@ -405,6 +362,8 @@ def refusals(folder: Path, seen: dict[str, Any]) -> None:
     with fresh_environment(TASK, get_library("sb3"), [NEWTON], num_envs=2, seed=1, device="cpu") as (env, cfg):
         wanting = {**cfg, "normalize_input": True}
         seen["no statistics"] = refusal(lambda: load_policy("sb3", env, wanting, checkpoint))
+        (folder / "other.pkl").write_bytes(pickle.dumps({"mean": [0.0]}))
+        seen["other statistics"] = refusal(lambda: load_policy("sb3", env, wanting, checkpoint, folder / "other.pkl"))
         seen["unknown library"] = refusal(lambda: load_policy("sb33", env, cfg, checkpoint))
     with fresh_environment(TASK, get_library("rsl_rl"), [NEWTON], num_envs=2, seed=1, device="cpu") as (env, cfg):
         cfg.actor.obs_normalization = True

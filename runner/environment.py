@@ -1,0 +1,51 @@
+"""A fresh Isaac Lab environment: made for one piece of work, closed after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from simyard.runner.libraries import Library
+
+
+@contextmanager
+def fresh_environment(
+    task: str,
+    library: Library,
+    overrides: Sequence[str],
+    *,
+    num_envs: int,
+    seed: int,
+    device: str,
+    change: Callable[[Any], None] = lambda env_cfg: None,
+) -> Iterator[tuple[Any, Any]]:
+    """Make the environment of a task as training makes it, without rendering, and close it in the end.
+
+    Args:
+        task: The task's registered id.
+        library: Whose agent configuration goes with it.
+        overrides: Hydra arguments.
+        num_envs: Environments side by side.
+        seed: Of the environment; the same seed gives the same episodes on a CPU.
+        device: `cpu` or `cuda:0`.
+        change: Called with the environment's configuration, to change what no override can.
+
+    Yields:
+        The gymnasium environment and the agent's configuration.
+    """
+    import gymnasium
+    from isaaclab.app import launch_simulation
+    from isaaclab_tasks.utils import resolve_task_config
+
+    env_cfg, agent_cfg = resolve_task_config(task, library.agent_key, overrides=list(overrides))
+    env_cfg.scene.num_envs = num_envs
+    env_cfg.seed = seed
+    env_cfg.sim.device = device
+    change(env_cfg)
+    with launch_simulation(env_cfg, {"device": device, "visualizer": []}):
+        env = gymnasium.make(task, cfg=env_cfg)
+        try:
+            yield env, agent_cfg
+        finally:
+            env.close()

@@ -1,0 +1,234 @@
+"""Figures of an evaluation against published values and arithmetic done here, and the tables that hold them."""
+
+import csv
+import math
+import statistics
+
+import numpy as np
+import pytest
+
+from simyard.runner.evaluation.meter import Episode
+from simyard.runner.evaluation.summary import difference, spread, successes, summarize
+from simyard.runner.evaluation.tables import EpisodeTable, write_metrics, write_rows
+from simyard.runner.spec import InputFile, PolicyFile
+
+SURVIVAL = "metric Metrics/success_rate"
+
+
+def episode(number, total, **changes):
+    fields = {"env": 0, "length": 10, "ended": "truncated", "term": "time_out", "success": None, **changes}
+    return Episode(number=number, total=total, **fields)
+
+
+def rows(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+# Returns
+
+
+def test_mean_deviation_and_median_are_those_of_a_sample():
+    values = [4.5, -1.25, 3.0, 3.0, 8.75, 2.0]
+    found = spread(values)
+    assert found["mean"] == pytest.approx(statistics.mean(values))
+    assert found["std"] == pytest.approx(statistics.stdev(values)), "of a sample: divided by n - 1"
+    assert found["median"] == 3.0
+    assert (found["min"], found["max"]) == (-1.25, 8.75)
+    low, high = found["interval_95"]
+    assert -1.25 < low < found["mean"] < high < 8.75
+    assert all(type(value) is float for value in (found["mean"], found["std"], found["median"], low, high))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        pytest.param(lambda random: random.normal(5, 2, 25), id="normal"),
+        pytest.param(lambda random: 5 - random.exponential(2, 40), id="skewed"),
+    ],
+)
+def test_the_interval_holds_the_true_mean_as_often_as_it_says(draw):
+    random = np.random.default_rng(7)
+    truth = float(np.mean([draw(random).mean() for _ in range(20_000)]))
+    intervals = [spread(draw(random))["interval_95"] for _ in range(150)]
+    held = sum(low <= truth <= high for low, high in intervals) / len(intervals)
+    assert 0.88 <= held <= 0.99, "95 %, less what a bootstrap of so few loses"
+
+
+def test_the_interval_is_the_same_every_time_and_shrinks_with_the_root_of_the_count():
+    random = np.random.default_rng(3)
+    few, many = random.normal(size=50), random.normal(size=5000)
+    assert spread(few) == spread(few)
+    widths = [high - low for low, high in (spread(few)["interval_95"], spread(many)["interval_95"])]
+    assert 7 < widths[0] / widths[1] < 14
+
+
+def test_the_interval_leans_to_the_side_of_the_outliers():
+    values = [10.0] * 30 + [-50.0] * 3
+    found = spread(values)
+    low, high = found["interval_95"]
+    assert found["mean"] - low > 1.5 * (high - found["mean"])
+
+
+@pytest.mark.parametrize("value", [0.0, -3.25, 1e12])
+def test_one_episode_has_neither_deviation_nor_interval(value):
+    found = spread([value])
+    assert found == {"mean": value, "std": None, "median": value, "min": value, "max": value, "interval_95": None}
+
+
+@pytest.mark.parametrize("value", [0.0, 4.1, -1e-30])
+def test_of_equal_episodes_the_interval_is_the_value(value):
+    found = spread([value] * 20)
+    assert found["mean"] == pytest.approx(value)
+    assert found["std"] == pytest.approx(0.0, abs=1e-12)
+    assert found["interval_95"] == [value, value]
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0], [1.0, 1.0, 2.0], [0.0] * 99 + [1.0]])
+def test_tiny_and_lopsided_samples_have_a_finite_interval(values):
+    low, high = spread(values)["interval_95"]
+    assert min(values) <= low <= np.mean(values) <= high <= max(values)
+    assert low < high
+
+
+# Success
+
+
+@pytest.mark.parametrize(
+    ("count", "of", "low", "high"),
+    # Newcombe, Two-sided confidence intervals for the single proportion, Statist. Med. 17 (1998), table I, method 3.
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_the_success_interval_is_wilsons(count, of, low, high):
+    found = successes([True] * count + [False] * (of - count), SURVIVAL)
+    assert found["interval_95"] == [pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5)]
+    assert (found["rate"], found["successes"], found["known"]) == (count / of, count, of)
+    assert found["source"] == SURVIVAL
+
+
+def test_success_that_nobody_knows_is_null_and_never_0():
+    found = summarize([episode(1, 1.0), episode(2, 2.0)], None)["success"]
+    assert found == {"rate": None, "interval_95": None, "successes": None, "known": 0, "source": None}
+
+
+def test_episodes_without_a_known_success_are_left_out_of_the_rate():
+    said = [True, None, False, None, True]
+    found = summarize([episode(n, 0.0, success=value) for n, value in enumerate(said)], SURVIVAL)["success"]
+    assert (found["rate"], found["successes"], found["known"]) == (2 / 3, 2, 3)
+    assert found["interval_95"] == successes([True, False, True], None)["interval_95"]
+
+
+# Together
+
+
+def test_the_summary_counts_endings_and_averages_terms():
+    episodes = [
+        episode(1, 3.0, length=10, rewards={"alive": 4.0, "effort": -1.0}),
+        episode(2, 1.0, length=4, ended="terminated", term="fell", rewards={"alive": 1.5, "effort": -0.5}),
+        episode(3, 2.0, length=7, ended="terminated", term=None, rewards={"alive": 2.0, "effort": 0.0}),
+        episode(4, 2.0, length=9, term="stepsPerEpisode", rewards={"alive": 2.5, "effort": -0.5}),
+    ]
+    found = summarize(episodes, None)
+    assert found["episodes"] == 4
+    assert found["return"]["mean"] == 2.0
+    assert found["length"]["mean"] == 7.5
+    assert found["ended"] == {
+        "terminated": 2, "truncated": 2, "terms": {"fell": 1, "stepsPerEpisode": 1, "time_out": 1}
+    }  # fmt: skip
+    assert found["reward_terms"] == {"alive": 2.5, "effort": -0.5}
+    assert sum(found["reward_terms"].values()) == found["return"]["mean"]
+
+
+# Differences
+
+
+def test_the_drop_between_two_samples_is_found_and_has_a_sign():
+    random = np.random.default_rng(5)
+    better, worse = random.normal(5, 1, 60), random.normal(3, 2, 16)
+    low, high = difference(better, worse)
+    assert low < better.mean() - worse.mean() < high
+    assert 0.8 < low < high < 3.2
+    back = difference(worse, better)
+    assert back == (pytest.approx(-high, abs=0.1), pytest.approx(-low, abs=0.1))
+    assert difference(better, worse) == (low, high)
+
+
+def test_of_samples_without_spread_the_drop_is_certain():
+    assert difference([5.0] * 8, [3.0] * 4) == (2.0, 2.0)
+    low, high = difference([5.0] * 8, [3.0, 1.0, 2.0, 4.0])
+    assert 1.0 <= low < 2.5 < high <= 4.0
+
+
+# Tables
+
+AWKWARD = [0.1 + 0.2, -1 / 3, 1e-308, 123456789.12345679, 5.0]
+
+
+def policy(name="model_59.pt", iteration=60):
+    file = InputFile(name=name, key=f"assets/0/{name}", sha256="0" * 64, size_bytes=1)
+    return PolicyFile(checkpoint=file, iteration=iteration)
+
+
+def test_the_episode_table_keeps_every_bit_and_leaves_empty_what_nobody_knows(tmp_path):
+    table = EpisodeTable(tmp_path / "episodes.csv", seed=42)
+    for number, value in enumerate(AWKWARD, 1):
+        success = (None, True, False)[number % 3]
+        rewards = {"alive": value / 7, "a, b": value / 3}
+        table.add(policy(), episode(number, value, env=number % 2, term=None, success=success, rewards=rewards))
+    table.add(policy("policy.pt", None), episode(1, 0.0, ended="terminated", rewards={"alive": 0.0, "a, b": -0.0}))
+    table.write()
+    found = rows(tmp_path / "episodes.csv")
+    assert list(found[0]) == [
+        "checkpoint", "iteration", "episode", "env", "seed", "return", "length", "ended", "term", "success",
+        "reward.alive", "reward.a, b",
+    ]  # fmt: skip
+    assert [float(row["return"]) for row in found] == [*AWKWARD, 0.0]
+    assert [float(row["reward.a, b"]) for row in found[:-1]] == [value / 3 for value in AWKWARD]
+    assert math.copysign(1, float(found[-1]["reward.a, b"])) == -1
+    assert [row["success"] for row in found] == ["1", "0", "", "1", "0", ""]
+    assert [row["term"] for row in found] == [""] * 5 + ["time_out"]
+    assert [row["iteration"] for row in found] == ["60"] * 5 + [""]
+    assert {row["seed"] for row in found} == {"42"}
+    assert [row["episode"] for row in found] == ["1", "2", "3", "4", "5", "1"]
+
+
+def test_the_metrics_table_has_a_row_a_checkpoint(tmp_path):
+    summaries = []
+    for name, iteration, successful in (("model_0.pt", 1, [True, False, None]), ("policy.pt", None, [None] * 3)):
+        episodes = [
+            episode(number, value, success=success, rewards={"alive": value})
+            for number, (value, success) in enumerate(zip(AWKWARD[:3], successful, strict=True))
+        ]
+        summaries.append({"checkpoint": {"name": name, "iteration": iteration}, **summarize(episodes, SURVIVAL)})
+    write_metrics(tmp_path / "metrics.csv", summaries)
+    known, unknown = rows(tmp_path / "metrics.csv")
+    for row, summary in ((known, summaries[0]), (unknown, summaries[1])):
+        assert row["checkpoint"] == summary["checkpoint"]["name"]
+        assert row["episodes"] == "3"
+        returns = summary["return"]
+        assert float(row["return_mean"]) == returns["mean"]
+        assert float(row["return_std"]) == returns["std"]
+        assert float(row["return_median"]) == returns["median"]
+        assert [float(row["return_low_95"]), float(row["return_high_95"])] == returns["interval_95"]
+        assert float(row["length_mean"]) == 10.0
+        assert float(row["reward.alive"]) == summary["reward_terms"]["alive"]
+    assert (known["step"], unknown["step"]) == ("1", "")
+    assert float(known["success_rate"]) == 0.5
+    assert [float(known["success_low_95"]), float(known["success_high_95"])] == summaries[0]["success"]["interval_95"]
+    assert [unknown[name] for name in ("success_rate", "success_low_95", "success_high_95")] == ["", "", ""]
+
+
+def test_one_episode_leaves_its_uncertainty_empty(tmp_path):
+    summary = {"checkpoint": {"name": "a.pt", "iteration": 3}, **summarize([episode(1, 2.5)], None)}
+    write_metrics(tmp_path / "metrics.csv", [summary])
+    (row,) = rows(tmp_path / "metrics.csv")
+    assert (row["return_mean"], row["return_median"]) == ("2.5", "2.5")
+    assert [row[name] for name in ("return_std", "return_low_95", "return_high_95")] == ["", "", ""]
+
+
+def test_a_table_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / "table.csv"
+    write_rows(path, [{"a": 1}, {"a": 2}])
+    write_rows(path, [{"a": 3}])
+    assert path.read_bytes() == b"a\n3\n"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,342 @@
+"""Which checkpoint a request means, and what it takes over from the job that trained it."""
+
+import urllib.request
+import zipfile
+from pathlib import Path
+
+import pytest
+from helpers import train_request
+from scenario import play
+
+from simyard.config import check_config
+from simyard.requests import EvaluateRequest, ExportRequest
+from simyard.runner.errors import RequestError
+from simyard.site import Site
+from simyard.store import keys
+from simyard.store.store import Store, sha256_file
+from simyard.tasks.resolve import resolve
+from simyard.tasks.stage import stage
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "cartpole_heavy"
+SOME_ID = "job-01k00000000000000000000000"
+ITERATIONS = (1, 3, 5, 7, 9, 11, 12)
+"""Of the checkpoints of a scenario of twelve iterations."""
+BEST = 5
+"""Its return rises until index 5 and is below 0 from then on; after iteration 5 it was 40."""
+
+
+@pytest.fixture
+def asset(tmp_path):
+    """A folder with a config's folder in it."""
+    (tmp_path / "asset" / "simulation").mkdir(parents=True)
+    return tmp_path / "asset"
+
+
+@pytest.fixture(scope="module")
+def yard(tmp_path_factory, waiting):
+    """A store of its own, and who plays into it."""
+    folder = tmp_path_factory.mktemp("found")
+    return play.Player(Site(home=folder / "home", store=str(folder / "a store"), python=str(play.PYTHON)), waiting)
+
+
+@pytest.fixture(scope="module")
+def trained(yard):
+    """A training that was at its best in the middle."""
+    left = yard.play("unlearn at 5", overrides=["agent.a=1", "agent.b=2"])
+    assert left.result["status"] == "succeeded", left.error
+    assert [entry["iteration"] for entry in left.checkpoints] == list(ITERATIONS)
+    return left
+
+
+@pytest.fixture
+def find(yard, asset):
+    """Resolve a request that lies in the asset, and return the frozen job."""
+
+    def resolve_request(model=EvaluateRequest, base=asset / "simulation", top=None, **config):
+        section = "exportConfig" if model is ExportRequest else "trainingConfig"
+        if "fromJob" not in config:
+            config = {"task": "Scenario", **config}
+        request = check_config({section: config, **(top or {})}, model)
+        return resolve(request, yard.store, keys.new_job_id(), base).spec
+
+    return resolve_request
+
+
+def put(path, content=None):
+    """Write a file whose content says which one it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content or str(path))
+    return path
+
+
+def policies(spec):
+    return [(policy.checkpoint.name, policy.iteration) for policy in spec.policies]
+
+
+def assert_is(spec, path):
+    (policy,) = spec.policies
+    assert policy.checkpoint.sha256 == sha256_file(path)
+    assert policy.checkpoint.key == keys.asset(policy.checkpoint.sha256, path.name)
+    assert policy.checkpoint.size_bytes == path.stat().st_size
+
+
+# Files
+
+
+def test_the_first_source_that_is_given_counts(find, asset, trained):
+    by_path = put(asset / "simulation" / "one" / "model_9.pt")
+    by_uri = put(asset / "elsewhere" / "model_8.pt")
+    by_other_path = put(asset / "two" / "model_7.pt")
+    beside = put(asset / "simulation" / "model_6.pt")
+    given = {
+        "checkpointPath": "one/model_9.pt",
+        "policyS3Uri": by_uri.as_uri(),
+        "policyPath": str(by_other_path),
+        "fromJob": {"jobId": trained.result["job_id"]},
+    }
+    for field, path in zip(list(given)[:3], (by_path, by_uri, by_other_path), strict=True):
+        assert_is(find(**given), path)
+        assert find(**given).policies[0].trusted is False, "whoever trained it, this file is from outside"
+        del given[field]
+    assert policies(find(**given)) == [("model_11.pt", 12)]
+    assert find(**given).policies[0].trusted is True
+    assert_is(find(), beside)
+
+
+def test_nothing_is_written_while_a_policy_is_looked_for(find, asset, yard, trained):
+    put(asset / "simulation" / "model_6.pt")
+    before = [entry.key for entry in yard.store.list()]
+    find()
+    find(fromJob={"jobId": trained.result["job_id"], "which": "best"})
+    assert [entry.key for entry in yard.store.list()] == before
+
+
+def test_a_policy_in_a_bucket(find, asset, s3_server, monkeypatch):
+    bucket = urllib.request.Request(f"{s3_server}/policies", method="PUT")
+    urllib.request.urlopen(bucket).close()
+    for name, value in (("ENDPOINT_URL", s3_server), ("ACCESS_KEY_ID", "robot"), ("SECRET_ACCESS_KEY", "key")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    path = put(asset / "model_30.pt")
+    Store.open("s3://policies/runs").put_file("42/model_30.pt", path)
+    spec = find(policyS3Uri="s3://policies/runs/42/model_30.pt")
+    assert_is(spec, path)
+    assert spec.policies[0].iteration == 31
+    with pytest.raises(RequestError, match=r"policyS3Uri: there is nothing at 's3://policies/runs/42/model_31\.pt'"):
+        find(policyS3Uri="s3://policies/runs/42/model_31.pt")
+
+
+@pytest.mark.parametrize("field", ["checkpointPath", "policyPath"])
+def test_a_path_starts_from_the_configs_folder_or_else_from_the_one_above(find, asset, field):
+    above = put(asset / "runs" / "model_1.pt")
+    assert_is(find(**{field: "runs/model_1.pt"}), above)
+    beside = put(asset / "simulation" / "runs" / "model_1.pt")
+    assert_is(find(**{field: "runs/model_1.pt"}), beside)
+    assert_is(find(**{field: str(above)}), above)
+    with pytest.raises(RequestError, match=rf"{field}: there is no file 'runs/model_2\.pt'.*has: model_1\.pt"):
+        find(**{field: "runs/model_2.pt"})
+
+
+@pytest.mark.parametrize(
+    ("library", "names", "newest", "iteration"),
+    [
+        ("rsl_rl", ["model_999.pt", "model_1500.pt", "model_50.pt"], "model_1500.pt", 1501),
+        ("skrl", ["checkpoints/agent_9600.pt", "checkpoints/agent_12800.pt", "best_agent.pt"], "agent_12800.pt", None),
+        ("rl_games", ["nn/last_cartpole_ep_90_rew_4.pth", "nn/last_cartpole_ep_100_rew_3.pth", "nn/cartpole.pth"],
+         "last_cartpole_ep_100_rew_3.pth", 100),
+        ("sb3", ["model_99999_steps.zip", "model_100000_steps.zip"], "model_100000_steps.zip", None),
+    ],
+)  # fmt: skip
+def test_numbers_in_names_are_numbers(find, asset, library, names, newest, iteration):
+    for name in (*names, "exported/policy.pt", "exported/model_20000.pt", "unrelated.txt"):
+        put(asset / "simulation" / name)
+    assert policies(find(rlLibrary=library)) == [(newest, iteration)]
+
+
+def test_what_was_exported_is_no_checkpoint(find, asset):
+    put(asset / "simulation" / "exported" / "model_7.pt")
+    for folder in (asset / "simulation", asset / "simulation" / "exported"):
+        with pytest.raises(RequestError, match="No checkpoint of 'rsl_rl' beside the config") as refused:
+            find(base=folder)
+        assert refused.value.failure.code == "no_checkpoint"
+        assert "checkpointPath, policyS3Uri, policyPath or fromJob" in refused.value.failure.advice
+
+
+def test_the_checkpoints_of_another_library_are_not_found(find, asset):
+    put(asset / "simulation" / "nn" / "last_cartpole_ep_100_rew_3.pth")
+    with pytest.raises(RequestError, match="No checkpoint of 'sb3' beside the config"):
+        find(rlLibrary="sb3")
+
+
+# Of a job
+
+
+@pytest.mark.parametrize(
+    ("which", "iterations"),
+    [
+        ("latest", [12]),
+        ("best", [BEST]),
+        ("all", list(ITERATIONS)),
+        ("every:1", list(ITERATIONS)),
+        ("every:2", [1, 5, 9, 12]),
+        ("every:3", [1, 7, 12]),
+        ("every:100", [12]),
+    ],
+)
+def test_which_of_a_jobs_checkpoints(find, trained, which, iterations):
+    spec = find(fromJob={"jobId": trained.result["job_id"], "which": which})
+    assert policies(spec) == [(f"model_{iteration - 1}.pt", iteration) for iteration in iterations]
+    digests = {entry["iteration"]: entry["sha256"] for entry in trained.checkpoints}
+    assert [policy.checkpoint.sha256 for policy in spec.policies] == [digests[iteration] for iteration in iterations]
+    assert all(policy.trusted for policy in spec.policies)
+    assert len({policy.label for policy in spec.policies}) == len(iterations)
+
+
+@pytest.mark.parametrize("iteration", ITERATIONS)
+def test_an_iteration_of_a_job(find, trained, iteration):
+    wanted = {"jobId": trained.result["job_id"], "which": "iteration", "iteration": iteration}
+    assert policies(find(fromJob=wanted)) == [(f"model_{iteration - 1}.pt", iteration)]
+    assert policies(find(ExportRequest, fromJob=wanted)) == [(f"model_{iteration - 1}.pt", iteration)]
+
+
+def test_the_best_is_told_by_what_was_logged(find, trained):
+    rows = trained.metrics()
+    returns = {int(row["step"]): float(row["Train/mean_reward"]) for row in rows}
+    assert max(ITERATIONS, key=lambda iteration: returns[iteration - 1]) == BEST
+    assert returns[BEST - 1] == 40.0
+
+
+def test_of_several_attempts_the_later_ones_checkpoint_counts(find, yard):
+    left = yard.play("kill at 8 once", retries=1)
+    assert left.result["attempts"] == 2
+    spec = find(fromJob={"jobId": left.result["job_id"], "which": "all"})
+    assert [policy.iteration for policy in spec.policies] == list(ITERATIONS)
+    kept = {entry["iteration"]: entry["sha256"] for entry in left.checkpoints}
+    assert {policy.iteration: policy.checkpoint.sha256 for policy in spec.policies} == kept
+
+
+def test_a_job_that_failed_has_what_it_saved(find, yard):
+    left = yard.play("crash at 6", retries=0)
+    assert left.result["status"] == "failed"
+    job_id = left.result["job_id"]
+    assert policies(find(fromJob={"jobId": job_id})) == [("model_4.pt", 5)]
+    assert policies(find(fromJob={"jobId": job_id, "which": "best"})) == [("model_4.pt", 5)]
+
+
+# What is taken over
+
+
+def test_task_library_and_overrides_are_the_jobs(find, trained):
+    spec = find(fromJob={"jobId": trained.result["job_id"]})
+    assert (spec.task, spec.library, spec.from_job) == ("Scenario", "rsl_rl", trained.result["job_id"])
+    assert spec.overrides == ("agent.a=1", "agent.b=2")
+    assert spec.seed == 42, "a seed is the evaluation's own"
+    assert spec.resume is None
+    assert spec.request == {"trainingConfig": {"fromJob": {"jobId": trained.result["job_id"]}}}
+
+
+def test_what_the_request_says_itself_counts_more(find, trained):
+    source = {"jobId": trained.result["job_id"]}
+    spec = find(fromJob=source, task="Scenario-Play", seed=7, top={"overrides": ["agent.b=3", "env.c=4"]})
+    assert (spec.task, spec.seed) == ("Scenario-Play", 7)
+    assert spec.overrides == ("agent.a=1", "agent.b=3", "env.c=4")
+
+
+def test_packages_and_their_callback_are_the_jobs(find, yard, asset):
+    package = asset / "heavy.zip"
+    with zipfile.ZipFile(package, "w") as archive:
+        for path in EXAMPLE.rglob("*"):
+            if path.is_file():
+                archive.write(path, path.relative_to(EXAMPLE.parent))
+    config = play.config("", customEnvironmentPath=str(package), customEnvironmentCallback="heavy:register")
+    resolved = resolve(train_request(config), yard.store, keys.new_job_id())
+    stage(resolved, yard.store)
+    put(asset / "model_1.pt")
+    source = {"jobId": resolved.spec.job_id}
+    for model in (EvaluateRequest, ExportRequest):
+        spec = find(model, fromJob=source, checkpointPath="model_1.pt")
+        assert spec.packages == resolved.spec.packages
+        assert spec.import_callback == "heavy:register"
+    other = asset / "other.zip"
+    other.write_bytes(package.read_bytes())
+    own = {"customEnvironmentPath": str(other), "customEnvironmentCallback": "other"}
+    spec = find(fromJob=source, checkpointPath="model_1.pt", top=own)
+    assert [file.name for file in spec.packages] == ["other.zip"]
+    assert spec.import_callback == "other"
+
+
+def test_environments_without_an_episode_of_their_own_are_left_out(find, asset):
+    put(asset / "model_1.pt")
+    spec = find(checkpointPath="model_1.pt", numEnvs=100, numEpisodes=7)
+    assert (spec.num_envs, spec.evaluation.num_episodes) == (7, 7)
+    assert find(checkpointPath="model_1.pt", numEnvs=3, numEpisodes=7).num_envs == 3
+    assert find(ExportRequest, checkpointPath="model_1.pt", numEnvs=9, numEpisodes=5).num_envs == 5
+
+
+@pytest.mark.parametrize(
+    ("asked", "films", "required"),
+    [
+        ({}, (), False),
+        ({"videoEpisodes": ["first"]}, (), False),
+        ({"recordVideo": True}, ("first", "best", "worst"), False),
+        ({"requireVideo": True}, ("first", "best", "worst"), True),
+        ({"recordVideo": True, "videoEpisodes": [3, "best"]}, ("3", "best"), False),
+    ],
+)
+def test_films_are_made_when_they_are_asked_for(find, asset, asked, films, required):
+    put(asset / "model_1.pt")
+    evaluation = find(checkpointPath="model_1.pt", **asked).evaluation
+    assert (evaluation.videos, evaluation.require_video) == (films, required)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "says"),
+    [
+        ({"jobId": SOME_ID}, "unknown_job", f"There is no job '{SOME_ID}'"),
+        ({"jobId": "../../etc"}, None, "'../../etc' is not a job id"),
+        ({"which": "iteration", "iteration": 4}, "no_checkpoint", r"no checkpoint of iteration 4\. .*1, 3, 5, 7, 9"),
+        ({"which": "iteration", "iteration": 0}, "no_checkpoint", "no checkpoint of iteration 0"),
+    ],
+)
+def test_a_checkpoint_that_is_not_there(find, trained, source, code, says):
+    for model in (EvaluateRequest, ExportRequest):
+        with pytest.raises(RequestError, match=says) as refused:
+            find(model, fromJob={"jobId": trained.result["job_id"], **source})
+        assert code in (None, refused.value.failure.code)
+
+
+def test_a_job_that_is_no_training(find, yard, asset):
+    put(asset / "simulation" / "model_6.pt")
+    request = check_config({"trainingConfig": {"task": "Scenario"}}, EvaluateRequest)
+    evaluation = resolve(request, yard.store, keys.new_job_id(), asset / "simulation")
+    stage(evaluation, yard.store)
+    with pytest.raises(RequestError, match="is a job of kind 'evaluate'") as refused:
+        find(fromJob={"jobId": evaluation.spec.job_id})
+    assert refused.value.failure.code == "not_a_training"
+
+
+def test_a_job_that_has_saved_nothing(find, yard):
+    never_begun, without = yard.stage(""), yard.play("save-nothing", iterations=2, retries=0)
+    for job_id in (never_begun.job_id, without.result["job_id"]):
+        with pytest.raises(RequestError, match="has no valid checkpoint") as refused:
+            find(fromJob={"jobId": job_id, "which": "all"})
+        assert refused.value.failure.code == "no_checkpoint"
+
+
+@pytest.mark.parametrize("more", [{}, {"checkpointPath": "model_1.pt"}])
+def test_another_library_than_the_jobs(find, trained, asset, more):
+    put(asset / "model_1.pt")
+    with pytest.raises(RequestError, match=r"trained with 'rsl_rl', and rlLibrary is 'skrl'") as refused:
+        find(fromJob={"jobId": trained.result["job_id"]}, rlLibrary="skrl", **more)
+    assert refused.value.failure.code == "wrong_library"
+
+
+def test_a_training_that_logged_no_return_has_no_best(find, yard, trained):
+    left = yard.play("", iterations=2)
+    for path in left.folder.rglob("metrics.csv"):
+        path.write_text("step,wall_time,Loss/value\n0,1.0,1.0\n1,2.0,0.5\n")
+    with pytest.raises(RequestError, match="has logged no mean return to find the best checkpoint by") as refused:
+        find(fromJob={"jobId": left.result["job_id"], "which": "best"})
+    assert refused.value.failure.code == "no_metrics"
