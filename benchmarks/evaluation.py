@@ -2,8 +2,8 @@
 
     python benchmarks/evaluation.py [--envs 64] [--steps 600] [--rounds 3] [--device cpu]
 
-Each kind of run is a process of its own, in alternation: `bare` is Isaac Lab's own play backend with its own step, whose
-endless loop is replaced by one that counts and times; `measured` is the same policy under simyard's episode meter;
+Each kind of run is a process of its own, in alternation: `bare` is Isaac Lab's own play backend with its own step,
+whose endless loop is replaced by one that counts and times; `measured` is the same policy under simyard's episode meter;
 `filmed` also records trajectories, and then draws one episode. Prints each figure, the medians, ratios, and one JSON
 line.
 """
@@ -105,19 +105,9 @@ def bare(options: argparse.Namespace) -> dict[str, float]:
             found.update(timed(step, options))
 
     play_rsl_rl.run_playback = play
-    play_rsl_rl.run(
-        [
-            "--task",
-            TASK,
-            "--num_envs",
-            str(options.envs),
-            "--checkpoint",
-            options.checkpoint,
-            "--device",
-            options.device,
-        ]
-        + ["--viz", "none", "--train_env_cfg", "physics=newton_mjwarp", f"agent.device={options.device}"]
-    )
+    sizes = ["--task", TASK, "--num_envs", str(options.envs), "--device", options.device]
+    same = ["--viz", "none", "--train_env_cfg", "physics=newton_mjwarp", f"agent.device={options.device}"]
+    play_rsl_rl.run([*sizes, "--checkpoint", options.checkpoint, *same])
     return found
 
 

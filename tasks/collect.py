@@ -10,6 +10,7 @@ from simyard.store.store import KeyNotFound, Store
 from simyard.tasks import history
 from simyard.tasks.history import PastAttempt
 from simyard.tasks.kinds import kind_of
+from simyard.tasks.kinds.training_mirror import NORMALIZER
 from simyard.tasks.verdict import Artifact, Verdict
 
 
@@ -55,7 +56,7 @@ _KINDS = {
     "diagnostics.json": "diagnostics", "metrics.csv": "metrics", "episodes.csv": "episodes", "summary.json": "summary",
     "policy.onnx": "policy", "policy.pt": "policy", "policy_contract.json": "contract", "checklist.json": "checklist",
 }  # fmt: skip
-_KINDS_BY_FOLDER = {"events": "events", "videos": "video"}
+_KINDS_BY_FOLDER = {"events": "events", "videos": "video", NORMALIZER: "normalizer"}
 
 
 def _files(spec: JobSpec, store: Store, chain: tuple[tuple[PastAttempt, int | None], ...]) -> list[Artifact]:

@@ -11,11 +11,12 @@ from simyard.requests import FromJob, PolicyConfig
 from simyard.runner.checkpoints import discover
 from simyard.runner.errors import RequestError
 from simyard.runner.libraries import Library, Scale, get_library
-from simyard.runner.spec import JobSpec, PolicyFile
+from simyard.runner.spec import InputFile, JobSpec, PolicyFile
 from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks import history
 from simyard.tasks.inputs import LocalInput, find_input
+from simyard.tasks.kinds.training_mirror import NORMALIZER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +81,15 @@ def _of_job(wanted: FromJob, spec: JobSpec, store: Store, library: Library) -> l
             advice=f"Leave rlLibrary out, or set it to {spec.library!r}.",
         )
     points = history.resume_points(store, spec.job_id)
+    normalizer = _normalizer(spec, store)
     policies = [
-        PolicyFile(checkpoint=point.checkpoint, iteration=point.iteration, trusted=True)
+        PolicyFile(
+            checkpoint=point.checkpoint,
+            iteration=point.iteration,
+            trusted=True,
+            # It is written once, at training's end, and an earlier policy saw other statistics.
+            normalizer=normalizer if point.iteration == spec.last_iteration else None,
+        )
         for point in {point.iteration: point for point in points}.values()
     ]
     if not policies:
@@ -127,6 +135,17 @@ def _best(policies: list[PolicyFile], spec: JobSpec, store: Store, library: Libr
         return max((item for item in rewards if item[0] < after), default=(0, float("-inf")))[1]
 
     return max(policies, key=reward)
+
+
+def _normalizer(spec: JobSpec, store: Store) -> InputFile | None:
+    """Return the observation statistics that a training left in a file of their own, as sb3 does."""
+    job = JobKeys(spec.job_id)
+    for entry in (history.read_or_none(store, job.result) or {}).get("artifacts", []):
+        if entry["name"].startswith(f"{NORMALIZER}/"):
+            name = entry["name"].rpartition("/")[2]
+            key = job.artifact(entry["name"])
+            return InputFile(name=name, key=key, sha256=entry["sha256"], size_bytes=entry["size_bytes"])
+    return None
 
 
 def _logged_returns(spec: JobSpec, store: Store, tag: str) -> list[tuple[int, float]]:

@@ -73,9 +73,11 @@ def _measure(
         started = time.monotonic()
         while not meter.done:
             actor.step()
-            counter.step()
+            counter.alive()
+        counter.say()
         seconds = time.monotonic() - started
-        videos, problem = film.develop()
+        table.write()  # a crash in a graphics driver takes the process along, and not what was measured
+        videos, problem = film.develop(counter.alive)
     if wanted.require_video and not videos:
         raise WorkloadError(_no_video(problem))
     identity = {"name": policy.checkpoint.name, "sha256": policy.checkpoint.sha256, "iteration": policy.iteration}
@@ -99,7 +101,7 @@ class _Counter:
     def __init__(self, total: int) -> None:
         self._total = total
         self._done = 0
-        self._steps = 0
+        self._signs = 0
         self._sum = 0.0
         self._said = 0.0
 
@@ -107,12 +109,17 @@ class _Counter:
         self._done += 1
         self._sum += episode.total
 
-    def step(self) -> None:
-        self._steps += 1
-        if time.monotonic() - self._said > SAY_EVERY_S or self._done == self._total:
-            mean = self._sum / self._done if self._done else None
-            say_count("episode", self._done, self._total, step=self._steps, reward=mean)
-            self._said = time.monotonic()
+    def alive(self) -> None:
+        """Say where things stand, if the last word is a while ago."""
+        self._signs += 1
+        if time.monotonic() - self._said > SAY_EVERY_S:
+            self.say()
+
+    def say(self) -> None:
+        """Say where things stand."""
+        mean = self._sum / self._done if self._done else None
+        say_count("episode", self._done, self._total, step=self._signs, reward=mean)
+        self._said = time.monotonic()
 
 
 def _require_finite(episode: Episode) -> None:

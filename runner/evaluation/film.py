@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from simyard.runner.evaluation.trajectories import Trajectory, TrajectoryRecorde
 from simyard.runner.evaluation.video import Renderer
 from simyard.runner.paths import AttemptPaths
 from simyard.runner.spec import Evaluation
+
+MOST_FPS = 30
+"""Pictures a second, at most: a control loop is often faster than anybody sees, and each picture takes its time."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,11 @@ class Film:
                 return so_far is None or episode.total < so_far.episode.total
         return episode.number == int(role)
 
-    def develop(self) -> tuple[list[dict[str, Any]] | None, str | None]:
+    def develop(self, alive: Callable[[], None] = lambda: None) -> tuple[list[dict[str, Any]] | None, str | None]:
         """Draw what was kept, while the environment still stands.
+
+        Args:
+            alive: Called now and then.
 
         Returns:
             The videos, each with `file`, `episode`, `env`, `why`, `return`, `length` and what was seen when it was
@@ -94,19 +101,21 @@ class Film:
                 by_number.setdefault(self._takes[role].episode.number, []).append(role)
         try:
             with Renderer(self._env) as renderer:
-                return [self._draw(renderer, self._takes[roles[0]], roles) for roles in by_number.values()], None
+                return [self._draw(renderer, self._takes[roles[0]], roles, alive) for roles in by_number.values()], None
         except VideoError as error:
             for path in (self._output / self._folder).glob("episode-*.mp4"):
                 path.unlink()
             return None, error.reason
 
-    def _draw(self, renderer: Renderer, take: _Take, roles: list[str]) -> dict[str, Any]:
-        episode = take.episode
-        print(f"drawing episode {episode.number}: {', '.join(roles)}, {episode.length} frames")
+    def _draw(self, renderer: Renderer, take: _Take, roles: list[str], alive: Callable[[], None]) -> dict[str, Any]:
+        episode, step_dt = take.episode, self._env.unwrapped.step_dt
+        every = max(1, round(1 / (step_dt * MOST_FPS)))
+        shown = replace(take.trajectory, coordinates=take.trajectory.coordinates[::every])
+        print(f"drawing episode {episode.number}: {', '.join(roles)}, {len(shown.coordinates)} frames")
         file = self._folder / f"episode-{episode.number:04d}.mp4"
         path = self._output / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        seen = renderer.render(take.trajectory, path, fps=1 / self._env.unwrapped.step_dt)
+        seen = renderer.render(shown, path, fps=1 / (step_dt * every), alive=alive)
         return {
             "file": str(file),
             "episode": episode.number,

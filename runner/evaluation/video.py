@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -80,13 +80,16 @@ class Renderer:
         with _viewer_errors():
             self._viewer.close()
 
-    def render(self, trajectory: Trajectory, path: Path, *, fps: float) -> dict[str, Any]:
+    def render(
+        self, trajectory: Trajectory, path: Path, *, fps: float, alive: Callable[[], None] = lambda: None
+    ) -> dict[str, Any]:
         """Draw a trajectory into a video, one picture a state; the file appears when it is whole and was decoded.
 
         Args:
             trajectory: Of a world of this environment.
             path: The `.mp4` file.
             fps: Pictures a second; one over the environment's step for real time.
+            alive: Called for every picture.
 
         Returns:
             What `verify` saw.
@@ -94,9 +97,9 @@ class Renderer:
         Raises:
             VideoError: If drawing or encoding fails; nothing is left on disk then.
         """
-        return write(self.frames(trajectory, fps), path, fps=fps, size=self._size)
+        return write(self.frames(trajectory, fps, alive), path, fps=fps, size=self._size)
 
-    def frames(self, trajectory: Trajectory, fps: float) -> Iterator[Array]:
+    def frames(self, trajectory: Trajectory, fps: float, alive: Callable[[], None] = lambda: None) -> Iterator[Array]:
         """Yield the pictures of a trajectory, `(height, width, 3)` bytes; each is overwritten by the next."""
         with _viewer_errors():
             poses = self._poses(trajectory)
@@ -104,6 +107,7 @@ class Renderer:
             self._show(trajectory.world, camera)
             bodies = self._state.body_q[part(self._model.body_world_start, trajectory.world)]
             for step, pose in enumerate(poses):
+                alive()
                 bodies.assign(pose)
                 yield self._draw(camera, step)
 

@@ -15,6 +15,9 @@ from simyard.runner.spec import AttemptSpec
 from simyard.store.store import Store, sha256_file
 from simyard.tasks.mirror import Mirror
 
+NORMALIZER = "normalizer"
+"""Folder of observation statistics that a library keeps beside its last checkpoint, as sb3 does."""
+
 
 class TrainingMirror(Mirror):
     """Checks every checkpoint before it goes, and keeps an index of those that went."""
@@ -58,6 +61,8 @@ class TrainingMirror(Mirror):
                 yield path, f"params/{path.name}"
             for path in sorted(run.glob("git/*.diff")):
                 yield path, f"{path.stem}_git_diff.txt"
+            for path in sorted(run.glob("*vecnormalize.pkl")):
+                yield path, f"{NORMALIZER}/{path.name}"
             for path in sorted(run.glob("**/events.out.tfevents.*")):
                 yield path, f"events/{path.relative_to(work / 'logs')}"
 

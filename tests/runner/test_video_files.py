@@ -181,6 +181,26 @@ def test_why_not_tries_what_it_speaks_of(env: dict[str, str], says: str):
     assert re.search(says, done.stdout), done.stdout
 
 
+@pytest.mark.skipif(ctypes.util.find_library("EGL") is None, reason="this machine has no libEGL")
+def test_without_egl_nothing_is_drawn_and_the_reason_is_told(path: Path):
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from simyard.runner.evaluation.trajectories import VideoError
+        from simyard.runner.evaluation.video import Renderer
+        try:
+            with Renderer(env=None) as renderer:
+                renderer.render(None, Path(sys.argv[1]), fps=60)
+        except VideoError as error:
+            print(error.reason)
+    """
+    env = {**os.environ, "__EGL_VENDOR_LIBRARY_FILENAMES": "/nowhere"}
+    command = [sys.executable, "-c", code, path]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("EGL has no device that gives OpenGL 3.3 (no devices); on Debian and Ubuntu: apt")
+    assert contents(path) == []
+
+
 def test_other_physics_is_refused_by_name(tmp_path: Path):
     physics = SimpleNamespace(video_capture_backend=lambda: "kit")
     simulation = SimpleNamespace(physics_manager=physics, cfg=SimpleNamespace(physics=type("PhysxCfg", (), {})()))

@@ -32,18 +32,32 @@ def yard(prefect_server: Server, tmp_path_factory: pytest.TempPathFactory, share
 
 
 @pytest.fixture(scope="session")
-def trained(yard: Yard, shared: Path) -> Callable[[str], Job]:
-    """The small cartpole, trained with a library for four iterations."""
+def once(shared: Path) -> Callable[[str, Callable[[], Job]], Job]:
+    """Run a job under a name that all workers know, and return what it left."""
 
-    def train(library: str) -> Job:
-        record = shared / f"{library}.json"
-        with (shared / f"{library}.lock").open("w") as lock:
+    def run(name: str, make: Callable[[], Job]) -> Job:
+        record = shared / f"{name}.json"
+        with (shared / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not record.exists():
-                record.write_text(yard.train(f"rlLibrary={library}").to_json())
+                record.write_text(make().to_json())
         return Job.from_json(record.read_text())
 
-    return cache(train)
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(yard: Yard, once: Callable[[str, Callable[[], Job]], Job]) -> Callable[[str], Job]:
+    """The small cartpole, trained with a library for four iterations."""
+    return cache(lambda library: once(library, lambda: yard.train(f"rlLibrary={library}")))
+
+
+@pytest.fixture(scope="session")
+def evaluated(
+    yard: Yard, once: Callable[[str, Callable[[], Job]], Job], trained: Callable[[str], Job]
+) -> Callable[[str], Job]:
+    """The last checkpoint of that training, measured."""
+    return cache(lambda library: once(f"evaluated {library}", lambda: yard.evaluate(trained(library))))
 
 
 @pytest.fixture(scope="session")

@@ -23,8 +23,8 @@ import isaaclab_tasks  # noqa: F401
 import numpy as np
 import torch
 
-from simyard.runner.environment import fresh_environment
 from simyard.runner.checkpoints import discover
+from simyard.runner.environment import fresh_environment
 from simyard.runner.errors import RequestError
 from simyard.runner.libraries import get_library
 from simyard.runner.policies import Policy, load_policy

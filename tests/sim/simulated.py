@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,10 @@ ITERATIONS = 4
 ROLLOUT = {"rsl_rl": 16, "skrl": 32, "rl_games": 32, "sb3": 16}
 """Steps of each environment in one iteration, as Isaac Lab's cartpole has them."""
 NUM_ENVS = 16
+EPISODES, SIDE_BY_SIDE, LONGEST = 7, 4, 30
+"""Of an evaluation: episodes, environments, and the steps after which the task's own time-out ends an episode."""
+SHORT = ("env.episode_length_s=0.5", "env.max_cart_pos=0.8")
+"""Half a second, and rails so short that some carts leave them: some even begin beyond."""
 ENV = {"OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"}
 """rl_games compiles its model, which takes 20 s and more on a CPU and is not what these tests are about."""
 
@@ -106,8 +110,23 @@ class Yard:
         """Run a job again from its frozen spec."""
         return self._job("train", "--from-job", job.id)
 
-    def _job(self, *arguments: object) -> Job:
-        return self.read(self.command(*arguments, "--store", self.store, "--json"))
+    def evaluate(self, job: Job | None, *arguments: object, overrides: Sequence[str] = SHORT, **env: str) -> Job:
+        """Measure the policy of a job, or of a CONFIG among the arguments; of settings that differ the last counts."""
+        size = (f"numEpisodes={EPISODES}", f"numEnvs={SIDE_BY_SIDE}")
+        return self._with_policy("evaluate", job, arguments, [*size, *overrides], env)
+
+    def export(self, job: Job, *arguments: object, overrides: Sequence[str] = SHORT, **env: str) -> Job:
+        """Export the policy of a job, checked on a few short episodes."""
+        return self._with_policy("export-policy", job, arguments, ["numEpisodes=8", "numEnvs=8", *overrides], env)
+
+    def _with_policy(
+        self, command: str, job: Job | None, arguments: Sequence[object], settings: list[str], env: dict[str, str]
+    ) -> Job:
+        settings = ["seed=1", "computeConfig.gpusPerNode=0", *settings]
+        return self._job(command, *(["--job", job.id] if job else []), "--set", *settings, *arguments, **env)
+
+    def _job(self, *arguments: object, **env: str) -> Job:
+        return self.read(self.command(*arguments, "--store", self.store, "--json", timeout_s=600, **env))
 
     def read(self, done: subprocess.CompletedProcess[str]) -> Job:
         """Return the job that a command has run."""
