@@ -3,7 +3,7 @@
     python benchmarks/evaluation.py [--envs 64] [--steps 600] [--rounds 3] [--device cpu]
 
 Each kind of run is a process of its own, in alternation: `bare` is Isaac Lab's own play backend with its own step,
-whose endless loop is replaced by one that counts and times; `measured` is the same policy under simyard's episode meter;
+whose endless loop is replaced by one that counts and times; `measured` is the same policy under simyard's meter;
 `filmed` also records trajectories, and then draws one episode. Prints each figure, the medians, ratios, and one JSON
 line.
 """

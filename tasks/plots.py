@@ -56,10 +56,11 @@ def _draw_sweep(axes: Any, sweep: list[dict[str, Any]]) -> None:
     axes.plot(steps, means, marker="o", label="mean return")
     axes.set(xlabel="iteration", ylabel="return", title="by checkpoint")
     axes.grid(alpha=0.3)
+    handles = [*axes.collections, *axes.lines]
     rates = [summary["success"]["rate"] for summary in sweep]
     if all(rate is not None for rate in rates):
         other = axes.twinx()
         other.plot(steps, rates, color="#2a9d5c", marker="s", linestyle="--", label="success rate")
         other.set(ylabel="success rate", ylim=(-0.03, 1.03))
-        other.legend(fontsize=8, loc="lower left")
-    axes.legend(fontsize=8, loc="lower right")
+        handles += other.lines
+    axes.legend(handles=handles, fontsize=8, loc="best")

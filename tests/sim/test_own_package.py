@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from simulated import ITERATIONS, Job, Yard, load, optimizer_steps
+from simulated import ITERATIONS, Hostile, Job, Yard, load, optimizer_steps
 
 from simyard.runner.adapters.isaaclab import refuse_pickled_code
 from simyard.runner.errors import RequestError
@@ -18,16 +18,6 @@ pytestmark = pytest.mark.sim
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cartpole_heavy"
 MORE = 2
-
-
-class Hostile:
-    """Unpickling it makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
 
 
 @pytest.fixture(scope="module")
