@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -167,8 +168,8 @@ def _run_with_policy(
     if trained_by is not None:
         job_id = command.newest_training(store) if trained_by == "latest" else trained_by
         source: dict[str, Any] = {"jobId": job_id, "which": which or "latest"}
-        if which is not None and which.startswith("iteration:"):
-            source |= {"which": "iteration", "iteration": json.loads(which.partition(":")[2] or "null")}
+        if match := re.fullmatch(r"iteration:(\d+)", which or ""):
+            source |= {"which": "iteration", "iteration": int(match.group(1))}
         more = [*more, f"fromJob={json.dumps(source)}"]
     _finish(command.run(model, config, (*settings, *more), store, pool, quiet=as_json), as_json)
 

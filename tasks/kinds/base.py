@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from simyard.runner.paths import AttemptPaths
@@ -55,8 +55,8 @@ class Kind:
 
     def missing(self, spec: JobSpec, outcome: dict[str, Any], artifacts: tuple[Artifact, ...]) -> list[str]:
         """Return what a job that reports a success lacks, in words."""
-        have = {artifact.name for artifact in artifacts}
-        return [f"no {name}" for name in self.promised if name not in have]
+        opened = (record["name"] for record in outcome["opened"])
+        return lacking((*self.promised, *opened), artifacts)
 
     def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> dict[str, Any]:
         """Keep what is made of the attempts' files, and return the job's figures."""
@@ -77,3 +77,9 @@ class Kind:
     def report(self, spec: JobSpec, figures: dict[str, Any]) -> list[str]:
         """Return the report's own lines, in Markdown."""
         raise NotImplementedError
+
+
+def lacking(names: Iterable[str], artifacts: Iterable[Artifact]) -> list[str]:
+    """Return which artifacts are not there, in words."""
+    have = {artifact.name for artifact in artifacts}
+    return [f"no {name}" for name in dict.fromkeys(names) if name not in have]

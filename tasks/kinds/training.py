@@ -16,7 +16,7 @@ from simyard.store.store import Store
 from simyard.tasks import curves
 from simyard.tasks.history import PastAttempt
 from simyard.tasks.keeper import Keeper
-from simyard.tasks.kinds.base import Kind
+from simyard.tasks.kinds.base import Kind, lacking
 from simyard.tasks.kinds.training_mirror import TrainingMirror
 from simyard.tasks.text import number
 from simyard.tasks.verdict import Artifact, Verdict
@@ -60,7 +60,7 @@ class TrainingKind(Kind):
 
     def missing(self, spec: JobSpec, outcome: dict[str, Any], artifacts: tuple[Artifact, ...]) -> list[str]:
         """Ask for the last iteration's checkpoint, the very file that was opened, and for metrics."""
-        problems = super().missing(spec, outcome, artifacts)
+        problems = lacking(self.promised, artifacts)
         final = [a for a in artifacts if a.kind == "checkpoint" and a.extra["iteration"] == spec.last_iteration]
         if not final:
             problems.append(f"no checkpoint of iteration {spec.last_iteration}")
