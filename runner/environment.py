@@ -49,3 +49,13 @@ def fresh_environment(
             yield env, agent_cfg
         finally:
             env.close()
+
+
+def settle(env: Any, seed: int) -> None:
+    """Bring a fresh environment to where every policy begins, whatever its library did to it before: then reset it.
+
+    Libraries reset a different number of times when they are built. And the very first reset of an environment may
+    differ from all others: Isaac Lab's cartpole clamps its velocities to limits that are not known yet, so to 0.
+    """
+    env.reset()
+    env.unwrapped.seed(seed)

@@ -6,7 +6,7 @@ import math
 import time
 from typing import Any
 
-from simyard.runner.environment import fresh_environment
+from simyard.runner.environment import fresh_environment, settle
 from simyard.runner.errors import Category, Failure, WorkloadError
 from simyard.runner.evaluation.film import Film
 from simyard.runner.evaluation.meter import Episode, EpisodeMeter
@@ -69,6 +69,7 @@ def _measure(
         )
         normalizer = paths.inputs / policy.normalizer.name if policy.normalizer else None
         actor = load_policy(job.library, env, agent_cfg, paths.inputs / policy.checkpoint.name, normalizer)
+        settle(env, job.seed)
         actor.begin()
         started = time.monotonic()
         while not meter.done:

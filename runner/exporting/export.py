@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from simyard.runner.environment import fresh_environment
+from simyard.runner.environment import fresh_environment, settle
 from simyard.runner.evaluation.meter import Episode, EpisodeMeter
 from simyard.runner.evaluation.summary import difference, summarize
 from simyard.runner.exporting import describe, formats
@@ -204,6 +204,7 @@ class _Export:
         episodes: list[Episode] = []
         longest = env.unwrapped.max_episode_length + 1
         meter = EpisodeMeter(env, episodes=count, longest=longest, on_episode=episodes.append)
+        settle(env, self.job.seed)
         actor.begin()
         while not meter.done:
             actor.step()

@@ -31,6 +31,9 @@ class PairRecorder:
         self._actions: list[Any] = []
         self._first: list[Any] = []
         self._contributions: Any = None
+        # By name now: the environment forgets its managers when it closes.
+        manager = getattr(self._base, "reward_manager", None)
+        self._terms: list[str] = [] if manager is None else list(manager.active_terms)
 
     def _look(self, observations: Any) -> Any:
         import torch
@@ -75,7 +78,7 @@ class PairRecorder:
         """Each reward term's summed absolute part; None where the task does not name them."""
         if self._contributions is None:
             return None
-        return dict(zip(self._base.reward_manager.active_terms, self._contributions.tolist(), strict=True))
+        return dict(zip(self._terms, self._contributions.tolist(), strict=True))
 
     def _stack(self, parts: list[Any]) -> NDArray[np.float32]:
         import torch

@@ -61,6 +61,12 @@ def evaluated(
 
 
 @pytest.fixture(scope="session")
+def trained_managed(yard: Yard, once: Callable[[str, Callable[[], Job]], Job]) -> Job:
+    """A task that names its terms, trained for two iterations."""
+    return once("managed", lambda: yard.train("task=Isaac-Cartpole", "maxIterations=2"))
+
+
+@pytest.fixture(scope="session")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The last checkpoint of the same training by Isaac Lab's own command."""
     return cache(lambda library: run_bare(library, tmp_path_factory.mktemp("bare") / library))

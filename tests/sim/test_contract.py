@@ -193,7 +193,7 @@ def describe_all(folder: Path) -> None:
     import isaaclab_tasks  # noqa: F401
     import torch
 
-    from simyard.runner.adapters.isaaclab_env import fresh_environment
+    from simyard.runner.environment import fresh_environment
     from simyard.runner.exporting.contract import write_contract
     from simyard.runner.exporting.describe import curriculum, describe, events
     from simyard.runner.exporting.formats import write_onnx, write_torchscript

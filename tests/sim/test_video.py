@@ -118,7 +118,7 @@ class AllWorlds(Renderer):
 
 
 def environment(folder: Path) -> Any:
-    from simyard.runner.adapters.isaaclab_env import fresh_environment
+    from simyard.runner.environment import fresh_environment
     from simyard.runner.libraries import get_library
 
     os.environ["ISAACSIM_ASSET_ROOT"] = str(embedded_root(folder / "assets"))

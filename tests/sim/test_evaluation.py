@@ -1,0 +1,501 @@
+"""Policies measured through the command, on the real simulator: what is counted, what is said, what is refused."""
+
+import csv
+import ctypes.util
+import hashlib
+import json
+import math
+import pickle
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import imageio.v3
+import pytest
+import torch
+from matplotlib.image import imread
+from simulated import (
+    ENV,
+    EPISODES,
+    ITERATIONS,
+    LIBRARIES,
+    LONGEST,
+    SHORT,
+    SIDE_BY_SIDE,
+    Hostile,
+    Job,
+    Yard,
+    assert_same_weights,
+)
+
+from simyard.config import check_config
+from simyard.requests import EvaluateRequest
+from simyard.runner.errors import RequestError
+from simyard.runner.spec import Facts
+from simyard.runner.supervise import Workload
+from simyard.site import Site
+from simyard.store import keys
+from simyard.store.store import Store
+from simyard.tasks.inputs import gather
+from simyard.tasks.kinds import kind_of
+from simyard.tasks.resolve import resolve
+
+pytestmark = pytest.mark.sim
+
+CARTPOLE = "Isaac-Cartpole-Direct"
+SHARES = [2, 2, 2, 1]
+"""Of seven episodes in four environments."""
+TERMS = ["alive", "terminating", "pole_pos", "cart_vel", "pole_vel", "success_rate"]
+PROMISED = {
+    "episodes.csv": "episodes", "summary.json": "summary", "metrics.csv": "metrics", "returns.png": "plot",
+    "params/env.yaml": "provenance", "params/agent.yaml": "provenance", "versions.json": "provenance",
+    "evaluation-config.json": "provenance", "job.json": "provenance", "report.md": "report",
+    "telemetry.csv": "telemetry", "runner.log": "log", "command.stdout.log": "log", "command.stderr.log": "log",
+}  # fmt: skip
+NO_EGL = {"__EGL_VENDOR_LIBRARY_FILENAMES": "/nowhere"}
+draws = pytest.mark.skipif(ctypes.util.find_library("EGL") is None, reason="this machine has no libEGL")
+
+
+@pytest.fixture(scope="module")
+def sweep(yard: Yard, trained: Callable[[str], Job]) -> Job:
+    """Every checkpoint of a training, filmed."""
+    films = ("recordVideo=true", 'videoEpisodes=["first","worst",5]')
+    return yard.evaluate(trained("rsl_rl"), *films, "--which", "all")
+
+
+@pytest.fixture(scope="module")
+def foreign(yard: Yard, bare: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """The checkpoint of a training that simyard knows nothing of, with another seed."""
+    config = tmp_path_factory.mktemp("foreign") / "config.json"
+    section = {"task": CARTPOLE, "checkpointPath": str(bare("rsl_rl")), "recordVideo": True}
+    config.write_text(json.dumps({"trainingConfig": section}))
+    return yard.evaluate(None, "seed=2", config)
+
+
+@pytest.fixture(scope="module")
+def managed(yard: Yard, trained_managed: Job) -> Job:
+    """A task that names its terms."""
+    return yard.evaluate(trained_managed, overrides=SHORT[:1])
+
+
+@pytest.fixture(scope="module")
+def undrawn(yard: Yard, trained: Callable[[str], Job]) -> Job:
+    """The first checkpoint, on a machine that cannot draw."""
+    return yard.evaluate(trained("rsl_rl"), "recordVideo=true", "--which", "iteration:1", **NO_EGL)
+
+
+def assert_adds_up(summary: dict[str, Any], rows: list[dict[str, str]], metrics: dict[str, str]) -> None:
+    """Compare one checkpoint's figures with those of its episodes, computed here."""
+    returns = [float(row["return"]) for row in rows]
+    lengths = [int(row["length"]) for row in rows]
+    assert summary["episodes"] == len(rows) == int(metrics["episodes"])
+    for found, values in ((summary["return"], returns), (summary["length"], lengths)):
+        assert found["mean"] == pytest.approx(statistics.fmean(values), rel=1e-12)
+        assert found["std"] == pytest.approx(statistics.stdev(values), rel=1e-9, abs=1e-12)
+        assert found["median"] == statistics.median(values)
+        assert (found["min"], found["max"]) == (min(values), max(values))
+    low, high = summary["return"]["interval_95"]
+    assert min(returns) < low < summary["return"]["mean"] < high < max(returns)
+    known = [int(row["success"]) for row in rows if row["success"]]
+    success = summary["success"]
+    assert (success["known"], success["successes"]) == (len(known), sum(known))
+    assert success["rate"] == sum(known) / len(known)
+    assert success["interval_95"] == pytest.approx(wilson(sum(known), len(known)), abs=1e-12)
+    ended = summary["ended"]
+    for way in ("terminated", "truncated"):
+        assert ended[way] == sum(row["ended"] == way for row in rows)
+    assert ended["terms"] == {t: sum(row["term"] == t for row in rows) for t in {row["term"] for row in rows} - {""}}
+    assert float(metrics["return_mean"]) == summary["return"]["mean"]
+    assert [float(metrics["return_low_95"]), float(metrics["return_high_95"])] == [low, high]
+    assert float(metrics["success_rate"]) == success["rate"]
+    assert metrics["checkpoint"] == summary["checkpoint"]["name"]
+
+
+def wilson(count: int, of: int) -> list[float]:
+    """The score interval, by its formula."""
+    z = statistics.NormalDist().inv_cdf(0.975)
+    middle, spread = count / of + z * z / (2 * of), z * math.sqrt(count * (of - count) / of**3 + z * z / (4 * of * of))
+    return [max(0.0, (middle - spread) / (1 + z * z / of)), min(1.0, (middle + spread) / (1 + z * z / of))]
+
+
+def assert_whole(job: Job) -> None:
+    """Every artifact is there, with the bytes that the manifest names."""
+    assert (job.exit_code, job.result["status"], job.result["error"]) == (0, "succeeded", None), job.log
+    assert {entry["name"] for entry in job.result["artifacts"]} == set(job.manifest)
+    kinds = {name: entry["kind"] for name, entry in job.manifest.items()}
+    assert {name: kinds.get(name) for name in PROMISED} == PROMISED
+    for entry in job.manifest.values():
+        data = (job.artifacts / entry["name"]).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["size_bytes"], entry["sha256"]), entry["name"]
+
+
+def lines(job: Job) -> list[str]:
+    """The episodes as they were written."""
+    return (job.artifacts / "episodes.csv").read_text().splitlines()
+
+
+def figures(summary: dict[str, Any]) -> dict[str, Any]:
+    """What a summary says of a policy: how fast it was and what was filmed are something else."""
+    other = ("environment_steps_per_second", "videos", "video_problem", "sweep")
+    return {name: value for name, value in summary.items() if name not in other}
+
+
+# Each library
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_exactly_the_episodes_that_were_asked_for(library: str, evaluated: Callable[[str], Job]):
+    job = evaluated(library)
+    assert_whole(job)
+    rows = job.rows("episodes.csv")
+    assert [int(row["episode"]) for row in rows] == list(range(1, EPISODES + 1))
+    assert [sum(int(row["env"]) == env for row in rows) for env in range(SIDE_BY_SIDE)] == SHARES
+    assert {row["seed"] for row in rows} == {"1"}
+    for row in rows:
+        if row["ended"] == "truncated":
+            assert (int(row["length"]), row["term"], row["success"]) == (LONGEST, "time_out", "1")
+        else:
+            assert (row["ended"], row["term"], row["success"]) == ("terminated", "", "0")
+            assert 1 <= int(row["length"]) <= LONGEST
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_summary_is_that_of_the_episodes(library: str, evaluated: Callable[[str], Job]):
+    job = evaluated(library)
+    summary = job.json("summary.json")
+    (metrics,) = job.rows("metrics.csv")
+    assert_adds_up(summary, job.rows("episodes.csv"), metrics)
+    assert job.result["summary"] == summary
+    assert (summary["task"], summary["library"], summary["seed"]) == (CARTPOLE, library, 1)
+    assert summary["success"]["source"] == "metric Metrics/success_rate"
+    assert (summary["sweep"], summary["videos"], summary["video_problem"]) == (None, None, None)
+    assert summary["environment_steps_per_second"] > 1
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_it_is_the_last_checkpoint_of_the_training(
+    library: str, evaluated: Callable[[str], Job], trained: Callable[[str], Job]
+):
+    job, last = evaluated(library), trained(library).checkpoints[-1]
+    checkpoint = job.json("summary.json")["checkpoint"]
+    assert checkpoint == {
+        "name": last["name"].removeprefix("checkpoints/"), "sha256": last["sha256"], "iteration": ITERATIONS
+    }  # fmt: skip
+    assert {row["checkpoint"] for row in job.rows("episodes.csv")} == {checkpoint["name"]}
+    report = (job.artifacts / "report.md").read_text()
+    assert report.startswith("# evaluation: succeeded\n")
+    assert f"sha256 `{last['sha256']}`" in report
+    assert f"| episodes | {EPISODES} of {EPISODES} |" in report
+    env = (job.artifacts / "params/env.yaml").read_text()
+    assert f"num_envs: {SIDE_BY_SIDE}\n" in env
+    assert "seed: 1\n" in env
+    assert "episode_length_s: 0.5\n" in env
+
+
+# The same again
+
+
+def test_the_same_seed_gives_the_same_episodes_filmed_or_not(sweep: Job, undrawn: Job, evaluated: Callable[[str], Job]):
+    """Byte for byte, in three processes: each checkpoint alone, and both one after the other with films of each."""
+    first, last = lines(undrawn), lines(evaluated("rsl_rl"))
+    assert lines(sweep) == [*first, *last[1:]]
+    assert first[1].startswith("model_0.pt,1,1,")
+    assert last[1].startswith("model_3.pt,4,1,")
+
+
+def test_another_seed_gives_other_episodes(foreign: Job, evaluated: Callable[[str], Job], trained, bare):
+    assert_same_weights(bare("rsl_rl"), trained("rsl_rl").final)
+    one, other = (job.rows("episodes.csv") for job in (evaluated("rsl_rl"), foreign))
+    assert not {row["return"] for row in one} & {row["return"] for row in other}
+    assert {row["seed"] for row in other} == {"2"}
+
+
+# Several checkpoints
+
+
+def test_a_sweep_has_a_row_a_checkpoint_and_the_best_ones_figures(sweep: Job):
+    assert_whole(sweep)
+    summary, metrics, rows = sweep.json("summary.json"), sweep.rows("metrics.csv"), sweep.rows("episodes.csv")
+    names = ["model_0.pt", "model_3.pt"]
+    assert [row["checkpoint"] for row in metrics] == names
+    assert [int(row["step"]) for row in metrics] == [1, ITERATIONS]
+    assert [part["checkpoint"]["name"] for part in summary["sweep"]] == names
+    for name, part, row in zip(names, summary["sweep"], metrics, strict=True):
+        assert_adds_up(part, [row for row in rows if row["checkpoint"] == name], row)
+    best = max(summary["sweep"], key=lambda part: part["return"]["mean"])
+    assert figures(summary) == figures(best)
+    report = (sweep.artifacts / "report.md").read_text()
+    assert all(f"| {name} | {EPISODES} |" in report for name in names)
+    assert f"| episodes | {2 * EPISODES} of {2 * EPISODES} |" in report
+
+
+def test_each_checkpoints_figures_are_those_of_evaluating_it_alone(
+    sweep: Job, undrawn: Job, evaluated: Callable[[str], Job]
+):
+    alone = [figures(job.json("summary.json")) for job in (undrawn, evaluated("rsl_rl"))]
+    assert [figures(part) for part in sweep.json("summary.json")["sweep"]] == alone
+    together = [row.values() for row in sweep.rows("metrics.csv")]
+    assert [list(row) for row in together] == [
+        list(job.rows("metrics.csv")[0].values()) for job in (undrawn, evaluated("rsl_rl"))
+    ]
+
+
+def test_a_sweep_is_one_process_with_a_fresh_environment_for_each(sweep: Job):
+    assert sweep.result["attempts"] == 1
+    assert (sweep.artifacts / "runner.log").read_text().count("stage=launching") == 1
+    stdout = (sweep.artifacts / "command.stdout.log").read_text()
+    assert stdout.count("Completed setting up the environment") == 2
+    assert stdout.count("Evaluation time:") == 1
+    assert f"episodes {2 * EPISODES} of {2 * EPISODES}, step " in stdout
+
+
+def test_the_plot_of_a_sweep_has_a_second_half(sweep: Job, evaluated: Callable[[str], Job]):
+    both, one = (imread(job.artifacts / "returns.png").shape for job in (sweep, evaluated("rsl_rl")))
+    assert both[0] == one[0] > 200
+    assert both[1] > 1.5 * one[1] > 600
+
+
+# Films
+
+
+@draws
+def test_films_are_those_asked_for_and_play(sweep: Job, foreign: Job):
+    parts = [*sweep.json("summary.json")["sweep"], foreign.json("summary.json")]
+    listed = 0
+    for job, part, folder, asked in (
+        (sweep, parts[0], "videos/model_0", ("first", "worst", "5")),
+        (sweep, parts[1], "videos/model_3", ("first", "worst", "5")),
+        (foreign, parts[2], "videos", ("first", "best", "worst")),
+    ):
+        name = part["checkpoint"]["name"]
+        rows = [row for row in job.rows("episodes.csv") if row["checkpoint"] == name]
+        numbers = dict(wanted(rows, asked))
+        assert part["video_problem"] is None
+        assert sorted(role for video in part["videos"] for role in video["why"]) == sorted(asked)
+        for video in part["videos"]:
+            row = rows[video["episode"] - 1]
+            assert {numbers[role] for role in video["why"]} == {video["episode"]}
+            assert video["file"] == f"{folder}/episode-{video['episode']:04d}.mp4"
+            assert (video["return"], video["length"]) == (float(row["return"]), int(row["length"]))
+            assert video["env"] == int(row["env"])
+            assert job.manifest[video["file"]]["kind"] == "video"
+            pictures = imageio.v3.imread(job.artifacts / video["file"])
+            assert len(pictures) == video["frames"] == math.ceil(video["length"] / 2), "every second of 60 a second"
+            assert pictures.std() > 10
+            assert video["duration_s"] == pytest.approx(video["frames"] / 30, abs=0.02)
+            listed += 1
+    made = [name for job in (sweep, foreign) for name in job.manifest if name.endswith(".mp4")]
+    assert len(made) == listed
+    report = (foreign.artifacts / "report.md").read_text()
+    assert all(f"[{video['file']}]({video['file']})" in report for video in parts[2]["videos"])
+
+
+def wanted(rows: list[dict[str, str]], asked: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+    """Yield which episode each role means."""
+    returns = [float(row["return"]) for row in rows]
+    for role in asked:
+        match role:
+            case "first":
+                yield role, 1
+            case "best":
+                yield role, returns.index(max(returns)) + 1
+            case "worst":
+                yield role, returns.index(min(returns)) + 1
+            case _:
+                yield role, int(role)
+
+
+def test_where_nothing_can_be_drawn_the_figures_stand(undrawn: Job):
+    assert_whole(undrawn)
+    summary = undrawn.json("summary.json")
+    assert summary["videos"] is None
+    assert summary["video_problem"].startswith("EGL has no device that gives OpenGL 3.3")
+    assert not [name for name in undrawn.manifest if name.endswith(".mp4")]
+    assert f"No video: {summary['video_problem']}" in (undrawn.artifacts / "report.md").read_text()
+    (metrics,) = undrawn.rows("metrics.csv")
+    assert_adds_up(summary, undrawn.rows("episodes.csv"), metrics)
+
+
+def test_a_required_film_that_cannot_be_made_fails_the_job(yard: Yard, undrawn: Job, trained: Callable[[str], Job]):
+    job = yard.evaluate(trained("rsl_rl"), "requireVideo=true", "--which", "iteration:1", **NO_EGL)
+    assert (job.exit_code, job.result["status"]) == (1, "failed"), job.log
+    error = job.result["error"]
+    assert (error["code"], error["category"]) == ("video_impossible", "user")
+    assert "EGL has no device that gives OpenGL 3.3" in error["message"]
+    assert job.result["attempts"] == 1, "another attempt would end the same"
+    assert not (job.folder / "artifact_manifest.json").exists()
+    assert lines(job) == lines(undrawn), "the advice says where the episodes are"
+
+
+# From elsewhere
+
+
+def test_a_checkpoint_made_without_simyard_is_measured(foreign: Job, bare: Callable[[str], Path]):
+    assert_whole(foreign)
+    summary = foreign.json("summary.json")
+    digest = hashlib.sha256(bare("rsl_rl").read_bytes()).hexdigest()
+    assert summary["checkpoint"] == {"name": "model_3.pt", "sha256": digest, "iteration": ITERATIONS}
+    (metrics,) = foreign.rows("metrics.csv")
+    assert_adds_up(summary, foreign.rows("episodes.csv"), metrics)
+    spec = json.loads((foreign.folder / "job.json").read_text())
+    assert [policy["trusted"] for policy in spec["policies"]] == [False]
+
+
+# A task that names its terms
+
+
+def test_reward_terms_of_a_manager_based_task_add_up_to_the_return(managed: Job):
+    assert_whole(managed)
+    summary, rows = managed.json("summary.json"), managed.rows("episodes.csv")
+    assert [name.removeprefix("reward.") for name in rows[0] if name.startswith("reward.")] == TERMS
+    for row in rows:
+        parts = {name: float(row[f"reward.{name}"]) for name in TERMS}
+        assert sum(parts.values()) == pytest.approx(float(row["return"]), abs=1e-5)
+        steps_alive = int(row["length"]) - (row["ended"] == "terminated")
+        assert parts["alive"] == pytest.approx(steps_alive / 60, abs=1e-5)
+        assert parts["terminating"] == pytest.approx(-2 / 60 * (row["ended"] == "terminated"), abs=1e-6)
+        assert parts["pole_vel"] < 0
+    means = {name: statistics.fmean(float(row[f"reward.{name}"]) for row in rows) for name in TERMS}
+    assert summary["reward_terms"] == pytest.approx(means)
+    assert sum(means.values()) == pytest.approx(summary["return"]["mean"], abs=1e-5)
+    (metrics,) = managed.rows("metrics.csv")
+    assert {name: float(metrics[f"reward.{name}"]) for name in TERMS} == summary["reward_terms"]
+    assert_adds_up(summary, rows, metrics)
+
+
+def test_terminations_of_a_manager_based_task_have_names_and_its_metric_says_who_succeeded(managed: Job):
+    rows = managed.rows("episodes.csv")
+    seen = {(row["ended"], row["term"], row["success"]) for row in rows}
+    assert seen
+    assert seen <= {("truncated", "time_out", "1"), ("terminated", "cart_out_of_bounds", "0")}
+    assert managed.json("summary.json")["success"]["source"] == "metric Metrics/success_rate"
+
+
+# What is refused
+
+
+@pytest.fixture(scope="module")
+def check(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Facts]]:
+    """Have one waiting simulator process look at one request after another."""
+    folder = tmp_path_factory.mktemp("refused policies")
+    site = Site(home=folder / "home", store=str(folder / "store"), python=sys.executable)
+    store = Store.open(site.store)
+    workload = Workload.start(
+        site.python, folder / "workload", simulator="isaaclab", library=None, env={**site.workload_env(), **ENV}
+    )
+
+    def ask(path: Path, overrides: tuple[str, ...] = (), **section: Any) -> Facts:
+        config = {"task": CARTPOLE, "checkpointPath": str(path), "numEpisodes": 1, **section}
+        request = check_config(
+            {"trainingConfig": config, "computeConfig": {"gpusPerNode": 0}, "overrides": list(overrides)},
+            EvaluateRequest,
+        )
+        resolved = resolve(request, store, keys.new_job_id(), folder)
+        inputs = kind_of(resolved.spec).inputs(resolved.spec, None)
+        return workload.check(resolved.spec, None, gather(inputs, resolved.inputs, store, folder), 120)
+
+    yield ask
+    workload.end(0.0)
+    assert store.list() == []
+
+
+@pytest.fixture(scope="module")
+def spoiled(trained: Callable[[str], Job], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints with which something is wrong."""
+    folder = tmp_path_factory.mktemp("spoiled")
+    good = trained("rsl_rl").final
+    (folder / "model_1.pt").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    state = torch.load(good, weights_only=True)
+    torch.save({"model_state_dict": state["actor_state_dict"], "iter": 3, "infos": None}, folder / "model_2.pt")
+    wide = {**state["actor_state_dict"], "mlp.0.weight": torch.zeros(32, 5)}
+    torch.save({**state, "actor_state_dict": wide}, folder / "model_3.pt")
+    torch.save(
+        {**state, "actor_state_dict": {**wide, "mlp.0.bias": torch.full((32,), math.nan)}}, folder / "model_4.pt"
+    )
+    torch.save({**state, "infos": Hostile(folder / "the-code-ran")}, folder / "model_5.pt")
+    (folder / "model_6.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
+    torch.jit.save(torch.jit.script(torch.nn.Linear(4, 1)), folder / "model_7.pt")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "says"),
+    [
+        (1, "checkpoint_truncated", r"'model_1\.pt'"),
+        (2, "checkpoint_of_old_rsl_rl", r"rsl_rl before 4\.0"),
+        (3, "checkpoint_wrong_shape", r"takes 5 observations, and the task gives 4"),
+        (4, "checkpoint_not_finite", r"NaN"),
+        (5, "unsafe_checkpoint", r"'model_5\.pt'"),
+        (6, "not_a_checkpoint", r"'model_6\.pt'"),
+        (7, "exported_policy", r"'model_7\.pt'"),
+    ],
+)
+def test_a_checkpoint_that_is_none(check: Callable[..., Facts], spoiled: Path, number: int, code: str, says: str):
+    with pytest.raises(RequestError, match=says) as refused:
+        check(spoiled / f"model_{number}.pt")
+    assert refused.value.failure.code == code
+    assert refused.value.failure.advice
+    assert not (spoiled / "the-code-ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("library", "section", "overrides", "code", "says"),
+    [
+        ("skrl", {"rlLibrary": "rsl_rl"}, (), "checkpoint_of_other_library", "written by skrl, and the job"),
+        ("rl_games", {"rlLibrary": "skrl"}, (), "checkpoint_of_other_library", "written by rl_games"),
+        (
+            "rsl_rl",
+            {},
+            ("agent.actor.hidden_dims=[64,64]",),
+            "checkpoint_wrong_shape",
+            "of 32, 32.* says 64, 64",
+        ),
+        ("rsl_rl", {}, ("agent.actor.obs_normalization=true",), "checkpoint_wrong_normalizer", "normali"),
+        ("rsl_rl", {"successTermination": "timeout"}, (), "unknown_termination", "Did you mean 'time_out'"),
+        ("rsl_rl", {"task": "Isaac-Cartpole-Drict"}, (), "unknown_task", f"Did you mean '{CARTPOLE}'"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit(
+    check: Callable[..., Facts], trained: Callable[[str], Job], library: str, section: dict[str, str],
+    overrides: tuple[str, ...], code: str, says: str,
+):  # fmt: skip
+    with pytest.raises(RequestError, match=says) as refused:
+        check(trained(library).final, overrides, **section)
+    assert refused.value.failure.code == code
+    assert refused.value.failure.advice
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_what_each_library_trained_is_accepted(
+    check: Callable[..., Facts], trained: Callable[[str], Job], library: str
+):
+    facts = check(trained(library).final, rlLibrary=library, successTermination="time_out")
+    assert (facts.device, facts.overrides[0]) == ("cpu", "physics=newton_mjwarp")
+
+
+def test_the_command_refuses_a_hostile_checkpoint_with_exit_code_2(yard: Yard, spoiled: Path, tmp_path: Path):
+    marker = spoiled / "the-code-ran"
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"trainingConfig": {"task": CARTPOLE, "checkpointPath": str(spoiled / "model_5.pt")}}))
+    refused = replace(yard, store=tmp_path / "store").evaluate(None, config)
+    assert (refused.exit_code, refused.result["status"], refused.result["job_id"]) == (2, "failed", None)
+    assert (refused.result["error"]["code"], refused.result["error"]["category"]) == ("unsafe_checkpoint", "user")
+    assert "Bad request: " in refused.log
+    assert "Traceback" not in refused.log
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [config]
+    assert not marker.exists()
+    assert pickle.loads(pickle.dumps(Hostile(marker))) is None
+    assert marker.exists()  # it would have
+
+
+def test_the_table_of_episodes_can_be_read_by_anybody(evaluated: Callable[[str], Job]):
+    with (evaluated("rsl_rl").artifacts / "episodes.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == [
+        "checkpoint", "iteration", "episode", "env", "seed", "return", "length", "ended", "term", "success"
+    ]  # fmt: skip
+    assert all(len(row) == len(header) for row in rows)
+    assert {row[7] for row in rows} == {"truncated", "terminated"}, "so that these tests have seen both"
