@@ -167,8 +167,8 @@ def _run_with_policy(
         raise RequestError("Missing CONFIG.", code="bad_command", advice="Name a JSON file, or --job ID.")
     if trained_by is not None:
         job_id = command.newest_training(store) if trained_by == "latest" else trained_by
-        source: dict[str, Any] = {"jobId": job_id, "which": which or "latest"}
-        if match := re.fullmatch(r"iteration:(\d+)", which or ""):
+        source: dict[str, Any] = {"jobId": job_id, "which": "latest" if which is None else which}
+        if match := re.fullmatch(r"iteration:(\d{1,9})", which or ""):
             source |= {"which": "iteration", "iteration": int(match.group(1))}
         more = [*more, f"fromJob={json.dumps(source)}"]
     _finish(command.run(model, config, (*settings, *more), store, pool, quiet=as_json), as_json)

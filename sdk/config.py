@@ -116,7 +116,8 @@ def _apply(config: dict[str, Any], setting: str, model: type[JobRequest]) -> Non
         value = text
     first, *rest = key.split(".")
     known = {spelling for name in section_fields(model) for spelling in (name, to_camel(name))}
-    path = [to_camel(model.SECTION), first, *rest] if first in known else [first, *rest]
+    section = model.SECTION if model.SECTION in config else to_camel(model.SECTION)
+    path = [section, first, *rest] if first in known else [first, *rest]
     node = config
     for part in path[:-1]:
         node = node.setdefault(part, {})

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from pydantic.alias_generators import to_camel
 
 from simyard.runner.adapters import ADAPTERS
+from simyard.runner.errors import unknown
+from simyard.runner.exporting.checks import CHECKS
 from simyard.runner.libraries import LIBRARIES
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -253,6 +255,13 @@ class EvaluationConfig(PolicyConfig):
     require_video: bool = Field(False, strict=True)
     """Whether the job fails where no video can be made; otherwise the figures stand without."""
 
+    @model_validator(mode="after")
+    def _films_are_of_episodes(self) -> Self:
+        beyond = [number for number in self.video_episodes if isinstance(number, int) and number > self.num_episodes]
+        if beyond:
+            raise ValueError(f"videoEpisodes names episode {beyond[0]}, and there are {self.num_episodes}")
+        return self
+
 
 class EvaluateRequest(JobRequest):
     """An evaluation of one policy, or of several checkpoints of one job."""
@@ -280,6 +289,14 @@ class JointLimits(_Model):
     max_effort: float | None = Field(None, gt=0)
     """N m or N."""
 
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError("give maxVelocity, position or maxEffort")
+        if self.position is not None and self.position[0] >= self.position[1]:
+            raise ValueError(f"position is the lowest and the highest, not {list(self.position)}")
+        return self
+
 
 class Answer(_Model):
     """What a person found out about an item of the checklist."""
@@ -305,6 +322,14 @@ class ExportConfig(PolicyConfig):
     """What the robot's joints may do, by joint name."""
     checklist_answers: dict[Term, Answer] = Field({}, max_length=100)
     """What a person says of the items that no program can settle."""
+
+    @model_validator(mode="after")
+    def _answers_are_to_items(self) -> Self:
+        for item in self.checklist_answers:
+            if item not in CHECKS:
+                error = unknown("checklist item", item, CHECKS).failure
+                raise ValueError(f"{error.message} {error.advice}")
+        return self
 
 
 class ExportRequest(JobRequest):

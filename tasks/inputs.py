@@ -49,7 +49,7 @@ def find_input(reference: str, base: Path, what: str) -> LocalInput:
 
 def _local(reference: str, base: Path, what: str) -> Path:
     path = (base / reference).resolve()
-    if not _is_file(path):
+    if not is_file(path):
         beside = sorted(entry.name for entry in path.parent.iterdir())[:8] if path.parent.is_dir() else []
         raise RequestError(
             f"{what}: there is no file {reference!r} (looked at {str(path)!r}).",
@@ -59,10 +59,11 @@ def _local(reference: str, base: Path, what: str) -> Path:
     return path
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Return True for a file that is there; False also for a name that no file system takes."""
     try:
         return path.is_file()
-    except OSError:  # a name that no file system takes
+    except OSError:
         return False
 
 

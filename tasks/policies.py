@@ -15,7 +15,7 @@ from simyard.runner.spec import InputFile, JobSpec, PolicyFile
 from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks import history
-from simyard.tasks.inputs import LocalInput, find_input
+from simyard.tasks.inputs import LocalInput, find_input, is_file
 from simyard.tasks.kinds.training_mirror import NORMALIZER
 
 
@@ -70,7 +70,7 @@ def find_policies(config: PolicyConfig, trained_by: JobSpec | None, store: Store
 
 def _folder_of(reference: str, base: Path) -> Path:
     """Return the folder a relative path starts from: the config's, or the one above, which holds the whole asset."""
-    return base.parent if not (base / reference).exists() and (base.parent / reference).exists() else base
+    return base.parent if not is_file(base / reference) and is_file(base.parent / reference) else base
 
 
 def _of_job(wanted: FromJob, spec: JobSpec, store: Store, library: Library) -> list[PolicyFile]:

@@ -192,11 +192,21 @@ def test_training_says_where_an_evaluation_goes(refuse, write, good):
         pytest.param(["--job", SOME_ID, "--which", "newest"], ["which", "not 'newest'"], id="which unknown"),
         pytest.param(["--job", SOME_ID, "--which", ""], ["which", "not ''"], id="which nothing"),
         pytest.param(["--job", SOME_ID, "--which", "iteration"], ["go together"], id="no iteration"),
-        pytest.param(["--job", SOME_ID, "--which", "iteration:"], ["go together"], id="iteration is nothing"),
-        pytest.param(["--job", SOME_ID, "--which", "iteration:-1"], ["iteration", "not -1"], id="iteration below 0"),
-        pytest.param(["--job", SOME_ID, "--which", "iteration:1.5"], ["iteration", "not 1.5"], id="half an iteration"),
-        pytest.param(["--job", SOME_ID, "--which", "iteration:last"], ["iteration", "'last'"], id="iteration is text"),
-        pytest.param(["--job", SOME_ID, "--which", "iteration:{"], ["iteration", "'{'"], id="iteration is a brace"),
+        *(
+            pytest.param(
+                ["--job", SOME_ID, "--which", f"iteration:{text}"],
+                ["which", f"not 'iteration:{text[:9]}"],
+                id=f"iteration is {name}",
+            )
+            for name, text in (
+                ("nothing", ""),
+                ("below 0", "-1"),
+                ("a fraction", "1.5"),
+                ("text", "last"),
+                ("a brace", "{"),
+                ("endless", "9" * 5000),
+            )
+        ),
         pytest.param(["--job", SOME_ID, "--from-job", SOME_ID], ["No such option", "--from-job"], id="unknown option"),
         pytest.param(["CONFIG", "CONFIG"], ["Unexpected argument"], id="two configs"),
         pytest.param(["CONFIG", "--set", "numEpisodes=many"], ["numEpisodes", "not 'many'"], id="set text"),
