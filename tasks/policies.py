@@ -43,6 +43,12 @@ def find_policies(config: PolicyConfig, trained_by: JobSpec | None, store: Store
         RequestError: If there is no such checkpoint.
     """
     library = get_library(config.rl_library or (trained_by.library if trained_by else "rsl_rl"))
+    if trained_by is not None and trained_by.library != library.name:
+        raise RequestError(
+            f"fromJob: {trained_by.job_id!r} trained with {trained_by.library!r}, and rlLibrary is {library.name!r}.",
+            code="wrong_library",
+            advice=f"Leave rlLibrary out, or set it to {trained_by.library!r}.",
+        )
     for reference, field in (
         (config.checkpoint_path, "checkpointPath"),
         (config.policy_s3_uri, "policyS3Uri"),
@@ -74,12 +80,6 @@ def _folder_of(reference: str, base: Path) -> Path:
 
 
 def _of_job(wanted: FromJob, spec: JobSpec, store: Store, library: Library) -> list[PolicyFile]:
-    if spec.library != library.name:
-        raise RequestError(
-            f"fromJob: {spec.job_id!r} trained with {spec.library!r}, and rlLibrary is {library.name!r}.",
-            code="wrong_library",
-            advice=f"Leave rlLibrary out, or set it to {spec.library!r}.",
-        )
     points = history.resume_points(store, spec.job_id)
     normalizer = _normalizer(spec, store)
     policies = [
