@@ -77,6 +77,8 @@ def _measure(
             counter.alive()
         counter.say()
         seconds = time.monotonic() - started
+        if meter.success_source is None:
+            table.forget_success(policy)
         table.write()  # a crash in a graphics driver takes the process along, and not what was measured
         videos, problem = film.develop(counter.alive)
     if wanted.require_video and not videos:

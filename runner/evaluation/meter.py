@@ -100,6 +100,7 @@ class EpisodeMeter:
         self._endings: dict[int, _Ending] = {}
         self._counted = 0
         self._metric: str | None = None
+        self._is_no_rate = False
         self._stepping = False
         self.steps = 0
         """Steps the whole environment has taken."""
@@ -117,15 +118,16 @@ class EpisodeMeter:
         if self._success_termination:
             return f"termination {self._success_termination}"
         if self._metric:
-            return f"metric {self._metric}"
+            return None if self._is_no_rate else f"metric {self._metric}"
         return "termination success" if "success" in self._terms() else None
 
     def _measure_step(self, action: Any) -> Any:
         self._before_step(self._lengths)
+        last = self._lengths + 1 >= self._longest
         if self._longest < self._base.max_episode_length:
             # The task's own time-out then ends the episode in this very step, by its own rules.
-            self._cut_off = self._lengths + 1 >= self._longest
-            self._base.episode_length_buf[self._cut_off] = self._base.max_episode_length
+            self._cut_off = last
+            self._base.episode_length_buf[last] = self._base.max_episode_length
         self._stepping = True
         try:
             answer = self._step(action)
@@ -136,7 +138,7 @@ class EpisodeMeter:
         self._lengths += 1
         self.steps += 1
         ended = terminated | truncated
-        if bool((self._cut_off & ~ended).any()):
+        if bool((last & ~ended).any()):
             raise RequestError(
                 f"The task's episodes do not end after {self._longest} steps: it has no time-out of its own to cut "
                 "them off with.",
@@ -174,6 +176,9 @@ class EpisodeMeter:
             answer = self._reset_idx(env_ids)
             self._metric = self._find_metric()
             self._start_at_zero(env_ids)
+            index = slice(None) if env_ids is None else self._index(env_ids)
+            self._returns[index] = 0.0
+            self._lengths[index] = 0
             return answer
         envs = [int(env) for env in env_ids]
         for env in envs:
@@ -236,9 +241,12 @@ class EpisodeMeter:
         return tags[0] if len(tags) == 1 else None
 
     def _read_metric(self, envs: list[int]) -> None:
-        """Take the metric of a reset of one environment; a value between 0 and 1 is no episode's success."""
+        """Take the metric of a reset of one environment: 0 or 1, or it says nothing of single episodes."""
         if self._metric is None or self._success_termination or len(envs) != 1:
             return
         value = float(self._base.extras.get("log", {}).get(self._metric, float("nan")))
-        if value in (0.0, 1.0) and not bool(self._cut_off[envs[0]]):
+        if value not in (0.0, 1.0):
+            # Some tasks log a share of goals, or a mean over the past: its zeros alone would make a rate of 0.
+            self._is_no_rate = True
+        elif not bool(self._cut_off[envs[0]]):
             self._endings[envs[0]].success = bool(value)

@@ -102,7 +102,7 @@ def successes(values: Sequence[bool | None], source: str | None) -> dict[str, An
     """Return the success rate with its Wilson interval; null where no episode's success is known."""
     from scipy import stats
 
-    known = [value for value in values if value is not None]
+    known = [value for value in values if value is not None and source is not None]
     found: dict[str, Any] = {
         "rate": None,
         "interval_95": None,

@@ -46,6 +46,12 @@ class EpisodeTable:
         if time.monotonic() - self._written > INTERVAL_S:
             self.write()
 
+    def forget_success(self, policy: PolicyFile) -> None:
+        """Empty the cells of a metric that turned out to say nothing of single episodes."""
+        for row in self._rows:
+            if row["checkpoint"] == policy.checkpoint.name:
+                row["success"] = None
+
     def write(self) -> None:
         """Write all rows."""
         write_rows(self._path, self._rows)

@@ -115,7 +115,7 @@ def test_episodes_without_a_known_success_are_left_out_of_the_rate():
     said = [True, None, False, None, True]
     found = summarize([episode(n, 0.0, success=value) for n, value in enumerate(said)], SURVIVAL)["success"]
     assert (found["rate"], found["successes"], found["known"]) == (2 / 3, 2, 3)
-    assert found["interval_95"] == successes([True, False, True], None)["interval_95"]
+    assert found["interval_95"] == successes([True, False, True], SURVIVAL)["interval_95"]
 
 
 # Together
