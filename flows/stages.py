@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import TerminationSignal
 
 from simyard.blocks.reference import open_store
-from simyard.requests import JobRequest
+from simyard.requests import JobRequest, TrainRequest
 from simyard.runner.errors import Category, Failure, RequestError, SimyardError
 from simyard.runner.supervise import Workload
 from simyard.site import Site
@@ -102,10 +102,12 @@ def resolve(request: JobRequest, store: str, job_id: str, base: Path | None) -> 
 
 
 @task(name="take-up", **_RETRYING)
-def take_up(job_id: str, store: str) -> None:
-    """Check that the job can go on."""
+def take_up(job_id: str, store: str) -> TrainRequest | None:
+    """Check that the job can go on; return what a training was asked for."""
     opened = open_store(store)
-    launching.refuse_succeeded(opened, resolving.take_up(opened, job_id).job_id)
+    spec = resolving.take_up(opened, job_id)
+    launching.refuse_succeeded(opened, spec.job_id)
+    return TrainRequest.model_validate(spec.request) if spec.kind == "train" and spec.request else None
 
 
 @task(name="stage", **_RETRYING)

@@ -35,6 +35,13 @@ def train(
         base: Folder that relative paths of the request start from.
     """
     result = run_request(request, store, pool, job_id, base)
+    return _with_export(request, result, store, pool)
+
+
+def _with_export(
+    request: TrainRequest, result: dict[str, Any], store: str | None, pool: str | None
+) -> State[dict[str, Any]]:
+    """Export what was trained, where the request asks for it."""
     if request.training_config.export_policy and result["status"] == "succeeded":
         problem = export_trained(request, result, store, pool)
         if problem is not None:
@@ -52,5 +59,6 @@ def rerun(job_id: str, store: str | None = None, pool: str | None = None) -> Sta
         pool: As for `train`.
     """
     store = absolute(store or Site.from_env().store)
-    stages.take_up(job_id, store)
-    return ending(drive(job_id, store, pool))
+    request = stages.take_up(job_id, store)
+    result = drive(job_id, store, pool)
+    return _with_export(request, result, store, pool) if request else ending(result)

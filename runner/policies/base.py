@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -149,6 +149,15 @@ def recurrent(what: str) -> RequestError:
     )
 
 
+def keeping_random_numbers(device: Any) -> AbstractContextManager[None]:
+    """Give torch's random numbers back: some libraries draw a sample even where they play the mean."""
+    import torch
+
+    here = torch.device(device)
+    found: AbstractContextManager[None] = torch.random.fork_rng([here] if here.type == "cuda" else [])
+    return found
+
+
 @contextmanager
 def undisturbed(device: str) -> Iterator[None]:
     """Leave random numbers and torch's settings as they were.
@@ -164,7 +173,7 @@ def undisturbed(device: str) -> Iterator[None]:
     cudnn = torch.backends.cudnn
     convolutions = cudnn.allow_tf32, cudnn.benchmark
     try:
-        with torch.random.fork_rng([torch.device(device)] if device.startswith("cuda") else []):
+        with keeping_random_numbers(device):
             yield
     finally:
         random.setstate(numbers[0])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simyard.runner.errors import RequestError
-from simyard.runner.policies.base import Normalizer, Policy, as_network, recurrent, require_flat
+from simyard.runner.policies.base import Normalizer, Policy, as_network, keeping_random_numbers, recurrent, require_flat
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,9 @@ class RlGamesPolicy(Policy):
 
         player = self._player
         with torch.inference_mode():
-            observations, _, dones, _ = self._env.step(player.get_action(self._observations, is_deterministic=True))
+            with keeping_random_numbers(player.device):
+                actions = player.get_action(self._observations, is_deterministic=True)
+            observations, _, dones, _ = self._env.step(actions)
             self._observations = player.obs_to_torch(observations)
             if player.is_rnn:
                 for state in player.states:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simyard.runner.errors import RequestError
-from simyard.runner.policies.base import Normalizer, Policy, as_network, recurrent, require_flat
+from simyard.runner.policies.base import Normalizer, Policy, as_network, keeping_random_numbers, recurrent, require_flat
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +56,8 @@ class SkrlPolicy(Policy):
         import torch
 
         with torch.inference_mode():
-            actions, outputs = self._agent.act(self._observations, self._env.state(), timestep=0, timesteps=0)
+            with keeping_random_numbers(self._env.device):
+                actions, outputs = self._agent.act(self._observations, self._env.state(), timestep=0, timesteps=0)
             self._observations, *_ = self._env.step(outputs.get("mean_actions", actions))
 
     def network(self) -> torch.nn.Module:
