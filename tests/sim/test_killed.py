@@ -52,7 +52,7 @@ def test_the_second_attempt_succeeds(killed: Job):
 def test_it_does_exactly_the_remaining_iterations(killed: Job):
     second = outcome(killed, 2)
     assert second["start_iteration"] in SAVED_AFTER[1:-1]
-    assert second["iteration"] == ITERATIONS
+    assert second["done"] == ITERATIONS
     trained = (killed.artifacts / "command.stdout.log").read_text().count("Learning iteration")
     assert trained == ITERATIONS - second["start_iteration"]
     assert load(killed.final)["iter"] == ITERATIONS - 1

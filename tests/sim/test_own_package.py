@@ -61,10 +61,10 @@ def test_a_checkpoint_that_holds_code_is_refused_and_the_code_never_runs(yard: Y
     state = {"actor_state_dict": {}, "critic_state_dict": {}, "iter": 3, "infos": Hostile(marker)}
     torch.save(state, folder / "model_9.pt")
     refused = yard.train("resume.checkpoint=model_9.pt")
-    assert refused.exit_code != 0
+    assert refused.exit_code == 2
     assert refused.result["error"]["code"] == "unsafe_checkpoint"
     assert refused.result["error"]["category"] == "user"
-    assert (refused.result["status"], refused.result["attempts"]) == ("failed", 1)
+    assert (refused.result["job_id"], refused.result["attempts"]) == (None, 0), "no job begins"
     assert not marker.exists()
     assert pickle.loads(pickle.dumps(Hostile(marker))) is None
     assert marker.exists()  # it would have

@@ -39,7 +39,7 @@ def check(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Fa
 
     def ask(config: dict[str, Any], **training: Any) -> Facts:
         request = train_request({**config, "trainingConfig": {**config["trainingConfig"], **training}})
-        return workload.check(resolve(request, store, keys.new_job_id()).spec, None, 120)
+        return workload.check(resolve(request, store, keys.new_job_id()).spec, None, {}, 120)
 
     yield ask
     workload.end(0.0)
