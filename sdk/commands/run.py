@@ -142,6 +142,8 @@ def _prefect(pool: str | None, live: LiveLine, *, quiet: bool) -> Iterator[None]
     # The live line is the console's; the flow's log goes to the server all the same.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")
+    # Prefect gives its own server 20 s, which a machine that has read none of its files yet needs for the import.
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
     with ThreadPoolExecutor(1, "prefect") as executor:
         ready = executor.submit(_reach_server)
         yield
@@ -158,14 +160,21 @@ def _reach_server() -> None:
     """Import the flows and make sure that a Prefect server answers: the configured one, or else one of our own.
 
     Raises:
-        RequestError: If a server is configured and does not answer.
+        RequestError: If a server is configured and does not answer, or our own does not come up.
     """
     import_module("simyard.flows.train")  # it brings in the others that may be needed
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
 
-    with get_client(sync_client=True) as client:  # starts a server where none is configured
-        error = client.api_healthcheck()
+    try:
+        with get_client(sync_client=True) as client:  # starts a server where none is configured
+            error = client.api_healthcheck()
+    except RuntimeError as failed:
+        raise RequestError(
+            f"Prefect could not start a server of its own: {failed}",
+            code="no_prefect_server",
+            advice="Run again; or start one (prefect server start) and name it in PREFECT_API_URL.",
+        ) from failed
     if error is not None:
         raise RequestError(
             f"The Prefect server at {PREFECT_API_URL.value()!r} does not answer: {error or type(error).__name__}.",

@@ -3,6 +3,8 @@
 import json
 import os
 import sys
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,8 +37,16 @@ class Api:
     def __call__(self, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.server.url}{path}", data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read() or "null")
+        for patience in (1, 2, 4, 8, 0):
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return json.loads(answer.read() or "null")
+            except urllib.error.HTTPError as error:
+                # Prefect on SQLite answers 503 while its database is locked; its own clients repeat that too.
+                if error.code != 503 or not patience:
+                    raise
+                time.sleep(patience)
+        raise AssertionError("unreachable")
 
     def start(self, deployment: str, parameters: dict[str, Any], env: dict[str, str] | None = None) -> str:
         """Start a deployment's flow; return the flow run's id."""
