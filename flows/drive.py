@@ -18,7 +18,12 @@ from simyard.store import keys
 
 
 def run_request(
-    request: JobRequest, store: str | None, pool: str | None, job_id: str | None, base: Path | None
+    request: JobRequest,
+    store: str | None,
+    pool: str | None,
+    job_id: str | None,
+    base: Path | None,
+    idempotency_key: str | None = None,
 ) -> dict[str, Any]:
     """Take a request to its end, and return the job's result.
 
@@ -28,10 +33,13 @@ def run_request(
         pool: Work pool that has the simulator; by default the job runs in this process.
         job_id: Id for the job; by default made from the flow run's, so that a retried run goes on with its job.
         base: Folder that relative paths of the request start from.
+        idempotency_key: A key that stands for one job: when it is used again, that job's standing is returned.
     """
     store = absolute(store or Site.from_env().store)
     run_id, due = UUID(flow_run.id), flow_run.scheduled_start_time
     resolved = stages.resolve(request, store, job_id or keys.job_id_of_run(run_id, due), base)
+    if idempotency_key and (earlier := stages.claim(resolved, idempotency_key, store)):
+        return earlier
     stages.stage(resolved, store)
     return drive(resolved.spec.job_id, store, pool)
 
@@ -46,9 +54,14 @@ def drive(job_id: str, store: str, pool: str | None) -> dict[str, Any]:
     return result
 
 
+_STATES = {"succeeded": Completed, "failed": Failed, "canceled": Cancelled}
+
+
 def ending(result: dict[str, Any]) -> State[dict[str, Any]]:
     """Return the state that says how a job ended, and holds its result."""
     error = result["error"]
     message = f"{error['message']} {error['advice']}" if error else f"{result['done']} {result['unit']}s"
-    state = {"succeeded": Completed, "failed": Failed, "canceled": Cancelled}[result["status"]]
+    if result["status"] not in _STATES:
+        message = f"This idempotency key stands for {result['job_id']}, which is {result['status']}."
+    state = _STATES.get(result["status"], Completed)
     return state(message=message, data=result)

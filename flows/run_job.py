@@ -10,8 +10,8 @@ from simyard.blocks.reference import open_store
 from simyard.runner.errors import RequestError
 from simyard.site import Site
 from simyard.tasks.attempt import Observer, run_attempt
+from simyard.tasks.frame import load_spec
 from simyard.tasks.launch import next_attempt, raise_failure
-from simyard.tasks.resolve import load_spec
 from simyard.tasks.stopped import why_stopped
 
 

@@ -22,7 +22,7 @@ from simyard.runner.supervise import Workload
 from simyard.site import Site
 from simyard.store import keys
 from simyard.tasks import collect as collecting
-from simyard.tasks import curves
+from simyard.tasks import curves, history, idempotency
 from simyard.tasks import launch as launching
 from simyard.tasks import persist as persisting
 from simyard.tasks import pool as pools
@@ -30,7 +30,7 @@ from simyard.tasks import report as reporting
 from simyard.tasks import resolve as resolving
 from simyard.tasks import stage as staging
 from simyard.tasks.attempt import Observer
-from simyard.tasks.resolve import Resolved
+from simyard.tasks.frame import Resolved, load_spec
 from simyard.tasks.stopped import why_stopped
 from simyard.tasks.verdict import Verdict
 
@@ -110,6 +110,16 @@ def take_up(job_id: str, store: str) -> TrainRequest | None:
     return TrainRequest.model_validate(spec.request) if spec.kind == "train" and spec.request else None
 
 
+@task(name="claim", **_RETRYING)
+def claim(resolved: Resolved, key: str, store: str) -> dict[str, Any] | None:
+    """Take the idempotency key for this job; return how the job stands that had it before, if one did and exists."""
+    opened = open_store(store)
+    job_id = idempotency.claim(opened, key, resolved.spec)
+    if job_id == resolved.spec.job_id or not opened.exists(keys.JobKeys(job_id).job):
+        return None
+    return history.job_status(opened, job_id)
+
+
 @task(name="stage", **_RETRYING)
 def stage(resolved: Resolved, store: str) -> None:
     """Put the inputs into the store."""
@@ -118,7 +128,7 @@ def stage(resolved: Resolved, store: str) -> None:
 
 def launch(job_id: str, store: str, pool: str | None) -> Failure | None:
     """Make attempts until one succeeds or no other is worth it; return the failure that ended them, if any."""
-    spec = resolving.load_spec(open_store(store), job_id)
+    spec = load_spec(open_store(store), job_id)
     state: State[Any] = _attempt.with_options(retries=spec.retries)(job_id, store, pool, return_state=True)
     error = state.result(raise_on_failure=False)
     if isinstance(error, RequestError) or not isinstance(error, BaseException):
@@ -132,7 +142,7 @@ def launch(job_id: str, store: str, pool: str | None) -> Failure | None:
 def _attempt(job_id: str, store: str, pool: str | None) -> None:
     """Make one attempt; a failure of the machine makes another, from the last valid checkpoint."""
     opened = open_store(store)
-    spec = resolving.load_spec(opened, job_id)
+    spec = load_spec(opened, job_id)
     if launching.is_done(spec, opened):
         return
     given = _INLINE.get() or _Inline()
@@ -158,7 +168,7 @@ def keeping(job_id: str, store: str) -> Iterator[None]:
         yield
     except TerminationSignal as error:
         opened = open_store(store)
-        spec = resolving.load_spec(opened, job_id)
+        spec = load_spec(opened, job_id)
         failure = why_stopped(error)
         canceled = failure.category is Category.CANCELED
         # An attempt in a pool may go on without this process, unless it was told to end.
@@ -171,14 +181,14 @@ def keeping(job_id: str, store: str) -> Iterator[None]:
 def collect(job_id: str, store: str, failure: Failure | None) -> Verdict:
     """Judge the job by what is in the store."""
     opened = open_store(store)
-    return collecting.collect(resolving.load_spec(opened, job_id), opened, failure)
+    return collecting.collect(load_spec(opened, job_id), opened, failure)
 
 
 @task(name="persist", **_RETRYING)
 def persist(job_id: str, verdict: Verdict, store: str) -> dict[str, Any]:
     """Keep what the job produced; the manifest comes last."""
     opened = open_store(store)
-    return persisting.persist(resolving.load_spec(opened, job_id), verdict, opened)
+    return persisting.persist(load_spec(opened, job_id), verdict, opened)
 
 
 @task(name="report", **_RETRYING)

@@ -2,17 +2,57 @@
 
 from __future__ import annotations
 
+import importlib
+import site
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from simyard.runner.errors import RequestError
 from simyard.runner.libraries import Library
+
+
+def use_overlay(overlay: Path | None) -> None:
+    """Make the job's own packages importable, if it has any."""
+    if overlay is not None:
+        site.addsitedir(str(overlay))
+        importlib.invalidate_caches()
+
+
+def register_tasks(overlay: Path | None, import_callback: str | None = None) -> None:
+    """Make the task registry whole: Isaac Lab's tasks, installed entry points, the job's package and callback.
+
+    Args:
+        overlay: Folder of the job's own packages, if it has any.
+        import_callback: `package.module` or `package.module:function`, called besides.
+
+    Raises:
+        RequestError: If one of them does not import.
+    """
+    import isaaclab_tasks  # noqa: F401
+    from isaaclab.cli import load_external_tasks
+
+    use_overlay(overlay)
+    try:
+        load_external_tasks()
+        if import_callback:
+            module, _, function = import_callback.partition(":")
+            loaded = importlib.import_module(module)
+            if function:
+                getattr(loaded, function)()
+    except Exception as error:
+        raise RequestError(
+            f"The task package does not import: {type(error).__name__}: {error}",
+            code="task_package_import",
+            advice="Mend the package; the traceback is in command.stderr.log.",
+        ) from error
 
 
 @contextmanager
 def fresh_environment(
     task: str,
-    library: Library,
+    library: Library | None,
     overrides: Sequence[str],
     *,
     num_envs: int,
@@ -24,7 +64,7 @@ def fresh_environment(
 
     Args:
         task: The task's registered id.
-        library: Whose agent configuration goes with it.
+        library: Whose agent configuration goes with it; None for no agent.
         overrides: Hydra arguments.
         num_envs: Environments side by side.
         seed: Of the environment; the same seed gives the same episodes on a CPU.
@@ -32,13 +72,14 @@ def fresh_environment(
         change: Called with the environment's configuration, to change what no override can.
 
     Yields:
-        The gymnasium environment and the agent's configuration.
+        The gymnasium environment and the agent's configuration, None without a library.
     """
     import gymnasium
     from isaaclab.app import launch_simulation
     from isaaclab_tasks.utils import resolve_task_config
 
-    env_cfg, agent_cfg = resolve_task_config(task, library.agent_key, overrides=list(overrides))
+    agent_key = library.agent_key if library else None
+    env_cfg, agent_cfg = resolve_task_config(task, agent_key, overrides=list(overrides))
     env_cfg.scene.num_envs = num_envs
     env_cfg.seed = seed
     env_cfg.sim.device = device

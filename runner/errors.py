@@ -103,6 +103,10 @@ class WorkloadError(SimyardError):
     """Raised when a workload ended, and not with a success."""
 
 
+class Stopped(BaseException):
+    """Raised in the middle of a simulation when the supervisor asks for its end; no `except Exception` of a task's."""
+
+
 def unknown(
     what: str, given: object, allowed: Iterable[str], *, code: str = "unknown_name", most: int = 12
 ) -> RequestError:

@@ -82,9 +82,9 @@ SIGNATURES: tuple[Signature, ...] = (
 SURVIVABLE = frozenset({"driver_unsupported", "no_vulkan", "no_rt_cores"})
 """Causes that runs without rendering live with: they count only where nothing else explains the end."""
 
-END_MARKER = re.compile(r"^(?:Training|Evaluation|Export) time: [\d.]+ seconds")
+END_MARKER = re.compile(r"^(?:Training|Evaluation|Export|Rollout) time: [\d.]+ seconds")
 """What Isaac Lab prints when the last iteration is done, in every version and for every library; simyard's own
-evaluation and export end alike."""
+evaluation, export and rollouts end alike."""
 
 
 def match(line: str) -> Failure | None:

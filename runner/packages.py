@@ -21,7 +21,10 @@ from typing import Any
 
 from simyard.runner import archives
 from simyard.runner.errors import RequestError
+from simyard.runner.package_modules import SUFFIXES, find_root, require_module
 from simyard.runner.package_tools import PackageTools
+
+__all__ = ["InstalledPackage", "install", "require_module"]
 
 TASKS_GROUP = "isaaclab.tasks"
 """Entry points that Isaac Lab imports before it looks up a task, each the name of a module."""
@@ -35,9 +38,9 @@ class InstalledPackage:
     """A package as it lies in the overlay."""
 
     name: str
-    """Name of the distribution."""
+    """Name of the distribution; of modules as they are, the archive's."""
     version: str
-    """Its version."""
+    """Its version; of modules as they are, the beginning of the archive's digest."""
     sha256: str
     """Hex digest of the archive that it came from."""
     modules: tuple[str, ...]
@@ -46,7 +49,9 @@ class InstalledPackage:
     """Its entry points of the group `isaaclab.tasks`: name to module; without any, nothing imports its tasks."""
 
 
-def install(archive: Path, overlay: Path, *, python: str, scratch: Path, timeout_s: float = 600.0) -> InstalledPackage:
+def install(
+    archive: Path, overlay: Path, *, python: str, scratch: Path, module: str | None = None, timeout_s: float = 600.0
+) -> InstalledPackage:
     """Install a package from a `.whl`, `.zip`, `.tar.gz` or `.tgz` into an overlay, and touch nothing else.
 
     A source archive is built with what is installed; nothing is downloaded. The build runs the user's code, without
@@ -57,6 +62,8 @@ def install(archive: Path, overlay: Path, *, python: str, scratch: Path, timeout
         overlay: Folder of this job's packages, made if need be. Packages can be added one after another.
         python: The workload's Python: its packages are what the package meets.
         scratch: Folder for the build and its log, made if need be.
+        module: A module that the job imports. With one, an archive without a project is taken too: the modules at its
+            top, in its single top folder or in `src`, wherever this one is, go into the overlay as they are.
         timeout_s: Seconds for everything together.
 
     Returns:
@@ -72,16 +79,21 @@ def install(archive: Path, overlay: Path, *, python: str, scratch: Path, timeout
     with tempfile.TemporaryDirectory(prefix="package-", dir=scratch, ignore_cleanup_errors=True) as folder:
         work = Path(folder)
         tools = PackageTools(python, work, scratch / f"{archive.name}.log", timeout_s)
-        wheel, sha256 = _get_wheel(archive.absolute(), work, tools)
-        content = _read_wheel(wheel)
-        _check(content, overlay, tools)
         stage = work / "stage"
-        tools.install(wheel, stage)
+        source = _unpack(archive.absolute(), work)
+        if (modules := _find_modules(source, module)) is not None:
+            content = _stage_modules(modules, stage, archive.name, source.sha256)
+            _check(content, overlay, tools)
+        else:
+            wheel = _get_wheel(source, archive.absolute(), tools)
+            content = _read_wheel(wheel)
+            _check(content, overlay, tools)
+            tools.install(wheel, stage)
         _merge(stage, overlay)
     return InstalledPackage(
         name=content.name,
         version=content.version,
-        sha256=sha256,
+        sha256=source.sha256,
         modules=content.top_modules,
         task_entry_points=content.task_entry_points,
     )
@@ -90,27 +102,37 @@ def install(archive: Path, overlay: Path, *, python: str, scratch: Path, timeout
 # From the archive to a wheel.
 
 
-def _get_wheel(archive: Path, work: Path, tools: PackageTools) -> tuple[Path, str]:
+@dataclass(frozen=True)
+class _Source:
+    folder: Path | None
+    """Where it was unpacked; None for a wheel, which is installed as it is."""
+    sha256: str
+
+
+def _unpack(archive: Path, work: Path) -> _Source:
     if archives.extension(archive.name) != ".whl":
-        info = archives.unpack(archive, work / "source")
-        project = _find_project(work / "source", archive.name)
-        return tools.build(project, _build_requires(project)), info.sha256
+        return _Source(work / "source", archives.unpack(archive, work / "source").sha256)
     if not re.fullmatch(r"[^-]+-[^-]+(-\d[^-]*)?-[^-]+-[^-]+-[^-]+\.whl", archive.name):
         raise RequestError(
             f"{archive.name!r} is not named as a wheel.",
             code="package_bad_wheel",
             advice="A wheel keeps the name it was built with: NAME-VERSION-PYTHON-ABI-PLATFORM.whl.",
         )
-    return archive, archives.inspect(archive).sha256
+    return _Source(None, archives.inspect(archive).sha256)
+
+
+def _get_wheel(source: _Source, archive: Path, tools: PackageTools) -> Path:
+    if source.folder is None:
+        return archive
+    project = _find_project(source.folder, archive.name)
+    return tools.build(project, _build_requires(project))
 
 
 def _find_project(source: Path, archive_name: str) -> Path:
     """Return the folder of the project: the top, or the single folder there."""
-    top = sorted(path for path in source.iterdir() if not path.name.startswith((".", "__MACOSX")))
-    folders = [source, *(path for path in top if len(top) == 1 and path.is_dir())]
-    for folder in folders:
-        if _is_project(folder):
-            return folder
+    if projects := _projects(source):
+        return projects[0]
+    top, folders = _top(source), _places(source)
     places = " or ".join(["at its top", *(f"in {folder.name!r}" for folder in folders[1:])])
     files = [*source.rglob("setup.py"), *source.rglob("pyproject.toml")]
     deeper = sorted({str(file.parent.relative_to(source)) for file in files if _is_project(file.parent)})
@@ -121,6 +143,20 @@ def _find_project(source: Path, archive_name: str) -> Path:
         code="package_no_project",
         advice=hint,
     )
+
+
+def _projects(source: Path) -> list[Path]:
+    return [folder for folder in _places(source) if _is_project(folder)]
+
+
+def _places(source: Path) -> list[Path]:
+    """Return where a project may be: at the top, or in the single folder there."""
+    top = _top(source)
+    return [source, *(path for path in top if len(top) == 1 and path.is_dir())]
+
+
+def _top(source: Path) -> list[Path]:
+    return sorted(path for path in source.iterdir() if not path.name.startswith((".", "__MACOSX")))
 
 
 def _is_project(folder: Path) -> bool:
@@ -145,6 +181,38 @@ def _pyproject(folder: Path) -> dict[str, Any]:
             code="package_build_failed",
             advice="Correct it; 'python -m build' finds the same error.",
         ) from error
+
+
+# Modules as they are.
+
+
+def _find_modules(source: _Source, module: str | None) -> Path | None:
+    """Return the folder that has the module at its top; None where it is not wanted, not there, or in a project."""
+    if module is None or source.folder is None or _projects(source.folder):
+        return None
+    files = [str(path.relative_to(source.folder)) for path in source.folder.rglob("*") if path.is_file()]
+    root = find_root(files, module)
+    return None if root is None else source.folder / root
+
+
+def _stage_modules(modules: Path, stage: Path, archive_name: str, sha256: str) -> _Content:
+    """Copy all modules of a folder, with the files in their packages, and say what they are."""
+    stage.mkdir()
+    for path in _top(modules):
+        if path.is_dir() and path.name != "__pycache__":
+            shutil.copytree(path, stage / path.name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif path.suffix in (*SUFFIXES, ".pth"):
+            shutil.copy(path, stage)
+    files = frozenset(str(path.relative_to(stage)) for path in stage.rglob("*") if path.is_file())
+    return _Content(
+        name=archive_name,
+        version=sha256[:12],
+        requires=[],
+        requires_python=None,
+        modules=_modules(files),
+        task_entry_points={},
+        files=files,
+    )
 
 
 # What a wheel says and holds.
@@ -211,7 +279,7 @@ def _place(name: str) -> str:
 
 def _modules(files: Iterable[str]) -> tuple[str, ...]:
     """Return the outermost modules and packages of a set of files."""
-    sources = [PurePosixPath(file) for file in files if file.endswith((".py", ".so", ".pyd"))]
+    sources = [PurePosixPath(file) for file in files if file.endswith(SUFFIXES)]
     packages = {path.parent.parts for path in sources if path.name.partition(".")[0] == "__init__"}
     found = set()
     for path in sources:

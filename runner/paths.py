@@ -52,6 +52,21 @@ class AttemptPaths:
         return self.root / "output"
 
     @property
+    def recording(self) -> Path:
+        """The rollout's arrays while they are written; in the end they become one file of the output."""
+        return self.root / "recording.zarr"
+
+    @property
+    def user_log(self) -> Path:
+        """What the task's own code logs."""
+        return self.root / "user_job.log"
+
+    @property
+    def staging_log(self) -> Path:
+        """How each input came here, `key=value` lines."""
+        return self.root / "asset_staging.log"
+
+    @property
     def stdout(self) -> Path:
         """What the workload printed."""
         return self.root / "command.stdout.log"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from simyard.runner.libraries import Library, Progress, Scale
 
-_COUNT = re.compile(r"^(?:episodes|checks) (\d+) of \d+(?:, step (\d+))?(?:, mean return (\S+))?$")
+_COUNT = re.compile(r"^(?:episodes|checks|steps) (\d+) of \d+(?:, step (\d+))?(?:, mean return (\S+))?$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class Reader:
     """How to read the output of one kind of job."""
 
     unit: str
-    """What is counted, in the singular: `iteration`, `episode` or `check`."""
+    """What is counted, in the singular: `iteration`, `episode`, `check` or `step`."""
     start: int
     """Units done before this attempt."""
     read: Callable[[str], Progress | None]

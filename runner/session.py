@@ -20,7 +20,7 @@ from typing import Any
 
 from simyard.runner import event_writers, opened
 from simyard.runner.adapters import get_adapter
-from simyard.runner.errors import Category, Failure, SimyardError
+from simyard.runner.errors import Category, Failure, SimyardError, Stopped
 from simyard.runner.paths import AttemptPaths, read_json, write_json
 from simyard.runner.spec import AttemptSpec, Facts, JobSpec
 from simyard.runner.supervise import TOKEN, kill_family
@@ -92,6 +92,8 @@ def run(paths: AttemptPaths) -> int:
         finally:
             event_writers.close_all()
         account: dict[str, Any] = {"failure": None, "opened": opened.open_results(paths, attempt, facts)}
+    except Stopped:
+        account = {"failure": None, "opened": []}  # why it was stopped, the supervisor knows
     except BaseException as error:  # SystemExit too: an argument parser's exit is a failure like any other
         traceback.print_exc()
         account = {"failure": _failure(error).to_json(), "opened": []}
@@ -109,6 +111,20 @@ def open_afterwards(paths: AttemptPaths) -> None:
 def _failure(error: BaseException) -> Failure:
     if isinstance(error, SimyardError):
         return error.failure
+    if isinstance(error, SystemExit):
+        return Failure(
+            code="exit_called",
+            category=Category.USER,
+            message=f"The process was left by sys.exit({error.code!r}) before the work was done.",
+            advice="Return instead, or raise what went wrong; what was printed is in command.stdout.log.",
+        )
+    if isinstance(error, ModuleNotFoundError):
+        return Failure(
+            code="missing_dependency",
+            category=Category.USER,
+            message=f"ModuleNotFoundError: {error}",
+            advice=f"Put {error.name!r} into the package, or install it for the simulator's Python.",
+        )
     text = str(error).strip()
     return Failure(
         code="exception",

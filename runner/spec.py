@@ -136,20 +136,55 @@ class Export(Wire):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Asset(Wire):
+    """A robot or a scene: a file, or a bundle with the files it refers to."""
+
+    file: InputFile
+    format: str
+    """`urdf`, `mjcf` or `usd`: what the file is, or what the one in the bundle is that counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout(Wire):
+    """What is simulated and recorded."""
+
+    profile: str
+    """`standard`: simyard drives the robot on Newton; `isaac_lab_rollout`: a task package or a registered task."""
+    steps: int
+    """Control steps of each environment."""
+    dt: float
+    """Seconds of a control step."""
+    substeps: int
+    """Physics steps in each control step."""
+    control: dict[str, Any] = field(default_factory=dict)
+    """How the robot is driven: `task_mode`, and what that mode takes."""
+    video: bool = False
+    """Whether `render.mp4` is promised."""
+    robot: Asset | None = None
+    scene: Asset | None = None
+    scene_id: str | None = None
+    """A built-in scene, where no file gives one."""
+    task_module: str | None = None
+    """The module that has the task's class, or registers its name."""
+    task_args: dict[str, Any] = field(default_factory=dict)
+    """What the task's class is called with."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobSpec(Wire):
     """Everything fixed about a job: enough to run it again and get the same thing."""
 
     job_id: str
     kind: str
-    """`train`, `evaluate` or `export`."""
+    """`train`, `evaluate`, `export` or `rollout`."""
     name: str
     description: str = ""
     simulator: str
     """Name of an adapter, such as `isaaclab`."""
     task: str
-    """The task's registered id."""
+    """The task's registered id; of a rollout also the name of its class, or of the mode that drives the robot."""
     library: str
-    """`rsl_rl`, `skrl`, `rl_games` or `sb3`."""
+    """`rsl_rl`, `skrl`, `rl_games` or `sb3`; empty where no policy of theirs is involved."""
     num_envs: int
     """Environments simulated side by side."""
     seed: int
@@ -159,6 +194,7 @@ class JobSpec(Wire):
     """Of evaluation and export: what to measure or export, fewest iterations first."""
     evaluation: Evaluation | None = None
     export: Export | None = None
+    rollout: Rollout | None = None
     gpus: int | None = None
     """GPUs for the workload; None takes one if there is one, 0 means the CPU."""
     overrides: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from simyard.convert import FORMATS
 from simyard.runner.errors import (
     EXIT_BAD_REQUEST,
     EXIT_CANCELED,
@@ -43,8 +44,8 @@ def _plainly(command: Callable[..., None]) -> Callable[..., None]:
         as_json = bool(kwargs.get("as_json"))
         try:
             command(*args, **kwargs)
-        except KeyboardInterrupt:
-            click.echo("Canceled before the job began.", err=True)
+        except KeyboardInterrupt as interrupt:
+            click.echo(str(interrupt) or "Canceled before the job began.", err=True)
             _say_nothing_ran(as_json, "canceled", None)
             sys.exit(EXIT_CANCELED)
         except SimyardError as error:
@@ -174,6 +175,50 @@ def _run_with_policy(
     _finish(command.run(model, config, (*settings, *more), store, pool, quiet=as_json), as_json)
 
 
+@main.command()
+@click.argument("arguments", nargs=-1, metavar="CONFIG [KEY=VALUE]...")
+@STORE
+@POOL
+@SETTINGS
+@click.option("--idempotency-key", metavar="KEY", help="Used again with the same request it means the same job.")
+@click.option("--wait", is_flag=True, help="Stay until the job has ended; without it the job goes on by itself.")
+@JSON
+@_plainly
+def submit(
+    arguments: tuple[str, ...],
+    store: str | None,
+    pool: str | None,
+    settings: tuple[str, ...],
+    idempotency_key: str | None,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Simulate and record a rollout as CONFIG, the JSON body of `POST /v0/jobs`, says."""
+    from simyard.commands import submit as command
+
+    config, more = _config_and_settings(arguments)
+    if config is None:
+        raise RequestError("Missing CONFIG.", code="bad_command", advice="Name a JSON file.")
+    result = command.submit(
+        config, (*settings, *more), store, pool, idempotency_key, wait=wait, quiet=as_json or not wait
+    )
+    _end_as(result, as_json)
+
+
+def _end_as(standing: dict[str, Any], as_json: bool) -> NoReturn:
+    """Print a result as `_finish` does; of a job that has not ended, how it stands, which is no failure."""
+    if standing["status"] in _EXITS:
+        _finish([standing], as_json)
+    if as_json:
+        click.echo(json.dumps({key: standing.get(key) for key in JSON_KEYS}))
+    else:
+        click.echo(f"{standing['job_id']} is {standing['status']}.")
+        click.echo(
+            f"Follow it: simyard jobs watch {standing['job_id']} --store {standing['store'].rpartition('/jobs/')[0]}"
+        )
+    sys.exit(EXIT_SUCCEEDED)
+
+
 def _config_and_settings(arguments: tuple[str, ...]) -> tuple[Path | None, list[str]]:
     """Tell the config from the settings that may follow one `--set`."""
     more = [text for text in arguments if "=" in text and not os.path.exists(text)]
@@ -185,6 +230,56 @@ def _config_and_settings(arguments: tuple[str, ...]) -> tuple[Path | None, list[
             advice="Name one CONFIG; a setting looks like numEnvs=64.",
         )
     return (Path(files[0]) if files else None), more
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--kind", required=True, metavar="KIND", help="robot, scene, isaac_lab_task_package or checkpoint.")
+@click.option("--metadata", default="{}", metavar="JSON", help="An object to keep with it, of at most 64 kB.")
+@STORE
+@JSON
+@_plainly
+def upload(path: Path, kind: str, metadata: str, store: str | None, as_json: bool) -> None:
+    """Upload the file PATH as an asset, and print the id that jobs name it by.
+
+    The same bytes are one asset: uploaded again, nothing is sent, and kind and metadata are replaced. An upload that
+    was interrupted goes on where it stopped.
+    """
+    from simyard.commands import assets as command
+
+    record = command.upload(path, kind, metadata, store)
+    click.echo(json.dumps(record) if as_json else record["asset_id"])
+
+
+@main.group()
+def assets() -> None:
+    """Look at uploaded robots, scenes, task packages and checkpoints."""
+
+
+@assets.command("list")
+@STORE
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many, newest first.")
+@JSON
+@_plainly
+def list_assets(store: str | None, limit: int, as_json: bool) -> None:
+    """List assets, the newest upload first."""
+    from simyard.commands import assets as command
+
+    found = command.list_assets(store, limit)
+    click.echo(json.dumps(found) if as_json else command.table(found))
+
+
+@assets.command("show")
+@click.argument("asset_id")
+@STORE
+@JSON
+@_plainly
+def show_asset(asset_id: str, store: str | None, as_json: bool) -> None:
+    """Show what an asset is."""
+    from simyard.commands import assets as command
+
+    record = command.show(asset_id, store)
+    click.echo(json.dumps(record) if as_json else command.describe(record))
 
 
 @main.group()
@@ -216,6 +311,19 @@ def show(job_id: str, store: str | None, as_json: bool) -> None:
 
     status = command.show(job_id, store)
     click.echo(json.dumps(status) if as_json else command.describe(status))
+
+
+@jobs.command()
+@click.argument("job_id")
+@STORE
+@JSON
+@_plainly
+def watch(job_id: str, store: str | None, as_json: bool) -> None:
+    """Show stage, progress and new lines of a job's logs, live, until it has ended; exit as the job does."""
+    from simyard.commands import jobs as command
+    from simyard.commands import watch as watching
+
+    _end_as(watching.watch(command.open_site_store(store), job_id, quiet=as_json), as_json)
 
 
 @jobs.command()
@@ -254,6 +362,20 @@ def download(job_id: str, folder: Path, store: str | None, only: str | None) -> 
 
     count = command.download(job_id, folder, store, only)
     click.echo(f"{count} files in {folder}")
+
+
+@main.command()
+@click.argument("rollout", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--to", type=click.Choice(FORMATS), required=True, help="A Zarr v2 replay buffer, or one HDF5 file.")
+@JSON
+@_plainly
+def convert(rollout: Path, out: Path, to: str, as_json: bool) -> None:
+    """Convert ROLLOUT, the rollout.zarr of a job, into OUT, for other people's training code."""
+    from simyard.commands import convert as command
+
+    found = command.convert(rollout, out, to, quiet=as_json)
+    click.echo(json.dumps(found) if as_json else command.describe(found))
 
 
 def _finish(results: list[dict[str, Any]], as_json: bool) -> NoReturn:

@@ -26,7 +26,8 @@ def read_config(path: Path | None, model: type[JobRequest], settings: Iterable[s
         path: A JSON file with one object; None for an empty one.
         model: What the config is for.
         settings: `dotted.key=value`; a key that begins with `env.` or `agent.`, or is `physics`, is a Hydra override,
-            a field of the model's own section, `trainingConfig` say, needs no prefix. Values are JSON, or else text.
+            a field of the model's own section, if it has one (`trainingConfig`), needs no prefix. Values are JSON, or
+            else text.
 
     Raises:
         RequestError: If the file cannot be read or is not an object.
@@ -50,9 +51,8 @@ def check_config(config: Mapping[str, Any], model: type[Request]) -> Request:
         raise RequestError(
             "; ".join(problems) + ".", code="bad_config", advice="Mend the config and send it again."
         ) from None
-    library = request.section.rl_library
-    if library is not None and library not in LIBRARIES:
-        raise unknown("rlLibrary", library, LIBRARIES, code="unknown_library")
+    if request.library is not None and request.library not in LIBRARIES:
+        raise unknown("rlLibrary", request.library, LIBRARIES, code="unknown_library")
     return request
 
 
@@ -116,8 +116,9 @@ def _apply(config: dict[str, Any], setting: str, model: type[JobRequest]) -> Non
         value = text
     first, *rest = key.split(".")
     known = {spelling for name in section_fields(model) for spelling in (name, to_camel(name))}
-    section = model.SECTION if model.SECTION in config else to_camel(model.SECTION)
-    path = [section, first, *rest] if first in known else [first, *rest]
+    path = [first, *rest]
+    if model.SECTION is not None and first in known:
+        path = [model.SECTION if model.SECTION in config else to_camel(model.SECTION), *path]
     node = config
     for part in path[:-1]:
         node = node.setdefault(part, {})
@@ -147,4 +148,5 @@ def _fields(location: tuple[Any, ...], request: type[JobRequest]) -> list[str]:
         annotation = field.annotation if field else None
         arms = [arm for arm in getattr(annotation, "__args__", (annotation,)) if isinstance(arm, type)]
         model = next((arm for arm in arms if issubclass(arm, BaseModel)), model)
-    return [to_camel(name) for name in model.model_fields]
+    # The documents of each request write its names in one way.
+    return [name if request.SECTION is None else to_camel(name) for name in model.model_fields]

@@ -8,7 +8,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 
-from simyard.runner.adapters import ADAPTERS
 from simyard.runner.errors import unknown
 from simyard.runner.exporting.checks import CHECKS
 from simyard.runner.libraries import LIBRARIES
@@ -70,10 +69,10 @@ class ShortTimeouts(Timeouts):
 
 
 class JobRequest(_Model):
-    """What every job has. Fields about the job as a whole may also stand in the kind's own section."""
+    """What every job has."""
 
-    SECTION: ClassVar[str]
-    """The field that holds what is the kind's own."""
+    SECTION: ClassVar[str | None] = None
+    """The field that holds what is the kind's own; None where that stands at the top."""
 
     name: Name
     """Display name."""
@@ -81,31 +80,47 @@ class JobRequest(_Model):
     """What the job is for."""
     compute_config: ComputeConfig = ComputeConfig()
     """What to run on."""
-    simulator: str = Field("isaaclab", json_schema_extra={"enum": [*ADAPTERS]})
-    """Which simulator."""
     overrides: tuple[Override, ...] = Field((), max_length=200)
     """Hydra overrides, such as `agent.save_interval=20`; each must exist and change something."""
-    custom_environment_path: Reference | None = None
-    """A `.zip`, `.tar.gz` or `.whl` with your task package: path, relative to the config."""
-    custom_environment_s3_uri: Reference | None = None
-    """The same as a store URI, `s3://bucket/key`."""
-    custom_environment_callback: Callback | None = None
-    """`package.module:function` that registers the task, where the package has no `isaaclab.tasks` entry point."""
     timeouts: Timeouts = Timeouts()
     """When to lose patience."""
     retries: int = Field(2, strict=True, ge=0, le=20)
     """Further attempts after an infrastructure failure, each from the last valid checkpoint."""
 
     @property
+    def library(self) -> str | None:
+        """The library that the request names; None where it leaves that open."""
+        return None
+
+
+class TaskRequest(JobRequest):
+    """A job on a task of Isaac Lab. Fields about the job as a whole may also stand in the kind's own section."""
+
+    simulator: str = Field("isaaclab", json_schema_extra={"enum": ["isaaclab"]})
+    """Which simulator."""
+    custom_environment_path: Reference | None = None
+    """A `.zip`, `.tar.gz` or `.whl` with your task package: path, relative to the config."""
+    custom_environment_s3_uri: Reference | None = None
+    """The same as a store URI, `s3://bucket/key`."""
+    custom_environment_callback: Callback | None = None
+    """`package.module:function` that registers the task, where the package has no `isaaclab.tasks` entry point."""
+
+    @property
     def section(self) -> Any:
         """What is the kind's own."""
+        assert self.SECTION is not None
         return getattr(self, self.SECTION)
+
+    @property
+    def library(self) -> str | None:
+        """The library that the section names."""
+        return str(self.section.rl_library) if self.section.rl_library else None
 
     @model_validator(mode="before")
     @classmethod
     def _lift_shared_fields(cls, data: Any) -> Any:
         """Accept job-wide fields in the section too: public documents show both places."""
-        if not isinstance(data, Mapping):
+        if not isinstance(data, Mapping) or cls.SECTION is None:
             return data
         top = dict(data)
         key = cls.SECTION if cls.SECTION in top else to_camel(cls.SECTION)
@@ -129,7 +144,9 @@ class JobRequest(_Model):
 
 
 def section_fields(model: type[JobRequest]) -> list[str]:
-    """Return the names of the fields in a request's own section."""
+    """Return the names of the fields in a request's own section; none where it has no section."""
+    if model.SECTION is None:
+        return []
     section = model.model_fields[model.SECTION].annotation
     assert isinstance(section, type) and issubclass(section, BaseModel)
     return list(section.model_fields)
@@ -174,7 +191,7 @@ class Resume(_Model):
         return self
 
 
-class TrainRequest(JobRequest):
+class TrainRequest(TaskRequest):
     """A training job. Fields of `trainingConfig` that are about the job as a whole may also stand at the top."""
 
     SECTION: ClassVar[str] = "training_config"
@@ -263,7 +280,7 @@ class EvaluationConfig(PolicyConfig):
         return self
 
 
-class EvaluateRequest(JobRequest):
+class EvaluateRequest(TaskRequest):
     """An evaluation of one policy, or of several checkpoints of one job."""
 
     SECTION: ClassVar[str] = "training_config"
@@ -332,7 +349,7 @@ class ExportConfig(PolicyConfig):
         return self
 
 
-class ExportRequest(JobRequest):
+class ExportRequest(TaskRequest):
     """An export of one policy for a robot, with the proof that it is the same policy."""
 
     SECTION: ClassVar[str] = "export_config"

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from simyard.runner.adapters.isaaclab_policies import SAFE_GLOBALS
 from simyard.runner.assets import embedded_root
+from simyard.runner.errors import RequestError
 
 _KEPT_FROM_WORKLOADS = ("AWS_", "PREFECT_", "SIMYARD_")
 _GIVEN_TO_WORKLOADS = (SAFE_GLOBALS,)
+_CACHE_GB = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,16 +26,28 @@ class Site:
     """`SIMYARD_STORE`, default the folder `store` in the home."""
     python: str
     """`SIMYARD_PYTHON`: the Python that has the simulator; default this one."""
+    cache_bytes: int = int(_CACHE_GB * 1e9)
+    """`SIMYARD_CACHE_GB`, in gigabytes: how large the cache of inputs may become; 0 keeps none."""
 
     @classmethod
     def from_env(cls) -> Site:
-        """Read the settings."""
+        """Read the settings.
+
+        Raises:
+            RequestError: One has a bad value.
+        """
         home = Path(os.environ.get("SIMYARD_HOME") or Path.home() / ".simyard").resolve()
         return cls(
             home=home,
             store=os.environ.get("SIMYARD_STORE") or str(home / "store"),
             python=os.environ.get("SIMYARD_PYTHON") or sys.executable,
+            cache_bytes=_cache_bytes(os.environ.get("SIMYARD_CACHE_GB") or str(_CACHE_GB)),
         )
+
+    @property
+    def cache(self) -> Path:
+        """Inputs that jobs fetched, for the next one."""
+        return self.home / "cache" / "assets"
 
     def attempt_folder(self, job_id: str, number: int) -> Path:
         """The scratch folder of an attempt."""
@@ -58,3 +72,17 @@ class Site:
         if embedded_assets and not self.has_own_assets and (root := embedded_root(self.home / "assets")):
             env["ISAACSIM_ASSET_ROOT"] = str(root)
         return env
+
+
+def _cache_bytes(gigabytes: str) -> int:
+    try:
+        count = float(gigabytes)
+    except ValueError:
+        count = -1.0
+    if not 0 <= count <= 1e6:
+        raise RequestError(
+            f"SIMYARD_CACHE_GB is {gigabytes!r}.",
+            code="bad_setting",
+            advice="Give gigabytes, such as 20; 0 keeps no inputs on this machine.",
+        )
+    return int(count * 1e9)

@@ -1,4 +1,7 @@
-"""Opening the object store behind a `Store`: a folder, or a bucket with its endpoint, credentials and patience."""
+"""Opening the object store behind a `Store`: a folder, or a bucket with its endpoint, credentials and patience.
+
+How a bucket is reached is decided by `Access` alone; what is not given, obstore takes from the AWS_* variables.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ def open_backend(location: Location, options: Mapping[str, str], credentials: Cr
             raise unknown("store option", name, allowed, code="bad_store_option")
     if location.folder:
         return _open_folder(location.folder)
-    return _open_bucket(location, options, credentials)
+    return _open_bucket(location, Access.decide(options, credentials))
 
 
 def _open_folder(folder: Path) -> Any:
@@ -63,37 +66,85 @@ def _open_folder(folder: Path) -> Any:
         ) from error
 
 
-def _open_bucket(location: Location, options: Mapping[str, str], credentials: Credentials | None) -> Any:
-    # Anything not given here, obstore takes from the AWS_* variables or from the machine's role.
-    endpoint = _endpoint(options)
-    config = {"aws_endpoint_url_s3": endpoint, "region": options.get("region")}
-    patience_s = _timeout_s(options)
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """How a bucket is reached: decided once, whatever the library that reaches it."""
+
+    endpoint: str | None
+    """None for AWS."""
+    region: str
+    """The bucket's; where nothing says, what AWS takes then."""
+    ca_bundle: str | None
+    """A PEM file with further certificate authorities."""
+    patience_s: float
+    """Seconds after which a dead server is given up."""
+    credentials: Credentials | None
+    """None for those in the AWS_* variables, or of the machine's role."""
+
+    @classmethod
+    def decide(cls, options: Mapping[str, str], credentials: Credentials | None) -> Access:
+        """Take what is given, then what the environment says.
+
+        Raises:
+            RequestError: An option is malformed.
+        """
+        regions = (options.get("region"), os.environ.get("AWS_REGION"), os.environ.get("AWS_DEFAULT_REGION"))
+        return cls(
+            endpoint=_endpoint(options),
+            region=next(filter(None, regions), "us-east-1"),
+            ca_bundle=options.get("ca_bundle") or os.environ.get("AWS_CA_BUNDLE"),
+            patience_s=_timeout_s(options),
+            credentials=credentials or _given_keys(options),
+        )
+
+    @property
+    def connect_s(self) -> float:
+        """Seconds for a connection."""
+        return min(5.0, self.patience_s / 4)
+
+    @property
+    def silence_s(self) -> float:
+        """Seconds of silence after which a request is given up."""
+        return self.patience_s / 2
+
+    @property
+    def retry_s(self) -> float:
+        """Seconds in which a try may begin: a silent one takes `silence_s`, so two silent tries fill the time."""
+        return self.patience_s * 0.7
+
+    @property
+    def pauses_s(self) -> tuple[float, float]:
+        """The first and the longest pause between two tries."""
+        return self.patience_s / 300, self.patience_s / 12
+
+
+def _open_bucket(location: Location, access: Access) -> Any:
+    config = {"aws_endpoint_url_s3": access.endpoint, "region": access.region}
     client: dict[str, Any] = {
-        "allow_http": bool(endpoint and endpoint.startswith("http://")),
-        "connect_timeout": timedelta(seconds=min(5.0, patience_s / 4)),
+        "allow_http": bool(access.endpoint and access.endpoint.startswith("http://")),
+        "connect_timeout": timedelta(seconds=access.connect_s),
         # Silence ends a request, its length does not: obstore's own limit, 30 s in all, would cut a large download.
-        "read_timeout": timedelta(seconds=patience_s / 2),
+        "read_timeout": timedelta(seconds=access.silence_s),
         "timeout": timedelta(days=1),
     }
-    ca_bundle = options.get("ca_bundle") or os.environ.get("AWS_CA_BUNDLE")
-    if ca_bundle:
-        client["root_certificate"] = _read_ca_bundle(ca_bundle)
+    if access.ca_bundle:
+        client["root_certificate"] = _read_ca_bundle(access.ca_bundle)
+    first_pause_s, longest_pause_s = access.pauses_s
     try:
         return S3Store(
             location.bucket,
             prefix=location.prefix or None,
             config={name: value for name, value in config.items() if value},
             client_options=client,
-            # The last try begins before 0.7 and a silent one takes 0.5, so two silent tries fill the time.
             retry_config={
                 "max_retries": 100,
-                "retry_timeout": timedelta(seconds=patience_s * 0.7),
+                "retry_timeout": timedelta(seconds=access.retry_s),
                 "backoff": {
-                    "init_backoff": timedelta(seconds=patience_s / 300),
-                    "max_backoff": timedelta(seconds=patience_s / 12),
+                    "init_backoff": timedelta(seconds=first_pause_s),
+                    "max_backoff": timedelta(seconds=longest_pause_s),
                 },
             },
-            credential_provider=credentials or _given_keys(options),
+            credential_provider=access.credentials,
         )
     except (BaseError, ValueError) as error:
         raise RequestError(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from obstore.exceptions import BaseError
 
@@ -18,7 +21,7 @@ _KNOWN = (
     ("NoSuchBucket", "no_such_bucket", "Make the bucket, or correct its name in the store's URL."),
     (
         # With no credentials anywhere, obstore asks the machine's metadata service.
-        r"/latest/api/token|169\.254\.|External AWS credential provider",
+        r"/latest/api/token|169\.254\.|External AWS credential provider|NoCredentials|CredentialRetrieval",
         "no_credentials",
         "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use a job-store block. Profiles (AWS_PROFILE) are read "
         "only by a block with a bucket.",
@@ -26,7 +29,8 @@ _KNOWN = (
     (
         "ExpiredToken|InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|40[13] |PermissionDenied|Unauthenticated",
         "store_denied",
-        "Check the credentials. They need s3:GetObject, PutObject, DeleteObject, ListBucket and AbortMultipartUpload.",
+        "Check the credentials. They need s3:GetObject, PutObject, DeleteObject, ListBucket, AbortMultipartUpload, "
+        "ListMultipartUploadParts and ListBucketMultipartUploads.",
     ),
     (
         "[Rr]edirect|AuthorizationHeaderMalformed",
@@ -34,7 +38,8 @@ _KNOWN = (
         "Set AWS_REGION to the bucket's region, and check the endpoint.",
     ),
     (
-        "error sending request|builder error|body error|InvalidUri",
+        "error sending request|builder error|body error|InvalidUri|ConnectionError|ConnectTimeout|ReadTimeout"
+        "|ConnectionClosed|ProxyConnection|SSLError",
         "store_unreachable",
         "Check that the endpoint (AWS_ENDPOINT_URL) is right and can be reached from here, then try again.",
     ),
@@ -77,6 +82,15 @@ def failure(action: str, address: str, error: BaseException, *, absent_is_missin
     reason = f"{answer[1]}: {answer[2]}" if answer else " ".join(text.split())[:300]
     code, advice = _explain(f"{type(error).__name__} {text} {inner}")
     return StoreError(f"Cannot {action} {address!r}: {reason.rstrip('.')}.", code=code, advice=advice)
+
+
+@contextmanager
+def on_disk(action: str, path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what the file system raises in a `with` block into the error to raise for a file of this machine."""
+    try:
+        yield
+    except OSError as error:
+        raise failure(action, os.fspath(path), error, absent_is_missing=False) from error
 
 
 def _explain(text: str) -> tuple[str, str]:

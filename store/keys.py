@@ -1,6 +1,8 @@
 """Every key of the store, and nothing else builds one.
 
 assets/<sha256>/<name>                    inputs, content-addressed
+assets/<sha256>/asset.json                what a user said of an input that was uploaded; written after it
+idempotency/<sha256 of the key>.json      which job a key stands for
 jobs/<job_id>/job.json                    the frozen spec: enough to run the job again
 jobs/<job_id>/cancel.json                 somebody asked the job to stop
 jobs/<job_id>/attempts/<n>/…              what one attempt left: written by that attempt alone
@@ -23,6 +25,7 @@ from simyard.runner.errors import RequestError
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts as it counts
 _JOB_ID = re.compile(r"job-[0-9a-hjkmnp-tv-z]{26}")
+_ASSET_ID = re.compile(r"asset-([0-9a-f]{64})")
 
 JOBS = "jobs"
 ASSETS = "assets"
@@ -66,6 +69,49 @@ def check_job_id(job_id: str) -> str:
 def asset(sha256: str, name: str) -> str:
     """Return the key of an input file with this content."""
     return f"{ASSETS}/{sha256}/{name}"
+
+
+def asset_id_of(sha256: str) -> str:
+    """Return the id of the asset with this content."""
+    return f"asset-{sha256}"
+
+
+def sha256_of_asset(asset_id: str) -> str:
+    """Return the digest in an asset's id, or raise `RequestError` when it is no such id."""
+    match = _ASSET_ID.fullmatch(asset_id)
+    if not match:
+        raise RequestError(
+            f"{asset_id!r} is not an asset id.",
+            code="bad_asset_id",
+            advice="An id is 'asset-' and 64 digits of 0-9 and a-f: see `simyard assets list`.",
+        )
+    return match.group(1)
+
+
+@dataclass(frozen=True)
+class AssetKeys:
+    """The keys of one asset."""
+
+    sha256: str
+
+    @property
+    def prefix(self) -> str:
+        """Everything of the asset lies below this."""
+        return f"{ASSETS}/{self.sha256}"
+
+    @property
+    def record(self) -> str:
+        """What the asset is; there once its file is whole."""
+        return f"{self.prefix}/asset.json"
+
+    def file(self, name: str) -> str:
+        """The key of the file itself."""
+        return asset(self.sha256, name)
+
+
+def idempotency(key: str) -> str:
+    """Return where it is written which job an idempotency key stands for; keys are whatever users like."""
+    return f"idempotency/{hashlib.sha256(key.encode()).hexdigest()}.json"
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 # Control characters and lone surrogates; U+FFFE and U+FFFF cannot be written in XML, so S3 cannot list them.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+# What nearly every key looks like, seen at one glance: the checks one by one cost a tenth of a small read.
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(?:/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")
 # obstore calls the file it is writing NAME#1, NAME#2, … until it is whole.
 _BEING_WRITTEN = re.compile(r"#[0-9]+$")
 
@@ -43,6 +45,8 @@ def check_key(key: str) -> str:
         RequestError: The key is empty, absolute, too long, has an empty, `.` or `..` name, or a backslash or a
             control character, or ends in `#` and a number.
     """
+    if isinstance(key, str) and len(key) <= MAX_NAME_BYTES and _PLAIN_KEY.fullmatch(key):
+        return key
     problem = _problem(key)
     if problem:
         raise RequestError(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -19,14 +21,15 @@ import psutil
 from simyard.runner.errors import Category, Failure, RequestError, SimyardError, StoreError, WorkloadError
 from simyard.runner.packages import install
 from simyard.runner.paths import AttemptPaths, read_json, write_json
-from simyard.runner.spec import AttemptSpec, Facts
+from simyard.runner.spec import AttemptSpec, Facts, InputFile
 from simyard.runner.supervise import Ending, Watched, Workload, supervise
 from simyard.site import Site
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
-from simyard.tasks.judge import diagnostics, judge
+from simyard.tasks.judge import diagnostics, judge, last_traceback
 from simyard.tasks.kinds import kind_of
 from simyard.tasks.mirror import Mirror
+from simyard.tasks.node_cache import NodeCache
 from simyard.tasks.telemetry import Telemetry, gpu_and_driver
 from simyard.tasks.workloads import check, registering_module, start_workload
 
@@ -94,7 +97,7 @@ def run_attempt(
         ending = running.supervise()
         if ending.watched.end_marker and not running.gave_account():
             running.open_afterwards()
-        failure = judge(ending, running.account(), running.log)
+        failure = judge(ending, running.account(), running.log, runs_user_code=bool(attempt.job.rollout))
     except SimyardError as error:
         failure, refused = error.failure, isinstance(error, RequestError)
     except BaseException as error:
@@ -116,6 +119,9 @@ class _Attempt:
         _sweep(self.paths.root.parent)
         self.paths.make()
         self.kind = kind_of(spec.job)
+        self.cache = NodeCache(site.cache, site.cache_bytes)
+        if spec.job.kind == "rollout":
+            self.paths.user_log.touch()  # promised whatever the end, also one before the task begins
         self.timings = Timings(work=self.kind.name)
         self.workload: Workload | None = None
         self.facts: Facts | None = None
@@ -123,10 +129,7 @@ class _Attempt:
 
     def log(self, stage: str, status: str, message: str, **more: object) -> None:
         """Append one line of `key=value` pairs to runner.log."""
-        pairs = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "stage": stage, "status": status}
-        line = " ".join(f"{key}={_quote(value)}" for key, value in {**pairs, "message": message, **more}.items())
-        with self.paths.runner_log.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        _append(self.paths.runner_log, {"time": _now(), "stage": stage, "status": status, "message": message, **more})
 
     def prepare(self, workload: Workload | None) -> None:
         """Fetch inputs, install packages and have the simulator's environment check the job."""
@@ -137,14 +140,19 @@ class _Attempt:
         self._stage("staging")
         inputs = self.kind.inputs(job, self.spec.resume)
         for file in (*job.packages, *inputs):
-            self.store.get_file(file.key, self.paths.inputs / file.name, sha256=file.sha256)
+            self._fetch(file)
         files = {file.sha256: self.paths.inputs / file.name for file in inputs}
         for file in job.packages:
             package = install(
-                self.paths.inputs / file.name, self.paths.overlay, python=self.site.python, scratch=self.paths.root
+                self.paths.inputs / file.name,
+                self.paths.overlay,
+                python=self.site.python,
+                scratch=self.paths.root,
+                module=job.rollout.task_module if job.rollout else None,
             )
             self.log("staging", "ok", f"installed {package.name} {package.version}", sha256=package.sha256)
-            if not package.task_entry_points and job.import_callback is None:
+            # A rollout names the module itself.
+            if job.kind != "rollout" and not package.task_entry_points and job.import_callback is None:
                 job = replace(job, import_callback=registering_module(package))
         if self.workload is None:
             self._stage("importing")
@@ -160,6 +168,22 @@ class _Attempt:
         write_json(self.paths.facts, self.facts.to_json())
         write_json(self.paths.spec, self.spec.to_json())
         write_json(self.paths.versions, _versions(self.facts))
+
+    def _fetch(self, file: InputFile) -> None:
+        """Bring one input here, out of the node's cache if it has it, and write down how that went."""
+        began = time.monotonic()
+        source, problem = "store", None
+        try:
+            source = self.cache.fetch(self.store, file, self.paths.inputs / file.name)
+        except SimyardError as error:
+            problem = error
+            raise
+        finally:
+            pairs = {
+                "asset": file.name, "sha256": file.sha256, "size_bytes": file.size_bytes, "source": source,
+                "seconds": f"{time.monotonic() - began:.3f}", "error": problem or "",
+            }  # fmt: skip
+            _append(self.paths.staging_log, {"time": _now(), "status": "failed" if problem else "ok", **pairs})
 
     def supervise(self) -> Ending:
         """Run the workload to its end, everything it writes going to the store meanwhile."""
@@ -209,8 +233,7 @@ class _Attempt:
         if self.workload is not None:
             self.workload.end(0.0)
         status = "succeeded" if failure is None else "canceled" if failure.category is Category.CANCELED else "failed"
-        fields = {} if failure is None else {"error_code": failure.code, "error_category": str(failure.category)}
-        self.log("done", status, failure.message if failure else "done", **fields)
+        self.log("done", status, failure.message if failure else "done", **self._ending_fields(failure))
         seen = ending.watched if ending else None
         outcome = {
             "number": self.spec.number,
@@ -243,6 +266,18 @@ class _Attempt:
             ) from error
         self._clean_up()
         return outcome
+
+    def _ending_fields(self, failure: Failure | None) -> dict[str, object]:
+        """Return what the last line of runner.log says besides: `traceback` is the last one the workload printed."""
+        fields: dict[str, object] = {"duration_s": f"{time.monotonic() - self.timings.began:.3f}"}
+        if failure is not None:
+            fields |= {
+                "error_code": failure.code,
+                "error_category": failure.category,
+                "retryable": str(failure.category is Category.INFRA).lower(),
+                "traceback": last_traceback(self.paths.stderr),
+            }
+        return fields
 
     def _clean_up(self) -> None:
         """Remove what is in the store by now."""
@@ -285,9 +320,19 @@ def _sweep(scratch: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _quote(value: object) -> str:
-    text = str(value).replace("\n", "\\n")
-    return f'"{text}"' if " " in text else text
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _append(log: Path, pairs: dict[str, object]) -> None:
+    """Add one line of `key=value` pairs; a value with anything but plain characters stands as a JSON string."""
+    line = " ".join(f"{key}={_quote(str(value))}" for key, value in pairs.items())
+    with log.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def _quote(text: str) -> str:
+    return text if re.fullmatch(r"[^\s\"=\\]+", text) else json.dumps(text, ensure_ascii=False)
 
 
 def _versions(facts: Facts) -> dict[str, Any]:

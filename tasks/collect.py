@@ -52,9 +52,11 @@ def _checkpoints(chain: tuple[tuple[PastAttempt, int | None], ...]) -> list[Arti
 
 
 _KINDS = {
-    "runner.log": "log", "command.stdout.log": "log", "command.stderr.log": "log", "telemetry.csv": "telemetry",
+    "runner.log": "log", "user_job.log": "log", "asset_staging.log": "log", "command.stdout.log": "log",
+    "command.stderr.log": "log", "telemetry.csv": "telemetry",
     "diagnostics.json": "diagnostics", "metrics.csv": "metrics", "episodes.csv": "episodes", "summary.json": "summary",
     "policy.onnx": "policy", "policy.pt": "policy", "policy_contract.json": "contract", "checklist.json": "checklist",
+    "rollout.zarr": "rollout", "render.mp4": "video",
 }  # fmt: skip
 _KINDS_BY_FOLDER = {"events": "events", "videos": "video", NORMALIZER: "normalizer"}
 

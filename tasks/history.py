@@ -17,6 +17,9 @@ from simyard.store.store import KeyNotFound, Store
 SILENCE_S = 120.0
 """A running attempt writes its status every few seconds; after this long without one its process is gone."""
 
+ENDED = ("succeeded", "failed", "canceled")
+"""The statuses that a job keeps, unless it is retried."""
+
 
 @dataclass(frozen=True)
 class PastAttempt:
@@ -93,6 +96,7 @@ def job_status(store: Store, job_id: str) -> dict[str, Any]:
         "status": _standing(past),
         "store": store.url(job.prefix),
         "attempts": len(past),
+        "stage": latest.get("stage"),
         "done": latest.get("done"),
         "total": latest.get("total"),
         "unit": latest.get("unit"),

@@ -13,7 +13,8 @@ from simyard.runner.spec import InputFile
 from simyard.store import keys
 from simyard.store.store import KeyNotFound, Store, sha256_file
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
+# `asset.json` is the record that lies beside an asset's file.
+_NAME = re.compile(r"(?!asset\.json\Z)[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,7 @@ def find_input(reference: str, base: Path, what: str) -> LocalInput:
         RequestError: If there is no such file, or its name cannot be kept.
     """
     path = _download(reference, what) if "://" in reference else _local(reference, base, what)
-    if not _NAME.fullmatch(path.name):
-        raise RequestError(
-            f"{what}: {path.name!r} cannot be a file's name here.",
-            code="bad_name",
-            advice="Use letters, digits and . _ + - alone, 128 at most.",
-        )
+    check_name(path.name, what)
     digest = sha256_file(path)
     file = InputFile(name=path.name, key=keys.asset(digest, path.name), sha256=digest, size_bytes=path.stat().st_size)
     return LocalInput(file, path)
@@ -57,6 +53,24 @@ def _local(reference: str, base: Path, what: str) -> Path:
             advice=f"That folder has: {', '.join(beside)}." if beside else "Name a file, relative to the config.",
         )
     return path
+
+
+def check_name(name: str, what: str) -> None:
+    """Refuse a file's name that cannot be kept.
+
+    Args:
+        name: Without its folder.
+        what: Whose name it is, for errors.
+
+    Raises:
+        RequestError: It cannot.
+    """
+    if not _NAME.fullmatch(name):
+        raise RequestError(
+            f"{what}: {name!r} cannot be a file's name here.",
+            code="bad_name",
+            advice="Use letters, digits and . _ + - alone, 128 at most, and not 'asset.json'.",
+        )
 
 
 def is_file(path: Path) -> bool:

@@ -11,10 +11,18 @@ from simyard.runner.paths import AttemptPaths
 from simyard.runner.supervise import Ending
 
 
-def judge(ending: Ending, account: dict[str, Any] | None, log: Callable[..., None]) -> Failure | None:
+def judge(
+    ending: Ending, account: dict[str, Any] | None, log: Callable[..., None], *, runs_user_code: bool = False
+) -> Failure | None:
     """Return why the attempt failed, the original cause first, or None when the work was done and can be opened.
 
     An exit code proves nothing: the end marker was seen, and what was promised opens, with finite weights.
+
+    Args:
+        ending: How the workload ended.
+        account: What it says of that itself; None where it said nothing.
+        log: Writes a line of runner.log.
+        runs_user_code: Whether a task of the user's drives the process: it is the one that leaves without a word.
     """
     seen = ending.watched
     if seen.stopped_because and seen.stopped_because.category is Category.CANCELED:
@@ -29,7 +37,7 @@ def judge(ending: Ending, account: dict[str, Any] | None, log: Callable[..., Non
         return seen.failure
     if account and account["failure"]:
         return Failure.from_json(account["failure"])
-    return seen.hint or seen.stopped_because or _unexplained(ending)
+    return seen.hint or seen.stopped_because or _unexplained(ending, runs_user_code)
 
 
 def _not_finite(name: str) -> Failure:
@@ -41,7 +49,7 @@ def _not_finite(name: str) -> Failure:
     )
 
 
-def _unexplained(ending: Ending) -> Failure:
+def _unexplained(ending: Ending, runs_user_code: bool) -> Failure:
     if ending.signal:
         return Failure(
             code="killed",
@@ -51,7 +59,7 @@ def _unexplained(ending: Ending) -> Failure:
         )
     return Failure(
         code="ended_without_result",
-        category=Category.INFRA,
+        category=Category.USER if runs_user_code else Category.INFRA,
         message=f"The simulator ended with exit code {ending.exit_code}, without end marker or promised files.",
         advice="Some versions exit 0 after an exception or a signal: read command.stderr.log.",
     )
@@ -69,13 +77,22 @@ def diagnostics(outcome: dict[str, Any], paths: AttemptPaths, lines: int = 100) 
         "advice": failure["advice"],
         "secondary": outcome["stopped_because"],
         "runner": {key: outcome[key] for key in ("exit_code", "signal", "end_marker", "done", "timings")},
-        "tails": {path.name: _tail(path, lines) for path in (paths.stderr, paths.stdout, paths.runner_log)},
+        "tails": {
+            path.name: _tail(path, lines)
+            for path in (paths.user_log, paths.stderr, paths.stdout, paths.runner_log, paths.staging_log)
+            if path.exists()
+        },
     }
 
 
+def last_traceback(path: Path) -> str:
+    """Return the last Python traceback in a log; empty where there is none."""
+    lines = _tail(path, 400) if path.exists() else []
+    starts = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    return "\n".join(lines[starts[-1] :][:100]) if starts else ""
+
+
 def _tail(path: Path, lines: int) -> list[str]:
-    if not path.exists():
-        return []
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 64 * 1024))
         return file.read().decode("utf-8", errors="replace").splitlines()[-lines:]

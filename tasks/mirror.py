@@ -119,6 +119,8 @@ class Mirror:
         root = self._paths
         for path in (
             root.runner_log,
+            root.staging_log,
+            root.user_log,
             root.stdout,
             root.stderr,
             root.telemetry,
@@ -151,8 +153,11 @@ class Mirror:
             data = file.read()
         whole = data.rfind(b"\n") + 1
         self._log_offset += whole
-        lines = [
-            _STYLING.sub("", line).rstrip() for line in data[:whole].decode("utf-8", errors="replace").splitlines()
-        ]
-        if lines := [line for line in lines if line and not _DECORATION.fullmatch(line)]:
+        if lines := readable_lines(data[:whole]):
             self._on_lines(lines)
+
+
+def readable_lines(data: bytes) -> list[str]:
+    """Return the lines of a log as a person reads them, without a terminal's styling and decoration."""
+    lines = [_STYLING.sub("", line).rstrip() for line in data.decode("utf-8", errors="replace").splitlines()]
+    return [line for line in lines if line and not _DECORATION.fullmatch(line)]

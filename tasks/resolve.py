@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 
-from simyard.requests import EvaluateRequest, ExportRequest, JobRequest, PolicyConfig, Resume, TrainRequest
-from simyard.runner.adapters import get_adapter
+from simyard.requests import (
+    EvaluateRequest,
+    ExportRequest,
+    JobRequest,
+    PolicyConfig,
+    Resume,
+    TaskRequest,
+    TrainRequest,
+)
+from simyard.runner.adapters import ADAPTERS, get_adapter
 from simyard.runner.archives import inspect
-from simyard.runner.errors import RequestError
+from simyard.runner.errors import RequestError, unknown
 from simyard.runner.libraries import get_library
-from simyard.runner.spec import Evaluation, Export, JobSpec, Limits, ResumePoint
+from simyard.runner.spec import Evaluation, Export, JobSpec, ResumePoint
 from simyard.store import keys
-from simyard.store.store import KeyNotFound, Store
+from simyard.store.store import Store
+from simyard.submission import SubmitRequest
 from simyard.tasks import history
+from simyard.tasks.frame import Resolved, frame, inherit, load_spec, training_of
 from simyard.tasks.inputs import LocalInput, find_input
 from simyard.tasks.policies import find_policies
+from simyard.tasks.rollouts import resolve_rollout
 
 DEFAULT_SEED = 42
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """A frozen job and the local files it needs in the store."""
-
-    spec: JobSpec
-    inputs: tuple[LocalInput, ...] = ()
 
 
 def resolve(request: JobRequest, store: Store, job_id: str, base: Path | None = None) -> Resolved:
@@ -43,49 +45,46 @@ def resolve(request: JobRequest, store: Store, job_id: str, base: Path | None = 
     """
     base = base or Path.cwd()
     keys.check_job_id(job_id)
-    get_adapter(request.simulator)
-    frame = _frame(request, job_id, base)
     match request:
         case TrainRequest():
-            return _train(request, frame, store, base)
+            resolved = _train(request, _task_frame(request, job_id, base), store, base)
         case EvaluateRequest():
-            return _evaluate(request, frame, store, base)
+            resolved = _evaluate(request, _task_frame(request, job_id, base), store, base)
         case ExportRequest():
-            return _export(request, frame, store, base)
-    raise TypeError(f"no kind of job for {type(request).__name__}")
+            resolved = _export(request, _task_frame(request, job_id, base), store, base)
+        case SubmitRequest():
+            resolved = resolve_rollout(request, job_id, store, base)
+        case _:
+            raise TypeError(f"no kind of job for {type(request).__name__}")
+    _require_simulator(resolved.spec)
+    return resolved
 
 
-def _frame(request: JobRequest, job_id: str, base: Path) -> Resolved:
-    """Fix what all kinds have in common."""
+def _require_simulator(spec: JobSpec) -> None:
+    """Refuse a simulator that there is not, or that does not do this kind of job."""
+    if spec.kind not in get_adapter(spec.simulator).kinds:
+        able = [name for name, adapter in ADAPTERS.items() if spec.kind in adapter.kinds]
+        raise unknown(f"simulator for a job of kind {spec.kind!r}:", spec.simulator, able, code="unknown_simulator")
+
+
+def _task_frame(request: TaskRequest, job_id: str, base: Path) -> Resolved:
+    """Fix what all jobs on a task of Isaac Lab have in common."""
     inputs: list[LocalInput] = []
     if package := request.custom_environment_path or request.custom_environment_s3_uri:
         inputs.append(find_input(package, base, "customEnvironment"))
         inspect(inputs[0].path)
-    limits, section = request.timeouts, request.section
-    spec = JobSpec(
-        job_id=job_id,
+    section = request.section
+    spec = frame(
+        request,
+        job_id,
         kind="",
-        name=request.name,
-        description=request.description,
         simulator=request.simulator,
         task=section.task or "",
         library=section.rl_library or "",
         num_envs=section.num_envs,
         seed=DEFAULT_SEED if section.seed is None else section.seed,
-        gpus=request.compute_config.gpus_per_node,
-        overrides=request.overrides,
         packages=tuple(found.file for found in inputs),
         import_callback=request.custom_environment_callback,
-        limits=Limits(
-            wall_s=limits.wall_seconds,
-            first_iteration_s=limits.first_iteration_seconds,
-            iteration_s=limits.iteration_seconds,
-            term_grace_s=limits.grace_seconds,
-            close_grace_s=limits.close_seconds,
-        ),
-        retries=request.retries,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        request=request.model_dump(mode="json", by_alias=True, exclude_unset=True),
     )
     return Resolved(spec, tuple(inputs))
 
@@ -142,42 +141,12 @@ def _curriculum(store: Store, job_id: str) -> dict[str, float] | None:
 
 def _with_policies(wanted: PolicyConfig, frame: Resolved, store: Store, base: Path) -> Resolved:
     """Add the policies, and what the job that trained them says of their task."""
-    trained_by = load_spec(store, wanted.from_job.job_id) if wanted.from_job else None
-    if trained_by is not None and trained_by.kind != "train":
-        raise RequestError(
-            f"fromJob: {trained_by.job_id!r} is a job of kind {trained_by.kind!r}.",
-            code="not_a_training",
-            advice="Name a training job: see `simyard jobs list`.",
-        )
+    trained_by = training_of(wanted.from_job, store)
     found = find_policies(wanted, trained_by, store, base)
     spec = replace(frame.spec, policies=found.policies, library=frame.spec.library or "rsl_rl")
     if trained_by is not None:
-        given = {override.partition("=")[0] for override in spec.overrides}
-        inherited = tuple(o for o in trained_by.overrides if o.partition("=")[0] not in given)
-        spec = replace(
-            spec,
-            task=wanted.task or trained_by.task,
-            library=trained_by.library,
-            overrides=(*inherited, *spec.overrides),
-            packages=spec.packages or trained_by.packages,
-            import_callback=spec.import_callback or trained_by.import_callback,
-            from_job=trained_by.job_id,
-        )
+        spec = inherit(spec, trained_by, wanted.task)
     return Resolved(spec, (*frame.inputs, *found.inputs))
-
-
-def load_spec(store: Store, job_id: str) -> JobSpec:
-    """Read a job's frozen spec.
-
-    Raises:
-        RequestError: If the store has no such job.
-    """
-    try:
-        return JobSpec.from_json(store.get_json(keys.JobKeys(keys.check_job_id(job_id)).job))
-    except KeyNotFound as error:
-        raise RequestError(
-            f"There is no job {job_id!r} in {store.url()}.", code="unknown_job", advice="See `simyard jobs list`."
-        ) from error
 
 
 def take_up(store: Store, job_id: str) -> JobSpec:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
-from simyard.tasks.resolve import Resolved
+from simyard.store.uploads import send
+from simyard.tasks.frame import Resolved
 
 
 def stage(resolved: Resolved, store: Store) -> None:
     """Upload what the store lacks. Idempotent: the same bytes are one object."""
     for found in resolved.inputs:
         if not store.exists(found.file.key):
-            store.put_file(found.file.key, found.path)
+            send(store, found.file, found.path)
     job = JobKeys(resolved.spec.job_id)
     if not store.exists(job.job):
         store.put_json(job.job, resolved.spec.to_json())

@@ -26,6 +26,7 @@ from simyard.requests import (
     PolicyConfig,
     TrainRequest,
 )
+from simyard.submission import SubmitRequest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -140,6 +141,19 @@ def _table(section: str) -> dict[str, str]:
     return table
 
 
+def test_the_rollout_table_has_every_field_and_its_default() -> None:
+    text = (ROOT / "docs" / "rollouts.md").read_text(encoding="utf-8")
+    # The README has those that every job has.
+    fields = _fields(SubmitRequest, skip=("compute_config", "timeouts", "retries"), snake_case=True)
+    wanted = {name: "required" if required else json.dumps(default) for name, required, default in fields}
+    assert _table(text.partition("| default |")[2].partition("\n## ")[0]) == wanted
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples" / "rollouts").glob("**/*.json")), ids=lambda path: path.name)
+def test_the_rollout_examples_are_valid(path: Path) -> None:
+    check_config(read_config(path, SubmitRequest), SubmitRequest)
+
+
 def test_the_settings_table_has_every_variable() -> None:
     section = README.partition("## Settings")[2].partition("\n## ")[0]
     named = set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE))
@@ -175,20 +189,23 @@ def test_the_deployments_name_real_flows() -> None:
         assert "schedules" not in deployment
         names.append(f"{flow.name}/{deployment['name']}")
     assert names == [
-        "train/train", "evaluate/evaluate", "export_policy/export_policy", "rerun/rerun", "run-job/simyard",
+        "train/train", "evaluate/evaluate", "export_policy/export_policy", "submit/submit", "rerun/rerun",
+        "run-job/simyard",
     ]  # fmt: skip
 
 
-def _fields(model: type[BaseModel], path: str = "", skip: Collection[str] = ()) -> Iterator[tuple[str, bool, Any]]:
+def _fields(
+    model: type[BaseModel], path: str = "", skip: Collection[str] = (), *, snake_case: bool = False
+) -> Iterator[tuple[str, bool, Any]]:
     """Yield (dotted name, required, default) of every field that is not a model itself."""
     for key, field in model.model_fields.items():
         if key in skip:
             continue
-        name = f"{path}{field.alias}"
+        name = f"{path}{key if snake_case else field.alias}"
         arms = getattr(field.annotation, "__args__", (field.annotation,))
         nested = [arm for arm in arms if isinstance(arm, type) and issubclass(arm, BaseModel)]
         if nested and typing.get_origin(field.annotation) is not dict:
-            yield from _fields(nested[0], f"{name}.")
+            yield from _fields(nested[0], f"{name}.", snake_case=snake_case)
         else:
             default = field.default
             yield name, field.is_required(), list(default) if isinstance(default, tuple) else default

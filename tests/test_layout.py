@@ -22,14 +22,17 @@ LAYERS = {
     "runner": set(),
     "store": {"runner"},
     "requests": {"runner"},
+    "submission": {"requests", "runner"},
     "config": {"requests", "runner"},
+    "convert": {"runner"},
     "policy": {"runner"},
     "site": {"runner"},
     "blocks": {"store", "runner"},
-    "tasks": {"blocks", "store", "requests", "site", "runner"},
-    "flows": {"tasks", "blocks", "store", "requests", "site", "runner"},
-    "commands": {"flows", "tasks", "blocks", "store", "config", "requests", "site", "runner"},
-    "cli": {"commands", "requests", "runner"},
+    "tasks": {"blocks", "store", "requests", "submission", "site", "runner"},
+    "flows": {"tasks", "blocks", "store", "requests", "submission", "site", "runner"},
+    "commands": {"flows", "tasks", "blocks", "store", "config", "convert", "requests", "submission", "site", "runner"},
+    "cli": {"commands", "convert", "requests", "runner"},
+    "__main__": {"cli"},
 }
 """What each part may import, besides itself."""
 

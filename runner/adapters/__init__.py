@@ -2,9 +2,10 @@
 
 from simyard.runner.adapters.base import Adapter
 from simyard.runner.adapters.isaaclab import IsaacLab
+from simyard.runner.adapters.newton import Newton
 from simyard.runner.errors import unknown
 
-ADAPTERS: dict[str, type[Adapter]] = {"isaaclab": IsaacLab}
+ADAPTERS: dict[str, type[Adapter]] = {"isaaclab": IsaacLab, "newton": Newton}
 
 
 def get_adapter(name: str) -> Adapter:

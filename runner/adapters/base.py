@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from simyard.runner.paths import AttemptPaths
 from simyard.runner.spec import AttemptSpec, Facts, JobSpec
@@ -12,8 +13,11 @@ from simyard.runner.spec import AttemptSpec, Facts, JobSpec
 class Adapter:
     """One simulator, seen from inside the workload process, on the simulator's own Python."""
 
+    kinds: ClassVar[tuple[str, ...]] = ("train", "evaluate", "export", "rollout")
+    """The kinds of jobs it can do."""
+
     def preload(self, library: str | None) -> None:
-        """Import what every job needs; called while the job is still being prepared."""
+        """Import what jobs with this library need; called while the job is still being prepared."""
 
     def check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Facts:
         """Check the job against what is installed, without starting the simulator.

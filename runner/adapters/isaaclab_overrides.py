@@ -40,13 +40,15 @@ OWNED = {
 
 
 def resolve(
-    task: str, library: Library, own: Sequence[str], given: Sequence[str]
+    task: str, library: Library | None, own: Sequence[str], given: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the (environment, agent) configuration with every override applied, as plain dictionaries.
 
+    Without a library the agent's is empty.
+
     Args:
         task: The task's id.
-        library: The library whose agent configuration is meant.
+        library: The library whose agent configuration is meant; None for no agent.
         own: The adapter's overrides, not checked.
         given: The user's, applied one after another and each checked.
 
@@ -132,14 +134,15 @@ def _same_type(old: Any, new: Any) -> bool:
     return isinstance(new, type(old))
 
 
-def _load(task: str, library: Library, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _load(task: str, library: Library | None, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from isaaclab_tasks.utils import resolve_task_config
 
     try:
         OverridesParser.create().parse_overrides(list(overrides))
-        env_cfg, agent_cfg = resolve_task_config(task, library.agent_key, overrides=list(overrides))
+        agent_key = library.agent_key if library else None
+        env_cfg, agent_cfg = resolve_task_config(task, agent_key, overrides=list(overrides))
     except (HydraException, ValueError, KeyError, TypeError, AttributeError, SystemExit) as error:
         last = overrides[-1] if overrides else ""
         raise RequestError(
@@ -149,4 +152,6 @@ def _load(task: str, library: Library, overrides: Sequence[str]) -> tuple[dict[s
 
 
 def _plain(cfg: Any) -> dict[str, Any]:
+    if cfg is None:
+        return {}
     return cfg if isinstance(cfg, dict) else dict(cfg.to_dict())

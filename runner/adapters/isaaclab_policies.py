@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from simyard.runner import checkpoint_files
 from simyard.runner.checkpoints import expected_of, inspect
 from simyard.runner.errors import RequestError, unknown
 from simyard.runner.evaluation.meter import TERMINATED, TIME_OUT
@@ -44,6 +45,21 @@ def check_policies(job: JobSpec, env_cfg: dict[str, Any], agent_cfg: dict[str, A
 def safe_globals() -> tuple[str, ...]:
     """Return what this site allows in checkpoints besides plain tensors."""
     return tuple(name.strip() for name in os.environ.get(SAFE_GLOBALS, "").split(",") if name.strip())
+
+
+def refuse_pickled_code(checkpoint: Path) -> None:
+    """Raise `RequestError` unless the checkpoint loads as plain tensors and containers.
+
+    Every library loads checkpoints with pickle, which runs whatever code a file from outside names.
+    """
+    checkpoint_files.load(checkpoint)
+    if checkpoint_files.holds_settings(checkpoint):
+        raise RequestError(
+            f"Checkpoint {checkpoint.name!r} is not plain weights: sb3 pickles its settings beside them, and runs "
+            "them to resume.",
+            code="unsafe_checkpoint",
+            advice="Only sb3 checkpoints that a job of this store wrote can be resumed: use resume.from_job.",
+        )
 
 
 def _require_termination(name: str, env_cfg: dict[str, Any]) -> None:

@@ -28,11 +28,7 @@ def check(job: JobSpec, library: Library) -> Facts:
     folder = root()
     assert folder is not None
     if job.kind != "train":
-        raise RequestError(
-            f"Isaac Lab 2.3 cannot {job.kind} here: its environments live in an app that only its own scripts start.",
-            code="needs_isaaclab_3",
-            advice="Use Isaac Lab 3.0 (a checkpoint of 2.3 does not load there: its rsl_rl is older).",
-        )
+        raise cannot(job.kind)
     script = _script(folder, library)
     if not script.is_file():
         have = sorted(path.parent.name for path in script.parent.parent.glob("*/train.py"))
@@ -56,6 +52,15 @@ def check(job: JobSpec, library: Library) -> Facts:
         device="cpu" if job.gpus == 0 else "cuda:0",
         rollout=1,  # not known before the app runs; a library that counts iterations does not need it
         overrides=tuple(job.overrides),
+    )
+
+
+def cannot(kind: str) -> RequestError:
+    """Return the error for a kind of job that 2.3 cannot do."""
+    return RequestError(
+        f"Isaac Lab 2.3 cannot {kind} here: its environments live in an app that only its own scripts start.",
+        code="needs_isaaclab_3",
+        advice="Use Isaac Lab 3.0 (a checkpoint of 2.3 does not load there: its rsl_rl is older).",
     )
 
 

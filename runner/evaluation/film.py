@@ -100,7 +100,7 @@ class Film:
             if role in self._takes:
                 by_number.setdefault(self._takes[role].episode.number, []).append(role)
         try:
-            with Renderer(self._env) as renderer:
+            with Renderer.of_environment(self._env) as renderer:
                 return [self._draw(renderer, self._takes[roles[0]], roles, alive) for roles in by_number.values()], None
         except VideoError as error:
             for path in (self._output / self._folder).glob("episode-*.mp4"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,14 @@ class _Ending:
     term: str | None = None
     success: bool | None = None
     rewards: dict[str, float] = field(default_factory=dict)
+
+
+def success_metric(log: Mapping[str, Any]) -> str | None:
+    """Return the tag of a task's success metric in `extras["log"]`, if it logs just one."""
+    tags = [tag for tag in log if _METRIC.search(tag)]
+    if "Metrics/success_rate" in tags:
+        return "Metrics/success_rate"
+    return tags[0] if len(tags) == 1 else None
 
 
 def quotas(episodes: int, envs: int) -> list[int]:
@@ -174,7 +182,7 @@ class EpisodeMeter:
     def _measure_reset(self, env_ids: Any) -> Any:
         if not self._stepping:
             answer = self._reset_idx(env_ids)
-            self._metric = self._find_metric()
+            self._metric = success_metric(self._base.extras.get("log", {}))
             self._start_at_zero(env_ids)
             index = slice(None) if env_ids is None else self._index(env_ids)
             self._returns[index] = 0.0
@@ -232,13 +240,6 @@ class EpisodeMeter:
     def _reward_terms(self, env: int) -> dict[str, float]:
         sums = getattr(getattr(self._base, "reward_manager", self._base), "_episode_sums", None)
         return {name: float(values[env]) for name, values in sums.items()} if isinstance(sums, dict) else {}
-
-    def _find_metric(self) -> str | None:
-        """Return the tag of the task's success metric, if it logs just one."""
-        tags = [tag for tag in self._base.extras.get("log", {}) if _METRIC.search(tag)]
-        if "Metrics/success_rate" in tags:
-            return "Metrics/success_rate"
-        return tags[0] if len(tags) == 1 else None
 
     def _read_metric(self, envs: list[int]) -> None:
         """Take the metric of a reset of one environment: 0 or 1, or it says nothing of single episodes."""

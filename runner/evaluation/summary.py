@@ -100,8 +100,6 @@ def difference(reference: Sequence[float], other: Sequence[float]) -> tuple[floa
 
 def successes(values: Sequence[bool | None], source: str | None) -> dict[str, Any]:
     """Return the success rate with its Wilson interval; null where no episode's success is known."""
-    from scipy import stats
-
     known = [value for value in values if value is not None and source is not None]
     found: dict[str, Any] = {
         "rate": None,
@@ -112,13 +110,16 @@ def successes(values: Sequence[bool | None], source: str | None) -> dict[str, An
     }
     if known:
         count = sum(known)
-        interval = stats.binomtest(count, len(known)).proportion_ci(CONFIDENCE, method="wilson")
-        found |= {
-            "rate": count / len(known),
-            "interval_95": [float(interval.low), float(interval.high)],
-            "successes": count,
-        }
+        found |= {"rate": count / len(known), "interval_95": wilson(count, len(known)), "successes": count}
     return found
+
+
+def wilson(count: int, trials: int) -> list[float]:
+    """Return Wilson's 95 % interval of a rate, of `count` in `trials`."""
+    from scipy import stats
+
+    interval = stats.binomtest(count, trials).proportion_ci(CONFIDENCE, method="wilson")
+    return [float(interval.low), float(interval.high)]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -39,21 +39,22 @@ _BLACK, _UNIFORM = 8.0, 3.0
 
 
 class Renderer:
-    """Draws episodes of one environment: open it once for all of them, and close it before the environment.
+    """Draws what the worlds of one Newton model went through: open it once, and close it before the simulation.
 
     It draws from a copy of the model on the CPU, so that it needs no more than OpenGL in software, wherever the
     simulation runs.
     """
 
-    def __init__(self, env: Any, size: tuple[int, int] = (640, 480)) -> None:
-        """Open an OpenGL context and bring the environment's shapes into it.
+    def __init__(self, model: Any, now: Any, size: tuple[int, int] = (640, 480)) -> None:
+        """Open an OpenGL context and bring the model's shapes into it.
 
         Args:
-            env: The gymnasium environment, at any depth of wrappers.
+            model: The Newton model; its worlds have the same joint coordinates each.
+            now: Its state: where what no joint moves is.
             size: Width and height of the pictures; even numbers.
 
         Raises:
-            VideoError: If this machine cannot draw or encode, or the environment cannot be drawn.
+            VideoError: If this machine cannot draw or encode, or the model cannot be drawn.
         """
         if reason := why_not():
             raise VideoError(reason)
@@ -61,13 +62,21 @@ class Renderer:
 
         self._size = size
         with _viewer_errors():
-            self._model = _drawable(newton_model(env))
-            now = env.unwrapped.sim.physics_manager.get_state_0()
+            self._model = _drawable(model)
             self._state = self._model.state()
             warp.copy(self._state.body_q, now.body_q)
             self._joint_q = warp.clone(now.joint_q, device="cpu")
             self._picture: Any = warp.empty((size[1], size[0], 3), dtype=warp.uint8, device="cpu")
             self._viewer = _open_viewer(self._model, size)
+
+    @classmethod
+    def of_environment(cls, env: Any, size: tuple[int, int] = (640, 480)) -> Renderer:
+        """Open one for a gymnasium environment of Isaac Lab, at any depth of wrappers.
+
+        Raises:
+            VideoError: If this machine cannot draw or encode, or the environment cannot be drawn.
+        """
+        return cls(newton_model(env), env.unwrapped.sim.physics_manager.get_state_0(), size)
 
     def __enter__(self) -> Renderer:
         return self
@@ -86,9 +95,9 @@ class Renderer:
         """Draw a trajectory into a video, one picture a state; the file appears when it is whole and was decoded.
 
         Args:
-            trajectory: Of a world of this environment.
+            trajectory: Of a world of this model.
             path: The `.mp4` file.
-            fps: Pictures a second; one over the environment's step for real time.
+            fps: Pictures a second; one over the time between two states for real time.
             alive: Called for every picture.
 
         Returns:
@@ -313,8 +322,12 @@ def encode(frames: Iterable[Any], path: Path, *, fps: float, size: tuple[int, in
     return count
 
 
-def verify(path: Path, frames: int) -> dict[str, Any]:
+def verify(path: Path, frames: int | None = None) -> dict[str, Any]:
     """Decode every picture of a video and look at the first, the middle and the last.
+
+    Args:
+        path: The video.
+        frames: How many pictures it must have; None for one that somebody else made, of which the first is looked at.
 
     Returns:
         `frames`, `width`, `height`, `duration_s`, and `first`, `middle` and `last` with the `mean` and the standard
@@ -325,7 +338,7 @@ def verify(path: Path, frames: int) -> dict[str, Any]:
     """
     count, shape = 0, (0, 0)
     looks: dict[str, dict[str, float]] = {}
-    at = {"first": 0, "middle": frames // 2, "last": frames - 1}
+    at = {"first": 0} if frames is None else {"first": 0, "middle": frames // 2, "last": frames - 1}
     arguments = [
         "-xerror", "-i", f"file:{path}", "-map", "0:v:0", "-fps_mode", "passthrough",
         "-c:v", "ppm", "-f", "image2pipe", "-",
@@ -335,8 +348,8 @@ def verify(path: Path, frames: int) -> dict[str, Any]:
             looks |= {name: _look(picture) for name, number in at.items() if number == count}
             shape = picture.shape[:2]
             count += 1
-    if count != frames or not frames:
-        raise VideoError(f"{path.name} has {count} frames, not {frames}")
+    if not count or count != (frames or count):
+        raise VideoError(f"{path.name} has {count} frames, not {frames or 'one or more'}")
     duration = re.search(r"Duration: (\d+):(\d+):([\d.]+)", run.said)
     if not duration or not re.search(r"Video: h264 .*yuv420p\W", run.said):
         raise VideoError(f"{path.name} is not H.264 in yuv420p")

@@ -15,10 +15,8 @@ from simyard.site import Site
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks import history
+from simyard.tasks.frame import load_spec
 from simyard.tasks.launch import ask_to_cancel
-from simyard.tasks.resolve import load_spec
-
-ENDED = ("succeeded", "failed", "canceled")
 
 
 def open_site_store(reference: str | None) -> Store:
@@ -84,7 +82,7 @@ def cancel(job_id: str, reference: str | None) -> str:
     store = open_site_store(reference)
     load_spec(store, job_id)
     status = history.job_status(store, job_id)["status"]
-    if status in ENDED:
+    if status in history.ENDED:
         return f"{job_id} has {status} already."
     ask_to_cancel(store, job_id)
     return f"{job_id} will stop within seconds and keep what it saved."
@@ -100,7 +98,7 @@ def download(job_id: str, folder: Path, reference: str | None, only: str | None)
     store = open_site_store(reference)
     load_spec(store, job_id)
     status = history.job_status(store, job_id)
-    if status["status"] not in ENDED:
+    if status["status"] not in history.ENDED:
         raise RequestError(
             f"{job_id} has not ended: it is {status['status']}.", code="not_ended", advice="Wait, or cancel it."
         )

@@ -24,11 +24,13 @@ from simyard.runner.supervise import Workload
 from simyard.site import Site
 from simyard.store import keys
 from simyard.store.store import Store
+from simyard.submission import SubmitRequest
 from simyard.tasks import history
+from simyard.tasks.frame import Resolved, load_spec
 from simyard.tasks.inputs import gather
 from simyard.tasks.kinds import kind_of
 from simyard.tasks.launch import refuse_succeeded
-from simyard.tasks.resolve import Resolved, load_spec, resolve
+from simyard.tasks.resolve import resolve
 from simyard.tasks.stage import stage
 from simyard.tasks.workloads import check, start_workload
 
@@ -62,7 +64,7 @@ def run(
     request = check_config(read_config(config, model, settings), model)
     base = config.resolve().parent if config else Path.cwd()
     resolved = resolve(request, store, keys.new_job_id(), base)
-    return _execute(resolved, request, base, store, reference, pool, site, quiet=quiet)
+    return execute(resolved, request, base, store, reference, pool, site, quiet=quiet)
 
 
 def repeat(from_job: str, reference: str | None, pool: str | None, *, quiet: bool) -> list[dict[str, Any]]:
@@ -75,7 +77,7 @@ def repeat(from_job: str, reference: str | None, pool: str | None, *, quiet: boo
     reference = absolute(reference or site.store)
     store = open_store(reference)
     again = replace(load_spec(store, from_job), job_id=keys.new_job_id(), from_job=from_job)
-    return _execute(Resolved(again), None, None, store, reference, pool, site, quiet=quiet)
+    return execute(Resolved(again), None, None, store, reference, pool, site, quiet=quiet)
 
 
 def newest_training(reference: str | None) -> str:
@@ -110,14 +112,17 @@ def rerun(job_id: str, reference: str | None, pool: str | None, *, quiet: bool) 
             code="still_running",
             advice=f"Cancel it first, or wait: an attempt that died is known as such after {history.SILENCE_S:.0f} s.",
         )
-    return _execute(Resolved(spec), None, None, store, reference, pool, site, quiet=quiet)
+    return execute(Resolved(spec), None, None, store, reference, pool, site, quiet=quiet)
 
 
-def _execute(
+def execute(
     resolved: Resolved, request: JobRequest | None, base: Path | None, store: Store, reference: str, pool: str | None,
     site: Site, *, quiet: bool,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Check the job on the simulator where that is here, then run the flow."""
+    """Check a new job on the simulator where that is here, then run the flow.
+
+    A job that is in the store already is checked in its attempt: there a refusal is written down as the job's end.
+    """
     live = LiveLine()
     spec = resolved.spec
     # The simulator takes ten seconds to import: it starts before Prefect is so much as imported.
@@ -125,9 +130,9 @@ def _execute(
     workload = None if pool or spec.packages else start_workload(site, spec.simulator, spec.library)
     try:
         with _prefect(pool, live, quiet=quiet), TemporaryDirectory(prefix="simyard-check-") as folder:
-            if workload:
-                if not quiet:
-                    live({"stage": "importing the simulator", "done": 0, "total": 0})
+            if workload and not quiet:
+                live({"stage": "importing the simulator", "done": 0, "total": 0})
+            if workload and not store.exists(keys.JobKeys(spec.job_id).job):
                 files = gather(kind_of(spec).inputs(spec, spec.resume), resolved.inputs, store, Path(folder))
                 workload, _ = check(workload, site, spec, None, files)
         return _run_flow(resolved, request, base, store, reference, pool, workload, live, quiet=quiet)
@@ -213,17 +218,18 @@ def _run_flow(
         results.append(follower)
     if not quiet:
         for result in results:
-            _say_ending(result, store, live)
+            say_ending(result, store, live)
     return results
 
 
 def _flow_of(request: JobRequest) -> Flow[..., Any]:
     from simyard.flows.evaluate import evaluate
     from simyard.flows.export_policy import export_policy
+    from simyard.flows.submit import submit
     from simyard.flows.train import train
 
     flows: dict[type[JobRequest], Flow[..., Any]] = {
-        TrainRequest: train, EvaluateRequest: evaluate, ExportRequest: export_policy,
+        TrainRequest: train, EvaluateRequest: evaluate, ExportRequest: export_policy, SubmitRequest: submit,
     }  # fmt: skip
     return flows[type(request)]
 
@@ -245,7 +251,8 @@ def _interrupt(stop: threading.Event, live: LiveLine) -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _say_ending(result: dict[str, Any], store: Store, live: LiveLine) -> None:
+def say_ending(result: dict[str, Any], store: Store, live: LiveLine) -> None:
+    """Print how a job ended, and where what matters of it lies."""
     job = keys.JobKeys(result["job_id"])
     names = [entry["name"] for entry in result["artifacts"]]
     live.say(f"{result['status']}: {kind_of(load_spec(store, result['job_id'])).headline(result)}")
@@ -264,6 +271,6 @@ def _say_ending(result: dict[str, Any], store: Store, live: LiveLine) -> None:
 
 _SHOWN = {
     "curves": "curves.png", "returns": "returns.png", "policy": "policy.onnx", "contract": "policy_contract.json",
-    "checklist": "checklist.json", "report": "report.md",
+    "checklist": "checklist.json", "rollout": "rollout.zarr", "render": "render.mp4", "report": "report.md",
 }  # fmt: skip
 """The artifacts that a person wants to open first."""

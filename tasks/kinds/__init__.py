@@ -4,9 +4,10 @@ from simyard.runner.spec import JobSpec
 from simyard.tasks.kinds.base import Kind
 from simyard.tasks.kinds.evaluation import EvaluationKind
 from simyard.tasks.kinds.export import ExportKind
+from simyard.tasks.kinds.rollout import RolloutKind
 from simyard.tasks.kinds.training import TrainingKind
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (TrainingKind(), EvaluationKind(), ExportKind())}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (TrainingKind(), EvaluationKind(), ExportKind(), RolloutKind())}
 
 
 def kind_of(spec: JobSpec) -> Kind:

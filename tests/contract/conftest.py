@@ -1,5 +1,6 @@
 import itertools
 import os
+import sys
 import urllib.request
 
 import pytest
@@ -34,3 +35,12 @@ def s3_place(s3_server):
 def local_place(tmp_path):
     """A new folder."""
     return Place((tmp_path / "a store").as_uri())
+
+
+@pytest.fixture
+def fair_server():
+    """Have the S3 server look and write in one step, as real ones do: its threads take turns only where they wait."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(10)
+    yield
+    sys.setswitchinterval(before)

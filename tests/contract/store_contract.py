@@ -193,6 +193,32 @@ class StoreContract:
         store.get_file("a", tmp_path / "target")
         assert (tmp_path / "target").read_bytes() == b"new"
 
+    def test_put_new_leaves_what_is_there(self, store):
+        assert store.put_new("a/b", b"one") is True
+        assert store.put_new("a/b", b"two") is False
+        assert store.get_bytes("a/b") == b"one"
+        store.delete("a/b")
+        assert store.put_new("a/b", b"three") is True
+        assert store.get_bytes("a/b") == b"three"
+
+    @pytest.mark.usefixtures("fair_server")
+    def test_of_many_that_put_new_exactly_one_does(self, place):
+        writers = 16
+        stores = [place.open() for _ in range(writers)]
+        start = threading.Barrier(writers)
+
+        def write(number):
+            start.wait()
+            return [stores[number].put_new(f"locks/{turn}", f"{turn} {number}".encode()) for turn in range(5)]
+
+        with ThreadPoolExecutor(writers) as pool:
+            created = list(pool.map(write, range(writers)))
+        for turn in range(5):
+            (winner,) = [number for number in range(writers) if created[number][turn]]
+            assert stores[0].get_bytes(f"locks/{turn}") == f"{turn} {winner}".encode()
+        assert len(stores[0].list()) == 5
+        assert self.leftovers(place) == []
+
     def test_stat(self, store):
         before = datetime.now(UTC) - timedelta(seconds=2)
         store.put_bytes("a", b"12345")
@@ -235,6 +261,7 @@ class StoreContract:
         (tmp_path / "source").write_bytes(b"v")
         calls = [
             lambda: store.put_bytes(key, b""),
+            lambda: store.put_new(key, b""),
             lambda: store.put_json(key, {}),
             lambda: store.put_file(key, tmp_path / "source"),
             lambda: store.get_bytes(key),

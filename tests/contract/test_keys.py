@@ -57,3 +57,25 @@ def test_what_is_no_id_is_refused(job_id):
 def test_attempts_sort_as_numbers():
     job = keys.JobKeys("job-x")
     assert job.attempt(2).prefix < job.attempt(10).prefix < job.attempt(100).prefix
+
+
+def test_an_asset_has_one_id_and_its_keys_lie_together():
+    digest = "0123456789abcdef" * 4
+    assert keys.asset_id_of(digest) == f"asset-{digest}"
+    assert keys.sha256_of_asset(f"asset-{digest}") == digest
+    own = keys.AssetKeys(digest)
+    assert own.prefix == f"assets/{digest}"
+    assert check_key(own.record) == f"assets/{digest}/asset.json"
+    assert check_key(own.file("a.zip")) == keys.asset(digest, "a.zip") == f"assets/{digest}/a.zip"
+
+
+@pytest.mark.parametrize(
+    "asset_id",
+    ["", "asset-", "a" * 64, "asset-" + "a" * 63, "asset-" + "a" * 65, "asset-" + "A" * 64, "asset-" + "g" * 64,
+     "asset-" + "a" * 64 + "\n", " asset-" + "a" * 64, "job-" + "a" * 64, "asset-../" + "a" * 61],
+)  # fmt: skip
+def test_what_is_no_asset_id_is_refused(asset_id):
+    with pytest.raises(RequestError, match="is not an asset id") as caught:
+        keys.sha256_of_asset(asset_id)
+    assert repr(asset_id) in str(caught.value)
+    assert caught.value.failure.code == "bad_asset_id"

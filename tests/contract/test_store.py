@@ -59,8 +59,9 @@ class TestLocalStore(StoreContract):
         store.put_bytes("a", b"")
         store.put_bytes("b/c", b"")
         for key in ("a/b", "b"):
-            with pytest.raises(StoreError, match="both a file and a folder"):
-                store.put_bytes(key, b"")
+            for put in (store.put_bytes, store.put_new):
+                with pytest.raises(StoreError, match="both a file and a folder"):
+                    put(key, b"")
 
     def test_a_plain_path_is_a_folder(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

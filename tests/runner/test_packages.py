@@ -474,3 +474,61 @@ def test_wheel_under_a_wrong_name(name, match, job):
 )
 def test_broken_wheel(files, options, match, job):
     job.refused(make_wheel(job.folder, "a", {"a.py": "", **files}, **options), "package_bad_wheel", match)
+
+
+# Modules as they are, without a project
+
+
+MODULES = {
+    "mine/__init__.py": "",
+    "mine/lift.py": "HEIGHT = 2\n",
+    "mine/robot.urdf": "<robot/>",
+    "README.md": "",
+    "JOB.json": "",
+}
+
+
+@pytest.mark.parametrize("name", ["task.zip", "task.tar.gz"])
+@pytest.mark.parametrize("top", ["", "task-1.0/", "src/", "task/src/"])
+def test_modules_go_into_the_overlay_as_they_are(name, top, job):
+    archive = make_archive(make_project(job.folder / "source", MODULES), job.folder / name, top)
+
+    installed = job.install(archive, module="mine.lift")
+
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    assert installed == packages.InstalledPackage(
+        name=name, version=digest[:12], sha256=digest, modules=("mine",), task_entry_points={}
+    )
+    assert job.run("import mine.lift; print(mine.lift.HEIGHT)") == 2
+    files = {str(path.relative_to(job.overlay)) for path in job.overlay.rglob("*") if path.is_file()}
+    assert files == {"mine/__init__.py", "mine/lift.py", "mine/robot.urdf"}
+
+
+def test_a_project_is_built_whatever_module_is_wanted(job):
+    files = {"pyproject.toml": pyproject("mine"), "mine/__init__.py": "", "other.txt": ""}
+    archive = make_archive(make_project(job.folder / "source", files), job.folder / "mine.zip")
+    assert job.install(archive, module="mine").version == "1.0"
+
+
+@pytest.mark.parametrize(
+    ("files", "code", "match"),
+    [
+        ({"mine.py": "", "torch/__init__.py": ""}, "package_shadows", r"'torch' \("),
+        ({"mine.py": "", "json.py": ""}, "package_shadows", "the standard library"),
+        ({"mine.py": "", "simyard/__init__.py": ""}, "package_shadows", "'simyard'"),
+        ({"mine.py": "", "sitecustomize.py": ""}, "package_shadows", "'sitecustomize'"),
+        ({"mine.py": "", "hook.pth": "import os"}, "package_startup_hook", "hook.pth"),
+        ({"deep/er/mine.py": ""}, "package_no_project", "neither setup.py nor"),
+    ],
+    ids=["installed", "standard library", "ours", "start-up module", "start-up hook", "not there"],
+)
+def test_modules_are_checked_as_packages_are(files, code, match, job):
+    archive = make_archive(make_project(job.folder / "source", files), job.folder / "task.zip")
+    job.refused(archive, code, match, module="mine")
+
+
+def test_modules_of_two_archives_do_not_meet(job):
+    for number in (1, 2):
+        make_archive(make_project(job.folder / f"source{number}", {"mine.py": ""}), job.folder / f"task{number}.zip")
+    job.install(job.folder / "task1.zip", module="mine")
+    job.refused(job.folder / "task2.zip", "package_shadows", r"'mine' \(.*overlay/mine\.py", module="mine")

@@ -189,7 +189,7 @@ def test_without_egl_nothing_is_drawn_and_the_reason_is_told(path: Path):
         from simyard.runner.evaluation.trajectories import VideoError
         from simyard.runner.evaluation.video import Renderer
         try:
-            with Renderer(env=None) as renderer:
+            with Renderer(model=None, now=None) as renderer:
                 renderer.render(None, Path(sys.argv[1]), fps=60)
         except VideoError as error:
             print(error.reason)

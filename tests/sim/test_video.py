@@ -104,7 +104,7 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
 
 
 def first_picture(env: Any, trajectory: Trajectory, kind: type[Renderer] = Renderer) -> np.ndarray:
-    with kind(env, SMALL) as renderer:
+    with kind.of_environment(env, SMALL) as renderer:
         return next(renderer.frames(trajectory, 60.0)).copy()
 
 
@@ -144,7 +144,7 @@ def film(folder: Path) -> Iterator[tuple[str, Any]]:
         before = everything(env)
         longest, other = sorted(play.episodes, key=lambda episode: -len(episode.coordinates))[:2]
         began = time.perf_counter()
-        with Renderer(env, SMALL) as renderer:
+        with Renderer.of_environment(env, SMALL) as renderer:
             for name, trajectory in (("longest", longest), ("other", other)):
                 yield name, renderer.render(trajectory, videos / f"{name}.mp4", fps=60)
         yield "seconds", time.perf_counter() - began
@@ -154,14 +154,14 @@ def film(folder: Path) -> Iterator[tuple[str, Any]]:
         yield "alone", [np.array_equal(alone, first_picture(env, longest)), not np.array_equal(alone, among)]
         broken = Trajectory(1, longest.coordinates.copy())
         broken.coordinates[3] = np.nan
-        yield "not finite", reason(lambda: Renderer(env).render(broken, videos / "broken.mp4", fps=60))
+        yield "not finite", reason(lambda: Renderer.of_environment(env).render(broken, videos / "broken.mp4", fps=60))
         yield "no room", reason(lambda: TrajectoryRecorder(env, work, 10**12))
     with environment(folder) as (env, _):
         again = Play(work)
         again.run(env, record=False)
         yield "same figures", again.figures == play.figures
         again.run(env, record=True)
-        with Renderer(env) as renderer:
+        with Renderer.of_environment(env) as renderer:
             shortest = min(again.episodes, key=lambda episode: len(episode.coordinates))
             yield "second", renderer.render(shortest, videos / "second.mp4", fps=60)
     yield "left", [path.name for path in (*work.iterdir(), *sorted(videos.iterdir()))]

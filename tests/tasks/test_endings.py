@@ -37,7 +37,7 @@ def test_an_exception_is_the_users_and_comes_first_in_the_diagnostics(player):
 def test_a_parsers_exit_is_a_failure_too(player):
     left = player.play("bad-argument", retries=2)
     assert left.error["category"] == "user"
-    assert left.error["message"] == "SystemExit: 2"
+    assert left.error["message"] == "The process was left by sys.exit(2) before the work was done."
     assert left.diagnostics["stage"] == "starting"
     assert left.checkpoints == []
     assert len(left.attempts) == 1

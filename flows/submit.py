@@ -1,0 +1,34 @@
+"""Submit a rollout: robot, scene and control in, the arrays of every environment out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from simyard.flows.drive import ending, run_request
+from simyard.submission import SubmitRequest
+
+
+@flow(name="submit", flow_run_name="{request.name}")
+def submit(
+    request: SubmitRequest,
+    store: str | None = None,
+    pool: str | None = None,
+    job_id: str | None = None,
+    base: Path | None = None,
+    idempotency_key: str | None = None,
+) -> State[dict[str, Any]]:
+    """Simulate, record every environment, and keep the arrays.
+
+    Args:
+        request: What to simulate.
+        store: As for `train`.
+        pool: As for `train`.
+        job_id: As for `train`.
+        base: As for `train`.
+        idempotency_key: The same key with the same request is the same job; with another request it is an error.
+    """
+    return ending(run_request(request, store, pool, job_id, base, idempotency_key))

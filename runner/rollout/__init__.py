@@ -1,0 +1,1 @@
+"""What the environments of a simulation go through, recorded while it runs."""

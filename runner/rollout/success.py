@@ -1,0 +1,144 @@
+"""Which of an environment's episodes succeeded, read where it forgets them, and without a wait for the GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simyard.runner.evaluation.meter import success_metric
+from simyard.runner.rollout.arrays import NOT_MEASURED
+
+if TYPE_CHECKING:
+    import torch
+
+TERMINATION = "success"
+"""The termination that means success, where the task logs no metric."""
+
+
+class SuccessReader:
+    """Stands around the environment's `_reset_idx`, as the evaluation's meter does, for thousands of environments.
+
+    A task logs its metric as the mean over the episodes that end together. The meter resets each environment by itself
+    to have it of one episode, which takes longer than the simulation where many end in every step. Here the tensor is
+    caught that the task takes the mean of: it has a value for each episode. Only of a task that computes its metric in
+    another way the environments are reset one by one.
+    """
+
+    def __init__(self, base: Any) -> None:
+        """Begin to read.
+
+        Args:
+            base: The unwrapped environment of Isaac Lab.
+        """
+        import torch
+
+        self._base = base
+        self._reset = base._reset_idx
+        self._metric: str | None = None
+        self._is_mean = False
+        self._is_rate = torch.ones((), dtype=torch.bool, device=base.device)
+        self._now = torch.full((base.num_envs,), -1.0, device=base.device)
+        self._any = False
+
+    @property
+    def source(self) -> str | None:
+        """What says that an episode succeeded; None when nothing does."""
+        if self._metric is not None:
+            return f"metric {self._metric}"
+        return f"termination {TERMINATION}" if self._has_termination else None
+
+    @property
+    def is_rate(self) -> bool:
+        """Whether all values were 0 or 1 and of one episode: a share of goals is no success. Waits for the GPU."""
+        return bool(self._is_rate)
+
+    def begin(self, env_ids: Any) -> Any:
+        """Reset without an episode that ends, and find out what the task says of success."""
+        with _means() as means:
+            answer = self._reset(env_ids)
+        log = self._base.extras.get("log", {})
+        self._metric = success_metric(log)
+        self._is_mean = self._metric is not None and means.vector(log[self._metric]) is not None
+        return answer
+
+    def reset(self, env_ids: Any) -> Any:
+        """Reset the environments whose episodes end in this step, and read of each whether it succeeded."""
+        if self._metric is None:
+            if self._has_termination:
+                self._say(env_ids, self._base.termination_manager.get_term(TERMINATION)[env_ids.long()])
+            return self._reset(env_ids)
+        if self._is_mean:
+            with _means() as means:
+                answer = self._reset(env_ids)
+            if (parts := means.vector(self._value())) is not None:
+                self._say(env_ids, parts)
+            return answer
+        for index in range(len(env_ids)):
+            answer = self._reset(env_ids[index : index + 1])
+            if (value := self._value()) is not None:
+                self._say(env_ids[index : index + 1], value)
+        return answer
+
+    def take(self) -> torch.Tensor | None:
+        """Return what was read in this step, `(num_envs,)`: 1, 0, or -1 where nobody said; None where nothing was."""
+        import torch
+
+        if not self._any:
+            return None
+        taken, self._now, self._any = self._now, torch.full_like(self._now, -1.0), False
+        return taken
+
+    @property
+    def _has_termination(self) -> bool:
+        manager = getattr(self._base, "termination_manager", None)
+        return manager is not None and TERMINATION in manager.active_terms
+
+    def _value(self) -> Any:
+        return self._base.extras.get("log", {}).get(self._metric)
+
+    def _say(self, env_ids: Any, values: Any) -> None:
+        import torch
+
+        values = torch.as_tensor(values, dtype=torch.float32, device=self._now.device).view(-1)
+        if len(values) != len(env_ids):  # a mean over others too: those that go on, or all of the past
+            self._is_rate.fill_(False)
+            return
+        good = (values == 0) | (values == 1)
+        self._is_rate &= good.all()
+        self._now[env_ids.long()] = torch.where(good, values, -1.0)
+        self._any = True
+
+
+def forget(recording: Path) -> None:
+    """Say of every episode of a finished recording that nobody measured whether it succeeded."""
+    import zarr
+
+    root: Any = zarr.open_group(recording, mode="r+")
+    root["meta/success"][:] = NOT_MEASURED
+
+
+class _Means:
+    """Remembers which vectors torch takes the mean of, while it is torch's mode."""
+
+    def __init__(self) -> None:
+        self._taken: list[tuple[Any, Any]] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        import torch
+
+        is_mean = function in (torch.mean, torch.Tensor.mean) and args and args[0].ndim == 1
+        vector = args[0].clone() if is_mean else None  # the task may clear it before it comes back
+        result = function(*args, **(kwargs or {}))
+        if vector is not None:
+            self._taken.append((result, vector))
+        return result
+
+    def vector(self, mean: Any) -> Any:
+        """Return what a mean is of; None where it is none of these."""
+        return next((vector for result, vector in self._taken if result is mean), None)
+
+
+def _means() -> Any:
+    from torch.overrides import TorchFunctionMode
+
+    return type("Means", (_Means, TorchFunctionMode), {})()

@@ -1,0 +1,170 @@
+"""The class of a user's task package: found, and checked against the arguments it is to be made with."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from simyard.runner.errors import RequestError
+
+
+def import_module(name: str) -> ModuleType:
+    """Import the task's module.
+
+    Raises:
+        RequestError: If it is not there, does not import, or imports what is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise _not_found(name, error) from error
+    except (Exception, SystemExit) as error:
+        raise RequestError(
+            f"The task's module {name!r} does not import: {type(error).__name__}: {error}{_place(error)}.",
+            code="task_package_import",
+            advice=f"Mend the package; 'python -c \"import {name}\"' in its folder shows the same.",
+        ) from error
+
+
+def find_class(module: ModuleType, name: str) -> type | None:
+    """Return a class of a module, or None where the module has nothing of that name.
+
+    Raises:
+        RequestError: If what has that name is no class.
+    """
+    found = getattr(module, name, None)
+    if found is None or isinstance(found, type):
+        return found
+    raise RequestError(
+        f"{module.__name__}.{name} is a {type(found).__name__}, not a class.",
+        code="unknown_task_class",
+        advice=f"Name a class. {_allowed(class_names(module))}",
+    )
+
+
+def class_names(module: ModuleType) -> list[str]:
+    """Return the names of the classes that a module defines itself, or takes from its own package."""
+    root = module.__name__.partition(".")[0]
+    own = {
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, type) and not name.startswith("_") and value.__module__.partition(".")[0] == root
+    }
+    return sorted(own)
+
+
+def check_class(task_class: type, task_args: Mapping[str, Any]) -> None:
+    """Check that a class takes a context and exactly these arguments, and that it can be run.
+
+    Raises:
+        RequestError: If it does not; names the arguments that are allowed.
+    """
+    name = task_class.__qualname__
+    if inspect.isabstract(task_class):
+        missing = ", ".join(sorted(getattr(task_class, "__abstractmethods__", ())))
+        raise _bad_class(f"{name} is abstract: it lacks {missing}", "Name the class that has them.")
+    run = getattr(task_class, "run", None)
+    if not callable(run):
+        raise _bad_class(f"{name} has no method run", f"Add 'def run(self) -> None' to {name}.")
+    if inspect.iscoroutinefunction(run):
+        raise _bad_class(f"{name}.run is a coroutine, which nobody would await", "Make it a plain function.")
+    try:
+        inspect.signature(run).bind(None)
+    except (TypeError, ValueError) as error:
+        what = f"{name}.run cannot be called without arguments: {error}"
+        raise _bad_class(what, "What it needs is in the context.") from error
+    _check_arguments(task_class, task_args)
+
+
+# Import errors.
+
+
+def _not_found(name: str, error: ModuleNotFoundError) -> RequestError:
+    missing = error.name or str(error)
+    if name == missing or name.startswith(f"{missing}."):
+        return RequestError(
+            f"There is no module {name!r} for {sys.executable!r}.",
+            code="task_module_missing",
+            advice="Send the package that has it, or correct isaac_lab.task_module.",
+        )
+    if missing.partition(".")[0] == name.partition(".")[0]:
+        return RequestError(
+            f"The task's package has no module {missing!r}, which it imports{_place(error)}.",
+            code="task_package_import",
+            advice="Put the file into the package.",
+        )
+    return RequestError(
+        f"The task's module {name!r} needs {missing!r}, which is not installed for {sys.executable!r}{_place(error)}.",
+        code="missing_dependency",
+        advice=f"Put {missing!r} into the package, or install it for that Python: nothing is downloaded for a job.",
+    )
+
+
+def _place(error: BaseException) -> str:
+    """Return which line of the user's code raised, in parentheses; a syntax error says it itself."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    if isinstance(error, SyntaxError) or not frames or frames[-1].filename == __file__:
+        return ""
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+
+
+# Signatures.
+
+
+def _check_arguments(task_class: type, task_args: Mapping[str, Any]) -> None:
+    name = task_class.__qualname__
+    try:
+        parameters = list(inspect.signature(task_class).parameters.values())
+    except (TypeError, ValueError) as error:
+        raise _bad_class(f"{name} does not say what it is made with: {error}", _TEMPLATE.format(name)) from error
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    takes_rest = any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters)
+    if parameters and parameters[0].kind in positional:
+        parameters = parameters[1:]
+    elif not takes_rest:
+        raise _bad_class(f"{name} does not take a context as its first argument", _TEMPLATE.format(name))
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    allowed = {parameter.name: parameter for parameter in parameters if parameter.kind in by_name}
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+    for given in task_args:
+        if given not in allowed and not takes_any:
+            raise _unknown_argument(name, given, list(allowed))
+    empty = inspect.Parameter.empty
+    missing = [arg for arg, parameter in allowed.items() if parameter.default is empty and arg not in task_args]
+    if missing:
+        raise RequestError(
+            f"{name} needs {', '.join(map(repr, missing))} in task_args.",
+            code="missing_task_argument",
+            advice=_allowed(list(allowed)),
+        )
+    try:
+        inspect.signature(task_class).bind(None, **task_args)
+    except TypeError as error:
+        what = f"{name} cannot be called with a context and these task_args: {error}"
+        raise _bad_class(what, _TEMPLATE.format(name)) from error
+
+
+def _unknown_argument(name: str, given: str, allowed: list[str]) -> RequestError:
+    near = difflib.get_close_matches(given, allowed, n=1, cutoff=0.5)
+    guess = f" Did you mean {near[0]!r}?" if near else ""
+    return RequestError(
+        f"{name} takes no argument {given!r}.{guess}", code="unknown_task_argument", advice=_allowed(allowed)
+    )
+
+
+def _allowed(names: list[str]) -> str:
+    return f"Allowed: {', '.join(map(repr, names)) or 'none'}."
+
+
+def _bad_class(what: str, advice: str) -> RequestError:
+    return RequestError(f"{what}.", code="bad_task_class", advice=advice)
+
+
+_TEMPLATE = "The constructor is 'def __init__(self, context, **task_args)' of {}; docs/task-packages.md has a template."

@@ -1,0 +1,5 @@
+"""`python -m simyard`: the command line, for whoever has the package and not the script."""
+
+from simyard.cli import main
+
+main()

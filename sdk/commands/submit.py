@@ -1,0 +1,75 @@
+"""`simyard submit`: check and stage a rollout, then run it here, or leave it to a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from simyard.blocks.reference import absolute, open_store
+from simyard.commands import run as running
+from simyard.commands.watch import watch
+from simyard.config import check_config, read_config
+from simyard.site import Site
+from simyard.store import keys
+from simyard.store.store import Store
+from simyard.submission import SubmitRequest
+from simyard.tasks import history, idempotency
+from simyard.tasks.frame import Resolved
+from simyard.tasks.resolve import resolve
+from simyard.tasks.stage import stage
+
+
+def submit(
+    config: Path, settings: Sequence[str], reference: str | None, pool: str | None, key: str | None,
+    *, wait: bool, quiet: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Submit a rollout.
+
+    Args:
+        config: The body of `POST /v0/jobs`, a JSON file.
+        settings: Changes to it, `key=value`.
+        reference: The store, as the user named it.
+        pool: The work pool; None runs it on this machine.
+        key: Idempotency key: used again with the same request it means the same job.
+        wait: Whether to stay until the job has ended.
+        quiet: Whether to print nothing meanwhile.
+
+    Returns:
+        The job's result, or how it stands where nobody waits.
+
+    Raises:
+        RequestError: If the request is bad; nothing was created then.
+    """
+    site = Site.from_env()
+    reference = absolute(reference or site.store)
+    store = open_store(reference)
+    request = check_config(read_config(config, SubmitRequest, settings), SubmitRequest)
+    base = config.resolve().parent
+    resolved = resolve(request, store, keys.new_job_id(), base)
+    if key is not None:
+        job_id = idempotency.claim(store, key, resolved.spec)
+        if store.exists(keys.JobKeys(job_id).job):
+            return watch(store, job_id, quiet=quiet) if wait else history.job_status(store, job_id)
+        resolved = replace(resolved, spec=replace(resolved.spec, job_id=job_id))
+    if wait:
+        return running.execute(resolved, request, base, store, reference, pool, site, quiet=quiet)[0]
+    return _leave(resolved, store, reference, pool, site)
+
+
+def _leave(resolved: Resolved, store: Store, reference: str, pool: str | None, site: Site) -> dict[str, Any]:
+    """Stage the job and have a process of its own take it to its end; it outlives this one and its terminal."""
+    stage(resolved, store)
+    job_id = resolved.spec.job_id
+    log = site.home / "work" / f"{job_id}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "simyard", "jobs", "retry", job_id, "--store", reference]
+    with log.open("ab") as output:
+        subprocess.Popen(
+            [*command, *(["--pool", pool] if pool else [])],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+        )  # fmt: skip
+    return history.job_status(store, job_id)

@@ -1,0 +1,225 @@
+"""Resumable uploads to a bucket: obstore has none that outlives its process, so botocore sends these.
+
+An upload goes on with an unfinished multipart upload of the key, whoever began it. A part that is there is kept when
+its ETag is the MD5 digest of the same piece of the local file. That is so on AWS, MinIO, Ceph, R2 and their like, but
+not in a bucket that encrypts with SSE-KMS or SSE-C: there an upload works, and begins anew each time.
+
+An upload that nobody goes on with stays in the bucket, unseen: give it a lifecycle rule that aborts those.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import botocore.session
+from botocore import exceptions
+from botocore.config import Config
+from botocore.configprovider import ConstantProvider
+from botocore.credentials import RefreshableCredentials
+
+from simyard.runner.errors import RequestError
+from simyard.runner.spec import InputFile
+from simyard.store.backend import Access, Credentials
+from simyard.store.failures import failure
+from simyard.store.store import UPLOADS_AT_ONCE, Store, part_bytes
+from simyard.store.uploads import Progress, is_there, read
+
+ROUNDS = 5
+"""How often an upload is tried that another process ends; it does so when its own copy of the file has changed."""
+REFRESH_S = 60
+"""Credentials are renewed this long before they expire."""
+
+_CAUGHT = (exceptions.BotoCoreError, exceptions.ClientError)
+_UNREACHABLE = (exceptions.ConnectionError, exceptions.HTTPClientError)
+_GARBLED = ("RequestTimeout", "IncompleteBody", "BadDigest")
+
+T = TypeVar("T")
+
+
+def send_to_bucket(store: Store, file: InputFile, path: str | os.PathLike[str], progress: Progress) -> None:
+    """Send a local file, going on with what is there of it.
+
+    Args:
+        store: A bucket.
+        file: The key, the digest and the size.
+        path: The local file.
+        progress: Told of it.
+
+    Raises:
+        RequestError: The local file is not what `file` says.
+        StoreError: The bucket cannot be written.
+    """
+    for _ in range(ROUNDS):
+        try:
+            return _Upload(store, file).send(path, progress)
+        except _CAUGHT as error:
+            failed = error
+        # When another process sends the same file and is faster, this upload is gone, and the object is there.
+        if isinstance(failed, exceptions.ClientError) and is_there(store, file):
+            return None
+        if _code(failed) not in ("NoSuchUpload", "InvalidPart"):
+            break
+    raise failure("write", store.url(file.key), failed, absent_is_missing=False) from failed
+
+
+class _Upload:
+    """One multipart upload, to its end."""
+
+    def __init__(self, store: Store, file: InputFile) -> None:
+        location, options, credentials = store.opened_with
+        self._file = file
+        self._access = Access.decide(options, credentials)
+        self._client = _open_client(self._access)
+        self._bucket = location.bucket
+        self._key = f"{location.prefix}/{file.key}".removeprefix("/")
+        self._stopped = threading.Event()
+
+    def send(self, path: str | os.PathLike[str], progress: Progress) -> None:
+        """Send what is missing, and make the whole visible."""
+        upload = {"Bucket": self._bucket, "Key": self._key, "UploadId": self._find() or self._begin()}
+        try:
+            with ThreadPoolExecutor(UPLOADS_AT_ONCE) as pool:
+                try:
+                    etags = self._send_parts(upload, path, progress, pool)
+                except BaseException:
+                    self._stopped.set()
+                    pool.shutdown(cancel_futures=True)
+                    raise
+        except RequestError:  # the parts of another content
+            with suppress(*_CAUGHT):
+                self._client.abort_multipart_upload(**upload)
+            raise
+        parts = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)]
+        self._patiently(lambda: self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}))
+
+    def _find(self) -> str | None:
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=self._key)
+        found = self._patiently(pages.build_full_result).get("Uploads", [])
+        return next((entry["UploadId"] for entry in found if entry["Key"] == self._key), None)
+
+    def _begin(self) -> str:
+        begin = self._client.create_multipart_upload
+        return str(self._patiently(lambda: begin(Bucket=self._bucket, Key=self._key))["UploadId"])
+
+    def _send_parts(
+        self, upload: dict[str, str], path: str | os.PathLike[str], progress: Progress, pool: ThreadPoolExecutor
+    ) -> list[str]:
+        """Have every part in the bucket; return their ETags."""
+        pages = self._client.get_paginator("list_parts").paginate(**upload)
+        found = self._patiently(pages.build_full_result).get("Parts", [])
+        there = {part["PartNumber"]: part["ETag"] for part in found}
+        etags: list[str] = []
+        waiting: deque[tuple[int, Future[str]]] = deque()
+        position = 0
+        for number, piece in enumerate(read(path, self._file, part_bytes(self._file.size_bytes)), 1):
+            digest = hashlib.md5(piece, usedforsecurity=False)
+            position += len(piece)
+            if there.get(number, "").strip('"') == digest.hexdigest():
+                done: Future[str] = Future()
+                done.set_result(there[number])
+            else:
+                done = pool.submit(self._send_part, upload, number, piece, digest.digest())
+                progress.moved += len(piece)
+            waiting.append((position, done))
+            while len(waiting) > UPLOADS_AT_ONCE:
+                etags.append(_await(waiting, progress))
+        while waiting:
+            etags.append(_await(waiting, progress))
+        return etags
+
+    def _send_part(self, upload: dict[str, str], number: int, piece: bytes, md5: bytes) -> str:
+        # The server compares the digest; botocore's own newer checksums are unknown to many servers.
+        content_md5 = base64.b64encode(md5).decode()
+        send = self._client.upload_part
+        answer = self._patiently(lambda: send(**upload, PartNumber=number, Body=piece, ContentMD5=content_md5))
+        return str(answer["ETag"])
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """Call the server, and again while it cannot be reached, for as long as the store itself would."""
+        deadline = time.monotonic() + self._access.retry_s
+        pause_s, longest_pause_s = self._access.pauses_s
+        while True:
+            try:
+                return call()
+            except _CAUGHT as error:
+                if not _may_pass(error) or time.monotonic() > deadline or self._stopped.wait(pause_s):
+                    raise
+            pause_s = min(2 * pause_s, longest_pause_s)
+
+
+def _await(waiting: deque[tuple[int, Future[str]]], progress: Progress) -> str:
+    position, done = waiting.popleft()
+    etag = done.result()
+    progress.reach(position)
+    return etag
+
+
+def _code(error: Exception) -> str:
+    return str(error.response["Error"]["Code"]) if isinstance(error, exceptions.ClientError) else ""
+
+
+def _may_pass(error: Exception) -> bool:
+    """Tell whether the same request may succeed later."""
+    if not isinstance(error, exceptions.ClientError):
+        return isinstance(error, _UNREACHABLE)
+    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+    return status >= 500 or status == 429 or _code(error) in _GARBLED
+
+
+def _open_client(access: Access) -> Any:
+    session = botocore.session.Session()
+    # obstore reads neither ~/.aws nor a profile, and the two must not be two accounts.
+    for name, value in {"config_file": os.devnull, "credentials_file": os.devnull, "profile": None}.items():
+        session.get_component("config_store").set_config_provider(name, ConstantProvider(value))
+    if access.credentials:
+        session.register_component("credential_provider", _Given(access.credentials))
+    return session.create_client(
+        "s3",
+        region_name=access.region,
+        endpoint_url=access.endpoint,
+        verify=access.ca_bundle,
+        config=Config(
+            connect_timeout=access.connect_s,
+            read_timeout=access.silence_s,
+            retries={"total_max_attempts": 1},
+            s3={"addressing_style": "path"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What botocore asks for credentials, where the store was given some."""
+
+    credentials: Credentials
+
+    def load_credentials(self) -> Any:
+        return RefreshableCredentials.create_from_metadata(
+            self._ask(), self._ask, "store", advisory_timeout=REFRESH_S, mandatory_timeout=REFRESH_S // 2
+        )
+
+    def _ask(self) -> dict[str, str | None]:
+        try:
+            found = self.credentials()
+        except Exception as error:
+            raise exceptions.CredentialRetrievalError(provider="the store", error_msg=str(error)) from error
+        expires_at = found["expires_at"] or datetime.max.replace(tzinfo=UTC)
+        return {
+            "access_key": found["access_key_id"],
+            "secret_key": found["secret_access_key"],
+            "token": found["token"],
+            "expiry_time": expires_at.isoformat(),
+        }

@@ -1,0 +1,92 @@
+"""What every frozen job has, whatever its kind, and what it takes over from another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from simyard.requests import FromJob, JobRequest
+from simyard.runner.errors import RequestError
+from simyard.runner.spec import JobSpec, Limits
+from simyard.store import keys
+from simyard.store.store import KeyNotFound, Store
+from simyard.tasks.inputs import LocalInput
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A frozen job and the local files it needs in the store."""
+
+    spec: JobSpec
+    inputs: tuple[LocalInput, ...] = ()
+
+
+def frame(request: JobRequest, job_id: str, **own: Any) -> JobSpec:
+    """Return the job with what all kinds have in common; `own` are the fields that its kind knows."""
+    limits = request.timeouts
+    return JobSpec(
+        job_id=job_id,
+        name=request.name,
+        description=request.description,
+        gpus=request.compute_config.gpus_per_node,
+        overrides=request.overrides,
+        limits=Limits(
+            wall_s=limits.wall_seconds,
+            first_iteration_s=limits.first_iteration_seconds,
+            iteration_s=limits.iteration_seconds,
+            term_grace_s=limits.grace_seconds,
+            close_grace_s=limits.close_seconds,
+        ),
+        retries=request.retries,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        request=request.model_dump(mode="json", by_alias=True, exclude_unset=True),
+        **own,
+    )
+
+
+def training_of(source: FromJob | None, store: Store) -> JobSpec | None:
+    """Return the training whose policy a request means; None where it names none.
+
+    Raises:
+        RequestError: If there is no such job, or it is no training.
+    """
+    if source is None:
+        return None
+    spec = load_spec(store, source.job_id)
+    if spec.kind != "train":
+        raise RequestError(
+            f"fromJob: {spec.job_id!r} is a job of kind {spec.kind!r}.",
+            code="not_a_training",
+            advice="Name a training job: see `simyard jobs list`.",
+        )
+    return spec
+
+
+def inherit(spec: JobSpec, trained_by: JobSpec, task: str | None) -> JobSpec:
+    """Take over what a training says of its task: library, package and overrides, save those given anew."""
+    given = {override.partition("=")[0] for override in spec.overrides}
+    inherited = tuple(o for o in trained_by.overrides if o.partition("=")[0] not in given)
+    return replace(
+        spec,
+        task=task or trained_by.task,
+        library=trained_by.library,
+        overrides=(*inherited, *spec.overrides),
+        packages=spec.packages or trained_by.packages,
+        import_callback=spec.import_callback or trained_by.import_callback,
+        from_job=trained_by.job_id,
+    )
+
+
+def load_spec(store: Store, job_id: str) -> JobSpec:
+    """Read a job's frozen spec.
+
+    Raises:
+        RequestError: If the store has no such job.
+    """
+    try:
+        return JobSpec.from_json(store.get_json(keys.JobKeys(keys.check_job_id(job_id)).job))
+    except KeyNotFound as error:
+        raise RequestError(
+            f"There is no job {job_id!r} in {store.url()}.", code="unknown_job", advice="See `simyard jobs list`."
+        ) from error

@@ -1,0 +1,422 @@
+"""Files of robots and scenes: what is found in them, and that nothing outside their folder is ever read."""
+
+import io
+import json
+import struct
+import tarfile
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from simyard.runner import asset_references
+from simyard.runner.errors import Category, RequestError
+from simyard.runner.robot_files import main_file
+
+SHIPPED = Path(str(find_spec("newton").origin)).parent / "examples" / "assets"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "rollouts"
+STL = b"solid s\nendsolid s\n"
+USD = '#usda 1.0\n(\n    defaultPrim = "R"\n    metersPerUnit = 1\n)\n'
+
+
+def urdf(mesh="m.stl", texture=""):
+    material = f'<material name="m"><texture filename="{texture}"/></material>' if texture else ""
+    geometry = f'<geometry><mesh filename="{mesh}"/></geometry>'
+    return f'<robot name="r"><link name="a"><visual>{geometry}{material}</visual></link></robot>'
+
+
+def mjcf(asset, compiler="", root="mujoco"):
+    return f"<{root}>{compiler}<asset>{asset}</asset></{root}>"
+
+
+def usd(attribute, metadata=""):
+    return f'{USD}def Xform "R" ({metadata}) {{\n    {attribute}\n}}\n'
+
+
+def bundle(path, files):
+    """Pack texts or bytes by name."""
+    data = {name: text.encode() if isinstance(text, str) else text for name, text in files.items()}
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in data.items():
+                archive.writestr(name, content)
+    else:
+        with tarfile.open(path, "w:gz") as archive:
+            for name, content in data.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def refused(path, format_, into, match, code):
+    """It is refused in words, and nothing is left."""
+    with pytest.raises(RequestError, match=match) as error:
+        main_file(path, format_, into)
+    failure = error.value.failure
+    assert (failure.code, failure.category) == (code, Category.USER)
+    assert failure.advice
+    assert not into.exists()
+    return failure
+
+
+# What is taken.
+
+
+@pytest.mark.parametrize(
+    ("source", "format_"),
+    [
+        (SHIPPED / "cartpole.urdf", "urdf"),
+        (SHIPPED / "quadruped.urdf", "urdf"),
+        (SHIPPED / "nv_ant.xml", "mjcf"),
+        (SHIPPED / "ant.usda", "usd"),
+        (SHIPPED / "rj45_plug.usd", "usd"),
+        (EXAMPLES / "gripper_arm.urdf", "urdf"),
+        (EXAMPLES / "hopper.xml", "mjcf"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Path) else value,
+)
+def test_a_file_by_itself_is_copied_as_it_is(source, format_, tmp_path):
+    main = main_file(source, format_, tmp_path / "robot")
+    assert main == tmp_path / "robot" / source.name
+    assert main.read_bytes() == source.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["r.zip", "R.ZIP", "r.tar.gz", "r.tgz"])
+def test_the_least_deep_file_of_the_format_counts(name, tmp_path):
+    files = {"pkg/robot.urdf": urdf("meshes/m.stl"), "pkg/meshes/m.stl": STL, "pkg/old/robot.urdf": "<robot/>"}
+    files |= {"__MACOSX/pkg/._robot.urdf": b"\0", "pkg/README.md": "text"}
+    path = bundle(tmp_path / name.lower(), files)
+    path = path.rename(tmp_path / name)
+    assert main_file(path, "urdf", tmp_path / "robot") == tmp_path / "robot" / "pkg" / "robot.urdf"
+
+
+def test_an_xml_file_is_an_mjcf_by_its_root_alone(tmp_path):
+    files = {"package.xml": "<package/>", "broken.xml": "<", "arm.xml": "<mujoco/>", "hand.xml": "<mujocoinclude/>"}
+    path = bundle(tmp_path / "r.zip", files)
+    assert main_file(path, "mjcf", tmp_path / "robot").name == "arm.xml"
+
+
+@pytest.mark.parametrize(
+    ("urdf_at", "mesh_at", "reference"),
+    [
+        ("arm_description/urdf/a.urdf", "arm_description/meshes/m.stl", "package://arm_description/meshes/m.stl"),
+        ("a.urdf", "arm_description/meshes/m.stl", "package://arm_description/meshes/m.stl"),
+        ("urdf/a.urdf", "meshes/m.stl", "package://arm_description/meshes/m.stl"),
+        ("a.urdf", "meshes/m.stl", "model://arm/meshes/m.stl"),
+        ("urdf/a.urdf", "meshes/m.stl", "../meshes/m.stl"),
+    ],
+    ids=["package around it", "package beside it", "bundle is the package", "gazebo", "plain"],
+)
+def test_packages_are_folders_of_the_bundle(urdf_at, mesh_at, reference, tmp_path):
+    """And the copy says so in plain paths, so that Newton looks nothing up on this machine."""
+    path = bundle(tmp_path / "r.zip", {urdf_at: urdf(reference), mesh_at: STL})
+    main = main_file(path, "urdf", tmp_path / "robot")
+    ((written, target),) = asset_references.check(main, "urdf", tmp_path / "robot").items()
+    assert "://" not in written
+    assert target == tmp_path / "robot" / mesh_at
+
+
+def test_a_bundle_of_mjcf_is_followed_through_includes_and_asset_folders(tmp_path):
+    files = {
+        "scene.xml": '<mujoco><include file="parts/arm.xml"/></mujoco>',
+        "parts/arm.xml": mjcf('<mesh file="a.obj"/><texture file="t.png"/>', '<compiler meshdir="m" texturedir="t"/>'),
+        "parts/m/a.obj": "mtllib a.mtl missing.mtl\nv 0 0 0\n",
+        "parts/m/a.mtl": "newmtl x\nmap_Kd -s 1 1 1 a b.png\n",
+        "parts/t/t.png": b"png",
+        "other/with/strip.xml": "<mujocoinclude/>",
+    }
+    assert main_file(bundle(tmp_path / "r.zip", files), "mjcf", tmp_path / "robot").name == "scene.xml"
+
+
+def test_strippath_leaves_the_name_alone(tmp_path):
+    files = {"a.xml": mjcf('<mesh file="gone/b.stl"/>', '<compiler strippath="true" assetdir="m"/>'), "m/b.stl": STL}
+    main_file(bundle(tmp_path / "r.zip", files), "mjcf", tmp_path / "robot")
+
+
+def test_a_usd_is_followed_through_every_kind_of_reference(tmp_path):
+    arcs = "references = @./parts/arm.usda@, payload = @parts/hand.usda@".replace(", ", "\n    ")
+    files = {
+        "robot.usda": usd("asset t = @tex/<UDIM>.png@\n    asset m = @OmniPBR.mdl@\n    asset e = @@", arcs),
+        "parts/arm.usda": usd("asset[] t = [@../tex/1001.png@]"),
+        "parts/hand.usda": usd("asset t.timeSamples = {0: @deep/a.png@}"),
+        "parts/deep/a.png": b"png",
+        "tex/1001.png": b"png",
+    }
+    assert main_file(bundle(tmp_path / "r.zip", files), "usd", tmp_path / "robot").name == "robot.usda"
+
+
+def test_a_usdz_is_unpacked_and_its_first_file_counts(tmp_path):
+    path = bundle(tmp_path / "r.zip", {"z.usda": usd("asset t = @a.png@"), "a.png": b"png", "b.usda": USD})
+    path = path.rename(tmp_path / "r.usdz")
+    assert main_file(path, "usd", tmp_path / "robot").name == "z.usda"
+
+
+def test_gltf_may_hold_its_data_itself(tmp_path):
+    scene = {"buffers": [{"uri": "data:application/octet-stream;base64,AA=="}], "images": [{"bufferView": 0}]}
+    files = {"a.urdf": urdf("m.gltf"), "m.gltf": json.dumps(scene)}
+    main_file(bundle(tmp_path / "r.zip", files), "urdf", tmp_path / "robot")
+
+
+def test_a_folder_that_is_there_is_not_touched(tmp_path):
+    into = tmp_path / "robot"
+    into.mkdir()
+    (into / "mine").write_text("x")
+    with pytest.raises(FileExistsError):
+        main_file(SHIPPED / "cartpole.urdf", "urdf", into)
+    assert (into / "mine").read_text() == "x"
+
+
+# What is refused, each with its own words.
+
+OUTSIDE = "leads out of the folder"
+URL = "is a URL"
+ABSOLUTE = "is absolute"
+MISSING = "there is no such file"
+
+
+def glb(uri):
+    scene = json.dumps({"images": [{"uri": uri}]}).encode()
+    return struct.pack("<4sIII4s", b"glTF", 2, 20 + len(scene), len(scene), b"JSON") + scene
+
+
+@pytest.mark.parametrize(
+    ("reference", "match"),
+    [
+        ("../m.stl", OUTSIDE),
+        ("a/../../m.stl", OUTSIDE),
+        ("/etc/passwd", ABSOLUTE),
+        ("~/m.stl", ABSOLUTE),
+        ("C:/m.stl", ABSOLUTE),
+        ("http://host/m.stl", URL),
+        ("https://host/m.stl", URL),
+        ("file:///etc/passwd", URL),
+        ("file:/etc/passwd", URL),
+        ("//host/m.stl", URL),
+        ("omniverse://host/m.stl", URL),
+        ("package://pkg/../../../m.stl", OUTSIDE),
+        ("package://../m.stl", URL),
+        ("package:///etc/passwd", URL),
+        ("package://other/x.stl", MISSING),
+        ("model://other/x.stl", MISSING),
+        ("meshes\\m.stl", "has a backslash"),
+        ("missing.stl", MISSING),
+        ("M.STL", MISSING),
+        ("m.step", "of a format that is not read"),
+        ("lfs.stl", "pointer of Git LFS"),
+        ("x" * 5000 + ".stl", MISSING),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_meshes_of_a_urdf(reference, match, tmp_path):
+    (tmp_path / "m.stl").write_bytes(STL)
+    files = {"pkg/a.urdf": urdf(reference), "pkg/m.stl": STL, "pkg/m.step": b"step"}
+    files |= {"pkg/lfs.stl": "version https://git-lfs.github.com/spec/v1\n"}
+    path = bundle(tmp_path / "r.zip", {name.removeprefix("pkg/"): data for name, data in files.items()})
+    refused(path, "urdf", tmp_path / "robot", match, "asset_reference")
+
+
+def test_a_missing_file_names_those_that_are_nearly_meant(tmp_path):
+    path = bundle(tmp_path / "r.zip", {"a.urdf": urdf("meshes/M.stl"), "meshes/m.stl": STL})
+    failure = refused(path, "urdf", tmp_path / "robot", MISSING, "asset_reference")
+    assert failure.message == "'a.urdf' refers to 'meshes/M.stl', and there is no such file."
+    assert failure.advice == "There is 'meshes/m.stl': mind folders, and upper and lower case."
+
+
+def test_a_file_by_itself_that_needs_others_asks_for_a_bundle(tmp_path):
+    (tmp_path / "a.urdf").write_text(urdf("m.stl"))
+    (tmp_path / "m.stl").write_bytes(STL)
+    failure = refused(tmp_path / "a.urdf", "urdf", tmp_path / "robot", MISSING, "asset_reference")
+    assert failure.advice == "Send a .zip bundle with every file that is referred to."
+
+
+@pytest.mark.parametrize(
+    ("files", "match"),
+    [
+        ({"a.urdf": urdf(texture="http://host/t.png")}, URL),
+        ({"a.urdf": urdf(texture="/t.png")}, ABSOLUTE),
+        ({"a.urdf": urdf("m.obj"), "m.obj": "mtllib ../m.mtl\n"}, OUTSIDE),
+        ({"a.urdf": urdf("m.obj"), "m.obj": "mtllib m.mtl\n", "m.mtl": "map_Kd -s 1 1 1 /etc/t.png\n"}, ABSOLUTE),
+        ({"a.urdf": urdf("m.obj"), "m.obj": "mtllib m.mtl\n", "m.mtl": "bump http://host/t.png\n"}, URL),
+        ({"a.urdf": urdf("m.ply"), "m.ply": "ply\ncomment TextureFile /t.png\nend_header\n"}, ABSOLUTE),
+        ({"a.urdf": urdf("m.dae"), "m.dae": "<C><image><init_from>file:///t.png</init_from></image></C>"}, URL),
+        (
+            {"a.urdf": urdf("m.dae"), "m.dae": "<C><image><init_from><ref>../t.png</ref></init_from></image></C>"},
+            OUTSIDE,
+        ),
+        ({"a.urdf": urdf("m.dae"), "m.dae": '<C><diffuse><texture texture="/t.png"/></diffuse></C>'}, ABSOLUTE),
+        ({"a.urdf": urdf("m.gltf"), "m.gltf": '{"buffers": [{"uri": "../b.bin"}]}'}, OUTSIDE),
+        ({"a.urdf": urdf("m.gltf"), "m.gltf": '{"buffers": [{"uri": "b.bin"}]}'}, MISSING),
+        ({"a.urdf": urdf("m.glb"), "m.glb": glb("https://host/t.png")}, URL),
+    ],
+    ids=[
+        "texture url",
+        "texture absolute",
+        "obj",
+        "mtl",
+        "mtl url",
+        "ply",
+        "dae",
+        "dae ref",
+        "dae attribute",
+        "gltf",
+        "gltf missing",
+        "glb",
+    ],
+)
+def test_what_a_urdf_s_files_refer_to(files, match, tmp_path):
+    files = {"m.stl": STL, **files}
+    refused(bundle(tmp_path / "r.zip", files), "urdf", tmp_path / "robot", match, "asset_reference")
+
+
+@pytest.mark.parametrize(
+    ("files", "match"),
+    [
+        ({"a.xml": '<mujoco><include file="../b.xml"/></mujoco>'}, OUTSIDE),
+        ({"a.xml": '<mujoco><include file="/etc/passwd"/></mujoco>'}, ABSOLUTE),
+        ({"a.xml": '<mujoco><include file="b.xml"/></mujoco>'}, MISSING),
+        (
+            {"a.xml": '<mujoco><include file="p/b.xml"/></mujoco>', "p/b.xml": mjcf('<mesh file="../../m.stl"/>')},
+            OUTSIDE,
+        ),
+        ({"a.xml": mjcf('<mesh file="m.stl"/>', '<compiler meshdir="/usr"/>')}, ABSOLUTE),
+        ({"a.xml": mjcf('<mesh file="m.stl"/>', '<compiler meshdir=".."/>')}, OUTSIDE),
+        ({"a.xml": mjcf('<texture file="t.png"/>', '<compiler assetdir="../x"/>')}, OUTSIDE),
+        ({"a.xml": mjcf('<texture fileup="http://host/t.png"/>')}, URL),
+        ({"a.xml": mjcf('<hfield file="../h.png"/>')}, OUTSIDE),
+        ({"a.xml": mjcf('<skin file="/s.skn"/>')}, ABSOLUTE),
+        ({"a.xml": mjcf('<model file="../b.xml"/>')}, OUTSIDE),
+        ({"a.xml": mjcf('<mesh file="/usr/m.stl"/>', '<compiler strippath="true"/>')}, ABSOLUTE),
+        ({"a.xml": mjcf('<mesh file="m.step"/>'), "m.step": b"x"}, "of a format that is not read"),
+    ],
+    ids=[
+        "include",
+        "include absolute",
+        "include missing",
+        "nested",
+        "meshdir absolute",
+        "meshdir",
+        "assetdir",
+        "fileup",
+        "hfield",
+        "skin",
+        "model",
+        "strippath",
+        "format",
+    ],
+)
+def test_what_an_mjcf_refers_to(files, match, tmp_path):
+    files = {"m.stl": STL, **files}
+    refused(bundle(tmp_path / "r.zip", files), "mjcf", tmp_path / "robot", match, "asset_reference")
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        (usd("", "references = @../b.usda@"), OUTSIDE),
+        (usd("", "payload = @/b.usda@"), ABSOLUTE),
+        (usd("", "references = @https://host/b.usda@"), URL),
+        (usd("", "references = @omniverse://host/b.usd@"), URL),
+        (usd("", "references = @b.usda@"), MISSING),
+        (usd("", "references = @b.usdz@"), "is not looked into"),
+        (usd("", "references = @b.usdz[c.usd]@"), "is not looked into"),
+        (usd("", "references = @b.mtlx@"), "is not looked into"),
+        (usd("", "references = @b.usda:SDF_FORMAT_ARGS:a=b@"), "with arguments for its format"),
+        (usd("asset t = @http://host/t.png@"), URL),
+        (usd("asset t = @../t.png@"), OUTSIDE),
+        (usd("asset t.timeSamples = {0: @/t.png@}"), ABSOLUTE),
+        (usd("asset t = @tex/<UDIM>.png@"), MISSING),
+        (usd("asset t = @../<UDIM>.png@"), OUTSIDE),
+        (usd("asset m = @http://host/OmniPBR.mdl@"), URL),
+        (usd("asset m = @../OmniPBR.mdl@"), OUTSIDE),
+        (usd("", "customData = { asset t = @/t.png@ }"), ABSOLUTE),
+        (usd("", "clips = { dictionary d = { asset[] assetPaths = [@../c.usda@] } }"), OUTSIDE),
+        (
+            usd('variantSet "v" = {\n "x" {\n asset t = @/t.png@\n }\n }', 'prepend variantSets = "v"'),
+            ABSOLUTE,
+        ),
+        (USD.replace("(", "(\n    subLayers = [@../b.usda@]"), OUTSIDE),
+        (USD.replace("(", '(\n    expressionVariables = { string X = "/b" }'), "has expressionVariables"),
+    ],
+)
+def test_what_a_usd_refers_to(text, match, tmp_path):
+    (tmp_path / "1001.png").write_bytes(b"png")
+    refused(bundle(tmp_path / "r.zip", {"a.usda": text}), "usd", tmp_path / "robot", match, "asset_reference")
+
+
+def test_references_of_references_of_a_usd(tmp_path):
+    files = {"a.usda": usd("", "references = @p/b.usda@"), "p/b.usda": usd("", "payload = @../../c.usda@")}
+    failure = refused(bundle(tmp_path / "r.zip", files), "usd", tmp_path / "robot", OUTSIDE, "asset_reference")
+    assert failure.message.startswith("'p/b.usda' refers to '../../c.usda'")
+
+
+LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        (f'<!DOCTYPE robot [<!ENTITY l0 "lol">{LAUGHS}]><robot>&l9;</robot>', "has a DTD"),
+        ('<!DOCTYPE robot [<!ENTITY e SYSTEM "file:///etc/passwd">]><robot>&e;</robot>', "has a DTD"),
+        ('<!DOCTYPE robot SYSTEM "http://host/robot.dtd"><robot/>', "has a DTD"),
+        ("<robot><link></robot>", "is not well-formed XML: mismatched tag: line 1"),
+        ("", "is not well-formed XML: no element found"),
+        ("\0\1", "is not well-formed XML"),
+        ("<a>" * 600 + "</a>" * 600, "has more than 500 elements in each other"),
+        ('<robot xmlns:xacro="x"><xacro:macro/></robot>', "is a xacro template"),
+        ("<mujoco/>", "is no URDF: its root is <mujoco>"),
+    ],
+    ids=["billion laughs", "external entity", "external dtd", "tag", "empty", "binary", "deep", "xacro", "mjcf"],
+)
+def test_xml_that_is_not_read(text, match, tmp_path):
+    (tmp_path / "a.urdf").write_text(text)
+    refused(tmp_path / "a.urdf", "urdf", tmp_path / "robot", match, "asset_unreadable")
+
+
+def test_xml_of_any_size_is_not_read(tmp_path):
+    with (tmp_path / "a.urdf").open("wb") as file:
+        file.truncate(asset_references.MOST_XML_BYTES + 1)
+    refused(tmp_path / "a.urdf", "urdf", tmp_path / "robot", "allowed are 33,554,432", "asset_unreadable")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "format_", "match", "code"),
+    [
+        ("a.obj", "v 0 0 0", "urdf", "is not named as a file of the format 'urdf'", "asset_wrong_format"),
+        ("a.usd", USD, "mjcf", "is not named as a file of the format 'mjcf'", "asset_wrong_format"),
+        ("a.usda", "#usda 1.0\ndef {", "usd", "cannot be opened as USD", "asset_unreadable"),
+        ("a.usd", "nonsense", "usd", "cannot be opened as USD", "asset_unreadable"),
+        ("a.xml", "<robot/>", "mjcf", "is no MJCF: its root is <robot>", "asset_unreadable"),
+        ("a.urdf", "<robot/>", "stl", "Unknown asset format 'stl'", "unknown_name"),
+    ],
+)
+def test_files_of_another_format(name, data, format_, match, code, tmp_path):
+    (tmp_path / name).write_text(data)
+    refused(tmp_path / name, format_, tmp_path / "robot", match, code)
+
+
+@pytest.mark.parametrize(
+    ("files", "format_", "match", "code"),
+    [
+        ({"a.stl": STL}, "urdf", "holds no file of the format 'urdf'", "asset_wrong_format"),
+        ({"a.xml": "<robot/>"}, "mjcf", "holds no file of the format 'mjcf'", "asset_wrong_format"),
+        ({"a.xml": "<mujoco>"}, "mjcf", "is not well-formed XML", "asset_unreadable"),
+        ({"x/a.urdf": "<robot/>", "x/b.urdf": "<robot/>"}, "urdf", "'x/a.urdf', 'x/b.urdf'", "asset_ambiguous"),
+        ({"a.usda": USD, "b.usd": USD}, "usd", "holds 2 files that could be meant", "asset_ambiguous"),
+        ({"../a.urdf": "<robot/>"}, "urdf", "leads out of the folder with '..'", "archive_unsafe_name"),
+    ],
+    ids=["none", "other xml", "broken xml", "two", "two usd", "archive"],
+)
+def test_bundles_without_one_main_file(files, format_, match, code, tmp_path):
+    refused(bundle(tmp_path / "r.zip", files), format_, tmp_path / "robot", match, code)
+
+
+def test_a_usdz_that_does_not_begin_with_a_usd(tmp_path):
+    path = bundle(tmp_path / "r.zip", {"t.png": b"png", "a.usda": USD}).rename(tmp_path / "r.usdz")
+    refused(path, "usd", tmp_path / "robot", "does not begin with a USD file", "asset_wrong_format")
+
+
+def test_a_usdz_is_held_to_the_same_rules(tmp_path):
+    path = bundle(tmp_path / "r.zip", {"a.usda": usd("asset t = @../../t.png@")}).rename(tmp_path / "r.usdz")
+    refused(path, "usd", tmp_path / "robot", OUTSIDE, "asset_reference")

@@ -1,0 +1,48 @@
+"""Run as a program: checks and runs the rollouts prepared in some folders, one after another, in one process.
+
+python rollout_player.py CHECKPOINT FOLDER...
+
+CHECKPOINT is made first, of an untrained policy for the cartpole, and given to every job that has a policy. Each FOLDER
+has an attempt.json; it gets facts.json and what a rollout leaves, or refused.json.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from policy_player import NEWTON, TASK, save_untrained
+
+from simyard.runner.adapters import get_adapter
+from simyard.runner.environment import fresh_environment
+from simyard.runner.errors import RequestError
+from simyard.runner.libraries import get_library
+from simyard.runner.paths import AttemptPaths, read_json, write_json
+from simyard.runner.session import run
+from simyard.runner.spec import AttemptSpec
+
+
+def make_checkpoint(path: Path) -> None:
+    overrides = [NEWTON, "agent.device=cpu"]
+    with fresh_environment(TASK, get_library("rsl_rl"), overrides, num_envs=1, seed=3, device="cpu") as (env, cfg):
+        save_untrained(env, cfg, path)
+
+
+def play(paths: AttemptPaths, checkpoint: Path) -> None:
+    job = AttemptSpec.from_json(read_json(paths.spec)).job
+    files = {}  # the checkpoint too is opened before anything is simulated
+    for policy in job.policies:
+        files[policy.checkpoint.sha256] = Path(shutil.copy(checkpoint, paths.inputs / policy.checkpoint.name))
+    try:
+        facts = get_adapter(job.simulator).check(job, paths.overlay if job.packages else None, files)
+    except RequestError as error:
+        write_json(paths.root / "refused.json", error.failure.to_json())
+        return
+    write_json(paths.facts, facts.to_json())
+    run(paths)
+
+
+if __name__ == "__main__":
+    made, *folders = map(Path, sys.argv[1:])
+    make_checkpoint(made)
+    for folder in folders:
+        play(AttemptPaths(folder.resolve()), made.resolve())

@@ -1,0 +1,569 @@
+"""The standard profile on real Newton: robots of every format, scenes, modes, and whether what they do is physics.
+
+Run as a program, this file is the child process that checks and simulates all jobs of these tests but one.
+"""
+
+import ctypes.util
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from simulated import ENV
+
+from simyard.runner.errors import RequestError
+from simyard.runner.paths import AttemptPaths, read_json, write_json
+from simyard.runner.rollout.scenes import CUBE_SIZE_M, SCENES
+from simyard.runner.spec import Asset, AttemptSpec, Facts, InputFile, JobSpec, PolicyFile, Rollout
+
+pytestmark = pytest.mark.sim
+
+SHIPPED = Path(str(find_spec("newton").origin)).parent / "examples" / "assets"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "rollouts"
+ARM, HOPPER, CARTPOLE = (
+    EXAMPLES / "gripper_arm.urdf",
+    EXAMPLES / "hopper.xml",
+    SHIPPED / "cartpole_single_pendulum.usda",
+)
+BENT = {"shoulder_lift": 0.3, "elbow": 1.2, "wrist_pitch": 1.4}
+PICK = {
+    "task_mode": "pick_lift",
+    "ee_body": "tcp",
+    "finger_joints": ["left_finger_joint", "right_finger_joint"],
+    "initial_positions": BENT,
+}
+HAS_EGL = ctypes.util.find_library("EGL") is not None
+SCENE = """#usda 1.0
+(
+    defaultPrim = "World"
+    metersPerUnit = 1
+    upAxis = "Z"
+)
+def Xform "World" {
+    def PhysicsScene "physics" {
+    }
+    def Cube "shelf" (prepend apiSchemas = ["PhysicsCollisionAPI"]) {
+        double size = 1
+        double3 xformOp:translate = (10, 0, 0.5)
+        uniform token[] xformOpOrder = ["xformOp:translate"]
+    }
+    def "book" (references = @parts/book.usda@) {
+        double3 xformOp:translate = (10, 0, 1.3)
+        uniform token[] xformOpOrder = ["xformOp:translate"]
+    }
+}
+"""
+BOOK = """#usda 1.0
+(
+    defaultPrim = "book"
+    metersPerUnit = 1
+)
+def Xform "book" (prepend apiSchemas = ["PhysicsRigidBodyAPI", "PhysicsMassAPI"]) {
+    float physics:mass = 0.3
+    def Cube "cover" (prepend apiSchemas = ["PhysicsCollisionAPI"]) {
+        double size = 0.2
+    }
+}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One job."""
+
+    robot: Path = ARM
+    format: str = "urdf"
+    control: dict[str, Any] = field(default_factory=dict)
+    num_envs: int = 2
+    steps: int = 50
+    dt: float = 0.02
+    substeps: int = 4
+    scene_id: str | None = "ground"
+    scene: Path | None = None
+    video: bool = False
+    policy: Path | None = None
+
+    @property
+    def files(self) -> dict[str, Path]:
+        named = [path for path in (self.robot, self.scene, self.policy) if path]
+        return {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in named}
+
+    @property
+    def job(self) -> JobSpec:
+        by_path = {path: digest for digest, path in self.files.items()}
+
+        def file(path: Path) -> InputFile:
+            return InputFile(name=path.name, key=path.name, sha256=by_path[path], size_bytes=path.stat().st_size)
+
+        return JobSpec(
+            job_id="job-test",
+            kind="rollout",
+            name="test",
+            simulator="newton",
+            task=self.control.get("task_mode", "hold"),
+            library="",
+            num_envs=self.num_envs,
+            seed=7,
+            policies=(PolicyFile(checkpoint=file(self.policy)),) if self.policy else (),
+            rollout=Rollout(
+                profile="standard",
+                steps=self.steps,
+                dt=self.dt,
+                substeps=self.substeps,
+                control=self.control,
+                video=self.video,
+                robot=Asset(file=file(self.robot), format=self.format),
+                scene=Asset(file=file(self.scene), format="usd") if self.scene else None,
+                scene_id=self.scene_id,
+            ),
+        )
+
+    def prepare(self, folder: Path) -> AttemptPaths:
+        """Write the job's folder, as the supervisor does."""
+        paths = AttemptPaths(folder)
+        paths.make()
+        for path in self.files.values():
+            (paths.inputs / path.name).write_bytes(path.read_bytes())
+        facts = Facts(simulator="newton", version="", flavor="api", device="cpu", rollout=1, overrides=())
+        write_json(paths.spec, AttemptSpec(job=self.job, number=1).to_json())
+        write_json(paths.facts, facts.to_json())
+        return paths
+
+
+HOPPING = Case(robot=HOPPER, format="mjcf", scene_id="obstacles", num_envs=64, control={"task_mode": "random"})
+
+
+def cases(folder: Path) -> dict[str, Case]:
+    """Return the jobs, which share three robots: each new one costs a compilation."""
+    return {
+        "sine": Case(
+            scene_id="table_top",
+            num_envs=64,
+            steps=100,
+            control={
+                "task_mode": "sine",
+                "amplitude": {"shoulder_pan": 0.5, "elbow": 0.2},
+                "frequency_hz": 0.5,
+                "initial_positions": BENT,
+            },
+        ),
+        "trajectory": Case(
+            scene_id="table_top",
+            num_envs=1,
+            steps=75,
+            control={
+                "task_mode": "trajectory",
+                "base_position": [0.0, 0.2, 0.1],
+                "keyframes": [{"time_s": 1.0, "positions": {"elbow": 1.0, "left_finger_joint": 0.04}}],
+            },
+        ),
+        "pick": Case(scene_id="table_top", num_envs=4, steps=300, dt=0.01, control=PICK),
+        "miss": Case(scene_id="table_top", num_envs=2, steps=150, control={**PICK, "closed": 0.04}),
+        "swing": Case(
+            robot=CARTPOLE,
+            format="usd",
+            scene=folder / "scene.zip",
+            steps=100,
+            substeps=8,
+            control={"task_mode": "zero", "initial_positions": {"cart_to_pole": 0.2}},
+        ),
+        "random": replace(HOPPING, video=HAS_EGL),
+        "again": HOPPING,
+        "policy": replace(HOPPING, num_envs=3, steps=5, control={"task_mode": "policy"}, policy=folder / "policy.onnx"),
+        "broken": replace(
+            HOPPING,
+            num_envs=2,
+            steps=30,
+            dt=1.0,
+            substeps=1,
+            control={"task_mode": "sine", "amplitude": 2.0, "gains": {"stiffness": 1e9, "damping": 0}},
+        ),
+    }
+
+
+def write_inputs(folder: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    with zipfile.ZipFile(folder / "scene.zip", "w") as archive:
+        archive.writestr("room/scene.usda", SCENE)
+        archive.writestr("room/parts/book.usda", BOOK)
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width]) for name, width in (("x", 4), ("y", 2))
+    ]
+    weight = onnx.numpy_helper.from_array(np.array([[0, 1], [1, 0], [0, 0], [0, 0]], np.float32), "w")
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", ports[:1], ports[1:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    (folder / "policy.onnx").write_bytes(model.SerializeToString())
+    weightless = '<robot name="r"><link name="a"/><link name="b"/><joint name="j" type="revolute"><parent link="a"/>'
+    weightless += (
+        '<child link="b"/><axis xyz="0 0 1"/><limit lower="-1" upper="1" effort="1" velocity="1"/></joint></robot>'
+    )
+    (folder / "weightless.urdf").write_text(weightless)
+    (folder / "still.urdf").write_text('<robot name="r"><link name="a"/></robot>')
+    (folder / "loop.urdf").write_text(weightless.replace('<child link="b"/>', '<child link="a"/>'))
+    (folder / "centimetres.usda").write_text(CARTPOLE.read_text().replace("metersPerUnit = 1", "metersPerUnit = 0.01"))
+    (folder / "stage.usda").write_text('#usda 1.0\ndef Xform "r" {\n}\n')
+
+
+def bad_cases(folder: Path) -> dict[str, tuple[Case, str]]:
+    """Return jobs that a check refuses, with the beginning of what it says."""
+    arm = Case(control={"initial_positions": BENT})
+    stub = {"task_mode": "zero", "fix_base": True}
+    return {
+        "weightless": (replace(arm, robot=folder / "weightless.urdf", control={}), "'weightless.urdf' "),
+        "still": (replace(arm, robot=folder / "still.urdf", control=stub), "'still.urdf' has nothing that moves"),
+        "loop": (replace(arm, robot=folder / "loop.urdf", control={}), "'loop.urdf' cannot be simulated: ValueError"),
+        "units": (
+            replace(arm, robot=folder / "centimetres.usda", format="usd"),
+            "'centimetres.usda' is in units of 0.01 m",
+        ),
+        "stage": (replace(arm, robot=folder / "stage.usda", format="usd"), "'stage.usda' has nothing that moves"),
+        "format": (replace(arm, format="mjcf"), "'gripper_arm.urdf' is not named as a file of the format 'mjcf'"),
+        "scene": (replace(arm, scene_id="grund"), "Unknown scene_id 'grund'. Did you mean 'ground'?"),
+        "joint": (
+            replace(arm, control={"initial_positions": {"elbo": 1}}),
+            "Unknown joint in control.initial_positions",
+        ),
+        "limit": (
+            replace(arm, control={"initial_positions": {"elbow": 3}}),
+            "control.initial_positions.elbow is 3, beyond",
+        ),
+        "policy": (replace(arm, control={"task_mode": "policy"}), "task_mode 'policy' needs a policy"),
+        "unfit": (
+            replace(arm, control={"task_mode": "policy"}, policy=folder / "policy.onnx"),
+            "The policy 'policy.onnx' does not fit this robot: its input is tensor(float) ['n', 4]",
+        ),
+        "nothing to pick": (replace(arm, control=PICK), "control.task_mode is 'pick_lift', and the scene has nothing"),
+        "hand": (
+            replace(arm, scene_id="table_top", control={**PICK, "ee_body": "hnd"}),
+            "Unknown body in control.ee_body: 'hnd'. Did you mean 'hand'?",
+        ),
+        "object": (
+            replace(arm, scene_id="table_top", control={**PICK, "object": "cub"}),
+            "Unknown body in control.object: 'cub'. Did you mean 'cube'?",
+        ),
+        "afloat": (
+            replace(arm, scene_id="table_top", control={**PICK, "fix_base": False}),
+            "control.fix_base is False",
+        ),
+    }
+
+
+def program(folder: Path) -> Iterator[tuple[str, Any]]:
+    """Check and run everything in one process."""
+    from simyard.runner.rollout import standard
+    from simyard.runner.session import run
+
+    def refusal(case: Case) -> str | None:
+        try:
+            standard.check(case.job, case.files, "cpu")
+        except RequestError as error:
+            return str(error)
+        return None
+
+    yield "refusals", {name: refusal(case) for name, (case, _) in bad_cases(folder).items()}
+    yield "accepted", {name: refusal(case) for name, case in cases(folder).items()}
+    began = time.perf_counter()
+    yield "scenes", {scene: refusal(Case(scene_id=scene)) for scene in SCENES}
+    yield "seconds for a check", (time.perf_counter() - began) / len(SCENES)
+    yield "robots", {file: describe(SHIPPED / file, kind, fixed) for file, kind, fixed in ROBOTS}
+    for name, case in cases(folder).items():
+        yield name, run(case.prepare(folder / name))
+
+
+ROBOTS = [
+    ("cartpole.urdf", "urdf", None),
+    ("quadruped.urdf", "urdf", False),
+    ("nv_ant.xml", "mjcf", None),
+    ("nv_ant.xml", "mjcf", True),
+    ("nv_humanoid.xml", "mjcf", None),
+    ("ant.usda", "usd", None),
+    ("humanoid.usda", "usd", None),
+    ("cartpole.usda", "usd", None),
+]
+
+
+def describe(robot: Path, format_: str, fix_base: bool | None) -> dict[str, Any]:
+    from simyard.runner.rollout.control import read_control
+    from simyard.runner.rollout.world import build_world
+
+    control = read_control({} if fix_base is None else {"fix_base": fix_base})
+    world = build_world(robot, format_, control, scene_id="ground", scene_file=None)
+    targets, builder = world.robot.targets, world.builder
+    return {
+        "driven": world.robot.driven,
+        "floats": world.robot.base is not None,
+        "height": float(builder.joint_q[world.robot.base.coordinate + 2]) if world.robot.base else None,
+        "stiffness": [float(builder.joint_target_ke[target.dof]) for target in targets],
+        "within limits": all(t.low <= builder.joint_q[t.coordinate] <= t.high for t in targets),
+    }
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job left."""
+
+    paths: AttemptPaths
+
+    @cached_property
+    def group(self) -> zarr.Group:
+        store = zarr.storage.ZipStore(self.paths.output / "rollout.zarr", mode="r")
+        return zarr.open_group(store, mode="r")
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        """Return an array by environment, `(num_envs, steps, ...)`."""
+        rows, ends = self.group[f"data/{key}"][:], self.group["meta/episode_ends"][:]
+        episodes = np.split(rows, ends[:-1])
+        order = np.argsort(self.group["meta/env"][:], kind="stable")
+        return np.stack([episodes[index] for index in order])
+
+    def column(self, key: str, name: str) -> np.ndarray:
+        names = self.group[f"data/{key}"].attrs["names"]
+        return self[key][..., list(names).index(name)]
+
+    @property
+    def keys(self) -> set[str]:
+        return set(self.group["data"])
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return read_json(self.paths.output / "summary.json")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rollouts")
+    write_inputs(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def said(folder: Path) -> dict[str, Any]:
+    """What the child process found."""
+    done = subprocess.run(
+        [sys.executable, __file__, folder],
+        env={**os.environ, **ENV, "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[:2]))},
+        cwd=folder, capture_output=True, text=True, timeout=900, check=False,
+    )  # fmt: skip
+    assert (folder / "said.json").exists(), done.stderr[-3000:]
+    return read_json(folder / "said.json")
+
+
+@pytest.fixture(scope="module")
+def result(folder: Path, said: dict[str, Any]):
+    def get(name: str) -> Result:
+        paths = AttemptPaths(folder / name)
+        assert said[name] == 0, read_json(paths.outcome)
+        return Result(paths)
+
+    return get
+
+
+# What is checked before anything is simulated.
+
+
+@pytest.mark.parametrize("name", bad_cases(Path()))
+def test_bad_jobs_die_in_the_check(name, folder, said):
+    assert said["refusals"][name], "it was accepted"
+    assert said["refusals"][name].startswith(bad_cases(folder)[name][1])
+
+
+def test_good_ones_pass_in_every_built_in_scene(said):
+    assert set(said["accepted"].values()) == {None}
+    assert said["scenes"] == dict.fromkeys(SCENES)
+    assert said["seconds for a check"] < 5
+
+
+def test_robots_of_every_format(said):
+    robots = said["robots"]
+    assert robots["cartpole.urdf"]["driven"] == ["slider_to_cart", "cart_to_pole1", "pole1_to_pole2"]
+    assert robots["nv_humanoid.xml"]["driven"][:6] == [
+        "abdomen_z", "abdomen_y", "abdomen_x", "right_hip_x", "right_hip_z", "right_hip_y",
+    ]  # fmt: skip
+    assert {"left_upper_arm:rotX", "left_elbow"} <= set(robots["humanoid.usda"]["driven"])
+    floats = {name: robot["floats"] for name, robot in robots.items()}
+    assert floats == {
+        "cartpole.urdf": False,
+        "quadruped.urdf": True,
+        "nv_ant.xml": False,
+        "nv_humanoid.xml": True,
+        "ant.usda": True,
+        "humanoid.usda": True,
+        "cartpole.usda": False,
+    }
+    assert all(robot["within limits"] for robot in robots.values())
+    assert all(min(robot["stiffness"]) > 0 for robot in robots.values())
+
+
+def test_gains_are_those_of_the_file_where_it_has_some(said):
+    drives = said["robots"]["ant.usda"]["stiffness"]
+    np.testing.assert_allclose(drives, np.degrees(1) * 0.04, rtol=1e-3)
+
+
+def test_a_floating_robot_begins_above_the_ground(said):
+    """The quadruped's file has its trunk at 0, and its legs below."""
+    assert 0.5 < said["robots"]["quadruped.urdf"]["height"] < 1.0
+    assert said["robots"]["ant.usda"]["height"] == 1.0
+
+
+# What they do.
+
+
+def test_hold_holds_under_gravity(tmp_path):
+    """By the workload's own command, and with one environment."""
+    case = Case(scene_id="table_top", num_envs=1, control={"task_mode": "hold", "initial_positions": BENT})
+    paths = case.prepare(tmp_path / "hold")
+    subprocess.run(
+        [sys.executable, "-m", "simyard.runner", str(paths.root)], env={**os.environ, **ENV}, timeout=300, check=True
+    )
+    assert read_json(paths.outcome)["failure"] is None
+    assert paths.stdout.read_text().splitlines()[-1].startswith("Rollout time: ")
+    held = Result(paths)
+    assert held.keys == {"joint_position", "joint_velocity", "action", "body_pose"}
+    assert held["joint_position"].shape == (1, 50, 8)
+    np.testing.assert_allclose(held["joint_position"], held["action"], atol=0.03)
+    for name, value in BENT.items():
+        assert (held.column("action", name) == np.float32(value)).all()
+    assert np.abs(held["joint_velocity"][0, -1]).max() < 0.01
+    assert held.group["meta/termination"][:].tolist() == [0]
+    assert held.group["meta/success"][:].tolist() == [-1]
+    attributes = dict(held.group.attrs)
+    assert attributes["bodies"] == ["cube"]
+    assert attributes["scene"] == "table_top"
+    assert attributes["control_period_s"] == 0.02
+    assert attributes["physics_dt_s"] == 0.005
+
+
+def test_a_cube_rests_on_the_table(result):
+    pose = result("sine")["body_pose"][:, :, 0]
+    np.testing.assert_allclose(pose[:, :, 2], CUBE_SIZE_M / 2, atol=1e-3)
+    np.testing.assert_allclose(pose[:, -1], pose[:, 0], atol=1e-3)
+
+
+def test_sine_is_followed(result):
+    swing = result("sine")
+    assert swing["action"].shape == (64, 100, 8)
+    time_s = np.arange(100) * 0.02
+    for name, amplitude in (("shoulder_pan", 0.5), ("elbow", 0.2)):
+        wanted = BENT.get(name, 0.0) + amplitude * np.sin(2 * math.pi * 0.5 * time_s)
+        np.testing.assert_allclose(swing.column("action", name), np.tile(wanted, (64, 1)), atol=1e-5)
+        late = np.interp(time_s - 2 / (2 * math.pi * 10), time_s, wanted)
+        np.testing.assert_allclose(
+            swing.column("joint_position", name), np.tile(late, (64, 1)), atol=0.06 * amplitude + 0.02
+        )
+
+
+def test_a_trajectory_is_followed_where_the_base_was_put(result):
+    trip = result("trajectory")
+    assert trip.column("action", "elbow")[0, 25] == pytest.approx(0.5)
+    assert trip.column("joint_position", "elbow")[0, -1] == pytest.approx(1.0, abs=0.03)
+    assert trip.column("joint_position", "left_finger_joint")[0, -1] == pytest.approx(0.04, abs=0.003)
+    assert trip.column("joint_position", "right_finger_joint")[0, -1] == pytest.approx(0.0, abs=0.003)
+
+
+def test_a_passive_pole_swings_without_gaining_energy(result):
+    swing = result("swing")
+    assert swing.keys == {"joint_position", "joint_velocity", "body_pose"}
+    angle = swing.column("joint_position", "cart_to_pole")
+    assert angle[0, 0] == pytest.approx(0.2)
+    assert (np.diff(angle[0, :20]) > 0).all(), "it falls to the side that it leans to"
+    assert angle.max() > math.pi, "and swings through"
+    assert angle.max() < 2 * math.pi - 0.2 + 0.05, "but no higher than it began"
+    assert np.array_equal(angle[0], angle[1])
+
+
+def test_a_scene_stands_still_but_for_its_rigid_bodies(result):
+    book = result("swing")["body_pose"][:, :, 0]
+    assert dict(result("swing").group.attrs)["bodies"] == ["book"]
+    assert dict(result("swing").group.attrs)["scene"] == "scene.zip"
+    np.testing.assert_allclose(book[:, 0, :3], [[10, 0, 1.3]] * 2, atol=1e-6)
+    fallen = 1.3 - 0.5 * 9.81 * 0.1**2
+    np.testing.assert_allclose(book[:, 5, 2], fallen, atol=0.01)
+    np.testing.assert_allclose(book[:, -1, 2], 1.1, atol=2e-3)
+
+
+def test_random_differs_between_worlds_and_repeats(result):
+    first, again = result("random"), result("again")
+    assert first.keys == {"joint_position", "joint_velocity", "action", "root_pose", "root_velocity"}
+    assert first["joint_position"].shape == (64, 50, 2)
+    for key in first.keys:
+        assert np.array_equal(first[key], again[key]), key
+    last = first["action"][:, -1]
+    assert len(np.unique(last, axis=0)) == 64
+    hip, knee = last.T
+    assert (np.abs(hip) <= 1.2).all()
+    assert ((knee >= -0.1) & (knee <= 2.2)).all()
+
+
+def test_a_floating_base_falls_onto_the_ground_and_no_further(result):
+    pose, velocity = result("random")["root_pose"], result("random")["root_velocity"]
+    assert (pose[..., 2] > 0.05).all()
+    assert (pose[:, -1, 2] < 0.7).all()
+    np.testing.assert_allclose(np.linalg.norm(pose[..., 3:], axis=-1), 1.0, atol=1e-4)
+    np.testing.assert_allclose(np.diff(pose[:, :4, 2], axis=1) / 0.02, velocity[:, 1:4, 2], atol=0.15)
+
+
+@pytest.mark.skipif(not HAS_EGL, reason="this machine has no libEGL")
+def test_the_film_shows_something(result):
+    video = result("random").summary["video"]
+    assert video["frames"] == 25
+    assert video["duration_s"] == pytest.approx(1.0, abs=0.05)
+    assert all(video[name]["mean"] > 20 and video[name]["std"] > 10 for name in ("first", "middle", "last"))
+    assert (result("random").paths.output / "render.mp4").stat().st_size > 5000
+
+
+def test_a_policy_is_asked_at_every_step(result):
+    played = result("policy")
+    np.testing.assert_allclose(played["action"], played["joint_position"][..., ::-1], atol=1e-6)
+
+
+def test_a_simulation_that_breaks_names_world_and_step(folder, said):
+    assert said["broken"] == 1
+    failure = read_json(AttemptPaths(folder / "broken").outcome)["failure"]
+    assert (failure["code"], failure["category"]) == ("not_finite", "user")
+    assert failure["message"].startswith("The simulation became NaN or infinite in world ")
+    assert "at control step " in failure["message"]
+    assert (folder / "broken" / "output" / "rollout.zarr").exists(), "what there was is kept"
+
+
+# A hand that grips by friction alone.
+
+
+def test_what_is_gripped_is_lifted(result):
+    lifted = result("pick")
+    assert lifted.group["meta/success"][:].tolist() == [1] * 4
+    assert lifted.summary["success"]["rate"] == 1.0
+    cube, fingers = lifted["body_pose"][:, :, 0], lifted.column("joint_position", "left_finger_joint")
+    assert (cube[:, -1, 2] - cube[:, 0, 2] > 0.1).all()
+    np.testing.assert_allclose(fingers[:, -1], CUBE_SIZE_M / 2, atol=3e-3)
+    assert len(np.unique(cube[:, 0, :2], axis=0)) == 4, "it lies elsewhere in each world"
+    np.testing.assert_allclose(cube[:, 0, 2], cube[:, 170, 2], atol=2e-3)
+
+
+def test_what_is_not_gripped_stays(result):
+    missed = result("miss")
+    assert missed.group["meta/success"][:].tolist() == [0, 0]
+    assert missed.summary["success"]["rate"] == 0.0
+    np.testing.assert_allclose(missed["body_pose"][:, -1, 0, 2], CUBE_SIZE_M / 2, atol=2e-3)
+
+
+if __name__ == "__main__":
+    base = Path(sys.argv[1])
+    said_so_far = {}
+    for key, value in program(base):
+        said_so_far[key] = value
+        (base / "said.json").write_text(json.dumps(said_so_far))
