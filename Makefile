@@ -21,6 +21,7 @@ bench: setup
 	@.venv/bin/python benchmarks/overhead.py
 	@.venv/bin/python benchmarks/metrics_csv.py
 	@.venv/bin/python benchmarks/evaluation.py
+	@.venv/bin/python benchmarks/transfer.py
 
 clean:
 	rm -rf .venv build demo

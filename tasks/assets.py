@@ -129,10 +129,10 @@ def asset_file(record: Mapping[str, Any]) -> InputFile:
 def list_assets(store: Store, limit: int) -> list[dict[str, Any]]:
     """Return the records of the assets that were uploaded last, newest first."""
     found = [entry for entry in store.list(keys.ASSETS) if entry.key.endswith("/asset.json")]
-    newest = sorted(found, key=lambda entry: entry.modified, reverse=True)[:limit]
-    records = [(entry.modified, store.get_json(entry.key)) for entry in newest]
-    records.sort(key=lambda pair: (pair[0], pair[1]["created_at"]), reverse=True)  # a bucket's clock counts in seconds
-    return [record for _, record in records]
+    times = sorted((entry.modified for entry in found), reverse=True)[:limit]
+    newest = [(entry.modified, store.get_json(entry.key)) for entry in found if entry.modified >= times[-1]]
+    newest.sort(key=lambda pair: (pair[0], pair[1]["created_at"]), reverse=True)  # a bucket's clock counts in seconds
+    return [record for _, record in newest[:limit]]
 
 
 def _check_file(path: Path, kind: str) -> None:

@@ -50,9 +50,10 @@ def manifest(spec: JobSpec, ended: dict[str, Any]) -> dict[str, Any]:
 def report(spec: JobSpec, verdict: Verdict, ended: dict[str, Any], figures: dict[str, Any]) -> str:
     """Return the report as Markdown: the verdict first."""
     known = verdict.outcome.get("facts") or {}
+    library = f" with {spec.library}" if spec.library else ""
     rows = [
         ("job", f"`{spec.job_id}`"),
-        ("task", f"`{spec.task}` with {spec.library}, {spec.num_envs} environments, seed {spec.seed}"),
+        ("task", f"`{spec.task}`{library}, {spec.num_envs} environments, seed {spec.seed}"),
         ("simulator", f"{spec.simulator} {known.get('version', '')} on {known.get('device', 'unknown')}"),
         (f"{ended['unit']}s", f"{ended['done']} of {ended['total']}"),
         (kind_of(spec).reward_name, number(ended["reward"])),

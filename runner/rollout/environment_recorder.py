@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from simyard.runner.rollout.film import RolloutFilm
 from simyard.runner.rollout.recorder import RolloutRecorder
@@ -37,7 +37,8 @@ class EnvironmentRecorder:
         self._film = film
         self._success = SuccessReader(self._base)
         self._robot = _only_robot(self._base)
-        self._seen: dict[str, torch.Tensor] = {}
+        self._floats = self._robot is not None and not bool(self._robot.is_fixed_base)
+        self._before = Snapshot()
         self._stepping = False
         self.steps = 0
         """Control steps that were recorded."""
@@ -45,6 +46,12 @@ class EnvironmentRecorder:
         self._step, self._reset = self._base.step, self._base.reset
         self._base.step, self._base.reset = self._record_step, self._record_reset
         self._base._reset_idx = self._watch_reset
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._success.close()
 
     @property
     def success_source(self) -> str | None:
@@ -58,11 +65,11 @@ class EnvironmentRecorder:
 
     def _record_reset(self, *arguments: Any, **more: Any) -> Any:
         answer = self._reset(*arguments, **more)
-        self._see(answer[0])
+        self._look(answer[0])
         return answer
 
     def _record_step(self, action: Any) -> Any:
-        row = {**self._seen, **self._state(), "action": action.clone()}
+        taken = action.clone()
         if self._film.wanted:
             self._film.capture(self._base.sim.physics_manager.get_state_0())
         self._stepping = True
@@ -71,34 +78,30 @@ class EnvironmentRecorder:
         finally:
             self._stepping = False
         observations, reward, terminated, truncated, _ = answer
-        self._recorder.record(row, reward=reward)
+        self._recorder.record(self._before.values, action=taken, reward=reward)
         self._recorder.end(terminated | truncated, terminated=terminated, success=self._success.take())
         self.steps += 1
-        self._see(observations)
+        self._look(observations)
         return answer
 
     def _watch_reset(self, env_ids: Any) -> Any:
         answer = self._success.reset(env_ids) if self._stepping else self._success.begin(env_ids)
-        # Some tasks spread their resets in training: episodes that begin in their middle.
-        self._base.episode_length_buf[env_ids.long() if hasattr(env_ids, "long") else slice(None)] = 0
+        if not self._stepping or len(env_ids) == self._base.num_envs:
+            # Some tasks spread the resets of all in training: episodes that begin in their middle.
+            self._base.episode_length_buf[:] = 0
         return answer
 
-    def _see(self, observations: Mapping[str, Any]) -> None:
-        """Copy what the next action will be taken on: wrappers clip it where it is, and tasks write into it."""
-        self._seen = {key: value.clone() for key, value in _flat("obs", observations)}
-
-    def _state(self) -> dict[str, torch.Tensor]:
-        if self._robot is None:
-            return {}
-        data = self._robot.data
-        pose = data.root_pose_w.torch.clone()
-        pose[:, :3] -= self._base.scene.env_origins
-        return {
-            "joint_position": data.joint_pos.torch.clone(),
-            "joint_velocity": data.joint_vel.torch.clone(),
-            "root_pose": pose,
-            "root_velocity": data.root_vel_w.torch.clone(),
-        }
+    def _look(self, observations: Mapping[str, Any]) -> None:
+        """Copy what the next action is taken on: wrappers clip observations where they are, and the state goes on."""
+        values = dict(_flat("obs", observations))
+        if self._robot is not None:
+            data = self._robot.data
+            values |= {"joint_position": data.joint_pos.torch, "joint_velocity": data.joint_vel.torch}
+        if self._floats:
+            values |= {"root_pose": data.root_pose_w.torch, "root_velocity": data.root_vel_w.torch}
+        self._before.take(values)
+        if self._floats:
+            self._before.values["root_pose"][:, :3] -= self._base.scene.env_origins
 
     def _describe(self) -> None:
         describe: Callable[..., None] = self._recorder.describe
@@ -111,10 +114,51 @@ class EnvironmentRecorder:
             joints = self._robot.joint_names
             describe("joint_position", unit="rad or m", names=joints, about="Before the step.")
             describe("joint_velocity", unit="rad/s or m/s", names=joints, about="Before the step.")
+        if self._floats:
             place = "Of the root body before the step, from the environment's own origin."
             describe("root_pose", unit="m, quaternion", names=_POSE, about=place)
             motion = "Of the root body's centre of mass before the step, in the world's axes."
             describe("root_velocity", unit="m/s, rad/s", names=_TWIST, about=motion)
+
+
+class Snapshot:
+    """Copies of tensors as they are at one moment, in buffers that stay: one copy for all of a type, not one for each.
+
+    At thousands of environments a step takes as long as it takes to launch its kernels, so their number is the cost.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[str, torch.Tensor] = {}
+        """The copies; the next moment overwrites them."""
+        self._parts: list[tuple[torch.Tensor, list[str]]] = []
+
+    def take(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Copy tensors of `(num_envs, ...)`; the same ones every time."""
+        import torch
+
+        if self.values.keys() != values.keys():
+            self._make(values)
+        for buffer, keys in self._parts:
+            torch.cat([values[key].reshape(len(buffer), -1) for key in keys], dim=1, out=buffer)
+
+    def _make(self, values: Mapping[str, torch.Tensor]) -> None:
+        import torch
+
+        self._parts, self.values = [], {}
+        by_type: dict[torch.dtype, list[str]] = {}
+        for key, value in values.items():
+            by_type.setdefault(value.dtype, []).append(key)
+        for dtype, keys in by_type.items():
+            flat = [values[key].reshape(len(values[key]), -1) for key in keys]
+            widths = [part.shape[1] for part in flat]
+            # What is made in inference mode could not be written outside of it.
+            with torch.inference_mode(False):
+                buffer = torch.empty((len(flat[0]), sum(widths)), dtype=dtype, device=flat[0].device)
+                self.values |= {
+                    key: part.unflatten(1, values[key].shape[1:]) if values[key].ndim > 1 else part.squeeze(1)
+                    for key, part in zip(keys, buffer.split(widths, dim=1), strict=True)
+                }
+            self._parts.append((buffer, keys))
 
 
 def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:

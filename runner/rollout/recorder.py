@@ -144,9 +144,8 @@ class RolloutRecorder:
         self._check_open()
         given = {**quantities, **more} if quantities is not None else more
         if quantities is not None and len(given) < len(quantities) + len(more):
-            raise ValueError(
-                f"Quantities given twice: {', '.join(map(repr, sorted(more.keys() & quantities.keys())))}."
-            )
+            twice = ", ".join(map(repr, sorted(more.keys() & quantities.keys())))
+            raise ValueError(f"{twice} given in the mapping and by name. Give each quantity once.")
         if self._layout is None:
             self._begin(given)
         block = self._block

@@ -76,12 +76,12 @@ def drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Attem
             control_period_s=base.step_dt, longest=_longest(base, wanted.steps), driven_by=mode_of(job)
         )
         _watch(film, env)
-        inside = EnvironmentRecorder(env, recorder, film)
-        driver = _driver(env, agent_cfg, job, paths)
-        settle(env, job.seed)
-        driver.begin()
-        while inside.steps < wanted.steps:
-            driver.step()
+        with EnvironmentRecorder(env, recorder, film) as inside:
+            driver = _driver(env, agent_cfg, job, paths)
+            settle(env, job.seed)
+            driver.begin()
+            while inside.steps < wanted.steps:
+                driver.step()
         print(f"success is said by: {inside.success_source or 'nothing'}")
     if not inside.is_rate:
         recorder.close()

@@ -148,12 +148,14 @@ def require_metres(path: Path) -> None:
     """
     from pxr import Usd, UsdGeom
 
-    unit = UsdGeom.GetStageMetersPerUnit(Usd.Stage.Open(str(path)))
+    stage = Usd.Stage.Open(str(path))
+    unit = UsdGeom.GetStageMetersPerUnit(stage)
     if not math.isclose(unit, 1.0, rel_tol=1e-6):
+        silent = not UsdGeom.StageHasAuthoredMetersPerUnit(stage)
         raise RequestError(
-            f"{path.name!r} is in units of {unit:g} m.",
+            f"{path.name!r} is in units of {unit:g} m{', since it names none' if silent else ''}.",
             code="asset_units",
-            advice="Allowed: metersPerUnit = 1. Scale it and write it so, in Isaac Sim or Blender for example.",
+            advice="Allowed: metersPerUnit = 1. Write it, and scale the content if it is in other units.",
         )
 
 

@@ -407,6 +407,11 @@ def test_a_bad_flag_is_refused_and_not_recorded(tmp_path, flags, said):
     assert [episode.termination for episode in read(tmp_path / "rollout.zarr")] == [TIME_LIMIT, CUT_OFF]
 
 
+def test_a_quantity_is_given_once(tmp_path):
+    with recorder(tmp_path) as written, pytest.raises(ValueError, match="'a' given in the mapping and by name"):
+        written.record({"a": ROW, "b": ROW}, a=ROW)
+
+
 def test_end_belongs_to_a_step(tmp_path):
     with recorder(tmp_path) as written:
         with pytest.raises(ValueError, match="without a step before it"):

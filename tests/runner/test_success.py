@@ -8,6 +8,7 @@ import torch
 from simyard.runner.rollout.success import SuccessReader
 
 ENVS = 6
+MEANS = torch.mean, torch.Tensor.mean
 
 
 class Task:
@@ -57,6 +58,8 @@ def play(task, *steps):
             reader.reset(torch.tensor(list(step), dtype=torch.int32))
         taken = reader.take()
         found.append(None if taken is None else taken.tolist())
+    reader.close()
+    assert (torch.mean, torch.Tensor.mean) == MEANS, "torch is left as it was"
     return reader, found
 
 

@@ -1,6 +1,7 @@
 """Converted rollouts hold the same numbers, and are laid out as those who read them expect."""
 
 import json
+import sys
 import zipfile
 
 import h5py
@@ -197,6 +198,13 @@ def test_two_quantities_never_become_one(tmp_path):
     with pytest.raises(RequestError, match="Both 'obs/pos' and 'obs_pos' would be 'obs_pos'"):
         convert(tmp_path / "rollout.zarr", tmp_path / "out", "diffusion_policy")
     assert convert(tmp_path / "rollout.zarr", tmp_path / "out", "robomimic")["keys"]["obs_pos"] == "obs/obs_pos"
+
+
+@pytest.mark.parametrize(("to", "missing"), [("robomimic", "h5py"), ("diffusion_policy", "zarr")])
+def test_a_missing_package_is_named(tmp_path, monkeypatch, to, missing):
+    monkeypatch.setitem(sys.modules, missing, None)  # so that importing it fails
+    with pytest.raises(RequestError, match=rf"{missing} is not installed.*simyard\[rollouts\]"):
+        convert(tmp_path, tmp_path / "out", to)
 
 
 def test_an_unknown_format_is_refused(tmp_path):

@@ -149,9 +149,10 @@ HOPPING = Case(robot=HOPPER, format="mjcf", scene_id="obstacles", num_envs=64, c
 def cases(folder: Path) -> dict[str, Case]:
     """Return the jobs, which share three robots: each new one costs a compilation."""
     return {
+        "hold": Case(scene_id="table_top", num_envs=1, control={"task_mode": "hold", "initial_positions": BENT}),
         "sine": Case(
             scene_id="table_top",
-            num_envs=64,
+            num_envs=8,
             steps=100,
             control={
                 "task_mode": "sine",
@@ -170,8 +171,8 @@ def cases(folder: Path) -> dict[str, Case]:
                 "keyframes": [{"time_s": 1.0, "positions": {"elbow": 1.0, "left_finger_joint": 0.04}}],
             },
         ),
-        "pick": Case(scene_id="table_top", num_envs=4, steps=300, dt=0.01, control=PICK),
-        "miss": Case(scene_id="table_top", num_envs=2, steps=150, control={**PICK, "closed": 0.04}),
+        "pick": Case(scene_id="table_top", num_envs=2, steps=250, dt=0.01, control=PICK),
+        "miss": Case(scene_id="table_top", num_envs=1, steps=120, control={**PICK, "closed": 0.04}),
         "swing": Case(
             robot=CARTPOLE,
             format="usd",
@@ -216,7 +217,8 @@ def write_inputs(folder: Path) -> None:
     (folder / "still.urdf").write_text('<robot name="r"><link name="a"/></robot>')
     (folder / "loop.urdf").write_text(weightless.replace('<child link="b"/>', '<child link="a"/>'))
     (folder / "centimetres.usda").write_text(CARTPOLE.read_text().replace("metersPerUnit = 1", "metersPerUnit = 0.01"))
-    (folder / "stage.usda").write_text('#usda 1.0\ndef Xform "r" {\n}\n')
+    (folder / "unitless.usda").write_text('#usda 1.0\ndef Xform "r" {\n}\n')
+    (folder / "stage.usda").write_text('#usda 1.0\n(\n    metersPerUnit = 1\n)\ndef Xform "r" {\n}\n')
 
 
 def bad_cases(folder: Path) -> dict[str, tuple[Case, str]]:
@@ -230,6 +232,10 @@ def bad_cases(folder: Path) -> dict[str, tuple[Case, str]]:
         "units": (
             replace(arm, robot=folder / "centimetres.usda", format="usd"),
             "'centimetres.usda' is in units of 0.01 m",
+        ),
+        "unitless": (
+            replace(arm, robot=folder / "unitless.usda", format="usd"),
+            "'unitless.usda' is in units of 0.01 m, since it names none",
         ),
         "stage": (replace(arm, robot=folder / "stage.usda", format="usd"), "'stage.usda' has nothing that moves"),
         "format": (replace(arm, format="mjcf"), "'gripper_arm.urdf' is not named as a file of the format 'mjcf'"),
@@ -423,16 +429,9 @@ def test_a_floating_robot_begins_above_the_ground(said):
 # What they do.
 
 
-def test_hold_holds_under_gravity(tmp_path):
-    """By the workload's own command, and with one environment."""
-    case = Case(scene_id="table_top", num_envs=1, control={"task_mode": "hold", "initial_positions": BENT})
-    paths = case.prepare(tmp_path / "hold")
-    subprocess.run(
-        [sys.executable, "-m", "simyard.runner", str(paths.root)], env={**os.environ, **ENV}, timeout=300, check=True
-    )
-    assert read_json(paths.outcome)["failure"] is None
-    assert paths.stdout.read_text().splitlines()[-1].startswith("Rollout time: ")
-    held = Result(paths)
+def test_hold_holds_under_gravity(result):
+    held = result("hold")
+    assert held.paths.stdout.read_text().splitlines()[-1].startswith("Rollout time: ")
     assert held.keys == {"joint_position", "joint_velocity", "action", "body_pose"}
     assert held["joint_position"].shape == (1, 50, 8)
     np.testing.assert_allclose(held["joint_position"], held["action"], atol=0.03)
@@ -456,14 +455,14 @@ def test_a_cube_rests_on_the_table(result):
 
 def test_sine_is_followed(result):
     swing = result("sine")
-    assert swing["action"].shape == (64, 100, 8)
+    assert swing["action"].shape == (8, 100, 8)
     time_s = np.arange(100) * 0.02
     for name, amplitude in (("shoulder_pan", 0.5), ("elbow", 0.2)):
         wanted = BENT.get(name, 0.0) + amplitude * np.sin(2 * math.pi * 0.5 * time_s)
-        np.testing.assert_allclose(swing.column("action", name), np.tile(wanted, (64, 1)), atol=1e-5)
+        np.testing.assert_allclose(swing.column("action", name), np.tile(wanted, (8, 1)), atol=1e-5)
         late = np.interp(time_s - 2 / (2 * math.pi * 10), time_s, wanted)
         np.testing.assert_allclose(
-            swing.column("joint_position", name), np.tile(late, (64, 1)), atol=0.06 * amplitude + 0.02
+            swing.column("joint_position", name), np.tile(late, (8, 1)), atol=0.06 * amplitude + 0.02
         )
 
 
@@ -545,18 +544,18 @@ def test_a_simulation_that_breaks_names_world_and_step(folder, said):
 
 def test_what_is_gripped_is_lifted(result):
     lifted = result("pick")
-    assert lifted.group["meta/success"][:].tolist() == [1] * 4
+    assert lifted.group["meta/success"][:].tolist() == [1, 1]
     assert lifted.summary["success"]["rate"] == 1.0
     cube, fingers = lifted["body_pose"][:, :, 0], lifted.column("joint_position", "left_finger_joint")
     assert (cube[:, -1, 2] - cube[:, 0, 2] > 0.1).all()
     np.testing.assert_allclose(fingers[:, -1], CUBE_SIZE_M / 2, atol=3e-3)
-    assert len(np.unique(cube[:, 0, :2], axis=0)) == 4, "it lies elsewhere in each world"
-    np.testing.assert_allclose(cube[:, 0, 2], cube[:, 170, 2], atol=2e-3)
+    assert len(np.unique(cube[:, 0, :2], axis=0)) == 2, "it lies elsewhere in each world"
+    np.testing.assert_allclose(cube[:, 0, 2], cube[:, 140, 2], atol=2e-3)
 
 
 def test_what_is_not_gripped_stays(result):
     missed = result("miss")
-    assert missed.group["meta/success"][:].tolist() == [0, 0]
+    assert missed.group["meta/success"][:].tolist() == [0]
     assert missed.summary["success"]["rate"] == 0.0
     np.testing.assert_allclose(missed["body_pose"][:, -1, 0, 2], CUBE_SIZE_M / 2, atol=2e-3)
 

@@ -9,7 +9,6 @@ import sys
 import textwrap
 
 import pytest
-from helpers import wait_until
 
 from simyard.runner.errors import StoreError
 from simyard.runner.spec import InputFile
@@ -18,7 +17,7 @@ from simyard.store.locks import held
 from simyard.store.store import KeyNotFound, Store, sha256_file
 from simyard.tasks.node_cache import NodeCache
 
-LARGE_BYTES = 300_000_000
+LARGE_BYTES = 60_000_000
 
 
 @pytest.fixture
@@ -55,12 +54,18 @@ def names(folder):
 
 
 CHILD = """
-    import json, pathlib, sys, time
+    import json, os, pathlib, signal, sys, threading, time
     from simyard.runner.spec import InputFile
     from simyard.store.store import Store
     from simyard.tasks.node_cache import NodeCache
-    url, folder, max_bytes, files, target, go = json.loads(sys.argv[1])
+    url, folder, max_bytes, files, target, go, deadly = json.loads(sys.argv[1])
     store, cache = Store.open(url), NodeCache(pathlib.Path(folder), max_bytes)
+    def die():
+        while not list(pathlib.Path(deadly).glob("*.partial")):
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+    if deadly:
+        threading.Thread(target=die, daemon=True).start()
     print("ready", flush=True)
     while not pathlib.Path(go).exists():
         time.sleep(0.001)
@@ -69,10 +74,13 @@ CHILD = """
 """
 
 
-def start(store, cache, files, target):
-    """Fetch files one after the other in another process, once `go` is there beside the targets."""
+def start(store, cache, files, target, deadly=None):
+    """Fetch files one after the other in another process, once `go` is there beside the targets.
+
+    It kills itself when there is a partial file in the folder `deadly`.
+    """
     arguments = [store.url(), str(cache.folder), cache.max_bytes, [file.to_json() for file in files]]
-    arguments += [str(target), str(target.parent / "go")]
+    arguments += [str(target), str(target.parent / "go"), str(deadly) if deadly else None]
     command = [sys.executable, "-c", textwrap.dedent(CHILD), json.dumps(arguments)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert child.stdout.readline() == "ready\n"
@@ -208,11 +216,8 @@ def test_a_killed_process_leaves_no_wrong_entry(jobs_store, cache, tmp_path, kil
     if killed_at == "copy":
         cache.fetch(jobs_store, file, tmp_path / "before")
     where = cache.folder if killed_at == "download" else folder / "0"
-    child = start(jobs_store, cache, [file], folder / "0")
-    while not list(where.glob("*.partial")):
-        assert child.poll() is None, "it was done before it could be killed"
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait(10)
+    child = start(jobs_store, cache, [file], folder / "0", deadly=where)
+    assert child.wait(30) == -signal.SIGKILL
     assert not (folder / "0" / "0").exists()
     assert len(list(where.glob("*.partial"))) == 1
     assert (cache.folder / file.sha256).exists() == (killed_at == "copy")
@@ -239,14 +244,3 @@ def test_a_cache_that_cannot_be_written_says_so(jobs_store, tmp_path):
     (tmp_path / "cache").write_bytes(b"")
     with pytest.raises(StoreError, match=r"Cannot use '.*cache'"):
         NodeCache(tmp_path / "cache", 1000).fetch(jobs_store, put(jobs_store, b"meshes"), tmp_path / "target")
-
-
-def test_waiting_ends_as_soon_as_the_other_is_done(jobs_store, cache, tmp_path):
-    file = put_large(jobs_store, tmp_path)
-    folder = tmp_path / "targets"
-    folder.mkdir()
-    (folder / "go").touch()
-    child = start(jobs_store, cache, [file], folder / "0")
-    wait_until(lambda: (cache.folder / f"{file.sha256}.lock").exists() or child.poll() is not None, 20, "the download")
-    assert cache.fetch(jobs_store, file, tmp_path / "mine") == "cache"
-    assert child.communicate(timeout=60)[0].strip() == "store"
