@@ -50,9 +50,9 @@ def _paths(module: str) -> tuple[str, str]:
     return f"{path}.py", f"{path}/__init__.py"
 
 
-def _roots(files: Iterable[str]) -> list[str]:
+def _roots(files: Collection[str]) -> list[str]:
     tops = {PurePosixPath(file).parts[0] for file in files if not file.startswith((".", "__MACOSX"))}
-    folders = [f"{top}/" for top in tops if len(tops) == 1]
+    folders = [f"{top}/" for top in tops if len(tops) == 1 and f"{top}/__init__.py" not in files]
     return [place for folder in ("", *folders) for place in (folder, f"{folder}src/")]
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from simyard.runner import archives, asset_references
 from simyard.runner.archives import ArchiveInfo
 from simyard.runner.asset_references import USD_LAYERS
+from simyard.runner.asset_xml import elements
 from simyard.runner.errors import RequestError, unknown
 
 FORMATS: dict[str, tuple[str, ...]] = {
@@ -106,7 +107,7 @@ def _main(name: str, format_: str, into: Path) -> Path:
     found = [path for path in named if format_ != "mjcf" or _is_mjcf(path)]
     if not found:
         for path in named:
-            asset_references.elements(path)  # where none can be read, its own fault tells more
+            elements(path)  # where none can be read, its own fault tells more
         there = [str(path.relative_to(into)) for path in files]
         raise RequestError(
             f"{name!r} holds no file of the format {format_!r}.",
@@ -131,7 +132,7 @@ def _counts(path: Path) -> bool:
 
 def _is_mjcf(path: Path) -> bool:
     try:
-        return asset_references.elements(path)[0].tag == "mujoco"
+        return elements(path)[0].tag == "mujoco"
     except RequestError:
         return False
 

@@ -36,7 +36,7 @@ from simyard.store.store import UPLOADS_AT_ONCE, Store, part_bytes
 from simyard.store.uploads import Progress, is_there, read
 
 ROUNDS = 5
-"""How often an upload is tried that another process ends; it does so when its own copy of the file has changed."""
+"""How often an upload is begun: another process whose copy of the file has changed aborts what both were sending."""
 REFRESH_S = 60
 """Credentials are renewed this long before they expire."""
 

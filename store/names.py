@@ -26,7 +26,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 # What nearly every key looks like, seen at one glance: the checks one by one cost a tenth of a small read.
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(?:/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")
-# obstore calls the file it is writing NAME#1, NAME#2, … until it is whole.
+# obstore calls the file it is writing NAME#1, NAME#2, … until it is whole, and a resumable upload NAME#00, NAME#01, …
 _BEING_WRITTEN = re.compile(r"#[0-9]+$")
 
 

@@ -30,7 +30,7 @@ ENDINGS = {
     "robot": _MODELS,
     "scene": _MODELS,
     "isaac_lab_task_package": (".zip", ".tar.gz", ".tgz", ".whl"),
-    "checkpoint": (".pt", ".pth", ".zip"),
+    "checkpoint": (".pt", ".pth", ".zip", ".onnx"),
 }
 """What an asset can be, and how its file's name may end, in upper or lower case."""
 KINDS = tuple(ENDINGS)

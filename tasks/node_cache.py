@@ -17,10 +17,10 @@ from simyard.store.locks import held
 from simyard.store.store import READ_BYTES, Store
 
 WAIT_S = 600.0
-"""After this long without the file, the process that downloads it may be stopped: the next one does it for itself."""
+"""Another process's download may have stopped for good; after so long, who waits for it fetches the file itself."""
 
 _ENTRY = re.compile(r"[0-9a-f]{64}")
-_PARTIAL = re.compile(r"([0-9a-f]{64})\..*partial")
+_PARTIAL = re.compile(r"([0-9a-f]{64})\.[0-9a-f]+\.partial")
 
 
 class NodeCache:
@@ -87,7 +87,7 @@ class NodeCache:
                 yield file is not None
             finally:
                 if file:
-                    path.unlink()
+                    path.unlink(missing_ok=True)
 
     def _copy(self, file: InputFile, target: Path) -> bool:
         """Copy an entry, and tell whether it is there and whole."""

@@ -25,6 +25,7 @@ class Newton(Adapter):
     def preload(self, library: str | None) -> None:
         """Import the engine."""
         if importlib.util.find_spec("newton"):
+            import mujoco_warp  # noqa: F401
             import newton  # noqa: F401
             import torch  # noqa: F401
 

@@ -56,12 +56,7 @@ class EnvironmentRecorder:
     @property
     def success_source(self) -> str | None:
         """What says that an episode succeeded; None when nothing does."""
-        return self._success.source if self.is_rate else None
-
-    @property
-    def is_rate(self) -> bool:
-        """Whether what was recorded as success is: a task's metric may be a share of goals, say."""
-        return self._success.is_rate
+        return self._success.source
 
     def _record_reset(self, *arguments: Any, **more: Any) -> Any:
         answer = self._reset(*arguments, **more)
@@ -86,7 +81,7 @@ class EnvironmentRecorder:
 
     def _watch_reset(self, env_ids: Any) -> Any:
         answer = self._success.reset(env_ids) if self._stepping else self._success.begin(env_ids)
-        if not self._stepping or len(env_ids) == self._base.num_envs:
+        if not self._stepping or env_ids.shape[0] == self._base.num_envs:
             # Some tasks spread the resets of all in training: episodes that begin in their middle.
             self._base.episode_length_buf[:] = 0
         return answer
@@ -139,7 +134,7 @@ class Snapshot:
         if self.values.keys() != values.keys():
             self._make(values)
         for buffer, keys in self._parts:
-            torch.cat([values[key].reshape(len(buffer), -1) for key in keys], dim=1, out=buffer)
+            torch.cat([_rows(values[key]) for key in keys], dim=1, out=buffer)
 
     def _make(self, values: Mapping[str, torch.Tensor]) -> None:
         import torch
@@ -149,16 +144,21 @@ class Snapshot:
         for key, value in values.items():
             by_type.setdefault(value.dtype, []).append(key)
         for dtype, keys in by_type.items():
-            flat = [values[key].reshape(len(values[key]), -1) for key in keys]
+            flat = [_rows(values[key]) for key in keys]
             widths = [part.shape[1] for part in flat]
             # What is made in inference mode could not be written outside of it.
             with torch.inference_mode(False):
-                buffer = torch.empty((len(flat[0]), sum(widths)), dtype=dtype, device=flat[0].device)
+                buffer = torch.empty((flat[0].shape[0], sum(widths)), dtype=dtype, device=flat[0].device)
                 self.values |= {
                     key: part.unflatten(1, values[key].shape[1:]) if values[key].ndim > 1 else part.squeeze(1)
                     for key, part in zip(keys, buffer.split(widths, dim=1), strict=True)
                 }
             self._parts.append((buffer, keys))
+
+
+def _rows(values: torch.Tensor) -> torch.Tensor:
+    """Return a view of `(num_envs, ...)` as `(num_envs, columns)`."""
+    return values if values.ndim == 2 else values.reshape(values.shape[0], -1)
 
 
 def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:

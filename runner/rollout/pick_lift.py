@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -95,43 +96,23 @@ class PickLift(Mode):
 
     def prepare(self, simulation: Simulation, policy: Path | None) -> None:
         """Move the object in each world, and find the poses of the arm above it, at it, and with it."""
-        self._simulation = simulation
-        robot, values = simulation.robot, self.values
+        self._simulation, robot, values = simulation, simulation.robot, self.values
         self._body = simulation.free[self._object(simulation.free)].body
         self._scatter()
         start = simulation.bodies[:, self._body, :3].clone()
         self._height = start[:, 2]
-        names = robot.driven
-        self._hand = [names.index(name) for name in values["finger_joints"]]
+        places = []
+        for over in (values["approach_m"], 0.0, values["lift_m"]):
+            places.append(start.clone())
+            places[-1][:, 2] += values["grasp_offset_m"] + over
+        hand = [robot.driven.index(name) for name in values["finger_joints"]]
+        above, at, lifted = _Arm(simulation, values["ee_body"], hand).solve(places, self._turns())
+        self._poses = [simulation.first_targets]
         opened, closed = self._fingers("open", 1, robot), self._fingers("closed", 0, robot)
-        grip, up = values["grasp_offset_m"], (0.0, 0.0, 1.0)
-        heights = [grip + values["approach_m"], grip, grip + values["lift_m"]]
-        up_ = simulation.first_targets.new_tensor(up)
-        above, at, lifted = _Arm(simulation, values["ee_body"], self._hand).solve(
-            [start + height * up_ for height in heights], self._turns()
-        )
-        first = simulation.first_targets
-        self._poses = [
-            self._with_hand(pose, fingers)
-            for pose, fingers in (
-                (first, None),
-                (above, opened),
-                (at, opened),
-                (at, closed),
-                (lifted, closed),
-            )
-        ]
-        ends, total = [0.0], 0.0
-        for part in _PHASES.values():
-            total += part
-            ends.append(total * simulation.steps)
-        self._ends = ends
-
-    def _with_hand(self, pose: torch.Tensor, fingers: list[float] | None) -> torch.Tensor:
-        pose = pose.clone()
-        if fingers is not None:
-            pose[:, self._hand] = pose.new_tensor(fingers)
-        return pose
+        for pose, fingers in ((above, opened), (at, opened), (at, closed), (lifted, closed)):
+            self._poses.append(pose.clone())
+            self._poses[-1][:, hand] = pose.new_tensor(fingers)
+        self._ends = [simulation.steps * part for part in accumulate(_PHASES.values(), initial=0.0)]
 
     def _scatter(self) -> None:
         """Draw by the seed alone, so that the count of worlds changes none of them."""
@@ -224,13 +205,16 @@ class _Arm:
 
         down = torch.stack([(turns / 2).cos(), (turns / 2).sin(), torch.zeros_like(turns), torch.zeros_like(turns)], 1)
         self._turn.set_target_rotations(warp.from_torch(down.contiguous(), dtype=warp.vec4))
-        q = self._simulation.joint_q.clone()
+        q, targets = self._simulation.joint_q.clone(), self._simulation.robot.targets
+        columns = [target.coordinate for target in targets]
+        low, high = (q.new_tensor(bounds) for bounds in zip(*((t.low, t.high) for t in targets), strict=True))
         found = []
         for place in places:
             self._place.set_target_positions(warp.from_torch(place.contiguous(), dtype=warp.vec3))
             self._solver.step(warp.from_torch(q), warp.from_torch(q), iterations=_ITERATIONS)
+            q[:, columns] = q[:, columns].clamp(low, high)
             self._require_reached(q, place)
-            found.append(q[:, [target.coordinate for target in self._simulation.robot.targets]])
+            found.append(q[:, columns])
         return found
 
     def _require_reached(self, q: torch.Tensor, place: torch.Tensor) -> None:

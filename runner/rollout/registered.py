@@ -14,7 +14,7 @@ from simyard.runner.rollout.actions import RandomActions, ZeroActions
 from simyard.runner.rollout.environment_recorder import EnvironmentRecorder
 from simyard.runner.rollout.film import RolloutFilm
 from simyard.runner.rollout.recording import Recording, no_video
-from simyard.runner.rollout.success import forget
+from simyard.runner.rollout.success import check_rate
 from simyard.runner.spec import AttemptSpec, Facts, JobSpec
 
 MODES = ("zero", "random", "policy")
@@ -82,10 +82,9 @@ def drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Attem
             driver.begin()
             while inside.steps < wanted.steps:
                 driver.step()
-        print(f"success is said by: {inside.success_source or 'nothing'}")
-    if not inside.is_rate:
-        recorder.close()
-        forget(paths.recording)
+    recorder.close()
+    says = inside.success_source is not None and check_rate(paths.recording)
+    print(f"success is said by: {inside.success_source if says else 'nothing'}")
 
 
 def _driver(env: Any, agent_cfg: Any, job: JobSpec, paths: AttemptPaths) -> Driver:

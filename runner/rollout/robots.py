@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simyard.runner.asset_references import elements
+from simyard.runner.asset_xml import elements
 from simyard.runner.errors import RequestError
 
 UNLIMITED = 1e6
@@ -199,6 +199,16 @@ def _silence_motors(builder: Any) -> None:
 # What there is.
 
 
+@dataclass
+class _Joints:
+    """What was found of a robot's joints, under their full names."""
+
+    positions: list[tuple[str, int]]
+    velocities: list[tuple[str, int]]
+    driven: list[tuple[str, int, int, bool]]
+    """Name, coordinate, degree of freedom, and whether it is linear."""
+
+
 def _describe(builder: Any, path: Path, format_: str) -> Robot:
     from newton import JointType
 
@@ -206,34 +216,8 @@ def _describe(builder: Any, path: Path, format_: str) -> Robot:
     free = [joint for joint in joints if builder.joint_type[joint] == JointType.FREE]
     base = _base(builder, joints, free)
     others = {builder.joint_child[joint]: joint for joint in free if joint != base}
-    followers = set(builder.constraint_mimic_joint0)
-    mjcf_names = _mjcf_joints(path) if format_ == "mjcf" else []
-    positions: list[tuple[str, int]] = []
-    velocities: list[tuple[str, int]] = []
-    driven: list[tuple[str, int, int, bool]] = []
-    for joint in joints:
-        kind = builder.joint_type[joint]
-        if kind in (JointType.FREE, JointType.FIXED):
-            continue
-        q, qd = builder.joint_q_start[joint], builder.joint_qd_start[joint]
-        label, (linear, angular) = builder.joint_label[joint], builder.joint_dof_dim[joint]
-        if kind == JointType.BALL:
-            positions += [(f"{label}:{part}", q + index) for index, part in enumerate(("x", "y", "z", "w"))]
-            velocities += [(f"{label}:{part}", qd + index) for index, part in enumerate(("x", "y", "z"))]
-            continue
-        if kind not in (JointType.REVOLUTE, JointType.PRISMATIC, JointType.D6):
-            raise RequestError(
-                f"{path.name!r} has the joint {label!r} of the type {JointType(kind).name}.",
-                code="asset_unreadable",
-                advice="Allowed: fixed, revolute, prismatic, ball and free joints, and several axes in one.",
-            )
-        names = _dof_names(builder, label, qd, linear + angular, mjcf_names)
-        for index, name in enumerate(names):
-            positions.append((name, q + index))
-            velocities.append((name, qd + index))
-            if joint not in followers:
-                driven.append((name, q + index, qd + index, index < linear))
-    if not positions and base is None:
+    found = _find_joints(builder, joints, path, _mjcf_joints(path) if format_ == "mjcf" else [])
+    if not found.positions and base is None:
         raise RequestError(
             f"{path.name!r} has nothing that moves: no joint, and a fixed base.",
             code="robot_without_joints",
@@ -241,20 +225,45 @@ def _describe(builder: Any, path: Path, format_: str) -> Robot:
             if format_ == "usd"
             else "Send a robot with joints, or set control.fix_base to false.",
         )
-    short = short_names([name for name, _ in {*positions, *velocities}])
-    bodies = [body for body in range(builder.body_count) if body not in others]
-    body_names = short_names(list(builder.body_label))
+    short = short_names([name for name, _ in found.positions + found.velocities])
+    bodies = short_names(list(builder.body_label))
+    limits = list(zip(builder.joint_limit_lower, builder.joint_limit_upper, strict=True))
     return Robot(
-        positions=tuple(Column(short[name], index) for name, index in positions),
-        velocities=tuple(Column(short[name], index) for name, index in velocities),
-        targets=tuple(
-            Driven(short[name], q, qd, *_limits(builder.joint_limit_lower[qd], builder.joint_limit_upper[qd]), linear)
-            for name, q, qd, linear in driven
-        ),
-        bodies={body_names[builder.body_label[body]]: body for body in bodies},
+        positions=tuple(Column(short[name], index) for name, index in found.positions),
+        velocities=tuple(Column(short[name], index) for name, index in found.velocities),
+        targets=tuple(Driven(short[name], q, dof, *_limits(*limits[dof]), line) for name, q, dof, line in found.driven),
+        bodies={bodies[label]: body for body, label in enumerate(builder.body_label) if body not in others},
         base=None if base is None else free_body(builder, base),
-        objects={body_names[builder.body_label[body]]: free_body(builder, others[body]) for body in sorted(others)},
+        objects={bodies[builder.body_label[body]]: free_body(builder, others[body]) for body in sorted(others)},
     )
+
+
+def _find_joints(builder: Any, joints: Iterable[int], path: Path, mjcf_names: Sequence[Sequence[str]]) -> _Joints:
+    from newton import JointType
+
+    found, followers = _Joints([], [], []), set(builder.constraint_mimic_joint0)
+    for joint in joints:
+        kind, label = builder.joint_type[joint], builder.joint_label[joint]
+        q, dof = builder.joint_q_start[joint], builder.joint_qd_start[joint]
+        if kind in (JointType.FREE, JointType.FIXED):
+            continue
+        if kind == JointType.BALL:
+            found.positions += [(f"{label}:{part}", q + index) for index, part in enumerate("xyzw")]
+            found.velocities += [(f"{label}:{part}", dof + index) for index, part in enumerate("xyz")]
+            continue
+        if kind not in (JointType.REVOLUTE, JointType.PRISMATIC, JointType.D6):
+            raise RequestError(
+                f"{path.name!r} has the joint {label!r} of the type {JointType(kind).name}.",
+                code="asset_unreadable",
+                advice="Allowed: fixed, revolute, prismatic, ball and free joints, and several axes in one.",
+            )
+        linear, angular = builder.joint_dof_dim[joint]
+        for index, name in enumerate(_dof_names(builder, label, dof, linear + angular, mjcf_names)):
+            found.positions.append((name, q + index))
+            found.velocities.append((name, dof + index))
+            if joint not in followers:
+                found.driven.append((name, q + index, dof + index, index < linear))
+    return found
 
 
 def free_body(builder: Any, joint: int) -> FreeBody:

@@ -12,11 +12,6 @@ from simyard.runner.rollout.world import World
 if TYPE_CHECKING:
     import torch
 
-_FEWEST_CONTACTS, _MOST_CONTACTS, _CONTACTS_A_SHAPE = 64, 512, 6
-"""Contacts that one world has room for."""
-_ROWS_A_CONTACT = 4
-"""Of the solver, for one contact with friction."""
-
 
 class Simulation:
     """Simulates `num_envs` copies of a world, each alone, on one device.
@@ -47,7 +42,7 @@ class Simulation:
         self.steps = steps
         self.num_envs, self.device, self.dt, self.substeps, self.seed = num_envs, device, dt, substeps, seed
         self.model = _model(world.builder, num_envs, device)
-        self._solver = _solver(self.model, world.builder)
+        self._solver = _solver(self.model, world)
         self.state, self._control = self.model.state(), self.model.control()
         newton.eval_fk(self.model, self.model.joint_q, self.model.joint_qd, self.state)
         self._graph: Any = None
@@ -164,17 +159,16 @@ def _model(world: Any, count: int, device: str) -> Any:
     return builder.finalize(device=device)
 
 
-def _solver(model: Any, world: Any) -> Any:
-    """Return MuJoCo's solver with room for a heap of things, and without a printed line for each contact too many."""
+def _solver(model: Any, world: World) -> Any:
+    """Return MuJoCo's solver, without a printed line for each contact too many."""
     import newton
 
-    contacts = min(max(_FEWEST_CONTACTS, _CONTACTS_A_SHAPE * world.shape_count), _MOST_CONTACTS)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "MULTICCD is enabled, but")  # for pairs that touch in one point anyway
         solver = newton.solvers.SolverMuJoCo(
             model,
-            nconmax=contacts,
-            njmax=_ROWS_A_CONTACT * contacts + 2 * world.joint_dof_count,
+            nconmax=world.contacts,
+            njmax=world.constraints,
             enable_multiccd=True,  # a box that stands on one point does not stand
         )
     solver.mjw_model.opt.warn_overflow = False

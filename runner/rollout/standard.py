@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from simyard.runner.errors import RequestError
 from simyard.runner.paths import AttemptPaths
 from simyard.runner.robot_files import main_file
-from simyard.runner.rollout.control import read_control
+from simyard.runner.rollout.control import Control, read_control
 from simyard.runner.rollout.recorder import RolloutRecorder
 from simyard.runner.rollout.recording import Recording
 from simyard.runner.rollout.robots import Column
@@ -92,10 +92,9 @@ def _here(asset: Asset, files: Mapping[str, Path], into: Path) -> Path | None:
 
 def _drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
     job, wanted = attempt.job, _wanted(attempt.job)
-    control, policy = read_control(wanted.control), None
-    world = _build(wanted, paths)
-    if job.policies:
-        policy = paths.inputs / job.policies[0].checkpoint.name
+    control = read_control(wanted.control)
+    world = _build(wanted, control, paths)
+    policy = paths.inputs / job.policies[0].checkpoint.name if job.policies else None
     control.check(world.robot, world.free, policy)
     simulation = Simulation(
         world,
@@ -132,7 +131,7 @@ def _drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Atte
         recording.log.warning("%d of %d worlds had more contacts than there was room for", lost, job.num_envs)
 
 
-def _build(wanted: Rollout, paths: AttemptPaths) -> World:
+def _build(wanted: Rollout, control: Control, paths: AttemptPaths) -> World:
     def unpacked(asset: Asset, what: str) -> Path:
         return main_file(paths.inputs / asset.file.name, asset.format, paths.root / f"{what}-files")
 
@@ -140,7 +139,7 @@ def _build(wanted: Rollout, paths: AttemptPaths) -> World:
     return build_world(
         unpacked(wanted.robot, "robot"),
         wanted.robot.format,
-        read_control(wanted.control),
+        control,
         scene_id=None if wanted.scene else wanted.scene_id,
         scene_file=unpacked(wanted.scene, "scene") if wanted.scene else None,
     )

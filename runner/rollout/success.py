@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simyard.runner.evaluation.meter import success_metric
-from simyard.runner.rollout.arrays import NOT_MEASURED
+from simyard.runner.rollout.arrays import CUT_OFF, NOT_MEASURED
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,6 @@ class SuccessReader:
         self._means = _Means()
         self._metric: str | None = None
         self._is_mean = False
-        self._is_rate = torch.ones((), dtype=torch.bool, device=base.device)
         self._now = torch.full((base.num_envs,), -1.0, device=base.device)
         self._any = False
 
@@ -55,11 +54,6 @@ class SuccessReader:
             return f"metric {self._metric}"
         return f"termination {TERMINATION}" if self._has_termination else None
 
-    @property
-    def is_rate(self) -> bool:
-        """Whether all values were 0 or 1 and of one episode: a share of goals is no success. Waits for the GPU."""
-        return bool(self._is_rate)
-
     def begin(self, env_ids: Any) -> Any:
         """Reset without an episode that ends, and find out what the task says of success."""
         with self._means.caught():
@@ -73,7 +67,7 @@ class SuccessReader:
         """Reset the environments whose episodes end in this step, and read of each whether it succeeded."""
         if self._metric is None:
             if self._has_termination:
-                self._say(env_ids, self._base.termination_manager.get_term(TERMINATION)[env_ids.long()])
+                self._say(env_ids, self._base.termination_manager.get_term(TERMINATION)[env_ids])
             return self._reset(env_ids)
         if self._is_mean:
             with self._means.caught():
@@ -88,13 +82,12 @@ class SuccessReader:
         return answer
 
     def take(self) -> torch.Tensor | None:
-        """Return what was read in this step, `(num_envs,)`: 1, 0, or -1 where nobody said; None where nothing was."""
-        import torch
+        """Return what was read in this step, `(num_envs,)`: 1, 0, or -1 where the metric is neither.
 
-        if not self._any:
-            return None
-        taken, self._now, self._any = self._now, torch.full_like(self._now, -1.0), False
-        return taken
+        That is of environments whose episodes ended in it, and of the others anything. None where nothing was read.
+        """
+        taken, self._any = self._any, False
+        return self._now if taken else None
 
     @property
     def _has_termination(self) -> bool:
@@ -108,21 +101,27 @@ class SuccessReader:
         import torch
 
         values = torch.as_tensor(values, dtype=torch.float32, device=self._now.device).view(-1)
-        if len(values) != len(env_ids):  # a mean over others too: those that go on, or all of the past
-            self._is_rate.fill_(False)
-            return
-        good = values == values.bool()
-        self._is_rate &= good.all()
-        self._now[env_ids.long()] = values.where(good, -1.0)
-        self._any = True
+        if values.shape == env_ids.shape:  # else it is a mean over others too: those that go on, or all of the past
+            self._now[env_ids] = values.where(values == values.bool(), -1.0)
+            self._any = True
 
 
-def forget(recording: Path) -> None:
-    """Say of every episode of a finished recording that nobody measured whether it succeeded."""
+def check_rate(recording: Path) -> bool:
+    """Forget the success of all episodes of a finished recording if the metric did not say it of each that ended.
+
+    Some tasks log a share of goals, or a mean over the past: its zeros alone would make a rate of 0.
+
+    Returns:
+        Whether it did.
+    """
     import zarr
 
-    root: Any = zarr.open_group(recording, mode="r+")
-    root["meta/success"][:] = NOT_MEASURED
+    meta: Any = zarr.open_group(recording, mode="r+")["meta"]
+    success = meta["success"]
+    unsaid = (success[:] == NOT_MEASURED) & (meta["termination"][:] != CUT_OFF)
+    if unsaid.any():
+        success[:] = NOT_MEASURED
+    return not unsaid.any()
 
 
 class _Means:

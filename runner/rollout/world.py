@@ -30,6 +30,7 @@ _POSES = 64
 _GRAVITY_M_S2 = -9.81
 _FRICTION_TO_NORMAL = 10.0
 """How much stiffer friction is than contact: MuJoCo's `impratio`."""
+_CONTACTS_A_LINK, _CONTACTS_AN_OBJECT, _CONTACTS_SPARE = 4, 8, 8
 _CLEARANCE_M = 0.005
 """How far above z = 0 the lowest point of a floating robot begins, where it would begin below."""
 
@@ -44,6 +45,10 @@ class World:
     """The robot in it."""
     objects: Objects
     """What moves besides."""
+    contacts: int
+    """How many it has room for at a time."""
+    constraints: int
+    """Rows of the solver that it has room for."""
 
     @property
     def free(self) -> dict[str, FreeBody]:
@@ -77,8 +82,12 @@ def build_world(
     builder.gravity = _GRAVITY_M_S2  # a robot's file has no say in it; a scene's has
     objects = add_scene(builder, scene_id, scene_file)
     _stiffen_friction(builder)
-    _set_gains(builder, robot, control, robot_file)
-    return World(builder=builder, robot=robot, objects=objects)
+    compiled = _compile(builder, robot_file)
+    _lift(builder, robot, control, compiled)
+    _set_gains(builder, robot, control, compiled.inertia)
+    contacts = _room_for_contacts(builder, robot)
+    constraints = contacts * compiled.rows_a_contact + compiled.other_rows
+    return World(builder=builder, robot=robot, objects=objects, contacts=contacts, constraints=constraints)
 
 
 def _take_first_pose(builder: Any, robot: Robot, positions: Mapping[str, float]) -> None:
@@ -99,15 +108,42 @@ def _stiffen_friction(builder: Any) -> None:
         attribute.values = {0: _FRICTION_TO_NORMAL}
 
 
-def _set_gains(builder: Any, robot: Robot, control: Control, file: Path) -> None:
-    """Set the gains, and lift a floating robot out of the ground: both need the model that MuJoCo makes of it."""
+@dataclass(frozen=True)
+class _Compiled:
+    """What MuJoCo makes of the world."""
+
+    model: Any
+    """Newton's model, on the CPU."""
+    inertia: Array
+    """The largest of each degree of freedom."""
+    rows_a_contact: int
+    """Of the solver."""
+    other_rows: int
+    """For limits, friction and equalities, if all hold at once."""
+
+
+def _lift(builder: Any, robot: Robot, control: Control, compiled: _Compiled) -> None:
+    """Lift a floating robot out of the ground, unless somebody said where it is."""
+    if robot.base is None or control.base_position is not None:
+        return
+    lowest = _lowest(compiled.model, set(robot.bodies.values()))
+    if lowest < _CLEARANCE_M:
+        builder.joint_q[robot.base.coordinate + 2] += _CLEARANCE_M - lowest
+
+
+def _room_for_contacts(builder: Any, robot: Robot) -> int:
+    """Return enough for every link to lie on something and every object to lie in a heap: more makes steps slower."""
+    from newton import ShapeFlags
+
+    owners = zip(builder.shape_body, builder.shape_flags, strict=True)
+    moving = [body for body, flags in owners if body >= 0 and flags & ShapeFlags.COLLIDE_SHAPES]
+    of_links = sum(body in set(robot.bodies.values()) for body in moving)
+    return _CONTACTS_SPARE + _CONTACTS_A_LINK * of_links + _CONTACTS_AN_OBJECT * (len(moving) - of_links)
+
+
+def _set_gains(builder: Any, robot: Robot, control: Control, inertia: Array) -> None:
     from newton import JointTargetMode
 
-    model, inertia = _compile(builder, file)
-    if robot.base is not None and control.base_position is None:
-        lowest = _lowest(model, set(robot.bodies.values()))
-        if lowest < _CLEARANCE_M:
-            builder.joint_q[robot.base.coordinate + 2] += _CLEARANCE_M - lowest
     for target in robot.targets:
         dof = target.dof
         if not control.mode.DRIVES:
@@ -129,8 +165,7 @@ def _given(value: float | Mapping[str, float] | None, name: str, own: float) -> 
     return own if value is None else value
 
 
-def _compile(builder: Any, file: Path) -> tuple[Any, Array]:
-    """Return the world's model, and the largest inertia of each of its degrees of freedom."""
+def _compile(builder: Any, file: Path) -> _Compiled:
     import newton
     import numpy as np
 
@@ -139,15 +174,17 @@ def _compile(builder: Any, file: Path) -> tuple[Any, Array]:
         solver: Any = newton.solvers.SolverMuJoCo(model, use_mujoco_cpu=True)
     except Exception as error:
         raise unreadable(file, error) from error
-    inertia = np.ones(model.joint_dof_count)
-    inertia[solver.mjc_dof_to_newton_dof.numpy()[0]] = _largest_inertia(solver.mj_model, solver.mj_data)
+    inertia, compiled = np.ones(model.joint_dof_count), solver.mj_model
+    inertia[solver.mjc_dof_to_newton_dof.numpy()[0]] = _largest_inertia(compiled, solver.mj_data)
     if not (np.isfinite(inertia).all() and (inertia > 0).all()):
         raise RequestError(
             f"{file.name!r} has joints that move no mass.",
             code="asset_unreadable",
             advice="Give every link after a moving joint an inertial element, or a collision shape.",
         )
-    return model, inertia
+    directions = int(compiled.geom_condim.max(initial=3)) - 1
+    others = 2 * compiled.nv + 6 * compiled.neq + 2 * compiled.ntendon
+    return _Compiled(model, inertia, 2 * directions, others)
 
 
 def _largest_inertia(model: Any, data: Any) -> Array:

@@ -24,7 +24,7 @@ from simyard.runner.errors import RequestError, StoreError
 from simyard.runner.spec import InputFile
 from simyard.store import keys, uploads
 from simyard.store.locks import held
-from simyard.store.multipart import send_to_bucket
+from simyard.store.multipart import ROUNDS, send_to_bucket
 from simyard.store.store import PART_BYTES, Store, sha256_file
 
 SIZE = 5 * PART_BYTES + 3
@@ -333,6 +333,14 @@ def test_what_a_bucket_refuses_is_explained(source, status, code, failure):
     assert caught.value.failure.code == failure
     assert "secret" not in str(caught.value)
     assert len(server.requests) == 1
+
+
+def test_an_upload_that_is_aborted_again_and_again_is_given_up(source):
+    with Answering(404, "NoSuchUpload") as server:
+        store = Store.open("s3://bucket", options=options(server.url))
+        with pytest.raises(StoreError, match="NoSuchUpload"):
+            uploads.send(store, input_file(source), source)
+    assert len(server.requests) == ROUNDS
 
 
 def test_a_server_that_fails_for_a_moment_is_asked_again(source):

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import urllib.error
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +141,39 @@ def _fields(node: dict[str, Any], definitions: dict[str, Any], path: str = "") -
 def _words(name: str) -> int:
     last = name.rpartition(".")[2]
     return sum(letter.isupper() for letter in last)
+
+
+def test_a_deployment_submits_a_rollout_once(
+    deployed: Server, real_pool: Pool, api: Api, tmp_path: Path, store: Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "counting.zip", "w") as archive:
+        archive.writestr("counting/__init__.py", COUNTING)
+    request = {
+        "runtime_profile": "isaac_lab_rollout",
+        "execution": {"num_envs": 2, "steps": 5},
+        "compute_config": {"gpus_per_node": 0},
+        "isaac_lab": {
+            "task_module": "counting",
+            "task_class_or_name": "Counting",
+            "task_package_uri": str(tmp_path / "counting.zip"),
+        },
+    }
+    for _ in range(2):
+        run_id = api.start("submit/submit", {"request": request, "store": str(store), "idempotency_key": "night 7"})
+        state = api.final_state(run_id, 120)
+        assert (state["type"], state["message"]) == ("COMPLETED", "5 steps")
+    (job,) = (store / "jobs").iterdir()
+    manifest = json.loads((job / "artifact_manifest.json").read_text())
+    assert {"rollout.zarr", "user_job.log"} <= {entry["name"] for entry in manifest["artifacts"]}
+
+
+COUNTING = """
+class Counting:
+    def __init__(self, context):
+        self.context = context
+
+    def run(self):
+        import numpy as np
+        for step in range(self.context.steps):
+            self.context.recorder.record({"step": np.full(self.context.num_envs, step)})
+"""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from onnx import TensorProto, helper
 from simyard.runner.errors import Category, RequestError
 from simyard.runner.rollout.control import COMMON, MODES, check_control, read_control
 from simyard.runner.rollout.robots import Column, Driven, FreeBody, Robot, short_names
+from simyard.runner.rollout.scenes import SCENES
 
 JOINTS = ("shoulder", "elbow", "slide", "wheel")
 ROBOT = Robot(
@@ -374,3 +376,21 @@ def test_nor_does_a_branch_of_it(tmp_path):
     (tmp_path / "p.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(RequestError, match="its weights are in other files"):
         read_control({"task_mode": "policy"}).check(ROBOT, (), tmp_path / "p.onnx")
+
+
+# What the documentation says.
+
+
+def test_the_documentation_has_every_mode_field_and_scene():
+    text = (Path(__file__).parents[2] / "docs" / "rollouts.md").read_text()
+    section = text.partition("## Standard profile")[2].partition("\n## ")[0]
+    rows = [row for row in section.splitlines() if row.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row.split(" | ")[0])}
+    assert {"task_mode", *COMMON, *MODES, *SCENES, *MODES["pick_lift"].FIELDS} <= named
+    for name, mode in MODES.items():
+        row = next(row for row in rows if row.startswith(f"| `{name}` |"))
+        if name != "pick_lift":
+            defaults = dict(re.findall(r"`(\w+)` ?([\w.]*)", row.split(" | ")[1]))
+            assert defaults.keys() == mode.FIELDS.keys()
+            for field, default in defaults.items():
+                assert default == "" or json.loads(default) == mode.FIELDS[field].default

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from simyard.runner import asset_references
+from simyard.runner import asset_references, asset_xml
 from simyard.runner.errors import Category, RequestError
 from simyard.runner.robot_files import main_file
 
@@ -376,7 +376,7 @@ def test_xml_that_is_not_read(text, match, tmp_path):
 
 def test_xml_of_any_size_is_not_read(tmp_path):
     with (tmp_path / "a.urdf").open("wb") as file:
-        file.truncate(asset_references.MOST_XML_BYTES + 1)
+        file.truncate(asset_xml.MOST_XML_BYTES + 1)
     refused(tmp_path / "a.urdf", "urdf", tmp_path / "robot", "allowed are 33,554,432", "asset_unreadable")
 
 

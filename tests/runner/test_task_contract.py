@@ -87,16 +87,18 @@ def test_a_module_is_found_in_a_wheel(tmp_path):
     [
         (["my_tasks/__init__.py", "my_tasks/lift.py", "README.md"], "my_tasks.lft", ["'my_tasks'", "'my_tasks.lift'"]),
         (["my_tasks/lift.py"], "my_tasks", ["'my_tasks.lift'"]),
+        (["my_tasks/__init__.py", "my_tasks/lift.py"], "lift", ["'my_tasks'", "'my_tasks.lift'"]),
         (["a/b/c/my_tasks/lift.py"], "my_tasks.lift", ["'a.b.c.my_tasks.lift'"]),
         (["project/setup.py", "project/my_tasks/lift.py"], "my_tasks.lifts", ["'my_tasks.lift'"]),
     ],
-    ids=["a typo", "a folder is no module", "too deep", "in a project"],
+    ids=["a typo", "a folder is no module", "inside a package", "too deep", "in a project"],
 )
 def test_an_archive_without_the_module_is_refused_with_those_it_has(files, module, has, tmp_path):
     failure = refusal(require_module, make_archive(tmp_path, files), module)
     assert failure.code == "task_module_missing"
     assert f"Unknown module in 'task.zip': {module!r}." in failure.message
     assert all(name in failure.advice for name in has)
+    assert "'lift'" not in failure.advice or "__init__" not in str(files), "what is in a package is not outside of it"
 
 
 def test_the_nearest_module_is_named(tmp_path):

@@ -26,6 +26,7 @@ from simulated import ENV
 
 from simyard.runner.errors import RequestError
 from simyard.runner.paths import AttemptPaths, read_json, write_json
+from simyard.runner.robot_files import main_file
 from simyard.runner.rollout.scenes import CUBE_SIZE_M, SCENES
 from simyard.runner.spec import Asset, AttemptSpec, Facts, InputFile, JobSpec, PolicyFile, Rollout
 
@@ -78,6 +79,46 @@ def Xform "book" (prepend apiSchemas = ["PhysicsRigidBodyAPI", "PhysicsMassAPI"]
     }
 }
 """
+
+
+CORNERS = ((0, 0, 0), (0.2, 0, 0), (0, 0.2, 0), (0, 0, 0.2))
+FACETS = "".join(
+    "facet normal 0 0 0\nouter loop\n"
+    + "".join("vertex {} {} {}\n".format(*CORNERS[corner]) for corner in face)
+    + "endloop\nendfacet\n"
+    for face in ((0, 2, 1), (0, 1, 3), (0, 3, 2), (1, 2, 3))
+)
+STL = f"solid s\n{FACETS}endsolid s\n"
+HAND = """<robot name="hand">
+  <link name="palm"><collision><geometry><mesh filename="package://hand_description/meshes/m.stl"/></geometry></collision></link>
+  <link name="left"><collision><geometry><mesh filename="package://hand_description/meshes/m.stl"/></geometry></collision></link>
+  <link name="right"><collision><geometry><box size="0.1 0.1 0.1"/></geometry></collision></link>
+  <joint name="squeeze" type="prismatic"><parent link="palm"/><child link="left"/><axis xyz="0 1 0"/>
+    <limit lower="0" upper="0.04" effort="0" velocity="1"/><dynamics damping="0.3"/></joint>
+  <joint name="follow" type="prismatic"><parent link="palm"/><child link="right"/><axis xyz="0 -1 0"/>
+    <limit lower="0" upper="0.04" effort="9" velocity="1"/>
+    <mimic joint="squeeze" multiplier="0.5" offset="0.01"/></joint>
+</robot>"""
+SERVOS = """<mujoco model="servos">
+  <compiler angle="radian" meshdir="assets"/>
+  <asset><mesh name="m" file="m.stl"/></asset>
+  <worldbody>
+    <body name="upper" pos="0 0 1">
+      <joint name="servo" axis="0 1 0" range="-1 1"/>
+      <geom type="mesh" mesh="m"/>
+      <body name="lower" pos="0 0 -0.3">
+        <joint name="pitch" axis="0 1 0" range="0.5 2"/><joint name="roll" axis="1 0 0" range="-2 2"/>
+        <geom type="capsule" fromto="0 0 0 0 0 -0.3" size="0.03"/>
+        <body name="weight" pos="0 0 -0.4"><joint name="socket" type="ball"/><geom type="sphere" size="0.05"/></body>
+      </body>
+    </body>
+    <body name="box" pos="1 0 0.1"><freejoint/><geom type="box" size="0.05 0.05 0.05"/></body>
+  </worldbody>
+  <actuator>
+    <general joint="servo" biastype="affine" gainprm="450" biasprm="0 -450 -45" forcerange="-80 80"/>
+    <motor joint="pitch" gear="3"/>
+  </actuator>
+</mujoco>"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +240,13 @@ def write_inputs(folder: Path) -> None:
     import onnx
     from onnx import TensorProto, helper
 
+    for name, main, text, mesh in (
+        ("hand.zip", "hand_description/urdf/hand.urdf", HAND, "hand_description/meshes/m.stl"),
+        ("servos.zip", "servos.xml", SERVOS, "assets/m.stl"),
+    ):
+        with zipfile.ZipFile(folder / name, "w") as archive:
+            archive.writestr(main, text)
+            archive.writestr(mesh, STL)
     with zipfile.ZipFile(folder / "scene.zip", "w") as archive:
         archive.writestr("room/scene.usda", SCENE)
         archive.writestr("room/parts/book.usda", BOOK)
@@ -287,6 +335,9 @@ def program(folder: Path) -> Iterator[tuple[str, Any]]:
     yield "scenes", {scene: refusal(Case(scene_id=scene)) for scene in SCENES}
     yield "seconds for a check", (time.perf_counter() - began) / len(SCENES)
     yield "robots", {file: describe(SHIPPED / file, kind, fixed) for file, kind, fixed in ROBOTS}
+    for name, kind in (("hand", "urdf"), ("servos", "mjcf")):
+        main = main_file(folder / f"{name}.zip", kind, folder / name)
+        yield name, describe(main, kind, None, {"initial_positions": {"squeeze": 0.02}} if name == "hand" else {})
     for name, case in cases(folder).items():
         yield name, run(case.prepare(folder / name))
 
@@ -303,15 +354,21 @@ ROBOTS = [
 ]
 
 
-def describe(robot: Path, format_: str, fix_base: bool | None) -> dict[str, Any]:
+def describe(robot: Path, format_: str, fix_base: bool | None, control: dict[str, Any] | None = None) -> dict[str, Any]:
     from simyard.runner.rollout.control import read_control
     from simyard.runner.rollout.world import build_world
 
-    control = read_control({} if fix_base is None else {"fix_base": fix_base})
-    world = build_world(robot, format_, control, scene_id="ground", scene_file=None)
+    given = (control or {}) | ({} if fix_base is None else {"fix_base": fix_base})
+    world = build_world(robot, format_, read_control(given), scene_id="ground", scene_file=None)
     targets, builder = world.robot.targets, world.builder
     return {
         "driven": world.robot.driven,
+        "positions": [column.name for column in world.robot.positions],
+        "free": [*world.free],
+        "first pose": [float(builder.joint_q[column.index]) for column in world.robot.positions],
+        "damping": [float(builder.joint_target_kd[target.dof]) for target in targets],
+        "own damping": [float(builder.joint_damping[target.dof]) for target in targets],
+        "effort": [float(builder.joint_effort_limit[target.dof]) for target in targets],
         "floats": world.robot.base is not None,
         "height": float(builder.joint_q[world.robot.base.coordinate + 2]) if world.robot.base else None,
         "stiffness": [float(builder.joint_target_ke[target.dof]) for target in targets],
@@ -365,7 +422,7 @@ def said(folder: Path) -> dict[str, Any]:
         env={**os.environ, **ENV, "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[:2]))},
         cwd=folder, capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
-    assert (folder / "said.json").exists(), done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-3000:]
     return read_json(folder / "said.json")
 
 
@@ -418,6 +475,25 @@ def test_robots_of_every_format(said):
 def test_gains_are_those_of_the_file_where_it_has_some(said):
     drives = said["robots"]["ant.usda"]["stiffness"]
     np.testing.assert_allclose(drives, np.degrees(1) * 0.04, rtol=1e-3)
+
+
+def test_a_bundle_with_meshes_and_a_joint_that_follows(said):
+    hand = said["hand"]
+    assert hand["positions"] == ["squeeze", "follow"]
+    assert hand["driven"] == ["squeeze"]
+    np.testing.assert_allclose(hand["first pose"], [0.02, 0.01 + 0.5 * 0.02])
+    assert hand["own damping"] == pytest.approx([0.3])
+    assert hand["effort"][0] >= 1e6, "an effort of 0 was never written by anybody who meant it"
+
+
+def test_servos_and_motors_of_an_mjcf(said):
+    """MuJoCo's would pull to 0 by themselves; here targets do, with the servo's own gains."""
+    servos = said["servos"]
+    assert servos["driven"] == ["servo", "pitch", "roll"]
+    assert servos["positions"] == ["servo", "pitch", "roll", "socket:x", "socket:y", "socket:z", "socket:w"]
+    assert servos["free"] == ["box"]
+    assert (servos["stiffness"][0], servos["damping"][0], servos["effort"][0]) == (450, 45, 80)
+    assert servos["first pose"] == [0, 0.5, 0, 0, 0, 0, 1]
 
 
 def test_a_floating_robot_begins_above_the_ground(said):

@@ -318,8 +318,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Played]:
     chatty = {"module": "chatty", "code": CHATTY, **random}
     failing = {"module": "failing", "code": FAILING, "num_envs": 3, "steps": 8}
     prepare_example(folder / "gripper", "gripper_lift", 60)
-    prepare_example(folder / "gripper, heavy", "gripper_lift", 40, cube_mass_kg=50.0)
-    prepare_example(folder / "gripper, slippery", "gripper_lift", 40, friction=0.0)
+    prepare_example(folder / "gripper, heavy", "gripper_lift", 30, cube_mass_kg=50.0)
+    prepare_example(folder / "gripper, slippery", "gripper_lift", 30, friction=0.0)
     prepare_example(folder / "slippery", "slippery_cartpole", 40)
     prepare(
         folder / "template", "FallingBox", "falling", TEMPLATES[0], steps=12, num_envs=2, task_args={"height_m": 0.05}
@@ -451,7 +451,7 @@ def test_the_arrays_are_what_the_environment_lived_through(played: Callable[[str
     assert np.array_equal(job.by_step("action"), np.float32(account["action"])[-STEPS:])
     assert np.array_equal(job.by_step("reward"), np.float32(account["reward"])[-STEPS:])
     assert np.array_equal(job.by_step("obs/policy")[:, :, :2], job.by_step("joint_position"))
-    assert job.by_step("root_pose")[0].tolist() == [[0, 0, 2, 0, 0, 0, 1]] * ENVS, "from each one's own origin"
+    assert "root_pose" not in job.summary["keys"], "its base is fixed"
     assert job.root.attrs["control_period_s"] == pytest.approx(1 / 60)
 
 

@@ -164,7 +164,9 @@ class Roller:
 
 @pytest.fixture
 def roll(tmp_path, store):
-    yield Roller(tmp_path, Store.open(str(store)), Site(home=tmp_path / "home", store=str(store), python=sys.executable))
+    yield Roller(
+        tmp_path, Store.open(str(store)), Site(home=tmp_path / "home", store=str(store), python=sys.executable)
+    )
     assert running_below(tmp_path) == []
 
 
@@ -296,7 +298,7 @@ def test_a_cancel_ends_it_within_seconds_and_keeps_what_was_recorded(roll):
 
 
 def test_a_task_that_will_not_end_is_killed(roll):
-    left = roll(how="eat everything", timeouts={"wall_seconds": 6.0})
+    left = roll(how="eat everything", timeouts={"wall_seconds": 12.0})
     assert (left.result["status"], left.error["code"]) == ("failed", "wall_clock_limit")
 
 

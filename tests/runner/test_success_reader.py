@@ -4,8 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import zarr
 
-from simyard.runner.rollout.success import SuccessReader
+from simyard.runner.rollout.recorder import RolloutRecorder
+from simyard.runner.rollout.success import SuccessReader, check_rate
 
 ENVS = 6
 MEANS = torch.mean, torch.Tensor.mean
@@ -57,7 +59,7 @@ def play(task, *steps):
         if step:
             reader.reset(torch.tensor(list(step), dtype=torch.int32))
         taken = reader.take()
-        found.append(None if taken is None else taken.tolist())
+        found.append(None if taken is None else {env: int(taken[env]) for env in step})
     reader.close()
     assert (torch.mean, torch.Tensor.mean) == MEANS, "torch is left as it was"
     return reader, found
@@ -65,7 +67,7 @@ def play(task, *steps):
 
 RATE = {"Metrics__success_rate": lambda outcomes: outcomes.mean()}
 STEPS = ({0: 1, 3: 0, 4: 1}, {}, {1: 0}, {0: 1, 1: 1, 2: 0, 3: 0, 4: 1, 5: 0})
-FOUND = [[1, -1, -1, 0, 1, -1], None, [-1, 0, -1, -1, -1, -1], [1, 1, 0, 0, 1, 0]]
+FOUND = [step or None for step in STEPS]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,6 @@ def test_of_a_mean_each_part_is_known_and_all_are_reset_at_once(log):
     assert found == FOUND
     assert task.resets == [3, 1, 6]
     assert reader.source.startswith("metric Metrics/")
-    assert reader.is_rate
 
 
 @pytest.mark.parametrize(
@@ -95,10 +96,8 @@ def test_of_a_mean_each_part_is_known_and_all_are_reset_at_once(log):
 )
 def test_of_another_computation_the_parts_are_had_one_by_one(make):
     task = Task(logs(Metrics__success_rate=make))
-    reader, found = play(task, *STEPS)
-    assert found == FOUND
+    assert play(task, *STEPS)[1] == FOUND
     assert task.resets == [1] * 10
-    assert reader.is_rate
 
 
 def test_a_termination_says_it_where_no_metric_does():
@@ -125,16 +124,29 @@ def test_nothing_is_measured_where_the_task_does_not_say(task):
 @pytest.mark.parametrize(
     "make", [lambda outcomes: outcomes.mean(), lambda outcomes: outcomes.mean().item()], ids=["a mean", "a number"]
 )
-def test_a_share_of_goals_is_no_success(make):
-    reader, found = play(Task(logs(Metrics__success_rate=make)), {0: 0, 1: 1}, {2: 0.5, 3: 1})
-    assert found == [[0, 1, -1, -1, -1, -1], [-1, -1, -1, 1, -1, -1]]
-    assert not reader.is_rate
+def test_what_is_neither_0_nor_1_is_not_measured(make):
+    _, found = play(Task(logs(Metrics__success_rate=make)), {0: 0, 1: 1}, {2: 0.5, 3: 1})
+    assert found == [{0: 0, 1: 1}, {2: -1, 3: 1}]
 
 
 @pytest.mark.parametrize("others", [0, 100], ids=["those that go on", "the past"])
 def test_a_mean_over_other_episodes_too_says_nothing_of_these(others):
     everything = torch.ones(ENVS + others)
     task = Task(logs(Metrics__success_rate=lambda outcomes: everything.mean()))
-    reader, found = play(task, {0: 1, 1: 0})
-    assert found == [None]
-    assert not reader.is_rate
+    assert play(task, {0: 1, 1: 0})[1] == [None]
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [([1, 0, 1], True), ([0, -1, 0], False), ([-1, -1, -1], False)],
+    ids=["of all", "of some", "of none"],
+)
+def test_a_metric_counts_if_it_says_it_of_every_episode_that_ended(said, kept, tmp_path):
+    store = tmp_path / "rollout.zarr"
+    with RolloutRecorder(store, num_envs=3, longest=4, control_period_s=1, scratch=tmp_path) as recorder:
+        recorder.record(reward=torch.zeros(3))
+        recorder.end(torch.ones(3, dtype=torch.bool), success=torch.tensor(said))
+        recorder.record(reward=torch.zeros(3))  # of episodes that are cut off, nothing is said ever
+    assert check_rate(store) == kept
+    success = zarr.open_group(store, mode="r")["meta/success"]
+    assert success[:].tolist() == [*(said if kept else [-1] * 3), -1, -1, -1]
