@@ -9,6 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+ROLLOUT = "rollout.zarr"
+"""Of a rollout's output: the arrays, as one file."""
+RENDER = "render.mp4"
+"""Of a rollout's output: the film."""
+
 
 @dataclass(frozen=True)
 class AttemptPaths:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from simyard.runner.adapters import isaaclab_lookup, isaaclab_rollouts, isaaclab_scripts
+from simyard.runner.adapters import isaaclab_lookup, isaaclab_scripts
 from simyard.runner.adapters.base import Adapter
 from simyard.runner.adapters.isaaclab_policies import refuse_pickled_code
 from simyard.runner.environment import register_tasks
-from simyard.runner.evaluation.evaluate import evaluate
-from simyard.runner.exporting.export import export_policy
 from simyard.runner.libraries import LIBRARIES, Library, Scale, get_library
 from simyard.runner.paths import AttemptPaths
-from simyard.runner.rollout import task
 from simyard.runner.spec import AttemptSpec, Facts, JobSpec
 
 
@@ -38,6 +35,8 @@ class IsaacLab(Adapter):
     def check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Facts:
         """Look the task up, resolve its configuration, apply every override to it, and open checkpoints."""
         if job.kind == "rollout":
+            from simyard.runner.adapters import isaaclab_rollouts
+
             return isaaclab_rollouts.check(job, overlay, files)
         library = get_library(job.library)
         if isaaclab_scripts.root() is not None:
@@ -50,8 +49,16 @@ class IsaacLab(Adapter):
 
     def run(self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
         """Do the job's own work."""
-        work = {"train": self._train, "evaluate": evaluate, "export": export_policy, "rollout": task.run}
-        work[attempt.job.kind](attempt, facts, paths)
+        work: Callable[[AttemptSpec, Facts, AttemptPaths], None] = self._train
+        # Each is imported where it is done: the control side imports adapters too, to know what there is.
+        match attempt.job.kind:
+            case "evaluate":
+                from simyard.runner.evaluation.evaluate import evaluate as work
+            case "export":
+                from simyard.runner.exporting.export import export_policy as work
+            case "rollout":
+                from simyard.runner.rollout.task import run as work
+        work(attempt, facts, paths)
 
     def _train(self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
         """Train, by the code path of `isaaclab train`."""

@@ -13,7 +13,6 @@ from simyard.runner.adapters.base import Adapter
 from simyard.runner.adapters.devices import device_of, versions
 from simyard.runner.errors import RequestError
 from simyard.runner.paths import AttemptPaths
-from simyard.runner.rollout import standard
 from simyard.runner.spec import AttemptSpec, Facts, JobSpec
 
 
@@ -38,6 +37,8 @@ class Newton(Adapter):
                 advice="Install 'isaaclab==3.0.0' there, or name a Python that has it in SIMYARD_PYTHON.",
             )
         device = device_of(job.gpus)
+        from simyard.runner.rollout import standard  # not above: the control side imports adapters too
+
         standard.check(job, files, device)
         return Facts(
             simulator=job.simulator,
@@ -51,4 +52,6 @@ class Newton(Adapter):
 
     def run(self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
         """Simulate and record."""
+        from simyard.runner.rollout import standard
+
         standard.run(attempt, facts, paths)

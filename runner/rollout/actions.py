@@ -51,8 +51,10 @@ class ZeroActions:
     def _draw(self) -> torch.Tensor:
         import torch
 
-        is_vector = hasattr(self._space, "low")
-        return torch.zeros(self._shape, dtype=torch.float32 if is_vector else torch.long, device=self._device)
+        if hasattr(self._space, "low"):
+            return torch.zeros(self._shape, device=self._device)
+        first = torch.as_tensor(self._space.start, device=self._device)
+        return torch.zeros(self._shape, dtype=torch.long, device=self._device) + first
 
 
 class RandomActions(ZeroActions):

@@ -14,7 +14,7 @@ from simyard.runner.errors import Category, Failure, WorkloadError
 from simyard.runner.evaluation.summary import wilson
 from simyard.runner.evaluation.trajectories import VideoError
 from simyard.runner.evaluation.video import verify
-from simyard.runner.paths import AttemptPaths, write_json
+from simyard.runner.paths import RENDER, ROLLOUT, AttemptPaths, write_json
 from simyard.runner.progress import say_count
 from simyard.runner.rollout.film import RolloutFilm
 from simyard.runner.rollout.opening import open_rollout
@@ -24,8 +24,6 @@ from simyard.runner.rollout.recorder import RolloutRecorder
 from simyard.runner.spec import AttemptSpec, Facts
 
 SAY_EVERY_S = 1.0
-ROLLOUT = "rollout.zarr"
-RENDER = "render.mp4"
 
 
 class Recording:

@@ -26,6 +26,8 @@ class Kind:
     """Artifact name of the request as it came."""
     promised: ClassVar[tuple[str, ...]]
     """Artifacts without which the job has not succeeded."""
+    mirror_type: ClassVar[type[Mirror]] = Mirror
+    """What carries an attempt's files to the store."""
     rebuilt: ClassVar[tuple[str, ...]] = ()
     """Beginnings of names that `keep` makes anew from all attempts."""
 
@@ -51,7 +53,8 @@ class Kind:
         on_lines: Callable[[list[str]], None],
     ) -> Mirror:
         """Return the attempt's way to the store."""
-        return Mirror(store, attempt, paths, unit=self.unit, total=self.total(attempt.job), on_lines=on_lines)
+        total = self.total(attempt.job)
+        return self.mirror_type(store, attempt, paths, unit=self.unit, total=total, on_lines=on_lines)
 
     def missing(self, spec: JobSpec, outcome: dict[str, Any], artifacts: tuple[Artifact, ...]) -> list[str]:
         """Return what a job that reports a success lacks, in words."""

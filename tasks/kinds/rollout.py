@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from simyard.runner.paths import AttemptPaths
-from simyard.runner.rollout.recorder import pack
-from simyard.runner.rollout.recording import RENDER, ROLLOUT
-from simyard.runner.spec import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint
-from simyard.store.store import Store
+from simyard.runner.paths import RENDER, ROLLOUT
+from simyard.runner.rollout.packing import pack
+from simyard.runner.spec import InputFile, JobSpec, ResumePoint
 from simyard.tasks.keeper import Keeper
 from simyard.tasks.kinds.base import Kind, lacking
 from simyard.tasks.kinds.evaluation import read_output
@@ -22,6 +19,31 @@ RECORDING = "recording.zarr"
 """Folder of the arrays while they are written, below an attempt's files."""
 
 
+class _RolloutMirror(Mirror):
+    """Sends the arrays while they are written: what tells their lengths goes after what it speaks of."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._sent_lengths: dict[Path, bytes] = {}
+
+    def _carry_all(self) -> None:
+        folder = self._paths.recording
+        found = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+        # Read before the shards are sent: what is written meanwhile is not spoken of yet.
+        lengths = {
+            path: path.read_bytes() for path in found if path.name == "zarr.json" or folder / "meta" in path.parents
+        }
+        names = {path: f"{RECORDING}/{path.relative_to(folder)}" for path in found}
+        for path in found:
+            if path not in lengths:
+                self._carry(path, names[path])
+        for path, data in lengths.items():
+            if self._sent_lengths.get(path) != data:
+                self._store.put_bytes(self._keys.file(names[path]), data)
+                self._sent_lengths[path] = data
+        super()._carry_all()
+
+
 class RolloutKind(Kind):
     """A robot is simulated and recorded."""
 
@@ -30,6 +52,7 @@ class RolloutKind(Kind):
     reward_name = "mean return"
     config_name = "submission.json"
     promised = (ROLLOUT, "summary.json", "user_job.log", "versions.json")
+    mirror_type = _RolloutMirror
     rebuilt = (f"{RECORDING}/",)
 
     def total(self, spec: JobSpec) -> int:
@@ -42,17 +65,6 @@ class RolloutKind(Kind):
         assert spec.rollout is not None
         assets = [asset.file for asset in (spec.rollout.robot, spec.rollout.scene) if asset]
         return [*assets, *super().inputs(spec, resume)]
-
-    def mirror(
-        self,
-        store: Store,
-        attempt: AttemptSpec,
-        paths: AttemptPaths,
-        facts: Facts | None,
-        on_lines: Callable[[list[str]], None],
-    ) -> Mirror:
-        """Carry the arrays too, shard by shard."""
-        return _RolloutMirror(store, attempt, paths, unit=self.unit, total=self.total(attempt.job), on_lines=on_lines)
 
     def missing(self, spec: JobSpec, outcome: dict[str, Any], artifacts: tuple[Artifact, ...]) -> list[str]:
         """Ask for the film too, where one was asked for."""
@@ -110,28 +122,3 @@ def _keep_recording(verdict: Verdict, keeper: Keeper) -> None:
     if folder.exists():
         pack(folder, keeper.scratch / ROLLOUT)
         keeper.add(ROLLOUT, "rollout", keeper.scratch / ROLLOUT)
-
-
-class _RolloutMirror(Mirror):
-    """Sends the arrays while they are written: what tells their lengths goes after what it speaks of."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._sent_lengths: dict[Path, bytes] = {}
-
-    def _carry_all(self) -> None:
-        folder = self._paths.recording
-        found = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
-        # Read before the shards are sent: what is written meanwhile is not spoken of yet.
-        lengths = {
-            path: path.read_bytes() for path in found if path.name == "zarr.json" or folder / "meta" in path.parents
-        }
-        names = {path: f"{RECORDING}/{path.relative_to(folder)}" for path in found}
-        for path in found:
-            if path not in lengths:
-                self._carry(path, names[path])
-        for path, data in lengths.items():
-            if self._sent_lengths.get(path) != data:
-                self._store.put_bytes(self._keys.file(names[path]), data)
-                self._sent_lengths[path] = data
-        super()._carry_all()
