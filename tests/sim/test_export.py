@@ -37,6 +37,7 @@ PROMISED = {
     "summary.json": "summary", "params/env.yaml": "provenance", "params/agent.yaml": "provenance",
     "versions.json": "provenance", "export-config.json": "provenance", "job.json": "provenance", "report.md": "report",
     "telemetry.csv": "telemetry", "runner.log": "log", "command.stdout.log": "log", "command.stderr.log": "log",
+    "asset_staging.log": "log",
 }  # fmt: skip
 FOR_A_PERSON = ("rewards", "action-scale", "second-simulator", "curriculum", "randomization", "safety-monitor")
 NO_OTHER = "otherPhysics=physx"
