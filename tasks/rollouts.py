@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from simyard.requests import FromJob, PolicyConfig
+from simyard.requests import PolicyConfig
 from simyard.runner.errors import RequestError
 from simyard.runner.package_modules import require_module
 from simyard.runner.robot_files import main_file
@@ -110,7 +110,7 @@ class _Inputs:
                 code="bad_policy",
                 advice="Export the policy (simyard export-policy) and give policy.uri.",
             )
-        trained_by = training_of(FromJob.model_validate(policy.from_job), self._store)
+        trained_by = training_of(policy.from_job, self._store)
         assert trained_by is not None
         wanted = PolicyConfig(from_job=policy.from_job, rl_library=policy.rl_library)
         policies = find_policies(wanted, trained_by, self._store, self._base).policies
