@@ -12,6 +12,7 @@ from simyard.site import Site
 from simyard.tasks.attempt import Observer, run_attempt
 from simyard.tasks.frame import load_spec
 from simyard.tasks.launch import next_attempt, raise_failure
+from simyard.tasks.sessions import Sessions
 from simyard.tasks.stopped import why_stopped
 
 
@@ -34,5 +35,6 @@ def run_job(job_id: str, attempt: int, store: str) -> None:
         )
     logger = get_run_logger()
     observer = Observer(lines=lambda lines: logger.info("\n".join(lines)), why_stopped=why_stopped)
-    outcome = run_attempt(replace(spec, number=attempt), opened, Site.from_env(), observer)
+    with Sessions(Site.from_env()) as sessions:
+        outcome = run_attempt(replace(spec, number=attempt), opened, sessions, observer)
     raise_failure(outcome)

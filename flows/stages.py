@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from prefect.exceptions import TerminationSignal
 from simyard.blocks.reference import open_store
 from simyard.requests import JobRequest, TrainRequest
 from simyard.runner.errors import Category, Failure, RequestError, SimyardError
-from simyard.runner.supervise import Workload
+from simyard.runner.spec import Bounds
 from simyard.site import Site
 from simyard.store import keys
 from simyard.tasks import collect as collecting
@@ -31,6 +32,7 @@ from simyard.tasks import resolve as resolving
 from simyard.tasks import stage as staging
 from simyard.tasks.attempt import Observer
 from simyard.tasks.frame import Resolved, load_spec
+from simyard.tasks.sessions import Sessions
 from simyard.tasks.stopped import why_stopped
 from simyard.tasks.verdict import Verdict
 
@@ -40,38 +42,39 @@ ENDING_S = 15.0
 """How long a canceled attempt in a pool may take to end; half of what Prefect's worker leaves this process."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Inline:
+    """What a caller in the same process gives the flows that it runs."""
+
+    watcher: Callable[[dict[str, Any]], None] = lambda status: None
+    """Hears how the job stands, several times a second."""
+    canceled: Callable[[], bool] = lambda: False
+    """Says whether the job is to stop."""
+    sessions: Sessions
+    """The simulators that its jobs share."""
+
+
 @contextmanager
-def inline(
-    watcher: Callable[[dict[str, Any]], None], canceled: Callable[[], bool], workload: Workload | None
-) -> Iterator[None]:
-    """Have flows in this context report to `watcher`, stop when `canceled`, and use a workload that waits already."""
-    token = _INLINE.set(_Inline(watcher, canceled, workload))
+def inline(given: Inline) -> Iterator[None]:
+    """Have flows in this context use what their caller gives."""
+    token = _INLINE.set(given)
     try:
         yield
     finally:
         _INLINE.reset(token)
 
 
-class _Inline:
-    """What a caller in the same process gave."""
-
-    def __init__(
-        self,
-        watcher: Callable[[dict[str, Any]], None] = lambda status: None,
-        canceled: Callable[[], bool] = lambda: False,
-        workload: Workload | None = None,
-    ) -> None:
-        self.watcher = watcher
-        self.canceled = canceled
-        self._workload = workload
-
-    def take_workload(self) -> Workload | None:
-        """Return the waiting workload, once."""
-        workload, self._workload = self._workload, None
-        return workload
+@contextmanager
+def sharing() -> Iterator[None]:
+    """Have the jobs of a flow that runs several share simulators."""
+    if _INLINE.get() is not None:
+        yield
+        return
+    with Sessions(Site.from_env(), Bounds()) as sessions, inline(Inline(sessions=sessions)):
+        yield
 
 
-_INLINE: ContextVar[_Inline | None] = ContextVar("inline", default=None)
+_INLINE: ContextVar[Inline | None] = ContextVar("inline", default=None)
 
 
 def _is_infrastructure(task: object, run: TaskRun, state: State[Any]) -> bool:
@@ -145,20 +148,21 @@ def _attempt(job_id: str, store: str, pool: str | None) -> None:
     spec = load_spec(opened, job_id)
     if launching.is_done(spec, opened):
         return
-    given = _INLINE.get() or _Inline()
     curves.import_ahead()
-    progress = _Progress(job_id, given.watcher)
     logger = get_run_logger()
-    observer = Observer(
-        progress=progress,
-        lines=lambda lines: logger.info("\n".join(lines)),
-        canceled=given.canceled,
-        why_stopped=why_stopped,
-    )
-    if pool:
-        pools.launch_in_pool(spec, opened, store, pool, observer)
-    else:
-        launching.launch_inline(spec, opened, Site.from_env(), observer, given.take_workload())
+    with sharing():
+        given = _INLINE.get()
+        assert given is not None
+        observer = Observer(
+            progress=_Progress(job_id, given.watcher),
+            lines=lambda lines: logger.info("\n".join(lines)),
+            canceled=given.canceled,
+            why_stopped=why_stopped,
+        )
+        if pool:
+            pools.launch_in_pool(spec, opened, store, pool, observer)
+        else:
+            launching.launch_inline(spec, opened, given.sessions, observer)
 
 
 @contextmanager

@@ -34,8 +34,9 @@ def train(
         job_id: Id for the job; by default made from the flow run's, so that a retried run goes on with its job.
         base: Folder that relative paths of the request start from.
     """
-    result = run_request(request, store, pool, job_id, base)
-    return _with_export(request, result, store, pool)
+    with stages.sharing():
+        result = run_request(request, store, pool, job_id, base)
+        return _with_export(request, result, store, pool)
 
 
 def _with_export(
@@ -60,5 +61,6 @@ def rerun(job_id: str, store: str | None = None, pool: str | None = None) -> Sta
     """
     store = absolute(store or Site.from_env().store)
     request = stages.take_up(job_id, store)
-    result = drive(job_id, store, pool)
-    return _with_export(request, result, store, pool) if request else ending(result)
+    with stages.sharing():
+        result = drive(job_id, store, pool)
+        return _with_export(request, result, store, pool) if request else ending(result)

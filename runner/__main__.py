@@ -2,18 +2,22 @@
 
 python -m simyard.runner JOB_DIR                              run the attempt prepared in JOB_DIR, and exit
 python -m simyard.runner --open JOB_DIR                       open the last checkpoint of one that hung at its end
-python -m simyard.runner --control FD --simulator NAME        take the job from the supervisor, over a socket
+python -m simyard.runner --control FD --simulator NAME        take jobs from the supervisor, over a socket
+python -m simyard.runner --session FOLDER                     keep a warm process of that form for supervisors to come
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import socket
 import sys
 from pathlib import Path
 
+from simyard.runner.keeper import keep
 from simyard.runner.paths import AttemptPaths
-from simyard.runner.session import open_afterwards, run, serve
+from simyard.runner.session import open_afterwards, run_alone, serve
+from simyard.runner.spec import ONE_JOB, Bounds
 
 
 def main() -> int:
@@ -24,17 +28,21 @@ def main() -> int:
     parser.add_argument("--control", type=int, help="descriptor of a connected socket")
     parser.add_argument("--simulator", default="isaaclab")
     parser.add_argument("--library", help="what to import ahead")
+    parser.add_argument("--bounds", type=json.loads, help="when it has served enough; JSON")
+    parser.add_argument("--session", type=Path, help="folder of a session, with its spec.json")
     arguments = parser.parse_args()
     if arguments.control is not None:
-        serve(socket.socket(fileno=arguments.control), arguments.simulator, arguments.library)
-        return 0
+        bounds = Bounds.from_json(arguments.bounds) if arguments.bounds else ONE_JOB
+        serve(socket.socket(fileno=arguments.control), arguments.simulator, arguments.library, bounds)
+    if arguments.session is not None:
+        return keep(arguments.session.resolve())
     if arguments.job_dir is None:
-        parser.error("name a JOB_DIR, or --control")
+        parser.error("name a JOB_DIR, --control or --session")
     paths = AttemptPaths(arguments.job_dir.resolve())
     if arguments.open:
         open_afterwards(paths)
         return 0
-    return run(paths)
+    return run_alone(paths)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ the disk before it, or the job's metrics have a gap.
 
 from __future__ import annotations
 
-import gc
-import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+
+_OPEN: set[Any] = set()
+"""Writers that have not been closed: a forgotten one of tensorboardX leaves its thread."""
 
 
 def write_at_once() -> None:
@@ -25,16 +27,16 @@ def write_at_once() -> None:
     with suppress(ImportError):  # what rl_games uses
         from tensorboardX.event_file_writer import EventFileWriter
 
-        EventFileWriter.add_event = _add_event
+        if EventFileWriter.add_event is not _add_event:
+            EventFileWriter.add_event = _add_event
+            EventFileWriter.__init__ = _remembered(EventFileWriter.__init__)
 
 
 def close_all() -> None:
     """Close every writer: some libraries leave that to the interpreter's end, which is not waited for."""
-    for module in ("torch.utils.tensorboard.writer", "tensorboardX.writer"):
-        if loaded := sys.modules.get(module):
-            # By type(): isinstance() asks the object itself, and a dead weak reference raises then.
-            for writer in [item for item in gc.get_objects() if issubclass(type(item), loaded.SummaryWriter)]:
-                writer.close()
+    for writer in list(_OPEN):
+        writer.close()
+    _OPEN.clear()
 
 
 class _DirectWriter:
@@ -43,6 +45,7 @@ class _DirectWriter:
     def __init__(self, record_writer: Any, max_queue_size: int = 0, flush_secs: float = 0) -> None:
         self._records = record_writer
         self._lock = threading.Lock()
+        _OPEN.add(self)
 
     def write(self, data: bytes) -> None:
         with self._lock:
@@ -55,6 +58,15 @@ class _DirectWriter:
     def close(self) -> None:
         with self._lock:
             self._records.close()
+        _OPEN.discard(self)
+
+
+def _remembered(make: Callable[..., None]) -> Callable[..., None]:
+    def init(writer: Any, *arguments: Any, **more: Any) -> None:
+        make(writer, *arguments, **more)
+        _OPEN.add(writer)
+
+    return init
 
 
 def _add_event(writer: Any, event: Any) -> None:

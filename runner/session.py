@@ -1,7 +1,10 @@
-"""The workload process: it checks a job, runs it in a fresh environment, and says how it ended.
+"""The workload process: it checks jobs, runs one after another, each in a fresh environment, and says how they ended.
 
 The supervisor starts it before the job is ready, so that importing Isaac Lab overlaps everything else, and talks to it
 over a socket, one JSON object a line. When the supervisor dies the socket closes, and this process kills its family.
+
+A job that fails costs the process its life, as does one that leaves behind what cannot be put back: the next job never
+pays for the last one.
 """
 
 from __future__ import annotations
@@ -14,40 +17,43 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from simyard.runner import event_writers, opened
-from simyard.runner.adapters import get_adapter
+from simyard.runner.adapters import Adapter, get_adapter
 from simyard.runner.errors import Category, Failure, SimyardError, Stopped
+from simyard.runner.isolation import Isolation, flush_c_streams, memory_bytes
+from simyard.runner.loaded_code import LoadedCode
 from simyard.runner.paths import AttemptPaths, read_json, write_json
-from simyard.runner.spec import AttemptSpec, Facts, JobSpec
-from simyard.runner.supervise import TOKEN, kill_family
+from simyard.runner.spec import AttemptSpec, Bounds, Facts, JobSpec
+from simyard.runner.workload import TOKEN, kill_family
 
 
-def serve(control: socket.socket, simulator: str, library: str | None) -> None:
-    """Answer requests until one job is done or the supervisor is gone.
+def serve(control: socket.socket, simulator: str, library: str | None, bounds: Bounds) -> NoReturn:
+    """Answer requests until the bounds are reached, a job has failed or the supervisor is gone.
 
     Args:
         control: The connected socket.
         simulator: The adapter's name.
         library: What to import ahead; None for nothing in particular.
+        bounds: When to make room for a new process.
     """
     requests: queue.Queue[dict[str, Any]] = queue.Queue()
-    threading.Thread(target=_receive, args=(control, requests), daemon=True).start()
+    threading.Thread(target=_receive, args=(control, requests), name="requests", daemon=True).start()
     adapter = get_adapter(simulator)
     adapter.preload(library)
+    session = _Session(adapter, bounds)
     while True:
-        request = requests.get()
-        if request["op"] == "check":
-            overlay = Path(request["overlay"]) if request["overlay"] else None
-            files = {digest: Path(path) for digest, path in request["files"].items()}
-            _send(control, _check(JobSpec.from_json(request["job"]), overlay, files))
-        elif request["op"] == "run":
-            code = run(AttemptPaths(Path(request["root"])))
-            _send(control, {"event": "done", "code": code})
-            _leave(code)
+        try:
+            request = requests.get(timeout=bounds.idle_s)
+        except queue.Empty:
+            _leave(0)
+        _send(control, answer := session.answer(request))
+        if answer.get("leaving"):
+            _leave(answer.get("code", 0))
 
 
 def _receive(control: socket.socket, requests: queue.Queue[dict[str, Any]]) -> None:
@@ -64,27 +70,80 @@ def _send(control: socket.socket, message: dict[str, Any]) -> None:
     control.sendall(json.dumps(message).encode() + b"\n")
 
 
-def _check(job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> dict[str, Any]:
-    try:
-        facts = get_adapter(job.simulator).check(job, overlay, files)
-    except SimyardError as error:
-        return {"event": "refused", "failure": error.failure.to_json()}
-    except Exception as error:
-        traceback.print_exc()
-        return {"event": "refused", "failure": _failure(error).to_json()}
-    return {"event": "checked", "facts": facts.to_json()}
+class _Session:
+    """What a process is from one job to the next."""
+
+    def __init__(self, adapter: Adapter, bounds: Bounds) -> None:
+        self.adapter = adapter
+        self.bounds = bounds
+        self.jobs = 0
+        self.code = LoadedCode()
+        self.isolation = Isolation()
+        self.streams = _Streams()
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Do what is asked; an answer with `leaving` is the last one, and says why."""
+        match request["op"]:
+            case "ready":
+                return {"event": "ready", "only_one_job": self.adapter.only_one_job(), "pid": os.getpid()}
+            case "check":
+                overlay = Path(request["overlay"]) if request["overlay"] else None
+                files = {digest: Path(path) for digest, path in request["files"].items()}
+                return self._check(JobSpec.from_json(request["job"]), overlay, files)
+            case "run":
+                return self._run(AttemptPaths(Path(request["root"])))
+            case other:
+                raise ValueError(f"unknown request {other!r}")
+
+    def _check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> dict[str, Any]:
+        if changed := self.code.changed():
+            return {"event": "stale", "leaving": f"{changed} is not what it was when it was imported"}
+        self.isolation.begin()
+        try:
+            facts = self.adapter.check(job, overlay, files)
+        except SimyardError as error:
+            return {"event": "refused", "failure": error.failure.to_json()}
+        except Exception as error:
+            traceback.print_exc()
+            return {"event": "refused", "failure": _failure(error).to_json()}
+        finally:
+            self.isolation.end(overlay, _top_level(job.import_callback))
+            self.code.remember()
+        return {"event": "checked", "facts": facts.to_json()}
+
+    def _run(self, paths: AttemptPaths) -> dict[str, Any]:
+        attempt = AttemptSpec.from_json(read_json(paths.spec))
+        self.isolation.begin()
+        with self.streams.into(paths):
+            code, failed = run(paths)
+        self.isolation.end(paths.overlay, _top_level(attempt.job.import_callback))
+        self.jobs += 1
+        memory = memory_bytes()
+        leaving = failed or self.adapter.only_one_job() or self._enough(memory)
+        if leaving is None:  # what follows takes a moment
+            leaving = self.isolation.left_over() or self.adapter.left_over()
+            self.code.remember()
+        return {"event": "done", "code": code, "leaving": leaving, "jobs": self.jobs, "memory_bytes": memory}
+
+    def _enough(self, memory: int) -> str | None:
+        if self.jobs >= self.bounds.jobs:
+            return f"it has served {self.jobs} jobs, as many as it may"
+        if memory > self.bounds.memory_bytes:
+            return f"it has {memory / 1e9:.1f} GB of memory, more than {self.bounds.memory_bytes / 1e9:.1f} GB"
+        return None
 
 
-def run(paths: AttemptPaths) -> int:
+def run(paths: AttemptPaths) -> tuple[int, str | None]:
     """Run the attempt in `paths` to its end and write the workload's own account of it.
 
     Returns:
-        0 when the simulator came back without an error, else 1.
+        The exit code, 0 when the simulator came back without an error, else 1; and why this process must not take
+        another job, in words, None when it may.
     """
     attempt = AttemptSpec.from_json(read_json(paths.spec))
     facts = Facts.from_json(read_json(paths.facts))
-    _redirect_output(paths)
     os.chdir(paths.work)
+    left = None
     try:
         event_writers.write_at_once()
         try:
@@ -94,11 +153,20 @@ def run(paths: AttemptPaths) -> int:
         account: dict[str, Any] = {"failure": None, "opened": opened.open_results(paths, attempt, facts)}
     except Stopped:
         account = {"failure": None, "opened": []}  # why it was stopped, the supervisor knows
+        left = "its job was stopped"
     except BaseException as error:  # SystemExit too: an argument parser's exit is a failure like any other
         traceback.print_exc()
         account = {"failure": _failure(error).to_json(), "opened": []}
+        left = "its job failed"
     write_json(paths.outcome, account)
-    return 0 if account["failure"] is None else 1
+    return 0 if account["failure"] is None else 1, left
+
+
+def run_alone(paths: AttemptPaths) -> int:
+    """Run the attempt in `paths`, its output going to its own files; return the exit code."""
+    with _Streams().into(paths):
+        code, _ = run(paths)
+    return code
 
 
 def open_afterwards(paths: AttemptPaths) -> None:
@@ -134,19 +202,45 @@ def _failure(error: BaseException) -> Failure:
     )
 
 
-def _redirect_output(paths: AttemptPaths) -> None:
-    """Send both streams to the job's files, child processes' and C++ prints included.
+def _top_level(callback: str | None) -> str | None:
+    """Return the top-level module of an `import_callback`."""
+    return None if callback is None else callback.partition(":")[0].partition(".")[0]
 
-    A file never fills up as a pipe does, and outlives the supervisor.
+
+class _Streams:
+    """Both streams of this process, child processes' and C++ prints included.
+
+    A job's go to files: a file never fills up as a pipe does, and outlives the supervisor.
     """
-    for stream, path in ((sys.stdout, paths.stdout), (sys.stderr, paths.stderr)):
-        stream.flush()
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        os.dup2(descriptor, stream.fileno())
-        os.close(descriptor)
+
+    def __init__(self) -> None:
+        self._own = {number: os.dup(number) for number in (1, 2)}
+        for copy in self._own.values():
+            os.set_inheritable(copy, False)
+
+    @contextmanager
+    def into(self, paths: AttemptPaths) -> Iterator[None]:
+        """Send what is printed to the job's files, while the body runs."""
+        self._flush()
+        for number, path in ((1, paths.stdout), (2, paths.stderr)):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        try:
+            yield
+        finally:
+            self._flush()
+            for number, copy in self._own.items():
+                os.dup2(copy, number)
+
+    def _flush(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):  # a job may have closed it
+                stream.flush()
+        flush_c_streams()
 
 
-def _leave(code: int) -> None:
+def _leave(code: int) -> NoReturn:
     """End without the interpreter's own clean-up, in which simulators hang or crash after the work is done."""
     sys.stdout.flush()
     sys.stderr.flush()

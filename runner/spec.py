@@ -63,6 +63,22 @@ class Limits(Wire):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bounds(Wire):
+    """When a process that serves job after job has served enough: it makes room for a new one then."""
+
+    jobs: int = 200
+    """Jobs."""
+    memory_bytes: int = 16 * 1024**3
+    """Resident memory, looked at after each job."""
+    idle_s: float = 900.0
+    """Seconds without a job."""
+
+
+ONE_JOB = Bounds(jobs=1)
+"""A process for a single job."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class InputFile(Wire):
     """A file of the job's, kept in the store under its digest."""
 
@@ -205,6 +221,8 @@ class JobSpec(Wire):
     """`package.module` or `package.module:function`, called before the task is looked up."""
     resume: ResumePoint | None = None
     limits: Limits = field(default_factory=Limits)
+    session: bool = True
+    """Whether a process that has served other jobs may serve this one, or the other way round."""
     retries: int = 2
     """How many more attempts an infrastructure failure gets."""
     created_at: str = ""

@@ -44,6 +44,8 @@ class ComputeConfig(_Model):
     """Machines; one for now."""
     gpus_per_node: int | None = Field(None, strict=True, ge=0, le=1)
     """GPUs; left out the job takes one if there is one, 0 means the CPU."""
+    session: Literal["auto", "off"] = "auto"
+    """`auto` takes a simulator that is warm where one fits; `off` starts one for this job alone."""
 
 
 class Timeouts(_Model):

@@ -28,6 +28,8 @@ class Site:
     """`SIMYARD_PYTHON`: the Python that has the simulator; default this one."""
     cache_bytes: int = int(_CACHE_GB * 1e9)
     """`SIMYARD_CACHE_GB`, in gigabytes: how large the cache of inputs may become; 0 keeps none."""
+    sessions: bool = True
+    """`SIMYARD_SESSIONS`, `on` or `off`: whether a simulator may serve one job after another."""
 
     @classmethod
     def from_env(cls) -> Site:
@@ -42,12 +44,18 @@ class Site:
             store=os.environ.get("SIMYARD_STORE") or str(home / "store"),
             python=os.environ.get("SIMYARD_PYTHON") or sys.executable,
             cache_bytes=_cache_bytes(os.environ.get("SIMYARD_CACHE_GB") or str(_CACHE_GB)),
+            sessions=_on_or_off("SIMYARD_SESSIONS", os.environ.get("SIMYARD_SESSIONS") or "on"),
         )
 
     @property
     def cache(self) -> Path:
         """Inputs that jobs fetched, for the next one."""
         return self.home / "cache" / "assets"
+
+    @property
+    def sessions_folder(self) -> Path:
+        """Sessions that this machine keeps, a folder each; containers that may use them mount the home."""
+        return self.home / "sessions"
 
     def attempt_folder(self, job_id: str, number: int) -> Path:
         """The scratch folder of an attempt."""
@@ -72,6 +80,12 @@ class Site:
         if embedded_assets and not self.has_own_assets and (root := embedded_root(self.home / "assets")):
             env["ISAACSIM_ASSET_ROOT"] = str(root)
         return env
+
+
+def _on_or_off(name: str, value: str) -> bool:
+    if value not in ("on", "off"):
+        raise RequestError(f"{name} is {value!r}.", code="bad_setting", advice="Allowed: 'on', 'off'.")
+    return value == "on"
 
 
 def _cache_bytes(gigabytes: str) -> int:

@@ -22,16 +22,15 @@ from simyard.runner.errors import Category, Failure, RequestError, SimyardError,
 from simyard.runner.packages import install
 from simyard.runner.paths import AttemptPaths, read_json, write_json
 from simyard.runner.spec import AttemptSpec, Facts, InputFile
-from simyard.runner.supervise import Ending, Watched, Workload, supervise
-from simyard.site import Site
+from simyard.runner.supervise import Ending, Watched, supervise
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.judge import diagnostics, judge, last_traceback
 from simyard.tasks.kinds import kind_of
 from simyard.tasks.mirror import Mirror
 from simyard.tasks.node_cache import NodeCache
+from simyard.tasks.sessions import Lease, Sessions, registering_module
 from simyard.tasks.telemetry import Telemetry, gpu_and_driver
-from simyard.tasks.workloads import check, registering_module, start_workload
 
 OPEN_TIMEOUT_S = 120.0
 """Opening one checkpoint, torch's import included."""
@@ -72,17 +71,14 @@ class Timings:
         }
 
 
-def run_attempt(
-    attempt: AttemptSpec, store: Store, site: Site, observer: Observer, workload: Workload | None = None
-) -> dict[str, Any]:
+def run_attempt(attempt: AttemptSpec, store: Store, sessions: Sessions, observer: Observer) -> dict[str, Any]:
     """Run one attempt to its end and write its outcome, whatever that end is.
 
     Args:
         attempt: The job and where to take it up.
         store: The job's store.
-        site: This machine.
+        sessions: Where its process comes from, and this machine.
         observer: Who hears of it.
-        workload: A process that waits already; otherwise one is started.
 
     Returns:
         The outcome as stored.
@@ -90,10 +86,10 @@ def run_attempt(
     Raises:
         BaseException: What interrupted it (a signal, say), after the workload was ended and the outcome written.
     """
-    running = _Attempt(attempt, store, site, observer)
+    running = _Attempt(attempt, store, sessions, observer)
     ending, failure, refused = None, None, False
     try:
-        running.prepare(workload)
+        running.prepare()
         ending = running.supervise()
         if ending.watched.end_marker and not running.gave_account():
             running.open_afterwards()
@@ -109,10 +105,11 @@ def run_attempt(
 class _Attempt:
     """The attempt in progress: its folder, its process, its way to the store."""
 
-    def __init__(self, spec: AttemptSpec, store: Store, site: Site, observer: Observer) -> None:
+    def __init__(self, spec: AttemptSpec, store: Store, sessions: Sessions, observer: Observer) -> None:
         self.spec = spec
         self.store = store
-        self.site = site
+        self.sessions = sessions
+        self.site = site = sessions.site
         self.observer = observer
         self.keys = JobKeys(spec.job.job_id).attempt(spec.number)
         self.paths = AttemptPaths(site.attempt_folder(spec.job.job_id, spec.number))
@@ -123,7 +120,7 @@ class _Attempt:
         if spec.job.kind == "rollout":
             self.paths.user_log.touch()  # promised whatever the end, also one before the task begins
         self.timings = Timings(work=self.kind.name)
-        self.workload: Workload | None = None
+        self.lease: Lease | None = None
         self.facts: Facts | None = None
         self.mirror = self._new_mirror()
 
@@ -131,13 +128,15 @@ class _Attempt:
         """Append one line of `key=value` pairs to runner.log."""
         _append(self.paths.runner_log, {"time": _now(), "stage": stage, "status": status, "message": message, **more})
 
-    def prepare(self, workload: Workload | None) -> None:
+    def prepare(self) -> None:
         """Fetch inputs, install packages and have the simulator's environment check the job."""
         job = self.spec.job
-        if workload is not None:
-            self.workload = workload
-            self.timings.began = workload.started  # what it imported while it waited belongs to the start-up
         self._stage("staging")
+        # Before anything is fetched: what takes longest when it starts cold is importing the simulator.
+        self.lease = self.sessions.take(job, self.store.url(), lambda note: self.log("staging", "note", note))
+        workload = self.lease.workload
+        if workload.jobs == 0:  # what it imported while it waited belongs to the start-up
+            self.timings.began = min(self.timings.began, workload.started)
         inputs = self.kind.inputs(job, self.spec.resume)
         for file in (*job.packages, *inputs):
             self._fetch(file)
@@ -154,11 +153,9 @@ class _Attempt:
             # A rollout names the module itself.
             if job.kind != "rollout" and not package.task_entry_points and job.import_callback is None:
                 job = replace(job, import_callback=registering_module(package))
-        if self.workload is None:
-            self._stage("importing")
-            self.workload = start_workload(self.site, job.simulator, job.library)
-        overlay = self.paths.overlay if job.packages else None
-        self.workload, self.facts = check(self.workload, self.site, job, overlay, files)
+        self._stage("checking" if workload.jobs else "importing")
+        self.facts = self.lease.check(job, self.paths.overlay if job.packages else None, files)
+        self.spec = replace(self.spec, job=job)
         for note in self.facts.notes:
             self.log("checking", "note", note)
         if self.spec.resume and self.facts.not_resumable:
@@ -187,21 +184,24 @@ class _Attempt:
 
     def supervise(self) -> Ending:
         """Run the workload to its end, everything it writes going to the store meanwhile."""
-        assert self.workload is not None and self.facts is not None
+        assert self.lease is not None and self.facts is not None
+        workload = self.lease.workload
         self.mirror = self._new_mirror()
         self.mirror.status["facts"] = self.facts.to_json()  # a later attempt reads this one's events by them
         self._stage("launching")
         self.mirror.start()
-        with Telemetry(self.paths.telemetry, self.workload.process.pid):
-            self.workload.run(self.paths)
+        earlier = workload.jobs
+        with Telemetry(self.paths.telemetry, workload.pid):
+            workload.run(self.paths)
             ending = supervise(
-                self.workload,
+                workload,
                 self.paths,
                 limits=self.spec.job.limits,
                 reader=self.kind.reader(self.spec, self.facts),
                 watch=self._watch,
             )
         self._note_times(ending.watched)
+        self.log("session", "note", ending.leaving or "it waits for another job", jobs_before=earlier)
         return ending
 
     def account(self) -> dict[str, Any] | None:
@@ -230,8 +230,8 @@ class _Attempt:
 
     def finish(self, ending: Ending | None, failure: Failure | None, *, refused: bool = False) -> dict[str, Any]:
         """Carry the rest to the store and write the outcome, last; `refused` marks a bad request, not a failed job."""
-        if self.workload is not None:
-            self.workload.end(0.0)
+        if self.lease is not None:
+            self.lease.give_back()
         status = "succeeded" if failure is None else "canceled" if failure.category is Category.CANCELED else "failed"
         self.log("done", status, failure.message if failure else "done", **self._ending_fields(failure))
         seen = ending.watched if ending else None
@@ -281,8 +281,6 @@ class _Attempt:
 
     def _clean_up(self) -> None:
         """Remove what is in the store by now."""
-        if self.workload is not None:
-            shutil.rmtree(self.workload.log.parent, ignore_errors=True)
         shutil.rmtree(self.paths.root, ignore_errors=True)
 
     def _new_mirror(self) -> Mirror:

@@ -38,6 +38,7 @@ def frame(request: JobRequest, job_id: str, **own: Any) -> JobSpec:
             term_grace_s=limits.grace_seconds,
             close_grace_s=limits.close_seconds,
         ),
+        session=request.compute_config.session == "auto",
         retries=request.retries,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         request=request.model_dump(mode="json", by_alias=True, exclude_unset=True),

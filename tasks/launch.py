@@ -12,12 +12,11 @@ from typing import Any
 
 from simyard.runner.errors import Category, Failure, RequestError, SimyardError, WorkloadError
 from simyard.runner.spec import AttemptSpec, JobSpec
-from simyard.runner.supervise import Workload
-from simyard.site import Site
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks import history
 from simyard.tasks.attempt import Observer, run_attempt
+from simyard.tasks.sessions import Sessions
 
 
 def next_attempt(spec: JobSpec, store: Store) -> AttemptSpec:
@@ -52,13 +51,13 @@ def await_outcome(spec: JobSpec, store: Store, timeout_s: float) -> bool:
     return True
 
 
-def launch_inline(spec: JobSpec, store: Store, site: Site, observer: Observer, workload: Workload | None) -> None:
+def launch_inline(spec: JobSpec, store: Store, sessions: Sessions, observer: Observer) -> None:
     """Make one attempt in this process.
 
     Raises:
         WorkloadError: If it failed; its failure says whether another is worth it.
     """
-    raise_failure(run_attempt(next_attempt(spec, store), store, site, observer, workload))
+    raise_failure(run_attempt(next_attempt(spec, store), store, sessions, observer))
 
 
 def raise_failure(outcome: dict[str, Any]) -> None:

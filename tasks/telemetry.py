@@ -21,7 +21,7 @@ COLUMNS = (
 class Telemetry:
     """Writes a row every two seconds until closed; a GPU's columns stay empty where there is none."""
 
-    def __init__(self, path: Path, pid: int) -> None:
+    def __init__(self, path: Path, pid: int | None) -> None:
         self._path = path
         self._pid = pid
         self._began = time.monotonic()
@@ -51,6 +51,8 @@ class Telemetry:
 
     def _processes(self) -> tuple[float, int, int]:
         cpu, memory, measured, alive = 0.0, 0, 0, {}
+        if self._pid is None:  # it runs in another container
+            return 0.0, 0, 0
         with contextlib.suppress(psutil.Error):
             root = psutil.Process(self._pid)
             for process in [root, *root.children(recursive=True)]:

@@ -19,6 +19,14 @@ class Adapter:
     def preload(self, library: str | None) -> None:
         """Import what jobs with this library need; called while the job is still being prepared."""
 
+    def only_one_job(self) -> str | None:
+        """Return why a process can serve one job only; None where it can serve one after another."""
+        return None
+
+    def left_over(self) -> str | None:
+        """Return what of the simulator's a job has left in this process, in words, or None."""
+        return None
+
     def check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Facts:
         """Check the job against what is installed, without starting the simulator.
 

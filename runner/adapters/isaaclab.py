@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,19 @@ class IsaacLab(Adapter):
             if importlib.util.find_spec(LIBRARIES[library].module):
                 importlib.import_module(f"isaaclab_rl.entrypoints.backends.train_{library}")
 
+    def only_one_job(self) -> str | None:
+        """Kit, on which all else of Isaac Lab runs, allows one app in the life of a process."""
+        if isaaclab_scripts.root() is not None:
+            return "Isaac Lab 2.3 trains in a process of its own"
+        return None if isaaclab_lookup.kit_less() else "Kit allows one app in the life of a process"
+
+    def left_over(self) -> str | None:
+        """An environment that was not closed leaves its simulation, of which there is one."""
+        context = sys.modules.get("isaaclab.sim.simulation_context")
+        if context is None or context.SimulationContext.instance() is None:
+            return None
+        return "the job did not close its environment"
+
     def check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Facts:
         """Look the task up, resolve its configuration, apply every override to it, and open checkpoints."""
         if job.kind == "rollout":
@@ -49,9 +63,12 @@ class IsaacLab(Adapter):
 
     def run(self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
         """Do the job's own work."""
+        job = attempt.job
+        if facts.flavor == "api" and job.kind != "rollout":  # a rollout's task may have nothing to do with Isaac Lab
+            register_tasks(paths.overlay if job.packages else None, job.import_callback)
         work: Callable[[AttemptSpec, Facts, AttemptPaths], None] = self._train
         # Each is imported where it is done: the control side imports adapters too, to know what there is.
-        match attempt.job.kind:
+        match job.kind:
             case "evaluate":
                 from simyard.runner.evaluation.evaluate import evaluate as work
             case "export":

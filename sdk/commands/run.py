@@ -20,7 +20,7 @@ from simyard.commands.live import LiveLine
 from simyard.config import check_config, read_config
 from simyard.requests import EvaluateRequest, ExportRequest, JobRequest, TrainRequest
 from simyard.runner.errors import RequestError
-from simyard.runner.supervise import Workload
+from simyard.runner.spec import ONE_JOB, Bounds
 from simyard.site import Site
 from simyard.store import keys
 from simyard.store.store import Store
@@ -31,8 +31,8 @@ from simyard.tasks.inputs import gather
 from simyard.tasks.kinds import kind_of
 from simyard.tasks.launch import refuse_succeeded
 from simyard.tasks.resolve import resolve
+from simyard.tasks.sessions import Sessions
 from simyard.tasks.stage import stage
-from simyard.tasks.workloads import check, start_workload
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -124,25 +124,41 @@ def execute(
     A job that is in the store already is checked in its attempt: there a refusal is written down as the job's end.
     """
     live = LiveLine()
+    several = isinstance(request, TrainRequest) and request.training_config.export_policy
+    with Sessions(site, Bounds() if several else ONE_JOB) as sessions:
+        if pool is None:
+            # The simulator takes ten seconds to import: it starts before Prefect is so much as imported.
+            sessions.start_ahead(resolved.spec, store.url())
+        with prefect_ready(pool, live, quiet=quiet):
+            if pool is None:
+                check_ahead(resolved, store, sessions, live, quiet=quiet)
+        return run_flow(resolved, request, base, store, reference, pool, sessions, live, quiet=quiet)
+
+
+def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: LiveLine, *, quiet: bool) -> None:
+    """Check a new job on the simulator, before anything of it is in the store.
+
+    A job with packages of its own is checked in its attempt: installing them may run code for minutes.
+
+    Raises:
+        RequestError: If the simulator's environment refuses it.
+    """
     spec = resolved.spec
-    # The simulator takes ten seconds to import: it starts before Prefect is so much as imported.
-    # A job with packages of its own cannot use a process that imported without them.
-    workload = None if pool or spec.packages else start_workload(site, spec.simulator, spec.library)
-    try:
-        with _prefect(pool, live, quiet=quiet), TemporaryDirectory(prefix="simyard-check-") as folder:
-            if workload and not quiet:
-                live({"stage": "importing the simulator", "done": 0, "total": 0})
-            if workload and not store.exists(keys.JobKeys(spec.job_id).job):
-                files = gather(kind_of(spec).inputs(spec, spec.resume), resolved.inputs, store, Path(folder))
-                workload, _ = check(workload, site, spec, None, files)
-        return _run_flow(resolved, request, base, store, reference, pool, workload, live, quiet=quiet)
-    finally:
-        if workload:
-            workload.end(0.0)
+    if not quiet:
+        live({"stage": "importing the simulator", "done": 0, "total": 0})
+    if spec.packages or store.exists(keys.JobKeys(spec.job_id).job):
+        return
+    with TemporaryDirectory(prefix="simyard-check-") as folder:
+        files = gather(kind_of(spec).inputs(spec, spec.resume), resolved.inputs, store, Path(folder))
+        lease = sessions.take(spec, store.url())
+        try:
+            lease.check(spec, None, files)
+        finally:
+            lease.put_aside()
 
 
 @contextmanager
-def _prefect(pool: str | None, live: LiveLine, *, quiet: bool) -> Iterator[None]:
+def prefect_ready(pool: str | None, live: LiveLine, *, quiet: bool) -> Iterator[None]:
     """Import Prefect, and start its server where none is configured, while the body runs."""
     # The live line is the console's; the flow's log goes to the server all the same.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
@@ -188,10 +204,11 @@ def _reach_server() -> None:
         ) from error
 
 
-def _run_flow(
+def run_flow(
     resolved: Resolved, request: JobRequest | None, base: Path | None, store: Store, reference: str, pool: str | None,
-    workload: Workload | None, live: LiveLine, *, quiet: bool,
+    sessions: Sessions, live: LiveLine, *, quiet: bool,
 ) -> list[dict[str, Any]]:  # fmt: skip
+    """Run the flow of the job's kind, and say how it ended."""
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     from simyard.flows import stages
@@ -203,7 +220,7 @@ def _run_flow(
     # Without a heartbeat: its thread holds a flow's end up by a second, and nobody would act on it here.
     with (
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
-        stages.inline(watcher, stop.is_set, workload),
+        stages.inline(stages.Inline(watcher=watcher, canceled=stop.is_set, sessions=sessions)),
         _interrupt(stop, live),
     ):
         if request is None:

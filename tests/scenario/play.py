@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import psutil
 from helpers import train_request
 
 from simyard.runner.errors import WorkloadError
-from simyard.runner.spec import JobSpec
+from simyard.runner.spec import ONE_JOB, JobSpec
+from simyard.runner.workload import ChildWorkload
 from simyard.site import Site
 from simyard.store import keys
 from simyard.store.store import Store
@@ -22,8 +24,8 @@ from simyard.tasks.history import resume_points
 from simyard.tasks.launch import launch_inline, worth_another
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
+from simyard.tasks.sessions import Sessions, needs
 from simyard.tasks.stage import stage
-from simyard.tasks.workloads import start_workload
 
 PYTHON = Path(__file__).parent / "python"
 ENVIRONMENT = {"SIMYARD_PYTHON": str(PYTHON), "SCENARIO_PYTHON": sys.executable}
@@ -62,8 +64,12 @@ class Waiting:
 
     def take(self):
         while len(self._waiting) <= self.COUNT:
+            folder = self._home / f"workload-{time.time_ns()}"
             site = Site(home=self._home, store="", python=str(PYTHON))
-            self._waiting.append(start_workload(site, "isaaclab", "rsl_rl"))
+            workload = ChildWorkload.start(
+                str(PYTHON), folder, simulator="isaaclab", library="rsl_rl", env=site.workload_env(), bounds=ONE_JOB
+            )
+            self._waiting.append(workload)
         workload = self._waiting.pop(0)
         workload.check(NOTHING, None, {}, 60)  # so that no test's patience is spent on an import
         return workload
@@ -153,11 +159,13 @@ class Player:
 
     def attempt(self, spec, observer=None, *, fresh=False):
         """Make one attempt; return its failure, or None."""
-        workload = None if fresh else self._waiting.take()
-        try:
-            launch_inline(spec, self.store, self.site, observer or Observer(), workload)
-        except WorkloadError as error:
-            return error
+        with Sessions(self.site) as sessions:
+            if not fresh:
+                sessions.put(needs(self.site, spec, self.store.url()), self._waiting.take())
+            try:
+                launch_inline(spec, self.store, sessions, observer or Observer())
+            except WorkloadError as error:
+                return error
         return None
 
     def play(self, scenario, observer=None, *, fresh=False, **changes):

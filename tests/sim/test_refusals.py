@@ -14,8 +14,8 @@ from simulated import ENV, Yard
 from simyard.config import read_config
 from simyard.requests import TrainRequest
 from simyard.runner.errors import RequestError
-from simyard.runner.spec import Facts
-from simyard.runner.supervise import Workload
+from simyard.runner.spec import ONE_JOB, Facts
+from simyard.runner.workload import ChildWorkload
 from simyard.site import Site
 from simyard.store import keys
 from simyard.store.store import Store
@@ -33,9 +33,14 @@ def check(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Fa
     folder = tmp_path_factory.mktemp("refusals")
     site = Site(home=folder / "home", store=str(folder / "store"), python=sys.executable)
     store = Store.open(site.store)
-    workload = Workload.start(
-        site.python, folder / "workload", simulator="isaaclab", library=None, env={**site.workload_env(), **ENV}
-    )
+    workload = ChildWorkload.start(
+        site.python,
+        folder / "workload",
+        simulator="isaaclab",
+        library=None,
+        env={**site.workload_env(), **ENV},
+        bounds=ONE_JOB,
+    )  # fmt: skip
 
     def ask(config: dict[str, Any], **training: Any) -> Facts:
         request = train_request({**config, "trainingConfig": {**config["trainingConfig"], **training}})

@@ -28,8 +28,9 @@ from simyard.runner.evaluation.video import verify
 from simyard.runner.packages import install
 from simyard.runner.paths import AttemptPaths, read_json, write_json
 from simyard.runner.progress import counting_reader
-from simyard.runner.spec import Asset, AttemptSpec, InputFile, JobSpec, Limits, PolicyFile, Rollout
-from simyard.runner.supervise import Ending, Watched, Workload, supervise
+from simyard.runner.spec import ONE_JOB, Asset, AttemptSpec, InputFile, JobSpec, Limits, PolicyFile, Rollout
+from simyard.runner.supervise import Ending, Watched, supervise
+from simyard.runner.workload import ChildWorkload
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.submission import SubmitRequest
@@ -601,7 +602,9 @@ def attempt(
     paths = prepare(folder, task, module="failing", code=FAILING, num_envs=3, **{"steps": 8, **fields})
     job = AttemptSpec.from_json(read_json(paths.spec)).job
     env = {**os.environ, **ENV, "PYTHONUNBUFFERED": "1"}
-    workload = Workload.start(sys.executable, folder / "process", simulator="isaaclab", library=None, env=env)
+    workload = ChildWorkload.start(
+        sys.executable, folder / "process", simulator="isaaclab", library=None, env=env, bounds=ONE_JOB
+    )
     try:
         write_json(paths.facts, workload.check(job, paths.overlay, {}, 120).to_json())
         workload.run(paths)

@@ -1,0 +1,347 @@
+"""The supervisor's hold on a workload process: start it, hand it jobs, end it, and leave nothing running."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from simyard.runner import failures
+from simyard.runner.errors import Category, Failure, RequestError, WorkloadError
+from simyard.runner.paths import AttemptPaths
+from simyard.runner.spec import Bounds, Facts, JobSpec
+
+TOKEN = "SIMYARD_WORKLOAD"
+
+
+class StaleWorkloadError(WorkloadError):
+    """Raised when a process refuses a job because the code that it has loaded was changed since."""
+
+
+class Workload:
+    """A process that does jobs, one after another, seen from its supervisor."""
+
+    def __init__(self, lines: LineSocket, token: str, log: Path) -> None:
+        self.token = token
+        """What it and everything it starts have in their environment."""
+        self.log = log
+        self.started = time.monotonic()
+        self.code = 0
+        """How its last job ended: the exit code, or minus the signal that ended it."""
+        self.leaving: str | None = None
+        """Why it takes no other job, in words."""
+        self.jobs = 0
+        """Jobs it was handed so far."""
+        self._lines = lines
+        self._checked: tuple[object, Facts] | None = None
+        self._busy = False
+        self._exited = False
+        self._ended = False
+
+    @property
+    def pid(self) -> int | None:
+        """The process's number, where it means something here."""
+        raise NotImplementedError
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it lives and would take a job."""
+        raise NotImplementedError
+
+    def end(self, grace_s: float) -> None:
+        """End the process and everything it started: SIGTERM, a grace, SIGKILL, and whoever left the group."""
+        raise NotImplementedError
+
+    def ready(self, timeout_s: float) -> dict[str, Any]:
+        """Wait until it has imported the simulator; return `only_one_job`: why it takes one job only, or None.
+
+        Raises:
+            WorkloadError: If it ends or does not answer in time.
+        """
+        return self._ask({"op": "ready"}, timeout_s)
+
+    def check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path], timeout_s: float) -> Facts:
+        """Have the simulator's environment check the job; `files` are those of its inputs that are here, by digest.
+
+        What was just checked is not checked again.
+
+        Raises:
+            RequestError: If it refuses the job.
+            StaleWorkloadError: If it refuses every job from now on.
+            WorkloadError: If the process ends or does not answer in time.
+        """
+        asked = (job, overlay, sorted(files))
+        if self._checked is not None and self._checked[0] == asked:
+            return self._checked[1]
+        here = {digest: str(path) for digest, path in files.items()}
+        reply = self._ask(
+            {"op": "check", "job": job.to_json(), "overlay": str(overlay) if overlay else None, "files": here},
+            timeout_s,
+        )
+        if reply["event"] == "stale":
+            self.leaving = reply["leaving"]
+            raise StaleWorkloadError(
+                Failure(
+                    code="code_changed",
+                    category=Category.INFRA,
+                    message=f"The waiting simulator is out of date: {self.leaving}.",
+                    advice="Run again.",
+                )
+            )
+        if reply["event"] == "refused":
+            failure = Failure.from_json(reply["failure"])
+            raise RequestError(failure.message, code=failure.code, advice=failure.advice)
+        facts = Facts.from_json(reply["facts"])
+        self._checked = (asked, facts)
+        return facts
+
+    def run(self, paths: AttemptPaths) -> None:
+        """Hand the prepared attempt over; returns at once."""
+        self.jobs += 1
+        self._checked = None
+        self._busy = True
+        try:
+            self._lines.send({"op": "run", "root": str(paths.root)})
+        except OSError as error:
+            raise self._died() from error
+
+    def job_ended(self, timeout_s: float) -> bool:
+        """Wait for the end of its job, or of the process, for some time; return whether it has come."""
+        try:
+            message = self._lines.receive(timeout_s)
+        except EOFError:
+            message = {"event": "exited", "code": self._exit_code()}
+        if message is None:
+            return False
+        self._note(message)
+        return True
+
+    def _note(self, message: dict[str, Any]) -> None:
+        """Keep what the end of a job or of the process says."""
+        self.code = message["code"]
+        self._busy = False
+        if message["event"] == "done":
+            self.leaving = message["leaving"]
+        else:
+            self._exited = True
+            self.leaving = self.leaving or f"it ended with {describe_exit(self.code)}"
+
+    def _exit_code(self) -> int:
+        """Return how the process has ended: it has closed its side."""
+        raise NotImplementedError
+
+    def _ask(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        try:
+            self._lines.send(message)
+            reply = self._lines.receive(timeout_s)
+        except (OSError, EOFError) as error:
+            raise self._died() from error
+        if reply is None:
+            raise WorkloadError(
+                Failure(
+                    code="workload_silent",
+                    category=Category.INFRA,
+                    message=f"The workload did not answer within {timeout_s:.0f} s.",
+                    advice="The machine may be overloaded; its output so far is in workload.log.",
+                )
+            )
+        if reply["event"] == "exited":
+            self._note(reply)
+            raise self._died()
+        return reply
+
+    def _died(self) -> WorkloadError:
+        code = self.code if self._exited else self._exit_code()
+        self.leaving = self.leaving or f"it ended with {describe_exit(code)}"
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        known = next((found for line in lines if (found := failures.match(line))), None)
+        return WorkloadError(
+            known
+            or Failure(
+                code="workload_died",
+                category=Category.INFRA if code < 0 else Category.USER,
+                message=f"The workload ended with {describe_exit(code)}, no job begun: {(lines or ['no output'])[-1]}",
+                advice="Its output is in workload.log.",
+            )
+        )
+
+
+class ChildWorkload(Workload):
+    """A workload process that this one started, with everything that it starts."""
+
+    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, token: str, log: Path) -> None:
+        super().__init__(LineSocket(control), token, log)
+        self._process = process
+
+    @classmethod
+    def start(
+        cls, python: str, folder: Path, *, simulator: str, library: str | None, env: Mapping[str, str], bounds: Bounds
+    ) -> ChildWorkload:
+        """Start the process in a group of its own; it imports the simulator and waits for a job.
+
+        Args:
+            python: The simulator's Python.
+            folder: Where its output goes while it has no job.
+            simulator: The adapter's name.
+            library: The library to import ahead, if it is known.
+            env: The whole environment of the process.
+            bounds: When it ends by itself.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        token = uuid.uuid4().hex
+        ours, theirs = socket.socketpair()
+        command = [python, "-m", "simyard.runner", "--control", str(theirs.fileno()), "--simulator", simulator]
+        command += ["--bounds", json.dumps(bounds.to_json())]
+        command += ["--library", library] if library else []
+        log = folder / "workload.log"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env={**env, TOKEN: token},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        theirs.close()
+        return cls(process, ours, token, log)
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it lives and would take a job."""
+        return not (self._ended or self._busy) and self.leaving is None and self._process.poll() is None
+
+    def fileno(self) -> int:
+        """The descriptor on which it speaks."""
+        return self._lines.fileno()
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Pass a request of somebody else on.
+
+        Raises:
+            OSError: If it has ended.
+        """
+        self._lines.send(message)
+
+    def listen(self) -> dict[str, Any] | None:
+        """Return what it says now, to somebody else; None when that is nothing, or its end."""
+        try:
+            message = self._lines.receive(0.0)
+        except EOFError:
+            self._note({"event": "exited", "code": self._exit_code()})
+            return None
+        if message is not None and message.get("leaving"):
+            self._note({"event": "done", "code": 0, **message})
+        return message
+
+    def end(self, grace_s: float) -> None:
+        """End the process and everything it started: SIGTERM, a grace, SIGKILL, and whoever left the group."""
+        if self._ended:
+            return  # its number may belong to another process by now
+        if self._process.poll() is None and grace_s > 0:
+            self._signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(grace_s)
+        self._signal(signal.SIGKILL)
+        code = self._process.wait()
+        if self.leaving is None:
+            self.code, self.leaving = code, "it was ended"
+        kill_family(self.token)
+        self._lines.close()
+        self._ended = True
+
+    def _exit_code(self) -> int:
+        return self._process.wait()
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+
+class LineSocket:
+    """A stream socket that carries one JSON object a line."""
+
+    def __init__(self, stream: socket.socket) -> None:
+        self._socket = stream
+        self._unread = b""
+
+    def fileno(self) -> int:
+        """The descriptor, to wait for."""
+        return self._socket.fileno()
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send one object.
+
+        Raises:
+            OSError: If nobody is there any more.
+        """
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def receive(self, timeout_s: float) -> dict[str, Any] | None:
+        """Wait for one object; None when none has come in time.
+
+        Raises:
+            EOFError: If the other side has closed.
+        """
+        deadline = time.monotonic() + timeout_s
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._socket, selectors.EVENT_READ)
+            while b"\n" not in self._unread:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    return None
+                try:
+                    data = self._socket.recv(65536)
+                except ConnectionResetError:  # it died with the request unread
+                    data = b""
+                if not data:
+                    raise EOFError
+                self._unread += data
+        line, _, self._unread = self._unread.partition(b"\n")
+        return dict(json.loads(line))
+
+    def close(self) -> None:
+        """Close it; the other side sees the end."""
+        self._socket.close()
+
+
+def describe_exit(code: int) -> str:
+    """Return an exit code in words."""
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def kill_family(token: str) -> None:
+    """Kill every process that inherited a workload's token, also those that left its group, but not this one."""
+    for _ in range(100):  # one may fork meanwhile; and one may be stuck in a driver for good
+        family = set(_with_token(token)) - {os.getpid()}
+        if not family:
+            return
+        for pid in family:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _with_token(token: str) -> Iterator[int]:
+    """Yield every process that inherited this workload's token, also those that left its group."""
+    wanted = f"{TOKEN}={token}".encode()
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                    yield int(folder.name)

@@ -1,0 +1,262 @@
+"""Warm simulators: which process may serve which job, found in this process, on this machine, or started.
+
+A process has what all its jobs have in common: simulator, interpreter, environment, device, the user's packages and the
+project. A job only goes to one that has the same; whoever finds none starts cold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from simyard.runner.errors import RequestError
+from simyard.runner.keeper import LentWorkload, SessionFolder, read_state
+from simyard.runner.packages import InstalledPackage
+from simyard.runner.spec import ONE_JOB, Bounds, Facts, JobSpec
+from simyard.runner.workload import ChildWorkload, StaleWorkloadError, Workload
+from simyard.site import Site
+
+CHECK_TIMEOUT_S = 600.0
+
+_NOT_OF_THE_MACHINE = frozenset(
+    ("_", "COLUMNS", "HISTFILE", "HOSTNAME", "LINES", "LS_COLORS", "MAIL", "OLDPWD", "PROMPT_COMMAND", "PS1", "PWD",
+     "SHLVL", "STY", "TERM", "VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "WINDOWID")
+)  # fmt: skip
+_NOT_OF_THE_MACHINE_EITHER = ("DBUS_", "MAKE", "SSH_", "TERM_", "TMUX", "VSCODE_", "XDG_SESSION_")
+"""Variables, and beginnings of their names, that tell one terminal from another, and that no simulator reads."""
+
+Needs = dict[str, Any]
+
+
+def needs(site: Site, job: JobSpec, project: str, *, embedded_assets: bool = True) -> Needs:
+    """Return what a process must have for a job: two jobs with the same may meet in one.
+
+    Args:
+        site: This machine.
+        job: The job.
+        project: Whose job it is: the URL of its store.
+        embedded_assets: As for `Site.workload_env`.
+    """
+    env = site.workload_env(embedded_assets=embedded_assets)
+    return {
+        "project": project,
+        "simulator": job.simulator,
+        "python": site.python,
+        "device": "gpu, if there is one" if job.gpus is None else "gpu" if job.gpus else "cpu",
+        "packages": [package.sha256 for package in job.packages],
+        "callback": job.import_callback,
+        "environment": {name: _digest(value) for name, value in sorted(env.items()) if _is_of_the_machine(name)},
+    }
+
+
+def difference(one: Needs, other: Needs) -> str:
+    """Return in words in what two needs differ."""
+    names = [name for name in one if one[name] != other.get(name) and name != "environment"]
+    ours, theirs = one["environment"], other.get("environment", {})
+    names += sorted(f"${name}" for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+    return ", ".join(names)
+
+
+def _is_of_the_machine(name: str) -> bool:
+    return name not in _NOT_OF_THE_MACHINE and not name.startswith(_NOT_OF_THE_MACHINE_EITHER)
+
+
+def _digest(value: str) -> str:
+    return hashlib.sha256(value.encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+class Sessions:
+    """The warm processes that this one has, and its way to those that the machine keeps.
+
+    Any number of threads may use it. Closing it ends all that wait.
+    """
+
+    def __init__(self, site: Site, bounds: Bounds = ONE_JOB) -> None:
+        """Begin with none.
+
+        Args:
+            site: This machine.
+            bounds: Of the processes that are started; by default each serves one job, and none waits for another.
+        """
+        self.site = site
+        self.bounds = bounds
+        self._lock = threading.Lock()
+        self._idle: list[tuple[Needs, Workload]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start_ahead(self, job: JobSpec, project: str) -> None:
+        """Have a process ready for a job that is about to come: one that waits, or a new one that imports."""
+        self.take(job, project).put_aside()
+
+    def take(self, job: JobSpec, project: str, log: Callable[[str], None] = lambda note: None) -> Lease:
+        """Take a process for a job: one that waits, or a new one.
+
+        Args:
+            job: The job.
+            project: Whose job it is: the URL of its store.
+            log: Hears in words where the process comes from.
+        """
+        return Lease(self, job, project, log)
+
+    def close(self) -> None:
+        """End all that wait, and let go of those that the machine keeps."""
+        while self._idle:
+            _, workload = self._idle.pop()
+            if isinstance(workload, LentWorkload) and workload.is_waiting:
+                workload.give_back()
+            else:
+                _end(workload)
+
+    def find(self, job: JobSpec, wanted: Needs, log: Callable[[str], None], *, embedded_assets: bool) -> Workload:
+        """Return a process that has what is wanted; it is the caller's until it is put back."""
+        shares = job.session and self.site.sessions
+        workload = self._waiting(wanted, fresh=not shares) or (self._lent(wanted, log) if shares else None)
+        return workload or self._start(job, shares, embedded_assets=embedded_assets)
+
+    def put(self, wanted: Needs, workload: Workload) -> None:
+        """Have a process wait here for the next job."""
+        with self._lock:
+            self._idle.append((wanted, workload))
+
+    def _waiting(self, wanted: Needs, *, fresh: bool) -> Workload | None:
+        """Return a process of our own that waits and may serve the job; `fresh` if it must have served none."""
+        with self._lock:
+            for entry in list(self._idle):
+                has, workload = entry
+                if not workload.is_waiting:
+                    self._idle.remove(entry)
+                    _end(workload)
+                elif has == wanted and not (fresh and workload.jobs):
+                    self._idle.remove(entry)
+                    return workload
+        return None
+
+    def _lent(self, wanted: Needs, log: Callable[[str], None]) -> Workload | None:
+        """Return a process that the machine keeps, where one is free."""
+        for folder, state in kept_sessions(self.site):
+            if state["state"] != "ready":
+                continue
+            if state["needs"] != wanted:
+                log(f"session {state['session_id']} is for other jobs: {difference(wanted, state['needs'])}")
+            elif workload := LentWorkload.borrow(folder, wanted):
+                return workload
+        return None
+
+    def _start(self, job: JobSpec, shares: bool, *, embedded_assets: bool) -> Workload:
+        folder = self.site.home / "work" / f"workload-{time.time_ns()}"
+        return ChildWorkload.start(
+            self.site.python,
+            folder,
+            simulator=job.simulator,
+            library=job.library,
+            env=self.site.workload_env(embedded_assets=embedded_assets),
+            bounds=self.bounds if shares else replace(self.bounds, jobs=1),
+        )
+
+
+class Lease:
+    """A process that has been taken for a job."""
+
+    def __init__(self, sessions: Sessions, job: JobSpec, project: str, log: Callable[[str], None]) -> None:
+        self._sessions = sessions
+        self._job = job
+        self._project = project
+        self._log = log
+        self._over = False
+        self._take(embedded_assets=True)
+
+    def check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Facts:
+        """Have the simulator's environment check the job; the process may be another one after that.
+
+        One whose code has changed since it was imported gives way to a new one. And Isaac Lab fixes its asset root
+        while it is imported: a task whose assets are not among those of installed packages gets a process that looks
+        for them in NVIDIA's store, unless the site set a root of its own.
+
+        Args:
+            job: The job.
+            overlay: Folder of the job's own packages.
+            files: Where the job's inputs lie here, by digest.
+
+        Raises:
+            RequestError: If the simulator's environment refuses the job.
+            WorkloadError: If the process dies or is silent.
+        """
+        timeout_s = min(CHECK_TIMEOUT_S, job.limits.wall_s)
+        embedded_assets = True
+        while True:
+            try:
+                return self.workload.check(job, overlay, files, timeout_s)
+            except StaleWorkloadError as error:
+                self._log(error.failure.message)
+            except RequestError as error:
+                if error.failure.code != "assets_missing" or self._sessions.site.has_own_assets or not embedded_assets:
+                    raise
+                embedded_assets = False
+            self.give_back()
+            self._take(embedded_assets=embedded_assets)
+
+    def put_aside(self) -> None:
+        """Keep the process for this very job, which comes soon."""
+        if not self._over and self.workload.is_waiting:
+            self._over = True
+            self._sessions.put(self._wanted, self.workload)
+        else:
+            self.give_back()
+
+    def give_back(self) -> None:
+        """Let the process serve another job if it can, else end it."""
+        if self._over:
+            return
+        self._over = True
+        workload = self.workload
+        if isinstance(workload, LentWorkload) and workload.is_waiting:
+            workload.give_back()
+        elif isinstance(workload, ChildWorkload) and workload.is_waiting and workload.jobs < self._sessions.bounds.jobs:
+            self._sessions.put(self._wanted, workload)
+        else:
+            _end(workload)
+
+    def _take(self, *, embedded_assets: bool) -> None:
+        self._over = False
+        sessions = self._sessions
+        self._wanted = needs(sessions.site, self._job, self._project, embedded_assets=embedded_assets)
+        self.workload = sessions.find(self._job, self._wanted, self._log, embedded_assets=embedded_assets)
+
+
+def _end(workload: Workload) -> None:
+    """End a process, and remove what it printed while it had no job."""
+    workload.end(0.0)
+    if isinstance(workload, ChildWorkload):
+        shutil.rmtree(workload.log.parent, ignore_errors=True)
+
+
+def kept_sessions(site: Site) -> list[tuple[SessionFolder, dict[str, Any]]]:
+    """Return the sessions that this machine keeps, oldest first, each with how it stands."""
+    folders = [SessionFolder(root=path) for path in sorted(site.sessions_folder.glob("session-*"))]
+    return [(folder, state) for folder in folders if (state := read_state(folder)) is not None]
+
+
+def registering_module(package: InstalledPackage) -> str:
+    """Return the module whose import registers the tasks of a package without an `isaaclab.tasks` entry point."""
+    if len(package.modules) == 1:
+        return package.modules[0]
+    raise RequestError(
+        f"Package {package.name!r} does not say which of its modules registers the task.",
+        code="package_entry_point",
+        advice="Add an `isaaclab.tasks` entry point, or set customEnvironmentCallback to one of: "
+        + ", ".join(package.modules),
+    )
