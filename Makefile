@@ -5,9 +5,8 @@ setup:
 	@./deployments/setup.sh
 
 demo: setup
-	@.venv/bin/simyard train examples/cartpole-training-config.json --store demo
-	@.venv/bin/simyard evaluate examples/cartpole-evaluation-config.json --job latest --store demo
-	@.venv/bin/simyard export-policy --job latest --store demo
+	@.venv/bin/simyard run examples/cartpole-training-config.json examples/cartpole-evaluation-config.json \
+	    examples/cartpole-export-config.json --store demo
 
 test: setup
 	@.venv/bin/python -m pytest -n 2 --dist loadfile

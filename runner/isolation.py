@@ -136,7 +136,7 @@ def _process_state() -> Iterator[Callable[[], object]]:
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     filters = list(warnings.filters)
     hooks = sys.excepthook, threading.excepthook, warnings.showwarning
-    limit = sys.getrecursionlimit()
+    limit, collects = sys.getrecursionlimit(), gc.isenabled()
 
     def restore() -> None:
         # Only what differs: each change of the environment goes through to C.
@@ -149,12 +149,16 @@ def _process_state() -> Iterator[Callable[[], object]]:
         sys.path[:], sys.argv[:] = path, argv
         sys.stdin, sys.stdout, sys.stderr = streams
         os.umask(mask)
+        signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm of one job would end the next
         for number, handler in handlers.items():
             if signal.getsignal(number) is not handler and handler is not None:
                 signal.signal(number, handler)
         warnings.filters[:] = filters  # type: ignore[index]
         sys.excepthook, threading.excepthook, warnings.showwarning = hooks
+        with warnings.catch_warnings():  # at its end, what was shown once is forgotten: the next job is warned too
+            pass
         sys.setrecursionlimit(limit)
+        (gc.enable if collects else gc.disable)()
 
     yield restore
 
@@ -206,6 +210,7 @@ def _torch_state() -> Iterator[Callable[[], object]]:
         return
     generator, grad, dtype = torch.get_rng_state(), torch.is_grad_enabled(), torch.get_default_dtype()
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    anomalies = torch.is_anomaly_enabled()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     flags = [(torch.backends.cudnn, name) for name in ("enabled", "benchmark", "deterministic", "allow_tf32")]
@@ -221,6 +226,7 @@ def _torch_state() -> Iterator[Callable[[], object]]:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.autograd.set_detect_anomaly(anomalies, check_nan=torch.is_anomaly_check_nan_enabled())
         for place, name, value in before:
             setattr(place, name, value)
         if cuda is not None:

@@ -14,7 +14,6 @@ import selectors
 import shutil
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -40,6 +39,8 @@ class SessionSpec(Wire):
     """What a kept session is: written into its folder by who starts it."""
 
     session_id: str
+    python: str
+    """The simulator's Python."""
     simulator: str
     """The adapter's name."""
     library: str | None
@@ -49,6 +50,8 @@ class SessionSpec(Wire):
     bounds: Bounds
     warm_up: JobSpec | None = None
     """A job that is run first, so that its kernels are loaded; its files are in the folder `warm-up`."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """Names of that job's inputs, by digest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,12 +231,12 @@ class _Keeper:
 
     def run(self) -> int:
         """Keep a workload ready until the session ends."""
-        self._note(state="starting")
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with self.folder.address() as address:
                 listener.bind(address)
             listener.listen(16)
+            self._note(state="starting")
             while not self.stopping:
                 self.workload = self._start()
                 try:
@@ -261,7 +264,7 @@ class _Keeper:
         # How long it may idle is decided here: a workload that ended by itself would be replaced.
         bounds = replace(spec.bounds, idle_s=10 * 365 * 86400.0)
         workload = ChildWorkload.start(
-            sys.executable, self.folder.root, simulator=spec.simulator, library=spec.library,
+            spec.python, self.folder.root, simulator=spec.simulator, library=spec.library,
             env=dict(os.environ), bounds=bounds,
         )  # fmt: skip
         self.workload = workload
@@ -289,7 +292,8 @@ class _Keeper:
             shutil.rmtree(leftover, ignore_errors=True)
         paths.make()
         overlay = paths.overlay if job.packages else None
-        facts = workload.check(job, overlay, {}, PREPARE_S)
+        files = {digest: paths.inputs / name for digest, name in self.spec.inputs.items()}
+        facts = workload.check(job, overlay, files, PREPARE_S)
         write_json(paths.facts, facts.to_json())
         write_json(paths.spec, AttemptSpec(job=job, number=1).to_json())
         workload.run(paths)
@@ -386,7 +390,6 @@ class _Keeper:
             elif wish is not None and wish["op"] == "borrow":
                 caller.send({"event": "busy"})
             elif wish is not None and wish["op"] == "stop":
-                caller.send({"event": "stopping"})
                 self.stopping = True
         except (OSError, EOFError, ValueError, KeyError):  # whoever it was, it is gone
             pass

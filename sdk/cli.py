@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 STORE = click.option("--store", metavar="URL", help="Store: a folder, file://, s3://bucket/prefix or job-store/NAME.")
 POOL = click.option("--pool", metavar="NAME", help="Run through this Prefect work pool; without it, in this process.")
+SESSION = click.option(
+    "--session", type=click.Choice(("auto", "off")), help="off: start a simulator for this job alone, warm or not."
+)
 SETTINGS = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a field, or add a Hydra override."
 )
@@ -74,6 +77,7 @@ def main() -> None:
 @STORE
 @POOL
 @SETTINGS
+@SESSION
 @click.option("--from-job", metavar="ID", help="Run this job again, from its frozen spec, as a new job.")
 @JSON
 @_plainly
@@ -82,6 +86,7 @@ def train(
     store: str | None,
     pool: str | None,
     settings: tuple[str, ...],
+    session: str | None,
     from_job: str | None,
     as_json: bool,
 ) -> None:
@@ -101,7 +106,13 @@ def train(
         _finish(command.repeat(from_job, store, pool, quiet=as_json), as_json)
     if config is None:
         raise RequestError("Missing CONFIG.", code="bad_command", advice="Name a JSON file, or --from-job ID.")
-    _finish(command.run(TrainRequest, config, (*settings, *more), store, pool, quiet=as_json), as_json)
+    settings = (*settings, *more, *_session(session))
+    _finish(command.run(TrainRequest, config, settings, store, pool, quiet=as_json), as_json)
+
+
+def _session(session: str | None) -> tuple[str, ...]:
+    """Return `--session` as a setting."""
+    return () if session is None else (f"computeConfig.session={session}",)
 
 
 _POLICY_OPTIONS = (
@@ -109,6 +120,7 @@ _POLICY_OPTIONS = (
     STORE,
     POOL,
     SETTINGS,
+    SESSION,
     click.option("--job", "trained_by", metavar="ID", help="Take the policy of this training job, or of the `latest`."),
     click.option(
         "--which", metavar="WHICH", help="With --job: latest, best or iteration:N; to evaluate also all, every:N."
@@ -155,6 +167,7 @@ def _run_with_policy(
     store: str | None,
     pool: str | None,
     settings: tuple[str, ...],
+    session: str | None,
     trained_by: str | None,
     which: str | None,
     as_json: bool,
@@ -172,7 +185,27 @@ def _run_with_policy(
         if match := re.fullmatch(r"iteration:(\d{1,9})", which or ""):
             source |= {"which": "iteration", "iteration": int(match.group(1))}
         more = [*more, f"fromJob={json.dumps(source)}"]
-    _finish(command.run(model, config, (*settings, *more), store, pool, quiet=as_json), as_json)
+    settings = (*settings, *more, *_session(session))
+    _finish(command.run(model, config, settings, store, pool, quiet=as_json), as_json)
+
+
+@main.command()
+@click.argument("configs", nargs=-1, required=True, metavar="CONFIG...", type=click.Path(path_type=Path))
+@STORE
+@POOL
+@JSON
+@_plainly
+def run(configs: tuple[Path, ...], store: str | None, pool: str | None, as_json: bool) -> None:
+    """Run several jobs, one after another in one simulator: train, evaluate and export a policy, say.
+
+    An evaluation, an export or a rollout that names no policy takes that of the training before it.
+    """
+    from simyard.commands import run_all as command
+
+    results = command.run_all(configs, store, pool, quiet=as_json)
+    if as_json:
+        click.echo(json.dumps({"jobs": [{key: result[key] for key in JSON_KEYS} for result in results]}))
+    _exit_as(results)
 
 
 @main.command()
@@ -180,6 +213,7 @@ def _run_with_policy(
 @STORE
 @POOL
 @SETTINGS
+@SESSION
 @click.option("--idempotency-key", metavar="KEY", help="Used again with the same request it means the same job.")
 @click.option("--wait", is_flag=True, help="Stay until the job has ended; without it the job goes on by itself.")
 @JSON
@@ -189,6 +223,7 @@ def submit(
     store: str | None,
     pool: str | None,
     settings: tuple[str, ...],
+    session: str | None,
     idempotency_key: str | None,
     wait: bool,
     as_json: bool,
@@ -200,7 +235,13 @@ def submit(
     if config is None:
         raise RequestError("Missing CONFIG.", code="bad_command", advice="Name a JSON file.")
     result = command.submit(
-        config, (*settings, *more), store, pool, idempotency_key, wait=wait, quiet=as_json or not wait
+        config,
+        (*settings, *more, *_session(session)),
+        store,
+        pool,
+        idempotency_key,
+        wait=wait,
+        quiet=as_json or not wait,
     )
     _end_as(result, as_json)
 
@@ -364,6 +405,72 @@ def download(job_id: str, folder: Path, store: str | None, only: str | None) -> 
     click.echo(f"{count} files in {folder}")
 
 
+@main.group()
+def sessions() -> None:
+    """Keep simulators warm on this machine, for jobs that come later."""
+
+
+@sessions.command("start")
+@click.argument("arguments", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
+@STORE
+@SETTINGS
+@click.option("--idle-minutes", type=click.FloatRange(min=0.1, max=100_000), default=60.0, show_default=True,
+              help="It ends when it has had no job for so long.")  # fmt: skip
+@click.option("--jobs", type=click.IntRange(min=1), default=200, show_default=True,
+              help="Its process is replaced after so many.")  # fmt: skip
+@click.option("--memory-gb", type=click.FloatRange(min=0.5, max=10_000), default=16.0, show_default=True,
+              help="Its process is replaced when a job leaves it larger.")  # fmt: skip
+@JSON
+@_plainly
+def start_session(
+    arguments: tuple[str, ...],
+    store: str | None,
+    settings: tuple[str, ...],
+    idle_minutes: float,
+    jobs: int,
+    memory_gb: float,
+    as_json: bool,
+) -> None:
+    """Start a simulator and leave it ready for jobs of the store; exit when it is ready.
+
+    With CONFIG, of a training or a rollout, it also loads the kernels of that task, by a moment of that very job.
+    Jobs use it that have its device, its packages, its environment variables and its store.
+    """
+    from simyard.commands import sessions as command
+    from simyard.runner.spec import Bounds
+
+    config, more = _config_and_settings(arguments)
+    bounds = Bounds(jobs=jobs, memory_bytes=int(memory_gb * 1e9), idle_s=idle_minutes * 60)
+    state = command.start(config, (*settings, *more), store, bounds, quiet=as_json)
+    click.echo(json.dumps(state) if as_json else state["session_id"])
+
+
+@sessions.command("list")
+@JSON
+@_plainly
+def list_sessions(as_json: bool) -> None:
+    """List what this machine keeps warm."""
+    from simyard.commands import sessions as command
+
+    found = command.list_sessions()
+    click.echo(json.dumps(found) if as_json else command.table(found))
+
+
+@sessions.command("stop")
+@click.argument("session_id", required=False)
+@click.option("--all", "every", is_flag=True, help="All of them.")
+@JSON
+@_plainly
+def stop_session(session_id: str | None, every: bool, as_json: bool) -> None:
+    """End a session; one in the middle of a job ends after it."""
+    from simyard.commands import sessions as command
+
+    if (session_id is None) != every:
+        raise RequestError("Name a session, or --all.", code="bad_command", advice="See `simyard sessions list`.")
+    ended = command.stop(session_id, quiet=as_json)
+    click.echo(json.dumps(ended) if as_json else "\n".join(f"{name} has ended." for name in ended))
+
+
 @main.command()
 @click.argument("rollout", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
@@ -383,4 +490,9 @@ def _finish(results: list[dict[str, Any]], as_json: bool) -> NoReturn:
     if as_json:
         first, *followers = ({key: result[key] for key in JSON_KEYS} for result in results)
         click.echo(json.dumps(first | ({"export": followers[0]} if followers else {})))
+    _exit_as(results)
+
+
+def _exit_as(results: list[dict[str, Any]]) -> NoReturn:
+    """Exit as the worst of them says."""
     sys.exit(max(EXIT_BAD_REQUEST if result["refused"] else _EXITS[result["status"]] for result in results))

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
 
-from simyard.requests import JobRequest, section_fields
+from simyard.requests import EvaluateRequest, ExportRequest, JobRequest, TrainRequest, section_fields
 from simyard.runner.errors import RequestError, unknown
 from simyard.runner.libraries import LIBRARIES
+from simyard.submission import SubmitRequest
 
 MAX_CONFIG_BYTES = 1_000_000
 
@@ -54,6 +55,26 @@ def check_config(config: Mapping[str, Any], model: type[Request]) -> Request:
     if request.library is not None and request.library not in LIBRARIES:
         raise unknown("rlLibrary", request.library, LIBRARIES, code="unknown_library")
     return request
+
+
+def model_of(config: Mapping[str, Any]) -> type[JobRequest]:
+    """Return what kind of request a config is, told by the fields that no other kind has.
+
+    Raises:
+        RequestError: If it is none of them.
+    """
+    section = config.get("trainingConfig", config.get("training_config"))
+    if isinstance(section, Mapping):
+        return EvaluateRequest if section.get("mode") == "evaluate" else TrainRequest
+    if "exportConfig" in config or "export_config" in config:
+        return ExportRequest
+    if "execution" in config:
+        return SubmitRequest
+    raise RequestError(
+        f"It is not clear what kind of job this is: the config has the fields {sorted(config)}.",
+        code="bad_config",
+        advice="A training and an evaluation have trainingConfig, an export exportConfig, a rollout execution.",
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

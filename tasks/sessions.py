@@ -1,12 +1,7 @@
-"""Warm simulators: which process may serve which job, found in this process, on this machine, or started.
-
-A process has what all its jobs have in common: simulator, interpreter, environment, device, the user's packages and the
-project. A job only goes to one that has the same; whoever finds none starts cold.
-"""
+"""Warm simulators: a process for each job, found in this process, borrowed from this machine, or started."""
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import threading
 import time
@@ -14,62 +9,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from simyard.runner.errors import RequestError
-from simyard.runner.keeper import LentWorkload, SessionFolder, read_state
+from simyard.runner.keeper import LentWorkload
 from simyard.runner.packages import InstalledPackage
 from simyard.runner.spec import ONE_JOB, Bounds, Facts, JobSpec
 from simyard.runner.workload import ChildWorkload, StaleWorkloadError, Workload
 from simyard.site import Site
+from simyard.tasks.kept_sessions import kept_sessions
+from simyard.tasks.needs import Needs, difference, needs
 
 CHECK_TIMEOUT_S = 600.0
-
-_NOT_OF_THE_MACHINE = frozenset(
-    ("_", "COLUMNS", "HISTFILE", "HOSTNAME", "LINES", "LS_COLORS", "MAIL", "OLDPWD", "PROMPT_COMMAND", "PS1", "PWD",
-     "SHLVL", "STY", "TERM", "VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "WINDOWID")
-)  # fmt: skip
-_NOT_OF_THE_MACHINE_EITHER = ("DBUS_", "MAKE", "SSH_", "TERM_", "TMUX", "VSCODE_", "XDG_SESSION_")
-"""Variables, and beginnings of their names, that tell one terminal from another, and that no simulator reads."""
-
-Needs = dict[str, Any]
-
-
-def needs(site: Site, job: JobSpec, project: str, *, embedded_assets: bool = True) -> Needs:
-    """Return what a process must have for a job: two jobs with the same may meet in one.
-
-    Args:
-        site: This machine.
-        job: The job.
-        project: Whose job it is: the URL of its store.
-        embedded_assets: As for `Site.workload_env`.
-    """
-    env = site.workload_env(embedded_assets=embedded_assets)
-    return {
-        "project": project,
-        "simulator": job.simulator,
-        "python": site.python,
-        "device": "gpu, if there is one" if job.gpus is None else "gpu" if job.gpus else "cpu",
-        "packages": [package.sha256 for package in job.packages],
-        "callback": job.import_callback,
-        "environment": {name: _digest(value) for name, value in sorted(env.items()) if _is_of_the_machine(name)},
-    }
-
-
-def difference(one: Needs, other: Needs) -> str:
-    """Return in words in what two needs differ."""
-    names = [name for name in one if one[name] != other.get(name) and name != "environment"]
-    ours, theirs = one["environment"], other.get("environment", {})
-    names += sorted(f"${name}" for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
-    return ", ".join(names)
-
-
-def _is_of_the_machine(name: str) -> bool:
-    return name not in _NOT_OF_THE_MACHINE and not name.startswith(_NOT_OF_THE_MACHINE_EITHER)
-
-
-def _digest(value: str) -> str:
-    return hashlib.sha256(value.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 class Sessions:
@@ -242,12 +193,6 @@ def _end(workload: Workload) -> None:
     workload.end(0.0)
     if isinstance(workload, ChildWorkload):
         shutil.rmtree(workload.log.parent, ignore_errors=True)
-
-
-def kept_sessions(site: Site) -> list[tuple[SessionFolder, dict[str, Any]]]:
-    """Return the sessions that this machine keeps, oldest first, each with how it stands."""
-    folders = [SessionFolder(root=path) for path in sorted(site.sessions_folder.glob("session-*"))]
-    return [(folder, state) for folder in folders if (state := read_state(folder)) is not None]
 
 
 def registering_module(package: InstalledPackage) -> str:

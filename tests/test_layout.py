@@ -23,7 +23,7 @@ LAYERS = {
     "store": {"runner"},
     "requests": {"runner"},
     "submission": {"requests", "runner"},
-    "config": {"requests", "runner"},
+    "config": {"requests", "submission", "runner"},
     "convert": {"runner"},
     "policy": {"runner"},
     "site": {"runner"},

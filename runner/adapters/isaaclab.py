@@ -16,6 +16,7 @@ from simyard.runner.environment import register_tasks
 from simyard.runner.libraries import LIBRARIES, Library, Scale, get_library
 from simyard.runner.paths import AttemptPaths
 from simyard.runner.spec import AttemptSpec, Facts, JobSpec
+from simyard.runner.step_graphs import replay_on_cpu
 
 
 class IsaacLab(Adapter):
@@ -66,6 +67,8 @@ class IsaacLab(Adapter):
         job = attempt.job
         if facts.flavor == "api" and job.kind != "rollout":  # a rollout's task may have nothing to do with Isaac Lab
             register_tasks(paths.overlay if job.packages else None, job.import_callback)
+        if facts.flavor == "api" and importlib.util.find_spec("isaaclab_newton"):
+            replay_on_cpu()
         work: Callable[[AttemptSpec, Facts, AttemptPaths], None] = self._train
         # Each is imported where it is done: the control side imports adapters too, to know what there is.
         match job.kind:

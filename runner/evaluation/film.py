@@ -15,6 +15,8 @@ from simyard.runner.spec import Evaluation
 
 MOST_FPS = 30
 """Pictures a second, at most: a control loop is often faster than anybody sees, and each picture takes its time."""
+SIZE = (480, 360)
+"""Width and height of a picture: without a GPU the time it takes is nearly all of its pixels'."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Film:
             if role in self._takes:
                 by_number.setdefault(self._takes[role].episode.number, []).append(role)
         try:
-            with Renderer.of_environment(self._env) as renderer:
+            with Renderer.of_environment(self._env, SIZE) as renderer:
                 return [self._draw(renderer, self._takes[roles[0]], roles, alive) for roles in by_number.values()], None
         except VideoError as error:
             for path in (self._output / self._folder).glob("episode-*.mp4"):

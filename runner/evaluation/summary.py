@@ -87,7 +87,7 @@ def difference(reference: Sequence[float], other: Sequence[float]) -> tuple[floa
     return low, high
 
 
-# By hand, and the same figures as `scipy.stats.bootstrap`: importing that takes longer than an evaluation of a cartpole.
+# By hand, with the figures of `scipy.stats.bootstrap`: importing that takes longer than evaluating a cartpole.
 
 
 def _resampled_means(data: Any, rng: Any) -> Any:

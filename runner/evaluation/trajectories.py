@@ -140,18 +140,6 @@ def _reserve(folder: Path, shape: tuple[int, int, int]) -> Array:
         raise VideoError(f"no room for {size / 1e6:.0f} MB of trajectories in {folder}: {error.strerror}") from error
 
 
-def floor_of(model: Any) -> float | None:
-    """Return the height of a level plane without bounds, below which nothing is seen; None where there is none."""
-    import numpy as np
-    from newton import GeoType, ShapeFlags
-
-    planes = (model.shape_type.numpy() == GeoType.PLANE) & (model.shape_body.numpy() < 0)
-    planes &= ((model.shape_flags.numpy() & ShapeFlags.VISIBLE) != 0) & ~model.shape_scale.numpy()[:, :2].any(axis=1)
-    poses = model.shape_transform.numpy()[planes]
-    level = ~np.abs(poses[:, 3:5]).max(axis=1, initial=0.0, keepdims=True).any(axis=1)
-    return float(poses[level, 2].min()) if level.any() else None
-
-
 @dataclass(frozen=True)
 class Shapes:
     """The corners of what is drawn of one world."""
@@ -204,36 +192,6 @@ class Camera:
     def sun(self) -> Array:
         """The unit vector towards the light: over the shoulder, so that what the camera sees is lit."""
         return _raised(_turned(self.direction, -_SUN), _SUN)
-
-    def sees(self, boxes: Array, floor: float, size: tuple[int, int]) -> Array | None:
-        """Return where boxes and their shadows are in the picture of a camera that stands still.
-
-        Args:
-            boxes: `(steps, 2, 3)`, the lowest and the highest corner of each.
-            floor: Height of the lowest thing that a shadow can fall on.
-            size: Width and height of the picture.
-
-        Returns:
-            `(steps, 2, 2)`, the lowest and the highest pixel of each, x and y from the lower left; None where something
-            reaches behind the camera.
-        """
-        import numpy as np
-
-        corners = _corners(boxes)
-        ground = corners - np.maximum(corners[..., 2:] - floor, 0) / self.sun[2] * self.sun
-        points = np.concatenate([corners, ground], axis=1) - self.eye(0)
-        depth = -points @ self.direction
-        if depth.min() < self.distance / 100:
-            return None
-        right = np.cross([0.0, 0.0, 1.0], self.direction)
-        right /= np.linalg.norm(right)
-        height = math.tan(math.radians(FIELD_OF_VIEW) / 2)
-        across = points @ right / (depth * height * size[0] / size[1])
-        upwards = points @ np.cross(self.direction, right) / (depth * height)
-        pixels = (np.stack([across, upwards], axis=-1) + 1) / 2 * size
-        ends = np.stack([np.floor(pixels.min(axis=1)) - 2, np.ceil(pixels.max(axis=1)) + 2], axis=1)
-        found: Array = np.clip(ends, 0, size).astype(int)
-        return found
 
     @classmethod
     def around(cls, shapes: Shapes, poses: Array, fps: float, size: tuple[int, int]) -> Camera:

@@ -24,7 +24,6 @@ from simyard.runner.evaluation.trajectories import (
     Shapes,
     Trajectory,
     VideoError,
-    floor_of,
     newton_model,
     part,
 )
@@ -36,8 +35,8 @@ if TYPE_CHECKING:
 
 _SKY, _HORIZON, _GROUND = (0.36, 0.55, 0.77), (0.78, 0.84, 0.90), (0.22, 0.24, 0.27)
 _SHADOW_MAP, _SHADOW_BLUR = 1024, 1.0
-"""Its sides and how far its edges are softened, in texels: one is hardly larger than a pixel, and in software, clearing
-a map of the viewer's own 4096 takes longer than drawing a cartpole."""
+"""Sides of the shadow map, and how far its edges are softened; in texels, of which one is hardly larger than a pixel.
+The viewer's own 4096 take longer to clear, without a GPU, than a small robot to draw."""
 _BLACK, _UNIFORM = 8.0, 3.0
 """A picture's mean and standard deviation, of 255, below which nothing can be seen in it."""
 
@@ -71,14 +70,8 @@ class Renderer:
             self._state = self._model.state()
             warp.copy(self._state.body_q, now.body_q)
             self._joint_q = warp.clone(now.joint_q, device="cpu")
-            self._viewer = _open_viewer(self._model, size)
-            self._clip: tuple[int, ...] | None = None
             self._rows, self._picture = np.empty((2, size[1], size[0], 3), np.uint8)
-            shadows = self._viewer.renderer._render_shadow_map
-            self._viewer.renderer._render_shadow_map = lambda *args, **named: (
-                shadows(*args, **named),
-                self._begin_clip(),
-            )
+            self._viewer = _open_viewer(self._model, size)
 
     @classmethod
     def of_environment(cls, env: Any, size: tuple[int, int] = (640, 480)) -> Renderer:
@@ -123,39 +116,13 @@ class Renderer:
         """Yield the pictures of a trajectory, `(height, width, 3)` bytes; each is overwritten by the next."""
         with _viewer_errors():
             poses = self._poses(trajectory)
-            shapes = Shapes.of(self._model, trajectory.world)
-            camera = Camera.around(shapes, poses, fps, self._size)
+            camera = Camera.around(Shapes.of(self._model, trajectory.world), poses, fps, self._size)
             self._show(trajectory.world, camera)
-            changes = self._changes(camera, shapes, poses)
             bodies = self._state.body_q[part(self._model.body_world_start, trajectory.world)]
             for step, pose in enumerate(poses):
                 alive()
                 bodies.assign(pose)
-                self._clip = changes[step]
                 yield self._draw(camera, step)
-
-    def _changes(self, camera: Camera, shapes: Shapes, poses: Array) -> list[tuple[int, ...] | None]:
-        """Return which part of each picture differs from the one before, `(x, y, width, height)`; None is all of it.
-
-        Before a camera that stands still that is where the robot and its shadow were and are.
-        """
-        import numpy as np
-
-        whole: list[tuple[int, ...] | None] = [None] * len(poses)
-        floor = floor_of(self._model)
-        if floor is None or np.ptp(camera.targets, axis=0).any():
-            return whole
-        moving = np.append((poses != poses[0]).any(axis=(0, 2)), False)[shapes.bodies]
-        if not moving.any():
-            return whole
-        blur = 3 * (1 + _SHADOW_BLUR) * 2 * self._viewer.renderer.shadow_extents / _SHADOW_MAP
-        points = np.stack([shapes.at(pose)[moving].reshape(-1, 3) for pose in poses])
-        boxes = np.stack([points.min(axis=1) - blur, points.max(axis=1) + blur], axis=1)
-        seen = camera.sees(boxes, floor, self._size)
-        if seen is None:
-            return whole
-        low, high = np.minimum(seen[1:, 0], seen[:-1, 0]), np.maximum(seen[1:, 1], seen[:-1, 1])
-        return [None, *(tuple(row) for row in np.concatenate([low, high - low], axis=1).tolist())]
 
     def _poses(self, trajectory: Trajectory) -> Array:
         """Return position and rotation of each of the world's bodies at each step, `(steps, bodies, 7)`."""
@@ -197,19 +164,10 @@ class Renderer:
         self._viewer.end_frame()
         return self._read()
 
-    def _begin_clip(self) -> None:
-        """Draw no more than what changes; called between the shadow map, which is drawn whole, and the picture."""
-        if self._clip is not None:
-            gl = self._viewer.renderer.gl
-            gl.glEnable(gl.GL_SCISSOR_TEST)
-            gl.glScissor(*self._clip)
-
     def _read(self) -> Array:
-        """Return the picture, its first row on top."""
-        renderer = self._viewer.renderer
-        gl = renderer.gl
-        gl.glDisable(gl.GL_SCISSOR_TEST)
-        gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, renderer._frame_fbo)
+        """Return the picture, its first row on top: the viewer's own way takes a kernel for that, and is slower."""
+        gl = self._viewer.renderer.gl
+        gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, self._viewer.renderer._frame_fbo)
         gl.glPixelStorei(gl.GL_PACK_ALIGNMENT, 1)
         gl.glReadPixels(0, 0, *self._size, gl.GL_RGB, gl.GL_UNSIGNED_BYTE, self._rows.ctypes.data)
         self._picture[:] = self._rows[::-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from simyard.runner.environment import fresh_environment, settle
@@ -68,11 +69,13 @@ class _Export:
         limits = parse_limits(self.wanted.action_limits) or None
         # Now, not after minutes of simulation: a limit may be for a joint that is not there.
         check(Evidence(contract=contract, action_limits=limits), self.wanted.answers)
-        parity = check_parity(self.paths.output, _rows(pairs.observations), _rows(pairs.actions))
+        with ThreadPoolExecutor(1) as beside:  # its children start and load their runtimes while this one simulates
+            proof = beside.submit(check_parity, self.paths.output, _rows(pairs.observations), _rows(pairs.actions))
+            long_run = self._run_long()
+            self._finished("long run")
+            parity = proof.result()
         parity.require()
         self._finished("parity")
-        long_run = self._run_long(contract)
-        self._finished("long run")
         other, why_not = self._run_elsewhere(summary["returns"])
         self._finished("second simulator")
         evidence = Evidence(
@@ -130,7 +133,7 @@ class _Export:
         # What the fresh environment says of its curriculum is its beginning; training's end is what counts.
         return pairs, figures, contract, randomization, {} if curriculum == {} else self.wanted.curriculum
 
-    def _run_long(self, contract: Contract) -> LongRun:
+    def _run_long(self) -> LongRun:
         """Play far beyond the episode length, the time limit moved and nothing else changed."""
         factor = Thresholds().long_run_factor
 

@@ -1,3 +1,3 @@
 """What an export does, in order; its progress counts these."""
 
-STEPS = ("rollouts", "formats", "parity", "long run", "second simulator", "checklist")
+STEPS = ("rollouts", "formats", "long run", "parity", "second simulator", "checklist")

@@ -119,23 +119,31 @@ def execute(
     resolved: Resolved, request: JobRequest | None, base: Path | None, store: Store, reference: str, pool: str | None,
     site: Site, *, quiet: bool,
 ) -> list[dict[str, Any]]:  # fmt: skip
+    """Run a job, and the one that follows it if one does, in a simulator of this command's own or a warm one."""
+    several = isinstance(request, TrainRequest) and request.training_config.export_policy
+    with Sessions(site, Bounds() if several else ONE_JOB) as sessions:
+        return execute_in(sessions, resolved, request, base, store, reference, pool, quiet=quiet)
+
+
+def execute_in(
+    sessions: Sessions, resolved: Resolved, request: JobRequest | None, base: Path | None, store: Store, reference: str,
+    pool: str | None, *, quiet: bool,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Check a new job on the simulator where that is here, then run the flow.
 
     A job that is in the store already is checked in its attempt: there a refusal is written down as the job's end.
     """
     live = LiveLine()
-    several = isinstance(request, TrainRequest) and request.training_config.export_policy
-    with Sessions(site, Bounds() if several else ONE_JOB) as sessions:
+    if pool is None:
+        # The simulator takes ten seconds to import: it starts before Prefect is so much as imported.
+        sessions.start_ahead(resolved.spec, store.url())
+    with _prefect(pool, live, quiet=quiet):
         if pool is None:
-            # The simulator takes ten seconds to import: it starts before Prefect is so much as imported.
-            sessions.start_ahead(resolved.spec, store.url())
-        with prefect_ready(pool, live, quiet=quiet):
-            if pool is None:
-                check_ahead(resolved, store, sessions, live, quiet=quiet)
-        return run_flow(resolved, request, base, store, reference, pool, sessions, live, quiet=quiet)
+            _check_ahead(resolved, store, sessions, live, quiet=quiet)
+    return _run_flow(resolved, request, base, store, reference, pool, sessions, live, quiet=quiet)
 
 
-def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: LiveLine, *, quiet: bool) -> None:
+def _check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: LiveLine, *, quiet: bool) -> None:
     """Check a new job on the simulator, before anything of it is in the store.
 
     A job with packages of its own is checked in its attempt: installing them may run code for minutes.
@@ -158,7 +166,7 @@ def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: Live
 
 
 @contextmanager
-def prefect_ready(pool: str | None, live: LiveLine, *, quiet: bool) -> Iterator[None]:
+def _prefect(pool: str | None, live: LiveLine, *, quiet: bool) -> Iterator[None]:
     """Import Prefect, and start its server where none is configured, while the body runs."""
     # The live line is the console's; the flow's log goes to the server all the same.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
@@ -204,7 +212,7 @@ def _reach_server() -> None:
         ) from error
 
 
-def run_flow(
+def _run_flow(
     resolved: Resolved, request: JobRequest | None, base: Path | None, store: Store, reference: str, pool: str | None,
     sessions: Sessions, live: LiveLine, *, quiet: bool,
 ) -> list[dict[str, Any]]:  # fmt: skip

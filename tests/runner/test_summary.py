@@ -6,6 +6,7 @@ import statistics
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from simyard.runner.evaluation.meter import Episode
 from simyard.runner.evaluation.summary import difference, spread, successes, summarize
@@ -89,6 +90,29 @@ def test_tiny_and_lopsided_samples_have_a_finite_interval(values):
     low, high = spread(values)["interval_95"]
     assert min(values) <= low <= np.mean(values) <= high <= max(values)
     assert low < high
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param([1.0, 2.0], id="two"),
+        pytest.param([4.5, -1.25, 3.0, 3.0, 8.75, 2.0], id="with ties"),
+        pytest.param([10.0] * 30 + [-50.0] * 3, id="lopsided"),
+        pytest.param([1e6 + n % 7 for n in range(50)], id="far from 0"),
+    ],
+)
+def test_the_intervals_are_scipys(values):
+    data = np.array(values)
+    found = stats.bootstrap((data,), np.mean, method="BCa", rng=np.random.default_rng(0)).confidence_interval
+    assert spread(values)["interval_95"] == pytest.approx([found.low, found.high], rel=1e-12)
+    other = data[: len(data) // 2 + 1] - 1
+    found = stats.bootstrap(
+        (data, other),
+        lambda a, b, axis: a.mean(axis=axis) - b.mean(axis=axis),
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    assert difference(values, other) == pytest.approx([found.low, found.high], rel=1e-12)
 
 
 # Success

@@ -286,6 +286,7 @@ def test_films_are_those_asked_for_and_play(sweep: Job, foreign: Job):
             assert job.manifest[video["file"]]["kind"] == "video"
             pictures = imageio.v3.imread(job.artifacts / video["file"])
             assert len(pictures) == video["frames"] == math.ceil(video["length"] / 2), "every second of 60 a second"
+            assert pictures.shape[1:] == (360, 480, 3)
             assert pictures.std() > 10
             assert video["duration_s"] == pytest.approx(video["frames"] / 30, abs=0.02)
             listed += 1
