@@ -20,6 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from simyard.runner.workload import TOKEN, with_token
+
 MAX_DESCRIPTORS = 64
 """How many more may be open than after the first job: drivers and libraries keep some, a leak has no end."""
 _LINGERING_S = 2.0
@@ -124,6 +126,10 @@ def _children_left() -> str | None:
         with suppress(OSError):
             if children := (task / "children").read_text(encoding="ascii").split():
                 return f"the job left a process running: {children[0]}"
+    # One whose parent has ended is nobody's child any more, but it has inherited the environment.
+    others = with_token(token) if (token := os.environ.get(TOKEN)) else ()
+    if other := next((pid for pid in others if pid != os.getpid()), None):
+        return f"the job left a process running: {other}"
     return None
 
 
@@ -210,7 +216,7 @@ def _torch_state() -> Iterator[Callable[[], object]]:
         return
     generator, grad, dtype = torch.get_rng_state(), torch.is_grad_enabled(), torch.get_default_dtype()
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    anomalies = torch.is_anomaly_enabled()
+    anomalies = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     flags = [(torch.backends.cudnn, name) for name in ("enabled", "benchmark", "deterministic", "allow_tf32")]
@@ -226,7 +232,7 @@ def _torch_state() -> Iterator[Callable[[], object]]:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-        torch.autograd.set_detect_anomaly(anomalies, check_nan=torch.is_anomaly_check_nan_enabled())
+        torch.autograd.set_detect_anomaly(*anomalies)
         for place, name, value in before:
             setattr(place, name, value)
         if cuda is not None:

@@ -262,7 +262,9 @@ class _Keeper:
     def _start(self) -> ChildWorkload:
         spec = self.spec
         # How long it may idle is decided here: a workload that ended by itself would be replaced.
-        bounds = replace(spec.bounds, idle_s=10 * 365 * 86400.0)
+        # And the job that warms it up is none of those that it may serve.
+        jobs = spec.bounds.jobs + (spec.warm_up is not None)
+        bounds = replace(spec.bounds, jobs=jobs, idle_s=10 * 365 * 86400.0)
         workload = ChildWorkload.start(
             spec.python, self.folder.root, simulator=spec.simulator, library=spec.library,
             env=dict(os.environ), bounds=bounds,
@@ -391,7 +393,7 @@ class _Keeper:
                 caller.send({"event": "busy"})
             elif wish is not None and wish["op"] == "stop":
                 self.stopping = True
-        except (OSError, EOFError, ValueError, KeyError):  # whoever it was, it is gone
+        except (OSError, EOFError, ValueError, KeyError, TypeError):  # whoever it was, it is gone
             pass
         caller.close()
 

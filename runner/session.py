@@ -50,6 +50,8 @@ def serve(control: socket.socket, simulator: str, library: str | None, bounds: B
         try:
             request = requests.get(timeout=bounds.idle_s)
         except queue.Empty:
+            with suppress(OSError):  # for a supervisor that takes this process just now
+                _send(control, {"event": "stale", "leaving": f"it had no job for {bounds.idle_s:.0f} s"})
             _leave(0)
         _send(control, answer := session.answer(request))
         if answer.get("leaving"):

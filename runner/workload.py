@@ -24,7 +24,7 @@ TOKEN = "SIMYARD_WORKLOAD"
 
 
 class StaleWorkloadError(WorkloadError):
-    """Raised when a process refuses a job because the code that it has loaded was changed since."""
+    """Raised when a process takes no job any more: its code was changed since, or it has waited too long."""
 
 
 class Workload:
@@ -80,7 +80,7 @@ class Workload:
             WorkloadError: If the process ends or does not answer in time.
         """
         asked = (job, overlay, sorted(files))
-        if self._checked is not None and self._checked[0] == asked:
+        if self._checked is not None and self._checked[0] == asked and self.is_waiting:
             return self._checked[1]
         here = {digest: str(path) for digest, path in files.items()}
         reply = self._ask(
@@ -93,7 +93,7 @@ class Workload:
                 Failure(
                     code="code_changed",
                     category=Category.INFRA,
-                    message=f"The waiting simulator is out of date: {self.leaving}.",
+                    message=f"The waiting simulator takes no job any more: {self.leaving}.",
                     advice="Run again.",
                 )
             )
@@ -140,8 +140,9 @@ class Workload:
         raise NotImplementedError
 
     def _ask(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        try:
+        with contextlib.suppress(OSError):  # that it is gone shows when it is listened to, and perhaps why
             self._lines.send(message)
+        try:
             reply = self._lines.receive(timeout_s)
         except (OSError, EOFError) as error:
             raise self._died() from error
@@ -247,7 +248,7 @@ class ChildWorkload(Workload):
             self._note({"event": "exited", "code": self._exit_code()})
             return None
         if message is not None and message.get("leaving"):
-            self._note({"event": "done", "code": 0, **message})
+            self._note({"code": 0, **message, "event": "done"})
         return message
 
     def end(self, grace_s: float) -> None:
@@ -328,7 +329,7 @@ def describe_exit(code: int) -> str:
 def kill_family(token: str) -> None:
     """Kill every process that inherited a workload's token, also those that left its group, but not this one."""
     for _ in range(100):  # one may fork meanwhile; and one may be stuck in a driver for good
-        family = set(_with_token(token)) - {os.getpid()}
+        family = set(with_token(token)) - {os.getpid()}
         if not family:
             return
         for pid in family:
@@ -337,7 +338,7 @@ def kill_family(token: str) -> None:
         time.sleep(0.01)
 
 
-def _with_token(token: str) -> Iterator[int]:
+def with_token(token: str) -> Iterator[int]:
     """Yield every process that inherited this workload's token, also those that left its group."""
     wanted = f"{TOKEN}={token}".encode()
     for folder in Path("/proc").iterdir():

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -282,6 +283,8 @@ class _Attempt:
     def _clean_up(self) -> None:
         """Remove what is in the store by now."""
         shutil.rmtree(self.paths.root, ignore_errors=True)
+        with suppress(OSError):  # another attempt's folder is beside it
+            self.paths.root.parent.rmdir()
 
     def _new_mirror(self) -> Mirror:
         return self.kind.mirror(self.store, self.spec, self.paths, self.facts, self.observer.lines)

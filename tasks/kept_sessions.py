@@ -114,25 +114,33 @@ def stop(site: Site, session_id: str | None, watch: Callable[[str], None]) -> li
             advice="Start one with `simyard sessions start`.",
         )
     chosen = {session_id: sessions[session_id]} if session_id else sessions
-    for folder in chosen.values():
-        _ask_to_stop(folder)
+    deaf = {name for name, folder in chosen.items() if not _ask_to_stop(folder)}
     for name, folder in chosen.items():
         while _is_alive(folder):
+            if name in deaf and _ask_to_stop(folder):
+                deaf.remove(name)
             watch(f"waiting for {name}")
             time.sleep(POLL_S)
     return list(chosen)
 
 
-def _ask_to_stop(folder: SessionFolder) -> None:
+def _ask_to_stop(folder: SessionFolder) -> bool:
+    """Return False where it cannot hear now: it is starting, and others are waiting already."""
     with suppress(OSError):  # it has ended by itself
-        caller = folder.connect()
+        try:
+            caller = folder.connect()
+        except BlockingIOError:
+            return False
         caller.send({"op": "stop"})
         caller.close()
+    return True
 
 
 def _is_alive(folder: SessionFolder) -> bool:
     try:
         folder.connect().close()
+    except BlockingIOError:  # so many wait for it that no more may: it is starting
+        return True
     except OSError:
         return False
     return True

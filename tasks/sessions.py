@@ -74,9 +74,13 @@ class Sessions:
 
     def find(self, job: JobSpec, wanted: Needs, log: Callable[[str], None], *, embedded_assets: bool) -> Workload:
         """Return a process that has what is wanted; it is the caller's until it is put back."""
-        shares = job.session and self.site.sessions
+        shares = self.shares(job)
         workload = self._waiting(wanted, fresh=not shares) or (self._lent(wanted, log) if shares else None)
         return workload or self._start(job, shares, embedded_assets=embedded_assets)
+
+    def shares(self, job: JobSpec) -> bool:
+        """Return whether the job may have a process that serves others too."""
+        return job.session and self.site.sessions
 
     def put(self, wanted: Needs, workload: Workload) -> None:
         """Have a process wait here for the next job."""
@@ -176,10 +180,13 @@ class Lease:
         workload = self.workload
         if isinstance(workload, LentWorkload) and workload.is_waiting:
             workload.give_back()
-        elif isinstance(workload, ChildWorkload) and workload.is_waiting and workload.jobs < self._sessions.bounds.jobs:
+        elif isinstance(workload, ChildWorkload) and workload.is_waiting and self._may_serve_another(workload):
             self._sessions.put(self._wanted, workload)
         else:
             _end(workload)
+
+    def _may_serve_another(self, workload: Workload) -> bool:
+        return self._sessions.shares(self._job) and workload.jobs < self._sessions.bounds.jobs
 
     def _take(self, *, embedded_assets: bool) -> None:
         self._over = False

@@ -16,13 +16,10 @@ from prefect import Flow
 from pydantic import BaseModel
 
 from simyard.cli import JSON_KEYS, main
-from simyard.config import check_config, read_config
+from simyard.config import check_config, model_of, read_config
 from simyard.requests import (
-    EvaluateRequest,
     EvaluationConfig,
     ExportConfig,
-    ExportRequest,
-    JobRequest,
     PolicyConfig,
     TrainRequest,
 )
@@ -87,13 +84,6 @@ def test_every_command_and_option_has_help(path: str, command: click.Command) ->
     assert command.help
     silent = [option.name for option in command.params if isinstance(option, click.Option) and not option.help]
     assert not silent
-
-
-def model_of(config: dict[str, Any]) -> type[JobRequest]:
-    """Return the request that a config is."""
-    if "exportConfig" in config:
-        return ExportRequest
-    return EvaluateRequest if config["trainingConfig"].get("mode") == "evaluate" else TrainRequest
 
 
 @pytest.mark.parametrize("block", blocks("json"))

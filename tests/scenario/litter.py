@@ -11,10 +11,12 @@ import signal
 import sys
 import threading
 import warnings
+from pathlib import Path
 
 LOGGER = "library.that.is.there"
 """A logger that is there before any job."""
-_OF_THE_PROCESS = ("SIMYARD_WORKLOAD", "PWD", "OLDPWD")
+_OF_THE_PROCESS = ("SIMYARD_WORKLOAD", "PWD", "OLDPWD", "CRC32C_SW_MODE")
+"""Variables of one process; the last is set by an import that the first job makes."""
 
 
 def draw():
@@ -89,8 +91,8 @@ def litter(folder):
     gc.disable()
     warnings.simplefilter("error")
     sys.excepthook = threading.excepthook = warnings.showwarning = _ignore
-    sys.stdout, sys.stderr = (open(f"{folder}/{name}", "w") for name in ("out", "err"))
-    sys.stdin = open("/dev/zero")
+    sys.stdout, sys.stderr = (Path(folder, name).open("w") for name in ("out", "err"))  # noqa: SIM115
+    sys.stdin = Path("/dev/zero").open()  # noqa: SIM115
     root, logger = logging.getLogger(), logging.getLogger(LOGGER)
     root.addHandler(logging.FileHandler(f"{folder}/root.log"))
     root.setLevel(logging.CRITICAL)

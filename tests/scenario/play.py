@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import psutil
 from helpers import train_request
 
 from simyard.runner.errors import WorkloadError
-from simyard.runner.spec import ONE_JOB, JobSpec
+from simyard.runner.spec import ONE_JOB, Bounds, JobSpec
 from simyard.runner.workload import ChildWorkload
 from simyard.site import Site
 from simyard.store import keys
@@ -58,8 +59,9 @@ class Waiting:
 
     COUNT = 2
 
-    def __init__(self, home):
+    def __init__(self, home, bounds: Bounds = ONE_JOB):
         self._home = home
+        self._bounds = bounds
         self._waiting = []
 
     def take(self):
@@ -67,7 +69,12 @@ class Waiting:
             folder = self._home / f"workload-{time.time_ns()}"
             site = Site(home=self._home, store="", python=str(PYTHON))
             workload = ChildWorkload.start(
-                str(PYTHON), folder, simulator="isaaclab", library="rsl_rl", env=site.workload_env(), bounds=ONE_JOB
+                str(PYTHON),
+                folder,
+                simulator="isaaclab",
+                library="rsl_rl",
+                env=site.workload_env(),
+                bounds=self._bounds,
             )
             self._waiting.append(workload)
         workload = self._waiting.pop(0)
@@ -111,6 +118,18 @@ class Left:
 
     def stdout(self, attempt=1):
         return (self.folder / f"attempts/{attempt:03d}/files/command.stdout.log").read_text()
+
+    def runner_log(self, attempt=1):
+        return (self.folder / f"attempts/{attempt:03d}/files/runner.log").read_text()
+
+    @property
+    def pid(self):
+        """The process that ran the last attempt."""
+        return started(self.stdout(len(self.attempts)))[0]
+
+    def said(self, word):
+        """What a scenario said after a word, such as `sees`, in JSON."""
+        return json.loads(re.search(rf"^{word} (.+)$", self.stdout(), re.MULTILINE).group(1))
 
     def indices(self, attempt):
         """The indices of the iterations that an attempt made."""
@@ -157,23 +176,29 @@ class Player:
         stage(resolved, self.store)
         return resolved.spec
 
-    def attempt(self, spec, observer=None, *, fresh=False):
-        """Make one attempt; return its failure, or None."""
-        with Sessions(self.site) as sessions:
-            if not fresh:
-                sessions.put(needs(self.site, spec, self.store.url()), self._waiting.take())
+    def attempt(self, spec, observer=None, *, fresh=False, sessions=None):
+        """Make one attempt, in the caller's sessions or in one of its own; return its failure, or None."""
+        with ExitStack() as stack:
+            if sessions is None:
+                sessions = stack.enter_context(Sessions(self.site))
+                if not fresh:
+                    self.reserve(spec, sessions)
             try:
                 launch_inline(spec, self.store, sessions, observer or Observer())
             except WorkloadError as error:
                 return error
         return None
 
-    def play(self, scenario, observer=None, *, fresh=False, **changes):
+    def reserve(self, spec, sessions):
+        """Have a process that has imported everything wait for jobs such as this one."""
+        sessions.put(needs(self.site, spec, self.store.url()), self._waiting.take())
+
+    def play(self, scenario, observer=None, *, fresh=False, sessions=None, **changes):
         """Run a job to its end: attempts while they are worth it, then the verdict."""
         spec = self.stage(scenario, **changes)
         error = None
         for _ in range(spec.retries + 1):
-            error = self.attempt(spec, observer, fresh=fresh)
+            error = self.attempt(spec, observer, fresh=fresh, sessions=sessions)
             if error is None or not worth_another(error):
                 break
         return self.end(spec, error)

@@ -12,15 +12,20 @@ A scenario is a list such as `deaf; hang at 5 once`: what happens, in which iter
 (without a number in the first; `end` is after the end marker), and `once` for the first attempt alone.
 """
 
+import json
+import logging
 import os
 import re
 import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
 from datetime import datetime
 from pathlib import Path
+
+import litter
 
 from simyard.runner.adapters import ADAPTERS
 from simyard.runner.adapters.base import Adapter
@@ -30,6 +35,7 @@ from simyard.runner.spec import Facts
 
 ITERATION_S = 0.1
 SAVE_INTERVAL = 2
+_LEAK = []
 _STEP = re.compile(r"([a-z-]+)(?: at (\d+|end))?( once)?")
 
 
@@ -38,6 +44,9 @@ class Scenario(Adapter):
 
     def preload(self, library):
         import torch.utils.tensorboard  # noqa: F401
+
+        logging.getLogger(litter.LOGGER)
+        time.sleep(float(os.environ.get("SCENARIO_IMPORT_S", "0")))
 
     def check(self, job, overlay, files):
         if job.description == "refuse":
@@ -65,6 +74,7 @@ class Run:
         import torch
 
         self.job = attempt.job
+        self.paths = paths
         self.steps = []
         for text in filter(None, map(str.strip, self.job.description.split(";"))):
             what, at, once = _STEP.fullmatch(text).groups()
@@ -189,6 +199,34 @@ class Run:
         )
         for pid in (*(child.pid for child in children), int(orphan.stdout)):
             print(f"started {pid}")
+
+    def orphan(self):
+        """Start a process that is nobody's child at once."""
+        subprocess.run(["sh", "-c", "setsid sleep 600 >/dev/null & echo started $!"], check=True)
+
+    def thread(self):
+        threading.Thread(target=time.sleep, args=(600,), name="never ends", daemon=True).start()
+
+    def open_files(self):
+        _LEAK.extend(os.open("/dev/null", os.O_RDONLY) for _ in range(100))
+
+    def litter(self):
+        folder = self.paths.root / "litter"
+        folder.mkdir()
+        print(f"draws {json.dumps(litter.draw())}")
+        litter.litter(folder)
+
+    def look(self):
+        """Print what a job sees of its process."""
+        here = Path.cwd()
+        seen = {"folder": str(here.relative_to(self.paths.root)), "files": sorted(path.name for path in here.iterdir())}
+        print(f"sees {json.dumps(seen | litter.look())}")
+        print(f"draws {json.dumps(litter.draw())}")
+
+    def import_code(self):
+        """Import what somebody is about to edit."""
+        sys.path.insert(0, os.environ["SCENARIO_CODE"])
+        import edited  # noqa: F401
 
     def show_environment(self):
         for name, value in sorted(os.environ.items()):
