@@ -56,6 +56,8 @@ def serve(control: socket.socket, simulator: str, library: str | None, bounds: B
         _send(control, answer := session.answer(request))
         if answer.get("leaving"):
             _leave(answer.get("code", 0))
+        if answer["event"] == "checked":
+            adapter.import_rest()  # while the supervisor still prepares the job
 
 
 def _receive(control: socket.socket, requests: queue.Queue[dict[str, Any]]) -> None:
@@ -87,6 +89,7 @@ class _Session:
         """Do what is asked; an answer with `leaving` is the last one, and says why."""
         match request["op"]:
             case "ready":
+                self.adapter.import_rest()
                 return {"event": "ready", "only_one_job": self.adapter.only_one_job(), "pid": os.getpid()}
             case "check":
                 overlay = Path(request["overlay"]) if request["overlay"] else None

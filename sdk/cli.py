@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
@@ -405,6 +406,17 @@ def download(job_id: str, folder: Path, store: str | None, only: str | None) -> 
     click.echo(f"{count} files in {folder}")
 
 
+class _Finite(click.FloatRange):
+    """A range that has no place for `nan`, which no comparison shuts out."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is no number.", param, ctx)
+        return number
+
+
 @main.group()
 def sessions() -> None:
     """Keep simulators warm on this machine, for jobs that come later."""
@@ -414,11 +426,11 @@ def sessions() -> None:
 @click.argument("arguments", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
 @STORE
 @SETTINGS
-@click.option("--idle-minutes", type=click.FloatRange(min=0.1, max=100_000), default=60.0, show_default=True,
+@click.option("--idle-minutes", type=_Finite(min=0.1, max=100_000), default=60.0, show_default=True,
               help="It ends when it has had no job for so long.")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(min=1), default=200, show_default=True,
               help="Its process is replaced after so many.")  # fmt: skip
-@click.option("--memory-gb", type=click.FloatRange(min=0.5, max=10_000), default=16.0, show_default=True,
+@click.option("--memory-gb", type=_Finite(min=0.5, max=10_000), default=16.0, show_default=True,
               help="Its process is replaced when a job leaves it larger.")  # fmt: skip
 @JSON
 @_plainly

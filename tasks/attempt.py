@@ -24,6 +24,7 @@ from simyard.runner.packages import install
 from simyard.runner.paths import AttemptPaths, read_json, write_json
 from simyard.runner.spec import AttemptSpec, Facts, InputFile
 from simyard.runner.supervise import Ending, Watched, supervise
+from simyard.runner.workload import ChildWorkload
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.judge import diagnostics, judge, last_traceback
@@ -136,7 +137,8 @@ class _Attempt:
         # Before anything is fetched: what takes longest when it starts cold is importing the simulator.
         self.lease = self.sessions.take(job, self.store.url(), lambda note: self.log("staging", "note", note))
         workload = self.lease.workload
-        if workload.jobs == 0:  # what it imported while it waited belongs to the start-up
+        if workload.jobs == 0 and isinstance(workload, ChildWorkload):
+            # What it imported while it waited belongs to the start-up.
             self.timings.began = min(self.timings.began, workload.started)
         inputs = self.kind.inputs(job, self.spec.resume)
         for file in (*job.packages, *inputs):

@@ -19,6 +19,9 @@ class Adapter:
     def preload(self, library: str | None) -> None:
         """Import what jobs with this library need; called while the job is still being prepared."""
 
+    def import_rest(self) -> None:
+        """Import what running a job needs besides; called while the process waits for a checked job to begin."""
+
     def only_one_job(self) -> str | None:
         """Return why a process can serve one job only; None where it can serve one after another."""
         return None

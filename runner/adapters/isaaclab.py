@@ -34,6 +34,14 @@ class IsaacLab(Adapter):
             if importlib.util.find_spec(LIBRARIES[library].module):
                 importlib.import_module(f"isaaclab_rl.entrypoints.backends.train_{library}")
 
+    def import_rest(self) -> None:
+        """Import environments and their physics: Isaac Lab does that when it makes the first one."""
+        if "isaaclab_rl" in sys.modules and isaaclab_lookup.kit_less():
+            import isaaclab.envs.direct_rl_env
+            import isaaclab.envs.manager_based_rl_env  # noqa: F401
+            import isaaclab_newton.physics.mjwarp_manager  # noqa: F401
+            import mujoco_warp  # noqa: F401
+
     def only_one_job(self) -> str | None:
         """Kit, on which all else of Isaac Lab runs, allows one app in the life of a process."""
         if isaaclab_scripts.root() is not None:

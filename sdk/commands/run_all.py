@@ -83,7 +83,8 @@ def _plan(configs: Sequence[Path]) -> list[_Step]:
 def _with_policy(config: dict[str, Any], model: type[JobRequest], trained: str) -> dict[str, Any]:
     """Name the training as the source of the policy, where a policy is needed and none is named."""
     if model is SubmitRequest:
-        if config.get("control", {}).get("task_mode") != "policy" or "policy" in config:
+        control = config.get("control")
+        if not isinstance(control, dict) or control.get("task_mode") != "policy" or "policy" in config:
             return config
         return config | {"policy": {"from_job": {"job_id": trained}}}
     assert model.SECTION is not None

@@ -17,7 +17,7 @@ from simyard.store import keys
 from simyard.tasks import kept_sessions
 from simyard.tasks.resolve import resolve
 
-_IMPORT_ONLY = {"trainingConfig": {"task": "Isaac-Cartpole-Direct"}}
+_IMPORT_ONLY = {"trainingConfig": {"task": "Isaac-Cartpole-Direct"}, "overrides": []}
 """What stands for all jobs of Isaac Lab where no config is named: nothing of it is run."""
 
 
@@ -40,8 +40,8 @@ def start(
     site = Site.from_env()
     store = open_store(absolute(reference or site.store))
     model = TrainRequest if config is None else model_of(read_config(config, TrainRequest))
-    given = read_config(config, model, settings) if config else {**_IMPORT_ONLY}
-    request = check_config(given, model)
+    given = read_config(config, model, settings)
+    request = check_config(given if config else _IMPORT_ONLY | given, model)
     resolved = resolve(request, store, keys.new_job_id(), config.resolve().parent if config else Path.cwd())
     live = LiveLine()
     state = kept_sessions.start(

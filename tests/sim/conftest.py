@@ -3,7 +3,7 @@
 import fcntl
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -22,13 +22,20 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def yard(prefect_server: Server, tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Yard:
-    """The command line with a home of this worker's own, and the common store, whose name is awkward on purpose."""
+def yard(prefect_server: Server, tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Iterator[Yard]:
+    """The command line with a home of this worker's own, and the common store, whose name is awkward on purpose.
+
+    Its machine keeps a session, which most jobs run in; those with packages or other variables start cold.
+    """
     folder = tmp_path_factory.mktemp("yard")
     config = folder / "config.json"
     config.write_text(json.dumps(CONFIG))
     command = CommandLine({**os.environ, **prefect_server.env, **ENV, "SIMYARD_HOME": str(folder / "home")})
-    return Yard(command, config, folder / "home", shared / "a store, ünïcode")
+    yard = Yard(command, config, folder / "home", shared / "a store, ünïcode")
+    started = command("sessions", "start", config, "--store", yard.store, "--idle-minutes", 90, timeout_s=300)
+    assert started.returncode == 0, started.stderr
+    yield yard
+    command("sessions", "stop", "--all")
 
 
 @pytest.fixture(scope="session")
