@@ -30,12 +30,9 @@ def register_tasks(overlay: Path | None, import_callback: str | None = None) -> 
     Raises:
         RequestError: If one of them does not import.
     """
-    import isaaclab_tasks  # noqa: F401
-    from isaaclab.cli import load_external_tasks
-
     use_overlay(overlay)
     try:
-        load_external_tasks()
+        _load_tasks(overlay)
         if import_callback:
             module, _, function = import_callback.partition(":")
             loaded = importlib.import_module(module)
@@ -47,6 +44,22 @@ def register_tasks(overlay: Path | None, import_callback: str | None = None) -> 
             code="task_package_import",
             advice="Mend the package; the traceback is in command.stderr.log.",
         ) from error
+
+
+def _load_tasks(overlay: Path | None) -> None:
+    """Import Isaac Lab's tasks and those of installed packages; looking for the latter takes 50 ms each time."""
+    global _loaded
+    if overlay is None and _loaded:
+        return
+    import isaaclab_tasks  # noqa: F401
+    from isaaclab.cli import load_external_tasks
+
+    load_external_tasks()
+    _loaded = True
+
+
+_loaded = False
+"""Whether that has happened in this process."""
 
 
 @contextmanager

@@ -217,8 +217,11 @@ def _torch_state() -> Iterator[Callable[[], object]]:
     generator, grad, dtype = torch.get_rng_state(), torch.is_grad_enabled(), torch.get_default_dtype()
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     anomalies = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+
+    def determinism() -> tuple[bool, bool]:
+        return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+    deterministic = determinism()
     flags = [(torch.backends.cudnn, name) for name in ("enabled", "benchmark", "deterministic", "allow_tf32")]
     flags.append((torch.backends.cuda.matmul, "allow_tf32"))
     before = [(place, name, getattr(place, name)) for place, name in flags]
@@ -228,10 +231,12 @@ def _torch_state() -> Iterator[Callable[[], object]]:
         torch.set_rng_state(generator)
         torch.set_grad_enabled(grad)
         torch.set_default_dtype(dtype)
-        torch.set_default_device(None)
+        if torch.get_default_device().type != "cpu":
+            torch.set_default_device(None)
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        if determinism() != deterministic:  # to say it imports torch's compiler, which takes seconds
+            torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
         torch.autograd.set_detect_anomaly(*anomalies)
         for place, name, value in before:
             setattr(place, name, value)

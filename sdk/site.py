@@ -14,6 +14,8 @@ from simyard.runner.errors import RequestError
 _KEPT_FROM_WORKLOADS = ("AWS_", "PREFECT_", "SIMYARD_")
 _GIVEN_TO_WORKLOADS = (SAFE_GLOBALS,)
 _CACHE_GB = 20.0
+_FLOW_RUN = "PREFECT__FLOW_RUN_ID"
+"""What the process of a flow run, started by a worker, has in its environment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,10 @@ class Site:
         env.setdefault("OMP_NUM_THREADS", "1")
         env.setdefault("GIT_PYTHON_REFRESH", "quiet")  # git may be absent; only the code diff needs it
         env["PYTHONUNBUFFERED"] = "1"
+        if _FLOW_RUN in os.environ and "PYTHONPATH" in env:
+            # Prefect puts the folder in which it runs a flow there, a new one each time.
+            entries = [entry for entry in env.pop("PYTHONPATH").split(os.pathsep) if entry and entry != os.getcwd()]
+            env |= {"PYTHONPATH": os.pathsep.join(entries)} if entries else {}
         if embedded_assets and not self.has_own_assets and (root := embedded_root(self.home / "assets")):
             env["ISAACSIM_ASSET_ROOT"] = str(root)
         return env

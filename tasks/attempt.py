@@ -20,11 +20,11 @@ from typing import Any
 import psutil
 
 from simyard.runner.errors import Category, Failure, RequestError, SimyardError, StoreError, WorkloadError
+from simyard.runner.keeper import LentWorkload
 from simyard.runner.packages import install
 from simyard.runner.paths import AttemptPaths, read_json, write_json
 from simyard.runner.spec import AttemptSpec, Facts, InputFile
 from simyard.runner.supervise import Ending, Watched, supervise
-from simyard.runner.workload import ChildWorkload
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.judge import diagnostics, judge, last_traceback
@@ -137,8 +137,11 @@ class _Attempt:
         # Before anything is fetched: what takes longest when it starts cold is importing the simulator.
         self.lease = self.sessions.take(job, self.store.url(), lambda note: self.log("staging", "note", note))
         workload = self.lease.workload
-        if workload.jobs == 0 and isinstance(workload, ChildWorkload):
-            # What it imported while it waited belongs to the start-up.
+        is_warm = workload.jobs > 0
+        if isinstance(workload, LentWorkload):
+            self.log("staging", "note", f"in {workload.session_id}, which this machine keeps")
+            is_warm = True
+        elif not is_warm:  # what it imported while it waited belongs to the start-up
             self.timings.began = min(self.timings.began, workload.started)
         inputs = self.kind.inputs(job, self.spec.resume)
         for file in (*job.packages, *inputs):
@@ -156,7 +159,7 @@ class _Attempt:
             # A rollout names the module itself.
             if job.kind != "rollout" and not package.task_entry_points and job.import_callback is None:
                 job = replace(job, import_callback=registering_module(package))
-        self._stage("checking" if workload.jobs else "importing")
+        self._stage("checking" if is_warm else "importing")
         self.facts = self.lease.check(job, self.paths.overlay if job.packages else None, files)
         self.spec = replace(self.spec, job=job)
         for note in self.facts.notes:

@@ -17,7 +17,7 @@ _NOT_OF_THE_MACHINE = frozenset(
     ("_", "COLUMNS", "HISTFILE", "HOSTNAME", "LINES", "LS_COLORS", "MAIL", "OLDPWD", "PROMPT_COMMAND", "PS1", "PWD",
      "SHLVL", "STY", "TERM", "VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "WINDOWID")
 )  # fmt: skip
-_NOT_OF_THE_MACHINE_EITHER = ("DBUS_", "MAKE", "SSH_", "TERM_", "TMUX", "VSCODE_", "XDG_SESSION_")
+_NOT_OF_THE_MACHINE_EITHER = ("DBUS_", "MAKE", "PYTEST_", "SSH_", "TERM_", "TMUX", "VSCODE_", "XDG_SESSION_")
 """Variables, and beginnings of their names, that tell one terminal from another, and that no simulator reads."""
 
 Needs = dict[str, Any]

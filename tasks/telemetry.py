@@ -12,6 +12,8 @@ from typing import Any
 import psutil
 
 INTERVAL_S = 2.0
+FIRST_S = 0.3
+"""Until the first row: a job in a warm simulator may be over in a second."""
 COLUMNS = (
     "time_s", "cpu_percent", "memory_bytes", "processes",
     "gpu_percent", "gpu_memory_bytes", "gpu_power_watts", "gpu_temperature_c",
@@ -43,7 +45,9 @@ class Telemetry:
             rows = csv.writer(file)
             rows.writerow(COLUMNS)
             self._processes()  # the first look at a process has no CPU load: it counts from here
-            while not self._stop.wait(INTERVAL_S):
+            wait_s = FIRST_S
+            while not self._stop.wait(wait_s):
+                wait_s = INTERVAL_S
                 processes = self._processes()
                 if processes[-1]:  # none is left once it has ended, and nothing was measured then
                     rows.writerow([round(time.monotonic() - self._began, 1), *processes, *self._gpu_sample()])

@@ -57,6 +57,24 @@ def gone(pool: Pool) -> bool:
     return not workloads(pool)
 
 
+def test_a_job_in_a_pool_uses_the_session_that_the_workers_machine_keeps(
+    scenario_pool: Pool, simyard: CommandLine, write_config: Any, store: Path
+) -> None:
+    config = write_config(description="", trainingConfig__maxIterations=4)
+    on_the_worker = {**SCENARIO, "SIMYARD_HOME": str(scenario_pool.home)}
+    started = simyard("sessions", "start", "--set", "computeConfig.gpusPerNode=0", "--store", store, **on_the_worker)
+    assert started.returncode == 0, started.stderr
+    session_id = started.stdout.strip()
+    try:
+        done = simyard("train", config, "--pool", scenario_pool.name, "--store", store, "--json")
+        assert done.returncode == 0, done.stderr
+        log = job_of(store) / "attempts" / "001" / "files" / "runner.log"
+        assert f"in {session_id}, which this machine keeps" in log.read_text()
+    finally:
+        stopped = simyard("sessions", "stop", session_id, **on_the_worker)
+    assert stopped.returncode == 0, stopped.stderr
+
+
 def test_flow_processes_that_die_are_replaced_and_the_job_goes_on(
     scenario_pool: Pool, simyard: CommandLine, write_config: Any, store: Path, api: Api
 ) -> None:

@@ -17,7 +17,7 @@ from simyard.runner.environment import fresh_environment
 from simyard.runner.errors import RequestError
 from simyard.runner.libraries import get_library
 from simyard.runner.paths import AttemptPaths, read_json, write_json
-from simyard.runner.session import run
+from simyard.runner.session import run_alone
 from simyard.runner.spec import AttemptSpec
 
 
@@ -38,7 +38,7 @@ def play(paths: AttemptPaths, checkpoint: Path) -> None:
         write_json(paths.root / "refused.json", error.failure.to_json())
         return
     write_json(paths.facts, facts.to_json())
-    run(paths)
+    run_alone(paths)
 
 
 if __name__ == "__main__":

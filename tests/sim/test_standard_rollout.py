@@ -320,7 +320,7 @@ def bad_cases(folder: Path) -> dict[str, tuple[Case, str]]:
 def program(folder: Path) -> Iterator[tuple[str, Any]]:
     """Check and run everything in one process."""
     from simyard.runner.rollout import standard
-    from simyard.runner.session import run
+    from simyard.runner.session import run_alone
 
     def refusal(case: Case) -> str | None:
         try:
@@ -339,7 +339,7 @@ def program(folder: Path) -> Iterator[tuple[str, Any]]:
         main = main_file(folder / f"{name}.zip", kind, folder / name)
         yield name, describe(main, kind, None, {"initial_positions": {"squeeze": 0.02}} if name == "hand" else {})
     for name, case in cases(folder).items():
-        yield name, run(case.prepare(folder / name))
+        yield name, run_alone(case.prepare(folder / name))
 
 
 ROBOTS = [

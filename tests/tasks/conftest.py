@@ -1,28 +1,9 @@
 """The scenario simulator, driven without Prefect."""
 
-import os
-
 import pytest
 from scenario import play
 
 from simyard.site import Site
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup():
-    _forget_the_test()
-    return (yield)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_pyfunc_call():
-    _forget_the_test()
-    return (yield)
-
-
-def _forget_the_test():
-    """Remove pytest's own variable: it changes from test to test, and would tell their processes apart."""
-    os.environ.pop("PYTEST_CURRENT_TEST", None)
 
 
 @pytest.fixture(scope="session")
