@@ -19,6 +19,7 @@ from simyard.tasks.collect import collect
 from simyard.tasks.launch import launch_inline
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
+from simyard.tasks.sessions import Sessions
 from simyard.tasks.stage import stage
 
 INSTALLATION = Path(__file__).parents[1] / "isaaclab23"
@@ -38,7 +39,8 @@ def train(tmp_path, **changes):
     resolved = resolve(request, store, keys.new_job_id(), tmp_path)
     stage(resolved, store)
     site = Site(home=tmp_path / "home", store="", python=sys.executable)
-    launch_inline(resolved.spec, store, site, Observer(), None)
+    with Sessions(site) as sessions:
+        launch_inline(resolved.spec, store, sessions, Observer())
     return persist(resolved.spec, collect(resolved.spec, store), store), store
 
 

@@ -23,7 +23,8 @@ def killed(yard: Yard) -> Job:
     """A job whose simulator was ended by SIGKILL, once."""
     settings = [f"maxIterations={ITERATIONS}", "agent.save_interval=5"]
     arguments = [part for setting in settings for part in ("--set", setting)]
-    process = yard.command.start("train", yard.config, *arguments, "--store", yard.store, "--json")
+    # In a simulator of its own: that of a session is no child of the command.
+    process = yard.command.start("train", yard.config, *arguments, "--store", yard.store, "--json", "--session", "off")
     try:
         work = yard.home / "work"
         pattern = f"*/001-{process.pid}/work/logs/rsl_rl/*/*/model_15.pt"

@@ -24,6 +24,7 @@ from simyard.tasks.collect import collect
 from simyard.tasks.launch import launch_inline
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
+from simyard.tasks.sessions import Sessions
 from simyard.tasks.stage import stage
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
@@ -153,7 +154,8 @@ class Roller:
         stage(resolved, self.store)
         failure = None
         try:
-            launch_inline(resolved.spec, self.store, self.site, observer or Observer(), None)
+            with Sessions(self.site) as sessions:
+                launch_inline(resolved.spec, self.store, sessions, observer or Observer())
         except WorkloadError as error:
             failure = error.failure
         result = persist(resolved.spec, collect(resolved.spec, self.store, failure), self.store)
@@ -327,8 +329,8 @@ def test_an_asset_that_is_gone_is_told_as_that(roll):
     resolved = resolve(request, roll.store, keys.new_job_id(), roll.folder)
     stage(resolved, roll.store)
     roll.store.delete(resolved.spec.packages[0].key)
-    with pytest.raises(WorkloadError, match=r"package\.zip"):
-        launch_inline(resolved.spec, roll.store, roll.site, Observer(), None)
+    with pytest.raises(WorkloadError, match=r"package\.zip"), Sessions(roll.site) as sessions:
+        launch_inline(resolved.spec, roll.store, sessions, Observer())
     attempt = Path(roll.site.store) / "jobs" / resolved.spec.job_id / "attempts/001"
     staged = (attempt / "files/asset_staging.log").read_text()
     assert "status=failed" in staged

@@ -45,7 +45,8 @@ class Machine(play.Player):
         self.reserve(self.stage(""), self.sessions)
 
     def run(self, scenario="", observer=None, *, sessions=None, iterations=SHORT, **changes):
-        changes = {"retries": 0, **changes}
+        # What follows a job takes a moment on a busy machine, and is no hang.
+        changes = {"retries": 0, **changes, "timeouts": {"closeSeconds": 30, **changes.get("timeouts", {})}}
         left = self.play(scenario, observer, sessions=sessions or self.sessions, iterations=iterations, **changes)
         self.pids |= set(started(left.stdout()))
         self.last = left.pid
