@@ -65,13 +65,13 @@ def inline(given: Inline) -> Iterator[None]:
 
 
 @contextmanager
-def sharing() -> Iterator[None]:
-    """Have the jobs of a flow that runs several share simulators."""
-    if _INLINE.get() is not None:
-        yield
+def sharing() -> Iterator[Inline]:
+    """Have the jobs of a flow that runs several share simulators; yield what the caller gave, or stands in for that."""
+    if (given := _INLINE.get()) is not None:
+        yield given
         return
-    with Sessions(Site.from_env(), Bounds()) as sessions, inline(Inline(sessions=sessions)):
-        yield
+    with Sessions(Site.from_env(), Bounds()) as sessions, inline(given := Inline(sessions=sessions)):
+        yield given
 
 
 _INLINE: ContextVar[Inline | None] = ContextVar("inline", default=None)
@@ -150,9 +150,7 @@ def _attempt(job_id: str, store: str, pool: str | None) -> None:
         return
     curves.import_ahead()
     logger = get_run_logger()
-    with sharing():
-        given = _INLINE.get()
-        assert given is not None
+    with sharing() as given:
         observer = Observer(
             progress=_Progress(job_id, given.watcher),
             lines=lambda lines: logger.info("\n".join(lines)),

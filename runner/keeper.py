@@ -25,7 +25,7 @@ from typing import Any
 from simyard.runner.errors import Category, Failure, SimyardError, WorkloadError
 from simyard.runner.paths import AttemptPaths, read_json, write_json
 from simyard.runner.spec import AttemptSpec, Bounds, JobSpec, Wire
-from simyard.runner.workload import ChildWorkload, LineSocket, Workload
+from simyard.runner.workload import ChildWorkload, LineSocket, Workload, has_token
 
 PREPARE_S = 1800.0
 """Importing the simulator, and warming up with an empty kernel cache."""
@@ -113,7 +113,7 @@ class LentWorkload(Workload):
         super().__init__(lines, greeting["token"], folder.log)
         self.session_id: str = greeting["session_id"]
         self.jobs = greeting["jobs"]
-        self._pid: int | None = greeting["pid"] if _has_token(greeting["pid"], greeting["token"]) else None
+        self._pid: int | None = greeting["pid"] if has_token(greeting["pid"], greeting["token"]) else None
 
     @classmethod
     def borrow(cls, folder: SessionFolder, needs: dict[str, Any]) -> LentWorkload | None:
@@ -142,8 +142,11 @@ class LentWorkload(Workload):
         """Whether it would take a job."""
         return not self._ended and not self._busy and self.leaving is None
 
-    def give_back(self) -> None:
-        """Let somebody else have it."""
+    def let_go(self) -> None:
+        """Let somebody else have it, or have it ended where it takes no other job."""
+        if not self.is_waiting:
+            self.end(0.0)
+            return
         self._lines.close()
         self._ended = True
 
@@ -163,12 +166,6 @@ class LentWorkload(Workload):
 
     def _exit_code(self) -> int:
         return self.code if self._exited else -signal.SIGKILL  # a keeper that dies takes the workload with it
-
-
-def _has_token(pid: int, token: str) -> bool:
-    with suppress(OSError):
-        return token.encode() in Path(f"/proc/{pid}/environ").read_bytes()
-    return False
 
 
 def keep(root: Path) -> int:

@@ -90,7 +90,7 @@ class _Session:
         match request["op"]:
             case "ready":
                 self.adapter.import_rest()
-                return {"event": "ready", "only_one_job": self.adapter.only_one_job(), "pid": os.getpid()}
+                return {"event": "ready", "only_one_job": self.adapter.only_one_job()}
             case "check":
                 overlay = Path(request["overlay"]) if request["overlay"] else None
                 files = {digest: Path(path) for digest, path in request["files"].items()}
@@ -128,7 +128,7 @@ class _Session:
         if leaving is None:  # what follows takes a moment
             leaving = self.isolation.left_over() or self.adapter.left_over()
             self.code.remember()
-        return {"event": "done", "code": code, "leaving": leaving, "jobs": self.jobs, "memory_bytes": memory}
+        return {"event": "done", "code": code, "leaving": leaving, "memory_bytes": memory}
 
     def _enough(self, memory: int) -> str | None:
         if self.jobs >= self.bounds.jobs:

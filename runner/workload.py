@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -59,6 +60,10 @@ class Workload:
 
     def end(self, grace_s: float) -> None:
         """End the process and everything it started: SIGTERM, a grace, SIGKILL, and whoever left the group."""
+        raise NotImplementedError
+
+    def let_go(self) -> None:
+        """Have no more to do with it: whoever started it decides what becomes of it."""
         raise NotImplementedError
 
     def ready(self, timeout_s: float) -> dict[str, Any]:
@@ -267,6 +272,11 @@ class ChildWorkload(Workload):
         self._lines.close()
         self._ended = True
 
+    def let_go(self) -> None:
+        """End it, and remove what it printed while it had no job."""
+        self.end(0.0)
+        shutil.rmtree(self.log.parent, ignore_errors=True)
+
     def _exit_code(self) -> int:
         return self._process.wait()
 
@@ -340,9 +350,13 @@ def kill_family(token: str) -> None:
 
 def with_token(token: str) -> Iterator[int]:
     """Yield every process that inherited this workload's token, also those that left its group."""
-    wanted = f"{TOKEN}={token}".encode()
     for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            with contextlib.suppress(OSError):
-                if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                    yield int(folder.name)
+        if folder.name.isdigit() and has_token(int(folder.name), token):
+            yield int(folder.name)
+
+
+def has_token(pid: int, token: str) -> bool:
+    """Return whether a process is there and has inherited this workload's token."""
+    with contextlib.suppress(OSError):
+        return f"{TOKEN}={token}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return False

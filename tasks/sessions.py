@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -67,10 +66,7 @@ class Sessions:
         """End all that wait, and let go of those that the machine keeps."""
         while self._idle:
             _, workload = self._idle.pop()
-            if isinstance(workload, LentWorkload) and workload.is_waiting:
-                workload.give_back()
-            else:
-                _end(workload)
+            workload.let_go()
 
     def find(self, job: JobSpec, wanted: Needs, log: Callable[[str], None], *, embedded_assets: bool) -> Workload:
         """Return a process that has what is wanted; it is the caller's until it is put back."""
@@ -94,7 +90,7 @@ class Sessions:
                 has, workload = entry
                 if not workload.is_waiting:
                     self._idle.remove(entry)
-                    _end(workload)
+                    workload.let_go()
                 elif has == wanted and not (fresh and workload.jobs):
                     self._idle.remove(entry)
                     return workload
@@ -178,12 +174,10 @@ class Lease:
             return
         self._over = True
         workload = self.workload
-        if isinstance(workload, LentWorkload) and workload.is_waiting:
-            workload.give_back()
-        elif isinstance(workload, ChildWorkload) and workload.is_waiting and self._may_serve_another(workload):
+        if isinstance(workload, ChildWorkload) and workload.is_waiting and self._may_serve_another(workload):
             self._sessions.put(self._wanted, workload)
         else:
-            _end(workload)
+            workload.let_go()
 
     def _may_serve_another(self, workload: Workload) -> bool:
         return self._sessions.shares(self._job) and workload.jobs < self._sessions.bounds.jobs
@@ -193,13 +187,6 @@ class Lease:
         sessions = self._sessions
         self._wanted = needs(sessions.site, self._job, self._project, embedded_assets=embedded_assets)
         self.workload = sessions.find(self._job, self._wanted, self._log, embedded_assets=embedded_assets)
-
-
-def _end(workload: Workload) -> None:
-    """End a process, and remove what it printed while it had no job."""
-    workload.end(0.0)
-    if isinstance(workload, ChildWorkload):
-        shutil.rmtree(workload.log.parent, ignore_errors=True)
 
 
 def registering_module(package: InstalledPackage) -> str:

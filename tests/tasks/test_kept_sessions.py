@@ -176,7 +176,7 @@ def test_a_job_of_another_project_is_refused_twice(kept, tmp_path):
     lent = LentWorkload.borrow(folder, needs(kept.site, job, kept.store.url()))
     assert lent.pid == kept.standing()["pid"]
     assert LentWorkload.borrow(folder, needs(kept.site, job, kept.store.url())) is None
-    lent.give_back()
+    lent.let_go()
     kept.ready()
 
 
@@ -192,7 +192,7 @@ def test_a_caller_that_talks_nonsense_is_let_go(kept, nonsense):
     lent = LentWorkload.borrow(folder, needs(kept.site, kept.stage(""), kept.store.url()))
     assert lent is not None
     assert lent.pid == pid
-    lent.give_back()
+    lent.let_go()
 
 
 def cancel_after(iterations):
