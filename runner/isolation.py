@@ -249,7 +249,7 @@ def _torch_state() -> Iterator[Callable[[], object]]:
 
 
 def _registries() -> Iterator[Callable[[], object]]:
-    """Gymnasium's tasks that were there before, and Hydra's one global object.
+    """Gymnasium's tasks that were there before, Hydra's one global object, and skrl's seed.
 
     A task that was added stays: the module that did it was imported for good, and does not do it again.
     """
@@ -262,3 +262,10 @@ def _registries() -> Iterator[Callable[[], object]]:
             hydra.GlobalHydra.instance().clear()
 
     yield clear_hydra
+
+    def clear_skrl() -> None:
+        # It seeds the first reset of an environment with the last seed given: 0 in a process of its own.
+        if (skrl := sys.modules.get("skrl")) is not None:
+            skrl.config.torch.key = 0
+
+    yield clear_skrl

@@ -206,7 +206,7 @@ class _Attempt:
                 reader=self.kind.reader(self.spec, self.facts),
                 watch=self._watch,
             )
-        self._note_times(ending.watched)
+        self._show(ending.watched)  # what it did since the last look
         self.log("session", "note", ending.leaving or "it waits for another job", jobs_before=earlier)
         return ending
 
@@ -303,6 +303,10 @@ class _Attempt:
             raise WorkloadError(CANCELED)
 
     def _watch(self, seen: Watched) -> Failure | None:
+        self._show(seen)
+        return CANCELED if self.mirror.cancel_requested.is_set() or self.observer.canceled() else None
+
+    def _show(self, seen: Watched) -> None:
         status = self.mirror.status
         if seen.done != status["done"] or seen.reward != status["reward"]:
             status["done"] = seen.done
@@ -311,7 +315,6 @@ class _Attempt:
                 status["reward"] = seen.reward
             self._note_times(seen)
         self.observer.progress(status)
-        return CANCELED if self.mirror.cancel_requested.is_set() or self.observer.canceled() else None
 
     def _note_times(self, seen: Watched) -> None:
         if seen.first_progress is not None and seen.last_progress is not None:

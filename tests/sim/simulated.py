@@ -194,7 +194,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
     assert first.keys() == second.keys()
     assert len(first) > 10
     different = [name for name in first if not torch.equal(first[name], second[name])]
-    assert not different
+    assert not different, different
 
 
 def _tensors(path: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
