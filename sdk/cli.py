@@ -247,6 +247,145 @@ def submit(
     _end_as(result, as_json)
 
 
+@main.command("managed-train")
+@click.argument("arguments", nargs=-1, metavar="CONFIG [KEY=VALUE]...")
+@STORE
+@POOL
+@SETTINGS
+@click.option("--wait", is_flag=True, help="Stay until the run has ended; without it the run goes on by itself.")
+@JSON
+@_plainly
+def managed_train(
+    arguments: tuple[str, ...],
+    store: str | None,
+    pool: str | None,
+    settings: tuple[str, ...],
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Train in a loop of rollouts and calls of your own trainer, as CONFIG says.
+
+    CONFIG is the JSON body of `POST /v1/training-runs`.
+    """
+    from simyard.commands import training_runs as command
+
+    config, more = _config_and_settings(arguments)
+    if config is None:
+        raise RequestError("Missing CONFIG.", code="bad_command", advice="Name a JSON file.")
+    standing = command.start(config, (*settings, *more), store, pool, wait=wait, quiet=as_json or not wait)
+    _end_run_as(standing, as_json)
+
+
+@main.group()
+def runs() -> None:
+    """Look at managed training runs; pause, resume and cancel them."""
+
+
+@runs.command("list")
+@STORE
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many, newest first.")
+@JSON
+@_plainly
+def list_runs(store: str | None, limit: int, as_json: bool) -> None:
+    """List runs, newest first."""
+    from simyard.commands import training_runs as command
+
+    found = command.list_runs(store, limit)
+    click.echo(json.dumps(found) if as_json else command.table(found))
+
+
+@runs.command("show")
+@click.argument("run_id")
+@STORE
+@JSON
+@_plainly
+def show_run(run_id: str, store: str | None, as_json: bool) -> None:
+    """Show how a run stands, its iterations and its checkpoints."""
+    from simyard.commands import training_runs as command
+
+    found = command.show(run_id, store)
+    click.echo(json.dumps(found) if as_json else command.describe(found))
+
+
+@runs.command("watch")
+@click.argument("run_id")
+@STORE
+@JSON
+@_plainly
+def watch_run(run_id: str, store: str | None, as_json: bool) -> None:
+    """Print a run's events as they come, until it has ended; exit as the run does."""
+    from simyard.commands import jobs
+    from simyard.commands import training_runs as command
+
+    _end_run_as(command.watch(jobs.open_site_store(store), run_id, quiet=as_json), as_json)
+
+
+@runs.command("pause")
+@click.argument("run_id")
+@STORE
+@_plainly
+def pause_run(run_id: str, store: str | None) -> None:
+    """Begin nothing new; what is in progress comes to its end."""
+    from simyard.commands import training_runs as command
+
+    command.say(run_id, store, "pause")
+    click.echo(f"{run_id} begins nothing new. Let it go on: simyard runs resume {run_id}")
+
+
+@runs.command("resume")
+@click.argument("run_id")
+@STORE
+@POOL
+@click.option("--wait", is_flag=True, help="Stay until the run has ended.")
+@JSON
+@_plainly
+def resume_run(run_id: str, store: str | None, pool: str | None, wait: bool, as_json: bool) -> None:
+    """Let a paused run go on, or take up one whose process was lost, where it stopped."""
+    from simyard.commands import training_runs as command
+
+    _end_run_as(command.resume(run_id, store, pool, wait=wait, quiet=as_json or not wait), as_json)
+
+
+@runs.command("cancel")
+@click.argument("run_id")
+@STORE
+@_plainly
+def cancel_run(run_id: str, store: str | None) -> None:
+    """End a run now; its checkpoints are kept."""
+    from simyard.commands import training_runs as command
+
+    command.say(run_id, store, "cancel")
+    click.echo(f"{run_id} will stop within seconds and keep what it has.")
+
+
+@runs.command("verify")
+@click.argument("run_id")
+@STORE
+@JSON
+@_plainly
+def verify_run(run_id: str, store: str | None, as_json: bool) -> None:
+    """Read everything of a run, and check digests, lineage and events; exit 1 if something is wrong."""
+    from simyard.commands import training_runs as command
+
+    problems = command.verify(run_id, store, quiet=as_json)
+    if as_json:
+        click.echo(json.dumps({"run_id": run_id, "problems": problems}))
+    else:
+        click.echo("\n".join(problems) or f"{run_id}: every checkpoint, dataset, rollout and event is what it says.")
+    sys.exit(EXIT_JOB_FAILED if problems else EXIT_SUCCEEDED)
+
+
+def _end_run_as(standing: dict[str, Any], as_json: bool) -> NoReturn:
+    """Print how a run stands, and exit as it ended; one that has not is no failure."""
+    if as_json:
+        click.echo(json.dumps(standing))
+    elif standing["status"] not in _EXITS:
+        folder = standing["store"].rpartition("/training-runs/")[0]
+        click.echo(f"{standing['run_id']} is {standing['status']}.")
+        click.echo(f"Follow it: simyard runs watch {standing['run_id']} --store {folder}")
+    sys.exit(EXIT_BAD_REQUEST if standing["ended_by"] == "refused" else _EXITS.get(standing["status"], EXIT_SUCCEEDED))
+
+
 def _end_as(standing: dict[str, Any], as_json: bool) -> NoReturn:
     """Print a result as `_finish` does; of a job that has not ended, how it stands, which is no failure."""
     if standing["status"] in _EXITS:

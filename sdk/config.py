@@ -10,17 +10,17 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
 
-from simyard.requests import EvaluateRequest, ExportRequest, JobRequest, TrainRequest, section_fields
+from simyard.requests import Body, EvaluateRequest, ExportRequest, JobRequest, TrainRequest, section_fields
 from simyard.runner.errors import RequestError, unknown
 from simyard.runner.libraries import LIBRARIES
 from simyard.submission import SubmitRequest
 
 MAX_CONFIG_BYTES = 1_000_000
 
-Request = TypeVar("Request", bound=JobRequest)
+Request = TypeVar("Request", bound=Body)
 
 
-def read_config(path: Path | None, model: type[JobRequest], settings: Iterable[str] = ()) -> dict[str, Any]:
+def read_config(path: Path | None, model: type[Body], settings: Iterable[str] = ()) -> dict[str, Any]:
     """Read a config file and apply `key=value` settings to it.
 
     Args:
@@ -119,7 +119,7 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _apply(config: dict[str, Any], setting: str, model: type[JobRequest]) -> None:
+def _apply(config: dict[str, Any], setting: str, model: type[Body]) -> None:
     key, equals, text = setting.partition("=")
     if not equals or not key:
         raise RequestError(f"--set {setting!r} is not key=value.", code="bad_setting", advice="For example numEnvs=64.")
@@ -148,7 +148,7 @@ def _apply(config: dict[str, Any], setting: str, model: type[JobRequest]) -> Non
     node[path[-1]] = value
 
 
-def _explain(problem: dict[str, Any], model: type[JobRequest]) -> str:
+def _explain(problem: dict[str, Any], model: type[Body]) -> str:
     """Return one validation problem in words."""
     where = ".".join(str(part) for part in problem["loc"]) or "config"
     if problem["type"] == "extra_forbidden":
@@ -162,7 +162,7 @@ def _explain(problem: dict[str, Any], model: type[JobRequest]) -> str:
     return f"{where}: {message}, not {given if len(given) < 80 else given[:77] + '…'}"
 
 
-def _fields(location: tuple[Any, ...], request: type[JobRequest]) -> list[str]:
+def _fields(location: tuple[Any, ...], request: type[Body]) -> list[str]:
     model: Any = request
     for part in location:
         field = next((f for name, f in model.model_fields.items() if part in (name, to_camel(name))), None)

@@ -70,11 +70,20 @@ class ShortTimeouts(Timeouts):
     """The whole attempt; 2 h by default."""
 
 
-class JobRequest(_Model):
-    """What every job has."""
+class Body(_Model):
+    """What users send, of any kind."""
 
     SECTION: ClassVar[str | None] = None
     """The field that holds what is the kind's own; None where that stands at the top."""
+
+    @property
+    def library(self) -> str | None:
+        """The library that the request names; None where it leaves that open."""
+        return None
+
+
+class JobRequest(Body):
+    """What every job has."""
 
     name: Name
     """Display name."""
@@ -88,11 +97,6 @@ class JobRequest(_Model):
     """When to lose patience."""
     retries: int = Field(2, strict=True, ge=0, le=20)
     """Further attempts after an infrastructure failure, each from the last valid checkpoint."""
-
-    @property
-    def library(self) -> str | None:
-        """The library that the request names; None where it leaves that open."""
-        return None
 
 
 class TaskRequest(JobRequest):
@@ -145,7 +149,7 @@ class TaskRequest(JobRequest):
         return self
 
 
-def section_fields(model: type[JobRequest]) -> list[str]:
+def section_fields(model: type[Body]) -> list[str]:
     """Return the names of the fields in a request's own section; none where it has no section."""
     if model.SECTION is None:
         return []

@@ -14,6 +14,7 @@ from simyard.runner.errors import RequestError
 _KEPT_FROM_WORKLOADS = ("AWS_", "PREFECT_", "SIMYARD_")
 _GIVEN_TO_WORKLOADS = (SAFE_GLOBALS,)
 _CACHE_GB = 20.0
+_USD_PER_GPU_HOUR = 2.99
 _FLOW_RUN = "PREFECT__FLOW_RUN_ID"
 """What the process of a flow run, started by a worker, has in its environment."""
 
@@ -32,6 +33,10 @@ class Site:
     """`SIMYARD_CACHE_GB`, in gigabytes: how large the cache of inputs may become; 0 keeps none."""
     sessions: bool = True
     """`SIMYARD_SESSIONS`, `on` or `off`: whether a simulator may serve one job after another."""
+    require_gpu: bool = False
+    """`SIMYARD_REQUIRE_GPU`, `on` or `off`: whether every trainer of a managed run must ask for a GPU."""
+    usd_per_gpu_hour: float = _USD_PER_GPU_HOUR
+    """`SIMYARD_USD_PER_GPU_HOUR`: what an hour of one GPU costs; budgets count it."""
 
     @classmethod
     def from_env(cls) -> Site:
@@ -45,8 +50,10 @@ class Site:
             home=home,
             store=os.environ.get("SIMYARD_STORE") or str(home / "store"),
             python=os.environ.get("SIMYARD_PYTHON") or sys.executable,
-            cache_bytes=_cache_bytes(os.environ.get("SIMYARD_CACHE_GB") or str(_CACHE_GB)),
-            sessions=_on_or_off("SIMYARD_SESSIONS", os.environ.get("SIMYARD_SESSIONS") or "on"),
+            cache_bytes=int(_number("SIMYARD_CACHE_GB", _CACHE_GB, "gigabytes; 0 keeps no inputs here") * 1e9),
+            sessions=_on_or_off("SIMYARD_SESSIONS", default="on"),
+            require_gpu=_on_or_off("SIMYARD_REQUIRE_GPU", default="off"),
+            usd_per_gpu_hour=_number("SIMYARD_USD_PER_GPU_HOUR", _USD_PER_GPU_HOUR, "USD"),
         )
 
     @property
@@ -88,21 +95,22 @@ class Site:
         return env
 
 
-def _on_or_off(name: str, value: str) -> bool:
+def _on_or_off(name: str, *, default: str) -> bool:
+    value = os.environ.get(name) or default
     if value not in ("on", "off"):
         raise RequestError(f"{name} is {value!r}.", code="bad_setting", advice="Allowed: 'on', 'off'.")
     return value == "on"
 
 
-def _cache_bytes(gigabytes: str) -> int:
+def _number(name: str, default: float, unit: str) -> float:
+    """Read a setting that is no less than 0; NaN is within no bounds."""
+    text = os.environ.get(name) or str(default)
     try:
-        count = float(gigabytes)
+        value = float(text)
     except ValueError:
-        count = -1.0
-    if not 0 <= count <= 1e6:
+        value = -1.0
+    if not 0 <= value <= 1e6:
         raise RequestError(
-            f"SIMYARD_CACHE_GB is {gigabytes!r}.",
-            code="bad_setting",
-            advice="Give gigabytes, such as 20; 0 keeps no inputs on this machine.",
+            f"{name} is {text!r}.", code="bad_setting", advice=f"Give a number from 0 to 1,000,000, in {unit}."
         )
-    return int(count * 1e9)
+    return value

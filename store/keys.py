@@ -9,6 +9,15 @@ jobs/<job_id>/attempts/<n>/…              what one attempt left: written by th
 jobs/<job_id>/artifacts/…                 what the job promised
 jobs/<job_id>/result.json                 how the job ended, whatever the end
 jobs/<job_id>/artifact_manifest.json      the commit marker of a success, written last
+training-runs/<run_id>/run.json           the frozen managed training run
+training-runs/<run_id>/wish.json          what somebody wants of it: to pause, to go on, to stop
+training-runs/<run_id>/status.json        the heartbeat of the process that drives it
+training-runs/<run_id>/events/…           what happened, in order: written by that process alone
+training-runs/<run_id>/datasets/…         one manifest an iteration, content-addressed
+training-runs/<run_id>/iterations/<n>/…   the trainer's attempts; iteration.json, written last, commits it
+training-runs/<run_id>/checkpoints/…      lineage: one record a checkpoint, whose bytes are an asset
+training-runs/<run_id>/slots/<k>/…        work for the flow run that has a warm simulator in a pool
+training-runs/<run_id>/result.json        how the run ended
 """
 
 from __future__ import annotations
@@ -25,15 +34,17 @@ from simyard.runner.errors import RequestError
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts as it counts
 _JOB_ID = re.compile(r"job-[0-9a-hjkmnp-tv-z]{26}")
+_RUN_ID = re.compile(r"run-[0-9a-hjkmnp-tv-z]{26}")
 _ASSET_ID = re.compile(r"asset-([0-9a-f]{64})")
 
 JOBS = "jobs"
 ASSETS = "assets"
+RUNS = "training-runs"
 
 
 def new_job_id(*, now_ms: int | None = None) -> str:
     """Return a new job id; ids sort by the millisecond in which they were made."""
-    return _job_id((now_ms if now_ms is not None else time.time_ns() // 1_000_000) << 80 | secrets.randbits(80))
+    return f"job-{_new_number(now_ms)}"
 
 
 def job_id_of_run(run_id: uuid.UUID, due: datetime) -> str:
@@ -41,18 +52,45 @@ def job_id_of_run(run_id: uuid.UUID, due: datetime) -> str:
 
     The server makes random UUIDs, so the time comes from the run, and the rest from the UUID.
     """
-    return _job_id(int(due.timestamp() * 1000) << 80 | run_id.int & (1 << 80) - 1)
+    return f"job-{_number_of_run(run_id, due)}"
+
+
+def new_run_id() -> str:
+    """Return a new id of a managed training run; ids sort by the millisecond in which they were made."""
+    return f"run-{_new_number()}"
+
+
+def run_id_of_run(run_id: uuid.UUID, due: datetime) -> str:
+    """Return the id of the managed training run that a flow run drives, as `job_id_of_run` does."""
+    return f"run-{_number_of_run(run_id, due)}"
+
+
+def rollout_job_id(run_id: str, iteration: int, index: int) -> str:
+    """Return the id of a rollout of a managed training run, always the same: whoever takes the run up finds it."""
+    return f"job-{check_run_id(run_id)[4:14]}{_digits_of(f'{run_id}/{iteration}/{index}')}"
 
 
 def follow_up_job_id(job_id: str, what: str) -> str:
     """Return the id of the job that follows another, always the same: a training's export, say."""
-    tail = int.from_bytes(hashlib.sha256(f"{job_id}/{what}".encode()).digest()[:10])
-    return check_job_id(job_id)[:14] + _job_id(tail)[14:]
+    return check_job_id(job_id)[:14] + _digits_of(f"{job_id}/{what}")
 
 
-def _job_id(number: int) -> str:
-    """Return 128 bits as an id."""
-    return "job-" + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+def _new_number(now_ms: int | None = None) -> str:
+    return _digits((now_ms if now_ms is not None else time.time_ns() // 1_000_000) << 80 | secrets.randbits(80))
+
+
+def _number_of_run(run_id: uuid.UUID, due: datetime) -> str:
+    return _digits(int(due.timestamp() * 1000) << 80 | run_id.int & (1 << 80) - 1)
+
+
+def _digits_of(text: str) -> str:
+    """Return what follows the time in an id that stands for a text."""
+    return _digits(int.from_bytes(hashlib.sha256(text.encode()).digest()[:10]))[10:]
+
+
+def _digits(number: int) -> str:
+    """Return 128 bits as the part of an id behind its kind."""
+    return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
 
 
 def check_job_id(job_id: str) -> str:
@@ -64,6 +102,17 @@ def check_job_id(job_id: str) -> str:
             advice="An id looks like 'job-01k…': see `simyard jobs list`.",
         )
     return job_id
+
+
+def check_run_id(run_id: str) -> str:
+    """Return the id, or raise `RequestError` when it is not that of a managed training run."""
+    if not _RUN_ID.fullmatch(run_id):
+        raise RequestError(
+            f"{run_id!r} is not the id of a managed training run.",
+            code="bad_run_id",
+            advice="An id looks like 'run-01k…': see `simyard runs list`.",
+        )
+    return run_id
 
 
 def asset(sha256: str, name: str) -> str:
@@ -193,3 +242,95 @@ class JobKeys:
     def artifact(self, name: str) -> str:
         """The key of one artifact."""
         return f"{self.artifacts}/{name}"
+
+
+@dataclass(frozen=True)
+class IterationKeys:
+    """The keys of one iteration of a managed training run."""
+
+    prefix: str
+
+    @property
+    def record(self) -> str:
+        """How it ended: the commit marker, written last."""
+        return f"{self.prefix}/iteration.json"
+
+    @property
+    def trainer(self) -> str:
+        """The folder of the trainer's attempts."""
+        return f"{self.prefix}/trainer"
+
+    def trainer_file(self, attempt: int, name: str) -> str:
+        """The key of something that one attempt left; attempts are counted from 1."""
+        return f"{self.trainer}/{attempt:03d}/{name}"
+
+
+@dataclass(frozen=True)
+class RunKeys:
+    """The keys of one managed training run."""
+
+    run_id: str
+
+    @property
+    def prefix(self) -> str:
+        """Everything of the run lies below this, save its rollouts, which are jobs, and its checkpoints' bytes."""
+        return f"{RUNS}/{self.run_id}"
+
+    @property
+    def run(self) -> str:
+        """The frozen run."""
+        return f"{self.prefix}/run.json"
+
+    @property
+    def wish(self) -> str:
+        """What somebody wants of it."""
+        return f"{self.prefix}/wish.json"
+
+    @property
+    def status(self) -> str:
+        """The heartbeat of the process that drives it."""
+        return f"{self.prefix}/status.json"
+
+    @property
+    def result(self) -> str:
+        """How it ended."""
+        return f"{self.prefix}/result.json"
+
+    @property
+    def events(self) -> str:
+        """The folder of events, whose names sort as they happened."""
+        return f"{self.prefix}/events"
+
+    @property
+    def iterations(self) -> str:
+        """The folder of iterations."""
+        return f"{self.prefix}/iterations"
+
+    @property
+    def checkpoints(self) -> str:
+        """The folder of lineage records."""
+        return f"{self.prefix}/checkpoints"
+
+    def event(self, number: int) -> str:
+        """The key of one event, counted from 1."""
+        return f"{self.events}/{number:08d}.json"
+
+    def iteration(self, number: int) -> IterationKeys:
+        """The keys of one iteration, counted from 1."""
+        return IterationKeys(f"{self.iterations}/{number:06d}")
+
+    def dataset(self, sha256: str) -> str:
+        """The key of the dataset manifest with this content."""
+        return f"{self.prefix}/datasets/{sha256}.json"
+
+    def checkpoint(self, checkpoint_id: str) -> str:
+        """The key of one lineage record."""
+        return f"{self.checkpoints}/{checkpoint_id}.json"
+
+    def file(self, name: str) -> str:
+        """The key of something for people: the report, the curves."""
+        return f"{self.prefix}/{name}"
+
+    def slot(self, number: int, name: str) -> str:
+        """The key of something of one slot, counted from 0."""
+        return f"{self.prefix}/slots/{number:03d}/{name}"

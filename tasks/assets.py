@@ -76,7 +76,7 @@ def upload(
         StoreError: The file cannot be read, or the store not written.
     """
     path = Path(path)
-    _check_file(path, kind)
+    check_file(path, kind)
     metadata = _check_metadata(metadata)
     digest, size = _inspect(path, kind)
     own = AssetKeys(digest)
@@ -135,8 +135,12 @@ def list_assets(store: Store, limit: int) -> list[dict[str, Any]]:
     return [record for _, record in newest[:limit]]
 
 
-def _check_file(path: Path, kind: str) -> None:
-    """Refuse what is no asset of this kind, as far as it shows from outside."""
+def check_file(path: Path, kind: str) -> None:
+    """Refuse what is no asset of this kind, as far as it shows from outside.
+
+    Raises:
+        RequestError: It is none.
+    """
     if kind not in KINDS:
         raise unknown("kind of asset", kind, KINDS, code="unknown_asset_kind")
     if os.path.isdir(path):

@@ -48,6 +48,7 @@ class Mirror:
             "reward": None,
             "host": platform.node(),
             "pid": os.getpid(),
+            "began_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         self.cancel_requested = threading.Event()
         self.problem: SimyardError | None = None

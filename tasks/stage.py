@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.store.uploads import send
 from simyard.tasks.frame import Resolved
+from simyard.tasks.inputs import LocalInput
 
 
 def stage(resolved: Resolved, store: Store) -> None:
     """Upload what the store lacks. Idempotent: the same bytes are one object."""
-    for found in resolved.inputs:
-        if not store.exists(found.file.key):
-            send(store, found.file, found.path)
+    send_inputs(resolved.inputs, store)
     job = JobKeys(resolved.spec.job_id)
     if not store.exists(job.job):
         store.put_json(job.job, resolved.spec.to_json())
+
+
+def send_inputs(inputs: Iterable[LocalInput], store: Store) -> None:
+    """Upload the files that the store lacks."""
+    for found in inputs:
+        if not store.exists(found.file.key):
+            send(store, found.file, found.path)

@@ -96,6 +96,15 @@ def gpu_and_driver() -> dict[str, str] | None:
     return {"name": str(pynvml.nvmlDeviceGetName(handle)), "driver": str(pynvml.nvmlSystemGetDriverVersion())}
 
 
+def gpu_count() -> int:
+    """Return how many GPUs this machine has; 0 too where their driver does not answer."""
+    import pynvml
+
+    if _gpu() is None:
+        return 0
+    return int(pynvml.nvmlDeviceGetCount())
+
+
 def _gpu() -> Any:
     """Return the first GPU's handle, or None."""
     import pynvml

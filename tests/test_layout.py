@@ -18,19 +18,22 @@ FOLDERS = ("blocks", "flows", "runner", "sdk", "store", "tasks")
 PACKAGES: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
 SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 
+BODIES = {"requests", "submission", "training_runs"}
+"""What users send."""
 LAYERS = {
     "runner": set(),
     "store": {"runner"},
     "requests": {"runner"},
     "submission": {"requests", "runner"},
+    "training_runs": {"requests", "submission", "runner"},
     "config": {"requests", "submission", "runner"},
     "convert": {"runner"},
     "policy": {"runner"},
     "site": {"runner"},
     "blocks": {"store", "runner"},
-    "tasks": {"blocks", "store", "requests", "submission", "site", "runner"},
-    "flows": {"tasks", "blocks", "store", "requests", "submission", "site", "runner"},
-    "commands": {"flows", "tasks", "blocks", "store", "config", "convert", "requests", "submission", "site", "runner"},
+    "tasks": {"blocks", "store", *BODIES, "site", "runner"},
+    "flows": {"tasks", "blocks", "store", *BODIES, "site", "runner"},
+    "commands": {"flows", "tasks", "blocks", "store", "config", "convert", *BODIES, "site", "runner"},
     "cli": {"commands", "convert", "requests", "runner"},
     "__main__": {"cli"},
 }

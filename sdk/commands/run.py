@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -137,13 +137,13 @@ def execute_in(
     if pool is None:
         # The simulator takes ten seconds to import: it starts before Prefect is so much as imported.
         sessions.start_ahead(resolved.spec, store.url())
-    with _prefect(pool, live, quiet=quiet):
+    with prefect_ready(pool, live, quiet=quiet):
         if pool is None:
-            _check_ahead(resolved, store, sessions, live, quiet=quiet)
+            check_ahead(resolved, store, sessions, live, quiet=quiet)
     return _run_flow(resolved, request, base, store, reference, pool, sessions, live, quiet=quiet)
 
 
-def _check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: LiveLine, *, quiet: bool) -> None:
+def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: LiveLine, *, quiet: bool) -> None:
     """Check a new job on the simulator, before anything of it is in the store.
 
     A job with packages of its own is checked in its attempt: installing them may run code for minutes.
@@ -166,7 +166,7 @@ def _check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: Liv
 
 
 @contextmanager
-def _prefect(pool: str | None, live: LiveLine, *, quiet: bool) -> Iterator[None]:
+def prefect_ready(pool: str | None, live: LiveLine, *, quiet: bool) -> Iterator[None]:
     """Import Prefect, and start its server where none is configured, while the body runs."""
     # The live line is the console's; the flow's log goes to the server all the same.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
@@ -217,20 +217,10 @@ def _run_flow(
     sessions: Sessions, live: LiveLine, *, quiet: bool,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Run the flow of the job's kind, and say how it ended."""
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-
-    from simyard.flows import stages
     from simyard.flows.train import rerun as rerun_flow
 
-    stop = threading.Event()
-    watcher = (lambda status: None) if quiet else live
     job_id = resolved.spec.job_id
-    # Without a heartbeat: its thread holds a flow's end up by a second, and nobody would act on it here.
-    with (
-        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
-        stages.inline(stages.Inline(watcher=watcher, canceled=stop.is_set, sessions=sessions)),
-        _interrupt(stop, live),
-    ):
+    with in_this_process(sessions, live, (lambda status: None) if quiet else live):
         if request is None:
             stage(resolved, store)
             rerun_flow(job_id, reference, pool, return_state=True)
@@ -245,6 +235,23 @@ def _run_flow(
         for result in results:
             say_ending(result, store, live)
     return results
+
+
+@contextmanager
+def in_this_process(sessions: Sessions, live: LiveLine, watcher: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Have flows that the body runs use these simulators, tell the watcher, and end in good order at Ctrl-C."""
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    from simyard.flows import stages
+
+    stop = threading.Event()
+    # Without a heartbeat: its thread holds a flow's end up by a second, and nobody would act on it here.
+    with (
+        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+        stages.inline(stages.Inline(watcher=watcher, canceled=stop.is_set, sessions=sessions)),
+        _interrupt(stop, live),
+    ):
+        yield
 
 
 def _flow_of(request: JobRequest) -> Flow[..., Any]:

@@ -1,0 +1,80 @@
+"""Managed training: rollouts, dataset, trainer, checkpoint, again, until a policy says that it is enough."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from simyard.blocks.reference import absolute
+from simyard.flows import iteration
+from simyard.site import Site
+from simyard.store import keys
+from simyard.tasks.training_runs.crew import summary
+from simyard.training_runs import TrainingRunRequest
+
+_SIDE_BY_SIDE: Any = ThreadPoolTaskRunner(max_workers=256)
+
+
+@flow(name="managed-training", flow_run_name="{request.name}", task_runner=_SIDE_BY_SIDE)
+def managed_training(
+    request: TrainingRunRequest,
+    store: str | None = None,
+    pool: str | None = None,
+    run_id: str | None = None,
+    base: Path | None = None,
+) -> State[dict[str, Any]]:
+    """Train a policy in a loop of rollouts and calls of your own trainer.
+
+    Args:
+        request: What to do, and when to stop.
+        store: URL of the store, or the name of a block (`job-store/NAME`); the site's own store by default.
+        pool: Work pool that has the simulator; by default everything runs in this process.
+        run_id: Id for the run; by default made from the flow run's, so that a retried flow run goes on with it.
+        base: Folder that relative paths of the request start from.
+    """
+    store = absolute(store or Site.from_env().store)
+    run_id = run_id or keys.run_id_of_run(UUID(flow_run.id), flow_run.scheduled_start_time)
+    iteration.freeze(request, store, run_id, base)
+    return _ending(drive_run(run_id, store, pool))
+
+
+@flow(name="resume-training-run", flow_run_name="{run_id}", task_runner=_SIDE_BY_SIDE)
+def resume_training_run(run_id: str, store: str | None = None, pool: str | None = None) -> State[dict[str, Any]]:
+    """Go on with a managed training run that nobody drives any more, where it stopped.
+
+    Args:
+        run_id: The run.
+        store: As for `managed-training`.
+        pool: As for `managed-training`.
+    """
+    return _ending(drive_run(run_id, absolute(store or Site.from_env().store), pool))
+
+
+def drive_run(run_id: str, store: str, pool: str | None) -> dict[str, Any]:
+    """Take a run that is in the store to its end, and return its result."""
+    with iteration.driving(run_id, store, pool) as (run, crew):
+        run.begin(crew)
+        while (number := run.next_iteration()) is not None:
+            with run.iteration(number):
+                rollouts = iteration.roll_out(run, crew, number)
+                dataset = iteration.write_dataset(run, number, rollouts)
+                outcome = iteration.train(run, crew, number, dataset)
+                run.commit(number, dataset, outcome)
+        result = run.conclude()
+    iteration.report(result, store)
+    return result
+
+
+_STATES = {"succeeded": Completed, "failed": Failed, "canceled": Cancelled}
+
+
+def _ending(result: dict[str, Any]) -> State[dict[str, Any]]:
+    message = result["error"]["message"] if result["error"] else summary(result)
+    return _STATES[result["status"]](message=message, data=result)

@@ -1,0 +1,1 @@
+"""Managed training runs: what each step of the loop does, without Prefect."""

@@ -1,0 +1,86 @@
+"""What can run a trainer: a container engine, or this machine itself. Both keep the same contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+LOCAL = "local"
+"""The `image_uri` of a trainer that is a child process."""
+INPUT, OUTPUT = "input", "output"
+"""Folders of a call: what the trainer reads, and what it leaves."""
+STDOUT, STDERR = "stdout.log", "stderr.log"
+"""What it printed, beside them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerCall:
+    """One call of a trainer, everything filled in."""
+
+    name: str
+    """Unique, and the same again for the same call: by it a call that runs already is found."""
+    image: str
+    """The container's image, or `local`."""
+    argv: tuple[str, ...]
+    """The program and its arguments."""
+    env: Mapping[str, str]
+    """What is set in its environment besides what the image sets."""
+    folder: Path
+    """Absolute: `input/` is there, `output/` is empty, and the two logs are written here."""
+    work: Path
+    """Where a child process starts; a container starts where its image says."""
+    gpus: int
+    """How many it may see; 0 for none."""
+    cpus: float
+    """How many it may keep busy."""
+    memory_bytes: int
+    """How much it may have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exit:
+    """How a trainer ended."""
+
+    code: int | None
+    """None when a signal ended it."""
+    signal: str | None = None
+    """`SIGKILL`, say."""
+    out_of_memory: bool = False
+    """Whether it was ended because it took more memory than it may."""
+
+
+class RunningTrainer(Protocol):
+    """A trainer that was started or found."""
+
+    def poll(self) -> Exit | None:
+        """Return how it ended; None while it runs. Its output is in the logs by then."""
+
+    def end(self, grace_s: float) -> None:
+        """End it with everything it started: SIGTERM, a grace, SIGKILL. Nothing of it is left after that."""
+
+
+class Engine(Protocol):
+    """Runs trainers."""
+
+    def require(self, image: str, gpus: int) -> None:
+        """Check that it could run this image with so many GPUs.
+
+        Raises:
+            RequestError: The engine does not answer, the image is not there and cannot be had, or the GPUs are not.
+        """
+
+    def seen(self, folder: Path) -> tuple[str, str]:
+        """Return where a trainer finds `input/` and `output/` of this call's folder."""
+
+    def start(self, call: TrainerCall) -> RunningTrainer:
+        """Start it; one of this name that runs or has ended already is found instead.
+
+        Raises:
+            RequestError: The program is not there.
+            WorkloadError: The engine failed.
+        """
+
+    def sweep(self, name: str) -> None:
+        """End and remove what is left of the call of this name, if anything is."""

@@ -1,0 +1,90 @@
+"""What happened in a managed training run: an append-only log in the store, one object an event, in order."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from simyard.store.keys import RunKeys
+from simyard.store.store import Store
+
+TYPES = {
+    "run.started": "the run began",
+    "run.taken_up": "another process drives it now: the one before was lost",
+    "run.paused": "somebody paused it; nothing new is begun",
+    "run.resumed": "it goes on",
+    "iteration.started": "an iteration began",
+    "rollout.succeeded": "a rollout is in the store",
+    "rollout.failed": "a rollout failed for good",
+    "dataset.written": "the iteration's dataset manifest is in the store",
+    "trainer.started": "the trainer was called",
+    "trainer.succeeded": "it left a checkpoint and metrics",
+    "trainer.failed": "one call of it failed",
+    "checkpoint.created": "a checkpoint is in the lineage",
+    "iteration.succeeded": "everything of the iteration is in the store",
+    "iteration.failed": "the iteration left no checkpoint",
+    "run.ended": "the run ended; the message names the policy that ended it",
+}
+"""Every `event_type`, and what it means."""
+_FRESH = 200
+"""How far back a process that takes a run up reads what was said already."""
+
+
+class Events:
+    """The log of one run, for the one process that drives it."""
+
+    def __init__(self, store: Store, run_id: str, hear: Callable[[dict[str, Any]], None] = lambda event: None) -> None:
+        """Go on after the last event.
+
+        Args:
+            store: The run's store.
+            run_id: The run.
+            hear: Called with each new event.
+        """
+        self._store = store
+        self._keys = RunKeys(run_id)
+        self._hear = hear
+        self._lock = threading.Lock()
+        numbers = event_numbers(store, run_id)
+        self._last = numbers[-1] if numbers else 0
+        self._said = {event["about"] for event in read_events(store, run_id, numbers[-_FRESH:])}
+
+    def say(self, event_type: str, about: str, message: str, **data: Any) -> None:
+        """Write an event, unless it was written before a restart.
+
+        Args:
+            event_type: One of `TYPES`.
+            about: What tells it from every other event of the run: the same thing happens once.
+            message: For people.
+            data: For programs.
+        """
+        assert event_type in TYPES
+        about = f"{event_type} {about}".strip()
+        with self._lock:
+            if about not in self._said:
+                self._said.add(about)
+                self._hear(self._write({"event_type": event_type, "about": about, "message": message, "data": data}))
+
+    def _write(self, event: dict[str, Any]) -> dict[str, Any]:
+        # Where a process that was taken for lost writes too, each still gets a number of its own.
+        while True:
+            self._last += 1
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            numbered = {"event_id": f"evt-{self._last:08d}", "created_at": now, **event}
+            if self._store.put_new(self._keys.event(self._last), json.dumps(numbered).encode()):
+                return numbered
+
+
+def event_numbers(store: Store, run_id: str) -> list[int]:
+    """Return the numbers of a run's events, in order."""
+    names = (entry.key.rpartition("/")[2] for entry in store.list(RunKeys(run_id).events))
+    return sorted(int(name.partition(".")[0]) for name in names)
+
+
+def read_events(store: Store, run_id: str, numbers: list[int]) -> list[dict[str, Any]]:
+    """Return these events."""
+    keys = RunKeys(run_id)
+    return [store.get_json(keys.event(number)) for number in numbers]
