@@ -73,6 +73,8 @@ class Isolation:
         Returns:
             What of the job cannot be put back, in words: the process must not take another one then.
         """
+        if (zarr := sys.modules.get("zarr.core.sync")) is not None:
+            zarr.cleanup_resources()  # its threads; it starts others when it needs them
         gc.collect()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():

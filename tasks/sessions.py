@@ -48,9 +48,10 @@ class Sessions:
     ) -> None:
         self.close()
 
-    def start_ahead(self, job: JobSpec, project: str) -> None:
-        """Have a process ready for a job that is about to come: one that waits, or a new one that imports."""
-        self.take(job, project).put_aside()
+    def start_ahead(self, job: JobSpec, project: str, count: int = 1) -> None:
+        """Have processes ready for so many jobs like this one: those that wait, and new ones that import."""
+        for lease in [self.take(job, project) for _ in range(count)]:
+            lease.put_aside()
 
     def take(self, job: JobSpec, project: str, log: Callable[[str], None] = lambda note: None) -> Lease:
         """Take a process for a job: one that waits, or a new one.

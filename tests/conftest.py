@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import containers
 import pytest
 from helpers import CONFIG, PREFECT, CommandLine, Server, end, free_port, wait_until
 
@@ -90,3 +91,10 @@ def s3_server():
         host, port = server.get_host_and_port()
         yield f"http://{host}:{port}"
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def podman() -> Iterator[containers.Podman]:
+    """A container engine of its own, and its images; skipped where podman is not installed."""
+    with containers.serving() as engine:
+        yield engine

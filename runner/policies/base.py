@@ -45,9 +45,14 @@ class Normalizer:
 
 
 class Policy:
-    """A library's own inference, driving one environment. Actions are deterministic: the mean, never a sample."""
+    """A library's own inference, driving one environment. It plays the mean, unless it is told to `sample`."""
 
     library: ClassVar[str]
+    can_sample: ClassVar[bool] = False
+    """Whether its actions can be drawn from its distribution."""
+    log_prob: torch.Tensor | None = None
+    """`(num_envs,)`: log-density of the actions drawn last, summed over their dimensions; None while it plays the
+    mean. It is there before the environment steps."""
     observation_groups: tuple[str, ...] = ("policy",)
     """The environment's observation groups that the network sees, concatenated in this order."""
 
@@ -68,6 +73,14 @@ class Policy:
 
     def step(self) -> None:
         """Infer one action for every environment and take one step."""
+        raise NotImplementedError
+
+    def sample(self) -> None:
+        """Draw actions from the policy's distribution from now on, by torch's own generator.
+
+        Raises:
+            RequestError: If the policy has no distribution.
+        """
         raise NotImplementedError
 
     def network(self) -> torch.nn.Module:

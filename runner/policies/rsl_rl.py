@@ -7,6 +7,7 @@ import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simyard.runner.errors import RequestError
 from simyard.runner.policies.base import Normalizer, Policy, as_network, recurrent, require_flat
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ class RslRlPolicy(Policy):
     """The actor, or the student of a distillation."""
 
     library = "rsl_rl"
+    can_sample = True
 
     def __init__(self, env: Any, agent_cfg: Any, checkpoint: Path, normalizer: Path | None = None) -> None:
         from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper, create_rsl_rl_runner, handle_deprecated_rsl_rl_cfg
@@ -28,6 +30,7 @@ class RslRlPolicy(Policy):
         runner = create_rsl_rl_runner(self._env, cfg)
         runner.load(str(checkpoint), map_location=device)
         self._actor = runner.get_inference_policy(device=device)
+        self._samples = False
         # A model for images keeps those of its groups apart that are not flat.
         self.observation_groups = (*self._actor.obs_groups, *getattr(self._actor, "obs_groups_2d", ()))
 
@@ -44,8 +47,21 @@ class RslRlPolicy(Policy):
         import torch
 
         with torch.inference_mode():
-            self._observations, _, dones, _ = self._env.step(self._actor(self._observations))
+            actions = self._actor(self._observations, stochastic_output=self._samples)
+            if self._samples:
+                self.log_prob = self._actor.get_output_log_prob(actions)
+            self._observations, _, dones, _ = self._env.step(actions)
             self._actor.reset(dones)
+
+    def sample(self) -> None:
+        """Draw actions as training does: from the actor's distribution, before the wrapper clips."""
+        if self._actor.distribution is None:
+            raise RequestError(
+                "control.sample is true, and this policy is deterministic: it has no distribution.",
+                code="bad_control",
+                advice="Leave sample out: such a policy is played as it is.",
+            )
+        self._samples = True
 
     def network(self) -> torch.nn.Module:
         """Return normaliser, layers and the mean of the distribution, then the wrapper's clipping."""

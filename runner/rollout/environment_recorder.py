@@ -40,6 +40,7 @@ class EnvironmentRecorder:
         self._floats = self._robot is not None and not bool(self._robot.is_fixed_base)
         self._before = Snapshot()
         self._stepping = False
+        self._log_prob: Callable[[], Any] | None = None
         self.steps = 0
         """Control steps that were recorded."""
         self._describe()
@@ -58,6 +59,16 @@ class EnvironmentRecorder:
         """What says that an episode succeeded; None when nothing does."""
         return self._success.source
 
+    def add_log_prob(self, log_prob: Callable[[], Any]) -> None:
+        """Record beside each action how likely it was.
+
+        Args:
+            log_prob: Returns the log-density of the actions of the step that is being taken, `(num_envs,)`.
+        """
+        about = "Log-density of the action as it was drawn, under the policy that drew it, summed over its dimensions."
+        self._recorder.describe("log_prob", about=about)
+        self._log_prob = log_prob
+
     def _record_reset(self, *arguments: Any, **more: Any) -> Any:
         answer = self._reset(*arguments, **more)
         self._look(answer[0])
@@ -73,7 +84,8 @@ class EnvironmentRecorder:
         finally:
             self._stepping = False
         observations, reward, terminated, truncated, _ = answer
-        self._recorder.record(self._before.values, action=taken, reward=reward)
+        drawn = {} if self._log_prob is None else {"log_prob": self._log_prob()}
+        self._recorder.record(self._before.values, action=taken, reward=reward, **drawn)
         self._recorder.end(terminated | truncated, terminated=terminated, success=self._success.take())
         self.steps += 1
         self._look(observations)

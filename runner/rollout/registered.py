@@ -9,7 +9,7 @@ from simyard.runner.errors import RequestError, WorkloadError, unknown
 from simyard.runner.evaluation.trajectories import VideoError, newton_model
 from simyard.runner.libraries import Library, get_library
 from simyard.runner.paths import AttemptPaths
-from simyard.runner.policies import load_policy
+from simyard.runner.policies import POLICIES, load_policy
 from simyard.runner.rollout.actions import RandomActions, ZeroActions
 from simyard.runner.rollout.environment_recorder import EnvironmentRecorder
 from simyard.runner.rollout.film import RolloutFilm
@@ -19,6 +19,7 @@ from simyard.runner.spec import AttemptSpec, Facts, JobSpec
 
 MODES = ("zero", "random", "policy")
 """Values of `control.task_mode`; the first is the default."""
+_FIELDS = ("task_mode", "sample")
 
 
 class Driver(Protocol):
@@ -39,8 +40,8 @@ def mode_of(job: JobSpec) -> str:
     """
     assert job.rollout is not None
     control = job.rollout.control
-    if extra := sorted(set(control) - {"task_mode"}):
-        raise unknown("field of control", extra[0], ["task_mode"], code="bad_control")
+    if extra := sorted(set(control) - set(_FIELDS)):
+        raise unknown("field of control", extra[0], _FIELDS, code="bad_control")
     mode = control.get("task_mode") or MODES[0]
     if mode not in MODES:
         raise unknown("control.task_mode", mode, MODES, code="bad_control")
@@ -50,7 +51,30 @@ def mode_of(job: JobSpec) -> str:
             code="bad_control",
             advice="A policy and task_mode 'policy' go together.",
         )
+    _check_sample(control.get("sample", False), mode, job.library)
     return str(mode)
+
+
+def _check_sample(sample: object, mode: str, library: str) -> None:
+    if not isinstance(sample, bool):
+        raise RequestError(
+            f"control.sample is {sample!r}. Allowed: true, false.",
+            code="bad_control",
+            advice="true draws actions from the policy's distribution; false, the default, plays its mean.",
+        )
+    if sample and mode != "policy":
+        raise RequestError(
+            f"control.sample is true, and control.task_mode is {mode!r}: only a policy has a distribution.",
+            code="bad_control",
+            advice="Set task_mode to 'policy' and give one, or leave sample out.",
+        )
+    can = [name for name, policy in POLICIES.items() if policy.can_sample]
+    if sample and library not in can:
+        raise RequestError(
+            f"control.sample is true, and a policy of {library!r} cannot be sampled here. Allowed: {', '.join(can)}.",
+            code="bad_control",
+            advice="Leave sample out to play the mean, or give a policy of a library that can be sampled.",
+        )
 
 
 def library_of(job: JobSpec) -> Library | None:
@@ -77,7 +101,7 @@ def drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Attem
         )
         _watch(film, env)
         with EnvironmentRecorder(env, recorder, film) as inside:
-            driver = _driver(env, agent_cfg, job, paths)
+            driver = _driver(env, agent_cfg, job, paths, inside)
             settle(env, job.seed)
             driver.begin()
             while inside.steps < wanted.steps:
@@ -87,15 +111,19 @@ def drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Attem
     print(f"success is said by: {inside.success_source if says else 'nothing'}")
 
 
-def _driver(env: Any, agent_cfg: Any, job: JobSpec, paths: AttemptPaths) -> Driver:
+def _driver(env: Any, agent_cfg: Any, job: JobSpec, paths: AttemptPaths, inside: EnvironmentRecorder) -> Driver:
     match mode_of(job):
         case "zero":
             return ZeroActions(env)
         case "random":
             return RandomActions(env, job.seed)
-    policy = job.policies[0]
-    normalizer = paths.inputs / policy.normalizer.name if policy.normalizer else None
-    return load_policy(job.library, env, agent_cfg, paths.inputs / policy.checkpoint.name, normalizer)
+    files = job.policies[0]
+    normalizer = paths.inputs / files.normalizer.name if files.normalizer else None
+    policy = load_policy(job.library, env, agent_cfg, paths.inputs / files.checkpoint.name, normalizer)
+    if job.rollout is not None and job.rollout.control.get("sample"):
+        policy.sample()
+        inside.add_log_prob(lambda: policy.log_prob)
+    return policy
 
 
 def _longest(base: Any, steps: int) -> int:

@@ -110,9 +110,11 @@ def _drive(
     """
     live = LiveLine()
     with Sessions(site, Bounds(jobs=KEPT_JOBS)) as sessions:
-        first = (resolved or ResolvedRun(load_run(store, run_id), (), None)).first_rollout
+        known = resolved or ResolvedRun(load_run(store, run_id), (), None)
+        first = known.first_rollout
         if pool is None:
-            sessions.start_ahead(first.spec, store.url())
+            parallel = known.spec.asked.rollout_template.rollout_parallelism
+            sessions.start_ahead(first.spec, store.url(), parallel)
         with running.prefect_ready(pool, live, quiet=quiet):
             if pool is None and resolved is not None:
                 running.check_ahead(first, store, sessions, live, quiet=quiet)

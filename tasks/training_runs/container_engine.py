@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import posixpath
 import signal
 import threading
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ SEEN_INPUT, SEEN_OUTPUT = "/simyard/input", "/simyard/output"
 """Where a container finds the folders of its call."""
 SILENCE_S = 60.0
 """For how long an engine may not answer before its trainer is given up."""
+_OVER = ("exited", "dead")
+"""States of a container that has ended."""
 _LAST_OUTPUT_S = 10.0
 """How long the last output of a trainer that is ended is waited for."""
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""Where engines look for a program if the image does not say."""
 _SIGNALS = {128 + number: number.name for number in signal.Signals if number < 32}
 """The exit code that a shell or a container's init gives for a program that a signal ended."""
 
@@ -50,8 +49,9 @@ class ContainerEngine:
         try:
             docker.from_env().close()
         except docker.errors.DockerException as error:
+            address = os.environ.get("DOCKER_HOST") or docker.constants.DEFAULT_UNIX_SOCKET
             raise RequestError(
-                f"No container engine answers at {os.environ.get('DOCKER_HOST') or 'the usual place'!r}: {error}",
+                f"No container engine answers at {address!r}: {error}",
                 code="no_container_engine",
                 advice='Start Docker, or set DOCKER_HOST to podman\'s socket, or image_uri to "local".',
             ) from error
@@ -74,9 +74,9 @@ class ContainerEngine:
                 container.remove(force=True, v=True)
                 container = None
             if container is None:
-                container = _create(client, call)
+                container = docker_api.create(client, **_wanted(client, call))
                 try:
-                    _require_program(container, call)
+                    docker_api.require_program(container, call.image, call.argv[0])
                     container.start()
                 except BaseException:
                     container.remove(force=True, v=True)
@@ -107,12 +107,12 @@ class RunningContainer:
         self._removed = threading.Event()
         self._trouble = ""
         self._client = docker_api.connect(silence_s / 6)
-        self._logs = [
-            threading.Thread(target=self._copy, args=(folder / STDOUT, True), daemon=True, name=f"{name} stdout"),
-            threading.Thread(target=self._copy, args=(folder / STDERR, False), daemon=True, name=f"{name} stderr"),
-        ]
-        for log in self._logs:
-            log.start()
+        self._logs = []
+        for stream in (STDOUT, STDERR):
+            (folder / stream).write_bytes(b"")
+            copy = threading.Thread(target=self._copy, args=(folder / stream, stream == STDOUT), daemon=True)
+            copy.start()
+            self._logs.append(copy)
 
     def poll(self) -> Exit | None:
         """Return how it ended, once both logs are complete.
@@ -130,7 +130,7 @@ class RunningContainer:
         except (docker.errors.DockerException, OSError) as error:
             self._unanswered(asked, docker_api.words(error))
             return None
-        if state["Status"] not in ("exited", "dead"):
+        if state["Status"] not in _OVER:
             self._silent_since = None
             return None
         if not self._logs_end(0.5):
@@ -164,24 +164,37 @@ class RunningContainer:
         return not any(log.is_alive() for log in self._logs)
 
     def _copy(self, path: Path, stdout: bool) -> None:
-        """Copy one stream until the container has ended; anew from its beginning where the engine broke off."""
+        """Follow one stream while the container runs, and then have all of it.
+
+        Podman's followers miss lines that are printed while they catch up, and are let go of before the last ones.
+        """
         import docker
 
-        ended = False
-        while not ended and not self._removed.is_set():
+        whole = path.with_name(f".{path.name}")
+        while not self._removed.is_set():
             try:
-                with closing(docker_api.connect()) as client, path.open("wb", buffering=0) as log:
-                    for piece in client.api.logs(self.name, stdout=stdout, stderr=not stdout, stream=True, follow=True):
-                        log.write(piece)
-                    ended = client.containers.get(self.name).status in ("exited", "dead")
+                with closing(docker_api.connect()) as client:
+                    over = client.containers.get(self.name).status in _OVER
+                    with (whole if over else path).open("wb", buffering=0) as log:
+                        for piece in client.api.logs(
+                            self.name, stdout=stdout, stderr=not stdout, stream=True, follow=not over
+                        ):
+                            log.write(piece)
+                if over:
+                    # An engine that rotates its logs has less by now than was followed.
+                    longest = max(path, whole, key=lambda log: log.stat().st_size)
+                    longest.replace(path)
+                    whole.unlink(missing_ok=True)
+                    return
             except docker.errors.NotFound:
                 return
             except Exception as error:  # an engine that ends in the middle is met as many kinds of error
                 self._trouble = docker_api.words(error)
-                self._removed.wait(1.0)
+            self._removed.wait(0.2)
 
 
-def _create(client: Any, call: TrainerCall) -> Any:
+def _wanted(client: Any, call: TrainerCall) -> dict[str, Any]:
+    """Return what the container of a call is made of."""
     from docker.types import Mount
 
     info = client.info()
@@ -193,8 +206,8 @@ def _create(client: Any, call: TrainerCall) -> Any:
         env.setdefault("HOME", "/tmp")  # the image does not know the user
     if not call.gpus:
         env["NVIDIA_VISIBLE_DEVICES"] = "void"  # where the nvidia runtime is the default, an image could have them all
-    return client.containers.create(
-        call.image,
+    return dict(
+        image=call.image,
         name=call.name,
         entrypoint=list(call.argv[:1]),
         command=list(call.argv[1:]),
@@ -212,25 +225,4 @@ def _create(client: Any, call: TrainerCall) -> Any:
         device_requests=docker_api.gpu_requests(client, call.gpus),
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],
-        init=True,  # as the first process of all, a trainer would have to reap and would be deaf to SIGTERM
-    )
-
-
-def _require_program(container: Any, call: TrainerCall) -> None:
-    """Check that the program is in the image: the engine starts an init, and would say nothing."""
-    import docker
-
-    container.reload()
-    config = container.attrs["Config"]
-    program = call.argv[0]
-    env = dict(line.partition("=")[::2] for line in config["Env"] or [])
-    folders = [""] if "/" in program else env.get("PATH", _PATH).split(":")
-    for folder in folders:
-        with suppress(docker.errors.NotFound):
-            container.get_archive(posixpath.join(config["WorkingDir"] or "/", folder, program))
-            return
-    raise RequestError(
-        f"The image {call.image!r} has no program {program!r}.",
-        code="no_program",
-        advice="Correct the entrypoint: the image's own ENTRYPOINT is not used.",
     )

@@ -59,7 +59,7 @@ def write_dataset(
         "episodes": _total(entries, "episodes"),
         "recorded_steps": _total(entries, "recorded_steps"),
         "arrays": {
-            f"data/{name}": {"shape": about["shape"][1:], "dtype": about["dtype"]}
+            f"data/{name}": {"shape": about["shape"], "dtype": about["dtype"]}
             for name, about in results[0]["summary"]["keys"].items()
         },
     }

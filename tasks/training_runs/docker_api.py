@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import posixpath
 import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -12,6 +14,10 @@ from simyard.runner.errors import Category, Failure, RequestError, WorkloadError
 
 _TIMEOUT_S = 120.0
 """Making a container of a large image takes an engine a while."""
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where engines look for a program if the image does not say."""
+_agreed: dict[str, str] = {}
+"""The API's version that each engine speaks: podman takes half a second to tell."""
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _IMAGE = re.compile(
@@ -25,7 +31,10 @@ def connect(timeout_s: float = _TIMEOUT_S) -> Any:
     """Return a client of the engine that DOCKER_HOST names; any request of it is given up after the timeout."""
     import docker
 
-    return docker.from_env(timeout=timeout_s)
+    address = os.environ.get("DOCKER_HOST", "")
+    client = docker.from_env(timeout=timeout_s, version=_agreed.get(address, "auto"))
+    _agreed[address] = client.api.api_version
+    return client
 
 
 @contextmanager
@@ -58,6 +67,21 @@ def find(client: Any, name: str) -> Any:
     with suppress(docker.errors.NotFound):
         return client.containers.get(name)
     return None
+
+
+def create(client: Any, **wanted: Any) -> Any:
+    """Make a container, with an init where the engine has one: it reaps, and passes SIGTERM on.
+
+    Without, the program itself is the first process of all, and deaf to SIGTERM unless it handles it.
+    """
+    import docker
+
+    try:
+        return client.containers.create(init=True, **wanted)
+    except docker.errors.APIError as error:
+        if "init binary not found" not in words(error):
+            raise
+        return client.containers.create(**wanted)
 
 
 def stop(client: Any, name: str, grace_s: float) -> None:
@@ -115,6 +139,28 @@ def _pull(client: Any, image: str) -> None:
             code="image_missing",
             advice="Build it or pull it on this machine, or correct image_uri.",
         )
+
+
+def require_program(container: Any, image: str, program: str) -> None:
+    """Check that the program is in a container's image: the engine starts an init, and would say nothing.
+
+    Raises:
+        RequestError: It is not.
+    """
+    import docker
+
+    container.reload()
+    config = container.attrs["Config"]
+    env = dict(line.partition("=")[::2] for line in config["Env"] or [])
+    for folder in [""] if "/" in program else env.get("PATH", _PATH).split(":"):
+        with suppress(docker.errors.NotFound):
+            container.get_archive(posixpath.join(config["WorkingDir"] or "/", folder, program))
+            return
+    raise RequestError(
+        f"The image {image!r} has no program {program!r}.",
+        code="no_program",
+        advice="Correct the entrypoint: the image's own ENTRYPOINT is not used.",
+    )
 
 
 def gpu_requests(client: Any, gpus: int) -> list[Any]:

@@ -393,7 +393,7 @@ class Driver:
             raise RequestError(
                 f"{self.spec.run_id} is driven by process {beat['pid']} on {beat['host']!r}.",
                 code="already_driven",
-                advice=f"Follow it (simyard runs watch); one that is lost is known as such in {record.SILENCE_S:.0f} s.",
+                advice=f"Follow it (simyard runs watch); a lost one is known as such in {record.SILENCE_S:.0f} s.",
             )
 
     def _start_time(self) -> datetime:

@@ -1,4 +1,4 @@
-"""The report of a managed training run: what it reached, what it cost, where the time went, which checkpoint is best."""
+"""The report of a managed training run: what it reached and cost, where time went, which checkpoint is best."""
 
 from __future__ import annotations
 

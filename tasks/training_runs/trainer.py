@@ -1,4 +1,4 @@
-"""One call of a trainer, on the machine that has the rollouts' simulators: lay out, run, judge, keep, say how it ended."""
+"""One call of a trainer, on the machine that has the simulators: lay out, run, judge, keep, say how it ended."""
 
 from __future__ import annotations
 

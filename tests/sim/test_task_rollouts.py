@@ -339,10 +339,11 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Played]:
     }.items():
         prepare(folder / name, "Chatty-Cartpole", **fields)
     prepare(folder / "managed", "Isaac-Cartpole", overrides=HALF_A_SECOND, control={"task_mode": "zero"})
-    prepare(
-        folder / "policy", CARTPOLE, overrides=(*HALF_A_SECOND, "env.max_cart_pos=1.2"), library="rsl_rl",
-        policies=(policy(),), control={"task_mode": "policy"},
-    )  # fmt: skip
+    for name, sample in {"policy": {}, "sampled": {"sample": True}, "sampled again": {"sample": True}}.items():
+        prepare(
+            folder / name, CARTPOLE, overrides=(*HALF_A_SECOND, "env.max_cart_pos=1.2"), library="rsl_rl",
+            policies=(policy(),), control={"task_mode": "policy", **sample},
+        )  # fmt: skip
     for name in ("Good", "Raises", "Exits", "NeedsMore", "Silent"):
         prepare(folder / name, name, **failing)
     prepare(folder / "unknown mode", CARTPOLE, control={"task_mode": "hold"})
@@ -518,15 +519,45 @@ def test_a_managed_task_names_what_it_observes(played: Callable[[str], Played]):
 def test_a_checkpoint_drives_by_its_librarys_own_inference(played: Callable[[str], Played]):
     job = played("policy")
     assert job.failure is None
+    mean, _ = distribution(job)
+    assert np.allclose(mean.numpy(), job.arrays["data/action"], atol=1e-5), "in every row, the first ones too"
+    assert np.ptp(job.arrays["data/action"]) > 0.01
+    assert len(job.episodes()) > ENVS
+    assert "data/log_prob" not in job.arrays
+
+
+def distribution(job: Played) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation of the checkpoint's actions in every row, by its weights alone."""
     weights = torch.load(job.paths.inputs / "model_0.pt", weights_only=True)["actor_state_dict"]
     layers = sorted(name.removesuffix(".weight") for name in weights if name.startswith("mlp.") and "weight" in name)
     seen = torch.from_numpy(job.arrays["data/obs/policy"])
     for number, layer in enumerate(layers):
         seen = torch.nn.functional.linear(seen, weights[f"{layer}.weight"], weights[f"{layer}.bias"])
         seen = torch.nn.functional.elu(seen) if number + 1 < len(layers) else seen
-    assert np.allclose(seen.numpy(), job.arrays["data/action"], atol=1e-5), "in every row, the first ones too"
-    assert np.ptp(job.arrays["data/action"]) > 0.01
-    assert len(job.episodes()) > ENVS
+    return seen, weights["distribution.std_param"]
+
+
+def test_a_sampled_rollout_says_how_likely_each_action_was(played: Callable[[str], Played]):
+    job = played("sampled")
+    assert job.failure is None
+    mean, std = distribution(job)
+    actions = torch.from_numpy(job.arrays["data/action"])
+    expected = torch.distributions.Normal(mean, std).log_prob(actions).sum(-1)
+    recorded = job.arrays["data/log_prob"]
+    assert (recorded.dtype, recorded.shape) == (np.float32, (STEPS * ENVS,))
+    assert np.allclose(recorded, expected.numpy(), atol=1e-4)
+    noise = (actions - mean) / std
+    assert abs(noise.mean()) < 0.2, "280 draws of a standard normal"
+    assert 0.85 < noise.std() < 1.15
+    assert "as it was drawn" in job.root["data/log_prob"].attrs["about"]
+
+
+def test_the_same_seed_draws_the_same_actions(played: Callable[[str], Played]):
+    first, again = played("sampled").arrays, played("sampled again").arrays
+    assert first.keys() == again.keys()
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    starts = [played(name).by_step("obs/policy")[0] for name in ("sampled", "policy")]
+    assert np.array_equal(*starts), "what drives does not change where it begins"
 
 
 # Failures

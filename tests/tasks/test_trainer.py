@@ -1,0 +1,288 @@
+"""Calls of a trainer as a child process: how each end is told, and that nothing of it runs on."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from helpers import wait_until
+
+from simyard.config import check_config
+from simyard.runner.errors import RequestError, WorkloadError
+from simyard.runner.paths import ROLLOUT
+from simyard.runner.workload import with_token
+from simyard.site import Site
+from simyard.store import keys
+from simyard.store.keys import JobKeys, RunKeys
+from simyard.store.store import Store, sha256_file
+from simyard.tasks.attempt import CANCELED
+from simyard.tasks.training_runs.engine import TrainerCall
+from simyard.tasks.training_runs.local_engine import LocalEngine
+from simyard.tasks.training_runs.run import ResolvedRun, RunSpec, resolve_run, stage_run
+from simyard.tasks.training_runs.trainer import (
+    TrainerAttempt,
+    TrainerObserver,
+    check_trainer,
+    outcome_of,
+    run_trainer,
+)
+from simyard.training_runs import TrainingRunRequest
+
+GOOD = 'write("metrics.json", "{}"); write("checkpoint.pt", "weights")'
+PREFIX = """
+import json, os, pathlib, subprocess, sys, time
+out = pathlib.Path(sys.argv[1])
+def write(name, text): (out / name).write_text(text)
+"""
+
+
+class Trainer:
+    """Calls a trainer of some lines, in the first iteration of a run that has one rollout."""
+
+    def __init__(self, folder: Path, store: Path) -> None:
+        self.folder = folder
+        self.site = Site(home=folder / "home", store=str(store), python=sys.executable)
+        self.store = Store.open(str(store))
+        self.script = folder / "train.py"
+        self.lines: list[str] = []
+
+    def run_spec(self, **trainer) -> ResolvedRun:
+        request = {
+            "rollout_template": {
+                "runtime_profile": "isaac_lab_rollout", "steps": 1,
+                "isaac_lab": {"task_class_or_name": "Isaac-Cartpole-Direct"},
+            },
+            "trainer_spec": {
+                "image_uri": "local", "entrypoint": "python train.py",
+                "args_template": ["{output_dir}", "{dataset_manifest_path}"], **trainer,
+            },
+            "loop_policy": {"max_iterations": 1},
+        }  # fmt: skip
+        checked = check_config(request, TrainingRunRequest)
+        return resolve_run(checked, self.store, keys.new_run_id(), self.folder, self.site)
+
+    def dataset(self, run: RunSpec) -> str:
+        """Put a dataset of one file into the store, and return its digest."""
+        import hashlib
+
+        key = JobKeys(keys.new_job_id())
+        self.store.put_bytes(key.artifact(ROLLOUT), b"arrays")
+        row = {"job_id": key.job_id, "path": f"rollouts/{key.job_id}/{ROLLOUT}"}
+        data = json.dumps({"rollouts": [row | {"sha256": hashlib.sha256(b"arrays").hexdigest()}]}).encode()
+        digest = hashlib.sha256(data).hexdigest()
+        self.store.put_bytes(RunKeys(run.run_id).dataset(digest), data)
+        return digest
+
+    def __call__(self, body: str, stopped=lambda: None, **trainer):
+        """Call it once; return the outcome in the store."""
+        self.script.write_text(PREFIX + textwrap.dedent(body))
+        resolved = self.run_spec(**trainer)
+        stage_run(resolved, self.store)
+        run = resolved.spec
+        attempt = TrainerAttempt(
+            run_id=run.run_id, iteration=1, number=1, dataset_sha256=self.dataset(run), checkpoint=None
+        )
+        try:
+            run_trainer(attempt, run, self.store, self.site, TrainerObserver(lines=self.lines.extend, stopped=stopped))
+        except WorkloadError as error:
+            self.error = error
+        assert list(with_token(attempt.name)) == [], "something runs on"
+        assert not (self.site.home / "work").exists() or not list((self.site.home / "work").glob("*/*"))
+        outcome = outcome_of(attempt, self.store)
+        assert outcome is not None
+        return outcome
+
+
+@pytest.fixture
+def trainer(tmp_path, store):
+    return Trainer(tmp_path, store)
+
+
+def test_a_success_is_kept_with_its_logs_and_its_checkpoint(trainer):
+    outcome = trainer(
+        """
+        manifest = json.loads(pathlib.Path(sys.argv[2]).read_text())
+        assert (pathlib.Path(sys.argv[2]).parent / manifest["rollouts"][0]["path"]).read_bytes() == b"arrays"
+        print("learns"); print("and warns", file=sys.stderr)
+        write("metrics.json", json.dumps({"loss": 0.5, "by": {"layer": [1, 2.5]}, "note": "fine"}))
+        write("checkpoint.pt", "weights")
+        """
+    )
+    assert outcome["status"] == "succeeded", outcome
+    assert outcome["metrics"] == {"loss": 0.5, "by": {"layer": [1, 2.5]}, "note": "fine"}
+    assert trainer.store.get_bytes(outcome["checkpoint"]["key"]) == b"weights"
+    assert sorted(trainer.lines) == ["and warns", "learns"]
+    attempt = next(Path(trainer.site.store).glob("training-runs/*/iterations/*/trainer/001"))
+    assert (attempt / "stdout.log").read_text() == "learns\n"
+    assert (attempt / "stderr.log").read_text() == "and warns\n"
+
+
+def test_a_checkpoint_may_be_named_by_its_address(trainer, tmp_path):
+    (tmp_path / "elsewhere.pt").write_text("weights from elsewhere")
+    body = f'write("metrics.json", "{{}}"); write("checkpoint_out_uri.txt", "file://{tmp_path}/elsewhere.pt\\n")'
+    outcome = trainer(body)
+    assert outcome["status"] == "succeeded", outcome
+    assert trainer.store.get_bytes(outcome["checkpoint"]["key"]) == b"weights from elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        ('write("checkpoint.pt", "weights")', "trainer_failed", "left no metrics.json"),
+        (GOOD.replace("{}", "{"), "trainer_failed", "not valid JSON"),
+        (GOOD.replace("{}", "[1]"), "trainer_failed", "holds list, not an object"),
+        (GOOD.replace('"{}"', '\'{"loss": NaN}\''), "trainer_failed", "loss is nan"),
+        (GOOD.replace('"{}"', '\'{"a": {"b": [1, -Infinity]}}\''), "trainer_failed", "a.b[1] is -inf"),
+        (GOOD.replace('"{}"', '\'{"loss": 1e999}\''), "trainer_failed", "loss is inf"),
+        ('write("metrics.json", "{}")', "trainer_failed", "left no checkpoint"),
+        (GOOD + '; write("checkpoint_out_uri.txt", "x")', "trainer_failed", "checkpoint.pt and checkpoint_out_uri.txt"),
+        (GOOD.replace('"weights"', '""'), "trainer_failed", "checkpoint.pt is empty"),
+        ('write("metrics.json", "{}"); os.symlink("/etc/passwd", out / "checkpoint.pt")', "trainer_failed",
+         "no regular file"),
+        ('write("metrics.json", "{}"); write("checkpoint_out_uri.txt", "not there.pt")', "trainer_failed", "2 words"),
+        ('write("metrics.json", "{}"); write("checkpoint_out_uri.txt", "gone.pt")', "missing_file", "'gone.pt'"),
+        (GOOD + "; sys.exit(3)", "trainer_failed", "exit code 3"),
+        (GOOD + "; os.kill(os.getpid(), 9)", "killed", "SIGKILL"),
+        (GOOD + "; os.kill(os.getpid(), 11)", "killed", "SIGSEGV"),
+    ],
+)  # fmt: skip
+def test_what_is_not_as_promised_is_a_failure(trainer, body, code, said):
+    outcome = trainer(body)
+    assert (outcome["status"], outcome["failure"]["code"]) == ("failed", code)
+    assert said in outcome["failure"]["message"]
+
+
+def test_an_exception_shows_its_last_lines(trainer):
+    outcome = trainer('raise ValueError("the batch is empty")')
+    assert outcome["failure"]["message"] == "The trainer failed: It ended with exit code 1."
+    assert outcome["tail"][-1] == "ValueError: the batch is empty"
+
+
+def test_the_wall_clock_limit_ends_it_with_everything_it_started(trainer):
+    outcome = trainer('subprocess.Popen(["sleep", "600"], start_new_session=True); time.sleep(600)', timeout_seconds=1)
+    assert outcome["failure"]["code"] == "wall_clock_limit"
+    assert 1 <= outcome["seconds"] < 30
+
+
+def test_what_it_leaves_running_is_ended_too(trainer):
+    outcome = trainer(f'subprocess.Popen(["sleep", "600"], start_new_session=True); {GOOD}')
+    assert outcome["status"] == "succeeded"
+
+
+def test_more_memory_than_it_may_have_ends_it(trainer):
+    body = f"block = bytearray(400_000_000); time.sleep(60); {GOOD}"
+    outcome = trainer(body, resources={"memory_gb": 0.2})
+    assert (outcome["failure"]["code"], outcome["failure"]["category"]) == ("out_of_memory", "resource")
+
+
+def test_it_has_the_cores_it_asked_for(trainer):
+    outcome = trainer(
+        'write("metrics.json", json.dumps({"cores": len(os.sched_getaffinity(0)), '
+        '"threads": int(os.environ["OMP_NUM_THREADS"])})); write("checkpoint.pt", "weights")'
+    )
+    assert outcome["metrics"] == {"cores": 1, "threads": 1}
+
+
+def test_our_secrets_stay_with_us(trainer, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    outcome = trainer(
+        'seen = sorted(name for name in os.environ if name.startswith(("AWS_", "PREFECT_"))); '
+        'write("metrics.json", json.dumps({"seen": seen})); write("checkpoint.pt", "weights")'
+    )
+    assert outcome["metrics"] == {"seen": []}
+
+
+def test_a_cancel_ends_it(trainer):
+    began = time.monotonic()
+    outcome = trainer("time.sleep(600)", stopped=lambda: CANCELED if time.monotonic() - began > 1 else None)
+    assert (outcome["status"], outcome["failure"]["category"]) == ("canceled", "canceled")
+
+
+def test_it_dies_with_the_process_that_called_it(tmp_path):
+    """Whoever drives a run may be killed by a signal that nobody can handle."""
+    script = f"""
+import sys, time
+from pathlib import Path
+from simyard.site import Site
+from simyard.tasks.training_runs.engine import TrainerCall
+from simyard.tasks.training_runs.local_engine import LocalEngine
+folder = Path({str(tmp_path)!r})
+call = TrainerCall(name="dies-{tmp_path.name}", image="local", argv=("sleep", "600"), env={{}}, folder=folder,
+                   work=folder, gpus=0, cpus=1, memory_bytes=10**9)
+LocalEngine(Site.from_env()).start(call)
+print("started", flush=True)
+time.sleep(600)
+"""
+    caller = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert caller.stdout is not None
+    assert caller.stdout.readline() == "started\n"
+    name = f"dies-{tmp_path.name}"
+    wait_until(lambda: any("sleep" in psutil.Process(pid).name() for pid in with_token(name)), 10, "the trainer")
+    caller.kill()
+    caller.wait()
+    wait_until(lambda: not list(with_token(name)), 10, "the trainer's end")
+
+
+def test_one_of_the_same_name_that_was_left_is_ended_first(tmp_path):
+    engine = LocalEngine(Site(home=tmp_path, store="", python=sys.executable))
+    call = TrainerCall(
+        name=f"same-{tmp_path.name}", image="local", argv=("sleep", "600"), env={}, folder=tmp_path, work=tmp_path,
+        gpus=0, cpus=1, memory_bytes=10**9,
+    )  # fmt: skip
+    engine.start(call)
+    first = set(with_token(call.name))
+    assert first
+    second = engine.start(call)
+    wait_until(lambda: set(with_token(call.name)) - first, 10, "the second one")
+    assert not first & set(with_token(call.name))
+    assert second.poll() is None
+    second.end(0.0)
+    assert list(with_token(call.name)) == []
+
+
+@pytest.mark.parametrize(
+    ("trainer_spec", "code", "said"),
+    [
+        ({"entrypoint": "no-such-program --train"}, "no_program", "no program 'no-such-program'"),
+        ({"entrypoint": "./train.sh"}, "no_program", "no program './train.sh'"),
+        ({"resources": {"gpu": 99}}, "no_gpu", "gpu is 99"),
+    ],
+)
+def test_what_cannot_be_called_is_refused_before_the_first_rollout(trainer, trainer_spec, code, said):
+    with pytest.raises(RequestError, match=said) as caught:
+        check_trainer(trainer.run_spec(**trainer_spec).spec, trainer.site)
+    assert caught.value.failure.code == code
+
+
+def test_logs_are_in_the_store_while_it_runs(trainer):
+    seen = threading.Event()
+
+    def look():
+        if any(path.stat().st_size for path in Path(trainer.site.store).rglob("stdout.log")):
+            seen.set()
+
+    outcome = trainer(f'print("begins", flush=True); time.sleep(8); {GOOD}', stopped=look)
+    assert outcome["status"] == "succeeded"
+    assert seen.is_set()
+
+
+def test_the_digest_of_a_rollout_is_checked(trainer):
+    resolved = trainer.run_spec()
+    stage_run(resolved, trainer.store)
+    digest = trainer.dataset(resolved.spec)
+    rollout = next(Path(trainer.site.store).rglob(ROLLOUT))
+    rollout.write_bytes(b"other arrays")
+    assert sha256_file(rollout)
+    attempt = TrainerAttempt(run_id=resolved.spec.run_id, iteration=1, number=1, dataset_sha256=digest, checkpoint=None)
+    with pytest.raises(WorkloadError):
+        run_trainer(attempt, resolved.spec, trainer.store, trainer.site, TrainerObserver())
+    outcome = outcome_of(attempt, trainer.store)
+    assert outcome is not None
+    assert outcome["failure"]["category"] == "infra"
+    assert os.path.basename(ROLLOUT) in outcome["failure"]["message"]
