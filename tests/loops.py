@@ -1,7 +1,7 @@
 """Managed training runs whose rollouts do without a simulator, and whose trainer does as it is told.
 
-The runner is the real one, and the task a package of a few lines: it stands for a simulator at the seam where users put their own code, so that a
-run of many iterations takes seconds. Runs on Isaac Lab are in tests/sim.
+The runner is the real one, and the task a package of a few lines: it stands for a simulator at the seam where users
+put their own code, so that a run of many iterations takes seconds. Runs on Isaac Lab are in tests/sim.
 """
 
 import json

@@ -251,7 +251,7 @@ def test_one_of_the_same_name_that_was_left_is_ended_first(tmp_path):
     [
         ({"entrypoint": "no-such-program --train"}, "no_program", "no program 'no-such-program'"),
         ({"entrypoint": "./train.sh"}, "no_program", "no program './train.sh'"),
-        ({"resources": {"gpu": 99}}, "no_gpu", "gpu is 99"),
+        ({"resources": {"gpu": 64}}, "no_gpu", "gpu is 64"),
     ],
 )
 def test_what_cannot_be_called_is_refused_before_the_first_rollout(trainer, trainer_spec, code, said):

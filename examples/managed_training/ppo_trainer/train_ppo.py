@@ -137,7 +137,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--clip", type=float, default=0.3)
     add("--learning-rate", type=float, default=5e-3)
     add("--value-epochs", type=int, default=15, help="passes over the rollouts for the value function")
-    add("--epochs", type=int, default=10, help="passes for the policy, at most")
+    add("--epochs", type=int, default=20, help="passes for the policy, at most")
     add("--minibatch", type=int, default=2048, help="rows")
     add("--target-kl", type=float, default=0.1, help="of the policy from what it was; passes end there")
     add("--entropy-coef", type=float, default=0.0)

@@ -1,0 +1,106 @@
+"""Managed training runs through a work pool: one flow run a slot, and what happens when something dies."""
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import CommandLine, end, wait_until
+from loops import Loop
+from pools import Api, Pool, engines
+
+
+@pytest.fixture(scope="module")
+def pool(api: Api, start_worker: Callable[..., Pool]) -> Pool:
+    """A pool with the installed simulator, which these rollouts never start."""
+    api("/work_pools/", {"name": "loops", "type": "process"})
+    return start_worker("loops", {})
+
+
+@pytest.fixture
+def loop(pool: Pool, simyard: CommandLine, tmp_path: Path, store: Path, api: Api) -> Iterator[Loop]:
+    yield Loop(simyard, tmp_path, store, ("--pool", pool.name))
+    for run in slots(api, ""):
+        wait_until(lambda run=run: not engines(run["id"]), 60, "the end of every slot")
+
+
+def slots(api: Api, run_id: str) -> list[dict[str, Any]]:
+    """Return the flow runs of a run's slots, in order."""
+    found = api("/flow_runs/filter", {"flow_runs": {"name": {"like_": f"{run_id or 'run-'}%-slot-"}}, "limit": 200})
+    return sorted(found, key=lambda run: str(run["name"]))
+
+
+def test_each_slot_is_one_flow_run_for_as_long_as_the_run(loop: Loop, api: Api) -> None:
+    run = loop(iterations=3, parallel=2)
+    assert run.result["status"] == "succeeded", run.result
+    run.assert_sound(3)
+    assert [slot["name"] for slot in slots(api, run.run_id)] == [f"{run.run_id}-slot-{n}-1" for n in (0, 1)]
+    for slot in slots(api, run.run_id):
+        assert api.final_state(slot["id"], 60)["type"] == "COMPLETED"
+    logs = list(loop.store.glob("jobs/*/attempts/001/files/runner.log"))
+    warm = [path for path in logs if "jobs_before=0" not in path.read_text()]
+    assert (len(logs), len(warm)) == (6, 4), "each slot's simulator started once"
+
+
+def test_a_slot_that_is_killed_is_replaced_and_what_it_did_is_not_repeated(loop: Loop, api: Api) -> None:
+    process = loop.begin(iterations=3, parallel=1, seconds=1.0)
+    try:
+        run = loop.newest()
+        run.wait_for("iteration.succeeded")
+        run.wait_for("iteration.started", 2)
+        (slot,) = slots(api, run.run_id)
+        for engine in engines(slot["id"]):
+            engine.send_signal(signal.SIGKILL)
+        assert process.wait(180) == 0, process.stderr.read()
+    finally:
+        end(process)
+    run.assert_sound(3)
+    assert [slot["name"][-1] for slot in slots(api, run.run_id)] == ["1", "2"]
+
+
+def test_when_the_driving_process_is_killed_its_slots_go_on_and_are_found_again(loop: Loop, api: Api) -> None:
+    process = loop.begin(iterations=2, parallel=1, how={"1": "sleep 6"})
+    run = loop.newest()
+    run.wait_for("trainer.started")
+    process.kill()
+    process.wait()
+    process = loop.command.start("runs", "resume", run.run_id, "--store", loop.store, *loop.pool, "--wait")
+    try:
+        assert process.wait(180) == 0, process.stderr.read()
+    finally:
+        end(process)
+    run.assert_sound(2)
+    assert len(list((loop.folder / "marks").glob("1-*"))) == 1, "the trainer that went on was called again"
+    assert len(slots(api, run.run_id)) == 1
+
+
+def test_pause_resume_and_cancel_in_the_prefect_ui(loop: Loop, pool: Pool, api: Api) -> None:
+    """The buttons of Prefect's UI set a flow run's state by its API, as this does."""
+    process = loop.begin(iterations=9, parallel=1, how=dict.fromkeys("123456789", "sleep 1"))
+    try:
+        run = loop.newest()
+        run.wait_for("iteration.started")
+        found = api("/flow_runs/filter", {"flow_runs": {"name": {"any_": [run.run_id]}}})
+        (flow_run,) = found
+        paused = {"state": {"type": "PAUSED", "name": "Paused"}, "force": True}
+        assert api(f"/flow_runs/{flow_run['id']}/set_state", paused)["status"] == "ACCEPT"
+        run.wait_for("run.paused")
+        assert api(f"/flow_runs/{flow_run['id']}/resume", {})["status"] == "ACCEPT"
+        run.wait_for("run.resumed")
+        run.wait_for("iteration.succeeded", 2)
+        canceled = {"state": {"type": "CANCELLING", "name": "Cancelling"}, "force": True}
+        assert api(f"/flow_runs/{flow_run['id']}/set_state", canceled)["status"] == "ACCEPT"
+        assert process.wait(90) == 130, process.stderr.read()
+    finally:
+        end(process)
+    assert json.loads((run.folder / "result.json").read_text())["ended_by"] == "canceled"
+    run.assert_sound()
+
+
+def test_a_trainer_that_the_workers_machine_cannot_call_is_refused_before_a_rollout(loop: Loop) -> None:
+    run = loop(trainer_spec__entrypoint="no-such-program")
+    assert (run.result["status"], run.result["ended_by"], run.exit_code) == ("failed", "refused", 2)
+    assert "no program 'no-such-program'" in run.result["error"]["message"]
+    assert not (loop.store / "jobs").exists()
