@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
@@ -25,6 +26,7 @@ from simyard.runner.spec import JobSpec
 from simyard.site import Site
 from simyard.store.keys import JobKeys, RunKeys
 from simyard.store.store import Store
+from simyard.tasks import curves
 from simyard.tasks import launch as launching
 from simyard.tasks.attempt import CANCELED, Observer
 from simyard.tasks.collect import collect
@@ -41,10 +43,11 @@ from simyard.tasks.training_runs.dataset import write_dataset as write_manifest
 from simyard.tasks.training_runs.driver import Driver, DriverObserver, RunEndedError
 from simyard.tasks.training_runs.slots import PoolCrew
 from simyard.tasks.training_runs.trainer import TrainerObserver, outcome_of
+from simyard.tasks.training_runs.wishes import Wish
 from simyard.training_runs import TrainingRunRequest
 
 ASK_S = 3.0
-"""How often Prefect is asked whether somebody paused the flow run in its UI."""
+"""How often Prefect is asked whether somebody paused or canceled the flow run in its UI."""
 ENDING_S = 15.0
 """How long work in progress may take to end when this process must; half of what Prefect's worker leaves it."""
 
@@ -78,6 +81,7 @@ def driving(run_id: str, store: str, pool: str | None) -> Iterator[tuple[Driver,
     opened = open_store(store)
     spec = runs.load_run(opened, run_id)
     logger = get_run_logger()
+    curves.import_ahead()
     with sharing() as given:
 
         def hear(event: dict[str, Any]) -> None:
@@ -85,7 +89,7 @@ def driving(run_id: str, store: str, pool: str | None) -> Iterator[tuple[Driver,
             given.watcher({"event": event})
 
         observer = DriverObserver(
-            event=hear, stage=given.watcher, canceled=given.canceled, paused=_PausedInPrefect(str(flow_run.id))
+            event=hear, stage=given.watcher, canceled=given.canceled, asked=_AskedInPrefect(str(flow_run.id))
         )
         with Driver(spec, opened, Site.from_env(), observer) as run:
             crew: Crew = (
@@ -239,18 +243,19 @@ def report(result: dict[str, Any], store: str) -> None:
     create_link_artifact(result["store"], key=f"{key}-store", link_text="The run's files")
 
 
-class _PausedInPrefect:
-    """Whether somebody paused this flow run in Prefect's UI; asked now and then."""
+class _AskedInPrefect:
+    """What somebody wants of this flow run by the buttons of Prefect's UI; looked at now and then."""
 
     def __init__(self, run_id: str) -> None:
-        self._run_id = run_id
-        self._asked = 0.0
-        self._paused = False
+        self._run_id = UUID(run_id)
+        self._looked = 0.0
+        self._wish: Wish = "run"
 
-    def __call__(self) -> bool:
-        if time.monotonic() - self._asked > ASK_S:
-            self._asked = time.monotonic()
+    def __call__(self) -> Wish:
+        if time.monotonic() - self._looked > ASK_S:
+            self._looked = time.monotonic()
             with suppress(Exception), get_client(sync_client=True) as client:  # no answer changes nothing
-                state = client.read_flow_run(self._run_id).state  # type: ignore[arg-type]
-                self._paused = state is not None and state.is_paused()
-        return self._paused
+                state = client.read_flow_run(self._run_id).state
+                stopped = state is not None and (state.is_cancelling() or state.is_cancelled())
+                self._wish = "cancel" if stopped else "pause" if state is not None and state.is_paused() else "run"
+        return self._wish

@@ -24,9 +24,12 @@ from simyard.requests import (
     TrainRequest,
 )
 from simyard.submission import SubmitRequest
+from simyard.tasks.training_runs.events import TYPES
+from simyard.training_runs import RolloutTemplate, TrainingRunRequest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+MANAGED = (ROOT / "docs" / "managed-training.md").read_text(encoding="utf-8")
 DOCUMENTS = sorted(
     path
     for pattern in ("*.md", "docs/**/*.md", "changes/*.md", "examples/**/*.md", "benchmarks/**/*.md")
@@ -144,6 +147,35 @@ def test_the_rollout_examples_are_valid(path: Path) -> None:
     check_config(read_config(path, SubmitRequest), SubmitRequest)
 
 
+def test_the_training_run_table_has_every_field_and_its_default() -> None:
+    # Rollouts and trainings have tables of these.
+    elsewhere = ("robot", "scene", "physics", "isaac_lab", "outputs", "compute_config", "timeouts")
+    fields = [
+        *_fields(TrainingRunRequest, skip=("rollout_template",), snake_case=True),
+        *_fields(RolloutTemplate, "rollout_template.", skip=elsewhere, snake_case=True),
+    ]
+    section = MANAGED.partition("| default |")[2].partition("\n## ")[0]
+    assert _table(section) == {name: "required" if required else json.dumps(value) for name, required, value in fields}
+    assert not [name for name in elsewhere if f"`{name}`" not in section]
+
+
+def test_the_event_table_has_every_type() -> None:
+    rows = MANAGED.partition("| event |")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"`(\w+\.\w+)`", rows)) == sorted(TYPES)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "examples" / "managed_training").glob("*.json")), ids=lambda path: path.name
+)
+def test_the_training_run_examples_are_valid(path: Path) -> None:
+    check_config(read_config(path, TrainingRunRequest), TrainingRunRequest)
+
+
+def test_the_training_run_page_shows_a_valid_request() -> None:
+    (block,) = re.findall(r"^```json\n(.*?)^```$", MANAGED, re.DOTALL | re.MULTILINE)
+    check_config(json.loads(block), TrainingRunRequest)
+
+
 def test_the_settings_table_has_every_variable() -> None:
     section = README.partition("## Settings")[2].partition("\n## ")[0]
     named = set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE))
@@ -179,7 +211,8 @@ def test_the_deployments_name_real_flows() -> None:
         assert "schedules" not in deployment
         names.append(f"{flow.name}/{deployment['name']}")
     assert names == [
-        "train/train", "evaluate/evaluate", "export_policy/export_policy", "submit/submit", "rerun/rerun",
+        "train/train", "evaluate/evaluate", "export_policy/export_policy", "submit/submit",
+        "managed-training/managed_training", "resume-training-run/resume_training_run", "rerun/rerun",
         "run-job/simyard",
     ]  # fmt: skip
 

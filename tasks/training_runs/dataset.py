@@ -17,6 +17,8 @@ from simyard.tasks.training_runs.run import RunSpec
 
 SCHEMA = "simyard.dataset/1"
 MANIFEST = "dataset_manifest.json"
+MEASURED = ("mean_return", "success_rate")
+"""What rollouts measure, of whatever drives them."""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,10 @@ BEAT_S = 3.0
 """How often the heartbeat is written."""
 
 
+_STRONGEST: tuple[Wish, ...] = ("run", "pause", "cancel")
+"""Of two that want different things, the later one here has it."""
+
+
 class RunEndedError(Exception):
     """Raised where nothing more may be begun; says the policy."""
 
@@ -48,8 +52,8 @@ class DriverObserver:
     stage: Callable[[dict[str, Any]], None] = lambda status: None
     """Hears what is being done, as a live line shows it."""
     canceled: Callable[[], bool] = lambda: False
-    paused: Callable[[], bool] = lambda: False
-    """Asked once in a while: whether somebody paused it outside of the store."""
+    asked: Callable[[], Wish] = lambda: "run"
+    """Asked once in a while: what somebody wants who says it elsewhere than in the store."""
 
 
 class Driver:
@@ -160,7 +164,7 @@ class Driver:
             time.sleep(PULSE_S)
 
     def _is_paused(self) -> bool:
-        paused = self._wanted == "pause" or self._observer.paused()
+        paused = self._wanted == "pause"
         with self._lock:
             if paused != self._paused:
                 self._paused = paused
@@ -343,6 +347,7 @@ class Driver:
             **measured,
             "metrics": metrics,
             "metric": metric,
+            "metric_of": self._metric_of(checkpoint_id),
             "gpu_seconds": round(self._spent(number), 3),
             # Of the process that ended it: what one before it had done took longer.
             "seconds": round(time.monotonic() - self._began, 3),
@@ -355,6 +360,13 @@ class Driver:
         shown = f"{name} was not measured" if metric is None else f"{name} {metric:.4g}"
         message = f"Iteration {number}: {failure.message}" if failure else f"Iteration {number} is done: {shown}."
         self.events.say(f"iteration.{status}", about, message, metric=metric)
+
+    def _metric_of(self, made: str | None) -> str | None:
+        """Return which checkpoint this iteration's metric speaks of: rollouts measure the one that drove them."""
+        if self.asked.success_criteria.metric not in dataset.MEASURED or not self.asked.rollout_template.is_driven:
+            return made
+        parent = self.parent()
+        return parent["checkpoint_id"] if parent else None
 
     def conclude(self) -> dict[str, Any]:
         """Write how the run ended, and return it."""
@@ -370,7 +382,7 @@ class Driver:
             "ended_by": self.ended_by,
             "current_iteration": len(self.iterations),
             "iterations": {"succeeded": len(good), "failed": len(self.iterations) - len(good)},
-            "best": top and {name: top[name] for name in ("iteration", "checkpoint_id", "metric")},
+            "best": top,
             "credits": round(self.credits, 6),
             "error": self._refused.to_json() if self._refused else last["failure"] if failed and last else None,
             "updated_at": _now(),
@@ -455,7 +467,8 @@ class Driver:
         while not self._over.wait(PULSE_S):
             # A store that is away for a moment is asked again; the run goes on meanwhile.
             with suppress(SimyardError):
-                self._wanted = wished(self.store, self.spec.run_id)
+                wishes = wished(self.store, self.spec.run_id), self._observer.asked()
+                self._wanted = max(wishes, key=_STRONGEST.index)
                 if time.monotonic() - beaten > BEAT_S:
                     beaten = time.monotonic()
                     self._beat()

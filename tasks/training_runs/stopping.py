@@ -51,12 +51,19 @@ def has_reached(criteria: SuccessCriteria, value: float | None) -> bool:
 
 
 def best(criteria: SuccessCriteria, iterations: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the iteration with the best metric, the earliest of equal ones; without any metric, the last good one."""
+    """Return the checkpoint that was measured best, the earliest of equal ones; the last one where none was measured.
+
+    Returns:
+        `checkpoint_id`, the `metric` (None where it was not measured) and the `iteration` that says so.
+    """
     good = [record for record in iterations if record["status"] == SUCCEEDED]
-    measured = [record for record in good if record["metric"] is not None]
-    if not measured:
-        return good[-1] if good else None
-    return (max if criteria.mode == "max" else min)(measured, key=lambda record: float(record["metric"]))
+    measured = [record for record in good if record["metric"] is not None and record["metric_of"] is not None]
+    if measured:
+        top = (max if criteria.mode == "max" else min)(measured, key=lambda record: float(record["metric"]))
+        return {"iteration": top["iteration"], "checkpoint_id": top["metric_of"], "metric": top["metric"]}
+    if not good:
+        return None
+    return {"iteration": good[-1]["iteration"], "checkpoint_id": good[-1]["checkpoint_id"], "metric": None}
 
 
 def _stale(criteria: SuccessCriteria, iterations: Sequence[dict[str, Any]]) -> int:

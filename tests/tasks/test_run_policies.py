@@ -24,7 +24,7 @@ def asked(**sections):
 
 def ended(*values, status="succeeded"):
     return [
-        {"iteration": n, "status": status, "metric": value, "checkpoint_id": f"ckpt-{n}"}
+        {"iteration": n, "status": status, "metric": value, "checkpoint_id": f"ckpt-{n}", "metric_of": f"ckpt-{n}"}
         for n, value in enumerate(values, 1)
     ]
 
@@ -66,11 +66,19 @@ def test_budget_and_time_are_checked_before_anything_is_begun():
     assert stopping.before_dispatch(request, 0.0, 2.0) == "max_credits"
 
 
-def test_the_best_iteration_is_the_earliest_of_equal_ones():
+def test_the_best_checkpoint_is_the_earliest_of_equal_ones():
     criteria = asked().success_criteria
-    assert stopping.best(criteria, ended(1.0, 3.0, 3.0))["iteration"] == 2
-    assert stopping.best(criteria, ended(None, None))["iteration"] == 2
+    assert stopping.best(criteria, ended(1.0, 3.0, 3.0)) == {"iteration": 2, "checkpoint_id": "ckpt-2", "metric": 3.0}
+    assert stopping.best(criteria, ended(None, None)) == {"iteration": 2, "checkpoint_id": "ckpt-2", "metric": None}
     assert stopping.best(criteria, ended(1.0, status="failed")) is None
+
+
+def test_the_checkpoint_that_drove_the_rollouts_is_the_one_they_measure():
+    driven = ended(5.0, 1.0, 2.0)
+    for record, of in zip(driven, (None, "ckpt-1", "ckpt-2"), strict=True):
+        record["metric_of"] = of
+    best = stopping.best(asked().success_criteria, driven)
+    assert best == {"iteration": 3, "checkpoint_id": "ckpt-2", "metric": 2.0}, "the random one has no checkpoint"
 
 
 def facts(device):
