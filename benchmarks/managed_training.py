@@ -1,6 +1,6 @@
 """What an iteration of a managed training run costs beyond stepping and the trainer's own work, by stage.
 
-    python benchmarks/managed_training.py [--envs 64] [--steps 100] [--iterations 5] [--parallel 1 4] [--kinds inline pool]
+    python benchmarks/managed_training.py [--envs 64] [--steps 100] [--iterations 5] [--parallel 1 4] [--kinds …]
 
 Each iteration's wall time comes from the run's own record. Stepping is what the recordings say: environment steps over
 their rate; of several rollouts side by side the one that stepped longest counts. The rest is overhead:

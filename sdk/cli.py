@@ -328,8 +328,9 @@ def pause_run(run_id: str, store: str | None) -> None:
     """Begin nothing new; what is in progress comes to its end."""
     from simyard.commands import training_runs as command
 
-    command.say(run_id, store, "pause")
-    click.echo(f"{run_id} begins nothing new. Let it go on: simyard runs resume {run_id}")
+    standing = command.say(run_id, store, "pause")
+    folder = standing["store"].rpartition("/training-runs/")[0]
+    click.echo(f"{run_id} begins nothing new. Let it go on: simyard runs resume {run_id} --store {folder}")
 
 
 @runs.command("resume")
@@ -354,8 +355,8 @@ def cancel_run(run_id: str, store: str | None) -> None:
     """End a run now; its checkpoints are kept."""
     from simyard.commands import training_runs as command
 
-    command.say(run_id, store, "cancel")
-    click.echo(f"{run_id} will stop within seconds and keep what it has.")
+    ended = command.say(run_id, store, "cancel")["status"] == "canceled"
+    click.echo(f"{run_id} {'is canceled' if ended else 'will stop within seconds'}, and keeps what it has.")
 
 
 @runs.command("verify")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from simyard.tasks.sessions import Sessions
 from simyard.tasks.training_runs import record, run_report
 from simyard.tasks.training_runs import verify as verifying
 from simyard.tasks.training_runs.crew import summary
+from simyard.tasks.training_runs.driver import Driver, DriverObserver
 from simyard.tasks.training_runs.events import event_numbers, read_events
 from simyard.tasks.training_runs.run import ResolvedRun, load_run, resolve_run, stage_run
 from simyard.tasks.training_runs.trainer import check_trainer
@@ -130,13 +132,13 @@ def _drive(
         from simyard.flows.managed_training import resume_training_run
 
         with running.in_this_process(sessions, live, (lambda status: None) if quiet else hear):
-            resume_training_run(run_id, reference, pool, return_state=True)
+            state = resume_training_run(run_id, reference, pool, return_state=True)
     result = read_or_none(store, RunKeys(run_id).result)
     if result is None:
         raise RequestError(
-            f"{run_id} stopped before its end; what is done is kept.",
+            f"{run_id} stopped before its end: {state.message}",
             code="run_interrupted",
-            advice=f"Go on with it: simyard runs resume {run_id}.",
+            advice=f"What is done is kept. Go on: simyard runs resume {run_id} --wait --store {reference}.",
         )
     if not quiet:
         say_ending(result, store, live)
@@ -190,8 +192,12 @@ def say(run_id: str, reference: str | None, wanted: Wish) -> dict[str, Any]:
     Raises:
         RequestError: If there is no such run, or it has ended.
     """
-    store = open_store(reference or Site.from_env().store)
+    site = Site.from_env()
+    store = open_store(reference or site.store)
     wish(store, run_id, wanted)
+    if wanted == "cancel" and record.run_status(store, run_id)["status"] in ("queued", "interrupted"):
+        with suppress(RequestError):  # a process has just taken it up, and sees what is wanted
+            Driver(load_run(store, run_id), store, site, DriverObserver()).end_now("canceled")
     return record.run_status(store, run_id)
 
 

@@ -187,13 +187,21 @@ class Driver:
     # What comes next
 
     def begin(self, crew: Crew) -> None:
-        """Check what can be checked before the first rollout; a run that is refused ends there."""
+        """Check what can be checked before the first rollout; a new run that is refused ends there.
+
+        Raises:
+            SimyardError: If it cannot be checked, or a run that has iterations is refused now; it can go on later.
+        """
         self.show("checking the trainer")
         try:
             crew.prepare()
-        except (RequestError, WorkloadError) as error:
-            self._refused = None if self.why_stopped() else error.failure
-            self.ended_by = "canceled" if self.why_stopped() else "refused"
+        except SimyardError as error:
+            if self.why_stopped():
+                self.ended_by = "canceled"
+            elif isinstance(error, RequestError) and not self.iterations:
+                self._refused, self.ended_by = error.failure, "refused"
+            else:
+                raise
 
     def next_iteration(self) -> int | None:
         """Return the number of the iteration to make now; None when the run is over."""
@@ -368,6 +376,11 @@ class Driver:
         parent = self.parent()
         return parent["checkpoint_id"] if parent else None
 
+    def end_now(self, policy: str) -> dict[str, Any]:
+        """Write that the run ends here, where nobody drives it."""
+        self.ended_by = policy
+        return self.conclude()
+
     def conclude(self) -> dict[str, Any]:
         """Write how the run ended, and return it."""
         assert self.ended_by is not None
@@ -476,6 +489,7 @@ class Driver:
     def _beat(self) -> None:
         status = {
             "stage": self._stage,
+            "wanted": self._wanted,
             "current_iteration": len(self.iterations) + 1,
             "credits": round(self.credits, 6),
             "host": platform.node(),

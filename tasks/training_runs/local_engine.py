@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,7 +48,7 @@ class LocalEngine:
     def start(self, call: TrainerCall) -> _Child:
         """Start it; what is left of a call of this name is ended first: nobody could say any more how that ends."""
         self.sweep(call.name)
-        program = find_program(call.argv[0], call.work, self._site.python)
+        program = find_program(call.argv, call.work, self._site.python)
         env = self._site.workload_env(embedded_assets=False) | _limits(call) | dict(call.env) | {TOKEN: call.name}
         guard = [sys.executable, "-S", "-c", _GUARD, str(math.ceil(call.cpus)), program, *call.argv[1:]]
         with (call.folder / STDOUT).open("wb") as stdout, (call.folder / STDERR).open("wb") as stderr:
@@ -135,18 +136,26 @@ def _limits(call: TrainerCall) -> dict[str, str]:
     return limits | {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(call.gpus)))}
 
 
-def find_program(program: str, folder: Path, python: str) -> str:
+def find_program(argv: Sequence[str], folder: Path, python: str) -> str:
     """Return the program's path; `python` is the one that has the simulator.
 
     Args:
-        program: The entrypoint's first word.
+        argv: The entrypoint.
         folder: Where a relative path starts from.
         python: The site's Python.
 
     Raises:
-        RequestError: If there is no such program.
+        RequestError: If there is no such program, or no such script for Python.
     """
+    program = argv[0]
     if program in _PYTHONS:
+        script = argv[1] if len(argv) > 1 else ""
+        if script.endswith(".py") and not (folder / script).is_file():
+            raise RequestError(
+                f"trainer_spec.entrypoint: there is no file {script!r} in {str(folder)!r}.",
+                code="no_program",
+                advice="Name a script relative to the request's folder, or by its whole path.",
+            )
         return python
     here = folder / program
     found = str(here) if "/" in program and os.access(here, os.X_OK) else shutil.which(program)

@@ -49,7 +49,7 @@ def run_status(store: Store, run_id: str) -> dict[str, Any]:
     status = "queued" if beat is None else "running"
     if beat is not None and is_gone(beat):
         status = "interrupted"
-    elif wished(store, run_id) == "pause":
+    elif "pause" in (wished(store, run_id), beat and beat["wanted"]):
         status = "paused"
     return frame(spec, store) | {
         "status": status,

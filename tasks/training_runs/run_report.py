@@ -64,17 +64,16 @@ def _text(run: RunSpec, result: dict[str, Any], iterations: list[dict[str, Any]]
         f"| store | `{result['store']}` |",
         "", f"![curves]({CURVES})",
         "", "## Iterations", "",
-        f"| | {metric} | mean return | episodes | steps | rollouts, s | trainer, s | all, s |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| | {metric} | episodes | steps | rollouts, s | trainer, s | all, s |",
+        "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for ended in iterations:
         if ended["failure"]:
-            lines.append(f"| {ended['iteration']} | failed: {ended['failure']['message']} | | | | | | |")
+            lines.append(f"| {ended['iteration']} | failed: {ended['failure']['message']} | | | | | |")
             continue
         cells = [
-            str(ended["iteration"]), number(ended["metric"]), number(ended["mean_return"]),
-            str(ended["episodes"]), str(ended["recorded_steps"]), number(ended["rollouts_seconds"]),
-            number(ended["trainer_seconds"]), number(ended["seconds"]),
+            str(ended["iteration"]), number(ended["metric"]), str(ended["episodes"]), str(ended["recorded_steps"]),
+            number(ended["rollouts_seconds"]), number(ended["trainer_seconds"]), number(ended["seconds"]),
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "## Lineage", "", "| checkpoint | parent | dataset | sha256 |", "|---|---|---|---|"]

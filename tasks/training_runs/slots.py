@@ -18,7 +18,8 @@ from typing import Any
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
 
@@ -43,8 +44,8 @@ from simyard.tasks.training_runs.trainer import (
 )
 
 FLOW = "run-slot"
-POLL_S = 0.1
-"""How often either side looks."""
+POLL_S, LATER_POLL_S = 0.05, 0.25
+"""How often either side looks, in the first seconds and after them."""
 LOOK_S = 2.0
 """How often the control side asks Prefect after the flow run, and a slot tells that it lives."""
 SILENCE_S = 60.0
@@ -89,14 +90,11 @@ class PoolCrew:
         before = sum(attempt.outcome is not None for attempt in history.attempts(self._store, spec.job_id))
 
         def ended(number: int) -> dict[str, Any] | None:
-            past = history.attempts(self._store, spec.job_id)
-            if past:
-                observer.progress(past[-1].status or {})
-            made = [attempt.outcome for attempt in past if attempt.outcome][before:]
-            return made[-1] if made else self._slots[slot].answer(number)
+            answer = self._slots[slot].answer(number)
+            outcomes = [attempt.outcome for attempt in history.attempts(self._store, spec.job_id) if attempt.outcome]
+            return outcomes[-1] if len(outcomes) > before else answer
 
-        outcome = self._slots[slot].order({"do": "rollout", "job_id": spec.job_id}, ended)
-        raise_failure(outcome)
+        raise_failure(self._slots[slot].order({"do": "rollout", "job_id": spec.job_id}, ended))
 
     def call_trainer(self, attempt: TrainerAttempt, observer: TrainerObserver) -> None:
         """Have the first slot call the trainer."""
@@ -126,6 +124,8 @@ class _Slot:
         self._canceled = canceled
         self._leaving = leaving
         self._keys = RunKeys(run.run_id)
+        self._run: FlowRun | None = None
+        self._heard = 0.0
 
     def order(self, order: dict[str, Any], ended: Callable[[int], dict[str, Any] | None]) -> dict[str, Any]:
         """Give an order, and wait for its end.
@@ -138,10 +138,17 @@ class _Slot:
             WorkloadError: If the slot is lost, or the waiting is to end.
         """
         number = self._next_number()
-        with get_client(sync_client=True) as client:
-            run = self._flow_run(client)
+        # A slot ends by itself when it has had no order for long.
+        if self._run is None or time.monotonic() - self._heard > LOOK_S * 10:
+            self._run = self._flow_run()
+        try:
             self._store.put_json(self._key(f"order-{number:06d}.json"), order | {"given_at": _now()})
-            return self._wait(client, run, number, order, ended)
+            outcome = self._wait(self._run, number, order, ended)
+        except BaseException:
+            self._run = None
+            raise
+        self._heard = time.monotonic()
+        return outcome
 
     def answer(self, number: int) -> dict[str, Any] | None:
         """Return what the slot says of an order itself: where the work could not even leave an outcome."""
@@ -156,32 +163,33 @@ class _Slot:
                 self._store.put_json(self._key(f"order-{number:06d}.json"), {"do": "end", "given_at": _now()})
 
     def _wait(
-        self, client: SyncPrefectClient, run: FlowRun, number: int, order: dict[str, Any],
-        ended: Callable[[int], dict[str, Any] | None],
-    ) -> dict[str, Any]:  # fmt: skip
-        heard = looked = reached = time.monotonic()
+        self, run: FlowRun, number: int, order: dict[str, Any], ended: Callable[[int], dict[str, Any] | None]
+    ) -> dict[str, Any]:
+        began = heard = looked = reached = time.monotonic()
         news: Any = None
         asked_to_stop = False
         while True:
             try:
-                if (outcome := ended(number)) is not None:
+                # The answer is one object; what a slot left that could not answer is looked for now and then.
+                if self.answer(number) is not None and (outcome := ended(number)) is not None:
                     return outcome
                 if time.monotonic() - looked > LOOK_S:
                     looked = time.monotonic()
+                    if (outcome := ended(number)) is not None:
+                        return outcome
                     status = read_or_none(self._store, self._key("status.json"))
-                    state = client.read_flow_run(run.id).state
-                    assert state is not None
+                    state = _state(run)
                     latest = (state.id, status and status["updated_at"])
                     if latest != news or state.is_scheduled():
                         news, heard = latest, looked
                     if self._canceled() and (state.is_scheduled() or state.is_pending()):
-                        client.set_flow_run_state(run.id, Cancelled(), force=True)
+                        _set_state(run, Cancelled())
                         raise WorkloadError(CANCELED)
                     if state.is_final() and ended(number) is None:
                         raise WorkloadError(_lost(f"Its flow run {run.name!r} ended as {state.name!r}."))
                     patience = SILENCE_S if status and status["flow_run"] == str(run.id) else STARTING_S
                     if looked - heard > patience:
-                        client.set_flow_run_state(run.id, Crashed(message="It fell silent."), force=True)
+                        _set_state(run, Crashed(message="It fell silent."))
                         raise WorkloadError(_lost(f"It has been silent for {patience:.0f} s."))
                 reached = time.monotonic()
             except (StoreError, httpx.HTTPError):
@@ -198,13 +206,12 @@ class _Slot:
                     ask_to_cancel(self._store, order["job_id"])
                 else:
                     self._store.put_json(self._key(f"stop-{number:06d}.json"), {})
-            time.sleep(POLL_S)
+            time.sleep(_patience(began))
 
-    def _flow_run(self, client: SyncPrefectClient) -> FlowRun:
+    def _flow_run(self) -> FlowRun:
         """Return the flow run that has this slot, a new one where there is none that lives."""
-        from prefect.deployments import run_deployment
-
-        _deploy(client, self._pool)
+        with get_client(sync_client=True) as client:
+            _deploy(client, self._pool)
         generation = 1
         while True:
             key = f"{self._run_id}-slot-{self._number}-{generation}"
@@ -244,7 +251,7 @@ def serve_slot(run_id: str, slot: int, flow_run: str, store: Store, site: Site, 
         while time.monotonic() - idle_since < IDLE_S:
             order = read_or_none(store, keys.slot(slot, f"order-{number:06d}.json"))
             if order is None:
-                time.sleep(POLL_S)
+                time.sleep(_patience(idle_since))
                 continue
             if order["do"] == "end" or store.exists(keys.result):
                 return
@@ -347,6 +354,23 @@ def _deploy(client: SyncPrefectClient, pool: str) -> None:
         description="A warm simulator for the rollouts of one managed training run, and its trainer.",
         enforce_parameter_schema=False,
     )
+
+
+def _patience(since: float) -> float:
+    """Return how long to sleep until the next look."""
+    return POLL_S if time.monotonic() - since < 5.0 else LATER_POLL_S
+
+
+def _state(run: FlowRun) -> State[Any]:
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(run.id).state
+    assert state is not None
+    return state
+
+
+def _set_state(run: FlowRun, state: State[Any]) -> None:
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run.id, state, force=True)
 
 
 def _lost(message: str) -> Failure:

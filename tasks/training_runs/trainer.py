@@ -88,7 +88,7 @@ def check_trainer(run: RunSpec, site: Site) -> None:
     trainer = run.asked.trainer_spec
     engine_for(trainer, site).require(trainer.image_uri, trainer.resources.gpu)
     if trainer.image_uri == LOCAL:
-        find_program(trainer.program[0], Path(run.folder), site.python)
+        find_program(trainer.program, Path(run.folder), site.python)
 
 
 def run_trainer(attempt: TrainerAttempt, run: RunSpec, store: Store, site: Site, observer: TrainerObserver) -> None:
