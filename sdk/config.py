@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic.alias_generators import to_camel, to_snake
 
 from simyard.requests import Body, EvaluateRequest, ExportRequest, JobRequest, TrainRequest, section_fields
 from simyard.runner.errors import RequestError, unknown
@@ -156,7 +156,7 @@ def _explain(problem: dict[str, Any], model: type[Body]) -> str:
         error = unknown("key", problem["loc"][-1], fields, code="bad_config")
         return f"{where}: {error.failure.message} {error.failure.advice}".rstrip(".")
     if problem["type"] == "missing":
-        return f"{where} is missing"
+        return f"{to_snake(where) if model.SECTION is None else where} is missing"
     given = repr(problem["input"])
     message = problem["msg"].removeprefix("Value error, ")
     return f"{where}: {message}, not {given if len(given) < 80 else given[:77] + '…'}"

@@ -403,8 +403,8 @@ class Driver:
         run_report.write(
             self.spec, result, self.iterations, record.checkpoints(self.store, self.spec.run_id), self.store
         )
-        self.store.put_json(self.keys.result, result)
         self.events.say("run.ended", "", f"The run has {status}; what ended it: {self.ended_by}.", status=status)
+        self.store.put_json(self.keys.result, result)
         return result
 
     # Inside
