@@ -80,7 +80,7 @@ def _start(client: SyncPrefectClient, spec: JobSpec, store: Store, store_ref: st
         if run is not None and not ended:
             return number, run
         number += 1
-    _deploy(client, pool)
+    deploy(client, pool, FLOW, "run_job", "One attempt at a job, on the machine that has the simulator.")
     launched = run_deployment(
         f"{FLOW}/{pool}",
         parameters={"job_id": spec.job_id, "attempt": number, "store": store_ref},
@@ -103,19 +103,27 @@ def _find(client: SyncPrefectClient, spec: JobSpec, number: int) -> FlowRun | No
     return found[0] if found else None
 
 
-def _deploy(client: SyncPrefectClient, pool: str) -> None:
-    """Make sure the pool has its deployment of `run-job`; one that an operator made stays as it is."""
+def deploy(client: SyncPrefectClient, pool: str, flow: str, module: str, description: str) -> None:
+    """Make sure the pool has its deployment of a flow; one that an operator made stays as it is.
+
+    Args:
+        client: Of the Prefect server.
+        pool: The work pool; the deployment has its name.
+        flow: The flow's name.
+        module: Its module in `simyard.flows`, and its function there.
+        description: For Prefect's UI.
+    """
     try:
-        if client.read_deployment_by_name(f"{FLOW}/{pool}").work_pool_name == pool:
+        if client.read_deployment_by_name(f"{flow}/{pool}").work_pool_name == pool:
             return
     except ObjectNotFound:
         pass
     client.create_deployment(
-        flow_id=client.create_flow_from_name(FLOW),
+        flow_id=client.create_flow_from_name(flow),
         name=pool,
         work_pool_name=pool,
-        entrypoint="simyard.flows.run_job.run_job",  # the code is part of the worker's installation
-        description="One attempt at a job, on the machine that has the simulator.",
+        entrypoint=f"simyard.flows.{module}.{module}",  # the code is part of the worker's installation
+        description=description,
         enforce_parameter_schema=False,
     )
 

@@ -26,7 +26,7 @@ from simyard.tasks.history import read_or_none
 from simyard.tasks.training_runs import costs, dataset, record, run_report, stopping
 from simyard.tasks.training_runs.crew import Crew
 from simyard.tasks.training_runs.events import Events
-from simyard.tasks.training_runs.run import RunSpec, rollout
+from simyard.tasks.training_runs.run import RunSpec, now, rollout
 from simyard.tasks.training_runs.trainer import TrainerAttempt, outcome_of
 from simyard.tasks.training_runs.wishes import Wish, wish, wished
 
@@ -360,7 +360,7 @@ class Driver:
             # Of the process that ended it: what one before it had done took longer.
             "seconds": round(time.monotonic() - self._began, 3),
             "rollouts_seconds": self._rollouts_done and round(self._rollouts_done - self._began, 3),
-            "ended_at": _now(),
+            "ended_at": now(),
         }
         self.store.put_json(self.keys.iteration(number).record, ended)
         self.iterations.append(ended)
@@ -398,7 +398,7 @@ class Driver:
             "best": top,
             "credits": round(self.credits, 6),
             "error": self._refused.to_json() if self._refused else last["failure"] if failed and last else None,
-            "updated_at": _now(),
+            "updated_at": now(),
         }
         run_report.write(
             self.spec, result, self.iterations, record.checkpoints(self.store, self.spec.run_id), self.store
@@ -449,7 +449,7 @@ class Driver:
             "size_bytes": file.size_bytes,
             "file": file.to_json(),
             "metrics": metrics,
-            "created_at": _now(),
+            "created_at": now(),
         }
         self.store.put_json(self.keys.checkpoint(checkpoint_id), lineage)
         return lineage
@@ -495,14 +495,10 @@ class Driver:
             "host": platform.node(),
             "pid": os.getpid(),
             "process_began": record.process_began(os.getpid()),
-            "updated_at": _now(),
+            "updated_at": now(),
         }
         self.store.put_json(self.keys.status, status)
 
 
 def _is_this_process(beat: dict[str, Any]) -> bool:
     return bool(beat["host"] == platform.node() and beat["pid"] == os.getpid())
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

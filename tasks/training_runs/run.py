@@ -93,7 +93,7 @@ def resolve_run(request: TrainingRunRequest, store: Store, run_id: str, base: Pa
         folder=str(base),
         checkpoint=file,
         usd_per_gpu_hour=site.usd_per_gpu_hour,
-        created_at=_now(),
+        created_at=now(),
     )
     return ResolvedRun(spec, template.inputs, found)
 
@@ -163,7 +163,7 @@ def rollout(run: RunSpec, iteration: int, index: int, checkpoint: InputFile | No
         job_id=keys.rollout_job_id(run.run_id, iteration, index),
         name=request.name,
         seed=seed,
-        created_at=_now(),
+        created_at=now(),
         request=request.model_dump(mode="json", exclude_unset=True),
     )
     if policy is None:
@@ -178,5 +178,6 @@ def rollout(run: RunSpec, iteration: int, index: int, checkpoint: InputFile | No
     )
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def now() -> str:
+    """Return the time in UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

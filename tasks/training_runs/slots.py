@@ -13,14 +13,12 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 import httpx
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
 
 from simyard.runner.errors import Category, Failure, RequestError, SimyardError, StoreError, WorkloadError
@@ -33,8 +31,9 @@ from simyard.tasks.attempt import CANCELED, Observer
 from simyard.tasks.frame import load_spec
 from simyard.tasks.history import read_or_none
 from simyard.tasks.launch import ask_to_cancel, is_done, launch_inline, raise_failure
+from simyard.tasks.pool import deploy
 from simyard.tasks.sessions import Sessions
-from simyard.tasks.training_runs.run import RunSpec, load_run
+from simyard.tasks.training_runs.run import RunSpec, load_run, now
 from simyard.tasks.training_runs.trainer import (
     TrainerAttempt,
     TrainerObserver,
@@ -126,6 +125,7 @@ class _Slot:
         self._keys = RunKeys(run.run_id)
         self._run: FlowRun | None = None
         self._heard = 0.0
+        self._given: int | None = None
 
     def order(self, order: dict[str, Any], ended: Callable[[int], dict[str, Any] | None]) -> dict[str, Any]:
         """Give an order, and wait for its end.
@@ -142,7 +142,7 @@ class _Slot:
         if self._run is None or time.monotonic() - self._heard > LOOK_S * 10:
             self._run = self._flow_run()
         try:
-            self._store.put_json(self._key(f"order-{number:06d}.json"), order | {"given_at": _now()})
+            self._store.put_json(self._key(f"order-{number:06d}.json"), order | {"given_at": now()})
             outcome = self._wait(self._run, number, order, ended)
         except BaseException:
             self._run = None
@@ -160,7 +160,7 @@ class _Slot:
         with suppress(SimyardError):
             number = self._next_number()
             if number > 1:
-                self._store.put_json(self._key(f"order-{number:06d}.json"), {"do": "end", "given_at": _now()})
+                self._store.put_json(self._key(f"order-{number:06d}.json"), {"do": "end", "given_at": now()})
 
     def _wait(
         self, run: FlowRun, number: int, order: dict[str, Any], ended: Callable[[int], dict[str, Any] | None]
@@ -211,7 +211,8 @@ class _Slot:
     def _flow_run(self) -> FlowRun:
         """Return the flow run that has this slot, a new one where there is none that lives."""
         with get_client(sync_client=True) as client:
-            _deploy(client, self._pool)
+            about = "A warm simulator for the rollouts of one managed training run, and its trainer."
+            deploy(client, self._pool, FLOW, "run_slot", about)
         generation = 1
         while True:
             key = f"{self._run_id}-slot-{self._number}-{generation}"
@@ -226,8 +227,15 @@ class _Slot:
             generation += 1
 
     def _next_number(self) -> int:
+        if self._given is None:
+            self._given = self._last_given()
+        self._given += 1
+        return self._given
+
+    def _last_given(self) -> int:
+        """Return the number of the last order that anybody gave."""
         names = (entry.key.rpartition("/")[2] for entry in self._store.list(self._key("")[:-1]))
-        return max((int(name[6:12]) for name in names if name.startswith("order-")), default=0) + 1
+        return max((int(name[6:12]) for name in names if name.startswith("order-")), default=0)
 
     def _key(self, name: str) -> str:
         return self._keys.slot(self._number, name)
@@ -331,29 +339,12 @@ class _Heartbeat:
     def _beat(self) -> None:
         while True:
             status = {
-                "flow_run": self._flow_run, "host": platform.node(), "pid": os.getpid(), "updated_at": _now(),
+                "flow_run": self._flow_run, "host": platform.node(), "pid": os.getpid(), "updated_at": now(),
             }  # fmt: skip
             with suppress(StoreError):
                 self._store.put_json(self._key, status)
             if self._over.wait(LOOK_S):
                 return
-
-
-def _deploy(client: SyncPrefectClient, pool: str) -> None:
-    """Make sure the pool has its deployment of `run-slot`; one that an operator made stays as it is."""
-    try:
-        if client.read_deployment_by_name(f"{FLOW}/{pool}").work_pool_name == pool:
-            return
-    except ObjectNotFound:
-        pass
-    client.create_deployment(
-        flow_id=client.create_flow_from_name(FLOW),
-        name=pool,
-        work_pool_name=pool,
-        entrypoint="simyard.flows.run_slot.run_slot",
-        description="A warm simulator for the rollouts of one managed training run, and its trainer.",
-        enforce_parameter_schema=False,
-    )
 
 
 def _patience(since: float) -> float:
@@ -380,7 +371,3 @@ def _lost(message: str) -> Failure:
         message=f"The slot's simulator is lost. {message}",
         advice="Its machine or its worker died; another one takes over.",
     )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

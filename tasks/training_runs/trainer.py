@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from simyard.tasks.training_runs.container_engine import ContainerEngine
 from simyard.tasks.training_runs.dataset import MANIFEST, bring, iteration_id
 from simyard.tasks.training_runs.engine import INPUT, LOCAL, OUTPUT, STDERR, STDOUT, Engine, Exit, TrainerCall
 from simyard.tasks.training_runs.local_engine import LocalEngine, find_program
-from simyard.tasks.training_runs.run import RunSpec
+from simyard.tasks.training_runs.run import RunSpec, now
 from simyard.training_runs import TrainerSpec, fill_in
 
 CHECKPOINT, CHECKPOINT_URI, METRICS = "checkpoint.pt", "checkpoint_out_uri.txt", "metrics.json"
@@ -114,7 +113,7 @@ def run_trainer(attempt: TrainerAttempt, run: RunSpec, store: Store, site: Site,
         "dataset_sha256": attempt.dataset_sha256,
         "seconds": round(call.seconds, 3),
         "gpu_seconds": round(call.seconds * run.asked.trainer_spec.resources.gpu, 3),
-        "ended_at": _now(),
+        "ended_at": now(),
         "tail": call.tail if failure else [],
         **output,
     }
@@ -265,7 +264,7 @@ class _Call:
                 self._beat()
 
     def _beat(self) -> None:
-        status = {"host": platform.node(), "pid": os.getpid(), "updated_at": _now(), "attempt": self._attempt.to_json()}
+        status = {"host": platform.node(), "pid": os.getpid(), "updated_at": now(), "attempt": self._attempt.to_json()}
         self._store.put_json(self._attempt.key("status.json"), status)
 
     def _keep(self) -> dict[str, Any]:
@@ -377,7 +376,3 @@ def _broken(message: str, advice: str) -> WorkloadError:
     return WorkloadError(
         Failure(code="trainer_failed", category=Category.USER, message=f"The trainer failed: {message}", advice=advice)
     )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
