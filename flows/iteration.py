@@ -169,6 +169,7 @@ def _rollout(run: Driver, crew: Crew, spec: JobSpec, slots: queue.SimpleQueue[in
             return None
         finally:
             slots.put(slot)
+            run.count_rollout(spec)
         return _settle(spec, None, run.store)
 
 
@@ -198,8 +199,7 @@ def train(run: Driver, crew: Crew, number: int, data: Dataset) -> dict[str, Any]
         RunEndedError: If a policy forbade to call it.
     """
     run.show(f"iteration {number}: trainer")
-    limit = run.asked.loop_policy.trainer_retry_limit
-    outcome = _trainer.with_options(retries=limit)(run, crew, number, data)
+    outcome = _trainer.with_options(retries=run.calls_left(number) - 1)(run, crew, number, data)
     if outcome is None:
         run.gate()  # it says again what it said there
     assert outcome is not None

@@ -19,7 +19,7 @@ from typing import Any
 from simyard.runner.errors import Category, Failure, RequestError, SimyardError, WorkloadError
 from simyard.runner.spec import InputFile, JobSpec
 from simyard.site import Site
-from simyard.store.keys import JobKeys, RunKeys
+from simyard.store.keys import JobKeys, RunKeys, rollout_job_id
 from simyard.store.store import Store
 from simyard.tasks.attempt import CANCELED
 from simyard.tasks.history import read_or_none
@@ -27,7 +27,7 @@ from simyard.tasks.training_runs import costs, dataset, record, run_report, stop
 from simyard.tasks.training_runs.crew import Crew
 from simyard.tasks.training_runs.events import Events
 from simyard.tasks.training_runs.run import RunSpec, now, rollout
-from simyard.tasks.training_runs.trainer import TrainerAttempt, outcome_of
+from simyard.tasks.training_runs.trainer import TrainerAttempt, engine_for, outcome_of
 from simyard.tasks.training_runs.wishes import Wish, wish, wished
 
 PULSE_S = 0.5
@@ -82,22 +82,26 @@ class Driver:
         self._began = time.monotonic()
         self._rollouts_done: float | None = None
         self._gpu_seconds = costs.total(self.iterations)
+        self._counted: dict[str, float] = {}
         self._lock = threading.Lock()
         self._wanted: Wish = "run"
         self._stop = threading.Event()
         self._over = threading.Event()
         self._paused = False
-        self._pulse = threading.Thread(target=self._beat_on, name="pulse", daemon=True)
+        # Apart: whoever is asked may take long to answer, and a heart that stops is taken for death.
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._beat_on, self._listen)]
         self._started = self._start_time()
 
     def __enter__(self) -> Driver:
         self._beat()
-        self._pulse.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._pulse.join()
+        for thread in self._threads:
+            thread.join()
 
     # What somebody wants
 
@@ -179,10 +183,14 @@ class Driver:
         """What the run has cost so far, in credits."""
         return costs.in_credits(self._gpu_seconds, self.spec.usd_per_gpu_hour)
 
-    def add_gpu_seconds(self, seconds: float) -> None:
-        """Count work that has ended."""
+    def count_rollout(self, spec: JobSpec) -> None:
+        """Count what a rollout has cost by now, all its attempts together."""
+        if spec.gpus == 0:
+            return
+        seconds = costs.rollout_gpu_seconds(self.store, spec.job_id, spec.gpus)
         with self._lock:
-            self._gpu_seconds += seconds
+            self._gpu_seconds += seconds - self._counted.get(spec.job_id, 0.0)
+            self._counted[spec.job_id] = seconds
 
     # What comes next
 
@@ -211,6 +219,7 @@ class Driver:
             return None
         number = len(self.iterations) + 1
         # A process before this one may have spent something on it.
+        self._counted = self._rollout_seconds(number)
         self._gpu_seconds = costs.total(self.iterations) + self._spent(number)
         return number
 
@@ -250,12 +259,11 @@ class Driver:
         return [JobSpec.from_json(had) if had else spec for spec, had in zip(specs, frozen, strict=True)]
 
     def rollout_ended(self, spec: JobSpec, result: dict[str, Any]) -> None:
-        """Count a rollout, and say how it ended.
+        """Say how a rollout ended.
 
         Raises:
             WorkloadError: If it did not succeed.
         """
-        self.add_gpu_seconds(costs.rollout_gpu_seconds(self.store, spec.job_id, spec.gpus))
         if result["status"] == "succeeded":
             self.events.say("rollout.succeeded", spec.job_id, f"{spec.name} is done.", job_id=spec.job_id)
             return
@@ -293,10 +301,17 @@ class Driver:
                 return call, outcome
         return self._call(number, max(numbers, default=0) + 1, dataset_sha256, file), None
 
-    def may_call_again(self, number: int) -> bool:
-        """Return whether the trainer has failed no more often in this iteration than it may."""
+    def calls_left(self, number: int) -> int:
+        """Return how often the trainer may still be called in this iteration, whoever called it before.
+
+        Raises:
+            WorkloadError: If it has failed as often as it may: the last failure.
+        """
         failed = [outcome for outcome in self._call_outcomes(number) if outcome["status"] == "failed"]
-        return len(failed) <= self.asked.loop_policy.trainer_retry_limit
+        left = self.asked.loop_policy.trainer_retry_limit + 1 - len(failed)
+        if left <= 0:
+            raise WorkloadError(Failure.from_json(failed[-1]["failure"]))
+        return left
 
     def trainer_began(self, call: TrainerAttempt) -> None:
         """Say that the trainer is called."""
@@ -305,7 +320,8 @@ class Driver:
 
     def trainer_ended(self, call: TrainerAttempt, outcome: dict[str, Any]) -> None:
         """Count a call of the trainer, and say how it ended."""
-        self.add_gpu_seconds(outcome["gpu_seconds"])
+        with self._lock:
+            self._gpu_seconds += outcome["gpu_seconds"]
         about = f"{dataset.iteration_id(call.iteration)}/{call.number}"
         if outcome["status"] == "succeeded":
             self.events.say("trainer.succeeded", about, f"The trainer is done after {outcome['seconds']:.1f} s.")
@@ -377,7 +393,11 @@ class Driver:
         return parent["checkpoint_id"] if parent else None
 
     def end_now(self, policy: str) -> dict[str, Any]:
-        """Write that the run ends here, where nobody drives it."""
+        """Write that the run ends here, where nobody drives it; a trainer that outlived its driver is ended."""
+        number = len(self.iterations) + 1
+        for call in (self._call(number, past, "", None) for past in self._calls(number)):
+            if outcome_of(call, self.store) is None:
+                engine_for(self.asked.trainer_spec, self.site).sweep(call.name)
         self.ended_by = policy
         return self.conclude()
 
@@ -470,21 +490,26 @@ class Driver:
     def _spent(self, number: int) -> float:
         """Return the GPU seconds of an iteration so far, from the store."""
         calls = sum(outcome["gpu_seconds"] for outcome in self._call_outcomes(number))
+        return float(calls + sum(self._rollout_seconds(number).values()))
+
+    def _rollout_seconds(self, number: int) -> dict[str, float]:
+        """Return the GPU seconds of an iteration's rollouts, by job."""
         if self.spec.template.gpus == 0:
-            return float(calls)
-        jobs = [rollout(self.spec, number, index, None) for index in range(self.asked.rollout_template.jobs)]
-        return float(calls + sum(costs.rollout_gpu_seconds(self.store, job.job_id, job.gpus) for job in jobs))
+            return {}
+        ids = (rollout_job_id(self.spec.run_id, number, index) for index in range(self.asked.rollout_template.jobs))
+        return {job_id: costs.rollout_gpu_seconds(self.store, job_id, self.spec.template.gpus) for job_id in ids}
 
     def _beat_on(self) -> None:
-        beaten = time.monotonic()
+        while not self._over.wait(BEAT_S):
+            with suppress(SimyardError):  # a store that is away for a moment
+                self._beat()
+
+    def _listen(self) -> None:
         while not self._over.wait(PULSE_S):
             # A store that is away for a moment is asked again; the run goes on meanwhile.
             with suppress(SimyardError):
                 wishes = wished(self.store, self.spec.run_id), self._observer.asked()
                 self._wanted = max(wishes, key=_STRONGEST.index)
-                if time.monotonic() - beaten > BEAT_S:
-                    beaten = time.monotonic()
-                    self._beat()
 
     def _beat(self) -> None:
         status = {

@@ -76,9 +76,9 @@ def frame(spec: RunSpec, store: Store) -> dict[str, Any]:
 
 
 def is_gone(beat: dict[str, Any]) -> bool:
-    """Return whether the process that wrote this heartbeat has died: seen at once on its machine, else by silence."""
-    if beat["host"] == platform.node() and not _is_alive(beat["pid"], beat["process_began"]):
-        return True
+    """Return whether the process that wrote this heartbeat has died: seen on its machine, elsewhere by its silence."""
+    if beat["host"] == platform.node():
+        return not _is_alive(beat["pid"], beat["process_began"])
     return (datetime.now(UTC) - datetime.fromisoformat(beat["updated_at"])).total_seconds() > SILENCE_S
 
 

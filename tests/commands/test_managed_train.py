@@ -115,6 +115,17 @@ def test_pause_resume_and_cancel_from_another_terminal(loop):
     assert "has canceled" in refused.stderr
 
 
+def test_a_run_that_nobody_drives_is_canceled_at_once(loop):
+    process = loop.begin(iterations=9, parallel=1, how={"1": "sleep 20"})
+    run = loop.newest()
+    run.wait_for("trainer.started")
+    process.kill()
+    process.wait()
+    assert "is canceled" in run.do("cancel").stdout
+    assert json.loads((run.folder / "result.json").read_text())["ended_by"] == "canceled"
+    assert trainers(run) == []
+
+
 def test_without_wait_the_run_goes_on_by_itself_and_can_be_watched(loop):
     started = loop.command("managed-train", loop.write(iterations=2, parallel=1), "--store", loop.store)
     assert started.returncode == 0, started.stderr

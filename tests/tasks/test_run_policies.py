@@ -1,11 +1,17 @@
 """What ends a managed training run, and what it has cost, from records alone."""
 
+import sys
+
 import pytest
 
+from simyard.runner.errors import WorkloadError
 from simyard.runner.spec import Facts
-from simyard.store.keys import JobKeys
+from simyard.site import Site
+from simyard.store.keys import JobKeys, new_run_id
 from simyard.store.store import Store
 from simyard.tasks.training_runs import costs, stopping
+from simyard.tasks.training_runs.driver import Driver, DriverObserver, RunEndedError
+from simyard.tasks.training_runs.run import load_run, resolve_run, stage_run
 from simyard.training_runs import TrainingRunRequest
 
 REQUEST = {
@@ -104,3 +110,71 @@ def test_on_a_cpu_nothing_is_counted(tmp_path):
     store, job = Store.open(str(tmp_path)), JobKeys(JOB)
     store.put_json(job.attempt(1).outcome, {"timings": {"total_s": 30.0}, "facts": facts("cpu"), "failure": None})
     assert costs.rollout_gpu_seconds(store, JOB, None) == 0.0
+
+
+@pytest.fixture
+def driven(tmp_path):
+    """A run of two rollouts an iteration that may cost a tenth of a credit; a GPU hour is 3.6 of them."""
+    store = Store.open(str(tmp_path / "store"))
+    site = Site(home=tmp_path, store=str(tmp_path / "store"), python=sys.executable, usd_per_gpu_hour=3.6)
+    request = asked(
+        rollout_template={"rollout_parallelism": 2},
+        budget_policy={"max_credits": 0.1},
+        loop_policy={"max_iterations": 5, "trainer_retry_limit": 1},
+    )
+    resolved = resolve_run(request, store, new_run_id(), tmp_path, site)
+    stage_run(resolved, store)
+
+    def drive():
+        return Driver(load_run(store, resolved.spec.run_id), store, site, DriverObserver())
+
+    return drive
+
+
+def finish(driver, spec, seconds, attempt=1):
+    outcome = {"timings": {"total_s": seconds}, "facts": facts("cuda:0"), "failure": None}
+    driver.store.put_json(JobKeys(spec.job_id).attempt(attempt).outcome, outcome)
+
+
+def test_the_budget_is_known_between_the_rollouts_of_an_iteration(driven):
+    driver = driven()
+    assert driver.next_iteration() == 1
+    first, second = driver.rollouts(1)
+    finish(driver, first, 60.0)
+    for _ in range(3):
+        driver.count_rollout(first)
+    assert driver.credits == pytest.approx(0.06)
+    driver.gate()
+    finish(driver, second, 50.0)
+    driver.count_rollout(second)
+    with pytest.raises(RunEndedError, match="max_credits"):
+        driver.gate()
+
+
+def test_whoever_takes_a_run_up_counts_what_was_spent_and_nothing_twice(driven):
+    before = driven()
+    before.next_iteration()
+    first, second = before.rollouts(1)
+    finish(before, first, 40.0)
+    after = driven()
+    assert after.next_iteration() == 1
+    assert after.credits == pytest.approx(0.04)
+    after.count_rollout(first)
+    finish(after, second, 40.0)
+    after.count_rollout(second)
+    assert after.credits == pytest.approx(0.08)
+
+
+def test_failures_of_the_trainer_are_counted_whoever_called_it(driven):
+    driver = driven()
+    assert driver.calls_left(1) == 2
+    for number in (1, 2):
+        call, outcome = driver.trainer_attempt(1, "0" * 64)
+        assert (call.number, outcome) == (number, None)
+        failure = {"code": "x", "category": "user", "message": f"failure {number}", "advice": ""}
+        driver.store.put_json(
+            call.key("outcome.json"), {"number": number, "status": "failed", "gpu_seconds": 0.0, "failure": failure}
+        )
+        driver = driven()
+    with pytest.raises(WorkloadError, match="failure 2"):
+        driver.calls_left(1)
