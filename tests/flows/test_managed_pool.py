@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import CommandLine, end, wait_until
+from helpers import CommandLine, Server, end, wait_until
 from loops import Loop
 from pools import Api, Pool, engines
 
@@ -96,6 +96,23 @@ def test_pause_resume_and_cancel_in_the_prefect_ui(loop: Loop, pool: Pool, api: 
     finally:
         end(process)
     assert json.loads((run.folder / "result.json").read_text())["ended_by"] == "canceled"
+    run.assert_sound()
+
+
+def test_a_deployments_run_is_canceled_in_the_prefect_ui(
+    deployed: Server, real_pool: Pool, loop: Loop, api: Api
+) -> None:
+    """The worker ends the process that drives it: what is in progress ends, and the run is told as canceled."""
+    request = loop.request(iterations=9, parallel=1, how=dict.fromkeys("123456789", "sleep 2"))
+    given = {"request": request, "store": str(loop.store), "base": str(loop.folder)}
+    flow_run = api.start("managed-training/managed_training", given)
+    run = loop.newest()
+    run.wait_for("trainer.started", 2)
+    canceled = {"state": {"type": "CANCELLING", "name": "Cancelling"}, "force": True}
+    assert api(f"/flow_runs/{flow_run}/set_state", canceled)["status"] == "ACCEPT"
+    assert api.final_state(flow_run, 90)["type"] == "CANCELLED"
+    result = json.loads((run.folder / "result.json").read_text())
+    assert (result["status"], result["ended_by"]) == ("canceled", "canceled")
     run.assert_sound()
 
 
