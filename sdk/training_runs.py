@@ -38,6 +38,8 @@ PLACEHOLDERS = (
     "iteration", "seed",
 )  # fmt: skip
 """What `args_template` and `env` may name in braces."""
+LOCAL = "local"
+"""The `image_uri` of a trainer that is a child process."""
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _DRIVEN = "policy"
 """The `task_mode` of rollouts that a checkpoint drives."""
@@ -161,8 +163,8 @@ class TrainerSpec(_Model):
 
     image_uri: Reference
     """The container's image; `local` runs it as a child process on the machine of the rollouts."""
-    entrypoint: Line
-    """The program and its first arguments, as a shell would split them."""
+    entrypoint: Line | None = None
+    """The program and its first arguments, as a shell would split them; left out it is the image's own."""
     args_template: tuple[Line, ...] = Field((), max_length=1000)
     """More arguments; placeholders in braces are filled in, `{{` is a brace."""
     env: dict[Variable, Line] = Field({}, max_length=1000)
@@ -174,8 +176,8 @@ class TrainerSpec(_Model):
 
     @property
     def program(self) -> list[str]:
-        """The entrypoint, split."""
-        return shlex.split(self.entrypoint)
+        """The entrypoint, split; empty where the image's own counts."""
+        return shlex.split(self.entrypoint or "")
 
     @model_validator(mode="after")
     def _can_be_filled_in(self) -> Self:
@@ -183,7 +185,7 @@ class TrainerSpec(_Model):
             program = self.program
         except ValueError as error:
             raise ValueError(f"entrypoint {self.entrypoint!r} cannot be split as a shell does: {error}") from error
-        if not program or not program[0]:
+        if (self.entrypoint is not None or self.image_uri == LOCAL) and not (program and program[0]):
             raise ValueError(f"entrypoint {self.entrypoint!r} names no program")
         named = {f"args_template[{index}]": text for index, text in enumerate(self.args_template)}
         for where, text in {**named, **{f"env.{name}": text for name, text in self.env.items()}}.items():

@@ -76,7 +76,8 @@ class ContainerEngine:
             if container is None:
                 container = docker_api.create(client, **_wanted(client, call))
                 try:
-                    docker_api.require_program(container, call.image, call.argv[0])
+                    if not call.own_entrypoint:
+                        docker_api.require_program(container, call.image, call.argv[0])
                     container.start()
                 except BaseException:
                     container.remove(force=True, v=True)
@@ -209,8 +210,8 @@ def _wanted(client: Any, call: TrainerCall) -> dict[str, Any]:
     return dict(
         image=call.image,
         name=call.name,
-        entrypoint=list(call.argv[:1]),
-        command=list(call.argv[1:]),
+        entrypoint=None if call.own_entrypoint else list(call.argv[:1]),
+        command=list(call.argv if call.own_entrypoint else call.argv[1:]),
         environment=env,
         labels={"simyard": "trainer", "simyard.call": call.name},
         user=user,

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-LOCAL = "local"
-"""The `image_uri` of a trainer that is a child process."""
 INPUT, OUTPUT = "input", "output"
 """Folders of a call: what the trainer reads, and what it leaves."""
 STDOUT, STDERR = "stdout.log", "stderr.log"
@@ -24,7 +22,9 @@ class TrainerCall:
     image: str
     """The container's image, or `local`."""
     argv: tuple[str, ...]
-    """The program and its arguments."""
+    """The program and its arguments; of an image's own entrypoint the arguments alone."""
+    own_entrypoint: bool = False
+    """Whether the image's entrypoint is the program."""
     env: Mapping[str, str]
     """What is set in its environment besides what the image sets."""
     folder: Path

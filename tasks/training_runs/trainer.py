@@ -26,10 +26,10 @@ from simyard.tasks.inputs import find_input
 from simyard.tasks.mirror import readable_lines
 from simyard.tasks.training_runs.container_engine import ContainerEngine
 from simyard.tasks.training_runs.dataset import MANIFEST, bring, iteration_id
-from simyard.tasks.training_runs.engine import INPUT, LOCAL, OUTPUT, STDERR, STDOUT, Engine, Exit, TrainerCall
+from simyard.tasks.training_runs.engine import INPUT, OUTPUT, STDERR, STDOUT, Engine, Exit, TrainerCall
 from simyard.tasks.training_runs.local_engine import LocalEngine, find_program
 from simyard.tasks.training_runs.run import RunSpec, now
-from simyard.training_runs import TrainerSpec, fill_in
+from simyard.training_runs import LOCAL, TrainerSpec, fill_in
 
 CHECKPOINT, CHECKPOINT_URI, METRICS = "checkpoint.pt", "checkpoint_out_uri.txt", "metrics.json"
 """What a trainer leaves: one of the first two, and the third."""
@@ -222,6 +222,7 @@ class _Call:
             name=attempt.name,
             image=trainer.image_uri,
             argv=(*trainer.program, *(fill_in(text, values) for text in trainer.args_template)),
+            own_entrypoint=not trainer.program,
             env={name: fill_in(text, values) for name, text in trainer.env.items()},
             folder=self._folder,
             work=Path(self._run.folder),

@@ -34,6 +34,7 @@ CASES = [
     ("half a brace", trainer(args_template=["{run_id"]), ["args_template[0]", "'{'"]),
     ("an attribute in braces", trainer(args_template=["{run_id.__class__}"]), ["no placeholder"]),
     ("no program", trainer(entrypoint="  "), ["entrypoint", "names no program"]),
+    ("no program here", trainer(entrypoint=None), ["entrypoint None names no program"]),
     ("an open quote", trainer(entrypoint="python 'train.py"), ["entrypoint", "No closing quotation"]),
     ("a bad variable", trainer(env={"A B": "1"}), ["trainer_spec.env", "'A B'"]),
     ("memory is negative", trainer(resources={"memory_gb": -1}), ["memory_gb", "not -1"]),

@@ -106,6 +106,15 @@ def test_python_runs_with_the_entrypoint_as_given(engine, podman, call):
     assert json.loads(logs(made)[0]) == ["--a b", "ü'\""]
 
 
+def test_the_images_own_entrypoint_takes_the_arguments(engine, podman, call):
+    plain = podman.client.containers.create(podman.busybox, ["true"])
+    plain.commit("localhost/simyard-own", "1", changes='ENTRYPOINT ["echo", "own"]')
+    plain.remove()
+    made = call(image="localhost/simyard-own:1", argv=("a", "b c"), own_entrypoint=True)
+    assert ended(engine.start(made)).code == 0
+    assert logs(made)[0] == "own a b c\n"
+
+
 def test_environment_limits_and_lack_of_privileges_arrive(engine, podman, call):
     made = call("echo $ASKED $NVIDIA_VISIBLE_DEVICES; id -u; cat /proc/self/status", env={"ASKED": "a  $b"}, cpus=0.5)
     trainer = engine.start(made)
