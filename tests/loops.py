@@ -13,6 +13,8 @@ from typing import Any
 
 from helpers import CommandLine, last_json, wait_until
 
+PATIENCE_S = 480
+"""A simulator's import takes a minute where other tests have the processors."""
 TASK = '''
 import time
 
@@ -137,9 +139,8 @@ class Loop:
 
     def __call__(self, **changes: Any) -> "Run":
         """Take a run to its end."""
-        done = self.command(
-            "managed-train", self.write(**changes), "--store", self.store, *self.pool, "--wait", "--json"
-        )
+        arguments = ("--store", self.store, *self.pool, "--wait", "--json")
+        done = self.command("managed-train", self.write(**changes), *arguments, timeout_s=PATIENCE_S)
         assert "Traceback" not in done.stderr, done.stderr
         result = last_json(done)
         return Run(self, result["run_id"], result, done.returncode)
@@ -157,7 +158,7 @@ class Loop:
         def found() -> list[Path]:
             return [path for path in self.store.glob("training-runs/run-*/run.json") if path.parent.name not in before]
 
-        (path,) = wait_until(found, 120, "a run in the store")
+        (path,) = wait_until(found, PATIENCE_S, "a run in the store")
         return Run(self, path.parent.name, {}, 0)
 
 
@@ -202,7 +203,7 @@ class Run:
         return self.read(f"iterations/{iteration:06d}/trainer/*/outcome.json")
 
     def wait_for(self, event: str, count: int = 1) -> None:
-        wait_until(lambda: self.events.count(event) >= count, 120, f"{count} times {event}")
+        wait_until(lambda: self.events.count(event) >= count, PATIENCE_S, f"{count} times {event}")
 
     def assert_sound(self, iterations: int | None = None) -> None:
         """`simyard runs verify` finds nothing, the chain is whole, and no finished step was done twice."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from helpers import CommandLine, end, last_json, wait_until
-from loops import Loop, Run
+from loops import PATIENCE_S, Loop, Run
 from scenario.play import running_below
 
 from simyard.runner.workload import TOKEN
@@ -104,7 +104,7 @@ def test_pause_resume_and_cancel_from_another_terminal(loop):
         assert run.do("resume").returncode == 0
         run.wait_for("iteration.succeeded", 2)
         assert run.do("cancel").returncode == 0
-        assert process.wait(60) == 130, process.stderr.read()
+        assert process.wait(PATIENCE_S) == 130, process.stderr.read()
     finally:
         end(process)
     result = json.loads((run.folder / "result.json").read_text())
@@ -150,7 +150,7 @@ def test_killed_again_and_again_it_goes_on_where_it_was(loop, machine, seed):
     kills = {"driver": 0, "trainer": 0, "simulator": 0}
     while sum(kills.values()) < 8:
         target = len(run.events) + chance.randint(1, 4)
-        wait_until(lambda: len(run.events) >= target or process.poll() is not None, 120, "more events")  # noqa: B023
+        wait_until(lambda: len(run.events) >= target or process.poll() is not None, PATIENCE_S, "more events")  # noqa: B023
         time.sleep(chance.uniform(0.0, 0.5))
         if process.poll() is not None:
             break
@@ -165,7 +165,7 @@ def test_killed_again_and_again_it_goes_on_where_it_was(loop, machine, seed):
             kills[what] += 1
             process = loop.command.start("runs", "resume", run.run_id, "--store", loop.store, "--wait")
     # Killed between the result and its own end, the last process finds nothing left to do.
-    assert process.wait(240) == 0 or "has succeeded" in process.stderr.read()
+    assert process.wait(PATIENCE_S) == 0 or "has succeeded" in process.stderr.read()
     assert json.loads((run.folder / "result.json").read_text())["status"] == "succeeded"
     assert run.events[-1] == "run.ended"
     assert kills["driver"] >= 2, f"the run was over before it was killed often enough to mean anything: {kills}"
@@ -206,7 +206,7 @@ def test_a_second_process_does_not_drive_the_same_run(loop):
         assert last_json(run.do("resume", "--json"))["status"] == "running"
         assert run.events.count("run.taken_up") == 0
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130, process.stderr.read()
+        assert process.wait(PATIENCE_S) == 130, process.stderr.read()
     finally:
         end(process)
     assert json.loads((run.folder / "result.json").read_text())["status"] == "canceled"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from helpers import CommandLine, Server, end, wait_until
-from loops import Loop
+from loops import PATIENCE_S, Loop
 from pools import Api, Pool, engines
 
 
@@ -23,7 +23,7 @@ def pool(api: Api, start_worker: Callable[..., Pool]) -> Pool:
 def loop(pool: Pool, simyard: CommandLine, tmp_path: Path, store: Path, api: Api) -> Iterator[Loop]:
     yield Loop(simyard, tmp_path, store, ("--pool", pool.name))
     for run in slots(api, ""):
-        wait_until(lambda run=run: not engines(run["id"]), 60, "the end of every slot")
+        wait_until(lambda run=run: not engines(run["id"]), 120, "the end of every slot")
 
 
 def slots(api: Api, run_id: str) -> list[dict[str, Any]]:
@@ -53,7 +53,7 @@ def test_a_slot_that_is_killed_is_replaced_and_what_it_did_is_not_repeated(loop:
         (slot,) = slots(api, run.run_id)
         for engine in engines(slot["id"]):
             engine.send_signal(signal.SIGKILL)
-        assert process.wait(180) == 0, process.stderr.read()
+        assert process.wait(PATIENCE_S) == 0, process.stderr.read()
     finally:
         end(process)
     run.assert_sound(3)
@@ -68,7 +68,7 @@ def test_when_the_driving_process_is_killed_its_slots_go_on_and_are_found_again(
     process.wait()
     process = loop.command.start("runs", "resume", run.run_id, "--store", loop.store, *loop.pool, "--wait")
     try:
-        assert process.wait(180) == 0, process.stderr.read()
+        assert process.wait(PATIENCE_S) == 0, process.stderr.read()
     finally:
         end(process)
     run.assert_sound(2)
@@ -92,7 +92,7 @@ def test_pause_resume_and_cancel_in_the_prefect_ui(loop: Loop, pool: Pool, api: 
         run.wait_for("iteration.succeeded", 2)
         canceled = {"state": {"type": "CANCELLING", "name": "Cancelling"}, "force": True}
         assert api(f"/flow_runs/{flow_run['id']}/set_state", canceled)["status"] == "ACCEPT"
-        assert process.wait(90) == 130, process.stderr.read()
+        assert process.wait(PATIENCE_S) == 130, process.stderr.read()
     finally:
         end(process)
     assert json.loads((run.folder / "result.json").read_text())["ended_by"] == "canceled"
@@ -110,7 +110,7 @@ def test_a_deployments_run_is_canceled_in_the_prefect_ui(
     run.wait_for("trainer.started", 2)
     canceled = {"state": {"type": "CANCELLING", "name": "Cancelling"}, "force": True}
     assert api(f"/flow_runs/{flow_run}/set_state", canceled)["status"] == "ACCEPT"
-    assert api.final_state(flow_run, 90)["type"] == "CANCELLED"
+    assert api.final_state(flow_run, 180)["type"] == "CANCELLED"
     result = json.loads((run.folder / "result.json").read_text())
     assert (result["status"], result["ended_by"]) == ("canceled", "canceled")
     run.assert_sound()
