@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
@@ -17,6 +17,7 @@ from simyard.flows import iteration
 from simyard.site import Site
 from simyard.store import keys
 from simyard.tasks.training_runs.crew import summary
+from simyard.tasks.training_runs.outages import through_outages
 from simyard.training_runs import TrainingRunRequest
 
 _SIDE_BY_SIDE: Any = ThreadPoolTaskRunner(max_workers=256)
@@ -58,7 +59,13 @@ def resume_training_run(run_id: str, store: str | None = None, pool: str | None 
 
 
 def drive_run(run_id: str, store: str, pool: str | None) -> dict[str, Any]:
-    """Take a run that is in the store to its end, and return its result."""
+    """Take a run that is in the store to its end, and return its result; a store or a server may be away meanwhile."""
+    result = through_outages(lambda: _drive(run_id, store, pool), get_run_logger().warning)
+    iteration.report(result, store)
+    return result
+
+
+def _drive(run_id: str, store: str, pool: str | None) -> dict[str, Any]:
     with iteration.driving(run_id, store, pool) as (run, crew):
         run.begin(crew)
         while (number := run.next_iteration()) is not None:
@@ -67,9 +74,7 @@ def drive_run(run_id: str, store: str, pool: str | None) -> dict[str, Any]:
                 dataset = iteration.write_dataset(run, number, rollouts)
                 outcome = iteration.train(run, crew, number, dataset)
                 run.commit(number, dataset, outcome)
-        result = run.conclude()
-    iteration.report(result, store)
-    return result
+        return run.conclude()
 
 
 _STATES = {"succeeded": Completed, "failed": Failed, "canceled": Cancelled}

@@ -196,7 +196,7 @@ class _Slot:
                 # The store or the server restarts, say: the work goes on meanwhile, so this waits. What cannot be
                 # asked is not taken for dead.
                 if time.monotonic() - reached > SILENCE_S:
-                    raise
+                    raise  # whoever drives the run waits longer
                 heard = looked = time.monotonic()
             if self._leaving():
                 raise WorkloadError(CANCELED)
