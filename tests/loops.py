@@ -77,7 +77,7 @@ class Loop:
     store: Path
     pool: tuple[str, ...] = ()
     """`--pool NAME`, where they go through one."""
-    scores: list[float] = field(default_factory=lambda: [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0])
+    scores: list[float] = field(default_factory=lambda: [float(number) for number in range(1, 61)])
     """What the trainer measures, by iteration."""
     known: set[str] = field(default_factory=set)
     """Runs that were there before the last one was begun."""

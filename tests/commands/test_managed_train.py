@@ -90,7 +90,7 @@ def test_a_failed_iteration_ends_the_run_or_it_goes_on_from_the_last_good_checkp
 
 
 def test_pause_resume_and_cancel_from_another_terminal(loop):
-    process = loop.begin(iterations=9, parallel=1, how={"1": "sleep 2"})
+    process = loop.begin(iterations=60, parallel=1, how={str(number): "sleep 1" for number in range(1, 61)})
     try:
         run = loop.newest()
         run.wait_for("trainer.started")
@@ -100,9 +100,8 @@ def test_pause_resume_and_cancel_from_another_terminal(loop):
         standing = run.events
         time.sleep(2)
         assert run.events == standing, "something was begun while it was paused"
-        assert run.events.count("iteration.succeeded") == 1, "what was in progress came to its end"
         assert run.do("resume").returncode == 0
-        run.wait_for("iteration.succeeded", 2)
+        run.wait_for("iteration.succeeded", standing.count("iteration.succeeded") + 1)
         assert run.do("cancel").returncode == 0
         assert process.wait(PATIENCE_S) == 130, process.stderr.read()
     finally:

@@ -78,7 +78,7 @@ def test_when_the_driving_process_is_killed_its_slots_go_on_and_are_found_again(
 
 def test_pause_resume_and_cancel_in_the_prefect_ui(loop: Loop, pool: Pool, api: Api) -> None:
     """The buttons of Prefect's UI set a flow run's state by its API, as this does."""
-    process = loop.begin(iterations=9, parallel=1, how=dict.fromkeys("123456789", "sleep 1"))
+    process = loop.begin(iterations=60, parallel=1, how={str(number): "sleep 1" for number in range(1, 61)})
     try:
         run = loop.newest()
         run.wait_for("iteration.started")
@@ -103,7 +103,7 @@ def test_a_deployments_run_is_canceled_in_the_prefect_ui(
     deployed: Server, real_pool: Pool, loop: Loop, api: Api
 ) -> None:
     """The worker ends the process that drives it: what is in progress ends, and the run is told as canceled."""
-    request = loop.request(iterations=9, parallel=1, how=dict.fromkeys("123456789", "sleep 2"))
+    request = loop.request(iterations=60, parallel=1, how={str(number): "sleep 1" for number in range(1, 61)})
     given = {"request": request, "store": str(loop.store), "base": str(loop.folder)}
     flow_run = api.start("managed-training/managed_training", given)
     run = loop.newest()
