@@ -329,8 +329,7 @@ def pause_run(run_id: str, store: str | None) -> None:
     from simyard.commands import training_runs as command
 
     standing = command.say(run_id, store, "pause")
-    folder = standing["store"].rpartition("/training-runs/")[0]
-    click.echo(f"{run_id} begins nothing new. Let it go on: simyard runs resume {run_id} --store {folder}")
+    click.echo(f"{run_id} begins nothing new. Let it go on: simyard runs resume {_named(standing)}")
 
 
 @runs.command("resume")
@@ -376,14 +375,18 @@ def verify_run(run_id: str, store: str | None, as_json: bool) -> None:
     sys.exit(EXIT_JOB_FAILED if problems else EXIT_SUCCEEDED)
 
 
+def _named(standing: dict[str, Any]) -> str:
+    """Return how a command names a run: its id and its store."""
+    return f"{standing['run_id']} --store {standing['store'].rpartition('/training-runs/')[0]}"
+
+
 def _end_run_as(standing: dict[str, Any], as_json: bool) -> NoReturn:
     """Print how a run stands, and exit as it ended; one that has not is no failure."""
     if as_json:
         click.echo(json.dumps(standing))
     elif standing["status"] not in _EXITS:
-        folder = standing["store"].rpartition("/training-runs/")[0]
         click.echo(f"{standing['run_id']} is {standing['status']}.")
-        click.echo(f"Follow it: simyard runs watch {standing['run_id']} --store {folder}")
+        click.echo(f"Follow it: simyard runs watch {_named(standing)}")
     sys.exit(EXIT_BAD_REQUEST if standing["ended_by"] == "refused" else _EXITS.get(standing["status"], EXIT_SUCCEEDED))
 
 

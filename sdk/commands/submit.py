@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 from simyard.blocks.reference import absolute, open_store
 from simyard.commands import run as running
+from simyard.commands.detached import go_on_alone
 from simyard.commands.watch import watch
 from simyard.config import check_config, read_config
 from simyard.site import Site
@@ -64,12 +63,5 @@ def _leave(resolved: Resolved, store: Store, reference: str, pool: str | None, s
     """Stage the job and have a process of its own take it to its end; it outlives this one and its terminal."""
     stage(resolved, store)
     job_id = resolved.spec.job_id
-    log = site.home / "work" / f"{job_id}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "simyard", "jobs", "retry", job_id, "--store", reference]
-    with log.open("ab") as output:
-        subprocess.Popen(
-            [*command, *(["--pool", pool] if pool else [])],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-        )  # fmt: skip
+    go_on_alone(job_id, ["jobs", "retry", job_id], reference, pool, site)
     return history.job_status(store, job_id)

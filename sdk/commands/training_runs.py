@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,6 +10,7 @@ from typing import Any
 
 from simyard.blocks.reference import absolute, open_store
 from simyard.commands import run as running
+from simyard.commands.detached import go_on_alone
 from simyard.commands.live import LiveLine
 from simyard.config import check_config, read_config
 from simyard.runner.errors import RequestError
@@ -91,14 +90,7 @@ def resume(run_id: str, reference: str | None, pool: str | None, *, wait: bool, 
 
 def _leave(run_id: str, reference: str, pool: str | None, site: Site) -> None:
     """Have a process of its own drive the run; it outlives this one and its terminal."""
-    log = site.home / "work" / f"{run_id}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "simyard", "runs", "resume", run_id, "--wait", "--store", reference]
-    with log.open("ab") as output:
-        subprocess.Popen(
-            [*command, *(["--pool", pool] if pool else [])],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-        )  # fmt: skip
+    go_on_alone(run_id, ["runs", "resume", run_id, "--wait"], reference, pool, site)
 
 
 def _drive(

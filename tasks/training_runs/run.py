@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class RunSpec(Wire):
     created_at: str
     """UTC, ISO 8601."""
 
-    @property
+    @cached_property
     def asked(self) -> TrainingRunRequest:
         """The request, read."""
         return TrainingRunRequest.model_validate(self.request)

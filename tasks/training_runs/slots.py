@@ -74,7 +74,6 @@ class PoolCrew:
             _Slot(run, store, store_ref, pool, number, canceled, leaving)
             for number in range(run.asked.rollout_template.rollout_parallelism)
         ]
-        self._run = run
         self._store = store
 
     def prepare(self) -> None:
@@ -228,14 +227,9 @@ class _Slot:
 
     def _next_number(self) -> int:
         if self._given is None:
-            self._given = self._last_given()
+            self._given = _last(self._store, self._keys, self._number, "order")
         self._given += 1
         return self._given
-
-    def _last_given(self) -> int:
-        """Return the number of the last order that anybody gave."""
-        names = (entry.key.rpartition("/")[2] for entry in self._store.list(self._key("")[:-1]))
-        return max((int(name[6:12]) for name in names if name.startswith("order-")), default=0)
 
     def _key(self, name: str) -> str:
         return self._keys.slot(self._number, name)
@@ -295,11 +289,13 @@ def _first_open_order(store: Store, keys: RunKeys, slot: int) -> int:
 
     Whoever gave an order to a slot that died gives it anew under the next number.
     """
-    names = [entry.key.rpartition("/")[2] for entry in store.list(keys.slot(slot, "")[:-1])]
-    given = [int(name[6:12]) for name in names if name.startswith("order-")]
-    answered = [int(name[7:13]) for name in names if name.startswith("answer-")]
-    last = max(given, default=0)
-    return max(last, max(answered, default=0) + 1, 1)
+    return max(_last(store, keys, slot, "order"), _last(store, keys, slot, "answer") + 1)
+
+
+def _last(store: Store, keys: RunKeys, slot: int, what: str) -> int:
+    """Return the number of a slot's last `order` or `answer`; 0 where there is none."""
+    names = (entry.key.rpartition("/")[2].removesuffix(".json") for entry in store.list(keys.slot(slot, "")[:-1]))
+    return max((int(name.removeprefix(f"{what}-")) for name in names if name.startswith(f"{what}-")), default=0)
 
 
 class _StopLook:
