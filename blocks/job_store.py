@@ -86,15 +86,18 @@ class JobStore(Block):
             parse_url(self.url)
         return self
 
-    def open(self) -> Store:
+    def open(self, prefix: str = "") -> Store:
         """Open the store.
+
+        Args:
+            prefix: A part of it, to be a store of its own; empty for all of it.
 
         Raises:
             RequestError: A field is malformed.
             StoreError: The folder cannot be made.
         """
         if self.bucket:
-            return _open_bucket(self.bucket)
+            return _open_bucket(self.bucket, prefix)
         secret = self.secret_access_key
         options = {
             "endpoint_url": self.endpoint_url,
@@ -102,10 +105,15 @@ class JobStore(Block):
             "access_key_id": self.access_key_id,
             "secret_access_key": secret.get_secret_value() if secret else None,
         }
-        return Store.open(self.url or "", options={name: value for name, value in options.items() if value})
+        url = parse_url(self.url or "").url
+        return Store.open(_join(url, prefix), options={name: value for name, value in options.items() if value})
 
 
-def _open_bucket(bucket: S3Bucket) -> Store:
+def _join(url: str, prefix: str) -> str:
+    return f"{url}/{prefix}" if prefix else url
+
+
+def _open_bucket(bucket: S3Bucket, prefix: str) -> Store:
     client = bucket.credentials.aws_client_parameters
     if client.verify is False:
         raise RequestError(
@@ -119,7 +127,7 @@ def _open_bucket(bucket: S3Bucket) -> Store:
         "ca_bundle": str(client.verify_cert_path) if client.verify_cert_path else None,
     }
     return Store.open(
-        f"s3://{bucket.bucket_name}/{bucket.bucket_folder.strip('/')}",
+        _join(f"s3://{bucket.bucket_name}/{bucket.bucket_folder.strip('/')}".rstrip("/"), prefix),
         options={name: value for name, value in options.items() if value},
         credentials=_BucketCredentials(bucket),
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from simyard.runner.errors import RequestError
+from simyard.store.names import check_key
 from simyard.store.store import Store
 
 BLOCK_PREFIX = "job-store/"
-"""What a reference to a block begins with; the rest is the block's name."""
+"""What a reference to a block begins with; the block's name follows, and where in its store, if not at its root."""
 
 
 def absolute(ref: str) -> str:
@@ -14,11 +15,21 @@ def absolute(ref: str) -> str:
     return ref if ref.startswith(BLOCK_PREFIX) else Store.open(ref).url()
 
 
+def below(ref: str, prefix: str) -> str:
+    """Return a reference to a part of a store, as a store of its own.
+
+    Args:
+        ref: What `absolute` returned.
+        prefix: A plain key.
+    """
+    return f"{ref.rstrip('/')}/{check_key(prefix)}"
+
+
 def open_store(ref: str) -> Store:
     """Open the store that a reference names.
 
     Args:
-        ref: `job-store/NAME` for a Prefect block, or anything `Store.open` takes: `s3://BUCKET/PREFIX`,
+        ref: `job-store/NAME` for a Prefect block, `job-store/NAME/PREFIX` for a part of it, or anything `Store.open` takes: `s3://BUCKET/PREFIX`,
             `file:///FOLDER`, the path of a folder (`./job-store/NAME` for one of that name).
 
     Raises:
@@ -30,15 +41,15 @@ def open_store(ref: str) -> Store:
     # Importing Prefect and its AWS integration costs seconds, which a store on a disk need not pay.
     from simyard.blocks.job_store import JobStore
 
-    name = ref.removeprefix(BLOCK_PREFIX)
+    name, _, prefix = ref.removeprefix(BLOCK_PREFIX).partition("/")
     try:
         # Called from an async flow, a plain load would return a coroutine.
         block = JobStore.load(name, _sync=True)  # type: ignore[call-arg]
     except ValueError as error:
         raise RequestError(
-            f"There is no block {ref!r}: {error}",
+            f"There is no block {BLOCK_PREFIX + name!r}: {error}",
             code="no_such_block",
             advice="See `prefect block ls`, or make one: `JobStore(url=…).save(NAME)`.",
         ) from error
     assert isinstance(block, JobStore)
-    return block.open()
+    return block.open(prefix)

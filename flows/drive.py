@@ -37,7 +37,8 @@ def run_request(
     """
     store = absolute(store or Site.from_env().store)
     run_id, due = UUID(flow_run.id), flow_run.scheduled_start_time
-    resolved = stages.resolve(request, store, job_id or keys.job_id_of_run(run_id, due), base)
+    own_id = job_id or keys.job_id_of_run(run_id, due)
+    resolved = stages.resolve(request, store, own_id, base, again=flow_run.run_count > 1)
     if idempotency_key and (earlier := stages.claim(resolved, idempotency_key, store)):
         return earlier
     stages.stage(resolved, store)

@@ -15,6 +15,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import TerminationSignal
+from prefect.runtime import flow_run
 
 from simyard.blocks.reference import open_store
 from simyard.requests import JobRequest, TrainRequest
@@ -96,11 +97,14 @@ _RETRYING: dict[str, Any] = {
 
 
 @task(name="resolve", **_RETRYING)
-def resolve(request: JobRequest, store: str, job_id: str, base: Path | None) -> Resolved:
-    """Fix everything about the job; a job that is in the store already stays as it was frozen."""
+def resolve(request: JobRequest, store: str, job_id: str, base: Path | None, *, again: bool) -> Resolved:
+    """Fix everything about the job; a job that is in the store already stays as it was frozen.
+
+    One that was canceled goes on when its flow run is run again: somebody wants it now.
+    """
     opened = open_store(store)
     if opened.exists(keys.JobKeys(keys.check_job_id(job_id)).job):
-        return Resolved(resolving.take_up(opened, job_id))
+        return Resolved(resolving.take_up(opened, job_id) if again else load_spec(opened, job_id))
     return resolving.resolve(request, opened, job_id, base)
 
 
@@ -117,7 +121,7 @@ def take_up(job_id: str, store: str) -> TrainRequest | None:
 def claim(resolved: Resolved, key: str, store: str) -> dict[str, Any] | None:
     """Take the idempotency key for this job; return how the job stands that had it before, if one did and exists."""
     opened = open_store(store)
-    job_id = idempotency.claim(opened, key, resolved.spec)
+    job_id = idempotency.claim(opened, key, resolved.spec.job_id, idempotency.content_of(resolved.spec))
     if job_id == resolved.spec.job_id or not opened.exists(keys.JobKeys(job_id).job):
         return None
     return history.job_status(opened, job_id)
@@ -165,14 +169,16 @@ def _attempt(job_id: str, store: str, pool: str | None) -> None:
 
 @contextmanager
 def keeping(job_id: str, store: str) -> Iterator[None]:
-    """Keep what the job has when this process is asked to end meanwhile: nobody comes after it to do that."""
+    """Keep what the job has when this process is asked to end meanwhile and nobody comes after it to do that."""
     try:
         yield
     except TerminationSignal as error:
-        opened = open_store(store)
-        spec = load_spec(opened, job_id)
         failure = why_stopped(error)
         canceled = failure.category is Category.CANCELED
+        if not canceled and launching.TAKEN_UP in flow_run.tags:
+            raise  # it goes on elsewhere
+        opened = open_store(store)
+        spec = load_spec(opened, job_id)
         # An attempt in a pool may go on without this process, unless it was told to end.
         if launching.await_outcome(spec, opened, ENDING_S if canceled else 0.0) or canceled:
             persisting.persist(spec, collecting.collect(spec, opened, failure), opened)

@@ -48,13 +48,18 @@ def check_config(config: Mapping[str, Any], model: type[Request]) -> Request:
     try:
         request = model.model_validate(config)
     except ValidationError as error:
-        problems = [_explain(dict(problem), model) for problem in error.errors()]
+        problems = [explain(dict(problem), model) for problem in error.errors()]
         raise RequestError(
             "; ".join(problems) + ".", code="bad_config", advice="Mend the config and send it again."
         ) from None
+    check_library(request)
+    return request
+
+
+def check_library(request: Body) -> None:
+    """Raise `RequestError` for a request that names a library there is not."""
     if request.library is not None and request.library not in LIBRARIES:
         raise unknown("rlLibrary", request.library, LIBRARIES, code="unknown_library")
-    return request
 
 
 def model_of(config: Mapping[str, Any]) -> type[JobRequest]:
@@ -81,26 +86,36 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_CONFIG_BYTES + 1)  # no further: /dev/zero has no end
-        if len(data) > MAX_CONFIG_BYTES:
-            raise RequestError(
-                f"{str(path)!r} is too large for a config.",
-                code="bad_config",
-                advice=f"Allowed: {MAX_CONFIG_BYTES:,} bytes.",
-            )
-        config = json.loads(data.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except OSError as error:
         raise RequestError(
             f"Cannot read {str(path)!r}: {error.strerror}.", code="no_config", advice="Name a JSON file."
         ) from error
+    return parse_config(data, repr(str(path)))
+
+
+def parse_config(data: bytes, what: str) -> dict[str, Any]:
+    """Read a config that somebody wrote or sent.
+
+    Args:
+        data: JSON of one object.
+        what: How errors name it.
+
+    Raises:
+        RequestError: It is none, it is too large, or a key stands twice in one object.
+    """
+    if len(data) > MAX_CONFIG_BYTES:
+        raise RequestError(
+            f"{what} is too large for a config.", code="bad_config", advice=f"Allowed: {MAX_CONFIG_BYTES:,} bytes."
+        )
+    try:
+        config = json.loads(data.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise RequestError(
-            f"{str(path)!r} is not valid JSON: {error}.",
-            code="bad_config",
-            advice="Mend the file; the README has an example.",
+            f"{what} is not valid JSON: {error}.", code="bad_config", advice="Mend it; the README has an example."
         ) from error
     if not isinstance(config, dict):
         raise RequestError(
-            f"{str(path)!r} holds {type(config).__name__}, not an object.",
+            f"{what} holds {type(config).__name__}, not an object.",
             code="bad_config",
             advice='A config looks like {"trainingConfig": {"task": "Isaac-Cartpole-Direct"}}.',
         )
@@ -148,7 +163,7 @@ def _apply(config: dict[str, Any], setting: str, model: type[Body]) -> None:
     node[path[-1]] = value
 
 
-def _explain(problem: dict[str, Any], model: type[Body]) -> str:
+def explain(problem: dict[str, Any], model: type[Body]) -> str:
     """Return one validation problem in words."""
     where = ".".join(str(part) for part in problem["loc"]) or "config"
     if problem["type"] == "extra_forbidden":

@@ -50,10 +50,10 @@ class Site:
             home=home,
             store=os.environ.get("SIMYARD_STORE") or str(home / "store"),
             python=os.environ.get("SIMYARD_PYTHON") or sys.executable,
-            cache_bytes=int(_number("SIMYARD_CACHE_GB", _CACHE_GB, "gigabytes; 0 keeps no inputs here") * 1e9),
+            cache_bytes=int(number_from_env("SIMYARD_CACHE_GB", _CACHE_GB, "gigabytes; 0 keeps no inputs here") * 1e9),
             sessions=_on_or_off("SIMYARD_SESSIONS", default="on"),
             require_gpu=_on_or_off("SIMYARD_REQUIRE_GPU", default="off"),
-            usd_per_gpu_hour=_number("SIMYARD_USD_PER_GPU_HOUR", _USD_PER_GPU_HOUR, "USD"),
+            usd_per_gpu_hour=number_from_env("SIMYARD_USD_PER_GPU_HOUR", _USD_PER_GPU_HOUR, "USD"),
         )
 
     @property
@@ -102,8 +102,12 @@ def _on_or_off(name: str, *, default: str) -> bool:
     return value == "on"
 
 
-def _number(name: str, default: float, unit: str) -> float:
-    """Read a setting that is no less than 0; NaN is within no bounds."""
+def number_from_env(name: str, default: float, unit: str) -> float:
+    """Read a setting that is no less than 0; NaN is within no bounds.
+
+    Raises:
+        RequestError: It is no such number.
+    """
     text = os.environ.get(name) or str(default)
     try:
         value = float(text)

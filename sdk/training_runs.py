@@ -47,6 +47,7 @@ _UNDRIVEN = "random"
 """Their `task_mode` while there is no checkpoint yet."""
 
 Line = Annotated[str, StringConstraints(max_length=32_000, pattern=r"^[^\x00]*$")]
+Image = Annotated[str, StringConstraints(min_length=1, max_length=4000, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,199}$")]
 
 
@@ -161,7 +162,7 @@ class TrainerResources(_Model):
 class TrainerSpec(_Model):
     """The trainer: any program that keeps the contract."""
 
-    image_uri: Reference
+    image_uri: Image
     """The container's image; `local` runs it as a child process on the machine of the rollouts."""
     entrypoint: Line | None = None
     """The program and its first arguments, as a shell would split them; left out it is the image's own."""

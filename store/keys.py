@@ -2,13 +2,14 @@
 
 assets/<sha256>/<name>                    inputs, content-addressed
 assets/<sha256>/asset.json                what a user said of an input that was uploaded; written after it
-idempotency/<sha256 of the key>.json      which job a key stands for
+idempotency/<sha256 of the key>.json      which job or run a key stands for
 jobs/<job_id>/job.json                    the frozen spec: enough to run the job again
 jobs/<job_id>/cancel.json                 somebody asked the job to stop
 jobs/<job_id>/attempts/<n>/…              what one attempt left: written by that attempt alone
 jobs/<job_id>/artifacts/…                 what the job promised
 jobs/<job_id>/result.json                 how the job ended, whatever the end
 jobs/<job_id>/artifact_manifest.json      the commit marker of a success, written last
+jobs/<job_id>/notification.json           what became of the webhook that tells of its end; a run has one too
 training-runs/<run_id>/run.json           the frozen managed training run
 training-runs/<run_id>/wish.json          what somebody wants of it: to pause, to go on, to stop
 training-runs/<run_id>/status.json        the heartbeat of the process that drives it
@@ -18,6 +19,11 @@ training-runs/<run_id>/iterations/<n>/…   the trainer's attempts; iteration.js
 training-runs/<run_id>/checkpoints/…      lineage: one record a checkpoint, whose bytes are an asset
 training-runs/<run_id>/slots/<k>/…        work for the flow run that has a warm simulator in a pool
 training-runs/<run_id>/result.json        how the run ended
+uploads/<upload_id>/<name>                what was uploaded by a signed URL and is no asset yet
+projects/<project>/…                      a store of its own for each project of the service but the default one
+service/keys/<key_id>.json                what is kept of an API key
+service/outbox/<id>.json                  a webhook to send when the job or run of this id has ended
+service/sending/<id>/<n>.json             which copy of the service sends it for the n-th time
 """
 
 from __future__ import annotations
@@ -36,10 +42,15 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts as 
 _JOB_ID = re.compile(r"job-[0-9a-hjkmnp-tv-z]{26}")
 _RUN_ID = re.compile(r"run-[0-9a-hjkmnp-tv-z]{26}")
 _ASSET_ID = re.compile(r"asset-([0-9a-f]{64})")
+_PROMOTION = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 JOBS = "jobs"
 ASSETS = "assets"
 RUNS = "training-runs"
+PROMOTIONS = "promotions"
+API_KEYS = "service/keys"
+OUTBOX = "service/outbox"
+SENDING = "service/sending"
 
 
 def new_job_id(*, now_ms: int | None = None) -> str:
@@ -115,6 +126,17 @@ def check_run_id(run_id: str) -> str:
     return run_id
 
 
+def check_promotion(name: str) -> str:
+    """Return the name, or raise `RequestError` when nothing can be promoted under it."""
+    if not _PROMOTION.fullmatch(name):
+        raise RequestError(
+            f"{name!r} is not the name of a promotion.",
+            code="bad_promotion",
+            advice="Allowed: 1 to 64 of a-z, 0-9, '_', '.' and '-', a letter or digit first.",
+        )
+    return name
+
+
 def asset(sha256: str, name: str) -> str:
     """Return the key of an input file with this content."""
     return f"{ASSETS}/{sha256}/{name}"
@@ -161,6 +183,31 @@ class AssetKeys:
 def idempotency(key: str) -> str:
     """Return where it is written which job an idempotency key stands for; keys are whatever users like."""
     return f"idempotency/{hashlib.sha256(key.encode()).hexdigest()}.json"
+
+
+def api_key(key_id: str) -> str:
+    """Return where an API key's record lies."""
+    return f"{API_KEYS}/{key_id}.json"
+
+
+def outbox(own_id: str) -> str:
+    """Return where it is written who wants to hear of the end of a job or a managed training run."""
+    return f"{OUTBOX}/{own_id}.json"
+
+
+def sending(own_id: str) -> str:
+    """Return the folder where copies of the service say that they send such a webhook."""
+    return f"{SENDING}/{own_id}"
+
+
+def sending_once(own_id: str, number: int) -> str:
+    """Return where the one that sends it for this time says so; times are counted from 1."""
+    return f"{sending(own_id)}/{number:03d}.json"
+
+
+def upload(upload_id: str, name: str) -> str:
+    """Return where a file goes that is uploaded by a signed URL."""
+    return f"uploads/{upload_id}/{name}"
 
 
 @dataclass(frozen=True)
@@ -224,6 +271,11 @@ class JobKeys:
     def manifest(self) -> str:
         """The commit marker."""
         return f"{self.prefix}/artifact_manifest.json"
+
+    @property
+    def notification(self) -> str:
+        """Whether the webhook of its end was delivered."""
+        return f"{self.prefix}/notification.json"
 
     @property
     def attempts(self) -> str:
@@ -297,6 +349,11 @@ class RunKeys:
         return f"{self.prefix}/result.json"
 
     @property
+    def notification(self) -> str:
+        """Whether the webhook of its end was delivered."""
+        return f"{self.prefix}/notification.json"
+
+    @property
     def events(self) -> str:
         """The folder of events, whose names sort as they happened."""
         return f"{self.prefix}/events"
@@ -334,3 +391,27 @@ class RunKeys:
     def slot(self, number: int, name: str) -> str:
         """The key of something of one slot, counted from 0."""
         return f"{self.prefix}/slots/{number:03d}/{name}"
+
+
+@dataclass(frozen=True)
+class PromotionKeys:
+    """The keys of what is promoted under one name."""
+
+    name: str
+
+    SUFFIX = ".history"
+    """Of the folder beside the record; no record's own name ends so."""
+
+    @property
+    def record(self) -> str:
+        """Which policy is promoted, and the whole history."""
+        return f"{PROMOTIONS}/{self.name}.json"
+
+    @property
+    def decisions(self) -> str:
+        """The folder of decisions, whose names sort as they were made."""
+        return f"{PROMOTIONS}/{self.name}{self.SUFFIX}"
+
+    def decision(self, number: int) -> str:
+        """The key of one decision, counted from 1."""
+        return f"{self.decisions}/{number:08d}.json"

@@ -23,10 +23,11 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, cast
 
+import obstore
 from obstore.exceptions import AlreadyExistsError
 
 from simyard.runner.errors import RequestError, StoreError
@@ -120,6 +121,32 @@ class Store:
     def url(self, key: str = "") -> str:
         """Return the address of an object, or of the store itself."""
         return self._location.join(check_key(key) if key != "" else "")
+
+    def path(self, key: str) -> Path | None:
+        """Return where an object lies on this machine's disk; None in a bucket.
+
+        Raises:
+            KeyNotFound: There is no such object.
+        """
+        check_key(key)
+        if self._root is None:
+            return None
+        self.stat(key)
+        return self._root / key
+
+    def signed_url(self, method: str, key: str, seconds: float) -> str | None:
+        """Return an address of an object that needs no credentials, for a while; None in a folder, which has no server.
+
+        Args:
+            method: `GET` or `PUT`, the one thing that it is good for.
+            key: The object.
+            seconds: How long.
+        """
+        check_key(key)
+        if self._root is not None:
+            return None
+        with self._failures("sign", key):
+            return str(obstore.sign(self._backend, cast("Any", method), key, timedelta(seconds=seconds)))
 
     # Writing
 

@@ -141,8 +141,6 @@ def check_file(path: Path, kind: str) -> None:
     Raises:
         RequestError: It is none.
     """
-    if kind not in KINDS:
-        raise unknown("kind of asset", kind, KINDS, code="unknown_asset_kind")
     if os.path.isdir(path):
         raise RequestError(
             f"{str(path)!r} is a folder.", code="missing_file", advice="Pack it as a .zip file, and upload that."
@@ -154,13 +152,7 @@ def check_file(path: Path, kind: str) -> None:
             advice="Name a file of this machine.",
         )
     check_name(path.name, "The asset")
-    endings = ENDINGS[kind]
-    if not path.name.lower().endswith(endings):
-        raise RequestError(
-            f"{path.name!r} is not named as the file of a {kind}.",
-            code="bad_asset_name",
-            advice=f"Allowed: {', '.join(endings)}. Rename it, or give the kind that it is: {', '.join(KINDS)}.",
-        )
+    check_kind(path.name, kind)
     try:
         with path.open("rb") as file:
             is_empty = not file.read(1)
@@ -170,6 +162,28 @@ def check_file(path: Path, kind: str) -> None:
         ) from error
     if is_empty:
         raise RequestError(f"{str(path)!r} is empty.", code="empty_file", advice="Upload a file that has content.")
+
+
+def check_kind(name: str, kind: str) -> None:
+    """Refuse a kind that there is not, or a file's name that no asset of the kind has.
+
+    Raises:
+        RequestError: It is refused.
+    """
+    if kind not in KINDS:
+        raise unknown("kind of asset", kind, KINDS, code="unknown_asset_kind")
+    endings = ENDINGS[kind]
+    if not name.lower().endswith(endings):
+        raise RequestError(
+            f"{name!r} is not named as the file of a {kind}.",
+            code="bad_asset_name",
+            advice=f"Allowed: {', '.join(endings)}. Rename it, or give the kind that it is: {', '.join(KINDS)}.",
+        )
+
+
+def kind_by_name(name: str) -> str:
+    """Return the first kind whose files may have this name; a model counts as a robot."""
+    return next((kind for kind in KINDS if name.lower().endswith(ENDINGS[kind])), KINDS[0])
 
 
 def _check_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,15 +1,18 @@
-"""One key, one job: a request that is sent again is the job that it was the first time."""
+"""One key, one job or run: a request that is sent again is what it was the first time."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from simyard.runner.errors import RequestError
 from simyard.runner.spec import JobSpec
 from simyard.store import keys
 from simyard.store.store import Store
+from simyard.tasks.history import read_or_none
 
 MAX_KEY_CHARACTERS = 256
 
@@ -30,28 +33,58 @@ def check_key(key: str) -> str:
     return key
 
 
-def claim(store: Store, key: str, spec: JobSpec) -> str:
-    """Return the id of the job that this key stands for: the one given, or the one it was first used for.
+def content_of(spec: JobSpec) -> dict[str, Any]:
+    """Return what a frozen job is; ids and times aside, the same request with the same files gives the same."""
+    return {name: value for name, value in spec.to_json().items() if name not in ("job_id", "created_at")}
+
+
+def claimed(store: Store, key: str, content: Mapping[str, Any]) -> str | None:
+    """Return the id that this key stands for, or None where it is new.
 
     Args:
-        store: The job's store.
+        store: The store of the job or run.
         key: As the user gave it.
-        spec: The frozen job; ids and times aside, the same request with the same files gives the same.
+        content: What was asked for, as JSON types.
 
     Raises:
-        RequestError: If the key was used for another request.
+        RequestError: If the key was used for something else.
     """
-    body = {name: value for name, value in spec.to_json().items() if name not in ("job_id", "created_at")}
-    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-    record = {"job_id": spec.job_id, "sha256": digest, "created_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    first = read_or_none(store, keys.idempotency(check_key(key)))
+    return None if first is None else _same(first, key, content)
+
+
+def claim(store: Store, key: str, own_id: str, content: Mapping[str, Any]) -> str:
+    """Return the id that this key stands for from now on: the one given, or the one it was first used for.
+
+    Args:
+        store: The store of the job or run.
+        key: As the user gave it.
+        own_id: The new one.
+        content: What was asked for, as JSON types.
+
+    Raises:
+        RequestError: If the key was used for something else.
+    """
+    record = {
+        "id": own_id,
+        "sha256": _digest(content),
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     place = keys.idempotency(check_key(key))
     if store.put_new(place, json.dumps(record).encode()):
-        return spec.job_id
-    first = store.get_json(place)
-    if first["sha256"] != digest:
+        return own_id
+    return _same(store.get_json(place), key, content)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _same(first: Mapping[str, Any], key: str, content: Mapping[str, Any]) -> str:
+    if first["sha256"] != _digest(content):
         raise RequestError(
-            f"Idempotency key {key!r} was used for another request, job {first['job_id']}.",
+            f"Idempotency key {key!r} was used for another request, {first['id']}.",
             code="idempotency_conflict",
             advice="Send what was sent then, or take a new key.",
         )
-    return str(first["job_id"])
+    return str(first["id"])

@@ -18,6 +18,9 @@ from simyard.tasks import history
 from simyard.tasks.attempt import Observer, run_attempt
 from simyard.tasks.sessions import Sessions
 
+TAKEN_UP = "simyard-service"
+"""The tag of flow runs that somebody sets going again when their process is lost."""
+
 
 def next_attempt(spec: JobSpec, store: Store) -> AttemptSpec:
     """Return the attempt to make now: numbered after the last, from the newest valid checkpoint.

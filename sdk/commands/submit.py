@@ -50,7 +50,7 @@ def submit(
     base = config.resolve().parent
     resolved = resolve(request, store, keys.new_job_id(), base)
     if key is not None:
-        job_id = idempotency.claim(store, key, resolved.spec)
+        job_id = idempotency.claim(store, key, resolved.spec.job_id, idempotency.content_of(resolved.spec))
         if store.exists(keys.JobKeys(job_id).job):
             return watch(store, job_id, quiet=quiet) if wait else history.job_status(store, job_id)
         resolved = replace(resolved, spec=replace(resolved.spec, job_id=job_id))

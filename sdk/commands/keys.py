@@ -1,0 +1,64 @@
+"""`simyard keys`: who may use the HTTP API."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from simyard.blocks.reference import open_store
+from simyard.site import Site
+from simyard.store.store import Store
+from simyard.tasks import api_keys
+from simyard.tasks.api_keys import ApiKey
+
+
+def create(
+    reference: str | None, project: str, scopes: Sequence[str], name: str, max_active_jobs: int | None,
+    requests_per_minute: int | None, max_credits: float | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Make a key; return it with what is kept of it.
+
+    Raises:
+        RequestError: The project or a scope is none.
+    """
+    key, kept = api_keys.create(
+        _open(reference), project, scopes, name,
+        max_active_jobs=max_active_jobs, requests_per_minute=requests_per_minute, max_credits=max_credits,
+    )  # fmt: skip
+    return {"key": key, **_shown(kept)}
+
+
+def list_keys(reference: str | None) -> list[dict[str, Any]]:
+    """Return what is kept of every key, without its digest."""
+    return [_shown(kept) for kept in api_keys.list_keys(_open(reference))]
+
+
+def revoke(reference: str | None, key_id: str) -> dict[str, Any]:
+    """Make a key good for nothing.
+
+    Raises:
+        RequestError: There is none of this id.
+    """
+    return _shown(api_keys.revoke(_open(reference), key_id))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the list as text."""
+    if not rows:
+        return "No API keys yet: simyard keys create."
+    lines = [f"{'KEY':13} {'PROJECT':16} {'SCOPES':22} {'CREATED':20} {'REVOKED':20} NAME"]
+    for row in rows:
+        revoked = (row["revoked_at"] or "")[:19]
+        scopes = ",".join(row["scopes"])
+        lines.append(
+            f"{row['key_id']:13} {row['project']:16} {scopes:22} {row['created_at'][:19]:20} {revoked:20} {row['name']}"
+        )
+    return "\n".join(lines)
+
+
+def _shown(kept: ApiKey) -> dict[str, Any]:
+    return {name: value for name, value in kept.to_json().items() if name != "sha256"}
+
+
+def _open(reference: str | None) -> Store:
+    return open_store(reference or Site.from_env().store)

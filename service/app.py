@@ -1,0 +1,86 @@
+"""The HTTP service: a face of the flows. It keeps nothing; copies of it may run side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+import anyio.to_thread
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from simyard.service import bodies, files, health, hooks, inputs, jobs, notifications, pages, recovery, training_runs
+from simyard.service.errors import answer_errors
+from simyard.service.guard import Guard
+from simyard.service.hook_mapping import read_hooks
+from simyard.service.launches import Launches
+from simyard.service.limits import Limits
+from simyard.service.settings import Settings
+
+THREADS = 100
+"""Requests worked on at once: most of each is waiting for the store or for Prefect."""
+DELIVER_EVERY_S = 2.0
+RECOVER_EVERY_S = 20.0
+
+logger = logging.getLogger("simyard.service")
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application.
+
+    Args:
+        settings: The site's; every copy has the same.
+    """
+    app = FastAPI(
+        title="simyard",
+        version=version("simyard"),
+        description="Self-hosted robot-learning jobs on NVIDIA Isaac Lab.",
+        lifespan=_lifespan,
+    )
+    app.state.settings = settings
+    app.state.guard = Guard(settings)
+    app.state.hooks = read_hooks(settings.hooks)
+    for part in (jobs, training_runs, inputs, files, hooks, pages, health):
+        app.include_router(part.router)
+    answer_errors(app)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+    launches = app.state.launches = await anyio.to_thread.run_sync(Launches)
+    app.state.limits = Limits(settings, launches)
+    outbox = notifications.Outbox(settings, launches)
+    chores = [
+        asyncio.create_task(_every(DELIVER_EVERY_S, outbox.deliver)),
+        asyncio.create_task(_every(RECOVER_EVERY_S, lambda: recovery.recover(settings, launches))),
+    ]
+    yield
+    for chore in chores:
+        chore.cancel()
+    await asyncio.gather(*chores, return_exceptions=True)
+    await anyio.to_thread.run_sync(launches.close)
+
+
+async def _every(seconds: float, chore: Callable[[], Any]) -> None:
+    while True:
+        try:
+            await anyio.to_thread.run_sync(chore)
+        except Exception as error:
+            logger.warning("%s", error)
+        await asyncio.sleep(seconds)
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        schema.setdefault("components", {}).setdefault("schemas", {}).update(bodies.schemas())
+        app.openapi_schema = schema
+    return app.openapi_schema

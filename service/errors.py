@@ -1,0 +1,74 @@
+"""From what went wrong to an HTTP answer: `{"detail": …}`, never a traceback."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import httpx
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from prefect.exceptions import PrefectException
+
+from simyard.runner.errors import RequestError, SimyardError
+
+_CODES = {
+    401: ("no_api_key", "bad_api_key", "bad_signature", "stale_signature"),
+    402: ("over_budget",),
+    403: ("missing_scope",),
+    404: (
+        "unknown_job", "unknown_run", "unknown_asset", "unknown_checkpoint", "unknown_hook", "no_artifact",
+        "bad_job_id", "bad_run_id", "bad_asset_id", "bad_url", "url_expired",
+    ),
+    409: ("idempotency_conflict", "run_ended"),
+    413: ("too_large",),
+    429: ("too_many_requests", "too_many_jobs"),
+}  # fmt: skip
+_STATUSES = {code: status for status, codes in _CODES.items() for code in codes}
+"""The status of each error code; that of any other bad request is 400."""
+RETRY_AFTER_S = {"too_many_requests": 5, "too_many_jobs": 30}
+"""When to try again, where waiting helps."""
+_AWAY_RETRY_S = 5
+
+logger = logging.getLogger("simyard.service")
+
+
+class FieldErrors(Exception):  # noqa: N818 - it names what it carries
+    """A body whose fields are wrong: all of them at once."""
+
+    def __init__(self, problems: list[dict[str, Any]]) -> None:
+        super().__init__("; ".join(str(problem["msg"]) for problem in problems))
+        self.problems = problems
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Have the application answer every error in one form."""
+
+    @app.exception_handler(FieldErrors)
+    async def fields(request: Request, error: FieldErrors) -> JSONResponse:
+        return JSONResponse({"detail": error.problems}, 422)
+
+    @app.exception_handler(SimyardError)
+    async def ours(request: Request, error: SimyardError) -> JSONResponse:
+        failure = error.failure
+        body = {"detail": str(error), "code": failure.code}
+        if not isinstance(error, RequestError):
+            logger.error("%s %s: %s", request.method, request.url.path, error)
+            return JSONResponse(body, 503, {"Retry-After": str(_AWAY_RETRY_S)})
+        status = _STATUSES.get(failure.code, 400)
+        headers = {"Retry-After": str(RETRY_AFTER_S[failure.code])} if failure.code in RETRY_AFTER_S else {}
+        if status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return JSONResponse(body, status, headers)
+
+    @app.exception_handler(httpx.HTTPError)
+    @app.exception_handler(PrefectException)
+    async def away(request: Request, error: Exception) -> JSONResponse:
+        logger.error("%s %s: Prefect: %r", request.method, request.url.path, error)
+        body = {"detail": "The Prefect server does not answer. Send the request again.", "code": "no_prefect_server"}
+        return JSONResponse(body, 503, {"Retry-After": str(_AWAY_RETRY_S)})
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
+        logger.exception("%s %s", request.method, request.url.path, exc_info=error)
+        return JSONResponse({"detail": "An error that nobody foresaw; the service's log has it.", "code": "bug"}, 500)

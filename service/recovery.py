@@ -1,0 +1,102 @@
+"""Jobs and managed runs whose flow process was lost: found by what the store and Prefect say, and set going again.
+
+Every copy of the service looks, and needs to remember nothing: a flow run that was set going is not lost any more.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from prefect.client.schemas.objects import FlowRun
+
+from simyard.runner.errors import SimyardError
+from simyard.service.launches import Launches, id_of, project_of
+from simyard.service.settings import Settings
+from simyard.store.keys import JobKeys
+from simyard.store.store import Store
+from simyard.tasks import history
+from simyard.tasks.training_runs import record
+
+MOST_RUNS = 5
+"""How often a flow run is begun before it is given up."""
+STARTING_S = 300.0
+"""How long it may take from a flow run's start, or an attempt's outcome, to the next word of its work."""
+
+logger = logging.getLogger("simyard.service")
+
+
+def recover(settings: Settings, launches: Launches) -> int:
+    """Set going again what was lost; return how much."""
+    lost = 0
+    for run in launches.worth_a_look():
+        own_id, project = id_of(run), project_of(run)
+        if own_id is None or project is None or run.run_count >= MOST_RUNS:
+            continue
+        try:
+            why = _why_lost(run, settings.open(project), own_id)
+        except SimyardError as error:
+            logger.warning("%s: %s", own_id, error)
+            continue
+        if why is not None:
+            logger.warning("%s goes on: %s", own_id, why)
+            launches.resume(run, f"It goes on: {why}")
+            lost += 1
+    return lost
+
+
+def _why_lost(run: FlowRun, store: Store, own_id: str) -> str | None:
+    """Return why nobody does this work any more; None where somebody does, or may be about to, or it is done."""
+    work = _job(store, own_id) if own_id.startswith("job-") else _run(store, own_id)
+    state = run.state
+    assert state is not None
+    if work is None:
+        return None
+    if state.is_crashed():
+        return "its process crashed" if work.is_gone or not work.is_under_way else None
+    now = datetime.now(UTC)
+    if work.is_gone and work.heard is not None and work.heard > state.timestamp:
+        return "its process fell silent"
+    # Whatever was before, a process is starting, or ought to be.
+    quiet_s = (now - max(state.timestamp, work.heard or state.timestamp)).total_seconds()
+    if not work.is_under_way and quiet_s > STARTING_S:
+        return f"nothing was heard of it for {quiet_s:.0f} s"
+    return None
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the store says of a job or a managed run that has not ended."""
+
+    is_under_way: bool
+    """Somebody is known to have it in hand."""
+    is_gone: bool
+    """Who had it in hand is not there any more."""
+    heard: datetime | None
+    """When something was last heard of it."""
+
+
+def _job(store: Store, job_id: str) -> _Work | None:
+    if store.exists(JobKeys(job_id).result) and history.job_status(store, job_id)["status"] in history.ENDED:
+        return None
+    past = history.attempts(store, job_id)
+    if not past:
+        return _Work(is_under_way=False, is_gone=False, heard=None)
+    if past[-1].outcome is not None:  # between an attempt and the next, or the job's end
+        return _Work(is_under_way=False, is_gone=False, heard=store.stat(past[-1].keys.outcome).modified)
+    is_gone = history.job_status(store, job_id)["status"] == "interrupted"
+    return _Work(is_under_way=not is_gone, is_gone=is_gone, heard=_time((past[-1].status or {}).get("updated_at")))
+
+
+def _run(store: Store, run_id: str) -> _Work | None:
+    standing = record.run_status(store, run_id)
+    if standing["status"] in record.ENDED:
+        return None
+    is_gone = standing["status"] == "interrupted"
+    is_under_way = standing["status"] in ("running", "paused") and standing["updated_at"] is not None
+    return _Work(is_under_way=is_under_way, is_gone=is_gone, heard=_time(standing["updated_at"]))
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

@@ -1,0 +1,231 @@
+"""Files that a request names: fetched and put beside it, from nowhere but where its sender may take them from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+from urllib.parse import unquote, urlsplit
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from simyard.requests import FILE, Body
+from simyard.runner.errors import RequestError
+from simyard.service import outbound
+from simyard.service.guard import Caller
+from simyard.service.settings import DEFAULT_PROJECT, Settings
+from simyard.store import keys
+from simyard.store.names import Location, check_key, parse_url
+from simyard.store.store import KeyNotFound, Store
+from simyard.tasks.inputs import check_name
+
+Request = TypeVar("Request", bound=Body)
+
+_INPUT = re.compile(r"/v0/inputs/([0-9a-f]{32})/([^/?#]+)")
+_OF_OTHERS = ("projects/", "service/")
+"""What lies below the default project's store and is not the project's."""
+
+
+def input_path(upload_id: str, name: str) -> str:
+    """Return the path of the URI that an uploaded file is named by."""
+    return f"/v0/inputs/{upload_id}/{name}"
+
+
+def upload_key(uri: str, base_url: str) -> str | None:
+    """Return where the file lies that was uploaded under this URI; None where it is no such URI."""
+    if not uri.startswith(f"{base_url}/"):
+        return None
+    match = _INPUT.fullmatch(urlsplit(uri).path.removeprefix(urlsplit(base_url).path))
+    return keys.upload(match[1], check_name_in(match[2])) if match else None
+
+
+def check_name_in(text: str) -> str:
+    """Return the file's name in a URI, or raise `RequestError` where it can be none."""
+    name = unquote(text)
+    check_name(name, "The URI")
+    return name
+
+
+def bring(request: Request, caller: Caller, settings: Settings, base_url: str, folder: Path) -> Request:
+    """Return the request with every file that it names fetched into a folder, and named by its path there.
+
+    Args:
+        request: As it was sent.
+        caller: Who sent it.
+        settings: Where files may come from.
+        base_url: Where the service was reached: uploaded files are named by it.
+        folder: An empty folder.
+
+    Raises:
+        RequestError: A file is not there, or may not be taken from there.
+    """
+    brought: Request = _walk(request, Source(caller, settings, base_url), folder, "")
+    return brought
+
+
+def _walk(model: Any, source: Source, folder: Path, where: str) -> Any:
+    changes: dict[str, Any] = {}
+    for name, field in type(model).model_fields.items():
+        value, at = getattr(model, name), f"{where}.{name}".lstrip(".")
+        if isinstance(value, BaseModel):
+            inner = _walk(value, source, folder, at)
+            changes |= {name: inner} if inner is not value else {}
+        elif isinstance(value, str) and _names_a_file(field):
+            changes[name] = str(source.fetch(value, folder / str(len(list(folder.iterdir()))), at))
+    return model.model_copy(update=changes) if changes else model
+
+
+def _names_a_file(field: FieldInfo) -> bool:
+    arms = get_args(field.annotation)
+    return FILE in field.metadata or any(FILE in getattr(arm, "__metadata__", ()) for arm in arms)
+
+
+class Source:
+    """Where one caller may take files from."""
+
+    def __init__(self, caller: Caller, settings: Settings, base_url: str) -> None:
+        self._caller = caller
+        self._settings = settings
+        self._base_url = base_url
+
+    def fetch(self, uri: str, folder: Path, what: str) -> Path:
+        """Return where a file lies now.
+
+        Args:
+            uri: What the user gave.
+            folder: Where it may be put; made if need be.
+            what: The field's name, for errors.
+
+        Raises:
+            RequestError: It is not there, too large, or not theirs to take.
+        """
+        folder.mkdir(parents=True)
+        try:
+            if key := upload_key(uri, self._base_url):
+                return _take(self._caller.store, key, folder)
+            if key := _own_key(uri, self._caller.store, self._caller.project):
+                return _take(self._caller.store, key, folder)
+            if uri.startswith("s3://"):
+                location, name = _shared(uri, self._settings, what)
+                return _take(Store.open(location.url), name, folder)
+        except KeyNotFound as error:
+            raise RequestError(
+                f"{what}: there is nothing at {uri!r}.", code="missing_file", advice="Upload it first."
+            ) from error
+        if uri.startswith(("http://", "https://")):
+            return self._download(uri, folder, what)
+        raise RequestError(
+            f"{what}: {uri!r} is no URI that the service can read.",
+            code="bad_reference",
+            advice="Upload the file and name its input_uri or asset id; or give an s3:// or https:// URI.",
+        )
+
+    def _download(self, uri: str, folder: Path, what: str) -> Path:
+        name = urlsplit(uri).path.rpartition("/")[2]
+        check_name(name, what)
+        limit = self._settings.max_upload_bytes
+        with outbound.sent("GET", uri, self._settings.private_hosts, what) as answer:
+            if answer.status != 200:
+                raise RequestError(
+                    f"{what}: {urlsplit(uri).hostname} answered {answer.status}.",
+                    code="missing_file",
+                    advice="Give the URL of the file itself: redirects are not followed.",
+                )
+            size = 0
+            with (folder / name).open("xb") as file:
+                for piece in answer.iter_stream():
+                    size += len(piece)
+                    if size > limit:
+                        raise RequestError(
+                            f"{what}: the file has more than {limit:,} bytes.",
+                            code="too_large",
+                            advice="The owner sets the limit: SIMYARD_MAX_UPLOAD_GB.",
+                        )
+                    file.write(piece)
+        return folder / name
+
+
+def check_readable(uri: str, store: Store, project: str, settings: Settings, what: str) -> None:
+    """Refuse a file that lies neither in the project's own store nor in one that all jobs may read.
+
+    Args:
+        uri: What somebody gave who has no key.
+        store: The project's.
+        project: Its name.
+        settings: Where files may come from.
+        what: The field's name, for errors.
+
+    Raises:
+        RequestError: It is refused.
+    """
+    if key := _own_key(uri, store, project):
+        check_key(key)
+    elif uri.startswith("s3://"):
+        _shared(uri, settings, what)
+    else:
+        raise RequestError(
+            f"{what}: {uri!r} is no URI that a webhook may give.",
+            code="bad_reference",
+            advice="Give s3://BUCKET/KEY in a store that SIMYARD_INPUT_STORES lists, an asset id, or a job id.",
+        )
+
+
+def named_files(model: BaseModel, where: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every file that a request names: the field, and what it says."""
+    for name, field in type(model).model_fields.items():
+        value, at = getattr(model, name), f"{where}.{name}".lstrip(".")
+        if isinstance(value, BaseModel):
+            yield from named_files(value, at)
+        elif isinstance(value, str) and _names_a_file(field):
+            yield at, value
+
+
+def _own_key(uri: str, store: Store, project: str) -> str | None:
+    """Return the key of an object of a project's own store; None for any other URI."""
+    root = store.url()
+    if not uri.startswith(f"{root}/"):
+        return None
+    key = unquote(uri.removeprefix(f"{root}/")) if root.startswith("file:") else uri.removeprefix(f"{root}/")
+    if project == DEFAULT_PROJECT and key.startswith(_OF_OTHERS):
+        return None
+    return key
+
+
+def _shared(uri: str, settings: Settings, what: str) -> tuple[Location, str]:
+    """Return where a file lies that jobs of every project may read.
+
+    Raises:
+        RequestError: They may not.
+    """
+    folder, _, name = uri.rpartition("/")
+    location = parse_url(folder)
+    allowed = [listed for listed in settings.input_stores if _is_below(location, listed)]
+    own = parse_url(settings.open().url())
+    if _is_below(location, own):  # a bucket that is listed as a whole does not mean what simyard keeps in it
+        allowed = [listed for listed in allowed if listed != own and _is_below(listed, own)]
+    if not allowed:
+        raise RequestError(
+            f"{what}: {uri!r} is in no store that jobs of this service may read.",
+            code="store_not_allowed",
+            advice="Upload the file; or have the owner list the store in SIMYARD_INPUT_STORES.",
+        )
+    check_name(name, what)
+    return location, name
+
+
+def _is_below(location: Location, allowed: Location) -> bool:
+    return location.bucket == allowed.bucket and (
+        not allowed.prefix or location.prefix == allowed.prefix or location.prefix.startswith(f"{allowed.prefix}/")
+    )
+
+
+def _take(store: Store, key: str, folder: Path) -> Path:
+    target = folder / key.rpartition("/")[2]
+    local = store.path(key)
+    if local is None:
+        store.get_file(key, target)
+    else:
+        target.symlink_to(local)  # it may be large, and is only read
+    return target

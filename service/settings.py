@@ -1,0 +1,141 @@
+"""What a service's owner sets, once, through the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from simyard.blocks.reference import absolute, below, open_store
+from simyard.runner.errors import RequestError
+from simyard.service.outbound import place
+from simyard.site import Site, number_from_env
+from simyard.store.names import Location, parse_url
+from simyard.store.store import Store
+
+DEFAULT_PROJECT = "default"
+"""The project whose jobs are those of the site's own store, so that the command line sees them too."""
+_MAX_UPLOAD_GB = 20.0
+_URL_MINUTES = 60.0
+_SECRET = re.compile(r"[!-~]{32,512}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One service's settings; every copy of it has the same."""
+
+    site: Site
+    """The machine's."""
+    store: str
+    """Reference to the site's store, the same from every folder."""
+    secret: bytes = field(repr=False)
+    """`SIMYARD_SECRET`, else the file `secret` in the home: what URLs and outgoing webhooks are signed with."""
+    public_url: str | None = None
+    """`SIMYARD_PUBLIC_URL`: where clients reach the service; by default what each request was sent to."""
+    pool: str | None = None
+    """`SIMYARD_POOL`: the work pool that has the simulator; by default the flow's own worker has."""
+    input_stores: tuple[Location, ...] = ()
+    """`SIMYARD_INPUT_STORES`: where jobs may take inputs from, `s3://bucket/prefix,…`."""
+    private_hosts: frozenset[str] = frozenset()
+    """`SIMYARD_PRIVATE_HOSTS`: `host:port,…` of this network that users may name in URLs."""
+    max_upload_bytes: int = int(_MAX_UPLOAD_GB * 1e9)
+    """`SIMYARD_MAX_UPLOAD_GB`, in gigabytes: the largest file that may be uploaded."""
+    url_seconds: int = int(_URL_MINUTES * 60)
+    """`SIMYARD_URL_MINUTES`, in minutes: how long a signed URL is good."""
+    hooks: Path | None = None
+    """`SIMYARD_HOOKS`: the file that says what incoming webhooks start."""
+
+    @classmethod
+    def from_env(cls) -> Settings:
+        """Read the settings.
+
+        Raises:
+            RequestError: One has a bad value.
+        """
+        site = Site.from_env()
+        hooks = os.environ.get("SIMYARD_HOOKS")
+        return cls(
+            site=site,
+            store=absolute(site.store),
+            secret=_secret(site.home),
+            public_url=_public_url(),
+            pool=os.environ.get("SIMYARD_POOL") or None,
+            input_stores=tuple(_input_store(text) for text in _listed("SIMYARD_INPUT_STORES")),
+            private_hosts=frozenset(_private_host(text) for text in _listed("SIMYARD_PRIVATE_HOSTS")),
+            max_upload_bytes=int(number_from_env("SIMYARD_MAX_UPLOAD_GB", _MAX_UPLOAD_GB, "gigabytes") * 1e9),
+            url_seconds=int(number_from_env("SIMYARD_URL_MINUTES", _URL_MINUTES, "minutes") * 60),
+            hooks=Path(hooks) if hooks else None,
+        )
+
+    def reference(self, project: str) -> str:
+        """Return the reference to a project's store: no project's keys lead out of it."""
+        return self.store if project == DEFAULT_PROJECT else below(self.store, f"projects/{project}")
+
+    def open(self, project: str = DEFAULT_PROJECT) -> Store:
+        """Open a project's store; that of the default project is also where the service keeps its own records."""
+        return open_store(self.reference(project))
+
+
+def _secret(home: Path) -> bytes:
+    if given := os.environ.get("SIMYARD_SECRET"):
+        if not _SECRET.fullmatch(given):
+            raise RequestError(
+                f"SIMYARD_SECRET has {len(given)} characters, or some that are not printable.",
+                code="bad_setting",
+                advice="Give 32 to 512 printable ASCII characters: openssl rand -hex 32.",
+            )
+        return given.encode()
+    file = home / "secret"
+    if not file.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        beside = home / f".secret.{secrets.token_hex(4)}"
+        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+            out.write(secrets.token_hex(32))
+        with suppress(FileExistsError):
+            os.link(beside, file)  # of several copies that start at once, one decides
+        beside.unlink()
+    return file.read_bytes()
+
+
+def _public_url() -> str | None:
+    text = os.environ.get("SIMYARD_PUBLIC_URL")
+    if not text:
+        return None
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise RequestError(
+            f"SIMYARD_PUBLIC_URL is {text!r}.", code="bad_setting", advice="Give http(s)://HOST[:PORT][/PATH]."
+        )
+    return text.rstrip("/")
+
+
+def _listed(name: str) -> list[str]:
+    return [text.strip() for text in os.environ.get(name, "").split(",") if text.strip()]
+
+
+def _private_host(text: str) -> str:
+    try:
+        parts = urlsplit(f"//{text.lower()}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or not port or parts.netloc != place(host, port):
+        raise RequestError(
+            f"SIMYARD_PRIVATE_HOSTS has {text!r}.",
+            code="bad_setting",
+            advice="Give HOST:PORT, or [ADDRESS]:PORT for IPv6; the port of https is 443, of http 80.",
+        )
+    return place(host, port)
+
+
+def _input_store(text: str) -> Location:
+    location = parse_url(text)
+    if location.folder is not None:
+        raise RequestError(
+            f"SIMYARD_INPUT_STORES has {text!r}.", code="bad_setting", advice="Give s3://BUCKET or s3://BUCKET/PREFIX."
+        )
+    return location

@@ -1,0 +1,149 @@
+"""How jobs and managed runs stand, in the words of the API: results from the store, what has not begun from Prefect."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import httpx
+from prefect.client.schemas.objects import State
+from prefect.exceptions import PrefectException
+
+from simyard.runner.errors import Category, Failure
+from simyard.service.launches import Launches
+from simyard.store.keys import JobKeys, RunKeys
+from simyard.store.store import KeyNotFound, Store
+from simyard.tasks import history
+from simyard.tasks.frame import load_spec
+from simyard.tasks.training_runs import record
+from simyard.tasks.training_runs.run import load_run
+
+MANIFEST = "artifact_manifest.json"
+ENDED = history.ENDED
+_UNSETTLED = ("queued", "interrupted")
+"""What the store says of work that nobody is known to do."""
+
+logger = logging.getLogger("simyard.service")
+
+
+def job_standing(store: Store, job_id: str, launches: Launches) -> dict[str, Any]:
+    """Return how a job stands.
+
+    Raises:
+        RequestError: There is no such job.
+    """
+    spec = load_spec(store, job_id)
+    standing = history.job_status(store, job_id)
+    status, failure = standing["status"], standing["error"]
+    if status in _UNSETTLED:
+        status, failure = _settle(status, failure, job_id, launches)
+    return {
+        "job_id": job_id,
+        "kind": spec.kind,
+        "name": spec.name,
+        "task": spec.task,
+        "status": status,
+        "stage": "done" if status in ENDED else standing.get("stage"),
+        "done": standing["done"],
+        "total": standing["total"],
+        "unit": standing["unit"],
+        "reward": standing["reward"],
+        "attempt_count": standing["attempts"],
+        "error": text_of(failure),
+        "failure": failure,
+        "artifacts": [*standing["artifacts"], *_manifest(store, job_id, status)],
+        "summary": standing.get("summary"),
+        "timings": standing.get("timings"),
+        "created_at": spec.created_at,
+        "updated_at": standing.get("updated_at"),
+    }
+
+
+def run_standing(store: Store, run_id: str, launches: Launches) -> dict[str, Any]:
+    """Return how a managed run stands.
+
+    Raises:
+        RequestError: There is no such run.
+    """
+    standing = record.run_status(store, run_id)
+    status, failure = standing["status"], standing["error"]
+    if status in _UNSETTLED:
+        status, failure = _settle(status, failure, run_id, launches)
+    hidden = ("store", "error", "status")
+    return {name: value for name, value in standing.items() if name not in hidden} | {
+        "run_id": run_id,
+        "status": status,
+        "stage": standing.get("stage"),
+        "error": text_of(failure),
+        "failure": failure,
+    }
+
+
+def text_of(failure: dict[str, Any] | None) -> str | None:
+    """Return a failure as one text: what happened, then what to do."""
+    return f"{failure['message']} {failure.get('advice') or ''}".strip() if failure else None
+
+
+def _settle(
+    status: str, failure: dict[str, Any] | None, own_id: str, launches: Launches
+) -> tuple[str, dict[str, Any] | None]:
+    """Return what Prefect knows of work that the store knows nobody to do."""
+    waiting = "queued" if status == "queued" else "running"
+    try:
+        run = launches.find(own_id)
+    except (httpx.HTTPError, PrefectException) as error:
+        logger.warning("%s: Prefect does not answer: %r", own_id, error)
+        return waiting, failure
+    state = run.state if run else None
+    if state is None or not state.is_final() or state.is_crashed():  # a crashed one is set going again
+        return waiting, failure
+    if state.is_cancelled():
+        return "canceled", failure
+    return "failed", failure or _without_record(state)
+
+
+def _without_record(state: State[Any]) -> dict[str, Any]:
+    return Failure(
+        code="flow_failed",
+        category=Category.INFRA,
+        message=f"The flow run ended as {state.name}: {state.message}",
+        advice="The flow run's log in the Prefect UI says more. Send the job again.",
+    ).to_json()
+
+
+def _manifest(store: Store, job_id: str, status: str) -> list[dict[str, Any]]:
+    if status != "succeeded":
+        return []
+    size = store.stat(JobKeys(job_id).manifest).size_bytes
+    return [{"name": MANIFEST, "kind": "manifest", "size_bytes": size, "sha256": None}]
+
+
+def artifact_key(store: Store, job_id: str, name: str) -> str:
+    """Return where an artifact of a job lies.
+
+    Raises:
+        RequestError: There is no such job.
+        KeyNotFound: The job has no such artifact.
+    """
+    load_spec(store, job_id)
+    job = JobKeys(job_id)
+    if name == MANIFEST:
+        return job.manifest
+    result = history.read_or_none(store, job.result) or {"artifacts": []}
+    if name not in {entry["name"] for entry in result["artifacts"]}:
+        raise KeyNotFound(f"{job_id} has no artifact {name!r}.")
+    return job.artifact(name)
+
+
+def checkpoint(store: Store, run_id: str, checkpoint_id: str) -> dict[str, Any]:
+    """Return the record of a checkpoint of a managed run.
+
+    Raises:
+        RequestError: There is no such run.
+        KeyNotFound: The run has no such checkpoint.
+    """
+    load_run(store, run_id)
+    found = history.read_or_none(store, RunKeys(run_id).checkpoint(checkpoint_id))
+    if found is None:
+        raise KeyNotFound(f"{run_id} has no checkpoint {checkpoint_id!r}.")
+    return dict(found)
