@@ -25,10 +25,10 @@ def export_policy(
 
     Args:
         request: What to export.
-        store: As for `train`.
-        pool: As for `train`.
-        job_id: As for `train`.
-        base: As for `train`.
+        store: URL of the store, or the name of a block (`job-store/NAME`); the site's own store by default.
+        pool: Work pool that has the simulator; by default the job runs in this process.
+        job_id: Id for the job; by default made from the flow run's, so that a retried run goes on with its job.
+        base: Folder that relative paths of the request start from.
     """
     return ending(run_request(request, store, pool, job_id, base))
 

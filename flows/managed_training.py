@@ -51,9 +51,9 @@ def resume_training_run(run_id: str, store: str | None = None, pool: str | None 
     """Go on with a managed training run that nobody drives any more, where it stopped.
 
     Args:
-        run_id: The run.
-        store: As for `managed-training`.
-        pool: As for `managed-training`.
+        run_id: Which run: `run-…`, as `simyard runs list` shows it.
+        store: URL of the store, or the name of a block (`job-store/NAME`); the site's own store by default.
+        pool: Work pool that has the simulator; by default everything runs in this process.
     """
     return _ending(drive_run(run_id, absolute(store or Site.from_env().store), pool))
 

@@ -55,9 +55,9 @@ def rerun(job_id: str, store: str | None = None, pool: str | None = None) -> Sta
     """Go on with a job that is in the store: a new attempt, a training's from its last valid checkpoint.
 
     Args:
-        job_id: The job.
-        store: As for `train`.
-        pool: As for `train`.
+        job_id: Which job: `job-…`, as `simyard jobs list` shows it.
+        store: URL of the store, or the name of a block (`job-store/NAME`); the site's own store by default.
+        pool: Work pool that has the simulator; by default the job runs in this process.
     """
     store = absolute(store or Site.from_env().store)
     request = stages.take_up(job_id, store)

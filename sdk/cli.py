@@ -375,6 +375,75 @@ def verify_run(run_id: str, store: str | None, as_json: bool) -> None:
     sys.exit(EXIT_JOB_FAILED if problems else EXIT_SUCCEEDED)
 
 
+@main.command()
+@click.argument("arguments", nargs=-1, metavar="CONFIG [KEY=VALUE]...")
+@STORE
+@POOL
+@SETTINGS
+@JSON
+@_plainly
+def retrain(
+    arguments: tuple[str, ...], store: str | None, pool: str | None, settings: tuple[str, ...], as_json: bool
+) -> None:
+    """Train as CONFIG says, and promote the policy if it is better beyond noise than the promoted one.
+
+    Exits 0 when that was decided, either way.
+    """
+    from simyard.commands import promotions as command
+
+    config, more = _config_and_settings(arguments)
+    if config is None:
+        raise RequestError("Missing CONFIG.", code="bad_command", advice="Name a JSON file.")
+    entry, status = command.retrain(config, (*settings, *more), store, pool, quiet=as_json)
+    if as_json:
+        click.echo(json.dumps(entry))
+    sys.exit(EXIT_BAD_REQUEST if status == "refused" else _EXITS[status])
+
+
+@main.group()
+def promotions() -> None:
+    """Look at what retrainings have promoted, and go back."""
+
+
+@promotions.command("list")
+@STORE
+@JSON
+@_plainly
+def list_promotions(store: str | None, as_json: bool) -> None:
+    """List what is promoted, and the newest decision of each."""
+    from simyard.commands import promotions as command
+
+    found = command.list_promotions(store)
+    click.echo(json.dumps(found) if as_json else command.table(found))
+
+
+@promotions.command("show")
+@click.argument("name")
+@STORE
+@JSON
+@_plainly
+def show_promotion(name: str, store: str | None, as_json: bool) -> None:
+    """Show which policy is promoted, and every decision."""
+    from simyard.commands import promotions as command
+
+    found = command.show(name, store)
+    click.echo(json.dumps(found) if as_json else command.describe(found))
+
+
+@promotions.command("rollback")
+@click.argument("name")
+@STORE
+@click.option("--why", default="", metavar="TEXT", help="The reason, for the history.")
+@JSON
+@_plainly
+def roll_back(name: str, store: str | None, why: str, as_json: bool) -> None:
+    """Go back to the policy that was promoted before; the history keeps both."""
+    from simyard.commands import promotions as command
+
+    entry = command.roll_back(name, store, why)
+    click.echo(json.dumps(entry) if as_json else f"{name} is {entry['candidate']['job_id']} again.")
+
+
 def _named(standing: dict[str, Any]) -> str:
     """Return how a command names a run: its id and its store."""
     return f"{standing['run_id']} --store {standing['store'].rpartition('/training-runs/')[0]}"
@@ -624,6 +693,73 @@ def stop_session(session_id: str | None, every: bool, as_json: bool) -> None:
         raise RequestError("Name a session, or --all.", code="bad_command", advice="See `simyard sessions list`.")
     ended = command.stop(session_id, quiet=as_json)
     click.echo(json.dumps(ended) if as_json else "\n".join(f"{name} has ended." for name in ended))
+
+
+@main.group("keys")
+def api_keys() -> None:
+    """Say who may use the HTTP API."""
+
+
+@api_keys.command("create")
+@click.option("--project", default="default", show_default=True, help="Whose jobs and assets it sees.")
+@click.option("--scope", "scopes", multiple=True, metavar="SCOPE", default=("jobs", "training", "assets"),
+              show_default=True, help="jobs, training, assets or admin; may be repeated.")  # fmt: skip
+@click.option("--name", default="", metavar="TEXT", help="For people.")
+@click.option("--max-active-jobs", type=click.IntRange(min=1), metavar="N", help="Jobs and runs at once.")
+@click.option("--requests-per-minute", type=click.IntRange(min=1), metavar="N", help="Of each copy of the service.")
+@click.option("--max-credits", type=_Finite(min=0), metavar="USD", help="GPU time that its jobs may cost in all.")
+@STORE
+@JSON
+@_plainly
+def create_key(as_json: bool, **given: Any) -> None:
+    """Make a key and print it: nobody can tell it again, the store keeps a digest."""
+    from simyard.commands import keys as command
+
+    made = command.create(given.pop("store"), **given)
+    shown = f"{made['key']}\nIts webhooks are signed with {made['webhook_secret']}"
+    click.echo(json.dumps(made) if as_json else shown)
+
+
+@api_keys.command("list")
+@STORE
+@JSON
+@_plainly
+def list_keys(store: str | None, as_json: bool) -> None:
+    """List keys, oldest first."""
+    from simyard.commands import keys as command
+
+    found = command.list_keys(store)
+    click.echo(json.dumps(found) if as_json else command.table(found))
+
+
+@api_keys.command("revoke")
+@click.argument("key_id")
+@STORE
+@_plainly
+def revoke_key(key_id: str, store: str | None) -> None:
+    """Make a key good for nothing, for good."""
+    from simyard.commands import keys as command
+
+    revoked = command.revoke(store, key_id)
+    click.echo(f"{revoked['key_id']} is revoked; every copy of the service knows within seconds.")
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where the API listens; 0.0.0.0 for everybody.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8400, show_default=True, help="Of the API.")
+@click.option("--prefect-port", type=click.IntRange(1, 65535), default=4200, show_default=True,
+              help="Of the Prefect server, where PREFECT_API_URL names none.")  # fmt: skip
+@click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="How many run at once.")
+@STORE
+@_plainly
+def up(host: str, port: int, prefect_port: int, jobs: int, store: str | None) -> None:
+    """Run a whole site on this machine: Prefect server, worker, HTTP API; what is there already is used.
+
+    It stays until Ctrl-C or SIGTERM, and starts again what dies. Jobs that it interrupts go on at the next start.
+    """
+    from simyard.commands import up as command
+
+    command.up(command.Plan(host=host, port=port, prefect_port=prefect_port, jobs=jobs), store)
 
 
 @main.command()

@@ -16,13 +16,30 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"
 _Text = StringConstraints(min_length=1, max_length=4000, pattern=r"^[^\x00-\x1f\x7f]+$")
 FILE = "file"
 """What marks a field that names a file: a path or a URI. Who takes requests from a network looks at each of them."""
+LATEST = "latest"
+"""In place of a job's id: the newest training of the store that has succeeded."""
 Reference = Annotated[str, _Text, FILE]
 TaskId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}$")]
+LibraryName = Annotated[str, Field(json_schema_extra={"enum": [*LIBRARIES]})]
+"""Which of them there is, is checked later: with a better message, and for every kind of job in one place."""
 Override = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]+$")]
 Callback = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$")]
 Term = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.-]{0,199}$")]
 Which = Annotated[str, StringConstraints(pattern=r"^(latest|best|iteration|all|every:[1-9]\d{0,6})$")]
 Video = Literal["first", "best", "worst"] | Annotated[int, Field(strict=True, ge=1, le=100_000)]
+
+
+_SHORT = {
+    "num": "number of", "envs": "environments", "gpus": "GPUs", "gpu": "GPU", "cpu": "CPU", "rl": "RL", "uri": "URI",
+    "s3": "S3", "id": "ID", "urdf": "URDF", "usd": "USD", "mjcf": "MJCF", "gb": "in GB", "args": "arguments",
+}  # fmt: skip
+"""What parts of names are called in forms."""
+
+
+def _title(name: str) -> str:
+    """Return what a field is called in a form."""
+    words = " ".join(_SHORT.get(word, word) for word in name.split("_"))
+    return words[0].upper() + words[1:]
 
 
 class _Model(BaseModel):
@@ -36,7 +53,7 @@ class _Model(BaseModel):
         frozen=True,
         hide_input_in_errors=False,
         use_attribute_docstrings=True,
-        field_title_generator=lambda name, field: name.replace("_", " ").capitalize(),
+        field_title_generator=lambda name, field: _title(name),
     )
 
 
@@ -85,8 +102,17 @@ class Body(_Model):
         return None
 
 
+def _own_first(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """Have a form begin with what a kind of job is about; what every job has comes after that."""
+    shared = {to_camel(name) for base in (JobRequest, TaskRequest) for name in base.model_fields} - {"name"}
+    fields = schema["properties"]
+    schema["properties"] = {name: fields[name] for name in sorted(fields, key=lambda name: name in shared)}
+
+
 class JobRequest(Body):
     """What every job has."""
+
+    model_config = ConfigDict(json_schema_extra=_own_first)
 
     name: Name
     """Display name."""
@@ -171,7 +197,7 @@ class TrainingConfig(_Model):
     """Must be `train`; an evaluation is sent with `simyard evaluate`."""
     task: TaskId
     """Registered id of the Isaac Lab task, such as `Isaac-Cartpole-Direct` (3.0 ids have no `-v0`)."""
-    rl_library: str = Field("rsl_rl", json_schema_extra={"enum": [*LIBRARIES]})
+    rl_library: LibraryName = "rsl_rl"
     """Reinforcement-learning library: `rsl_rl`, `skrl`, `rl_games` or `sb3`."""
     num_envs: int = Field(4096, strict=True, ge=1, le=1_000_000)
     """Environments simulated side by side; 1024 to 8192 on a GPU, some hundreds on a CPU."""
@@ -220,7 +246,8 @@ class FromJob(_Model):
     """A checkpoint, or several, of a training job in the same store."""
 
     job_id: str
-    """Id of the training job; its task, library, package and overrides are taken over too."""
+    """Id of the training job, whose task, library, package and overrides are taken over too; `latest` means the newest
+    training that has succeeded."""
     which: Which = "latest"
     """`latest`, `best` (highest mean return while training) or `iteration`; to evaluate also `all` and `every:N`."""
     iteration: int | None = Field(None, strict=True, ge=0)
@@ -246,7 +273,7 @@ class PolicyConfig(_Model):
     """A training job's checkpoint. With no source at all the newest checkpoint beside the config is taken."""
     task: TaskId | None = None
     """Registered id of the task; with `fromJob` it is the job's."""
-    rl_library: str | None = Field(None, json_schema_extra={"enum": [*LIBRARIES]})
+    rl_library: LibraryName | None = None
     """The library that trained it; with `fromJob` the job's, else `rsl_rl`."""
     seed: int | None = Field(None, strict=True, ge=0, le=2**31 - 1)
     """Random seed; left out it is 42."""

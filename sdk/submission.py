@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from simyard.requests import FromJob, JobRequest, Name, Reference, ShortTimeouts, TaskId, _Model
+from simyard.requests import FromJob, JobRequest, LibraryName, Name, Reference, ShortTimeouts, TaskId, _Model
 from simyard.runner.errors import RequestError
-from simyard.runner.libraries import LIBRARIES
 from simyard.runner.rollout.control import check_control
 from simyard.runner.rollout.scenes import check_scene_id
 
@@ -157,7 +156,7 @@ class PolicyRef(_Model):
     """The same, uploaded."""
     from_job: FromJob | None = None
     """A checkpoint of a training job in the same store."""
-    rl_library: str | None = Field(None, json_schema_extra={"enum": [*LIBRARIES]})
+    rl_library: LibraryName | None = None
     """The library that trained a checkpoint; `rsl_rl` unless `from_job` says otherwise."""
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from simyard.requests import (
     Body,
     ComputeConfig,
+    LibraryName,
     Name,
     Override,
     Reference,
@@ -76,7 +77,7 @@ class RolloutTemplate(_Model):
     """Of the first rollout; each one after it has the next."""
     control: Parameters = {}
     """How the robot is driven; with `task_mode` `policy` the newest checkpoint does."""
-    rl_library: str | None = Field(None, json_schema_extra={"enum": [*LIBRARIES]})
+    rl_library: LibraryName | None = None
     """The library whose format checkpoints have; `rsl_rl` unless it is said."""
     isaac_lab: IsaacLabConfig | None = None
     """The task; required by the profile `isaac_lab_rollout`."""

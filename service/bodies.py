@@ -24,9 +24,33 @@ async def json_body(request: Request) -> dict[str, Any]:
     """Return the body, an object.
 
     Raises:
-        RequestError: It is none, or larger than a config may be.
+        RequestError: It is none, larger than a config may be, or has what Prefect would not take as it is.
     """
-    return parse_config(await read(request), "The body")
+    body = parse_config(await read(request), "The body")
+    refuse_placeholders(body)
+    return body
+
+
+def refuse_placeholders(body: dict[str, Any]) -> None:
+    """Refuse keys by which Prefect puts variables and templates of its own into the parameters of a flow run.
+
+    Raises:
+        RequestError: There is one, at any depth.
+    """
+    waiting: list[Any] = [body]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            for key in value:
+                if key.startswith("__prefect_"):
+                    raise RequestError(
+                        f"The body has the key {key!r}.",
+                        code="bad_config",
+                        advice="Keys that begin with '__prefect_' are Prefect's own.",
+                    )
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
 
 
 async def read(request: Request) -> bytes:
@@ -58,12 +82,17 @@ def check(body: dict[str, Any], model: type[Model]) -> Model:
         problems: list[dict[str, Any]] = [dict(problem) for problem in error.errors()]
         raise FieldErrors(
             [
-                {"loc": ["body", *map(str, problem["loc"])], "msg": explain(problem, model), "type": problem["type"]}
-                for problem in problems
+                {"loc": ["body", *map(str, one["loc"])], "msg": _in_words(one, model), "type": one["type"]}
+                for one in problems
             ]
         ) from None
     check_library(request)
     return request
+
+
+def _in_words(problem: dict[str, Any], model: type[Body]) -> str:
+    """Return what is wrong with a field, without its name: that stands beside it."""
+    return explain(problem, model).removeprefix(f"{'.'.join(map(str, problem['loc']))}: ")
 
 
 def job_model(body: dict[str, Any]) -> type[JobRequest]:

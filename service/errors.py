@@ -41,6 +41,11 @@ class FieldErrors(Exception):  # noqa: N818 - it names what it carries
         self.problems = problems
 
 
+def status_of(error: SimyardError) -> int:
+    """Return the status of an answer that tells of an error."""
+    return _STATUSES.get(error.failure.code, 400) if isinstance(error, RequestError) else 503
+
+
 def answer_errors(app: FastAPI) -> None:
     """Have the application answer every error in one form."""
 
@@ -52,10 +57,10 @@ def answer_errors(app: FastAPI) -> None:
     async def ours(request: Request, error: SimyardError) -> JSONResponse:
         failure = error.failure
         body = {"detail": str(error), "code": failure.code}
+        status = status_of(error)
         if not isinstance(error, RequestError):
             logger.error("%s %s: %s", request.method, request.url.path, error)
-            return JSONResponse(body, 503, {"Retry-After": str(_AWAY_RETRY_S)})
-        status = _STATUSES.get(failure.code, 400)
+            return JSONResponse(body, status, {"Retry-After": str(_AWAY_RETRY_S)})
         headers = {"Retry-After": str(RETRY_AFTER_S[failure.code])} if failure.code in RETRY_AFTER_S else {}
         if status == 401:
             headers["WWW-Authenticate"] = "Bearer"

@@ -42,11 +42,17 @@ def download_link(
     """
     seconds = settings.url_seconds if seconds is None else seconds
     size = store.stat(key).size_bytes
+    url = download_url(settings, base, project, store, key, name, seconds)
+    return {"url": url, "name": name, "size_bytes": size, "expires_at": _at(seconds)}
+
+
+def download_url(settings: Settings, base: str, project: str, store: Store, key: str, name: str, seconds: float) -> str:
+    """Return a URL that an object is fetched by, without a look whether there is one."""
     url = store.signed_url("GET", key, seconds)
     if url is None:
         token = seal(settings.secret, "download", seconds, project=project, key=key, name=name.rpartition("/")[2])
         url = f"{base}/v0/files/{token}"
-    return {"url": url, "name": name, "size_bytes": size, "expires_at": _at(seconds)}
+    return url
 
 
 def upload_link(

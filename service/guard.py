@@ -20,7 +20,7 @@ from simyard.tasks.api_keys import ApiKey
 
 KNOWN_S = 2.0
 """How long a key is known without a look into the store: a revoked one is good for so long at most."""
-_BEARER = HTTPBearer(auto_error=False, description="A key of `simyard keys create`.")
+BEARER = HTTPBearer(auto_error=False, description="A key of `simyard keys create`.")
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Guard:
 def need(scope: str) -> Callable[..., Caller]:
     """Return the dependency of an endpoint that needs a scope."""
 
-    def caller(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]) -> Caller:
+    def caller(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]) -> Caller:
         guard: Guard = request.app.state.guard
         return guard.admit(given.credentials if given else None, scope)
 

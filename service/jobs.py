@@ -58,7 +58,8 @@ def submit(
     notify_url = notifications.take_url(body, settings)
     model = bodies.job_model(body)
     asked = bodies.check(body, model)
-    job_id = idempotency_key and idempotency.claimed(caller.store, idempotency_key, body)
+    key = idempotency_key if idempotency_key is None else idempotency.check_key(idempotency_key)
+    job_id = key and idempotency.claimed(caller.store, key, body)
     if job_id and caller.store.exists(JobKeys(job_id).job):
         response.status_code = 200
     else:
@@ -67,8 +68,8 @@ def submit(
         with tempfile.TemporaryDirectory(prefix="simyard-submit-") as folder:
             here = bring(asked, caller, settings, base_url(request), Path(folder))
             resolved = resolve(here, caller.store, keys.new_job_id(), Path(folder))
-            if idempotency_key:
-                job_id = idempotency.claim(caller.store, idempotency_key, resolved.spec.job_id, body)
+            if key:
+                job_id = idempotency.claim(caller.store, key, resolved.spec.job_id, body)
             # The paths above are gone in a moment; what was sent says more.
             as_sent = asked.model_dump(mode="json", by_alias=True, exclude_unset=True)
             spec = replace(resolved.spec, job_id=job_id or resolved.spec.job_id, request=as_sent)

@@ -35,6 +35,10 @@ DEPLOYMENTS = {
 """What runs each kind, as prefect.yaml names it."""
 KNOWN_S = 1.0
 """How long a state is known without asking Prefect again: hundreds of clients may poll one job."""
+CREATED_AT_ONCE = 2
+"""Flow runs. On SQLite, more at once wait for each other's locks, and then for the client's long pauses."""
+ASKED_S = 10.0
+"""For how long a flow run that was asked for is read together with others."""
 PAGE = 200
 UNENDED = (StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING)
 
@@ -61,6 +65,8 @@ class Launches:
         self._client.__enter__()
         self._lock = threading.Lock()
         self._deployments: dict[str, UUID] = {}
+        self._creating = threading.BoundedSemaphore(CREATED_AT_ONCE)
+        self._asked: dict[str, float] = {}
         self._states: dict[str, tuple[float, FlowRun | None]] = {}
 
     def close(self) -> None:
@@ -80,12 +86,18 @@ class Launches:
 
     def start(self, launch: Launch) -> None:
         """Start the flow; one that was started for this id already is left as it is."""
-        self._client.create_flow_run_from_deployment(
-            self._deployment(DEPLOYMENTS[launch.kind]),
-            parameters=launch.parameters,
-            idempotency_key=launch.id,
-            tags=[TAKEN_UP, tag_of_key(launch.key_id), f"project:{launch.project}", launch.id],
-        )
+        known = self._states.get(launch.id)
+        if known is not None and known[1] is not None:
+            return
+        deployment = self._deployment(DEPLOYMENTS[launch.kind])
+        with self._creating:
+            run = self._client.create_flow_run_from_deployment(
+                deployment,
+                parameters=launch.parameters,
+                idempotency_key=launch.id,
+                tags=[TAKEN_UP, tag_of_key(launch.key_id), f"project:{launch.project}", launch.id],
+            )
+        self._states[launch.id] = (time.monotonic(), run)
 
     def start_deployment(
         self, deployment: str, parameters: dict[str, Any], *, idempotency_key: str, name: str, tags: list[str]
@@ -135,17 +147,29 @@ class Launches:
         return self._deployments[name]
 
     def find(self, own_id: str) -> FlowRun | None:
-        """Return the flow run of a job or managed run, as it was a moment ago."""
-        now = time.monotonic()
+        """Return the flow run of a job or managed run, as it was a moment ago.
+
+        Hundreds may poll at once: all that were asked for of late are read in one question, by whoever comes first.
+        """
+        self._asked[own_id] = time.monotonic()
         known = self._states.get(own_id)
-        if known is None or now - known[0] > KNOWN_S:
-            wanted = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=[own_id]))
-            found = self._client.read_flow_runs(flow_run_filter=wanted, limit=1)
+        if known is None or time.monotonic() - known[0] > KNOWN_S:
             with self._lock:
-                if len(self._states) > 10_000:
-                    self._states.clear()
-                known = self._states[own_id] = (now, found[0] if found else None)
+                known = self._states.get(own_id)
+                if known is None or time.monotonic() - known[0] > KNOWN_S:
+                    self._look(own_id)
+                    known = self._states[own_id]
         return known[1]
+
+    def _look(self, own_id: str) -> None:
+        now = time.monotonic()
+        self._asked = {asked: at for asked, at in list(self._asked.items()) if now - at < ASKED_S}
+        wanted = [own_id, *(asked for asked in self._asked if asked != own_id)][:PAGE]
+        found = self._client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=wanted)), limit=PAGE
+        )
+        by_id = {run.idempotency_key: run for run in found}
+        self._states = {asked: (now, by_id.get(asked)) for asked in wanted}
 
     def cancel_unbegun(self, own_id: str) -> bool:
         """Cancel a flow run that no process has; return whether it was so, or there is none."""

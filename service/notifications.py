@@ -29,6 +29,7 @@ from simyard.store import keys
 from simyard.store.keys import JobKeys, RunKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.api_keys import check_project
+from simyard.tasks.site_secret import webhook_secret
 
 FIELD = "notify_url"
 MAX_URL_CHARACTERS = 2000
@@ -243,7 +244,7 @@ def _claim(own: Store, own_id: str, number: int) -> bool:
 def _send(notice: Notice, delivery: str, body: bytes, settings: Settings) -> str | None:
     """Send a body; return why it was not taken."""
     timestamp = str(int(time.time()))
-    secret = signatures.webhook_secret(settings.secret, notice.key_id)
+    secret = webhook_secret(settings.secret, notice.key_id)
     headers = {
         "Content-Type": "application/json",
         "User-Agent": "simyard",

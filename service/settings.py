@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import secrets
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,12 +13,12 @@ from simyard.service.outbound import place
 from simyard.site import Site, number_from_env
 from simyard.store.names import Location, parse_url
 from simyard.store.store import Store
+from simyard.tasks.site_secret import site_secret
 
 DEFAULT_PROJECT = "default"
 """The project whose jobs are those of the site's own store, so that the command line sees them too."""
 _MAX_UPLOAD_GB = 20.0
 _URL_MINUTES = 60.0
-_SECRET = re.compile(r"[!-~]{32,512}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +58,7 @@ class Settings:
         return cls(
             site=site,
             store=absolute(site.store),
-            secret=_secret(site.home),
+            secret=site_secret(site.home),
             public_url=_public_url(),
             pool=os.environ.get("SIMYARD_POOL") or None,
             input_stores=tuple(_input_store(text) for text in _listed("SIMYARD_INPUT_STORES")),
@@ -78,27 +75,6 @@ class Settings:
     def open(self, project: str = DEFAULT_PROJECT) -> Store:
         """Open a project's store; that of the default project is also where the service keeps its own records."""
         return open_store(self.reference(project))
-
-
-def _secret(home: Path) -> bytes:
-    if given := os.environ.get("SIMYARD_SECRET"):
-        if not _SECRET.fullmatch(given):
-            raise RequestError(
-                f"SIMYARD_SECRET has {len(given)} characters, or some that are not printable.",
-                code="bad_setting",
-                advice="Give 32 to 512 printable ASCII characters: openssl rand -hex 32.",
-            )
-        return given.encode()
-    file = home / "secret"
-    if not file.exists():
-        home.mkdir(parents=True, exist_ok=True)
-        beside = home / f".secret.{secrets.token_hex(4)}"
-        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-            out.write(secrets.token_hex(32))
-        with suppress(FileExistsError):
-            os.link(beside, file)  # of several copies that start at once, one decides
-        beside.unlink()
-    return file.read_bytes()
 
 
 def _public_url() -> str | None:
@@ -123,7 +99,7 @@ def _private_host(text: str) -> str:
         host, port = parts.hostname, parts.port
     except ValueError:
         host = port = None
-    if not host or not port or parts.netloc != place(host, port):
+    if not host or not port or text.lower() != place(host, port):
         raise RequestError(
             f"SIMYARD_PRIVATE_HOSTS has {text!r}.",
             code="bad_setting",

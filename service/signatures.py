@@ -24,11 +24,6 @@ GITHUB_DELIVERY = "X-GitHub-Delivery"
 _TIMESTAMP = re.compile(r"[0-9]{1,12}")
 
 
-def webhook_secret(secret: bytes, key_id: str) -> str:
-    """Return what webhooks about the jobs of an API key are signed with; `simyard keys create` prints it."""
-    return f"whsec_{hmac.new(secret, b'simyard-webhook' + key_id.encode(), hashlib.sha256).hexdigest()}"
-
-
 def sign(secret: str, timestamp: str, body: bytes) -> str:
     """Return the signature of a body that is sent at this time."""
     return _sign(secret, timestamp.encode() + b"." + body)

@@ -37,6 +37,7 @@ def job_standing(store: Store, job_id: str, launches: Launches) -> dict[str, Any
     status, failure = standing["status"], standing["error"]
     if status in _UNSETTLED:
         status, failure = _settle(status, failure, job_id, launches)
+    failure = failure if status in ENDED else None  # that of an attempt, which another makes good
     return {
         "job_id": job_id,
         "kind": spec.kind,

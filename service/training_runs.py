@@ -48,7 +48,7 @@ def create(
     launches: Launches = request.app.state.launches
     notify_url = notifications.take_url(body, settings)
     asked = bodies.check(body, TrainingRunRequest)
-    key = idempotency_key and _OF_A_RUN + idempotency.check_key(idempotency_key)
+    key = None if idempotency_key is None else _OF_A_RUN + idempotency.check_key(idempotency_key)
     run_id = key and idempotency.claimed(caller.store, key, body)
     if run_id and caller.store.exists(RunKeys(run_id).run):
         response.status_code = 200

@@ -120,7 +120,8 @@ class _Attempt:
         self.kind = kind_of(spec.job)
         self.cache = NodeCache(site.cache, site.cache_bytes)
         if spec.job.kind == "rollout":
-            self.paths.user_log.touch()  # promised whatever the end, also one before the task begins
+            for log in (self.paths.user_log, self.paths.stdout, self.paths.stderr):
+                log.touch()  # promised whatever the end, also one before the task begins
         self.timings = Timings(work=self.kind.name)
         self.lease: Lease | None = None
         self.facts: Facts | None = None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 
 from simyard.runner.tfevents import Series
 
 _SHOWN = ("reward", "episode_length", "ep_len", "total timesteps (mean)", "episode_lengths", "success", "loss", "std")
+MOST = 9
+"""Charts of one job."""
 
 
 def import_ahead() -> None:
@@ -19,20 +21,24 @@ def import_ahead() -> None:
     threading.Thread(target=lambda: [import_module(name) for name in modules], daemon=True).start()
 
 
+def choose(tags: Iterable[str], reward_tag: str) -> list[str]:
+    """Return the tags to draw: the reward first, then episode lengths, success, losses and the policy's deviation."""
+    tags = list(tags)
+    first = [tag for tag in tags if tag == reward_tag]
+    return list(dict.fromkeys([*first, *(tag for word in _SHOWN for tag in tags if word in tag.lower())]))[:MOST]
+
+
 def draw(columns: Mapping[str, Series], reward_tag: str, title: str, path: Path) -> bool:
-    """Draw the reward first, then episode lengths, success, losses and the policy's deviation.
+    """Draw what `choose` chooses.
 
     Returns:
         False when there is nothing to draw.
     """
-    tags = [tag for tag in columns if columns[tag].steps]
-    first = [tag for tag in tags if tag == reward_tag]
-    chosen = list(dict.fromkeys([*first, *(tag for word in _SHOWN for tag in tags if word in tag.lower())]))
+    chosen = choose((tag for tag in columns if columns[tag].steps), reward_tag)
     if not chosen:
         return False
     from matplotlib.figure import Figure
 
-    chosen = chosen[:9]
     width = min(3, len(chosen))
     height = math.ceil(len(chosen) / width)
     figure = Figure(figsize=(4.6 * width, 3.0 * height), layout="constrained")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from simyard.requests import FromJob, JobRequest
+from simyard.requests import LATEST, FromJob, JobRequest
 from simyard.runner.errors import RequestError
 from simyard.runner.spec import JobSpec, Limits
 from simyard.store import keys
@@ -46,6 +46,22 @@ def frame(request: JobRequest, job_id: str, **own: Any) -> JobSpec:
     )
 
 
+def newest_training(store: Store, task: str | None = None, library: str | None = None) -> JobSpec | None:
+    """Return the newest training that has succeeded; None where there is none.
+
+    Args:
+        store: Where to look.
+        task: Of this task alone.
+        library: With this library alone.
+    """
+    for job_id in reversed(store.list_dirs(keys.JOBS)):
+        if store.exists(keys.JobKeys(job_id).manifest):
+            spec = load_spec(store, job_id)
+            if spec.kind == "train" and task in (None, spec.task) and library in (None, spec.library):
+                return spec
+    return None
+
+
 def training_of(source: FromJob | None, store: Store) -> JobSpec | None:
     """Return the training whose policy a request means; None where it names none.
 
@@ -54,6 +70,15 @@ def training_of(source: FromJob | None, store: Store) -> JobSpec | None:
     """
     if source is None:
         return None
+    if source.job_id == LATEST:
+        newest = newest_training(store)
+        if newest is None:
+            raise RequestError(
+                f"No training has succeeded in {store.url()}.",
+                code="unknown_job",
+                advice="Train first, or name another store.",
+            )
+        return newest
     spec = load_spec(store, source.job_id)
     if spec.kind != "train":
         raise RequestError(

@@ -8,6 +8,33 @@ from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.mirror import readable_lines
 
+TAIL_BYTES = 64 * 1024
+"""What the last lines of a log are looked for in."""
+
+
+def last_lines(store: Store, job_id: str, attempt: int, name: str, count: int) -> list[str]:
+    """Return the last lines of a log of one attempt; none where there is no such log.
+
+    Args:
+        store: The job's store.
+        job_id: The job.
+        attempt: The attempt, counted from 1.
+        name: Of the log, such as `command.stdout.log`.
+        count: How many lines.
+    """
+    key = JobKeys(job_id).attempt(attempt).file(name)
+    try:
+        path = store.path(key)
+        if path is None:
+            data = store.get_bytes(key)
+        else:
+            with path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+                data = file.read()
+    except (KeyNotFound, FileNotFoundError):
+        return []
+    return readable_lines(data[-TAIL_BYTES:])[-count:]
+
 
 class LogFollower:
     """Reads what was added to logs of a job's newest attempt."""

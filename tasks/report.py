@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import base64
+import re
+import shlex
 from typing import Any
 
-from prefect.artifacts import (
-    create_image_artifact,
-    create_link_artifact,
-    create_markdown_artifact,
-    create_table_artifact,
-)
+from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
+from simyard.tasks.kinds import KINDS
+from simyard.tasks.text import size
 
 MAX_PICTURE_BYTES = 2_000_000
+_PICTURE = re.compile(r"^!\[[^\]]*\]\(([\w./-]+)\)$", re.MULTILINE)
+_FILE = re.compile(r"\[([^\]]+)\]\([\w./-]+\)")
 
 
 def report(result: dict[str, Any], store: Store) -> None:
@@ -23,15 +24,31 @@ def report(result: dict[str, Any], store: Store) -> None:
     job_id = result["job_id"]
     job = JobKeys(job_id)
     key = job_id.lower()
-    create_markdown_artifact(store.get_bytes(job.artifact("report.md")).decode(), key=f"{key}-report")
+    text = _alone(store.get_bytes(job.artifact("report.md")).decode())
+    said = f"{result['status']}: {KINDS[result['kind']].headline(result)}"
+    create_markdown_artifact(text, key=f"{key}-report", description=said)
     create_table_artifact(
-        [{name: entry[name] for name in ("name", "kind", "size_bytes", "sha256")} for entry in result["artifacts"]],
+        [
+            {"name": entry["name"], "kind": entry["kind"], "size": size(entry["size_bytes"]), "sha256": entry["sha256"]}
+            for entry in result["artifacts"]
+        ],
         key=f"{key}-artifacts",
         description=f"{result['status']}: {len(result['artifacts'])} artifacts",
     )
-    create_link_artifact(result["store"], key=f"{key}-store", link_text="The job's files")
+    # No link: a browser opens neither s3:// nor, from a page of a server, file://.
+    where = f"The job's files: `{result['store']}`\n\nTo fetch them: `{_fetch(job_id, store)}`"
+    create_markdown_artifact(where, key=f"{key}-store", description="Where the files are")
     for entry in result["artifacts"]:
         if entry["kind"] == "plot" and entry["size_bytes"] <= MAX_PICTURE_BYTES:
             data = base64.b64encode(store.get_bytes(job.artifact(entry["name"]))).decode()
             name = entry["name"].removesuffix(".png")
             create_image_artifact(f"data:image/png;base64,{data}", key=f"{key}-{name}", description=name)
+
+
+def _fetch(job_id: str, store: Store) -> str:
+    return f"simyard jobs download {job_id} FOLDER --store {shlex.quote(store.url())}"
+
+
+def _alone(text: str) -> str:
+    """Return the report as it reads away from the files beside it: their pictures are artifacts of their own."""
+    return _FILE.sub(r"`\1`", _PICTURE.sub(r"`\1` is an artifact of its own.", text))

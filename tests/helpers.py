@@ -60,6 +60,17 @@ class CommandLine:
         )  # fmt: skip
 
 
+def send_deployments(server: Server) -> None:
+    """Have a server know the pool and the deployments of prefect.yaml, as `simyard up` does it."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from simyard.flows.deployments import deploy
+
+    with temporary_settings({PREFECT_API_URL: server.url}), get_client(sync_client=True) as client:
+        deploy(client)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("blocks", "flows", "runner", "sdk", "store", "tasks")
+FOLDERS = ("blocks", "deployments", "flows", "runner", "sdk", "service", "store", "tasks")
 PACKAGES: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
 SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 
-BODIES = {"requests", "submission", "training_runs"}
+BODIES = {"requests", "submission", "training_runs", "retraining"}
 """What users send."""
 LAYERS = {
     "runner": set(),
@@ -26,14 +26,19 @@ LAYERS = {
     "requests": {"runner"},
     "submission": {"requests", "runner"},
     "training_runs": {"requests", "submission", "runner"},
+    "retraining": {"requests", "runner"},
     "config": {"requests", "submission", "runner"},
     "convert": {"runner"},
     "policy": {"runner"},
     "site": {"runner"},
     "blocks": {"store", "runner"},
     "tasks": {"blocks", "store", *BODIES, "site", "runner"},
-    "flows": {"tasks", "blocks", "store", *BODIES, "site", "runner"},
-    "commands": {"flows", "tasks", "blocks", "store", "config", "convert", *BODIES, "site", "runner"},
+    "flows": {"deployments", "tasks", "blocks", "store", *BODIES, "site", "runner"},
+    "service": {"tasks", "blocks", "store", "config", *BODIES, "site", "runner"},
+    "deployments": set(),
+    "commands": {"deployments", "flows", "tasks", "blocks", "store", "config", "convert", *BODIES, "site", "runner"},
+    "client": set(),
+    "__init__": {"client"},
     "cli": {"commands", "convert", "requests", "runner"},
     "__main__": {"cli"},
 }

@@ -143,5 +143,18 @@ def wilson(count: int, trials: int) -> list[float]:
     return [max(0.0, (middle - reach) / (1 + room)), min(1.0, (middle + reach) / (1 + room))]
 
 
+def difference_of_rates(count: int, trials: int, other_count: int, other_trials: int) -> tuple[float, float]:
+    """Return the 95 % interval of `count / trials - other_count / other_trials`, two independent samples.
+
+    It is Newcombe's (1998, method 10), from the Wilson interval of each: it has a width at rates of 0 and 1 too.
+    """
+    rate, other = count / trials, other_count / other_trials
+    (low, high), (other_low, other_high) = wilson(count, trials), wilson(other_count, other_trials)
+    return (
+        rate - other - math.hypot(rate - low, other_high - other),
+        rate - other + math.hypot(high - rate, other - other_low),
+    )
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)

@@ -10,13 +10,14 @@ from simyard.site import Site
 from simyard.store.store import Store
 from simyard.tasks import api_keys
 from simyard.tasks.api_keys import ApiKey
+from simyard.tasks.site_secret import site_secret, webhook_secret
 
 
 def create(
     reference: str | None, project: str, scopes: Sequence[str], name: str, max_active_jobs: int | None,
     requests_per_minute: int | None, max_credits: float | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Make a key; return it with what is kept of it.
+    """Make a key; return it with the secret of its webhooks, and what is kept of it.
 
     Raises:
         RequestError: The project or a scope is none.
@@ -25,7 +26,8 @@ def create(
         _open(reference), project, scopes, name,
         max_active_jobs=max_active_jobs, requests_per_minute=requests_per_minute, max_credits=max_credits,
     )  # fmt: skip
-    return {"key": key, **_shown(kept)}
+    secret = webhook_secret(site_secret(Site.from_env().home), kept.key_id)
+    return {"key": key, "webhook_secret": secret, **_shown(kept)}
 
 
 def list_keys(reference: str | None) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from simyard.blocks.reference import absolute, open_store
 from simyard.commands.live import LiveLine
 from simyard.config import check_config, read_config
-from simyard.requests import EvaluateRequest, ExportRequest, JobRequest, TrainRequest
+from simyard.requests import LATEST, EvaluateRequest, ExportRequest, FromJob, JobRequest, TrainRequest
 from simyard.runner.errors import RequestError
 from simyard.runner.spec import ONE_JOB, Bounds
 from simyard.site import Site
@@ -26,7 +26,7 @@ from simyard.store import keys
 from simyard.store.store import Store
 from simyard.submission import SubmitRequest
 from simyard.tasks import history
-from simyard.tasks.frame import Resolved, load_spec
+from simyard.tasks.frame import Resolved, load_spec, training_of
 from simyard.tasks.inputs import gather
 from simyard.tasks.kinds import kind_of
 from simyard.tasks.launch import refuse_succeeded
@@ -86,13 +86,9 @@ def newest_training(reference: str | None) -> str:
     Raises:
         RequestError: If the store has none.
     """
-    store = open_store(reference or Site.from_env().store)
-    for job_id in reversed(store.list_dirs(keys.JOBS)):
-        if store.exists(keys.JobKeys(job_id).manifest) and load_spec(store, job_id).kind == "train":
-            return job_id
-    raise RequestError(
-        f"No training has succeeded in {store.url()}.", code="unknown_job", advice="Train first, or name another store."
-    )
+    training = training_of(FromJob(job_id=LATEST), open_store(reference or Site.from_env().store))
+    assert training is not None
+    return training.job_id
 
 
 def rerun(job_id: str, reference: str | None, pool: str | None, *, quiet: bool) -> list[dict[str, Any]]:

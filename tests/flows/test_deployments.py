@@ -12,8 +12,12 @@ from typing import Any
 import pytest
 from helpers import CONFIG, PREFECT, CommandLine, Server, last_json, wait_until
 from pools import Api, Pool
+from pydantic import BaseModel
 
+from simyard.requests import EvaluateRequest, ExportRequest, TrainRequest
+from simyard.retraining import RetrainRequest
 from simyard.store import keys
+from simyard.submission import SubmitRequest
 
 
 @pytest.mark.sim
@@ -76,16 +80,80 @@ def test_the_command_line_trains_through_a_pool(
     assert any("Learning iteration 3/4" in entry["message"] for entry in logs)
 
 
-def test_every_field_of_the_form_is_described(deployed: Server, api: Api) -> None:
-    schema = api("/deployments/name/train/train")["parameter_openapi_schema"]
-    described = dict(_fields(schema, schema["definitions"]))
-    assert {"request.trainingConfig.task", "request.timeouts.wallSeconds", "pool"} <= set(described)
+@pytest.mark.parametrize(
+    ("deployment", "some"),
+    [
+        ("train/train", {"request.trainingConfig.task", "request.timeouts.wallSeconds", "pool"}),
+        ("evaluate/evaluate", {"request.trainingConfig.fromJob.jobId"}),
+        ("export_policy/export_policy", {"request.exportConfig.fromJob.jobId"}),
+        ("submit/submit", {"request.isaacLab.taskClassOrName"}),
+        ("managed-training/managed_training", {"request.trainerSpec.imageUri"}),
+        ("resume-training-run/resume_training_run", {"run_id"}),
+        ("rerun/rerun", {"job_id"}),
+        ("retrain/retrain", {"request.training.trainingConfig.task"}),
+    ],
+)
+def test_every_field_of_the_form_is_described(deployed: Server, api: Api, deployment: str, some: set[str]) -> None:
+    schema = api(f"/deployments/name/{deployment}")["parameter_openapi_schema"]
+    described = dict(_fields(schema, schema.get("definitions", {})))
+    assert some <= set(described)
     lacking = [name for name, field in described.items() if not field.get("description")]
     assert not lacking, f"no description: {lacking}"
+    assert not [name for name, field in described.items() if "As for" in field["description"]], "a form stands alone"
     run_together = [
         name for name, field in described.items() if "." in name and field["title"].count(" ") < _words(name)
     ]
     assert not run_together, f"title is not in words: {run_together}"
+
+
+def test_a_form_begins_with_what_the_job_is_about(deployed: Server, api: Api) -> None:
+    schema = api("/deployments/name/train/train")["parameter_openapi_schema"]
+    assert list(schema["definitions"]["TrainRequest"]["properties"])[:3] == ["name", "trainingConfig", "resume"]
+    fields = dict(_fields(schema, schema["definitions"]))
+    assert fields["request.trainingConfig.numEnvs"]["title"] == "Number of environments"
+
+
+@pytest.mark.parametrize(
+    ("deployment", "model"),
+    [
+        ("train/train", TrainRequest),
+        ("evaluate/evaluate", EvaluateRequest),
+        ("export_policy/export_policy", ExportRequest),
+        ("submit/submit", SubmitRequest),
+        ("retrain/retrain", RetrainRequest),
+    ],
+)
+def test_a_quick_run_has_all_that_it_needs(deployed: Server, api: Api, deployment: str, model: type[BaseModel]) -> None:
+    found = api(f"/deployments/name/{deployment}")
+    request = model.model_validate(found["parameters"]["request"])
+    shown = found["parameter_openapi_schema"]["definitions"][model.__name__]["properties"]
+    assert set(found["parameters"]["request"]) <= set(shown), "the form knows this spelling"
+    assert request.model_dump(by_alias=True, exclude_unset=True, mode="json") == found["parameters"]["request"]
+
+
+@pytest.mark.parametrize(
+    "deployment",
+    [
+        "train/train", "evaluate/evaluate", "export_policy/export_policy", "submit/submit", "retrain/retrain",
+    ],
+)  # fmt: skip
+def test_the_form_can_be_sent_as_it_is(deployed: Server, api: Api, deployment: str) -> None:
+    found = api(f"/deployments/name/{deployment}")
+    schema = found["parameter_openapi_schema"]
+    sent = _filled_in(schema, schema["definitions"], found["parameters"])
+    answer = api("/ui/schemas/validate", {"schema": schema, "values": sent})
+    assert answer == {"errors": [], "valid": True}
+
+
+def _filled_in(node: dict[str, Any], definitions: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return what Prefect's form sends when nothing is touched: every default besides what is given."""
+    sent = {name: field["default"] for name, field in node["properties"].items() if "default" in field} | given
+    for name, field in node["properties"].items():
+        arms = [field, *field.get("anyOf", [])]
+        (model,) = [definitions[arm["$ref"].rpartition("/")[2]] for arm in arms if "$ref" in arm] or [{}]
+        if model.get("properties") and isinstance(sent.get(name, {}), dict):
+            sent[name] = _filled_in(model, definitions, sent.get(name, {}))
+    return sent
 
 
 def test_the_form_shows_limits_and_choices(deployed: Server, api: Api) -> None:

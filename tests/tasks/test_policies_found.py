@@ -14,6 +14,7 @@ from simyard.runner.errors import RequestError
 from simyard.site import Site
 from simyard.store import keys
 from simyard.store.store import Store, sha256_file
+from simyard.tasks.frame import newest_training
 from simyard.tasks.resolve import resolve
 from simyard.tasks.stage import stage
 
@@ -212,6 +213,22 @@ def test_of_several_attempts_the_later_ones_checkpoint_counts(find, yard):
     assert [policy.iteration for policy in spec.policies] == list(ITERATIONS)
     kept = {entry["iteration"]: entry["sha256"] for entry in left.checkpoints}
     assert {policy.iteration: policy.checkpoint.sha256 for policy in spec.policies} == kept
+
+
+def test_latest_is_the_newest_training_that_succeeded(find, trained, yard):
+    yard.play("crash at 6", retries=0)
+    for model in (EvaluateRequest, ExportRequest):
+        spec = find(model, fromJob={"jobId": "latest"})
+        assert spec.from_job == newest_training(yard.store).job_id
+        assert spec.from_job >= trained.result["job_id"]
+        assert [policy.iteration for policy in spec.policies] == [ITERATIONS[-1]]
+
+
+def test_a_store_without_a_training_has_no_latest(tmp_path):
+    request = check_config({"trainingConfig": {"fromJob": {"jobId": "latest"}}}, EvaluateRequest)
+    with pytest.raises(RequestError, match="No training has succeeded in") as refused:
+        resolve(request, Store.open(str(tmp_path / "empty")), keys.new_job_id(), tmp_path)
+    assert refused.value.failure.code == "unknown_job"
 
 
 def test_a_job_that_failed_has_what_it_saved(find, yard):

@@ -1,0 +1,56 @@
+"""The service from Python: `Client` and `AsyncClient`, their handles and their errors."""
+
+from simyard.client.asynchronous import AsyncClient
+from simyard.client.errors import (
+    AnswerError,
+    ApiError,
+    AuthenticationError,
+    BudgetError,
+    ConfigurationError,
+    ConflictError,
+    IntegrityError,
+    InvalidRequestError,
+    JobCanceledError,
+    JobError,
+    JobFailedError,
+    JobTimeoutError,
+    NotFoundError,
+    RateLimitError,
+    ServerError,
+    SimyardClientError,
+    TrainingRunCanceledError,
+    TrainingRunError,
+    TrainingRunFailedError,
+    TransportError,
+    UnsafeNameError,
+)
+from simyard.client.job import AsyncJob, Job
+from simyard.client.sync import Client
+
+__all__ = [
+    "AnswerError",
+    "ApiError",
+    "AsyncClient",
+    "AsyncJob",
+    "AuthenticationError",
+    "BudgetError",
+    "Client",
+    "ConfigurationError",
+    "ConflictError",
+    "IntegrityError",
+    "InvalidRequestError",
+    "Job",
+    "JobCanceledError",
+    "JobError",
+    "JobFailedError",
+    "JobTimeoutError",
+    "NotFoundError",
+    "RateLimitError",
+    "ServerError",
+    "SimyardClientError",
+    "TrainingRunCanceledError",
+    "TrainingRunError",
+    "TrainingRunFailedError",
+    "TransportError",
+    "UnsafeNameError",
+]

@@ -1,0 +1,166 @@
+"""How a client reaches the service."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import random
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+
+from simyard.client.errors import ApiError, ConfigurationError, SimyardClientError, TransportError
+
+DEFAULT_URL = "http://127.0.0.1:8400"
+MAX_RETRY_AFTER_S = 120.0
+"""A service that asks for longer gets its error raised: the caller decides then."""
+LIMITS = httpx.Limits(keepalive_expiry=3.0)
+"""Of connections: given up before servers do, most after 5 s, so that no request meets one that is just closing."""
+_LONGEST_PAUSE_S = 30.0
+_RETRIED = frozenset({429, 500, 502, 503, 504})
+_BOUNDS: dict[str, tuple[float, float, str, bool]] = {
+    "timeout_s": (0, 86_400, "seconds", True),
+    "max_retries": (0, 100, "tries", False),
+    "retry_backoff_s": (0, 3600, "seconds", False),
+}
+_VARIABLES: dict[str, tuple[str, Callable[[str], float]]] = {
+    "timeout_s": ("SIMYARD_HTTP_TIMEOUT_S", float),
+    "max_retries": ("SIMYARD_HTTP_RETRIES", int),
+    "retry_backoff_s": ("SIMYARD_HTTP_BACKOFF_S", float),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Address, key and patience; immutable, shared by all calls of a client."""
+
+    api_key: str = field(repr=False)
+    """`sy_live_…`; never shown."""
+    base_url: str = DEFAULT_URL
+    """The service's address."""
+    timeout_s: float = 30.0
+    """How long to wait for a connection, and for the next bytes of an answer; seconds."""
+    max_retries: int = 3
+    """Further tries of a request that may be repeated."""
+    retry_backoff_s: float = 0.5
+    """The pause before the second try, in seconds; it doubles with each further one."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "api_key", _checked_key(self.api_key))
+        object.__setattr__(self, "base_url", _checked_url(self.base_url))
+        for name, bounds in _BOUNDS.items():
+            within(name, getattr(self, name), *bounds)
+        if not isinstance(self.max_retries, int):
+            raise ConfigurationError(f"max_retries is {self.max_retries!r}: give a whole number.")
+
+    @classmethod
+    def from_env(cls) -> Settings:
+        """Read `SIMYARD_API_KEY`, `SIMYARD_API_URL` and `SIMYARD_HTTP_TIMEOUT_S`, `_RETRIES`, `_BACKOFF_S`.
+
+        Raises:
+            ConfigurationError: If the key is missing or a value is bad.
+        """
+        if not (key := os.environ.get("SIMYARD_API_KEY", "").strip()):
+            raise ConfigurationError("SIMYARD_API_KEY is not set: set it to a key of your project, sy_live_….")
+        return cls(
+            api_key=key,
+            base_url=os.environ.get("SIMYARD_API_URL", "").strip() or DEFAULT_URL,
+            timeout_s=_read("timeout_s"),
+            max_retries=_read("max_retries"),
+            retry_backoff_s=_read("retry_backoff_s"),
+        )
+
+    def url(self, place: str) -> str:
+        """Return the whole address of a path of the API, or of an address that the service gave."""
+        return f"{self.base_url}{place}" if place.startswith("/") else urljoin(f"{self.base_url}/", place)
+
+    def pause_s(self, tries: int, error: SimyardClientError) -> float | None:
+        """Return how long to wait before the next try, in seconds; None where there should be none.
+
+        Args:
+            tries: Tries so far.
+            error: How the last one ended.
+        """
+        asked = error.retry_after_s or 0.0 if isinstance(error, ApiError) else 0.0
+        if tries > self.max_retries or asked > MAX_RETRY_AFTER_S or not is_passing(error):
+            return None
+        backoff = min(_LONGEST_PAUSE_S, self.retry_backoff_s * 2.0 ** min(tries - 1, 16))
+        # Jitter, so that many clients that were cut off together do not come back together.
+        return max(asked, backoff * random.uniform(0.5, 1.0))
+
+
+@functools.cache
+def certificates() -> ssl.SSLContext:
+    """Return whom clients trust: read once, because that takes longer than many a request."""
+    return httpx.create_ssl_context()
+
+
+def is_passing(error: SimyardClientError) -> bool:
+    """Return whether the same request may succeed later."""
+    return isinstance(error, TransportError) or (isinstance(error, ApiError) and error.status_code in _RETRIED)
+
+
+def within(name: str, value: object, least: float, most: float, unit: str, above: bool = False) -> None:
+    """Refuse a number that is out of bounds; NaN is within none.
+
+    Args:
+        name: What the number is called.
+        value: The number.
+        least: The smallest that is allowed.
+        most: The largest.
+        unit: Of the number.
+        above: Whether `least` itself is too small.
+
+    Raises:
+        ConfigurationError: If it is, or is no number.
+    """
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not least <= number <= most or (above and number == least):
+        bounds = f"more than {least:g}" if above else f"at least {least:g}"
+        raise ConfigurationError(f"{name} is {value!r}: give {unit}, {bounds} and at most {most:,.0f}.")
+
+
+def _read(field_name: str) -> Any:
+    """Return a setting from the environment, its default where there is none."""
+    name, kind = _VARIABLES[field_name]
+    default = getattr(Settings, field_name)
+    if not (text := os.environ.get(name, "").strip()):
+        return default
+    try:
+        value = kind(text)
+    except ValueError:
+        whole = "whole " if kind is int else ""
+        raise ConfigurationError(f"{name} is {text!r}: give a {whole}number, such as {default}.") from None
+    within(name, value, *_BOUNDS[field_name])
+    return value
+
+
+def _checked_key(key: object) -> str:
+    # Never shown, not even a wrong one: it may be right but for a line break.
+    if not isinstance(key, str) or not key.strip():
+        raise ConfigurationError("api_key is empty: give a key of your project, sy_live_….")
+    if not (key := key.strip()).isascii() or not key.isprintable() or " " in key:
+        raise ConfigurationError("api_key holds characters that no key has, such as a space or a line break.")
+    return key
+
+
+def _checked_url(url: object) -> str:
+    advice = f"give http:// or https:// and a host, such as {DEFAULT_URL}"
+    if not isinstance(url, str):
+        raise ConfigurationError(f"base_url is {url!r}: {advice}.")
+    try:
+        parts = urlsplit(url.strip())
+        _ = parts.port
+    except ValueError:
+        raise ConfigurationError(f"base_url {url!r} is no address: {advice}.") from None
+    if parts.username is not None or parts.password is not None:
+        raise ConfigurationError("base_url holds a user name or a password: leave them out; the key is api_key.")
+    bad = any(char.isspace() or not char.isprintable() for char in url.strip())
+    if bad or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ConfigurationError(f"base_url {url!r} is no address of a service: {advice}.")
+    return url.strip().rstrip("/")

@@ -1,0 +1,78 @@
+"""A played service, and a client of either kind connected to it."""
+
+import asyncio
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import played_service
+import pytest
+from played_service import KEY, Played
+
+import simyard as hs
+
+
+@pytest.fixture
+def service() -> Iterator[Played]:
+    with played_service.serve() as played:
+        yield played
+
+
+class Waiting:
+    """An asynchronous object, used as if it were not."""
+
+    def __init__(self, inner: Any, runner: asyncio.Runner) -> None:
+        self._inner, self._runner = inner, runner
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        return self._call(found) if callable(found) else found
+
+    def _call(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            result = method(*arguments, **options)
+            if inspect.isasyncgen(result):
+                return self._lines(result)
+            if inspect.iscoroutine(result):
+                result = self._runner.run(result)
+            return Waiting(result, self._runner) if isinstance(result, hs.AsyncJob) else result
+
+        return call
+
+    def _lines(self, lines: Any) -> Iterator[str]:
+        while True:
+            try:
+                yield self._runner.run(lines.__anext__())
+            except StopAsyncIteration:
+                return
+
+
+@pytest.fixture(params=["sync", "async"])
+def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+    """Make a client of either kind; quick to repeat, unless it is said."""
+    if request.param == "sync":
+        made: list[hs.Client] = []
+
+        def make(url: str, **options: Any) -> Any:
+            made.append(hs.Client(KEY, url, **{"retry_backoff_s": 0.01, **options}))
+            return made[-1]
+
+        yield make
+        for client in made:
+            client.close()
+        return
+    with asyncio.Runner() as runner:
+        open_ones: list[Any] = []
+
+        def make_async(url: str, **options: Any) -> Any:
+            open_ones.append(Waiting(hs.AsyncClient(KEY, url, **{"retry_backoff_s": 0.01, **options}), runner))
+            return open_ones[-1]
+
+        yield make_async
+        for each in open_ones:
+            each.aclose()
+
+
+@pytest.fixture
+def client(service: Played, connect: Callable[..., Any]) -> Any:
+    return connect(service.url)

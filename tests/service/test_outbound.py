@@ -1,0 +1,205 @@
+"""Requests to addresses that users gave: what is refused, and what is never waited for."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from simyard.runner.errors import RequestError
+from simyard.service import outbound
+from simyard.service.settings import Settings
+
+NOBODY: frozenset[str] = frozenset()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/",
+        "http://127.0.0.1:8400/",
+        "http://127.1/",
+        "http://2130706433/",
+        "http://0x7f000001/",
+        "http://0177.0.0.1/",
+        "http://localhost/",
+        "http://LOCALHOST./",
+        "http://0.0.0.0/",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://10.0.0.1/",
+        "http://172.16.0.1/",
+        "http://192.168.1.1/",
+        "http://100.64.0.1/",
+        "http://224.0.0.1/",
+        "http://255.255.255.255/",
+        "http://[::1]/",
+        "http://[::]/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://[::ffff:a9fe:a9fe]/",
+        "http://[::7f00:1]/",
+        "http://[64:ff9b::7f00:1]/",
+        "http://[64:ff9b::a9fe:a9fe]/",
+        "http://[64:ff9b:1::1]/",
+        "http://[2002:7f00:1::]/",
+        "http://[2002:a00:1::1]/",
+        "http://[fe80::1]/",
+        "http://[fd00::1]/",
+        "http://[fec0::1]/",
+        "http://[ff0e::1]/",
+    ],
+)
+def test_addresses_of_no_public_host_are_refused(url: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        outbound.check_url(url, NOBODY, "notify_url")
+    assert refused.value.failure.code == "refused_url"
+    with pytest.raises(RequestError) as refused, outbound.sent("POST", url, NOBODY, "notify_url", body=b""):
+        pass
+    assert refused.value.failure.code == "refused_url", "the connection looks for itself"
+
+
+@pytest.mark.parametrize("url", ["http://1.1.1.1/", "https://[2606:4700::1111]/", "http://[64:ff9b::101:101]/"])
+def test_addresses_of_the_internet_are_taken(url: str) -> None:
+    outbound.check_url(url, NOBODY, "notify_url")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "127.0.0.1",
+        "//1.1.1.1/",
+        "ftp://1.1.1.1/",
+        "file:///etc/passwd",
+        "http://",
+        "http:///path",
+        "http://1.1.1.1:0/",
+        "http://1.1.1.1:70000/",
+        "http://1.1.1.1:http/",
+        "http://user@1.1.1.1/",
+        "http://@1.1.1.1/",
+        "http://user:word@1.1.1.1/",
+        "http://1.1.1.1\\@2.2.2.2/",
+        "http://1.1.1.1/\r\nX-Other: 1",
+        "http://1.1.1.1/ HTTP/1.1",
+        "http://1.1.1.1/\x00",
+        "http://1.1.1.1/ü",
+        "http://①.1.1.1/",
+        "http://[::1/",
+        "http://no-such-host.invalid/",
+        "http://" + "a" * 300 + "/",
+    ],
+)
+def test_what_is_no_plain_url_is_refused(url: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        outbound.check_url(url, NOBODY, "notify_url")
+    assert refused.value.failure.code == "refused_url"
+    assert refused.value.failure.message.startswith("notify_url ")
+
+
+def test_a_host_is_allowed_with_its_port_alone() -> None:
+    allowed = frozenset({"127.0.0.1:80", "localhost:443", "[::1]:8080"})
+    for url in ("http://127.0.0.1/", "https://localhost/", "http://[::1]:8080/", "HTTP://LocalHost:443/"):
+        outbound.check_url(url, allowed, "notify_url")
+    for url in ("https://127.0.0.1/", "http://localhost/", "http://[::1]/", "http://127.0.0.1:8080/"):
+        with pytest.raises(RequestError):
+            outbound.check_url(url, allowed, "notify_url")
+
+
+@pytest.mark.parametrize(
+    ("listed", "kept"),
+    [("10.0.0.1:80", "10.0.0.1:80"), ("Intranet:443", "intranet:443"), ("[::1]:80", "[::1]:80")],
+)
+def test_private_hosts_are_listed_with_their_port(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, listed: str, kept: str
+) -> None:
+    monkeypatch.setenv("SIMYARD_HOME", str(tmp_path))
+    monkeypatch.setenv("SIMYARD_PRIVATE_HOSTS", f"{listed}, ")
+    assert Settings.from_env().private_hosts == {kept}
+
+
+@pytest.mark.parametrize("listed", ["intranet", "10.0.0.1:", "::1:80", "http://a:80", "a:b", "u@a:80", "a:80/x"])
+def test_a_private_host_that_would_never_match_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, listed: str
+) -> None:
+    monkeypatch.setenv("SIMYARD_HOME", str(tmp_path))
+    monkeypatch.setenv("SIMYARD_PRIVATE_HOSTS", listed)
+    with pytest.raises(RequestError) as refused:
+        Settings.from_env()
+    assert repr(listed) in str(refused.value)
+
+
+# What the other side may do
+
+
+@contextmanager
+def answering(answer: Callable[[socket.socket], None]) -> Iterator[int]:
+    """Serve one connection by hand."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with listener.accept()[0] as connection:
+                connection.recv(65536)
+                with suppress(OSError):  # the other side has gone, as it should
+                    answer(connection)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield int(listener.getsockname()[1])
+        thread.join(10)
+        assert not thread.is_alive(), "the connection was let go"
+
+
+def drip(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\n")
+    for _ in range(100):
+        connection.sendall(b"X-More: 1\r\n")
+        time.sleep(0.1)
+
+
+def flood(connection: socket.socket) -> None:
+    while True:
+        connection.sendall(b"X-More: " + b"1" * 60_000 + b"\r\n")
+
+
+def go_on(connection: socket.socket) -> None:
+    while True:
+        connection.sendall(b"HTTP/1.1 102 Processing\r\n\r\n" * 100)
+
+
+@pytest.mark.parametrize("answer", [drip, flood, go_on, lambda connection: time.sleep(3)])
+def test_no_answer_is_waited_for_beyond_the_limit(answer: Callable[[socket.socket], None]) -> None:
+    began = time.monotonic()
+    with answering(answer) as port:
+        url, allowed = f"http://127.0.0.1:{port}/", frozenset({f"127.0.0.1:{port}"})
+        with (
+            pytest.raises(RequestError) as refused,
+            outbound.sent("POST", url, allowed, "notify_url", body=b"x", timeout_s=5, whole_s=0.7),
+        ):
+            pass
+        assert time.monotonic() - began < 2
+    assert refused.value.failure.code == "unreachable_url"
+
+
+def test_the_content_of_a_giant_answer_is_not_read() -> None:
+    def giant(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n")
+        while True:
+            connection.sendall(b"x" * 65536)
+
+    with answering(giant) as port:
+        url, allowed = f"http://127.0.0.1:{port}/", frozenset({f"127.0.0.1:{port}"})
+        with outbound.sent("GET", url, allowed, "notify_url") as answer:
+            assert answer.status == 200
+
+
+def test_an_error_of_the_one_who_reads_is_not_blamed_on_the_host() -> None:
+    def small(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    with answering(small) as port:
+        url, allowed = f"http://127.0.0.1:{port}/", frozenset({f"127.0.0.1:{port}"})
+        with pytest.raises(FileNotFoundError), outbound.sent("GET", url, allowed, "x"):
+            Path("/no/such/file").read_text()

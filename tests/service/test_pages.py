@@ -1,0 +1,419 @@
+"""A job's page: what it shows of every state of a job, to whom, and what it never does."""
+
+import html.parser
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from browser import CHROMIUM, browsing
+from helpers import Server, wait_until
+from scenario import play
+from serving import Answer, Service, site
+
+from simyard.config import check_config
+from simyard.requests import EvaluateRequest
+from simyard.service.charts import MOST_POINTS, Curve, chart, thinned, unbroken
+from simyard.service.pages import page_link
+from simyard.service.settings import Settings
+from simyard.service.signing import seal
+from simyard.site import Site
+from simyard.store import keys
+from simyard.store.keys import JobKeys
+from simyard.tasks.attempt import CANCELED
+from simyard.tasks.collect import collect
+from simyard.tasks.persist import persist
+from simyard.tasks.resolve import resolve
+from simyard.tasks.stage import stage
+
+HOSTILE = "<script>pwned = 1</script>\"'><img src=x onerror=pwned=1>&amp;"
+
+
+@dataclass
+class Page(html.parser.HTMLParser):
+    """A page as a browser would read it."""
+
+    text: str
+    tags: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    """What is between the tags; nothing of styles and scripts."""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self._open: list[str] = []
+        self.feed(self.text)
+        assert self._open == [], "every tag is closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "br"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] not in ("style", "script"):
+            self.said.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.said).split())
+
+    @property
+    def is_live(self) -> bool:
+        return "data-live" in self.all("main")[0]
+
+
+class Yard:
+    """Jobs in a service's store, played by the scenario simulator, and their pages."""
+
+    def __init__(self, service: Service, settings: Settings, player: play.Player) -> None:
+        self.service = service
+        self.settings = settings
+        self.player = player
+        self.store = service.store
+
+    def link(self, job_id: str) -> str:
+        return page_link(self.settings, self.service.url, "default", job_id)
+
+    def get(self, job_id: str) -> Answer:
+        return self.service.call("GET", self.link(job_id))
+
+    def page(self, job_id: str) -> Page:
+        answer = self.get(job_id)
+        assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8"), answer.body
+        return Page(answer.body.decode())
+
+    def begin(self, job_id: str, number: int = 1, start: int = 0, *, done: int, **changes: Any) -> None:
+        """Write down that an attempt runs, as its supervisor does."""
+        status = {
+            "status": "running", "stage": "working", "start_iteration": start, "done": done, "total": play.ITERATIONS,
+            "unit": "iteration", "reward": None, "host": platform.node(), "pid": os.getpid(),
+            "updated_at": datetime.now(UTC).isoformat(timespec="seconds"), "facts": None,
+        }  # fmt: skip
+        self.store.put_json(JobKeys(job_id).attempt(number).status, status | changes)
+
+    def put(self, job_id: str, name: str, text: str, number: int = 1) -> None:
+        self.store.put_bytes(JobKeys(job_id).attempt(number).file(name), text.encode())
+
+
+@pytest.fixture(scope="module")
+def waiting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[play.Waiting]:
+    """Workloads that have imported what they need; they do it while the servers start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCENARIO_PYTHON", play.ENVIRONMENT["SCENARIO_PYTHON"])
+        pool = play.Waiting(tmp_path_factory.mktemp("waiting"))
+        yield pool
+        pool.close()
+
+
+@pytest.fixture(scope="module")
+def service(
+    waiting: play.Waiting, prefect_server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """A service that has nothing to start jobs with: pages need no more."""
+    made = site(tmp_path_factory.mktemp("service"), prefect_server)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def yard(waiting: play.Waiting, service: Service, tmp_path_factory: pytest.TempPathFactory) -> Yard:
+    home = Path(service.env["SIMYARD_HOME"])
+    own = Site(home=tmp_path_factory.mktemp("yard"), store=service.env["SIMYARD_STORE"], python=str(play.PYTHON))
+    settings = Settings(site=own, store=service.store.url(), secret=(home / "secret").read_bytes())
+    return Yard(service, settings, play.Player(own, waiting))
+
+
+@pytest.fixture(scope="module")
+def trained(yard: Yard) -> str:
+    """A training that was killed once."""
+    left = yard.player.play("kill at 8 once", retries=1)
+    assert (left.result["status"], left.result["attempts"]) == ("succeeded", 2)
+    return str(left.result["job_id"])
+
+
+@pytest.fixture(scope="module")
+def evaluated(yard: Yard, trained: str) -> str:
+    """An evaluation of it, which left a video."""
+    config = {"fromJob": {"jobId": "latest"}, "numEpisodes": 12}
+    request = check_config({"name": "measured", "trainingConfig": config}, EvaluateRequest)
+    resolved = resolve(request, yard.store, keys.new_job_id())
+    assert resolved.spec.from_job == trained
+    stage(resolved, yard.store)
+    assert yard.player.attempt(resolved.spec) is None
+    yard.put(resolved.spec.job_id, "videos/episode-0001.mp4", "a film")
+    return str(yard.player.end(resolved.spec).result["job_id"])
+
+
+# What is shown
+
+
+def test_a_training_that_is_over(yard: Yard, trained: str) -> None:
+    page = yard.page(trained)
+    assert page.all("title") and "played: succeeded" in page.words
+    assert "12 of 12 iterations" in page.words
+    assert ("progress", {"value": "12", "max": "12", "aria-label": "work done"}) in page.tags
+    curves = {str(svg["aria-label"]).partition(":")[0]: str(svg["aria-label"]) for svg in page.all("svg")}
+    assert curves["Train/mean_reward"].endswith("0 to 110, last 110")
+    assert "Loss/value" in curves
+    assert not page.is_live
+    assert not page.all("script")
+
+    heads = "attempt from to took how it ended"
+    assert heads in page.words
+    assert re.search(
+        r"1 0 8 \S+ s The simulator was ended by SIGKILL at iteration 8\. 2 7 12 \S+ s succeeded", page.words
+    ), page.words
+
+    entries = yard.service.call("GET", f"/v0/jobs/{trained}", key=yard.service.key()).json["artifacts"]
+    links = {text: str(a["href"]) for a, text in zip(page.all("a"), _link_texts(page), strict=True)}
+    assert set(links) == {entry["name"] for entry in entries}
+    kept = yard.store.get_bytes(JobKeys(trained).artifact("metrics.csv"))
+    assert yard.service.call("GET", links["metrics.csv"]).body == kept
+    sent = next(text for text in page.said if '"maxIterations": 12' in text)
+    assert json.loads(sent)["description"] == "kill at 8 once"
+
+
+def _link_texts(page: Page) -> list[str]:
+    return re.findall(r"<a [^>]*>([^<]*)</a>", page.text)
+
+
+def test_an_evaluation(yard: Yard, evaluated: str) -> None:
+    page = yard.page(evaluated)
+    summary = yard.store.get_json(JobKeys(evaluated).result)["summary"]
+    mean, (low, high) = summary["return"]["mean"], summary["return"]["interval_95"]
+    assert f"{mean:.4g} [{low:.4g}, {high:.4g}]" in page.words
+    rate = f"{100 * summary['success']['rate']:.1f} %"
+    assert rate in page.words
+    assert "12 episodes" in page.words
+    (video,) = page.all("video")
+    answer = yard.service.call("GET", str(video["src"]), headers={"Range": "bytes=2-3"})
+    assert (answer.status, answer.body, answer.headers["content-type"]) == (206, b"fi", "video/mp4")
+
+
+def test_a_job_that_waits(yard: Yard) -> None:
+    spec = yard.player.stage("")
+    page = yard.page(spec.job_id)
+    assert page.is_live
+    assert "queued" in page.words
+    assert "Not begun yet." in page.words
+    assert "None" not in page.words
+
+
+def test_a_job_that_runs_shows_its_curves_and_log(yard: Yard) -> None:
+    spec = yard.player.stage("")
+    job_id = spec.job_id
+    yard.begin(job_id, done=4)
+    assert "4 of 12 iterations" in yard.page(job_id).words
+    yard.put(job_id, "metrics.csv", "step,wall_time,Train/mean_reward\n0,1.0,1.5\n1,2.0,\n2,3.0,2.5\n")
+    yard.put(job_id, "command.stdout.log", "".join(f"\x1b[1mline {n}\x1b[0m <b>\n" for n in range(100)))
+    page = yard.page(job_id)
+    assert page.is_live
+    assert "running working" in page.words
+    (svg,) = page.all("svg")
+    assert svg["aria-label"] == "Train/mean_reward: 1.5 to 2.5, last 2.5"
+    assert "line 60 <b>\nline 61 <b>" in "".join(page.said)
+    assert "line 59" not in page.words
+    assert "\x1b" not in page.text
+
+    yard.begin(job_id, 2, 1, done=1)
+    yard.put(job_id, "metrics.csv", "step,wall_time,Train/mean_reward\n1,5.0,7\n2,6.0,8\n", 2)
+    page = yard.page(job_id)
+    (svg,) = page.all("svg")
+    assert svg["aria-label"] == "Train/mean_reward: 1.5 to 8, last 8", "what a later attempt made again counts"
+    assert "died unheard" in page.words
+    assert "not ended yet" in page.words
+
+
+def test_a_failure_is_told_with_its_advice(yard: Yard) -> None:
+    left = yard.player.play("crash at 4", retries=0)
+    page = yard.page(left.result["job_id"])
+    assert "failed" in page.words
+    assert left.error["message"] in page.words
+    assert left.error["advice"] in page.words
+    assert "The request, the task or the package is at fault" in page.words
+    assert page.all("svg"), "what it had measured by then"
+    assert not page.is_live
+
+
+def test_a_canceled_job_of_which_nothing_is_known(yard: Yard) -> None:
+    spec = yard.player.stage("")
+    persist(spec, collect(spec, yard.store, CANCELED), yard.store)
+    page = yard.page(spec.job_id)
+    assert "canceled" in page.words
+    assert "final reward –" in page.words  # noqa: RUF001
+    assert not re.search(r"\b(None|nan|null)\b", page.words), page.words
+
+
+def test_what_users_write_is_text(yard: Yard) -> None:
+    spec = yard.player.stage(HOSTILE, name=HOSTILE)
+    yard.begin(spec.job_id, done=1, stage=HOSTILE)
+    metrics = f'step,wall_time,"Loss/{HOSTILE.replace(chr(34), chr(34) * 2)}"\n0,1.0,1\n'
+    yard.put(spec.job_id, "metrics.csv", metrics)
+    yard.put(spec.job_id, "command.stdout.log", f"{HOSTILE}\n")
+    page = yard.page(spec.job_id)
+    assert "".join(page.said).count(HOSTILE) >= 4
+    assert not page.all("img")
+    assert len(page.all("script")) == 1
+    assert not [key for _, attributes in page.tags for key in attributes if key.startswith("on") or key == "style"]
+
+
+def test_two_thousand_iterations_take_no_time(yard: Yard) -> None:
+    spec = yard.player.stage("", iterations=2000)
+    yard.begin(spec.job_id, done=2000, total=2000)
+    tags = ["Train/mean_reward", "Train/mean_episode_length", *(f"Loss/{n}" for n in range(8)), "Perf/fps", "a", "b"]
+    rows = [f"{step},{step}.0," + ",".join(f"{step * 1.2345:.6f}" for _ in tags) for step in range(2000)]
+    yard.put(spec.job_id, "metrics.csv", "\n".join([",".join(["step", "wall_time", *tags]), *rows, ""]))
+    yard.put(spec.job_id, "command.stdout.log", "a line of a log that is rather long\n" * 60_000)
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        page = yard.page(spec.job_id)
+        times.append(time.perf_counter() - began)
+    assert len(page.all("svg")) == 9
+    assert len(page.text) < 200_000
+    assert min(times) < 0.3, times  # 0.1 s where nothing else runs
+
+
+# Charts
+
+
+def test_a_line_does_not_lead_over_what_was_not_measured() -> None:
+    points = [(float(x), 1.0) for x in (0, 1, 2, 3, 10, 11, 12)]
+    assert [len(piece) for piece in unbroken(points)] == [4, 3]
+    sparse = [(float(x), 1.0) for x in range(0, 100, 10)]
+    assert len(unbroken(sparse)) == 1, "logged every tenth step"
+
+
+def test_no_peak_is_lost_among_many_points() -> None:
+    points = [(float(x), 100.0 if x == 7777 else x % 3) for x in range(20_000)]
+    kept = thinned(points)
+    assert len(kept) <= MOST_POINTS
+    assert (7777.0, 100.0) in kept
+    assert kept == sorted(kept)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[0.0], [5.0, 5.0], [0.0, 0.0, 0.0], [-1e-9, 1e-9], [1e12, -1e12], [1e300, 2e300], [0.1, 0.2, 0.3], [1e-320, 1.0]],
+    ids=str,
+)
+def test_any_numbers_are_drawn(values: list[float]) -> None:
+    drawn = Page(chart(Curve(title="t", unit="s", axis="step", points=list(enumerate(values)))))
+    numbers = [value for _, attributes in drawn.tags for key, value in attributes.items() if key in ("y1", "cy", "x1")]
+    assert numbers
+    assert all(0 <= float(str(number)) <= 400 for number in numbers)
+    assert len(drawn.all("text")) >= 3, "axes have ticks"
+
+
+# Who may look, and what the page may do
+
+
+def test_the_policy_of_a_page_allows_nothing_but_itself(yard: Yard, evaluated: str) -> None:
+    answers = [yard.get(evaluated) for _ in range(2)]
+    policies = [answer.headers["content-security-policy"] for answer in answers]
+    given = dict(part.strip().split(" ", 1) for part in policies[0].split(";"))
+    (nonce,) = re.findall(r"'nonce-([\w-]+)'", given["style-src"])
+    assert given == {
+        "default-src": "'none'", "style-src": f"'nonce-{nonce}'", "script-src": f"'nonce-{nonce}'",
+        "img-src": "'self' data:", "media-src": f"'self' {yard.service.url}", "connect-src": "'self'",
+        "frame-ancestors": "'none'", "base-uri": "'none'", "form-action": "'none'",
+    }  # fmt: skip
+    assert policies[0] != policies[1], "a nonce is used once"
+    page = Page(answers[0].body.decode())
+    assert [style["nonce"] for style in page.all("style")] == [nonce]
+    assert answers[0].headers["referrer-policy"] == "no-referrer"
+    assert answers[0].headers["cache-control"] == "no-store"
+    assert answers[0].headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_key_opens_a_page_too(yard: Yard, trained: str) -> None:
+    path = f"/jobs/{trained}"
+    assert yard.service.call("GET", path, key=yard.service.key("default", "jobs")).status == 200
+    refused = yard.service.call("GET", path, key=yard.service.key("default", "assets"))
+    assert refused.status == 403
+    assert "needs jobs" in Page(refused.body.decode()).words
+    assert yard.service.call("GET", path, key=yard.service.key("another", "jobs")).status == 404
+
+
+Forge = Callable[[Settings, str], str]
+
+
+@pytest.mark.parametrize(
+    ("forge", "status", "says"),
+    [
+        (lambda s, j: seal(s.secret, "page", 60, project="default", job_id=keys.new_job_id()), 404, "another job"),
+        (lambda s, j: seal(s.secret, "page", -1, project="default", job_id=j), 404, "expired"),
+        (lambda s, j: seal(s.secret, "download", 60, project="default", job_id=j), 404, "something else"),
+        (lambda s, j: seal(b"x" * 32, "page", 60, project="default", job_id=j), 404, "none of this service"),
+        (lambda s, j: seal(s.secret, "page", 60, project="another", job_id=j), 404, "There is no job"),
+        (lambda s, j: "", 404, "none of this service"),
+        (lambda s, j: "%3Cscript%3E", 404, "none of this service"),
+        (lambda s, j: "%F0%9F%98%80", 404, "none of this service"),
+        (None, 401, "has no API key"),
+    ],
+    ids=["another job", "expired", "download", "another secret", "another project", "empty", "script", "emoji", "none"],
+)
+def test_without_a_good_link_there_is_a_page_that_says_so(
+    yard: Yard, trained: str, forge: Forge | None, status: int, says: str
+) -> None:
+    query = f"?token={forge(yard.settings, trained)}" if forge else ""
+    answer = yard.service.call("GET", f"/jobs/{trained}{query}")
+    assert (answer.status, answer.headers["content-type"]) == (status, "text/html; charset=utf-8")
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    page = Page(answer.body.decode())
+    assert says in page.words
+    assert len(page.all("p")) == 1, "and what to do"
+    assert not page.all("script")
+
+
+@pytest.mark.parametrize("job_id", ["nonsense", "..%2F..%2Fetc", "%3Cscript%3E", keys.new_job_id()])
+def test_no_such_job(yard: Yard, job_id: str) -> None:
+    answer = yard.service.call("GET", f"/jobs/{job_id}", key=yard.service.key())
+    assert answer.status == 404
+    if "%2F" not in job_id:  # that is no path of the service
+        assert "text/html" in answer.headers["content-type"]
+
+
+# In a browser
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+def test_a_browser_follows_a_job_to_its_end(yard: Yard, tmp_path: Path) -> None:
+    spec = yard.player.stage(HOSTILE, name=HOSTILE)
+    yard.begin(spec.job_id, done=3)
+    yard.put(spec.job_id, "metrics.csv", "step,wall_time,Train/mean_reward\n0,1.0,1\n1,2.0,2\n")
+    yard.put(spec.job_id, "command.stdout.log", f"{'a long line ' * 50}{HOSTILE}\n")
+    with browsing(tmp_path) as tab:
+        tab.open(yard.link(spec.job_id), 390, dark=True)
+        status = "document.querySelector('.status').textContent"
+        assert tab.js(status) == "running"
+        assert tab.js("document.documentElement.scrollWidth") == 390, "nothing sticks out on a phone"
+        light = "getComputedStyle(document.body).backgroundColor"
+        assert tab.js(light) == "rgb(18, 22, 27)", "its own style, the dark one"
+        tab.js("document.getElementById('settings').open = true; window.still = true")
+
+        persist(spec, collect(spec, yard.store, CANCELED), yard.store)
+        wait_until(lambda: tab.js(status) == "canceled", 15, "the page renews itself")
+        assert tab.js("document.getElementById('settings').open"), "what was open stays open"
+        assert tab.js("window.still"), "the page was not loaded again"
+        assert tab.js("document.title").endswith(": canceled")
+        assert tab.js("typeof pwned") == "undefined"
+        assert tab.js("performance.getEntriesByType('resource').map(r => new URL(r.name).host)") == [
+            urlsplit(yard.service.url).netloc
+        ] * tab.js("performance.getEntriesByType('resource').length")
+        assert tab.complaints == []

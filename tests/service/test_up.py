@@ -1,0 +1,153 @@
+"""`simyard up`: everything comes up, stays up, ends in good order, and loses nothing. The simulator is played."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from helpers import SIMYARD, Server, wait_until
+from pools import SCENARIO
+from sites import Site
+
+ITERATIONS = 60
+SLOW = "; ".join(f"slow at {index}" for index in range(ITERATIONS))
+"""Wherever an attempt takes the job up."""
+
+
+def training(description: str = "", iterations: int = ITERATIONS) -> dict[str, Any]:
+    return {
+        "name": "played",
+        "description": description,
+        "trainingConfig": {"task": "Scenario", "numEnvs": 4, "maxIterations": iterations, "seed": 1},
+        "computeConfig": {"gpusPerNode": 0},
+    }
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    made = Site(tmp_path_factory.mktemp("up") / "home", **SCENARIO)
+    made.up()
+    yield made
+    if made.process is not None and made.process.poll() is None:
+        made.down()
+
+
+def test_it_says_where_everything_is(site: Site) -> None:
+    assert f"API:         {site.url}" in site.said
+    assert site.key in site.said
+    assert f"http://127.0.0.1:{site.prefect_port}" in site.said
+    mode = (site.home / "api-key").stat().st_mode
+    assert stat.S_IMODE(mode) == stat.S_IMODE((site.home / "secret").stat().st_mode) == 0o600
+    with urllib.request.urlopen(f"{site.url}/readyz", timeout=30) as answer:
+        assert json.load(answer) == {"store": None, "prefect": None}
+
+
+def test_a_job_runs(site: Site) -> None:
+    job_id = site.call("POST", "/v0/jobs", training(iterations=4))["job_id"]
+    job = site.wait_for(job_id, "succeeded", "failed")
+    assert (job["status"], job["done"], job["attempt_count"]) == ("succeeded", 4, 1)
+    assert "artifact_manifest.json" in {entry["name"] for entry in job["artifacts"]}
+
+
+def test_a_running_job_is_followed_and_canceled(site: Site) -> None:
+    job_id = site.call("POST", "/v0/jobs", training(SLOW))["job_id"]
+    site.wait_for(job_id, "running")
+    wait_until(lambda: site.saved(job_id, 1), 60, "a checkpoint")
+    request = urllib.request.Request(
+        f"{site.url}/v0/jobs/{job_id}/logs?follow=true&tail=1", headers={"Authorization": f"Bearer {site.key}"}
+    )
+    lines = []
+    with urllib.request.urlopen(request, timeout=60) as log:
+        for line in log:
+            lines.append(line.decode().rstrip())
+            if len(lines) == 3:
+                site.call("POST", f"/v0/jobs/{job_id}/cancel")
+    assert len(lines) >= 3, "the answer went on while the job ran, and ended with it"
+    job = site.wait_for(job_id, "canceled")
+    assert (job["attempt_count"], job["done"] > 0) == (1, True)
+
+
+def test_what_dies_comes_again(site: Site) -> None:
+    pids = [pid for pid, _ in json.loads((site.home / "up" / "processes.json").read_text())]
+    service = next(p for p in map(psutil.Process, pids) if "simyard.service" in p.cmdline())
+    service.kill()
+
+    def answers_again() -> bool:
+        try:
+            return bool(site.call("GET", "/v0/jobs"))
+        except (urllib.error.URLError, OSError):
+            return False
+
+    wait_until(lambda: not service.is_running() or service.status() == "zombie", 10, "its end")
+    wait_until(answers_again, 60, "the API")
+
+
+def test_it_does_not_run_twice_in_one_home(site: Site) -> None:
+    second = subprocess.run([SIMYARD, "up"], env=site.env, capture_output=True, text=True, timeout=60, check=False)
+    assert second.returncode == 2
+    assert "runs already here" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_a_port_that_is_taken_is_named(site: Site, tmp_path: Path) -> None:
+    env = {**site.env, "SIMYARD_HOME": str(tmp_path)}
+    command = [SIMYARD, "up", "--port", str(site.port)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert f"127.0.0.1:{site.port}" in done.stderr
+    assert "--port" in done.stderr
+
+
+def test_a_job_outlives_the_site_stopped_and_killed(site: Site) -> None:
+    key = site.key
+    job_id = site.call("POST", "/v0/jobs", training(SLOW))["job_id"]
+    waiting = site.call("POST", "/v0/jobs", training(iterations=2))["job_id"]
+    wait_until(lambda: site.saved(job_id, 1), 90, "a checkpoint of the first attempt")
+    said = site.down()
+    assert "Stopped." in said
+    assert not psutil.pid_exists(site.process.pid) or site.process.returncode == 0  # type: ignore[union-attr]
+    outcome = json.loads((site.home / "store" / "jobs" / job_id / "attempts/001/outcome.json").read_text())
+    assert outcome["failure"]["code"] == "interrupted", "it was told, and wrote down what it had"
+
+    site.up()
+    assert site.key == key
+    wait_until(lambda: site.saved(job_id, 2), 120, "a checkpoint of the second attempt")
+    site.kill()
+    left = [psutil.Process(pid) for pid, _ in json.loads((site.home / "up" / "processes.json").read_text())]
+    for process in left:
+        os.killpg(process.pid, signal.SIGKILL)
+    for process in psutil.process_iter(["environ"]):
+        if (process.info["environ"] or {}).get("SIMYARD_HOME") == str(site.home):
+            process.kill()  # the flow runs' own processes
+
+    site.up()
+    job = site.wait_for(job_id, "succeeded", "failed")
+    assert (job["status"], job["attempt_count"], job["error"]) == ("succeeded", 3, None)
+    folder = site.home / "store" / "jobs" / job_id
+    for number in (2, 3):
+        status = json.loads((folder / f"attempts/{number:03d}/status.json").read_text())
+        assert status["start_iteration"] == site.saved(job_id, number - 1)[-1], "it resumes from the last checkpoint"
+    rows = (folder / "artifacts/metrics.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == [str(step) for step in range(ITERATIONS)], "each step once"
+    assert site.wait_for(waiting, "succeeded")["attempt_count"] >= 1
+
+
+def test_a_prefect_server_that_is_there_is_used(prefect_server: Server, tmp_path: Path) -> None:
+    made = Site(tmp_path / "home", **SCENARIO, **prefect_server.env)
+    made.up()
+    try:
+        assert prefect_server.url.removesuffix("/api") in made.said
+        pids = [pid for pid, _ in json.loads((made.home / "up" / "processes.json").read_text())]
+        assert not [pid for pid in pids if "server" in psutil.Process(pid).cmdline()]
+    finally:
+        made.down()
+    with urllib.request.urlopen(f"{prefect_server.url}/health", timeout=30) as answer:
+        assert answer.read() == b"true", "it is not ours to stop"

@@ -1,0 +1,222 @@
+"""The public client of the same contract, unmodified, through a whole session on the real simulator; then our own."""
+
+import io
+import json
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hardsim as hs
+import pytest
+from loops import TASK, TRAINER
+from sites import Site
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.sim
+
+TIMEOUT_S = 400.0
+LAB = {"task_module": "loops.task", "task_class_or_name": "Task"}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    made = Site(tmp_path_factory.mktemp("session") / "home")
+    made.up()
+    yield made
+    made.down()
+
+
+@pytest.fixture
+def client(site: Site) -> hs.HardsimClient:
+    return hs.HardsimClient(site.key, site.url, max_retries=2)
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    path = tmp_path / "package.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in {"loops/__init__.py": "", "loops/task.py": TASK}.items():
+            archive.writestr(zipfile.ZipInfo(name), text)
+    return path
+
+
+def test_a_rollout_from_upload_to_arrays(client: hs.HardsimClient, tmp_path: Path) -> None:
+    import zarr
+
+    example = json.loads((ROOT / "examples" / "rollouts" / "pick-lift.json").read_text())
+    robot = client.upload_input(str(ROOT / "examples" / "rollouts" / "gripper_arm.urdf"))
+    asked: dict[str, Any] = {
+        "robot": robot, "scene": "table_top", "num_envs": 4, "steps": 300, "physics_dt": 0.02, "substeps": 8,
+        "seed": 7, "video": False, "control": example["control"], "idempotency_key": "session",
+    }  # fmt: skip
+    job = client.run(**asked)
+    assert client.run(**asked).job_id == job.job_id, "sent again it is the same job"
+    with pytest.raises(hs.HardsimRequestError) as conflict:
+        client.run(**{**asked, "steps": 299})
+    assert conflict.value.status_code == 409
+
+    lines = io.StringIO()
+    ended = client.watch_job(job.job_id, poll_interval_s=0.5, timeout_s=TIMEOUT_S, stream=lines)
+    assert (ended["status"], ended["attempt_count"], ended["error"]) == ("succeeded", 1, None)
+    assert "status=running attempt=1" in lines.getvalue()
+    assert client.wait(job.job_id)["status"] == "succeeded"
+
+    files = {Path(path).name for path in job.download(str(tmp_path))}
+    assert {"rollout.zarr", "artifact_manifest.json", "runner.log", "user_job.log"} <= files
+    with zarr.storage.ZipStore(str(tmp_path / "rollout.zarr"), mode="r") as store:
+        arrays = zarr.open_group(store, mode="r")
+        assert arrays["data/action"].shape[0] == 4 * 300
+    manifest = json.loads((tmp_path / "artifact_manifest.json").read_text())
+    assert {entry["name"] for entry in manifest["artifacts"]} == files - {"artifact_manifest.json"}
+
+
+def test_uploaded_assets_are_named_by_id(client: hs.HardsimClient, tmp_path: Path) -> None:
+    asset_id = client.upload_input_asset(
+        str(ROOT / "examples" / "rollouts" / "gripper_arm.urdf"), asset_kind="robot", metadata={"gripper": "two"}
+    )
+    assert client.get_input_asset(asset_id)["metadata"] == {"gripper": "two"}
+    assert asset_id in {asset["asset_id"] for asset in client.list_input_assets()}
+    usd = tmp_path / "scene.usda"
+    usd.write_text('#usda 1.0\n(\n    defaultPrim = "World"\n)\ndef Xform "World"\n{\n}\n')
+    scene_id = client.upload_input_asset(str(usd), asset_kind="scene")
+    job = client.submit_assets(
+        robot_asset_id=asset_id, robot_asset_type="urdf", scene_asset_id=scene_id, num_envs=1, steps=5, video=False
+    )
+    assert client.cancel(job.job_id)["job_id"] == job.job_id
+    with pytest.raises(hs.HardsimJobCanceledError):
+        job.wait(poll_interval_s=0.5, timeout_s=TIMEOUT_S)
+    with pytest.raises(hs.HardsimJobCanceledError):
+        job.download(str(tmp_path))
+
+
+def test_each_error_is_typed(site: Site, client: hs.HardsimClient) -> None:
+    with pytest.raises(hs.HardsimAuthenticationError):
+        hs.HardsimClient("sy_live_nobody", site.url).list_input_assets()
+    with pytest.raises(hs.HardsimNotFoundError):
+        client.status("job-01k00000000000000000000000")
+    with pytest.raises(hs.HardsimNotFoundError):
+        client.get_training_run("run-01k00000000000000000000000")
+    with pytest.raises(hs.HardsimRequestError) as wrong:
+        client.run(robot="/etc/passwd", scene="ground", num_envs=0, steps=1)
+    assert wrong.value.status_code == 422
+    assert "num_envs" in wrong.value.detail
+    # A robot that is none is found out before anything is simulated.
+    with pytest.raises(hs.HardsimRequestError) as refused:
+        client.run(robot="/etc/passwd", scene="ground", num_envs=1, steps=1)
+    assert refused.value.status_code == 400
+    made = subprocess.run(
+        [sys.executable, "-m", "simyard", "keys", "create", "--requests-per-minute", "1", "--json"],
+        env=site.env, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    limited = hs.HardsimClient(json.loads(made.stdout)["key"], site.url, max_retries=0)
+    limited.list_input_assets()
+    with pytest.raises(hs.HardsimRateLimitError):
+        limited.list_input_assets()
+
+
+def test_a_job_that_fails_says_why(site: Site, client: hs.HardsimClient, package: Path) -> None:
+    asset = client.upload_input_asset(str(package), asset_kind="isaac_lab_task_package")
+    body = {
+        "runtime_profile": "isaac_lab_rollout",
+        "isaac_lab": {**LAB, "task_package_asset_id": asset, "task_args": {"no_such": 1}},
+        "execution": {"num_envs": 1, "steps": 1},
+        "compute_config": {"gpus_per_node": 0},
+        "retries": 0,
+    }
+    job_id = site.call("POST", "/v0/jobs", body)["job_id"]
+    with pytest.raises(hs.HardsimJobFailedError) as failed:
+        client.wait(job_id, poll_interval_s=0.5, timeout_s=TIMEOUT_S)
+    assert "no_such" in str(failed.value), "the original failure comes first"
+    names = {entry["name"] for entry in failed.value.payload["artifacts"]}
+    assert {"runner.log", "diagnostics.json", "user_job.log", "command.stdout.log", "command.stderr.log"} <= names
+    assert b"error_code=" in client.download_artifact(job_id, "runner.log")
+
+
+def test_a_managed_run_is_watched_to_its_end(client: hs.HardsimClient, package: Path, tmp_path: Path) -> None:
+    asset = client.upload_input_asset(str(package), asset_kind="isaac_lab_task_package")
+    (tmp_path / "trainer.py").write_text(TRAINER)
+    (tmp_path / "marks").mkdir()
+    asked: dict[str, Any] = {
+        "project_id": "proj_demo",
+        "name": "managed-loop",
+        "rollout_template": {
+            "rollout_parallelism": 1,
+            "runtime_profile": "isaac_lab_rollout",
+            "num_envs": 2,
+            "steps": 5,
+            "isaac_lab": {**LAB, "task_package_asset_id": asset},
+            "compute_config": {"gpus_per_node": 0},
+        },
+        "trainer_spec": {
+            "image_uri": "local",
+            "entrypoint": f"{sys.executable} {tmp_path / 'trainer.py'}",
+            "args_template": ["{dataset_manifest_path}", "{output_dir}", "{checkpoint_in_uri}"],
+            "env": {"RUN": "{run_id}", "HOW": "{{}}", "SCORES": "[1, 2, 3]", "MARKS": str(tmp_path / "marks")},
+            "resources": {"gpu": 0, "cpu": 1, "memory_gb": 1},
+        },
+        "loop_policy": {"max_iterations": 3},
+        "idempotency_key": "the loop",
+    }
+    run_id = client.create_training_run(**asked)["run_id"]
+    assert client.create_training_run(**asked)["run_id"] == run_id
+    assert client.pause_training_run(run_id)["status"] == "paused"
+    resumed = threading.Timer(3.0, lambda: client.resume_training_run(run_id))
+    resumed.start()
+    lines = io.StringIO()
+    run = client.watch_training_run(run_id, poll_interval_s=0.5, timeout_s=TIMEOUT_S, stream=lines)
+    assert (run["status"], run["ended_by"], run["current_iteration"]) == ("succeeded", "max_iterations", 3)
+    said = lines.getvalue()
+    assert said.count("checkpoint.created:") == 3, "each event once"
+    assert "status=paused" in said
+    assert client.wait_training_run(run_id)["status"] == "succeeded"
+    assert [ended["iteration"] for ended in client.list_training_iterations(run_id)] == [1, 2, 3]
+    checkpoints = client.list_run_checkpoints(run_id)
+    assert [entry["iteration"] for entry in checkpoints] == [3, 2, 1]
+    assert client.get_latest_checkpoint(run_id) == checkpoints[0]
+    assert run_id in {found["run_id"] for found in client.list_training_runs()}
+    with pytest.raises(hs.HardsimRequestError) as ended:
+        client.pause_training_run(run_id)
+    assert ended.value.status_code == 409
+
+
+def test_a_managed_run_is_canceled(client: hs.HardsimClient, package: Path) -> None:
+    asset = client.upload_input_asset(str(package), asset_kind="isaac_lab_task_package")
+    template = {
+        "runtime_profile": "isaac_lab_rollout", "num_envs": 1, "steps": 5, "compute_config": {"gpus_per_node": 0},
+        "isaac_lab": {**LAB, "task_package_asset_id": asset, "task_args": {"seconds": 60}},
+    }  # fmt: skip
+    trainer = {"image_uri": "local", "entrypoint": "true"}
+    run_id = client.create_training_run(
+        project_id="p", name="n", rollout_template=template, trainer_spec=trainer, loop_policy={"max_iterations": 9}
+    )["run_id"]
+    began = time.monotonic()
+    while client.get_training_run(run_id)["status"] == "queued":
+        assert time.monotonic() - began < TIMEOUT_S
+        time.sleep(0.5)
+    client.cancel_training_run(run_id)
+    with pytest.raises(hs.HardsimRequestError) as canceled:
+        client.wait_training_run(run_id, poll_interval_s=0.5, timeout_s=TIMEOUT_S)
+    assert "status=canceled" in canceled.value.detail
+
+
+def test_the_seeds_script_runs_with_our_client(site: Site, tmp_path: Path) -> None:
+    env = {**site.env, "SIMYARD_API_KEY": site.key, "SIMYARD_API_URL": site.url}
+    packed = tmp_path / "gripper_lift.zip"
+    folder = ROOT / "examples" / "rollouts" / "gripper_lift"
+    with zipfile.ZipFile(packed, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                archive.write(path, path.relative_to(folder))
+    script = ROOT / "examples" / "client" / "isaac_lab_job.py"
+    done = subprocess.run(
+        [sys.executable, script, packed, "gripper_lift.task", "GripperLift", "--envs", "2", "--steps", "300", "--dt",
+         "0.02", "--substeps", "8", "--cpu"],
+        env=env, cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "succeeded" in done.stdout

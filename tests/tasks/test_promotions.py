@@ -1,0 +1,257 @@
+"""When a policy is promoted, and the record of it: noise, ties, going back, and several who write at once."""
+
+import json
+import math
+import subprocess
+import sys
+import urllib.request
+
+import numpy as np
+import pytest
+
+from simyard.runner.errors import RequestError
+from simyard.runner.evaluation.summary import difference, difference_of_rates
+from simyard.store.keys import PromotionKeys
+from simyard.store.store import Store
+from simyard.tasks import promotions
+
+WORSE, BETTER = [1.0, 2.0, 3.0, 4.0] * 10, [5.0, 6.0, 7.0, 8.0] * 10
+"""Forty episodes each, four apart, with a deviation of about one."""
+
+
+@pytest.fixture
+def opened(store):
+    return Store.open(str(store))
+
+
+def policy(number):
+    checkpoint = {"name": "model_3.pt", "key": f"jobs/job-{number}/model_3.pt", "sha256": "0" * 64, "iteration": 4}
+    return {"job_id": f"job-{number}", "checkpoint": checkpoint, "task": "T", "library": "rsl_rl", "evaluation": {}}
+
+
+def promote(opened, number):
+    """Promote a policy over whichever is promoted."""
+    entry = promotions.entry_of("promoted", "a test", job_id=f"job-{number}", candidate=policy(number))
+    return promotions.append(opened, "arm", entry, upon=promotions.read(opened, "arm").current)
+
+
+def written(store):
+    return json.loads((store / "promotions" / "arm.json").read_text())
+
+
+# Decisions
+
+
+def test_a_better_policy_is_promoted_with_the_interval_of_the_difference():
+    found = promotions.decide(BETTER, WORSE, metric="return")
+    assert found.promoted
+    assert found.difference == {"mean": 4.0, "interval_95": list(difference(BETTER, WORSE))}
+    assert found.why == "The return is better by 4, 95 % interval [3.525, 4.475]: all of it above 0."
+
+
+@pytest.mark.parametrize(
+    ("candidate", "incumbent", "said"),
+    [
+        pytest.param(WORSE, BETTER, "is worse by -4", id="worse"),
+        pytest.param(BETTER, BETTER, "not better beyond noise", id="the same episodes"),
+        pytest.param([3.0] * 40, [3.0] * 40, "differs by 0, 95 % interval [0, 0]", id="a tie without any noise"),
+        pytest.param([1.0, 9.0] * 6, [0.9, 8.9] * 6, "not better beyond noise", id="a gain within the noise"),
+        pytest.param([5.0] * 9, WORSE, "9 and 40 episodes measured the return: fewer than 10", id="too few"),
+        pytest.param(BETTER, [1.0] * 9, "40 and 9 episodes", id="too few of the promoted one"),
+        pytest.param([None] * 3, WORSE, "No episode of the new policy measured the return", id="new one not measured"),
+        pytest.param(BETTER, [None], "No episode of the promoted policy", id="promoted one not measured"),
+        pytest.param([], None, "No episode of the new policy", id="no episode"),
+        pytest.param([*BETTER, math.nan], WORSE, "new policy has episodes whose return is not finite", id="NaN"),
+        pytest.param([*BETTER, math.inf], None, "new policy has episodes whose return is not", id="infinite"),
+        pytest.param(BETTER, [*WORSE, -math.inf], "promoted policy has episodes whose return", id="infinitely bad"),
+    ],
+)
+def test_what_is_not_better_beyond_noise_is_not_promoted(candidate, incumbent, said):
+    found = promotions.decide(candidate, incumbent, metric="return")
+    assert not found.promoted
+    assert said in found.why
+    json.dumps(found.difference, allow_nan=False)
+
+
+def test_the_first_measured_policy_is_promoted():
+    found = promotions.decide(WORSE, None, metric="return")
+    assert (found.promoted, found.difference) == (True, None)
+
+
+def test_unmeasured_episodes_do_not_count_as_zero():
+    assert promotions.decide([*BETTER, *[None] * 500], WORSE, metric="return") == promotions.decide(
+        BETTER, WORSE, metric="return"
+    )
+
+
+@pytest.mark.parametrize(("min_delta", "promoted"), [(3.52, True), (3.53, False), (4.5, False)])
+def test_the_interval_must_lie_above_the_least_gain(min_delta, promoted):
+    found = promotions.decide(BETTER, WORSE, metric="return", min_delta=min_delta)
+    assert found.promoted is promoted
+    assert f"above minDelta {min_delta}" in found.why
+
+
+def test_two_policies_that_are_the_same_are_told_apart_as_seldom_as_the_interval_says():
+    random = np.random.default_rng(5)
+    draws = [promotions.decide(*random.normal(0, 1, (2, 30)).tolist(), metric="return") for _ in range(150)]
+    assert sum(draw.promoted for draw in draws) <= 11, "2.5 % of 150 are 4"
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "promoted"),
+    [
+        pytest.param((50, 50), (0, 50), True, id="all against none"),
+        pytest.param((50, 50), (50, 50), False, id="all against all"),
+        pytest.param((0, 50), (0, 50), False, id="none against none"),
+        pytest.param((0, 50), (50, 50), False, id="none against all"),
+        pytest.param((10, 10), (9, 10), False, id="one more of ten"),
+        pytest.param((10, 10), (0, 10), True, id="all against none, of ten"),
+    ],
+)
+def test_rates_at_their_limits_have_an_interval_with_a_width(new, old, promoted):
+    values = [[1.0] * count + [0.0] * (trials - count) for count, trials in (new, old)]
+    found = promotions.decide(*values, metric="success_rate")
+    low, high = found.difference["interval_95"]
+    assert found.promoted is promoted
+    assert -1 <= low < high <= 1
+    assert found.difference["mean"] == new[0] / new[1] - old[0] / old[1]
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        pytest.param((56, 70, 48, 80), (0.0524, 0.3339), id="example a"),
+        pytest.param((9, 10, 3, 10), (0.1705, 0.8090), id="example b"),
+        pytest.param((5, 56, 0, 29), (-0.0381, 0.1926), id="example d"),
+        pytest.param((10, 10, 0, 20), (0.6791, 1.0), id="example f"),
+        pytest.param((10, 10, 0, 10), (0.6075, 1.0), id="example g"),
+    ],
+)
+def test_the_interval_of_two_rates_is_the_published_one(counts, expected):
+    # Newcombe, Statistics in Medicine 17 (1998), 873-890, table II, method 10.
+    assert difference_of_rates(*counts) == pytest.approx(expected, abs=5e-5)
+
+
+# The record
+
+
+def test_a_name_that_nobody_used_has_an_empty_record(opened):
+    record = promotions.read(opened, "arm")
+    assert (record.current, record.history) == (None, ())
+    with pytest.raises(RequestError, match="There is no promotion 'arm'"):
+        promotions.require(opened, "arm")
+
+
+def test_the_file_holds_the_promoted_policy_and_the_whole_history(opened, store):
+    first, kept = promote(opened, 1), promotions.entry_of("kept", "no better", job_id="job-2", candidate=policy(2))
+    promotions.append(opened, "arm", kept, upon=promotions.read(opened, "arm").current)
+    second = promote(opened, 3)
+    record = written(store)
+    assert record["name"] == "arm"
+    assert record["current"] == policy(3) | {"promoted_at": second["at"]}
+    assert [entry["decision"] for entry in record["history"]] == ["promoted", "kept", "promoted"]
+    assert [entry["number"] for entry in record["history"]] == [1, 2, 3]
+    assert record["history"][0] == first
+    assert promotions.names(opened) == ["arm"]
+
+
+def test_a_rollback_goes_back_step_by_step_and_is_in_the_history(opened, store):
+    at = [promote(opened, number)["at"] for number in (1, 2, 3)]
+    for expected in (2, 1):
+        entry = promotions.rollback(opened, "arm", why="it rattles", by="Ada")
+        assert (entry["decision"], entry["why"], entry["by"]) == ("rolled_back", "it rattles", "Ada")
+        assert written(store)["current"] == policy(expected) | {"promoted_at": at[expected - 1]}
+    with pytest.raises(RequestError, match="there was none"):
+        promotions.rollback(opened, "arm", why="", by="Ada")
+    promote(opened, 4)
+    promotions.rollback(opened, "arm", why="", by="Ada")
+    assert written(store)["current"]["job_id"] == "job-1", "what was rolled back is not come back to"
+
+
+def test_there_is_nothing_to_roll_back_where_nothing_was_promoted(opened):
+    promotions.append(opened, "arm", promotions.entry_of("not_trained", "it failed"), upon=None)
+    with pytest.raises(RequestError, match="'arm' has no promoted policy"):
+        promotions.rollback(opened, "arm", why="", by="Ada")
+
+
+@pytest.mark.parametrize("name", ["", "Arm", "../arm", "a/b", ".arm", "a" * 65, "a\n", "arm#1"])
+def test_a_name_that_is_none_is_refused(opened, name):
+    with pytest.raises(RequestError, match="is not the name of a promotion"):
+        promotions.read(opened, name)
+
+
+def test_records_whose_names_end_alike_do_not_meet(opened):
+    for name in ("arm", "arm.history", "arm.json"):
+        promotions.append(opened, name, promotions.entry_of("not_trained", name), upon=None)
+    assert promotions.names(opened) == ["arm", "arm.history", "arm.json"]
+    assert [promotions.read(opened, name).history[0]["why"] for name in promotions.names(opened)] == [
+        "arm", "arm.history", "arm.json",
+    ]  # fmt: skip
+
+
+def test_a_decision_in_view_of_another_policy_is_not_written(opened, store):
+    promote(opened, 1)
+    seen = promotions.read(opened, "arm").current
+    promote(opened, 2)
+    late = promotions.entry_of("promoted", "it was better than the first", job_id="job-3", candidate=policy(3))
+    assert promotions.append(opened, "arm", late, upon=seen) is None
+    assert written(store)["current"]["job_id"] == "job-2"
+    assert len(written(store)["history"]) == 2
+
+
+def test_a_writer_that_was_killed_before_the_record_has_decided_all_the_same(opened, store):
+    promote(opened, 1)
+    before = (store / "promotions" / "arm.json").read_bytes()
+    promote(opened, 2)
+    # As a kill between the two writes leaves it: the decision is there, the record is the old one.
+    (store / "promotions" / "arm.json").write_bytes(before)
+    assert promotions.read(opened, "arm").current["job_id"] == "job-2"
+    (store / "promotions" / "arm.json").unlink()
+    assert promotions.read(opened, "arm").current["job_id"] == "job-2"
+    promotions.rollback(opened, "arm", why="", by="Ada")
+    assert [entry["decision"] for entry in written(store)["history"]] == ["promoted", "promoted", "rolled_back"]
+
+
+WRITER = """
+import sys
+from simyard.store.store import Store
+from simyard.tasks import promotions
+store, me = Store.open(sys.argv[1]), sys.argv[2]
+print("ready", flush=True)
+sys.stdin.readline()
+for turn in range(12):
+    entry = promotions.entry_of("kept", f"{me} {turn}", job_id=f"job-{me}-{turn}")
+    assert promotions.append(store, "arm", entry, upon=None)["why"] == f"{me} {turn}"
+print("done", flush=True)
+sys.stdin.readline()
+won = promotions.append(store, "arm", promotions.entry_of("promoted", me, candidate={"job_id": me}), upon=None)
+print("won" if won else "lost")
+"""
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_of_two_processes_that_write_at_once_no_decision_is_lost_and_one_promotes(request, store, monkeypatch, place):
+    url = str(store) if place == "folder" else _bucket(request.getfixturevalue("s3_server"), monkeypatch)
+    command = [sys.executable, "-c", WRITER, url]
+    writers = [subprocess.Popen([*command, me], stdin=-1, stdout=-1, text=True) for me in "ab"]
+    for said in ("ready\n", "done\n"):
+        assert [writer.stdout.readline() for writer in writers] == [said] * 2
+        for writer in writers:
+            writer.stdin.write("go\n")
+            writer.stdin.flush()
+    ended = [writer.communicate(timeout=60)[0] for writer in writers]
+    assert sorted(ended) == ["lost\n", "won\n"]
+    opened = Store.open(url)
+    record = opened.get_json(PromotionKeys("arm").record)
+    assert [entry["number"] for entry in record["history"]] == list(range(1, 26))
+    whys = [entry["why"] for entry in record["history"] if entry["decision"] == "kept"]
+    assert sorted(whys) == sorted(f"{me} {turn}" for me in "ab" for turn in range(12))
+    assert record["current"]["job_id"] == "ab"[ended.index("won\n")]
+    assert record == promotions.read(opened, "arm").to_json()
+
+
+def _bucket(server, monkeypatch):
+    for name, value in (("ACCESS_KEY_ID", "k"), ("SECRET_ACCESS_KEY", "s"), ("ENDPOINT_URL", server)):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    urllib.request.urlopen(urllib.request.Request(f"{server}/promotions", method="PUT")).close()
+    return "s3://promotions/yard"
