@@ -23,8 +23,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "service"), str(ROOT / "tests" / "flows")]
 
-from helpers import wait_until  # noqa: E402
-from pools import SCENARIO  # noqa: E402
+from helpers import SCENARIO, wait_until  # noqa: E402
 from sites import Site  # noqa: E402
 
 from simyard.config import check_config  # noqa: E402

@@ -29,8 +29,9 @@ def open_store(ref: str) -> Store:
     """Open the store that a reference names.
 
     Args:
-        ref: `job-store/NAME` for a Prefect block, `job-store/NAME/PREFIX` for a part of it, or anything `Store.open` takes: `s3://BUCKET/PREFIX`,
-            `file:///FOLDER`, the path of a folder (`./job-store/NAME` for one of that name).
+        ref: `job-store/NAME` for a Prefect block, `job-store/NAME/PREFIX` for a part of it, or anything `Store.open`
+            takes: `s3://BUCKET/PREFIX`, `file:///FOLDER`, the path of a folder (`./job-store/NAME` for one of that
+            name).
 
     Raises:
         RequestError: The reference is malformed, or there is no such block.

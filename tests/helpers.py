@@ -17,6 +17,8 @@ from simyard.requests import TrainRequest
 
 SIMYARD = str(Path(sys.executable).parent / "simyard")
 PREFECT = str(Path(sys.executable).parent / "prefect")
+SCENARIO = {"SIMYARD_PYTHON": str(Path(__file__).parent / "scenario" / "python"), "SCENARIO_PYTHON": sys.executable}
+"""What has a machine play the scenario that a job's description says, in place of the simulator."""
 CONFIG = {
     "name": "test",
     "trainingConfig": {

@@ -5,8 +5,8 @@ import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
-from helpers import PREFECT, Server, end
-from pools import ROOT, SCENARIO, Api, Pool
+from helpers import PREFECT, SCENARIO, Server, end, send_deployments
+from pools import Api, Pool
 
 
 @pytest.fixture(scope="session")
@@ -39,15 +39,9 @@ def start_worker(prefect_server: Server, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="session")
-def deployed(prefect_server: Server, api: Api, tmp_path_factory: pytest.TempPathFactory) -> Server:
-    """The deployments of prefect.yaml, sent from a folder that is not the repository."""
-    api("/work_pools/", {"name": "simyard", "type": "process"})
-    completed = subprocess.run(
-        [PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", ROOT / "prefect.yaml"],
-        cwd=tmp_path_factory.mktemp("elsewhere"), env={**os.environ, **prefect_server.env},
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert completed.returncode == 0, completed.stdout + completed.stderr
+def deployed(prefect_server: Server) -> Server:
+    """The deployments of prefect.yaml."""
+    send_deployments(prefect_server)
     return prefect_server
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -15,7 +14,6 @@ import psutil
 from helpers import Server, wait_until
 
 ROOT = Path(__file__).parents[2]
-SCENARIO = {"SIMYARD_PYTHON": str(ROOT / "tests" / "scenario" / "python"), "SCENARIO_PYTHON": sys.executable}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from helpers import CONFIG, PREFECT, CommandLine, Server, last_json, wait_until
-from pools import Api, Pool
+from pools import ROOT, Api, Pool
 from pydantic import BaseModel
 
 from simyard.requests import EvaluateRequest, ExportRequest, TrainRequest
@@ -52,6 +52,7 @@ def test_a_deployment_trains_in_the_worker(deployed: Server, real_pool: Pool, ap
     by_key = {artifact["key"].removeprefix(f"{job.name}-"): artifact["data"] for artifact in shown}
     assert by_key["progress"] == 100.0
     assert job.as_uri() in by_key["store"]
+    assert "](" not in by_key["report"] + by_key["store"], "no link that a browser cannot open"
 
     def logs() -> list[Any]:
         return api("/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 200})
@@ -245,3 +246,32 @@ class Counting:
         for step in range(self.context.steps):
             self.context.recorder.record({"step": np.full(self.context.num_envs, step)})
 """
+
+
+def test_sent_by_us_or_by_prefect_they_are_the_same(deployed: Server, api: Api, tmp_path: Path) -> None:
+    own = ("id", "created", "updated", "version", "version_id", "last_polled", "status", "pull_steps", "path", "labels")
+    schedule_own = ("id", "created", "updated", "deployment_id")
+
+    def known() -> dict[str, Any]:
+        found = {entry["name"]: entry for entry in api("/deployments/filter", {"limit": 100})}
+        for entry in found.values():
+            for name in own:
+                entry.pop(name, None)
+            entry["schedules"] = [
+                {name: value for name, value in schedule.items() if name not in schedule_own}
+                for schedule in entry["schedules"]
+            ]
+            if entry["global_concurrency_limit"]:
+                entry["global_concurrency_limit"] = entry["global_concurrency_limit"]["limit"]
+        return found
+
+    ours = known()
+    completed = subprocess.run(
+        [PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", ROOT / "prefect.yaml"],
+        cwd=tmp_path, env={**os.environ, **deployed.env}, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    theirs = known()
+    for name, entry in theirs.items():
+        assert entry == ours[name]
+    assert theirs.keys() == ours.keys()

@@ -9,8 +9,8 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers import CONFIG, CommandLine, Server, last_json, wait_until
-from pools import SCENARIO, Api, Pool, engines, workloads
+from helpers import CONFIG, SCENARIO, CommandLine, Server, last_json, wait_until
+from pools import Api, Pool, engines, workloads
 
 from simyard.runner.errors import WorkloadError
 from simyard.runner.spec import JobSpec

@@ -11,8 +11,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from helpers import PREFECT, Server, end, wait_until
-from pools import SCENARIO, Api, Pool
+from helpers import PREFECT, SCENARIO, Server, end, wait_until
+from pools import Api, Pool
 
 from simyard.config import check_config
 from simyard.retraining import RetrainRequest

@@ -13,8 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers import SIMYARD, Server, wait_until
-from pools import SCENARIO
+from helpers import SCENARIO, SIMYARD, Server, wait_until
 from sites import Site
 
 ITERATIONS = 60
