@@ -49,7 +49,7 @@ def row(name, path, value, *said):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        pytest.param(b"", ["config.json' is not valid JSON", "Mend the file"], id="empty"),
+        pytest.param(b"", ["config.json' is not valid JSON", "Mend it"], id="empty"),
         pytest.param(b" \n", ["is not valid JSON"], id="blank"),
         pytest.param(b"{", ["is not valid JSON", "line 1 column 2"], id="cut off"),
         pytest.param(b"task: cartpole", ["is not valid JSON"], id="yaml"),
