@@ -2,44 +2,20 @@
 
 import json
 import os
-import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import containers
 import pytest
-from helpers import CONFIG, PREFECT, CommandLine, Server, end, free_port, wait_until
+from helpers import CONFIG, CommandLine, Server, serving_prefect
 
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A Prefect server of its own home and port, ready."""
-    home = tmp_path_factory.mktemp("prefect")
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/api"
-    env = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_API_URL": url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    with (home / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            [PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            env=env, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
-    try:
-        wait_until(lambda: _healthy(url, process), 90, f"Prefect server: {(home / 'server.log').read_text()}")
-        yield Server(url, {"PREFECT_HOME": str(home), "PREFECT_API_URL": url})
-    finally:
-        end(process)
-
-
-def _healthy(url: str, process: subprocess.Popen[bytes]) -> bool:
-    assert process.poll() is None, "the Prefect server ended"
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
-            return bool(answer.read() == b"true")
-    except (urllib.error.URLError, OSError):
-        return False
+    with serving_prefect(tmp_path_factory.mktemp("prefect")) as server:
+        yield server
 
 
 @pytest.fixture

@@ -7,7 +7,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +63,33 @@ class CommandLine:
             [SIMYARD, *map(str, arguments)],
             env={**self.env, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
+
+
+@contextmanager
+def serving_prefect(home: Path) -> Iterator[Server]:
+    """Run a Prefect server with a home and a port of its own while the body runs."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    env = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_API_URL": url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    with (home / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            [PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            env=env, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    try:
+        wait_until(lambda: _healthy(url, process), 180, f"Prefect server: {(home / 'server.log').read_text()}")
+        yield Server(url, {"PREFECT_HOME": str(home), "PREFECT_API_URL": url})
+    finally:
+        end(process)
+
+
+def _healthy(url: str, process: subprocess.Popen[bytes]) -> bool:
+    assert process.poll() is None, "the Prefect server ended"
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+            return bool(answer.read() == b"true")
+    except (urllib.error.URLError, OSError):
+        return False
 
 
 def send_deployments(server: Server) -> None:

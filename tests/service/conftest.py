@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from helpers import Server, send_deployments
+from helpers import Server, send_deployments, serving_prefect
 from serving import ROOT, SECRET, Receiver, ReceiverServer, Service, site
 
 HOOKS: dict[str, dict[str, Any]] = {
@@ -57,10 +57,11 @@ HOOKS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="session")
-def deployments(prefect_server: Server) -> Server:
-    """The deployments of prefect.yaml; nobody runs what is started."""
-    send_deployments(prefect_server)
-    return prefect_server
+def deployments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A Prefect server that has the deployments of prefect.yaml. It is no other test's: nobody runs what is started."""
+    with serving_prefect(tmp_path_factory.mktemp("service-prefect")) as server:
+        send_deployments(server)
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -87,8 +87,8 @@ class Outboxes:
 
 
 @pytest.fixture(scope="session")
-def launches(prefect_server: Server) -> Iterator[Launches]:
-    with temporary_settings({PREFECT_API_URL: prefect_server.url}):
+def launches(deployments: Server) -> Iterator[Launches]:
+    with temporary_settings({PREFECT_API_URL: deployments.url}):
         made = Launches()
     yield made
     made.close()

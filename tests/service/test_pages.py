@@ -115,9 +115,9 @@ class Yard:
 
 
 @pytest.fixture(scope="module")
-def service(prefect_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(deployments: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service that has nothing to start jobs with: pages need no more."""
-    made = site(tmp_path_factory.mktemp("service"), prefect_server)
+    made = site(tmp_path_factory.mktemp("service"), deployments)
     made.start()
     yield made
     made.stop()
@@ -338,13 +338,13 @@ def test_the_policy_of_a_page_allows_nothing_but_itself(yard: Yard, evaluated: s
 
 
 def test_a_bucket_may_show_its_videos(
-    prefect_server: Server, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    deployments: Server, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     urllib.request.urlopen(urllib.request.Request(f"{s3_server}/pages", method="PUT")).close()
     for name, value in (("ENDPOINT_URL", s3_server), ("ACCESS_KEY_ID", "robot"), ("SECRET_ACCESS_KEY", "key")):
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setenv("AWS_REGION", "us-east-1")
-    service = site(tmp_path, prefect_server, SIMYARD_STORE="s3://pages/lab")
+    service = site(tmp_path, deployments, SIMYARD_STORE="s3://pages/lab")
     player = play.Player(Site(home=tmp_path / "yard", store="s3://pages/lab", python=str(play.PYTHON)), None)
     spec = player.stage("")
     job_id, attempt = spec.job_id, JobKeys(spec.job_id).attempt(1)
