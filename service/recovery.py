@@ -23,6 +23,8 @@ MOST_RUNS = 5
 """How often a flow run is begun before it is given up."""
 STARTING_S = 300.0
 """How long it may take from a flow run's start, or an attempt's outcome, to the next word of its work."""
+PENDING_S = 3600.0
+"""How long from a worker taking the flow run to its start: an image may be pulled."""
 
 logger = logging.getLogger("simyard.service")
 
@@ -35,7 +37,7 @@ def recover(settings: Settings, launches: Launches) -> int:
         if own_id is None or project is None or run.run_count >= MOST_RUNS:
             continue
         try:
-            why = _why_lost(run, settings.open(project), own_id)
+            why = why_lost(run, settings.open(project), own_id)
         except SimyardError as error:
             logger.warning("%s: %s", own_id, error)
             continue
@@ -46,7 +48,7 @@ def recover(settings: Settings, launches: Launches) -> int:
     return lost
 
 
-def _why_lost(run: FlowRun, store: Store, own_id: str) -> str | None:
+def why_lost(run: FlowRun, store: Store, own_id: str) -> str | None:
     """Return why nobody does this work any more; None where somebody does, or may be about to, or it is done."""
     work = _job(store, own_id) if own_id.startswith("job-") else _run(store, own_id)
     state = run.state
@@ -60,7 +62,8 @@ def _why_lost(run: FlowRun, store: Store, own_id: str) -> str | None:
         return "its process fell silent"
     # Whatever was before, a process is starting, or ought to be.
     quiet_s = (now - max(state.timestamp, work.heard or state.timestamp)).total_seconds()
-    if not work.is_under_way and quiet_s > STARTING_S:
+    patience_s = STARTING_S if state.is_running() else PENDING_S
+    if not work.is_under_way and quiet_s > patience_s:
         return f"nothing was heard of it for {quiet_s:.0f} s"
     return None
 
