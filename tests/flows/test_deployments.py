@@ -249,20 +249,18 @@ class Counting:
 
 
 def test_sent_by_us_or_by_prefect_they_are_the_same(deployed: Server, api: Api, tmp_path: Path) -> None:
-    own = ("id", "created", "updated", "version", "version_id", "last_polled", "status", "pull_steps", "path", "labels")
-    schedule_own = ("id", "created", "updated", "deployment_id")
+    what = (
+        "entrypoint", "description", "tags", "parameters", "parameter_openapi_schema", "enforce_parameter_schema",
+        "work_pool_name", "work_queue_name", "job_variables", "paused", "concurrency_options",
+    )  # fmt: skip
 
     def known() -> dict[str, Any]:
-        found = {entry["name"]: entry for entry in api("/deployments/filter", {"limit": 100})}
-        for entry in found.values():
-            for name in own:
-                entry.pop(name, None)
-            entry["schedules"] = [
-                {name: value for name, value in schedule.items() if name not in schedule_own}
-                for schedule in entry["schedules"]
-            ]
-            if entry["global_concurrency_limit"]:
-                entry["global_concurrency_limit"] = entry["global_concurrency_limit"]["limit"]
+        found = {}
+        for entry in api("/deployments/filter", {"limit": 100}):
+            limit = entry["global_concurrency_limit"]
+            schedules = [{name: one[name] for name in ("schedule", "slug", "active")} for one in entry["schedules"]]
+            own = {"limit": limit and limit["limit"], "schedules": schedules}
+            found[entry["name"]] = {name: entry[name] for name in what} | own
         return found
 
     ours = known()
