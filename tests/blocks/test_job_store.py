@@ -162,8 +162,18 @@ def test_what_is_no_block_is_a_place(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["nothing", "", "a/b", "../x"])
 def test_a_block_that_is_not_there(name):
-    with pytest.raises(RequestError, match=f"There is no block 'job-store/{name}'.*See `prefect block ls`"):
+    block = name.partition("/")[0]  # what follows is a part of its store
+    with pytest.raises(RequestError, match=f"There is no block 'job-store/{block}'.*See `prefect block ls`"):
         open_store(f"job-store/{name}")
+
+
+def test_a_part_of_a_blocks_store_is_a_store_of_its_own(tmp_path):
+    block = JobStore(url=str(tmp_path))
+    part = block.open("projects/robots")
+    part.put_bytes("a", b"1")
+    assert block.open().get_bytes("projects/robots/a") == b"1"
+    with pytest.raises(RequestError):
+        block.open("../elsewhere")
 
 
 @pytest.mark.parametrize(
