@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from simyard.runner.errors import RequestError
 from simyard.store.names import check_key
 from simyard.store.store import Store
 
 BLOCK_PREFIX = "job-store/"
 """What a reference to a block begins with; the block's name follows, and where in its store, if not at its root."""
+
+
+_BLOCK_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
 def absolute(ref: str) -> str:
@@ -44,6 +49,8 @@ def open_store(ref: str) -> Store:
 
     name, _, prefix = ref.removeprefix(BLOCK_PREFIX).partition("/")
     try:
+        if not _BLOCK_NAME.fullmatch(name):  # it becomes a part of the address that Prefect is asked under
+            raise ValueError(f"{name!r} cannot be a block's name")
         # Called from an async flow, a plain load would return a coroutine.
         block = JobStore.load(name, _sync=True)  # type: ignore[call-arg]
     except ValueError as error:

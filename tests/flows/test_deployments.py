@@ -250,8 +250,8 @@ class Counting:
 
 def test_sent_by_us_or_by_prefect_they_are_the_same(deployed: Server, api: Api, tmp_path: Path) -> None:
     what = (
-        "entrypoint", "description", "tags", "parameters", "parameter_openapi_schema", "enforce_parameter_schema",
-        "work_pool_name", "work_queue_name", "job_variables", "paused", "concurrency_options",
+        "entrypoint", "description", "tags", "parameters", "enforce_parameter_schema", "work_pool_name",
+        "work_queue_name", "job_variables", "paused", "concurrency_options",
     )  # fmt: skip
 
     def known() -> dict[str, Any]:
@@ -259,7 +259,11 @@ def test_sent_by_us_or_by_prefect_they_are_the_same(deployed: Server, api: Api, 
         for entry in api("/deployments/filter", {"limit": 100}):
             limit = entry["global_concurrency_limit"]
             schedules = [{name: one[name] for name in ("schedule", "slug", "active")} for one in entry["schedules"]]
-            own = {"limit": limit and limit["limit"], "schedules": schedules}
+            own = {
+                "limit": limit and limit["limit"],
+                "schedules": schedules,
+                "form": sorted(entry["parameter_openapi_schema"]["properties"]),
+            }
             found[entry["name"]] = {name: entry[name] for name in what} | own
         return found
 
