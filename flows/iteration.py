@@ -12,7 +12,6 @@ from uuid import UUID
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import TerminationSignal
@@ -20,6 +19,7 @@ from prefect.futures import wait
 from prefect.runtime import flow_run
 
 from simyard.blocks.reference import open_store
+from simyard.flows.retrying import PLAIN, RETRYING, worth_another
 from simyard.flows.stages import sharing
 from simyard.runner.errors import Category, Failure, SimyardError, WorkloadError
 from simyard.runner.spec import JobSpec
@@ -52,22 +52,12 @@ ENDING_S = 15.0
 """How long work in progress may take to end when this process must; half of what Prefect's worker leaves it."""
 
 
-def _worth_another(task: object, run: TaskRun, state: State[Any]) -> bool:
-    return launching.worth_another(state.result(raise_on_failure=False))
-
-
 def _no_cancel(task: object, run: TaskRun, state: State[Any]) -> bool:
     error = state.result(raise_on_failure=False)
     return isinstance(error, SimyardError) and error.failure.category is not Category.CANCELED
 
 
-_PLAIN: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
-_RETRYING: dict[str, Any] = {
-    "retries": 3, "retry_delay_seconds": [1, 5, 20], "retry_condition_fn": _worth_another, **_PLAIN,
-}  # fmt: skip
-
-
-@task(name="freeze", **_RETRYING)
+@task(name="freeze", **RETRYING)
 def freeze(request: TrainingRunRequest, store: str, run_id: str, base: Path | None) -> None:
     """Fix everything about the run; one that is in the store already stays as it was frozen."""
     opened = open_store(store)
@@ -152,7 +142,7 @@ def roll_out(run: Driver, crew: Crew, number: int) -> list[JobSpec]:
     return specs
 
 
-@task(name="rollout", retry_delay_seconds=1, retry_condition_fn=_worth_another, **_PLAIN)
+@task(name="rollout", retry_delay_seconds=1, retry_condition_fn=worth_another, **PLAIN)
 def _rollout(run: Driver, crew: Crew, spec: JobSpec, slots: queue.SimpleQueue[int]) -> dict[str, Any] | None:
     """Make one attempt at a rollout and judge it; None where nothing may be begun any more."""
     result = read_or_none(run.store, JobKeys(spec.job_id).result)
@@ -178,7 +168,7 @@ def _settle(spec: JobSpec, failure: Failure | None, store: Store) -> dict[str, A
     return persist(spec, collect(spec, store, failure), store)
 
 
-@task(name="dataset", **_RETRYING)
+@task(name="dataset", **RETRYING)
 def _dataset(run: Driver, number: int, rollouts: list[JobSpec]) -> Dataset:
     """Write the iteration's dataset manifest."""
     return write_manifest(run.spec, number, run.parent_if_driven(), rollouts, run.store)
@@ -206,7 +196,7 @@ def train(run: Driver, crew: Crew, number: int, data: Dataset) -> dict[str, Any]
     return outcome
 
 
-@task(name="trainer", retry_delay_seconds=1, retry_condition_fn=_no_cancel, **_PLAIN)
+@task(name="trainer", retry_delay_seconds=1, retry_condition_fn=_no_cancel, **PLAIN)
 def _trainer(run: Driver, crew: Crew, number: int, data: Dataset) -> dict[str, Any] | None:
     """Call the trainer once; None where it may not be called any more."""
     call, outcome = run.trainer_attempt(number, data.sha256)
@@ -234,7 +224,7 @@ _NO_OUTCOME = Failure(
 )
 
 
-@task(name="report", **_RETRYING)
+@task(name="report", **RETRYING)
 def report(result: dict[str, Any], store: str) -> None:
     """Publish the run's report in the Prefect UI."""
     opened, run = open_store(store), RunKeys(result["run_id"])

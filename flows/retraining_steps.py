@@ -7,15 +7,14 @@ from typing import Any
 
 from prefect import Flow, task
 from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
+from prefect.client.schemas.objects import State
 
 from simyard.blocks.reference import open_store
+from simyard.flows.retrying import RETRYING
 from simyard.requests import JobRequest
 from simyard.retraining import RetrainRequest
 from simyard.runner.errors import StoreError
 from simyard.store.keys import JobKeys
-from simyard.tasks import launch as launching
 from simyard.tasks import promotions, retraining
 from simyard.tasks.history import read_or_none
 from simyard.tasks.retraining import Start
@@ -23,17 +22,7 @@ from simyard.tasks.retraining import Start
 _JobFlow = Flow[..., State[dict[str, Any]]]
 
 
-def _worth_another(task: object, run: TaskRun, state: State[Any]) -> bool:
-    return launching.worth_another(state.result(raise_on_failure=False))
-
-
-_RETRYING: dict[str, Any] = {
-    "retries": 3, "retry_delay_seconds": [1, 5, 20], "retry_condition_fn": _worth_another, "cache_policy": NO_CACHE,
-    "persist_result": False,
-}  # fmt: skip
-
-
-@task(name="find-conclusion", **_RETRYING)
+@task(name="find-conclusion", **RETRYING)
 def find_conclusion(name: str, job_id: str, store: str) -> dict[str, Any] | None:
     """Return what was decided already about this training's policy, by a flow run that ended before it could say so."""
     opened = open_store(store)
@@ -43,7 +32,7 @@ def find_conclusion(name: str, job_id: str, store: str) -> dict[str, Any] | None
     return found
 
 
-@task(name="find-start", **_RETRYING)
+@task(name="find-start", **RETRYING)
 def find_start(request: RetrainRequest, job_id: str, store: str) -> Start:
     """Find the checkpoint to begin from; refuse what could not be compared afterwards."""
     opened = open_store(store)
@@ -52,7 +41,7 @@ def find_start(request: RetrainRequest, job_id: str, store: str) -> Start:
     return retraining.find_start(request, incumbent, opened, job_id)
 
 
-@task(name="find-incumbent", **_RETRYING)
+@task(name="find-incumbent", **RETRYING)
 def find_incumbent(name: str, store: str) -> dict[str, Any] | None:
     """Return the promoted policy."""
     return promotions.read(open_store(store), name).current
@@ -74,7 +63,7 @@ def run_once(
     return result
 
 
-@task(name="find-result", **_RETRYING)
+@task(name="find-result", **RETRYING)
 def _find_result(job_id: str, store: str) -> dict[str, Any] | None:
     """Return how a job ended; None where it has not."""
     opened = open_store(store)
@@ -84,7 +73,7 @@ def _find_result(job_id: str, store: str) -> dict[str, Any] | None:
     return result
 
 
-@task(name="give-up", **_RETRYING)
+@task(name="give-up", **RETRYING)
 def give_up(
     request: RetrainRequest, start: Start, job_id: str, decision: str, what: str, result: dict[str, Any], store: str
 ) -> dict[str, Any]:
@@ -101,7 +90,7 @@ def give_up(
             return written
 
 
-@task(name="decide", **_RETRYING)
+@task(name="decide", **RETRYING)
 def decide(
     request: RetrainRequest, start: Start, candidate_id: str, incumbent: dict[str, Any] | None,
     incumbent_id: str | None, store: str,
@@ -123,7 +112,7 @@ def decide(
     return promotions.append(opened, request.promotion, entry, upon=incumbent)
 
 
-@task(name="report-decision", **_RETRYING)
+@task(name="report-decision", **RETRYING)
 def report(request: RetrainRequest, entry: dict[str, Any], job_id: str) -> None:
     """Publish the decision in the Prefect UI."""
     create_markdown_artifact(retraining.report(request, entry), key=f"{job_id}-decision")

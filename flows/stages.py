@@ -18,6 +18,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 
 from simyard.blocks.reference import open_store
+from simyard.flows.retrying import worth_another
 from simyard.requests import JobRequest, TrainRequest
 from simyard.runner.errors import Category, Failure, RequestError, SimyardError
 from simyard.runner.spec import Bounds
@@ -84,10 +85,6 @@ def _is_infrastructure(task: object, run: TaskRun, state: State[Any]) -> bool:
     return not isinstance(error, SimyardError) or error.failure.category is Category.INFRA
 
 
-def _worth_another_attempt(task: object, run: TaskRun, state: State[Any]) -> bool:
-    return launching.worth_another(state.result(raise_on_failure=False))
-
-
 _RETRYING: dict[str, Any] = {
     "retries": 3,
     "retry_delay_seconds": [1, 5, 20],
@@ -145,7 +142,7 @@ def launch(job_id: str, store: str, pool: str | None) -> Failure | None:
     raise error
 
 
-@task(name="launch", retry_delay_seconds=2, retry_condition_fn=_worth_another_attempt, cache_policy=NO_CACHE)
+@task(name="launch", retry_delay_seconds=2, retry_condition_fn=worth_another, cache_policy=NO_CACHE)
 def _attempt(job_id: str, store: str, pool: str | None) -> None:
     """Make one attempt; a failure of the machine makes another, from the last valid checkpoint."""
     opened = open_store(store)

@@ -314,10 +314,10 @@ def show_run(run_id: str, store: str | None, as_json: bool) -> None:
 @_plainly
 def watch_run(run_id: str, store: str | None, as_json: bool) -> None:
     """Print a run's events as they come, until it has ended; exit as the run does."""
-    from simyard.commands import jobs
     from simyard.commands import training_runs as command
+    from simyard.commands.site_store import open_site_store
 
-    _end_run_as(command.watch(jobs.open_site_store(store), run_id, quiet=as_json), as_json)
+    _end_run_as(command.watch(open_site_store(store), run_id, quiet=as_json), as_json)
 
 
 @runs.command("pause")
@@ -574,10 +574,10 @@ def show(job_id: str, store: str | None, as_json: bool) -> None:
 @_plainly
 def watch(job_id: str, store: str | None, as_json: bool) -> None:
     """Show stage, progress and new lines of a job's logs, live, until it has ended; exit as the job does."""
-    from simyard.commands import jobs as command
-    from simyard.commands import watch as watching
+    from simyard.commands import watch as command
+    from simyard.commands.site_store import open_site_store
 
-    _end_as(watching.watch(command.open_site_store(store), job_id, quiet=as_json), as_json)
+    _end_as(command.watch(open_site_store(store), job_id, quiet=as_json), as_json)
 
 
 @jobs.command()

@@ -18,6 +18,8 @@ Model = TypeVar("Model", bound=Body)
 
 JOBS: tuple[type[JobRequest], ...] = (SubmitRequest, TrainRequest, EvaluateRequest, ExportRequest)
 """What `POST /v0/jobs` takes."""
+PREFECTS_OWN = "__prefect_"
+"""What the keys begin with that have Prefect read variables and render templates."""
 
 
 async def json_body(request: Request) -> dict[str, Any]:
@@ -42,11 +44,11 @@ def refuse_placeholders(body: dict[str, Any]) -> None:
         value = waiting.pop()
         if isinstance(value, dict):
             for key in value:
-                if key.startswith("__prefect_"):
+                if key.startswith(PREFECTS_OWN):
                     raise RequestError(
                         f"The body has the key {key!r}.",
                         code="bad_config",
-                        advice="Keys that begin with '__prefect_' are Prefect's own.",
+                        advice=f"Keys that begin with {PREFECTS_OWN!r} are Prefect's own.",
                     )
             waiting += value.values()
         elif isinstance(value, list):

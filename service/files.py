@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
 
 from simyard.runner.errors import RequestError
-from simyard.service.guard import Caller, Guard
+from simyard.service.guard import Caller
 from simyard.service.settings import Settings
 from simyard.service.signing import seal, unseal
 from simyard.store.store import Store
@@ -32,15 +32,13 @@ def base_url(request: Request) -> str:
     return settings.public_url or str(request.base_url).rstrip("/")
 
 
-def download_link(
-    settings: Settings, base: str, project: str, store: Store, key: str, name: str, seconds: float | None = None
-) -> dict[str, Any]:
+def download_link(settings: Settings, base: str, project: str, store: Store, key: str, name: str) -> dict[str, Any]:
     """Return a URL that an object is fetched by, and until when.
 
     Raises:
         KeyNotFound: There is no such object.
     """
-    seconds = settings.url_seconds if seconds is None else seconds
+    seconds = settings.url_seconds
     size = store.stat(key).size_bytes
     url = download_url(settings, base, project, store, key, name, seconds)
     return {"url": url, "name": name, "size_bytes": size, "expires_at": _at(seconds)}
@@ -79,9 +77,8 @@ def _at(seconds: float) -> str:
 def fetch(token: str, request: Request) -> FileResponse:
     """Answer with the file; ranges of it are answered too."""
     settings: Settings = request.app.state.settings
-    guard: Guard = request.app.state.guard
     about = unseal(settings.secret, "download", token)
-    path = guard.store(about["project"]).path(about["key"])
+    path = settings.open(about["project"]).path(about["key"])
     assert path is not None  # a bucket signs its own
     shown = about["name"].endswith(_SHOWN)
     return FileResponse(
@@ -93,9 +90,8 @@ def fetch(token: str, request: Request) -> FileResponse:
 async def send(token: str, request: Request) -> Response:
     """Keep the file, once all of it is here."""
     settings: Settings = request.app.state.settings
-    guard: Guard = request.app.state.guard
     about = unseal(settings.secret, "upload", token)
-    folder = guard.store(about["project"]).opened_with[0].folder
+    folder = settings.open(about["project"]).opened_with[0].folder
     assert folder is not None
     declared = request.headers.get("content-length")
     if declared is not None and declared.isdigit() and int(declared) > about["size"]:

@@ -45,7 +45,6 @@ class Guard:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._own = settings.open()
-        self._stores: dict[str, Store] = {}
         self._known: dict[str, tuple[float, ApiKey | None]] = {}
         self._used: dict[str, deque[float]] = {}
         self._lock = threading.Lock()
@@ -74,13 +73,7 @@ class Guard:
                 advice=f"Make one with it: simyard keys create --scope {scope}.",
             )
         self._count(key)
-        return Caller(key, self.store(key.project), self._settings.reference(key.project))
-
-    def store(self, project: str) -> Store:
-        """Return a project's store, opened once."""
-        if project not in self._stores:
-            self._stores[project] = self._settings.open(project)
-        return self._stores[project]
+        return Caller(key, self._settings.open(key.project), self._settings.reference(key.project))
 
     def _find(self, given: str) -> ApiKey | None:
         now = time.monotonic()

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from simyard.config import MAX_CONFIG_BYTES, parse_config
 from simyard.runner.errors import RequestError, unknown
+from simyard.service.bodies import PREFECTS_OWN
 from simyard.service.errors import FieldErrors
 from simyard.service.settings import DEFAULT_PROJECT
 from simyard.tasks.api_keys import check_project
@@ -29,8 +30,6 @@ MIN_SECRET_CHARACTERS = 16
 _PATH = r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*"
 _PLACEHOLDER = re.compile(rf"\{{payload\.({_PATH})\}}")
 _LIKE_ONE = re.compile(r"\{\s*payload\b[^{}]*\}?")
-_PREFECT = "__prefect_"
-"""What the keys begin with that have Prefect read variables and render templates."""
 
 
 def _parameters(value: dict[str, Any]) -> dict[str, Any]:
@@ -228,7 +227,7 @@ class Filling:
             raise _refused(path, f"it is nested more than {MAX_DEPTH} deep")
         if isinstance(value, dict):
             for key, item in value.items():
-                if key.startswith(_PREFECT):
+                if key.startswith(PREFECTS_OWN):
                     raise _refused(path, f"it has the key {key!r}, which has Prefect fill in something else")
                 self._take(key, path, depth + 1)
                 self._take(item, path, depth + 1)

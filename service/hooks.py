@@ -15,7 +15,6 @@ from simyard.retraining import RetrainRequest
 from simyard.runner.errors import RequestError
 from simyard.service import bodies, signatures
 from simyard.service.errors import FieldErrors
-from simyard.service.guard import Guard
 from simyard.service.hook_mapping import Filling, Hook
 from simyard.service.launches import DEPLOYMENTS, Launches
 from simyard.service.references import check_readable, named_files
@@ -83,12 +82,11 @@ def receive(delivery: Annotated[Delivery, Depends(received)], request: Request) 
     """Start what the hook's mapping says. The same delivery again is the same flow run."""
     settings: Settings = request.app.state.settings
     launches: Launches = request.app.state.launches
-    guard: Guard = request.app.state.guard
     hook = delivery.hook
     payload = parse_config(delivery.body, "The payload")
     if (why := hook.unmet(payload)) is not None:
         return {"started": False, "why": why}
-    parameters = _parameters(hook, payload, guard, settings)
+    parameters = _parameters(hook, payload, settings)
     run_name = f"{delivery.name}-{secrets.token_hex(4)}"
     run = launches.start_deployment(
         hook.deployment,
@@ -100,7 +98,7 @@ def receive(delivery: Annotated[Delivery, Depends(received)], request: Request) 
     return {"started": True, "flow_run_id": str(run.id), "duplicate": run.name != run_name}
 
 
-def _parameters(hook: Hook, payload: dict[str, Any], guard: Guard, settings: Settings) -> dict[str, Any]:
+def _parameters(hook: Hook, payload: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """Return the flow's parameters, checked as far as it is known what they must be."""
     filling = Filling(hook, payload)
     model = MODELS.get(hook.deployment)
@@ -109,7 +107,7 @@ def _parameters(hook: Hook, payload: dict[str, Any], guard: Guard, settings: Set
     asked = bodies.check(filling.parameters.get("request", {}), model)
     for where, uri in named_files(asked):
         if uri in filling.taken:
-            check_readable(uri, guard.store(hook.project), hook.project, settings, where)
+            check_readable(uri, settings.open(hook.project), hook.project, settings, where)
     if isinstance(asked, TrainingRunRequest):
         program = (asked.trainer_spec.image_uri, asked.trainer_spec.entrypoint)
         if not filling.taken.isdisjoint(text for text in program if text):

@@ -22,7 +22,7 @@ from simyard.service.limits import Limits
 from simyard.service.pages import page_link
 from simyard.service.references import bring
 from simyard.service.settings import Settings
-from simyard.service.standing import ENDED, artifact_key, job_standing
+from simyard.service.standing import ENDED, find_artifact, job_standing, newest_jobs
 from simyard.store import keys
 from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
@@ -114,12 +114,7 @@ def _view(request: Request, caller: Caller, job_id: str) -> dict[str, Any]:
 @router.get("", summary="List jobs, newest first")
 def list_jobs(caller: JobsCaller, request: Request, limit: Limit = 100) -> dict[str, Any]:
     """Return the newest jobs of the key's project."""
-    newest = [name for name in reversed(caller.store.list_dirs(keys.JOBS)) if name.startswith("job-")]
-    return {"jobs": [_view(request, caller, job_id) for job_id in _whole(caller.store, newest)[:limit]]}
-
-
-def _whole(store: Store, job_ids: list[str]) -> list[str]:
-    return [job_id for job_id in job_ids if store.exists(JobKeys(job_id).job)]
+    return {"jobs": [_view(request, caller, job_id) for job_id in newest_jobs(caller.store, limit)]}
 
 
 @router.get("/{job_id}", summary="Show a job")
@@ -176,12 +171,10 @@ def artifact_url(job_id: str, name: str, caller: JobsCaller, request: Request) -
     settings: Settings = request.app.state.settings
     store = caller.store
     try:
-        key = artifact_key(store, job_id, name)
+        key, sha256 = find_artifact(store, job_id, name)
         link = download_link(settings, base_url(request), caller.project, store, key, name)
     except KeyNotFound as error:
         raise RequestError(
             f"{job_id} has no artifact {name!r}.", code="no_artifact", advice="The job itself lists what it left."
         ) from error
-    entries = (history.read_or_none(store, JobKeys(job_id).result) or {}).get("artifacts", [])
-    sha256 = next((entry["sha256"] for entry in entries if entry["name"] == name), None)
     return link | {"sha256": sha256}

@@ -13,7 +13,7 @@ from simyard.runner.libraries import get_library
 from simyard.runner.spec import JobSpec
 from simyard.service.charts import Curve
 from simyard.service.launches import Launches
-from simyard.service.standing import MANIFEST, job_standing
+from simyard.service.standing import artifact_key, job_standing
 from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks import curves, history
@@ -77,7 +77,6 @@ def look(store: Store, job_id: str, launches: Launches, link: Link) -> Look:
     drawn = _training_curves(spec, reading) if spec.kind == "train" else _sweep(standing["summary"])
     machine = reading.newest("telemetry.csv")
     logs = {name: last_lines(store, job_id, past[-1].number, name, LOG_LINES) for name in _LOGS} if past else {}
-    job = JobKeys(job_id)
     return Look(
         spec=spec,
         standing=standing,
@@ -87,10 +86,7 @@ def look(store: Store, job_id: str, launches: Launches, link: Link) -> Look:
         logs={name: lines for name, lines in logs.items() if lines},
         episodes=reading.artifact("episodes.csv"),
         links={
-            entry["name"]: link(
-                job.manifest if entry["name"] == MANIFEST else job.artifact(entry["name"]), entry["name"]
-            )
-            for entry in standing["artifacts"]
+            entry["name"]: link(artifact_key(job_id, entry["name"]), entry["name"]) for entry in standing["artifacts"]
         },
         skipped=reading.skipped,
     )

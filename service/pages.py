@@ -89,7 +89,7 @@ def _admit(request: Request, job_id: str, token: str | None, key: str | None) ->
         raise RequestError(
             "This URL is for the page of another job.", code="bad_url", advice="Ask the API for another."
         )
-    return about["project"], guard.store(about["project"])
+    return about["project"], settings.open(about["project"])
 
 
 def _advice(error: SimyardError) -> str:

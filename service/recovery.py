@@ -81,14 +81,15 @@ class _Work:
 
 
 def _job(store: Store, job_id: str) -> _Work | None:
-    if store.exists(JobKeys(job_id).result) and history.job_status(store, job_id)["status"] in history.ENDED:
+    status = history.job_status(store, job_id)["status"]
+    if status in history.ENDED and store.exists(JobKeys(job_id).result):
         return None
     past = history.attempts(store, job_id)
     if not past:
         return _Work(is_under_way=False, is_gone=False, heard=None)
     if past[-1].outcome is not None:  # between an attempt and the next, or the job's end
         return _Work(is_under_way=False, is_gone=False, heard=store.stat(past[-1].keys.outcome).modified)
-    is_gone = history.job_status(store, job_id)["status"] == "interrupted"
+    is_gone = status == "interrupted"
     return _Work(is_under_way=not is_gone, is_gone=is_gone, heard=_time((past[-1].status or {}).get("updated_at")))
 
 

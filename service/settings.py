@@ -45,6 +45,8 @@ class Settings:
     """`SIMYARD_URL_MINUTES`, in minutes: how long a signed URL is good."""
     hooks: Path | None = None
     """`SIMYARD_HOOKS`: the file that says what incoming webhooks start."""
+    _opened: dict[str, Store] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Stores by project: to open one may ask Prefect for a block."""
 
     @classmethod
     def from_env(cls) -> Settings:
@@ -73,8 +75,10 @@ class Settings:
         return self.store if project == DEFAULT_PROJECT else below(self.store, f"projects/{project}")
 
     def open(self, project: str = DEFAULT_PROJECT) -> Store:
-        """Open a project's store; that of the default project is also where the service keeps its own records."""
-        return open_store(self.reference(project))
+        """Return a project's store, opened once; the service keeps its own records in that of the default project."""
+        if project not in self._opened:
+            self._opened[project] = open_store(self.reference(project))
+        return self._opened[project]
 
 
 def _public_url() -> str | None:

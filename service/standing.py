@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import httpx
@@ -11,6 +13,7 @@ from prefect.exceptions import PrefectException
 
 from simyard.runner.errors import Category, Failure
 from simyard.service.launches import Launches
+from simyard.store import keys
 from simyard.store.keys import JobKeys, RunKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks import history
@@ -119,21 +122,42 @@ def _manifest(store: Store, job_id: str, status: str) -> list[dict[str, Any]]:
     return [{"name": MANIFEST, "kind": "manifest", "size_bytes": size, "sha256": None}]
 
 
-def artifact_key(store: Store, job_id: str, name: str) -> str:
-    """Return where an artifact of a job lies.
+def artifact_key(job_id: str, name: str) -> str:
+    """Return where an artifact lies that a job has."""
+    return JobKeys(job_id).manifest if name == MANIFEST else JobKeys(job_id).artifact(name)
+
+
+def find_artifact(store: Store, job_id: str, name: str) -> tuple[str, str | None]:
+    """Return where an artifact of a job lies, and its digest where one is kept.
 
     Raises:
         RequestError: There is no such job.
         KeyNotFound: The job has no such artifact.
     """
     load_spec(store, job_id)
-    job = JobKeys(job_id)
     if name == MANIFEST:
-        return job.manifest
-    result = history.read_or_none(store, job.result) or {"artifacts": []}
-    if name not in {entry["name"] for entry in result["artifacts"]}:
+        return artifact_key(job_id, name), None
+    result = history.read_or_none(store, JobKeys(job_id).result) or {"artifacts": []}
+    entry = next((entry for entry in result["artifacts"] if entry["name"] == name), None)
+    if entry is None:
         raise KeyNotFound(f"{job_id} has no artifact {name!r}.")
-    return job.artifact(name)
+    return artifact_key(job_id, name), entry["sha256"]
+
+
+def newest_jobs(store: Store, limit: int) -> list[str]:
+    """Return the ids of the newest jobs, newest first."""
+    return _newest(store, keys.JOBS, "job-", lambda job_id: JobKeys(job_id).job, limit)
+
+
+def newest_runs(store: Store, limit: int) -> list[str]:
+    """Return the ids of the newest managed runs, newest first."""
+    return _newest(store, keys.RUNS, "run-", lambda run_id: RunKeys(run_id).run, limit)
+
+
+def _newest(store: Store, folder: str, kind: str, record: Callable[[str], str], limit: int) -> list[str]:
+    # Ids sort by time, so no more is looked at than is asked for; what has no record yet is being staged.
+    names = (name for name in reversed(store.list_dirs(folder)) if name.startswith(kind))
+    return list(islice((name for name in names if store.exists(record(name))), limit))
 
 
 def checkpoint(store: Store, run_id: str, checkpoint_id: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from simyard.service.launches import Launch, Launches
 from simyard.service.limits import Limits
 from simyard.service.references import bring
 from simyard.service.settings import Settings
-from simyard.service.standing import checkpoint, run_standing
+from simyard.service.standing import checkpoint, newest_runs, run_standing
 from simyard.store import keys
 from simyard.store.keys import RunKeys
 from simyard.store.store import KeyNotFound, Store
@@ -95,9 +95,7 @@ def _view(request: Request, caller: Caller, run_id: str) -> dict[str, Any]:
 @router.get("", summary="List managed runs, newest first")
 def list_runs(caller: TrainingCaller, request: Request, limit: Limit = 30) -> dict[str, Any]:
     """Return the newest managed runs of the key's project."""
-    names = [name for name in reversed(caller.store.list_dirs(keys.RUNS)) if name.startswith("run-")]
-    whole = [run_id for run_id in names if caller.store.exists(RunKeys(run_id).run)]
-    return {"runs": [_view(request, caller, run_id) for run_id in whole[:limit]]}
+    return {"runs": [_view(request, caller, run_id) for run_id in newest_runs(caller.store, limit)]}
 
 
 @router.get("/{run_id}", summary="Show a managed run")

@@ -12,10 +12,9 @@ from typing import Any
 
 import click
 
-from simyard.blocks.reference import open_store
+from simyard.commands.site_store import open_site_store
 from simyard.runner.errors import RequestError
-from simyard.site import Site
-from simyard.store.store import OnBytes, Store
+from simyard.store.store import OnBytes
 from simyard.tasks import assets
 
 QUIET_S = 2.0
@@ -35,7 +34,7 @@ def upload(path: Path, kind: str, metadata: str, reference: str | None) -> dict[
         raise RequestError(
             f"--metadata is not JSON: {error}.", code="bad_metadata", advice="""Write '{"robot": "franka"}'."""
         ) from error
-    store = _open(reference)
+    store = open_site_store(reference)
     try:
         with _progress(path) as on_bytes:
             return assets.upload(store, path, kind, given, on_bytes)
@@ -63,19 +62,14 @@ def _progress(path: Path) -> Iterator[OnBytes]:
         yield on_bytes
 
 
-def _open(reference: str | None) -> Store:
-    # As `simyard jobs` does, without its imports: Prefect would cost each upload two seconds.
-    return open_store(reference or Site.from_env().store)
-
-
 def list_assets(reference: str | None, limit: int) -> list[dict[str, Any]]:
     """Return the records of the assets that were uploaded last."""
-    return assets.list_assets(_open(reference), limit)
+    return assets.list_assets(open_site_store(reference), limit)
 
 
 def show(asset_id: str, reference: str | None) -> dict[str, Any]:
     """Return an asset's record."""
-    return assets.find_asset(_open(reference), asset_id)
+    return assets.find_asset(open_site_store(reference), asset_id)
 
 
 def table(records: list[dict[str, Any]]) -> str:

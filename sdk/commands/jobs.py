@@ -9,19 +9,13 @@ from typing import Any
 
 import click
 
-from simyard.blocks.reference import open_store
+from simyard.commands.site_store import open_site_store
 from simyard.runner.errors import RequestError
-from simyard.site import Site
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks import history
 from simyard.tasks.frame import load_spec
 from simyard.tasks.launch import ask_to_cancel
-
-
-def open_site_store(reference: str | None) -> Store:
-    """Open the store a command names, or the site's own."""
-    return open_store(reference or Site.from_env().store)
 
 
 def list_jobs(reference: str | None, limit: int) -> list[dict[str, Any]]:

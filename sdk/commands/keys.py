@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from simyard.blocks.reference import open_store
+from simyard.commands.site_store import open_site_store
 from simyard.site import Site
-from simyard.store.store import Store
 from simyard.tasks import api_keys
 from simyard.tasks.api_keys import ApiKey
 from simyard.tasks.site_secret import site_secret, webhook_secret
@@ -23,7 +22,7 @@ def create(
         RequestError: The project or a scope is none.
     """
     key, kept = api_keys.create(
-        _open(reference), project, scopes, name,
+        open_site_store(reference), project, scopes, name,
         max_active_jobs=max_active_jobs, requests_per_minute=requests_per_minute, max_credits=max_credits,
     )  # fmt: skip
     secret = webhook_secret(site_secret(Site.from_env().home), kept.key_id)
@@ -32,7 +31,7 @@ def create(
 
 def list_keys(reference: str | None) -> list[dict[str, Any]]:
     """Return what is kept of every key, without its digest."""
-    return [_shown(kept) for kept in api_keys.list_keys(_open(reference))]
+    return [_shown(kept) for kept in api_keys.list_keys(open_site_store(reference))]
 
 
 def revoke(reference: str | None, key_id: str) -> dict[str, Any]:
@@ -41,7 +40,7 @@ def revoke(reference: str | None, key_id: str) -> dict[str, Any]:
     Raises:
         RequestError: There is none of this id.
     """
-    return _shown(api_keys.revoke(_open(reference), key_id))
+    return _shown(api_keys.revoke(open_site_store(reference), key_id))
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -60,7 +59,3 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def _shown(kept: ApiKey) -> dict[str, Any]:
     return {name: value for name, value in kept.to_json().items() if name != "sha256"}
-
-
-def _open(reference: str | None) -> Store:
-    return open_store(reference or Site.from_env().store)

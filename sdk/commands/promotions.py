@@ -11,6 +11,7 @@ from typing import Any
 from simyard.blocks.reference import absolute, open_store
 from simyard.commands import run as running
 from simyard.commands.live import LiveLine
+from simyard.commands.site_store import open_site_store
 from simyard.config import check_config, read_config
 from simyard.retraining import RetrainRequest
 from simyard.runner.errors import Category, RequestError
@@ -107,7 +108,7 @@ def _figures(policy: dict[str, Any]) -> str:
 
 def list_promotions(reference: str | None) -> list[dict[str, Any]]:
     """Return the records of a store, each with its newest decision alone."""
-    store = _open(reference)
+    store = open_site_store(reference)
     records = [promotions.read(store, name).to_json() for name in promotions.names(store)]
     return [record | {"history": record["history"][-1:]} for record in records]
 
@@ -118,7 +119,7 @@ def show(name: str, reference: str | None) -> dict[str, Any]:
     Raises:
         RequestError: If there is none of this name.
     """
-    return promotions.require(_open(reference), name).to_json()
+    return promotions.require(open_site_store(reference), name).to_json()
 
 
 def roll_back(name: str, reference: str | None, why: str) -> dict[str, Any]:
@@ -131,11 +132,7 @@ def roll_back(name: str, reference: str | None, why: str) -> dict[str, Any]:
         raise RequestError(
             f"--why has {len(why)} characters.", code="bad_command", advice=f"Allowed: {MAX_WHY_CHARACTERS:,}."
         )
-    return promotions.rollback(_open(reference), name, why=why, by=_user())
-
-
-def _open(reference: str | None) -> Store:
-    return open_store(reference or Site.from_env().store)
+    return promotions.rollback(open_site_store(reference), name, why=why, by=_user())
 
 
 def _user() -> str:

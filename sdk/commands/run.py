@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from simyard.blocks.reference import absolute, open_store
 from simyard.commands.live import LiveLine
+from simyard.commands.site_store import open_site_store
 from simyard.config import check_config, read_config
 from simyard.requests import LATEST, EvaluateRequest, ExportRequest, FromJob, JobRequest, TrainRequest
 from simyard.runner.errors import RequestError
@@ -86,7 +87,7 @@ def newest_training(reference: str | None) -> str:
     Raises:
         RequestError: If the store has none.
     """
-    training = training_of(FromJob(job_id=LATEST), open_store(reference or Site.from_env().store))
+    training = training_of(FromJob(job_id=LATEST), open_site_store(reference))
     assert training is not None
     return training.job_id
 

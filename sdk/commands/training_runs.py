@@ -12,6 +12,7 @@ from simyard.blocks.reference import absolute, open_store
 from simyard.commands import run as running
 from simyard.commands.detached import go_on_alone
 from simyard.commands.live import LiveLine
+from simyard.commands.site_store import open_site_store
 from simyard.config import check_config, read_config
 from simyard.runner.errors import RequestError
 from simyard.runner.spec import Bounds
@@ -199,7 +200,7 @@ def verify(run_id: str, reference: str | None, *, quiet: bool) -> list[str]:
     Raises:
         RequestError: If there is no such run.
     """
-    store = open_store(reference or Site.from_env().store)
+    store = open_site_store(reference)
     live = LiveLine()
 
     def show(what: str) -> None:
@@ -211,7 +212,7 @@ def verify(run_id: str, reference: str | None, *, quiet: bool) -> list[str]:
 
 def show(run_id: str, reference: str | None) -> dict[str, Any]:
     """Return how a run stands, with its iterations and checkpoints."""
-    store = open_store(reference or Site.from_env().store)
+    store = open_site_store(reference)
     standing = record.run_status(store, run_id)
     return standing | {
         "history": record.iterations(store, run_id),
@@ -237,7 +238,7 @@ def describe(standing: dict[str, Any]) -> str:
 
 def list_runs(reference: str | None, limit: int) -> list[dict[str, Any]]:
     """Return how the newest runs stand."""
-    return record.list_runs(open_store(reference or Site.from_env().store), limit)
+    return record.list_runs(open_site_store(reference), limit)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
