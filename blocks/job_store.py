@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from prefect.blocks.core import Block
 from prefect_aws.s3 import S3Bucket
@@ -73,11 +74,32 @@ class JobStore(Block):
         title="S3 bucket",
         description="An S3 Bucket block to use instead of the fields above, with its folder, credentials and endpoint.",
     )
+    addressing_style: Literal["path", "virtual"] | None = Field(
+        default=None,
+        title="Addressing style",
+        description="Whether the bucket's name is in the path or in the host's name. Empty: the latter on AWS.",
+    )
+    checksum: Literal["sha256", "none"] | None = Field(
+        default=None,
+        title="Checksum",
+        description="Whether the server is given a checksum to keep with each object. Empty: on AWS.",
+    )
+    sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = Field(
+        default=None,
+        title="Server-side encryption",
+        description="How the server encrypts what is written. Empty: as the bucket says.",
+    )
+    sse_kms_key_id: str | None = Field(
+        default=None, title="KMS key", description="The key of aws:kms and aws:kms:dsse; the account's own when empty."
+    )
+    sse_bucket_key: bool | None = Field(
+        default=None, title="Bucket key", description="Whether aws:kms uses a bucket key. Empty: as the bucket says."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> JobStore:
         # A RequestError goes through pydantic as it is. A ValueError would not: its text quotes the input, secrets too.
-        own = [name for name in type(self).model_fields if name != "bucket" and getattr(self, name)]
+        own = [name for name in type(self).model_fields if name not in _BESIDE_A_BUCKET and getattr(self, name)]
         if self.bucket and own:
             raise _refused(f"a bucket and also {', '.join(map(repr, own))}")
         if not self.bucket and not self.url:
@@ -97,23 +119,37 @@ class JobStore(Block):
             StoreError: The folder cannot be made.
         """
         if self.bucket:
-            return _open_bucket(self.bucket, prefix)
+            return _open_bucket(self.bucket, prefix, self._written())
         secret = self.secret_access_key
         options = {
             "endpoint_url": self.endpoint_url,
             "region": self.region,
             "access_key_id": self.access_key_id,
             "secret_access_key": secret.get_secret_value() if secret else None,
+            **self._written(),
         }
         url = parse_url(self.url or "").url
         return Store.open(_join(url, prefix), options={name: value for name, value in options.items() if value})
+
+    def _written(self) -> dict[str, str | None]:
+        """Return the options that a bucket block has no fields for."""
+        return {
+            "addressing_style": self.addressing_style,
+            "checksum": self.checksum,
+            "sse": self.sse,
+            "sse_kms_key_id": self.sse_kms_key_id,
+            "sse_bucket_key": None if self.sse_bucket_key is None else str(self.sse_bucket_key).lower(),
+        }
+
+
+_BESIDE_A_BUCKET = ("bucket", "addressing_style", "checksum", "sse", "sse_kms_key_id", "sse_bucket_key")
 
 
 def _join(url: str, prefix: str) -> str:
     return f"{url}/{prefix}" if prefix else url
 
 
-def _open_bucket(bucket: S3Bucket, prefix: str) -> Store:
+def _open_bucket(bucket: S3Bucket, prefix: str, own: Mapping[str, str | None]) -> Store:
     client = bucket.credentials.aws_client_parameters
     if client.verify is False:
         raise RequestError(
@@ -121,10 +157,15 @@ def _open_bucket(bucket: S3Bucket, prefix: str) -> Store:
             code="bad_store_option",
             advice="Name the server's certificate authority in verify_cert_path instead.",
         )
+    # `verify` had the path before `verify_cert_path` came.
+    ca_bundle = client.verify_cert_path or (client.verify if isinstance(client.verify, Path) else None)
+    style = ((client.config or {}).get("s3") or {}).get("addressing_style")
     options = {
         "endpoint_url": client.endpoint_url,
         "region": bucket.credentials.region_name,
-        "ca_bundle": str(client.verify_cert_path) if client.verify_cert_path else None,
+        "ca_bundle": str(ca_bundle) if ca_bundle else None,
+        **own,
+        "addressing_style": own["addressing_style"] or (style if style != "auto" else None),
     }
     return Store.open(
         _join(f"s3://{bucket.bucket_name}/{bucket.bucket_folder.strip('/')}".rstrip("/"), prefix),

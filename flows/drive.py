@@ -15,6 +15,7 @@ from simyard.flows import stages
 from simyard.requests import JobRequest
 from simyard.site import Site
 from simyard.store import keys
+from simyard.tasks.launch import refuse_without_pool
 
 
 def run_request(
@@ -30,7 +31,7 @@ def run_request(
     Args:
         request: What to do.
         store: URL of the store, or the name of a block (`job-store/NAME`); the site's own store by default.
-        pool: Work pool that has the simulator; by default the job runs in this process.
+        pool: Work pool that has the simulator; by default the site's, or this process where it has none.
         job_id: Id for the job; by default made from the flow run's, so that a retried run goes on with its job.
         base: Folder that relative paths of the request start from.
         idempotency_key: A key that stands for one job: when it is used again, that job's standing is returned.
@@ -41,12 +42,14 @@ def run_request(
     resolved = stages.resolve(request, store, own_id, base, again=flow_run.run_count > 1)
     if idempotency_key and (earlier := stages.claim(resolved, idempotency_key, store)):
         return earlier
+    refuse_without_pool(resolved.spec, pool or Site.from_env().pool)
     stages.stage(resolved, store)
     return drive(resolved.spec.job_id, store, pool)
 
 
 def drive(job_id: str, store: str, pool: str | None) -> dict[str, Any]:
     """Take a staged job to its end, and return its result."""
+    pool = pool or Site.from_env().pool
     with stages.keeping(job_id, store):
         failure = stages.launch(job_id, store, pool)
     verdict = stages.collect(job_id, store, failure)

@@ -26,7 +26,7 @@ def export_policy(
     Args:
         request: What to export.
         store: URL of the store, or the name of a block (`job-store/NAME`); the site's own store by default.
-        pool: Work pool that has the simulator; by default the job runs in this process.
+        pool: Work pool that has the simulator; by default the site's, or this process where it has none.
         job_id: Id for the job; by default made from the flow run's, so that a retried run goes on with its job.
         base: Folder that relative paths of the request start from.
     """

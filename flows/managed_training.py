@@ -36,7 +36,7 @@ def managed_training(
     Args:
         request: What to do, and when to stop.
         store: URL of the store, or the name of a block (`job-store/NAME`); the site's own store by default.
-        pool: Work pool that has the simulator; by default everything runs in this process.
+        pool: Work pool that has the simulator; by default the site's, or this process where it has none.
         run_id: Id for the run; by default made from the flow run's, so that a retried flow run goes on with it.
         base: Folder that relative paths of the request start from.
     """
@@ -53,13 +53,14 @@ def resume_training_run(run_id: str, store: str | None = None, pool: str | None 
     Args:
         run_id: Which run: `run-…`, as `simyard runs list` shows it.
         store: URL of the store, or the name of a block (`job-store/NAME`); the site's own store by default.
-        pool: Work pool that has the simulator; by default everything runs in this process.
+        pool: Work pool that has the simulator; by default the site's, or this process where it has none.
     """
     return _ending(drive_run(run_id, absolute(store or Site.from_env().store), pool))
 
 
 def drive_run(run_id: str, store: str, pool: str | None) -> dict[str, Any]:
     """Take a run that is in the store to its end, and return its result; a store or a server may be away meanwhile."""
+    pool = pool or Site.from_env().pool
     result = through_outages(lambda: _drive(run_id, store, pool), get_run_logger().warning)
     iteration.report(result, store)
     return result

@@ -8,7 +8,9 @@ from prefect import flow, get_run_logger
 
 from simyard.blocks.reference import open_store
 from simyard.runner.errors import RequestError
+from simyard.runner.spec import AttemptSpec
 from simyard.site import Site
+from simyard.store.store import Store
 from simyard.tasks.attempt import Observer, run_attempt
 from simyard.tasks.frame import load_spec
 from simyard.tasks.launch import next_attempt, raise_failure
@@ -33,8 +35,13 @@ def run_job(job_id: str, attempt: int, store: str) -> None:
             code="attempt_begun",
             advice="Attempts never share files: let the control flow launch a new one.",
         )
+    run_here(replace(spec, number=attempt), opened)
+
+
+def run_here(attempt: AttemptSpec, store: Store) -> None:
+    """Run an attempt, or one machine's part of it, in this process; raise what it failed of."""
     logger = get_run_logger()
     observer = Observer(lines=lambda lines: logger.info("\n".join(lines)), why_stopped=why_stopped)
     with Sessions(Site.from_env()) as sessions:
-        outcome = run_attempt(replace(spec, number=attempt), opened, sessions, observer)
+        outcome = run_attempt(attempt, store, sessions, observer)
     raise_failure(outcome)

@@ -30,7 +30,7 @@ def train(
     Args:
         request: What to train.
         store: URL of the store, or the name of a block (`job-store/NAME`); the site's own store by default.
-        pool: Work pool that has the simulator; by default the job runs in this process.
+        pool: Work pool that has the simulator; by default the site's, or this process where it has none.
         job_id: Id for the job; by default made from the flow run's, so that a retried run goes on with its job.
         base: Folder that relative paths of the request start from.
     """
@@ -57,7 +57,7 @@ def rerun(job_id: str, store: str | None = None, pool: str | None = None) -> Sta
     Args:
         job_id: Which job: `job-…`, as `simyard jobs list` shows it.
         store: URL of the store, or the name of a block (`job-store/NAME`); the site's own store by default.
-        pool: Work pool that has the simulator; by default the job runs in this process.
+        pool: Work pool that has the simulator; by default the site's, or this process where it has none.
     """
     store = absolute(store or Site.from_env().store)
     request = stages.take_up(job_id, store)

@@ -50,6 +50,9 @@ SIGNATURES: tuple[Signature, ...] = (
          "Accept NVIDIA's licence in the request (acceptNvidiaEula)."),
     _row("assets_unreachable", _I, r"Unable to find the file: https?://|FileNotFoundError: .*https?://.*\.usd",
          "There is no route to NVIDIA's asset store: stage the assets and set ISAACSIM_ASSET_ROOT."),
+    _row("ranks_apart", _I, r"The ranks cannot talk to each other",
+         "Let the machines of the pool reach each other on every port, name the interface in NCCL_SOCKET_IFNAME, and "
+         "give containers shared memory (shm_size, or ipc: host); NCCL_DEBUG=INFO says more."),
     _row("rank_lost", _I, r"Watchdog caught collective operation timeout",
          "Find the first dead rank; check shared memory (--ipc=host) and the network interface."),
     _row("policy_std_invalid", _U, r"normal expects all elements of std >= 0\.0",

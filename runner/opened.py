@@ -21,6 +21,8 @@ def open_results(paths: AttemptPaths, attempt: AttemptSpec, facts: Facts) -> lis
         Records of `name`, `sha256`, `finite` (False when a weight is NaN or infinite; None where there are no weights)
         and `error` (None, or why it does not open).
     """
+    if attempt.node:
+        return []  # the first machine collects
     if attempt.job.kind == "train":
         return open_checkpoints(paths, attempt, facts)
     # What an evaluation or an export writes is opened before it gets its name.

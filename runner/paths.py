@@ -107,6 +107,11 @@ class AttemptPaths:
         return self.root / "diagnostics.json"
 
     @property
+    def world(self) -> Path:
+        """Which ranks trained, and that each heard of all others; it becomes an artifact."""
+        return self.output / "world.json"
+
+    @property
     def versions(self) -> Path:
         """Packages, GPU, driver, image."""
         return self.root / "versions.json"

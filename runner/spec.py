@@ -212,7 +212,13 @@ class JobSpec(Wire):
     export: Export | None = None
     rollout: Rollout | None = None
     gpus: int | None = None
-    """GPUs for the workload; None takes one if there is one, 0 means the CPU."""
+    """GPUs of each machine; None takes one if there is one, 0 means the CPU."""
+    nodes: int = 1
+    """Machines that train together, each with as many GPUs."""
+    priority: str = "normal"
+    """`high`, `normal` or `low`: which of a pool's work queues it waits in."""
+    accepts_eula: bool = False
+    """Whether who sent it accepts NVIDIA's licence for Isaac Sim."""
     overrides: tuple[str, ...] = ()
     """The user's Hydra overrides, in order."""
     packages: tuple[InputFile, ...] = ()
@@ -243,6 +249,25 @@ class JobSpec(Wire):
         """How many iterations the policy has seen when the job is done."""
         return self.first_iteration + self.max_iterations
 
+    @property
+    def ranks(self) -> int:
+        """How many processes train together, a GPU each; 1 where the workload is one process."""
+        return self.nodes * max(self.gpus or 1, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class World(Wire):
+    """Where the processes of one attempt find each other: every machine of it is told the same, save its own number."""
+
+    node: int
+    """This machine, counted from 0; the first one collects."""
+    address: str
+    """Host name or address of the first machine, as the others reach it."""
+    port: int
+    """Where it listens."""
+    timestamp: str
+    """What the run's folder is called on all of them: `%Y-%m-%d_%H-%M-%S`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptSpec(Wire):
@@ -255,6 +280,13 @@ class AttemptSpec(Wire):
     """Iterations already done."""
     resume: ResumePoint | None = None
     """The checkpoint to take up, or None to start from scratch."""
+    world: World | None = None
+    """Where its ranks meet; None for a workload of one process."""
+
+    @property
+    def node(self) -> int:
+        """Which of the attempt's machines this is, counted from 0."""
+        return self.world.node if self.world else 0
 
 
 @dataclass(frozen=True, kw_only=True)

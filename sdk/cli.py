@@ -763,6 +763,40 @@ def up(host: str, port: int, prefect_port: int, jobs: int, store: str | None) ->
 
 
 @main.command()
+@click.option("--pool", metavar="NAME", help="A pool of GPU machines; without it what prefect.yaml has is sent.")
+@click.option(
+    "--type",
+    "pool_type",
+    default="process",
+    show_default=True,
+    metavar="TYPE",
+    help="Who starts an attempt: process, docker, kubernetes or ecs.",
+)
+@click.option("--image", metavar="IMAGE", help="Of the pool's containers.")
+@click.option("--gpus", type=click.IntRange(0, 100_000), help="GPUs that the pool's jobs may hold together.")
+@click.option(
+    "--project-gpus", multiple=True, metavar="PROJECT=N", help="GPUs that a project's jobs may hold together."
+)
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A variable of the base job template.")
+@STORE
+@click.option("--block", metavar="NAME", help="Save job-store/NAME: --store with the AWS_* credentials of this shell.")
+@click.option("--accept-nvidia-eula", "accept_eula", is_flag=True, help="For all jobs of the pool.")
+@click.option("--json", "as_json", is_flag=True, help="Print what changed as one JSON object.")
+@_plainly
+def deploy(as_json: bool, **wishes: Any) -> None:
+    """Have the Prefect server of PREFECT_API_URL know pools, deployments, limits and the store.
+
+    Done twice it changes nothing.
+    """
+    from simyard.commands.deploy import Wishes
+    from simyard.commands.deploy import deploy as command
+
+    changes = command(Wishes(**wishes), quiet=as_json)
+    if as_json:
+        click.echo(json.dumps(changes))
+
+
+@main.command()
 @click.argument("rollout", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--to", type=click.Choice(FORMATS), required=True, help="A Zarr v2 replay buffer, or one HDF5 file.")

@@ -60,10 +60,22 @@ class _Model(BaseModel):
 class ComputeConfig(_Model):
     """What to run on."""
 
-    num_nodes: int = Field(1, strict=True, ge=1, le=1)
-    """Machines; one for now."""
-    gpus_per_node: int | None = Field(None, strict=True, ge=0, le=1)
-    """GPUs; left out the job takes one if there is one, 0 means the CPU."""
+    num_nodes: int = Field(1, strict=True, ge=1, le=64)
+    """Machines that train one policy together; more than one needs a pool, and GPUs."""
+    gpus_per_node: int | None = Field(None, strict=True, ge=0, le=16)
+    """GPUs of each machine; left out the job takes one if there is one, 0 means the CPU."""
+    priority: Literal["high", "normal", "low"] = "normal"
+    """Which of a pool's work queues the job waits in."""
+    accept_nvidia_eula: bool = Field(False, strict=True)
+    """Whether you accept NVIDIA's licence for Isaac Sim; what needs Kit does not start without. A site may accept it
+    for all its jobs."""
+
+    @model_validator(mode="after")
+    def _machines_have_gpus(self) -> Self:
+        if self.num_nodes > 1 and self.gpus_per_node == 0:
+            raise ValueError(f"{self.num_nodes} machines train together on GPUs only; gpusPerNode is 0")
+        return self
+
     session: Literal["auto", "off"] = "auto"
     """`auto` takes a simulator that is warm where one fits; `off` starts one for this job alone."""
 

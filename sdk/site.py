@@ -13,6 +13,8 @@ from simyard.runner.errors import RequestError
 
 _KEPT_FROM_WORKLOADS = ("AWS_", "PREFECT_", "SIMYARD_")
 _GIVEN_TO_WORKLOADS = (SAFE_GLOBALS,)
+_LICENCES = {"ACCEPT_EULA": "Y", "OMNI_KIT_ACCEPT_EULA": "YES"}
+"""What tells Isaac Sim that its licence is accepted. An image may have these too: that is nobody's word."""
 _CACHE_GB = 20.0
 _USD_PER_GPU_HOUR = 2.99
 _FLOW_RUN = "PREFECT__FLOW_RUN_ID"
@@ -29,6 +31,10 @@ class Site:
     """`SIMYARD_STORE`, default the folder `store` in the home."""
     python: str
     """`SIMYARD_PYTHON`: the Python that has the simulator; default this one."""
+    pool: str | None = None
+    """`SIMYARD_POOL`: the work pool where attempts of jobs run that name none; default this process."""
+    accepts_eula: bool = False
+    """`SIMYARD_ACCEPT_NVIDIA_EULA`, `on` or `off`: whether NVIDIA's licence for Isaac Sim is accepted for all jobs."""
     cache_bytes: int = int(_CACHE_GB * 1e9)
     """`SIMYARD_CACHE_GB`, in gigabytes: how large the cache of inputs may become; 0 keeps none."""
     sessions: bool = True
@@ -50,6 +56,8 @@ class Site:
             home=home,
             store=os.environ.get("SIMYARD_STORE") or str(home / "store"),
             python=os.environ.get("SIMYARD_PYTHON") or sys.executable,
+            pool=os.environ.get("SIMYARD_POOL") or None,
+            accepts_eula=_on_or_off("SIMYARD_ACCEPT_NVIDIA_EULA", default="off"),
             cache_bytes=int(number_from_env("SIMYARD_CACHE_GB", _CACHE_GB, "gigabytes; 0 keeps no inputs here") * 1e9),
             sessions=_on_or_off("SIMYARD_SESSIONS", default="on"),
             require_gpu=_on_or_off("SIMYARD_REQUIRE_GPU", default="off"),
@@ -66,22 +74,30 @@ class Site:
         """Sessions that this machine keeps, a folder each; containers that may use them mount the home."""
         return self.home / "sessions"
 
-    def attempt_folder(self, job_id: str, number: int) -> Path:
-        """The scratch folder of an attempt."""
-        return self.home / "work" / job_id / f"{number:03d}-{os.getpid()}"
+    def attempt_folder(self, job_id: str, number: int, node: int = 0) -> Path:
+        """The scratch folder of an attempt; several of its machines may share a home."""
+        own = job_id if node == 0 else f"{job_id}.{node}"
+        return self.home / "work" / own / f"{number:03d}-{os.getpid()}"
 
     @property
     def has_own_assets(self) -> bool:
         """Whether `ISAACSIM_ASSET_ROOT` is set: then nothing else is looked at."""
         return "ISAACSIM_ASSET_ROOT" in os.environ
 
-    def workload_env(self, *, embedded_assets: bool = True) -> dict[str, str]:
-        """The environment of a workload: this one without our credentials, and what simulation needs."""
+    def workload_env(self, *, embedded_assets: bool = True, accepts_eula: bool = False) -> dict[str, str]:
+        """The environment of a workload: this one without our credentials, and what simulation needs.
+
+        Args:
+            embedded_assets: Whether the assets of installed packages serve where no others are set.
+            accepts_eula: Whether who sent the job accepts NVIDIA's licence; the site may do so for all.
+        """
         env = {
             key: value
             for key, value in os.environ.items()
-            if not key.startswith(_KEPT_FROM_WORKLOADS) or key in _GIVEN_TO_WORKLOADS
+            if (not key.startswith(_KEPT_FROM_WORKLOADS) or key in _GIVEN_TO_WORKLOADS) and key not in _LICENCES
         }
+        if accepts_eula or self.accepts_eula:
+            env |= _LICENCES
         # One thread: on a CPU the solver's small kernels spend ten times longer in thread hand-over than in work.
         env.setdefault("OMP_NUM_THREADS", "1")
         env.setdefault("GIT_PYTHON_REFRESH", "quiet")  # git may be absent; only the code diff needs it

@@ -1,6 +1,6 @@
 """Opening the object store behind a `Store`: a folder, or a bucket with its endpoint, credentials and patience.
 
-How a bucket is reached is decided by `Access` alone; what is not given, obstore takes from the AWS_* variables.
+How a bucket is reached is decided by `Access` alone; what is not given comes from the AWS_* variables.
 """
 
 from __future__ import annotations
@@ -33,15 +33,25 @@ OPTIONS = {
     "session_token": "for temporary credentials",
     "ca_bundle": "path of a PEM file with further certificate authorities",
     "timeout_s": "seconds after which a dead server is given up",
+    "addressing_style": "'path' or 'virtual': whether the bucket's name is in the path or in the host's name",
+    "checksum": "'sha256' or 'none': whether a checksum is sent, and kept by the server, with each object",
+    "sse": "how the server encrypts objects: 'AES256', 'aws:kms' or 'aws:kms:dsse'",
+    "sse_kms_key_id": "the KMS key, for the two that have one",
+    "sse_bucket_key": "'true' or 'false', for 'aws:kms'",
 }
 """What `Store.open` takes in `options` for a bucket."""
+
+ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
+"""What may be asked of a server. A key of the customer's own (SSE-C) is not among them: whoever reads needs it too."""
 
 DEFAULT_TIMEOUT_S = 60.0
 """Seconds until a dead server is an error: long enough for a load balancer to be replaced, short enough to notice."""
 
 
-def open_backend(location: Location, options: Mapping[str, str], credentials: Credentials | None) -> Any:
-    """Return the obstore store for a location.
+def open_backend(
+    location: Location, options: Mapping[str, str], credentials: Credentials | None
+) -> tuple[Any, Access | None]:
+    """Return the obstore store for a location, and how its bucket is reached; None for a folder.
 
     Raises:
         RequestError: An option is unknown or malformed.
@@ -52,8 +62,9 @@ def open_backend(location: Location, options: Mapping[str, str], credentials: Cr
         if name not in allowed:
             raise unknown("store option", name, allowed, code="bad_store_option")
     if location.folder:
-        return _open_folder(location.folder)
-    return _open_bucket(location, Access.decide(options, credentials))
+        return _open_folder(location.folder), None
+    access = Access.decide(options, credentials)
+    return _open_bucket(location, access), access
 
 
 def _open_folder(folder: Path) -> Any:
@@ -64,6 +75,37 @@ def _open_folder(folder: Path) -> Any:
             f"Cannot open the folder {str(folder)!r} as a store: {str(error).splitlines()[0]}",
             advice="Give the path of a folder you may write in.",
         ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encryption:
+    """What the server is asked to do with every object that is written; its own default where nothing is set."""
+
+    algorithm: str | None
+    """One of `ENCRYPTIONS`."""
+    kms_key_id: str | None
+    """None for the account's own key."""
+    bucket_key: str | None
+    """`true` or `false`; None for the bucket's own setting."""
+
+    @classmethod
+    def decide(cls, options: Mapping[str, str]) -> Encryption:
+        """Take what is given, then what the environment says, each for itself: obstore does so too.
+
+        Raises:
+            RequestError: A value is not allowed, or two of them do not fit.
+        """
+        chosen = cls(
+            algorithm=_setting(options, "sse", "AWS_SERVER_SIDE_ENCRYPTION", ENCRYPTIONS),
+            kms_key_id=_setting(options, "sse_kms_key_id", "AWS_SSE_KMS_KEY_ID"),
+            bucket_key=_setting(options, "sse_bucket_key", "AWS_SSE_BUCKET_KEY_ENABLED", ("true", "false")),
+        )
+        kms = ENCRYPTIONS[1:]
+        if chosen.kms_key_id and chosen.algorithm not in kms:
+            raise _misfit("sse_kms_key_id (AWS_SSE_KMS_KEY_ID)", chosen.kms_key_id, chosen.algorithm, kms)
+        if chosen.bucket_key and chosen.algorithm != "aws:kms":
+            raise _misfit("sse_bucket_key (AWS_SSE_BUCKET_KEY_ENABLED)", chosen.bucket_key, chosen.algorithm, kms[:1])
+        return chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +122,12 @@ class Access:
     """Seconds after which a dead server is given up."""
     credentials: Credentials | None
     """None for those in the AWS_* variables, or of the machine's role."""
+    virtual_hosted: bool
+    """Whether the bucket's name is in the host's name; else it is in the path, which servers other than AWS expect."""
+    checksum: bool
+    """Whether the server gets a SHA-256 checksum to keep; that a body arrives as it was sent is checked anyway."""
+    encryption: Encryption
+    """Of what is written."""
 
     @classmethod
     def decide(cls, options: Mapping[str, str], credentials: Credentials | None) -> Access:
@@ -89,13 +137,22 @@ class Access:
             RequestError: An option is malformed.
         """
         regions = (options.get("region"), os.environ.get("AWS_REGION"), os.environ.get("AWS_DEFAULT_REGION"))
+        endpoint = _endpoint(options)
         return cls(
-            endpoint=_endpoint(options),
+            endpoint=endpoint,
             region=next(filter(None, regions), "us-east-1"),
             ca_bundle=options.get("ca_bundle") or os.environ.get("AWS_CA_BUNDLE"),
             patience_s=_timeout_s(options),
             credentials=credentials or _given_keys(options),
+            virtual_hosted=_is_virtual_hosted(options, endpoint),
+            checksum=_setting(options, "checksum", None, ("sha256", "none"), "none" if endpoint else "sha256")
+            == "sha256",
+            encryption=Encryption.decide(options),
         )
+
+    def is_virtual(self, bucket: str) -> bool:
+        """Tell whether this bucket's name is in the host's name: no certificate covers one with a dot."""
+        return self.virtual_hosted and "." not in bucket
 
     @property
     def connect_s(self) -> float:
@@ -113,13 +170,27 @@ class Access:
         return self.patience_s * 0.7
 
     @property
+    def repeat_s(self) -> float:
+        """Seconds in which a call that failed is made again: fewer than a call takes that nobody answers."""
+        return self.patience_s * 0.55
+
+    @property
     def pauses_s(self) -> tuple[float, float]:
         """The first and the longest pause between two tries."""
         return self.patience_s / 300, self.patience_s / 12
 
 
 def _open_bucket(location: Location, access: Access) -> Any:
-    config = {"aws_endpoint_url_s3": access.endpoint, "region": access.region}
+    is_virtual = access.is_virtual(location.bucket)
+    config = {
+        "aws_endpoint_url_s3": _host_of_bucket(access.endpoint, location.bucket) if is_virtual else access.endpoint,
+        "region": access.region,
+        "virtual_hosted_style_request": str(is_virtual).lower(),
+        "checksum_algorithm": "sha256" if access.checksum else None,
+        "server_side_encryption": access.encryption.algorithm,
+        "sse_kms_key_id": access.encryption.kms_key_id,
+        "sse_bucket_key_enabled": access.encryption.bucket_key,
+    }
     client: dict[str, Any] = {
         "allow_http": bool(access.endpoint and access.endpoint.startswith("http://")),
         "connect_timeout": timedelta(seconds=access.connect_s),
@@ -152,6 +223,47 @@ def _open_bucket(location: Location, access: Access) -> Any:
             code="bad_store_option",
             advice="Check the AWS_* variables and the store's options.",
         ) from error
+
+
+def _host_of_bucket(endpoint: str | None, bucket: str) -> str | None:
+    return endpoint and endpoint.replace("://", f"://{bucket}.", 1)
+
+
+def _setting(
+    options: Mapping[str, str],
+    option: str,
+    variable: str | None,
+    allowed: tuple[str, ...] = (),
+    default: str | None = None,
+) -> str | None:
+    """Return an option, or the variable that stands for it.
+
+    Raises:
+        RequestError: It is none of those allowed.
+    """
+    given = options.get(option) or (variable and os.environ.get(variable))
+    if not given:
+        return default
+    if allowed and given not in allowed:
+        source = option if options.get(option) else variable
+        raise unknown(f"value of {source}", given, allowed, code="bad_store_option")
+    return given
+
+
+def _misfit(what: str, value: str, algorithm: str | None, fitting: tuple[str, ...]) -> RequestError:
+    return RequestError(
+        f"{what} is {value!r}, and sse (AWS_SERVER_SIDE_ENCRYPTION) is {algorithm!r}.",
+        code="bad_store_option",
+        advice=f"It belongs to sse {' or '.join(map(repr, fitting))}: set that, or leave it out.",
+    )
+
+
+def _is_virtual_hosted(options: Mapping[str, str], endpoint: str | None) -> bool:
+    style = _setting(options, "addressing_style", None, ("path", "virtual"))
+    if style:
+        return style == "virtual"
+    flag = _setting({}, "", "AWS_VIRTUAL_HOSTED_STYLE_REQUEST", ("true", "false"))
+    return flag == "true" if flag else endpoint is None
 
 
 def _endpoint(options: Mapping[str, str]) -> str | None:

@@ -43,6 +43,11 @@ _KNOWN = (
         "store_unreachable",
         "Check that the endpoint (AWS_ENDPOINT_URL) is right and can be reached from here, then try again.",
     ),
+    (
+        "SlowDown|ServiceUnavailable|InternalError|TooManyRequests|5[0-9][0-9] ",
+        "store_busy",
+        "The server was asked again for a while. Try again later; with less at a time if it is throttled.",
+    ),
     (r"os error 28\b|Errno 28\b", "store_full", "Free some disk space, then try again."),
     (
         r"os error (20|21)\b|Errno (20|21)\b",
@@ -51,6 +56,14 @@ _KNOWN = (
     ),
     (r"os error (1|13)\b|Errno (1|13)\b", "store_denied", "Check who owns the store's folder."),
     ("InvalidPath", "foreign_object", "Another program wrote there: give simyard a prefix of its own in the bucket."),
+)
+
+
+# What may be gone at the next try, and obstore does not try again: an answer that breaks off, a body that arrives
+# damaged or too slowly, a multipart upload whose end was not heard of.
+_PASSING = re.compile(
+    "error sending request|body error|InternalError|SlowDown|ServiceUnavailable|RequestTimeout|IncompleteBody|BadDigest"
+    "|XAmzContentSHA256Mismatch|NoSuchUpload|OperationAborted|ConditionalRequestConflict"
 )
 
 
@@ -82,6 +95,11 @@ def failure(action: str, address: str, error: BaseException, *, absent_is_missin
     reason = f"{answer[1]}: {answer[2]}" if answer else " ".join(text.split())[:300]
     code, advice = _explain(f"{type(error).__name__} {text} {inner}")
     return StoreError(f"Cannot {action} {address!r}: {reason.rstrip('.')}.", code=code, advice=advice)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Tell whether the same call of a bucket may succeed when it is made again."""
+    return bool(_PASSING.search(str(error)))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ idempotency/<sha256 of the key>.json      which job or run a key stands for
 jobs/<job_id>/job.json                    the frozen spec: enough to run the job again
 jobs/<job_id>/cancel.json                 somebody asked the job to stop
 jobs/<job_id>/attempts/<n>/…              what one attempt left: written by that attempt alone
+jobs/<job_id>/attempts/<n>/nodes/<k>/…    what its further machines left, where it had several
 jobs/<job_id>/artifacts/…                 what the job promised
 jobs/<job_id>/result.json                 how the job ended, whatever the end
 jobs/<job_id>/artifact_manifest.json      the commit marker of a success, written last
@@ -236,9 +237,33 @@ class AttemptKeys:
         """Everything else the attempt left, under the artifact's own name."""
         return f"{self.prefix}/files"
 
+    @property
+    def meeting(self) -> str:
+        """Where the machines of the attempt meet; the first one writes it."""
+        return f"{self.prefix}/meeting.json"
+
+    @property
+    def go(self) -> str:
+        """The first machine's word that all are ready."""
+        return f"{self.prefix}/go.json"
+
+    @property
+    def machine_lost(self) -> str:
+        """What became of a machine that cannot say so itself; the control flow writes it."""
+        return f"{self.prefix}/machine_lost.json"
+
+    @property
+    def ready(self) -> str:
+        """A machine's word that it could begin."""
+        return f"{self.prefix}/ready.json"
+
     def file(self, name: str) -> str:
         """The key of one such file."""
         return f"{self.files}/{name}"
+
+    def node(self, number: int) -> AttemptKeys:
+        """The keys of one of the attempt's machines; the first one, 0, has the attempt's own."""
+        return AttemptKeys(f"{self.prefix}/nodes/{number:03d}") if number else self
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 An upload goes on with an unfinished multipart upload of the key, whoever began it. A part that is there is kept when
 its ETag is the MD5 digest of the same piece of the local file. That is so on AWS, MinIO, Ceph, R2 and their like, but
-not in a bucket that encrypts with SSE-KMS or SSE-C: there an upload works, and begins anew each time.
+not in a bucket that encrypts with SSE-KMS or SSE-C: there an upload works, and begins anew each time. So it does where
+the store's options ask for encryption: no server tells how an unfinished upload will be encrypted.
 
 An upload that nobody goes on with stays in the bucket, unseen: give it a lifecycle rule that aborts those.
 """
@@ -42,7 +43,7 @@ REFRESH_S = 60
 
 _CAUGHT = (exceptions.BotoCoreError, exceptions.ClientError)
 _UNREACHABLE = (exceptions.ConnectionError, exceptions.HTTPClientError)
-_GARBLED = ("RequestTimeout", "IncompleteBody", "BadDigest")
+_GARBLED = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "OperationAborted")
 
 T = TypeVar("T")
 
@@ -80,8 +81,8 @@ class _Upload:
         location, options, credentials = store.opened_with
         self._file = file
         self._access = Access.decide(options, credentials)
-        self._client = _open_client(self._access)
         self._bucket = location.bucket
+        self._client = _open_client(self._access, self._bucket)
         self._key = f"{location.prefix}/{file.key}".removeprefix("/")
         self._stopped = threading.Event()
 
@@ -96,21 +97,32 @@ class _Upload:
                     self._stopped.set()
                     pool.shutdown(cancel_futures=True)
                     raise
-        except RequestError:  # the parts of another content
-            with suppress(*_CAUGHT):
-                self._client.abort_multipart_upload(**upload)
+        except BaseException as error:
+            # The parts of another content, or parts that no later upload may go on with.
+            if isinstance(error, RequestError) or self._access.encryption.algorithm:
+                with suppress(*_CAUGHT):
+                    self._client.abort_multipart_upload(**upload)
             raise
         parts = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)]
         self._patiently(lambda: self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}))
 
     def _find(self) -> str | None:
+        if self._access.encryption.algorithm:
+            return None
         pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=self._key)
         found = self._patiently(pages.build_full_result).get("Uploads", [])
         return next((entry["UploadId"] for entry in found if entry["Key"] == self._key), None)
 
     def _begin(self) -> str:
+        encryption = self._access.encryption
+        asked = {
+            "ServerSideEncryption": encryption.algorithm,
+            "SSEKMSKeyId": encryption.kms_key_id,
+            "BucketKeyEnabled": encryption.bucket_key and encryption.bucket_key == "true",
+        }
+        given = {name: value for name, value in asked.items() if value is not None}
         begin = self._client.create_multipart_upload
-        return str(self._patiently(lambda: begin(Bucket=self._bucket, Key=self._key))["UploadId"])
+        return str(self._patiently(lambda: begin(Bucket=self._bucket, Key=self._key, **given))["UploadId"])
 
     def _send_parts(
         self, upload: dict[str, str], path: str | os.PathLike[str], progress: Progress, pool: ThreadPoolExecutor
@@ -177,7 +189,7 @@ def _may_pass(error: Exception) -> bool:
     return status >= 500 or status == 429 or _code(error) in _GARBLED
 
 
-def _open_client(access: Access) -> Any:
+def _open_client(access: Access, bucket: str) -> Any:
     session = botocore.session.Session()
     # obstore reads neither ~/.aws nor a profile, and the two must not be two accounts.
     for name, value in {"config_file": os.devnull, "credentials_file": os.devnull, "profile": None}.items():
@@ -193,7 +205,7 @@ def _open_client(access: Access) -> Any:
             connect_timeout=access.connect_s,
             read_timeout=access.silence_s,
             retries={"total_max_attempts": 1},
-            s3={"addressing_style": "path"},
+            s3={"addressing_style": "virtual" if access.is_virtual(bucket) else "path"},
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         ),

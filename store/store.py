@@ -5,6 +5,9 @@ a file that is written beside and renamed. A writer that is killed leaves nothin
 in a folder a file `NAME#1` that `delete_prefix` clears away, in a bucket an unfinished multipart upload (give the
 bucket a lifecycle rule that aborts those).
 
+A bucket that refuses, breaks off or damages what is sent is asked again, by obstore and here, and nothing is done
+twice by that: docs/stores.md says for how long, and what is checked.
+
 A store may be used from many threads. It must not be used in a process made by `fork` after its first use, because
 obstore's threads do not survive one: start such processes by `spawn` and open the store there.
 """
@@ -19,20 +22,22 @@ import os
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 import obstore
-from obstore.exceptions import AlreadyExistsError
+from obstore.exceptions import AlreadyExistsError, BaseError
 
 from simyard.runner.errors import RequestError, StoreError
 from simyard.store.backend import OPTIONS, Credentials, open_backend
-from simyard.store.failures import CAUGHT, KeyNotFound, failure, on_disk
+from simyard.store.failures import CAUGHT, KeyNotFound, failure, may_pass, on_disk
 from simyard.store.names import Location, check_key, check_prefix, is_being_written, parse_url
 
 __all__ = ["OPTIONS", "Credentials", "Entry", "KeyNotFound", "Stat", "Store", "check_key", "sha256_file"]
@@ -47,8 +52,16 @@ READ_BYTES = 4 * 1024 * 1024
 """Objects are read in pieces of this size."""
 MAX_SERVER_COPY_BYTES = 5 * 1024**3
 """S3 copies no larger object by itself; larger ones pass through this machine."""
+READS = 3
+"""How often an object that comes with another digest than it says is read: what damaged it may be the way here."""
 PROGRESS_SECONDS = 0.1
 """How often the caller of an upload hears of it, and may stop it."""
+_WRITE = "simyard-write"
+"""What an object in a bucket says of itself: which call wrote it."""
+_SHA256 = "simyard-sha256"
+"""What an object in a bucket says of itself: its digest, where the writer had all of it at hand."""
+
+T = TypeVar("T")
 
 OnBytes = Callable[[int], object]
 """Told how many more bytes were moved, on the caller's thread. An exception from it stops the transfer."""
@@ -89,7 +102,7 @@ class Store:
         """Use `Store.open`."""
         self._location = location
         self._root = location.folder
-        self._backend = open_backend(location, options, credentials)
+        self._backend, self._access = open_backend(location, options, credentials)
         self.opened_with = (location, dict(options), credentials)
         """What another store, or another client of the same one, is opened with; secrets included."""
 
@@ -152,27 +165,51 @@ class Store:
 
     def put_bytes(self, key: str, data: bytes) -> None:
         """Write an object, in place of any that was there."""
-        check_key(key)
-        try:  # and no `_failures`: for small objects that is a tenth of the time
-            self._backend.put(key, data, use_multipart=False)
-        except CAUGHT as error:
-            raise failure("write", self._location.join(key), error, absent_is_missing=False) from error
+        said = self._said(data)
+        self._call(
+            "write",
+            check_key(key),
+            lambda: self._backend.put(key, data, use_multipart=False, attributes=said),
+            absent_is_missing=False,
+        )
 
     def put_new(self, key: str, data: bytes) -> bool:
         """Write an object where there is none, and leave one that is there: of many writers exactly one does it.
 
         Returns:
-            Whether this call wrote it. False can also mean that it did and that the server's answer was lost; who must
-            know puts something of its own into the data, and reads it back.
+            Whether this call wrote it, even where the server's answer was lost.
         """
-        with self._failures("write", check_key(key), absent_is_missing=False):
+        said = self._said(data)
+
+        def put() -> bool:
             try:
-                self._backend.put(key, data, mode="create", use_multipart=False)
+                self._backend.put(key, data, mode="create", use_multipart=False, attributes=said)
             except AlreadyExistsError as error:
                 if self._root and (self._root / key).is_dir():
                     raise IsADirectoryError(errno.EISDIR, "it is a folder") from error
-                return False
-        return True
+                try:
+                    # It may be there because an answer was lost, and then this call has put it there.
+                    return said is not None and self._says(key, said)
+                except FileNotFoundError:  # somebody deletes or writes it at this moment: once more
+                    raise InterruptedError("ConditionalRequestConflict: it was there and is not") from error
+            return True
+
+        return self._call("write", check_key(key), put, absent_is_missing=False)
+
+    def _said(self, data: bytes) -> dict[str, str] | None:
+        """Return what an object says of itself; on a disk, nothing."""
+        if self._root:
+            return None
+        return {_WRITE: secrets.token_hex(8), _SHA256: hashlib.sha256(data).hexdigest()}
+
+    def _says(self, key: str, said: Mapping[str, str]) -> bool:
+        """Tell whether what is under a key in a bucket was written by the call that says so.
+
+        Raises:
+            FileNotFoundError: There is none, or none any more.
+        """
+        found = self._backend.get(key, options={"head": True}).attributes
+        return bool(found.get(_WRITE) == said[_WRITE])
 
     def put_json(self, key: str, obj: Any) -> None:
         """Write an object as JSON, indented for people.
@@ -195,34 +232,81 @@ class Store:
         with on_disk("read", path), open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > PART_BYTES:
-                self._put_parts(key, read_pieces(file, size, part_bytes(size)), size, on_bytes)
+
+                def pieces() -> Iterator[bytes]:
+                    file.seek(0)
+                    return read_pieces(file, size, part_bytes(size))
+
+                self._put_parts(key, pieces, size, on_bytes)
                 return
             data = file.read(size)
         self.put_bytes(key, data)
         if on_bytes and data:
             on_bytes(len(data))
 
-    def _put_parts(self, key: str, pieces: Iterator[bytes], size: int, on_bytes: OnBytes | None = None) -> None:
+    def _put_parts(
+        self, key: str, pieces: Callable[[], Iterator[bytes]], size: int, on_bytes: OnBytes | None = None
+    ) -> None:
         # obstore drives the iterator inside its own runtime, where any use of a store panics. So it gets a thread, and
         # `on_bytes` and signals (a cancellation) are served here.
-        upload = _Upload(pieces)
+        chunk_bytes = part_bytes(size)
+        said = None if self._root else {_WRITE: secrets.token_hex(8)}
+        told = 0
+
+        def reach(position: int) -> None:
+            nonlocal told
+            if on_bytes and position > told:  # when the file is sent again, what was told is not told again
+                on_bytes(position - told)
+            told = max(position, told)
 
         def put() -> None:
-            chunk_bytes = part_bytes(size)
-            self._backend.put(key, upload, use_multipart=True, chunk_size=chunk_bytes, max_concurrency=UPLOADS_AT_ONCE)
+            upload = _Upload(pieces())
 
-        with self._failures("write", key, absent_is_missing=False), ThreadPoolExecutor(1) as pool:
-            upload.watch(pool.submit(put), on_bytes)
+            def send() -> None:
+                self._backend.put(
+                    key, upload, use_multipart=True, chunk_size=chunk_bytes, max_concurrency=UPLOADS_AT_ONCE,
+                    attributes=said,
+                )  # fmt: skip
+
+            with ThreadPoolExecutor(1) as pool:
+                try:
+                    upload.watch(pool.submit(send), reach)
+                except BaseError as error:
+                    # Where the last answer was lost, all of it is there; what follows a lost answer says otherwise.
+                    if said is None or not may_pass(error) or not self._is_there(key, said):
+                        raise
+
+        self._call("write", key, put, absent_is_missing=False)
+
+    def _is_there(self, key: str, said: Mapping[str, str]) -> bool:
+        try:
+            return self._says(key, said)
+        except CAUGHT:
+            return False
 
     # Reading
 
     def get_bytes(self, key: str) -> bytes:
-        """Return an object's content."""
+        """Return an object's content.
+
+        Raises:
+            StoreError: It is not what was written.
+        """
         check_key(key)
-        try:
-            return cast("bytes", self._backend.get(key).bytes().to_bytes())
-        except CAUGHT as error:
-            raise failure("read", self._location.join(key), error) from error
+        for left in reversed(range(READS)):
+            data, sha256 = self._call("read", key, lambda: self._read(key))
+            found = sha256 and hashlib.sha256(data).hexdigest()
+            if found == sha256:
+                break
+            if not left:
+                raise self._wrong_digest(key, str(found), str(sha256))
+        return data
+
+    def _read(self, key: str) -> tuple[bytes, str | None]:
+        """Return an object's content, and the digest that it should have where it says so."""
+        result = self._backend.get(key)
+        sha256 = None if self._root else result.attributes.get(_SHA256)
+        return cast("bytes", result.bytes().to_bytes()), sha256
 
     def get_json(self, key: str) -> Any:
         """Return an object's content as JSON types.
@@ -253,7 +337,7 @@ class Store:
         Args:
             key: Where from.
             path: The file; one that exists is replaced.
-            sha256: The digest that the content must have, in hexadecimal digits.
+            sha256: The digest that the content must have, in hexadecimal digits; what the object says where None.
             on_bytes: Told of progress.
 
         Raises:
@@ -262,44 +346,63 @@ class Store:
         target = Path(path)
         partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}.partial")
         digest = hashlib.sha256()
-        stream = self._stream(check_key(key))
+        stream, said = self._stream(check_key(key))
+        sha256 = sha256 or said
         try:
             with on_disk("write", target):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with partial.open("xb") as file:
-                    while piece := self._next(key, stream):
+                    for piece in stream:
                         file.write(piece)
                         if sha256 is not None:
                             digest.update(piece)
                         if on_bytes:
                             on_bytes(len(piece))
-                if sha256 is not None:
-                    self._check_digest(key, digest.hexdigest(), sha256)
+                if sha256 is not None and digest.hexdigest() != sha256.lower():
+                    raise self._wrong_digest(key, digest.hexdigest(), sha256)
                 partial.replace(target)
         finally:
             with suppress(OSError):  # it has become the file, or there is no such folder
                 partial.unlink()
 
-    def _stream(self, key: str) -> Iterator[bytes]:
-        """Open an object; when it is replaced meanwhile, the old content goes on coming."""
-        with self._failures("read", key):
-            if not self._root:
-                return cast("Iterator[bytes]", self._backend.get(key).stream(READ_BYTES))
+    def _stream(self, key: str) -> tuple[Iterator[bytes], str | None]:
+        """Open an object, and return the digest it says; when it is replaced meanwhile, the old content goes on."""
+        if self._root:
             # obstore reads a file in pieces of 8 kB, each handed from one thread to another: several times slower.
-            self._backend.head(key)
-            return _all_pieces(open(self._root / key, "rb", buffering=0))
+            with self._failures("read", key):
+                self._backend.head(key)
+                return _all_pieces(open(self._root / key, "rb", buffering=0)), None
+        result = self._call("read", key, lambda: self._backend.get(key))
+        return self._pieces(key, result), result.attributes.get(_SHA256)
 
-    def _next(self, key: str, stream: Iterator[bytes]) -> bytes:
-        with self._failures("read", key):
-            return next(stream, b"")
+    def _pieces(self, key: str, result: Any) -> Iterator[bytes]:
+        """Yield an object's content; when it breaks off, the rest of the same content is asked for.
 
-    def _check_digest(self, key: str, found: str, expected: str) -> None:
-        if found != expected.lower():
-            raise StoreError(
-                f"{self.url(key)!r} has the SHA-256 digest {found!r}, not {expected!r}.",
-                code="digest_mismatch",
-                advice="The object was changed or damaged: upload it again.",
-            )
+        obstore does so too, but only in the first seconds, however long a download takes.
+        """
+        etag, size, position = result.meta["e_tag"], result.meta["size"], 0
+        stream, moved = iter(result.stream(READ_BYTES)), time.monotonic()
+        while position < size:
+            try:
+                piece = next(stream)
+            except StopIteration:
+                return
+            except CAUGHT as error:
+                if not self._may_repeat(error, moved):
+                    raise failure("read", self._location.join(key), error) from error
+                rest: dict[str, Any] = {"range": {"offset": position}, "if_match": etag}
+                result = self._call("read", key, partial(self._backend.get, key, options=rest))
+                stream = iter(result.stream(READ_BYTES))
+            else:
+                position, moved = position + len(piece), time.monotonic()
+                yield piece
+
+    def _wrong_digest(self, key: str, found: str, expected: str) -> StoreError:
+        return StoreError(
+            f"{self.url(key)!r} has the SHA-256 digest {found!r}, not {expected!r}.",
+            code="digest_mismatch",
+            advice="The object was changed or damaged: upload it again.",
+        )
 
     def exists(self, key: str) -> bool:
         """Tell whether there is an object under this key; a folder is none. A bucket that is not there has none."""
@@ -311,28 +414,28 @@ class Store:
 
     def stat(self, key: str) -> Stat:
         """Return an object's size and time."""
-        with self._failures("read", check_key(key)):
-            meta = self._backend.head(key)
+        meta = self._call("read", check_key(key), lambda: self._backend.head(key))
         return Stat(size_bytes=meta["size"], modified=meta["last_modified"])
 
     def list(self, prefix: str = "") -> builtins.list[Entry]:
         """Return every object below a folder, at any depth, sorted by key."""
         prefix = check_prefix(prefix)
-        with self._failures("list", prefix):
-            entries = [
+
+        def entries() -> builtins.list[Entry]:
+            return [
                 Entry(meta["size"], meta["last_modified"], meta["path"])
                 for chunk in self._backend.list(prefix or None, chunk_size=1000)
                 for meta in chunk
                 # A bucket's console makes a folder as an empty object of the same name.
                 if meta["path"] != prefix and not is_being_written(meta["path"])
             ]
-        return sorted(entries, key=lambda entry: entry.key)
+
+        return sorted(self._call("list", prefix, entries), key=lambda entry: entry.key)
 
     def list_dirs(self, prefix: str = "") -> builtins.list[str]:
         """Return the names of the folders right below a folder, sorted. A folder is where an object lies below."""
         prefix = check_prefix(prefix)
-        with self._failures("list", prefix):
-            found = self._backend.list_with_delimiter(prefix or None)["common_prefixes"]
+        found = self._call("list", prefix, lambda: self._backend.list_with_delimiter(prefix or None)["common_prefixes"])
         if self._root:  # on a disk a folder can be empty, or hold nothing but what a killed writer left
             found = [folder for folder in found if self._holds_any(folder)]
         return sorted(folder.rpartition("/")[2] for folder in found)
@@ -356,8 +459,7 @@ class Store:
             self._copy_through_here(src, dst, size)
             return
         try:
-            with self._failures("copy", src):
-                self._backend.copy(src, dst)
+            self._call("copy", src, lambda: self._backend.copy(src, dst))
         except StoreError:
             # Some file systems have no second links, or not from one to another.
             if not self._root or not self.exists(src):
@@ -372,20 +474,26 @@ class Store:
             return False
 
     def _copy_through_here(self, src: str, dst: str, size: int) -> None:
-        with self._failures("read", src):
-            stream = self._backend.get(src).stream(part_bytes(size))
         # One obstore call may not wait inside another on the same thread.
         with ThreadPoolExecutor(1) as pool:
-            self._put_parts(dst, iter(lambda: pool.submit(next, stream, b"").result(), b""), size)
+
+            def pieces() -> Iterator[bytes]:
+                stream, _ = pool.submit(self._stream, src).result()
+                return iter(lambda: pool.submit(next, stream, b"").result(), b"")
+
+            self._put_parts(dst, pieces, size)
 
     def delete(self, key: str) -> None:
         """Delete an object; one that is not there is deleted already."""
-        with self._failures("delete", check_key(key)):
+
+        def delete() -> None:
             try:
                 self._backend.delete(key)
             except FileNotFoundError as error:
                 if "NoSuchBucket" in str(error):
                     raise
+
+        self._call("delete", check_key(key), delete)
 
     def delete_prefix(self, prefix: str) -> None:
         """Delete everything below a folder, and what killed writers left there.
@@ -403,9 +511,28 @@ class Store:
                 _remove_folder(self._root / prefix)
             return
         keys = [entry.key for entry in self.list(prefix)]
-        with self._failures("delete", prefix):
-            if keys:
-                self._backend.delete(keys)
+        if keys:
+            self._call("delete", prefix, lambda: self._backend.delete(keys))
+
+    def _call(self, action: str, key: str, call: Callable[[], T], *, absent_is_missing: bool = True) -> T:
+        """Call the store, and a bucket again where it may answer the next time; raise what went wrong otherwise."""
+        began = time.monotonic()
+        pause_s = 0.0
+        while True:
+            try:
+                return call()
+            except CAUGHT as error:
+                if not self._may_repeat(error, began):
+                    address = self._location.join(key)
+                    raise failure(action, address, error, absent_is_missing=absent_is_missing) from error
+            assert self._access
+            first_s, longest_s = self._access.pauses_s
+            pause_s = min(2 * pause_s or first_s, longest_s)
+            time.sleep(pause_s)
+
+    def _may_repeat(self, error: BaseException, began: float) -> bool:
+        """Tell whether to try again what failed, and was begun or last got on at this time."""
+        return bool(self._access and may_pass(error) and time.monotonic() - began < self._access.repeat_s)
 
     @contextmanager
     def _failures(self, action: str, key: str, *, absent_is_missing: bool = True) -> Iterator[None]:
@@ -433,16 +560,12 @@ class _Upload:
         self._taken += len(piece)
         return piece
 
-    def watch(self, done: Future[None], on_bytes: OnBytes | None) -> None:
-        """Wait for the end, telling of progress; stop the upload when that raises."""
-        told = 0
+    def watch(self, done: Future[None], reach: Callable[[int], object]) -> None:
+        """Wait for the end, telling how many bytes were taken; stop the upload when that raises."""
         try:
             while True:
                 ended = wait([done], timeout=PROGRESS_SECONDS).done
-                taken = self._taken
-                if on_bytes and taken > told:
-                    on_bytes(taken - told)
-                    told = taken
+                reach(self._taken)
                 if ended:
                     return done.result()
         except BaseException:

@@ -27,10 +27,11 @@ from simyard.runner.spec import AttemptSpec, Facts, InputFile
 from simyard.runner.supervise import Ending, Watched, supervise
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
-from simyard.tasks.judge import diagnostics, judge, last_traceback
+from simyard.tasks.judge import diagnostics, judge, judge_part, last_traceback
 from simyard.tasks.kinds import kind_of
 from simyard.tasks.mirror import Mirror
 from simyard.tasks.node_cache import NodeCache
+from simyard.tasks.nodes import Machines, a_world
 from simyard.tasks.sessions import Lease, Sessions, registering_module
 from simyard.tasks.telemetry import Telemetry, gpu_and_driver
 
@@ -93,9 +94,12 @@ def run_attempt(attempt: AttemptSpec, store: Store, sessions: Sessions, observer
     try:
         running.prepare()
         ending = running.supervise()
-        if ending.watched.end_marker and not running.gave_account():
-            running.open_afterwards()
-        failure = judge(ending, running.account(), running.log, runs_user_code=bool(attempt.job.rollout))
+        if attempt.node:
+            failure = judge_part(ending, running.account())
+        else:
+            if ending.watched.end_marker and not running.gave_account():
+                running.open_afterwards()
+            failure = judge(ending, running.account(), running.log, runs_user_code=bool(attempt.job.rollout))
     except SimyardError as error:
         failure, refused = error.failure, isinstance(error, RequestError)
     except BaseException as error:
@@ -113,8 +117,9 @@ class _Attempt:
         self.sessions = sessions
         self.site = site = sessions.site
         self.observer = observer
-        self.keys = JobKeys(spec.job.job_id).attempt(spec.number)
-        self.paths = AttemptPaths(site.attempt_folder(spec.job.job_id, spec.number))
+        self.keys = JobKeys(spec.job.job_id).attempt(spec.number).node(spec.node)
+        self.machines = Machines(store, spec.job, spec.number, spec.node) if spec.job.nodes > 1 else None
+        self.paths = AttemptPaths(site.attempt_folder(spec.job.job_id, spec.number, spec.node))
         _sweep(self.paths.root.parent)
         self.paths.make()
         self.kind = kind_of(spec.job)
@@ -135,6 +140,10 @@ class _Attempt:
         """Fetch inputs, install packages and have the simulator's environment check the job."""
         job = self.spec.job
         self._stage("staging")
+        if job.ranks > 1 and self.spec.world is None:
+            self.spec = replace(self.spec, world=a_world())
+            if self.machines is not None:
+                self.machines.invite(self.spec)
         # Before anything is fetched: what takes longest when it starts cold is importing the simulator.
         self.lease = self.sessions.take(job, self.store.url(), lambda note: self.log("staging", "note", note))
         workload = self.lease.workload
@@ -172,6 +181,8 @@ class _Attempt:
         write_json(self.paths.facts, self.facts.to_json())
         write_json(self.paths.spec, self.spec.to_json())
         write_json(self.paths.versions, _versions(self.facts))
+        if self.machines is not None:
+            self.machines.gather(self._wait)
 
     def _fetch(self, file: InputFile) -> None:
         """Bring one input here, out of the node's cache if it has it, and write down how that went."""
@@ -198,12 +209,15 @@ class _Attempt:
         self._stage("launching")
         self.mirror.start()
         earlier = workload.jobs
+        limits = self.spec.job.limits
+        if self.spec.node:  # the first machine alone sees iterations, and ends the others
+            limits = replace(limits, first_iteration_s=limits.wall_s, iteration_s=limits.wall_s)
         with Telemetry(self.paths.telemetry, workload.pid):
             workload.run(self.paths)
             ending = supervise(
                 workload,
                 self.paths,
-                limits=self.spec.job.limits,
+                limits=limits,
                 reader=self.kind.reader(self.spec, self.facts),
                 watch=self._watch,
             )
@@ -303,9 +317,21 @@ class _Attempt:
         if self.mirror.cancel_requested.is_set():
             raise WorkloadError(CANCELED)
 
+    def _wait(self, what: str) -> None:
+        """Say what is waited for, and that this machine lives."""
+        if self.mirror.status["stage"] != what:
+            self.log("gathering", "note", what)
+        self.mirror.status["stage"] = what
+        self.mirror.beat()
+        self.observer.progress(self.mirror.status)
+        if self.mirror.cancel_requested.is_set() or self.observer.canceled():
+            raise WorkloadError(CANCELED)
+
     def _watch(self, seen: Watched) -> Failure | None:
         self._show(seen)
-        return CANCELED if self.mirror.cancel_requested.is_set() or self.observer.canceled() else None
+        if self.mirror.cancel_requested.is_set() or self.observer.canceled():
+            return CANCELED
+        return self.machines.lost() if self.machines is not None else None
 
     def _show(self, seen: Watched) -> None:
         status = self.mirror.status

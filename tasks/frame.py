@@ -24,12 +24,15 @@ class Resolved:
 
 def frame(request: JobRequest, job_id: str, **own: Any) -> JobSpec:
     """Return the job with what all kinds have in common; `own` are the fields that its kind knows."""
-    limits = request.timeouts
+    limits, compute = request.timeouts, request.compute_config
     return JobSpec(
         job_id=job_id,
         name=request.name,
         description=request.description,
-        gpus=request.compute_config.gpus_per_node,
+        gpus=compute.gpus_per_node if compute.num_nodes == 1 else compute.gpus_per_node or 1,
+        nodes=compute.num_nodes,
+        priority=compute.priority,
+        accepts_eula=compute.accept_nvidia_eula,
         overrides=request.overrides,
         limits=Limits(
             wall_s=limits.wall_seconds,
@@ -38,7 +41,7 @@ def frame(request: JobRequest, job_id: str, **own: Any) -> JobSpec:
             term_grace_s=limits.grace_seconds,
             close_grace_s=limits.close_seconds,
         ),
-        session=request.compute_config.session == "auto",
+        session=compute.session == "auto" and compute.num_nodes * (compute.gpus_per_node or 1) == 1,
         retries=request.retries,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         request=request.model_dump(mode="json", by_alias=True, exclude_unset=True),

@@ -40,6 +40,21 @@ def judge(
     return seen.hint or seen.stopped_because or _unexplained(ending, runs_user_code)
 
 
+def judge_part(ending: Ending, account: dict[str, Any] | None) -> Failure | None:
+    """Return why the part of one of an attempt's further machines failed; what came of the whole, the first one says.
+
+    Args:
+        ending: How the workload ended.
+        account: What it says of that itself; None where it said nothing.
+    """
+    seen = ending.watched
+    if seen.stopped_because:
+        return seen.stopped_because
+    if account and account["failure"] is None:
+        return None
+    return seen.failure or (Failure.from_json(account["failure"]) if account else _unexplained(ending, False))
+
+
 def _not_finite(name: str) -> Failure:
     return Failure(
         code="policy_not_finite",

@@ -64,13 +64,39 @@ def start(
         with folder.log.open("ab") as log:
             keeper = subprocess.Popen(
                 [site.python, "-m", "simyard.runner", "--session", str(folder.root)],
-                cwd=folder.root, env=site.workload_env(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                cwd=folder.root, env=site.workload_env(accepts_eula=job.accepts_eula), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
         return _await_ready(folder, keeper, watch)
     except BaseException:
         shutil.rmtree(folder.root, ignore_errors=True)  # a keeper that still runs ends when its files are gone
         raise
+
+
+def keep_one(
+    warm_up: Resolved, store: Store, site: Site, bounds: Bounds, hear: Callable[[str], None]
+) -> dict[str, Any]:
+    """Return a session of this machine that is for jobs like this one, a new one where it keeps none.
+
+    Args:
+        warm_up: The job, with its inputs.
+        store: Whose jobs it serves.
+        site: This machine.
+        bounds: Of a new session.
+        hear: Hears once of each thing that is waited for.
+    """
+    wanted = needs(site, warm_up.spec, store.url())
+    for _, state in alive_sessions(site):
+        if state["needs"] == wanted and state["state"] != "failed":
+            return state
+    said: set[str] = set()
+
+    def watch(what: str) -> None:
+        if what not in said:
+            said.add(what)
+            hear(what)
+
+    return start(warm_up.spec, warm_up, store, site, bounds, watch)
 
 
 def kept_sessions(site: Site) -> list[tuple[SessionFolder, dict[str, Any]]]:

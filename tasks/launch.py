@@ -82,6 +82,16 @@ def refuse_succeeded(store: Store, job_id: str) -> None:
         )
 
 
+def refuse_without_pool(spec: JobSpec, pool: str | None) -> None:
+    """Raise `RequestError` for a job of several machines that is to run in this process."""
+    if spec.nodes > 1 and pool is None:
+        raise RequestError(
+            f"computeConfig.numNodes is {spec.nodes}, and no pool was named.",
+            code="no_pool",
+            advice="Name one with --pool NAME, or SIMYARD_POOL: each machine is a flow run of it.",
+        )
+
+
 def worth_another(error: BaseException) -> bool:
     """Return True for a failure of the machine, not of the request."""
     return isinstance(error, SimyardError) and error.failure.category is Category.INFRA

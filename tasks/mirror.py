@@ -55,7 +55,7 @@ class Mirror:
         """The last failed upload, until one succeeds."""
         self._store = store
         self._job = JobKeys(attempt.job.job_id)
-        self._keys: AttemptKeys = self._job.attempt(attempt.number)
+        self._keys: AttemptKeys = self._job.attempt(attempt.number).node(attempt.node)
         self._attempt = attempt
         self._paths = paths
         self._sent: dict[Path, tuple[int, int]] = {}

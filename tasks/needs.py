@@ -33,7 +33,7 @@ def needs(site: Site, job: JobSpec, project: str, *, embedded_assets: bool = Tru
         project: Whose job it is: the URL of its store.
         embedded_assets: As for `Site.workload_env`.
     """
-    env = site.workload_env(embedded_assets=embedded_assets)
+    env = site.workload_env(embedded_assets=embedded_assets, accepts_eula=job.accepts_eula)
     return {
         "project": project,
         "simulator": job.simulator,

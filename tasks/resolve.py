@@ -17,7 +17,7 @@ from simyard.requests import (
 from simyard.runner.adapters import ADAPTERS, get_adapter
 from simyard.runner.archives import inspect
 from simyard.runner.errors import RequestError, unknown
-from simyard.runner.libraries import get_library
+from simyard.runner.libraries import LIBRARIES, get_library
 from simyard.runner.spec import Evaluation, Export, JobSpec, ResumePoint
 from simyard.store import keys
 from simyard.store.store import Store
@@ -57,6 +57,7 @@ def resolve(request: JobRequest, store: Store, job_id: str, base: Path | None = 
         case _:
             raise TypeError(f"no kind of job for {type(request).__name__}")
     _require_simulator(resolved.spec)
+    _require_one_process(resolved.spec)
     return resolved
 
 
@@ -65,6 +66,25 @@ def _require_simulator(spec: JobSpec) -> None:
     if spec.kind not in get_adapter(spec.simulator).kinds:
         able = [name for name, adapter in ADAPTERS.items() if spec.kind in adapter.kinds]
         raise unknown(f"simulator for a job of kind {spec.kind!r}:", spec.simulator, able, code="unknown_simulator")
+
+
+def _require_one_process(spec: JobSpec) -> None:
+    """Refuse several GPUs for what runs in one process."""
+    if spec.ranks == 1:
+        return
+    if spec.kind != "train":
+        raise RequestError(
+            f"The job asks for {spec.ranks} GPUs, and a job of kind {spec.kind!r} runs on one.",
+            code="too_many_gpus",
+            advice="Set computeConfig.gpusPerNode and numNodes to 1; only a training takes several.",
+        )
+    able = [name for name, library in LIBRARIES.items() if library.multi_gpu]
+    if spec.library not in able:
+        raise RequestError(
+            f"The job asks for {spec.ranks} GPUs, and rlLibrary {spec.library!r} trains on one.",
+            code="too_many_gpus",
+            advice=f"Those that train on several: {', '.join(map(repr, able))}.",
+        )
 
 
 def _task_frame(request: TaskRequest, job_id: str, base: Path) -> Resolved:

@@ -115,7 +115,7 @@ class Sessions:
             folder,
             simulator=job.simulator,
             library=job.library,
-            env=self.site.workload_env(embedded_assets=embedded_assets),
+            env=self.site.workload_env(embedded_assets=embedded_assets, accepts_eula=job.accepts_eula),
             bounds=self.bounds if shares else replace(self.bounds, jobs=1),
         )
 

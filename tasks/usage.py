@@ -16,7 +16,7 @@ def gpu_seconds(spec: JobSpec, store: Store) -> float:
     """
     if spec.gpus == 0:
         return 0.0
-    return sum(_held_s(attempt) for attempt in history.attempts(store, spec.job_id)) * (spec.gpus or 1)
+    return sum(_held_s(attempt) for attempt in history.attempts(store, spec.job_id)) * spec.ranks
 
 
 def _held_s(attempt: history.PastAttempt) -> float:

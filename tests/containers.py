@@ -17,7 +17,9 @@ import docker
 import pytest
 from helpers import end, wait_until
 
+ROOT = Path(__file__).parents[1]
 BUSYBOX, PYTHON = "localhost/simyard-busybox:latest", "localhost/simyard-python:latest"
+MACHINE = "localhost/simyard-machine:latest"
 _APPLETS = ("sh", "cat", "echo", "env", "id", "ls", "mkdir", "sleep", "tail", "touch", "true")
 # A machine that is a container itself may not raise limits, so the engine's own are asked for.
 _CONF = """
@@ -66,11 +68,39 @@ class Podman:
         )
         return PYTHON
 
+    @cached_property
+    def machine(self) -> str:
+        """An image of nothing but folders: `mounts` puts this machine's programs and the checkout into them."""
+        links = {f"/{name}": f"usr/{name}" for name in ("bin", "sbin", "lib", "lib32", "lib64")}
+        path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+        self._import(MACHINE, [], links, f"ENV PATH={path}")
+        return MACHINE
+
+    @property
+    def mounts(self) -> list[str]:
+        """What containers of `machine` mount to be like this machine, read-only."""
+        here = {Path("/usr"), Path("/etc/ssl"), Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), ROOT}
+        own = [path for path in here if not any(path != other and path.is_relative_to(other) for other in here)]
+        return [f"{path}:{path}:ro" for path in sorted(own)]
+
     def _build(self, image, files, change, links=None) -> None:
-        links = {f"/bin/{name}": "busybox" for name in _APPLETS} | (links or {})
+        self._import(image, files, {f"/bin/{name}": "busybox" for name in _APPLETS} | (links or {}), change)
+
+    def _import(self, image, files, links, change) -> None:
         path = self.folder / "image.tar"
         with tarfile.open(path, "w") as tar:
-            for folder in ("proc", "sys", "dev", "run", "etc", "tmp", "simyard", "simyard/input", "simyard/output"):
+            for folder in (
+                "proc",
+                "sys",
+                "dev",
+                "run",
+                "etc",
+                "run/simyard",
+                "tmp",
+                "simyard",
+                "simyard/input",
+                "simyard/output",
+            ):
                 entry = tarfile.TarInfo(folder)
                 entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if folder == "tmp" else 0o755
                 tar.addfile(entry)
@@ -96,11 +126,12 @@ def _shared_libraries(*binaries: Path) -> list[Path]:
 
 
 @contextmanager
-def serving(line: str = "") -> Iterator[Podman]:
+def serving(line: str = "", *, own_network: bool = True) -> Iterator[Podman]:
     """Run podman's service; nothing of it is left at the end.
 
     Args:
         line: One more of its configuration, in both sections: versions of podman differ in where they look.
+        own_network: Whether it has a network of its own, with a bridge; without, containers may use this machine's.
     """
     for program, package in (("podman", "podman"), ("runc", "runc"), ("busybox", "busybox-static")):
         if shutil.which(program) is None:
@@ -114,7 +145,7 @@ def serving(line: str = "") -> Iterator[Podman]:
         process = subprocess.Popen(
             # Its bridge, its firewall rules and its mounts are in name spaces that go with it; and it goes by itself
             # should nobody end it.
-            ["unshare", "--net", "--mount", "podman",
+            ["unshare", *(["--net"] if own_network else []), "--mount", "podman",
              "--root", folder / "root", "--runroot", folder / "run", "--tmpdir", folder / "tmp",
              "system", "service", "--time=3600", f"unix://{folder}/podman.sock"],
             env=env, cwd=folder, stdout=log, stderr=log, start_new_session=True,

@@ -66,9 +66,9 @@ class CommandLine:
 
 
 @contextmanager
-def serving_prefect(home: Path) -> Iterator[Server]:
+def serving_prefect(home: Path, port: int | None = None) -> Iterator[Server]:
     """Run a Prefect server with a home and a port of its own while the body runs."""
-    port = free_port()
+    port = port or free_port()
     url = f"http://127.0.0.1:{port}/api"
     env = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_API_URL": url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     with (home / "server.log").open("wb") as log:

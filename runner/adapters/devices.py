@@ -17,12 +17,18 @@ def device_of(gpus: int | None) -> str:
     """Return `cpu` or `cuda:0` for what a request says of GPUs; None takes one if there is one.
 
     Raises:
-        RequestError: If it asks for one and there is none.
+        RequestError: If it asks for more than there are.
     """
     import torch
 
     if gpus == 0:
         return "cpu"
+    if gpus and gpus > 1 and torch.cuda.device_count() < gpus:
+        raise RequestError(
+            f"computeConfig.gpusPerNode is {gpus}, and this machine has {torch.cuda.device_count()} CUDA devices.",
+            code="no_gpu",
+            advice="Ask for fewer, or run through a pool whose machines have as many.",
+        )
     if torch.cuda.is_available():
         return "cuda:0"
     if gpus:

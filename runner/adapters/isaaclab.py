@@ -57,6 +57,7 @@ class IsaacLab(Adapter):
 
     def check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Facts:
         """Look the task up, resolve its configuration, apply every override to it, and open checkpoints."""
+        isaaclab_lookup.require_licence()
         if job.kind == "rollout":
             from simyard.runner.adapters import isaaclab_rollouts
 
@@ -93,12 +94,16 @@ class IsaacLab(Adapter):
         library = get_library(attempt.job.library)
         checkpoint = _prepare_checkpoint(attempt, library, paths)
         if facts.flavor == "scripts":
-            isaaclab_scripts.run(attempt, facts, library, checkpoint)
+            isaaclab_scripts.run(attempt, facts, library, checkpoint, paths)
             return
         from isaaclab_rl.entrypoints import TrainingRequest, train
 
-        code = train(training_request(attempt, facts, library, checkpoint, TrainingRequest))
-        if code:
+        request = training_request(attempt, facts, library, checkpoint, TrainingRequest)
+        if attempt.world is not None:
+            from simyard.runner.adapters.isaaclab_ranks import train_together
+
+            train_together(request, attempt, attempt.world, paths)
+        elif code := train(request):
             raise RuntimeError(f"isaaclab_rl.entrypoints.train returned {code}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import socket
 import sys
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from simyard.runner.adapters import isaaclab_overrides
+from simyard.runner.adapters import isaaclab_overrides, isaaclab_scripts
 from simyard.runner.adapters.devices import device_of, versions
 from simyard.runner.adapters.isaaclab_policies import check_policies, refuse_pickled_code
 from simyard.runner.errors import RequestError, unknown
@@ -26,6 +27,18 @@ _ENGINES = {"physx": ("isaacsim", "ovphysx"), "isaacsim_physx": ("isaacsim",), "
 def kit_less() -> bool:
     """Return True where Isaac Sim is not installed: physics is Newton's then, and nothing needs an RTX GPU."""
     return importlib.util.find_spec("isaacsim") is None
+
+
+def require_licence() -> None:
+    """Raise `RequestError` where Isaac Sim is installed and nobody has accepted its licence: it would ask, and wait."""
+    if (kit_less() and isaaclab_scripts.root() is None) or os.environ.get("ACCEPT_EULA") == "Y":
+        return
+    raise RequestError(
+        "This machine has Isaac Sim, whose licence nobody has accepted.",
+        code="eula_not_accepted",
+        advice="Read NVIDIA's licence, then accept it for the job with computeConfig.acceptNvidiaEula: true, or for the "
+        "site with SIMYARD_ACCEPT_NVIDIA_EULA=on; images without Kit need neither.",
+    )
 
 
 def require_installed(library: Library | None) -> None:

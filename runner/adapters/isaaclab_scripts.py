@@ -6,8 +6,10 @@ import os
 import subprocess
 from pathlib import Path
 
+from simyard.runner.adapters.isaaclab_ranks import meeting_point
 from simyard.runner.errors import RequestError
 from simyard.runner.libraries import Library
+from simyard.runner.paths import AttemptPaths
 from simyard.runner.spec import AttemptSpec, Facts, JobSpec
 
 
@@ -68,15 +70,25 @@ def command(attempt: AttemptSpec, facts: Facts, library: Library, checkpoint: Pa
     """Return the command line of 2.3: `--headless` is needed, and a checkpoint resumes by other flags than in 3.0."""
     job = attempt.job
     until = job.last_iteration if library.absolute_iterations else job.last_iteration - attempt.start_iteration
-    argv = [str(folder / "isaaclab.sh"), "-p", str(_script(folder, library))]
-    argv += ["--task", job.task, "--num_envs", str(job.num_envs), "--seed", str(job.seed)]
-    argv += ["--max_iterations", str(until), "--headless", "--device", facts.device]
+    argv = [str(folder / "isaaclab.sh"), "-p", *_torchrun(attempt), str(_script(folder, library))]
+    # It adds the rank on this machine alone to the seed, which would give the ranks of every machine the same ones.
+    seed = job.seed + attempt.node * (job.gpus or 1)
+    argv += ["--task", job.task, "--num_envs", str(job.num_envs), "--seed", str(seed)]
+    argv += ["--max_iterations", str(until), "--headless"]
+    argv += ["--distributed"] if attempt.world else ["--device", facts.device]
     if checkpoint is not None:
         argv += library.scripts_resume(checkpoint)
     return [*argv, *facts.overrides]
 
 
-def run(attempt: AttemptSpec, facts: Facts, library: Library, checkpoint: Path | None) -> None:
+def _torchrun(attempt: AttemptSpec) -> list[str]:
+    """Return what of the command line starts a process for each GPU; nothing where one process is all."""
+    if attempt.world is None:
+        return []
+    return ["-m", "torch.distributed.run", *meeting_point(attempt.job, attempt.world)]
+
+
+def run(attempt: AttemptSpec, facts: Facts, library: Library, checkpoint: Path | None, paths: AttemptPaths) -> None:
     """Run the script in the current folder, in this process's group, and wait for it.
 
     Raises:
@@ -84,6 +96,10 @@ def run(attempt: AttemptSpec, facts: Facts, library: Library, checkpoint: Path |
     """
     folder = root()
     assert folder is not None
+    if attempt.world is not None:
+        prove = [str(folder / "isaaclab.sh"), "-p", *_torchrun(attempt), "-m", "simyard.runner.ranks", str(paths.root)]
+        if subprocess.run(prove, check=False).returncode:
+            raise RuntimeError("the ranks did not find each other")
     code = subprocess.run(command(attempt, facts, library, checkpoint, folder), check=False).returncode
     if code:
         raise RuntimeError(f"train.py ended with exit code {code}")

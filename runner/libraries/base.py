@@ -53,6 +53,8 @@ class Library:
     """True where checkpoints are named by environment steps: a rollout's length turns those into iterations."""
     prints_absolute: ClassVar[bool] = False
     """True where the printed iteration counts those of the checkpoint too."""
+    multi_gpu: ClassVar[bool] = True
+    """Whether Isaac Lab's multi-GPU launcher can drive it."""
 
     @property
     def agent_key(self) -> str:

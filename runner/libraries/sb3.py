@@ -22,6 +22,7 @@ class Sb3(Library):
     module = "stable_baselines3"
     install = "uv pip install 'isaaclab[sb3]==3.0.0'"
     needs_rollout = True
+    multi_gpu = False
     reward_tag = "rollout/ep_rew_mean"
     checkpoint_glob = "logs/sb3/*/*/model*.zip"
 

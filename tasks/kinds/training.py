@@ -60,7 +60,7 @@ class TrainingKind(Kind):
 
     def missing(self, spec: JobSpec, outcome: dict[str, Any], artifacts: tuple[Artifact, ...]) -> list[str]:
         """Ask for the last iteration's checkpoint, the very file that was opened, and for metrics."""
-        problems = lacking(self.promised, artifacts)
+        problems = lacking((*self.promised, *(["world.json"] if spec.ranks > 1 else [])), artifacts)
         final = [a for a in artifacts if a.kind == "checkpoint" and a.extra["iteration"] == spec.last_iteration]
         if not final:
             problems.append(f"no checkpoint of iteration {spec.last_iteration}")

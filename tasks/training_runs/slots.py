@@ -210,8 +210,7 @@ class _Slot:
     def _flow_run(self) -> FlowRun:
         """Return the flow run that has this slot, a new one where there is none that lives."""
         with get_client(sync_client=True) as client:
-            about = "A warm simulator for the rollouts of one managed training run, and its trainer."
-            deploy(client, self._pool, FLOW, "run_slot", about)
+            deploy(client, self._pool, FLOW)
         generation = 1
         while True:
             key = f"{self._run_id}-slot-{self._number}-{generation}"

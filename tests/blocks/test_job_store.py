@@ -4,6 +4,7 @@ import pickle
 import urllib.request
 
 import pytest
+from pydantic import ValidationError
 
 from simyard.blocks.job_store import JobStore
 from simyard.blocks.reference import open_store
@@ -136,6 +137,62 @@ def test_a_bucket_block_that_assumes_a_role(s3_server, monkeypatch):
     assert reader(s3_server, "role").get_bytes("a") == b"v"
 
 
+ENCRYPTED = {"sse": "aws:kms", "sse_kms_key_id": "key-1", "sse_bucket_key": True}
+
+
+@pytest.mark.parametrize("around_a_bucket", [False, True], ids=["url", "bucket"])
+def test_a_block_says_how_objects_are_encrypted(s3_server, around_a_bucket):
+    if around_a_bucket:
+        made = JobStore(bucket=bucket_block(s3_server, folder="sse"), **ENCRYPTED)
+    else:
+        made = block(s3_server, **ENCRYPTED)
+    name = f"encrypted-{around_a_bucket}".lower()
+    made.save(name)
+    store = JobStore.load(name).open()
+    store.put_bytes("a", b"v")
+    client = bucket_block(s3_server).credentials.get_s3_client()
+    key = store.url("a").removeprefix("s3://robots/")
+    said = client.head_object(Bucket="robots", Key=key)
+    assert (said["ServerSideEncryption"], said["SSEKMSKeyId"], said["BucketKeyEnabled"]) == ("aws:kms", "key-1", True)
+
+
+def test_a_key_without_its_encryption_is_refused(s3_server):
+    with pytest.raises(RequestError, match=r"sse_kms_key_id .* is 'key-1'.*belongs to sse 'aws:kms' or 'aws:kms:dsse'"):
+        block(s3_server, sse_kms_key_id="key-1").open()
+
+
+@pytest.mark.parametrize(
+    ("style", "own", "address"),
+    [
+        pytest.param("virtual", None, "https://robots.s3.lab/a?", id="of the bucket block"),
+        pytest.param("virtual", "path", "https://s3.lab/robots/a?", id="its own goes before"),
+        pytest.param("auto", None, "https://s3.lab/robots/a?", id="auto"),
+    ],
+)
+def test_a_bucket_block_says_where_the_buckets_name_is(style, own, address):
+    made = JobStore(bucket=bucket_block("https://s3.lab", s3={"addressing_style": style}), addressing_style=own)
+    assert made.open().signed_url("GET", "a", 60).startswith(address)
+
+
+def test_a_bucket_block_that_names_its_authorities_the_old_way(tmp_path):
+    (tmp_path / "ca.pem").write_text("no certificate")
+    with pytest.warns(DeprecationWarning, match="verify_cert_path"):
+        made = JobStore(bucket=bucket_block("https://s3.lab", verify=tmp_path / "ca.pem"))
+    with pytest.raises(RequestError, match=r"Cannot open 's3://robots'"):  # it was read
+        made.open()
+
+
+def bucket_block(endpoint, folder="", s3=None, **parameters):
+    from prefect_aws import AwsCredentials, S3Bucket
+    from prefect_aws.client_parameters import AwsClientParameters
+
+    client = AwsClientParameters(endpoint_url=endpoint, config={"s3": s3} if s3 else None, **parameters)
+    credentials = AwsCredentials(
+        aws_access_key_id="robot", aws_secret_access_key=SECRET, region_name="us-east-1", aws_client_parameters=client
+    )
+    return S3Bucket(bucket_name="robots", bucket_folder=folder, credentials=credentials)
+
+
 def test_a_bucket_block_that_trusts_anyone_is_refused():
     from prefect_aws import AwsCredentials, S3Bucket
     from prefect_aws.client_parameters import AwsClientParameters
@@ -183,19 +240,23 @@ def test_a_part_of_a_blocks_store_is_a_store_of_its_own(tmp_path):
         ({"endpoint_url": "http://127.0.0.1:9000"}, "neither a url nor a bucket"),
         ({"url": "s3://robots", "bucket": {"bucket_name": "robots"}}, "a bucket and also 'url'"),
         ({"bucket": {"bucket_name": "robots"}, "region": "x"}, "a bucket and also 'region'"),
+        ({"url": "s3://robots", "sse": "AES128"}, "'AES256', 'aws:kms' or 'aws:kms:dsse'"),
         ({"url": "gs://robots"}, "'gs:' is no kind of store"),
         ({"url": f"s3://robot:{SECRET}@robots"}, "it has credentials"),
     ],
 )
 def test_a_malformed_block_is_refused(fields, problem):
-    with pytest.raises(RequestError, match=problem) as caught:
+    with pytest.raises((RequestError, ValidationError), match=problem) as caught:
         JobStore(**fields)
     assert SECRET not in str(caught.value)
 
 
 def test_every_field_is_explained_in_the_form():
     fields = JobStore.model_json_schema()["properties"]
-    assert list(fields) == ["url", "endpoint_url", "region", "access_key_id", "secret_access_key", "bucket"]
+    assert list(fields) == [
+        "url", "endpoint_url", "region", "access_key_id", "secret_access_key", "bucket", "addressing_style", "checksum",
+        "sse", "sse_kms_key_id", "sse_bucket_key",
+    ]  # fmt: skip
     assert all(field["title"] and field["description"] for field in fields.values())
     assert JobStore.model_json_schema()["secret_fields"][0] == "secret_access_key"
     assert JobStore.get_block_type_slug() == "job-store"

@@ -336,6 +336,14 @@ def test_a_secret_in_a_url_is_refused_and_not_repeated(url):
         ({"access_key_id": "robot"}, "Half of the store's credentials is missing"),
         ({"secret_access_key": SECRET}, "Half of the store's credentials is missing"),
         ({"session_token": SECRET}, "Half of the store's credentials is missing"),
+        ({"sse": "AES128"}, "Unknown value of sse 'AES128'. Did you mean 'AES256'"),
+        ({"sse": "sse-c"}, "Allowed: 'AES256', 'aws:kms', 'aws:kms:dsse'"),
+        ({"sse_kms_key_id": "key-1"}, "sse_kms_key_id (AWS_SSE_KMS_KEY_ID) is 'key-1', and sse"),
+        ({"sse": "AES256", "sse_kms_key_id": "key-1"}, "It belongs to sse 'aws:kms' or 'aws:kms:dsse'"),
+        ({"sse": "aws:kms:dsse", "sse_bucket_key": "true"}, "It belongs to sse 'aws:kms'"),
+        ({"sse": "aws:kms", "sse_bucket_key": "yes"}, "Unknown value of sse_bucket_key 'yes'"),
+        ({"addressing_style": "host"}, "Unknown value of addressing_style 'host'"),
+        ({"checksum": "md5"}, "Unknown value of checksum 'md5'"),
         ({"ca_bundle": "/no/such/file"}, "Cannot read the certificate authorities in '/no/such/file'"),
         ({"ca_bundle": __file__}, "Cannot open 's3://bucket'"),
     ],
@@ -344,6 +352,12 @@ def test_a_bad_option_is_refused(options, problem):
     with pytest.raises(RequestError, match=re.escape(problem)) as caught:
         Store.open("s3://bucket", options=options)
     assert SECRET not in str(caught.value)
+
+
+def test_a_bad_variable_is_refused_by_its_name(monkeypatch):
+    monkeypatch.setenv("AWS_SERVER_SIDE_ENCRYPTION", "sse-c")
+    with pytest.raises(RequestError, match="Unknown value of AWS_SERVER_SIDE_ENCRYPTION 'sse-c'"):
+        Store.open("s3://bucket")
 
 
 def test_sha256_file(tmp_path):
