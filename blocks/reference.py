@@ -15,6 +15,17 @@ BLOCK_PREFIX = "job-store/"
 _BLOCK_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
+def check_block_name(name: str) -> str:
+    """Return the name, or raise `RequestError` when no block can have it."""
+    if not _BLOCK_NAME.fullmatch(name):
+        raise RequestError(
+            f"{name!r} is not the name of a block.",
+            code="bad_block",
+            advice="Allowed: a-z, 0-9 and '-', a letter or digit first.",
+        )
+    return name
+
+
 def absolute(ref: str) -> str:
     """Return a reference that means the same store from every folder: a worker's is not the caller's."""
     return ref if ref.startswith(BLOCK_PREFIX) else Store.open(ref).url()

@@ -1,4 +1,4 @@
-"""A work pool for GPU machines, as `simyard deploy` makes it: template, queues, deployments, limits and the store's block."""
+"""A work pool for GPU machines, as `simyard deploy` makes it: template, queues, deployments, limits, block."""
 
 from __future__ import annotations
 
@@ -60,8 +60,7 @@ class PoolPlan:
         for name, value in self._values(properties).items():
             if name not in properties:
                 raise unknown(f"variable of a {self.type} pool:", name, properties, code="bad_variable")
-            _check(name, value, properties[name], template)
-            properties[name]["default"] = value
+            properties[name]["default"] = _checked(name, value, properties[name], template)
         return template
 
     def _values(self, properties: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,16 +107,23 @@ def deploy_pool(client: SyncPrefectClient, plan: PoolPlan, hear: Hear) -> None:
         send_limit(client, limit_of_pool(plan.name), plan.gpus, hear)
 
 
-def _check(name: str, value: Any, schema: dict[str, Any], template: dict[str, Any]) -> None:
+def _checked(name: str, value: Any, schema: dict[str, Any], template: dict[str, Any]) -> Any:
+    """Return a variable's value as its schema wants it: a number as text, where only text will do."""
     variables = template["variables"]
     whole = {**schema, "$defs": variables.get("$defs", {}), "definitions": variables.get("definitions", {})}
-    problem = next(iter(Draft202012Validator(whole).iter_errors(value)), None)
+    validator = Draft202012Validator(whole)
+    problem = next(iter(validator.iter_errors(value)), None)
+    if problem is not None and isinstance(value, int | float) and not isinstance(value, bool):
+        text = str(value)
+        if validator.is_valid(text):
+            return text
     if problem is not None:
         raise RequestError(
             f"The pool's variable {name} is {value!r}: {problem.message}.",
             code="bad_variable",
             advice=schema.get("description", "See the pool's template."),
         )
+    return value
 
 
 def _send_pool(client: SyncPrefectClient, plan: PoolPlan, template: dict[str, Any]) -> str:

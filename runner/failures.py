@@ -53,7 +53,7 @@ SIGNATURES: tuple[Signature, ...] = (
     _row("ranks_apart", _I, r"The ranks cannot talk to each other",
          "Let the machines of the pool reach each other on every port, name the interface in NCCL_SOCKET_IFNAME, and "
          "give containers shared memory (shm_size, or ipc: host); NCCL_DEBUG=INFO says more."),
-    _row("rank_lost", _I, r"Watchdog caught collective operation timeout",
+    _row("rank_lost", _I, r"Watchdog caught collective operation timeout|DistBackendError|nccl(Remote|System)Error",
          "Find the first dead rank; check shared memory (--ipc=host) and the network interface."),
     _row("policy_std_invalid", _U, r"normal expects all elements of std >= 0\.0",
          "The policy's standard deviation is NaN or negative: take the last good checkpoint, lower the learning rate, "

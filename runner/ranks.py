@@ -27,6 +27,26 @@ def main() -> int:
     """Prove, then train as the rest of the command line says; return an exit code."""
     folder, *arguments = sys.argv[1:]
     paths = AttemptPaths(Path(folder))
+    try:
+        return _train(paths, arguments)
+    except Exception as error:
+        write_json(
+            _account(paths, os.environ["RANK"]), {"at": time.time(), "error": f"{type(error).__name__}: {error}"}
+        )
+        raise
+
+
+def first_failure(paths: AttemptPaths) -> str | None:
+    """Return what the first rank of this machine failed of; None where none could say so: it was killed then."""
+    accounts = [read_json(path) for path in paths.root.glob(_account(paths, "*").name)]
+    return min(accounts, key=lambda account: float(account["at"]))["error"] if accounts else None
+
+
+def _account(paths: AttemptPaths, rank: str) -> Path:
+    return paths.root / f"rank-{rank}.failure.json"
+
+
+def _train(paths: AttemptPaths, arguments: list[str]) -> int:
     job = AttemptSpec.from_json(read_json(paths.spec)).job
     world = prove(job.ranks, on_gpu=True)
     if world["rank"] == 0:
@@ -120,7 +140,12 @@ def _all_reduce_gb_s(device: Any, times: int = 5) -> float:
     return round(times * _PROBE_BYTES / (time.monotonic() - began) / 1e9, 3)
 
 
-if __name__ == "__main__":
+def _recorded() -> int:
+    """Run, and have torchrun told what it fails of."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    sys.exit(record(main)())
+    return int(record(main)())
+
+
+if __name__ == "__main__":
+    sys.exit(_recorded())

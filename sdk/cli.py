@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -794,6 +795,26 @@ def deploy(as_json: bool, **wishes: Any) -> None:
     changes = command(Wishes(**wishes), quiet=as_json)
     if as_json:
         click.echo(json.dumps(changes))
+
+
+@main.command()
+@click.option("--pool", metavar="NAME", help="Look at this work pool, and have a machine of it look at itself.")
+@STORE
+@click.option("--json", "as_json", is_flag=True, help="Print all checks as one JSON object.")
+@_plainly
+def doctor(pool: str | None, store: str | None, as_json: bool) -> None:
+    """Check a site: server, pool, worker, clocks, store, and the simulator's machine; say how to mend what failed.
+
+    Without --pool the simulator is looked for on this machine. Exits 1 when something failed.
+    """
+    from simyard.commands import doctor as command
+
+    checks = command.doctor(pool, store, quiet=as_json)
+    failed = any(check.state == "failed" for check in checks)
+    if as_json:
+        found = [asdict(check) for check in checks]
+        click.echo(json.dumps({"status": "failed" if failed else "ok", "checks": found}))
+    sys.exit(EXIT_JOB_FAILED if failed else EXIT_SUCCEEDED)
 
 
 @main.command()

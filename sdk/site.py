@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from simyard.runner.adapters.isaaclab_policies import SAFE_GLOBALS
@@ -51,17 +51,24 @@ class Site:
         Raises:
             RequestError: One has a bad value.
         """
+        return replace(
+            cls.from_env_in_part(),
+            accepts_eula=_on_or_off("SIMYARD_ACCEPT_NVIDIA_EULA", default="off"),
+            cache_bytes=int(number_from_env("SIMYARD_CACHE_GB", _CACHE_GB, "gigabytes; 0 keeps no inputs here") * 1e9),
+            sessions=_on_or_off("SIMYARD_SESSIONS", default="on"),
+            require_gpu=_on_or_off("SIMYARD_REQUIRE_GPU", default="off"),
+            usd_per_gpu_hour=number_from_env("SIMYARD_USD_PER_GPU_HOUR", _USD_PER_GPU_HOUR, "USD"),
+        )
+
+    @classmethod
+    def from_env_in_part(cls) -> Site:
+        """Read the settings that cannot be bad; the others have their defaults."""
         home = Path(os.environ.get("SIMYARD_HOME") or Path.home() / ".simyard").resolve()
         return cls(
             home=home,
             store=os.environ.get("SIMYARD_STORE") or str(home / "store"),
             python=os.environ.get("SIMYARD_PYTHON") or sys.executable,
             pool=os.environ.get("SIMYARD_POOL") or None,
-            accepts_eula=_on_or_off("SIMYARD_ACCEPT_NVIDIA_EULA", default="off"),
-            cache_bytes=int(number_from_env("SIMYARD_CACHE_GB", _CACHE_GB, "gigabytes; 0 keeps no inputs here") * 1e9),
-            sessions=_on_or_off("SIMYARD_SESSIONS", default="on"),
-            require_gpu=_on_or_off("SIMYARD_REQUIRE_GPU", default="off"),
-            usd_per_gpu_hour=number_from_env("SIMYARD_USD_PER_GPU_HOUR", _USD_PER_GPU_HOUR, "USD"),
         )
 
     @property

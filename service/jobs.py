@@ -30,7 +30,7 @@ from simyard.tasks import history, idempotency
 from simyard.tasks.attempt import CANCELED
 from simyard.tasks.collect import collect
 from simyard.tasks.frame import load_spec
-from simyard.tasks.launch import ask_to_cancel
+from simyard.tasks.launch import ask_to_cancel, refuse_without_pool
 from simyard.tasks.logs import LogFollower
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
@@ -68,6 +68,7 @@ def submit(
         with tempfile.TemporaryDirectory(prefix="simyard-submit-") as folder:
             here = bring(asked, caller, settings, base_url(request), Path(folder))
             resolved = resolve(here, caller.store, keys.new_job_id(), Path(folder))
+            refuse_without_pool(resolved.spec, settings.pool)
             if key:
                 job_id = idempotency.claim(caller.store, key, resolved.spec.job_id, body)
             # The paths above are gone in a moment; what was sent says more.

@@ -25,6 +25,7 @@ projects/<project>/…                      a store of its own for each project 
 service/keys/<key_id>.json                what is kept of an API key
 service/outbox/<id>.json                  a webhook to send when the job or run of this id has ended
 service/sending/<id>/<n>.json             which copy of the service sends it for the n-th time
+doctor/<check_id>.json                    what `simyard doctor` writes to prove that it can, and deletes
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ PROMOTIONS = "promotions"
 API_KEYS = "service/keys"
 OUTBOX = "service/outbox"
 SENDING = "service/sending"
+DOCTOR = "doctor"
 
 
 def new_job_id(*, now_ms: int | None = None) -> str:
@@ -189,6 +191,11 @@ def idempotency(key: str) -> str:
 def api_key(key_id: str) -> str:
     """Return where an API key's record lies."""
     return f"{API_KEYS}/{key_id}.json"
+
+
+def doctor(check_id: str) -> str:
+    """Return where `simyard doctor` tries the store, or a machine that it asks writes its report."""
+    return f"{DOCTOR}/{check_id}.json"
 
 
 def outbox(own_id: str) -> str:

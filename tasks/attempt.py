@@ -100,6 +100,8 @@ def run_attempt(attempt: AttemptSpec, store: Store, sessions: Sessions, observer
             if ending.watched.end_marker and not running.gave_account():
                 running.open_afterwards()
             failure = judge(ending, running.account(), running.log, runs_user_code=bool(attempt.job.rollout))
+        if failure is not None and running.machines is not None:
+            failure = running.machines.first_cause(failure)
     except SimyardError as error:
         failure, refused = error.failure, isinstance(error, RequestError)
     except BaseException as error:

@@ -7,6 +7,7 @@ from typing import Any
 
 from simyard.runner.spec import JobSpec
 from simyard.tasks.kinds import kind_of
+from simyard.tasks.scaling import in_words
 from simyard.tasks.text import number
 from simyard.tasks.verdict import Verdict
 
@@ -59,6 +60,7 @@ def report(spec: JobSpec, verdict: Verdict, ended: dict[str, Any], figures: dict
         (kind_of(spec).reward_name, number(ended["reward"])),
         ("attempts", str(ended["attempts"])),
         *((name.removesuffix("_s"), f"{number(value)} s") for name, value in ended["timings"].items()),
+        *([("throughput", in_words(ended["summary"]["scaling"]))] if spec.ranks > 1 else []),
         ("store", f"`{ended['store']}`"),
     ]
     lines = [f"# {spec.name}: {verdict.status}", ""]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 
@@ -67,12 +69,16 @@ def holding(
     names = _limits(client, need, limit_of_project(project_of(store_ref)), pool and limit_of_pool(pool))
     with ExitStack() as stack:
         while names:
+            # No timeout: a request that is cut off may have been granted, and its slots stay taken for a lease.
             slots = concurrency(
-                names, occupy=need, timeout_seconds=1.0, lease_duration=LEASE_S, raise_on_lease_renewal_failure=False
+                names, occupy=need, max_retries=0, lease_duration=LEASE_S, raise_on_lease_renewal_failure=False
             )
-            with suppress(TimeoutError):
+            try:
                 stack.enter_context(slots)
                 break
+            except ConcurrencySlotAcquisitionError as error:
+                if not _all_taken(error):
+                    raise
             if not wait:
                 break
             observer.progress(_waiting(spec))
@@ -80,6 +86,12 @@ def holding(
                 raise WorkloadError(CANCELED)
             time.sleep(_PAUSE_S[spec.priority])
         yield
+
+
+def _all_taken(error: ConcurrencySlotAcquisitionError) -> bool:
+    """Whether slots were refused because too few are free, and not because the server is in trouble."""
+    cause = error.__cause__
+    return isinstance(cause, httpx.HTTPStatusError) and cause.response.status_code == httpx.codes.LOCKED
 
 
 def _limits(client: SyncPrefectClient, need: int, *names: str | None) -> list[str]:

@@ -64,8 +64,8 @@ def start(
         with folder.log.open("ab") as log:
             keeper = subprocess.Popen(
                 [site.python, "-m", "simyard.runner", "--session", str(folder.root)],
-                cwd=folder.root, env=site.workload_env(accepts_eula=job.accepts_eula), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
+                cwd=folder.root, env=site.workload_env(accepts_eula=job.accepts_eula),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         return _await_ready(folder, keeper, watch)
     except BaseException:

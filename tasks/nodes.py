@@ -27,6 +27,8 @@ GATHERING_S = 3600.0
 """From the first machine's word until all are ready: nodes may have to come up, images to be pulled."""
 LOOK_S = 2.0
 """Seconds between two looks at the other machines."""
+SYMPTOM, SYMPTOM_S = "rank_lost", 15.0
+"""What a machine reports whose connection broke, and how long the others have to say why."""
 ADDRESS = "SIMYARD_NODE_ADDRESS"
 
 
@@ -80,6 +82,16 @@ class Machines:
         if self._last is None and self._first and (told := history.read_or_none(self._store, self._keys.machine_lost)):
             self._last = _lost(told["message"])
         return self._last
+
+    def first_cause(self, failure: Failure) -> Failure:
+        """Return what began it: a machine whose connection broke sees that only, and the other one knows why."""
+        deadline = time.monotonic() + SYMPTOM_S
+        while self._first and failure.code == SYMPTOM and time.monotonic() < deadline:
+            self._looked = 0.0
+            if (cause := self.lost()) is not None and cause.code != SYMPTOM:
+                return cause
+            time.sleep(LOOK_S / 2)
+        return failure
 
     def _await(self, key: str, what: str, wait: Callable[[str], None]) -> None:
         deadline = time.monotonic() + GATHERING_S

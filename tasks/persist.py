@@ -13,6 +13,7 @@ from simyard.store.store import KeyNotFound, Store
 from simyard.tasks import documents
 from simyard.tasks.keeper import Keeper
 from simyard.tasks.kinds import kind_of
+from simyard.tasks.scaling import scaling
 from simyard.tasks.verdict import Verdict
 
 
@@ -35,6 +36,8 @@ def persist(spec: JobSpec, verdict: Verdict, store: Store) -> dict[str, Any]:
         figures = kind_of(spec).keep(spec, verdict, keeper)
         _keep_provenance(spec, keeper)
         result = documents.result(spec, verdict, store.url(job.prefix), figures)
+        if spec.ranks > 1:
+            result["summary"] = {"scaling": scaling(spec, store)}
         report = scratch / "report.md"
         report.write_text(documents.report(spec, verdict, result, figures), encoding="utf-8")
         keeper.add("report.md", "report", report)

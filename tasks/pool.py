@@ -30,6 +30,7 @@ GPU_SIDE = {
     NODE_FLOW: ("run_node", "One more machine of an attempt that needs several."),
     "run-slot": ("run_slot", "A warm simulator for the rollouts of one managed training run, and its trainer."),
     "prewarm": ("prewarm", "Leave a warm simulator on the machine, for jobs to come."),
+    "check-machine": ("check_machine", "Look at the machine for `simyard doctor`: simulator, GPU, disk, caches."),
 }
 """The flows that run where the simulator is: their modules, and what Prefect's UI says of them."""
 QUEUES = {"high": "high", "normal": "default", "low": "low"}
@@ -86,7 +87,7 @@ def launch_in_pool(spec: JobSpec, store: Store, store_ref: str, pool: str, obser
 
 
 def _standing(client: SyncPrefectClient, spec: JobSpec, store: Store) -> tuple[int, FlowRun | None]:
-    """Return the number of the attempt to wait for, and its flow run where a control flow before this one launched it."""
+    """Return the number of the attempt to wait for, and its flow run where it was launched before."""
     past = {attempt.number: attempt for attempt in history.attempts(store, spec.job_id)}
     number = max(past, default=1)
     while (run := _find(client, spec, number)) is not None or number in past:
@@ -151,8 +152,8 @@ def send(client: SyncPrefectClient, pool: str, flow: str) -> str:
         `created`, `updated` or `unchanged`.
     """
     module, description = GPU_SIDE[flow]
-    # The code is part of the worker's installation, so nothing is pulled. Prefect still copies the folder that it starts
-    # in, for every run: a process worker starts in an empty one, and the templates of containers name another.
+    # The code is part of the worker's installation, so nothing is pulled. Prefect still copies the folder that a run
+    # starts in: a process worker has an empty one for it, and the templates of containers name another.
     entrypoint = f"simyard.flows.{module}.{module}"
     change = "created"
     with suppress(ObjectNotFound):

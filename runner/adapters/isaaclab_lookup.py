@@ -36,8 +36,8 @@ def require_licence() -> None:
     raise RequestError(
         "This machine has Isaac Sim, whose licence nobody has accepted.",
         code="eula_not_accepted",
-        advice="Read NVIDIA's licence, then accept it for the job with computeConfig.acceptNvidiaEula: true, or for the "
-        "site with SIMYARD_ACCEPT_NVIDIA_EULA=on; images without Kit need neither.",
+        advice="Read NVIDIA's licence, then accept it for the job with computeConfig.acceptNvidiaEula: true, or for "
+        "the site with SIMYARD_ACCEPT_NVIDIA_EULA=on; images without Kit need neither.",
     )
 
 
@@ -168,7 +168,7 @@ def _require_assets(env_cfg: dict[str, Any]) -> None:
     strings = {value for _, value in isaaclab_overrides.flatten(env_cfg) if isinstance(value, str)}
     wanted = {path for path in strings if path.startswith(root) and Path(path).suffix.startswith(".usd")}
     if "://" in root:
-        if wanted and not _reachable(urlsplit(root)):
+        if wanted and not reachable(urlsplit(root)):
             raise RequestError(
                 f"The task needs {_assets(wanted, root)}, and there is no route to {root!r}.",
                 code="assets_unreachable",
@@ -187,7 +187,8 @@ def _assets(paths: set[str], root: str) -> str:
     return ", ".join(sorted(path.removeprefix(root).lstrip("/") for path in paths))
 
 
-def _reachable(root: SplitResult) -> bool:
+def reachable(root: SplitResult) -> bool:
+    """Tell whether the host of an asset root answers at all."""
     try:
         with socket.create_connection((root.hostname or "", root.port or 443), timeout=5):
             return True

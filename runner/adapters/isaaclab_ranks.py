@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+import socket
+from typing import Any, NoReturn
 
+from simyard.runner.errors import Category, Failure, WorkloadError
 from simyard.runner.paths import AttemptPaths
+from simyard.runner.ranks import first_failure
 from simyard.runner.spec import AttemptSpec, JobSpec, World
 
 
@@ -18,21 +21,52 @@ def train_together(request: Any, attempt: AttemptSpec, world: World, paths: Atte
         paths: The attempt's folder on this machine.
 
     Raises:
-        RuntimeError: The launcher ends with another exit code than 0: one rank that fails ends all of them.
+        RuntimeError: A rank fails, which ends all of them.
+        WorkloadError: A rank is killed, or dies without a word.
     """
-    from isaaclab.cli.multigpu import MultiGpuLauncherCfg, run_multigpu_cli
+    from isaaclab.cli.multigpu import run_multigpu_cli
+
+    code = run_multigpu_cli(launcher_arguments(request, attempt.job, world), launcher_of(paths))
+    if code:
+        raise_failure_of_ranks(paths, code)
+
+
+def raise_failure_of_ranks(paths: AttemptPaths, code: int) -> NoReturn:
+    """Raise what the first rank of this machine failed of, as far as it could say so itself.
+
+    Args:
+        paths: The attempt's folder on this machine.
+        code: The launcher's exit code.
+
+    Raises:
+        RuntimeError: A rank failed.
+        WorkloadError: None left a word: it was killed, or died in native code.
+    """
+    told = first_failure(paths)
+    if told is not None:
+        raise RuntimeError(told)
+    raise WorkloadError(
+        Failure(
+            code="rank_killed",
+            category=Category.INFRA,
+            message=f"A rank on {socket.gethostname()!r} died without a word; the launcher's exit code is {code}.",
+            advice="See its stderr and the machine's memory; the next attempt goes on from the last checkpoint.",
+        )
+    )
+
+
+def launcher_of(paths: AttemptPaths) -> Any:
+    """Return the configuration with which Isaac Lab's launcher starts our ranks for an attempt."""
+    from isaaclab.cli.multigpu import MultiGpuLauncherCfg
     from isaaclab_rl.entrypoints.api import MULTI_GPU_BACKENDS
 
-    launcher = MultiGpuLauncherCfg(
+    return MultiGpuLauncherCfg(
         prog="train_multigpu",
         description="Train on several GPUs.",
         worker_script="-m",  # torchrun's own switch: what follows is a module
         worker_prefix_args=("simyard.runner.ranks", str(paths.root)),
         rl_libraries=MULTI_GPU_BACKENDS,
     )
-    code = run_multigpu_cli(launcher_arguments(request, attempt.job, world), launcher)
-    if code:
-        raise RuntimeError(f"Isaac Lab's multi-GPU launcher ended with exit code {code}")
 
 
 def launcher_arguments(request: Any, job: JobSpec, world: World) -> list[str]:

@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from simyard.runner.adapters.isaaclab_ranks import meeting_point
+from simyard.runner.adapters.isaaclab_ranks import meeting_point, raise_failure_of_ranks
 from simyard.runner.errors import RequestError
 from simyard.runner.libraries import Library
 from simyard.runner.paths import AttemptPaths
@@ -98,8 +98,8 @@ def run(attempt: AttemptSpec, facts: Facts, library: Library, checkpoint: Path |
     assert folder is not None
     if attempt.world is not None:
         prove = [str(folder / "isaaclab.sh"), "-p", *_torchrun(attempt), "-m", "simyard.runner.ranks", str(paths.root)]
-        if subprocess.run(prove, check=False).returncode:
-            raise RuntimeError("the ranks did not find each other")
+        if code := subprocess.run(prove, check=False).returncode:
+            raise_failure_of_ranks(paths, code)
     code = subprocess.run(command(attempt, facts, library, checkpoint, folder), check=False).returncode
     if code:
         raise RuntimeError(f"train.py ended with exit code {code}")

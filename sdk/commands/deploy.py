@@ -99,7 +99,10 @@ def _plan(wishes: Wishes) -> Any:
     from simyard.flows.pools import PoolPlan
 
     if wishes.pool is None:
-        of_pools = [wishes.image and "--image", wishes.settings and "--set", wishes.gpus is not None and "--gpus"]
+        of_pools = [
+            wishes.pool_type != "process" and "--type", wishes.image and "--image", wishes.settings and "--set",
+            wishes.gpus is not None and "--gpus", wishes.accept_eula and "--accept-nvidia-eula",
+        ]  # fmt: skip
         for option in filter(None, of_pools):
             raise RequestError(f"{option} needs --pool.", code="bad_command", advice="Name the pool with --pool NAME.")
         return None
@@ -135,19 +138,40 @@ def _limits(settings: Iterable[str]) -> dict[str, int]:
 
 def _block(wishes: Wishes) -> Any:
     """Return the block for the store, with the credentials of this command's environment."""
-    if wishes.block is None:
+    from simyard.blocks.job_store import JobStore
+    from simyard.blocks.reference import BLOCK_PREFIX, absolute, check_block_name
+
+    if wishes.block is None and wishes.store is None:
         return None
+    if wishes.block is None:
+        raise RequestError(
+            f"--store {wishes.store!r} needs --block.",
+            code="bad_command",
+            advice="A pool has no store: each job names its own. --block NAME saves this one as job-store/NAME.",
+        )
     if wishes.store is None:
         raise RequestError("--block needs --store.", code="bad_command", advice="Say where the jobs are: s3://BUCKET.")
-    from simyard.blocks.job_store import JobStore
+    check_block_name(wishes.block)
+    if wishes.store.startswith(BLOCK_PREFIX):
+        raise RequestError(
+            f"--store {wishes.store!r} is a block already.",
+            code="bad_command",
+            advice="Leave --store and --block out, or give the address of a folder or a bucket.",
+        )
 
     environment = {
         "endpoint_url": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"), "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
         "access_key_id": ("AWS_ACCESS_KEY_ID",), "secret_access_key": ("AWS_SECRET_ACCESS_KEY",),
     }  # fmt: skip
     is_bucket = wishes.store.startswith("s3://")
+    if is_bucket and os.environ.get("AWS_SESSION_TOKEN"):
+        raise RequestError(
+            "AWS_SESSION_TOKEN is set: these credentials last for hours, and a block keeps no token.",
+            code="bad_credentials",
+            advice="Leave --block out where machines have roles of their own, or take the keys of a user.",
+        )
     found = {
         name: next((os.environ[variable] for variable in variables if os.environ.get(variable)), None)
         for name, variables in environment.items()
     }
-    return JobStore(url=wishes.store, **({k: v for k, v in found.items() if v} if is_bucket else {}))
+    return JobStore(url=absolute(wishes.store), **({k: v for k, v in found.items() if v} if is_bucket else {}))

@@ -30,7 +30,7 @@ from simyard.tasks import history
 from simyard.tasks.frame import Resolved, load_spec, training_of
 from simyard.tasks.inputs import gather
 from simyard.tasks.kinds import kind_of
-from simyard.tasks.launch import refuse_succeeded
+from simyard.tasks.launch import refuse_succeeded, refuse_without_pool
 from simyard.tasks.resolve import resolve
 from simyard.tasks.sessions import Sessions
 from simyard.tasks.stage import stage
@@ -103,7 +103,7 @@ def rerun(job_id: str, reference: str | None, pool: str | None, *, quiet: bool) 
     store = open_store(reference)
     spec = load_spec(store, job_id)
     refuse_succeeded(store, job_id)
-    if pool is None and history.job_status(store, job_id)["status"] == "running":
+    if (pool or site.pool) is None and history.job_status(store, job_id)["status"] == "running":
         raise RequestError(
             f"{job_id} is still running.",
             code="still_running",
@@ -130,6 +130,8 @@ def execute_in(
 
     A job that is in the store already is checked in its attempt: there a refusal is written down as the job's end.
     """
+    pool = pool or sessions.site.pool
+    refuse_without_pool(resolved.spec, pool)
     live = LiveLine()
     if pool is None:
         # The simulator takes ten seconds to import: it starts before Prefect is so much as imported.

@@ -85,6 +85,18 @@ def test_a_field_that_is_wrong(refuse, write, good, command, changes, said):
     assert "secret" not in result.output
 
 
+@BOTH
+@pytest.mark.parametrize(
+    ("compute", "gpus"),
+    [({"gpusPerNode": 2}, 2), ({"numNodes": 2, "gpusPerNode": 4}, 8), ({"numNodes": 3}, 3)],
+    ids=["GPUs", "GPUs of machines", "machines"],
+)
+def test_only_a_training_takes_several_gpus(refuse, write, good, command, compute, gpus):
+    kind = {"evaluate": "evaluate", "export-policy": "export"}[command]
+    said = [f"asks for {gpus} GPUs, and a job of kind {kind!r} runs on one", "gpusPerNode and numNodes to 1"]
+    refuse(command, write({**good(command), "computeConfig": compute}), said=said)
+
+
 # Fields of one
 
 

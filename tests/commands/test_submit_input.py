@@ -116,6 +116,12 @@ def test_a_file_of_ten_megabytes_is_not_read(refuse, write):
     refuse("submit", write(b'{"name": "' + b"x" * 10_000_000 + b'"}'), said=["too large", "1,000,000 bytes"])
 
 
+def test_a_rollout_takes_one_gpu(good, refuse, write):
+    request = {key: value for key, value in good.items() if value is not None}
+    said = ["asks for 2 GPUs, and a job of kind 'rollout' runs on one"]
+    refuse("submit", write(request | {"compute_config": {"gpus_per_node": 2}}), said=said)
+
+
 def test_an_idempotency_key_has_limits(good, refuse, write):
     refuse("submit", write(good), "--idempotency-key", "k" * 257, said=["257 characters", "1 to 256"])
     refuse("submit", write(good), "--idempotency-key", "  ", said=["0 characters"])

@@ -75,6 +75,18 @@ def test_a_job_in_a_pool_uses_the_session_that_the_workers_machine_keeps(
     assert stopped.returncode == 0, stopped.stderr
 
 
+def test_an_urgent_job_waits_in_the_urgent_queue(
+    scenario_pool: Pool, simyard: CommandLine, write_config: Any, store: Path, api: Api
+) -> None:
+    config = write_config(computeConfig__priority="high", trainingConfig__maxIterations=2)
+    # The site's pool, which no option names.
+    done = simyard("train", config, "--store", store, "--json", SIMYARD_POOL=scenario_pool.name)
+    assert done.returncode == 0, done.stderr
+    (run,) = api.runs_of(last_json(done)["job_id"])
+    assert (run["work_pool_name"], run["work_queue_name"]) == (scenario_pool.name, "high")
+    assert run["job_variables"]["gpu_count"] == "0"
+
+
 def test_flow_processes_that_die_are_replaced_and_the_job_goes_on(
     scenario_pool: Pool, simyard: CommandLine, write_config: Any, store: Path, api: Api
 ) -> None:

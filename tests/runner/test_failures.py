@@ -18,6 +18,7 @@ KNOWN = {
     "no_rt_cores": "[Error] [rtx.postprocessing.plugin] createDLSSContext error",
     "eula_not_accepted": "Do you accept the EULA? (Yes/No): ",
     "assets_unreachable": "FileNotFoundError: Unable to find the file: https://omniverse-content-production.s3/Robot.usd",
+    "ranks_apart": "The ranks cannot talk to each other: rank 0 of 2 on 'box': DistStoreError: Timed out after 121 s",
     "rank_lost": "[rank1]: Watchdog caught collective operation timeout: WorkNCCL(SeqNum=5)",
     "policy_std_invalid": "RuntimeError: normal expects all elements of std >= 0.0",
     "observation_nan": "ValueError: The observation group 'policy' contains NaN values.",

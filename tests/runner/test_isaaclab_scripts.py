@@ -8,9 +8,9 @@ import pytest
 from helpers import train_request
 
 from simyard.runner.adapters import isaaclab_scripts
-from simyard.runner.errors import RequestError
+from simyard.runner.errors import RequestError, WorkloadError
 from simyard.runner.libraries import get_library
-from simyard.runner.spec import AttemptSpec, Facts
+from simyard.runner.spec import AttemptSpec, Facts, World
 from simyard.site import Site
 from simyard.store import keys
 from simyard.store.store import Store
@@ -23,6 +23,7 @@ from simyard.tasks.sessions import Sessions
 from simyard.tasks.stage import stage
 
 INSTALLATION = Path(__file__).parents[1] / "isaaclab23"
+ON_THE_CPU = {"gpusPerNode": 0, "acceptNvidiaEula": True}
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +36,10 @@ def train(tmp_path, **changes):
     """Run a job to its result."""
     store = Store.open(str(tmp_path / "store"))
     training = {"task": "Isaac-Cartpole-Direct-v0", "numEnvs": 8, "maxIterations": 3, "rlLibrary": "rsl_rl", "seed": 7}
-    request = train_request({"trainingConfig": training, "computeConfig": {"gpusPerNode": 0}, **changes})
+    request = train_request({"trainingConfig": training, "computeConfig": ON_THE_CPU, **changes})
     resolved = resolve(request, store, keys.new_job_id(), tmp_path)
     stage(resolved, store)
-    site = Site(home=tmp_path / "home", store="", python=sys.executable)
+    site = replace(Site.from_env(), home=tmp_path / "home", python=sys.executable)
     with Sessions(site) as sessions:
         launch_inline(resolved.spec, store, sessions, Observer())
     return persist(resolved.spec, collect(resolved.spec, store), store), store
@@ -77,8 +78,6 @@ def test_a_resumed_job_goes_on_with_the_next_iteration(tmp_path):
 
 
 def test_a_script_that_fails_is_a_failed_attempt_with_its_exit_code(tmp_path):
-    from simyard.runner.errors import WorkloadError
-
     with pytest.raises(WorkloadError, match="exit code 3"):
         train(tmp_path, overrides=["agent.crash_at=1"])
 
@@ -110,6 +109,41 @@ def test_the_command_line_is_that_of_2_3(tmp_path):
         "--task", "Isaac-Cartpole-Direct-v0", "--num_envs", "8", "--seed", "7", "--max_iterations", "10",
         "--headless", "--device", "cuda:0", "--checkpoint", "/c/last_x_ep_4_rew_1.pth", "a=1",
     ]  # fmt: skip
+
+
+def test_every_machine_starts_a_rank_for_each_gpu(tmp_path):
+    facts = Facts(simulator="isaaclab", version="2.3.2", flavor="scripts", device="cuda:0", rollout=1, overrides=())
+    job = replace(a_job("rsl_rl"), gpus=2, nodes=2)
+    world = World(node=1, address="10.0.0.7", port=29511, timestamp="2026-01-02_03-04-05")
+    attempt = AttemptSpec(job=job, number=1, world=world)
+    command = isaaclab_scripts.command(attempt, facts, get_library("rsl_rl"), None, Path("/lab"))
+    assert command == [
+        "/lab/isaaclab.sh", "-p", "-m", "torch.distributed.run", "--nproc_per_node", "2", "--nnodes", "2",
+        "--node_rank", "1", "--master_addr", "10.0.0.7", "--master_port", "29511",
+        "/lab/scripts/reinforcement_learning/rsl_rl/train.py", "--task", "Isaac-Cartpole-Direct-v0",
+        "--num_envs", "8", "--seed", "9", "--max_iterations", "3", "--headless", "--distributed",
+    ]  # fmt: skip
+    first = replace(attempt, world=replace(world, node=0))
+    of_first = isaaclab_scripts.command(first, facts, get_library("rsl_rl"), None, Path("/lab"))
+    # 2.3 adds the rank on the machine: 7 and 8 here, 9 and 10 there.
+    assert of_first[of_first.index("--seed") + 1] == "7"
+    assert "--device" not in command, "each rank takes the GPU of its own number"
+
+
+def test_isaac_sim_does_not_start_before_its_licence_is_accepted(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCEPT_EULA", "Y")  # an image's word, which is nobody's
+    with pytest.raises(WorkloadError) as refused:
+        train(tmp_path, computeConfig={"gpusPerNode": 0})
+    failure = refused.value.failure
+    assert (failure.code, failure.category) == ("eula_not_accepted", "user")
+    assert "acceptNvidiaEula" in failure.advice
+    assert "SIMYARD_ACCEPT_NVIDIA_EULA=on" in failure.advice
+
+
+def test_a_site_may_accept_the_licence_for_all_jobs(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIMYARD_ACCEPT_NVIDIA_EULA", "on")
+    result, _ = train(tmp_path, computeConfig={"gpusPerNode": 0})
+    assert result["status"] == "succeeded", result["error"]
 
 
 def a_job(library):

@@ -122,9 +122,14 @@ class Run:
         self.steps = []
         for text in filter(None, map(str.strip, self.job.description.split(";"))):
             what, at, once = _STEP.fullmatch(text).groups()
+            if what.startswith("second-"):  # on the second machine alone
+                if attempt.node != 1:
+                    continue
+                what = what.removeprefix("second-")
             if not once or attempt.number == 1:
                 self.steps.append((at or "0", what.replace("-", "_")))
         self.iteration_s = ITERATION_S
+        self.writes_world = attempt.world is not None and attempt.node == 0
         self.weights = torch.zeros(3, 2)
         self.start = 0
         self.saves = self.marks_end = True
@@ -143,6 +148,8 @@ class Run:
         from torch.utils.tensorboard import SummaryWriter
 
         began = time.monotonic()
+        if self.writes_world:
+            write_json(self.paths.world, {"size": self.job.ranks})
         writer = SummaryWriter(str(self.folder), flush_secs=10)
         print(f"started {os.getpid()}")
         for index in range(self.start, self.job.last_iteration):

@@ -227,6 +227,13 @@ def test_a_job_is_canceled_before_it_begins(service: Service, api: Api) -> None:
 # What is refused
 
 
+def test_several_machines_need_a_pool(api: Api) -> None:
+    answer = api.submit({**TRAINING, "computeConfig": {"numNodes": 2, "gpusPerNode": 1}})
+    assert (answer.status, answer.json["code"]) == (400, "no_pool"), answer.body
+    assert "computeConfig.numNodes is 2, and no pool was named" in answer.json["detail"]
+    assert api("GET", "/v0/jobs").json == {"jobs": []}
+
+
 def test_every_wrong_field_is_named_at_once(api: Api) -> None:
     wrong = {"trainingConfig": {"task": "", "numEnvs": 0, "seed": "x"}, "computeConfig": {"gpus": 1}, "retries": -1}
     answer = api.submit(wrong)

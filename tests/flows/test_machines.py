@@ -1,0 +1,84 @@
+"""A training on two machines: two flow runs of a pool that meet through the store, and end together."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from helpers import CommandLine, end, last_json, wait_until
+from pools import Api, Pool, engines, workloads
+from test_pool import finish, job_of, saved
+
+ON_TWO = {"computeConfig__gpusPerNode": 1, "computeConfig__numNodes": 2}
+
+
+def outcome(job: Path, attempt: int, node: int = 0) -> dict[str, Any]:
+    folder = job / f"attempts/{attempt:03d}" / (f"nodes/{node:03d}" if node else "")
+    return dict(json.loads((folder / "outcome.json").read_text()))
+
+
+def test_two_machines_begin_and_end_together(
+    scenario_pool: Pool, simyard: CommandLine, write_config: Any, store: Path, api: Api
+) -> None:
+    config = write_config(description="", trainingConfig__maxIterations=8, **ON_TWO)
+    done = simyard("train", config, "--pool", scenario_pool.name, "--store", store, "--json")
+
+    assert done.returncode == 0, done.stderr
+    result = last_json(done)
+    job = job_of(store)
+    assert [run["name"] for run in api.runs_of(job.name)] == [f"{job.name}-1", f"{job.name}-1-node-1"]
+    attempt = job / "attempts/001"
+    meeting = json.loads((attempt / "meeting.json").read_text())["world"]
+    assert meeting["address"] and meeting["port"] and meeting["timestamp"]
+    assert (outcome(job, 1)["status"], outcome(job, 1, node=1)["status"]) == ("succeeded", "succeeded")
+    # What both trained is in the store once: the first machine collects.
+    assert (attempt / "files/checkpoints").exists()
+    names = [entry["name"] for entry in result["artifacts"]]
+    assert "world.json" in names and not [name for name in names if "nodes" in name]
+    # Nothing was measured on a GPU, and a run of a second says nothing of speed.
+    assert result["summary"] == {"scaling": {"gpus": 2, "steps_per_s": None, "one_gpu": None, "efficiency": None}}
+
+
+def test_a_machine_that_dies_ends_the_attempt_and_the_next_one_goes_on(
+    scenario_pool: Pool, simyard: CommandLine, write_config: Any, store: Path, api: Api
+) -> None:
+    always_slow = "; ".join(f"slow at {index}" for index in range(36))
+    config = write_config(
+        description=f"{always_slow}; second-kill at 6 once", trainingConfig__maxIterations=36, retries=3, **ON_TWO
+    )
+    control = simyard.start("train", config, "--pool", scenario_pool.name, "--store", store, "--json")
+    try:
+        job = job_of(store)
+        # In the first attempt the second machine's simulator dies; in the second one its whole flow run.
+        wait_until(lambda: saved(job, 2), 120, "a checkpoint of the second attempt")
+        (other,) = (run for run in api.runs_of(job.name) if run["name"] == f"{job.name}-2-node-1")
+        engines(other["id"])[0].kill()
+        result = finish(control, 240)
+    finally:
+        end(control)
+
+    assert (control.returncode, result["status"], result["attempts"]) == (0, "succeeded", 3)
+    killed, lost = outcome(job, 1)["failure"], outcome(job, 2)["failure"]
+    assert (killed["code"], killed["category"]) == ("killed", "infra")
+    assert killed["message"].startswith("On machine 2: The simulator was ended by SIGKILL")
+    assert (lost["code"], lost["category"]) == ("machine_lost", "infra")
+    assert f"{job.name}-2-node-1" in lost["message"] or "silent" in lost["message"]
+    for number in (2, 3):
+        assert outcome(job, number)["start_iteration"] == saved(job, number - 1)[-1]
+    rows = (job / "artifacts/metrics.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == [str(step) for step in range(36)], "each step once"
+    wait_until(lambda: not workloads(scenario_pool), 20, "the end of all workloads")
+
+
+def test_a_cancel_ends_both_machines(scenario_pool: Pool, simyard: CommandLine, write_config: Any, store: Path) -> None:
+    config = write_config(description="slow", trainingConfig__maxIterations=400, **ON_TWO)
+    control = simyard.start("train", config, "--pool", scenario_pool.name, "--store", store, "--json")
+    try:
+        job = job_of(store)
+        wait_until(lambda: saved(job, 1), 60, "a checkpoint")
+        assert simyard("jobs", "cancel", job.name, "--store", store).returncode == 0
+        result = finish(control)
+    finally:
+        end(control)
+    assert (control.returncode, result["status"]) == (130, "canceled")
+    wait_until(lambda: not workloads(scenario_pool), 30, "the end of both machines' workloads")
+    assert outcome(job, 1, node=1)["status"] == "canceled"

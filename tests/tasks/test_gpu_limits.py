@@ -1,0 +1,223 @@
+"""How many GPUs may be held at once, against a real Prefect server: its limits, whose slots stand for GPUs."""
+
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+from helpers import Server, wait_until
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from simyard.flows.pools import send_limit
+from simyard.runner.errors import RequestError, WorkloadError
+from simyard.runner.spec import JobSpec
+from simyard.store import keys
+from simyard.tasks.attempt import Observer
+from simyard.tasks.gpu_limits import gpus_of, holding, limit_of_pool, limit_of_project, project_of
+
+
+def a_job(**changes: Any) -> JobSpec:
+    return JobSpec(
+        job_id=keys.new_job_id(), kind="train", name="n", simulator="isaaclab", task="T", library="rsl_rl",
+        num_envs=1, max_iterations=1, seed=1, **{"gpus": 1, "priority": "high", **changes},
+    )  # fmt: skip
+
+
+class Jobs:
+    """Jobs of one pool, each held by a thread of its own as each has a control flow of its own."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.pool = f"gpu-{uuid.uuid4().hex[:8]}"
+        self.store = "s3://robots/simyard"
+        self.leave: list[threading.Event] = []
+        self.threads: list[threading.Thread] = []
+
+    def limit(self, name: str, slots: int) -> None:
+        with self.client() as client:
+            send_limit(client, name, slots, lambda what, change: None)
+
+    def taken(self, name: str) -> int:
+        with self.client() as client:
+            return int(client.read_global_concurrency_limit_by_name(name).active_slots)
+
+    @contextmanager
+    def client(self) -> Iterator[Any]:
+        with temporary_settings({PREFECT_API_URL: self.server.url}), get_client(sync_client=True) as client:
+            yield client
+
+    @contextmanager
+    def holds(self, spec: JobSpec, observer: Observer | None = None, store: str | None = None, **how: Any) -> Any:
+        with (
+            self.client() as client,
+            holding(client, spec, store or self.store, self.pool, observer or Observer(), **how),
+        ):
+            yield
+
+    def start(self, spec: JobSpec) -> "Held":
+        held = Held(threading.Event(), threading.Event(), threading.Event())
+
+        def hold() -> None:
+            with self.holds(spec, Observer(progress=lambda status: held.waits.set())):
+                held.has.set()
+                held.leave.wait(60)
+
+        self.leave.append(held.leave)
+        self.threads.append(threading.Thread(target=hold))
+        self.threads[-1].start()
+        return held
+
+
+class Held:
+    """A job in a thread."""
+
+    def __init__(self, has: threading.Event, waits: threading.Event, leave: threading.Event) -> None:
+        self.has, self.waits, self.leave = has, waits, leave
+
+
+@pytest.fixture
+def jobs(prefect_server: Server) -> Iterator[Jobs]:
+    found = Jobs(prefect_server)
+    yield found
+    for event in found.leave:
+        event.set()
+    for thread in found.threads:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def test_a_third_waits_until_one_of_two_leaves(jobs: Jobs) -> None:
+    name = limit_of_pool(jobs.pool)
+    jobs.limit(name, 2)
+    first, second = jobs.start(a_job()), jobs.start(a_job())
+    assert first.has.wait(30)
+    assert second.has.wait(30)
+    assert jobs.taken(name) == 2
+    third = jobs.start(a_job())
+    assert third.waits.wait(30)
+    assert not third.has.wait(2), "it asks every second, and there is none"
+    second.leave.set()
+    assert third.has.wait(30)
+    assert jobs.taken(name) == 2
+    first.leave.set()
+    third.leave.set()
+    wait_until(lambda: jobs.taken(name) == 0, 30, "that all slots are given back")
+
+
+def test_a_job_of_two_gpus_holds_two(jobs: Jobs) -> None:
+    name = limit_of_pool(jobs.pool)
+    jobs.limit(name, 2)
+    with jobs.holds(a_job(gpus=2)):
+        assert jobs.taken(name) == 2
+        waiting = jobs.start(a_job())
+        assert waiting.waits.wait(30)
+        assert not waiting.has.is_set()
+    assert waiting.has.wait(30)
+
+
+def test_two_machines_hold_the_gpus_of_both(jobs: Jobs) -> None:
+    name = limit_of_pool(jobs.pool)
+    jobs.limit(name, 8)
+    with jobs.holds(a_job(gpus=4, nodes=2)):
+        assert jobs.taken(name) == 8
+
+
+@pytest.mark.parametrize(
+    ("job", "needs"), [({"gpus": 3}, 3), ({"gpus": 2, "nodes": 2}, 4)], ids=["one machine", "two machines"]
+)
+def test_more_than_is_allowed_at_all_is_refused_at_once(jobs: Jobs, job: dict[str, int], needs: int) -> None:
+    name = limit_of_pool(jobs.pool)
+    jobs.limit(name, 2)
+    shown: list[Any] = []
+    with pytest.raises(RequestError) as refused, jobs.holds(a_job(**job), Observer(progress=shown.append)):
+        raise AssertionError("it got them")
+    failure = refused.value.failure
+    assert failure.code == "too_many_gpus"
+    assert failure.message == f"The job needs {needs} GPUs at once, and {name!r} allows 2."
+    assert "gpusPerNode" in failure.advice
+    assert shown == [], "nothing was waited for"
+    assert jobs.taken(name) == 0
+
+
+def test_where_no_limit_is_nobody_waits(jobs: Jobs) -> None:
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(jobs.holds(a_job(gpus=16), Observer(progress=_no_waiting)))
+
+
+def test_a_job_on_the_cpu_holds_nothing(jobs: Jobs) -> None:
+    name = limit_of_pool(jobs.pool)
+    jobs.limit(name, 0)
+    with jobs.holds(a_job(gpus=0), Observer(progress=_no_waiting)):
+        assert jobs.taken(name) == 0
+
+
+def _no_waiting(status: dict[str, Any]) -> None:
+    raise AssertionError(f"it waits: {status}")
+
+
+def test_a_project_has_a_limit_of_its_own(jobs: Jobs) -> None:
+    project = f"lab-{uuid.uuid4().hex[:8]}"
+    jobs.limit(limit_of_pool(jobs.pool), 4)
+    jobs.limit(limit_of_project(project), 1)
+    store = f"job-store/fleet/projects/{project}"
+    with jobs.holds(a_job(), store=store):
+        assert jobs.taken(limit_of_project(project)) == 1
+        waited = []
+        canceled = Observer(progress=waited.append, canceled=lambda: bool(waited))
+        with pytest.raises(WorkloadError), jobs.holds(a_job(), canceled, store):
+            raise AssertionError("it got one")
+        assert len(waited) == 1
+        assert jobs.taken(limit_of_pool(jobs.pool)) == 1, "who waits for one limit holds none of the other"
+        with jobs.holds(a_job(), Observer(progress=_no_waiting)):  # another project's
+            assert jobs.taken(limit_of_pool(jobs.pool)) == 2
+    with pytest.raises(RequestError, match=f"needs 2 GPUs at once, and 'gpus-project-{project}' allows 1"):
+        jobs.holds(a_job(gpus=2), store=store).__enter__()
+
+
+def test_a_job_that_waits_can_be_canceled(jobs: Jobs) -> None:
+    name = limit_of_pool(jobs.pool)
+    jobs.limit(name, 1)
+    with jobs.holds(a_job()):
+        shown: list[Any] = []
+        observer = Observer(progress=shown.append, canceled=lambda: len(shown) > 1)
+        with pytest.raises(WorkloadError) as ended, jobs.holds(a_job(), observer):
+            raise AssertionError("it got one")
+        assert (ended.value.failure.code, ended.value.failure.category) == ("canceled", "canceled")
+        assert [status["stage"] for status in shown] == ["waiting for a GPU"] * 2
+        assert jobs.taken(name) == 1
+
+
+def test_an_attempt_that_runs_already_does_not_wait(jobs: Jobs) -> None:
+    name = limit_of_pool(jobs.pool)
+    jobs.limit(name, 1)
+    with jobs.holds(a_job()), jobs.holds(a_job(), Observer(progress=_no_waiting), wait=False):
+        assert jobs.taken(name) == 1
+    with jobs.holds(a_job(), wait=False):
+        assert jobs.taken(name) == 1, "it takes one where there is one"
+
+
+@pytest.mark.parametrize(
+    ("reference", "project"),
+    [
+        ("s3://robots/simyard", "default"), ("s3://robots/simyard/projects/lab", "lab"),
+        ("job-store/fleet/projects/lab/", "lab"), ("file:///data/projects/lab/more", "default"),
+        ("file:///data/myprojects/lab", "default"),
+    ],
+)  # fmt: skip
+def test_a_stores_reference_tells_the_project(reference: str, project: str) -> None:
+    assert project_of(reference) == project
+
+
+@pytest.mark.parametrize(
+    ("job", "in_pool", "gpus"),
+    [
+        ({"gpus": None}, True, 1), ({"gpus": None}, False, 0), ({"gpus": 0}, True, 0), ({"gpus": 2}, True, 2),
+        ({"gpus": 4, "nodes": 2}, True, 8), ({"gpus": None, "nodes": 3}, True, 3),
+    ],
+)  # fmt: skip
+def test_a_job_holds_what_it_asks_for(job: dict[str, Any], in_pool: bool, gpus: int) -> None:
+    assert gpus_of(a_job(**job), in_pool=in_pool) == gpus
