@@ -56,7 +56,7 @@ def _on_one_gpu(spec: JobSpec, store: Store) -> dict[str, Any] | None:
         if _essence(other) != _essence(spec) or other.ranks != 1:
             continue
         last = _last(store, job_id)
-        facts = (last and last.outcome or {}).get("facts") or {}
+        facts = ((last and last.outcome) or {}).get("facts") or {}
         speed = _steps_per_s(other, last)
         if speed is not None and facts["device"] != "cpu" and _gpu(store, job_id) == own_gpu:
             return {"job_id": job_id, "steps_per_s": speed}
