@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
-
-import psutil
 
 from simyard.runner.spec import InputFile, ResumePoint
 from simyard.store.keys import AttemptKeys, JobKeys
 from simyard.store.store import KeyNotFound, Store
+from simyard.tasks.heartbeat import is_gone
 
 SILENCE_S = 120.0
 """A running attempt writes its status every few seconds; after this long without one its process is gone."""
@@ -113,15 +110,7 @@ def _standing(past: list[PastAttempt]) -> str:
         return "queued"
     if past[-1].outcome:
         return "canceled" if past[-1].outcome["status"] == "canceled" else "running"
-    return "interrupted" if _is_gone(past[-1].status or {}) else "running"
-
-
-def _is_gone(status: dict[str, Any]) -> bool:
-    """Return True for an attempt whose supervisor has died: seen at once on its machine, by silence elsewhere."""
-    if status.get("host") == platform.node() and not psutil.pid_exists(status["pid"]):
-        return True
-    heard = status.get("updated_at")
-    return heard is not None and (datetime.now(UTC) - datetime.fromisoformat(heard)).total_seconds() > SILENCE_S
+    return "interrupted" if is_gone(past[-1].status or {}, SILENCE_S) else "running"
 
 
 def read_or_none(store: Store, key: str) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +14,7 @@ from simyard.runner.paths import AttemptPaths
 from simyard.runner.spec import AttemptSpec
 from simyard.store.keys import AttemptKeys, JobKeys
 from simyard.store.store import Store
+from simyard.tasks.heartbeat import own_beat
 
 _STYLING = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _DECORATION = re.compile(r"[\s\u2580-\u259f#=_-]*")
@@ -46,8 +45,7 @@ class Mirror:
             "total": total,
             "unit": unit,
             "reward": None,
-            "host": platform.node(),
-            "pid": os.getpid(),
+            **own_beat(),
             "began_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         self.cancel_requested = threading.Event()
@@ -110,7 +108,7 @@ class Mirror:
         self._forward_log()
 
     def _beat(self) -> None:
-        self.status["updated_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+        self.status |= own_beat()
         self._store.put_json(self._keys.status, self.status)
         if self._store.exists(self._job.cancel):
             self.cancel_requested.set()

@@ -20,6 +20,7 @@ from simyard.site import Site
 from simyard.store import keys
 from simyard.store.keys import RunKeys
 from simyard.store.store import Store
+from simyard.tasks.heartbeat import is_gone
 from simyard.tasks.history import read_or_none
 from simyard.tasks.sessions import Sessions
 from simyard.tasks.training_runs import record, run_report
@@ -81,7 +82,7 @@ def resume(run_id: str, reference: str | None, pool: str | None, *, wait: bool, 
     store = open_store(reference)
     wish(store, run_id, "run")
     beat = read_or_none(store, RunKeys(run_id).status)
-    if beat is not None and not record.is_gone(beat):
+    if beat is not None and not is_gone(beat, record.SILENCE_S):
         return watch(store, run_id, quiet=quiet) if wait else record.run_status(store, run_id)
     if wait:
         return _drive(None, run_id, store, reference, pool, site, quiet=quiet)

@@ -22,6 +22,7 @@ from simyard.site import Site
 from simyard.store.keys import JobKeys, RunKeys, rollout_job_id
 from simyard.store.store import Store
 from simyard.tasks.attempt import CANCELED
+from simyard.tasks.heartbeat import is_gone, is_own, own_beat
 from simyard.tasks.history import read_or_none
 from simyard.tasks.training_runs import costs, dataset, record, run_report, stopping
 from simyard.tasks.training_runs.crew import Crew
@@ -434,7 +435,7 @@ class Driver:
             ended = self.store.get_json(self.keys.result)["status"]
             raise RequestError(f"{self.spec.run_id} has {ended}.", code="run_ended", advice="Begin another.")
         beat = read_or_none(self.store, self.keys.status)
-        if beat and not record.is_gone(beat) and not _is_this_process(beat):
+        if beat and not is_gone(beat, record.SILENCE_S) and not is_own(beat):
             raise RequestError(
                 f"{self.spec.run_id} is driven by process {beat['pid']} on {beat['host']!r}.",
                 code="already_driven",
@@ -517,13 +518,6 @@ class Driver:
             "wanted": self._wanted,
             "current_iteration": len(self.iterations) + 1,
             "credits": round(self.credits, 6),
-            "host": platform.node(),
-            "pid": os.getpid(),
-            "process_began": record.process_began(os.getpid()),
-            "updated_at": now(),
+            **own_beat(),
         }
         self.store.put_json(self.keys.status, status)
-
-
-def _is_this_process(beat: dict[str, Any]) -> bool:
-    return bool(beat["host"] == platform.node() and beat["pid"] == os.getpid())

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import platform
-from datetime import UTC, datetime
 from typing import Any
-
-import psutil
 
 from simyard.store import keys
 from simyard.store.keys import RunKeys
 from simyard.store.store import Store
+from simyard.tasks.heartbeat import is_gone
 from simyard.tasks.history import read_or_none
 from simyard.tasks.training_runs.run import RunSpec, load_run
 from simyard.tasks.training_runs.wishes import wished
@@ -47,7 +44,7 @@ def run_status(store: Store, run_id: str) -> dict[str, Any]:
         return dict(result)
     beat = read_or_none(store, run.status)
     status = "queued" if beat is None else "running"
-    if beat is not None and is_gone(beat):
+    if beat is not None and is_gone(beat, SILENCE_S):
         status = "interrupted"
     elif "pause" in (wished(store, run_id), beat and beat["wanted"]):
         status = "paused"
@@ -73,26 +70,6 @@ def frame(spec: RunSpec, store: Store) -> dict[str, Any]:
         "store": store.url(RunKeys(spec.run_id).prefix),
         "created_at": spec.created_at,
     }
-
-
-def is_gone(beat: dict[str, Any]) -> bool:
-    """Return whether the process that wrote this heartbeat has died: seen on its machine, elsewhere by its silence."""
-    if beat["host"] == platform.node():
-        return not _is_alive(beat["pid"], beat["process_began"])
-    return (datetime.now(UTC) - datetime.fromisoformat(beat["updated_at"])).total_seconds() > SILENCE_S
-
-
-def process_began(pid: int) -> float:
-    """Return when a process began; with its number, that tells it from every other one of the machine."""
-    return float(psutil.Process(pid).create_time())
-
-
-def _is_alive(pid: int, began: float) -> bool:
-    try:
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - began) < 1.0
-    except psutil.NoSuchProcess:
-        return False
 
 
 def list_runs(store: Store, limit: int) -> list[dict[str, Any]]:

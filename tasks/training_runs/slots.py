@@ -7,8 +7,6 @@ back, and the store may be away for a while.
 
 from __future__ import annotations
 
-import os
-import platform
 import threading
 import time
 from collections.abc import Callable
@@ -29,6 +27,7 @@ from simyard.store.store import Store
 from simyard.tasks import history
 from simyard.tasks.attempt import CANCELED, Observer
 from simyard.tasks.frame import load_spec
+from simyard.tasks.heartbeat import own_beat
 from simyard.tasks.history import read_or_none
 from simyard.tasks.launch import ask_to_cancel, is_done, launch_inline, raise_failure
 from simyard.tasks.pool import deploy
@@ -333,9 +332,7 @@ class _Heartbeat:
 
     def _beat(self) -> None:
         while True:
-            status = {
-                "flow_run": self._flow_run, "host": platform.node(), "pid": os.getpid(), "updated_at": now(),
-            }  # fmt: skip
+            status = {"flow_run": self._flow_run, **own_beat()}
             with suppress(StoreError):
                 self._store.put_json(self._key, status)
             if self._over.wait(LOOK_S):

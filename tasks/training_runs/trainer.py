@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from simyard.store.failures import on_disk
 from simyard.store.keys import RunKeys
 from simyard.store.store import Store
 from simyard.tasks import assets
+from simyard.tasks.heartbeat import own_beat
 from simyard.tasks.history import read_or_none
 from simyard.tasks.inputs import find_input
 from simyard.tasks.mirror import readable_lines
@@ -265,7 +265,7 @@ class _Call:
                 self._beat()
 
     def _beat(self) -> None:
-        status = {"host": platform.node(), "pid": os.getpid(), "updated_at": now(), "attempt": self._attempt.to_json()}
+        status = {**own_beat(), "attempt": self._attempt.to_json()}
         self._store.put_json(self._attempt.key("status.json"), status)
 
     def _keep(self) -> dict[str, Any]:

@@ -2,14 +2,11 @@
 
 import html.parser
 import json
-import os
-import platform
 import re
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,6 +30,7 @@ from simyard.store import keys
 from simyard.store.keys import JobKeys
 from simyard.tasks.attempt import CANCELED
 from simyard.tasks.collect import collect
+from simyard.tasks.heartbeat import own_beat
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
 from simyard.tasks.sessions import Sessions
@@ -105,8 +103,7 @@ class Yard:
         """Write down that an attempt runs, as its supervisor does."""
         status = {
             "status": "running", "stage": "working", "start_iteration": start, "done": done, "total": play.ITERATIONS,
-            "unit": "iteration", "reward": None, "host": platform.node(), "pid": os.getpid(),
-            "updated_at": datetime.now(UTC).isoformat(timespec="seconds"), "facts": None,
+            "unit": "iteration", "reward": None, **own_beat(), "facts": None,
         }  # fmt: skip
         self.store.put_json(JobKeys(job_id).attempt(number).status, status | changes)
 

@@ -1,7 +1,6 @@
 """When a flow run of the service counts as lost, by what Prefect and the store say; real records, no processes."""
 
 import os
-import platform
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from simyard.runner.spec import JobSpec
 from simyard.service.recovery import PENDING_S, STARTING_S, why_lost
 from simyard.store.keys import JobKeys, new_job_id
 from simyard.store.store import Store
+from simyard.tasks.heartbeat import own_beat
 
 NOBODY = 2**22 + 1
 """No process has this number."""
@@ -35,7 +35,7 @@ class Job:
         """Write an attempt's heartbeat, of so many seconds ago."""
         beat = {
             "status": "running", "stage": "working", "start_iteration": 0, "done": 0, "total": 1, "unit": "iteration",
-            "reward": None, "host": platform.node(), "pid": pid,
+            "reward": None, **own_beat(), "pid": pid,
             "updated_at": (datetime.now(UTC) - timedelta(seconds=heard_s)).isoformat(timespec="seconds"),
         }  # fmt: skip
         self.store.put_json(JobKeys(self.id).attempt(number).status, beat)
