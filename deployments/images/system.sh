@@ -16,7 +16,7 @@ rm -rf /var/lib/apt/lists/*
 getent passwd "$uid" >/dev/null || useradd --uid "$uid" --user-group --create-home simyard
 
 # A named volume takes the owner of the folder that it is mounted on: the home, and a store that containers share.
-install --directory --owner "$uid" --group "$uid" "$SIMYARD_HOME" /data
+install --directory --owner "$uid" --group "$uid" "$SIMYARD_HOME" /data /run/simyard
 # Kit keeps these two where it is installed. As links they lie in the home, which is the one volume that is mounted.
 if [ -d /isaac-sim/kit ]; then
     for name in cache data; do
