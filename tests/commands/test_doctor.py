@@ -104,7 +104,7 @@ def test_a_healthy_pool_and_the_machine_of_its_worker(simyard, deployed, store, 
         worker = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=log, stderr=log, start_new_session=True)
     try:
         with temporary_settings({PREFECT_API_URL: env["PREFECT_API_URL"]}), get_client(sync_client=True) as client:
-            wait_until(lambda: client.read_workers_for_work_pool(pool), 30, "a worker")
+            wait_until(lambda: client.read_workers_for_work_pool(pool), 120, "a worker")
         with simyard.start("doctor", "--pool", pool, "--store", store) as doctor:
             first = doctor.stdout.readline()
             assert doctor.poll() is None, "lines are printed when all is over"
