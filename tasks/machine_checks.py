@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from simyard.runner.adapters import isaaclab_scripts
 from simyard.runner.adapters.isaaclab_lookup import reachable
 from simyard.runner.errors import RequestError
 from simyard.site import Site
@@ -118,8 +119,7 @@ def _isaaclab(site: Site, simulator: Simulator | None) -> Check:
         return _no_python(name)
     versions = simulator.versions
     if simulator.scripts is not None:
-        file = Path(simulator.scripts) / "VERSION"
-        version = file.read_text(encoding="utf-8").strip() if file.is_file() else "2.3"
+        version = isaaclab_scripts.version_of(Path(simulator.scripts))
         return Check(name, "ok", f"{version} in {simulator.scripts!r}: trains by its scripts, and does nothing else")
     if "isaaclab" not in versions:
         advice = "Install 'isaaclab==3.0.0' there, set ISAACLAB_PATH to a 2.3 checkout, or set SIMYARD_PYTHON."

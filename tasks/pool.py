@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterIdempotencyKey
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, TerminationSignal
@@ -101,9 +101,10 @@ def _standing(client: SyncPrefectClient, spec: JobSpec, store: Store) -> tuple[i
 def _launch(client: SyncPrefectClient, spec: JobSpec, number: int, store_ref: str, pool: str) -> list[FlowRun]:
     """Launch an attempt, a flow run for each of its machines; those that were launched before are found again."""
     runs = []
+    for flow in (FLOW, NODE_FLOW)[: spec.nodes]:
+        deploy(client, pool, flow)
     for node in range(spec.nodes):
         flow, key = (FLOW, _key(spec, number)) if node == 0 else (NODE_FLOW, f"{_key(spec, number)}-node-{node}")
-        deploy(client, pool, flow)
         launched = run_deployment(
             f"{flow}/{pool}",
             parameters={"job_id": spec.job_id, "attempt": number, "store": store_ref}
@@ -218,8 +219,8 @@ def _wait(
 
 def _tell_of_lost(client: SyncPrefectClient, others: list[FlowRun], store: Store, attempt: AttemptKeys) -> None:
     """Tell the attempt's first machine of another one that died without a word: its worker knows, nobody else."""
-    for node, run in enumerate(others, start=1):
-        state = client.read_flow_run(run.id).state
+    for node, run in enumerate(_now(client, others), start=1):
+        state = run.state
         if state is None or not state.is_final() or state.is_completed() or store.exists(attempt.machine_lost):
             continue
         if not store.exists(attempt.node(node).outcome):
@@ -227,10 +228,19 @@ def _tell_of_lost(client: SyncPrefectClient, others: list[FlowRun], store: Store
             store.put_json(attempt.machine_lost, {"message": message})
 
 
+def _now(client: SyncPrefectClient, runs: list[FlowRun]) -> list[FlowRun]:
+    """Return flow runs as they stand now, by one request however many there are."""
+    if not runs:
+        return []
+    found = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id for run in runs])))
+    by_id = {run.id: run for run in found}
+    return [by_id.get(run.id, run) for run in runs]
+
+
 def _drop(client: SyncPrefectClient, others: list[FlowRun]) -> None:
     """Withdraw those of an attempt's further machines that never began; the others see that it is over."""
-    for run in others:
-        state = client.read_flow_run(run.id).state
+    for run in _now(client, others):
+        state = run.state
         if state is not None and (state.is_scheduled() or state.is_pending()):
             client.set_flow_run_state(run.id, Cancelled(), force=True)
 

@@ -25,8 +25,9 @@ def scaling(spec: JobSpec, store: Store) -> dict[str, Any]:
         newest training that differs in nothing but its GPUs and how long it was, on the same model of GPU (null where
         the store has none); `efficiency`: the former over so many times the latter (null without).
     """
-    reached = _steps_per_s(spec, _last(store, spec.job_id))
-    single = _on_one_gpu(spec, store) if reached is not None else None
+    last = _last(store, spec.job_id)
+    reached = _steps_per_s(spec, last)
+    single = _on_one_gpu(spec, _gpu(store, last), store) if reached is not None else None
     efficiency = reached / (spec.ranks * single["steps_per_s"]) if reached and single else None
     return {
         "gpus": spec.ranks,
@@ -47,8 +48,7 @@ def in_words(found: dict[str, Any]) -> str:
     return f"{text}, efficiency {found['efficiency']:.2f} against {single['steps_per_s']:,} on one ({single['job_id']})"
 
 
-def _on_one_gpu(spec: JobSpec, store: Store) -> dict[str, Any] | None:
-    own_gpu = _gpu(store, spec.job_id)
+def _on_one_gpu(spec: JobSpec, own_gpu: str | None, store: Store) -> dict[str, Any] | None:
     for job_id in reversed(store.list_dirs(keys.JOBS)):
         if not store.exists(keys.JobKeys(job_id).manifest):
             continue
@@ -58,7 +58,7 @@ def _on_one_gpu(spec: JobSpec, store: Store) -> dict[str, Any] | None:
         last = _last(store, job_id)
         facts = ((last and last.outcome) or {}).get("facts") or {}
         speed = _steps_per_s(other, last)
-        if speed is not None and facts["device"] != "cpu" and _gpu(store, job_id) == own_gpu:
+        if speed is not None and facts["device"] != "cpu" and _gpu(store, last) == own_gpu:
             return {"job_id": job_id, "steps_per_s": speed}
     return None
 
@@ -88,7 +88,6 @@ def _last(store: Store, job_id: str) -> PastAttempt | None:
     return past[-1] if past else None
 
 
-def _gpu(store: Store, job_id: str) -> str | None:
-    last = _last(store, job_id)
-    versions = history.read_or_none(store, last.keys.file("versions.json")) if last else None
+def _gpu(store: Store, attempt: PastAttempt | None) -> str | None:
+    versions = history.read_or_none(store, attempt.keys.file("versions.json")) if attempt else None
     return ((versions or {}).get("gpu") or {}).get("name")

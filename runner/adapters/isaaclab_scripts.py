@@ -21,6 +21,12 @@ def root() -> Path | None:
     return path if has_scripts and not has_api else None
 
 
+def version_of(folder: Path) -> str:
+    """Return which version an installation is."""
+    file = folder / "VERSION"
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else "2.3"
+
+
 def check(job: JobSpec, library: Library) -> Facts:
     """Check what can be known without starting Kit: the library's script; the task and overrides fail in Kit.
 
@@ -46,10 +52,9 @@ def check(job: JobSpec, library: Library) -> Facts:
             code="library_absent",
             advice="Use 'rsl_rl' or 'rl_games' with 2.3, or Isaac Lab 3.0.",
         )
-    version = folder / "VERSION"
     return Facts(
         simulator=job.simulator,
-        version=version.read_text(encoding="utf-8").strip() if version.is_file() else "2.3",
+        version=version_of(folder),
         flavor="scripts",
         device="cpu" if job.gpus == 0 else "cuda:0",
         rollout=1,  # not known before the app runs; a library that counts iterations does not need it
