@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BUCKET, HOME, Fleet
+from fleets import BUCKET, HOME, Fleet
 from helpers import CONFIG, SCENARIO, end, wait_until
 
 from simyard.store.keys import JobKeys
