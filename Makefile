@@ -1,5 +1,7 @@
 # Every target does its own set-up. `make setup` costs a fraction of a second when nothing changed.
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test test-fast test-long check bench clean
+
+PYTEST = .venv/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 setup:
 	@./deployments/setup.sh
@@ -8,8 +10,17 @@ demo: setup
 	@.venv/bin/simyard run examples/cartpole-training-config.json examples/cartpole-evaluation-config.json \
 	    examples/cartpole-export-config.json --store demo
 
+# Every mechanism once on the real thing; 15 minutes on two cores.
 test: setup
-	@.venv/bin/python -m pytest -n 2 --dist loadfile
+	@$(PYTEST) -m "not long"
+
+# In process only: no simulator, server, container or browser; 3 minutes.
+test-fast: setup
+	@$(PYTEST) -m "not (sim or system or long)"
+
+# The rest: fifty jobs a library, full fault matrices, images, load, long fuzzing, further kills.
+test-long: setup
+	@$(PYTEST) -m long
 
 check: setup
 	@.venv/bin/ruff check .

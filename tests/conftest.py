@@ -1,4 +1,4 @@
-"""Shared by all tests: a real Prefect server, and the real command line as a child process."""
+"""Shared by all tests: their tiers and groups, a real Prefect server, and the real command line."""
 
 import json
 import logging
@@ -10,6 +10,37 @@ from typing import Any
 import containers
 import pytest
 from helpers import CONFIG, CommandLine, Server, serving_prefect
+
+TESTS = Path(__file__).parent
+SERVED = {"prefect_server": "prefect", "deployments": "service", "fleet": "podman", "podman": "podman"}
+"""Fixtures that start servers or engines, each with the group of the tests that use it."""
+GROUPS = ("sim", "prefect", "service", "podman")
+"""The groups that take longest, which begin first. Any other test is grouped with its file."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test's tier, and group the tests that share what is dear.
+
+    A group is run by one worker (`--dist loadgroup`), so that a simulator or a server that its tests share is
+    started once.
+    """
+    order = {}
+    for item in items:
+        path = item.path.relative_to(TESTS)
+        fixtures = getattr(item, "fixturenames", ())
+        group = next((SERVED[name] for name in SERVED if name in fixtures), None)
+        if path.parts[0] == "sim":
+            item.add_marker("sim")
+        elif group:
+            item.add_marker("system")
+        if item.get_closest_marker("sim"):
+            group = "sim"
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(group or str(path)))
+        in_process = not (item.get_closest_marker("sim") or item.get_closest_marker("system"))
+        order[item] = (GROUPS.index(group) if group else len(GROUPS), in_process)
+    items.sort(key=lambda item: order[item])  # stable: within a group as they stand in the files
 
 
 @pytest.fixture(scope="session")
