@@ -1,76 +1,74 @@
-"""Real simulations are dear: each is run once for all tests that look at it, by whichever worker needs it first."""
+"""Real simulations are dear: each is run once, in one of two simulators, for all tests that look at it."""
 
-import fcntl
 import json
-import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
-from helpers import CONFIG, CommandLine, Server
-from simulated import ENV, Job, Yard, run_bare
+from helpers import CONFIG, Server
+from simulated import KILLED_ITERATIONS, NO_EGL, Job, Killed, Player, Yard, kill_simulator, run_bare
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all workers of this test run have in common."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "sim"
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def yard(prefect_server: Server, tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Iterator[Yard]:
-    """The command line with a home of this worker's own, and the common store, whose name is awkward on purpose.
-
-    Its machine keeps a session, which most jobs run in; those with packages or other variables start cold.
-    """
+def yard(prefect_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
+    """A machine that keeps a simulator, and a store whose name is awkward on purpose."""
     folder = tmp_path_factory.mktemp("yard")
     config = folder / "config.json"
     config.write_text(json.dumps(CONFIG))
-    command = CommandLine({**os.environ, **prefect_server.env, **ENV, "SIMYARD_HOME": str(folder / "home")})
-    yard = Yard(command, config, folder / "home", shared / "a store, ünïcode")
-    started = command("sessions", "start", config, "--store", yard.store, "--idle-minutes", 90, timeout_s=300)
-    assert started.returncode == 0, started.stderr
+    yard = Yard(config, folder / "home", folder / "a store, ünïcode", prefect_server)
+    yard.start_session()
     yield yard
-    command("sessions", "stop", "--all")
+    yard.stop()
 
 
 @pytest.fixture(scope="session")
-def once(shared: Path) -> Callable[[str, Callable[[], Job]], Job]:
-    """Run a job under a name that all workers know, and return what it left."""
-
-    def run(name: str, make: Callable[[], Job]) -> Job:
-        record = shared / f"{name}.json"
-        with (shared / f"{name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not record.exists():
-                record.write_text(make().to_json())
-        return Job.from_json(record.read_text())
-
-    return run
+def player(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Player]:
+    """A simulator in which tests call what no job does."""
+    player = Player(tmp_path_factory.mktemp("player"))
+    yield player
+    player.close()
 
 
 @pytest.fixture(scope="session")
-def trained(yard: Yard, once: Callable[[str, Callable[[], Job]], Job]) -> Callable[[str], Job]:
+def trained(yard: Yard) -> Callable[[str], Job]:
     """The small cartpole, trained with a library for four iterations."""
-    return cache(lambda library: once(library, lambda: yard.train(f"rlLibrary={library}")))
+    return cache(lambda library: yard.train(f"rlLibrary={library}"))
 
 
 @pytest.fixture(scope="session")
-def evaluated(
-    yard: Yard, once: Callable[[str, Callable[[], Job]], Job], trained: Callable[[str], Job]
-) -> Callable[[str], Job]:
+def evaluated(yard: Yard, trained: Callable[[str], Job]) -> Callable[[str], Job]:
     """The last checkpoint of that training, measured."""
-    return cache(lambda library: once(f"evaluated {library}", lambda: yard.evaluate(trained(library))))
+    return cache(lambda library: yard.evaluate(trained(library)))
 
 
 @pytest.fixture(scope="session")
-def trained_managed(yard: Yard, once: Callable[[str, Callable[[], Job]], Job]) -> Job:
+def trained_managed(yard: Yard) -> Job:
     """A task that names its terms, trained for two iterations."""
-    return once("managed", lambda: yard.train("task=Isaac-Cartpole", "maxIterations=2"))
+    return yard.train("task=Isaac-Cartpole", "maxIterations=2")
+
+
+# On a machine that cannot draw jobs have a simulator of their own, where these come one after another.
+
+
+@pytest.fixture(scope="session")
+def trained_blind(yard: Yard) -> Job:
+    """The small cartpole, trained by sb3 as the first job of its simulator."""
+    return yard.train("rlLibrary=sb3", **NO_EGL)
+
+
+@pytest.fixture(scope="session")
+def undrawn(yard: Yard, trained: Callable[[str], Job], trained_blind: Job) -> Job:
+    """The first checkpoint of the small cartpole's training, measured where no film can be made."""
+    return yard.evaluate(trained("rsl_rl"), "recordVideo=true", which="iteration:1", **NO_EGL)
+
+
+@pytest.fixture(scope="session")
+def killed(yard: Yard, undrawn: Job) -> Killed:
+    """A training whose simulator was killed after some checkpoints."""
+    settings = (f"maxIterations={KILLED_ITERATIONS}", "agent.save_interval=5")
+    pattern = "*/001-*/work/logs/rsl_rl/*/*/model_15.pt"
+    return kill_simulator(lambda: yard.train(*settings, **NO_EGL), yard.home / "work", pattern)
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,10 @@
-"""Played in a process of its own: trains small policies, plays them, and writes what it saw as JSON.
-
-python policy_player.py play FOLDER LIBRARY...      trains each, plays them in this order, and all else that is asked
-python policy_player.py first FOLDER LIBRARY...     waits for that training, and plays only their first actions
-"""
+"""The simulator's side of `test_policies.py`, which the player calls: trains small policies and plays them."""
 
 import copy
 import hashlib
-import json
 import os
 import pickle
 import random
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -216,8 +209,25 @@ def narrow(name: str, folder: Path, typical: float) -> dict[str, Any]:
         return {**compare(recorder, policy, limit), "limit": limit}
 
 
-def play(folder: Path, order: list[str]) -> dict[str, Any]:
+def train_and_play(folder: Path, order: list[str]) -> dict[str, Any]:
     """Everything that the tests ask about."""
+    train(folder)
+    alone, other_order = play_first(folder, order[:1]), play_first(folder, order[::-1])
+    seen = play(folder, order)
+    assert seen["first"][order[0]] == alone[order[0]]
+    return {**seen, "other order": other_order}
+
+
+def play_first(folder: Path, order: list[str]) -> dict[str, Any]:
+    """The first actions of each library's policy."""
+    seen = {}
+    for library in order:
+        with playing(library, *checkpoint_of(folder, library)) as (recorder, policy, _):
+            seen[library] = first_actions(recorder, policy)
+    return seen
+
+
+def play(folder: Path, order: list[str]) -> dict[str, Any]:
     seen: dict[str, Any] = {"first": {}, "plain": {}, "narrow": {}, "alone": {}, "refused": {}}
     for library in order:
         checkpoint, normalizer = checkpoint_of(folder, library)
@@ -374,26 +384,3 @@ def refusals(folder: Path, seen: dict[str, Any]) -> None:
     torch.save(state, folder / "agent_1.pt")
     with fresh_environment(TASK, get_library("skrl"), [NEWTON], num_envs=2, seed=1, device="cpu") as (env, cfg):
         seen["no preprocessor"] = refusal(lambda: load_policy("skrl", env, cfg, folder / "agent_1.pt"))
-
-
-def main(command: str, folder: Path, order: list[str]) -> None:
-    if command == "play":
-        train(folder)
-        (folder / "trained").touch()
-        seen = play(folder, order)
-    else:
-        # Starting the simulator takes longer than training; it does so meanwhile.
-        with fresh_environment(TASK, get_library("rsl_rl"), [NEWTON], num_envs=1, seed=1, device="cpu"):
-            pass
-        deadline = time.monotonic() + 200
-        while not (folder / "trained").exists() and time.monotonic() < deadline:
-            time.sleep(0.2)
-        seen = {}
-        for library in order:
-            with playing(library, *checkpoint_of(folder, library)) as (recorder, policy, _):
-                seen[library] = first_actions(recorder, policy)
-    (folder / f"{command}.json").write_text(json.dumps(seen))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]).resolve(), sys.argv[3:])

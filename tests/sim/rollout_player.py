@@ -1,13 +1,6 @@
-"""Run as a program: checks and runs the rollouts prepared in some folders, one after another, in one process.
-
-python rollout_player.py CHECKPOINT FOLDER...
-
-CHECKPOINT is made first, of an untrained policy for the cartpole, and given to every job that has a policy. Each FOLDER
-has an attempt.json; it gets facts.json and what a rollout leaves, or refused.json.
-"""
+"""The simulator's side of `test_task_rollouts.py`, which the player calls: checks and runs prepared rollouts."""
 
 import shutil
-import sys
 from pathlib import Path
 
 from policy_player import NEWTON, TASK, save_untrained
@@ -19,6 +12,17 @@ from simyard.runner.libraries import get_library
 from simyard.runner.paths import AttemptPaths, read_json, write_json
 from simyard.runner.session import run_alone
 from simyard.runner.spec import AttemptSpec
+
+
+def play_all(folder: Path, names: list[str]) -> None:
+    """Check and run the jobs prepared in folders, one after another.
+
+    A checkpoint is made first, of an untrained policy for the cartpole, and given to every job that has a policy. Each
+    job has an attempt.json; it gets facts.json and what a rollout leaves, or refused.json.
+    """
+    make_checkpoint(folder / "model_0.pt")
+    for name in names:
+        play(AttemptPaths(folder / name), folder / "model_0.pt")
 
 
 def make_checkpoint(path: Path) -> None:
@@ -39,10 +43,3 @@ def play(paths: AttemptPaths, checkpoint: Path) -> None:
         return
     write_json(paths.facts, facts.to_json())
     run_alone(paths)
-
-
-if __name__ == "__main__":
-    made, *folders = map(Path, sys.argv[1:])
-    make_checkpoint(made)
-    for folder in folders:
-        play(AttemptPaths(folder.resolve()), made.resolve())

@@ -1,9 +1,6 @@
-"""Contracts of real environments, and what their action terms really do. Run as a file it is the simulator's side."""
+"""Contracts of real environments, and what their action terms really do."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from simulated import Player
 
 from simyard.policy import PolicyRunner
-from simyard.runner.assets import embedded_root
 from simyard.runner.exporting.contract import CONTRACT_FILE, Contract, read_contract
 
 pytestmark = pytest.mark.sim
@@ -24,15 +21,10 @@ RAW = [[0.5, -1.0], [-3.0, 2.0], [0.0, 0.25], [0.9, -0.1]]
 
 
 @pytest.fixture(scope="module")
-def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def described(player: Player, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for each task, with its export and `seen.json`."""
     folder = tmp_path_factory.mktemp("described")
-    done = subprocess.run(
-        [sys.executable, __file__, folder],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ISAACSIM_ASSET_ROOT": str(embedded_root(folder / "assets"))},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    player("test_contract:describe_all", folder)
     return folder
 
 
@@ -129,7 +121,7 @@ def test_slices_point_at_the_terms_own_numbers(described: Path):
     assert len(positions.slices) == len(velocities.slices) == 3
 
 
-# --- the simulator's side ---------------------------------------------------------------------------------------------
+# --- the simulator's side, which the player calls ---------------------------------------------------------------------
 
 
 def register_rich() -> None:
@@ -232,7 +224,3 @@ def seen_of(env: Any, actions: int) -> Iterator[tuple[str, Any]]:
     yield "observations", observations["policy"].tolist()
     velocity = base.scene["robot"].data.joint_vel.torch
     yield "velocity", (velocity.clip(-9.0, 8.0) * torch.tensor([0.5, 0.25])).tolist()
-
-
-if __name__ == "__main__":
-    describe_all(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""Policies measured through the command, on the real simulator: what is counted, what is said, what is refused."""
+"""Policies measured on the real simulator: what is counted, what is said, what is refused."""
 
 import csv
 import ctypes.util
@@ -7,26 +7,23 @@ import json
 import math
 import pickle
 import statistics
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import imageio.v3
 import pytest
-import torch
-from matplotlib.image import imread
 from simulated import (
-    ENV,
+    CARTPOLE,
     EPISODES,
     ITERATIONS,
     LIBRARIES,
     LONGEST,
+    NO_EGL,
     SHORT,
     SIDE_BY_SIDE,
     Hostile,
     Job,
+    Killed,
     Yard,
     assert_same_weights,
 )
@@ -34,18 +31,10 @@ from simulated import (
 from simyard.config import check_config
 from simyard.requests import EvaluateRequest
 from simyard.runner.errors import RequestError
-from simyard.runner.spec import ONE_JOB, Facts
-from simyard.runner.workload import ChildWorkload
-from simyard.site import Site
-from simyard.store import keys
-from simyard.store.store import Store
-from simyard.tasks.inputs import gather
-from simyard.tasks.kinds import kind_of
-from simyard.tasks.resolve import resolve
+from simyard.runner.spec import Facts
 
 pytestmark = pytest.mark.sim
 
-CARTPOLE = "Isaac-Cartpole-Direct"
 SHARES = [2, 2, 2, 1]
 """Of seven episodes in four environments."""
 TERMS = ["alive", "terminating", "pole_pos", "cart_vel", "pole_vel", "success_rate"]
@@ -55,7 +44,6 @@ PROMISED = {
     "evaluation-config.json": "provenance", "job.json": "provenance", "report.md": "report",
     "telemetry.csv": "telemetry", "runner.log": "log", "command.stdout.log": "log", "command.stderr.log": "log",
 }  # fmt: skip
-NO_EGL = {"__EGL_VENDOR_LIBRARY_FILENAMES": "/nowhere"}
 draws = pytest.mark.skipif(ctypes.util.find_library("EGL") is None, reason="this machine has no libEGL")
 
 
@@ -63,7 +51,7 @@ draws = pytest.mark.skipif(ctypes.util.find_library("EGL") is None, reason="this
 def sweep(yard: Yard, trained: Callable[[str], Job]) -> Job:
     """Every checkpoint of a training, filmed."""
     films = ("recordVideo=true", 'videoEpisodes=["first","worst",5]')
-    return yard.evaluate(trained("rsl_rl"), *films, "--which", "all")
+    return yard.evaluate(trained("rsl_rl"), *films, which="all")
 
 
 @pytest.fixture(scope="module")
@@ -72,19 +60,13 @@ def foreign(yard: Yard, bare: Callable[[str], Path], tmp_path_factory: pytest.Te
     config = tmp_path_factory.mktemp("foreign") / "config.json"
     section = {"task": CARTPOLE, "checkpointPath": str(bare("rsl_rl")), "recordVideo": True}
     config.write_text(json.dumps({"trainingConfig": section}))
-    return yard.evaluate(None, "seed=2", config)
+    return yard.evaluate(None, "seed=2", config=config)
 
 
 @pytest.fixture(scope="module")
 def managed(yard: Yard, trained_managed: Job) -> Job:
     """A task that names its terms."""
     return yard.evaluate(trained_managed, overrides=SHORT[:1])
-
-
-@pytest.fixture(scope="module")
-def undrawn(yard: Yard, trained: Callable[[str], Job]) -> Job:
-    """The first checkpoint, on a machine that cannot draw."""
-    return yard.evaluate(trained("rsl_rl"), "recordVideo=true", "--which", "iteration:1", **NO_EGL)
 
 
 def assert_adds_up(summary: dict[str, Any], rows: list[dict[str, str]], metrics: dict[str, str]) -> None:
@@ -255,6 +237,8 @@ def test_a_sweep_is_one_process_with_a_fresh_environment_for_each(sweep: Job):
 
 
 def test_the_plot_of_a_sweep_has_a_second_half(sweep: Job, evaluated: Callable[[str], Job]):
+    from matplotlib.image import imread
+
     both, one = (imread(job.artifacts / "returns.png").shape for job in (sweep, evaluated("rsl_rl")))
     assert both[0] == one[0] > 200
     assert both[1] > 1.5 * one[1] > 600
@@ -265,6 +249,8 @@ def test_the_plot_of_a_sweep_has_a_second_half(sweep: Job, evaluated: Callable[[
 
 @draws
 def test_films_are_those_asked_for_and_play(sweep: Job, foreign: Job):
+    import imageio.v3
+
     parts = [*sweep.json("summary.json")["sweep"], foreign.json("summary.json")]
     listed = 0
     for job, part, folder, asked in (
@@ -322,8 +308,11 @@ def test_where_nothing_can_be_drawn_the_figures_stand(undrawn: Job):
     assert_adds_up(summary, undrawn.rows("episodes.csv"), metrics)
 
 
-def test_a_required_film_that_cannot_be_made_fails_the_job(yard: Yard, undrawn: Job, trained: Callable[[str], Job]):
-    job = yard.evaluate(trained("rsl_rl"), "requireVideo=true", "--which", "iteration:1", **NO_EGL)
+def test_a_required_film_that_cannot_be_made_fails_the_job(
+    yard: Yard, undrawn: Job, killed: Killed, trained: Callable[[str], Job]
+):
+    """It comes after the other jobs without OpenGL: one that fails takes its simulator with it."""
+    job = yard.evaluate(trained("rsl_rl"), "requireVideo=true", which="iteration:1", **NO_EGL)
     assert (job.exit_code, job.result["status"]) == (1, "failed"), job.log
     error = job.result["error"]
     assert (error["code"], error["category"]) == ("video_impossible", "user")
@@ -381,19 +370,9 @@ def test_terminations_of_a_manager_based_task_have_names_and_its_metric_says_who
 
 
 @pytest.fixture(scope="module")
-def check(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Facts]]:
-    """Have one waiting simulator process look at one request after another."""
+def check(yard: Yard, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Facts]:
+    """Have the simulator look at a request for an evaluation."""
     folder = tmp_path_factory.mktemp("refused policies")
-    site = Site(home=folder / "home", store=str(folder / "store"), python=sys.executable)
-    store = Store.open(site.store)
-    workload = ChildWorkload.start(
-        site.python,
-        folder / "workload",
-        simulator="isaaclab",
-        library=None,
-        env={**site.workload_env(), **ENV},
-        bounds=ONE_JOB,
-    )  # fmt: skip
 
     def ask(path: Path, overrides: tuple[str, ...] = (), **section: Any) -> Facts:
         config = {"task": CARTPOLE, "checkpointPath": str(path), "numEpisodes": 1, **section}
@@ -401,18 +380,16 @@ def check(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Fa
             {"trainingConfig": config, "computeConfig": {"gpusPerNode": 0}, "overrides": list(overrides)},
             EvaluateRequest,
         )
-        resolved = resolve(request, store, keys.new_job_id(), folder)
-        inputs = kind_of(resolved.spec).inputs(resolved.spec, None)
-        return workload.check(resolved.spec, None, gather(inputs, resolved.inputs, store, folder), 120)
+        return yard.check(request, folder)
 
-    yield ask
-    workload.end(0.0)
-    assert store.list() == []
+    return ask
 
 
 @pytest.fixture(scope="module")
 def spoiled(trained: Callable[[str], Job], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoints with which something is wrong."""
+    import torch
+
     folder = tmp_path_factory.mktemp("spoiled")
     good = trained("rsl_rl").final
     (folder / "model_1.pt").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
@@ -486,14 +463,16 @@ def test_what_each_library_trained_is_accepted(
 
 def test_the_command_refuses_a_hostile_checkpoint_with_exit_code_2(yard: Yard, spoiled: Path, tmp_path: Path):
     marker = spoiled / "the-code-ran"
+    before = sorted(yard.store.rglob("*"))
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"trainingConfig": {"task": CARTPOLE, "checkpointPath": str(spoiled / "model_5.pt")}}))
-    refused = replace(yard, store=tmp_path / "store").evaluate(None, config)
+    of_cpu = ("--set", "computeConfig.gpusPerNode=0")
+    refused = yard.read(yard.command("evaluate", config, *of_cpu, "--store", yard.store, "--json"))
     assert (refused.exit_code, refused.result["status"], refused.result["job_id"]) == (2, "failed", None)
     assert (refused.result["error"]["code"], refused.result["error"]["category"]) == ("unsafe_checkpoint", "user")
     assert "Bad request: " in refused.log
     assert "Traceback" not in refused.log
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [config]
+    assert sorted(yard.store.rglob("*")) == before
     assert not marker.exists()
     assert pickle.loads(pickle.dumps(Hostile(marker))) is None
     assert marker.exists()  # it would have

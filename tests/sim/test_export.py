@@ -1,34 +1,23 @@
-"""Policies exported through the command, on the real simulator, and driven on it as a robot would be.
-
-Run as a program, this file is the child process that drives them.
-"""
+"""Policies exported on the real simulator, and driven on it as a robot would be."""
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
-import torch
-from simulated import ENV, EPISODES, ITERATIONS, SHORT, SIDE_BY_SIDE, Job, Yard, load
+from simulated import EPISODES, ITERATIONS, LIBRARIES, SHORT, SIDE_BY_SIDE, Job, Player, Yard, load
 
 from simyard.policy import PolicyRunner
-from simyard.runner.assets import embedded_root
 from simyard.runner.exporting.checks import CHECKS
 from simyard.runner.exporting.contract import CONTRACT_FILE, read_contract
 from simyard.store import keys
 
 pytestmark = pytest.mark.sim
 
-LIBRARIES = ("rsl_rl", "skrl", "rl_games", "sb3")
 each_library = pytest.mark.parametrize("library", LIBRARIES)
 CAP = 20
 """stepsPerEpisode of one of the evaluations that are driven again."""
@@ -57,7 +46,9 @@ def answers(items: tuple[str, ...] = FOR_A_PERSON, **changes: bool) -> str:
 @pytest.fixture(scope="module")
 def followed(yard: Yard) -> Job:
     """A training with a normaliser, which asks for its own export."""
-    return yard.train("exportPolicy=true", "agent.actor.obs_normalization=true", *SHORT)
+    settings = ("exportPolicy=true", "agent.actor.obs_normalization=true", *SHORT)
+    options = [word for setting in settings for word in ("--set", setting)]
+    return yard.read(yard.command("train", yard.config, *options, "--store", yard.store, "--json"))
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +104,10 @@ def test_everything_that_was_promised_is_there_and_whole(library: str, exported:
 
 @each_library
 def test_the_onnx_file_stands_alone_and_takes_any_batch(library: str, exported: Callable[[str], Job], tmp_path: Path):
+    import onnx
+    import onnxruntime
+    import torch
+
     job = exported(library)
     alone = tmp_path / "alone.onnx"
     alone.write_bytes((job.artifacts / "policy.onnx").read_bytes())
@@ -298,10 +293,12 @@ def measured(yard: Yard, evaluated: Callable[[str], Job], followed: Job) -> Call
 
 @pytest.fixture(scope="module")
 def driven(
-    exported: Callable[[str], Job], measured: Callable[[str], Job], tmp_path_factory: pytest.TempPathFactory
+    player: Player,
+    exported: Callable[[str], Job],
+    measured: Callable[[str], Job],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, list[dict[str, Any]]]:
-    """What the exported policies did in the real environment, with the evaluations' seeds, in a process of its own."""
-    folder = tmp_path_factory.mktemp("driven")
+    """What the exported policies did in the real environment, with the evaluations' seeds, in another process."""
     plan = {}
     for library in LIBRARIES:
         outcome = json.loads((measured(library).folder / "attempts/001/outcome.json").read_text())
@@ -310,18 +307,7 @@ def driven(
             "overrides": outcome["facts"]["overrides"],
             "longest": measured(library).json("summary.json")["steps_per_episode"],
         }
-    (folder / "plan.json").write_text(json.dumps(plan))
-    done = subprocess.run(
-        [sys.executable, __file__, folder],
-        env={
-            **os.environ, **ENV,
-            "ISAACSIM_ASSET_ROOT": str(embedded_root(folder / "assets")),
-            "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[:2])),
-        },
-        cwd=folder, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return dict(json.loads((folder / "driven.json").read_text()))
+    return dict(player("test_export:drive_all", tmp_path_factory.mktemp("driven"), plan))
 
 
 @each_library
@@ -344,11 +330,19 @@ def test_an_episode_that_was_cut_off_is_truncated_and_its_success_unknown(measur
     assert measured("rsl_rl").json("summary.json")["success"]["known"] == len(rows) - len(cut_off)
 
 
-# --- the robot's side -------------------------------------------------------------------------------------------------
+# --- the robot's side, which the player calls -------------------------------------------------------------------------
+
+
+def drive_all(folder: Path, plan: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    import isaaclab_tasks  # noqa: F401
+
+    return {library: drive(library, **how) for library, how in plan.items()}
 
 
 def drive(library: str, policy: str, overrides: list[str], longest: int) -> list[dict[str, Any]]:
     """Act on the environment with the exported policy alone."""
+    import torch
+
     from simyard.runner.environment import fresh_environment, settle
     from simyard.runner.evaluation.meter import EpisodeMeter
     from simyard.runner.libraries import get_library
@@ -365,11 +359,3 @@ def drive(library: str, policy: str, overrides: list[str], longest: int) -> list
             actions = runner.act(observations["policy"].numpy())
             observations, *_ = env.step(torch.from_numpy(actions))
     return [{"env": e.env, "length": e.length, "ended": e.ended, "total": e.total} for e in episodes]
-
-
-if __name__ == "__main__":
-    import isaaclab_tasks  # noqa: F401
-
-    given = json.loads(Path(sys.argv[1], "plan.json").read_text())
-    found = {library: drive(library, **plan) for library, plan in given.items()}
-    Path(sys.argv[1], "driven.json").write_text(json.dumps(found))

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from simulated import ITERATIONS, Hostile, Job, Yard, load, optimizer_steps
 
 from simyard.runner.adapters.isaaclab import refuse_pickled_code
@@ -27,10 +26,12 @@ def heavy(yard: Yard, trained: Callable[[str], Job]) -> Job:
     # Both beside the config, which names them relative to itself.
     shutil.make_archive(str(folder / "cartpole_heavy"), "zip", EXAMPLE.parent, "cartpole_heavy")
     shutil.copy(trained("rsl_rl").final, folder / "model_3.pt")
-    return yard.train(
+    job = yard.train(
         "task=Heavy-Cartpole-Direct", f"maxIterations={MORE}", "customEnvironmentPath=cartpole_heavy.zip",
         "resume.checkpoint=model_3.pt",
     )  # fmt: skip
+    yard.sessions.close()
+    return job
 
 
 def test_the_packages_task_is_trained(heavy: Job):
@@ -56,11 +57,14 @@ def test_the_package_was_installed_for_that_job_alone(heavy: Job, yard: Yard):
 
 
 def test_a_checkpoint_that_holds_code_is_refused_and_the_code_never_runs(yard: Yard):
+    import torch
+
     folder = yard.config.parent
     marker = folder / "the-code-ran"
     state = {"actor_state_dict": {}, "critic_state_dict": {}, "iter": 3, "infos": Hostile(marker)}
     torch.save(state, folder / "model_9.pt")
-    refused = yard.train("resume.checkpoint=model_9.pt")
+    resume = ("--set", "resume.checkpoint=model_9.pt")
+    refused = yard.read(yard.command("train", yard.config, *resume, "--store", yard.store, "--json"))
     assert refused.exit_code == 2
     assert refused.result["error"]["code"] == "unsafe_checkpoint"
     assert refused.result["error"]["category"] == "user"
@@ -72,6 +76,8 @@ def test_a_checkpoint_that_holds_code_is_refused_and_the_code_never_runs(yard: Y
 
 def test_numbers_of_numpy_are_no_code(tmp_path: Path):
     """rl_games saves its best reward as one."""
+    import torch
+
     state = {"model": {"weight": torch.ones(2)}, "last_mean_rewards": np.float32(1.5), "score": np.float64(2.5)}
     torch.save(state, tmp_path / "last.pth")
     refuse_pickled_code(tmp_path / "last.pth")

@@ -1,47 +1,31 @@
 """Trained policies on the real simulator: what the bare network gives is what the environment receives."""
 
-import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import gymnasium
 import pytest
-from simulated import ENV, LIBRARIES
+from simulated import LIBRARIES, Player
 
-from simyard.runner.assets import embedded_root
 from simyard.runner.errors import RequestError
 from simyard.runner.policies import POLICIES, load_policy
 from simyard.runner.policies.base import as_network, require_flat
 
 pytestmark = pytest.mark.sim
 
-PLAYER = Path(__file__).with_name("policy_player.py")
 CLOSE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What two processes saw: one trains and plays everything, the other plays in the opposite order."""
-    folder = tmp_path_factory.mktemp("policies")
-    env = {**os.environ, **ENV, "ISAACSIM_ASSET_ROOT": str(embedded_root(folder / "assets"))}
-    players = {}
-    for command, order in (("play", LIBRARIES), ("first", LIBRARIES[::-1])):
-        with (folder / f"{command}.log").open("wb") as log:
-            arguments = [sys.executable, PLAYER, command, folder, *order]
-            players[command] = subprocess.Popen(arguments, env=env, cwd=folder, stdout=log, stderr=log)
-    results = {}
-    for command, player in players.items():
-        try:
-            code = player.wait(timeout=400)
-        finally:
-            player.kill()
-        assert code == 0, (folder / f"{command}.log").read_text()[-3000:]
-        results[command] = json.loads((folder / f"{command}.json").read_text())
-    return {**results["play"], "other order": results["first"]}
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("policies")
+
+
+@pytest.fixture(scope="module")
+def seen(player: Player, folder: Path) -> dict[str, Any]:
+    """What one process saw that trains and plays everything."""
+    return dict(player("policy_player:train_and_play", folder, LIBRARIES))
 
 
 def assert_same(case: dict[str, Any], rows: int) -> None:
@@ -115,10 +99,19 @@ def test_a_manager_based_task(seen: dict[str, Any], case: str, inputs: int, grou
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_policies_of_one_process_do_not_touch_each_other(seen: dict[str, Any], library: str):
-    """To the bit: one process plays sb3 first of all, the other after every other library."""
+    """To the bit: each is played before, between and after the others."""
     assert seen["first"][library] == seen["other order"][library]
     assert len(seen["first"][library]) == 3
     assert len({tuple(actions) for actions in seen["first"][library]}) == 3
+
+
+@pytest.mark.long
+def test_a_process_that_has_trained_nothing_plays_the_same(seen: dict[str, Any], folder: Path, tmp_path: Path):
+    player = Player(tmp_path)
+    try:
+        assert player("policy_player:play_first", folder, LIBRARIES[::-1]) == seen["first"]
+    finally:
+        player.close()
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -163,16 +156,18 @@ def environment(observations: Any, actions: Any) -> Any:
     [
         (
             (100, 100, 3),
-            gymnasium.spaces.Box(-1, 1, (2,)),
+            lambda spaces: spaces.Box(-1, 1, (2,)),
             "unsupported_observations",
             r"'policy', a Box of shape \[100",
         ),
-        ((4,), gymnasium.spaces.Discrete(3), "unsupported_actions", "actions are a Discrete"),
+        ((4,), lambda spaces: spaces.Discrete(3), "unsupported_actions", "actions are a Discrete"),
     ],
 )
-def test_only_vectors_are_exported(shape: tuple[int, ...], actions: Any, code: str, says: str):
+def test_only_vectors_are_exported(shape: tuple[int, ...], actions: Callable[[Any], Any], code: str, says: str):
+    from gymnasium import spaces
+
     with pytest.raises(RequestError, match=says) as refused:
-        require_flat(environment(gymnasium.spaces.Box(-1, 1, shape), actions), ("policy",))
+        require_flat(environment(spaces.Box(-1, 1, shape), actions(spaces)), ("policy",))
     assert refused.value.failure.code == code
 
 

@@ -1,54 +1,34 @@
 """What the simulator's own environment refuses, before anything is simulated or created."""
 
 import re
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import CONFIG, train_request
-from simulated import ENV, Yard
+from simulated import CARTPOLE, Yard
 
 from simyard.config import read_config
 from simyard.requests import TrainRequest
 from simyard.runner.errors import RequestError
-from simyard.runner.spec import ONE_JOB, Facts
-from simyard.runner.workload import ChildWorkload
-from simyard.site import Site
-from simyard.store import keys
-from simyard.store.store import Store
-from simyard.tasks.resolve import resolve
+from simyard.runner.spec import Facts
 
 pytestmark = pytest.mark.sim
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cartpole-training-config.json"
-CARTPOLE = "Isaac-Cartpole-Direct"
 
 
 @pytest.fixture(scope="module")
-def check(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Facts]]:
-    """Have one waiting simulator process check one config after another."""
-    folder = tmp_path_factory.mktemp("refusals")
-    site = Site(home=folder / "home", store=str(folder / "store"), python=sys.executable)
-    store = Store.open(site.store)
-    workload = ChildWorkload.start(
-        site.python,
-        folder / "workload",
-        simulator="isaaclab",
-        library=None,
-        env={**site.workload_env(), **ENV},
-        bounds=ONE_JOB,
-    )  # fmt: skip
+def check(yard: Yard, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Facts]:
+    """Have the simulator check a config, and see that this leaves nothing."""
+    store = tmp_path_factory.mktemp("refusals")
 
     def ask(config: dict[str, Any], **training: Any) -> Facts:
         request = train_request({**config, "trainingConfig": {**config["trainingConfig"], **training}})
-        return workload.check(resolve(request, store, keys.new_job_id()).spec, None, {}, 120)
+        return yard.check(request, store)
 
-    yield ask
-    workload.end(0.0)
-    assert store.list() == []
+    return ask
 
 
 @pytest.mark.parametrize(
@@ -151,11 +131,13 @@ def test_the_demos_config_passes(check: Callable[..., Facts]):
     assert (facts.overrides, facts.notes) == (("physics=newton_mjwarp", "agent.device=cpu"), ())
 
 
-def test_the_command_refuses_with_exit_code_2_and_creates_nothing(yard: Yard, tmp_path: Path):
-    refused = replace(yard, store=tmp_path / "store").train("agent.save_intervall=5")
+def test_the_command_refuses_with_exit_code_2_and_creates_nothing(yard: Yard):
+    before = sorted(yard.store.rglob("*"))
+    bad = ("--set", "agent.save_intervall=5")
+    refused = yard.read(yard.command("train", yard.config, *bad, "--store", yard.store, "--json"))
     assert (refused.exit_code, refused.result["status"], refused.result["job_id"]) == (2, "failed", None)
     assert (refused.result["error"]["code"], refused.result["error"]["category"]) == ("bad_override", "user")
     assert "Bad request: Unknown override key 'agent.save_intervall'." in refused.log
     assert "Did you mean 'agent.save_interval'?" in refused.log
     assert "Traceback" not in refused.log
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert sorted(yard.store.rglob("*")) == before

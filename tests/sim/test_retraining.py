@@ -7,22 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import CONFIG, CommandLine, last_json
+from helpers import CONFIG, last_json
 from simulated import Yard
 
 pytestmark = pytest.mark.sim
 
 
 @pytest.fixture(scope="module")
-def lab(yard: Yard, tmp_path_factory: pytest.TempPathFactory) -> tuple[CommandLine, Path, Path]:
-    """The command, its store, and a config that trains for a moment."""
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config that trains for a moment."""
     path = tmp_path_factory.mktemp("retraining") / "config.json"
     path.write_text(
         json.dumps(
             {"promotion": "pole", "training": CONFIG, "evaluation": {"numEpisodes": 16, "numEnvs": 16, "seed": 3}}
         )
     )
-    return yard.command, yard.store, path
+    return path
 
 
 def returns_of(store: Path, policy: dict[str, Any]) -> list[float]:
@@ -39,8 +39,8 @@ def returns_of(store: Path, policy: dict[str, Any]) -> list[float]:
     return returns
 
 
-def test_two_retrainings_and_a_way_back(lab: tuple[CommandLine, Path, Path]) -> None:
-    simyard, store, config = lab
+def test_two_retrainings_and_a_way_back(yard: Yard, config: Path) -> None:
+    simyard, store = yard.command, yard.store
     done = simyard("retrain", config, "--store", store, "--json")
     assert done.returncode == 0, done.stderr
     first = last_json(done)

@@ -9,7 +9,9 @@ from simulated import LIBRARIES, Job, Yard, assert_same_weights
 pytestmark = pytest.mark.sim
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize(
+    "library", ["rsl_rl", *(pytest.param(library, marks=pytest.mark.long) for library in LIBRARIES[1:])]
+)
 def test_weights_are_those_of_isaaclabs_own_command(
     library: str, trained: Callable[[str], Job], bare: Callable[[str], Path]
 ):

@@ -1,15 +1,8 @@
-"""The standard profile on real Newton: robots of every format, scenes, modes, and whether what they do is physics.
-
-Run as a program, this file is the child process that checks and simulates all jobs of these tests but one.
-"""
+"""The standard profile on real Newton: robots of every format, scenes, modes, and whether what they do is physics."""
 
 import ctypes.util
 import hashlib
-import json
 import math
-import os
-import subprocess
-import sys
 import time
 import zipfile
 from collections.abc import Iterator
@@ -21,8 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import zarr
-from simulated import ENV
+from simulated import Player
 
 from simyard.runner.errors import RequestError
 from simyard.runner.paths import AttemptPaths, read_json, write_json
@@ -317,8 +309,12 @@ def bad_cases(folder: Path) -> dict[str, tuple[Case, str]]:
     }
 
 
-def program(folder: Path) -> Iterator[tuple[str, Any]]:
-    """Check and run everything in one process."""
+def program(folder: Path) -> dict[str, Any]:
+    return dict(_program(folder))
+
+
+def _program(folder: Path) -> Iterator[tuple[str, Any]]:
+    """Check and run everything; the player calls it."""
     from simyard.runner.rollout import standard
     from simyard.runner.session import run_alone
 
@@ -383,7 +379,9 @@ class Result:
     paths: AttemptPaths
 
     @cached_property
-    def group(self) -> zarr.Group:
+    def group(self) -> Any:
+        import zarr
+
         store = zarr.storage.ZipStore(self.paths.output / "rollout.zarr", mode="r")
         return zarr.open_group(store, mode="r")
 
@@ -415,15 +413,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def said(folder: Path) -> dict[str, Any]:
-    """What the child process found."""
-    done = subprocess.run(
-        [sys.executable, __file__, folder],
-        env={**os.environ, **ENV, "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[:2]))},
-        cwd=folder, capture_output=True, text=True, timeout=900, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return read_json(folder / "said.json")
+def said(player: Player, folder: Path) -> dict[str, Any]:
+    """What the simulator's side found."""
+    return dict(player("test_standard_rollout:program", folder))
 
 
 @pytest.fixture(scope="module")
@@ -634,11 +626,3 @@ def test_what_is_not_gripped_stays(result):
     assert missed.group["meta/success"][:].tolist() == [0]
     assert missed.summary["success"]["rate"] == 0.0
     np.testing.assert_allclose(missed["body_pose"][:, -1, 0, 2], CUBE_SIZE_M / 2, atol=2e-3)
-
-
-if __name__ == "__main__":
-    base = Path(sys.argv[1])
-    said_so_far = {}
-    for key, value in program(base):
-        said_so_far[key] = value
-        (base / "said.json").write_text(json.dumps(said_so_far))

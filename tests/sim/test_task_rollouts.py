@@ -18,11 +18,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import zarr
-from simulated import ENV
+from simulated import CARTPOLE, ENV, Player
 
-from simyard.runner.assets import embedded_root
 from simyard.runner.errors import Category, Failure
 from simyard.runner.evaluation.video import verify
 from simyard.runner.packages import install
@@ -39,8 +36,7 @@ from simyard.tasks.resolve import resolve
 
 pytestmark = pytest.mark.sim
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "rollouts"
 TEMPLATES = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "task-packages.md").read_text(), re.DOTALL | re.M)
 """The classes that the documentation shows."""
@@ -49,7 +45,6 @@ ARM = """<robot name="arm">
 <joint name="shoulder" type="revolute"><parent link="base"/><child link="arm"/><axis xyz="0 1 0"/>
 <limit lower="-1" upper="1" effort="10" velocity="5"/></joint>
 </robot>"""
-CARTPOLE = "Isaac-Cartpole-Direct"
 HALF_A_SECOND = ("env.episode_length_s=0.5",)
 """30 steps of the cartpole."""
 ENVS, STEPS = 4, 70
@@ -224,10 +219,14 @@ class Played:
 
     @cached_property
     def root(self) -> Any:
+        import zarr
+
         return zarr.open_group(zarr.storage.ZipStore(self.paths.output / "rollout.zarr", mode="r"), mode="r")
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
+        import zarr
+
         members = self.root.members(max_depth=None)
         return {name: np.asarray(value[:]) for name, value in members if isinstance(value, zarr.Array)}
 
@@ -312,7 +311,7 @@ def policy() -> PolicyFile:
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Played]:
+def played(player: Player, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Played]:
     """Everything that needs no process of its own, in one."""
     folder = tmp_path_factory.mktemp("rollouts")
     random = {"control": {"task_mode": "random"}}
@@ -359,12 +358,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Played]:
     prepare(folder / "unknown argument", "Good", **failing, task_args={"pause": 1})
     prepare(folder / "class with overrides", "Good", **failing, overrides=("env.seed=1",))
     folders = sorted(path for path in folder.iterdir() if (path / "attempt.json").exists())
-    done = subprocess.run(
-        [sys.executable, HERE / "rollout_player.py", folder / "model_0.pt", *folders],
-        env={**os.environ, **ENV, "ISAACSIM_ASSET_ROOT": str(embedded_root(folder / "assets"))},
-        cwd=folder, capture_output=True, text=True, timeout=400, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    player("rollout_player:play_all", folder, [path.name for path in folders])
     return lambda name: Played(AttemptPaths(folder / name))
 
 
@@ -526,8 +520,10 @@ def test_a_checkpoint_drives_by_its_librarys_own_inference(played: Callable[[str
     assert "data/log_prob" not in job.arrays
 
 
-def distribution(job: Played) -> tuple[torch.Tensor, torch.Tensor]:
+def distribution(job: Played) -> tuple[Any, Any]:
     """Mean and deviation of the checkpoint's actions in every row, by its weights alone."""
+    import torch
+
     weights = torch.load(job.paths.inputs / "model_0.pt", weights_only=True)["actor_state_dict"]
     layers = sorted(name.removesuffix(".weight") for name in weights if name.startswith("mlp.") and "weight" in name)
     seen = torch.from_numpy(job.arrays["data/obs/policy"])
@@ -538,6 +534,8 @@ def distribution(job: Played) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_a_sampled_rollout_says_how_likely_each_action_was(played: Callable[[str], Played]):
+    import torch
+
     job = played("sampled")
     assert job.failure is None
     mean, std = distribution(job)

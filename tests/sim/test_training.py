@@ -1,4 +1,4 @@
-"""Each library trains, through the command, and leaves everything that a job promises."""
+"""Each library trains, and leaves everything that a job promises."""
 
 import hashlib
 import json
@@ -7,9 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from helpers import CONFIG
-from matplotlib.image import imread
 from simulated import ITERATIONS, LIBRARIES, NUM_ENVS, ROLLOUT, Job, optimizer_steps
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from simyard.runner.spec import JobSpec
 
@@ -62,6 +60,8 @@ def test_the_checkpoints_are_one_chain_up_to_the_last_iteration(job: Job, librar
 
 
 def test_metrics_have_the_librarys_own_tags_and_tensorboards_numbers(job: Job, library: str):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     events = [name for name in job.manifest if "events.out.tfevents" in name]
     assert len(events) == 1
     reader = EventAccumulator(str(job.artifacts / events[0]), size_guidance={"scalars": 0})
@@ -93,6 +93,8 @@ def test_metrics_have_every_iteration(job: Job, library: str):
 
 
 def test_the_curves_are_a_picture(job: Job, library: str):
+    from matplotlib.image import imread
+
     height, width, _ = imread(job.artifacts / "curves.png").shape
     assert height > 200
     assert width > 400

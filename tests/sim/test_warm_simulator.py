@@ -2,125 +2,111 @@
 
 import json
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 from pathlib import Path
 
 import psutil
 import pytest
-from helpers import CONFIG, last_json
-from simulated import ENV, LIBRARIES, NUM_ENVS, Job, Yard, assert_same_weights
-
-from simyard.config import check_config
-from simyard.requests import TrainRequest
-from simyard.runner.spec import Bounds, JobSpec
-from simyard.site import Site
-from simyard.store import keys
-from simyard.store.store import Store
-from simyard.tasks.attempt import Observer
-from simyard.tasks.launch import launch_inline
-from simyard.tasks.resolve import resolve
-from simyard.tasks.sessions import Sessions
-from simyard.tasks.stage import stage
+from helpers import CONFIG, CommandLine, last_json, wait_until
+from simulated import CARTPOLE, ENV, LIBRARIES, NUM_ENVS, PATIENCE_S, Job, Yard, assert_same_weights
 
 pytestmark = pytest.mark.sim
 
-JOBS = 50
 OTHERS = [
-    ("rsl_rl", "Isaac-Cartpole-Direct", 4), ("skrl", "Isaac-Cartpole-Direct", 8), ("sb3", "Isaac-Cartpole", 4),
-    ("rl_games", "Isaac-Cartpole-Direct", 16), ("rsl_rl", "Isaac-Cartpole", 12), ("skrl", "Isaac-Cartpole-Direct", 4),
-    ("rsl_rl", "Isaac-Ant-Direct", 4), ("rsl_rl", "Isaac-Cartpole-Direct", 24),
+    ("rsl_rl", CARTPOLE, 4), ("skrl", CARTPOLE, 8), ("sb3", "Isaac-Cartpole", 4), ("rl_games", CARTPOLE, 16),
+    ("rsl_rl", "Isaac-Cartpole", 12), ("skrl", CARTPOLE, 4), ("sb3", CARTPOLE, 4), ("rsl_rl", CARTPOLE, 24),
 ]  # fmt: skip
 """Libraries, tasks and sizes of the jobs between those that are compared."""
+MORE = [*OTHERS, ("rsl_rl", "Isaac-Ant-Direct", 4)]
+"""With another robot."""
 MORE_DESCRIPTORS, MORE_THREADS, MORE_MEMORY = 4, 2, 200e6
-"""The stated bounds: what a process may have more after its fiftieth job than after its tenth, when each of `OTHERS`
-has run once."""
+"""The stated bounds: what a process may have more after its last job than after the first round of others."""
 
 
-class Session:
-    """Jobs in the warm processes of this one, without Prefect."""
-
-    def __init__(self, folder: Path) -> None:
-        self.site = Site(home=folder / "home", store=str(folder / "store"), python=sys.executable)
-        self.store = Store.open(self.site.store)
-        self.sessions = Sessions(self.site, Bounds())
-
-    def train(self, library: str, task: str, num_envs: int, iterations: int, seed: int = 1) -> JobSpec:
-        """Train from scratch; raise unless that succeeds."""
-        changed = {"rlLibrary": library, "task": task, "numEnvs": num_envs, "maxIterations": iterations, "seed": seed}
-        config = CONFIG | {"trainingConfig": CONFIG["trainingConfig"] | changed}
-        resolved = resolve(check_config(config, TrainRequest), self.store, keys.new_job_id())
-        stage(resolved, self.store)
-        launch_inline(resolved.spec, self.store, self.sessions, Observer())
-        return resolved.spec
-
-    def final(self, spec: JobSpec) -> Path:
-        """The checkpoint of the last iteration."""
-        attempt = Path(self.site.store) / keys.JobKeys(spec.job_id).attempt(1).prefix
-        records = json.loads((attempt / "checkpoints.json").read_text())
-        (last,) = [record for record in records if record["iteration"] == spec.max_iterations]
-        return Path(self.site.store) / last["key"]
-
-    @property
-    def process(self) -> psutil.Process:
-        """The one process that waits."""
-        ((_, workload),) = self.sessions._idle
-        return psutil.Process(workload.pid)
-
-    def size(self) -> tuple[int, int, int]:
-        """Descriptors, threads and resident bytes of that process."""
-        return self.process.num_fds(), self.process.num_threads(), self.process.memory_info().rss
+def train_others(yard: Yard, others: list[tuple[str, str, int]]) -> None:
+    for seed, (library, task, num_envs) in enumerate(others):
+        settings = (f"rlLibrary={library}", f"task={task}", f"numEnvs={num_envs}", "maxIterations=1", f"seed={seed}")
+        assert yard.train(*settings).result["status"] == "succeeded"
 
 
-@pytest.fixture
-def session(tmp_path: Path) -> Iterator[Session]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENV.items():
-            patch.setenv(name, value)
-        session = Session(tmp_path)
-        with session.sessions:
-            yield session
+def size(pid: int) -> tuple[int, int, int]:
+    """Descriptors, threads and resident bytes of a process."""
+    process = psutil.Process(pid)
+    return process.num_fds(), process.num_threads(), process.memory_info().rss
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
-def test_the_first_the_second_and_the_fiftieth_job_give_the_weights_of_a_cold_one(
-    library: str, session: Session, trained: Callable[[str], Job]
-) -> None:
-    def compare() -> int:
-        spec = session.train(library, "Isaac-Cartpole-Direct", NUM_ENVS, 4)
-        assert_same_weights(session.final(spec), trained(library).final)
-        return session.process.pid
-
-    first = compare()
-    assert compare() == first
-    between = list(islice(cycle(OTHERS), JOBS - 3))
-    for number, (other, task, num_envs) in enumerate(between):
-        session.train(other, task, num_envs, 1, seed=number)
-        if number == len(OTHERS):
-            before = session.size()
-    assert compare() == first, "the process was replaced"
-    descriptors, threads, memory = (now - then for now, then in zip(session.size(), before, strict=True))
+def assert_nothing_piles_up(before: tuple[int, int, int], after: tuple[int, int, int]) -> None:
+    descriptors, threads, memory = (now - then for now, then in zip(after, before, strict=True))
     assert descriptors <= MORE_DESCRIPTORS
     assert threads <= MORE_THREADS
     assert memory <= MORE_MEMORY
 
 
-def test_two_sizes_at_once_run_in_two_processes(session: Session, trained: Callable[[str], Job]) -> None:
-    with ThreadPoolExecutor(2) as executor:
-        small = executor.submit(session.train, "rsl_rl", "Isaac-Cartpole-Direct", NUM_ENVS, 4)
-        large = executor.submit(session.train, "rsl_rl", "Isaac-Cartpole-Direct", 3 * NUM_ENVS, 2)
-        assert_same_weights(session.final(small.result()), trained("rsl_rl").final)
-        large.result()
-    assert len({workload.pid for _, workload in session.sessions._idle}) == 2
+def runner_log(job: Job) -> str:
+    return (job.folder / "attempts/001/files/runner.log").read_text()
+
+
+def test_after_many_jobs_every_library_gives_the_weights_that_it_gave_at_first(
+    yard: Yard, trained: Callable[[str], Job]
+) -> None:
+    """In one process; the tests below and those of Isaac Lab's own command compare with cold ones."""
+    first = [trained(library) for library in LIBRARIES]
+    process = yard.session["pid"]
+    train_others(yard, OTHERS)
+    before = size(process)
+    train_others(yard, OTHERS)
+    for job in first:
+        again = yard.train(f"rlLibrary={job.json('job.json')['library']}")
+        assert "jobs_before=0" not in runner_log(again)
+        assert_same_weights(again.final, job.final)
+    assert yard.session["pid"] == process, "the process was replaced"
+    assert_nothing_piles_up(before, size(process))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_second_and_the_fiftieth_job_give_the_weights_of_the_first(
+    library: str, yard: Yard, trained: Callable[[str], Job]
+) -> None:
+    def compare() -> int:
+        assert_same_weights(yard.train(f"rlLibrary={library}").final, trained(library).final)
+        return yard.session["pid"]
+
+    first = compare()
+    assert compare() == first
+    train_others(yard, MORE)
+    before = size(first)
+    train_others(yard, list(islice(cycle(MORE), 47 - len(MORE))))
+    assert compare() == first, "the process was replaced"
+    assert_nothing_piles_up(before, size(first))
+
+
+def test_a_job_that_finds_the_simulator_busy_gets_a_cold_one_and_computes_the_same(
+    yard: Yard, trained: Callable[[str], Job]
+) -> None:
+    with ThreadPoolExecutor(1) as executor, yard.environment():
+        larger = executor.submit(yard.train, f"numEnvs={3 * NUM_ENVS}", "maxIterations=60")
+        wait_until(lambda: yard.session["state"] == "busy", PATIENCE_S, "the kept simulator is busy")
+        cold = yard.train("rlLibrary=rl_games", when_free=False)
+        assert larger.result().result["status"] == "succeeded"
+    yard.sessions.close()
+    assert "jobs_before=0" in runner_log(cold)
+    assert_same_weights(cold.final, trained("rl_games").final)
+
+
+def test_a_cold_simulator_that_cannot_draw_computes_the_same(trained_blind: Job, trained: Callable[[str], Job]) -> None:
+    assert "jobs_before=0" in runner_log(trained_blind)
+    assert_same_weights(trained_blind.final, trained("sb3").final)
 
 
 def test_train_evaluate_export_and_roll_out_in_one_simulator(
     yard: Yard, evaluated: Callable[[str], Job], trained: Callable[[str], Job], tmp_path: Path
 ) -> None:
-    cold = evaluated("rsl_rl").json("job.json")
-    section = {key: cold["request"]["trainingConfig"][key] for key in ("seed", "numEpisodes", "numEnvs")}
+    """By one command, whose own simulator starts cold."""
+    warm = evaluated("skrl").json("job.json")
+    section = {key: warm["request"]["trainingConfig"][key] for key in ("seed", "numEpisodes", "numEnvs")}
     evaluation = {"trainingConfig": {"mode": "evaluate", "task": "Isaac-Cartpole-Direct", **section}}
     export = {"exportConfig": {"task": "Isaac-Cartpole-Direct", "seed": 1, "numEpisodes": 8, "numEnvs": 8}}
     rollout = {
@@ -129,21 +115,23 @@ def test_train_evaluate_export_and_roll_out_in_one_simulator(
         "isaac_lab": {"task_class_or_name": "Isaac-Cartpole-Direct"},
         "control": {"task_mode": "policy"},
     }
-    shared = {"computeConfig": {"gpusPerNode": 0}, "overrides": cold["request"]["overrides"]}
+    shared = {"computeConfig": {"gpusPerNode": 0}, "overrides": warm["request"]["overrides"]}
+    training = CONFIG | {"trainingConfig": CONFIG["trainingConfig"] | {"rlLibrary": "skrl"}}
     configs = []
     for name, config in {
-        "train": CONFIG, "evaluate": evaluation | shared, "export": export | shared,
+        "train": training, "evaluate": evaluation | shared, "export": export | shared,
         "rollout": rollout | {"compute_config": {"gpus_per_node": 0}},
     }.items():  # fmt: skip
         configs.append(tmp_path / f"{name}.json")
         configs[-1].write_text(json.dumps(config))
-    done = yard.command("run", *configs, "--store", yard.store, "--json", timeout_s=600, SIMYARD_HOME=str(tmp_path))
+    simyard = CommandLine({**os.environ, **yard.server.env, **ENV, "SIMYARD_HOME": str(tmp_path)})
+    done = simyard("run", *configs, "--store", yard.store, "--json", timeout_s=2 * PATIENCE_S)
     assert done.returncode == 0, done.stderr
     results = last_json(done)["jobs"]
     assert [result["status"] for result in results] == ["succeeded"] * 4
     jobs = [Job(result, 0, yard.store / "jobs" / result["job_id"], "") for result in results]
-    logs = [(job.folder / "attempts/001/files/runner.log").read_text() for job in jobs]
+    logs = [runner_log(job) for job in jobs]
     assert [f"jobs_before={number}" in log for number, log in enumerate(logs)] == [True] * 4, logs
-    assert_same_weights(jobs[0].final, trained("rsl_rl").final)
-    assert jobs[1].rows("episodes.csv") == evaluated("rsl_rl").rows("episodes.csv")
+    assert_same_weights(jobs[0].final, trained("skrl").final)
+    assert jobs[1].rows("episodes.csv") == evaluated("skrl").rows("episodes.csv")
     assert os.listdir(tmp_path / "work") == []
