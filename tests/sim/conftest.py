@@ -1,6 +1,7 @@
 """Real simulations are dear: each is run once, in one of two simulators, for all tests that look at it."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,7 @@ def yard(prefect_server: Server, tmp_path_factory: pytest.TempPathFactory) -> It
     folder = tmp_path_factory.mktemp("yard")
     config = folder / "config.json"
     config.write_text(json.dumps(CONFIG))
-    yard = Yard(config, folder / "home", folder / "a store, ünïcode", prefect_server)
+    yard = Yard(config, folder / "home", folder / "a store, ünïcode", prefect_server, dict(os.environ))
     yard.start_session()
     yield yard
     yard.stop()

@@ -133,6 +133,8 @@ class Yard:
     home: Path
     store: Path
     server: Server
+    variables: dict[str, str]
+    """Of this process at first: a simulator is kept for jobs with the same."""
 
     @cached_property
     def site(self) -> Site:
@@ -212,7 +214,7 @@ class Yard:
             self.await_session()
             lease = self.sessions.take(spec, self.opened.url())
             try:
-                return lease.check(spec, None, files)
+                return lease.workload.check(spec, None, files, PATIENCE_S)
             finally:
                 lease.give_back()
 
@@ -239,9 +241,12 @@ class Yard:
 
     @contextmanager
     def environment(self, **env: str) -> Iterator[None]:
-        """Have this process be the machine, as its variables say it."""
+        """Have this process be the machine, as its variables say it: those of other tests and libraries are no part."""
+        machine = {**self.variables, **ENV, "SIMYARD_HOME": str(self.home), **self.server.env, **env}
         with pytest.MonkeyPatch.context() as patch:
-            for name, value in {**ENV, "SIMYARD_HOME": str(self.home), **self.server.env, **env}.items():
+            for name in set(os.environ) - set(machine):
+                patch.delenv(name)
+            for name, value in machine.items():
                 patch.setenv(name, value)
             yield
 
