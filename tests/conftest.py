@@ -9,7 +9,7 @@ from typing import Any
 
 import containers
 import pytest
-from helpers import CONFIG, CommandLine, Server, serving_prefect
+from helpers import CONFIG, CommandLine, FlowHost, Server, hosting_flows, serving_prefect
 
 TESTS = Path(__file__).parent
 SERVED = {"prefect_server": "prefect", "deployments": "service", "fleet": "podman", "podman": "podman"}
@@ -58,10 +58,17 @@ def store(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def flow_host() -> Iterator[FlowHost]:
+    """Becomes the commands that tests run, without the seconds that a start takes."""
+    with hosting_flows() as host:
+        yield host
+
+
 @pytest.fixture
-def simyard(prefect_server: Server, tmp_path: Path) -> CommandLine:
+def simyard(prefect_server: Server, flow_host: FlowHost, tmp_path: Path) -> CommandLine:
     """The command line against the test server, with a home of its own."""
-    return CommandLine({**os.environ, **prefect_server.env, "SIMYARD_HOME": str(tmp_path / "home")})
+    return CommandLine({**os.environ, **prefect_server.env, "SIMYARD_HOME": str(tmp_path / "home")}, flow_host)
 
 
 @pytest.fixture

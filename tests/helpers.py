@@ -2,15 +2,18 @@
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,24 +47,126 @@ class Server:
     env: dict[str, str]
 
 
+class Command:
+    """A running `simyard` that `flow_host.py` has become; it is used as a `subprocess.Popen` is."""
+
+    def __init__(self, host: "FlowHost", arguments: list[str], env: dict[str, str]) -> None:
+        self.returncode: int | None = None
+        (out, its_out), (err, its_err) = os.pipe(), os.pipe()
+        self.stdout, self.stderr = open(out), open(err)  # noqa: SIM115
+        order = json.dumps({"arguments": arguments, "env": env, "cwd": os.getcwd()}).encode() + b"\n"
+        connection = socket.socket(socket.AF_UNIX)
+        with open(os.devnull) as nothing:
+            connection.connect(host.address)
+            socket.send_fds(connection, [order], [nothing.fileno(), its_out, its_err])
+        os.close(its_out)
+        os.close(its_err)
+        self._said = connection.makefile()
+        self._connection = connection
+        self.pid = int(self._said.readline())
+
+    def poll(self) -> int | None:
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            if not select.select([self._connection], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired("simyard", timeout or 0.0)
+            self.returncode = int(self._said.readline())
+            self._said.close()
+            self._connection.close()
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Return what is written until both streams are closed, by the command and by all that it started."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        written: list[list[str]] = [[], []]
+        readers = [
+            threading.Thread(target=lambda stream=stream, into=into: into.append(stream.read()), daemon=True)
+            for stream, into in zip((self.stdout, self.stderr), written, strict=True)
+        ]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join(deadline and max(0.0, deadline - time.monotonic()))
+            if reader.is_alive():
+                raise subprocess.TimeoutExpired("simyard", timeout or 0.0)
+        self.wait(deadline and max(0.0, deadline - time.monotonic()))
+        (out,), (err,) = written
+        return out, err
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def __enter__(self) -> "Command":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.wait()
+        self.stdout.close()
+        self.stderr.close()
+
+
+@dataclass(frozen=True)
+class FlowHost:
+    """Where `flow_host.py` takes orders."""
+
+    address: str
+
+
+@contextmanager
+def hosting_flows() -> Iterator[FlowHost]:
+    """Run a flow host while the body runs."""
+    # A socket's path must be short, and numpy may not have threads that a fork would lose.
+    with tempfile.TemporaryDirectory(prefix="simyard-") as folder:
+        address = f"{folder}/orders"
+        process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("flow_host.py"), address],
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield FlowHost(address)
+        finally:
+            end(process)
+
+
 @dataclass(frozen=True)
 class CommandLine:
-    """The installed `simyard` command, run for real."""
+    """The `simyard` command, run for real, each time as a process of its own."""
 
     env: dict[str, str]
+    host: FlowHost | None = None
+    """Becomes the command, so that nothing is imported again; without one it is the installed program."""
 
     def __call__(self, *arguments: object, timeout_s: float = 240, **env: str) -> subprocess.CompletedProcess[str]:
         """Run to the end."""
-        return subprocess.run(
-            [SIMYARD, *map(str, arguments)],
-            env={**self.env, **env}, capture_output=True, text=True, timeout=timeout_s, check=False,
-        )  # fmt: skip
+        process = self.start(*arguments, **env)
+        try:
+            out, err = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        return subprocess.CompletedProcess(["simyard", *arguments], process.returncode, out, err)
 
-    def start(self, *arguments: object, **env: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: object, **env: str) -> Any:
         """Start, in a process group of its own."""
+        given, env = [str(argument) for argument in arguments], {**self.env, **env}
+        if self.host is not None:
+            return Command(self.host, given, env)
         return subprocess.Popen(
-            [SIMYARD, *map(str, arguments)],
-            env={**self.env, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            [SIMYARD, *given],
+            env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
 
 

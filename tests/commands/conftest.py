@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click.testing
@@ -57,7 +57,7 @@ class Shell:
 def shell(simyard, store, tmp_path):
     """A machine of its own; nothing runs on it at the end."""
     home = tmp_path / "home"
-    machine = CommandLine({**simyard.env, **play.ENVIRONMENT, "SIMYARD_HOME": str(home)})
+    machine = replace(simyard, env={**simyard.env, **play.ENVIRONMENT, "SIMYARD_HOME": str(home)})
     yield Shell(machine, store, home, tmp_path / "config.json")
     wait_until(lambda: play.running_below(tmp_path) == [], 5, "the end of all that was started")
 

@@ -22,10 +22,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def machine(prefect_server, tmp_path_factory):
+def machine(prefect_server, flow_host, tmp_path_factory):
     """A machine and a store that all these runs have in common, with warm simulators."""
     folder = tmp_path_factory.mktemp("machine")
-    command = CommandLine({**os.environ, **prefect_server.env, "SIMYARD_HOME": str(folder / "home")})
+    command = CommandLine({**os.environ, **prefect_server.env, "SIMYARD_HOME": str(folder / "home")}, flow_host)
     machine = Loop(command, folder, folder / "a store, ünïcode")
     machine.keep_warm(2)
     yield machine
@@ -230,7 +230,8 @@ def test_verify_sees_what_was_changed(loop):
 def test_a_trainer_in_a_container_keeps_the_same_contract(loop, podman):
     """A real engine and a real container, whose image has nothing but Python in it."""
     smoke = (ROOT / "examples/managed_training/smoke_trainer/train_smoke.py").read_text()
-    inside = replace(loop, command=CommandLine({**loop.command.env, "DOCKER_HOST": podman.address}))
+    command = replace(loop.command, env={**loop.command.env, "DOCKER_HOST": podman.address})
+    inside = replace(loop, command=command)
     run = inside(
         iterations=2,
         parallel=1,
