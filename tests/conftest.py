@@ -12,7 +12,9 @@ import pytest
 from helpers import CONFIG, CommandLine, FlowHost, Server, hosting_flows, serving_prefect
 
 TESTS = Path(__file__).parent
-SERVED = {"prefect_server": "prefect", "deployments": "service", "fleet": "podman", "podman": "podman"}
+SERVED = {
+    "prefect_server": "prefect", "deployments": "service", "fleet": "podman", "podman": "podman", "flow_host": "prefect"
+}  # fmt: skip
 """Fixtures that start servers or engines, each with the group of the tests that use it."""
 GROUPS = ("sim", "prefect", "service", "podman")
 """The groups that take longest, which begin first. Any other test is grouped with its file."""

@@ -4,6 +4,7 @@ import pickle
 import urllib.request
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import ValidationError
 
 from simyard.blocks.job_store import JobStore
@@ -14,12 +15,10 @@ from simyard.store.store import Store
 SECRET = "the-secret-key"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def prefect_server():
-    """A real Prefect server with a database of its own, gone after the tests."""
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=120):
+@pytest.fixture(autouse=True)
+def connected(prefect_server):
+    """Have this process use the tests' Prefect server."""
+    with temporary_settings({PREFECT_API_URL: prefect_server.url}):
         yield
 
 

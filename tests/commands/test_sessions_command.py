@@ -131,12 +131,13 @@ def test_where_there_is_none(tmp_path, monkeypatch, arguments, stdout):
     assert not (tmp_path / "home").exists()
 
 
-def test_a_session_from_its_start_to_its_end(tmp_path, store):
+def test_a_session_from_its_start_to_its_end(tmp_path, store, flow_host):
     home = tmp_path / "home"
-    simyard = CommandLine({**os.environ, **play.ENVIRONMENT, "SIMYARD_HOME": str(home), "SIMYARD_STORE": str(store)})
+    own = {**play.ENVIRONMENT, "SIMYARD_HOME": str(home), "SIMYARD_STORE": str(store)}
+    simyard = CommandLine({**os.environ, **own}, flow_host)
     config = tmp_path / "config.json"
     config.write_text(json.dumps(play.config("")))
-    started = simyard("sessions", "start", config, "--jobs", "3", "--json", timeout_s=60)
+    started = simyard("sessions", "start", config, "--jobs", "3", "--json")
     assert (started.returncode, started.stderr) == (0, "")
     state = last_json(started)
     assert (state["state"], state["jobs"], state["processes"]) == ("ready", 0, 1)

@@ -256,8 +256,8 @@ def test_an_upload_that_takes_a_while_shows_how_far_it_is(run, s3_server, tmp_pa
     assert uploaded.stdout == again.stdout == f"asset-{sha256_file(path)}\n"
 
 
-def test_ctrl_c_says_that_the_next_upload_goes_on_and_it_does(store, tmp_path):
-    simyard = CommandLine({**os.environ, "SIMYARD_HOME": str(tmp_path / "home")})
+def test_ctrl_c_says_that_the_next_upload_goes_on_and_it_does(store, tmp_path, flow_host):
+    simyard = CommandLine({**os.environ, "SIMYARD_HOME": str(tmp_path / "home")}, flow_host)
     path = tmp_path / "policy.pt"
     with path.open("wb") as sparse:
         sparse.truncate(1_000_000_000)

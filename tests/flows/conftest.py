@@ -54,5 +54,5 @@ def real_pool(deployed: Server, start_worker: Callable[..., Pool]) -> Pool:
 @pytest.fixture(scope="session")
 def scenario_pool(api: Api, start_worker: Callable[..., Pool]) -> Pool:
     """A pool whose simulator plays what the job's description says."""
-    api("/work_pools/", {"name": "scenario", "type": "process"})
+    api.make_pool("scenario")
     return start_worker("scenario", SCENARIO)

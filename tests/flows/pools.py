@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -45,6 +46,12 @@ class Api:
                     raise
                 time.sleep(patience)
         raise AssertionError("unreachable")
+
+    def make_pool(self, name: str) -> None:
+        """Make a pool whose flow runs import Prefect once: its workers start them by a program that does so first."""
+        template = json.loads((ROOT / "deployments" / "pools" / "process.json").read_text())
+        template["variables"]["properties"]["command"]["default"] = f"{sys.executable} -m prefect.engine"
+        self("/work_pools/", {"name": name, "type": "process", "base_job_template": template})
 
     def start(self, deployment: str, parameters: dict[str, Any], env: dict[str, str] | None = None) -> str:
         """Start a deployment's flow; return the flow run's id."""

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from helpers import CommandLine, end, last_json, wait_until
 from pools import Api, Pool, engines, workloads
-from test_pool import finish, job_of, saved
+from test_pool import PATIENCE_S, finish, job_of, saved
 
 ON_TWO = {"computeConfig__gpusPerNode": 1, "computeConfig__numNodes": 2}
 
@@ -38,35 +39,38 @@ def test_two_machines_begin_and_end_together(
     assert result["summary"] == {"scaling": {"gpus": 2, "steps_per_s": None, "one_gpu": None, "efficiency": None}}
 
 
+@pytest.mark.parametrize("what", ["flow run", pytest.param("simulator", marks=pytest.mark.long)])
 def test_a_machine_that_dies_ends_the_attempt_and_the_next_one_goes_on(
-    scenario_pool: Pool, simyard: CommandLine, write_config: Any, store: Path, api: Api
+    scenario_pool: Pool, simyard: CommandLine, write_config: Any, store: Path, api: Api, what: str
 ) -> None:
-    always_slow = "; ".join(f"slow at {index}" for index in range(36))
-    config = write_config(
-        description=f"{always_slow}; second-kill at 6 once", trainingConfig__maxIterations=36, retries=3, **ON_TWO
-    )
+    iterations = 24
+    story = "; ".join(f"slow at {index}" for index in range(iterations))
+    if what == "simulator":
+        story += "; second-kill at 6 once"
+    config = write_config(description=story, trainingConfig__maxIterations=iterations, retries=1, **ON_TWO)
     control = simyard.start("train", config, "--pool", scenario_pool.name, "--store", store, "--json")
     try:
         job = job_of(store)
-        # In the first attempt the second machine's simulator dies; in the second one its whole flow run.
-        wait_until(lambda: saved(job, 2), 120, "a checkpoint of the second attempt")
-        (other,) = (run for run in api.runs_of(job.name) if run["name"] == f"{job.name}-2-node-1")
-        engines(other["id"])[0].kill()
-        result = finish(control, 240)
+        wait_until(lambda: saved(job, 1), PATIENCE_S, "a checkpoint")
+        if what == "flow run":
+            (other,) = (run for run in api.runs_of(job.name) if run["name"] == f"{job.name}-1-node-1")
+            engines(other["id"])[0].kill()
+        result = finish(control, PATIENCE_S)
     finally:
         end(control)
 
-    assert (control.returncode, result["status"], result["attempts"]) == (0, "succeeded", 3)
-    killed, lost = outcome(job, 1)["failure"], outcome(job, 2)["failure"]
-    assert (killed["code"], killed["category"]) == ("killed", "infra")
-    assert killed["message"].startswith("On machine 2: The simulator was ended by SIGKILL")
-    assert (lost["code"], lost["category"]) == ("machine_lost", "infra")
-    assert f"{job.name}-2-node-1" in lost["message"] or "silent" in lost["message"]
-    for number in (2, 3):
-        assert outcome(job, number)["start_iteration"] == saved(job, number - 1)[-1]
+    assert (control.returncode, result["status"], result["attempts"]) == (0, "succeeded", 2)
+    failure = outcome(job, 1)["failure"]
+    if what == "simulator":
+        assert (failure["code"], failure["category"]) == ("killed", "infra")
+        assert failure["message"].startswith("On machine 2: The simulator was ended by SIGKILL")
+    else:
+        assert (failure["code"], failure["category"]) == ("machine_lost", "infra")
+        assert f"{job.name}-1-node-1" in failure["message"] or "silent" in failure["message"]
+    assert outcome(job, 2)["start_iteration"] == saved(job, 1)[-1]
     rows = (job / "artifacts/metrics.csv").read_text().splitlines()
-    assert [row.split(",")[0] for row in rows[1:]] == [str(step) for step in range(36)], "each step once"
-    wait_until(lambda: not workloads(scenario_pool), 20, "the end of all workloads")
+    assert [row.split(",")[0] for row in rows[1:]] == [str(step) for step in range(iterations)], "each step once"
+    wait_until(lambda: not workloads(scenario_pool), PATIENCE_S, "the end of all workloads")
 
 
 def test_a_cancel_ends_both_machines(scenario_pool: Pool, simyard: CommandLine, write_config: Any, store: Path) -> None:
@@ -74,11 +78,12 @@ def test_a_cancel_ends_both_machines(scenario_pool: Pool, simyard: CommandLine, 
     control = simyard.start("train", config, "--pool", scenario_pool.name, "--store", store, "--json")
     try:
         job = job_of(store)
-        wait_until(lambda: saved(job, 1), 60, "a checkpoint")
+        wait_until(lambda: saved(job, 1), PATIENCE_S, "a checkpoint")
         assert simyard("jobs", "cancel", job.name, "--store", store).returncode == 0
         result = finish(control)
     finally:
         end(control)
-    assert (control.returncode, result["status"]) == (130, "canceled")
-    wait_until(lambda: not workloads(scenario_pool), 30, "the end of both machines' workloads")
+    assert (control.returncode, result["status"], result["error"]["category"]) == (130, "canceled", "canceled")
+    assert any(entry["kind"] == "checkpoint" for entry in result["artifacts"]), "what was saved is kept"
+    wait_until(lambda: not workloads(scenario_pool), PATIENCE_S, "the end of both machines' workloads")
     assert outcome(job, 1, node=1)["status"] == "canceled"

@@ -15,7 +15,7 @@ from pools import Api, Pool, engines
 @pytest.fixture(scope="module")
 def pool(api: Api, start_worker: Callable[..., Pool]) -> Pool:
     """A pool with the installed simulator, which these rollouts never start."""
-    api("/work_pools/", {"name": "loops", "type": "process"})
+    api.make_pool("loops")
     return start_worker("loops", {})
 
 
@@ -60,6 +60,7 @@ def test_a_slot_that_is_killed_is_replaced_and_what_it_did_is_not_repeated(loop:
     assert [slot["name"][-1] for slot in slots(api, run.run_id)] == ["1", "2"]
 
 
+@pytest.mark.long  # test_managed_train.py kills the driver of a run without a pool
 def test_when_the_driving_process_is_killed_its_slots_go_on_and_are_found_again(loop: Loop, api: Api) -> None:
     process = loop.begin(iterations=2, parallel=1, how={"1": "sleep 6"})
     run = loop.newest()
@@ -99,6 +100,7 @@ def test_pause_resume_and_cancel_in_the_prefect_ui(loop: Loop, pool: Pool, api: 
     run.assert_sound()
 
 
+@pytest.mark.long  # test_pool.py cancels a deployment's job there
 def test_a_deployments_run_is_canceled_in_the_prefect_ui(
     deployed: Server, real_pool: Pool, loop: Loop, api: Api
 ) -> None:

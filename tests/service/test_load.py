@@ -7,8 +7,11 @@ import uuid
 from collections.abc import Awaitable, Callable
 
 import httpx
+import pytest
 from serving import Service
 from test_jobs_api import TRAINING, flow_runs
+
+pytestmark = pytest.mark.long
 
 CLIENTS = 200
 JOBS = 25

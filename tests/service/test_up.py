@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import stat
-import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -13,10 +12,12 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers import SCENARIO, SIMYARD, Server, wait_until
-from sites import Site
+from helpers import SCENARIO, CommandLine, FlowHost, Server, wait_until
+from sites import UP_S, Site
 
-ITERATIONS = 60
+pytestmark = [pytest.mark.system, pytest.mark.xdist_group("prefect")]
+
+ITERATIONS = 30
 SLOW = "; ".join(f"slow at {index}" for index in range(ITERATIONS))
 """Wherever an attempt takes the job up."""
 
@@ -59,7 +60,7 @@ def test_a_job_runs(site: Site) -> None:
 def test_a_running_job_is_followed_and_canceled(site: Site) -> None:
     job_id = site.call("POST", "/v0/jobs", training(SLOW))["job_id"]
     site.wait_for(job_id, "running")
-    wait_until(lambda: site.saved(job_id, 1), 60, "a checkpoint")
+    wait_until(lambda: site.saved(job_id, 1), UP_S, "a checkpoint")
     request = urllib.request.Request(
         f"{site.url}/v0/jobs/{job_id}/logs?follow=true&tail=1", headers={"Authorization": f"Bearer {site.key}"}
     )
@@ -85,21 +86,19 @@ def test_what_dies_comes_again(site: Site) -> None:
         except (urllib.error.URLError, OSError):
             return False
 
-    wait_until(lambda: not service.is_running() or service.status() == "zombie", 10, "its end")
-    wait_until(answers_again, 60, "the API")
+    wait_until(lambda: not service.is_running() or service.status() == "zombie", UP_S, "its end")
+    wait_until(answers_again, UP_S, "the API")
 
 
-def test_it_does_not_run_twice_in_one_home(site: Site) -> None:
-    second = subprocess.run([SIMYARD, "up"], env=site.env, capture_output=True, text=True, timeout=60, check=False)
+def test_it_does_not_run_twice_in_one_home(site: Site, flow_host: FlowHost) -> None:
+    second = CommandLine(site.env, flow_host)("up")
     assert second.returncode == 2
     assert "runs already here" in second.stderr
     assert "Traceback" not in second.stderr
 
 
-def test_a_port_that_is_taken_is_named(site: Site, tmp_path: Path) -> None:
-    env = {**site.env, "SIMYARD_HOME": str(tmp_path)}
-    command = [SIMYARD, "up", "--port", str(site.port)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+def test_a_port_that_is_taken_is_named(site: Site, flow_host: FlowHost, tmp_path: Path) -> None:
+    done = CommandLine({**site.env, "SIMYARD_HOME": str(tmp_path)}, flow_host)("up", "--port", site.port)
     assert done.returncode == 2
     assert f"127.0.0.1:{site.port}" in done.stderr
     assert "--port" in done.stderr
@@ -109,7 +108,7 @@ def test_a_job_outlives_the_site_stopped_and_killed(site: Site) -> None:
     key = site.key
     job_id = site.call("POST", "/v0/jobs", training(SLOW))["job_id"]
     waiting = site.call("POST", "/v0/jobs", training(iterations=2))["job_id"]
-    wait_until(lambda: site.saved(job_id, 1), 90, "a checkpoint of the first attempt")
+    wait_until(lambda: site.saved(job_id, 1), UP_S, "a checkpoint of the first attempt")
     said = site.down()
     assert "Stopped." in said
     assert not psutil.pid_exists(site.process.pid) or site.process.returncode == 0  # type: ignore[union-attr]
@@ -118,7 +117,7 @@ def test_a_job_outlives_the_site_stopped_and_killed(site: Site) -> None:
 
     site.up()
     assert site.key == key
-    wait_until(lambda: site.saved(job_id, 2), 120, "a checkpoint of the second attempt")
+    wait_until(lambda: site.saved(job_id, 2), UP_S, "a checkpoint of the second attempt")
     site.kill()
     left = [psutil.Process(pid) for pid, _ in json.loads((site.home / "up" / "processes.json").read_text())]
     for process in left:
