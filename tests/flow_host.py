@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import pkgutil
+import runpy
 import selectors
 import socket
 import sys
@@ -34,8 +35,8 @@ def import_all() -> None:
     gc.freeze()  # or each child looks through all of it when it ends, and copies it by that
 
 
-def serve(address: str) -> list[str]:
-    """Fork for each order, and tell who gave it how the child ended. Returns in children alone: their arguments."""
+def serve(address: str) -> dict:
+    """Fork for each order, and tell who gave it how the child ended. Returns in children alone: their order."""
     server = socket.socket(socket.AF_UNIX)
     server.bind(address)
     server.listen(64)
@@ -76,7 +77,7 @@ def _tell(caller: socket.socket, number: int) -> None:
         caller.sendall(f"{number}\n".encode())
 
 
-def become(order: dict, streams: list[int]) -> list[str]:
+def become(order: dict, streams: list[int]) -> dict:
     """Have this process be what a new one would be."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
@@ -85,7 +86,7 @@ def become(order: dict, streams: list[int]) -> list[str]:
     os.environ.update(order["env"])
     os.chdir(order["cwd"])
     read_settings()
-    return order["arguments"]
+    return order
 
 
 def read_settings() -> None:
@@ -113,8 +114,12 @@ def reading_settings_late() -> None:
 if __name__ == "__main__":
     import_all()
     reading_settings_late()
-    sys.argv[1:] = serve(sys.argv[1])
-    # From here on this process is the command.
-    from simyard.cli import main
+    order = serve(sys.argv[1])
+    # From here on this process is what was ordered.
+    sys.argv = [order["program"] or "simyard", *order["arguments"]]
+    if order["program"]:
+        runpy.run_path(order["program"], run_name="__main__")
+    else:
+        from simyard.cli import main
 
-    sys.exit(main(prog_name="simyard"))
+        main()

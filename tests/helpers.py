@@ -48,19 +48,31 @@ class Server:
 
 
 class Command:
-    """A running `simyard` that `flow_host.py` has become; it is used as a `subprocess.Popen` is."""
+    """A running `simyard` that `flow_host.py` has become; it is used as a `subprocess.Popen` is.
 
-    def __init__(self, host: "FlowHost", arguments: list[str], env: dict[str, str]) -> None:
+    Args:
+        host: Where it becomes that.
+        arguments: What follows `simyard`.
+        env: Its whole environment.
+        program: A Python file that it becomes in place of `simyard`, whose standard input is a pipe.
+    """
+
+    def __init__(
+        self, host: "FlowHost", arguments: list[str], env: dict[str, str], program: Path | None = None
+    ) -> None:
         self.returncode: int | None = None
+        its_in, into = os.pipe()
+        self.stdin = open(into, "w")  # noqa: SIM115
         (out, its_out), (err, its_err) = os.pipe(), os.pipe()
         self.stdout, self.stderr = open(out), open(err)  # noqa: SIM115
-        order = json.dumps({"arguments": arguments, "env": env, "cwd": os.getcwd()}).encode() + b"\n"
+        order = {"arguments": arguments, "program": program and str(program), "env": env, "cwd": os.getcwd()}
         connection = socket.socket(socket.AF_UNIX)
-        with open(os.devnull) as nothing:
-            connection.connect(host.address)
-            socket.send_fds(connection, [order], [nothing.fileno(), its_out, its_err])
-        os.close(its_out)
-        os.close(its_err)
+        connection.connect(host.address)
+        socket.send_fds(connection, [json.dumps(order).encode() + b"\n"], [its_in, its_out, its_err])
+        for stream in (its_in, its_out, its_err):
+            os.close(stream)
+        if program is None:
+            self.stdin.close()
         self._said = connection.makefile()
         self._connection = connection
         self.pid = int(self._said.readline())

@@ -139,15 +139,22 @@ def test_without_wait_the_run_goes_on_by_itself_and_can_be_watched(loop):
     assert {row["run_id"]: row["status"] for row in listed}[run_id] == "succeeded"
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_killed_again_and_again_it_goes_on_where_it_was(loop, machine, seed):
+@pytest.mark.parametrize(
+    ("seed", "times"),
+    [
+        pytest.param(10, 4, id="the driver, a simulator, the driver, a trainer"),
+        pytest.param(1, 8, marks=pytest.mark.long),
+        pytest.param(2, 8, marks=pytest.mark.long),
+    ],
+)
+def test_killed_again_and_again_it_goes_on_where_it_was(loop, machine, seed, times):
     """SIGKILL to the driving process, a trainer or a simulator, some events further on each time, as the seed says."""
     chance = random.Random(seed)
     often = {"loop_policy__trainer_retry_limit": 9, "loop_policy__rollout_retry_limit": 9}
     process = loop.begin(iterations=4, seconds=0.3, how=dict.fromkeys("1234", "sleep 0.4"), **often)
     run = loop.newest()
     kills = {"driver": 0, "trainer": 0, "simulator": 0}
-    while sum(kills.values()) < 8:
+    while sum(kills.values()) < times:
         target = len(run.events) + chance.randint(1, 4)
         wait_until(lambda: len(run.events) >= target or process.poll() is not None, PATIENCE_S, "more events")  # noqa: B023
         time.sleep(chance.uniform(0.0, 0.5))
@@ -227,6 +234,7 @@ def test_verify_sees_what_was_changed(loop):
     assert "not numbered through" in problems
 
 
+@pytest.mark.long  # tests/tasks/test_container_engine.py calls trainers in containers
 def test_a_trainer_in_a_container_keeps_the_same_contract(loop, podman):
     """A real engine and a real container, whose image has nothing but Python in it."""
     smoke = (ROOT / "examples/managed_training/smoke_trainer/train_smoke.py").read_text()

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from helpers import PREFECT, SCENARIO, Server, end, wait_until
+from helpers import PREFECT, SCENARIO, Command, FlowHost, Server, end, wait_until
 from pools import Api, Pool
 
 from simyard.config import check_config
@@ -44,20 +43,18 @@ def config(promotion: str, iterations: int, *overrides: str, description: str = 
 class Yard:
     """One process that runs the flow, and its store."""
 
-    def __init__(self, folder: Path, process: subprocess.Popen[str]) -> None:
+    def __init__(self, folder: Path, process: Command) -> None:
         self.folder = folder
         self.store = Store.open(str(folder))
         self.process = process
 
     def begin(self, request: dict[str, Any], job_id: str | None = None) -> None:
-        assert self.process.stdin
         order = {"request": request, "store": str(self.folder), "job_id": job_id or keys.new_job_id()}
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
 
     def finish(self, promotion: str) -> tuple[str, dict[str, Any]]:
         """Return the flow run's state, and what was decided last."""
-        assert self.process.stdout
         ended = json.loads(self.process.stdout.readline())
         return ended["state"], self.record(promotion)["history"][-1]
 
@@ -74,18 +71,17 @@ class Yard:
 
 
 @pytest.fixture(scope="module")
-def start_retrainer(prefect_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Yard]]:
+def start_retrainer(
+    prefect_server: Server, flow_host: FlowHost, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], Yard]]:
     """Start processes that retrain into one store; they end with the tests."""
     home = tmp_path_factory.mktemp("retrainer")
-    env = {**os.environ, **prefect_server.env, **SCENARIO, "SIMYARD_HOME": str(home / "home")}
-    processes = []
+    quiet = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}  # nobody reads what it would print
+    env = {**os.environ, **prefect_server.env, **SCENARIO, **quiet, "SIMYARD_HOME": str(home / "home")}
+    processes: list[Command] = []
 
     def start() -> Yard:
-        with (home / f"retrainer-{len(processes)}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, Path(__file__).with_name("retrainer.py")],
-                env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
-            )  # fmt: skip
+        process = Command(flow_host, [], env, Path(__file__).with_name("retrainer.py"))
         processes.append(process)
         return Yard(home / "store", process)
 
