@@ -12,6 +12,9 @@ from scenario import play
 
 from simyard.cli import main
 
+PATIENCE_S = 240.0
+"""Waits end when what they wait for has happened; a machine that has other work may take this long."""
+
 
 @dataclass(frozen=True)
 class Shell:
@@ -28,14 +31,16 @@ class Shell:
         return self.config
 
     def run(self, *arguments, **env):
-        return self.command(*arguments, "--store", self.store, timeout_s=60, **env)
+        return self.command(*arguments, "--store", self.store, timeout_s=PATIENCE_S, **env)
 
     def start(self, *arguments):
         return self.command.start(*arguments, "--store", self.store)
 
     def job(self):
         """Return the id of the only job, once it is there."""
-        return wait_until(lambda: [path.name for path in self.store.glob("jobs/job-*")], 30, "a job in the store")[0]
+        return wait_until(
+            lambda: [path.name for path in self.store.glob("jobs/job-*")], PATIENCE_S, "a job in the store"
+        )[0]
 
     def reach(self, iteration, attempt=1):
         """Wait until an attempt has done this many iterations; return what it has printed."""
@@ -44,7 +49,7 @@ class Shell:
             found = [path.read_text() for path in self.home.glob(f"work/job-*/{attempt:03d}-*/command.stdout.log")]
             return [text for text in found if f"Learning iteration {iteration - 1}/" in text]
 
-        return wait_until(printed, 30, f"iteration {iteration}")[0]
+        return wait_until(printed, PATIENCE_S, f"iteration {iteration}")[0]
 
     def left(self, result):
         return play.Left(play.Store.open(str(self.store)), self.store / "jobs" / result["job_id"], result)
@@ -59,7 +64,7 @@ def shell(simyard, store, tmp_path):
     home = tmp_path / "home"
     machine = replace(simyard, env={**simyard.env, **play.ENVIRONMENT, "SIMYARD_HOME": str(home)})
     yield Shell(machine, store, home, tmp_path / "config.json")
-    wait_until(lambda: play.running_below(tmp_path) == [], 5, "the end of all that was started")
+    wait_until(lambda: play.running_below(tmp_path) == [], PATIENCE_S, "the end of all that was started")
 
 
 @pytest.fixture
@@ -74,9 +79,9 @@ def refuse(tmp_path, store, monkeypatch):
 
     def run(*arguments, said):
         before = sorted(store.rglob("*"))
-        began = time.monotonic()
+        began = time.process_time()
         result = click.testing.CliRunner().invoke(main, [str(argument) for argument in arguments])
-        took = time.monotonic() - began
+        took = time.process_time() - began
         assert isinstance(result.exception, SystemExit), result.exception
         assert result.exit_code == 2, result.output
         assert "Traceback" not in result.output

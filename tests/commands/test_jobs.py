@@ -8,6 +8,7 @@ import pytest
 from helpers import last_json, wait_until
 from scenario.play import alive, started
 
+PATIENCE_S = 240.0
 KEYS = ["job_id", "status", "store", "artifacts", "attempts", "error", "timings", "summary"]
 ERROR_KEYS = {"code", "category", "message", "advice"}
 
@@ -105,11 +106,11 @@ def test_a_killed_control_process_takes_the_simulator_with_it_and_a_retry_finish
     control = shell.start("train", shell.write("family; slow once", iterations=30), "--json")
     pids = started(shell.reach(2))
     job_id = shell.job()
-    wait_until(lambda: checkpoints(shell, job_id), 15, "a checkpoint in the store")
+    wait_until(lambda: checkpoints(shell, job_id), PATIENCE_S, "a checkpoint in the store")
     os.kill(control.pid, signal.SIGKILL)
     control.communicate()
     assert len(pids) == 4
-    wait_until(lambda: alive(pids) == [], 5, "the end of the simulator and its children")
+    wait_until(lambda: alive(pids) == [], PATIENCE_S, "the end of the simulator and its children")
     saved = [record["iteration"] for record in checkpoints(shell, job_id)]
     assert last_json(shell.run("jobs", "show", job_id, "--json"))["status"] == "interrupted"
 
@@ -131,7 +132,7 @@ def test_cancel_from_another_process_keeps_what_was_saved(shell):
     canceled = shell.run("jobs", "cancel", job_id)
     assert canceled.returncode == 0
     assert job_id in canceled.stdout
-    out, err = control.communicate(timeout=30)
+    out, err = control.communicate(timeout=PATIENCE_S)
     assert control.returncode == 130, err
     assert_canceled(shell, json.loads(out.splitlines()[-1]), pids)
     assert last_json(shell.run("jobs", "show", job_id, "--json"))["status"] == "canceled"
@@ -141,7 +142,7 @@ def test_ctrl_c_cancels_and_the_job_can_be_gone_on_with(shell):
     control = shell.start("train", shell.write("family; deaf", iterations=30), "--json")
     pids = started(shell.reach(5))
     os.killpg(control.pid, signal.SIGINT)  # as a terminal sends it: to the whole group
-    out, err = control.communicate(timeout=30)
+    out, err = control.communicate(timeout=PATIENCE_S)
     assert control.returncode == 130, err
     assert "Traceback" not in err
     result = json.loads(out.splitlines()[-1])
@@ -174,11 +175,11 @@ def test_sigterm_leaves_nothing_running(shell, iteration):
     control = shell.start("train", shell.write("family", iterations=500))
     pids = started(shell.reach(iteration)) if iteration else []
     if not iteration:
-        wait_until(lambda: list(shell.home.glob("work/workload-*")), 20, "the workload's folder")
+        wait_until(lambda: list(shell.home.glob("work/workload-*")), PATIENCE_S, "the workload's folder")
     os.kill(control.pid, signal.SIGTERM)
-    _, err = control.communicate(timeout=30)
+    _, err = control.communicate(timeout=PATIENCE_S)
     assert control.returncode != 0
-    wait_until(lambda: alive(pids) == [], 5, "the end of the simulator and its children")
+    wait_until(lambda: alive(pids) == [], PATIENCE_S, "the end of the simulator and its children")
     if iteration:
         job = shell.store / "jobs" / shell.job()
         assert list(job.glob("attempts/001/files/checkpoints/*.pt")), err

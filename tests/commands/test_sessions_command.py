@@ -153,7 +153,7 @@ def test_a_session_from_its_start_to_its_end(tmp_path, store, flow_host):
     assert repr(state["session_id"]) in unknown.stderr
     stopped = simyard("sessions", "stop", state["session_id"])
     assert (stopped.returncode, stopped.stdout) == (0, f"{state['session_id']} has ended.\n")
-    wait_until(lambda: not list((home / "sessions").iterdir()), 10, "the end of its folder")
+    wait_until(lambda: not list((home / "sessions").iterdir()), 240, "the end of its folder")
     assert play.running_below(tmp_path) == []
 
 

@@ -266,7 +266,7 @@ def test_ctrl_c_says_that_the_next_upload_goes_on_and_it_does(store, tmp_path, f
         upload = simyard.start("upload", path, "--kind", "checkpoint", "--store", store, "--json")
         wait_until(lambda: [p for p in store.rglob("*#*") if p.stat().st_size > more_than], 30, "some bytes")
         os.killpg(upload.pid, signal.SIGINT)  # as a terminal sends it: to the whole group
-        out, err = upload.communicate(timeout=30)
+        out, err = upload.communicate(timeout=240)
         assert upload.returncode == 130, err
         assert "Run the same command again: it goes on where it stopped." in err
         assert "Traceback" not in err

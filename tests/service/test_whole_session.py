@@ -204,6 +204,7 @@ def test_a_managed_run_is_canceled(client: hs.HardsimClient, package: Path) -> N
     assert "status=canceled" in canceled.value.detail
 
 
+@pytest.mark.long  # a second job of the simulator
 def test_the_seeds_script_runs_with_our_client(site: Site, tmp_path: Path) -> None:
     env = {**site.env, "SIMYARD_API_KEY": site.key, "SIMYARD_API_URL": site.url}
     packed = tmp_path / "gripper_lift.zip"
