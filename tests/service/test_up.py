@@ -15,8 +15,6 @@ import pytest
 from helpers import SCENARIO, CommandLine, FlowHost, Server, wait_until
 from sites import UP_S, Site
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("prefect")]
-
 ITERATIONS = 30
 SLOW = "; ".join(f"slow at {index}" for index in range(ITERATIONS))
 """Wherever an attempt takes the job up."""
@@ -32,7 +30,8 @@ def training(description: str = "", iterations: int = ITERATIONS) -> dict[str, A
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(flow_host: FlowHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A whole site; other commands in its home come from the flow host."""
     made = Site(tmp_path_factory.mktemp("up") / "home", **SCENARIO)
     made.up()
     yield made
