@@ -11,6 +11,7 @@ from typing import Any
 
 from simyard.runner.errors import RequestError
 from simyard.runner.libraries import Library
+from simyard.runner.progress import say_activity
 
 
 def use_overlay(overlay: Path | None) -> None:
@@ -97,6 +98,7 @@ def fresh_environment(
     env_cfg.seed = seed
     env_cfg.sim.device = device
     change(env_cfg)
+    say_activity("making the environment")
     with launch_simulation(env_cfg, {"device": device, "visualizer": []}):
         env = gymnasium.make(task, cfg=env_cfg)
         try:

@@ -142,6 +142,11 @@ class LentWorkload(Workload):
         """Whether it would take a job."""
         return not self._ended and not self._busy and self.leaving is None
 
+    @property
+    def is_warm(self) -> bool:
+        """It is: it was kept when all was imported."""
+        return True
+
     def let_go(self) -> None:
         """Let somebody else have it, or have it ended where it takes no other job."""
         if not self.is_waiting:

@@ -8,6 +8,13 @@ from dataclasses import dataclass
 
 from simyard.runner.libraries import Library, Progress, Scale
 
+_ACTIVITY = re.compile(r"^doing: (.+)$|^\[\d/\d\] (Launching simulation|Creating environment|Preparing agent)$")
+_ISAAC_LABS = {
+    "Launching simulation": "launching the simulation",
+    "Creating environment": "making the environment",
+    "Preparing agent": "preparing the agent",
+}
+"""What Isaac Lab says of its own start, in our words."""
 _COUNT = re.compile(r"^(?:episodes|checks|steps) (\d+) of \d+(?:, step (\d+))?(?:, mean return (\S+))?$")
 
 
@@ -48,6 +55,19 @@ def _read_count(line: str) -> Progress | None:
     return Progress(
         done=int(done), step=None if step is None else int(step), reward=None if reward is None else float(reward)
     )
+
+
+def activity_of(line: str) -> str | None:
+    """Return what a workload says that it does now, or None for a line that says nothing of that."""
+    if not (match := _ACTIVITY.match(line)):
+        return None
+    ours, isaac_labs = match.groups()
+    return ours or _ISAAC_LABS[isaac_labs]
+
+
+def say_activity(what: str) -> None:
+    """Print what begins now and takes a while: `doing: making the environment`."""
+    print(f"doing: {what}")
 
 
 def say_count(unit: str, done: int, total: int, *, step: int | None = None, reward: float | None = None) -> None:

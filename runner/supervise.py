@@ -12,7 +12,7 @@ from pathlib import Path
 from simyard.runner import failures
 from simyard.runner.errors import Category, Failure
 from simyard.runner.paths import AttemptPaths
-from simyard.runner.progress import Reader
+from simyard.runner.progress import Reader, activity_of
 from simyard.runner.spec import Limits
 from simyard.runner.workload import Workload
 
@@ -34,6 +34,8 @@ class Watched:
     step: int = 0
     """Steps taken, where the workload counts them between units."""
     reward: float | None = None
+    activity: str | None = None
+    """What the workload says it does; None once it has finished a unit since."""
     first_progress: float | None = None
     last_progress: float | None = None
     end_marker: bool = False
@@ -117,9 +119,13 @@ def _read(tails: list[_Tail], seen: Watched, reader: Reader) -> None:
                     seen.hint = seen.hint or found
                 else:
                     seen.failure = seen.failure or found
+            if (activity := activity_of(line)) is not None:
+                seen.activity = activity
             if (progress := reader.read(line)) is None:
                 continue
             seen.reward = progress.reward if progress.reward is not None else seen.reward
+            if (progress.done or 0) > seen.done:
+                seen.activity = None
             if (progress.done or 0) > seen.done or (progress.step or 0) > seen.step:
                 seen.done = max(seen.done, progress.done or 0)
                 seen.step = max(seen.step, progress.step or 0)

@@ -58,6 +58,11 @@ class Workload:
         """Whether it lives and would take a job."""
         raise NotImplementedError
 
+    @property
+    def is_warm(self) -> bool:
+        """Whether a job was in it before, so that nothing is left to import."""
+        return self.jobs > 0
+
     def end(self, grace_s: float) -> None:
         """End the process and everything it started: SIGTERM, a grace, SIGKILL, and whoever left the group."""
         raise NotImplementedError

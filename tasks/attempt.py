@@ -130,6 +130,7 @@ class _Attempt:
             for log in (self.paths.user_log, self.paths.stdout, self.paths.stderr):
                 log.touch()  # promised whatever the end, also one before the task begins
         self.timings = Timings(work=self.kind.name)
+        self._activity: str | None = None
         self.lease: Lease | None = None
         self.facts: Facts | None = None
         self.mirror = self._new_mirror()
@@ -149,11 +150,9 @@ class _Attempt:
         # Before anything is fetched: what takes longest when it starts cold is importing the simulator.
         self.lease = self.sessions.take(job, self.store.url(), lambda note: self.log("staging", "note", note))
         workload = self.lease.workload
-        is_warm = workload.jobs > 0
         if isinstance(workload, LentWorkload):
             self.log("staging", "note", f"in {workload.session_id}, which this machine keeps")
-            is_warm = True
-        elif not is_warm:  # what it imported while it waited belongs to the start-up
+        elif not workload.is_warm:  # what it imported while it waited belongs to the start-up
             self.timings.began = min(self.timings.began, workload.started)
         inputs = self.kind.inputs(job, self.spec.resume)
         for file in (*job.packages, *inputs):
@@ -171,7 +170,7 @@ class _Attempt:
             # A rollout names the module itself.
             if job.kind != "rollout" and not package.task_entry_points and job.import_callback is None:
                 job = replace(job, import_callback=registering_module(package))
-        self._stage("checking" if is_warm else "importing")
+        self._stage("checking" if workload.is_warm else "importing")
         self.facts = self.lease.check(job, self.paths.overlay if job.packages else None, files)
         self.spec = replace(self.spec, job=job)
         for note in self.facts.notes:
@@ -211,6 +210,9 @@ class _Attempt:
         self._stage("launching")
         self.mirror.start()
         earlier = workload.jobs
+        if not workload.is_warm:
+            self.mirror.status["stage"] = "importing environments and physics"
+            self.observer.progress(self.mirror.status)
         limits = self.spec.job.limits
         if self.spec.node:  # the first machine alone sees iterations, and ends the others
             limits = replace(limits, first_iteration_s=limits.wall_s, iteration_s=limits.wall_s)
@@ -343,6 +345,12 @@ class _Attempt:
             if seen.reward is not None:
                 status["reward"] = seen.reward
             self._note_times(seen)
+        if seen.activity is not None:
+            status["stage"] = seen.activity
+            kind = seen.activity.partition(":")[0]
+            if kind != self._activity:  # a count that moves on is no news for a log
+                self.log("working", "note", kind)
+                self._activity = kind
         self.observer.progress(status)
 
     def _note_times(self, seen: Watched) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from simyard.runner.adapters import isaaclab_lookup, isaaclab_scripts
 from simyard.runner.adapters.base import Adapter
 from simyard.runner.adapters.isaaclab_policies import refuse_pickled_code
 from simyard.runner.environment import register_tasks
+from simyard.runner.kernels import compilations_told
 from simyard.runner.libraries import LIBRARIES, Library, Scale, get_library
 from simyard.runner.paths import AttemptPaths
 from simyard.runner.spec import AttemptSpec, Facts, JobSpec
@@ -37,7 +40,8 @@ class IsaacLab(Adapter):
     def import_rest(self) -> None:
         """Import environments and their physics: Isaac Lab does that when it makes the first one."""
         if "isaaclab_rl" in sys.modules and isaaclab_lookup.kit_less():
-            import isaaclab.envs.direct_rl_env
+            with _only_the_clip_of_moviepy():
+                import isaaclab.envs.direct_rl_env
             import isaaclab.envs.manager_based_rl_env  # noqa: F401
             import isaaclab_newton.physics.mjwarp_manager  # noqa: F401
             import mujoco_warp  # noqa: F401
@@ -87,7 +91,8 @@ class IsaacLab(Adapter):
                 from simyard.runner.exporting.export import export_policy as work
             case "rollout":
                 from simyard.runner.rollout.task import run as work
-        work(attempt, facts, paths)
+        with compilations_told():
+            work(attempt, facts, paths)
 
     def _train(self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
         """Train, by the code path of `isaaclab train`."""
@@ -105,6 +110,25 @@ class IsaacLab(Adapter):
             train_together(request, attempt, attempt.world, paths)
         elif code := train(request):
             raise RuntimeError(f"isaaclab_rl.entrypoints.train returned {code}")
+
+
+@contextmanager
+def _only_the_clip_of_moviepy() -> Iterator[None]:
+    """Give Isaac Lab's video recorder the one class that it takes from `moviepy.editor`, while the body imports it.
+
+    The editor itself brings pygame, Matplotlib and IPython along, a second and more, and looks for a sound card.
+    """
+    name = "moviepy.editor"
+    if name in sys.modules or importlib.util.find_spec("moviepy") is None:
+        yield
+        return
+    editor: Any = ModuleType(name)
+    try:
+        editor.ImageSequenceClip = importlib.import_module("moviepy.video.io.ImageSequenceClip").ImageSequenceClip
+        sys.modules[name] = editor
+        yield
+    finally:
+        sys.modules.pop(name, None)
 
 
 def training_request(

@@ -15,7 +15,7 @@ from simyard.runner.evaluation.tables import EpisodeTable, write_metrics
 from simyard.runner.libraries import get_library
 from simyard.runner.paths import AttemptPaths, write_json
 from simyard.runner.policies import load_policy
-from simyard.runner.progress import say_count
+from simyard.runner.progress import say_activity, say_count
 from simyard.runner.spec import AttemptSpec, Facts, PolicyFile
 
 SAY_EVERY_S = 1.0
@@ -69,6 +69,7 @@ def _measure(
         )
         normalizer = paths.inputs / policy.normalizer.name if policy.normalizer else None
         actor = load_policy(job.library, env, agent_cfg, paths.inputs / policy.checkpoint.name, normalizer)
+        say_activity(f"playing {wanted.num_episodes} episodes")
         settle(env, job.seed)
         actor.begin()
         started = time.monotonic()

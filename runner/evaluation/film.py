@@ -11,6 +11,7 @@ from simyard.runner.evaluation.meter import Episode
 from simyard.runner.evaluation.trajectories import Trajectory, TrajectoryRecorder, VideoError
 from simyard.runner.evaluation.video import Renderer
 from simyard.runner.paths import AttemptPaths
+from simyard.runner.progress import say_activity
 from simyard.runner.spec import Evaluation
 
 MOST_FPS = 30
@@ -113,7 +114,7 @@ class Film:
         episode, step_dt = take.episode, self._env.unwrapped.step_dt
         every = max(1, round(1 / (step_dt * MOST_FPS)))
         shown = replace(take.trajectory, coordinates=take.trajectory.coordinates[::every])
-        print(f"drawing episode {episode.number}: {', '.join(roles)}, {len(shown.coordinates)} frames")
+        say_activity(f"drawing episode {episode.number}: {', '.join(roles)}, {len(shown.coordinates)} frames")
         file = self._folder / f"episode-{episode.number:04d}.mp4"
         path = self._output / file
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ from simyard.runner.exporting.steps import STEPS
 from simyard.runner.libraries import get_library
 from simyard.runner.paths import AttemptPaths, write_json
 from simyard.runner.policies import Policy, load_policy
-from simyard.runner.progress import say_count
+from simyard.runner.progress import say_activity, say_count
 from simyard.runner.spec import AttemptSpec, Facts
 
 LONG_RUN_ENVS = 4
@@ -60,7 +60,9 @@ class _Export:
         self.paths = paths
         self.began = time.monotonic()
         self.done = 0
+        self.doing = ""
         self.steps = 0
+        self.steps_before = 0
         self.said = 0.0
 
     def run(self) -> None:
@@ -73,6 +75,7 @@ class _Export:
             proof = beside.submit(check_parity, self.paths.output, _rows(pairs.observations), _rows(pairs.actions))
             long_run = self._run_long()
             self._finished("long run")
+            say_activity("comparing both formats with the library")
             parity = proof.result()
         parity.require()
         self._finished("parity")
@@ -106,8 +109,10 @@ class _Export:
             actor = self._actor(env, agent_cfg)
             network = actor.network()
             pairs = PairRecorder(env, actor.observation_groups)
+            self._begin(f"playing {self.wanted.num_episodes} episodes")
             episodes = self._play(env, actor, self.wanted.num_episodes)
             self._finished("rollouts")
+            say_activity("writing both formats")
             observations = pairs.observations.shape[-1]
             metadata = {
                 "task": self.job.task,
@@ -146,6 +151,7 @@ class _Export:
             actor.begin()
             watch = FiniteWatch(env)
             normal = round(env.unwrapped.max_episode_length / (factor + 1))
+            self._begin(f"playing {factor:g} times as long as an episode")
             while watch.steps < normal * factor and not watch.non_finite:
                 actor.step()
                 self._say()
@@ -169,8 +175,9 @@ class _Export:
             overrides = [physics if override == own else override for override in self.facts.overrides]
             count = min(self.job.num_envs, OTHER_EPISODES)
             try:
-                with self._environment(overrides, count) as (env, agent_cfg):
+                with self._environment(overrides, count, self._end_when_converged) as (env, agent_cfg):
                     actor = self._actor(env, agent_cfg)
+                    self._begin(f"playing under {name}")
                     episodes = self._play(env, actor, min(self.wanted.num_episodes, OTHER_EPISODES))
             except Exception as error:  # whatever the other engine lacks here: the export stands without it
                 reasons.append(f"{name}: {(str(error).splitlines() or [type(error).__name__])[0]}")
@@ -185,6 +192,16 @@ class _Export:
                 drop_interval=drop,
             ), None
         return None, "; ".join(reasons) or "the task has no other physics preset"
+
+    def _end_when_converged(self, env_cfg: Any) -> None:
+        """Have Kamino's solver end its loop when every world has converged, not always after 100 rounds.
+
+        The rounds that follow change nothing: a world that has converged is left alone. Isaac Lab has them counted out
+        because not every CUDA driver can end a loop in a graph; on the CPU it can be ended, and takes a tenth.
+        """
+        solver = getattr(getattr(env_cfg.sim.physics, "solver_cfg", None), "padmm", None)
+        if solver is not None and self.facts.device == "cpu":
+            solver.use_graph_conditionals = True
 
     def _environment(self, overrides: Any, num_envs: int, change: Callable[[Any], None] = lambda env_cfg: None) -> Any:
         return fresh_environment(
@@ -214,10 +231,15 @@ class _Export:
             self._say()
         return episodes
 
+    def _begin(self, what: str) -> None:
+        self.doing, self.steps_before = what, self.steps
+        say_activity(what)
+
     def _say(self) -> None:
         self.steps += 1
         if time.monotonic() - self.said > SAY_EVERY_S:
             say_count("check", self.done, len(STEPS), step=self.steps)
+            say_activity(f"{self.doing}: step {self.steps - self.steps_before}")
             self.said = time.monotonic()
 
     def _finished(self, step: str) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 BAR = 24
 QUIET_S = 10.0
 """Seconds between lines where the output is not a terminal."""
+TICK_S = 0.5
+"""Between two looks at the clock while nothing else happens."""
 
 
 class LiveLine:
@@ -19,20 +24,21 @@ class LiveLine:
         self._began = time.monotonic()
         self._shown = ""
         self._shown_at = 0.0
-        self._trained: tuple[float, int] | None = None
+        self._pace = Pace()
 
     def __call__(self, status: dict[str, Any]) -> None:
         """Show a status."""
         now = time.monotonic()
         text = self._text(status, now)
+        stage = status["stage"].partition(":")[0]  # behind it stands a count
         if self._stream.isatty():
             if text != self._shown and now - self._shown_at > 0.1:
                 self._stream.write(f"\r\x1b[2K{text}")
                 self._stream.flush()
                 self._shown, self._shown_at = text, now
-        elif status["stage"] != self._shown or now - self._shown_at > QUIET_S:
+        elif stage != self._shown or now - self._shown_at > QUIET_S:
             self.say(text)
-            self._shown, self._shown_at = status["stage"], now
+            self._shown, self._shown_at = stage, now
 
     def say(self, text: str) -> None:
         """Print a line for good."""
@@ -41,17 +47,57 @@ class LiveLine:
         self._stream.write(text + "\n")
         self._stream.flush()
 
+    @contextmanager
+    def waiting(self, stage: str) -> Iterator[None]:
+        """Show what is waited for, and for how long by now, while the body runs and says nothing."""
+        over = threading.Event()
+
+        def tick() -> None:
+            while True:
+                self({"stage": stage, "done": 0, "total": 0})
+                if over.wait(TICK_S):
+                    return
+
+        clock = threading.Thread(target=tick, name="live line", daemon=True)
+        clock.start()
+        try:
+            yield
+        finally:
+            over.set()
+            clock.join()
+
     def _text(self, status: dict[str, Any], now: float) -> str:
-        done, total = status["done"], status["total"]
+        done, total, stage = status["done"], status["total"], status["stage"]
         seconds = f"{now - self._began:4.0f} s"
-        if status["stage"] != "working":
-            return f"{seconds}  {status['stage']} …"
-        if self._trained is None:
-            self._trained = (now, done)
+        doing = "" if stage == "working" else f"  {stage} …"
+        if doing and not done:
+            return f"{seconds}{doing}"
         filled = BAR * done // max(total, 1)
+        bar = f"  [{'█' * filled}{'·' * (BAR - filled)}] {status['unit']} {done}/{total}"
         reward = "" if status["reward"] is None else f"  reward {status['reward']:.2f}"
-        began, first = self._trained
-        left = ""
-        if done > first and done < total:
-            left = f"  {(total - done) * (now - began) / (done - first):.0f} s left"
-        return f"{seconds}  [{'█' * filled}{'·' * (BAR - filled)}] {status['unit']} {done}/{total}{reward}{left}"
+        self._pace.note(done, now)
+        # Checks are unlike each other: how long some took says nothing of the others.
+        left = None if doing or status["unit"] == "check" else self._pace.left_s(total, now)
+        return f"{seconds}{bar}{reward}{doing}" + ("" if left is None else f"  {left:.0f} s left")
+
+
+class Pace:
+    """How fast units are done, from the first that was seen to the last."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, int] | None = None
+        self._last: tuple[float, int] | None = None
+
+    def note(self, done: int, now: float) -> None:
+        """Hear how many are done now."""
+        if self._first is None or self._last is None or done < self._last[1]:  # another attempt begins before that
+            self._first = self._last = (now, done)
+        elif done > self._last[1]:
+            self._last = (now, done)
+
+    def left_s(self, total: int, now: float) -> float | None:
+        """Return the seconds that are left; None where no rate is known. While no unit is done they only go by."""
+        if self._first is None or self._last is None or not self._first[1] < self._last[1] < total:
+            return None
+        (began, first), (at, done) = self._first, self._last
+        return max(1.0, (total - done) * (at - began) / (done - first) - (now - at))

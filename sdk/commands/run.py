@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -151,15 +151,15 @@ def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: Live
         RequestError: If the simulator's environment refuses it.
     """
     spec = resolved.spec
-    if not quiet:
-        live({"stage": "importing the simulator", "done": 0, "total": 0})
     if spec.packages or store.exists(keys.JobKeys(spec.job_id).job):
         return
     with TemporaryDirectory(prefix="simyard-check-") as folder:
         files = gather(kind_of(spec).inputs(spec, spec.resume), resolved.inputs, store, Path(folder))
         lease = sessions.take(spec, store.url())
+        what = "checking" if lease.workload.is_warm else "importing the simulator"
         try:
-            lease.check(spec, None, files)
+            with nullcontext() if quiet else live.waiting(what):
+                lease.check(spec, None, files)
         finally:
             lease.put_aside()
 
@@ -175,9 +175,8 @@ def prefect_ready(pool: str | None, live: LiveLine, *, quiet: bool) -> Iterator[
     with ThreadPoolExecutor(1, "prefect") as executor:
         ready = executor.submit(_reach_server)
         yield
-        if not quiet and not ready.done():
-            live({"stage": "waiting for Prefect", "done": 0, "total": 0})
-        ready.result()
+        with nullcontext() if quiet or ready.done() else live.waiting("waiting for Prefect"):
+            ready.result()
     if pool:
         from simyard.tasks.pool import require_pool
 

@@ -220,6 +220,12 @@ class Run:
         """From now on the return falls."""
         self.reward_step = -10.0
 
+    def compile(self):
+        """Say what Isaac Lab and the kernels' compiler say, and take a while for it."""
+        for line in ("[2/3] Creating environment", *(f"doing: compiling kernels: {n} so far" for n in (1, 2))):
+            print(line)
+            time.sleep(1.0)
+
     def slow(self):
         self.iteration_s = 0.5
 
