@@ -197,10 +197,10 @@ class _Export:
         """Have Kamino's solver end its loop when every world has converged, not always after 100 rounds.
 
         The rounds that follow change nothing: a world that has converged is left alone. Isaac Lab has them counted out
-        because not every CUDA driver can end a loop in a graph; on the CPU it can be ended, and takes a tenth.
+        because not every CUDA driver can end a loop in a graph; on the CPU it can be ended, after half of them.
         """
-        solver = getattr(getattr(env_cfg.sim.physics, "solver_cfg", None), "padmm", None)
-        if solver is not None and self.facts.device == "cpu":
+        solver = getattr(getattr(env_cfg.sim.physics, "solver_cfg", None), "dynamics_solver_cfg", None)
+        if hasattr(solver, "use_graph_conditionals") and self.facts.device == "cpu":
             solver.use_graph_conditionals = True
 
     def _environment(self, overrides: Any, num_envs: int, change: Callable[[Any], None] = lambda env_cfg: None) -> Any:
