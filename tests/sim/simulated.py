@@ -155,7 +155,9 @@ class Yard:
 
     def again(self, job: Job) -> Job:
         """Run a job again from its frozen spec, as `--from-job` does."""
-        return self._drive(Resolved(replace(load_spec(self.opened, job.id), job_id=keys.new_job_id(), from_job=job.id)))
+        with self.environment():
+            spec = replace(load_spec(self.opened, job.id), job_id=keys.new_job_id(), from_job=job.id)
+            return self._drive(Resolved(spec), when_free=True)
 
     def evaluate(self, job: Job | None, *settings: str, overrides: Sequence[str] = SHORT, **more: str) -> Job:
         """Measure the policy of a job, or of a config; of settings that differ the last counts."""
@@ -186,21 +188,20 @@ class Yard:
             request = check_config(read_config(config, model, settings), model)
             return self._drive(resolve(request, self.opened, keys.new_job_id(), base), when_free=when_free)
 
-    def _drive(self, resolved: Resolved, *, when_free: bool = True) -> Job:
+    def _drive(self, resolved: Resolved, *, when_free: bool) -> Job:
         """Go the way of every job: stage, launch until no other attempt is worth it, collect, persist."""
         spec, failure = resolved.spec, None
-        with self.environment():
-            stage(resolved, self.opened)
-            for _ in range(1 + spec.retries):
-                if when_free:
-                    self.await_session()
-                try:
-                    launch_inline(spec, self.opened, self.sessions, Observer())
+        stage(resolved, self.opened)
+        for _ in range(1 + spec.retries):
+            if when_free:
+                self.await_session()
+            try:
+                launch_inline(spec, self.opened, self.sessions, Observer())
+                break
+            except WorkloadError as error:
+                failure = error.failure
+                if not worth_another(error):
                     break
-                except WorkloadError as error:
-                    failure = error.failure
-                    if not worth_another(error):
-                        break
         result = persist(spec, collect(spec, self.opened, failure), self.opened)
         exit_code = 0 if result["status"] == "succeeded" else 1
         return Job(result, exit_code, self.store / "jobs" / spec.job_id, _reason(failure))

@@ -16,7 +16,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "managed_training"
 def test_the_reference_trainer_learns_cartpole_from_rollouts(yard: Yard) -> None:
     done = yard.command(
         "managed-train", EXAMPLES / "cartpole-ppo.json", "--set", "loop_policy.max_iterations=5",
-        "success_criteria.target=null", "--store", yard.store, "--wait", "--json",
+        "success_criteria.target=null", "rollout_template.rollout_parallelism=1", "rollout_template.num_envs=128",
+        "--store", yard.store, "--wait", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = last_json(done)
