@@ -7,17 +7,18 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from helpers import CONFIG, Server
-from simulated import KILLED_ITERATIONS, NO_EGL, Job, Killed, Player, Yard, kill_simulator, run_bare
+from helpers import CONFIG, CommandLine, FlowHost, Server
+from simulated import ENV, KILLED_ITERATIONS, NO_EGL, Job, Killed, Player, Yard, kill_simulator, run_bare
 
 
 @pytest.fixture(scope="session")
-def yard(prefect_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
+def yard(prefect_server: Server, flow_host: FlowHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
     """A machine that keeps a simulator, and a store whose name is awkward on purpose."""
     folder = tmp_path_factory.mktemp("yard")
-    config = folder / "config.json"
+    config, home = folder / "config.json", folder / "home"
     config.write_text(json.dumps(CONFIG))
-    yard = Yard(config, folder / "home", folder / "a store, ünïcode", prefect_server, dict(os.environ))
+    env = {**os.environ, **prefect_server.env, **ENV, "SIMYARD_HOME": str(home)}
+    yard = Yard(config, home, folder / "a store, ünïcode", CommandLine(env, flow_host))
     yard.start_session()
     yield yard
     yard.stop()

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from helpers import Server, last_json, wait_until
+from helpers import CommandLine, last_json, wait_until
 
 from simyard.config import check_config, read_config
 from simyard.requests import EvaluateRequest, ExportRequest, JobRequest, TrainRequest
@@ -132,9 +132,8 @@ class Yard:
     """A training of the small cartpole."""
     home: Path
     store: Path
-    server: Server
-    variables: dict[str, str]
-    """Of this process at first: a simulator is kept for jobs with the same."""
+    simyard: CommandLine
+    """Its variables are the machine's: a simulator is kept for jobs with the same."""
 
     @cached_property
     def site(self) -> Site:
@@ -220,19 +219,9 @@ class Yard:
                 lease.give_back()
 
     def command(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        """Run `simyard` in this process, where Prefect is imported once for all commands."""
-        from click.testing import CliRunner
-        from prefect.settings import PREFECT_API_URL, temporary_settings
-
-        from simyard.cli import main
-
-        words = [str(argument) for argument in arguments]
-        with self.environment(), temporary_settings({PREFECT_API_URL: self.server.url}):
-            self.await_session()
-            done = CliRunner().invoke(main, words)
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return subprocess.CompletedProcess(words, done.exit_code, done.stdout, done.stderr)
+        """Run `simyard` on this machine."""
+        self.await_session()
+        return self.simyard(*arguments, timeout_s=2 * PATIENCE_S)
 
     def read(self, done: subprocess.CompletedProcess[str]) -> Job:
         """Return the job that a command has run."""
@@ -243,7 +232,7 @@ class Yard:
     @contextmanager
     def environment(self, **env: str) -> Iterator[None]:
         """Have this process be the machine, as its variables say it: those of other tests and libraries are no part."""
-        machine = {**self.variables, **ENV, "SIMYARD_HOME": str(self.home), **self.server.env, **env}
+        machine = {**self.simyard.env, **env}
         with pytest.MonkeyPatch.context() as patch:
             for name in set(os.environ) - set(machine):
                 patch.delenv(name)

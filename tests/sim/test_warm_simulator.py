@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from helpers import CONFIG, CommandLine, last_json, wait_until
-from simulated import CARTPOLE, ENV, LIBRARIES, NUM_ENVS, PATIENCE_S, Job, Yard, assert_same_weights
+from simulated import CARTPOLE, LIBRARIES, NUM_ENVS, PATIENCE_S, Job, Yard, assert_same_weights
 
 pytestmark = pytest.mark.sim
 
@@ -126,7 +126,7 @@ def test_train_evaluate_export_and_roll_out_in_one_simulator(
     }.items():  # fmt: skip
         configs.append(tmp_path / f"{name}.json")
         configs[-1].write_text(json.dumps(config))
-    simyard = CommandLine({**os.environ, **yard.server.env, **ENV, "SIMYARD_HOME": str(tmp_path)})
+    simyard = CommandLine({**yard.simyard.env, "SIMYARD_HOME": str(tmp_path)})
     done = simyard("run", *configs, "--store", yard.store, "--json", timeout_s=2 * PATIENCE_S)
     assert done.returncode == 0, done.stderr
     results = last_json(done)["jobs"]
