@@ -48,6 +48,7 @@ class Scenario(Adapter):
     """Stands where Isaac Lab's adapter stands."""
 
     def preload(self, library):
+        sys.modules["boto3"] = None  # TensorBoard imports it for buckets, which takes half a second
         import torch.utils.tensorboard  # noqa: F401
 
         logging.getLogger(litter.LOGGER)
