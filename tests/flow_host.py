@@ -24,6 +24,7 @@ def import_all() -> None:
     import matplotlib.figure  # noqa: F401
     import prefect.task_engine  # noqa: F401
 
+    import simyard.cli
     import simyard.commands
     import simyard.flows
     import simyard.service.launches

@@ -138,12 +138,13 @@ class FlowHost:
 @contextmanager
 def hosting_flows() -> Iterator[FlowHost]:
     """Run a flow host while the body runs."""
-    # A socket's path must be short, and numpy may not have threads that a fork would lose.
+    # A socket's path must be short, numpy may not have threads that a fork would lose, and Prefect makes its home.
     with tempfile.TemporaryDirectory(prefix="simyard-") as folder:
         address = f"{folder}/orders"
         process = subprocess.Popen(
             [sys.executable, Path(__file__).with_name("flow_host.py"), address],
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True, start_new_session=True,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "PREFECT_HOME": folder},
+            stdout=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
         try:
             assert process.stdout is not None
