@@ -1,5 +1,7 @@
 """A real container engine for tests: podman, with a storage and a network of its own, and two images."""
 
+from __future__ import annotations
+
 import os
 import re
 import shutil
@@ -13,9 +15,11 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-import docker
 import pytest
 from helpers import end, wait_until
+from lazy import lazy
+
+docker = lazy("docker")
 
 ROOT = Path(__file__).parents[1]
 BUSYBOX, PYTHON = "localhost/simyard-busybox:latest", "localhost/simyard-python:latest"
@@ -39,7 +43,7 @@ _LEFT_OUT = ("test", "tests", "site-packages", "idlelib", "tkinter", "turtledemo
 class Podman:
     """A running engine."""
 
-    def __init__(self, folder: Path, process: "subprocess.Popen[bytes]") -> None:
+    def __init__(self, folder: Path, process: subprocess.Popen[bytes]) -> None:
         self.folder = folder
         self.process = process
         self.address = f"unix://{folder}/podman.sock"

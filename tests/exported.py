@@ -1,10 +1,12 @@
 """A small policy, exported: the tests of exports and of the robot's side share it."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
+from lazy import lazy
 from numpy.typing import NDArray
 
 from simyard.runner.exporting.contract import (
@@ -24,32 +26,17 @@ from simyard.runner.exporting.contract import (
 from simyard.runner.exporting.describe import exported_file
 from simyard.runner.exporting.formats import INPUT, OUTPUT, write_onnx, write_torchscript
 
+torch = lazy("torch")
+
 OBSERVATIONS, ACTIONS = 4, 2
 MEAN, DIVISOR = (0.5, -1.0, 0.0, 4.0), (1.0, 0.5, 2.0, 0.1)
 
 
-class Network(torch.nn.Module):
-    """What `Policy.network` returns, with everything inside that real ones have."""
+def make_network(hidden: int = 32, shift: float = 0.0) -> torch.nn.Module:
+    """Return what `Policy.network` returns, with everything inside that real ones have."""
+    from network import Network
 
-    def __init__(self, hidden: int = 32, shift: float = 0.0) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(MEAN))
-        self.register_buffer("divisor", torch.tensor(DIVISOR))
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.layers = torch.nn.Sequential(
-                torch.nn.Linear(OBSERVATIONS, hidden),
-                torch.nn.ELU(),
-                torch.nn.Linear(hidden, hidden),
-                torch.nn.ELU(),
-                torch.nn.Linear(hidden, ACTIONS),
-            )
-        self.shift = shift
-        self.eval()
-
-    def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        normalized = torch.clamp((observations - self.mean) / self.divisor, -5.0, 5.0)
-        return torch.clamp(self.layers(normalized), -1.0, 1.0) + self.shift
+    return Network(MEAN, DIVISOR, hidden, ACTIONS, shift)
 
 
 def pairs(network: torch.nn.Module, rows: int = 150) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -127,6 +114,6 @@ def contract(folder: Path) -> Contract:
 
 def export(folder: Path) -> Contract:
     """Write both formats and their contract."""
-    written = contract(write_formats(Network(), folder))
+    written = contract(write_formats(make_network(), folder))
     write_contract(written, folder)
     return written

@@ -12,7 +12,7 @@ from typing import Any
 import click
 import pytest
 import yaml
-from prefect import Flow
+from lazy import lazy
 from pydantic import BaseModel
 
 from simyard.cli import JSON_KEYS, main
@@ -27,6 +27,8 @@ from simyard.retraining import RetrainRequest
 from simyard.submission import SubmitRequest
 from simyard.tasks.training_runs.events import TYPES
 from simyard.training_runs import RolloutTemplate, TrainingRunRequest
+
+prefect = lazy("prefect")
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -221,7 +223,7 @@ def test_the_deployments_name_real_flows() -> None:
     for deployment in deployments:
         module, _, function = deployment["entrypoint"].rpartition(".")
         flow = getattr(importlib.import_module(module), function)
-        assert isinstance(flow, Flow)
+        assert isinstance(flow, prefect.Flow)
         assert deployment["description"]
         # What starts by itself is deployed paused.
         assert not [schedule for schedule in deployment.get("schedules", []) if schedule["active"]]

@@ -4,13 +4,15 @@ import pickle
 import urllib.request
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from lazy import lazy
 from pydantic import ValidationError
 
-from simyard.blocks.job_store import JobStore
 from simyard.blocks.reference import open_store
 from simyard.runner.errors import RequestError
 from simyard.store.store import Store
+
+blocks = lazy("simyard.blocks.job_store")
+prefect_settings = lazy("prefect.settings")
 
 SECRET = "the-secret-key"
 
@@ -18,7 +20,7 @@ SECRET = "the-secret-key"
 @pytest.fixture(autouse=True)
 def connected(prefect_server):
     """Have this process use the tests' Prefect server."""
-    with temporary_settings({PREFECT_API_URL: prefect_server.url}):
+    with prefect_settings.temporary_settings({prefect_settings.PREFECT_API_URL: prefect_server.url}):
         yield
 
 
@@ -49,12 +51,12 @@ def reader(s3_server, prefix):
 
 def block(s3_server, **fields):
     keys = {"access_key_id": "robot", "secret_access_key": SECRET}
-    return JobStore(url="s3://robots/lab", endpoint_url=s3_server, **keys, **fields)
+    return blocks.JobStore(url="s3://robots/lab", endpoint_url=s3_server, **keys, **fields)
 
 
 def test_a_block_with_a_url_is_saved_loaded_and_used(s3_server):
     block(s3_server, region="eu-west-1").save("lab")
-    loaded = JobStore.load("lab")
+    loaded = blocks.JobStore.load("lab")
     store = loaded.open()
     store.put_json("jobs/j1/job.json", {"a": 1})
     assert reader(s3_server, "lab").get_json("jobs/j1/job.json") == {"a": 1}
@@ -63,9 +65,9 @@ def test_a_block_with_a_url_is_saved_loaded_and_used(s3_server):
 
 
 def test_a_block_opens_from_async_code_too(s3_server):
-    JobStore(url="s3://robots/lab", endpoint_url=s3_server, access_key_id="robot", secret_access_key=SECRET).save(
-        "async"
-    )
+    blocks.JobStore(
+        url="s3://robots/lab", endpoint_url=s3_server, access_key_id="robot", secret_access_key=SECRET
+    ).save("async")
 
     async def main():
         return open_store("job-store/async").url()
@@ -93,7 +95,7 @@ def test_a_block_around_a_bucket_block(s3_server, saved):
         bucket = S3Bucket(**dict(bucket) | {"credentials": AwsCredentials.load("lab-credentials")})
         bucket.save("lab-bucket")
         bucket = S3Bucket.load("lab-bucket")
-    JobStore(bucket=bucket).save(f"wrapped-{saved}".lower())
+    blocks.JobStore(bucket=bucket).save(f"wrapped-{saved}".lower())
     store = open_store(f"job-store/wrapped-{saved}".lower())
     store.put_bytes("a", b"v")
     assert store.url() == "s3://robots/from/bucket"
@@ -112,7 +114,7 @@ def test_a_bucket_block_with_minio_credentials(s3_server):
         minio_root_password=SECRET,
         aws_client_parameters=AwsClientParameters(endpoint_url=s3_server),
     )
-    JobStore(bucket=S3Bucket(bucket_name="robots", credentials=credentials)).save("minio")
+    blocks.JobStore(bucket=S3Bucket(bucket_name="robots", credentials=credentials)).save("minio")
     store = open_store("job-store/minio")
     store.put_bytes("minio/a", b"v")
     assert store.url() == "s3://robots"
@@ -131,7 +133,7 @@ def test_a_bucket_block_that_assumes_a_role(s3_server, monkeypatch):
         assume_role_arn="arn:aws:iam::123456789012:role/simyard",
         aws_client_parameters=AwsClientParameters(endpoint_url=s3_server),
     )
-    store = JobStore(bucket=S3Bucket(bucket_name="robots", bucket_folder="role", credentials=credentials)).open()
+    store = blocks.JobStore(bucket=S3Bucket(bucket_name="robots", bucket_folder="role", credentials=credentials)).open()
     store.put_bytes("a", b"v")
     assert reader(s3_server, "role").get_bytes("a") == b"v"
 
@@ -142,12 +144,12 @@ ENCRYPTED = {"sse": "aws:kms", "sse_kms_key_id": "key-1", "sse_bucket_key": True
 @pytest.mark.parametrize("around_a_bucket", [False, True], ids=["url", "bucket"])
 def test_a_block_says_how_objects_are_encrypted(s3_server, around_a_bucket):
     if around_a_bucket:
-        made = JobStore(bucket=bucket_block(s3_server, folder="sse"), **ENCRYPTED)
+        made = blocks.JobStore(bucket=bucket_block(s3_server, folder="sse"), **ENCRYPTED)
     else:
         made = block(s3_server, **ENCRYPTED)
     name = f"encrypted-{around_a_bucket}".lower()
     made.save(name)
-    store = JobStore.load(name).open()
+    store = blocks.JobStore.load(name).open()
     store.put_bytes("a", b"v")
     client = bucket_block(s3_server).credentials.get_s3_client()
     key = store.url("a").removeprefix("s3://robots/")
@@ -169,14 +171,14 @@ def test_a_key_without_its_encryption_is_refused(s3_server):
     ],
 )
 def test_a_bucket_block_says_where_the_buckets_name_is(style, own, address):
-    made = JobStore(bucket=bucket_block("https://s3.lab", s3={"addressing_style": style}), addressing_style=own)
+    made = blocks.JobStore(bucket=bucket_block("https://s3.lab", s3={"addressing_style": style}), addressing_style=own)
     assert made.open().signed_url("GET", "a", 60).startswith(address)
 
 
 def test_a_bucket_block_that_names_its_authorities_the_old_way(tmp_path):
     (tmp_path / "ca.pem").write_text("no certificate")
     with pytest.warns(DeprecationWarning, match="verify_cert_path"):
-        made = JobStore(bucket=bucket_block("https://s3.lab", verify=tmp_path / "ca.pem"))
+        made = blocks.JobStore(bucket=bucket_block("https://s3.lab", verify=tmp_path / "ca.pem"))
     with pytest.raises(RequestError, match=r"Cannot open 's3://robots'"):  # it was read
         made.open()
 
@@ -198,11 +200,11 @@ def test_a_bucket_block_that_trusts_anyone_is_refused():
 
     credentials = AwsCredentials(aws_client_parameters=AwsClientParameters(verify=False))
     with pytest.raises(RequestError, match=r"verify=False.* Name the server's certificate authority"):
-        JobStore(bucket=S3Bucket(bucket_name="robots", credentials=credentials)).open()
+        blocks.JobStore(bucket=S3Bucket(bucket_name="robots", credentials=credentials)).open()
 
 
 def test_a_block_of_a_folder(tmp_path):
-    JobStore(url=str(tmp_path / "store")).save("folder")
+    blocks.JobStore(url=str(tmp_path / "store")).save("folder")
     open_store("job-store/folder").put_bytes("a", b"v")
     assert (tmp_path / "store" / "a").read_bytes() == b"v"
 
@@ -224,7 +226,7 @@ def test_a_block_that_is_not_there(name):
 
 
 def test_a_part_of_a_blocks_store_is_a_store_of_its_own(tmp_path):
-    block = JobStore(url=str(tmp_path))
+    block = blocks.JobStore(url=str(tmp_path))
     part = block.open("projects/robots")
     part.put_bytes("a", b"1")
     assert block.open().get_bytes("projects/robots/a") == b"1"
@@ -246,17 +248,17 @@ def test_a_part_of_a_blocks_store_is_a_store_of_its_own(tmp_path):
 )
 def test_a_malformed_block_is_refused(fields, problem):
     with pytest.raises((RequestError, ValidationError), match=problem) as caught:
-        JobStore(**fields)
+        blocks.JobStore(**fields)
     assert SECRET not in str(caught.value)
 
 
 def test_every_field_is_explained_in_the_form():
-    fields = JobStore.model_json_schema()["properties"]
+    fields = blocks.JobStore.model_json_schema()["properties"]
     assert list(fields) == [
         "url", "endpoint_url", "region", "access_key_id", "secret_access_key", "bucket", "addressing_style", "checksum",
         "sse", "sse_kms_key_id", "sse_bucket_key",
     ]  # fmt: skip
     assert all(field["title"] and field["description"] for field in fields.values())
-    assert JobStore.model_json_schema()["secret_fields"][0] == "secret_access_key"
-    assert JobStore.get_block_type_slug() == "job-store"
-    assert "JobStore(" in JobStore.get_code_example()
+    assert blocks.JobStore.model_json_schema()["secret_fields"][0] == "secret_access_key"
+    assert blocks.JobStore.get_block_type_slug() == "job-store"
+    assert "JobStore(" in blocks.JobStore.get_code_example()

@@ -8,9 +8,11 @@ from pathlib import Path
 import click
 import pytest
 import yaml
+from lazy import lazy
 
 from simyard.cli import main
-from simyard.flows.pools import PoolPlan
+
+pools = lazy("simyard.flows.pools")
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -53,7 +55,9 @@ def test_every_kind_of_containers_has_its_pool_on_a_page() -> None:
         if words[0] == "deploy" and (given := parsed(words).params)["pool"]:
             pairs = (setting.split("=", 1) for setting in given["settings"])
             variables = {name: _value(text) for name, text in pairs}
-            plan = PoolPlan(name=given["pool"], type=given["pool_type"], image=given["image"], variables=variables)
+            plan = pools.PoolPlan(
+                name=given["pool"], type=given["pool_type"], image=given["image"], variables=variables
+            )
             plan.template()  # raises on a variable that the pool has not, or a value that is not of its kind
             types.add(given["pool_type"])
     assert types == {"docker", "ecs", "kubernetes"}

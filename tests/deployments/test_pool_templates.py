@@ -7,31 +7,30 @@ import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
-import botocore.session
-import docker.models.containers
 import pytest
-from botocore.validate import ParamValidator
 from helpers import Server
-from kubernetes_asyncio.client import ApiClient, Configuration, V1Job
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun
-from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.workers.base import BaseWorker
-from prefect.workers.process import ProcessWorker
-from prefect_aws.workers.ecs_worker import ECSWorker
-from prefect_docker.worker import DockerWorker
-from prefect_kubernetes.worker import KubernetesWorker
+from lazy import lazy
 
 from simyard.deployments import POOL_TYPES, pool_template
-from simyard.flows.pools import PoolPlan
 
-WORKERS: dict[str, type[BaseWorker[Any, Any, Any]]] = {
-    "process": ProcessWorker,
-    "docker": DockerWorker,
-    "kubernetes": KubernetesWorker,
-    "ecs": ECSWorker,
+containers = lazy("docker.models.containers")
+docker = lazy("docker")
+kubernetes = lazy("kubernetes_asyncio.client")
+objects = lazy("prefect.client.schemas.objects")
+orchestration = lazy("prefect.client.orchestration")
+pools = lazy("simyard.flows.pools")
+prefect_settings = lazy("prefect.settings")
+session = lazy("botocore.session")
+validate = lazy("botocore.validate")
+
+WORKERS = {
+    "process": ("prefect.workers.process", "ProcessWorker"),
+    "docker": ("prefect_docker.worker", "DockerWorker"),
+    "kubernetes": ("prefect_kubernetes.worker", "KubernetesWorker"),
+    "ecs": ("prefect_aws.workers.ecs_worker", "ECSWorker"),
 }
 IMAGE = "registry.example.com/simyard-isaaclab:3.0"
 ATTEMPT = {"gpu_count": "2"}
@@ -40,24 +39,30 @@ LABELS = {"prefect.io/flow-run-name": "job-01k-1"}
 Fill = Callable[..., Any]
 
 
+def worker_of(pool_type: str) -> Any:
+    """Return the class of Prefect's worker for pools of a type."""
+    module, name = WORKERS[pool_type]
+    return getattr(import_module(module), name)
+
+
 @pytest.fixture
 def fill(prefect_server: Server) -> Fill:
     """Return the configuration that a worker makes of a pool, for the attempt of a job."""
 
     def make(pool_type: str, variables: dict[str, Any] | None = None, **attempt: Any) -> Any:
-        plan = PoolPlan(
+        plan = pools.PoolPlan(
             name="gpu", type=pool_type, image=None if pool_type == "process" else IMAGE, variables=variables or {}
         )
 
         async def with_client() -> Any:
-            async with get_client() as client:
-                return await WORKERS[pool_type].job_configuration.from_template_and_values(
+            async with orchestration.get_client() as client:
+                return await worker_of(pool_type).job_configuration.from_template_and_values(
                     plan.template(), {**ATTEMPT, **attempt}, client=client
                 )
 
-        with temporary_settings({PREFECT_API_URL: prefect_server.url}):
+        with prefect_settings.temporary_settings({prefect_settings.PREFECT_API_URL: prefect_server.url}):
             configuration = asyncio.run(with_client())
-            configuration.prepare_for_flow_run(FlowRun(flow_id=uuid.uuid4(), name="job-01k-1"))
+            configuration.prepare_for_flow_run(objects.FlowRun(flow_id=uuid.uuid4(), name="job-01k-1"))
         return configuration
 
     return make
@@ -68,7 +73,7 @@ def fill(prefect_server: Server) -> Fill:
 
 def test_every_type_has_its_worker() -> None:
     assert set(WORKERS) == set(POOL_TYPES)
-    assert {name: worker.type for name, worker in WORKERS.items()} == {name: name for name in POOL_TYPES}
+    assert {name: worker_of(name).type for name in WORKERS} == {name: name for name in POOL_TYPES}
 
 
 def lacking(theirs: Any, ours: Any, path: str = "") -> set[str]:
@@ -97,7 +102,7 @@ ELSEWHERE = {
 
 @pytest.mark.parametrize("pool_type", POOL_TYPES)
 def test_nothing_of_prefects_own_template_is_lost(pool_type: str) -> None:
-    theirs = WORKERS[pool_type].get_default_base_job_template()
+    theirs = worker_of(pool_type).get_default_base_job_template()
     names = {part: theirs[part] for part in ("job_configuration",)}
     names["variables"] = {"properties": dict.fromkeys(theirs["variables"]["properties"])}
     assert lacking(names, pool_template(pool_type)) <= ELSEWHERE
@@ -156,7 +161,7 @@ def test_a_process_starts_in_a_folder_of_its_own(fill: Fill) -> None:
 def settings_of(configuration: Any) -> dict[str, Any]:
     """Return what the worker asks docker-py for."""
     configuration.env["PREFECT_API_URL"] = "https://prefect.example.com/api"  # of no engine's own network
-    worker = DockerWorker(work_pool_name="gpu")
+    worker = worker_of("docker")(work_pool_name="gpu")
     client = docker.DockerClient(base_url="tcp://127.0.0.1:9", version="1.44")  # called by nobody
     return worker._build_container_settings(client, configuration)
 
@@ -164,7 +169,7 @@ def settings_of(configuration: Any) -> dict[str, Any]:
 def created(configuration: Any) -> dict[str, Any]:
     """Return what docker-py asks the engine for, its `HostConfig` in it."""
     settings = settings_of(configuration)
-    asked = docker.models.containers._create_container_args({**settings, "version": "1.44"})
+    asked = containers._create_container_args({**settings, "version": "1.44"})
     return dict(asked)
 
 
@@ -205,11 +210,11 @@ class _Answer:
     data: str
 
 
-def as_job(manifest: dict[str, Any]) -> tuple[V1Job, dict[str, Any]]:
+def as_job(manifest: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Return a manifest as Kubernetes' own types have it, and what is left of it when they write it again."""
 
-    async def read() -> tuple[V1Job, dict[str, Any]]:
-        async with ApiClient(Configuration(host="http://127.0.0.1:9")) as client:
+    async def read() -> tuple[Any, dict[str, Any]]:
+        async with kubernetes.ApiClient(kubernetes.Configuration(host="http://127.0.0.1:9")) as client:
             job = client.deserialize(_Answer(json.dumps(manifest)), "V1Job")
             return job, client.sanitize_for_serialization(job)
 
@@ -291,8 +296,8 @@ def test_a_pod_of_a_job_on_the_cpu_asks_for_no_gpu(fill: Fill) -> None:
 
 def ecs_requests(configuration: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what the worker sends to register the task definition, and to run it."""
-    worker = ECSWorker(work_pool_name="gpu")
-    run = FlowRun(flow_id=uuid.uuid4(), name="job-01k-1")
+    worker = worker_of("ecs")(work_pool_name="gpu")
+    run = objects.FlowRun(flow_id=uuid.uuid4(), name="job-01k-1")
     definition = worker._prepare_task_definition(configuration, "eu-central-1", run)
     arn = "arn:aws:ecs:eu-central-1:111122223333:task-definition/simyard:1"
     request = worker._prepare_task_run_request(configuration, definition, arn, True)
@@ -301,8 +306,8 @@ def ecs_requests(configuration: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def problems(operation: str, parameters: dict[str, Any]) -> str:
     """Return what AWS's own description of the operation says against the parameters."""
-    shape = botocore.session.get_session().get_service_model("ecs").operation_model(operation).input_shape
-    return str(ParamValidator().validate(parameters, shape).generate_report())
+    shape = session.get_session().get_service_model("ecs").operation_model(operation).input_shape
+    return str(validate.ParamValidator().validate(parameters, shape).generate_report())
 
 
 ROLES = {

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-import zarr
+from lazy import lazy
+
+torch = lazy("torch")
+zarr = lazy("zarr")
 
 ROOT = Path(__file__).parents[2] / "examples" / "managed_training"
 SMOKE, PPO = ROOT / "smoke_trainer" / "train_smoke.py", ROOT / "ppo_trainer" / "train_ppo.py"

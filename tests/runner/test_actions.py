@@ -4,11 +4,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
+from lazy import lazy
 
 from simyard.runner.errors import RequestError
 from simyard.runner.rollout.actions import RandomActions, ZeroActions
+
+spaces = lazy("gymnasium.spaces")
+torch = lazy("torch")
 
 ENVS, STEPS = 50, 40
 INF = np.inf
@@ -39,7 +41,7 @@ def drive(space, make):
     ids=["bounded", "unbounded", "from below", "from above"],
 )
 def test_random_actions_fill_the_bounds(low, high, least, most):
-    space = Box(np.float32([low, -0.5]), np.float32([high, 0.5]))
+    space = spaces.Box(np.float32([low, -0.5]), np.float32([high, 0.5]))
     actions = drive(space, lambda env: RandomActions(env, 3))
     assert actions.shape == (STEPS, ENVS, 2)
     assert actions.dtype == torch.float32
@@ -53,17 +55,21 @@ def test_random_actions_fill_the_bounds(low, high, least, most):
 
 @pytest.mark.parametrize(
     ("space", "allowed"),
-    [(Discrete(3), [{0, 1, 2}]), (Discrete(2, start=4), [{4, 5}]), (MultiDiscrete([2, 4]), [{0, 1}, {0, 1, 2, 3}])],
+    [
+        (lambda: spaces.Discrete(3), [{0, 1, 2}]),
+        (lambda: spaces.Discrete(2, start=4), [{4, 5}]),
+        (lambda: spaces.MultiDiscrete([2, 4]), [{0, 1}, {0, 1, 2, 3}]),
+    ],
 )
 def test_random_choices_take_each_choice(space, allowed):
-    actions = drive(space, lambda env: RandomActions(env, 3))
+    actions = drive(space(), lambda env: RandomActions(env, 3))
     assert actions.shape == (STEPS, ENVS, len(allowed))
     assert actions.dtype == torch.long
     assert [set(actions[..., column].flatten().tolist()) for column in range(len(allowed))] == allowed
 
 
 def test_the_same_seed_gives_the_same_actions_and_leaves_the_tasks_chance_alone():
-    space = Box(-1, 1, (2,))
+    space = spaces.Box(-1, 1, (2,))
     before = torch.get_rng_state()
     first, again, other = (drive(space, lambda env, seed=seed: RandomActions(env, seed)) for seed in (3, 3, 4))
     assert torch.equal(first, again)
@@ -73,15 +79,20 @@ def test_the_same_seed_gives_the_same_actions_and_leaves_the_tasks_chance_alone(
 
 @pytest.mark.parametrize(
     ("space", "action"),
-    [(Box(-1, 1, (2,)), [0, 0]), (Discrete(3), [0]), (Discrete(2, start=4), [4]), (MultiDiscrete([2, 4]), [0, 0])],
+    [
+        (lambda: spaces.Box(-1, 1, (2,)), [0, 0]),
+        (lambda: spaces.Discrete(3), [0]),
+        (lambda: spaces.Discrete(2, start=4), [4]),
+        (lambda: spaces.MultiDiscrete([2, 4]), [0, 0]),
+    ],
 )
 def test_zero_actions_are_zero_or_the_first_choice(space, action):
-    actions = drive(space, ZeroActions)
+    actions = drive(space(), ZeroActions)
     assert actions.shape == (STEPS, ENVS, len(action))
     assert (actions == torch.tensor(action)).all()
 
 
 def test_actions_of_another_kind_are_refused():
     with pytest.raises(RequestError, match="are a Dict") as refused:
-        ZeroActions(Environment(Dict({"arm": Box(-1, 1, (2,))})))
+        ZeroActions(Environment(spaces.Dict({"arm": spaces.Box(-1, 1, (2,))})))
     assert refused.value.failure.code == "unsupported_actions"

@@ -1,5 +1,7 @@
 """Opening checkpoints from anywhere: nothing in them runs, and every defect has a code, a finding and an advice."""
 
+from __future__ import annotations
+
 import argparse
 import io
 import itertools
@@ -15,14 +17,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lazy import lazy
 
 from simyard.runner import checkpoint_files, checkpoints
 from simyard.runner.adapters.isaaclab import refuse_pickled_code
 from simyard.runner.checkpoints import Expected
 from simyard.runner.errors import RequestError
+
+torch = lazy("torch")
 
 LIBRARIES = ("rsl_rl", "skrl", "rl_games", "sb3")
 NAMES = {"rsl_rl": "model_59.pt", "skrl": "agent_320.pt", "rl_games": "last_x_ep_25_rew_1.5.pth", "sb3": "model.zip"}
@@ -378,15 +382,15 @@ def test_other_files(tmp_path: Path, content: bytes, says: str):
 @pytest.mark.parametrize(
     ("state", "says"),
     [
-        ([torch.ones(2)], "holds a list"),
-        ({}, "holds nothing"),
-        ({"weights": torch.ones(2), 7: 8}, "holds '7', 'weights'"),
-        ({"actor_state_dict": {}, "iter": 3}, "no weights of an actor"),
-        ({"actor_state_dict": 5}, "no weights of an actor"),
+        (lambda: [torch.ones(2)], "holds a list"),
+        (lambda: {}, "holds nothing"),
+        (lambda: {"weights": torch.ones(2), 7: 8}, "holds '7', 'weights'"),
+        (lambda: {"actor_state_dict": {}, "iter": 3}, "no weights of an actor"),
+        (lambda: {"actor_state_dict": 5}, "no weights of an actor"),
     ],
 )
-def test_other_states(write: Callable[..., Path], state: Any, says: str):
-    refused("not_a_checkpoint", says, write("rsl_rl", state), "rsl_rl")
+def test_other_states(write: Callable[..., Path], state: Callable[[], Any], says: str):
+    refused("not_a_checkpoint", says, write("rsl_rl", state()), "rsl_rl")
 
 
 def test_other_archives_and_no_file_at_all(tmp_path: Path):

@@ -1,5 +1,7 @@
 """How a robot is driven: what a request may say, what a robot can do of it, and where each mode sends the joints."""
 
+from __future__ import annotations
+
 import json
 import math
 import re
@@ -9,17 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from lazy import lazy
 
 from simyard.runner.errors import Category, RequestError
 from simyard.runner.rollout.control import COMMON, MODES, check_control, read_control
 from simyard.runner.rollout.robots import Column, Driven, FreeBody, Robot, short_names
 from simyard.runner.rollout.scenes import SCENES
+
+onnx = lazy("onnx")
+torch = lazy("torch")
 
 JOINTS = ("shoulder", "elbow", "slide", "wheel")
 ROBOT = Robot(
@@ -317,8 +320,9 @@ def test_a_trajectory_may_begin_elsewhere():
 # Policies.
 
 
-def policy_file(path: Path, inputs=8, outputs=4, batch="batch", kind=TensorProto.FLOAT, count=1) -> Path:
+def policy_file(path: Path, inputs=8, outputs=4, batch="batch", kind="FLOAT", count=1) -> Path:
     """Write a network whose action is the positions, twice."""
+    helper, kind = onnx.helper, getattr(onnx.TensorProto, kind)
     weight = np.eye(inputs if isinstance(inputs, int) else 8, outputs, dtype=np.float32) * 2
     x = [helper.make_tensor_value_info(f"x{index}", kind, [batch, inputs]) for index in range(count)]
     y = helper.make_tensor_value_info("y", kind, [batch, outputs])
@@ -342,7 +346,7 @@ def test_a_policy_sees_positions_and_velocities_and_gives_targets(tmp_path):
         (lambda path: policy_file(path, inputs=9), r"its input is tensor\(float\) \['batch', 9\]"),
         (lambda path: policy_file(path, outputs=3), r"its output for a batch of 2 is \(2, 3\)"),
         (lambda path: policy_file(path, batch=1), "its batch is always 1"),
-        (lambda path: policy_file(path, kind=TensorProto.DOUBLE), r"its input is tensor\(double\)|cannot be opened"),
+        (lambda path: policy_file(path, kind="DOUBLE"), r"its input is tensor\(double\)|cannot be opened"),
         (lambda path: policy_file(path, count=2), "it has 2 inputs"),
         (lambda path: path.write_bytes(b"nonsense"), "it cannot be opened"),
         (lambda path: path.write_bytes(b""), "it cannot be opened"),
@@ -367,8 +371,9 @@ def test_a_policy_reads_no_other_file(tmp_path, monkeypatch):
 
 
 def test_nor_does_a_branch_of_it(tmp_path):
-    hidden = helper.make_tensor("hidden", TensorProto.FLOAT, [1], [1.0])
-    hidden.data_location = TensorProto.EXTERNAL
+    helper = onnx.helper
+    hidden = helper.make_tensor("hidden", onnx.TensorProto.FLOAT, [1], [1.0])
+    hidden.data_location = onnx.TensorProto.EXTERNAL
     hidden.external_data.add(key="location", value="/etc/passwd")
     branch = helper.make_graph([helper.make_node("Constant", [], ["c"], value=hidden)], "b", [], [])
     node = helper.make_node("If", ["x0"], ["y"], then_branch=branch, else_branch=branch)

@@ -4,12 +4,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-import zarr
+from lazy import lazy
 
 from simyard.runner.rollout.environment_recorder import EnvironmentRecorder, Snapshot
 from simyard.runner.rollout.film import RolloutFilm
 from simyard.runner.rollout.recorder import RolloutRecorder
+
+torch = lazy("torch")
+zarr = lazy("zarr")
 
 ENVS, LIMIT = 3, 5
 
@@ -79,7 +81,7 @@ class Environment:
         return {"policy": self.place, "picture": self.picture}
 
 
-ACTIONS = [torch.tensor([[0.4, 0.1 * step], [0.0, 0.2], [0.1, -0.1]]) for step in range(8)]
+ACTIONS = [[[0.4, 0.1 * step], [0.0, 0.2], [0.1, -0.1]] for step in range(8)]
 
 
 def play(folder, env):
@@ -92,7 +94,7 @@ def play(folder, env):
             kept = observations["policy"].clone()
             observations["policy"].clamp_(-0.01, 0.01)
             observations["policy"].copy_(kept)
-            observations = env.step(action.clone())[0]
+            observations = env.step(torch.tensor(action))[0]
     assert inside.steps == len(ACTIONS)
     recorder.close()
     root = zarr.open_group(store, mode="r")

@@ -8,10 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-import torch
-from exported import ACTIONS, DIVISOR, MEAN, OBSERVATIONS, Network, contract, export, pairs, term, write_formats
+from exported import ACTIONS, DIVISOR, MEAN, OBSERVATIONS, contract, export, make_network, pairs, term, write_formats
+from lazy import lazy
 
 from simyard.runner.errors import RequestError, WorkloadError
 from simyard.runner.exporting import formats
@@ -32,11 +31,14 @@ from simyard.runner.exporting.evidence import (
 )
 from simyard.runner.exporting.parity import Difference, Load, Parity, check_parity
 
+onnx = lazy("onnx")
+torch = lazy("torch")
+
 # --- formats ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_onnx_file_says_what_it_is(tmp_path: Path):
-    write_formats(Network(), tmp_path)
+    write_formats(make_network(), tmp_path)
     model = onnx.load(tmp_path / "policy.onnx")
     onnx.checker.check_model(model, full_check=True)
     assert [(o.domain, o.version) for o in model.opset_import] == [("", formats.OPSET)]
@@ -49,12 +51,12 @@ def test_an_onnx_file_says_what_it_is(tmp_path: Path):
 
 def test_the_same_network_gives_the_same_onnx_file(tmp_path: Path):
     for name in ("one", "two"):
-        formats.write_onnx(Network(), OBSERVATIONS, tmp_path / name, {"b": "2", "a": "1"})
+        formats.write_onnx(make_network(), OBSERVATIONS, tmp_path / name, {"b": "2", "a": "1"})
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
 def test_a_network_of_60_megabytes_stays_one_file(tmp_path: Path):
-    network = Network(hidden=3900)
+    network = make_network(hidden=3900)
     formats.write_onnx(network, OBSERVATIONS, tmp_path / "policy.onnx", {})
     assert [path.name for path in tmp_path.iterdir()] == ["policy.onnx"]
     assert (tmp_path / "policy.onnx").stat().st_size > 60e6
@@ -65,7 +67,7 @@ def test_a_network_of_60_megabytes_stays_one_file(tmp_path: Path):
 def test_exporting_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        write_formats(Network(), tmp_path)
+        write_formats(make_network(), tmp_path)
     assert capfd.readouterr() == ("", "")
 
 
@@ -78,7 +80,7 @@ def test_exporting_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str
 )
 def test_networks_that_are_not_ready_are_refused(spoil, message: str, tmp_path: Path):
     with pytest.raises(ValueError, match=message):
-        write_formats(spoil(Network()), tmp_path)
+        write_formats(spoil(make_network()), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -102,7 +104,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_both_formats_give_the_networks_actions(exported: Path):
-    parity = check_parity(exported, *pairs(Network(), rows=150))
+    parity = check_parity(exported, *pairs(make_network(), rows=150))
     assert parity.passed, parity.failures
     assert [(load.format, load.loads, load.error) for load in parity.loads] == [
         ("onnx", True, None),
@@ -115,13 +117,13 @@ def test_both_formats_give_the_networks_actions(exported: Path):
         ("torchscript", 64, 150),
     ]
     assert max(d.largest for d in parity.differences) < 1e-5
-    assert parity.largest_action == pytest.approx(np.abs(pairs(Network())[1]).max())
+    assert parity.largest_action == pytest.approx(np.abs(pairs(make_network())[1]).max())
     assert Parity.from_json(json.loads(json.dumps(parity.to_json()))) == parity
 
 
 def test_a_difference_of_two_ten_thousandths_fails(tmp_path: Path):
-    write_formats(Network(shift=2e-4), tmp_path)
-    parity = check_parity(tmp_path, *pairs(Network()))
+    write_formats(make_network(shift=2e-4), tmp_path)
+    parity = check_parity(tmp_path, *pairs(make_network()))
     assert [d.largest for d in parity.differences] == [pytest.approx(2e-4, rel=0.01)] * 4
     with pytest.raises(WorkloadError, match=r"policy\.onnx at batch 1 differs .* by 0\.0002; allowed: 0\.0001") as told:
         parity.require()
@@ -130,12 +132,12 @@ def test_a_difference_of_two_ten_thousandths_fails(tmp_path: Path):
 
 
 def test_a_difference_below_the_limit_passes(tmp_path: Path):
-    write_formats(Network(shift=5e-5), tmp_path)
-    check_parity(tmp_path, *pairs(Network())).require()
+    write_formats(make_network(shift=5e-5), tmp_path)
+    check_parity(tmp_path, *pairs(make_network())).require()
 
 
 def test_actions_that_are_not_numbers_fail(exported: Path):
-    observations, actions = pairs(Network())
+    observations, actions = pairs(make_network())
     actions = actions.copy()
     actions[69] = math.nan  # not among the 64 rows at batch 1
     parity = check_parity(exported, observations, actions)
@@ -159,7 +161,7 @@ def test_files_that_do_not_load_are_reported_with_the_reason(exported: Path, tmp
     model = onnx.load(exported / "policy.onnx")
     onnx.save(model, tmp_path / "policy.onnx", save_as_external_data=True, location="policy.data", size_threshold=0)
     (tmp_path / "policy.pt").write_bytes(b"no archive")
-    parity = check_parity(tmp_path, *pairs(Network()))
+    parity = check_parity(tmp_path, *pairs(make_network()))
     assert [load.loads for load in parity.loads] == [False, False]
     assert "policy.data" in str(parity.loads[0].error), "the file alone, whatever lies beside it"
     with pytest.raises(WorkloadError, match=r"policy\.onnx does not run in a clean interpreter: .*policy\.pt does not"):
@@ -167,19 +169,19 @@ def test_files_that_do_not_load_are_reported_with_the_reason(exported: Path, tmp
 
 
 def test_a_missing_interpreter_is_reported(exported: Path):
-    parity = check_parity(exported, *pairs(Network()), python="/nowhere/python")
+    parity = check_parity(exported, *pairs(make_network()), python="/nowhere/python")
     assert "/nowhere/python" in str(parity.loads[0].error)
 
 
 def test_another_number_of_actions_is_reported(exported: Path):
-    observations, actions = pairs(Network())
+    observations, actions = pairs(make_network())
     parity = check_parity(exported, observations, actions[:, :1])
     assert parity.failures[0] == "policy.onnx at batch 1: it gives 2 actions for each observation, the library 1."
 
 
 def test_too_few_pairs_prove_nothing(exported: Path):
     with pytest.raises(ValueError, match="at least 64"):
-        check_parity(exported, *pairs(Network(), rows=63))
+        check_parity(exported, *pairs(make_network(), rows=63))
 
 
 # --- contract ---------------------------------------------------------------------------------------------------------

@@ -4,13 +4,15 @@ from itertools import cycle
 from types import SimpleNamespace
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lazy import lazy
 
 from simyard.runner.errors import RequestError
 from simyard.runner.evaluation.meter import CAPPED, EpisodeMeter, quotas
 from simyard.runner.evaluation.summary import summarize
+
+torch = lazy("torch")
 
 FOREVER = 10**9
 RATE = "Metrics/success_rate"

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils.tensorboard import SummaryWriter
+from lazy import lazy
 
 from simyard.runner.metrics import LiveMetrics, MetricsTable
 from simyard.runner.tfevents import Series
+
+event_accumulator = lazy("tensorboard.backend.event_processing.event_accumulator")
+tensorboard = lazy("torch.utils.tensorboard")
 
 
 def series(points: dict[int, float], wall: float = 1.7e9, *, wide: bool = False) -> Series:
@@ -49,13 +51,13 @@ def live(root: Path, **options: int) -> LiveMetrics:
 
 def test_the_table_holds_what_tensorboard_reads(tmp_path):
     rng = random.Random(0)
-    with SummaryWriter(str(tmp_path / "log")) as writer:
+    with tensorboard.SummaryWriter(str(tmp_path / "log")) as writer:
         for step in range(300):
             writer.add_scalar("Loss/value", rng.gauss(0, 1) * 10 ** rng.randint(-8, 8), step)
             if step % 7 == 0:
                 writer.add_scalar("Train/mean_reward", rng.random(), step)
     live(tmp_path).table.write_csv(tmp_path / "metrics.csv")
-    theirs = EventAccumulator(str(tmp_path / "log"), size_guidance={"scalars": 0}).Reload()
+    theirs = event_accumulator.EventAccumulator(str(tmp_path / "log"), size_guidance={"scalars": 0}).Reload()
 
     header, *rows = cells(tmp_path / "metrics.csv")
 
@@ -109,7 +111,7 @@ def test_a_float64_keeps_its_digits(tmp_path):
 
 def test_one_tag_in_two_folders_makes_two_columns(tmp_path):
     for folder, value in (("b", 2.0), ("a", 1.0), ("a/deep", 3.0)):
-        with SummaryWriter(str(tmp_path / folder)) as writer:
+        with tensorboard.SummaryWriter(str(tmp_path / folder)) as writer:
             writer.add_scalar("reward", value, 5)
             writer.add_scalar(f"only/{folder}", value, 6)
     live(tmp_path).table.write_csv(tmp_path / "metrics.csv")
@@ -146,7 +148,7 @@ def test_the_order_in_which_files_are_read_does_not_matter(tmp_path):
 
 
 def test_time_tags_have_a_table_of_their_own(tmp_path):
-    with SummaryWriter(str(tmp_path)) as writer:
+    with tensorboard.SummaryWriter(str(tmp_path)) as writer:
         for iteration in range(3):
             writer.add_scalar("Train/mean_reward", iteration, iteration)
             writer.add_scalar("Train/mean_reward/time", iteration, 1000 + 60 * iteration)
@@ -239,7 +241,7 @@ def test_values_that_are_not_finite_never_win_and_leave_the_json_valid():
 def test_live_metrics_follow_a_run_and_its_new_folders(tmp_path):
     metrics = LiveMetrics(tmp_path / "logs")
     assert not metrics.update()
-    with SummaryWriter(str(tmp_path / "logs" / "first")) as writer:
+    with tensorboard.SummaryWriter(str(tmp_path / "logs" / "first")) as writer:
         writer.add_scalar("reward", 1.0, 1)
         writer.flush()
         assert metrics.update()
@@ -248,7 +250,7 @@ def test_live_metrics_follow_a_run_and_its_new_folders(tmp_path):
         writer.add_scalar("reward", 2.0, 2)
         writer.flush()
         assert metrics.update()
-    with SummaryWriter(str(tmp_path / "logs" / "also")) as writer:
+    with tensorboard.SummaryWriter(str(tmp_path / "logs" / "also")) as writer:
         writer.add_scalar("reward", 3.0, 1)
     assert metrics.update()
     assert metrics.latest("reward") == 3.0

@@ -12,16 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-import warp
-import zarr
 from helpers import wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lazy import lazy
 
 from simyard.runner.rollout.arrays import CUT_OFF, TERMINATED, TIME_LIMIT
 from simyard.runner.rollout.quantities import DTYPES
 from simyard.runner.rollout.recorder import BLOCK_BYTES, SHARD_BYTES, RolloutRecorder, open_rollout, pack
+
+torch = lazy("torch")
+warp = lazy("warp")
+zarr = lazy("zarr")
 
 Episode = namedtuple("Episode", "rows success termination env start_step")
 
@@ -345,8 +347,8 @@ ROW = np.zeros((2, 3), np.float32)
         ({"a": None}, "'a' is a NoneType"),
         ({"a": np.array([object(), None])}, "'a' has the type 'object'. Allowed: bool, int8"),
         ({"a": np.zeros((2, 3), complex)}, "'complex128'"),
-        ({"a": torch.zeros(2, 3, dtype=torch.bfloat16)}, "'a' is a tensor that cannot be recorded"),
-        ({"a": torch.zeros(2, 3).to_sparse()}, "'a' is a tensor that cannot be recorded"),
+        ({"a": lambda: torch.zeros(2, 3, dtype=torch.bfloat16)}, "'a' is a tensor that cannot be recorded"),
+        ({"a": lambda: torch.zeros(2, 3).to_sparse()}, "'a' is a tensor that cannot be recorded"),
         ({"a": np.array(["x", "y"])}, "'<U1'"),
         ({"a": np.zeros((3, 3))}, r"'a' has the shape \(3, 3\). Its first axis must be the 2 environments"),
         ({"a": np.zeros(())}, r"'a' has the shape \(\)"),
@@ -355,9 +357,10 @@ ROW = np.zeros((2, 3), np.float32)
     ids=itertools.count(),
 )  # fmt: skip
 def test_what_cannot_be_recorded_is_refused(tmp_path, quantities, said):
+    made = {key: value() if callable(value) else value for key, value in quantities.items()}
     with recorder(tmp_path) as written:
         with pytest.raises(ValueError, match=said):
-            written.record(quantities)
+            written.record(made)
         written.record(good=ROW)
     assert open_rollout(tmp_path / "rollout.zarr")["steps"] == 2
 

@@ -2,14 +2,20 @@
 
 import numpy as np
 import pytest
-import torch
-import warp
+from lazy import lazy
 
 from simyard.runner.rollout.recorder import RolloutRecorder, open_rollout
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+torch = lazy("torch")
+warp = lazy("warp")
 
 ENVS, STEPS = 32, 700
+
+
+@pytest.fixture(autouse=True)
+def gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
 
 
 def record(folder, inputs, *, watched=False, **sizes):

@@ -6,12 +6,14 @@ import statistics
 
 import numpy as np
 import pytest
-from scipy import stats
+from lazy import lazy
 
 from simyard.runner.evaluation.meter import Episode
 from simyard.runner.evaluation.summary import difference, spread, successes, summarize
 from simyard.runner.evaluation.tables import EpisodeTable, write_metrics, write_rows
 from simyard.runner.spec import InputFile, PolicyFile
+
+stats = lazy("scipy.stats")
 
 SURVIVAL = "metric Metrics/success_rate"
 

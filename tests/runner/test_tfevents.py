@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import random
 import struct
 import subprocess
@@ -8,16 +10,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
-from tensorboard.util.tensor_util import make_tensor_proto
-from torch.utils.tensorboard import SummaryWriter
+from lazy import lazy
 
 from simyard.runner.tfevents import MAX_RECORD, EventReader, Series, find_event_files
 from simyard.runner.tfproto import masked_crc32c
+
+event_accumulator = lazy("tensorboard.backend.event_processing.event_accumulator")
+event_pb2 = lazy("tensorboard.compat.proto.event_pb2")
+summary_pb2 = lazy("tensorboard.compat.proto.summary_pb2")
+tensor_pb2 = lazy("tensorboard.compat.proto.tensor_pb2")
+pywrap_tensorflow = lazy("tensorboard.compat.tensorflow_stub.pywrap_tensorflow")
+tensor_util = lazy("tensorboard.util.tensor_util")
+tensorboard = lazy("torch.utils.tensorboard")
 
 
 def frame(payload: bytes) -> bytes:
@@ -31,13 +35,13 @@ def frame(payload: bytes) -> bytes:
 
 
 def scalar(tag: str, step: int, value: float, wall: float = 1.7e9) -> bytes:
-    summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
-    return frame(Event(wall_time=wall, step=step, summary=summary).SerializeToString())
+    summary = summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=tag, simple_value=value)])
+    return frame(event_pb2.Event(wall_time=wall, step=step, summary=summary).SerializeToString())
 
 
-def tensor(tag: str, step: int, proto: TensorProto) -> bytes:
-    summary = Summary(value=[Summary.Value(tag=tag, tensor=proto)])
-    return frame(Event(wall_time=1.7e9, step=step, summary=summary).SerializeToString())
+def tensor(tag: str, step: int, proto: tensor_pb2.TensorProto) -> bytes:
+    summary = summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=tag, tensor=proto)])
+    return frame(event_pb2.Event(wall_time=1.7e9, step=step, summary=summary).SerializeToString())
 
 
 def event_file(folder: Path, data: bytes = b"") -> Path:
@@ -69,17 +73,22 @@ def joined(*parts: dict[str, list]) -> dict[str, list]:
 @pytest.fixture
 def mixed() -> bytes:
     """A file of every kind of record: plain, many in one, tensors, texts, none at all."""
-    two = Summary(value=[Summary.Value(tag="a", simple_value=1.5), Summary.Value(tag="b", simple_value=-0.0)])
+    two = summary_pb2.Summary(
+        value=[
+            summary_pb2.Summary.Value(tag="a", simple_value=1.5),
+            summary_pb2.Summary.Value(tag="b", simple_value=-0.0),
+        ]
+    )
     return b"".join(
         (
-            frame(Event(wall_time=1.0, file_version="brain.Event:2").SerializeToString()),
+            frame(event_pb2.Event(wall_time=1.0, file_version="brain.Event:2").SerializeToString()),
             scalar("a", 0, 0.1),
             scalar("a", 1, 0.2),
-            frame(Event(wall_time=2.0, step=127, summary=two).SerializeToString()),
+            frame(event_pb2.Event(wall_time=2.0, step=127, summary=two).SerializeToString()),
             scalar("a", 128, float("nan")),
-            tensor("c", 129, make_tensor_proto(np.float32(2.5))),
-            tensor("c", 130, make_tensor_proto(np.float32(3.5))),
-            tensor("text", 130, make_tensor_proto("words")),
+            tensor("c", 129, tensor_util.make_tensor_proto(np.float32(2.5))),
+            tensor("c", 130, tensor_util.make_tensor_proto(np.float32(3.5))),
+            tensor("text", 130, tensor_util.make_tensor_proto("words")),
             scalar("a", 131, float("inf")),
         )
     )
@@ -88,7 +97,7 @@ def mixed() -> bytes:
 def test_reads_the_same_scalars_as_tensorboard_in_every_folder(tmp_path):
     rng = random.Random(0)
     for folder in ("", "rank_1", "deep/summaries"):
-        with SummaryWriter(str(tmp_path / folder)) as writer:
+        with tensorboard.SummaryWriter(str(tmp_path / folder)) as writer:
             for step in (*range(150), 70_000, 2**40):
                 for tag in ("Loss/value", "Train/mean_reward", "Ünï/çode"):
                     writer.add_scalar(tag, rng.gauss(0, 1) * 10 ** rng.randint(-40, 30), step)
@@ -100,7 +109,7 @@ def test_reads_the_same_scalars_as_tensorboard_in_every_folder(tmp_path):
     assert [path.parent.relative_to(tmp_path).as_posix() for path in paths] == ["deep/summaries", ".", "rank_1"]
     for path in paths:
         found = EventReader(path).read_new()
-        theirs = EventAccumulator(str(path), size_guidance={"scalars": 0}).Reload()
+        theirs = event_accumulator.EventAccumulator(str(path), size_guidance={"scalars": 0}).Reload()
         assert sorted(found) == sorted(theirs.Tags()["scalars"])
         for tag, series in found.items():
             expected = [(event.wall_time, event.step, event.value) for event in theirs.Scalars(tag)]
@@ -112,7 +121,7 @@ def test_finds_nothing_where_there_is_no_folder(tmp_path):
 
 
 def test_reads_scalars_written_as_tensors(tmp_path):
-    with SummaryWriter(str(tmp_path)) as writer:
+    with tensorboard.SummaryWriter(str(tmp_path)) as writer:
         for step in range(5):
             writer.add_scalar("loss", step / 8, step, new_style=True)
         writer.add_hparams({"rate": 0.1}, {"score": 1.0}, run_name=".")
@@ -124,7 +133,7 @@ def test_reads_scalars_written_as_tensors(tmp_path):
 
 
 def test_a_float64_tensor_keeps_all_its_digits(tmp_path):
-    path = event_file(tmp_path, tensor("x", 1, make_tensor_proto(np.float64(0.1))))
+    path = event_file(tmp_path, tensor("x", 1, tensor_util.make_tensor_proto(np.float64(0.1))))
 
     series = EventReader(path).read_new()["x"]
 
@@ -134,24 +143,28 @@ def test_a_float64_tensor_keeps_all_its_digits(tmp_path):
 @pytest.mark.parametrize(
     "proto",
     [
-        TensorProto(dtype=1, float_val=[0.5]),
-        TensorProto(dtype=1, tensor_content=struct.pack("<f", 0.5)),
-        TensorProto(dtype=2, double_val=[0.5]),
-        TensorProto(dtype=2, tensor_content=struct.pack("<d", 0.5)),
+        dict(dtype=1, float_val=[0.5]),
+        dict(dtype=1, tensor_content=struct.pack("<f", 0.5)),
+        dict(dtype=2, double_val=[0.5]),
+        dict(dtype=2, tensor_content=struct.pack("<d", 0.5)),
     ],
 )
 def test_a_tensor_may_hold_its_number_in_any_place(tmp_path, proto):
-    assert list(EventReader(event_file(tmp_path, tensor("x", 1, proto))).read_new()["x"].values) == [0.5]
+    assert list(
+        EventReader(event_file(tmp_path, tensor("x", 1, tensor_pb2.TensorProto(**proto)))).read_new()["x"].values
+    ) == [0.5]
 
 
 def test_a_tensor_that_leaves_out_its_number_is_zero(tmp_path):
-    data = tensor("x", 1, TensorProto(dtype=1)) + tensor("x", 2, make_tensor_proto(np.float32(1)))
+    data = tensor("x", 1, tensor_pb2.TensorProto(dtype=1)) + tensor(
+        "x", 2, tensor_util.make_tensor_proto(np.float32(1))
+    )
     assert list(EventReader(event_file(tmp_path, data)).read_new()["x"].values) == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("value", [np.ones(1, np.float32), np.ones((2, 2), np.float32), np.int32(1), "text"])
 def test_other_tensors_are_no_scalars(tmp_path, value):
-    reader = EventReader(event_file(tmp_path, tensor("x", 1, make_tensor_proto(value))))
+    reader = EventReader(event_file(tmp_path, tensor("x", 1, tensor_util.make_tensor_proto(value))))
     assert (reader.read_new(), reader.error) == ({}, None)
 
 
@@ -183,7 +196,7 @@ def test_a_file_that_grows_byte_by_byte_gives_every_scalar_once(tmp_path, mixed)
 
 
 def test_records_longer_than_a_chunk_are_stepped_over(tmp_path):
-    big = tensor("text", 2, make_tensor_proto("x" * 5_000_000))
+    big = tensor("text", 2, tensor_util.make_tensor_proto("x" * 5_000_000))
     path = event_file(tmp_path, scalar("a", 1, 1.0) + big + scalar("a", 3, 3.0) + big[:-1])
     reader = EventReader(path)
 
@@ -205,17 +218,17 @@ def test_plain_records_with_crossing_lengths_are_told_apart(tmp_path):
 @pytest.mark.parametrize(
     ("garbage", "message"),
     [
-        (b"\x00" * 64, "checksum of its length"),
-        (b"not an event file at all, but long enough", "checksum of its length"),
-        (frame(b"\xff" * 30), "not an Event"),
-        (frame(b"\x2a\x7f"), "runs over the end"),
-        (frame(b"\x0b"), "wire type 3"),
+        (lambda: b"\x00" * 64, "checksum of its length"),
+        (lambda: b"not an event file at all, but long enough", "checksum of its length"),
+        (lambda: frame(b"\xff" * 30), "not an Event"),
+        (lambda: frame(b"\x2a\x7f"), "runs over the end"),
+        (lambda: frame(b"\x0b"), "wire type 3"),
     ],
     ids=["zeros", "text", "number", "field", "wire"],
 )
 def test_garbage_stops_the_reader_at_its_offset_and_keeps_what_came_before(tmp_path, garbage, message):
     good = scalar("a", 1, 1.0) + scalar("a", 2, 2.0)
-    reader = EventReader(event_file(tmp_path, good + garbage + scalar("a", 3, 3.0)))
+    reader = EventReader(event_file(tmp_path, good + garbage() + scalar("a", 3, 3.0)))
 
     assert list(reader.read_new()["a"].steps) == [1, 2]
     assert message in reader.error and reader.error.endswith(f"at byte {len(good)}")

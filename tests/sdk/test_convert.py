@@ -4,14 +4,16 @@ import json
 import sys
 import zipfile
 
-import h5py
 import numpy as np
 import pytest
-import zarr
+from lazy import lazy
 
 from simyard.convert import convert
 from simyard.runner.errors import RequestError, StoreError
 from simyard.runner.rollout.recorder import RolloutRecorder, pack
+
+h5py = lazy("h5py")
+zarr = lazy("zarr")
 
 ROWS = {
     "action": ((7,), "float32"), "obs/policy": ((5,), "float32"), "obs/camera": ((4, 4, 3), "uint8"),

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from exported import ACTIONS, OBSERVATIONS, Network, contract, export, pairs, write_formats
+from exported import ACTIONS, OBSERVATIONS, contract, export, make_network, pairs, write_formats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from lazy import lazy
 
 from simyard.policy import PolicyRunner
 from simyard.runner.exporting.contract import CONTRACT_FILE, write_contract
+
+torch = lazy("torch")
 
 LOWEST, HIGHEST = np.array([-0.5, -np.inf], np.float32), np.array([0.5, 0.25], np.float32)
 
@@ -47,7 +49,7 @@ def test_importing_it_needs_numpy_and_onnxruntime_alone(folder: Path):
 
 
 def test_it_acts_as_the_network_within_the_limits(policy: PolicyRunner):
-    observations, actions = pairs(Network())
+    observations, actions = pairs(make_network())
     wanted = np.clip(actions, LOWEST, HIGHEST)
     assert (wanted != actions).any()
     np.testing.assert_allclose(policy.act(observations), wanted, atol=1e-6)
@@ -75,7 +77,7 @@ def test_actions_become_commands(policy: PolicyRunner):
 
 def rewrite(folder: Path, **changes) -> PolicyRunner:
     """Load a folder whose contract says something else of its actions."""
-    write_formats(Network(), folder)
+    write_formats(make_network(), folder)
     told = contract(folder)
     write_contract(replace(told, actions=(replace(told.actions[0], **changes),)), folder)
     return PolicyRunner.load(folder)
@@ -87,7 +89,7 @@ def test_commands_are_clipped_where_training_clipped_them(tmp_path: Path):
 
 
 def test_a_contract_without_limits_clips_nothing(tmp_path: Path):
-    observations, actions = pairs(Network())
+    observations, actions = pairs(make_network())
     np.testing.assert_allclose(rewrite(tmp_path, limits=None).act(observations), actions, atol=1e-6)
 
 
@@ -102,7 +104,7 @@ def test_what_the_contract_does_not_know_is_not_made_up(missing: str, tmp_path: 
     ("given_", "message"),
     [
         ([0.0] * 4, "are list, expected a numpy array of floats"),
-        (torch.zeros(4), "are Tensor, expected a numpy array of floats"),
+        (lambda: torch.zeros(4), "are Tensor, expected a numpy array of floats"),
         (np.zeros(4, np.int64), "are an array of int64, expected"),
         (np.zeros(4, complex), "are an array of complex128, expected"),
         (np.zeros(()), r"have the shape \(\), expected \(4,\) or \(batch, 4\)"),
@@ -166,7 +168,7 @@ def test_an_answer_that_is_not_finite_never_reaches_the_robot(tmp_path: Path):
 
 
 def test_threads_may_share_it(policy: PolicyRunner):
-    observations, _ = pairs(Network(), rows=400)
+    observations, _ = pairs(make_network(), rows=400)
     wanted = policy.act(observations)
     with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(policy.act, observations))

@@ -1,5 +1,7 @@
 """The file of hooks: what is wrong with it is said when the service starts."""
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess
@@ -8,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lazy import lazy
 
 from simyard.runner.errors import RequestError
-from simyard.service.hook_mapping import Hook, read_hooks
+
+hook_mapping = lazy("simyard.service.hook_mapping")
 
 HOOK = {"deployment": "rerun/rerun", "secret_env": "SIMYARD_HOOK_OF_A_TEST"}
 
@@ -21,17 +25,17 @@ def secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIMYARD_HOOK_TOO_SHORT", "0123456789abcde")
 
 
-def read(folder: Path, content: Any) -> dict[str, Hook]:
+def read(folder: Path, content: Any) -> dict[str, hook_mapping.Hook]:
     path = folder / "hooks.json"
     path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
-    return read_hooks(path)
+    return hook_mapping.read_hooks(path)
 
 
 def test_a_file_is_read_once_and_whole(tmp_path: Path) -> None:
     hooks = read(tmp_path, {"a-hook": HOOK, "b_2": HOOK | {"when": {"a.0.b": None, "c": 1.5}}})
     assert list(hooks) == ["a-hook", "b_2"]
     assert (hooks["a-hook"].signature, hooks["a-hook"].project) == ("simyard", "default")
-    assert read_hooks(None) == {}
+    assert hook_mapping.read_hooks(None) == {}
 
 
 @pytest.mark.parametrize(
@@ -81,7 +85,7 @@ def test_a_secret_is_never_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["missing.json", "."], ids=["missing", "folder"])
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, path: str) -> None:
     with pytest.raises(RequestError, match="cannot be read"):
-        read_hooks(tmp_path / path)
+        hook_mapping.read_hooks(tmp_path / path)
 
 
 def test_the_service_does_not_start_with_a_bad_file(tmp_path: Path) -> None:

@@ -16,12 +16,9 @@ from typing import Any, cast
 
 import pytest
 from helpers import CONFIG, Server, train_request, wait_until
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from lazy import lazy
 from serving import ROOT, Received, Receiver, Service
 
-from simyard.service import notifications
-from simyard.service.launches import Launches
-from simyard.service.notifications import PAUSES_S, Notice, Outbox
 from simyard.service.settings import Settings
 from simyard.site import Site
 from simyard.store import keys
@@ -35,6 +32,10 @@ from simyard.tasks.resolve import resolve
 from simyard.tasks.site_secret import webhook_secret
 from simyard.tasks.stage import stage
 
+launching = lazy("simyard.service.launches")
+notifications = lazy("simyard.service.notifications")
+prefect_settings = lazy("prefect.settings")
+
 KEY_ID = "0123456789ab"
 SECRET = b"0123456789abcdef0123456789abcdef"
 
@@ -42,7 +43,7 @@ SECRET = b"0123456789abcdef0123456789abcdef"
 class Outboxes:
     """A site's outbox, as copies of the service see it that a test runs by hand."""
 
-    def __init__(self, folder: Path, launches: Launches, *allowed: str) -> None:
+    def __init__(self, folder: Path, launches: Any, *allowed: str) -> None:
         self.settings = Settings(
             site=Site(home=folder / "home", store="", python=""),
             store=(folder / "store").as_uri(), secret=SECRET, private_hosts=frozenset(allowed),
@@ -50,9 +51,9 @@ class Outboxes:
         self.launches = launches
         self.store: Store = self.settings.open()
 
-    def copy(self) -> Outbox:
+    def copy(self) -> Any:
         """Return the outbox of a copy of the service that has just been started."""
-        return Outbox(self.settings, self.launches)
+        return notifications.Outbox(self.settings, self.launches)
 
     def job(self, *, ended: bool = True) -> str:
         """Put a job into the store."""
@@ -69,7 +70,7 @@ class Outboxes:
     def ask(self, url: str, job_id: str | None = None, **more: Any) -> str:
         """Have the end of a job told."""
         job_id = job_id or self.job()
-        notice = Notice(id=job_id, project="default", key_id=KEY_ID, url=url, **more)
+        notice = notifications.Notice(id=job_id, project="default", key_id=KEY_ID, url=url, **more)
         self.store.put_json(keys.outbox(job_id), notice.model_dump())
         return job_id
 
@@ -87,15 +88,15 @@ class Outboxes:
 
 
 @pytest.fixture(scope="session")
-def launches(deployments: Server) -> Iterator[Launches]:
-    with temporary_settings({PREFECT_API_URL: deployments.url}):
-        made = Launches()
+def launches(deployments: Server) -> Iterator[Any]:
+    with prefect_settings.temporary_settings({prefect_settings.PREFECT_API_URL: deployments.url}):
+        made = launching.Launches()
     yield made
     made.close()
 
 
 @pytest.fixture
-def site(tmp_path: Path, launches: Launches, receiver: Receiver, dead_port: int) -> Outboxes:
+def site(tmp_path: Path, launches: Any, receiver: Receiver, dead_port: int) -> Outboxes:
     return Outboxes(tmp_path, launches, f"127.0.0.1:{receiver.port}", f"127.0.0.1:{dead_port}")
 
 
@@ -215,7 +216,7 @@ def test_what_fails_is_sent_again_later_and_given_up_in_the_end(site: Outboxes, 
     receiver.answers[path] = [500, 404, 301, *[503] * 20]
     job_id = site.ask(receiver.url(path))
     copy = site.copy()
-    for number, pause_s in enumerate(PAUSES_S, 1):
+    for number, pause_s in enumerate(notifications.PAUSES_S, 1):
         began = time.time()
         assert copy.deliver() == 0
         entry = site.entry(job_id)
@@ -229,10 +230,10 @@ def test_what_fails_is_sent_again_later_and_given_up_in_the_end(site: Outboxes, 
     record = site.record(job_id)
     assert record | {"at": None} == {
         "delivered": False, "url": receiver.url(path), "event": "job.canceled", "delivery_id": f"{job_id}.canceled",
-        "deliveries": len(PAUSES_S) + 1, "problem": "it answered 503", "at": None,
+        "deliveries": len(notifications.PAUSES_S) + 1, "problem": "it answered 503", "at": None,
     }  # fmt: skip
     assert len({got.headers["x-simyard-delivery"] for got in receiver.got[path]}) == 1
-    assert len(receiver.got[path]) == len(PAUSES_S) + 1
+    assert len(receiver.got[path]) == len(notifications.PAUSES_S) + 1
 
 
 def test_a_dead_receiver_is_tried_again(site: Outboxes, receiver: Receiver, dead_port: int, path: str) -> None:
@@ -273,7 +274,7 @@ def test_copies_that_look_at_once_send_it_once(site: Outboxes, receiver: Receive
     jobs = [site.ask(receiver.url(path)) for _ in range(4)]
     copies = [site.copy() for _ in range(6)]
     with ThreadPoolExecutor(len(copies)) as threads:
-        settled = sum(threads.map(Outbox.deliver, copies))
+        settled = sum(threads.map(notifications.Outbox.deliver, copies))
     assert settled == len(jobs)
     assert sorted(json.loads(got.body)["data"]["job_id"] for got in receiver.got[path]) == jobs
     assert site.waiting() == []
@@ -356,7 +357,7 @@ def test_a_job_that_cannot_be_read_keeps_no_other(site: Outboxes, receiver: Rece
     assert site.waiting() == [broken]
 
 
-def test_a_slow_receiver_keeps_nobody_else(tmp_path: Path, launches: Launches, receiver: Receiver, path: str) -> None:
+def test_a_slow_receiver_keeps_nobody_else(tmp_path: Path, launches: Any, receiver: Receiver, path: str) -> None:
     listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(20)]
     ports = [listener.getsockname()[1] for listener in listeners]
     allowed = [f"127.0.0.1:{port}" for port in (*ports, receiver.port)]

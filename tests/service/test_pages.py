@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from browser import CHROMIUM, browsing
 from helpers import Server, wait_until
+from lazy import lazy
 from scenario import play
 from serving import Answer, Service, site
 
@@ -22,7 +23,6 @@ from simyard.requests import EvaluateRequest
 from simyard.runner.errors import Category, Failure
 from simyard.runner.spec import Bounds
 from simyard.service.charts import MOST_POINTS, Curve, chart, thinned, unbroken
-from simyard.service.pages import page_link
 from simyard.service.settings import Settings
 from simyard.service.signing import seal
 from simyard.site import Site
@@ -35,6 +35,8 @@ from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
 from simyard.tasks.sessions import Sessions
 from simyard.tasks.stage import stage
+
+pages = lazy("simyard.service.pages")
 
 HOSTILE = "<script>pwned = 1</script>\"'><img src=x onerror=pwned=1>&amp;"
 
@@ -89,7 +91,7 @@ class Yard:
         self.store = service.store
 
     def link(self, job_id: str) -> str:
-        return page_link(self.settings, self.service.url, "default", job_id)
+        return pages.page_link(self.settings, self.service.url, "default", job_id)
 
     def get(self, job_id: str) -> Answer:
         return self.service.call("GET", self.link(job_id))

@@ -1,5 +1,7 @@
 """When a flow run of the service counts as lost, by what Prefect and the store say; real records, no processes."""
 
+from __future__ import annotations
+
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,13 +9,15 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from lazy import lazy
 
 from simyard.runner.spec import JobSpec
-from simyard.service.recovery import PENDING_S, STARTING_S, why_lost
 from simyard.store.keys import JobKeys, new_job_id
 from simyard.store.store import Store
 from simyard.tasks.heartbeat import own_beat
+
+objects = lazy("prefect.client.schemas.objects")
+recovery = lazy("simyard.service.recovery")
 
 NOBODY = 2**22 + 1
 """No process has this number."""
@@ -43,10 +47,12 @@ class Job:
     def outcome(self, number: int, failure: Any = None) -> None:
         self.store.put_json(JobKeys(self.id).attempt(number).outcome, {"status": "failed", "failure": failure})
 
-    def why(self, state: StateType, since_s: float) -> str | None:
+    def why(self, state: objects.StateType, since_s: float) -> str | None:
         """Return why it counts as lost, where its flow run has had this state for so long."""
         at = datetime.now(UTC) - timedelta(seconds=since_s)
-        return why_lost(FlowRun(flow_id=uuid4(), state=State(type=state, timestamp=at)), self.store, self.id)
+        return recovery.why_lost(
+            objects.FlowRun(flow_id=uuid4(), state=objects.State(type=state, timestamp=at)), self.store, self.id
+        )
 
 
 @pytest.fixture
@@ -55,40 +61,40 @@ def job(tmp_path: Path) -> Job:
 
 
 def test_a_flow_run_that_crashed_is_lost_unless_an_attempt_goes_on_elsewhere(job: Job) -> None:
-    assert job.why(StateType.CRASHED, 1)
+    assert job.why(objects.StateType.CRASHED, 1)
     job.attempt(1, pid=os.getpid(), heard_s=1)
-    assert job.why(StateType.CRASHED, 1) is None
+    assert job.why(objects.StateType.CRASHED, 1) is None
     job.outcome(1)
-    assert job.why(StateType.CRASHED, 1), "nobody is there to judge it"
+    assert job.why(objects.StateType.CRASHED, 1), "nobody is there to judge it"
 
 
 def test_a_flow_run_that_starts_has_time(job: Job) -> None:
-    assert job.why(StateType.RUNNING, STARTING_S - 10) is None
-    assert job.why(StateType.RUNNING, STARTING_S + 10)
-    assert job.why(StateType.PENDING, STARTING_S + 10) is None, "its image is pulled, perhaps"
-    assert job.why(StateType.PENDING, PENDING_S + 10)
+    assert job.why(objects.StateType.RUNNING, recovery.STARTING_S - 10) is None
+    assert job.why(objects.StateType.RUNNING, recovery.STARTING_S + 10)
+    assert job.why(objects.StateType.PENDING, recovery.STARTING_S + 10) is None, "its image is pulled, perhaps"
+    assert job.why(objects.StateType.PENDING, recovery.PENDING_S + 10)
 
 
 def test_an_attempt_whose_process_is_gone_is_lost_at_once(job: Job) -> None:
     job.attempt(1, pid=NOBODY, heard_s=5)
-    assert job.why(StateType.RUNNING, 60)
+    assert job.why(objects.StateType.RUNNING, 60)
 
 
 def test_a_flow_run_that_was_set_going_again_has_time_too(job: Job) -> None:
     job.attempt(1, pid=NOBODY, heard_s=60)
-    assert job.why(StateType.RUNNING, 10) is None, "its new process has not begun an attempt yet"
-    assert job.why(StateType.PENDING, 10) is None
+    assert job.why(objects.StateType.RUNNING, 10) is None, "its new process has not begun an attempt yet"
+    assert job.why(objects.StateType.PENDING, 10) is None
     job.attempt(2, pid=os.getpid(), heard_s=1)
-    assert job.why(StateType.RUNNING, 10_000) is None
+    assert job.why(objects.StateType.RUNNING, 10_000) is None
 
 
 def test_between_two_attempts_there_is_time(job: Job) -> None:
     job.attempt(1, pid=os.getpid(), heard_s=1)
     job.outcome(1)
-    assert job.why(StateType.RUNNING, 10_000) is None, "the outcome was written just now"
+    assert job.why(objects.StateType.RUNNING, 10_000) is None, "the outcome was written just now"
 
 
 def test_what_has_ended_is_not_lost(job: Job) -> None:
     job.store.put_json(JobKeys(job.id).result, {"status": "failed", "attempts": 0})
-    assert job.why(StateType.CRASHED, 1) is None
-    assert job.why(StateType.RUNNING, 10_000) is None
+    assert job.why(objects.StateType.CRASHED, 1) is None
+    assert job.why(objects.StateType.RUNNING, 10_000) is None

@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 from helpers import Server, wait_until
-from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from lazy import lazy
 
-from simyard.flows.pools import send_limit
 from simyard.runner.errors import RequestError, WorkloadError
 from simyard.runner.spec import JobSpec
 from simyard.store import keys
 from simyard.tasks.attempt import Observer
-from simyard.tasks.gpu_limits import gpus_of, holding, limit_of_pool, limit_of_project, project_of
+
+gpu_limits = lazy("simyard.tasks.gpu_limits")
+orchestration = lazy("prefect.client.orchestration")
+pools = lazy("simyard.flows.pools")
+prefect_settings = lazy("prefect.settings")
 
 
 def a_job(**changes: Any) -> JobSpec:
@@ -38,7 +40,7 @@ class Jobs:
 
     def limit(self, name: str, slots: int) -> None:
         with self.client() as client:
-            send_limit(client, name, slots, lambda what, change: None)
+            pools.send_limit(client, name, slots, lambda what, change: None)
 
     def taken(self, name: str) -> int:
         with self.client() as client:
@@ -46,14 +48,17 @@ class Jobs:
 
     @contextmanager
     def client(self) -> Iterator[Any]:
-        with temporary_settings({PREFECT_API_URL: self.server.url}), get_client(sync_client=True) as client:
+        with (
+            prefect_settings.temporary_settings({prefect_settings.PREFECT_API_URL: self.server.url}),
+            orchestration.get_client(sync_client=True) as client,
+        ):
             yield client
 
     @contextmanager
     def holds(self, spec: JobSpec, observer: Observer | None = None, store: str | None = None, **how: Any) -> Any:
         with (
             self.client() as client,
-            holding(client, spec, store or self.store, self.pool, observer or Observer(), **how),
+            gpu_limits.holding(client, spec, store or self.store, self.pool, observer or Observer(), **how),
         ):
             yield
 
@@ -90,7 +95,7 @@ def jobs(prefect_server: Server) -> Iterator[Jobs]:
 
 
 def test_a_third_waits_until_one_of_two_leaves(jobs: Jobs) -> None:
-    name = limit_of_pool(jobs.pool)
+    name = gpu_limits.limit_of_pool(jobs.pool)
     jobs.limit(name, 2)
     first, second = jobs.start(a_job()), jobs.start(a_job())
     assert first.has.wait(30)
@@ -108,7 +113,7 @@ def test_a_third_waits_until_one_of_two_leaves(jobs: Jobs) -> None:
 
 
 def test_a_job_of_two_gpus_holds_two(jobs: Jobs) -> None:
-    name = limit_of_pool(jobs.pool)
+    name = gpu_limits.limit_of_pool(jobs.pool)
     jobs.limit(name, 2)
     with jobs.holds(a_job(gpus=2)):
         assert jobs.taken(name) == 2
@@ -119,7 +124,7 @@ def test_a_job_of_two_gpus_holds_two(jobs: Jobs) -> None:
 
 
 def test_two_machines_hold_the_gpus_of_both(jobs: Jobs) -> None:
-    name = limit_of_pool(jobs.pool)
+    name = gpu_limits.limit_of_pool(jobs.pool)
     jobs.limit(name, 8)
     with jobs.holds(a_job(gpus=4, nodes=2)):
         assert jobs.taken(name) == 8
@@ -129,7 +134,7 @@ def test_two_machines_hold_the_gpus_of_both(jobs: Jobs) -> None:
     ("job", "needs"), [({"gpus": 3}, 3), ({"gpus": 2, "nodes": 2}, 4)], ids=["one machine", "two machines"]
 )
 def test_more_than_is_allowed_at_all_is_refused_at_once(jobs: Jobs, job: dict[str, int], needs: int) -> None:
-    name = limit_of_pool(jobs.pool)
+    name = gpu_limits.limit_of_pool(jobs.pool)
     jobs.limit(name, 2)
     shown: list[Any] = []
     with pytest.raises(RequestError) as refused, jobs.holds(a_job(**job), Observer(progress=shown.append)):
@@ -149,7 +154,7 @@ def test_where_no_limit_is_nobody_waits(jobs: Jobs) -> None:
 
 
 def test_a_job_on_the_cpu_holds_nothing(jobs: Jobs) -> None:
-    name = limit_of_pool(jobs.pool)
+    name = gpu_limits.limit_of_pool(jobs.pool)
     jobs.limit(name, 0)
     with jobs.holds(a_job(gpus=0), Observer(progress=_no_waiting)):
         assert jobs.taken(name) == 0
@@ -161,25 +166,25 @@ def _no_waiting(status: dict[str, Any]) -> None:
 
 def test_a_project_has_a_limit_of_its_own(jobs: Jobs) -> None:
     project = f"lab-{uuid.uuid4().hex[:8]}"
-    jobs.limit(limit_of_pool(jobs.pool), 4)
-    jobs.limit(limit_of_project(project), 1)
+    jobs.limit(gpu_limits.limit_of_pool(jobs.pool), 4)
+    jobs.limit(gpu_limits.limit_of_project(project), 1)
     store = f"job-store/fleet/projects/{project}"
     with jobs.holds(a_job(), store=store):
-        assert jobs.taken(limit_of_project(project)) == 1
+        assert jobs.taken(gpu_limits.limit_of_project(project)) == 1
         waited = []
         canceled = Observer(progress=waited.append, canceled=lambda: bool(waited))
         with pytest.raises(WorkloadError), jobs.holds(a_job(), canceled, store):
             raise AssertionError("it got one")
         assert len(waited) == 1
-        assert jobs.taken(limit_of_pool(jobs.pool)) == 1, "who waits for one limit holds none of the other"
+        assert jobs.taken(gpu_limits.limit_of_pool(jobs.pool)) == 1, "who waits for one limit holds none of the other"
         with jobs.holds(a_job(), Observer(progress=_no_waiting)):  # another project's
-            assert jobs.taken(limit_of_pool(jobs.pool)) == 2
+            assert jobs.taken(gpu_limits.limit_of_pool(jobs.pool)) == 2
     with pytest.raises(RequestError, match=f"needs 2 GPUs at once, and 'gpus-project-{project}' allows 1"):
         jobs.holds(a_job(gpus=2), store=store).__enter__()
 
 
 def test_a_job_that_waits_can_be_canceled(jobs: Jobs) -> None:
-    name = limit_of_pool(jobs.pool)
+    name = gpu_limits.limit_of_pool(jobs.pool)
     jobs.limit(name, 1)
     with jobs.holds(a_job()):
         shown: list[Any] = []
@@ -192,7 +197,7 @@ def test_a_job_that_waits_can_be_canceled(jobs: Jobs) -> None:
 
 
 def test_an_attempt_that_runs_already_does_not_wait(jobs: Jobs) -> None:
-    name = limit_of_pool(jobs.pool)
+    name = gpu_limits.limit_of_pool(jobs.pool)
     jobs.limit(name, 1)
     with jobs.holds(a_job()), jobs.holds(a_job(), Observer(progress=_no_waiting), wait=False):
         assert jobs.taken(name) == 1
@@ -209,7 +214,7 @@ def test_an_attempt_that_runs_already_does_not_wait(jobs: Jobs) -> None:
     ],
 )  # fmt: skip
 def test_a_stores_reference_tells_the_project(reference: str, project: str) -> None:
-    assert project_of(reference) == project
+    assert gpu_limits.project_of(reference) == project
 
 
 @pytest.mark.parametrize(
@@ -220,4 +225,4 @@ def test_a_stores_reference_tells_the_project(reference: str, project: str) -> N
     ],
 )  # fmt: skip
 def test_a_job_holds_what_it_asks_for(job: dict[str, Any], in_pool: bool, gpus: int) -> None:
-    assert gpus_of(a_job(**job), in_pool=in_pool) == gpus
+    assert gpu_limits.gpus_of(a_job(**job), in_pool=in_pool) == gpus

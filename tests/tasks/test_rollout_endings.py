@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-import zarr
+from lazy import lazy
 from scenario.play import Left, running_below
 
 from simyard.config import check_config
@@ -26,6 +26,8 @@ from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
 from simyard.tasks.sessions import Sessions
 from simyard.tasks.stage import stage
+
+zarr = lazy("zarr")
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 TASK = '''
