@@ -119,7 +119,7 @@ def test_what_the_contract_does_not_know_is_not_made_up(missing: str, tmp_path: 
 )
 def test_what_is_no_observation_is_refused(given_, message: str, policy: PolicyRunner):
     with pytest.raises(ValueError, match=message):
-        policy.act(given_)
+        policy.act(given_() if callable(given_) else given_)
 
 
 @settings(max_examples=300, deadline=None)
