@@ -185,6 +185,10 @@ FAULTS = {
 }
 
 
+OF_EVERY_KIND = (put_new, put_file, send, get_file, copy, delete_prefix)
+"""They send every kind of request between them, so each kind meets each fault in a short run too."""
+
+
 def matrix():
     for method, kinds in KINDS.items():
         for name, fault in FAULTS.items():
@@ -193,8 +197,10 @@ def matrix():
                 hit = [kind for kind in kinds if not kind.startswith(("Get", "Head", "List"))]
             if name == "an error in a 200":
                 hit = [kind for kind in kinds if kind in ("CompleteMultipartUpload", "CopyObject")]
+            short = method in OF_EVERY_KIND or name == "no answer after it was done"
             if hit:
-                yield pytest.param(method, hit, fault, id=f"{method.__name__}, {name}")
+                marks = () if short else pytest.mark.long
+                yield pytest.param(method, hit, fault, id=f"{method.__name__}, {name}", marks=marks)
 
 
 @pytest.mark.parametrize(("method", "kinds", "fault"), matrix())

@@ -27,7 +27,8 @@ from simyard.store.locks import held
 from simyard.store.multipart import ROUNDS, send_to_bucket
 from simyard.store.store import PART_BYTES, Store, sha256_file
 
-SIZE = 5 * PART_BYTES + 3
+SIZE, LONG = PART_BYTES + 3, 5 * PART_BYTES + 3
+"""The least that goes in parts, and what takes a while."""
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -45,6 +46,12 @@ def source(tmp_path):
     path = tmp_path / "model.pt"
     path.write_bytes(os.urandom(SIZE))
     return path
+
+
+@pytest.fixture
+def long_source(source):
+    source.write_bytes(os.urandom(LONG))
+    return source
 
 
 def input_file(path):
@@ -112,7 +119,7 @@ def send_and_die(place, file, source):
     assert child.wait(60) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("size", [1, PART_BYTES, PART_BYTES + 1, SIZE])
+@pytest.mark.parametrize("size", [1, PART_BYTES, PART_BYTES + 1, LONG])
 def test_a_file_of_any_size_arrives_whole_and_is_sent_once(store, place, tmp_path, size):
     (tmp_path / "model.pt").write_bytes(os.urandom(size))
     file = input_file(tmp_path / "model.pt")
@@ -124,33 +131,33 @@ def test_a_file_of_any_size_arrives_whole_and_is_sent_once(store, place, tmp_pat
     assert sum(told) == size
 
 
-def test_a_killed_upload_goes_on_where_it_stopped(store, place, source, tmp_path):
-    file = input_file(source)
-    send_and_die(place, file, source)
+def test_a_killed_upload_goes_on_where_it_stopped(store, place, long_source, tmp_path):
+    file = input_file(long_source)
+    send_and_die(place, file, long_source)
     assert store.list() == []
     assert store.list_dirs() == []
     (there,) = hidden(place)
     assert there >= 2 * PART_BYTES
 
     told = []
-    moved = uploads.send(store, file, source, on_bytes=told.append)
+    moved = uploads.send(store, file, long_source, on_bytes=told.append)
 
-    assert moved <= SIZE - there + PART_BYTES  # a piece that was there in part is sent anew
-    assert sum(told) == SIZE
+    assert moved <= LONG - there + PART_BYTES  # a piece that was there in part is sent anew
+    assert sum(told) == LONG
     check_whole(store, place, file, tmp_path)
 
 
-def test_what_an_upload_of_changed_bytes_left_is_not_used(store, place, source, tmp_path):
-    file = input_file(source)
+def test_what_an_upload_of_changed_bytes_left_is_not_used(store, place, long_source, tmp_path):
+    file = input_file(long_source)
     other = tmp_path / "other" / "model.pt"
     other.parent.mkdir()
-    other.write_bytes(source.read_bytes())
+    other.write_bytes(long_source.read_bytes())
     with other.open("r+b") as changed:
         changed.seek(PART_BYTES // 2)
         changed.write(b"another byte")
     send_and_die(place, file, other)
     assert hidden(place)[0] >= 2 * PART_BYTES
-    uploads.send(store, file, source)
+    uploads.send(store, file, long_source)
     check_whole(store, place, file, tmp_path)
 
 
@@ -181,37 +188,37 @@ def test_a_file_that_only_grew_is_uploaded_as_it_was(store, place, source, tmp_p
     check_whole(store, place, file, tmp_path)
 
 
-def test_an_upload_that_its_caller_stops_goes_on_too(store, place, source, tmp_path):
-    file = input_file(source)
+def test_an_upload_that_its_caller_stops_goes_on_too(store, place, long_source, tmp_path):
+    file = input_file(long_source)
 
     def stop(_count):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        uploads.send(store, file, source, on_bytes=stop)
+        uploads.send(store, file, long_source, on_bytes=stop)
     assert store.list() == []
-    assert 0 < uploads.send(store, file, source) < SIZE
+    assert 0 < uploads.send(store, file, long_source) < LONG
     check_whole(store, place, file, tmp_path)
 
 
-def test_an_upload_that_another_one_overtakes_succeeds(place, source, tmp_path):
+def test_an_upload_that_another_one_overtakes_succeeds(place, long_source, tmp_path):
     place = soon_tired(place)
-    store, file, others = place.open(), input_file(source), []
+    store, file, others = place.open(), input_file(long_source), []
 
     def overtake(_count):
         if not others:
-            others.append(uploads.send(place.open(), file, source))
+            others.append(uploads.send(place.open(), file, long_source))
 
-    assert uploads.send(store, file, source, on_bytes=overtake) > 0
+    assert uploads.send(store, file, long_source, on_bytes=overtake) > 0
     assert others[0] > 0
     check_whole(store, place, file, tmp_path)
 
 
-def test_uploads_of_one_file_at_once_all_succeed(store, place, source, tmp_path):
+def test_uploads_of_one_file_at_once_all_succeed(store, place, long_source, tmp_path):
     place = soon_tired(place)
-    with source.open("r+b") as shorter:
+    with long_source.open("r+b") as shorter:
         shorter.truncate(2 * PART_BYTES + 3)
-    file = input_file(source)
+    file = input_file(long_source)
     go = tmp_path / "go"
     code = f"""
         print("ready", flush=True)
@@ -219,7 +226,7 @@ def test_uploads_of_one_file_at_once_all_succeed(store, place, source, tmp_path)
             time.sleep(0.001)
         send(store, file, source)
     """
-    children = [start_child(place, code, file, source) for _ in range(3)]
+    children = [start_child(place, code, file, long_source) for _ in range(3)]
     for child in children:
         assert child.stdout.readline() == "ready\n"
     go.touch()

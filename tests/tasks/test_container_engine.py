@@ -14,6 +14,7 @@ import pytest
 from helpers import wait_until
 
 from simyard.runner.errors import Category, RequestError, WorkloadError
+from simyard.tasks.training_runs import docker_api
 from simyard.tasks.training_runs.container_engine import ContainerEngine
 from simyard.tasks.training_runs.engine import Exit, TrainerCall
 
@@ -154,10 +155,11 @@ def test_output_can_be_read_while_it_runs(engine, call):
     trainer.end(0)
 
 
-def test_a_lot_of_output_is_complete(engine, call):
-    made = call("i=0; while [ $i -lt 50000 ]; do echo line $i; i=$((i+1)); done")
+@pytest.mark.parametrize("lines", [10_000, pytest.param(50_000, marks=pytest.mark.long)])
+def test_a_lot_of_output_is_complete(engine, call, lines):
+    made = call(f"i=0; while [ $i -lt {lines} ]; do echo line $i; i=$((i+1)); done")
     assert ended(engine.start(made), 60) == Exit(code=0)
-    assert logs(made)[0].splitlines() == [f"line {i}" for i in range(50_000)]
+    assert logs(made)[0].splitlines() == [f"line {i}" for i in range(lines)]
 
 
 def test_ended_in_the_middle_with_its_children(engine, podman, call):
@@ -175,25 +177,29 @@ def test_ended_in_the_middle_with_its_children(engine, podman, call):
 
 
 def test_killed_after_the_grace(engine, podman, call):
-    made = call("trap 'echo heard' TERM; echo ready; while true; do sleep 1; done")
+    made = call("trap 'echo heard' TERM; echo ready; while true; do sleep 0.1; done")
     trainer = engine.start(made)
     wait_until(lambda: logs(made)[0] == "ready\n", 20, "its start")
-    trainer.end(2)
+    trainer.end(1)
     assert logs(made)[0] == "ready\nheard\n"
     assert made.name not in names(podman)
 
 
-@pytest.mark.parametrize("script", ["echo one; sleep 4; echo two", "echo one; echo two"], ids=["running", "exited"])
-def test_a_call_whose_starter_died_is_found(engine, podman, call, script):
-    made = call(script)
+@pytest.mark.parametrize("runs", [True, False], ids=["running", "exited"])
+def test_a_call_whose_starter_died_is_found(engine, podman, call, runs):
+    go = "until [ -e /simyard/output/go ]; do sleep 0.1; done; " if runs else ""
+    made = call(f"echo one; {go}echo two")
     fields = {name: getattr(made, name) for name in made.__dataclass_fields__}
     text = json.dumps(fields | {"folder": str(made.folder), "work": str(made.work)})
     assert subprocess.run([sys.executable, "-c", START_AND_DIE, text], timeout=60, check=False).returncode == 9
     container = podman.client.containers.get(made.name)
-    if "sleep" not in script:
+    if not runs:
         container.wait(timeout=30)
     (made.folder / "stdout.log").write_text("what was copied before")
     trainer = engine.start(made)
+    if runs:
+        assert trainer.poll() is None
+        (made.folder / "output/go").touch()
     assert ended(trainer) == Exit(code=0)
     assert podman.client.containers.get(made.name).id == container.id
     assert logs(made) == ["one\ntwo\n", ""]
@@ -250,17 +256,21 @@ def test_what_is_no_image_name_never_reaches_the_engine(monkeypatch, image):
     assert repr(image) in str(refused.value)
 
 
+@pytest.mark.parametrize("address", ["unix:///nowhere/podman.sock", "tcp://127.0.0.1:1", "nonsense"])
+def test_no_engine_is_told(monkeypatch, address):
+    monkeypatch.setenv("DOCKER_HOST", address)
+    with pytest.raises(RequestError, match="No container engine answers") as refused:
+        ContainerEngine().require("a/b:1.0", 0)
+    assert refused.value.failure.code == "no_container_engine"
+    assert address in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "image",
     ["a", "a/b:1.0", "localhost/a", "a.b:5000/c-d/e_f__g:V1", "reg:5000/a", "Registry.io/a", f"a@sha256:{'0' * 64}"],
 )
-@pytest.mark.parametrize("address", ["unix:///nowhere/podman.sock", "tcp://127.0.0.1:1", "nonsense"])
-def test_no_engine_is_told(monkeypatch, image, address):
-    monkeypatch.setenv("DOCKER_HOST", address)
-    with pytest.raises(RequestError, match="No container engine answers") as refused:
-        ContainerEngine().require(image, 0)
-    assert refused.value.failure.code == "no_container_engine"
-    assert address in str(refused.value)
+def test_every_way_to_name_an_image_is_an_image_name(image):
+    docker_api.require_image_name(image)
 
 
 def test_gpus_that_podman_would_not_give_are_refused(engine, podman):
@@ -289,7 +299,7 @@ def test_a_container_that_somebody_removed_is_a_failure_of_the_machine(engine, p
 
 
 def test_an_engine_that_is_silent_for_a_moment_loses_nothing(engine, podman, call):
-    trainer = ContainerEngine(silence_s=30).start(call("sleep 2; exit 5"))
+    trainer = ContainerEngine(silence_s=12).start(call("sleep 2; exit 5"))
     os.kill(podman.process.pid, signal.SIGSTOP)
     try:
         assert trainer.poll() is None
@@ -299,10 +309,10 @@ def test_an_engine_that_is_silent_for_a_moment_loses_nothing(engine, podman, cal
 
 
 def test_an_engine_that_stays_silent_is_lost(engine, podman, call):
-    trainer = ContainerEngine(silence_s=3).start(call("sleep 60"))
+    trainer = ContainerEngine(silence_s=1).start(call("sleep 60"))
     os.kill(podman.process.pid, signal.SIGSTOP)
     try:
-        with pytest.raises(WorkloadError, match="did not answer for 3 s") as failed:
+        with pytest.raises(WorkloadError, match="did not answer for 1 s") as failed:
             wait_until(trainer.poll, 20, "the engine is given up")
     finally:
         os.kill(podman.process.pid, signal.SIGCONT)
