@@ -151,40 +151,44 @@ def python(folder: Path, name: str, code: str) -> str:
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.mark.long  # it installs all of simyard
 def test_the_supervisor_has_an_environment_of_its_own_with_pinned_versions(installed: Path) -> None:
     code = "import simyard.flows.run_job, prefect, sys; print(prefect.__version__, sys.prefix)"
     version, prefix = python(installed, "simyard", code).split()
+    for name in ("start", "worker"):
+        assert (installed / "simyard" / name).read_bytes() == (IMAGES / f"{name}.sh").read_bytes()
     assert f"prefect=={version}" in (ROOT / "constraints.txt").read_text().splitlines()
     assert prefix == str(installed / "simyard")
     done = subprocess.run([installed / "simyard/bin/simyard", "--help"], capture_output=True, text=True, check=True)
     assert "train" in done.stdout
 
 
+@pytest.mark.long
 def test_isaac_labs_python_has_the_runner_and_no_prefect(installed: Path) -> None:
     code = "import simyard.runner.session, importlib.util as u; print(u.find_spec('prefect'), u.find_spec('pydantic'))"
     assert python(installed, "lab", code) == "None None"
     assert not (installed / "lab/bin/simyard").exists()  # it cannot run there, and may come first on the path
 
 
-def test_an_empty_volume_is_filled_and_the_command_takes_over(installed: Path, tmp_path: Path) -> None:
+def test_an_empty_volume_is_filled_and_the_command_takes_over(tmp_path: Path) -> None:
     home = tmp_path / "volume"
     env = os.environ | {
         "SIMYARD_HOME": str(home), "HOME": str(home / "user"), "PREFECT_HOME": str(home / ".prefect"),
         "WARP_CACHE_PATH": str(home / "cache/warp"), "TMPDIR": str(tmp_path),
     }  # fmt: skip
     home.mkdir()
-    done = subprocess.run([installed / "simyard/start", "sh", "-c", "exit 7"], env=env, check=False)
+    done = subprocess.run([IMAGES / "start.sh", "sh", "-c", "exit 7"], env=env, check=False)
     assert done.returncode == 7
     kept = {"https", "kit-cache", "kit-data", "warp"}
     assert {path.name for path in (home / "cache").iterdir()} == kept
     assert (tmp_path / "https").resolve() == home / "cache/https"  # Isaac Lab's mirror of assets outlives the container
 
 
-def test_a_volume_that_cannot_be_written_is_named(installed: Path, tmp_path: Path) -> None:
+def test_a_volume_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     file = tmp_path / "volume"
     file.touch()
     env = os.environ | {"SIMYARD_HOME": str(file), "HOME": str(file / "user"), "PREFECT_HOME": str(file / ".prefect")}
-    done = subprocess.run([installed / "simyard/start", "true"], env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run([IMAGES / "start.sh", "true"], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert f"user {os.getuid()} cannot write in {file}" in done.stderr
 

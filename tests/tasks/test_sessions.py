@@ -131,9 +131,9 @@ def cancel_after(iterations):
     ("scenario", "code", "options"),
     [
         pytest.param("crash at 1", "exception", {}, id="an exception"),
-        pytest.param("bad-argument at 1", "exit_called", {}, id="sys.exit"),
+        pytest.param("bad-argument at 1", "exit_called", {}, id="sys.exit", marks=pytest.mark.long),
         pytest.param("leave at 1", "ended_without_result", {}, id="os._exit"),
-        pytest.param("kill at 1", None, {}, id="SIGKILL"),
+        pytest.param("kill at 1", None, {}, id="SIGKILL", marks=pytest.mark.long),
         pytest.param("family; hang at 1", "no_progress", {"timeouts": {"iterationSeconds": 1}}, id="a hang"),
         pytest.param("", "canceled", {"observer": cancel_after(1), "iterations": 50}, id="a cancel"),
     ],
@@ -158,9 +158,9 @@ def test_a_job_that_does_not_succeed_costs_its_process_the_life(machine, scenari
     ("scenario", "why"),
     [
         pytest.param("thread at end", "left a thread running: 'never ends'", id="a thread"),
-        pytest.param("family at end", "left a process running: ", id="children"),
+        pytest.param("family at end", "left a process running: ", id="children", marks=pytest.mark.long),
         pytest.param("orphan at end", "left a process running: ", id="an orphan"),
-        pytest.param("open-files at end", "file descriptors open", id="open files"),
+        pytest.param("open-files at end", "file descriptors open", id="open files", marks=pytest.mark.long),
     ],
 )
 def test_who_leaves_something_behind_succeeds_and_is_the_last(machine, scenario, why):
