@@ -454,7 +454,7 @@ def test_extended_tar_header_of_any_length(tmp_path, parent):
 def test_endless_extended_tar_headers(tmp_path, parent):
     """tarfile recurses once for each."""
     head = tar_member("x", type=tarfile.GNUTYPE_LONGNAME)
-    path = make_tar(tmp_path / "a.tgz", [(head, b"name")] * 100_000)
+    path = make_tar(tmp_path / "a.tgz", [(head, b"name")] * 5_000)
     refused(path, parent, "archive_too_large", "unpacks to more than", SMALL)
 
 
