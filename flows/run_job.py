@@ -12,7 +12,7 @@ from simyard.runner.spec import AttemptSpec
 from simyard.site import Site
 from simyard.store.store import Store
 from simyard.tasks.attempt import Observer, run_attempt
-from simyard.tasks.frame import load_spec
+from simyard.tasks.history import load_spec
 from simyard.tasks.launch import next_attempt, raise_failure
 from simyard.tasks.sessions import Sessions
 from simyard.tasks.stopped import why_stopped

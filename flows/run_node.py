@@ -6,7 +6,7 @@ from prefect import flow
 
 from simyard.blocks.reference import open_store
 from simyard.flows.run_job import run_here
-from simyard.tasks.frame import load_spec
+from simyard.tasks.history import load_spec
 from simyard.tasks.nodes import invitation
 
 

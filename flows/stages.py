@@ -33,7 +33,8 @@ from simyard.tasks import report as reporting
 from simyard.tasks import resolve as resolving
 from simyard.tasks import stage as staging
 from simyard.tasks.attempt import Observer
-from simyard.tasks.frame import Resolved, load_spec
+from simyard.tasks.frame import Resolved
+from simyard.tasks.history import load_spec
 from simyard.tasks.sessions import Sessions
 from simyard.tasks.stopped import why_stopped
 from simyard.tasks.verdict import Verdict

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 SCHEMA_VERSION = 1
+SAFE_GLOBALS = "SIMYARD_SAFE_GLOBALS"
+"""Environment variable: dotted names of classes, separated by commas, that checkpoints may hold on this site."""
 
 
 class Wire:

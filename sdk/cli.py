@@ -11,11 +11,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from simyard.convert import FORMATS
 from simyard.runner.errors import (
     EXIT_BAD_REQUEST,
     EXIT_CANCELED,
@@ -26,7 +25,9 @@ from simyard.runner.errors import (
 )
 
 if TYPE_CHECKING:
-    from simyard.requests import JobRequest
+    from simyard.requests import Body, JobRequest
+
+Request = TypeVar("Request", bound="Body")
 
 STORE = click.option("--store", metavar="URL", help="Store: a folder, file://, s3://bucket/prefix or job-store/NAME.")
 POOL = click.option("--pool", metavar="NAME", help="Run through this Prefect work pool; without it, in this process.")
@@ -96,7 +97,6 @@ def train(
 
     Several settings may follow one --set: `--set numEnvs=64 maxIterations=10`.
     """
-    from simyard.commands import run as command
     from simyard.requests import TrainRequest
 
     config, more = _config_and_settings(arguments)
@@ -105,11 +105,15 @@ def train(
             raise RequestError(
                 "--from-job takes no CONFIG and no --set.", code="bad_command", advice="It runs the frozen job again."
             )
+        from simyard.commands import run as command
+
         _finish(command.repeat(from_job, store, pool, quiet=as_json), as_json)
     if config is None:
         raise RequestError("Missing CONFIG.", code="bad_command", advice="Name a JSON file, or --from-job ID.")
-    settings = (*settings, *more, *_session(session))
-    _finish(command.run(TrainRequest, config, settings, store, pool, quiet=as_json), as_json)
+    request, base = _checked(TrainRequest, config, (*settings, *more, *_session(session)))
+    from simyard.commands import run as command
+
+    _finish(command.run(request, base, store, pool, quiet=as_json), as_json)
 
 
 def _session(session: str | None) -> tuple[str, ...]:
@@ -174,21 +178,27 @@ def _run_with_policy(
     which: str | None,
     as_json: bool,
 ) -> None:
-    from simyard.commands import run as command
-
     config, more = _config_and_settings(arguments)
     if which is not None and trained_by is None:
         raise RequestError("--which needs --job.", code="bad_command", advice="Name the training job, or `latest`.")
     if config is None and trained_by is None:
         raise RequestError("Missing CONFIG.", code="bad_command", advice="Name a JSON file, or --job ID.")
     if trained_by is not None:
-        job_id = command.newest_training(store) if trained_by == "latest" else trained_by
+        job_id = _newest_training(store) if trained_by == "latest" else trained_by
         source: dict[str, Any] = {"jobId": job_id, "which": "latest" if which is None else which}
         if match := re.fullmatch(r"iteration:(\d{1,9})", which or ""):
             source |= {"which": "iteration", "iteration": int(match.group(1))}
         more = [*more, f"fromJob={json.dumps(source)}"]
-    settings = (*settings, *more, *_session(session))
-    _finish(command.run(model, config, settings, store, pool, quiet=as_json), as_json)
+    request, base = _checked(model, config, (*settings, *more, *_session(session)))
+    from simyard.commands import run as command
+
+    _finish(command.run(request, base, store, pool, quiet=as_json), as_json)
+
+
+def _newest_training(store: str | None) -> str:
+    from simyard.commands import run as command
+
+    return command.newest_training(store)
 
 
 @main.command()
@@ -231,20 +241,15 @@ def submit(
     as_json: bool,
 ) -> None:
     """Simulate and record a rollout as CONFIG, the JSON body of `POST /v0/jobs`, says."""
-    from simyard.commands import submit as command
+    from simyard.submission import SubmitRequest
 
     config, more = _config_and_settings(arguments)
     if config is None:
         raise RequestError("Missing CONFIG.", code="bad_command", advice="Name a JSON file.")
-    result = command.submit(
-        config,
-        (*settings, *more, *_session(session)),
-        store,
-        pool,
-        idempotency_key,
-        wait=wait,
-        quiet=as_json or not wait,
-    )
+    request, base = _checked(SubmitRequest, config, (*settings, *more, *_session(session)))
+    from simyard.commands import submit as command
+
+    result = command.submit(request, base, store, pool, idempotency_key, wait=wait, quiet=as_json or not wait)
     _end_as(result, as_json)
 
 
@@ -268,12 +273,15 @@ def managed_train(
 
     CONFIG is the JSON body of `POST /v1/training-runs`.
     """
-    from simyard.commands import training_runs as command
+    from simyard.training_runs import TrainingRunRequest
 
     config, more = _config_and_settings(arguments)
     if config is None:
         raise RequestError("Missing CONFIG.", code="bad_command", advice="Name a JSON file.")
-    standing = command.start(config, (*settings, *more), store, pool, wait=wait, quiet=as_json or not wait)
+    request, base = _checked(TrainingRunRequest, config, (*settings, *more))
+    from simyard.commands import training_runs as command
+
+    standing = command.start(request, base, store, pool, wait=wait, quiet=as_json or not wait)
     _end_run_as(standing, as_json)
 
 
@@ -390,12 +398,15 @@ def retrain(
 
     Exits 0 when that was decided, either way.
     """
-    from simyard.commands import promotions as command
+    from simyard.retraining import RetrainRequest
 
     config, more = _config_and_settings(arguments)
     if config is None:
         raise RequestError("Missing CONFIG.", code="bad_command", advice="Name a JSON file.")
-    entry, status = command.retrain(config, (*settings, *more), store, pool, quiet=as_json)
+    request, base = _checked(RetrainRequest, config, (*settings, *more))
+    from simyard.commands import promotions as command
+
+    entry, status = command.retrain(request, base, store, pool, quiet=as_json)
     if as_json:
         click.echo(json.dumps(entry))
     sys.exit(EXIT_BAD_REQUEST if status == "refused" else _EXITS[status])
@@ -472,6 +483,17 @@ def _end_as(standing: dict[str, Any], as_json: bool) -> NoReturn:
             f"Follow it: simyard jobs watch {standing['job_id']} --store {standing['store'].rpartition('/jobs/')[0]}"
         )
     sys.exit(EXIT_SUCCEEDED)
+
+
+def _checked(model: type[Request], config: Path | None, settings: tuple[str, ...]) -> tuple[Request, Path]:
+    """Return the request that a config makes, and the folder that its relative paths start from.
+
+    It is refused before what runs it is imported.
+    """
+    from simyard.config import check_config, read_config
+
+    request = check_config(read_config(config, model, settings), model)
+    return request, config.resolve().parent if config else Path.cwd()
 
 
 def _config_and_settings(arguments: tuple[str, ...]) -> tuple[Path | None, list[str]]:
@@ -820,7 +842,12 @@ def doctor(pool: str | None, store: str | None, as_json: bool) -> None:
 @main.command()
 @click.argument("rollout", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--to", type=click.Choice(FORMATS), required=True, help="A Zarr v2 replay buffer, or one HDF5 file.")
+@click.option(
+    "--to",
+    type=click.Choice(("diffusion_policy", "robomimic")),
+    required=True,
+    help="A Zarr v2 replay buffer, or one HDF5 file.",
+)
 @JSON
 @_plainly
 def convert(rollout: Path, out: Path, to: str, as_json: bool) -> None:

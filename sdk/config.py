@@ -13,7 +13,6 @@ from pydantic.alias_generators import to_camel, to_snake
 from simyard.requests import Body, EvaluateRequest, ExportRequest, JobRequest, TrainRequest, section_fields
 from simyard.runner.errors import RequestError, unknown
 from simyard.runner.libraries import LIBRARIES
-from simyard.submission import SubmitRequest
 
 MAX_CONFIG_BYTES = 1_000_000
 
@@ -74,6 +73,8 @@ def model_of(config: Mapping[str, Any]) -> type[JobRequest]:
     if "exportConfig" in config or "export_config" in config:
         return ExportRequest
     if "execution" in config:
+        from simyard.submission import SubmitRequest
+
         return SubmitRequest
     raise RequestError(
         f"It is not clear what kind of job this is: the config has the fields {sorted(config)}.",

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from pydantic.alias_generators import to_camel
 
 from simyard.runner.errors import unknown
-from simyard.runner.exporting.checks import CHECKS
 from simyard.runner.libraries import LIBRARIES
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -53,6 +52,7 @@ class _Model(BaseModel):
         frozen=True,
         hide_input_in_errors=False,
         use_attribute_docstrings=True,
+        defer_build=True,  # a command needs one of the requests
         field_title_generator=lambda name, field: _title(name),
     )
 
@@ -390,6 +390,10 @@ class ExportConfig(PolicyConfig):
 
     @model_validator(mode="after")
     def _answers_are_to_items(self) -> Self:
+        if not self.checklist_answers:
+            return self
+        from simyard.runner.exporting.checks import CHECKS
+
         for item in self.checklist_answers:
             if item not in CHECKS:
                 error = unknown("checklist item", item, CHECKS).failure

@@ -7,9 +7,9 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from simyard.runner.adapters.isaaclab_policies import SAFE_GLOBALS
 from simyard.runner.assets import embedded_root
 from simyard.runner.errors import RequestError
+from simyard.runner.spec import SAFE_GLOBALS
 
 _KEPT_FROM_WORKLOADS = ("AWS_", "PREFECT_", "SIMYARD_")
 _GIVEN_TO_WORKLOADS = (SAFE_GLOBALS,)

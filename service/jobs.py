@@ -29,7 +29,7 @@ from simyard.store.store import KeyNotFound, Store
 from simyard.tasks import history, idempotency
 from simyard.tasks.attempt import CANCELED
 from simyard.tasks.collect import collect
-from simyard.tasks.frame import load_spec
+from simyard.tasks.history import load_spec
 from simyard.tasks.launch import ask_to_cancel, refuse_without_pool
 from simyard.tasks.logs import LogFollower
 from simyard.tasks.persist import persist

@@ -9,8 +9,7 @@ from simyard.service.settings import Settings
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks import usage
-from simyard.tasks.frame import load_spec
-from simyard.tasks.history import read_or_none
+from simyard.tasks.history import load_spec, read_or_none
 from simyard.tasks.training_runs.record import run_status
 
 

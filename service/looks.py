@@ -17,8 +17,7 @@ from simyard.service.standing import artifact_key, job_standing
 from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks import curves, history
-from simyard.tasks.frame import load_spec
-from simyard.tasks.history import PastAttempt
+from simyard.tasks.history import PastAttempt, load_spec
 from simyard.tasks.logs import last_lines
 
 LOG_LINES = 40

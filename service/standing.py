@@ -17,7 +17,7 @@ from simyard.store import keys
 from simyard.store.keys import JobKeys, RunKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks import history
-from simyard.tasks.frame import load_spec
+from simyard.tasks.history import load_spec
 from simyard.tasks.training_runs import record
 from simyard.tasks.training_runs.run import load_run
 

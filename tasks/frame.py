@@ -10,7 +10,8 @@ from simyard.requests import LATEST, FromJob, JobRequest
 from simyard.runner.errors import RequestError
 from simyard.runner.spec import JobSpec, Limits
 from simyard.store import keys
-from simyard.store.store import KeyNotFound, Store
+from simyard.store.store import Store
+from simyard.tasks.history import load_spec
 from simyard.tasks.inputs import LocalInput
 
 
@@ -105,17 +106,3 @@ def inherit(spec: JobSpec, trained_by: JobSpec, task: str | None) -> JobSpec:
         import_callback=spec.import_callback or trained_by.import_callback,
         from_job=trained_by.job_id,
     )
-
-
-def load_spec(store: Store, job_id: str) -> JobSpec:
-    """Read a job's frozen spec.
-
-    Raises:
-        RequestError: If the store has no such job.
-    """
-    try:
-        return JobSpec.from_json(store.get_json(keys.JobKeys(keys.check_job_id(job_id)).job))
-    except KeyNotFound as error:
-        raise RequestError(
-            f"There is no job {job_id!r} in {store.url()}.", code="unknown_job", advice="See `simyard jobs list`."
-        ) from error

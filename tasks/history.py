@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from simyard.runner.spec import InputFile, ResumePoint
-from simyard.store.keys import AttemptKeys, JobKeys
+from simyard.runner.errors import RequestError
+from simyard.runner.spec import InputFile, JobSpec, ResumePoint
+from simyard.store.keys import AttemptKeys, JobKeys, check_job_id
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.heartbeat import is_gone
 
@@ -30,6 +31,20 @@ class PastAttempt:
     """None while it runs, or when it died without a word."""
     checkpoints: list[dict[str, Any]]
     """Its valid checkpoints, oldest first."""
+
+
+def load_spec(store: Store, job_id: str) -> JobSpec:
+    """Read a job's frozen spec.
+
+    Raises:
+        RequestError: If the store has no such job.
+    """
+    try:
+        return JobSpec.from_json(store.get_json(JobKeys(check_job_id(job_id)).job))
+    except KeyNotFound as error:
+        raise RequestError(
+            f"There is no job {job_id!r} in {store.url()}.", code="unknown_job", advice="See `simyard jobs list`."
+        ) from error
 
 
 def attempts(store: Store, job_id: str) -> list[PastAttempt]:

@@ -23,7 +23,8 @@ from simyard.store import keys
 from simyard.store.store import Store
 from simyard.submission import SubmitRequest
 from simyard.tasks import history
-from simyard.tasks.frame import Resolved, frame, inherit, load_spec, training_of
+from simyard.tasks.frame import Resolved, frame, inherit, training_of
+from simyard.tasks.history import load_spec
 from simyard.tasks.inputs import LocalInput, find_input
 from simyard.tasks.policies import find_policies
 from simyard.tasks.rollouts import resolve_rollout

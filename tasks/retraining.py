@@ -12,7 +12,8 @@ from simyard.runner.errors import RequestError
 from simyard.store import keys
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
-from simyard.tasks.frame import load_spec, newest_training
+from simyard.tasks.frame import newest_training
+from simyard.tasks.history import load_spec
 from simyard.tasks.text import interval, number
 
 

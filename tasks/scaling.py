@@ -9,8 +9,7 @@ from simyard.runner.spec import JobSpec
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks import history
-from simyard.tasks.frame import load_spec
-from simyard.tasks.history import PastAttempt
+from simyard.tasks.history import PastAttempt, load_spec
 
 SHORTEST_S = 3.0
 """Of less training than this nothing is said: the first and the last iteration are seen a few tenths late."""

@@ -13,10 +13,7 @@ from simyard.runner.errors import RequestError, unknown
 from simyard.runner.evaluation.meter import TERMINATED, TIME_OUT
 from simyard.runner.exporting.checklist import parse_answers
 from simyard.runner.exporting.evidence import parse_limits
-from simyard.runner.spec import JobSpec
-
-SAFE_GLOBALS = "SIMYARD_SAFE_GLOBALS"
-"""Environment variable: dotted names of classes, separated by commas, that checkpoints may hold on this site."""
+from simyard.runner.spec import SAFE_GLOBALS, JobSpec
 
 
 def check_policies(job: JobSpec, env_cfg: dict[str, Any], agent_cfg: dict[str, Any], files: Mapping[str, Path]) -> None:

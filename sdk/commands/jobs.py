@@ -14,8 +14,7 @@ from simyard.runner.errors import RequestError
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks import history
-from simyard.tasks.frame import load_spec
-from simyard.tasks.launch import ask_to_cancel
+from simyard.tasks.history import load_spec
 
 
 def list_jobs(reference: str | None, limit: int) -> list[dict[str, Any]]:
@@ -78,6 +77,8 @@ def cancel(job_id: str, reference: str | None) -> str:
     status = history.job_status(store, job_id)["status"]
     if status in history.ENDED:
         return f"{job_id} has {status} already."
+    from simyard.tasks.launch import ask_to_cancel  # with it come attempts, which a list needs not
+
     ask_to_cancel(store, job_id)
     return f"{job_id} will stop within seconds and keep what it saved."
 

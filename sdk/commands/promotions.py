@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from simyard.blocks.reference import absolute, open_store
 from simyard.commands import run as running
 from simyard.commands.live import LiveLine
 from simyard.commands.site_store import open_site_store
-from simyard.config import check_config, read_config
 from simyard.retraining import RetrainRequest
 from simyard.runner.errors import Category, RequestError
 from simyard.runner.spec import Bounds
@@ -29,13 +27,13 @@ MAX_WHY_CHARACTERS = 4000
 
 
 def retrain(
-    config: Path, settings: Sequence[str], reference: str | None, pool: str | None, *, quiet: bool
+    request: RetrainRequest, base: Path, reference: str | None, pool: str | None, *, quiet: bool
 ) -> tuple[dict[str, Any], str]:
     """Train, compare and decide.
 
     Args:
-        config: A JSON file.
-        settings: Changes to it, `key=value`.
+        request: The checked request.
+        base: Folder that its relative paths start from.
         reference: The store, as the user named it.
         pool: The work pool; None runs everything in this process.
         quiet: Whether to print nothing.
@@ -50,8 +48,7 @@ def retrain(
     site = Site.from_env()
     reference = absolute(reference or site.store)
     store = open_store(reference)
-    request = check_config(read_config(config, RetrainRequest, settings), RetrainRequest)
-    job_id, base = keys.new_job_id(), config.resolve().parent
+    job_id = keys.new_job_id()
     incumbent = promotions.read(store, request.promotion).current
     require_comparable(request, incumbent, store)
     start = find_start(request, incumbent, store, job_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from simyard.blocks.reference import absolute, open_store
 from simyard.commands.live import LiveLine
 from simyard.commands.site_store import open_site_store
-from simyard.config import check_config, read_config
 from simyard.requests import LATEST, EvaluateRequest, ExportRequest, FromJob, JobRequest, TrainRequest
 from simyard.runner.errors import RequestError
 from simyard.runner.spec import ONE_JOB, Bounds
@@ -27,7 +26,8 @@ from simyard.store import keys
 from simyard.store.store import Store
 from simyard.submission import SubmitRequest
 from simyard.tasks import history
-from simyard.tasks.frame import Resolved, load_spec, training_of
+from simyard.tasks.frame import Resolved, training_of
+from simyard.tasks.history import load_spec
 from simyard.tasks.inputs import gather
 from simyard.tasks.kinds import kind_of
 from simyard.tasks.launch import refuse_succeeded, refuse_without_pool
@@ -40,15 +40,13 @@ if TYPE_CHECKING:
 
 
 def run(
-    model: type[JobRequest], config: Path | None, settings: Sequence[str], reference: str | None, pool: str | None,
-    *, quiet: bool,
-) -> list[dict[str, Any]]:  # fmt: skip
+    request: JobRequest, base: Path, reference: str | None, pool: str | None, *, quiet: bool
+) -> list[dict[str, Any]]:
     """Run a job to its end.
 
     Args:
-        model: What kind of request.
-        config: A JSON file; None where the settings say everything.
-        settings: Changes to it, `key=value`.
+        request: The checked request.
+        base: Folder that its relative paths start from.
         reference: The store, as the user named it.
         pool: The work pool; None runs it in this process.
         quiet: Whether to print nothing.
@@ -62,8 +60,6 @@ def run(
     site = Site.from_env()
     reference = absolute(reference or site.store)
     store = open_store(reference)
-    request = check_config(read_config(config, model, settings), model)
-    base = config.resolve().parent if config else Path.cwd()
     resolved = resolve(request, store, keys.new_job_id(), base)
     return execute(resolved, request, base, store, reference, pool, site, quiet=quiet)
 

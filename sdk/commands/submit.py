@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from simyard.blocks.reference import absolute, open_store
 from simyard.commands import run as running
 from simyard.commands.detached import go_on_alone
 from simyard.commands.watch import watch
-from simyard.config import check_config, read_config
 from simyard.site import Site
 from simyard.store import keys
 from simyard.store.store import Store
@@ -23,14 +21,14 @@ from simyard.tasks.stage import stage
 
 
 def submit(
-    config: Path, settings: Sequence[str], reference: str | None, pool: str | None, key: str | None,
+    request: SubmitRequest, base: Path, reference: str | None, pool: str | None, key: str | None,
     *, wait: bool, quiet: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Submit a rollout.
 
     Args:
-        config: The body of `POST /v0/jobs`, a JSON file.
-        settings: Changes to it, `key=value`.
+        request: The checked request.
+        base: Folder that its relative paths start from.
         reference: The store, as the user named it.
         pool: The work pool; None runs it on this machine.
         key: Idempotency key: used again with the same request it means the same job.
@@ -46,8 +44,6 @@ def submit(
     site = Site.from_env()
     reference = absolute(reference or site.store)
     store = open_store(reference)
-    request = check_config(read_config(config, SubmitRequest, settings), SubmitRequest)
-    base = config.resolve().parent
     resolved = resolve(request, store, keys.new_job_id(), base)
     if key is not None:
         job_id = idempotency.claim(store, key, resolved.spec.job_id, idempotency.content_of(resolved.spec))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from simyard.commands import run as running
 from simyard.commands.detached import go_on_alone
 from simyard.commands.live import LiveLine
 from simyard.commands.site_store import open_site_store
-from simyard.config import check_config, read_config
 from simyard.runner.errors import RequestError
 from simyard.runner.spec import Bounds
 from simyard.site import Site
@@ -39,13 +37,13 @@ KEPT_JOBS = 1_000_000
 
 
 def start(
-    config: Path, settings: Sequence[str], reference: str | None, pool: str | None, *, wait: bool, quiet: bool
+    request: TrainingRunRequest, base: Path, reference: str | None, pool: str | None, *, wait: bool, quiet: bool
 ) -> dict[str, Any]:
     """Begin a managed training run.
 
     Args:
-        config: The body of `POST /v1/training-runs`, a JSON file.
-        settings: Changes to it, `key=value`.
+        request: The checked request.
+        base: Folder that its relative paths start from.
         reference: The store, as the user named it.
         pool: The work pool; None does everything on this machine.
         wait: Whether to stay until the run has ended.
@@ -60,8 +58,7 @@ def start(
     site = Site.from_env()
     reference = absolute(reference or site.store)
     store = open_store(reference)
-    request = check_config(read_config(config, TrainingRunRequest, settings), TrainingRunRequest)
-    resolved = resolve_run(request, store, keys.new_run_id(), config.resolve().parent, site)
+    resolved = resolve_run(request, store, keys.new_run_id(), base, site)
     if pool is None:
         check_trainer(resolved.spec, site)
     if wait:

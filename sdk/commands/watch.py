@@ -9,7 +9,7 @@ from simyard.commands.live import LiveLine
 from simyard.commands.run import say_ending
 from simyard.store.store import Store
 from simyard.tasks import history
-from simyard.tasks.frame import load_spec
+from simyard.tasks.history import load_spec
 from simyard.tasks.logs import LogFollower
 
 POLL_S = 1.0

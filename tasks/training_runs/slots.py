@@ -26,9 +26,8 @@ from simyard.store.keys import RunKeys
 from simyard.store.store import Store
 from simyard.tasks import history
 from simyard.tasks.attempt import CANCELED, Observer
-from simyard.tasks.frame import load_spec
 from simyard.tasks.heartbeat import own_beat
-from simyard.tasks.history import read_or_none
+from simyard.tasks.history import load_spec, read_or_none
 from simyard.tasks.launch import ask_to_cancel, is_done, launch_inline, raise_failure
 from simyard.tasks.pool import deploy
 from simyard.tasks.sessions import Sessions

@@ -26,7 +26,7 @@ from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.attempt import CANCELED
 from simyard.tasks.collect import collect
-from simyard.tasks.frame import load_spec
+from simyard.tasks.history import load_spec
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
 from simyard.tasks.site_secret import webhook_secret
