@@ -10,7 +10,6 @@ Every error carries a `Failure`: what the user is shown, stored and billed by.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -119,6 +118,8 @@ def unknown(
         code: The failure's code.
         most: How many allowed names to print.
     """
+    import difflib  # most processes never need it
+
     names = sorted(set(allowed))
     near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
     guess = f" Did you mean {near[0]!r}?" if near else ""

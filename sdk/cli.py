@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from simyard import __version__
 from simyard.runner.errors import (
     EXIT_BAD_REQUEST,
     EXIT_CANCELED,
@@ -70,7 +71,7 @@ def _say_nothing_ran(as_json: bool, status: str, error: dict[str, Any] | None) -
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="simyard")
+@click.version_option(__version__, prog_name="simyard")
 def main() -> None:
     """Self-hosted robot-learning jobs on NVIDIA Isaac Lab, run by Prefect."""
 

@@ -37,7 +37,7 @@ LAYERS = {
     "commands": {"deployments", "flows", "tasks", "blocks", "store", "config", "convert", *BODIES, "site", "runner"},
     "client": set(),
     "__init__": {"client"},
-    "cli": {"commands", "config", *BODIES, "runner"},
+    "cli": {"__version__", "commands", "config", *BODIES, "runner"},
     "__main__": {"cli"},
 }
 """What each part may import, besides itself."""
