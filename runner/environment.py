@@ -59,6 +59,11 @@ def _load_tasks(overlay: Path | None) -> None:
     _loaded = True
 
 
+def tasks_are_registered() -> bool:
+    """Return whether the registry has what is installed."""
+    return _loaded
+
+
 _loaded = False
 """Whether that has happened in this process."""
 

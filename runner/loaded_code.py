@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+Status = tuple[int, int] | None
+"""When a file was last written, in nanoseconds, and its size; None where there is none."""
 
 
 class LoadedCode:
@@ -14,26 +19,51 @@ class LoadedCode:
 
     def __init__(self) -> None:
         """Remember what is loaded now."""
-        self._files: dict[str, tuple[int, int] | None] = {}
+        self._files: dict[str, Status] = {}
+        self._folders: dict[str, Status] = {}
         self.remember()
 
     def remember(self) -> None:
         """Remember what has been imported since the last time, and forget what has been dropped."""
         files = {file for module in list(sys.modules.values()) if isinstance(file := _file(module), str)}
-        self._files = {file: self._files[file] if file in self._files else _status(file) for file in files}
+        self._files = _statuses(files, self._files)
+        self._folders = _statuses({os.path.dirname(file) for file in files}, self._folders)
 
     def changed(self) -> str | None:
         """Return the path of a file that is not what it was, or None."""
-        return next((file for file, status in self._files.items() if _status(file) != status), None)
+        return next((file for file, status in self._files.items() if status_of(file) != status), None)
+
+    def evidence(self) -> dict[str, Status]:
+        """Return files and their folders as they were: while all are the same, an import finds the same code."""
+        return self._files | self._folders
 
 
-def _file(module: object) -> object:
-    return getattr(module, "__file__", None)
+def installed() -> dict[str, Status]:
+    """Return the status of all that says which distributions this Python has, and which entry points."""
+    own = os.getcwd()  # the first place of a module that is run is the folder it is run in
+    places = [place for place in sys.path if place and place != own]
+    listed = [path for place in places for path in Path(place).glob("*.pth")]
+    listed += [path for place in places for path in Path(place).glob("*-info/entry_points.txt")]
+    return _statuses({sys.executable, *places, *map(str, listed)}, {})
 
 
-def _status(path: str) -> tuple[int, int] | None:
+def unchanged(evidence: Mapping[str, Status]) -> bool:
+    """Return whether all files and folders are what they were."""
+    return all(status_of(path) == (tuple(was) if was else None) for path, was in evidence.items())
+
+
+def status_of(path: str) -> Status:
+    """Return the status of a file or folder."""
     try:
         status = os.stat(path)
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size
+
+
+def _statuses(paths: set[str], known: Mapping[str, Status]) -> dict[str, Status]:
+    return {path: known[path] if path in known else status_of(path) for path in paths}
+
+
+def _file(module: object) -> object:
+    return getattr(module, "__file__", None)

@@ -26,7 +26,7 @@ from simyard.runner import event_writers, opened
 from simyard.runner.adapters import Adapter, get_adapter
 from simyard.runner.errors import Category, Failure, SimyardError, Stopped
 from simyard.runner.isolation import Isolation, flush_c_streams, memory_bytes
-from simyard.runner.loaded_code import LoadedCode
+from simyard.runner.loaded_code import LoadedCode, Status, installed
 from simyard.runner.paths import AttemptPaths, read_json, write_json
 from simyard.runner.spec import AttemptSpec, Bounds, Facts, JobSpec
 from simyard.runner.workload import TOKEN, kill_family
@@ -41,11 +41,12 @@ def serve(control: socket.socket, simulator: str, library: str | None, bounds: B
         library: What to import ahead; None for nothing in particular.
         bounds: When to make room for a new process.
     """
+    found = installed()  # as it was before anything of it was imported
     requests: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_receive, args=(control, requests), name="requests", daemon=True).start()
     adapter = get_adapter(simulator)
     adapter.preload(library)
-    session = _Session(adapter, bounds)
+    session = _Session(adapter, bounds, found)
     while True:
         try:
             request = requests.get(timeout=bounds.idle_s)
@@ -77,8 +78,9 @@ def _send(control: socket.socket, message: dict[str, Any]) -> None:
 class _Session:
     """What a process is from one job to the next."""
 
-    def __init__(self, adapter: Adapter, bounds: Bounds) -> None:
+    def __init__(self, adapter: Adapter, bounds: Bounds, found: Mapping[str, Status]) -> None:
         self.adapter = adapter
+        self.installed = found
         self.bounds = bounds
         self.jobs = 0
         self.code = LoadedCode()
@@ -95,6 +97,9 @@ class _Session:
                 overlay = Path(request["overlay"]) if request["overlay"] else None
                 files = {digest: Path(path) for digest, path in request["files"].items()}
                 return self._check(JobSpec.from_json(request["job"]), overlay, files)
+            case "findings":
+                evidence = {**self.code.evidence(), **self.installed}
+                return {"event": "findings", "findings": self.adapter.findings(), "evidence": evidence}
             case "run":
                 return self._run(AttemptPaths(Path(request["root"])))
             case other:

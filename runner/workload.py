@@ -114,6 +114,15 @@ class Workload:
         self._checked = (asked, facts)
         return facts
 
+    def findings(self, timeout_s: float) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return what its checks have found out about the environment, and the files that this came from.
+
+        Raises:
+            WorkloadError: If the process ends or does not answer in time.
+        """
+        reply = self._ask({"op": "findings"}, timeout_s)
+        return reply["findings"], reply["evidence"]
+
     def run(self, paths: AttemptPaths) -> None:
         """Hand the prepared attempt over; returns at once."""
         self.jobs += 1

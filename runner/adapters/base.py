@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from simyard.runner.paths import AttemptPaths
 from simyard.runner.spec import AttemptSpec, Facts, JobSpec
@@ -29,6 +29,22 @@ class Adapter:
     def left_over(self) -> str | None:
         """Return what of the simulator's a job has left in this process, in words, or None."""
         return None
+
+    def findings(self) -> dict[str, Any]:
+        """Return what checks have found out about this environment, for `refuse_known` of others; plain JSON."""
+        return {}
+
+    @classmethod
+    def refuse_known(cls, job: JobSpec, findings: Mapping[str, Any]) -> None:
+        """Refuse a job without the simulator, as `check` would.
+
+        Args:
+            job: The job, which brings no code of its own.
+            findings: Of another process in the same environment.
+
+        Raises:
+            RequestError: If it is certain that `check` would refuse it.
+        """
 
     def check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Facts:
         """Check the job against what is installed, without starting the simulator.

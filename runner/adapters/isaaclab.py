@@ -11,10 +11,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from simyard.runner.adapters import isaaclab_lookup, isaaclab_scripts
+from simyard.runner.adapters import isaaclab_lookup, isaaclab_overrides, isaaclab_scripts
 from simyard.runner.adapters.base import Adapter
 from simyard.runner.adapters.isaaclab_policies import refuse_pickled_code
-from simyard.runner.environment import register_tasks
+from simyard.runner.environment import register_tasks, tasks_are_registered
 from simyard.runner.kernels import compilations_told
 from simyard.runner.libraries import LIBRARIES, Library, Scale, get_library
 from simyard.runner.paths import AttemptPaths
@@ -59,6 +59,21 @@ class IsaacLab(Adapter):
             return None
         return "the job did not close its environment"
 
+    def findings(self) -> dict[str, Any]:
+        """The registered tasks with the libraries that they have configurations for, and keys of configurations."""
+        if isaaclab_scripts.root() is not None or not tasks_are_registered():
+            return {}
+        return {"tasks": isaaclab_lookup.registered_tasks(), "keys": isaaclab_overrides.KEYS}
+
+    @classmethod
+    def refuse_known(cls, job: JobSpec, findings: Mapping[str, Any]) -> None:
+        """Refuse a task or an override that cannot be."""
+        if job.kind == "rollout":  # its task may be a class
+            return
+        library = get_library(job.library)
+        isaaclab_lookup.find_task(job.task, library, findings["tasks"])
+        isaaclab_overrides.refuse_known(job.task, library, job.overrides, findings["keys"])
+
     def check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Facts:
         """Look the task up, resolve its configuration, apply every override to it, and open checkpoints."""
         isaaclab_lookup.require_licence()
@@ -71,7 +86,7 @@ class IsaacLab(Adapter):
             return isaaclab_scripts.check(job, library)
         isaaclab_lookup.require_installed(library)
         register_tasks(overlay, job.import_callback)
-        isaaclab_lookup.find_task(job.task, library)
+        isaaclab_lookup.find_task(job.task, library, isaaclab_lookup.registered_tasks())
         facts, _ = isaaclab_lookup.resolve(job, library, files)
         return facts
 

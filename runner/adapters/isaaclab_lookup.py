@@ -7,7 +7,7 @@ import importlib.util
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,16 +58,28 @@ def require_installed(library: Library | None) -> None:
         )
 
 
-def registered_tasks() -> dict[str, Any]:
-    """Return the specifications of Isaac Lab's tasks in gymnasium's registry, by id."""
+def registered_tasks() -> dict[str, list[str]]:
+    """Return Isaac Lab's tasks in gymnasium's registry, each with the names of its configurations."""
     import gymnasium
 
-    return {name: spec for name, spec in gymnasium.registry.items() if "env_cfg_entry_point" in (spec.kwargs or {})}
+    return {
+        name: sorted(spec.kwargs)
+        for name, spec in gymnasium.registry.items()
+        if "env_cfg_entry_point" in (spec.kwargs or {})
+    }
 
 
-def find_task(task: str, library: Library | None) -> None:
-    """Raise `RequestError` unless a task is registered, and has a configuration for the library where one is meant."""
-    tasks = registered_tasks()
+def find_task(task: str, library: Library | None, tasks: Mapping[str, Collection[str]]) -> None:
+    """Refuse a task that is not registered, or has no configuration for the library where one is meant.
+
+    Args:
+        task: Its id.
+        library: The library, if one is meant.
+        tasks: What `registered_tasks` says.
+
+    Raises:
+        RequestError: Naming the nearest ones that there are.
+    """
     name = task.split(":")[-1]
     if name not in tasks:
         base, _, version = name.rpartition("-v")
@@ -78,8 +90,8 @@ def find_task(task: str, library: Library | None) -> None:
                 advice=f"Use {base!r}.",
             )
         raise unknown("task", task, tasks, code="unknown_task")
-    if library is not None and library.agent_key not in tasks[name].kwargs:
-        have = sorted(other.name for other in LIBRARIES.values() if other.agent_key in tasks[name].kwargs)
+    if library is not None and library.agent_key not in tasks[name]:
+        have = sorted(other.name for other in LIBRARIES.values() if other.agent_key in tasks[name])
         raise RequestError(
             f"Task {task!r} has no configuration for rlLibrary {library.name!r}.",
             code="library_without_config",

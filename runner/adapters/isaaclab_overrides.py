@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from simyard.runner.errors import RequestError, unknown
@@ -39,6 +39,18 @@ OWNED = {
 """Keys that simyard sets: to the field of the request named here, which wins over an override, or by itself."""
 
 
+KEYS: dict[str, list[str]] = {}
+"""The keys of every configuration that this process has resolved, before the user's overrides, by task and library."""
+
+
+def _has_preset(given: Sequence[str]) -> bool:
+    return any("." not in override.partition("=")[0] for override in given)
+
+
+def _name(task: str, library: Library | None) -> str:
+    return f"{task.split(':')[-1]} {library.name if library else ''}"
+
+
 def resolve(
     task: str, library: Library | None, own: Sequence[str], given: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -57,6 +69,8 @@ def resolve(
     """
     applied = list(own)
     before = _load(task, library, applied)
+    if not _has_preset(given):  # with one it is another configuration
+        KEYS[_name(task, library)] = [key for key, _ in flatten({"env": before[0], "agent": before[1]})]
     for override in given:
         _check_form(override)
         key, _, _ = override.partition("=")
@@ -70,6 +84,28 @@ def resolve(
         applied.append(override)
         before = after
     return before
+
+
+def refuse_known(task: str, library: Library | None, given: Sequence[str], keys: Mapping[str, list[str]]) -> None:
+    """Refuse overrides without resolving anything, as `resolve` would.
+
+    Args:
+        task: The task's id.
+        library: The library whose agent configuration is meant; None for no agent.
+        given: The user's overrides.
+        keys: What stood in `KEYS` where the same was resolved before; what is not there is not refused.
+
+    Raises:
+        RequestError: If one does not parse, or names a key that is unknown or not the user's.
+    """
+    known = None if _has_preset(given) else keys.get(_name(task, library))
+    replaced: list[str] = []
+    for override in given:
+        _check_form(override)
+        key, _, _ = override.partition("=")
+        if key in OWNED or (known is not None and "." in key and not key.startswith(tuple(replaced))):
+            _check_key(key, known or ())
+        replaced.append(f"{key}.")
 
 
 def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -94,7 +130,7 @@ def _check_form(override: str) -> None:
         )
 
 
-def _check_key(key: str, known: dict[str, Any]) -> None:
+def _check_key(key: str, known: Collection[str]) -> None:
     if key in OWNED:
         instead = OWNED[key]
         raise RequestError(

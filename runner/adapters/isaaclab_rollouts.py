@@ -46,7 +46,7 @@ def check(job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Fact
         raise unknown(what, job.task, [*class_names(module), *tasks], code="unknown_task_class")
     library = registered.library_of(job)
     isaaclab_lookup.require_installed(library)
-    isaaclab_lookup.find_task(job.task, library)
+    isaaclab_lookup.find_task(job.task, library, isaaclab_lookup.registered_tasks())
     if wanted.task_args:
         raise RequestError(
             f"task_args are for a class, and {job.task!r} is a registered task.",

@@ -57,7 +57,7 @@ def retrain(
     live = LiveLine()
     with Sessions(site, Bounds()) as sessions:
         if pool is None:
-            sessions.start_ahead(resolved.spec, store.url())
+            running.start_ahead(resolved, store, sessions)
         with running.prefect_ready(pool, live, quiet=quiet):
             if pool is None:
                 running.check_ahead(resolved, store, sessions, live, quiet=quiet)

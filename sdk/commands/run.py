@@ -26,6 +26,7 @@ from simyard.store import keys
 from simyard.store.store import Store
 from simyard.submission import SubmitRequest
 from simyard.tasks import history
+from simyard.tasks.findings import Findings
 from simyard.tasks.frame import Resolved, training_of
 from simyard.tasks.history import load_spec
 from simyard.tasks.inputs import gather
@@ -130,12 +131,24 @@ def execute_in(
     refuse_without_pool(resolved.spec, pool)
     live = LiveLine()
     if pool is None:
-        # The simulator takes ten seconds to import: it starts before Prefect is so much as imported.
-        sessions.start_ahead(resolved.spec, store.url())
+        start_ahead(resolved, store, sessions)
     with prefect_ready(pool, live, quiet=quiet):
         if pool is None:
             check_ahead(resolved, store, sessions, live, quiet=quiet)
     return _run_flow(resolved, request, base, store, reference, pool, sessions, live, quiet=quiet)
+
+
+def start_ahead(resolved: Resolved, store: Store, sessions: Sessions, count: int = 1) -> None:
+    """Start simulators for a new job, unless an earlier check tells that it is refused.
+
+    A simulator takes ten seconds to import: it starts before Prefect is so much as imported.
+
+    Raises:
+        RequestError: If it is; nothing was started then.
+    """
+    if not store.exists(keys.JobKeys(resolved.spec.job_id).job):
+        Findings(sessions.site, resolved.spec).refuse()
+    sessions.start_ahead(resolved.spec, store.url(), count)
 
 
 def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: LiveLine, *, quiet: bool) -> None:
@@ -157,6 +170,7 @@ def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: Live
             with nullcontext() if quiet else live.waiting(what):
                 lease.check(spec, None, files)
         finally:
+            Findings(sessions.site, spec).learn(lease.workload)
             lease.put_aside()
 
 

@@ -107,7 +107,7 @@ def _drive(
         first = known.first_rollout
         if pool is None:
             parallel = known.spec.asked.rollout_template.rollout_parallelism
-            sessions.start_ahead(first.spec, store.url(), parallel)
+            running.start_ahead(first, store, sessions, parallel)
         with running.prefect_ready(pool, live, quiet=quiet):
             if pool is None and resolved is not None:
                 running.check_ahead(first, store, sessions, live, quiet=quiet)
