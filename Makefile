@@ -28,6 +28,7 @@ check: setup
 	@.venv/bin/mypy
 
 bench: setup
+	@.venv/bin/python benchmarks/startup.py
 	@.venv/bin/python benchmarks/overhead.py
 	@.venv/bin/python benchmarks/metrics_csv.py
 	@.venv/bin/python benchmarks/evaluation.py

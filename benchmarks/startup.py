@@ -1,104 +1,118 @@
-"""Where the time goes before a training's first step: queue, container, Python, simulator, USD, kernels.
+"""What commands cost before they do anything: processor time of the process and its children, and wall time.
 
-python benchmarks/startup.py --store STORE JOB [JOB…]     one column a job, from what its first attempt left
+    python benchmarks/startup.py [--rounds 5] [--only TEXT]
 
-Queue and container stand in Prefect, so they need PREFECT_API_URL and a job of a pool; what is not known is `-`.
+Each case runs so many times in a home of its own, with no Prefect server; the medians make a table. What was learnt by
+one job that ran before helps to refuse the next one, as it does on any machine; `first` names what nothing helps.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
+import json
 import os
-import re
-from datetime import datetime
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from simyard.blocks.reference import open_store
-from simyard.store.keys import AttemptKeys, JobKeys
-from simyard.store.store import KeyNotFound, Store
-from simyard.tasks import history
+from simyard.config import check_config
+from simyard.requests import TrainRequest
+from simyard.store import keys
+from simyard.store.store import Store
+from simyard.tasks.resolve import resolve
+from simyard.tasks.stage import stage
 
-_TOOK = re.compile(r"Time taken for (scene creation|simulation start) Last: ([\d.]+) s")
-_STAGE = re.compile(r"time=(\S+) stage=(\S+) status=start")
-PHASES = {
-    "queue": "the flow run waits for a worker",
-    "container": "the worker starts a container or a process, which imports Prefect",
-    "flow": "to the attempt's first line",
-    "import": "Isaac Lab is imported; the job is checked",
-    "scene": "USD: the scene of every environment",
-    "simulation": "physics is built: the solver's kernels",
-    "first iteration": "the other kernels, CUDA graphs, and the iteration itself",
-    "rest": "what of the start-up stands nowhere else",
-    "start-up": "from the attempt's first line to the end of the first iteration",
+CONFIG = {
+    "trainingConfig": {"task": "Isaac-Cartpole-Direct", "numEnvs": 16, "maxIterations": 2},
+    "computeConfig": {"gpusPerNode": 0},
 }
-
-
-def phases(store: Store, job_id: str) -> dict[str, float | None]:
-    """Return seconds of each phase; None for what nothing tells."""
-    attempt = JobKeys(job_id).attempt(1)
-    outcome = history.read_or_none(store, attempt.outcome)
-    stages = {stage: datetime.fromisoformat(at) for at, stage in _STAGE.findall(_text(store, attempt, "runner.log"))}
-    printed = {what: float(seconds) for what, seconds in _TOOK.findall(_text(store, attempt, "command.stdout.log"))}
-    found: dict[str, float | None] = {
-        "import": (stages["launching"] - stages["staging"]).total_seconds(),
-        "scene": printed.get("scene creation"),
-        "simulation": printed.get("simulation start"),
-        "first iteration": _first_iteration(_text(store, attempt, "metrics.csv")),
-        "start-up": outcome and outcome["timings"]["startup_s"],
-    }
-    parts = [found[name] for name in ("import", "scene", "simulation", "first iteration")]
-    total = found["start-up"]
-    found["rest"] = None if total is None or None in parts else total - sum(filter(None, parts))
-    return found | _in_pool(job_id, stages["staging"])
-
-
-def _in_pool(job_id: str, began: datetime) -> dict[str, float | None]:
-    unknown: dict[str, float | None] = dict.fromkeys(("queue", "container", "flow"))
-    if "PREFECT_API_URL" not in os.environ:
-        return unknown
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
-
-    with get_client(sync_client=True) as client:
-        key = FlowRunFilterIdempotencyKey(any_=[f"{job_id}-1"])
-        runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(idempotency_key=key))
-        if not runs:
-            return unknown
-        at = {state.name: state.timestamp for state in client.read_flow_run_states(runs[0].id)}
-    return {
-        "queue": (at["Pending"] - at["Scheduled"]).total_seconds(),
-        "container": (at["Running"] - at["Pending"]).total_seconds(),
-        "flow": (began - at["Running"]).total_seconds(),
-    }
-
-
-def _first_iteration(metrics: str) -> float | None:
-    row = next(csv.DictReader(io.StringIO(metrics)), {})
-    times = [row.get(f"Perf/{name}_time") for name in ("collection", "learning")]
-    return sum(map(float, times)) if all(times) else None  # type: ignore[arg-type]
-
-
-def _text(store: Store, attempt: AttemptKeys, name: str) -> str:
-    try:
-        return store.get_bytes(attempt.file(name)).decode(errors="replace")
-    except KeyNotFound:
-        return ""
+MISSPELT = ("--set", "task=Isaac-Cartpol-Direct")
+UNKNOWN_KEY = ("--set", "agent.save_intervall=5")
+WRONG_TYPE = ("--set", "agent.save_interval=often")
 
 
 def main() -> None:
-    """Print a row for each phase and a column for each job."""
+    """Run every case and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("jobs", nargs="+", metavar="JOB")
-    parser.add_argument("--store", required=True)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="only cases whose name contains this")
     options = parser.parse_args()
-    store = open_store(options.store)
-    columns = [phases(store, job_id) for job_id in options.jobs]
-    print("| phase |" + "".join(f" {job_id} |" for job_id in options.jobs) + " |")
-    print("|---|" + "---|" * (len(columns) + 1))
-    for name, meaning in PHASES.items():
-        cells = ("-" if (value := column.get(name)) is None else f"{value:.2f} s" for column in columns)
-        print(f"| {name} |" + "".join(f" {cell} |" for cell in cells) + f" {meaning} |")
+    print("| command | wanted | processor time | wall time |\n|---|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory(prefix="simyard-bench-") as folder:
+        bench = Bench(Path(folder), options.rounds, options.only)
+        train = ("train", str(bench.config), "--store", str(bench.store))
+        bench.case("import simyard.flows.train", None, [sys.executable, "-c", "import simyard.flows.train"], code=0)
+        bench.case("--version", 0.15, bench.simyard("--version"), code=0)
+        bench.case("--help", None, bench.simyard("--help"), code=0)
+        bench.case("jobs list, 20 jobs", 0.4, bench.simyard("jobs", "list", "--store", str(bench.store)), code=0)
+        bench.case("a bad field", 0.5, bench.simyard(*train, "--set", "numEnvs=-1"))
+        bench.case("first: an unknown task", None, bench.simyard(*train, *MISSPELT), fresh=True)
+        bench.case("first: an unknown override key", None, bench.simyard(*train, *UNKNOWN_KEY), fresh=True)
+        bench.run(bench.simyard(*train, *WRONG_TYPE))  # teaches this home what there is
+        bench.case("an unknown task", 1.0, bench.simyard(*train, *MISSPELT))
+        bench.case("an unknown override key", 6.0, bench.simyard(*train, *UNKNOWN_KEY))
+        bench.case("an override of a wrong type", 6.0, bench.simyard(*train, *WRONG_TYPE))
+        with bench.session():
+            bench.case("warm: an unknown override key", 1.0, bench.simyard(*train, *UNKNOWN_KEY))
+            bench.case("warm: an override of a wrong type", 1.0, bench.simyard(*train, *WRONG_TYPE))
+
+
+class Bench:
+    """The cases, in a folder of their own."""
+
+    def __init__(self, folder: Path, rounds: int, only: str) -> None:
+        self.rounds = rounds
+        self.only = only
+        self.folder = folder
+        self.config = folder / "config.json"
+        self.config.write_text(json.dumps(CONFIG))
+        self.store = folder / "store"
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "SIMYARD_"))}
+        self.env = {**clean, "SIMYARD_HOME": str(folder / "home"), "PREFECT_HOME": str(folder / "prefect")}
+        self.env |= {"OMP_NUM_THREADS": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+        store = Store.open(str(self.store))
+        for _ in range(20):
+            stage(resolve(check_config(CONFIG, TrainRequest), store, keys.new_job_id()), store)
+
+    def simyard(self, *arguments: str) -> list[str]:
+        return [str(Path(sys.executable).with_name("simyard")), *arguments]
+
+    def case(self, name: str, wanted: float | None, command: list[str], *, code: int = 2, fresh: bool = False) -> None:
+        """Measure a command and print its row; `fresh` for a home without anything in it."""
+        if self.only not in name:
+            return
+        taken = [self.run(command, code, fresh=fresh) for _ in range(self.rounds)]
+        cpu, wall = (statistics.median(values) for values in zip(*taken, strict=True))
+        print(f"| {name} | {'' if wanted is None else f'{wanted:g} s'} | {cpu:.2f} s | {wall:.2f} s |", flush=True)
+
+    def run(self, command: list[str], code: int = 2, *, fresh: bool = False) -> tuple[float, float]:
+        """Return the processor time of a command and its children, and its wall time."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as home, (self.folder / "output.log").open("w") as log:
+            env = self.env | ({"SIMYARD_HOME": home, "PREFECT_HOME": home} if fresh else {})
+            began = time.monotonic()
+            process = subprocess.Popen(command, env=env, cwd=self.folder, stdout=log, stderr=log)
+            _, status, usage = os.wait4(process.pid, 0)
+            took = time.monotonic() - began
+        if os.waitstatus_to_exitcode(status) != code:
+            sys.exit(f"{command} did not exit with {code}:\n" + (self.folder / "output.log").read_text()[-3000:])
+        return usage.ru_utime + usage.ru_stime, took
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Keep a simulator warm for the store meanwhile."""
+        if self.only and "warm" not in self.only:
+            yield
+            return
+        self.run(self.simyard("sessions", "start", "--set", "gpusPerNode=0", "--store", str(self.store)), 0)
+        try:
+            yield
+        finally:
+            self.run(self.simyard("sessions", "stop", "--all"), 0)
 
 
 if __name__ == "__main__":

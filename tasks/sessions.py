@@ -48,10 +48,16 @@ class Sessions:
     ) -> None:
         self.close()
 
-    def start_ahead(self, job: JobSpec, project: str, count: int = 1) -> None:
-        """Have processes ready for so many jobs like this one: those that wait, and new ones that import."""
-        for lease in [self.take(job, project) for _ in range(count)]:
+    def start_ahead(self, job: JobSpec, project: str, count: int = 1) -> bool:
+        """Have processes ready for so many jobs like this one: those that wait, and new ones that import.
+
+        Returns:
+            Whether none of them still imports.
+        """
+        leases = [self.take(job, project) for _ in range(count)]
+        for lease in leases:
             lease.put_aside()
+        return all(lease.workload.jobs or isinstance(lease.workload, LentWorkload) for lease in leases)
 
     def take(self, job: JobSpec, project: str, log: Callable[[str], None] = lambda note: None) -> Lease:
         """Take a process for a job: one that waits, or a new one.

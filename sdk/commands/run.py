@@ -130,16 +130,19 @@ def execute_in(
     pool = pool or sessions.site.pool
     refuse_without_pool(resolved.spec, pool)
     live = LiveLine()
-    if pool is None:
-        start_ahead(resolved, store, sessions)
+    to_check = pool is None
+    if pool is None and start_ahead(resolved, store, sessions):
+        # A warm simulator answers in a moment: what it refuses is not worth importing Prefect.
+        check_ahead(resolved, store, sessions, live, quiet=quiet)
+        to_check = False
     with prefect_ready(pool, live, quiet=quiet):
-        if pool is None:
+        if to_check:
             check_ahead(resolved, store, sessions, live, quiet=quiet)
     return _run_flow(resolved, request, base, store, reference, pool, sessions, live, quiet=quiet)
 
 
-def start_ahead(resolved: Resolved, store: Store, sessions: Sessions, count: int = 1) -> None:
-    """Start simulators for a new job, unless an earlier check tells that it is refused.
+def start_ahead(resolved: Resolved, store: Store, sessions: Sessions, count: int = 1) -> bool:
+    """Start simulators for a new job, unless an earlier check tells that it is refused; return whether all are warm.
 
     A simulator takes ten seconds to import: it starts before Prefect is so much as imported.
 
@@ -148,7 +151,7 @@ def start_ahead(resolved: Resolved, store: Store, sessions: Sessions, count: int
     """
     if not store.exists(keys.JobKeys(resolved.spec.job_id).job):
         Findings(sessions.site, resolved.spec).refuse()
-    sessions.start_ahead(resolved.spec, store.url(), count)
+    return sessions.start_ahead(resolved.spec, store.url(), count)
 
 
 def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: LiveLine, *, quiet: bool) -> None:
@@ -167,10 +170,14 @@ def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: Live
         lease = sessions.take(spec, store.url())
         what = "checking" if lease.workload.is_warm else "importing the simulator"
         try:
-            with nullcontext() if quiet else live.waiting(what):
-                lease.check(spec, None, files)
-        finally:
+            try:
+                with nullcontext() if quiet else live.waiting(what):
+                    lease.check(spec, None, files)
+            except RequestError:
+                Findings(sessions.site, spec).learn(lease.workload)
+                raise
             Findings(sessions.site, spec).learn(lease.workload)
+        finally:
             lease.put_aside()
 
 
@@ -183,8 +190,13 @@ def prefect_ready(pool: str | None, live: LiveLine, *, quiet: bool) -> Iterator[
     # Prefect gives its own server 20 s, which a machine that has read none of its files yet needs for the import.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
     with ThreadPoolExecutor(1, "prefect") as executor:
-        ready = executor.submit(_reach_server)
-        yield
+        refused = threading.Event()
+        ready = executor.submit(_reach_server, refused)
+        try:
+            yield
+        except BaseException:
+            refused.set()
+            raise
         with nullcontext() if quiet or ready.done() else live.waiting("waiting for Prefect"):
             ready.result()
     if pool:
@@ -193,13 +205,18 @@ def prefect_ready(pool: str | None, live: LiveLine, *, quiet: bool) -> Iterator[
         require_pool(pool)
 
 
-def _reach_server() -> None:
+def _reach_server(refused: threading.Event) -> None:
     """Import the flows and make sure that a Prefect server answers: the configured one, or else one of our own.
+
+    Args:
+        refused: Set when nothing will be run: no server is started then.
 
     Raises:
         RequestError: If a server is configured and does not answer, or our own does not come up.
     """
     import_module("simyard.flows.train")  # it brings in the others that may be needed
+    if refused.is_set():
+        return
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
 

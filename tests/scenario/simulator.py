@@ -54,6 +54,9 @@ class Scenario(Adapter):
         logging.getLogger(litter.LOGGER)
         time.sleep(float(os.environ.get("SCENARIO_IMPORT_S", "0")))
 
+    def findings(self):
+        return json.loads(os.environ.get("SCENARIO_FINDINGS", "{}"))
+
     def check(self, job, overlay, files):
         if job.description == "refuse":
             raise RequestError("Unknown task 'Nowhere'.", code="unknown_task", advice="Allowed: 'Somewhere'.")
