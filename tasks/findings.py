@@ -34,8 +34,9 @@ class Findings:
         own = needs(site, job, "")
         self._path = site.home / "cache" / "findings" / f"{hashlib.sha256(json.dumps(own).encode()).hexdigest()}.json"
         self._kept: dict[str, Any] = {"jobs": [], "findings": {}, "evidence": {}}
-        with suppress(OSError, ValueError):
-            self._kept = read_json(self._path)
+        with suppress(OSError, ValueError, KeyError, TypeError):  # a broken file is as none
+            read = read_json(self._path)
+            self._kept = {name: read[name] for name in self._kept}
 
     def refuse(self) -> None:
         """Refuse the job where that is certain; one that brings its own code is left to the simulator.
