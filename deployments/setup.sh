@@ -41,7 +41,7 @@ VIRTUAL_ENV="$PWD/.venv" UV_INDEX_STRATEGY="${UV_INDEX_STRATEGY:-unsafe-best-mat
     --constraint constraints.txt --reinstall-package simyard --editable '.[isaaclab,test]'
 
 # Installers leave Python's bytecode to the first start, and where that may not write it, to every start: seconds each.
-compile() { env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -c "$1" >/dev/null 2>&1; }
+compile() { env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -c "$1" >/dev/null 2>&1 || true; }
 compile 'import simyard.cli, simyard.flows.deployments, simyard.service.app, prefect.server.api.server, prefect.cli.server' &
 compile 'from simyard.runner.adapters import get_adapter
 adapter = get_adapter("isaaclab")

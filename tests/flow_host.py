@@ -105,9 +105,9 @@ def reading_settings_late() -> None:
 
     reach = run._reach_server
 
-    def read_and_reach() -> None:
+    def read_and_reach(*arguments: object) -> None:
         read_settings()
-        reach()
+        reach(*arguments)
 
     run._reach_server = read_and_reach
 

@@ -199,7 +199,7 @@ class _Export:
         The rounds that follow change nothing: a world that has converged is left alone. Isaac Lab has them counted out
         because not every CUDA driver can end a loop in a graph; on the CPU it can be ended, after half of them.
         """
-        solver = getattr(getattr(env_cfg.sim.physics, "solver_cfg", None), "dynamics_solver_cfg", None)
+        solver: Any = getattr(getattr(env_cfg.sim.physics, "solver_cfg", None), "dynamics_solver_cfg", None)
         if hasattr(solver, "use_graph_conditionals") and self.facts.device == "cpu":
             solver.use_graph_conditionals = True
 

@@ -170,12 +170,12 @@ def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: Live
         lease = sessions.take(spec, store.url())
         what = "checking" if lease.workload.is_warm else "importing the simulator"
         try:
-            try:
-                with nullcontext() if quiet else live.waiting(what):
-                    lease.check(spec, None, files)
-            except RequestError:
-                Findings(sessions.site, spec).learn(lease.workload)
-                raise
+            with nullcontext() if quiet else live.waiting(what):
+                lease.check(spec, None, files)
+        except RequestError:
+            Findings(sessions.site, spec).learn(lease.workload)
+            raise
+        else:
             Findings(sessions.site, spec).learn(lease.workload)
         finally:
             lease.put_aside()
