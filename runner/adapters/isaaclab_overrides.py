@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -39,12 +40,21 @@ OWNED = {
 """Keys that simyard sets: to the field of the request named here, which wins over an override, or by itself."""
 
 
-KEYS: dict[str, list[str]] = {}
-"""The keys of every configuration that this process has resolved, before the user's overrides, by task and library."""
+KEYS: dict[str, dict[str, Any]] = {}
+"""The keys of every configuration that this process has resolved, before the user's overrides, by task and library.
+
+With the values of those that are numbers or truth values; None stands for all else.
+"""
+_WORD = re.compile(r"(?!(?:true|false|yes|no|on|off|null|inf|nan)$)[a-z]+", re.IGNORECASE)
+"""A value that Hydra reads as text, whatever it is for."""
 
 
 def _has_preset(given: Sequence[str]) -> bool:
     return any("." not in override.partition("=")[0] for override in given)
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _name(task: str, library: Library | None) -> str:
@@ -70,7 +80,8 @@ def resolve(
     applied = list(own)
     before = _load(task, library, applied)
     if not _has_preset(given):  # with one it is another configuration
-        KEYS[_name(task, library)] = [key for key, _ in flatten({"env": before[0], "agent": before[1]})]
+        flat = flatten({"env": before[0], "agent": before[1]})
+        KEYS[_name(task, library)] = {key: value if _is_plain(value) else None for key, value in flat}
     for override in given:
         _check_form(override)
         key, _, _ = override.partition("=")
@@ -86,7 +97,7 @@ def resolve(
     return before
 
 
-def refuse_known(task: str, library: Library | None, given: Sequence[str], keys: Mapping[str, list[str]]) -> None:
+def refuse_known(task: str, library: Library | None, given: Sequence[str], keys: Mapping[str, dict[str, Any]]) -> None:
     """Refuse overrides without resolving anything, as `resolve` would.
 
     Args:
@@ -96,7 +107,7 @@ def refuse_known(task: str, library: Library | None, given: Sequence[str], keys:
         keys: What stood in `KEYS` where the same was resolved before; what is not there is not refused.
 
     Raises:
-        RequestError: If one does not parse, or names a key that is unknown or not the user's.
+        RequestError: If one does not parse, names a key that is unknown or not the user's, or gives a number as a word.
     """
     known = None if _has_preset(given) else keys.get(_name(task, library))
     replaced: list[str] = []
@@ -104,7 +115,9 @@ def refuse_known(task: str, library: Library | None, given: Sequence[str], keys:
         _check_form(override)
         key, _, _ = override.partition("=")
         if key in OWNED or (known is not None and "." in key and not key.startswith(tuple(replaced))):
-            _check_key(key, known or ())
+            _check_key(key, known or {})
+            if known and known[key] is not None and _WORD.fullmatch(word := override.partition("=")[2]):
+                _check_type(override, key, known[key], word)
         replaced.append(f"{key}.")
 
 
@@ -142,13 +155,18 @@ def _check_key(key: str, known: Collection[str]) -> None:
         raise unknown("override key", key, known, code="bad_override")
 
 
-def _check_effect(override: str, key: str, known: dict[str, Any], changed: dict[str, Any]) -> None:
-    if key in known and not _same_type(known[key], changed.get(key)):
+def _check_type(override: str, key: str, old: Any, new: Any) -> None:
+    if not _same_type(old, new):
         raise RequestError(
-            f"Override {override!r} gives {changed.get(key)!r}, a {type(changed.get(key)).__name__}.",
+            f"Override {override!r} gives {new!r}, a {type(new).__name__}.",
             code="bad_override",
-            advice=f"{key} is a {type(known[key]).__name__}: {known[key]!r} unless overridden.",
+            advice=f"{key} is a {type(old).__name__}: {old!r} unless overridden.",
         )
+
+
+def _check_effect(override: str, key: str, known: dict[str, Any], changed: dict[str, Any]) -> None:
+    if key in known:
+        _check_type(override, key, known[key], changed.get(key))
     if repr(known) == repr(changed):
         value = f" It is {known[key]!r} already." if key in known else ""
         raise RequestError(

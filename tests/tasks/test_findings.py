@@ -20,7 +20,16 @@ from simyard.tasks.sessions import Sessions
 
 FOUND = {
     "tasks": {"Scenario": ["env_cfg_entry_point", "rsl_rl_cfg_entry_point"], "Scenery": ["env_cfg_entry_point"]},
-    "keys": {"Scenario rsl_rl": ["env", "env.decimation", "agent", "agent.save_interval"]},
+    "keys": {
+        "Scenario rsl_rl": {
+            "env": None,
+            "env.decimation": 2,
+            "agent": None,
+            "agent.save_interval": 50,
+            "agent.logger": None,
+            "agent.load": False,
+        }
+    },
 }
 PACKAGE = InputFile(name="mine.zip", key="assets/0/mine.zip", sha256="0" * 64, size_bytes=1)
 
@@ -102,7 +111,13 @@ def test_a_file_that_is_broken_is_as_none(learnt):
         (["agent.save_interval=1", "agent.nope=1"], "Unknown override key 'agent.nope'"),
         (["nonsense"], "is not understood"),
         (["env.seed=3"], "simyard sets it"),
-        (["agent.save_interval=often"], None),  # its type is for the simulator to judge
+        (["agent.save_interval=often"], "gives 'often', a str. agent.save_interval is a int: 50 unless overridden"),
+        (["agent.load=maybe"], "gives 'maybe', a str"),
+        (["agent.save_interval=null"], None),
+        (["agent.load=True"], None),
+        (["agent.save_interval=1e3"], None),
+        (["agent.save_interval=5"], None),
+        (["agent.clip=often"], "Unknown override key"),
         (["physics=physx", "agent.nope=1"], None),  # a preset is another configuration, wherever it stands
         (["agent.nope=1", "physics=physx"], None),
         (["agent.save_interval={nope:1}", "agent.save_interval.nope=1"], None),
