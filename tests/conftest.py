@@ -45,6 +45,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order[item])  # stable: within a group as they stand in the files
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Make sure that xdist knows the groups: without them each worker starts all that is dear."""
+    if getattr(session.config.option, "loadgroup", False):
+        assert all("@" in item.nodeid for item in session.items), "this pytest and this xdist group nothing"
+
+
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A Prefect server of its own home and port, ready."""
