@@ -196,6 +196,7 @@ class Yard:
                 self.await_session()
             try:
                 launch_inline(spec, self.opened, self.sessions, Observer())
+                failure = None
                 break
             except WorkloadError as error:
                 failure = error.failure
