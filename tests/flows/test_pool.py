@@ -100,7 +100,7 @@ def test_an_urgent_job_waits_in_the_urgent_queue(
 def test_flow_processes_that_die_are_replaced_and_the_job_goes_on(
     scenario_pool: Pool, simyard: CommandLine, write_config: Any, store: Path, api: Api, killed: list[str]
 ) -> None:
-    iterations, last = 24, len(killed) + 2
+    iterations, last = 36, len(killed) + 2
     always_slow = "; ".join(f"slow at {index}" for index in range(iterations))  # wherever an attempt takes the job up
     config = write_config(description=f"{always_slow}; family", trainingConfig__maxIterations=iterations, retries=3)
     control = simyard.start("train", config, "--pool", scenario_pool.name, "--store", store, "--json")

@@ -15,7 +15,7 @@ import pytest
 from helpers import SCENARIO, CommandLine, FlowHost, Server, wait_until
 from sites import UP_S, Site
 
-ITERATIONS = 30
+ITERATIONS = 60
 SLOW = "; ".join(f"slow at {index}" for index in range(ITERATIONS))
 """Wherever an attempt takes the job up."""
 
@@ -57,7 +57,7 @@ def test_a_job_runs(site: Site) -> None:
 
 
 def test_a_running_job_is_followed_and_canceled(site: Site) -> None:
-    job_id = site.call("POST", "/v0/jobs", training(SLOW))["job_id"]
+    job_id = site.call("POST", "/v0/jobs", training("slow", iterations=1000))["job_id"]
     site.wait_for(job_id, "running")
     wait_until(lambda: site.saved(job_id, 1), UP_S, "a checkpoint")
     request = urllib.request.Request(
