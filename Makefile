@@ -1,5 +1,5 @@
 # Every target does its own set-up. `make setup` costs a fraction of a second when nothing changed.
-.PHONY: setup demo test test-fast test-long check bench clean
+.PHONY: setup demo test test-fast test-long mutants check bench clean
 
 PYTEST = .venv/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
@@ -21,6 +21,10 @@ test-fast: setup
 # The rest: fifty jobs a library, full fault matrices, images, load, long fuzzing, further kills.
 test-long: setup
 	@$(PYTEST) -m long
+
+# Bugs put in one at a time: which test catches each, in which tier; names in MUTANTS.
+mutants: setup
+	@.venv/bin/python tests/mutants/run.py $(MUTANTS)
 
 check: setup
 	@.venv/bin/ruff check .
