@@ -339,10 +339,10 @@ def test_a_key_sends_so_many_requests_a_minute(service: Service) -> None:
 
 def test_a_key_spends_so_much(service: Service) -> None:
     api = Api(service, "poor", max_credits=5.0)
-    job_id = api.submit({**TRAINING, "computeConfig": {"gpusPerNode": 1}}).json["job_id"]
+    job_id = api.submit({**TRAINING, "computeConfig": {"gpusPerNode": 2}}).json["job_id"]
     assert api.submit().status == 201
-    # What an attempt of two hours on one GPU writes at its end.
-    outcome = {"status": "failed", "failure": None, "timings": {"total_s": 7200.0}, "facts": {"device": "cuda:0"}}
+    # What an attempt of an hour on two GPUs writes at its end.
+    outcome = {"status": "failed", "failure": None, "timings": {"total_s": 3600.0}, "facts": {"device": "cuda:0"}}
     api.store.put_json(keys.JobKeys(job_id).attempt(1).outcome, outcome)
     answer = api.submit()
     assert (answer.status, answer.json["code"]) == (402, "over_budget")

@@ -45,6 +45,8 @@ def test_a_success_leaves_every_promised_artifact_and_the_manifest_last(player):
     assert manifest["artifacts"] == left.result["artifacts"]
     written = {path: path.stat().st_mtime_ns for path in left.folder.rglob("*") if path.is_file()}
     assert max(written, key=written.get) == left.folder / "artifact_manifest.json"
+    attempt = left.folder / "attempts/001"
+    assert written[attempt / "outcome.json"] == max(written[path] for path in written if attempt in path.parents)
 
     stored = json.loads((artifacts / "job.json").read_text())
     assert JobSpec.from_json(stored) == JobSpec.from_json(json.loads((left.folder / "job.json").read_text()))
@@ -112,7 +114,7 @@ def test_the_store_follows_while_the_job_runs(player):
     metrics, status = early[:2]
     assert metrics.startswith("step,wall_time,")
     assert status["status"] == "running"
-    assert status["updated_at"]
+    assert status["updated_at"] > status["began_at"], "a heartbeat has the time at which it was written"
     assert player.end(spec).outcome(1)["done"] < 30  # 0.5 s each: so it took less than 15 s
 
 
