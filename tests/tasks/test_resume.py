@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
-from scenario.play import ITERATIONS, alive, started
+from scenario.play import ITERATIONS, NOTHING, alive, started
 
+from simyard.runner.errors import Category, Failure
 from simyard.runner.opened import is_complete
+from simyard.store.keys import JobKeys
+from simyard.store.store import Store
 from simyard.tasks.attempt import Observer
+from simyard.tasks.collect import collect
 from simyard.tasks.launch import next_attempt
 
 
@@ -38,6 +42,26 @@ def test_a_job_that_dies_again_and_again_ends_as_one_chain(player):
     assert [entry["iteration"] for entry in chain] == [1, 3, 5, 7, 9]
     assert [entry["parent"] for entry in chain] == [None, *(entry["sha256"] for entry in chain[:-1])]
     assert [int(row["step"]) for row in left.metrics()] == list(range(9))
+
+
+def test_of_an_attempt_only_what_its_successor_took_up_is_kept(store):
+    """Some libraries name a checkpoint by its reward too, so the one made again is not in the place of the lost one."""
+    opened = Store.open(str(store))
+    for number, (start, iterations) in enumerate([(0, (1, 2)), (1, (2, 3))], 1):
+        keys = JobKeys(NOTHING.job_id).attempt(number)
+        opened.put_json(keys.status, {"start_iteration": start})
+        names = {iteration: f"last_ep_{iteration}_rew_{number}.pth" for iteration in iterations}
+        for name in names.values():
+            opened.put_bytes(keys.file(f"checkpoints/{name}"), b"weights")
+        records = [
+            {"name": name, "key": keys.file(f"checkpoints/{name}"), "sha256": name, "size_bytes": 7, "parent": None}
+            | {"iteration": iteration}
+            for iteration, name in names.items()
+        ]
+        opened.put_json(keys.checkpoints, records)
+    lost = Failure(code="killed", category=Category.INFRA, message="It was killed.", advice="")
+    kept = [found.name for found in collect(NOTHING, opened, lost).artifacts if found.kind == "checkpoint"]
+    assert kept == [f"checkpoints/last_ep_{made}.pth" for made in ("1_rew_1", "2_rew_2", "3_rew_2")]
 
 
 def test_a_job_killed_before_its_first_checkpoint_starts_again(player):

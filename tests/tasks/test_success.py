@@ -87,10 +87,12 @@ def test_a_success_needs_its_manifest_and_every_checkpoint(player):
 
     manifest.unlink()
     (left.folder / "attempts/001/files/checkpoints/model_2.pt").unlink()
+    (left.folder / "attempts/001/files/params/env.yaml").unlink()
     without = player.end(spec)
     assert without.result["status"] == "failed"
     assert without.error["code"] == "artifact_missing"
     assert "model_2.pt is gone from the store" in without.error["message"]
+    assert "no params/env.yaml" in without.error["message"]
     assert [entry["iteration"] for entry in without.checkpoints] == [1]
     assert not manifest.exists()
     assert not (left.folder / "artifacts/checkpoints/model_2.pt").exists()
