@@ -61,6 +61,7 @@ def test_a_block_with_a_url_is_saved_loaded_and_used(s3_server):
     store.put_json("jobs/j1/job.json", {"a": 1})
     assert reader(s3_server, "lab").get_json("jobs/j1/job.json") == {"a": 1}
     assert open_store("job-store/lab").list_dirs("jobs") == ["j1"]
+    assert open_store("job-store/lab/projects/robots").url() == f"{store.url()}/projects/robots"
     assert SECRET not in repr(loaded) + str(loaded) + repr(store) + str(store)
 
 
