@@ -55,6 +55,8 @@ class Inline:
     """Says whether the job is to stop."""
     sessions: Sessions
     """The simulators that its jobs share."""
+    head_start: launching.HeadStart | None = None
+    """A first attempt that has begun already."""
 
 
 @contextmanager
@@ -148,18 +150,21 @@ def _attempt(job_id: str, store: str, pool: str | None) -> None:
     """Make one attempt; a failure of the machine makes another, from the last valid checkpoint."""
     opened = open_store(store)
     spec = load_spec(opened, job_id)
-    if launching.is_done(spec, opened):
-        return
-    curves.import_ahead()
     logger = get_run_logger()
     with sharing() as given:
+        begun = given.head_start if given.head_start and given.head_start.is_first_of(job_id) else None
+        if begun is None and launching.is_done(spec, opened):
+            return
+        curves.import_ahead()
         observer = Observer(
             progress=_Progress(job_id, given.watcher),
             lines=lambda lines: logger.info("\n".join(lines)),
             canceled=given.canceled,
             why_stopped=why_stopped,
         )
-        if pool:
+        if begun is not None:
+            begun.join(observer)
+        elif pool:
             pools.launch_in_pool(spec, opened, store, pool, observer)
         else:
             launching.launch_inline(spec, opened, given.sessions, observer)

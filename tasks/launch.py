@@ -6,7 +6,10 @@ died and came back goes on where the job stands.
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from typing import Any
 
@@ -61,6 +64,79 @@ def launch_inline(spec: JobSpec, store: Store, sessions: Sessions, observer: Obs
         WorkloadError: If it failed; its failure says whether another is worth it.
     """
     raise_failure(run_attempt(next_attempt(spec, store), store, sessions, observer))
+
+
+class HeadStart:
+    """An attempt that begins before the flow that records it: Prefect's import takes longer than a warm start.
+
+    It runs in a thread. The flow joins it where it would have launched it, and from then on hears of it.
+
+    Args:
+        spec: A new job, which is in the store.
+        store: The job's store.
+        sessions: Where its process comes from.
+        watcher: Shows how the job stands until the flow joins.
+        canceled: Whether the job is to stop.
+    """
+
+    def __init__(
+        self, spec: JobSpec, store: Store, sessions: Sessions, watcher: Callable[[dict[str, Any]], None],
+        canceled: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        self._job_id = spec.job_id
+        self._observer = Observer(progress=watcher, canceled=canceled)
+        self._early: list[str] | None = []
+        """Lines that nobody has heard yet; None once the flow hears them itself."""
+        self._lock = threading.Lock()
+        self._interruption: BaseException | None = None
+        own = Observer(
+            progress=self._progress,
+            lines=self._lines,
+            canceled=lambda: self._observer.canceled(),
+            why_stopped=lambda error: self._observer.why_stopped(error),
+        )
+        executor = ThreadPoolExecutor(1, "attempt")
+        self._ending = executor.submit(launch_inline, spec, store, sessions, own)
+        executor.shutdown(wait=False)
+
+    def is_first_of(self, job_id: str) -> bool:
+        """Return whether this is the job's attempt that a flow is about to make: it joins one once."""
+        return job_id == self._job_id and self._early is not None
+
+    def join(self, observer: Observer) -> None:
+        """Have the observer hear of the attempt, and wait for its end.
+
+        Raises:
+            WorkloadError: If it failed, as `launch_inline` does.
+            BaseException: What interrupted this thread, after the attempt was ended by it.
+        """
+        try:
+            with self._lock:
+                early, self._early, self._observer = self._early, None, observer
+                if early:
+                    observer.lines(early)
+            self._ending.result()
+        except BaseException as error:
+            self.interrupt(error)
+            raise
+
+    def interrupt(self, error: BaseException) -> None:
+        """End the attempt, if it runs, as if a signal had reached its own thread; return when it has ended."""
+        self._interruption = error
+        wait([self._ending])
+
+    def _progress(self, status: dict[str, Any]) -> None:
+        """Pass a status on; called several times a second, it is where an interruption takes effect."""
+        if self._interruption is not None:
+            raise self._interruption
+        self._observer.progress(status)
+
+    def _lines(self, lines: list[str]) -> None:
+        with self._lock:
+            if self._early is not None:
+                self._early += lines
+            else:
+                self._observer.lines(lines)
 
 
 def raise_failure(outcome: dict[str, Any]) -> None:

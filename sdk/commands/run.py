@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -31,7 +32,7 @@ from simyard.tasks.frame import Resolved, training_of
 from simyard.tasks.history import load_spec
 from simyard.tasks.inputs import gather
 from simyard.tasks.kinds import kind_of
-from simyard.tasks.launch import refuse_succeeded, refuse_without_pool
+from simyard.tasks.launch import HeadStart, refuse_succeeded, refuse_without_pool
 from simyard.tasks.resolve import resolve
 from simyard.tasks.sessions import Sessions
 from simyard.tasks.stage import stage
@@ -130,15 +131,29 @@ def execute_in(
     pool = pool or sessions.site.pool
     refuse_without_pool(resolved.spec, pool)
     live = LiveLine()
-    to_check = pool is None
-    if pool is None and start_ahead(resolved, store, sessions):
-        # A warm simulator answers in a moment: what it refuses is not worth importing Prefect.
-        check_ahead(resolved, store, sessions, live, quiet=quiet)
-        to_check = False
-    with prefect_ready(pool, live, quiet=quiet):
-        if to_check:
+    watcher: Callable[[dict[str, Any]], None] = (lambda status: None) if quiet else live
+    stop = threading.Event()
+    head_start: HeadStart | None = None
+    with ExitStack() as stack:
+        # A warm simulator answers in a moment, and works while Prefect is imported.
+        is_warm = pool is None and start_ahead(resolved, store, sessions)
+        if is_warm:
             check_ahead(resolved, store, sessions, live, quiet=quiet)
-    return _run_flow(resolved, request, base, store, reference, pool, sessions, live, quiet=quiet)
+            if request is not None and _server_answers():
+                stack.enter_context(_interrupt(stop, live))
+                stage(resolved, store)
+                head_start = HeadStart(resolved.spec, store, sessions, watcher, stop.is_set)
+        try:
+            with prefect_ready(pool, live, quiet=quiet or head_start is not None):
+                if pool is None and not is_warm:
+                    check_ahead(resolved, store, sessions, live, quiet=quiet)
+        except BaseException as error:
+            if head_start is not None:
+                head_start.interrupt(error)
+            raise
+        stack.enter_context(in_this_process(sessions, live, watcher, stop, head_start))
+        _run_flow(resolved, request, base, store, reference, pool)
+    return _results(resolved.spec.job_id, store, live, quiet=quiet)
 
 
 def start_ahead(resolved: Resolved, store: Store, sessions: Sessions, count: int = 1) -> bool:
@@ -237,24 +252,39 @@ def _reach_server(refused: threading.Event) -> None:
         ) from error
 
 
+def _server_answers() -> bool:
+    """Return whether the Prefect server that the environment names is there: asked without Prefect."""
+    url = os.environ.get("PREFECT_API_URL")
+    if url is None:
+        return False
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+            return bool(answer.read() == b"true")
+    except (OSError, ValueError):
+        return False  # Prefect's own client may know better, and says what is wrong
+
+
 def _run_flow(
-    resolved: Resolved, request: JobRequest | None, base: Path | None, store: Store, reference: str, pool: str | None,
-    sessions: Sessions, live: LiveLine, *, quiet: bool,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Run the flow of the job's kind, and say how it ended."""
+    resolved: Resolved, request: JobRequest | None, base: Path | None, store: Store, reference: str, pool: str | None
+) -> None:
+    """Run the flow of the job's kind; what it ends with is in the store."""
     from simyard.flows.train import rerun as rerun_flow
 
     job_id = resolved.spec.job_id
-    with in_this_process(sessions, live, (lambda status: None) if quiet else live):
-        if request is None:
-            stage(resolved, store)
-            rerun_flow(job_id, reference, pool, return_state=True)
-        else:
-            _flow_of(request)(request, reference, pool, job_id, base, return_state=True)
+    if request is None:
+        stage(resolved, store)
+        state: Any = rerun_flow(job_id, reference, pool, return_state=True)
+    else:
+        state = _flow_of(request)(request, reference, pool, job_id, base, return_state=True)
+    if not store.exists(keys.JobKeys(job_id).result):
+        state.result()  # raises what kept it from writing one
+
+
+def _results(job_id: str, store: Store, live: LiveLine, *, quiet: bool) -> list[dict[str, Any]]:
+    """Return the job's result and that of the job that followed it, if one did; say how they ended."""
     results = [store.get_json(keys.JobKeys(job_id).result)]
-    if (
-        follower := history.read_or_none(store, keys.JobKeys(keys.follow_up_job_id(job_id, "export")).result)
-    ) is not None:
+    follower = history.read_or_none(store, keys.JobKeys(keys.follow_up_job_id(job_id, "export")).result)
+    if follower is not None:
         results.append(follower)
     if not quiet:
         for result in results:
@@ -263,17 +293,20 @@ def _run_flow(
 
 
 @contextmanager
-def in_this_process(sessions: Sessions, live: LiveLine, watcher: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+def in_this_process(
+    sessions: Sessions, live: LiveLine, watcher: Callable[[dict[str, Any]], None], stop: threading.Event | None = None,
+    head_start: HeadStart | None = None,
+) -> Iterator[None]:  # fmt: skip
     """Have flows that the body runs use these simulators, tell the watcher, and end in good order at Ctrl-C."""
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     from simyard.flows import stages
 
-    stop = threading.Event()
+    stop = stop or threading.Event()
     # Without a heartbeat: its thread holds a flow's end up by a second, and nobody would act on it here.
     with (
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
-        stages.inline(stages.Inline(watcher=watcher, canceled=stop.is_set, sessions=sessions)),
+        stages.inline(stages.Inline(watcher=watcher, canceled=stop.is_set, sessions=sessions, head_start=head_start)),
         _interrupt(stop, live),
     ):
         yield

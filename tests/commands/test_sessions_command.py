@@ -2,6 +2,11 @@
 
 import json
 import os
+import re
+import signal
+import urllib.request
+from dataclasses import replace
+from datetime import datetime
 
 import click.testing
 import pytest
@@ -155,6 +160,38 @@ def test_a_session_from_its_start_to_its_end(tmp_path, store, flow_host):
     assert (stopped.returncode, stopped.stdout) == (0, f"{state['session_id']} has ended.\n")
     wait_until(lambda: not list((home / "sessions").iterdir()), 240, "the end of its folder")
     assert play.running_below(tmp_path) == []
+
+
+def test_in_a_kept_session_a_job_begins_before_its_flow_and_is_canceled_in_good_order(simyard, tmp_path, store):
+    own = {**play.ENVIRONMENT, "SIMYARD_STORE": str(store)}
+    simyard = replace(simyard, env=simyard.env | own)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(play.config("")))
+    assert simyard("sessions", "start", config, "--json").returncode == 0
+    trained = last_json(simyard("train", config, "--json"))
+    assert trained["status"] == "succeeded"
+    log = (store / "jobs" / trained["job_id"] / "attempts/001/files/runner.log").read_text()
+    began = re.search(r"time=(\S+) stage=staging status=start", log).group(1)
+    assert datetime.fromisoformat(began) < flow_began(simyard.env["PREFECT_API_URL"], "played")
+    config.write_text(json.dumps(play.config("slow; hang at 3")))
+    hanging = simyard.start("train", config, "--json")
+    wait_until(lambda: len(list(store.glob("jobs/*/attempts/001/checkpoints.json"))) == 2, 240, "a checkpoint")
+    hanging.send_signal(signal.SIGINT)
+    out, _ = hanging.communicate(timeout=240)
+    assert hanging.returncode == 130
+    assert json.loads(out.splitlines()[-1])["status"] == "canceled"
+    simyard("sessions", "stop", "--all")
+    wait_until(lambda: play.running_below(tmp_path) == [], 240, "the end of all that was started")
+
+
+def flow_began(url, name):
+    """Return when the newest flow run of this name began."""
+    body = {"flow_runs": {"name": {"any_": [name]}}, "sort": "START_TIME_DESC", "limit": 1}
+    request = urllib.request.Request(
+        f"{url}/flow_runs/filter", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return datetime.fromisoformat(json.load(answer)[0]["start_time"].replace("Z", "+00:00"))
 
 
 # The switches
