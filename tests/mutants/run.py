@@ -85,7 +85,7 @@ class Copy:
         """Link what is installed, and simyard to the copy."""
         (farm,) = (ROOT / "build").glob("__editable__*")
         for link in farm.rglob("*"):
-            if not link.is_dir():
+            if not link.is_dir() and link.suffix != ".pyc":  # compiled from the tree's own code
                 assert link.is_symlink(), f"{link} is no link: the tree is installed in another way"
                 _link(self.root / link.relative_to(ROOT), self.root / link.resolve().relative_to(ROOT))
         (packages,) = (ROOT / ".venv/lib").glob("python*/site-packages")
