@@ -205,7 +205,7 @@ def test_the_retraining_table_has_every_field_and_its_default() -> None:
 def test_the_settings_table_has_every_variable() -> None:
     section = README.partition("## Settings")[2].partition("\n## ")[0]
     named = set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE))
-    sources = [ROOT / name for name in ("sdk/site.py", "runner/adapters/isaaclab_policies.py", "tasks/nodes.py")]
+    sources = [ROOT / name for name in ("sdk/site.py", "runner/spec.py", "tasks/nodes.py")]
     text = "".join(path.read_text() for path in sources)
     read = set(re.findall(r'"((?:SIMYARD|ISAACSIM|OMP)_[A-Z_]*[A-Z])"', text))
     assert named == read

@@ -67,6 +67,7 @@ def test_a_deployment_trains_in_the_worker(deployed: Server, real_pool: Pool, ap
 
 
 @pytest.mark.sim
+@pytest.mark.long  # the deployment above trains in the worker; commands through a pool are in test_pool.py
 def test_the_command_line_trains_through_a_pool(
     real_pool: Pool, simyard: CommandLine, write_config: Any, store: Path, api: Api
 ) -> None:
