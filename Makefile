@@ -1,6 +1,9 @@
 # Every target does its own set-up. `make setup` costs a fraction of a second when nothing changed.
 .PHONY: setup demo test test-fast test-long mutants check bench clean
 
+# Bytecode is kept, whatever the environment says: a process that finds none compiles for seconds.
+export PYTHONDONTWRITEBYTECODE =
+
 PYTEST = .venv/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 setup:
