@@ -491,6 +491,7 @@ def test_put_json_is_one_request(store, proxy):
 # A whole job
 
 
+@pytest.mark.long  # the matrix above has each fault in each request
 def test_a_job_whose_store_throttles_and_breaks_off_succeeds_and_nothing_of_it_is_missing(
     simyard, place, plain, tmp_path
 ):

@@ -73,6 +73,7 @@ def test_a_machine_that_dies_ends_the_attempt_and_the_next_one_goes_on(
     wait_until(lambda: not workloads(scenario_pool), PATIENCE_S, "the end of all workloads")
 
 
+@pytest.mark.long  # a machine that dies ends the other as well
 def test_a_cancel_ends_both_machines(scenario_pool: Pool, simyard: CommandLine, write_config: Any, store: Path) -> None:
     config = write_config(description="slow", trainingConfig__maxIterations=400, **ON_TWO)
     control = simyard.start("train", config, "--pool", scenario_pool.name, "--store", store, "--json")

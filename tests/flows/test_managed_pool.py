@@ -32,6 +32,7 @@ def slots(api: Api, run_id: str) -> list[dict[str, Any]]:
     return sorted(found, key=lambda run: str(run["name"]))
 
 
+@pytest.mark.long  # one that is killed is replaced below
 def test_each_slot_is_one_flow_run_for_as_long_as_the_run(loop: Loop, api: Api) -> None:
     run = loop(iterations=3, parallel=2)
     assert run.result["status"] == "succeeded", run.result
@@ -77,6 +78,7 @@ def test_when_the_driving_process_is_killed_its_slots_go_on_and_are_found_again(
     assert len(slots(api, run.run_id)) == 1
 
 
+@pytest.mark.long  # by command in test_managed_train.py
 def test_pause_resume_and_cancel_in_the_prefect_ui(loop: Loop, pool: Pool, api: Api) -> None:
     """The buttons of Prefect's UI set a flow run's state by its API, as this does."""
     process = loop.begin(iterations=60, parallel=1, how={str(number): "sleep 1" for number in range(1, 61)})

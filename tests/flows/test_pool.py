@@ -60,6 +60,7 @@ def gone(pool: Pool) -> bool:
     return not workloads(pool)
 
 
+@pytest.mark.long  # test_kept_sessions.py lends them
 def test_a_job_in_a_pool_uses_the_session_that_the_workers_machine_keeps(
     scenario_pool: Pool, simyard: CommandLine, write_config: Any, store: Path
 ) -> None:
@@ -184,7 +185,6 @@ def test_a_success_that_nobody_judged_is_not_repeated(store: Path) -> None:
     assert not launch.is_done(spec, opened), "it was judged, and not found good"
 
 
-@pytest.mark.long  # test_machines.py cancels a job of two machines
 def test_cancel_ends_a_running_attempt(
     scenario_pool: Pool, simyard: CommandLine, write_config: Any, store: Path
 ) -> None:

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from helpers import CONFIG, SCENARIO, CommandLine, last_json
 from pools import Api, Pool
 from test_pool import job_of
 
 
+@pytest.mark.long  # kept sessions are tested one by one
 def test_each_machine_of_a_pool_is_warmed_up_once(
     scenario_pool: Pool, simyard: CommandLine, write_config: Any, store: Path, api: Api
 ) -> None:

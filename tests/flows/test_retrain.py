@@ -144,6 +144,7 @@ def test_what_failed_is_written_down_and_promotes_nothing(yard: Yard) -> None:
     assert yard.record("leg")["current"] is None
 
 
+@pytest.mark.long  # test_promotions.py has the decision in view of another policy
 def test_a_policy_that_another_promotes_meanwhile_is_compared_with_too(yard: Yard) -> None:
     _, first = yard.retrain(config("hand", 4))
     _, second = yard.retrain(config("hand", 20))
@@ -160,6 +161,7 @@ def test_a_policy_that_another_promotes_meanwhile_is_compared_with_too(yard: Yar
     assert len(yard.jobs) == before + 4
 
 
+@pytest.mark.long  # test_promotions.py has the comparison
 def test_a_policy_of_another_task_or_environment_is_no_rival(yard: Yard) -> None:
     yard.retrain(config("foot", 2, "env.mass=2", "agent.lr=1"))
     jobs = yard.jobs

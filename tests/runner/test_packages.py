@@ -503,9 +503,9 @@ def test_modules_go_into_the_overlay_as_they_are(name, top, job):
     assert installed == packages.InstalledPackage(
         name=name, version=digest[:12], sha256=digest, modules=("mine",), task_entry_points={}
     )
-    assert job.run("import mine.lift; print(mine.lift.HEIGHT)") == 2
     files = {str(path.relative_to(job.overlay)) for path in job.overlay.rglob("*") if path.is_file()}
     assert files == {"mine/__init__.py", "mine/lift.py", "mine/robot.urdf"}
+    assert job.run("import mine.lift; print(mine.lift.HEIGHT)") == 2
 
 
 def test_a_project_is_built_whatever_module_is_wanted(job):

@@ -56,6 +56,7 @@ def test_a_job_runs(site: Site) -> None:
     assert "artifact_manifest.json" in {entry["name"] for entry in job["artifacts"]}
 
 
+@pytest.mark.long  # logs are followed in test_jobs_api.py, a job is canceled in test_whole_session.py
 def test_a_running_job_is_followed_and_canceled(site: Site) -> None:
     job_id = site.call("POST", "/v0/jobs", training("slow", iterations=1000))["job_id"]
     site.wait_for(job_id, "running")
@@ -103,20 +104,21 @@ def test_a_port_that_is_taken_is_named(site: Site, flow_host: FlowHost, tmp_path
     assert "--port" in done.stderr
 
 
-def test_a_job_outlives_the_site_stopped_and_killed(site: Site) -> None:
+@pytest.mark.parametrize("stopped", [False, pytest.param(True, marks=pytest.mark.long)], ids=["", "stopped before"])
+def test_a_job_outlives_the_site_that_is_killed(site: Site, stopped: bool) -> None:
     key = site.key
     job_id = site.call("POST", "/v0/jobs", training(SLOW))["job_id"]
     waiting = site.call("POST", "/v0/jobs", training(iterations=2))["job_id"]
     wait_until(lambda: site.saved(job_id, 1), UP_S, "a checkpoint of the first attempt")
-    said = site.down()
-    assert "Stopped." in said
-    assert not psutil.pid_exists(site.process.pid) or site.process.returncode == 0  # type: ignore[union-attr]
-    outcome = json.loads((site.home / "store" / "jobs" / job_id / "attempts/001/outcome.json").read_text())
-    assert outcome["failure"]["code"] == "interrupted", "it was told, and wrote down what it had"
-
-    site.up()
-    assert site.key == key
-    wait_until(lambda: site.saved(job_id, 2), UP_S, "a checkpoint of the second attempt")
+    if stopped:
+        said = site.down()
+        assert "Stopped." in said
+        assert not psutil.pid_exists(site.process.pid) or site.process.returncode == 0  # type: ignore[union-attr]
+        outcome = json.loads((site.home / "store" / "jobs" / job_id / "attempts/001/outcome.json").read_text())
+        assert outcome["failure"]["code"] == "interrupted", "it was told, and wrote down what it had"
+        site.up()
+        wait_until(lambda: site.saved(job_id, 2), UP_S, "a checkpoint of the second attempt")
+    attempts = 3 if stopped else 2
     site.kill()
     left = [psutil.Process(pid) for pid, _ in json.loads((site.home / "up" / "processes.json").read_text())]
     for process in left:
@@ -126,10 +128,11 @@ def test_a_job_outlives_the_site_stopped_and_killed(site: Site) -> None:
             process.kill()  # the flow runs' own processes
 
     site.up()
+    assert site.key == key
     job = site.wait_for(job_id, "succeeded", "failed")
-    assert (job["status"], job["attempt_count"], job["error"]) == ("succeeded", 3, None)
+    assert (job["status"], job["attempt_count"], job["error"]) == ("succeeded", attempts, None)
     folder = site.home / "store" / "jobs" / job_id
-    for number in (2, 3):
+    for number in range(2, attempts + 1):
         status = json.loads((folder / f"attempts/{number:03d}/status.json").read_text())
         assert status["start_iteration"] == site.saved(job_id, number - 1)[-1], "it resumes from the last checkpoint"
     rows = (folder / "artifacts/metrics.csv").read_text().splitlines()

@@ -39,6 +39,7 @@ def returns_of(store: Path, policy: dict[str, Any]) -> list[float]:
     return returns
 
 
+@pytest.mark.long  # test_retrain.py has the decisions, on the played simulator
 def test_two_retrainings_and_a_way_back(yard: Yard, config: Path) -> None:
     simyard, store = yard.command, yard.store
     done = simyard("retrain", config, "--store", store, "--json")

@@ -85,6 +85,7 @@ def test_the_second_and_the_fiftieth_job_give_the_weights_of_the_first(
     assert_nothing_piles_up(before, size(first))
 
 
+@pytest.mark.long  # test_kept_sessions.py has the busy one
 def test_a_job_that_finds_the_simulator_busy_gets_a_cold_one_and_computes_the_same(
     yard: Yard, trained: Callable[[str], Job]
 ) -> None:
