@@ -4,7 +4,8 @@
 # Bytecode is kept, whatever the environment says: a process that finds none compiles for seconds.
 export PYTHONDONTWRITEBYTECODE =
 
-PYTEST = .venv/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+# Three on two cores: while one waits for a server or a grace, the others compute.
+PYTEST = .venv/bin/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
 
 setup:
 	@./deployments/setup.sh

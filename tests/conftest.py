@@ -16,7 +16,7 @@ SERVED = {
     "prefect_server": "prefect", "deployments": "service", "fleet": "podman", "podman": "podman", "flow_host": "prefect"
 }  # fmt: skip
 """Fixtures that start servers or engines, each with the group of the tests that use it."""
-GROUPS = ("sim", "prefect", "service", "podman")
+GROUPS = ("sim", "flows", "prefect", "service", "podman")
 """The groups that take longest, which begin first. Any other test is grouped with its file."""
 
 
@@ -32,9 +32,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         path = item.path.relative_to(TESTS)
         fixtures = getattr(item, "fixturenames", ())
         group = next((SERVED[name] for name in SERVED if name in fixtures), None)
+        if group == "prefect" and path.parts[0] in ("flows", "service"):
+            group = "flows"  # half of it, with a server of its own: the group that takes longest decides
         if path.parts[0] == "sim":
             item.add_marker("sim")
-        elif group:
+        elif group or "waiting" in fixtures:  # simulators that are played
             item.add_marker("system")
         if item.get_closest_marker("sim"):
             group = "sim"

@@ -76,6 +76,7 @@ def test_without_waiting_the_job_goes_on_by_itself_and_can_be_watched(simyard, s
     assert len(list((store / "jobs").iterdir())) == 1
 
 
+@pytest.mark.long  # test_rollout_endings.py cancels one, test_jobs.py by command
 def test_a_cancel_keeps_what_was_recorded(simyard, store, body):
     left = simyard("submit", body(0.1, steps=5000), "--store", store, "--json")
     job_id = last_json(left)["job_id"]

@@ -22,6 +22,8 @@ from simyard.tasks.resolve import resolve
 from simyard.tasks.sessions import Sessions
 from simyard.tasks.stage import stage
 
+pytestmark = pytest.mark.system
+
 INSTALLATION = Path(__file__).parents[1] / "isaaclab23"
 ON_THE_CPU = {"gpusPerNode": 0, "acceptNvidiaEula": True}
 

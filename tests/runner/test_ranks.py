@@ -19,6 +19,8 @@ from simyard.runner.ranks import APART
 from simyard.runner.spec import JobSpec, World
 from simyard.store import keys
 
+pytestmark = pytest.mark.system
+
 PROVE = """
 import json, os, sys
 from simyard.runner.ranks import prove

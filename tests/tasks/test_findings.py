@@ -18,6 +18,8 @@ from simyard.tasks.findings import Findings
 from simyard.tasks.resolve import resolve
 from simyard.tasks.sessions import Sessions
 
+pytestmark = pytest.mark.system
+
 FOUND = {
     "tasks": {"Scenario": ["env_cfg_entry_point", "rsl_rl_cfg_entry_point"], "Scenery": ["env_cfg_entry_point"]},
     "keys": {

@@ -26,6 +26,8 @@ from simyard.tasks.needs import needs
 from simyard.tasks.resolve import resolve
 from simyard.tasks.sessions import Sessions
 
+pytestmark = pytest.mark.system
+
 TESTS = Path(__file__).parents[1]
 SHORT = 2
 
@@ -158,6 +160,7 @@ def test_a_second_job_at_the_same_time_starts_cold(kept):
     assert alive([pid, second.pid]) == [pid]
 
 
+@pytest.mark.long  # as one that finds it busy
 def test_a_job_without_a_session_starts_cold(kept):
     left = kept.run(computeConfig={"gpusPerNode": 0, "session": "off"})
     assert left.pid != kept.standing()["pid"]
@@ -301,6 +304,7 @@ def test_stopping_waits_for_the_running_job(machine):
         machine.stop(session_id)
 
 
+@pytest.mark.long  # two more figures of the same start
 def test_a_long_path_and_a_long_idleness(tmp_path, store):
     machine = Machine(tmp_path / ("long-" * 20) / ("path-" * 12), store)
     machine.start(Bounds(idle_s=3))

@@ -27,6 +27,8 @@ from simyard.tasks.resolve import resolve
 from simyard.tasks.sessions import Sessions
 from simyard.tasks.stage import stage
 
+pytestmark = pytest.mark.system
+
 zarr = lazy("zarr")
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"

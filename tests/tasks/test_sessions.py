@@ -18,6 +18,8 @@ from simyard.tasks.attempt import Observer
 from simyard.tasks.needs import difference, needs
 from simyard.tasks.sessions import Sessions
 
+pytestmark = pytest.mark.system
+
 SHORT = 2
 OFF = {"gpusPerNode": 0, "session": "off"}
 
