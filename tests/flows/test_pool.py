@@ -185,6 +185,7 @@ def test_a_success_that_nobody_judged_is_not_repeated(store: Path) -> None:
     assert not launch.is_done(spec, opened), "it was judged, and not found good"
 
 
+@pytest.mark.long  # one is canceled in the UI below, one by command in test_jobs.py
 def test_cancel_ends_a_running_attempt(
     scenario_pool: Pool, simyard: CommandLine, write_config: Any, store: Path
 ) -> None:

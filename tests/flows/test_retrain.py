@@ -134,6 +134,7 @@ def test_each_retraining_begins_from_the_promoted_policy_and_takes_its_place_onl
     assert (yard.jobs, yard.record("arm")) == (jobs, record)
 
 
+@pytest.mark.long  # test_promotions.py has what is written
 def test_what_failed_is_written_down_and_promotes_nothing(yard: Yard) -> None:
     state, entry = yard.retrain(config("leg", 4, description="crash at 2"))
     assert (state, entry["decision"], entry["error"]["code"]) == ("FAILED", "not_trained", "exception")

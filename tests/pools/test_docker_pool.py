@@ -109,7 +109,9 @@ def is_whole(bucket: Store, result: dict[str, Any], folder: Path) -> None:
 @pytest.mark.parametrize(
     ("env", "description", "iterations"),
     [
-        pytest.param(SCENARIO, "; ".join(f"slow at {index}" for index in range(20)), 20, id="played"),
+        pytest.param(
+            SCENARIO, "; ".join(f"slow at {index}" for index in range(20)), 20, id="played", marks=pytest.mark.long
+        ),
         pytest.param({}, "", 40, id="on the real simulator", marks=[pytest.mark.sim, pytest.mark.long]),
     ],
 )

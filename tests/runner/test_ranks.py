@@ -92,6 +92,7 @@ def said_by_ranks(err):
     return [line for line in err.splitlines() if line.startswith(APART)]
 
 
+@pytest.mark.long  # in time: the next one
 def test_fewer_than_expected_is_an_error(script):
     code, err = finish(start(script, 3, ranks=2))
     assert code != 0

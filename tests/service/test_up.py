@@ -140,6 +140,7 @@ def test_a_job_outlives_the_site_that_is_killed(site: Site, stopped: bool) -> No
     assert site.wait_for(waiting, "succeeded")["attempt_count"] >= 1
 
 
+@pytest.mark.long  # another way to the same site
 def test_a_prefect_server_that_is_there_is_used(prefect_server: Server, tmp_path: Path) -> None:
     made = Site(tmp_path / "home", **SCENARIO, **prefect_server.env)
     made.up()

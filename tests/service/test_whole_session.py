@@ -184,6 +184,7 @@ def test_a_managed_run_is_watched_to_its_end(client: hs.HardsimClient, package: 
     assert ended.value.status_code == 409
 
 
+@pytest.mark.long  # test_managed_train.py cancels one
 def test_a_managed_run_is_canceled(client: hs.HardsimClient, package: Path) -> None:
     asset = client.upload_input_asset(str(package), asset_kind="isaac_lab_task_package")
     template = {

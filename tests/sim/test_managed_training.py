@@ -13,6 +13,7 @@ pytestmark = pytest.mark.sim
 EXAMPLES = Path(__file__).parents[2] / "examples" / "managed_training"
 
 
+@pytest.mark.long  # test_trainers.py has the trainer, test_managed_train.py the loop
 def test_the_reference_trainer_learns_cartpole_from_rollouts(yard: Yard) -> None:
     done = yard.command(
         "managed-train", EXAMPLES / "cartpole-ppo.json", "--set", "loop_policy.max_iterations=4",

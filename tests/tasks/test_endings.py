@@ -170,6 +170,7 @@ def test_a_workload_that_cannot_start_says_what_it_printed(player, tmp_path):
     assert "libcuda.so.1" in left.error["message"]
 
 
+@pytest.mark.long  # a hang there is one too
 def test_an_exception_in_the_clean_up_after_the_end_marker_is_a_success(player):
     left = player.play("crash at end", retries=0)
     assert left.result["status"] == "succeeded", left.error

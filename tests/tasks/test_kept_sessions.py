@@ -140,6 +140,7 @@ def test_jobs_borrow_the_process_and_give_it_back(kept):
     assert after["used_at"] > before["started_at"]
 
 
+@pytest.mark.long  # test_jobs_borrow… in one process
 def test_commands_in_processes_of_their_own_use_it_one_after_another(kept):
     found = []
     for _ in range(2):
@@ -273,6 +274,7 @@ def test_a_keeper_that_is_killed_fails_its_job_as_a_machine_does(machine):
     assert not folder.root.exists()
 
 
+@pytest.mark.long  # test_sessions_command.py lists and stops one
 def test_a_session_that_starts_can_be_listed_and_stopped(machine, monkeypatch):
     with ThreadPoolExecutor(1) as threads:
         with monkeypatch.context() as patch:
@@ -288,6 +290,7 @@ def test_a_session_that_starts_can_be_listed_and_stopped(machine, monkeypatch):
     machine.assert_all_over()
 
 
+@pytest.mark.long  # stopping an idle one is shown by command
 def test_stopping_waits_for_the_running_job(machine):
     session_id = machine.start()
     with pytest.raises(RequestError, match="session-of-mine") as raised:
@@ -333,6 +336,7 @@ def test_bounds_replace_a_process_and_its_successor_is_warmed_up_too(machine):
     assert alive([first["pid"]]) == []
 
 
+@pytest.mark.long  # as by its other bounds
 def test_a_process_that_has_grown_is_replaced(machine):
     machine.start(Bounds(memory_bytes=1000))
     first = machine.ready()

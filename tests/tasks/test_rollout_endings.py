@@ -239,13 +239,15 @@ def test_a_success_has_everything_that_was_promised(roll):
 
 FAILURES = [
     ("raise error", "exception", "ValueError: the gripper has no fingers"),
-    ("exit", "exit_called", "sys.exit(0)"),
+    pytest.param("exit", "exit_called", "sys.exit(0)", marks=pytest.mark.long),
     ("exit at once", "ended_without_result", "exit code 0"),
     ("import what is not there", "missing_dependency", "a_package_that_nobody_has"),
 ]
 
 
-@pytest.mark.parametrize(("how", "code", "message"), FAILURES, ids=[case[0] for case in FAILURES])
+@pytest.mark.parametrize(
+    ("how", "code", "message"), FAILURES, ids=["raise error", "exit", "exit at once", "import what is not there"]
+)
 def test_the_first_cause_is_told_and_what_was_recorded_is_kept(roll, how, code, message):
     left = roll(how=how)
     assert (left.result["status"], left.error["code"], left.error["category"]) == ("failed", code, "user")
@@ -278,6 +280,7 @@ def test_a_task_may_write_its_own_store(roll):
     assert left.result["summary"]["episodes"] is None
 
 
+@pytest.mark.long  # as in test_endings.py
 def test_a_crash_of_the_clean_up_is_no_failure(roll):
     left = roll("CrashAfterwards")
     assert left.result["status"] == "succeeded", left.error
@@ -303,6 +306,7 @@ def test_a_cancel_ends_it_within_seconds_and_keeps_what_was_recorded(roll):
     assert [len(episode) for episode in episodes] == [15, 15]
 
 
+@pytest.mark.long  # a simulator that hangs is killed in test_endings.py
 def test_a_task_that_will_not_end_is_killed(roll):
     left = roll(how="eat everything", timeouts={"wall_seconds": 12.0})
     assert (left.result["status"], left.error["code"]) == ("failed", "wall_clock_limit")
@@ -315,6 +319,7 @@ def test_a_film_is_promised_where_it_was_asked_for(roll):
     assert (left.folder / "artifacts" / "render.mp4").stat().st_size > 1000
 
 
+@pytest.mark.long  # test_video_files.py judges films
 def test_a_black_film_is_no_film(roll):
     left = roll("BlackFilm", video=True)
     assert (left.result["status"], left.error["code"]) == ("failed", "video_impossible")

@@ -241,6 +241,7 @@ def test_a_job_without_a_session_leaves_no_process_to_others_either(other_machin
     assert alive([alone.pid]) == []
 
 
+@pytest.mark.long  # a job without one shares nothing either
 def test_a_site_without_sessions_shares_nothing(other_machine):
     machine = other_machine(sessions=False)
     machine.add()
