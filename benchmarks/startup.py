@@ -109,7 +109,9 @@ class Bench:
         if self.only and "warm" not in self.only:
             yield
             return
-        self.run(self.simyard("sessions", "start", "--set", "computeConfig.gpusPerNode=0", "--store", str(self.store)), 0)
+        self.run(
+            self.simyard("sessions", "start", "--set", "computeConfig.gpusPerNode=0", "--store", str(self.store)), 0
+        )
         try:
             yield
         finally:
