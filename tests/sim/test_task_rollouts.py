@@ -661,6 +661,7 @@ def test_a_process_that_leaves_without_a_word_has_not_succeeded(tmp_path: Path):
     assert (failure.code, failure.category) == ("ended_without_result", Category.USER)
 
 
+@pytest.mark.long
 def test_a_crash_in_the_end_spoils_nothing(played: Callable[[str], Played], tmp_path: Path):
     """In the interpreter's own clean-up, that is: a process under supervision leaves before it."""
     job = Played(prepare(tmp_path / "job", "CrashesLate", "failing", FAILING, steps=8))
@@ -680,6 +681,7 @@ def test_a_task_that_is_stopped_keeps_what_it_recorded(tmp_path: Path):
     assert "the task was ended: Stopped" in job.paths.user_log.read_text()
 
 
+@pytest.mark.long
 def test_a_task_that_ignores_the_signal_is_killed(tmp_path: Path):
     began = time.monotonic()
     ending, job = attempt(tmp_path / "job", "Stubborn", cancel_after_a_step, steps=1000, task_args={"pause_s": 0.05})

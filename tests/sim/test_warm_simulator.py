@@ -15,11 +15,17 @@ from simulated import CARTPOLE, LIBRARIES, NUM_ENVS, PATIENCE_S, Job, Yard, asse
 pytestmark = pytest.mark.sim
 
 OTHERS = [
-    ("rsl_rl", CARTPOLE, 4), ("skrl", CARTPOLE, 8), ("sb3", "Isaac-Cartpole", 4), ("rl_games", CARTPOLE, 16),
-    ("rsl_rl", "Isaac-Cartpole", 12), ("skrl", CARTPOLE, 4), ("sb3", CARTPOLE, 4), ("rsl_rl", CARTPOLE, 24),
+    ("skrl", CARTPOLE, 8), ("sb3", "Isaac-Cartpole", 4), ("rl_games", CARTPOLE, 16), ("rsl_rl", "Isaac-Cartpole", 12),
+    ("rsl_rl", CARTPOLE, 24),
 ]  # fmt: skip
 """Libraries, tasks and sizes of the jobs between those that are compared."""
-MORE = [*OTHERS, ("rsl_rl", "Isaac-Ant-Direct", 4)]
+MORE = [
+    *OTHERS,
+    ("rsl_rl", CARTPOLE, 4),
+    ("skrl", CARTPOLE, 4),
+    ("sb3", CARTPOLE, 4),
+    ("rsl_rl", "Isaac-Ant-Direct", 4),
+]
 """With another robot."""
 MORE_DESCRIPTORS, MORE_THREADS, MORE_MEMORY = 4, 2, 200e6
 """The stated bounds: what a process may have more after its last job than after the first round of others."""
