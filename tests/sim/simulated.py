@@ -251,6 +251,7 @@ class Yard:
 
     def await_session(self) -> None:
         """Wait until the kept simulator is free: it takes a moment after a job, and starts anew after a failed one."""
+        assert psutil.pid_exists(self.session["keeper"]), "somebody has killed the kept simulator"
         wait_until(lambda: self.session["state"] == "ready", PATIENCE_S, "the kept simulator is ready")
 
     @property
