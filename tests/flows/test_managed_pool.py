@@ -45,6 +45,7 @@ def test_each_slot_is_one_flow_run_for_as_long_as_the_run(loop: Loop, api: Api) 
     assert (len(logs), len(warm)) == (6, 4), "each slot's simulator started once"
 
 
+@pytest.mark.long  # test_managed_train.py kills simulators, trainer and driver
 def test_a_slot_that_is_killed_is_replaced_and_what_it_did_is_not_repeated(loop: Loop, api: Api) -> None:
     process = loop.begin(iterations=3, parallel=1, seconds=1.0)
     try:

@@ -224,6 +224,7 @@ def test_the_schedule_is_deployed_paused_and_starts_runs_once_it_is_resumed(depl
         assert {run["expected_start_time"][11:19] for run in runs} <= {"03:00:00"}
 
 
+@pytest.mark.long  # the concurrency limit of one is the deployment's
 def test_a_second_run_is_canceled_and_the_first_has_the_job_that_follows_from_its_id(
     deployed: Server, real_pool: Pool, api: Api, store: Path
 ) -> None:

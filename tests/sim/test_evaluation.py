@@ -308,6 +308,7 @@ def test_where_nothing_can_be_drawn_the_figures_stand(undrawn: Job):
     assert_adds_up(summary, undrawn.rows("episodes.csv"), metrics)
 
 
+@pytest.mark.long  # test_rollout_endings.py has a film that was promised
 def test_a_required_film_that_cannot_be_made_fails_the_job(
     yard: Yard, undrawn: Job, killed: Killed, trained: Callable[[str], Job]
 ):
