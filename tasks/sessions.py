@@ -57,7 +57,7 @@ class Sessions:
         leases = [self.take(job, project) for _ in range(count)]
         for lease in leases:
             lease.put_aside()
-        return all(lease.workload.jobs or isinstance(lease.workload, LentWorkload) for lease in leases)
+        return all(lease.workload.is_warm for lease in leases)
 
     def take(self, job: JobSpec, project: str, log: Callable[[str], None] = lambda note: None) -> Lease:
         """Take a process for a job: one that waits, or a new one.
