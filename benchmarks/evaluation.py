@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from simyard.runner.assets import embedded_root
+from simyard.runner.assets.asset_root import embedded_root
 
 TASK = "Isaac-Cartpole-Direct"
 WARM_UP = 30
@@ -114,13 +114,13 @@ def bare(options: argparse.Namespace) -> dict[str, float]:
 def measured(options: argparse.Namespace, *, film: bool = False) -> dict[str, float]:
     import isaaclab_tasks  # noqa: F401
 
-    from simyard.runner.environment import fresh_environment
-    from simyard.runner.evaluation.film import Film
-    from simyard.runner.evaluation.meter import EpisodeMeter
-    from simyard.runner.libraries import get_library
-    from simyard.runner.paths import AttemptPaths
-    from simyard.runner.policies import load_policy
-    from simyard.runner.spec import Evaluation
+    from simyard.core.paths import AttemptPaths
+    from simyard.core.specs import Evaluation
+    from simyard.runner.evaluation.episode_statistics import EpisodeMeter
+    from simyard.runner.isaaclab.environment import fresh_environment
+    from simyard.runner.rl import get_library
+    from simyard.runner.rl.policies import load_policy
+    from simyard.runner.video.evaluation_videos import Film
 
     overrides = ["physics=newton_mjwarp", f"agent.device={options.device}"]
     with (

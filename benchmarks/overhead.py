@@ -19,7 +19,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from simyard.runner.assets import embedded_root
+from simyard.runner.assets.asset_root import embedded_root
 
 TASK = "Isaac-Cartpole-Direct"
 
@@ -87,7 +87,7 @@ class Bench:
         return self._run(self._simyard(), {**self.env, "PREFECT_HOME": str(self.folder / "b")})
 
     def _simyard(self) -> list[str]:
-        train = "import sys; from simyard.cli import main; sys.argv[0] = 'simyard'; main()"
+        train = "import sys; from simyard.cli.main import main; sys.argv[0] = 'simyard'; main()"
         return [sys.executable, "-c", train, "train", str(self.config), "--store", str(self.folder / "store"), "--json"]
 
     def _run(self, command: list[str], env: dict[str, str]) -> float:

@@ -17,7 +17,7 @@ from datetime import datetime
 from simyard.blocks.reference import open_store
 from simyard.store.keys import AttemptKeys, JobKeys
 from simyard.store.store import KeyNotFound, Store
-from simyard.tasks import history
+from simyard.tasks.shared import history
 
 _TOOK = re.compile(r"Time taken for (scene creation|simulation start) Last: ([\d.]+) s")
 _STAGE = re.compile(r"time=(\S+) stage=(\S+) status=start")

@@ -32,9 +32,9 @@ import numpy as np
 import torch
 import zarr
 
-from simyard.runner.rollout.arrays import RolloutStore
-from simyard.runner.rollout.quantities import Layout
-from simyard.runner.rollout.recorder import SHARD_BYTES, RolloutRecorder
+from simyard.runner.recording.arrays import RolloutStore
+from simyard.runner.recording.quantities import Layout
+from simyard.runner.recording.recorder import SHARD_BYTES, RolloutRecorder
 
 WIDTHS = {"obs/policy": 48, "action": 12, "joint/pos": 12, "joint/vel": 12, "root": 13, "height": 2, "reward": 1}
 ROW = sum(WIDTHS.values())

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from simyard.runner.assets import embedded_root
+from simyard.runner.assets.asset_root import embedded_root
 
 GOAL = 1.05
 
@@ -47,7 +47,7 @@ def main() -> None:
 def measure(options: argparse.Namespace, num_envs: int, folder: Path) -> dict[str, Any]:
     import torch
 
-    from simyard.runner.environment import fresh_environment, register_tasks
+    from simyard.runner.isaaclab.environment import fresh_environment, register_tasks
     from simyard.runner.rollout.actions import RandomActions
 
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
@@ -91,9 +91,9 @@ def walk(driver: Any, steps: int, device: str) -> float:
 
 def record(env: Any, driver: Any, steps: int, device: str, folder: Path) -> tuple[float, float, int]:
     """Take recorded steps; return their seconds, those of closing, and the bytes that are left."""
-    from simyard.runner.rollout.environment_recorder import EnvironmentRecorder
-    from simyard.runner.rollout.film import RolloutFilm
-    from simyard.runner.rollout.recorder import RolloutRecorder
+    from simyard.runner.isaaclab.environment_recorder import EnvironmentRecorder
+    from simyard.runner.recording.recorder import RolloutRecorder
+    from simyard.runner.video.rollout_video import RolloutFilm
 
     base = env.unwrapped
     before = base.step, base.reset, base._reset_idx

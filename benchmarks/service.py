@@ -26,8 +26,8 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "service"), str(ROOT /
 from helpers import SCENARIO, wait_until  # noqa: E402
 from sites import Site  # noqa: E402
 
-from simyard.config import check_config  # noqa: E402
-from simyard.requests import TrainRequest  # noqa: E402
+from simyard.requests.config import check_config  # noqa: E402
+from simyard.requests.jobs import TrainRequest  # noqa: E402
 from simyard.store import keys  # noqa: E402
 from simyard.store.store import Store  # noqa: E402
 from simyard.tasks.resolve import resolve  # noqa: E402

@@ -28,18 +28,18 @@ from pathlib import Path
 
 from overhead import TASK, Bench
 
-from simyard.runner.tfevents import EventReader, find_event_files
+from simyard.tasks.metrics.events import EventReader, find_event_files
 
 KINDS = ("bare", "command", "inline", "pool")
-SIMYARD = "import sys; from simyard.cli import main; sys.argv[0] = 'simyard'; main()"
+SIMYARD = "import sys; from simyard.cli.main import main; sys.argv[0] = 'simyard'; main()"
 INLINE = """
 import json, sys, time
 from simyard.flows import stages
 from simyard.flows.train import train
-from simyard.requests import TrainRequest
-from simyard.runner.spec import Bounds
-from simyard.site import Site
-from simyard.tasks.sessions import Sessions
+from simyard.requests.jobs import TrainRequest
+from simyard.core.specs import Bounds
+from simyard.requests.settings import Site
+from simyard.tasks.sessions.pool import Sessions
 request = TrainRequest.model_validate(json.load(open(sys.argv[1])))
 for _ in range(int(sys.argv[3])):
     with Sessions(Site.from_env(), Bounds()) as sessions, stages.inline(stages.Inline(sessions=sessions)):

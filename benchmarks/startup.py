@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from simyard.config import check_config
-from simyard.requests import TrainRequest
+from simyard.requests.config import check_config
+from simyard.requests.jobs import TrainRequest
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.resolve import resolve

@@ -12,7 +12,7 @@ from prefect.blocks.core import Block
 from prefect_aws.s3 import S3Bucket
 from pydantic import Field, SecretStr, model_validator
 
-from simyard.runner.errors import RequestError
+from simyard.core.errors import RequestError
 from simyard.store.names import parse_url
 from simyard.store.store import Store
 

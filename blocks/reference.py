@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from simyard.runner.errors import RequestError
+from simyard.core.errors import RequestError
 from simyard.store.names import check_key
 from simyard.store.store import Store
 

@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # What the environment is made from: a new source file needs the install step again, so file names count too.
-stamp=$( { cat pyproject.toml constraints.txt "$0"; find sdk flows tasks runner blocks store service deployments -name '*.py' -o -name '*.usda' -o -name '*.yaml' -o -name '*.json' | sort; } | sha256sum | cut -d' ' -f1)
+stamp=$( { cat pyproject.toml constraints.txt "$0"; find core sdk cli flows tasks runner blocks store service deployments -name '*.py' -o -name '*.usda' -o -name '*.yaml' -o -name '*.json' | sort; } | sha256sum | cut -d' ' -f1)
 if [ -x .venv/bin/simyard ] && [ "$(cat .venv/.simyard-stamp 2>/dev/null)" = "$stamp" ]; then exit 0; fi
 
 is_312() { [ -x "$1" ] && [ "$("$1" -c 'import sys; print(sys.version_info[:2] == (3, 12))' 2>/dev/null)" = True ]; }
@@ -42,8 +42,8 @@ VIRTUAL_ENV="$PWD/.venv" UV_INDEX_STRATEGY="${UV_INDEX_STRATEGY:-unsafe-best-mat
 
 # Installers leave Python's bytecode to the first start, and where that may not write it, to every start: seconds each.
 compile() { env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -c "$1" >/dev/null 2>&1 || true; }
-compile 'import simyard.cli, simyard.flows.deployments, simyard.service.app, prefect.server.api.server, prefect.cli.server' &
-compile 'from simyard.runner.adapters import get_adapter
+compile 'import simyard.cli.main, simyard.flows.deployments, simyard.service.app, prefect.server.api.server, prefect.cli.server' &
+compile 'from simyard.runner.simulators import get_adapter
 adapter = get_adapter("isaaclab")
 for library in ("rsl_rl", "rl_games", "skrl", "sb3"):
     adapter.preload(library)

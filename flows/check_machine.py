@@ -9,7 +9,7 @@ from prefect import flow
 
 from simyard.blocks.reference import open_store
 from simyard.store import keys
-from simyard.tasks.machine_checks import machine_checks, read_settings
+from simyard.tasks.shared.machine_checks import machine_checks, read_settings
 
 
 @flow(name="check-machine", log_prints=False)

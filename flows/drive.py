@@ -12,8 +12,8 @@ from prefect.states import Cancelled, Completed, Failed
 
 from simyard.blocks.reference import absolute
 from simyard.flows import stages
-from simyard.requests import JobRequest
-from simyard.site import Site
+from simyard.requests.jobs import JobRequest
+from simyard.requests.settings import Site
 from simyard.store import keys
 from simyard.tasks.launch import refuse_without_pool
 

@@ -9,7 +9,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from simyard.flows.drive import ending, run_request
-from simyard.requests import EvaluateRequest
+from simyard.requests.jobs import EvaluateRequest
 
 
 @flow(name="evaluate", flow_run_name="{request.name}")

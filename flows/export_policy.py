@@ -9,7 +9,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from simyard.flows.drive import ending, run_request
-from simyard.requests import ExportConfig, ExportRequest, FromJob, TrainRequest
+from simyard.requests.jobs import ExportConfig, ExportRequest, FromJob, TrainRequest
 from simyard.store import keys
 
 

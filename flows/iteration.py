@@ -1,4 +1,4 @@
-"""The steps of a managed training run as Prefect tasks: what each does stands in `simyard.tasks.training_runs`."""
+"""The steps of a managed training run as Prefect tasks: what each does stands in `simyard.tasks.managed`."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from prefect.futures import wait
 from prefect.runtime import flow_run
 
 from simyard.blocks.reference import open_store
+from simyard.core.errors import Category, Failure, SimyardError, WorkloadError
+from simyard.core.specs import JobSpec
 from simyard.flows.retrying import PLAIN, RETRYING, worth_another
 from simyard.flows.stages import sharing
-from simyard.runner.errors import Category, Failure, SimyardError, WorkloadError
-from simyard.runner.spec import JobSpec
-from simyard.site import Site
+from simyard.requests.managed import TrainingRunRequest
+from simyard.requests.settings import Site
 from simyard.store.keys import JobKeys, RunKeys
 from simyard.store.store import Store
-from simyard.tasks import curves
 from simyard.tasks import launch as launching
-from simyard.tasks.attempt import CANCELED, Observer
+from simyard.tasks.attempt.attempt import CANCELED, Observer
+from simyard.tasks.cluster.cancellation import why_stopped
 from simyard.tasks.collect import collect
-from simyard.tasks.frame import Resolved
-from simyard.tasks.history import read_or_none
+from simyard.tasks.kinds.common_fields import Resolved
+from simyard.tasks.managed import report as run_report
+from simyard.tasks.managed import run as runs
+from simyard.tasks.managed.dataset import Dataset
+from simyard.tasks.managed.dataset import write_dataset as write_manifest
+from simyard.tasks.managed.desired_state import Wish
+from simyard.tasks.managed.driver import Driver, DriverObserver, RunEndedError
+from simyard.tasks.managed.executor import Crew, InlineCrew
+from simyard.tasks.managed.pool_executor import PoolCrew
+from simyard.tasks.managed.trainer import TrainerObserver, outcome_of
+from simyard.tasks.metrics import curves
 from simyard.tasks.persist import persist
+from simyard.tasks.shared.history import read_or_none
 from simyard.tasks.stage import stage
-from simyard.tasks.stopped import why_stopped
-from simyard.tasks.training_runs import run as runs
-from simyard.tasks.training_runs import run_report
-from simyard.tasks.training_runs.crew import Crew, InlineCrew
-from simyard.tasks.training_runs.dataset import Dataset
-from simyard.tasks.training_runs.dataset import write_dataset as write_manifest
-from simyard.tasks.training_runs.driver import Driver, DriverObserver, RunEndedError
-from simyard.tasks.training_runs.slots import PoolCrew
-from simyard.tasks.training_runs.trainer import TrainerObserver, outcome_of
-from simyard.tasks.training_runs.wishes import Wish
-from simyard.training_runs import TrainingRunRequest
 
 ASK_S = 3.0
 """How often Prefect is asked whether somebody paused or canceled the flow run in its UI."""

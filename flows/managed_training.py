@@ -14,11 +14,11 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from simyard.blocks.reference import absolute
 from simyard.flows import iteration
-from simyard.site import Site
+from simyard.requests.managed import TrainingRunRequest
+from simyard.requests.settings import Site
 from simyard.store import keys
-from simyard.tasks.training_runs.crew import summary
-from simyard.tasks.training_runs.outages import through_outages
-from simyard.training_runs import TrainingRunRequest
+from simyard.tasks.managed.executor import summary
+from simyard.tasks.managed.outages import through_outages
 
 _SIDE_BY_SIDE: Any = ThreadPoolTaskRunner(max_workers=256)
 

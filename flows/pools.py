@@ -13,10 +13,10 @@ from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectNotFound
 
 from simyard.blocks.job_store import JobStore
+from simyard.core.errors import RequestError, unknown
 from simyard.deployments import POOL_TYPES, pool_template
-from simyard.runner.errors import RequestError, unknown
-from simyard.tasks.gpu_limits import limit_of_pool
-from simyard.tasks.pool import GPU_SIDE, QUEUES, send
+from simyard.tasks.cluster.gpu_limits import limit_of_pool
+from simyard.tasks.cluster.pool_launch import GPU_SIDE, QUEUES, send
 
 Hear = Callable[[str, str], None]
 """Told what was looked at, and whether it was `created`, `updated` or `unchanged`."""

@@ -12,13 +12,13 @@ from prefect.deployments import run_deployment
 from prefect.runtime import deployment
 
 from simyard.blocks.reference import absolute, open_store
-from simyard.requests import TrainRequest
-from simyard.runner.errors import Category, Failure, WorkloadError
-from simyard.runner.spec import Bounds
-from simyard.site import Site
+from simyard.core.errors import Category, Failure, WorkloadError
+from simyard.core.specs import Bounds
+from simyard.requests.jobs import TrainRequest
+from simyard.requests.settings import Site
 from simyard.store import keys
-from simyard.tasks import kept_sessions
 from simyard.tasks.resolve import resolve
+from simyard.tasks.sessions import kept as kept_sessions
 
 POLL_S = 1.0
 NODE_QUEUE = "node-"

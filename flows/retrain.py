@@ -12,15 +12,15 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
 from simyard.blocks.reference import absolute
+from simyard.core.errors import Category
 from simyard.flows import retraining_steps as steps
 from simyard.flows import stages
 from simyard.flows.evaluate import evaluate
 from simyard.flows.train import train
-from simyard.retraining import RetrainRequest
-from simyard.runner.errors import Category
-from simyard.site import Site
+from simyard.requests.retrain import RetrainRequest
+from simyard.requests.settings import Site
 from simyard.store import keys
-from simyard.tasks.retraining import candidate_job_id, evaluation_request, incumbent_job_id
+from simyard.tasks.promotion.retrain import candidate_job_id, evaluation_request, incumbent_job_id
 
 
 @flow(name="retrain", flow_run_name="{request.promotion}")

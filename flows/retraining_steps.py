@@ -10,14 +10,15 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 
 from simyard.blocks.reference import open_store
+from simyard.core.errors import StoreError
 from simyard.flows.retrying import RETRYING
-from simyard.requests import JobRequest
-from simyard.retraining import RetrainRequest
-from simyard.runner.errors import StoreError
+from simyard.requests.jobs import JobRequest
+from simyard.requests.retrain import RetrainRequest
 from simyard.store.keys import JobKeys
-from simyard.tasks import promotions, retraining
-from simyard.tasks.history import read_or_none
-from simyard.tasks.retraining import Start
+from simyard.tasks.promotion import promotions
+from simyard.tasks.promotion import retrain as retraining
+from simyard.tasks.promotion.retrain import Start
+from simyard.tasks.shared.history import read_or_none
 
 _JobFlow = Flow[..., State[dict[str, Any]]]
 

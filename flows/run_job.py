@@ -7,15 +7,15 @@ from dataclasses import replace
 from prefect import flow, get_run_logger
 
 from simyard.blocks.reference import open_store
-from simyard.runner.errors import RequestError
-from simyard.runner.spec import AttemptSpec
-from simyard.site import Site
+from simyard.core.errors import RequestError
+from simyard.core.specs import AttemptSpec
+from simyard.requests.settings import Site
 from simyard.store.store import Store
-from simyard.tasks.attempt import Observer, run_attempt
-from simyard.tasks.history import load_spec
+from simyard.tasks.attempt.attempt import Observer, run_attempt
+from simyard.tasks.cluster.cancellation import why_stopped
 from simyard.tasks.launch import next_attempt, raise_failure
-from simyard.tasks.sessions import Sessions
-from simyard.tasks.stopped import why_stopped
+from simyard.tasks.sessions.pool import Sessions
+from simyard.tasks.shared.history import load_spec
 
 
 @flow(name="run-job", log_prints=False)

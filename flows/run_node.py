@@ -6,8 +6,8 @@ from prefect import flow
 
 from simyard.blocks.reference import open_store
 from simyard.flows.run_job import run_here
-from simyard.tasks.history import load_spec
-from simyard.tasks.nodes import invitation
+from simyard.tasks.cluster.rendezvous import invitation
+from simyard.tasks.shared.history import load_spec
 
 
 @flow(name="run-node", log_prints=False)

@@ -18,26 +18,27 @@ from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 
 from simyard.blocks.reference import open_store
+from simyard.core.errors import Category, Failure, RequestError, SimyardError
+from simyard.core.specs import Bounds
 from simyard.flows.retrying import worth_another
-from simyard.requests import JobRequest, TrainRequest
-from simyard.runner.errors import Category, Failure, RequestError, SimyardError
-from simyard.runner.spec import Bounds
-from simyard.site import Site
+from simyard.requests.jobs import JobRequest, TrainRequest
+from simyard.requests.settings import Site
 from simyard.store import keys
 from simyard.tasks import collect as collecting
-from simyard.tasks import curves, history, idempotency
 from simyard.tasks import launch as launching
 from simyard.tasks import persist as persisting
-from simyard.tasks import pool as pools
 from simyard.tasks import report as reporting
 from simyard.tasks import resolve as resolving
 from simyard.tasks import stage as staging
-from simyard.tasks.attempt import Observer
-from simyard.tasks.frame import Resolved
-from simyard.tasks.history import load_spec
-from simyard.tasks.sessions import Sessions
-from simyard.tasks.stopped import why_stopped
-from simyard.tasks.verdict import Verdict
+from simyard.tasks.attempt.attempt import Observer
+from simyard.tasks.cluster import pool_launch as pools
+from simyard.tasks.cluster.cancellation import why_stopped
+from simyard.tasks.kinds.common_fields import Resolved
+from simyard.tasks.metrics import curves
+from simyard.tasks.sessions.pool import Sessions
+from simyard.tasks.shared import history, idempotency
+from simyard.tasks.shared.history import load_spec
+from simyard.tasks.shared.verdict import Verdict
 
 PROGRESS_EVERY = 50
 """Progress artifacts are updated when this share of a job, one in so many, is done: each costs a request."""

@@ -13,8 +13,8 @@ from simyard.blocks.reference import absolute
 from simyard.flows import stages
 from simyard.flows.drive import drive, ending, run_request
 from simyard.flows.export_policy import export_trained
-from simyard.requests import TrainRequest
-from simyard.site import Site
+from simyard.requests.jobs import TrainRequest
+from simyard.requests.settings import Site
 
 
 @flow(name="train", flow_run_name="{request.name}")

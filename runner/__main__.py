@@ -14,10 +14,10 @@ import socket
 import sys
 from pathlib import Path
 
-from simyard.runner.keeper import keep
-from simyard.runner.paths import AttemptPaths
+from simyard.core.paths import AttemptPaths
+from simyard.core.specs import ONE_JOB, Bounds
 from simyard.runner.session import open_afterwards, run_alone, serve
-from simyard.runner.spec import ONE_JOB, Bounds
+from simyard.runner.session_server import keep
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from simyard.runner.libraries import Library, Progress, Scale
+from simyard.runner.rl import Library, Progress, Scale
 
 _ACTIVITY = re.compile(r"^doing: (.+)$|^\[\d/\d\] (Launching simulation|Creating environment|Preparing agent)$")
 _ISAAC_LABS = {

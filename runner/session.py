@@ -22,13 +22,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from simyard.runner import event_writers, opened
-from simyard.runner.adapters import Adapter, get_adapter
-from simyard.runner.errors import Category, Failure, SimyardError, Stopped
+from simyard.core.errors import Category, Failure, SimyardError, Stopped
+from simyard.core.paths import AttemptPaths, read_json, write_json
+from simyard.core.specs import AttemptSpec, Bounds, Facts, JobSpec
+from simyard.runner import event_writers
+from simyard.runner import verify_outputs as opened
+from simyard.runner.adapter import Adapter
 from simyard.runner.isolation import Isolation, flush_c_streams, memory_bytes
 from simyard.runner.loaded_code import LoadedCode, Status, installed
-from simyard.runner.paths import AttemptPaths, read_json, write_json
-from simyard.runner.spec import AttemptSpec, Bounds, Facts, JobSpec
+from simyard.runner.simulators import get_adapter
 from simyard.runner.workload import TOKEN, kill_family
 
 

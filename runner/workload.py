@@ -16,10 +16,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from simyard.runner import failures
-from simyard.runner.errors import Category, Failure, RequestError, WorkloadError
-from simyard.runner.paths import AttemptPaths
-from simyard.runner.spec import Bounds, Facts, JobSpec
+from simyard.core import failures
+from simyard.core.errors import Category, Failure, RequestError, WorkloadError
+from simyard.core.paths import AttemptPaths
+from simyard.core.specs import Bounds, Facts, JobSpec
 
 TOKEN = "SIMYARD_WORKLOAD"
 

@@ -1,5 +1,5 @@
 """`python -m simyard`: the command line, for whoever has the package and not the script."""
 
-from simyard.cli import main
+from simyard.cli.main import main
 
 main()

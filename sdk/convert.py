@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simyard.runner.errors import RequestError, StoreError
-from simyard.runner.rollout.opening import open_rollout, opened, quantities
+from simyard.core.errors import RequestError, StoreError
+from simyard.runner.recording.verify import open_rollout, opened, quantities
 
 if TYPE_CHECKING:
     import numpy as np

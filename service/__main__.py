@@ -7,7 +7,7 @@ import sys
 import click
 import uvicorn
 
-from simyard.runner.errors import EXIT_BAD_REQUEST, RequestError
+from simyard.core.errors import EXIT_BAD_REQUEST, RequestError
 from simyard.service.app import create_app
 from simyard.service.settings import Settings
 

@@ -13,13 +13,16 @@ import anyio.to_thread
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from simyard.service import bodies, files, health, hooks, inputs, jobs, notifications, pages, recovery, training_runs
+from simyard.service import bodies, recovery
+from simyard.service.auth import Guard
+from simyard.service.endpoints import files, health, hooks, inputs, jobs, pages
+from simyard.service.endpoints import managed as training_runs
 from simyard.service.errors import answer_errors
-from simyard.service.guard import Guard
-from simyard.service.hook_mapping import read_hooks
-from simyard.service.launches import Launches
 from simyard.service.limits import Limits
+from simyard.service.prefect_api import Launches
 from simyard.service.settings import Settings
+from simyard.service.webhooks import outgoing as notifications
+from simyard.service.webhooks.mapping import read_hooks
 
 THREADS = 100
 """Requests worked on at once: most of each is waiting for the store or for Prefect."""

@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from simyard.config import MAX_CONFIG_BYTES, check_library, explain, model_of, parse_config
-from simyard.requests import Body, EvaluateRequest, ExportRequest, JobRequest, TrainRequest
-from simyard.runner.errors import RequestError
+from simyard.core.errors import RequestError
+from simyard.requests.config import MAX_CONFIG_BYTES, check_library, explain, model_of, parse_config
+from simyard.requests.jobs import Body, EvaluateRequest, ExportRequest, JobRequest, TrainRequest
+from simyard.requests.managed import TrainingRunRequest
+from simyard.requests.rollout import SubmitRequest
 from simyard.service.errors import FieldErrors
-from simyard.submission import SubmitRequest
-from simyard.training_runs import TrainingRunRequest
 
 Model = TypeVar("Model", bound=Body)
 

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from prefect.exceptions import PrefectException
 
-from simyard.runner.errors import RequestError, SimyardError
+from simyard.core.errors import RequestError, SimyardError
 
 _CODES = {
     401: ("no_api_key", "bad_api_key", "bad_signature", "stale_signature"),

@@ -8,11 +8,11 @@ from typing import Any
 
 from simyard.service.charts import Curve, chart
 from simyard.service.html import DASH, Html, document, folded, join, pairs, section, shown, table, tag
-from simyard.service.looks import LOG_LINES, Look, as_json
-from simyard.service.standing import ENDED
-from simyard.tasks.history import PastAttempt
+from simyard.service.job_view import LOG_LINES, Look, as_json
+from simyard.service.status import ENDED
 from simyard.tasks.kinds import KINDS
-from simyard.tasks.text import interval, size
+from simyard.tasks.shared.history import PastAttempt
+from simyard.tasks.shared.text import interval, size
 
 MOST_ROWS = 200
 """Of a table; the files have all."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from simyard.runner.errors import RequestError
-from simyard.service.guard import Caller
-from simyard.service.launches import Launches, id_of
+from simyard.core.errors import RequestError
+from simyard.service.auth import Caller
+from simyard.service.prefect_api import Launches, id_of
 from simyard.service.settings import Settings
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
-from simyard.tasks import usage
-from simyard.tasks.history import load_spec, read_or_none
-from simyard.tasks.training_runs.record import run_status
+from simyard.tasks.managed.record import run_status
+from simyard.tasks.shared import usage
+from simyard.tasks.shared.history import load_spec, read_or_none
 
 
 class Limits:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import httpcore
 
-from simyard.runner.errors import RequestError
+from simyard.core.errors import RequestError
 
 TIMEOUT_S = 30.0
 """From one sign of life to the next."""

@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 
 from prefect.client.schemas.objects import FlowRun
 
-from simyard.runner.errors import SimyardError
-from simyard.service.launches import Launches, id_of, project_of
+from simyard.core.errors import SimyardError
+from simyard.service.prefect_api import Launches, id_of, project_of
 from simyard.service.settings import Settings
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
-from simyard.tasks import history
-from simyard.tasks.training_runs import record
+from simyard.tasks.managed import record
+from simyard.tasks.shared import history
 
 MOST_RUNS = 5
 """How often a flow run is begun before it is given up."""

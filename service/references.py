@@ -11,15 +11,15 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from simyard.requests import FILE, Body
-from simyard.runner.errors import RequestError
+from simyard.core.errors import RequestError
+from simyard.requests.jobs import FILE, Body
 from simyard.service import outbound
-from simyard.service.guard import Caller
+from simyard.service.auth import Caller
 from simyard.service.settings import DEFAULT_PROJECT, Settings
 from simyard.store import keys
 from simyard.store.names import Location, check_key, parse_url
 from simyard.store.store import KeyNotFound, Store
-from simyard.tasks.inputs import check_name
+from simyard.tasks.shared.inputs import check_name
 
 Request = TypeVar("Request", bound=Body)
 

@@ -9,7 +9,7 @@ import json
 import time
 from typing import Any, Literal
 
-from simyard.runner.errors import RequestError
+from simyard.core.errors import RequestError
 
 Purpose = Literal["download", "upload", "page"]
 _DIGEST_BYTES = 32

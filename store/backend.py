@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
-from simyard.runner.errors import RequestError, StoreError, unknown
+from simyard.core.errors import RequestError, StoreError, unknown
 from simyard.store.names import Location, without_secrets
 
 Credentials = Callable[[], Mapping[str, Any]]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from obstore.exceptions import BaseError
 
-from simyard.runner.errors import StoreError
+from simyard.core.errors import StoreError
 
 CAUGHT = (BaseError, OSError)
 """What obstore and the file system raise."""

@@ -38,7 +38,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime
 
-from simyard.runner.errors import RequestError
+from simyard.core.errors import RequestError
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts as it counts
 _JOB_ID = re.compile(r"job-[0-9a-hjkmnp-tv-z]{26}")

@@ -29,8 +29,8 @@ from botocore.config import Config
 from botocore.configprovider import ConstantProvider
 from botocore.credentials import RefreshableCredentials
 
-from simyard.runner.errors import RequestError
-from simyard.runner.spec import InputFile
+from simyard.core.errors import RequestError
+from simyard.core.specs import InputFile
 from simyard.store.backend import Access, Credentials
 from simyard.store.failures import failure
 from simyard.store.store import UPLOADS_AT_ONCE, Store, part_bytes

@@ -35,7 +35,7 @@ from typing import IO, Any, TypeVar, cast
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 
-from simyard.runner.errors import RequestError, StoreError
+from simyard.core.errors import RequestError, StoreError
 from simyard.store.backend import OPTIONS, Credentials, open_backend
 from simyard.store.failures import CAUGHT, KeyNotFound, failure, may_pass, on_disk
 from simyard.store.names import Location, check_key, check_prefix, is_being_written, parse_url

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from io import BufferedRandom
 from pathlib import Path
 
-from simyard.runner.errors import RequestError
-from simyard.runner.spec import InputFile
+from simyard.core.errors import RequestError
+from simyard.core.specs import InputFile
 from simyard.store.failures import on_disk
 from simyard.store.locks import held
 from simyard.store.names import check_key

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from simyard.runner.errors import Category, Failure
-from simyard.runner.spec import JobSpec
+from simyard.core.errors import Category, Failure
+from simyard.core.specs import JobSpec
 from simyard.store.store import KeyNotFound, Store
-from simyard.tasks import history
-from simyard.tasks.history import PastAttempt
 from simyard.tasks.kinds import kind_of
-from simyard.tasks.kinds.training_mirror import NORMALIZER
-from simyard.tasks.verdict import Artifact, Verdict
+from simyard.tasks.kinds.train_uploader import NORMALIZER
+from simyard.tasks.shared import history
+from simyard.tasks.shared.history import PastAttempt
+from simyard.tasks.shared.verdict import Artifact, Verdict
 
 
 def collect(spec: JobSpec, store: Store, failure: Failure | None = None) -> Verdict:

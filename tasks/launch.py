@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from typing import Any
 
-from simyard.runner.errors import Category, Failure, RequestError, SimyardError, WorkloadError
-from simyard.runner.spec import AttemptSpec, JobSpec
+from simyard.core.errors import Category, Failure, RequestError, SimyardError, WorkloadError
+from simyard.core.specs import AttemptSpec, JobSpec
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
-from simyard.tasks import history
-from simyard.tasks.attempt import Observer, run_attempt
-from simyard.tasks.sessions import Sessions
+from simyard.tasks.attempt.attempt import Observer, run_attempt
+from simyard.tasks.sessions.pool import Sessions
+from simyard.tasks.shared import history
 
 TAKEN_UP = "simyard-service"
 """The tag of flow runs that somebody sets going again when their process is lost."""

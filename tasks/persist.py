@@ -6,15 +6,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from simyard.runner.paths import write_json
-from simyard.runner.spec import JobSpec
+from simyard.core.paths import write_json
+from simyard.core.specs import JobSpec
 from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
-from simyard.tasks import documents
-from simyard.tasks.keeper import Keeper
 from simyard.tasks.kinds import kind_of
-from simyard.tasks.scaling import scaling
-from simyard.tasks.verdict import Verdict
+from simyard.tasks.shared import documents
+from simyard.tasks.shared.artifact_writer import Keeper
+from simyard.tasks.shared.scaling import scaling
+from simyard.tasks.shared.verdict import Verdict
 
 
 def persist(spec: JobSpec, verdict: Verdict, store: Store) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.kinds import KINDS
-from simyard.tasks.text import size
+from simyard.tasks.shared.text import size
 
 MAX_PICTURE_BYTES = 2_000_000
 _PICTURE = re.compile(r"^!\[[^\]]*\]\(([\w./-]+)\)$", re.MULTILINE)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from simyard.requests import (
+from simyard.core.errors import RequestError, unknown
+from simyard.core.specs import Evaluation, Export, JobSpec, ResumePoint
+from simyard.requests.jobs import (
     EvaluateRequest,
     ExportRequest,
     JobRequest,
@@ -14,20 +16,18 @@ from simyard.requests import (
     TaskRequest,
     TrainRequest,
 )
-from simyard.runner.adapters import ADAPTERS, get_adapter
-from simyard.runner.archives import inspect
-from simyard.runner.errors import RequestError, unknown
-from simyard.runner.libraries import LIBRARIES, get_library
-from simyard.runner.spec import Evaluation, Export, JobSpec, ResumePoint
+from simyard.requests.rollout import SubmitRequest
+from simyard.runner.assets.archives import inspect
+from simyard.runner.rl import LIBRARIES, get_library
+from simyard.runner.simulators import ADAPTERS, get_adapter
 from simyard.store import keys
 from simyard.store.store import Store
-from simyard.submission import SubmitRequest
-from simyard.tasks import history
-from simyard.tasks.frame import Resolved, frame, inherit, training_of
-from simyard.tasks.history import load_spec
-from simyard.tasks.inputs import LocalInput, find_input
-from simyard.tasks.policies import find_policies
-from simyard.tasks.rollouts import resolve_rollout
+from simyard.tasks.kinds.common_fields import Resolved, frame, inherit, training_of
+from simyard.tasks.kinds.policy_sources import find_policies
+from simyard.tasks.kinds.rollout_inputs import resolve_rollout
+from simyard.tasks.shared import history
+from simyard.tasks.shared.history import load_spec
+from simyard.tasks.shared.inputs import LocalInput, find_input
 
 DEFAULT_SEED = 42
 

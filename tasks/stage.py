@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.store.uploads import send
-from simyard.tasks.frame import Resolved
-from simyard.tasks.inputs import LocalInput
+from simyard.tasks.kinds.common_fields import Resolved
+from simyard.tasks.shared.inputs import LocalInput
 
 
 def stage(resolved: Resolved, store: Store) -> None:

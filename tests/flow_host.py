@@ -25,11 +25,11 @@ def import_all() -> None:
     import prefect.task_engine  # noqa: F401
 
     import simyard.cli
-    import simyard.commands
+    import simyard.cli.main
     import simyard.flows
-    import simyard.service.launches
+    import simyard.service.prefect_api
 
-    for package in (simyard.commands, simyard.flows):
+    for package in (simyard.cli, simyard.flows):
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
     assert len(os.listdir("/proc/self/task")) == 1, "a thread runs: a child would not have it, and maybe wait for it"
@@ -101,7 +101,7 @@ def read_settings() -> None:
 
 def reading_settings_late() -> None:
     """Have commands read Prefect's settings where they import it: they set some of them just before."""
-    from simyard.commands import run
+    from simyard.cli import run
 
     reach = run._reach_server
 
@@ -121,6 +121,6 @@ if __name__ == "__main__":
     if order["program"]:
         runpy.run_path(order["program"], run_name="__main__")
     else:
-        from simyard.cli import main
+        from simyard.cli.main import main
 
         main()

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simyard.config import check_config
-from simyard.requests import TrainRequest
+from simyard.requests.config import check_config
+from simyard.requests.jobs import TrainRequest
 
 SIMYARD = str(Path(sys.executable).parent / "simyard")
 PREFECT = str(Path(sys.executable).parent / "prefect")

@@ -15,19 +15,14 @@ import yaml
 from lazy import lazy
 from pydantic import BaseModel
 
-from simyard.cli import JSON_KEYS, main
-from simyard.config import check_config, model_of, read_config
-from simyard.requests import (
-    EvaluationConfig,
-    ExportConfig,
-    PolicyConfig,
-    TrainRequest,
-)
-from simyard.retraining import RetrainRequest
-from simyard.runner.errors import RequestError
-from simyard.submission import SubmitRequest
-from simyard.tasks.training_runs.events import TYPES
-from simyard.training_runs import RolloutTemplate, TrainingRunRequest
+from simyard.cli.main import JSON_KEYS, main
+from simyard.core.errors import RequestError
+from simyard.requests.config import check_config, model_of, read_config
+from simyard.requests.jobs import EvaluationConfig, ExportConfig, PolicyConfig, TrainRequest
+from simyard.requests.managed import RolloutTemplate, TrainingRunRequest
+from simyard.requests.retrain import RetrainRequest
+from simyard.requests.rollout import SubmitRequest
+from simyard.tasks.managed.events import TYPES
 
 prefect = lazy("prefect")
 
@@ -205,7 +200,7 @@ def test_the_retraining_table_has_every_field_and_its_default() -> None:
 def test_the_settings_table_has_every_variable() -> None:
     section = README.partition("## Settings")[2].partition("\n## ")[0]
     named = set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE))
-    sources = [ROOT / name for name in ("sdk/site.py", "runner/spec.py", "tasks/nodes.py")]
+    sources = [ROOT / name for name in ("sdk/requests/settings.py", "core/specs.py", "tasks/cluster/rendezvous.py")]
     text = "".join(path.read_text() for path in sources)
     read = set(re.findall(r'"((?:SIMYARD|ISAACSIM|OMP)_[A-Z_]*[A-Z])"', text))
     assert named == read
@@ -222,7 +217,7 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_files_that_are_named_exist() -> None:
-    ours = r"`((?:docs|flows|tasks|runner|store|blocks|sdk|tests|examples|changes)/[\w./-]*)`"
+    ours = r"`((?:docs|core|cli|flows|tasks|runner|store|service|blocks|sdk|tests|examples|changes)/[\w./-]*)`"
     named = [(path, name) for path in DOCUMENTS for name in re.findall(ours, path.read_text(encoding="utf-8"))]
     assert not [f"{path.relative_to(ROOT)}: {name}" for path, name in named if not (ROOT / name).exists()]
 

@@ -12,35 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("blocks", "deployments", "flows", "runner", "sdk", "service", "store", "tasks")
+FOLDERS = ("blocks", "cli", "core", "deployments", "flows", "runner", "sdk", "service", "store", "tasks")
 PACKAGES: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
 SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 
-BODIES = {"requests", "submission", "training_runs", "retraining"}
-"""What users send."""
 LAYERS = {
-    "runner": set(),
-    "store": {"runner"},
-    "requests": {"runner"},
-    "submission": {"requests", "runner"},
-    "training_runs": {"requests", "submission", "runner"},
-    "retraining": {"requests", "runner"},
-    "config": {"requests", "submission", "runner"},
-    "convert": {"runner"},
-    "policy": {"runner"},
-    "site": {"runner"},
-    "blocks": {"store", "runner"},
-    "tasks": {"blocks", "store", *BODIES, "site", "runner"},
-    "flows": {"deployments", "tasks", "blocks", "store", *BODIES, "site", "runner"},
-    "service": {"tasks", "blocks", "store", "config", *BODIES, "site", "runner"},
+    "core": set(),
+    "runner": {"core"},
+    "store": {"core"},
+    "sdk/requests": {"runner", "core"},
+    "sdk/client": set(),
+    "sdk": {"sdk/client", "cli", "runner", "core"},
+    "blocks": {"store", "core"},
+    "tasks": {"sdk/requests", "blocks", "store", "runner", "core"},
     "deployments": set(),
-    "commands": {"deployments", "flows", "tasks", "blocks", "store", "config", "convert", *BODIES, "site", "runner"},
-    "client": set(),
-    "__init__": {"client"},
-    "cli": {"__version__", "commands", "config", *BODIES, "runner"},
-    "__main__": {"cli"},
+    "flows": {"deployments", "tasks", "sdk/requests", "blocks", "store", "runner", "core"},
+    "service": {"tasks", "sdk/requests", "blocks", "store", "runner", "core"},
+    "cli": {"deployments", "flows", "tasks", "sdk", "sdk/requests", "blocks", "store", "runner", "core"},
 }
-"""What each part may import, besides itself."""
+"""What each folder may import, besides itself."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +49,11 @@ class Import:
 
     @property
     def part(self) -> str:
-        """The part of simyard it is, `runner` say."""
-        return self.module.split(".")[1] if self.top == "simyard" and "." in self.module else ""
+        """The folder of `LAYERS` it stands in, `runner` say; empty for a module that is not ours."""
+        if self.top != "simyard":
+            return ""
+        name = self.module.split(".")[1] if "." in self.module else ""
+        return next((folder for folder in (name, f"sdk/{name}") if folder in LAYERS), "sdk")
 
     def __str__(self) -> str:
         return f"{self.path.relative_to(ROOT)}:{self.line} imports {self.module}"
@@ -88,10 +81,9 @@ def imports(path: Path) -> Iterator[Import]:
 
 
 def part_of(path: Path) -> str:
+    """The folder of `LAYERS` that a file stands in."""
     folder, *rest = path.relative_to(ROOT).parts
-    if folder != "sdk":
-        return folder
-    return rest[0].removesuffix(".py")
+    return f"{folder}/{rest[0]}" if f"{folder}/{rest[0]}" in LAYERS else folder
 
 
 def test_imports_go_one_way() -> None:
@@ -103,10 +95,12 @@ def test_imports_go_one_way() -> None:
     assert not wrong
 
 
-def test_the_runner_imports_the_standard_library_alone() -> None:
-    files = (ROOT / "runner").rglob("*.py")
+def test_what_the_workload_imports_is_the_standard_library_alone() -> None:
+    files = (path for folder in ("core", "runner") for path in (ROOT / folder).rglob("*.py"))
     found = [item for path in files for item in imports(path)]
-    foreign = [item for item in found if item.top not in sys.stdlib_module_names and item.part != "runner"]
+    foreign = [
+        item for item in found if item.top not in sys.stdlib_module_names and item.part not in ("runner", "core")
+    ]
     assert foreign, "the adapters import the simulator somewhere"
     assert not [str(item) for item in foreign if not item.inside_function]
     assert not [str(item) for item in foreign if item.top in ("prefect", "pydantic", "obstore", "simyard")]
@@ -134,7 +128,8 @@ def test_every_package_is_listed() -> None:
 def test_importing_the_runner_brings_in_nothing_foreign(tmp_path: Path) -> None:
     modules = [
         ".".join(["simyard", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
-        for path in (ROOT / "runner").rglob("*.py")
+        for folder in ("core", "runner")
+        for path in (ROOT / folder).rglob("*.py")
         if path.name != "__main__.py"
     ]
     code = f"import sys\nfor name in {modules!r}: __import__(name)\nprint(*{{n.split('.')[0] for n in sys.modules}})"

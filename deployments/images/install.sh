@@ -22,7 +22,7 @@ fi
 
 # The checkout may be read-only, and a build writes beside its sources.
 mkdir "$work/source"
-(cd "$root" && cp -r pyproject.toml README.md LICENSE blocks deployments flows runner sdk service store tasks "$work/source")
+(cd "$root" && cp -r pyproject.toml README.md LICENSE blocks cli core deployments flows runner sdk service store tasks "$work/source")
 "$UV" build --quiet --wheel --out-dir "$work" "$work/source"
 wheel=$(echo "$work"/simyard-*.whl)
 

@@ -6,17 +6,17 @@ import math
 import time
 from typing import Any
 
-from simyard.runner.environment import fresh_environment, settle
-from simyard.runner.errors import Category, Failure, WorkloadError
-from simyard.runner.evaluation.film import Film
-from simyard.runner.evaluation.meter import Episode, EpisodeMeter
+from simyard.core.errors import Category, Failure, WorkloadError
+from simyard.core.paths import AttemptPaths, write_json
+from simyard.core.specs import AttemptSpec, Facts, PolicyFile
+from simyard.runner.evaluation.episode_statistics import Episode, EpisodeMeter
 from simyard.runner.evaluation.summary import summarize
 from simyard.runner.evaluation.tables import EpisodeTable, write_metrics
-from simyard.runner.libraries import get_library
-from simyard.runner.paths import AttemptPaths, write_json
-from simyard.runner.policies import load_policy
+from simyard.runner.isaaclab.environment import fresh_environment, settle
 from simyard.runner.progress import say_activity, say_count
-from simyard.runner.spec import AttemptSpec, Facts, PolicyFile
+from simyard.runner.rl import get_library
+from simyard.runner.rl.policies import load_policy
+from simyard.runner.video.evaluation_videos import Film
 
 SAY_EVERY_S = 1.0
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any
 
-from simyard.runner.evaluation.meter import Episode
+from simyard.runner.evaluation.episode_statistics import Episode
 
 CONFIDENCE = 0.95
 RESAMPLES = 9_999

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from simyard.runner.evaluation.meter import Episode
-from simyard.runner.paths import write_atomic
-from simyard.runner.spec import PolicyFile
+from simyard.core.paths import write_atomic
+from simyard.core.specs import PolicyFile
+from simyard.runner.evaluation.episode_statistics import Episode
 
 INTERVAL_S = 5.0
 """How far `episodes.csv` may lie behind: it is written whole every time."""

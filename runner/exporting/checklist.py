@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from simyard.runner.errors import RequestError, unknown
+from simyard.core.errors import RequestError, unknown
+from simyard.core.paths import write_json
+from simyard.core.specs import Wire
 from simyard.runner.exporting.checks import CHECKS, Status, Verdict
 from simyard.runner.exporting.evidence import Evidence, Thresholds
-from simyard.runner.paths import write_json
-from simyard.runner.spec import Wire
 
 SCHEMA_VERSION = 1
 CHECKLIST_FILE = "checklist.json"

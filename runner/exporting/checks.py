@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from simyard.runner.errors import unknown
+from simyard.core.errors import unknown
 from simyard.runner.exporting.contract import ActionTerm, Contract
 from simyard.runner.exporting.evidence import ActionSample, Evidence, Thresholds
 

@@ -14,8 +14,8 @@ from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from simyard.runner.paths import write_json
-from simyard.runner.spec import Wire
+from simyard.core.paths import write_json
+from simyard.core.specs import Wire
 
 SCHEMA_VERSION = 1
 CONTRACT_FILE = "policy_contract.json"

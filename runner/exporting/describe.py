@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simyard.runner.errors import RequestError
+from simyard.core.errors import RequestError
 from simyard.runner.exporting.contract import (
     FILES,
     ONNX,
@@ -26,7 +26,7 @@ from simyard.runner.exporting.plain import common_row, each_of, function_name, p
 from simyard.runner.exporting.terms import action_terms, observation_groups
 
 if TYPE_CHECKING:
-    from simyard.runner.policies.base import Normalizer, Policy
+    from simyard.runner.rl.policies.base import Normalizer, Policy
 
 _PACKAGES = ("simyard", "isaaclab", "rsl-rl-lib", "skrl", "rl-games", "stable-baselines3", "torch", "onnx", "numpy")
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from simyard.runner.errors import RequestError, unknown
+from simyard.core.errors import RequestError, unknown
+from simyard.core.specs import Wire
 from simyard.runner.exporting.contract import Contract, Statistics
 from simyard.runner.exporting.parity import Parity
-from simyard.runner.spec import Wire
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from simyard.runner.environment import fresh_environment, settle
-from simyard.runner.evaluation.meter import Episode, EpisodeMeter
+from simyard.core.paths import AttemptPaths, write_json
+from simyard.core.specs import AttemptSpec, Facts
+from simyard.runner.evaluation.episode_statistics import Episode, EpisodeMeter
 from simyard.runner.evaluation.summary import difference, summarize
 from simyard.runner.exporting import describe, formats
 from simyard.runner.exporting.checklist import Checklist, check, write_checklist
@@ -25,11 +26,10 @@ from simyard.runner.exporting.evidence import (
 from simyard.runner.exporting.parity import Parity, check_parity
 from simyard.runner.exporting.rollouts import FiniteWatch, PairRecorder
 from simyard.runner.exporting.steps import STEPS
-from simyard.runner.libraries import get_library
-from simyard.runner.paths import AttemptPaths, write_json
-from simyard.runner.policies import Policy, load_policy
+from simyard.runner.isaaclab.environment import fresh_environment, settle
 from simyard.runner.progress import say_activity, say_count
-from simyard.runner.spec import AttemptSpec, Facts
+from simyard.runner.rl import get_library
+from simyard.runner.rl.policies import Policy, load_policy
 
 LONG_RUN_ENVS = 4
 OTHER_EPISODES = 16

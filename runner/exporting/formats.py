@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simyard.runner.errors import RequestError
-from simyard.runner.paths import write_atomic
+from simyard.core.errors import RequestError
+from simyard.core.paths import write_atomic
 
 if TYPE_CHECKING:
     import torch

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from simyard.runner.errors import Category, Failure, WorkloadError
+from simyard.core.errors import Category, Failure, WorkloadError
+from simyard.core.specs import Wire
 from simyard.runner.exporting.contract import FILES, ONNX, TORCHSCRIPT
-from simyard.runner.spec import Wire
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from simyard.runner.errors import RequestError
+from simyard.core.errors import RequestError
 from simyard.runner.exporting.contract import ActionTerm, Interval, ObservationGroup, ObservationTerm
 from simyard.runner.exporting.plain import common_row, each_of, function_name, numbers, plain
 

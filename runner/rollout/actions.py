@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from simyard.runner.errors import RequestError
+from simyard.core.errors import RequestError
 
 if TYPE_CHECKING:
     import torch

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simyard.runner.rollout.film import RolloutFilm
-from simyard.runner.rollout.recorder import RolloutRecorder
+from simyard.runner.recording.recorder import RolloutRecorder
+from simyard.runner.video.rollout_video import RolloutFilm
 
 
 @dataclass(frozen=True, kw_only=True)

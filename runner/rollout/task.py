@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from simyard.runner.environment import use_overlay
-from simyard.runner.paths import AttemptPaths
-from simyard.runner.rollout import registered, user_task
-from simyard.runner.rollout.rollout import rollout
+from simyard.core.paths import AttemptPaths
+from simyard.core.specs import AttemptSpec, Facts
+from simyard.runner.isaaclab import registered_task as registered
+from simyard.runner.isaaclab.environment import use_overlay
+from simyard.runner.rollout import user_task
+from simyard.runner.rollout.run import rollout
 from simyard.runner.rollout.user_class import find_class, import_module
-from simyard.runner.spec import AttemptSpec, Facts
 
 
 def run(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from simyard.runner.errors import RequestError
+from simyard.core.errors import RequestError
 
 
 def import_module(name: str) -> ModuleType:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from simyard.runner.paths import AttemptPaths
-from simyard.runner.robot_files import main_file
+from simyard.core.paths import AttemptPaths
+from simyard.core.specs import Asset, AttemptSpec, Facts
+from simyard.runner.assets.robot_files import main_file
 from simyard.runner.rollout.context import RolloutContext
-from simyard.runner.rollout.recording import Recording
-from simyard.runner.spec import Asset, AttemptSpec, Facts
+from simyard.runner.rollout.outputs import Recording
 
 
 def drive(task_class: type, recording: Recording, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:

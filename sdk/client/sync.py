@@ -16,24 +16,8 @@ from simyard.client import bodies, calls, files
 from simyard.client.calls import Answer, Call, Result
 from simyard.client.errors import ApiError, NotFoundError
 from simyard.client.job import LOG, Job
-from simyard.client.plans import (
-    Fetch,
-    Pause,
-    Plan,
-    Plans,
-    PutObject,
-    Send,
-    Step,
-    Together,
-    Upload,
-)
-from simyard.client.records import (
-    AssetRecord,
-    CheckpointRecord,
-    EventRecord,
-    JobRecord,
-    TrainingRunRecord,
-)
+from simyard.client.plans import Fetch, Pause, Plan, Plans, PutObject, Send, Step, Together, Upload
+from simyard.client.records import AssetRecord, CheckpointRecord, EventRecord, JobRecord, TrainingRunRecord
 from simyard.client.settings import DEFAULT_URL, LIMITS, Settings, certificates, is_passing
 from simyard.client.watching import CATCH_UP_LINES, LogTail
 

@@ -1,11 +1,11 @@
 """The kinds of jobs. To add one: write its file, name it here; its work is an adapter's in `runner/`."""
 
-from simyard.runner.spec import JobSpec
+from simyard.core.specs import JobSpec
 from simyard.tasks.kinds.base import Kind
-from simyard.tasks.kinds.evaluation import EvaluationKind
+from simyard.tasks.kinds.evaluate import EvaluationKind
 from simyard.tasks.kinds.export import ExportKind
 from simyard.tasks.kinds.rollout import RolloutKind
-from simyard.tasks.kinds.training import TrainingKind
+from simyard.tasks.kinds.train import TrainingKind
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (TrainingKind(), EvaluationKind(), ExportKind(), RolloutKind())}
 

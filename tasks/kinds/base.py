@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
-from simyard.runner.paths import AttemptPaths
+from simyard.core.paths import AttemptPaths
+from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint
 from simyard.runner.progress import Reader, counting_reader
-from simyard.runner.spec import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint
 from simyard.store.store import Store
-from simyard.tasks.keeper import Keeper
-from simyard.tasks.mirror import Mirror
-from simyard.tasks.verdict import Artifact, Verdict
+from simyard.tasks.attempt.uploader import Mirror
+from simyard.tasks.shared.artifact_writer import Keeper
+from simyard.tasks.shared.verdict import Artifact, Verdict
 
 
 class Kind:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from simyard.core.specs import JobSpec
 from simyard.runner.exporting.steps import STEPS
-from simyard.runner.spec import JobSpec
-from simyard.tasks.keeper import Keeper
 from simyard.tasks.kinds.base import Kind
-from simyard.tasks.kinds.evaluation import read_output
-from simyard.tasks.verdict import Verdict
+from simyard.tasks.kinds.evaluate import read_output
+from simyard.tasks.shared.artifact_writer import Keeper
+from simyard.tasks.shared.verdict import Verdict
 
 
 class ExportKind(Kind):

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from simyard.runner.paths import RENDER, ROLLOUT
-from simyard.runner.rollout.packing import pack
-from simyard.runner.spec import InputFile, JobSpec, ResumePoint
-from simyard.tasks.keeper import Keeper
+from simyard.core.paths import RENDER, ROLLOUT
+from simyard.core.specs import InputFile, JobSpec, ResumePoint
+from simyard.runner.recording.packing import pack
+from simyard.tasks.attempt.uploader import Mirror
 from simyard.tasks.kinds.base import Kind, lacking
-from simyard.tasks.kinds.evaluation import read_output
-from simyard.tasks.mirror import Mirror
-from simyard.tasks.text import interval, number
-from simyard.tasks.verdict import Artifact, Verdict
+from simyard.tasks.kinds.evaluate import read_output
+from simyard.tasks.shared.artifact_writer import Keeper
+from simyard.tasks.shared.text import interval, number
+from simyard.tasks.shared.verdict import Artifact, Verdict
 
 RECORDING = "recording.zarr"
 """Folder of the arrays while they are written, below an attempt's files."""

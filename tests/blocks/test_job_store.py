@@ -8,7 +8,7 @@ from lazy import lazy
 from pydantic import ValidationError
 
 from simyard.blocks.reference import open_store
-from simyard.runner.errors import RequestError
+from simyard.core.errors import RequestError
 from simyard.store.store import Store
 
 blocks = lazy("simyard.blocks.job_store")

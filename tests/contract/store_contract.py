@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from simyard.runner.errors import RequestError, StoreError
+from simyard.core.errors import RequestError, StoreError
 from simyard.store.store import PART_BYTES, KeyNotFound, Store, check_key, sha256_file
 
 MIB = 1024 * 1024

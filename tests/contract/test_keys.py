@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simyard.runner.errors import RequestError
+from simyard.core.errors import RequestError
 from simyard.store import keys
 from simyard.store.names import check_key
 

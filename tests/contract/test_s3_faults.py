@@ -29,8 +29,8 @@ from helpers import last_json
 from scenario.play import ENVIRONMENT, config
 from store_contract import Place
 
-from simyard.runner.errors import StoreError
-from simyard.runner.spec import InputFile
+from simyard.core.errors import StoreError
+from simyard.core.specs import InputFile
 from simyard.store import keys, uploads
 from simyard.store.backend import Access
 from simyard.store.multipart import _open_client

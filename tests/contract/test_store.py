@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from store_contract import StoreContract
 
-from simyard.runner.errors import RequestError, StoreError
+from simyard.core.errors import RequestError, StoreError
 from simyard.store.store import KeyNotFound, Store, sha256_file
 
 SECRET = "the-secret-key"

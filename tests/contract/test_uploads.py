@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from simyard.runner.errors import RequestError, StoreError
-from simyard.runner.spec import InputFile
+from simyard.core.errors import RequestError, StoreError
+from simyard.core.specs import InputFile
 from simyard.store import keys, uploads
 from simyard.store.locks import held
 from simyard.store.multipart import ROUNDS, send_to_bucket
@@ -91,7 +91,7 @@ def check_whole(store, place, file, tmp_path):
 
 CHILD = """
     import json, os, pathlib, signal, sys, time
-    from simyard.runner.spec import InputFile
+    from simyard.core.specs import InputFile
     from simyard.store.store import Store
     from simyard.store.uploads import send
     url, options, file, source = json.loads(sys.argv[1])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from simyard.cli import main
+from simyard.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "deployments" / "compose.yaml"

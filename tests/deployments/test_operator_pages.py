@@ -10,7 +10,7 @@ import pytest
 import yaml
 from lazy import lazy
 
-from simyard.cli import main
+from simyard.cli.main import main
 
 pools = lazy("simyard.flows.pools")
 

@@ -3,13 +3,13 @@
 import json
 import sys
 
-from simyard.config import check_config
+from simyard.core.specs import Bounds
 from simyard.flows import stages
 from simyard.flows.retrain import retrain
-from simyard.retraining import RetrainRequest
-from simyard.runner.spec import Bounds
-from simyard.site import Site
-from simyard.tasks.sessions import Sessions
+from simyard.requests.config import check_config
+from simyard.requests.retrain import RetrainRequest
+from simyard.requests.settings import Site
+from simyard.tasks.sessions.pool import Sessions
 
 with Sessions(Site.from_env(), Bounds()) as sessions, stages.inline(stages.Inline(sessions=sessions)):
     for line in sys.stdin:

@@ -14,10 +14,10 @@ from helpers import CONFIG, PREFECT, CommandLine, Server, last_json, wait_until
 from pools import ROOT, Api, Pool
 from pydantic import BaseModel
 
-from simyard.requests import EvaluateRequest, ExportRequest, TrainRequest
-from simyard.retraining import RetrainRequest
+from simyard.requests.jobs import EvaluateRequest, ExportRequest, TrainRequest
+from simyard.requests.retrain import RetrainRequest
+from simyard.requests.rollout import SubmitRequest
 from simyard.store import keys
-from simyard.submission import SubmitRequest
 
 
 @pytest.mark.sim

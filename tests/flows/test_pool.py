@@ -12,12 +12,12 @@ import pytest
 from helpers import CONFIG, SCENARIO, CommandLine, Server, last_json, wait_until
 from pools import Api, Pool, engines, workloads
 
-from simyard.runner.errors import WorkloadError
-from simyard.runner.spec import JobSpec
+from simyard.core.errors import WorkloadError
+from simyard.core.specs import JobSpec
 from simyard.store.keys import JobKeys, new_job_id
 from simyard.store.store import Store
 from simyard.tasks import launch
-from simyard.tasks.attempt import Observer
+from simyard.tasks.attempt.attempt import Observer
 
 PATIENCE_S = 240.0
 """Waits end when what they wait for has happened; a machine that has other work may take this long."""
@@ -153,7 +153,7 @@ def test_an_attempt_that_falls_silent_is_given_up(
 ) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from simyard.tasks import pool
+    from simyard.tasks.cluster import pool_launch as pool
 
     monkeypatch.setattr(pool, "SILENCE_S", 2.0)
     api("/work_pools/", {"name": "silent", "type": "process"})

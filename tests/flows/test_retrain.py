@@ -13,12 +13,12 @@ import pytest
 from helpers import PREFECT, SCENARIO, Command, FlowHost, Server, end, wait_until
 from pools import Api, Pool
 
-from simyard.config import check_config
-from simyard.retraining import RetrainRequest
+from simyard.requests.config import check_config
+from simyard.requests.retrain import RetrainRequest
 from simyard.store import keys
 from simyard.store.store import Store
-from simyard.tasks import promotions
-from simyard.tasks.retraining import candidate_job_id
+from simyard.tasks.promotion import promotions
+from simyard.tasks.promotion.retrain import candidate_job_id
 
 SLOW = "env.evaluation=slow"
 CRASH = "env.evaluation=crash"

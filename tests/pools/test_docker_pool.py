@@ -13,7 +13,7 @@ from helpers import CONFIG, SCENARIO, end, wait_until
 
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
-from simyard.tasks import history
+from simyard.tasks.shared import history
 
 POOL = "gpu"
 PATIENCE_S = 300.0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from lazy import lazy
 
-from simyard.runner.errors import RequestError
+from simyard.core.errors import RequestError
 from simyard.runner.rollout.actions import RandomActions, ZeroActions
 
 spaces = lazy("gymnasium.spaces")

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from simyard.runner import archives
-from simyard.runner.archives import ArchiveLimits, Kind
-from simyard.runner.errors import Category, RequestError
+from simyard.core.errors import Category, RequestError
+from simyard.runner.assets import archives
+from simyard.runner.assets.archives import ArchiveLimits, Kind
 
 
 @pytest.fixture

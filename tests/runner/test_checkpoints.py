@@ -21,10 +21,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lazy import lazy
 
-from simyard.runner import checkpoint_files, checkpoints
-from simyard.runner.adapters.isaaclab import refuse_pickled_code
-from simyard.runner.checkpoints import Expected
-from simyard.runner.errors import RequestError
+from simyard.core.errors import RequestError
+from simyard.runner.isaaclab.adapter import refuse_pickled_code
+from simyard.runner.rl import checkpoints
+from simyard.runner.rl import safe_load as checkpoint_files
+from simyard.runner.rl.checkpoints import Expected
 
 torch = lazy("torch")
 

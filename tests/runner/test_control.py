@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lazy import lazy
 
-from simyard.runner.errors import Category, RequestError
-from simyard.runner.rollout.control import COMMON, MODES, check_control, read_control
-from simyard.runner.rollout.robots import Column, Driven, FreeBody, Robot, short_names
-from simyard.runner.rollout.scenes import SCENES
+from simyard.core.errors import Category, RequestError
+from simyard.runner.newton.control import COMMON, MODES, check_control, read_control
+from simyard.runner.newton.robots import Column, Driven, FreeBody, Robot, short_names
+from simyard.runner.newton.scenes import SCENES
 
 onnx = lazy("onnx")
 torch = lazy("torch")
@@ -82,7 +82,7 @@ def refused(control, match, code="bad_control"):
 
 def test_it_is_checked_with_the_standard_library_alone():
     code = (
-        "import json, sys\nfrom simyard.runner.rollout.control import check_control\n"
+        "import json, sys\nfrom simyard.runner.newton.control import check_control\n"
         "check_control({'task_mode': 'trajectory', 'keyframes': [{'time_s': 1, 'positions': {'a': 1}}]})\n"
         "print(json.dumps([name for name in sys.modules if '.' not in name]))"
     )

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from lazy import lazy
 
-from simyard.runner.rollout.environment_recorder import EnvironmentRecorder, Snapshot
-from simyard.runner.rollout.film import RolloutFilm
-from simyard.runner.rollout.recorder import RolloutRecorder
+from simyard.runner.isaaclab.environment_recorder import EnvironmentRecorder, Snapshot
+from simyard.runner.recording.recorder import RolloutRecorder
+from simyard.runner.video.rollout_video import RolloutFilm
 
 torch = lazy("torch")
 zarr = lazy("zarr")

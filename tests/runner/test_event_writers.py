@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from simyard.runner.tfevents import EventReader, find_event_files
+from simyard.tasks.metrics.events import EventReader, find_event_files
 
 LOG_AND_DIE = """
 import os, signal, sys

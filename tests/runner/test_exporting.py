@@ -12,7 +12,7 @@ import pytest
 from exported import ACTIONS, DIVISOR, MEAN, OBSERVATIONS, contract, export, make_network, pairs, term, write_formats
 from lazy import lazy
 
-from simyard.runner.errors import RequestError, WorkloadError
+from simyard.core.errors import RequestError, WorkloadError
 from simyard.runner.exporting import formats
 from simyard.runner.exporting.checklist import CHECKLIST_FILE, Checklist, check, write_checklist
 from simyard.runner.exporting.checks import CHECKS, Status

@@ -2,8 +2,8 @@
 
 import pytest
 
-from simyard.runner.errors import Category
-from simyard.runner.failures import END_MARKER, SIGNATURES, match
+from simyard.core.errors import Category
+from simyard.core.failures import END_MARKER, SIGNATURES, match
 
 KNOWN = {
     "cuda_out_of_memory": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",

@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 from helpers import train_request
 
-from simyard.runner.adapters import isaaclab_scripts
-from simyard.runner.errors import RequestError, WorkloadError
-from simyard.runner.libraries import get_library
-from simyard.runner.spec import AttemptSpec, Facts, World
-from simyard.site import Site
+from simyard.core.errors import RequestError, WorkloadError
+from simyard.core.specs import AttemptSpec, Facts, World
+from simyard.requests.settings import Site
+from simyard.runner.isaaclab import scripts as isaaclab_scripts
+from simyard.runner.rl import get_library
 from simyard.store import keys
 from simyard.store.store import Store
-from simyard.tasks.attempt import Observer
+from simyard.tasks.attempt.attempt import Observer
 from simyard.tasks.collect import collect
 from simyard.tasks.launch import launch_inline
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
-from simyard.tasks.sessions import Sessions
+from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.stage import stage
 
 pytestmark = pytest.mark.system
@@ -149,7 +149,7 @@ def test_a_site_may_accept_the_licence_for_all_jobs(tmp_path, monkeypatch):
 
 
 def a_job(library):
-    from simyard.runner.spec import JobSpec
+    from simyard.core.specs import JobSpec
 
     return JobSpec(
         job_id=keys.new_job_id(), kind="train", name="n", simulator="isaaclab", task="Isaac-Cartpole-Direct-v0",

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from simyard.runner.errors import RequestError
-from simyard.runner.libraries import LIBRARIES, Progress, Scale, get_library
+from simyard.core.errors import RequestError
+from simyard.runner.rl import LIBRARIES, Progress, Scale, get_library
 
 SCALE = Scale(num_envs=4, rollout=16)  # 64 transitions an iteration
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lazy import lazy
 
-from simyard.runner.errors import RequestError
-from simyard.runner.evaluation.meter import CAPPED, EpisodeMeter, quotas
+from simyard.core.errors import RequestError
+from simyard.runner.evaluation.episode_statistics import CAPPED, EpisodeMeter, quotas
 from simyard.runner.evaluation.summary import summarize
 
 torch = lazy("torch")

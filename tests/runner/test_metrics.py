@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lazy import lazy
 
-from simyard.runner.metrics import LiveMetrics, MetricsTable
-from simyard.runner.tfevents import Series
+from simyard.tasks.metrics.events import Series
+from simyard.tasks.metrics.table import LiveMetrics, MetricsTable
 
 event_accumulator = lazy("tensorboard.backend.event_processing.event_accumulator")
 tensorboard = lazy("torch.utils.tensorboard")

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from helpers import wait_until
 
-from simyard.runner import packages
-from simyard.runner.errors import RequestError
+from simyard.core.errors import RequestError
+from simyard.tasks.packages import install as packages
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "cartpole_heavy"

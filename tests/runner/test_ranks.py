@@ -11,19 +11,19 @@ from types import SimpleNamespace
 import pytest
 from helpers import free_port
 
-from simyard.runner.adapters.isaaclab_ranks import launcher_arguments, launcher_of, meeting_point
-from simyard.runner.failures import match
-from simyard.runner.libraries import LIBRARIES
-from simyard.runner.paths import AttemptPaths
-from simyard.runner.ranks import APART
-from simyard.runner.spec import JobSpec, World
+from simyard.core.failures import match
+from simyard.core.paths import AttemptPaths
+from simyard.core.specs import JobSpec, World
+from simyard.runner.isaaclab.launcher import launcher_arguments, launcher_of, meeting_point
+from simyard.runner.isaaclab.ranks import APART
+from simyard.runner.rl import LIBRARIES
 from simyard.store import keys
 
 pytestmark = pytest.mark.system
 
 PROVE = """
 import json, os, sys
-from simyard.runner.ranks import prove
+from simyard.runner.isaaclab.ranks import prove
 world = prove(int(sys.argv[2]), on_gpu=False, patience_s=float(sys.argv[3]))
 with open(f"{sys.argv[1]}/{os.environ['RANK']}.json", "w") as file:
     json.dump(world, file)
@@ -173,7 +173,7 @@ def test_isaac_labs_own_launcher_starts_our_ranks(monkeypatch, tmp_path):
     command = multigpu.build_launch_command(options, rest, launcher)
     assert command == [
         sys.executable, "-m", "torch.distributed.run", *MEETING, "--local_ranks_filter", "0",
-        "-m", "simyard.runner.ranks", str(tmp_path), "--rl_library", "rsl_rl", "--task", "Isaac-Ant-Direct",
+        "-m", "simyard.runner.isaaclab.ranks", str(tmp_path), "--rl_library", "rsl_rl", "--task", "Isaac-Ant-Direct",
         "--num_envs", "64", "--seed", "7", "--max_iterations", "10", "--run_timestamp=2026-01-02_03-04-05",
         "--checkpoint", "/c/model_4.pt", "agent.save_interval=5", "physics=newton_mjwarp", "--distributed",
     ]  # fmt: skip

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lazy import lazy
 
-from simyard.runner.rollout.arrays import CUT_OFF, TERMINATED, TIME_LIMIT
-from simyard.runner.rollout.quantities import DTYPES
-from simyard.runner.rollout.recorder import BLOCK_BYTES, SHARD_BYTES, RolloutRecorder, open_rollout, pack
+from simyard.runner.recording.arrays import CUT_OFF, TERMINATED, TIME_LIMIT
+from simyard.runner.recording.quantities import DTYPES
+from simyard.runner.recording.recorder import BLOCK_BYTES, SHARD_BYTES, RolloutRecorder, open_rollout, pack
 
 torch = lazy("torch")
 warp = lazy("warp")
@@ -667,7 +667,7 @@ ENDLESS = """
 import sys
 from pathlib import Path
 import numpy as np
-from simyard.runner.rollout.recorder import RolloutRecorder
+from simyard.runner.recording.recorder import RolloutRecorder
 
 folder, seed = Path(sys.argv[1]), int(sys.argv[2])
 random = np.random.default_rng(seed)
@@ -737,7 +737,7 @@ import sys
 from pathlib import Path
 import numpy as np
 import zarr
-from simyard.runner.rollout.recorder import RolloutRecorder
+from simyard.runner.recording.recorder import RolloutRecorder
 
 def memory():
     return int(re.search(r"RssAnon:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from lazy import lazy
 
-from simyard.runner.rollout.recorder import RolloutRecorder, open_rollout
+from simyard.runner.recording.recorder import RolloutRecorder, open_rollout
 
 torch = lazy("torch")
 warp = lazy("warp")

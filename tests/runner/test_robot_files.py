@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from simyard.runner import asset_references, asset_xml
-from simyard.runner.errors import Category, RequestError
-from simyard.runner.robot_files import main_file
+from simyard.core.errors import Category, RequestError
+from simyard.runner.assets import references as asset_references
+from simyard.runner.assets import safe_xml as asset_xml
+from simyard.runner.assets.robot_files import main_file
 
 SHIPPED = Path(str(find_spec("newton").origin)).parent / "examples" / "assets"
 EXAMPLES = Path(__file__).parents[2] / "examples" / "rollouts"

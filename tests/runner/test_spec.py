@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simyard.runner.errors import Category, Failure, RequestError, SimyardError, StoreError, WorkloadError
-from simyard.runner.spec import AttemptSpec, Facts, InputFile, JobSpec, Limits, ResumePoint
+from simyard.core.errors import Category, Failure, RequestError, SimyardError, StoreError, WorkloadError
+from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, Limits, ResumePoint
 
 TEXT = st.text(max_size=20)
 COUNT = st.integers(0, 2**31)

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 from lazy import lazy
 
-from simyard.runner.rollout.recorder import RolloutRecorder
-from simyard.runner.rollout.success import SuccessReader, check_rate
+from simyard.runner.isaaclab.success import SuccessReader, check_rate
+from simyard.runner.recording.recorder import RolloutRecorder
 
 torch = lazy("torch")
 zarr = lazy("zarr")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from lazy import lazy
 
-from simyard.runner.evaluation.meter import Episode
+from simyard.core.specs import InputFile, PolicyFile
+from simyard.runner.evaluation.episode_statistics import Episode
 from simyard.runner.evaluation.summary import difference, spread, successes, summarize
 from simyard.runner.evaluation.tables import EpisodeTable, write_metrics, write_rows
-from simyard.runner.spec import InputFile, PolicyFile
 
 stats = lazy("scipy.stats")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from simyard.runner.errors import RequestError
-from simyard.runner.packages import require_module
+from simyard.core.errors import RequestError
 from simyard.runner.rollout.user_class import check_class, class_names, find_class, import_module
+from simyard.tasks.packages.install import require_module
 
 ISAAC_TEMPLATE = {"pyproject.toml": "[tool.ruff]", "source/ext/setup.py": "", "source/ext/ext/tasks/lift.py": ""}
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lazy import lazy
 
-from simyard.runner.tfevents import MAX_RECORD, EventReader, Series, find_event_files
-from simyard.runner.tfproto import masked_crc32c
+from simyard.tasks.metrics.event_protos import masked_crc32c
+from simyard.tasks.metrics.events import MAX_RECORD, EventReader, Series, find_event_files
 
 event_accumulator = lazy("tensorboard.backend.event_processing.event_accumulator")
 event_pb2 = lazy("tensorboard.compat.proto.event_pb2")
@@ -318,7 +318,7 @@ def test_the_checksum_is_tensorboards(data):
 
 def test_needs_the_standard_library_alone():
     code = (
-        "import sys; before = set(sys.modules); import simyard.runner.metrics; "
+        "import sys; before = set(sys.modules); import simyard.tasks.metrics.table; "
         "new = {name.split('.')[0] for name in set(sys.modules) - before}; "
         "print(sorted(new - sys.stdlib_module_names))"
     )

@@ -14,8 +14,8 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from simyard.runner.evaluation.trajectories import Camera, Shapes, TrajectoryRecorder, VideoError
-from simyard.runner.evaluation.video import encode, verify, write
+from simyard.runner.video.render import encode, verify, write
+from simyard.runner.video.trajectories import Camera, Shapes, TrajectoryRecorder, VideoError
 
 SIZE = (64, 48)
 BLACK = np.zeros((48, 64, 3), np.uint8)
@@ -174,7 +174,7 @@ def test_ffmpegs_own_words_are_the_reason(path: Path, monkeypatch: pytest.Monkey
     ],
 )
 def test_why_not_tries_what_it_speaks_of(env: dict[str, str], says: str):
-    code = "from simyard.runner.evaluation.video import why_not; print(why_not())"
+    code = "from simyard.runner.video.render import why_not; print(why_not())"
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **env}, capture_output=True, text=True, check=True
     )
@@ -186,8 +186,8 @@ def test_without_egl_nothing_is_drawn_and_the_reason_is_told(path: Path):
     code = """if True:
         import sys
         from pathlib import Path
-        from simyard.runner.evaluation.trajectories import VideoError
-        from simyard.runner.evaluation.video import Renderer
+        from simyard.runner.video.trajectories import VideoError
+        from simyard.runner.video.render import Renderer
         try:
             with Renderer(model=None, now=None) as renderer:
                 renderer.render(None, Path(sys.argv[1]), fps=60)

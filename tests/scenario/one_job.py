@@ -6,9 +6,9 @@ from pathlib import Path
 
 from scenario import play
 
-from simyard.runner.spec import ONE_JOB
-from simyard.site import Site
-from simyard.tasks.sessions import Sessions
+from simyard.core.specs import ONE_JOB
+from simyard.requests.settings import Site
+from simyard.tasks.sessions.pool import Sessions
 
 if __name__ == "__main__":
     home, store, scenario = sys.argv[1:]

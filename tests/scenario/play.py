@@ -13,19 +13,19 @@ from pathlib import Path
 import psutil
 from helpers import train_request
 
-from simyard.runner.errors import WorkloadError
-from simyard.runner.spec import ONE_JOB, Bounds, JobSpec
+from simyard.core.errors import WorkloadError
+from simyard.core.specs import ONE_JOB, Bounds, JobSpec
+from simyard.requests.settings import Site
 from simyard.runner.workload import ChildWorkload
-from simyard.site import Site
 from simyard.store import keys
 from simyard.store.store import Store
-from simyard.tasks.attempt import Observer
+from simyard.tasks.attempt.attempt import Observer
 from simyard.tasks.collect import collect
-from simyard.tasks.history import resume_points
 from simyard.tasks.launch import launch_inline, worth_another
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
-from simyard.tasks.sessions import Sessions, needs
+from simyard.tasks.sessions.pool import Sessions, needs
+from simyard.tasks.shared.history import resume_points
 from simyard.tasks.stage import stage
 
 PYTHON = Path(__file__).parent / "python"

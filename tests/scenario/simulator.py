@@ -27,16 +27,16 @@ from pathlib import Path
 
 import litter
 
-from simyard.runner.adapters import ADAPTERS
-from simyard.runner.adapters.base import Adapter
-from simyard.runner.errors import RequestError
-from simyard.runner.evaluation.meter import Episode
+from simyard.core.errors import RequestError
+from simyard.core.paths import write_json
+from simyard.core.specs import Facts
+from simyard.runner.adapter import Adapter
+from simyard.runner.evaluation.episode_statistics import Episode
 from simyard.runner.evaluation.summary import summarize
 from simyard.runner.evaluation.tables import EpisodeTable, write_metrics
-from simyard.runner.libraries import get_library
-from simyard.runner.paths import write_json
 from simyard.runner.progress import say_count
-from simyard.runner.spec import Facts
+from simyard.runner.rl import get_library
+from simyard.runner.simulators import ADAPTERS
 
 ITERATION_S = 0.1
 SAVE_INTERVAL = 2

@@ -9,8 +9,8 @@ import pytest
 from lazy import lazy
 
 from simyard.convert import convert
-from simyard.runner.errors import RequestError, StoreError
-from simyard.runner.rollout.recorder import RolloutRecorder, pack
+from simyard.core.errors import RequestError, StoreError
+from simyard.runner.recording.recorder import RolloutRecorder, pack
 
 h5py = lazy("h5py")
 zarr = lazy("zarr")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from simyard.runner.errors import RequestError
-from simyard.site import Site
+from simyard.core.errors import RequestError
+from simyard.requests.settings import Site
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from typing import Any
 from helpers import Server, end, free_port, wait_until
 
 from simyard.store.store import Store
-from simyard.tasks import api_keys
+from simyard.tasks.shared import api_keys
 
 ROOT = Path(__file__).parents[2]
 SECRET = "of-this-test-and-no-other-0123456789"

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from lazy import lazy
 
-from simyard.runner.errors import RequestError
+from simyard.core.errors import RequestError
 
-hook_mapping = lazy("simyard.service.hook_mapping")
+hook_mapping = lazy("simyard.service.webhooks.mapping")
 
 HOOK = {"deployment": "rerun/rerun", "secret_env": "SIMYARD_HOOK_OF_A_TEST"}
 

@@ -120,7 +120,7 @@ def test_a_key_is_good_for_its_scopes(
 
 def test_a_revoked_key_is_good_for_nothing_within_seconds(service: Service, api: Api) -> None:
     assert api("GET", "/v0/jobs").status == 200
-    from simyard.tasks import api_keys
+    from simyard.tasks.shared import api_keys
 
     api_keys.revoke(service.store, api.key.split("_")[2])
     deadline = time.monotonic() + 10

@@ -19,21 +19,21 @@ from helpers import CONFIG, Server, train_request, wait_until
 from lazy import lazy
 from serving import ROOT, Received, Receiver, Service
 
+from simyard.requests.settings import Site
 from simyard.service.settings import Settings
-from simyard.site import Site
 from simyard.store import keys
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
-from simyard.tasks.attempt import CANCELED
+from simyard.tasks.attempt.attempt import CANCELED
 from simyard.tasks.collect import collect
-from simyard.tasks.history import load_spec
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
-from simyard.tasks.site_secret import webhook_secret
+from simyard.tasks.shared.history import load_spec
+from simyard.tasks.shared.site_secret import webhook_secret
 from simyard.tasks.stage import stage
 
-launching = lazy("simyard.service.launches")
-notifications = lazy("simyard.service.notifications")
+launching = lazy("simyard.service.prefect_api")
+notifications = lazy("simyard.service.webhooks.outgoing")
 prefect_settings = lazy("prefect.settings")
 
 KEY_ID = "0123456789ab"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from simyard.runner.errors import RequestError
+from simyard.core.errors import RequestError
 from simyard.service import outbound
 from simyard.service.settings import Settings
 

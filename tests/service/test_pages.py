@@ -18,25 +18,25 @@ from lazy import lazy
 from scenario import play
 from serving import Answer, Service, site
 
-from simyard.config import check_config
-from simyard.requests import EvaluateRequest
-from simyard.runner.errors import Category, Failure
-from simyard.runner.spec import Bounds
+from simyard.core.errors import Category, Failure
+from simyard.core.specs import Bounds
+from simyard.requests.config import check_config
+from simyard.requests.jobs import EvaluateRequest
+from simyard.requests.settings import Site
 from simyard.service.charts import MOST_POINTS, Curve, chart, thinned, unbroken
 from simyard.service.settings import Settings
 from simyard.service.signing import seal
-from simyard.site import Site
 from simyard.store import keys
 from simyard.store.keys import JobKeys
-from simyard.tasks.attempt import CANCELED
+from simyard.tasks.attempt.attempt import CANCELED
 from simyard.tasks.collect import collect
-from simyard.tasks.heartbeat import own_beat
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
-from simyard.tasks.sessions import Sessions
+from simyard.tasks.sessions.pool import Sessions
+from simyard.tasks.shared.heartbeat import own_beat
 from simyard.tasks.stage import stage
 
-pages = lazy("simyard.service.pages")
+pages = lazy("simyard.service.endpoints.pages")
 
 HOSTILE = "<script>pwned = 1</script>\"'><img src=x onerror=pwned=1>&amp;"
 

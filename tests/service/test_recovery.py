@@ -11,10 +11,10 @@ from uuid import uuid4
 import pytest
 from lazy import lazy
 
-from simyard.runner.spec import JobSpec
+from simyard.core.specs import JobSpec
 from simyard.store.keys import JobKeys, new_job_id
 from simyard.store.store import Store
-from simyard.tasks.heartbeat import own_beat
+from simyard.tasks.shared.heartbeat import own_beat
 
 objects = lazy("prefect.client.schemas.objects")
 recovery = lazy("simyard.service.recovery")

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from simyard.runner.evaluation.trajectories import Trajectory, TrajectoryRecorder, VideoError
-from simyard.runner.evaluation.video import Renderer
+from simyard.runner.video.render import Renderer
+from simyard.runner.video.trajectories import Trajectory, TrajectoryRecorder, VideoError
 
 WORLDS = 4
 STEPS = 60
@@ -103,8 +103,8 @@ class AllWorlds(Renderer):
 def environment() -> Any:
     import isaaclab_tasks  # noqa: F401
 
-    from simyard.runner.environment import fresh_environment
-    from simyard.runner.libraries import get_library
+    from simyard.runner.isaaclab.environment import fresh_environment
+    from simyard.runner.rl import get_library
 
     overrides = ["physics=newton_mjwarp"]
     return fresh_environment(

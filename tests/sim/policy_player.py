@@ -16,11 +16,11 @@ import isaaclab_tasks  # noqa: F401
 import numpy as np
 import torch
 
-from simyard.runner.checkpoints import discover
-from simyard.runner.environment import fresh_environment
-from simyard.runner.errors import RequestError
-from simyard.runner.libraries import get_library
-from simyard.runner.policies import Policy, load_policy
+from simyard.core.errors import RequestError
+from simyard.runner.isaaclab.environment import fresh_environment
+from simyard.runner.rl import get_library
+from simyard.runner.rl.checkpoints import discover
+from simyard.runner.rl.policies import Policy, load_policy
 
 TASK = "Isaac-Cartpole-Direct"
 NEWTON = "physics=newton_mjwarp"

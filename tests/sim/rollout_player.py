@@ -5,13 +5,13 @@ from pathlib import Path
 
 from policy_player import NEWTON, TASK, save_untrained
 
-from simyard.runner.adapters import get_adapter
-from simyard.runner.environment import fresh_environment
-from simyard.runner.errors import RequestError
-from simyard.runner.libraries import get_library
-from simyard.runner.paths import AttemptPaths, read_json, write_json
+from simyard.core.errors import RequestError
+from simyard.core.paths import AttemptPaths, read_json, write_json
+from simyard.core.specs import AttemptSpec
+from simyard.runner.isaaclab.environment import fresh_environment
+from simyard.runner.rl import get_library
 from simyard.runner.session import run_alone
-from simyard.runner.spec import AttemptSpec
+from simyard.runner.simulators import get_adapter
 
 
 def play_all(folder: Path, names: list[str]) -> None:

@@ -26,25 +26,25 @@ import psutil
 import pytest
 from helpers import CommandLine, last_json, wait_until
 
-from simyard.config import check_config, read_config
-from simyard.requests import EvaluateRequest, ExportRequest, JobRequest, TrainRequest
-from simyard.runner.assets import embedded_root
-from simyard.runner.errors import Failure, WorkloadError
-from simyard.runner.spec import Bounds, Facts
+from simyard.core.errors import Failure, WorkloadError
+from simyard.core.specs import Bounds, Facts
+from simyard.requests.config import check_config, read_config
+from simyard.requests.jobs import EvaluateRequest, ExportRequest, JobRequest, TrainRequest
+from simyard.requests.settings import Site
+from simyard.runner.assets.asset_root import embedded_root
 from simyard.runner.workload import TOKEN
-from simyard.site import Site
 from simyard.store import keys
 from simyard.store.store import Store
-from simyard.tasks import kept_sessions
-from simyard.tasks.attempt import Observer
+from simyard.tasks.attempt.attempt import Observer
 from simyard.tasks.collect import collect
-from simyard.tasks.frame import Resolved, load_spec
-from simyard.tasks.inputs import gather
 from simyard.tasks.kinds import kind_of
+from simyard.tasks.kinds.common_fields import Resolved, load_spec
 from simyard.tasks.launch import launch_inline, worth_another
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
-from simyard.tasks.sessions import Sessions
+from simyard.tasks.sessions import kept as kept_sessions
+from simyard.tasks.sessions.pool import Sessions
+from simyard.tasks.shared.inputs import gather
 from simyard.tasks.stage import stage
 
 if TYPE_CHECKING:

@@ -185,11 +185,11 @@ def describe_all(folder: Path) -> None:
     import isaaclab_tasks  # noqa: F401
     import torch
 
-    from simyard.runner.environment import fresh_environment
     from simyard.runner.exporting.contract import write_contract
     from simyard.runner.exporting.describe import curriculum, describe, events
     from simyard.runner.exporting.formats import write_onnx, write_torchscript
-    from simyard.runner.libraries import get_library
+    from simyard.runner.isaaclab.environment import fresh_environment
+    from simyard.runner.rl import get_library
 
     register_rich()
     library = get_library("rsl_rl")

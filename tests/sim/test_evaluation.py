@@ -28,10 +28,10 @@ from simulated import (
     assert_same_weights,
 )
 
-from simyard.config import check_config
-from simyard.requests import EvaluateRequest
-from simyard.runner.errors import RequestError
-from simyard.runner.spec import Facts
+from simyard.core.errors import RequestError
+from simyard.core.specs import Facts
+from simyard.requests.config import check_config
+from simyard.requests.jobs import EvaluateRequest
 
 pytestmark = pytest.mark.sim
 

@@ -343,9 +343,9 @@ def drive(library: str, policy: str, overrides: list[str], longest: int) -> list
     """Act on the environment with the exported policy alone."""
     import torch
 
-    from simyard.runner.environment import fresh_environment, settle
-    from simyard.runner.evaluation.meter import EpisodeMeter
-    from simyard.runner.libraries import get_library
+    from simyard.runner.evaluation.episode_statistics import EpisodeMeter
+    from simyard.runner.isaaclab.environment import fresh_environment, settle
+    from simyard.runner.rl import get_library
 
     runner = PolicyRunner.load(policy)
     episodes: list[Any] = []

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from simulated import ITERATIONS, Hostile, Job, Yard, load, optimizer_steps
 
-from simyard.runner.adapters.isaaclab import refuse_pickled_code
-from simyard.runner.errors import RequestError
+from simyard.core.errors import RequestError
+from simyard.runner.isaaclab.adapter import refuse_pickled_code
 
 pytestmark = pytest.mark.sim
 

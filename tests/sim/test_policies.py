@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from simulated import LIBRARIES, Player
 
-from simyard.runner.errors import RequestError
-from simyard.runner.policies import POLICIES, load_policy
-from simyard.runner.policies.base import as_network, require_flat
+from simyard.core.errors import RequestError
+from simyard.runner.rl.policies import POLICIES, load_policy
+from simyard.runner.rl.policies.base import as_network, require_flat
 
 pytestmark = pytest.mark.sim
 

@@ -9,10 +9,10 @@ import pytest
 from helpers import CONFIG, train_request
 from simulated import CARTPOLE, Yard
 
-from simyard.config import read_config
-from simyard.requests import TrainRequest
-from simyard.runner.errors import RequestError
-from simyard.runner.spec import Facts
+from simyard.core.errors import RequestError
+from simyard.core.specs import Facts
+from simyard.requests.config import read_config
+from simyard.requests.jobs import TrainRequest
 
 pytestmark = pytest.mark.sim
 

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from simulated import Player
 
-from simyard.runner.errors import RequestError
-from simyard.runner.paths import AttemptPaths, read_json, write_json
-from simyard.runner.robot_files import main_file
-from simyard.runner.rollout.scenes import CUBE_SIZE_M, SCENES
-from simyard.runner.spec import Asset, AttemptSpec, Facts, InputFile, JobSpec, PolicyFile, Rollout
+from simyard.core.errors import RequestError
+from simyard.core.paths import AttemptPaths, read_json, write_json
+from simyard.core.specs import Asset, AttemptSpec, Facts, InputFile, JobSpec, PolicyFile, Rollout
+from simyard.runner.assets.robot_files import main_file
+from simyard.runner.newton.scenes import CUBE_SIZE_M, SCENES
 
 pytestmark = pytest.mark.sim
 
@@ -315,7 +315,7 @@ def program(folder: Path) -> dict[str, Any]:
 
 def _program(folder: Path) -> Iterator[tuple[str, Any]]:
     """Check and run everything; the player calls it."""
-    from simyard.runner.rollout import standard
+    from simyard.runner.newton import standard
     from simyard.runner.session import run_alone
 
     def refusal(case: Case) -> str | None:
@@ -351,8 +351,8 @@ ROBOTS = [
 
 
 def describe(robot: Path, format_: str, fix_base: bool | None, control: dict[str, Any] | None = None) -> dict[str, Any]:
-    from simyard.runner.rollout.control import read_control
-    from simyard.runner.rollout.world import build_world
+    from simyard.runner.newton.control import read_control
+    from simyard.runner.newton.world import build_world
 
     given = (control or {}) | ({} if fix_base is None else {"fix_base": fix_base})
     world = build_world(robot, format_, read_control(given), scene_id="ground", scene_file=None)

@@ -20,18 +20,18 @@ import numpy as np
 import pytest
 from simulated import CARTPOLE, ENV, Player
 
-from simyard.runner.errors import Category, Failure
-from simyard.runner.evaluation.video import verify
-from simyard.runner.packages import install
-from simyard.runner.paths import AttemptPaths, read_json, write_json
+from simyard.core.errors import Category, Failure
+from simyard.core.paths import AttemptPaths, read_json, write_json
+from simyard.core.specs import ONE_JOB, Asset, AttemptSpec, InputFile, JobSpec, Limits, PolicyFile, Rollout
+from simyard.requests.rollout import SubmitRequest
 from simyard.runner.progress import counting_reader
-from simyard.runner.spec import ONE_JOB, Asset, AttemptSpec, InputFile, JobSpec, Limits, PolicyFile, Rollout
-from simyard.runner.supervise import Ending, Watched, supervise
+from simyard.runner.video.render import verify
 from simyard.runner.workload import ChildWorkload
 from simyard.store import keys
 from simyard.store.store import Store
-from simyard.submission import SubmitRequest
-from simyard.tasks.judge import judge
+from simyard.tasks.attempt.judge import judge
+from simyard.tasks.attempt.supervise import Ending, Watched, supervise
+from simyard.tasks.packages.install import install
 from simyard.tasks.resolve import resolve
 
 pytestmark = pytest.mark.sim

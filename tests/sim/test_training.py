@@ -9,7 +9,7 @@ import pytest
 from helpers import CONFIG
 from simulated import ITERATIONS, LIBRARIES, NUM_ENVS, ROLLOUT, Job, optimizer_steps
 
-from simyard.runner.spec import JobSpec
+from simyard.core.specs import JobSpec
 
 pytestmark = [pytest.mark.sim, pytest.mark.parametrize("library", LIBRARIES)]
 

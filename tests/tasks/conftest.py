@@ -3,7 +3,7 @@
 import pytest
 from scenario import play
 
-from simyard.site import Site
+from simyard.requests.settings import Site
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,11 @@ import zipfile
 
 import pytest
 
-from simyard.runner.errors import RequestError
-from simyard.runner.spec import InputFile
+from simyard.core.errors import RequestError
+from simyard.core.specs import InputFile
 from simyard.store import keys
 from simyard.store.store import PART_BYTES, Store, sha256_file
-from simyard.tasks import assets
+from simyard.tasks.shared import assets
 
 RECORD = {"asset_id", "kind", "filename", "sha256", "size_bytes", "content_type", "metadata", "created_at"}
 

@@ -13,17 +13,17 @@ import psutil
 import pytest
 from helpers import wait_until
 
-from simyard.runner.errors import Category, RequestError, WorkloadError
-from simyard.tasks.training_runs import docker_api
-from simyard.tasks.training_runs.container_engine import ContainerEngine
-from simyard.tasks.training_runs.engine import Exit, TrainerCall
+from simyard.core.errors import Category, RequestError, WorkloadError
+from simyard.tasks.managed.engines import docker_api
+from simyard.tasks.managed.engines.base import Exit, TrainerCall
+from simyard.tasks.managed.engines.container import ContainerEngine
 
 MEMORY = 64 << 20
 START_AND_DIE = """
 import json, os, sys
 from pathlib import Path
-from simyard.tasks.training_runs.container_engine import ContainerEngine
-from simyard.tasks.training_runs.engine import TrainerCall
+from simyard.tasks.managed.engines.container import ContainerEngine
+from simyard.tasks.managed.engines.base import TrainerCall
 call = json.loads(sys.argv[1])
 ContainerEngine().start(TrainerCall(**call | {"folder": Path(call["folder"]), "work": Path(call["work"])}))
 os._exit(9)

@@ -7,16 +7,16 @@ import pytest
 from helpers import train_request
 from scenario import play
 
-from simyard.runner.adapters.isaaclab_overrides import refuse_known
-from simyard.runner.errors import RequestError
-from simyard.runner.libraries import get_library
-from simyard.runner.spec import InputFile
-from simyard.site import Site
+from simyard.core.errors import RequestError
+from simyard.core.specs import InputFile
+from simyard.requests.settings import Site
+from simyard.runner.isaaclab.overrides import refuse_known
+from simyard.runner.rl import get_library
 from simyard.store import keys
 from simyard.store.store import Store
-from simyard.tasks.findings import Findings
 from simyard.tasks.resolve import resolve
-from simyard.tasks.sessions import Sessions
+from simyard.tasks.sessions.findings import Findings
+from simyard.tasks.sessions.pool import Sessions
 
 pytestmark = pytest.mark.system
 

@@ -10,12 +10,12 @@ import pytest
 from helpers import Server, wait_until
 from lazy import lazy
 
-from simyard.runner.errors import RequestError, WorkloadError
-from simyard.runner.spec import JobSpec
+from simyard.core.errors import RequestError, WorkloadError
+from simyard.core.specs import JobSpec
 from simyard.store import keys
-from simyard.tasks.attempt import Observer
+from simyard.tasks.attempt.attempt import Observer
 
-gpu_limits = lazy("simyard.tasks.gpu_limits")
+gpu_limits = lazy("simyard.tasks.cluster.gpu_limits")
 orchestration = lazy("prefect.client.orchestration")
 pools = lazy("simyard.flows.pools")
 prefect_settings = lazy("prefect.settings")

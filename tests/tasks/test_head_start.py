@@ -9,11 +9,11 @@ import pytest
 from helpers import wait_until
 from scenario.play import alive
 
-from simyard.runner.errors import Category, Failure, WorkloadError
-from simyard.runner.spec import Bounds
-from simyard.tasks.attempt import Observer
+from simyard.core.errors import Category, Failure, WorkloadError
+from simyard.core.specs import Bounds
+from simyard.tasks.attempt.attempt import Observer
 from simyard.tasks.launch import HeadStart
-from simyard.tasks.sessions import Sessions
+from simyard.tasks.sessions.pool import Sessions
 
 
 class Stopped(BaseException):

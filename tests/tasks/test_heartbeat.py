@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from simyard.tasks.heartbeat import is_gone, is_own, own_beat
+from simyard.tasks.shared.heartbeat import is_gone, is_own, own_beat
 
 
 def test_this_process_lives():
@@ -18,7 +18,7 @@ def test_this_process_lives():
 
 
 def test_a_process_that_died_is_gone_at_once():
-    code = "import json; from simyard.tasks.heartbeat import own_beat; print(json.dumps(own_beat()))"
+    code = "import json; from simyard.tasks.shared.heartbeat import own_beat; print(json.dumps(own_beat()))"
 
     beat = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     assert is_gone(beat, 1e9)

@@ -15,16 +15,16 @@ from helpers import train_request, wait_until
 from scenario import play
 from scenario.play import alive, started
 
-from simyard.runner.errors import RequestError, WorkloadError
-from simyard.runner.keeper import LentWorkload
-from simyard.runner.spec import ONE_JOB, Bounds
-from simyard.site import Site
+from simyard.core.errors import RequestError, WorkloadError
+from simyard.core.specs import ONE_JOB, Bounds
+from simyard.requests.settings import Site
+from simyard.runner.session_server import LentWorkload
 from simyard.store import keys
-from simyard.tasks import kept_sessions
-from simyard.tasks.attempt import Observer
-from simyard.tasks.needs import needs
+from simyard.tasks.attempt.attempt import Observer
 from simyard.tasks.resolve import resolve
-from simyard.tasks.sessions import Sessions
+from simyard.tasks.sessions import kept as kept_sessions
+from simyard.tasks.sessions.fingerprint import needs
+from simyard.tasks.sessions.pool import Sessions
 
 pytestmark = pytest.mark.system
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from simyard.tasks.machine_checks import machine_checks, read_settings
+from simyard.tasks.shared.machine_checks import machine_checks, read_settings
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import textwrap
 
 import pytest
 
-from simyard.runner.errors import StoreError
-from simyard.runner.spec import InputFile
+from simyard.core.errors import StoreError
+from simyard.core.specs import InputFile
 from simyard.store import keys
 from simyard.store.locks import held
 from simyard.store.store import KeyNotFound, Store, sha256_file
-from simyard.tasks.node_cache import NodeCache
+from simyard.tasks.attempt.input_cache import NodeCache
 
 LARGE_BYTES = 60_000_000
 
@@ -55,9 +55,9 @@ def names(folder):
 
 CHILD = """
     import json, os, pathlib, signal, sys, threading, time
-    from simyard.runner.spec import InputFile
+    from simyard.core.specs import InputFile
     from simyard.store.store import Store
-    from simyard.tasks.node_cache import NodeCache
+    from simyard.tasks.attempt.input_cache import NodeCache
     url, folder, max_bytes, files, target, go, deadly = json.loads(sys.argv[1])
     store, cache = Store.open(url), NodeCache(pathlib.Path(folder), max_bytes)
     def die():

@@ -3,8 +3,8 @@
 import httpx
 import pytest
 
-from simyard.runner.errors import RequestError, StoreError
-from simyard.tasks.training_runs.outages import through_outages
+from simyard.core.errors import RequestError, StoreError
+from simyard.tasks.managed.outages import through_outages
 
 
 class Away:

@@ -8,13 +8,13 @@ import pytest
 from helpers import train_request
 from scenario import play
 
-from simyard.config import check_config
-from simyard.requests import EvaluateRequest, ExportRequest
-from simyard.runner.errors import RequestError
-from simyard.site import Site
+from simyard.core.errors import RequestError
+from simyard.requests.config import check_config
+from simyard.requests.jobs import EvaluateRequest, ExportRequest
+from simyard.requests.settings import Site
 from simyard.store import keys
 from simyard.store.store import Store, sha256_file
-from simyard.tasks.frame import newest_training
+from simyard.tasks.kinds.common_fields import newest_training
 from simyard.tasks.resolve import resolve
 from simyard.tasks.stage import stage
 

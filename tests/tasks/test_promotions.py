@@ -9,11 +9,11 @@ import urllib.request
 import numpy as np
 import pytest
 
-from simyard.runner.errors import RequestError
+from simyard.core.errors import RequestError
 from simyard.runner.evaluation.summary import difference, difference_of_rates
 from simyard.store.keys import PromotionKeys
 from simyard.store.store import Store
-from simyard.tasks import promotions
+from simyard.tasks.promotion import promotions
 
 WORSE, BETTER = [1.0, 2.0, 3.0, 4.0] * 10, [5.0, 6.0, 7.0, 8.0] * 10
 """Forty episodes each, four apart, with a deviation of about one."""
@@ -215,7 +215,7 @@ def test_a_writer_that_was_killed_before_the_record_has_decided_all_the_same(ope
 WRITER = """
 import sys
 from simyard.store.store import Store
-from simyard.tasks import promotions
+from simyard.tasks.promotion import promotions
 store, me = Store.open(sys.argv[1]), sys.argv[2]
 print("ready", flush=True)
 sys.stdin.readline()

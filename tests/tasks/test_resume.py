@@ -4,11 +4,11 @@ from pathlib import Path
 
 from scenario.play import ITERATIONS, NOTHING, alive, started
 
-from simyard.runner.errors import Category, Failure
-from simyard.runner.opened import is_complete
+from simyard.core.errors import Category, Failure
+from simyard.runner.verify_outputs import is_complete
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
-from simyard.tasks.attempt import Observer
+from simyard.tasks.attempt.attempt import Observer
 from simyard.tasks.collect import collect
 from simyard.tasks.launch import next_attempt
 

@@ -13,18 +13,18 @@ import pytest
 from lazy import lazy
 from scenario.play import Left, running_below
 
-from simyard.config import check_config
-from simyard.runner.errors import WorkloadError
-from simyard.site import Site
+from simyard.core.errors import WorkloadError
+from simyard.requests.config import check_config
+from simyard.requests.rollout import SubmitRequest
+from simyard.requests.settings import Site
 from simyard.store import keys
 from simyard.store.store import Store
-from simyard.submission import SubmitRequest
-from simyard.tasks.attempt import Observer
+from simyard.tasks.attempt.attempt import Observer
 from simyard.tasks.collect import collect
 from simyard.tasks.launch import launch_inline
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
-from simyard.tasks.sessions import Sessions
+from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.stage import stage
 
 pytestmark = pytest.mark.system

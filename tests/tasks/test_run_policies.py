@@ -4,15 +4,15 @@ import sys
 
 import pytest
 
-from simyard.runner.errors import WorkloadError
-from simyard.runner.spec import Facts
-from simyard.site import Site
+from simyard.core.errors import WorkloadError
+from simyard.core.specs import Facts
+from simyard.requests.managed import TrainingRunRequest
+from simyard.requests.settings import Site
 from simyard.store.keys import JobKeys, new_run_id
 from simyard.store.store import Store
-from simyard.tasks.training_runs import costs, stopping
-from simyard.tasks.training_runs.driver import Driver, DriverObserver, RunEndedError
-from simyard.tasks.training_runs.run import load_run, resolve_run, stage_run
-from simyard.training_runs import TrainingRunRequest
+from simyard.tasks.managed import costs, stopping
+from simyard.tasks.managed.driver import Driver, DriverObserver, RunEndedError
+from simyard.tasks.managed.run import load_run, resolve_run, stage_run
 
 REQUEST = {
     "rollout_template": {

@@ -12,11 +12,11 @@ from helpers import wait_until
 from scenario import play
 from scenario.play import alive, started
 
-from simyard.runner.spec import ONE_JOB, Bounds, InputFile
-from simyard.site import Site
-from simyard.tasks.attempt import Observer
-from simyard.tasks.needs import difference, needs
-from simyard.tasks.sessions import Sessions
+from simyard.core.specs import ONE_JOB, Bounds, InputFile
+from simyard.requests.settings import Site
+from simyard.tasks.attempt.attempt import Observer
+from simyard.tasks.sessions.fingerprint import difference, needs
+from simyard.tasks.sessions.pool import Sessions
 
 pytestmark = pytest.mark.system
 

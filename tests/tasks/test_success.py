@@ -4,10 +4,10 @@ import json
 
 from scenario.play import ITERATIONS, alive, started
 
-from simyard.runner.spec import JobSpec
+from simyard.core.specs import JobSpec
 from simyard.store.store import Store
-from simyard.tasks.attempt import Observer
-from simyard.tasks.history import job_status
+from simyard.tasks.attempt.attempt import Observer
+from simyard.tasks.shared.history import job_status
 
 PROMISED = {
     "command.stderr.log": "log",

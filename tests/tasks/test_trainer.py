@@ -13,26 +13,20 @@ import psutil
 import pytest
 from helpers import wait_until
 
-from simyard.config import check_config
-from simyard.runner.errors import RequestError, WorkloadError
-from simyard.runner.paths import ROLLOUT
+from simyard.core.errors import RequestError, WorkloadError
+from simyard.core.paths import ROLLOUT
+from simyard.requests.config import check_config
+from simyard.requests.managed import TrainingRunRequest
+from simyard.requests.settings import Site
 from simyard.runner.workload import with_token
-from simyard.site import Site
 from simyard.store import keys
 from simyard.store.keys import JobKeys, RunKeys
 from simyard.store.store import Store, sha256_file
-from simyard.tasks.attempt import CANCELED
-from simyard.tasks.training_runs.engine import TrainerCall
-from simyard.tasks.training_runs.local_engine import LocalEngine
-from simyard.tasks.training_runs.run import ResolvedRun, RunSpec, resolve_run, stage_run
-from simyard.tasks.training_runs.trainer import (
-    TrainerAttempt,
-    TrainerObserver,
-    check_trainer,
-    outcome_of,
-    run_trainer,
-)
-from simyard.training_runs import TrainingRunRequest
+from simyard.tasks.attempt.attempt import CANCELED
+from simyard.tasks.managed.engines.base import TrainerCall
+from simyard.tasks.managed.engines.local import LocalEngine
+from simyard.tasks.managed.run import ResolvedRun, RunSpec, resolve_run, stage_run
+from simyard.tasks.managed.trainer import TrainerAttempt, TrainerObserver, check_trainer, outcome_of, run_trainer
 
 GOOD = 'write("metrics.json", "{}"); write("checkpoint.pt", "weights")'
 PREFIX = """
@@ -209,9 +203,9 @@ def test_it_dies_with_the_process_that_called_it(tmp_path):
     script = f"""
 import sys, time
 from pathlib import Path
-from simyard.site import Site
-from simyard.tasks.training_runs.engine import TrainerCall
-from simyard.tasks.training_runs.local_engine import LocalEngine
+from simyard.requests.settings import Site
+from simyard.tasks.managed.engines.base import TrainerCall
+from simyard.tasks.managed.engines.local import LocalEngine
 folder = Path({str(tmp_path)!r})
 call = TrainerCall(name="dies-{tmp_path.name}", image="local", argv=("sleep", "600"), env={{}}, folder=folder,
                    work=folder, gpus=0, cpus=1, memory_bytes=10**9)

@@ -2,7 +2,7 @@
 
 from itertools import groupby
 
-from simyard.tasks.attempt import Observer
+from simyard.tasks.attempt.attempt import Observer
 
 
 def test_what_the_workload_does_is_the_stage_until_it_counts_again(player):

@@ -1,0 +1,177 @@
+"""`simyard deploy`: work pools, deployments, limits and the store's block, sent to a Prefect server."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from simyard.core.errors import RequestError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What the command line asks for."""
+
+    pool: str | None = None
+    """A pool of GPU machines; None for the pool and the deployments of prefect.yaml alone."""
+    pool_type: str = "process"
+    image: str | None = None
+    settings: tuple[str, ...] = ()
+    """`VARIABLE=VALUE` of the base job template; the value is JSON, or else text."""
+    gpus: int | None = None
+    project_gpus: tuple[str, ...] = ()
+    """`PROJECT=N`."""
+    store: str | None = None
+    block: str | None = None
+    accept_eula: bool = False
+
+
+def deploy(wishes: Wishes, *, quiet: bool) -> dict[str, str]:
+    """Send everything; done twice it changes nothing.
+
+    Returns:
+        What was looked at, and whether it was `created`, `updated` or `unchanged`.
+
+    Raises:
+        RequestError: Something asked for is bad, or no server answers; nothing was sent then.
+    """
+    url = require_server()
+    # Importing Prefect takes seconds, and a bad address needs none.
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from simyard.flows import deployments, pools
+    from simyard.tasks.cluster.gpu_limits import limit_of_project
+    from simyard.tasks.shared.api_keys import check_project
+
+    plan = _plan(wishes)
+    if plan is not None:
+        plan.template()  # raises before anything is sent
+    limits = {limit_of_project(check_project(name)): slots for name, slots in _limits(wishes.project_gpus).items()}
+    block = _block(wishes)
+    changes: dict[str, str] = {}
+
+    def hear(what: str, change: str) -> None:
+        changes[what] = change
+        if not quiet:
+            click.echo(f"{change:10} {what}")
+
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        if plan is None and not limits and block is None:
+            deployments.deploy(client, lambda name: hear(f"deployment {name}", "sent"))
+        if plan is not None:
+            pools.deploy_pool(client, plan, hear)
+        for name, slots in limits.items():
+            pools.send_limit(client, name, slots, hear)
+        if block is not None:
+            pools.save_store(str(wishes.block), block, hear)
+    return changes
+
+
+def require_server() -> str:
+    """Return the address of the Prefect server.
+
+    Raises:
+        RequestError: None is set, or it does not answer.
+    """
+    import httpx
+    from prefect.settings import PREFECT_API_URL
+
+    url: str | None = PREFECT_API_URL.value()
+    advice = "Start one (`prefect server start`) and set PREFECT_API_URL, such as http://127.0.0.1:4200/api."
+    if not url:
+        raise RequestError("No Prefect server is set.", code="no_prefect_server", advice=advice)
+    try:
+        httpx.get(f"{url.rstrip('/')}/health", timeout=10).raise_for_status()
+    except httpx.HTTPError as error:
+        raise RequestError(
+            f"The Prefect server at {url!r} does not answer: {error}.", code="no_prefect_server", advice=advice
+        ) from error
+    return url
+
+
+def _plan(wishes: Wishes) -> Any:
+    from simyard.flows.pools import PoolPlan
+
+    if wishes.pool is None:
+        of_pools = [
+            wishes.pool_type != "process" and "--type", wishes.image and "--image", wishes.settings and "--set",
+            wishes.gpus is not None and "--gpus", wishes.accept_eula and "--accept-nvidia-eula",
+        ]  # fmt: skip
+        for option in filter(None, of_pools):
+            raise RequestError(f"{option} needs --pool.", code="bad_command", advice="Name the pool with --pool NAME.")
+        return None
+    return PoolPlan(
+        name=wishes.pool, type=wishes.pool_type, image=wishes.image, gpus=wishes.gpus, accept_eula=wishes.accept_eula,
+        variables=dict(_pairs(wishes.settings, "--set")),
+    )  # fmt: skip
+
+
+def _pairs(settings: Iterable[str], option: str) -> Iterable[tuple[str, Any]]:
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not (equals and name):
+            raise RequestError(
+                f"{option} {setting!r} is not NAME=VALUE.", code="bad_setting", advice="Write mem_limit=64g."
+            )
+        try:
+            yield name, json.loads(text)
+        except ValueError:
+            yield name, text
+
+
+def _limits(settings: Iterable[str]) -> dict[str, int]:
+    limits = dict(_pairs(settings, "--project-gpus"))
+    for name, slots in limits.items():
+        if not isinstance(slots, int) or isinstance(slots, bool) or not 0 <= slots <= 100_000:
+            raise RequestError(
+                f"--project-gpus {name}={slots!r} is no number of GPUs.",
+                code="bad_setting", advice="Give a whole number, 0 or more.",
+            )  # fmt: skip
+    return limits
+
+
+def _block(wishes: Wishes) -> Any:
+    """Return the block for the store, with the credentials of this command's environment."""
+    from simyard.blocks.job_store import JobStore
+    from simyard.blocks.reference import BLOCK_PREFIX, absolute, check_block_name
+
+    if wishes.block is None and wishes.store is None:
+        return None
+    if wishes.block is None:
+        raise RequestError(
+            f"--store {wishes.store!r} needs --block.",
+            code="bad_command",
+            advice="A pool has no store: each job names its own. --block NAME saves this one as job-store/NAME.",
+        )
+    if wishes.store is None:
+        raise RequestError("--block needs --store.", code="bad_command", advice="Say where the jobs are: s3://BUCKET.")
+    check_block_name(wishes.block)
+    if wishes.store.startswith(BLOCK_PREFIX):
+        raise RequestError(
+            f"--store {wishes.store!r} is a block already.",
+            code="bad_command",
+            advice="Leave --store and --block out, or give the address of a folder or a bucket.",
+        )
+
+    environment = {
+        "endpoint_url": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"), "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
+        "access_key_id": ("AWS_ACCESS_KEY_ID",), "secret_access_key": ("AWS_SECRET_ACCESS_KEY",),
+    }  # fmt: skip
+    is_bucket = wishes.store.startswith("s3://")
+    if is_bucket and os.environ.get("AWS_SESSION_TOKEN"):
+        raise RequestError(
+            "AWS_SESSION_TOKEN is set: these credentials last for hours, and a block keeps no token.",
+            code="bad_credentials",
+            advice="Leave --block out where machines have roles of their own, or take the keys of a user.",
+        )
+    found = {
+        name: next((os.environ[variable] for variable in variables if os.environ.get(variable)), None)
+        for name, variables in environment.items()
+    }
+    return JobStore(url=absolute(wishes.store), **({k: v for k, v in found.items() if v} if is_bucket else {}))

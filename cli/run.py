@@ -1,0 +1,366 @@
+"""Run a job: check the request, let the simulator import while Prefect starts, then run the flow of its kind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from simyard.blocks.reference import absolute, open_store
+from simyard.cli.live import LiveLine
+from simyard.cli.site_store import open_site_store
+from simyard.core.errors import RequestError
+from simyard.core.specs import ONE_JOB, Bounds
+from simyard.requests.jobs import LATEST, EvaluateRequest, ExportRequest, FromJob, JobRequest, TrainRequest
+from simyard.requests.rollout import SubmitRequest
+from simyard.requests.settings import Site
+from simyard.store import keys
+from simyard.store.store import Store
+from simyard.tasks.kinds import kind_of
+from simyard.tasks.kinds.common_fields import Resolved, training_of
+from simyard.tasks.launch import HeadStart, refuse_succeeded, refuse_without_pool
+from simyard.tasks.resolve import resolve
+from simyard.tasks.sessions.findings import Findings
+from simyard.tasks.sessions.pool import Sessions
+from simyard.tasks.shared import history
+from simyard.tasks.shared.history import load_spec
+from simyard.tasks.shared.inputs import gather
+from simyard.tasks.stage import stage
+
+if TYPE_CHECKING:
+    from prefect import Flow
+
+
+def run(
+    request: JobRequest, base: Path, reference: str | None, pool: str | None, *, quiet: bool
+) -> list[dict[str, Any]]:
+    """Run a job to its end.
+
+    Args:
+        request: The checked request.
+        base: Folder that its relative paths start from.
+        reference: The store, as the user named it.
+        pool: The work pool; None runs it in this process.
+        quiet: Whether to print nothing.
+
+    Returns:
+        The job's result, and that of the job that followed it, if one did.
+
+    Raises:
+        RequestError: If the request is bad; nothing was created then.
+    """
+    site = Site.from_env()
+    reference = absolute(reference or site.store)
+    store = open_store(reference)
+    resolved = resolve(request, store, keys.new_job_id(), base)
+    return execute(resolved, request, base, store, reference, pool, site, quiet=quiet)
+
+
+def repeat(from_job: str, reference: str | None, pool: str | None, *, quiet: bool) -> list[dict[str, Any]]:
+    """Run a job again from its frozen spec, as a new job.
+
+    Raises:
+        RequestError: If there is no such job.
+    """
+    site = Site.from_env()
+    reference = absolute(reference or site.store)
+    store = open_store(reference)
+    again = replace(load_spec(store, from_job), job_id=keys.new_job_id(), from_job=from_job)
+    return execute(Resolved(again), None, None, store, reference, pool, site, quiet=quiet)
+
+
+def newest_training(reference: str | None) -> str:
+    """Return the id of the newest training that has succeeded.
+
+    Raises:
+        RequestError: If the store has none.
+    """
+    training = training_of(FromJob(job_id=LATEST), open_site_store(reference))
+    assert training is not None
+    return training.job_id
+
+
+def rerun(job_id: str, reference: str | None, pool: str | None, *, quiet: bool) -> list[dict[str, Any]]:
+    """Make another attempt at a job that is in the store.
+
+    Raises:
+        RequestError: If there is no such job, or it has succeeded.
+    """
+    site = Site.from_env()
+    reference = absolute(reference or site.store)
+    store = open_store(reference)
+    spec = load_spec(store, job_id)
+    refuse_succeeded(store, job_id)
+    if (pool or site.pool) is None and history.job_status(store, job_id)["status"] == "running":
+        raise RequestError(
+            f"{job_id} is still running.",
+            code="still_running",
+            advice=f"Cancel it first, or wait: an attempt that died is known as such after {history.SILENCE_S:.0f} s.",
+        )
+    return execute(Resolved(spec), None, None, store, reference, pool, site, quiet=quiet)
+
+
+def execute(
+    resolved: Resolved, request: JobRequest | None, base: Path | None, store: Store, reference: str, pool: str | None,
+    site: Site, *, quiet: bool,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Run a job, and the one that follows it if one does, in a simulator of this command's own or a warm one."""
+    several = isinstance(request, TrainRequest) and request.training_config.export_policy
+    with Sessions(site, Bounds() if several else ONE_JOB) as sessions:
+        return execute_in(sessions, resolved, request, base, store, reference, pool, quiet=quiet)
+
+
+def execute_in(
+    sessions: Sessions, resolved: Resolved, request: JobRequest | None, base: Path | None, store: Store, reference: str,
+    pool: str | None, *, quiet: bool,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Check a new job on the simulator where that is here, then run the flow.
+
+    A job that is in the store already is checked in its attempt: there a refusal is written down as the job's end.
+    """
+    pool = pool or sessions.site.pool
+    refuse_without_pool(resolved.spec, pool)
+    live = LiveLine()
+    watcher: Callable[[dict[str, Any]], None] = (lambda status: None) if quiet else live
+    stop = threading.Event()
+    head_start: HeadStart | None = None
+    with ExitStack() as stack:
+        # A warm simulator answers in a moment, and works while Prefect is imported.
+        is_warm = pool is None and start_ahead(resolved, store, sessions)
+        if is_warm:
+            check_ahead(resolved, store, sessions, live, quiet=quiet)
+            if request is not None and _server_answers():
+                stack.enter_context(_interrupt(stop, live))
+                stage(resolved, store)
+                head_start = HeadStart(resolved.spec, store, sessions, watcher, stop.is_set)
+        try:
+            with prefect_ready(pool, live, quiet=quiet or head_start is not None):
+                if pool is None and not is_warm:
+                    check_ahead(resolved, store, sessions, live, quiet=quiet)
+        except BaseException as error:
+            if head_start is not None:
+                head_start.interrupt(error)
+            raise
+        stack.enter_context(in_this_process(sessions, live, watcher, stop, head_start))
+        _run_flow(resolved, request, base, store, reference, pool)
+    return _results(resolved.spec.job_id, store, live, quiet=quiet)
+
+
+def start_ahead(resolved: Resolved, store: Store, sessions: Sessions, count: int = 1) -> bool:
+    """Start simulators for a new job, unless an earlier check tells that it is refused; return whether all are warm.
+
+    A simulator takes ten seconds to import: it starts before Prefect is so much as imported.
+
+    Raises:
+        RequestError: If it is; nothing was started then.
+    """
+    if not store.exists(keys.JobKeys(resolved.spec.job_id).job):
+        Findings(sessions.site, resolved.spec).refuse()
+    return sessions.start_ahead(resolved.spec, store.url(), count)
+
+
+def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: LiveLine, *, quiet: bool) -> None:
+    """Check a new job on the simulator, before anything of it is in the store.
+
+    A job with packages of its own is checked in its attempt: installing them may run code for minutes.
+
+    Raises:
+        RequestError: If the simulator's environment refuses it.
+    """
+    spec = resolved.spec
+    if spec.packages or store.exists(keys.JobKeys(spec.job_id).job):
+        return
+    with TemporaryDirectory(prefix="simyard-check-") as folder:
+        files = gather(kind_of(spec).inputs(spec, spec.resume), resolved.inputs, store, Path(folder))
+        lease = sessions.take(spec, store.url())
+        what = "checking" if lease.workload.is_warm else "importing the simulator"
+        try:
+            with nullcontext() if quiet else live.waiting(what):
+                lease.check(spec, None, files)
+        except RequestError:
+            Findings(sessions.site, spec).learn(lease.workload)
+            raise
+        else:
+            Findings(sessions.site, spec).learn(lease.workload)
+        finally:
+            lease.put_aside()
+
+
+@contextmanager
+def prefect_ready(pool: str | None, live: LiveLine, *, quiet: bool) -> Iterator[None]:
+    """Import Prefect, and start its server where none is configured, while the body runs."""
+    # The live line is the console's; the flow's log goes to the server all the same.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")
+    # Prefect gives its own server 20 s, which a machine that has read none of its files yet needs for the import.
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
+    with ThreadPoolExecutor(1, "prefect") as executor:
+        refused = threading.Event()
+        ready = executor.submit(_reach_server, refused)
+        try:
+            yield
+        except BaseException:
+            refused.set()
+            raise
+        with nullcontext() if quiet or ready.done() else live.waiting("waiting for Prefect"):
+            ready.result()
+    if pool:
+        from simyard.tasks.cluster.pool_launch import require_pool
+
+        require_pool(pool)
+
+
+def _reach_server(refused: threading.Event) -> None:
+    """Import the flows and make sure that a Prefect server answers: the configured one, or else one of our own.
+
+    Args:
+        refused: Set when nothing will be run: no server is started then.
+
+    Raises:
+        RequestError: If a server is configured and does not answer, or our own does not come up.
+    """
+    import_module("simyard.flows.train")  # it brings in the others that may be needed
+    if refused.is_set():
+        return
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+
+    try:
+        with get_client(sync_client=True) as client:  # starts a server where none is configured
+            error = client.api_healthcheck()
+    except RuntimeError as failed:
+        raise RequestError(
+            f"Prefect could not start a server of its own: {failed}",
+            code="no_prefect_server",
+            advice="Run again; or start one (prefect server start) and name it in PREFECT_API_URL.",
+        ) from failed
+    if error is not None:
+        raise RequestError(
+            f"The Prefect server at {PREFECT_API_URL.value()!r} does not answer: {error or type(error).__name__}.",
+            code="no_prefect_server",
+            advice="Start it (prefect server start), or unset PREFECT_API_URL to run without one.",
+        ) from error
+
+
+def _server_answers() -> bool:
+    """Return whether the Prefect server that the environment names is there: asked without Prefect."""
+    url = os.environ.get("PREFECT_API_URL")
+    if url is None:
+        return False
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+            return bool(answer.read() == b"true")
+    except (OSError, ValueError):
+        return False  # Prefect's own client may know better, and says what is wrong
+
+
+def _run_flow(
+    resolved: Resolved, request: JobRequest | None, base: Path | None, store: Store, reference: str, pool: str | None
+) -> None:
+    """Run the flow of the job's kind; what it ends with is in the store."""
+    from simyard.flows.train import rerun as rerun_flow
+
+    job_id = resolved.spec.job_id
+    if request is None:
+        stage(resolved, store)
+        state: Any = rerun_flow(job_id, reference, pool, return_state=True)
+    else:
+        state = _flow_of(request)(request, reference, pool, job_id, base, return_state=True)
+    if not store.exists(keys.JobKeys(job_id).result):
+        state.result()  # raises what kept it from writing one
+
+
+def _results(job_id: str, store: Store, live: LiveLine, *, quiet: bool) -> list[dict[str, Any]]:
+    """Return the job's result and that of the job that followed it, if one did; say how they ended."""
+    results = [store.get_json(keys.JobKeys(job_id).result)]
+    follower = history.read_or_none(store, keys.JobKeys(keys.follow_up_job_id(job_id, "export")).result)
+    if follower is not None:
+        results.append(follower)
+    if not quiet:
+        for result in results:
+            say_ending(result, store, live)
+    return results
+
+
+@contextmanager
+def in_this_process(
+    sessions: Sessions, live: LiveLine, watcher: Callable[[dict[str, Any]], None], stop: threading.Event | None = None,
+    head_start: HeadStart | None = None,
+) -> Iterator[None]:  # fmt: skip
+    """Have flows that the body runs use these simulators, tell the watcher, and end in good order at Ctrl-C."""
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    from simyard.flows import stages
+
+    stop = stop or threading.Event()
+    # Without a heartbeat: its thread holds a flow's end up by a second, and nobody would act on it here.
+    with (
+        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+        stages.inline(stages.Inline(watcher=watcher, canceled=stop.is_set, sessions=sessions, head_start=head_start)),
+        _interrupt(stop, live),
+    ):
+        yield
+
+
+def _flow_of(request: JobRequest) -> Flow[..., Any]:
+    from simyard.flows.evaluate import evaluate
+    from simyard.flows.export_policy import export_policy
+    from simyard.flows.rollout import submit
+    from simyard.flows.train import train
+
+    flows: dict[type[JobRequest], Flow[..., Any]] = {
+        TrainRequest: train, EvaluateRequest: evaluate, ExportRequest: export_policy, SubmitRequest: submit,
+    }  # fmt: skip
+    return flows[type(request)]
+
+
+@contextmanager
+def _interrupt(stop: threading.Event, live: LiveLine) -> Iterator[None]:
+    """Let the first Ctrl-C cancel the job in good order; a second one stops this process."""
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        live.say("canceling: what was saved is kept (Ctrl-C again to leave at once)")
+
+    previous = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def say_ending(result: dict[str, Any], store: Store, live: LiveLine) -> None:
+    """Print how a job ended, and where what matters of it lies."""
+    job = keys.JobKeys(result["job_id"])
+    names = [entry["name"] for entry in result["artifacts"]]
+    live.say(f"{result['status']}: {kind_of(load_spec(store, result['job_id'])).headline(result)}")
+    if error := result["error"]:
+        live.say(f"error:       {error['message']}\nadvice:      {error['advice']}")
+    live.say(f"job:         {result['job_id']}")
+    for note in result["notes"]:
+        live.say(f"note:        {note}")
+    for label, name in _SHOWN.items():
+        if name in names:
+            live.say(f"{label + ':':12} {store.url(job.artifact(name))}")
+    for folder in ("checkpoints", "videos"):
+        if count := sum(name.startswith(f"{folder}/") for name in names):
+            live.say(f"{folder + ':':12} {store.url(job.artifact(folder))} ({count} files)")
+
+
+_SHOWN = {
+    "curves": "curves.png", "returns": "returns.png", "policy": "policy.onnx", "contract": "policy_contract.json",
+    "checklist": "checklist.json", "rollout": "rollout.zarr", "render": "render.mp4", "report": "report.md",
+}  # fmt: skip
+"""The artifacts that a person wants to open first."""

@@ -1,0 +1,257 @@
+"""`simyard up`: a whole site on one machine: Prefect server, a worker with its deployments, the HTTP API."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import httpx
+
+from simyard.blocks.reference import absolute, open_store
+from simyard.cli.live import LiveLine
+from simyard.cli.processes import Child, Children
+from simyard.core.errors import RequestError
+from simyard.deployments import POOL
+from simyard.requests.settings import Site
+from simyard.store.store import Store
+from simyard.tasks.shared import api_keys
+
+LOOK_S = 1.0
+ASK_S = 2.0
+"""Seconds for one question about somebody's health."""
+_OURS = f"simyard-up-{platform.node()}-"
+"""What the names of our workers on this machine begin with; Prefect takes those that died for alive a while longer."""
+_PREFECT = [sys.executable, "-m", "prefect"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be started, and where."""
+
+    host: str
+    """Where the API listens."""
+    port: int
+    prefect_port: int
+    """Where a Prefect server of our own listens."""
+    jobs: int
+    """How many jobs the worker runs at once."""
+
+
+def up(plan: Plan, reference: str | None) -> None:
+    """Start everything that is missing, say where it is, and keep it running until a signal ends it.
+
+    Args:
+        plan: What and where.
+        reference: The store, as the user named it.
+
+    Raises:
+        RequestError: Somebody has a port, the settings are bad, or it runs already.
+        Died: Something does not come up.
+    """
+    site = Site.from_env()
+    reference = absolute(reference or site.store)
+    store = open_store(reference)
+    live = LiveLine()
+    folder = site.home / "up"
+    with _alone(folder), _asked_to_end() as asked:
+        children = Children(folder, live.say)
+        children.end_leftovers()
+        try:
+            _start(plan, site, store, reference, children, live, asked)
+            while not asked.wait(LOOK_S):
+                children.mend()
+        finally:
+            children.end()
+    live.say("Stopped. Jobs that were under way go on at the next start.")
+
+
+def _start(
+    plan: Plan, site: Site, store: Store, reference: str, children: Children, live: LiveLine, asked: threading.Event
+) -> None:
+    """Start what is missing, in order, and say where it is."""
+    _require_free(plan.host, plan.port, "--port")
+    key = _own_key(store, site)
+    given = _given_server()
+    if given is None:
+        _require_free("127.0.0.1", plan.prefect_port, "--prefect-port")
+    url = given or f"http://127.0.0.1:{plan.prefect_port}/api"
+    env = os.environ | {
+        "PREFECT_API_URL": url, "SIMYARD_STORE": reference, "SIMYARD_HOME": str(site.home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }  # fmt: skip
+    env.setdefault("OMP_NUM_THREADS", "1")
+
+    def bring_up(child: Child) -> None:
+        children.wait_until_healthy(child, lambda: _show(live, child.name, asked))
+
+    if given is None:
+        server = _server(plan, site, url, env)
+        children.start(server)
+        bring_up(server)
+    elif not _answers(f"{given}/health"):
+        raise RequestError(
+            f"The Prefect server at {given!r} does not answer.",
+            code="no_prefect_server",
+            advice="Start it, or unset PREFECT_API_URL to have one started here.",
+        )
+    service = Child(
+        "API", [sys.executable, "-m", "simyard.service", "--host", plan.host, "--port", str(plan.port)], env,
+        lambda: _answers(f"{_address(plan)}/readyz"),
+    )  # fmt: skip
+    worker = None if given and _has_worker(url, lambda name: not name.startswith(_OURS)) else _worker(plan, url, env)
+    children.start(service)  # it imports meanwhile
+    _deploy(url, live, asked)
+    if worker is not None:
+        children.start(worker)
+    for child in filter(None, (worker, service)):
+        bring_up(child)
+    _say_where(plan, site, store, url, key, worker, live)
+
+
+def _server(plan: Plan, site: Site, url: str, env: dict[str, str]) -> Child:
+    # Its database lies in the site's home, unless its owner has put it somewhere else.
+    own = {"PREFECT_HOME": str(site.home / "prefect")} if "PREFECT_HOME" not in env else {}
+    command = [*_PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(plan.prefect_port)]
+    return Child("Prefect server", command, env | own, lambda: _answers(f"{url}/health"))
+
+
+def _worker(plan: Plan, url: str, env: dict[str, str]) -> Child:
+    own = f"{_OURS}{os.getpid()}"
+    command = [
+        *_PREFECT, "worker", "start", "--pool", POOL, "--type", "process", "--name", own, "--limit", str(plan.jobs),
+    ]  # fmt: skip
+    healthy = partial(_has_worker, url, lambda name: name == own)
+    return Child("Worker", command, env | {"PREFECT_WORKER_QUERY_SECONDS": "1"}, healthy, spares_its_children=False)
+
+
+def _show(live: LiveLine, name: str, asked: threading.Event) -> None:
+    if asked.is_set():
+        raise KeyboardInterrupt("Stopped before everything was up.")
+    live({"stage": f"waiting for {name}", "done": 0, "total": 0})
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Refuse to run twice in one home."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise RequestError(
+                f"`simyard up` runs already here, as process {lock.read().strip() or 'unknown'}.",
+                code="already_up",
+                advice="Use that one, or set SIMYARD_HOME to another folder.",
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+@contextmanager
+def _asked_to_end() -> Iterator[threading.Event]:
+    """Yield what SIGINT and SIGTERM set."""
+    asked = threading.Event()
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        asked.set()
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
+def _require_free(host: str, port: int, option: str) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise RequestError(
+                f"Cannot listen on {host}:{port}: {error.strerror}.",
+                code="port_taken",
+                advice=f"Choose another with {option}; a Prefect server is used when PREFECT_API_URL names it.",
+            ) from error
+
+
+def _given_server() -> str | None:
+    """Return the Prefect server that the user has, by the environment or by Prefect's profile."""
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    return url.rstrip("/") if url else None
+
+
+def _own_key(store: Store, site: Site) -> str:
+    """Return a key for the person at this machine, made at the first start and kept in a file that is theirs alone."""
+    file = site.home / "api-key"
+    if file.exists() and api_keys.find(store, key := file.read_text().strip()):
+        return key
+    key, _ = api_keys.create(store, "default", ["admin"], "simyard up")
+    file.unlink(missing_ok=True)
+    file.touch(mode=0o600)
+    file.write_text(key + "\n")
+    return key
+
+
+def _has_worker(url: str, is_one: Callable[[str], bool]) -> bool:
+    """Return whether the pool has a worker with such a name."""
+    try:
+        answer = httpx.post(f"{url}/work_pools/{POOL}/workers/filter", json={}, timeout=ASK_S)
+        workers = answer.raise_for_status().json()
+        return any(worker["status"] == "ONLINE" and is_one(worker["name"]) for worker in workers)
+    except httpx.HTTPError:
+        return False
+
+
+def _deploy(url: str, live: LiveLine, asked: threading.Event) -> None:
+    """Send the work pool and the deployments, which changes nothing where they are as they should be."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from simyard.flows.deployments import deploy
+
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        deploy(client, lambda name: _show(live, f"deployment {name}", asked))
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=ASK_S).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _address(plan: Plan) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(plan.host, plan.host)
+    return f"http://{host}:{plan.port}"
+
+
+def _say_where(plan: Plan, site: Site, store: Store, url: str, key: str, worker: Child | None, live: LiveLine) -> None:
+    rows: dict[str, Any] = {
+        "API": f"{_address(plan)}  (its reference: /docs)",
+        "API key": f"{key}  (also in {site.home / 'api-key'})",
+        "Prefect UI": url.removesuffix("/api"),
+        "store": store.url(),
+        "worker": f"pool {POOL}, {plan.jobs} jobs at once" if worker else f"pool {POOL} has one already",
+        "logs": str(site.home / "up"),
+    }
+    live.say("\n".join(f"{name + ':':12} {text}" for name, text in rows.items()))
+    live.say("Ready. Ctrl-C stops everything in good order.")

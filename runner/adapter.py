@@ -1,0 +1,69 @@
+"""What an adapter must do: check a job without simulating, then run it in a fresh environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from simyard.core.paths import AttemptPaths
+from simyard.core.specs import AttemptSpec, Facts, JobSpec
+
+
+class Adapter:
+    """One simulator, seen from inside the workload process, on the simulator's own Python."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("train", "evaluate", "export", "rollout")
+    """The kinds of jobs it can do."""
+
+    def preload(self, library: str | None) -> None:
+        """Import what jobs with this library need; called while the job is still being prepared."""
+
+    def import_rest(self) -> None:
+        """Import what running a job needs besides; called while the process waits for a checked job to begin."""
+
+    def only_one_job(self) -> str | None:
+        """Return why a process can serve one job only; None where it can serve one after another."""
+        return None
+
+    def left_over(self) -> str | None:
+        """Return what of the simulator's a job has left in this process, in words, or None."""
+        return None
+
+    def findings(self) -> dict[str, Any]:
+        """Return what checks have found out about this environment, for `refuse_known` of others; plain JSON."""
+        return {}
+
+    @classmethod
+    def refuse_known(cls, job: JobSpec, findings: Mapping[str, Any]) -> None:
+        """Refuse a job without the simulator, as `check` would.
+
+        Args:
+            job: The job, which brings no code of its own.
+            findings: Of another process in the same environment.
+
+        Raises:
+            RequestError: If it is certain that `check` would refuse it.
+        """
+
+    def check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Facts:
+        """Check the job against what is installed, without starting the simulator.
+
+        Args:
+            job: The job.
+            overlay: Folder of the job's own packages, if it has any.
+            files: Where those of its inputs lie that are on this machine already, by digest.
+
+        Raises:
+            RequestError: If the task, the library or an override does not exist or does nothing, or a checkpoint
+                does not fit.
+        """
+        raise NotImplementedError
+
+    def run(self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
+        """Run the job in a fresh environment and return when it is done; the current folder is `paths.work`.
+
+        Raises:
+            Exception: Whatever the simulator or the task raised.
+        """
+        raise NotImplementedError

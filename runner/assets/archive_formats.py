@@ -1,0 +1,258 @@
+"""Walk a zip or a gzipped tar file entry by entry, in memory that does not grow with what the file claims."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import stat
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, NamedTuple
+
+from simyard.core.errors import RequestError
+from simyard.runner.assets.archive_checks import (
+    ArchiveLimits,
+    Budget,
+    damaged,
+    show,
+    too_many,
+    unsafe_entry,
+    unsafe_name,
+)
+
+_BLOCK = 512
+_CHUNK = 1 << 20
+_EXTENDED_HEADER = 64 << 10
+_TAR_PADDING = 1 << 20
+
+
+class Entry(NamedTuple):
+    """One entry of an archive; its name is not checked yet."""
+
+    name: str
+    """As it stands in the archive."""
+    is_folder: bool
+    """A folder, otherwise a plain file."""
+    size: int
+    """Bytes, as its header claims."""
+    read: Callable[[int], bytes]
+    """Returns at most so many bytes more, and nothing at the end; good until the next entry is asked for."""
+
+
+# Zip.
+
+
+def zip_entries(file: BinaryIO, limits: ArchiveLimits) -> Iterator[Entry]:
+    """Walk a zip file.
+
+    Raises:
+        RequestError: An entry is not a plain, unencrypted file or folder, or there are too many.
+    """
+    _count_zip_entries(file, limits)
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        _check_overlap(members, archive.start_dir)
+        for member in members:
+            _check_zip_member(member)
+            if member.is_dir():
+                yield Entry(member.filename, True, 0, lambda _: b"")
+            else:
+                with archive.open(member) as data:
+                    yield Entry(member.filename, False, member.file_size, data.read)
+
+
+def _count_zip_entries(file: BinaryIO, limits: ArchiveLimits) -> None:
+    """Walk the directory before zipfile does: zipfile makes an object of every entry, however many there are."""
+    start, end = _zip_directory(file)
+    file.seek(start)
+    count = 0
+    while file.tell() < end:
+        header = file.read(46)
+        if not header.startswith(b"PK\1\2"):
+            raise damaged("the directory of the zip file is damaged")
+        file.seek(sum(struct.unpack_from("<3H", header, 28)), os.SEEK_CUR)
+        count += 1
+        if count > limits.entries:
+            raise too_many(limits)
+    file.seek(0)
+
+
+def _zip_directory(file: BinaryIO) -> tuple[int, int]:
+    """Return where the directory of a zip file starts and ends, found as zipfile finds it."""
+    size = file.seek(0, os.SEEK_END)
+    tail_start = max(0, size - 22 - 0xFFFF - 76)
+    file.seek(tail_start)
+    tail = file.read()
+    at = len(tail) - 22
+    if not (tail[at:].startswith(b"PK\5\6") and tail.endswith(b"\0\0")):
+        at = tail.rfind(b"PK\5\6")
+    if at < 0 or len(tail) - at < 22:
+        raise damaged("the directory at the end of the zip file is missing")
+    (length,) = struct.unpack_from("<L", tail, at + 12)
+    end = tail_start + at
+    if at >= 76 and tail[at - 20 :].startswith(b"PK\6\7"):  # Zip64: its two records stand before this one.
+        (length,) = struct.unpack_from("<Q", tail, at - 76 + 40)
+        end -= 76
+    if length > end:
+        raise damaged("the directory of the zip file is longer than the file")
+    return end - length, end
+
+
+def _check_overlap(members: list[zipfile.ZipInfo], end: int) -> None:
+    """Refuse entries that share packed bytes: a few megabytes then unpack to petabytes, and readers disagree."""
+    ordered = sorted(members, key=lambda member: member.header_offset)
+    starts = [*(member.header_offset for member in ordered), end]
+    for member, next_start in zip(ordered, starts[1:], strict=True):
+        least = 30 + len(member.orig_filename) + member.compress_size
+        if member.header_offset < 0 or member.header_offset + least > next_start:
+            raise damaged(f"{show(member.filename)} overlaps with what follows it")
+
+
+def _check_zip_member(member: zipfile.ZipInfo) -> None:
+    name = member.filename
+    if not name:  # is_dir() of Python 3.11 would stumble over it
+        raise unsafe_name(name, "is empty")
+    if name != member.orig_filename:
+        raise unsafe_name(member.orig_filename, "has a NUL or a second spelling")
+    if member.flag_bits & 0x2041:  # encrypted, strongly encrypted, hidden headers
+        raise RequestError(
+            f"{show(name)} is encrypted.",
+            code="archive_encrypted",
+            advice="Allowed: entries without a password. Pack it again without one.",
+        )
+    # bz2 and lzma are left out: zipfile decodes them in pieces of any size.
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise unsafe_entry(name, f"packed by method {member.compress_type}", "methods 0 (stored) and 8 (deflated)")
+    mode = stat.S_IFMT(member.external_attr >> 16)
+    if mode not in (0, stat.S_IFDIR if member.is_dir() else stat.S_IFREG):
+        raise unsafe_entry(name, _ZIP_MODES.get(mode, f"of the unknown mode {mode:#o}"))
+    if member.is_dir() and (member.file_size or member.compress_size > 2):  # deflating nothing gives two bytes
+        raise unsafe_entry(name, "a folder with content")
+
+
+_ZIP_MODES = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a fifo",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "marked as a folder, but named as a file",
+    stat.S_IFREG: "marked as a file, but named as a folder",
+}
+
+
+# Tar. The headers are walked here, because tarfile's own walk reads an extended header of any length into memory,
+# and takes a damaged header for the end of the archive.
+
+
+_TAR_FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+_TAR_TYPES = {
+    tarfile.SYMTYPE: "a symbolic link",
+    tarfile.LNKTYPE: "a hard link",
+    tarfile.GNUTYPE_LONGLINK: "a link",
+    tarfile.CHRTYPE: "a device",
+    tarfile.BLKTYPE: "a device",
+    tarfile.FIFOTYPE: "a fifo",
+    tarfile.GNUTYPE_SPARSE: "a sparse file",
+}
+
+
+def tar_entries(file: BinaryIO, budget: Budget) -> Iterator[Entry]:
+    """Walk a gzipped tar file, and charge its headers to the budget.
+
+    Raises:
+        RequestError: An entry is not a plain file or folder, or the file is damaged.
+    """
+    with gzip.GzipFile(fileobj=file) as stream:
+        given: dict[str, str] = {}  # what extended headers say of the next entry
+        while any(block := _exactly(stream, _BLOCK)):
+            budget.spend(_BLOCK)
+            head = _tar_header(block)
+            if head.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME):
+                given |= _extended_header(head, stream, budget)
+                continue
+            name, size = given.get("path", head.name), int(given.get("size", head.size))
+            if head.type not in (*_TAR_FILES, tarfile.DIRTYPE):
+                raise unsafe_entry(name, _TAR_TYPES.get(head.type, f"of the unknown type {head.type!r}"))
+            if size < 0 or (size and head.isdir()):
+                raise damaged(f"{show(name)} has a size of {size}")
+            data = _Limited(stream, size)
+            yield Entry(name, head.isdir(), size, data.read)
+            _exactly(stream, data.left + -size % _BLOCK)
+            given = {}
+        _check_tar_end(stream)
+
+
+def _tar_header(block: bytes) -> tarfile.TarInfo:
+    try:
+        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError as error:
+        raise damaged(f"a header of the tar file is damaged ({error})") from error
+
+
+class _Limited:
+    """The bytes of one entry in a stream."""
+
+    def __init__(self, stream: gzip.GzipFile, size: int) -> None:
+        self._stream = stream
+        self.left = size
+
+    def read(self, count: int) -> bytes:
+        chunk = self._stream.read(min(count, self.left))
+        self.left -= len(chunk)
+        return chunk
+
+
+def _exactly(stream: gzip.GzipFile, count: int) -> bytes:
+    data = stream.read(count)
+    if len(data) < count:
+        raise damaged("the tar file ends too early")
+    return data
+
+
+def _extended_header(head: tarfile.TarInfo, stream: gzip.GzipFile, budget: Budget) -> dict[str, str]:
+    """Return what an extended header says of the next entry; only its path and size matter here."""
+    if not 0 < head.size <= _EXTENDED_HEADER:
+        raise damaged(f"an extended header has {head.size:,} bytes; at most {_EXTENDED_HEADER:,} are read")
+    body = _exactly(stream, head.size + -head.size % _BLOCK)[: head.size]
+    budget.spend(len(body))
+    if head.type == tarfile.GNUTYPE_LONGNAME:
+        return {"path": body.removesuffix(b"\0").decode("utf-8", "surrogateescape")}
+    records = _pax_records(body)
+    if any(key.startswith("GNU.sparse.") for key in records):
+        raise unsafe_entry(records.get("GNU.sparse.name", records.get("path", "?")), "a sparse file")
+    found = {key: value for key, value in records.items() if key in ("path", "size")}
+    if found and head.type == tarfile.XGLTYPE:
+        raise damaged("a global header gives every file one name or size")
+    if not re.fullmatch("[0-9]{1,18}", found.get("size", "0"), re.ASCII):
+        raise damaged(f"an extended header gives a size of {show(found['size'])}")
+    return found
+
+
+_PAX_RECORD = re.compile(rb"([0-9]{1,6}) ([^=]+)=")
+
+
+def _pax_records(body: bytes) -> dict[str, str]:
+    """Read the lines `LENGTH KEY=VALUE`, where the length counts the whole line."""
+    records = {}
+    at = 0
+    while at < len(body):
+        match = _PAX_RECORD.match(body, at)
+        end = at + int(match[1]) if match else 0
+        if not match or not match.end() < end <= len(body) or body[end - 1 : end] != b"\n":
+            raise damaged("an extended header cannot be read")
+        records[match[2].decode("utf-8", "replace")] = body[match.end() : end - 1].decode("utf-8", "surrogateescape")
+        at = end
+    return records
+
+
+def _check_tar_end(stream: gzip.GzipFile) -> None:
+    """Read to the end, which also proves gzip's checksum; only padding may follow."""
+    padding = 0
+    while chunk := stream.read(_CHUNK):
+        padding += len(chunk)
+        if any(chunk) or padding > _TAR_PADDING:
+            raise damaged("something follows the end mark of the tar file")

@@ -1,0 +1,253 @@
+"""Counts and measures episodes from inside the environment, whatever library drives it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from simyard.core.errors import RequestError
+
+CAPPED = "stepsPerEpisode"
+"""Why an episode ended that the job's own limit cut off."""
+TIME_OUT = "time_out"
+"""The name of a direct task's time-out, which it does not name itself."""
+TERMINATED = "terminated"
+"""The name of a direct task's termination."""
+_METRIC = re.compile(r"(?:^|/)Metrics/(?:.*[_/])?success(?:_rate)?$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episode:
+    """One completed episode."""
+
+    number: int
+    """In order of completion, counted from 1."""
+    env: int
+    """Index of the environment that played it."""
+    total: float
+    """Sum of the rewards: the return, undiscounted."""
+    length: int
+    """Steps taken."""
+    ended: str
+    """`terminated` or `truncated`."""
+    term: str | None
+    """Which termination fired; None where the task does not name them."""
+    success: bool | None
+    """None where the task does not say, or where being cut off would pass for it."""
+    rewards: dict[str, float] = field(default_factory=dict)
+    """Each reward term's part of the return; empty where the task does not name them."""
+
+
+@dataclass
+class _Ending:
+    """What the environment knows of an episode only until it resets."""
+
+    term: str | None = None
+    success: bool | None = None
+    rewards: dict[str, float] = field(default_factory=dict)
+
+
+def success_metric(log: Mapping[str, Any]) -> str | None:
+    """Return the tag of a task's success metric in `extras["log"]`, if it logs just one."""
+    tags = [tag for tag in log if _METRIC.search(tag)]
+    if "Metrics/success_rate" in tags:
+        return "Metrics/success_rate"
+    return tags[0] if len(tags) == 1 else None
+
+
+def quotas(episodes: int, envs: int) -> list[int]:
+    """Return how many episodes each environment has to complete.
+
+    The number is fixed beforehand: taking whichever episodes end first would favour the short ones.
+    """
+    each, rest = divmod(episodes, envs)
+    return [each + (index < rest) for index in range(envs)]
+
+
+class EpisodeMeter:
+    """Stands in the environment's own `step` and `_reset_idx`, and changes nothing but when episodes are cut off.
+
+    `_reset_idx` is where an environment forgets an episode: it is the one place in which the sums of the reward terms,
+    the termination that fired and the task's own success metric are those of the episode that ends.
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        *,
+        episodes: int,
+        longest: int,
+        success_termination: str | None = None,
+        before_step: Callable[[Any], None] = lambda steps: None,
+        on_episode: Callable[[Episode], None] = lambda episode: None,
+    ) -> None:
+        """Take the place.
+
+        Args:
+            env: A gymnasium environment of Isaac Lab.
+            episodes: How many to count in all.
+            longest: Steps after which an episode is cut off.
+            success_termination: The termination that means success; by default the task's own metric says.
+            before_step: Called with the steps each environment's episode has taken, before every step.
+            on_episode: Called with each counted episode, in order, before its environment steps on.
+        """
+        import torch
+
+        self._base = env.unwrapped
+        device, count = self._base.device, self._base.num_envs
+        self._left = quotas(episodes, count)
+        self._longest = longest
+        self._success_termination = success_termination
+        self._before_step = before_step
+        self._on_episode = on_episode
+        self._returns = torch.zeros(count, dtype=torch.float64, device=device)
+        self._lengths = torch.zeros(count, dtype=torch.long, device=device)
+        self._cut_off = torch.zeros(count, dtype=torch.bool, device=device)
+        self._endings: dict[int, _Ending] = {}
+        self._counted = 0
+        self._metric: str | None = None
+        self._is_no_rate = False
+        self._stepping = False
+        self.steps = 0
+        """Steps the whole environment has taken."""
+        self._step, self._reset_idx = self._base.step, self._base._reset_idx
+        self._base.step, self._base._reset_idx = self._measure_step, self._measure_reset
+
+    @property
+    def done(self) -> bool:
+        """Whether every environment has completed its share."""
+        return not any(self._left)
+
+    @property
+    def success_source(self) -> str | None:
+        """What says that an episode succeeded; None when nothing does."""
+        if self._success_termination:
+            return f"termination {self._success_termination}"
+        if self._metric:
+            return None if self._is_no_rate else f"metric {self._metric}"
+        return "termination success" if "success" in self._terms() else None
+
+    def _measure_step(self, action: Any) -> Any:
+        self._before_step(self._lengths)
+        last = self._lengths + 1 >= self._longest
+        if self._longest < self._base.max_episode_length:
+            # The task's own time-out then ends the episode in this very step, by its own rules.
+            self._cut_off = last
+            self._base.episode_length_buf[last] = self._base.max_episode_length
+        self._stepping = True
+        try:
+            answer = self._step(action)
+        finally:
+            self._stepping = False
+        _, reward, terminated, truncated, _ = answer
+        self._returns += reward
+        self._lengths += 1
+        self.steps += 1
+        ended = terminated | truncated
+        if bool((last & ~ended).any()):
+            raise RequestError(
+                f"The task's episodes do not end after {self._longest} steps: it has no time-out of its own to cut "
+                "them off with.",
+                code="no_time_out",
+                advice="Add a time-out to the task that looks at `episode_length_buf`.",
+            )
+        if bool(ended.any()):
+            self._finish(ended.nonzero().flatten().tolist(), terminated)
+        return answer
+
+    def _finish(self, envs: list[int], terminated: Any) -> None:
+        for env in envs:
+            ending = self._endings.pop(env, _Ending())
+            if self._left[env]:
+                self._left[env] -= 1
+                self._counted += 1
+                by_itself = bool(terminated[env])
+                self._on_episode(
+                    Episode(
+                        number=self._counted,
+                        env=env,
+                        total=float(self._returns[env]),
+                        length=int(self._lengths[env]),
+                        ended="terminated" if by_itself else "truncated",
+                        term=CAPPED if bool(self._cut_off[env]) and not by_itself else ending.term,
+                        success=ending.success,
+                        rewards=ending.rewards,
+                    )
+                )
+            self._returns[env] = 0.0
+            self._lengths[env] = 0
+
+    def _measure_reset(self, env_ids: Any) -> Any:
+        if not self._stepping:
+            answer = self._reset_idx(env_ids)
+            self._metric = success_metric(self._base.extras.get("log", {}))
+            self._start_at_zero(env_ids)
+            index = slice(None) if env_ids is None else self._index(env_ids)
+            self._returns[index] = 0.0
+            self._lengths[index] = 0
+            return answer
+        envs = [int(env) for env in env_ids]
+        for env in envs:
+            self._endings[env] = _Ending(self._term(env), self._said_success(env), self._reward_terms(env))
+        if self._metric is None or self._success_termination or len(envs) == 1:
+            answer = self._reset_idx(env_ids)
+            self._read_metric(envs)
+        else:
+            # The task logs the mean over those it resets together: each by itself, it is the episode's own.
+            for index, env in enumerate(envs):
+                answer = self._reset_idx(env_ids[index : index + 1])
+                self._read_metric([env])
+        self._start_at_zero(env_ids)
+        return answer
+
+    def _start_at_zero(self, env_ids: Any) -> None:
+        """Undo what some tasks do to spread resets in training: episodes that begin in their middle."""
+        self._base.episode_length_buf[slice(None) if env_ids is None else self._index(env_ids)] = 0
+
+    def _index(self, env_ids: Any) -> Any:
+        return env_ids.long() if hasattr(env_ids, "long") else env_ids
+
+    def _terms(self) -> list[str]:
+        manager = getattr(self._base, "termination_manager", None)
+        return list(manager.active_terms) if manager is not None else []
+
+    def _term(self, env: int) -> str | None:
+        """Return the name of what ended the episode, a termination before a time-out."""
+        if not (names := self._terms()):
+            timed_out = self._base.reset_time_outs[env] and not self._base.reset_terminated[env]
+            return TIME_OUT if bool(timed_out) else None
+        manager = self._base.termination_manager
+        fired = [name for name in names if bool(manager.get_term(name)[env])]
+        return min(fired, key=lambda name: manager.get_term_cfg(name).time_out, default=None)
+
+    def _said_success(self, env: int) -> bool | None:
+        """Return what a termination says of success, before the metric is asked."""
+        wanted = self._success_termination
+        if wanted is None:
+            wanted = "success" if self._metric is None and "success" in self._terms() else None
+        if wanted is None:
+            return None
+        if self._terms():
+            manager = self._base.termination_manager
+            times_out, fired = manager.get_term_cfg(wanted).time_out, manager.get_term(wanted)
+        else:
+            times_out = wanted == TIME_OUT
+            fired = self._base.reset_time_outs if times_out else self._base.reset_terminated
+        return None if times_out and bool(self._cut_off[env]) else bool(fired[env])
+
+    def _reward_terms(self, env: int) -> dict[str, float]:
+        sums = getattr(getattr(self._base, "reward_manager", self._base), "_episode_sums", None)
+        return {name: float(values[env]) for name, values in sums.items()} if isinstance(sums, dict) else {}
+
+    def _read_metric(self, envs: list[int]) -> None:
+        """Take the metric of a reset of one environment: 0 or 1, or it says nothing of single episodes."""
+        if self._metric is None or self._success_termination or len(envs) != 1:
+            return
+        value = float(self._base.extras.get("log", {}).get(self._metric, float("nan")))
+        if value not in (0.0, 1.0):
+            # Some tasks log a share of goals, or a mean over the past: its zeros alone would make a rate of 0.
+            self._is_no_rate = True
+        elif not bool(self._cut_off[envs[0]]):
+            self._endings[envs[0]].success = bool(value)

@@ -1,0 +1,211 @@
+"""Hydra overrides, checked against the configuration they change: Isaac Lab 3.0 takes unknown keys in silence."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from simyard.core.errors import RequestError, unknown
+from simyard.runner.rl import Library
+
+_ASSIGNMENT = re.compile(r"(env|agent)(\.[A-Za-z_0-9]+)+=.*", re.DOTALL)
+_PRESET = re.compile(r"(physics|renderer|presets)=[A-Za-z_0-9,]+")
+
+OWNED = {
+    "env.scene.num_envs": "trainingConfig.numEnvs",
+    "env.seed": "trainingConfig.seed",
+    "env.sim.device": "computeConfig.gpusPerNode",
+    "env.log_dir": None,
+    "agent.seed": "trainingConfig.seed",
+    "agent.params.seed": "trainingConfig.seed",
+    "agent.max_iterations": "trainingConfig.maxIterations",
+    "agent.n_timesteps": "trainingConfig.maxIterations",
+    "agent.trainer.timesteps": "trainingConfig.maxIterations",
+    "agent.params.config.max_epochs": "trainingConfig.maxIterations",
+    "agent.device": "computeConfig.gpusPerNode",
+    "agent.params.config.device": "computeConfig.gpusPerNode",
+    "agent.params.config.device_name": "computeConfig.gpusPerNode",
+    # Where logs go, and in which form: the supervisor looks for them below the attempt's folder.
+    "agent.logger": None,
+    "agent.experiment_name": None,
+    "agent.run_name": None,
+    "agent.agent.experiment.directory": None,
+    "agent.agent.experiment.experiment_name": None,
+    "agent.params.config.name": None,
+    "agent.params.config.train_dir": None,
+    "agent.params.config.full_experiment_name": None,
+}
+"""Keys that simyard sets: to the field of the request named here, which wins over an override, or by itself."""
+
+
+KEYS: dict[str, dict[str, Any]] = {}
+"""The keys of every configuration that this process has resolved, before the user's overrides, by task and library.
+
+With the values of those that are numbers or truth values; None stands for all else.
+"""
+_WORD = re.compile(r"(?!(?:true|false|yes|no|on|off|null|inf|nan)$)[a-z]+", re.IGNORECASE)
+"""A value that Hydra reads as text, whatever it is for."""
+
+
+def _has_preset(given: Sequence[str]) -> bool:
+    return any("." not in override.partition("=")[0] for override in given)
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _name(task: str, library: Library | None) -> str:
+    return f"{task.split(':')[-1]} {library.name if library else ''}"
+
+
+def resolve(
+    task: str, library: Library | None, own: Sequence[str], given: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the (environment, agent) configuration with every override applied, as plain dictionaries.
+
+    Without a library the agent's is empty.
+
+    Args:
+        task: The task's id.
+        library: The library whose agent configuration is meant; None for no agent.
+        own: The adapter's overrides, not checked.
+        given: The user's, applied one after another and each checked.
+
+    Raises:
+        RequestError: If an override does not parse, names an unknown key, has the wrong type or changes nothing.
+    """
+    applied = list(own)
+    before = _load(task, library, applied)
+    if not _has_preset(given):  # with one it is another configuration
+        flat = flatten({"env": before[0], "agent": before[1]})
+        KEYS[_name(task, library)] = {key: value if _is_plain(value) else None for key, value in flat}
+    for override in given:
+        _check_form(override)
+        key, _, _ = override.partition("=")
+        known = dict(flatten({"env": before[0], "agent": before[1]}))
+        is_preset = "." not in key  # naming the default one is a statement, not a mistake
+        if not is_preset:
+            _check_key(key, known)
+        after = _load(task, library, [*applied, override])
+        if not is_preset:
+            _check_effect(override, key, known, dict(flatten({"env": after[0], "agent": after[1]})))
+        applied.append(override)
+        before = after
+    return before
+
+
+def refuse_known(task: str, library: Library | None, given: Sequence[str], keys: Mapping[str, dict[str, Any]]) -> None:
+    """Refuse overrides without resolving anything, as `resolve` would.
+
+    Args:
+        task: The task's id.
+        library: The library whose agent configuration is meant; None for no agent.
+        given: The user's overrides.
+        keys: What stood in `KEYS` where the same was resolved before; what is not there is not refused.
+
+    Raises:
+        RequestError: If one does not parse, names a key that is unknown or not the user's, or gives a number as a word.
+    """
+    known = None if _has_preset(given) else keys.get(_name(task, library))
+    replaced: list[str] = []
+    for override in given:
+        _check_form(override)
+        key, _, _ = override.partition("=")
+        if key in OWNED or (known is not None and "." in key and not key.startswith(tuple(replaced))):
+            _check_key(key, known or {})
+            if known and known[key] is not None and _WORD.fullmatch(word := override.partition("=")[2]):
+                _check_type(override, key, known[key], word)
+        replaced.append(f"{key}.")
+
+
+def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every (dotted key, value), inner nodes too."""
+    if path:
+        yield path, value
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from flatten(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from flatten(item, f"{path}.{index}")
+
+
+def _check_form(override: str) -> None:
+    if not _ASSIGNMENT.fullmatch(override) and not _PRESET.fullmatch(override):
+        raise RequestError(
+            f"Override {override!r} is not understood.",
+            code="bad_override",
+            advice="Allowed: 'env.<key>=<value>', 'agent.<key>=<value>', 'physics=<preset>', 'renderer=<preset>', "
+            "'presets=<name,…>'.",
+        )
+
+
+def _check_key(key: str, known: Collection[str]) -> None:
+    if key in OWNED:
+        instead = OWNED[key]
+        raise RequestError(
+            f"Override {key!r} would do nothing: simyard sets it.",
+            code="bad_override",
+            advice=f"Set {instead} instead." if instead else "Leave it out.",
+        )
+    if key not in known:
+        raise unknown("override key", key, known, code="bad_override")
+
+
+def _check_type(override: str, key: str, old: Any, new: Any) -> None:
+    if not _same_type(old, new):
+        raise RequestError(
+            f"Override {override!r} gives {new!r}, a {type(new).__name__}.",
+            code="bad_override",
+            advice=f"{key} is a {type(old).__name__}: {old!r} unless overridden.",
+        )
+
+
+def _check_effect(override: str, key: str, known: dict[str, Any], changed: dict[str, Any]) -> None:
+    if key in known:
+        _check_type(override, key, known[key], changed.get(key))
+    if repr(known) == repr(changed):
+        value = f" It is {known[key]!r} already." if key in known else ""
+        raise RequestError(
+            f"Override {override!r} changes nothing.{value}",
+            code="bad_override",
+            advice="Remove it, or give another value.",
+        )
+
+
+def _same_type(old: Any, new: Any) -> bool:
+    if old is None or new is None or old == "auto":  # skrl's intervals are `auto` or a number
+        return True
+    if isinstance(old, bool) or isinstance(new, bool):
+        return isinstance(old, bool) and isinstance(new, bool)
+    if isinstance(old, int | float):
+        return isinstance(new, int | float)
+    if isinstance(old, list | tuple):
+        return isinstance(new, list | tuple)
+    return isinstance(new, type(old))
+
+
+def _load(task: str, library: Library | None, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from isaaclab_tasks.utils import resolve_task_config
+
+    try:
+        OverridesParser.create().parse_overrides(list(overrides))
+        agent_key = library.agent_key if library else None
+        env_cfg, agent_cfg = resolve_task_config(task, agent_key, overrides=list(overrides))
+    except (HydraException, ValueError, KeyError, TypeError, AttributeError, SystemExit) as error:
+        last = overrides[-1] if overrides else ""
+        raise RequestError(
+            f"Isaac Lab refuses override {last!r}: {error}", code="bad_override", advice="See the task's configuration."
+        ) from error
+    return _plain(env_cfg), _plain(agent_cfg)
+
+
+def _plain(cfg: Any) -> dict[str, Any]:
+    if cfg is None:
+        return {}
+    return cfg if isinstance(cfg, dict) else dict(cfg.to_dict())

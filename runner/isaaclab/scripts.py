@@ -1,0 +1,121 @@
+"""Isaac Lab 2.3: `isaaclab.sh -p scripts/reinforcement_learning/<library>/train.py`, a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from simyard.core.errors import RequestError
+from simyard.core.paths import AttemptPaths
+from simyard.core.specs import AttemptSpec, Facts, JobSpec
+from simyard.runner.isaaclab.launcher import meeting_point, raise_failure_of_ranks
+from simyard.runner.rl import Library
+
+
+def root() -> Path | None:
+    """Return the folder of a 2.3 installation, or None where Isaac Lab is 3.0 or absent."""
+    path = Path(os.environ.get("ISAACLAB_PATH", "/workspace/isaaclab"))
+    has_scripts = (path / "isaaclab.sh").is_file() and (path / "scripts/reinforcement_learning").is_dir()
+    has_api = (path / "source/isaaclab_rl/isaaclab_rl/entrypoints").is_dir()
+    return path if has_scripts and not has_api else None
+
+
+def version_of(folder: Path) -> str:
+    """Return which version an installation is."""
+    file = folder / "VERSION"
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else "2.3"
+
+
+def check(job: JobSpec, library: Library) -> Facts:
+    """Check what can be known without starting Kit: the library's script; the task and overrides fail in Kit.
+
+    Raises:
+        RequestError: If this installation has no script for the library.
+    """
+    folder = root()
+    assert folder is not None
+    if job.kind != "train":
+        raise cannot(job.kind)
+    script = _script(folder, library)
+    if not script.is_file():
+        have = sorted(path.parent.name for path in script.parent.parent.glob("*/train.py"))
+        raise RequestError(
+            f"This Isaac Lab has no training script for rlLibrary {library.name!r}.",
+            code="library_absent",
+            advice=f"It has one for: {', '.join(map(repr, have))}.",
+        )
+    if library.needs_rollout:
+        raise RequestError(
+            f"rlLibrary {library.name!r} counts environment steps, and Isaac Lab 2.3 tells the steps of an iteration "
+            "only after its app has started.",
+            code="library_absent",
+            advice="Use 'rsl_rl' or 'rl_games' with 2.3, or Isaac Lab 3.0.",
+        )
+    return Facts(
+        simulator=job.simulator,
+        version=version_of(folder),
+        flavor="scripts",
+        device="cpu" if job.gpus == 0 else "cuda:0",
+        rollout=1,  # not known before the app runs; a library that counts iterations does not need it
+        overrides=tuple(job.overrides),
+    )
+
+
+def cannot(kind: str) -> RequestError:
+    """Return the error for a kind of job that 2.3 cannot do."""
+    return RequestError(
+        f"Isaac Lab 2.3 cannot {kind} here: its environments live in an app that only its own scripts start.",
+        code="needs_isaaclab_3",
+        advice="Use Isaac Lab 3.0 (a checkpoint of 2.3 does not load there: its rsl_rl is older).",
+    )
+
+
+def command(attempt: AttemptSpec, facts: Facts, library: Library, checkpoint: Path | None, folder: Path) -> list[str]:
+    """Return the command line of 2.3: `--headless` is needed, and a checkpoint resumes by other flags than in 3.0."""
+    job = attempt.job
+    until = job.last_iteration if library.absolute_iterations else job.last_iteration - attempt.start_iteration
+    argv = [str(folder / "isaaclab.sh"), "-p", *_torchrun(attempt), str(_script(folder, library))]
+    # It adds the rank on this machine alone to the seed, which would give the ranks of every machine the same ones.
+    seed = job.seed + attempt.node * (job.gpus or 1)
+    argv += ["--task", job.task, "--num_envs", str(job.num_envs), "--seed", str(seed)]
+    argv += ["--max_iterations", str(until), "--headless"]
+    argv += ["--distributed"] if attempt.world else ["--device", facts.device]
+    if checkpoint is not None:
+        argv += library.scripts_resume(checkpoint)
+    return [*argv, *facts.overrides]
+
+
+def _torchrun(attempt: AttemptSpec) -> list[str]:
+    """Return what of the command line starts a process for each GPU; nothing where one process is all."""
+    if attempt.world is None:
+        return []
+    return ["-m", "torch.distributed.run", *meeting_point(attempt.job, attempt.world)]
+
+
+def run(attempt: AttemptSpec, facts: Facts, library: Library, checkpoint: Path | None, paths: AttemptPaths) -> None:
+    """Run the script in the current folder, in this process's group, and wait for it.
+
+    Raises:
+        RuntimeError: If it exits with another code than 0.
+    """
+    folder = root()
+    assert folder is not None
+    if attempt.world is not None:
+        prove = [
+            str(folder / "isaaclab.sh"),
+            "-p",
+            *_torchrun(attempt),
+            "-m",
+            "simyard.runner.isaaclab.ranks",
+            str(paths.root),
+        ]
+        if code := subprocess.run(prove, check=False).returncode:
+            raise_failure_of_ranks(paths, code)
+    code = subprocess.run(command(attempt, facts, library, checkpoint, folder), check=False).returncode
+    if code:
+        raise RuntimeError(f"train.py ended with exit code {code}")
+
+
+def _script(folder: Path, library: Library) -> Path:
+    return folder / "scripts" / "reinforcement_learning" / library.name / "train.py"

@@ -1,0 +1,193 @@
+"""The standard profile: a robot and a scene from files, many worlds of them on Newton, driven by a mode of ours.
+
+Each world is one episode. Every control step records the state before it, and the targets that were set for it:
+
+| key | shape | |
+|---|---|---|
+| `joint_position`, `joint_velocity` | joints | of the robot, in radians or metres |
+| `action` | driven joints | position targets; not in `zero` |
+| `root_pose`, `root_velocity` | 7, 6 | of a floating base: xyz and xyzw; of its centre of mass, then angular |
+| `body_pose` | bodies, 7 | of free objects; the store's attribute `bodies` has their names |
+| `scene_joint_position`, `scene_joint_velocity` | joints | of a scene that has joints |
+
+Positions are metres in the frame of the world, which is that of the scene.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simyard.core.errors import RequestError
+from simyard.core.paths import AttemptPaths
+from simyard.core.specs import Asset, AttemptSpec, Facts, JobSpec, Rollout
+from simyard.runner.assets.robot_files import main_file
+from simyard.runner.newton.control import Control, read_control
+from simyard.runner.newton.robots import Column
+from simyard.runner.newton.scenes import check_scene_id
+from simyard.runner.newton.simulation import Simulation
+from simyard.runner.newton.world import World, build_world
+from simyard.runner.recording.recorder import RolloutRecorder
+from simyard.runner.rollout.outputs import Recording
+from simyard.runner.rollout.run import rollout
+
+if TYPE_CHECKING:
+    import torch
+
+_LOOK_EVERY = 100
+"""Control steps between two looks at whether the numbers are still finite: each waits for a GPU."""
+
+
+def check(job: JobSpec, files: Mapping[str, Path], device: str) -> None:
+    """Refuse what cannot be simulated: read every file that is here, and build one world on the CPU.
+
+    Args:
+        job: The job.
+        files: Where its inputs lie, by digest; the robot is built where its files are here.
+        device: What it will run on.
+
+    Raises:
+        RequestError: If anything is wrong with the robot, the scene or the control.
+    """
+    wanted = _wanted(job)
+    control = read_control(wanted.control)
+    if wanted.scene is None:
+        check_scene_id(wanted.scene_id)
+    assert wanted.robot is not None
+    policy = files.get(job.policies[0].checkpoint.sha256) if job.policies else None
+    with tempfile.TemporaryDirectory(prefix="simyard-check-") as folder:
+        robot_file = _here(wanted.robot, files, Path(folder) / "robot")
+        scene_file = _here(wanted.scene, files, Path(folder) / "scene") if wanted.scene else None
+        if robot_file is None or (wanted.scene and scene_file is None):
+            return
+        scene_id = None if wanted.scene else wanted.scene_id
+        world = build_world(robot_file, wanted.robot.format, control, scene_id=scene_id, scene_file=scene_file)
+        control.check(world.robot, world.free, policy)
+
+
+def run(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
+    """Simulate and record.
+
+    Raises:
+        WorkloadError: If a world becomes NaN or infinite, or what the job promises cannot be made.
+    """
+    rollout(_drive, attempt, facts, paths)
+
+
+def _wanted(job: JobSpec) -> Rollout:
+    assert job.rollout is not None
+    if job.rollout.robot is None:
+        raise RequestError("robot is missing.", code="no_robot", advice="Name a URDF, MJCF or USD file.")
+    if job.rollout.control.get("task_mode") == "policy" and not job.policies:
+        raise RequestError("task_mode 'policy' needs a policy.", code="no_policy", advice="Name an ONNX file.")
+    return job.rollout
+
+
+def _here(asset: Asset, files: Mapping[str, Path], into: Path) -> Path | None:
+    path = files.get(asset.file.sha256)
+    return None if path is None else main_file(path, asset.format, into)
+
+
+def _drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
+    job, wanted = attempt.job, _wanted(attempt.job)
+    control = read_control(wanted.control)
+    world = _build(wanted, control, paths)
+    policy = paths.inputs / job.policies[0].checkpoint.name if job.policies else None
+    control.check(world.robot, world.free, policy)
+    simulation = Simulation(
+        world,
+        num_envs=job.num_envs,
+        steps=wanted.steps,
+        device=facts.device,
+        dt=wanted.dt,
+        substeps=wanted.substeps,
+        seed=job.seed,
+    )
+    control.mode.prepare(simulation, policy)
+    recorder, film = recording.open(
+        control_period_s=wanted.dt,
+        longest=wanted.steps,
+        physics_dt_s=wanted.dt / wanted.substeps,
+        substeps=wanted.substeps,
+        scene=wanted.scene.file.name if wanted.scene else check_scene_id(wanted.scene_id),
+        control=wanted.control,
+        device=facts.device,
+        bodies=[*world.free],
+    )
+    _describe(recorder, world)
+    film.watch(simulation.model)
+    for step in range(wanted.steps):
+        targets = control.mode.targets(step)
+        recorder.record(_row(simulation, targets))
+        film.capture(simulation.state)
+        simulation.step(targets)
+        if (step + 1) % _LOOK_EVERY == 0:
+            simulation.require_finite()
+    simulation.require_finite()
+    _end(recorder, control.mode.success(), simulation)
+    if lost := simulation.lost_contacts():
+        recording.log.warning("%d of %d worlds had more contacts than there was room for", lost, job.num_envs)
+
+
+def _build(wanted: Rollout, control: Control, paths: AttemptPaths) -> World:
+    def unpacked(asset: Asset, what: str) -> Path:
+        return main_file(paths.inputs / asset.file.name, asset.format, paths.root / f"{what}-files")
+
+    assert wanted.robot is not None
+    return build_world(
+        unpacked(wanted.robot, "robot"),
+        wanted.robot.format,
+        control,
+        scene_id=None if wanted.scene else wanted.scene_id,
+        scene_file=unpacked(wanted.scene, "scene") if wanted.scene else None,
+    )
+
+
+def _row(simulation: Simulation, targets: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    robot, objects = simulation.robot, simulation.objects
+    row: dict[str, torch.Tensor] = {}
+    if robot.positions:
+        row |= {"joint_position": simulation.joint_position(), "joint_velocity": simulation.joint_velocity()}
+    if targets is not None:
+        row["action"] = targets
+    if robot.base is not None:
+        root = robot.base.body
+        row |= {"root_pose": simulation.bodies[:, root], "root_velocity": simulation.twists[:, root]}
+    if simulation.free:
+        row["body_pose"] = simulation.bodies[:, [each.body for each in simulation.free.values()]]
+    if objects.positions:
+        row["scene_joint_position"] = simulation.joint_q[:, [column.index for column in objects.positions]]
+        row["scene_joint_velocity"] = simulation.joint_qd[:, [column.index for column in objects.velocities]]
+    return row
+
+
+def _describe(recorder: RolloutRecorder, world: World) -> None:
+    robot, objects = world.robot, world.objects
+    linear = {target.name for target in robot.targets if target.linear}
+    length = "m" if linear and len(linear) == len(robot.targets) else "rad or m" if linear else "rad"
+    speed = {"m": "m/s", "rad": "rad/s"}.get(length, "rad/s or m/s")
+    about = f" In metres: {', '.join(sorted(linear))}." if length == "rad or m" else ""
+
+    def names(columns: tuple[Column, ...]) -> list[str]:
+        return [column.name for column in columns]
+
+    describe = recorder.describe
+    describe("joint_position", unit=length, names=names(robot.positions), about=f"Before the step.{about}")
+    describe("joint_velocity", unit=speed, names=names(robot.velocities), about="Before the step.")
+    describe("action", unit=length, names=robot.driven, about="Position targets of the step.")
+    pose, twist = ("x", "y", "z", "qx", "qy", "qz", "qw"), ("vx", "vy", "vz", "wx", "wy", "wz")
+    describe("root_pose", unit="m, quaternion", names=pose, about="Of the floating base, in the world.")
+    describe("root_velocity", unit="m/s, rad/s", names=twist, about="Of its centre of mass, in the world's axes.")
+    describe(
+        "body_pose", unit="m, quaternion", names=pose, about="Of the free bodies; the store's `bodies` names them."
+    )
+    describe("scene_joint_position", unit="rad or m", names=names(objects.positions))
+    describe("scene_joint_velocity", unit="rad/s or m/s", names=names(objects.velocities))
+
+
+def _end(recorder: RolloutRecorder, success: Any, simulation: Simulation) -> None:
+    import torch
+
+    recorder.end(torch.ones(simulation.num_envs, dtype=torch.bool, device=simulation.device), success=success)

@@ -1,0 +1,414 @@
+"""A session that a machine keeps: one warm workload process, lent to one supervisor after another.
+
+It is a process of its own, so that it can end a workload that hangs, also for a supervisor in another container. Who
+wants the workload connects to a socket in the session's folder, says what the job needs, and from then on talks to the
+workload itself; a supervisor that goes away in the middle of its job takes the workload with it. A workload that failed
+or has served enough is replaced by a new one, warmed up in the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from simyard.core.errors import Category, Failure, SimyardError, WorkloadError
+from simyard.core.paths import AttemptPaths, read_json, write_json
+from simyard.core.specs import AttemptSpec, Bounds, JobSpec, Wire
+from simyard.runner.workload import ChildWorkload, LineSocket, Workload, has_token
+
+PREPARE_S = 1800.0
+"""Importing the simulator, and warming up with an empty kernel cache."""
+GREETING_S = 5.0
+"""Who connects says what it wants within this time."""
+POLL_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionSpec(Wire):
+    """What a kept session is: written into its folder by who starts it."""
+
+    session_id: str
+    python: str
+    """The simulator's Python."""
+    simulator: str
+    """The adapter's name."""
+    library: str | None
+    """What to import ahead."""
+    needs: dict[str, Any]
+    """What jobs have in common that may use it; equal or refused."""
+    bounds: Bounds
+    warm_up: JobSpec | None = None
+    """A job that is run first, so that its kernels are loaded; its files are in the folder `warm-up`."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """Names of that job's inputs, by digest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionFolder:
+    """Every file of a kept session."""
+
+    root: Path
+
+    @property
+    def spec(self) -> Path:
+        """The `SessionSpec`."""
+        return self.root / "spec.json"
+
+    @property
+    def state(self) -> Path:
+        """How it stands."""
+        return self.root / "state.json"
+
+    @property
+    def log(self) -> Path:
+        """What keeper and workload printed."""
+        return self.root / "workload.log"
+
+    @property
+    def warm_up(self) -> AttemptPaths:
+        """The job that warms it up."""
+        return AttemptPaths(self.root / "warm-up")
+
+    @contextmanager
+    def address(self) -> Iterator[str]:
+        """The address of its socket, short however deep the folder is: a path may have 107 bytes."""
+        descriptor = os.open(self.root, os.O_PATH | os.O_DIRECTORY)
+        try:
+            yield f"/proc/self/fd/{descriptor}/socket"
+        finally:
+            os.close(descriptor)
+
+    def connect(self, timeout_s: float = GREETING_S) -> LineSocket:
+        """Connect to its keeper.
+
+        Raises:
+            OSError: If nobody listens.
+        """
+        stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        stream.settimeout(timeout_s)
+        try:
+            with self.address() as address:
+                stream.connect(address)
+        except OSError:
+            stream.close()
+            raise
+        return LineSocket(stream)
+
+
+class LentWorkload(Workload):
+    """A kept session's workload, seen from a supervisor that has it for now."""
+
+    def __init__(self, folder: SessionFolder, lines: LineSocket, greeting: dict[str, Any]) -> None:
+        super().__init__(lines, greeting["token"], folder.log)
+        self.session_id: str = greeting["session_id"]
+        self.jobs = greeting["jobs"]
+        self._pid: int | None = greeting["pid"] if has_token(greeting["pid"], greeting["token"]) else None
+
+    @classmethod
+    def borrow(cls, folder: SessionFolder, needs: dict[str, Any]) -> LentWorkload | None:
+        """Borrow the workload of a session; None where it is busy, gone or not for this job."""
+        try:
+            lines = folder.connect()
+        except OSError:
+            return None
+        try:
+            lines.send({"op": "borrow", "needs": needs})
+            greeting = lines.receive(GREETING_S)
+        except (OSError, EOFError):
+            greeting = None
+        if greeting is None or greeting["event"] != "yours":
+            lines.close()
+            return None
+        return cls(folder, lines, greeting)
+
+    @property
+    def pid(self) -> int | None:
+        """The process's number; None where it is in another container."""
+        return self._pid
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it would take a job."""
+        return not self._ended and not self._busy and self.leaving is None
+
+    @property
+    def is_warm(self) -> bool:
+        """It is: it was kept when all was imported."""
+        return True
+
+    def let_go(self) -> None:
+        """Let somebody else have it, or have it ended where it takes no other job."""
+        if not self.is_waiting:
+            self.end(0.0)
+            return
+        self._lines.close()
+        self._ended = True
+
+    def end(self, grace_s: float) -> None:
+        """Have its keeper end it."""
+        if self._ended:
+            return
+        with suppress(OSError):
+            self._lines.send({"op": "end", "grace_s": grace_s})
+        ended = False
+        deadline = time.monotonic() + grace_s + GREETING_S
+        while not ended and time.monotonic() < deadline:
+            ended = self.job_ended(POLL_S) and self._exited
+        self.leaving = self.leaving or "it was ended"
+        self._lines.close()
+        self._ended = True
+
+    def _exit_code(self) -> int:
+        return self.code if self._exited else -signal.SIGKILL  # a keeper that dies takes the workload with it
+
+
+def keep(root: Path) -> int:
+    """Keep a session until it has been idle too long or is stopped; return an exit code."""
+    folder = SessionFolder(root=root)
+    keeper = _Keeper(folder, SessionSpec.from_json(read_json(folder.spec)))
+    signal.signal(signal.SIGTERM, keeper.on_sigterm)
+    try:
+        return keeper.run()
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@dataclass(kw_only=True)
+class _State:
+    """How a session stands, for people and for who looks for one."""
+
+    session_id: str
+    needs: dict[str, Any]
+    """What jobs must have in common to use it."""
+    state: str = "starting"
+    """`starting`, `warming up`, `ready`, `busy` or `failed`."""
+    keeper: int = field(default_factory=os.getpid)
+    pid: int | None = None
+    jobs: int = 0
+    """Jobs served, by all its processes."""
+    processes: int = 0
+    """Workload processes so far: one is replaced when it has failed or has served enough."""
+    memory_bytes: int | None = None
+    """Resident memory after the last job."""
+    started_at: float = field(default_factory=time.time)
+    used_at: float | None = None
+    """End of the last job; both in seconds since the epoch."""
+    replaced: str | None = None
+    """Why the last process was replaced."""
+    failure: dict[str, Any] | None = None
+    """Why it could not start."""
+
+
+class _StopError(Exception):
+    """Raised in the main loop when the session is to end."""
+
+
+class _Keeper:
+    """The session: one workload, at most one borrower, and the socket where others ask."""
+
+    def __init__(self, folder: SessionFolder, spec: SessionSpec) -> None:
+        self.folder = folder
+        self.spec = spec
+        self.state = _State(session_id=spec.session_id, needs=spec.needs)
+        self.stopping = False
+        self.workload: ChildWorkload | None = None
+        self.borrower: LineSocket | None = None
+        self.running = False
+        """Whether the borrower has handed a job over that has not ended."""
+
+    def on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        """End the session."""
+        raise _StopError
+
+    def run(self) -> int:
+        """Keep a workload ready until the session ends."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with self.folder.address() as address:
+                listener.bind(address)
+            listener.listen(16)
+            self._note(state="starting")
+            while not self.stopping:
+                self.workload = self._start()
+                try:
+                    self._serve(listener, self.workload)
+                finally:
+                    self.workload.end(0.0)
+            return 0
+        except _StopError:
+            return 0
+        except SimyardError as error:
+            self._note(state="failed", failure=error.failure.to_json())
+            time.sleep(GREETING_S)  # for who waits for it to be ready
+            return 1
+        finally:
+            if self.workload is not None:
+                self.workload.end(0.0)
+            listener.close()
+
+    def _note(self, **changes: Any) -> None:
+        self.state = replace(self.state, **changes)
+        write_json(self.folder.state, vars(self.state))
+
+    def _start(self) -> ChildWorkload:
+        spec = self.spec
+        # How long it may idle is decided here: a workload that ended by itself would be replaced.
+        # And the job that warms it up is none of those that it may serve.
+        jobs = spec.bounds.jobs + (spec.warm_up is not None)
+        bounds = replace(spec.bounds, jobs=jobs, idle_s=10 * 365 * 86400.0)
+        workload = ChildWorkload.start(
+            spec.python, self.folder.root, simulator=spec.simulator, library=spec.library,
+            env=dict(os.environ), bounds=bounds,
+        )  # fmt: skip
+        self.workload = workload
+        self._note(state="starting", pid=workload.pid, processes=self.state.processes + 1)
+        answer = workload.ready(PREPARE_S)
+        if answer["only_one_job"]:
+            raise WorkloadError(
+                Failure(
+                    code="one_job_a_process",
+                    category=Category.USER,
+                    message=f"This simulator cannot be kept warm: {answer['only_one_job']}.",
+                    advice="Its jobs start cold; nothing needs to be set for that.",
+                )
+            )
+        if spec.warm_up is not None:
+            self._note(state="warming up")
+            self._warm_up(workload, spec.warm_up)
+        self._note(state="ready")
+        return workload
+
+    def _warm_up(self, workload: Workload, job: JobSpec) -> None:
+        """Run a job that nobody asked for, by the path that all jobs take."""
+        paths = self.folder.warm_up
+        for leftover in (paths.work, paths.output):
+            shutil.rmtree(leftover, ignore_errors=True)
+        paths.make()
+        overlay = paths.overlay if job.packages else None
+        files = {digest: paths.inputs / name for digest, name in self.spec.inputs.items()}
+        facts = workload.check(job, overlay, files, PREPARE_S)
+        write_json(paths.facts, facts.to_json())
+        write_json(paths.spec, AttemptSpec(job=job, number=1).to_json())
+        workload.run(paths)
+        if not workload.job_ended(PREPARE_S) or workload.leaving:
+            account = read_json(paths.outcome) if paths.outcome.exists() else {}
+            if failure := account.get("failure"):
+                raise WorkloadError(Failure.from_json(failure))
+            raise WorkloadError(
+                Failure(
+                    code="warm_up_failed",
+                    category=Category.INFRA,
+                    message=f"The job that warms the session up did not end well: {workload.leaving or 'it hangs'}.",
+                    advice="Run the same config as a job to see why.",
+                )
+            )
+
+    def _serve(self, listener: socket.socket, workload: ChildWorkload) -> None:
+        """Lend the workload until it leaves."""
+        self.running = False
+        idle_since = time.monotonic()
+        while workload.leaving is None and (self.borrower or not self.stopping):
+            with selectors.DefaultSelector() as selector:
+                selector.register(listener, selectors.EVENT_READ)
+                selector.register(workload, selectors.EVENT_READ)
+                if self.borrower is not None:
+                    selector.register(self.borrower, selectors.EVENT_READ)
+                ready = {key.fileobj for key, _ in selector.select(POLL_S)}
+            if workload in ready:
+                self._pass_on(workload)
+            if self.borrower in ready and self.borrower is not None:
+                self._pass_in(self.borrower, workload)
+            if listener in ready:
+                self._greet(listener, workload)
+            if self.borrower is not None:
+                idle_since = time.monotonic()
+            elif time.monotonic() - idle_since > self.spec.bounds.idle_s:
+                self.stopping = True
+        if workload.leaving is not None:
+            self._note(state="starting", replaced=workload.leaving)
+        if self.borrower is not None:
+            workload.end(0.0)
+            with suppress(OSError):
+                self.borrower.send({"event": "exited", "code": workload.code})
+            self._part()
+
+    def _pass_on(self, workload: ChildWorkload) -> None:
+        """Tell the borrower what the workload says."""
+        message = workload.listen()
+        if message is None:
+            return
+        if message["event"] == "done":
+            self.running = False
+            self._note(jobs=self.state.jobs + 1, memory_bytes=message["memory_bytes"], used_at=time.time())
+        if self.borrower is not None:
+            with suppress(OSError):  # that it is gone shows when it is listened to
+                self.borrower.send(message)
+
+    def _pass_in(self, borrower: LineSocket, workload: ChildWorkload) -> None:
+        """Do what the borrower says: most of it is for the workload."""
+        try:
+            message = borrower.receive(0.0)
+        except EOFError:
+            self._part()
+            if self.running:  # nobody would collect what the job goes on to do
+                workload.end(0.0)
+            elif workload.leaving is None:
+                self._note(state="ready")
+            return
+        if message is None:
+            return
+        if message["op"] == "end":
+            workload.end(float(message["grace_s"]))
+            return
+        self.running = self.running or message["op"] == "run"
+        with suppress(OSError):  # that it is gone shows when it is listened to
+            workload.tell(message)
+
+    def _greet(self, listener: socket.socket, workload: ChildWorkload) -> None:
+        """Hear what somebody wants who has just connected."""
+        stream, _ = listener.accept()
+        caller = LineSocket(stream)
+        try:
+            wish = caller.receive(GREETING_S)
+            if wish is not None and wish["op"] == "borrow" and not (self.borrower or self.stopping):
+                if wish["needs"] == self.spec.needs:
+                    caller.send(
+                        {"event": "yours", "token": workload.token, "pid": workload.pid, "jobs": self.state.jobs,
+                         "session_id": self.spec.session_id}
+                    )  # fmt: skip
+                    self.borrower = caller
+                    self._note(state="busy")
+                    return
+                caller.send({"event": "refused"})
+            elif wish is not None and wish["op"] == "borrow":
+                caller.send({"event": "busy"})
+            elif wish is not None and wish["op"] == "stop":
+                self.stopping = True
+        except (OSError, EOFError, ValueError, KeyError, TypeError):  # whoever it was, it is gone
+            pass
+        caller.close()
+
+    def _part(self) -> None:
+        if self.borrower is not None:
+            self.borrower.close()
+        self.borrower = None
+
+
+def read_state(folder: SessionFolder) -> dict[str, Any] | None:
+    """Return how a session stands; None where there is none any more, or it is just beginning."""
+    try:
+        state = dict(json.loads(folder.state.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+    return state

@@ -1,0 +1,102 @@
+"""Opening what a job promised: a checkpoint counts only when it loads and its weights are finite."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from simyard.core.paths import AttemptPaths
+from simyard.core.specs import AttemptSpec, Facts
+from simyard.runner.rl import Scale, get_library
+
+
+def open_results(paths: AttemptPaths, attempt: AttemptSpec, facts: Facts) -> list[dict[str, Any]]:
+    """Open what the attempt promised, on the simulator's own Python.
+
+    Returns:
+        Records of `name`, `sha256`, `finite` (False when a weight is NaN or infinite; None where there are no weights)
+        and `error` (None, or why it does not open).
+    """
+    if attempt.node:
+        return []  # the first machine collects
+    if attempt.job.kind == "train":
+        return open_checkpoints(paths, attempt, facts)
+    # What an evaluation or an export writes is opened before it gets its name.
+    return [_hashed(path, paths.output) for path in sorted(paths.output.rglob("*")) if path.is_file()]
+
+
+def _hashed(path: Path, folder: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"name": str(path.relative_to(folder)), "sha256": digest, "finite": None, "error": None}
+
+
+def open_checkpoints(paths: AttemptPaths, attempt: AttemptSpec, facts: Facts) -> list[dict[str, Any]]:
+    """Open the attempt's newest checkpoint on the simulator's own Python.
+
+    Returns:
+        One record: `name`, `sha256`, `tensors` (how many), `finite` (True when no weight is NaN or infinite) and
+        `error` (None, or why it does not load). Empty when there is no checkpoint.
+    """
+    library = get_library(attempt.job.library)
+    scale = Scale(num_envs=attempt.job.num_envs, rollout=facts.rollout)
+    numbered = [
+        (iteration, path.stat().st_mtime_ns, path)
+        for path in paths.work.glob(library.checkpoint_glob)
+        if (iteration := library.iteration_of(path, attempt.start_iteration, scale)) is not None
+    ]
+    return [open_checkpoint(max(numbered)[-1])] if numbered else []
+
+
+def open_checkpoint(path: Path) -> dict[str, Any]:
+    """Load one checkpoint and look at every tensor in it."""
+    record: dict[str, Any] = {"name": path.name, "sha256": None, "tensors": 0, "finite": None, "error": None}
+    try:
+        with path.open("rb") as file:
+            record["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+        tensors = [tensor for part in _load(path) for tensor in _tensors(part)]
+        record["tensors"] = len(tensors)
+        record["finite"] = all(bool(tensor.isfinite().all()) for tensor in tensors)
+    except Exception as error:
+        record["error"] = f"{type(error).__name__}: {error}"
+    return record
+
+
+def is_complete(path: Path) -> bool:
+    """Return True for a whole checkpoint file: all the libraries write zip archives, whose directory comes last.
+
+    Needs no torch, so the supervisor can ask it of a file that is perhaps still being written.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError):
+        return False
+
+
+def _load(path: Path) -> list[Any]:
+    import torch
+
+    if path.suffix != ".zip":
+        # Written by this very job: its optimiser state may hold more than plain tensors.
+        return [torch.load(path, map_location="cpu", weights_only=False)]
+    with zipfile.ZipFile(path) as archive:
+        members = [name for name in archive.namelist() if name.endswith(".pth")]
+        return [torch.load(io.BytesIO(archive.read(name)), map_location="cpu", weights_only=True) for name in members]
+
+
+def _tensors(value: Any) -> Iterator[Any]:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)

@@ -1,0 +1,189 @@
+"""Config files: read, changed by settings, checked against a request model with every problem named at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic.alias_generators import to_camel, to_snake
+
+from simyard.core.errors import RequestError, unknown
+from simyard.requests.jobs import Body, EvaluateRequest, ExportRequest, JobRequest, TrainRequest, section_fields
+from simyard.runner.rl import LIBRARIES
+
+MAX_CONFIG_BYTES = 1_000_000
+
+Request = TypeVar("Request", bound=Body)
+
+
+def read_config(path: Path | None, model: type[Body], settings: Iterable[str] = ()) -> dict[str, Any]:
+    """Read a config file and apply `key=value` settings to it.
+
+    Args:
+        path: A JSON file with one object; None for an empty one.
+        model: What the config is for.
+        settings: `dotted.key=value`; a key that begins with `env.` or `agent.`, or is `physics`, is a Hydra override,
+            a field of the model's own section, if it has one (`trainingConfig`), needs no prefix. Values are JSON, or
+            else text.
+
+    Raises:
+        RequestError: If the file cannot be read or is not an object.
+    """
+    config = {} if path is None else _read(path)
+    for setting in settings:
+        _apply(config, setting, model)
+    return config
+
+
+def check_config(config: Mapping[str, Any], model: type[Request]) -> Request:
+    """Turn a config into a request.
+
+    Raises:
+        RequestError: Naming every problem: the field, what was given, what is allowed.
+    """
+    try:
+        request = model.model_validate(config)
+    except ValidationError as error:
+        problems = [explain(dict(problem), model) for problem in error.errors()]
+        raise RequestError(
+            "; ".join(problems) + ".", code="bad_config", advice="Mend the config and send it again."
+        ) from None
+    check_library(request)
+    return request
+
+
+def check_library(request: Body) -> None:
+    """Raise `RequestError` for a request that names a library there is not."""
+    if request.library is not None and request.library not in LIBRARIES:
+        raise unknown("rlLibrary", request.library, LIBRARIES, code="unknown_library")
+
+
+def model_of(config: Mapping[str, Any]) -> type[JobRequest]:
+    """Return what kind of request a config is, told by the fields that no other kind has.
+
+    Raises:
+        RequestError: If it is none of them.
+    """
+    section = config.get("trainingConfig", config.get("training_config"))
+    if isinstance(section, Mapping):
+        return EvaluateRequest if section.get("mode") == "evaluate" else TrainRequest
+    if "exportConfig" in config or "export_config" in config:
+        return ExportRequest
+    if "execution" in config:
+        from simyard.requests.rollout import SubmitRequest
+
+        return SubmitRequest
+    raise RequestError(
+        f"It is not clear what kind of job this is: the config has the fields {sorted(config)}.",
+        code="bad_config",
+        advice="A training and an evaluation have trainingConfig, an export exportConfig, a rollout execution.",
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)  # no further: /dev/zero has no end
+    except OSError as error:
+        raise RequestError(
+            f"Cannot read {str(path)!r}: {error.strerror}.", code="no_config", advice="Name a JSON file."
+        ) from error
+    return parse_config(data, repr(str(path)))
+
+
+def parse_config(data: bytes, what: str) -> dict[str, Any]:
+    """Read a config that somebody wrote or sent.
+
+    Args:
+        data: JSON of one object.
+        what: How errors name it.
+
+    Raises:
+        RequestError: It is none, it is too large, or a key stands twice in one object.
+    """
+    if len(data) > MAX_CONFIG_BYTES:
+        raise RequestError(
+            f"{what} is too large for a config.", code="bad_config", advice=f"Allowed: {MAX_CONFIG_BYTES:,} bytes."
+        )
+    try:
+        config = json.loads(data.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(
+            f"{what} is not valid JSON: {error}.", code="bad_config", advice="Mend it; the README has an example."
+        ) from error
+    if not isinstance(config, dict):
+        raise RequestError(
+            f"{what} holds {type(config).__name__}, not an object.",
+            code="bad_config",
+            advice='A config looks like {"trainingConfig": {"task": "Isaac-Cartpole-Direct"}}.',
+        )
+    return config
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    seen = dict(pairs)
+    if len(seen) != len(pairs):
+        repeated = sorted({key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1})
+        raise ValueError(f"key {repeated[0]!r} stands twice in one object")
+    return seen
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _apply(config: dict[str, Any], setting: str, model: type[Body]) -> None:
+    key, equals, text = setting.partition("=")
+    if not equals or not key:
+        raise RequestError(f"--set {setting!r} is not key=value.", code="bad_setting", advice="For example numEnvs=64.")
+    if key.startswith(("env.", "agent.")) or key in ("physics", "renderer", "presets"):
+        overrides = config.setdefault("overrides", [])
+        if not isinstance(overrides, list):
+            raise RequestError(
+                f"overrides is {overrides!r}, not a list.", code="bad_config", advice='Write ["key=value"].'
+            )
+        overrides.append(setting)
+        return
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        value = text
+    first, *rest = key.split(".")
+    known = {spelling for name in section_fields(model) for spelling in (name, to_camel(name))}
+    path = [first, *rest]
+    if model.SECTION is not None and first in known:
+        path = [model.SECTION if model.SECTION in config else to_camel(model.SECTION), *path]
+    node = config
+    for part in path[:-1]:
+        node = node.setdefault(part, {})
+        if not isinstance(node, dict):
+            raise RequestError(f"--set {setting!r}: {part!r} is no object.", code="bad_setting", advice="Name a field.")
+    node[path[-1]] = value
+
+
+def explain(problem: dict[str, Any], model: type[Body]) -> str:
+    """Return one validation problem in words."""
+    where = ".".join(str(part) for part in problem["loc"]) or "config"
+    if problem["type"] == "extra_forbidden":
+        fields = _fields(problem["loc"][:-1], model)
+        error = unknown("key", problem["loc"][-1], fields, code="bad_config")
+        return f"{where}: {error.failure.message} {error.failure.advice}".rstrip(".")
+    if problem["type"] == "missing":
+        return f"{to_snake(where) if model.SECTION is None else where} is missing"
+    given = repr(problem["input"])
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}, not {given if len(given) < 80 else given[:77] + '…'}"
+
+
+def _fields(location: tuple[Any, ...], request: type[Body]) -> list[str]:
+    model: Any = request
+    for part in location:
+        field = next((f for name, f in model.model_fields.items() if part in (name, to_camel(name))), None)
+        annotation = field.annotation if field else None
+        arms = [arm for arm in getattr(annotation, "__args__", (annotation,)) if isinstance(arm, type)]
+        model = next((arm for arm in arms if issubclass(arm, BaseModel)), model)
+    # The documents of each request write its names in one way.
+    return [name if request.SECTION is None else to_camel(name) for name in model.model_fields]

@@ -1,0 +1,421 @@
+"""What users send: one model for each kind of job, on one frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic.alias_generators import to_camel
+
+from simyard.core.errors import unknown
+from simyard.runner.rl import LIBRARIES
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+_Text = StringConstraints(min_length=1, max_length=4000, pattern=r"^[^\x00-\x1f\x7f]+$")
+FILE = "file"
+"""What marks a field that names a file: a path or a URI. Who takes requests from a network looks at each of them."""
+LATEST = "latest"
+"""In place of a job's id: the newest training of the store that has succeeded."""
+Reference = Annotated[str, _Text, FILE]
+TaskId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}$")]
+LibraryName = Annotated[str, Field(json_schema_extra={"enum": [*LIBRARIES]})]
+"""Which of them there is, is checked later: with a better message, and for every kind of job in one place."""
+Override = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]+$")]
+Callback = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$")]
+Term = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.-]{0,199}$")]
+Which = Annotated[str, StringConstraints(pattern=r"^(latest|best|iteration|all|every:[1-9]\d{0,6})$")]
+Video = Literal["first", "best", "worst"] | Annotated[int, Field(strict=True, ge=1, le=100_000)]
+
+
+_SHORT = {
+    "num": "number of", "envs": "environments", "gpus": "GPUs", "gpu": "GPU", "cpu": "CPU", "rl": "RL", "uri": "URI",
+    "s3": "S3", "id": "ID", "urdf": "URDF", "usd": "USD", "mjcf": "MJCF", "gb": "in GB", "args": "arguments",
+}  # fmt: skip
+"""What parts of names are called in forms."""
+
+
+def _title(name: str) -> str:
+    """Return what a field is called in a form."""
+    words = " ".join(_SHORT.get(word, word) for word in name.split("_"))
+    return words[0].upper() + words[1:]
+
+
+class _Model(BaseModel):
+    """Field names in snake_case or camelCase; anything else is an error."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        strict=False,
+        frozen=True,
+        hide_input_in_errors=False,
+        use_attribute_docstrings=True,
+        defer_build=True,  # a command needs one of the requests
+        field_title_generator=lambda name, field: _title(name),
+    )
+
+
+class ComputeConfig(_Model):
+    """What to run on."""
+
+    num_nodes: int = Field(1, strict=True, ge=1, le=64)
+    """Machines that train one policy together; more than one needs a pool, and GPUs."""
+    gpus_per_node: int | None = Field(None, strict=True, ge=0, le=16)
+    """GPUs of each machine; left out the job takes one if there is one, 0 means the CPU."""
+    priority: Literal["high", "normal", "low"] = "normal"
+    """Which of a pool's work queues the job waits in."""
+    accept_nvidia_eula: bool = Field(False, strict=True)
+    """Whether you accept NVIDIA's licence for Isaac Sim; what needs Kit does not start without. A site may accept it
+    for all its jobs."""
+
+    @model_validator(mode="after")
+    def _machines_have_gpus(self) -> Self:
+        if self.num_nodes > 1 and self.gpus_per_node == 0:
+            raise ValueError(f"{self.num_nodes} machines train together on GPUs only; gpusPerNode is 0")
+        return self
+
+    session: Literal["auto", "off"] = "auto"
+    """`auto` takes a simulator that is warm where one fits; `off` starts one for this job alone."""
+
+
+class Timeouts(_Model):
+    """When to lose patience, in seconds."""
+
+    wall_seconds: float = Field(8 * 3600, strict=True, gt=0, le=30 * 86400)
+    """The whole attempt; 8 h by default."""
+    first_iteration_seconds: float = Field(15 * 60, strict=True, gt=0, le=86400)
+    """From the start to the first finished iteration (or step); long enough for a cold kernel cache."""
+    iteration_seconds: float = Field(30 * 60, strict=True, gt=0, le=86400)
+    """From one finished iteration (or step) to the next."""
+    grace_seconds: float = Field(30, strict=True, ge=0, le=3600)
+    """From asking a process to end to killing it."""
+    close_seconds: float = Field(60, strict=True, ge=0, le=3600)
+    """What the simulator may take to close after its last iteration."""
+
+
+class ShortTimeouts(Timeouts):
+    """When to lose patience, in seconds; for work that is done in minutes."""
+
+    wall_seconds: float = Field(2 * 3600, strict=True, gt=0, le=30 * 86400)
+    """The whole attempt; 2 h by default."""
+
+
+class Body(_Model):
+    """What users send, of any kind."""
+
+    SECTION: ClassVar[str | None] = None
+    """The field that holds what is the kind's own; None where that stands at the top."""
+
+    @property
+    def library(self) -> str | None:
+        """The library that the request names; None where it leaves that open."""
+        return None
+
+
+def _own_first(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """Have a form begin with what a kind of job is about; what every job has comes after that."""
+    shared = {to_camel(name) for base in (JobRequest, TaskRequest) for name in base.model_fields} - {"name"}
+    fields = schema["properties"]
+    schema["properties"] = {name: fields[name] for name in sorted(fields, key=lambda name: name in shared)}
+
+
+class JobRequest(Body):
+    """What every job has."""
+
+    model_config = ConfigDict(json_schema_extra=_own_first)
+
+    name: Name
+    """Display name."""
+    description: str = Field("", max_length=4000)
+    """What the job is for."""
+    compute_config: ComputeConfig = ComputeConfig()
+    """What to run on."""
+    overrides: tuple[Override, ...] = Field((), max_length=200)
+    """Hydra overrides, such as `agent.save_interval=20`; each must exist and change something."""
+    timeouts: Timeouts = Timeouts()
+    """When to lose patience."""
+    retries: int = Field(2, strict=True, ge=0, le=20)
+    """Further attempts after an infrastructure failure, each from the last valid checkpoint."""
+
+
+class TaskRequest(JobRequest):
+    """A job on a task of Isaac Lab. Fields about the job as a whole may also stand in the kind's own section."""
+
+    simulator: str = Field("isaaclab", json_schema_extra={"enum": ["isaaclab"]})
+    """Which simulator."""
+    custom_environment_path: Reference | None = None
+    """A `.zip`, `.tar.gz` or `.whl` with your task package: path, relative to the config."""
+    custom_environment_s3_uri: Reference | None = None
+    """The same as a store URI, `s3://bucket/key`."""
+    custom_environment_callback: Callback | None = None
+    """`package.module:function` that registers the task, where the package has no `isaaclab.tasks` entry point."""
+
+    @property
+    def section(self) -> Any:
+        """What is the kind's own."""
+        assert self.SECTION is not None
+        return getattr(self, self.SECTION)
+
+    @property
+    def library(self) -> str | None:
+        """The library that the section names."""
+        return str(self.section.rl_library) if self.section.rl_library else None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lift_shared_fields(cls, data: Any) -> Any:
+        """Accept job-wide fields in the section too: public documents show both places."""
+        if not isinstance(data, Mapping) or cls.SECTION is None:
+            return data
+        top = dict(data)
+        key = cls.SECTION if cls.SECTION in top else to_camel(cls.SECTION)
+        if not isinstance(inner := top.get(key), Mapping):
+            return top
+        inner = dict(inner)
+        own = section_fields(cls)
+        for name in cls.model_fields:
+            for spelling in (name, to_camel(name)):
+                if spelling in inner and name not in (*own, "name", "description", "compute_config"):
+                    if name in top or to_camel(name) in top:
+                        raise ValueError(f"{spelling} stands at the top and in {key}; give it once")
+                    top[spelling] = inner.pop(spelling)
+        return top | {key: inner}
+
+    @model_validator(mode="after")
+    def _one_package(self) -> Self:
+        if self.custom_environment_path and self.custom_environment_s3_uri:
+            raise ValueError("give customEnvironmentPath or customEnvironmentS3Uri, not both")
+        return self
+
+
+def section_fields(model: type[Body]) -> list[str]:
+    """Return the names of the fields in a request's own section; none where it has no section."""
+    if model.SECTION is None:
+        return []
+    section = model.model_fields[model.SECTION].annotation
+    assert isinstance(section, type) and issubclass(section, BaseModel)
+    return list(section.model_fields)
+
+
+# --- train ------------------------------------------------------------------------------------------------------------
+
+
+class TrainingConfig(_Model):
+    """What to train, and with what."""
+
+    mode: Literal["train"] = "train"
+    """Must be `train`; an evaluation is sent with `simyard evaluate`."""
+    task: TaskId
+    """Registered id of the Isaac Lab task, such as `Isaac-Cartpole-Direct` (3.0 ids have no `-v0`)."""
+    rl_library: LibraryName = "rsl_rl"
+    """Reinforcement-learning library: `rsl_rl`, `skrl`, `rl_games` or `sb3`."""
+    num_envs: int = Field(4096, strict=True, ge=1, le=1_000_000)
+    """Environments simulated side by side; 1024 to 8192 on a GPU, some hundreds on a CPU."""
+    max_iterations: int = Field(1500, strict=True, ge=1, le=10_000_000)
+    """Policy updates of this job, on top of those of a checkpoint it resumes from."""
+    seed: int | None = Field(None, strict=True, ge=0, le=2**31 - 1)
+    """Random seed; left out it is 42, Isaac Lab's own default, so that a job repeats."""
+    export_policy: bool = Field(False, strict=True)
+    """Whether a second job exports the trained policy when this one has succeeded."""
+
+
+class Resume(_Model):
+    """Where to go on from: a job of the same store, or a checkpoint file."""
+
+    from_job: str | None = None
+    """Id of a job; its newest valid checkpoint is taken."""
+    checkpoint: Reference | None = None
+    """Path (relative to the config) or URI of a checkpoint file."""
+    iteration: int | None = Field(None, strict=True, ge=0)
+    """With `checkpoint`: iterations it had seen, when the file's name does not say; with `from_job`: which one."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.from_job is None) == (self.checkpoint is None):
+            raise ValueError("give either from_job or checkpoint")
+        return self
+
+
+class TrainRequest(TaskRequest):
+    """A training job. Fields of `trainingConfig` that are about the job as a whole may also stand at the top."""
+
+    SECTION: ClassVar[str] = "training_config"
+
+    name: Name = "training"
+    """Display name."""
+    training_config: TrainingConfig
+    """What to train, and with what."""
+    resume: Resume | None = None
+    """A checkpoint to go on from; left out training starts from scratch."""
+
+
+# --- what evaluation and export have in common ------------------------------------------------------------------------
+
+
+class FromJob(_Model):
+    """A checkpoint, or several, of a training job in the same store."""
+
+    job_id: str
+    """Id of the training job, whose task, library, package and overrides are taken over too; `latest` means the newest
+    training that has succeeded."""
+    which: Which = "latest"
+    """`latest`, `best` (highest mean return while training) or `iteration`; to evaluate also `all` and `every:N`."""
+    iteration: int | None = Field(None, strict=True, ge=0)
+    """Which one, with `iteration`."""
+
+    @model_validator(mode="after")
+    def _iteration_is_named(self) -> Self:
+        if (self.which == "iteration") != (self.iteration is not None):
+            raise ValueError("which 'iteration' and an iteration go together")
+        return self
+
+
+class PolicyConfig(_Model):
+    """Which policy, of which task. The first of the four sources that is given counts, in the order they stand here."""
+
+    checkpoint_path: Reference | None = None
+    """Path of a checkpoint, relative to the config's folder or the one above it."""
+    policy_s3_uri: Reference | None = None
+    """Store URI of a checkpoint, `s3://bucket/key`."""
+    policy_path: Reference | None = None
+    """The same as `checkpointPath`, or an absolute path."""
+    from_job: FromJob | None = None
+    """A training job's checkpoint. With no source at all the newest checkpoint beside the config is taken."""
+    task: TaskId | None = None
+    """Registered id of the task; with `fromJob` it is the job's."""
+    rl_library: LibraryName | None = None
+    """The library that trained it; with `fromJob` the job's, else `rsl_rl`."""
+    seed: int | None = Field(None, strict=True, ge=0, le=2**31 - 1)
+    """Random seed; left out it is 42."""
+
+    @model_validator(mode="after")
+    def _task_is_known(self) -> Self:
+        if self.task is None and self.from_job is None:
+            raise ValueError("task is missing; only with fromJob is it known")
+        return self
+
+
+# --- evaluate ---------------------------------------------------------------------------------------------------------
+
+
+class EvaluationConfig(PolicyConfig):
+    """Which policy to evaluate, and how."""
+
+    mode: Literal["evaluate"] = "evaluate"
+    """Must be `evaluate`; a training is sent with `simyard train`."""
+    num_envs: int = Field(100, strict=True, ge=1, le=1_000_000)
+    """Environments side by side; never more than there are episodes."""
+    num_episodes: int = Field(50, strict=True, ge=1, le=1_000_000)
+    """Completed episodes to measure, shared out evenly over the environments beforehand."""
+    steps_per_episode: int = Field(1000, strict=True, ge=1, le=10_000_000)
+    """Longer episodes are cut off here, and counted as truncated."""
+    success_termination: Term | None = None
+    """The termination that means success; left out the task's own success metric says, or nothing does."""
+    record_video: bool = Field(False, strict=True)
+    """Whether to film episodes."""
+    video_episodes: tuple[Video, ...] = Field(("first", "best", "worst"), min_length=1, max_length=20)
+    """Which: `first`, `best`, `worst` or numbers in order of completion."""
+    require_video: bool = Field(False, strict=True)
+    """Whether the job fails where no video can be made; otherwise the figures stand without."""
+
+    @model_validator(mode="after")
+    def _films_are_of_episodes(self) -> Self:
+        beyond = [number for number in self.video_episodes if isinstance(number, int) and number > self.num_episodes]
+        if beyond:
+            raise ValueError(f"videoEpisodes names episode {beyond[0]}, and there are {self.num_episodes}")
+        return self
+
+
+class EvaluateRequest(TaskRequest):
+    """An evaluation of one policy, or of several checkpoints of one job."""
+
+    SECTION: ClassVar[str] = "training_config"
+
+    name: Name = "evaluation"
+    """Display name."""
+    training_config: EvaluationConfig
+    """Which policy to evaluate, and how."""
+    timeouts: ShortTimeouts = ShortTimeouts()
+    """When to lose patience."""
+
+
+# --- export -----------------------------------------------------------------------------------------------------------
+
+
+class JointLimits(_Model):
+    """What a robot's joint may do."""
+
+    max_velocity: float | None = Field(None, gt=0)
+    """rad/s or m/s."""
+    position: tuple[float, float] | None = None
+    """rad or m, lowest and highest."""
+    max_effort: float | None = Field(None, gt=0)
+    """N m or N."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError("give maxVelocity, position or maxEffort")
+        if self.position is not None and self.position[0] >= self.position[1]:
+            raise ValueError(f"position is the lowest and the highest, not {list(self.position)}")
+        return self
+
+
+class Answer(_Model):
+    """What a person found out about an item of the checklist."""
+
+    ok: bool = Field(strict=True)
+    """Whether it is fine."""
+    by: Name
+    """Who says so."""
+    note: str = Field("", max_length=4000)
+    """On what grounds."""
+
+
+class ExportConfig(PolicyConfig):
+    """Which policy to export, and what to check it against."""
+
+    num_envs: int = Field(64, strict=True, ge=1, le=100_000)
+    """Environments of the rollouts that the checks are made on."""
+    num_episodes: int = Field(64, strict=True, ge=2, le=100_000)
+    """Episodes of those rollouts."""
+    other_physics: Term | None = None
+    """Physics preset of the second simulator; left out another one that the task has."""
+    action_limits: dict[Term, JointLimits] = Field({}, max_length=1000)
+    """What the robot's joints may do, by joint name."""
+    checklist_answers: dict[Term, Answer] = Field({}, max_length=100)
+    """What a person says of the items that no program can settle."""
+
+    @model_validator(mode="after")
+    def _answers_are_to_items(self) -> Self:
+        if not self.checklist_answers:
+            return self
+        from simyard.runner.exporting.checks import CHECKS
+
+        for item in self.checklist_answers:
+            if item not in CHECKS:
+                error = unknown("checklist item", item, CHECKS).failure
+                raise ValueError(f"{error.message} {error.advice}")
+        return self
+
+
+class ExportRequest(TaskRequest):
+    """An export of one policy for a robot, with the proof that it is the same policy."""
+
+    SECTION: ClassVar[str] = "export_config"
+
+    name: Name = "export"
+    """Display name."""
+    export_config: ExportConfig
+    """Which policy to export, and what to check it against."""
+    timeouts: ShortTimeouts = ShortTimeouts()
+    """When to lose patience."""
+
+    @model_validator(mode="after")
+    def _one_policy(self) -> Self:
+        source = self.export_config.from_job
+        if source and source.which not in ("latest", "best", "iteration"):
+            raise ValueError(f"which {source.which!r} names several checkpoints; export one: latest, best or iteration")
+        return self

@@ -1,0 +1,228 @@
+"""The body of `POST /v0/jobs`: a robot, a scene and how to drive it, or a task package that does."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from simyard.core.errors import RequestError
+from simyard.requests.jobs import FromJob, JobRequest, LibraryName, Name, Reference, ShortTimeouts, TaskId, _Model
+from simyard.runner.newton.control import check_control
+from simyard.runner.newton.scenes import check_scene_id
+
+AssetId = Annotated[str, StringConstraints(pattern=r"^asset-[0-9a-f]{64}$")]
+Module = Annotated[str, StringConstraints(max_length=300, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+SceneId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
+
+MAX_PARAMETERS_BYTES = 256 * 1024
+"""Of `control` and of `task_args`, as JSON: they are read on every attempt and kept in every record."""
+MAX_DEPTH = 20
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what JSON cannot say: NaN, infinity, other types; and what nobody writes by hand."""
+    _require_plain(value, 0)
+    if len(json.dumps(value)) > MAX_PARAMETERS_BYTES:
+        raise ValueError(f"it is larger than {MAX_PARAMETERS_BYTES:,} bytes of JSON")
+    return value
+
+
+def _require_plain(value: Any, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"key {key!r} is no text")
+            _require_plain(item, depth + 1)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _require_plain(item, depth + 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no number that JSON knows")
+    elif not isinstance(value, str | int | float | bool | None):
+        raise ValueError(f"{type(value).__name__} is no type that JSON knows")
+
+
+Parameters = Annotated[dict[str, Any], AfterValidator(_plain)]
+
+
+def _given(model: _Model, fields: tuple[str, ...]) -> list[str]:
+    return [name for name in fields if getattr(model, name) is not None]
+
+
+class RobotRef(_Model):
+    """A robot: one file, or a `.zip` bundle of it with its meshes. Exactly one field."""
+
+    urdf_uri: Reference | None = None
+    """Path (relative to the JSON) or store URI of a URDF."""
+    usd_uri: Reference | None = None
+    """The same of a USD."""
+    mjcf_uri: Reference | None = None
+    """The same of an MJCF (MuJoCo's XML)."""
+    urdf_asset_id: AssetId | None = None
+    """An uploaded URDF."""
+    usd_asset_id: AssetId | None = None
+    """An uploaded USD."""
+    mjcf_asset_id: AssetId | None = None
+    """An uploaded MJCF."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if len(given := _given(self, tuple(RobotRef.model_fields))) != 1:
+            raise ValueError(f"give one of {', '.join(RobotRef.model_fields)}; there are {given or 'none'}")
+        return self
+
+
+class SceneRef(_Model):
+    """A scene: a USD, or a built-in one by its name."""
+
+    scene_id: SceneId | None = None
+    """A built-in scene; beside a USD it is no more than a label."""
+    usd_uri: Reference | None = None
+    """Path (relative to the JSON) or store URI of a USD, or of a `.zip` bundle."""
+    usd_asset_id: AssetId | None = None
+    """An uploaded USD."""
+
+    @model_validator(mode="after")
+    def _one_usd(self) -> Self:
+        if self.usd_uri and self.usd_asset_id:
+            raise ValueError("give usd_uri or usd_asset_id, not both")
+        return self
+
+
+class PhysicsConfig(_Model):
+    """How time passes."""
+
+    dt: float = Field(0.005, gt=0, le=1, allow_inf_nan=False)
+    """Seconds of a control step; a registered task has its own."""
+    substeps: int = Field(2, strict=True, ge=1, le=1000)
+    """Physics steps in each control step."""
+
+
+class ExecutionConfig(_Model):
+    """How much is simulated."""
+
+    num_envs: int = Field(1, strict=True, ge=1, le=131_072)
+    """Environments side by side."""
+    steps: int = Field(strict=True, ge=1, le=10_000_000)
+    """Control steps of each."""
+    seed: int = Field(42, strict=True, ge=0, le=2**31 - 1)
+    """Random seed."""
+
+
+class OutputsConfig(_Model):
+    """What is left besides the arrays."""
+
+    video: bool = Field(False, strict=True)
+    """Whether `render.mp4` is promised: environment 0."""
+    log_format: Literal["zarr"] = "zarr"
+    """How the arrays are written."""
+
+
+class IsaacLabConfig(_Model):
+    """The task of the profile `isaac_lab_rollout`."""
+
+    task_class_or_name: TaskId
+    """A class of `task_module`, or a name registered with gymnasium."""
+    task_module: Module | None = None
+    """The module that has the class or registers the name; left out for tasks that are installed."""
+    task_package_asset_id: AssetId | None = None
+    """The uploaded package that has the module."""
+    task_package_uri: Reference | None = None
+    """The same by path (relative to the JSON) or store URI."""
+    task_args: Parameters = {}
+    """What the class is called with, by keyword."""
+
+    @model_validator(mode="after")
+    def _package_has_a_module(self) -> Self:
+        packages = _given(self, ("task_package_asset_id", "task_package_uri"))
+        if len(packages) > 1:
+            raise ValueError("give task_package_asset_id or task_package_uri, not both")
+        if packages and self.task_module is None:
+            raise ValueError(f"{packages[0]} without task_module: say which module has the task")
+        return self
+
+
+class PolicyRef(_Model):
+    """What drives the robot in `task_mode` `policy`. Exactly one source."""
+
+    uri: Reference | None = None
+    """Path (relative to the JSON) or store URI: a checkpoint for a registered task, else an ONNX file."""
+    asset_id: AssetId | None = None
+    """The same, uploaded."""
+    from_job: FromJob | None = None
+    """A checkpoint of a training job in the same store."""
+    rl_library: LibraryName | None = None
+    """The library that trained a checkpoint; `rsl_rl` unless `from_job` says otherwise."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if len(given := _given(self, ("uri", "asset_id", "from_job"))) != 1:
+            raise ValueError(f"give one of uri, asset_id, from_job; there are {given or 'none'}")
+        if self.from_job and self.from_job.which not in ("latest", "best", "iteration"):
+            raise ValueError(f"which {self.from_job.which!r} names several checkpoints; take latest, best or iteration")
+        return self
+
+
+class SubmitRequest(JobRequest):
+    """A rollout: simulate, record every environment, and keep the arrays."""
+
+    name: Name = "rollout"
+    """Display name."""
+    job_type: Literal["rollout"] = "rollout"
+    """The one type there is."""
+    runtime_profile: Literal["standard", "isaac_lab_rollout"] = "standard"
+    """Who drives: simyard itself, or a task package."""
+    robot: RobotRef | None = None
+    """The robot; required by the standard profile."""
+    scene: SceneRef = SceneRef()
+    """Where it stands; left out it is the built-in `ground`."""
+    physics: PhysicsConfig = PhysicsConfig()
+    """How time passes."""
+    execution: ExecutionConfig
+    """How much is simulated."""
+    outputs: OutputsConfig = OutputsConfig()
+    """What is left besides the arrays."""
+    control: Parameters = {}
+    """How the robot is driven: `task_mode`, and the fields of that mode."""
+    isaac_lab: IsaacLabConfig | None = None
+    """The task; required by the profile `isaac_lab_rollout`."""
+    policy: PolicyRef | None = None
+    """What drives the robot in `task_mode` `policy`."""
+    timeouts: ShortTimeouts = ShortTimeouts()
+    """When to lose patience."""
+
+    @property
+    def library(self) -> str | None:
+        """The library that trained the policy."""
+        return self.policy.rl_library if self.policy else None
+
+    @model_validator(mode="after")
+    def _profile_has_what_it_needs(self) -> Self:
+        if self.runtime_profile == "standard":
+            if self.robot is None:
+                raise ValueError("robot is missing; the standard profile drives one")
+            if self.isaac_lab is not None:
+                raise ValueError("isaac_lab goes with runtime_profile 'isaac_lab_rollout'")
+            if self.overrides:
+                raise ValueError("overrides are for registered tasks of the profile 'isaac_lab_rollout'")
+        elif self.isaac_lab is None:
+            raise ValueError("isaac_lab is missing; runtime_profile 'isaac_lab_rollout' runs its task")
+        return self
+
+    @model_validator(mode="after")
+    def _control_is_known(self) -> Self:
+        if self.runtime_profile == "standard":
+            try:
+                check_control(self.control)
+                if self.scene.scene_id and not (self.scene.usd_uri or self.scene.usd_asset_id):
+                    check_scene_id(self.scene.scene_id)
+            except RequestError as error:
+                raise ValueError(str(error)) from error
+        if (self.control.get("task_mode") == "policy") != (self.policy is not None):
+            raise ValueError("task_mode 'policy' and a policy go together")
+        return self

@@ -1,0 +1,143 @@
+"""What a machine's owner sets, once, through the environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from simyard.core.errors import RequestError
+from simyard.core.specs import SAFE_GLOBALS
+from simyard.runner.assets.asset_root import embedded_root
+
+_KEPT_FROM_WORKLOADS = ("AWS_", "PREFECT_", "SIMYARD_")
+_GIVEN_TO_WORKLOADS = (SAFE_GLOBALS,)
+_LICENCES = {"ACCEPT_EULA": "Y", "OMNI_KIT_ACCEPT_EULA": "YES"}
+"""What tells Isaac Sim that its licence is accepted. An image may have these too: that is nobody's word."""
+_CACHE_GB = 20.0
+_USD_PER_GPU_HOUR = 2.99
+_FLOW_RUN = "PREFECT__FLOW_RUN_ID"
+"""What the process of a flow run, started by a worker, has in its environment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """One machine's settings."""
+
+    home: Path
+    """`SIMYARD_HOME`, default `~/.simyard`: scratch space and the default store."""
+    store: str
+    """`SIMYARD_STORE`, default the folder `store` in the home."""
+    python: str
+    """`SIMYARD_PYTHON`: the Python that has the simulator; default this one."""
+    pool: str | None = None
+    """`SIMYARD_POOL`: the work pool where attempts of jobs run that name none; default this process."""
+    accepts_eula: bool = False
+    """`SIMYARD_ACCEPT_NVIDIA_EULA`, `on` or `off`: whether NVIDIA's licence for Isaac Sim is accepted for all jobs."""
+    cache_bytes: int = int(_CACHE_GB * 1e9)
+    """`SIMYARD_CACHE_GB`, in gigabytes: how large the cache of inputs may become; 0 keeps none."""
+    sessions: bool = True
+    """`SIMYARD_SESSIONS`, `on` or `off`: whether a simulator may serve one job after another."""
+    require_gpu: bool = False
+    """`SIMYARD_REQUIRE_GPU`, `on` or `off`: whether every trainer of a managed run must ask for a GPU."""
+    usd_per_gpu_hour: float = _USD_PER_GPU_HOUR
+    """`SIMYARD_USD_PER_GPU_HOUR`: what an hour of one GPU costs; budgets count it."""
+
+    @classmethod
+    def from_env(cls) -> Site:
+        """Read the settings.
+
+        Raises:
+            RequestError: One has a bad value.
+        """
+        return replace(
+            cls.from_env_in_part(),
+            accepts_eula=_on_or_off("SIMYARD_ACCEPT_NVIDIA_EULA", default="off"),
+            cache_bytes=int(number_from_env("SIMYARD_CACHE_GB", _CACHE_GB, "gigabytes; 0 keeps no inputs here") * 1e9),
+            sessions=_on_or_off("SIMYARD_SESSIONS", default="on"),
+            require_gpu=_on_or_off("SIMYARD_REQUIRE_GPU", default="off"),
+            usd_per_gpu_hour=number_from_env("SIMYARD_USD_PER_GPU_HOUR", _USD_PER_GPU_HOUR, "USD"),
+        )
+
+    @classmethod
+    def from_env_in_part(cls) -> Site:
+        """Read the settings that cannot be bad; the others have their defaults."""
+        home = Path(os.environ.get("SIMYARD_HOME") or Path.home() / ".simyard").resolve()
+        return cls(
+            home=home,
+            store=os.environ.get("SIMYARD_STORE") or str(home / "store"),
+            python=os.environ.get("SIMYARD_PYTHON") or sys.executable,
+            pool=os.environ.get("SIMYARD_POOL") or None,
+        )
+
+    @property
+    def cache(self) -> Path:
+        """Inputs that jobs fetched, for the next one."""
+        return self.home / "cache" / "assets"
+
+    @property
+    def sessions_folder(self) -> Path:
+        """Sessions that this machine keeps, a folder each; containers that may use them mount the home."""
+        return self.home / "sessions"
+
+    def attempt_folder(self, job_id: str, number: int, node: int = 0) -> Path:
+        """The scratch folder of an attempt; several of its machines may share a home."""
+        own = job_id if node == 0 else f"{job_id}.{node}"
+        return self.home / "work" / own / f"{number:03d}-{os.getpid()}"
+
+    @property
+    def has_own_assets(self) -> bool:
+        """Whether `ISAACSIM_ASSET_ROOT` is set: then nothing else is looked at."""
+        return "ISAACSIM_ASSET_ROOT" in os.environ
+
+    def workload_env(self, *, embedded_assets: bool = True, accepts_eula: bool = False) -> dict[str, str]:
+        """The environment of a workload: this one without our credentials, and what simulation needs.
+
+        Args:
+            embedded_assets: Whether the assets of installed packages serve where no others are set.
+            accepts_eula: Whether who sent the job accepts NVIDIA's licence; the site may do so for all.
+        """
+        env = {
+            key: value
+            for key, value in os.environ.items()
+            if (not key.startswith(_KEPT_FROM_WORKLOADS) or key in _GIVEN_TO_WORKLOADS) and key not in _LICENCES
+        }
+        if accepts_eula or self.accepts_eula:
+            env |= _LICENCES
+        # One thread: on a CPU the solver's small kernels spend ten times longer in thread hand-over than in work.
+        env.setdefault("OMP_NUM_THREADS", "1")
+        env.setdefault("GIT_PYTHON_REFRESH", "quiet")  # git may be absent; only the code diff needs it
+        env["PYTHONUNBUFFERED"] = "1"
+        if _FLOW_RUN in os.environ and "PYTHONPATH" in env:
+            # Prefect puts the folder in which it runs a flow there, a new one each time.
+            entries = [entry for entry in env.pop("PYTHONPATH").split(os.pathsep) if entry and entry != os.getcwd()]
+            env |= {"PYTHONPATH": os.pathsep.join(entries)} if entries else {}
+        if embedded_assets and not self.has_own_assets and (root := embedded_root(self.home / "assets")):
+            env["ISAACSIM_ASSET_ROOT"] = str(root)
+        return env
+
+
+def _on_or_off(name: str, *, default: str) -> bool:
+    value = os.environ.get(name) or default
+    if value not in ("on", "off"):
+        raise RequestError(f"{name} is {value!r}.", code="bad_setting", advice="Allowed: 'on', 'off'.")
+    return value == "on"
+
+
+def number_from_env(name: str, default: float, unit: str) -> float:
+    """Read a setting that is no less than 0; NaN is within no bounds.
+
+    Raises:
+        RequestError: It is no such number.
+    """
+    text = os.environ.get(name) or str(default)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1e6:
+        raise RequestError(
+            f"{name} is {text!r}.", code="bad_setting", advice=f"Give a number from 0 to 1,000,000, in {unit}."
+        )
+    return value

@@ -1,0 +1,116 @@
+"""Who calls: the key of a request, its project, and what it may do."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from simyard.core.errors import RequestError
+from simyard.service.settings import Settings
+from simyard.store.store import Store
+from simyard.tasks.shared import api_keys
+from simyard.tasks.shared.api_keys import ApiKey
+
+KNOWN_S = 2.0
+"""How long a key is known without a look into the store: a revoked one is good for so long at most."""
+BEARER = HTTPBearer(auto_error=False, description="A key of `simyard keys create`.")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who sent a request."""
+
+    key: ApiKey
+    store: Store
+    """Their project's."""
+    reference: str
+    """The same, as flows take it."""
+
+    @property
+    def project(self) -> str:
+        """Whose jobs they see."""
+        return self.key.project
+
+
+class Guard:
+    """Knows keys for a moment, and how often each was used of late."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._own = settings.open()
+        self._known: dict[str, tuple[float, ApiKey | None]] = {}
+        self._used: dict[str, deque[float]] = {}
+        self._lock = threading.Lock()
+
+    def admit(self, given: str | None, scope: str) -> Caller:
+        """Return whose key this is.
+
+        Raises:
+            RequestError: There is no key, it is good for nothing, not for this, or it was used too often.
+        """
+        if not given:
+            raise RequestError(
+                "The request has no API key.", code="no_api_key", advice="Send 'Authorization: Bearer sy_live_…'."
+            )
+        key = self._find(given)
+        if key is None:
+            raise RequestError(
+                "This API key is not valid: mistyped, or revoked.",
+                code="bad_api_key",
+                advice="Make one: simyard keys create.",
+            )
+        if not key.allows(scope):
+            raise RequestError(
+                f"This API key has the scopes {', '.join(key.scopes)}; this needs {scope}.",
+                code="missing_scope",
+                advice=f"Make one with it: simyard keys create --scope {scope}.",
+            )
+        self._count(key)
+        return Caller(key, self._settings.open(key.project), self._settings.reference(key.project))
+
+    def _find(self, given: str) -> ApiKey | None:
+        now = time.monotonic()
+        known = self._known.get(given)
+        if known is None or now - known[0] > KNOWN_S:
+            if len(self._known) > 10_000:  # somebody guesses
+                self._known.clear()
+            known = self._known[given] = (now, api_keys.find(self._own, given))
+        return known[1]
+
+    def _count(self, key: ApiKey) -> None:
+        if key.requests_per_minute is None:
+            return
+        now = time.monotonic()
+        with self._lock:
+            used = self._used.setdefault(key.key_id, deque())
+            while used and now - used[0] > 60.0:
+                used.popleft()
+            if len(used) >= key.requests_per_minute:
+                raise RequestError(
+                    f"This API key may send {key.requests_per_minute} requests a minute.",
+                    code="too_many_requests",
+                    advice="Wait some seconds, or poll less often.",
+                )
+            used.append(now)
+
+
+def need(scope: str) -> Callable[..., Caller]:
+    """Return the dependency of an endpoint that needs a scope."""
+
+    def caller(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]) -> Caller:
+        guard: Guard = request.app.state.guard
+        return guard.admit(given.credentials if given else None, scope)
+
+    return caller
+
+
+JobsCaller = Annotated[Caller, Depends(need("jobs"))]
+TrainingCaller = Annotated[Caller, Depends(need("training"))]
+AssetsCaller = Annotated[Caller, Depends(need("assets"))]

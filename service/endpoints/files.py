@@ -1,0 +1,127 @@
+"""Uploads and downloads by URLs that need no key: the bucket's own, or the service's where the store is a folder."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import FileResponse
+
+from simyard.core.errors import RequestError
+from simyard.service.auth import Caller
+from simyard.service.settings import Settings
+from simyard.service.signing import seal, unseal
+from simyard.store.store import Store
+
+router = APIRouter(tags=["files"])
+
+# Nothing that a job left may run as a page of this service.
+_SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox; default-src 'none'"}
+_SHOWN = (".mp4", ".png")
+"""What a browser may show; anything else it keeps as a file."""
+
+
+def base_url(request: Request) -> str:
+    """Return where the service was reached."""
+    settings: Settings = request.app.state.settings
+    return settings.public_url or str(request.base_url).rstrip("/")
+
+
+def download_link(settings: Settings, base: str, project: str, store: Store, key: str, name: str) -> dict[str, Any]:
+    """Return a URL that an object is fetched by, and until when.
+
+    Raises:
+        KeyNotFound: There is no such object.
+    """
+    seconds = settings.url_seconds
+    size = store.stat(key).size_bytes
+    url = download_url(settings, base, project, store, key, name, seconds)
+    return {"url": url, "name": name, "size_bytes": size, "expires_at": _at(seconds)}
+
+
+def download_url(settings: Settings, base: str, project: str, store: Store, key: str, name: str, seconds: float) -> str:
+    """Return a URL that an object is fetched by, without a look whether there is one."""
+    url = store.signed_url("GET", key, seconds)
+    if url is None:
+        token = seal(settings.secret, "download", seconds, project=project, key=key, name=name.rpartition("/")[2])
+        url = f"{base}/v0/files/{token}"
+    return url
+
+
+def upload_link(
+    settings: Settings, base: str, caller: Caller, key: str, size: int, content_type: str
+) -> dict[str, Any]:
+    """Return a URL that one file is uploaded by, and until when."""
+    url = caller.store.signed_url("PUT", key, settings.url_seconds)
+    if url is None:
+        about = {"project": caller.project, "key": key, "size": size}
+        url = f"{base}/v0/files/{seal(settings.secret, 'upload', settings.url_seconds, **about)}"
+    return {
+        "upload_url": url,
+        "upload_method": "PUT",
+        "upload_headers": {"Content-Type": content_type},
+        "expires_at": _at(settings.url_seconds),
+    }
+
+
+def _at(seconds: float) -> str:
+    return datetime.fromtimestamp(time.time() + seconds, UTC).isoformat(timespec="seconds")
+
+
+@router.get("/v0/files/{token}", summary="Fetch what a download URL is for")
+def fetch(token: str, request: Request) -> FileResponse:
+    """Answer with the file; ranges of it are answered too."""
+    settings: Settings = request.app.state.settings
+    about = unseal(settings.secret, "download", token)
+    path = settings.open(about["project"]).path(about["key"])
+    assert path is not None  # a bucket signs its own
+    shown = about["name"].endswith(_SHOWN)
+    return FileResponse(
+        path, filename=about["name"], headers=_SAFE, content_disposition_type="inline" if shown else "attachment"
+    )
+
+
+@router.put("/v0/files/{token}", status_code=204, summary="Send what an upload URL is for")
+async def send(token: str, request: Request) -> Response:
+    """Keep the file, once all of it is here."""
+    settings: Settings = request.app.state.settings
+    about = unseal(settings.secret, "upload", token)
+    folder = settings.open(about["project"]).opened_with[0].folder
+    assert folder is not None
+    declared = request.headers.get("content-length")
+    if declared is not None and declared.isdigit() and int(declared) > about["size"]:
+        raise _wrong_size(int(declared), about["size"])
+    await _receive(request, folder / about["key"], about["size"])
+    return Response(status_code=204)
+
+
+async def _receive(request: Request, target: Path, size: int) -> None:
+    """Write a body beside its target, and rename it when it has the size that was announced."""
+    beside = target.with_name(f"{target.name}#{secrets.randbits(60)}")  # no listing shows such names
+    received = 0
+    try:
+        await anyio.Path(target.parent).mkdir(parents=True, exist_ok=True)
+        async with await anyio.open_file(beside, "xb") as file:
+            async for piece in request.stream():
+                received += len(piece)
+                if received > size:
+                    raise _wrong_size(received, size)
+                await file.write(piece)
+        if received != size:
+            raise _wrong_size(received, size)
+        await anyio.Path(beside).replace(target)
+    finally:
+        await anyio.Path(beside).unlink(missing_ok=True)
+
+
+def _wrong_size(found: int, size: int) -> RequestError:
+    return RequestError(
+        f"The file was announced with {size:,} bytes; these are {found:,}{' or more' if found > size else ''}.",
+        code="too_large" if found > size else "wrong_size",
+        advice="Ask for a new upload URL with the size that the file has.",
+    )

@@ -1,0 +1,116 @@
+"""Inputs: upload URLs for files, and assets, which are files that jobs name by id."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from simyard.core.errors import RequestError
+from simyard.service.auth import AssetsCaller
+from simyard.service.endpoints.files import base_url, upload_link
+from simyard.service.references import Source, input_path
+from simyard.service.settings import Settings
+from simyard.store import keys
+from simyard.tasks.shared import assets
+from simyard.tasks.shared.inputs import check_name
+
+router = APIRouter(prefix="/v0", tags=["inputs"])
+
+_OTHER_CONTENT = "application/octet-stream"
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class UploadRequest(_Body):
+    """A file that is to be uploaded."""
+
+    filename: str = Field(max_length=255)
+    """Its name, without a folder."""
+    content_type: str = Field(_OTHER_CONTENT, max_length=200, pattern=r"^[\w.+-]+/[\w.+-]+(; ?[\w.+=\"-]+)*$")
+    """What the upload's `Content-Type` header will be."""
+    size_bytes: int = Field(strict=True, ge=1)
+    """Its length."""
+    register_asset: bool = False
+    """Whether it is to become an asset. An asset's id is made from its bytes, so `POST /v0/assets/register` follows."""
+    asset_kind: str | None = Field(None, max_length=100)
+    """Of which kind then."""
+    metadata: dict[str, Any] | None = None
+    """What to keep with it then."""
+
+
+class RegisterRequest(_Body):
+    """A file that is to become an asset."""
+
+    input_uri: str = Field(min_length=1, max_length=4000)
+    """Where it is: what an upload URL came with, or a store or host that the service may read."""
+    filename: str | None = Field(None, max_length=255)
+    """Its name; left out it is that of the URI."""
+    content_type: str | None = Field(None, max_length=200)
+    """Kept by nobody: the file's name says it."""
+    size_bytes: int | None = Field(None, strict=True, ge=0)
+    """What its length must be."""
+    kind: str | None = Field(None, max_length=100)
+    """`robot`, `scene`, `isaac_lab_task_package` or `checkpoint`; left out the file's name decides."""
+    metadata: dict[str, Any] | None = None
+    """What to keep with it."""
+
+
+@router.post("/inputs/presign-upload", summary="Get a URL to upload a file by")
+def presign_upload(body: UploadRequest, caller: AssetsCaller, request: Request) -> dict[str, Any]:
+    """Return where to send a file, and the URI that jobs and assets name it by afterwards."""
+    settings: Settings = request.app.state.settings
+    check_name(body.filename, "filename")
+    if body.size_bytes > settings.max_upload_bytes:
+        raise RequestError(
+            f"{body.filename!r} has {body.size_bytes:,} bytes; allowed are {settings.max_upload_bytes:,}.",
+            code="too_large",
+            advice="The owner sets the limit: SIMYARD_MAX_UPLOAD_GB.",
+        )
+    if body.asset_kind is not None:
+        assets.check_kind(body.filename, body.asset_kind)
+    upload_id = secrets.token_hex(16)
+    base = base_url(request)
+    key = keys.upload(upload_id, body.filename)
+    link = upload_link(settings, base, caller, key, body.size_bytes, body.content_type)
+    return link | {"input_uri": f"{base}{input_path(upload_id, body.filename)}", "asset_id": None}
+
+
+@router.post("/assets/register", summary="Make a file an asset")
+def register(body: RegisterRequest, caller: AssetsCaller, request: Request) -> dict[str, Any]:
+    """Read the file, and keep it under the digest of its bytes."""
+    settings: Settings = request.app.state.settings
+    with tempfile.TemporaryDirectory(prefix="simyard-register-") as folder:
+        path = Source(caller, settings, base_url(request)).fetch(body.input_uri, Path(folder) / "0", "input_uri")
+        if body.filename is not None and body.filename != path.name:
+            check_name(body.filename, "filename")
+            path = path.rename(path.with_name(body.filename))
+        size = path.stat().st_size
+        if size > settings.max_upload_bytes or body.size_bytes not in (None, size):
+            raise RequestError(
+                f"input_uri: the file has {size:,} bytes; announced were {body.size_bytes}, allowed are "
+                f"{settings.max_upload_bytes:,}.",
+                code="wrong_size",
+                advice="Upload it again.",
+            )
+        kind = body.kind or assets.kind_by_name(path.name)
+        return assets.upload(caller.store, path, kind, body.metadata or {})
+
+
+@router.get("/assets", summary="List assets, the newest upload first")
+def list_assets(caller: AssetsCaller, limit: Limit = 100) -> dict[str, Any]:
+    """Return the records of the assets that were uploaded last."""
+    return {"assets": assets.list_assets(caller.store, limit)}
+
+
+@router.get("/assets/{asset_id}", summary="Show an asset")
+def show_asset(asset_id: str, caller: AssetsCaller) -> dict[str, Any]:
+    """Return an asset's record."""
+    return assets.find_asset(caller.store, asset_id)

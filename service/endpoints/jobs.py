@@ -1,0 +1,182 @@
+"""`/v0/jobs`: rollouts, trainings, evaluations and exports; submitted, watched, canceled, fetched."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import PlainTextResponse, StreamingResponse
+
+from simyard.core.errors import RequestError
+from simyard.core.specs import JobSpec
+from simyard.service import bodies
+from simyard.service.auth import Caller, JobsCaller
+from simyard.service.endpoints.files import base_url, download_link
+from simyard.service.endpoints.pages import page_link
+from simyard.service.limits import Limits
+from simyard.service.prefect_api import Launch, Launches
+from simyard.service.references import bring
+from simyard.service.settings import Settings
+from simyard.service.status import ENDED, find_artifact, job_standing, newest_jobs
+from simyard.service.webhooks import outgoing as notifications
+from simyard.store import keys
+from simyard.store.keys import JobKeys
+from simyard.store.store import KeyNotFound, Store
+from simyard.tasks.attempt.attempt import CANCELED
+from simyard.tasks.collect import collect
+from simyard.tasks.launch import ask_to_cancel, refuse_without_pool
+from simyard.tasks.persist import persist
+from simyard.tasks.resolve import resolve
+from simyard.tasks.shared import history, idempotency
+from simyard.tasks.shared.history import load_spec
+from simyard.tasks.shared.logs import LogFollower
+from simyard.tasks.stage import stage
+
+router = APIRouter(prefix="/v0/jobs", tags=["jobs"])
+
+IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=1000)]
+JsonBody = Annotated[dict[str, Any], Depends(bodies.json_body)]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+LogName = Annotated[str, Query(pattern=r"^[a-z][a-z_.-]{0,60}\.log$")]
+
+BILLING_MODEL = "gpu_seconds"
+FOLLOW_S = 1.0
+"""How often a log that is followed is looked at."""
+
+
+@router.post("", status_code=201, openapi_extra=bodies.described(*bodies.JOBS), summary="Submit a job")
+def submit(
+    body: JsonBody, caller: JobsCaller, request: Request, response: Response, idempotency_key: IdempotencyKey = None
+) -> dict[str, Any]:
+    """Check everything, put the inputs into the store, and start the job. The same key and body mean the same job."""
+    settings: Settings = request.app.state.settings
+    launches: Launches = request.app.state.launches
+    notify_url = notifications.take_url(body, settings)
+    model = bodies.job_model(body)
+    asked = bodies.check(body, model)
+    key = idempotency_key if idempotency_key is None else idempotency.check_key(idempotency_key)
+    job_id = key and idempotency.claimed(caller.store, key, body)
+    if job_id and caller.store.exists(JobKeys(job_id).job):
+        response.status_code = 200
+    else:
+        limits: Limits = request.app.state.limits
+        limits.admit(caller)
+        with tempfile.TemporaryDirectory(prefix="simyard-submit-") as folder:
+            here = bring(asked, caller, settings, base_url(request), Path(folder))
+            resolved = resolve(here, caller.store, keys.new_job_id(), Path(folder))
+            refuse_without_pool(resolved.spec, settings.pool)
+            if key:
+                job_id = idempotency.claim(caller.store, key, resolved.spec.job_id, body)
+            # The paths above are gone in a moment; what was sent says more.
+            as_sent = asked.model_dump(mode="json", by_alias=True, exclude_unset=True)
+            spec = replace(resolved.spec, job_id=job_id or resolved.spec.job_id, request=as_sent)
+            stage(replace(resolved, spec=spec), caller.store)
+            job_id = spec.job_id
+    spec = load_spec(caller.store, job_id)
+    if notify_url:
+        notifications.register(settings, caller, job_id, notify_url)
+    if not caller.store.exists(JobKeys(job_id).result):
+        launches.start(_launch(spec, caller, settings))
+    return _view(request, caller, job_id) | _estimate(spec, settings)
+
+
+def _launch(spec: JobSpec, caller: Caller, settings: Settings) -> Launch:
+    parameters = {
+        "request": spec.request, "store": caller.reference, "pool": settings.pool, "job_id": spec.job_id,
+    }  # fmt: skip
+    return Launch(spec.job_id, spec.kind, parameters, caller.project, caller.key.key_id)
+
+
+def _estimate(spec: JobSpec, settings: Settings) -> dict[str, Any]:
+    """Return what is known of the price beforehand: nothing, save where no GPU is taken."""
+    cost = 0.0 if spec.gpus == 0 else None
+    return {
+        "estimated_credits": cost,
+        "estimated_usd": cost,
+        "billing_model": BILLING_MODEL,
+        "billing_price_id": None,
+        "gpu_hourly_rate_usd": settings.site.usd_per_gpu_hour,
+    }
+
+
+def _view(request: Request, caller: Caller, job_id: str) -> dict[str, Any]:
+    settings: Settings = request.app.state.settings
+    launches: Launches = request.app.state.launches
+    return job_standing(caller.store, job_id, launches) | {
+        "project_id": caller.project,
+        "page_url": page_link(settings, base_url(request), caller.project, job_id),
+    }
+
+
+@router.get("", summary="List jobs, newest first")
+def list_jobs(caller: JobsCaller, request: Request, limit: Limit = 100) -> dict[str, Any]:
+    """Return the newest jobs of the key's project."""
+    return {"jobs": [_view(request, caller, job_id) for job_id in newest_jobs(caller.store, limit)]}
+
+
+@router.get("/{job_id}", summary="Show a job")
+def show(job_id: str, caller: JobsCaller, request: Request) -> dict[str, Any]:
+    """Return how a job stands, and what it left."""
+    return _view(request, caller, job_id)
+
+
+@router.post("/{job_id}/cancel", summary="Cancel a job")
+def cancel(job_id: str, caller: JobsCaller, request: Request) -> dict[str, Any]:
+    """Stop a job, and keep what it saved; one that has ended stays as it is."""
+    launches: Launches = request.app.state.launches
+    store = caller.store
+    spec = load_spec(store, job_id)
+    if history.job_status(store, job_id)["status"] not in ENDED:
+        ask_to_cancel(store, job_id)
+        if launches.cancel_unbegun(job_id) and not store.exists(JobKeys(job_id).result):
+            persist(spec, collect(spec, store, CANCELED), store)
+    return _view(request, caller, job_id)
+
+
+@router.get(
+    "/{job_id}/logs", response_class=PlainTextResponse, summary="Read a log of a job's newest attempt, or follow it"
+)
+async def logs(
+    job_id: str,
+    caller: JobsCaller,
+    name: LogName = "command.stdout.log",
+    tail: Annotated[int, Query(ge=0, le=100_000)] = 200,
+    follow: bool = False,
+) -> Response:
+    """Return the last lines; with `follow` the answer goes on until the job has ended."""
+    await anyio.to_thread.run_sync(load_spec, caller.store, job_id)
+    lines = _lines(caller.store, job_id, name, tail, follow=follow)
+    if follow:
+        return StreamingResponse(lines, media_type="text/plain; charset=utf-8", headers={"Cache-Control": "no-store"})
+    return PlainTextResponse("".join([line async for line in lines]))
+
+
+async def _lines(store: Store, job_id: str, name: str, tail: int, *, follow: bool) -> AsyncIterator[str]:
+    follower = LogFollower(store, job_id, (name,), tail)
+    while True:
+        standing = await anyio.to_thread.run_sync(history.job_status, store, job_id)
+        for _, line in await anyio.to_thread.run_sync(follower.new_lines, standing["attempts"]):
+            yield f"{line}\n"
+        if not follow or standing["status"] in ENDED:
+            return
+        await anyio.sleep(FOLLOW_S)
+
+
+@router.get("/{job_id}/artifacts/{name:path}/download-url", summary="Get a URL to fetch an artifact by")
+def artifact_url(job_id: str, name: str, caller: JobsCaller, request: Request) -> dict[str, Any]:
+    """Return a URL that needs no key, for a while."""
+    settings: Settings = request.app.state.settings
+    store = caller.store
+    try:
+        key, sha256 = find_artifact(store, job_id, name)
+        link = download_link(settings, base_url(request), caller.project, store, key, name)
+    except KeyNotFound as error:
+        raise RequestError(
+            f"{job_id} has no artifact {name!r}.", code="no_artifact", advice="The job itself lists what it left."
+        ) from error
+    return link | {"sha256": sha256}

@@ -1,0 +1,121 @@
+"""A job's page, for a browser: plain HTML, made anew for each look."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Annotated
+from urllib.parse import quote, urlsplit
+
+from fastapi import APIRouter, Query, Request, Security
+from fastapi.responses import HTMLResponse
+from fastapi.security import HTTPAuthorizationCredentials
+
+from simyard.core.errors import RequestError, SimyardError
+from simyard.service.auth import BEARER, Guard
+from simyard.service.endpoints.files import base_url, download_url
+from simyard.service.errors import status_of
+from simyard.service.job_page import error_page, job_page
+from simyard.service.job_view import look
+from simyard.service.prefect_api import Launches
+from simyard.service.settings import Settings
+from simyard.service.signing import seal, unseal
+from simyard.store.store import Store
+
+router = APIRouter(tags=["pages"])
+
+PAGE_SECONDS = 7 * 86400.0
+"""How long a link to a page is good."""
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]_-]+")
+
+logger = logging.getLogger("simyard.service")
+
+
+def page_link(settings: Settings, base: str, project: str, job_id: str) -> str:
+    """Return the address of a job's page; whoever has it needs no key."""
+    token = seal(settings.secret, "page", PAGE_SECONDS, project=project, job_id=job_id)
+    return f"{base}/jobs/{job_id}?token={quote(token)}"
+
+
+@router.get("/jobs/{job_id}", response_class=HTMLResponse, summary="Look at a job in a browser")
+def page(
+    job_id: str,
+    request: Request,
+    given: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)],
+    token: Annotated[str | None, Query(description="Of the link that the API gives as `page_url`.")] = None,
+) -> HTMLResponse:
+    """Return the page of a job, by its signed link or by a key with the scope `jobs`."""
+    settings: Settings = request.app.state.settings
+    launches: Launches = request.app.state.launches
+    nonce = secrets.token_urlsafe(16)
+    try:
+        project, store = _admit(request, job_id, token, given.credentials if given else None)
+        base = base_url(request)
+
+        def link(key: str, name: str) -> str:
+            return download_url(settings, base, project, store, key, name, settings.url_seconds)
+
+        seen = look(store, job_id, launches, link)
+        until = datetime.fromtimestamp(time.time() + settings.url_seconds, UTC)
+        return _answer(job_page(seen, nonce, f"{until:%H:%M} UTC"), 200, nonce, seen.links.values())
+    except SimyardError as error:
+        status = status_of(error)
+        if status == 503:
+            logger.error("%s: %s", request.url.path, error)
+        return _answer(error_page(error.failure.message, _advice(error), nonce), status, nonce)
+    except Exception as error:
+        logger.exception("%s", request.url.path, exc_info=error)
+        title = "This page cannot be shown: an error that nobody foresaw."
+        return _answer(error_page(title, "The service's log has it.", nonce), 500, nonce)
+
+
+def _admit(request: Request, job_id: str, token: str | None, key: str | None) -> tuple[str, Store]:
+    """Return whose job somebody may look at, and the store that has it.
+
+    Raises:
+        RequestError: They may not.
+    """
+    settings: Settings = request.app.state.settings
+    guard: Guard = request.app.state.guard
+    if token is None:
+        caller = guard.admit(key, "jobs")
+        return caller.project, caller.store
+    about = unseal(settings.secret, "page", token)
+    if about["job_id"] != job_id:
+        raise RequestError(
+            "This URL is for the page of another job.", code="bad_url", advice="Ask the API for another."
+        )
+    return about["project"], settings.open(about["project"])
+
+
+def _advice(error: SimyardError) -> str:
+    """Return what somebody with a browser can do."""
+    if error.failure.code in ("bad_url", "url_expired"):
+        return f"Take the page_url that GET /v0/jobs/{{job_id}} gives: it is good for {PAGE_SECONDS / 86400:.0f} days."
+    if error.failure.code == "no_api_key":
+        return "Open the page_url that GET /v0/jobs/{job_id} gives, or send a key: 'Authorization: Bearer sy_live_…'."
+    return error.failure.advice
+
+
+def _answer(text: str, status: int, nonce: str, links: Iterable[str] = ()) -> HTMLResponse:
+    # A bucket's own server answers its links; nothing else from elsewhere is shown, and nothing at all is sent there.
+    parts = {urlsplit(link) for link in links}
+    elsewhere = sorted({f"{part.scheme}://{part.netloc}" for part in parts})
+    media = " ".join(["'self'", *(origin for origin in elsewhere if _ORIGIN.fullmatch(origin))])
+    policy = (
+        "default-src 'none'", f"style-src 'nonce-{nonce}'", f"script-src 'nonce-{nonce}'", "img-src 'self' data:",
+        f"media-src {media}", "connect-src 'self'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'",
+    )  # fmt: skip
+    headers = {
+        "Content-Security-Policy": "; ".join(policy),
+        "Referrer-Policy": "no-referrer",  # the address has the token
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+    }
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return HTMLResponse(text, status, headers)

@@ -1,0 +1,268 @@
+"""Outgoing webhooks: who asked for it hears of the end of a job or a managed run, once it is in the store.
+
+What is to be sent lies in the store's outbox until it was delivered or given up, so it survives every restart. Copies
+of the service agree in the store on who sends. One that dies in the middle of it leaves the webhook to another, which
+sends it again; receivers tell by the delivery's id.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from simyard.core.errors import RequestError, SimyardError
+from simyard.service import outbound
+from simyard.service.auth import Caller
+from simyard.service.errors import FieldErrors
+from simyard.service.prefect_api import Launches
+from simyard.service.settings import Settings
+from simyard.service.status import ENDED, job_standing, run_standing
+from simyard.service.webhooks import signatures
+from simyard.store import keys
+from simyard.store.keys import JobKeys, RunKeys
+from simyard.store.store import KeyNotFound, Store
+from simyard.tasks.shared.api_keys import check_project
+from simyard.tasks.shared.site_secret import webhook_secret
+
+FIELD = "notify_url"
+MAX_URL_CHARACTERS = 2000
+PAUSES_S = (5, 30, 120, 600, 1800, 3600, 3600, 3600)
+"""From one failed delivery to the next; after the last of them it is given up."""
+TIMEOUT_S = 10.0
+"""A whole delivery."""
+CLAIM_S = 120.0
+"""A copy of the service that has not sent after so long what it meant to send has died."""
+RECEIVERS_AT_ONCE = 32
+ROUND_S = 10.0
+"""How long one receiver is sent one webhook after another, before the others have their turn again."""
+LOOK_S = 20.0
+"""How often Prefect is asked about work that has no result in the store: nearly all of it goes on."""
+
+logger = logging.getLogger("simyard.service")
+
+
+class Notice(BaseModel):
+    """One entry of the outbox: what is to be told, to whom."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+    id: str
+    """Of the job or the run."""
+    project: str
+    """Whose."""
+    key_id: str
+    """Of the API key that asked for it; the signature's secret follows from it."""
+    url: str
+    """Where to."""
+    failures: int = Field(0, ge=0)
+    """Deliveries that failed so far."""
+    not_before: float = Field(0.0, allow_inf_nan=False)
+    """When the next is due, in seconds since 1970."""
+
+    @property
+    def record(self) -> str:
+        """The key of what became of it."""
+        return _record_key(self.id)
+
+    def is_due(self) -> bool:
+        """Return whether it may be sent now; one that is due later than any pause is the work of a clock set back."""
+        wait_s = self.not_before - time.time()
+        return wait_s <= 0 or wait_s > max(PAUSES_S)
+
+
+def take_url(body: dict[str, Any], settings: Settings) -> str | None:
+    """Take the field out of a body: who is to hear of the end.
+
+    Raises:
+        FieldErrors: It is no text.
+        RequestError: The URL is refused.
+    """
+    url = body.pop(FIELD, None)
+    if url is None:
+        return None
+    if not isinstance(url, str) or len(url) > MAX_URL_CHARACTERS:
+        problem = f"{FIELD} is a URL of {MAX_URL_CHARACTERS} characters at most, not {url!r:.80}"
+        raise FieldErrors([{"loc": ["body", FIELD], "msg": problem, "type": "url"}])
+    outbound.check_url(url, settings.private_hosts, FIELD)
+    return url
+
+
+def register(settings: Settings, caller: Caller, own_id: str, url: str) -> None:
+    """Have the end of a job or a run told; asked for twice, it is told once."""
+    if not caller.store.exists(_record_key(own_id)):
+        notice = Notice(id=own_id, project=caller.project, key_id=caller.key.key_id, url=url)
+        settings.open().put_new(keys.outbox(own_id), notice.model_dump_json().encode())
+
+
+class Outbox:
+    """Sends what is due. Every copy of the service has one."""
+
+    def __init__(self, settings: Settings, launches: Launches) -> None:
+        self._settings = settings
+        self._launches = launches
+        self._looked: dict[str, float] = {}
+
+    def deliver(self) -> int:
+        """Send what is due, to several receivers at once; return how many webhooks were delivered or given up."""
+        own = self._settings.open()
+        entries = own.list(keys.OUTBOX)
+        if not entries:
+            return 0
+        receivers: dict[str, list[Notice]] = defaultdict(list)
+        with ThreadPoolExecutor(min(len(entries), RECEIVERS_AT_ONCE)) as threads:
+            for notice in threads.map(lambda entry: _read(own, entry.key), entries):
+                if notice and notice.is_due():
+                    receivers[_receiver(notice)].append(notice)
+            return sum(threads.map(self._deliver_to_one, receivers.values()))
+
+    def _deliver_to_one(self, notices: Iterable[Notice]) -> int:
+        """Send one receiver its webhooks; when one fails, the others wait for the next round."""
+        settled = 0
+        until = time.monotonic() + ROUND_S
+        for notice in notices:
+            try:
+                state = self._deliver(notice)
+            except Exception as error:  # whatever is wrong with one must not keep the others
+                logger.warning("webhook of %s: %r", notice.id, error)
+                continue
+            settled += state is True
+            if state is False or (state and time.monotonic() > until):
+                break
+        return settled
+
+    def _deliver(self, notice: Notice) -> bool | None:
+        """Send one webhook, if its time has come.
+
+        Returns:
+            True when there is nothing more to do about it, False when the receiver did not take it, None when it was
+            not sent.
+        """
+        own, store = self._settings.open(), self._settings.open(notice.project)
+        standing = self._ended(notice, own, store)
+        number = notice.failures + 1
+        if standing is None:
+            return None
+        if store.exists(notice.record):  # who sent it died before it could say so here
+            self._forget(own, notice)
+            return None
+        if not _claim(own, notice.id, number):
+            return None
+        if (found := _read(own, keys.outbox(notice.id))) != notice:  # another copy has been faster
+            if found is None:
+                self._forget(own, notice)
+            return None
+        kind = "job" if notice.id.startswith("job-") else "training_run"
+        event, delivery = f"{kind}.{standing['status']}", f"{notice.id}.{standing['status']}"
+        body = json.dumps({"event": event, "delivery_id": delivery, "data": standing}).encode()
+        problem = _send(notice, delivery, body, self._settings)
+        if problem is not None and number <= len(PAUSES_S):
+            logger.warning("webhook of %s: %s", notice.id, problem)
+            later = {"failures": number, "not_before": time.time() + PAUSES_S[number - 1]}
+            own.put_json(keys.outbox(notice.id), notice.model_dump() | later)
+            return False
+        record = {
+            "delivered": problem is None,
+            "url": notice.url,
+            "event": event,
+            "delivery_id": delivery,
+            "deliveries": number,
+            "problem": problem,
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        store.put_json(notice.record, record)
+        self._forget(own, notice)
+        return True
+
+    def _ended(self, notice: Notice, own: Store, store: Store) -> dict[str, Any] | None:
+        """Return how the work ended; None while it goes on, or where there is no such work any more."""
+        is_job = notice.id.startswith("job-")
+        now = time.monotonic()
+        result = JobKeys(notice.id).result if is_job else RunKeys(notice.id).result
+        if now - self._looked.get(notice.id, -LOOK_S) < LOOK_S and not store.exists(result):
+            return None
+        self._looked[notice.id] = now
+        try:
+            standing = (job_standing if is_job else run_standing)(store, notice.id, self._launches)
+        except RequestError as error:  # it was deleted
+            logger.warning("webhook of %s: there is nothing to tell any more: %s", notice.id, error)
+            self._forget(own, notice)
+            return None
+        return standing if standing["status"] in ENDED else None
+
+    def _forget(self, own: Store, notice: Notice) -> None:
+        """Take a webhook out of the outbox."""
+        own.delete(keys.outbox(notice.id))
+        own.delete_prefix(keys.sending(notice.id))
+        self._looked.pop(notice.id, None)
+
+
+def _read(own: Store, key: str) -> Notice | None:
+    """Return an entry of the outbox; None where another copy has just settled it. What is none is thrown away."""
+    try:
+        data = own.get_bytes(key)
+    except KeyNotFound:
+        return None
+    try:
+        notice = Notice.model_validate_json(data)
+        if key != keys.outbox(notice.id):
+            raise ValueError(f"it is about {notice.id!r}")
+        check_project(notice.project)
+        outbound.host_and_port(notice.url, FIELD)
+        return notice
+    except (ValueError, RequestError) as error:
+        logger.error("%s is no webhook to send, and is deleted: %s: %.500r", key, error, data)
+        own.delete(key)
+        return None
+
+
+def _receiver(notice: Notice) -> str:
+    return outbound.place(*outbound.host_and_port(notice.url, FIELD))
+
+
+def _claim(own: Store, own_id: str, number: int) -> bool:
+    """Return whether this copy of the service is the one that sends it this time."""
+    key = keys.sending_once(own_id, number)
+    if own.put_new(key, b"{}"):
+        return True
+    try:
+        age_s = (datetime.now(UTC) - own.stat(key).modified).total_seconds()
+    except KeyNotFound:  # another copy has settled it at this moment
+        return False
+    if age_s < CLAIM_S:
+        return False
+    own.delete(key)
+    return own.put_new(key, b"{}")
+
+
+def _send(notice: Notice, delivery: str, body: bytes, settings: Settings) -> str | None:
+    """Send a body; return why it was not taken."""
+    timestamp = str(int(time.time()))
+    secret = webhook_secret(settings.secret, notice.key_id)
+    headers = {
+        "Content-Type": "application/json",
+        "User-Agent": "simyard",
+        "Content-Length": str(len(body)),
+        signatures.TIMESTAMP: timestamp,
+        signatures.DELIVERY: delivery,
+        signatures.SIGNATURE: signatures.sign(secret, timestamp, body),
+    }
+    try:
+        with outbound.sent(
+            "POST", notice.url, settings.private_hosts, FIELD, headers=headers, body=body,
+            timeout_s=TIMEOUT_S, whole_s=TIMEOUT_S,
+        ) as answer:  # fmt: skip
+            return None if 200 <= answer.status < 300 else f"it answered {answer.status}"
+    except SimyardError as error:
+        return error.failure.message
+
+
+def _record_key(own_id: str) -> str:
+    return JobKeys(own_id).notification if own_id.startswith("job-") else RunKeys(own_id).notification

@@ -1,0 +1,113 @@
+"""Ending -> success or failure: an exit code proves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from simyard.core.errors import Category, Failure
+from simyard.core.paths import AttemptPaths
+from simyard.tasks.attempt.supervise import Ending
+
+
+def judge(
+    ending: Ending, account: dict[str, Any] | None, log: Callable[..., None], *, runs_user_code: bool = False
+) -> Failure | None:
+    """Return why the attempt failed, the original cause first, or None when the work was done and can be opened.
+
+    An exit code proves nothing: the end marker was seen, and what was promised opens, with finite weights.
+
+    Args:
+        ending: How the workload ended.
+        account: What it says of that itself; None where it said nothing.
+        log: Writes a line of runner.log.
+        runs_user_code: Whether a task of the user's drives the process: it is the one that leaves without a word.
+    """
+    seen = ending.watched
+    if seen.stopped_because and seen.stopped_because.category is Category.CANCELED:
+        return seen.stopped_because
+    if seen.end_marker:
+        opened = (account or {}).get("opened") or []
+        if account and account["failure"] is None and opened and not any(record["error"] for record in opened):
+            sick = [record["name"] for record in opened if record["finite"] is False]
+            return _not_finite(sick[-1]) if sick else None
+        log("judge", "warning", "the end marker was seen, but the workload could not open what it promised")
+    if seen.failure:
+        return seen.failure
+    if account and account["failure"]:
+        return Failure.from_json(account["failure"])
+    return seen.hint or seen.stopped_because or _unexplained(ending, runs_user_code)
+
+
+def judge_part(ending: Ending, account: dict[str, Any] | None) -> Failure | None:
+    """Return why the part of one of an attempt's further machines failed; what came of the whole, the first one says.
+
+    Args:
+        ending: How the workload ended.
+        account: What it says of that itself; None where it said nothing.
+    """
+    seen = ending.watched
+    if seen.stopped_because:
+        return seen.stopped_because
+    if account and account["failure"] is None:
+        return None
+    return seen.failure or (Failure.from_json(account["failure"]) if account else _unexplained(ending, False))
+
+
+def _not_finite(name: str) -> Failure:
+    return Failure(
+        code="policy_not_finite",
+        category=Category.USER,
+        message=f"The last checkpoint, {name}, has NaN or infinite weights.",
+        advice="Lower the learning rate or mend the reward; earlier checkpoints may be good.",
+    )
+
+
+def _unexplained(ending: Ending, runs_user_code: bool) -> Failure:
+    if ending.signal:
+        return Failure(
+            code="killed",
+            category=Category.INFRA,
+            message=f"The simulator was ended by {ending.signal} at {ending.watched.unit} {ending.watched.done}.",
+            advice="SIGKILL from outside is often the machine's memory limit.",
+        )
+    return Failure(
+        code="ended_without_result",
+        category=Category.USER if runs_user_code else Category.INFRA,
+        message=f"The simulator ended with exit code {ending.exit_code}, without end marker or promised files.",
+        advice="Some versions exit 0 after an exception or a signal: read command.stderr.log.",
+    )
+
+
+def diagnostics(outcome: dict[str, Any], paths: AttemptPaths, lines: int = 100) -> dict[str, Any]:
+    """Return what a person needs first: the original failure, then the ends of the logs."""
+    failure = outcome["failure"]
+    return {
+        "error": failure["message"],
+        "stage": "working" if outcome["done"] > outcome["start_iteration"] else "starting",
+        "error_code": failure["code"],
+        "error_category": failure["category"],
+        "retryable": failure["category"] == Category.INFRA,
+        "advice": failure["advice"],
+        "secondary": outcome["stopped_because"],
+        "runner": {key: outcome[key] for key in ("exit_code", "signal", "end_marker", "done", "timings")},
+        "tails": {
+            path.name: _tail(path, lines)
+            for path in (paths.user_log, paths.stderr, paths.stdout, paths.runner_log, paths.staging_log)
+            if path.exists()
+        },
+    }
+
+
+def last_traceback(path: Path) -> str:
+    """Return the last Python traceback in a log; empty where there is none."""
+    lines = _tail(path, 400) if path.exists() else []
+    starts = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    return "\n".join(lines[starts[-1] :][:100]) if starts else ""
+
+
+def _tail(path: Path, lines: int) -> list[str]:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 64 * 1024))
+        return file.read().decode("utf-8", errors="replace").splitlines()[-lines:]

@@ -1,0 +1,184 @@
+"""Watching a workload make progress on a job, and ending it when it makes none."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from simyard.core import failures
+from simyard.core.errors import Category, Failure
+from simyard.core.paths import AttemptPaths
+from simyard.core.specs import Limits
+from simyard.runner.progress import Reader, activity_of
+from simyard.runner.workload import Workload
+
+_LINE_END = re.compile(r"[\r\n]")  # progress bars end their lines with a carriage return
+POLL_S = 0.2
+HURRIED_GRACE_S = 10.0
+"""SIGTERM to SIGKILL when this process is itself asked to end: half a minute later it is killed."""
+
+
+@dataclass(kw_only=True)
+class Watched:
+    """What the supervisor has seen so far; times are `time.monotonic()`."""
+
+    started: float
+    unit: str
+    """What is counted, in the singular."""
+    done: int
+    """Units of work done, earlier attempts included: iterations, episodes or checks."""
+    step: int = 0
+    """Steps taken, where the workload counts them between units."""
+    reward: float | None = None
+    activity: str | None = None
+    """What the workload says it does; None once it has finished a unit since."""
+    first_progress: float | None = None
+    last_progress: float | None = None
+    end_marker: bool = False
+    failure: Failure | None = None
+    """The first line that names a known cause."""
+    hint: Failure | None = None
+    """The first line that names a cause which a run can live with."""
+    stopped_because: Failure | None = None
+    """Why the supervisor ended the workload itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a workload ended."""
+
+    exit_code: int | None
+    """None when it was killed by `signal`."""
+    signal: str | None
+    watched: Watched
+    ended: float
+    leaving: str | None
+    """Why the process takes no other job, in words; None where it waits for one."""
+
+
+def supervise(
+    workload: Workload,
+    paths: AttemptPaths,
+    *,
+    limits: Limits,
+    reader: Reader,
+    watch: Callable[[Watched], Failure | None],
+) -> Ending:
+    """Watch a running attempt until it has ended, and leave none of its processes behind.
+
+    A process that came through its job well stays, for another one.
+
+    Args:
+        workload: The process, already told to run.
+        paths: The attempt's folder.
+        limits: When to lose patience.
+        reader: How to read its output.
+        watch: Called several times a second; a `Failure` it returns (a cancel, say) ends the workload.
+
+    Returns:
+        How it ended. Any exception raised meanwhile, a KeyboardInterrupt say, ends the workload first.
+    """
+    seen = Watched(started=time.monotonic(), unit=reader.unit, done=reader.start)
+    tails = [_Tail(paths.stdout), _Tail(paths.stderr)]
+    try:
+        while not workload.job_ended(POLL_S):
+            _read(tails, seen, reader)
+            seen.stopped_because = watch(seen) or _impatience(seen, limits, time.monotonic())
+            if seen.stopped_because:
+                break
+    except BaseException:
+        workload.end(min(limits.term_grace_s, HURRIED_GRACE_S))
+        raise
+    if seen.stopped_because or workload.leaving:
+        # After the end marker the work is done, and what still runs is known to hang in its own clean-up.
+        workload.end(0.0 if seen.end_marker else limits.term_grace_s)
+    _read(tails, seen, reader)
+    code = workload.code
+    return Ending(
+        exit_code=code if code >= 0 else None,
+        signal=signal.Signals(-code).name if code < 0 else None,
+        watched=seen,
+        ended=time.monotonic(),
+        leaving=workload.leaving,
+    )
+
+
+def _read(tails: list[_Tail], seen: Watched, reader: Reader) -> None:
+    now = time.monotonic()
+    for tail in tails:
+        for line in tail.lines():
+            if failures.END_MARKER.match(line):
+                seen.end_marker = True
+                seen.last_progress = now
+            if found := failures.match(line):
+                if found.code in failures.SURVIVABLE:
+                    seen.hint = seen.hint or found
+                else:
+                    seen.failure = seen.failure or found
+            if (activity := activity_of(line)) is not None:
+                seen.activity = activity
+            if (progress := reader.read(line)) is None:
+                continue
+            seen.reward = progress.reward if progress.reward is not None else seen.reward
+            if (progress.done or 0) > seen.done:
+                seen.activity = None
+            if (progress.done or 0) > seen.done or (progress.step or 0) > seen.step:
+                seen.done = max(seen.done, progress.done or 0)
+                seen.step = max(seen.step, progress.step or 0)
+                seen.first_progress = seen.first_progress or now
+                seen.last_progress = now
+
+
+def _impatience(seen: Watched, limits: Limits, now: float) -> Failure | None:
+    """Return why the workload must end now; the watchdog asks for progress, not for life."""
+    if seen.end_marker and seen.last_progress is not None and now - seen.last_progress > limits.close_grace_s:
+        return Failure(
+            code="hang_in_close",
+            category=Category.INFRA,
+            message=f"Still running {limits.close_grace_s:.0f} s after its last {seen.unit}.",
+            advice="A known hang of Isaac Lab's clean-up; the work itself was done.",
+        )
+    if now - seen.started > limits.wall_s:
+        return Failure(
+            code="wall_clock_limit",
+            category=Category.USER,
+            message=f"Not done after {limits.wall_s:.0f} s, the job's wall-clock limit; {seen.unit} {seen.done}.",
+            advice="Raise timeouts.wallSeconds, or resume from the last checkpoint with resume.from_job.",
+        )
+    waiting_since, limit = (
+        (seen.started, limits.first_iteration_s)
+        if seen.last_progress is None
+        else (seen.last_progress, limits.iteration_s)
+    )
+    if not seen.end_marker and now - waiting_since > limit:
+        return Failure(
+            code="no_progress",
+            category=Category.INFRA,
+            message=f"No new {seen.unit} for {limit:.0f} s ({seen.unit} {seen.done}).",
+            advice="The simulator hangs; raise timeouts.iterationSeconds if iterations are that slow.",
+        )
+    return None
+
+
+class _Tail:
+    """Reads what was added to a file since the last look, in whole lines."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._rest = ""
+
+    def lines(self) -> Iterator[str]:
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return
+        self._offset += len(data)
+        *whole, self._rest = _LINE_END.split(self._rest + data.decode("utf-8", errors="replace"))
+        yield from whole

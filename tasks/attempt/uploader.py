@@ -1,0 +1,162 @@
+"""Carries what an attempt produces to the store while it runs: logs, finished outputs and a heartbeat."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from simyard.core.errors import SimyardError, StoreError
+from simyard.core.paths import AttemptPaths
+from simyard.core.specs import AttemptSpec
+from simyard.store.keys import AttemptKeys, JobKeys
+from simyard.store.store import Store
+from simyard.tasks.shared.heartbeat import own_beat
+
+_STYLING = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_DECORATION = re.compile(r"[\s\u2580-\u259f#=_-]*")
+"""Lines of nothing but blocks and rules: a terminal's logo and separators are noise in a log."""
+
+INTERVAL_S = 5.0
+"""How far the store may lie behind, plus the time of one upload."""
+
+
+class Mirror:
+    """One attempt's way to the store. Everything is written whole; nothing below the attempt has a second writer."""
+
+    def __init__(
+        self,
+        store: Store,
+        attempt: AttemptSpec,
+        paths: AttemptPaths,
+        *,
+        unit: str,
+        total: int,
+        on_lines: Callable[[list[str]], None],
+    ) -> None:
+        self.status: dict[str, Any] = {
+            "status": "running",
+            "stage": "starting",
+            "start_iteration": attempt.start_iteration,
+            "done": attempt.start_iteration,
+            "total": total,
+            "unit": unit,
+            "reward": None,
+            **own_beat(),
+            "began_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        self.cancel_requested = threading.Event()
+        self.problem: SimyardError | None = None
+        """The last failed upload, until one succeeds."""
+        self._store = store
+        self._job = JobKeys(attempt.job.job_id)
+        self._keys: AttemptKeys = self._job.attempt(attempt.number).node(attempt.node)
+        self._attempt = attempt
+        self._paths = paths
+        self._sent: dict[Path, tuple[int, int]] = {}
+        self._on_lines = on_lines
+        self._log_offset = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="mirror", daemon=True)
+
+    def start(self) -> None:
+        """Begin to carry, every few seconds, on a thread of its own: a slow store never slows the simulation."""
+        self._sync()
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Stop the thread and carry what is left.
+
+        Raises:
+            SimyardError: If the store still cannot be written.
+        """
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._sync()
+        if self.problem:
+            raise self.problem
+
+    def _loop(self) -> None:
+        while not self._stop.wait(INTERVAL_S):
+            self._sync()
+
+    def beat(self) -> None:
+        """Write the heartbeat and look for a request to stop."""
+        self._try(self._beat)
+
+    def _sync(self) -> None:
+        self._try(self._carry_all, self._beat)
+
+    def _try(self, *steps: Callable[[], None]) -> None:
+        try:
+            for step in steps:
+                step()
+            self.problem = None
+        # The next round tries again: a store that is away for a minute, or a file that vanished, loses nothing.
+        except SimyardError as error:
+            self.problem = error
+        except OSError as error:
+            self.problem = StoreError(f"Cannot read what the attempt left: {error}.", code="unreadable")
+
+    def _carry_all(self) -> None:
+        for path, name in self._files():
+            self._carry(path, name)
+        self._forward_log()
+
+    def _beat(self) -> None:
+        self.status |= own_beat()
+        self._store.put_json(self._keys.status, self.status)
+        if self._store.exists(self._job.cancel):
+            self.cancel_requested.set()
+
+    def _files(self) -> Iterator[tuple[Path, str]]:
+        """Yield what is to be carried, with its artifact name."""
+        root = self._paths
+        for path in (
+            root.runner_log,
+            root.staging_log,
+            root.user_log,
+            root.stdout,
+            root.stderr,
+            root.telemetry,
+            root.diagnostics,
+            root.versions,
+        ):
+            yield path, path.name
+        for path in sorted(root.output.rglob("*")):
+            name = path.relative_to(root.output)
+            # What is still being written lies under a name that begins with a dot, and is renamed when it is whole.
+            if path.is_file() and not any(part.startswith(".") for part in name.parts):
+                yield path, str(name)
+
+    def _carry(self, path: Path, name: str) -> None:
+        try:
+            now = path.stat()
+        except FileNotFoundError:
+            return
+        mark = (now.st_size, now.st_mtime_ns)
+        if self._sent.get(path) != mark:
+            self._store.put_file(self._keys.file(name), path)
+            self._sent[path] = mark
+
+    def _forward_log(self) -> None:
+        """Hand new lines of output on, in one batch a round."""
+        if not self._paths.stdout.exists():
+            return
+        with self._paths.stdout.open("rb") as file:
+            file.seek(self._log_offset)
+            data = file.read()
+        whole = data.rfind(b"\n") + 1
+        self._log_offset += whole
+        if lines := readable_lines(data[:whole]):
+            self._on_lines(lines)
+
+
+def readable_lines(data: bytes) -> list[str]:
+    """Return the lines of a log as a person reads them, without a terminal's styling and decoration."""
+    lines = [_STYLING.sub("", line).rstrip() for line in data.decode("utf-8", errors="replace").splitlines()]
+    return [line for line in lines if line and not _DECORATION.fullmatch(line)]

@@ -1,0 +1,274 @@
+"""An attempt as a flow run of `run-job` in a work pool: launched once, found again, given up when lost."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import Any
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterIdempotencyKey
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound, TerminationSignal
+from prefect.states import Cancelled, Crashed
+
+from simyard.core.errors import Category, Failure, RequestError, StoreError, WorkloadError, unknown
+from simyard.core.specs import JobSpec
+from simyard.store.keys import AttemptKeys, JobKeys
+from simyard.store.store import Store
+from simyard.tasks.attempt.attempt import CANCELED, Observer
+from simyard.tasks.cluster.gpu_limits import holding
+from simyard.tasks.kinds import kind_of
+from simyard.tasks.launch import ask_to_cancel, raise_failure
+from simyard.tasks.shared import history
+
+FLOW, NODE_FLOW = "run-job", "run-node"
+GPU_SIDE = {
+    FLOW: ("run_job", "One attempt at a job, on the machine that has the simulator."),
+    NODE_FLOW: ("run_node", "One more machine of an attempt that needs several."),
+    "run-slot": ("run_slot", "A warm simulator for the rollouts of one managed training run, and its trainer."),
+    "prewarm": ("prewarm", "Leave a warm simulator on the machine, for jobs to come."),
+    "check-machine": ("check_machine", "Look at the machine for `simyard doctor`: simulator, GPU, disk, caches."),
+}
+"""The flows that run where the simulator is: their modules, and what Prefect's UI says of them."""
+QUEUES = {"high": "high", "normal": "default", "low": "low"}
+"""The work queues of a pool by the priority of jobs, the most urgent first; `default` is Prefect's own."""
+POLL_S = 1.0
+SILENCE_S = 300.0
+"""A running attempt writes its status every few seconds; after this long without a new one it is taken for lost."""
+STARTING_S = 3600.0
+"""From a worker taking the attempt to its first status: an image may be pulled, packages installed, kernels built."""
+
+
+def require_pool(pool: str) -> None:
+    """Raise `RequestError` unless the Prefect server has this work pool."""
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_work_pool(pool)
+        except ObjectNotFound:
+            pools = [known.name for known in client.read_work_pools()]
+            error = unknown("pool", pool, pools, code="unknown_pool")
+            raise (
+                error
+                if pools
+                else RequestError(
+                    f"There is no work pool {pool!r}.",
+                    code="unknown_pool",
+                    advice=f"Create it: prefect work-pool create {pool} --type process",
+                )
+            ) from None
+
+
+def launch_in_pool(spec: JobSpec, store: Store, store_ref: str, pool: str, observer: Observer) -> None:
+    """Make one attempt in a work pool and wait for its end.
+
+    Whatever interrupts the waiting, the attempt goes on, and the next call finds it again; only a cancel stops it.
+
+    Raises:
+        RequestError: The job needs more GPUs than the pool or the project may hold.
+        WorkloadError: If it failed, or was lost.
+    """
+    with get_client(sync_client=True) as client:
+        number, run = _standing(client, spec, store)
+        with holding(client, spec, store_ref, pool, observer, wait=run is None):
+            runs = _launch(client, spec, number, store_ref, pool)
+            try:
+                state = _wait(client, runs, spec, store, number, observer)
+            except (KeyboardInterrupt, TerminationSignal) as error:
+                if observer.why_stopped(error).category is Category.CANCELED:
+                    ask_to_cancel(store, spec.job_id)
+                raise
+    attempt = {past.number: past for past in history.attempts(store, spec.job_id)}.get(number)
+    if attempt is None or attempt.outcome is None:
+        raise WorkloadError(_without_outcome(runs[0], state, begun=attempt is not None))
+    raise_failure(attempt.outcome)
+
+
+def _standing(client: SyncPrefectClient, spec: JobSpec, store: Store) -> tuple[int, FlowRun | None]:
+    """Return the number of the attempt to wait for, and its flow run where it was launched before."""
+    past = {attempt.number: attempt for attempt in history.attempts(store, spec.job_id)}
+    number = max(past, default=1)
+    while (run := _find(client, spec, number)) is not None or number in past:
+        ended = run is None or (run.state and run.state.is_final()) or (number in past and past[number].outcome)
+        if run is not None and not ended:
+            return number, run
+        number += 1
+    return number, None
+
+
+def _launch(client: SyncPrefectClient, spec: JobSpec, number: int, store_ref: str, pool: str) -> list[FlowRun]:
+    """Launch an attempt, a flow run for each of its machines; those that were launched before are found again."""
+    runs = []
+    for flow in (FLOW, NODE_FLOW)[: spec.nodes]:
+        deploy(client, pool, flow)
+    for node in range(spec.nodes):
+        flow, key = (FLOW, _key(spec, number)) if node == 0 else (NODE_FLOW, f"{_key(spec, number)}-node-{node}")
+        launched = run_deployment(
+            f"{flow}/{pool}",
+            parameters={"job_id": spec.job_id, "attempt": number, "store": store_ref}
+            | ({"node": node} if node else {}),
+            flow_run_name=key,
+            idempotency_key=key,
+            timeout=0,
+            work_queue_name=QUEUES[spec.priority] if spec.priority != "normal" else None,
+            job_variables=None if spec.gpus is None else {"gpu_count": str(spec.gpus)},
+        )
+        assert isinstance(launched, FlowRun)
+        runs.append(launched)
+    return runs
+
+
+def _key(spec: JobSpec, number: int) -> str:
+    return f"{spec.job_id}-{number}"
+
+
+def _find(client: SyncPrefectClient, spec: JobSpec, number: int) -> FlowRun | None:
+    """Return the flow run of an attempt, if it was ever launched in a pool."""
+    key = FlowRunFilterIdempotencyKey(any_=[_key(spec, number)])
+    found = client.read_flow_runs(flow_run_filter=FlowRunFilter(idempotency_key=key))
+    return found[0] if found else None
+
+
+def deploy(client: SyncPrefectClient, pool: str, flow: str) -> None:
+    """Make sure the pool has its deployment of a flow; one that an operator made stays as it is."""
+    try:
+        if client.read_deployment_by_name(f"{flow}/{pool}").work_pool_name == pool:
+            return
+    except ObjectNotFound:
+        pass
+    send(client, pool, flow)
+
+
+def send(client: SyncPrefectClient, pool: str, flow: str) -> str:
+    """Have the server know the pool's deployment of a flow.
+
+    Args:
+        client: Of the Prefect server.
+        pool: The work pool; the deployment has its name.
+        flow: One of `GPU_SIDE`.
+
+    Returns:
+        `created`, `updated` or `unchanged`.
+    """
+    module, description = GPU_SIDE[flow]
+    # The code is part of the worker's installation, so nothing is pulled. Prefect still copies the folder that a run
+    # starts in: a process worker has an empty one for it, and the templates of containers name another.
+    entrypoint = f"simyard.flows.{module}.{module}"
+    change = "created"
+    with suppress(ObjectNotFound):
+        known = client.read_deployment_by_name(f"{flow}/{pool}")
+        if (known.work_pool_name, known.entrypoint, known.description) == (pool, entrypoint, description):
+            return "unchanged"
+        change = "updated"
+    client.create_deployment(
+        flow_id=client.create_flow_from_name(flow),
+        name=pool,
+        work_pool_name=pool,
+        entrypoint=entrypoint,
+        description=description,
+        enforce_parameter_schema=False,
+    )
+    return change
+
+
+def _wait(
+    client: SyncPrefectClient, runs: list[FlowRun], spec: JobSpec, store: Store, number: int, observer: Observer
+) -> State[Any]:
+    job = JobKeys(spec.job_id)
+    attempt = job.attempt(number)
+    run, *others = runs
+    news: object = None
+    heard = reached = time.monotonic()  # this machine's clock alone: the attempt's may be minutes away from it
+    while True:
+        try:
+            status: dict[str, Any] | None = history.read_or_none(store, attempt.status)
+            ended = status is not None and status["status"] != "running" and store.exists(attempt.outcome)
+            stop = observer.canceled() or store.exists(job.cancel)
+            state = client.read_flow_run(run.id).state
+            _tell_of_lost(client, others, store, attempt)
+        except (StoreError, httpx.HTTPError):
+            # The store or the server restarts, say: the attempt goes on meanwhile, so this waits.
+            if time.monotonic() - reached > SILENCE_S:
+                raise
+            time.sleep(POLL_S)
+            continue
+        assert state is not None
+        reached = time.monotonic()
+        observer.progress(status or _not_begun(spec, state))
+        if ended or state.is_final():
+            _drop(client, others)
+            return state
+        if stop:
+            ask_to_cancel(store, spec.job_id)
+            if state.is_scheduled() or state.is_pending():
+                client.set_flow_run_state(run.id, Cancelled(), force=True)
+                _drop(client, others)
+                raise WorkloadError(CANCELED)
+        latest = (state.id, status and status.get("updated_at"))
+        if latest != news or state.is_scheduled():
+            news, heard = latest, reached
+        patience = SILENCE_S if status else STARTING_S
+        if reached - heard > patience:
+            client.set_flow_run_state(run.id, Crashed(message="Its supervisor fell silent."), force=True)
+            _drop(client, others)
+            raise WorkloadError(_lost(f"The attempt has been silent for {patience:.0f} s."))
+        time.sleep(POLL_S)
+
+
+def _tell_of_lost(client: SyncPrefectClient, others: list[FlowRun], store: Store, attempt: AttemptKeys) -> None:
+    """Tell the attempt's first machine of another one that died without a word: its worker knows, nobody else."""
+    for node, run in enumerate(_now(client, others), start=1):
+        state = run.state
+        if state is None or not state.is_final() or state.is_completed() or store.exists(attempt.machine_lost):
+            continue
+        if not store.exists(attempt.node(node).outcome):
+            message = f"Machine {node + 1}, flow run {run.name!r}, ended as {state.name!r}: {state.message}"
+            store.put_json(attempt.machine_lost, {"message": message})
+
+
+def _now(client: SyncPrefectClient, runs: list[FlowRun]) -> list[FlowRun]:
+    """Return flow runs as they stand now, by one request however many there are."""
+    if not runs:
+        return []
+    found = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id for run in runs])))
+    by_id = {run.id: run for run in found}
+    return [by_id.get(run.id, run) for run in runs]
+
+
+def _drop(client: SyncPrefectClient, others: list[FlowRun]) -> None:
+    """Withdraw those of an attempt's further machines that never began; the others see that it is over."""
+    for run in _now(client, others):
+        state = run.state
+        if state is not None and (state.is_scheduled() or state.is_pending()):
+            client.set_flow_run_state(run.id, Cancelled(), force=True)
+
+
+def _not_begun(spec: JobSpec, state: State[Any]) -> dict[str, Any]:
+    """Return what to show of an attempt that has written nothing yet."""
+    stage = "waiting for a worker" if state.is_scheduled() else "starting"
+    kind = kind_of(spec)
+    return {"stage": stage, "done": 0, "total": kind.total(spec), "unit": kind.unit, "reward": None}
+
+
+def _without_outcome(run: FlowRun, state: State[Any], *, begun: bool) -> Failure:
+    if state.is_cancelled():
+        return CANCELED
+    if state.is_crashed() or begun:
+        return _lost(f"Flow run {run.name!r} ended as {state.name!r}, and left no outcome: {state.message}")
+    return Failure(
+        code="attempt_refused",
+        category=Category.USER,
+        message=f"Flow run {run.name!r} could not begin: {state.message}",
+        advice="Its log says more; the worker must reach the same store.",
+    )
+
+
+def _lost(message: str) -> Failure:
+    return Failure(
+        code="attempt_lost",
+        category=Category.INFRA,
+        message=message,
+        advice="Its machine or its worker died; the next attempt goes on from the last checkpoint in the store.",
+    )

@@ -1,0 +1,179 @@
+"""The machines of one attempt that needs several: they meet through the store, begin together and end together.
+
+The first machine makes the attempt; what it says, goes. The others wait for its word where to meet, say when they are
+ready, and look at it all the while; it looks at them. One that fails or falls silent ends all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from simyard.core.errors import Category, Failure, WorkloadError
+from simyard.core.specs import AttemptSpec, JobSpec, World
+from simyard.store.keys import JobKeys
+from simyard.store.store import Store
+from simyard.tasks.shared import history
+
+SILENCE_S = 60.0
+"""A machine writes its heartbeat every few seconds; after this long without one it is lost."""
+GATHERING_S = 3600.0
+"""From the first machine's word until all are ready: nodes may have to come up, images to be pulled."""
+LOOK_S = 2.0
+"""Seconds between two looks at the other machines."""
+SYMPTOM, SYMPTOM_S = "rank_lost", 15.0
+"""What a machine reports whose connection broke, and how long the others have to say why."""
+ADDRESS = "SIMYARD_NODE_ADDRESS"
+
+
+class Machines:
+    """The machines of an attempt, seen from one of them."""
+
+    def __init__(self, store: Store, job: JobSpec, number: int, node: int) -> None:
+        self._store = store
+        self._job = job
+        self._node = node
+        self._keys = JobKeys(job.job_id).attempt(number)
+        self._heard: dict[int, tuple[object, float]] = {}
+        self._looked = 0.0
+        self._last: Failure | None = None
+
+    @property
+    def _first(self) -> bool:
+        return self._node == 0
+
+    def invite(self, attempt: AttemptSpec) -> None:
+        """Say where to meet and from which checkpoint; the first machine does."""
+        self._store.put_json(
+            self._keys.meeting,
+            {**attempt.to_json(), "job": None},  # the job is in the store already
+        )
+
+    def gather(self, wait: Callable[[str], None]) -> None:
+        """Return once every machine is ready: the first one waits for the others, they for its word.
+
+        Args:
+            wait: Called while it waits, with what for; it may raise.
+
+        Raises:
+            WorkloadError: A machine fails meanwhile, or does not come.
+        """
+        if self._first:
+            for node in range(1, self._job.nodes):
+                self._await(self._keys.node(node).ready, f"machine {node + 1} of {self._job.nodes}", wait)
+            self._store.put_json(self._keys.go, {"at": _now()})
+            return
+        self._store.put_json(self._keys.node(self._node).ready, {"at": _now(), "host": socket.gethostname()})
+        self._await(self._keys.go, f"the other {self._job.nodes - 1} machines", wait)
+
+    def lost(self) -> Failure | None:
+        """Return why this machine must end its part: another one has failed, fell silent, or is done without it."""
+        if time.monotonic() - self._looked < LOOK_S:
+            return self._last
+        self._looked = time.monotonic()
+        others = range(1, self._job.nodes) if self._first else (0,)
+        self._last = next(filter(None, map(self._trouble, others)), None)
+        if self._last is None and self._first and (told := history.read_or_none(self._store, self._keys.machine_lost)):
+            self._last = _lost(told["message"])
+        return self._last
+
+    def first_cause(self, failure: Failure) -> Failure:
+        """Return what began it: a machine whose connection broke sees that only, and the other one knows why."""
+        deadline = time.monotonic() + SYMPTOM_S
+        while self._first and failure.code == SYMPTOM and time.monotonic() < deadline:
+            self._looked = 0.0
+            if (cause := self.lost()) is not None and cause.code != SYMPTOM:
+                return cause
+            time.sleep(LOOK_S / 2)
+        return failure
+
+    def _await(self, key: str, what: str, wait: Callable[[str], None]) -> None:
+        deadline = time.monotonic() + GATHERING_S
+        while not self._store.exists(key):
+            if failure := self.lost():
+                raise WorkloadError(failure)
+            if time.monotonic() > deadline:
+                raise WorkloadError(_lost(f"{what} was not ready within {GATHERING_S:.0f} s."))
+            wait(f"waiting for {what}")
+            time.sleep(LOOK_S / 2)
+
+    def _trouble(self, node: int) -> Failure | None:
+        """Return what is wrong with another machine, if anything is."""
+        keys = self._keys.node(node)
+        outcome = history.read_or_none(self._store, keys.outcome)
+        if outcome is not None:
+            return _of_another(node, outcome)
+        status = history.read_or_none(self._store, keys.status)
+        said = status and status.get("updated_at")
+        if said is None:
+            return None  # it has not begun; whoever launched it knows more
+        before, since = self._heard.get(node, (None, 0.0))
+        if said != before:
+            self._heard[node] = (said, time.monotonic())  # this machine's clock alone: the other's may be off
+        elif time.monotonic() - since > SILENCE_S:
+            return _lost(f"Machine {node + 1} of {self._job.nodes} has been silent for {SILENCE_S:.0f} s.")
+        return None
+
+
+def invitation(store: Store, job: JobSpec, number: int, node: int) -> AttemptSpec:
+    """Return what one of the further machines is to do, once the first one has said so.
+
+    Raises:
+        WorkloadError: It does not say so in time.
+    """
+    keys = JobKeys(job.job_id).attempt(number)
+    deadline = time.monotonic() + GATHERING_S
+    while (told := history.read_or_none(store, keys.meeting)) is None:
+        if store.exists(keys.outcome) or time.monotonic() > deadline:
+            raise WorkloadError(_lost("The first machine of the attempt did not say where to meet."))
+        time.sleep(LOOK_S / 2)
+    attempt = AttemptSpec.from_json({**told, "job": job.to_json()})
+    assert attempt.world is not None
+    return replace(attempt, world=replace(attempt.world, node=node))
+
+
+def a_world() -> World:
+    """Return a meeting point on this machine, as the others reach it."""
+    address = os.environ.get(ADDRESS) or _own_address()
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = int(probe.getsockname()[1])
+    return World(node=0, address=address, port=port, timestamp=datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+
+
+def _own_address() -> str:
+    """Return the address by which this machine reaches its Prefect server: the others of a pool reach that one too."""
+    server = urlsplit(os.environ.get("PREFECT_API_URL", "")).hostname or "127.0.0.1"
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((server, 9))  # sends nothing
+            return str(probe.getsockname()[0])
+    except OSError:
+        return socket.gethostname()
+
+
+def _of_another(node: int, outcome: dict[str, Any]) -> Failure | None:
+    """Return what the end of another machine means for this one."""
+    if outcome["failure"] is None:
+        return None  # done; this one is about to be
+    failure = Failure.from_json(outcome["failure"])
+    return replace(failure, message=f"On machine {node + 1}: {failure.message}")
+
+
+def _lost(message: str) -> Failure:
+    return Failure(
+        code="machine_lost",
+        category=Category.INFRA,
+        message=message,
+        advice="Its log or its flow run says more; the next attempt goes on from the last checkpoint in the store.",
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,164 @@
+"""Which policy a request means: the first source that is given counts."""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from simyard.core.errors import RequestError
+from simyard.core.specs import InputFile, JobSpec, PolicyFile
+from simyard.requests.jobs import FromJob, PolicyConfig
+from simyard.runner.rl import Library, Scale, get_library
+from simyard.runner.rl.checkpoints import discover
+from simyard.store.keys import JobKeys
+from simyard.store.store import KeyNotFound, Store
+from simyard.tasks.kinds.train_uploader import NORMALIZER
+from simyard.tasks.shared import history
+from simyard.tasks.shared.inputs import LocalInput, find_input, is_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundPolicies:
+    """The policies, and the training job that they come from."""
+
+    policies: tuple[PolicyFile, ...]
+    """Fewest iterations first."""
+    inputs: tuple[LocalInput, ...] = ()
+    """Files that the store may not have yet."""
+    trained_by: JobSpec | None = None
+
+
+def find_policies(config: PolicyConfig, trained_by: JobSpec | None, store: Store, base: Path) -> FoundPolicies:
+    """Find what a request points to.
+
+    Args:
+        config: The request's section.
+        trained_by: The frozen job of `config.from_job`, if that is given.
+        store: Where that job lives.
+        base: Folder of the config.
+
+    Raises:
+        RequestError: If there is no such checkpoint.
+    """
+    library = get_library(config.rl_library or (trained_by.library if trained_by else "rsl_rl"))
+    if trained_by is not None and trained_by.library != library.name:
+        raise RequestError(
+            f"fromJob: {trained_by.job_id!r} trained with {trained_by.library!r}, and rlLibrary is {library.name!r}.",
+            code="wrong_library",
+            advice=f"Leave rlLibrary out, or set it to {trained_by.library!r}.",
+        )
+    for reference, field in (
+        (config.checkpoint_path, "checkpointPath"),
+        (config.policy_s3_uri, "policyS3Uri"),
+        (config.policy_path, "policyPath"),
+    ):
+        if reference is not None:
+            found = find_input(reference, _folder_of(reference, base), field)
+            policy = PolicyFile(checkpoint=found.file, iteration=library.iteration_in_name(found.path.name))
+            return FoundPolicies(policies=(policy,), inputs=(found,))
+    if config.from_job is not None:
+        assert trained_by is not None
+        chosen = _of_job(config.from_job, trained_by, store, library)
+        return FoundPolicies(policies=tuple(chosen), trained_by=trained_by)
+    beside = discover(base, library.name)
+    if not beside:
+        raise RequestError(
+            f"No checkpoint of {library.name!r} beside the config, in {str(base)!r}.",
+            code="no_checkpoint",
+            advice="Give checkpointPath, policyS3Uri, policyPath or fromJob.",
+        )
+    found = find_input(beside[-1].name, beside[-1].parent, "checkpointPath")
+    policy = PolicyFile(checkpoint=found.file, iteration=library.iteration_in_name(found.path.name))
+    return FoundPolicies(policies=(policy,), inputs=(found,))
+
+
+def _folder_of(reference: str, base: Path) -> Path:
+    """Return the folder a relative path starts from: the config's, or the one above, which holds the whole asset."""
+    return base.parent if not is_file(base / reference) and is_file(base.parent / reference) else base
+
+
+def _of_job(wanted: FromJob, spec: JobSpec, store: Store, library: Library) -> list[PolicyFile]:
+    points = history.resume_points(store, spec.job_id)
+    normalizer = _normalizer(spec, store)
+    policies = [
+        PolicyFile(
+            checkpoint=point.checkpoint,
+            iteration=point.iteration,
+            trusted=True,
+            # It is written once, at training's end, and an earlier policy saw other statistics.
+            normalizer=normalizer if point.iteration == spec.last_iteration else None,
+        )
+        for point in {point.iteration: point for point in points}.values()
+    ]
+    if not policies:
+        raise RequestError(
+            f"fromJob: {spec.job_id!r} has no valid checkpoint.", code="no_checkpoint", advice="Wait, or train again."
+        )
+    if every := re.fullmatch(r"every:(\d+)", wanted.which):
+        step = int(every.group(1))
+        return [policy for index, policy in enumerate(reversed(policies)) if index % step == 0][::-1]
+    match wanted.which:
+        case "all":
+            return policies
+        case "latest":
+            return policies[-1:]
+        case "best":
+            return [_best(policies, spec, store, library)]
+    chosen = [policy for policy in policies if policy.iteration == wanted.iteration]
+    if not chosen:
+        have = ", ".join(str(policy.iteration) for policy in policies)
+        raise RequestError(
+            f"fromJob: {spec.job_id!r} has no checkpoint of iteration {wanted.iteration}.",
+            code="no_checkpoint",
+            advice=f"It has {have}.",
+        )
+    return chosen
+
+
+def _best(policies: list[PolicyFile], spec: JobSpec, store: Store, library: Library) -> PolicyFile:
+    """Return the checkpoint with the highest mean return that training had logged by its iteration."""
+    past = history.attempts(store, spec.job_id)
+    facts = next((a.outcome["facts"] for a in reversed(past) if a.outcome and a.outcome["facts"]), None)
+    rewards = _logged_returns(spec, store, library.reward_tag)
+    if facts is None or not rewards:
+        raise RequestError(
+            f"fromJob: {spec.job_id!r} has logged no mean return to find the best checkpoint by.",
+            code="no_metrics",
+            advice="Use which 'latest', or evaluate 'all'.",
+        )
+    scale = Scale(num_envs=spec.num_envs, rollout=facts["rollout"])
+
+    def reward(policy: PolicyFile) -> float:
+        after = library.first_step(library.reward_tag, policy.iteration or 0, scale)
+        return max((item for item in rewards if item[0] < after), default=(0, float("-inf")))[1]
+
+    return max(policies, key=reward)
+
+
+def _normalizer(spec: JobSpec, store: Store) -> InputFile | None:
+    """Return the observation statistics that a training left in a file of their own, as sb3 does."""
+    job = JobKeys(spec.job_id)
+    for entry in (history.read_or_none(store, job.result) or {}).get("artifacts", []):
+        if entry["name"].startswith(f"{NORMALIZER}/"):
+            name = entry["name"].rpartition("/")[2]
+            key = job.artifact(entry["name"])
+            return InputFile(name=name, key=key, sha256=entry["sha256"], size_bytes=entry["size_bytes"])
+    return None
+
+
+def _logged_returns(spec: JobSpec, store: Store, tag: str) -> list[tuple[int, float]]:
+    """Return (step, mean return) of the whole job, or of its last attempt while it runs."""
+    job = JobKeys(spec.job_id)
+    candidates = [
+        job.artifact("metrics.csv"),
+        *(a.keys.file("metrics.csv") for a in history.attempts(store, spec.job_id)),
+    ]
+    for key in candidates:
+        try:
+            rows = list(csv.DictReader(store.get_bytes(key).decode().splitlines()))
+        except KeyNotFound:
+            continue
+        return [(int(row["step"]), float(row[tag])) for row in rows if row.get(tag)]
+    return []

@@ -1,0 +1,147 @@
+"""Training: checkpoints, and one metrics table of all attempts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from simyard.core.paths import AttemptPaths
+from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint
+from simyard.runner.progress import Reader, training_reader
+from simyard.runner.rl import Library, Scale, get_library
+from simyard.store.store import Store
+from simyard.tasks.kinds.base import Kind, lacking
+from simyard.tasks.kinds.train_uploader import TrainingMirror
+from simyard.tasks.metrics import curves
+from simyard.tasks.metrics.events import EventReader
+from simyard.tasks.metrics.table import MetricsTable
+from simyard.tasks.shared.artifact_writer import Keeper
+from simyard.tasks.shared.history import PastAttempt
+from simyard.tasks.shared.text import number
+from simyard.tasks.shared.verdict import Artifact, Verdict
+
+
+class TrainingKind(Kind):
+    """A policy is trained."""
+
+    name = "train"
+    unit = "iteration"
+    reward_name = "final reward"
+    config_name = "training-config.json"
+    promised = ("params/env.yaml", "params/agent.yaml", "versions.json")
+    rebuilt = ("metrics.csv", "metrics_time.csv", "checkpoints/")
+
+    def total(self, spec: JobSpec) -> int:
+        """Return the iterations the policy has seen in the end."""
+        return spec.last_iteration
+
+    def inputs(self, spec: JobSpec, resume: ResumePoint | None) -> list[InputFile]:
+        """Return the checkpoint to take up."""
+        return [resume.checkpoint] if resume else []
+
+    def reader(self, attempt: AttemptSpec, facts: Facts) -> Reader:
+        """Read what the library prints."""
+        job = attempt.job
+        scale = Scale(num_envs=job.num_envs, rollout=facts.rollout)
+        return training_reader(get_library(job.library), scale, attempt.start_iteration)
+
+    def mirror(
+        self,
+        store: Store,
+        attempt: AttemptSpec,
+        paths: AttemptPaths,
+        facts: Facts | None,
+        on_lines: Callable[[list[str]], None],
+    ) -> TrainingMirror:
+        """Carry checkpoints and metrics too."""
+        scale = Scale(num_envs=attempt.job.num_envs, rollout=facts.rollout if facts else 1)
+        return TrainingMirror(store, attempt, paths, get_library(attempt.job.library), scale, on_lines=on_lines)
+
+    def missing(self, spec: JobSpec, outcome: dict[str, Any], artifacts: tuple[Artifact, ...]) -> list[str]:
+        """Ask for the last iteration's checkpoint, the very file that was opened, and for metrics."""
+        problems = lacking((*self.promised, *(["world.json"] if spec.ranks > 1 else [])), artifacts)
+        final = [a for a in artifacts if a.kind == "checkpoint" and a.extra["iteration"] == spec.last_iteration]
+        if not final:
+            problems.append(f"no checkpoint of iteration {spec.last_iteration}")
+        elif outcome["opened"] and outcome["opened"][-1]["sha256"] != final[-1].sha256:
+            problems.append(f"{final[-1].name} is not the file that was opened")
+        if not any(artifact.kind == "events" for artifact in artifacts):
+            problems.append("no metrics: the library wrote no TensorBoard events")
+        return problems
+
+    def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> dict[str, Any]:
+        """Make metrics and curves anew from all attempts; return final and best of each tag."""
+        return _keep_metrics(spec, verdict, keeper)
+
+    def reward(self, spec: JobSpec, figures: dict[str, Any]) -> float | None:
+        """Return the last mean return."""
+        reward = figures.get(get_library(spec.library).reward_tag)
+        return None if reward is None else float(reward["final"]["value"])
+
+    def summary(self, figures: dict[str, Any]) -> None:
+        """Return nothing: every tag is in metrics.json."""
+
+    def headline(self, result: dict[str, Any]) -> str:
+        """Return how far it came."""
+        reward = "" if result["reward"] is None else f", final reward {result['reward']:.2f}"
+        return f"{result['done']} of {result['total']} iterations{reward}"
+
+    def report(self, spec: JobSpec, figures: dict[str, Any]) -> list[str]:
+        """Return the table of tags and the curves."""
+        if not figures:
+            return []
+        lines = ["", "| metric | final | best |", "|---|---|---|"]
+        for tag, fact in figures.items():
+            final, best = fact["final"]["value"], fact["best"]
+            lines.append(f"| {tag} | {number(final)} | {number(best['value'])} at {best['step']} |")
+        return [*lines, "", "![learning curves](curves.png)"]
+
+
+def _keep_metrics(spec: JobSpec, verdict: Verdict, keeper: Keeper) -> dict[str, Any]:
+    """Make one metrics file of all attempts from their own event files; return the summary of each tag."""
+    library, scratch = get_library(spec.library), keeper.scratch
+    table = MetricsTable()
+    for attempt, takeover in verdict.chain:
+        _add_events(table, spec, library, attempt, takeover, keeper)
+    summary = table.summary()
+    if not summary:
+        return {}
+    table.write_csv(scratch / "metrics.csv")
+    keeper.add("metrics.csv", "metrics", scratch / "metrics.csv")
+    if table.write_time_csv(scratch / "metrics_time.csv"):
+        keeper.add("metrics_time.csv", "metrics", scratch / "metrics_time.csv")
+    (scratch / "metrics.json").write_text(json.dumps(summary, indent=2, allow_nan=False), encoding="utf-8")
+    keeper.add("metrics.json", "metrics", scratch / "metrics.json")
+    if curves.draw(table.columns(), library.reward_tag, spec.name, scratch / "curves.png"):
+        keeper.add("curves.png", "plot", scratch / "curves.png")
+    return summary
+
+
+def _add_events(
+    table: MetricsTable,
+    spec: JobSpec,
+    library: Library,
+    attempt: PastAttempt,
+    takeover: int | None,
+    keeper: Keeper,
+) -> None:
+    facts = (attempt.outcome or {}).get("facts") or (attempt.status or {}).get("facts")
+    if facts is None:
+        return
+    scale = Scale(num_envs=spec.num_envs, rollout=facts["rollout"])
+    offset = library.step_offset(attempt.status["start_iteration"] if attempt.status else 0, scale)
+    prefix = attempt.keys.file("events")
+    for entry in keeper.store.list(prefix):
+        new = EventReader(keeper.fetch(entry.key)).read_new()
+        if takeover is not None:
+            new = {tag: series.before(library.first_step(tag, takeover, scale) - offset) for tag, series in new.items()}
+        # One folder a job, whatever each attempt called it: the tags keep their names.
+        folder = entry.key.removeprefix(prefix + "/").rpartition("/")[0]
+        table.add(_without_run_name(folder), new, offset)
+
+
+def _without_run_name(folder: str) -> str:
+    """`rsl_rl/cartpole/2026-01-01_10-00-00/rank_1` -> `rsl_rl/rank_1`: a new attempt has a new name for its run."""
+    parts = folder.split("/")
+    return "/".join(parts[:1] + parts[3:])

@@ -1,0 +1,168 @@
+"""Trainers as child processes of this machine, with the contract of a container."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from simyard.core.errors import RequestError
+from simyard.requests.settings import Site
+from simyard.runner.workload import TOKEN, kill_family, with_token
+from simyard.tasks.attempt.telemetry import gpu_count
+from simyard.tasks.managed.engines.base import INPUT, OUTPUT, STDERR, STDOUT, Exit, TrainerCall
+
+_PYTHONS = ("python", "python3")
+_LOOK_S = 0.5
+"""How often its memory is looked at: that goes through all processes of the machine."""
+
+
+class LocalEngine:
+    """Runs a trainer in a process group of its own, beside a guard that kills it when this process is gone."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    def require(self, image: str, gpus: int) -> None:
+        """Check that the GPUs are here."""
+        if gpus > (have := gpu_count()):
+            raise RequestError(
+                f"trainer_spec.resources.gpu is {gpus}, and this machine has {have or 'no'} GPU{'s' * (have > 1)}.",
+                code="no_gpu",
+                advice=f"Ask for {have} or fewer, or name a --pool that has them.",
+            )
+
+    def seen(self, folder: Path) -> tuple[str, str]:
+        """Return the folders themselves."""
+        return str(folder / INPUT), str(folder / OUTPUT)
+
+    def start(self, call: TrainerCall) -> _Child:
+        """Start it; what is left of a call of this name is ended first: nobody could say any more how that ends."""
+        self.sweep(call.name)
+        program = find_program(call.argv, call.work, self._site.python)
+        env = self._site.workload_env(embedded_assets=False) | _limits(call) | dict(call.env) | {TOKEN: call.name}
+        guard = [sys.executable, "-S", "-c", _GUARD, str(math.ceil(call.cpus)), program, *call.argv[1:]]
+        with (call.folder / STDOUT).open("wb") as stdout, (call.folder / STDERR).open("wb") as stderr:
+            process = subprocess.Popen(
+                guard, env=env, cwd=call.work, stdin=subprocess.PIPE, stdout=stdout, stderr=stderr,
+                start_new_session=True,
+            )  # fmt: skip
+        return _Child(process, call)
+
+    def sweep(self, name: str) -> None:
+        """Kill what is left of the call of this name."""
+        kill_family(name)
+
+
+# It stands between this process and the trainer: a pipe tells it that this process is gone, however it went, and it
+# kills the group then. It ends as the trainer did. Run by `python -c`, so that nothing but the standard library loads.
+_GUARD = """
+import os, signal, subprocess, sys, threading
+def gone():
+    while os.read(0, 1024): pass
+    os.killpg(0, signal.SIGKILL)
+cores = sorted(os.sched_getaffinity(0))
+os.sched_setaffinity(0, cores[:int(sys.argv[1])])
+child = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL)
+signal.signal(signal.SIGTERM, lambda *_: None)
+threading.Thread(target=gone, daemon=True).start()
+code = child.wait()
+if code < 0:
+    signal.signal(-code, signal.SIG_DFL) if -code not in (signal.SIGKILL, signal.SIGSTOP) else None
+    os.kill(os.getpid(), -code)
+os._exit(code)
+"""
+
+
+class _Child:
+    """A trainer that runs as a child process."""
+
+    def __init__(self, process: subprocess.Popen[bytes], call: TrainerCall) -> None:
+        self._process = process
+        self._call = call
+        self._looked = time.monotonic()
+        self._exit: Exit | None = None
+
+    def poll(self) -> Exit | None:
+        """Return how it ended; what it started and left running is killed then."""
+        if self._exit is None:
+            code = self._process.poll()
+            if code is None:
+                self._watch_memory()
+            else:
+                kill_family(self._call.name)
+                self._exit = Exit(code=code) if code >= 0 else Exit(code=None, signal=signal.Signals(-code).name)
+        return self._exit
+
+    def end(self, grace_s: float) -> None:
+        """End the whole family."""
+        if self._process.poll() is None and grace_s > 0:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(grace_s)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        kill_family(self._call.name)
+        self._process.wait()
+
+    def _watch_memory(self) -> None:
+        """End it when all its processes together have more memory than they may."""
+        if time.monotonic() - self._looked < _LOOK_S:
+            return
+        self._looked = time.monotonic()
+        used = 0
+        for pid in with_token(self._call.name):
+            with suppress(psutil.Error):
+                used += psutil.Process(pid).memory_info().rss
+        if used > self._call.memory_bytes:
+            self.end(0.0)
+            self._exit = Exit(code=None, signal="SIGKILL", out_of_memory=True)
+
+
+def _limits(call: TrainerCall) -> dict[str, str]:
+    """Return what keeps numerical libraries to the cores and the GPUs that were asked for."""
+    cores = str(math.ceil(call.cpus))
+    limits = {name: cores for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    return limits | {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(call.gpus)))}
+
+
+def find_program(argv: Sequence[str], folder: Path, python: str) -> str:
+    """Return the program's path; `python` is the one that has the simulator.
+
+    Args:
+        argv: The entrypoint.
+        folder: Where a relative path starts from.
+        python: The site's Python.
+
+    Raises:
+        RequestError: If there is no such program, or no such script for Python.
+    """
+    program = argv[0]
+    if program in _PYTHONS:
+        script = argv[1] if len(argv) > 1 else ""
+        if script.endswith(".py") and not (folder / script).is_file():
+            raise RequestError(
+                f"trainer_spec.entrypoint: there is no file {script!r} in {str(folder)!r}.",
+                code="no_program",
+                advice="Name a script relative to the request's folder, or by its whole path.",
+            )
+        return python
+    here = folder / program
+    found = str(here) if "/" in program and os.access(here, os.X_OK) else shutil.which(program)
+    if found is None:
+        raise RequestError(
+            f"trainer_spec.entrypoint: there is no program {program!r}.",
+            code="no_program",
+            advice=f"Name one on PATH, a path relative to {str(folder)!r}, or python.",
+        )
+    return found

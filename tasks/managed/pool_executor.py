@@ -1,0 +1,358 @@
+"""Slots of a work pool: one flow run each, which keeps a warm simulator for the whole run and takes its orders here.
+
+The control side writes an order under the next number and waits for the outcome that the work itself leaves: a
+rollout's attempt, or a call of the trainer. Both sides only read and write objects, so either may be killed and come
+back, and the store may be away for a while.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.deployments import run_deployment
+from prefect.states import Cancelled, Crashed
+
+from simyard.core.errors import Category, Failure, RequestError, SimyardError, StoreError, WorkloadError
+from simyard.core.specs import Bounds, JobSpec
+from simyard.requests.settings import Site
+from simyard.store.keys import RunKeys
+from simyard.store.store import Store
+from simyard.tasks.attempt.attempt import CANCELED, Observer
+from simyard.tasks.cluster.pool_launch import deploy
+from simyard.tasks.launch import ask_to_cancel, is_done, launch_inline, raise_failure
+from simyard.tasks.managed.run import RunSpec, load_run, now
+from simyard.tasks.managed.trainer import TrainerAttempt, TrainerObserver, check_trainer, outcome_of, run_trainer
+from simyard.tasks.sessions.pool import Sessions
+from simyard.tasks.shared import history
+from simyard.tasks.shared.heartbeat import own_beat
+from simyard.tasks.shared.history import load_spec, read_or_none
+
+FLOW = "run-slot"
+POLL_S, LATER_POLL_S = 0.05, 0.25
+"""How often either side looks, in the first seconds and after them."""
+LOOK_S = 2.0
+"""How often the control side asks Prefect after the flow run, and a slot tells that it lives."""
+SILENCE_S = 60.0
+"""A slot that has told nothing for so long, all the while that the store could be read, is taken for lost."""
+STARTING_S = 3600.0
+"""From a worker taking the slot to its first sign of life."""
+IDLE_S = 900.0
+"""A slot without an order for so long ends: nobody drives the run. The next order starts another."""
+
+
+class PoolCrew:
+    """The slots of one run in a work pool."""
+
+    def __init__(self, run: RunSpec, store: Store, store_ref: str, pool: str, canceled: Callable[[], bool],
+                 leaving: Callable[[], bool]) -> None:  # fmt: skip
+        """Start nothing yet.
+
+        Args:
+            run: The run.
+            store: Its store.
+            store_ref: The same, as a flow run opens it.
+            pool: The work pool.
+            canceled: Whether the work is to end.
+            leaving: Whether waiting is to end; the work goes on, and whoever takes the run up finds it.
+        """
+        self._slots = [
+            _Slot(run, store, store_ref, pool, number, canceled, leaving)
+            for number in range(run.asked.rollout_template.rollout_parallelism)
+        ]
+        self._store = store
+
+    def prepare(self) -> None:
+        """Have the first slot check the trainer where it will run."""
+        answer = self._slots[0].order({"do": "check"}, self._slots[0].answer)
+        if answer["failure"] is not None:
+            failure = Failure.from_json(answer["failure"])
+            raise RequestError(failure.message, code=failure.code, advice=failure.advice)
+
+    def roll_out(self, slot: int, spec: JobSpec, observer: Observer) -> None:
+        """Have a slot make an attempt, and follow it."""
+        before = sum(attempt.outcome is not None for attempt in history.attempts(self._store, spec.job_id))
+
+        def ended(number: int) -> dict[str, Any] | None:
+            answer = self._slots[slot].answer(number)
+            outcomes = [attempt.outcome for attempt in history.attempts(self._store, spec.job_id) if attempt.outcome]
+            return outcomes[-1] if len(outcomes) > before else answer
+
+        raise_failure(self._slots[slot].order({"do": "rollout", "job_id": spec.job_id}, ended))
+
+    def call_trainer(self, attempt: TrainerAttempt, observer: TrainerObserver) -> None:
+        """Have the first slot call the trainer."""
+        slot = self._slots[0]
+        order = {"do": "trainer", "attempt": attempt.to_json()}
+        outcome = slot.order(order, lambda number: outcome_of(attempt, self._store) or slot.answer(number))
+        raise_failure(outcome)
+
+    def dismiss(self) -> None:
+        """Tell the slots to go; those that this process never used too."""
+        for slot in self._slots:
+            slot.dismiss()
+
+
+class _Slot:
+    """One slot, seen from the control side."""
+
+    def __init__(
+        self, run: RunSpec, store: Store, store_ref: str, pool: str, number: int, canceled: Callable[[], bool],
+        leaving: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        self._run_id = run.run_id
+        self._store = store
+        self._store_ref = store_ref
+        self._pool = pool
+        self._number = number
+        self._canceled = canceled
+        self._leaving = leaving
+        self._keys = RunKeys(run.run_id)
+        self._run: FlowRun | None = None
+        self._heard = 0.0
+        self._given: int | None = None
+
+    def order(self, order: dict[str, Any], ended: Callable[[int], dict[str, Any] | None]) -> dict[str, Any]:
+        """Give an order, and wait for its end.
+
+        Args:
+            order: What to do.
+            ended: Returns the outcome of the order with this number, once there is one.
+
+        Raises:
+            WorkloadError: If the slot is lost, or the waiting is to end.
+        """
+        number = self._next_number()
+        # A slot ends by itself when it has had no order for long.
+        if self._run is None or time.monotonic() - self._heard > LOOK_S * 10:
+            self._run = self._flow_run()
+        try:
+            self._store.put_json(self._key(f"order-{number:06d}.json"), order | {"given_at": now()})
+            outcome = self._wait(self._run, number, order, ended)
+        except BaseException:
+            self._run = None
+            raise
+        self._heard = time.monotonic()
+        return outcome
+
+    def answer(self, number: int) -> dict[str, Any] | None:
+        """Return what the slot says of an order itself: where the work could not even leave an outcome."""
+        found = read_or_none(self._store, self._key(f"answer-{number:06d}.json"))
+        return None if found is None else dict(found)
+
+    def dismiss(self) -> None:
+        """Have the slot end when it looks for its next order."""
+        with suppress(SimyardError):
+            number = self._next_number()
+            if number > 1:
+                self._store.put_json(self._key(f"order-{number:06d}.json"), {"do": "end", "given_at": now()})
+
+    def _wait(
+        self, run: FlowRun, number: int, order: dict[str, Any], ended: Callable[[int], dict[str, Any] | None]
+    ) -> dict[str, Any]:
+        began = heard = looked = reached = time.monotonic()
+        news: Any = None
+        asked_to_stop = False
+        while True:
+            try:
+                # The answer is one object; what a slot left that could not answer is looked for now and then.
+                if self.answer(number) is not None and (outcome := ended(number)) is not None:
+                    return outcome
+                if time.monotonic() - looked > LOOK_S:
+                    looked = time.monotonic()
+                    if (outcome := ended(number)) is not None:
+                        return outcome
+                    status = read_or_none(self._store, self._key("status.json"))
+                    state = _state(run)
+                    latest = (state.id, status and status["updated_at"])
+                    if latest != news or state.is_scheduled():
+                        news, heard = latest, looked
+                    if self._canceled() and (state.is_scheduled() or state.is_pending()):
+                        _set_state(run, Cancelled())
+                        raise WorkloadError(CANCELED)
+                    if state.is_final() and ended(number) is None:
+                        raise WorkloadError(_lost(f"Its flow run {run.name!r} ended as {state.name!r}."))
+                    patience = SILENCE_S if status and status["flow_run"] == str(run.id) else STARTING_S
+                    if looked - heard > patience:
+                        _set_state(run, Crashed(message="It fell silent."))
+                        raise WorkloadError(_lost(f"It has been silent for {patience:.0f} s."))
+                reached = time.monotonic()
+            except (StoreError, httpx.HTTPError):
+                # The store or the server restarts, say: the work goes on meanwhile, so this waits. What cannot be
+                # asked is not taken for dead.
+                if time.monotonic() - reached > SILENCE_S:
+                    raise  # whoever drives the run waits longer
+                heard = looked = time.monotonic()
+            if self._leaving():
+                raise WorkloadError(CANCELED)
+            if self._canceled() and not asked_to_stop:
+                asked_to_stop = True
+                if order["do"] == "rollout":
+                    ask_to_cancel(self._store, order["job_id"])
+                else:
+                    self._store.put_json(self._key(f"stop-{number:06d}.json"), {})
+            time.sleep(_patience(began))
+
+    def _flow_run(self) -> FlowRun:
+        """Return the flow run that has this slot, a new one where there is none that lives."""
+        with get_client(sync_client=True) as client:
+            deploy(client, self._pool, FLOW)
+        generation = 1
+        while True:
+            key = f"{self._run_id}-slot-{self._number}-{generation}"
+            launched = run_deployment(
+                f"{FLOW}/{self._pool}",
+                parameters={"run_id": self._run_id, "slot": self._number, "store": self._store_ref},
+                flow_run_name=key, idempotency_key=key, timeout=0, as_subflow=False,
+            )  # fmt: skip
+            assert isinstance(launched, FlowRun)
+            if launched.state is None or not launched.state.is_final():
+                return launched
+            generation += 1
+
+    def _next_number(self) -> int:
+        if self._given is None:
+            self._given = _last(self._store, self._keys, self._number, "order")
+        self._given += 1
+        return self._given
+
+    def _key(self, name: str) -> str:
+        return self._keys.slot(self._number, name)
+
+
+def serve_slot(run_id: str, slot: int, flow_run: str, store: Store, site: Site, observer: Observer) -> None:
+    """Do one order after another, in a simulator that stays warm, until the run is over.
+
+    Args:
+        run_id: The run.
+        slot: Which slot, counted from 0.
+        flow_run: The id of the flow run that this is.
+        store: The run's store.
+        site: This machine.
+        observer: Hears of everything that is done.
+    """
+    keys, run = RunKeys(run_id), load_run(store, run_id)
+    number = _first_open_order(store, keys, slot)
+    with Sessions(site, Bounds()) as sessions, _Heartbeat(store, keys.slot(slot, "status.json"), flow_run):
+        idle_since = time.monotonic()
+        while time.monotonic() - idle_since < IDLE_S:
+            order = read_or_none(store, keys.slot(slot, f"order-{number:06d}.json"))
+            if order is None:
+                time.sleep(_patience(idle_since))
+                continue
+            if order["do"] == "end" or store.exists(keys.result):
+                return
+            stop_key = keys.slot(slot, f"stop-{number:06d}.json")
+            answer = _do(order, run, store, sessions, observer, stop_key)
+            store.put_json(keys.slot(slot, f"answer-{number:06d}.json"), answer)
+            number += 1
+            idle_since = time.monotonic()
+
+
+def _do(
+    order: dict[str, Any], run: RunSpec, store: Store, sessions: Sessions, observer: Observer, stop_key: str
+) -> dict[str, Any]:
+    """Do what is ordered; return whether it could be done."""
+    failure: Failure | None = None
+    try:
+        match order["do"]:
+            case "check":
+                check_trainer(run, sessions.site)
+            # Whoever gave an order and was killed gives it anew: what was done meanwhile is not done twice.
+            case "rollout" if not is_done(spec := load_spec(store, order["job_id"]), store):
+                launch_inline(spec, store, sessions, observer)
+            case "trainer" if outcome_of(call := TrainerAttempt.from_json(order["attempt"]), store) is None:
+                told = TrainerObserver(lines=observer.lines, stopped=_StopLook(store, stop_key))
+                run_trainer(call, run, store, sessions.site, told)
+    except SimyardError as error:
+        failure = error.failure
+    return {"failure": failure.to_json() if failure else None}
+
+
+def _first_open_order(store: Store, keys: RunKeys, slot: int) -> int:
+    """Return the number of the first order to do: behind those of flow runs before this one, save the last.
+
+    Whoever gave an order to a slot that died gives it anew under the next number.
+    """
+    return max(_last(store, keys, slot, "order"), _last(store, keys, slot, "answer") + 1)
+
+
+def _last(store: Store, keys: RunKeys, slot: int, what: str) -> int:
+    """Return the number of a slot's last `order` or `answer`; 0 where there is none."""
+    names = (entry.key.rpartition("/")[2].removesuffix(".json") for entry in store.list(keys.slot(slot, "")[:-1]))
+    return max((int(name.removeprefix(f"{what}-")) for name in names if name.startswith(f"{what}-")), default=0)
+
+
+class _StopLook:
+    """Looks now and then whether a call of the trainer is to end."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        self._store = store
+        self._key = key
+        self._looked = 0.0
+
+    def __call__(self) -> Failure | None:
+        if time.monotonic() - self._looked < 1.0:
+            return None
+        self._looked = time.monotonic()
+        with suppress(StoreError):
+            return CANCELED if self._store.exists(self._key) else None
+        return None
+
+
+class _Heartbeat:
+    """Tells that a slot lives, also while it is busy."""
+
+    def __init__(self, store: Store, key: str, flow_run: str) -> None:
+        self._store = store
+        self._key = key
+        self._flow_run = flow_run
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while True:
+            status = {"flow_run": self._flow_run, **own_beat()}
+            with suppress(StoreError):
+                self._store.put_json(self._key, status)
+            if self._over.wait(LOOK_S):
+                return
+
+
+def _patience(since: float) -> float:
+    """Return how long to sleep until the next look."""
+    return POLL_S if time.monotonic() - since < 5.0 else LATER_POLL_S
+
+
+def _state(run: FlowRun) -> State[Any]:
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(run.id).state
+    assert state is not None
+    return state
+
+
+def _set_state(run: FlowRun, state: State[Any]) -> None:
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run.id, state, force=True)
+
+
+def _lost(message: str) -> Failure:
+    return Failure(
+        code="slot_lost",
+        category=Category.INFRA,
+        message=f"The slot's simulator is lost. {message}",
+        advice="Its machine or its worker died; another one takes over.",
+    )

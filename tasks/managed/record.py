@@ -1,0 +1,78 @@
+"""What the store says of a managed training run: its iterations, checkpoints, and how it stands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from simyard.store import keys
+from simyard.store.keys import RunKeys
+from simyard.store.store import Store
+from simyard.tasks.managed.desired_state import wished
+from simyard.tasks.managed.run import RunSpec, load_run
+from simyard.tasks.shared.heartbeat import is_gone
+from simyard.tasks.shared.history import read_or_none
+
+SILENCE_S = 60.0
+"""The process that drives a run writes its status every few seconds; after this long without one it is gone."""
+ENDED = ("succeeded", "failed", "canceled")
+
+
+def iterations(store: Store, run_id: str) -> list[dict[str, Any]]:
+    """Return the records of the iterations that have ended, in order."""
+    run = RunKeys(run_id)
+    numbers = sorted(int(name) for name in store.list_dirs(run.iterations) if name.isdigit())
+    found = (read_or_none(store, run.iteration(number).record) for number in numbers)
+    return [record for record in found if record is not None]
+
+
+def checkpoints(store: Store, run_id: str) -> list[dict[str, Any]]:
+    """Return the lineage: a record for each checkpoint of the run, oldest first."""
+    return [store.get_json(entry.key) for entry in store.list(RunKeys(run_id).checkpoints)]
+
+
+def run_status(store: Store, run_id: str) -> dict[str, Any]:
+    """Return how a run stands, from the store alone.
+
+    `status` is `queued`, `running`, `paused`, `interrupted` (nobody drives it any more) or how it ended.
+
+    Raises:
+        RequestError: If there is no such run.
+    """
+    spec = load_run(store, run_id)
+    run = RunKeys(run_id)
+    if (result := read_or_none(store, run.result)) is not None:
+        return dict(result)
+    beat = read_or_none(store, run.status)
+    status = "queued" if beat is None else "running"
+    if beat is not None and is_gone(beat, SILENCE_S):
+        status = "interrupted"
+    elif "pause" in (wished(store, run_id), beat and beat["wanted"]):
+        status = "paused"
+    return frame(spec, store) | {
+        "status": status,
+        "stage": beat["stage"] if beat else None,
+        "current_iteration": beat["current_iteration"] if beat else 0,
+        "credits": beat["credits"] if beat else 0.0,
+        "updated_at": beat["updated_at"] if beat else None,
+        "ended_by": None,
+        "error": None,
+    }
+
+
+def frame(spec: RunSpec, store: Store) -> dict[str, Any]:
+    """Return what every answer about a run begins with."""
+    asked = spec.asked
+    return {
+        "run_id": spec.run_id,
+        "name": asked.name,
+        "project_id": asked.project_id,
+        "max_iterations": asked.loop_policy.max_iterations,
+        "store": store.url(RunKeys(spec.run_id).prefix),
+        "created_at": spec.created_at,
+    }
+
+
+def list_runs(store: Store, limit: int) -> list[dict[str, Any]]:
+    """Return how the newest runs stand, newest first."""
+    names = [name for name in store.list_dirs(keys.RUNS) if name.startswith("run-")]
+    return [run_status(store, name) for name in sorted(names, reverse=True)[:limit]]

@@ -1,0 +1,184 @@
+"""A request -> a frozen managed training run, with everything in the store that its rollouts need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from simyard.core.errors import RequestError
+from simyard.core.specs import InputFile, JobSpec, PolicyFile, Wire
+from simyard.requests.managed import TrainingRunRequest
+from simyard.requests.rollout import PolicyRef
+from simyard.requests.settings import Site
+from simyard.store import keys
+from simyard.store.keys import RunKeys
+from simyard.store.store import KeyNotFound, Store
+from simyard.tasks.kinds.common_fields import Resolved
+from simyard.tasks.resolve import resolve
+from simyard.tasks.shared import assets
+from simyard.tasks.shared.inputs import LocalInput, find_input
+from simyard.tasks.stage import send_inputs
+
+_UNNAMED = "job-" + "0" * 26
+"""The id of the rollout that stands for all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec(Wire):
+    """Everything fixed about a managed training run."""
+
+    run_id: str
+    request: dict[str, Any]
+    """As it came."""
+    template: JobSpec
+    """A rollout of the first iteration, without a checkpoint."""
+    folder: str
+    """Of the request's file: where a trainer that is a child process starts."""
+    checkpoint: InputFile | None
+    """What the first iteration begins from."""
+    usd_per_gpu_hour: float
+    """What a credit is measured by."""
+    created_at: str
+    """UTC, ISO 8601."""
+
+    @cached_property
+    def asked(self) -> TrainingRunRequest:
+        """The request, read."""
+        return TrainingRunRequest.model_validate(self.request)
+
+
+@dataclass(frozen=True)
+class ResolvedRun:
+    """A frozen run and the local files it needs in the store."""
+
+    spec: RunSpec
+    inputs: tuple[LocalInput, ...]
+    checkpoint: LocalInput | None
+    """The first checkpoint, where it is a file that is no asset yet."""
+
+    @property
+    def first_rollout(self) -> Resolved:
+        """A rollout as the first iteration has it, to check on the simulator."""
+        known = [found for found in (self.checkpoint,) if found]
+        return Resolved(rollout(self.spec, 1, 0, self.spec.checkpoint), (*self.inputs, *known))
+
+
+def resolve_run(request: TrainingRunRequest, store: Store, run_id: str, base: Path, site: Site) -> ResolvedRun:
+    """Turn a request into a frozen run; writes nothing.
+
+    Args:
+        request: The checked request.
+        store: Where the run will live.
+        run_id: The new run's id.
+        base: Folder that relative paths start from.
+        site: Whose rules count.
+
+    Raises:
+        RequestError: If a file is missing, a rollout would be refused, or the site does not allow it.
+    """
+    if site.require_gpu and not request.trainer_spec.resources.gpu:
+        raise RequestError(
+            "trainer_spec.resources.gpu is 0, and this site trains on GPUs alone.",
+            code="gpu_required",
+            advice="Set it to 1 or more; the owner decides it by SIMYARD_REQUIRE_GPU.",
+        )
+    template = resolve(request.rollout_template.rollout(f"{request.name}: rollout", 0, None), store, _UNNAMED, base)
+    found, file = _first_checkpoint(request, store, base)
+    spec = RunSpec(
+        run_id=keys.check_run_id(run_id),
+        request=request.model_dump(mode="json", exclude_unset=True),
+        template=replace(template.spec, retries=request.loop_policy.rollout_retry_limit),
+        folder=str(base),
+        checkpoint=file,
+        usd_per_gpu_hour=site.usd_per_gpu_hour,
+        created_at=now(),
+    )
+    return ResolvedRun(spec, template.inputs, found)
+
+
+def _first_checkpoint(
+    request: TrainingRunRequest, store: Store, base: Path
+) -> tuple[LocalInput | None, InputFile | None]:
+    if request.checkpoint_init_asset_id:
+        record = assets.find_asset(store, request.checkpoint_init_asset_id)
+        if record["kind"] != "checkpoint":
+            raise RequestError(
+                f"checkpoint_init_asset_id: {record['asset_id']!r} is an asset of kind {record['kind']!r}.",
+                code="wrong_asset_kind",
+                advice="Upload it again with --kind checkpoint, or name another.",
+            )
+        return None, assets.asset_file(record)
+    if request.checkpoint_init_uri:
+        found = find_input(request.checkpoint_init_uri, base, "checkpoint_init_uri")
+        assets.check_file(found.path, "checkpoint")
+        return found, found.file
+    return None, None
+
+
+def stage_run(resolved: ResolvedRun, store: Store) -> None:
+    """Put into the store what the run needs, and then the run itself, which makes it exist. Idempotent."""
+    send_inputs(resolved.inputs, store)
+    if resolved.checkpoint:
+        assets.upload(store, resolved.checkpoint.path, "checkpoint", {"run_id": resolved.spec.run_id, "iteration": 0})
+    run = RunKeys(resolved.spec.run_id)
+    if not store.exists(run.run):
+        store.put_json(run.run, resolved.spec.to_json())
+
+
+def load_run(store: Store, run_id: str) -> RunSpec:
+    """Read a frozen run.
+
+    Raises:
+        RequestError: If the store has no such run.
+    """
+    try:
+        return RunSpec.from_json(store.get_json(RunKeys(keys.check_run_id(run_id)).run))
+    except KeyNotFound as error:
+        raise RequestError(
+            f"There is no managed training run {run_id!r} in {store.url()}.",
+            code="unknown_run",
+            advice="See `simyard runs list`.",
+        ) from error
+
+
+def rollout(run: RunSpec, iteration: int, index: int, checkpoint: InputFile | None) -> JobSpec:
+    """Return one rollout of an iteration, always the same: whoever takes the run up finds it under its id.
+
+    Args:
+        run: The run.
+        iteration: Counted from 1.
+        index: Counted from 0, up to `rollout_template.jobs`.
+        checkpoint: What drives it, where the template says that something does.
+    """
+    asked = run.asked
+    template = asked.rollout_template
+    seed = (template.seed + (iteration - 1) * template.jobs + index) % 2**31
+    name = f"{asked.name}: iteration {iteration}, rollout {index + 1}"
+    policy = PolicyRef(asset_id=keys.asset_id_of(checkpoint.sha256)) if template.is_driven and checkpoint else None
+    request = template.rollout(name[:200], run.template.retries, policy)
+    spec = replace(
+        run.template,
+        job_id=keys.rollout_job_id(run.run_id, iteration, index),
+        name=request.name,
+        seed=seed,
+        created_at=now(),
+        request=request.model_dump(mode="json", exclude_unset=True),
+    )
+    if policy is None:
+        return spec
+    assert checkpoint is not None and spec.rollout is not None
+    # A trainer wrote it, so nothing is loaded from it but numbers.
+    return replace(
+        spec,
+        library=(template.rl_library or "rsl_rl") if spec.simulator == "isaaclab" else "",
+        policies=(PolicyFile(checkpoint=checkpoint),),
+        rollout=replace(spec.rollout, control=template.control),
+    )
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

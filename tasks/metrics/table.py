@@ -1,0 +1,188 @@
+"""Turns event files into metrics.csv, one row a step, and into the facts of metrics.json.
+
+Nothing is sampled and no folder is left out. Standard library alone, and fast enough to be run every few seconds:
+the columns stay arrays until they are written, and whole columns go through one C call wherever there is one.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from array import array
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from simyard.tasks.metrics.csv_file import AXIS, cells_of, write_columns
+from simyard.tasks.metrics.events import EventReader, Series, find_event_files
+
+# Loss/value_function, train/loss, losses/c_loss, train/value_loss; a column's name may end in its folder.
+_LOSS = re.compile(r"(^|/)\s*loss|loss($| \[)", re.IGNORECASE)
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
+
+
+class MetricsTable:
+    """All scalars of a run: one row a step, one column a tag.
+
+    When a tag was written twice at a step, the scalar with the later wall time counts. Tags that end in `/time` have
+    seconds for a step (rsl_rl logs them so); they go to a table of their own.
+    """
+
+    def __init__(self) -> None:
+        self._series: dict[tuple[str, str], Series] = {}
+
+    def add(self, folder: str, new: Mapping[str, Series], step_offset: int = 0) -> None:
+        """Append what a reader returned.
+
+        Args:
+            folder: Where the event file lies, as it may appear in a column's name.
+            new: Scalars by tag.
+            step_offset: Added to every step, save those of `/time` tags, which are seconds.
+        """
+        for tag, series in new.items():
+            offset = 0 if _is_time(tag) else step_offset
+            self._series.setdefault((tag, folder), Series()).extend(_shifted(series, offset) if offset else series)
+
+    def latest(self, tag: str) -> float | None:
+        """Return the value of a tag that has the latest wall time in any folder, or None."""
+        ends = [(s.walls[-1], s.values[-1]) for (name, _), s in self._series.items() if name == tag and s.values]
+        return max(ends, key=operator.itemgetter(0))[1] if ends else None
+
+    def columns(self) -> dict[str, Series]:
+        """Return the columns by name, each sorted by step with one value a step; `/time` tags are not among them.
+
+        A tag found in several folders keeps its name in the first of them and is `tag [folder]` in the others. The
+        columns are the table's own: they are to be read, not changed.
+        """
+        return self._columns(time=False)
+
+    def time_columns(self) -> dict[str, Series]:
+        """Return the columns of the `/time` tags; their steps are seconds."""
+        return self._columns(time=True)
+
+    def write_csv(self, path: Path) -> None:
+        """Write the table: `step`, `wall_time` in seconds since 1970, then the tags, sorted.
+
+        An absent value is an empty cell. A float32 is written with the nine digits that give it back exactly, or
+        fewer when they do. The file appears whole or not at all.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        write_columns(path, self.columns())
+
+    def write_time_csv(self, path: Path) -> bool:
+        """Write the `/time` tags likewise; write no file and return False when there are none.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        columns = self.time_columns()
+        if columns:
+            write_columns(path, columns)
+        return bool(columns)
+
+    def summary(self) -> dict[str, Any]:
+        """Return strictly valid JSON: `count`, `final`, `min`, `max` and `best` of each column of metrics.csv.
+
+        `final` is the value of the last step, null when it is not finite. The others are the first step that reaches
+        the value; values that are not finite never do. `best` is the lowest value of a loss, else the highest.
+        """
+        return {name: _facts(name, series) for name, series in self.columns().items()}
+
+    def _columns(self, *, time: bool) -> dict[str, Series]:
+        columns: dict[str, Series] = {}
+        for (tag, folder), series in sorted(self._series.items(), key=operator.itemgetter(0)):
+            if _is_time(tag) == time:
+                name = tag
+                while name in columns or name in AXIS:
+                    name = f"{name} [{folder}]"
+                columns[name] = _by_step(series)
+        return columns
+
+
+class LiveMetrics:
+    """The metrics of a run that is still going: call `update` every few seconds.
+
+    A call looks once at each file below the root and reads only the bytes that are new.
+    """
+
+    def __init__(self, root: Path, step_offset: int = 0) -> None:
+        self.root = root
+        self.step_offset = step_offset
+        self.table = MetricsTable()
+        """Everything read so far."""
+        self._readers: dict[Path, EventReader] = {}
+
+    def update(self) -> bool:
+        """Read what was added to event files, old and new; return whether anything was."""
+        arrived = False
+        for path in find_event_files(self.root):
+            reader = self._readers.setdefault(path, EventReader(path))
+            if new := reader.read_new():
+                self.table.add(path.parent.relative_to(self.root).as_posix(), new, self.step_offset)
+                arrived = True
+        return arrived
+
+    def latest(self, tag: str) -> float | None:
+        """Return the newest value of a tag, or None when it was not logged yet."""
+        return self.table.latest(tag)
+
+    @property
+    def errors(self) -> dict[Path, str]:
+        """Files that could not be read to their end, and why."""
+        return {path: reader.error for path, reader in self._readers.items() if reader.error is not None}
+
+
+def _is_time(tag: str) -> bool:
+    return tag.endswith("/time")
+
+
+def _shifted(series: Series, offset: int) -> Series:
+    # Clamped, for a damaged record may hold any step and must not end the run.
+    steps = array("q", (min(max(step + offset, _INT64_MIN), _INT64_MAX) for step in series.steps))
+    return Series(steps, series.walls, series.values, series.wide)
+
+
+def _by_step(series: Series) -> Series:
+    steps = series.steps
+    if all(map(operator.lt, steps, islice(steps, 1, None))):
+        return series
+    # Equal steps come in the order of their wall times, and a dict keeps the last.
+    rows = sorted(zip(steps, series.walls, series.values, strict=True), key=operator.itemgetter(0, 1))
+    last = {step: (wall, value) for step, wall, value in rows}
+    walls, values = zip(*last.values(), strict=True)
+    return Series(array("q", last), array("d", walls), array("d", values), series.wide)
+
+
+def _facts(name: str, series: Series) -> dict[str, Any]:
+    finite = _finite(series)
+    lowest, highest = _extreme(finite, min), _extreme(finite, max)
+    mode = "min" if _LOSS.search(name) else "max"
+    last = Series(series.steps[-1:], values=series.values[-1:], wide=series.wide)
+    return {
+        "count": len(series.values),
+        "final": {"step": last.steps[0], "value": _extreme(_finite(last), max)["value"]},
+        "min": lowest,
+        "max": highest,
+        "best": {**(lowest if mode == "min" else highest), "mode": mode},
+    }
+
+
+def _finite(series: Series) -> Series:
+    if math.isfinite(sum(series.values)):
+        return series
+    kept = [(step, value) for step, value in zip(series.steps, series.values, strict=True) if math.isfinite(value)]
+    steps, values = (step for step, _ in kept), (value for _, value in kept)
+    return Series(array("q", steps), values=array("d", values), wide=series.wide)
+
+
+def _extreme(series: Series, choose: Any) -> dict[str, Any]:
+    if not series.values:
+        return {"step": None, "value": None}
+    value = choose(series.values)
+    # Through the cell, so that metrics.json and metrics.csv hold the same digits.
+    cell = cells_of(Series(values=array("d", [value]), wide=series.wide))[0]
+    return {"step": series.steps[series.values.index(value)], "value": float(cell)}

@@ -1,0 +1,211 @@
+"""The parts of a retraining: where it begins, which jobs it has, what they measured, what is told of it."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from typing import Any
+
+from simyard.core.errors import RequestError
+from simyard.requests.jobs import EvaluateRequest, EvaluationConfig, FromJob, Resume
+from simyard.requests.retrain import Metric, RetrainRequest
+from simyard.store import keys
+from simyard.store.keys import JobKeys
+from simyard.store.store import Store
+from simyard.tasks.kinds.common_fields import newest_training
+from simyard.tasks.shared.history import load_spec
+from simyard.tasks.shared.text import interval, number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where the training begins."""
+
+    resume: Resume | None
+    """The checkpoint; None begins from scratch."""
+    said: str
+    """In words, with the reason where it is not what was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What an evaluation found out about a policy."""
+
+    policy: dict[str, Any]
+    """The policy as the record has it: `job_id`, `checkpoint`, `task`, `library` and `evaluation`."""
+    values: tuple[float | None, ...]
+    """The metric in each episode; None where not measured."""
+
+
+def find_start(request: RetrainRequest, incumbent: dict[str, Any] | None, store: Store, job_id: str) -> Start:
+    """Find the checkpoint that a request means.
+
+    Args:
+        request: The request.
+        incumbent: The promoted policy.
+        store: Where to look.
+        job_id: The training that is to begin; when it is in the store already, it began where it says.
+    """
+    if store.exists(JobKeys(job_id).job):
+        frozen = load_spec(store, job_id).resume
+        return Start(resume=None, said=f"iteration {frozen.iteration} of an earlier training" if frozen else "scratch")
+    wanted = request.training.training_config
+    if request.start == "scratch":
+        own = request.training.resume
+        return Start(resume=own, said="the checkpoint that the request names" if own else "scratch")
+    if request.start == "newest":
+        newest = newest_training(store, wanted.task, wanted.rl_library)
+        if newest is None:
+            which = f"{wanted.task!r} with {wanted.rl_library!r}"
+            return Start(resume=None, said=f"scratch: no training of {which} has succeeded in this store")
+        said = f"iteration {newest.last_iteration} of the newest training, {newest.job_id}"
+        return Start(resume=Resume(from_job=newest.job_id), said=said)
+    if incumbent is None:
+        return Start(resume=None, said="scratch: no policy is promoted yet")
+    if incumbent["library"] != wanted.rl_library:
+        trained = f"the promoted policy was trained with {incumbent['library']!r}, not {wanted.rl_library!r}"
+        return Start(resume=None, said=f"scratch: {trained}")
+    iteration, source = incumbent["checkpoint"]["iteration"], incumbent["job_id"]
+    said = f"iteration {iteration} of the promoted policy, {source}"
+    return Start(resume=Resume(from_job=source, iteration=iteration), said=said)
+
+
+def require_comparable(request: RetrainRequest, incumbent: dict[str, Any] | None, store: Store) -> None:
+    """Refuse to train what could not be compared with the promoted policy afterwards.
+
+    Raises:
+        RequestError: If that has another task, or an environment that the request's overrides cannot bring about.
+    """
+    if incumbent is None:
+        return
+    task = request.training.training_config.task
+    if incumbent["task"] != task:
+        raise RequestError(
+            f"promotion {request.promotion!r} holds a policy of {incumbent['task']!r}, and this is a training of "
+            f"{task!r}.",
+            code="other_task",
+            advice="Take another name for it.",
+        )
+    given = {_name(override) for override in environment_of(request.training.overrides)}
+    theirs = environment_of(load_spec(store, incumbent["job_id"]).overrides)
+    if lacking := [override for override in theirs if _name(override) not in given]:
+        raise RequestError(
+            f"promotion {request.promotion!r} holds a policy of another environment: it was trained with "
+            f"{', '.join(lacking)}, which this training leaves open.",
+            code="other_environment",
+            advice="Add these overrides, with whatever value, or take another name for the promotion.",
+        )
+
+
+def environment_of(overrides: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the overrides that are about the environment; the others are about how a policy is trained, or built."""
+    return tuple(override for override in overrides if not override.startswith("agent."))
+
+
+def _name(override: str) -> str:
+    return override.partition("=")[0]
+
+
+def evaluation_request(request: RetrainRequest, job_id: str, iteration: int | None) -> EvaluateRequest:
+    """Return the evaluation of a policy, whichever: in the environment of the request's training.
+
+    Args:
+        request: The request.
+        job_id: The training that the policy comes from.
+        iteration: Which checkpoint of it; None is the last.
+    """
+    asked, training = request.evaluation, request.training
+    which = "latest" if iteration is None else "iteration"
+    return EvaluateRequest(
+        name=f"{request.promotion}: {'new' if iteration is None else 'promoted'} policy",
+        compute_config=training.compute_config,
+        simulator=training.simulator,
+        overrides=environment_of(training.overrides),
+        custom_environment_path=training.custom_environment_path,
+        custom_environment_s3_uri=training.custom_environment_s3_uri,
+        custom_environment_callback=training.custom_environment_callback,
+        retries=training.retries,
+        training_config=EvaluationConfig(
+            from_job=FromJob(job_id=job_id, which=which, iteration=iteration),
+            num_episodes=asked.num_episodes,
+            num_envs=asked.num_envs,
+            steps_per_episode=asked.steps_per_episode,
+            seed=asked.seed,
+            success_termination=asked.success_termination,
+        ),
+    )
+
+
+def candidate_job_id(job_id: str) -> str:
+    """Return the id of the evaluation of a training's policy, always the same."""
+    return keys.follow_up_job_id(job_id, "evaluation of the new policy")
+
+
+def incumbent_job_id(job_id: str, incumbent: dict[str, Any]) -> str:
+    """Return the id of the evaluation that a training's policy is compared with; another for each promoted policy."""
+    return keys.follow_up_job_id(job_id, f"evaluation of {incumbent['job_id']}/{incumbent['checkpoint']['sha256']}")
+
+
+def measured(store: Store, evaluation_id: str, metric: Metric) -> Measured:
+    """Read what a succeeded evaluation of one policy has measured."""
+    job = JobKeys(evaluation_id)
+    spec = load_spec(store, evaluation_id)
+    summary = store.get_json(job.artifact("summary.json"))
+    rows = csv.DictReader(store.get_bytes(job.artifact("episodes.csv")).decode().splitlines())
+    column = "return" if metric == "return" else "success"
+    values = tuple(float(row[column]) if row[column] else None for row in rows)
+    figures = summary["return"] if metric == "return" else summary["success"]
+    assert spec.from_job is not None
+    return Measured(
+        policy={
+            "job_id": spec.from_job,
+            "checkpoint": _checkpoint(store, spec.from_job, summary["checkpoint"]),
+            "task": spec.task,
+            "library": spec.library,
+            "evaluation": {
+                "job_id": evaluation_id,
+                "metric": metric,
+                "mean": figures["mean" if metric == "return" else "rate"],
+                "interval_95": figures["interval_95"],
+                "episodes": sum(value is not None for value in values),
+                "seed": spec.seed,
+            },
+        },
+        values=values,
+    )
+
+
+def _checkpoint(store: Store, job_id: str, identity: dict[str, Any]) -> dict[str, Any]:
+    """Return the artifact of the training that was measured."""
+    job = JobKeys(job_id)
+    name = next(
+        entry["name"]
+        for entry in store.get_json(job.result)["artifacts"]
+        if entry["kind"] == "checkpoint" and entry["sha256"] == identity["sha256"]
+    )
+    return {
+        "name": identity["name"],
+        "key": job.artifact(name),
+        "sha256": identity["sha256"],
+        "iteration": identity["iteration"],
+    }
+
+
+def report(request: RetrainRequest, entry: dict[str, Any]) -> str:
+    """Return a decision as Markdown."""
+    lines = [f"# {request.promotion}: {entry['decision'].replace('_', ' ')}", "", f"**{entry['why']}**", ""]
+    if error := entry["error"]:
+        lines += [error["advice"], ""]
+    lines += [f"The training began from {entry['start']}.", ""]
+    lines += [f"| policy | checkpoint | {request.evaluation.metric} | 95 % | episodes | evaluation |", "|---" * 6 + "|"]
+    for label, policy in (("new", entry["candidate"]), ("promoted before", entry["incumbent"])):
+        if policy is not None:
+            found = policy["evaluation"]
+            cells = (
+                f"{label}: `{policy['job_id']}`", f"`{policy['checkpoint']['name']}`", number(found["mean"]),
+                interval(found["interval_95"]), str(found["episodes"]), f"`{found['job_id']}`",
+            )  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
+    if difference := entry["difference"]:
+        lines += ["", f"Difference: {number(difference['mean'])}, 95 % {interval(difference['interval_95'])}."]
+    return "\n".join(lines) + "\n"

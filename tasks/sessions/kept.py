@@ -1,0 +1,231 @@
+"""Sessions that a machine keeps for jobs to come: started, listed, stopped."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from simyard.core.errors import Category, Failure, RequestError, WorkloadError, unknown
+from simyard.core.paths import write_json
+from simyard.core.specs import Bounds, JobSpec
+from simyard.requests.settings import Site
+from simyard.runner.session_server import SessionFolder, SessionSpec, read_state
+from simyard.store import keys
+from simyard.store.store import Store
+from simyard.tasks.kinds import kind_of
+from simyard.tasks.kinds.common_fields import Resolved
+from simyard.tasks.packages.install import install
+from simyard.tasks.sessions.fingerprint import needs
+from simyard.tasks.shared.inputs import gather
+
+POLL_S = 0.2
+
+
+def start(
+    job: JobSpec, warm_up: Resolved | None, store: Store, site: Site, bounds: Bounds, watch: Callable[[str], None]
+) -> dict[str, Any]:
+    """Start a session and wait until it is ready.
+
+    Args:
+        job: Whose needs the session has: simulator, device, packages.
+        warm_up: That job with its inputs, to run a moment of it first; None only imports.
+        store: Whose jobs it serves.
+        site: This machine.
+        bounds: When it has served enough: a process is replaced, an idle session ends.
+        watch: Hears several times a second how it stands.
+
+    Returns:
+        How it stands.
+
+    Raises:
+        RequestError: If the job is bad.
+        WorkloadError: If the simulator does not start, or cannot serve several jobs.
+    """
+    folder = SessionFolder(root=site.sessions_folder / f"session-{keys.new_job_id().removeprefix('job-')}")
+    folder.root.mkdir(parents=True, mode=0o700)
+    try:
+        spec = SessionSpec(
+            session_id=folder.root.name,
+            python=site.python,
+            simulator=job.simulator,
+            library=job.library or None,
+            needs=needs(site, job, store.url()),
+            bounds=bounds,
+            warm_up=_shortened(job) if warm_up else None,
+            inputs=_prepare(folder, warm_up, store, site) if warm_up else {},
+        )
+        write_json(folder.spec, spec.to_json())
+        with folder.log.open("ab") as log:
+            keeper = subprocess.Popen(
+                [site.python, "-m", "simyard.runner", "--session", str(folder.root)],
+                cwd=folder.root, env=site.workload_env(accepts_eula=job.accepts_eula),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        return _await_ready(folder, keeper, watch)
+    except BaseException:
+        shutil.rmtree(folder.root, ignore_errors=True)  # a keeper that still runs ends when its files are gone
+        raise
+
+
+def keep_one(
+    warm_up: Resolved, store: Store, site: Site, bounds: Bounds, hear: Callable[[str], None]
+) -> dict[str, Any]:
+    """Return a session of this machine that is for jobs like this one, a new one where it keeps none.
+
+    Args:
+        warm_up: The job, with its inputs.
+        store: Whose jobs it serves.
+        site: This machine.
+        bounds: Of a new session.
+        hear: Hears once of each thing that is waited for.
+    """
+    wanted = needs(site, warm_up.spec, store.url())
+    for _, state in alive_sessions(site):
+        if state["needs"] == wanted and state["state"] != "failed":
+            return state
+    said: set[str] = set()
+
+    def watch(what: str) -> None:
+        if what not in said:
+            said.add(what)
+            hear(what)
+
+    return start(warm_up.spec, warm_up, store, site, bounds, watch)
+
+
+def kept_sessions(site: Site) -> list[tuple[SessionFolder, dict[str, Any]]]:
+    """Return the sessions that this machine keeps, oldest first, each with how it stands."""
+    folders = [SessionFolder(root=path) for path in sorted(site.sessions_folder.glob("session-*"))]
+    return [(folder, state) for folder in folders if (state := read_state(folder)) is not None]
+
+
+def alive_sessions(site: Site) -> list[tuple[SessionFolder, dict[str, Any]]]:
+    """Return those of which the keeper answers; what is left of others is removed."""
+    alive = []
+    for folder, state in kept_sessions(site):
+        if _is_alive(folder):
+            alive.append((folder, state))
+        else:
+            shutil.rmtree(folder.root, ignore_errors=True)
+    return alive
+
+
+def stop(site: Site, session_id: str | None, watch: Callable[[str], None]) -> list[str]:
+    """End a session, or all of them; one in the middle of a job ends after it.
+
+    Args:
+        site: This machine.
+        session_id: Which; None for all.
+        watch: Hears what is waited for.
+
+    Returns:
+        The ids of those that ended.
+
+    Raises:
+        RequestError: If there is no such session.
+    """
+    sessions = {state["session_id"]: folder for folder, state in alive_sessions(site)}
+    if session_id is not None and session_id not in sessions:
+        if sessions:
+            raise unknown("session", session_id, sessions, code="unknown_session")
+        raise RequestError(
+            f"There is no session {session_id!r}: this machine keeps none.",
+            code="unknown_session",
+            advice="Start one with `simyard sessions start`.",
+        )
+    chosen = {session_id: sessions[session_id]} if session_id else sessions
+    deaf = {name for name, folder in chosen.items() if not _ask_to_stop(folder)}
+    for name, folder in chosen.items():
+        while _is_alive(folder):
+            if name in deaf and _ask_to_stop(folder):
+                deaf.remove(name)
+            watch(f"waiting for {name}")
+            time.sleep(POLL_S)
+    return list(chosen)
+
+
+def _ask_to_stop(folder: SessionFolder) -> bool:
+    """Return False where it cannot hear now: it is starting, and others are waiting already."""
+    with suppress(OSError):  # it has ended by itself
+        try:
+            caller = folder.connect()
+        except BlockingIOError:
+            return False
+        caller.send({"op": "stop"})
+        caller.close()
+    return True
+
+
+def _is_alive(folder: SessionFolder) -> bool:
+    try:
+        folder.connect().close()
+    except BlockingIOError:  # so many wait for it that no more may: it is starting
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _shortened(job: JobSpec) -> JobSpec:
+    """Return the smallest job that loads what the whole one loads."""
+    if job.kind == "train":
+        return replace(job, max_iterations=1)
+    if job.rollout is not None:
+        return replace(job, rollout=replace(job.rollout, steps=2, video=False))
+    raise RequestError(
+        f"A session cannot be warmed up by a job of kind {job.kind!r}.",
+        code="bad_command",
+        advice="Name a training or a rollout; evaluations and exports of the same task use the session too.",
+    )
+
+
+def _prepare(folder: SessionFolder, warm_up: Resolved, store: Store, site: Site) -> dict[str, str]:
+    """Put the inputs of the job where it looks for them; return their names by digest."""
+    spec, paths = warm_up.spec, folder.warm_up
+    paths.make()
+    inputs = kind_of(spec).inputs(spec, None)
+    here = gather((*inputs, *spec.packages), warm_up.inputs, store, folder.root / "fetched")
+    for file in (*inputs, *spec.packages):
+        shutil.copyfile(here[file.sha256], paths.inputs / file.name)
+    for package in spec.packages:
+        module = spec.rollout.task_module if spec.rollout else None
+        archive = paths.inputs / package.name
+        install(archive, paths.overlay, python=site.python, scratch=paths.root / "build", module=module)
+    return {file.sha256: file.name for file in inputs}
+
+
+def _await_ready(
+    folder: SessionFolder, keeper: subprocess.Popen[bytes], watch: Callable[[str], None]
+) -> dict[str, Any]:
+    try:
+        while True:
+            ended = keeper.poll() is not None
+            state = read_state(folder)
+            if state is not None and state["state"] == "failed":
+                raise WorkloadError(Failure.from_json(state["failure"]))
+            if state is not None and state["state"] == "ready":
+                return state
+            if ended:
+                raise WorkloadError(_died(folder.log, keeper.returncode))
+            watch("importing the simulator" if state is None or state["state"] == "starting" else state["state"])
+            time.sleep(POLL_S)
+    except BaseException:
+        keeper.terminate()
+        keeper.wait()
+        raise
+
+
+def _died(log: Path, code: int) -> Failure:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    return Failure(
+        code="session_died",
+        category=Category.INFRA,
+        message=f"The session's process ended with exit code {code}: {(lines or ['it printed nothing'])[-1]}",
+        advice="Run a job with the same config to see more.",
+    )

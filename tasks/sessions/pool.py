@@ -1,0 +1,208 @@
+"""Warm simulators: a process for each job, found in this process, borrowed from this machine, or started."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from simyard.core.errors import RequestError
+from simyard.core.specs import ONE_JOB, Bounds, Facts, JobSpec
+from simyard.requests.settings import Site
+from simyard.runner.session_server import LentWorkload
+from simyard.runner.workload import ChildWorkload, StaleWorkloadError, Workload
+from simyard.tasks.packages.install import InstalledPackage
+from simyard.tasks.sessions.fingerprint import Needs, difference, needs
+from simyard.tasks.sessions.kept import kept_sessions
+
+CHECK_TIMEOUT_S = 600.0
+
+
+class Sessions:
+    """The warm processes that this one has, and its way to those that the machine keeps.
+
+    Any number of threads may use it. Closing it ends all that wait.
+    """
+
+    def __init__(self, site: Site, bounds: Bounds = ONE_JOB) -> None:
+        """Begin with none.
+
+        Args:
+            site: This machine.
+            bounds: Of the processes that are started; by default each serves one job, and none waits for another.
+        """
+        self.site = site
+        self.bounds = bounds
+        self._lock = threading.Lock()
+        self._idle: list[tuple[Needs, Workload]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start_ahead(self, job: JobSpec, project: str, count: int = 1) -> bool:
+        """Have processes ready for so many jobs like this one: those that wait, and new ones that import.
+
+        Returns:
+            Whether none of them still imports.
+        """
+        leases = [self.take(job, project) for _ in range(count)]
+        for lease in leases:
+            lease.put_aside()
+        return all(lease.workload.is_warm for lease in leases)
+
+    def take(self, job: JobSpec, project: str, log: Callable[[str], None] = lambda note: None) -> Lease:
+        """Take a process for a job: one that waits, or a new one.
+
+        Args:
+            job: The job.
+            project: Whose job it is: the URL of its store.
+            log: Hears in words where the process comes from.
+        """
+        return Lease(self, job, project, log)
+
+    def close(self) -> None:
+        """End all that wait, and let go of those that the machine keeps."""
+        while self._idle:
+            _, workload = self._idle.pop()
+            workload.let_go()
+
+    def find(self, job: JobSpec, wanted: Needs, log: Callable[[str], None], *, embedded_assets: bool) -> Workload:
+        """Return a process that has what is wanted; it is the caller's until it is put back."""
+        shares = self.shares(job)
+        workload = self._waiting(wanted, fresh=not shares) or (self._lent(wanted, log) if shares else None)
+        return workload or self._start(job, shares, embedded_assets=embedded_assets)
+
+    def shares(self, job: JobSpec) -> bool:
+        """Return whether the job may have a process that serves others too."""
+        return job.session and self.site.sessions
+
+    def put(self, wanted: Needs, workload: Workload) -> None:
+        """Have a process wait here for the next job."""
+        with self._lock:
+            self._idle.append((wanted, workload))
+
+    def _waiting(self, wanted: Needs, *, fresh: bool) -> Workload | None:
+        """Return a process of our own that waits and may serve the job; `fresh` if it must have served none."""
+        with self._lock:
+            for entry in list(self._idle):
+                has, workload = entry
+                if not workload.is_waiting:
+                    self._idle.remove(entry)
+                    workload.let_go()
+                elif has == wanted and not (fresh and workload.jobs):
+                    self._idle.remove(entry)
+                    return workload
+        return None
+
+    def _lent(self, wanted: Needs, log: Callable[[str], None]) -> Workload | None:
+        """Return a process that the machine keeps, where one is free."""
+        for folder, state in kept_sessions(self.site):
+            if state["state"] != "ready":
+                continue
+            if state["needs"] != wanted:
+                log(f"session {state['session_id']} is for other jobs: {difference(wanted, state['needs'])}")
+            elif workload := LentWorkload.borrow(folder, wanted):
+                return workload
+        return None
+
+    def _start(self, job: JobSpec, shares: bool, *, embedded_assets: bool) -> Workload:
+        folder = self.site.home / "work" / f"workload-{time.time_ns()}"
+        return ChildWorkload.start(
+            self.site.python,
+            folder,
+            simulator=job.simulator,
+            library=job.library,
+            env=self.site.workload_env(embedded_assets=embedded_assets, accepts_eula=job.accepts_eula),
+            bounds=self.bounds if shares else replace(self.bounds, jobs=1),
+        )
+
+
+class Lease:
+    """A process that has been taken for a job."""
+
+    def __init__(self, sessions: Sessions, job: JobSpec, project: str, log: Callable[[str], None]) -> None:
+        self._sessions = sessions
+        self._job = job
+        self._project = project
+        self._log = log
+        self._over = False
+        self._take(embedded_assets=True)
+
+    def check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Facts:
+        """Have the simulator's environment check the job; the process may be another one after that.
+
+        One whose code has changed since it was imported gives way to a new one. And Isaac Lab fixes its asset root
+        while it is imported: a task whose assets are not among those of installed packages gets a process that looks
+        for them in NVIDIA's store, unless the site set a root of its own.
+
+        Args:
+            job: The job.
+            overlay: Folder of the job's own packages.
+            files: Where the job's inputs lie here, by digest.
+
+        Raises:
+            RequestError: If the simulator's environment refuses the job.
+            WorkloadError: If the process dies or is silent.
+        """
+        timeout_s = min(CHECK_TIMEOUT_S, job.limits.wall_s)
+        embedded_assets = True
+        while True:
+            try:
+                return self.workload.check(job, overlay, files, timeout_s)
+            except StaleWorkloadError as error:
+                self._log(error.failure.message)
+            except RequestError as error:
+                if error.failure.code != "assets_missing" or self._sessions.site.has_own_assets or not embedded_assets:
+                    raise
+                embedded_assets = False
+            self.give_back()
+            self._take(embedded_assets=embedded_assets)
+
+    def put_aside(self) -> None:
+        """Keep the process for this very job, which comes soon."""
+        if not self._over and self.workload.is_waiting:
+            self._over = True
+            self._sessions.put(self._wanted, self.workload)
+        else:
+            self.give_back()
+
+    def give_back(self) -> None:
+        """Let the process serve another job if it can, else end it."""
+        if self._over:
+            return
+        self._over = True
+        workload = self.workload
+        if isinstance(workload, ChildWorkload) and workload.is_waiting and self._may_serve_another(workload):
+            self._sessions.put(self._wanted, workload)
+        else:
+            workload.let_go()
+
+    def _may_serve_another(self, workload: Workload) -> bool:
+        return self._sessions.shares(self._job) and workload.jobs < self._sessions.bounds.jobs
+
+    def _take(self, *, embedded_assets: bool) -> None:
+        self._over = False
+        sessions = self._sessions
+        self._wanted = needs(sessions.site, self._job, self._project, embedded_assets=embedded_assets)
+        self.workload = sessions.find(self._job, self._wanted, self._log, embedded_assets=embedded_assets)
+
+
+def registering_module(package: InstalledPackage) -> str:
+    """Return the module whose import registers the tasks of a package without an `isaaclab.tasks` entry point."""
+    if len(package.modules) == 1:
+        return package.modules[0]
+    raise RequestError(
+        f"Package {package.name!r} does not say which of its modules registers the task.",
+        code="package_entry_point",
+        advice="Add an `isaaclab.tasks` entry point, or set customEnvironmentCallback to one of: "
+        + ", ".join(package.modules),
+    )

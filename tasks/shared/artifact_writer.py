@@ -1,0 +1,44 @@
+"""Puts files below a job's `artifacts/`, and remembers each for the manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from simyard.store.keys import JobKeys
+from simyard.store.store import Store, sha256_file
+from simyard.tasks.shared.verdict import Artifact
+
+
+@dataclass
+class Keeper:
+    """One verdict's files."""
+
+    store: Store
+    job: JobKeys
+    scratch: Path
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    fetched: dict[str, Path] = field(default_factory=dict)
+
+    def fetch(self, key: str) -> Path:
+        """Return a local copy of an object; each is read from the store once."""
+        if key not in self.fetched:
+            local = self.scratch / f"fetched-{len(self.fetched)}"
+            self.store.get_file(key, local)
+            self.fetched[key] = local
+        return self.fetched[key]
+
+    def copy(self, artifact: Artifact) -> None:
+        """Keep a file that an attempt left; one without a digest is read to get it."""
+        digest = artifact.sha256 or sha256_file(self.fetch(artifact.key))
+        self.store.copy(artifact.key, self.job.artifact(artifact.name))
+        self._remember(artifact.name, artifact.kind, artifact.size_bytes, digest, **artifact.extra)
+
+    def add(self, name: str, kind: str, path: Path) -> None:
+        """Keep a file made here."""
+        self.store.put_file(self.job.artifact(name), path)
+        self._remember(name, kind, path.stat().st_size, sha256_file(path))
+
+    def _remember(self, name: str, kind: str, size: int, digest: str, **extra: Any) -> None:
+        self.entries.append({"name": name, "kind": kind, "size_bytes": size, "sha256": digest, **extra})

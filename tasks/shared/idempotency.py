@@ -1,0 +1,90 @@
+"""One key, one job or run: a request that is sent again is what it was the first time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from simyard.core.errors import RequestError
+from simyard.core.specs import JobSpec
+from simyard.store import keys
+from simyard.store.store import Store
+from simyard.tasks.shared.history import read_or_none
+
+MAX_KEY_CHARACTERS = 256
+
+
+def check_key(key: str) -> str:
+    """Return the key without spaces around it.
+
+    Raises:
+        RequestError: If nothing is left, or it is too long.
+    """
+    key = key.strip()
+    if not key or len(key) > MAX_KEY_CHARACTERS:
+        raise RequestError(
+            f"The idempotency key has {len(key)} characters.",
+            code="bad_idempotency_key",
+            advice=f"Allowed: 1 to {MAX_KEY_CHARACTERS}.",
+        )
+    return key
+
+
+def content_of(spec: JobSpec) -> dict[str, Any]:
+    """Return what a frozen job is; ids and times aside, the same request with the same files gives the same."""
+    return {name: value for name, value in spec.to_json().items() if name not in ("job_id", "created_at")}
+
+
+def claimed(store: Store, key: str, content: Mapping[str, Any]) -> str | None:
+    """Return the id that this key stands for, or None where it is new.
+
+    Args:
+        store: The store of the job or run.
+        key: As the user gave it.
+        content: What was asked for, as JSON types.
+
+    Raises:
+        RequestError: If the key was used for something else.
+    """
+    first = read_or_none(store, keys.idempotency(check_key(key)))
+    return None if first is None else _same(first, key, content)
+
+
+def claim(store: Store, key: str, own_id: str, content: Mapping[str, Any]) -> str:
+    """Return the id that this key stands for from now on: the one given, or the one it was first used for.
+
+    Args:
+        store: The store of the job or run.
+        key: As the user gave it.
+        own_id: The new one.
+        content: What was asked for, as JSON types.
+
+    Raises:
+        RequestError: If the key was used for something else.
+    """
+    record = {
+        "id": own_id,
+        "sha256": _digest(content),
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    place = keys.idempotency(check_key(key))
+    if store.put_new(place, json.dumps(record).encode()):
+        return own_id
+    return _same(store.get_json(place), key, content)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _same(first: Mapping[str, Any], key: str, content: Mapping[str, Any]) -> str:
+    if first["sha256"] != _digest(content):
+        raise RequestError(
+            f"Idempotency key {key!r} was used for another request, {first['id']}.",
+            code="idempotency_conflict",
+            advice="Send what was sent then, or take a new key.",
+        )
+    return str(first["id"])

@@ -1,0 +1,108 @@
+"""A config as it is documented, in both spellings, with settings from the command line on top."""
+
+import json
+
+import pytest
+from helpers import train_request
+
+from simyard.requests.config import read_config
+from simyard.requests.jobs import TrainRequest
+
+CAMEL = {
+    "name": "walk",
+    "description": "a robot that walks",
+    "trainingConfig": {
+        "mode": "train", "task": "Isaac-Ant-Direct", "rlLibrary": "skrl", "numEnvs": 64, "maxIterations": 10, "seed": 3,
+    },
+    "computeConfig": {"numNodes": 1, "gpusPerNode": 0},
+    "customEnvironmentS3Uri": "s3://bucket/robot.whl",
+    "customEnvironmentCallback": "robot.tasks:register",
+    "resume": {"fromJob": "job-01k00000000000000000000000", "iteration": 5},
+    "overrides": ["env.sim.dt=0.01"],
+    "timeouts": {"wallSeconds": 60, "iterationSeconds": 0.5},
+    "retries": 0,
+}  # fmt: skip
+SNAKE = {
+    "name": "walk",
+    "description": "a robot that walks",
+    "training_config": {
+        "mode": "train", "task": "Isaac-Ant-Direct", "rl_library": "skrl", "num_envs": 64, "max_iterations": 10,
+        "seed": 3,
+    },
+    "compute_config": {"num_nodes": 1, "gpus_per_node": 0},
+    "custom_environment_s3_uri": "s3://bucket/robot.whl",
+    "custom_environment_callback": "robot.tasks:register",
+    "resume": {"from_job": "job-01k00000000000000000000000", "iteration": 5},
+    "overrides": ["env.sim.dt=0.01"],
+    "timeouts": {"wall_seconds": 60, "iteration_seconds": 0.5},
+    "retries": 0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read_with(*settings, config=None):
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps(config or {"trainingConfig": {"task": "T"}}))
+        return read_config(path, TrainRequest, settings)
+
+    return read_with
+
+
+def test_both_spellings_are_one_request():
+    assert train_request(CAMEL) == train_request(SNAKE)
+
+
+@pytest.mark.parametrize("field", ["customEnvironmentS3Uri", "customEnvironmentCallback", "resume", "overrides",
+                                   "timeouts", "retries"])  # fmt: skip
+def test_a_shared_field_may_stand_in_the_training_config(field):
+    inside = json.loads(json.dumps(CAMEL))
+    inside["trainingConfig"][field] = inside.pop(field)
+    assert train_request(inside) == train_request(CAMEL)
+
+
+def test_what_is_left_out_has_the_documented_default():
+    request = train_request({"trainingConfig": {"task": "T"}})
+    training = request.training_config
+    assert (training.mode, training.rl_library, training.num_envs, training.max_iterations, training.seed) == (
+        "train", "rsl_rl", 4096, 1500, None,
+    )  # fmt: skip
+    assert (request.simulator, request.retries, request.overrides, request.resume) == ("isaaclab", 2, (), None)
+    assert (request.compute_config.num_nodes, request.compute_config.gpus_per_node) == (1, None)
+    patience = request.timeouts
+    assert (patience.wall_seconds, patience.first_iteration_seconds, patience.iteration_seconds) == (28800, 900, 1800)
+
+
+@pytest.mark.parametrize(
+    ("setting", "path", "value"),
+    [
+        ("numEnvs=64", "trainingConfig.numEnvs", 64),
+        ("num_envs=64", "trainingConfig.num_envs", 64),
+        ("trainingConfig.seed=7", "trainingConfig.seed", 7),
+        ("seed=null", "trainingConfig.seed", None),
+        ("task=Isaac-Ant", "trainingConfig.task", "Isaac-Ant"),
+        ("name=a=b", "name", "a=b"),
+        ("name=", "name", ""),
+        ('name="7"', "name", "7"),
+        ("timeouts.wallSeconds=1.5", "timeouts.wallSeconds", 1.5),
+        ("resume.fromJob=job-x", "resume.fromJob", "job-x"),
+        ("computeConfig.gpusPerNode=0", "computeConfig.gpusPerNode", 0),
+        ("retries=NaN", "retries", "NaN"),
+        ("env.sim.dt=0.01", "overrides", ["env.sim.dt=0.01"]),
+        ("agent.policy.sizes=[32,32]", "overrides", ["agent.policy.sizes=[32,32]"]),
+        ("physics=newton_mjwarp", "overrides", ["physics=newton_mjwarp"]),
+        ('overrides=["env.a=1"]', "overrides", ["env.a=1"]),
+    ],
+)
+def test_a_setting_lands_where_it_belongs(read, setting, path, value):
+    node = read(setting)
+    for part in path.split("."):
+        node = node[part]
+    assert node == value
+
+
+def test_settings_go_before_the_file_and_the_last_one_counts(read):
+    config = read(
+        "numEnvs=2", "numEnvs=3", "env.b=2", config={"trainingConfig": {"numEnvs": 1}, "overrides": ["env.a=1"]}
+    )
+    assert config == {"trainingConfig": {"numEnvs": 3}, "overrides": ["env.a=1", "env.b=2"]}

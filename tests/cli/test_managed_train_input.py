@@ -1,0 +1,130 @@
+"""What `managed-train` refuses before anything is begun: what is said, and nothing is left."""
+
+import json
+
+import pytest
+from helpers import CommandLine
+from loops import Loop
+
+from simyard.requests.config import check_config
+from simyard.requests.managed import TrainingRunRequest, fill_in
+
+UNKNOWN = "asset-" + "0" * 64
+
+
+def trainer(**changes):
+    return {"trainer_spec": {"image_uri": "local", "entrypoint": "python trainer.py"} | changes}
+
+
+CASES = [
+    ("no template", {"rollout_template": None}, ["rollout_template"]),
+    ("no trainer", {"trainer_spec": None}, ["trainer_spec"]),
+    ("no end", {"loop_policy": {}}, ["loop_policy.max_iterations is missing"]),
+    ("no iterations", {"loop_policy": {"max_iterations": 0}}, ["max_iterations", "not 0"]),
+    ("iterations in text", {"loop_policy": {"max_iterations": "3"}}, ["max_iterations", "not '3'"]),
+    ("endless hours", {"loop_policy": {"max_iterations": 1, "max_wallclock_hours": 1e999}}, ["hours", "inf"]),
+    ("a slip", {"loop_policy": {"max_iteration": 3}}, ["'max_iteration'", "Did you mean 'max_iterations'?"]),
+    ("another mode", {"success_criteria": {"mode": "most"}}, ["mode", "'max'", "'min'", "'most'"]),
+    ("target is NaN", {"success_criteria": {"target": float("inf")}}, ["target", "inf"]),
+    ("no patience", {"success_criteria": {"patience_iterations": 0}}, ["patience_iterations", "not 0"]),
+    ("no credits", {"budget_policy": {"max_credits": 0}}, ["max_credits", "not 0"]),
+    ("a placeholder that there is not", trainer(args_template=["--in", "{checkpoint}"]),
+     ["args_template[1]", "'{checkpoint}'", "{checkpoint_in_uri}", "write {{ for a brace"]),
+    ("a placeholder in the environment", trainer(env={"RUN": "{run}"}), ["env.RUN", "'{run}'", "{run_id}"]),
+    ("half a brace", trainer(args_template=["{run_id"]), ["args_template[0]", "'{'"]),
+    ("an attribute in braces", trainer(args_template=["{run_id.__class__}"]), ["no placeholder"]),
+    ("no program", trainer(entrypoint="  "), ["entrypoint", "names no program"]),
+    ("no program here", trainer(entrypoint=None), ["entrypoint None names no program"]),
+    ("an open quote", trainer(entrypoint="python 'train.py"), ["entrypoint", "No closing quotation"]),
+    ("a bad variable", trainer(env={"A B": "1"}), ["trainer_spec.env", "'A B'"]),
+    ("memory is negative", trainer(resources={"memory_gb": -1}), ["memory_gb", "not -1"]),
+    ("more GPUs than there are", trainer(resources={"gpu": 64}), ["resources.gpu is 64", "this machine has"]),
+    ("a program that is not there", trainer(entrypoint="no-such-program"), ["no program 'no-such-program'"]),
+    ("a script that is not there", trainer(entrypoint="python gone.py"), ["no file 'gone.py'"]),
+    ("two beginnings", {"checkpoint_init_uri": "a.pt", "checkpoint_init_asset_id": UNKNOWN}, ["not both"]),
+    ("no such checkpoint", {"checkpoint_init_uri": "gone.pt"}, ["checkpoint_init_uri", "'gone.pt'"]),
+    ("no such asset", {"checkpoint_init_asset_id": UNKNOWN}, ["There is no asset", UNKNOWN]),
+    ("the hosted service's own scene", {"rollout_template": {
+        "scene_id": "franka_cabinet_oige_v1", "steps": 1, "robot": {"urdf_uri": "robot.urdf"}}},
+     ["'franka_cabinet_oige_v1'", "table_top"]),
+    ("no robot", {"rollout_template": {"scene_id": "ground", "steps": 1}}, ["robot is missing"]),
+    ("too many slots", {"rollout_template": {"rollout_parallelism": 1000, "steps": 1}}, ["256", "1000"]),
+    ("an unknown library", {"rollout_template": {"steps": 1, "rl_library": "rsl"}}, ["'rsl'", "'rsl_rl'"]),
+]  # fmt: skip
+
+
+@pytest.fixture
+def loop(tmp_path, store):
+    return Loop(CommandLine({}), tmp_path, store)
+
+
+@pytest.mark.parametrize(("changes", "said"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_a_bad_request_is_refused(refuse, write, loop, store, changes, said):
+    request = {k: v for k, v in (loop.request() | changes).items() if v is not None}
+    if changes.get("rollout_template"):
+        request["rollout_template"] = changes["rollout_template"]
+    refuse("managed-train", write(request), "--wait", "--store", store, said=said)
+
+
+def test_a_site_may_require_a_gpu(refuse, write, loop, store, monkeypatch):
+    monkeypatch.setenv("SIMYARD_REQUIRE_GPU", "on")
+    refuse("managed-train", write(loop.request()), "--store", store, said=["gpu is 0", "SIMYARD_REQUIRE_GPU"])
+
+
+def test_an_image_that_cannot_be_had_is_refused(refuse, write, loop, store, monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    request = loop.request() | trainer(image_uri="ghcr.io/acme/trainer:1")
+    refuse("managed-train", write(request), "--store", store, said=["No container engine", "DOCKER_HOST", '"local"'])
+
+
+@pytest.mark.parametrize("what", ["show", "watch", "pause", "resume", "cancel", "verify"])
+def test_a_run_that_there_is_not(refuse, store, what):
+    unknown = "run-" + "0" * 26
+    refuse("runs", what, unknown, "--store", store, said=["There is no managed training run", unknown])
+    refuse("runs", what, "../../etc", "--store", store, said=["'../../etc' is not the id"])
+
+
+def test_the_quickstarts_body_is_a_request_as_it_stands():
+    """The shape is kept to the letter; only its scene and its mode are that service's own."""
+    body = {
+        "project_id": "proj_demo",
+        "name": "managed-loop-smoke",
+        "rollout_template": {
+            "rollout_parallelism": 2, "episodes_per_iteration": 2, "scene_id": "table_top", "num_envs": 8, "steps": 128,
+            "robot": {"urdf_uri": "robot.urdf"}, "control": {"task_mode": "hold", "fix_base": True},
+        },
+        "trainer_spec": {
+            "image_uri": "ghcr.io/acme-robotics/hardsim-trainer-smoke:0.1.1",
+            "entrypoint": "python /app/train_smoke.py",
+            "args_template": [
+                "--dataset-manifest-path", "{dataset_manifest_path}", "--output-dir", "{output_dir}",
+                "--checkpoint-in-uri", "{checkpoint_in_uri}",
+            ],
+            "env": {"HARDSIM_RUN_ID": "{run_id}", "HARDSIM_ITERATION_ID": "{iteration_id}"},
+            "resources": {"gpu": 1, "cpu": 1, "memory_gb": 2},
+        },
+        "loop_policy": {
+            "max_iterations": 3, "max_wallclock_hours": 2, "stop_on_iteration_failure": True,
+            "rollout_retry_limit": 1, "trainer_retry_limit": 1,
+        },
+        "success_criteria": {"patience_iterations": 2},
+        "budget_policy": {"max_credits": 50},
+    }  # fmt: skip
+    request = check_config(json.loads(json.dumps(body)), TrainingRunRequest)
+    assert request.rollout_template.jobs == 2
+    assert request.trainer_spec.program == ["python", "/app/train_smoke.py"]
+
+
+@pytest.mark.parametrize(
+    ("parallel", "envs", "episodes", "jobs"),
+    [(1, 1, 1, 1), (2, 8, 2, 2), (2, 8, 17, 4), (3, 2, 12, 6), (4, 64, 256, 4)],
+)
+def test_whole_waves_give_enough_episodes(loop, parallel, envs, episodes, jobs):
+    template = {"rollout_parallelism": parallel, "num_envs": envs, "episodes_per_iteration": episodes}
+    request = loop.request()
+    request["rollout_template"] |= template
+    assert check_config(request, TrainingRunRequest).rollout_template.jobs == jobs
+
+
+def test_templates_are_filled_in_once():
+    assert fill_in("--run={run_id} {{literally}}", {"run_id": "{seed}"}) == "--run={seed} {literally}"

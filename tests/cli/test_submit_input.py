@@ -1,0 +1,137 @@
+"""What `submit` refuses before a simulator is started: what is said, and nothing is left."""
+
+import json
+import zipfile
+
+import pytest
+
+from simyard.requests.config import check_config
+from simyard.requests.rollout import SubmitRequest
+from simyard.store.store import Store
+from simyard.tasks.shared.assets import upload
+
+UNKNOWN = "asset-" + "0" * 64
+URDF = '<robot name="r"><link name="base"/></robot>'
+
+
+@pytest.fixture
+def good(tmp_path):
+    """A standard request that nothing here refuses."""
+    (tmp_path / "robot.urdf").write_text(URDF)
+    return {
+        "robot": {"urdf_uri": "robot.urdf"},
+        "execution": {"num_envs": 2, "steps": 10},
+        "control": {"task_mode": "hold"},
+    }
+
+
+def lab(**changes):
+    return {
+        "robot": None,
+        "control": {},
+        "runtime_profile": "isaac_lab_rollout",
+        "isaac_lab": {"task_class_or_name": "Task", "task_module": "lift.task", "task_package_uri": "lift.zip"}
+        | changes,
+    }
+
+
+def nested(depth):
+    value = 1.0
+    for _ in range(depth):
+        value = {"in": value}
+    return value
+
+
+CASES = [
+    ("no execution", {"execution": None}, ["execution"]),
+    ("no steps", {"execution": {"num_envs": 1}}, ["execution.steps is missing"]),
+    ("no environments", {"execution": {"num_envs": 0, "steps": 1}}, ["num_envs", "not 0"]),
+    ("a billion environments", {"execution": {"num_envs": 10**9, "steps": 1}}, ["num_envs", "131072", "1000000000"]),
+    ("environments in text", {"execution": {"num_envs": "8", "steps": 1}}, ["num_envs", "not '8'"]),
+    ("endless steps", {"execution": {"num_envs": 1, "steps": 10**12}}, ["steps", "10000000"]),
+    ("seed is negative", {"execution": {"steps": 1, "seed": -1}}, ["seed", "not -1"]),
+    ("dt is zero", {"physics": {"dt": 0}}, ["physics.dt", "not 0"]),
+    ("dt is infinite", {"physics": {"dt": float("inf")}}, ["physics.dt", "inf"]),
+    ("no substeps", {"physics": {"substeps": 0}}, ["substeps", "not 0"]),
+    ("another format", {"outputs": {"log_format": "hdf5"}}, ["log_format", "'zarr'", "'hdf5'"]),
+    ("video in text", {"outputs": {"video": "yes"}}, ["video", "'yes'"]),
+    ("another job type", {"job_type": "train"}, ["job_type", "'rollout'"]),
+    ("another profile", {"runtime_profile": "gazebo"}, ["runtime_profile", "'isaac_lab_rollout'", "'gazebo'"]),
+    ("a slip", {"execution": {"steps": 1, "num_env": 1}}, ["'num_env'", "Did you mean 'num_envs'?"]),
+    ("a field of training", {"trainingConfig": {}}, ["Unknown key 'trainingConfig'"]),
+    ("a name with newlines", {"name": "a\nb"}, ["name", r"'a\nb'"]),
+    ("no robot", {"robot": None}, ["robot is missing"]),
+    ("an empty robot", {"robot": {}}, ["give one of", "urdf_uri", "mjcf_asset_id"]),
+    ("two robots", {"robot": {"urdf_uri": "robot.urdf", "usd_uri": "robot.usd"}}, ["give one of"]),
+    (
+        "a robot that is not there",
+        {"robot": {"urdf_uri": "other.urdf"}},
+        ["robot.urdf_uri", "'other.urdf'", "robot.urdf"],
+    ),
+    ("a robot of another scheme", {"robot": {"urdf_uri": "ftp://host/r.urdf"}}, ["'ftp://host'"]),
+    ("a robot with a newline", {"robot": {"urdf_uri": "a\nb.urdf"}}, ["urdf_uri", r"'a\nb.urdf'"]),
+    ("an asset that is no id", {"robot": {"urdf_asset_id": "../../x"}}, ["urdf_asset_id", "'../../x'"]),
+    ("an asset that is not there", {"robot": {"urdf_asset_id": UNKNOWN}}, [UNKNOWN]),
+    ("two scenes", {"scene": {"usd_uri": "a.usd", "usd_asset_id": UNKNOWN}}, ["not both"]),
+    ("a scene that is a path", {"scene": {"scene_id": "../etc"}}, ["scene_id", "'../etc'"]),
+    ("an unknown scene", {"scene": {"scene_id": "warehouse"}}, ["'warehouse'", "'ground'"]),
+    ("an unknown mode", {"control": {"task_mode": "holt"}}, ["'holt'", "Did you mean 'hold'?"]),
+    ("NaN in control", {"control": {"task_mode": "sine", "amplitude": float("nan")}}, ["NaN"]),
+    ("policy without a file", {"control": {"task_mode": "policy"}}, ["go together"]),
+    ("a file without policy", {"policy": {"uri": "robot.urdf"}}, ["go together"]),
+    ("overrides", {"overrides": ["env.x=1"]}, ["overrides are for registered tasks"]),
+    ("two profiles in one", {"isaac_lab": {"task_class_or_name": "T"}}, ["goes with runtime_profile"]),
+    ("a profile without its task", {"runtime_profile": "isaac_lab_rollout"}, ["isaac_lab is missing"]),
+    ("a package that is not there", lab(), ["isaac_lab.task_package_uri", "'lift.zip'"]),
+    ("a package without a module", lab(task_module=None), ["without task_module"]),
+    ("a module that is a path", lab(task_module="../lift"), ["task_module", "'../lift'"]),
+    ("a class with spaces", lab(task_class_or_name="a b"), ["task_class_or_name", "'a b'"]),
+    ("arguments nested too deep", lab(task_args=nested(30)), ["nested"]),
+    ("arguments too large", lab(task_args={"a": "x" * 300_000}), ["larger than"]),
+    ("arguments with infinity", lab(task_args={"a": float("inf")}), ["inf"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_a_bad_request_is_refused_in_words(good, changes, said, refuse, write):
+    refuse("submit", write({key: value for key, value in (good | changes).items() if value is not None}), said=said)
+
+
+def test_what_is_not_in_the_package_is_missed_before_anything_starts(good, refuse, write, tmp_path):
+    with zipfile.ZipFile(tmp_path / "lift.zip", "w") as archive:
+        archive.writestr("lift/__init__.py", "")
+        archive.writestr("lift/tasks.py", "")
+    request = good | lab()
+    said = ["'lift.task'", "Did you mean 'lift.tasks'?"]
+    refuse("submit", write({key: value for key, value in request.items() if value is not None}), said=said)
+
+
+def test_an_asset_of_another_kind_is_refused(good, refuse, write, store, tmp_path):
+    record = upload(Store.open(str(store)), tmp_path / "robot.urdf", "scene", {})
+    request = good | {"robot": {"urdf_asset_id": record["asset_id"]}}
+    refuse("submit", write(request), said=["kind 'scene'", "--kind robot"])
+
+
+def test_a_file_of_ten_megabytes_is_not_read(refuse, write):
+    refuse("submit", write(b'{"name": "' + b"x" * 10_000_000 + b'"}'), said=["too large", "1,000,000 bytes"])
+
+
+def test_a_rollout_takes_one_gpu(good, refuse, write):
+    request = {key: value for key, value in good.items() if value is not None}
+    said = ["asks for 2 GPUs, and a job of kind 'rollout' runs on one"]
+    refuse("submit", write(request | {"compute_config": {"gpus_per_node": 2}}), said=said)
+
+
+def test_an_idempotency_key_has_limits(good, refuse, write):
+    refuse("submit", write(good), "--idempotency-key", "k" * 257, said=["257 characters", "1 to 256"])
+    refuse("submit", write(good), "--idempotency-key", "  ", said=["0 characters"])
+
+
+def test_without_a_config_the_command_says_so(refuse):
+    refuse("submit", said=["Missing CONFIG"])
+
+
+def test_both_spellings_are_one_request(good):
+    camel = {"runtimeProfile": "standard", "robot": {"urdfUri": "r.urdf"}, "execution": {"numEnvs": 2, "steps": 1}}
+    snake = {"runtime_profile": "standard", "robot": {"urdf_uri": "r.urdf"}, "execution": {"num_envs": 2, "steps": 1}}
+    assert check_config(camel, SubmitRequest) == check_config(json.loads(json.dumps(snake)), SubmitRequest)
