@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -226,6 +227,8 @@ class _Keeper:
         self.borrower: LineSocket | None = None
         self.running = False
         """Whether the borrower has handed a job over that has not ended."""
+        self.asked: deque[LineSocket] = deque()
+        """Borrowers whose requests the workload has not answered yet, in its order: one may have gone meanwhile."""
 
     def on_sigterm(self, number: int, frame: FrameType | None) -> None:
         """End the session."""
@@ -317,6 +320,7 @@ class _Keeper:
     def _serve(self, listener: socket.socket, workload: ChildWorkload) -> None:
         """Lend the workload until it leaves."""
         self.running = False
+        self.asked.clear()
         idle_since = time.monotonic()
         while workload.leaving is None and (self.borrower or not self.stopping):
             with selectors.DefaultSelector() as selector:
@@ -344,14 +348,14 @@ class _Keeper:
             self._part()
 
     def _pass_on(self, workload: ChildWorkload) -> None:
-        """Tell the borrower what the workload says."""
+        """Pass the workload's reply on to the borrower that asked, if it is still there."""
         message = workload.listen()
         if message is None:
             return
         if message["event"] == "done":
             self.running = False
             self._note(jobs=self.state.jobs + 1, memory_bytes=message["memory_bytes"], used_at=time.time())
-        if self.borrower is not None:
+        if self.asked.popleft() is self.borrower is not None:
             with suppress(OSError):  # that it is gone shows when it is listened to
                 self.borrower.send(message)
 
@@ -372,6 +376,7 @@ class _Keeper:
             workload.end(float(message["grace_s"]))
             return
         self.running = self.running or message["op"] == "run"
+        self.asked.append(borrower)
         with suppress(OSError):  # that it is gone shows when it is listened to
             workload.tell(message)
 

@@ -171,7 +171,8 @@ def test_killed_again_and_again_it_goes_on_where_it_was(loop, machine, seed, tim
             kills[what] += 1
             process = loop.command.start("runs", "resume", run.run_id, "--store", loop.store, "--wait")
     # Killed between the result and its own end, the last process finds nothing left to do.
-    assert process.wait(PATIENCE_S) == 0 or "has succeeded" in process.stderr.read()
+    code, said = process.wait(PATIENCE_S), process.stderr.read()
+    assert code == 0 or "has succeeded" in said, said
     assert json.loads((run.folder / "result.json").read_text())["status"] == "succeeded"
     assert run.events[-1] == "run.ended"
     assert kills["driver"] >= 2, f"the run was over before it was killed often enough to mean anything: {kills}"

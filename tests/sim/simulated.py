@@ -246,7 +246,7 @@ class Yard:
         with self.environment():
             request = check_config(read_config(self.config, TrainRequest), TrainRequest)
             warm_up = resolve(request, self.opened, keys.new_job_id())
-            bounds = Bounds(idle_s=90 * 60.0)
+            bounds = Bounds(idle_s=90 * 60.0, jobs=1000)  # the long tier runs more than 200
             kept_sessions.start(warm_up.spec, warm_up, self.opened, self.site, bounds, lambda stage: None)
 
     def await_session(self) -> None:

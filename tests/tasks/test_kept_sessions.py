@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from scenario.play import alive, started
 from simyard.core.errors import RequestError, WorkloadError
 from simyard.core.specs import ONE_JOB, Bounds
 from simyard.requests.settings import Site
-from simyard.runner.session_server import LentWorkload
+from simyard.runner.session_server import LentWorkload, SessionFolder
 from simyard.store import keys
 from simyard.tasks.attempt.attempt import Observer
 from simyard.tasks.resolve import resolve
@@ -123,6 +124,27 @@ def machine(tmp_path, store):
     yield machine
     machine.stop()
     machine.assert_all_over()
+
+
+def test_an_answer_to_a_borrower_that_died_goes_to_no_other(kept):
+    """It would be taken for facts of another job, or for the end of one."""
+    state = kept.ready()
+    (root,) = kept.site.sessions_folder.glob("*")
+    folder = SessionFolder(root=root)
+    first = LentWorkload.borrow(folder, state["needs"])
+    os.kill(state["pid"], signal.SIGSTOP)
+    try:
+        with pytest.raises(WorkloadError, match="did not answer"):
+            first.check(play.NOTHING, None, {}, 0.0)
+        first._lines.close()  # as the kernel does for a process that is killed
+        second = wait_until(lambda: LentWorkload.borrow(folder, state["needs"]), 30, "the session is lent again")
+    finally:
+        os.kill(state["pid"], signal.SIGCONT)
+    try:
+        with pytest.raises(RequestError, match="Nowhere"):
+            second.check(replace(play.NOTHING, description="refuse"), None, {}, 60.0)
+    finally:
+        second.let_go()
 
 
 def test_jobs_borrow_the_process_and_give_it_back(kept):
