@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
+
+from simyard.runner.when_imported import when_imported
 
 _OPEN: set[Any] = set()
 """Writers that have not been closed: a forgotten one of tensorboardX leaves its thread."""
@@ -20,16 +21,24 @@ def write_at_once() -> None:
 
     That takes 15 µs, half of what the hand-over to a queue and its thread took.
     """
-    with suppress(ImportError):  # what rsl_rl, skrl and sb3 use
-        from tensorboard.summary.writer import event_file_writer
+    when_imported("tensorboard.summary.writer.event_file_writer", _change_tensorboard)
+    when_imported("tensorboardX.event_file_writer", _change_tensorboardx)
 
-        event_file_writer._AsyncWriter = _DirectWriter
-    with suppress(ImportError):  # what rl_games uses
-        from tensorboardX.event_file_writer import EventFileWriter
 
-        if EventFileWriter.add_event is not _add_event:
-            EventFileWriter.add_event = _add_event
-            EventFileWriter.__init__ = _remembered(EventFileWriter.__init__)
+def _change_tensorboard() -> None:
+    """Change what rsl_rl, skrl and sb3 use."""
+    from tensorboard.summary.writer import event_file_writer
+
+    event_file_writer._AsyncWriter = _DirectWriter
+
+
+def _change_tensorboardx() -> None:
+    """Change what rl_games uses."""
+    from tensorboardX.event_file_writer import EventFileWriter
+
+    if EventFileWriter.add_event is not _add_event:
+        EventFileWriter.add_event = _add_event
+        EventFileWriter.__init__ = _remembered(EventFileWriter.__init__)
 
 
 def close_all() -> None:

@@ -3,8 +3,10 @@
 import json
 import os
 import select
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -13,8 +15,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,8 @@ SIMYARD = str(Path(sys.executable).parent / "simyard")
 PREFECT = str(Path(sys.executable).parent / "prefect")
 SCENARIO = {"SIMYARD_PYTHON": str(Path(__file__).parent / "scenario" / "python"), "SCENARIO_PYTHON": sys.executable}
 """What has a machine play the scenario that a job's description says, in place of the simulator."""
+EMPTY_DATABASE = Path(__file__).parents[1] / "build" / f"prefect-{metadata.version('prefect')}.db"
+"""A Prefect server's database as it is at first: its hundred migrations take five seconds of processor time."""
 CONFIG = {
     "name": "test",
     "trainingConfig": {
@@ -189,6 +194,9 @@ def serving_prefect(home: Path, port: int | None = None) -> Iterator[Server]:
     port = port or free_port()
     url = f"http://127.0.0.1:{port}/api"
     env = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_API_URL": url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    database = home / "prefect.db"
+    if EMPTY_DATABASE.exists() and not database.exists():
+        shutil.copyfile(EMPTY_DATABASE, database)
     with (home / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)],
@@ -196,9 +204,20 @@ def serving_prefect(home: Path, port: int | None = None) -> Iterator[Server]:
         )  # fmt: skip
     try:
         wait_until(lambda: _healthy(url, process), 180, f"Prefect server: {(home / 'server.log').read_text()}")
+        if not EMPTY_DATABASE.exists():
+            _keep_database(database)
         yield Server(url, {"PREFECT_HOME": str(home), "PREFECT_API_URL": url})
     finally:
         end(process)
+
+
+def _keep_database(database: Path) -> None:
+    """Keep the database of a server that has just begun, for those to come."""
+    EMPTY_DATABASE.parent.mkdir(exist_ok=True)
+    beside = EMPTY_DATABASE.with_suffix(f".{os.getpid()}")
+    with closing(sqlite3.connect(database)) as ours, closing(sqlite3.connect(beside)) as copy:
+        ours.backup(copy)
+    beside.rename(EMPTY_DATABASE)
 
 
 def _healthy(url: str, process: subprocess.Popen[bytes]) -> bool:

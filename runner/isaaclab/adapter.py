@@ -97,7 +97,7 @@ class IsaacLab(Adapter):
         job = attempt.job
         if facts.flavor == "api" and job.kind != "rollout":  # a rollout's task may have nothing to do with Isaac Lab
             register_tasks(paths.overlay if job.packages else None, job.import_callback)
-        if facts.flavor == "api" and importlib.util.find_spec("isaaclab_newton"):
+        if facts.flavor == "api":
             replay_on_cpu()
         work: Callable[[AttemptSpec, Facts, AttemptPaths], None] = self._train
         # Each is imported where it is done: the control side imports adapters too, to know what there is.

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from simyard.runner.when_imported import when_imported
+
 
 def replay_on_cpu() -> None:
     """Let every Newton solver that Isaac Lab builds on the CPU from now on replay its step; once is enough.
@@ -15,7 +17,10 @@ def replay_on_cpu() -> None:
     What a step computes is the same to the bit, loops that end when they have converged included. A solver that Isaac
     Lab would not capture on CUDA is left as it is, and `env.sim.physics.use_cuda_graph=false` leaves all.
     """
-    from isaaclab.physics import PhysicsManager
+    when_imported("isaaclab_newton.physics.newton_manager", _wrap_solvers)
+
+
+def _wrap_solvers() -> None:
     from isaaclab_newton.physics.newton_manager import NewtonManager
 
     bound: Any = NewtonManager._invalidate_graph
@@ -24,6 +29,8 @@ def replay_on_cpu() -> None:
         return
 
     def wrap(cls: Any) -> None:
+        from isaaclab.physics import PhysicsManager
+
         # Isaac Lab calls it whenever a graph of old would no longer be right: for a new solver, after a hard reset.
         invalidate_graph(cls)
         cfg, solver = PhysicsManager._cfg, NewtonManager._solver

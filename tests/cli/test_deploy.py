@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner, Result
-from helpers import CommandLine, Server, last_json
+from helpers import CommandLine, FlowHost, Server, last_json
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from simyard.cli.main import main
@@ -83,9 +83,9 @@ def pool() -> str:
 
 
 @pytest.fixture
-def command(prefect_server: Server, tmp_path: Path) -> CommandLine:
+def command(prefect_server: Server, flow_host: FlowHost, tmp_path: Path) -> CommandLine:
     clean = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
-    return CommandLine({**clean, **prefect_server.env, "SIMYARD_HOME": str(tmp_path / "home")})
+    return CommandLine({**clean, **prefect_server.env, "SIMYARD_HOME": str(tmp_path / "home")}, flow_host)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -200,7 +199,9 @@ def test_a_retraining_whose_process_is_killed_goes_on_without_training_again(
 # Deployed
 
 
-def test_the_schedule_is_deployed_paused_and_starts_runs_once_it_is_resumed(deployed: Server, api: Api) -> None:
+def test_the_schedule_is_deployed_paused_and_starts_runs_once_it_is_resumed(
+    deployed: Server, flow_host: FlowHost, api: Api
+) -> None:
     found = api("/deployments/name/retrain/retrain")
     (schedule,) = found["schedules"]
     assert (schedule["slug"], schedule["active"]) == ("nightly", False)
@@ -215,10 +216,10 @@ def test_the_schedule_is_deployed_paused_and_starts_runs_once_it_is_resumed(depl
 
     assert scheduled() == []
     for verb in ("resume", "pause"):
-        subprocess.run(
-            [PREFECT, "--no-prompt", "deployment", "schedule", verb, "retrain/retrain", schedule["id"]],
-            env={**os.environ, **deployed.env}, capture_output=True, text=True, timeout=60, check=True,
-        )  # fmt: skip
+        arguments = ["--no-prompt", "deployment", "schedule", verb, "retrain/retrain", schedule["id"]]
+        command = Command(flow_host, arguments, {**os.environ, **deployed.env}, Path(PREFECT))
+        said = command.communicate(60)
+        assert command.returncode == 0, said
         runs = scheduled()
         assert bool(runs) is (verb == "resume")
         assert {run["expected_start_time"][11:19] for run in runs} <= {"03:00:00"}

@@ -11,10 +11,9 @@ from simyard.tasks.metrics.events import EventReader, find_event_files
 
 LOG_AND_DIE = """
 import os, signal, sys
-from {module} import SummaryWriter
 from simyard.runner import event_writers
 
-event_writers.write_at_once()
+{lines}
 writer = SummaryWriter(sys.argv[1])
 for step in range(50):
     writer.add_scalar("loss", step / 2, step)
@@ -22,9 +21,12 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.parametrize("first", ["the import", "the change"])
 @pytest.mark.parametrize("module", ["torch.utils.tensorboard", "tensorboardX"])
-def test_every_scalar_survives_a_kill(module: str, tmp_path: Path):
-    done = subprocess.run([sys.executable, "-c", LOG_AND_DIE.format(module=module), tmp_path], check=False)
+def test_every_scalar_survives_a_kill(module: str, first: str, tmp_path: Path):
+    lines = [f"from {module} import SummaryWriter", "event_writers.write_at_once()"]
+    script = LOG_AND_DIE.format(lines="\n".join(lines if first == "the import" else reversed(lines)))
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], check=False)
     assert done.returncode == -signal.SIGKILL
     (file,) = find_event_files(tmp_path)
     series = EventReader(file).read_new()["loss"]

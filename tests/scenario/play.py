@@ -7,16 +7,16 @@ import re
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 from helpers import train_request
+from scenario.nursery import Nursery
 
 from simyard.core.errors import WorkloadError
 from simyard.core.specs import ONE_JOB, Bounds, JobSpec
 from simyard.requests.settings import Site
-from simyard.runner.workload import ChildWorkload
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import Observer
@@ -55,36 +55,29 @@ NOTHING = JobSpec(
 
 
 class Waiting:
-    """Workloads that have imported torch already, as the command line has one: they wait while other tests run."""
-
-    COUNT = 2
+    """Workloads that have imported torch already, as the command line has one."""
 
     def __init__(self, home, bounds: Bounds = ONE_JOB):
-        bounds = replace(bounds, idle_s=7200.0)  # other files' tests may come in between
         self._home = home
         self._bounds = bounds
-        self._waiting = []
+        self._site = Site(home=self._home, store="", python=str(PYTHON))
+        self._nursery = None
 
     def take(self):
-        while len(self._waiting) <= self.COUNT:
-            folder = self._home / f"workload-{time.time_ns()}"
-            site = Site(home=self._home, store="", python=str(PYTHON))
-            workload = ChildWorkload.start(
-                str(PYTHON),
-                folder,
-                simulator="isaaclab",
-                library="rsl_rl",
-                env=site.workload_env(),
-                bounds=self._bounds,
-            )
-            self._waiting.append(workload)
-        workload = self._waiting.pop(0)
+        if self._nursery is None:
+            self._nursery = Nursery(self._site.workload_env())
+        workload = self._nursery.start(
+            self._home / f"workload-{time.time_ns()}",
+            library="rsl_rl",
+            env=self._site.workload_env(),
+            bounds=self._bounds,
+        )
         workload.check(NOTHING, None, {}, 60)  # so that no test's patience is spent on an import
         return workload
 
     def close(self):
-        for workload in self._waiting:
-            workload.end(0.0)
+        if self._nursery is not None:
+            self._nursery.close()
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from sites import UP_S, Site
 ITERATIONS = 60
 SLOW = "; ".join(f"slow at {index}" for index in range(ITERATIONS))
 """Wherever an attempt takes the job up."""
+SLOW_ONCE = "slow once"
+"""The attempt that is killed; the next one hurries."""
 
 
 def training(description: str = "", iterations: int = ITERATIONS) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def test_a_port_that_is_taken_is_named(site: Site, flow_host: FlowHost, tmp_path
 @pytest.mark.parametrize("stopped", [False, pytest.param(True, marks=pytest.mark.long)], ids=["", "stopped before"])
 def test_a_job_outlives_the_site_that_is_killed(site: Site, stopped: bool) -> None:
     key = site.key
-    job_id = site.call("POST", "/v0/jobs", training(SLOW))["job_id"]
+    job_id = site.call("POST", "/v0/jobs", training(SLOW if stopped else SLOW_ONCE))["job_id"]
     waiting = site.call("POST", "/v0/jobs", training(iterations=2))["job_id"]
     wait_until(lambda: site.saved(job_id, 1), UP_S, "a checkpoint of the first attempt")
     if stopped:
