@@ -21,15 +21,15 @@ import pytest
 from helpers import train_request
 from scenario import play
 
-from simyard.cli import main
-from simyard.config import check_config
-from simyard.requests import EvaluateRequest, ExportRequest
-from simyard.site import Site
+from simyard.cli.main import main
+from simyard.requests.config import check_config
+from simyard.requests.jobs import EvaluateRequest, ExportRequest
+from simyard.requests.settings import Site
 from simyard.store import keys
 from simyard.store.store import Store
-from simyard.tasks.history import load_spec
 from simyard.tasks.launch import next_attempt
 from simyard.tasks.resolve import resolve
+from simyard.tasks.shared.history import load_spec
 
 FIXTURES = Path(__file__).parent / "fixtures" / "store"
 JOBS = {
@@ -136,7 +136,7 @@ def api(old: Old) -> Iterator[Api]:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from simyard.service.app import create_app
-    from simyard.service.launches import Launches
+    from simyard.service.prefect_api import Launches
     from simyard.service.settings import Settings
 
     app = create_app(Settings.from_env())
@@ -346,7 +346,7 @@ def test_api_keys(old: Old) -> None:
 
 
 def test_webhooks(old: Old) -> None:
-    from simyard.service.notifications import Notice
+    from simyard.service.webhooks.outgoing import Notice
 
     told = json.loads((old.folder / "jobs" / old.ids["of a key"] / "notification.json").read_text())
     assert (told["delivered"], told["deliveries"], told["problem"]) == (True, 2, None)

@@ -8,7 +8,7 @@ import pytest
 from helpers import wait_until
 from scenario.play import running_below
 
-from simyard.runner.errors import WorkloadError
+from simyard.core.errors import WorkloadError
 from simyard.runner.workload import describe_exit, has_token
 
 pytestmark = pytest.mark.system
