@@ -1,5 +1,5 @@
 # Every target does its own set-up. `make setup` costs a fraction of a second when nothing changed.
-.PHONY: setup demo test test-fast test-long mutants check bench clean
+.PHONY: setup demo test test-fast test-long mutants check bench metrics clean
 
 # Bytecode is kept, whatever the environment says: a process that finds none compiles for seconds.
 export PYTHONDONTWRITEBYTECODE =
@@ -41,6 +41,10 @@ bench: setup
 	@.venv/bin/python benchmarks/metrics_csv.py
 	@.venv/bin/python benchmarks/evaluation.py
 	@.venv/bin/python benchmarks/transfer.py
+
+# The code itself in figures: sizes, docstrings, untyped dicts; other projects' folders in TREES.
+metrics: setup
+	@.venv/bin/python benchmarks/code.py --folders $(TREES)
 
 clean:
 	rm -rf .venv build demo
