@@ -121,7 +121,8 @@ class Figures:
 
 HEAD = (
     "tree", "lines a file med/p90/max", "lines a function med/p90/max", "nesting p90/max", "public documented / hinted",
-    "comment lines", "docstring lines", "docstrings that begin with what, who, how, …", "`dict[str, Any]`", "reads by string",
+    "comment lines", "docstring lines", "docstrings that begin with what, who, how, …",
+    "`dict[str, Any]`", "reads by string",
 )  # fmt: skip
 
 

@@ -17,11 +17,11 @@ from simyard.store.names import parse_url
 from simyard.store.store import Store
 
 CREDENTIALS_LIVE = timedelta(minutes=10)
-"""How long the store keeps a bucket block's credentials before it asks again. The shortest role lives 15 minutes."""
+"""Time for which a bucket block's credentials are kept. The shortest role lives 15 minutes."""
 
 
 class JobStore(Block):
-    """Where jobs are kept: a folder or a bucket, with the credentials for it.
+    """Store of jobs: a folder or a bucket, with the credentials for it.
 
     Give either `url`, or `bucket` to use an S3 Bucket block that is there already. What is left empty comes from the
     `AWS_*` environment variables of the process that opens the store.

@@ -1,4 +1,4 @@
-"""From what a user writes to the store it means; Prefect is imported only when a block is named."""
+"""References to stores, resolved; Prefect is imported only for a block."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from simyard.store.names import check_key
 from simyard.store.store import Store
 
 BLOCK_PREFIX = "job-store/"
-"""What a reference to a block begins with; the block's name follows, and where in its store, if not at its root."""
+"""Prefix of a reference to a block; the block's name follows, and a folder in its store, if not the root."""
 
 
 _BLOCK_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")

@@ -1,4 +1,4 @@
-"""What an adapter must do: check a job without simulating, then run it in a fresh environment."""
+"""Protocol of a simulator's adapter: check a job without simulating, then run it in a fresh environment."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ class Adapter:
     """The kinds of jobs it can do."""
 
     def preload(self, library: str | None) -> None:
-        """Import what jobs with this library need; called while the job is still being prepared."""
+        """Import the modules of jobs with this library; called while the job is still being prepared."""
 
     def import_rest(self) -> None:
-        """Import what running a job needs besides; called while the process waits for a checked job to begin."""
+        """Import the rest that a running job needs; called while the process waits for a checked job to begin."""
 
     def only_one_job(self) -> str | None:
-        """Return why a process can serve one job only; None where it can serve one after another."""
+        """Return the reason a process can serve one job only; None if it can serve one after another."""
         return None
 
     def left_over(self) -> str | None:
-        """Return what of the simulator's a job has left in this process, in words, or None."""
+        """Describe state of the simulator that a job has left in this process; None if there is none."""
         return None
 
     def findings(self) -> dict[str, Any]:
-        """Return what checks have found out about this environment, for `refuse_known` of others; plain JSON."""
+        """Return the findings of checks about this environment, for `refuse_known` of others; plain JSON."""
         return {}
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What a job runs on: the device, and the packages that decide its result."""
+"""Device of a job, and the packages that decide its result."""
 
 from __future__ import annotations
 

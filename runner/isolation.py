@@ -1,4 +1,4 @@
-"""What a job must not leave behind in a process that serves more of them: taken down before it, put back after it.
+"""Isolation of the jobs of one process: its state is recorded before a job and put back after it.
 
 Nothing is imported here that the process has not imported already: a library that no job used has no state.
 """
@@ -23,9 +23,9 @@ from typing import Any
 from simyard.runner.workload import TOKEN, with_token
 
 MAX_DESCRIPTORS = 64
-"""How many more may be open than after the first job: drivers and libraries keep some, a leak has no end."""
+"""Descriptors that may be open beyond those after the first job: drivers and libraries keep some, a leak has no end."""
 _LINGERING_S = 2.0
-"""What a thread may take to end after its job has."""
+"""Seconds a thread may take to end after its job."""
 _HARMLESS_THREADS = ("TMonitor",)
 """Threads that a library starts once for a process: the one that looks after tqdm's progress bars."""
 _FREEZE_MODULES = 200
@@ -68,7 +68,7 @@ class Isolation:
                 del sys.modules[name]
 
     def left_over(self) -> str | None:
-        """Free what can be freed after a job.
+        """Free a job's memory, and describe the rest of it that stays; None if nothing does.
 
         Returns:
             What of the job cannot be put back, in words: the process must not take another one then.
@@ -115,7 +115,7 @@ def memory_bytes() -> int:
 
 
 def flush_c_streams() -> None:
-    """Write what compiled code has printed and still holds."""
+    """Flush the streams of compiled code."""
     ctypes.CDLL(None).fflush(None)
 
 

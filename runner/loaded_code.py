@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 Status = tuple[int, int] | None
-"""When a file was last written, in nanoseconds, and its size; None where there is none."""
+"""Time of a file's last write, in nanoseconds, and its size; None for a file that is gone."""
 
 
 class LoadedCode:
@@ -18,13 +18,13 @@ class LoadedCode:
     """
 
     def __init__(self) -> None:
-        """Remember what is loaded now."""
+        """Remember the modules loaded now."""
         self._files: dict[str, Status] = {}
         self._folders: dict[str, Status] = {}
         self.remember()
 
     def remember(self) -> None:
-        """Remember what has been imported since the last time, and forget what has been dropped."""
+        """Remember modules imported since the last call, and forget those dropped."""
         files = {file for module in list(sys.modules.values()) if isinstance(file := _file(module), str)}
         self._files = _statuses(files, self._files)
         self._folders = _statuses({os.path.dirname(file) for file in files}, self._folders)

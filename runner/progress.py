@@ -1,4 +1,4 @@
-"""What a workload says of its progress, line by line: each kind of job is read in its own way."""
+"""Progress of a workload, read line by line: each kind of job in its own way."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _ISAAC_LABS = {
     "Creating environment": "making the environment",
     "Preparing agent": "preparing the agent",
 }
-"""What Isaac Lab says of its own start, in our words."""
+"""Isaac Lab's steps of its start, in our words."""
 _COUNT = re.compile(r"^(?:episodes|checks|steps) (\d+) of \d+(?:, step (\d+))?(?:, mean return (\S+))?$")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """How to read the output of one kind of job."""
+    """Reader of the output of one kind of job."""
 
     unit: str
-    """What is counted, in the singular: `iteration`, `episode`, `check` or `step`."""
+    """Unit that is counted, in the singular: `iteration`, `episode`, `check` or `step`."""
     start: int
     """Units done before this attempt."""
     read: Callable[[str], Progress | None]
@@ -31,7 +31,7 @@ class Reader:
 
 
 def training_reader(library: Library, scale: Scale, start_iteration: int) -> Reader:
-    """Read what a library prints while it trains."""
+    """Read the output of a library in training."""
     before = 0 if library.prints_absolute else start_iteration
 
     def read(line: str) -> Progress | None:
@@ -44,7 +44,7 @@ def training_reader(library: Library, scale: Scale, start_iteration: int) -> Rea
 
 
 def counting_reader(unit: str) -> Reader:
-    """Read what `say_count` printed."""
+    """Read the lines of `say_count`."""
     return Reader(unit=unit, start=0, read=_read_count)
 
 
@@ -58,7 +58,7 @@ def _read_count(line: str) -> Progress | None:
 
 
 def activity_of(line: str) -> str | None:
-    """Return what a workload says that it does now, or None for a line that says nothing of that."""
+    """Return the activity that a line announces, or None for any other line."""
     if not (match := _ACTIVITY.match(line)):
         return None
     ours, isaac_labs = match.groups()
@@ -66,7 +66,7 @@ def activity_of(line: str) -> str | None:
 
 
 def say_activity(what: str) -> None:
-    """Print what begins now and takes a while: `doing: making the environment`."""
+    """Print an activity that begins now and takes a while: `doing: making the environment`."""
     print(f"doing: {what}")
 
 

@@ -78,7 +78,7 @@ def _send(control: socket.socket, message: dict[str, Any]) -> None:
 
 
 class _Session:
-    """What a process is from one job to the next."""
+    """State of a process from one job to the next."""
 
     def __init__(self, adapter: Adapter, bounds: Bounds, found: Mapping[str, Status]) -> None:
         self.adapter = adapter
@@ -90,7 +90,7 @@ class _Session:
         self.streams = _Streams()
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Do what is asked; an answer with `leaving` is the last one, and says why."""
+        """Serve a request; an answer with `leaving` is the last one, and gives the reason."""
         match request["op"]:
             case "ready":
                 self.adapter.import_rest()
@@ -232,7 +232,7 @@ class _Streams:
 
     @contextmanager
     def into(self, paths: AttemptPaths) -> Iterator[None]:
-        """Send what is printed to the job's files, while the body runs."""
+        """Send standard output and error to the job's files, while the body runs."""
         self._flush()
         for number, path in ((1, paths.stdout), (2, paths.stderr)):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -31,13 +31,13 @@ from simyard.runner.workload import ChildWorkload, LineSocket, Workload, has_tok
 PREPARE_S = 1800.0
 """Importing the simulator, and warming up with an empty kernel cache."""
 GREETING_S = 5.0
-"""Who connects says what it wants within this time."""
+"""Seconds in which a new connection has to send its request."""
 POLL_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class SessionSpec(Wire):
-    """What a kept session is: written into its folder by who starts it."""
+    """Specification of a kept session, in its folder before it starts."""
 
     session_id: str
     python: str
@@ -45,9 +45,9 @@ class SessionSpec(Wire):
     simulator: str
     """The adapter's name."""
     library: str | None
-    """What to import ahead."""
+    """Library to import ahead."""
     needs: dict[str, Any]
-    """What jobs have in common that may use it; equal or refused."""
+    """Fingerprint of the jobs it may serve; equal or refused."""
     bounds: Bounds
     warm_up: JobSpec | None = None
     """A job that is run first, so that its kernels are loaded; its files are in the folder `warm-up`."""
@@ -68,12 +68,12 @@ class SessionFolder:
 
     @property
     def state(self) -> Path:
-        """How it stands."""
+        """State of the session."""
         return self.root / "state.json"
 
     @property
     def log(self) -> Path:
-        """What keeper and workload printed."""
+        """Output of server and workload."""
         return self.root / "workload.log"
 
     @property
@@ -187,11 +187,11 @@ def keep(root: Path) -> int:
 
 @dataclass(kw_only=True)
 class _State:
-    """How a session stands, for people and for who looks for one."""
+    """State of a session, for people and for commands that look for one."""
 
     session_id: str
     needs: dict[str, Any]
-    """What jobs must have in common to use it."""
+    """Fingerprint of the jobs it may serve."""
     state: str = "starting"
     """`starting`, `warming up`, `ready`, `busy` or `failed`."""
     keeper: int = field(default_factory=os.getpid)
@@ -206,9 +206,9 @@ class _State:
     used_at: float | None = None
     """End of the last job; both in seconds since the epoch."""
     replaced: str | None = None
-    """Why the last process was replaced."""
+    """Reason the last process was replaced."""
     failure: dict[str, Any] | None = None
-    """Why it could not start."""
+    """Failure of its start; None if there was none."""
 
 
 class _StopError(Exception):
@@ -360,7 +360,7 @@ class _Keeper:
                 self.borrower.send(message)
 
     def _pass_in(self, borrower: LineSocket, workload: ChildWorkload) -> None:
-        """Do what the borrower says: most of it is for the workload."""
+        """Serve a message of the borrower: most are for the workload."""
         try:
             message = borrower.receive(0.0)
         except EOFError:
@@ -381,7 +381,7 @@ class _Keeper:
             workload.tell(message)
 
     def _greet(self, listener: socket.socket, workload: ChildWorkload) -> None:
-        """Hear what somebody wants who has just connected."""
+        """Serve the request of a new connection."""
         stream, _ = listener.accept()
         caller = LineSocket(stream)
         try:
@@ -411,7 +411,7 @@ class _Keeper:
 
 
 def read_state(folder: SessionFolder) -> dict[str, Any] | None:
-    """Return how a session stands; None where there is none any more, or it is just beginning."""
+    """Return the state of a session; None if it has ended, or is just beginning."""
     try:
         state = dict(json.loads(folder.state.read_text(encoding="utf-8")))
     except (OSError, ValueError):

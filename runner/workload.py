@@ -25,7 +25,7 @@ TOKEN = "SIMYARD_WORKLOAD"
 
 
 class StaleWorkloadError(WorkloadError):
-    """Raised when a process takes no job any more: its code was changed since, or it has waited too long."""
+    """A process takes no job any more: its code was changed since, or it has waited too long."""
 
 
 class Workload:
@@ -115,7 +115,7 @@ class Workload:
         return facts
 
     def findings(self, timeout_s: float) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return what its checks have found out about the environment, and the files that this came from.
+        """Return the findings of its checks about the environment, and the files they came from.
 
         Raises:
             WorkloadError: If the process ends or does not answer in time.
@@ -145,7 +145,7 @@ class Workload:
         return True
 
     def _note(self, message: dict[str, Any]) -> None:
-        """Keep what the end of a job or of the process says."""
+        """Record the end of a job or of the process."""
         self.code = message["code"]
         self._busy = False
         if message["event"] == "done":
@@ -155,7 +155,7 @@ class Workload:
             self.leaving = self.leaving or f"it ended with {describe_exit(self.code)}"
 
     def _exit_code(self) -> int:
-        """Return how the process has ended: it has closed its side."""
+        """Return the exit code of the process: it has closed its side."""
         raise NotImplementedError
 
     def _ask(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
@@ -260,7 +260,7 @@ class ChildWorkload(Workload):
         self._lines.send(message)
 
     def listen(self) -> dict[str, Any] | None:
-        """Return what it says now, to somebody else; None when that is nothing, or its end."""
+        """Return its next message, for another process; None if there is none, or it ended."""
         try:
             message = self._lines.receive(0.0)
         except EOFError:

@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 FORMATS = ("diffusion_policy", "robomimic")
-"""What a rollout can be converted to."""
+"""Formats a rollout can be converted to."""
 _ACTION, _REWARD, _OBSERVATION = "action", "reward", "obs"
 _POLICY_OBSERVATION = "obs/policy"
 _CHUNK_BYTES = 2_000_000
-"""What a replay buffer makes its own chunks of."""
+"""Bytes of a replay buffer's own chunks."""
 _GYM = 2
 """robomimic's number for environments that gym makes, which Isaac Lab also writes."""
 _TERMINATED = 1

@@ -81,12 +81,12 @@ class PolicyRunner:
 
     @property
     def observation_terms(self) -> tuple[ObservationTerm, ...]:
-        """What the policy sees, in order; slices count within its input."""
+        """Observation terms of the policy, in order; slices count within its input."""
         return self.contract.input_terms
 
     @property
     def action_terms(self) -> tuple[ActionTerm, ...]:
-        """What the policy gives, in order."""
+        """Action terms of the policy, in order."""
         return self.contract.actions
 
     def act(self, observations: NDArray[np.floating[Any]]) -> Array:
@@ -146,7 +146,7 @@ class PolicyRunner:
         return rows
 
     def _not_finite(self, rows: Array, what: str) -> str:
-        """Say where the first number is that is not finite."""
+        """Return the place of the first number that is not finite, in words."""
         place = [int(n) for n in np.argwhere(~np.isfinite(rows))[0]]
         names = [
             f" of term {term.name!r}"

@@ -39,10 +39,10 @@ OPTIONS = {
     "sse_kms_key_id": "the KMS key, for the two that have one",
     "sse_bucket_key": "'true' or 'false', for 'aws:kms'",
 }
-"""What `Store.open` takes in `options` for a bucket."""
+"""Options of `Store.open` for a bucket, each with its meaning."""
 
 ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
-"""What may be asked of a server. A key of the customer's own (SSE-C) is not among them: whoever reads needs it too."""
+"""Server-side encryptions on offer. A customer's own key (SSE-C) is not among them: every reader needs it too."""
 
 DEFAULT_TIMEOUT_S = 60.0
 """Seconds until a dead server is an error: long enough for a load balancer to be replaced, short enough to notice."""
@@ -79,7 +79,7 @@ def _open_folder(folder: Path) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Encryption:
-    """What the server is asked to do with every object that is written; its own default where nothing is set."""
+    """Server-side encryption of every object written; the server's own default where nothing is set."""
 
     algorithm: str | None
     """One of `ENCRYPTIONS`."""
@@ -90,7 +90,7 @@ class Encryption:
 
     @classmethod
     def decide(cls, options: Mapping[str, str]) -> Encryption:
-        """Take what is given, then what the environment says, each for itself: obstore does so too.
+        """Decide from the options, then the environment, field by field, as obstore does.
 
         Raises:
             RequestError: A value is not allowed, or two of them do not fit.
@@ -110,7 +110,7 @@ class Encryption:
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """How a bucket is reached: decided once, whatever the library that reaches it."""
+    """Access to a bucket, decided once for both libraries that reach it."""
 
     endpoint: str | None
     """None for AWS."""
@@ -127,11 +127,11 @@ class Access:
     checksum: bool
     """Whether the server gets a SHA-256 checksum to keep; that a body arrives as it was sent is checked anyway."""
     encryption: Encryption
-    """Of what is written."""
+    """Encryption of new objects."""
 
     @classmethod
     def decide(cls, options: Mapping[str, str], credentials: Credentials | None) -> Access:
-        """Take what is given, then what the environment says.
+        """Decide from the options, then the environment.
 
         Raises:
             RequestError: An option is malformed.

@@ -1,4 +1,4 @@
-"""What went wrong in a store, in words a user can act on."""
+"""Failures of a store, in words a user can act on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from obstore.exceptions import BaseError
 from simyard.core.errors import StoreError
 
 CAUGHT = (BaseError, OSError)
-"""What obstore and the file system raise."""
+"""Exceptions of obstore and the file system."""
 
 _S3_ANSWER = re.compile(r"<Code>(.*?)</Code>\s*<Message>(.*?)</Message>", re.DOTALL)
 
@@ -68,7 +68,7 @@ _PASSING = re.compile(
 
 
 class KeyNotFound(StoreError):  # noqa: N818 - named as what happened, like FileNotFound
-    """Raised when there is no object under a key."""
+    """No object stands under a key."""
 
     def __init__(self, address: str) -> None:
         super().__init__(
@@ -104,7 +104,7 @@ def may_pass(error: BaseException) -> bool:
 
 @contextmanager
 def on_disk(action: str, path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what the file system raises in a `with` block into the error to raise for a file of this machine."""
+    """Translate the file system's exceptions in a `with` block into an error that names the file of this machine."""
     try:
         yield
     except OSError as error:

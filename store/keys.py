@@ -98,7 +98,7 @@ def _number_of_run(run_id: uuid.UUID, due: datetime) -> str:
 
 
 def _digits_of(text: str) -> str:
-    """Return what follows the time in an id that stands for a text."""
+    """Return the digits after the time in an id that is derived from a text."""
     return _digits(int.from_bytes(hashlib.sha256(text.encode()).digest()[:10]))[10:]
 
 
@@ -175,7 +175,7 @@ class AssetKeys:
 
     @property
     def record(self) -> str:
-        """What the asset is; there once its file is whole."""
+        """Key of the asset's record, written after its file."""
         return f"{self.prefix}/asset.json"
 
     def file(self, name: str) -> str:
@@ -184,22 +184,22 @@ class AssetKeys:
 
 
 def idempotency(key: str) -> str:
-    """Return where it is written which job an idempotency key stands for; keys are whatever users like."""
+    """Return the key of an idempotency record; users' keys may hold anything, so their digest names it."""
     return f"idempotency/{hashlib.sha256(key.encode()).hexdigest()}.json"
 
 
 def api_key(key_id: str) -> str:
-    """Return where an API key's record lies."""
+    """Return the key of an API key's record."""
     return f"{API_KEYS}/{key_id}.json"
 
 
 def doctor(check_id: str) -> str:
-    """Return where `simyard doctor` tries the store, or a machine that it asks writes its report."""
+    """Return the key that `simyard doctor` tries the store with, and that a machine writes its report to."""
     return f"{DOCTOR}/{check_id}.json"
 
 
 def outbox(own_id: str) -> str:
-    """Return where it is written who wants to hear of the end of a job or a managed training run."""
+    """Return the key of a notification that waits for the end of a job or a managed run."""
     return f"{OUTBOX}/{own_id}.json"
 
 
@@ -209,12 +209,12 @@ def sending(own_id: str) -> str:
 
 
 def sending_once(own_id: str, number: int) -> str:
-    """Return where the one that sends it for this time says so; times are counted from 1."""
+    """Return the key of the claim that a copy of the service makes before delivery `number`, counted from 1."""
     return f"{sending(own_id)}/{number:03d}.json"
 
 
 def upload(upload_id: str, name: str) -> str:
-    """Return where a file goes that is uploaded by a signed URL."""
+    """Return the key of a file uploaded by a signed URL."""
     return f"uploads/{upload_id}/{name}"
 
 
@@ -231,7 +231,7 @@ class AttemptKeys:
 
     @property
     def outcome(self) -> str:
-        """How the attempt ended: written once, last."""
+        """Key of the attempt's outcome, written once, last."""
         return f"{self.prefix}/outcome.json"
 
     @property
@@ -246,7 +246,7 @@ class AttemptKeys:
 
     @property
     def meeting(self) -> str:
-        """Where the machines of the attempt meet; the first one writes it."""
+        """Key of the rendezvous of the attempt's machines; the first one writes it."""
         return f"{self.prefix}/meeting.json"
 
     @property
@@ -256,7 +256,7 @@ class AttemptKeys:
 
     @property
     def machine_lost(self) -> str:
-        """What became of a machine that cannot say so itself; the control flow writes it."""
+        """Key of the report on a lost machine; the control flow writes it."""
         return f"{self.prefix}/machine_lost.json"
 
     @property
@@ -296,7 +296,7 @@ class JobKeys:
 
     @property
     def result(self) -> str:
-        """How the job ended."""
+        """Key of the job's result."""
         return f"{self.prefix}/result.json"
 
     @property
@@ -336,7 +336,7 @@ class IterationKeys:
 
     @property
     def record(self) -> str:
-        """How it ended: the commit marker, written last."""
+        """Key of the iteration's record: its commit marker, written last."""
         return f"{self.prefix}/iteration.json"
 
     @property
@@ -367,7 +367,7 @@ class RunKeys:
 
     @property
     def wish(self) -> str:
-        """What somebody wants of it."""
+        """Key of the run's desired state."""
         return f"{self.prefix}/wish.json"
 
     @property
@@ -377,7 +377,7 @@ class RunKeys:
 
     @property
     def result(self) -> str:
-        """How it ended."""
+        """Key of the run's result."""
         return f"{self.prefix}/result.json"
 
     @property
@@ -436,7 +436,7 @@ class PromotionKeys:
 
     @property
     def record(self) -> str:
-        """Which policy is promoted, and the whole history."""
+        """Key of the promotion's record: the promoted policy and the whole history."""
         return f"{PROMOTIONS}/{self.name}.json"
 
     @property

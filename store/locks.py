@@ -11,7 +11,7 @@ from io import BufferedRandom
 from pathlib import Path
 
 LOOK_S = 0.05
-"""How often a file that another holds is tried again."""
+"""Seconds between two tries at a file that another process holds."""
 
 
 @contextmanager

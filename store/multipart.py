@@ -37,7 +37,7 @@ from simyard.store.store import UPLOADS_AT_ONCE, Store, part_bytes
 from simyard.store.uploads import Progress, is_there, read
 
 ROUNDS = 5
-"""How often an upload is begun: another process whose copy of the file has changed aborts what both were sending."""
+"""Times an upload is begun: a process whose copy of the file has changed aborts the upload of both."""
 REFRESH_S = 60
 """Credentials are renewed this long before they expire."""
 
@@ -87,7 +87,7 @@ class _Upload:
         self._stopped = threading.Event()
 
     def send(self, path: str | os.PathLike[str], progress: Progress) -> None:
-        """Send what is missing, and make the whole visible."""
+        """Send the missing parts, then make the object visible."""
         upload = {"Bucket": self._bucket, "Key": self._key, "UploadId": self._find() or self._begin()}
         try:
             with ThreadPoolExecutor(UPLOADS_AT_ONCE) as pool:
@@ -214,7 +214,7 @@ def _open_client(access: Access, bucket: str) -> Any:
 
 @dataclass(frozen=True)
 class _Given:
-    """What botocore asks for credentials, where the store was given some."""
+    """Credentials provider for botocore, from the store's own options."""
 
     credentials: Credentials
 

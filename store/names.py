@@ -1,4 +1,4 @@
-"""What a store and an object may be called: both come from users, so both are checked.
+"""Names of stores and objects: both come from users, so both are checked.
 
 file:///data/simyard      a folder of this machine
 /data/simyard, demo       the same, as a path; a relative one counts from the working folder
@@ -77,7 +77,7 @@ def check_prefix(prefix: str) -> str:
 
 
 def _problem(key: str, *, of_folder: bool = False) -> str:
-    """Return what is wrong with a key, as the end of a sentence, or nothing."""
+    """Return the fault of a key as the end of a sentence; empty for a good one."""
     if not isinstance(key, str):
         return f"is of type {type(key).__name__}"
     names = key.split("/")
@@ -100,7 +100,7 @@ def _problem(key: str, *, of_folder: bool = False) -> str:
 
 @dataclass(frozen=True)
 class Location:
-    """Where a store lies: either a folder, or a bucket and a prefix."""
+    """Location of a store: a folder, or a bucket and a prefix."""
 
     url: str
     """The full address, without a slash at its end."""

@@ -53,28 +53,28 @@ READ_BYTES = 4 * 1024 * 1024
 MAX_SERVER_COPY_BYTES = 5 * 1024**3
 """S3 copies no larger object by itself; larger ones pass through this machine."""
 READS = 3
-"""How often an object that comes with another digest than it says is read: what damaged it may be the way here."""
+"""Times an object is read that comes with another digest than it states: the transfer may have damaged it."""
 PROGRESS_SECONDS = 0.1
-"""How often the caller of an upload hears of it, and may stop it."""
+"""Seconds between two progress callbacks of an upload; a callback may stop it."""
 _WRITE = "simyard-write"
-"""What an object in a bucket says of itself: which call wrote it."""
+"""Metadata of an object in a bucket: the id of the call that wrote it."""
 _SHA256 = "simyard-sha256"
-"""What an object in a bucket says of itself: its digest, where the writer had all of it at hand."""
+"""Metadata of an object in a bucket: its digest, if the writer had all of it at hand."""
 
 T = TypeVar("T")
 
 OnBytes = Callable[[int], object]
-"""Told how many more bytes were moved, on the caller's thread. An exception from it stops the transfer."""
+"""Progress callback: bytes moved since the last call, on the caller's thread. An exception stops the transfer."""
 
 
 @dataclass(frozen=True)
 class Stat:
-    """What is known of an object without reading it."""
+    """Metadata of an object, known without reading it."""
 
     size_bytes: int
     """Length."""
     modified: datetime
-    """When it was last written, in UTC; a bucket counts in whole seconds."""
+    """Time of the last write, in UTC; a bucket counts in whole seconds."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Entry(Stat):
     """One object of a listing."""
 
     key: str
-    """Where it is, from the root of the store."""
+    """Key, from the root of the store."""
 
 
 class Store:
@@ -136,7 +136,7 @@ class Store:
         return self._location.join(check_key(key) if key != "" else "")
 
     def path(self, key: str) -> Path | None:
-        """Return where an object lies on this machine's disk; None in a bucket.
+        """Return an object's path on this machine's disk; None in a bucket.
 
         Raises:
             KeyNotFound: There is no such object.
@@ -197,7 +197,7 @@ class Store:
         return self._call("write", check_key(key), put, absent_is_missing=False)
 
     def _said(self, data: bytes) -> dict[str, str] | None:
-        """Return what an object says of itself; on a disk, nothing."""
+        """Return an object's metadata; empty on a disk."""
         if self._root:
             return None
         return {_WRITE: secrets.token_hex(8), _SHA256: hashlib.sha256(data).hexdigest()}

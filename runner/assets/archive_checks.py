@@ -1,4 +1,4 @@
-"""What an archive may hold: the limits, the two judges that hold them, and the words of a refusal."""
+"""Checks of archives: the limits, the two judges that hold them, and the words of a refusal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from simyard.core.errors import RequestError
 
 @dataclass(frozen=True, kw_only=True)
 class ArchiveLimits:
-    """How large an archive and what comes out of it may be."""
+    """Limits on the size of an archive and of its content."""
 
     total_bytes: int = 2 << 30
     """Bytes of everything unpacked, and of the archive itself; 2 GiB holds any robot's meshes."""
@@ -117,7 +117,7 @@ class Names:
 
 
 def clean(name: str) -> str:
-    """Drop what packers add: `./` before, `/` after."""
+    """Drop the packers' additions: `./` before, `/` after."""
     return name.removeprefix("./").removesuffix("/")
 
 

@@ -81,7 +81,7 @@ def _count_zip_entries(file: BinaryIO, limits: ArchiveLimits) -> None:
 
 
 def _zip_directory(file: BinaryIO) -> tuple[int, int]:
-    """Return where the directory of a zip file starts and ends, found as zipfile finds it."""
+    """Return the start and end of a zip file's directory, found as zipfile finds it."""
     size = file.seek(0, os.SEEK_END)
     tail_start = max(0, size - 22 - 0xFFFF - 76)
     file.seek(tail_start)
@@ -214,7 +214,7 @@ def _exactly(stream: gzip.GzipFile, count: int) -> bytes:
 
 
 def _extended_header(head: tarfile.TarInfo, stream: gzip.GzipFile, budget: Budget) -> dict[str, str]:
-    """Return what an extended header says of the next entry; only its path and size matter here."""
+    """Return an extended header's records on the next entry; only its path and size matter here."""
     if not 0 < head.size <= _EXTENDED_HEADER:
         raise damaged(f"an extended header has {head.size:,} bytes; at most {_EXTENDED_HEADER:,} are read")
     body = _exactly(stream, head.size + -head.size % _BLOCK)[: head.size]

@@ -32,7 +32,7 @@ _CHUNK = 1 << 20
 
 
 class Kind(StrEnum):
-    """What an archive is by its content."""
+    """Kind of an archive, by its content."""
 
     ZIP = "zip"
     WHEEL = "wheel"
@@ -40,15 +40,15 @@ class Kind(StrEnum):
 
 
 EXTENSIONS = {".zip": Kind.ZIP, ".whl": Kind.WHEEL, ".tar.gz": Kind.TAR_GZ, ".tgz": Kind.TAR_GZ}
-"""How an archive's file name may end, in upper or lower case, and what it must then be."""
+"""Endings of an archive's file name, in upper or lower case, each with the kind it must be."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArchiveInfo:
-    """What was found in an archive that passed every check."""
+    """Content of an archive that passed every check."""
 
     kind: Kind
-    """What it is."""
+    """Kind of the archive."""
     sha256: str
     """Hex digest of the archive file."""
     archive_bytes: int
@@ -108,7 +108,7 @@ def unpack(path: Path, dest: Path, limits: ArchiveLimits = DEFAULT) -> ArchiveIn
 
 
 def extension(name: str) -> str:
-    """Return which of `EXTENSIONS` a file name ends with.
+    """Return the ending of a file name that is in `EXTENSIONS`.
 
     Raises:
         RequestError: It ends with none of them.

@@ -1,4 +1,4 @@
-"""What robot and scene files refer to: found without a simulator, and held to the folder they came in.
+"""References of robot and scene files: found without a simulator, and held to the folder they came in.
 
 Newton's readers fetch meshes over HTTP, look packages up in ROS's search paths and open whatever path they are given.
 So everything that they would read is found here first, recursively, and whatever is not in the folder is refused.
@@ -20,7 +20,7 @@ from simyard.runner.assets.archive_checks import show
 from simyard.runner.assets.safe_xml import MOST_DAE_BYTES, bad_xml, elements
 
 MESHES = (".dae", ".glb", ".gltf", ".obj", ".off", ".ply", ".stl")
-"""How the name of a mesh file may end: what Newton's reader takes and what is looked into here."""
+"""Endings of mesh files that Newton's reader takes and that are looked into here."""
 USD_LAYERS = (".usd", ".usda", ".usdc")
 _LFS = b"version https://git-lfs"
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -29,7 +29,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What one file says of another."""
+    """Reference of one file to another."""
 
     text: str
     """As it is written."""
@@ -38,7 +38,7 @@ class Reference:
     optional: bool = False
     """True for looks alone: where the file is missing, the reader goes without."""
     endings: tuple[str, ...] = ()
-    """How the name may end; empty for any way."""
+    """Endings the name may have; empty for any."""
     packages: bool = False
     """Whether `package://` means a folder of the bundle."""
     numbered: bool = False
@@ -117,7 +117,7 @@ class _Folder:
         raise _refused(f"{where}, and there is no such file", self._advice(inside[0]))
 
     def _in_packages(self, name: str, rest: str, beside: Path) -> list[Path]:
-        """Return where a package's file may lie: in the bundle's folder of that name, or in one that is the package."""
+        """Return possible paths of a package's file: in the bundle's folder of that name, or the package itself."""
         above = [folder for folder in beside.parents if folder.is_relative_to(self._root)]
         named = [folder for folder in self._folders if folder.name == name]
         named.sort(key=lambda folder: folder not in above)

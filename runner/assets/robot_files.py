@@ -26,7 +26,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
 }
 """The formats, and how the name of a main file ends."""
 BUNDLES = (".zip", ".tar.gz", ".tgz")
-"""How the name of a bundle ends."""
+"""Endings of a bundle's file name."""
 PACKAGE = ".usdz"
 """A bundle of its own kind: a USD and its files, of which the first counts."""
 

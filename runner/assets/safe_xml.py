@@ -26,7 +26,7 @@ class Element:
     tag: str
     """Its name, without a namespace's prefix."""
     attributes: dict[str, str]
-    """What it says of itself."""
+    """Attributes of the element."""
     parent: str
     """The name of the element around it; empty for the root."""
     text: str = ""

@@ -10,7 +10,7 @@ from typing import Any
 from simyard.core.errors import RequestError
 
 CAPPED = "stepsPerEpisode"
-"""Why an episode ended that the job's own limit cut off."""
+"""Reason given for an episode that the job's own limit cut off."""
 TIME_OUT = "time_out"
 """The name of a direct task's time-out, which it does not name itself."""
 TERMINATED = "terminated"
@@ -33,16 +33,16 @@ class Episode:
     ended: str
     """`terminated` or `truncated`."""
     term: str | None
-    """Which termination fired; None where the task does not name them."""
+    """Termination that fired; None if the task does not name them."""
     success: bool | None
-    """None where the task does not say, or where being cut off would pass for it."""
+    """Whether the episode succeeded; None if the task does not say, or if a time limit would pass for success."""
     rewards: dict[str, float] = field(default_factory=dict)
     """Each reward term's part of the return; empty where the task does not name them."""
 
 
 @dataclass
 class _Ending:
-    """What the environment knows of an episode only until it resets."""
+    """State of an episode that the environment forgets when it resets."""
 
     term: str | None = None
     success: bool | None = None
@@ -58,7 +58,7 @@ def success_metric(log: Mapping[str, Any]) -> str | None:
 
 
 def quotas(episodes: int, envs: int) -> list[int]:
-    """Return how many episodes each environment has to complete.
+    """Return the number of episodes that each environment has to complete.
 
     The number is fixed beforehand: taking whichever episodes end first would favour the short ones.
     """
@@ -122,7 +122,7 @@ class EpisodeMeter:
 
     @property
     def success_source(self) -> str | None:
-        """What says that an episode succeeded; None when nothing does."""
+        """Source of the success of episodes; None if there is none."""
         if self._success_termination:
             return f"termination {self._success_termination}"
         if self._metric:
@@ -203,7 +203,7 @@ class EpisodeMeter:
         return answer
 
     def _start_at_zero(self, env_ids: Any) -> None:
-        """Undo what some tasks do to spread resets in training: episodes that begin in their middle."""
+        """Start episodes at step 0: some tasks begin them in their middle, to spread resets in training."""
         self._base.episode_length_buf[slice(None) if env_ids is None else self._index(env_ids)] = 0
 
     def _index(self, env_ids: Any) -> Any:
@@ -223,7 +223,7 @@ class EpisodeMeter:
         return min(fired, key=lambda name: manager.get_term_cfg(name).time_out, default=None)
 
     def _said_success(self, env: int) -> bool | None:
-        """Return what a termination says of success, before the metric is asked."""
+        """Return the success that a termination states, before the metric is asked."""
         wanted = self._success_termination
         if wanted is None:
             wanted = "success" if self._metric is None and "success" in self._terms() else None

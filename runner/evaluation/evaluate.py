@@ -114,13 +114,13 @@ class _Counter:
         self._sum += episode.total
 
     def alive(self) -> None:
-        """Say where things stand, if the last word is a while ago."""
+        """Print the progress, if the last line is a while ago."""
         self._signs += 1
         if time.monotonic() - self._said > SAY_EVERY_S:
             self.say()
 
     def say(self) -> None:
-        """Say where things stand."""
+        """Print the progress."""
         mean = self._sum / self._done if self._done else None
         say_count("episode", self._done, self._total, step=self._signs, reward=mean)
         self._said = time.monotonic()
@@ -148,7 +148,7 @@ def _no_video(problem: str | None) -> Failure:
 
 
 def _keep_configuration(env: Any, agent_cfg: Any, paths: AttemptPaths) -> None:
-    """Write what the simulator runs, as training does."""
+    """Write the configurations of environment and agent, as training does."""
     from isaaclab_rl.entrypoints.common import dump_train_configs
 
     if not (paths.output / "params").exists():

@@ -17,7 +17,7 @@ _NORMAL = NormalDist()
 
 
 def summarize(episodes: Sequence[Episode], success_source: str | None) -> dict[str, Any]:
-    """Return what the episodes say together; null for what was not measured.
+    """Return the statistics of the episodes; null for a value that was not measured.
 
     Args:
         episodes: At least one.
@@ -101,7 +101,7 @@ def _interval(means: Any, tails: tuple[float, float]) -> list[float]:
 
 
 def _corrected_tails(data: Any, means: Any) -> tuple[float, float]:
-    """Return which share of the resampled means lies below each end of a BCa interval (Efron 1987).
+    """Return the share of the resampled means below each end of a BCa interval (Efron 1987).
 
     Where the mean of all is beyond every resampled one, the correction is undefined: then they are the plain ones.
     """

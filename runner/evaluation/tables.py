@@ -14,7 +14,7 @@ from simyard.core.specs import PolicyFile
 from simyard.runner.evaluation.episode_statistics import Episode
 
 INTERVAL_S = 5.0
-"""How far `episodes.csv` may lie behind: it is written whole every time."""
+"""Seconds by which `episodes.csv` may lag: it is written whole every time."""
 
 
 class EpisodeTable:

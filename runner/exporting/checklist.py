@@ -19,16 +19,16 @@ CHECKLIST_FILE = "checklist.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Answer(Wire):
-    """What a person says of an item."""
+    """Answer of a person to an item."""
 
     by: str
-    """Who."""
+    """Name of the person."""
     at: str
-    """When; ISO 8601."""
+    """Time, ISO 8601."""
     note: str
-    """What was looked at, in the person's words."""
+    """Observation, in the person's words."""
     ok: bool
-    """True where the policy may run as far as this item goes."""
+    """Whether the policy may run as far as this item goes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Item(Wire):
     evidence: dict[str, Any]
     """`summary` in words, the numbers behind it, and `answer` where a person gave one."""
     advice: str
-    """What to do next; empty for a pass."""
+    """Next step; empty for a pass."""
 
     @property
     def summary(self) -> str:

@@ -17,7 +17,7 @@ POLICY_GROUP = "policy"
 
 
 class Status(StrEnum):
-    """What is known of an item."""
+    """Status of an item."""
 
     PASS = "pass"
     FAIL = "fail"
@@ -27,15 +27,15 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the evidence says of one item."""
+    """Verdict of the evidence on one item."""
 
     status: Status
     summary: str
     """One sentence."""
     advice: str = ""
-    """What to do next; empty for a pass."""
+    """Next step; empty for a pass."""
     numbers: dict[str, Any] = field(default_factory=dict)
-    """What it was judged by, as plain JSON."""
+    """Numbers it was judged by, as plain JSON."""
 
 
 def rewards(evidence: Evidence, limits: Thresholds) -> Verdict:
@@ -308,7 +308,7 @@ def second_simulator(evidence: Evidence, limits: Thresholds) -> Verdict:
 
 
 def curriculum(evidence: Evidence, limits: Thresholds) -> Verdict:
-    """Judge where the curriculum stood when training ended."""
+    """Judge the stage of the curriculum at the end of training."""
     stages = evidence.curriculum
     if stages is None:
         text = "The curriculum's stage is not known; a direct task may have one in its own code."
@@ -322,7 +322,7 @@ def curriculum(evidence: Evidence, limits: Thresholds) -> Verdict:
 
 
 def randomization(evidence: Evidence, limits: Thresholds) -> Verdict:
-    """List what was randomised: only a person knows the real robot's ranges."""
+    """List the randomised parameters: only a person knows the real robot's ranges."""
     advice = "Compare the ranges with measurements of the real robot (system identification)."
     if evidence.randomization is None:
         return Verdict(Status.HUMAN, "The task does not say what it randomises.", advice)

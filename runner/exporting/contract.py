@@ -1,4 +1,4 @@
-"""What a robot must know to run an exported policy: `policy_contract.json`, and its strict reader.
+"""Contract of an exported policy with the robot that runs it: `policy_contract.json`, and its strict reader.
 
 Standard library only: the robot reads the contract with this file.
 """
@@ -30,7 +30,7 @@ Interval = tuple[float | None, float | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint(Wire):
-    """What was exported."""
+    """Checkpoint that was exported."""
 
     sha256: str
     iteration: int | None
@@ -52,13 +52,13 @@ class ObservationTerm(Wire):
     """Observations that belong together. The environment's order of work: noise, clip, scale, delay, history."""
 
     name: str | None
-    """None where the environment does not name them."""
+    """Name; None if the environment gives none."""
     size: int
     """Numbers in it, history included."""
     slices: tuple[tuple[int, int], ...] | None
-    """Where they stand, [start, stop); more than one where the group is laid out by time; None where it is not flat."""
+    """Columns, [start, stop); more than one if the group is laid out by time; None if it is not flat."""
     function: str | None
-    """What computes it, `module:name`."""
+    """Function that computes it, `module:name`."""
     joints: tuple[str, ...] | None
     """One for each number of a sample; None where the term is not known to be of joints."""
     scale: tuple[float, ...] | None
@@ -66,7 +66,7 @@ class ObservationTerm(Wire):
     clip: tuple[float, float] | None
     """Lowest and highest before the scale; None for no limit."""
     noise: dict[str, Any] | None
-    """What training added; None for nothing."""
+    """Noise added in training; None for none."""
     history_length: int
     """Samples in it, oldest first; 0 is the newest alone."""
     delay_steps: tuple[int, int] | None
@@ -83,7 +83,7 @@ class ObservationGroup(Wire):
     names_known: bool
     """False for a direct environment, whose observations are one unnamed block."""
     start: int | None
-    """Where it begins in the network's input; None where the network does not see it."""
+    """First column in the network's input; None if the network does not see it."""
     size: int
     terms: tuple[ObservationTerm, ...]
     """In order; slices count within the group."""
@@ -94,14 +94,14 @@ class ActionTerm(Wire):
     """Actions that belong together: `processed = clip(action * scale + offset)`."""
 
     name: str | None
-    """None where the environment does not name them."""
+    """Name; None if the environment gives none."""
     type: str | None
     """The class that applies them, `module:name`; None where there is none."""
     command: str | None
     """`position`, `velocity` or `effort` of joints, `relative position`; None where it is not known."""
     start: int
     stop: int
-    """Where they stand in the network's output, [start, stop)."""
+    """End of its columns in the network's output, [start, stop)."""
     joints: tuple[str, ...] | None
     """One for each action; None where it is not known."""
     scale: tuple[float, ...] | None
@@ -111,17 +111,17 @@ class ActionTerm(Wire):
     clip: tuple[Interval, ...] | None
     """Of the processed actions; None for none, and where scale or offset is not known."""
     limits: tuple[Interval, ...] | None
-    """What the environment takes from the network, before the scale; None for no limit."""
+    """Limits on the network's output, before the scale; None for no limit."""
 
     @property
     def size(self) -> int:
-        """How many actions it has."""
+        """Number of actions."""
         return self.stop - self.start
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics(Wire):
-    """How the network normalises, inside: `clip((clip_before(observation) - mean) / divisor)`."""
+    """Statistics of the normaliser inside the network: `clip((clip_before(observation) - mean) / divisor)`."""
 
     mean: tuple[float, ...]
     """One for each observation."""
@@ -162,7 +162,7 @@ class Contract(Wire):
     task: str
     """The task's registered id."""
     library: str
-    """What trained it."""
+    """Library that trained it."""
     checkpoint: Checkpoint
     versions: dict[str, str]
     """Packages that made the export."""
@@ -185,7 +185,7 @@ class Contract(Wire):
 
     @property
     def observations(self) -> int:
-        """How many numbers the network sees."""
+        """Size of the network's input."""
         return int(self.input.shape[-1] or 0)
 
     @property
@@ -322,7 +322,7 @@ def _short(value: Any) -> str:
 
 
 def _contradictions(contract: Contract) -> typing.Iterator[str]:
-    """Yield what cannot be true, most telling first."""
+    """Yield contradictions, most telling first."""
     if not math.isclose(contract.control_period_s, contract.physics_dt_s * contract.decimation, rel_tol=1e-6):
         yield (
             f"control_period_s is {contract.control_period_s}, but {contract.decimation} steps of "

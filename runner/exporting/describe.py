@@ -131,7 +131,7 @@ def _articulations(base: Any) -> Iterator[Articulation]:
 
 
 def exported_file(folder: Path, format_: str) -> ExportedFile:
-    """Return what the contract says of a format's file in a folder."""
+    """Return the contract's entry for a format's file in a folder."""
     path = folder / FILES[format_]
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

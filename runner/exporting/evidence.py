@@ -1,4 +1,4 @@
-"""What the checklist judges: plain numbers that somebody measured, and how to take some of them from a rollout."""
+"""Evidence for the checklist: measured numbers, and functions that take some of them from a rollout."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PARTS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds(Wire):
-    """Where the checklist draws its lines."""
+    """Thresholds of the checklist."""
 
     reward_share: float = 0.8
     """Of the summed absolute rewards, for the largest term."""
@@ -57,7 +57,7 @@ class NormalizedSample(Wire):
 
 @dataclass(frozen=True, kw_only=True)
 class ActionSample(Wire):
-    """What the policy sent in a rollout, before the action scale."""
+    """Actions of the policy in a rollout, before the action scale."""
 
     lowest: tuple[float, ...]
     """One for each action."""
@@ -69,7 +69,7 @@ class ActionSample(Wire):
 
 @dataclass(frozen=True, kw_only=True)
 class JointLimits(Wire):
-    """What a robot's joint may do; None is not given."""
+    """Limits of a robot's joint; None is not given."""
 
     max_velocity: float | None = None
     """rad/s or m/s."""
@@ -126,7 +126,7 @@ class Evidence:
     actions: ActionSample | None = None
     """From `measure_actions`."""
     action_limits: Mapping[str, JointLimits] | None = None
-    """What the user said of the robot, by joint."""
+    """Limits the user gave for the robot, by joint."""
     long_run: LongRun | None = None
     second_simulator: SecondSimulator | None = None
     curriculum: Mapping[str, float | None] | None = None
@@ -177,7 +177,7 @@ def _bad_limit(joint: str, given: Any) -> RequestError:
 
 
 def measure_normalizer(observations: NDArray[np.float32], statistics: Statistics) -> NormalizedSample:
-    """Return how a policy's own observations look to its normaliser.
+    """Return a policy's own observations as its normaliser gives them.
 
     Args:
         observations: (steps, environments, observations), as the environment gave them; two steps or more.

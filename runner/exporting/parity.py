@@ -98,9 +98,9 @@ class Load(Wire):
     loads: bool
     """In an interpreter that has the format's runtime, and neither Isaac Lab nor simyard."""
     error: str | None
-    """Why not."""
+    """Reason it is not equal; None if it is."""
     runtime: str | None
-    """What loaded it, with its version."""
+    """Runtime that loaded it, with its version."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,7 @@ class Difference(Wire):
     largest: float | None
     """Largest absolute difference of one action; None where it is not a number or cannot be taken."""
     problem: str | None
-    """Why it cannot be taken."""
+    """Reason it cannot be used; None if it can."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ class Parity(Wire):
     """The proof."""
 
     limit: float
-    """What `largest` may be."""
+    """Limit of `largest`."""
     largest_action: float | None
     """Largest magnitude among the library's actions, to read the differences by; None where it is not a number."""
     loads: tuple[Load, ...]
@@ -131,7 +131,7 @@ class Parity(Wire):
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """What is wrong, a sentence each; none for a proof."""
+        """Failures, a sentence each; none for a proof."""
         return tuple(self._failures())
 
     @property

@@ -1,4 +1,4 @@
-"""What a policy saw and did: pairs of observation and action, taken where they enter and leave the environment."""
+"""Pairs of observation and action of a policy, taken at the border of the environment."""
 
 from __future__ import annotations
 

@@ -1,3 +1,3 @@
-"""What an export does, in order; its progress counts these."""
+"""Steps of an export, in order; its progress counts these."""
 
 STEPS = ("rollouts", "formats", "long run", "parity", "second simulator", "checklist")

@@ -82,14 +82,14 @@ def _named_group(name: str, start: int | None, base: Any, manager: Any) -> Obser
 
 
 def _frames(group: Any) -> int:
-    """Return how many samples follow each other where all terms of a sample stand together, and 1 otherwise."""
+    """Return the number of samples that follow each other if all terms of a sample stand together, else 1."""
     length = getattr(group, "history_length", None) or 0
     by_time = getattr(group, "history_order", "term") == "time" and group.flatten_history_dim
     return length if by_time and length and group.concatenate_dim == -1 else 1
 
 
 def _slices(sizes: list[int], frames: int) -> Iterator[tuple[tuple[int, int], ...]]:
-    """Yield where each term stands in its flat group."""
+    """Yield the columns of each term in its flat group."""
     frame = sum(sizes) // frames
     start = 0
     for size in sizes:

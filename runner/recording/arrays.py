@@ -40,7 +40,7 @@ FORMAT_VERSION = 1
 TIME_LIMIT, TERMINATED, CUT_OFF = range(3)
 """Values of `meta/termination`."""
 LEGEND = ("time limit", "terminated", "cut off because the run ended")
-"""What they mean."""
+"""Meanings of the codes in `ended`."""
 NOT_MEASURED = -1
 """Value of `meta/success`."""
 _ROWS_MOST = 1 << 16
@@ -54,7 +54,7 @@ _RESERVED = ("format", "format_version", "control_period_s", "num_envs", "finish
 
 @dataclass(frozen=True, kw_only=True)
 class Episodes:
-    """What is known of some episodes, in their order."""
+    """Facts of some episodes, in their order."""
 
     episode_ends: Array
     """`(episodes,)`, int64: rows of all episodes up to each."""
@@ -257,7 +257,7 @@ _KEYS = {"name": "default", "separator": "."}
 
 
 def _codec() -> Any:
-    """Return what encodes a chunk.
+    """Return the codec of a chunk.
 
     On states, actions and observations bit-shuffled lz4 saves as much as zstd does (a seventh; the last bits of
     simulated floats are noise), at three times its speed.

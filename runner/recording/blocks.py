@@ -24,9 +24,9 @@ class Part:
     """Some columns of a lane, as a block holds them."""
 
     lane: int
-    """Which lane."""
+    """Index of the lane."""
     columns: slice
-    """Which columns of it."""
+    """Columns of the lane."""
     values: Array
     """`(steps, num_envs, columns)`."""
 
@@ -107,7 +107,7 @@ class Block:
         self.steps += 1
 
     def flag(self, **flags: object) -> None:
-        """Copy what is known of the episodes that ended with the newest step: `ended`, `terminated`, `success`.
+        """Copy the flags of the newest step: `ended`, `terminated`, `success`.
 
         Raises:
             ValueError: If a flag is not `(num_envs,)` or of the wrong type.

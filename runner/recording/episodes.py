@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 _INTERVAL_S = 1.0
-"""How far the list of episodes may lie behind the shards: some twenty small files are replaced each time."""
+"""Seconds by which the list of episodes may lag the shards: some twenty small files are replaced each time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What is written so far."""
+    """Counts of the episodes and steps written so far."""
 
     episodes: int = 0
     """Episodes listed."""
@@ -127,7 +127,7 @@ class EpisodeWriter:
             self._list(self._shards * self._shard_rows)
 
     def _starts_of(self, envs: Array, steps: Array) -> Array:
-        """Return where each ended episode began: after the one before it in the same environment."""
+        """Return the first step of each ended episode: the one after the episode before it in the same environment."""
         import numpy as np
 
         order = np.lexsort((steps, envs))

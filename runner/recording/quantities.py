@@ -1,4 +1,4 @@
-"""What can be recorded: the names, types and shapes of quantities, and where each lies in an environment's row."""
+"""Quantities to record: names, types and shapes, and the columns of each in an environment's row."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PART = re.compile(r"(?!__)[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a quantity means, for whoever opens the rollout."""
+    """Meaning of a quantity, for readers of the rollout."""
 
     unit: str | None = None
     """Of its values, such as `rad/s`."""
@@ -64,7 +64,7 @@ class Description:
             raise ValueError(f"{quantity.key!r} has {last} values in its last axis and {len(self.names)} names.")
 
     def to_json(self) -> dict[str, Any]:
-        """Return what is known as plain JSON types."""
+        """Return the known fields as plain JSON types."""
         names = None if self.names is None else list(self.names)
         given = {"unit": self.unit, "names": names, "about": self.about}
         return {name: value for name, value in given.items() if value is not None}
@@ -81,9 +81,9 @@ class Quantity:
     dtype: str
     """One of `DTYPES`."""
     lane: int
-    """Which lane it lies in."""
+    """Index of its lane."""
     columns: slice
-    """Which columns of the lane are its own."""
+    """Its columns of the lane."""
     device: torch.device | None
     """The GPU that its values are on; None for the host."""
     values_shape: tuple[int, ...]
@@ -126,7 +126,7 @@ class Layout:
     """All quantities of a recording."""
 
     num_envs: int
-    """How many environments there are."""
+    """Number of environments."""
     lanes: tuple[Lane, ...]
     """The quantities by type and place, in the order of the first step."""
     quantities: tuple[Quantity, ...] = field(init=False)

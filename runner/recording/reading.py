@@ -1,4 +1,4 @@
-"""What a finished rollout says: the returns of its episodes, and what is in a store that a task wrote itself."""
+"""Figures of a finished rollout: the returns of its episodes, and the content of a store that a task wrote itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records what every environment of a simulation goes through into `rollout.zarr`, while the simulation runs.
+"""Records every environment of a simulation into `rollout.zarr`, while the simulation runs.
 
     with RolloutRecorder(folder, num_envs=64, longest=1000, control_period_s=0.02, scratch=scratch) as recorder:
         recorder.describe("action", names=joints)
@@ -106,13 +106,13 @@ class RolloutRecorder:
 
     @property
     def steps(self) -> int:
-        """How many steps were recorded, of each environment."""
+        """Steps recorded of each environment."""
         return self._steps
 
     def describe(
         self, key: str, *, unit: str | None = None, names: Sequence[str] | None = None, about: str | None = None
     ) -> None:
-        """Say what a quantity means, before the first step; what is never recorded is not described either.
+        """Describe a quantity, before the first step; one that is never recorded is not described in the store either.
 
         Args:
             key: Its name.
@@ -155,7 +155,7 @@ class RolloutRecorder:
         self._steps += 1
 
     def end(self, ended: Any, *, terminated: Any = None, success: Any = None) -> None:
-        """Say which episodes ended with the step just recorded; without it none did.
+        """Mark the episodes that ended with the step just recorded; without a call none did.
 
         Args:
             ended: `(num_envs,)` bools.

@@ -97,7 +97,7 @@ def quantities(root: Any) -> dict[str, Any]:
 
 
 def figures(path: Path, counts: Counts, keys: Mapping[str, tuple[tuple[int, ...], str]]) -> dict[str, Any]:
-    """Return what a rollout amounts to, as `open_rollout` does."""
+    """Return the figures of a rollout, as `open_rollout` does."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     measured = {"measured": counts.measured, "succeeded": counts.succeeded}
     return {

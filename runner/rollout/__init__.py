@@ -1,1 +1,1 @@
-"""What the environments of a simulation go through, recorded while it runs."""
+"""Rollouts: environments driven by a policy, a mode or a task, recorded while they run."""

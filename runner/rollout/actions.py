@@ -1,4 +1,4 @@
-"""What drives a registered task where no policy does: nothing at all, or chance."""
+"""Actions for a registered task that no policy drives: zero, or random."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task of the `isaac_lab_rollout` profile is given: the contract of docs/task-packages.md."""
+"""Context of a task of the `isaac_lab_rollout` profile: the contract of docs/task-packages.md."""
 
 from __future__ import annotations
 
@@ -47,4 +47,4 @@ class RolloutContext:
     log: logging.Logger
     """Writes `user_job.log`."""
     say_step: Callable[[int], None]
-    """Tells how many control steps are done, where the recorder is not used every step."""
+    """Reports the number of control steps done, for a task that does not record every step."""

@@ -1,4 +1,4 @@
-"""What a rollout leaves: `rollout.zarr`, `render.mp4`, `summary.json` and the task's log, whatever its end."""
+"""Outputs of a rollout: `rollout.zarr`, `render.mp4`, `summary.json` and the task's log, whatever its end."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Recording:
         return self.recorder, self.video
 
     def say_step(self, step: int) -> None:
-        """Tell how many control steps are done."""
+        """Report the number of control steps done."""
         self._step = max(self._step, step)
 
     def __enter__(self) -> Self:
@@ -152,7 +152,7 @@ class Recording:
         return round(steps * self._job.num_envs / self._seconds, 1) if steps and self._seconds else None
 
     def _keep(self) -> None:
-        """Pack what there is after a failure: its own problems must not hide the first."""
+        """Pack the recorded part after a failure; problems here must not hide the first one."""
         if self.recorder is None or not self.recorder.steps:
             return
         try:

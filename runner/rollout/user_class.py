@@ -108,7 +108,7 @@ def _not_found(name: str, error: ModuleNotFoundError) -> RequestError:
 
 
 def _place(error: BaseException) -> str:
-    """Return which line of the user's code raised, in parentheses; a syntax error says it itself."""
+    """Return the line of the user's code that raised, in parentheses; a syntax error says it itself."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     if isinstance(error, SyntaxError) or not frames or frames[-1].filename == __file__:
         return ""

@@ -53,7 +53,7 @@ def _unpacked(asset: Asset | None, paths: AttemptPaths, what: str) -> Path | Non
 
 
 def _seed_everything(seed: int) -> None:
-    """Seed what has a state for the whole process; Warp has none."""
+    """Seed every random generator of the process; Warp has none."""
     import numpy as np
     import torch
 

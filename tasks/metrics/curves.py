@@ -16,7 +16,7 @@ MOST = 9
 
 
 def import_ahead() -> None:
-    """Import what drawing needs, a second of work, on a thread of its own: a simulator is starting meanwhile."""
+    """Import matplotlib, a second of work, on a thread of its own: a simulator is starting meanwhile."""
     modules = ("matplotlib.figure", "matplotlib.backends.backend_agg")
     threading.Thread(target=lambda: [import_module(name) for name in modules], daemon=True).start()
 
@@ -29,7 +29,7 @@ def choose(tags: Iterable[str], reward_tag: str) -> list[str]:
 
 
 def draw(columns: Mapping[str, Series], reward_tag: str, title: str, path: Path) -> bool:
-    """Draw what `choose` chooses.
+    """Draw the curves that `choose` picks.
 
     Returns:
         False when there is nothing to draw.

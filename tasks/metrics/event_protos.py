@@ -1,4 +1,4 @@
-"""Decodes what an event file is made of: TFRecord checksums and the protobuf messages that hold scalars.
+"""Decodes the parts of an event file: TFRecord checksums and the protobuf messages that hold scalars.
 
 Hand-written for the few fields it needs (`event.proto`, `summary.proto`, `tensor.proto`); the others are stepped over.
 """
@@ -28,7 +28,7 @@ class Scalar(NamedTuple):
     wide: bool
     """Whether it was stored as a float64."""
     stop: int
-    """Where the bytes of the value end; -1 when it has none."""
+    """End of the value's bytes; -1 if it has none."""
 
 
 class Event(NamedTuple):

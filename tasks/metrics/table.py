@@ -34,7 +34,7 @@ class MetricsTable:
         self._series: dict[tuple[str, str], Series] = {}
 
     def add(self, folder: str, new: Mapping[str, Series], step_offset: int = 0) -> None:
-        """Append what a reader returned.
+        """Append the series that a reader returned.
 
         Args:
             folder: Where the event file lies, as it may appear in a column's name.
@@ -117,7 +117,7 @@ class LiveMetrics:
         self._readers: dict[Path, EventReader] = {}
 
     def update(self) -> bool:
-        """Read what was added to event files, old and new; return whether anything was."""
+        """Read additions to event files, old and new; return whether there were any."""
         arrived = False
         for path in find_event_files(self.root):
             reader = self._readers.setdefault(path, EventReader(path))

@@ -105,7 +105,7 @@ def install(
 @dataclass(frozen=True)
 class _Source:
     folder: Path | None
-    """Where it was unpacked; None for a wheel, which is installed as it is."""
+    """Folder it was unpacked into; None for a wheel, which is installed as it is."""
     sha256: str
 
 
@@ -150,7 +150,7 @@ def _projects(source: Path) -> list[Path]:
 
 
 def _places(source: Path) -> list[Path]:
-    """Return where a project may be: at the top, or in the single folder there."""
+    """Return possible folders of a project: the top, or the single folder there."""
     top = _top(source)
     return [source, *(path for path in top if len(top) == 1 and path.is_dir())]
 
@@ -228,7 +228,7 @@ class _Content:
     """Dotted names of the outermost modules and packages; more than one part below a namespace."""
     task_entry_points: dict[str, str]
     files: frozenset[str]
-    """Where its files will lie in the overlay."""
+    """Paths of its files in the overlay."""
 
     @property
     def top_modules(self) -> tuple[str, ...]:
@@ -270,7 +270,7 @@ def _bad_wheel(wheel: Path, why: str) -> RequestError:
 
 
 def _place(name: str) -> str:
-    """Return where a wheel's file will lie in the overlay; nothing for what is not importable there."""
+    """Return the path of a wheel's file in the overlay; empty for a file that is not importable there."""
     found = re.fullmatch(r"[^/]+\.data/([^/]+)/(.+)", name)
     if not found:
         return "" if name.partition("/")[0].endswith(".dist-info") else name

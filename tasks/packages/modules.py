@@ -1,4 +1,4 @@
-"""Which modules an archive of Python code has, told by the names of its files: nothing of it is run."""
+"""Modules of an archive of Python code, told by the names of its files: nothing of it is run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from simyard.core.errors import RequestError, unknown
 from simyard.runner.assets import archives
 
 SUFFIXES = (".py", ".so", ".pyd")
-"""How the file of a module ends."""
+"""Endings of a module's file."""
 _PROJECT_FILES = ("setup.py", "pyproject.toml")
 
 

@@ -1,4 +1,4 @@
-"""Answer what a package would meet in a Python environment: run by that Python, JSON in, JSON out.
+"""Describe a Python environment to the installer of packages: run by that Python, JSON in, JSON out.
 
     python -P package_probe.py < question.json
 
@@ -59,7 +59,7 @@ def _packaging(module: str) -> Any:
 
 
 def judge(text: str) -> str | None:
-    """Return why a requirement is not met here, or None if it is or does not apply.
+    """Return the reason a requirement is not met here, or None if it is or does not apply.
 
     Extras are not looked at. A requirement without a version is also met by a module of its name: one Isaac Lab wheel
     holds what are several distributions in its repository, such as `isaaclab_tasks`.
@@ -82,7 +82,7 @@ def judge(text: str) -> str | None:
 
 
 def _judge_by_name(text: str) -> str | None:
-    """Do what can be done without `packaging`: markers cannot be evaluated, so such requirements are passed."""
+    """Judge without `packaging`: markers cannot be evaluated, so requirements with one are passed."""
     name = re.match(r"[A-Za-z0-9._-]+", text)
     if ";" in text or (name and _version(name[0]) is not None):
         return None
