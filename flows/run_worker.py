@@ -12,8 +12,8 @@ from simyard.tasks.cluster.cancellation import why_stopped
 from simyard.tasks.managed.pool_executor import serve_slot
 
 
-@flow(name="run-slot", log_prints=False)
-def run_slot(run_id: str, slot: int, store: str) -> None:
+@flow(name="run-worker", log_prints=False)
+def run_worker(run_id: str, slot: int, store: str) -> None:
     """Do the rollouts of one slot, and call the trainer where it is the first.
 
     Args:

@@ -25,6 +25,7 @@ from simyard.requests.rollout import SubmitRequest
 from simyard.tasks.managed.events import TYPES
 
 prefect = lazy("prefect")
+pool_launch = lazy("simyard.tasks.cluster.pool_launch")
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -214,6 +215,12 @@ def test_links_lead_somewhere() -> None:
         lost = [target for target in targets if not (path.parent / target.partition("#")[0]).exists()]
         wrong += [f"{path.relative_to(ROOT)}: {target}" for target in lost]
     assert not wrong
+
+
+def test_entrypoints_of_the_gpu_side_are_there() -> None:
+    for name, (module, _) in pool_launch.GPU_SIDE.items():
+        found = getattr(importlib.import_module(f"simyard.flows.{module}"), module)
+        assert found.name == name
 
 
 def test_files_that_are_named_exist() -> None:

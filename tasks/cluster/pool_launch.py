@@ -28,7 +28,7 @@ FLOW, NODE_FLOW = "run-job", "run-node"
 GPU_SIDE = {
     FLOW: ("run_job", "One attempt at a job, on the machine that has the simulator."),
     NODE_FLOW: ("run_node", "One more machine of an attempt that needs several."),
-    "run-slot": ("run_slot", "A warm simulator for the rollouts of one managed training run, and its trainer."),
+    "run-worker": ("run_worker", "A warm simulator for the rollouts of one managed training run, and its trainer."),
     "prewarm": ("prewarm", "Leave a warm simulator on the machine, for jobs to come."),
     "check-machine": ("check_machine", "Look at the machine for `simyard doctor`: simulator, GPU, disk, caches."),
 }

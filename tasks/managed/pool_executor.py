@@ -34,7 +34,7 @@ from simyard.tasks.shared import history
 from simyard.tasks.shared.heartbeat import own_beat
 from simyard.tasks.shared.history import load_spec, read_or_none
 
-FLOW = "run-slot"
+FLOW = "run-worker"
 POLL_S, LATER_POLL_S = 0.05, 0.25
 """How often either side looks, in the first seconds and after them."""
 LOOK_S = 2.0

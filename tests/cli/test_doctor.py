@@ -177,10 +177,10 @@ def test_what_a_pool_lacks_is_mended_by_the_line_that_is_printed(examine, call, 
     pool = deployed("torn", *words)
     with temporary_settings({PREFECT_API_URL: prefect_server.url}), get_client(sync_client=True) as client:
         template = client.read_work_pool(pool).base_job_template
-        client.delete_deployment(client.read_deployment_by_name(f"run-slot/{pool}").id)
+        client.delete_deployment(client.read_deployment_by_name(f"run-worker/{pool}").id)
         client.delete_work_queue_by_id(client.read_work_queue_by_name("low", work_pool_name=pool).id)
     _, checks = examine("--pool", pool)
-    assert (checks["deployments"]["state"], checks["deployments"]["text"]) == ("failed", "run-slot is missing")
+    assert (checks["deployments"]["state"], checks["deployments"]["text"]) == ("failed", "run-worker is missing")
     assert (checks["queues"]["state"], checks["queues"]["text"]) == ("failed", "missing: low")
     program, *fix = shlex.split(checks["queues"]["fix"])
     assert (program, call(*fix).exit_code) == ("simyard", 0)
