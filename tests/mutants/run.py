@@ -50,8 +50,8 @@ class Mutant:
 
     @property
     def digest(self) -> str:
-        """Tells a mutant from what it was when its row was written."""
-        return hashlib.sha256(json.dumps([self.file, self.old, self.new]).encode()).hexdigest()[:8]
+        """Tells a mutant from the one its row was written for; its file may have moved."""
+        return hashlib.sha256(json.dumps([self.old, self.new]).encode()).hexdigest()[:8]
 
     def tests(self) -> list[str]:
         """Return the likely tests that there are: the whole file for a function that has got another name."""
