@@ -6,6 +6,9 @@ import time
 import pytest
 from scenario.play import alive, assert_digests, started
 
+from simyard.tasks.attempt.attempt import Observer
+from simyard.tasks.launch import ask_to_cancel
+
 
 def test_an_exception_is_the_users_and_comes_first_in_the_diagnostics(player):
     left = player.play("family; crash at 5", retries=2)
@@ -57,6 +60,21 @@ def test_exit_code_zero_alone_is_no_success(player, scenario):
     assert left.result["status"] == "failed"
     assert left.error["code"] == "ended_without_result"
     assert not (left.folder / "artifact_manifest.json").exists()
+
+
+def test_a_cancel_in_the_store_ends_a_running_attempt(player):
+    """It reaches a machine that no Prefect can: the attempt looks for it while it runs."""
+    spec = player.stage("hang at 5", retries=0)
+
+    def cancel_at_3(status):
+        if status["done"] >= 3:
+            ask_to_cancel(player.store, spec.job_id)
+
+    error = player.attempt(spec, Observer(progress=cancel_at_3))
+    left = player.end(spec, error)
+    assert (left.result["status"], left.error["code"]) == ("canceled", "canceled")
+    assert [entry["iteration"] for entry in left.checkpoints] == [1, 3, 5]
+    assert alive(started(left.stdout())) == []
 
 
 def test_out_of_memory_is_the_machines_size_and_is_not_retried(player):
