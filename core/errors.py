@@ -1,4 +1,4 @@
-"""What can go wrong, and what the caller should do about it.
+"""Failures and their errors, with advice for the caller.
 
     SimyardError
     ├── RequestError     the request is bad: nothing was started (exit 2, HTTP 4xx)
@@ -22,7 +22,7 @@ EXIT_CANCELED = 130
 
 
 class Category(StrEnum):
-    """Who can mend a failure; it decides whether an attempt is repeated."""
+    """Category of a failure, by the one who can mend it; it decides whether an attempt is repeated."""
 
     USER = "user"
     """The request, the task or the package is wrong: never retried."""
@@ -41,11 +41,11 @@ class Failure:
     code: str
     """Stable machine-readable name, such as `cuda_out_of_memory`."""
     category: Category
-    """Who can mend it."""
+    """Category, by the one who can mend it."""
     message: str
-    """What happened; the original line where there is one."""
+    """Message; the original line if there is one."""
     advice: str = ""
-    """What to do next."""
+    """Next step."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the failure as plain JSON types."""
@@ -53,7 +53,7 @@ class Failure:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Failure:
-        """Read what `to_json` wrote."""
+        """Read the JSON of `to_json`."""
         return cls(
             code=data["code"],
             category=Category(data["category"]),
@@ -85,21 +85,21 @@ def _rebuild(cls: type[SimyardError], data: dict[str, Any]) -> SimyardError:
 
 
 class RequestError(SimyardError):
-    """Raised when a request is bad, before anything was started."""
+    """A request is bad; nothing was started."""
 
     def __init__(self, message: str, *, code: str = "bad_request", advice: str = "") -> None:
         super().__init__(Failure(code=code, category=Category.USER, message=message, advice=advice))
 
 
 class StoreError(SimyardError):
-    """Raised when the store cannot be read or written."""
+    """The store cannot be read or written."""
 
     def __init__(self, message: str, *, code: str = "store", advice: str = "") -> None:
         super().__init__(Failure(code=code, category=Category.INFRA, message=message, advice=advice))
 
 
 class WorkloadError(SimyardError):
-    """Raised when a workload ended, and not with a success."""
+    """A workload ended, and not with a success."""
 
 
 class Stopped(BaseException):

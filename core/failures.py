@@ -86,7 +86,7 @@ SURVIVABLE = frozenset({"driver_unsupported", "no_vulkan", "no_rt_cores"})
 """Causes that runs without rendering live with: they count only where nothing else explains the end."""
 
 END_MARKER = re.compile(r"^(?:Training|Evaluation|Export|Rollout) time: [\d.]+ seconds")
-"""What Isaac Lab prints when the last iteration is done, in every version and for every library; simyard's own
+"""End marker: Isaac Lab prints it after the last iteration, in every version and for every library; simyard's own
 evaluation, export and rollouts end alike."""
 
 

@@ -28,7 +28,7 @@ class AttemptPaths:
 
     @property
     def facts(self) -> Path:
-        """What the simulator said before the start."""
+        """Report of the simulator's check, before the start."""
         return self.root / "facts.json"
 
     @property
@@ -43,7 +43,7 @@ class AttemptPaths:
 
     @property
     def overlay(self) -> Path:
-        """Where the job's own packages are installed."""
+        """Folder of the job's own packages."""
         return self.root / "overlay"
 
     @property
@@ -63,22 +63,22 @@ class AttemptPaths:
 
     @property
     def user_log(self) -> Path:
-        """What the task's own code logs."""
+        """Log of the task's own code."""
         return self.root / "user_job.log"
 
     @property
     def staging_log(self) -> Path:
-        """How each input came here, `key=value` lines."""
+        """Log of the inputs' transfer, `key=value` lines."""
         return self.root / "asset_staging.log"
 
     @property
     def stdout(self) -> Path:
-        """What the workload printed."""
+        """Standard output of the workload."""
         return self.root / "command.stdout.log"
 
     @property
     def stderr(self) -> Path:
-        """What the workload complained of."""
+        """Standard error of the workload."""
         return self.root / "command.stderr.log"
 
     @property
@@ -103,12 +103,12 @@ class AttemptPaths:
 
     @property
     def diagnostics(self) -> Path:
-        """Why it failed."""
+        """Diagnostics of a failure."""
         return self.root / "diagnostics.json"
 
     @property
     def world(self) -> Path:
-        """Which ranks trained, and that each heard of all others; it becomes an artifact."""
+        """Ranks that trained, and the proof that all were connected; it becomes an artifact."""
         return self.output / "world.json"
 
     @property

@@ -27,7 +27,7 @@ class Wire:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_json` wrote; keys of a newer schema are an error, never dropped in silence."""
+        """Read the JSON of `to_json`; keys of a newer schema are an error, never dropped in silence."""
         hints = typing.get_type_hints(cls)
         extra = set(data) - set(hints)
         if extra:
@@ -50,7 +50,7 @@ def _read(hint: Any, value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits(Wire):
-    """When the supervisor loses patience; all in seconds."""
+    """Timeouts of the supervisor, in seconds."""
 
     wall_s: float = 8 * 3600.0
     """The whole attempt."""
@@ -66,7 +66,7 @@ class Limits(Wire):
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds(Wire):
-    """When a process that serves job after job has served enough: it makes room for a new one then."""
+    """Bounds of a process that serves job after job: beyond one of them a new process takes its place."""
 
     jobs: int = 200
     """Jobs."""
@@ -87,7 +87,7 @@ class InputFile(Wire):
     name: str
     """Base name, with the ending the user gave it."""
     key: str
-    """Where the store has it."""
+    """Key in the store."""
     sha256: str
     size_bytes: int
 
@@ -123,7 +123,7 @@ class PolicyFile(Wire):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Wire):
-    """How policies are measured."""
+    """Measurement of policies."""
 
     num_episodes: int
     """Completed episodes of each policy, shared out evenly over the environments."""
@@ -139,16 +139,16 @@ class Evaluation(Wire):
 
 @dataclass(frozen=True, kw_only=True)
 class Export(Wire):
-    """What an exported policy is checked against."""
+    """Checks of an exported policy."""
 
     num_episodes: int
     """Episodes of the rollouts that observations for the checks come from."""
     other_physics: str | None = None
     """Physics preset of the second simulator; None takes another one of the task's, if it has one."""
     action_limits: dict[str, Any] = field(default_factory=dict)
-    """What the robot's joints may do, by name: `max_velocity`, `position`, `max_effort`."""
+    """Limits of the robot's joints, by name: `max_velocity`, `position`, `max_effort`."""
     answers: dict[str, Any] = field(default_factory=dict)
-    """What a person says of checklist items that no program can settle."""
+    """Answers of a person to checklist items that no program can settle."""
     curriculum: dict[str, float] | None = None
     """The stage of each curriculum term at the end of training, as far as it was logged."""
 
@@ -164,7 +164,7 @@ class Asset(Wire):
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout(Wire):
-    """What is simulated and recorded."""
+    """Specification of a rollout."""
 
     profile: str
     """`standard`: simyard drives the robot on Newton; `isaac_lab_rollout`: a task package or a registered task."""
@@ -175,7 +175,7 @@ class Rollout(Wire):
     substeps: int
     """Physics steps in each control step."""
     control: dict[str, Any] = field(default_factory=dict)
-    """How the robot is driven: `task_mode`, and what that mode takes."""
+    """Control of the robot: `task_mode`, and the fields of that mode."""
     video: bool = False
     """Whether `render.mp4` is promised."""
     robot: Asset | None = None
@@ -185,7 +185,7 @@ class Rollout(Wire):
     task_module: str | None = None
     """The module that has the task's class, or registers its name."""
     task_args: dict[str, Any] = field(default_factory=dict)
-    """What the task's class is called with."""
+    """Keyword arguments of the task's class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +220,7 @@ class JobSpec(Wire):
     priority: str = "normal"
     """`high`, `normal` or `low`: which of a pool's work queues it waits in."""
     accepts_eula: bool = False
-    """Whether who sent it accepts NVIDIA's licence for Isaac Sim."""
+    """Whether its sender accepts NVIDIA's licence for Isaac Sim."""
     overrides: tuple[str, ...] = ()
     """The user's Hydra overrides, in order."""
     packages: tuple[InputFile, ...] = ()
@@ -232,7 +232,7 @@ class JobSpec(Wire):
     session: bool = True
     """Whether a process that has served other jobs may serve this one, or the other way round."""
     retries: int = 2
-    """How many more attempts an infrastructure failure gets."""
+    """Further attempts after failures of the infrastructure."""
     created_at: str = ""
     """UTC, ISO 8601."""
     from_job: str | None = None
@@ -248,32 +248,32 @@ class JobSpec(Wire):
 
     @property
     def last_iteration(self) -> int:
-        """How many iterations the policy has seen when the job is done."""
+        """Iterations the policy has seen at the end of the job."""
         return self.first_iteration + self.max_iterations
 
     @property
     def ranks(self) -> int:
-        """How many processes train together, a GPU each; 1 where the workload is one process."""
+        """Processes that train together, a GPU each; 1 if the workload is one process."""
         return self.nodes * max(self.gpus or 1, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class World(Wire):
-    """Where the processes of one attempt find each other: every machine of it is told the same, save its own number."""
+    """Rendezvous of the processes of one attempt: the same on each of its machines, but for the machine's number."""
 
     node: int
     """This machine, counted from 0; the first one collects."""
     address: str
     """Host name or address of the first machine, as the others reach it."""
     port: int
-    """Where it listens."""
+    """Port it listens on."""
     timestamp: str
-    """What the run's folder is called on all of them: `%Y-%m-%d_%H-%M-%S`."""
+    """Name of the run's folder on all of them: `%Y-%m-%d_%H-%M-%S`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptSpec(Wire):
-    """What the workload is handed: the job, and where this attempt takes it up."""
+    """Specification of an attempt: the job, and the checkpoint it resumes from."""
 
     job: JobSpec
     number: int
@@ -283,17 +283,17 @@ class AttemptSpec(Wire):
     resume: ResumePoint | None = None
     """The checkpoint to take up, or None to start from scratch."""
     world: World | None = None
-    """Where its ranks meet; None for a workload of one process."""
+    """Rendezvous of its ranks; None for a workload of one process."""
 
     @property
     def node(self) -> int:
-        """Which of the attempt's machines this is, counted from 0."""
+        """Index of this machine of the attempt, counted from 0."""
         return self.world.node if self.world else 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts(Wire):
-    """What the simulator's environment said about a job, before anything was simulated."""
+    """Report of the simulator's environment on a job, before anything is simulated."""
 
     simulator: str
     version: str
@@ -306,8 +306,8 @@ class Facts(Wire):
     overrides: tuple[str, ...]
     """Every Hydra argument the run gets: the adapter's own, then the user's."""
     not_resumable: str | None = None
-    """Why a checkpoint of this job cannot be taken up: every attempt starts from scratch then; None where it can."""
+    """Reason checkpoints of this job cannot be resumed: every attempt starts from scratch then; None if they can."""
     notes: tuple[str, ...] = ()
-    """What was fitted, in words for the report."""
+    """Adjustments to the request, in words for the report."""
     versions: dict[str, str] = field(default_factory=dict)
     """Installed packages that decide the result, and the GPU's driver."""

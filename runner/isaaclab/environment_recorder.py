@@ -56,7 +56,7 @@ class EnvironmentRecorder:
 
     @property
     def success_source(self) -> str | None:
-        """What says that an episode succeeded; None when nothing does."""
+        """Source of the success of episodes; None if there is none."""
         return self._success.source
 
     def add_log_prob(self, log_prob: Callable[[], Any]) -> None:
@@ -99,7 +99,7 @@ class EnvironmentRecorder:
         return answer
 
     def _look(self, observations: Mapping[str, Any]) -> None:
-        """Copy what the next action is taken on: wrappers clip observations where they are, and the state goes on."""
+        """Copy the observations of the next action: wrappers clip them in place, and the state goes on."""
         values = dict(_flat("obs", observations))
         if self._robot is not None:
             data = self._robot.data

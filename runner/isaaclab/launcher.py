@@ -32,7 +32,7 @@ def train_together(request: Any, attempt: AttemptSpec, world: World, paths: Atte
 
 
 def raise_failure_of_ranks(paths: AttemptPaths, code: int) -> NoReturn:
-    """Raise what the first rank of this machine failed of, as far as it could say so itself.
+    """Raise the failure of the first rank of this machine that reported one.
 
     Args:
         paths: The attempt's folder on this machine.
@@ -70,7 +70,7 @@ def launcher_of(paths: AttemptPaths) -> Any:
 
 
 def launcher_arguments(request: Any, job: JobSpec, world: World) -> list[str]:
-    """Return what the launcher is called with: the meeting point, then what every rank is told.
+    """Return the launcher's arguments: the rendezvous, then the arguments of every rank.
 
     No `--device`: each rank takes the GPU of its own number.
     """

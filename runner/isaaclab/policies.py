@@ -40,7 +40,7 @@ def check_policies(job: JobSpec, env_cfg: dict[str, Any], agent_cfg: dict[str, A
 
 
 def safe_globals() -> tuple[str, ...]:
-    """Return what this site allows in checkpoints besides plain tensors."""
+    """Return the classes that this site allows in checkpoints besides plain tensors."""
     return tuple(name.strip() for name in os.environ.get(SAFE_GLOBALS, "").split(",") if name.strip())
 
 

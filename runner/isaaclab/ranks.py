@@ -17,9 +17,9 @@ from simyard.core.paths import AttemptPaths, read_json, write_json
 from simyard.core.specs import AttemptSpec
 
 PROVE_S = 120.0
-"""How long the ranks may take to hear of each other: long enough for NCCL's first connection on a slow file system."""
+"""Seconds the ranks may take to connect: long enough for NCCL's first connection on a slow file system."""
 APART = "The ranks cannot talk to each other"
-"""What a line begins with that says so."""
+"""Beginning of the line that reports it."""
 _PROBE_BYTES = 16 * 1024**2
 
 
@@ -37,7 +37,7 @@ def main() -> int:
 
 
 def first_failure(paths: AttemptPaths) -> str | None:
-    """Return what the first rank of this machine failed of; None where none could say so: it was killed then."""
+    """Return the failure that the first rank of this machine reported; None if none did: it was killed then."""
     accounts = [read_json(path) for path in paths.root.glob(_account(paths, "*").name)]
     return min(accounts, key=lambda account: float(account["at"]))["error"] if accounts else None
 

@@ -23,7 +23,7 @@ _FIELDS = ("task_mode", "sample")
 
 
 class Driver(Protocol):
-    """What takes the steps; see `simyard.runner.rl.policies.Policy`."""
+    """Driver of the steps: a policy, or actions of ours."""
 
     def begin(self) -> None:
         """Reset the environment."""
@@ -33,7 +33,7 @@ class Driver(Protocol):
 
 
 def mode_of(job: JobSpec) -> str:
-    """Return how a registered task is to be driven.
+    """Return the mode that drives a registered task.
 
     Raises:
         RequestError: If `control` says what there is not.
@@ -127,14 +127,14 @@ def _driver(env: Any, agent_cfg: Any, job: JobSpec, paths: AttemptPaths, inside:
 
 
 def _longest(base: Any, steps: int) -> int:
-    """Return how many steps an episode can have; of a task without a time-out, all of them."""
+    """Return the most steps an episode can have; for a task without a time-out, all of them."""
     manager = getattr(base, "termination_manager", None)
     times_out = manager is None or any(manager.get_term_cfg(name).time_out for name in manager.active_terms)
     return min(steps, base.max_episode_length + 1) if times_out else steps
 
 
 def _watch(film: RolloutFilm, env: Any) -> None:
-    """Say what is filmed, if anything is."""
+    """Choose the world to film, if one is to be filmed."""
     if not film.wanted:
         return
     try:

@@ -83,7 +83,7 @@ def _check_class_job(job: JobSpec, wanted: Rollout, files: Mapping[str, Path]) -
 
 
 def _notes(wanted: Rollout, env_cfg: dict[str, Any]) -> list[str]:
-    """Say what of the request a registered task makes nothing of."""
+    """Return notes on the fields of the request that a registered task ignores."""
     notes = []
     period, substeps = env_cfg["sim"]["dt"] * env_cfg["decimation"], env_cfg["decimation"]
     if (round(period, 9), substeps) != (round(wanted.dt, 9), wanted.substeps):

@@ -22,7 +22,7 @@ def root() -> Path | None:
 
 
 def version_of(folder: Path) -> str:
-    """Return which version an installation is."""
+    """Return the version of an installation."""
     file = folder / "VERSION"
     return file.read_text(encoding="utf-8").strip() if file.is_file() else "2.3"
 
@@ -87,7 +87,7 @@ def command(attempt: AttemptSpec, facts: Facts, library: Library, checkpoint: Pa
 
 
 def _torchrun(attempt: AttemptSpec) -> list[str]:
-    """Return what of the command line starts a process for each GPU; nothing where one process is all."""
+    """Return the torchrun arguments; empty for a single process."""
     if attempt.world is None:
         return []
     return ["-m", "torch.distributed.run", *meeting_point(attempt.job, attempt.world)]

@@ -1,4 +1,4 @@
-"""Which of an environment's episodes succeeded, read where it forgets them, and without a wait for the GPU."""
+"""Success of an environment's episodes, read where it forgets them, and without a wait for the GPU."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class SuccessReader:
 
     @property
     def source(self) -> str | None:
-        """What says that an episode succeeded; None when nothing does."""
+        """Source of the success of episodes; None if there is none."""
         if self._metric is not None:
             return f"metric {self._metric}"
         return f"termination {TERMINATION}" if self._has_termination else None
@@ -82,7 +82,7 @@ class SuccessReader:
         return answer
 
     def take(self) -> torch.Tensor | None:
-        """Return what was read in this step, `(num_envs,)`: 1, 0, or -1 where the metric is neither.
+        """Return the values read in this step, `(num_envs,)`: 1, 0, or -1 where the metric is neither.
 
         That is of environments whose episodes ended in it, and of the others anything. None where nothing was read.
         """
@@ -125,7 +125,7 @@ def check_rate(recording: Path) -> bool:
 
 
 class _Means:
-    """Remembers which vectors torch takes the mean of.
+    """Remembers the vectors that torch takes the mean of.
 
     It stands where code finds that function and that method. torch's own way to watch calls, a mode, costs each of the
     hundred other calls of a reset some microseconds, which adds up to a tenth of the step.
@@ -156,7 +156,7 @@ class _Means:
             self._torch.mean, self._is_watching = self._function, False
 
     def vector(self, mean: Any) -> Any:
-        """Return what a mean is of; None where it is none of the last ones."""
+        """Return the vector that a mean was taken of; None if it is none of the last ones."""
         return next((vector for result, vector in self._taken if result is mean), None)
 
     def _take(self, original: Any, *arguments: Any, **more: Any) -> Any:

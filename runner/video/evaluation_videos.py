@@ -1,4 +1,4 @@
-"""Which episodes are filmed: chosen while they are measured, drawn after that, so that no figure depends on it."""
+"""Videos of an evaluation: episodes are chosen while they are measured and drawn afterwards: no figure depends on it."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Film:
         return episode.number == int(role)
 
     def develop(self, alive: Callable[[], None] = lambda: None) -> tuple[list[dict[str, Any]] | None, str | None]:
-        """Draw what was kept, while the environment still stands.
+        """Draw the episodes that were kept, before the environment is closed.
 
         Args:
             alive: Called now and then.

@@ -54,13 +54,13 @@ class RolloutFilm:
         self._file = tempfile.TemporaryFile(dir=folder) if wanted else None  # noqa: SIM115
 
     def watch(self, model: Any, world: int = 0) -> None:
-        """Say which world of which Newton model is filmed; call it once, before `capture`."""
+        """Choose the world of a Newton model to film; call it once, before `capture`."""
         if self._file is not None:
             self._model, self._world = model, world
             self._coordinates = part(model.joint_coord_world_start, world)
 
     def capture(self, state: Any) -> None:
-        """Keep how the watched world stands, `newton.State`; call it every control step."""
+        """Keep the state of the watched world, `newton.State`; call it every control step."""
         if self._file is None or self._model is None:
             return
         if self._calls % self._every == 0 and self._calls // self._every < MOST_FRAMES:

@@ -1,4 +1,4 @@
-"""What each world of an environment went through, recorded while an evaluation runs, and where to see it from."""
+"""Trajectories of an environment's worlds, recorded while an evaluation runs, and the camera to see them with."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FIELD_OF_VIEW = 40.0
 _ELEVATION = math.radians(17)
 """Of the camera above its target; below half the field of view, so that the horizon is in the picture."""
 _TURN = math.radians(30)
-"""How far the camera stands from a pure side view, towards the front."""
+"""Angle of the camera from a pure side view, towards the front."""
 _SUN = math.radians(50)
 """The light's height, and how far it comes from the side of the camera."""
 _FILL = 0.8
 """Share of the picture's half width and height that the robot may reach."""
 _SMALLER = 1.3
-"""How many times smaller the robot may be if the camera need not follow it for that."""
+"""Factor by which the robot may look smaller if the camera need not follow it then."""
 
 
 class VideoError(Exception):
@@ -43,7 +43,7 @@ class Trajectory:
     """One episode of one world: the states on which its actions were taken."""
 
     world: int
-    """Which of the environment's worlds it happened in."""
+    """Index of its world."""
     coordinates: Array
     """`(steps, joint coordinates of a world)`, float32."""
 
@@ -122,7 +122,7 @@ def newton_model(env: Any) -> Any:
 
 
 def part(starts: Any, world: int) -> slice:
-    """Return where a world's part is in an array of the model, from the model's array of starts."""
+    """Return a world's slice of an array of the model, from the model's array of starts."""
     first, end = starts.numpy()[world : world + 2]
     return slice(int(first), int(end))
 
@@ -166,7 +166,7 @@ class Shapes:
         return cls(np.where(bodies < 0, -1, bodies - first), corners)
 
     def at(self, pose: Array) -> Array:
-        """Return where the corners are when the world's bodies are there, `(shapes, 8, 3)`."""
+        """Return the corners of the shapes for a pose of the world's bodies, `(shapes, 8, 3)`, metres."""
         import numpy as np
 
         still = np.array([[0, 0, 0, 0, 0, 0, 1]], pose.dtype)
@@ -184,7 +184,7 @@ class Camera:
     distance: float
 
     def eye(self, step: int) -> Array:
-        """Return where the camera is."""
+        """Return the position of the camera."""
         eye: Array = self.targets[step] + self.distance * self.direction
         return eye
 
@@ -269,7 +269,7 @@ def _smooth(boxes: Array, width: float) -> Array:
 
 
 def _distance(boxes: Array, direction: Array, size: tuple[int, int]) -> float:
-    """Return how far a camera must be for all corners of boxes around its target to be in the picture."""
+    """Return the distance at which a camera sees all corners of boxes around its target."""
     import numpy as np
 
     right = np.cross([0.0, 0.0, 1.0], direction)

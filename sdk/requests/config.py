@@ -62,7 +62,7 @@ def check_library(request: Body) -> None:
 
 
 def model_of(config: Mapping[str, Any]) -> type[JobRequest]:
-    """Return what kind of request a config is, told by the fields that no other kind has.
+    """Return the model of a config, told by the fields that no other kind has.
 
     Raises:
         RequestError: If it is none of them.

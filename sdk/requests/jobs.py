@@ -1,4 +1,4 @@
-"""What users send: one model for each kind of job, on one frame."""
+"""Requests: one model for each kind of job, with common fields."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from simyard.runner.rl import LIBRARIES
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 _Text = StringConstraints(min_length=1, max_length=4000, pattern=r"^[^\x00-\x1f\x7f]+$")
 FILE = "file"
-"""What marks a field that names a file: a path or a URI. Who takes requests from a network looks at each of them."""
+"""Mark of a field that names a file: a path or a URI. The service looks at each of them."""
 LATEST = "latest"
 """In place of a job's id: the newest training of the store that has succeeded."""
 Reference = Annotated[str, _Text, FILE]
 TaskId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}$")]
 LibraryName = Annotated[str, Field(json_schema_extra={"enum": [*LIBRARIES]})]
-"""Which of them there is, is checked later: with a better message, and for every kind of job in one place."""
+"""Name of a library. It is checked later: with a better message, and for every kind of job in one place."""
 Override = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]+$")]
 Callback = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$")]
 Term = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.-]{0,199}$")]
@@ -32,11 +32,11 @@ _SHORT = {
     "num": "number of", "envs": "environments", "gpus": "GPUs", "gpu": "GPU", "cpu": "CPU", "rl": "RL", "uri": "URI",
     "s3": "S3", "id": "ID", "urdf": "URDF", "usd": "USD", "mjcf": "MJCF", "gb": "in GB", "args": "arguments",
 }  # fmt: skip
-"""What parts of names are called in forms."""
+"""Parts of names, spelled out for forms."""
 
 
 def _title(name: str) -> str:
-    """Return what a field is called in a form."""
+    """Return a field's title in a form."""
     words = " ".join(_SHORT.get(word, word) for word in name.split("_"))
     return words[0].upper() + words[1:]
 
@@ -58,14 +58,14 @@ class _Model(BaseModel):
 
 
 class ComputeConfig(_Model):
-    """What to run on."""
+    """Machine, GPUs and priority."""
 
     num_nodes: int = Field(1, strict=True, ge=1, le=64)
     """Machines that train one policy together; more than one needs a pool, and GPUs."""
     gpus_per_node: int | None = Field(None, strict=True, ge=0, le=16)
     """GPUs of each machine; left out the job takes one if there is one, 0 means the CPU."""
     priority: Literal["high", "normal", "low"] = "normal"
-    """Which of a pool's work queues the job waits in."""
+    """Work queue of the pool that the job waits in."""
     accept_nvidia_eula: bool = Field(False, strict=True)
     """Whether you accept NVIDIA's licence for Isaac Sim; what needs Kit does not start without. A site may accept it
     for all its jobs."""
@@ -81,7 +81,7 @@ class ComputeConfig(_Model):
 
 
 class Timeouts(_Model):
-    """When to lose patience, in seconds."""
+    """Timeouts, in seconds."""
 
     wall_seconds: float = Field(8 * 3600, strict=True, gt=0, le=30 * 86400)
     """The whole attempt; 8 h by default."""
@@ -92,18 +92,18 @@ class Timeouts(_Model):
     grace_seconds: float = Field(30, strict=True, ge=0, le=3600)
     """From asking a process to end to killing it."""
     close_seconds: float = Field(60, strict=True, ge=0, le=3600)
-    """What the simulator may take to close after its last iteration."""
+    """Time the simulator may take to close after its last iteration."""
 
 
 class ShortTimeouts(Timeouts):
-    """When to lose patience, in seconds; for work that is done in minutes."""
+    """Timeouts, in seconds, for work that is done in minutes."""
 
     wall_seconds: float = Field(2 * 3600, strict=True, gt=0, le=30 * 86400)
     """The whole attempt; 2 h by default."""
 
 
 class Body(_Model):
-    """What users send, of any kind."""
+    """Body of a request, of any kind."""
 
     SECTION: ClassVar[str | None] = None
     """The field that holds what is the kind's own; None where that stands at the top."""
@@ -122,20 +122,20 @@ def _own_first(schema: dict[str, Any], model: type[BaseModel]) -> None:
 
 
 class JobRequest(Body):
-    """What every job has."""
+    """Common fields of jobs."""
 
     model_config = ConfigDict(json_schema_extra=_own_first)
 
     name: Name
     """Display name."""
     description: str = Field("", max_length=4000)
-    """What the job is for."""
+    """Purpose of the job."""
     compute_config: ComputeConfig = ComputeConfig()
-    """What to run on."""
+    """Machine, GPUs and priority."""
     overrides: tuple[Override, ...] = Field((), max_length=200)
     """Hydra overrides, such as `agent.save_interval=20`; each must exist and change something."""
     timeouts: Timeouts = Timeouts()
-    """When to lose patience."""
+    """Timeouts."""
     retries: int = Field(2, strict=True, ge=0, le=20)
     """Further attempts after an infrastructure failure, each from the last valid checkpoint."""
 
@@ -144,7 +144,7 @@ class TaskRequest(JobRequest):
     """A job on a task of Isaac Lab. Fields about the job as a whole may also stand in the kind's own section."""
 
     simulator: str = Field("isaaclab", json_schema_extra={"enum": ["isaaclab"]})
-    """Which simulator."""
+    """Name of the simulator."""
     custom_environment_path: Reference | None = None
     """A `.zip`, `.tar.gz` or `.whl` with your task package: path, relative to the config."""
     custom_environment_s3_uri: Reference | None = None
@@ -154,7 +154,7 @@ class TaskRequest(JobRequest):
 
     @property
     def section(self) -> Any:
-        """What is the kind's own."""
+        """Section of the kind's own fields."""
         assert self.SECTION is not None
         return getattr(self, self.SECTION)
 
@@ -203,7 +203,7 @@ def section_fields(model: type[Body]) -> list[str]:
 
 
 class TrainingConfig(_Model):
-    """What to train, and with what."""
+    """Task, library and length of the training."""
 
     mode: Literal["train"] = "train"
     """Must be `train`; an evaluation is sent with `simyard evaluate`."""
@@ -222,7 +222,7 @@ class TrainingConfig(_Model):
 
 
 class Resume(_Model):
-    """Where to go on from: a job of the same store, or a checkpoint file."""
+    """Checkpoint to go on from: of a job of the same store, or a file."""
 
     from_job: str | None = None
     """Id of a job; its newest valid checkpoint is taken."""
@@ -246,7 +246,7 @@ class TrainRequest(TaskRequest):
     name: Name = "training"
     """Display name."""
     training_config: TrainingConfig
-    """What to train, and with what."""
+    """Task, library and length of the training."""
     resume: Resume | None = None
     """A checkpoint to go on from; left out training starts from scratch."""
 
@@ -263,7 +263,7 @@ class FromJob(_Model):
     which: Which = "latest"
     """`latest`, `best` (highest mean return while training) or `iteration`; to evaluate also `all` and `every:N`."""
     iteration: int | None = Field(None, strict=True, ge=0)
-    """Which one, with `iteration`."""
+    """Number of the iteration, with `iteration`."""
 
     @model_validator(mode="after")
     def _iteration_is_named(self) -> Self:
@@ -273,7 +273,7 @@ class FromJob(_Model):
 
 
 class PolicyConfig(_Model):
-    """Which policy, of which task. The first of the four sources that is given counts, in the order they stand here."""
+    """Policy and its task. The first of the four sources that is given counts, in the order they stand here."""
 
     checkpoint_path: Reference | None = None
     """Path of a checkpoint, relative to the config's folder or the one above it."""
@@ -301,7 +301,7 @@ class PolicyConfig(_Model):
 
 
 class EvaluationConfig(PolicyConfig):
-    """Which policy to evaluate, and how."""
+    """Policy to evaluate, and the measurement."""
 
     mode: Literal["evaluate"] = "evaluate"
     """Must be `evaluate`; a training is sent with `simyard train`."""
@@ -316,7 +316,7 @@ class EvaluationConfig(PolicyConfig):
     record_video: bool = Field(False, strict=True)
     """Whether to film episodes."""
     video_episodes: tuple[Video, ...] = Field(("first", "best", "worst"), min_length=1, max_length=20)
-    """Which: `first`, `best`, `worst` or numbers in order of completion."""
+    """Episodes to film: `first`, `best`, `worst` or numbers in order of completion."""
     require_video: bool = Field(False, strict=True)
     """Whether the job fails where no video can be made; otherwise the figures stand without."""
 
@@ -336,16 +336,16 @@ class EvaluateRequest(TaskRequest):
     name: Name = "evaluation"
     """Display name."""
     training_config: EvaluationConfig
-    """Which policy to evaluate, and how."""
+    """Policy to evaluate, and the measurement."""
     timeouts: ShortTimeouts = ShortTimeouts()
-    """When to lose patience."""
+    """Timeouts."""
 
 
 # --- export -----------------------------------------------------------------------------------------------------------
 
 
 class JointLimits(_Model):
-    """What a robot's joint may do."""
+    """Limits of a robot's joint."""
 
     max_velocity: float | None = Field(None, gt=0)
     """rad/s or m/s."""
@@ -364,18 +364,18 @@ class JointLimits(_Model):
 
 
 class Answer(_Model):
-    """What a person found out about an item of the checklist."""
+    """Answer of a person to an item of the checklist."""
 
     ok: bool = Field(strict=True)
     """Whether it is fine."""
     by: Name
-    """Who says so."""
+    """Name of the person."""
     note: str = Field("", max_length=4000)
-    """On what grounds."""
+    """Grounds for the answer."""
 
 
 class ExportConfig(PolicyConfig):
-    """Which policy to export, and what to check it against."""
+    """Policy to export, and the checks."""
 
     num_envs: int = Field(64, strict=True, ge=1, le=100_000)
     """Environments of the rollouts that the checks are made on."""
@@ -384,9 +384,9 @@ class ExportConfig(PolicyConfig):
     other_physics: Term | None = None
     """Physics preset of the second simulator; left out another one that the task has."""
     action_limits: dict[Term, JointLimits] = Field({}, max_length=1000)
-    """What the robot's joints may do, by joint name."""
+    """Limits of the robot's joints, by joint name."""
     checklist_answers: dict[Term, Answer] = Field({}, max_length=100)
-    """What a person says of the items that no program can settle."""
+    """Answers of a person to the items that no program can settle."""
 
     @model_validator(mode="after")
     def _answers_are_to_items(self) -> Self:
@@ -409,9 +409,9 @@ class ExportRequest(TaskRequest):
     name: Name = "export"
     """Display name."""
     export_config: ExportConfig
-    """Which policy to export, and what to check it against."""
+    """Policy to export, and the checks."""
     timeouts: ShortTimeouts = ShortTimeouts()
-    """When to lose patience."""
+    """Timeouts."""
 
     @model_validator(mode="after")
     def _one_policy(self) -> Self:

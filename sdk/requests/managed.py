@@ -29,7 +29,7 @@ PLACEHOLDERS = (
     "dataset_manifest_path", "output_dir", "checkpoint_in_uri", "checkpoint_in_path", "run_id", "iteration_id",
     "iteration", "seed",
 )  # fmt: skip
-"""What `args_template` and `env` may name in braces."""
+"""Placeholders that `args_template` and `env` may name in braces."""
 LOCAL = "local"
 """The `image_uri` of a trainer that is a child process."""
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -51,15 +51,15 @@ class RolloutTemplate(_Model):
     episodes_per_iteration: int = Field(1, strict=True, ge=1, le=10_000_000)
     """The least an iteration's dataset has; every environment gives one or more, so more waves are run if need be."""
     runtime_profile: Literal["standard", "isaac_lab_rollout"] = "standard"
-    """Who drives: simyard itself, or a task package or registered task."""
+    """Driver of the rollouts: simyard itself, or a task package or registered task."""
     robot: RobotRef | None = None
     """The robot; required by the standard profile."""
     scene: SceneRef | None = None
-    """Where it stands."""
+    """Scene the robot stands in."""
     scene_id: SceneId | None = None
     """The same, of a built-in scene, in short."""
     physics: PhysicsConfig = PhysicsConfig()
-    """How time passes."""
+    """Time steps."""
     num_envs: int = Field(1, strict=True, ge=1, le=131_072)
     """Environments of each rollout."""
     steps: int = Field(strict=True, ge=1, le=10_000_000)
@@ -67,19 +67,19 @@ class RolloutTemplate(_Model):
     seed: int = Field(42, strict=True, ge=0, le=2**31 - 1)
     """Of the first rollout; each one after it has the next."""
     control: Parameters = {}
-    """How the robot is driven; with `task_mode` `policy` the newest checkpoint does."""
+    """Control of the robot; with `task_mode` `policy` the newest checkpoint drives it."""
     rl_library: LibraryName | None = None
     """The library whose format checkpoints have; `rsl_rl` unless it is said."""
     isaac_lab: IsaacLabConfig | None = None
     """The task; required by the profile `isaac_lab_rollout`."""
     outputs: OutputsConfig = OutputsConfig()
-    """What is left besides the arrays."""
+    """Outputs besides the arrays."""
     overrides: tuple[Override, ...] = Field((), max_length=200)
     """Hydra overrides, for registered tasks."""
     compute_config: ComputeConfig = ComputeConfig()
-    """What to run on."""
+    """Machine, GPUs and priority."""
     timeouts: ShortTimeouts = ShortTimeouts()
-    """When to lose patience with a rollout."""
+    """Timeouts of a rollout."""
 
     @property
     def is_driven(self) -> bool:
@@ -141,7 +141,7 @@ def _in_words(problem: dict[str, Any]) -> str:
 
 
 class TrainerResources(_Model):
-    """What a trainer may use."""
+    """Resources of a trainer."""
 
     gpu: int = Field(0, strict=True, ge=0, le=64)
     """GPUs; a site may require one."""
@@ -163,7 +163,7 @@ class TrainerSpec(_Model):
     env: dict[Variable, Line] = Field({}, max_length=1000)
     """Environment variables; the same placeholders."""
     resources: TrainerResources = TrainerResources()
-    """What it may use."""
+    """Resources of the trainer."""
     timeout_seconds: float = Field(3600.0, gt=0, le=30 * 86400, allow_inf_nan=False)
     """Wall-clock limit of one call."""
 
@@ -199,7 +199,7 @@ def fill_in(text: str, values: dict[str, str]) -> str:
 
 
 class LoopPolicy(_Model):
-    """How long the loop goes on."""
+    """Length of the loop."""
 
     max_iterations: int = Field(strict=True, ge=1, le=1_000_000)
     """Iterations at most, failed ones included."""
@@ -214,22 +214,22 @@ class LoopPolicy(_Model):
 
 
 class SuccessCriteria(_Model):
-    """When the run has done what it is for."""
+    """Criteria of success."""
 
     metric: Name = "mean_return"
     """A number of the trainer's `metrics.json`, else one of the rollouts: `mean_return`, `success_rate`."""
     mode: Literal["max", "min"] = "max"
-    """Which is better."""
+    """Whether more or less is better."""
     target: float | None = Field(None, allow_inf_nan=False)
     """The run ends when the metric has reached it."""
     min_delta: float = Field(0.0, ge=0, allow_inf_nan=False)
-    """What counts as better: by more than this."""
+    """Least improvement that counts."""
     patience_iterations: int | None = Field(None, strict=True, ge=1, le=1_000_000)
     """The run ends after so many iterations in a row that measured the metric and were not better."""
 
 
 class BudgetPolicy(_Model):
-    """What the run may cost."""
+    """Budget of the run."""
 
     max_credits: float | None = Field(None, gt=0, allow_inf_nan=False)
     """One credit is one USD of GPU time at the site's price; checked before each rollout and each call."""
@@ -239,19 +239,19 @@ class TrainingRunRequest(Body):
     """A managed training run: rollouts, dataset, trainer, checkpoint, again."""
 
     project_id: Name = "default"
-    """Whose it is."""
+    """Project of the run."""
     name: Name = "managed-training"
     """Display name."""
     rollout_template: RolloutTemplate
     """The rollouts of every iteration."""
     trainer_spec: TrainerSpec
-    """What turns them into the next checkpoint."""
+    """Trainer that turns them into the next checkpoint."""
     loop_policy: LoopPolicy
-    """How long the loop goes on."""
+    """Length of the loop."""
     success_criteria: SuccessCriteria = SuccessCriteria()
-    """When the run has done what it is for."""
+    """Criteria of success."""
     budget_policy: BudgetPolicy = BudgetPolicy()
-    """What the run may cost."""
+    """Budget of the run."""
     checkpoint_init_uri: Reference | None = None
     """The checkpoint to begin from: a path relative to the JSON, or a store URI."""
     checkpoint_init_asset_id: AssetId | None = None

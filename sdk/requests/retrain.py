@@ -14,10 +14,10 @@ Start = Literal["incumbent", "newest", "scratch"]
 
 
 class Comparison(_Model):
-    """How the new policy and the promoted one are measured: the same for both."""
+    """Measurement of the new policy and the promoted one: the same for both."""
 
     metric: Metric = "return"
-    """What is compared; of both more is better."""
+    """Metric to compare; more is better for both."""
     num_episodes: int = Field(200, strict=True, ge=10, le=1_000_000)
     """Completed episodes of each policy: four times as many halve the noise."""
     num_envs: int = Field(100, strict=True, ge=1, le=1_000_000)
@@ -38,13 +38,13 @@ class RetrainRequest(Body):
     SECTION: ClassVar[str] = "evaluation"
 
     promotion: PromotionName
-    """What is kept good: the name below which the store remembers which policy is promoted."""
+    """Name below which the store keeps the promoted policy."""
     training: TrainRequest
     """The training, as `simyard train` takes it."""
     start: Start = "incumbent"
     """The checkpoint to begin from: of the promoted policy, of the newest training of the same task, or none."""
     evaluation: Comparison = Comparison()
-    """How both policies are measured."""
+    """Measurement of both policies."""
 
     @property
     def library(self) -> str | None:

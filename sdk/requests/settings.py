@@ -1,4 +1,4 @@
-"""What a machine's owner sets, once, through the environment."""
+"""Settings of a machine, given once by its owner, through the environment."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from simyard.runner.assets.asset_root import embedded_root
 _KEPT_FROM_WORKLOADS = ("AWS_", "PREFECT_", "SIMYARD_")
 _GIVEN_TO_WORKLOADS = (SAFE_GLOBALS,)
 _LICENCES = {"ACCEPT_EULA": "Y", "OMNI_KIT_ACCEPT_EULA": "YES"}
-"""What tells Isaac Sim that its licence is accepted. An image may have these too: that is nobody's word."""
+"""Variables that tell Isaac Sim its licence is accepted. An image may have these too: that is nobody's word."""
 _CACHE_GB = 20.0
 _USD_PER_GPU_HOUR = 2.99
 _FLOW_RUN = "PREFECT__FLOW_RUN_ID"
-"""What the process of a flow run, started by a worker, has in its environment."""
+"""Variable that a worker sets for the process of a flow run."""
 
 
 @dataclass(frozen=True, kw_only=True)
