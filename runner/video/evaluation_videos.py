@@ -1,4 +1,4 @@
-"""Videos of an evaluation: episodes are chosen while they are measured and drawn afterwards: no figure depends on it."""
+"""Videos of an evaluation: episodes are chosen while measured and drawn afterwards, so no figure depends on it."""
 
 from __future__ import annotations
 
