@@ -52,8 +52,7 @@ class Limits:
                 standing = run_status(store, own_id)
                 cost, ended = float(standing["credits"]), standing["ended_by"] is not None
             else:
-                seconds = usage.gpu_seconds(load_spec(store, own_id), store)
-                cost = seconds / 3600 * self._usd_per_gpu_hour
+                cost = usage.in_usd(usage.gpu_seconds(load_spec(store, own_id), store), self._usd_per_gpu_hour)
                 ended = read_or_none(store, JobKeys(own_id).result) is not None
         except RequestError:  # it was deleted
             return 0.0

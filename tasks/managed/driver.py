@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,13 +22,14 @@ from simyard.requests.settings import Site
 from simyard.store.keys import JobKeys, RunKeys, rollout_job_id
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import CANCELED
-from simyard.tasks.managed import costs, dataset, record, stopping
+from simyard.tasks.managed import dataset, record, stopping
 from simyard.tasks.managed import report as run_report
 from simyard.tasks.managed.desired_state import Wish, wish, wished
 from simyard.tasks.managed.events import Events
 from simyard.tasks.managed.executor import Crew
 from simyard.tasks.managed.run import RunSpec, now, rollout
 from simyard.tasks.managed.trainer import TrainerAttempt, engine_for, outcome_of
+from simyard.tasks.shared import usage
 from simyard.tasks.shared.heartbeat import is_gone, is_own, own_beat
 from simyard.tasks.shared.history import read_or_none
 
@@ -83,7 +84,7 @@ class Driver:
         self._at_work = 0
         self._began = time.monotonic()
         self._rollouts_done: float | None = None
-        self._gpu_seconds = costs.total(self.iterations)
+        self._gpu_seconds = self._committed()
         self._counted: dict[str, float] = {}
         self._lock = threading.Lock()
         self._wanted: Wish = "run"
@@ -183,13 +184,11 @@ class Driver:
     @property
     def credits(self) -> float:
         """What the run has cost so far, in credits."""
-        return costs.in_credits(self._gpu_seconds, self.spec.usd_per_gpu_hour)
+        return usage.in_usd(self._gpu_seconds, self.spec.usd_per_gpu_hour)
 
     def count_rollout(self, spec: JobSpec) -> None:
         """Count what a rollout has cost by now, all its attempts together."""
-        if spec.gpus == 0:
-            return
-        seconds = costs.rollout_gpu_seconds(self.store, spec.job_id, spec.gpus)
+        seconds = usage.gpu_seconds(spec, self.store)
         with self._lock:
             self._gpu_seconds += seconds - self._counted.get(spec.job_id, 0.0)
             self._counted[spec.job_id] = seconds
@@ -222,7 +221,7 @@ class Driver:
         number = len(self.iterations) + 1
         # A process before this one may have spent something on it.
         self._counted = self._rollout_seconds(number)
-        self._gpu_seconds = costs.total(self.iterations) + self._spent(number)
+        self._gpu_seconds = self._committed() + self._spent(number)
         return number
 
     @contextmanager
@@ -489,6 +488,10 @@ class Driver:
         found = (read_or_none(self.store, keys.trainer_file(call, "outcome.json")) for call in self._calls(number))
         return [outcome for outcome in found if outcome is not None]
 
+    def _committed(self) -> float:
+        """Return the GPU seconds of iterations that have ended."""
+        return float(sum(ended["gpu_seconds"] for ended in self.iterations))
+
     def _spent(self, number: int) -> float:
         """Return the GPU seconds of an iteration so far, from the store."""
         calls = sum(outcome["gpu_seconds"] for outcome in self._call_outcomes(number))
@@ -496,10 +499,9 @@ class Driver:
 
     def _rollout_seconds(self, number: int) -> dict[str, float]:
         """Return the GPU seconds of an iteration's rollouts, by job."""
-        if self.spec.template.gpus == 0:
-            return {}
         ids = (rollout_job_id(self.spec.run_id, number, index) for index in range(self.asked.rollout_template.jobs))
-        return {job_id: costs.rollout_gpu_seconds(self.store, job_id, self.spec.template.gpus) for job_id in ids}
+        specs = (replace(self.spec.template, job_id=job_id) for job_id in ids)
+        return {spec.job_id: usage.gpu_seconds(spec, self.store) for spec in specs}
 
     def _beat_on(self) -> None:
         while not self._over.wait(BEAT_S):

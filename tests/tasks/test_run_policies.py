@@ -10,7 +10,7 @@ from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.settings import Site
 from simyard.store.keys import JobKeys, new_run_id
 from simyard.store.store import Store
-from simyard.tasks.managed import costs, stopping
+from simyard.tasks.managed import stopping
 from simyard.tasks.managed.driver import Driver, DriverObserver, RunEndedError
 from simyard.tasks.managed.run import load_run, resolve_run, stage_run
 
@@ -21,7 +21,6 @@ REQUEST = {
     "trainer_spec": {"image_uri": "local", "entrypoint": "python"},
     "loop_policy": {"max_iterations": 5},
 }  # fmt: skip
-JOB = "job-" + "0" * 26
 
 
 def asked(**sections):
@@ -89,27 +88,6 @@ def test_the_checkpoint_that_drove_the_rollouts_is_the_one_they_measure():
 
 def facts(device):
     return Facts(simulator="newton", version="1", flavor="api", device=device, rollout=1, overrides=()).to_json()
-
-
-def test_a_jobs_cost_is_that_of_all_its_attempts_on_gpus(tmp_path):
-    store, job = Store.open(str(tmp_path)), JobKeys(JOB)
-    outcome = {"timings": {"total_s": 30.0}, "facts": facts("cuda:0"), "failure": None}
-    store.put_json(job.attempt(1).outcome, outcome)
-    # It died without a word: what it told last counts.
-    store.put_json(
-        job.attempt(2).status,
-        {"facts": facts("cuda:0"), "began_at": "2026-01-01T00:00:00+00:00", "updated_at": "2026-01-01T00:01:00+00:00"},
-    )
-    assert costs.rollout_gpu_seconds(store, JOB, 1) == 90.0
-    assert costs.rollout_gpu_seconds(store, JOB, None) == 90.0
-    assert costs.rollout_gpu_seconds(store, JOB, 0) == 0.0
-    assert costs.in_credits(3600.0, 2.99) == 2.99
-
-
-def test_on_a_cpu_nothing_is_counted(tmp_path):
-    store, job = Store.open(str(tmp_path)), JobKeys(JOB)
-    store.put_json(job.attempt(1).outcome, {"timings": {"total_s": 30.0}, "facts": facts("cpu"), "failure": None})
-    assert costs.rollout_gpu_seconds(store, JOB, None) == 0.0
 
 
 @pytest.fixture
