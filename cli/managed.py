@@ -29,7 +29,7 @@ from simyard.tasks.managed.executor import summary
 from simyard.tasks.managed.run import ResolvedRun, load_run, resolve_run, stage_run
 from simyard.tasks.managed.trainer import check_trainer
 from simyard.tasks.sessions.pool import Sessions
-from simyard.tasks.shared.heartbeat import is_gone
+from simyard.tasks.shared.heartbeat import PATIENCE, is_gone
 from simyard.tasks.shared.history import read_or_none
 
 POLL_S = 1.0
@@ -80,7 +80,7 @@ def resume(run_id: str, reference: str | None, pool: str | None, *, wait: bool, 
     store = open_store(reference)
     wish(store, run_id, "run")
     beat = read_or_none(store, RunKeys(run_id).status)
-    if beat is not None and not is_gone(beat, record.SILENCE_S):
+    if beat is not None and not is_gone(beat, PATIENCE.driver.silence_s):
         return watch(store, run_id, quiet=quiet) if wait else record.run_status(store, run_id)
     if wait:
         return _drive(None, run_id, store, reference, pool, site, quiet=quiet)

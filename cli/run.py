@@ -33,6 +33,7 @@ from simyard.tasks.resolve import resolve
 from simyard.tasks.sessions.findings import Findings
 from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.shared import history
+from simyard.tasks.shared.heartbeat import PATIENCE
 from simyard.tasks.shared.history import load_spec
 from simyard.tasks.shared.inputs import gather
 from simyard.tasks.stage import stage
@@ -102,10 +103,11 @@ def rerun(job_id: str, reference: str | None, pool: str | None, *, quiet: bool) 
     spec = load_spec(store, job_id)
     refuse_succeeded(store, job_id)
     if (pool or site.pool) is None and history.job_status(store, job_id)["status"] == "running":
+        known_s = PATIENCE.supervisor.silence_s
         raise RequestError(
             f"{job_id} is still running.",
             code="still_running",
-            advice=f"Cancel it first, or wait: an attempt that died is known as such after {history.SILENCE_S:.0f} s.",
+            advice=f"Cancel it first, or wait: an attempt that died is known as such after {known_s:.0f} s.",
         )
     return execute(Resolved(spec), None, None, store, reference, pool, site, quiet=quiet)
 

@@ -18,13 +18,10 @@ from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.managed import record
 from simyard.tasks.shared import history
+from simyard.tasks.shared.heartbeat import PATIENCE
 
 MOST_RUNS = 5
 """How often a flow run is begun before it is given up."""
-STARTING_S = 300.0
-"""How long it may take from a flow run's start, or an attempt's outcome, to the next word of its work."""
-PENDING_S = 3600.0
-"""How long from a worker taking the flow run to its start: an image may be pulled."""
 
 logger = logging.getLogger("simyard.service")
 
@@ -59,12 +56,12 @@ def why_lost(run: FlowRun, store: Store, own_id: str) -> str | None:
         return "its process crashed" if work.is_gone or not work.is_under_way else None
     now = datetime.now(UTC)
     if work.is_gone and work.heard is not None and work.heard > state.timestamp:
-        return "its process fell silent"
+        return "its process stopped to write heartbeats"
     # Whatever was before, a process is starting, or ought to be.
     quiet_s = (now - max(state.timestamp, work.heard or state.timestamp)).total_seconds()
-    patience_s = STARTING_S if state.is_running() else PENDING_S
+    patience_s = PATIENCE.flow_run.silence_s if state.is_running() else PATIENCE.flow_run.starting_s
     if not work.is_under_way and quiet_s > patience_s:
-        return f"nothing was heard of it for {quiet_s:.0f} s"
+        return f"it has had no heartbeat for {quiet_s:.0f} s"
     return None
 
 

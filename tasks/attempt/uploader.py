@@ -14,7 +14,7 @@ from simyard.core.paths import AttemptPaths
 from simyard.core.specs import AttemptSpec
 from simyard.store.keys import AttemptKeys, JobKeys
 from simyard.store.store import Store
-from simyard.tasks.shared.heartbeat import own_beat
+from simyard.tasks.shared.heartbeat import Heartbeat
 
 _STYLING = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _DECORATION = re.compile(r"[\s\u2580-\u259f#=_-]*")
@@ -45,7 +45,6 @@ class Mirror:
             "total": total,
             "unit": unit,
             "reward": None,
-            **own_beat(),
             "began_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         self.cancel_requested = threading.Event()
@@ -54,6 +53,7 @@ class Mirror:
         self._store = store
         self._job = JobKeys(attempt.job.job_id)
         self._keys: AttemptKeys = self._job.attempt(attempt.number).node(attempt.node)
+        self._heartbeat = Heartbeat(store, self._keys.status, lambda: self.status, INTERVAL_S)
         self._attempt = attempt
         self._paths = paths
         self._sent: dict[Path, tuple[int, int]] = {}
@@ -108,8 +108,7 @@ class Mirror:
         self._forward_log()
 
     def _beat(self) -> None:
-        self.status |= own_beat()
-        self._store.put_json(self._keys.status, self.status)
+        self._heartbeat.write()
         if self._store.exists(self._job.cancel):
             self.cancel_requested.set()
 

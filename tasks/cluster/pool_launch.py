@@ -22,7 +22,7 @@ from simyard.tasks.attempt.attempt import CANCELED, Observer
 from simyard.tasks.cluster.gpu_limits import holding
 from simyard.tasks.kinds import kind_of
 from simyard.tasks.launch import ask_to_cancel, raise_failure
-from simyard.tasks.shared import history
+from simyard.tasks.shared import heartbeat, history
 
 FLOW, NODE_FLOW = "run-job", "run-node"
 GPU_SIDE = {
@@ -36,10 +36,8 @@ GPU_SIDE = {
 QUEUES = {"high": "high", "normal": "default", "low": "low"}
 """The work queues of a pool by the priority of jobs, the most urgent first; `default` is Prefect's own."""
 POLL_S = 1.0
-SILENCE_S = 300.0
-"""A running attempt writes its status every few seconds; after this long without a new one it is taken for lost."""
-STARTING_S = 3600.0
-"""From a worker taking the attempt to its first status: an image may be pulled, packages installed, kernels built."""
+PATIENCE = heartbeat.PATIENCE.attempt
+"""With an attempt in a pool."""
 
 
 def require_pool(pool: str) -> None:
@@ -190,7 +188,7 @@ def _wait(
             _tell_of_lost(client, others, store, attempt)
         except (StoreError, httpx.HTTPError):
             # The store or the server restarts, say: the attempt goes on meanwhile, so this waits.
-            if time.monotonic() - reached > SILENCE_S:
+            if time.monotonic() - reached > PATIENCE.silence_s:
                 raise
             time.sleep(POLL_S)
             continue
@@ -209,11 +207,11 @@ def _wait(
         latest = (state.id, status and status.get("updated_at"))
         if latest != news or state.is_scheduled():
             news, heard = latest, reached
-        patience = SILENCE_S if status else STARTING_S
+        patience = PATIENCE.silence_s if status else PATIENCE.starting_s
         if reached - heard > patience:
-            client.set_flow_run_state(run.id, Crashed(message="Its supervisor fell silent."), force=True)
+            client.set_flow_run_state(run.id, Crashed(message="Its supervisor writes no heartbeat."), force=True)
             _drop(client, others)
-            raise WorkloadError(_lost(f"The attempt has been silent for {patience:.0f} s."))
+            raise WorkloadError(_lost(f"The attempt has had no heartbeat for {patience:.0f} s."))
         time.sleep(POLL_S)
 
 
@@ -266,9 +264,4 @@ def _without_outcome(run: FlowRun, state: State[Any], *, begun: bool) -> Failure
 
 
 def _lost(message: str) -> Failure:
-    return Failure(
-        code="attempt_lost",
-        category=Category.INFRA,
-        message=message,
-        advice="Its machine or its worker died; the next attempt goes on from the last checkpoint in the store.",
-    )
+    return heartbeat.lost("attempt_lost", message, heartbeat.FROM_LAST_CHECKPOINT)

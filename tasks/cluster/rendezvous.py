@@ -1,7 +1,7 @@
 """The machines of one attempt that needs several: they meet through the store, begin together and end together.
 
 The first machine makes the attempt; what it says, goes. The others wait for its word where to meet, say when they are
-ready, and look at it all the while; it looks at them. One that fails or falls silent ends all of them.
+ready, and look at it all the while; it looks at them. One that fails or stops to write heartbeats ends all of them.
 """
 
 from __future__ import annotations
@@ -15,16 +15,13 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from simyard.core.errors import Category, Failure, WorkloadError
+from simyard.core.errors import Failure, WorkloadError
 from simyard.core.specs import AttemptSpec, JobSpec, World
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.shared import history
+from simyard.tasks.shared.heartbeat import FROM_LAST_CHECKPOINT, PATIENCE, lost
 
-SILENCE_S = 60.0
-"""A machine writes its heartbeat every few seconds; after this long without one it is lost."""
-GATHERING_S = 3600.0
-"""From the first machine's word until all are ready: nodes may have to come up, images to be pulled."""
 LOOK_S = 2.0
 """Seconds between two looks at the other machines."""
 SYMPTOM, SYMPTOM_S = "rank_lost", 15.0
@@ -73,7 +70,7 @@ class Machines:
         self._await(self._keys.go, f"the other {self._job.nodes - 1} machines", wait)
 
     def lost(self) -> Failure | None:
-        """Return why this machine must end its part: another one has failed, fell silent, or is done without it."""
+        """Return why this machine must end its part: another one has failed, is lost, or is done without it."""
         if time.monotonic() - self._looked < LOOK_S:
             return self._last
         self._looked = time.monotonic()
@@ -94,12 +91,12 @@ class Machines:
         return failure
 
     def _await(self, key: str, what: str, wait: Callable[[str], None]) -> None:
-        deadline = time.monotonic() + GATHERING_S
+        deadline = time.monotonic() + PATIENCE.node.starting_s
         while not self._store.exists(key):
             if failure := self.lost():
                 raise WorkloadError(failure)
             if time.monotonic() > deadline:
-                raise WorkloadError(_lost(f"{what} was not ready within {GATHERING_S:.0f} s."))
+                raise WorkloadError(_lost(f"{what} was not ready within {PATIENCE.node.starting_s:.0f} s."))
             wait(f"waiting for {what}")
             time.sleep(LOOK_S / 2)
 
@@ -116,8 +113,10 @@ class Machines:
         before, since = self._heard.get(node, (None, 0.0))
         if said != before:
             self._heard[node] = (said, time.monotonic())  # this machine's clock alone: the other's may be off
-        elif time.monotonic() - since > SILENCE_S:
-            return _lost(f"Machine {node + 1} of {self._job.nodes} has been silent for {SILENCE_S:.0f} s.")
+        elif time.monotonic() - since > PATIENCE.node.silence_s:
+            return _lost(
+                f"Machine {node + 1} of {self._job.nodes} has had no heartbeat for {PATIENCE.node.silence_s:.0f} s."
+            )
         return None
 
 
@@ -128,7 +127,7 @@ def invitation(store: Store, job: JobSpec, number: int, node: int) -> AttemptSpe
         WorkloadError: It does not say so in time.
     """
     keys = JobKeys(job.job_id).attempt(number)
-    deadline = time.monotonic() + GATHERING_S
+    deadline = time.monotonic() + PATIENCE.node.starting_s
     while (told := history.read_or_none(store, keys.meeting)) is None:
         if store.exists(keys.outcome) or time.monotonic() > deadline:
             raise WorkloadError(_lost("The first machine of the attempt did not say where to meet."))
@@ -167,12 +166,7 @@ def _of_another(node: int, outcome: dict[str, Any]) -> Failure | None:
 
 
 def _lost(message: str) -> Failure:
-    return Failure(
-        code="machine_lost",
-        category=Category.INFRA,
-        message=message,
-        advice="Its log or its flow run says more; the next attempt goes on from the last checkpoint in the store.",
-    )
+    return lost("machine_lost", message, FROM_LAST_CHECKPOINT)
 
 
 def _now() -> str:

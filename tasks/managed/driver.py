@@ -30,7 +30,7 @@ from simyard.tasks.managed.executor import Crew
 from simyard.tasks.managed.run import RunSpec, now, rollout
 from simyard.tasks.managed.trainer import TrainerAttempt, engine_for, outcome_of
 from simyard.tasks.shared import usage
-from simyard.tasks.shared.heartbeat import is_gone, is_own, own_beat
+from simyard.tasks.shared.heartbeat import PATIENCE, Heartbeat, is_gone, is_own
 from simyard.tasks.shared.history import read_or_none
 
 PULSE_S = 0.5
@@ -91,20 +91,21 @@ class Driver:
         self._stop = threading.Event()
         self._over = threading.Event()
         self._paused = False
-        # Apart: whoever is asked may take long to answer, and a heart that stops is taken for death.
-        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._beat_on, self._listen)]
+        # Two threads: whoever is asked may take long to answer, and the heartbeat must not wait for that.
+        self._heartbeat = Heartbeat(store, self.keys.status, self._status, BEAT_S)
+        self._listener = threading.Thread(target=self._listen, name="desired-state", daemon=True)
         self._started = self._start_time()
 
     def __enter__(self) -> Driver:
-        self._beat()
-        for thread in self._threads:
-            thread.start()
+        self._heartbeat.write()
+        self._heartbeat.__enter__()
+        self._listener.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        for thread in self._threads:
-            thread.join()
+        self._heartbeat.__exit__()
+        self._listener.join()
 
     # What somebody wants
 
@@ -435,11 +436,12 @@ class Driver:
             ended = self.store.get_json(self.keys.result)["status"]
             raise RequestError(f"{self.spec.run_id} has {ended}.", code="run_ended", advice="Begin another.")
         beat = read_or_none(self.store, self.keys.status)
-        if beat and not is_gone(beat, record.SILENCE_S) and not is_own(beat):
+        if beat and not is_gone(beat, PATIENCE.driver.silence_s) and not is_own(beat):
             raise RequestError(
                 f"{self.spec.run_id} is driven by process {beat['pid']} on {beat['host']!r}.",
                 code="already_driven",
-                advice=f"Follow it (simyard runs watch); a lost one is known as such in {record.SILENCE_S:.0f} s.",
+                advice="Follow it (simyard runs watch); one that is lost is known as such after "
+                f"{PATIENCE.driver.silence_s:.0f} s without a heartbeat.",
             )
 
     def _start_time(self) -> datetime:
@@ -503,11 +505,6 @@ class Driver:
         specs = (replace(self.spec.template, job_id=job_id) for job_id in ids)
         return {spec.job_id: usage.gpu_seconds(spec, self.store) for spec in specs}
 
-    def _beat_on(self) -> None:
-        while not self._over.wait(BEAT_S):
-            with suppress(SimyardError):  # a store that is away for a moment
-                self._beat()
-
     def _listen(self) -> None:
         while not self._over.wait(PULSE_S):
             # A store that is away for a moment is asked again; the run goes on meanwhile.
@@ -515,12 +512,11 @@ class Driver:
                 wishes = wished(self.store, self.spec.run_id), self._observer.asked()
                 self._wanted = max(wishes, key=_STRONGEST.index)
 
-    def _beat(self) -> None:
-        status = {
+    def _status(self) -> dict[str, Any]:
+        """Return what the heartbeat says."""
+        return {
             "stage": self._stage,
             "wanted": self._wanted,
             "current_iteration": len(self.iterations) + 1,
             "credits": round(self.credits, 6),
-            **own_beat(),
         }
-        self.store.put_json(self.keys.status, status)

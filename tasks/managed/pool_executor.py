@@ -7,7 +7,6 @@ back, and the store may be away for a while.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +18,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.states import Cancelled, Crashed
 
-from simyard.core.errors import Category, Failure, RequestError, SimyardError, StoreError, WorkloadError
+from simyard.core.errors import Failure, RequestError, SimyardError, StoreError, WorkloadError
 from simyard.core.specs import Bounds, JobSpec
 from simyard.requests.settings import Site
 from simyard.store.keys import RunKeys
@@ -30,8 +29,8 @@ from simyard.tasks.launch import ask_to_cancel, is_done, launch_inline, raise_fa
 from simyard.tasks.managed.run import RunSpec, load_run, now
 from simyard.tasks.managed.trainer import TrainerAttempt, TrainerObserver, check_trainer, outcome_of, run_trainer
 from simyard.tasks.sessions.pool import Sessions
-from simyard.tasks.shared import history
-from simyard.tasks.shared.heartbeat import own_beat
+from simyard.tasks.shared import heartbeat, history
+from simyard.tasks.shared.heartbeat import Heartbeat
 from simyard.tasks.shared.history import load_spec, read_or_none
 
 FLOW = "run-worker"
@@ -39,10 +38,7 @@ POLL_S, LATER_POLL_S = 0.05, 0.25
 """How often either side looks, in the first seconds and after them."""
 LOOK_S = 2.0
 """How often the control side asks Prefect after the flow run, and a slot tells that it lives."""
-SILENCE_S = 60.0
-"""A slot that has told nothing for so long, all the while that the store could be read, is taken for lost."""
-STARTING_S = 3600.0
-"""From a worker taking the slot to its first sign of life."""
+PATIENCE = heartbeat.PATIENCE.worker
 IDLE_S = 900.0
 """A slot without an order for so long ends: nobody drives the run. The next order starts another."""
 
@@ -178,15 +174,17 @@ class _Slot:
                         raise WorkloadError(CANCELED)
                     if state.is_final() and ended(number) is None:
                         raise WorkloadError(_lost(f"Its flow run {run.name!r} ended as {state.name!r}."))
-                    patience = SILENCE_S if status and status["flow_run"] == str(run.id) else STARTING_S
+                    patience = (
+                        PATIENCE.silence_s if status and status["flow_run"] == str(run.id) else PATIENCE.starting_s
+                    )
                     if looked - heard > patience:
-                        _set_state(run, Crashed(message="It fell silent."))
-                        raise WorkloadError(_lost(f"It has been silent for {patience:.0f} s."))
+                        _set_state(run, Crashed(message="It writes no heartbeat."))
+                        raise WorkloadError(_lost(f"It has had no heartbeat for {patience:.0f} s."))
                 reached = time.monotonic()
             except (StoreError, httpx.HTTPError):
                 # The store or the server restarts, say: the work goes on meanwhile, so this waits. What cannot be
                 # asked is not taken for dead.
-                if time.monotonic() - reached > SILENCE_S:
+                if time.monotonic() - reached > PATIENCE.silence_s:
                     raise  # whoever drives the run waits longer
                 heard = looked = time.monotonic()
             if self._leaving():
@@ -239,7 +237,8 @@ def serve_slot(run_id: str, slot: int, flow_run: str, store: Store, site: Site, 
     """
     keys, run = RunKeys(run_id), load_run(store, run_id)
     number = _first_open_order(store, keys, slot)
-    with Sessions(site, Bounds()) as sessions, _Heartbeat(store, keys.slot(slot, "status.json"), flow_run):
+    beating = Heartbeat(store, keys.slot(slot, "status.json"), lambda: {"flow_run": flow_run}, LOOK_S)
+    with Sessions(site, Bounds()) as sessions, beating:
         idle_since = time.monotonic()
         while time.monotonic() - idle_since < IDLE_S:
             order = read_or_none(store, keys.slot(slot, f"order-{number:06d}.json"))
@@ -306,32 +305,6 @@ class _StopLook:
         return None
 
 
-class _Heartbeat:
-    """Tells that a slot lives, also while it is busy."""
-
-    def __init__(self, store: Store, key: str, flow_run: str) -> None:
-        self._store = store
-        self._key = key
-        self._flow_run = flow_run
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _beat(self) -> None:
-        while True:
-            status = {"flow_run": self._flow_run, **own_beat()}
-            with suppress(StoreError):
-                self._store.put_json(self._key, status)
-            if self._over.wait(LOOK_S):
-                return
-
-
 def _patience(since: float) -> float:
     """Return how long to sleep until the next look."""
     return POLL_S if time.monotonic() - since < 5.0 else LATER_POLL_S
@@ -350,9 +323,4 @@ def _set_state(run: FlowRun, state: State[Any]) -> None:
 
 
 def _lost(message: str) -> Failure:
-    return Failure(
-        code="slot_lost",
-        category=Category.INFRA,
-        message=f"The slot's simulator is lost. {message}",
-        advice="Its machine or its worker died; another one takes over.",
-    )
+    return heartbeat.lost("slot_lost", f"The slot's simulator is lost. {message}", "Another one takes over.")

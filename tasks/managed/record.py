@@ -9,11 +9,9 @@ from simyard.store.keys import RunKeys
 from simyard.store.store import Store
 from simyard.tasks.managed.desired_state import wished
 from simyard.tasks.managed.run import RunSpec, load_run
-from simyard.tasks.shared.heartbeat import is_gone
+from simyard.tasks.shared.heartbeat import PATIENCE, is_gone
 from simyard.tasks.shared.history import read_or_none
 
-SILENCE_S = 60.0
-"""The process that drives a run writes its status every few seconds; after this long without one it is gone."""
 ENDED = ("succeeded", "failed", "canceled")
 
 
@@ -44,7 +42,7 @@ def run_status(store: Store, run_id: str) -> dict[str, Any]:
         return dict(result)
     beat = read_or_none(store, run.status)
     status = "queued" if beat is None else "running"
-    if beat is not None and is_gone(beat, SILENCE_S):
+    if beat is not None and is_gone(beat, PATIENCE.driver.silence_s):
         status = "interrupted"
     elif "pause" in (wished(store, run_id), beat and beat["wanted"]):
         status = "paused"

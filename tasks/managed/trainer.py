@@ -27,7 +27,7 @@ from simyard.tasks.managed.engines.container import ContainerEngine
 from simyard.tasks.managed.engines.local import LocalEngine, find_program
 from simyard.tasks.managed.run import RunSpec, now
 from simyard.tasks.shared import assets
-from simyard.tasks.shared.heartbeat import own_beat
+from simyard.tasks.shared.heartbeat import Heartbeat
 from simyard.tasks.shared.history import read_or_none
 from simyard.tasks.shared.inputs import find_input
 
@@ -151,6 +151,8 @@ class _Call:
         self._store = store
         self._observer = observer
         self._engine = engine_for(self._trainer, site)
+        about = {"attempt": attempt.to_json()}
+        self._heartbeat = Heartbeat(store, attempt.key("status.json"), lambda: about, MIRROR_S)
         self._folder = site.home / "work" / run.run_id / f"{attempt.iteration}-{attempt.number}"
         self._read: dict[str, int] = {}
         self._sent: dict[str, int] = {}
@@ -162,7 +164,7 @@ class _Call:
         Raises:
             SimyardError: If it failed, or could not be begun.
         """
-        self._beat()
+        self._heartbeat.write()
         call = self._prepare()
         began = time.monotonic()
         running = self._engine.start(call)
@@ -262,11 +264,7 @@ class _Call:
         if time.monotonic() - self._carried > MIRROR_S:
             with suppress(StoreError):  # the next round, or the end, tries again
                 self.carry_logs()
-                self._beat()
-
-    def _beat(self) -> None:
-        status = {**own_beat(), "attempt": self._attempt.to_json()}
-        self._store.put_json(self._attempt.key("status.json"), status)
+                self._heartbeat.write()
 
     def _keep(self) -> dict[str, Any]:
         """Judge the output, put it into the store, and return what the outcome says of it.

@@ -10,10 +10,7 @@ from simyard.core.errors import RequestError
 from simyard.core.specs import InputFile, JobSpec, ResumePoint
 from simyard.store.keys import AttemptKeys, JobKeys, check_job_id
 from simyard.store.store import KeyNotFound, Store
-from simyard.tasks.shared.heartbeat import is_gone
-
-SILENCE_S = 120.0
-"""A running attempt writes its status every few seconds; after this long without one its process is gone."""
+from simyard.tasks.shared.heartbeat import PATIENCE, is_gone
 
 ENDED = ("succeeded", "failed", "canceled")
 """The statuses that a job keeps, unless it is retried."""
@@ -125,7 +122,7 @@ def _standing(past: list[PastAttempt]) -> str:
         return "queued"
     if past[-1].outcome:
         return "canceled" if past[-1].outcome["status"] == "canceled" else "running"
-    return "interrupted" if is_gone(past[-1].status or {}, SILENCE_S) else "running"
+    return "interrupted" if is_gone(past[-1].status or {}, PATIENCE.supervisor.silence_s) else "running"
 
 
 def read_or_none(store: Store, key: str) -> Any:

@@ -66,7 +66,7 @@ def test_a_machine_that_dies_ends_the_attempt_and_the_next_one_goes_on(
         assert failure["message"].startswith("On machine 2: The simulator was ended by SIGKILL")
     else:
         assert (failure["code"], failure["category"]) == ("machine_lost", "infra")
-        assert f"{job.name}-1-node-1" in failure["message"] or "silent" in failure["message"]
+        assert f"{job.name}-1-node-1" in failure["message"] or "no heartbeat" in failure["message"]
     assert outcome(job, 2)["start_iteration"] == saved(job, 1)[-1]
     rows = (job / "artifacts/metrics.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]] == [str(step) for step in range(iterations)], "each step once"

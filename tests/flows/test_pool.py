@@ -154,8 +154,9 @@ def test_an_attempt_that_falls_silent_is_given_up(
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from simyard.tasks.cluster import pool_launch as pool
+    from simyard.tasks.shared.heartbeat import Patience
 
-    monkeypatch.setattr(pool, "SILENCE_S", 2.0)
+    monkeypatch.setattr(pool, "PATIENCE", Patience(2.0))
     api("/work_pools/", {"name": "silent", "type": "process"})
     opened, spec = Store.open(str(store)), a_spec()
     shown = []

@@ -14,7 +14,7 @@ from lazy import lazy
 from simyard.core.specs import JobSpec
 from simyard.store.keys import JobKeys, new_job_id
 from simyard.store.store import Store
-from simyard.tasks.shared.heartbeat import own_beat
+from simyard.tasks.shared.heartbeat import PATIENCE, own_beat
 
 objects = lazy("prefect.client.schemas.objects")
 recovery = lazy("simyard.service.recovery")
@@ -69,10 +69,10 @@ def test_a_flow_run_that_crashed_is_lost_unless_an_attempt_goes_on_elsewhere(job
 
 
 def test_a_flow_run_that_starts_has_time(job: Job) -> None:
-    assert job.why(objects.StateType.RUNNING, recovery.STARTING_S - 10) is None
-    assert job.why(objects.StateType.RUNNING, recovery.STARTING_S + 10)
-    assert job.why(objects.StateType.PENDING, recovery.STARTING_S + 10) is None, "its image is pulled, perhaps"
-    assert job.why(objects.StateType.PENDING, recovery.PENDING_S + 10)
+    assert job.why(objects.StateType.RUNNING, PATIENCE.flow_run.silence_s - 10) is None
+    assert job.why(objects.StateType.RUNNING, PATIENCE.flow_run.silence_s + 10)
+    assert job.why(objects.StateType.PENDING, PATIENCE.flow_run.silence_s + 10) is None, "its image is pulled, perhaps"
+    assert job.why(objects.StateType.PENDING, PATIENCE.flow_run.starting_s + 10)
 
 
 def test_an_attempt_whose_process_is_gone_is_lost_at_once(job: Job) -> None:

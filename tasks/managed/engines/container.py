@@ -13,11 +13,10 @@ from typing import Any
 from simyard.core.errors import RequestError
 from simyard.tasks.managed.engines import docker_api
 from simyard.tasks.managed.engines.base import INPUT, OUTPUT, STDERR, STDOUT, Exit, TrainerCall
+from simyard.tasks.shared.heartbeat import PATIENCE
 
 SEEN_INPUT, SEEN_OUTPUT = "/simyard/input", "/simyard/output"
 """Where a container finds the folders of its call."""
-SILENCE_S = 60.0
-"""For how long an engine may not answer before its trainer is given up."""
 _OVER = ("exited", "dead")
 """States of a container that has ended."""
 _LAST_OUTPUT_S = 10.0
@@ -33,7 +32,7 @@ class ContainerEngine:
     can write into its output and nowhere else of this machine, and what it leaves can be read and removed.
     """
 
-    def __init__(self, silence_s: float = SILENCE_S) -> None:
+    def __init__(self, silence_s: float = PATIENCE.engine.silence_s) -> None:
         """Reach for nothing yet.
 
         Args:
