@@ -1,5 +1,5 @@
 # Every target does its own set-up. `make setup` costs a fraction of a second when nothing changed.
-.PHONY: setup demo test test-fast test-long mutants check bench metrics clean
+.PHONY: setup demo test test-fast test-long mutants check client bench metrics clean
 
 # Bytecode is kept, whatever the environment says: a process that finds none compiles for seconds.
 export PYTHONDONTWRITEBYTECODE =
@@ -34,6 +34,10 @@ check: setup
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
+
+# The synchronous client, from the asynchronous one.
+client: setup
+	@.venv/bin/python tests/sdk/generate_client.py
 
 bench: setup
 	@.venv/bin/python benchmarks/startup.py

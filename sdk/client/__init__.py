@@ -1,6 +1,6 @@
 """The service from Python: `Client` and `AsyncClient`, their handles and their errors."""
 
-from simyard.client.asynchronous import AsyncClient
+from simyard.client.async_client import AsyncClient, AsyncJob
 from simyard.client.errors import (
     AnswerError,
     ApiError,
@@ -24,8 +24,7 @@ from simyard.client.errors import (
     TransportError,
     UnsafeNameError,
 )
-from simyard.client.job import AsyncJob, Job
-from simyard.client.sync import Client
+from simyard.client.sync_client import Client, Job
 
 __all__ = [
     "AnswerError",

@@ -37,6 +37,8 @@ from simyard.client.records import (
 Result = TypeVar("Result")
 Body = Mapping[str, Any]
 
+LOG = "command.stdout.log"
+"""What the workload printed."""
 MAX_KEY_LENGTH = 256
 """Of an idempotency key, in characters."""
 FILES_READ_S = 300.0
@@ -121,11 +123,10 @@ def headers(call: Call[Any], api_key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {api_key}", "Accept": "application/json", **call.headers}
 
 
-def upload_headers(given: Mapping[str, str], size_bytes: int) -> dict[str, str]:
+def upload_headers(given: Mapping[str, Any], size_bytes: int) -> dict[str, str]:
     """Return the headers of an upload: what the service asks for, and the length, so that it is not sent in chunks."""
-    return {key: value for key, value in given.items() if key.lower() != "content-length"} | {
-        "Content-Length": str(size_bytes)
-    }
+    kept = {str(key): str(value) for key, value in given.items() if str(key).lower() != "content-length"}
+    return {**kept, "Content-Length": str(size_bytes)}
 
 
 def transport_error(error: Exception) -> TransportError:

@@ -23,7 +23,9 @@ from simyard.client.errors import (
     UnsafeNameError,
 )
 
-CHUNK_BYTES = 1024 * 1024
+Config = Mapping[str, Any] | str | os.PathLike[str]
+"""A job's config: the object itself, or the path of a JSON file."""
+
 MAX_CONFIG_BYTES = 1_000_000
 
 
@@ -183,7 +185,7 @@ def put_object(path: Path, bucket: str, key: str, media_type: str) -> None:
         raise TransportError(f"{path.name!r} could not be put into s3://{bucket}/{key}: {error}") from error
 
 
-def read_config(config: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str, Any]:
+def read_config(config: Config) -> dict[str, Any]:
     """Return a config that is given as it is, or as the path of a JSON file.
 
     Raises:

@@ -12,22 +12,6 @@ from played_service import KEY, Played
 import simyard as hs
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have one case of each test played by both clients, and the others by the asynchronous one in long runs alone.
-
-    Every method's own request stays with both: the methods are written twice.
-    """
-    played = set()
-    for item in items:
-        if isinstance(item, pytest.Function) and "connect" in item.fixturenames:
-            is_second = (item.function, "async") in played
-            kind = item.callspec.params["connect"]
-            played.add((item.function, kind))
-            if kind == "async" and is_second and item.originalname != "test_every_method_sends_its_request":
-                item.add_marker(pytest.mark.long)
-
-
 @pytest.fixture
 def service() -> Iterator[Played]:
     with played_service.serve() as played:
@@ -63,10 +47,13 @@ class Waiting:
                 return
 
 
-@pytest.fixture(params=["sync", "async"])
+@pytest.fixture
 def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
-    """Make a client of either kind; quick to repeat, unless it is said."""
-    if request.param == "sync":
+    """Make a client, quick to repeat unless it is said; of both kinds in a test marked so.
+
+    One kind is generated from the other: both are played where `concurrency.py` has two ways.
+    """
+    if getattr(request, "param", "sync") == "sync":
         made: list[hs.Client] = []
 
         def make(url: str, **options: Any) -> Any:

@@ -17,7 +17,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
+
 KEY = "sy_live_abc-123_SECRET"
+both = pytest.mark.parametrize("connect", ["sync", "async"], indirect=True)
+"""Marks a test that plays the asynchronous client too."""
 
 
 @dataclass

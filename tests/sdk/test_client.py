@@ -1,4 +1,4 @@
-"""`simyard.Client` and `simyard.AsyncClient`, one suite for both, over real connections."""
+"""`simyard.Client` and `simyard.AsyncClient` over real connections."""
 
 import asyncio
 import inspect
@@ -10,9 +10,10 @@ import sys
 import time
 from collections.abc import Callable
 
+import generate_client
 import pytest
 from helpers import free_port
-from played_service import KEY
+from played_service import KEY, both
 
 import simyard as hs
 from simyard.client import errors
@@ -116,6 +117,7 @@ def test_every_method_sends_its_request(service, client, method, arguments, opti
         assert request.headers["content-type"] == "application/json"
 
 
+@both
 def test_what_comes_back_is_read(service, client):
     service.job({"status": "running"})
     service.checkpoints = [{"checkpoint_id": "ckpt-2"}, {"checkpoint_id": "ckpt-1"}]
@@ -158,6 +160,7 @@ def test_every_submission_has_a_key_of_its_own(client):
 # Retries
 
 
+@both
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 def test_a_passing_failure_is_repeated(service, client, status):
     service.job({})
@@ -498,6 +501,7 @@ def test_a_config_may_be_a_file(service, client, tmp_path):
 QUEUED, RUNNING = {"status": "queued"}, {"status": "running", "stage": "train", "attempt_count": 1}
 
 
+@both
 @pytest.mark.parametrize("by", ["client", "job"])
 def test_waiting_ends_with_the_job(service, client, by):
     service.job(QUEUED, RUNNING, {"status": "succeeded"}, job_id="job-0")
@@ -518,6 +522,7 @@ def test_a_job_that_did_not_succeed_is_an_error_if_wished(service, client, metho
     assert getattr(client, method)("job-1", raise_on_error=False, **options)["status"] == status
 
 
+@both
 @pytest.mark.parametrize(
     ("status", "kind"), [("failed", hs.TrainingRunFailedError), ("canceled", hs.TrainingRunCanceledError)]
 )
@@ -620,6 +625,7 @@ def test_a_followed_log_gives_every_line(service, client):
     assert service.requests[0].query == {"name": "command.stdout.log", "tail": "3", "follow": "true"}
 
 
+@both
 def test_a_followed_log_goes_on_after_a_break(service, client):
     service.job(RUNNING, {})
     service.logs = [f"line {n}" for n in range(4)]
@@ -679,6 +685,13 @@ def test_both_clients_have_the_same_methods():
 
     assert {**methods(hs.Client), "aclose": ["self"]} == methods(hs.AsyncClient)
     assert methods(hs.Job) == methods(hs.AsyncJob)
+
+
+def test_the_generated_client_is_current():
+    sources = generate_client.SOURCES
+    assert [source.name for source in sources] == ["async_client.py", "async_http.py"]
+    for source in sources:
+        assert generate_client.twin(source).read_text() == generate_client.generated(source), "run `make client`"
 
 
 def test_a_client_is_a_context(service):

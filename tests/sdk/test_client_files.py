@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers import wait_until
-from played_service import KEY
+from played_service import KEY, both
 
 import simyard as hs
 
@@ -54,6 +54,7 @@ def robot(tmp_path: Path) -> Path:
 # Uploads
 
 
+@both
 def test_an_upload_sends_the_file_as_it_is_asked_to(service, client, robot):
     metadata = {"gripper": "panda"}
     asset_id = client.upload_input_asset(str(robot), asset_kind="robot", metadata=metadata)
@@ -82,6 +83,7 @@ def test_a_slot_that_is_an_asset_already_is_not_registered_again(service, client
     assert [request.path for request in service.requests] == ["/v0/inputs/presign-upload", "/uploads/7"]
 
 
+@both
 @pytest.mark.parametrize("trouble", [{"hang_up": True}, {"status": 503}], ids=["hang up", "503"])
 def test_an_interrupted_upload_is_sent_again_to_a_new_address(service, client, robot, trouble):
     service.trouble(PUT, 2, **trouble)
@@ -150,6 +152,7 @@ def test_the_seeds_submission(service, client, robot, tmp_path):
     }
 
 
+@both
 def test_a_file_may_go_straight_into_a_bucket(client, service, robot, s3_server, monkeypatch):
     import boto3
 
@@ -210,6 +213,7 @@ def test_a_failed_job_is_downloaded_if_wished(service, client, tmp_path):
     assert files_in(tmp_path) == ["runner.log"]
 
 
+@both
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_as_many_files_come_at_once_as_wished(service, client, tmp_path, at_once):
     service.files(**{f"{n}.pt": b"x" for n in range(9)})
@@ -225,6 +229,7 @@ def test_a_download_replaces_what_is_there(service, client, tmp_path):
     assert (tmp_path / "policy.pt").read_bytes() == b"new"
 
 
+@both
 @pytest.mark.parametrize("knows_ranges", [True, False], ids=["ranges", "no ranges"])
 def test_an_interrupted_download_goes_on(service, client, tmp_path, knows_ranges):
     data = DATA * 3
@@ -251,6 +256,7 @@ def test_a_download_that_does_not_end_leaves_what_was_there(service, client, tmp
     assert "s3cret" not in str(caught.value)
 
 
+@both
 @pytest.mark.parametrize("status", [403, 404])
 def test_a_refused_download_is_told(service, client, tmp_path, status):
     service.files(**{"a.pt": b"a"})
@@ -306,6 +312,7 @@ def test_a_checkpoint_comes_as_a_file(service, client, tmp_path):
     assert files_in(tmp_path) == ["new/policy.pt"]
 
 
+@both
 def test_one_failure_ends_the_other_downloads(service, client, tmp_path):
     service.digests = {"bad.pt": "0" * 64}
     service.files(**{"bad.pt": b"x", **{f"{n}.pt": b"x" for n in range(40)}})

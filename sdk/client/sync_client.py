@@ -1,11 +1,15 @@
-"""The client."""
+# Generated from async_client.py by `make client`: change that one.
+"""The client, and the handle of a job that it submitted."""
 
 from __future__ import annotations
 
+import fnmatch
 import os
-import time
+import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -13,16 +17,18 @@ from typing import Any, Self, TextIO
 import httpx
 
 from simyard.client import bodies, calls, files
-from simyard.client.calls import Answer, Call, Result
-from simyard.client.errors import ApiError, NotFoundError
-from simyard.client.job import LOG, Job
-from simyard.client.plans import Fetch, Pause, Plan, Plans, PutObject, Send, Step, Together, Upload
+from simyard.client.calls import LOG
+from simyard.client.concurrency import sync_call, sync_sleep, sync_together
+from simyard.client.errors import ApiError, ConfigurationError, NotFoundError, SimyardClientError
+from simyard.client.files import Config, Download
 from simyard.client.records import AssetRecord, CheckpointRecord, EventRecord, JobRecord, TrainingRunRecord
-from simyard.client.settings import DEFAULT_URL, LIMITS, Settings, certificates, is_passing
-from simyard.client.watching import CATCH_UP_LINES, LogTail
+from simyard.client.settings import DEFAULT_URL, Settings, is_passing, within
+from simyard.client.sync_http import Http
+from simyard.client.waiting import OVER, Deadline, Outage, judged_job, judged_run
+from simyard.client.watching import CATCH_UP_LINES, JobWatch, LogTail, RunWatch
 
-Config = Mapping[str, Any] | str | os.PathLike[str]
-"""What a job is made of: the object itself, or the path of a JSON file."""
+MAX_AT_ONCE = 32
+_MAX_OBJECT_BYTES = 5 * 1024**3
 
 
 class Client:
@@ -55,15 +61,15 @@ class Client:
         Raises:
             ConfigurationError: If one of them is bad.
         """
-        self._settings = Settings(
-            api_key=api_key,
-            base_url=base_url,
-            timeout_s=timeout_s,
-            max_retries=max_retries,
-            retry_backoff_s=retry_backoff_s,
+        self._http = Http(
+            Settings(
+                api_key=api_key,
+                base_url=base_url,
+                timeout_s=timeout_s,
+                max_retries=max_retries,
+                retry_backoff_s=retry_backoff_s,
+            )
         )
-        self._plans = Plans(self._settings)
-        self._http = httpx.Client(headers={"User-Agent": "simyard"}, verify=certificates(), limits=LIMITS)
 
     @classmethod
     def from_env(cls) -> Self:
@@ -72,34 +78,27 @@ class Client:
         Raises:
             ConfigurationError: If the key is missing or a value is bad.
         """
-        settings = Settings.from_env()
-        return cls(
-            settings.api_key,
-            settings.base_url,
-            settings.timeout_s,
-            settings.max_retries,
-            settings.retry_backoff_s,
-        )
+        return cls(**vars(Settings.from_env()))
 
     @property
     def base_url(self) -> str:
         """The service's address."""
-        return self._settings.base_url
+        return self._http.settings.base_url
 
     @property
     def timeout_s(self) -> float:
         """How long to wait for a connection, and for the next bytes of an answer; seconds."""
-        return self._settings.timeout_s
+        return self._http.settings.timeout_s
 
     @property
     def max_retries(self) -> int:
         """Further tries of a request that may be repeated."""
-        return self._settings.max_retries
+        return self._http.settings.max_retries
 
     @property
     def retry_backoff_s(self) -> float:
         """The pause before the second try; seconds."""
-        return self._settings.retry_backoff_s
+        return self._http.settings.retry_backoff_s
 
     def close(self) -> None:
         """Close the connections."""
@@ -150,9 +149,11 @@ class Client:
             idempotency_key: The same key and request are the same job; left out it is a new one.
             notify_url: What is told about the job's end.
         """
-        plan = self._plans.run(
-            robot,
-            scene,
+        if not isinstance(scene, str) or not scene.strip():
+            raise ConfigurationError(f"scene is {scene!r}: give the name of a built-in scene, such as 'ground'.")
+        return self.submit_assets(
+            robot_asset=robot,
+            scene_id=scene,
             num_envs=num_envs,
             steps=steps,
             physics_dt=physics_dt,
@@ -164,7 +165,6 @@ class Client:
             idempotency_key=idempotency_key,
             notify_url=notify_url,
         )
-        return self._job(self._run(plan))
 
     submit = run
     step = run
@@ -226,33 +226,61 @@ class Client:
             name: Display name.
             notify_url: What is told about the job's end.
         """
-        plan = self._plans.submit_assets(
-            robot_asset=robot_asset,
-            scene_usd=scene_usd,
-            robot_asset_id=robot_asset_id,
-            scene_asset_id=scene_asset_id,
+        # Everything is checked before the first file is sent.
+        key = calls.checked_key(idempotency_key)
+        made = bodies.outputs_of(outputs, video, log_format, runtime_profile)
+        robot_type = bodies.checked_robot_type(robot_asset_type)
+        robot: dict[str, str] | None = None
+        if robot_asset_id and robot_asset_id.strip():
+            robot = bodies.robot_by_id(robot_asset_id.strip(), robot_type)
+        elif robot_asset and robot_asset.strip():
+            robot_type = bodies.type_of_robot(robot_asset.strip(), robot_type)
+        elif runtime_profile in (None, "standard"):
+            raise ConfigurationError("There is no robot: give robot_asset or robot_asset_id.")
+
+        scene: dict[str, str] = {}
+        if scene_asset_id and scene_asset_id.strip():
+            scene["usd_asset_id"] = scene_asset_id.strip()
+        elif scene_usd and scene_usd.strip():
+            bodies.check_scene(scene_usd.strip())
+            ending, value = self._reference(scene_usd, "scene_usd", "scene", auto_upload_inputs)
+            scene[f"usd_{ending}"] = value
+        if scene_id and scene_id.strip():
+            scene["scene_id"] = scene_id.strip()
+        if robot is None and robot_asset and robot_asset.strip():
+            ending, value = self._reference(robot_asset, "robot_asset", "robot", auto_upload_inputs)
+            robot = {f"{robot_type}_{ending}": value}
+
+        body = bodies.rollout(
+            robot=robot,
+            scene=scene,
             num_envs=num_envs,
             steps=steps,
             physics_dt=physics_dt,
             substeps=substeps,
             seed=seed,
-            video=video,
-            log_format=log_format,
+            outputs=made,
             control=control,
-            idempotency_key=idempotency_key,
-            robot_asset_type=robot_asset_type,
-            auto_upload_inputs=auto_upload_inputs,
-            scene_id=scene_id,
             runtime_profile=runtime_profile,
             isaac_lab=isaac_lab,
-            outputs=outputs,
             policy=policy,
-            overrides=overrides,
+            overrides=None if overrides is None else list(overrides),
             compute_config=compute_config,
             name=name,
             notify_url=notify_url,
         )
-        return self._job(self._run(plan))
+        return self._job(self._http.send(calls.create_job(body, key)))
+
+    def _reference(self, reference: str, what: str, kind: str, auto_upload: bool) -> tuple[str, str]:
+        """Return how a body names a file, as (ending of the field, value); a local one is sent first."""
+        path = bodies.local_path(reference, what)
+        if path is None:
+            return "uri", reference.strip()
+        if not auto_upload:
+            raise ConfigurationError(
+                f"{what} {reference!r} is a local file, and auto_upload_inputs is off: upload it and give its asset id."
+            )
+        return "asset_id", self.upload_input_asset(str(path), asset_kind=kind)
 
     # Jobs of every kind
 
@@ -267,7 +295,7 @@ class Client:
             idempotency_key: The same key and request are the same job; left out it is a new one.
         """
         call = calls.create_job(bodies.with_notice(body, notify_url), idempotency_key)
-        return self._job(self._send(call))
+        return self._job(self._http.send(call))
 
     def train(self, config: Config, *, notify_url: str | None = None, idempotency_key: str | None = None) -> Job:
         """Submit a training, as `simyard train` takes it; see `create_job`.
@@ -294,11 +322,11 @@ class Client:
 
     def list_jobs(self, *, limit: int = 100) -> list[JobRecord]:
         """Return the newest jobs, newest first."""
-        return self._send(calls.list_jobs(limit))
+        return self._http.send(calls.list_jobs(limit))
 
     def status(self, job_id: str) -> JobRecord:
         """Return a job as it is now."""
-        return self._send(calls.get_job(job_id))
+        return self._http.send(calls.get_job(job_id))
 
     def wait(
         self, job_id: str, poll_interval_s: float = 2.0, timeout_s: float = 1800.0, raise_on_error: bool = True
@@ -316,7 +344,7 @@ class Client:
             JobCanceledError: If it was canceled.
             JobTimeoutError: If it is not over in time; it goes on.
         """
-        return self._run(self._plans.wait(job_id, poll_interval_s, timeout_s, raise_on_error))
+        return self._wait_job(job_id, poll_interval_s, timeout_s, raise_on_error)
 
     def watch_job(
         self,
@@ -336,15 +364,39 @@ class Client:
             raise_on_error: Whether a job that failed or was canceled is an error.
             stream: Where to print; left out it is the standard output.
         """
-        return self._run(self._plans.watch_job(job_id, poll_interval_s, timeout_s, raise_on_error, stream))
+        watch = JobWatch(job_id, stream or sys.stdout)
+        return self._wait_job(job_id, poll_interval_s, timeout_s, raise_on_error, watch)
+
+    def _wait_job(
+        self,
+        job_id: str,
+        poll_interval_s: float,
+        timeout_s: float,
+        raise_on_error: bool,
+        watch: JobWatch | None = None,
+    ) -> JobRecord:
+        deadline = Deadline(f"Job {job_id}", poll_interval_s, timeout_s)
+        outage = Outage(self._http.settings)
+        while True:
+            try:
+                job = self.status(job_id)
+            except SimyardClientError as error:
+                outage.bear(error)
+            else:
+                outage.end()
+                if watch:
+                    watch.show(job)
+                if job["status"] in OVER:
+                    return judged_job(job, raise_on_error)
+            sync_sleep(deadline.pause_s())
 
     def cancel(self, job_id: str) -> JobRecord:
         """Ask a job to end; what it saved is kept. Return it as it is now."""
-        return self._send(calls.cancel_job(job_id))
+        return self._http.send(calls.cancel_job(job_id))
 
     def logs(self, job_id: str, name: str = LOG, tail: int = 200) -> str:
         """Return the last lines of a log, such as `runner.log` or `command.stderr.log`."""
-        return self._send(calls.get_logs(job_id, name, tail))
+        return self._http.send(calls.get_logs(job_id, name, tail))
 
     def follow_logs(self, job_id: str, name: str = LOG, tail: int = 200) -> Iterator[str]:
         """Give the lines of a log, without their ends, as they are written, until the job is over.
@@ -359,11 +411,49 @@ class Client:
         """
         return self._follow(job_id, name, calls.follow_logs(job_id, name, tail))
 
+    def _follow(self, job_id: str, name: str, call: calls.Call[None]) -> Iterator[str]:
+        log = LogTail()
+        break_s = max(self._http.settings.retry_backoff_s, 0.1)
+        while True:
+            try:
+                with self._http.stream(call) as response:
+                    for line in response.iter_lines():
+                        if log.is_new(line):
+                            yield line
+            except (httpx.RequestError, NotFoundError):
+                pass  # a break, or a log that the job has not begun
+            except ApiError as error:
+                if not is_passing(error):
+                    raise
+
+            # The stream has ended, maybe too early: take the rest from the log, and see whether the job is over.
+            outage = Outage(self._http.settings, answered=True)
+            while True:
+                try:
+                    # In this order: what was written before the job was over is in the log.
+                    is_over = (self.status(job_id))["status"] in OVER
+                    try:
+                        text = self.logs(job_id, name, CATCH_UP_LINES)
+                    except NotFoundError:
+                        if is_over and log.is_empty:
+                            raise
+                        text = ""  # the job has not begun to write it
+                    break
+                except SimyardClientError as error:
+                    outage.bear(error)
+                sync_sleep(break_s)
+            for line in log.catch_up(text, is_whole=is_over):
+                yield line
+            if is_over:
+                return
+            sync_sleep(break_s)
+            call = calls.follow_logs(job_id, name, CATCH_UP_LINES)
+
     # Artifacts
 
     def get_download_url(self, job_id: str, artifact_name: str) -> str:
         """Return a signed address, good for a while, from which anybody may fetch an artifact."""
-        return self._settings.url(self._send(calls.find_artifact(job_id, artifact_name))["url"])
+        return self._http.settings.url((self._http.send(calls.find_artifact(job_id, artifact_name)))["url"])
 
     def download_artifact(self, job_id: str, artifact_name: str, timeout_s: float = 120.0) -> bytes:
         """Return an artifact's bytes; `download` is for those that are too large for memory.
@@ -376,7 +466,9 @@ class Client:
         Raises:
             IntegrityError: If other bytes came than the service says.
         """
-        return self._run(self._plans.fetch_bytes(job_id, artifact_name, timeout_s))
+        within("timeout_s", timeout_s, 0, 86_400, "seconds", above=True)
+        with Download(None) as into:
+            return self._http.fetch(calls.find_artifact(job_id, artifact_name), into, timeout_s)
 
     def download(
         self,
@@ -406,7 +498,36 @@ class Client:
             UnsafeNameError: If an artifact's name would lead out of the folder; nothing is fetched then.
             OSError: If a file cannot be written.
         """
-        return self._run(self._plans.download(job_id, output_dir, only, raise_on_error, at_once))
+        within("at_once", at_once, 1, MAX_AT_ONCE, "files")
+        patterns = [only] if isinstance(only, str) else list(only)
+        job = self.status(job_id)
+        if job["status"] in OVER:
+            judged_job(job, raise_on_error)
+        chosen = [
+            artifact
+            for artifact in job["artifacts"]
+            if not patterns or any(fnmatch.fnmatchcase(artifact["name"], pattern) for pattern in patterns)
+        ]
+        if patterns and not chosen:
+            names = [artifact["name"] for artifact in job["artifacts"]]
+            raise ConfigurationError(f"No artifact of job {job_id} matches {patterns}; it has {names}.")
+
+        # Every name is looked at before the first file comes.
+        folder, stop = Path(output_dir).expanduser(), threading.Event()
+        targets = [folder.joinpath(*files.safe_parts(artifact["name"])) for artifact in chosen]
+        folder.mkdir(parents=True, exist_ok=True)
+        fetches = [
+            partial(
+                self._http.fetch_file,
+                calls.find_artifact(job_id, artifact["name"]),
+                target,
+                stop,
+                artifact.get("sha256"),
+                artifact.get("size_bytes"),
+            )
+            for artifact, target in zip(chosen, targets, strict=True)
+        ]
+        return sync_together(fetches, at_once, stop)
 
     # Inputs
 
@@ -436,7 +557,7 @@ class Client:
             asset_kind: What it is: `robot`, `scene`, `isaac_lab_task_package`, …
             metadata: What to remember about it.
         """
-        plan = self._plans.upload_input(
+        uri, _ = self._upload(
             local_path,
             destination_uri=destination_uri,
             bucket=bucket,
@@ -447,7 +568,7 @@ class Client:
             asset_kind=asset_kind,
             metadata=metadata,
         )
-        return self._run(plan)[0]
+        return uri
 
     def upload_input_asset(
         self,
@@ -462,17 +583,60 @@ class Client:
         metadata: Mapping[str, Any] | None = None,
     ) -> str:
         """Send a file, make it an asset and return the asset's id; the arguments are those of `upload_input`."""
-        plan = self._plans.upload_asset(
+        _, asset_id = self._upload(
             local_path,
             destination_uri=destination_uri,
             bucket=bucket,
             key_prefix=key_prefix,
             object_name=object_name,
             prefer_presigned=prefer_presigned,
+            register_asset=True,
             asset_kind=asset_kind,
             metadata=metadata,
         )
-        return self._run(plan)
+        assert asset_id is not None
+        return asset_id
+
+    def _upload(
+        self,
+        local_path: str,
+        *,
+        destination_uri: str | None,
+        bucket: str | None,
+        key_prefix: str | None,
+        object_name: str | None,
+        prefer_presigned: bool,
+        register_asset: bool,
+        asset_kind: str | None,
+        metadata: Mapping[str, Any] | None,
+    ) -> tuple[str, str | None]:
+        """Send a file, through the service or into a bucket; return its URI, and its asset id if it has one."""
+        path = files.local_file(local_path)
+        name = files.file_name(path, object_name)
+        asset_id: str | None = None
+        if prefer_presigned and destination_uri is None and bucket is None:
+            slot = self._http.upload(path, name, register=register_asset, kind=asset_kind, metadata=metadata)
+            uri, asset_id = slot["input_uri"], slot.get("asset_id")
+        else:
+            place = bodies.bucket_place(destination_uri, bucket, key_prefix, name)
+            if path.stat().st_size > _MAX_OBJECT_BYTES:
+                raise ConfigurationError(
+                    f"{str(path)!r} is larger than 5 GiB, which is the most that one request may put into a bucket: "
+                    "upload it through the service, or with the bucket's own tools."
+                )
+            sync_call(files.put_object, path, *place, files.content_type(name))
+            uri = f"s3://{'/'.join(place)}"
+        if register_asset and not asset_id:
+            asset = self.register_input_asset(
+                input_uri=uri,
+                filename=name,
+                content_type=files.content_type(name),
+                size_bytes=path.stat().st_size,
+                kind=asset_kind,
+                metadata=metadata,
+            )
+            asset_id = asset["asset_id"]
+        return uri, asset_id
 
     def register_input_asset(
         self,
@@ -494,15 +658,15 @@ class Client:
             kind: What it is: `robot`, `scene`, `isaac_lab_task_package`, …
             metadata: What to remember about it.
         """
-        return self._send(calls.register_asset(input_uri, filename, content_type, size_bytes, kind, metadata))
+        return self._http.send(calls.register_asset(input_uri, filename, content_type, size_bytes, kind, metadata))
 
     def get_input_asset(self, asset_id: str) -> AssetRecord:
         """Return an asset."""
-        return self._send(calls.get_asset(asset_id))
+        return self._http.send(calls.get_asset(asset_id))
 
     def list_input_assets(self, *, limit: int = 100) -> list[AssetRecord]:
         """Return the newest assets, newest first."""
-        return self._send(calls.list_assets(limit))
+        return self._http.send(calls.list_assets(limit))
 
     # Managed training runs
 
@@ -545,15 +709,15 @@ class Client:
             checkpoint_init_uri=checkpoint_init_uri,
             checkpoint_init_asset_id=checkpoint_init_asset_id,
         )
-        return self._send(calls.create_run(body, idempotency_key))
+        return self._http.send(calls.create_run(body, idempotency_key))
 
     def list_training_runs(self, limit: int = 30) -> list[TrainingRunRecord]:
         """Return the newest runs, newest first."""
-        return self._send(calls.list_runs(limit))
+        return self._http.send(calls.list_runs(limit))
 
     def get_training_run(self, run_id: str) -> TrainingRunRecord:
         """Return a run as it is now."""
-        return self._send(calls.get_run(run_id))
+        return self._http.send(calls.get_run(run_id))
 
     def wait_training_run(
         self, run_id: str, *, poll_interval_s: float = 5.0, timeout_s: float = 24 * 3600.0, raise_on_error: bool = True
@@ -571,7 +735,7 @@ class Client:
             TrainingRunCanceledError: If it was canceled.
             JobTimeoutError: If it is not over in time; it goes on.
         """
-        return self._run(self._plans.wait_run(run_id, poll_interval_s, timeout_s, raise_on_error))
+        return self._wait_run(run_id, poll_interval_s, timeout_s, raise_on_error)
 
     def watch_training_run(
         self,
@@ -593,28 +757,54 @@ class Client:
             stream: Where to print; left out it is the standard output.
             event_limit: How many events to read each time; between two times no more may happen.
         """
-        plan = self._plans.watch_run(run_id, poll_interval_s, timeout_s, raise_on_error, stream, event_limit)
-        return self._run(plan)
+        within("event_limit", event_limit, 1, 100_000, "events")
+        watch = RunWatch(run_id, stream or sys.stdout)
+        return self._wait_run(run_id, poll_interval_s, timeout_s, raise_on_error, watch, event_limit)
+
+    def _wait_run(
+        self,
+        run_id: str,
+        poll_interval_s: float,
+        timeout_s: float,
+        raise_on_error: bool,
+        watch: RunWatch | None = None,
+        event_limit: int = 0,
+    ) -> TrainingRunRecord:
+        deadline = Deadline(f"Training run {run_id}", poll_interval_s, timeout_s)
+        outage = Outage(self._http.settings)
+        while True:
+            try:
+                run = self.get_training_run(run_id)
+                if watch:
+                    watch.show(run)
+                    watch.show_events(self.list_training_events(run_id, limit=event_limit))
+            except SimyardClientError as error:
+                outage.bear(error)
+            else:
+                outage.end()
+                if run["status"] in OVER:
+                    return judged_run(run, raise_on_error)
+            sync_sleep(deadline.pause_s())
 
     def pause_training_run(self, run_id: str) -> TrainingRunRecord:
         """Ask a run to begin nothing new."""
-        return self._send(calls.pause_run(run_id))
+        return self._http.send(calls.pause_run(run_id))
 
     def resume_training_run(self, run_id: str) -> TrainingRunRecord:
         """Ask a paused run to go on. Without an answer it is not repeated: `get_training_run` tells."""
-        return self._send(calls.resume_run(run_id))
+        return self._http.send(calls.resume_run(run_id))
 
     def cancel_training_run(self, run_id: str) -> TrainingRunRecord:
         """Ask a run to end; what it saved is kept."""
-        return self._send(calls.cancel_run(run_id))
+        return self._http.send(calls.cancel_run(run_id))
 
     def list_training_iterations(self, run_id: str, *, limit: int = 200) -> list[dict[str, Any]]:
         """Return a run's iterations, oldest first."""
-        return self._send(calls.list_iterations(run_id, limit))
+        return self._http.send(calls.list_iterations(run_id, limit))
 
     def list_run_checkpoints(self, run_id: str, *, limit: int = 200) -> list[CheckpointRecord]:
         """Return a run's checkpoints, newest first."""
-        return self._send(calls.list_checkpoints(run_id, limit))
+        return self._http.send(calls.list_checkpoints(run_id, limit))
 
     def get_latest_checkpoint(self, run_id: str) -> CheckpointRecord | None:
         """Return a run's newest checkpoint; None before there is one."""
@@ -622,11 +812,11 @@ class Client:
 
     def list_training_events(self, run_id: str, *, limit: int = 500) -> list[EventRecord]:
         """Return the newest events of a run, the oldest of them first."""
-        return self._send(calls.list_events(run_id, limit))
+        return self._http.send(calls.list_events(run_id, limit))
 
     def get_checkpoint_download_url(self, run_id: str, checkpoint_id: str) -> str:
         """Return a signed address, good for a while, from which anybody may fetch a checkpoint."""
-        return self._settings.url(self._send(calls.find_checkpoint(run_id, checkpoint_id))["url"])
+        return self._http.settings.url((self._http.send(calls.find_checkpoint(run_id, checkpoint_id)))["url"])
 
     def download_checkpoint(self, run_id: str, checkpoint_id: str, path: str | os.PathLike[str]) -> str:
         """Fetch a checkpoint into a file, which appears when it is whole; return its path.
@@ -641,121 +831,61 @@ class Client:
             OSError: If the file cannot be written.
         """
         call = calls.find_checkpoint(run_id, checkpoint_id)
-        return self._run(self._plans.fetch_file(call, Path(path).expanduser()))
-
-    # The network
+        return self._http.fetch_file(call, Path(path).expanduser())
 
     def _job(self, record: JobRecord) -> Job:
         return Job(self, record["job_id"], record)
 
-    def _send(self, call: Call[Result]) -> Result:
-        return self._run(self._plans.send(call))
 
-    def _run(self, plan: Plan[Result]) -> Result:
-        """Do what a plan says, to its end."""
-        try:
-            step = next(plan)
-            while True:
-                try:
-                    done = self._do(step)
-                except BaseException as error:  # also Ctrl-C: the plan clears up
-                    step = plan.throw(error)
-                else:
-                    step = plan.send(done)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
+@dataclass(frozen=True)
+class Job:
+    """A job that a client submitted."""
 
-    def _do(self, step: Step) -> Any:
-        try:
-            match step:
-                case Send(call):
-                    return self._answer(call)
-                case Pause(seconds):
-                    return time.sleep(seconds)
-                case Upload():
-                    return self._upload(step)
-                case Fetch():
-                    return self._fetch(step)
-                case PutObject():
-                    return files.put_object(step.path, step.bucket, step.key, step.content_type)
-                case Together():
-                    return self._together(step)
-        except (httpx.RequestError, httpx.InvalidURL) as error:
-            raise calls.transport_error(error) from error
+    client: Client = field(repr=False, compare=False)
+    """The connection to the service."""
+    job_id: str
+    """The job's id."""
+    record: JobRecord | None = field(default=None, repr=False, compare=False)
+    """The answer to the submission, with `estimated_usd` and its like; None for a handle made by hand."""
 
-    def _answer(self, call: Call[Any]) -> Answer:
-        response = self._http.request(
-            call.method,
-            self._settings.url(call.path),
-            content=call.content,
-            headers=calls.headers(call, self._settings.api_key),
-            timeout=httpx.Timeout(self.timeout_s, read=max(self.timeout_s, call.least_timeout_s)),
+    def status(self) -> JobRecord:
+        """Return the job as it is now; see `Client.status`."""
+        return self.client.status(self.job_id)
+
+    def wait(self, poll_interval_s: float = 2.0, timeout_s: float = 1800.0, raise_on_error: bool = True) -> JobRecord:
+        """Wait until the job is over; see `Client.wait`."""
+        return self.client.wait(self.job_id, poll_interval_s, timeout_s, raise_on_error)
+
+    def watch(
+        self,
+        poll_interval_s: float = 2.0,
+        timeout_s: float = 1800.0,
+        raise_on_error: bool = True,
+        stream: TextIO | None = None,
+    ) -> JobRecord:
+        """Wait, and print what changes; see `Client.watch_job`."""
+        return self.client.watch_job(
+            self.job_id,
+            poll_interval_s=poll_interval_s,
+            timeout_s=timeout_s,
+            raise_on_error=raise_on_error,
+            stream=stream,
         )
-        return Answer(response.status_code, response.headers, response.content)
 
-    def _upload(self, step: Upload) -> Answer:
-        with step.path.open("rb") as file:
-            response = self._http.request(
-                step.method,
-                step.url,
-                content=file,
-                headers=calls.upload_headers(step.headers, os.fstat(file.fileno()).st_size),
-                timeout=httpx.Timeout(self.timeout_s, read=max(self.timeout_s, calls.FILES_READ_S)),
-            )
-        return Answer(response.status_code, response.headers, response.content)
+    def cancel(self) -> JobRecord:
+        """Ask the job to end; see `Client.cancel`."""
+        return self.client.cancel(self.job_id)
 
-    def _fetch(self, step: Fetch) -> Answer:
-        with self._http.stream(
-            "GET", step.url, headers=step.into.headers(), timeout=step.timeout_s, follow_redirects=True
-        ) as response:
-            if not response.is_success and response.status_code != 416:
-                return Answer(response.status_code, response.headers, response.read())
-            step.into.begin(response.status_code, response.headers.get("content-range"))
-            for chunk in response.iter_bytes(files.CHUNK_BYTES):
-                step.into.take(chunk)
-            return Answer(response.status_code, response.headers, b"")
+    def download(
+        self, output_dir: str, *, only: Iterable[str] = (), raise_on_error: bool = True, at_once: int = 4
+    ) -> list[str]:
+        """Fetch the artifacts; see `Client.download`."""
+        return self.client.download(self.job_id, output_dir, only=only, raise_on_error=raise_on_error, at_once=at_once)
 
-    def _together(self, step: Together) -> list[Any]:
-        with ThreadPoolExecutor(step.at_once) as pool:
-            running = [pool.submit(self._run, plan) for plan in step.plans]
-            try:
-                wait(running, return_when=FIRST_EXCEPTION)
-                failed = [future for future in running if future.done() and future.exception()]
-                if failed:
-                    failed[0].result()
-                return [future.result() for future in running]
-            except BaseException:
-                step.stop.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+    def logs(self, name: str = LOG, tail: int = 200) -> str:
+        """Return the end of a log; see `Client.logs`."""
+        return self.client.logs(self.job_id, name=name, tail=tail)
 
-    def _follow(self, job_id: str, name: str, call: Call[None]) -> Iterator[str]:
-        log = LogTail()
-        while True:
-            try:
-                yield from self._lines(call, log)
-            except (httpx.RequestError, NotFoundError):
-                pass  # a break, or a log that the job has not begun
-            except ApiError as error:
-                if not is_passing(error):
-                    raise
-            lines, is_over = self._run(self._plans.catch_up(job_id, name, log))
-            yield from lines
-            if is_over:
-                return
-            time.sleep(self._plans.break_s)
-            call = calls.follow_logs(job_id, name, CATCH_UP_LINES)
-
-    def _lines(self, call: Call[None], log: LogTail) -> Iterator[str]:
-        with self._http.stream(
-            call.method,
-            self._settings.url(call.path),
-            headers=calls.headers(call, self._settings.api_key),
-            timeout=self.timeout_s,
-        ) as response:
-            if not response.is_success:
-                raise calls.api_error(Answer(response.status_code, response.headers, response.read()))
-            for line in response.iter_lines():
-                if log.is_new(line):
-                    yield line
+    def follow_logs(self, name: str = LOG, tail: int = 200) -> Iterator[str]:
+        """Give the lines of a log until the job is over; see `Client.follow_logs`."""
+        return self.client.follow_logs(self.job_id, name=name, tail=tail)
