@@ -1,4 +1,4 @@
-"""Small line charts as SVG: axes with ticks and units, and gaps where nothing was measured."""
+"""Small line charts: axes with ticks and units, and gaps where nothing was measured; charts.html.j2 draws them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from simyard.service.html import Html, shown, tag
+from simyard.tasks.shared.text import shown
 
-WIDTH, HEIGHT = 340, 190
+_WIDTH, _HEIGHT = 340, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 10, 32
 MOST_POINTS = 400
 """A curve of more is thinned: the least and the greatest of every few are kept, so that no peak is lost."""
@@ -35,44 +35,55 @@ class Curve:
     """Whether points are drawn, not lines."""
 
 
-def chart(curve: Curve) -> Html:
-    """Return a figure of a curve that has points."""
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """A curve laid out for a drawing: all positions are pixels from the upper left corner."""
+
+    title: str
+    note: str
+    """The last value, or the unit of scattered points."""
+    label: str
+    """The curve in words, for people who do not see it."""
+    axis: str
+    x_ticks: list[tuple[float, str]]
+    """Position and label of each tick."""
+    y_ticks: list[tuple[float, str]]
+    lines: list[str]
+    """The points of each unbroken line, as SVG writes them."""
+    dots: list[tuple[float, float]]
+    """Points that no line leads to."""
+    width: int = _WIDTH
+    height: int = _HEIGHT
+    left: int = _LEFT
+    right: int = _WIDTH - _RIGHT
+    bottom: int = _HEIGHT - _BOTTOM
+
+
+def plot(curve: Curve) -> Plot:
+    """Lay out a curve that has points."""
     xs, ys = zip(*curve.points, strict=True)
     left, right = _bounds(min(xs), max(xs), whole=True)
     low, high = _bounds(min(ys), max(ys))
-    unit = f" {curve.unit}" if curve.unit else ""
 
     def x_of(x: float) -> float:
-        return round(_LEFT + (x - left) / (right - left) * (WIDTH - _LEFT - _RIGHT), 1)
+        return round(_LEFT + (x - left) / (right - left) * (_WIDTH - _LEFT - _RIGHT), 1)
 
     def y_of(y: float) -> float:
-        return round(HEIGHT - _BOTTOM - (y - low) / (high - low) * (HEIGHT - _TOP - _BOTTOM), 1)
+        return round(_HEIGHT - _BOTTOM - (y - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM), 1)
 
-    parts: list[Html] = []
-    for tick, label in _ticks(low, high):
-        y = y_of(tick)
-        parts.append(tag("line", {"class": "grid", "x1": _LEFT, "x2": WIDTH - _RIGHT, "y1": y, "y2": y}))
-        parts.append(tag("text", {"x": _LEFT - 5, "y": y + 3, "text-anchor": "end"}, label))
-    bottom = HEIGHT - _BOTTOM
-    for tick, label in _ticks(left, right):
-        x = x_of(tick)
-        parts.append(tag("line", {"class": "grid", "x1": x, "x2": x, "y1": bottom, "y2": bottom + 4}))
-        parts.append(tag("text", {"x": x, "y": bottom + 15, "text-anchor": "middle"}, label))
-    middle = (_LEFT + WIDTH - _RIGHT) / 2
-    parts.append(tag("text", {"x": middle, "y": HEIGHT - 4, "text-anchor": "middle"}, curve.axis))
     pieces = [[point] for point in curve.points] if curve.scattered else unbroken(curve.points)
-    for piece in pieces:
-        if len(piece) == 1:
-            (x, y) = piece[0]
-            parts.append(tag("circle", {"class": "point", "cx": x_of(x), "cy": y_of(y), "r": 2}))
-        else:
-            line = " ".join(f"{x_of(x)},{y_of(y)}" for x, y in thinned(piece))
-            parts.append(tag("polyline", {"class": "curve", "points": line}))
+    unit = f" {curve.unit}" if curve.unit else ""
     last = f"{shown(float(ys[-1]))}{unit}"
-    label = f"{curve.title}: {shown(float(min(ys)))} to {shown(float(max(ys)))}{unit}, last {last}"
-    svg = tag("svg", {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": label}, *parts)
-    says = unit.strip() if curve.scattered else f"last {last}"
-    return tag("figure", None, tag("figcaption", None, tag("span", None, curve.title), tag("span", None, says)), svg)
+    return Plot(
+        title=curve.title,
+        note=curve.unit if curve.scattered else f"last {last}",
+        label=f"{curve.title}: {shown(float(min(ys)))} to {shown(float(max(ys)))}{unit}, last {last}",
+        axis=curve.axis,
+        x_ticks=[(x_of(tick), label) for tick, label in _ticks(left, right)],
+        y_ticks=[(y_of(tick), label) for tick, label in _ticks(low, high)],
+        lines=[" ".join(f"{x_of(x)},{y_of(y)}" for x, y in thinned(piece)) for piece in pieces if len(piece) > 1],
+        dots=[(x_of(x), y_of(y)) for piece in pieces if len(piece) == 1 for x, y in piece],
+    )
 
 
 def unbroken(points: Points) -> list[Points]:

@@ -23,7 +23,8 @@ from simyard.core.specs import Bounds
 from simyard.requests.config import check_config
 from simyard.requests.jobs import EvaluateRequest
 from simyard.requests.settings import Site
-from simyard.service.charts import MOST_POINTS, Curve, chart, thinned, unbroken
+from simyard.service.charts import MOST_POINTS, Curve, plot, thinned, unbroken
+from simyard.service.job_page import TEMPLATES
 from simyard.service.settings import Settings
 from simyard.service.signing import seal
 from simyard.store import keys
@@ -308,7 +309,8 @@ def test_no_peak_is_lost_among_many_points() -> None:
     ids=str,
 )
 def test_any_numbers_are_drawn(values: list[float]) -> None:
-    drawn = Page(chart(Curve(title="t", unit="s", axis="step", points=list(enumerate(values)))))
+    laid_out = plot(Curve(title="t", unit="s", axis="step", points=list(enumerate(values))))
+    drawn = Page(str(TEMPLATES.environment.get_template("charts.html.j2").module.chart(laid_out)))
     numbers = [value for _, attributes in drawn.tags for key, value in attributes.items() if key in ("y1", "cy", "x1")]
     assert numbers
     assert all(0 <= float(str(number)) <= 400 for number in numbers)
