@@ -5,47 +5,14 @@ Standard library only, on Python 3.11 and 3.12: the workload reads this under Is
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
+
+from simyard.core.wire import Wire
 
 SCHEMA_VERSION = 1
 SAFE_GLOBALS = "SIMYARD_SAFE_GLOBALS"
 """Environment variable: dotted names of classes, separated by commas, that checkpoints may hold on this site."""
-
-
-class Wire:
-    """A frozen dataclass that goes to JSON and back."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        return typing.cast("dict[str, Any]", json.loads(json.dumps(dataclasses.asdict(typing.cast("Any", self)))))
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Read the JSON of `to_json`; keys of a newer schema are an error, never dropped in silence."""
-        hints = typing.get_type_hints(cls)
-        extra = set(data) - set(hints)
-        if extra:
-            raise ValueError(f"{cls.__name__} has no field {sorted(extra)}; allowed: {sorted(hints)}")
-        return cls(**{name: _read(hints[name], value) for name, value in data.items()})
-
-
-def _read(hint: Any, value: Any) -> Any:
-    """Rebuild nested dataclasses and tuples, which JSON flattens to objects and lists."""
-    if isinstance(hint, types.UnionType):
-        if value is None:
-            return None
-        hint = next(arm for arm in typing.get_args(hint) if arm is not type(None))
-    if isinstance(hint, type) and issubclass(hint, Wire):
-        return hint.from_json(value)
-    if typing.get_origin(hint) is tuple:
-        return tuple(_read(typing.get_args(hint)[0], item) for item in value)
-    return value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,8 @@ from typing import Any
 
 from simyard.core.errors import Category, Failure, SimyardError, WorkloadError
 from simyard.core.paths import AttemptPaths, read_json, write_json
-from simyard.core.specs import AttemptSpec, Bounds, JobSpec, Wire
+from simyard.core.specs import AttemptSpec, Bounds, JobSpec
+from simyard.core.wire import Wire
 from simyard.runner.workload import ChildWorkload, LineSocket, Workload, has_token
 
 PREPARE_S = 1800.0

@@ -9,7 +9,7 @@ from typing import Any
 
 from simyard.core.errors import RequestError, unknown
 from simyard.core.paths import write_json
-from simyard.core.specs import Wire
+from simyard.core.wire import Wire
 from simyard.runner.exporting.checks import CHECKS, Status, Verdict
 from simyard.runner.exporting.evidence import Evidence, Thresholds
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import math
 import re
-import types
 import typing
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from simyard.core.paths import write_json
-from simyard.core.specs import Wire
+from simyard.core.wire import Wire, check_version, decode
 
 SCHEMA_VERSION = 1
 CONTRACT_FILE = "policy_contract.json"
@@ -249,10 +248,8 @@ def parse_contract(data: Any) -> Contract:
     Raises:
         ValueError: If it is no contract, has something unknown or missing, or contradicts itself.
     """
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    if version != SCHEMA_VERSION:
-        raise ValueError(f"schema_version is {version!r}; this simyard reads {SCHEMA_VERSION}")
-    contract: Contract = _decode(Contract, data, "contract")
+    check_version(data.get("schema_version") if isinstance(data, dict) else None, "contract")
+    contract: Contract = decode(Contract, data, "contract")
     for problem in _contradictions(contract):
         raise ValueError(problem)
     return contract
@@ -260,62 +257,6 @@ def parse_contract(data: Any) -> Contract:
 
 def _refuse_constant(text: str) -> float:
     raise ValueError(f"{text} is not a number that a contract may have")
-
-
-# --- types ------------------------------------------------------------------------------------------------------------
-
-
-def _decode(hint: Any, value: Any, where: str) -> Any:
-    """Return a JSON value as a type of the dataclasses above, or say what is wrong with it."""
-    if isinstance(hint, types.UnionType):
-        if value is None:
-            return None
-        (hint,) = (arm for arm in typing.get_args(hint) if arm is not type(None))
-    origin = typing.get_origin(hint)
-    if hint is Any:
-        return value
-    if isinstance(hint, type) and issubclass(hint, Wire):
-        return _decode_fields(hint, _expect(dict, value, where), where)
-    if origin is tuple:
-        return _decode_tuple(typing.get_args(hint), _expect(list, value, where), where)
-    if origin is dict:
-        _, item = typing.get_args(hint)
-        return {key: _decode(item, v, f"{where}.{key}") for key, v in _expect(dict, value, where).items()}
-    return _expect(hint, value, where)
-
-
-def _decode_fields(cls: type[Wire], data: dict[str, Any], where: str) -> Wire:
-    hints = typing.get_type_hints(cls)
-    known = {field.name: field.default is MISSING for field in fields(typing.cast("Any", cls))}
-    if extra := sorted(set(data) - set(known)):
-        raise ValueError(f"{where} has the unknown field {extra[0]!r}; allowed: {sorted(known)}")
-    if missing := sorted(name for name, required in known.items() if required and name not in data):
-        raise ValueError(f"{where} lacks the field {missing[0]!r}")
-    return cls(**{name: _decode(hints[name], value, f"{where}.{name}") for name, value in data.items()})
-
-
-def _decode_tuple(items: tuple[Any, ...], value: list[Any], where: str) -> tuple[Any, ...]:
-    if len(items) == 2 and items[1] is Ellipsis:
-        return tuple(_decode(items[0], item, f"{where}[{n}]") for n, item in enumerate(value))
-    if len(value) != len(items):
-        raise ValueError(f"{where} has {len(value)} items, expected {len(items)}")
-    return tuple(_decode(hint, item, f"{where}[{n}]") for n, (hint, item) in enumerate(zip(items, value, strict=True)))
-
-
-def _expect(kind: Any, value: Any, where: str) -> Any:
-    """Return a plain value of a kind; a whole number is a float too, a truth value never a number."""
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        raise ValueError(f"{where} is {_short(value)}, expected {'an object' if kind is dict else kind.__name__}")
-    if kind is float and not math.isfinite(value):
-        raise ValueError(f"{where} is {value}, expected a finite number")
-    return value
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 # --- sense ------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from simyard.core.errors import RequestError, unknown
-from simyard.core.specs import Wire
+from simyard.core.wire import Wire
 from simyard.runner.exporting.contract import Contract, Statistics
 from simyard.runner.exporting.parity import Parity
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simyard.core.errors import Category, Failure, WorkloadError
-from simyard.core.specs import Wire
+from simyard.core.wire import Wire
 from simyard.runner.exporting.contract import FILES, ONNX, TORCHSCRIPT
 
 if TYPE_CHECKING:

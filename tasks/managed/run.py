@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from simyard.core.errors import RequestError
-from simyard.core.specs import InputFile, JobSpec, PolicyFile, Wire
+from simyard.core.specs import InputFile, JobSpec, PolicyFile
+from simyard.core.wire import Wire
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.rollout import PolicyRef
 from simyard.requests.settings import Site

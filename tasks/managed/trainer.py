@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from simyard.core.errors import Category, Failure, SimyardError, StoreError, WorkloadError
-from simyard.core.specs import InputFile, Wire
+from simyard.core.specs import InputFile
+from simyard.core.wire import Wire
 from simyard.requests.managed import LOCAL, TrainerSpec, fill_in
 from simyard.requests.settings import Site
 from simyard.store.failures import on_disk

@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -9,6 +13,7 @@ from hypothesis import strategies as st
 
 from simyard.core.errors import Category, Failure, RequestError, SimyardError, StoreError, WorkloadError
 from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, Limits, ResumePoint
+from simyard.core.wire import ABSENT, Wire, WireError
 
 TEXT = st.text(max_size=20)
 COUNT = st.integers(0, 2**31)
@@ -75,14 +80,79 @@ def test_an_error_survives_a_pickle_with_its_kind_and_its_failure(error):
     assert (type(again), again.failure, str(again)) == (type(error), error.failure, str(error))
 
 
-def test_a_field_of_a_newer_version_is_an_error():
-    with pytest.raises(ValueError, match=r"Limits has no field \['patience'\]; allowed:.*wall_s"):
-        Limits.from_json({"patience": 1})
+JOB = {
+    "job_id": "j", "kind": "train", "name": "n", "simulator": "s", "task": "t", "library": "rsl_rl", "num_envs": 1,
+    "seed": 1,
+}  # fmt: skip
+FILE = {"name": "a", "key": "b", "sha256": "c", "size_bytes": 1}
 
 
-def test_a_field_that_is_missing_is_an_error():
-    with pytest.raises(TypeError, match="sha256"):
-        InputFile.from_json({"name": "a", "key": "b", "size_bytes": 1})
+@pytest.mark.parametrize(
+    ("cls", "data", "message"),
+    [
+        (Limits, {"patience": 1}, r"Limits has the unknown field 'patience' \(1\); allowed: .*'wall_s'"),
+        (InputFile, {"name": "a", "key": "b", "size_bytes": 1}, "InputFile lacks the field 'sha256'"),
+        (InputFile, FILE | {"size_bytes": "1"}, r"InputFile\.size_bytes is '1', expected int"),
+        (InputFile, FILE | {"size_bytes": True}, r"InputFile\.size_bytes is True, expected int"),
+        (InputFile, FILE | {"name": None}, r"InputFile\.name is None, expected str"),
+        (InputFile, [FILE], r"InputFile is \[.*, expected an object"),
+        (Limits, {"wall_s": math.inf}, r"Limits\.wall_s is inf, expected a finite number"),
+        (JobSpec, JOB | {"overrides": "a=1"}, r"JobSpec\.overrides is 'a=1', expected list"),
+        (JobSpec, JOB | {"packages": [FILE, {}]}, r"JobSpec\.packages\[1\] lacks the field 'name'"),
+        (JobSpec, JOB | {"limits": {"wall_s": "1"}}, r"JobSpec\.limits\.wall_s is '1', expected float"),
+    ],
+)
+def test_what_a_document_cannot_be_is_an_error_that_says_where(cls, data, message):
+    with pytest.raises(WireError, match=message) as raised:
+        cls.from_json(data)
+    assert raised.value.failure.code == "bad_document"
+
+
+@pytest.mark.parametrize("version", [2, 0, "1", None])
+def test_a_document_of_another_version_is_refused_before_anything_else(version):
+    with pytest.raises(WireError, match=f"JobSpec: schema_version is {version!r}; this simyard reads 1") as raised:
+        JobSpec.from_json(JOB | {"schema_version": version, "new": 1})
+    assert raised.value.failure.code == "unknown_schema"
+    assert raised.value.failure.advice
+    assert JobSpec.from_json(JOB).schema_version == 1
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Everything(Wire):
+    colour: Colour
+    state: Literal["on", "off"]
+    pair: tuple[int, float | None]
+    either: int | str
+    by_name: dict[str, InputFile]
+    failure: Failure | None = field(default=None, metadata=ABSENT)
+
+
+def test_every_type_of_field_is_read_as_it_was_written():
+    file = InputFile(name="a", key="b", sha256="c", size_bytes=1)
+    failure = Failure(code="a", category=Category.INFRA, message="b")
+    both = [
+        Everything(colour=Colour.RED, state="on", pair=(1, None), either=either, by_name={"x": file}, failure=failure)
+        for either in (1, "one")
+    ]
+    for one in both:
+        assert Everything.from_json(json.loads(json.dumps(one.to_json()))) == one
+    without = dataclasses.replace(both[0], failure=None).to_json()
+    assert "failure" not in without
+    assert Everything.from_json(without).failure is None
+    for change, message in (
+        ({"colour": "blue"}, r"colour is 'blue', expected one of \['red'\]"),
+        ({"state": "idle"}, r"state is 'idle', expected one of \['on', 'off'\]"),
+        ({"pair": [1]}, "pair has 1 items, expected 2"),
+        ({"either": 1.5}, "either is 1.5, expected int or str"),
+        ({"by_name": {"x": {**FILE, "y": 1}}}, r"by_name\.x has the unknown field 'y'"),
+        ({"failure": {"code": "a", "category": "nobody", "message": "b"}}, r"failure\.category is 'nobody'"),
+    ):
+        with pytest.raises(WireError, match=message):
+            Everything.from_json(without | change)
 
 
 def test_iterations_count_on_top_of_the_checkpoint():
