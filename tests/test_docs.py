@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import shlex
+import tomllib
 import typing
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -221,6 +222,20 @@ def test_entrypoints_of_the_gpu_side_are_there() -> None:
     for name, (module, _) in pool_launch.GPU_SIDE.items():
         found = getattr(importlib.import_module(f"simyard.flows.{module}"), module)
         assert found.name == name
+
+
+def test_the_tree_and_the_glossary_are_those_of_the_house() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    tree = re.findall(
+        r"[\w/]+(?=/)", "\n".join(re.findall(r"^    (\s*(?:\w+/ ?)+)", text.partition("## The path")[0], re.M))
+    )
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    top = {name.split(".")[1] for name in packages if "." in name} | {"sdk"}
+    assert top <= set(tree), sorted(top - set(tree))
+    assert {folder for folder in tree if not [*ROOT.glob(folder), *ROOT.glob(f"*/{folder}")]} == set()
+    terms = re.findall(r"^\| (.+?) \| .+ \|$", text.partition("## Glossary")[2], re.M)[1:]
+    assert len(terms) <= 30
+    assert terms == sorted(terms)
 
 
 def test_files_that_are_named_exist() -> None:
