@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import shlex
 import time
@@ -17,10 +18,11 @@ from simyard.cli.doctor.server import ASK_S, one_line
 from simyard.core.errors import SimyardError
 from simyard.store import keys
 from simyard.store.store import KeyNotFound, Store
+from simyard.tasks.cluster.flow_run_watch import FlowRunWatch, withdraw
+from simyard.tasks.shared.heartbeat import Patience
 from simyard.tasks.shared.machine_checks import Check
 
 if TYPE_CHECKING:
-    from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
 
 MACHINE_S = 120.0
@@ -86,15 +88,25 @@ def ask_machine(
 def _await_report(pool: Pool, run: FlowRun, store: Store, key: str) -> Iterator[Check]:
     client, began = pool.server.client, time.monotonic()
     log = f"prefect flow-run logs {run.id}"
+    # The report is read when the flow run is over; a server that does not answer is what is looked for, so no patience.
+    watch: FlowRunWatch[None] = FlowRunWatch(
+        client=client,
+        run=run,
+        record=lambda: None,
+        patience=Patience(0.0, starting_s=math.inf),
+        timeout_s=MACHINE_S,
+        poll_s=lambda waited_s: POLL_S,
+    )
     try:
-        while (state := client.read_flow_run(run.id).state) is None or not state.is_final():
-            if time.monotonic() - began > MACHINE_S:
-                yield _late(pool, run, log)
-                return
-            time.sleep(POLL_S)
+        ending = watch.wait()
+        if ending.reason == "timeout":
+            yield _late(pool, run, log)
+            return
     finally:
-        _withdraw(client, run)
-    took_s = time.monotonic() - began
+        with suppress(httpx.HTTPError):  # nobody waits for it any more
+            withdraw(client, run)
+    state, took_s = ending.state, time.monotonic() - began
+    assert state is not None
     if not state.is_completed():
         said = one_line(f"{state.name}: {state.message}")
         yield Check(_NAME, "failed", f"flow run {run.name!r} ended as {said}", f"Its log says more: {log}")
@@ -136,16 +148,6 @@ def _late(pool: Pool, run: FlowRun, log: str) -> Check:
             return Check(_NAME, "skipped", f"{stands}: the workers are busy with {len(busy)} others")
     fix = f"An image may still be pulled: try again. Otherwise see the worker's log, and {log}"
     return Check(_NAME, "failed", stands, fix)
-
-
-def _withdraw(client: SyncPrefectClient, run: FlowRun) -> None:
-    """Take a flow run back that nobody has begun; nobody waits for it any more."""
-    from prefect.states import Cancelled
-
-    with suppress(httpx.HTTPError):
-        state = client.read_flow_run(run.id).state
-        if state is not None and (state.is_scheduled() or state.is_pending()):
-            client.set_flow_run_state(run.id, Cancelled(), force=True)
 
 
 def _image_of_engine(name: str, image: str, how: str) -> Check:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from typing import Any
 
-import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterIdempotencyKey
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, TerminationSignal
-from prefect.states import Cancelled, Crashed
 
-from simyard.core.errors import Category, Failure, RequestError, StoreError, WorkloadError, unknown
+from simyard.core.errors import Category, Failure, RequestError, WorkloadError, unknown
 from simyard.core.specs import JobSpec
 from simyard.store.keys import AttemptKeys, JobKeys
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import CANCELED, Observer
+from simyard.tasks.cluster.flow_run_watch import Ending, FlowRunWatch, withdraw
 from simyard.tasks.cluster.gpu_limits import holding
 from simyard.tasks.kinds import kind_of
 from simyard.tasks.launch import ask_to_cancel, raise_failure
@@ -73,15 +71,15 @@ def launch_in_pool(spec: JobSpec, store: Store, store_ref: str, pool: str, obser
         with holding(client, spec, store_ref, pool, observer, wait=run is None):
             runs = _launch(client, spec, number, store_ref, pool)
             try:
-                state = _wait(client, runs, spec, store, number, observer)
+                ending = _wait(client, runs, spec, store, number, observer)
             except (KeyboardInterrupt, TerminationSignal) as error:
                 if observer.why_stopped(error).category is Category.CANCELED:
                     ask_to_cancel(store, spec.job_id)
                 raise
-    attempt = {past.number: past for past in history.attempts(store, spec.job_id)}.get(number)
-    if attempt is None or attempt.outcome is None:
-        raise WorkloadError(_without_outcome(runs[0], state, begun=attempt is not None))
-    raise_failure(attempt.outcome)
+    if ending.record is None:
+        begun = number in (past.number for past in history.attempts(store, spec.job_id))
+        raise WorkloadError(_without_outcome(runs[0], ending, begun=begun))
+    raise_failure(ending.record)
 
 
 def _standing(client: SyncPrefectClient, spec: JobSpec, store: Store) -> tuple[int, FlowRun | None]:
@@ -173,46 +171,32 @@ def send(client: SyncPrefectClient, pool: str, flow: str) -> str:
 
 def _wait(
     client: SyncPrefectClient, runs: list[FlowRun], spec: JobSpec, store: Store, number: int, observer: Observer
-) -> State[Any]:
+) -> Ending[dict[str, Any]]:
+    """Wait for the outcome of an attempt; withdraw those of its further machines that never began."""
     job = JobKeys(spec.job_id)
     attempt = job.attempt(number)
     run, *others = runs
-    news: object = None
-    heard = reached = time.monotonic()  # this machine's clock alone: the attempt's may be minutes away from it
-    while True:
-        try:
-            status: dict[str, Any] | None = history.read_or_none(store, attempt.status)
-            ended = status is not None and status["status"] != "running" and store.exists(attempt.outcome)
-            stop = observer.canceled() or store.exists(job.cancel)
-            state = client.read_flow_run(run.id).state
-            _tell_of_lost(client, others, store, attempt)
-        except (StoreError, httpx.HTTPError):
-            # The store or the server restarts, say: the attempt goes on meanwhile, so this waits.
-            if time.monotonic() - reached > PATIENCE.silence_s:
-                raise
-            time.sleep(POLL_S)
-            continue
-        assert state is not None
-        reached = time.monotonic()
-        observer.progress(status or _not_begun(spec, state))
-        if ended or state.is_final():
-            _drop(client, others)
-            return state
-        if stop:
-            ask_to_cancel(store, spec.job_id)
-            if state.is_scheduled() or state.is_pending():
-                client.set_flow_run_state(run.id, Cancelled(), force=True)
-                _drop(client, others)
-                raise WorkloadError(CANCELED)
-        latest = (state.id, status and status.get("updated_at"))
-        if latest != news or state.is_scheduled():
-            news, heard = latest, reached
-        patience = PATIENCE.silence_s if status else PATIENCE.starting_s
-        if reached - heard > patience:
-            client.set_flow_run_state(run.id, Crashed(message="Its supervisor writes no heartbeat."), force=True)
-            _drop(client, others)
-            raise WorkloadError(_lost(f"The attempt has had no heartbeat for {patience:.0f} s."))
-        time.sleep(POLL_S)
+
+    def read_heartbeat() -> dict[str, Any] | None:
+        _tell_of_lost(client, others, store, attempt)
+        status: dict[str, Any] | None = history.read_or_none(store, attempt.status)
+        return status
+
+    watch: FlowRunWatch[dict[str, Any]] = FlowRunWatch(
+        client=client,
+        run=run,
+        record=lambda: history.read_or_none(store, attempt.outcome),
+        heartbeat=read_heartbeat,
+        patience=PATIENCE,
+        is_canceled=lambda: observer.canceled() or store.exists(job.cancel),
+        cancel=lambda: ask_to_cancel(store, spec.job_id),
+        on_look=lambda state, status: observer.progress(dict(status) if status else _not_begun(spec, state)),
+        poll_s=lambda waited_s: POLL_S,
+    )
+    ending = watch.wait()
+    for other in _now(client, others):
+        withdraw(client, other)
+    return ending
 
 
 def _tell_of_lost(client: SyncPrefectClient, others: list[FlowRun], store: Store, attempt: AttemptKeys) -> None:
@@ -235,14 +219,6 @@ def _now(client: SyncPrefectClient, runs: list[FlowRun]) -> list[FlowRun]:
     return [by_id.get(run.id, run) for run in runs]
 
 
-def _drop(client: SyncPrefectClient, others: list[FlowRun]) -> None:
-    """Withdraw those of an attempt's further machines that never began; the others see that it is over."""
-    for run in _now(client, others):
-        state = run.state
-        if state is not None and (state.is_scheduled() or state.is_pending()):
-            client.set_flow_run_state(run.id, Cancelled(), force=True)
-
-
 def _not_begun(spec: JobSpec, state: State[Any]) -> dict[str, Any]:
     """Return what to show of an attempt that has written nothing yet."""
     stage = "waiting for a worker" if state.is_scheduled() else "starting"
@@ -250,9 +226,15 @@ def _not_begun(spec: JobSpec, state: State[Any]) -> dict[str, Any]:
     return {"stage": stage, "done": 0, "total": kind.total(spec), "unit": kind.unit, "reward": None}
 
 
-def _without_outcome(run: FlowRun, state: State[Any], *, begun: bool) -> Failure:
-    if state.is_cancelled():
+def _without_outcome(run: FlowRun, ending: Ending[Any], *, begun: bool) -> Failure:
+    """Return why an attempt left no outcome."""
+    state = ending.state
+    assert state is not None
+    if ending.reason == "withdrawn" or state.is_cancelled():
         return CANCELED
+    if ending.reason == "lost":
+        patience_s = PATIENCE.silence_s if begun else PATIENCE.starting_s
+        return _lost(f"The attempt has had no heartbeat for {patience_s:.0f} s.")
     if state.is_crashed() or begun:
         return _lost(f"Flow run {run.name!r} ended as {state.name!r}, and left no outcome: {state.message}")
     return Failure(

@@ -12,11 +12,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import httpx
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
-from prefect.states import Cancelled, Crashed
 
 from simyard.core.errors import Failure, RequestError, SimyardError, StoreError, WorkloadError
 from simyard.core.specs import Bounds, JobSpec
@@ -24,6 +22,7 @@ from simyard.requests.settings import Site
 from simyard.store.keys import RunKeys
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import CANCELED, Observer
+from simyard.tasks.cluster.flow_run_watch import FlowRunWatch
 from simyard.tasks.cluster.pool_launch import deploy
 from simyard.tasks.launch import ask_to_cancel, is_done, launch_inline, raise_failure
 from simyard.tasks.managed.run import RunSpec, load_run, now
@@ -152,50 +151,45 @@ class _Slot:
     def _wait(
         self, run: FlowRun, number: int, order: dict[str, Any], ended: Callable[[int], dict[str, Any] | None]
     ) -> dict[str, Any]:
-        began = heard = looked = reached = time.monotonic()
-        news: Any = None
-        asked_to_stop = False
-        while True:
-            try:
-                # The answer is one object; what a slot left that could not answer is looked for now and then.
-                if self.answer(number) is not None and (outcome := ended(number)) is not None:
-                    return outcome
-                if time.monotonic() - looked > LOOK_S:
-                    looked = time.monotonic()
-                    if (outcome := ended(number)) is not None:
-                        return outcome
-                    status = read_or_none(self._store, self._key("status.json"))
-                    state = _state(run)
-                    latest = (state.id, status and status["updated_at"])
-                    if latest != news or state.is_scheduled():
-                        news, heard = latest, looked
-                    if self._canceled() and (state.is_scheduled() or state.is_pending()):
-                        _set_state(run, Cancelled())
-                        raise WorkloadError(CANCELED)
-                    if state.is_final() and ended(number) is None:
-                        raise WorkloadError(_lost(f"Its flow run {run.name!r} ended as {state.name!r}."))
-                    patience = (
-                        PATIENCE.silence_s if status and status["flow_run"] == str(run.id) else PATIENCE.starting_s
-                    )
-                    if looked - heard > patience:
-                        _set_state(run, Crashed(message="It writes no heartbeat."))
-                        raise WorkloadError(_lost(f"It has had no heartbeat for {patience:.0f} s."))
-                reached = time.monotonic()
-            except (StoreError, httpx.HTTPError):
-                # The store or the server restarts, say: the work goes on meanwhile, so this waits. What cannot be
-                # asked is not taken for dead.
-                if time.monotonic() - reached > PATIENCE.silence_s:
-                    raise  # whoever drives the run waits longer
-                heard = looked = time.monotonic()
+        def read_heartbeat() -> dict[str, Any] | None:
+            status: dict[str, Any] | None = read_or_none(self._store, self._key("status.json"))
+            return status if status and status["flow_run"] == str(run.id) else None  # not of the one before it
+
+        def is_canceled() -> bool:
             if self._leaving():
                 raise WorkloadError(CANCELED)
-            if self._canceled() and not asked_to_stop:
-                asked_to_stop = True
-                if order["do"] == "rollout":
-                    ask_to_cancel(self._store, order["job_id"])
-                else:
-                    self._store.put_json(self._key(f"stop-{number:06d}.json"), {})
-            time.sleep(_patience(began))
+            return self._canceled()
+
+        def cancel() -> None:
+            if order["do"] == "rollout":
+                ask_to_cancel(self._store, order["job_id"])
+            else:
+                self._store.put_json(self._key(f"stop-{number:06d}.json"), {})
+
+        with get_client(sync_client=True) as client:
+            watch: FlowRunWatch[dict[str, Any]] = FlowRunWatch(
+                client=client,
+                run=run,
+                record=lambda: None if self.answer(number) is None else ended(number),
+                heartbeat=read_heartbeat,
+                patience=PATIENCE,
+                is_canceled=is_canceled,
+                cancel=cancel,
+                poll_s=_poll_s,
+                look_s=LOOK_S,
+            )
+            ending = watch.wait()
+        if ending.record is not None:
+            return ending.record
+        # A slot that died before it could answer may still have done the work.
+        if (outcome := ended(number)) is not None:
+            return outcome
+        if ending.reason == "withdrawn":
+            raise WorkloadError(CANCELED)
+        if ending.reason == "lost":
+            raise WorkloadError(_lost("It writes no heartbeat."))
+        assert ending.state is not None
+        raise WorkloadError(_lost(f"Its flow run {run.name!r} ended as {ending.state.name!r}."))
 
     def _flow_run(self) -> FlowRun:
         """Return the flow run that has this slot, a new one where there is none that lives."""
@@ -243,7 +237,7 @@ def serve_slot(run_id: str, slot: int, flow_run: str, store: Store, site: Site, 
         while time.monotonic() - idle_since < IDLE_S:
             order = read_or_none(store, keys.slot(slot, f"order-{number:06d}.json"))
             if order is None:
-                time.sleep(_patience(idle_since))
+                time.sleep(_poll_s(time.monotonic() - idle_since))
                 continue
             if order["do"] == "end" or store.exists(keys.result):
                 return
@@ -305,21 +299,9 @@ class _StopLook:
         return None
 
 
-def _patience(since: float) -> float:
+def _poll_s(waited_s: float) -> float:
     """Return how long to sleep until the next look."""
-    return POLL_S if time.monotonic() - since < 5.0 else LATER_POLL_S
-
-
-def _state(run: FlowRun) -> State[Any]:
-    with get_client(sync_client=True) as client:
-        state = client.read_flow_run(run.id).state
-    assert state is not None
-    return state
-
-
-def _set_state(run: FlowRun, state: State[Any]) -> None:
-    with get_client(sync_client=True) as client:
-        client.set_flow_run_state(run.id, state, force=True)
+    return POLL_S if waited_s < 5.0 else LATER_POLL_S
 
 
 def _lost(message: str) -> Failure:
