@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from simyard.core.errors import StoreError
-from simyard.core.paths import write_atomic
+from simyard.core.files import write_atomic
 
 PAUSES_S = (1.0, 2.0, 5.0, 15.0, 30.0)
 """Before a child that died is started again; the last one counts from then on."""

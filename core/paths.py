@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 ROLLOUT = "rollout.zarr"
 """Of a rollout's output: the arrays, as one file."""
@@ -120,27 +116,3 @@ class AttemptPaths:
         """Create the folders."""
         for folder in (self.inputs, self.work, self.output):
             folder.mkdir(parents=True, exist_ok=True)
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write beside and rename: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON for people and machines, atomically."""
-    write_atomic(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))

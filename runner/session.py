@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from simyard.core.errors import Category, Failure, SimyardError, Stopped
-from simyard.core.paths import AttemptPaths, read_json, write_json
+from simyard.core.files import read_json, write_json
+from simyard.core.paths import AttemptPaths
 from simyard.core.specs import AttemptSpec, Bounds, Facts, JobSpec
 from simyard.runner import event_writers
 from simyard.runner import verify_outputs as opened

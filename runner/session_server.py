@@ -24,7 +24,8 @@ from types import FrameType
 from typing import Any
 
 from simyard.core.errors import Category, Failure, SimyardError, WorkloadError
-from simyard.core.paths import AttemptPaths, read_json, write_json
+from simyard.core.files import read_json, write_json
+from simyard.core.paths import AttemptPaths
 from simyard.core.specs import AttemptSpec, Bounds, JobSpec
 from simyard.core.wire import Wire
 from simyard.runner.workload import ChildWorkload, LineSocket, Workload, has_token

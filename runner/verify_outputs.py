@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from simyard.core.files import sha256_of
 from simyard.core.paths import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts
 from simyard.runner.rl import Scale, get_library
@@ -30,9 +30,7 @@ def open_results(paths: AttemptPaths, attempt: AttemptSpec, facts: Facts) -> lis
 
 
 def _hashed(path: Path, folder: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"name": str(path.relative_to(folder)), "sha256": digest, "finite": None, "error": None}
+    return {"name": str(path.relative_to(folder)), "sha256": sha256_of(path), "finite": None, "error": None}
 
 
 def open_checkpoints(paths: AttemptPaths, attempt: AttemptSpec, facts: Facts) -> list[dict[str, Any]]:
@@ -56,8 +54,7 @@ def open_checkpoint(path: Path) -> dict[str, Any]:
     """Load one checkpoint and look at every tensor in it."""
     record: dict[str, Any] = {"name": path.name, "sha256": None, "tensors": 0, "finite": None, "error": None}
     try:
-        with path.open("rb") as file:
-            record["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+        record["sha256"] = sha256_of(path)
         tensors = [tensor for part in _load(path) for tensor in _tensors(part)]
         record["tensors"] = len(tensors)
         record["finite"] = all(bool(tensor.isfinite().all()) for tensor in tensors)

@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simyard.core.errors import RequestError, StoreError
+from simyard.core.files import replacing
 from simyard.runner.recording.verify import open_rollout, opened, quantities
 
 if TYPE_CHECKING:
@@ -130,19 +129,12 @@ def convert(rollout: Path, out: Path, to: str, progress: Progress = lambda done,
     if not found["episodes"]:
         raise RequestError(f"{rollout} holds no episode.", code="empty_rollout", advice="Record at least one.")
     names = _names(list(found["keys"]), to)
-    beside = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with opened(rollout) as (root, _):
+        with opened(rollout) as (root, _), replacing(out) as beside:
             _WRITERS[to](Source(root, progress), beside, names)
-        beside.rename(out)
     except OSError as error:
         raise StoreError(f"{out} cannot be written: {error}", code="not_written", advice="Is the disk full?") from error
-    finally:
-        if beside.is_dir():
-            shutil.rmtree(beside, ignore_errors=True)
-        elif beside.exists():
-            beside.unlink()
     return {"out": str(out), "format": to, "episodes": found["episodes"], "steps": found["steps"], "keys": names}
 
 

@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -36,6 +36,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 
 from simyard.core.errors import RequestError, StoreError
+from simyard.core.files import replacing, sha256_of
 from simyard.store.backend import OPTIONS, Credentials, open_backend
 from simyard.store.failures import CAUGHT, KeyNotFound, failure, may_pass, on_disk
 from simyard.store.names import Location, check_key, check_prefix, is_being_written, parse_url
@@ -344,13 +345,12 @@ class Store:
             StoreError: The content has another digest; then there is no file.
         """
         target = Path(path)
-        partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}.partial")
         digest = hashlib.sha256()
         stream, said = self._stream(check_key(key))
         sha256 = sha256 or said
-        try:
-            with on_disk("write", target):
-                target.parent.mkdir(parents=True, exist_ok=True)
+        with on_disk("write", target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(target) as partial:
                 with partial.open("xb") as file:
                     for piece in stream:
                         file.write(piece)
@@ -360,10 +360,6 @@ class Store:
                             on_bytes(len(piece))
                 if sha256 is not None and digest.hexdigest() != sha256.lower():
                     raise self._wrong_digest(key, digest.hexdigest(), sha256)
-                partial.replace(target)
-        finally:
-            with suppress(OSError):  # it has become the file, or there is no such folder
-                partial.unlink()
 
     def _stream(self, key: str) -> tuple[Iterator[bytes], str | None]:
         """Open an object, and return the digest it says; when it is replaced meanwhile, the old content goes on."""
@@ -602,5 +598,5 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
     Raises:
         StoreError: The file cannot be read.
     """
-    with on_disk("read", path), open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with on_disk("read", path):
+        return sha256_of(path)

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from simyard.core.paths import write_json
+from simyard.core.files import write_json
 from simyard.core.specs import JobSpec
 from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store

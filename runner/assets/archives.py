@@ -11,9 +11,7 @@ import gzip
 import hashlib
 import os
 import re
-import shutil
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -23,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from simyard.core.errors import RequestError
+from simyard.core.files import replacing
 from simyard.runner.assets.archive_checks import DEFAULT, ArchiveLimits, Budget, Names, clean, damaged, show, too_large
 from simyard.runner.assets.archive_formats import Entry, tar_entries, zip_entries
 
@@ -96,14 +95,10 @@ def unpack(path: Path, dest: Path, limits: ArchiveLimits = DEFAULT) -> ArchiveIn
     """
     if os.path.lexists(dest):
         raise FileExistsError(f"{dest} exists; unpack into a new folder.")
-    beside = Path(tempfile.mkdtemp(prefix=".unpack-", dir=dest.parent))
-    try:
+    with replacing(dest) as beside:
+        beside.mkdir(0o700)
         info = _walk(path, limits, beside)
         beside.chmod(0o755)
-        beside.rename(dest)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
     return info
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from simyard.core.paths import write_atomic
+from simyard.core.files import write_atomic
 
 _GROUND = "Isaac/IsaacLab/Environments/Grid/default_ground_plane_checker_v1/default_ground_plane.usda"
 _CARTPOLE = "Isaac/IsaacLab/Robots/Classic/Cartpole/cartpole.usd"

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from simyard.core.paths import write_atomic
+from simyard.core.files import write_atomic
 from simyard.core.specs import PolicyFile
 from simyard.runner.evaluation.episode_statistics import Episode
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from simyard.core.errors import RequestError, unknown
-from simyard.core.paths import write_json
+from simyard.core.files import write_json
 from simyard.core.wire import Wire
 from simyard.runner.exporting.checks import CHECKS, Status, Verdict
 from simyard.runner.exporting.evidence import Evidence, Thresholds

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from simyard.core.paths import write_json
+from simyard.core.files import write_json
 from simyard.core.wire import Wire, check_version, decode
 
 SCHEMA_VERSION = 1

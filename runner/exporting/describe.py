@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simyard.core.errors import RequestError
+from simyard.core.files import sha256_of
 from simyard.runner.exporting.contract import (
     FILES,
     ONNX,
@@ -133,9 +133,7 @@ def _articulations(base: Any) -> Iterator[Articulation]:
 def exported_file(folder: Path, format_: str) -> ExportedFile:
     """Return the contract's entry for a format's file in a folder."""
     path = folder / FILES[format_]
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return ExportedFile(format=format_, name=path.name, sha256=digest, size_bytes=path.stat().st_size)
+    return ExportedFile(format=format_, name=path.name, sha256=sha256_of(path), size_bytes=path.stat().st_size)
 
 
 def _versions() -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simyard.core.errors import RequestError
-from simyard.core.paths import write_atomic
+from simyard.core.files import write_atomic
 
 if TYPE_CHECKING:
     import torch

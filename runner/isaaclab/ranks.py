@@ -13,7 +13,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from simyard.core.paths import AttemptPaths, read_json, write_json
+from simyard.core.files import read_json, write_json
+from simyard.core.paths import AttemptPaths
 from simyard.core.specs import AttemptSpec
 
 PROVE_S = 120.0

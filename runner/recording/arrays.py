@@ -28,6 +28,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simyard.core.files import replacing
 from simyard.runner.recording.quantities import Description, Layout, Quantity
 
 if TYPE_CHECKING:
@@ -284,10 +285,6 @@ def _json(data: Any) -> bytes:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Replace a small file at once.
-
-    Without fsync, unlike `write_atomic`: this is done many times a second, and must survive the process alone.
-    """
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_bytes(data)
-    beside.replace(path)
+    """Replace a small file; not durably, because this is done many times a second."""
+    with replacing(path) as beside:
+        beside.write_bytes(data)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import uuid
 import zipfile
 from pathlib import Path
+
+from simyard.core.files import replacing
 
 
 def pack(folder: Path, target: Path) -> None:
@@ -23,18 +23,10 @@ def pack(folder: Path, target: Path) -> None:
     """
     # A hidden file is one that a killed process did not complete.
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    beside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        with beside.open("wb") as out:
-            with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
-                for path in files:
-                    entry = zipfile.ZipInfo(path.relative_to(folder).as_posix())  # dated 1980, whenever it is
-                    entry.external_attr = 0o644 << 16
-                    entry.file_size = path.stat().st_size
-                    with path.open("rb") as source, archive.open(entry, "w") as copy:
-                        shutil.copyfileobj(source, copy, 1 << 20)
-            out.flush()
-            os.fsync(out.fileno())
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(target, durable=True) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
+        for path in files:
+            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix())  # dated 1980, whenever it is
+            entry.external_attr = 0o644 << 16
+            entry.file_size = path.stat().st_size
+            with path.open("rb") as source, archive.open(entry, "w") as copy:
+                shutil.copyfileobj(source, copy, 1 << 20)

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from simyard.core.errors import Category, Failure, WorkloadError
-from simyard.core.paths import RENDER, ROLLOUT, AttemptPaths, write_json
+from simyard.core.files import write_json
+from simyard.core.paths import RENDER, ROLLOUT, AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts
 from simyard.runner.evaluation.summary import wilson
 from simyard.runner.progress import say_count

@@ -11,13 +11,13 @@ import re
 import subprocess
 import sys
 import tempfile
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from simyard.core.files import replacing
 from simyard.runner.video.trajectories import FIELD_OF_VIEW, Camera, Shapes, Trajectory, VideoError, newton_model, part
 
 if TYPE_CHECKING:
@@ -287,16 +287,12 @@ def write(frames: Iterable[Any], path: Path, *, fps: float, size: tuple[int, int
     Raises:
         VideoError: If it cannot be encoded, or cannot be watched; nothing is left on disk then.
     """
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        count = encode(frames, beside, fps=fps, size=size)
-        report = verify(beside, count)
-        beside.replace(path)
+        with replacing(path) as beside:
+            count = encode(frames, beside, fps=fps, size=size)
+            return verify(beside, count)
     except OSError as error:
         raise VideoError(f"{path}: {error.strerror}") from error
-    finally:
-        beside.unlink(missing_ok=True)
-    return report
 
 
 def encode(frames: Iterable[Any], path: Path, *, fps: float, size: tuple[int, int]) -> int:

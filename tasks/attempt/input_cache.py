@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
+from simyard.core.files import replacing
 from simyard.core.specs import InputFile
 from simyard.store.failures import on_disk
 from simyard.store.locks import held
@@ -20,7 +20,11 @@ WAIT_S = 600.0
 """Another process's download may have stopped for good; after so long, who waits for it fetches the file itself."""
 
 _ENTRY = re.compile(r"[0-9a-f]{64}")
-_PARTIAL = re.compile(r"([0-9a-f]{64})\.[0-9a-f]+\.partial")
+_PARTIAL = re.compile(r"\.?([0-9a-f]{64})\.[0-9a-f]+\.partial")
+
+
+class _OtherContentError(Exception):
+    """Raised inside a copy that is not to be kept."""
 
 
 class NodeCache:
@@ -95,21 +99,19 @@ class NodeCache:
             entry = self._entry(file).open("rb")
         except FileNotFoundError:
             return False
-        partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}.partial")
         digest = hashlib.sha256()
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with entry, partial.open("xb") as copy:
+            with entry, replacing(target) as partial, partial.open("xb") as copy:
                 os.utime(entry.fileno())  # it was used now
                 while piece := entry.read(READ_BYTES):
                     digest.update(piece)
                     copy.write(piece)
-            if digest.hexdigest() != file.sha256:
-                return False
-            partial.replace(target)
-            return True
-        finally:
-            partial.unlink(missing_ok=True)
+                if digest.hexdigest() != file.sha256:
+                    raise _OtherContentError
+        except _OtherContentError:
+            return False
+        return True
 
     def _make_room(self) -> None:
         """Remove what was used least recently until the rest fits, and what killed downloads left."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from simyard.core.errors import StoreError
-from simyard.core.paths import ROLLOUT, write_atomic
+from simyard.core.files import write_atomic
+from simyard.core.paths import ROLLOUT
 from simyard.core.specs import InputFile, JobSpec
 from simyard.store.keys import JobKeys, RunKeys
 from simyard.store.store import Store

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TextIO
 
+from simyard.core.files import replacing
 from simyard.tasks.metrics.events import Series
 
 AXIS = ("step", "wall_time")
@@ -30,7 +28,7 @@ def write_columns(path: Path, columns: Mapping[str, Series]) -> None:
             by_step = dict(zip(series.steps, column, strict=True))
             column = [by_step.get(step, "") for step in axis]
         cells.append(column)
-    with _whole(path) as file:
+    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         file.write(_header_line(columns))
         file.writelines(f"{','.join(row)}\n" for row in zip(*cells, strict=True))
 
@@ -78,16 +76,3 @@ def _header_line(names: Iterable[str]) -> str:
 def _quoted(name: str) -> str:
     # csv.writer leaves a carriage return bare, which csv.reader then takes for the end of the line.
     return '"' + name.replace('"', '""') + '"' if re.search(r'[",\r\n]', name) else name
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[TextIO]:
-    """Open a file beside `path` that takes its place when all is written, and goes when that fails."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with beside.open("w", newline="", encoding="utf-8") as file:
-            yield file
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from simyard.core.errors import RequestError, WorkloadError
-from simyard.core.paths import read_json, write_json
+from simyard.core.files import read_json, write_json
 from simyard.core.specs import JobSpec
 from simyard.requests.settings import Site
 from simyard.runner.loaded_code import unchanged

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError, unknown
-from simyard.core.paths import write_json
+from simyard.core.files import write_json
 from simyard.core.specs import Bounds, JobSpec
 from simyard.requests.settings import Site
 from simyard.runner.session_server import SessionFolder, SessionSpec, read_state

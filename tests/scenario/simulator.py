@@ -28,7 +28,7 @@ from pathlib import Path
 import litter
 
 from simyard.core.errors import RequestError
-from simyard.core.paths import write_json
+from simyard.core.files import write_json
 from simyard.core.specs import Facts
 from simyard.runner.adapter import Adapter
 from simyard.runner.evaluation.episode_statistics import Episode
