@@ -119,7 +119,7 @@ def measured(options: argparse.Namespace, *, film: bool = False) -> dict[str, fl
     from simyard.runner.evaluation.episode_statistics import EpisodeMeter
     from simyard.runner.isaaclab.environment import fresh_environment
     from simyard.runner.rl import get_library
-    from simyard.runner.rl.policies import load_policy
+    from simyard.runner.rl.inference import load_policy
     from simyard.runner.video.evaluation_videos import Film
 
     overrides = ["physics=newton_mjwarp", f"agent.device={options.device}"]

@@ -6,11 +6,10 @@ import importlib.metadata
 import sys
 
 from simyard.core.errors import RequestError
+from simyard.runner.rl import LIBRARIES
 
-_PACKAGES = (
-    "isaaclab", "isaacsim", "newton", "warp-lang", "mujoco-warp", "torch", "numpy", "gymnasium",
-    "rsl-rl-lib", "skrl", "rl-games", "stable-baselines3",
-)  # fmt: skip
+_PACKAGES = ("isaaclab", "isaacsim", "newton", "warp-lang", "mujoco-warp", "torch", "numpy", "gymnasium")
+"""Besides those of the libraries."""
 
 
 def device_of(gpus: int | None) -> str:
@@ -43,7 +42,7 @@ def device_of(gpus: int | None) -> str:
 def versions(device: str) -> dict[str, str]:
     """Return the versions of what is installed and decides the result."""
     found = {"python": sys.version.split()[0]}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *(name for library in LIBRARIES.values() for name in library.packages)):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -26,14 +26,14 @@ def write_at_once() -> None:
 
 
 def _change_tensorboard() -> None:
-    """Patch the writers that rsl_rl, skrl and sb3 use."""
+    """Patch TensorBoard's own writer, which torch uses."""
     from tensorboard.summary.writer import event_file_writer
 
     event_file_writer._AsyncWriter = _DirectWriter
 
 
 def _change_tensorboardx() -> None:
-    """Patch the writer that rl_games uses."""
+    """Patch the writer of tensorboardX."""
     from tensorboardX.event_file_writer import EventFileWriter
 
     if EventFileWriter.add_event is not _add_event:

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from simyard.runner.rl import LIBRARIES
 from simyard.runner.workload import TOKEN, with_token
 
 MAX_DESCRIPTORS = 64
@@ -251,7 +252,7 @@ def _torch_state() -> Iterator[Callable[[], object]]:
 
 
 def _registries() -> Iterator[Callable[[], object]]:
-    """Gymnasium's tasks that were there before, Hydra's one global object, and skrl's seed.
+    """Gymnasium's tasks that were there before, Hydra's one global object, and what the libraries keep.
 
     A task that was added stays: the module that did it was imported for good, and does not do it again.
     """
@@ -265,9 +266,5 @@ def _registries() -> Iterator[Callable[[], object]]:
 
     yield clear_hydra
 
-    def clear_skrl() -> None:
-        # It seeds the first reset of an environment with the last seed given: 0 in a process of its own.
-        if (skrl := sys.modules.get("skrl")) is not None:
-            skrl.config.torch.key = 0
-
-    yield clear_skrl
+    for library in LIBRARIES.values():
+        yield library.leave_process

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 from simyard.core.files import sha256_of
 from simyard.core.paths import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts
-from simyard.runner.rl import Scale, get_library
+from simyard.runner.rl import Library, Scale, get_library
 
 
 def open_results(paths: AttemptPaths, attempt: AttemptSpec, facts: Facts) -> list[dict[str, Any]]:
@@ -47,43 +45,20 @@ def open_checkpoints(paths: AttemptPaths, attempt: AttemptSpec, facts: Facts) ->
         for path in paths.work.glob(library.checkpoint_glob)
         if (iteration := library.iteration_of(path, attempt.start_iteration, scale)) is not None
     ]
-    return [open_checkpoint(max(numbered)[-1])] if numbered else []
+    return [open_checkpoint(max(numbered)[-1], library)] if numbered else []
 
 
-def open_checkpoint(path: Path) -> dict[str, Any]:
+def open_checkpoint(path: Path, library: Library) -> dict[str, Any]:
     """Load one checkpoint and look at every tensor in it."""
     record: dict[str, Any] = {"name": path.name, "sha256": None, "tensors": 0, "finite": None, "error": None}
     try:
         record["sha256"] = sha256_of(path)
-        tensors = [tensor for part in _load(path) for tensor in _tensors(part)]
+        tensors = [tensor for part in library.load_own(path) for tensor in _tensors(part)]
         record["tensors"] = len(tensors)
         record["finite"] = all(bool(tensor.isfinite().all()) for tensor in tensors)
     except Exception as error:
         record["error"] = f"{type(error).__name__}: {error}"
     return record
-
-
-def is_complete(path: Path) -> bool:
-    """Return True for a whole checkpoint file: all the libraries write zip archives, whose directory comes last.
-
-    Needs no torch, so the supervisor can ask it of a file that is perhaps still being written.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError):
-        return False
-
-
-def _load(path: Path) -> list[Any]:
-    import torch
-
-    if path.suffix != ".zip":
-        # Written by this very job: its optimiser state may hold more than plain tensors.
-        return [torch.load(path, map_location="cpu", weights_only=False)]
-    with zipfile.ZipFile(path) as archive:
-        members = [name for name in archive.namelist() if name.endswith(".pth")]
-        return [torch.load(io.BytesIO(archive.read(name)), map_location="cpu", weights_only=True) for name in members]
 
 
 def _tensors(value: Any) -> Iterator[Any]:

@@ -26,6 +26,8 @@ from simyard.requests.jobs import TrainRequest
 
 SIMYARD = str(Path(sys.executable).parent / "simyard")
 PREFECT = str(Path(sys.executable).parent / "prefect")
+LIBRARIES = ("rsl_rl", "rl_games", "sb3", "skrl")
+"""The reinforcement-learning libraries, in the order in which forms show them."""
 SCENARIO = {"SIMYARD_PYTHON": str(Path(__file__).parent / "scenario" / "python"), "SCENARIO_PYTHON": sys.executable}
 """What has a machine play the scenario that a job's description says, in place of the simulator."""
 EMPTY_DATABASE = Path(__file__).parents[1] / "build" / f"prefect-{metadata.version('prefect')}.db"

@@ -16,7 +16,7 @@ from simyard.runner.evaluation.tables import EpisodeTable, write_metrics
 from simyard.runner.isaaclab.environment import fresh_environment, settle
 from simyard.runner.progress import say_activity, say_count
 from simyard.runner.rl import get_library
-from simyard.runner.rl.policies import load_policy
+from simyard.runner.rl.inference import load_policy
 from simyard.runner.video.evaluation_videos import Film
 
 SAY_EVERY_S = 1.0

@@ -24,11 +24,13 @@ from simyard.runner.exporting.contract import (
 from simyard.runner.exporting.formats import onnx_ports
 from simyard.runner.exporting.plain import common_row, each_of, function_name, plain
 from simyard.runner.exporting.terms import action_terms, observation_groups
+from simyard.runner.rl import LIBRARIES
 
 if TYPE_CHECKING:
-    from simyard.runner.rl.policies.base import Normalizer, Policy
+    from simyard.runner.rl.base import Normalizer, Policy
 
-_PACKAGES = ("simyard", "isaaclab", "rsl-rl-lib", "skrl", "rl-games", "stable-baselines3", "torch", "onnx", "numpy")
+_PACKAGES = ("simyard", "isaaclab", "torch", "onnx", "numpy")
+"""Besides those of the libraries."""
 
 
 def describe(
@@ -138,7 +140,7 @@ def exported_file(folder: Path, format_: str) -> ExportedFile:
 
 def _versions() -> Iterator[tuple[str, str]]:
     yield "python", sys.version.split()[0]
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *(name for library in LIBRARIES.values() for name in library.packages)):
         try:
             yield package, importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -30,7 +30,8 @@ from simyard.runner.exporting.steps import STEPS
 from simyard.runner.isaaclab.environment import fresh_environment, settle
 from simyard.runner.progress import say_activity, say_count
 from simyard.runner.rl import get_library
-from simyard.runner.rl.policies import Policy, load_policy
+from simyard.runner.rl.base import Policy
+from simyard.runner.rl.inference import load_policy
 
 LONG_RUN_ENVS = 4
 OTHER_EPISODES = 16

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from simyard.core.errors import Category, Failure, WorkloadError
 from simyard.core.wire import Wire
 from simyard.runner.exporting.contract import FILES, ONNX, TORCHSCRIPT
+from simyard.runner.rl import LIBRARIES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,10 +84,8 @@ class Taken:
 runtime = f"torch {torch.__version__}"
 """,
 }
-_REFUSED = (
-    "gymnasium", "isaaclab", "isaaclab_rl", "isaaclab_tasks", "onnx", "rl_games", "rsl_rl", "simyard", "skrl",
-    "stable_baselines3",
-)  # fmt: skip
+_REFUSED = ("gymnasium", "isaaclab", "isaaclab_rl", "isaaclab_tasks", "onnx", "simyard")
+"""Besides the libraries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,8 +224,10 @@ def _run(
     """Run every row of the plan in a child; return (rows, actions) or why there are none."""
     import numpy as np
 
-    refused = (*_REFUSED, *(() if format_ == TORCHSCRIPT else ("torch",)))
-    code = _CHILD.format(refused=set(refused), start=_START[format_])
+    refused = {*_REFUSED, *(library.module for library in LIBRARIES.values())}
+    if format_ != TORCHSCRIPT:
+        refused.add("torch")
+    code = _CHILD.format(refused=refused, start=_START[format_])
     with tempfile.TemporaryDirectory(prefix="simyard-parity-") as scratch:
         alone, given, taken = (Path(scratch) / name for name in (model.name, "given", "taken"))
         observations.tofile(given)

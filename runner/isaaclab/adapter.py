@@ -32,7 +32,7 @@ class IsaacLab(Adapter):
 
         Without a library nothing is imported: a task package may do without Isaac Lab altogether.
         """
-        if library in LIBRARIES and isaaclab_scripts.root() is None and isaaclab_lookup.kit_less():
+        if library and library in LIBRARIES and isaaclab_scripts.root() is None and isaaclab_lookup.kit_less():
             import isaaclab_rl.entrypoints  # noqa: F401
             import isaaclab_tasks.utils  # noqa: F401
 

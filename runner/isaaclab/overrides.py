@@ -8,36 +8,18 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from simyard.core.errors import RequestError, unknown
-from simyard.runner.rl import Library
+from simyard.runner.rl import LIBRARIES, Library
 
 _ASSIGNMENT = re.compile(r"(env|agent)(\.[A-Za-z_0-9]+)+=.*", re.DOTALL)
 _PRESET = re.compile(r"(physics|renderer|presets)=[A-Za-z_0-9,]+")
 
-OWNED = {
+_OWNED = {
     "env.scene.num_envs": "trainingConfig.numEnvs",
     "env.seed": "trainingConfig.seed",
     "env.sim.device": "computeConfig.gpusPerNode",
     "env.log_dir": None,
-    "agent.seed": "trainingConfig.seed",
-    "agent.params.seed": "trainingConfig.seed",
-    "agent.max_iterations": "trainingConfig.maxIterations",
-    "agent.n_timesteps": "trainingConfig.maxIterations",
-    "agent.trainer.timesteps": "trainingConfig.maxIterations",
-    "agent.params.config.max_epochs": "trainingConfig.maxIterations",
-    "agent.device": "computeConfig.gpusPerNode",
-    "agent.params.config.device": "computeConfig.gpusPerNode",
-    "agent.params.config.device_name": "computeConfig.gpusPerNode",
-    # Where logs go, and in which form: the supervisor looks for them below the attempt's folder.
-    "agent.logger": None,
-    "agent.experiment_name": None,
-    "agent.run_name": None,
-    "agent.agent.experiment.directory": None,
-    "agent.agent.experiment.experiment_name": None,
-    "agent.params.config.name": None,
-    "agent.params.config.train_dir": None,
-    "agent.params.config.full_experiment_name": None,
 }
-"""Keys that simyard sets: to the field of the request named here, which wins over an override, or by itself."""
+"""Keys of every environment that simyard sets, as `Library.owned_keys` has those of the agents."""
 
 
 KEYS: dict[str, dict[str, Any]] = {}
@@ -47,6 +29,17 @@ With the values of those that are numbers or truth values; None stands for all e
 """
 _WORD = re.compile(r"(?!(?:true|false|yes|no|on|off|null|inf|nan)$)[a-z]+", re.IGNORECASE)
 """A value that Hydra reads as text, whatever it is for."""
+
+
+def owned_keys() -> dict[str, str | None]:
+    """Return the keys that simyard sets, each with the field of the request that is meant, or None where it decides.
+
+    Those of all libraries: a key of another one is refused with the better advice.
+    """
+    owned: dict[str, str | None] = dict(_OWNED)
+    for library in LIBRARIES.values():
+        owned |= library.owned_keys
+    return owned
 
 
 def _has_preset(given: Sequence[str]) -> bool:
@@ -110,11 +103,11 @@ def refuse_known(task: str, library: Library | None, given: Sequence[str], keys:
         RequestError: If one does not parse, names a key that is unknown or not the user's, or gives a number as a word.
     """
     known = None if _has_preset(given) else keys.get(_name(task, library))
-    replaced: list[str] = []
+    owned, replaced = owned_keys(), list[str]()
     for override in given:
         _check_form(override)
         key, _, _ = override.partition("=")
-        if key in OWNED or (known is not None and "." in key and not key.startswith(tuple(replaced))):
+        if key in owned or (known is not None and "." in key and not key.startswith(tuple(replaced))):
             _check_key(key, known or {})
             if known and known[key] is not None and _WORD.fullmatch(word := override.partition("=")[2]):
                 _check_type(override, key, known[key], word)
@@ -144,8 +137,9 @@ def _check_form(override: str) -> None:
 
 
 def _check_key(key: str, known: Collection[str]) -> None:
-    if key in OWNED:
-        instead = OWNED[key]
+    owned = owned_keys()
+    if key in owned:
+        instead = owned[key]
         raise RequestError(
             f"Override {key!r} would do nothing: simyard sets it.",
             code="bad_override",
@@ -177,7 +171,7 @@ def _check_effect(override: str, key: str, known: dict[str, Any], changed: dict[
 
 
 def _same_type(old: Any, new: Any) -> bool:
-    if old is None or new is None or old == "auto":  # skrl's intervals are `auto` or a number
+    if old is None or new is None or old == "auto":  # as intervals may be, or a number
         return True
     if isinstance(old, bool) or isinstance(new, bool):
         return isinstance(old, bool) and isinstance(new, bool)

@@ -12,6 +12,7 @@ from simyard.core.specs import SAFE_GLOBALS, JobSpec
 from simyard.runner.evaluation.episode_statistics import TERMINATED, TIME_OUT
 from simyard.runner.exporting.checklist import parse_answers
 from simyard.runner.exporting.evidence import parse_limits
+from simyard.runner.rl import LIBRARIES
 from simyard.runner.rl import safe_load as checkpoint_files
 from simyard.runner.rl.checkpoints import expected_of, inspect
 
@@ -50,13 +51,14 @@ def refuse_pickled_code(checkpoint: Path) -> None:
     Every library loads checkpoints with pickle, which runs whatever code a file from outside names.
     """
     checkpoint_files.load(checkpoint)
-    if checkpoint_files.holds_settings(checkpoint):
-        raise RequestError(
-            f"Checkpoint {checkpoint.name!r} is not plain weights: sb3 pickles its settings beside them, and runs "
-            "them to resume.",
-            code="unsafe_checkpoint",
-            advice="Only sb3 checkpoints that a job of this store wrote can be resumed: use resume.from_job.",
-        )
+    for name, library in LIBRARIES.items():
+        if library.has_pickled_settings(checkpoint):
+            raise RequestError(
+                f"Checkpoint {checkpoint.name!r} is not plain weights: {name} pickles its settings beside them, and "
+                "runs them to resume.",
+                code="unsafe_checkpoint",
+                advice=f"Only {name} checkpoints that a job of this store wrote can be resumed: use resume.from_job.",
+            )
 
 
 def _require_termination(name: str, env_cfg: dict[str, Any]) -> None:

@@ -10,8 +10,8 @@ from simyard.core.specs import AttemptSpec, Facts, JobSpec
 from simyard.runner.isaaclab.environment import fresh_environment, register_tasks, settle
 from simyard.runner.isaaclab.environment_recorder import EnvironmentRecorder
 from simyard.runner.isaaclab.success import check_rate
-from simyard.runner.rl import Library, get_library
-from simyard.runner.rl.policies import POLICIES, load_policy
+from simyard.runner.rl import LIBRARIES, Library, get_library
+from simyard.runner.rl.inference import load_policy
 from simyard.runner.rollout.actions import RandomActions, ZeroActions
 from simyard.runner.rollout.outputs import Recording, no_video
 from simyard.runner.video.rollout_video import RolloutFilm
@@ -68,7 +68,7 @@ def _check_sample(sample: object, mode: str, library: str) -> None:
             code="bad_control",
             advice="Set task_mode to 'policy' and give one, or leave sample out.",
         )
-    can = [name for name, policy in POLICIES.items() if policy.can_sample]
+    can = [name for name, known in LIBRARIES.items() if known.policy.can_sample]
     if sample and library not in can:
         raise RequestError(
             f"control.sample is true, and a policy of {library!r} cannot be sampled here. Allowed: {', '.join(can)}.",

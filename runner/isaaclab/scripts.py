@@ -10,7 +10,7 @@ from simyard.core.errors import RequestError
 from simyard.core.paths import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts, JobSpec
 from simyard.runner.isaaclab.launcher import meeting_point, raise_failure_of_ranks
-from simyard.runner.rl import Library
+from simyard.runner.rl import LIBRARIES, Library
 
 
 def root() -> Path | None:
@@ -46,11 +46,12 @@ def check(job: JobSpec, library: Library) -> Facts:
             advice=f"It has one for: {', '.join(map(repr, have))}.",
         )
     if library.needs_rollout:
+        others = [repr(name) for name, known in LIBRARIES.items() if not known.needs_rollout]
         raise RequestError(
             f"rlLibrary {library.name!r} counts environment steps, and Isaac Lab 2.3 tells the steps of an iteration "
             "only after its app has started.",
             code="library_absent",
-            advice="Use 'rsl_rl' or 'rl_games' with 2.3, or Isaac Lab 3.0.",
+            advice=f"Use {' or '.join(others)} with 2.3, or Isaac Lab 3.0.",
         )
     return Facts(
         simulator=job.simulator,

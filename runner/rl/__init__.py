@@ -1,13 +1,41 @@
-"""The reinforcement-learning libraries simyard knows. To add one: write its file, name it here."""
+"""The reinforcement-learning libraries that simyard knows: a file each in this folder.
+
+To add one, write its file as `base.py` says; it is found by being there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping
 
 from simyard.core.errors import unknown
 from simyard.runner.rl.base import Library, Progress, Scale
-from simyard.runner.rl.rl_games import RlGames
-from simyard.runner.rl.rsl_rl import RslRl
-from simyard.runner.rl.sb3 import Sb3
-from simyard.runner.rl.skrl import Skrl
 
-LIBRARIES: dict[str, Library] = {library.name: library for library in (RslRl(), Skrl(), RlGames(), Sb3())}
+DEFAULT_LIBRARY = "rsl_rl"
+"""The library of requests that name none: Isaac Lab's own default."""
+_OTHERS = ("base", "checkpoints", "inference", "safe_load")
+"""The files of this folder that are no library."""
+
+
+class _Libraries(Mapping[str, Library]):
+    """The libraries by name, the default first. A library's file is imported when the library is asked for."""
+
+    def __iter__(self) -> Iterator[str]:
+        names = {module.name for module in pkgutil.iter_modules(__path__)}.difference(_OTHERS)
+        return iter(sorted(names, key=lambda name: (name != DEFAULT_LIBRARY, name)))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __getitem__(self, name: str) -> Library:
+        if name not in list(self):
+            raise KeyError(name)
+        library: Library = importlib.import_module(f"{__name__}.{name}").LIBRARY
+        return library
+
+
+LIBRARIES: Mapping[str, Library] = _Libraries()
 
 
 def get_library(name: str) -> Library:
@@ -17,4 +45,4 @@ def get_library(name: str) -> Library:
     return LIBRARIES[name]
 
 
-__all__ = ["LIBRARIES", "Library", "Progress", "Scale", "get_library"]
+__all__ = ["DEFAULT_LIBRARY", "LIBRARIES", "Library", "Progress", "Scale", "get_library"]

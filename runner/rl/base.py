@@ -1,11 +1,24 @@
-"""What simyard must know of a reinforcement-learning library: one small file for each beside this one."""
+"""The protocol of a reinforcement-learning library: all that simyard must know of one, in one file beside this one.
+
+`<name>.py` has a subclass of `Library`, a subclass of `Policy`, and `LIBRARY`, the one object of the former. The file's
+name is the library's in requests. It is imported by the control side too, which has neither torch nor a simulator: so
+it imports the standard library at its top, and everything else inside functions.
+
+What is left to the default is right for a library that Isaac Lab starts by `isaaclab_rl.entrypoints`, that logs to
+TensorBoard below `logs/`, and whose checkpoints are files of `torch.save`.
+"""
 
 from __future__ import annotations
 
 import re
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,33 +48,145 @@ class Progress:
     """Mean return of recent episodes."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckpointFacts:
+    """The network that a checkpoint holds, as far as the file tells; None where it does not."""
+
+    library: str
+    """The library that wrote it."""
+    iteration: int | None
+    """Iterations that were finished when it was saved."""
+    inputs: int | None
+    """Observations its actor takes."""
+    outputs: int | None
+    """Actions its actor gives."""
+    hidden: tuple[int, ...] | None
+    """Sizes of the actor's hidden layers."""
+    normalized: bool | None
+    """Whether it holds statistics of the observations; None where they are kept in a file of their own."""
+    recurrent: bool
+    """Whether the actor has a memory."""
+    tensors: int = 0
+    """How many tensors it holds, the optimiser's included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalizer:
+    """How observations are normalised before the network: `(observation - mean) / divisor`, then clipped."""
+
+    mean: tuple[float, ...]
+    """One for each observation, in order."""
+    divisor: tuple[float, ...]
+    """Standard deviations, with whatever the library adds to them."""
+    clip: float | None = None
+    """Largest magnitude after it; None for no limit."""
+    clip_before: float | None = None
+    """Largest magnitude of an observation before it (rl_games' wrapper limits that too); None for no limit."""
+
+    @classmethod
+    def of(cls, mean: Any, divisor: Any, *, clip: float | None = None, clip_before: float | None = None) -> Normalizer:
+        """Make one of tensors or arrays."""
+        return cls(mean=_numbers(mean), divisor=_numbers(divisor), clip=clip, clip_before=clip_before)
+
+    def apply(self, observations: Any) -> Any:
+        """Normalise in float32, as the libraries do."""
+        import torch
+
+        if self.clip_before is not None:
+            observations = torch.clamp(observations, -self.clip_before, self.clip_before)
+        normalized = (observations - torch.tensor(self.mean)) / torch.tensor(self.divisor)
+        return normalized if self.clip is None else torch.clamp(normalized, -self.clip, self.clip)
+
+
+class Policy:
+    """A library's own inference, driving one environment. It plays the mean, unless it is told to `sample`."""
+
+    library: ClassVar[str]
+    """The library's name."""
+    can_sample: ClassVar[bool] = False
+    """Whether its actions can be drawn from its distribution."""
+    log_prob: torch.Tensor | None = None
+    """`(num_envs,)`: log-density of the actions drawn last, summed over their dimensions; None while it plays the
+    mean. It is there before the environment steps."""
+    observation_groups: tuple[str, ...] = ("policy",)
+    """The environment's observation groups that the network sees, concatenated in this order."""
+
+    def __init__(self, env: Any, agent_cfg: Any, checkpoint: Path, normalizer: Path | None = None) -> None:
+        """Build the library's agent as training built it, and load the checkpoint into it.
+
+        Args:
+            env: The gymnasium environment; wrappers below the library's own see each action it sends.
+            agent_cfg: As `resolve_task_config` returns it.
+            checkpoint: A file that `checkpoints.inspect` accepted.
+            normalizer: The observation statistics, where the library keeps them in a file of their own.
+        """
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """Reset the environment and the policy's own state."""
+        raise NotImplementedError
+
+    def step(self) -> None:
+        """Infer one action for every environment and take one step."""
+        raise NotImplementedError
+
+    def sample(self) -> None:
+        """Draw actions from the policy's distribution from now on, by torch's own generator.
+
+        Raises:
+            RequestError: If the policy has no distribution.
+        """
+        raise NotImplementedError
+
+    def network(self) -> torch.nn.Module:
+        """Return observations -> actions as one module for export.
+
+        Returns:
+            A module on the CPU in evaluation mode, float32, that TorchScript and ONNX can take: `(batch, observations)`
+            -> `(batch, actions)`, both as the environment has them: normaliser and clipping are inside.
+
+        Raises:
+            RequestError: If the policy is recurrent or sees anything but flat observations.
+        """
+        raise NotImplementedError
+
+    def normalizer(self) -> Normalizer | None:
+        """Return the statistics inside `network`, or None when it does not normalise."""
+        raise NotImplementedError
+
+
 class Library:
     """A library's names, files and habits. An *iteration* is one policy update everywhere in simyard."""
 
+    # --- names ----------------------------------------------------------------------------------------------------
+
     name: ClassVar[str]
+    """Its name in requests, in the folder `logs/` and among Isaac Lab's backends; the file's too."""
     module: ClassVar[str]
-    """What must be importable."""
+    """The module that must be importable. A bare interpreter that tries an exported policy refuses it."""
     install: ClassVar[str]
     """The command that makes it so."""
-    reward_tag: ClassVar[str]
-    """TensorBoard tag of the mean episode return."""
-    checkpoint_glob: ClassVar[str]
-    """Checkpoints, relative to the workload's folder."""
+    packages: ClassVar[tuple[str, ...]]
+    """Distributions whose versions decide what a training gives; they are kept with each job."""
+    policy: ClassVar[type[Policy]]
+    """Its inference, for evaluation, export and rollouts."""
+
+    # --- before a training ----------------------------------------------------------------------------------------
+
+    multi_gpu: ClassVar[bool] = True
+    """Whether Isaac Lab's multi-GPU launcher can drive it."""
     absolute_iterations: ClassVar[bool] = False
     """True where the library's own limit counts the iterations of the checkpoint too."""
     needs_rollout: ClassVar[bool] = False
     """True where checkpoints are named by environment steps: a rollout's length turns those into iterations."""
-    prints_absolute: ClassVar[bool] = False
-    """True where the printed iteration counts those of the checkpoint too."""
-    multi_gpu: ClassVar[bool] = True
-    """Whether Isaac Lab's multi-GPU launcher can drive it."""
+    owned_keys: ClassVar[Mapping[str, str | None]] = {}
+    """Keys of its agent's configuration that simyard sets, which no override may: each with the field of the request
+    that is meant instead, or None where simyard decides (where logs go, and in which form)."""
 
     @property
     def agent_key(self) -> str:
         """The task registry's key for this library's agent configuration."""
         return f"{self.name}_cfg_entry_point"
-
-    # --- before the run -------------------------------------------------------------------------------------------
 
     def device_overrides(self, device: str) -> list[str]:
         """Return the Hydra arguments that move the agent to a device (`--device` moves the simulation alone)."""
@@ -89,7 +214,7 @@ class Library:
         return []
 
     def not_resumable(self, agent_cfg: dict[str, Any]) -> str | None:
-        """Return why a checkpoint of this library cannot be taken up, or None when it can."""
+        """Return why a checkpoint of this library cannot be resumed, or None when it can."""
         return None
 
     def prepare_resume(self, checkpoint: Path, folder: Path, start_iteration: int) -> Path:
@@ -100,14 +225,19 @@ class Library:
         """Return the arguments that resume on Isaac Lab 2.3."""
         return ["--checkpoint", str(checkpoint)]
 
-    def iteration_in_name(self, name: str) -> int | None:
-        """Return the iterations that a checkpoint from elsewhere had seen, or None when its name does not say."""
-        return None
+    # --- during a training ----------------------------------------------------------------------------------------
 
-    # --- during and after the run ---------------------------------------------------------------------------------
+    prints_absolute: ClassVar[bool] = False
+    """True where the printed iteration counts those of the checkpoint too."""
+    reward_tag: ClassVar[str]
+    """TensorBoard tag of the mean episode return."""
+    checkpoint_glob: ClassVar[str]
+    """Checkpoints, relative to the workload's folder."""
+    normalizer_glob: ClassVar[str | None] = None
+    """Observation statistics that it keeps in a file of their own, relative to a run's folder; None for none."""
 
     def progress(self, line: str, scale: Scale) -> Progress | None:
-        """Read one line of output."""
+        """Return the progress that one line of output tells of, or None."""
         raise NotImplementedError
 
     def iteration_of(self, file: Path, start_iteration: int, scale: Scale) -> int | None:
@@ -119,14 +249,117 @@ class Library:
         return file.name
 
     def step_offset(self, start_iteration: int, scale: Scale) -> int:
-        """Return what to add to the logged steps of an attempt that starts at this iteration."""
+        """Return the number to add to the logged steps of an attempt that starts at this iteration."""
         return 0
 
     def first_step(self, tag: str, start_iteration: int, scale: Scale) -> int:
         """Return the first step such an attempt logs for a tag, on the job's axis."""
         raise NotImplementedError
 
+    def is_complete(self, file: Path) -> bool:
+        """Return True for a whole checkpoint: of a zip archive, as torch writes, the directory comes last.
+
+        Needs no torch: the supervisor asks it of a file that is perhaps still being written.
+        """
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return archive.testzip() is None
+        except (zipfile.BadZipFile, OSError, EOFError, ValueError):
+            return False
+
+    def load_own(self, file: Path) -> list[Any]:
+        """Load the parts with tensors of a checkpoint that this very job wrote, on the CPU."""
+        import torch
+
+        # The optimiser's state may hold more than plain tensors.
+        return [torch.load(file, map_location="cpu", weights_only=False)]
+
+    def leave_process(self) -> None:
+        """Undo what a training left in this process that would change the next job, of whatever library."""
+
+    # --- checkpoints from anywhere --------------------------------------------------------------------------------
+
+    file_glob: ClassVar[str]
+    """Files in any folder that may be its checkpoints: `*.pt`."""
+    file_folder: ClassVar[str] = ""
+    """Folder below a run's that it saves checkpoints in."""
+    file_example: ClassVar[str]
+    """The name of a checkpoint, for messages."""
+    actor_keys: ClassVar[tuple[str, ...]]
+    """Where a checkpoint holds the actor's tensors; the first that is there counts."""
+    hidden_key: ClassVar[str]
+    """The override that sets the actor's hidden layers, for messages."""
+    normalizer_key: ClassVar[str] = ""
+    """The override that has observations normalised, for messages; empty where checkpoints never tell."""
+
+    def iteration_in_name(self, name: str) -> int | None:
+        """Return the iterations that a checkpoint from elsewhere had seen, or None when its name does not say."""
+        return None
+
+    def order_of(self, file: Path) -> tuple[int, ...] | None:
+        """Return a sort key by which a run's newest checkpoint comes last, or None when the file does not say."""
+        iteration = self.iteration_in_name(file.name)
+        return None if iteration is None else (iteration,)
+
+    def read_archive(
+        self, file: Path, archive: zipfile.ZipFile, load_member: Callable[[str], Any]
+    ) -> dict[Any, Any] | None:
+        """Return the state in a zip archive that is not torch's, or None for an archive of another kind.
+
+        Args:
+            file: The checkpoint, for messages.
+            archive: The same, open.
+            load_member: Loads a member that torch wrote, without running code in it.
+
+        Raises:
+            RequestError: If it is this library's and cannot be read.
+        """
+        return None
+
+    def has_pickled_settings(self, file: Path) -> bool:
+        """Return True for a file out of which this library, when it resumes, unpickles more than `load` has seen."""
+        return False
+
+    def wrote(self, state: Mapping[Any, Any]) -> bool:
+        """Return whether a loaded checkpoint is this library's."""
+        raise NotImplementedError
+
+    def require_playable(self, file: Path, state: Mapping[Any, Any]) -> None:
+        """Refuse a checkpoint of a version of this library that cannot be played.
+
+        Raises:
+            RequestError: If it is of such a version.
+        """
+
+    def read(self, state: Mapping[Any, Any], actor: dict[str, Any]) -> CheckpointFacts:
+        """Return what a loaded checkpoint says of itself.
+
+        Args:
+            state: The checkpoint.
+            actor: The actor's tensors by name.
+        """
+        raise NotImplementedError
+
+    def sees_policy_only(self, agent_cfg: Any) -> bool:
+        """Return False where the actor sees other groups of observations than the task gives the size of."""
+        return True
+
+    def hidden_sizes(self, agent_cfg: Any) -> Any:
+        """Return the list of the actor's hidden layers in an agent's configuration, or None where it has none.
+
+        A -1 stands for as many as there are observations.
+        """
+        return None
+
+    def normalizes(self, agent_cfg: Any) -> bool | None:
+        """Return whether an agent's configuration has observations normalised with statistics in the checkpoint."""
+        return None
+
 
 def to_int(match: re.Match[str] | None) -> int | None:
     """Return the first group as a number."""
     return int(match.group(1)) if match else None
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)

@@ -8,38 +8,19 @@ Everything here happens before a simulator starts. Every problem is a `RequestEr
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from simyard.core.errors import RequestError
-from simyard.runner.rl import get_library
-from simyard.runner.rl.safe_load import SB3_POLICY, load, no_checkpoint
+from simyard.runner.rl import LIBRARIES, Library, get_library
+from simyard.runner.rl.base import CheckpointFacts
+from simyard.runner.rl.safe_load import load, no_checkpoint
 
-_COMPILED = "_orig_mod."
+COMPILED = "_orig_mod."
 """What torch.compile puts before every name."""
-_NAMES = {"skrl": re.compile(r"agent_(\d+)\.pt"), "sb3": re.compile(r"model_(\d+)_steps\.zip")}
-"""File names numbered in steps; of the other libraries `Library.iteration_in_name` knows."""
-_UNNUMBERED = {"rsl_rl": "*.pt", "skrl": "*.pt", "rl_games": "*.pth", "sb3": "model*.zip"}
-_FOLDERS = ("", "checkpoints", "nn")
-
-_HIDDEN_KEY = {
-    "rsl_rl": "agent.actor.hidden_dims",
-    "skrl": "agent.models.policy.network",
-    "rl_games": "agent.params.network.mlp.units",
-    "sb3": "agent.policy_kwargs.net_arch",
-}
-"""The override that sets the hidden layers."""
-_NORMALIZER_KEY = {
-    "rsl_rl": "agent.actor.obs_normalization",
-    "skrl": "agent.agent.state_preprocessor",
-    "rl_games": "agent.params.config.normalize_input",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,28 +37,6 @@ class Expected:
     """Whether observations are normalised with statistics from training."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckpointFacts:
-    """What a checkpoint says of itself; None where it does not."""
-
-    library: str
-    """The library that wrote it."""
-    iteration: int | None
-    """Iterations that were finished when it was saved."""
-    inputs: int | None
-    """Observations its actor takes."""
-    outputs: int | None
-    """Actions its actor gives."""
-    hidden: tuple[int, ...] | None
-    """Sizes of the actor's hidden layers."""
-    normalized: bool | None
-    """Whether it holds statistics of the observations; sb3 keeps them in a file of their own."""
-    recurrent: bool
-    """Whether the actor has a memory."""
-    tensors: int = 0
-    """How many tensors it holds, the optimiser's included."""
-
-
 def inspect(
     path: Path, *, library: str, expected: Expected | None = None, allowed_globals: tuple[str, ...] = ()
 ) -> CheckpointFacts:
@@ -92,9 +51,10 @@ def inspect(
     Raises:
         RequestError: If it is no such checkpoint; see the module's documentation for the codes.
     """
+    known = get_library(library)
     state = load(path, allowed_globals)
-    _require_library(path, state, library)
-    tensors = dict(_tensors("", state))
+    _require_library(path, state, known)
+    tensors = dict(tensors_of("", state))
     if broken := [name for name, tensor in tensors.items() if not _is_finite(tensor)]:
         raise RequestError(
             f"Checkpoint {path.name!r} has NaN or infinite values in {len(broken)} of its {len(tensors)} tensors, "
@@ -102,26 +62,19 @@ def inspect(
             code="checkpoint_not_finite",
             advice="The training diverged: use an earlier checkpoint, and a lower learning rate next time.",
         )
-    if not (actor := _actor(state, library)):
+    parts = [state[key] for key in known.actor_keys if isinstance(state.get(key), Mapping)]
+    found = tensors_of("", dict(parts[0])) if parts else ()
+    if not (actor := {name.removeprefix(COMPILED): tensor for name, tensor in found}):
         raise no_checkpoint(path, "holds no weights of an actor")
-    facts = replace(_READERS[library](state, actor), tensors=len(tensors))
+    facts = replace(known.read(state, actor), tensors=len(tensors))
     if expected is not None:
-        _compare(path, facts, expected)
+        _compare(path, facts, expected, known)
     return facts
 
 
 def written_by(state: Mapping[Any, Any]) -> str | None:
     """Return the library that wrote what `load` returned, or None when it is of none that simyard knows."""
-    if SB3_POLICY in state:
-        return "sb3"
-    if "actor_state_dict" in state or "student_state_dict" in state or "model_state_dict" in state:
-        return "rsl_rl"
-    if isinstance(state.get("policy"), Mapping):
-        return "skrl"
-    model = state.get("model")
-    if isinstance(model, Mapping) and any(str(name).removeprefix(_COMPILED).startswith("a2c_") for name in model):
-        return "rl_games"
-    return None
+    return next((name for name, library in LIBRARIES.items() if library.wrote(state)), None)
 
 
 def expected_of(library: str, env_cfg: Any, agent_cfg: Any, task: str | None = None) -> Expected:
@@ -134,16 +87,20 @@ def expected_of(library: str, env_cfg: Any, agent_cfg: Any, task: str | None = N
         task: The registered id, where the task is registered. Some environments change their own configuration when
             they are made; its source is then asked, and the sizes stay unknown.
     """
-    sized = _get(env_cfg, "obs_order") is None and not _sizes_itself(task)
-    inputs = _size(_get(env_cfg, "observation_space")) if sized and _sees_policy_only(library, agent_cfg) else None
-    hidden = _hidden_of(library, agent_cfg)
-    if hidden and -1 in hidden:  # rsl_rl: as many as there are inputs
+    known = get_library(library)
+    sized = setting(env_cfg, "obs_order") is None and not _sizes_itself(task)
+    inputs = _size(setting(env_cfg, "observation_space")) if sized and known.sees_policy_only(agent_cfg) else None
+    sizes = known.hidden_sizes(agent_cfg)
+    hidden = None
+    if isinstance(sizes, list | tuple) and all(isinstance(size, int) for size in sizes):
+        hidden = tuple(sizes)
+    if hidden and -1 in hidden:  # as many as there are inputs
         hidden = tuple(inputs if size == -1 else size for size in hidden) if inputs else None
     return Expected(
         inputs=inputs,
-        outputs=_size(_get(env_cfg, "action_space")) if sized else None,
+        outputs=_size(setting(env_cfg, "action_space")) if sized else None,
         hidden=hidden,
-        normalized=_normalizes(library, agent_cfg),
+        normalized=known.normalizes(agent_cfg),
     )
 
 
@@ -154,151 +111,32 @@ def discover(folder: Path, library: str) -> list[Path]:
     """
     if folder.name == "exported":
         return []
-    places = [folder / name for name in _FOLDERS]
-    files = sorted({path for place in places for path in place.glob(_UNNUMBERED[library]) if path.is_file()})
-    numbered = [(number, path) for path in files if (number := _number(path, library)) is not None]
-    # What sb3 saves in the end has the number of the last one before it, or a greater one.
-    numbered.sort(key=lambda item: (item[0], item[1].name == "model.zip", item[1].name))
-    return [path for _, path in numbered] or files
-
-
-# --- discovery ----------------------------------------------------------------------------------------------------
-
-
-def _number(path: Path, library: str) -> int | None:
-    if library == "sb3" and path.name == "model.zip":
-        return _timesteps(path)
-    if library in _NAMES:
-        match = _NAMES[library].fullmatch(path.name)
-        return int(match.group(1)) if match else None
-    return get_library(library).iteration_in_name(path.name)
-
-
-def _timesteps(path: Path) -> int | None:
-    """Return how far the policy of a final `model.zip` is: the name does not say, and it is the newest of its run."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return int(json.loads(archive.read("data"))["num_timesteps"])
-    except (OSError, zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError):
-        return None
+    known = get_library(library)
+    # A file of any library may lie in a folder that is called as another's.
+    places = [folder / name for name in sorted({"", *(other.file_folder for other in LIBRARIES.values())})]
+    files = sorted({path for place in places for path in place.glob(known.file_glob) if path.is_file()})
+    numbered = [(order, path.name, path) for path in files if (order := known.order_of(path)) is not None]
+    return [path for *_, path in sorted(numbered)] or files
 
 
 # --- what is inside -----------------------------------------------------------------------------------------------
 
 
-def _require_library(path: Path, state: Mapping[Any, Any], library: str) -> None:
+def _require_library(path: Path, state: Mapping[Any, Any], library: Library) -> None:
     found = written_by(state)
     if found is None:
         keys = ", ".join(sorted(repr(str(key)) for key in state)[:6]) or "nothing"
         raise no_checkpoint(path, f"holds {keys}, which no library that simyard knows writes")
-    if found != library:
+    if found != library.name:
         raise RequestError(
-            f"Checkpoint {path.name!r} was written by {found}, and the job asks for {library}.",
+            f"Checkpoint {path.name!r} was written by {found}, and the job asks for {library.name}.",
             code="checkpoint_of_other_library",
-            advice=f"Set rlLibrary to {found!r}, or use a checkpoint of {library}.",
+            advice=f"Set rlLibrary to {found!r}, or use a checkpoint of {library.name}.",
         )
-    if found == "rsl_rl" and "actor_state_dict" not in state and "student_state_dict" not in state:
-        raise RequestError(
-            f"Checkpoint {path.name!r} was written by an rsl_rl before 4.0, which kept actor and critic together.",
-            code="checkpoint_of_old_rsl_rl",
-            advice="Train anew, or play it with the Isaac Lab it was trained with (2.3 has rsl_rl 3.1).",
-        )
+    library.require_playable(path, state)
 
 
-def _read_rsl_rl(state: Mapping[Any, Any], actor: dict[str, Any]) -> CheckpointFacts:
-    layers = _linears(actor, "mlp.")
-    memory = actor.get("rnn.rnn.weight_ih_l0")
-    images = any(name.startswith("cnns.") for name in actor)
-    seen = memory.shape[1] if memory is not None else layers[0][1] if layers else None
-    index = state.get("iter")
-    return CheckpointFacts(
-        library="rsl_rl",
-        iteration=index + 1 if isinstance(index, int) else None,  # it is the last one's, counted from 0
-        inputs=None if images else seen,
-        outputs=_length(actor, "distribution.std_param", "distribution.log_std_param"),
-        hidden=tuple(size for size, _ in layers[:-1]) if layers else None,
-        normalized=any(name.startswith("obs_normalizer.") for name in actor),
-        recurrent=memory is not None,
-    )
-
-
-def _read_skrl(state: Mapping[Any, Any], policy: dict[str, Any]) -> CheckpointFacts:
-    containers = {name.partition(".")[0] for name in policy if name.partition(".")[0].endswith("_container")}
-    layers = _linears(policy, f"{containers.pop()}.") if len(containers) == 1 else []
-    # A model that shares its layers with the value has its last one apart.
-    hidden = layers if "policy_layer.weight" in policy else layers[:-1]
-    return CheckpointFacts(
-        library="skrl",
-        iteration=None,
-        inputs=layers[0][1] if layers else None,
-        outputs=_length(policy, "log_std_parameter"),
-        hidden=tuple(size for size, _ in hidden) if layers else None,
-        normalized="observation_preprocessor" in state,
-        recurrent=any(name.rpartition(".")[2].startswith("weight_ih_l") for name in policy),
-    )
-
-
-def _read_rl_games(state: Mapping[Any, Any], model: dict[str, Any]) -> CheckpointFacts:
-    layers = _linears(model, "a2c_network.actor_mlp.")
-    recurrent = any(part in name for name in model for part in (".rnn.", ".a_rnn."))
-    images = any(name.startswith("a2c_network.actor_cnn.") for name in model)
-    head = model.get("a2c_network.mu.weight")
-    seen = layers[0][1] if layers and not recurrent else None
-    return CheckpointFacts(
-        library="rl_games",
-        iteration=state["epoch"] if isinstance(state.get("epoch"), int) else None,
-        inputs=None if images else _length(model, "running_mean_std.running_mean") or seen,
-        outputs=None if head is None else int(head.shape[0]),
-        hidden=tuple(size for size, _ in layers) or None,
-        normalized=any(name.startswith("running_mean_std.") for name in model),
-        recurrent=recurrent,
-    )
-
-
-def _read_sb3(state: Mapping[Any, Any], policy: dict[str, Any]) -> CheckpointFacts:
-    data = state["data"]
-    layers = _linears(policy, "mlp_extractor.policy_net.")
-    head = policy.get("action_net.weight")
-    seen = layers[0][1] if layers else None if head is None else int(head.shape[1])
-    recurrent = any(name.startswith("lstm_") for name in policy)
-    images = any(name.startswith("features_extractor.") for name in policy)
-    counts = [data.get(key) for key in ("num_timesteps", "n_envs", "n_steps")]
-    whole = all(isinstance(count, int) and count > 0 for count in counts)
-    return CheckpointFacts(
-        library="sb3",
-        iteration=counts[0] // (counts[1] * counts[2]) if whole else None,
-        inputs=None if images or recurrent else seen,
-        outputs=_length(policy, "log_std"),
-        hidden=None if head is None else tuple(size for size, _ in layers),
-        normalized=None,
-        recurrent=recurrent,
-    )
-
-
-_ACTORS: dict[str, tuple[str, ...]] = {
-    "rsl_rl": ("actor_state_dict", "student_state_dict"),
-    "skrl": ("policy",),
-    "rl_games": ("model",),
-    "sb3": (SB3_POLICY,),
-}
-"""Where each library keeps the actor."""
-_READERS: dict[str, Callable[[Mapping[Any, Any], dict[str, Any]], CheckpointFacts]] = {
-    "rsl_rl": _read_rsl_rl,
-    "skrl": _read_skrl,
-    "rl_games": _read_rl_games,
-    "sb3": _read_sb3,
-}
-
-
-def _actor(state: Mapping[Any, Any], library: str) -> dict[str, Any]:
-    """Return the actor's tensors by name."""
-    for key in _ACTORS[library]:
-        if isinstance(state.get(key), Mapping):
-            return {name.removeprefix(_COMPILED): tensor for name, tensor in _tensors("", dict(state[key]))}
-    return {}
-
-
-def _linears(tensors: Mapping[str, Any], prefix: str) -> list[tuple[int, int]]:
+def layers_of(tensors: Mapping[str, Any], prefix: str) -> list[tuple[int, int]]:
     """Return (outputs, inputs) of the linear layers below a name, in order."""
     found = {}
     for name, tensor in tensors.items():
@@ -308,7 +146,7 @@ def _linears(tensors: Mapping[str, Any], prefix: str) -> list[tuple[int, int]]:
     return [found[index] for index in sorted(found)]
 
 
-def _length(tensors: Mapping[str, Any], *names: str) -> int | None:
+def length_of(tensors: Mapping[str, Any], *names: str) -> int | None:
     """Return the length of the first vector there is."""
     for name in names:
         if name in tensors and tensors[name].dim() == 1:
@@ -323,7 +161,8 @@ def _is_finite(tensor: Any) -> bool:
         return False
 
 
-def _tensors(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+def tensors_of(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, tensor) of every tensor in nested containers, below a name."""
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -331,10 +170,10 @@ def _tensors(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, dict | list | tuple):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in items:
-            yield from _tensors(f"{name}.{key}" if name else str(key), item)
+            yield from tensors_of(f"{name}.{key}" if name else str(key), item)
 
 
-def _compare(path: Path, facts: CheckpointFacts, expected: Expected) -> None:
+def _compare(path: Path, facts: CheckpointFacts, expected: Expected, library: Library) -> None:
     wrong = [
         text
         for found, wanted, text in (
@@ -346,11 +185,11 @@ def _compare(path: Path, facts: CheckpointFacts, expected: Expected) -> None:
         for text in [text.format(_sizes(found), _sizes(wanted))]
     ]
     if wrong:
-        key = _HIDDEN_KEY[facts.library]
         raise RequestError(
             f"Checkpoint {path.name!r} {'; it '.join(wrong)}.",
             code="checkpoint_wrong_shape",
-            advice=f"Give the task and the overrides it was trained with; hidden layers are set by {key}.",
+            advice="Give the task and the overrides it was trained with; hidden layers are set by "
+            f"{library.hidden_key}.",
         )
     if facts.normalized is not None and expected.normalized not in (None, facts.normalized):
         holds, does = ("holds", "does not use") if facts.normalized else ("lacks", "uses")
@@ -358,7 +197,7 @@ def _compare(path: Path, facts: CheckpointFacts, expected: Expected) -> None:
             f"Checkpoint {path.name!r} {holds} statistics to normalise observations with, and the agent configuration "
             f"{does} them.",
             code="checkpoint_wrong_normalizer",
-            advice=f"Give the overrides it was trained with; this is {_NORMALIZER_KEY[facts.library]}.",
+            advice=f"Give the overrides it was trained with; this is {library.normalizer_key}.",
         )
 
 
@@ -369,7 +208,7 @@ def _sizes(value: int | tuple[int, ...]) -> str:
 # --- what is expected ---------------------------------------------------------------------------------------------
 
 
-def _get(config: Any, dotted: str) -> Any:
+def setting(config: Any, dotted: str) -> Any:
     """Return a value of a configuration, or None where it has none; Isaac Lab prints what is missing as `{}`."""
     for key in dotted.split("."):
         config = config.get(key) if isinstance(config, Mapping) else getattr(config, key, None)
@@ -392,42 +231,3 @@ def _sizes_itself(task: str | None) -> bool:
         return False
     source = Path(found.origin).read_text(encoding="utf-8")
     return bool(re.search(r"cfg\.(observation|action)_space\s*[-+*]?=[^=]", source))
-
-
-def _sees_policy_only(library: str, agent_cfg: Any) -> bool:
-    """Return False where the actor sees other groups of observations than the one the task gives the size of."""
-    groups = {
-        "rsl_rl": _get(agent_cfg, "obs_groups.actor"),
-        "rl_games": _get(agent_cfg, "params.env.obs_groups.obs"),
-    }.get(library)
-    return groups is None or list(groups) == ["policy"]
-
-
-def _hidden_of(library: str, agent_cfg: Any) -> tuple[int, ...] | None:
-    sizes: Any = None
-    if library == "rsl_rl":
-        sizes = _get(agent_cfg, "actor.hidden_dims") or _get(agent_cfg, "policy.actor_hidden_dims")
-    elif library == "skrl":
-        containers = _get(agent_cfg, "models.policy.network") or []
-        sizes = containers[0].get("layers") if len(containers) == 1 else None
-    elif library == "rl_games" and not _get(agent_cfg, "params.network.mlp.d2rl"):
-        sizes = _get(agent_cfg, "params.network.mlp.units")
-    elif library == "sb3":
-        sizes = _get(agent_cfg, "policy_kwargs.net_arch")
-        sizes = sizes.get("pi") if isinstance(sizes, Mapping) else sizes
-    if not isinstance(sizes, list | tuple) or not all(isinstance(size, int) for size in sizes):
-        return None
-    return tuple(sizes)
-
-
-def _normalizes(library: str, agent_cfg: Any) -> bool | None:
-    if library == "rsl_rl":
-        keys = ("actor.obs_normalization", "policy.actor_obs_normalization", "empirical_normalization")
-        return any(bool(_get(agent_cfg, key)) for key in keys)
-    if library == "skrl":
-        agent = agent_cfg["agent"]
-        # The older name counts only where the newer one does not stand at all.
-        return bool(agent.get("observation_preprocessor", agent.get("state_preprocessor")))
-    if library == "rl_games":
-        return bool(_get(agent_cfg, "params.config.normalize_input"))
-    return None

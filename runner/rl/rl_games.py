@@ -2,16 +2,111 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from simyard.core.errors import RequestError
-from simyard.runner.rl.base import Library, Progress, Scale, to_int
+from simyard.runner.rl.base import CheckpointFacts, Library, Normalizer, Policy, Progress, Scale, to_int
+from simyard.runner.rl.checkpoints import COMPILED, layers_of, length_of, setting
+from simyard.runner.rl.inference import as_network, keeping_random_numbers, recurrent, require_flat
+
+if TYPE_CHECKING:
+    import torch
+
 
 _EPOCH = re.compile(r"\bepoch: (\d+)/")
 _FILE = re.compile(r".*_ep_(\d+)_rew_.*\.pth")
 _MINIBATCH = "agent.params.config.minibatch_size"
+_CLIP = 5.0
+"""Where the library's normaliser clips; it has no setting."""
+
+
+class RlGamesPolicy(Policy):
+    """A player of one of the actor-critic algorithms.
+
+    It normalises, clips to [-1, 1] and rescales; its wrapper clips on both sides.
+    """
+
+    library = "rl_games"
+
+    def __init__(self, env: Any, agent_cfg: Any, checkpoint: Path, normalizer: Path | None = None) -> None:
+        from isaaclab_rl.rl_games import RlGamesVecEnvWrapper
+        from rl_games.torch_runner import Runner  # type: ignore[import-untyped]
+
+        device = env.unwrapped.device
+        cfg = copy.deepcopy(agent_cfg)
+        config = cfg["params"]["config"]
+        config |= {"device": device, "device_name": device, "multi_gpu": False, "num_actors": env.unwrapped.num_envs}
+        self._env = RlGamesVecEnvWrapper.from_agent_cfg(env, cfg)
+        runner = Runner()
+        runner.load(cfg)
+        # Told what the environment is like, the player looks for none in the library's registry of this process.
+        runner.params["config"]["env_info"] = self._env.get_env_info()
+        self._player = runner.create_player()
+        _load(self._player, checkpoint, device)
+        self.observation_groups = tuple(self._env._obs_groups["obs"])
+
+    def begin(self) -> None:
+        """Reset the environment and the player's memory."""
+        import torch
+
+        with torch.inference_mode():
+            self._observations = self._player.obs_to_torch(self._env.reset())
+            self._player.get_batch_size(self._observations, 1)
+            self._player.states = None
+            self._player.init_rnn()
+
+    def step(self) -> None:
+        """Act, and forget what belongs to ended episodes."""
+        import torch
+
+        player = self._player
+        with torch.inference_mode():
+            with keeping_random_numbers(player.device):
+                actions = player.get_action(self._observations, is_deterministic=True)
+            observations, _, dones, _ = self._env.step(actions)
+            self._observations = player.obs_to_torch(observations)
+            if player.is_rnn:
+                for state in player.states:
+                    state[:, dones] = 0.0
+
+    def network(self) -> torch.nn.Module:
+        """Return both clippings of the wrapper with the player's normaliser, layers and rescaling between them."""
+        import torch
+
+        player, wrapper = self._player, self._env
+        if player.is_rnn:
+            raise recurrent(player.model.a2c_network.rnn_name)
+        require_flat(wrapper, self.observation_groups)
+        normalizer = self.normalizer()
+        layers = player.model.a2c_network
+        clip_observations, clip_actions = wrapper._clip_obs, wrapper._clip_actions
+        middle, half = (player.actions_high + player.actions_low) / 2, (player.actions_high - player.actions_low) / 2
+
+        def forward(observations: Any) -> Any:
+            if normalizer is not None:
+                observations = normalizer.apply(observations)
+            elif math.isfinite(clip_observations):
+                observations = torch.clamp(observations, -clip_observations, clip_observations)
+            actions, *_ = layers({"obs": observations})
+            if player.clip_actions:
+                actions = torch.clamp(actions, -1.0, 1.0) * half + middle
+            return torch.clamp(actions, -clip_actions, clip_actions) if math.isfinite(clip_actions) else actions
+
+        return as_network(forward, layers=layers)
+
+    def normalizer(self) -> Normalizer | None:
+        """Return the running statistics: rl_games adds its epsilon to the variance."""
+        if not self._player.normalize_input:
+            return None
+        statistics = self._player.model.running_mean_std
+        divisor = (statistics.running_var.float() + statistics.epsilon).sqrt()
+        before = self._env._clip_obs if math.isfinite(self._env._clip_obs) else None
+        return Normalizer.of(statistics.running_mean.float(), divisor, clip=_CLIP, clip_before=before)
 
 
 class RlGames(Library):
@@ -20,10 +115,27 @@ class RlGames(Library):
     name = "rl_games"
     module = "rl_games"
     install = "uv pip install rl-games==1.6.5 gym"
+    packages = ("rl-games",)
+    policy = RlGamesPolicy
+    owned_keys = {
+        "agent.params.seed": "trainingConfig.seed",
+        "agent.params.config.max_epochs": "trainingConfig.maxIterations",
+        "agent.params.config.device": "computeConfig.gpusPerNode",
+        "agent.params.config.device_name": "computeConfig.gpusPerNode",
+        "agent.params.config.name": None,
+        "agent.params.config.train_dir": None,
+        "agent.params.config.full_experiment_name": None,
+    }
     prints_absolute = True
     reward_tag = "rewards/iter"
     checkpoint_glob = "logs/rl_games/*/*/nn/*.pth"
     absolute_iterations = True
+    file_glob = "*.pth"
+    file_folder = "nn"
+    file_example = "last_…_ep_60_….pth"
+    actor_keys = ("model",)
+    hidden_key = "agent.params.network.mlp.units"
+    normalizer_key = "agent.params.config.normalize_input"
 
     def device_overrides(self, device: str) -> list[str]:
         """Return both names the library reads."""
@@ -59,10 +171,6 @@ class RlGames(Library):
         torch.save(state, target)
         return target
 
-    def iteration_in_name(self, name: str) -> int | None:
-        """Read the epoch."""
-        return to_int(_FILE.fullmatch(name))
-
     def progress(self, line: str, scale: Scale) -> Progress | None:
         """Read the epoch of a statistics line."""
         epoch = to_int(_EPOCH.search(line))
@@ -77,3 +185,61 @@ class RlGames(Library):
         if tag.endswith("/iter") or tag.startswith("Episode/"):
             return start_iteration + 1
         return start_iteration * scale.transitions
+
+    def iteration_in_name(self, name: str) -> int | None:
+        """Read the epoch."""
+        return to_int(_FILE.fullmatch(name))
+
+    def wrote(self, state: Mapping[Any, Any]) -> bool:
+        """Look for the network of one of the actor-critic algorithms."""
+        model = state.get("model")
+        return isinstance(model, Mapping) and any(str(name).removeprefix(COMPILED).startswith("a2c_") for name in model)
+
+    def read(self, state: Mapping[Any, Any], actor: dict[str, Any]) -> CheckpointFacts:
+        """Read the layers of `A2CBuilder.Network`."""
+        layers = layers_of(actor, "a2c_network.actor_mlp.")
+        has_memory = any(part in name for name in actor for part in (".rnn.", ".a_rnn."))
+        images = any(name.startswith("a2c_network.actor_cnn.") for name in actor)
+        head = actor.get("a2c_network.mu.weight")
+        seen = layers[0][1] if layers and not has_memory else None
+        return CheckpointFacts(
+            library=self.name,
+            iteration=state["epoch"] if isinstance(state.get("epoch"), int) else None,
+            inputs=None if images else length_of(actor, "running_mean_std.running_mean") or seen,
+            outputs=None if head is None else int(head.shape[0]),
+            hidden=tuple(size for size, _ in layers) or None,
+            normalized=any(name.startswith("running_mean_std.") for name in actor),
+            recurrent=has_memory,
+        )
+
+    def sees_policy_only(self, agent_cfg: Any) -> bool:
+        """Read the wrapper's groups, where they are set."""
+        groups = setting(agent_cfg, "params.env.obs_groups.obs")
+        return groups is None or list(groups) == ["policy"]
+
+    def hidden_sizes(self, agent_cfg: Any) -> Any:
+        """Return the units; of a D2RL network they do not say the layers' sizes."""
+        return None if setting(agent_cfg, "params.network.mlp.d2rl") else setting(agent_cfg, "params.network.mlp.units")
+
+    def normalizes(self, agent_cfg: Any) -> bool | None:
+        """Return the setting."""
+        return bool(setting(agent_cfg, "params.config.normalize_input"))
+
+
+def _load(player: Any, checkpoint: Path, device: str) -> None:
+    """Load the weights onto the player's device: the library's own way needs the device they were trained on."""
+    import torch
+
+    saved = torch.load(checkpoint, map_location=device, weights_only=False)
+    if not isinstance(saved.get("model"), dict):
+        raise RequestError(
+            f"Checkpoint {checkpoint.name!r} has no 'model', so it is of an algorithm that simyard does not play.",
+            code="unsupported_policy",
+            advice="Use a2c_continuous or a2c_discrete (PPO).",
+        )
+    # Compiled models are saved under longer names.
+    model = {name.removeprefix(COMPILED): tensor for name, tensor in saved["model"].items()}
+    player.set_weights({**saved, "model": model})
+
+
+LIBRARY = RlGames()

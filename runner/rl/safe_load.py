@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import json
 import pickle
 import pickletools
 import re
@@ -16,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from simyard.core.errors import RequestError
-
-SB3_POLICY = "policy.pth"
-"""The member of a Stable-Baselines3 archive that holds weights; `data` beside it holds pickles, never opened here."""
+from simyard.runner.rl import LIBRARIES
 
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
@@ -36,8 +33,7 @@ def load(path: Path, allowed_globals: tuple[str, ...] = ()) -> dict[Any, Any]:
     """Load a checkpoint of any library without running anything that it may hold.
 
     Returns:
-        What was saved, on the CPU. Of Stable-Baselines3 the policy's weights under `SB3_POLICY` and the plain part
-        of `data`.
+        What was saved, on the CPU; of an archive in a library's own format, what its `Library.read_archive` returns.
 
     Raises:
         RequestError: If it is damaged, no checkpoint, or holds more than tensors, numbers and containers.
@@ -62,24 +58,13 @@ def load(path: Path, allowed_globals: tuple[str, ...] = ()) -> dict[Any, Any]:
     raise no_checkpoint(path, "is neither a zip archive nor a pickle")
 
 
-def holds_settings(path: Path) -> bool:
-    """Return True for a file in which Stable-Baselines3 would find settings to unpickle, whatever else it is.
-
-    A zip archive is found by its end, so that one may hide behind a checkpoint of another library.
-    """
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return "data" in archive.namelist()
-
-
 def no_checkpoint(path: Path, why: str, advice: str = "") -> RequestError:
     """Return the error for a file that holds something else."""
+    *examples, last = (library.file_example for library in LIBRARIES.values())
     return RequestError(
         f"{path.name!r} is no checkpoint: it {why}.",
         code="not_a_checkpoint",
-        advice=advice
-        or "Give one that a training has saved: model_59.pt, agent_320.pt, last_…_ep_60_….pth or model.zip.",
+        advice=advice or f"Give one that a training has saved: {', '.join(examples)} or {last}.",
     )
 
 
@@ -96,23 +81,18 @@ def _load_zip(path: Path, allowed: tuple[str, ...]) -> dict[Any, Any]:
                 raise _exported(path, "TorchScript")
             if files & {"archive_format", "serialized_exported_program.json"}:
                 raise _exported(path, "torch.export")
-            if SB3_POLICY in archive.namelist():
-                return _load_sb3(path, archive, allowed)
+
+            def load_member(name: str) -> dict[Any, Any]:
+                return _load_torch(path, io.BytesIO(archive.read(name)), allowed)
+
+            for library in LIBRARIES.values():
+                if (state := library.read_archive(path, archive, load_member)) is not None:
+                    return state
     except _DAMAGED as error:
         raise _truncated(path, f"is no whole zip archive ({error})") from error
     if "data.pkl" not in files:
         raise no_checkpoint(path, "is a zip archive of other things")
     return _load_torch(path, path, allowed)
-
-
-def _load_sb3(path: Path, archive: zipfile.ZipFile, allowed: tuple[str, ...]) -> dict[str, Any]:
-    policy = _load_torch(path, io.BytesIO(archive.read(SB3_POLICY)), allowed)
-    try:
-        data = json.loads(archive.read("data"))
-        plain = {key: value for key, value in data.items() if isinstance(value, int | float | str)}
-    except (KeyError, ValueError, AttributeError) as error:
-        raise no_checkpoint(path, f"has no readable 'data' beside its {SB3_POLICY!r}") from error
-    return {SB3_POLICY: policy, "data": plain}
 
 
 def _load_torch(path: Path, source: Path | io.BytesIO, allowed: tuple[str, ...]) -> dict[Any, Any]:

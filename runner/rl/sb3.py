@@ -2,17 +2,116 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import json
 import re
 import zipfile
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from simyard.runner.rl.base import Library, Progress, Scale, to_int
+from simyard.core.errors import RequestError
+from simyard.runner.rl.base import CheckpointFacts, Library, Normalizer, Policy, Progress, Scale, to_int
+from simyard.runner.rl.checkpoints import layers_of, length_of, setting
+from simyard.runner.rl.inference import as_network, require_flat
+from simyard.runner.rl.safe_load import load, no_checkpoint
+
+if TYPE_CHECKING:
+    import torch
+
 
 _TIMESTEPS = re.compile(r"\|\s+total_timesteps\s+\|\s+(\d+)\s+\|")
 _REWARD = re.compile(r"\|\s+ep_rew_mean\s+\|\s+(\S+)\s+\|")
 _FILE = re.compile(r"model_(\d+)_steps\.zip")
+_FINAL = "model.zip"
+_WEIGHTS = "policy.pth"
+"""The member of an archive that holds weights; `data` beside it holds settings, some of them pickled."""
+_NOT_PPO = ("policy", "n_timesteps", "normalize_input", "normalize_value", "clip_obs", "n_minibatches")
+"""Settings that Isaac Lab takes out of the configuration before PPO sees it."""
+
+
+class Sb3Policy(Policy):
+    """PPO, built from its configuration: `PPO.load` would run whatever code the checkpoint holds.
+
+    `VecNormalize` around the environment normalises, and the prediction clips.
+    """
+
+    library = "sb3"
+
+    def __init__(self, env: Any, agent_cfg: Any, checkpoint: Path, normalizer: Path | None = None) -> None:
+        from isaaclab_rl.sb3 import Sb3VecEnvWrapper, process_sb3_cfg
+        from stable_baselines3 import PPO
+        from stable_baselines3.common.vec_env import VecNormalize
+
+        if agent_cfg.get("normalize_input") and normalizer is None:
+            raise RequestError(
+                f"The policy of {checkpoint.name!r} sees normalised observations, and no statistics came with it.",
+                code="normalizer_missing",
+                advice="Give the model_vecnormalize.pkl that the same training left beside it.",
+            )
+        cfg = process_sb3_cfg(copy.deepcopy(agent_cfg), env.unwrapped.num_envs)
+        name = cfg["policy"]
+        # The smallest rollout that PPO accepts, since none is made; and no seed, which would seed the environment.
+        cfg |= {"device": env.unwrapped.device, "seed": None, "n_steps": 2, "batch_size": 2}
+        self._env = Sb3VecEnvWrapper(env)
+        self._statistics = None
+        if normalizer is not None:
+            try:
+                self._env = self._statistics = VecNormalize.load(str(normalizer), self._env)
+            except Exception as error:
+                raise RequestError(
+                    f"{normalizer.name!r} holds no statistics of this task's observations: "
+                    f"{type(error).__name__}: {error}",
+                    code="normalizer_unusable",
+                    advice="Give the model_vecnormalize.pkl of the training that the checkpoint is from.",
+                ) from error
+            self._statistics.training = self._statistics.norm_reward = False
+        self._agent = PPO(name, self._env, **{key: value for key, value in cfg.items() if key not in _NOT_PPO})
+        self._agent.policy.load_state_dict(load(checkpoint)[_WEIGHTS])
+
+    def begin(self) -> None:
+        """Reset the environment."""
+        import torch
+
+        with torch.inference_mode():
+            self._observations = self._env.reset()
+
+    def step(self) -> None:
+        """Play the mean of the distribution."""
+        import torch
+
+        with torch.inference_mode():
+            actions, _ = self._agent.predict(self._observations, deterministic=True)
+            self._observations, *_ = self._env.step(actions)
+
+    def network(self) -> torch.nn.Module:
+        """Return normaliser, layers, and what `predict` does with their output."""
+        import torch
+
+        require_flat(self._env, self.observation_groups)
+        policy, normalizer = self._agent.policy, self.normalizer()
+        low, high = (torch.as_tensor(limit) for limit in (policy.action_space.low, policy.action_space.high))
+
+        def forward(observations: Any) -> Any:
+            if normalizer is not None:
+                observations = normalizer.apply(observations)
+            features = policy.pi_features_extractor(observations)
+            actions = policy.action_net(policy.mlp_extractor.policy_net(features))
+            if policy.squash_output:
+                return low + 0.5 * (torch.tanh(actions) + 1.0) * (high - low)
+            return torch.clamp(actions, low, high)
+
+        return as_network(forward, policy=policy)
+
+    def normalizer(self) -> Normalizer | None:
+        """Return the running statistics: VecNormalize adds its epsilon to the variance."""
+        if self._statistics is None or not self._statistics.norm_obs:
+            return None
+        running: Any = self._statistics.obs_rms
+        divisor = (running.var + self._statistics.epsilon) ** 0.5
+        return Normalizer.of(running.mean, divisor, clip=float(self._statistics.clip_obs))
 
 
 class Sb3(Library):
@@ -21,10 +120,22 @@ class Sb3(Library):
     name = "sb3"
     module = "stable_baselines3"
     install = "uv pip install 'isaaclab[sb3]==3.0.0'"
+    packages = ("stable-baselines3",)
+    policy = Sb3Policy
+    owned_keys = {
+        "agent.seed": "trainingConfig.seed",
+        "agent.n_timesteps": "trainingConfig.maxIterations",
+        "agent.device": "computeConfig.gpusPerNode",
+    }
     needs_rollout = True
     multi_gpu = False
     reward_tag = "rollout/ep_rew_mean"
     checkpoint_glob = "logs/sb3/*/*/model*.zip"
+    normalizer_glob = "*vecnormalize.pkl"
+    file_glob = "model*.zip"
+    file_example = _FINAL
+    actor_keys = (_WEIGHTS,)
+    hidden_key = "agent.policy_kwargs.net_arch"
 
     def rollout(self, agent_cfg: dict[str, Any]) -> int:
         """Return `n_steps`."""
@@ -87,3 +198,75 @@ class Sb3(Library):
     def first_step(self, tag: str, start_iteration: int, scale: Scale) -> int:
         """The step is the number of transitions seen."""
         return self.step_offset(start_iteration, scale) + 1
+
+    def load_own(self, file: Path) -> list[Any]:
+        """Load each member that torch wrote."""
+        import torch
+
+        with zipfile.ZipFile(file) as archive:
+            members = [archive.read(name) for name in archive.namelist() if name.endswith(".pth")]
+        return [torch.load(io.BytesIO(member), map_location="cpu", weights_only=True) for member in members]
+
+    def order_of(self, file: Path) -> tuple[int, ...] | None:
+        """Compare transitions; the final file has the number of the last one before it, or a greater one."""
+        if file.name != _FINAL:
+            timesteps = to_int(_FILE.fullmatch(file.name))
+            return None if timesteps is None else (timesteps, 0)
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return int(json.loads(archive.read("data"))["num_timesteps"]), 1
+        except (OSError, zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError):
+            return None
+
+    def read_archive(
+        self, file: Path, archive: zipfile.ZipFile, load_member: Callable[[str], Any]
+    ) -> dict[Any, Any] | None:
+        """Return the weights, and the plain settings: the pickled ones are left alone."""
+        if _WEIGHTS not in archive.namelist():
+            return None
+        weights = load_member(_WEIGHTS)
+        try:
+            data = json.loads(archive.read("data"))
+            plain = {key: value for key, value in data.items() if isinstance(value, int | float | str)}
+        except (KeyError, ValueError, AttributeError) as error:
+            raise no_checkpoint(file, f"has no readable 'data' beside its {_WEIGHTS!r}") from error
+        return {_WEIGHTS: weights, "data": plain}
+
+    def has_pickled_settings(self, file: Path) -> bool:
+        """Look for `data`: a zip archive is found by its end, and may hide behind another library's checkpoint."""
+        if not zipfile.is_zipfile(file):
+            return False
+        with zipfile.ZipFile(file) as archive:
+            return "data" in archive.namelist()
+
+    def wrote(self, state: Mapping[Any, Any]) -> bool:
+        """Look for the weights as `read_archive` names them."""
+        return _WEIGHTS in state
+
+    def read(self, state: Mapping[Any, Any], actor: dict[str, Any]) -> CheckpointFacts:
+        """Read the layers of `ActorCriticPolicy`, and the counts among the settings."""
+        data = state["data"]
+        layers = layers_of(actor, "mlp_extractor.policy_net.")
+        head = actor.get("action_net.weight")
+        seen = layers[0][1] if layers else None if head is None else int(head.shape[1])
+        recurrent = any(name.startswith("lstm_") for name in actor)
+        images = any(name.startswith("features_extractor.") for name in actor)
+        counts = [data.get(key) for key in ("num_timesteps", "n_envs", "n_steps")]
+        whole = all(isinstance(count, int) and count > 0 for count in counts)
+        return CheckpointFacts(
+            library=self.name,
+            iteration=counts[0] // (counts[1] * counts[2]) if whole else None,
+            inputs=None if images or recurrent else seen,
+            outputs=length_of(actor, "log_std"),
+            hidden=None if head is None else tuple(size for size, _ in layers),
+            normalized=None,
+            recurrent=recurrent,
+        )
+
+    def hidden_sizes(self, agent_cfg: Any) -> Any:
+        """Return the actor's, or those that it shares with the critic."""
+        sizes = setting(agent_cfg, "policy_kwargs.net_arch")
+        return sizes.get("pi") if isinstance(sizes, Mapping) else sizes
+
+
+LIBRARY = Sb3()

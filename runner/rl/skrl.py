@@ -2,15 +2,105 @@
 
 from __future__ import annotations
 
+import copy
 import re
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from simyard.runner.rl.base import Library, Progress, Scale, to_int
+from simyard.core.errors import RequestError
+from simyard.runner.rl.base import CheckpointFacts, Library, Normalizer, Policy, Progress, Scale, to_int
+from simyard.runner.rl.checkpoints import layers_of, length_of, setting
+from simyard.runner.rl.inference import as_network, keeping_random_numbers, recurrent, require_flat
+
+if TYPE_CHECKING:
+    import torch
+
 
 _BAR = re.compile(r"(\d+)/\d+ \[")
 _WRITE_INTERVAL = "agent.agent.experiment.write_interval"
 _FILE = re.compile(r"agent_(\d+)\.pt")
+_MIXINS = (("_g_clip_mean_actions", "_g"), ("_mg_clip_mean_actions", "_mg"), ("_d_clip_actions", "_d"))
+"""What each kind of model calls the clipping of the action that is played, and its prefix.
+
+`clip_actions` of the Gaussian ones clips samples, which are not played.
+"""
+
+
+class SkrlPolicy(Policy):
+    """An agent in evaluation mode. Its preprocessor normalises, its model clips the mean where it is told to."""
+
+    library = "skrl"
+
+    def __init__(self, env: Any, agent_cfg: Any, checkpoint: Path, normalizer: Path | None = None) -> None:
+        from isaaclab_rl.skrl import SkrlVecEnvWrapper
+        from skrl import config  # type: ignore[import-untyped]
+        from skrl.utils.runner.torch import Runner  # type: ignore[import-untyped]
+
+        cfg = copy.deepcopy(agent_cfg)
+        cfg["trainer"]["close_environment_at_exit"] = False
+        cfg["agent"]["experiment"] |= {"write_interval": 0, "checkpoint_interval": 0}
+        self._env = SkrlVecEnvWrapper(env, ml_framework="torch")
+        # The wrapper would seed the environment again, with the seed of whatever skrl ran last in this process.
+        self._env._seed = None
+        key = config.torch.key
+        try:
+            self._agent = Runner(self._env, cfg).agent
+        finally:
+            config.torch.key = key
+        _load(self._agent, checkpoint)
+        self._agent.enable_training_mode(False, apply_to_models=True)
+
+    def begin(self) -> None:
+        """Reset the environment: its wrapper does so once, and has to be told each time."""
+        import torch
+
+        self._env._reset_once = True
+        with torch.inference_mode():
+            self._observations, _ = self._env.reset()
+
+    def step(self) -> None:
+        """Play the mean of the distribution."""
+        import torch
+
+        with torch.inference_mode():
+            with keeping_random_numbers(self._env.device):
+                actions, outputs = self._agent.act(self._observations, self._env.state(), timestep=0, timesteps=0)
+            self._observations, *_ = self._env.step(outputs.get("mean_actions", actions))
+
+    def network(self) -> torch.nn.Module:
+        """Return preprocessor, model and its clipping."""
+        import torch
+
+        model = self._agent.policy
+        if model.get_specification().get("rnn"):
+            raise recurrent("its model has a state")
+        require_flat(self._env, self.observation_groups)
+        normalizer = self.normalizer()
+        clips, prefix = next((name, prefix) for name, prefix in _MIXINS if hasattr(model, name))
+        low, high = getattr(model, f"{prefix}_min_actions"), getattr(model, f"{prefix}_max_actions")
+
+        def forward(observations: Any) -> Any:
+            if normalizer is not None:
+                observations = normalizer.apply(observations)
+            actions, _ = model.compute({"observations": observations}, "policy")
+            return torch.clamp(actions, min=low, max=high) if getattr(model, clips) else actions
+
+        try:
+            return as_network(forward, model=model)
+        finally:
+            # A model that shares layers with the value keeps what they gave, which was no tensor here.
+            if hasattr(model, "_shared_output"):
+                model._shared_output = None
+
+    def normalizer(self) -> Normalizer | None:
+        """Return the running statistics: skrl adds its epsilon to the deviation."""
+        if not self._agent.cfg.observation_preprocessor:
+            return None
+        scaler = self._agent._observation_preprocessor
+        divisor = scaler.running_variance.float().sqrt() + scaler.epsilon
+        return Normalizer.of(scaler.running_mean.float(), divisor, clip=scaler.clip_threshold)
 
 
 class Skrl(Library):
@@ -19,9 +109,23 @@ class Skrl(Library):
     name = "skrl"
     module = "skrl"
     install = "uv pip install 'isaaclab[skrl]==3.0.0'"
+    packages = ("skrl",)
+    policy = SkrlPolicy
+    owned_keys = {
+        "agent.seed": "trainingConfig.seed",
+        "agent.trainer.timesteps": "trainingConfig.maxIterations",
+        "agent.agent.experiment.directory": None,
+        "agent.agent.experiment.experiment_name": None,
+    }
     needs_rollout = True
     reward_tag = "Reward / Total reward (mean)"
     checkpoint_glob = "logs/skrl/*/*/checkpoints/*.pt"
+    file_glob = "*.pt"
+    file_folder = "checkpoints"
+    file_example = "agent_320.pt"
+    actor_keys = ("policy",)
+    hidden_key = "agent.models.policy.network"
+    normalizer_key = "agent.agent.state_preprocessor"
 
     def device_overrides(self, device: str) -> list[str]:
         """Return nothing: the agent follows the environment's device."""
@@ -60,3 +164,61 @@ class Skrl(Library):
     def first_step(self, tag: str, start_iteration: int, scale: Scale) -> int:
         """The step is the timestep, counted from 1."""
         return self.step_offset(start_iteration, scale) + 1
+
+    def leave_process(self) -> None:
+        """Forget the seed: the library seeds the first reset of an environment with the last one given, at first 0."""
+        if (skrl := sys.modules.get("skrl")) is not None:
+            skrl.config.torch.key = 0
+
+    def order_of(self, file: Path) -> tuple[int, ...] | None:
+        """Compare timesteps."""
+        timestep = to_int(_FILE.fullmatch(file.name))
+        return None if timestep is None else (timestep,)
+
+    def wrote(self, state: Mapping[Any, Any]) -> bool:
+        """Look for the policy's model."""
+        return isinstance(state.get("policy"), Mapping)
+
+    def read(self, state: Mapping[Any, Any], actor: dict[str, Any]) -> CheckpointFacts:
+        """Read the layers of a model that its runner generates."""
+        containers = {name.partition(".")[0] for name in actor if name.partition(".")[0].endswith("_container")}
+        layers = layers_of(actor, f"{containers.pop()}.") if len(containers) == 1 else []
+        # A model that shares its layers with the value has its last one apart.
+        hidden = layers if "policy_layer.weight" in actor else layers[:-1]
+        return CheckpointFacts(
+            library=self.name,
+            iteration=None,
+            inputs=layers[0][1] if layers else None,
+            outputs=length_of(actor, "log_std_parameter"),
+            hidden=tuple(size for size, _ in hidden) if layers else None,
+            normalized="observation_preprocessor" in state,
+            recurrent=any(name.rpartition(".")[2].startswith("weight_ih_l") for name in actor),
+        )
+
+    def hidden_sizes(self, agent_cfg: Any) -> Any:
+        """Return those of a network of one container."""
+        containers = setting(agent_cfg, "models.policy.network") or []
+        return containers[0].get("layers") if len(containers) == 1 else None
+
+    def normalizes(self, agent_cfg: Any) -> bool | None:
+        """Look for a preprocessor; its older name counts only where the newer one does not stand at all."""
+        agent = agent_cfg["agent"]
+        return bool(agent.get("observation_preprocessor", agent.get("state_preprocessor")))
+
+
+def _load(agent: Any, checkpoint: Path) -> None:
+    """Load a checkpoint, which must have every part that decides on actions: skrl itself only warns."""
+    import torch
+
+    saved = torch.load(checkpoint, map_location=agent.device, weights_only=False)
+    parts = ("policy", "observation_preprocessor")
+    if missing := [part for part in parts if part in agent.checkpoint_modules and part not in saved]:
+        raise RequestError(
+            f"Checkpoint {checkpoint.name!r} lacks {missing[0]!r}, which the agent configuration asks for.",
+            code="checkpoint_wrong_normalizer" if missing == ["observation_preprocessor"] else "not_a_checkpoint",
+            advice="Give the overrides it was trained with.",
+        )
+    agent.load(str(checkpoint))
+
+
+LIBRARY = Skrl()

@@ -10,13 +10,12 @@ from typing import Any
 from simyard.core.paths import AttemptPaths
 from simyard.core.specs import AttemptSpec
 from simyard.runner.rl import Library, Scale
-from simyard.runner.verify_outputs import is_complete
 from simyard.store.store import Store, sha256_file
 from simyard.tasks.attempt.uploader import Mirror
 from simyard.tasks.metrics.table import LiveMetrics
 
 NORMALIZER = "normalizer"
-"""Folder of observation statistics that a library keeps beside its last checkpoint, as sb3 does."""
+"""Folder of observation statistics that a library keeps in a file of their own, beside its last checkpoint."""
 
 
 class TrainingMirror(Mirror):
@@ -61,8 +60,9 @@ class TrainingMirror(Mirror):
                 yield path, f"params/{path.name}"
             for path in sorted(run.glob("git/*.diff")):
                 yield path, f"{path.stem}_git_diff.txt"
-            for path in sorted(run.glob("*vecnormalize.pkl")):
-                yield path, f"{NORMALIZER}/{path.name}"
+            if self._library.normalizer_glob:
+                for path in sorted(run.glob(self._library.normalizer_glob)):
+                    yield path, f"{NORMALIZER}/{path.name}"
             for path in sorted(run.glob("**/events.out.tfevents.*")):
                 yield path, f"events/{path.relative_to(work / 'logs')}"
 
@@ -90,7 +90,7 @@ class TrainingMirror(Mirror):
         copy.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, copy)
         try:
-            if not is_complete(copy):
+            if not self._library.is_complete(copy):
                 return False
             start = self._attempt.start_iteration
             iteration = self._library.iteration_of(copy, start, self._scale)

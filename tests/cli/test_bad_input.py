@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click.testing
 import pytest
-from helpers import train_request
+from helpers import LIBRARIES, train_request
 
 from simyard.cli.main import JSON_KEYS, main
 from simyard.store import keys
@@ -25,7 +25,7 @@ GOOD = {
     "trainingConfig": {"task": "Isaac-Cartpole-Direct", "numEnvs": 4, "maxIterations": 2},
     "computeConfig": {"gpusPerNode": 0},
 }
-LIBRARIES = "'rl_games', 'rsl_rl', 'sb3', 'skrl'"
+ALLOWED_LIBRARIES = ", ".join(map(repr, sorted(LIBRARIES)))
 
 
 def changed(path, value):
@@ -186,9 +186,14 @@ COUNTS = [
         row("mode is evaluate", "trainingConfig.mode", "evaluate", "mode", "'train'", "not 'evaluate'"),
         row("mode is unknown", "trainingConfig.mode", "Train", "'train'", "not 'Train'"),
         row(
-            "rlLibrary is unknown", "trainingConfig.rlLibrary", "rslrl", "'rslrl'", "Did you mean 'rsl_rl'?", LIBRARIES
+            "rlLibrary is unknown",
+            "trainingConfig.rlLibrary",
+            "rslrl",
+            "'rslrl'",
+            "Did you mean 'rsl_rl'?",
+            ALLOWED_LIBRARIES,
         ),
-        row("rlLibrary is in capitals", "trainingConfig.rlLibrary", "PPO", "'PPO'", LIBRARIES),
+        row("rlLibrary is in capitals", "trainingConfig.rlLibrary", "PPO", "'PPO'", ALLOWED_LIBRARIES),
         row("rlLibrary is a number", "trainingConfig.rlLibrary", 3, "rlLibrary", "not 3"),
         row("simulator is unknown", "simulator", "isaacsim", "'isaacsim'", "Allowed: 'isaaclab'"),
         row("simulator is a list", "simulator", ["isaaclab"], "simulator", "not ['isaaclab']"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import CONFIG, PREFECT, CommandLine, Server, last_json, wait_until
+from helpers import CONFIG, LIBRARIES, PREFECT, CommandLine, Server, last_json, wait_until
 from pools import ROOT, Api, Pool
 from pydantic import BaseModel
 
@@ -163,7 +163,7 @@ def test_the_form_shows_limits_and_choices(deployed: Server, api: Api) -> None:
     fields = dict(_fields(schema, schema["definitions"]))
     envs = fields["request.trainingConfig.numEnvs"]
     assert (envs["type"], envs["minimum"], envs["default"]) == ("integer", 1, 4096)
-    assert fields["request.trainingConfig.rlLibrary"]["enum"] == ["rsl_rl", "skrl", "rl_games", "sb3"]
+    assert fields["request.trainingConfig.rlLibrary"]["enum"] == [*LIBRARIES]
     assert fields["request.simulator"]["enum"] == ["isaaclab"]
     for name, field in fields.items():
         for arm in field.get("anyOf", [field]):

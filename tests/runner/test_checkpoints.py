@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import LIBRARIES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lazy import lazy
@@ -29,7 +30,6 @@ from simyard.runner.rl.checkpoints import Expected
 
 torch = lazy("torch")
 
-LIBRARIES = ("rsl_rl", "skrl", "rl_games", "sb3")
 NAMES = {"rsl_rl": "model_59.pt", "skrl": "agent_320.pt", "rl_games": "last_x_ep_25_rew_1.5.pth", "sb3": "model.zip"}
 
 
@@ -281,7 +281,7 @@ def test_a_file_cut_off_anywhere(tmp_path: Path, library: str):
 def test_a_damaged_byte_is_noticed(tmp_path: Path, library: str):
     state = state_of(library)
     path = save(tmp_path / NAMES[library], library, state)
-    weights = next(iter(tensor for _, tensor in checkpoints._tensors("", state) if tensor.dim() == 2))
+    weights = next(iter(tensor for _, tensor in checkpoints.tensors_of("", state) if tensor.dim() == 2))
     data = bytearray(path.read_bytes())
     data[data.index(weights.numpy().tobytes())] ^= 0xFF
     path.write_bytes(data)

@@ -4,6 +4,7 @@ import json
 import zipfile
 from pathlib import Path
 
+import helpers
 import pytest
 
 from simyard.core.errors import RequestError
@@ -127,7 +128,8 @@ def test_an_unknown_library_is_refused_with_the_nearest():
 
 
 def test_every_library_says_how_it_is_installed():
+    assert tuple(LIBRARIES) == helpers.LIBRARIES
     for name, library in LIBRARIES.items():
-        assert library.name == name
+        assert library.name == library.policy.library == name
         assert library.install.startswith("uv pip install ")
         assert library.checkpoint_glob.startswith(f"logs/{name}/")

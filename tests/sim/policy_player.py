@@ -19,8 +19,9 @@ import torch
 from simyard.core.errors import RequestError
 from simyard.runner.isaaclab.environment import fresh_environment
 from simyard.runner.rl import get_library
+from simyard.runner.rl.base import Policy
 from simyard.runner.rl.checkpoints import discover
-from simyard.runner.rl.policies import Policy, load_policy
+from simyard.runner.rl.inference import load_policy
 
 TASK = "Isaac-Cartpole-Direct"
 NEWTON = "physics=newton_mjwarp"

@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     import torch
 
 ISAACLAB = Path(sys.executable).parent / "isaaclab"
-LIBRARIES = ("rsl_rl", "skrl", "rl_games", "sb3")
 ITERATIONS = 4
 ROLLOUT = {"rsl_rl": 16, "skrl": 32, "rl_games": 32, "sb3": 16}
 """Steps of each environment in one iteration, as Isaac Lab's cartpole has them."""

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import LIBRARIES
 from simulated import (
     CARTPOLE,
     EPISODES,
     ITERATIONS,
-    LIBRARIES,
     LONGEST,
     NO_EGL,
     SHORT,

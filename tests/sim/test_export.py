@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from simulated import EPISODES, ITERATIONS, LIBRARIES, SHORT, SIDE_BY_SIDE, Job, Player, Yard, load
+from helpers import LIBRARIES
+from simulated import EPISODES, ITERATIONS, SHORT, SIDE_BY_SIDE, Job, Player, Yard, load
 
 from simyard.policy import PolicyRunner
 from simyard.runner.exporting.checks import CHECKS

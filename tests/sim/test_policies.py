@@ -6,11 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from simulated import LIBRARIES, Player
+from helpers import LIBRARIES
+from simulated import Player
 
 from simyard.core.errors import RequestError
-from simyard.runner.rl.policies import POLICIES, load_policy
-from simyard.runner.rl.policies.base import as_network, require_flat
+from simyard.runner.rl.inference import as_network, load_policy, require_flat
 
 pytestmark = pytest.mark.sim
 
@@ -37,10 +37,6 @@ def assert_same(case: dict[str, Any], rows: int) -> None:
     for error in ("error", "error_one", "error_scripted", "error_traced"):
         assert case[error] <= CLOSE, error
     assert not case["trainable"]
-
-
-def test_every_library_has_a_policy():
-    assert tuple(POLICIES) == LIBRARIES
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from simulated import LIBRARIES, Job, Yard, assert_same_weights
+from helpers import LIBRARIES
+from simulated import Job, Yard, assert_same_weights
 
 pytestmark = pytest.mark.sim
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from helpers import CONFIG
-from simulated import ITERATIONS, LIBRARIES, NUM_ENVS, ROLLOUT, Job, optimizer_steps
+from helpers import CONFIG, LIBRARIES
+from simulated import ITERATIONS, NUM_ENVS, ROLLOUT, Job, optimizer_steps
 
 from simyard.core.specs import JobSpec
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from helpers import CONFIG, CommandLine, last_json, wait_until
-from simulated import CARTPOLE, LIBRARIES, NUM_ENVS, PATIENCE_S, Job, Yard, assert_same_weights
+from helpers import CONFIG, LIBRARIES, CommandLine, last_json, wait_until
+from simulated import CARTPOLE, NUM_ENVS, PATIENCE_S, Job, Yard, assert_same_weights
 
 pytestmark = pytest.mark.sim
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from scenario.play import ITERATIONS, NOTHING, alive, started
 
 from simyard.core.errors import Category, Failure
-from simyard.runner.verify_outputs import is_complete
+from simyard.runner.rl import get_library
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import Observer
@@ -90,7 +90,7 @@ def test_a_half_written_checkpoint_is_not_used_and_never_in_the_store(player):
     assert left.outcome(2)["start_iteration"] == 7
     stored = [path for path in left.folder.rglob("*.pt")]
     assert len(stored) > 5
-    assert [path for path in stored if not is_complete(path)] == []
+    assert [path for path in stored if not get_library("rsl_rl").is_complete(path)] == []
     first = left.folder / "attempts/001/files/checkpoints"
     assert sorted(path.name for path in first.iterdir()) == ["model_0.pt", "model_2.pt", "model_4.pt", "model_6.pt"]
 

@@ -1,4 +1,4 @@
-"""A trained policy as its library runs it, and as a bare network for a robot."""
+"""Trained policies: loaded as their library runs them, and made bare networks for a robot."""
 
 from __future__ import annotations
 
@@ -6,98 +6,47 @@ import copy
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from simyard.core.errors import RequestError
+from simyard.runner.rl import get_library
+from simyard.runner.rl.base import Policy
 
 if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True, kw_only=True)
-class Normalizer:
-    """How observations are normalised before the network: `(observation - mean) / divisor`, then clipped."""
+def load_policy(
+    library_name: str, env: Any, agent_cfg: Any, checkpoint: Path, normalizer: Path | None = None
+) -> Policy:
+    """Build a library's agent on an environment and load a checkpoint into it; see `Policy`.
 
-    mean: tuple[float, ...]
-    """One for each observation, in order."""
-    divisor: tuple[float, ...]
-    """Standard deviations, with whatever the library adds to them."""
-    clip: float | None = None
-    """Largest magnitude after it; None for no limit."""
-    clip_before: float | None = None
-    """Largest magnitude of an observation before it (rl_games' wrapper limits that too); None for no limit."""
+    Nothing outside the policy changes: random numbers go on as if it had not been built, and what is given stays as
+    it is.
 
-    @classmethod
-    def of(cls, mean: Any, divisor: Any, *, clip: float | None = None, clip_before: float | None = None) -> Normalizer:
-        """Make one of tensors or arrays."""
-        return cls(mean=_numbers(mean), divisor=_numbers(divisor), clip=clip, clip_before=clip_before)
-
-    def apply(self, observations: Any) -> Any:
-        """Normalise in float32, as the libraries do."""
-        import torch
-
-        if self.clip_before is not None:
-            observations = torch.clamp(observations, -self.clip_before, self.clip_before)
-        normalized = (observations - torch.tensor(self.mean)) / torch.tensor(self.divisor)
-        return normalized if self.clip is None else torch.clamp(normalized, -self.clip, self.clip)
-
-
-class Policy:
-    """A library's own inference, driving one environment. It plays the mean, unless it is told to `sample`."""
-
-    library: ClassVar[str]
-    can_sample: ClassVar[bool] = False
-    """Whether its actions can be drawn from its distribution."""
-    log_prob: torch.Tensor | None = None
-    """`(num_envs,)`: log-density of the actions drawn last, summed over their dimensions; None while it plays the
-    mean. It is there before the environment steps."""
-    observation_groups: tuple[str, ...] = ("policy",)
-    """The environment's observation groups that the network sees, concatenated in this order."""
-
-    def __init__(self, env: Any, agent_cfg: Any, checkpoint: Path, normalizer: Path | None = None) -> None:
-        """Build the library's agent as training built it, and load the checkpoint into it.
-
-        Args:
-            env: The gymnasium environment; wrappers below the library's own see each action it sends.
-            agent_cfg: As `resolve_task_config` returns it.
-            checkpoint: A file that `checkpoints.inspect` accepted.
-            normalizer: The observation statistics, where the library keeps them in a file of their own.
-        """
-        raise NotImplementedError
-
-    def begin(self) -> None:
-        """Reset the environment and the policy's own state."""
-        raise NotImplementedError
-
-    def step(self) -> None:
-        """Infer one action for every environment and take one step."""
-        raise NotImplementedError
-
-    def sample(self) -> None:
-        """Draw actions from the policy's distribution from now on, by torch's own generator.
-
-        Raises:
-            RequestError: If the policy has no distribution.
-        """
-        raise NotImplementedError
-
-    def network(self) -> torch.nn.Module:
-        """Return observations -> actions as one module for export.
-
-        Returns:
-            A module on the CPU in evaluation mode, float32, that TorchScript and ONNX can take: `(batch, observations)`
-            -> `(batch, actions)`, both as the environment has them: normaliser and clipping are inside.
-
-        Raises:
-            RequestError: If the policy is recurrent or sees anything but flat observations.
-        """
-        raise NotImplementedError
-
-    def normalizer(self) -> Normalizer | None:
-        """Return the statistics inside `network`, or None when it does not normalise."""
-        raise NotImplementedError
+    Raises:
+        RequestError: If the checkpoint does not fit the environment and the agent's configuration.
+    """
+    library = get_library(library_name)
+    if hasattr(env.unwrapped, "possible_agents"):
+        raise RequestError(
+            f"The task has several agents ({', '.join(env.unwrapped.possible_agents)}); a policy here is for one.",
+            code="multi_agent_task",
+            advice="Use a task with one agent.",
+        )
+    try:
+        with undisturbed(str(env.unwrapped.device)):
+            return library.policy(env, agent_cfg, checkpoint, normalizer)
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        first = " ".join(line.strip() for line in str(error).splitlines()[:2])  # torch has a line for every tensor
+        raise RequestError(
+            f"Checkpoint {checkpoint.name!r} does not fit the task and its agent configuration: {first}",
+            code="checkpoint_wrong_shape",
+            advice="Give the task and the overrides it was trained with.",
+        ) from error
 
 
 def as_network(forward: Callable[[Any], Any], **parts: Any) -> torch.nn.Module:
@@ -194,10 +143,6 @@ def undisturbed(device: str) -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
         cudnn.allow_tf32, cudnn.benchmark = convolutions
-
-
-def _numbers(values: Any) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
 
 
 def _describe(space: Any) -> str:
