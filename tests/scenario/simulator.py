@@ -5,8 +5,9 @@ because a test needs it to. The adapter is the seam that simyard owns. Everythin
 socket and signals, its files, its checkpoints (torch), its event files (TensorBoard), its children.
 
 It behaves as rsl_rl does: iteration headlines, `model_<index>.pt` every second iteration and after the last one, one
-TensorBoard step an iteration, and a checkpoint that says with which index to go on. Every weight counts the iterations
-that the policy has seen, so a repeated or a skipped iteration shows in the last checkpoint.
+TensorBoard step an iteration, and a checkpoint that says with which index to go on. Where a job trains with `toy` it
+behaves as `libraries/toy.py` says instead. Every weight counts the iterations that the policy has seen, so a repeated
+or a skipped iteration shows in the last checkpoint.
 
 A scenario is a list such as `deaf; hang at 5 once`: what happens, in which iteration, before anything of it is kept
 (without a number in the first; `end` is after the end marker), and `once` for the first attempt alone.
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from datetime import datetime
 from pathlib import Path
 
@@ -30,6 +32,7 @@ import litter
 from simyard.core.errors import RequestError
 from simyard.core.files import write_json
 from simyard.core.specs import Facts
+from simyard.runner import rl
 from simyard.runner.adapter import Adapter
 from simyard.runner.evaluation.episode_statistics import Episode
 from simyard.runner.evaluation.summary import summarize
@@ -76,7 +79,7 @@ class Scenario(Adapter):
         if attempt.job.kind == "evaluate":
             evaluate(attempt, paths)
         else:
-            Run(attempt, paths).train()
+            (ToyRun if attempt.job.library == "toy" else Run)(attempt, paths).train()
 
 
 def evaluate(attempt, paths):
@@ -122,6 +125,7 @@ class Run:
         import torch
 
         self.job = attempt.job
+        self.library = get_library(attempt.job.library)
         self.paths = paths
         self.steps = []
         for text in filter(None, map(str.strip, self.job.description.split(";"))):
@@ -140,10 +144,8 @@ class Run:
         self.reward_step = 10.0
         if attempt.resume:
             source = paths.inputs / attempt.resume.checkpoint.name
-            prepared = get_library("rsl_rl").prepare_resume(source, paths.root, attempt.start_iteration)
-            state = torch.load(prepared)
-            self.weights, self.start = state["actor_state_dict"]["weights"], state["iter"]
-        self.folder = Path("logs/rsl_rl/scenario") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+            self.resume(self.library.prepare_resume(source, paths.root, attempt.start_iteration))
+        self.folder = Path("logs", self.library.name, "scenario") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
         for name, text in (("params/env.yaml", "seed: 1\n"), ("params/agent.yaml", "lr: 1\n"), ("git/lab.diff", "+")):
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / name).write_text(text)
@@ -161,10 +163,7 @@ class Run:
             self.play(str(index))
             self.weights += 1
             reward = self.reward_step * index
-            writer.add_scalar("Train/mean_reward", reward, index)
-            writer.add_scalar("Loss/value", 1.0 / (index + 1), index)
-            writer.add_scalar("Train/mean_reward/time", reward, int(time.monotonic() - began))
-            print(f"\x1b[1m Learning iteration {index}/{self.job.last_iteration} \x1b[0m\nMean reward: {reward:.2f}")
+            self.log(writer, index, reward, int(time.monotonic() - began))
             if index % SAVE_INTERVAL == 0:
                 self.save(index)
         self.save(self.job.last_iteration - 1)
@@ -172,6 +171,20 @@ class Run:
         if self.marks_end:
             print(f"Training time: {time.monotonic() - began:.2f} seconds")
         self.play("end")
+
+    # A library's own habits
+
+    def resume(self, checkpoint):
+        import torch
+
+        state = torch.load(checkpoint)
+        self.weights, self.start = state["actor_state_dict"]["weights"], state["iter"]
+
+    def log(self, writer, index, reward, seconds):
+        writer.add_scalar("Train/mean_reward", reward, index)
+        writer.add_scalar("Loss/value", 1.0 / (index + 1), index)
+        writer.add_scalar("Train/mean_reward/time", reward, seconds)
+        print(f"\x1b[1m Learning iteration {index}/{self.job.last_iteration} \x1b[0m\nMean reward: {reward:.2f}")
 
     def save(self, index):
         import torch
@@ -294,7 +307,34 @@ class Run:
             print(f"{name}={value}")
 
 
+class ToyRun(Run):
+    """One attempt of the library in `libraries/toy.py`, which counts updates from 1, and anew in each attempt."""
+
+    def resume(self, checkpoint):
+        import numpy as np
+        import torch
+
+        with np.load(checkpoint) as arrays:
+            self.weights = torch.from_numpy(arrays["weights"])
+        with zipfile.ZipFile(checkpoint) as archive:
+            self.start = json.loads(archive.read("note.json"))["update"]
+
+    def log(self, writer, index, reward, seconds):
+        writer.add_scalar("toy/return", reward, index + 1)
+        print(f"update {index + 1 - self.start} of {self.job.last_iteration - self.start}, return {reward:.2f}")
+
+    def save(self, index):
+        import numpy as np
+
+        file = self.folder / f"policy-{index + 1 - self.start}.npz"
+        np.savez(file, weights=self.weights.numpy())
+        with zipfile.ZipFile(file, "a") as archive:
+            archive.writestr("note.json", json.dumps({"version": 1, "update": index + 1}))
+
+
 if __name__ == "__main__":
+    if libraries := os.environ.get("SCENARIO_LIBRARIES"):
+        rl.__path__.append(libraries)
     # Called as a Python is: simulator.py -m simyard.runner ARGUMENTS
     sys.argv = sys.argv[2:]
     ADAPTERS["isaaclab"] = Scenario
