@@ -169,7 +169,7 @@ class JobSpec(Wire):
     task: str
     """The task's registered id; of a rollout also the name of its class, or of the mode that drives the robot."""
     library: str
-    """`rsl_rl`, `skrl`, `rl_games` or `sb3`; empty where no policy of theirs is involved."""
+    """The library's name; empty where no policy of one is involved."""
     num_envs: int
     """Environments simulated side by side."""
     seed: int

@@ -18,7 +18,7 @@ from simyard.requests.jobs import (
 )
 from simyard.requests.rollout import SubmitRequest
 from simyard.runner.assets.archives import inspect
-from simyard.runner.rl import LIBRARIES, get_library
+from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES, get_library
 from simyard.runner.simulators import ADAPTERS, get_adapter
 from simyard.store import keys
 from simyard.store.store import Store
@@ -164,7 +164,7 @@ def _with_policies(wanted: PolicyConfig, frame: Resolved, store: Store, base: Pa
     """Add the policies, and what the job that trained them says of their task."""
     trained_by = training_of(wanted.from_job, store)
     found = find_policies(wanted, trained_by, store, base)
-    spec = replace(frame.spec, policies=found.policies, library=frame.spec.library or "rsl_rl")
+    spec = replace(frame.spec, policies=found.policies, library=frame.spec.library or DEFAULT_LIBRARY)
     if trained_by is not None:
         spec = inherit(spec, trained_by, wanted.task)
     return Resolved(spec, (*frame.inputs, *found.inputs))

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from pydantic.alias_generators import to_camel
 
 from simyard.core.errors import unknown
-from simyard.runner.rl import LIBRARIES
+from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 _Text = StringConstraints(min_length=1, max_length=4000, pattern=r"^[^\x00-\x1f\x7f]+$")
@@ -209,8 +209,8 @@ class TrainingConfig(_Model):
     """Must be `train`; an evaluation is sent with `simyard evaluate`."""
     task: TaskId
     """Registered id of the Isaac Lab task, such as `Isaac-Cartpole-Direct` (3.0 ids have no `-v0`)."""
-    rl_library: LibraryName = "rsl_rl"
-    """Reinforcement-learning library: `rsl_rl`, `skrl`, `rl_games` or `sb3`."""
+    rl_library: LibraryName = DEFAULT_LIBRARY
+    """Reinforcement-learning library; the default is Isaac Lab's own."""
     num_envs: int = Field(4096, strict=True, ge=1, le=1_000_000)
     """Environments simulated side by side; 1024 to 8192 on a GPU, some hundreds on a CPU."""
     max_iterations: int = Field(1500, strict=True, ge=1, le=10_000_000)

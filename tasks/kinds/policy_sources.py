@@ -10,7 +10,7 @@ from pathlib import Path
 from simyard.core.errors import RequestError
 from simyard.core.specs import InputFile, JobSpec, PolicyFile
 from simyard.requests.jobs import FromJob, PolicyConfig
-from simyard.runner.rl import Library, Scale, get_library
+from simyard.runner.rl import DEFAULT_LIBRARY, Library, Scale, get_library
 from simyard.runner.rl.checkpoints import discover
 from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
@@ -42,7 +42,7 @@ def find_policies(config: PolicyConfig, trained_by: JobSpec | None, store: Store
     Raises:
         RequestError: If there is no such checkpoint.
     """
-    library = get_library(config.rl_library or (trained_by.library if trained_by else "rsl_rl"))
+    library = get_library(config.rl_library or (trained_by.library if trained_by else DEFAULT_LIBRARY))
     if trained_by is not None and trained_by.library != library.name:
         raise RequestError(
             f"fromJob: {trained_by.job_id!r} trained with {trained_by.library!r}, and rlLibrary is {library.name!r}.",

@@ -13,6 +13,7 @@ from simyard.core.specs import Asset, InputFile, JobSpec, PolicyFile, Rollout
 from simyard.requests.jobs import PolicyConfig
 from simyard.requests.rollout import IsaacLabConfig, PolicyRef, RobotRef, SceneRef, SubmitRequest
 from simyard.runner.assets.robot_files import main_file
+from simyard.runner.rl import DEFAULT_LIBRARY
 from simyard.store.store import Store
 from simyard.tasks.kinds.common_fields import Resolved, frame, inherit, training_of
 from simyard.tasks.kinds.policy_sources import find_policies
@@ -51,7 +52,7 @@ def resolve_rollout(request: SubmitRequest, job_id: str, store: Store, base: Pat
         kind="rollout",
         simulator="isaaclab" if lab else "newton",
         task=lab.task_class_or_name if lab else request.control.get("task_mode", "hold"),
-        library=(request.policy.rl_library or "rsl_rl") if lab and request.policy else "",
+        library=(request.policy.rl_library or DEFAULT_LIBRARY) if lab and request.policy else "",
         num_envs=request.execution.num_envs,
         seed=request.execution.seed,
         packages=found.package(lab),

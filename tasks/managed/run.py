@@ -14,6 +14,7 @@ from simyard.core.wire import Wire
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.rollout import PolicyRef
 from simyard.requests.settings import Site
+from simyard.runner.rl import DEFAULT_LIBRARY
 from simyard.store import keys
 from simyard.store.keys import RunKeys
 from simyard.store.store import KeyNotFound, Store
@@ -174,7 +175,7 @@ def rollout(run: RunSpec, iteration: int, index: int, checkpoint: InputFile | No
     # A trainer wrote it, so nothing is loaded from it but numbers.
     return replace(
         spec,
-        library=(template.rl_library or "rsl_rl") if spec.simulator == "isaaclab" else "",
+        library=(template.rl_library or DEFAULT_LIBRARY) if spec.simulator == "isaaclab" else "",
         policies=(PolicyFile(checkpoint=checkpoint),),
         rollout=replace(spec.rollout, control=template.control),
     )
