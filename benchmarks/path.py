@@ -5,7 +5,8 @@
 One real `simyard train` on the CPU, with a Prefect server of its own. A module counts when one of its functions runs in
 the control process (command, flow and stages) or in the workload process; being imported is not enough, nor is what
 runs while a module is imported. Functions are put in the order of their first call, thread by thread: a step is a
-function, a folder change is a step into another top folder than the one before.
+function, a folder change is a step into another top folder than the one before. What a job should need once is counted:
+how often it is resolved, checked by the simulator's environment, and how often tasks are registered.
 """
 
 from __future__ import annotations
@@ -26,11 +27,17 @@ CONFIG = {
     "trainingConfig": {"task": "Isaac-Cartpole-Direct", "numEnvs": 16, "maxIterations": 2},
     "computeConfig": {"gpusPerNode": 0},
 }
+COUNTED = {
+    "resolved": ("tasks/resolve.py", "resolve"),
+    "checked": ("runner/session.py", "_Session._check"),
+    "registered": ("runner/isaaclab/environment.py", "register_tasks"),
+}
+"""What a job should need once, and the function that does it."""
 RECORDER = '''
 """Writes down the first call of every function below a folder; Python imports this file when it starts."""
 import inspect, os, sys, threading
 
-ROOT, LOG = {root!r} + os.sep, {log!r}
+ROOT, LOG, COUNTED = {root!r} + os.sep, {log!r}, {counted!r}
 LINKS = f"{{os.sep}}simyard{{os.sep}}"  # of an editable install: what is below leads to the checkout
 OUT = os.open(f"{{LOG}}/{{'workload' if 'simyard.runner' in sys.orig_argv else 'control'}}-{{os.getpid()}}",
               os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -48,6 +55,8 @@ def called(code, offset):
             frame = frame.f_back
         name = os.path.realpath(code.co_filename).removeprefix(ROOT)
         os.write(OUT, f"{{threading.get_ident()}}\\t{{name}}\\t{{code.co_qualname}}\\n".encode())
+        if (name, code.co_qualname) in COUNTED:
+            return None
     return sys.monitoring.DISABLE
 
 
@@ -74,7 +83,8 @@ def main() -> None:
     parser.add_argument("--config", type=Path, help="a config of a training; by default a small one")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="simyard-path-") as folder:
-        steps = record(Path(folder), options.config)
+        calls = record(Path(folder), options.config)
+    steps = {name: list(dict.fromkeys(found)) for name, found in calls.items()}
     sides = {
         side: [step for name, found in steps.items() if name.startswith(side) for step in found]
         for side in ("control", "workload")
@@ -91,14 +101,20 @@ def main() -> None:
     print("| process | modules | functions | folder changes |\n|---|---|---|---|")
     for side, numbers in figures.items():
         print(f"| {side} | {numbers['modules']} | {numbers['functions']} | {numbers['folder_changes']} |")
-    print(json.dumps(figures))
+    everywhere = [step for found in calls.values() for step in found]
+    counts = {
+        name: sum((step.module, step.function) == function for step in everywhere) for name, function in COUNTED.items()
+    }
+    print(", ".join(f"{name} {number} x" for name, number in counts.items()))
+    print(json.dumps(figures | {"counts": counts}))
 
 
 def record(folder: Path, config: Path | None) -> dict[str, list[Step]]:
-    """Train with the recorder in every process; return the steps of each that ran code of simyard."""
+    """Train with the recorder in every process; return what each that ran code of simyard wrote down."""
     log = folder / "log"
     log.mkdir()
-    (folder / "sitecustomize.py").write_text(RECORDER.format(root=str(ROOT), log=str(log)))
+    recorder = RECORDER.format(root=str(ROOT), log=str(log), counted=list(COUNTED.values()))
+    (folder / "sitecustomize.py").write_text(recorder)
     if config is None:
         config = folder / "config.json"
         config.write_text(json.dumps(CONFIG))
@@ -116,7 +132,7 @@ def record(folder: Path, config: Path | None) -> dict[str, list[Step]]:
 
 
 def steps_of(log: Path) -> list[Step]:
-    """Return the steps that one process wrote down, thread by thread; code outside simyard's folders is left out."""
+    """Return the calls that one process wrote down, thread by thread; code outside simyard's folders is left out."""
     lines = [Step(*line.split("\t")) for line in log.read_text(encoding="utf-8").splitlines()]
     own = [step for step in lines if step.module.partition("/")[0] in FOLDERS]
     threads = list(dict.fromkeys(step.thread for step in own))

@@ -51,7 +51,7 @@ def submit(
             return watch(store, job_id, quiet=quiet) if wait else history.job_status(store, job_id)
         resolved = replace(resolved, spec=replace(resolved.spec, job_id=job_id))
     if wait:
-        return running.execute(resolved, request, base, store, reference, pool, site, quiet=quiet)[0]
+        return running.execute(resolved, request, store, reference, pool, site, quiet=quiet)[0]
     return _leave(resolved, store, reference, pool, site)
 
 

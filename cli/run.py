@@ -39,7 +39,7 @@ from simyard.tasks.shared.inputs import gather
 from simyard.tasks.stage import stage
 
 if TYPE_CHECKING:
-    from prefect import Flow
+    from prefect.client.schemas.objects import State
 
 
 def run(
@@ -64,7 +64,7 @@ def run(
     reference = absolute(reference or site.store)
     store = open_store(reference)
     resolved = resolve(request, store, keys.new_job_id(), base)
-    return execute(resolved, request, base, store, reference, pool, site, quiet=quiet)
+    return execute(resolved, request, store, reference, pool, site, quiet=quiet)
 
 
 def repeat(from_job: str, reference: str | None, pool: str | None, *, quiet: bool) -> list[dict[str, Any]]:
@@ -77,7 +77,7 @@ def repeat(from_job: str, reference: str | None, pool: str | None, *, quiet: boo
     reference = absolute(reference or site.store)
     store = open_store(reference)
     again = replace(load_spec(store, from_job), job_id=keys.new_job_id(), from_job=from_job)
-    return execute(Resolved(again), None, None, store, reference, pool, site, quiet=quiet)
+    return execute(Resolved(again), None, store, reference, pool, site, quiet=quiet)
 
 
 def newest_training(reference: str | None) -> str:
@@ -109,42 +109,61 @@ def rerun(job_id: str, reference: str | None, pool: str | None, *, quiet: bool) 
             code="still_running",
             advice=f"Cancel it first, or wait: an attempt that died is known as such after {known_s:.0f} s.",
         )
-    return execute(Resolved(spec), None, None, store, reference, pool, site, quiet=quiet)
+    return execute(Resolved(spec), None, store, reference, pool, site, quiet=quiet)
 
 
 def execute(
-    resolved: Resolved, request: JobRequest | None, base: Path | None, store: Store, reference: str, pool: str | None,
-    site: Site, *, quiet: bool,
+    resolved: Resolved, request: JobRequest | None, store: Store, reference: str, pool: str | None, site: Site,
+    *, quiet: bool,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Run a job, and the one that follows it if one does, in a simulator of this command's own or a warm one."""
     several = isinstance(request, TrainRequest) and request.training_config.export_policy
     with Sessions(site, Bounds() if several else ONE_JOB) as sessions:
-        return execute_in(sessions, resolved, request, base, store, reference, pool, quiet=quiet)
+        return execute_in(sessions, resolved, request, store, reference, pool, quiet=quiet)
 
 
 def execute_in(
-    sessions: Sessions, resolved: Resolved, request: JobRequest | None, base: Path | None, store: Store, reference: str,
-    pool: str | None, *, quiet: bool,
+    sessions: Sessions, resolved: Resolved, request: JobRequest | None, store: Store, reference: str, pool: str | None,
+    *, quiet: bool,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Check a new job on the simulator where that is here, then run the flow.
+    """Check a new job on the simulator where that is here, stage it, then run the flow that takes it to its end.
 
     A job that is in the store already is checked in its attempt: there a refusal is written down as the job's end.
+
+    Args:
+        sessions: Where its simulator comes from.
+        resolved: The job.
+        request: What the flow run shows, and its kind of flow; None has the flow go on with a job that is there.
+        store: Where the job is to be, or is.
+        reference: The same, as the flow names it.
+        pool: The work pool; by default the site's.
+        quiet: Whether to print nothing.
+
+    Returns:
+        The results, that of a job that followed it last.
+
+    Raises:
+        RequestError: If the job is refused; nothing was created then.
     """
+    job_id = resolved.spec.job_id
     pool = pool or sessions.site.pool
     refuse_without_pool(resolved.spec, pool)
+    is_new = not store.exists(keys.JobKeys(job_id).job)
     live = LiveLine()
     watcher: Callable[[dict[str, Any]], None] = (lambda status: None) if quiet else live
     stop = threading.Event()
     head_start: HeadStart | None = None
     with ExitStack() as stack:
-        # A warm simulator answers in a moment, and works while Prefect is imported.
+        # A warm simulator answers in a moment, and works on the first attempt while Prefect is imported.
         is_warm = pool is None and start_ahead(resolved, store, sessions)
         if is_warm:
             check_ahead(resolved, store, sessions, live, quiet=quiet)
-            if request is not None and _server_answers():
+            if is_new and _server_answers():
                 stack.enter_context(_interrupt(stop, live))
                 stage(resolved, store)
                 head_start = HeadStart(resolved.spec, store, sessions, watcher, stop.is_set)
+
+        # A cold one imports side by side with Prefect.
         try:
             with prefect_ready(pool, live, quiet=quiet or head_start is not None):
                 if pool is None and not is_warm:
@@ -153,9 +172,21 @@ def execute_in(
             if head_start is not None:
                 head_start.interrupt(error)
             raise
+
+        # Nothing can refuse the job any more. From here on it is in the store, and Ctrl-C cancels it in good order.
         stack.enter_context(in_this_process(sessions, live, watcher, stop, head_start))
-        _run_flow(resolved, request, base, store, reference, pool)
-    return _results(resolved.spec.job_id, store, live, quiet=quiet)
+        stage(resolved, store)
+        state = _run_flow(job_id, request, reference, pool)
+        if not store.exists(keys.JobKeys(job_id).result):
+            state.result()  # raises what kept the flow from writing one
+
+    results: list[dict[str, Any]] = [store.get_json(keys.JobKeys(job_id).result)]
+    follower = history.read_or_none(store, keys.JobKeys(keys.follow_up_job_id(job_id, "export")).result)
+    results += [follower] if follower is not None else []
+    if not quiet:
+        for result in results:
+            say_ending(result, store, live)
+    return results
 
 
 def start_ahead(resolved: Resolved, store: Store, sessions: Sessions, count: int = 1) -> bool:
@@ -266,32 +297,20 @@ def _server_answers() -> bool:
         return False  # Prefect's own client may know better, and says what is wrong
 
 
-def _run_flow(
-    resolved: Resolved, request: JobRequest | None, base: Path | None, store: Store, reference: str, pool: str | None
-) -> None:
-    """Run the flow of the job's kind; what it ends with is in the store."""
-    from simyard.flows.train import rerun as rerun_flow
+def _run_flow(job_id: str, request: JobRequest | None, reference: str, pool: str | None) -> State[Any]:
+    """Have the flow of its kind, or that which goes on with any, take the staged job to its end."""
+    from simyard.flows.evaluate import evaluate
+    from simyard.flows.export_policy import export_policy
+    from simyard.flows.rollout import submit
+    from simyard.flows.train import rerun, train
 
-    job_id = resolved.spec.job_id
     if request is None:
-        stage(resolved, store)
-        state: Any = rerun_flow(job_id, reference, pool, return_state=True)
-    else:
-        state = _flow_of(request)(request, reference, pool, job_id, base, return_state=True)
-    if not store.exists(keys.JobKeys(job_id).result):
-        state.result()  # raises what kept it from writing one
-
-
-def _results(job_id: str, store: Store, live: LiveLine, *, quiet: bool) -> list[dict[str, Any]]:
-    """Return the job's result and that of the job that followed it, if one did; say how they ended."""
-    results = [store.get_json(keys.JobKeys(job_id).result)]
-    follower = history.read_or_none(store, keys.JobKeys(keys.follow_up_job_id(job_id, "export")).result)
-    if follower is not None:
-        results.append(follower)
-    if not quiet:
-        for result in results:
-            say_ending(result, store, live)
-    return results
+        return rerun(job_id, reference, pool, return_state=True)
+    flows: dict[type[JobRequest], Any] = {
+        TrainRequest: train, EvaluateRequest: evaluate, ExportRequest: export_policy, SubmitRequest: submit,
+    }  # fmt: skip
+    state: State[Any] = flows[type(request)](request, reference, pool, job_id, return_state=True)
+    return state
 
 
 @contextmanager
@@ -312,18 +331,6 @@ def in_this_process(
         _interrupt(stop, live),
     ):
         yield
-
-
-def _flow_of(request: JobRequest) -> Flow[..., Any]:
-    from simyard.flows.evaluate import evaluate
-    from simyard.flows.export_policy import export_policy
-    from simyard.flows.rollout import submit
-    from simyard.flows.train import train
-
-    flows: dict[type[JobRequest], Flow[..., Any]] = {
-        TrainRequest: train, EvaluateRequest: evaluate, ExportRequest: export_policy, SubmitRequest: submit,
-    }  # fmt: skip
-    return flows[type(request)]
 
 
 @contextmanager

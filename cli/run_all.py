@@ -57,7 +57,7 @@ def run_all(configs: Sequence[Path], reference: str | None, pool: str | None, *,
             resolved = resolve(step.request, store, step.job_id, base)
             if not quiet and len(steps) > 1:
                 LiveLine().say(f"{number + 1} of {len(steps)}: {step.request.name}")
-            results += execute_in(sessions, resolved, step.request, base, store, reference, pool, quiet=quiet)
+            results += execute_in(sessions, resolved, step.request, store, reference, pool, quiet=quiet)
             if results[-1]["status"] != "succeeded":
                 if left := [str(other.config) for other in steps[number + 1 :]]:
                     LiveLine().say(f"not run:     {', '.join(left)}")

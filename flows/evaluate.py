@@ -8,7 +8,7 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from simyard.flows.drive import ending, run_request
+from simyard.flows.stages import ending, run_request
 from simyard.requests.jobs import EvaluateRequest
 
 
@@ -26,7 +26,7 @@ def evaluate(
         request: What to measure.
         store: URL of the store, or the name of a block (`job-store/NAME`); the site's own store by default.
         pool: Work pool that has the simulator; by default the site's, or this process where it has none.
-        job_id: Id for the job; by default made from the flow run's, so that a retried run goes on with its job.
+        job_id: Id of the job, by default made from the flow run's. One that is in the store is done as frozen there.
         base: Folder that relative paths of the request start from.
     """
     return ending(run_request(request, store, pool, job_id, base))

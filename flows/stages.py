@@ -1,4 +1,7 @@
-"""The stages as Prefect tasks: what each does stands in `simyard.tasks`, when it is repeated stands here."""
+"""The path of a job as Prefect runs it: resolve and stage, unless that is done; launch, collect, persist, report.
+
+What a stage does stands in `simyard.tasks`, when it is repeated stands here.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,20 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
+from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed
 
-from simyard.blocks.reference import open_store
+from simyard.blocks.reference import absolute, open_store
 from simyard.core.errors import Category, Failure, RequestError, SimyardError
 from simyard.core.specs import Bounds
-from simyard.flows.retrying import worth_another
-from simyard.requests.jobs import JobRequest, TrainRequest
+from simyard.flows.retrying import PLAIN, RETRYING_UNKNOWN, worth_another
+from simyard.requests.jobs import JobRequest
 from simyard.requests.settings import Site
 from simyard.store import keys
 from simyard.tasks import collect as collecting
@@ -44,6 +48,68 @@ PROGRESS_EVERY = 50
 """Progress artifacts are updated when this share of a job, one in so many, is done: each costs a request."""
 ENDING_S = 15.0
 """How long a canceled attempt in a pool may take to end; half of what Prefect's worker leaves this process."""
+
+
+def run_request(
+    request: JobRequest,
+    store: str | None,
+    pool: str | None,
+    job_id: str | None,
+    base: Path | None,
+    idempotency_key: str | None = None,
+) -> dict[str, Any]:
+    """Take a job to its end, and return its result.
+
+    Args:
+        request: What to do. A job that is in the store already, which a command or the service has staged or an
+            earlier run of this flow run has begun, is done as it was frozen there; the request only shows it then.
+        store: URL of the store, or the name of a block (`job-store/NAME`); the site's own store by default.
+        pool: Work pool that has the simulator; by default the site's, or this process where it has none.
+        job_id: Id of the job; by default made from the flow run's, so that a retried run goes on with its job.
+        base: Folder that relative paths of the request start from.
+        idempotency_key: A key that stands for one job: when it is used again, that job's standing is returned.
+    """
+    store = absolute(store or Site.from_env().store)
+    pool = pool or Site.from_env().pool
+    job_id = job_id or keys.job_id_of_run(UUID(flow_run.id), flow_run.scheduled_start_time)
+
+    # A job that is staged needs neither its request nor the files that this names.
+    if is_staged(job_id, store):
+        # One that was canceled goes on when its flow run is run again: somebody wants it now.
+        if flow_run.run_count > 1:
+            resolving.take_up(open_store(store), job_id)
+        return drive(job_id, store, pool)
+
+    # Nothing is in the store before the request has proved good; `job.json` comes last, and makes the job exist.
+    resolved = resolve(request, store, job_id, base)
+    if idempotency_key and (earlier := claim(resolved, idempotency_key, store)):
+        return earlier
+    launching.refuse_without_pool(resolved.spec, pool)
+    stage(resolved, store)
+    return drive(job_id, store, pool)
+
+
+def drive(job_id: str, store: str, pool: str | None) -> dict[str, Any]:
+    """Take a staged job to its end, and return its result."""
+    with keeping(job_id, store):
+        failure = launch(job_id, store, pool or Site.from_env().pool)
+    verdict = collect(job_id, store, failure)
+    result = persist(job_id, verdict, store)
+    report(result, store)
+    return result
+
+
+_STATES = {"succeeded": Completed, "failed": Failed, "canceled": Cancelled}
+
+
+def ending(result: dict[str, Any]) -> State[dict[str, Any]]:
+    """Return the state that says how a job ended, and holds its result."""
+    error = result["error"]
+    message = f"{error['message']} {error['advice']}" if error else f"{result['done']} {result['unit']}s"
+    if result["status"] not in _STATES:
+        message = f"This idempotency key stands for {result['job_id']}, which is {result['status']}."
+    state = _STATES.get(result["status"], Completed)
+    return state(message=message, data=result)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,42 +149,26 @@ def sharing() -> Iterator[Inline]:
 _INLINE: ContextVar[Inline | None] = ContextVar("inline", default=None)
 
 
-def _is_infrastructure(task: object, run: TaskRun, state: State[Any]) -> bool:
-    """Retry what the machine or the network did; never what the request did."""
-    error = state.result(raise_on_failure=False)
-    return not isinstance(error, SimyardError) or error.failure.category is Category.INFRA
+def is_staged(job_id: str, store: str) -> bool:
+    """Return whether the job is in the store."""
+    return open_store(store).exists(keys.JobKeys(keys.check_job_id(job_id)).job)
 
 
-_RETRYING: dict[str, Any] = {
-    "retries": 3,
-    "retry_delay_seconds": [1, 5, 20],
-    "retry_condition_fn": _is_infrastructure,
-    "cache_policy": NO_CACHE,
-}
+@task(name="resolve", **RETRYING_UNKNOWN)
+def resolve(request: JobRequest, store: str, job_id: str, base: Path | None) -> Resolved:
+    """Fix everything about the job."""
+    return resolving.resolve(request, open_store(store), job_id, base)
 
 
-@task(name="resolve", **_RETRYING)
-def resolve(request: JobRequest, store: str, job_id: str, base: Path | None, *, again: bool) -> Resolved:
-    """Fix everything about the job; a job that is in the store already stays as it was frozen.
-
-    One that was canceled goes on when its flow run is run again: somebody wants it now.
-    """
+@task(name="take-up", **RETRYING_UNKNOWN)
+def take_up(job_id: str, store: str) -> None:
+    """Check that the job can go on, and forget that somebody canceled it."""
     opened = open_store(store)
-    if opened.exists(keys.JobKeys(keys.check_job_id(job_id)).job):
-        return Resolved(resolving.take_up(opened, job_id) if again else load_spec(opened, job_id))
-    return resolving.resolve(request, opened, job_id, base)
+    resolving.take_up(opened, job_id)
+    launching.refuse_succeeded(opened, job_id)
 
 
-@task(name="take-up", **_RETRYING)
-def take_up(job_id: str, store: str) -> TrainRequest | None:
-    """Check that the job can go on; return what a training was asked for."""
-    opened = open_store(store)
-    spec = resolving.take_up(opened, job_id)
-    launching.refuse_succeeded(opened, spec.job_id)
-    return TrainRequest.model_validate(spec.request) if spec.kind == "train" and spec.request else None
-
-
-@task(name="claim", **_RETRYING)
+@task(name="claim", **RETRYING_UNKNOWN)
 def claim(resolved: Resolved, key: str, store: str) -> dict[str, Any] | None:
     """Take the idempotency key for this job; return how the job stands that had it before, if one did and exists."""
     opened = open_store(store)
@@ -128,7 +178,7 @@ def claim(resolved: Resolved, key: str, store: str) -> dict[str, Any] | None:
     return history.job_status(opened, job_id)
 
 
-@task(name="stage", **_RETRYING)
+@task(name="stage", **RETRYING_UNKNOWN)
 def stage(resolved: Resolved, store: str) -> None:
     """Put the inputs into the store."""
     staging.stage(resolved, open_store(store))
@@ -137,6 +187,7 @@ def stage(resolved: Resolved, store: str) -> None:
 def launch(job_id: str, store: str, pool: str | None) -> Failure | None:
     """Make attempts until one succeeds or no other is worth it; return the failure that ended them, if any."""
     spec = load_spec(open_store(store), job_id)
+    launching.refuse_without_pool(spec, pool)
     state: State[Any] = _attempt.with_options(retries=spec.retries)(job_id, store, pool, return_state=True)
     error = state.result(raise_on_failure=False)
     if isinstance(error, RequestError) or not isinstance(error, BaseException):
@@ -146,7 +197,7 @@ def launch(job_id: str, store: str, pool: str | None) -> Failure | None:
     raise error
 
 
-@task(name="launch", retry_delay_seconds=2, retry_condition_fn=worth_another, cache_policy=NO_CACHE)
+@task(name="launch", retry_delay_seconds=2, retry_condition_fn=worth_another, **PLAIN)
 def _attempt(job_id: str, store: str, pool: str | None) -> None:
     """Make one attempt; a failure of the machine makes another, from the last valid checkpoint."""
     opened = open_store(store)
@@ -189,21 +240,21 @@ def keeping(job_id: str, store: str) -> Iterator[None]:
         raise
 
 
-@task(name="collect", **_RETRYING)
+@task(name="collect", **RETRYING_UNKNOWN)
 def collect(job_id: str, store: str, failure: Failure | None) -> Verdict:
     """Judge the job by what is in the store."""
     opened = open_store(store)
     return collecting.collect(load_spec(opened, job_id), opened, failure)
 
 
-@task(name="persist", **_RETRYING)
+@task(name="persist", **RETRYING_UNKNOWN)
 def persist(job_id: str, verdict: Verdict, store: str) -> dict[str, Any]:
     """Keep what the job produced; the manifest comes last."""
     opened = open_store(store)
     return persisting.persist(load_spec(opened, job_id), verdict, opened)
 
 
-@task(name="report", **_RETRYING)
+@task(name="report", **RETRYING_UNKNOWN)
 def report(result: dict[str, Any], store: str) -> None:
     """Publish the report in the Prefect UI."""
     reporting.report(result, open_store(store))

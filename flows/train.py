@@ -9,12 +9,13 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from simyard.blocks.reference import absolute
+from simyard.blocks.reference import absolute, open_store
 from simyard.flows import stages
-from simyard.flows.drive import drive, ending, run_request
 from simyard.flows.export_policy import export_trained
+from simyard.flows.stages import drive, ending, run_request
 from simyard.requests.jobs import TrainRequest
 from simyard.requests.settings import Site
+from simyard.tasks.shared.history import load_spec
 
 
 @flow(name="train", flow_run_name="{request.name}")
@@ -31,23 +32,12 @@ def train(
         request: What to train.
         store: URL of the store, or the name of a block (`job-store/NAME`); the site's own store by default.
         pool: Work pool that has the simulator; by default the site's, or this process where it has none.
-        job_id: Id for the job; by default made from the flow run's, so that a retried run goes on with its job.
+        job_id: Id of the job, by default made from the flow run's. One that is in the store is done as frozen there.
         base: Folder that relative paths of the request start from.
     """
+    store = absolute(store or Site.from_env().store)
     with stages.sharing():
-        result = run_request(request, store, pool, job_id, base)
-        return _with_export(request, result, store, pool)
-
-
-def _with_export(
-    request: TrainRequest, result: dict[str, Any], store: str | None, pool: str | None
-) -> State[dict[str, Any]]:
-    """Export what was trained, where the request asks for it."""
-    if request.training_config.export_policy and result["status"] == "succeeded":
-        problem = export_trained(request, result, store, pool)
-        if problem is not None:
-            return Failed(message=f"The policy was trained; its export ended as {problem}", data=result)
-    return ending(result)
+        return _with_export(run_request(request, store, pool, job_id, base), store, pool)
 
 
 @flow(name="rerun", flow_run_name="{job_id}")
@@ -60,7 +50,18 @@ def rerun(job_id: str, store: str | None = None, pool: str | None = None) -> Sta
         pool: Work pool that has the simulator; by default the site's, or this process where it has none.
     """
     store = absolute(store or Site.from_env().store)
-    request = stages.take_up(job_id, store)
+    stages.take_up(job_id, store)
     with stages.sharing():
-        result = drive(job_id, store, pool)
-        return _with_export(request, result, store, pool) if request else ending(result)
+        return _with_export(drive(job_id, store, pool), store, pool)
+
+
+def _with_export(result: dict[str, Any], store: str, pool: str | None) -> State[dict[str, Any]]:
+    """Export what a training has left, where its frozen request asks for that; say how both ended."""
+    spec = load_spec(open_store(store), result["job_id"])
+    if result["status"] == "succeeded" and spec.kind == "train" and spec.request:
+        training = TrainRequest.model_validate(spec.request)
+        if training.training_config.export_policy:
+            problem = export_trained(training, spec.job_id, store, pool)
+            if problem is not None:
+                return Failed(message=f"The policy was trained; its export ended as {problem}", data=result)
+    return ending(result)

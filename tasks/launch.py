@@ -168,6 +168,11 @@ def refuse_without_pool(spec: JobSpec, pool: str | None) -> None:
         )
 
 
-def worth_another(error: BaseException) -> bool:
-    """Return True for a failure of the machine, not of the request."""
-    return isinstance(error, SimyardError) and error.failure.category is Category.INFRA
+def worth_another(error: BaseException, *, unknown: bool = False) -> bool:
+    """Return True for a failure of the machine, not of the request.
+
+    Args:
+        error: What ended the attempt or the step.
+        unknown: The answer for an error that names no category, since it is none of simyard's own.
+    """
+    return error.failure.category is Category.INFRA if isinstance(error, SimyardError) else unknown

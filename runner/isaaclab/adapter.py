@@ -95,7 +95,10 @@ class IsaacLab(Adapter):
     def run(self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
         """Do the job's own work."""
         job = attempt.job
-        if facts.flavor == "api" and job.kind != "rollout":  # a rollout's task may have nothing to do with Isaac Lab
+        # What the check has registered is still there, save what the job brings itself: that was taken away again.
+        # And a rollout's task may have nothing to do with Isaac Lab.
+        brings_tasks = bool(job.packages or job.import_callback)
+        if facts.flavor == "api" and job.kind != "rollout" and (brings_tasks or not tasks_are_registered()):
             register_tasks(paths.overlay if job.packages else None, job.import_callback)
         if facts.flavor == "api":
             replay_on_cpu()
