@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # What the environment is made from: a new source file needs the install step again, so file names count too.
-stamp=$( { cat pyproject.toml constraints.txt "$0"; find core sdk cli flows tasks runner blocks store service deployments -name '*.py' -o -name '*.usda' -o -name '*.yaml' -o -name '*.json' | sort; } | sha256sum | cut -d' ' -f1)
+stamp=$( { cat pyproject.toml constraints.txt "$0"; find core sdk cli flows tasks runner blocks store service deployments -name '*.py' -o -name '*.usda' -o -name '*.yaml' -o -name '*.json' -o -path '*/templates/*' | sort; } | sha256sum | cut -d' ' -f1)
 if [ -x .venv/bin/simyard ] && [ "$(cat .venv/.simyard-stamp 2>/dev/null)" = "$stamp" ]; then exit 0; fi
 
 is_312() { [ -x "$1" ] && [ "$("$1" -c 'import sys; print(sys.version_info[:2] == (3, 12))' 2>/dev/null)" = True ]; }

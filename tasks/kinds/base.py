@@ -77,10 +77,6 @@ class Kind:
         """Return the outcome in a few words, for people."""
         raise NotImplementedError
 
-    def report(self, spec: JobSpec, figures: dict[str, Any]) -> list[str]:
-        """Return the report's own lines, in Markdown."""
-        raise NotImplementedError
-
 
 def lacking(names: Iterable[str], artifacts: Iterable[Artifact]) -> list[str]:
     """Return which artifacts are not there, in words."""

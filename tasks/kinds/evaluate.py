@@ -56,50 +56,6 @@ class EvaluationKind(Kind):
             f"{interval(returns['interval_95'])}, success {rate}{best}"
         )
 
-    def report(self, spec: JobSpec, figures: dict[str, Any]) -> list[str]:
-        """Return one row a checkpoint, the endings, the reward terms and the videos of the best."""
-        if not figures:
-            return []
-        lines = [
-            "",
-            "| checkpoint | episodes | mean return | 95 % | std | success | 95 % | mean length |",
-            "|---" * 8 + "|",
-        ]
-        lines += [_row(summary) for summary in figures["sweep"] or [figures]]
-        ended = figures["ended"]
-        terms = "".join(f", {name} {count}" for name, count in ended["terms"].items())
-        lines += ["", f"`{figures['checkpoint']['name']}` (sha256 `{figures['checkpoint']['sha256']}`): "]
-        lines[-1] += f"{ended['terminated']} terminated, {ended['truncated']} truncated{terms}."
-        lines += [f"Success is said by: {figures['success']['source'] or 'nothing, so it is not measured'}."]
-        if figures["reward_terms"]:
-            lines += ["", "| reward term | mean part of the return |", "|---|---|"]
-            lines += [f"| {name} | {number(value)} |" for name, value in figures["reward_terms"].items()]
-        lines += ["", "![returns](returns.png)"]
-        if figures["video_problem"]:
-            lines += ["", f"No video: {figures['video_problem']}"]
-        lines += [
-            f"- [{video['file']}]({video['file']}): {', '.join(video['why'])}, return {number(video['return'])}, "
-            f"{video['length']} steps"
-            for video in figures["videos"] or []
-        ]
-        return lines
-
-
-def _row(summary: dict[str, Any]) -> str:
-    returns, success = summary["return"], summary["success"]
-    rate = "not measured" if success["rate"] is None else f"{success['rate']:.3f}"
-    cells = (
-        summary["checkpoint"]["name"],
-        str(summary["episodes"]),
-        number(returns["mean"]),
-        interval(returns["interval_95"]),
-        number(returns["std"]),
-        rate,
-        interval(success["interval_95"]),
-        number(summary["length"]["mean"]),
-    )
-    return f"| {' | '.join(cells)} |"
-
 
 def read_output(store: Store, artifacts: tuple[Artifact, ...], name: str) -> dict[str, Any]:
     """Return a JSON file that the workload left; empty when it left none."""

@@ -42,7 +42,3 @@ class ExportKind(Kind):
         if not summary:
             return f"{result['done']} of {result['total']} checks"
         return str(summary["headline"])
-
-    def report(self, spec: JobSpec, figures: dict[str, Any]) -> list[str]:
-        """Return parity and checklist."""
-        return list(figures.get("report", []))

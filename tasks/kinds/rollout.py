@@ -12,7 +12,6 @@ from simyard.tasks.attempt.uploader import Mirror
 from simyard.tasks.kinds.base import Kind, lacking
 from simyard.tasks.kinds.evaluate import read_output
 from simyard.tasks.shared.artifact_writer import Keeper
-from simyard.tasks.shared.text import interval, number
 from simyard.tasks.shared.verdict import Artifact, Verdict
 
 RECORDING = "recording.zarr"
@@ -92,22 +91,6 @@ class RolloutKind(Kind):
         if summary["episodes"] is None:
             return f"{len(summary['keys'])} arrays of the task's own"
         return f"{summary['episodes']} episodes, {summary['recorded_steps']:,} steps, success {success}"
-
-    def report(self, spec: JobSpec, figures: dict[str, Any]) -> list[str]:
-        """Return what is in the arrays."""
-        if not figures:
-            return []
-        success = figures["success"]
-        rate = (
-            "not measured" if success["rate"] is None else f"{success['rate']:.3f} {interval(success['interval_95'])}"
-        )
-        lines = ["", "| | |", "|---|---|", f"| episodes | {figures['episodes']} |"]
-        lines += [f"| recorded steps | {figures['recorded_steps']} |", f"| success | {rate} |"]
-        if figures["return"]:
-            lines += [f"| mean return | {number(figures['return']['mean'])} |"]
-        lines += ["", "| array | shape | type |", "|---|---|---|"]
-        lines += [f"| `{key}` | {about['shape']} | {about['dtype']} |" for key, about in figures["keys"].items()]
-        return lines
 
 
 def _keep_recording(verdict: Verdict, keeper: Keeper) -> None:

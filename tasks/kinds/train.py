@@ -18,7 +18,6 @@ from simyard.tasks.metrics.events import EventReader
 from simyard.tasks.metrics.table import MetricsTable
 from simyard.tasks.shared.artifact_writer import Keeper
 from simyard.tasks.shared.history import PastAttempt
-from simyard.tasks.shared.text import number
 from simyard.tasks.shared.verdict import Artifact, Verdict
 
 
@@ -86,16 +85,6 @@ class TrainingKind(Kind):
         """Return how far it came."""
         reward = "" if result["reward"] is None else f", final reward {result['reward']:.2f}"
         return f"{result['done']} of {result['total']} iterations{reward}"
-
-    def report(self, spec: JobSpec, figures: dict[str, Any]) -> list[str]:
-        """Return the table of tags and the curves."""
-        if not figures:
-            return []
-        lines = ["", "| metric | final | best |", "|---|---|---|"]
-        for tag, fact in figures.items():
-            final, best = fact["final"]["value"], fact["best"]
-            lines.append(f"| {tag} | {number(final)} | {number(best['value'])} at {best['step']} |")
-        return [*lines, "", "![learning curves](curves.png)"]
 
 
 def _keep_metrics(spec: JobSpec, verdict: Verdict, keeper: Keeper) -> dict[str, Any]:

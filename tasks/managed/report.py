@@ -11,7 +11,7 @@ from simyard.store.store import Store
 from simyard.tasks.managed.run import RunSpec
 from simyard.tasks.metrics import curves
 from simyard.tasks.metrics.events import Series
-from simyard.tasks.shared.text import number
+from simyard.tasks.shared.templates import REPORTS
 
 REPORT, CURVES = "report.md", "curves.png"
 
@@ -33,7 +33,17 @@ def write(
         picture = Path(folder) / CURVES
         if curves.draw(_columns(run, iterations), run.asked.success_criteria.metric, run.asked.name, picture):
             store.put_file(keys.file(CURVES), picture)
-    store.put_bytes(keys.file(REPORT), _text(run, result, iterations, lineage).encode())
+    text = REPORTS.render(
+        "managed_run.md.j2",
+        name=run.asked.name,
+        run_id=run.run_id,
+        metric=run.asked.success_criteria.metric,
+        curves=CURVES,
+        result=result,
+        iterations=iterations,
+        lineage=lineage,
+    )
+    store.put_bytes(keys.file(REPORT), text.encode())
 
 
 def _columns(run: RunSpec, iterations: list[dict[str, Any]]) -> dict[str, Series]:
@@ -47,45 +57,3 @@ def _columns(run: RunSpec, iterations: list[dict[str, Any]]) -> dict[str, Series
                 series.steps.append(ended["iteration"])
                 series.values.append(float(value))
     return columns
-
-
-def _text(run: RunSpec, result: dict[str, Any], iterations: list[dict[str, Any]], lineage: list[dict[str, Any]]) -> str:
-    asked, best = run.asked, result["best"]
-    metric = asked.success_criteria.metric
-    lines = [f"# {asked.name}: {result['status']}", "", f"Ended by `{result['ended_by']}`."]
-    if result["error"]:
-        lines += ["", f"**{result['error']['message']}** {result['error']['advice']}"]
-    lines += [
-        "", "| | |", "|---|---|",
-        f"| run | `{run.run_id}` |",
-        f"| iterations | {result['iterations']['succeeded']} good, {result['iterations']['failed']} failed |",
-        f"| best checkpoint | {_best(best, metric)} |",
-        f"| cost | {result['credits']:.4g} credits |",
-        f"| store | `{result['store']}` |",
-        "", f"![curves]({CURVES})",
-        "", "## Iterations", "",
-        f"| | {metric} | episodes | steps | rollouts, s | trainer, s | all, s |",
-        "|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    for ended in iterations:
-        if ended["failure"]:
-            lines.append(f"| {ended['iteration']} | failed: {ended['failure']['message']} | | | | | |")
-            continue
-        cells = [
-            str(ended["iteration"]), number(ended["metric"]), str(ended["episodes"]), str(ended["recorded_steps"]),
-            number(ended["rollouts_seconds"]), number(ended["trainer_seconds"]), number(ended["seconds"]),
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "## Lineage", "", "| checkpoint | parent | dataset | sha256 |", "|---|---|---|---|"]
-    for record in lineage:
-        dataset = (record["dataset_sha256"] or "")[:12]
-        lines.append(
-            f"| `{record['checkpoint_id']}` | {record['parent'] or 'none'} | {dataset} | `{record['sha256'][:16]}` |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def _best(best: dict[str, Any] | None, metric: str) -> str:
-    if best is None:
-        return "none"
-    return f"`{best['checkpoint_id']}`, iteration {best['iteration']}, {metric} {number(best['metric'])}"

@@ -14,7 +14,7 @@ from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.kinds.common_fields import newest_training
 from simyard.tasks.shared.history import load_spec
-from simyard.tasks.shared.text import interval, number
+from simyard.tasks.shared.templates import REPORTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,19 +193,5 @@ def _checkpoint(store: Store, job_id: str, identity: dict[str, Any]) -> dict[str
 
 def report(request: RetrainRequest, entry: dict[str, Any]) -> str:
     """Return a decision as Markdown."""
-    lines = [f"# {request.promotion}: {entry['decision'].replace('_', ' ')}", "", f"**{entry['why']}**", ""]
-    if error := entry["error"]:
-        lines += [error["advice"], ""]
-    lines += [f"The training began from {entry['start']}.", ""]
-    lines += [f"| policy | checkpoint | {request.evaluation.metric} | 95 % | episodes | evaluation |", "|---" * 6 + "|"]
-    for label, policy in (("new", entry["candidate"]), ("promoted before", entry["incumbent"])):
-        if policy is not None:
-            found = policy["evaluation"]
-            cells = (
-                f"{label}: `{policy['job_id']}`", f"`{policy['checkpoint']['name']}`", number(found["mean"]),
-                interval(found["interval_95"]), str(found["episodes"]), f"`{found['job_id']}`",
-            )  # fmt: skip
-            lines.append(f"| {' | '.join(cells)} |")
-    if difference := entry["difference"]:
-        lines += ["", f"Difference: {number(difference['mean'])}, 95 % {interval(difference['interval_95'])}."]
-    return "\n".join(lines) + "\n"
+    metric = request.evaluation.metric
+    return REPORTS.render("retraining.md.j2", promotion=request.promotion, metric=metric, entry=entry)

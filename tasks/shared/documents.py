@@ -7,8 +7,9 @@ from typing import Any
 
 from simyard.core.specs import JobSpec
 from simyard.tasks.kinds import kind_of
+from simyard.tasks.shared.history import PastAttempt
 from simyard.tasks.shared.scaling import in_words
-from simyard.tasks.shared.text import number
+from simyard.tasks.shared.templates import REPORTS
 from simyard.tasks.shared.verdict import Verdict
 
 MANIFEST_SCHEMA = 1
@@ -49,38 +50,35 @@ def manifest(spec: JobSpec, ended: dict[str, Any]) -> dict[str, Any]:
 
 
 def report(spec: JobSpec, verdict: Verdict, ended: dict[str, Any], figures: dict[str, Any]) -> str:
-    """Return the report as Markdown: the verdict first."""
+    """Return the report as Markdown, by the template of the kind.
+
+    Args:
+        spec: The job.
+        verdict: How it ended.
+        ended: Its result.
+        figures: What its kind has measured.
+    """
     known = verdict.outcome.get("facts") or {}
-    library = f" with {spec.library}" if spec.library else ""
-    rows = [
-        ("job", f"`{spec.job_id}`"),
-        ("task", f"`{spec.task}`{library}, {spec.num_envs} environments, seed {spec.seed}"),
-        ("simulator", f"{spec.simulator} {known.get('version', '')} on {known.get('device', 'unknown')}"),
-        (f"{ended['unit']}s", f"{ended['done']} of {ended['total']}"),
-        (kind_of(spec).reward_name, number(ended["reward"])),
-        ("attempts", str(ended["attempts"])),
-        *((name.removesuffix("_s"), f"{number(value)} s") for name, value in ended["timings"].items()),
-        *([("throughput", in_words(ended["summary"]["scaling"]))] if spec.ranks > 1 else []),
-        ("store", f"`{ended['store']}`"),
-    ]
-    lines = [f"# {spec.name}: {verdict.status}", ""]
-    if verdict.failure:
-        lines += [f"**{verdict.failure.message}** {verdict.failure.advice}", ""]
-    lines += ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows), ""]
-    lines += [f"- {note}" for note in ended["notes"]]
-    lines += _attempt_table(verdict) if len(verdict.attempts) > 1 else []
-    lines += kind_of(spec).report(spec, figures)
-    return "\n".join(lines) + "\n"
+    return REPORTS.render(
+        f"{spec.kind}.md.j2",
+        spec=spec,
+        verdict=verdict,
+        result=ended,
+        figures=figures,
+        facts={"version": known.get("version", ""), "device": known.get("device", "unknown")},
+        reward_name=kind_of(spec).reward_name,
+        throughput=in_words(ended["summary"]["scaling"]) if spec.ranks > 1 else None,
+        attempts=[_attempt(attempt) for attempt in verdict.attempts],
+    )
 
 
-def _attempt_table(verdict: Verdict) -> list[str]:
-    lines = ["", "| attempt | from | to | ended |", "|---|---|---|---|"]
-    for attempt in verdict.attempts:
-        known = attempt.outcome or attempt.status or {}
-        failure = known.get("failure")
-        end = failure["message"] if failure else known.get("status", "unknown") if attempt.outcome else "died unheard"
-        lines.append(f"| {attempt.number} | {known.get('start_iteration')} | {known.get('done')} | {end} |")
-    return lines
+def _attempt(attempt: PastAttempt) -> dict[str, Any]:
+    """Return a row of the table of attempts."""
+    known = attempt.outcome or attempt.status or {}
+    failure = known.get("failure")
+    ending = failure["message"] if failure else known.get("status", "unknown") if attempt.outcome else "died unheard"
+    start, done = known.get("start_iteration"), known.get("done")
+    return {"number": attempt.number, "start": start, "done": done, "ending": ending}
 
 
 def _timings(verdict: Verdict) -> dict[str, float | None]:

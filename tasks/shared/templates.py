@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simyard.tasks.shared.text import interval, number
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
@@ -39,11 +41,20 @@ class Templates:
         environment.filters.update(self._filters)
         return environment
 
-    def render(self, name: str, **given: Any) -> str:
+    def render(self, template: str, /, **given: Any) -> str:
         """Return the text of a template.
 
         Args:
-            name: Of its file.
+            template: Name of its file.
             given: The values it shows.
         """
-        return self.environment.get_template(name).render(given)
+        return self.environment.get_template(template).render(given)
+
+
+REPORTS = Templates(
+    Path(__file__).parents[1] / "templates",
+    number=number,
+    interval=interval,
+    rate=lambda value: "not measured" if value is None else f"{value:.3f}",
+)
+"""The reports: one template for each kind of job, for managed runs and for retrainings."""
