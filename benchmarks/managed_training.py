@@ -85,7 +85,7 @@ class ManagedBench(SessionBench):
         }  # fmt: skip
         path = self.folder / "run.json"
         path.write_text(json.dumps(request))
-        command = [sys.executable, "-c", SIMYARD, "managed-train", str(path), "--store", str(self.store), "--wait"]
+        command = [sys.executable, "-c", SIMYARD, "managed", "start", str(path), "--store", str(self.store), "--wait"]
         result = json.loads(self._in(self.folder, [*command, "--json", *arguments]).splitlines()[-1])
         run = self.store / "training-runs" / result["run_id"]
         records = [json.loads(file.read_text()) for file in sorted(run.glob("iterations/*/iteration.json"))][1:]

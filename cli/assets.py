@@ -8,38 +8,49 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from simyard.cli.options import JSON, LIMIT, STORE
+from simyard.cli.output import Columns, Command, Group, emit, emit_rows
 from simyard.cli.site_store import open_site_store
 from simyard.core.errors import RequestError
-from simyard.store.store import OnBytes
-from simyard.tasks.shared import assets
+
+if TYPE_CHECKING:
+    from simyard.store.store import OnBytes
 
 QUIET_S = 2.0
 """What takes longer than this gets a progress bar."""
 
 
-def upload(path: Path, kind: str, metadata: str, reference: str | None) -> dict[str, Any]:
-    """Upload a file and return the asset's record.
+@click.command(cls=Command)
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--kind", required=True, metavar="KIND", help="robot, scene, isaac_lab_task_package or checkpoint.")
+@click.option("--metadata", default="{}", metavar="JSON", help="An object to keep with it, of at most 64 kB.")
+@STORE
+@JSON
+def upload(path: Path, kind: str, metadata: str, store: str | None, as_json: bool) -> None:
+    """Upload the file PATH as an asset, and print the id that jobs name it by.
 
-    Raises:
-        RequestError: The file, its kind or the metadata is refused.
-        KeyboardInterrupt: Ctrl-C, with what to do then.
+    The same bytes are one asset: uploaded again, nothing is sent, and kind and metadata are replaced. An upload that
+    was interrupted goes on where it stopped.
     """
+    from simyard.tasks.shared.assets import upload as send
+
     try:
         given = json.loads(metadata)
     except (ValueError, RecursionError) as error:
         raise RequestError(
             f"--metadata is not JSON: {error}.", code="bad_metadata", advice="""Write '{"robot": "franka"}'."""
         ) from error
-    store = open_site_store(reference)
+    opened = open_site_store(store)
     try:
         with _progress(path) as on_bytes:
-            return assets.upload(store, path, kind, given, on_bytes)
+            record = send(opened, path, kind, given, on_bytes)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("Stopped. Run the same command again: it goes on where it stopped.") from None
+    emit(record, as_json, lambda record: str(record["asset_id"]))
 
 
 @contextmanager
@@ -62,28 +73,41 @@ def _progress(path: Path) -> Iterator[OnBytes]:
         yield on_bytes
 
 
-def list_assets(reference: str | None, limit: int) -> list[dict[str, Any]]:
-    """Return the records of the assets that were uploaded last."""
-    return assets.list_assets(open_site_store(reference), limit)
+@click.group(cls=Group)
+def assets() -> None:
+    """Look at uploaded robots, scenes, task packages and checkpoints."""
 
 
-def show(asset_id: str, reference: str | None) -> dict[str, Any]:
-    """Return an asset's record."""
-    return assets.find_asset(open_site_store(reference), asset_id)
+@assets.command("list")
+@STORE
+@LIMIT
+@JSON
+def list_assets(store: str | None, limit: int, as_json: bool) -> None:
+    """List assets, the newest upload first."""
+    from simyard.tasks.shared import assets
+
+    columns: Columns = {
+        "ASSET": "asset_id",
+        "KIND": "kind",
+        ">BYTES": lambda record: f"{record['size_bytes']:,}",
+        "CREATED": lambda record: f"{record['created_at'][:19]}Z",
+        "FILE": "filename",
+    }
+    found = assets.list_assets(open_site_store(store), limit)
+    emit_rows(found, as_json, "No assets in this store yet.", columns)
 
 
-def table(records: list[dict[str, Any]]) -> str:
-    """Return the list as text."""
-    if not records:
-        return "No assets in this store yet."
-    lines = [f"{'ASSET':70} {'KIND':22} {'BYTES':>14}  {'CREATED':20} FILE"]
-    for record in records:
-        about = f"{record['kind']:22} {record['size_bytes']:>14,}  {record['created_at'][:19]}Z {record['filename']}"
-        lines.append(f"{record['asset_id']} {about}")
-    return "\n".join(lines)
+@assets.command()
+@click.argument("asset_id")
+@STORE
+@JSON
+def show(asset_id: str, store: str | None, as_json: bool) -> None:
+    """Show what an asset is."""
+    from simyard.tasks.shared import assets
+
+    emit(assets.find_asset(open_site_store(store), asset_id), as_json, _describe)
 
 
-def describe(record: dict[str, Any]) -> str:
-    """Return a record as text."""
+def _describe(record: dict[str, Any]) -> str:
     shown = record | {"size_bytes": f"{record['size_bytes']:,}", "metadata": json.dumps(record["metadata"])}
     return "\n".join(f"{name:13} {value}" for name, value in shown.items())

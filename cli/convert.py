@@ -9,24 +9,33 @@ from typing import Any
 
 import click
 
-from simyard import convert as converting
+from simyard.cli.options import JSON
+from simyard.cli.output import Command, emit
 
 
-def convert(rollout: Path, out: Path, to: str, *, quiet: bool) -> dict[str, Any]:
-    """Convert a rollout, with a progress bar; return what was written.
+@click.command(cls=Command)
+@click.argument("rollout", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    type=click.Choice(("diffusion_policy", "robomimic")),
+    required=True,
+    help="A Zarr v2 replay buffer, or one HDF5 file.",
+)
+@JSON
+def convert(rollout: Path, out: Path, to: str, as_json: bool) -> None:
+    """Convert ROLLOUT, the rollout.zarr of a job, into OUT, for other people's training code."""
+    from simyard import convert as converting
 
-    Raises:
-        RequestError: If it cannot be converted.
-    """
     with (
         open(os.devnull, "w") as nowhere,
-        click.progressbar(length=100, label=out.name, file=nowhere if quiet else sys.stderr) as bar,
+        click.progressbar(length=100, label=out.name, file=nowhere if as_json else sys.stderr) as bar,
     ):
-        return converting.convert(rollout, out, to, lambda done, total: bar.update(100 * done // total - bar.pos))
+        found = converting.convert(rollout, out, to, lambda done, total: bar.update(100 * done // total - bar.pos))
+    emit(found, as_json, _describe)
 
 
-def describe(found: dict[str, Any]) -> str:
-    """Return what was written as text."""
+def _describe(found: dict[str, Any]) -> str:
     lines = [f"{found['episodes']} episodes, {found['steps']} steps in {found['out']}"]
     lines += [f"  {key:24} {name}" for key, name in sorted(found["keys"].items())]
     return "\n".join(lines)

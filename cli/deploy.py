@@ -10,36 +10,55 @@ from typing import Any
 
 import click
 
+from simyard.cli.options import STORE
+from simyard.cli.output import Command
 from simyard.core.errors import RequestError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wishes:
-    """What the command line asks for."""
+class DeployOptions:
+    """The options of the command line."""
 
-    pool: str | None = None
+    pool: str | None
     """A pool of GPU machines; None for the pool and the deployments of prefect.yaml alone."""
-    pool_type: str = "process"
-    image: str | None = None
-    settings: tuple[str, ...] = ()
+    pool_type: str
+    image: str | None
+    settings: tuple[str, ...]
     """`VARIABLE=VALUE` of the base job template; the value is JSON, or else text."""
-    gpus: int | None = None
-    project_gpus: tuple[str, ...] = ()
+    gpus: int | None
+    project_gpus: tuple[str, ...]
     """`PROJECT=N`."""
-    store: str | None = None
-    block: str | None = None
-    accept_eula: bool = False
+    store: str | None
+    block: str | None
+    accept_eula: bool
 
 
-def deploy(wishes: Wishes, *, quiet: bool) -> dict[str, str]:
-    """Send everything; done twice it changes nothing.
+@click.command(cls=Command)
+@click.option("--pool", metavar="NAME", help="A pool of GPU machines; without it what prefect.yaml has is sent.")
+@click.option(
+    "--type",
+    "pool_type",
+    default="process",
+    show_default=True,
+    metavar="TYPE",
+    help="Who starts an attempt: process, docker, kubernetes or ecs.",
+)
+@click.option("--image", metavar="IMAGE", help="Of the pool's containers.")
+@click.option("--gpus", type=click.IntRange(0, 100_000), help="GPUs that the pool's jobs may hold together.")
+@click.option(
+    "--project-gpus", multiple=True, metavar="PROJECT=N", help="GPUs that a project's jobs may hold together."
+)
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A variable of the base job template.")
+@STORE
+@click.option("--block", metavar="NAME", help="Save job-store/NAME: --store with the AWS_* credentials of this shell.")
+@click.option("--accept-nvidia-eula", "accept_eula", is_flag=True, help="For all jobs of the pool.")
+@click.option("--json", "as_json", is_flag=True, help="Print what changed as one JSON object.")
+def deploy(as_json: bool, **options: Any) -> None:
+    """Have the Prefect server of PREFECT_API_URL know pools, deployments, limits and the store.
 
-    Returns:
-        What was looked at, and whether it was `created`, `updated` or `unchanged`.
-
-    Raises:
-        RequestError: Something asked for is bad, or no server answers; nothing was sent then.
+    Done twice it changes nothing.
     """
+    asked = DeployOptions(**options)
     url = require_server()
     # Importing Prefect takes seconds, and a bad address needs none.
     from prefect.client.orchestration import get_client
@@ -49,16 +68,16 @@ def deploy(wishes: Wishes, *, quiet: bool) -> dict[str, str]:
     from simyard.tasks.cluster.gpu_limits import limit_of_project
     from simyard.tasks.shared.api_keys import check_project
 
-    plan = _plan(wishes)
+    plan = _plan(asked)
     if plan is not None:
         plan.template()  # raises before anything is sent
-    limits = {limit_of_project(check_project(name)): slots for name, slots in _limits(wishes.project_gpus).items()}
-    block = _block(wishes)
+    limits = {limit_of_project(check_project(name)): slots for name, slots in _limits(asked.project_gpus).items()}
+    block = _block(asked)
     changes: dict[str, str] = {}
 
     def hear(what: str, change: str) -> None:
         changes[what] = change
-        if not quiet:
+        if not as_json:
             click.echo(f"{change:10} {what}")
 
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
@@ -69,8 +88,9 @@ def deploy(wishes: Wishes, *, quiet: bool) -> dict[str, str]:
         for name, slots in limits.items():
             pools.send_limit(client, name, slots, hear)
         if block is not None:
-            pools.save_store(str(wishes.block), block, hear)
-    return changes
+            pools.save_store(str(asked.block), block, hear)
+    if as_json:
+        click.echo(json.dumps(changes))
 
 
 def require_server() -> str:
@@ -95,20 +115,20 @@ def require_server() -> str:
     return url
 
 
-def _plan(wishes: Wishes) -> Any:
+def _plan(asked: DeployOptions) -> Any:
     from simyard.flows.pools import PoolPlan
 
-    if wishes.pool is None:
+    if asked.pool is None:
         of_pools = [
-            wishes.pool_type != "process" and "--type", wishes.image and "--image", wishes.settings and "--set",
-            wishes.gpus is not None and "--gpus", wishes.accept_eula and "--accept-nvidia-eula",
+            asked.pool_type != "process" and "--type", asked.image and "--image", asked.settings and "--set",
+            asked.gpus is not None and "--gpus", asked.accept_eula and "--accept-nvidia-eula",
         ]  # fmt: skip
         for option in filter(None, of_pools):
             raise RequestError(f"{option} needs --pool.", code="bad_command", advice="Name the pool with --pool NAME.")
         return None
     return PoolPlan(
-        name=wishes.pool, type=wishes.pool_type, image=wishes.image, gpus=wishes.gpus, accept_eula=wishes.accept_eula,
-        variables=dict(_pairs(wishes.settings, "--set")),
+        name=asked.pool, type=asked.pool_type, image=asked.image, gpus=asked.gpus, accept_eula=asked.accept_eula,
+        variables=dict(_pairs(asked.settings, "--set")),
     )  # fmt: skip
 
 
@@ -136,25 +156,25 @@ def _limits(settings: Iterable[str]) -> dict[str, int]:
     return limits
 
 
-def _block(wishes: Wishes) -> Any:
+def _block(asked: DeployOptions) -> Any:
     """Return the block for the store, with the credentials of this command's environment."""
     from simyard.blocks.job_store import JobStore
     from simyard.blocks.reference import BLOCK_PREFIX, absolute, check_block_name
 
-    if wishes.block is None and wishes.store is None:
+    if asked.block is None and asked.store is None:
         return None
-    if wishes.block is None:
+    if asked.block is None:
         raise RequestError(
-            f"--store {wishes.store!r} needs --block.",
+            f"--store {asked.store!r} needs --block.",
             code="bad_command",
             advice="A pool has no store: each job names its own. --block NAME saves this one as job-store/NAME.",
         )
-    if wishes.store is None:
+    if asked.store is None:
         raise RequestError("--block needs --store.", code="bad_command", advice="Say where the jobs are: s3://BUCKET.")
-    check_block_name(wishes.block)
-    if wishes.store.startswith(BLOCK_PREFIX):
+    check_block_name(asked.block)
+    if asked.store.startswith(BLOCK_PREFIX):
         raise RequestError(
-            f"--store {wishes.store!r} is a block already.",
+            f"--store {asked.store!r} is a block already.",
             code="bad_command",
             advice="Leave --store and --block out, or give the address of a folder or a bucket.",
         )
@@ -163,7 +183,7 @@ def _block(wishes: Wishes) -> Any:
         "endpoint_url": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"), "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
         "access_key_id": ("AWS_ACCESS_KEY_ID",), "secret_access_key": ("AWS_SECRET_ACCESS_KEY",),
     }  # fmt: skip
-    is_bucket = wishes.store.startswith("s3://")
+    is_bucket = asked.store.startswith("s3://")
     if is_bucket and os.environ.get("AWS_SESSION_TOKEN"):
         raise RequestError(
             "AWS_SESSION_TOKEN is set: these credentials last for hours, and a block keeps no token.",
@@ -174,4 +194,4 @@ def _block(wishes: Wishes) -> Any:
         name: next((os.environ[variable] for variable in variables if os.environ.get(variable)), None)
         for name, variables in environment.items()
     }
-    return JobStore(url=absolute(wishes.store), **({k: v for k, v in found.items() if v} if is_bucket else {}))
+    return JobStore(url=absolute(asked.store), **({k: v for k, v in found.items() if v} if is_bucket else {}))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
-from simyard.requests.settings import Site
+if TYPE_CHECKING:
+    from simyard.requests.settings import Site
 
 
 def go_on_alone(name: str, arguments: list[str], reference: str, pool: str | None, site: Site) -> None:

@@ -4,29 +4,57 @@ from __future__ import annotations
 
 import fnmatch
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from simyard.cli.options import JSON, LIMIT, STORE
+from simyard.cli.output import Columns, Group, emit, emit_rows, end_as_job, end_as_jobs, renamed
 from simyard.cli.site_store import open_site_store
 from simyard.core.errors import RequestError
-from simyard.store import keys
-from simyard.store.store import Store
-from simyard.tasks.shared import history
-from simyard.tasks.shared.history import load_spec
+
+if TYPE_CHECKING:
+    from simyard.store.store import Store
+
+POLL_S = 1.0
+LOGS = ("command.stdout.log", "user_job.log")
+FIRST_LINES = 10
+"""How many lines of each log are shown of what was there before."""
 
 
-def list_jobs(reference: str | None, limit: int) -> list[dict[str, Any]]:
-    """Return the newest jobs, each with its name, task and status."""
-    store = open_site_store(reference)
-    newest = [name for name in reversed(store.list_dirs(keys.JOBS)) if name.startswith("job-")][:limit]
-    return [_row(store, job_id) for job_id in newest]
+@click.group(cls=Group)
+def jobs() -> None:
+    """Look at jobs, resume and cancel them, fetch what they left."""
+
+
+@jobs.command("list")
+@STORE
+@LIMIT
+@JSON
+def list_jobs(store: str | None, limit: int, as_json: bool) -> None:
+    """List jobs, newest first."""
+    from simyard.store import keys
+
+    opened = open_site_store(store)
+    newest = [name for name in reversed(opened.list_dirs(keys.JOBS)) if name.startswith("job-")][:limit]
+    columns: Columns = {
+        "JOB": "job_id",
+        "KIND": "kind",
+        "STATUS": "status",
+        ">DONE": lambda row: f"{row['done'] if row['done'] is not None else '?'}/{row['total'] or '?'}",
+        ">RETURN": lambda row: "" if row["reward"] is None else f"{row['reward']:.2f}",
+        "NAME": lambda row: f"{row['name']} ({row['task']})",
+    }
+    emit_rows([_row(opened, job_id) for job_id in newest], as_json, "No jobs in this store yet.", columns)
 
 
 def _row(store: Store, job_id: str) -> dict[str, Any]:
+    from simyard.tasks.shared import history
+
     status = history.job_status(store, job_id)
-    spec = load_spec(store, job_id)
+    spec = history.load_spec(store, job_id)
     shown = {name: status.get(name) for name in ("status", "done", "total", "unit", "reward", "attempts")}
     return {
         "job_id": job_id,
@@ -37,28 +65,20 @@ def _row(store: Store, job_id: str) -> dict[str, Any]:
     } | shown
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Return the list as text."""
-    if not rows:
-        return "No jobs in this store yet."
-    lines = [f"{'JOB':31} {'KIND':8} {'STATUS':11} {'DONE':>9} {'RETURN':>8}  NAME"]
-    for row in rows:
-        done = f"{row['done'] if row['done'] is not None else '?'}/{row['total'] or '?'}"
-        reward = "" if row["reward"] is None else f"{row['reward']:.2f}"
-        what = f"{row['name']} ({row['task']})"
-        lines.append(f"{row['job_id']:31} {row['kind']:8} {row['status']:11} {done:>9} {reward:>8}  {what}")
-    return "\n".join(lines)
+@jobs.command()
+@click.argument("job_id")
+@STORE
+@JSON
+def show(job_id: str, store: str | None, as_json: bool) -> None:
+    """Show how a job stands and what it left."""
+    from simyard.tasks.shared import history
+
+    opened = open_site_store(store)
+    history.load_spec(opened, job_id)
+    emit(history.job_status(opened, job_id), as_json, _describe)
 
 
-def show(job_id: str, reference: str | None) -> dict[str, Any]:
-    """Return how a job stands."""
-    store = open_site_store(reference)
-    load_spec(store, job_id)
-    return history.job_status(store, job_id)
-
-
-def describe(status: dict[str, Any]) -> str:
-    """Return a job's status as text."""
+def _describe(status: dict[str, Any]) -> str:
     lines = [f"{status['job_id']}  {status['status']}", f"store       {status['store']}"]
     counted = f"{status['done']} of {status['total']} {status['unit']}s" if status["unit"] else "nothing yet"
     lines.append(f"progress    {counted}, {status['attempts']} attempt(s)")
@@ -70,29 +90,95 @@ def describe(status: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def cancel(job_id: str, reference: str | None) -> str:
-    """Ask the job's supervisor to stop, through the store; it looks every few seconds."""
-    store = open_site_store(reference)
-    load_spec(store, job_id)
-    status = history.job_status(store, job_id)["status"]
-    if status in history.ENDED:
-        return f"{job_id} has {status} already."
-    from simyard.tasks.launch import ask_to_cancel  # with it come attempts, which a list needs not
-
-    ask_to_cancel(store, job_id)
-    return f"{job_id} will stop within seconds and keep what it saved."
+@jobs.command()
+@click.argument("job_id")
+@STORE
+@JSON
+def watch(job_id: str, store: str | None, as_json: bool) -> None:
+    """Show stage, progress and new lines of a job's logs, live, until it has ended; exit as the job does."""
+    end_as_job(watch_job(open_site_store(store), job_id, quiet=as_json), as_json)
 
 
-def download(job_id: str, folder: Path, reference: str | None, only: str | None) -> int:
-    """Download a job's artifacts; return how many.
+def watch_job(store: Store, job_id: str, *, quiet: bool) -> dict[str, Any]:
+    """Follow a job to its end, from the store alone; return its result.
+
+    Args:
+        store: Its store.
+        job_id: The job.
+        quiet: Whether to print nothing.
 
     Raises:
-        RequestError: If the job has not ended or no name matches.
-        StoreError: If a file is not what the job's result says.
+        RequestError: If there is no such job.
     """
-    store = open_site_store(reference)
-    load_spec(store, job_id)
-    status = history.job_status(store, job_id)
+    from simyard.cli.live import LiveLine
+    from simyard.cli.run import say_ending
+    from simyard.tasks.shared import history
+    from simyard.tasks.shared.logs import LogFollower
+
+    history.load_spec(store, job_id)
+    live, follower = LiveLine(), LogFollower(store, job_id, LOGS, FIRST_LINES)
+    while True:
+        standing = history.job_status(store, job_id)
+        if not quiet:
+            for name, line in follower.new_lines(standing["attempts"]):
+                live.say(f"{name}: {line}")
+        has_result = standing["status"] in history.ENDED and "timings" in standing
+        if has_result and not quiet:
+            say_ending(standing, store, live)
+        if has_result or standing["status"] == "interrupted":
+            return standing
+        if not quiet:
+            live(standing | {"stage": standing.get("stage") or standing["status"], "total": standing["total"] or 0})
+        time.sleep(POLL_S)
+
+
+@jobs.command()
+@click.argument("job_id")
+@STORE
+def cancel(job_id: str, store: str | None) -> None:
+    """Ask a job to stop; what it saved is kept."""
+    from simyard.tasks.shared import history
+
+    opened = open_site_store(store)
+    history.load_spec(opened, job_id)
+    status = history.job_status(opened, job_id)["status"]
+    if status in history.ENDED:
+        click.echo(f"{job_id} has {status} already.")
+        return
+    from simyard.tasks.launch import ask_to_cancel
+
+    ask_to_cancel(opened, job_id)  # its supervisor looks every few seconds
+    click.echo(f"{job_id} will stop within seconds and keep what it saved.")
+
+
+@jobs.command()
+@click.argument("job_id")
+@STORE
+@click.option("--pool", metavar="NAME", help="As for `simyard train`.")
+@JSON
+def resume(job_id: str, store: str | None, pool: str | None, as_json: bool) -> None:
+    """Go on with a job that failed or was interrupted, from its last valid checkpoint."""
+    from simyard.cli.run import rerun
+
+    end_as_jobs(rerun(job_id, store, pool, quiet=as_json), as_json)
+
+
+jobs.add_command(renamed(resume, "retry", "jobs resume"))
+
+
+@jobs.command()
+@click.argument("job_id")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@STORE
+@click.option("--only", metavar="PATTERN", help="Glob of artifact names, such as 'checkpoints/*'.")
+def download(job_id: str, folder: Path, store: str | None, only: str | None) -> None:
+    """Download a job's artifacts into FOLDER, checking every digest."""
+    from simyard.store import keys
+    from simyard.tasks.shared import history
+
+    opened = open_site_store(store)
+    history.load_spec(opened, job_id)
+    status = history.job_status(opened, job_id)
     if status["status"] not in history.ENDED:
         raise RequestError(
             f"{job_id} has not ended: it is {status['status']}.", code="not_ended", advice="Wait, or cancel it."
@@ -106,6 +192,6 @@ def download(job_id: str, folder: Path, reference: str | None, only: str | None)
     job = keys.JobKeys(job_id)
     with click.progressbar(length=len(chosen), label=job_id, file=sys.stderr) as bar:
         for entry in chosen:
-            store.get_file(job.artifact(entry["name"]), folder / entry["name"], sha256=entry["sha256"])
+            opened.get_file(job.artifact(entry["name"]), folder / entry["name"], sha256=entry["sha256"])
             bar.update(1)
-    return len(chosen)
+    click.echo(f"{len(chosen)} files in {folder}")

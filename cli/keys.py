@@ -2,59 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import click
+
+from simyard.cli.options import JSON, STORE, Finite
+from simyard.cli.output import Columns, Group, emit, emit_rows
 from simyard.cli.site_store import open_site_store
-from simyard.requests.settings import Site
-from simyard.tasks.shared import api_keys
-from simyard.tasks.shared.api_keys import ApiKey
-from simyard.tasks.shared.site_secret import site_secret, webhook_secret
+
+if TYPE_CHECKING:
+    from simyard.tasks.shared.api_keys import ApiKey
 
 
-def create(
-    reference: str | None, project: str, scopes: Sequence[str], name: str, max_active_jobs: int | None,
-    requests_per_minute: int | None, max_credits: float | None,
-) -> dict[str, Any]:  # fmt: skip
-    """Make a key; return it with the secret of its webhooks, and what is kept of it.
+@click.group(cls=Group)
+def keys() -> None:
+    """Say who may use the HTTP API."""
 
-    Raises:
-        RequestError: The project or a scope is none.
-    """
-    key, kept = api_keys.create(
-        open_site_store(reference), project, scopes, name,
-        max_active_jobs=max_active_jobs, requests_per_minute=requests_per_minute, max_credits=max_credits,
-    )  # fmt: skip
+
+@keys.command()
+@click.option("--project", default="default", show_default=True, help="Whose jobs and assets it sees.")
+@click.option("--scope", "scopes", multiple=True, metavar="SCOPE", default=("jobs", "training", "assets"),
+              show_default=True, help="jobs, training, assets or admin; may be repeated.")  # fmt: skip
+@click.option("--name", default="", metavar="TEXT", help="For people.")
+@click.option("--max-active-jobs", type=click.IntRange(min=1), metavar="N", help="Jobs and runs at once.")
+@click.option("--requests-per-minute", type=click.IntRange(min=1), metavar="N", help="Of each copy of the service.")
+@click.option("--max-credits", type=Finite(min=0), metavar="USD", help="GPU time that its jobs may cost in all.")
+@STORE
+@JSON
+def create(store: str | None, as_json: bool, **given: Any) -> None:
+    """Make a key and print it: nobody can tell it again, the store keeps a digest."""
+    from simyard.requests.settings import Site
+    from simyard.tasks.shared import api_keys
+    from simyard.tasks.shared.site_secret import site_secret, webhook_secret
+
+    key, kept = api_keys.create(open_site_store(store), **given)
     secret = webhook_secret(site_secret(Site.from_env().home), kept.key_id)
-    return {"key": key, "webhook_secret": secret, **_shown(kept)}
+    made = {"key": key, "webhook_secret": secret, **_shown(kept)}
+    emit(made, as_json, lambda made: f"{made['key']}\nIts webhooks are signed with {made['webhook_secret']}")
 
 
-def list_keys(reference: str | None) -> list[dict[str, Any]]:
-    """Return what is kept of every key, without its digest."""
-    return [_shown(kept) for kept in api_keys.list_keys(open_site_store(reference))]
+@keys.command("list")
+@STORE
+@JSON
+def list_keys(store: str | None, as_json: bool) -> None:
+    """List keys, oldest first."""
+    from simyard.tasks.shared import api_keys
+
+    columns: Columns = {
+        "KEY": "key_id",
+        "PROJECT": "project",
+        "SCOPES": lambda row: ",".join(row["scopes"]),
+        "CREATED": lambda row: row["created_at"][:19],
+        "REVOKED": lambda row: (row["revoked_at"] or "")[:19],
+        "NAME": "name",
+    }
+    rows = [_shown(kept) for kept in api_keys.list_keys(open_site_store(store))]
+    emit_rows(rows, as_json, "No API keys yet: simyard keys create.", columns)
 
 
-def revoke(reference: str | None, key_id: str) -> dict[str, Any]:
-    """Make a key good for nothing.
+@keys.command()
+@click.argument("key_id")
+@STORE
+def revoke(key_id: str, store: str | None) -> None:
+    """Make a key good for nothing, for good."""
+    from simyard.tasks.shared import api_keys
 
-    Raises:
-        RequestError: There is none of this id.
-    """
-    return _shown(api_keys.revoke(open_site_store(reference), key_id))
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Return the list as text."""
-    if not rows:
-        return "No API keys yet: simyard keys create."
-    lines = [f"{'KEY':13} {'PROJECT':16} {'SCOPES':22} {'CREATED':20} {'REVOKED':20} NAME"]
-    for row in rows:
-        revoked = (row["revoked_at"] or "")[:19]
-        scopes = ",".join(row["scopes"])
-        lines.append(
-            f"{row['key_id']:13} {row['project']:16} {scopes:22} {row['created_at'][:19]:20} {revoked:20} {row['name']}"
-        )
-    return "\n".join(lines)
+    revoked = api_keys.revoke(open_site_store(store), key_id)
+    click.echo(f"{revoked.key_id} is revoked; every copy of the service knows within seconds.")
 
 
 def _shown(kept: ApiKey) -> dict[str, Any]:

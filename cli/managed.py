@@ -1,96 +1,103 @@
-"""`simyard managed-train` and `simyard runs`: a loop of rollouts and a trainer, and what the store says of it."""
+"""`simyard managed`: a loop of rollouts and a trainer, and what the store says of it."""
 
 from __future__ import annotations
 
+import json
+import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from simyard.blocks.reference import absolute, open_store
-from simyard.cli import run as running
-from simyard.cli.detached import go_on_alone
+import click
+
 from simyard.cli.live import LiveLine
-from simyard.cli.site_store import open_site_store
-from simyard.core.errors import RequestError
-from simyard.core.specs import Bounds
-from simyard.requests.managed import TrainingRunRequest
-from simyard.requests.settings import Site
-from simyard.store import keys
-from simyard.store.keys import RunKeys
-from simyard.store.store import Store
-from simyard.tasks.managed import record
-from simyard.tasks.managed import report as run_report
-from simyard.tasks.managed import verify as verifying
-from simyard.tasks.managed.desired_state import Wish, wish
-from simyard.tasks.managed.driver import Driver, DriverObserver
-from simyard.tasks.managed.events import event_numbers, read_events
-from simyard.tasks.managed.executor import summary
-from simyard.tasks.managed.run import ResolvedRun, load_run, resolve_run, stage_run
-from simyard.tasks.managed.trainer import check_trainer
-from simyard.tasks.sessions.pool import Sessions
-from simyard.tasks.shared.heartbeat import PATIENCE, is_gone
-from simyard.tasks.shared.history import read_or_none
+from simyard.cli.options import ARGUMENTS, JSON, LIMIT, POOL, SETTINGS, STORE, read_request
+from simyard.cli.output import EXITS, Columns, Group, emit, emit_rows
+from simyard.cli.site_store import open_site, open_site_store
+from simyard.core.errors import EXIT_BAD_REQUEST, EXIT_JOB_FAILED, EXIT_SUCCEEDED, RequestError
+
+if TYPE_CHECKING:
+    from simyard.requests.settings import Site
+    from simyard.store.store import Store
+    from simyard.tasks.managed.run import ResolvedRun
 
 POLL_S = 1.0
 KEPT_JOBS = 1_000_000
 """A simulator of a run is not replaced for having served many rollouts, only for its memory."""
 
 
+@click.group(cls=Group)
+def managed() -> None:
+    """Run, follow, pause, resume and cancel managed training runs."""
+
+
+@managed.command()
+@ARGUMENTS
+@STORE
+@POOL
+@SETTINGS
+@click.option("--wait", is_flag=True, help="Stay until the run has ended; without it the run goes on by itself.")
+@JSON
 def start(
-    request: TrainingRunRequest, base: Path, reference: str | None, pool: str | None, *, wait: bool, quiet: bool
-) -> dict[str, Any]:
-    """Begin a managed training run.
+    arguments: tuple[str, ...],
+    store: str | None,
+    pool: str | None,
+    settings: tuple[str, ...],
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Train in a loop of rollouts and calls of your own trainer, as CONFIG says.
 
-    Args:
-        request: The checked request.
-        base: Folder that its relative paths start from.
-        reference: The store, as the user named it.
-        pool: The work pool; None does everything on this machine.
-        wait: Whether to stay until the run has ended.
-        quiet: Whether to print nothing meanwhile.
-
-    Returns:
-        The run's result, or how it stands where nobody waits.
-
-    Raises:
-        RequestError: If the request is bad; nothing was created then.
+    CONFIG is the JSON body of `POST /v1/training-runs`.
     """
-    site = Site.from_env()
-    reference = absolute(reference or site.store)
-    store = open_store(reference)
-    resolved = resolve_run(request, store, keys.new_run_id(), base, site)
+    from simyard.requests.managed import TrainingRunRequest
+
+    request, base = read_request(TrainingRunRequest, arguments, settings)
+    # The request is good: what runs it is imported now.
+    from simyard.cli.detached import go_on_alone
+    from simyard.store import keys
+    from simyard.tasks.managed import record
+    from simyard.tasks.managed.run import resolve_run, stage_run
+    from simyard.tasks.managed.trainer import check_trainer
+
+    site, reference, opened = open_site(store)
+    resolved = resolve_run(request, opened, keys.new_run_id(), base, site)
+    run_id = resolved.spec.run_id
     if pool is None:
         check_trainer(resolved.spec, site)
     if wait:
-        return _drive(resolved, resolved.spec.run_id, store, reference, pool, site, quiet=quiet)
-    stage_run(resolved, store)
-    _leave(resolved.spec.run_id, reference, pool, site)
-    return record.run_status(store, resolved.spec.run_id)
+        _end_as(_drive(resolved, run_id, opened, reference, pool, site, quiet=as_json), as_json)
+    stage_run(resolved, opened)
+    go_on_alone(run_id, ["managed", "resume", run_id, "--wait"], reference, pool, site)
+    _end_as(record.run_status(opened, run_id), as_json)
 
 
-def resume(run_id: str, reference: str | None, pool: str | None, *, wait: bool, quiet: bool) -> dict[str, Any]:
-    """Let a paused run go on, and drive one that nobody drives any more.
+@managed.command()
+@click.argument("run_id")
+@STORE
+@POOL
+@click.option("--wait", is_flag=True, help="Stay until the run has ended.")
+@JSON
+def resume(run_id: str, store: str | None, pool: str | None, wait: bool, as_json: bool) -> None:
+    """Let a paused run go on, or take up one whose process was lost, where it stopped."""
+    from simyard.cli.detached import go_on_alone
+    from simyard.store.keys import RunKeys
+    from simyard.tasks.managed import record
+    from simyard.tasks.managed.desired_state import wish
+    from simyard.tasks.shared.heartbeat import PATIENCE, is_gone
+    from simyard.tasks.shared.history import read_or_none
 
-    Raises:
-        RequestError: If there is no such run, or it has ended.
-    """
-    site = Site.from_env()
-    reference = absolute(reference or site.store)
-    store = open_store(reference)
-    wish(store, run_id, "run")
-    beat = read_or_none(store, RunKeys(run_id).status)
-    if beat is not None and not is_gone(beat, PATIENCE.driver.silence_s):
-        return watch(store, run_id, quiet=quiet) if wait else record.run_status(store, run_id)
-    if wait:
-        return _drive(None, run_id, store, reference, pool, site, quiet=quiet)
-    _leave(run_id, reference, pool, site)
-    return record.run_status(store, run_id)
-
-
-def _leave(run_id: str, reference: str, pool: str | None, site: Site) -> None:
-    """Have a process of its own drive the run; it outlives this one and its terminal."""
-    go_on_alone(run_id, ["runs", "resume", run_id, "--wait"], reference, pool, site)
+    site, reference, opened = open_site(store)
+    wish(opened, run_id, "run")
+    beat = read_or_none(opened, RunKeys(run_id).status)
+    if beat is None or is_gone(beat, PATIENCE.driver.silence_s):
+        if wait:
+            _end_as(_drive(None, run_id, opened, reference, pool, site, quiet=as_json), as_json)
+        go_on_alone(run_id, ["managed", "resume", run_id, "--wait"], reference, pool, site)
+    elif wait:
+        _end_as(_watch(opened, run_id, quiet=as_json), as_json)
+    _end_as(record.run_status(opened, run_id), as_json)
 
 
 def _drive(
@@ -102,6 +109,13 @@ def _drive(
     Raises:
         RequestError: If the simulator refuses the rollouts of a new run; nothing was created then.
     """
+    from simyard.cli import run as running
+    from simyard.core.specs import Bounds
+    from simyard.store.keys import RunKeys
+    from simyard.tasks.managed.run import ResolvedRun, load_run, stage_run
+    from simyard.tasks.sessions.pool import Sessions
+    from simyard.tasks.shared.history import read_or_none
+
     live = LiveLine()
     with Sessions(site, Bounds(jobs=KEPT_JOBS)) as sessions:
         known = resolved or ResolvedRun(load_run(store, run_id), (), None)
@@ -130,15 +144,19 @@ def _drive(
         raise RequestError(
             f"{run_id} stopped before its end: {state.message}",
             code="run_interrupted",
-            advice=f"What is done is kept. Go on: simyard runs resume {run_id} --wait --store {reference}.",
+            advice=f"What is done is kept. Go on: simyard managed resume {run_id} --wait --store {reference}.",
         )
     if not quiet:
-        say_ending(result, store, live)
+        _say_ending(result, store, live)
     return dict(result)
 
 
-def say_ending(result: dict[str, Any], store: Store, live: LiveLine) -> None:
+def _say_ending(result: dict[str, Any], store: Store, live: LiveLine) -> None:
     """Print how a run ended, and where what matters of it lies."""
+    from simyard.store.keys import RunKeys
+    from simyard.tasks.managed.executor import summary
+    from simyard.tasks.managed.report import REPORT
+
     live.say(f"{result['status']}: {summary(result)}")
     if error := result["error"]:
         live.say(f"error:       {error['message']}\nadvice:      {error['advice']}")
@@ -146,81 +164,46 @@ def say_ending(result: dict[str, Any], store: Store, live: LiveLine) -> None:
     if result["best"]:
         uri = store.get_json(RunKeys(result["run_id"]).checkpoint(result["best"]["checkpoint_id"]))["uri"]
         live.say(f"checkpoint:  {uri}")
-    live.say(f"report:      {store.url(RunKeys(result['run_id']).file(run_report.REPORT))}")
+    live.say(f"report:      {store.url(RunKeys(result['run_id']).file(REPORT))}")
 
 
-def watch(store: Store, run_id: str, *, quiet: bool = False) -> dict[str, Any]:
-    """Print a run's events as they come, until it has ended or nobody drives it any more.
+@managed.command("list")
+@STORE
+@LIMIT
+@JSON
+def list_runs(store: str | None, limit: int, as_json: bool) -> None:
+    """List runs, newest first."""
+    from simyard.tasks.managed import record
 
-    Raises:
-        RequestError: If there is no such run.
-    """
-    load_run(store, run_id)
-    live = LiveLine()
-    shown = 0
-    while True:
-        standing = record.run_status(store, run_id)
-        if not quiet:
-            for event in read_events(store, run_id, [n for n in event_numbers(store, run_id) if n > shown]):
-                live.say(describe_event(event))
-                shown = int(event["event_id"].removeprefix("evt-"))
-            if standing["status"] not in record.ENDED:
-                live({"stage": standing["stage"] or standing["status"], "done": 0, "total": 0})
-        if standing["status"] in (*record.ENDED, "interrupted"):
-            if standing["status"] in record.ENDED and not quiet:
-                say_ending(standing, store, live)
-            return standing
-        time.sleep(POLL_S)
-
-
-def describe_event(event: dict[str, Any]) -> str:
-    """Return an event as one line."""
-    return f"{event['created_at'][11:19]}  {event['event_type']:20} {event['message']}"
-
-
-def say(run_id: str, reference: str | None, wanted: Wish) -> dict[str, Any]:
-    """Say what is wanted of a run; return how it stands. A run that nobody drives is canceled at once.
-
-    Raises:
-        RequestError: If there is no such run, or it has ended.
-    """
-    site = Site.from_env()
-    store = open_store(reference or site.store)
-    wish(store, run_id, wanted)
-    if wanted == "cancel" and record.run_status(store, run_id)["status"] in ("queued", "interrupted"):
-        with suppress(RequestError):  # a process has just taken it up, and sees what is wanted
-            Driver(load_run(store, run_id), store, site, DriverObserver()).end_now("canceled")
-    return record.run_status(store, run_id)
-
-
-def verify(run_id: str, reference: str | None, *, quiet: bool) -> list[str]:
-    """Return what is wrong with a run.
-
-    Raises:
-        RequestError: If there is no such run.
-    """
-    store = open_site_store(reference)
-    live = LiveLine()
-
-    def show(what: str) -> None:
-        if not quiet:
-            live({"stage": what, "done": 0, "total": 0})
-
-    return verifying.verify(store, run_id, show)
-
-
-def show(run_id: str, reference: str | None) -> dict[str, Any]:
-    """Return how a run stands, with its iterations and checkpoints."""
-    store = open_site_store(reference)
-    standing = record.run_status(store, run_id)
-    return standing | {
-        "history": record.iterations(store, run_id),
-        "checkpoints": record.checkpoints(store, run_id)[::-1],
+    columns: Columns = {
+        "RUN": "run_id",
+        "STATUS": "status",
+        ">ITERATION": lambda row: f"{row['current_iteration']}/{row['max_iterations']}",
+        ">CREDITS": lambda row: f"{row['credits']:.3g}",
+        "NAME": "name",
     }
+    found = record.list_runs(open_site_store(store), limit)
+    emit_rows(found, as_json, "No managed training runs in this store yet.", columns)
 
 
-def describe(standing: dict[str, Any]) -> str:
-    """Return a run as text."""
+@managed.command()
+@click.argument("run_id")
+@STORE
+@JSON
+def show(run_id: str, store: str | None, as_json: bool) -> None:
+    """Show how a run stands, its iterations and its checkpoints."""
+    from simyard.tasks.managed import record
+
+    opened = open_site_store(store)
+    standing = record.run_status(opened, run_id)
+    history = {
+        "history": record.iterations(opened, run_id),
+        "checkpoints": record.checkpoints(opened, run_id)[::-1],
+    }
+    emit(standing | history, as_json, _describe)
+
+
+def _describe(standing: dict[str, Any]) -> str:
     lines = [f"{standing['run_id']}  {standing['status']}", f"store       {standing['store']}"]
     lines.append(f"iteration   {standing['current_iteration']} of {standing['max_iterations']} at most")
     lines.append(f"cost        {standing['credits']:.4g} credits")
@@ -235,17 +218,102 @@ def describe(standing: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def list_runs(reference: str | None, limit: int) -> list[dict[str, Any]]:
-    """Return how the newest runs stand."""
-    return record.list_runs(open_site_store(reference), limit)
+@managed.command()
+@click.argument("run_id")
+@STORE
+@JSON
+def watch(run_id: str, store: str | None, as_json: bool) -> None:
+    """Print a run's events as they come, until it has ended; exit as the run does."""
+    _end_as(_watch(open_site_store(store), run_id, quiet=as_json), as_json)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Return the list as text."""
-    if not rows:
-        return "No managed training runs in this store yet."
-    lines = [f"{'RUN':31} {'STATUS':11} {'ITERATION':>10} {'CREDITS':>8}  NAME"]
-    for row in rows:
-        done = f"{row['current_iteration']}/{row['max_iterations']}"
-        lines.append(f"{row['run_id']:31} {row['status']:11} {done:>10} {row['credits']:>8.3g}  {row['name']}")
-    return "\n".join(lines)
+def _watch(store: Store, run_id: str, *, quiet: bool) -> dict[str, Any]:
+    """Print a run's events as they come, until it has ended or nobody drives it any more."""
+    from simyard.tasks.managed import record
+    from simyard.tasks.managed.events import event_numbers, read_events
+    from simyard.tasks.managed.run import load_run
+
+    load_run(store, run_id)
+    live = LiveLine()
+    shown = 0
+    while True:
+        standing = record.run_status(store, run_id)
+        if not quiet:
+            for event in read_events(store, run_id, [n for n in event_numbers(store, run_id) if n > shown]):
+                live.say(f"{event['created_at'][11:19]}  {event['event_type']:20} {event['message']}")
+                shown = int(event["event_id"].removeprefix("evt-"))
+            if standing["status"] not in record.ENDED:
+                live({"stage": standing["stage"] or standing["status"], "done": 0, "total": 0})
+        if standing["status"] in (*record.ENDED, "interrupted"):
+            if standing["status"] in record.ENDED and not quiet:
+                _say_ending(standing, store, live)
+            return standing
+        time.sleep(POLL_S)
+
+
+@managed.command()
+@click.argument("run_id")
+@STORE
+def pause(run_id: str, store: str | None) -> None:
+    """Begin nothing new; what is in progress comes to its end."""
+    from simyard.tasks.managed import record
+    from simyard.tasks.managed.desired_state import wish
+
+    opened = open_site_store(store)
+    wish(opened, run_id, "pause")
+    standing = record.run_status(opened, run_id)
+    click.echo(f"{run_id} begins nothing new. Let it go on: simyard managed resume {_named(standing)}")
+
+
+@managed.command()
+@click.argument("run_id")
+@STORE
+def cancel(run_id: str, store: str | None) -> None:
+    """End a run now; its checkpoints are kept."""
+    from simyard.tasks.managed import record
+    from simyard.tasks.managed.desired_state import wish
+    from simyard.tasks.managed.driver import Driver, DriverObserver
+    from simyard.tasks.managed.run import load_run
+
+    site, _, opened = open_site(store)
+    wish(opened, run_id, "cancel")
+    if record.run_status(opened, run_id)["status"] in ("queued", "interrupted"):  # nobody drives it: end it here
+        with suppress(RequestError):  # a process has just taken it up, and sees what is wanted
+            Driver(load_run(opened, run_id), opened, site, DriverObserver()).end_now("canceled")
+    ended = record.run_status(opened, run_id)["status"] == "canceled"
+    click.echo(f"{run_id} {'is canceled' if ended else 'will stop within seconds'}, and keeps what it has.")
+
+
+@managed.command()
+@click.argument("run_id")
+@STORE
+@JSON
+def verify(run_id: str, store: str | None, as_json: bool) -> None:
+    """Read everything of a run, and check digests, lineage and events; exit 1 if something is wrong."""
+    from simyard.tasks.managed.verify import verify as find_problems
+
+    live = LiveLine()
+
+    def show(what: str) -> None:
+        if not as_json:
+            live({"stage": what, "done": 0, "total": 0})
+
+    problems = find_problems(open_site_store(store), run_id, show)
+    sound = f"{run_id}: every checkpoint, dataset, rollout and event is what it says."
+    emit({"run_id": run_id, "problems": problems}, as_json, lambda found: "\n".join(problems) or sound)
+    sys.exit(EXIT_JOB_FAILED if problems else EXIT_SUCCEEDED)
+
+
+def _named(standing: Mapping[str, Any]) -> str:
+    """Return how a command names a run: its id and its store."""
+    return f"{standing['run_id']} --store {standing['store'].rpartition('/training-runs/')[0]}"
+
+
+def _end_as(standing: Mapping[str, Any], as_json: bool) -> NoReturn:
+    """Print how a run stands, and exit as it ended; one that has not is no failure."""
+    if as_json:
+        click.echo(json.dumps(standing))
+    elif standing["status"] not in EXITS:
+        click.echo(f"{standing['run_id']} is {standing['status']}.")
+        click.echo(f"Follow it: simyard managed watch {_named(standing)}")
+    sys.exit(EXIT_BAD_REQUEST if standing["ended_by"] == "refused" else EXITS.get(standing["status"], EXIT_SUCCEEDED))

@@ -3,92 +3,101 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
-from pathlib import Path
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
-from simyard.blocks.reference import absolute, open_store
-from simyard.cli import run as running
+import click
+
 from simyard.cli.live import LiveLine
-from simyard.cli.site_store import open_site_store
-from simyard.core.errors import Category, RequestError
-from simyard.core.specs import Bounds
-from simyard.requests.retrain import RetrainRequest
-from simyard.requests.settings import Site
-from simyard.store import keys
-from simyard.store.store import Store
-from simyard.tasks.promotion import promotions
-from simyard.tasks.promotion.retrain import find_start, require_comparable
-from simyard.tasks.resolve import resolve
-from simyard.tasks.sessions.pool import Sessions
-from simyard.tasks.shared import history
+from simyard.cli.options import ARGUMENTS, JSON, POOL, SETTINGS, STORE, read_request
+from simyard.cli.output import EXITS, Columns, Command, Group, emit, emit_rows
+from simyard.cli.site_store import open_site, open_site_store
+from simyard.core.errors import EXIT_BAD_REQUEST, Category, RequestError
 from simyard.tasks.shared.text import interval, number
+
+if TYPE_CHECKING:
+    from simyard.store.store import Store
 
 MAX_WHY_CHARACTERS = 4000
 
 
+@click.command(cls=Command)
+@ARGUMENTS
+@STORE
+@POOL
+@SETTINGS
+@JSON
 def retrain(
-    request: RetrainRequest, base: Path, reference: str | None, pool: str | None, *, quiet: bool
-) -> tuple[dict[str, Any], str]:
-    """Train, compare and decide.
+    arguments: tuple[str, ...], store: str | None, pool: str | None, settings: tuple[str, ...], as_json: bool
+) -> None:
+    """Train as CONFIG says, and promote the policy if it is better beyond noise than the promoted one.
 
-    Args:
-        request: The checked request.
-        base: Folder that its relative paths start from.
-        reference: The store, as the user named it.
-        pool: The work pool; None runs everything in this process.
-        quiet: Whether to print nothing.
-
-    Returns:
-        The decision as the history has it, and `succeeded` when there is one, else how the job ended that failed:
-        `failed`, `canceled` or `refused`.
-
-    Raises:
-        RequestError: If the request is bad; nothing was created then.
+    Exits 0 when that was decided, either way.
     """
-    site = Site.from_env()
-    reference = absolute(reference or site.store)
-    store = open_store(reference)
+    from simyard.requests.retrain import RetrainRequest
+
+    request, base = read_request(RetrainRequest, arguments, settings)
+    # The request is good: what runs it is imported now.
+    from simyard.cli import run as running
+    from simyard.core.specs import Bounds
+    from simyard.store import keys
+    from simyard.tasks.promotion import promotions
+    from simyard.tasks.promotion.retrain import find_start, require_comparable
+    from simyard.tasks.resolve import resolve
+    from simyard.tasks.sessions.pool import Sessions
+
+    site, reference, opened = open_site(store)
     job_id = keys.new_job_id()
-    incumbent = promotions.read(store, request.promotion).current
-    require_comparable(request, incumbent, store)
-    start = find_start(request, incumbent, store, job_id)
+    incumbent = promotions.read(opened, request.promotion).current
+    require_comparable(request, incumbent, opened)
+    start = find_start(request, incumbent, opened, job_id)
     training = request.training.model_copy(update={"resume": start.resume})
-    resolved = resolve(training, store, job_id, base)
+    resolved = resolve(training, opened, job_id, base)
     live = LiveLine()
     with Sessions(site, Bounds()) as sessions:
         if pool is None:
-            running.start_ahead(resolved, store, sessions)
-        with running.prefect_ready(pool, live, quiet=quiet):
+            running.start_ahead(resolved, opened, sessions)
+        with running.prefect_ready(pool, live, quiet=as_json):
             if pool is None:
-                running.check_ahead(resolved, store, sessions, live, quiet=quiet)
+                running.check_ahead(resolved, opened, sessions, live, quiet=as_json)
         from simyard.flows.retrain import retrain as flow
 
-        if not quiet:
+        if not as_json:
             live.say(f"beginning from {start.said}")
-        with running.in_this_process(sessions, live, (lambda status: None) if quiet else live):
+        with running.in_this_process(sessions, live, (lambda status: None) if as_json else live):
             state = flow(request, reference, pool, job_id, base, return_state=True)
-    written = [e for e in promotions.read(store, request.promotion).history if e["job_id"] == job_id]
+
+    written = [e for e in promotions.read(opened, request.promotion).history if e["job_id"] == job_id]
     if not written:
         state.result()  # raises what ended the flow
     entry = written[-1]
-    if not quiet:
-        _say(entry, store, request.promotion, live)
-    return entry, _status(entry, store)
+    if as_json:
+        click.echo(json.dumps(entry))
+    else:
+        _say(entry, opened, request.promotion, live)
+    sys.exit(_exit_code(entry, opened))
 
 
-def _status(entry: dict[str, Any], store: Store) -> str:
+def _exit_code(entry: dict[str, Any], store: Store) -> int:
+    """Return 0 where something was decided, else the code of the job that failed."""
+    from simyard.store import keys
+    from simyard.tasks.shared import history
+
     error = entry["error"]
     if error is None:
-        return "succeeded"
+        return EXITS["succeeded"]
     if error["category"] == Category.CANCELED:
-        return "canceled"
+        return EXITS["canceled"]
     trained = history.read_or_none(store, keys.JobKeys(entry["job_id"]).result)
-    return "refused" if trained and trained["refused"] else "failed"
+    return EXIT_BAD_REQUEST if trained and trained["refused"] else EXITS["failed"]
 
 
 def _say(entry: dict[str, Any], store: Store, name: str, live: LiveLine) -> None:
-    """Print what was decided, and on what grounds."""
+    """Print the decision and its grounds."""
+    from simyard.store import keys
+
     live.say(f"{entry['decision'].replace('_', ' ')}: {entry['why']}")
     if error := entry["error"]:
         live.say(f"advice:      {error['advice']}")
@@ -104,57 +113,63 @@ def _figures(policy: dict[str, Any]) -> str:
     return f"{found['metric']} {number(found['mean'])} {interval(found['interval_95'])} in {found['episodes']} episodes"
 
 
-def list_promotions(reference: str | None) -> list[dict[str, Any]]:
-    """Return the records of a store, each with its newest decision alone."""
-    store = open_site_store(reference)
-    records = [promotions.read(store, name).to_json() for name in promotions.names(store)]
-    return [record | {"history": record["history"][-1:]} for record in records]
+@click.group(cls=Group)
+def promotions() -> None:
+    """Look at what retrainings have promoted, and go back."""
 
 
-def show(name: str, reference: str | None) -> dict[str, Any]:
-    """Return a record.
+@promotions.command("list")
+@STORE
+@JSON
+def list_promotions(store: str | None, as_json: bool) -> None:
+    """List what is promoted, and the newest decision of each."""
+    from simyard.tasks.promotion import promotions
 
-    Raises:
-        RequestError: If there is none of this name.
-    """
-    return promotions.require(open_site_store(reference), name).to_json()
+    opened = open_site_store(store)
+    records = [promotions.read(opened, name).to_json() for name in promotions.names(opened)]
+    columns: Columns = {
+        "PROMOTION": "name",
+        "PROMOTED": lambda record: record["current"]["job_id"] if record["current"] else "none",
+        ">METRIC": lambda record: number(record["current"]["evaluation"]["mean"]) if record["current"] else "",
+        "LAST DECISION": lambda record: _line(record["history"][-1]),
+    }
+    newest = [record | {"history": record["history"][-1:]} for record in records]
+    emit_rows(newest, as_json, "Nothing has been retrained in this store yet.", columns)
 
 
-def roll_back(name: str, reference: str | None, why: str) -> dict[str, Any]:
-    """Go back to the policy that was promoted before; return the entry in the history.
+@promotions.command()
+@click.argument("name")
+@STORE
+@JSON
+def show(name: str, store: str | None, as_json: bool) -> None:
+    """Show which policy is promoted, and every decision."""
+    from simyard.tasks.promotion import promotions
 
-    Raises:
-        RequestError: If there is none, or the reason is a book.
-    """
+    emit(promotions.require(open_site_store(store), name).to_json(), as_json, _describe)
+
+
+@promotions.command()
+@click.argument("name")
+@STORE
+@click.option("--why", default="", metavar="TEXT", help="The reason, for the history.")
+@JSON
+def rollback(name: str, store: str | None, why: str, as_json: bool) -> None:
+    """Go back to the policy that was promoted before; the history keeps both."""
+    from simyard.tasks.promotion import promotions
+
     if len(why) > MAX_WHY_CHARACTERS:
         raise RequestError(
             f"--why has {len(why)} characters.", code="bad_command", advice=f"Allowed: {MAX_WHY_CHARACTERS:,}."
         )
-    return promotions.rollback(open_site_store(reference), name, why=why, by=_user())
-
-
-def _user() -> str:
     try:
-        return getpass.getuser()
+        user = getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name
-        return f"user {os.getuid()}"
+        user = f"user {os.getuid()}"
+    entry = promotions.rollback(open_site_store(store), name, why=why, by=user)
+    emit(entry, as_json, lambda entry: f"{name} is {entry['candidate']['job_id']} again.")
 
 
-def table(records: list[dict[str, Any]]) -> str:
-    """Return the list as text."""
-    if not records:
-        return "Nothing has been retrained in this store yet."
-    lines = [f"{'PROMOTION':24} {'PROMOTED':31} {'METRIC':>8}  LAST DECISION"]
-    for record in records:
-        current, last = record["current"], record["history"][-1]
-        job_id = current["job_id"] if current else "none"
-        mean = number(current["evaluation"]["mean"]) if current else ""
-        lines.append(f"{record['name']:24} {job_id:31} {mean:>8}  {_line(last)}")
-    return "\n".join(lines)
-
-
-def describe(record: dict[str, Any]) -> str:
-    """Return a record as text."""
+def _describe(record: dict[str, Any]) -> str:
     lines = [record["name"]]
     if current := record["current"]:
         lines += [

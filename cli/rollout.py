@@ -1,63 +1,61 @@
-"""`simyard submit`: check and stage a rollout, then run it here, or leave it to a process of its own."""
+"""`simyard rollout`: check and stage a rollout, then run it here, or leave it to a process of its own."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-from simyard.blocks.reference import absolute, open_store
-from simyard.cli import run as running
-from simyard.cli.detached import go_on_alone
-from simyard.cli.watch import watch
-from simyard.requests.rollout import SubmitRequest
-from simyard.requests.settings import Site
-from simyard.store import keys
-from simyard.store.store import Store
-from simyard.tasks.kinds.common_fields import Resolved
-from simyard.tasks.resolve import resolve
-from simyard.tasks.shared import history, idempotency
-from simyard.tasks.stage import stage
+import click
+
+from simyard.cli.options import ARGUMENTS, JSON, POOL, SESSION, SETTINGS, STORE, read_request
+from simyard.cli.output import Command, end_as_job
+from simyard.cli.site_store import open_site
 
 
-def submit(
-    request: SubmitRequest, base: Path, reference: str | None, pool: str | None, key: str | None,
-    *, wait: bool, quiet: bool,
-) -> dict[str, Any]:  # fmt: skip
-    """Submit a rollout.
+@click.command(cls=Command)
+@ARGUMENTS
+@STORE
+@POOL
+@SETTINGS
+@SESSION
+@click.option("--idempotency-key", metavar="KEY", help="Used again with the same request it means the same job.")
+@click.option("--wait", is_flag=True, help="Stay until the job has ended; without it the job goes on by itself.")
+@JSON
+def rollout(
+    arguments: tuple[str, ...],
+    store: str | None,
+    pool: str | None,
+    settings: tuple[str, ...],
+    session: tuple[str, ...],
+    idempotency_key: str | None,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Simulate and record a rollout as CONFIG, the JSON body of `POST /v0/jobs`, says."""
+    from simyard.requests.rollout import SubmitRequest
 
-    Args:
-        request: The checked request.
-        base: Folder that its relative paths start from.
-        reference: The store, as the user named it.
-        pool: The work pool; None runs it on this machine.
-        key: Idempotency key: used again with the same request it means the same job.
-        wait: Whether to stay until the job has ended.
-        quiet: Whether to print nothing meanwhile.
+    request, base = read_request(SubmitRequest, arguments, settings, session)
+    # The request is good: what runs it is imported now.
+    from simyard.cli.detached import go_on_alone
+    from simyard.cli.jobs import watch_job
+    from simyard.cli.run import execute
+    from simyard.store import keys
+    from simyard.tasks.resolve import resolve
+    from simyard.tasks.shared import history, idempotency
+    from simyard.tasks.stage import stage
 
-    Returns:
-        The job's result, or how it stands where nobody waits.
-
-    Raises:
-        RequestError: If the request is bad; nothing was created then.
-    """
-    site = Site.from_env()
-    reference = absolute(reference or site.store)
-    store = open_store(reference)
-    resolved = resolve(request, store, keys.new_job_id(), base)
-    if key is not None:
-        job_id = idempotency.claim(store, key, resolved.spec.job_id, idempotency.content_of(resolved.spec))
-        if store.exists(keys.JobKeys(job_id).job):
-            return watch(store, job_id, quiet=quiet) if wait else history.job_status(store, job_id)
+    site, reference, opened = open_site(store)
+    resolved = resolve(request, opened, keys.new_job_id(), base)
+    job_id = resolved.spec.job_id
+    if idempotency_key is not None:
+        job_id = idempotency.claim(opened, idempotency_key, job_id, idempotency.content_of(resolved.spec))
+        if opened.exists(keys.JobKeys(job_id).job):
+            followed = watch_job(opened, job_id, quiet=as_json) if wait else history.job_status(opened, job_id)
+            end_as_job(followed, as_json)
         resolved = replace(resolved, spec=replace(resolved.spec, job_id=job_id))
     if wait:
-        return running.execute(resolved, request, store, reference, pool, site, quiet=quiet)[0]
-    return _leave(resolved, store, reference, pool, site)
+        end_as_job(execute(resolved, request, opened, reference, pool, site, quiet=as_json)[0], as_json)
 
-
-def _leave(resolved: Resolved, store: Store, reference: str, pool: str | None, site: Site) -> dict[str, Any]:
-    """Stage the job and have a process of its own take it to its end; it outlives this one and its terminal."""
-    stage(resolved, store)
-    job_id = resolved.spec.job_id
-    go_on_alone(job_id, ["jobs", "retry", job_id], reference, pool, site)
-    return history.job_status(store, job_id)
+    # A process of its own takes the job to its end; it outlives this one and its terminal.
+    stage(resolved, opened)
+    go_on_alone(job_id, ["jobs", "resume", job_id], reference, pool, site)
+    end_as_job(history.job_status(opened, job_id), as_json)

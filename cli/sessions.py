@@ -3,85 +3,113 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from simyard.blocks.reference import absolute, open_store
+import click
+
 from simyard.cli.live import LiveLine
-from simyard.core.specs import Bounds
-from simyard.requests.config import check_config, model_of, read_config
-from simyard.requests.jobs import TrainRequest
-from simyard.requests.settings import Site
-from simyard.store import keys
-from simyard.tasks.resolve import resolve
-from simyard.tasks.sessions import kept as kept_sessions
+from simyard.cli.options import ARGUMENTS_OR_NONE, JSON, SETTINGS, STORE, Finite, config_and_settings
+from simyard.cli.output import Columns, Group, emit, emit_rows
+from simyard.cli.site_store import open_site
+from simyard.core.errors import RequestError
 
 _IMPORT_ONLY = {"trainingConfig": {"task": "Isaac-Cartpole-Direct"}, "overrides": []}
 """What stands for all jobs of Isaac Lab where no config is named: nothing of it is run."""
 
 
+@click.group(cls=Group)
+def sessions() -> None:
+    """Keep simulators warm on this machine, for jobs that come later."""
+
+
+@sessions.command()
+@ARGUMENTS_OR_NONE
+@STORE
+@SETTINGS
+@click.option("--idle-minutes", type=Finite(min=0.1, max=100_000), default=60.0, show_default=True,
+              help="It ends when it has had no job for so long.")  # fmt: skip
+@click.option("--jobs", type=click.IntRange(min=1), default=200, show_default=True,
+              help="Its process is replaced after so many.")  # fmt: skip
+@click.option("--memory-gb", type=Finite(min=0.5, max=10_000), default=16.0, show_default=True,
+              help="Its process is replaced when a job leaves it larger.")  # fmt: skip
+@JSON
 def start(
-    config: Path | None, settings: Sequence[str], reference: str | None, bounds: Bounds, *, quiet: bool
-) -> dict[str, Any]:
-    """Start a session for the jobs of a config, and wait until it is ready.
+    arguments: tuple[str, ...],
+    store: str | None,
+    settings: tuple[str, ...],
+    idle_minutes: float,
+    jobs: int,
+    memory_gb: float,
+    as_json: bool,
+) -> None:
+    """Start a simulator and leave it ready for jobs of the store; exit when it is ready.
 
-    Args:
-        config: A JSON file of a training or a rollout, a moment of which is run to load its kernels; None only imports.
-        settings: Changes to it, `key=value`.
-        reference: The store whose jobs it serves, as the user named it.
-        bounds: When it has served enough.
-        quiet: Whether to print nothing.
-
-    Raises:
-        RequestError: If the config is bad; nothing was started then.
-        WorkloadError: If the simulator cannot be kept.
+    With CONFIG, of a training or a rollout, it also loads the kernels of that task, by a moment of that very job.
+    Jobs use it that have its device, its packages, its environment variables and its store.
     """
-    site = Site.from_env()
-    store = open_store(absolute(reference or site.store))
+    from simyard.core.specs import Bounds
+    from simyard.requests.config import check_config, model_of, read_config
+    from simyard.requests.jobs import TrainRequest
+    from simyard.store import keys
+    from simyard.tasks.resolve import resolve
+    from simyard.tasks.sessions import kept
+
+    config, more = config_and_settings(arguments)
+    bounds = Bounds(jobs=jobs, memory_bytes=int(memory_gb * 1e9), idle_s=idle_minutes * 60)
+    site, _, opened = open_site(store)
     model = TrainRequest if config is None else model_of(read_config(config, TrainRequest))
-    given = read_config(config, model, settings)
+    given = read_config(config, model, (*settings, *more))
     request = check_config(given if config else _IMPORT_ONLY | given, model)
-    resolved = resolve(request, store, keys.new_job_id(), config.resolve().parent if config else Path.cwd())
+    resolved = resolve(request, opened, keys.new_job_id(), config.resolve().parent if config else Path.cwd())
     live = LiveLine()
-    state = kept_sessions.start(
-        resolved.spec, resolved if config else None, store, site, bounds,
-        lambda stage: None if quiet else live({"stage": stage, "done": 0, "total": 0}),
+    state = kept.start(
+        resolved.spec, resolved if config else None, opened, site, bounds,
+        lambda stage: None if as_json else live({"stage": stage, "done": 0, "total": 0}),
     )  # fmt: skip
-    if not quiet:
-        live.say(f"{state['session_id']} is ready for jobs of {store.url()}")
-    return state
+    if not as_json:
+        live.say(f"{state['session_id']} is ready for jobs of {opened.url()}")
+    emit(state, as_json, lambda state: str(state["session_id"]))
 
 
-def list_sessions() -> list[dict[str, Any]]:
-    """Return how the sessions of this machine stand, oldest first."""
-    return [state for _, state in kept_sessions.alive_sessions(Site.from_env())]
+@sessions.command("list")
+@JSON
+def list_sessions(as_json: bool) -> None:
+    """List what this machine keeps warm."""
+    from simyard.requests.settings import Site
+    from simyard.tasks.sessions import kept
 
-
-def stop(session_id: str | None, *, quiet: bool) -> list[str]:
-    """End a session, or all; return their ids.
-
-    Raises:
-        RequestError: If there is no such session.
-    """
-    live = LiveLine()
-    return kept_sessions.stop(
-        Site.from_env(), session_id,
-        lambda stage: None if quiet else live({"stage": stage, "done": 0, "total": 0}),
-    )  # fmt: skip
-
-
-def table(states: list[dict[str, Any]]) -> str:
-    """Return the list as text."""
-    if not states:
-        return "This machine keeps no simulator warm."
-    lines = [f"{'SESSION':34} {'STATE':10} {'SIMULATOR':10} {'JOBS':>5} {'MEMORY':>8} {'IDLE':>8}  PROJECT"]
-    for state in states:
-        memory = "" if state["memory_bytes"] is None else f"{state['memory_bytes'] / 1e9:.1f} GB"
+    def idle(state: dict[str, Any]) -> str:
         since = state["used_at"] or state["started_at"]
-        idle = f"{time.time() - since:.0f} s" if state["state"] == "ready" else ""
-        lines.append(
-            f"{state['session_id']:34} {state['state']:10} {state['needs']['simulator']:10} {state['jobs']:>5} "
-            f"{memory:>8} {idle:>8}  {state['needs']['project']}"
-        )
-    return "\n".join(lines)
+        return f"{time.time() - since:.0f} s" if state["state"] == "ready" else ""
+
+    columns: Columns = {
+        "SESSION": "session_id",
+        "STATE": "state",
+        "SIMULATOR": lambda state: state["needs"]["simulator"],
+        ">JOBS": "jobs",
+        ">MEMORY": lambda state: "" if state["memory_bytes"] is None else f"{state['memory_bytes'] / 1e9:.1f} GB",
+        ">IDLE": idle,
+        "PROJECT": lambda state: state["needs"]["project"],
+    }
+    states = [state for _, state in kept.alive_sessions(Site.from_env())]
+    emit_rows(states, as_json, "This machine keeps no simulator warm.", columns)
+
+
+@sessions.command()
+@click.argument("session_id", required=False)
+@click.option("--all", "every", is_flag=True, help="All of them.")
+@JSON
+def stop(session_id: str | None, every: bool, as_json: bool) -> None:
+    """End a session; one in the middle of a job ends after it."""
+    if (session_id is None) != every:
+        raise RequestError("Name a session, or --all.", code="bad_command", advice="See `simyard sessions list`.")
+    from simyard.requests.settings import Site
+    from simyard.tasks.sessions import kept
+
+    live = LiveLine()
+    ended = kept.stop(
+        Site.from_env(), session_id,
+        lambda stage: None if as_json else live({"stage": stage, "done": 0, "total": 0}),
+    )  # fmt: skip
+    emit(ended, as_json, lambda ended: "\n".join(f"{name} has ended." for name in ended))

@@ -15,18 +15,21 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
+import click
 
-from simyard.blocks.reference import absolute, open_store
 from simyard.cli.live import LiveLine
+from simyard.cli.options import STORE
+from simyard.cli.output import Command
 from simyard.cli.processes import Child, Children
+from simyard.cli.site_store import open_site
 from simyard.core.errors import RequestError
 from simyard.deployments import POOL
-from simyard.requests.settings import Site
-from simyard.store.store import Store
-from simyard.tasks.shared import api_keys
+
+if TYPE_CHECKING:
+    from simyard.requests.settings import Site
+    from simyard.store.store import Store
 
 LOOK_S = 1.0
 ASK_S = 2.0
@@ -49,27 +52,27 @@ class Plan:
     """How many jobs the worker runs at once."""
 
 
-def up(plan: Plan, reference: str | None) -> None:
-    """Start everything that is missing, say where it is, and keep it running until a signal ends it.
+@click.command(cls=Command)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where the API listens; 0.0.0.0 for everybody.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8400, show_default=True, help="Of the API.")
+@click.option("--prefect-port", type=click.IntRange(1, 65535), default=4200, show_default=True,
+              help="Of the Prefect server, where PREFECT_API_URL names none.")  # fmt: skip
+@click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="How many run at once.")
+@STORE
+def up(host: str, port: int, prefect_port: int, jobs: int, store: str | None) -> None:
+    """Run a whole site on this machine: Prefect server, worker, HTTP API; what is there already is used.
 
-    Args:
-        plan: What and where.
-        reference: The store, as the user named it.
-
-    Raises:
-        RequestError: Somebody has a port, the settings are bad, or it runs already.
-        Died: Something does not come up.
+    It stays until Ctrl-C or SIGTERM, and starts again what dies. Jobs that it interrupts go on at the next start.
     """
-    site = Site.from_env()
-    reference = absolute(reference or site.store)
-    store = open_store(reference)
+    plan = Plan(host=host, port=port, prefect_port=prefect_port, jobs=jobs)
+    site, reference, opened = open_site(store)
     live = LiveLine()
     folder = site.home / "up"
     with _alone(folder), _asked_to_end() as asked:
         children = Children(folder, live.say)
         children.end_leftovers()
         try:
-            _start(plan, site, store, reference, children, live, asked)
+            _start(plan, site, opened, reference, children, live, asked)
             while not asked.wait(LOOK_S):
                 children.mend()
         finally:
@@ -201,6 +204,8 @@ def _given_server() -> str | None:
 
 def _own_key(store: Store, site: Site) -> str:
     """Return a key for the person at this machine, made at the first start and kept in a file that is theirs alone."""
+    from simyard.tasks.shared import api_keys
+
     file = site.home / "api-key"
     if file.exists() and api_keys.find(store, key := file.read_text().strip()):
         return key
@@ -213,6 +218,8 @@ def _own_key(store: Store, site: Site) -> str:
 
 def _has_worker(url: str, is_one: Callable[[str], bool]) -> bool:
     """Return whether the pool has a worker with such a name."""
+    import httpx
+
     try:
         answer = httpx.post(f"{url}/work_pools/{POOL}/workers/filter", json={}, timeout=ASK_S)
         workers = answer.raise_for_status().json()
@@ -233,6 +240,8 @@ def _deploy(url: str, live: LiveLine, asked: threading.Event) -> None:
 
 
 def _answers(url: str) -> bool:
+    import httpx
+
     try:
         return httpx.get(url, timeout=ASK_S).status_code == 200
     except httpx.HTTPError:

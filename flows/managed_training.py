@@ -51,7 +51,7 @@ def resume_training_run(run_id: str, store: str | None = None, pool: str | None 
     """Go on with a managed training run that nobody drives any more, where it stopped.
 
     Args:
-        run_id: Which run: `run-…`, as `simyard runs list` shows it.
+        run_id: Which run: `run-…`, as `simyard managed list` shows it.
         store: URL of the store, or the name of a block (`job-store/NAME`); the site's own store by default.
         pool: Work pool that has the simulator; by default the site's, or this process where it has none.
     """

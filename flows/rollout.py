@@ -1,4 +1,4 @@
-"""Submit a rollout: robot, scene and control in, the arrays of every environment out."""
+"""Run a rollout: robot, scene and control in, the arrays of every environment out."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from simyard.flows.stages import ending, run_request
 from simyard.requests.rollout import SubmitRequest
 
 
-@flow(name="submit", flow_run_name="{request.name}")
-def submit(
+@flow(name="rollout", flow_run_name="{request.name}")
+def rollout(
     request: SubmitRequest,
     store: str | None = None,
     pool: str | None = None,

@@ -29,7 +29,7 @@ DEPLOYMENTS = {
     "train": "train/train",
     "evaluate": "evaluate/evaluate",
     "export": "export_policy/export_policy",
-    "rollout": "submit/submit",
+    "rollout": "rollout/rollout",
     "training-run": "managed-training/managed_training",
 }
 """What runs each kind, as prefect.yaml names it."""

@@ -124,7 +124,7 @@ def check_run_id(run_id: str) -> str:
         raise RequestError(
             f"{run_id!r} is not the id of a managed training run.",
             code="bad_run_id",
-            advice="An id looks like 'run-01k…': see `simyard runs list`.",
+            advice="An id looks like 'run-01k…': see `simyard managed list`.",
         )
     return run_id
 

@@ -85,7 +85,7 @@ def _missing(
     if outcome is None:
         return Failure(
             code="no_outcome", category=Category.INFRA, message="The last attempt left no outcome.",
-            advice="It died without a word; run `simyard jobs retry` to go on from the last checkpoint.",
+            advice="It died without a word; run `simyard jobs resume` to go on from the last checkpoint.",
         )  # fmt: skip
     problems = kind_of(spec).missing(spec, outcome, artifacts)
     for artifact in artifacts:

@@ -140,7 +140,7 @@ class Loop:
     def __call__(self, **changes: Any) -> "Run":
         """Take a run to its end."""
         arguments = ("--store", self.store, *self.pool, "--wait", "--json")
-        done = self.command("managed-train", self.write(**changes), *arguments, timeout_s=PATIENCE_S)
+        done = self.command("managed", "start", self.write(**changes), *arguments, timeout_s=PATIENCE_S)
         assert "Traceback" not in done.stderr, done.stderr
         result = last_json(done)
         return Run(self, result["run_id"], result, done.returncode)
@@ -149,7 +149,7 @@ class Loop:
         """Begin a run in a process of its own; return the process."""
         path = self.write(**changes)
         self.known = {path.name for path in self.store.glob("training-runs/run-*")}
-        return self.command.start("managed-train", path, "--store", self.store, *self.pool, "--wait")
+        return self.command.start("managed", "start", path, "--store", self.store, *self.pool, "--wait")
 
     def newest(self) -> "Run":
         """Return the run that was begun last, once it is there."""
@@ -176,9 +176,9 @@ class Run:
         return self.loop.store / "training-runs" / self.run_id
 
     def do(self, *arguments: str, **options: Any) -> Any:
-        """Run `simyard runs WHAT RUN`."""
+        """Run `simyard managed WHAT RUN`."""
         what, *more = arguments
-        return self.loop.command("runs", what, self.run_id, "--store", self.loop.store, *more, **options)
+        return self.loop.command("managed", what, self.run_id, "--store", self.loop.store, *more, **options)
 
     def read(self, pattern: str) -> list[Any]:
         return [json.loads(path.read_text()) for path in sorted(self.folder.glob(pattern))]
@@ -206,7 +206,7 @@ class Run:
         wait_until(lambda: self.events.count(event) >= count, PATIENCE_S, f"{count} times {event}")
 
     def assert_sound(self, iterations: int | None = None) -> None:
-        """`simyard runs verify` finds nothing, the chain is whole, and no finished step was done twice."""
+        """`simyard managed verify` finds nothing, the chain is whole, and no finished step was done twice."""
         verified = self.do("verify", "--json")
         assert last_json(verified)["problems"] == [], verified.stdout
         good = [ended for ended in self.iterations if ended["status"] == "succeeded"]

@@ -16,7 +16,8 @@ import yaml
 from lazy import lazy
 from pydantic import BaseModel
 
-from simyard.cli.main import JSON_KEYS, main
+from simyard.cli.main import main
+from simyard.cli.output import JSON_KEYS
 from simyard.core.errors import RequestError
 from simyard.requests.config import check_config, model_of, read_config
 from simyard.requests.jobs import EvaluationConfig, ExportConfig, PolicyConfig, TrainRequest
@@ -52,7 +53,10 @@ def commands(program: str) -> list[str]:
 def all_commands(command: click.Command, path: str = "simyard") -> Iterator[tuple[str, click.Command]]:
     yield path, command
     if isinstance(command, click.Group):
-        for name, child in command.commands.items():
+        for name in command.list_commands(click.Context(command)):
+            child = command.commands[name]
+            if child.hidden:  # a name of before
+                continue
             yield from all_commands(child, f"{path} {name}")
 
 
@@ -256,7 +260,7 @@ def test_the_deployments_name_real_flows() -> None:
         assert not [schedule for schedule in deployment.get("schedules", []) if schedule["active"]]
         names.append(f"{flow.name}/{deployment['name']}")
     assert names == [
-        "train/train", "evaluate/evaluate", "export_policy/export_policy", "submit/submit",
+        "train/train", "evaluate/evaluate", "export_policy/export_policy", "rollout/rollout",
         "managed-training/managed_training", "resume-training-run/resume_training_run", "rerun/rerun",
         "retrain/retrain", "run-job/simyard",
     ]  # fmt: skip

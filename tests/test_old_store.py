@@ -76,7 +76,7 @@ class Old:
 
     def run(self, name: str) -> str:
         """Return the id of the managed run with a name."""
-        (found,) = (row["run_id"] for row in self.json("runs", "list") if row["name"] == name)
+        (found,) = (row["run_id"] for row in self.json("managed", "list") if row["name"] == name)
         return str(found)
 
     def artifact(self, name: str, path: str) -> Path:
@@ -267,7 +267,7 @@ def test_a_retry_begins_where_the_attempts_ended(old: Old) -> None:
     assert follows("failed") == (2, 3, 3)
     assert follows("queued") == (1, 0, 0)
     assert follows("succeeded after a kill")[:2] == (3, 5), "the last one is passed over"
-    said = click.testing.CliRunner().invoke(main, ["jobs", "retry", old.ids["trained"]])
+    said = click.testing.CliRunner().invoke(main, ["jobs", "resume", old.ids["trained"]])
     assert (said.exit_code, "has succeeded" in said.stderr) == (2, True)
 
 
@@ -291,7 +291,7 @@ def test_the_same_request_with_its_key_is_the_same_job(old: Old, api: Api, tmp_p
     shutil.copy(Path(__file__).parents[1] / "examples" / "rollouts" / "gripper_arm.urdf", tmp_path)
     config = tmp_path / "rollout.json"
     config.write_text(json.dumps(rollout["request"]))
-    asked = ("submit", config, "--idempotency-key", rollout["idempotency_key"])
+    asked = ("rollout", config, "--idempotency-key", rollout["idempotency_key"])
     assert old.json(*asked)["job_id"] == old.ids["rolled out"]
     assert (
         "was used for another request"
@@ -360,23 +360,23 @@ def test_webhooks(old: Old) -> None:
 
 
 def test_managed_runs(old: Old) -> None:
-    rows = {row["name"]: row for row in old.json("runs", "list")}
+    rows = {row["name"]: row for row in old.json("managed", "list")}
     assert {name: (row["status"], row["current_iteration"]) for name, row in rows.items()} == {
         "pooled": ("succeeded", 2), "paused": ("succeeded", 3), "unfinished": ("interrupted", 3),
     }  # fmt: skip
-    shown = {name: old.json("runs", "show", row["run_id"]) for name, row in rows.items()}
+    shown = {name: old.json("managed", "show", row["run_id"]) for name, row in rows.items()}
     for name, count in {"pooled": 2, "paused": 3, "unfinished": 2}.items():
         assert [ended["status"] for ended in shown[name]["history"]] == ["succeeded"] * count
         assert [entry["iteration"] for entry in shown[name]["checkpoints"]] == [*range(count, 0, -1)]
         assert [ended["metrics"]["score"] for ended in shown[name]["history"]] == [1.0, 2.0, 3.0][:count]
     assert shown["pooled"]["ended_by"] == "max_iterations"
     assert shown["paused"]["best"]["checkpoint_id"] == shown["paused"]["checkpoints"][0]["checkpoint_id"]
-    assert old("runs", "list").count("run-") == 3
+    assert old("managed", "list").count("run-") == 3
 
 
 @pytest.mark.parametrize("name", ["pooled", "paused", "unfinished"])
 def test_a_managed_run_is_verified(old: Old, name: str) -> None:
-    assert old.json("runs", "verify", old.run(name))["problems"] == []
+    assert old.json("managed", "verify", old.run(name))["problems"] == []
 
 
 def test_what_happened_in_a_managed_run(old: Old, api: Api) -> None:
@@ -456,10 +456,10 @@ def test_an_interrupted_job_goes_on(copy: Old, tmp_path: Path, monkeypatch: pyte
 
 def test_old_records_are_changed(copy: Old, tmp_path: Path) -> None:
     run_id = copy.run("unfinished")
-    copy("runs", "cancel", run_id)
-    shown = copy.json("runs", "show", run_id)
+    copy("managed", "cancel", run_id)
+    shown = copy.json("managed", "show", run_id)
     assert (shown["status"], shown["ended_by"], len(shown["history"])) == ("canceled", "canceled", 2)
-    assert copy.json("runs", "verify", run_id)["problems"] == []
+    assert copy.json("managed", "verify", run_id)["problems"] == []
 
     queued = copy.ids["queued"]
     assert copy("jobs", "cancel", queued) == f"{queued} will stop within seconds and keep what it saved.\n"

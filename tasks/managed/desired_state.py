@@ -23,11 +23,11 @@ def wish(store: Store, run_id: str, wanted: Wish) -> None:
     load_run(store, run_id)
     if (ended := read_or_none(store, RunKeys(run_id).result)) is not None:
         raise RequestError(
-            f"{run_id} has {ended['status']}.", code="run_ended", advice="Begin another: simyard managed-train."
+            f"{run_id} has {ended['status']}.", code="run_ended", advice="Begin another: simyard managed start."
         )
     if wanted != "cancel" and wished(store, run_id) == "cancel":
         raise RequestError(
-            f"{run_id} is being canceled.", code="run_ended", advice="Begin another: simyard managed-train."
+            f"{run_id} is being canceled.", code="run_ended", advice="Begin another: simyard managed start."
         )
     now = datetime.now(UTC).isoformat(timespec="seconds")
     store.put_json(RunKeys(run_id).wish, {"wanted": wanted, "requested_at": now})

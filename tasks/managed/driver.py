@@ -440,7 +440,7 @@ class Driver:
             raise RequestError(
                 f"{self.spec.run_id} is driven by process {beat['pid']} on {beat['host']!r}.",
                 code="already_driven",
-                advice="Follow it (simyard runs watch); one that is lost is known as such after "
+                advice="Follow it (simyard managed watch); one that is lost is known as such after "
                 f"{PATIENCE.driver.silence_s:.0f} s without a heartbeat.",
             )
 

@@ -142,7 +142,7 @@ def load_run(store: Store, run_id: str) -> RunSpec:
         raise RequestError(
             f"There is no managed training run {run_id!r} in {store.url()}.",
             code="unknown_run",
-            advice="See `simyard runs list`.",
+            advice="See `simyard managed list`.",
         ) from error
 
 

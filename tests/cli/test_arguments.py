@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from simyard.cli.main import _config_and_settings
+from simyard.cli.options import config_and_settings
 from simyard.core.errors import RequestError
 
 
@@ -16,15 +16,15 @@ from simyard.core.errors import RequestError
     ],
 )
 def test_the_config_is_told_from_the_settings(arguments, config, settings):
-    assert _config_and_settings(arguments) == (config, settings)
+    assert config_and_settings(arguments) == (config, settings)
 
 
 def test_a_config_may_have_an_equals_sign_in_its_name(tmp_path):
     path = tmp_path / "a=b.json"
     path.write_text("{}")
-    assert _config_and_settings((str(path), "numEnvs=1")) == (path, ["numEnvs=1"])
+    assert config_and_settings((str(path), "numEnvs=1")) == (path, ["numEnvs=1"])
 
 
 def test_a_second_config_is_an_error():
     with pytest.raises(RequestError, match=r"Unexpected argument 'd\.json' after 'c\.json'"):
-        _config_and_settings(("c.json", "d.json"))
+        config_and_settings(("c.json", "d.json"))

@@ -13,7 +13,8 @@ import click.testing
 import pytest
 from helpers import LIBRARIES, train_request
 
-from simyard.cli.main import JSON_KEYS, main
+from simyard.cli.main import main
+from simyard.cli.output import JSON_KEYS
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.resolve import resolve
@@ -320,7 +321,7 @@ def test_a_command_that_is_wrong(refuse, write, arguments, said):
     assert "secret" not in result.output
 
 
-@pytest.mark.parametrize("command", ["show", "cancel", "retry", "download"])
+@pytest.mark.parametrize("command", ["show", "cancel", "resume", "download"])
 @pytest.mark.parametrize(
     ("job_id", "said"),
     [

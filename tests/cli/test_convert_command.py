@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import zarr
 
-from simyard.cli.main import JSON_KEYS, main
+from simyard.cli.main import main
+from simyard.cli.output import JSON_KEYS
 from simyard.runner.recording.recorder import RolloutRecorder, pack
 
 

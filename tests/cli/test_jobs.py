@@ -78,7 +78,7 @@ def test_a_job_from_its_start_over_a_killed_simulator_to_its_download(shell, tmp
     assert "digest" in forged.stderr
     assert not (tmp_path / "forged" / "metrics.csv").exists()
 
-    again = shell.run("jobs", "retry", job_id)
+    again = shell.run("jobs", "resume", job_id)
     assert again.returncode == 2
     assert "has succeeded" in again.stderr
     assert shell.run("jobs", "cancel", job_id).stdout == f"{job_id} has succeeded already.\n"
@@ -114,7 +114,7 @@ def test_a_killed_control_process_takes_the_simulator_with_it_and_a_retry_finish
     saved = [record["iteration"] for record in checkpoints(shell, job_id)]
     assert last_json(shell.run("jobs", "show", job_id, "--json"))["status"] == "interrupted"
 
-    retried = shell.run("jobs", "retry", job_id, "--json")
+    retried = shell.run("jobs", "resume", job_id, "--json")
     assert retried.returncode == 0, retried.stderr
     result = last_json(retried)
     assert list(result) == KEYS
@@ -148,7 +148,7 @@ def test_ctrl_c_cancels_and_the_job_can_be_gone_on_with(shell):
     result = json.loads(out.splitlines()[-1])
     assert_canceled(shell, result, pids)
 
-    retried = shell.run("jobs", "retry", result["job_id"], "--json")
+    retried = shell.run("jobs", "resume", result["job_id"], "--json")
     assert retried.returncode == 0, retried.stderr
     left = shell.left(last_json(retried))
     left.assert_nothing_missing(iterations=30)

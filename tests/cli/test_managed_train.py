@@ -1,4 +1,4 @@
-"""`simyard managed-train` and `simyard runs`, on the real runner and real trainer processes."""
+"""`simyard managed`, on the real runner and real trainer processes."""
 
 import json
 import os
@@ -126,16 +126,16 @@ def test_a_run_that_nobody_drives_is_canceled_at_once(loop):
 
 
 def test_without_wait_the_run_goes_on_by_itself_and_can_be_watched(loop):
-    started = loop.command("managed-train", loop.write(iterations=2, parallel=1), "--store", loop.store)
+    started = loop.command("managed", "start", loop.write(iterations=2, parallel=1), "--store", loop.store)
     assert started.returncode == 0, started.stderr
-    run_id = re.search(r"simyard runs watch (run-\w+)", started.stdout)[1]
+    run_id = re.search(r"simyard managed watch (run-\w+)", started.stdout)[1]
     run = Run(loop, run_id, {}, 0)
     watched = run.do("watch")
     assert watched.returncode == 0, watched.stderr
     assert "iteration.succeeded" in watched.stderr
     assert watched.stderr.index("run.started") < watched.stderr.index("run.ended")
     run.assert_sound(2)
-    listed = json.loads(loop.command("runs", "list", "--store", loop.store, "--json").stdout)
+    listed = json.loads(loop.command("managed", "list", "--store", loop.store, "--json").stdout)
     assert {row["run_id"]: row["status"] for row in listed}[run_id] == "succeeded"
 
 
@@ -169,7 +169,7 @@ def test_killed_again_and_again_it_goes_on_where_it_was(loop, machine, seed, tim
             process.kill()
             process.wait()
             kills[what] += 1
-            process = loop.command.start("runs", "resume", run.run_id, "--store", loop.store, "--wait")
+            process = loop.command.start("managed", "resume", run.run_id, "--store", loop.store, "--wait")
     # Killed between the result and its own end, the last process finds nothing left to do.
     code, said = process.wait(PATIENCE_S), process.stderr.read()
     assert code == 0 or "has succeeded" in said, said

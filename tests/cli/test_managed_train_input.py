@@ -1,4 +1,4 @@
-"""What `managed-train` refuses before anything is begun: what is said, and nothing is left."""
+"""What `managed start` refuses before anything is begun: what is said, and nothing is left."""
 
 import json
 
@@ -63,25 +63,25 @@ def test_a_bad_request_is_refused(refuse, write, loop, store, changes, said):
     request = {k: v for k, v in (loop.request() | changes).items() if v is not None}
     if changes.get("rollout_template"):
         request["rollout_template"] = changes["rollout_template"]
-    refuse("managed-train", write(request), "--wait", "--store", store, said=said)
+    refuse("managed", "start", write(request), "--wait", "--store", store, said=said)
 
 
 def test_a_site_may_require_a_gpu(refuse, write, loop, store, monkeypatch):
     monkeypatch.setenv("SIMYARD_REQUIRE_GPU", "on")
-    refuse("managed-train", write(loop.request()), "--store", store, said=["gpu is 0", "SIMYARD_REQUIRE_GPU"])
+    refuse("managed", "start", write(loop.request()), "--store", store, said=["gpu is 0", "SIMYARD_REQUIRE_GPU"])
 
 
 def test_an_image_that_cannot_be_had_is_refused(refuse, write, loop, store, monkeypatch):
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     request = loop.request() | trainer(image_uri="ghcr.io/acme/trainer:1")
-    refuse("managed-train", write(request), "--store", store, said=["No container engine", "DOCKER_HOST", '"local"'])
+    refuse("managed", "start", write(request), "--store", store, said=["No container engine", "DOCKER_HOST", '"local"'])
 
 
 @pytest.mark.parametrize("what", ["show", "watch", "pause", "resume", "cancel", "verify"])
 def test_a_run_that_there_is_not(refuse, store, what):
     unknown = "run-" + "0" * 26
-    refuse("runs", what, unknown, "--store", store, said=["There is no managed training run", unknown])
-    refuse("runs", what, "../../etc", "--store", store, said=["'../../etc' is not the id"])
+    refuse("managed", what, unknown, "--store", store, said=["There is no managed training run", unknown])
+    refuse("managed", what, "../../etc", "--store", store, said=["'../../etc' is not the id"])
 
 
 def test_the_quickstarts_body_is_a_request_as_it_stands():

@@ -13,7 +13,8 @@ import pytest
 from helpers import CommandLine, last_json, wait_until
 from scenario import play
 
-from simyard.cli.main import JSON_KEYS, main
+from simyard.cli.main import main
+from simyard.cli.output import JSON_KEYS
 from simyard.core.errors import RequestError
 from simyard.requests.config import model_of
 from simyard.requests.jobs import EvaluateRequest, ExportRequest, TrainRequest
@@ -197,7 +198,7 @@ def flow_began(url, name):
 # The switches
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "export-policy", "submit"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "export-policy", "rollout"])
 @pytest.mark.parametrize("value", ["on", "maybe", "", "OFF"])
 def test_session_is_auto_or_off(refuse_all, write, command, value):
     refuse_all(command, write(GOOD), "--session", value, said=["'--session'", repr(value), "'auto', 'off'"])

@@ -1,4 +1,4 @@
-"""`simyard submit` and `simyard jobs watch` as a person uses them, with a task that needs no simulator."""
+"""`simyard rollout` and `simyard jobs watch` as a person uses them, with a task that needs no simulator."""
 
 import json
 import re
@@ -49,7 +49,7 @@ def body(tmp_path):
 
 
 def test_waiting_ends_with_the_result(simyard, store, body):
-    done = simyard("submit", body(), "--store", store, "--wait", "--json")
+    done = simyard("rollout", body(), "--store", store, "--wait", "--json")
     assert done.returncode == 0, done.stderr
     result = last_json(done)
     assert (result["status"], result["summary"]["recorded_steps"]) == ("succeeded", 40)
@@ -59,7 +59,7 @@ def test_waiting_ends_with_the_result(simyard, store, body):
 
 
 def test_without_waiting_the_job_goes_on_by_itself_and_can_be_watched(simyard, store, body):
-    left = simyard("submit", body(0.1), "--store", store, "--idempotency-key", "night 7")
+    left = simyard("rollout", body(0.1), "--store", store, "--idempotency-key", "night 7")
     assert left.returncode == 0, left.stderr
     job_id = re.findall(r"job-\w{26}", left.stdout)[0]
     watched = simyard("jobs", "watch", job_id, "--store", store)
@@ -68,9 +68,9 @@ def test_without_waiting_the_job_goes_on_by_itself_and_can_be_watched(simyard, s
     assert "INFO step 19" in watched.stderr
     assert "succeeded: 2 episodes, 40 steps, success not measured" in watched.stderr
 
-    again = simyard("submit", body(0.1), "--store", store, "--idempotency-key", "night 7", "--wait", "--json")
+    again = simyard("rollout", body(0.1), "--store", store, "--idempotency-key", "night 7", "--wait", "--json")
     assert last_json(again)["job_id"] == job_id
-    other = simyard("submit", body(0.2), "--store", store, "--idempotency-key", "night 7")
+    other = simyard("rollout", body(0.2), "--store", store, "--idempotency-key", "night 7")
     assert other.returncode == 2
     assert "was used for another request" in other.stderr
     assert len(list((store / "jobs").iterdir())) == 1
@@ -78,7 +78,7 @@ def test_without_waiting_the_job_goes_on_by_itself_and_can_be_watched(simyard, s
 
 @pytest.mark.long  # test_rollout_endings.py cancels one, test_jobs.py by command
 def test_a_cancel_keeps_what_was_recorded(simyard, store, body):
-    left = simyard("submit", body(0.1, steps=5000), "--store", store, "--json")
+    left = simyard("rollout", body(0.1, steps=5000), "--store", store, "--json")
     job_id = last_json(left)["job_id"]
     wait_until(lambda: _steps(store, job_id) > 0, 240, "recorded steps")
     assert simyard("jobs", "cancel", job_id, "--store", store).returncode == 0

@@ -94,7 +94,7 @@ CASES = [
 
 @pytest.mark.parametrize(("changes", "said"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_a_bad_request_is_refused_in_words(good, changes, said, refuse, write):
-    refuse("submit", write({key: value for key, value in (good | changes).items() if value is not None}), said=said)
+    refuse("rollout", write({key: value for key, value in (good | changes).items() if value is not None}), said=said)
 
 
 def test_what_is_not_in_the_package_is_missed_before_anything_starts(good, refuse, write, tmp_path):
@@ -103,32 +103,32 @@ def test_what_is_not_in_the_package_is_missed_before_anything_starts(good, refus
         archive.writestr("lift/tasks.py", "")
     request = good | lab()
     said = ["'lift.task'", "Did you mean 'lift.tasks'?"]
-    refuse("submit", write({key: value for key, value in request.items() if value is not None}), said=said)
+    refuse("rollout", write({key: value for key, value in request.items() if value is not None}), said=said)
 
 
 def test_an_asset_of_another_kind_is_refused(good, refuse, write, store, tmp_path):
     record = upload(Store.open(str(store)), tmp_path / "robot.urdf", "scene", {})
     request = good | {"robot": {"urdf_asset_id": record["asset_id"]}}
-    refuse("submit", write(request), said=["kind 'scene'", "--kind robot"])
+    refuse("rollout", write(request), said=["kind 'scene'", "--kind robot"])
 
 
 def test_a_file_of_ten_megabytes_is_not_read(refuse, write):
-    refuse("submit", write(b'{"name": "' + b"x" * 10_000_000 + b'"}'), said=["too large", "1,000,000 bytes"])
+    refuse("rollout", write(b'{"name": "' + b"x" * 10_000_000 + b'"}'), said=["too large", "1,000,000 bytes"])
 
 
 def test_a_rollout_takes_one_gpu(good, refuse, write):
     request = {key: value for key, value in good.items() if value is not None}
     said = ["asks for 2 GPUs, and a job of kind 'rollout' runs on one"]
-    refuse("submit", write(request | {"compute_config": {"gpus_per_node": 2}}), said=said)
+    refuse("rollout", write(request | {"compute_config": {"gpus_per_node": 2}}), said=said)
 
 
 def test_an_idempotency_key_has_limits(good, refuse, write):
-    refuse("submit", write(good), "--idempotency-key", "k" * 257, said=["257 characters", "1 to 256"])
-    refuse("submit", write(good), "--idempotency-key", "  ", said=["0 characters"])
+    refuse("rollout", write(good), "--idempotency-key", "k" * 257, said=["257 characters", "1 to 256"])
+    refuse("rollout", write(good), "--idempotency-key", "  ", said=["0 characters"])
 
 
 def test_without_a_config_the_command_says_so(refuse):
-    refuse("submit", said=["Missing CONFIG"])
+    refuse("rollout", said=["Missing CONFIG"])
 
 
 def test_both_spellings_are_one_request(good):

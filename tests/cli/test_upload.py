@@ -19,7 +19,8 @@ import click.testing
 import pytest
 from helpers import CommandLine, wait_until
 
-from simyard.cli.main import JSON_KEYS, main
+from simyard.cli.main import main
+from simyard.cli.output import JSON_KEYS
 from simyard.store.store import PART_BYTES, sha256_file
 
 

@@ -88,7 +88,7 @@ def test_the_command_line_trains_through_a_pool(
         ("train/train", {"request.trainingConfig.task", "request.timeouts.wallSeconds", "pool"}),
         ("evaluate/evaluate", {"request.trainingConfig.fromJob.jobId"}),
         ("export_policy/export_policy", {"request.exportConfig.fromJob.jobId"}),
-        ("submit/submit", {"request.isaacLab.taskClassOrName"}),
+        ("rollout/rollout", {"request.isaacLab.taskClassOrName"}),
         ("managed-training/managed_training", {"request.trainerSpec.imageUri"}),
         ("resume-training-run/resume_training_run", {"run_id"}),
         ("rerun/rerun", {"job_id"}),
@@ -121,7 +121,7 @@ def test_a_form_begins_with_what_the_job_is_about(deployed: Server, api: Api) ->
         ("train/train", TrainRequest),
         ("evaluate/evaluate", EvaluateRequest),
         ("export_policy/export_policy", ExportRequest),
-        ("submit/submit", SubmitRequest),
+        ("rollout/rollout", SubmitRequest),
         ("retrain/retrain", RetrainRequest),
     ],
 )
@@ -136,7 +136,7 @@ def test_a_quick_run_has_all_that_it_needs(deployed: Server, api: Api, deploymen
 @pytest.mark.parametrize(
     "deployment",
     [
-        "train/train", "evaluate/evaluate", "export_policy/export_policy", "submit/submit", "retrain/retrain",
+        "train/train", "evaluate/evaluate", "export_policy/export_policy", "rollout/rollout", "retrain/retrain",
     ],
 )  # fmt: skip
 def test_the_form_can_be_sent_as_it_is(deployed: Server, api: Api, deployment: str) -> None:
@@ -229,7 +229,7 @@ def test_a_deployment_submits_a_rollout_once(
         },
     }
     for _ in range(2):
-        run_id = api.start("submit/submit", {"request": request, "store": str(store), "idempotency_key": "night 7"})
+        run_id = api.start("rollout/rollout", {"request": request, "store": str(store), "idempotency_key": "night 7"})
         state = api.final_state(run_id, 120)
         assert (state["type"], state["message"]) == ("COMPLETED", "5 steps")
     (job,) = (store / "jobs").iterdir()

@@ -69,7 +69,7 @@ def test_when_the_driving_process_is_killed_its_slots_go_on_and_are_found_again(
     run.wait_for("trainer.started")
     process.kill()
     process.wait()
-    process = loop.command.start("runs", "resume", run.run_id, "--store", loop.store, *loop.pool, "--wait")
+    process = loop.command.start("managed", "resume", run.run_id, "--store", loop.store, *loop.pool, "--wait")
     try:
         assert process.wait(PATIENCE_S) == 0, process.stderr.read()
     finally:

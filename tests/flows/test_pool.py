@@ -140,7 +140,7 @@ def test_a_restarted_control_flow_finds_its_attempt_again(
     os.killpg(control.pid, signal.SIGKILL)
     control.communicate()
 
-    again = simyard("jobs", "retry", job.name, "--pool", scenario_pool.name, "--store", store, "--json")
+    again = simyard("jobs", "resume", job.name, "--pool", scenario_pool.name, "--store", store, "--json")
     assert again.returncode == 0, again.stderr
     result = last_json(again)
     assert (result["status"], result["attempts"]) == ("succeeded", 1)

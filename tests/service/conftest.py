@@ -42,7 +42,7 @@ HOOKS: dict[str, dict[str, Any]] = {
         },
     },
     "free": {
-        "deployment": "submit/submit",
+        "deployment": "rollout/rollout",
         "parameters": {
             "request": {
                 "runtime_profile": "isaac_lab_rollout",

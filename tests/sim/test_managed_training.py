@@ -16,7 +16,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "managed_training"
 @pytest.mark.long  # test_trainers.py has the trainer, test_managed_train.py the loop
 def test_the_reference_trainer_learns_cartpole_from_rollouts(yard: Yard) -> None:
     done = yard.command(
-        "managed-train", EXAMPLES / "cartpole-ppo.json", "--set", "loop_policy.max_iterations=4",
+        "managed", "start", EXAMPLES / "cartpole-ppo.json", "--set", "loop_policy.max_iterations=4",
         "success_criteria.target=null", "rollout_template.rollout_parallelism=1",
         "--store", yard.store, "--wait", "--json",
     )  # fmt: skip
@@ -42,5 +42,5 @@ def test_the_reference_trainer_learns_cartpole_from_rollouts(yard: Yard) -> None
     later = [job_id for ended in iterations[1:] for job_id in ended["rollouts"]]
     logs = [(yard.store / "jobs" / job_id / "artifacts" / "runner.log").read_text() for job_id in later]
     assert all("jobs_before=0" not in log for log in logs), "a simulator was started after the first iteration"
-    verified = yard.command("runs", "verify", result["run_id"], "--store", yard.store, "--json")
+    verified = yard.command("managed", "verify", result["run_id"], "--store", yard.store, "--json")
     assert last_json(verified)["problems"] == []

@@ -1,4 +1,4 @@
-"""`simyard doctor`: looks at a site, from the settings to a machine of a pool, and says how to mend what is wrong."""
+"""The checks of `simyard doctor`, from the settings to a machine of a pool, in order."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _NEEDS_SERVER = "needs the Prefect server"
 _Found = TypeVar("_Found", Server, Pool, Queues, Store)
 
 
-def doctor(pool: str | None, reference: str | None, *, quiet: bool) -> list[Check]:
+def check_site(pool: str | None, reference: str | None, *, quiet: bool) -> list[Check]:
     """Look at the site, and print each check when it ends.
 
     Args:

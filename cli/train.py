@@ -1,0 +1,161 @@
+"""`simyard train`, `evaluate`, `export-policy`, and `run`: several of them in one simulator."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from simyard.cli.options import (
+    ARGUMENTS_OR_NONE,
+    JSON,
+    POOL,
+    SESSION,
+    SETTINGS,
+    STORE,
+    check_request,
+    config_and_settings,
+)
+from simyard.cli.output import JSON_KEYS, Command, end_as_jobs, exit_as
+from simyard.core.errors import RequestError
+
+if TYPE_CHECKING:
+    from simyard.requests.jobs import JobRequest
+
+
+@click.command(cls=Command)
+@ARGUMENTS_OR_NONE
+@STORE
+@POOL
+@SETTINGS
+@SESSION
+@click.option("--from-job", metavar="ID", help="Run this job again, from its frozen spec, as a new job.")
+@JSON
+def train(
+    arguments: tuple[str, ...],
+    store: str | None,
+    pool: str | None,
+    settings: tuple[str, ...],
+    session: tuple[str, ...],
+    from_job: str | None,
+    as_json: bool,
+) -> None:
+    """Train a policy as CONFIG, a JSON file, says.
+
+    Several settings may follow one --set: `--set numEnvs=64 maxIterations=10`.
+    """
+    from simyard.requests.jobs import TrainRequest
+
+    config, more = config_and_settings(arguments)
+    if from_job is not None:
+        if config or settings or more:
+            raise RequestError(
+                "--from-job takes no CONFIG and no --set.", code="bad_command", advice="It runs the frozen job again."
+            )
+        from simyard.cli import run as body
+
+        end_as_jobs(body.repeat(from_job, store, pool, quiet=as_json), as_json)
+    if config is None:
+        raise RequestError("Missing CONFIG.", code="bad_command", advice="Name a JSON file, or --from-job ID.")
+    request, base = check_request(TrainRequest, config, (*settings, *more, *session))
+    from simyard.cli import run as body
+
+    end_as_jobs(body.run(request, base, store, pool, quiet=as_json), as_json)
+
+
+_POLICY_OPTIONS = (
+    ARGUMENTS_OR_NONE,
+    STORE,
+    POOL,
+    SETTINGS,
+    SESSION,
+    click.option("--job", "trained_by", metavar="ID", help="Take the policy of this training job, or of the `latest`."),
+    click.option(
+        "--which", metavar="WHICH", help="With --job: latest, best or iteration:N; to evaluate also all, every:N."
+    ),
+    JSON,
+)
+
+
+def _policy_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that evaluation and export have in common."""
+    for option in reversed(_POLICY_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.command(cls=Command)
+@_policy_options
+def evaluate(**given: Any) -> None:
+    """Measure a policy over a fixed number of completed episodes, as CONFIG, a JSON file, says.
+
+    With --job no CONFIG is needed: `simyard evaluate --job latest --set numEpisodes=100 recordVideo=true`.
+    """
+    from simyard.requests.jobs import EvaluateRequest
+
+    _run_with_policy(EvaluateRequest, **given)
+
+
+@click.command("export-policy", cls=Command)
+@_policy_options
+def export_policy(**given: Any) -> None:
+    """Export a policy as ONNX and TorchScript, and prove that they are the same policy.
+
+    With --job no CONFIG is needed: `simyard export-policy --job latest --which best`.
+    """
+    from simyard.requests.jobs import ExportRequest
+
+    _run_with_policy(ExportRequest, **given)
+
+
+def _run_with_policy(
+    model: type[JobRequest],
+    arguments: tuple[str, ...],
+    store: str | None,
+    pool: str | None,
+    settings: tuple[str, ...],
+    session: tuple[str, ...],
+    trained_by: str | None,
+    which: str | None,
+    as_json: bool,
+) -> None:
+    config, more = config_and_settings(arguments)
+    if which is not None and trained_by is None:
+        raise RequestError("--which needs --job.", code="bad_command", advice="Name the training job, or `latest`.")
+    if config is None and trained_by is None:
+        raise RequestError("Missing CONFIG.", code="bad_command", advice="Name a JSON file, or --job ID.")
+    if trained_by is not None:
+        if trained_by == "latest":
+            from simyard.cli.run import newest_training
+
+            trained_by = newest_training(store)
+        source: dict[str, Any] = {"jobId": trained_by, "which": "latest" if which is None else which}
+        if match := re.fullmatch(r"iteration:(\d{1,9})", which or ""):
+            source |= {"which": "iteration", "iteration": int(match.group(1))}
+        more = [*more, f"fromJob={json.dumps(source)}"]
+    request, base = check_request(model, config, (*settings, *more, *session))
+    from simyard.cli import run as body
+
+    end_as_jobs(body.run(request, base, store, pool, quiet=as_json), as_json)
+
+
+@click.command(cls=Command)
+@click.argument("configs", nargs=-1, required=True, metavar="CONFIG...", type=click.Path(path_type=Path))
+@STORE
+@POOL
+@JSON
+def run(configs: tuple[Path, ...], store: str | None, pool: str | None, as_json: bool) -> None:
+    """Run several jobs, one after another in one simulator: train, evaluate and export a policy, say.
+
+    An evaluation, an export or a rollout that names no policy takes that of the training before it.
+    """
+    from simyard.cli.run_all import run_all
+
+    results = run_all(configs, store, pool, quiet=as_json)
+    if as_json:
+        click.echo(json.dumps({"jobs": [{key: result[key] for key in JSON_KEYS} for result in results]}))
+    exit_as(results)
