@@ -301,13 +301,13 @@ def _run_flow(job_id: str, request: JobRequest | None, reference: str, pool: str
     """Have the flow of its kind, or that which goes on with any, take the staged job to its end."""
     from simyard.flows.evaluate import evaluate
     from simyard.flows.export_policy import export_policy
-    from simyard.flows.rollout import submit
+    from simyard.flows.rollout import rollout
     from simyard.flows.train import rerun, train
 
     if request is None:
         return rerun(job_id, reference, pool, return_state=True)
     flows: dict[type[JobRequest], Any] = {
-        TrainRequest: train, EvaluateRequest: evaluate, ExportRequest: export_policy, SubmitRequest: submit,
+        TrainRequest: train, EvaluateRequest: evaluate, ExportRequest: export_policy, SubmitRequest: rollout,
     }  # fmt: skip
     state: State[Any] = flows[type(request)](request, reference, pool, job_id, return_state=True)
     return state
