@@ -56,15 +56,20 @@ def submit(
     """Check everything, put the inputs into the store, and start the job. The same key and body mean the same job."""
     settings: Settings = request.app.state.settings
     launches: Launches = request.app.state.launches
+    limits: Limits = request.app.state.limits
+
+    # What is wrong with the body itself is said before anything is looked up.
     notify_url = notifications.take_url(body, settings)
     model = bodies.job_model(body)
     asked = bodies.check(body, model)
     key = idempotency_key if idempotency_key is None else idempotency.check_key(idempotency_key)
+
+    # A job that the key stands for is there already, or was begun by a request that died half-way: then it is made
+    # whole under the same id.
     job_id = key and idempotency.claimed(caller.store, key, body)
     if job_id and caller.store.exists(JobKeys(job_id).job):
         response.status_code = 200
     else:
-        limits: Limits = request.app.state.limits
         limits.admit(caller)
         with tempfile.TemporaryDirectory(prefix="simyard-submit-") as folder:
             here = bring(asked, caller, settings, base_url(request), Path(folder))
@@ -77,6 +82,8 @@ def submit(
             spec = replace(resolved.spec, job_id=job_id or resolved.spec.job_id, request=as_sent)
             stage(replace(resolved, spec=spec), caller.store)
             job_id = spec.job_id
+
+    # The flow takes what is staged to its end; its request is what the Prefect UI shows of it.
     spec = load_spec(caller.store, job_id)
     if notify_url:
         notifications.register(settings, caller, job_id, notify_url)

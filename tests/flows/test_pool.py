@@ -91,6 +91,23 @@ def test_an_urgent_job_waits_in_the_urgent_queue(
     assert run["job_variables"]["gpu_count"] == "0"
 
 
+def test_a_job_that_a_command_has_staged_is_not_resolved_again(
+    scenario_pool: Pool, simyard: CommandLine, write_config: Any, store: Path, api: Api
+) -> None:
+    config = write_config(trainingConfig__maxIterations=2)
+    done = simyard("train", config, "--pool", scenario_pool.name, "--store", store, "--json")
+    assert done.returncode == 0, done.stderr
+    trainings = api("/flow_runs/filter", {"flows": {"name": {"any_": ["train"]}}, "sort": "START_TIME_DESC"})
+    (run,) = (run for run in trainings if run["parameters"]["job_id"] == last_json(done)["job_id"])
+
+    def steps() -> set[str]:
+        found = api("/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
+        return {task["name"].rpartition("-")[0] for task in found}
+
+    wait_until(lambda: "report" in steps(), PATIENCE_S, "the flow run's last step")
+    assert steps() == {"launch", "collect", "persist", "report"}
+
+
 @pytest.mark.parametrize(
     "killed",
     [
