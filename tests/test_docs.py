@@ -20,6 +20,7 @@ from simyard.cli.main import main
 from simyard.cli.output import JSON_KEYS
 from simyard.core.errors import RequestError
 from simyard.requests.config import check_config, model_of, read_config
+from simyard.requests.control import ControlModel
 from simyard.requests.jobs import EvaluationConfig, ExportConfig, PolicyConfig, TrainRequest
 from simyard.requests.managed import RolloutTemplate, TrainingRunRequest
 from simyard.requests.retrain import RetrainRequest
@@ -276,6 +277,7 @@ def _fields(
         name = f"{path}{key if snake_case else field.alias}"
         arms = getattr(field.annotation, "__args__", (field.annotation,))
         nested = [arm for arm in arms if isinstance(arm, type) and issubclass(arm, BaseModel)]
+        nested = [arm for arm in nested if arm is not ControlModel]  # its modes have tables of their own
         if nested and typing.get_origin(field.annotation) is not dict:
             yield from _fields(nested[0], f"{name}.", snake_case=snake_case)
         else:

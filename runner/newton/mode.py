@@ -1,38 +1,38 @@
-"""What drives a robot: the base of every `task_mode`."""
+"""The base of every control mode."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from simyard.core.errors import RequestError, unknown
-from simyard.runner.newton.fields import Field
+from simyard.runner.newton.robots import Robot, check_joints
+from simyard.runner.newton.settings import Problem
 
 if TYPE_CHECKING:
     import torch
 
-    from simyard.runner.newton.robots import Robot
     from simyard.runner.newton.simulation import Simulation
 
 
 class Mode:
-    """One way to drive a robot. To add one: a subclass, and its name in `control.MODES`.
+    """One way to drive a robot.
 
-    It is made with its fields when the request is read, checked against the robot before anything is simulated, and
-    asked for targets once a control step, for all worlds at once.
+    To add one, write a file in `modes/`, named as its `task_mode`, with one subclass: a dataclass whose fields are its
+    settings (`simyard.runner.newton.settings`), and whose docstring begins with what it does. The request's model, the
+    OpenAPI document and Prefect's forms follow from it.
+
+    A mode is checked against the robot before anything is simulated, and asked for targets once a control step, for all
+    worlds at once.
     """
 
-    ABOUT: ClassVar[str]
-    """One sentence."""
-    FIELDS: ClassVar[Mapping[str, Field]] = {}
-    """Its own fields, besides those that every mode takes."""
     DRIVES: ClassVar[bool] = True
     """False where nothing pulls at the joints."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        """Take the fields, read and complete."""
-        self.values = values
+    def problems(self) -> Iterator[Problem]:
+        """Yield the rules between settings that are broken; each setting by itself is within its limits."""
+        yield from ()
 
     def check(self, robot: Robot, objects: Collection[str], policy: Path | None) -> None:
         """Refuse what this robot cannot do.
@@ -45,8 +45,11 @@ class Mode:
         Raises:
             RequestError: If a joint is unknown.
         """
-        for name, field in self.FIELDS.items():
-            check_joints(f"control.{name}", field.joints(self.values[name]), robot)
+        assert dataclasses.is_dataclass(self), "a mode is a dataclass of its settings"
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Mapping):
+                check_joints(f"control.{field.name}", value, robot)
 
     def prepare(self, simulation: Simulation, policy: Path | None) -> None:
         """Get ready for `targets`: make what lies on the simulation's device, and open the policy."""
@@ -60,32 +63,5 @@ class Mode:
         raise NotImplementedError
 
     def success(self) -> torch.Tensor | None:
-        """Return which worlds have done what was to be done, `(num_envs,)` bools; None where nothing measures it."""
+        """Return which worlds have reached the goal, `(num_envs,)` bools; None where nothing measures it."""
         return None
-
-
-def check_joints(where: str, names: Any, robot: Robot) -> None:
-    """Refuse names that are none of the robot's driven joints.
-
-    Raises:
-        RequestError: With those there are, and the nearest.
-    """
-    for name in names:
-        if name not in robot.driven:
-            raise unknown(f"joint in {where}:", name, robot.driven, code="unknown_joint")
-
-
-def check_position(where: str, name: str, value: float, robot: Robot) -> None:
-    """Refuse a position beyond a joint's limits.
-
-    Raises:
-        RequestError: With the limits.
-    """
-    low, high = robot.limits(name)
-    slack = 1e-4 * max(1.0, high - low) if high < float("inf") else 0.0
-    if not low - slack <= value <= high + slack:
-        raise RequestError(
-            f"{where} is {value:g}, beyond the limits of joint {name!r}.",
-            code="beyond_limits",
-            advice=f"Allowed: {low:g} to {high:g}.",
-        )

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simyard.core.errors import RequestError
+from simyard.core.errors import RequestError, unknown
 from simyard.runner.assets.safe_xml import elements
 
 UNLIMITED = 1e6
@@ -89,6 +89,33 @@ class Robot:
     def limits(self, name: str) -> tuple[float, float]:
         """Return the least and the largest position of a driven joint."""
         return next((target.low, target.high) for target in self.targets if target.name == name)
+
+
+def check_joints(where: str, names: Iterable[str], robot: Robot) -> None:
+    """Refuse names that are none of the robot's driven joints.
+
+    Raises:
+        RequestError: With those there are, and the nearest.
+    """
+    for name in names:
+        if name not in robot.driven:
+            raise unknown(f"joint in {where}:", name, robot.driven, code="unknown_joint")
+
+
+def check_position(where: str, name: str, value: float, robot: Robot) -> None:
+    """Refuse a position beyond a joint's limits.
+
+    Raises:
+        RequestError: With the limits.
+    """
+    low, high = robot.limits(name)
+    slack = 1e-4 * max(1.0, high - low) if high < float("inf") else 0.0
+    if not low - slack <= value <= high + slack:
+        raise RequestError(
+            f"{where} is {value:g}, beyond the limits of joint {name!r}.",
+            code="beyond_limits",
+            advice=f"Allowed: {low:g} to {high:g}.",
+        )
 
 
 def add_robot(builder: Any, path: Path, format_: str, *, fix_base: bool | None, at: Sequence[float]) -> Robot:

@@ -63,7 +63,14 @@ def check(job: JobSpec, files: Mapping[str, Path], device: str) -> None:
         if robot_file is None or (wanted.scene and scene_file is None):
             return
         scene_id = None if wanted.scene else wanted.scene_id
-        world = build_world(robot_file, wanted.robot.format, control, scene_id=scene_id, scene_file=scene_file)
+        world = build_world(
+            robot_file,
+            wanted.robot.format,
+            control.setup,
+            drives=control.mode.DRIVES,
+            scene_id=scene_id,
+            scene_file=scene_file,
+        )
         control.check(world.robot, world.free, policy)
 
 
@@ -139,7 +146,8 @@ def _build(wanted: Rollout, control: Control, paths: AttemptPaths) -> World:
     return build_world(
         unpacked(wanted.robot, "robot"),
         wanted.robot.format,
-        control,
+        control.setup,
+        drives=control.mode.DRIVES,
         scene_id=None if wanted.scene else wanted.scene_id,
         scene_file=unpacked(wanted.scene, "scene") if wanted.scene else None,
     )

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simyard.core.errors import RequestError
-from simyard.runner.newton.control import Control
 from simyard.runner.newton.robots import FreeBody, Robot, add_robot, unreadable
 from simyard.runner.newton.scenes import Objects, add_scene
+from simyard.runner.newton.setup import Gains, Setup
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,14 +57,15 @@ class World:
 
 
 def build_world(
-    robot_file: Path, format_: str, control: Control, *, scene_id: str | None, scene_file: Path | None
+    robot_file: Path, format_: str, setup: Setup, *, drives: bool, scene_id: str | None, scene_file: Path | None
 ) -> World:
     """Build one world on the CPU, to the point where only the simulation is left.
 
     Args:
         robot_file: The robot's main file.
         format_: `urdf`, `mjcf` or `usd`.
-        control: How it is driven.
+        setup: How the robot stands at first, and how hard its joints are pulled.
+        drives: Whether anything pulls at the joints.
         scene_id: A built-in scene, where there is no file.
         scene_file: A scene's main file.
 
@@ -75,16 +76,16 @@ def build_world(
 
     builder = newton.ModelBuilder()
     newton.solvers.SolverMuJoCo.register_custom_attributes(builder)
-    at = (*(control.base_position or (0.0, 0.0, 0.0)), control.base_yaw)
-    robot = add_robot(builder, robot_file, format_, fix_base=control.fix_base, at=at)
-    control.check_first_pose(robot)
-    _take_first_pose(builder, robot, control.initial_positions)
+    at = (*(setup.base_position or (0.0, 0.0, 0.0)), setup.base_yaw)
+    robot = add_robot(builder, robot_file, format_, fix_base=setup.fix_base, at=at)
+    setup.check_first_pose(robot)
+    _take_first_pose(builder, robot, setup.initial_positions)
     builder.gravity = _GRAVITY_M_S2  # a robot's file has no say in it; a scene's has
     objects = add_scene(builder, scene_id, scene_file)
     _stiffen_friction(builder)
     compiled = _compile(builder, robot_file)
-    _lift(builder, robot, control, compiled)
-    _set_gains(builder, robot, control, compiled.inertia)
+    _lift(builder, robot, setup, compiled)
+    _set_gains(builder, robot, (setup.gains or Gains()) if drives else None, compiled.inertia)
     contacts = _room_for_contacts(builder, robot)
     constraints = contacts * compiled.rows_a_contact + compiled.other_rows
     return World(builder=builder, robot=robot, objects=objects, contacts=contacts, constraints=constraints)
@@ -122,9 +123,9 @@ class _Compiled:
     """For limits, friction and equalities, if all hold at once."""
 
 
-def _lift(builder: Any, robot: Robot, control: Control, compiled: _Compiled) -> None:
+def _lift(builder: Any, robot: Robot, setup: Setup, compiled: _Compiled) -> None:
     """Lift a floating robot out of the ground, unless somebody said where it is."""
-    if robot.base is None or control.base_position is not None:
+    if robot.base is None or setup.base_position is not None:
         return
     lowest = _lowest(compiled.model, set(robot.bodies.values()))
     if lowest < _CLEARANCE_M:
@@ -141,22 +142,23 @@ def _room_for_contacts(builder: Any, robot: Robot) -> int:
     return _CONTACTS_SPARE + _CONTACTS_A_LINK * of_links + _CONTACTS_AN_OBJECT * (len(moving) - of_links)
 
 
-def _set_gains(builder: Any, robot: Robot, control: Control, inertia: Array) -> None:
+def _set_gains(builder: Any, robot: Robot, gains: Gains | None, inertia: Array) -> None:
+    """Set how hard each joint is pulled; without gains nothing pulls."""
     from newton import JointTargetMode
 
     for target in robot.targets:
         dof = target.dof
-        if not control.mode.DRIVES:
+        if gains is None:
             builder.joint_target_mode[dof] = int(JointTargetMode.NONE)
             continue
         written = float(builder.joint_target_ke[dof]) or None
         own = written or inertia[dof] * (2 * math.pi * _FREQUENCY_HZ) ** 2
-        stiffness = _given(control.stiffness, target.name, own)
+        stiffness = _given(gains.stiffness, target.name, own)
         critical = 2 * math.sqrt(stiffness * inertia[dof])
         own_damping = float(builder.joint_target_kd[dof]) if written and stiffness == written else critical
         builder.joint_target_mode[dof] = int(JointTargetMode.POSITION)
         builder.joint_target_ke[dof] = stiffness
-        builder.joint_target_kd[dof] = _given(control.damping, target.name, own_damping)
+        builder.joint_target_kd[dof] = _given(gains.damping, target.name, own_damping)
 
 
 def _given(value: float | Mapping[str, float] | None, name: str, own: float) -> float:

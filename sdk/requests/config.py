@@ -11,7 +11,15 @@ from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel, to_snake
 
 from simyard.core.errors import RequestError, unknown
-from simyard.requests.jobs import Body, EvaluateRequest, ExportRequest, JobRequest, TrainRequest, section_fields
+from simyard.requests.jobs import (
+    UNKNOWN,
+    Body,
+    EvaluateRequest,
+    ExportRequest,
+    JobRequest,
+    TrainRequest,
+    section_fields,
+)
 from simyard.runner.rl import LIBRARIES
 
 MAX_CONFIG_BYTES = 1_000_000
@@ -173,6 +181,8 @@ def explain(problem: dict[str, Any], model: type[Body]) -> str:
         return f"{where}: {error.failure.message} {error.failure.advice}".rstrip(".")
     if problem["type"] == "missing":
         return f"{to_snake(where) if model.SECTION is None else where} is missing"
+    if problem["type"] == UNKNOWN:
+        return f"{where}: {problem['msg']}".rstrip(".")
     given = repr(problem["input"])
     message = problem["msg"].removeprefix("Value error, ")
     return f"{where}: {message}, not {given if len(given) < 80 else given[:77] + '…'}"

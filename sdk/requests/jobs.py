@@ -15,6 +15,8 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"
 _Text = StringConstraints(min_length=1, max_length=4000, pattern=r"^[^\x00-\x1f\x7f]+$")
 FILE = "file"
 """Mark of a field that names a file: a path or a URI. The service looks at each of them."""
+UNKNOWN = "unknown_name"
+"""Type of the validation errors that say in full what was given and what is allowed."""
 LATEST = "latest"
 """In place of a job's id: the newest training of the store that has succeeded."""
 Reference = Annotated[str, _Text, FILE]

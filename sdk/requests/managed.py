@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from simyard.core.errors import unknown
+from simyard.requests.control import Control
 from simyard.requests.jobs import Body, ComputeConfig, LibraryName, Name, Override, Reference, ShortTimeouts, _Model
 from simyard.requests.rollout import (
     AssetId,
     ExecutionConfig,
     IsaacLabConfig,
     OutputsConfig,
-    Parameters,
     PhysicsConfig,
     PolicyRef,
     RobotRef,
@@ -66,7 +66,7 @@ class RolloutTemplate(_Model):
     """Control steps of each environment."""
     seed: int = Field(42, strict=True, ge=0, le=2**31 - 1)
     """Of the first rollout; each one after it has the next."""
-    control: Parameters = {}
+    control: Control = Field({}, validate_default=True)
     """Control of the robot; with `task_mode` `policy` the newest checkpoint drives it."""
     rl_library: LibraryName | None = None
     """The library whose format checkpoints have; `rsl_rl` unless it is said."""
@@ -84,7 +84,7 @@ class RolloutTemplate(_Model):
     @property
     def is_driven(self) -> bool:
         """Whether checkpoints drive the rollouts."""
-        return self.control.get("task_mode") == _DRIVEN
+        return bool(self.control.task_mode == _DRIVEN)
 
     @property
     def jobs(self) -> int:

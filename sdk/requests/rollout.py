@@ -2,52 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, GetJsonSchemaHandler, StringConstraints, model_validator
+from pydantic_core import CoreSchema
 
 from simyard.core.errors import RequestError
+from simyard.requests.control import Control, plain, standard_takes_its_modes
 from simyard.requests.jobs import FromJob, JobRequest, LibraryName, Name, Reference, ShortTimeouts, TaskId, _Model
-from simyard.runner.newton.control import check_control
 from simyard.runner.newton.scenes import check_scene_id
 
 AssetId = Annotated[str, StringConstraints(pattern=r"^asset-[0-9a-f]{64}$")]
 Module = Annotated[str, StringConstraints(max_length=300, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 SceneId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
 
-MAX_PARAMETERS_BYTES = 256 * 1024
-"""Of `control` and of `task_args`, as JSON: they are read on every attempt and kept in every record."""
-MAX_DEPTH = 20
-
-
-def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    """Refuse what JSON cannot say: NaN, infinity, other types; and what nobody writes by hand."""
-    _require_plain(value, 0)
-    if len(json.dumps(value)) > MAX_PARAMETERS_BYTES:
-        raise ValueError(f"it is larger than {MAX_PARAMETERS_BYTES:,} bytes of JSON")
-    return value
-
-
-def _require_plain(value: Any, depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise ValueError(f"key {key!r} is no text")
-            _require_plain(item, depth + 1)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _require_plain(item, depth + 1)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} is no number that JSON knows")
-    elif not isinstance(value, str | int | float | bool | None):
-        raise ValueError(f"{type(value).__name__} is no type that JSON knows")
-
-
-Parameters = Annotated[dict[str, Any], AfterValidator(_plain)]
+Parameters = Annotated[dict[str, Any], AfterValidator(plain)]
 
 
 def _given(model: _Model, fields: tuple[str, ...]) -> list[str]:
@@ -187,7 +156,7 @@ class SubmitRequest(JobRequest):
     """How much is simulated."""
     outputs: OutputsConfig = OutputsConfig()
     """What is left besides the arrays."""
-    control: Parameters = {}
+    control: Control = Field({}, validate_default=True)
     """How the robot is driven: `task_mode`, and the fields of that mode."""
     isaac_lab: IsaacLabConfig | None = None
     """The task; required by the profile `isaac_lab_rollout`."""
@@ -195,6 +164,12 @@ class SubmitRequest(JobRequest):
     """What drives the robot in `task_mode` `policy`."""
     timeouts: ShortTimeouts = ShortTimeouts()
     """When to lose patience."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = handler(core)
+        standard_takes_its_modes(handler.resolve_ref_schema(schema))
+        return schema
 
     @property
     def library(self) -> str | None:
@@ -215,14 +190,17 @@ class SubmitRequest(JobRequest):
         return self
 
     @model_validator(mode="after")
-    def _control_is_known(self) -> Self:
-        if self.runtime_profile == "standard":
+    def _scene_is_known(self) -> Self:
+        if self.runtime_profile == "standard" and self.scene.scene_id:
             try:
-                check_control(self.control)
-                if self.scene.scene_id and not (self.scene.usd_uri or self.scene.usd_asset_id):
+                if not (self.scene.usd_uri or self.scene.usd_asset_id):
                     check_scene_id(self.scene.scene_id)
             except RequestError as error:
                 raise ValueError(str(error)) from error
-        if (self.control.get("task_mode") == "policy") != (self.policy is not None):
+        return self
+
+    @model_validator(mode="after")
+    def _a_policy_drives_where_there_is_one(self) -> Self:
+        if (self.control.task_mode == "policy") != (self.policy is not None):
             raise ValueError("task_mode 'policy' and a policy go together")
         return self

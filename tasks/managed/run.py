@@ -177,7 +177,7 @@ def rollout(run: RunSpec, iteration: int, index: int, checkpoint: InputFile | No
         spec,
         library=(template.rl_library or DEFAULT_LIBRARY) if spec.simulator == "isaaclab" else "",
         policies=(PolicyFile(checkpoint=checkpoint),),
-        rollout=replace(spec.rollout, control=template.control),
+        rollout=replace(spec.rollout, control=template.control.to_plain()),
     )
 
 

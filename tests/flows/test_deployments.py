@@ -152,7 +152,7 @@ def _filled_in(node: dict[str, Any], definitions: dict[str, Any], given: dict[st
     sent = {name: field["default"] for name, field in node["properties"].items() if "default" in field} | given
     for name, field in node["properties"].items():
         arms = [field, *field.get("anyOf", [])]
-        (model,) = [definitions[arm["$ref"].rpartition("/")[2]] for arm in arms if "$ref" in arm] or [{}]
+        model, *_ = [definitions[arm["$ref"].rpartition("/")[2]] for arm in arms if "$ref" in arm] or [{}]
         if model.get("properties") and isinstance(sent.get(name, {}), dict):
             sent[name] = _filled_in(model, definitions, sent.get(name, {}))
     return sent

@@ -356,7 +356,9 @@ def describe(robot: Path, format_: str, fix_base: bool | None, control: dict[str
     from simyard.runner.newton.world import build_world
 
     given = (control or {}) | ({} if fix_base is None else {"fix_base": fix_base})
-    world = build_world(robot, format_, read_control(given), scene_id="ground", scene_file=None)
+    wanted = read_control(given)
+    drives = wanted.mode.DRIVES
+    world = build_world(robot, format_, wanted.setup, drives=drives, scene_id="ground", scene_file=None)
     targets, builder = world.robot.targets, world.builder
     return {
         "driven": world.robot.driven,

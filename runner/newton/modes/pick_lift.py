@@ -1,17 +1,16 @@
-"""Pick a free object up with a gripper: reach by inverse kinematics, hold by friction, and measure whether it rose."""
-
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError, unknown
-from simyard.runner.newton.fields import Field, ForJoints, Number, Text, Texts, per_joint, wrong
-from simyard.runner.newton.mode import Mode, check_joints, check_position
-from simyard.runner.newton.robots import Robot
+from simyard.runner.newton.mode import Mode
+from simyard.runner.newton.robots import Robot, check_joints, check_position
+from simyard.runner.newton.settings import per_joint, setting, wrong
 
 if TYPE_CHECKING:
     import torch
@@ -25,56 +24,53 @@ _REACHED_M = 0.01
 """How near the tool must come to where it is sent."""
 
 
+@dataclass(kw_only=True)
 class PickLift(Mode):
-    """Pick up."""
+    """Pick up a free object: hand above it, down to it, fingers closed, up; held by friction, success is measured."""
 
-    ABOUT = "Go above a free object, down to it, close the fingers, lift: held by friction, success is measured."
-    FIELDS: ClassVar[Mapping[str, Field]] = {
-        "ee_body": Text(
-            about="The body whose origin is the point between the fingertips, with its z axis out of the hand."
-        ),
-        "finger_joints": Texts(about="The joints that open and close the fingers."),
-        "open": ForJoints(
-            about="Where the fingers are open, in radians or metres; left out it is their upper limit.",
-            low=-100,
-            high=100,
-            default=None,
-        ),
-        "closed": ForJoints(
-            about="Where they would be without an object between them; left out it is their lower limit.",
-            low=-100,
-            high=100,
-            default=None,
-        ),
-        "object": Text(about="The body to pick up; left out it is the scene's only free one.", default=None),
-        "grasp_offset_m": Number(about="How far above its origin it is gripped.", low=-1, high=1, default=0.0),
-        "approach_m": Number(about="From how far above the hand comes down.", low=0.01, high=1, default=0.1),
-        "lift_m": Number(about="How far the hand goes up with it.", low=0.01, high=1, default=0.15),
-        "success_m": Number(about="How far it must be up in the end.", low=0.001, high=1, default=0.05),
-        "spread_m": Number(
-            about="How far it is moved along x and y at random, in each world.", low=0, high=1, default=0.03
-        ),
-        "spread_yaw": Number(about="How far it is turned at random, in radians.", low=0, high=math.pi, default=0.5),
-    }
+    ee_body: str = setting(
+        "The body whose origin is the point between the fingertips, with its z axis out of the hand."
+    )
+    finger_joints: tuple[str, ...] = setting("The joints that open and close the fingers.")
+    open: float | Mapping[str, float] | None = setting(
+        "Where the fingers are open, in radians or metres; left out it is their upper limit.",
+        low=-100,
+        high=100,
+        default=None,
+    )
+    closed: float | Mapping[str, float] | None = setting(
+        "Where they would be without an object between them; left out it is their lower limit.",
+        low=-100,
+        high=100,
+        default=None,
+    )
+    object: str | None = setting("The body to pick up; left out it is the scene's only free one.", default=None)
+    grasp_offset_m: float = setting("How far above its origin it is gripped.", low=-1, high=1, default=0.0)
+    approach_m: float = setting("From how far above the hand comes down.", low=0.01, high=1, default=0.1)
+    lift_m: float = setting("How far the hand goes up with it.", low=0.01, high=1, default=0.15)
+    success_m: float = setting("How far it must be up in the end.", low=0.001, high=1, default=0.05)
+    spread_m: float = setting(
+        "How far it is moved along x and y at random, in each world.", low=0, high=1, default=0.03
+    )
+    spread_yaw: float = setting("How far it is turned at random, in radians.", low=0, high=math.pi, default=0.5)
 
     def check(self, robot: Robot, objects: Collection[str], policy: Path | None) -> None:
         """Refuse a robot without such a hand, and a scene without such an object."""
         super().check(robot, objects, policy)
-        fingers = self.values["finger_joints"]
-        if self.values["ee_body"] not in robot.bodies:
-            raise unknown("body in control.ee_body:", self.values["ee_body"], robot.bodies, code="unknown_body")
-        check_joints("control.finger_joints", fingers, robot)
+        if self.ee_body not in robot.bodies:
+            raise unknown("body in control.ee_body:", self.ee_body, robot.bodies, code="unknown_body")
+        check_joints("control.finger_joints", self.finger_joints, robot)
         if robot.base is not None:
             raise wrong("control.fix_base", False, "true for 'pick_lift', whose arm reaches from where it stands")
         self._object(objects)
-        for end, side in (("open", 1), ("closed", 0)):
-            for name, value in zip(fingers, self._fingers(end, side, robot), strict=True):
+        for end, given, side in (("open", self.open, 1), ("closed", self.closed, 0)):
+            for name, value in zip(self.finger_joints, self._fingers(given, side, robot), strict=True):
                 if not math.isfinite(value):
-                    raise wrong(f"control.{end}", self.values[end], f"a position for {name!r}, which has no limit")
+                    raise wrong(f"control.{end}", given, f"a position for {name!r}, which has no limit")
                 check_position(f"control.{end}", name, value, robot)
 
     def _object(self, objects: Collection[str]) -> str:
-        name: str | None = self.values["object"]
+        name = self.object
         if name is None and len(objects) == 1:
             return next(iter(objects))
         if name is None or name not in objects:
@@ -87,28 +83,28 @@ class PickLift(Mode):
             raise unknown("body in control.object:", name, objects, code="unknown_body")
         return name
 
-    def _fingers(self, end: str, side: int, robot: Robot) -> list[float]:
-        names = self.values["finger_joints"]
-        limits = [robot.limits(name)[side] for name in names]
-        if self.values[end] is None:
-            return limits
-        return [per_joint(self.values[end], [name], limit)[0] for name, limit in zip(names, limits, strict=True)]
+    def _fingers(self, given: float | Mapping[str, float] | None, side: int, robot: Robot) -> list[float]:
+        """Return the position of each finger joint: as it was given, else the limit of that side."""
+        limits = {name: robot.limits(name)[side] for name in self.finger_joints}
+        if given is None:
+            return list(limits.values())
+        return [per_joint(given, [name], limit)[0] for name, limit in limits.items()]
 
     def prepare(self, simulation: Simulation, policy: Path | None) -> None:
         """Move the object in each world, and find the poses of the arm above it, at it, and with it."""
-        self._simulation, robot, values = simulation, simulation.robot, self.values
+        self._simulation, robot = simulation, simulation.robot
         self._body = simulation.free[self._object(simulation.free)].body
         self._scatter()
         start = simulation.bodies[:, self._body, :3].clone()
         self._height = start[:, 2]
         places = []
-        for over in (values["approach_m"], 0.0, values["lift_m"]):
+        for over in (self.approach_m, 0.0, self.lift_m):
             places.append(start.clone())
-            places[-1][:, 2] += values["grasp_offset_m"] + over
-        hand = [robot.driven.index(name) for name in values["finger_joints"]]
-        above, at, lifted = _Arm(simulation, values["ee_body"], hand).solve(places, self._turns())
+            places[-1][:, 2] += self.grasp_offset_m + over
+        hand = [robot.driven.index(name) for name in self.finger_joints]
+        above, at, lifted = _Arm(simulation, self.ee_body, hand).solve(places, self._turns())
         self._poses = [simulation.first_targets]
-        opened, closed = self._fingers("open", 1, robot), self._fingers("closed", 0, robot)
+        opened, closed = self._fingers(self.open, 1, robot), self._fingers(self.closed, 0, robot)
         for pose, fingers in ((above, opened), (at, opened), (at, closed), (lifted, closed)):
             self._poses.append(pose.clone())
             self._poses[-1][:, hand] = pose.new_tensor(fingers)
@@ -118,7 +114,7 @@ class PickLift(Mode):
         """Draw by the seed alone, so that the count of worlds changes none of them."""
         import numpy as np
 
-        simulation, spread, yaw = self._simulation, self.values["spread_m"], self.values["spread_yaw"]
+        simulation, spread, yaw = self._simulation, self.spread_m, self.spread_yaw
         drawn = np.random.default_rng([simulation.seed]).uniform(-1, 1, size=(simulation.num_envs, 3))
         pose = simulation.bodies[:, self._body].clone()
         offset = pose.new_tensor(drawn)
@@ -154,7 +150,7 @@ class PickLift(Mode):
 
     def success(self) -> torch.Tensor:
         """Return where the object is up."""
-        risen: torch.Tensor = self._simulation.bodies[:, self._body, 2] - self._height >= self.values["success_m"]
+        risen: torch.Tensor = self._simulation.bodies[:, self._body, 2] - self._height >= self.success_m
         return risen
 
 

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from simyard.runner.newton.mode import Mode
+from simyard.runner.newton.robots import Robot, check_joints, check_position
+from simyard.runner.newton.settings import Problem, setting
+
+if TYPE_CHECKING:
+    import torch
+
+    from simyard.runner.newton.simulation import Simulation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keyframe:
+    """Where some joints are to be at one time."""
+
+    time_s: float = setting("Seconds from the beginning, more than of the keyframe before.", low=0, high=1e6)
+    positions: Mapping[str, float] = setting("Radians or metres by joint.", low=-1e4, high=1e4)
+
+
+@dataclass(kw_only=True)
+class Trajectory(Mode):
+    """Follow keyframes: straight from one to the next, from the first pose on; the last one is held."""
+
+    keyframes: tuple[Keyframe, ...] = setting(
+        "Positions of some or all joints, at times that increase.",
+        most=10_000,
+        example='[{"time_s": 1.0, "positions": {"elbow": 0.5}}, …]',
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield the keyframes that are not later than the one before."""
+        for index, (before, frame) in enumerate(pairwise(self.keyframes), start=1):
+            if frame.time_s <= before.time_s:
+                allowed = f"more than that of the one before, {before.time_s:g}"
+                yield Problem(("keyframes", index, "time_s"), frame.time_s, allowed)
+
+    def check(self, robot: Robot, objects: Collection[str], policy: Path | None) -> None:
+        """Refuse joints that the robot does not have, and positions beyond their limits."""
+        check_joints("control.keyframes", (name for frame in self.keyframes for name in frame.positions), robot)
+        for index, frame in enumerate(self.keyframes):
+            for name, value in frame.positions.items():
+                check_position(f"control.keyframes[{index}].positions.{name}", name, value, robot)
+
+    def prepare(self, simulation: Simulation, policy: Path | None) -> None:
+        """Lay out times and positions, joint by joint: a keyframe need not name all."""
+        self._dt, self._num_envs, self._device = simulation.dt, simulation.num_envs, simulation.device
+        first = dict(zip(simulation.robot.driven, simulation.first_targets[0].tolist(), strict=True))
+        self._paths = [_Path(self.keyframes, name, position) for name, position in first.items()]
+
+    def targets(self, step: int) -> torch.Tensor:
+        """Return where the robot is to be now."""
+        import torch
+
+        row = [path.at(step * self._dt) for path in self._paths]
+        return torch.tensor(row, dtype=torch.float32, device=self._device).expand(self._num_envs, -1)
+
+
+class _Path:
+    """The way of one joint."""
+
+    def __init__(self, frames: tuple[Keyframe, ...], joint: str, first: float) -> None:
+        named = [(frame.time_s, frame.positions[joint]) for frame in frames if joint in frame.positions]
+        if not named or named[0][0] > 0:
+            named.insert(0, (0.0, first))
+        self._times = [time for time, _ in named]
+        self._positions = [position for _, position in named]
+
+    def at(self, time: float) -> float:
+        after = bisect_right(self._times, time)
+        if after == len(self._times):
+            return self._positions[-1]
+        (begin, end), (start, goal) = self._times[after - 1 : after + 1], self._positions[after - 1 : after + 1]
+        return start + (goal - start) * (time - begin) / (end - begin)
