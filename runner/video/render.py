@@ -397,7 +397,11 @@ class _Run:
 
 @contextlib.contextmanager
 def _ffmpeg(*arguments: str, level: str = "error") -> Iterator[_Run]:
-    """Run ffmpeg around a block that feeds or drains it."""
+    """Run ffmpeg around a block that feeds or drains it.
+
+    imageio_ffmpeg's own writer and reader are as fast, but do not look at ffmpeg's exit code, nor, when writing, at its
+    log: a full disk and a damaged file would go unseen.
+    """
     with tempfile.TemporaryFile() as log:
         try:
             program = importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe()

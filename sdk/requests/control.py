@@ -133,7 +133,8 @@ def _by_joint(limits: Limits) -> Any:
 
 def _for_joints(limits: Limits) -> Any:
     """Take one number for all joints or a number by joint; what is wrong is said of the one that was meant."""
-    one, by_joint = TypeAdapter(_number(limits)), TypeAdapter(_by_joint(limits))
+    later = ConfigDict(defer_build=True)
+    one, by_joint = TypeAdapter(_number(limits), config=later), TypeAdapter(_by_joint(limits), config=later)
 
     def choose(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         return (by_joint if isinstance(value, Mapping) else one).validate_python(value)
