@@ -5,6 +5,7 @@ To add one, write its file as `base.py` says; it is found by being there.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
@@ -22,17 +23,23 @@ class _Libraries(Mapping[str, Library]):
     """The libraries by name, the default first. A library's file is imported when the library is asked for."""
 
     def __iter__(self) -> Iterator[str]:
-        names = {module.name for module in pkgutil.iter_modules(__path__)}.difference(_OTHERS)
-        return iter(sorted(names, key=lambda name: (name != DEFAULT_LIBRARY, name)))
+        return iter(_names(tuple(__path__)))
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(_names(tuple(__path__)))
 
     def __getitem__(self, name: str) -> Library:
-        if name not in list(self):
+        if name not in _names(tuple(__path__)):
             raise KeyError(name)
         library: Library = importlib.import_module(f"{__name__}.{name}").LIBRARY
         return library
+
+
+@functools.cache
+def _names(folders: tuple[str, ...]) -> tuple[str, ...]:
+    """List the files that are libraries."""
+    names = {module.name for module in pkgutil.iter_modules(folders)}.difference(_OTHERS)
+    return tuple(sorted(names, key=lambda name: (name != DEFAULT_LIBRARY, name)))
 
 
 LIBRARIES: Mapping[str, Library] = _Libraries()
