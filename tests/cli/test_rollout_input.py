@@ -1,4 +1,4 @@
-"""What `submit` refuses before a simulator is started: what is said, and nothing is left."""
+"""What `rollout` refuses before a simulator is started: what is said, and nothing is left."""
 
 import json
 import zipfile
