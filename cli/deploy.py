@@ -64,8 +64,7 @@ def deploy(as_json: bool, **options: Any) -> None:
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from simyard.flows import deployments, pools
-    from simyard.tasks.cluster.gpu_limits import limit_of_project
+    from simyard.deployments import apply, limit_of_project
     from simyard.tasks.shared.api_keys import check_project
 
     plan = _plan(asked)
@@ -82,13 +81,13 @@ def deploy(as_json: bool, **options: Any) -> None:
 
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
         if plan is None and not limits and block is None:
-            deployments.deploy(client, lambda name: hear(f"deployment {name}", "sent"))
+            apply.apply_prefect_file(client, lambda name: hear(f"deployment {name}", "sent"))
         if plan is not None:
-            pools.deploy_pool(client, plan, hear)
+            apply.apply_pool(client, plan, hear)
         for name, slots in limits.items():
-            pools.send_limit(client, name, slots, hear)
+            apply.apply_limit(client, name, slots, hear)
         if block is not None:
-            pools.save_store(str(asked.block), block, hear)
+            apply.apply_store(str(asked.block), block, hear)
     if as_json:
         click.echo(json.dumps(changes))
 
@@ -116,7 +115,7 @@ def require_server() -> str:
 
 
 def _plan(asked: DeployOptions) -> Any:
-    from simyard.flows.pools import PoolPlan
+    from simyard.deployments.apply import PoolPlan
 
     if asked.pool is None:
         of_pools = [

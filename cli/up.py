@@ -233,10 +233,10 @@ def _deploy(url: str, live: LiveLine, asked: threading.Event) -> None:
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from simyard.flows.deployments import deploy
+    from simyard.deployments.apply import apply_prefect_file
 
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
-        deploy(client, lambda name: _show(live, f"deployment {name}", asked))
+        apply_prefect_file(client, lambda name: _show(live, f"deployment {name}", asked))
 
 
 def _answers(url: str) -> bool:

@@ -43,7 +43,7 @@ VIRTUAL_ENV="$PWD/.venv" UV_INDEX_STRATEGY="${UV_INDEX_STRATEGY:-unsafe-best-mat
 # Installers leave Python's bytecode to the first start, and where that may not write it, to every start: seconds each.
 compile() { env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -c "$1" >/dev/null 2>&1 || true; }
 compile 'from simyard.cli.main import main; [*main.commands.values()]
-import simyard.flows.deployments, simyard.service.app, prefect.server.api.server, prefect.cli.server' &
+import simyard.deployments.apply, simyard.service.app, prefect.server.api.server, prefect.cli.server' &
 compile 'from simyard.runner.simulators import get_adapter
 adapter = get_adapter("isaaclab")
 for library in ("rsl_rl", "rl_games", "skrl", "sb3"):

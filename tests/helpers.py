@@ -236,10 +236,10 @@ def send_deployments(server: Server) -> None:
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from simyard.flows.deployments import deploy
+    from simyard.deployments.apply import apply_prefect_file
 
     with temporary_settings({PREFECT_API_URL: server.url}), get_client(sync_client=True) as client:
-        deploy(client)
+        apply_prefect_file(client)
 
 
 def free_port() -> int:

@@ -28,7 +28,7 @@ from simyard.requests.rollout import SubmitRequest
 from simyard.tasks.managed.events import TYPES
 
 prefect = lazy("prefect")
-pool_launch = lazy("simyard.tasks.cluster.pool_launch")
+deployments = lazy("simyard.deployments")
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -224,7 +224,7 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_entrypoints_of_the_gpu_side_are_there() -> None:
-    for name, (module, _) in pool_launch.GPU_SIDE.items():
+    for name, (module, _) in deployments.GPU_SIDE.items():
         found = getattr(importlib.import_module(f"simyard.flows.{module}"), module)
         assert found.name == name
 

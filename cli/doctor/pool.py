@@ -97,7 +97,7 @@ def check_deployments(pool: Pool) -> Check:
     """Say whether the pool has the deployments of the flows that run where the simulator is."""
     from prefect.exceptions import ObjectNotFound
 
-    from simyard.tasks.cluster.pool_launch import GPU_SIDE
+    from simyard.deployments import GPU_SIDE
 
     name, own = "deployments", pool.work_pool.name
     wrong = []
@@ -127,7 +127,7 @@ def read_queues(pool: Pool) -> Queues:
 
 def check_queues(queues: Queues) -> Check:
     """Say whether there is a queue for each priority of jobs, and none of them is paused."""
-    from simyard.tasks.cluster.pool_launch import QUEUES
+    from simyard.deployments import QUEUES
 
     name = "queues"
     if missing := [queue for queue in QUEUES.values() if queue not in queues.present]:

@@ -15,6 +15,7 @@ from prefect.exceptions import ObjectNotFound
 
 from simyard.core.errors import RequestError, WorkloadError
 from simyard.core.specs import JobSpec
+from simyard.deployments import limit_of_pool, limit_of_project
 from simyard.tasks.attempt.attempt import CANCELED, Observer
 from simyard.tasks.kinds import kind_of
 
@@ -23,16 +24,6 @@ LEASE_S = 300.0
 _PAUSE_S = {"high": 1.0, "normal": 4.0, "low": 16.0}
 """How often a job that waits asks again: the more urgent one is there first, as a rule, when a GPU is given back."""
 _PROJECT = re.compile(r"(?:^|/)projects/([^/]+)/?$")
-
-
-def limit_of_pool(pool: str) -> str:
-    """Return the name of a pool's limit."""
-    return f"gpus-pool-{pool}"
-
-
-def limit_of_project(project: str) -> str:
-    """Return the name of a project's limit."""
-    return f"gpus-project-{project}"
 
 
 def project_of(store_ref: str) -> str:

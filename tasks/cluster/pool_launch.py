@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -13,6 +12,8 @@ from prefect.exceptions import ObjectNotFound, TerminationSignal
 
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError, unknown
 from simyard.core.specs import JobSpec
+from simyard.deployments import QUEUES
+from simyard.deployments.apply import ensure_pool_flow
 from simyard.store.keys import AttemptKeys, JobKeys
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import CANCELED, Observer
@@ -23,16 +24,6 @@ from simyard.tasks.launch import ask_to_cancel, raise_failure
 from simyard.tasks.shared import heartbeat, history
 
 FLOW, NODE_FLOW = "run-job", "run-node"
-GPU_SIDE = {
-    FLOW: ("run_job", "One attempt at a job, on the machine that has the simulator."),
-    NODE_FLOW: ("run_node", "One more machine of an attempt that needs several."),
-    "run-worker": ("run_worker", "A warm simulator for the rollouts of one managed training run, and its trainer."),
-    "prewarm": ("prewarm", "Leave a warm simulator on the machine, for jobs to come."),
-    "check-machine": ("check_machine", "Look at the machine for `simyard doctor`: simulator, GPU, disk, caches."),
-}
-"""The flows that run where the simulator is: their modules, and what Prefect's UI says of them."""
-QUEUES = {"high": "high", "normal": "default", "low": "low"}
-"""The work queues of a pool by the priority of jobs, the most urgent first; `default` is Prefect's own."""
 POLL_S = 1.0
 PATIENCE = heartbeat.PATIENCE.attempt
 """With an attempt in a pool."""
@@ -98,7 +89,7 @@ def _launch(client: SyncPrefectClient, spec: JobSpec, number: int, store_ref: st
     """Launch an attempt, a flow run for each of its machines; those that were launched before are found again."""
     runs = []
     for flow in (FLOW, NODE_FLOW)[: spec.nodes]:
-        deploy(client, pool, flow)
+        ensure_pool_flow(client, pool, flow)
     for node in range(spec.nodes):
         flow, key = (FLOW, _key(spec, number)) if node == 0 else (NODE_FLOW, f"{_key(spec, number)}-node-{node}")
         launched = run_deployment(
@@ -125,48 +116,6 @@ def _find(client: SyncPrefectClient, spec: JobSpec, number: int) -> FlowRun | No
     key = FlowRunFilterIdempotencyKey(any_=[_key(spec, number)])
     found = client.read_flow_runs(flow_run_filter=FlowRunFilter(idempotency_key=key))
     return found[0] if found else None
-
-
-def deploy(client: SyncPrefectClient, pool: str, flow: str) -> None:
-    """Make sure the pool has its deployment of a flow; one that an operator made stays as it is."""
-    try:
-        if client.read_deployment_by_name(f"{flow}/{pool}").work_pool_name == pool:
-            return
-    except ObjectNotFound:
-        pass
-    send(client, pool, flow)
-
-
-def send(client: SyncPrefectClient, pool: str, flow: str) -> str:
-    """Have the server know the pool's deployment of a flow.
-
-    Args:
-        client: Of the Prefect server.
-        pool: The work pool; the deployment has its name.
-        flow: One of `GPU_SIDE`.
-
-    Returns:
-        `created`, `updated` or `unchanged`.
-    """
-    module, description = GPU_SIDE[flow]
-    # The code is part of the worker's installation, so nothing is pulled. Prefect still copies the folder that a run
-    # starts in: a process worker has an empty one for it, and the templates of containers name another.
-    entrypoint = f"simyard.flows.{module}.{module}"
-    change = "created"
-    with suppress(ObjectNotFound):
-        known = client.read_deployment_by_name(f"{flow}/{pool}")
-        if (known.work_pool_name, known.entrypoint, known.description) == (pool, entrypoint, description):
-            return "unchanged"
-        change = "updated"
-    client.create_deployment(
-        flow_id=client.create_flow_from_name(flow),
-        name=pool,
-        work_pool_name=pool,
-        entrypoint=entrypoint,
-        description=description,
-        enforce_parameter_schema=False,
-    )
-    return change
 
 
 def _wait(

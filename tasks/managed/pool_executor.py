@@ -18,12 +18,12 @@ from prefect.deployments import run_deployment
 
 from simyard.core.errors import Failure, RequestError, SimyardError, StoreError, WorkloadError
 from simyard.core.specs import Bounds, JobSpec
+from simyard.deployments.apply import ensure_pool_flow
 from simyard.requests.settings import Site
 from simyard.store.keys import RunKeys
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import CANCELED, Observer
 from simyard.tasks.cluster.flow_run_watch import FlowRunWatch
-from simyard.tasks.cluster.pool_launch import deploy
 from simyard.tasks.launch import ask_to_cancel, is_done, launch_inline, raise_failure
 from simyard.tasks.managed.run import RunSpec, load_run, now
 from simyard.tasks.managed.trainer import TrainerAttempt, TrainerObserver, check_trainer, outcome_of, run_trainer
@@ -194,7 +194,7 @@ class _Slot:
     def _flow_run(self) -> FlowRun:
         """Return the flow run that has this slot, a new one where there is none that lives."""
         with get_client(sync_client=True) as client:
-            deploy(client, self._pool, FLOW)
+            ensure_pool_flow(client, self._pool, FLOW)
         generation = 1
         while True:
             key = f"{self._run_id}-slot-{self._number}-{generation}"

@@ -14,7 +14,7 @@ from helpers import CommandLine, FlowHost, Server, last_json
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from simyard.cli.main import main
-from simyard.tasks.cluster.pool_launch import GPU_SIDE
+from simyard.deployments import GPU_SIDE
 
 IMAGE = "registry.example.com/simyard-isaaclab:3.0"
 SECRET = "the-secret-key"

@@ -12,7 +12,7 @@ from lazy import lazy
 
 from simyard.cli.main import main
 
-pools = lazy("simyard.flows.pools")
+apply = lazy("simyard.deployments.apply")
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -55,7 +55,7 @@ def test_every_kind_of_containers_has_its_pool_on_a_page() -> None:
         if words[0] == "deploy" and (given := parsed(words).params)["pool"]:
             pairs = (setting.split("=", 1) for setting in given["settings"])
             variables = {name: _value(text) for name, text in pairs}
-            plan = pools.PoolPlan(
+            plan = apply.PoolPlan(
                 name=given["pool"], type=given["pool_type"], image=given["image"], variables=variables
             )
             plan.template()  # raises on a variable that the pool has not, or a value that is not of its kind

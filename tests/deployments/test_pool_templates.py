@@ -21,7 +21,7 @@ docker = lazy("docker")
 kubernetes = lazy("kubernetes_asyncio.client")
 objects = lazy("prefect.client.schemas.objects")
 orchestration = lazy("prefect.client.orchestration")
-pools = lazy("simyard.flows.pools")
+apply = lazy("simyard.deployments.apply")
 prefect_settings = lazy("prefect.settings")
 session = lazy("botocore.session")
 validate = lazy("botocore.validate")
@@ -50,7 +50,7 @@ def fill(prefect_server: Server) -> Fill:
     """Return the configuration that a worker makes of a pool, for the attempt of a job."""
 
     def make(pool_type: str, variables: dict[str, Any] | None = None, **attempt: Any) -> Any:
-        plan = pools.PoolPlan(
+        plan = apply.PoolPlan(
             name="gpu", type=pool_type, image=None if pool_type == "process" else IMAGE, variables=variables or {}
         )
 

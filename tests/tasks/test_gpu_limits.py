@@ -10,6 +10,7 @@ import pytest
 from helpers import Server, wait_until
 from lazy import lazy
 
+from simyard import deployments
 from simyard.core.errors import RequestError, WorkloadError
 from simyard.core.specs import JobSpec
 from simyard.store import keys
@@ -17,7 +18,7 @@ from simyard.tasks.attempt.attempt import Observer
 
 gpu_limits = lazy("simyard.tasks.cluster.gpu_limits")
 orchestration = lazy("prefect.client.orchestration")
-pools = lazy("simyard.flows.pools")
+apply = lazy("simyard.deployments.apply")
 prefect_settings = lazy("prefect.settings")
 
 
@@ -40,7 +41,7 @@ class Jobs:
 
     def limit(self, name: str, slots: int) -> None:
         with self.client() as client:
-            pools.send_limit(client, name, slots, lambda what, change: None)
+            apply.apply_limit(client, name, slots, lambda what, change: None)
 
     def taken(self, name: str) -> int:
         with self.client() as client:
@@ -95,7 +96,7 @@ def jobs(prefect_server: Server) -> Iterator[Jobs]:
 
 
 def test_a_third_waits_until_one_of_two_leaves(jobs: Jobs) -> None:
-    name = gpu_limits.limit_of_pool(jobs.pool)
+    name = deployments.limit_of_pool(jobs.pool)
     jobs.limit(name, 2)
     first, second = jobs.start(a_job()), jobs.start(a_job())
     assert first.has.wait(30)
@@ -113,7 +114,7 @@ def test_a_third_waits_until_one_of_two_leaves(jobs: Jobs) -> None:
 
 
 def test_a_job_of_two_gpus_holds_two(jobs: Jobs) -> None:
-    name = gpu_limits.limit_of_pool(jobs.pool)
+    name = deployments.limit_of_pool(jobs.pool)
     jobs.limit(name, 2)
     with jobs.holds(a_job(gpus=2)):
         assert jobs.taken(name) == 2
@@ -124,7 +125,7 @@ def test_a_job_of_two_gpus_holds_two(jobs: Jobs) -> None:
 
 
 def test_two_machines_hold_the_gpus_of_both(jobs: Jobs) -> None:
-    name = gpu_limits.limit_of_pool(jobs.pool)
+    name = deployments.limit_of_pool(jobs.pool)
     jobs.limit(name, 8)
     with jobs.holds(a_job(gpus=4, nodes=2)):
         assert jobs.taken(name) == 8
@@ -134,7 +135,7 @@ def test_two_machines_hold_the_gpus_of_both(jobs: Jobs) -> None:
     ("job", "needs"), [({"gpus": 3}, 3), ({"gpus": 2, "nodes": 2}, 4)], ids=["one machine", "two machines"]
 )
 def test_more_than_is_allowed_at_all_is_refused_at_once(jobs: Jobs, job: dict[str, int], needs: int) -> None:
-    name = gpu_limits.limit_of_pool(jobs.pool)
+    name = deployments.limit_of_pool(jobs.pool)
     jobs.limit(name, 2)
     shown: list[Any] = []
     with pytest.raises(RequestError) as refused, jobs.holds(a_job(**job), Observer(progress=shown.append)):
@@ -154,7 +155,7 @@ def test_where_no_limit_is_nobody_waits(jobs: Jobs) -> None:
 
 
 def test_a_job_on_the_cpu_holds_nothing(jobs: Jobs) -> None:
-    name = gpu_limits.limit_of_pool(jobs.pool)
+    name = deployments.limit_of_pool(jobs.pool)
     jobs.limit(name, 0)
     with jobs.holds(a_job(gpus=0), Observer(progress=_no_waiting)):
         assert jobs.taken(name) == 0
@@ -166,25 +167,25 @@ def _no_waiting(status: dict[str, Any]) -> None:
 
 def test_a_project_has_a_limit_of_its_own(jobs: Jobs) -> None:
     project = f"lab-{uuid.uuid4().hex[:8]}"
-    jobs.limit(gpu_limits.limit_of_pool(jobs.pool), 4)
-    jobs.limit(gpu_limits.limit_of_project(project), 1)
+    jobs.limit(deployments.limit_of_pool(jobs.pool), 4)
+    jobs.limit(deployments.limit_of_project(project), 1)
     store = f"job-store/fleet/projects/{project}"
     with jobs.holds(a_job(), store=store):
-        assert jobs.taken(gpu_limits.limit_of_project(project)) == 1
+        assert jobs.taken(deployments.limit_of_project(project)) == 1
         waited = []
         canceled = Observer(progress=waited.append, canceled=lambda: bool(waited))
         with pytest.raises(WorkloadError), jobs.holds(a_job(), canceled, store):
             raise AssertionError("it got one")
         assert len(waited) == 1
-        assert jobs.taken(gpu_limits.limit_of_pool(jobs.pool)) == 1, "who waits for one limit holds none of the other"
+        assert jobs.taken(deployments.limit_of_pool(jobs.pool)) == 1, "who waits for one limit holds none of the other"
         with jobs.holds(a_job(), Observer(progress=_no_waiting)):  # another project's
-            assert jobs.taken(gpu_limits.limit_of_pool(jobs.pool)) == 2
+            assert jobs.taken(deployments.limit_of_pool(jobs.pool)) == 2
     with pytest.raises(RequestError, match=f"needs 2 GPUs at once, and 'gpus-project-{project}' allows 1"):
         jobs.holds(a_job(gpus=2), store=store).__enter__()
 
 
 def test_a_job_that_waits_can_be_canceled(jobs: Jobs) -> None:
-    name = gpu_limits.limit_of_pool(jobs.pool)
+    name = deployments.limit_of_pool(jobs.pool)
     jobs.limit(name, 1)
     with jobs.holds(a_job()):
         shown: list[Any] = []
@@ -197,7 +198,7 @@ def test_a_job_that_waits_can_be_canceled(jobs: Jobs) -> None:
 
 
 def test_an_attempt_that_runs_already_does_not_wait(jobs: Jobs) -> None:
-    name = gpu_limits.limit_of_pool(jobs.pool)
+    name = deployments.limit_of_pool(jobs.pool)
     jobs.limit(name, 1)
     with jobs.holds(a_job()), jobs.holds(a_job(), Observer(progress=_no_waiting), wait=False):
         assert jobs.taken(name) == 1

@@ -1,22 +1,27 @@
-"""A work pool for GPU machines, as `simyard deploy` makes it: template, queues, deployments, limits, block."""
+"""Deployments, work pools, limits and the store's block, sent to a Prefect server; done twice it changes nothing."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
+import yaml
 from jsonschema import Draft202012Validator
+from prefect import Flow
+from prefect.blocks.core import Block
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-from prefect.exceptions import ObjectNotFound
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.objects import ConcurrencyOptions
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.utilities.callables import parameter_schema
 
-from simyard.blocks.job_store import JobStore
 from simyard.core.errors import RequestError, unknown
-from simyard.deployments import POOL_TYPES, pool_template
-from simyard.tasks.cluster.gpu_limits import limit_of_pool
-from simyard.tasks.cluster.pool_launch import GPU_SIDE, QUEUES, send
+from simyard.deployments import GPU_SIDE, POOL, POOL_TYPES, PREFECT_FILE, QUEUES, limit_of_pool, pool_template
 
 Hear = Callable[[str, str], None]
 """Told what was looked at, and whether it was `created`, `updated` or `unchanged`."""
@@ -86,11 +91,50 @@ class PoolPlan:
         return values
 
 
-def deploy_pool(client: SyncPrefectClient, plan: PoolPlan, hear: Hear) -> None:
-    """Have the server know the pool as planned; done twice it changes nothing.
+def apply_prefect_file(client: SyncPrefectClient, hear: Callable[[str], None] = lambda name: None) -> None:
+    """Send the work pool and every deployment of prefect.yaml: `prefect deploy --all`, in a tenth of its time.
 
     Args:
-        client: Of the server.
+        client: The server.
+        hear: Told the name of each deployment before it is sent.
+    """
+    with suppress(ObjectAlreadyExists):
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
+    for entry in yaml.safe_load(PREFECT_FILE.read_text(encoding="utf-8"))["deployments"]:
+        hear(entry["name"])
+        module, _, name = entry["entrypoint"].rpartition(".")
+        flow: Flow[..., Any] = getattr(import_module(module), name)
+        limit = entry.get("concurrency_limit")
+        client.create_deployment(
+            client.create_flow_from_name(flow.name),
+            entry["name"],
+            entrypoint=entry["entrypoint"],
+            description=entry["description"],
+            tags=entry["tags"],
+            parameters=entry.get("parameters", {}),
+            parameter_openapi_schema=parameter_schema(flow).model_dump_for_openapi(),
+            enforce_parameter_schema=entry.get("enforce_parameter_schema", True),
+            work_pool_name=entry["work_pool"]["name"],
+            job_variables=entry["work_pool"].get("job_variables", {}),
+            schedules=[
+                DeploymentScheduleCreate(
+                    schedule=CronSchedule(cron=given["cron"], timezone=given["timezone"]),
+                    active=given["active"],
+                    slug=given["slug"],
+                )
+                for given in entry.get("schedules", [])
+            ],
+            concurrency_limit=limit["limit"] if limit else None,
+            concurrency_options=ConcurrencyOptions(collision_strategy=limit["collision_strategy"]) if limit else None,
+            pull_steps=[],  # the code is part of the worker's installation
+        )
+
+
+def apply_pool(client: SyncPrefectClient, plan: PoolPlan, hear: Hear) -> None:
+    """Send a work pool: its template, queues, deployments and limit.
+
+    Args:
+        client: The server.
         plan: The pool.
         hear: Hears of each part.
 
@@ -102,9 +146,49 @@ def deploy_pool(client: SyncPrefectClient, plan: PoolPlan, hear: Hear) -> None:
     for priority, queue in enumerate(QUEUES.values(), start=1):
         hear(f"work queue {plan.name}/{queue}", _send_queue(client, plan.name, queue, priority))
     for flow in GPU_SIDE:
-        hear(f"deployment {flow}/{plan.name}", send(client, plan.name, flow))
+        hear(f"deployment {flow}/{plan.name}", apply_pool_flow(client, plan.name, flow))
     if plan.gpus is not None:
-        send_limit(client, limit_of_pool(plan.name), plan.gpus, hear)
+        apply_limit(client, limit_of_pool(plan.name), plan.gpus, hear)
+
+
+def ensure_pool_flow(client: SyncPrefectClient, pool: str, flow: str) -> None:
+    """Make sure the pool has its deployment of a flow; one that an operator made stays as it is."""
+    with suppress(ObjectNotFound):
+        if client.read_deployment_by_name(f"{flow}/{pool}").work_pool_name == pool:
+            return
+    apply_pool_flow(client, pool, flow)
+
+
+def apply_pool_flow(client: SyncPrefectClient, pool: str, flow: str) -> str:
+    """Send the pool's deployment of a flow.
+
+    Args:
+        client: The server.
+        pool: The work pool; the deployment has its name.
+        flow: One of `GPU_SIDE`.
+
+    Returns:
+        `created`, `updated` or `unchanged`.
+    """
+    module, description = GPU_SIDE[flow]
+    # The code is part of the worker's installation, so nothing is pulled. Prefect still copies the folder that a run
+    # starts in: a process worker has an empty one for it, and the templates of containers name another.
+    entrypoint = f"simyard.flows.{module}.{module}"
+    change = "created"
+    with suppress(ObjectNotFound):
+        known = client.read_deployment_by_name(f"{flow}/{pool}")
+        if (known.work_pool_name, known.entrypoint, known.description) == (pool, entrypoint, description):
+            return "unchanged"
+        change = "updated"
+    client.create_deployment(
+        flow_id=client.create_flow_from_name(flow),
+        name=pool,
+        work_pool_name=pool,
+        entrypoint=entrypoint,
+        description=description,
+        enforce_parameter_schema=False,
+    )
+    return change
 
 
 def _checked(name: str, value: Any, schema: dict[str, Any], template: dict[str, Any]) -> Any:
@@ -156,8 +240,8 @@ def _send_queue(client: SyncPrefectClient, pool: str, name: str, priority: int) 
     return "updated"
 
 
-def send_limit(client: SyncPrefectClient, name: str, slots: int, hear: Hear) -> None:
-    """Have the server know a limit, in GPUs."""
+def apply_limit(client: SyncPrefectClient, name: str, slots: int, hear: Hear) -> None:
+    """Send a limit, in GPUs."""
     try:
         known = client.read_global_concurrency_limit_by_name(name)
         change = "unchanged" if known.limit == slots else "updated"
@@ -168,10 +252,10 @@ def send_limit(client: SyncPrefectClient, name: str, slots: int, hear: Hear) -> 
     hear(f"limit {name}", change)
 
 
-def save_store(name: str, block: JobStore, hear: Hear) -> None:
-    """Save the block that says where the jobs are and holds the credentials for it."""
+def apply_store(name: str, block: Block, hear: Hear) -> None:
+    """Save the block that holds the store's address and credentials."""
     try:
-        known = JobStore.load(name, _sync=True)  # type: ignore[call-arg]
+        known = type(block).load(name, _sync=True)  # type: ignore[call-arg]
         change = "unchanged" if _fields(known) == _fields(block) else "updated"
     except ValueError:
         change = "created"
