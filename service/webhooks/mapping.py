@@ -17,6 +17,7 @@ from simyard.requests.config import MAX_CONFIG_BYTES, parse_config
 from simyard.service.bodies import PREFECTS_OWN
 from simyard.service.errors import FieldErrors
 from simyard.service.settings import DEFAULT_PROJECT
+from simyard.service.webhooks import signatures
 from simyard.tasks.shared.api_keys import check_project
 
 SET_BY_SERVICE = ("store", "pool", "base")
@@ -78,8 +79,8 @@ class Hook(BaseModel):
     """What it starts, as Prefect names it: `retrain/retrain`."""
     secret_env: str = Field(max_length=200, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     """The environment variable that holds the secret; never the secret itself."""
-    signature: Literal["simyard", "github"] = "simyard"
-    """How it is signed: time and body, or the body alone, as GitHub does."""
+    signature: Literal["standard", "github"] = "standard"
+    """How it is signed: as Standard Webhooks are, id, time and body; or the body alone, as GitHub does."""
     when: dict[PayloadPath, str | int | float | bool | None] = {}
     """What must stand in the payload, by dotted path; otherwise nothing is started."""
     parameters: Annotated[dict[str, Any], AfterValidator(_parameters)] = {}
@@ -129,11 +130,18 @@ def read_hooks(path: Path | None) -> dict[str, Hook]:
     except ValidationError as error:
         raise _bad(path, "; ".join(_explain(dict(problem)) for problem in error.errors())) from None
     for name, hook in hooks.items():
-        if len(os.environ.get(hook.secret_env, "")) < MIN_SECRET_CHARACTERS:
+        secret, lacks = os.environ.get(hook.secret_env, ""), f"{name}.secret_env: the environment has no"
+        if hook.signature == "standard" and not signatures.is_secret(secret):
             raise _bad(
                 path,
-                f"{name}.secret_env: the environment has no {hook.secret_env} of {MIN_SECRET_CHARACTERS} characters or "
-                "more; set it: openssl rand -hex 32",
+                f"{lacks} {hook.secret_env} that is whsec_ and the base64 of 24 to 64 bytes; set it: "
+                "echo whsec_$(openssl rand -base64 32)",
+            )
+        if len(secret) < MIN_SECRET_CHARACTERS:
+            raise _bad(
+                path,
+                f"{lacks} {hook.secret_env} of {MIN_SECRET_CHARACTERS} characters or more; set it: "
+                "openssl rand -hex 32",
             )
     return hooks
 

@@ -161,7 +161,7 @@ class Outbox:
             return None
         kind = "job" if notice.id.startswith("job-") else "training_run"
         event, delivery = f"{kind}.{standing['status']}", f"{notice.id}.{standing['status']}"
-        body = json.dumps({"event": event, "delivery_id": delivery, "data": standing}).encode()
+        body = json.dumps({"event": event, "delivery_id": delivery, "data": standing})
         problem = _send(notice, delivery, body, self._settings)
         if problem is not None and number <= len(PAUSES_S):
             logger.warning("webhook of %s: %s", notice.id, problem)
@@ -242,21 +242,19 @@ def _claim(own: Store, own_id: str, number: int) -> bool:
     return own.put_new(key, b"{}")
 
 
-def _send(notice: Notice, delivery: str, body: bytes, settings: Settings) -> str | None:
+def _send(notice: Notice, delivery: str, body: str, settings: Settings) -> str | None:
     """Send a body; return why it was not taken."""
-    timestamp = str(int(time.time()))
     secret = webhook_secret(settings.secret, notice.key_id)
+    data = body.encode()
     headers = {
         "Content-Type": "application/json",
         "User-Agent": "simyard",
-        "Content-Length": str(len(body)),
-        signatures.TIMESTAMP: timestamp,
-        signatures.DELIVERY: delivery,
-        signatures.SIGNATURE: signatures.sign(secret, timestamp, body),
+        "Content-Length": str(len(data)),
+        **signatures.signed(secret, delivery, body),
     }
     try:
         with outbound.sent(
-            "POST", notice.url, settings.private_hosts, FIELD, headers=headers, body=body,
+            "POST", notice.url, settings.private_hosts, FIELD, headers=headers, body=data,
             timeout_s=TIMEOUT_S, whole_s=TIMEOUT_S,
         ) as answer:  # fmt: skip
             return None if 200 <= answer.status < 300 else f"it answered {answer.status}"

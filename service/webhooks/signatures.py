@@ -1,51 +1,73 @@
-"""Signed webhooks, both ways: HMAC-SHA256 over the time and the body, so that neither can be changed or sent again."""
+"""Signed webhooks, both ways, as standardwebhooks.com has them; and those that GitHub sends."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import re
 import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from simyard.core.errors import RequestError
 
-SIGNATURE = "X-Simyard-Signature"
-"""`sha256=` and the digest, in hexadecimal digits, of `TIMESTAMP.BODY`."""
-TIMESTAMP = "X-Simyard-Timestamp"
-"""When it was sent, in whole seconds since 1970."""
-DELIVERY = "X-Simyard-Delivery"
+ID = "webhook-id"
 """An id of its own for each delivery, the same when it is repeated."""
+TIMESTAMP = "webhook-timestamp"
+"""The moment of sending, in whole seconds since 1970."""
+SIGNATURE = "webhook-signature"
+"""`v1,` and the HMAC-SHA256, in base64, of `ID.TIMESTAMP.BODY`; several stand with spaces between them."""
 WINDOW_S = 300
 """How far the sender's clock may be off, either way."""
 GITHUB_SIGNATURE = "X-Hub-Signature-256"
 """Of GitHub's webhooks: `sha256=` and the digest of the body alone."""
-GITHUB_DELIVERY = "X-GitHub-Delivery"
+GITHUB_ID = "X-GitHub-Delivery"
 """Their id, the same when one is delivered again."""
+SECRET_PREFIX = "whsec_"
+_SECRET_BYTES = range(24, 65)
+_ID = re.compile(r"[ -~]{1,200}")
 _TIMESTAMP = re.compile(r"[0-9]{1,12}")
 
 
-def sign(secret: str, timestamp: str, body: bytes) -> str:
-    """Return the signature of a body that is sent at this time."""
-    return _sign(secret, timestamp.encode() + b"." + body)
+def is_secret(text: str) -> bool:
+    """Return whether a text is a secret of the standard: `whsec_` and the base64 of 24 to 64 bytes."""
+    try:
+        key = base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True)
+    except ValueError:
+        return False
+    return text.startswith(SECRET_PREFIX) and len(key) in _SECRET_BYTES
 
 
-def _sign(secret: str, data: bytes) -> str:
-    return f"sha256={hmac.new(secret.encode(), data, hashlib.sha256).hexdigest()}"
+def signed(secret: str, delivery: str, body: str) -> dict[str, str]:
+    """Return the headers of a webhook that is sent now.
+
+    Args:
+        secret: The secret that sender and receiver share.
+        delivery: Its id.
+        body: The body, which is sent as UTF-8.
+    """
+    now = datetime.now(UTC)
+    signature = Webhook(secret).sign(delivery, now, body)
+    return {ID: delivery, TIMESTAMP: str(int(now.timestamp())), SIGNATURE: signature}
 
 
-def verify(secret: str, timestamp: str | None, signature: str | None, body: bytes) -> None:
-    """Refuse a body that nobody with the secret sent just now.
+def verify(secret: str, headers: Mapping[str, str], body: bytes) -> str:
+    """Refuse a webhook that nobody with the secret sent just now; return its id.
 
     Raises:
         RequestError: It is refused.
     """
-    if not timestamp or not signature or not _TIMESTAMP.fullmatch(timestamp):
+    timestamp, signature = headers.get(TIMESTAMP, ""), headers.get(SIGNATURE, "")
+    if not signature or not _TIMESTAMP.fullmatch(timestamp):
         raise RequestError(
             "The webhook is not signed.",
             code="bad_signature",
-            advice=f"Send {TIMESTAMP} and {SIGNATURE}; docs/webhooks.md says how they are made.",
+            advice=f"Send {ID}, {TIMESTAMP} and {SIGNATURE}; docs/webhooks.md says how they are made.",
         )
-    _compare(sign(secret, timestamp, body), signature)
+    delivery = _id(headers, ID)
     age_s = time.time() - int(timestamp)
     if abs(age_s) > WINDOW_S:
         raise RequestError(
@@ -53,25 +75,49 @@ def verify(secret: str, timestamp: str | None, signature: str | None, body: byte
             code="stale_signature",
             advice="Sign it anew; check the clock.",
         )
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise RequestError(f"The payload is not UTF-8: {error}.", code="bad_config", advice="Send JSON.") from None
+    given = {ID: delivery, TIMESTAMP: timestamp, SIGNATURE: signature}
+    try:
+        Webhook(secret).verify(text, given, json_parse=False)
+    except (WebhookVerificationError, ValueError):  # of a signature that is no base64
+        raise _wrong() from None
+    return delivery
 
 
-def verify_github(secret: str, signature: str | None, body: bytes) -> None:
-    """Refuse a body that GitHub did not sign with this secret; it may have done so at any time.
+def verify_github(secret: str, headers: Mapping[str, str], body: bytes) -> str:
+    """Refuse a webhook that GitHub did not sign with this secret, at whatever time; return its id.
 
     Raises:
         RequestError: It is refused.
     """
+    signature = headers.get(GITHUB_SIGNATURE)
     if not signature:
         raise RequestError(
             "The webhook is not signed.",
             code="bad_signature",
             advice=f"Set a secret in the repository's webhook, so that GitHub sends {GITHUB_SIGNATURE}.",
         )
-    _compare(_sign(secret, body), signature)
+    right = f"sha256={hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}"
+    if not hmac.compare_digest(right.encode(), signature.encode()):
+        raise _wrong()
+    return _id(headers, GITHUB_ID)
 
 
-def _compare(right: str, given: str) -> None:
-    if not hmac.compare_digest(right.encode(), given.encode()):
+def _id(headers: Mapping[str, str], name: str) -> str:
+    delivery = headers.get(name, "")
+    if not _ID.fullmatch(delivery):
         raise RequestError(
-            "The webhook's signature is wrong.", code="bad_signature", advice="Check the secret, and sign the raw body."
+            f"{name} is {delivery[:250]!r}.",
+            code="bad_delivery_id",
+            advice="Send an id of 1 to 200 printable characters, the same when you repeat the delivery.",
         )
+    return delivery
+
+
+def _wrong() -> RequestError:
+    return RequestError(
+        "The webhook's signature is wrong.", code="bad_signature", advice="Check the secret, and sign the raw body."
+    )

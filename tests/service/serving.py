@@ -1,5 +1,6 @@
 """A real service as a child process, and a real receiver of what it sends."""
 
+import base64
 import hashlib
 import hmac
 import itertools
@@ -23,7 +24,7 @@ from simyard.store.store import Store
 from simyard.tasks.shared import api_keys
 
 ROOT = Path(__file__).parents[2]
-SECRET = "of-this-test-and-no-other-0123456789"
+SECRET = "whsec_" + base64.b64encode(b"of-this-test-and-no-other-0123456789").decode()
 """What every hook of a test is signed with."""
 
 
@@ -122,12 +123,11 @@ def signed(
 ) -> dict[str, str]:
     """Return the headers of a webhook; made by hand, as a sender would."""
     timestamp = str(int(time.time() if at is None else at))
-    digest = hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
-    return {
-        "X-Simyard-Timestamp": timestamp,
-        "X-Simyard-Signature": f"sha256={digest}",
-        "X-Simyard-Delivery": delivery or f"delivery-{os.getpid()}-{next(_NUMBERS)}",
-    }
+    delivery = delivery or f"delivery-{os.getpid()}-{next(_NUMBERS)}"
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    digest = hmac.new(key, f"{delivery}.{timestamp}.".encode() + body, hashlib.sha256).digest()
+    signature = f"v1,{base64.b64encode(digest).decode()}"
+    return {"webhook-id": delivery, "webhook-timestamp": timestamp, "webhook-signature": signature}
 
 
 def github(body: bytes, delivery: str, secret: str = SECRET) -> dict[str, str]:

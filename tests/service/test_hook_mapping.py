@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -21,7 +22,9 @@ HOOK = {"deployment": "rerun/rerun", "secret_env": "SIMYARD_HOOK_OF_A_TEST"}
 
 @pytest.fixture(autouse=True)
 def secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SIMYARD_HOOK_OF_A_TEST", "0123456789abcdef")
+    monkeypatch.setenv("SIMYARD_HOOK_OF_A_TEST", f"whsec_{base64.b64encode(bytes(24)).decode()}")
+    monkeypatch.setenv("SIMYARD_HOOK_OF_BYTES_TOO_FEW", f"whsec_{base64.b64encode(bytes(23)).decode()}")
+    monkeypatch.setenv("SIMYARD_HOOK_OF_WORDS", "0123456789abcdef")
     monkeypatch.setenv("SIMYARD_HOOK_TOO_SHORT", "0123456789abcde")
 
 
@@ -34,7 +37,7 @@ def read(folder: Path, content: Any) -> dict[str, hook_mapping.Hook]:
 def test_a_file_is_read_once_and_whole(tmp_path: Path) -> None:
     hooks = read(tmp_path, {"a-hook": HOOK, "b_2": HOOK | {"when": {"a.0.b": None, "c": 1.5}}})
     assert list(hooks) == ["a-hook", "b_2"]
-    assert (hooks["a-hook"].signature, hooks["a-hook"].project) == ("simyard", "default")
+    assert (hooks["a-hook"].signature, hooks["a-hook"].project) == ("standard", "default")
     assert hook_mapping.read_hooks(None) == {}
 
 
@@ -52,8 +55,10 @@ def test_a_file_is_read_once_and_whole(tmp_path: Path) -> None:
         ({"a": HOOK | {"secret": "word"}}, "a.secret: Unknown key 'secret'"),
         ({"a": HOOK | {"secret_env": "not a name"}}, "a.secret_env"),
         ({"a": HOOK | {"secret_env": "SIMYARD_HOOK_THAT_IS_NOT_SET"}}, "has no SIMYARD_HOOK_THAT_IS_NOT_SET"),
-        ({"a": HOOK | {"secret_env": "SIMYARD_HOOK_TOO_SHORT"}}, "of 16 characters"),
-        ({"a": HOOK | {"signature": "gitlab"}}, "'simyard' or 'github'"),
+        ({"a": HOOK | {"secret_env": "SIMYARD_HOOK_TOO_SHORT", "signature": "github"}}, "of 16 characters"),
+        ({"a": HOOK | {"secret_env": "SIMYARD_HOOK_OF_WORDS"}}, "whsec_ and the base64 of 24 to 64 bytes"),
+        ({"a": HOOK | {"secret_env": "SIMYARD_HOOK_OF_BYTES_TOO_FEW"}}, "whsec_ and the base64 of 24 to 64 bytes"),
+        ({"a": HOOK | {"signature": "gitlab"}}, "'standard' or 'github'"),
         ({"a": HOOK | {"when": {"a..b": 1}}}, "a.when.a..b"),
         ({"a": HOOK | {"when": {"a": [1]}}}, "a.when.a"),
         ({"a": HOOK | {"parameters": {"store": "s3://b"}}}, "store is set by the service"),
@@ -77,9 +82,10 @@ def test_a_wrong_file_is_refused_with_what_is_wrong(tmp_path: Path, content: Any
 
 
 def test_a_secret_is_never_told(tmp_path: Path) -> None:
-    with pytest.raises(RequestError) as refused:
-        read(tmp_path, {"a": HOOK | {"secret_env": "SIMYARD_HOOK_TOO_SHORT"}})
-    assert "0123456789" not in str(refused.value)
+    for signature in ("standard", "github"):
+        with pytest.raises(RequestError) as refused:
+            read(tmp_path, {"a": HOOK | {"secret_env": "SIMYARD_HOOK_TOO_SHORT", "signature": signature}})
+        assert "0123456789" not in str(refused.value)
 
 
 @pytest.mark.parametrize("path", ["missing.json", "."], ids=["missing", "folder"])

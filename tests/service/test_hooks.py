@@ -1,5 +1,6 @@
 """Incoming webhooks, against a real service and a real Prefect server."""
 
+import base64
 import json
 import os
 import re
@@ -7,12 +8,14 @@ import subprocess
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import Server
 from serving import ROOT, SECRET, Answer, Service, github, signed
+from standardwebhooks import Webhook
 
 JOB = "job-01k00000000000000000000000"
 
@@ -58,26 +61,31 @@ def test_a_hook_starts_jobs_of_its_project(service: Service, deployments: Server
 
 
 BODY = json.dumps({"id": JOB}).encode()
+OTHER = "whsec_" + base64.b64encode(b"another-secret-0123456789").decode()
 
 
 @pytest.mark.parametrize(
     "headers",
     [
         {},
-        {**signed(BODY), "X-Simyard-Signature": "sha256=" + "0" * 64},
-        {**signed(BODY), "X-Simyard-Signature": "é"},
-        {**signed(BODY), "X-Simyard-Signature": signed(BODY)["X-Simyard-Signature"].removeprefix("sha256=")},
+        {**signed(BODY), "webhook-signature": "v1," + "A" * 43 + "="},
+        {**signed(BODY), "webhook-signature": "é"},
+        {**signed(BODY), "webhook-signature": "v1,é"},
+        {**signed(BODY), "webhook-signature": signed(BODY)["webhook-signature"].removeprefix("v1,")},
+        {**signed(BODY), "webhook-signature": "v2," + signed(BODY)["webhook-signature"].removeprefix("v1,")},
         signed(BODY + b" "),
-        signed(BODY, secret="another-secret-0123456789"),
-        {name: text for name, text in signed(BODY).items() if name != "X-Simyard-Timestamp"},
-        {name: text for name, text in signed(BODY).items() if name != "X-Simyard-Signature"},
-        {**signed(BODY), "X-Simyard-Timestamp": str(int(time.time()) + 1)},
-        {**signed(BODY), "X-Simyard-Timestamp": "9" * 5000},
+        signed(BODY, secret=OTHER),
+        {name: text for name, text in signed(BODY).items() if name != "webhook-timestamp"},
+        {name: text for name, text in signed(BODY).items() if name != "webhook-signature"},
+        {**signed(BODY), "webhook-timestamp": str(int(time.time()) + 1)},
+        {**signed(BODY), "webhook-timestamp": "9" * 5000},
+        {**signed(BODY), "webhook-id": "another"},
         github(BODY, "1"),
     ],
     ids=[
-        "unsigned", "wrong", "not ASCII", "no algorithm", "another body", "another secret", "no timestamp",
-        "no signature", "another timestamp", "huge timestamp", "as GitHub signs",
+        "unsigned", "wrong", "not ASCII", "not ASCII of v1", "no version", "another version", "another body",
+        "another secret", "no timestamp", "no signature", "another timestamp", "huge timestamp",
+        "sent again under another id", "as GitHub signs",
     ],
 )  # fmt: skip
 def test_a_webhook_without_the_right_signature_is_refused(service: Service, headers: dict[str, str]) -> None:
@@ -94,6 +102,21 @@ def test_a_signature_is_good_for_five_minutes_either_way(service: Service, off_s
         assert answer.json["code"] == "stale_signature"
 
 
+def test_one_of_several_signatures_is_enough(service: Service) -> None:
+    """A sender that changes its secret signs with the old and the new one for a while."""
+    headers = signed(BODY)
+    given = f"{signed(BODY, secret=OTHER)['webhook-signature']} {headers['webhook-signature']}"
+    assert service.call("POST", "/hooks/typed", BODY, headers=headers | {"webhook-signature": given}).status == 202
+
+
+def test_the_library_of_the_standard_signs_what_is_taken(service: Service) -> None:
+    now = datetime.now(UTC)
+    signature = Webhook(SECRET).sign("of-the-library", now, BODY.decode())
+    headers = {"webhook-id": "of-the-library", "webhook-timestamp": str(int(now.timestamp()))}
+    answer = service.call("POST", "/hooks/typed", BODY, headers=headers | {"webhook-signature": signature})
+    assert answer.status == 202, answer.body
+
+
 def test_an_unknown_hook_is_not_there_whoever_signs(service: Service) -> None:
     told = {service.call("POST", "/hooks/other", BODY, headers=h).body for h in ({}, signed(BODY))}
     assert len(told) == 1
@@ -102,7 +125,7 @@ def test_an_unknown_hook_is_not_there_whoever_signs(service: Service) -> None:
 
 @pytest.mark.parametrize("delivery", [None, "x" * 201, "\x7f"], ids=["none", "too long", "not printable"])
 def test_a_delivery_needs_an_id(service: Service, delivery: str | None) -> None:
-    headers = {**signed(BODY), "X-Simyard-Delivery": delivery or ""}
+    headers = {**signed(BODY), "webhook-id": delivery or ""}
     answer = service.call("POST", "/hooks/typed", BODY, headers=headers)
     assert (answer.status, answer.json["code"]) == (400, "bad_delivery_id")
 
@@ -339,7 +362,7 @@ def test_a_push_has_the_policy_evaluated(service: Service, deployments: Server) 
     request = flow_run(deployments, first)["parameters"]["request"]
     assert request["customEnvironmentS3Uri"] == "s3://robots/packages/0a1b2c3d.zip"
     assert again.json["duplicate"] is True
-    wrong = service.call("POST", "/hooks/git-push", body, headers=github(body, "1", "another-secret-0123456789"))
+    wrong = service.call("POST", "/hooks/git-push", body, headers=github(body, "1", OTHER))
     assert wrong.status == 401
     assert service.call("POST", "/hooks/git-push", body, headers=signed(body)).status == 401
     hostile = json.dumps(EXAMPLES["git-push"] | {"after": "../../others/evil"}).encode()
