@@ -84,12 +84,12 @@ def resume(run_id: str, store: str | None, pool: str | None, wait: bool, as_json
     from simyard.cli.detached import go_on_alone
     from simyard.store.keys import RunKeys
     from simyard.tasks.managed import record
-    from simyard.tasks.managed.desired_state import wish
+    from simyard.tasks.managed.desired_state import set_desired_state
     from simyard.tasks.shared.heartbeat import PATIENCE, is_gone
     from simyard.tasks.shared.history import read_or_none
 
     site, reference, opened = open_site(store)
-    wish(opened, run_id, "run")
+    set_desired_state(opened, run_id, "run")
     beat = read_or_none(opened, RunKeys(run_id).status)
     if beat is None or is_gone(beat, PATIENCE.driver.silence_s):
         if wait:
@@ -154,7 +154,7 @@ def _drive(
 def _say_ending(result: dict[str, Any], store: Store, live: LiveLine) -> None:
     """Print how a run ended, and where what matters of it lies."""
     from simyard.store.keys import RunKeys
-    from simyard.tasks.managed.executor import summary
+    from simyard.tasks.managed.report import summary
     from simyard.tasks.managed.report import REPORT
 
     live.say(f"{result['status']}: {summary(result)}")
@@ -257,10 +257,10 @@ def _watch(store: Store, run_id: str, *, quiet: bool) -> dict[str, Any]:
 def pause(run_id: str, store: str | None) -> None:
     """Begin nothing new; what is in progress comes to its end."""
     from simyard.tasks.managed import record
-    from simyard.tasks.managed.desired_state import wish
+    from simyard.tasks.managed.desired_state import set_desired_state
 
     opened = open_site_store(store)
-    wish(opened, run_id, "pause")
+    set_desired_state(opened, run_id, "pause")
     standing = record.run_status(opened, run_id)
     click.echo(f"{run_id} begins nothing new. Let it go on: simyard managed resume {_named(standing)}")
 
@@ -271,15 +271,15 @@ def pause(run_id: str, store: str | None) -> None:
 def cancel(run_id: str, store: str | None) -> None:
     """End a run now; its checkpoints are kept."""
     from simyard.tasks.managed import record
-    from simyard.tasks.managed.desired_state import wish
-    from simyard.tasks.managed.driver import Driver, DriverObserver
+    from simyard.tasks.managed.desired_state import set_desired_state
+    from simyard.tasks.managed.loop import Loop, LoopObserver
     from simyard.tasks.managed.run import load_run
 
     site, _, opened = open_site(store)
-    wish(opened, run_id, "cancel")
+    set_desired_state(opened, run_id, "cancel")
     if record.run_status(opened, run_id)["status"] in ("queued", "interrupted"):  # nobody drives it: end it here
         with suppress(RequestError):  # a process has just taken it up, and sees what is wanted
-            Driver(load_run(opened, run_id), opened, site, DriverObserver()).end_now("canceled")
+            Loop(load_run(opened, run_id), opened, site, LoopObserver()).end_now("canceled")
     ended = record.run_status(opened, run_id)["status"] == "canceled"
     click.echo(f"{run_id} {'is canceled' if ended else 'will stop within seconds'}, and keeps what it has.")
 

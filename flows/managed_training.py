@@ -1,25 +1,49 @@
-"""Managed training: rollouts, dataset, trainer, checkpoint, again, until a policy says that it is enough."""
+"""Managed training: rollouts, dataset, trainer, checkpoint, again, until a policy says that it is enough.
+
+`_drive` is the loop. Its steps are Prefect tasks, to which only ids and plain records are passed: the loop and its
+executor stay in this process, and tasks find them there (`_DRIVEN`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prefect import flow, get_run_logger
-from prefect.client.schemas.objects import State
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import TerminationSignal
+from prefect.futures import wait
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from simyard.blocks.reference import absolute
-from simyard.flows import iteration
+from simyard.blocks.reference import absolute, open_store
+from simyard.core.errors import Category, SimyardError
+from simyard.core.specs import JobSpec
+from simyard.flows.retrying import PLAIN, RETRYING, worth_another
+from simyard.flows.stages import sharing
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.settings import Site
 from simyard.store import keys
-from simyard.tasks.managed.executor import summary
+from simyard.store.keys import RunKeys
+from simyard.tasks.cluster.cancellation import PrefectButtons, why_stopped
+from simyard.tasks.managed import report as run_report
+from simyard.tasks.managed import run as runs
+from simyard.tasks.managed.dataset import Dataset
+from simyard.tasks.managed.executor import Executor, LocalExecutor
+from simyard.tasks.managed.loop import Loop, LoopObserver
 from simyard.tasks.managed.outages import through_outages
+from simyard.tasks.managed.pool_executor import PoolExecutor
+from simyard.tasks.metrics import curves
 
+ENDING_S = 15.0
+"""How long work in progress may take to end when this process must; half of what Prefect's worker leaves it."""
 _SIDE_BY_SIDE: Any = ThreadPoolTaskRunner(max_workers=256)
 
 
@@ -42,7 +66,7 @@ def managed_training(
     """
     store = absolute(store or Site.from_env().store)
     run_id = run_id or keys.run_id_of_run(UUID(flow_run.id), flow_run.scheduled_start_time)
-    iteration.freeze(request, store, run_id, base)
+    freeze(request, store, run_id, base)
     return _ending(drive_run(run_id, store, pool))
 
 
@@ -62,25 +86,138 @@ def drive_run(run_id: str, store: str, pool: str | None) -> dict[str, Any]:
     """Take a run that is in the store to its end, and return its result; a store or a server may be away meanwhile."""
     pool = pool or Site.from_env().pool
     result = through_outages(lambda: _drive(run_id, store, pool), get_run_logger().warning)
-    iteration.report(result, store)
+    report(result, store)
     return result
 
 
 def _drive(run_id: str, store: str, pool: str | None) -> dict[str, Any]:
-    with iteration.driving(run_id, store, pool) as (run, crew):
-        run.begin(crew)
-        while (number := run.next_iteration()) is not None:
-            with run.iteration(number):
-                rollouts = iteration.roll_out(run, crew, number)
-                dataset = iteration.write_dataset(run, number, rollouts)
-                outcome = iteration.train(run, crew, number, dataset)
-                run.commit(number, dataset, outcome)
-        return run.conclude()
+    """Make one iteration after another until a policy ends the run, and return its result."""
+    with _driving(run_id, store, pool) as (loop, executor):
+        loop.check(executor)
+        policy = loop.asked.loop_policy
+        while (number := loop.next_iteration()) is not None:
+            with loop.iteration(number):
+                # Roll out, side by side. Where one fails for good the iteration fails, once all others have ended.
+                loop.show(f"iteration {number}: rollouts")
+                specs = loop.rollouts(number)
+                attempts = rollout.with_options(retries=policy.rollout_retry_limit)
+                futures = [attempts.submit(spec) for spec in specs]
+                wait(futures)
+                loop.require_rollouts(specs, [future.result(raise_on_failure=False) for future in futures])
+
+                # Write one manifest of them all: a trainer needs nothing else.
+                data = dataset(number, specs)
+                loop.dataset_written(number, data)
+
+                # Call the trainer, again where it fails. None: nothing may be begun any more, and the gate says why.
+                loop.show(f"iteration {number}: trainer")
+                outcome = trainer.with_options(retries=loop.calls_left(number) - 1)(number, data.sha256)
+                if outcome is None:
+                    loop.gate()
+                assert outcome is not None
+
+                # Commit: the checkpoint enters the lineage, and then the iteration counts.
+                loop.commit(number, data, outcome)
+        return loop.conclude()
+
+
+@dataclass(frozen=True)
+class _Driven:
+    """The run that this process drives."""
+
+    loop: Loop
+    executor: Executor
+
+
+_DRIVEN: ContextVar[_Driven] = ContextVar("driven")
+"""Prefect runs a task in a copy of the context of the flow that calls it, in whatever thread."""
+
+
+@contextmanager
+def _driving(run_id: str, store: str, pool: str | None) -> Iterator[tuple[Loop, Executor]]:
+    """Have this process drive the run while the body runs, with the executor of its work."""
+    opened = open_store(store)
+    spec = runs.load_run(opened, run_id)
+    logger = get_run_logger()
+    curves.import_ahead()
+    with sharing() as given:
+
+        def on_event(event: dict[str, Any]) -> None:
+            logger.info(event["message"])
+            given.watcher({"event": event})
+
+        observer = LoopObserver(
+            on_event=on_event,
+            on_stage=given.watcher,
+            is_canceled=given.canceled,
+            desired_state=PrefectButtons(str(flow_run.id)),
+        )
+        with Loop(spec, opened, Site.from_env(), observer) as loop:
+            executor: Executor = (
+                PoolExecutor(spec, opened, store, pool, loop.control)
+                if pool
+                else LocalExecutor(spec, opened, given.sessions)
+            )
+            token = _DRIVEN.set(_Driven(loop, executor))
+            try:
+                yield loop, executor
+            except TerminationSignal as error:
+                loop.stop(canceled=why_stopped(error).category is Category.CANCELED, within_s=ENDING_S)
+                raise
+            finally:
+                _DRIVEN.reset(token)
+                if opened.exists(loop.keys.result):
+                    executor.shutdown()
+
+
+def _no_cancel(task: object, run: TaskRun, state: State[Any]) -> bool:
+    """Whether a call of the trainer that failed is made again: whatever it failed of, unless it was canceled."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, SimyardError) and error.failure.category is not Category.CANCELED
+
+
+@task(name="freeze", **RETRYING)
+def freeze(request: TrainingRunRequest, store: str, run_id: str, base: Path | None) -> None:
+    """Fix everything about the run; one that is in the store already stays as it was frozen."""
+    opened = open_store(store)
+    if not opened.exists(RunKeys(run_id).run):
+        runs.stage_run(runs.resolve_run(request, opened, run_id, base or Path.cwd(), Site.from_env()), opened)
+
+
+@task(name="rollout", retry_delay_seconds=1, retry_condition_fn=worth_another, **PLAIN)
+def rollout(spec: JobSpec) -> dict[str, Any] | None:
+    """Make one attempt at a rollout and judge it; None where nothing may be begun any more."""
+    driven = _DRIVEN.get()
+    return driven.loop.attempt_rollout(spec, driven.executor)
+
+
+@task(name="dataset", **RETRYING)
+def dataset(number: int, rollouts: list[JobSpec]) -> Dataset:
+    """Write the iteration's dataset manifest."""
+    return _DRIVEN.get().loop.write_dataset(number, rollouts)
+
+
+@task(name="trainer", retry_delay_seconds=1, retry_condition_fn=_no_cancel, **PLAIN)
+def trainer(number: int, dataset_sha256: str) -> dict[str, Any] | None:
+    """Call the trainer once; None where nothing may be begun any more."""
+    driven, logger = _DRIVEN.get(), get_run_logger()
+    return driven.loop.call_trainer(
+        number, dataset_sha256, driven.executor, lambda lines: logger.info("\n".join(lines))
+    )
+
+
+@task(name="report", **RETRYING)
+def report(result: dict[str, Any], store: str) -> None:
+    """Publish the run's report in the Prefect UI."""
+    opened, run = open_store(store), RunKeys(result["run_id"])
+    key = result["run_id"].lower()
+    create_markdown_artifact(opened.get_bytes(run.file(run_report.REPORT)).decode(), key=f"{key}-report")
+    create_link_artifact(result["store"], key=f"{key}-store", link_text="The run's files")
 
 
 _STATES = {"succeeded": Completed, "failed": Failed, "canceled": Cancelled}
 
 
 def _ending(result: dict[str, Any]) -> State[dict[str, Any]]:
-    message = result["error"]["message"] if result["error"] else summary(result)
+    message = result["error"]["message"] if result["error"] else run_report.summary(result)
     return _STATES[result["status"]](message=message, data=result)

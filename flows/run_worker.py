@@ -1,4 +1,4 @@
-"""The GPU side of a managed training run: one slot, which keeps its simulator warm until the run is over."""
+"""The GPU side of a managed training run: one rollout worker, which keeps its simulator warm until the run is over."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from simyard.blocks.reference import open_store
 from simyard.requests.settings import Site
 from simyard.tasks.attempt.attempt import Observer
 from simyard.tasks.cluster.cancellation import why_stopped
-from simyard.tasks.managed.pool_executor import serve_slot
+from simyard.tasks.managed.pool_executor import serve_worker
 
 
 @flow(name="run-worker", log_prints=False)
 def run_worker(run_id: str, slot: int, store: str) -> None:
-    """Do the rollouts of one slot, and call the trainer where it is the first.
+    """Do the rollouts of one worker, and call the trainer where it is the first.
 
     Args:
         run_id: The managed training run.
-        slot: Which slot, counted from 0.
+        slot: Which worker, counted from 0.
         store: The store's URL, or the name of a block: `job-store/NAME`.
     """
     logger = get_run_logger()
     observer = Observer(lines=lambda lines: logger.info("\n".join(lines)), why_stopped=why_stopped)
-    serve_slot(run_id, slot, str(flow_run.id), open_store(store), Site.from_env(), observer)
+    serve_worker(run_id, slot, str(flow_run.id), open_store(store), Site.from_env(), observer)

@@ -26,9 +26,9 @@ from simyard.store import keys
 from simyard.store.keys import RunKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.managed import record
-from simyard.tasks.managed.desired_state import Wish, wish
-from simyard.tasks.managed.driver import Driver, DriverObserver
+from simyard.tasks.managed.desired_state import DesiredState, set_desired_state
 from simyard.tasks.managed.events import event_numbers, read_events
+from simyard.tasks.managed.loop import Loop, LoopObserver
 from simyard.tasks.managed.run import RunSpec, load_run, resolve_run, stage_run
 from simyard.tasks.shared import assets, idempotency
 
@@ -125,16 +125,16 @@ def cancel(run_id: str, caller: TrainingCaller, request: Request) -> dict[str, A
     ended = record.run_status(store, run_id)["status"]
     if ended == "canceled":
         return _view(request, caller, run_id)
-    wish(store, run_id, "cancel")
+    set_desired_state(store, run_id, "cancel")
     if launches.cancel_unbegun(run_id) and record.run_status(store, run_id)["status"] in ("queued", "interrupted"):
         settings: Settings = request.app.state.settings
-        with suppress(RequestError):  # a process has just taken it up, and sees what is wanted
-            Driver(load_run(store, run_id), store, settings.site, DriverObserver()).end_now("canceled")
+        with suppress(RequestError):  # a process has just resumed it, and reads the desired state
+            Loop(load_run(store, run_id), store, settings.site, LoopObserver()).end_now("canceled")
     return _view(request, caller, run_id)
 
 
-def _say(run_id: str, caller: Caller, request: Request, wanted: Wish) -> dict[str, Any]:
-    wish(caller.store, run_id, wanted)
+def _say(run_id: str, caller: Caller, request: Request, wanted: DesiredState) -> dict[str, Any]:
+    set_desired_state(caller.store, run_id, wanted)
     return _view(request, caller, run_id)
 
 

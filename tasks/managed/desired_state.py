@@ -1,4 +1,4 @@
-"""What somebody wants of a managed training run: to pause, to go on, to stop. The process that drives it looks here."""
+"""The desired state of a managed training run: to run, to pause or to end. The process that drives it looks here."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from simyard.store.store import Store
 from simyard.tasks.managed.run import load_run
 from simyard.tasks.shared.history import read_or_none
 
-Wish = Literal["run", "pause", "cancel"]
+DesiredState = Literal["run", "pause", "cancel"]
 
 
-def wish(store: Store, run_id: str, wanted: Wish) -> None:
-    """Say what is wanted from now on.
+def set_desired_state(store: Store, run_id: str, desired: DesiredState) -> None:
+    """Write the desired state.
 
     Raises:
         RequestError: If there is no such run, it has ended, or it was canceled and cannot go on.
@@ -25,16 +25,16 @@ def wish(store: Store, run_id: str, wanted: Wish) -> None:
         raise RequestError(
             f"{run_id} has {ended['status']}.", code="run_ended", advice="Begin another: simyard managed start."
         )
-    if wanted != "cancel" and wished(store, run_id) == "cancel":
+    if desired != "cancel" and desired_state(store, run_id) == "cancel":
         raise RequestError(
             f"{run_id} is being canceled.", code="run_ended", advice="Begin another: simyard managed start."
         )
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    store.put_json(RunKeys(run_id).wish, {"wanted": wanted, "requested_at": now})
+    store.put_json(RunKeys(run_id).wish, {"wanted": desired, "requested_at": now})
 
 
-def wished(store: Store, run_id: str) -> Wish:
-    """Return what is wanted of the run."""
+def desired_state(store: Store, run_id: str) -> DesiredState:
+    """Read the desired state; `run` where nobody has set one."""
     found = read_or_none(store, RunKeys(run_id).wish)
-    wanted: Wish = found["wanted"] if found else "run"
-    return wanted
+    desired: DesiredState = found["wanted"] if found else "run"
+    return desired

@@ -13,7 +13,7 @@ from simyard.store.store import Store
 
 TYPES = {
     "run.started": "the run began",
-    "run.taken_up": "another process drives it now: the one before was lost",
+    "run.taken_up": "another process drives it now, since the one before was lost",
     "run.paused": "somebody paused it; nothing new is begun",
     "run.resumed": "it goes on",
     "iteration.started": "an iteration began",
@@ -30,29 +30,31 @@ TYPES = {
 }
 """Every `event_type`, and what it means."""
 _FRESH = 200
-"""How far back a process that takes a run up reads what was said already."""
+"""How far back a process that resumes a run reads the events of those before it."""
 
 
 class Events:
     """The log of one run, for the one process that drives it."""
 
-    def __init__(self, store: Store, run_id: str, hear: Callable[[dict[str, Any]], None] = lambda event: None) -> None:
+    def __init__(
+        self, store: Store, run_id: str, on_event: Callable[[dict[str, Any]], None] = lambda event: None
+    ) -> None:
         """Go on after the last event.
 
         Args:
             store: The run's store.
             run_id: The run.
-            hear: Called with each new event.
+            on_event: Called with each new event.
         """
         self._store = store
         self._keys = RunKeys(run_id)
-        self._hear = hear
+        self._on_event = on_event
         self._lock = threading.Lock()
         numbers = event_numbers(store, run_id)
         self._last = numbers[-1] if numbers else 0
-        self._said = {event["about"] for event in read_events(store, run_id, numbers[-_FRESH:])}
+        self._recorded = {event["about"] for event in read_events(store, run_id, numbers[-_FRESH:])}
 
-    def say(self, event_type: str, about: str, message: str, **data: Any) -> None:
+    def record(self, event_type: str, about: str, message: str, **data: Any) -> None:
         """Write an event, unless it was written before a restart.
 
         Args:
@@ -64,9 +66,11 @@ class Events:
         assert event_type in TYPES
         about = f"{event_type} {about}".strip()
         with self._lock:
-            if about not in self._said:
-                self._said.add(about)
-                self._hear(self._write({"event_type": event_type, "about": about, "message": message, "data": data}))
+            if about not in self._recorded:
+                self._recorded.add(about)
+                self._on_event(
+                    self._write({"event_type": event_type, "about": about, "message": message, "data": data})
+                )
 
     def _write(self, event: dict[str, Any]) -> dict[str, Any]:
         # Where a process that was taken for lost writes too, each still gets a number of its own.

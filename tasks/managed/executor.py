@@ -1,8 +1,11 @@
-"""Who does the work of a managed training run: this process, or flow runs of a work pool."""
+"""Executors of a managed training run: this process, or workers of a work pool (`pool_executor.py`)."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import queue
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from simyard.core.specs import JobSpec
 from simyard.store.store import Store
@@ -13,28 +16,45 @@ from simyard.tasks.managed.trainer import TrainerAttempt, TrainerObserver, check
 from simyard.tasks.sessions.pool import Sessions
 
 
-class Crew(Protocol):
-    """Does one attempt at a rollout, or one call of the trainer, and returns when it has ended."""
+class Executor(ABC):
+    """Executes one attempt at a rollout, or one call of the trainer, and returns when it has ended."""
 
-    def prepare(self) -> None:
-        """Check what can be checked before the first rollout.
+    def __init__(self, run: RunSpec) -> None:
+        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for number in range(run.asked.rollout_template.rollout_parallelism):
+            self._free.put(number)
+
+    @contextmanager
+    def worker(self) -> Iterator[int]:
+        """Hold a worker, counted from 0, while the body runs; wait until one is free."""
+        number = self._free.get()
+        try:
+            yield number
+        finally:
+            self._free.put(number)
+
+    @abstractmethod
+    def check(self) -> None:
+        """Check the trainer where it will be called.
 
         Raises:
-            RequestError: If the trainer could not be called.
+            RequestError: If it could not be called.
         """
 
-    def roll_out(self, slot: int, spec: JobSpec, observer: Observer) -> None:
+    @abstractmethod
+    def roll_out(self, worker: int, spec: JobSpec, observer: Observer) -> None:
         """Make one attempt at a staged rollout.
 
         Args:
-            slot: Which of the side by side it is, counted from 0.
+            worker: The worker that does it.
             spec: The job.
-            observer: Who hears of it.
+            observer: Told of its progress.
 
         Raises:
             WorkloadError: If it failed.
         """
 
+    @abstractmethod
     def call_trainer(self, attempt: TrainerAttempt, observer: TrainerObserver) -> None:
         """Call the trainer once.
 
@@ -42,40 +62,31 @@ class Crew(Protocol):
             WorkloadError: If it failed.
         """
 
-    def dismiss(self) -> None:
-        """The run is over, or this process is: whoever works for it alone may go."""
+    @abstractmethod
+    def shutdown(self) -> None:
+        """Let the workers go: the run is over."""
 
 
-class InlineCrew:
-    """This process, with the warm simulators that it has: one for each slot after the first iteration."""
+class LocalExecutor(Executor):
+    """This process, with a warm simulator for each worker after the first iteration."""
 
     def __init__(self, run: RunSpec, store: Store, sessions: Sessions) -> None:
+        super().__init__(run)
         self._run = run
         self._store = store
         self._sessions = sessions
 
-    def prepare(self) -> None:
+    def check(self) -> None:
         """Check the trainer on this machine."""
         check_trainer(self._run, self._sessions.site)
 
-    def roll_out(self, slot: int, spec: JobSpec, observer: Observer) -> None:
-        """Make an attempt in whichever simulator is free."""
+    def roll_out(self, worker: int, spec: JobSpec, observer: Observer) -> None:
+        """Make an attempt in any simulator that is free."""
         launch_inline(spec, self._store, self._sessions, observer)
 
     def call_trainer(self, attempt: TrainerAttempt, observer: TrainerObserver) -> None:
         """Call it here."""
         run_trainer(attempt, self._run, self._store, self._sessions.site, observer)
 
-    def dismiss(self) -> None:
-        """Nothing: whoever gave the simulators ends them."""
-
-
-def summary(result: dict[str, Any]) -> str:
-    """Return how a run ended in one line."""
-    top = result["best"]
-    best = ""
-    if top:
-        best = f", best {top['checkpoint_id']}"
-        best += "" if top["metric"] is None else f" ({top['metric']:.4g})"
-    count = result["iterations"]["succeeded"]
-    return f"{count} iteration{'s' * (count != 1)} ({result['ended_by']}){best}"
+    def shutdown(self) -> None:
+        """Do nothing: the owner of the sessions ends them."""

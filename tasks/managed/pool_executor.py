@@ -1,8 +1,9 @@
-"""Slots of a work pool: one flow run each, which keeps a warm simulator for the whole run and takes its orders here.
+"""Rollout workers in a work pool: one flow run each, which keeps a warm simulator for the whole run.
 
-The control side writes an order under the next number and waits for the outcome that the work itself leaves: a
-rollout's attempt, or a call of the trainer. Both sides only read and write objects, so either may be killed and come
-back, and the store may be away for a while.
+The process that drives the run writes a command into the store under the next number, and waits for the outcome that
+the work itself leaves: a rollout's attempt, or a call of the trainer. Both sides only read and write objects, so either
+may be killed and come back, and the store may be away for a while. In the store a worker is a `slot`, a command an
+`order` and a reply an `answer`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import CANCELED, Observer
 from simyard.tasks.cluster.flow_run_watch import FlowRunWatch
 from simyard.tasks.launch import ask_to_cancel, is_done, launch_inline, raise_failure
+from simyard.tasks.managed.control import Control
+from simyard.tasks.managed.executor import Executor
 from simyard.tasks.managed.run import RunSpec, load_run, now
 from simyard.tasks.managed.trainer import TrainerAttempt, TrainerObserver, check_trainer, outcome_of, run_trainer
 from simyard.tasks.sessions.pool import Sessions
@@ -36,17 +39,16 @@ FLOW = "run-worker"
 POLL_S, LATER_POLL_S = 0.05, 0.25
 """How often either side looks, in the first seconds and after them."""
 LOOK_S = 2.0
-"""How often the control side asks Prefect after the flow run, and a slot tells that it lives."""
+"""How often the flow run and its heartbeat are read, and how often the heartbeat is written."""
 PATIENCE = heartbeat.PATIENCE.worker
 IDLE_S = 900.0
-"""A slot without an order for so long ends: nobody drives the run. The next order starts another."""
+"""A worker without a command for so long ends: nobody drives the run. The next command starts another."""
 
 
-class PoolCrew:
-    """The slots of one run in a work pool."""
+class PoolExecutor(Executor):
+    """The workers of one run in a work pool; the first one also calls the trainer."""
 
-    def __init__(self, run: RunSpec, store: Store, store_ref: str, pool: str, canceled: Callable[[], bool],
-                 leaving: Callable[[], bool]) -> None:  # fmt: skip
+    def __init__(self, run: RunSpec, store: Store, store_ref: str, pool: str, control: Control) -> None:
         """Start nothing yet.
 
         Args:
@@ -54,115 +56,111 @@ class PoolCrew:
             store: Its store.
             store_ref: The same, as a flow run opens it.
             pool: The work pool.
-            canceled: Whether the work is to end.
-            leaving: Whether waiting is to end; the work goes on, and whoever takes the run up finds it.
+            control: Says when the work is to end, and when waiting is: then the work goes on, and is found again.
         """
-        self._slots = [
-            _Slot(run, store, store_ref, pool, number, canceled, leaving)
+        super().__init__(run)
+        self._workers = [
+            _Worker(run, store, store_ref, pool, number, control)
             for number in range(run.asked.rollout_template.rollout_parallelism)
         ]
         self._store = store
 
-    def prepare(self) -> None:
-        """Have the first slot check the trainer where it will run."""
-        answer = self._slots[0].order({"do": "check"}, self._slots[0].answer)
-        if answer["failure"] is not None:
-            failure = Failure.from_json(answer["failure"])
+    def check(self) -> None:
+        """Have the first worker check the trainer on its machine."""
+        worker = self._workers[0]
+        reply = worker.execute({"do": "check"}, worker.reply)
+        if reply["failure"] is not None:
+            failure = Failure.from_json(reply["failure"])
             raise RequestError(failure.message, code=failure.code, advice=failure.advice)
 
-    def roll_out(self, slot: int, spec: JobSpec, observer: Observer) -> None:
-        """Have a slot make an attempt, and follow it."""
+    def roll_out(self, worker: int, spec: JobSpec, observer: Observer) -> None:
+        """Have a worker make an attempt, and wait for it."""
         before = sum(attempt.outcome is not None for attempt in history.attempts(self._store, spec.job_id))
 
-        def ended(number: int) -> dict[str, Any] | None:
-            answer = self._slots[slot].answer(number)
+        def outcome(number: int) -> dict[str, Any] | None:
+            reply = self._workers[worker].reply(number)
             outcomes = [attempt.outcome for attempt in history.attempts(self._store, spec.job_id) if attempt.outcome]
-            return outcomes[-1] if len(outcomes) > before else answer
+            return outcomes[-1] if len(outcomes) > before else reply
 
-        raise_failure(self._slots[slot].order({"do": "rollout", "job_id": spec.job_id}, ended))
+        raise_failure(self._workers[worker].execute({"do": "rollout", "job_id": spec.job_id}, outcome))
 
     def call_trainer(self, attempt: TrainerAttempt, observer: TrainerObserver) -> None:
-        """Have the first slot call the trainer."""
-        slot = self._slots[0]
-        order = {"do": "trainer", "attempt": attempt.to_json()}
-        outcome = slot.order(order, lambda number: outcome_of(attempt, self._store) or slot.answer(number))
-        raise_failure(outcome)
+        """Have the first worker call the trainer."""
+        worker = self._workers[0]
+        command = {"do": "trainer", "attempt": attempt.to_json()}
+        raise_failure(worker.execute(command, lambda number: outcome_of(attempt, self._store) or worker.reply(number)))
 
-    def dismiss(self) -> None:
-        """Tell the slots to go; those that this process never used too."""
-        for slot in self._slots:
-            slot.dismiss()
+    def shutdown(self) -> None:
+        """Have all workers end, those that this process never used too."""
+        for worker in self._workers:
+            worker.end()
 
 
-class _Slot:
-    """One slot, seen from the control side."""
+class _Worker:
+    """One worker, as the process that drives the run sees it."""
 
-    def __init__(
-        self, run: RunSpec, store: Store, store_ref: str, pool: str, number: int, canceled: Callable[[], bool],
-        leaving: Callable[[], bool],
-    ) -> None:  # fmt: skip
+    def __init__(self, run: RunSpec, store: Store, store_ref: str, pool: str, number: int, control: Control) -> None:
         self._run_id = run.run_id
         self._store = store
         self._store_ref = store_ref
         self._pool = pool
         self._number = number
-        self._canceled = canceled
-        self._leaving = leaving
+        self._control = control
         self._keys = RunKeys(run.run_id)
         self._run: FlowRun | None = None
-        self._heard = 0.0
-        self._given: int | None = None
+        self._replied = 0.0
+        self._last_command: int | None = None
 
-    def order(self, order: dict[str, Any], ended: Callable[[int], dict[str, Any] | None]) -> dict[str, Any]:
-        """Give an order, and wait for its end.
+    def execute(self, command: dict[str, Any], outcome: Callable[[int], dict[str, Any] | None]) -> dict[str, Any]:
+        """Give a command, and wait for its outcome.
 
         Args:
-            order: What to do.
-            ended: Returns the outcome of the order with this number, once there is one.
+            command: What to do.
+            outcome: Returns the outcome of the command with this number, once there is one.
 
         Raises:
-            WorkloadError: If the slot is lost, or the waiting is to end.
+            WorkloadError: If the worker is lost, or the waiting is to end.
         """
         number = self._next_number()
-        # A slot ends by itself when it has had no order for long.
-        if self._run is None or time.monotonic() - self._heard > LOOK_S * 10:
+        # A worker ends by itself when it has had no command for long.
+        if self._run is None or time.monotonic() - self._replied > LOOK_S * 10:
             self._run = self._flow_run()
         try:
-            self._store.put_json(self._key(f"order-{number:06d}.json"), order | {"given_at": now()})
-            outcome = self._wait(self._run, number, order, ended)
+            self._store.put_json(self._key(f"order-{number:06d}.json"), command | {"given_at": now()})
+            ended = self._wait(self._run, number, command, outcome)
         except BaseException:
             self._run = None
             raise
-        self._heard = time.monotonic()
-        return outcome
+        self._replied = time.monotonic()
+        return ended
 
-    def answer(self, number: int) -> dict[str, Any] | None:
-        """Return what the slot says of an order itself: where the work could not even leave an outcome."""
+    def reply(self, number: int) -> dict[str, Any] | None:
+        """Return the worker's own reply to a command, which it also gives where the work could leave no outcome."""
         found = read_or_none(self._store, self._key(f"answer-{number:06d}.json"))
         return None if found is None else dict(found)
 
-    def dismiss(self) -> None:
-        """Have the slot end when it looks for its next order."""
+    def end(self) -> None:
+        """Have the worker end when it looks for its next command."""
         with suppress(SimyardError):
             number = self._next_number()
             if number > 1:
                 self._store.put_json(self._key(f"order-{number:06d}.json"), {"do": "end", "given_at": now()})
 
     def _wait(
-        self, run: FlowRun, number: int, order: dict[str, Any], ended: Callable[[int], dict[str, Any] | None]
+        self, run: FlowRun, number: int, command: dict[str, Any], outcome: Callable[[int], dict[str, Any] | None]
     ) -> dict[str, Any]:
         def read_heartbeat() -> dict[str, Any] | None:
             status: dict[str, Any] | None = read_or_none(self._store, self._key("status.json"))
             return status if status and status["flow_run"] == str(run.id) else None  # not of the one before it
 
         def is_canceled() -> bool:
-            if self._leaving():
+            if self._control.is_leaving:
                 raise WorkloadError(CANCELED)
-            return self._canceled()
+            return self._control.is_canceled
 
         def cancel() -> None:
-            if order["do"] == "rollout":
-                ask_to_cancel(self._store, order["job_id"])
+            if command["do"] == "rollout":
+                ask_to_cancel(self._store, command["job_id"])
             else:
                 self._store.put_json(self._key(f"stop-{number:06d}.json"), {})
 
@@ -170,7 +168,7 @@ class _Slot:
             watch: FlowRunWatch[dict[str, Any]] = FlowRunWatch(
                 client=client,
                 run=run,
-                record=lambda: None if self.answer(number) is None else ended(number),
+                record=lambda: None if self.reply(number) is None else outcome(number),
                 heartbeat=read_heartbeat,
                 patience=PATIENCE,
                 is_canceled=is_canceled,
@@ -181,9 +179,9 @@ class _Slot:
             ending = watch.wait()
         if ending.record is not None:
             return ending.record
-        # A slot that died before it could answer may still have done the work.
-        if (outcome := ended(number)) is not None:
-            return outcome
+        # A worker that died before it could reply may still have done the work.
+        if (ended := outcome(number)) is not None:
+            return ended
         if ending.reason == "withdrawn":
             raise WorkloadError(CANCELED)
         if ending.reason == "lost":
@@ -192,7 +190,7 @@ class _Slot:
         raise WorkloadError(_lost(f"Its flow run {run.name!r} ended as {ending.state.name!r}."))
 
     def _flow_run(self) -> FlowRun:
-        """Return the flow run that has this slot, a new one where there is none that lives."""
+        """Return the flow run that is this worker, a new one where there is none that lives."""
         with get_client(sync_client=True) as client:
             ensure_pool_flow(client, self._pool, FLOW)
         generation = 1
@@ -209,75 +207,75 @@ class _Slot:
             generation += 1
 
     def _next_number(self) -> int:
-        if self._given is None:
-            self._given = _last(self._store, self._keys, self._number, "order")
-        self._given += 1
-        return self._given
+        if self._last_command is None:
+            self._last_command = _last(self._store, self._keys, self._number, "order")
+        self._last_command += 1
+        return self._last_command
 
     def _key(self, name: str) -> str:
         return self._keys.slot(self._number, name)
 
 
-def serve_slot(run_id: str, slot: int, flow_run: str, store: Store, site: Site, observer: Observer) -> None:
-    """Do one order after another, in a simulator that stays warm, until the run is over.
+def serve_worker(run_id: str, slot: int, flow_run: str, store: Store, site: Site, observer: Observer) -> None:
+    """Execute one command after another, in a simulator that stays warm, until the run is over.
 
     Args:
         run_id: The run.
-        slot: Which slot, counted from 0.
+        slot: Which worker, counted from 0.
         flow_run: The id of the flow run that this is.
         store: The run's store.
         site: This machine.
         observer: Hears of everything that is done.
     """
     keys, run = RunKeys(run_id), load_run(store, run_id)
-    number = _first_open_order(store, keys, slot)
+    number = _first_open_command(store, keys, slot)
     beating = Heartbeat(store, keys.slot(slot, "status.json"), lambda: {"flow_run": flow_run}, LOOK_S)
     with Sessions(site, Bounds()) as sessions, beating:
         idle_since = time.monotonic()
         while time.monotonic() - idle_since < IDLE_S:
-            order = read_or_none(store, keys.slot(slot, f"order-{number:06d}.json"))
-            if order is None:
+            command = read_or_none(store, keys.slot(slot, f"order-{number:06d}.json"))
+            if command is None:
                 time.sleep(_poll_s(time.monotonic() - idle_since))
                 continue
-            if order["do"] == "end" or store.exists(keys.result):
+            if command["do"] == "end" or store.exists(keys.result):
                 return
             stop_key = keys.slot(slot, f"stop-{number:06d}.json")
-            answer = _do(order, run, store, sessions, observer, stop_key)
-            store.put_json(keys.slot(slot, f"answer-{number:06d}.json"), answer)
+            reply = _execute(command, run, store, sessions, observer, stop_key)
+            store.put_json(keys.slot(slot, f"answer-{number:06d}.json"), reply)
             number += 1
             idle_since = time.monotonic()
 
 
-def _do(
-    order: dict[str, Any], run: RunSpec, store: Store, sessions: Sessions, observer: Observer, stop_key: str
+def _execute(
+    command: dict[str, Any], run: RunSpec, store: Store, sessions: Sessions, observer: Observer, stop_key: str
 ) -> dict[str, Any]:
-    """Do what is ordered; return whether it could be done."""
+    """Execute a command; return the reply."""
     failure: Failure | None = None
     try:
-        match order["do"]:
+        match command["do"]:
             case "check":
                 check_trainer(run, sessions.site)
-            # Whoever gave an order and was killed gives it anew: what was done meanwhile is not done twice.
-            case "rollout" if not is_done(spec := load_spec(store, order["job_id"]), store):
+            # A driver that was killed gives its last command anew: what was done meanwhile is not done twice.
+            case "rollout" if not is_done(spec := load_spec(store, command["job_id"]), store):
                 launch_inline(spec, store, sessions, observer)
-            case "trainer" if outcome_of(call := TrainerAttempt.from_json(order["attempt"]), store) is None:
-                told = TrainerObserver(lines=observer.lines, stopped=_StopLook(store, stop_key))
-                run_trainer(call, run, store, sessions.site, told)
+            case "trainer" if outcome_of(call := TrainerAttempt.from_json(command["attempt"]), store) is None:
+                following = TrainerObserver(lines=observer.lines, stopped=_StopLook(store, stop_key))
+                run_trainer(call, run, store, sessions.site, following)
     except SimyardError as error:
         failure = error.failure
     return {"failure": failure.to_json() if failure else None}
 
 
-def _first_open_order(store: Store, keys: RunKeys, slot: int) -> int:
-    """Return the number of the first order to do: behind those of flow runs before this one, save the last.
+def _first_open_command(store: Store, keys: RunKeys, slot: int) -> int:
+    """Return the number of the first command to execute: behind those of flow runs before this one, save the last.
 
-    Whoever gave an order to a slot that died gives it anew under the next number.
+    A command that a worker died of is given anew under the next number.
     """
     return max(_last(store, keys, slot, "order"), _last(store, keys, slot, "answer") + 1)
 
 
 def _last(store: Store, keys: RunKeys, slot: int, what: str) -> int:
-    """Return the number of a slot's last `order` or `answer`; 0 where there is none."""
+    """Return the number of a worker's last `order` or `answer`; 0 where there is none."""
     names = (entry.key.rpartition("/")[2].removesuffix(".json") for entry in store.list(keys.slot(slot, "")[:-1]))
     return max((int(name.removeprefix(f"{what}-")) for name in names if name.startswith(f"{what}-")), default=0)
 
@@ -305,4 +303,4 @@ def _poll_s(waited_s: float) -> float:
 
 
 def _lost(message: str) -> Failure:
-    return heartbeat.lost("slot_lost", f"The slot's simulator is lost. {message}", "Another one takes over.")
+    return heartbeat.lost("slot_lost", f"The rollout worker is lost. {message}", "Another one takes over.")

@@ -7,7 +7,7 @@ from typing import Any
 from simyard.store import keys
 from simyard.store.keys import RunKeys
 from simyard.store.store import Store
-from simyard.tasks.managed.desired_state import wished
+from simyard.tasks.managed.desired_state import desired_state
 from simyard.tasks.managed.run import RunSpec, load_run
 from simyard.tasks.shared.heartbeat import PATIENCE, is_gone
 from simyard.tasks.shared.history import read_or_none
@@ -44,7 +44,7 @@ def run_status(store: Store, run_id: str) -> dict[str, Any]:
     status = "queued" if beat is None else "running"
     if beat is not None and is_gone(beat, PATIENCE.driver.silence_s):
         status = "interrupted"
-    elif "pause" in (wished(store, run_id), beat and beat["wanted"]):
+    elif "pause" in (desired_state(store, run_id), beat and beat["wanted"]):
         status = "paused"
     return frame(spec, store) | {
         "status": status,

@@ -57,3 +57,14 @@ def _columns(run: RunSpec, iterations: list[dict[str, Any]]) -> dict[str, Series
                 series.steps.append(ended["iteration"])
                 series.values.append(float(value))
     return columns
+
+
+def summary(result: dict[str, Any]) -> str:
+    """Return the result of a run in one line."""
+    top = result["best"]
+    best = ""
+    if top:
+        best = f", best {top['checkpoint_id']}"
+        best += "" if top["metric"] is None else f" ({top['metric']:.4g})"
+    count = result["iterations"]["succeeded"]
+    return f"{count} iteration{'s' * (count != 1)} ({result['ended_by']}){best}"

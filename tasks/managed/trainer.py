@@ -136,6 +136,19 @@ def outcome_of(attempt: TrainerAttempt, store: Store) -> dict[str, Any] | None:
     return None if found is None else dict(found)
 
 
+def past_calls(store: Store, run_id: str, iteration: int) -> list[int]:
+    """Return the numbers of the calls of the trainer that were begun in an iteration, in order."""
+    return sorted(int(name) for name in store.list_dirs(RunKeys(run_id).iteration(iteration).trainer))
+
+
+def past_outcomes(store: Store, run_id: str, iteration: int) -> list[dict[str, Any]]:
+    """Return the outcomes of those calls that have ended, in order."""
+    keys = RunKeys(run_id).iteration(iteration)
+    calls = past_calls(store, run_id, iteration)
+    found = (read_or_none(store, keys.trainer_file(call, "outcome.json")) for call in calls)
+    return [outcome for outcome in found if outcome is not None]
+
+
 class _Call:
     """A call in progress."""
 

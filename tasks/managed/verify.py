@@ -14,7 +14,8 @@ from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.managed import record
 from simyard.tasks.managed.events import TYPES, event_numbers, read_events
 from simyard.tasks.managed.run import load_run
-from simyard.tasks.shared.history import attempts, read_or_none
+from simyard.tasks.managed.trainer import past_outcomes
+from simyard.tasks.shared.history import attempts
 
 _ONCE = ("run.started", "run.ended", "iteration.started", "iteration.succeeded", "iteration.failed",
          "checkpoint.created", "dataset.written", "rollout.succeeded", "trainer.succeeded")  # fmt: skip
@@ -108,10 +109,8 @@ class _Look:
         self.require(len(good) == 1, f"{what}: {row['job_id']} was done {len(good)} times")
 
     def _trainer(self, ended: dict[str, Any], made: dict[str, Any], what: str) -> None:
-        keys = self._keys.iteration(ended["iteration"])
-        calls = [int(name) for name in self._store.list_dirs(keys.trainer)]
-        outcomes = [read_or_none(self._store, keys.trainer_file(call, "outcome.json")) for call in calls]
-        good = [outcome for outcome in outcomes if outcome and outcome["status"] == "succeeded"]
+        outcomes = past_outcomes(self._store, self._run_id, ended["iteration"])
+        good = [outcome for outcome in outcomes if outcome["status"] == "succeeded"]
         self.require(len(good) == 1, f"{what}: the trainer succeeded {len(good)} times")
         for outcome in good:
             same = outcome["checkpoint"]["sha256"] == made["sha256"] and outcome["metrics"] == made["metrics"]
@@ -121,9 +120,9 @@ class _Look:
         """Check that events are numbered through, of known types, and that nothing happened twice."""
         numbers = event_numbers(self._store, self._run_id)
         self.require(numbers == [*range(1, len(numbers) + 1)], "the events are not numbered through")
-        said = read_events(self._store, self._run_id, numbers)
-        strange = sorted({event["event_type"] for event in said} - set(TYPES))
+        events = read_events(self._store, self._run_id, numbers)
+        strange = sorted({event["event_type"] for event in events} - set(TYPES))
         self.require(not strange, f"there are events of unknown types: {strange}")
-        counted = Counter(event["about"] for event in said if event["event_type"] in _ONCE)
+        counted = Counter(event["about"] for event in events if event["event_type"] in _ONCE)
         twice = sorted(about for about, count in counted.items() if count > 1)
         self.require(not twice, f"events say twice: {', '.join(twice[:5])}")

@@ -10,8 +10,8 @@ from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.settings import Site
 from simyard.store.keys import JobKeys, new_run_id
 from simyard.store.store import Store
-from simyard.tasks.managed import stopping
-from simyard.tasks.managed.driver import Driver, DriverObserver, RunEndedError
+from simyard.tasks.managed import stop_policies
+from simyard.tasks.managed.loop import Loop, LoopObserver, RunEndedError
 from simyard.tasks.managed.run import load_run, resolve_run, stage_run
 
 REQUEST = {
@@ -54,35 +54,43 @@ def ended(*values, status="succeeded"):
     ],
 )
 def test_success_criteria(criteria, values, policy):
-    assert stopping.after_iteration(asked(success_criteria=criteria), ended(*values)) == policy
+    assert stop_policies.after_iteration(asked(success_criteria=criteria), ended(*values)) == policy
 
 
 def test_a_failed_iteration_ends_the_run_unless_it_is_told_not_to():
     failed = [*ended(1.0), {"iteration": 2, "status": "failed", "metric": None, "checkpoint_id": None}]
-    assert stopping.after_iteration(asked(), failed) == "iteration_failure"
+    assert stop_policies.after_iteration(asked(), failed) == "iteration_failure"
     goes_on = asked(loop_policy={"max_iterations": 5, "stop_on_iteration_failure": False})
-    assert stopping.after_iteration(goes_on, failed) is None
+    assert stop_policies.after_iteration(goes_on, failed) is None
 
 
 def test_budget_and_time_are_checked_before_anything_is_begun():
     request = asked(loop_policy={"max_iterations": 5, "max_wallclock_hours": 1.0}, budget_policy={"max_credits": 2.0})
-    assert stopping.before_dispatch(request, 3599.0, 1.99) is None
-    assert stopping.before_dispatch(request, 3600.0, 0.0) == "max_wallclock_hours"
-    assert stopping.before_dispatch(request, 0.0, 2.0) == "max_credits"
+    assert stop_policies.before_dispatch(request, 3599.0, 1.99) is None
+    assert stop_policies.before_dispatch(request, 3600.0, 0.0) == "max_wallclock_hours"
+    assert stop_policies.before_dispatch(request, 0.0, 2.0) == "max_credits"
 
 
 def test_the_best_checkpoint_is_the_earliest_of_equal_ones():
     criteria = asked().success_criteria
-    assert stopping.best(criteria, ended(1.0, 3.0, 3.0)) == {"iteration": 2, "checkpoint_id": "ckpt-2", "metric": 3.0}
-    assert stopping.best(criteria, ended(None, None)) == {"iteration": 2, "checkpoint_id": "ckpt-2", "metric": None}
-    assert stopping.best(criteria, ended(1.0, status="failed")) is None
+    assert stop_policies.best(criteria, ended(1.0, 3.0, 3.0)) == {
+        "iteration": 2,
+        "checkpoint_id": "ckpt-2",
+        "metric": 3.0,
+    }
+    assert stop_policies.best(criteria, ended(None, None)) == {
+        "iteration": 2,
+        "checkpoint_id": "ckpt-2",
+        "metric": None,
+    }
+    assert stop_policies.best(criteria, ended(1.0, status="failed")) is None
 
 
 def test_the_checkpoint_that_drove_the_rollouts_is_the_one_they_measure():
     driven = ended(5.0, 1.0, 2.0)
     for record, of in zip(driven, (None, "ckpt-1", "ckpt-2"), strict=True):
         record["metric_of"] = of
-    best = stopping.best(asked().success_criteria, driven)
+    best = stop_policies.best(asked().success_criteria, driven)
     assert best == {"iteration": 3, "checkpoint_id": "ckpt-2", "metric": 2.0}, "the random one has no checkpoint"
 
 
@@ -104,29 +112,29 @@ def driven(tmp_path):
     stage_run(resolved, store)
 
     def drive():
-        return Driver(load_run(store, resolved.spec.run_id), store, site, DriverObserver())
+        return Loop(load_run(store, resolved.spec.run_id), store, site, LoopObserver())
 
     return drive
 
 
-def finish(driver, spec, seconds, attempt=1):
+def finish(loop, spec, seconds, attempt=1):
     outcome = {"timings": {"total_s": seconds}, "facts": facts("cuda:0"), "failure": None}
-    driver.store.put_json(JobKeys(spec.job_id).attempt(attempt).outcome, outcome)
+    loop.store.put_json(JobKeys(spec.job_id).attempt(attempt).outcome, outcome)
 
 
 def test_the_budget_is_known_between_the_rollouts_of_an_iteration(driven):
-    driver = driven()
-    assert driver.next_iteration() == 1
-    first, second = driver.rollouts(1)
-    finish(driver, first, 60.0)
+    loop = driven()
+    assert loop.next_iteration() == 1
+    first, second = loop.rollouts(1)
+    finish(loop, first, 60.0)
     for _ in range(3):
-        driver.count_rollout(first)
-    assert driver.credits == pytest.approx(0.06)
-    driver.gate()
-    finish(driver, second, 50.0)
-    driver.count_rollout(second)
+        loop.ledger.count_rollout(first)
+    assert loop.ledger.credits == pytest.approx(0.06)
+    loop.gate()
+    finish(loop, second, 50.0)
+    loop.ledger.count_rollout(second)
     with pytest.raises(RunEndedError, match="max_credits"):
-        driver.gate()
+        loop.gate()
 
 
 def test_whoever_takes_a_run_up_counts_what_was_spent_and_nothing_twice(driven):
@@ -136,23 +144,23 @@ def test_whoever_takes_a_run_up_counts_what_was_spent_and_nothing_twice(driven):
     finish(before, first, 40.0)
     after = driven()
     assert after.next_iteration() == 1
-    assert after.credits == pytest.approx(0.04)
-    after.count_rollout(first)
+    assert after.ledger.credits == pytest.approx(0.04)
+    after.ledger.count_rollout(first)
     finish(after, second, 40.0)
-    after.count_rollout(second)
-    assert after.credits == pytest.approx(0.08)
+    after.ledger.count_rollout(second)
+    assert after.ledger.credits == pytest.approx(0.08)
 
 
 def test_failures_of_the_trainer_are_counted_whoever_called_it(driven):
-    driver = driven()
-    assert driver.calls_left(1) == 2
+    loop = driven()
+    assert loop.calls_left(1) == 2
     for number in (1, 2):
-        call, outcome = driver.trainer_attempt(1, "0" * 64)
+        call, outcome = loop.trainer_attempt(1, "0" * 64)
         assert (call.number, outcome) == (number, None)
         failure = {"code": "x", "category": "user", "message": f"failure {number}", "advice": ""}
-        driver.store.put_json(
+        loop.store.put_json(
             call.key("outcome.json"), {"number": number, "status": "failed", "gpu_seconds": 0.0, "failure": failure}
         )
-        driver = driven()
+        loop = driven()
     with pytest.raises(WorkloadError, match="failure 2"):
-        driver.calls_left(1)
+        loop.calls_left(1)

@@ -1,0 +1,81 @@
+"""Whether the process that drives a managed run may go on: what was asked of the run, and of the process itself."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from simyard.core.errors import Failure, SimyardError
+from simyard.store.store import Store
+from simyard.tasks.attempt.attempt import CANCELED
+from simyard.tasks.managed.desired_state import DesiredState, desired_state, set_desired_state
+
+PULSE_S = 0.5
+"""How often the desired state is read."""
+_PRECEDENCE: tuple[DesiredState, ...] = ("run", "pause", "cancel")
+"""Of two that were asked for, the later one here counts."""
+
+
+class Control:
+    """The desired state of a run, read now and then by a thread of its own while a `with` block runs."""
+
+    def __init__(
+        self, store: Store, run_id: str, is_canceled: Callable[[], bool], asked: Callable[[], DesiredState]
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            store: The run's store.
+            run_id: The run.
+            is_canceled: Whether the caller of the loop wants the run to end.
+            asked: Returns the state that is asked for elsewhere than in the store.
+        """
+        self.desired: DesiredState = "run"
+        """What is asked for, wherever it is asked."""
+        self._store = store
+        self._run_id = run_id
+        self._caller_cancels = is_canceled
+        self._asked = asked
+        self._is_canceled = False
+        self._is_leaving = threading.Event()
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._listen, name="desired-state", daemon=True)
+
+    def __enter__(self) -> Control:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    @property
+    def is_canceled(self) -> bool:
+        """Whether the run is to end now."""
+        return self._is_canceled or self.desired == "cancel" or self._caller_cancels()
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether this process is asked to end; another one may resume the run."""
+        return self._is_leaving.is_set()
+
+    def why_stopped(self) -> Failure | None:
+        """Return why work of this process must end now, if it must."""
+        return CANCELED if self.is_canceled or self.is_leaving else None
+
+    def leave(self) -> None:
+        """End the work of this process."""
+        self._is_leaving.set()
+
+    def cancel(self) -> None:
+        """End the run."""
+        self._is_canceled = True
+        set_desired_state(self._store, self._run_id, "cancel")
+
+    def _listen(self) -> None:
+        while not self._is_over.wait(PULSE_S):
+            # A store that is away for a moment is asked again; the run goes on meanwhile.
+            with suppress(SimyardError):
+                states = desired_state(self._store, self._run_id), self._asked()
+                self.desired = max(states, key=_PRECEDENCE.index)

@@ -1,0 +1,502 @@
+"""The loop of a managed training run: what comes next, what has happened, and when nothing more may be begun.
+
+Everything that counts is in the store. A process that resumes the run after this one was killed reads from there what
+is done, finds rollouts and calls of the trainer under the same names, and goes on behind the last one.
+`flows/managed_training.py` shows the loop itself; lineage, ledger, control and stop policies have their own files.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from simyard.core.errors import Category, Failure, RequestError, SimyardError, WorkloadError
+from simyard.core.specs import JobSpec
+from simyard.requests.settings import Site
+from simyard.store.keys import JobKeys, RunKeys
+from simyard.store.store import Store
+from simyard.tasks import launch
+from simyard.tasks.attempt.attempt import CANCELED, Observer
+from simyard.tasks.collect import collect
+from simyard.tasks.kinds.common_fields import Resolved
+from simyard.tasks.managed import dataset, record, stop_policies
+from simyard.tasks.managed import report as run_report
+from simyard.tasks.managed.control import PULSE_S, Control
+from simyard.tasks.managed.dataset import Dataset, iteration_id
+from simyard.tasks.managed.desired_state import DesiredState
+from simyard.tasks.managed.events import Events
+from simyard.tasks.managed.executor import Executor
+from simyard.tasks.managed.ledger import Ledger
+from simyard.tasks.managed.lineage import Lineage
+from simyard.tasks.managed.run import RunSpec, now, rollout
+from simyard.tasks.managed.trainer import (
+    TrainerAttempt,
+    TrainerObserver,
+    engine_for,
+    outcome_of,
+    past_calls,
+    past_outcomes,
+)
+from simyard.tasks.persist import persist
+from simyard.tasks.shared.heartbeat import PATIENCE, Heartbeat, is_gone, is_own
+from simyard.tasks.shared.history import read_or_none
+from simyard.tasks.stage import stage
+
+BEAT_S = 3.0
+"""How often the heartbeat is written."""
+_NO_OUTCOME = Failure(
+    code="no_outcome", category=Category.INFRA, message="The call of the trainer left no outcome.", advice=""
+)
+
+
+class RunEndedError(Exception):
+    """Raised where nothing more may be begun; its text names the policy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopObserver:
+    """The caller's side of a loop: what it is told, and what it asks for."""
+
+    on_event: Callable[[dict[str, Any]], None] = lambda event: None
+    on_stage: Callable[[dict[str, Any]], None] = lambda status: None
+    """Told what is being done, as a live line shows it."""
+    is_canceled: Callable[[], bool] = lambda: False
+    desired_state: Callable[[], DesiredState] = lambda: "run"
+    """Returns the state that somebody asks for elsewhere than in the store; it may take long to answer."""
+
+
+class Loop:
+    """One process's hold on a run; `with` begins and ends its heartbeat."""
+
+    def __init__(self, spec: RunSpec, store: Store, site: Site, observer: LoopObserver) -> None:
+        """Read how far the run is.
+
+        Raises:
+            RequestError: If it has ended, or another process drives it.
+        """
+        self.spec = spec
+        self.asked = spec.asked
+        self.store = store
+        self.keys = RunKeys(spec.run_id)
+        _refuse_second_driver(spec.run_id, store)
+        self.iterations = record.iterations(store, spec.run_id)
+        self.lineage = Lineage(spec, store, self.iterations)
+        self.ledger = Ledger(spec, store, self.iterations)
+        self.control = Control(store, spec.run_id, observer.is_canceled, observer.desired_state)
+        self.events = Events(store, spec.run_id, observer.on_event)
+        self.ended_by: str | None = None
+        """The policy that ends the run, once one does."""
+        self._site = site
+        self._on_stage = observer.on_stage
+        self._stage = "starting"
+        self._refused: Failure | None = None
+        self._iteration_began = time.monotonic()
+        self._rollouts_done: float | None = None
+        self._is_paused = False
+        self._in_progress = 0
+        self._lock = threading.Lock()
+        self._with = ExitStack()
+        self._started = self._record_start()
+
+    def __enter__(self) -> Loop:
+        beating = Heartbeat(self.store, self.keys.status, self._status, BEAT_S)
+        beating.write()  # from here on nobody else may drive the run
+        self._with.enter_context(beating)
+        self._with.enter_context(self.control)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._with.close()
+
+    def show(self, stage: str) -> None:
+        """Show what is being done now."""
+        self._stage = stage
+        self._on_stage({"stage": stage, "done": 0, "total": 0})
+
+    # What may be begun
+
+    def gate(self) -> None:
+        """Wait while the run is paused; call it before anything is begun.
+
+        Raises:
+            RunEndedError: If a policy, or somebody, says that nothing more may be begun.
+        """
+        while True:
+            if self.control.why_stopped():
+                raise RunEndedError("canceled")
+            seconds = (datetime.now(UTC) - self._started).total_seconds()
+            if policy := stop_policies.before_dispatch(self.asked, seconds, self.ledger.credits):
+                raise RunEndedError(policy)
+            is_paused = self.control.desired == "pause"
+            with self._lock:
+                if is_paused != self._is_paused:
+                    self._is_paused = is_paused
+                    change = "paused" if is_paused else "resumed"
+                    self.events.record(f"run.{change}", str(time.time_ns()), f"The run was {change}.")
+            if not is_paused:
+                return
+            time.sleep(PULSE_S)
+
+    def check(self, executor: Executor) -> None:
+        """Check the trainer before the first rollout; a new run that is refused ends there.
+
+        Raises:
+            SimyardError: If it cannot be checked, or a run that has iterations is refused now; it can go on later.
+        """
+        self.show("checking the trainer")
+        try:
+            executor.check()
+        except SimyardError as error:
+            if self.control.why_stopped():
+                self.ended_by = "canceled"
+            elif isinstance(error, RequestError) and not self.iterations:
+                self._refused, self.ended_by = error.failure, "refused"
+            else:
+                raise
+
+    def next_iteration(self) -> int | None:
+        """Return the number of the iteration to make now; None when the run is over."""
+        if self.ended_by is None:
+            self.ended_by = stop_policies.after_iteration(self.asked, self.iterations)
+        if self.ended_by is not None:
+            return None
+        number = len(self.iterations) + 1
+        self.ledger.begin_iteration(number)
+        return number
+
+    @contextmanager
+    def iteration(self, number: int) -> Iterator[None]:
+        """Record the end of an iteration that does not succeed."""
+        self.events.record("iteration.started", iteration_id(number), f"Iteration {number} begins.")
+        self._iteration_began, self._rollouts_done = time.monotonic(), None
+        try:
+            yield
+        except RunEndedError as ended:
+            self.ended_by = str(ended)
+        except (WorkloadError, RequestError) as error:
+            if self.control.why_stopped():
+                self.ended_by = "canceled"
+            else:
+                self._end_iteration(number, stop_policies.FAILED, failure=error.failure)
+
+    # The rollouts and their dataset
+
+    def rollouts(self, number: int) -> list[JobSpec]:
+        """Return the rollouts of an iteration; those that a process before this one froze, as they are."""
+        file = self.lineage.parent_file()
+        count = self.asked.rollout_template.jobs
+        specs = [rollout(self.spec, number, index, file) for index in range(count)]
+        frozen = [read_or_none(self.store, JobKeys(spec.job_id).job) for spec in specs]
+        return [JobSpec.from_json(had) if had else spec for spec, had in zip(specs, frozen, strict=True)]
+
+    def attempt_rollout(self, spec: JobSpec, executor: Executor) -> dict[str, Any] | None:
+        """Make one attempt at a rollout and judge it, unless it has succeeded before.
+
+        Returns:
+            Its result; None where nothing may be begun any more.
+
+        Raises:
+            WorkloadError: If the attempt failed.
+        """
+        result = read_or_none(self.store, JobKeys(spec.job_id).result)
+        if result and result["status"] == "succeeded" and self.store.exists(JobKeys(spec.job_id).manifest):
+            return dict(result)
+        with self._working():
+            stage(Resolved(spec), self.store)
+            with executor.worker() as worker:
+                try:
+                    if not launch.is_done(spec, self.store):
+                        self.gate()
+                        observer = Observer(canceled=lambda: self.control.why_stopped() is not None)
+                        executor.roll_out(worker, spec, observer)
+                except RunEndedError:
+                    return None
+                finally:
+                    self.ledger.count_rollout(spec)
+            return persist(spec, collect(spec, self.store, None), self.store)
+
+    def require_rollouts(self, specs: Sequence[JobSpec], results: Sequence[Any]) -> None:
+        """Record how the rollouts of an iteration ended.
+
+        Args:
+            specs: The rollouts.
+            results: Of each the result, None where it was not begun any more, or the error of its last attempt.
+
+        Raises:
+            WorkloadError: If one failed for good.
+            RunEndedError: If a policy forbade to begin one.
+        """
+        failure: WorkloadError | None = None
+        for spec, result in zip(specs, results, strict=True):
+            if result is None:
+                self.gate()  # raises what it raised in there
+                continue
+            if isinstance(result, BaseException):
+                if not isinstance(result, SimyardError) or self.control.is_leaving:
+                    raise result
+                result = persist(spec, collect(spec, self.store, result.failure), self.store)
+            if result["status"] == "succeeded":
+                self.events.record("rollout.succeeded", spec.job_id, f"{spec.name} is done.", job_id=spec.job_id)
+                continue
+            why = Failure.from_json(result["error"]) if result["error"] else CANCELED
+            if why.category is not Category.CANCELED:
+                self.events.record("rollout.failed", spec.job_id, f"{spec.name}: {why.message}", job_id=spec.job_id)
+            failure = failure or WorkloadError(why)
+        if failure:
+            raise failure
+
+    def write_dataset(self, number: int, rollouts: list[JobSpec]) -> Dataset:
+        """Write the dataset manifest of an iteration."""
+        return dataset.write_dataset(self.spec, number, self.lineage.driver(), rollouts, self.store)
+
+    def dataset_written(self, number: int, data: Dataset) -> None:
+        """Record the dataset of an iteration; with it the rollouts are over."""
+        self._rollouts_done = time.monotonic()
+        rows, episodes = data.content["recorded_steps"], data.content["episodes"]
+        message = f"Dataset {data.sha256[:12]}: {episodes} episodes, {rows} steps."
+        self.events.record("dataset.written", f"{number} {data.sha256}", message, sha256=data.sha256)
+
+    # The trainer
+
+    def trainer_attempt(self, number: int, dataset_sha256: str) -> tuple[TrainerAttempt, dict[str, Any] | None]:
+        """Return the call of the trainer to make now, or the one that has succeeded already and its outcome.
+
+        A call without an outcome is made again under its own name: so it is found where it still runs.
+        """
+        numbers = past_calls(self.store, self.spec.run_id, number)
+        for past in numbers:
+            call = self._call(number, past, dataset_sha256)
+            outcome = outcome_of(call, self.store)
+            if outcome is None:
+                return call, None
+            if outcome["status"] == "succeeded" and outcome["dataset_sha256"] == dataset_sha256:
+                return call, outcome
+        return self._call(number, max(numbers, default=0) + 1, dataset_sha256), None
+
+    def calls_left(self, number: int) -> int:
+        """Return how often the trainer may still be called in this iteration, by any process.
+
+        Raises:
+            WorkloadError: If it has failed as often as it may: the last failure.
+        """
+        outcomes = past_outcomes(self.store, self.spec.run_id, number)
+        failed = [outcome for outcome in outcomes if outcome["status"] == "failed"]
+        left = self.asked.loop_policy.trainer_retry_limit + 1 - len(failed)
+        if left <= 0:
+            raise WorkloadError(Failure.from_json(failed[-1]["failure"]))
+        return left
+
+    def call_trainer(
+        self, number: int, dataset_sha256: str, executor: Executor, on_lines: Callable[[list[str]], None]
+    ) -> dict[str, Any] | None:
+        """Call the trainer once, unless a call has succeeded before.
+
+        Args:
+            number: The iteration.
+            dataset_sha256: Its dataset.
+            executor: Makes the call.
+            on_lines: Told what the trainer prints.
+
+        Returns:
+            The outcome of the call; None where nothing may be begun any more.
+
+        Raises:
+            WorkloadError: If the call failed.
+        """
+        call, outcome = self.trainer_attempt(number, dataset_sha256)
+        if outcome is not None:
+            return outcome
+        about = f"{iteration_id(call.iteration)}/{call.number}"
+        with self._working():
+            try:
+                self.gate()
+                self.events.record("trainer.started", about, f"The trainer is called: iteration {call.iteration}.")
+                executor.call_trainer(call, TrainerObserver(lines=on_lines, stopped=self.control.why_stopped))
+            except RunEndedError:
+                return None
+            finally:
+                if (outcome := outcome_of(call, self.store)) is not None:
+                    self.ledger.count_call(outcome)
+                    self._record_trainer(about, outcome)
+        if outcome is None:
+            raise WorkloadError(CANCELED if self.control.why_stopped() else _NO_OUTCOME)
+        return outcome
+
+    # How an iteration, and the run, ends
+
+    def commit(self, number: int, data: Dataset, outcome: dict[str, Any]) -> None:
+        """Enter the checkpoint into the lineage, and then the iteration: with that it is done."""
+        lineage = self.lineage.enter(number, outcome, data.sha256)
+        about = lineage["checkpoint_id"]
+        message = f"Checkpoint {about}."
+        self.events.record("checkpoint.created", about, message, checkpoint_id=about, sha256=lineage["sha256"])
+        self._end_iteration(number, stop_policies.SUCCEEDED, data=data, outcome=outcome, checkpoint_id=about)
+
+    def _end_iteration(
+        self,
+        number: int,
+        status: str,
+        *,
+        failure: Failure | None = None,
+        data: Dataset | None = None,
+        outcome: dict[str, Any] | None = None,
+        checkpoint_id: str | None = None,
+    ) -> None:
+        metrics = outcome["metrics"] if outcome else {}
+        measured = {
+            "mean_return": dataset.mean_return(data.content) if data else None,
+            "success_rate": dataset.success_rate(data.content) if data else None,
+        }
+        name = self.asked.success_criteria.metric
+        value = metrics.get(name, measured.get(name))
+        metric = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+        about = iteration_id(number)
+        ended = {
+            "iteration": number,
+            "iteration_id": about,
+            "status": status,
+            "failure": failure.to_json() if failure else None,
+            "checkpoint_id": checkpoint_id,
+            "dataset_sha256": data.sha256 if data else None,
+            "rollouts": [row["job_id"] for row in data.content["rollouts"]] if data else [],
+            "trainer_attempt": outcome["number"] if outcome else None,
+            "trainer_seconds": outcome["seconds"] if outcome else None,
+            "episodes": data.content["episodes"] if data else None,
+            "recorded_steps": data.content["recorded_steps"] if data else None,
+            **measured,
+            "metrics": metrics,
+            "metric": metric,
+            "metric_of": self.lineage.measured_checkpoint(checkpoint_id),
+            "gpu_seconds": round(self.ledger.spent(number), 3),
+            # Of the process that ended it: what one before it had done took longer.
+            "seconds": round(time.monotonic() - self._iteration_began, 3),
+            "rollouts_seconds": self._rollouts_done and round(self._rollouts_done - self._iteration_began, 3),
+            "ended_at": now(),
+        }
+        self.store.put_json(self.keys.iteration(number).record, ended)
+        self.iterations.append(ended)
+        shown = f"{name} was not measured" if metric is None else f"{name} {metric:.4g}"
+        message = f"Iteration {number}: {failure.message}" if failure else f"Iteration {number} is done: {shown}."
+        self.events.record(f"iteration.{status}", about, message, metric=metric)
+
+    def conclude(self) -> dict[str, Any]:
+        """Write how the run ended, and return it."""
+        assert self.ended_by is not None
+        good = [ended for ended in self.iterations if ended["status"] == stop_policies.SUCCEEDED]
+        failed = self.ended_by == "iteration_failure" or not good
+        status = "canceled" if self.ended_by == "canceled" else "failed" if failed else "succeeded"
+        last = self.iterations[-1] if self.iterations else None
+        result = record.frame(self.spec, self.store) | {
+            "status": status,
+            "stage": "done",
+            "ended_by": self.ended_by,
+            "current_iteration": len(self.iterations),
+            "iterations": {"succeeded": len(good), "failed": len(self.iterations) - len(good)},
+            "best": stop_policies.best(self.asked.success_criteria, self.iterations),
+            "credits": round(self.ledger.credits, 6),
+            "error": self._refused.to_json() if self._refused else last["failure"] if failed and last else None,
+            "updated_at": now(),
+        }
+        checkpoints = record.checkpoints(self.store, self.spec.run_id)
+        run_report.write(self.spec, result, self.iterations, checkpoints, self.store)
+        self.events.record("run.ended", "", f"The run has {status}; what ended it: {self.ended_by}.", status=status)
+        self.store.put_json(self.keys.result, result)
+        return result
+
+    def end_now(self, policy: str) -> dict[str, Any]:
+        """Write that the run ends here, where nobody drives it; a trainer that outlived its driver is ended."""
+        number = len(self.iterations) + 1
+        for past in past_calls(self.store, self.spec.run_id, number):
+            call = self._call(number, past, "")
+            if outcome_of(call, self.store) is None:
+                engine_for(self.asked.trainer_spec, self._site).sweep(call.name)
+        self.ended_by = policy
+        return self.conclude()
+
+    def stop(self, *, canceled: bool, within_s: float) -> None:
+        """End what is in progress, where this process must end; of a canceled run also write how it ended.
+
+        Args:
+            canceled: Whether the run was canceled. Otherwise another process may resume it.
+            within_s: How long to wait for what is in progress, in seconds.
+        """
+        if canceled:
+            self.control.cancel()
+            self.ended_by = "canceled"
+        else:
+            self.control.leave()
+        deadline = time.monotonic() + within_s
+        while self._in_progress and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if canceled:
+            self.conclude()
+
+    # Inside
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Count the body as work in progress."""
+        with self._lock:
+            self._in_progress += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._in_progress -= 1
+
+    def _call(self, number: int, attempt: int, dataset_sha256: str) -> TrainerAttempt:
+        return TrainerAttempt(
+            run_id=self.spec.run_id,
+            iteration=number,
+            number=attempt,
+            dataset_sha256=dataset_sha256,
+            checkpoint=self.lineage.parent_file(),
+        )
+
+    def _record_trainer(self, about: str, outcome: dict[str, Any]) -> None:
+        if outcome["status"] == "succeeded":
+            self.events.record("trainer.succeeded", about, f"The trainer is done after {outcome['seconds']:.1f} s.")
+        else:
+            self.events.record("trainer.failed", about, outcome["failure"]["message"], tail=outcome["tail"])
+
+    def _record_start(self) -> datetime:
+        """Record that the run begins, or that it is resumed; return when it began, which the first event says."""
+        first = read_or_none(self.store, self.keys.event(1))
+        if first is not None:
+            message = f"Process {os.getpid()} on {platform.node()} goes on."
+            self.events.record("run.taken_up", str(time.time_ns()), message)
+            return datetime.fromisoformat(first["created_at"])
+        message = f"The run begins: {self.asked.loop_policy.max_iterations} iterations at most."
+        self.events.record("run.started", "", message)
+        return datetime.now(UTC)
+
+    def _status(self) -> dict[str, Any]:
+        """Return the fields of the heartbeat."""
+        return {
+            "stage": self._stage,
+            "wanted": self.control.desired,
+            "current_iteration": len(self.iterations) + 1,
+            "credits": round(self.ledger.credits, 6),
+        }
+
+
+def _refuse_second_driver(run_id: str, store: Store) -> None:
+    """Raise `RequestError` for a run that has ended, or that another process drives."""
+    keys = RunKeys(run_id)
+    if (ended := read_or_none(store, keys.result)) is not None:
+        raise RequestError(f"{run_id} has {ended['status']}.", code="run_ended", advice="Begin another.")
+    beat = read_or_none(store, keys.status)
+    if beat and not is_gone(beat, PATIENCE.driver.silence_s) and not is_own(beat):
+        raise RequestError(
+            f"{run_id} is driven by process {beat['pid']} on {beat['host']!r}.",
+            code="already_driven",
+            advice="Follow it (simyard runs watch); one that is lost is known as such after "
+            f"{PATIENCE.driver.silence_s:.0f} s without a heartbeat.",
+        )
