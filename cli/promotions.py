@@ -65,7 +65,7 @@ def retrain(
         from simyard.flows.retrain import retrain as flow
 
         if not as_json:
-            live.say(f"beginning from {start.said}")
+            live.say(f"beginning from {start.described}")
         with running.in_this_process(sessions, live, (lambda status: None) if as_json else live):
             state = flow(request, reference, pool, job_id, base, return_state=True)
 

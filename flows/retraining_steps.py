@@ -25,7 +25,7 @@ _JobFlow = Flow[..., State[dict[str, Any]]]
 
 @task(name="find-conclusion", **RETRYING)
 def find_conclusion(name: str, job_id: str, store: str) -> dict[str, Any] | None:
-    """Return what was decided already about this training's policy, by a flow run that ended before it could say so."""
+    """Return the decision about this training's policy of a flow run that ended before it could report it."""
     opened = open_store(store)
     found = promotions.read(opened, name).conclusion(job_id)
     if found is not None:
@@ -83,7 +83,7 @@ def give_up(
     error = result["error"]
     entry = promotions.entry_of(
         decision, f"{what} {result['job_id']} {result['status']}: {error['message']}", job_id=job_id,
-        start=start.said, min_delta=request.evaluation.min_delta, error=error,
+        start=start.described, min_delta=request.evaluation.min_delta, error=error,
     )  # fmt: skip
     while True:
         current = promotions.read(opened, request.promotion).current
@@ -106,7 +106,7 @@ def decide(
     found = promotions.decide(new.values, old.values if old else None, metric=asked.metric, min_delta=asked.min_delta)
     entry = promotions.entry_of(
         "promoted" if found.promoted else "kept", found.why, job_id=new.policy["job_id"],
-        start=start.said, candidate=new.policy,
+        start=start.described, candidate=new.policy,
         incumbent=incumbent | old.policy if incumbent and old else None, difference=found.difference,
         min_delta=asked.min_delta,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What was asked of a flow run in Prefect: a cancel, a pause, or nothing, in which case its machine goes away."""
+"""Reads from Prefect why a flow run is to stop: somebody asked for it, or its machine goes away."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def _now(client: SyncPrefectClient, runs: list[FlowRun]) -> list[FlowRun]:
 
 
 def _not_begun(spec: JobSpec, state: State[Any]) -> dict[str, Any]:
-    """Return what to show of an attempt that has written nothing yet."""
+    """Return the progress of an attempt that has written no heartbeat yet."""
     stage = "waiting for a worker" if state.is_scheduled() else "starting"
     kind = kind_of(spec)
     return {"stage": stage, "done": 0, "total": kind.total(spec), "unit": kind.unit, "reward": None}

@@ -1,7 +1,7 @@
-"""The machines of one attempt that needs several: they meet through the store, begin together and end together.
+"""The rendezvous of the machines of one attempt, through the store: they begin together and end together.
 
-The first machine makes the attempt; what it says, goes. The others wait for its word where to meet, say when they are
-ready, and look at it all the while; it looks at them. One that fails or stops to write heartbeats ends all of them.
+The first machine makes the attempt. The others wait until it has written where to meet, write when they are ready, and
+read its heartbeat and outcome all the while; it reads theirs. One that fails or writes no heartbeat ends all of them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Machines:
         return self._node == 0
 
     def invite(self, attempt: AttemptSpec) -> None:
-        """Say where to meet and from which checkpoint; the first machine does."""
+        """Write where to meet and from which checkpoint; the first machine does."""
         self._store.put_json(
             self._keys.meeting,
             {**attempt.to_json(), "job": None},  # the job is in the store already
@@ -76,12 +76,12 @@ class Machines:
         self._looked = time.monotonic()
         others = range(1, self._job.nodes) if self._first else (0,)
         self._last = next(filter(None, map(self._trouble, others)), None)
-        if self._last is None and self._first and (told := history.read_or_none(self._store, self._keys.machine_lost)):
-            self._last = _lost(told["message"])
+        if self._last is None and self._first and (found := history.read_or_none(self._store, self._keys.machine_lost)):
+            self._last = _lost(found["message"])
         return self._last
 
     def first_cause(self, failure: Failure) -> Failure:
-        """Return what began it: a machine whose connection broke sees that only, and the other one knows why."""
+        """Return the root failure: wait for another machine to report why the connection to it broke."""
         deadline = time.monotonic() + SYMPTOM_S
         while self._first and failure.code == SYMPTOM and time.monotonic() < deadline:
             self._looked = 0.0
@@ -101,18 +101,18 @@ class Machines:
             time.sleep(LOOK_S / 2)
 
     def _trouble(self, node: int) -> Failure | None:
-        """Return what is wrong with another machine, if anything is."""
+        """Return the failure of another machine: its own, or that it is lost; None while it works."""
         keys = self._keys.node(node)
         outcome = history.read_or_none(self._store, keys.outcome)
         if outcome is not None:
             return _of_another(node, outcome)
         status = history.read_or_none(self._store, keys.status)
-        said = status and status.get("updated_at")
-        if said is None:
+        updated_at = status and status.get("updated_at")
+        if updated_at is None:
             return None  # it has not begun; whoever launched it knows more
         before, since = self._heard.get(node, (None, 0.0))
-        if said != before:
-            self._heard[node] = (said, time.monotonic())  # this machine's clock alone: the other's may be off
+        if updated_at != before:
+            self._heard[node] = (updated_at, time.monotonic())  # this machine's clock alone: the other's may be off
         elif time.monotonic() - since > PATIENCE.node.silence_s:
             return _lost(
                 f"Machine {node + 1} of {self._job.nodes} has had no heartbeat for {PATIENCE.node.silence_s:.0f} s."
@@ -121,18 +121,18 @@ class Machines:
 
 
 def invitation(store: Store, job: JobSpec, number: int, node: int) -> AttemptSpec:
-    """Return what one of the further machines is to do, once the first one has said so.
+    """Return the attempt of one of the further machines, once the first one has written where to meet.
 
     Raises:
-        WorkloadError: It does not say so in time.
+        WorkloadError: It does not do so in time.
     """
     keys = JobKeys(job.job_id).attempt(number)
     deadline = time.monotonic() + PATIENCE.node.starting_s
-    while (told := history.read_or_none(store, keys.meeting)) is None:
+    while (meeting := history.read_or_none(store, keys.meeting)) is None:
         if store.exists(keys.outcome) or time.monotonic() > deadline:
-            raise WorkloadError(_lost("The first machine of the attempt did not say where to meet."))
+            raise WorkloadError(_lost("The first machine of the attempt did not write where to meet."))
         time.sleep(LOOK_S / 2)
-    attempt = AttemptSpec.from_json({**told, "job": job.to_json()})
+    attempt = AttemptSpec.from_json({**meeting, "job": job.to_json()})
     assert attempt.world is not None
     return replace(attempt, world=replace(attempt.world, node=node))
 
@@ -158,7 +158,7 @@ def _own_address() -> str:
 
 
 def _of_another(node: int, outcome: dict[str, Any]) -> Failure | None:
-    """Return what the end of another machine means for this one."""
+    """Return the failure that ends this machine because another one failed; None where that one succeeded."""
     if outcome["failure"] is None:
         return None  # done; this one is about to be
     failure = Failure.from_json(outcome["failure"])

@@ -29,7 +29,7 @@ class Dataset:
     sha256: str
     """Of the manifest's bytes."""
     content: dict[str, Any]
-    """What it says."""
+    """The manifest itself."""
 
 
 def iteration_id(number: int) -> str:

@@ -1,4 +1,4 @@
-"""What happened in a managed training run: an append-only log in the store, one object an event, in order."""
+"""The events of a managed training run: an append-only log in the store, one object an event, in order."""
 
 from __future__ import annotations
 

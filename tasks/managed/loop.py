@@ -497,6 +497,6 @@ def _refuse_second_driver(run_id: str, store: Store) -> None:
         raise RequestError(
             f"{run_id} is driven by process {beat['pid']} on {beat['host']!r}.",
             code="already_driven",
-            advice="Follow it (simyard runs watch); one that is lost is known as such after "
+            advice="Follow it (simyard managed watch); one that is lost is known as such after "
             f"{PATIENCE.driver.silence_s:.0f} s without a heartbeat.",
         )

@@ -1,4 +1,4 @@
-"""What the store says of a managed training run: its iterations, checkpoints, and how it stands."""
+"""Reads a managed training run from the store: its iterations, checkpoints and status."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def run_status(store: Store, run_id: str) -> dict[str, Any]:
 
 
 def frame(spec: RunSpec, store: Store) -> dict[str, Any]:
-    """Return what every answer about a run begins with."""
+    """Return the fields that every answer about a run begins with."""
     asked = spec.asked
     return {
         "run_id": spec.run_id,

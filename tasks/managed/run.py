@@ -147,7 +147,7 @@ def load_run(store: Store, run_id: str) -> RunSpec:
 
 
 def rollout(run: RunSpec, iteration: int, index: int, checkpoint: InputFile | None) -> JobSpec:
-    """Return one rollout of an iteration, always the same: whoever takes the run up finds it under its id.
+    """Return one rollout of an iteration, always the same: a process that resumes the run finds it under its id.
 
     Args:
         run: The run.

@@ -57,7 +57,7 @@ class TrainerAttempt(Wire):
 
     @property
     def name(self) -> str:
-        """What the engine calls it."""
+        """The name of its process or container."""
         return f"simyard-{self.run_id}-{self.iteration}-{self.number}"
 
     def key(self, name: str) -> str:
@@ -67,7 +67,7 @@ class TrainerAttempt(Wire):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerObserver:
-    """Who hears of a call while it runs."""
+    """Callbacks of a call while it runs."""
 
     lines: Callable[[list[str]], None] = lambda lines: None
     stopped: Callable[[], Failure | None] = lambda: None
@@ -75,7 +75,7 @@ class TrainerObserver:
 
 
 def engine_for(trainer: TrainerSpec, site: Site) -> Engine:
-    """Return what runs this trainer."""
+    """Return the engine that runs this trainer."""
     return LocalEngine(site) if trainer.image_uri == LOCAL else ContainerEngine()
 
 
@@ -281,7 +281,7 @@ class _Call:
                 self._heartbeat.write()
 
     def _keep(self) -> dict[str, Any]:
-        """Judge the output, put it into the store, and return what the outcome says of it.
+        """Judge the output, put it into the store, and return its part of the outcome.
 
         Raises:
             WorkloadError: If it is not what was promised.

@@ -1,4 +1,4 @@
-"""Whether a managed training run is what it says: one chain, every file there with its digest, nothing twice."""
+"""Verifies a managed training run: one chain of checkpoints, every file there with its digest, nothing done twice."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def verify(store: Store, run_id: str, on_step: Callable[[str], None] = lambda wh
 
 
 class _Look:
-    """What was found so far."""
+    """The problems found so far."""
 
     def __init__(self, store: Store, run_id: str) -> None:
         self.problems: list[str] = []

@@ -37,7 +37,7 @@ LEAST_EPISODES = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What a comparison says."""
+    """The verdict of a comparison."""
 
     promoted: bool
     """Whether the new policy takes the other's place."""
@@ -54,7 +54,7 @@ def decide(
     metric: Metric,
     min_delta: float = 0.0,
 ) -> Decision:
-    """Say whether a policy is better than another beyond noise: the 95 % interval of the difference tells.
+    """Decide whether a policy is better than another beyond noise, by the 95 % interval of the difference.
 
     The episodes are taken as independent samples, not as pairs: in a simulation the same seed gives two policies the
     same first states, and soon different ones.
@@ -80,15 +80,15 @@ def decide(
         return Decision(promoted=False, why=why, difference={"mean": gap, "interval_95": None})
     bounds = _bounds(new, old, metric)
     found = {"mean": gap, "interval_95": bounds}
-    said = f"by {number(gap)}, 95 % interval {interval(bounds)}"
+    size = f"by {number(gap)}, 95 % interval {interval(bounds)}"
     needed = "0" if min_delta == 0 else f"minDelta {number(min_delta)}"
     if bounds[0] > min_delta:
         return Decision(
-            promoted=True, why=f"The {metric} is better {said}: all of it above {needed}.", difference=found
+            promoted=True, why=f"The {metric} is better {size}: all of it above {needed}.", difference=found
         )
     if bounds[1] < 0:
-        return Decision(promoted=False, why=f"The {metric} is worse {said}.", difference=found)
-    why = f"The {metric} is not better beyond noise: it differs {said}, not all of it above {needed}."
+        return Decision(promoted=False, why=f"The {metric} is worse {size}.", difference=found)
+    why = f"The {metric} is not better beyond noise: it differs {size}, not all of it above {needed}."
     return Decision(promoted=False, why=why, difference=found)
 
 
@@ -113,7 +113,7 @@ def _bounds(new: list[float], old: list[float], metric: Metric) -> list[float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What is promoted under a name, and how that came about."""
+    """The promoted policy of a name, and the decisions that led there."""
 
     name: str
     """The promotion's."""
@@ -137,12 +137,12 @@ class Record:
         return self.line[-1] if self.line else None
 
     def conclusion(self, job_id: str) -> dict[str, Any] | None:
-        """Return what was decided about the policy of a training; None where that is still open."""
+        """Return the decision about the policy of a training; None where that is still open."""
         final = (entry for entry in self.history if entry["decision"] in ("promoted", "kept"))
         return next((entry for entry in final if entry["job_id"] == job_id), None)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `promotions/<name>.json` holds."""
+        """Return the content of `promotions/<name>.json`."""
         return {"schema_version": SCHEMA, "name": self.name, "current": self.current, "history": list(self.history)}
 
 
@@ -153,7 +153,7 @@ def names(store: Store) -> list[str]:
 
 
 def read(store: Store, name: str) -> Record:
-    """Return what is promoted under a name; of one that nobody has used, an empty record.
+    """Read the record of a name; an empty one where nobody has used it.
 
     Raises:
         RequestError: If the name is none.
@@ -167,7 +167,7 @@ def read(store: Store, name: str) -> Record:
 
 
 def require(store: Store, name: str) -> Record:
-    """Return what is promoted under a name that somebody has used.
+    """Read the record of a name that somebody has used.
 
     Raises:
         RequestError: If nobody has.

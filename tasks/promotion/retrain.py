@@ -1,4 +1,4 @@
-"""The parts of a retraining: where it begins, which jobs it has, what they measured, what is told of it."""
+"""The parts of a retraining: where it begins, its jobs, their figures, its report."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Start:
 
     resume: Resume | None
     """The checkpoint; None begins from scratch."""
-    said: str
+    described: str
     """In words, with the reason where it is not what was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What an evaluation found out about a policy."""
+    """The figures of a policy from its evaluation."""
 
     policy: dict[str, Any]
     """The policy as the record has it: `job_id`, `checkpoint`, `task`, `library` and `evaluation`."""
@@ -48,26 +48,28 @@ def find_start(request: RetrainRequest, incumbent: dict[str, Any] | None, store:
     """
     if store.exists(JobKeys(job_id).job):
         frozen = load_spec(store, job_id).resume
-        return Start(resume=None, said=f"iteration {frozen.iteration} of an earlier training" if frozen else "scratch")
+        return Start(
+            resume=None, described=f"iteration {frozen.iteration} of an earlier training" if frozen else "scratch"
+        )
     wanted = request.training.training_config
     if request.start == "scratch":
         own = request.training.resume
-        return Start(resume=own, said="the checkpoint that the request names" if own else "scratch")
+        return Start(resume=own, described="the checkpoint that the request names" if own else "scratch")
     if request.start == "newest":
         newest = newest_training(store, wanted.task, wanted.rl_library)
         if newest is None:
             which = f"{wanted.task!r} with {wanted.rl_library!r}"
-            return Start(resume=None, said=f"scratch: no training of {which} has succeeded in this store")
-        said = f"iteration {newest.last_iteration} of the newest training, {newest.job_id}"
-        return Start(resume=Resume(from_job=newest.job_id), said=said)
+            return Start(resume=None, described=f"scratch: no training of {which} has succeeded in this store")
+        described = f"iteration {newest.last_iteration} of the newest training, {newest.job_id}"
+        return Start(resume=Resume(from_job=newest.job_id), described=described)
     if incumbent is None:
-        return Start(resume=None, said="scratch: no policy is promoted yet")
+        return Start(resume=None, described="scratch: no policy is promoted yet")
     if incumbent["library"] != wanted.rl_library:
         trained = f"the promoted policy was trained with {incumbent['library']!r}, not {wanted.rl_library!r}"
-        return Start(resume=None, said=f"scratch: {trained}")
+        return Start(resume=None, described=f"scratch: {trained}")
     iteration, source = incumbent["checkpoint"]["iteration"], incumbent["job_id"]
-    said = f"iteration {iteration} of the promoted policy, {source}"
-    return Start(resume=Resume(from_job=source, iteration=iteration), said=said)
+    described = f"iteration {iteration} of the promoted policy, {source}"
+    return Start(resume=Resume(from_job=source, iteration=iteration), described=described)
 
 
 def require_comparable(request: RetrainRequest, incumbent: dict[str, Any] | None, store: Store) -> None:

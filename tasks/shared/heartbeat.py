@@ -115,7 +115,7 @@ class Heartbeat:
 
 
 def own_beat() -> dict[str, Any]:
-    """Return what a heartbeat of this process begins with."""
+    """Return the fields of a heartbeat that name this process and the time."""
     return {
         "host": platform.node(),
         "pid": os.getpid(),

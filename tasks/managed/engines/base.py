@@ -1,4 +1,4 @@
-"""What can run a trainer: a container engine, or this machine itself. Both keep the same contract."""
+"""The contract of everything that runs a trainer: a container engine, or this machine itself."""
 
 from __future__ import annotations
 

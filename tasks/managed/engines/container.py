@@ -194,7 +194,7 @@ class RunningContainer:
 
 
 def _wanted(client: Any, call: TrainerCall) -> dict[str, Any]:
-    """Return what the container of a call is made of."""
+    """Return the arguments from which the container of a call is made."""
     from docker.types import Mount
 
     info = client.info()

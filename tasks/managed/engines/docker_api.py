@@ -56,7 +56,7 @@ def failed(code: str, message: str) -> WorkloadError:
 
 
 def words(error: Exception) -> str:
-    """Return what the engine said, or else what the connection to it did."""
+    """Return the message of the engine, or else that of the connection to it."""
     return str(getattr(error, "explanation", None) or error)
 
 

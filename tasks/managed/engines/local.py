@@ -130,7 +130,7 @@ class _Child:
 
 
 def _limits(call: TrainerCall) -> dict[str, str]:
-    """Return what keeps numerical libraries to the cores and the GPUs that were asked for."""
+    """Return the variables that keep numerical libraries to the cores and the GPUs that were asked for."""
     cores = str(math.ceil(call.cpus))
     limits = {name: cores for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     return limits | {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(call.gpus)))}
