@@ -154,8 +154,7 @@ def _drive(
 def _say_ending(result: dict[str, Any], store: Store, live: LiveLine) -> None:
     """Print how a run ended, and where what matters of it lies."""
     from simyard.store.keys import RunKeys
-    from simyard.tasks.managed.report import summary
-    from simyard.tasks.managed.report import REPORT
+    from simyard.tasks.managed.report import REPORT, summary
 
     live.say(f"{result['status']}: {summary(result)}")
     if error := result["error"]:
