@@ -1,16 +1,20 @@
 """What ends a managed training run, and what it has cost, from records alone."""
 
 import sys
+import threading
 
 import pytest
+from helpers import wait_until
 
-from simyard.core.errors import WorkloadError
+from simyard.core.errors import RequestError, WorkloadError
 from simyard.core.specs import Facts
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.settings import Site
 from simyard.store.keys import JobKeys, new_run_id
 from simyard.store.store import Store
 from simyard.tasks.managed import stop_policies
+from simyard.tasks.managed.desired_state import set_desired_state
+from simyard.tasks.managed.executor import LocalExecutor
 from simyard.tasks.managed.loop import Loop, LoopObserver, RunEndedError
 from simyard.tasks.managed.run import load_run, resolve_run, stage_run
 
@@ -164,3 +168,38 @@ def test_failures_of_the_trainer_are_counted_whoever_called_it(driven):
         loop = driven()
     with pytest.raises(WorkloadError, match="failure 2"):
         loop.calls_left(1)
+
+
+def test_the_stronger_of_two_desired_states_counts_and_the_heartbeat_says_which(driven):
+    loop = driven()
+    with loop:
+        set_desired_state(loop.store, loop.spec.run_id, "pause")
+        wait_until(lambda: loop.control.desired == "pause", 30, "the desired state")
+        wait_until(lambda: loop.store.get_json(loop.keys.status)["wanted"] == "pause", 30, "the heartbeat")
+        assert not loop.control.why_stopped()
+        set_desired_state(loop.store, loop.spec.run_id, "cancel")
+        wait_until(lambda: loop.control.is_canceled, 30, "the desired state")
+        with pytest.raises(RunEndedError, match="canceled"):
+            loop.gate()
+    with pytest.raises(RequestError):
+        set_desired_state(loop.store, loop.spec.run_id, "run")
+
+
+def test_an_executor_has_as_many_workers_as_the_request_wants_side_by_side(driven):
+    executor = LocalExecutor(driven().spec, driven().store, None)
+    waiting, got = threading.Event(), []
+
+    def third():
+        with executor.worker() as number:
+            got.append(number)
+            waiting.set()
+
+    with executor.worker() as first:
+        with executor.worker() as second:
+            assert {first, second} == {0, 1}
+            thread = threading.Thread(target=third)
+            thread.start()
+            assert not waiting.wait(0.2)
+        assert waiting.wait(30)
+        assert got == [second]
+    thread.join()
