@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pkgutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
@@ -13,10 +15,8 @@ import anyio.to_thread
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from simyard.service import bodies, recovery
+from simyard.service import bodies, endpoints, recovery
 from simyard.service.auth import Guard
-from simyard.service.endpoints import files, health, hooks, inputs, jobs, pages
-from simyard.service.endpoints import managed as training_runs
 from simyard.service.errors import answer_errors
 from simyard.service.limits import Limits
 from simyard.service.prefect_api import Launches
@@ -33,7 +33,7 @@ logger = logging.getLogger("simyard.service")
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Return the application.
+    """Return the application, with the router of every module in `endpoints`.
 
     Args:
         settings: The site's; every copy has the same.
@@ -47,8 +47,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.guard = Guard(settings)
     app.state.hooks = read_hooks(settings.hooks)
-    for part in (jobs, training_runs, inputs, files, hooks, pages, health):
-        app.include_router(part.router)
+    for found in sorted(pkgutil.iter_modules(endpoints.__path__), key=lambda found: found.name):
+        app.include_router(import_module(f"{endpoints.__name__}.{found.name}").router)
     answer_errors(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -1,0 +1,1 @@
+"""The endpoints: each module here has a `router`, which the application includes."""
