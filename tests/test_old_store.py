@@ -136,15 +136,18 @@ def api(old: Old) -> Iterator[Api]:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from simyard.service.app import create_app
+    from simyard.service.limits import Limits
     from simyard.service.prefect_api import Launches
     from simyard.service.settings import Settings
 
-    app = create_app(Settings.from_env())
+    settings = Settings.from_env()
+    app = create_app(settings)
     # An address where nobody listens is tried for seconds; this server says at once that it can do nothing.
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{server.server_port}/api"}):
             app.state.launches = Launches()
+            app.state.limits = Limits(settings, app.state.launches)
             yield Api(app, old.notes["api_key"])
             app.state.launches.close()
         server.shutdown()
