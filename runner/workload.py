@@ -45,6 +45,8 @@ class Workload:
         self._lines = lines
         self._checked: tuple[object, Facts] | None = None
         self._busy = False
+        self._overdue = 0
+        """Replies that did not come in time: nobody waits for them any more."""
         self._exited = False
         self._ended = False
 
@@ -136,7 +138,7 @@ class Workload:
     def job_ended(self, timeout_s: float) -> bool:
         """Wait for the end of its job, or of the process, for some time; return whether it has come."""
         try:
-            message = self._lines.receive(timeout_s)
+            message = self._receive(timeout_s)
         except EOFError:
             message = {"event": "exited", "code": self._exit_code()}
         if message is None:
@@ -158,14 +160,24 @@ class Workload:
         """Return the exit code of the process: it has closed its side."""
         raise NotImplementedError
 
+    def _receive(self, timeout_s: float) -> dict[str, Any] | None:
+        """Return the next message, those that are overdue passed over; None where none comes in time."""
+        deadline = time.monotonic() + timeout_s
+        message = self._lines.receive(timeout_s)
+        while message is not None and self._overdue and message["event"] != "exited":
+            self._overdue -= 1
+            message = self._lines.receive(max(0.0, deadline - time.monotonic()))
+        return message
+
     def _ask(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         with contextlib.suppress(OSError):  # that it is gone shows when it is listened to, and perhaps why
             self._lines.send(message)
         try:
-            reply = self._lines.receive(timeout_s)
+            reply = self._receive(timeout_s)
         except (OSError, EOFError) as error:
             raise self._died() from error
         if reply is None:
+            self._overdue += 1
             raise WorkloadError(
                 Failure(
                     code="workload_silent",

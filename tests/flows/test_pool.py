@@ -105,7 +105,8 @@ def test_a_job_that_a_command_has_staged_is_not_resolved_again(
         return {task["name"].rpartition("-")[0] for task in found}
 
     wait_until(lambda: "report" in steps(), PATIENCE_S, "the flow run's last step")
-    assert steps() == {"launch", "collect", "persist", "report"}
+    assert {"launch", "collect", "persist"} < steps()
+    assert not {"resolve", "stage"} & steps()
 
 
 @pytest.mark.parametrize(

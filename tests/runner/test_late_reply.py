@@ -1,0 +1,24 @@
+"""A reply that comes when nobody waits for it any more is not taken for another one."""
+
+import json
+import socket
+
+import pytest
+
+from simyard.core.errors import WorkloadError
+from simyard.runner.workload import LineSocket, Workload
+
+
+def test_a_late_reply_is_not_the_end_of_the_job(tmp_path):
+    ours, its = socket.socketpair()
+    with its:
+        workload = Workload(LineSocket(ours), "token", tmp_path / "workload.log")
+        with pytest.raises(WorkloadError) as silent:
+            workload.findings(0.0)
+        assert silent.value.failure.code == "workload_silent"
+        its.sendall(json.dumps({"event": "findings", "findings": {}, "evidence": {}}).encode() + b"\n")
+        assert not workload.job_ended(0.1)
+        its.sendall(json.dumps({"event": "done", "code": 3, "leaving": None, "memory_bytes": 1}).encode() + b"\n")
+        assert workload.job_ended(5.0)
+        assert workload.code == 3
+        ours.close()
