@@ -20,13 +20,14 @@ from simyard.blocks.reference import absolute, open_store
 from simyard.cli.live import LiveLine
 from simyard.cli.site_store import open_site_store
 from simyard.core.errors import RequestError
+from simyard.core.records import JobResult
 from simyard.core.specs import ONE_JOB, Bounds
 from simyard.requests.jobs import LATEST, EvaluateRequest, ExportRequest, FromJob, JobRequest, TrainRequest
 from simyard.requests.rollout import SubmitRequest
 from simyard.requests.settings import Site
 from simyard.store import keys
 from simyard.store.store import Store
-from simyard.tasks.kinds import kind_of
+from simyard.tasks.kinds import KINDS, kind_of
 from simyard.tasks.kinds.common_fields import Resolved, training_of
 from simyard.tasks.launch import HeadStart, refuse_succeeded, refuse_without_pool
 from simyard.tasks.resolve import resolve
@@ -354,7 +355,7 @@ def say_ending(result: dict[str, Any], store: Store, live: LiveLine) -> None:
     """Print how a job ended, and where what matters of it lies."""
     job = keys.JobKeys(result["job_id"])
     names = [entry["name"] for entry in result["artifacts"]]
-    live.say(f"{result['status']}: {kind_of(load_spec(store, result['job_id'])).headline(result)}")
+    live.say(f"{result['status']}: {KINDS[result['kind']].headline(JobResult.from_json(result))}")
     if error := result["error"]:
         live.say(f"error:       {error['message']}\nadvice:      {error['advice']}")
     live.say(f"job:         {result['job_id']}")

@@ -44,4 +44,4 @@ def run_here(attempt: AttemptSpec, store: Store) -> None:
     observer = Observer(lines=lambda lines: logger.info("\n".join(lines)), why_stopped=why_stopped)
     with Sessions(Site.from_env()) as sessions:
         outcome = run_attempt(attempt, store, sessions, observer)
-    raise_failure(outcome)
+    raise_failure(outcome.failure)

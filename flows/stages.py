@@ -23,6 +23,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from simyard.blocks.reference import absolute, open_store
 from simyard.core.errors import Category, Failure, RequestError, SimyardError
+from simyard.core.records import JobResult
 from simyard.core.specs import Bounds
 from simyard.flows.retrying import PLAIN, RETRYING_UNKNOWN, worth_another
 from simyard.requests.jobs import JobRequest
@@ -251,13 +252,13 @@ def collect(job_id: str, store: str, failure: Failure | None) -> Verdict:
 def persist(job_id: str, verdict: Verdict, store: str) -> dict[str, Any]:
     """Keep what the job produced; the manifest comes last."""
     opened = open_store(store)
-    return persisting.persist(load_spec(opened, job_id), verdict, opened)
+    return persisting.persist(load_spec(opened, job_id), verdict, opened).to_json()
 
 
 @task(name="report", **RETRYING_UNKNOWN)
 def report(result: dict[str, Any], store: str) -> None:
     """Publish the report in the Prefect UI."""
-    reporting.report(result, open_store(store))
+    reporting.report(JobResult.from_json(result), open_store(store))
 
 
 class _Progress:

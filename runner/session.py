@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 from simyard.core.errors import Category, Failure, SimyardError, Stopped
 from simyard.core.files import read_json, write_json
 from simyard.core.paths import AttemptPaths
+from simyard.core.records import WorkloadAccount
 from simyard.core.specs import AttemptSpec, Bounds, Facts, JobSpec
 from simyard.runner import event_writers
 from simyard.runner import verify_outputs as opened
@@ -163,16 +164,16 @@ def run(paths: AttemptPaths) -> tuple[int, str | None]:
             get_adapter(attempt.job.simulator).run(attempt, facts, paths)
         finally:
             event_writers.close_all()
-        account: dict[str, Any] = {"failure": None, "opened": opened.open_results(paths, attempt, facts)}
+        account = WorkloadAccount(failure=None, opened=opened.open_results(paths, attempt, facts))
     except Stopped:
-        account = {"failure": None, "opened": []}  # why it was stopped, the supervisor knows
+        account = WorkloadAccount(failure=None, opened=())  # why it was stopped, the supervisor knows
         left = "its job was stopped"
     except BaseException as error:  # SystemExit too: an argument parser's exit is a failure like any other
         traceback.print_exc()
-        account = {"failure": _failure(error).to_json(), "opened": []}
+        account = WorkloadAccount(failure=_failure(error), opened=())
         left = "its job failed"
-    write_json(paths.outcome, account)
-    return 0 if account["failure"] is None else 1, left
+    write_json(paths.outcome, account.to_json())
+    return 0 if account.failure is None else 1, left
 
 
 def run_alone(paths: AttemptPaths) -> int:
@@ -186,7 +187,8 @@ def open_afterwards(paths: AttemptPaths) -> None:
     """Give the account of a workload that trained to its end and hung or died before it gave one itself."""
     attempt = AttemptSpec.from_json(read_json(paths.spec))
     facts = Facts.from_json(read_json(paths.facts))
-    write_json(paths.outcome, {"failure": None, "opened": opened.open_results(paths, attempt, facts)})
+    account = WorkloadAccount(failure=None, opened=opened.open_results(paths, attempt, facts))
+    write_json(paths.outcome, account.to_json())
 
 
 def _failure(error: BaseException) -> Failure:

@@ -26,6 +26,7 @@ from typing import Any
 from simyard.core.errors import Category, Failure, SimyardError, WorkloadError
 from simyard.core.files import read_json, write_json
 from simyard.core.paths import AttemptPaths
+from simyard.core.records import WorkloadAccount
 from simyard.core.specs import AttemptSpec, Bounds, JobSpec
 from simyard.core.wire import Wire
 from simyard.runner.workload import ChildWorkload, LineSocket, Workload, has_token
@@ -307,9 +308,9 @@ class _Keeper:
         write_json(paths.spec, AttemptSpec(job=job, number=1).to_json())
         workload.run(paths)
         if not workload.job_ended(PREPARE_S) or workload.leaving:
-            account = read_json(paths.outcome) if paths.outcome.exists() else {}
-            if failure := account.get("failure"):
-                raise WorkloadError(Failure.from_json(failure))
+            account = WorkloadAccount.from_json(read_json(paths.outcome)) if paths.outcome.exists() else None
+            if account is not None and account.failure is not None:
+                raise WorkloadError(account.failure)
             raise WorkloadError(
                 Failure(
                     code="warm_up_failed",

@@ -3,41 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from simyard.core.files import sha256_of
 from simyard.core.paths import AttemptPaths
+from simyard.core.records import Opened
 from simyard.core.specs import AttemptSpec, Facts
 from simyard.runner.rl import Library, Scale, get_library
 
 
-def open_results(paths: AttemptPaths, attempt: AttemptSpec, facts: Facts) -> list[dict[str, Any]]:
-    """Open what the attempt promised, on the simulator's own Python.
-
-    Returns:
-        Records of `name`, `sha256`, `finite` (False when a weight is NaN or infinite; None where there are no weights)
-        and `error` (None, or why it does not open).
-    """
+def open_results(paths: AttemptPaths, attempt: AttemptSpec, facts: Facts) -> tuple[Opened, ...]:
+    """Open what the attempt promised, on the simulator's own Python."""
     if attempt.node:
-        return []  # the first machine collects
+        return ()  # the first machine collects
     if attempt.job.kind == "train":
         return open_checkpoints(paths, attempt, facts)
     # What an evaluation or an export writes is opened before it gets its name.
-    return [_hashed(path, paths.output) for path in sorted(paths.output.rglob("*")) if path.is_file()]
+    return tuple(_hashed(path, paths.output) for path in sorted(paths.output.rglob("*")) if path.is_file())
 
 
-def _hashed(path: Path, folder: Path) -> dict[str, Any]:
-    return {"name": str(path.relative_to(folder)), "sha256": sha256_of(path), "finite": None, "error": None}
+def _hashed(path: Path, folder: Path) -> Opened:
+    return Opened(name=str(path.relative_to(folder)), sha256=sha256_of(path), finite=None, error=None)
 
 
-def open_checkpoints(paths: AttemptPaths, attempt: AttemptSpec, facts: Facts) -> list[dict[str, Any]]:
-    """Open the attempt's newest checkpoint on the simulator's own Python.
-
-    Returns:
-        One record: `name`, `sha256`, `tensors` (how many), `finite` (True when no weight is NaN or infinite) and
-        `error` (None, or why it does not load). Empty when there is no checkpoint.
-    """
+def open_checkpoints(paths: AttemptPaths, attempt: AttemptSpec, facts: Facts) -> tuple[Opened, ...]:
+    """Open the attempt's newest checkpoint on the simulator's own Python; return nothing where there is none."""
     library = get_library(attempt.job.library)
     scale = Scale(num_envs=attempt.job.num_envs, rollout=facts.rollout)
     numbered = [
@@ -45,20 +37,19 @@ def open_checkpoints(paths: AttemptPaths, attempt: AttemptSpec, facts: Facts) ->
         for path in paths.work.glob(library.checkpoint_glob)
         if (iteration := library.iteration_of(path, attempt.start_iteration, scale)) is not None
     ]
-    return [open_checkpoint(max(numbered)[-1], library)] if numbered else []
+    return (open_checkpoint(max(numbered)[-1], library),) if numbered else ()
 
 
-def open_checkpoint(path: Path, library: Library) -> dict[str, Any]:
+def open_checkpoint(path: Path, library: Library) -> Opened:
     """Load one checkpoint and look at every tensor in it."""
-    record: dict[str, Any] = {"name": path.name, "sha256": None, "tensors": 0, "finite": None, "error": None}
+    record = Opened(name=path.name, sha256=None, tensors=0, finite=None, error=None)
     try:
-        record["sha256"] = sha256_of(path)
+        record = replace(record, sha256=sha256_of(path))
         tensors = [tensor for part in library.load_own(path) for tensor in _tensors(part)]
-        record["tensors"] = len(tensors)
-        record["finite"] = all(bool(tensor.isfinite().all()) for tensor in tensors)
+        finite = all(bool(tensor.isfinite().all()) for tensor in tensors)
+        return replace(record, tensors=len(tensors), finite=finite)
     except Exception as error:
-        record["error"] = f"{type(error).__name__}: {error}"
-    return record
+        return replace(record, error=f"{type(error).__name__}: {error}")
 
 
 def _tensors(value: Any) -> Iterator[Any]:

@@ -73,15 +73,14 @@ def error_page(title: str, advice: str, nonce: str) -> str:
 def _facts(view: Look) -> list[tuple[str, Any]]:
     """Return names and values of the table at the top."""
     spec, standing = view.spec, view.standing
-    newest = (view.attempts[-1].outcome or view.attempts[-1].status or {}) if view.attempts else {}
-    known = newest.get("facts") or {}
+    known = view.attempts[-1].facts if view.attempts else None
     return [
         (KINDS[spec.kind].reward_name if standing["status"] in ENDED else "reward so far", standing["reward"]),
         ("environments", spec.num_envs),
         ("seed", str(spec.seed)),
         *([("library", spec.library)] if spec.library else []),
-        ("simulator", f"{known['simulator']} {known['version']}" if known else None),
-        ("device", known.get("device")),
+        ("simulator", f"{known.simulator} {known.version}" if known else None),
+        ("device", known.device if known else None),
         ("attempts", standing["attempt_count"]),
         ("sent", moment(spec.created_at)),
         ("heard of last", moment(standing["updated_at"])),
@@ -91,17 +90,16 @@ def _facts(view: Look) -> list[tuple[str, Any]]:
 
 def _attempt(attempt: PastAttempt, *, is_newest: bool) -> dict[str, Any]:
     """Return a row of the table of attempts."""
-    outcome = attempt.outcome or {}
-    known = outcome or attempt.status or {}
+    known = attempt.latest
     if attempt.outcome is None:
         ending = "not ended yet" if is_newest else "died unheard"
     else:
-        ending = outcome["failure"]["message"] if outcome.get("failure") else outcome["status"]
+        ending = attempt.failure.message if attempt.failure else attempt.outcome.status
     return {
         "number": attempt.number,
-        "start": known.get("start_iteration"),
-        "done": known.get("done"),
-        "took": span((outcome.get("timings") or {}).get("total_s")),
+        "start": known.start_iteration if known else None,
+        "done": known.done if known else None,
+        "took": span(attempt.timings.get("total_s")),
         "ending": ending,
     }
 

@@ -87,7 +87,8 @@ def _job(store: Store, job_id: str) -> _Work | None:
     if past[-1].outcome is not None:  # between an attempt and the next, or the job's end
         return _Work(is_under_way=False, is_gone=False, heard=store.stat(past[-1].keys.outcome).modified)
     is_gone = status == "interrupted"
-    return _Work(is_under_way=not is_gone, is_gone=is_gone, heard=_time((past[-1].status or {}).get("updated_at")))
+    beat = past[-1].status
+    return _Work(is_under_way=not is_gone, is_gone=is_gone, heard=_time(beat.updated_at if beat else None))
 
 
 def _run(store: Store, run_id: str) -> _Work | None:

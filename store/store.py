@@ -37,6 +37,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 
 from simyard.core.errors import RequestError, StoreError
 from simyard.core.files import replacing, sha256_of
+from simyard.core.wire import Wire, WireError
 from simyard.store.backend import OPTIONS, Credentials, open_backend
 from simyard.store.failures import CAUGHT, KeyNotFound, failure, may_pass, on_disk
 from simyard.store.names import Location, check_key, check_prefix, is_being_written, parse_url
@@ -63,6 +64,7 @@ _SHA256 = "simyard-sha256"
 """Metadata of an object in a bucket: its digest, if the writer had all of it at hand."""
 
 T = TypeVar("T")
+W = TypeVar("W", bound=Wire)
 
 OnBytes = Callable[[int], object]
 """Progress callback: bytes moved since the last call, on the caller's thread. An exception stops the transfer."""
@@ -323,6 +325,48 @@ class Store:
                 f"{self.url(key)!r} is not JSON: {error}",
                 code="bad_json",
                 advice="Something else wrote it: delete it, or restore it from the job that made it.",
+            ) from error
+
+    def get_json_or_none(self, key: str) -> Any:
+        """Return an object's content as JSON types, or None where there is no object."""
+        try:
+            return self.get_json(key)
+        except KeyNotFound:
+            return None
+
+    def get_record(self, key: str, kind: type[W]) -> W:
+        """Return a document.
+
+        Args:
+            key: Where it lies.
+            kind: What it is.
+
+        Raises:
+            KeyNotFound: There is none.
+            WireError: It is something else, or of a version that is not known here.
+        """
+        return self._decode(key, self.get_json(key), kind)
+
+    def get_record_or_none(self, key: str, kind: type[W]) -> W | None:
+        """Return a document, or None where there is none."""
+        found = self.get_json_or_none(key)
+        return None if found is None else self._decode(key, found, kind)
+
+    def get_records(self, key: str, kind: type[W]) -> builtins.list[W]:
+        """Return the documents of a list in one object; none where there is no object."""
+        return [self._decode(key, item, kind) for item in self.get_json_or_none(key) or []]
+
+    def put_record(self, key: str, record: Wire) -> None:
+        """Write a document."""
+        self.put_json(key, record.to_json())
+
+    def _decode(self, key: str, data: Any, kind: type[W]) -> W:
+        try:
+            return kind.from_json(data)
+        except WireError as error:
+            failure = error.failure
+            raise WireError(
+                f"{self.url(key)!r}: {failure.message}", code=failure.code, advice=failure.advice
             ) from error
 
     def get_file(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from simyard.core.errors import Category, Failure
+from simyard.core.records import Outcome, ended
 from simyard.core.specs import JobSpec
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.kinds import kind_of
@@ -26,10 +25,9 @@ def collect(spec: JobSpec, store: Store, failure: Failure | None = None) -> Verd
     chain = tuple(history.chain(past))
     artifacts = (*_checkpoints(chain), *_files(spec, store, chain))
     last = past[-1].outcome if past else None
-    reported = Failure.from_json(last["failure"]) if last and last["failure"] else failure
+    reported = last.failure if last and last.failure else failure
     verdict = reported or _missing(spec, store, last, artifacts)
-    status = "succeeded" if verdict is None else "canceled" if verdict.category is Category.CANCELED else "failed"
-    return Verdict(status=status, failure=verdict, artifacts=artifacts, attempts=tuple(past), chain=chain)
+    return Verdict(status=ended(verdict), failure=verdict, artifacts=artifacts, attempts=tuple(past), chain=chain)
 
 
 def _checkpoints(chain: tuple[tuple[PastAttempt, int | None], ...]) -> list[Artifact]:
@@ -37,16 +35,17 @@ def _checkpoints(chain: tuple[tuple[PastAttempt, int | None], ...]) -> list[Arti
     found: dict[str, Artifact] = {}
     for attempt, takeover in chain:
         for record in attempt.checkpoints:
-            if takeover is not None and record["iteration"] is not None and record["iteration"] > takeover:
+            if takeover is not None and record.iteration is not None and record.iteration > takeover:
                 continue
-            name = f"checkpoints/{record['name']}"
+            name = f"checkpoints/{record.name}"
             found[name] = Artifact(
                 name=name,
                 kind="checkpoint",
-                key=record["key"],
-                size_bytes=record["size_bytes"],
-                sha256=record["sha256"],
-                extra={"iteration": record["iteration"], "parent": record["parent"]},
+                key=record.key,
+                size_bytes=record.size_bytes,
+                sha256=record.sha256,
+                iteration=record.iteration,
+                parent=record.parent,
             )
     return list(found.values())
 
@@ -66,7 +65,7 @@ def _files(spec: JobSpec, store: Store, chain: tuple[tuple[PastAttempt, int | No
     found = []
     for attempt, takeover in chain:
         prefix = attempt.keys.files + "/"
-        digests = {record["name"]: record["sha256"] for record in (attempt.outcome or {}).get("opened", [])}
+        digests = {record.name: record.sha256 for record in (attempt.outcome.opened if attempt.outcome else ())}
         for entry in store.list(attempt.keys.files):
             name = entry.key.removeprefix(prefix)
             if name.startswith(kind_of(spec).rebuilt):
@@ -78,14 +77,12 @@ def _files(spec: JobSpec, store: Store, chain: tuple[tuple[PastAttempt, int | No
     return found
 
 
-def _missing(
-    spec: JobSpec, store: Store, outcome: dict[str, Any] | None, artifacts: tuple[Artifact, ...]
-) -> Failure | None:
+def _missing(spec: JobSpec, store: Store, outcome: Outcome | None, artifacts: tuple[Artifact, ...]) -> Failure | None:
     """Return what is missing from a job whose last attempt reports a success."""
     if outcome is None:
         return Failure(
             code="no_outcome", category=Category.INFRA, message="The last attempt left no outcome.",
-            advice="It died without a word; run `simyard jobs resume` to go on from the last checkpoint.",
+            advice="It ended without reporting one; run `simyard jobs resume` to go on from the last checkpoint.",
         )  # fmt: skip
     problems = kind_of(spec).missing(spec, outcome, artifacts)
     for artifact in artifacts:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from simyard.core.errors import Category, Failure, RequestError, SimyardError, WorkloadError
+from simyard.core.records import CancelMark
 from simyard.core.specs import AttemptSpec, JobSpec
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
@@ -41,10 +42,10 @@ def next_attempt(spec: JobSpec, store: Store) -> AttemptSpec:
 def is_done(spec: JobSpec, store: Store) -> bool:
     """Return True when the last attempt succeeded and nobody has judged it: the control flow died before it could."""
     past = history.attempts(store, spec.job_id)
-    if not past or past[-1].outcome is None or past[-1].outcome["failure"] is not None:
+    if not past or past[-1].outcome is None or past[-1].failure is not None:
         return False
-    result = history.read_or_none(store, JobKeys(spec.job_id).result)
-    return result is None or result["attempts"] < len(past)
+    result = history.result_of(store, spec.job_id)
+    return result is None or result.attempts < len(past)
 
 
 def await_outcome(spec: JobSpec, store: Store, timeout_s: float) -> bool:
@@ -63,7 +64,7 @@ def launch_inline(spec: JobSpec, store: Store, sessions: Sessions, observer: Obs
     Raises:
         WorkloadError: If it failed; its failure says whether another is worth it.
     """
-    raise_failure(run_attempt(next_attempt(spec, store), store, sessions, observer))
+    raise_failure(run_attempt(next_attempt(spec, store), store, sessions, observer).failure)
 
 
 class HeadStart:
@@ -139,15 +140,16 @@ class HeadStart:
                 self._observer.lines(lines)
 
 
-def raise_failure(outcome: dict[str, Any]) -> None:
-    """Raise `WorkloadError` unless the outcome is a success."""
-    if outcome["failure"] is not None:
-        raise WorkloadError(Failure.from_json(outcome["failure"]))
+def raise_failure(failure: Failure | None) -> None:
+    """Raise `WorkloadError` for an attempt that failed."""
+    if failure is not None:
+        raise WorkloadError(failure)
 
 
 def ask_to_cancel(store: Store, job_id: str) -> None:
     """Ask a job to stop, wherever it runs: its supervisor looks for this every few seconds."""
-    store.put_json(JobKeys(job_id).cancel, {"requested_at": datetime.now(UTC).isoformat(timespec="seconds")})
+    mark = CancelMark(requested_at=datetime.now(UTC).isoformat(timespec="seconds"))
+    store.put_record(JobKeys(job_id).cancel, mark)
 
 
 def refuse_succeeded(store: Store, job_id: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from simyard.core.files import write_json
+from simyard.core.records import ArtifactEntry, JobResult
 from simyard.core.specs import JobSpec
 from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
@@ -17,7 +19,7 @@ from simyard.tasks.shared.scaling import scaling
 from simyard.tasks.shared.verdict import Verdict
 
 
-def persist(spec: JobSpec, verdict: Verdict, store: Store) -> dict[str, Any]:
+def persist(spec: JobSpec, verdict: Verdict, store: Store) -> JobResult:
     """Keep what the job produced and commit it.
 
     Returns:
@@ -37,21 +39,21 @@ def persist(spec: JobSpec, verdict: Verdict, store: Store) -> dict[str, Any]:
         _keep_provenance(spec, keeper)
         result = documents.result(spec, verdict, store.url(job.prefix), figures)
         if spec.ranks > 1:
-            result["summary"] = {"scaling": scaling(spec, store)}
+            result = replace(result, summary={"scaling": scaling(spec, store)})
         report = scratch / "report.md"
         report.write_text(documents.report(spec, verdict, result, figures), encoding="utf-8")
         keeper.add("report.md", "report", report)
-    result["artifacts"] = sorted(keeper.entries, key=lambda entry: str(entry["name"]))
-    store.put_json(job.result, result)
-    _drop_others(store, job, result["artifacts"])
+    result = replace(result, artifacts=tuple(sorted(keeper.entries, key=lambda entry: entry.name)))
+    store.put_record(job.result, result)
+    _drop_others(store, job, result.artifacts)
     if verdict.status == "succeeded":
-        store.put_json(job.manifest, documents.manifest(spec, result))
+        store.put_record(job.manifest, documents.manifest(spec, result))
     return result
 
 
-def _drop_others(store: Store, job: JobKeys, entries: list[dict[str, Any]]) -> None:
+def _drop_others(store: Store, job: JobKeys, entries: Iterable[ArtifactEntry]) -> None:
     """Delete what an earlier verdict kept and this one does not: the diagnostics of a job that now succeeded, say."""
-    kept = {job.artifact(entry["name"]) for entry in entries}
+    kept = {job.artifact(entry.name) for entry in entries}
     for found in store.list(job.artifacts):
         if found.key not in kept:
             store.delete(found.key)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import re
 import shlex
-from typing import Any
 
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
+from simyard.core.records import JobResult
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.kinds import KINDS
@@ -19,29 +19,29 @@ _PICTURE = re.compile(r"^!\[[^\]]*\]\(([\w./-]+)\)$", re.MULTILINE)
 _FILE = re.compile(r"\[([^\]]+)\]\([\w./-]+\)")
 
 
-def report(result: dict[str, Any], store: Store) -> None:
+def report(result: JobResult, store: Store) -> None:
     """Publish the job's report as artifacts of this flow run."""
-    job_id = result["job_id"]
+    job_id = result.job_id
     job = JobKeys(job_id)
     key = job_id.lower()
     text = _alone(store.get_bytes(job.artifact("report.md")).decode())
-    said = f"{result['status']}: {KINDS[result['kind']].headline(result)}"
+    said = f"{result.status}: {KINDS[result.kind].headline(result)}"
     create_markdown_artifact(text, key=f"{key}-report", description=said)
     create_table_artifact(
         [
-            {"name": entry["name"], "kind": entry["kind"], "size": size(entry["size_bytes"]), "sha256": entry["sha256"]}
-            for entry in result["artifacts"]
+            {"name": entry.name, "kind": entry.kind, "size": size(entry.size_bytes), "sha256": entry.sha256}
+            for entry in result.artifacts
         ],
         key=f"{key}-artifacts",
-        description=f"{result['status']}: {len(result['artifacts'])} artifacts",
+        description=f"{result.status}: {len(result.artifacts)} artifacts",
     )
     # No link: a browser opens neither s3:// nor, from a page of a server, file://.
-    where = f"The job's files: `{result['store']}`\n\nTo fetch them: `{_fetch(job_id, store)}`"
+    where = f"The job's files: `{result.store}`\n\nTo fetch them: `{_fetch(job_id, store)}`"
     create_markdown_artifact(where, key=f"{key}-store", description="Where the files are")
-    for entry in result["artifacts"]:
-        if entry["kind"] == "plot" and entry["size_bytes"] <= MAX_PICTURE_BYTES:
-            data = base64.b64encode(store.get_bytes(job.artifact(entry["name"]))).decode()
-            name = entry["name"].removesuffix(".png")
+    for entry in result.artifacts:
+        if entry.kind == "plot" and entry.size_bytes <= MAX_PICTURE_BYTES:
+            data = base64.b64encode(store.get_bytes(job.artifact(entry.name))).decode()
+            name = entry.name.removesuffix(".png")
             create_image_artifact(f"data:image/png;base64,{data}", key=f"{key}-{name}", description=name)
 
 

@@ -22,6 +22,7 @@ import psutil
 from simyard.core.errors import Category, Failure, RequestError, SimyardError, StoreError, WorkloadError
 from simyard.core.files import read_json, write_json
 from simyard.core.paths import AttemptPaths
+from simyard.core.records import Outcome, WorkloadAccount, ended
 from simyard.core.specs import AttemptSpec, Facts, InputFile
 from simyard.runner.session_server import LentWorkload
 from simyard.store.keys import JobKeys
@@ -75,7 +76,7 @@ class Timings:
         }
 
 
-def run_attempt(attempt: AttemptSpec, store: Store, sessions: Sessions, observer: Observer) -> dict[str, Any]:
+def run_attempt(attempt: AttemptSpec, store: Store, sessions: Sessions, observer: Observer) -> Outcome:
     """Run one attempt to its end and write its outcome, whatever that end is.
 
     Args:
@@ -207,13 +208,13 @@ class _Attempt:
         assert self.lease is not None and self.facts is not None
         workload = self.lease.workload
         self.mirror = self._new_mirror()
-        self.mirror.status["facts"] = self.facts.to_json()  # a later attempt reads this one's events by them
+        self.mirror.note(facts=self.facts)  # a later attempt reads this one's events by them
         self._stage("launching")
         self.mirror.start()
         earlier = workload.jobs
         if not workload.is_warm:
-            self.mirror.status["stage"] = "importing environments and physics"
-            self.observer.progress(self.mirror.status)
+            self.mirror.note(stage="importing environments and physics")
+            self.observer.progress(self.mirror.status.to_json())
         limits = self.spec.job.limits
         if self.spec.node:  # the first machine alone sees iterations, and ends the others
             limits = replace(limits, first_iteration_s=limits.wall_s, iteration_s=limits.wall_s)
@@ -230,14 +231,14 @@ class _Attempt:
         self.log("session", "note", ending.leaving or "it waits for another job", jobs_before=earlier)
         return ending
 
-    def account(self) -> dict[str, Any] | None:
+    def account(self) -> WorkloadAccount | None:
         """The workload's own account of its end, or None when it wrote none."""
-        return dict(read_json(self.paths.outcome)) if self.paths.outcome.exists() else None
+        return WorkloadAccount.from_json(read_json(self.paths.outcome)) if self.paths.outcome.exists() else None
 
     def gave_account(self) -> bool:
         """Whether the workload came through its own clean-up."""
         account = self.account()
-        return account is not None and account["failure"] is None
+        return account is not None and account.failure is None
 
     def open_afterwards(self) -> None:
         """Have another process open what it left: the workload hung or failed after its work was done."""
@@ -254,37 +255,38 @@ class _Attempt:
         if done.returncode:
             self.log("judge", "error", done.stderr[-2000:])
 
-    def finish(self, ending: Ending | None, failure: Failure | None, *, refused: bool = False) -> dict[str, Any]:
+    def finish(self, ending: Ending | None, failure: Failure | None, *, refused: bool = False) -> Outcome:
         """Carry the rest to the store and write the outcome, last; `refused` marks a bad request, not a failed job."""
         if self.lease is not None:
             self.lease.give_back()
-        status = "succeeded" if failure is None else "canceled" if failure.category is Category.CANCELED else "failed"
+        status = ended(failure)
         self.log("done", status, failure.message if failure else "done", **self._ending_fields(failure))
         seen = ending.watched if ending else None
-        outcome = {
-            "number": self.spec.number,
-            "status": status,
-            "failure": failure.to_json() if failure else None,
-            "refused": refused,
-            "start_iteration": self.spec.start_iteration,
-            "done": seen.done if seen else self.mirror.status["done"],
-            "total": self.kind.total(self.spec.job),
-            "unit": self.kind.unit,
-            "reward": self.mirror.status["reward"],
-            "exit_code": ending.exit_code if ending else None,
-            "signal": ending.signal if ending else None,
-            "end_marker": seen.end_marker if seen else False,
-            "stopped_because": seen.stopped_because.to_json() if seen and seen.stopped_because else None,
-            "opened": (self.account() or {}).get("opened", []),
-            "facts": self.facts.to_json() if self.facts else None,
-            "timings": self.timings.to_json(),
-        }
+        account = self.account()
+        outcome = Outcome(
+            number=self.spec.number,
+            status=status,
+            failure=failure,
+            refused=refused,
+            start_iteration=self.spec.start_iteration,
+            done=seen.done if seen else self.mirror.status.done,
+            total=self.kind.total(self.spec.job),
+            unit=self.kind.unit,
+            reward=self.mirror.status.reward,
+            exit_code=ending.exit_code if ending else None,
+            signal=ending.signal if ending else None,
+            end_marker=seen.end_marker if seen else False,
+            stopped_because=seen.stopped_because if seen else None,
+            opened=account.opened if account else (),
+            facts=self.facts,
+            timings=self.timings.to_json(),
+        )
         if failure is not None and status == "failed":
-            write_json(self.paths.diagnostics, diagnostics(outcome, self.paths))
-        self.mirror.status |= {"status": status, "stage": "done", "done": outcome["done"]}
+            write_json(self.paths.diagnostics, diagnostics(outcome, failure, self.paths))
+        self.mirror.note(status=status, stage="done", done=outcome.done)
         try:
             self.mirror.finish()
-            self.store.put_json(self.keys.outcome, outcome)
+            self.store.put_record(self.keys.outcome, outcome)
         except StoreError as error:
             kept = f"Everything is kept in {str(self.paths.root)!r} on {platform.node()}."
             raise StoreError(
@@ -316,19 +318,19 @@ class _Attempt:
 
     def _stage(self, stage: str) -> None:
         self.log(stage, "start", f"attempt {self.spec.number}")
-        self.mirror.status["stage"] = stage
+        self.mirror.note(stage=stage)
         self.mirror.beat()
-        self.observer.progress(self.mirror.status)
+        self.observer.progress(self.mirror.status.to_json())
         if self.mirror.cancel_requested.is_set():
             raise WorkloadError(CANCELED)
 
     def _wait(self, what: str) -> None:
         """Say what is waited for, and that this machine lives."""
-        if self.mirror.status["stage"] != what:
+        if self.mirror.status.stage != what:
             self.log("gathering", "note", what)
-        self.mirror.status["stage"] = what
+        self.mirror.note(stage=what)
         self.mirror.beat()
-        self.observer.progress(self.mirror.status)
+        self.observer.progress(self.mirror.status.to_json())
         if self.mirror.cancel_requested.is_set() or self.observer.canceled():
             raise WorkloadError(CANCELED)
 
@@ -340,19 +342,18 @@ class _Attempt:
 
     def _show(self, seen: Watched) -> None:
         status = self.mirror.status
-        if seen.done != status["done"] or seen.reward != status["reward"]:
-            status["done"] = seen.done
-            status["stage"] = "working"
+        if seen.done != status.done or seen.reward != status.reward:
+            self.mirror.note(done=seen.done, stage="working")
             if seen.reward is not None:
-                status["reward"] = seen.reward
+                self.mirror.note(reward=seen.reward)
             self._note_times(seen)
         if seen.activity is not None:
-            status["stage"] = seen.activity
+            self.mirror.note(stage=seen.activity)
             kind = seen.activity.partition(":")[0]
             if kind != self._activity:  # a count that moves on is no news for a log
                 self.log("working", "note", kind)
                 self._activity = kind
-        self.observer.progress(status)
+        self.observer.progress(self.mirror.status.to_json())
 
     def _note_times(self, seen: Watched) -> None:
         if seen.first_progress is not None and seen.last_progress is not None:

@@ -8,11 +8,12 @@ from typing import Any
 
 from simyard.core.errors import Category, Failure
 from simyard.core.paths import AttemptPaths
+from simyard.core.records import Outcome, WorkloadAccount
 from simyard.tasks.attempt.supervise import Ending
 
 
 def judge(
-    ending: Ending, account: dict[str, Any] | None, log: Callable[..., None], *, runs_user_code: bool = False
+    ending: Ending, account: WorkloadAccount | None, log: Callable[..., None], *, runs_user_code: bool = False
 ) -> Failure | None:
     """Return why the attempt failed, the original cause first, or None when the work was done and can be opened.
 
@@ -28,19 +29,19 @@ def judge(
     if seen.stopped_because and seen.stopped_because.category is Category.CANCELED:
         return seen.stopped_because
     if seen.end_marker:
-        opened = (account or {}).get("opened") or []
-        if account and account["failure"] is None and opened and not any(record["error"] for record in opened):
-            sick = [record["name"] for record in opened if record["finite"] is False]
+        opened = account.opened if account else ()
+        if account and account.failure is None and opened and not any(record.error for record in opened):
+            sick = [record.name for record in opened if record.finite is False]
             return _not_finite(sick[-1]) if sick else None
         log("judge", "warning", "the end marker was seen, but the workload could not open what it promised")
     if seen.failure:
         return seen.failure
-    if account and account["failure"]:
-        return Failure.from_json(account["failure"])
+    if account and account.failure:
+        return account.failure
     return seen.hint or seen.stopped_because or _unexplained(ending, runs_user_code)
 
 
-def judge_part(ending: Ending, account: dict[str, Any] | None) -> Failure | None:
+def judge_part(ending: Ending, account: WorkloadAccount | None) -> Failure | None:
     """Return why the part of one of an attempt's further machines failed; what came of the whole, the first one says.
 
     Args:
@@ -50,9 +51,9 @@ def judge_part(ending: Ending, account: dict[str, Any] | None) -> Failure | None
     seen = ending.watched
     if seen.stopped_because:
         return seen.stopped_because
-    if account and account["failure"] is None:
+    if account and account.failure is None:
         return None
-    return seen.failure or (Failure.from_json(account["failure"]) if account else _unexplained(ending, False))
+    return seen.failure or (account.failure if account else _unexplained(ending, False))
 
 
 def _not_finite(name: str) -> Failure:
@@ -80,18 +81,18 @@ def _unexplained(ending: Ending, runs_user_code: bool) -> Failure:
     )
 
 
-def diagnostics(outcome: dict[str, Any], paths: AttemptPaths, lines: int = 100) -> dict[str, Any]:
+def diagnostics(outcome: Outcome, failure: Failure, paths: AttemptPaths, lines: int = 100) -> dict[str, Any]:
     """Return what a person needs first: the original failure, then the ends of the logs."""
-    failure = outcome["failure"]
+    told = outcome.to_json()
     return {
-        "error": failure["message"],
-        "stage": "working" if outcome["done"] > outcome["start_iteration"] else "starting",
-        "error_code": failure["code"],
-        "error_category": failure["category"],
-        "retryable": failure["category"] == Category.INFRA,
-        "advice": failure["advice"],
-        "secondary": outcome["stopped_because"],
-        "runner": {key: outcome[key] for key in ("exit_code", "signal", "end_marker", "done", "timings")},
+        "error": failure.message,
+        "stage": "working" if outcome.done > outcome.start_iteration else "starting",
+        "error_code": failure.code,
+        "error_category": failure.category,
+        "retryable": failure.category is Category.INFRA,
+        "advice": failure.advice,
+        "secondary": told["stopped_because"],
+        "runner": {key: told[key] for key in ("exit_code", "signal", "end_marker", "done", "timings")},
         "tails": {
             path.name: _tail(path, lines)
             for path in (paths.user_log, paths.stderr, paths.stdout, paths.runner_log, paths.staging_log)

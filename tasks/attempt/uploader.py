@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from simyard.core.errors import SimyardError, StoreError
 from simyard.core.paths import AttemptPaths
+from simyard.core.records import AttemptStatus
 from simyard.core.specs import AttemptSpec
 from simyard.store.keys import AttemptKeys, JobKeys
 from simyard.store.store import Store
-from simyard.tasks.shared.heartbeat import Heartbeat
+from simyard.tasks.shared.heartbeat import Heartbeat, own_beat
 
 _STYLING = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _DECORATION = re.compile(r"[\s\u2580-\u259f#=_-]*")
@@ -37,26 +39,29 @@ class Mirror:
         total: int,
         on_lines: Callable[[list[str]], None],
     ) -> None:
-        self.status: dict[str, Any] = {
-            "status": "running",
-            "stage": "starting",
-            "start_iteration": attempt.start_iteration,
-            "done": attempt.start_iteration,
-            "total": total,
-            "unit": unit,
-            "reward": None,
-            "began_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+        self.status = AttemptStatus(
+            status="running",
+            stage="starting",
+            start_iteration=attempt.start_iteration,
+            done=attempt.start_iteration,
+            total=total,
+            unit=unit,
+            reward=None,
+            **own_beat(),
+            began_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        """What the heartbeat says; `note` changes it."""
         self.cancel_requested = threading.Event()
         self.problem: SimyardError | None = None
         """The last failed upload, until one succeeds."""
         self._store = store
         self._job = JobKeys(attempt.job.job_id)
         self._keys: AttemptKeys = self._job.attempt(attempt.number).node(attempt.node)
-        self._heartbeat = Heartbeat(store, self._keys.status, lambda: self.status, INTERVAL_S)
+        self._heartbeat = Heartbeat(store, self._keys.status, lambda: self.status.to_json(), INTERVAL_S)
         self._attempt = attempt
         self._paths = paths
         self._sent: dict[Path, tuple[int, int]] = {}
+        self._noting = threading.Lock()
         self._on_lines = on_lines
         self._log_offset = 0
         self._stop = threading.Event()
@@ -83,6 +88,11 @@ class Mirror:
     def _loop(self) -> None:
         while not self._stop.wait(INTERVAL_S):
             self._sync()
+
+    def note(self, **changes: Any) -> None:
+        """Change fields of the heartbeat; threads may do so at the same time."""
+        with self._noting:
+            self.status = replace(self.status, **changes)
 
     def beat(self) -> None:
         """Write the heartbeat and look for a request to stop."""

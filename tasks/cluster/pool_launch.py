@@ -11,6 +11,7 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, TerminationSignal
 
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError, unknown
+from simyard.core.records import Outcome
 from simyard.core.specs import JobSpec
 from simyard.deployments import QUEUES
 from simyard.deployments.apply import ensure_pool_flow
@@ -70,7 +71,7 @@ def launch_in_pool(spec: JobSpec, store: Store, store_ref: str, pool: str, obser
     if ending.record is None:
         begun = number in (past.number for past in history.attempts(store, spec.job_id))
         raise WorkloadError(_without_outcome(runs[0], ending, begun=begun))
-    raise_failure(ending.record)
+    raise_failure(ending.record.failure)
 
 
 def _standing(client: SyncPrefectClient, spec: JobSpec, store: Store) -> tuple[int, FlowRun | None]:
@@ -120,7 +121,7 @@ def _find(client: SyncPrefectClient, spec: JobSpec, number: int) -> FlowRun | No
 
 def _wait(
     client: SyncPrefectClient, runs: list[FlowRun], spec: JobSpec, store: Store, number: int, observer: Observer
-) -> Ending[dict[str, Any]]:
+) -> Ending[Outcome]:
     """Wait for the outcome of an attempt; withdraw those of its further machines that never began."""
     job = JobKeys(spec.job_id)
     attempt = job.attempt(number)
@@ -131,10 +132,10 @@ def _wait(
         status: dict[str, Any] | None = history.read_or_none(store, attempt.status)
         return status
 
-    watch: FlowRunWatch[dict[str, Any]] = FlowRunWatch(
+    watch: FlowRunWatch[Outcome] = FlowRunWatch(
         client=client,
         run=run,
-        record=lambda: history.read_or_none(store, attempt.outcome),
+        record=lambda: store.get_record_or_none(attempt.outcome, Outcome),
         heartbeat=read_heartbeat,
         patience=PATIENCE,
         is_canceled=lambda: observer.canceled() or store.exists(job.cancel),

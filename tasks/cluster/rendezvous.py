@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 from urllib.parse import urlsplit
 
 from simyard.core.errors import Failure, WorkloadError
+from simyard.core.records import AttemptStatus, Outcome
 from simyard.core.specs import AttemptSpec, JobSpec, World
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
@@ -103,11 +103,11 @@ class Machines:
     def _trouble(self, node: int) -> Failure | None:
         """Return the failure of another machine: its own, or that it is lost; None while it works."""
         keys = self._keys.node(node)
-        outcome = history.read_or_none(self._store, keys.outcome)
+        outcome = self._store.get_record_or_none(keys.outcome, Outcome)
         if outcome is not None:
             return _of_another(node, outcome)
-        status = history.read_or_none(self._store, keys.status)
-        updated_at = status and status.get("updated_at")
+        status = self._store.get_record_or_none(keys.status, AttemptStatus)
+        updated_at = status and status.updated_at
         if updated_at is None:
             return None  # it has not begun; whoever launched it knows more
         before, since = self._heard.get(node, (None, 0.0))
@@ -157,12 +157,11 @@ def _own_address() -> str:
         return socket.gethostname()
 
 
-def _of_another(node: int, outcome: dict[str, Any]) -> Failure | None:
+def _of_another(node: int, outcome: Outcome) -> Failure | None:
     """Return the failure that ends this machine because another one failed; None where that one succeeded."""
-    if outcome["failure"] is None:
+    if outcome.failure is None:
         return None  # done; this one is about to be
-    failure = Failure.from_json(outcome["failure"])
-    return replace(failure, message=f"On machine {node + 1}: {failure.message}")
+    return replace(outcome.failure, message=f"On machine {node + 1}: {outcome.failure.message}")
 
 
 def _lost(message: str) -> Failure:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from simyard.core.paths import AttemptPaths
+from simyard.core.records import JobResult, Outcome
 from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint
 from simyard.runner.progress import Reader, counting_reader
 from simyard.store.store import Store
@@ -56,9 +57,9 @@ class Kind:
         total = self.total(attempt.job)
         return self.mirror_type(store, attempt, paths, unit=self.unit, total=total, on_lines=on_lines)
 
-    def missing(self, spec: JobSpec, outcome: dict[str, Any], artifacts: tuple[Artifact, ...]) -> list[str]:
+    def missing(self, spec: JobSpec, outcome: Outcome, artifacts: tuple[Artifact, ...]) -> list[str]:
         """Return what a job that reports a success lacks, in words."""
-        opened = (record["name"] for record in outcome["opened"])
+        opened = (record.name for record in outcome.opened)
         return lacking((*self.promised, *opened), artifacts)
 
     def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> dict[str, Any]:
@@ -73,7 +74,7 @@ class Kind:
         """Return those of the figures that belong in the result; None where the job has none."""
         return figures or None
 
-    def headline(self, result: dict[str, Any]) -> str:
+    def headline(self, result: JobResult) -> str:
         """Return the outcome in a few words, for people."""
         raise NotImplementedError
 

@@ -6,6 +6,7 @@ import csv
 import json
 from typing import Any
 
+from simyard.core.records import JobResult
 from simyard.core.specs import JobSpec
 from simyard.store.store import Store
 from simyard.tasks.kinds import evaluation_plots as plots
@@ -43,16 +44,16 @@ class EvaluationKind(Kind):
         """Return the mean return, of several policies the best one's."""
         return float(figures["return"]["mean"]) if figures else None
 
-    def headline(self, result: dict[str, Any]) -> str:
+    def headline(self, result: JobResult) -> str:
         """Return the figures that matter."""
-        summary = result["summary"]
+        summary = result.summary
         if not summary:
-            return f"{result['done']} of {result['total']} episodes"
+            return f"{result.done} of {result.total} episodes"
         returns, success = summary["return"], summary["success"]
         rate = "not measured" if success["rate"] is None else f"{100 * success['rate']:.1f} %"
         best = f", best of {len(summary['sweep'])}: {summary['checkpoint']['name']}" if summary["sweep"] else ""
         return (
-            f"{result['done']} of {result['total']} episodes, mean return {number(returns['mean'])} "
+            f"{result.done} of {result.total} episodes, mean return {number(returns['mean'])} "
             f"{interval(returns['interval_95'])}, success {rate}{best}"
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from simyard.core.records import JobResult
 from simyard.core.specs import JobSpec
 from simyard.runner.exporting.steps import STEPS
 from simyard.tasks.kinds.base import Kind
@@ -36,9 +37,9 @@ class ExportKind(Kind):
         """Return the mean return of the rollouts that the checks were made on."""
         return float(figures["return"]["mean"]) if figures else None
 
-    def headline(self, result: dict[str, Any]) -> str:
+    def headline(self, result: JobResult) -> str:
         """Return the proof in a few words."""
-        summary = result["summary"]
+        summary = result.summary
         if not summary:
-            return f"{result['done']} of {result['total']} checks"
+            return f"{result.done} of {result.total} checks"
         return str(summary["headline"])

@@ -120,7 +120,7 @@ def _of_job(wanted: FromJob, spec: JobSpec, store: Store, library: Library) -> l
 def _best(policies: list[PolicyFile], spec: JobSpec, store: Store, library: Library) -> PolicyFile:
     """Return the checkpoint with the highest mean return that training had logged by its iteration."""
     past = history.attempts(store, spec.job_id)
-    facts = next((a.outcome["facts"] for a in reversed(past) if a.outcome and a.outcome["facts"]), None)
+    facts = next((a.outcome.facts for a in reversed(past) if a.outcome and a.outcome.facts), None)
     rewards = _logged_returns(spec, store, library.reward_tag)
     if facts is None or not rewards:
         raise RequestError(
@@ -128,7 +128,7 @@ def _best(policies: list[PolicyFile], spec: JobSpec, store: Store, library: Libr
             code="no_metrics",
             advice="Use which 'latest', or evaluate 'all'.",
         )
-    scale = Scale(num_envs=spec.num_envs, rollout=facts["rollout"])
+    scale = Scale(num_envs=spec.num_envs, rollout=facts.rollout)
 
     def reward(policy: PolicyFile) -> float:
         after = library.first_step(library.reward_tag, policy.iteration or 0, scale)
@@ -140,11 +140,11 @@ def _best(policies: list[PolicyFile], spec: JobSpec, store: Store, library: Libr
 def _normalizer(spec: JobSpec, store: Store) -> InputFile | None:
     """Return the observation statistics that a training left in a file of their own, as sb3 does."""
     job = JobKeys(spec.job_id)
-    for entry in (history.read_or_none(store, job.result) or {}).get("artifacts", []):
-        if entry["name"].startswith(f"{NORMALIZER}/"):
-            name = entry["name"].rpartition("/")[2]
-            key = job.artifact(entry["name"])
-            return InputFile(name=name, key=key, sha256=entry["sha256"], size_bytes=entry["size_bytes"])
+    result = history.result_of(store, spec.job_id)
+    for entry in result.artifacts if result else ():
+        if entry.name.startswith(f"{NORMALIZER}/"):
+            name = entry.name.rpartition("/")[2]
+            return InputFile(name=name, key=job.artifact(entry.name), sha256=entry.sha256, size_bytes=entry.size_bytes)
     return None
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from simyard.core.paths import RENDER, ROLLOUT
+from simyard.core.records import JobResult, Outcome
 from simyard.core.specs import InputFile, JobSpec, ResumePoint
 from simyard.runner.recording.packing import pack
 from simyard.tasks.attempt.uploader import Mirror
@@ -65,7 +66,7 @@ class RolloutKind(Kind):
         assets = [asset.file for asset in (spec.rollout.robot, spec.rollout.scene) if asset]
         return [*assets, *super().inputs(spec, resume)]
 
-    def missing(self, spec: JobSpec, outcome: dict[str, Any], artifacts: tuple[Artifact, ...]) -> list[str]:
+    def missing(self, spec: JobSpec, outcome: Outcome, artifacts: tuple[Artifact, ...]) -> list[str]:
         """Ask for the film too, where one was asked for."""
         assert spec.rollout is not None
         problems = super().missing(spec, outcome, artifacts)
@@ -81,11 +82,11 @@ class RolloutKind(Kind):
         """Return the mean return of the episodes, where rewards were recorded."""
         return float(figures["return"]["mean"]) if figures and figures["return"] else None
 
-    def headline(self, result: dict[str, Any]) -> str:
+    def headline(self, result: JobResult) -> str:
         """Return what was recorded, in a few words."""
-        summary = result["summary"]
+        summary = result.summary
         if not summary:
-            return f"{result['done']} of {result['total']} steps"
+            return f"{result.done} of {result.total} steps"
         rate = summary["success"]["rate"]
         success = "not measured" if rate is None else f"{100 * rate:.1f} %"
         if summary["episodes"] is None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from simyard.core.paths import AttemptPaths
+from simyard.core.records import JobResult, Outcome
 from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint
 from simyard.runner.progress import Reader, training_reader
 from simyard.runner.rl import Library, Scale, get_library
@@ -57,13 +58,13 @@ class TrainingKind(Kind):
         scale = Scale(num_envs=attempt.job.num_envs, rollout=facts.rollout if facts else 1)
         return TrainingMirror(store, attempt, paths, get_library(attempt.job.library), scale, on_lines=on_lines)
 
-    def missing(self, spec: JobSpec, outcome: dict[str, Any], artifacts: tuple[Artifact, ...]) -> list[str]:
+    def missing(self, spec: JobSpec, outcome: Outcome, artifacts: tuple[Artifact, ...]) -> list[str]:
         """Ask for the last iteration's checkpoint, the very file that was opened, and for metrics."""
         problems = lacking((*self.promised, *(["world.json"] if spec.ranks > 1 else [])), artifacts)
-        final = [a for a in artifacts if a.kind == "checkpoint" and a.extra["iteration"] == spec.last_iteration]
+        final = [a for a in artifacts if a.kind == "checkpoint" and a.iteration == spec.last_iteration]
         if not final:
             problems.append(f"no checkpoint of iteration {spec.last_iteration}")
-        elif outcome["opened"] and outcome["opened"][-1]["sha256"] != final[-1].sha256:
+        elif outcome.opened and outcome.opened[-1].sha256 != final[-1].sha256:
             problems.append(f"{final[-1].name} is not the file that was opened")
         if not any(artifact.kind == "events" for artifact in artifacts):
             problems.append("no metrics: the library wrote no TensorBoard events")
@@ -81,10 +82,10 @@ class TrainingKind(Kind):
     def summary(self, figures: dict[str, Any]) -> None:
         """Return nothing: every tag is in metrics.json."""
 
-    def headline(self, result: dict[str, Any]) -> str:
+    def headline(self, result: JobResult) -> str:
         """Return how far it came."""
-        reward = "" if result["reward"] is None else f", final reward {result['reward']:.2f}"
-        return f"{result['done']} of {result['total']} iterations{reward}"
+        reward = "" if result.reward is None else f", final reward {result.reward:.2f}"
+        return f"{result.done} of {result.total} iterations{reward}"
 
 
 def _keep_metrics(spec: JobSpec, verdict: Verdict, keeper: Keeper) -> dict[str, Any]:
@@ -115,11 +116,10 @@ def _add_events(
     takeover: int | None,
     keeper: Keeper,
 ) -> None:
-    facts = (attempt.outcome or {}).get("facts") or (attempt.status or {}).get("facts")
-    if facts is None:
+    if attempt.facts is None:
         return
-    scale = Scale(num_envs=spec.num_envs, rollout=facts["rollout"])
-    offset = library.step_offset(attempt.status["start_iteration"] if attempt.status else 0, scale)
+    scale = Scale(num_envs=spec.num_envs, rollout=attempt.facts.rollout)
+    offset = library.step_offset(attempt.status.start_iteration if attempt.status else 0, scale)
     prefix = attempt.keys.file("events")
     for entry in keeper.store.list(prefix):
         new = EventReader(keeper.fetch(entry.key)).read_new()

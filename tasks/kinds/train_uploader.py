@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from simyard.core.paths import AttemptPaths
+from simyard.core.records import CheckpointRecord, by_iteration
 from simyard.core.specs import AttemptSpec
 from simyard.runner.rl import Library, Scale
 from simyard.store.store import Store, sha256_file
@@ -32,7 +32,7 @@ class TrainingMirror(Mirror):
         on_lines: Callable[[list[str]], None],
     ) -> None:
         super().__init__(store, attempt, paths, unit="iteration", total=attempt.job.last_iteration, on_lines=on_lines)
-        self.checkpoints: list[dict[str, Any]] = []
+        self.checkpoints: list[CheckpointRecord] = []
         self._library = library
         self._scale = scale
         self._metrics = LiveMetrics(
@@ -47,7 +47,7 @@ class TrainingMirror(Mirror):
         super()._carry_all()
         if self._index_is_old:
             # After the events: a checkpoint counts when the metrics up to it are in the store too.
-            self._store.put_json(self._keys.checkpoints, self.checkpoints)
+            self._store.put_json(self._keys.checkpoints, [record.to_json() for record in self.checkpoints])
             self._index_is_old = False
 
     def _files(self) -> Iterator[tuple[Path, str]]:
@@ -71,9 +71,9 @@ class TrainingMirror(Mirror):
             self._metrics.table.write_csv(self._paths.metrics)
             self._metrics.table.write_time_csv(self._paths.metrics_time)
             # Some libraries print the reward, which is newer than the log; the others only log it.
-            if self._reward_is_logged or self.status["reward"] is None:
-                self.status["reward"] = self._metrics.latest(self._library.reward_tag)
-                self._reward_is_logged = self.status["reward"] is not None
+            if self._reward_is_logged or self.status.reward is None:
+                self.note(reward=self._metrics.latest(self._library.reward_tag))
+                self._reward_is_logged = self.status.reward is not None
 
     def _carry_checkpoints(self) -> None:
         for path in sorted(
@@ -107,16 +107,11 @@ class TrainingMirror(Mirror):
             copy.unlink()
 
     def _remember(self, name: str, key: str, digest: str, size: int, iteration: int | None) -> None:
-        others = [record for record in self.checkpoints if record["name"] != name]
-        numbered = [record for record in others if record["iteration"] is not None]
+        others = [record for record in self.checkpoints if record.name != name]
+        numbered = [record for record in others if record.iteration is not None]
         taken_up = self._attempt.resume.checkpoint.sha256 if self._attempt.resume else None
-        record = {
-            "name": name,
-            "key": key,
-            "sha256": digest,
-            "size_bytes": size,
-            "iteration": iteration,
-            "parent": numbered[-1]["sha256"] if numbered else taken_up,
-        }
-        # In order of iterations, and within one as they came; those without a number (the best so far) last.
-        self.checkpoints = sorted([*others, record], key=lambda r: (r["iteration"] is None, r["iteration"] or 0))
+        record = CheckpointRecord(
+            name=name, key=key, sha256=digest, size_bytes=size, iteration=iteration,
+            parent=numbered[-1].sha256 if numbered else taken_up,
+        )  # fmt: skip
+        self.checkpoints = by_iteration([*others, record])

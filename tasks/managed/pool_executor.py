@@ -80,15 +80,15 @@ class PoolExecutor(Executor):
         def outcome(number: int) -> dict[str, Any] | None:
             reply = self._workers[worker].reply(number)
             outcomes = [attempt.outcome for attempt in history.attempts(self._store, spec.job_id) if attempt.outcome]
-            return outcomes[-1] if len(outcomes) > before else reply
+            return outcomes[-1].to_json() if len(outcomes) > before else reply
 
-        raise_failure(self._workers[worker].execute({"do": "rollout", "job_id": spec.job_id}, outcome))
+        _raise_failure(self._workers[worker].execute({"do": "rollout", "job_id": spec.job_id}, outcome))
 
     def call_trainer(self, attempt: TrainerAttempt, observer: TrainerObserver) -> None:
         """Have the first worker call the trainer."""
         worker = self._workers[0]
         command = {"do": "trainer", "attempt": attempt.to_json()}
-        raise_failure(worker.execute(command, lambda number: outcome_of(attempt, self._store) or worker.reply(number)))
+        _raise_failure(worker.execute(command, lambda number: outcome_of(attempt, self._store) or worker.reply(number)))
 
     def shutdown(self) -> None:
         """Have all workers end, those that this process never used too."""
@@ -300,6 +300,11 @@ class _StopLook:
 def _poll_s(waited_s: float) -> float:
     """Return how long to sleep until the next look."""
     return POLL_S if waited_s < 5.0 else LATER_POLL_S
+
+
+def _raise_failure(reply: dict[str, Any]) -> None:
+    """Raise the failure of a command, if it has one."""
+    raise_failure(Failure.from_json(reply["failure"]) if reply["failure"] else None)
 
 
 def _lost(message: str) -> Failure:

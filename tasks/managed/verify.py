@@ -105,7 +105,7 @@ class _Look:
         job = JobKeys(row["job_id"])
         self.file(job.manifest, row["manifest_sha256"], f"{what}: the manifest of {row['job_id']}")
         self.file(job.artifact(ROLLOUT), row["sha256"], f"{what}: the rollout of {row['job_id']}")
-        good = [past for past in attempts(self._store, row["job_id"]) if past.outcome and not past.outcome["failure"]]
+        good = [past for past in attempts(self._store, row["job_id"]) if past.outcome and not past.failure]
         self.require(len(good) == 1, f"{what}: {row['job_id']} was done {len(good)} times")
 
     def _trainer(self, ended: dict[str, Any], made: dict[str, Any], what: str) -> None:

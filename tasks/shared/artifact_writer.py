@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from simyard.core.records import ArtifactEntry
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store, sha256_file
 from simyard.tasks.shared.verdict import Artifact
@@ -18,7 +18,7 @@ class Keeper:
     store: Store
     job: JobKeys
     scratch: Path
-    entries: list[dict[str, Any]] = field(default_factory=list)
+    entries: list[ArtifactEntry] = field(default_factory=list)
     fetched: dict[str, Path] = field(default_factory=dict)
 
     def fetch(self, key: str) -> Path:
@@ -33,12 +33,15 @@ class Keeper:
         """Keep a file that an attempt left; one without a digest is read to get it."""
         digest = artifact.sha256 or sha256_file(self.fetch(artifact.key))
         self.store.copy(artifact.key, self.job.artifact(artifact.name))
-        self._remember(artifact.name, artifact.kind, artifact.size_bytes, digest, **artifact.extra)
+        self.entries.append(
+            ArtifactEntry(
+                name=artifact.name, kind=artifact.kind, size_bytes=artifact.size_bytes, sha256=digest,
+                iteration=artifact.iteration, parent=artifact.parent,
+            )
+        )  # fmt: skip
 
     def add(self, name: str, kind: str, path: Path) -> None:
         """Keep a file made here."""
         self.store.put_file(self.job.artifact(name), path)
-        self._remember(name, kind, path.stat().st_size, sha256_file(path))
-
-    def _remember(self, name: str, kind: str, size: int, digest: str, **extra: Any) -> None:
-        self.entries.append({"name": name, "kind": kind, "size_bytes": size, "sha256": digest, **extra})
+        size = path.stat().st_size
+        self.entries.append(ArtifactEntry(name=name, kind=kind, size_bytes=size, sha256=sha256_file(path)))

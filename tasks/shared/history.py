@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from simyard.core.errors import RequestError
-from simyard.core.specs import InputFile, JobSpec, ResumePoint
+from simyard.core.errors import Failure, RequestError
+from simyard.core.records import AttemptStatus, CheckpointRecord, JobResult, JobStanding, JobStatus, Outcome
+from simyard.core.specs import Facts, JobSpec, ResumePoint
 from simyard.store.keys import AttemptKeys, JobKeys, check_job_id
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.shared.heartbeat import PATIENCE, is_gone
@@ -22,12 +23,33 @@ class PastAttempt:
 
     number: int
     keys: AttemptKeys
-    status: dict[str, Any] | None
+    status: AttemptStatus | None
     """Its last heartbeat."""
-    outcome: dict[str, Any] | None
-    """None while it runs, or when it died without a word."""
-    checkpoints: list[dict[str, Any]]
-    """Its valid checkpoints, oldest first."""
+    outcome: Outcome | None
+    """None while it runs, and where it ended without reporting one."""
+    checkpoints: list[CheckpointRecord]
+    """Its valid checkpoints, fewest iterations first."""
+
+    @property
+    def latest(self) -> Outcome | AttemptStatus | None:
+        """The newest record of what was done; None where there is none yet."""
+        return self.outcome or self.status
+
+    @property
+    def facts(self) -> Facts | None:
+        """What the simulator said of the job; None where it has not."""
+        told = (record.facts for record in (self.outcome, self.status) if record is not None)
+        return next(filter(None, told), None)
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why it failed; None while it runs, and for a success."""
+        return self.outcome.failure if self.outcome else None
+
+    @property
+    def timings(self) -> dict[str, float | None]:
+        """Its timings in seconds; empty where it has no outcome."""
+        return self.outcome.timings if self.outcome else {}
 
 
 def load_spec(store: Store, job_id: str) -> JobSpec:
@@ -37,7 +59,7 @@ def load_spec(store: Store, job_id: str) -> JobSpec:
         RequestError: If the store has no such job.
     """
     try:
-        return JobSpec.from_json(store.get_json(JobKeys(check_job_id(job_id)).job))
+        return store.get_record(JobKeys(check_job_id(job_id)).job, JobSpec)
     except KeyNotFound as error:
         raise RequestError(
             f"There is no job {job_id!r} in {store.url()}.", code="unknown_job", advice="See `simyard jobs list`."
@@ -61,16 +83,10 @@ def resume_points(store: Store, job_id: str, *, before: int | None = None) -> li
     """
     return sorted(
         (
-            ResumePoint(
-                checkpoint=InputFile(
-                    name=record["name"], key=record["key"], sha256=record["sha256"], size_bytes=record["size_bytes"]
-                ),
-                iteration=record["iteration"],
-                trusted=True,
-            )
+            ResumePoint(checkpoint=record.file, iteration=record.iteration, trusted=True)
             for attempt in attempts(store, job_id)
             for record in attempt.checkpoints
-            if record["iteration"] is not None and (before is None or record["iteration"] < before)
+            if record.iteration is not None and (before is None or record.iteration < before)
         ),
         key=lambda point: point.iteration,
     )
@@ -81,63 +97,70 @@ def chain(past: list[PastAttempt]) -> Iterator[tuple[PastAttempt, int | None]]:
     takeover: int | None = None
     kept = []
     for attempt in reversed(past):
-        start = (attempt.status or {}).get("start_iteration")
-        if start is None or (takeover is not None and start >= takeover):
+        if attempt.status is None or (takeover is not None and attempt.status.start_iteration >= takeover):
             continue
         kept.append((attempt, takeover))
-        takeover = start
+        takeover = attempt.status.start_iteration
     yield from reversed(kept)
 
 
-def job_status(store: Store, job_id: str) -> dict[str, Any]:
-    """Return how a job stands, from the store alone: `queued`, `running`, `interrupted`, or how it ended.
+def result_of(store: Store, job_id: str) -> JobResult | None:
+    """Return how a job was last judged, or None where it never was; a retry may be under way since."""
+    return store.get_record_or_none(JobKeys(job_id).result, JobResult)
+
+
+def standing(store: Store, job_id: str) -> JobStanding:
+    """Return how a job stands, from the store alone: its result, or what its attempts say.
 
     A job has succeeded when its manifest is there; a result that says so without one was interrupted.
     """
     job = JobKeys(job_id)
-    result = read_or_none(store, job.result)
+    result = result_of(store, job_id)
     past = attempts(store, job_id)
-    if result and result["attempts"] >= len(past) and (result["status"] != "succeeded" or store.exists(job.manifest)):
-        return dict(result)
-    latest: dict[str, Any] = (past[-1].outcome or past[-1].status or {}) if past else {}
-    return {
-        "job_id": job_id,
-        "status": _standing(past),
-        "store": store.url(job.prefix),
-        "attempts": len(past),
-        "stage": latest.get("stage"),
-        "done": latest.get("done"),
-        "total": latest.get("total"),
-        "unit": latest.get("unit"),
-        "reward": latest.get("reward"),
-        "updated_at": latest.get("updated_at"),
-        "error": latest.get("failure"),
-        "artifacts": [],
-    }
+    if result and result.attempts >= len(past) and (result.status != "succeeded" or store.exists(job.manifest)):
+        return result
+    latest = past[-1].latest if past else None
+    running = latest if isinstance(latest, AttemptStatus) else None
+    return JobStatus(
+        job_id=job_id,
+        status=_status(past),
+        store=store.url(job.prefix),
+        attempts=len(past),
+        stage=running.stage if running else None,
+        done=latest.done if latest else None,
+        total=latest.total if latest else None,
+        unit=latest.unit if latest else None,
+        reward=latest.reward if latest else None,
+        updated_at=running.updated_at if running else None,
+        error=past[-1].failure if past else None,
+    )
 
 
-def _standing(past: list[PastAttempt]) -> str:
+def job_status(store: Store, job_id: str) -> dict[str, Any]:
+    """Return the same as JSON."""
+    return standing(store, job_id).to_json()
+
+
+def _status(past: list[PastAttempt]) -> Literal["queued", "running", "interrupted", "canceled"]:
     """Return the status of a job that nobody has judged yet."""
     if not past:
         return "queued"
-    if past[-1].outcome:
-        return "canceled" if past[-1].outcome["status"] == "canceled" else "running"
-    return "interrupted" if is_gone(past[-1].status or {}, PATIENCE.supervisor.silence_s) else "running"
+    if outcome := past[-1].outcome:
+        return "canceled" if outcome.status == "canceled" else "running"
+    status = past[-1].status
+    return "interrupted" if status and is_gone(status.to_json(), PATIENCE.supervisor.silence_s) else "running"
 
 
 def read_or_none(store: Store, key: str) -> Any:
     """Return a JSON object of the store, or None where there is none yet."""
-    try:
-        return store.get_json(key)
-    except KeyNotFound:
-        return None
+    return store.get_json_or_none(key)
 
 
 def _attempt(store: Store, number: int, keys: AttemptKeys) -> PastAttempt:
     return PastAttempt(
         number=number,
         keys=keys,
-        status=read_or_none(store, keys.status),
-        outcome=read_or_none(store, keys.outcome),
-        checkpoints=read_or_none(store, keys.checkpoints) or [],
+        status=store.get_record_or_none(keys.status, AttemptStatus),
+        outcome=store.get_record_or_none(keys.outcome, Outcome),
+        checkpoints=store.get_records(keys.checkpoints, CheckpointRecord),
     )

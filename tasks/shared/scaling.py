@@ -55,9 +55,8 @@ def _on_one_gpu(spec: JobSpec, own_gpu: str | None, store: Store) -> dict[str, A
         if _essence(other) != _essence(spec) or other.ranks != 1:
             continue
         last = _last(store, job_id)
-        facts = ((last and last.outcome) or {}).get("facts") or {}
         speed = _steps_per_s(other, last)
-        if speed is not None and facts["device"] != "cpu" and _gpu(store, last) == own_gpu:
+        if speed is not None and last and last.facts and last.facts.device != "cpu" and _gpu(store, last) == own_gpu:
             return {"job_id": job_id, "steps_per_s": speed}
     return None
 
@@ -73,13 +72,13 @@ def _essence(spec: JobSpec) -> JobSpec:
 
 def _steps_per_s(spec: JobSpec, attempt: PastAttempt | None) -> float | None:
     outcome = attempt.outcome if attempt else None
-    if not outcome or not outcome["facts"]:
+    if not outcome or not outcome.facts:
         return None
-    seconds = outcome["timings"].get("train_s")
-    iterations = outcome["done"] - outcome["start_iteration"] - 1  # the first one is where the clock begins
+    seconds = outcome.timings.get("train_s")
+    iterations = outcome.done - outcome.start_iteration - 1  # the first one is where the clock begins
     if seconds is None or seconds < SHORTEST_S or iterations < 1:
         return None
-    return float(iterations * outcome["facts"]["rollout"] * spec.num_envs * spec.ranks / seconds)
+    return float(iterations * outcome.facts.rollout * spec.num_envs * spec.ranks / seconds)
 
 
 def _last(store: Store, job_id: str) -> PastAttempt | None:
@@ -88,5 +87,5 @@ def _last(store: Store, job_id: str) -> PastAttempt | None:
 
 
 def _gpu(store: Store, attempt: PastAttempt | None) -> str | None:
-    versions = history.read_or_none(store, attempt.keys.file("versions.json")) if attempt else None
+    versions = store.get_json_or_none(attempt.keys.file("versions.json")) if attempt else None
     return ((versions or {}).get("gpu") or {}).get("name")

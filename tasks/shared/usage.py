@@ -34,11 +34,10 @@ def in_usd(gpu_seconds: float, usd_per_gpu_hour: float) -> float:
 
 def _duration_s(attempt: history.PastAttempt) -> float:
     """Return the seconds for which an attempt held its GPUs."""
-    known = attempt.outcome or attempt.status or {}
-    if str((known.get("facts") or {}).get("device", "")).startswith("cpu"):
+    if attempt.facts is not None and attempt.facts.device.startswith("cpu"):
         return 0.0
-    total_s = (known.get("timings") or {}).get("total_s")
-    if total_s is None and {"began_at", "updated_at"} <= known.keys():
-        began, updated = (datetime.fromisoformat(known[name]) for name in ("began_at", "updated_at"))
+    total_s = attempt.timings.get("total_s")
+    if total_s is None and attempt.outcome is None and attempt.status is not None:
+        began, updated = map(datetime.fromisoformat, (attempt.status.began_at, attempt.status.updated_at))
         total_s = (updated - began).total_seconds()
-    return float(total_s or 0.0)
+    return total_s or 0.0

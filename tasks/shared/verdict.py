@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from simyard.core.errors import Failure
+from simyard.core.records import Ended, Outcome
 from simyard.tasks.shared.history import PastAttempt
 
 
@@ -21,16 +21,17 @@ class Artifact:
     size_bytes: int
     sha256: str | None = None
     """Known for what was hashed and opened before it left the machine; the others are hashed when kept."""
-    extra: dict[str, Any] = field(default_factory=dict)
-    """For a checkpoint: `iteration` and `parent`."""
+    iteration: int | None = None
+    """Of a checkpoint, as in its record."""
+    parent: str | None = None
+    """Of a checkpoint, as in its record."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """How the job ended."""
 
-    status: str
-    """`succeeded`, `failed` or `canceled`."""
+    status: Ended
     failure: Failure | None
     artifacts: tuple[Artifact, ...]
     attempts: tuple[PastAttempt, ...]
@@ -38,6 +39,6 @@ class Verdict:
     """The attempts whose work was kept, each with the iteration at which the next took over."""
 
     @property
-    def outcome(self) -> dict[str, Any]:
-        """The last attempt's own account; empty when it left none."""
-        return (self.attempts[-1].outcome or {}) if self.attempts else {}
+    def outcome(self) -> Outcome | None:
+        """The last attempt's own account; None when it left none."""
+        return self.attempts[-1].outcome if self.attempts else None

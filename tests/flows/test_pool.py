@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
+import records
 from helpers import CONFIG, SCENARIO, CommandLine, Server, last_json, wait_until
 from pools import Api, Pool, engines, workloads
 
@@ -183,7 +184,7 @@ def test_an_attempt_that_falls_silent_is_given_up(
         if not shown:
             (run,) = api.runs_of(spec.job_id)
             api(f"/flow_runs/{run['id']}/set_state", {"state": {"type": "RUNNING"}, "force": True})
-            opened.put_json(JobKeys(spec.job_id).attempt(1).status, {"status": "running", "updated_at": "noon"})
+            opened.put_json(JobKeys(spec.job_id).attempt(1).status, records.status(updated_at="noon"))
         shown.append(status.get("stage"))
 
     with temporary_settings({PREFECT_API_URL: prefect_server.url}), pytest.raises(WorkloadError) as lost:
@@ -198,9 +199,9 @@ def test_a_success_that_nobody_judged_is_not_repeated(store: Path) -> None:
     opened, spec = Store.open(str(store)), a_spec()
     keys = JobKeys(spec.job_id)
     assert not launch.is_done(spec, opened)
-    opened.put_json(keys.attempt(1).outcome, {"failure": None})
+    opened.put_json(keys.attempt(1).outcome, records.outcome())
     assert launch.is_done(spec, opened)
-    opened.put_json(keys.result, {"status": "failed", "attempts": 1})
+    opened.put_json(keys.result, records.result(spec.job_id, status="failed"))
     assert not launch.is_done(spec, opened), "it was judged, and not found good"
 
 

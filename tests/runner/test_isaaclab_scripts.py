@@ -44,7 +44,7 @@ def train(tmp_path, **changes):
     site = replace(Site.from_env(), home=tmp_path / "home", python=sys.executable)
     with Sessions(site) as sessions:
         launch_inline(resolved.spec, store, sessions, Observer())
-    return persist(resolved.spec, collect(resolved.spec, store), store), store
+    return persist(resolved.spec, collect(resolved.spec, store), store).to_json(), store
 
 
 def names(result):

@@ -200,7 +200,7 @@ class Player:
     def end(self, spec, error=None):
         """Judge and keep, as the flow does after the last attempt."""
         verdict = collect(spec, self.store, error.failure if error else None)
-        return Left(self.store, self.folder(spec.job_id), persist(spec, verdict, self.store))
+        return Left(self.store, self.folder(spec.job_id), persist(spec, verdict, self.store).to_json())
 
     def folder(self, job_id):
         return Path(self.site.store) / "jobs" / job_id

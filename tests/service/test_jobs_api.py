@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import records
 from serving import Answer, Service
 
 from simyard.service.settings import DEFAULT_PROJECT
@@ -342,7 +343,7 @@ def test_a_key_spends_so_much(service: Service) -> None:
     job_id = api.submit({**TRAINING, "computeConfig": {"gpusPerNode": 2}}).json["job_id"]
     assert api.submit().status == 201
     # What an attempt of an hour on two GPUs writes at its end.
-    outcome = {"status": "failed", "failure": None, "timings": {"total_s": 3600.0}, "facts": {"device": "cuda:0"}}
+    outcome = records.outcome(status="failed", timings={"total_s": 3600.0}, facts=records.facts("cuda:0"))
     api.store.put_json(keys.JobKeys(job_id).attempt(1).outcome, outcome)
     answer = api.submit()
     assert (answer.status, answer.json["code"]) == (402, "over_budget")

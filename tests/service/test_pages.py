@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import records
 from browser import CHROMIUM, browsing
 from helpers import Server, wait_until
 from lazy import lazy
@@ -34,7 +35,6 @@ from simyard.tasks.collect import collect
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
 from simyard.tasks.sessions.pool import Sessions
-from simyard.tasks.shared.heartbeat import own_beat
 from simyard.tasks.stage import stage
 
 pages = lazy("simyard.service.endpoints.pages")
@@ -104,10 +104,7 @@ class Yard:
 
     def begin(self, job_id: str, number: int = 1, start: int = 0, *, done: int, **changes: Any) -> None:
         """Write down that an attempt runs, as its supervisor does."""
-        status = {
-            "status": "running", "stage": "working", "start_iteration": start, "done": done, "total": play.ITERATIONS,
-            "unit": "iteration", "reward": None, **own_beat(), "facts": None,
-        }  # fmt: skip
+        status = records.status(start_iteration=start, done=done, total=play.ITERATIONS)
         self.store.put_json(JobKeys(job_id).attempt(number).status, status | changes)
 
     def put(self, job_id: str, name: str, text: str, number: int = 1) -> None:
@@ -227,8 +224,8 @@ def test_a_job_that_runs_shows_its_curves_and_log(yard: Yard) -> None:
     (svg,) = page.all("svg")
     assert svg["aria-label"] == "Train/mean_reward: 1.5 to 8, last 8", "what a later attempt made again counts"
     assert "how it ended 1 0 4 – died unheard 2 1 1 – not ended yet" in page.words  # noqa: RUF001
-    failure = Failure(code="killed", category=Category.INFRA, message="It was killed.", advice="Wait.").to_json()
-    outcome = {"start_iteration": 0, "done": 4, "status": "failed", "failure": failure, "timings": {"total_s": 75.2}}
+    failure = Failure(code="killed", category=Category.INFRA, message="It was killed.", advice="Wait.")
+    outcome = records.outcome(failure, done=4, timings={"total_s": 75.2})
     yard.store.put_json(JobKeys(job_id).attempt(1).outcome, outcome)
     words = yard.page(job_id).words
     assert "1 0 4 1 min 15 s It was killed. 2 1 1" in words
@@ -349,7 +346,7 @@ def test_a_bucket_may_show_its_videos(
     player = play.Player(Site(home=tmp_path / "yard", store="s3://pages/lab", python=str(play.PYTHON)), None)
     spec = player.stage("")
     job_id, attempt = spec.job_id, JobKeys(spec.job_id).attempt(1)
-    player.store.put_json(attempt.status, {"start_iteration": 0, "done": 1})
+    player.store.put_json(attempt.status, records.status(done=1))
     player.store.put_bytes(attempt.file("videos/a.mp4"), b"a film")
     player.store.put_bytes(attempt.file("command.stdout.log"), b"a line\n")
     persist(spec, collect(spec, player.store, CANCELED), player.store)

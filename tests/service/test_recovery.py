@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import pytest
+import records
 from lazy import lazy
 
 from simyard.core.specs import JobSpec
 from simyard.store.keys import JobKeys, new_job_id
 from simyard.store.store import Store
-from simyard.tasks.shared.heartbeat import PATIENCE, own_beat
+from simyard.tasks.shared.heartbeat import PATIENCE
 
 objects = lazy("prefect.client.schemas.objects")
 recovery = lazy("simyard.service.recovery")
@@ -37,15 +37,12 @@ class Job:
 
     def attempt(self, number: int, *, pid: int, heard_s: float) -> None:
         """Write an attempt's heartbeat, of so many seconds ago."""
-        beat = {
-            "status": "running", "stage": "working", "start_iteration": 0, "done": 0, "total": 1, "unit": "iteration",
-            "reward": None, **own_beat(), "pid": pid,
-            "updated_at": (datetime.now(UTC) - timedelta(seconds=heard_s)).isoformat(timespec="seconds"),
-        }  # fmt: skip
+        heard = (datetime.now(UTC) - timedelta(seconds=heard_s)).isoformat(timespec="seconds")
+        beat = records.status(pid=pid, updated_at=heard)
         self.store.put_json(JobKeys(self.id).attempt(number).status, beat)
 
-    def outcome(self, number: int, failure: Any = None) -> None:
-        self.store.put_json(JobKeys(self.id).attempt(number).outcome, {"status": "failed", "failure": failure})
+    def outcome(self, number: int) -> None:
+        self.store.put_json(JobKeys(self.id).attempt(number).outcome, records.outcome(status="failed"))
 
     def why(self, state: objects.StateType, since_s: float) -> str | None:
         """Return why it counts as lost, where its flow run has had this state for so long."""
@@ -95,6 +92,6 @@ def test_between_two_attempts_there_is_time(job: Job) -> None:
 
 
 def test_what_has_ended_is_not_lost(job: Job) -> None:
-    job.store.put_json(JobKeys(job.id).result, {"status": "failed", "attempts": 0})
+    job.store.put_json(JobKeys(job.id).result, records.result(job.id, status="failed", attempts=0))
     assert job.why(objects.StateType.CRASHED, 1) is None
     assert job.why(objects.StateType.RUNNING, 10_000) is None

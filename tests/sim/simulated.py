@@ -201,7 +201,7 @@ class Yard:
                 failure = error.failure
                 if not worth_another(error):
                     break
-        result = persist(spec, collect(spec, self.opened, failure), self.opened)
+        result = persist(spec, collect(spec, self.opened, failure), self.opened).to_json()
         exit_code = 0 if result["status"] == "succeeded" else 1
         return Job(result, exit_code, self.store / "jobs" / spec.job_id, _reason(failure))
 

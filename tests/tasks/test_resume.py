@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import records
 from scenario.play import ITERATIONS, NOTHING, alive, started
 
 from simyard.core.errors import Category, Failure
@@ -49,16 +50,16 @@ def test_of_an_attempt_only_what_its_successor_took_up_is_kept(store):
     opened = Store.open(str(store))
     for number, (start, iterations) in enumerate([(0, (1, 2)), (1, (2, 3))], 1):
         keys = JobKeys(NOTHING.job_id).attempt(number)
-        opened.put_json(keys.status, {"start_iteration": start})
+        opened.put_json(keys.status, records.status(start_iteration=start))
         names = {iteration: f"last_ep_{iteration}_rew_{number}.pth" for iteration in iterations}
         for name in names.values():
             opened.put_bytes(keys.file(f"checkpoints/{name}"), b"weights")
-        records = [
+        made = [
             {"name": name, "key": keys.file(f"checkpoints/{name}"), "sha256": name, "size_bytes": 7, "parent": None}
             | {"iteration": iteration}
             for iteration, name in names.items()
         ]
-        opened.put_json(keys.checkpoints, records)
+        opened.put_json(keys.checkpoints, made)
     lost = Failure(code="killed", category=Category.INFRA, message="It was killed.", advice="")
     kept = [found.name for found in collect(NOTHING, opened, lost).artifacts if found.kind == "checkpoint"]
     assert kept == [f"checkpoints/last_ep_{made}.pth" for made in ("1_rew_1", "2_rew_2", "3_rew_2")]

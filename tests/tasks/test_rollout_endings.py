@@ -162,7 +162,7 @@ class Roller:
                 launch_inline(resolved.spec, self.store, sessions, observer or Observer())
         except WorkloadError as error:
             failure = error.failure
-        result = persist(resolved.spec, collect(resolved.spec, self.store, failure), self.store)
+        result = persist(resolved.spec, collect(resolved.spec, self.store, failure), self.store).to_json()
         left = Left(self.store, Path(self.site.store) / "jobs" / result["job_id"], result)
         _check_records(left)
         return left

@@ -4,10 +4,10 @@ import sys
 import threading
 
 import pytest
+import records
 from helpers import wait_until
 
 from simyard.core.errors import RequestError, WorkloadError
-from simyard.core.specs import Facts
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.settings import Site
 from simyard.store.keys import JobKeys, new_run_id
@@ -98,10 +98,6 @@ def test_the_checkpoint_that_drove_the_rollouts_is_the_one_they_measure():
     assert best == {"iteration": 3, "checkpoint_id": "ckpt-2", "metric": 2.0}, "the random one has no checkpoint"
 
 
-def facts(device):
-    return Facts(simulator="newton", version="1", flavor="api", device=device, rollout=1, overrides=()).to_json()
-
-
 @pytest.fixture
 def driven(tmp_path):
     """A run of two rollouts an iteration that may cost a tenth of a credit; a GPU hour is 3.6 of them."""
@@ -122,7 +118,7 @@ def driven(tmp_path):
 
 
 def finish(loop, spec, seconds, attempt=1):
-    outcome = {"timings": {"total_s": seconds}, "facts": facts("cuda:0"), "failure": None}
+    outcome = records.outcome(timings={"total_s": seconds}, facts=records.facts("cuda:0"))
     loop.store.put_json(JobKeys(spec.job_id).attempt(attempt).outcome, outcome)
 
 

@@ -1,7 +1,9 @@
 """The one formula of cost: GPU seconds of every rank of every attempt."""
 
 import pytest
+import records
 
+from simyard.core.errors import Category, Failure
 from simyard.core.specs import JobSpec
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
@@ -17,8 +19,9 @@ def job(**fields):
 
 
 def ended(seconds, device="cuda:0"):
-    facts = {"device": device} if device else None
-    return {"timings": {"total_s": seconds}, "facts": facts, "failure": {"code": "out_of_memory"}}
+    failure = Failure(code="cuda_out_of_memory", category=Category.RESOURCE, message="It ran out of memory.")
+    facts = records.facts(device) if device else None
+    return records.outcome(failure, timings={"total_s": seconds}, facts=facts)
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def test_a_job_that_never_began_has_used_nothing(store):
 
 def test_every_attempt_counts_failed_and_lost_ones_too(store):
     store.put_json(JobKeys(JOB).attempt(1).outcome, ended(30.0))
-    store.put_json(JobKeys(JOB).attempt(2).status, {"facts": {"device": "cuda:0"}, **MINUTE})
+    store.put_json(JobKeys(JOB).attempt(2).status, records.status(facts=records.facts("cuda:0"), **MINUTE))
     assert usage.gpu_seconds(job(), store) == 90.0
 
 
@@ -53,7 +56,7 @@ def test_an_attempt_on_the_cpu_costs_nothing(store):
 
 def test_an_unknown_device_counts_as_the_gpus_that_were_asked_for(store):
     store.put_json(JobKeys(JOB).attempt(1).outcome, ended(30.0, None))
-    store.put_json(JobKeys(JOB).attempt(2).status, {"facts": None, **MINUTE})
+    store.put_json(JobKeys(JOB).attempt(2).status, records.status(**MINUTE))
     assert usage.gpu_seconds(job(gpus=2), store) == 180.0
     assert usage.gpu_seconds(job(), store) == 90.0
     assert usage.gpu_seconds(job(gpus=0), store) == 0.0

@@ -1,0 +1,40 @@
+"""Whole documents of the store, as JSON, for tests that care about a few of their fields."""
+
+from typing import Any
+
+from simyard.core.errors import Failure
+from simyard.core.records import AttemptStatus, JobResult, Outcome, ended
+from simyard.core.specs import Facts
+from simyard.tasks.shared.heartbeat import own_beat
+
+
+def facts(device: str = "cpu") -> dict[str, Any]:
+    """What a simulator says of a job."""
+    return Facts(simulator="newton", version="1", flavor="api", device=device, rollout=1, overrides=()).to_json()
+
+
+def status(**changes: Any) -> dict[str, Any]:
+    """The heartbeat of a running attempt, written by this process now."""
+    beat = AttemptStatus(
+        status="running", stage="working", start_iteration=0, done=0, total=1, unit="iteration", reward=None,
+        **own_beat(), began_at="2026-01-01T10:00:00+00:00",
+    )  # fmt: skip
+    return beat.to_json() | changes
+
+
+def outcome(failure: Failure | None = None, **changes: Any) -> dict[str, Any]:
+    """The end of an attempt."""
+    return Outcome(
+        number=1, status=ended(failure), failure=failure, refused=False, start_iteration=0, done=1, total=1,
+        unit="iteration", reward=None, exit_code=0, signal=None, end_marker=True, stopped_because=None, opened=(),
+        facts=None, timings={"startup_s": 1.0, "train_s": 1.0, "total_s": 2.0},
+    ).to_json() | changes  # fmt: skip
+
+
+def result(job_id: str, failure: Failure | None = None, **changes: Any) -> dict[str, Any]:
+    """The end of a job."""
+    return JobResult(
+        job_id=job_id, kind="train", status=ended(failure), store="file:///store", artifacts=(), attempts=1,
+        error=failure, timings={}, done=1, total=1, unit="iteration", reward=None, summary=None, refused=False,
+        notes=(), updated_at="2026-01-01T10:00:00+00:00",
+    ).to_json() | changes  # fmt: skip
