@@ -17,7 +17,6 @@ from datetime import datetime
 from simyard.blocks.reference import open_store
 from simyard.store.keys import AttemptKeys, JobKeys
 from simyard.store.store import KeyNotFound, Store
-from simyard.tasks.shared import history
 
 _TOOK = re.compile(r"Time taken for (scene creation|simulation start) Last: ([\d.]+) s")
 _STAGE = re.compile(r"time=(\S+) stage=(\S+) status=start")
@@ -37,7 +36,7 @@ PHASES = {
 def phases(store: Store, job_id: str) -> dict[str, float | None]:
     """Return seconds of each phase; None for what nothing tells."""
     attempt = JobKeys(job_id).attempt(1)
-    outcome = history.read_or_none(store, attempt.outcome)
+    outcome = store.get_json_or_none(attempt.outcome)
     stages = {stage: datetime.fromisoformat(at) for at, stage in _STAGE.findall(_text(store, attempt, "runner.log"))}
     printed = {what: float(seconds) for what, seconds in _TOOK.findall(_text(store, attempt, "command.stdout.log"))}
     found: dict[str, float | None] = {

@@ -50,7 +50,7 @@ def upload(path: Path, kind: str, metadata: str, store: str | None, as_json: boo
             record = send(opened, path, kind, given, on_bytes)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("Stopped. Run the same command again: it goes on where it stopped.") from None
-    emit(record, as_json, lambda record: str(record["asset_id"]))
+    emit(record.to_json(), as_json, lambda record: str(record["asset_id"]))
 
 
 @contextmanager
@@ -93,7 +93,7 @@ def list_assets(store: str | None, limit: int, as_json: bool) -> None:
         "CREATED": lambda record: f"{record['created_at'][:19]}Z",
         "FILE": "filename",
     }
-    found = assets.list_assets(open_site_store(store), limit)
+    found = [record.to_json() for record in assets.list_assets(open_site_store(store), limit)]
     emit_rows(found, as_json, "No assets in this store yet.", columns)
 
 
@@ -105,7 +105,7 @@ def show(asset_id: str, store: str | None, as_json: bool) -> None:
     """Show what an asset is."""
     from simyard.tasks.shared import assets
 
-    emit(assets.find_asset(open_site_store(store), asset_id), as_json, _describe)
+    emit(assets.find_asset(open_site_store(store), asset_id).to_json(), as_json, _describe)
 
 
 def _describe(record: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from simyard.cli.output import Columns, Group, emit, emit_rows
 from simyard.cli.site_store import open_site_store
 
 if TYPE_CHECKING:
-    from simyard.tasks.shared.api_keys import ApiKey
+    from simyard.core.records import ApiKey
 
 
 @click.group(cls=Group)

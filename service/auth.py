@@ -13,10 +13,10 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from simyard.core.errors import RequestError
+from simyard.core.records import ApiKey
 from simyard.service.settings import Settings
 from simyard.store.store import Store
 from simyard.tasks.shared import api_keys
-from simyard.tasks.shared.api_keys import ApiKey
 
 KNOWN_S = 2.0
 """How long a key is known without a look into the store: a revoked one is good for so long at most."""

@@ -10,7 +10,7 @@ from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.managed.record import run_status
 from simyard.tasks.shared import usage
-from simyard.tasks.shared.history import load_spec, read_or_none
+from simyard.tasks.shared.history import load_spec
 
 
 class Limits:
@@ -53,7 +53,7 @@ class Limits:
                 cost, ended = float(standing["credits"]), standing["ended_by"] is not None
             else:
                 cost = usage.in_usd(usage.gpu_seconds(load_spec(store, own_id), store), self._usd_per_gpu_hour)
-                ended = read_or_none(store, JobKeys(own_id).result) is not None
+                ended = store.get_json_or_none(JobKeys(own_id).result) is not None
         except RequestError:  # it was deleted
             return 0.0
         if ended:

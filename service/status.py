@@ -137,7 +137,7 @@ def find_artifact(store: Store, job_id: str, name: str) -> tuple[str, str | None
     load_spec(store, job_id)
     if name == MANIFEST:
         return artifact_key(job_id, name), None
-    result = history.read_or_none(store, JobKeys(job_id).result) or {"artifacts": []}
+    result = store.get_json_or_none(JobKeys(job_id).result) or {"artifacts": []}
     entry = next((entry for entry in result["artifacts"] if entry["name"] == name), None)
     if entry is None:
         raise KeyNotFound(f"{job_id} has no artifact {name!r}.")
@@ -168,7 +168,7 @@ def checkpoint(store: Store, run_id: str, checkpoint_id: str) -> dict[str, Any]:
         KeyNotFound: The run has no such checkpoint.
     """
     load_run(store, run_id)
-    found = history.read_or_none(store, RunKeys(run_id).checkpoint(checkpoint_id))
+    found = store.get_json_or_none(RunKeys(run_id).checkpoint(checkpoint_id))
     if found is None:
         raise KeyNotFound(f"{run_id} has no checkpoint {checkpoint_id!r}.")
     return dict(found)

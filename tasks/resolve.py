@@ -155,7 +155,7 @@ def _export(request: ExportRequest, frame: Resolved, store: Store, base: Path) -
 
 def _curriculum(store: Store, job_id: str) -> dict[str, float] | None:
     """Return the last logged stage of each curriculum term of a training; None where none was logged."""
-    logged = history.read_or_none(store, keys.JobKeys(job_id).artifact("metrics.json")) or {}
+    logged = store.get_json_or_none(keys.JobKeys(job_id).artifact("metrics.json")) or {}
     terms = {tag.partition("Curriculum/")[2]: fact["final"]["value"] for tag, fact in logged.items()}
     return {term: value for term, value in terms.items() if term} or None
 

@@ -101,16 +101,16 @@ def register(body: RegisterRequest, caller: AssetsCaller, request: Request) -> d
                 advice="Upload it again.",
             )
         kind = body.kind or assets.kind_by_name(path.name)
-        return assets.upload(caller.store, path, kind, body.metadata or {})
+        return assets.upload(caller.store, path, kind, body.metadata or {}).to_json()
 
 
 @router.get("/assets", summary="List assets, the newest upload first")
 def list_assets(caller: AssetsCaller, limit: Limit = 100) -> dict[str, Any]:
     """Return the records of the assets that were uploaded last."""
-    return {"assets": assets.list_assets(caller.store, limit)}
+    return {"assets": [record.to_json() for record in assets.list_assets(caller.store, limit)]}
 
 
 @router.get("/assets/{asset_id}", summary="Show an asset")
 def show_asset(asset_id: str, caller: AssetsCaller) -> dict[str, Any]:
     """Return an asset's record."""
-    return assets.find_asset(caller.store, asset_id)
+    return assets.find_asset(caller.store, asset_id).to_json()

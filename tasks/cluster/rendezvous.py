@@ -19,7 +19,6 @@ from simyard.core.records import AttemptStatus, Outcome
 from simyard.core.specs import AttemptSpec, JobSpec, World
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
-from simyard.tasks.shared import history
 from simyard.tasks.shared.heartbeat import FROM_LAST_CHECKPOINT, PATIENCE, lost
 
 LOOK_S = 2.0
@@ -76,7 +75,7 @@ class Machines:
         self._looked = time.monotonic()
         others = range(1, self._job.nodes) if self._first else (0,)
         self._last = next(filter(None, map(self._trouble, others)), None)
-        if self._last is None and self._first and (found := history.read_or_none(self._store, self._keys.machine_lost)):
+        if self._last is None and self._first and (found := self._store.get_json_or_none(self._keys.machine_lost)):
             self._last = _lost(found["message"])
         return self._last
 
@@ -128,7 +127,7 @@ def invitation(store: Store, job: JobSpec, number: int, node: int) -> AttemptSpe
     """
     keys = JobKeys(job.job_id).attempt(number)
     deadline = time.monotonic() + PATIENCE.node.starting_s
-    while (meeting := history.read_or_none(store, keys.meeting)) is None:
+    while (meeting := store.get_json_or_none(keys.meeting)) is None:
         if store.exists(keys.outcome) or time.monotonic() > deadline:
             raise WorkloadError(_lost("The first machine of the attempt did not write where to meet."))
         time.sleep(LOOK_S / 2)

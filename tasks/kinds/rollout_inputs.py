@@ -133,9 +133,9 @@ class _Inputs:
     def _find(self, uri: str | None, asset_id: str | None, field: str, kind: str) -> InputFile:
         if asset_id is not None:
             record = find_asset(self._store, asset_id)
-            if record["kind"] != kind:
+            if record.kind != kind:
                 raise RequestError(
-                    f"{field}_asset_id: {asset_id!r} is an asset of kind {record['kind']!r}, not {kind!r}.",
+                    f"{field}_asset_id: {asset_id!r} is an asset of kind {record.kind!r}, not {kind!r}.",
                     code="wrong_asset_kind",
                     advice=f"Upload it again with --kind {kind}, or name another.",
                 )

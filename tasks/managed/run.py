@@ -106,9 +106,9 @@ def _first_checkpoint(
 ) -> tuple[LocalInput | None, InputFile | None]:
     if request.checkpoint_init_asset_id:
         record = assets.find_asset(store, request.checkpoint_init_asset_id)
-        if record["kind"] != "checkpoint":
+        if record.kind != "checkpoint":
             raise RequestError(
-                f"checkpoint_init_asset_id: {record['asset_id']!r} is an asset of kind {record['kind']!r}.",
+                f"checkpoint_init_asset_id: {record.asset_id!r} is an asset of kind {record.kind!r}.",
                 code="wrong_asset_kind",
                 advice="Upload it again with --kind checkpoint, or name another.",
             )

@@ -7,15 +7,14 @@ import json
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from hmac import compare_digest
-from typing import Any
 
 from simyard.core.errors import RequestError, unknown
+from simyard.core.records import ApiKey
 from simyard.store import keys
 from simyard.store.store import Store
-from simyard.tasks.shared.history import read_or_none
 
 SCOPES = {
     "jobs": "submit, watch and cancel jobs, and fetch what they left",
@@ -26,40 +25,6 @@ SCOPES = {
 """What a key may be good for."""
 _KEY = re.compile(r"sy_live_([0-9a-z]{12})_([0-9A-Za-z_-]{43})")
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ApiKey:
-    """What is kept of a key."""
-
-    key_id: str
-    """The part that is no secret."""
-    sha256: str
-    """Of the whole key. It has 256 random bits, so a slow hash would add nothing."""
-    project: str
-    """Whose jobs and assets it sees."""
-    scopes: tuple[str, ...]
-    """What it is good for: of `SCOPES`."""
-    name: str
-    """For people."""
-    created_at: str
-    """UTC, ISO 8601."""
-    revoked_at: str | None = None
-    """Since when it is good for nothing."""
-    max_active_jobs: int | None = None
-    """Jobs and runs that may be waiting or running at once."""
-    requests_per_minute: int | None = None
-    """Of each copy of the service."""
-    max_credits: float | None = None
-    """USD of GPU time that its jobs may cost in all."""
-
-    def allows(self, scope: str) -> bool:
-        """Return whether the key is good for this."""
-        return scope in self.scopes or "admin" in self.scopes
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what is kept, as JSON types."""
-        return asdict(self) | {"scopes": list(self.scopes)}
 
 
 def check_project(project: str) -> str:
@@ -124,8 +89,8 @@ def find(store: Store, key: str) -> ApiKey | None:
 
 def list_keys(store: Store) -> list[ApiKey]:
     """Return what is kept of every key, oldest first."""
-    found = (store.get_json(entry.key) for entry in store.list(keys.API_KEYS))
-    return sorted(map(_from_json, found), key=lambda kept: (kept.created_at, kept.key_id))
+    found = (store.get_record(entry.key, ApiKey) for entry in store.list(keys.API_KEYS))
+    return sorted(found, key=lambda kept: (kept.created_at, kept.key_id))
 
 
 def revoke(store: Store, key_id: str) -> ApiKey:
@@ -138,17 +103,12 @@ def revoke(store: Store, key_id: str) -> ApiKey:
     if kept is None:
         raise RequestError(f"There is no key {key_id!r}.", code="unknown_key", advice="See `simyard keys list`.")
     kept = replace(kept, revoked_at=kept.revoked_at or _now())
-    store.put_json(keys.api_key(key_id), kept.to_json())
+    store.put_record(keys.api_key(key_id), kept)
     return kept
 
 
 def _read(store: Store, key_id: str) -> ApiKey | None:
-    found = read_or_none(store, keys.api_key(key_id))
-    return _from_json(found) if found else None
-
-
-def _from_json(data: dict[str, Any]) -> ApiKey:
-    return ApiKey(**data | {"scopes": tuple(data["scopes"])})
+    return store.get_record_or_none(keys.api_key(key_id), ApiKey)
 
 
 def _digest(key: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from simyard.core.errors import RequestError, unknown
+from simyard.core.records import AssetRecord
 from simyard.core.specs import InputFile
 from simyard.runner.assets import archives
 from simyard.store import keys
@@ -22,7 +23,6 @@ from simyard.store.failures import on_disk
 from simyard.store.keys import AssetKeys
 from simyard.store.store import KeyNotFound, OnBytes, Store, sha256_file
 from simyard.store.uploads import send
-from simyard.tasks.shared.history import read_or_none
 from simyard.tasks.shared.inputs import check_name, is_file
 
 _MODELS = (".urdf", ".usd", ".usda", ".usdc", ".usdz", ".xml", ".mjcf", ".zip")
@@ -57,8 +57,8 @@ def upload(
     kind: str,
     metadata: Mapping[str, Any],
     on_bytes: OnBytes | None = None,
-) -> dict[str, Any]:
-    """Make a local file an asset. One that was interrupted goes on where it stopped.
+) -> AssetRecord:
+    """Make a local file an asset; return its record. An upload that was interrupted goes on where it stopped.
 
     Args:
         store: Where to.
@@ -66,10 +66,6 @@ def upload(
         kind: One of `KINDS`.
         metadata: What the user wants to be kept with it: a JSON object.
         on_bytes: Told how many more bytes are in the store.
-
-    Returns:
-        The record: `asset_id`, `kind`, `filename`, `sha256`, `size_bytes`, `content_type`, `metadata` and
-        `created_at`, when these bytes were first uploaded.
 
     Raises:
         RequestError: The file, its name, its content, the kind or the metadata is refused; nothing was written.
@@ -81,57 +77,55 @@ def upload(
     digest, size = _inspect(path, kind)
     own = AssetKeys(digest)
     file = InputFile(name=path.name, key=own.file(path.name), sha256=digest, size_bytes=size)
-    known = read_or_none(store, own.record)
-    if known and known["filename"] != file.name and not store.exists(file.key):
+    known = store.get_record_or_none(own.record, AssetRecord)
+    if known and known.filename != file.name and not store.exists(file.key):
         with suppress(KeyNotFound):  # somebody deleted it
-            store.copy(own.file(known["filename"]), file.key)
+            store.copy(own.file(known.filename), file.key)
     send(store, file, path, on_bytes=on_bytes)
-    record = {
-        "asset_id": keys.asset_id_of(digest),
-        "kind": kind,
-        "filename": file.name,
-        "sha256": digest,
-        "size_bytes": size,
-        "content_type": _content_type(file.name),
-        "metadata": metadata,
-        "created_at": known["created_at"] if known else datetime.now(UTC).isoformat(timespec="milliseconds"),
-    }
-    store.put_json(own.record, record)
+    record = AssetRecord(
+        asset_id=keys.asset_id_of(digest),
+        kind=kind,
+        filename=file.name,
+        sha256=digest,
+        size_bytes=size,
+        content_type=_content_type(file.name),
+        metadata=metadata,
+        created_at=known.created_at if known else datetime.now(UTC).isoformat(timespec="milliseconds"),
+    )
+    store.put_record(own.record, record)
     return record
 
 
-def find_asset(store: Store, asset_id: str) -> dict[str, Any]:
-    """Return an asset's record, as `upload` does.
+def find_asset(store: Store, asset_id: str) -> AssetRecord:
+    """Return an asset's record.
 
     Raises:
         RequestError: It is no asset id, or the store has no such asset.
     """
-    record = read_or_none(store, AssetKeys(keys.sha256_of_asset(asset_id)).record)
+    record = store.get_record_or_none(AssetKeys(keys.sha256_of_asset(asset_id)).record, AssetRecord)
     if record is None:
         raise RequestError(
             f"There is no asset {asset_id!r} in {store.url()!r}.",
             code="unknown_asset",
             advice="See `simyard assets list`, or upload it: `simyard upload FILE --kind KIND`.",
         )
-    return dict(record)
+    return record
 
 
-def asset_file(record: Mapping[str, Any]) -> InputFile:
+def asset_file(record: AssetRecord) -> InputFile:
     """Return an asset's file as an input of a job."""
-    return InputFile(
-        name=record["filename"],
-        key=AssetKeys(record["sha256"]).file(record["filename"]),
-        sha256=record["sha256"],
-        size_bytes=record["size_bytes"],
-    )
+    key = AssetKeys(record.sha256).file(record.filename)
+    return InputFile(name=record.filename, key=key, sha256=record.sha256, size_bytes=record.size_bytes)
 
 
-def list_assets(store: Store, limit: int) -> list[dict[str, Any]]:
+def list_assets(store: Store, limit: int) -> list[AssetRecord]:
     """Return the records of the assets that were uploaded last, newest first."""
     found = [entry for entry in store.list(keys.ASSETS) if entry.key.endswith("/asset.json")]
     times = sorted((entry.modified for entry in found), reverse=True)[:limit]
-    newest = [(entry.modified, store.get_json(entry.key)) for entry in found if entry.modified >= times[-1]]
-    newest.sort(key=lambda pair: (pair[0], pair[1]["created_at"]), reverse=True)  # a bucket's clock counts in seconds
+    newest = [
+        (entry.modified, store.get_record(entry.key, AssetRecord)) for entry in found if entry.modified >= times[-1]
+    ]
+    newest.sort(key=lambda pair: (pair[0], pair[1].created_at), reverse=True)  # a bucket's clock counts in seconds
     return [record for _, record in newest[:limit]]
 
 

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from simyard.core.errors import RequestError
+from simyard.core.records import IdempotencyRecord
 from simyard.core.specs import JobSpec
 from simyard.store import keys
 from simyard.store.store import Store
-from simyard.tasks.shared.history import read_or_none
 
 MAX_KEY_CHARACTERS = 256
 
@@ -49,7 +49,7 @@ def claimed(store: Store, key: str, content: Mapping[str, Any]) -> str | None:
     Raises:
         RequestError: If the key was used for something else.
     """
-    first = read_or_none(store, keys.idempotency(check_key(key)))
+    first = store.get_record_or_none(keys.idempotency(check_key(key)), IdempotencyRecord)
     return None if first is None else _same(first, key, content)
 
 
@@ -65,26 +65,24 @@ def claim(store: Store, key: str, own_id: str, content: Mapping[str, Any]) -> st
     Raises:
         RequestError: If the key was used for something else.
     """
-    record = {
-        "id": own_id,
-        "sha256": _digest(content),
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    record = IdempotencyRecord(
+        id=own_id, sha256=_digest(content), created_at=datetime.now(UTC).isoformat(timespec="seconds")
+    )
     place = keys.idempotency(check_key(key))
-    if store.put_new(place, json.dumps(record).encode()):
+    if store.put_new(place, json.dumps(record.to_json()).encode()):
         return own_id
-    return _same(store.get_json(place), key, content)
+    return _same(store.get_record(place, IdempotencyRecord), key, content)
 
 
 def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _same(first: Mapping[str, Any], key: str, content: Mapping[str, Any]) -> str:
-    if first["sha256"] != _digest(content):
+def _same(first: IdempotencyRecord, key: str, content: Mapping[str, Any]) -> str:
+    if first.sha256 != _digest(content):
         raise RequestError(
-            f"Idempotency key {key!r} was used for another request, {first['id']}.",
+            f"Idempotency key {key!r} was used for another request, {first.id}.",
             code="idempotency_conflict",
             advice="Send what was sent then, or take a new key.",
         )
-    return str(first["id"])
+    return first.id

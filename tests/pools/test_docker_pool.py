@@ -13,7 +13,6 @@ from helpers import CONFIG, SCENARIO, end, wait_until
 
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
-from simyard.tasks.shared import history
 
 POOL = "gpu"
 PATIENCE_S = 300.0
@@ -86,7 +85,7 @@ def await_checkpoints(bucket: Store, job_id: str, count: int, process: Any) -> N
 
 
 def saved(bucket: Store, job_id: str, attempt: int) -> list[int]:
-    records = history.read_or_none(bucket, JobKeys(job_id).attempt(attempt).checkpoints) or []
+    records = bucket.get_json_or_none(JobKeys(job_id).attempt(attempt).checkpoints) or []
     return [record["iteration"] for record in records]
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import urllib.request
 import zipfile
+from dataclasses import replace
 
 import pytest
 
@@ -45,8 +46,8 @@ def test_an_upload_gives_a_record_by_which_jobs_find_the_file(assets_store, tmp_
     told = []
     record = assets.upload(assets_store, path, "checkpoint", {"robot": "franka", "runs": [1, None]}, told.append)
     digest = sha256_file(path)
-    assert set(record) == RECORD
-    assert record | {"created_at": ""} == {
+    assert set(record.to_json()) == RECORD
+    assert record.to_json() | {"created_at": ""} == {
         "asset_id": f"asset-{digest}",
         "kind": "checkpoint",
         "filename": "policy.pt",
@@ -57,7 +58,7 @@ def test_an_upload_gives_a_record_by_which_jobs_find_the_file(assets_store, tmp_
         "created_at": "",
     }
     assert sum(told) == PART_BYTES + 1
-    assert assets.find_asset(assets_store, record["asset_id"]) == record
+    assert assets.find_asset(assets_store, record.asset_id) == record
     file = assets.asset_file(record)
     assert file == InputFile(
         name="policy.pt", key=keys.asset(digest, "policy.pt"), sha256=digest, size_bytes=PART_BYTES + 1
@@ -70,10 +71,10 @@ def test_the_same_bytes_are_one_asset_and_the_newest_upload_says_what_it_is(asse
     told = []
     second = assets.upload(assets_store, write(tmp_path / "other", "a.pt"), "checkpoint", {"b": 2}, told.append)
     assert told == []
-    assert second == first | {"metadata": {"b": 2}}
+    assert second == replace(first, metadata={"b": 2})
     third = assets.upload(assets_store, write(tmp_path, "scene.USD"), "scene", {}, told.append)
     assert told == []
-    assert third == first | {"metadata": {}, "kind": "scene", "filename": "scene.USD"}
+    assert third == replace(first, metadata={}, kind="scene", filename="scene.USD")
     assert assets.list_assets(assets_store, 10) == [third]
     for record in (first, third):
         assert assets_store.get_bytes(assets.asset_file(record).key) == b"content"
@@ -120,14 +121,14 @@ def test_an_unknown_asset_is_refused(assets_store):
 )
 def test_what_is_no_archive_to_unpack_is_taken_as_it_is(tmp_path, store, kind, name, content_type):
     record = assets.upload(Store.open(str(store)), write(tmp_path, name), kind, {})
-    assert (record["kind"], record["content_type"]) == (kind, content_type)
+    assert (record.kind, record.content_type) == (kind, content_type)
 
 
 @pytest.mark.parametrize("kind", ["robot", "scene", "isaac_lab_task_package"])
 def test_an_archive_is_looked_into(tmp_path, store, kind):
     good = write_zip(tmp_path / "good.zip", {"robot/robot.urdf": b"<robot/>", "robot/mesh.stl": b"solid"})
     record = assets.upload(Store.open(str(store)), good, kind, {})
-    assert (record["sha256"], record["size_bytes"]) == (sha256_file(good), good.stat().st_size)
+    assert (record.sha256, record.size_bytes) == (sha256_file(good), good.stat().st_size)
     bad = write_zip(tmp_path / "bad.zip", {"../robot.urdf": b"<robot/>"})
     with pytest.raises(RequestError, match=r"\.\./robot\.urdf"):
         assets.upload(Store.open(str(store)), bad, kind, {})
@@ -158,4 +159,4 @@ def test_metadata_of_the_largest_size_and_any_text_comes_back(tmp_path, store):
     metadata = {"odd": "\ud800 \x00 ünïcødé", "long": "x" * 65_000}
     assert len(json.dumps(metadata)) < assets.MAX_METADATA_BYTES
     record = assets.upload(Store.open(str(store)), write(tmp_path, "a.pt"), "checkpoint", metadata)
-    assert assets.find_asset(Store.open(str(store)), record["asset_id"])["metadata"] == metadata
+    assert assets.find_asset(Store.open(str(store)), record.asset_id).metadata == metadata
