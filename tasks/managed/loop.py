@@ -220,7 +220,7 @@ class Loop:
                     return None
                 finally:
                     self.ledger.count_rollout(spec)
-            return persist(spec, collect(spec, self.store, None), self.store)
+            return persist(spec, collect(spec, self.store, None), self.store).to_json()
 
     def require_rollouts(self, specs: Sequence[JobSpec], results: Sequence[Any]) -> None:
         """Record how the rollouts of an iteration ended.
