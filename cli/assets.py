@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from simyard.store.store import OnBytes
 
 QUIET_S = 2.0
-"""What takes longer than this gets a progress bar."""
+"""Seconds after which a command gets a progress bar."""
 
 
 @click.command(cls=Command)
@@ -102,7 +102,7 @@ def list_assets(store: str | None, limit: int, as_json: bool) -> None:
 @STORE
 @JSON
 def show(asset_id: str, store: str | None, as_json: bool) -> None:
-    """Show what an asset is."""
+    """Show an asset's record."""
     from simyard.tasks.shared import assets
 
     emit(assets.find_asset(open_site_store(store), asset_id).to_json(), as_json, _describe)

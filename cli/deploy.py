@@ -169,7 +169,7 @@ def _block(asked: DeployOptions) -> Any:
             advice="A pool has no store: each job names its own. --block NAME saves this one as job-store/NAME.",
         )
     if asked.store is None:
-        raise RequestError("--block needs --store.", code="bad_command", advice="Say where the jobs are: s3://BUCKET.")
+        raise RequestError("--block needs --store.", code="bad_command", advice="Name the jobs' store: s3://BUCKET.")
     check_block_name(asked.block)
     if asked.store.startswith(BLOCK_PREFIX):
         raise RequestError(

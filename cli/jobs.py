@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 POLL_S = 1.0
 LOGS = ("command.stdout.log", "user_job.log")
 FIRST_LINES = 10
-"""How many lines of each log are shown of what was there before."""
+"""Lines of each log that are shown from before the watch."""
 
 
 @click.group(cls=Group)
@@ -70,7 +70,7 @@ def _row(store: Store, job_id: str) -> dict[str, Any]:
 @STORE
 @JSON
 def show(job_id: str, store: str | None, as_json: bool) -> None:
-    """Show how a job stands and what it left."""
+    """Show a job's status and artifacts."""
     from simyard.tasks.shared import history
 
     opened = open_site_store(store)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group)
 def keys() -> None:
-    """Say who may use the HTTP API."""
+    """Manage the keys of the HTTP API."""
 
 
 @keys.command()
@@ -30,7 +30,7 @@ def keys() -> None:
 @STORE
 @JSON
 def create(store: str | None, as_json: bool, **given: Any) -> None:
-    """Make a key and print it: nobody can tell it again, the store keeps a digest."""
+    """Make a key and print it once: it cannot be shown again, since the store keeps a digest."""
     from simyard.requests.settings import Site
     from simyard.tasks.shared import api_keys
     from simyard.tasks.shared.site_secret import site_secret, webhook_secret

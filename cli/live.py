@@ -49,7 +49,7 @@ class LiveLine:
 
     @contextmanager
     def waiting(self, stage: str) -> Iterator[None]:
-        """Show what is waited for, and for how long by now, while the body runs and says nothing."""
+        """Show a stage, and the time that it has taken so far, while the body runs and reports nothing."""
         over = threading.Event()
 
         def tick() -> None:
@@ -82,14 +82,14 @@ class LiveLine:
 
 
 class Pace:
-    """How fast units are done, from the first that was seen to the last."""
+    """Rate of the units done, from the first that was seen to the last."""
 
     def __init__(self) -> None:
         self._first: tuple[float, int] | None = None
         self._last: tuple[float, int] | None = None
 
     def note(self, done: int, now: float) -> None:
-        """Hear how many are done now."""
+        """Record the number of units done so far."""
         if self._first is None or self._last is None or done < self._last[1]:  # another attempt begins before that
             self._first = self._last = (now, done)
         elif done > self._last[1]:

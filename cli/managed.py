@@ -47,7 +47,7 @@ def start(
     wait: bool,
     as_json: bool,
 ) -> None:
-    """Train in a loop of rollouts and calls of your own trainer, as CONFIG says.
+    """Train in a loop of rollouts and calls of your own trainer, with the settings of CONFIG.
 
     CONFIG is the JSON body of `POST /v1/training-runs`.
     """
@@ -152,7 +152,7 @@ def _drive(
 
 
 def _say_ending(result: dict[str, Any], store: Store, live: LiveLine) -> None:
-    """Print how a run ended, and where what matters of it lies."""
+    """Print the result of a run, and the URLs of its best checkpoint and its report."""
     from simyard.store.keys import RunKeys
     from simyard.tasks.managed.report import REPORT, summary
 
@@ -190,7 +190,7 @@ def list_runs(store: str | None, limit: int, as_json: bool) -> None:
 @STORE
 @JSON
 def show(run_id: str, store: str | None, as_json: bool) -> None:
-    """Show how a run stands, its iterations and its checkpoints."""
+    """Show a run's status, its iterations and its checkpoints."""
     from simyard.tasks.managed import record
 
     opened = open_site_store(store)
@@ -304,12 +304,12 @@ def verify(run_id: str, store: str | None, as_json: bool) -> None:
 
 
 def _named(standing: Mapping[str, Any]) -> str:
-    """Return how a command names a run: its id and its store."""
+    """Return the arguments by which a command names a run: its id and its store."""
     return f"{standing['run_id']} --store {standing['store'].rpartition('/training-runs/')[0]}"
 
 
 def _end_as(standing: Mapping[str, Any], as_json: bool) -> NoReturn:
-    """Print how a run stands, and exit as it ended; one that has not is no failure."""
+    """Print a run's status, and exit with the code of its result; a run that has not ended is no failure."""
     if as_json:
         click.echo(json.dumps(standing))
     elif standing["status"] not in EXITS:

@@ -1,4 +1,4 @@
-"""How a command ends and what it prints. Exit codes: 0 succeeded, 1 the job failed, 2 bad request, 130 canceled."""
+"""Output and ending of a command. Exit codes: 0 succeeded, 1 the job failed, 2 bad request, 130 canceled."""
 
 from __future__ import annotations
 

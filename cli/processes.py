@@ -36,9 +36,9 @@ class Child:
     is_healthy: Callable[[], bool]
     """Whether it does its work now."""
     patience_s: float = 180.0
-    """How long it may take to do so after its start."""
+    """Seconds from its start within which it must be healthy."""
     grace_s: float = 30.0
-    """From asking it to end to killing it."""
+    """Seconds from asking it to end to killing it."""
     spares_its_children: bool = True
     """Whether it ends its own children in good order when it is asked to end; otherwise that is done here."""
     deaths: int = 0
@@ -47,7 +47,7 @@ class Child:
 
 
 class Died(StoreError):  # noqa: N818 - named as what happened
-    """Raised when a child ends, or does not come up, before it was healthy."""
+    """Raised for a child that ends, or does not come up, before it was healthy."""
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Children:
     started: list[Child] = field(default_factory=list)
 
     def end_leftovers(self) -> None:
-        """End what an earlier start left behind when it was killed."""
+        """End the processes of an earlier start that was killed."""
         known = self.folder / "processes.json"
         if not known.exists():
             return
@@ -154,7 +154,7 @@ class Children:
         with self._log(child).open("rb") as log:
             log.seek(max(0, self._log(child).stat().st_size - TAIL_BYTES))
             lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else "it printed nothing"
 
 
 def _end_children_of(pid: int, grace_s: float) -> None:

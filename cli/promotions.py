@@ -32,7 +32,7 @@ MAX_WHY_CHARACTERS = 4000
 def retrain(
     arguments: tuple[str, ...], store: str | None, pool: str | None, settings: tuple[str, ...], as_json: bool
 ) -> None:
-    """Train as CONFIG says, and promote the policy if it is better beyond noise than the promoted one.
+    """Train with the settings of CONFIG, and promote the policy if it is better beyond noise than the promoted one.
 
     Exits 0 when that was decided, either way.
     """
@@ -122,7 +122,7 @@ def promotions() -> None:
 @STORE
 @JSON
 def list_promotions(store: str | None, as_json: bool) -> None:
-    """List what is promoted, and the newest decision of each."""
+    """List the promotions, each with its policy and its newest decision."""
     from simyard.tasks.promotion import promotions
 
     opened = open_site_store(store)
@@ -142,7 +142,7 @@ def list_promotions(store: str | None, as_json: bool) -> None:
 @STORE
 @JSON
 def show(name: str, store: str | None, as_json: bool) -> None:
-    """Show which policy is promoted, and every decision."""
+    """Show the promoted policy, and every decision."""
     from simyard.tasks.promotion import promotions
 
     emit(promotions.require(open_site_store(store), name).to_json(), as_json, _describe)

@@ -352,7 +352,7 @@ def _interrupt(stop: threading.Event, live: LiveLine) -> Iterator[None]:
 
 
 def say_ending(result: dict[str, Any], store: Store, live: LiveLine) -> None:
-    """Print how a job ended, and where what matters of it lies."""
+    """Print the result of a job, and the URLs of its main artifacts."""
     job = keys.JobKeys(result["job_id"])
     names = [entry["name"] for entry in result["artifacts"]]
     live.say(f"{result['status']}: {KINDS[result['kind']].headline(JobResult.from_json(result))}")

@@ -15,7 +15,7 @@ from simyard.cli.site_store import open_site
 from simyard.core.errors import RequestError
 
 _IMPORT_ONLY = {"trainingConfig": {"task": "Isaac-Cartpole-Direct"}, "overrides": []}
-"""What stands for all jobs of Isaac Lab where no config is named: nothing of it is run."""
+"""Config that stands for all jobs of Isaac Lab if none is named: nothing of it is run."""
 
 
 @click.group(cls=Group)
@@ -75,7 +75,7 @@ def start(
 @sessions.command("list")
 @JSON
 def list_sessions(as_json: bool) -> None:
-    """List what this machine keeps warm."""
+    """List the warm simulators of this machine."""
     from simyard.requests.settings import Site
     from simyard.tasks.sessions import kept
 

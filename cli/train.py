@@ -44,7 +44,7 @@ def train(
     from_job: str | None,
     as_json: bool,
 ) -> None:
-    """Train a policy as CONFIG, a JSON file, says.
+    """Train a policy with the settings of CONFIG, a JSON file.
 
     Several settings may follow one --set: `--set numEnvs=64 maxIterations=10`.
     """
@@ -91,7 +91,7 @@ def _policy_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command(cls=Command)
 @_policy_options
 def evaluate(**given: Any) -> None:
-    """Measure a policy over a fixed number of completed episodes, as CONFIG, a JSON file, says.
+    """Measure a policy over a fixed number of completed episodes, with the settings of CONFIG, a JSON file.
 
     With --job no CONFIG is needed: `simyard evaluate --job latest --set numEpisodes=100 recordVideo=true`.
     """

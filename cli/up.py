@@ -35,21 +35,21 @@ LOOK_S = 1.0
 ASK_S = 2.0
 """Seconds for one question about somebody's health."""
 _OURS = f"simyard-up-{platform.node()}-"
-"""What the names of our workers on this machine begin with; Prefect takes those that died for alive a while longer."""
+"""Prefix of our workers' names on this machine; Prefect takes those that died for alive a while longer."""
 _PREFECT = [sys.executable, "-m", "prefect"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is to be started, and where."""
+    """Plan of the processes to start."""
 
     host: str
-    """Where the API listens."""
+    """Address that the API listens on."""
     port: int
     prefect_port: int
-    """Where a Prefect server of our own listens."""
+    """Port of a Prefect server of our own."""
     jobs: int
-    """How many jobs the worker runs at once."""
+    """Jobs that the worker runs at once."""
 
 
 @click.command(cls=Command)
@@ -83,7 +83,7 @@ def up(host: str, port: int, prefect_port: int, jobs: int, store: str | None) ->
 def _start(
     plan: Plan, site: Site, store: Store, reference: str, children: Children, live: LiveLine, asked: threading.Event
 ) -> None:
-    """Start what is missing, in order, and say where it is."""
+    """Start the missing processes, in order, and print their addresses."""
     _require_free(plan.host, plan.port, "--port")
     key = _own_key(store, site)
     given = _given_server()
@@ -167,7 +167,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _asked_to_end() -> Iterator[threading.Event]:
-    """Yield what SIGINT and SIGTERM set."""
+    """Yield the event that SIGINT and SIGTERM set."""
     asked = threading.Event()
 
     def handler(number: int, frame: FrameType | None) -> None:

@@ -11,7 +11,7 @@ PREFECT_FILE = Path(__file__).with_name("prefect.yaml")
 POOL = "simyard"
 """The work pool that they name."""
 POOL_TYPES = ("process", "docker", "kubernetes", "ecs")
-"""Who starts an attempt: a worker on the machine itself, a container engine, a cluster."""
+"""Types of work pools, by the starter of an attempt: a worker on the machine itself, a container engine, a cluster."""
 GPU_SIDE = {
     "run-job": ("run_job", "One attempt at a job, on the machine that has the simulator."),
     "run-node": ("run_node", "One more machine of an attempt that needs several."),

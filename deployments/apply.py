@@ -24,7 +24,7 @@ from simyard.core.errors import RequestError, unknown
 from simyard.deployments import GPU_SIDE, POOL, POOL_TYPES, PREFECT_FILE, QUEUES, limit_of_pool, pool_template
 
 Hear = Callable[[str, str], None]
-"""Told what was looked at, and whether it was `created`, `updated` or `unchanged`."""
+"""Callback that takes the name of a part, and `created`, `updated` or `unchanged`."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,510}")
@@ -40,7 +40,7 @@ class PoolPlan:
     image: str | None = None
     """Of the containers; a process has none."""
     variables: Mapping[str, Any] = field(default_factory=dict)
-    """What the base job template is to hold instead of its defaults."""
+    """Values of the base job template's variables, instead of their defaults."""
     gpus: int | None = None
     """GPUs that its jobs may hold together; None leaves that as it is."""
     accept_eula: bool = False

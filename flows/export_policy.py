@@ -34,10 +34,10 @@ def export_policy(
 
 
 def export_trained(training: TrainRequest, job_id: str, store: str, pool: str | None) -> str | None:
-    """Export what a training has just left, as a job of its own, whose id follows from the training's.
+    """Export the policy of a training that has just ended, as a job of its own; its id follows from the training's.
 
     Returns:
-        Why there is no export, or None.
+        The reason there is no export; None if there is one.
     """
     request = ExportRequest(
         name=f"export of {training.name}"[:200],

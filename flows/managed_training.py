@@ -43,7 +43,7 @@ from simyard.tasks.managed.pool_executor import PoolExecutor
 from simyard.tasks.metrics import curves
 
 ENDING_S = 15.0
-"""How long work in progress may take to end when this process must; half of what Prefect's worker leaves it."""
+"""Seconds that work in progress may take to end when this process must; half of what Prefect's worker leaves it."""
 _SIDE_BY_SIDE: Any = ThreadPoolTaskRunner(max_workers=256)
 
 

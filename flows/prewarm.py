@@ -22,7 +22,7 @@ from simyard.tasks.sessions import kept as kept_sessions
 
 POLL_S = 1.0
 NODE_QUEUE = "node-"
-"""What the name of a work queue begins with that one machine's worker alone serves."""
+"""Prefix of the name of a work queue that one machine's worker alone serves."""
 
 
 @flow(name="prewarm", log_prints=False)

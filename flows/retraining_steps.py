@@ -66,7 +66,7 @@ def run_once(
 
 @task(name="find-result", **RETRYING)
 def _find_result(job_id: str, store: str) -> dict[str, Any] | None:
-    """Return how a job ended; None where it has not."""
+    """Return the result of a job; None if it has not ended."""
     opened = open_store(store)
     result: dict[str, Any] | None = read_or_none(opened, JobKeys(job_id).result)
     if result is not None and result["status"] == "succeeded" and not opened.exists(JobKeys(job_id).manifest):

@@ -1,4 +1,4 @@
-"""When Prefect repeats a task: after a failure of the machine or the network, never after one of the request.
+"""Retries of tasks by Prefect: after a failure of the machine or the network, never after one of the request.
 
 The rule is `simyard.tasks.launch.worth_another`. It has two answers to an error that names no category. An attempt, or
 a step that may hold one, is not repeated: a bug costs a simulation each time. A stage is: it costs a moment, and what

@@ -48,7 +48,7 @@ from simyard.tasks.shared.verdict import Verdict
 PROGRESS_EVERY = 50
 """Progress artifacts are updated when this share of a job, one in so many, is done: each costs a request."""
 ENDING_S = 15.0
-"""How long a canceled attempt in a pool may take to end; half of what Prefect's worker leaves this process."""
+"""Seconds that a canceled attempt in a pool may take to end; half of what Prefect's worker leaves this process."""
 
 
 def run_request(
@@ -115,10 +115,10 @@ def ending(result: dict[str, Any]) -> State[dict[str, Any]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Inline:
-    """What a caller in the same process gives the flows that it runs."""
+    """Callbacks and resources that a caller in the same process gives the flows that it runs."""
 
     watcher: Callable[[dict[str, Any]], None] = lambda status: None
-    """Hears how the job stands, several times a second."""
+    """Callback that takes the job's status, several times a second."""
     canceled: Callable[[], bool] = lambda: False
     """Says whether the job is to stop."""
     sessions: Sessions
@@ -225,7 +225,7 @@ def _attempt(job_id: str, store: str, pool: str | None) -> None:
 
 @contextmanager
 def keeping(job_id: str, store: str) -> Iterator[None]:
-    """Keep what the job has when this process is asked to end meanwhile and nobody comes after it to do that."""
+    """Persist the job's outputs if this process is asked to end meanwhile and no later process will do it."""
     try:
         yield
     except TerminationSignal as error:
@@ -250,7 +250,7 @@ def collect(job_id: str, store: str, failure: Failure | None) -> Verdict:
 
 @task(name="persist", **RETRYING_UNKNOWN)
 def persist(job_id: str, verdict: Verdict, store: str) -> dict[str, Any]:
-    """Keep what the job produced; the manifest comes last."""
+    """Persist the outputs of the job; the manifest comes last."""
     opened = open_store(store)
     return persisting.persist(load_spec(opened, job_id), verdict, opened).to_json()
 

@@ -56,7 +56,7 @@ def rerun(job_id: str, store: str | None = None, pool: str | None = None) -> Sta
 
 
 def _with_export(result: dict[str, Any], store: str, pool: str | None) -> State[dict[str, Any]]:
-    """Export what a training has left, where its frozen request asks for that; say how both ended."""
+    """Export the policy of a training if its frozen request asks for that; return the final state of both."""
     spec = load_spec(open_store(store), result["job_id"])
     if result["status"] == "succeeded" and spec.kind == "train" and spec.request:
         training = TrainRequest.model_validate(spec.request)

@@ -1,4 +1,4 @@
-"""Who calls: the key of a request, its project, and what it may do."""
+"""Authentication of requests: the key, its project, and its scopes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from simyard.store.store import Store
 from simyard.tasks.shared import api_keys
 
 KNOWN_S = 2.0
-"""How long a key is known without a look into the store: a revoked one is good for so long at most."""
+"""Seconds that a key is known without a look into the store: a revoked one is good for so long at most."""
 BEARER = HTTPBearer(auto_error=False, description="A key of `simyard keys create`.")
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sent a request."""
+    """Sender of a request."""
 
     key: ApiKey
     store: Store
@@ -35,7 +35,7 @@ class Caller:
 
     @property
     def project(self) -> str:
-        """Whose jobs they see."""
+        """Project whose jobs they see."""
         return self.key.project
 
 
@@ -50,7 +50,7 @@ class Guard:
         self._lock = threading.Lock()
 
     def admit(self, given: str | None, scope: str) -> Caller:
-        """Return whose key this is.
+        """Return the caller that the key belongs to.
 
         Raises:
             RequestError: There is no key, it is good for nothing, not for this, or it was used too often.

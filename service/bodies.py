@@ -17,9 +17,9 @@ from simyard.service.errors import FieldErrors
 Model = TypeVar("Model", bound=Body)
 
 JOBS: tuple[type[JobRequest], ...] = (SubmitRequest, TrainRequest, EvaluateRequest, ExportRequest)
-"""What `POST /v0/jobs` takes."""
+"""Models of the bodies that `POST /v0/jobs` takes."""
 PREFECTS_OWN = "__prefect_"
-"""What the keys begin with that have Prefect read variables and render templates."""
+"""Prefix of the keys that have Prefect read variables and render templates."""
 
 
 async def json_body(request: Request) -> dict[str, Any]:
@@ -93,12 +93,12 @@ def check(body: dict[str, Any], model: type[Model]) -> Model:
 
 
 def _in_words(problem: dict[str, Any], model: type[Body]) -> str:
-    """Return what is wrong with a field, without its name: that stands beside it."""
+    """Return the message about a wrong field, without the field's name: that stands beside it."""
     return explain(problem, model).removeprefix(f"{'.'.join(map(str, problem['loc']))}: ")
 
 
 def job_model(body: dict[str, Any]) -> type[JobRequest]:
-    """Return what kind of job a body is; one without a sign of another kind is a rollout."""
+    """Return the model of a body's kind of job; one without a sign of another kind is a rollout."""
     others = ("trainingConfig", "training_config", "exportConfig", "export_config")
     return model_of(body) if any(name in body for name in others) else SubmitRequest
 
@@ -116,7 +116,7 @@ def schemas() -> dict[str, Any]:
 
 
 def described(*models: type[BaseModel]) -> dict[str, Any]:
-    """Return how OpenAPI describes a body that is one of these."""
+    """Return the OpenAPI description of a body that is one of these models."""
     refs = [{"$ref": f"#/components/schemas/{model.__name__}"} for model in models]
     schema = refs[0] if len(refs) == 1 else {"anyOf": refs}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -28,7 +28,7 @@ class Curve:
     unit: str = ""
     """Of the numbers; empty where they have none."""
     axis: str
-    """What the horizontal axis counts."""
+    """Quantity that the horizontal axis counts."""
     points: Points
     """In order of the axis; what was not measured has none."""
     scattered: bool = False

@@ -1,4 +1,4 @@
-"""From what went wrong to an HTTP answer: `{"detail": …}`, never a traceback."""
+"""HTTP answers to errors: `{"detail": …}`, never a traceback."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CODES = {
 _STATUSES = {code: status for status, codes in _CODES.items() for code in codes}
 """The status of each error code; that of any other bad request is 400."""
 RETRY_AFTER_S = {"too_many_requests": 5, "too_many_jobs": 30}
-"""When to try again, where waiting helps."""
+"""Seconds until another try, by error code, where waiting helps."""
 _AWAY_RETRY_S = 5
 
 logger = logging.getLogger("simyard.service")
@@ -76,4 +76,4 @@ def answer_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> JSONResponse:
         logger.exception("%s %s", request.method, request.url.path, exc_info=error)
-        return JSONResponse({"detail": "An error that nobody foresaw; the service's log has it.", "code": "bug"}, 500)
+        return JSONResponse({"detail": "An unexpected error; the service's log has it.", "code": "bug"}, 500)

@@ -14,7 +14,7 @@ from simyard.tasks.shared.templates import Templates
 from simyard.tasks.shared.text import DASH, interval, moment, shown, size, span
 
 RELOAD_MS = 3000
-"""How often a page that is live looks again."""
+"""Milliseconds between two reloads of a live page."""
 MOST_ROWS = 200
 """Of a table; the files have all."""
 _BLAME = {
@@ -83,7 +83,7 @@ def _facts(view: Look) -> list[tuple[str, Any]]:
         ("device", known.device if known else None),
         ("attempts", standing["attempt_count"]),
         ("sent", moment(spec.created_at)),
-        ("heard of last", moment(standing["updated_at"])),
+        ("last heartbeat", moment(standing["updated_at"])),
         *((name.removesuffix("_s"), span(seconds)) for name, seconds in (standing["timings"] or {}).items()),
     ]
 
@@ -92,7 +92,7 @@ def _attempt(attempt: PastAttempt, *, is_newest: bool) -> dict[str, Any]:
     """Return a row of the table of attempts."""
     known = attempt.latest
     if attempt.outcome is None:
-        ending = "not ended yet" if is_newest else "died unheard"
+        ending = "not ended yet" if is_newest else "process died"
     else:
         ending = attempt.failure.message if attempt.failure else attempt.outcome.status
     return {

@@ -68,7 +68,7 @@ def sent(
         what: The field's name, for errors.
         headers: Besides `Host`.
         body: What is sent.
-        timeout_s: How long the other side may be silent.
+        timeout_s: Seconds that the other side may take to send the next bytes.
         whole_s: How long everything may take, from the connection to the end of the answer.
 
     Raises:
@@ -129,7 +129,7 @@ class _Stream(httpcore.NetworkStream):
         self._deadline = deadline
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Return what has come."""
+        """Return the bytes that have come, `max_bytes` at most."""
         return self._plain.read(max_bytes, _left_s(self._deadline, timeout, httpcore.ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -148,7 +148,7 @@ class _Stream(httpcore.NetworkStream):
         return _Stream(self._plain.start_tls(ssl_context, server_hostname, left_s), self._deadline)
 
     def get_extra_info(self, info: str) -> Any:
-        """Return what the socket says of itself."""
+        """Return extra information about the connection, such as its socket."""
         return self._plain.get_extra_info(info)
 
 
@@ -160,7 +160,7 @@ def _left_s(deadline: float, timeout: float | None, error: type[httpcore.Timeout
 
 
 def host_and_port(url: str, what: str) -> tuple[str, int]:
-    """Return where a URL leads.
+    """Return the host and the port of a URL.
 
     Raises:
         RequestError: It is no plain http(s) URL.

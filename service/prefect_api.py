@@ -32,20 +32,20 @@ DEPLOYMENTS = {
     "rollout": "rollout/rollout",
     "training-run": "managed-training/managed_training",
 }
-"""What runs each kind, as prefect.yaml names it."""
+"""Deployment of each kind, as prefect.yaml names it."""
 KNOWN_S = 1.0
-"""How long a state is known without asking Prefect again: hundreds of clients may poll one job."""
+"""Seconds that a state is known without asking Prefect again: hundreds of clients may poll one job."""
 CREATED_AT_ONCE = 2
 """Flow runs. On SQLite, more at once wait for each other's locks, and then for the client's long pauses."""
 ASKED_S = 10.0
-"""For how long a flow run that was asked for is read together with others."""
+"""Seconds that a flow run that was asked for is read together with others."""
 PAGE = 200
 UNENDED = (StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING)
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What is started, and for whom."""
+    """Job or managed run to start, and its owner."""
 
     id: str
     """Of the job or the managed run; there is one flow run for it, whatever happens."""
@@ -74,7 +74,7 @@ class Launches:
         self._client.__exit__(None, None, None)
 
     def is_ready(self) -> str | None:
-        """Return what is missing before jobs can be started; None for nothing."""
+        """Return the reason jobs cannot be started yet; None if they can."""
         if (error := self._client.api_healthcheck()) is not None:
             return f"the Prefect server does not answer: {error or type(error).__name__}"
         try:
@@ -192,7 +192,7 @@ class Launches:
         self._client.set_flow_run_state(run.id, state, force=True)
 
     def count_unended(self, key_id: str) -> int:
-        """Return how many jobs and managed runs of a key wait or run."""
+        """Return the number of a key's jobs and managed runs that wait or run."""
         return self._client.count_flow_runs(flow_run_filter=_filter([tag_of_key(key_id)], UNENDED))
 
     def of_key(self, key_id: str) -> list[FlowRun]:

@@ -25,7 +25,7 @@ Request = TypeVar("Request", bound=Body)
 
 _INPUT = re.compile(r"/v0/inputs/([0-9a-f]{32})/([^/?#]+)")
 _OF_OTHERS = ("projects/", "service/")
-"""What lies below the default project's store and is not the project's."""
+"""Prefixes below the default project's store that are not the project's."""
 
 
 def input_path(upload_id: str, name: str) -> str:
@@ -34,7 +34,7 @@ def input_path(upload_id: str, name: str) -> str:
 
 
 def upload_key(uri: str, base_url: str) -> str | None:
-    """Return where the file lies that was uploaded under this URI; None where it is no such URI."""
+    """Return the key of the file that was uploaded under this URI; None if it is no such URI."""
     if not uri.startswith(f"{base_url}/"):
         return None
     match = _INPUT.fullmatch(urlsplit(uri).path.removeprefix(urlsplit(base_url).path))
@@ -83,7 +83,7 @@ def _names_a_file(field: FieldInfo) -> bool:
 
 
 class Source:
-    """Where one caller may take files from."""
+    """Files that one caller may take."""
 
     def __init__(self, caller: Caller, settings: Settings, base_url: str) -> None:
         self._caller = caller
@@ -91,7 +91,7 @@ class Source:
         self._base_url = base_url
 
     def fetch(self, uri: str, folder: Path, what: str) -> Path:
-        """Return where a file lies now.
+        """Fetch a file, and return its path.
 
         Args:
             uri: What the user gave.
@@ -194,7 +194,7 @@ def _own_key(uri: str, store: Store, project: str) -> str | None:
 
 
 def _shared(uri: str, settings: Settings, what: str) -> tuple[Location, str]:
-    """Return where a file lies that jobs of every project may read.
+    """Return the location and the name of a file that jobs of every project may read.
 
     Raises:
         RequestError: They may not.

@@ -1,4 +1,4 @@
-"""What a service's owner sets, once, through the environment."""
+"""Settings of a service: its owner makes them once, through the environment."""
 
 from __future__ import annotations
 

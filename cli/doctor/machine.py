@@ -47,7 +47,7 @@ def check_image(pool: Pool) -> Check:
         command = f"{run} -- simyard --version"
     else:
         command = f"docker manifest inspect {quoted}"
-    return Check(name, "skipped", f"{image}: only {kind} can tell", f"See with: {command}")
+    return Check(name, "skipped", f"{image}: only {kind} can check that", f"See with: {command}")
 
 
 def ask_machine(
@@ -60,7 +60,7 @@ def ask_machine(
         queue: The work queue to ask in; None for the pool's own.
         reference: The store, as this machine names it.
         store: The same, opened; None where it does not keep what is written.
-        has_worker: Whether a worker of the pool was heard of.
+        has_worker: Whether a worker of the pool has sent a heartbeat lately.
     """
     from prefect.exceptions import ObjectNotFound
 
@@ -109,7 +109,7 @@ def _await_report(pool: Pool, run: FlowRun, store: Store, key: str) -> Iterator[
     assert state is not None
     if not state.is_completed():
         said = one_line(f"{state.name}: {state.message}")
-        yield Check(_NAME, "failed", f"flow run {run.name!r} ended as {said}", f"Its log says more: {log}")
+        yield Check(_NAME, "failed", f"flow run {run.name!r} ended as {said}", f"See its log: {log}")
         return
     try:
         report = store.get_json(key)
@@ -126,7 +126,7 @@ def _await_report(pool: Pool, run: FlowRun, store: Store, key: str) -> Iterator[
 
 
 def _late(pool: Pool, run: FlowRun, log: str) -> Check:
-    """Say why there may be no report: a machine at work is not to blame."""
+    """Return the check for a report that is overdue: a machine at work is not to blame."""
     from prefect.client.schemas.filters import (
         FlowRunFilter,
         FlowRunFilterState,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import WorkPool
 
 HEARD_S = 60.0
-"""Seconds in which a worker must have been heard of."""
+"""Seconds in which a worker must have sent a heartbeat."""
 _TYPES_ADVICE = f"Use a pool of one of these types: {', '.join(POOL_TYPES)}."
 
 
@@ -30,10 +30,10 @@ class Pool:
     server: Server
     """The server that has it."""
     work_pool: WorkPool
-    """What the server says of it."""
+    """The pool, as the server describes it."""
 
     def default(self, variable: str) -> Any:
-        """Return what its base job template has for a variable."""
+        """Return a variable's default in its base job template; None if it has none."""
         return _defaults(self.work_pool.base_job_template).get(variable)
 
 
@@ -42,7 +42,7 @@ class Queues:
     """The work queues of a pool."""
 
     pool: Pool
-    """Whose they are."""
+    """The pool that has them."""
     present: frozenset[str]
     """The names of all."""
     running: frozenset[str]
@@ -139,7 +139,7 @@ def check_queues(queues: Queues) -> Check:
 
 
 def check_worker(pool: Pool) -> Check:
-    """Say which workers of the pool were heard of lately; `ok` if any was."""
+    """Return the check of the pool's workers; `ok` if any has sent a heartbeat lately."""
     name, own, kind = "worker", pool.work_pool.name, pool.work_pool.type
     # Heartbeats are stamped by the server.
     now = datetime.now(UTC).timestamp() + (pool.server.ahead_s or 0.0)
@@ -153,12 +153,12 @@ def check_worker(pool: Pool) -> Check:
         is_online = worker.status.value == "ONLINE" and age_s <= patience_s
         (online if is_online else gone).append((age_s, worker.name))
     if online:
-        heard = ", ".join(f"{worker!r} heard of {age_s:.0f} s ago" for age_s, worker in sorted(online)[:5])
+        heard = ", ".join(f"{worker!r} heartbeat {age_s:.0f} s ago" for age_s, worker in sorted(online)[:5])
         return Check(name, "ok", f"{len(online)} of type {kind}: {heard}")
-    last = f"; {min(gone)[1]!r} was, {min(gone)[0] / 60:.0f} minutes ago" if gone else ""
+    last = f"; the last is of {min(gone)[1]!r}, {min(gone)[0] / 60:.0f} minutes ago" if gone else ""
     extra = f", after pip install 'simyard[{kind}]'" if kind in ("docker", "kubernetes") else ""
     return Check(
-        name, "failed", f"pool {own!r} has no worker that was heard of in the last {HEARD_S:.0f} s{last}",
+        name, "failed", f"pool {own!r} has no worker with a heartbeat in the last {HEARD_S:.0f} s{last}",
         f"Where the GPU is: prefect worker start --pool {shlex.quote(own)} --type {kind}{extra}",
     )  # fmt: skip
 

@@ -38,9 +38,9 @@ class Server:
     version: str
     """Of Prefect, there."""
     took_s: float
-    """How long its first answer took."""
+    """Seconds that its first answer took."""
     ahead_s: float | None
-    """Its clock before this machine's; None where it tells no time."""
+    """Seconds that its clock is ahead of this machine's; None if its answer has no date."""
 
 
 def reach_server(stack: ExitStack, *, is_needed: bool) -> Server | Check:
@@ -82,7 +82,7 @@ def reach_server(stack: ExitStack, *, is_needed: bool) -> Server | Check:
 
 
 def check_server(server: Server) -> Check:
-    """Say what the server is, and whether it is of this machine's version."""
+    """Return the check of the server: its version (this machine's or not), address and database."""
     text = f"{server.version} at {server.address}{_database(server.client)}, answers in {server.took_s * 1000:.0f} ms"
     own = importlib.metadata.version("prefect")
     if server.version != own:
@@ -91,12 +91,12 @@ def check_server(server: Server) -> Check:
 
 
 def clock_ahead_s(answer: httpx.Response, before: datetime, took_s: float) -> float | None:
-    """Return how far the clock of a server that answered is ahead, to a second; None where it does not say.
+    """Return the seconds that a server's clock is ahead, to a second; None if its answer has no date.
 
     Args:
         answer: Of the server.
         before: When it was asked, by this machine's clock.
-        took_s: How long the answer took.
+        took_s: Seconds that the answer took.
     """
     try:
         said = parsedate_to_datetime(answer.headers["Date"])
@@ -110,7 +110,7 @@ def clock_ahead_s(answer: httpx.Response, before: datetime, took_s: float) -> fl
 def check_clock(name: str, ahead_s: float | None, whose: str) -> Check:
     """Judge a clock by how far it is ahead of this machine's; None where it is not known."""
     if ahead_s is None:
-        return Check(name, "skipped", f"{whose} tells no time")
+        return Check(name, "skipped", f"{whose} gives no time")
     if abs(ahead_s) <= CLOCK_S:
         return Check(name, "ok", f"{platform.node()} and {whose} are less than {abs(ahead_s) + 1:.0f} s apart")
     return Check(
@@ -120,12 +120,12 @@ def check_clock(name: str, ahead_s: float | None, whose: str) -> Check:
 
 
 def one_line(error: object) -> str:
-    """Return what an error says in one line, without the passwords of the URLs that it quotes."""
+    """Return an error's text in one line, without the passwords of the URLs that it quotes."""
     return re.sub(r"//\S*@", "//", " ".join(str(error).split()))[:300]
 
 
 def _database(client: SyncPrefectClient) -> str:
-    """Return what the server says of its database; nothing where it does not."""
+    """Return the kind of the server's database, as the end of a phrase; empty if the server does not give it."""
     try:
         driver = client.request("GET", "/admin/settings").json()["server"]["database"]["driver"]
     except (httpx.HTTPError, ValueError, KeyError, TypeError):

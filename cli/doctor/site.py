@@ -116,7 +116,7 @@ def _checks(name: str | None, given: str | None) -> Iterator[Check]:
 def _look(
     name: str, find: Callable[[], _Found | Check], judge: Callable[[_Found], Check]
 ) -> tuple[Check, _Found | None]:
-    """Find what later checks need, and judge it.
+    """Find the subject of a check, which later checks need, and judge it.
 
     Args:
         name: Of the check.

@@ -47,12 +47,12 @@ class AsyncClient:
         max_retries: int = 3,
         retry_backoff_s: float = 0.5,
     ) -> None:
-        """Take where the service is. Nothing is sent yet.
+        """Set the service's address, the key and the limits. Nothing is sent yet.
 
         Args:
             api_key: A key of the project, `sy_live_…`.
             base_url: The service's address.
-            timeout_s: How long to wait for a connection, and for the next bytes of an answer; seconds.
+            timeout_s: Seconds to wait for a connection, and for the next bytes of an answer.
             max_retries: Further tries of a request that may be repeated.
             retry_backoff_s: The pause before the second try, in seconds; it doubles with each further one, up to 30 s.
                 Where the service says `Retry-After`, no less than that, and an error if that is more than 120 s.
@@ -86,7 +86,7 @@ class AsyncClient:
 
     @property
     def timeout_s(self) -> float:
-        """How long to wait for a connection, and for the next bytes of an answer; seconds."""
+        """Seconds to wait for a connection, and for the next bytes of an answer."""
         return self._http.settings.timeout_s
 
     @property
@@ -273,7 +273,7 @@ class AsyncClient:
         return self._job(await self._http.send(calls.create_job(body, key)))
 
     async def _reference(self, reference: str, what: str, kind: str, auto_upload: bool) -> tuple[str, str]:
-        """Return how a body names a file, as (ending of the field, value); a local one is sent first."""
+        """Return a body's reference to a file, as (ending of the field, value); a local file is sent first."""
         path = bodies.local_path(reference, what)
         if path is None:
             return "uri", reference.strip()

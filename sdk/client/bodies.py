@@ -46,7 +46,7 @@ def rollout(
 
 
 def outputs_of(outputs: Json | None, video: bool | None, log_format: str, profile: str | None) -> dict[str, Any]:
-    """Return what the rollout is to leave.
+    """Return the outputs that the rollout is to leave.
 
     Args:
         outputs: As in the body.

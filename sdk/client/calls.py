@@ -38,11 +38,11 @@ Result = TypeVar("Result")
 Body = Mapping[str, Any]
 
 LOG = "command.stdout.log"
-"""What the workload printed."""
+"""Log of the workload's output."""
 MAX_KEY_LENGTH = 256
 """Of an idempotency key, in characters."""
 FILES_READ_S = 300.0
-"""How long the other side may take to read files that it has got, in seconds."""
+"""Seconds that the other side may take to read files that it has got."""
 _MAX_DETAIL = 2000
 _ERRORS: dict[int, type[ApiError]] = {
     400: InvalidRequestError,
@@ -58,7 +58,7 @@ _ERRORS: dict[int, type[ApiError]] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back."""
+    """Answer of the service."""
 
     status: int
     """The HTTP status."""
@@ -87,7 +87,7 @@ class Call(Generic[Result]):
     path: str
     """From the base URL on, quoted, with the query."""
     read: Callable[[Answer], Result]
-    """How a success is read."""
+    """Reader of a successful answer."""
     content: bytes | None = None
     """The JSON body."""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -95,7 +95,7 @@ class Call(Generic[Result]):
     is_repeatable: bool = True
     """Whether sending it twice does no more than sending it once."""
     least_timeout_s: float = 0.0
-    """How long the answer may take at the least, whatever the client's patience: the service reads files first."""
+    """Least seconds that the answer may take, whatever the client's timeout: the service reads files first."""
 
     def __str__(self) -> str:
         return f"{self.method} {self.path.partition('?')[0]}"
@@ -164,7 +164,7 @@ def api_error(answer: Answer, about: str = "") -> ApiError:
 
 
 def _in_words(problem: Mapping[str, Any]) -> str:
-    """Return what is wrong with one field; the service's own messages begin with the field's name already."""
+    """Return the message about one wrong field; the service's own messages begin with the field's name already."""
     place = problem.get("loc")
     parts = [str(part) for part in place] if isinstance(place, list) else []
     if len(parts) > 1 and parts[0] in ("body", "query", "path", "header"):
@@ -306,12 +306,12 @@ def get_logs(job_id: str, name: str, tail: int) -> Call[str]:
 
 
 def logs_path(job_id: str) -> str:
-    """Return where a job's logs are."""
+    """Return the path of a job's logs."""
     return f"/v0/jobs/{_id('job_id', job_id)}/logs"
 
 
 def logs_query(name: str, tail: int, *, follow: bool = False) -> dict[str, str | int]:
-    """Return which log, and how much of it."""
+    """Return the query for a log: its name and the number of lines."""
     if not isinstance(tail, int) or isinstance(tail, bool) or tail < 0:
         raise ConfigurationError(f"tail is {tail!r}: give a whole number of lines.")
     query: dict[str, str | int] = {"name": name, "tail": tail}
@@ -324,7 +324,7 @@ def follow_logs(job_id: str, name: str, tail: int) -> Call[None]:
 
 
 def find_artifact(job_id: str, name: str) -> Call[DownloadPlace]:
-    """Ask where an artifact can be fetched."""
+    """Ask for the URL of an artifact."""
     path = quote("/".join(safe_parts(name)), safe="/")
     return _get(f"/v0/jobs/{_id('job_id', job_id)}/artifacts/{path}/download-url", _object("url"))
 
@@ -335,7 +335,7 @@ def find_artifact(job_id: str, name: str) -> Call[DownloadPlace]:
 def presign_upload(
     filename: str, content_type: str, size_bytes: int, *, register: bool, kind: str | None, metadata: Body | None
 ) -> Call[UploadSlot]:
-    """Ask where a file may be sent."""
+    """Ask for a URL to send a file to."""
     body = {
         "filename": filename,
         "content_type": content_type,
@@ -427,7 +427,7 @@ def list_events(run_id: str, limit: int) -> Call[list[EventRecord]]:
 
 
 def find_checkpoint(run_id: str, checkpoint_id: str) -> Call[DownloadPlace]:
-    """Ask where a checkpoint can be fetched."""
+    """Ask for the URL of a checkpoint."""
     path = f"{_run(run_id)}/checkpoints/{_id('checkpoint_id', checkpoint_id)}/download-url"
     return _get(path, _object("url"))
 

@@ -1,4 +1,4 @@
-"""What a client raises.
+"""Errors of a client.
 
     SimyardClientError
     ├── ConfigurationError      an argument, a setting or a local file is wrong: nothing was sent
@@ -36,7 +36,7 @@ class ConfigurationError(SimyardClientError):
 
 
 class ApiError(SimyardClientError):
-    """Raised when the service refuses a request; for the common statuses there are classes of their own."""
+    """Raised for a request that the service refuses; the common statuses have classes of their own."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class ApiError(SimyardClientError):
         self.status_code = status_code
         """The HTTP status."""
         self.detail = detail
-        """What was wrong and what to do, for people."""
+        """Message for people: the problem, then the advice."""
         self.code = code
         """A stable name such as `bad_config`; None where the answer has none."""
         self.fields = fields
@@ -91,23 +91,23 @@ class ServerError(ApiError):
 
 
 class TransportError(SimyardClientError):
-    """Raised when there is no whole answer, after the retries."""
+    """Raised for a request without a whole answer, after the retries."""
 
 
 class AnswerError(SimyardClientError):
-    """Raised when an answer is not what the API promises: is `base_url` a simyard service?"""
+    """Raised for an answer against the API's promise: is `base_url` a simyard service?"""
 
 
 class IntegrityError(SimyardClientError):
-    """Raised when a downloaded file has not the size or the SHA-256 that the service names; it is not kept."""
+    """Raised for a downloaded file without the size or the SHA-256 that the service names; it is not kept."""
 
 
 class UnsafeNameError(SimyardClientError):
-    """Raised when an artifact's name is absolute or would lead out of the folder."""
+    """Raised for an artifact's name that is absolute or would lead out of the folder."""
 
 
 class JobError(SimyardClientError):
-    """Raised when a job ended without a success."""
+    """Raised for a job that ended without a success."""
 
     def __init__(self, job_id: str, status: str, record: Mapping[str, Any]) -> None:
         super().__init__(job_id, status, record)
@@ -123,15 +123,15 @@ class JobError(SimyardClientError):
 
 
 class JobFailedError(JobError):
-    """Raised when a job failed."""
+    """Raised for a job that failed."""
 
 
 class JobCanceledError(JobError):
-    """Raised when a job was canceled."""
+    """Raised for a job that was canceled."""
 
 
 class TrainingRunError(SimyardClientError):
-    """Raised when a managed training run ended without a success."""
+    """Raised for a managed training run that ended without a success."""
 
     def __init__(self, run_id: str, status: str, record: Mapping[str, Any]) -> None:
         super().__init__(run_id, status, record)
@@ -147,15 +147,15 @@ class TrainingRunError(SimyardClientError):
 
 
 class TrainingRunFailedError(TrainingRunError):
-    """Raised when a managed training run failed."""
+    """Raised for a managed training run that failed."""
 
 
 class TrainingRunCanceledError(TrainingRunError):
-    """Raised when a managed training run was canceled."""
+    """Raised for a managed training run that was canceled."""
 
 
 class JobTimeoutError(SimyardClientError, TimeoutError):
-    """Raised when a job or a training run was not over in time. It goes on."""
+    """Raised for a job or a training run that was not over in time. It goes on."""
 
 
 def _reason(record: Mapping[str, Any]) -> str:

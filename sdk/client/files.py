@@ -37,7 +37,7 @@ class Download:
     """A file that comes: unseen until it is whole. Use it as a context."""
 
     def __init__(self, target: Path | None, stop: threading.Event | None = None) -> None:
-        """Take where the file goes.
+        """Set the target of the file.
 
         Args:
             target: The file; None keeps the bytes in memory.
@@ -103,7 +103,7 @@ class Download:
         self.received += len(chunk)
 
     def finish(self) -> bytes:
-        """Check what came and show it under its name; return it where it is in memory, else nothing.
+        """Check the received file and show it under its name; return its bytes if it is in memory, else none.
 
         Raises:
             IntegrityError: If it has another size or digest than the service says.
@@ -152,7 +152,7 @@ def local_file(path: str | os.PathLike[str]) -> Path:
 
 
 def file_name(path: Path, name: str | None) -> str:
-    """Return what a file is called by the service.
+    """Return the name of a file at the service.
 
     Raises:
         ConfigurationError: If the name that is given has nothing in it.

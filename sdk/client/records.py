@@ -1,4 +1,4 @@
-"""What the service answers with. It may add keys; those that are here it always gives."""
+"""Records in the service's answers. It may add keys; those that are here it always gives."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ RunStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cance
 
 
 class FailureRecord(TypedDict):
-    """Why a job or a run failed."""
+    """Failure of a job or a run."""
 
     code: str
     """Stable name, such as `cuda_out_of_memory`."""
     category: str
-    """Who can mend it: `user`, `resource`, `infra` or `canceled`."""
+    """Category, by those who can mend it: `user`, `resource`, `infra` or `canceled`."""
     message: str
-    """What happened."""
+    """Description of the failure."""
     advice: str
-    """What to do next."""
+    """Advice on the next step."""
 
 
 class ArtifactRecord(TypedDict):
@@ -27,7 +27,7 @@ class ArtifactRecord(TypedDict):
     name: str
     """Its name; may hold `/`."""
     kind: str
-    """What it is, such as `checkpoint`."""
+    """Kind of artifact, such as `checkpoint`."""
     size_bytes: int
     """Its size."""
     sha256: str
@@ -44,17 +44,17 @@ class JobRecord(TypedDict):
     name: str
     """Display name."""
     task: str | None
-    """What is simulated."""
+    """Task that is simulated."""
     status: JobStatus
-    """Where it is."""
+    """Current status."""
     stage: str | None
-    """What it does at the moment."""
+    """Current stage."""
     done: float | None
-    """How many of `total`."""
+    """Units done so far, of `total`."""
     total: float | None
-    """How many there will be."""
+    """Units to do in all."""
     unit: str | None
-    """Of what: `iterations`, `episodes`, `steps`."""
+    """Unit of the two: `iterations`, `episodes`, `steps`."""
     reward: float | None
     """The last mean reward; None where nothing measured it."""
     attempt_count: int
@@ -64,15 +64,15 @@ class JobRecord(TypedDict):
     failure: FailureRecord | None
     """The same for programs."""
     artifacts: list[ArtifactRecord]
-    """What there is to download."""
+    """Files to download."""
     summary: dict[str, Any] | None
     """The result in figures."""
     timings: dict[str, Any] | None
-    """Where the time went, in seconds."""
+    """Durations of the job's parts, in seconds."""
     created_at: str
     """ISO 8601, UTC."""
     project_id: str
-    """Whose it is."""
+    """Project that it belongs to."""
     page_url: str
     """The job's page, for people."""
     estimated_credits: NotRequired[float | None]
@@ -80,9 +80,9 @@ class JobRecord(TypedDict):
     estimated_usd: NotRequired[float | None]
     """The same in USD."""
     billing_model: NotRequired[str]
-    """How it is reckoned."""
+    """Billing model, such as `gpu_seconds`."""
     billing_price_id: NotRequired[str]
-    """By which price."""
+    """Id of the price."""
     gpu_hourly_rate_usd: NotRequired[float]
     """That price, USD for an hour of one GPU."""
 
@@ -91,9 +91,9 @@ class AssetRecord(TypedDict):
     """One uploaded file."""
 
     asset_id: str
-    """What jobs name it by."""
+    """Id by which jobs name it."""
     kind: str | None
-    """What it is, such as `robot`."""
+    """Kind of asset, such as `robot`."""
     filename: str
     """Its name."""
     sha256: str
@@ -103,7 +103,7 @@ class AssetRecord(TypedDict):
     content_type: str | None
     """Its media type."""
     metadata: dict[str, Any]
-    """What the uploader said about it."""
+    """Metadata from the uploader."""
     created_at: str
     """ISO 8601, UTC."""
 
@@ -114,19 +114,19 @@ class TrainingRunRecord(TypedDict):
     run_id: str
     """The run's id."""
     project_id: str
-    """Whose it is."""
+    """Project that it belongs to."""
     name: str
     """Display name."""
     status: RunStatus
-    """Where it is."""
+    """Current status."""
     stage: str | None
-    """What it does at the moment."""
+    """Current stage."""
     current_iteration: int | None
     """The iteration it is in."""
     max_iterations: int
-    """How many it may have."""
+    """Iterations that it may have at most."""
     credits: float | None
-    """What it has cost."""
+    """Cost so far, in credits."""
     ended_by: str | None
     """The policy that ended it."""
     error: str | None
@@ -166,7 +166,7 @@ class EventRecord(TypedDict):
 
 
 class UploadSlot(TypedDict):
-    """Where a file may be sent."""
+    """Address to send a file to."""
 
     upload_url: str
     """The address, signed."""
@@ -175,15 +175,15 @@ class UploadSlot(TypedDict):
     upload_headers: dict[str, str]
     """Headers that must be sent."""
     input_uri: str
-    """What the file is named by, once it is there."""
+    """URI of the file, once it is there."""
     expires_at: NotRequired[str | None]
-    """Until when the address is good; ISO 8601, UTC."""
+    """End of the address's validity; ISO 8601, UTC."""
     asset_id: NotRequired[str | None]
     """The asset, where the file is one already."""
 
 
 class DownloadPlace(TypedDict):
-    """Where a file may be fetched, without the API key."""
+    """Address to fetch a file from, without the API key."""
 
     url: str
     """The address, signed."""
@@ -194,4 +194,4 @@ class DownloadPlace(TypedDict):
     sha256: NotRequired[str | None]
     """Its digest."""
     expires_at: NotRequired[str | None]
-    """Until when the address is good; ISO 8601, UTC."""
+    """End of the address's validity; ISO 8601, UTC."""

@@ -1,4 +1,4 @@
-"""How a client reaches the service."""
+"""Settings of a client: the service's address, the key, timeouts and retries."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Settings:
     base_url: str = DEFAULT_URL
     """The service's address."""
     timeout_s: float = 30.0
-    """How long to wait for a connection, and for the next bytes of an answer; seconds."""
+    """Seconds to wait for a connection, and for the next bytes of an answer."""
     max_retries: int = 3
     """Further tries of a request that may be repeated."""
     retry_backoff_s: float = 0.5
@@ -80,11 +80,11 @@ class Settings:
         return f"{self.base_url}{place}" if place.startswith("/") else urljoin(f"{self.base_url}/", place)
 
     def pause_s(self, tries: int, error: SimyardClientError) -> float | None:
-        """Return how long to wait before the next try, in seconds; None where there should be none.
+        """Return the seconds to wait before the next try; None if there should be none.
 
         Args:
             tries: Tries so far.
-            error: How the last one ended.
+            error: The error of the last one.
         """
         asked = error.retry_after_s or 0.0 if isinstance(error, ApiError) else 0.0
         if tries > self.max_retries or asked > MAX_RETRY_AFTER_S or not is_passing(error):
@@ -96,7 +96,7 @@ class Settings:
 
 @functools.cache
 def certificates() -> ssl.SSLContext:
-    """Return whom clients trust: read once, because that takes longer than many a request."""
+    """Return the certificates that clients trust: read once, because that takes longer than many a request."""
     return httpx.create_ssl_context()
 
 

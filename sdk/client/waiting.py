@@ -16,7 +16,7 @@ from simyard.client.records import JobRecord, TrainingRunRecord
 from simyard.client.settings import Settings, is_passing, within
 
 OUTAGE_S = 300.0
-"""How long a service may be away before those who wait for a job give up."""
+"""Seconds that a service may be away before those who wait for a job give up."""
 OVER = ("succeeded", "failed", "canceled")
 _YEAR_S = 366 * 86_400.0
 
@@ -49,7 +49,7 @@ class Outage:
 
 
 class Deadline:
-    """Says how long to pause between two requests, until time is up."""
+    """Pauses between requests, until time is up."""
 
     def __init__(self, about: str, poll_interval_s: float, timeout_s: float) -> None:
         """Begin to count.

@@ -1,4 +1,4 @@
-"""What people see of a job or a run while it goes on: one line for each change."""
+"""Lines that people see of a job or a run while it goes on: one for each change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from simyard.client.records import EventRecord, JobRecord, TrainingRunRecord
 
 CATCH_UP_LINES = 1000
-"""How much of a log is read again after a break."""
+"""Lines of a log that are read again after a break."""
 _OVERLAP = 50
 _TENTHS = 10
 
@@ -78,7 +78,7 @@ class RunWatch:
 
 
 class LogTail:
-    """Tells which lines of a log are new, also after a break."""
+    """Filter for the new lines of a log, also after a break."""
 
     def __init__(self) -> None:
         self._last: deque[str] = deque(maxlen=_OVERLAP)

@@ -81,7 +81,7 @@ def _require_plain(value: Any, depth: int) -> None:
 
 
 def _allowed(words: str) -> WrapValidator:
-    """Say what is allowed in place of pydantic's own message; a part that is wrong speaks for itself."""
+    """Replace pydantic's own message by the allowed values; one about a part of the value stays."""
 
     def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -193,10 +193,10 @@ class _Settings(BaseModel):
 
 
 class ControlModel(_Settings):
-    """How the robot is driven."""
+    """Control of the robot."""
 
     task_mode: Any = None
-    """What drives it."""
+    """Kind of control, such as `policy`."""
 
     def to_plain(self) -> dict[str, Any]:
         """Return the section as JSON has it, without what was left out."""

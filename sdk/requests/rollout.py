@@ -64,7 +64,7 @@ class SceneRef(_Model):
 
 
 class PhysicsConfig(_Model):
-    """How time passes."""
+    """Time steps of the simulation."""
 
     dt: float = Field(0.005, gt=0, le=1, allow_inf_nan=False)
     """Seconds of a control step; a registered task has its own."""
@@ -73,7 +73,7 @@ class PhysicsConfig(_Model):
 
 
 class ExecutionConfig(_Model):
-    """How much is simulated."""
+    """Extent of the simulation."""
 
     num_envs: int = Field(1, strict=True, ge=1, le=131_072)
     """Environments side by side."""
@@ -84,12 +84,12 @@ class ExecutionConfig(_Model):
 
 
 class OutputsConfig(_Model):
-    """What is left besides the arrays."""
+    """Outputs besides the arrays."""
 
     video: bool = Field(False, strict=True)
     """Whether `render.mp4` is promised: environment 0."""
     log_format: Literal["zarr"] = "zarr"
-    """How the arrays are written."""
+    """Format of the arrays."""
 
 
 class IsaacLabConfig(_Model):
@@ -104,7 +104,7 @@ class IsaacLabConfig(_Model):
     task_package_uri: Reference | None = None
     """The same by path (relative to the JSON) or store URI."""
     task_args: Parameters = {}
-    """What the class is called with, by keyword."""
+    """Arguments of the class, by keyword."""
 
     @model_validator(mode="after")
     def _package_has_a_module(self) -> Self:
@@ -117,7 +117,7 @@ class IsaacLabConfig(_Model):
 
 
 class PolicyRef(_Model):
-    """What drives the robot in `task_mode` `policy`. Exactly one source."""
+    """Policy that drives the robot in `task_mode` `policy`. Exactly one source."""
 
     uri: Reference | None = None
     """Path (relative to the JSON) or store URI: a checkpoint for a registered task, else an ONNX file."""
@@ -145,25 +145,25 @@ class SubmitRequest(JobRequest):
     job_type: Literal["rollout"] = "rollout"
     """The one type there is."""
     runtime_profile: Literal["standard", "isaac_lab_rollout"] = "standard"
-    """Who drives: simyard itself, or a task package."""
+    """Driver of the robot: simyard itself, or a task package."""
     robot: RobotRef | None = None
     """The robot; required by the standard profile."""
     scene: SceneRef = SceneRef()
-    """Where it stands; left out it is the built-in `ground`."""
+    """Scene that the robot stands in; left out it is the built-in `ground`."""
     physics: PhysicsConfig = PhysicsConfig()
-    """How time passes."""
+    """Time steps of the simulation."""
     execution: ExecutionConfig
-    """How much is simulated."""
+    """Extent of the simulation."""
     outputs: OutputsConfig = OutputsConfig()
-    """What is left besides the arrays."""
+    """Outputs besides the arrays."""
     control: Control = Field({}, validate_default=True)
-    """How the robot is driven: `task_mode`, and the fields of that mode."""
+    """Control of the robot: `task_mode`, and the fields of that mode."""
     isaac_lab: IsaacLabConfig | None = None
     """The task; required by the profile `isaac_lab_rollout`."""
     policy: PolicyRef | None = None
-    """What drives the robot in `task_mode` `policy`."""
+    """Policy that drives the robot in `task_mode` `policy`."""
     timeouts: ShortTimeouts = ShortTimeouts()
-    """When to lose patience."""
+    """Time limits."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:

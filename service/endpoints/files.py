@@ -23,11 +23,11 @@ router = APIRouter(tags=["files"])
 # Nothing that a job left may run as a page of this service.
 _SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox; default-src 'none'"}
 _SHOWN = (".mp4", ".png")
-"""What a browser may show; anything else it keeps as a file."""
+"""Endings of files that a browser may show; it saves any other."""
 
 
 def base_url(request: Request) -> str:
-    """Return where the service was reached."""
+    """Return the service's own URL: the public one if it is set, otherwise that of the request."""
     settings: Settings = request.app.state.settings
     return settings.public_url or str(request.base_url).rstrip("/")
 

@@ -32,7 +32,7 @@ MODELS: dict[str, type[Body]] = {
     DEPLOYMENTS["training-run"]: TrainingRunRequest,
     "retrain/retrain": RetrainRequest,
 }
-"""What the parameter `request` of a deployment is."""
+"""Model of each deployment's parameter `request`."""
 TAG = "simyard-hook"
 
 
@@ -65,7 +65,7 @@ async def received(name: str, request: Request) -> Delivery:
 
 @router.post("/hooks/{name}", status_code=202, summary="Receive a signed webhook")
 def receive(delivery: Annotated[Delivery, Depends(received)], request: Request) -> dict[str, Any]:
-    """Start what the hook's mapping says. The same delivery again is the same flow run."""
+    """Start the deployment of the hook's mapping. The same delivery again is the same flow run."""
     settings: Settings = request.app.state.settings
     launches: Launches = request.app.state.launches
     hook = delivery.hook

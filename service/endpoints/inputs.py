@@ -35,37 +35,37 @@ class UploadRequest(_Body):
     filename: str = Field(max_length=255)
     """Its name, without a folder."""
     content_type: str = Field(_OTHER_CONTENT, max_length=200, pattern=r"^[\w.+-]+/[\w.+-]+(; ?[\w.+=\"-]+)*$")
-    """What the upload's `Content-Type` header will be."""
+    """Value of the upload's `Content-Type` header."""
     size_bytes: int = Field(strict=True, ge=1)
-    """Its length."""
+    """Its length, in bytes."""
     register_asset: bool = False
     """Whether it is to become an asset. An asset's id is made from its bytes, so `POST /v0/assets/register` follows."""
     asset_kind: str | None = Field(None, max_length=100)
-    """Of which kind then."""
+    """Kind of that asset."""
     metadata: dict[str, Any] | None = None
-    """What to keep with it then."""
+    """Metadata of that asset."""
 
 
 class RegisterRequest(_Body):
     """A file that is to become an asset."""
 
     input_uri: str = Field(min_length=1, max_length=4000)
-    """Where it is: what an upload URL came with, or a store or host that the service may read."""
+    """URI of the file: the one that came with an upload URL, or one on a store or host that the service may read."""
     filename: str | None = Field(None, max_length=255)
     """Its name; left out it is that of the URI."""
     content_type: str | None = Field(None, max_length=200)
     """Kept by nobody: the file's name says it."""
     size_bytes: int | None = Field(None, strict=True, ge=0)
-    """What its length must be."""
+    """Length that the file must have, in bytes; left out it is not checked."""
     kind: str | None = Field(None, max_length=100)
     """`robot`, `scene`, `isaac_lab_task_package` or `checkpoint`; left out the file's name decides."""
     metadata: dict[str, Any] | None = None
-    """What to keep with it."""
+    """Metadata to keep with the asset."""
 
 
 @router.post("/inputs/presign-upload", summary="Get a URL to upload a file by")
 def presign_upload(body: UploadRequest, caller: AssetsCaller, request: Request) -> dict[str, Any]:
-    """Return where to send a file, and the URI that jobs and assets name it by afterwards."""
+    """Return a URL to send a file to, and the URI by which jobs and assets name the file afterwards."""
     settings: Settings = request.app.state.settings
     check_name(body.filename, "filename")
     if body.size_bytes > settings.max_upload_bytes:

@@ -46,7 +46,7 @@ LogName = Annotated[str, Query(pattern=r"^[a-z][a-z_.-]{0,60}\.log$")]
 
 BILLING_MODEL = "gpu_seconds"
 FOLLOW_S = 1.0
-"""How often a log that is followed is looked at."""
+"""Seconds between two looks at a log that is followed."""
 
 
 @router.post("", status_code=201, openapi_extra=bodies.described(*bodies.JOBS), summary="Submit a job")
@@ -100,7 +100,7 @@ def _launch(spec: JobSpec, caller: Caller, settings: Settings) -> Launch:
 
 
 def _estimate(spec: JobSpec, settings: Settings) -> dict[str, Any]:
-    """Return what is known of the price beforehand: nothing, save where no GPU is taken."""
+    """Return the price, as far as it is known beforehand: not at all, unless the job takes no GPU."""
     cost = 0.0 if spec.gpus == 0 else None
     return {
         "estimated_credits": cost,
@@ -128,7 +128,7 @@ def list_jobs(caller: JobsCaller, request: Request, limit: Limit = 100) -> dict[
 
 @router.get("/{job_id}", summary="Show a job")
 def show(job_id: str, caller: JobsCaller, request: Request) -> dict[str, Any]:
-    """Return how a job stands, and what it left."""
+    """Return the status of a job, and its artifacts."""
     return _view(request, caller, job_id)
 
 

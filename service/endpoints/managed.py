@@ -36,7 +36,7 @@ router = APIRouter(prefix="/v1/training-runs", tags=["training runs"])
 
 Limit = Annotated[int, Query(ge=1, le=10_000)]
 _OF_A_RUN = "training-runs/"
-"""What an idempotency key of a run begins with in the store, so that a job may have the same."""
+"""Prefix of a run's idempotency key in the store, so that a job may have the same key."""
 
 
 @router.post("", status_code=201, openapi_extra=bodies.described(TrainingRunRequest), summary="Begin a managed run")
@@ -101,13 +101,13 @@ def list_runs(caller: TrainingCaller, request: Request, limit: Limit = 30) -> di
 
 @router.get("/{run_id}", summary="Show a managed run")
 def show(run_id: str, caller: TrainingCaller, request: Request) -> dict[str, Any]:
-    """Return how a run stands."""
+    """Return the status of a run."""
     return _view(request, caller, run_id)
 
 
 @router.post("/{run_id}/pause", summary="Begin nothing new")
 def pause(run_id: str, caller: TrainingCaller, request: Request) -> dict[str, Any]:
-    """Let what is in progress come to its end, and begin nothing new."""
+    """Let the work in progress come to its end, and begin nothing new."""
     return _say(run_id, caller, request, "pause")
 
 

@@ -29,7 +29,7 @@ from simyard.store.store import Store
 router = APIRouter(tags=["pages"])
 
 PAGE_SECONDS = 7 * 86400.0
-"""How long a link to a page is good."""
+"""Seconds that a link to a page is valid."""
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]_-]+")
 
 logger = logging.getLogger("simyard.service")
@@ -69,12 +69,12 @@ def page(
         return _answer(error_page(error.failure.message, _advice(error), nonce), status, nonce)
     except Exception as error:
         logger.exception("%s", request.url.path, exc_info=error)
-        title = "This page cannot be shown: an error that nobody foresaw."
+        title = "This page cannot be shown: an unexpected error."
         return _answer(error_page(title, "The service's log has it.", nonce), 500, nonce)
 
 
 def _admit(request: Request, job_id: str, token: str | None, key: str | None) -> tuple[str, Store]:
-    """Return whose job somebody may look at, and the store that has it.
+    """Return the project of a job that the sender may look at, and the store that has it.
 
     Raises:
         RequestError: They may not.
@@ -93,7 +93,7 @@ def _admit(request: Request, job_id: str, token: str | None, key: str | None) ->
 
 
 def _advice(error: SimyardError) -> str:
-    """Return what somebody with a browser can do."""
+    """Return advice for a reader with a browser."""
     if error.failure.code in ("bad_url", "url_expired"):
         return f"Take the page_url that GET /v0/jobs/{{job_id}} gives: it is good for {PAGE_SECONDS / 86400:.0f} days."
     if error.failure.code == "no_api_key":

@@ -71,30 +71,30 @@ PayloadPath = Annotated[str, StringConstraints(pattern=rf"^{_PATH}$")]
 
 
 class Hook(BaseModel):
-    """What one incoming webhook starts."""
+    """Mapping of one incoming webhook to the flow run that it starts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
     deployment: str = Field(max_length=300, pattern=r"^[^/]+/[^/]+$")
-    """What it starts, as Prefect names it: `retrain/retrain`."""
+    """Deployment to start, as Prefect names it: `retrain/retrain`."""
     secret_env: str = Field(max_length=200, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     """The environment variable that holds the secret; never the secret itself."""
     signature: Literal["standard", "github"] = "standard"
-    """How it is signed: as Standard Webhooks are, id, time and body; or the body alone, as GitHub does."""
+    """Scheme of its signature: id, time and body, as Standard Webhooks do; or the body alone, as GitHub does."""
     when: dict[PayloadPath, str | int | float | bool | None] = {}
-    """What must stand in the payload, by dotted path; otherwise nothing is started."""
+    """Values that the payload must have, by dotted path; otherwise nothing is started."""
     parameters: Annotated[dict[str, Any], AfterValidator(_parameters)] = {}
     """The flow's parameters; texts may have `{payload.dotted.path}` in them."""
     project: Annotated[str, AfterValidator(_project)] = DEFAULT_PROJECT
-    """Whose jobs it starts."""
+    """Project whose jobs it starts."""
 
     @property
     def secret(self) -> str:
-        """What it is signed with."""
+        """The secret that it is signed with."""
         return os.environ[self.secret_env]
 
     def unmet(self, payload: dict[str, Any]) -> str | None:
-        """Return which condition a payload does not meet; None where it meets all."""
+        """Return the condition that a payload does not meet; None if it meets all."""
         for path, wanted in self.when.items():
             try:
                 found = value_at(payload, path)
@@ -165,7 +165,7 @@ def _bad(path: Path, problem: str) -> RequestError:
 
 
 def value_at(payload: Any, path: str) -> Any:
-    """Return what stands at a dotted path: keys of objects and indices of lists, never attributes.
+    """Return the value at a dotted path: keys of objects and indices of lists, never attributes.
 
     Raises:
         LookupError: Nothing does.

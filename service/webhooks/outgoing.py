@@ -1,4 +1,4 @@
-"""Outgoing webhooks: who asked for it hears of the end of a job or a managed run, once it is in the store.
+"""Outgoing webhooks: the end of a job or a managed run is sent to a URL, once it is in the store.
 
 What is to be sent lies in the store's outbox until it was delivered or given up, so it survives every restart. Copies
 of the service agree in the store on who sends. One that dies in the middle of it leaves the webhook to another, which
@@ -42,9 +42,9 @@ CLAIM_S = 120.0
 """A copy of the service that has not sent after so long what it meant to send has died."""
 RECEIVERS_AT_ONCE = 32
 ROUND_S = 10.0
-"""How long one receiver is sent one webhook after another, before the others have their turn again."""
+"""Seconds that one receiver is sent one webhook after another, before the others have their turn again."""
 LOOK_S = 20.0
-"""How often Prefect is asked about work that has no result in the store: nearly all of it goes on."""
+"""Seconds between two questions to Prefect about work without a result in the store: nearly all of it goes on."""
 
 logger = logging.getLogger("simyard.service")
 
@@ -57,15 +57,15 @@ class Notice(BaseModel):
     id: str
     """Of the job or the run."""
     project: str
-    """Whose."""
+    """Project that the work belongs to."""
     key_id: str
     """Of the API key that asked for it; the signature's secret follows from it."""
     url: str
-    """Where to."""
+    """URL that it is sent to."""
     failures: int = Field(0, ge=0)
     """Deliveries that failed so far."""
     not_before: float = Field(0.0, allow_inf_nan=False)
-    """When the next is due, in seconds since 1970."""
+    """Time at which the next delivery is due, in seconds since 1970."""
 
     @property
     def record(self) -> str:
@@ -79,7 +79,7 @@ class Notice(BaseModel):
 
 
 def take_url(body: dict[str, Any], settings: Settings) -> str | None:
-    """Take the field out of a body: who is to hear of the end.
+    """Take the field out of a body: the URL that the end is sent to.
 
     Raises:
         FieldErrors: It is no text.
@@ -103,7 +103,7 @@ def register(settings: Settings, caller: Caller, own_id: str, url: str) -> None:
 
 
 class Outbox:
-    """Sends what is due. Every copy of the service has one."""
+    """Sender of the webhooks that are due. Every copy of the service has one."""
 
     def __init__(self, settings: Settings, launches: Launches) -> None:
         self._settings = settings
@@ -111,7 +111,7 @@ class Outbox:
         self._looked: dict[str, float] = {}
 
     def deliver(self) -> int:
-        """Send what is due, to several receivers at once; return how many webhooks were delivered or given up."""
+        """Send the webhooks that are due, to several receivers at once; return the number delivered or given up."""
         own = self._settings.open()
         entries = own.list(keys.OUTBOX)
         if not entries:
@@ -182,7 +182,7 @@ class Outbox:
         return True
 
     def _ended(self, notice: Notice, own: Store, store: Store) -> dict[str, Any] | None:
-        """Return how the work ended; None while it goes on, or where there is no such work any more."""
+        """Return the status of work that has ended; None while it goes on, or if there is no such work any more."""
         is_job = notice.id.startswith("job-")
         now = time.monotonic()
         result = JobKeys(notice.id).result if is_job else RunKeys(notice.id).result

@@ -21,7 +21,7 @@ TIMESTAMP = "webhook-timestamp"
 SIGNATURE = "webhook-signature"
 """`v1,` and the HMAC-SHA256, in base64, of `ID.TIMESTAMP.BODY`; several stand with spaces between them."""
 WINDOW_S = 300
-"""How far the sender's clock may be off, either way."""
+"""Seconds that the sender's clock may be off, either way."""
 GITHUB_SIGNATURE = "X-Hub-Signature-256"
 """Of GitHub's webhooks: `sha256=` and the digest of the body alone."""
 GITHUB_ID = "X-GitHub-Delivery"

@@ -166,7 +166,7 @@ def test_a_pool_without_a_worker(examine, deployed):
     code, checks = examine("--pool", deployed("idle"))
     assert code == 1
     assert checks["worker"]["state"] == "failed"
-    assert checks["worker"]["text"] == "pool 'idle' has no worker that was heard of in the last 60 s"
+    assert checks["worker"]["text"] == "pool 'idle' has no worker with a heartbeat in the last 60 s"
     assert "prefect worker start --pool idle --type process" in checks["worker"]["fix"]
     assert {name for name, check in checks.items() if check["state"] == "failed"} == {"worker"}
     assert checks["machine"] == {"state": "skipped", "text": "needs a worker", "fix": ""}

@@ -223,7 +223,7 @@ def test_a_job_that_runs_shows_its_curves_and_log(yard: Yard) -> None:
     page = yard.page(job_id)
     (svg,) = page.all("svg")
     assert svg["aria-label"] == "Train/mean_reward: 1.5 to 8, last 8", "what a later attempt made again counts"
-    assert "how it ended 1 0 4 – died unheard 2 1 1 – not ended yet" in page.words  # noqa: RUF001
+    assert "how it ended 1 0 4 – ended without reporting an outcome 2 1 1 – not ended yet" in page.words  # noqa: RUF001
     failure = Failure(code="killed", category=Category.INFRA, message="It was killed.", advice="Wait.")
     outcome = records.outcome(failure, done=4, timings={"total_s": 75.2})
     yard.store.put_json(JobKeys(job_id).attempt(1).outcome, outcome)
