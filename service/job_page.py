@@ -92,7 +92,7 @@ def _attempt(attempt: PastAttempt, *, is_newest: bool) -> dict[str, Any]:
     """Return a row of the table of attempts."""
     known = attempt.latest
     if attempt.outcome is None:
-        ending = "not ended yet" if is_newest else "process died"
+        ending = "not ended yet" if is_newest else "ended without reporting an outcome"
     else:
         ending = attempt.failure.message if attempt.failure else attempt.outcome.status
     return {
