@@ -1,4 +1,4 @@
-"""Opening what a job promised: a checkpoint counts only when it loads and its weights are finite."""
+"""Checks of the files that a job promised: a checkpoint counts only when it loads and its weights are finite."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from simyard.runner.rl import Library, Scale, get_library
 
 
 def open_results(paths: AttemptPaths, attempt: AttemptSpec, facts: Facts) -> tuple[Opened, ...]:
-    """Open what the attempt promised, on the simulator's own Python."""
+    """Open the files that the attempt promised, on the simulator's own Python."""
     if attempt.node:
         return ()  # the first machine collects
     if attempt.job.kind == "train":

@@ -70,13 +70,13 @@ def launch_inline(spec: JobSpec, store: Store, sessions: Sessions, observer: Obs
 class HeadStart:
     """An attempt that begins before the flow that records it: Prefect's import takes longer than a warm start.
 
-    It runs in a thread. The flow joins it where it would have launched it, and from then on hears of it.
+    It runs in a thread. The flow joins it where it would have launched it, and from then on follows it.
 
     Args:
         spec: A new job, which is in the store.
         store: The job's store.
         sessions: Where its process comes from.
-        watcher: Shows how the job stands until the flow joins.
+        watcher: Shows the job's status until the flow joins.
         canceled: Whether the job is to stop.
     """
 
@@ -87,7 +87,7 @@ class HeadStart:
         self._job_id = spec.job_id
         self._observer = Observer(progress=watcher, canceled=canceled)
         self._early: list[str] | None = []
-        """Lines that nobody has heard yet; None once the flow hears them itself."""
+        """Lines that were not passed on yet; None once the flow gets them itself."""
         self._lock = threading.Lock()
         self._interruption: BaseException | None = None
         own = Observer(
@@ -105,7 +105,7 @@ class HeadStart:
         return job_id == self._job_id and self._early is not None
 
     def join(self, observer: Observer) -> None:
-        """Have the observer hear of the attempt, and wait for its end.
+        """Pass the attempt's progress to this observer, and wait for its end.
 
         Raises:
             WorkloadError: If it failed, as `launch_inline` does.

@@ -89,7 +89,7 @@ def _require_one_process(spec: JobSpec) -> None:
 
 
 def _task_frame(request: TaskRequest, job_id: str, base: Path) -> Resolved:
-    """Fix what all jobs on a task of Isaac Lab have in common."""
+    """Fix the fields that all jobs on a task of Isaac Lab have in common."""
     inputs: list[LocalInput] = []
     if package := request.custom_environment_path or request.custom_environment_s3_uri:
         inputs.append(find_input(package, base, "customEnvironment"))

@@ -12,7 +12,7 @@ from simyard.tasks.shared.inputs import LocalInput
 
 
 def stage(resolved: Resolved, store: Store) -> None:
-    """Upload what the store lacks. Idempotent: the same bytes are one object."""
+    """Upload the inputs and the spec that the store lacks. Idempotent: the same bytes are one object."""
     send_inputs(resolved.inputs, store)
     job = JobKeys(resolved.spec.job_id)
     if not store.exists(job.job):

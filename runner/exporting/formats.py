@@ -111,7 +111,7 @@ def _port(value: Any) -> tuple[str, tuple[int | None, ...]]:
 
 
 def _require_plain(network: torch.nn.Module) -> None:
-    """Refuse a network that would be exported wrongly in silence."""
+    """Refuse a network that would be exported wrongly without an error."""
     import torch
 
     if network.training:

@@ -22,7 +22,7 @@ def train_together(request: Any, attempt: AttemptSpec, world: World, paths: Atte
 
     Raises:
         RuntimeError: A rank fails, which ends all of them.
-        WorkloadError: A rank is killed, or dies without a word.
+        WorkloadError: A rank is killed, or its process ends without reporting a failure.
     """
     from isaaclab.cli.multigpu import run_multigpu_cli
 
@@ -40,7 +40,7 @@ def raise_failure_of_ranks(paths: AttemptPaths, code: int) -> NoReturn:
 
     Raises:
         RuntimeError: A rank failed.
-        WorkloadError: None left a word: it was killed, or died in native code.
+        WorkloadError: None reported a failure: it was killed, or crashed in native code.
     """
     told = first_failure(paths)
     if told is not None:
@@ -49,7 +49,7 @@ def raise_failure_of_ranks(paths: AttemptPaths, code: int) -> NoReturn:
         Failure(
             code="rank_killed",
             category=Category.INFRA,
-            message=f"A rank on {socket.gethostname()!r} died without a word; the launcher's exit code is {code}.",
+            message=f"A rank on {socket.gethostname()!r} reported no failure; the launcher's exit code is {code}.",
             advice="See its stderr and the machine's memory; the next attempt goes on from the last checkpoint.",
         )
     )

@@ -1,4 +1,4 @@
-"""Hydra overrides, checked against the configuration they change: Isaac Lab 3.0 takes unknown keys in silence."""
+"""Hydra overrides, checked against the configuration they change: Isaac Lab 3.0 takes unknown keys without an error."""
 
 from __future__ import annotations
 

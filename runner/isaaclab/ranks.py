@@ -64,7 +64,7 @@ def _train(paths: AttemptPaths, arguments: list[str]) -> int:
 
 
 def prove(expected: int, *, on_gpu: bool, patience_s: float = PROVE_S) -> dict[str, Any]:
-    """Have every rank hear of every other one, through the very library that training uses.
+    """Gather the identity of every rank on every other one, through the very library that training uses.
 
     Args:
         expected: How many ranks there must be.
@@ -72,7 +72,7 @@ def prove(expected: int, *, on_gpu: bool, patience_s: float = PROVE_S) -> dict[s
         patience_s: Seconds for all of it.
 
     Returns:
-        `rank` (this one), `size`, `backend`, `seconds` (to hear of all), `all_reduce_gb_s` (16 MiB each, bytes a rank
+        `rank` (this one), `size`, `backend`, `seconds` (to gather all), `all_reduce_gb_s` (16 MiB each, bytes a rank
         over seconds) and `ranks`: for each its `rank`, `local_rank`, `host`, `pid` and `device`.
 
     Raises:

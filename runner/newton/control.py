@@ -1,4 +1,4 @@
-"""How the standard profile drives a robot: the `control` section of a request, as the workload uses it."""
+"""The `control` section of a request of the standard profile, as the workload uses it."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Control:
     name: str
     """Its `task_mode`."""
     mode: Mode
-    """What drives the robot."""
+    """The mode that drives the robot."""
     setup: Setup
-    """How the robot stands at first, and how hard its joints are pulled."""
+    """The robot's base, first pose and gains."""
 
     def check(self, robot: Robot, objects: Collection[str], policy: Path | None) -> None:
-        """Refuse what this robot cannot do.
+        """Refuse settings that this robot cannot carry out.
 
         Args:
             robot: As it stands in one world.

@@ -28,14 +28,14 @@ class Mode:
     """
 
     DRIVES: ClassVar[bool] = True
-    """False where nothing pulls at the joints."""
+    """Whether the mode drives the joints."""
 
     def problems(self) -> Iterator[Problem]:
         """Yield the rules between settings that are broken; each setting by itself is within its limits."""
         yield from ()
 
     def check(self, robot: Robot, objects: Collection[str], policy: Path | None) -> None:
-        """Refuse what this robot cannot do.
+        """Refuse settings that this robot cannot carry out.
 
         Args:
             robot: As it stands in one world.
@@ -56,12 +56,12 @@ class Mode:
         raise NotImplementedError
 
     def targets(self, step: int) -> torch.Tensor | None:
-        """Return where the driven joints are to go from this control step on, `(num_envs, driven)`.
+        """Return the targets of the driven joints from this control step on, `(num_envs, driven)`.
 
         Radians or metres, on the simulation's device; None where nothing pulls at them.
         """
         raise NotImplementedError
 
     def success(self) -> torch.Tensor | None:
-        """Return which worlds have reached the goal, `(num_envs,)` bools; None where nothing measures it."""
+        """Return True for each world that has reached the goal, `(num_envs,)`; None for a mode without success."""
         return None

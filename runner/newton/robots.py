@@ -7,8 +7,8 @@
 - **Names** are the file's own, without what is above them; two that are the same keep it.
 - **First pose.** Zero, or what the file says, brought within the joints' limits.
 - **Self-collisions** are off: neighbouring meshes of real robots overlap.
-- **Motors.** An MJCF's motors are silent, since targets move the joints; its `position` and affine `general` actuators
-  give the gains.
+- **Motors.** An MJCF's motors have no effect, since targets move the joints; its `position` and affine `general`
+  actuators give the gains.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ UNLIMITED = 1e6
 
 @dataclass(frozen=True)
 class Column:
-    """One number of a state: what it is called and where one world has it."""
+    """One number of a state: its name, and its index in one world."""
 
     name: str
     index: int
@@ -49,7 +49,7 @@ class Driven:
     low: float
     """Radians or metres; minus infinity where there is no limit."""
     high: float
-    """Infinity where there is none."""
+    """Radians or metres; infinity where there is no limit."""
     linear: bool
     """True for metres, False for radians."""
 
@@ -61,12 +61,12 @@ class FreeBody:
     body: int
     """Its index in the world."""
     coordinate: int
-    """Where its pose begins in the world's part of `joint_q`."""
+    """Index of its pose's first number in the world's part of `joint_q`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Robot:
-    """What one world's robot consists of."""
+    """The joints and bodies of one world's robot."""
 
     positions: tuple[Column, ...]
     """Every coordinate of its joints, the free base's not among them."""
@@ -228,7 +228,7 @@ def _silence_motors(builder: Any) -> None:
 
 @dataclass
 class _Joints:
-    """What was found of a robot's joints, under their full names."""
+    """The joints found in a robot's file, under their full names."""
 
     positions: list[tuple[str, int]]
     velocities: list[tuple[str, int]]
@@ -294,7 +294,7 @@ def _find_joints(builder: Any, joints: Iterable[int], path: Path, mjcf_names: Se
 
 
 def free_body(builder: Any, joint: int) -> FreeBody:
-    """Return what a free joint lets move."""
+    """Return the body that a free joint moves."""
     return FreeBody(builder.joint_child[joint], builder.joint_q_start[joint])
 
 

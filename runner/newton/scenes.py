@@ -1,4 +1,4 @@
-"""Where a robot stands: built-in scenes, and scenes from USD.
+"""Scenes for a robot: built-in ones, and ones from USD.
 
 Every scene keeps its own frame, and so does the robot: its origin stands on the scene's, where the surface is z = 0.
 """
@@ -19,7 +19,7 @@ GROUND = "ground"
 CUBE = "cube"
 CUBE_SIZE_M = 0.05
 CUBE_AT = (0.4, 0.0)
-"""Where the table's cube stands, x and y in metres."""
+"""Position of the table's cube, x and y in metres."""
 _WOOD, _RED, _GREY = (0.62, 0.47, 0.33), (0.80, 0.16, 0.12), (0.55, 0.57, 0.60)
 
 
@@ -35,7 +35,7 @@ class Scene:
 
 @dataclass(frozen=True, kw_only=True)
 class Objects:
-    """What moves in a scene, besides the robot."""
+    """The free bodies and joints of a scene, without the robot's."""
 
     bodies: Mapping[str, FreeBody]
     """Free bodies by name."""

@@ -32,7 +32,7 @@ Settings = TypeVar("Settings")
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a setting may be, and how it is described."""
+    """Allowed values and description of a setting."""
 
     about: str
     """One sentence, with the unit."""

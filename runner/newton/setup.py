@@ -1,4 +1,4 @@
-"""The settings that every control mode takes: how the robot stands at first, and how hard its joints are pulled."""
+"""The settings that every control mode takes: base, first pose and gains of the robot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from simyard.runner.newton.settings import setting
 
 @dataclass(frozen=True, kw_only=True)
 class Gains:
-    """How hard joints are pulled to their targets."""
+    """Stiffness and damping with which joints are pulled to their targets."""
 
     stiffness: float | Mapping[str, float] | None = setting("N m/rad or N/m.", low=0, high=1e9, default=None)
     damping: float | Mapping[str, float] | None = setting("N m s/rad or N s/m.", low=0, high=1e9, default=None)
@@ -19,7 +19,7 @@ class Gains:
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """How the robot stands at first, and how hard its joints are pulled."""
+    """Base, first pose and gains of a robot."""
 
     fix_base: bool | None = setting(
         "Whether the robot's base is fixed to the world; left out it is as the file says.", default=None

@@ -88,7 +88,7 @@ class Simulation:
         self.bodies[:] = self.poses_at(self.joint_q)
 
     def poses_at(self, joint_q: torch.Tensor) -> torch.Tensor:
-        """Return where every body would be, `(num_envs, bodies, 7)`, at these coordinates."""
+        """Return the pose of every body, `(num_envs, bodies, 7)`, at these coordinates."""
         import newton
         import warp
 

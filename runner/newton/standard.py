@@ -41,7 +41,7 @@ _LOOK_EVERY = 100
 
 
 def check(job: JobSpec, files: Mapping[str, Path], device: str) -> None:
-    """Refuse what cannot be simulated: read every file that is here, and build one world on the CPU.
+    """Refuse a job that cannot be simulated: read every file that is here, and build one world on the CPU.
 
     Args:
         job: The job.

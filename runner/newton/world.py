@@ -29,10 +29,10 @@ _POSES = 64
 """Random poses, within the limits, in which inertia is looked at."""
 _GRAVITY_M_S2 = -9.81
 _FRICTION_TO_NORMAL = 10.0
-"""How much stiffer friction is than contact: MuJoCo's `impratio`."""
+"""Ratio of friction's impedance to that of the normal force: MuJoCo's `impratio`."""
 _CONTACTS_A_LINK, _CONTACTS_AN_OBJECT, _CONTACTS_SPARE = 4, 8, 8
 _CLEARANCE_M = 0.005
-"""How far above z = 0 the lowest point of a floating robot begins, where it would begin below."""
+"""Least height of a floating robot's lowest point in the first pose, in metres above z = 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +44,9 @@ class World:
     robot: Robot
     """The robot in it."""
     objects: Objects
-    """What moves besides."""
+    """Free bodies and joints besides the robot's."""
     contacts: int
-    """How many it has room for at a time."""
+    """Contacts that it has room for at a time."""
     constraints: int
     """Rows of the solver that it has room for."""
 
@@ -103,7 +103,7 @@ def _take_first_pose(builder: Any, robot: Robot, positions: Mapping[str, float])
 
 
 def _stiffen_friction(builder: Any) -> None:
-    """Let what is gripped creep less than MuJoCo's own default lets it, where no file says otherwise."""
+    """Reduce the slip of gripped objects below MuJoCo's default, unless a file sets `impratio` itself."""
     attribute = builder.custom_attributes["mujoco:impratio"]
     if not attribute.values:
         attribute.values = {0: _FRICTION_TO_NORMAL}
@@ -111,7 +111,7 @@ def _stiffen_friction(builder: Any) -> None:
 
 @dataclass(frozen=True)
 class _Compiled:
-    """What MuJoCo makes of the world."""
+    """The world as MuJoCo compiles it."""
 
     model: Any
     """Newton's model, on the CPU."""
@@ -143,7 +143,7 @@ def _room_for_contacts(builder: Any, robot: Robot) -> int:
 
 
 def _set_gains(builder: Any, robot: Robot, gains: Gains | None, inertia: Array) -> None:
-    """Set how hard each joint is pulled; without gains nothing pulls."""
+    """Set stiffness and damping of each driven joint; without gains no joint is pulled."""
     from newton import JointTargetMode
 
     for target in robot.targets:

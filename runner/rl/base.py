@@ -67,12 +67,12 @@ class CheckpointFacts:
     recurrent: bool
     """Whether the actor has a memory."""
     tensors: int = 0
-    """How many tensors it holds, the optimiser's included."""
+    """Number of tensors it holds, the optimiser's included."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Normalizer:
-    """How observations are normalised before the network: `(observation - mean) / divisor`, then clipped."""
+    """Normalisation of observations before the network: `(observation - mean) / divisor`, then clipped."""
 
     mean: tuple[float, ...]
     """One for each observation, in order."""
@@ -167,7 +167,7 @@ class Library:
     install: ClassVar[str]
     """The command that makes it so."""
     packages: ClassVar[tuple[str, ...]]
-    """Distributions whose versions decide what a training gives; they are kept with each job."""
+    """Distributions that determine a training's result; their versions are kept with each job."""
     policy: ClassVar[type[Policy]]
     """Its inference, for evaluation, export and rollouts."""
 
@@ -176,9 +176,9 @@ class Library:
     multi_gpu: ClassVar[bool] = True
     """Whether Isaac Lab's multi-GPU launcher can drive it."""
     absolute_iterations: ClassVar[bool] = False
-    """True where the library's own limit counts the iterations of the checkpoint too."""
+    """Whether the library's own limit counts the iterations of the checkpoint too."""
     needs_rollout: ClassVar[bool] = False
-    """True where checkpoints are named by environment steps: a rollout's length turns those into iterations."""
+    """Whether checkpoints are named by environment steps: a rollout's length turns those into iterations."""
     owned_keys: ClassVar[Mapping[str, str | None]] = {}
     """Keys of its agent's configuration that simyard sets, which no override may: each with the field of the request
     that is meant instead, or None where simyard decides (where logs go, and in which form)."""
@@ -214,7 +214,7 @@ class Library:
         return []
 
     def not_resumable(self, agent_cfg: dict[str, Any]) -> str | None:
-        """Return why a checkpoint of this library cannot be resumed, or None when it can."""
+        """Return the reason for which a checkpoint of this library cannot be resumed; None for one that can."""
         return None
 
     def prepare_resume(self, checkpoint: Path, folder: Path, start_iteration: int) -> Path:
@@ -228,7 +228,7 @@ class Library:
     # --- during a training ----------------------------------------------------------------------------------------
 
     prints_absolute: ClassVar[bool] = False
-    """True where the printed iteration counts those of the checkpoint too."""
+    """Whether the printed iteration counts those of the checkpoint too."""
     reward_tag: ClassVar[str]
     """TensorBoard tag of the mean episode return."""
     checkpoint_glob: ClassVar[str]
@@ -275,7 +275,7 @@ class Library:
         return [torch.load(file, map_location="cpu", weights_only=False)]
 
     def leave_process(self) -> None:
-        """Undo what a training left in this process that would change the next job, of whatever library."""
+        """Undo changes of a training to this process that would affect the next job, of whatever library."""
 
     # --- checkpoints from anywhere --------------------------------------------------------------------------------
 
@@ -286,7 +286,7 @@ class Library:
     file_example: ClassVar[str]
     """The name of a checkpoint, for messages."""
     actor_keys: ClassVar[tuple[str, ...]]
-    """Where a checkpoint holds the actor's tensors; the first that is there counts."""
+    """Keys of the actor's tensors in a checkpoint; the first that is there counts."""
     hidden_key: ClassVar[str]
     """The override that sets the actor's hidden layers, for messages."""
     normalizer_key: ClassVar[str] = ""
@@ -332,7 +332,7 @@ class Library:
         """
 
     def read(self, state: Mapping[Any, Any], actor: dict[str, Any]) -> CheckpointFacts:
-        """Return what a loaded checkpoint says of itself.
+        """Return the facts that a loaded checkpoint holds about itself.
 
         Args:
             state: The checkpoint.

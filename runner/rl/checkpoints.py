@@ -20,12 +20,12 @@ from simyard.runner.rl.base import CheckpointFacts
 from simyard.runner.rl.safe_load import load, no_checkpoint
 
 COMPILED = "_orig_mod."
-"""What torch.compile puts before every name."""
+"""Prefix of every name in a module compiled by torch.compile."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What a task and its agent configuration say of a policy; None where only the simulator can tell."""
+    """A policy's network by its task and agent configuration; None for a value that only the simulator knows."""
 
     inputs: int | None = None
     """Observations of one environment."""
@@ -78,7 +78,7 @@ def written_by(state: Mapping[Any, Any]) -> str | None:
 
 
 def expected_of(library: str, env_cfg: Any, agent_cfg: Any, task: str | None = None) -> Expected:
-    """Return what is known of a policy's network without a simulator.
+    """Return the facts about a policy's network that are known without a simulator.
 
     Args:
         library: The library's name.

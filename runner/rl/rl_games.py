@@ -22,7 +22,7 @@ _EPOCH = re.compile(r"\bepoch: (\d+)/")
 _FILE = re.compile(r".*_ep_(\d+)_rew_.*\.pth")
 _MINIBATCH = "agent.params.config.minibatch_size"
 _CLIP = 5.0
-"""Where the library's normaliser clips; it has no setting."""
+"""Largest magnitude of a normalised observation; the library has no setting for it."""
 
 
 class RlGamesPolicy(Policy):

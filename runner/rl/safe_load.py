@@ -26,7 +26,7 @@ _REFUSED = re.compile(r"GLOBAL (\S+) (?:was not|whose module)")
 _HARMLESS = ("torch._utils.", "torch.storage.", "collections.OrderedDict", "numpy.")
 """Names that say nothing where torch does not say which one it refused."""
 _DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError)
-"""What reading a zip archive raises that is cut off or overwritten somewhere."""
+"""Errors from reading a zip archive that is cut off or overwritten somewhere."""
 
 
 def load(path: Path, allowed_globals: tuple[str, ...] = ()) -> dict[Any, Any]:
@@ -116,7 +116,7 @@ def _load_torch(path: Path, source: Path | io.BytesIO, allowed: tuple[str, ...])
 
 
 def _safe_globals(source: Path | io.BytesIO, allowed: tuple[str, ...]) -> list[Any]:
-    """Return what a checkpoint may name besides torch's own: NumPy's numbers, and what the site allows.
+    """Return the globals a checkpoint may name besides torch's own: NumPy's numbers, and those the site allows.
 
     rl_games saves its best reward as a number of NumPy's; the four build numbers and nothing else. Of the site's
     names only those are imported that the file asks for.
@@ -199,7 +199,7 @@ def _names_in(file: io.BytesIO) -> list[str]:
 
 
 def _refused(path: Path, source: Path | io.BytesIO, said: str) -> RequestError:
-    """Name what torch refused; where its message does not, the pickle itself tells."""
+    """Return the error for a refused file, with the refused name: from torch's message, else from the pickle."""
     match = _REFUSED.search(said)
     names = [match.group(1)] if match else [name for name in _pickled_names(source) if not name.startswith(_HARMLESS)]
     if not names:

@@ -22,7 +22,7 @@ _BAR = re.compile(r"(\d+)/\d+ \[")
 _WRITE_INTERVAL = "agent.agent.experiment.write_interval"
 _FILE = re.compile(r"agent_(\d+)\.pt")
 _MIXINS = (("_g_clip_mean_actions", "_g"), ("_mg_clip_mean_actions", "_mg"), ("_d_clip_actions", "_d"))
-"""What each kind of model calls the clipping of the action that is played, and its prefix.
+"""Attribute of each kind of model that has the played action clipped, and the prefix of its limits.
 
 `clip_actions` of the Gaussian ones clips samples, which are not played.
 """

@@ -16,7 +16,7 @@ from simyard.core.errors import Category, Failure
 from simyard.tasks.attempt.attempt import CANCELED
 
 ASK_S = 3.0
-"""How often Prefect is asked for the buttons of a flow run."""
+"""Seconds between two requests to Prefect for the state that a flow run's buttons ask for."""
 INTERRUPTED = Failure(
     code="interrupted",
     category=Category.INFRA,

@@ -25,7 +25,7 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True)
 class Ending(Generic[Record]):
-    """How the wait for a flow run's work ended."""
+    """End of the wait for a flow run's work."""
 
     reason: Literal["recorded", "final", "withdrawn", "lost", "timeout"]
     """The record is there; or it is not, and the flow run is in a final state, was canceled before it began, had no
@@ -33,7 +33,7 @@ class Ending(Generic[Record]):
     state: State[Any] | None
     """Of the flow run, when it was last read; None where the record was there before that."""
     record: Record | None = None
-    """What the work left."""
+    """The record that the work left; None where it left none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +43,11 @@ class FlowRunWatch(Generic[Record]):
     client: SyncPrefectClient
     run: FlowRun
     record: Callable[[], Record | None]
-    """Reads what the work leaves when it has ended; None before that."""
+    """Reads the record that the work leaves at its end; None before that."""
     heartbeat: Callable[[], Mapping[str, Any] | None] = lambda: None
     """Reads the newest heartbeat of the work; None before the first one."""
     patience: Patience
-    """How long there may be no new heartbeat, and for how long neither store nor server may answer."""
+    """Limits of the wait for a heartbeat, and for an answer from the store or the server."""
     is_canceled: Callable[[], bool] = lambda: False
     """Whether somebody wants the work to end."""
     cancel: Callable[[], None] = lambda: None
@@ -55,11 +55,11 @@ class FlowRunWatch(Generic[Record]):
     on_look: Callable[[State[Any], Mapping[str, Any] | None], None] = lambda state, heartbeat: None
     """Called with the flow run's state and the newest heartbeat, each time that they are read."""
     timeout_s: float = math.inf
-    """For how long it is waited in any case."""
+    """Seconds to wait at most, whatever the heartbeats."""
     poll_s: Callable[[float], float] = lambda waited_s: 1.0
-    """How long to sleep until the record is looked for again, after having waited for so long."""
+    """Returns the seconds to sleep until the next read of the record, from the seconds waited so far."""
     look_s: float = 0.0
-    """How often flow run and heartbeat are read, at most."""
+    """Seconds between two reads of flow run and heartbeat, at least."""
 
     def wait(self) -> Ending[Record]:
         """Wait until the work has ended, or nobody does it any more; a flow run that is lost is crashed.

@@ -1,4 +1,4 @@
-"""How many GPUs a pool's or a project's jobs may hold together: Prefect's global concurrency limits, a slot a GPU."""
+"""Limits of the GPUs that the jobs of a pool or project hold: Prefect's global concurrency limits, a slot a GPU."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from simyard.tasks.attempt.attempt import CANCELED, Observer
 from simyard.tasks.kinds import kind_of
 
 LEASE_S = 300.0
-"""How long the slots of a control flow that died stay taken."""
+"""Seconds until the slots of a control flow that was killed are free again."""
 _PAUSE_S = {"high": 1.0, "normal": 4.0, "low": 16.0}
-"""How often a job that waits asks again: the more urgent one is there first, as a rule, when a GPU is given back."""
+"""Seconds between two requests of a waiting job: the more urgent one is first, as a rule, to get a returned GPU."""
 _PROJECT = re.compile(r"(?:^|/)projects/([^/]+)/?$")
 
 
 def project_of(store_ref: str) -> str:
-    """Return whose store a reference names: that of a project, or of `default`."""
+    """Return the project of the store that a reference names, or `default`."""
     found = _PROJECT.search(store_ref)
     return found.group(1) if found else "default"
 
 
 def gpus_of(spec: JobSpec, *, in_pool: bool) -> int:
-    """Return how many GPUs a job holds, as far as its request says; a job in a pool that leaves it open holds one."""
+    """Return the number of GPUs a job holds by its request; a job in a pool that leaves it open holds one a machine."""
     each = spec.gpus if spec.gpus is not None else int(in_pool)
     return each * spec.nodes
 
@@ -49,7 +49,7 @@ def holding(
         spec: The job.
         store_ref: Its store, which tells the project.
         pool: Where it runs; None for this process.
-        observer: Hears that it waits, and may cancel it.
+        observer: Told that it waits; may cancel it.
         wait: False for an attempt that runs already: slots are taken where there are some.
 
     Raises:

@@ -150,7 +150,7 @@ def _wait(
 
 
 def _tell_of_lost(client: SyncPrefectClient, others: list[FlowRun], store: Store, attempt: AttemptKeys) -> None:
-    """Tell the attempt's first machine of another one that died without a word: its worker knows, nobody else."""
+    """Report to the first machine each other one whose flow run ended without an outcome: only Prefect knows it."""
     for node, run in enumerate(_now(client, others), start=1):
         state = run.state
         if state is None or not state.is_final() or state.is_completed() or store.exists(attempt.machine_lost):
@@ -177,7 +177,7 @@ def _not_begun(spec: JobSpec, state: State[Any]) -> dict[str, Any]:
 
 
 def _without_outcome(run: FlowRun, ending: Ending[Any], *, begun: bool) -> Failure:
-    """Return why an attempt left no outcome."""
+    """Return the failure of an attempt that left no outcome."""
     state = ending.state
     assert state is not None
     if ending.reason == "withdrawn" or state.is_cancelled():

@@ -24,7 +24,7 @@ from simyard.tasks.shared.heartbeat import FROM_LAST_CHECKPOINT, PATIENCE, lost
 LOOK_S = 2.0
 """Seconds between two looks at the other machines."""
 SYMPTOM, SYMPTOM_S = "rank_lost", 15.0
-"""What a machine reports whose connection broke, and how long the others have to say why."""
+"""Failure code of a machine with a broken connection, and seconds for the others to report the cause."""
 ADDRESS = "SIMYARD_NODE_ADDRESS"
 
 
@@ -45,7 +45,7 @@ class Machines:
         return self._node == 0
 
     def invite(self, attempt: AttemptSpec) -> None:
-        """Write where to meet and from which checkpoint; the first machine does."""
+        """Write the address and the checkpoint of the attempt for the other machines; the first machine does."""
         self._store.put_json(
             self._keys.meeting,
             {**attempt.to_json(), "job": None},  # the job is in the store already
@@ -69,7 +69,7 @@ class Machines:
         self._await(self._keys.go, f"the other {self._job.nodes - 1} machines", wait)
 
     def lost(self) -> Failure | None:
-        """Return why this machine must end its part: another one has failed, is lost, or is done without it."""
+        """Return the failure that ends this machine's part: another one has failed, is lost, or is done without it."""
         if time.monotonic() - self._looked < LOOK_S:
             return self._last
         self._looked = time.monotonic()

@@ -12,7 +12,7 @@ from simyard.tasks.attempt.attempt import CANCELED
 from simyard.tasks.managed.desired_state import DesiredState, desired_state, set_desired_state
 
 PULSE_S = 0.5
-"""How often the desired state is read."""
+"""Seconds between two reads of the desired state."""
 _PRECEDENCE: tuple[DesiredState, ...] = ("run", "pause", "cancel")
 """Of two that were asked for, the later one here counts."""
 
@@ -61,7 +61,7 @@ class Control:
         return self._is_leaving.is_set()
 
     def why_stopped(self) -> Failure | None:
-        """Return why work of this process must end now, if it must."""
+        """Return the failure that ends the work of this process now; None while it may go on."""
         return CANCELED if self.is_canceled or self.is_leaving else None
 
     def leave(self) -> None:

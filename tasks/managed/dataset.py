@@ -19,7 +19,7 @@ from simyard.tasks.managed.run import RunSpec
 SCHEMA = "simyard.dataset/1"
 MANIFEST = "dataset_manifest.json"
 MEASURED = ("mean_return", "success_rate")
-"""What rollouts measure, of whatever drives them."""
+"""Metrics that rollouts measure, whatever drives the robots."""
 
 
 @dataclass(frozen=True)

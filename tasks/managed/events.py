@@ -30,7 +30,7 @@ TYPES = {
 }
 """Every `event_type`, and what it means."""
 _FRESH = 200
-"""How far back a process that resumes a run reads the events of those before it."""
+"""Number of newest events of earlier processes that a process reads when it resumes a run."""
 
 
 class Events:

@@ -39,7 +39,7 @@ class Ledger:
         return usage.in_usd(self._gpu_seconds, self._spec.usd_per_gpu_hour)
 
     def begin_iteration(self, number: int) -> None:
-        """Count what a process before this one used for an iteration."""
+        """Count the GPU seconds that a process before this one used for an iteration."""
         self._counted = self._rollout_seconds(number)
         self._gpu_seconds = self._committed() + self.spent(number)
 

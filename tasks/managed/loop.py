@@ -50,14 +50,14 @@ from simyard.tasks.shared.history import read_or_none
 from simyard.tasks.stage import stage
 
 BEAT_S = 3.0
-"""How often the heartbeat is written."""
+"""Seconds between two heartbeats."""
 _NO_OUTCOME = Failure(
     code="no_outcome", category=Category.INFRA, message="The call of the trainer left no outcome.", advice=""
 )
 
 
 class RunEndedError(Exception):
-    """Raised where nothing more may be begun; its text names the policy."""
+    """The run may begin nothing more; the text names the policy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class LoopObserver:
 
     on_event: Callable[[dict[str, Any]], None] = lambda event: None
     on_stage: Callable[[dict[str, Any]], None] = lambda status: None
-    """Told what is being done, as a live line shows it."""
+    """Called with the status at each new stage, for a live line."""
     is_canceled: Callable[[], bool] = lambda: False
     desired_state: Callable[[], DesiredState] = lambda: "run"
     """Returns the state that somebody asks for elsewhere than in the store; it may take long to answer."""
@@ -76,7 +76,7 @@ class Loop:
     """One process's hold on a run; `with` begins and ends its heartbeat."""
 
     def __init__(self, spec: RunSpec, store: Store, site: Site, observer: LoopObserver) -> None:
-        """Read how far the run is.
+        """Read the run's progress.
 
         Raises:
             RequestError: If it has ended, or another process drives it.
@@ -116,7 +116,7 @@ class Loop:
         self._with.close()
 
     def show(self, stage: str) -> None:
-        """Show what is being done now."""
+        """Set the current stage, and pass it to the observer."""
         self._stage = stage
         self._on_stage({"stage": stage, "done": 0, "total": 0})
 
@@ -223,7 +223,7 @@ class Loop:
             return persist(spec, collect(spec, self.store, None), self.store).to_json()
 
     def require_rollouts(self, specs: Sequence[JobSpec], results: Sequence[Any]) -> None:
-        """Record how the rollouts of an iteration ended.
+        """Record the end of an iteration's rollouts.
 
         Args:
             specs: The rollouts.
@@ -281,7 +281,7 @@ class Loop:
         return self._call(number, max(numbers, default=0) + 1, dataset_sha256), None
 
     def calls_left(self, number: int) -> int:
-        """Return how often the trainer may still be called in this iteration, by any process.
+        """Return the number of trainer calls left in this iteration, over all processes.
 
         Raises:
             WorkloadError: If it has failed as often as it may: the last failure.
@@ -387,7 +387,7 @@ class Loop:
         self.events.record(f"iteration.{status}", about, message, metric=metric)
 
     def conclude(self) -> dict[str, Any]:
-        """Write how the run ended, and return it."""
+        """Write the run's result, and return it."""
         assert self.ended_by is not None
         good = [ended for ended in self.iterations if ended["status"] == stop_policies.SUCCEEDED]
         failed = self.ended_by == "iteration_failure" or not good
@@ -421,7 +421,7 @@ class Loop:
         return self.conclude()
 
     def stop(self, *, canceled: bool, within_s: float) -> None:
-        """End what is in progress, where this process must end; of a canceled run also write how it ended.
+        """End the work in progress of a process that must end; of a canceled run also write the result.
 
         Args:
             canceled: Whether the run was canceled. Otherwise another process may resume it.

@@ -26,7 +26,7 @@ def through_outages(
 
     Args:
         drive: What is done; it raises when the store or the Prefect server cannot be reached.
-        say: Hears why it is done again.
+        say: Called with the reason for each further try.
         outage_s: How long it may not come through.
         retry_s: How long to wait before it is done again.
 

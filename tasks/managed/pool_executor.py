@@ -37,9 +37,9 @@ from simyard.tasks.shared.history import load_spec, read_or_none
 
 FLOW = "run-worker"
 POLL_S, LATER_POLL_S = 0.05, 0.25
-"""How often either side looks, in the first seconds and after them."""
+"""Seconds between two looks of either side, in the first five seconds of a wait and after them."""
 LOOK_S = 2.0
-"""How often the flow run and its heartbeat are read, and how often the heartbeat is written."""
+"""Seconds between two reads of the flow run and its heartbeat, and between two heartbeats."""
 PATIENCE = heartbeat.PATIENCE.worker
 IDLE_S = 900.0
 """A worker without a command for so long ends: nobody drives the run. The next command starts another."""
@@ -225,7 +225,7 @@ def serve_worker(run_id: str, slot: int, flow_run: str, store: Store, site: Site
         flow_run: The id of the flow run that this is.
         store: The run's store.
         site: This machine.
-        observer: Hears of everything that is done.
+        observer: Called for everything that is done.
     """
     keys, run = RunKeys(run_id), load_run(store, run_id)
     number = _first_open_command(store, keys, slot)
@@ -298,7 +298,7 @@ class _StopLook:
 
 
 def _poll_s(waited_s: float) -> float:
-    """Return how long to sleep until the next look."""
+    """Return the seconds to sleep until the next look."""
     return POLL_S if waited_s < 5.0 else LATER_POLL_S
 
 

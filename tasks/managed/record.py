@@ -29,7 +29,7 @@ def checkpoints(store: Store, run_id: str) -> list[dict[str, Any]]:
 
 
 def run_status(store: Store, run_id: str) -> dict[str, Any]:
-    """Return how a run stands, from the store alone.
+    """Return the status of a run, from the store alone.
 
     `status` is `queued`, `running`, `paused`, `interrupted` (nobody drives it any more) or how it ended.
 
@@ -71,6 +71,6 @@ def frame(spec: RunSpec, store: Store) -> dict[str, Any]:
 
 
 def list_runs(store: Store, limit: int) -> list[dict[str, Any]]:
-    """Return how the newest runs stand, newest first."""
+    """Return the status of each of the newest runs, newest first."""
     names = [name for name in store.list_dirs(keys.RUNS) if name.startswith("run-")]
     return [run_status(store, name) for name in sorted(names, reverse=True)[:limit]]

@@ -40,9 +40,9 @@ class RunSpec(Wire):
     folder: str
     """Of the request's file: where a trainer that is a child process starts."""
     checkpoint: InputFile | None
-    """What the first iteration begins from."""
+    """Checkpoint that the first iteration begins from; None for none."""
     usd_per_gpu_hour: float
-    """What a credit is measured by."""
+    """Price of a GPU hour in US dollars, by which credits are counted."""
     created_at: str
     """UTC, ISO 8601."""
 

@@ -1,4 +1,4 @@
-"""When a managed training run has gone on for long enough: what its policies say, from its record alone."""
+"""Stop policies of a managed training run, judged from its record alone."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def best(criteria: SuccessCriteria, iterations: Sequence[dict[str, Any]]) -> dic
 
 
 def _stale(criteria: SuccessCriteria, iterations: Sequence[dict[str, Any]]) -> int:
-    """Return how many of the last iterations that measured the metric were no better than the best before them."""
+    """Return the number of last iterations with a measured metric that were no better than the best before them."""
     sign = 1.0 if criteria.mode == "max" else -1.0
     top: float | None = None
     count = 0

@@ -33,11 +33,11 @@ from simyard.tasks.shared.history import read_or_none
 from simyard.tasks.shared.inputs import find_input
 
 CHECKPOINT, CHECKPOINT_URI, METRICS = "checkpoint.pt", "checkpoint_out_uri.txt", "metrics.json"
-"""What a trainer leaves: one of the first two, and the third."""
+"""Files that a trainer leaves: one of the first two, and the third."""
 MAX_METRICS_BYTES = 1_000_000
 POLL_S = 0.05
 MIRROR_S = 5.0
-"""How far the logs in the store may lie behind."""
+"""Seconds by which the logs in the store may lag behind."""
 GRACE_S = 10.0
 """From asking a trainer to end to killing it."""
 TAIL_LINES = 20
@@ -53,7 +53,7 @@ class TrainerAttempt(Wire):
     """Counted from 1 in its iteration."""
     dataset_sha256: str
     checkpoint: InputFile | None
-    """What it goes on from."""
+    """Checkpoint that it goes on from; None for none."""
 
     @property
     def name(self) -> str:
@@ -71,7 +71,7 @@ class TrainerObserver:
 
     lines: Callable[[list[str]], None] = lambda lines: None
     stopped: Callable[[], Failure | None] = lambda: None
-    """Why it must end now, if it must."""
+    """Returns the failure that ends the call now; None while it may go on."""
 
 
 def engine_for(trainer: TrainerSpec, site: Site) -> Engine:
@@ -131,7 +131,7 @@ def _status(failure: Failure | None) -> str:
 
 
 def outcome_of(attempt: TrainerAttempt, store: Store) -> dict[str, Any] | None:
-    """Return how a call ended; None where it has not."""
+    """Return the outcome of a call; None for one that has not ended."""
     found = read_or_none(store, attempt.key("outcome.json"))
     return None if found is None else dict(found)
 
@@ -208,7 +208,7 @@ class _Call:
                 self._sent[name] = size
 
     def clean_up(self) -> None:
-        """Remove what is in the store by now."""
+        """Remove the call's folder, with its files in the store by now."""
         shutil.rmtree(self._folder, ignore_errors=True)
         with suppress(OSError):
             self._folder.parent.rmdir()
@@ -248,7 +248,7 @@ class _Call:
         )
 
     def _require_time(self, began: float) -> None:
-        """Raise when the trainer must end now."""
+        """Raise `WorkloadError` for a trainer that must end now."""
         if failure := self._observer.stopped():
             raise WorkloadError(failure)
         if time.monotonic() - began > self._trainer.timeout_seconds:
@@ -354,7 +354,7 @@ def _numbers(path: str, value: Any) -> Iterator[tuple[str, float]]:
 
 
 def _require_plain(path: Path) -> None:
-    """Refuse what is no file with something in it; a link could name any file of this machine."""
+    """Refuse anything but a regular file that is not empty; a link could name any file of this machine."""
     if path.is_symlink() or not path.is_file():
         raise _broken(f"{path.name} is no regular file.", "Write it into the output folder itself.")
     if path.stat().st_size == 0:

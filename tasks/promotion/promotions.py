@@ -1,4 +1,4 @@
-"""Which policy is promoted under a name, and every decision about it.
+"""The policy promoted under a name, and every decision about it.
 
 A decision is an object of its own that is written once, so of two that are made at the same time neither is lost and
 both see the other. `promotions/<name>.json` is made from them, for whoever wants to read one file.
@@ -93,7 +93,7 @@ def decide(
 
 
 def _problem(which: str, values: list[float], metric: Metric) -> str | None:
-    """Return why nothing can be said of a policy; None where something can."""
+    """Return the reason for which a policy cannot be judged; None for one that can."""
     if not values:
         advice = " Name a successTermination, or compare the return." if metric == "success_rate" else ""
         return f"No episode of the {which} policy measured the {metric}.{advice}"

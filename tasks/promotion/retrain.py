@@ -19,7 +19,7 @@ from simyard.tasks.shared.templates import REPORTS
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Where the training begins."""
+    """Start of the training: a checkpoint or nothing."""
 
     resume: Resume | None
     """The checkpoint; None begins from scratch."""
@@ -149,7 +149,7 @@ def incumbent_job_id(job_id: str, incumbent: dict[str, Any]) -> str:
 
 
 def measured(store: Store, evaluation_id: str, metric: Metric) -> Measured:
-    """Read what a succeeded evaluation of one policy has measured."""
+    """Read the figures of a succeeded evaluation of one policy."""
     job = JobKeys(evaluation_id)
     spec = load_spec(store, evaluation_id)
     summary = store.get_json(job.artifact("summary.json"))

@@ -1,8 +1,8 @@
-"""What earlier checks found out about the simulator's environment: it refuses a bad job before anything is started.
+"""Findings of earlier checks about the simulator's environment: they refuse a bad job before anything is started.
 
-It is kept by interpreter, device and environment variables, with the status of every file that it came from: all
-modules that were imported, their folders, and what says which distributions are installed. It counts while all of them
-are unchanged, and refuses only: a job that it does not refuse is checked by the simulator all the same.
+They are kept by interpreter, device and environment variables, with the status of every file that they came from: all
+modules that were imported, their folders, and what says which distributions are installed. They count while all of
+them are unchanged, and refuse only: a job that they do not refuse is checked by the simulator all the same.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from simyard.runner.workload import Workload
 from simyard.tasks.sessions.fingerprint import needs
 
 ANSWER_S = 30.0
-"""What a process that has just checked a job may take to say what it knows."""
+"""Seconds for a process that has just checked a job to return its findings."""
 
 
 class Findings:
-    """What is known about the environment of one job."""
+    """Findings about the environment of one job."""
 
     def __init__(self, site: Site, job: JobSpec) -> None:
-        """Read what there is."""
+        """Read the kept findings, if there are any."""
         self._job = job
         own = needs(site, job, "")
         self._path = site.home / "cache" / "findings" / f"{hashlib.sha256(json.dumps(own).encode()).hexdigest()}.json"
@@ -53,7 +53,7 @@ class Findings:
                 raise
 
     def learn(self, workload: Workload) -> None:
-        """Keep what a process knows that has just checked the job, unless a job like this one has taught it before."""
+        """Keep the findings of a process that has just checked the job, unless those of a like job are kept."""
         what = f"{self._job.task} {self._job.library}"
         if self._brings_code() or not workload.is_waiting:
             return

@@ -1,4 +1,4 @@
-"""What a process must have in common with a job to serve it: the fingerprint of a session.
+"""The fingerprint of a session: the properties that a process must share with a job to serve it.
 
 It is simulator, interpreter, environment, device, the user's packages and the project. What is installed is not part of
 it: a process compares the files that it has loaded with those on the disk before each job, which tells an upgrade, and
@@ -25,7 +25,7 @@ Needs = dict[str, Any]
 
 
 def needs(site: Site, job: JobSpec, project: str, *, embedded_assets: bool = True) -> Needs:
-    """Return what a process must have for a job: two jobs with the same may meet in one.
+    """Return the properties that a process must have for a job: two jobs with the same may meet in one.
 
     Args:
         site: This machine.

@@ -38,10 +38,10 @@ def start(
         store: Whose jobs it serves.
         site: This machine.
         bounds: When it has served enough: a process is replaced, an idle session ends.
-        watch: Hears several times a second how it stands.
+        watch: Called several times a second with its status.
 
     Returns:
-        How it stands.
+        Its status.
 
     Raises:
         RequestError: If the job is bad.
@@ -83,7 +83,7 @@ def keep_one(
         store: Whose jobs it serves.
         site: This machine.
         bounds: Of a new session.
-        hear: Hears once of each thing that is waited for.
+        hear: Called once for each thing that is waited for.
     """
     wanted = needs(site, warm_up.spec, store.url())
     for _, state in alive_sessions(site):
@@ -100,7 +100,7 @@ def keep_one(
 
 
 def kept_sessions(site: Site) -> list[tuple[SessionFolder, dict[str, Any]]]:
-    """Return the sessions that this machine keeps, oldest first, each with how it stands."""
+    """Return the sessions that this machine keeps, oldest first, each with its status."""
     folders = [SessionFolder(root=path) for path in sorted(site.sessions_folder.glob("session-*"))]
     return [(folder, state) for folder in folders if (state := read_state(folder)) is not None]
 
@@ -122,7 +122,7 @@ def stop(site: Site, session_id: str | None, watch: Callable[[str], None]) -> li
     Args:
         site: This machine.
         session_id: Which; None for all.
-        watch: Hears what is waited for.
+        watch: Called with the thing that is waited for.
 
     Returns:
         The ids of those that ended.
@@ -151,7 +151,7 @@ def stop(site: Site, session_id: str | None, watch: Callable[[str], None]) -> li
 
 
 def _ask_to_stop(folder: SessionFolder) -> bool:
-    """Return False where it cannot hear now: it is starting, and others are waiting already."""
+    """Return False for a session that takes no connection now: it is starting, and others are waiting already."""
     with suppress(OSError):  # it has ended by itself
         try:
             caller = folder.connect()

@@ -65,7 +65,7 @@ class Sessions:
         Args:
             job: The job.
             project: Whose job it is: the URL of its store.
-            log: Hears in words where the process comes from.
+            log: Called with a message about the origin of the process.
         """
         return Lease(self, job, project, log)
 
@@ -151,7 +151,7 @@ class Lease:
 
         Raises:
             RequestError: If the simulator's environment refuses the job.
-            WorkloadError: If the process dies or is silent.
+            WorkloadError: If the process ends or does not answer.
         """
         timeout_s = min(CHECK_TIMEOUT_S, job.limits.wall_s)
         embedded_assets = True

@@ -54,7 +54,7 @@ class Site:
         return self.said
 
     def kill(self) -> None:
-        """End `simyard up` itself, without a word; what it started goes on."""
+        """End `simyard up` itself with SIGKILL; what it started goes on."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()

@@ -21,7 +21,7 @@ _PHASES = {"reach": 0.3, "descend": 0.2, "close": 0.12, "lift": 0.23}
 """Parts of the episode; the rest of it holds the object up."""
 _ITERATIONS = 100
 _REACHED_M = 0.01
-"""How near the tool must come to where it is sent."""
+"""Largest distance between the tool and its goal that counts as reached, in metres."""
 
 
 @dataclass(kw_only=True)
@@ -127,7 +127,7 @@ class PickLift(Mode):
         simulation.place(self._object(simulation.free), pose)
 
     def _turns(self) -> torch.Tensor:
-        """Return how the hand is turned about the vertical: square to the object's sides, and as little as possible."""
+        """Return the hand's smallest turn about the vertical that is square to the object's sides, in radians."""
         import torch
 
         simulation = self._simulation
@@ -149,7 +149,7 @@ class PickLift(Mode):
         return self._poses[-1]
 
     def success(self) -> torch.Tensor:
-        """Return where the object is up."""
+        """Return True for each world whose object has risen by `success_m`."""
         risen: torch.Tensor = self._simulation.bodies[:, self._body, 2] - self._height >= self.success_m
         return risen
 

@@ -67,7 +67,7 @@ class Policy(Mode):
         self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
 
     def targets(self, step: int) -> torch.Tensor:
-        """Return what the network makes of the joints as they are now."""
+        """Return the network's action for the joints' present positions and velocities."""
         import torch
 
         simulation = self._simulation

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from simyard.runner.newton.simulation import Simulation
 
 FREE_RANGE_RAD, FREE_RANGE_M = math.pi / 2, 0.25
-"""How far a joint without limits goes to both sides of the first pose."""
+"""Range of a joint without limits to either side of the first pose, in radians and in metres."""
 
 
 @dataclass(kw_only=True)

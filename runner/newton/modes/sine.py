@@ -45,7 +45,7 @@ class Sine(Mode):
         self._high = tensor(target.high for target in simulation.robot.targets)
 
     def targets(self, step: int) -> torch.Tensor:
-        """Return where each sine is."""
+        """Return the value of each joint's sine at this step, within the joint's limits."""
         import torch
 
         wave = self._middle + self._amplitude * torch.sin(self._rate * (step * self._dt) + self._phase)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Keyframe:
-    """Where some joints are to be at one time."""
+    """Positions of some joints at one time."""
 
     time_s: float = setting("Seconds from the beginning, more than of the keyframe before.", low=0, high=1e6)
     positions: Mapping[str, float] = setting("Radians or metres by joint.", low=-1e4, high=1e4)
@@ -56,7 +56,7 @@ class Trajectory(Mode):
         self._paths = [_Path(self.keyframes, name, position) for name, position in first.items()]
 
     def targets(self, step: int) -> torch.Tensor:
-        """Return where the robot is to be now."""
+        """Return the positions between two keyframes at this step."""
         import torch
 
         row = [path.at(step * self._dt) for path in self._paths]

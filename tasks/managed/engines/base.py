@@ -10,7 +10,7 @@ from typing import Protocol
 INPUT, OUTPUT = "input", "output"
 """Folders of a call: what the trainer reads, and what it leaves."""
 STDOUT, STDERR = "stdout.log", "stderr.log"
-"""What it printed, beside them."""
+"""Logs of its output, beside these folders."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,25 +26,25 @@ class TrainerCall:
     own_entrypoint: bool = False
     """Whether the image's entrypoint is the program."""
     env: Mapping[str, str]
-    """What is set in its environment besides what the image sets."""
+    """Environment variables in addition to the image's own."""
     folder: Path
     """Absolute: `input/` is there, `output/` is empty, and the two logs are written here."""
     work: Path
-    """Where a child process starts; a container starts where its image says."""
+    """Working directory of a child process; a container starts in its image's."""
     gpus: int
-    """How many it may see; 0 for none."""
+    """Number of GPUs it may see; 0 for none."""
     cpus: float
-    """How many it may keep busy."""
+    """Number of cores it may keep busy."""
     memory_bytes: int
-    """How much it may have."""
+    """Memory it may take, in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exit:
-    """How a trainer ended."""
+    """Exit code or signal of a trainer that has ended."""
 
     code: int | None
-    """None when a signal ended it."""
+    """The exit code; None after a signal."""
     signal: str | None = None
     """`SIGKILL`, say."""
     out_of_memory: bool = False
@@ -55,7 +55,7 @@ class RunningTrainer(Protocol):
     """A trainer that was started or found."""
 
     def poll(self) -> Exit | None:
-        """Return how it ended; None while it runs. Its output is in the logs by then."""
+        """Return its exit, with its whole output in the logs; None while it runs."""
 
     def end(self, grace_s: float) -> None:
         """End it with everything it started: SIGTERM, a grace, SIGKILL. Nothing of it is left after that."""
@@ -72,7 +72,7 @@ class Engine(Protocol):
         """
 
     def seen(self, folder: Path) -> tuple[str, str]:
-        """Return where a trainer finds `input/` and `output/` of this call's folder."""
+        """Return the paths of `input/` and `output/` of this call's folder, as the trainer sees them."""
 
     def start(self, call: TrainerCall) -> RunningTrainer:
         """Start it; one of this name that runs or has ended already is found instead.

@@ -16,11 +16,11 @@ from simyard.tasks.managed.engines.base import INPUT, OUTPUT, STDERR, STDOUT, Ex
 from simyard.tasks.shared.heartbeat import PATIENCE
 
 SEEN_INPUT, SEEN_OUTPUT = "/simyard/input", "/simyard/output"
-"""Where a container finds the folders of its call."""
+"""Folders of a call, as its container sees them."""
 _OVER = ("exited", "dead")
 """States of a container that has ended."""
 _LAST_OUTPUT_S = 10.0
-"""How long the last output of a trainer that is ended is waited for."""
+"""Seconds to wait for the last output of a trainer that was ended."""
 _SIGNALS = {128 + number: number.name for number in signal.Signals if number < 32}
 """The exit code that a shell or a container's init gives for a program that a signal ended."""
 
@@ -59,7 +59,7 @@ class ContainerEngine:
             docker_api.require_image(client, image)
 
     def seen(self, folder: Path) -> tuple[str, str]:
-        """Return where every container has them."""
+        """Return the paths in the container, the same in every one."""
         return SEEN_INPUT, SEEN_OUTPUT
 
     def start(self, call: TrainerCall) -> RunningContainer:
@@ -115,7 +115,7 @@ class RunningContainer:
             self._logs.append(copy)
 
     def poll(self) -> Exit | None:
-        """Return how it ended, once both logs are complete.
+        """Return its exit, once both logs are complete; None before that.
 
         Raises:
             WorkloadError: The container is gone, or the engine has not answered for too long.

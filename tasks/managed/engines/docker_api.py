@@ -1,4 +1,4 @@
-"""What simyard asks of a container engine, in the Docker API, and the engine's failures in simyard's words."""
+"""Requests to a container engine in the Docker API, and the engine's failures as simyard's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from simyard.core.errors import Category, Failure, RequestError, WorkloadError
 _TIMEOUT_S = 120.0
 """Making a container of a large image takes an engine a while."""
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""Where engines look for a program if the image does not say."""
+"""Default PATH of an engine, for images without one."""
 _agreed: dict[str, str] = {}
 """The API's version that each engine speaks: podman takes half a second to tell."""
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
@@ -164,7 +164,7 @@ def require_program(container: Any, image: str, program: str) -> None:
 
 
 def gpu_requests(client: Any, gpus: int) -> list[Any]:
-    """Return how so many GPUs are asked for.
+    """Return the device requests for so many GPUs.
 
     Raises:
         RequestError: The engine has none to give, as far as it says.

@@ -23,7 +23,7 @@ from simyard.tasks.managed.engines.base import INPUT, OUTPUT, STDERR, STDOUT, Ex
 
 _PYTHONS = ("python", "python3")
 _LOOK_S = 0.5
-"""How often its memory is looked at: that goes through all processes of the machine."""
+"""Seconds between two looks at its memory: each goes through all processes of the machine."""
 
 
 class LocalEngine:
@@ -59,7 +59,7 @@ class LocalEngine:
         return _Child(process, call)
 
     def sweep(self, name: str) -> None:
-        """Kill what is left of the call of this name."""
+        """Kill the remaining processes of the call of this name."""
         kill_family(name)
 
 
@@ -93,7 +93,7 @@ class _Child:
         self._exit: Exit | None = None
 
     def poll(self) -> Exit | None:
-        """Return how it ended; what it started and left running is killed then."""
+        """Return its exit, after killing the processes that it left running; None while it runs."""
         if self._exit is None:
             code = self._process.poll()
             if code is None:
