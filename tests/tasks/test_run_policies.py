@@ -14,7 +14,7 @@ from simyard.store.keys import JobKeys, new_run_id
 from simyard.store.store import Store
 from simyard.tasks.managed import stop_policies
 from simyard.tasks.managed.desired_state import set_desired_state
-from simyard.tasks.managed.executor import LocalExecutor
+from simyard.tasks.managed.executor import Executor, LocalExecutor
 from simyard.tasks.managed.loop import Loop, LoopObserver, RunEndedError
 from simyard.tasks.managed.run import load_run, resolve_run, stage_run
 
@@ -149,6 +149,33 @@ def test_whoever_takes_a_run_up_counts_what_was_spent_and_nothing_twice(driven):
     finish(after, second, 40.0)
     after.ledger.count_rollout(second)
     assert after.ledger.credits == pytest.approx(0.08)
+
+
+class Idle(Executor):
+    """An executor that is asked to do nothing."""
+
+    def check(self):
+        raise AssertionError("the trainer is checked again")
+
+    def roll_out(self, worker, spec, observer):
+        raise AssertionError(f"{spec.job_id} is done again")
+
+    def call_trainer(self, attempt, observer):
+        raise AssertionError("the trainer is called again")
+
+    def shutdown(self):
+        """Leave nothing."""
+
+
+def test_a_rollout_that_was_judged_by_a_process_before_is_not_done_again(driven):
+    loop = driven()
+    spec = loop.rollouts(1)[0]
+    finish(loop, spec, 1.0)
+    judged = records.result(spec.job_id, kind="rollout")
+    loop.store.put_json(JobKeys(spec.job_id).result, judged)
+    loop.store.put_json(JobKeys(spec.job_id).manifest, {})
+    after = driven()
+    assert after.attempt_rollout(spec, Idle(after.spec)) == judged
 
 
 def test_failures_of_the_trainer_are_counted_whoever_called_it(driven):
