@@ -1,4 +1,4 @@
-"""What the store holds: one frozen dataclass a document, written and read through `core/wire.py`.
+"""Documents of the store: one frozen dataclass each, written and read through `core/wire.py`.
 
 Times are UTC in ISO 8601 unless a field says otherwise. A document without a `schema_version` is of the version of the
 job's frozen spec beside it.
@@ -15,7 +15,7 @@ from simyard.core.specs import Facts, InputFile
 from simyard.core.wire import ABSENT, Wire
 
 Ended = Literal["succeeded", "failed", "canceled"]
-"""How an attempt or a job ended."""
+"""Final status of an attempt or a job."""
 
 
 def ended(failure: Failure | None) -> Ended:
@@ -35,7 +35,7 @@ class AttemptStatus(Wire):
     status: Literal["running", "succeeded", "failed", "canceled"]
     """`running` until the outcome is about to be written."""
     stage: str
-    """What it does, in words: `staging`, `working`; behind a colon may stand a count."""
+    """Current activity, in words: `staging`, `working`; behind a colon may stand a count."""
     start_iteration: int
     """Iterations that were done before it."""
     done: int
@@ -43,7 +43,7 @@ class AttemptStatus(Wire):
     total: int
     """Units that the job does."""
     unit: str
-    """What is counted, in the singular: `iteration`, `episode`, `step` or `check`."""
+    """Name of one unit of work, in the singular: `iteration`, `episode`, `step` or `check`."""
     reward: float | None
     """The newest mean return; None where none was seen."""
     host: str
@@ -51,15 +51,15 @@ class AttemptStatus(Wire):
     pid: int
     """The process that wrote it."""
     pid_space: str
-    """Where that number means this process: a start of a machine, and a container of it."""
+    """Scope in which `pid` means this process: a start of a machine, and a container of it."""
     process_began: float
-    """When the process began, in seconds since 1970."""
+    """Start of the process, in seconds since 1970."""
     updated_at: str
-    """When this was written."""
+    """Time of this heartbeat."""
     began_at: str
-    """When the attempt began."""
+    """Start of the attempt."""
     facts: Facts | None = field(default=None, metadata=ABSENT)
-    """What the simulator said of the job; None until it has."""
+    """The simulator's facts about the job; None until it has reported them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +69,13 @@ class Opened(Wire):
     name: str
     """The artifact's name; of a checkpoint the name that the library gave it."""
     sha256: str | None
-    """None where it could not be read."""
+    """Digest of the file; None where it could not be read."""
     tensors: int | None = field(default=None, metadata=ABSENT)
-    """How many tensors a checkpoint has; None for other files."""
+    """Number of tensors in a checkpoint; None for other files."""
     finite: bool | None
-    """False when a weight is NaN or infinite; None where there are no weights."""
+    """Whether every weight is finite, neither NaN nor infinite; None where there are no weights."""
     error: str | None
-    """Why it does not open; None where it does."""
+    """Error on opening the file; None where it opens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,20 +83,20 @@ class WorkloadAccount(Wire):
     """The workload's own account of its end, `workload.json` on the machine it ran on."""
 
     failure: Failure | None
-    """None where it came through its own clean-up."""
+    """Failure of the workload; None where it came through its own clean-up."""
     opened: tuple[Opened, ...]
-    """What it opened, in order; of a training the newest checkpoint."""
+    """Files that it opened, in order; of a training the newest checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome(Wire):
-    """How an attempt ended, `outcome.json`: written once, last."""
+    """Result of an attempt, `outcome.json`: written once, last."""
 
     number: int
     """The attempt, counted from 1."""
     status: Ended
     failure: Failure | None
-    """Why it failed; None for a success."""
+    """Failure of the attempt; None for a success."""
     refused: bool
     """Whether the request was bad, and nothing was simulated."""
     start_iteration: int
@@ -106,21 +106,21 @@ class Outcome(Wire):
     total: int
     """Units that the job does."""
     unit: str
-    """What is counted, in the singular."""
+    """Name of one unit of work, in the singular."""
     reward: float | None
     """The last mean return that was seen; None where none was."""
     exit_code: int | None
     """Of the workload; None where it was killed or did not start."""
     signal: str | None
-    """What killed the workload: `SIGKILL`."""
+    """Name of the signal that killed the workload: `SIGKILL`."""
     end_marker: bool
     """Whether the workload said that its work was done."""
     stopped_because: Failure | None
-    """Why the supervisor ended the workload itself."""
+    """The supervisor's reason for ending the workload itself."""
     opened: tuple[Opened, ...]
-    """What the workload opened when it was done."""
+    """Files that the workload opened when it was done."""
     facts: Facts | None
-    """What the simulator said of the job; None where it was not asked."""
+    """The simulator's facts about the job; None where it was not asked."""
     timings: dict[str, float | None]
     """Seconds: `startup_s`, `total_s` and one named after the kind of job, such as `train_s`; null: not reached."""
 
@@ -132,7 +132,7 @@ class CheckpointRecord(Wire):
     name: str
     """File name, below the artifact folder `checkpoints/`."""
     key: str
-    """Where the store has it."""
+    """Key of the checkpoint in the store."""
     sha256: str
     size_bytes: int
     iteration: int | None
@@ -161,7 +161,7 @@ class ArtifactEntry(Wire):
     name: str
     """Path below the job's `artifacts/`."""
     kind: str
-    """What it is: `checkpoint`, `metrics`, `log` …; see `core/artifacts.py`."""
+    """Kind of file: `checkpoint`, `metrics`, `log` …; see `core/artifacts.py`."""
     size_bytes: int
     sha256: str
     iteration: int | None = None
@@ -179,7 +179,7 @@ class ArtifactEntry(Wire):
 
 @dataclass(frozen=True, kw_only=True)
 class JobResult(Wire):
-    """How a job ended, `result.json`."""
+    """Result of a job, `result.json`."""
 
     job_id: str
     kind: str
@@ -190,9 +190,9 @@ class JobResult(Wire):
     artifacts: tuple[ArtifactEntry, ...]
     """By name."""
     attempts: int
-    """How many attempts it took."""
+    """Number of attempts that the job took."""
     error: Failure | None
-    """Why it did not succeed."""
+    """Failure of the job; None for a success."""
     timings: dict[str, float | None]
     """Seconds of all attempts together; null where none measured it."""
     done: int
@@ -200,7 +200,7 @@ class JobResult(Wire):
     total: int
     """Units that the job does."""
     unit: str
-    """What is counted, in the singular."""
+    """Name of one unit of work, in the singular."""
     reward: float | None
     """The one figure a list shows: a mean return; None where none was measured."""
     summary: dict[str, Any] | None
@@ -208,14 +208,14 @@ class JobResult(Wire):
     refused: bool
     """Whether the request was bad, and nothing was simulated."""
     notes: tuple[str, ...]
-    """What was fitted, in words."""
+    """Adjustments to the request, in words."""
     updated_at: str
-    """When it was judged."""
+    """Time of the verdict."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobStatus(Wire):
-    """How a job stands that has no result yet: made of its attempts, and shown; no file of the store."""
+    """Status of a job that has no result yet: made of its attempts, and shown; no file of the store."""
 
     job_id: str
     status: Literal["queued", "running", "interrupted", "canceled"]
@@ -223,16 +223,16 @@ class JobStatus(Wire):
     store: str
     """URL of the job's folder."""
     attempts: int
-    """How many have begun."""
+    """Number of attempts that have begun."""
     stage: str | None
-    """What the newest attempt does; None where it has ended or none has begun."""
+    """Current activity of the newest attempt; None where it has ended or none has begun."""
     done: int | None
     """Units of work done; None where no attempt has begun, as with all that follow."""
     total: int | None
     unit: str | None
     reward: float | None
     updated_at: str | None
-    """When the newest attempt wrote its heartbeat; None also where it has ended."""
+    """Time of the newest attempt's heartbeat; None also where it has ended."""
     error: Failure | None
     """Of the newest attempt, where it has failed; another one may make it good."""
     artifacts: tuple[ArtifactEntry, ...] = ()
@@ -240,7 +240,7 @@ class JobStatus(Wire):
 
 
 JobStanding = JobStatus | JobResult
-"""How a job stands, ended or not."""
+"""Status of a job, ended or not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,26 +283,26 @@ class AssetRecord(Wire):
     metadata: dict[str, Any]
     """The user's own, as JSON."""
     created_at: str
-    """When these bytes were first uploaded."""
+    """Time of the first upload of these bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ApiKey(Wire):
-    """What is kept of a key of the HTTP API."""
+    """Record of a key of the HTTP API."""
 
     key_id: str
     """The part that is no secret."""
     sha256: str
     """Of the whole key. It has 256 random bits, so a slow hash would add nothing."""
     project: str
-    """Whose jobs and assets it sees."""
+    """Project of the jobs and assets that it sees."""
     scopes: tuple[str, ...]
-    """What it is good for: of `tasks/shared/api_keys.py`'s `SCOPES`."""
+    """Scopes that it grants: of `tasks/shared/api_keys.py`'s `SCOPES`."""
     name: str
     """For people."""
     created_at: str
     revoked_at: str | None = None
-    """Since when it is good for nothing."""
+    """Time of its revocation; None while it is valid."""
     max_active_jobs: int | None = None
     """Jobs and runs that may be waiting or running at once."""
     requests_per_minute: int | None = None
@@ -322,7 +322,7 @@ class IdempotencyRecord(Wire):
     id: str
     """Of the job or run."""
     sha256: str
-    """Of what was asked for, as JSON with sorted keys."""
+    """Digest of the request, as JSON with sorted keys."""
     created_at: str
 
 
@@ -338,7 +338,7 @@ class NotificationRecord(Wire):
     delivery_id: str
     """The same for every try of one delivery."""
     deliveries: int
-    """How many tries it took."""
+    """Number of tries."""
     problem: str | None
-    """Why the last try was not taken."""
+    """Problem of the last try; None where the receiver took it."""
     at: str

@@ -24,7 +24,7 @@ ABSENT = {"simyard.absent": True}
 
 
 class WireError(SimyardError, ValueError):
-    """Raised when JSON is not what a document holds."""
+    """Error of JSON that does not fit its document."""
 
     def __init__(self, message: str, *, code: str = "bad_document", advice: str = "") -> None:
         super().__init__(Failure(code=code, category=Category.USER, message=message, advice=advice))
@@ -49,7 +49,7 @@ class Wire:
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
-        """Read what `to_json` wrote.
+        """Decode JSON that `to_json` wrote.
 
         Args:
             data: Plain JSON types.
@@ -179,7 +179,7 @@ def _expect(kind: Any, value: Any, where: str) -> Any:
 
 
 def _name(hint: Any) -> str:
-    """Return what people call a type of JSON."""
+    """Return the common name of a JSON type."""
     if hint is type(None):
         return "null"
     if hint is dict or dataclasses.is_dataclass(hint):

@@ -35,7 +35,7 @@ class Caller:
 
     @property
     def project(self) -> str:
-        """Project whose jobs they see."""
+        """Project of the jobs that they see."""
         return self.key.project
 
 

@@ -1,4 +1,4 @@
-"""What a job's page shows, gathered from the store; while the job runs, from what its attempts have sent so far."""
+"""Content of a job's page, from the store; while the job runs, from the files that its attempts have sent so far."""
 
 from __future__ import annotations
 
@@ -51,21 +51,21 @@ class Look:
     """As the API tells it."""
     attempts: list[PastAttempt]
     curves: list[Curve]
-    """What was logged while training."""
+    """Curves of a training's log, or of an evaluation of several checkpoints."""
     machine: list[Curve]
-    """What the newest attempt cost."""
+    """Curves of the newest attempt's use of the machine."""
     logs: dict[str, list[str]]
     """The last lines of the newest attempt's logs; of those that have any."""
     episodes: Rows
     """Rows of `episodes.csv`."""
     links: dict[str, str]
-    """Where each artifact is fetched, by its name."""
+    """Address of each artifact, by its name."""
     skipped: list[str]
     """Artifacts that are too large to be shown here."""
 
 
 def look(store: Store, job_id: str, launches: Launches, link: Link) -> Look:
-    """Return what there is to show of a job.
+    """Return the content of a job's page.
 
     Raises:
         RequestError: There is no such job.

@@ -1,4 +1,4 @@
-"""What a key may use: so many jobs at once, and so much money."""
+"""Limits of a key: so many jobs at once, and so much money."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Limits:
             )
 
     def spent(self, caller: Caller) -> float:
-        """Return what a key's jobs and managed runs have cost so far, in USD."""
+        """Return the cost of a key's jobs and managed runs so far, in USD."""
         ids = {own_id for run in self._launches.of_key(caller.key.key_id) if (own_id := id_of(run))}
         return sum(self._cost(own_id, caller.store) for own_id in ids)
 

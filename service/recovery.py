@@ -21,7 +21,7 @@ from simyard.tasks.shared import history
 from simyard.tasks.shared.heartbeat import PATIENCE
 
 MOST_RUNS = 5
-"""How often a flow run is begun before it is given up."""
+"""Number of times that a flow run is begun before it is given up."""
 
 logger = logging.getLogger("simyard.service")
 
@@ -46,7 +46,7 @@ def recover(settings: Settings, launches: Launches) -> int:
 
 
 def why_lost(run: FlowRun, store: Store, own_id: str) -> str | None:
-    """Return why nobody does this work any more; None where somebody does, or may be about to, or it is done."""
+    """Return the reason that this work is lost; None where a process does it, or may be about to, or it is done."""
     work = _job(store, own_id) if own_id.startswith("job-") else _run(store, own_id)
     state = run.state
     assert state is not None
@@ -67,14 +67,14 @@ def why_lost(run: FlowRun, store: Store, own_id: str) -> str | None:
 
 @dataclass(frozen=True)
 class _Work:
-    """What the store says of a job or a managed run that has not ended."""
+    """State in the store of a job or a managed run that has not ended."""
 
     is_under_way: bool
     """Somebody is known to have it in hand."""
     is_gone: bool
-    """Who had it in hand is not there any more."""
+    """Whether the process that had it in hand is gone."""
     heard: datetime | None
-    """When something was last heard of it."""
+    """Time of its last heartbeat or outcome; None where there was none."""
 
 
 def _job(store: Store, job_id: str) -> _Work | None:

@@ -1,4 +1,4 @@
-"""How jobs and managed runs stand, in the words of the API: results from the store, what has not begun from Prefect."""
+"""Status of jobs and managed runs, in the words of the API: results from the store, work not yet begun from Prefect."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from simyard.tasks.shared.history import load_spec
 MANIFEST = "artifact_manifest.json"
 ENDED = history.ENDED
 _UNSETTLED = ("queued", "interrupted")
-"""What the store says of work that nobody is known to do."""
+"""Statuses in the store of work that no process is known to do."""
 
 logger = logging.getLogger("simyard.service")
 
 
 def job_standing(store: Store, job_id: str, launches: Launches) -> dict[str, Any]:
-    """Return how a job stands.
+    """Return the status of a job, as the API shows it.
 
     Raises:
         RequestError: There is no such job.
@@ -64,7 +64,7 @@ def job_standing(store: Store, job_id: str, launches: Launches) -> dict[str, Any
 
 
 def run_standing(store: Store, run_id: str, launches: Launches) -> dict[str, Any]:
-    """Return how a managed run stands.
+    """Return the status of a managed run, as the API shows it.
 
     Raises:
         RequestError: There is no such run.
@@ -91,7 +91,7 @@ def text_of(failure: dict[str, Any] | None) -> str | None:
 def _settle(
     status: str, failure: dict[str, Any] | None, own_id: str, launches: Launches
 ) -> tuple[str, dict[str, Any] | None]:
-    """Return what Prefect knows of work that the store knows nobody to do."""
+    """Return status and failure, by Prefect's flow run, of work that no process is known to do."""
     waiting = "queued" if status == "queued" else "running"
     try:
         run = launches.find(own_id)
@@ -123,12 +123,12 @@ def _manifest(store: Store, job_id: str, status: str) -> list[dict[str, Any]]:
 
 
 def artifact_key(job_id: str, name: str) -> str:
-    """Return where an artifact lies that a job has."""
+    """Return the key of a job's artifact in the store."""
     return JobKeys(job_id).manifest if name == MANIFEST else JobKeys(job_id).artifact(name)
 
 
 def find_artifact(store: Store, job_id: str, name: str) -> tuple[str, str | None]:
-    """Return where an artifact of a job lies, and its digest where one is kept.
+    """Return the key of a job's artifact in the store, and its digest where one is kept.
 
     Raises:
         RequestError: There is no such job.

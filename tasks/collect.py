@@ -78,7 +78,7 @@ def _files(spec: JobSpec, store: Store, chain: tuple[tuple[PastAttempt, int | No
 
 
 def _missing(spec: JobSpec, store: Store, outcome: Outcome | None, artifacts: tuple[Artifact, ...]) -> Failure | None:
-    """Return what is missing from a job whose last attempt reports a success."""
+    """Return the failure of a job that lacks artifacts though its last attempt reports a success, or None."""
     if outcome is None:
         return Failure(
             code="no_outcome", category=Category.INFRA, message="The last attempt left no outcome.",

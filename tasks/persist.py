@@ -20,7 +20,7 @@ from simyard.tasks.shared.verdict import Verdict
 
 
 def persist(spec: JobSpec, verdict: Verdict, store: Store) -> JobResult:
-    """Keep what the job produced and commit it.
+    """Keep the artifacts of the job and commit its result.
 
     Returns:
         The job's result: what `--json` prints.
@@ -52,7 +52,7 @@ def persist(spec: JobSpec, verdict: Verdict, store: Store) -> JobResult:
 
 
 def _drop_others(store: Store, job: JobKeys, entries: Iterable[ArtifactEntry]) -> None:
-    """Delete what an earlier verdict kept and this one does not: the diagnostics of a job that now succeeded, say."""
+    """Delete artifacts that only an earlier verdict kept: the diagnostics of a job that now succeeded, say."""
     kept = {job.artifact(entry.name) for entry in entries}
     for found in store.list(job.artifacts):
         if found.key not in kept:

@@ -28,7 +28,7 @@ def version_of(folder: Path) -> str:
 
 
 def check(job: JobSpec, library: Library) -> Facts:
-    """Check what can be known without starting Kit: the library's script; the task and overrides fail in Kit.
+    """Check the library's script without starting Kit; a bad task or override fails in Kit.
 
     Raises:
         RequestError: If this installation has no script for the library.

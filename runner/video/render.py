@@ -34,7 +34,7 @@ _BLACK, _UNIFORM = 8.0, 3.0
 
 
 class Renderer:
-    """Draws what the worlds of one Newton model went through: open it once, and close it before the simulation.
+    """Renderer of the trajectories of one Newton model's worlds: open it once, and close it before the simulation.
 
     It draws from a copy of the model on the CPU, so that it needs no more than OpenGL in software, wherever the
     simulation runs.
@@ -228,7 +228,7 @@ def _viewer_errors() -> Iterator[None]:
 
 
 def why_not() -> str | None:
-    """Return why this machine cannot make videos, or None: makes an OpenGL context and encodes a picture, in 0.2 s."""
+    """Return the obstacle to videos here, or None: makes an OpenGL context and encodes an image, in 0.2 s."""
     try:
         import pyglet
 

@@ -30,7 +30,7 @@ _SMALLER = 1.3
 
 
 class VideoError(Exception):
-    """Raised when an episode cannot be recorded, drawn or encoded, or when a video file is not what it should be."""
+    """Error of recording, drawing or encoding an episode, or of a video file that is not as it should be."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

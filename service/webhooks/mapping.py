@@ -86,7 +86,7 @@ class Hook(BaseModel):
     parameters: Annotated[dict[str, Any], AfterValidator(_parameters)] = {}
     """The flow's parameters; texts may have `{payload.dotted.path}` in them."""
     project: Annotated[str, AfterValidator(_project)] = DEFAULT_PROJECT
-    """Project whose jobs it starts."""
+    """Project of the jobs that it starts."""
 
     @property
     def secret(self) -> str:

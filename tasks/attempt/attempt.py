@@ -46,13 +46,13 @@ CANCELED = Failure(
 
 @dataclass(kw_only=True)
 class Observer:
-    """Who hears of an attempt while it runs; every call comes from the supervising thread, save `lines`."""
+    """Callbacks of a running attempt; every call comes from the supervising thread, save `lines`."""
 
     progress: Callable[[dict[str, Any]], None] = lambda status: None
     lines: Callable[[list[str]], None] = lambda lines: None
     canceled: Callable[[], bool] = lambda: False
     why_stopped: Callable[[BaseException], Failure] = lambda error: CANCELED
-    """What it means that a signal interrupted the attempt: a cancel, or a machine that goes away."""
+    """Failure of an attempt that a signal interrupted: a cancel, or a machine that goes away."""
 
 
 @dataclass(kw_only=True)
@@ -60,7 +60,7 @@ class Timings:
     """Seconds on this machine's clock."""
 
     work: str
-    """What the job does: `train`."""
+    """Name of the job's work: `train`."""
     began: float = field(default_factory=time.monotonic)
     startup_s: float | None = None
     """From here to the first sign of progress: a finished iteration."""
@@ -296,7 +296,7 @@ class _Attempt:
         return outcome
 
     def _ending_fields(self, failure: Failure | None) -> dict[str, object]:
-        """Return what the last line of runner.log says besides: `traceback` is the last one the workload printed."""
+        """Return further fields of the last line of runner.log: `traceback` is the last one the workload printed."""
         fields: dict[str, object] = {"duration_s": f"{time.monotonic() - self.timings.began:.3f}"}
         if failure is not None:
             fields |= {
@@ -308,7 +308,7 @@ class _Attempt:
         return fields
 
     def _clean_up(self) -> None:
-        """Remove what is in the store by now."""
+        """Remove the attempt's local folder, which is in the store by now."""
         shutil.rmtree(self.paths.root, ignore_errors=True)
         with suppress(OSError):  # another attempt's folder is beside it
             self.paths.root.parent.rmdir()
@@ -325,7 +325,7 @@ class _Attempt:
             raise WorkloadError(CANCELED)
 
     def _wait(self, what: str) -> None:
-        """Say what is waited for, and that this machine lives."""
+        """Show the reason for waiting as the stage, and write a heartbeat."""
         if self.mirror.status.stage != what:
             self.log("gathering", "note", what)
         self.mirror.note(stage=what)
@@ -362,7 +362,7 @@ class _Attempt:
 
 
 def _sweep(scratch: Path) -> None:
-    """Remove what attempts of this job left here when they were killed; a new one starts from the store."""
+    """Remove folders of killed attempts of this job from this machine; a new one starts from the store."""
     for folder in scratch.glob("*-*"):
         if not psutil.pid_exists(int(folder.name.rpartition("-")[2])):
             shutil.rmtree(folder, ignore_errors=True)

@@ -114,7 +114,7 @@ class NodeCache:
         return True
 
     def _make_room(self) -> None:
-        """Remove what was used least recently until the rest fits, and what killed downloads left."""
+        """Remove the least recently used files until the rest fits, and the remains of killed downloads."""
         entries = []
         for path in self.folder.iterdir():
             if partial := _PARTIAL.fullmatch(path.name):

@@ -15,15 +15,15 @@ from simyard.tasks.attempt.supervise import Ending
 def judge(
     ending: Ending, account: WorkloadAccount | None, log: Callable[..., None], *, runs_user_code: bool = False
 ) -> Failure | None:
-    """Return why the attempt failed, the original cause first, or None when the work was done and can be opened.
+    """Return the failure of the attempt, the original cause first, or None when the work was done and can be opened.
 
     An exit code proves nothing: the end marker was seen, and what was promised opens, with finite weights.
 
     Args:
-        ending: How the workload ended.
-        account: What it says of that itself; None where it said nothing.
+        ending: The end of the workload.
+        account: The workload's own account of its end; None where it left none.
         log: Writes a line of runner.log.
-        runs_user_code: Whether a task of the user's drives the process: it is the one that leaves without a word.
+        runs_user_code: Whether a task of the user's drives the process; an end without any cause is its fault then.
     """
     seen = ending.watched
     if seen.stopped_because and seen.stopped_because.category is Category.CANCELED:
@@ -42,11 +42,11 @@ def judge(
 
 
 def judge_part(ending: Ending, account: WorkloadAccount | None) -> Failure | None:
-    """Return why the part of one of an attempt's further machines failed; what came of the whole, the first one says.
+    """Return the failure of one of an attempt's further machines; the first machine judges the whole.
 
     Args:
-        ending: How the workload ended.
-        account: What it says of that itself; None where it said nothing.
+        ending: The end of the workload.
+        account: The workload's own account of its end; None where it left none.
     """
     seen = ending.watched
     if seen.stopped_because:
@@ -82,7 +82,7 @@ def _unexplained(ending: Ending, runs_user_code: bool) -> Failure:
 
 
 def diagnostics(outcome: Outcome, failure: Failure, paths: AttemptPaths, lines: int = 100) -> dict[str, Any]:
-    """Return what a person needs first: the original failure, then the ends of the logs."""
+    """Return diagnostics for a person: first the original failure, then the ends of the logs."""
     told = outcome.to_json()
     return {
         "error": failure.message,

@@ -24,18 +24,18 @@ HURRIED_GRACE_S = 10.0
 
 @dataclass(kw_only=True)
 class Watched:
-    """What the supervisor has seen so far; times are `time.monotonic()`."""
+    """Observations of the supervisor so far; times are `time.monotonic()`."""
 
     started: float
     unit: str
-    """What is counted, in the singular."""
+    """Name of one unit of work, in the singular."""
     done: int
     """Units of work done, earlier attempts included: iterations, episodes or checks."""
     step: int = 0
     """Steps taken, where the workload counts them between units."""
     reward: float | None = None
     activity: str | None = None
-    """What the workload says it does; None once it has finished a unit since."""
+    """Activity that the workload reports; None once it has finished a unit since."""
     first_progress: float | None = None
     last_progress: float | None = None
     end_marker: bool = False
@@ -44,20 +44,20 @@ class Watched:
     hint: Failure | None = None
     """The first line that names a cause which a run can live with."""
     stopped_because: Failure | None = None
-    """Why the supervisor ended the workload itself."""
+    """The supervisor's reason for ending the workload itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How a workload ended."""
+    """End of a workload."""
 
     exit_code: int | None
-    """None when it was killed by `signal`."""
+    """Exit code of the process; None when it was killed by `signal`."""
     signal: str | None
     watched: Watched
     ended: float
     leaving: str | None
-    """Why the process takes no other job, in words; None where it waits for one."""
+    """Reason for taking no other job, in words; None where the process waits for one."""
 
 
 def supervise(
@@ -134,7 +134,7 @@ def _read(tails: list[_Tail], seen: Watched, reader: Reader) -> None:
 
 
 def _impatience(seen: Watched, limits: Limits, now: float) -> Failure | None:
-    """Return why the workload must end now; the watchdog asks for progress, not for life."""
+    """Return the reason to end the workload now, or None; the watchdog asks for progress, not for life."""
     if seen.end_marker and seen.last_progress is not None and now - seen.last_progress > limits.close_grace_s:
         return Failure(
             code="hang_in_close",
@@ -165,7 +165,7 @@ def _impatience(seen: Watched, limits: Limits, now: float) -> Failure | None:
 
 
 class _Tail:
-    """Reads what was added to a file since the last look, in whole lines."""
+    """Reader of the whole lines that were added to a file since the last look."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""Samples what the workload costs: its processes' CPU and memory, and the GPU's."""
+"""Samples of the workload's costs: its processes' CPU and memory, and the GPU's."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def gpu_and_driver() -> dict[str, str] | None:
 
 
 def gpu_count() -> int:
-    """Return how many GPUs this machine has; 0 too where their driver does not answer."""
+    """Return the number of GPUs of this machine; 0 too where their driver does not answer."""
     import pynvml
 
     if _gpu() is None:

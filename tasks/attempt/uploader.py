@@ -1,4 +1,4 @@
-"""Carries what an attempt produces to the store while it runs: logs, finished outputs and a heartbeat."""
+"""Upload of an attempt's files to the store while it runs: logs, finished outputs and a heartbeat."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DECORATION = re.compile(r"[\s\u2580-\u259f#=_-]*")
 """Lines of nothing but blocks and rules: a terminal's logo and separators are noise in a log."""
 
 INTERVAL_S = 5.0
-"""How far the store may lie behind, plus the time of one upload."""
+"""Seconds that the store may lie behind, plus the time of one upload."""
 
 
 class Mirror:
@@ -123,7 +123,7 @@ class Mirror:
             self.cancel_requested.set()
 
     def _files(self) -> Iterator[tuple[Path, str]]:
-        """Yield what is to be carried, with its artifact name."""
+        """Yield the files to carry, each with its artifact name."""
         root = self._paths
         for path in (
             root.runner_log,

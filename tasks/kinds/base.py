@@ -1,4 +1,4 @@
-"""What a kind of job adds to the stages, which are the same for all."""
+"""A kind of job: its own part of the stages, which are the same for all."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ class Kind:
 
     name: ClassVar[str]
     unit: ClassVar[str]
-    """What its progress counts, in the singular."""
+    """Name of one unit of its progress, in the singular."""
     reward_name: ClassVar[str]
-    """What `reward` is called in the report."""
+    """Name of `reward` in the report."""
     config_name: ClassVar[str]
     """Artifact name of the request as it came."""
     promised: ClassVar[tuple[str, ...]]
     """Artifacts without which the job has not succeeded."""
     mirror_type: ClassVar[type[Mirror]] = Mirror
-    """What carries an attempt's files to the store."""
+    """Class that carries an attempt's files to the store."""
     rebuilt: ClassVar[tuple[str, ...]] = ()
     """Beginnings of names that `keep` makes anew from all attempts."""
 
     def total(self, spec: JobSpec) -> int:
-        """Return how many units the job does."""
+        """Return the number of units that the job does."""
         raise NotImplementedError
 
     def inputs(self, spec: JobSpec, resume: ResumePoint | None) -> list[InputFile]:
@@ -42,7 +42,7 @@ class Kind:
         return [file for file in files if file is not None]
 
     def reader(self, attempt: AttemptSpec, facts: Facts) -> Reader:
-        """Return how to read the workload's output."""
+        """Return the reader of the workload's output."""
         return counting_reader(self.unit)
 
     def mirror(
@@ -58,12 +58,12 @@ class Kind:
         return self.mirror_type(store, attempt, paths, unit=self.unit, total=total, on_lines=on_lines)
 
     def missing(self, spec: JobSpec, outcome: Outcome, artifacts: tuple[Artifact, ...]) -> list[str]:
-        """Return what a job that reports a success lacks, in words."""
+        """Return the missing parts of a job that reports a success, in words."""
         opened = (record.name for record in outcome.opened)
         return lacking((*self.promised, *opened), artifacts)
 
     def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> dict[str, Any]:
-        """Keep what is made of the attempts' files, and return the job's figures."""
+        """Keep the artifacts made from the attempts' files, and return the job's figures."""
         raise NotImplementedError
 
     def reward(self, spec: JobSpec, figures: dict[str, Any]) -> float | None:
@@ -80,6 +80,6 @@ class Kind:
 
 
 def lacking(names: Iterable[str], artifacts: Iterable[Artifact]) -> list[str]:
-    """Return which artifacts are not there, in words."""
+    """Return the missing artifacts, in words."""
     have = {artifact.name for artifact in artifacts}
     return [f"no {name}" for name in dict.fromkeys(names) if name not in have]

@@ -1,4 +1,4 @@
-"""What every frozen job has, whatever its kind, and what it takes over from another."""
+"""Fields of every frozen job, whatever its kind, and those that it takes over from another."""
 
 from __future__ import annotations
 

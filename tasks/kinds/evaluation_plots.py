@@ -7,7 +7,7 @@ from typing import Any
 
 
 def draw_returns(episodes: list[dict[str, str]], summary: dict[str, Any], title: str, path: Path) -> None:
-    """Draw how the returns of the episodes are spread; of several checkpoints also the mean over their iterations.
+    """Draw the spread of the episodes' returns; of several checkpoints also the mean over their iterations.
 
     Args:
         episodes: Rows of `episodes.csv`.

@@ -26,7 +26,7 @@ class ExportKind(Kind):
     )  # fmt: skip
 
     def total(self, spec: JobSpec) -> int:
-        """Return how many steps an export has."""
+        """Return the number of steps of an export."""
         return len(STEPS)
 
     def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which policy a request means: the first source that is given counts."""
+"""Policies of a request: the first source that is given counts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class FoundPolicies:
 
 
 def find_policies(config: PolicyConfig, trained_by: JobSpec | None, store: Store, base: Path) -> FoundPolicies:
-    """Find what a request points to.
+    """Find the policies that a request points to.
 
     Args:
         config: The request's section.

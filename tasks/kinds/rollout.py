@@ -83,7 +83,7 @@ class RolloutKind(Kind):
         return float(figures["return"]["mean"]) if figures and figures["return"] else None
 
     def headline(self, result: JobResult) -> str:
-        """Return what was recorded, in a few words."""
+        """Return the size and the success rate of the recording, in a few words."""
         summary = result.summary
         if not summary:
             return f"{result.done} of {result.total} steps"

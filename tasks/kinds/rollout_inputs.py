@@ -64,7 +64,7 @@ def resolve_rollout(request: SubmitRequest, job_id: str, store: Store, base: Pat
 
 
 class _Inputs:
-    """Finds what a request names, and remembers the files that the store does not have yet."""
+    """Finder of the inputs that a request names; it remembers the files that the store does not have yet."""
 
     def __init__(self, store: Store, base: Path) -> None:
         self._store = store

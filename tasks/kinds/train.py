@@ -41,7 +41,7 @@ class TrainingKind(Kind):
         return [resume.checkpoint] if resume else []
 
     def reader(self, attempt: AttemptSpec, facts: Facts) -> Reader:
-        """Read what the library prints."""
+        """Return the reader of the library's output."""
         job = attempt.job
         scale = Scale(num_envs=job.num_envs, rollout=facts.rollout)
         return training_reader(get_library(job.library), scale, attempt.start_iteration)
@@ -83,7 +83,7 @@ class TrainingKind(Kind):
         """Return nothing: every tag is in metrics.json."""
 
     def headline(self, result: JobResult) -> str:
-        """Return how far it came."""
+        """Return the iterations done and the final reward."""
         reward = "" if result.reward is None else f", final reward {result.reward:.2f}"
         return f"{result.done} of {result.total} iterations{reward}"
 

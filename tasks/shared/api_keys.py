@@ -22,7 +22,7 @@ SCOPES = {
     "assets": "upload inputs, and register and list assets",
     "admin": "all of it",
 }
-"""What a key may be good for."""
+"""Scopes of a key, each with the actions that it allows."""
 _KEY = re.compile(r"sy_live_([0-9a-z]{12})_([0-9A-Za-z_-]{43})")
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
@@ -77,7 +77,7 @@ def create(
 
 
 def find(store: Store, key: str) -> ApiKey | None:
-    """Return what is kept of a key; None for one that there is not, or that was revoked."""
+    """Return the record of a key; None for one that does not exist, or that was revoked."""
     match = _KEY.fullmatch(key)
     if not match:
         return None
@@ -88,7 +88,7 @@ def find(store: Store, key: str) -> ApiKey | None:
 
 
 def list_keys(store: Store) -> list[ApiKey]:
-    """Return what is kept of every key, oldest first."""
+    """Return the record of every key, oldest first."""
     found = (store.get_record(entry.key, ApiKey) for entry in store.list(keys.API_KEYS))
     return sorted(found, key=lambda kept: (kept.created_at, kept.key_id))
 

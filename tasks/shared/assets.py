@@ -32,7 +32,7 @@ ENDINGS = {
     "isaac_lab_task_package": (".zip", ".tar.gz", ".tgz", ".whl"),
     "checkpoint": (".pt", ".pth", ".zip", ".onnx"),
 }
-"""What an asset can be, and how its file's name may end, in upper or lower case."""
+"""Kinds of assets, each with the endings of its file's name, in upper or lower case."""
 KINDS = tuple(ENDINGS)
 MAX_METADATA_BYTES = 64 * 1024
 """Of an asset's metadata, as JSON."""
@@ -130,7 +130,7 @@ def list_assets(store: Store, limit: int) -> list[AssetRecord]:
 
 
 def check_file(path: Path, kind: str) -> None:
-    """Refuse what is no asset of this kind, as far as it shows from outside.
+    """Refuse a file that is no asset of this kind, as far as it shows from outside.
 
     Raises:
         RequestError: It is none.

@@ -1,4 +1,4 @@
-"""What a job says of itself: the result, the manifest and the report."""
+"""Documents about a job: the result, the manifest and the report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MANIFEST_SCHEMA = 1
 
 
 def result(spec: JobSpec, verdict: Verdict, url: str, figures: dict[str, Any]) -> JobResult:
-    """Return how the job ended; `artifacts` is filled in when they are kept."""
+    """Return the result of the job; `artifacts` is filled in when they are kept."""
     kind, outcome = kind_of(spec), verdict.outcome
     return JobResult(
         job_id=spec.job_id,

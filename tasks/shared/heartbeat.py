@@ -25,7 +25,7 @@ from simyard.store.store import Store
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a process may go without a heartbeat before it is taken for lost, in seconds."""
+    """Seconds that a process may go without a heartbeat before it is taken for lost."""
 
     silence_s: float
     """Between two heartbeats."""
@@ -131,7 +131,7 @@ def is_own(beat: dict[str, Any]) -> bool:
 
 
 def is_gone(beat: dict[str, Any], silence_s: float) -> bool:
-    """Return whether the process that wrote it has died: seen at once where it ran, by its silence from elsewhere."""
+    """Return whether the process that wrote it has died: seen at once where it ran, elsewhere by an old heartbeat."""
     if _is_seen(beat):
         return not _is_alive(beat["pid"], beat["process_began"])
     heard = beat.get("updated_at")
@@ -144,7 +144,7 @@ def _is_seen(beat: dict[str, Any]) -> bool:
 
 @cache
 def _pid_space() -> str:
-    """Return where numbers of processes mean the same as here: this start of this machine, and this container of it.
+    """Return the scope of the process numbers seen here: this start of this machine, and this container of it.
 
     A host name tells neither: a container on the machine's network has the machine's.
     """
@@ -153,7 +153,7 @@ def _pid_space() -> str:
 
 
 def _began(pid: int) -> float:
-    """Return when a process began; with its number, that tells it from every other one."""
+    """Return the start of a process in seconds since 1970; with its number, that tells it from every other one."""
     return float(psutil.Process(pid).create_time())
 
 

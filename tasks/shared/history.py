@@ -1,4 +1,4 @@
-"""What the store says of a job: its attempts, their checkpoints, how it stands."""
+"""History of a job in the store: its attempts, their checkpoints, its status."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class PastAttempt:
 
     @property
     def facts(self) -> Facts | None:
-        """What the simulator said of the job; None where it has not."""
+        """The simulator's facts about the job; None where it has reported none."""
         told = (record.facts for record in (self.outcome, self.status) if record is not None)
         return next(filter(None, told), None)
 
     @property
     def failure(self) -> Failure | None:
-        """Why it failed; None while it runs, and for a success."""
+        """Failure of the attempt; None while it runs, and for a success."""
         return self.outcome.failure if self.outcome else None
 
     @property
@@ -105,12 +105,12 @@ def chain(past: list[PastAttempt]) -> Iterator[tuple[PastAttempt, int | None]]:
 
 
 def result_of(store: Store, job_id: str) -> JobResult | None:
-    """Return how a job was last judged, or None where it never was; a retry may be under way since."""
+    """Return the last result of a job, or None where it has none; a retry may be under way since."""
     return store.get_record_or_none(JobKeys(job_id).result, JobResult)
 
 
 def standing(store: Store, job_id: str) -> JobStanding:
-    """Return how a job stands, from the store alone: its result, or what its attempts say.
+    """Return the status of a job, from the store alone: its result, or one made of its attempts.
 
     A job has succeeded when its manifest is there; a result that says so without one was interrupted.
     """

@@ -34,7 +34,7 @@ def check_key(key: str) -> str:
 
 
 def content_of(spec: JobSpec) -> dict[str, Any]:
-    """Return what a frozen job is; ids and times aside, the same request with the same files gives the same."""
+    """Return the content of a frozen job; ids and times aside, the same request with the same files gives the same."""
     return {name: value for name, value in spec.to_json().items() if name not in ("job_id", "created_at")}
 
 

@@ -94,7 +94,7 @@ def _download(uri: str, what: str) -> Path:
 
 
 def gather(files: Iterable[InputFile], inputs: Iterable[LocalInput], store: Store, folder: Path) -> dict[str, Path]:
-    """Return where files lie on this machine, by digest; those that only the store has are fetched into `folder`."""
+    """Return the paths of files on this machine, by digest; those that only the store has are fetched into `folder`."""
     here = {found.file.sha256: found.path for found in inputs}
     for index, file in enumerate(files):
         if file.sha256 not in here:

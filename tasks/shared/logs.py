@@ -9,7 +9,7 @@ from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.attempt.uploader import readable_lines
 
 TAIL_BYTES = 64 * 1024
-"""What the last lines of a log are looked for in."""
+"""Bytes at the end of a log in which its last lines are looked for."""
 
 
 def last_lines(store: Store, job_id: str, attempt: int, name: str, count: int) -> list[str]:
@@ -37,7 +37,7 @@ def last_lines(store: Store, job_id: str, attempt: int, name: str, count: int) -
 
 
 class LogFollower:
-    """Reads what was added to logs of a job's newest attempt."""
+    """Reader of the lines that were added to logs of a job's newest attempt."""
 
     def __init__(self, store: Store, job_id: str, names: Sequence[str], first_lines: int) -> None:
         """Begin.

@@ -1,4 +1,4 @@
-"""What `simyard doctor` looks at on a machine that simulates: Python, Isaac Lab, GPU, licence, assets, disk, caches."""
+"""Checks of `simyard doctor` on a machine that simulates: Python, Isaac Lab, GPU, licence, assets, disk, caches."""
 
 from __future__ import annotations
 
@@ -49,21 +49,21 @@ print(json.dumps({
 
 @dataclass(frozen=True)
 class Check:
-    """What one look found."""
+    """Result of one check."""
 
     name: str
-    """What was looked at."""
+    """Subject of the check."""
     state: State
     """`skipped` where nothing was measured, `warning` where jobs run and somebody should know."""
     text: str
-    """What was found, or why nothing was; one line, without secrets."""
+    """Finding, or the reason for having none; one line, without secrets."""
     fix: str = ""
-    """What to do about it."""
+    """Advice on the finding; empty where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Simulator:
-    """What the simulator's Python says of itself."""
+    """The simulator's Python, by its own account."""
 
     scripts: str | None
     """The folder of Isaac Lab 2.3, where it is that."""
@@ -264,7 +264,7 @@ def _no_python(name: str) -> Check:
 
 
 def _ask(site: Site, code: str, timeout_s: float) -> dict[str, Any]:
-    """Return what code prints as JSON in the simulator's Python.
+    """Return the JSON that code prints in the simulator's Python.
 
     Raises:
         OSError: It does not start, or does not end in time.

@@ -1,4 +1,4 @@
-"""How much several GPUs gained: steps a second, and against the newest training of the same kind on one GPU."""
+"""Gain of several GPUs: steps a second, and against the newest training of the same kind on one GPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHORTEST_S = 3.0
 
 
 def scaling(spec: JobSpec, store: Store) -> dict[str, Any]:
-    """Return what a training on several GPUs achieved.
+    """Return the speed and the efficiency of a training on several GPUs.
 
     Returns:
         `gpus`; `steps_per_s`, environment steps of all GPUs, from the end of the first iteration to that of the last,
@@ -62,7 +62,7 @@ def _on_one_gpu(spec: JobSpec, own_gpu: str | None, store: Store) -> dict[str, A
 
 
 def _essence(spec: JobSpec) -> JobSpec:
-    """Return what must be the same for two trainings to be compared."""
+    """Return the part of a spec that must be the same for two trainings to be compared."""
     return replace(
         spec, job_id="", name="", description="", gpus=None, nodes=1, priority="", accepts_eula=False, seed=0,
         max_iterations=0, resume=None, limits=type(spec.limits)(), session=True, retries=0, created_at="",

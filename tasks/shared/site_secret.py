@@ -42,5 +42,5 @@ def site_secret(home: Path) -> bytes:
 
 
 def webhook_secret(secret: bytes, key_id: str) -> str:
-    """Return what webhooks about the jobs of an API key are signed with."""
+    """Return the secret that webhooks about the jobs of an API key are signed with."""
     return f"whsec_{hmac.new(secret, b'simyard-webhook' + key_id.encode(), hashlib.sha256).hexdigest()}"

@@ -1,4 +1,4 @@
-"""What collecting finds: the job's files, and how it ended."""
+"""Findings of the collect stage: the job's files, and its result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Artifact:
     """Path below `artifacts/`."""
     kind: str
     key: str
-    """Where it lies now."""
+    """Present key in the store."""
     size_bytes: int
     sha256: str | None = None
     """Known for what was hashed and opened before it left the machine; the others are hashed when kept."""
@@ -29,7 +29,7 @@ class Artifact:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """How the job ended."""
+    """Result of the job."""
 
     status: Ended
     failure: Failure | None
