@@ -56,7 +56,7 @@ def why_lost(run: FlowRun, store: Store, own_id: str) -> str | None:
         return "its process crashed" if work.is_gone or not work.is_under_way else None
     now = datetime.now(UTC)
     if work.is_gone and work.heard is not None and work.heard > state.timestamp:
-        return "its process stopped to write heartbeats"
+        return "its process stopped writing heartbeats"
     # Whatever was before, a process is starting, or ought to be.
     quiet_s = (now - max(state.timestamp, work.heard or state.timestamp)).total_seconds()
     patience_s = PATIENCE.flow_run.silence_s if state.is_running() else PATIENCE.flow_run.starting_s
