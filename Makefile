@@ -48,7 +48,7 @@ bench: setup
 
 # The code itself in figures: sizes, docstrings, untyped dicts; other projects' folders in TREES.
 metrics: setup
-	@.venv/bin/python benchmarks/code.py --folders $(TREES)
+	@.venv/bin/python benchmarks/source.py --folders $(TREES)
 
 clean:
 	rm -rf .venv build demo

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -115,6 +116,13 @@ def test_nothing_imports_our_folders_by_their_bare_names() -> None:
     others = [path for folder in ("tests", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")]
     found = [item for path in (*SOURCES, *others) for item in imports(path)]
     assert not [str(item) for item in found if item.top in FOLDERS]
+
+
+def test_docstrings_begin_with_a_verb_or_a_noun() -> None:
+    source = runpy.run_path(str(ROOT / "benchmarks" / "source.py"))
+    figures = source["measure"](*(ROOT / folder for folder in FOLDERS))
+    assert figures.docstrings > 3000
+    assert figures.wh <= 0.03 * figures.docstrings
 
 
 def test_every_package_is_listed() -> None:

@@ -1,4 +1,4 @@
-"""Measure the code itself, one row a tree: `python benchmarks/code.py [--folders] [TREE…]`; without a tree, simyard.
+"""Measure the code itself, one row a tree: `python benchmarks/source.py [--folders] [TREE…]`; without a tree, simyard.
 
 Counts come from the syntax tree and the tokenizer, so they are the same for any Python project. Tests, examples,
 benchmarks and generated files are not counted.
