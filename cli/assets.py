@@ -31,7 +31,7 @@ QUIET_S = 2.0
 @STORE
 @JSON
 def upload(path: Path, kind: str, metadata: str, store: str | None, as_json: bool) -> None:
-    """Upload the file PATH as an asset, and print the id that jobs name it by.
+    """Upload a file as an asset. Prints the id that jobs name it by.
 
     The same bytes are one asset: uploaded again, nothing is sent, and kind and metadata are replaced. An upload that
     was interrupted goes on where it stopped.

@@ -24,7 +24,7 @@ from simyard.cli.output import Command, emit
 )
 @JSON
 def convert(rollout: Path, out: Path, to: str, as_json: bool) -> None:
-    """Convert ROLLOUT, the rollout.zarr of a job, into OUT, for other people's training code."""
+    """Convert a rollout for other training code. ROLLOUT is the rollout.zarr of a job."""
     from simyard import convert as converting
 
     with (

@@ -54,7 +54,7 @@ class DeployOptions:
 @click.option("--accept-nvidia-eula", "accept_eula", is_flag=True, help="For all jobs of the pool.")
 @click.option("--json", "as_json", is_flag=True, help="Print what changed as one JSON object.")
 def deploy(as_json: bool, **options: Any) -> None:
-    """Have the Prefect server of PREFECT_API_URL know pools, deployments, limits and the store.
+    """Send pools, deployments and limits to Prefect. The server is that of PREFECT_API_URL.
 
     Done twice it changes nothing.
     """

@@ -95,7 +95,7 @@ def _describe(status: dict[str, Any]) -> str:
 @STORE
 @JSON
 def watch(job_id: str, store: str | None, as_json: bool) -> None:
-    """Show stage, progress and new lines of a job's logs, live, until it has ended; exit as the job does."""
+    """Follow a job until it has ended. Shows stage, progress and new lines of its logs; exits as the job does."""
     end_as_job(watch_job(open_site_store(store), job_id, quiet=as_json), as_json)
 
 
@@ -157,7 +157,7 @@ def cancel(job_id: str, store: str | None) -> None:
 @click.option("--pool", metavar="NAME", help="As for `simyard train`.")
 @JSON
 def resume(job_id: str, store: str | None, pool: str | None, as_json: bool) -> None:
-    """Go on with a job that failed or was interrupted, from its last valid checkpoint."""
+    """Resume a job from its last valid checkpoint. The job has failed or was interrupted."""
     from simyard.cli.run import rerun
 
     end_as_jobs(rerun(job_id, store, pool, quiet=as_json), as_json)

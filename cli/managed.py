@@ -47,7 +47,7 @@ def start(
     wait: bool,
     as_json: bool,
 ) -> None:
-    """Train in a loop of rollouts and calls of your own trainer, with the settings of CONFIG.
+    """Train in a loop of rollouts and your own trainer. CONFIG is a JSON file.
 
     CONFIG is the JSON body of `POST /v1/training-runs`.
     """
@@ -80,7 +80,7 @@ def start(
 @click.option("--wait", is_flag=True, help="Stay until the run has ended.")
 @JSON
 def resume(run_id: str, store: str | None, pool: str | None, wait: bool, as_json: bool) -> None:
-    """Let a paused run go on, or take up one whose process was lost, where it stopped."""
+    """Resume a run where it stopped. It was paused, or its process was lost."""
     from simyard.cli.detached import go_on_alone
     from simyard.store.keys import RunKeys
     from simyard.tasks.managed import record
@@ -222,7 +222,7 @@ def _describe(standing: dict[str, Any]) -> str:
 @STORE
 @JSON
 def watch(run_id: str, store: str | None, as_json: bool) -> None:
-    """Print a run's events as they come, until it has ended; exit as the run does."""
+    """Follow a run's events until it has ended. Exits as the run does."""
     _end_as(_watch(open_site_store(store), run_id, quiet=as_json), as_json)
 
 
@@ -288,7 +288,7 @@ def cancel(run_id: str, store: str | None) -> None:
 @STORE
 @JSON
 def verify(run_id: str, store: str | None, as_json: bool) -> None:
-    """Read everything of a run, and check digests, lineage and events; exit 1 if something is wrong."""
+    """Check a run's digests, lineage and events. Exits with 1 if something is wrong."""
     from simyard.tasks.managed.verify import verify as find_problems
 
     live = LiveLine()

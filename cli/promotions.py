@@ -32,7 +32,7 @@ MAX_WHY_CHARACTERS = 4000
 def retrain(
     arguments: tuple[str, ...], store: str | None, pool: str | None, settings: tuple[str, ...], as_json: bool
 ) -> None:
-    """Train with the settings of CONFIG, and promote the policy if it is better beyond noise than the promoted one.
+    """Train, and promote the policy if it is better. Better means beyond noise; CONFIG is a JSON file.
 
     Exits 0 when that was decided, either way.
     """

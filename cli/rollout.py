@@ -30,7 +30,7 @@ def rollout(
     wait: bool,
     as_json: bool,
 ) -> None:
-    """Simulate and record a rollout with the settings of CONFIG, the JSON body of `POST /v0/jobs`."""
+    """Simulate and record a rollout. CONFIG is the JSON body of `POST /v0/jobs`."""
     from simyard.requests.rollout import SubmitRequest
 
     request, base = read_request(SubmitRequest, arguments, settings, session)

@@ -44,7 +44,7 @@ def train(
     from_job: str | None,
     as_json: bool,
 ) -> None:
-    """Train a policy with the settings of CONFIG, a JSON file.
+    """Train a policy. CONFIG is a JSON file.
 
     Several settings may follow one --set: `--set numEnvs=64 maxIterations=10`.
     """
@@ -91,7 +91,7 @@ def _policy_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command(cls=Command)
 @_policy_options
 def evaluate(**given: Any) -> None:
-    """Measure a policy over a fixed number of completed episodes, with the settings of CONFIG, a JSON file.
+    """Measure a policy over completed episodes. CONFIG is a JSON file and says how many.
 
     With --job no CONFIG is needed: `simyard evaluate --job latest --set numEpisodes=100 recordVideo=true`.
     """
@@ -103,7 +103,7 @@ def evaluate(**given: Any) -> None:
 @click.command("export-policy", cls=Command)
 @_policy_options
 def export_policy(**given: Any) -> None:
-    """Export a policy as ONNX and TorchScript, and prove that they are the same policy.
+    """Export a policy, and prove the export. The files are ONNX and TorchScript.
 
     With --job no CONFIG is needed: `simyard export-policy --job latest --which best`.
     """
@@ -149,7 +149,7 @@ def _run_with_policy(
 @POOL
 @JSON
 def run(configs: tuple[Path, ...], store: str | None, pool: str | None, as_json: bool) -> None:
-    """Run several jobs, one after another in one simulator: train, evaluate and export a policy, say.
+    """Run several jobs in one simulator. They run one after another: train, evaluate and export a policy, say.
 
     An evaluation, an export or a rollout that names no policy takes that of the training before it.
     """

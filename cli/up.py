@@ -60,7 +60,7 @@ class Plan:
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="How many run at once.")
 @STORE
 def up(host: str, port: int, prefect_port: int, jobs: int, store: str | None) -> None:
-    """Run a whole site on this machine: Prefect server, worker, HTTP API; what is there already is used.
+    """Run a whole site on this machine. It has a Prefect server, a worker and the HTTP API; a running server is used.
 
     It stays until Ctrl-C or SIGTERM, and starts again what dies. Jobs that it interrupts go on at the next start.
     """

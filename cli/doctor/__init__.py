@@ -18,7 +18,7 @@ from simyard.core.errors import EXIT_JOB_FAILED, EXIT_SUCCEEDED
 @STORE
 @click.option("--json", "as_json", is_flag=True, help="Print all checks as one JSON object.")
 def doctor(pool: str | None, store: str | None, as_json: bool) -> None:
-    """Check a site: server, pool, worker, clocks, store, and the simulator's machine; say how to mend what failed.
+    """Check a site and the machines of its pool. Each failed check comes with its fix.
 
     Without --pool the simulator is looked for on this machine. Exits 1 when something failed.
     """
