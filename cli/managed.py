@@ -153,6 +153,7 @@ def _drive(
 
 def _say_ending(result: dict[str, Any], store: Store, live: LiveLine) -> None:
     """Print the result of a run, and the URLs of its best checkpoint and its report."""
+    from simyard.core.records import LineageRecord
     from simyard.store.keys import RunKeys
     from simyard.tasks.managed.report import REPORT, summary
 
@@ -161,8 +162,8 @@ def _say_ending(result: dict[str, Any], store: Store, live: LiveLine) -> None:
         live.say(f"error:       {error['message']}\nadvice:      {error['advice']}")
     live.say(f"run:         {result['run_id']}")
     if result["best"]:
-        uri = store.get_json(RunKeys(result["run_id"]).checkpoint(result["best"]["checkpoint_id"]))["uri"]
-        live.say(f"checkpoint:  {uri}")
+        key = RunKeys(result["run_id"]).checkpoint(result["best"]["checkpoint_id"])
+        live.say(f"checkpoint:  {store.get_record(key, LineageRecord).uri}")
     live.say(f"report:      {store.url(RunKeys(result['run_id']).file(REPORT))}")
 
 
@@ -196,8 +197,8 @@ def show(run_id: str, store: str | None, as_json: bool) -> None:
     opened = open_site_store(store)
     standing = record.run_status(opened, run_id)
     history = {
-        "history": record.iterations(opened, run_id),
-        "checkpoints": record.checkpoints(opened, run_id)[::-1],
+        "history": [one.to_json() for one in record.iterations(opened, run_id)],
+        "checkpoints": [one.to_json() for one in record.checkpoints(opened, run_id)[::-1]],
     }
     emit(standing | history, as_json, _describe)
 

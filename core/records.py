@@ -342,3 +342,104 @@ class NotificationRecord(Wire):
     problem: str | None
     """Problem of the last try; None where the receiver took it."""
     at: str
+
+
+# --- a managed run ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerOutcome(Wire):
+    """How a call of the trainer ended, `outcome.json` of the call: written once, last."""
+
+    number: int
+    """The call, counted from 1 in its iteration."""
+    status: Ended
+    failure: Failure | None
+    """Why it failed; None for a success."""
+    dataset_sha256: str
+    """The dataset that it was called with."""
+    seconds: float
+    """Of the trainer's own process."""
+    gpu_seconds: float
+    """The same, times the GPUs that it holds."""
+    ended_at: str
+    tail: tuple[str, ...]
+    """The last lines that it printed; of a success none."""
+    metrics: dict[str, Any] | None = field(default=None, metadata=ABSENT)
+    """What the trainer measured; None of a failure."""
+    checkpoint: InputFile | None = field(default=None, metadata=ABSENT)
+    """The file that it left; None of a failure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineageRecord(Wire):
+    """A checkpoint of a managed run, below `checkpoints/`."""
+
+    checkpoint_id: str
+    """`ckpt-`, its iteration and the beginning of its digest."""
+    iteration: int
+    """The one that made it; 0 for the checkpoint that the run began from."""
+    parent: str | None
+    """Id of the checkpoint before it; None for the first one."""
+    dataset_sha256: str | None
+    """The dataset that it was trained on; None for the checkpoint that the run began from."""
+    uri: str
+    """URL of the file."""
+    sha256: str
+    size_bytes: int
+    file: InputFile
+    """The checkpoint as an input of rollouts and calls of the trainer."""
+    metrics: dict[str, Any]
+    """What the trainer measured."""
+    created_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class IterationRecord(Wire):
+    """How an iteration ended, `iteration.json`: with it the iteration counts."""
+
+    iteration: int
+    """Counted from 1."""
+    iteration_id: str
+    """`iter-0001`."""
+    status: Literal["succeeded", "failed"]
+    failure: Failure | None
+    """Why it left no checkpoint."""
+    checkpoint_id: str | None
+    """The checkpoint that it made; None where it failed, as with all that follow up to `recorded_steps`."""
+    dataset_sha256: str | None
+    rollouts: tuple[str, ...]
+    """Their job ids."""
+    trainer_attempt: int | None
+    """The call of the trainer that left the checkpoint."""
+    trainer_seconds: float | None
+    episodes: int | None
+    recorded_steps: int | None
+    mean_return: float | None
+    """Of the rollouts; None where it was not measured."""
+    success_rate: float | None
+    """Of the rollouts; None where it was not measured."""
+    metrics: dict[str, Any]
+    """What the trainer measured."""
+    metric: float | None
+    """The one that the run's success criteria name; None where it was not measured."""
+    metric_of: str | None
+    """Id of the checkpoint that the metric speaks of."""
+    gpu_seconds: float
+    """Of all its rollouts and calls."""
+    seconds: float
+    """Of the process that ended it."""
+    rollouts_seconds: float | None
+    """From its begin to the dataset; None where it has none."""
+    ended_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestCheckpoint(Wire):
+    """The checkpoint of a run that was measured best."""
+
+    iteration: int
+    """The one whose metric says so."""
+    checkpoint_id: str
+    metric: float | None
+    """None where no checkpoint was measured: then it is the last one."""

@@ -25,6 +25,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from simyard.blocks.reference import absolute, open_store
 from simyard.core.errors import Category, SimyardError
+from simyard.core.records import TrainerOutcome
 from simyard.core.specs import JobSpec
 from simyard.flows.retrying import PLAIN, RETRYING, worth_another
 from simyard.flows.stages import sharing
@@ -198,7 +199,7 @@ def dataset(number: int, rollouts: list[JobSpec]) -> Dataset:
 
 
 @task(name="trainer", retry_delay_seconds=1, retry_condition_fn=_no_cancel, **PLAIN)
-def trainer(number: int, dataset_sha256: str) -> dict[str, Any] | None:
+def trainer(number: int, dataset_sha256: str) -> TrainerOutcome | None:
     """Call the trainer once; None where nothing may be begun any more."""
     driven, logger = _DRIVEN.get(), get_run_logger()
     return driven.loop.call_trainer(

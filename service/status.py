@@ -12,6 +12,7 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectException
 
 from simyard.core.errors import Category, Failure
+from simyard.core.records import LineageRecord
 from simyard.service.prefect_api import Launches
 from simyard.store import keys
 from simyard.store.keys import JobKeys, RunKeys
@@ -160,7 +161,7 @@ def _newest(store: Store, folder: str, kind: str, record: Callable[[str], str], 
     return list(islice((name for name in names if store.exists(record(name))), limit))
 
 
-def checkpoint(store: Store, run_id: str, checkpoint_id: str) -> dict[str, Any]:
+def checkpoint(store: Store, run_id: str, checkpoint_id: str) -> LineageRecord:
     """Return the record of a checkpoint of a managed run.
 
     Raises:
@@ -168,7 +169,7 @@ def checkpoint(store: Store, run_id: str, checkpoint_id: str) -> dict[str, Any]:
         KeyNotFound: The run has no such checkpoint.
     """
     load_run(store, run_id)
-    found = store.get_json_or_none(RunKeys(run_id).checkpoint(checkpoint_id))
+    found = store.get_record_or_none(RunKeys(run_id).checkpoint(checkpoint_id), LineageRecord)
     if found is None:
         raise KeyNotFound(f"{run_id} has no checkpoint {checkpoint_id!r}.")
-    return dict(found)
+    return found

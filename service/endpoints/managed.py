@@ -142,14 +142,14 @@ def _say(run_id: str, caller: Caller, request: Request, wanted: DesiredState) ->
 def iterations(run_id: str, caller: TrainingCaller, limit: Limit = 200) -> dict[str, Any]:
     """Return the newest records, oldest of them first."""
     load_run(caller.store, run_id)
-    return {"iterations": record.iterations(caller.store, run_id)[-limit:]}
+    return {"iterations": [one.to_json() for one in record.iterations(caller.store, run_id)[-limit:]]}
 
 
 @router.get("/{run_id}/checkpoints", summary="List checkpoints, newest first")
 def checkpoints(run_id: str, caller: TrainingCaller, limit: Limit = 200) -> dict[str, Any]:
     """Return the lineage."""
     load_run(caller.store, run_id)
-    return {"checkpoints": record.checkpoints(caller.store, run_id)[::-1][:limit]}
+    return {"checkpoints": [one.to_json() for one in record.checkpoints(caller.store, run_id)[::-1][:limit]]}
 
 
 @router.get("/{run_id}/events", summary="List what happened")
@@ -167,7 +167,7 @@ def checkpoint_url(run_id: str, checkpoint_id: str, caller: TrainingCaller, requ
     store = caller.store
     try:
         found = checkpoint(store, run_id, checkpoint_id)
-        file = assets.asset_file(assets.find_asset(store, keys.asset_id_of(found["sha256"])))
+        file = assets.asset_file(assets.find_asset(store, keys.asset_id_of(found.sha256)))
         link = download_link(settings, base_url(request), caller.project, store, file.key, file.name)
     except KeyNotFound as error:
         raise RequestError(
@@ -175,4 +175,4 @@ def checkpoint_url(run_id: str, checkpoint_id: str, caller: TrainingCaller, requ
             code="unknown_checkpoint",
             advice="See the run's checkpoints.",
         ) from error
-    return link | {"sha256": found["sha256"]}
+    return link | {"sha256": found.sha256}

@@ -11,6 +11,7 @@ from typing import Any
 from simyard.core.errors import StoreError
 from simyard.core.files import write_atomic
 from simyard.core.paths import ROLLOUT
+from simyard.core.records import LineageRecord
 from simyard.core.specs import InputFile, JobSpec
 from simyard.store.keys import JobKeys, RunKeys
 from simyard.store.store import Store
@@ -38,7 +39,7 @@ def iteration_id(number: int) -> str:
 
 
 def write_dataset(
-    run: RunSpec, number: int, checkpoint: dict[str, Any] | None, rollouts: list[JobSpec], store: Store
+    run: RunSpec, number: int, checkpoint: LineageRecord | None, rollouts: list[JobSpec], store: Store
 ) -> Dataset:
     """Make the manifest of rollouts that have succeeded, and keep it. The same rollouts give the same document.
 
@@ -57,7 +58,7 @@ def write_dataset(
         "iteration": number,
         "iteration_id": iteration_id(number),
         "checkpoint": checkpoint
-        and {name: checkpoint[name] for name in ("checkpoint_id", "uri", "sha256", "size_bytes")},
+        and {name: getattr(checkpoint, name) for name in ("checkpoint_id", "uri", "sha256", "size_bytes")},
         "rollouts": entries,
         "episodes": _total(entries, "episodes"),
         "recorded_steps": _total(entries, "recorded_steps"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from typing import Any
 
+from simyard.core.records import IterationRecord, TrainerOutcome
 from simyard.core.specs import JobSpec
 from simyard.store.keys import rollout_job_id
 from simyard.store.store import Store
@@ -17,7 +17,7 @@ from simyard.tasks.shared import usage
 class Ledger:
     """Counts the rollouts and calls of the trainer of one run; its counts may come from several threads."""
 
-    def __init__(self, spec: RunSpec, store: Store, iterations: list[dict[str, Any]]) -> None:
+    def __init__(self, spec: RunSpec, store: Store, iterations: list[IterationRecord]) -> None:
         """Count the iterations that have ended.
 
         Args:
@@ -50,18 +50,18 @@ class Ledger:
             self._gpu_seconds += seconds - self._counted.get(spec.job_id, 0.0)
             self._counted[spec.job_id] = seconds
 
-    def count_call(self, outcome: dict[str, Any]) -> None:
+    def count_call(self, outcome: TrainerOutcome) -> None:
         """Count a call of the trainer that has ended."""
         with self._lock:
-            self._gpu_seconds += outcome["gpu_seconds"]
+            self._gpu_seconds += outcome.gpu_seconds
 
     def spent(self, number: int) -> float:
         """Return the GPU seconds of an iteration so far, from the store."""
-        calls = sum(outcome["gpu_seconds"] for outcome in past_outcomes(self._store, self._spec.run_id, number))
+        calls = sum(outcome.gpu_seconds for outcome in past_outcomes(self._store, self._spec.run_id, number))
         return float(calls + sum(self._rollout_seconds(number).values()))
 
     def _committed(self) -> float:
-        return float(sum(ended["gpu_seconds"] for ended in self._iterations))
+        return float(sum(ended.gpu_seconds for ended in self._iterations))
 
     def _rollout_seconds(self, number: int) -> dict[str, float]:
         jobs = range(self._spec.asked.rollout_template.jobs)

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from simyard.core.errors import Category, Failure, RequestError, SimyardError, WorkloadError
+from simyard.core.records import IterationRecord, TrainerOutcome
 from simyard.core.specs import JobSpec
 from simyard.requests.settings import Site
 from simyard.store.keys import JobKeys, RunKeys
@@ -265,7 +266,7 @@ class Loop:
 
     # The trainer
 
-    def trainer_attempt(self, number: int, dataset_sha256: str) -> tuple[TrainerAttempt, dict[str, Any] | None]:
+    def trainer_attempt(self, number: int, dataset_sha256: str) -> tuple[TrainerAttempt, TrainerOutcome | None]:
         """Return the call of the trainer to make now, or the one that has succeeded already and its outcome.
 
         A call without an outcome is made again under its own name: so it is found where it still runs.
@@ -276,7 +277,7 @@ class Loop:
             outcome = outcome_of(call, self.store)
             if outcome is None:
                 return call, None
-            if outcome["status"] == "succeeded" and outcome["dataset_sha256"] == dataset_sha256:
+            if outcome.status == "succeeded" and outcome.dataset_sha256 == dataset_sha256:
                 return call, outcome
         return self._call(number, max(numbers, default=0) + 1, dataset_sha256), None
 
@@ -287,15 +288,15 @@ class Loop:
             WorkloadError: If it has failed as often as it may: the last failure.
         """
         outcomes = past_outcomes(self.store, self.spec.run_id, number)
-        failed = [outcome for outcome in outcomes if outcome["status"] == "failed"]
+        failed = [outcome.failure for outcome in outcomes if outcome.status == "failed" and outcome.failure]
         left = self.asked.loop_policy.trainer_retry_limit + 1 - len(failed)
         if left <= 0:
-            raise WorkloadError(Failure.from_json(failed[-1]["failure"]))
+            raise WorkloadError(failed[-1])
         return left
 
     def call_trainer(
         self, number: int, dataset_sha256: str, executor: Executor, on_lines: Callable[[list[str]], None]
-    ) -> dict[str, Any] | None:
+    ) -> TrainerOutcome | None:
         """Call the trainer once, unless a call has succeeded before.
 
         Args:
@@ -331,25 +332,25 @@ class Loop:
 
     # How an iteration, and the run, ends
 
-    def commit(self, number: int, data: Dataset, outcome: dict[str, Any]) -> None:
+    def commit(self, number: int, data: Dataset, outcome: TrainerOutcome) -> None:
         """Enter the checkpoint into the lineage, and then the iteration: with that it is done."""
         lineage = self.lineage.enter(number, outcome, data.sha256)
-        about = lineage["checkpoint_id"]
+        about = lineage.checkpoint_id
         message = f"Checkpoint {about}."
-        self.events.record("checkpoint.created", about, message, checkpoint_id=about, sha256=lineage["sha256"])
+        self.events.record("checkpoint.created", about, message, checkpoint_id=about, sha256=lineage.sha256)
         self._end_iteration(number, stop_policies.SUCCEEDED, data=data, outcome=outcome, checkpoint_id=about)
 
     def _end_iteration(
         self,
         number: int,
-        status: str,
+        status: Literal["succeeded", "failed"],
         *,
         failure: Failure | None = None,
         data: Dataset | None = None,
-        outcome: dict[str, Any] | None = None,
+        outcome: TrainerOutcome | None = None,
         checkpoint_id: str | None = None,
     ) -> None:
-        metrics = outcome["metrics"] if outcome else {}
+        metrics = (outcome.metrics if outcome else None) or {}
         measured = {
             "mean_return": dataset.mean_return(data.content) if data else None,
             "success_rate": dataset.success_rate(data.content) if data else None,
@@ -358,29 +359,29 @@ class Loop:
         value = metrics.get(name, measured.get(name))
         metric = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
         about = iteration_id(number)
-        ended = {
-            "iteration": number,
-            "iteration_id": about,
-            "status": status,
-            "failure": failure.to_json() if failure else None,
-            "checkpoint_id": checkpoint_id,
-            "dataset_sha256": data.sha256 if data else None,
-            "rollouts": [row["job_id"] for row in data.content["rollouts"]] if data else [],
-            "trainer_attempt": outcome["number"] if outcome else None,
-            "trainer_seconds": outcome["seconds"] if outcome else None,
-            "episodes": data.content["episodes"] if data else None,
-            "recorded_steps": data.content["recorded_steps"] if data else None,
+        ended = IterationRecord(
+            iteration=number,
+            iteration_id=about,
+            status=status,
+            failure=failure,
+            checkpoint_id=checkpoint_id,
+            dataset_sha256=data.sha256 if data else None,
+            rollouts=tuple(row["job_id"] for row in data.content["rollouts"]) if data else (),
+            trainer_attempt=outcome.number if outcome else None,
+            trainer_seconds=outcome.seconds if outcome else None,
+            episodes=data.content["episodes"] if data else None,
+            recorded_steps=data.content["recorded_steps"] if data else None,
             **measured,
-            "metrics": metrics,
-            "metric": metric,
-            "metric_of": self.lineage.measured_checkpoint(checkpoint_id),
-            "gpu_seconds": round(self.ledger.spent(number), 3),
+            metrics=metrics,
+            metric=metric,
+            metric_of=self.lineage.measured_checkpoint(checkpoint_id),
+            gpu_seconds=round(self.ledger.spent(number), 3),
             # Of the process that ended it: what one before it had done took longer.
-            "seconds": round(time.monotonic() - self._iteration_began, 3),
-            "rollouts_seconds": self._rollouts_done and round(self._rollouts_done - self._iteration_began, 3),
-            "ended_at": now(),
-        }
-        self.store.put_json(self.keys.iteration(number).record, ended)
+            seconds=round(time.monotonic() - self._iteration_began, 3),
+            rollouts_seconds=self._rollouts_done and round(self._rollouts_done - self._iteration_began, 3),
+            ended_at=now(),
+        )
+        self.store.put_record(self.keys.iteration(number).record, ended)
         self.iterations.append(ended)
         shown = f"{name} was not measured" if metric is None else f"{name} {metric:.4g}"
         message = f"Iteration {number}: {failure.message}" if failure else f"Iteration {number} is done: {shown}."
@@ -389,19 +390,21 @@ class Loop:
     def conclude(self) -> dict[str, Any]:
         """Write the run's result, and return it."""
         assert self.ended_by is not None
-        good = [ended for ended in self.iterations if ended["status"] == stop_policies.SUCCEEDED]
+        good = [ended for ended in self.iterations if ended.status == stop_policies.SUCCEEDED]
         failed = self.ended_by == "iteration_failure" or not good
         status = "canceled" if self.ended_by == "canceled" else "failed" if failed else "succeeded"
-        last = self.iterations[-1] if self.iterations else None
+        last = self.iterations[-1].failure if self.iterations and failed else None
+        error = self._refused or last
+        best = stop_policies.best(self.asked.success_criteria, self.iterations)
         result = record.frame(self.spec, self.store) | {
             "status": status,
             "stage": "done",
             "ended_by": self.ended_by,
             "current_iteration": len(self.iterations),
             "iterations": {"succeeded": len(good), "failed": len(self.iterations) - len(good)},
-            "best": stop_policies.best(self.asked.success_criteria, self.iterations),
+            "best": best.to_json() if best else None,
             "credits": round(self.ledger.credits, 6),
-            "error": self._refused.to_json() if self._refused else last["failure"] if failed and last else None,
+            "error": error.to_json() if error else None,
             "updated_at": now(),
         }
         checkpoints = record.checkpoints(self.store, self.spec.run_id)
@@ -460,11 +463,11 @@ class Loop:
             checkpoint=self.lineage.parent_file(),
         )
 
-    def _record_trainer(self, about: str, outcome: dict[str, Any]) -> None:
-        if outcome["status"] == "succeeded":
-            self.events.record("trainer.succeeded", about, f"The trainer is done after {outcome['seconds']:.1f} s.")
+    def _record_trainer(self, about: str, outcome: TrainerOutcome) -> None:
+        if outcome.failure is None:
+            self.events.record("trainer.succeeded", about, f"The trainer is done after {outcome.seconds:.1f} s.")
         else:
-            self.events.record("trainer.failed", about, outcome["failure"]["message"], tail=outcome["tail"])
+            self.events.record("trainer.failed", about, outcome.failure.message, tail=list(outcome.tail))
 
     def _record_start(self) -> datetime:
         """Record that the run begins, or that it is resumed; return when it began, which the first event says."""

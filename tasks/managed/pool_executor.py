@@ -88,7 +88,12 @@ class PoolExecutor(Executor):
         """Have the first worker call the trainer."""
         worker = self._workers[0]
         command = {"do": "trainer", "attempt": attempt.to_json()}
-        _raise_failure(worker.execute(command, lambda number: outcome_of(attempt, self._store) or worker.reply(number)))
+
+        def outcome(number: int) -> dict[str, Any] | None:
+            found = outcome_of(attempt, self._store)
+            return found.to_json() if found else worker.reply(number)
+
+        _raise_failure(worker.execute(command, outcome))
 
     def shutdown(self) -> None:
         """Have all workers end, those that this process never used too."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from simyard.core.records import IterationRecord, LineageRecord
 from simyard.store import keys
 from simyard.store.keys import RunKeys
 from simyard.store.store import Store
@@ -15,17 +16,17 @@ from simyard.tasks.shared.history import read_or_none
 ENDED = ("succeeded", "failed", "canceled")
 
 
-def iterations(store: Store, run_id: str) -> list[dict[str, Any]]:
+def iterations(store: Store, run_id: str) -> list[IterationRecord]:
     """Return the records of the iterations that have ended, in order."""
     run = RunKeys(run_id)
     numbers = sorted(int(name) for name in store.list_dirs(run.iterations) if name.isdigit())
-    found = (read_or_none(store, run.iteration(number).record) for number in numbers)
+    found = (store.get_record_or_none(run.iteration(number).record, IterationRecord) for number in numbers)
     return [record for record in found if record is not None]
 
 
-def checkpoints(store: Store, run_id: str) -> list[dict[str, Any]]:
+def checkpoints(store: Store, run_id: str) -> list[LineageRecord]:
     """Return the lineage: a record for each checkpoint of the run, oldest first."""
-    return [store.get_json(entry.key) for entry in store.list(RunKeys(run_id).checkpoints)]
+    return [store.get_record(entry.key, LineageRecord) for entry in store.list(RunKeys(run_id).checkpoints)]
 
 
 def run_status(store: Store, run_id: str) -> dict[str, Any]:

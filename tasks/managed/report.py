@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from simyard.core.records import IterationRecord, LineageRecord
 from simyard.store.keys import RunKeys
 from simyard.store.store import Store
 from simyard.tasks.managed.run import RunSpec
@@ -17,7 +18,7 @@ REPORT, CURVES = "report.md", "curves.png"
 
 
 def write(
-    run: RunSpec, result: dict[str, Any], iterations: list[dict[str, Any]], lineage: list[dict[str, Any]], store: Store
+    run: RunSpec, result: dict[str, Any], iterations: list[IterationRecord], lineage: list[LineageRecord], store: Store
 ) -> None:
     """Write the report and the curves into the store.
 
@@ -46,15 +47,15 @@ def write(
     store.put_bytes(keys.file(REPORT), text.encode())
 
 
-def _columns(run: RunSpec, iterations: list[dict[str, Any]]) -> dict[str, Series]:
+def _columns(run: RunSpec, iterations: list[IterationRecord]) -> dict[str, Series]:
     """Return the rollouts' mean return, and every number of the trainer's, over iterations."""
     columns: dict[str, Series] = {}
     for ended in iterations:
-        values = {"mean_return": ended["mean_return"], "success_rate": ended["success_rate"], **ended["metrics"]}
+        values = {"mean_return": ended.mean_return, "success_rate": ended.success_rate, **ended.metrics}
         for name, value in values.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 series = columns.setdefault(name, Series())
-                series.steps.append(ended["iteration"])
+                series.steps.append(ended.iteration)
                 series.values.append(float(value))
     return columns
 

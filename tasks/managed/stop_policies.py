@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal
 
+from simyard.core.records import BestCheckpoint, IterationRecord
 from simyard.requests.managed import SuccessCriteria, TrainingRunRequest
 
-SUCCEEDED, FAILED = "succeeded", "failed"
+SUCCEEDED: Literal["succeeded"] = "succeeded"
+FAILED: Literal["failed"] = "failed"
 
 
-def after_iteration(asked: TrainingRunRequest, iterations: Sequence[dict[str, Any]]) -> str | None:
+def after_iteration(asked: TrainingRunRequest, iterations: Sequence[IterationRecord]) -> str | None:
     """Return the policy that ends the run after these iterations; None when it goes on.
 
     Args:
@@ -20,9 +22,9 @@ def after_iteration(asked: TrainingRunRequest, iterations: Sequence[dict[str, An
     if not iterations:
         return None
     loop, criteria = asked.loop_policy, asked.success_criteria
-    if iterations[-1]["status"] == FAILED and loop.stop_on_iteration_failure:
+    if iterations[-1].status == FAILED and loop.stop_on_iteration_failure:
         return "iteration_failure"
-    if criteria.target is not None and has_reached(criteria, iterations[-1]["metric"]):
+    if criteria.target is not None and has_reached(criteria, iterations[-1].metric):
         return "target"
     if criteria.patience_iterations is not None and _stale(criteria, iterations) >= criteria.patience_iterations:
         return "patience"
@@ -50,28 +52,28 @@ def has_reached(criteria: SuccessCriteria, value: float | None) -> bool:
     return value >= criteria.target if criteria.mode == "max" else value <= criteria.target
 
 
-def best(criteria: SuccessCriteria, iterations: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the checkpoint that was measured best, the earliest of equal ones; the last one where none was measured.
-
-    Returns:
-        `checkpoint_id`, the `metric` (None where it was not measured) and the `iteration` that says so.
-    """
-    good = [record for record in iterations if record["status"] == SUCCEEDED]
-    measured = [record for record in good if record["metric"] is not None and record["metric_of"] is not None]
+def best(criteria: SuccessCriteria, iterations: Sequence[IterationRecord]) -> BestCheckpoint | None:
+    """Return the checkpoint measured best, the earliest of equal ones; the last where none was measured."""
+    good = [record for record in iterations if record.status == SUCCEEDED]
+    measured = [
+        BestCheckpoint(iteration=record.iteration, checkpoint_id=record.metric_of, metric=record.metric)
+        for record in good
+        if record.metric is not None and record.metric_of is not None
+    ]
     if measured:
-        top = (max if criteria.mode == "max" else min)(measured, key=lambda record: float(record["metric"]))
-        return {"iteration": top["iteration"], "checkpoint_id": top["metric_of"], "metric": top["metric"]}
-    if not good:
+        top = (max if criteria.mode == "max" else min)(measured, key=lambda one: one.metric or 0.0)
+        return top
+    if not good or good[-1].checkpoint_id is None:
         return None
-    return {"iteration": good[-1]["iteration"], "checkpoint_id": good[-1]["checkpoint_id"], "metric": None}
+    return BestCheckpoint(iteration=good[-1].iteration, checkpoint_id=good[-1].checkpoint_id, metric=None)
 
 
-def _stale(criteria: SuccessCriteria, iterations: Sequence[dict[str, Any]]) -> int:
+def _stale(criteria: SuccessCriteria, iterations: Sequence[IterationRecord]) -> int:
     """Return the number of last iterations with a measured metric that were no better than the best before them."""
     sign = 1.0 if criteria.mode == "max" else -1.0
     top: float | None = None
     count = 0
-    for value in (record["metric"] for record in iterations if record["metric"] is not None):
+    for value in (record.metric for record in iterations if record.metric is not None):
         if top is None or sign * value > sign * top + criteria.min_delta:
             top, count = value, 0
         else:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from simyard.core.errors import Category, Failure, SimyardError, StoreError, WorkloadError
+from simyard.core.records import TrainerOutcome, ended
 from simyard.core.specs import InputFile
 from simyard.core.wire import Wire
 from simyard.requests.managed import LOCAL, TrainerSpec, fill_in
@@ -29,7 +30,6 @@ from simyard.tasks.managed.engines.local import LocalEngine, find_program
 from simyard.tasks.managed.run import RunSpec, now
 from simyard.tasks.shared import assets
 from simyard.tasks.shared.heartbeat import Heartbeat
-from simyard.tasks.shared.history import read_or_none
 from simyard.tasks.shared.inputs import find_input
 
 CHECKPOINT, CHECKPOINT_URI, METRICS = "checkpoint.pt", "checkpoint_out_uri.txt", "metrics.json"
@@ -100,40 +100,36 @@ def run_trainer(attempt: TrainerAttempt, run: RunSpec, store: Store, site: Site,
     """
     call = _Call(attempt, run, store, site, observer)
     failure: Failure | None = None
+    metrics: dict[str, Any] | None = None
+    checkpoint: InputFile | None = None
     try:
-        output = call.run()
+        metrics, checkpoint = call.run()
     except SimyardError as error:
-        failure, output = error.failure, {}
+        failure = error.failure
     finally:
         call.close()
     call.carry_logs()
-    outcome = {
-        "number": attempt.number,
-        "status": _status(failure),
-        "failure": failure.to_json() if failure else None,
-        "dataset_sha256": attempt.dataset_sha256,
-        "seconds": round(call.seconds, 3),
-        "gpu_seconds": round(call.seconds * run.asked.trainer_spec.resources.gpu, 3),
-        "ended_at": now(),
-        "tail": call.tail if failure else [],
-        **output,
-    }
-    store.put_json(attempt.key("outcome.json"), outcome)
+    outcome = TrainerOutcome(
+        number=attempt.number,
+        status=ended(failure),
+        failure=failure,
+        dataset_sha256=attempt.dataset_sha256,
+        seconds=round(call.seconds, 3),
+        gpu_seconds=round(call.seconds * run.asked.trainer_spec.resources.gpu, 3),
+        ended_at=now(),
+        tail=tuple(call.tail) if failure else (),
+        metrics=metrics,
+        checkpoint=checkpoint,
+    )
+    store.put_record(attempt.key("outcome.json"), outcome)
     call.clean_up()
     if failure is not None:
         raise WorkloadError(failure)
 
 
-def _status(failure: Failure | None) -> str:
-    if failure is None:
-        return "succeeded"
-    return "canceled" if failure.category is Category.CANCELED else "failed"
-
-
-def outcome_of(attempt: TrainerAttempt, store: Store) -> dict[str, Any] | None:
+def outcome_of(attempt: TrainerAttempt, store: Store) -> TrainerOutcome | None:
     """Return the outcome of a call; None for one that has not ended."""
-    found = read_or_none(store, attempt.key("outcome.json"))
-    return None if found is None else dict(found)
+    return store.get_record_or_none(attempt.key("outcome.json"), TrainerOutcome)
 
 
 def past_calls(store: Store, run_id: str, iteration: int) -> list[int]:
@@ -141,11 +137,11 @@ def past_calls(store: Store, run_id: str, iteration: int) -> list[int]:
     return sorted(int(name) for name in store.list_dirs(RunKeys(run_id).iteration(iteration).trainer))
 
 
-def past_outcomes(store: Store, run_id: str, iteration: int) -> list[dict[str, Any]]:
+def past_outcomes(store: Store, run_id: str, iteration: int) -> list[TrainerOutcome]:
     """Return the outcomes of those calls that have ended, in order."""
     keys = RunKeys(run_id).iteration(iteration)
     calls = past_calls(store, run_id, iteration)
-    found = (read_or_none(store, keys.trainer_file(call, "outcome.json")) for call in calls)
+    found = (store.get_record_or_none(keys.trainer_file(call, "outcome.json"), TrainerOutcome) for call in calls)
     return [outcome for outcome in found if outcome is not None]
 
 
@@ -172,8 +168,8 @@ class _Call:
         self._sent: dict[str, int] = {}
         self._carried = 0.0
 
-    def run(self) -> dict[str, Any]:
-        """Lay everything out, run the trainer to its end, and keep what it left.
+    def run(self) -> tuple[dict[str, Any], InputFile]:
+        """Lay everything out, run the trainer to its end, and keep what it left: its metrics and its checkpoint.
 
         Raises:
             SimyardError: If it failed, or could not be begun.
@@ -280,8 +276,8 @@ class _Call:
                 self.carry_logs()
                 self._heartbeat.write()
 
-    def _keep(self) -> dict[str, Any]:
-        """Judge the output, put it into the store, and return its part of the outcome.
+    def _keep(self) -> tuple[dict[str, Any], InputFile]:
+        """Judge the output, put it into the store, and return its metrics and its checkpoint.
 
         Raises:
             WorkloadError: If it is not what was promised.
@@ -292,7 +288,7 @@ class _Call:
         self._store.put_json(self._attempt.key(METRICS), metrics)
         about = {"run_id": self._attempt.run_id, "iteration": self._attempt.iteration}
         record = assets.upload(self._store, path, "checkpoint", about)
-        return {"metrics": metrics, "checkpoint": assets.asset_file(record).to_json()}
+        return metrics, assets.asset_file(record)
 
     def _checkpoint(self, output: Path) -> Path:
         """Return the one checkpoint that the trainer left, on this machine and under its usual name."""

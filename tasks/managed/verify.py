@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from simyard.core.paths import ROLLOUT
+from simyard.core.records import IterationRecord, LineageRecord
 from simyard.store.keys import JobKeys, RunKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.managed import record
@@ -39,21 +40,21 @@ def verify(store: Store, run_id: str, on_step: Callable[[str], None] = lambda wh
     load_run(store, run_id)
     look = _Look(store, run_id)
     iterations = record.iterations(store, run_id)
-    lineage = {entry["checkpoint_id"]: entry for entry in record.checkpoints(store, run_id)}
-    look.require([entry["iteration"] for entry in iterations] == [*range(1, len(iterations) + 1)],
-                 f"the iterations are {[entry['iteration'] for entry in iterations]}, with a gap")  # fmt: skip
-    parent = next((name for name, entry in lineage.items() if entry["iteration"] == 0), None)
+    lineage = {entry.checkpoint_id: entry for entry in record.checkpoints(store, run_id)}
+    look.require([entry.iteration for entry in iterations] == [*range(1, len(iterations) + 1)],
+                 f"the iterations are {[entry.iteration for entry in iterations]}, with a gap")  # fmt: skip
+    parent = next((name for name, entry in lineage.items() if entry.iteration == 0), None)
     for ended in iterations:
-        on_step(f"iteration {ended['iteration']} of {len(iterations)}")
-        if ended["status"] == "succeeded":
+        on_step(f"iteration {ended.iteration} of {len(iterations)}")
+        if ended.status == "succeeded":
             look.iteration(ended, lineage, parent)
-            parent = ended["checkpoint_id"]
+            parent = ended.checkpoint_id
     on_step("checkpoints and events")
     for entry in lineage.values():
-        look.file(entry["file"]["key"], entry["sha256"], f"checkpoint {entry['checkpoint_id']}")
-    named = {ended["checkpoint_id"] for ended in iterations if ended["checkpoint_id"]}
+        look.file(entry.file.key, entry.sha256, f"checkpoint {entry.checkpoint_id}")
+    named = {ended.checkpoint_id for ended in iterations if ended.checkpoint_id}
     # One more may be there: of an iteration that was about to be committed when its process was killed.
-    extra = sorted(name for name, entry in lineage.items() if name not in named and entry["iteration"] != 0)
+    extra = sorted(name for name, entry in lineage.items() if name not in named and entry.iteration != 0)
     look.require(len(extra) <= 1, f"no iteration names the checkpoints {extra}")
     look.events()
     return look.problems
@@ -83,16 +84,16 @@ class _Look:
         self.require(hashlib.sha256(data).hexdigest() == sha256, f"{what} is not what it was: {key}")
         return data
 
-    def iteration(self, ended: dict[str, Any], lineage: dict[str, dict[str, Any]], parent: str | None) -> None:
+    def iteration(self, ended: IterationRecord, lineage: dict[str, LineageRecord], parent: str | None) -> None:
         """Check one iteration that succeeded: its dataset, rollouts, call of the trainer and checkpoint."""
-        what = ended["iteration_id"]
-        made = lineage.get(ended["checkpoint_id"])
-        if made is None:
-            self.problems.append(f"{what}: checkpoint {ended['checkpoint_id']} has no lineage record")
+        what = ended.iteration_id
+        made = lineage.get(ended.checkpoint_id or "")
+        if made is None or ended.dataset_sha256 is None:
+            self.problems.append(f"{what}: checkpoint {ended.checkpoint_id} has no lineage record")
             return
-        self.require(made["parent"] == parent, f"{what}: the parent is {made['parent']}, not {parent}")
-        self.require(made["dataset_sha256"] == ended["dataset_sha256"], f"{what}: lineage names another dataset")
-        data = self.file(self._keys.dataset(ended["dataset_sha256"]), ended["dataset_sha256"], f"{what}: the dataset")
+        self.require(made.parent == parent, f"{what}: the parent is {made.parent}, not {parent}")
+        self.require(made.dataset_sha256 == ended.dataset_sha256, f"{what}: lineage names another dataset")
+        data = self.file(self._keys.dataset(ended.dataset_sha256), ended.dataset_sha256, f"{what}: the dataset")
         if data is not None:
             dataset = json.loads(data)
             driven = dataset["checkpoint"]
@@ -108,12 +109,12 @@ class _Look:
         good = [past for past in attempts(self._store, row["job_id"]) if past.outcome and not past.failure]
         self.require(len(good) == 1, f"{what}: {row['job_id']} was done {len(good)} times")
 
-    def _trainer(self, ended: dict[str, Any], made: dict[str, Any], what: str) -> None:
-        outcomes = past_outcomes(self._store, self._run_id, ended["iteration"])
-        good = [outcome for outcome in outcomes if outcome["status"] == "succeeded"]
+    def _trainer(self, ended: IterationRecord, made: LineageRecord, what: str) -> None:
+        outcomes = past_outcomes(self._store, self._run_id, ended.iteration)
+        good = [outcome for outcome in outcomes if outcome.status == "succeeded"]
         self.require(len(good) == 1, f"{what}: the trainer succeeded {len(good)} times")
         for outcome in good:
-            same = outcome["checkpoint"]["sha256"] == made["sha256"] and outcome["metrics"] == made["metrics"]
+            same = outcome.checkpoint == made.file and outcome.metrics == made.metrics
             self.require(same, f"{what}: the lineage is not what the trainer left")
 
     def events(self) -> None:

@@ -7,7 +7,8 @@ import pytest
 import records
 from helpers import wait_until
 
-from simyard.core.errors import RequestError, WorkloadError
+from simyard.core.errors import Category, Failure, RequestError, WorkloadError
+from simyard.core.records import BestCheckpoint, IterationRecord, TrainerOutcome
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.settings import Site
 from simyard.store.keys import JobKeys, new_run_id
@@ -31,11 +32,19 @@ def asked(**sections):
     return TrainingRunRequest.model_validate(REQUEST | {k: REQUEST.get(k, {}) | v for k, v in sections.items()})
 
 
-def ended(*values, status="succeeded"):
-    return [
-        {"iteration": n, "status": status, "metric": value, "checkpoint_id": f"ckpt-{n}", "metric_of": f"ckpt-{n}"}
-        for n, value in enumerate(values, 1)
-    ]
+def iteration(number, metric, **changed):
+    record = {
+        "iteration": number, "iteration_id": f"iter-{number:04d}", "status": "succeeded", "failure": None,
+        "checkpoint_id": f"ckpt-{number}", "dataset_sha256": "0" * 64, "rollouts": ["job-1"], "trainer_attempt": 1,
+        "trainer_seconds": 1.0, "episodes": 1, "recorded_steps": 1, "mean_return": None, "success_rate": None,
+        "metrics": {}, "metric": metric, "metric_of": f"ckpt-{number}", "gpu_seconds": 0.0, "seconds": 1.0,
+        "rollouts_seconds": 1.0, "ended_at": "2026-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    return IterationRecord.from_json(record | changed)
+
+
+def ended(*values, **changed):
+    return [iteration(number, value, **changed) for number, value in enumerate(values, 1)]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +71,7 @@ def test_success_criteria(criteria, values, policy):
 
 
 def test_a_failed_iteration_ends_the_run_unless_it_is_told_not_to():
-    failed = [*ended(1.0), {"iteration": 2, "status": "failed", "metric": None, "checkpoint_id": None}]
+    failed = [*ended(1.0), iteration(2, None, status="failed", checkpoint_id=None)]
     assert stop_policies.after_iteration(asked(), failed) == "iteration_failure"
     goes_on = asked(loop_policy={"max_iterations": 5, "stop_on_iteration_failure": False})
     assert stop_policies.after_iteration(goes_on, failed) is None
@@ -77,25 +86,21 @@ def test_budget_and_time_are_checked_before_anything_is_begun():
 
 def test_the_best_checkpoint_is_the_earliest_of_equal_ones():
     criteria = asked().success_criteria
-    assert stop_policies.best(criteria, ended(1.0, 3.0, 3.0)) == {
-        "iteration": 2,
-        "checkpoint_id": "ckpt-2",
-        "metric": 3.0,
-    }
-    assert stop_policies.best(criteria, ended(None, None)) == {
-        "iteration": 2,
-        "checkpoint_id": "ckpt-2",
-        "metric": None,
-    }
+    assert stop_policies.best(criteria, ended(1.0, 3.0, 3.0)) == BestCheckpoint(
+        iteration=2, checkpoint_id="ckpt-2", metric=3.0
+    )
+    assert stop_policies.best(criteria, ended(None, None)) == BestCheckpoint(
+        iteration=2, checkpoint_id="ckpt-2", metric=None
+    )
     assert stop_policies.best(criteria, ended(1.0, status="failed")) is None
 
 
 def test_the_checkpoint_that_drove_the_rollouts_is_the_one_they_measure():
-    driven = ended(5.0, 1.0, 2.0)
-    for record, of in zip(driven, (None, "ckpt-1", "ckpt-2"), strict=True):
-        record["metric_of"] = of
+    measured = ((5.0, None), (1.0, "ckpt-1"), (2.0, "ckpt-2"))
+    driven = [iteration(number, value, metric_of=of) for number, (value, of) in enumerate(measured, 1)]
     best = stop_policies.best(asked().success_criteria, driven)
-    assert best == {"iteration": 3, "checkpoint_id": "ckpt-2", "metric": 2.0}, "the random one has no checkpoint"
+    expected = BestCheckpoint(iteration=3, checkpoint_id="ckpt-2", metric=2.0)
+    assert best == expected, "the random one has no checkpoint"
 
 
 @pytest.fixture
@@ -184,10 +189,12 @@ def test_failures_of_the_trainer_are_counted_whoever_called_it(driven):
     for number in (1, 2):
         call, outcome = loop.trainer_attempt(1, "0" * 64)
         assert (call.number, outcome) == (number, None)
-        failure = {"code": "x", "category": "user", "message": f"failure {number}", "advice": ""}
-        loop.store.put_json(
-            call.key("outcome.json"), {"number": number, "status": "failed", "gpu_seconds": 0.0, "failure": failure}
-        )
+        failure = Failure(code="x", category=Category.USER, message=f"failure {number}", advice="")
+        failed = TrainerOutcome(
+            number=number, status="failed", failure=failure, dataset_sha256="0" * 64, seconds=0.0, gpu_seconds=0.0,
+            ended_at="2026-01-01T00:00:00+00:00", tail=(),
+        )  # fmt: skip
+        loop.store.put_record(call.key("outcome.json"), failed)
         loop = driven()
     with pytest.raises(WorkloadError, match="failure 2"):
         loop.calls_left(1)

@@ -108,9 +108,9 @@ def test_a_success_is_kept_with_its_logs_and_its_checkpoint(trainer):
         write("checkpoint.pt", "weights")
         """
     )
-    assert outcome["status"] == "succeeded", outcome
-    assert outcome["metrics"] == {"loss": 0.5, "by": {"layer": [1, 2.5]}, "note": "fine"}
-    assert trainer.store.get_bytes(outcome["checkpoint"]["key"]) == b"weights"
+    assert outcome.status == "succeeded", outcome
+    assert outcome.metrics == {"loss": 0.5, "by": {"layer": [1, 2.5]}, "note": "fine"}
+    assert trainer.store.get_bytes(outcome.checkpoint.key) == b"weights"
     assert sorted(trainer.lines) == ["and warns", "learns"]
     attempt = next(Path(trainer.site.store).glob("training-runs/*/iterations/*/trainer/001"))
     assert (attempt / "stdout.log").read_text() == "learns\n"
@@ -121,8 +121,8 @@ def test_a_checkpoint_may_be_named_by_its_address(trainer, tmp_path):
     (tmp_path / "elsewhere.pt").write_text("weights from elsewhere")
     body = f'write("metrics.json", "{{}}"); write("checkpoint_out_uri.txt", "file://{tmp_path}/elsewhere.pt\\n")'
     outcome = trainer(body)
-    assert outcome["status"] == "succeeded", outcome
-    assert trainer.store.get_bytes(outcome["checkpoint"]["key"]) == b"weights from elsewhere"
+    assert outcome.status == "succeeded", outcome
+    assert trainer.store.get_bytes(outcome.checkpoint.key) == b"weights from elsewhere"
 
 
 @pytest.mark.parametrize(
@@ -148,31 +148,31 @@ def test_a_checkpoint_may_be_named_by_its_address(trainer, tmp_path):
 )  # fmt: skip
 def test_what_is_not_as_promised_is_a_failure(trainer, body, code, said):
     outcome = trainer(body)
-    assert (outcome["status"], outcome["failure"]["code"]) == ("failed", code)
-    assert said in outcome["failure"]["message"]
+    assert (outcome.status, outcome.failure.code) == ("failed", code)
+    assert said in outcome.failure.message
 
 
 def test_an_exception_shows_its_last_lines(trainer):
     outcome = trainer('raise ValueError("the batch is empty")')
-    assert outcome["failure"]["message"] == "The trainer failed: It ended with exit code 1."
-    assert outcome["tail"][-1] == "ValueError: the batch is empty"
+    assert outcome.failure.message == "The trainer failed: It ended with exit code 1."
+    assert outcome.tail[-1] == "ValueError: the batch is empty"
 
 
 def test_the_wall_clock_limit_ends_it_with_everything_it_started(trainer):
     outcome = trainer('subprocess.Popen(["sleep", "600"], start_new_session=True); time.sleep(600)', timeout_seconds=1)
-    assert outcome["failure"]["code"] == "wall_clock_limit"
-    assert 1 <= outcome["seconds"] < 30
+    assert outcome.failure.code == "wall_clock_limit"
+    assert 1 <= outcome.seconds < 30
 
 
 def test_what_it_leaves_running_is_ended_too(trainer):
     outcome = trainer(f'subprocess.Popen(["sleep", "600"], start_new_session=True); {GOOD}')
-    assert outcome["status"] == "succeeded"
+    assert outcome.status == "succeeded"
 
 
 def test_more_memory_than_it_may_have_ends_it(trainer):
     body = f"block = bytearray(400_000_000); time.sleep(60); {GOOD}"
     outcome = trainer(body, resources={"memory_gb": 0.2})
-    assert (outcome["failure"]["code"], outcome["failure"]["category"]) == ("out_of_memory", "resource")
+    assert (outcome.failure.code, outcome.failure.category) == ("out_of_memory", "resource")
 
 
 def test_it_has_the_cores_it_asked_for(trainer):
@@ -180,7 +180,7 @@ def test_it_has_the_cores_it_asked_for(trainer):
         'write("metrics.json", json.dumps({"cores": len(os.sched_getaffinity(0)), '
         '"threads": int(os.environ["OMP_NUM_THREADS"])})); write("checkpoint.pt", "weights")'
     )
-    assert outcome["metrics"] == {"cores": 1, "threads": 1}
+    assert outcome.metrics == {"cores": 1, "threads": 1}
 
 
 def test_our_secrets_stay_with_us(trainer, monkeypatch):
@@ -189,13 +189,13 @@ def test_our_secrets_stay_with_us(trainer, monkeypatch):
         'seen = sorted(name for name in os.environ if name.startswith(("AWS_", "PREFECT_"))); '
         'write("metrics.json", json.dumps({"seen": seen})); write("checkpoint.pt", "weights")'
     )
-    assert outcome["metrics"] == {"seen": []}
+    assert outcome.metrics == {"seen": []}
 
 
 def test_a_cancel_ends_it(trainer):
     began = time.monotonic()
     outcome = trainer("time.sleep(600)", stopped=lambda: CANCELED if time.monotonic() - began > 1 else None)
-    assert (outcome["status"], outcome["failure"]["category"]) == ("canceled", "canceled")
+    assert (outcome.status, outcome.failure.category) == ("canceled", "canceled")
 
 
 def test_it_dies_with_the_process_that_called_it(tmp_path):
@@ -262,7 +262,7 @@ def test_logs_are_in_the_store_while_it_runs(trainer):
             seen.set()
 
     outcome = trainer(f'print("begins", flush=True); time.sleep(8); {GOOD}', stopped=look)
-    assert outcome["status"] == "succeeded"
+    assert outcome.status == "succeeded"
     assert seen.is_set()
 
 
@@ -278,5 +278,5 @@ def test_the_digest_of_a_rollout_is_checked(trainer):
         run_trainer(attempt, resolved.spec, trainer.store, trainer.site, TrainerObserver())
     outcome = outcome_of(attempt, trainer.store)
     assert outcome is not None
-    assert outcome["failure"]["category"] == "infra"
-    assert os.path.basename(ROLLOUT) in outcome["failure"]["message"]
+    assert outcome.failure.category == "infra"
+    assert os.path.basename(ROLLOUT) in outcome.failure.message
