@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,6 +17,7 @@ from simyard.cli.site_store import open_site, open_site_store
 from simyard.core.errors import EXIT_BAD_REQUEST, EXIT_JOB_FAILED, EXIT_SUCCEEDED, RequestError
 
 if TYPE_CHECKING:
+    from simyard.core.records import RunResult, RunStanding
     from simyard.requests.settings import Site
     from simyard.store.store import Store
     from simyard.tasks.managed.run import ResolvedRun
@@ -82,16 +82,16 @@ def start(
 def resume(run_id: str, store: str | None, pool: str | None, wait: bool, as_json: bool) -> None:
     """Resume a run where it stopped. It was paused, or its process was lost."""
     from simyard.cli.detached import go_on_alone
+    from simyard.core.records import DriverStatus
     from simyard.store.keys import RunKeys
     from simyard.tasks.managed import record
     from simyard.tasks.managed.desired_state import set_desired_state
     from simyard.tasks.shared.heartbeat import PATIENCE, is_gone
-    from simyard.tasks.shared.history import read_or_none
 
     site, reference, opened = open_site(store)
     set_desired_state(opened, run_id, "run")
-    beat = read_or_none(opened, RunKeys(run_id).status)
-    if beat is None or is_gone(beat, PATIENCE.driver.silence_s):
+    beat = opened.get_record_or_none(RunKeys(run_id).status, DriverStatus)
+    if beat is None or is_gone(beat.to_json(), PATIENCE.driver.silence_s):
         if wait:
             _end_as(_drive(None, run_id, opened, reference, pool, site, quiet=as_json), as_json)
         go_on_alone(run_id, ["managed", "resume", run_id, "--wait"], reference, pool, site)
@@ -103,18 +103,18 @@ def resume(run_id: str, store: str | None, pool: str | None, wait: bool, as_json
 def _drive(
     resolved: ResolvedRun | None, run_id: str, store: Store, reference: str, pool: str | None, site: Site,
     *, quiet: bool,
-) -> dict[str, Any]:  # fmt: skip
+) -> RunStanding:  # fmt: skip
     """Drive a run in this process, with simulators of its own for as long as it lasts; return its result.
 
     Raises:
         RequestError: If the simulator refuses the rollouts of a new run; nothing was created then.
     """
     from simyard.cli import run as running
+    from simyard.core.records import RunResult
     from simyard.core.specs import Bounds
     from simyard.store.keys import RunKeys
     from simyard.tasks.managed.run import ResolvedRun, load_run, stage_run
     from simyard.tasks.sessions.pool import Sessions
-    from simyard.tasks.shared.history import read_or_none
 
     live = LiveLine()
     with Sessions(site, Bounds(jobs=KEPT_JOBS)) as sessions:
@@ -139,7 +139,7 @@ def _drive(
 
         with running.in_this_process(sessions, live, (lambda status: None) if quiet else hear):
             state = resume_training_run(run_id, reference, pool, return_state=True)
-    result = read_or_none(store, RunKeys(run_id).result)
+    result = store.get_record_or_none(RunKeys(run_id).result, RunResult)
     if result is None:
         raise RequestError(
             f"{run_id} stopped before its end: {state.message}",
@@ -148,23 +148,23 @@ def _drive(
         )
     if not quiet:
         _say_ending(result, store, live)
-    return dict(result)
+    return result
 
 
-def _say_ending(result: dict[str, Any], store: Store, live: LiveLine) -> None:
+def _say_ending(result: RunResult, store: Store, live: LiveLine) -> None:
     """Print the result of a run, and the URLs of its best checkpoint and its report."""
     from simyard.core.records import LineageRecord
     from simyard.store.keys import RunKeys
     from simyard.tasks.managed.report import REPORT, summary
 
-    live.say(f"{result['status']}: {summary(result)}")
-    if error := result["error"]:
-        live.say(f"error:       {error['message']}\nadvice:      {error['advice']}")
-    live.say(f"run:         {result['run_id']}")
-    if result["best"]:
-        key = RunKeys(result["run_id"]).checkpoint(result["best"]["checkpoint_id"])
+    live.say(f"{result.status}: {summary(result)}")
+    if error := result.error:
+        live.say(f"error:       {error.message}\nadvice:      {error.advice}")
+    live.say(f"run:         {result.run_id}")
+    if result.best:
+        key = RunKeys(result.run_id).checkpoint(result.best.checkpoint_id)
         live.say(f"checkpoint:  {store.get_record(key, LineageRecord).uri}")
-    live.say(f"report:      {store.url(RunKeys(result['run_id']).file(REPORT))}")
+    live.say(f"report:      {store.url(RunKeys(result.run_id).file(REPORT))}")
 
 
 @managed.command("list")
@@ -182,7 +182,7 @@ def list_runs(store: str | None, limit: int, as_json: bool) -> None:
         ">CREDITS": lambda row: f"{row['credits']:.3g}",
         "NAME": "name",
     }
-    found = record.list_runs(open_site_store(store), limit)
+    found = [standing.to_json() for standing in record.list_runs(open_site_store(store), limit)]
     emit_rows(found, as_json, "No managed training runs in this store yet.", columns)
 
 
@@ -195,7 +195,7 @@ def show(run_id: str, store: str | None, as_json: bool) -> None:
     from simyard.tasks.managed import record
 
     opened = open_site_store(store)
-    standing = record.run_status(opened, run_id)
+    standing = record.run_status(opened, run_id).to_json()
     history = {
         "history": [one.to_json() for one in record.iterations(opened, run_id)],
         "checkpoints": [one.to_json() for one in record.checkpoints(opened, run_id)[::-1]],
@@ -227,8 +227,9 @@ def watch(run_id: str, store: str | None, as_json: bool) -> None:
     _end_as(_watch(open_site_store(store), run_id, quiet=as_json), as_json)
 
 
-def _watch(store: Store, run_id: str, *, quiet: bool) -> dict[str, Any]:
+def _watch(store: Store, run_id: str, *, quiet: bool) -> RunStanding:
     """Print a run's events as they come, until it has ended or nobody drives it any more."""
+    from simyard.core.records import RunResult
     from simyard.tasks.managed import record
     from simyard.tasks.managed.events import event_numbers, read_events
     from simyard.tasks.managed.run import load_run
@@ -240,12 +241,12 @@ def _watch(store: Store, run_id: str, *, quiet: bool) -> dict[str, Any]:
         standing = record.run_status(store, run_id)
         if not quiet:
             for event in read_events(store, run_id, [n for n in event_numbers(store, run_id) if n > shown]):
-                live.say(f"{event['created_at'][11:19]}  {event['event_type']:20} {event['message']}")
-                shown = int(event["event_id"].removeprefix("evt-"))
-            if standing["status"] not in record.ENDED:
-                live({"stage": standing["stage"] or standing["status"], "done": 0, "total": 0})
-        if standing["status"] in (*record.ENDED, "interrupted"):
-            if standing["status"] in record.ENDED and not quiet:
+                live.say(f"{event.created_at[11:19]}  {event.event_type:20} {event.message}")
+                shown = int(event.event_id.removeprefix("evt-"))
+            if not isinstance(standing, RunResult):
+                live({"stage": standing.stage or standing.status, "done": 0, "total": 0})
+        if isinstance(standing, RunResult) or standing.status == "interrupted":
+            if isinstance(standing, RunResult) and not quiet:
                 _say_ending(standing, store, live)
             return standing
         time.sleep(POLL_S)
@@ -277,10 +278,10 @@ def cancel(run_id: str, store: str | None) -> None:
 
     site, _, opened = open_site(store)
     set_desired_state(opened, run_id, "cancel")
-    if record.run_status(opened, run_id)["status"] in ("queued", "interrupted"):  # nobody drives it: end it here
+    if record.run_status(opened, run_id).status in ("queued", "interrupted"):  # nobody drives it: end it here
         with suppress(RequestError):  # a process has just taken it up, and sees what is wanted
             Loop(load_run(opened, run_id), opened, site, LoopObserver()).end_now("canceled")
-    ended = record.run_status(opened, run_id)["status"] == "canceled"
+    ended = record.run_status(opened, run_id).status == "canceled"
     click.echo(f"{run_id} {'is canceled' if ended else 'will stop within seconds'}, and keeps what it has.")
 
 
@@ -304,16 +305,16 @@ def verify(run_id: str, store: str | None, as_json: bool) -> None:
     sys.exit(EXIT_JOB_FAILED if problems else EXIT_SUCCEEDED)
 
 
-def _named(standing: Mapping[str, Any]) -> str:
+def _named(standing: RunStanding) -> str:
     """Return the arguments by which a command names a run: its id and its store."""
-    return f"{standing['run_id']} --store {standing['store'].rpartition('/training-runs/')[0]}"
+    return f"{standing.run_id} --store {standing.store.rpartition('/training-runs/')[0]}"
 
 
-def _end_as(standing: Mapping[str, Any], as_json: bool) -> NoReturn:
+def _end_as(standing: RunStanding, as_json: bool) -> NoReturn:
     """Print a run's status, and exit with the code of its result; a run that has not ended is no failure."""
     if as_json:
-        click.echo(json.dumps(standing))
-    elif standing["status"] not in EXITS:
-        click.echo(f"{standing['run_id']} is {standing['status']}.")
+        click.echo(json.dumps(standing.to_json()))
+    elif standing.status not in EXITS:
+        click.echo(f"{standing.run_id} is {standing.status}.")
         click.echo(f"Follow it: simyard managed watch {_named(standing)}")
-    sys.exit(EXIT_BAD_REQUEST if standing["ended_by"] == "refused" else EXITS.get(standing["status"], EXIT_SUCCEEDED))
+    sys.exit(EXIT_BAD_REQUEST if standing.ended_by == "refused" else EXITS.get(standing.status, EXIT_SUCCEEDED))

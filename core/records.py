@@ -443,3 +443,119 @@ class BestCheckpoint(Wire):
     checkpoint_id: str
     metric: float | None
     """None where no checkpoint was measured: then it is the last one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event(Wire):
+    """An event of a managed run, below `events/`."""
+
+    event_id: str
+    """`evt-` and its number, counted from 1."""
+    created_at: str
+    event_type: str
+    """One of `tasks/managed/events.py`'s `TYPES`."""
+    about: str
+    """What tells it from every other event of the run: the same thing happens once."""
+    message: str
+    """For people."""
+    data: dict[str, Any]
+    """For programs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DesiredStateMark(Wire):
+    """What somebody wants of a run, `wish.json`."""
+
+    wanted: Literal["run", "pause", "cancel"]
+    requested_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriverStatus(Wire):
+    """The heartbeat of the process that drives a run, `status.json`: written every few seconds."""
+
+    stage: str
+    """What it does, in words."""
+    wanted: Literal["run", "pause", "cancel"]
+    """What is asked of it, wherever it was asked."""
+    current_iteration: int
+    """The iteration in progress, counted from 1."""
+    credits: float
+    """What the run has cost so far."""
+    host: str
+    """The machine's name."""
+    pid: int
+    """The process that wrote it."""
+    pid_space: str
+    """Where that number means this process: a start of a machine, and a container of it."""
+    process_began: float
+    """When the process began, in seconds since 1970."""
+    updated_at: str
+    """When this was written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IterationCounts(Wire):
+    """How many iterations of a run ended which way."""
+
+    succeeded: int
+    failed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run(Wire):
+    """The fields that every answer about a run begins with."""
+
+    run_id: str
+    name: str
+    project_id: str
+    max_iterations: int
+    store: str
+    """URL of the run's folder."""
+    created_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult(_Run):
+    """How a run ended, `result.json`."""
+
+    status: Ended
+    stage: str
+    """`done`."""
+    ended_by: str
+    """The policy that ended it; `canceled`, or `refused` where the trainer could not be called."""
+    current_iteration: int
+    """How many iterations ended."""
+    iterations: IterationCounts
+    best: BestCheckpoint | None
+    """None where no iteration succeeded."""
+    credits: float
+    """What it cost."""
+    error: Failure | None
+    """Why it failed."""
+    updated_at: str
+    """When it ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus(_Run):
+    """How a run stands that has no result yet: made of its heartbeat, and shown; no file of the store."""
+
+    status: Literal["queued", "running", "paused", "interrupted"]
+    """`interrupted` where nobody drives it any more."""
+    stage: str | None
+    """What its process does; None where none has begun."""
+    current_iteration: int
+    """The iteration in progress; 0 where none has begun."""
+    credits: float
+    """What it has cost so far."""
+    updated_at: str | None
+    """When the heartbeat was written; None where there is none."""
+    ended_by: str | None = None
+    """None: it has not ended."""
+    error: Failure | None = None
+    """None: it has not ended."""
+
+
+RunStanding = RunStatus | RunResult
+"""How a managed run stands, ended or not."""

@@ -25,7 +25,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from simyard.blocks.reference import absolute, open_store
 from simyard.core.errors import Category, SimyardError
-from simyard.core.records import TrainerOutcome
+from simyard.core.records import Event, RunResult, TrainerOutcome
 from simyard.core.specs import JobSpec
 from simyard.flows.retrying import PLAIN, RETRYING, worth_another
 from simyard.flows.stages import sharing
@@ -83,15 +83,15 @@ def resume_training_run(run_id: str, store: str | None = None, pool: str | None 
     return _ending(drive_run(run_id, absolute(store or Site.from_env().store), pool))
 
 
-def drive_run(run_id: str, store: str, pool: str | None) -> dict[str, Any]:
+def drive_run(run_id: str, store: str, pool: str | None) -> RunResult:
     """Take a run that is in the store to its end, and return its result; a store or a server may be away meanwhile."""
     pool = pool or Site.from_env().pool
     result = through_outages(lambda: _drive(run_id, store, pool), get_run_logger().warning)
-    report(result, store)
+    report(run_id, store)
     return result
 
 
-def _drive(run_id: str, store: str, pool: str | None) -> dict[str, Any]:
+def _drive(run_id: str, store: str, pool: str | None) -> RunResult:
     """Make one iteration after another until a policy ends the run, and return its result."""
     with _driving(run_id, store, pool) as (loop, executor):
         loop.check(executor)
@@ -143,9 +143,9 @@ def _driving(run_id: str, store: str, pool: str | None) -> Iterator[tuple[Loop, 
     curves.import_ahead()
     with sharing() as given:
 
-        def on_event(event: dict[str, Any]) -> None:
-            logger.info(event["message"])
-            given.watcher({"event": event})
+        def on_event(event: Event) -> None:
+            logger.info(event.message)
+            given.watcher({"event": event.to_json()})
 
         observer = LoopObserver(
             on_event=on_event,
@@ -208,17 +208,17 @@ def trainer(number: int, dataset_sha256: str) -> TrainerOutcome | None:
 
 
 @task(name="report", **RETRYING)
-def report(result: dict[str, Any], store: str) -> None:
+def report(run_id: str, store: str) -> None:
     """Publish the run's report in the Prefect UI."""
-    opened, run = open_store(store), RunKeys(result["run_id"])
-    key = result["run_id"].lower()
+    opened, run = open_store(store), RunKeys(run_id)
+    key = run_id.lower()
     create_markdown_artifact(opened.get_bytes(run.file(run_report.REPORT)).decode(), key=f"{key}-report")
-    create_link_artifact(result["store"], key=f"{key}-store", link_text="The run's files")
+    create_link_artifact(opened.url(run.prefix), key=f"{key}-store", link_text="The run's files")
 
 
 _STATES = {"succeeded": Completed, "failed": Failed, "canceled": Cancelled}
 
 
-def _ending(result: dict[str, Any]) -> State[dict[str, Any]]:
-    message = result["error"]["message"] if result["error"] else run_report.summary(result)
-    return _STATES[result["status"]](message=message, data=result)
+def _ending(result: RunResult) -> State[dict[str, Any]]:
+    message = result.error.message if result.error else run_report.summary(result)
+    return _STATES[result.status](message=message, data=result.to_json())

@@ -70,7 +70,7 @@ def run_standing(store: Store, run_id: str, launches: Launches) -> dict[str, Any
     Raises:
         RequestError: There is no such run.
     """
-    standing = record.run_status(store, run_id)
+    standing = record.run_status(store, run_id).to_json()
     status, failure = standing["status"], standing["error"]
     if status in _UNSETTLED:
         status, failure = _settle(status, failure, run_id, launches)

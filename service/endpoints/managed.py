@@ -122,11 +122,11 @@ def cancel(run_id: str, caller: TrainingCaller, request: Request) -> dict[str, A
     """End a run; its checkpoints are kept. One that was canceled already stays as it is."""
     launches: Launches = request.app.state.launches
     store = caller.store
-    ended = record.run_status(store, run_id)["status"]
+    ended = record.run_status(store, run_id).status
     if ended == "canceled":
         return _view(request, caller, run_id)
     set_desired_state(store, run_id, "cancel")
-    if launches.cancel_unbegun(run_id) and record.run_status(store, run_id)["status"] in ("queued", "interrupted"):
+    if launches.cancel_unbegun(run_id) and record.run_status(store, run_id).status in ("queued", "interrupted"):
         settings: Settings = request.app.state.settings
         with suppress(RequestError):  # a process has just resumed it, and reads the desired state
             Loop(load_run(store, run_id), store, settings.site, LoopObserver()).end_now("canceled")
@@ -157,7 +157,8 @@ def events(run_id: str, caller: TrainingCaller, limit: Limit = 500) -> dict[str,
     """Return the newest events, oldest of them first."""
     store: Store = caller.store
     load_run(store, run_id)
-    return {"events": read_events(store, run_id, event_numbers(store, run_id)[-limit:])}
+    found = read_events(store, run_id, event_numbers(store, run_id)[-limit:])
+    return {"events": [event.to_json() for event in found]}
 
 
 @router.get("/{run_id}/checkpoints/{checkpoint_id}/download-url", summary="Get a URL to fetch a checkpoint by")

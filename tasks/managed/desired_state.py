@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from simyard.core.errors import RequestError
+from simyard.core.records import DesiredStateMark, RunResult
 from simyard.store.keys import RunKeys
 from simyard.store.store import Store
 from simyard.tasks.managed.run import load_run
-from simyard.tasks.shared.history import read_or_none
 
 DesiredState = Literal["run", "pause", "cancel"]
 
@@ -21,20 +21,19 @@ def set_desired_state(store: Store, run_id: str, desired: DesiredState) -> None:
         RequestError: If there is no such run, it has ended, or it was canceled and cannot go on.
     """
     load_run(store, run_id)
-    if (ended := read_or_none(store, RunKeys(run_id).result)) is not None:
+    if (ended := store.get_record_or_none(RunKeys(run_id).result, RunResult)) is not None:
         raise RequestError(
-            f"{run_id} has {ended['status']}.", code="run_ended", advice="Begin another: simyard managed start."
+            f"{run_id} has {ended.status}.", code="run_ended", advice="Begin another: simyard managed start."
         )
     if desired != "cancel" and desired_state(store, run_id) == "cancel":
         raise RequestError(
             f"{run_id} is being canceled.", code="run_ended", advice="Begin another: simyard managed start."
         )
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    store.put_json(RunKeys(run_id).wish, {"wanted": desired, "requested_at": now})
+    store.put_record(RunKeys(run_id).wish, DesiredStateMark(wanted=desired, requested_at=now))
 
 
 def desired_state(store: Store, run_id: str) -> DesiredState:
     """Read the desired state; `run` where nobody has set one."""
-    found = read_or_none(store, RunKeys(run_id).wish)
-    desired: DesiredState = found["wanted"] if found else "run"
-    return desired
+    found = store.get_record_or_none(RunKeys(run_id).wish, DesiredStateMark)
+    return found.wanted if found else "run"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from simyard.core.records import Event
 from simyard.store.keys import RunKeys
 from simyard.store.store import Store
 
@@ -36,9 +37,7 @@ _FRESH = 200
 class Events:
     """The log of one run, for the one process that drives it."""
 
-    def __init__(
-        self, store: Store, run_id: str, on_event: Callable[[dict[str, Any]], None] = lambda event: None
-    ) -> None:
+    def __init__(self, store: Store, run_id: str, on_event: Callable[[Event], None] = lambda event: None) -> None:
         """Go on after the last event.
 
         Args:
@@ -52,7 +51,7 @@ class Events:
         self._lock = threading.Lock()
         numbers = event_numbers(store, run_id)
         self._last = numbers[-1] if numbers else 0
-        self._recorded = {event["about"] for event in read_events(store, run_id, numbers[-_FRESH:])}
+        self._recorded = {event.about for event in read_events(store, run_id, numbers[-_FRESH:])}
 
     def record(self, event_type: str, about: str, message: str, **data: Any) -> None:
         """Write an event, unless it was written before a restart.
@@ -68,18 +67,19 @@ class Events:
         with self._lock:
             if about not in self._recorded:
                 self._recorded.add(about)
-                self._on_event(
-                    self._write({"event_type": event_type, "about": about, "message": message, "data": data})
-                )
+                self._on_event(self._write(event_type, about, message, data))
 
-    def _write(self, event: dict[str, Any]) -> dict[str, Any]:
+    def _write(self, event_type: str, about: str, message: str, data: dict[str, Any]) -> Event:
         # Where a process that was taken for lost writes too, each still gets a number of its own.
         while True:
             self._last += 1
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            numbered = {"event_id": f"evt-{self._last:08d}", "created_at": now, **event}
-            if self._store.put_new(self._keys.event(self._last), json.dumps(numbered).encode()):
-                return numbered
+            event = Event(
+                event_id=f"evt-{self._last:08d}", created_at=now, event_type=event_type, about=about, message=message,
+                data=data,
+            )  # fmt: skip
+            if self._store.put_new(self._keys.event(self._last), json.dumps(event.to_json()).encode()):
+                return event
 
 
 def event_numbers(store: Store, run_id: str) -> list[int]:
@@ -88,7 +88,7 @@ def event_numbers(store: Store, run_id: str) -> list[int]:
     return sorted(int(name.partition(".")[0]) for name in names)
 
 
-def read_events(store: Store, run_id: str, numbers: list[int]) -> list[dict[str, Any]]:
+def read_events(store: Store, run_id: str, numbers: list[int]) -> list[Event]:
     """Return these events."""
     keys = RunKeys(run_id)
-    return [store.get_json(keys.event(number)) for number in numbers]
+    return [store.get_record(keys.event(number), Event) for number in numbers]

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from simyard.core.errors import Category, Failure, RequestError, SimyardError, WorkloadError
-from simyard.core.records import IterationRecord, TrainerOutcome
+from simyard.core.records import DriverStatus, Ended, Event, IterationCounts, IterationRecord, RunResult, TrainerOutcome
 from simyard.core.specs import JobSpec
 from simyard.requests.settings import Site
 from simyard.store.keys import JobKeys, RunKeys
@@ -65,7 +65,7 @@ class RunEndedError(Exception):
 class LoopObserver:
     """The caller's side of a loop: what it is told, and what it asks for."""
 
-    on_event: Callable[[dict[str, Any]], None] = lambda event: None
+    on_event: Callable[[Event], None] = lambda event: None
     on_stage: Callable[[dict[str, Any]], None] = lambda status: None
     """Called with the status at each new stage, for a live line."""
     is_canceled: Callable[[], bool] = lambda: False
@@ -387,33 +387,32 @@ class Loop:
         message = f"Iteration {number}: {failure.message}" if failure else f"Iteration {number} is done: {shown}."
         self.events.record(f"iteration.{status}", about, message, metric=metric)
 
-    def conclude(self) -> dict[str, Any]:
-        """Write the run's result, and return it."""
+    def conclude(self) -> RunResult:
+        """Write how the run ended, and return it."""
         assert self.ended_by is not None
         good = [ended for ended in self.iterations if ended.status == stop_policies.SUCCEEDED]
         failed = self.ended_by == "iteration_failure" or not good
-        status = "canceled" if self.ended_by == "canceled" else "failed" if failed else "succeeded"
+        status: Ended = "canceled" if self.ended_by == "canceled" else "failed" if failed else "succeeded"
         last = self.iterations[-1].failure if self.iterations and failed else None
-        error = self._refused or last
-        best = stop_policies.best(self.asked.success_criteria, self.iterations)
-        result = record.frame(self.spec, self.store) | {
-            "status": status,
-            "stage": "done",
-            "ended_by": self.ended_by,
-            "current_iteration": len(self.iterations),
-            "iterations": {"succeeded": len(good), "failed": len(self.iterations) - len(good)},
-            "best": best.to_json() if best else None,
-            "credits": round(self.ledger.credits, 6),
-            "error": error.to_json() if error else None,
-            "updated_at": now(),
-        }
+        result = RunResult(
+            **record.frame(self.spec, self.store),
+            status=status,
+            stage="done",
+            ended_by=self.ended_by,
+            current_iteration=len(self.iterations),
+            iterations=IterationCounts(succeeded=len(good), failed=len(self.iterations) - len(good)),
+            best=stop_policies.best(self.asked.success_criteria, self.iterations),
+            credits=round(self.ledger.credits, 6),
+            error=self._refused or last,
+            updated_at=now(),
+        )
         checkpoints = record.checkpoints(self.store, self.spec.run_id)
         run_report.write(self.spec, result, self.iterations, checkpoints, self.store)
         self.events.record("run.ended", "", f"The run has {status}; what ended it: {self.ended_by}.", status=status)
-        self.store.put_json(self.keys.result, result)
+        self.store.put_record(self.keys.result, result)
         return result
 
-    def end_now(self, policy: str) -> dict[str, Any]:
+    def end_now(self, policy: str) -> RunResult:
         """Write that the run ends here, where nobody drives it; a trainer that outlived its driver is ended."""
         number = len(self.iterations) + 1
         for past in past_calls(self.store, self.spec.run_id, number):
@@ -471,11 +470,11 @@ class Loop:
 
     def _record_start(self) -> datetime:
         """Record that the run begins, or that it is resumed; return when it began, which the first event says."""
-        first = read_or_none(self.store, self.keys.event(1))
+        first = self.store.get_record_or_none(self.keys.event(1), Event)
         if first is not None:
             message = f"Process {os.getpid()} on {platform.node()} goes on."
             self.events.record("run.taken_up", str(time.time_ns()), message)
-            return datetime.fromisoformat(first["created_at"])
+            return datetime.fromisoformat(first.created_at)
         message = f"The run begins: {self.asked.loop_policy.max_iterations} iterations at most."
         self.events.record("run.started", "", message)
         return datetime.now(UTC)
@@ -493,12 +492,12 @@ class Loop:
 def _refuse_second_driver(run_id: str, store: Store) -> None:
     """Raise `RequestError` for a run that has ended, or that another process drives."""
     keys = RunKeys(run_id)
-    if (ended := read_or_none(store, keys.result)) is not None:
-        raise RequestError(f"{run_id} has {ended['status']}.", code="run_ended", advice="Begin another.")
-    beat = read_or_none(store, keys.status)
-    if beat and not is_gone(beat, PATIENCE.driver.silence_s) and not is_own(beat):
+    if (ended := store.get_record_or_none(keys.result, RunResult)) is not None:
+        raise RequestError(f"{run_id} has {ended.status}.", code="run_ended", advice="Begin another.")
+    beat = store.get_record_or_none(keys.status, DriverStatus)
+    if beat and not is_gone(beat.to_json(), PATIENCE.driver.silence_s) and not is_own(beat.to_json()):
         raise RequestError(
-            f"{run_id} is driven by process {beat['pid']} on {beat['host']!r}.",
+            f"{run_id} is driven by process {beat.pid} on {beat.host!r}.",
             code="already_driven",
             advice="Follow it (simyard managed watch); one that is lost is known as such after "
             f"{PATIENCE.driver.silence_s:.0f} s without a heartbeat.",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from simyard.core.records import IterationRecord, LineageRecord
+from simyard.core.records import DriverStatus, IterationRecord, LineageRecord, RunResult, RunStanding, RunStatus
 from simyard.store import keys
 from simyard.store.keys import RunKeys
 from simyard.store.store import Store
 from simyard.tasks.managed.desired_state import desired_state
 from simyard.tasks.managed.run import RunSpec, load_run
 from simyard.tasks.shared.heartbeat import PATIENCE, is_gone
-from simyard.tasks.shared.history import read_or_none
 
 ENDED = ("succeeded", "failed", "canceled")
 
@@ -29,7 +28,7 @@ def checkpoints(store: Store, run_id: str) -> list[LineageRecord]:
     return [store.get_record(entry.key, LineageRecord) for entry in store.list(RunKeys(run_id).checkpoints)]
 
 
-def run_status(store: Store, run_id: str) -> dict[str, Any]:
+def run_status(store: Store, run_id: str) -> RunStanding:
     """Return the status of a run, from the store alone.
 
     `status` is `queued`, `running`, `paused`, `interrupted` (nobody drives it any more) or how it ended.
@@ -39,23 +38,22 @@ def run_status(store: Store, run_id: str) -> dict[str, Any]:
     """
     spec = load_run(store, run_id)
     run = RunKeys(run_id)
-    if (result := read_or_none(store, run.result)) is not None:
-        return dict(result)
-    beat = read_or_none(store, run.status)
-    status = "queued" if beat is None else "running"
-    if beat is not None and is_gone(beat, PATIENCE.driver.silence_s):
+    if (result := store.get_record_or_none(run.result, RunResult)) is not None:
+        return result
+    beat = store.get_record_or_none(run.status, DriverStatus)
+    status: Literal["queued", "running", "paused", "interrupted"] = "queued" if beat is None else "running"
+    if beat is not None and is_gone(beat.to_json(), PATIENCE.driver.silence_s):
         status = "interrupted"
-    elif "pause" in (desired_state(store, run_id), beat and beat["wanted"]):
+    elif "pause" in (desired_state(store, run_id), beat and beat.wanted):
         status = "paused"
-    return frame(spec, store) | {
-        "status": status,
-        "stage": beat["stage"] if beat else None,
-        "current_iteration": beat["current_iteration"] if beat else 0,
-        "credits": beat["credits"] if beat else 0.0,
-        "updated_at": beat["updated_at"] if beat else None,
-        "ended_by": None,
-        "error": None,
-    }
+    return RunStatus(
+        **frame(spec, store),
+        status=status,
+        stage=beat.stage if beat else None,
+        current_iteration=beat.current_iteration if beat else 0,
+        credits=beat.credits if beat else 0.0,
+        updated_at=beat.updated_at if beat else None,
+    )
 
 
 def frame(spec: RunSpec, store: Store) -> dict[str, Any]:
@@ -71,7 +69,7 @@ def frame(spec: RunSpec, store: Store) -> dict[str, Any]:
     }
 
 
-def list_runs(store: Store, limit: int) -> list[dict[str, Any]]:
+def list_runs(store: Store, limit: int) -> list[RunStanding]:
     """Return the status of each of the newest runs, newest first."""
     names = [name for name in store.list_dirs(keys.RUNS) if name.startswith("run-")]
     return [run_status(store, name) for name in sorted(names, reverse=True)[:limit]]

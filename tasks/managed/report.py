@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
-from simyard.core.records import IterationRecord, LineageRecord
+from simyard.core.records import IterationRecord, LineageRecord, RunResult
 from simyard.store.keys import RunKeys
 from simyard.store.store import Store
 from simyard.tasks.managed.run import RunSpec
@@ -18,7 +17,7 @@ REPORT, CURVES = "report.md", "curves.png"
 
 
 def write(
-    run: RunSpec, result: dict[str, Any], iterations: list[IterationRecord], lineage: list[LineageRecord], store: Store
+    run: RunSpec, result: RunResult, iterations: list[IterationRecord], lineage: list[LineageRecord], store: Store
 ) -> None:
     """Write the report and the curves into the store.
 
@@ -60,12 +59,12 @@ def _columns(run: RunSpec, iterations: list[IterationRecord]) -> dict[str, Serie
     return columns
 
 
-def summary(result: dict[str, Any]) -> str:
+def summary(result: RunResult) -> str:
     """Return the result of a run in one line."""
-    top = result["best"]
+    top = result.best
     best = ""
     if top:
-        best = f", best {top['checkpoint_id']}"
-        best += "" if top["metric"] is None else f" ({top['metric']:.4g})"
-    count = result["iterations"]["succeeded"]
-    return f"{count} iteration{'s' * (count != 1)} ({result['ended_by']}){best}"
+        best = f", best {top.checkpoint_id}"
+        best += "" if top.metric is None else f" ({top.metric:.4g})"
+    count = result.iterations.succeeded
+    return f"{count} iteration{'s' * (count != 1)} ({result.ended_by}){best}"
