@@ -242,7 +242,7 @@ class Loop:
             if isinstance(result, BaseException):
                 if not isinstance(result, SimyardError) or self.control.is_leaving:
                     raise result
-                result = persist(spec, collect(spec, self.store, result.failure), self.store)
+                result = persist(spec, collect(spec, self.store, result.failure), self.store).to_json()
             if result["status"] == "succeeded":
                 self.events.record("rollout.succeeded", spec.job_id, f"{spec.name} is done.", job_id=spec.job_id)
                 continue
