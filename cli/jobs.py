@@ -13,13 +13,14 @@ import click
 from simyard.cli.options import JSON, LIMIT, STORE
 from simyard.cli.output import Columns, Group, emit, emit_rows, end_as_job, end_as_jobs, renamed
 from simyard.cli.site_store import open_site_store
+from simyard.core.artifacts import STDOUT, USER_LOG
 from simyard.core.errors import RequestError
 
 if TYPE_CHECKING:
     from simyard.store.store import Store
 
 POLL_S = 1.0
-LOGS = ("command.stdout.log", "user_job.log")
+LOGS = (STDOUT.name, USER_LOG.name)
 FIRST_LINES = 10
 """Lines of each log that are shown from before the watch."""
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from simyard.blocks.reference import absolute, open_store
 from simyard.cli.live import LiveLine
 from simyard.cli.site_store import open_site_store
+from simyard.core.artifacts import ARTIFACTS
 from simyard.core.errors import RequestError
 from simyard.core.records import JobResult
 from simyard.core.specs import ONE_JOB, Bounds
@@ -361,16 +362,8 @@ def say_ending(result: dict[str, Any], store: Store, live: LiveLine) -> None:
     live.say(f"job:         {result['job_id']}")
     for note in result["notes"]:
         live.say(f"note:        {note}")
-    for label, name in _SHOWN.items():
-        if name in names:
-            live.say(f"{label + ':':12} {store.url(job.artifact(name))}")
-    for folder in ("checkpoints", "videos"):
-        if count := sum(name.startswith(f"{folder}/") for name in names):
-            live.say(f"{folder + ':':12} {store.url(job.artifact(folder))} ({count} files)")
-
-
-_SHOWN = {
-    "curves": "curves.png", "returns": "returns.png", "policy": "policy.onnx", "contract": "policy_contract.json",
-    "checklist": "checklist.json", "rollout": "rollout.zarr", "render": "render.mp4", "report": "report.md",
-}  # fmt: skip
-"""The artifacts that a person wants to open first."""
+    for row in ARTIFACTS:
+        count = sum(row.covers(name) for name in names)
+        if row.label and count:
+            many = f" ({count} files)" if row.is_folder else ""
+            live.say(f"{row.label + ':':12} {store.url(job.artifact(row.name.removesuffix('/')))}{many}")

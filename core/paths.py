@@ -1,14 +1,11 @@
-"""Every file an attempt leaves on the machine it runs on; nothing else names one."""
+"""Every file an attempt leaves on the machine it runs on; the artifacts among them by their rows."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-ROLLOUT = "rollout.zarr"
-"""Of a rollout's output: the arrays, as one file."""
-RENDER = "render.mp4"
-"""Of a rollout's output: the film."""
+from simyard.core import artifacts
 
 
 @dataclass(frozen=True)
@@ -60,57 +57,57 @@ class AttemptPaths:
     @property
     def user_log(self) -> Path:
         """Log of the task's own code."""
-        return self.root / "user_job.log"
+        return self.root / artifacts.USER_LOG.name
 
     @property
     def staging_log(self) -> Path:
         """Log of the inputs' transfer, `key=value` lines."""
-        return self.root / "asset_staging.log"
+        return self.root / artifacts.STAGING_LOG.name
 
     @property
     def stdout(self) -> Path:
         """Standard output of the workload."""
-        return self.root / "command.stdout.log"
+        return self.root / artifacts.STDOUT.name
 
     @property
     def stderr(self) -> Path:
         """Standard error of the workload."""
-        return self.root / "command.stderr.log"
+        return self.root / artifacts.STDERR.name
 
     @property
     def runner_log(self) -> Path:
         """The supervisor's account, `key=value` lines."""
-        return self.root / "runner.log"
+        return self.root / artifacts.RUNNER_LOG.name
 
     @property
     def metrics(self) -> Path:
         """One row a step."""
-        return self.root / "metrics.csv"
+        return self.root / artifacts.METRICS.name
 
     @property
     def metrics_time(self) -> Path:
         """The tags logged against wall seconds."""
-        return self.root / "metrics_time.csv"
+        return self.root / artifacts.METRICS_TIME.name
 
     @property
     def telemetry(self) -> Path:
         """Load and memory, sampled."""
-        return self.root / "telemetry.csv"
+        return self.root / artifacts.TELEMETRY.name
 
     @property
     def diagnostics(self) -> Path:
         """Diagnostics of a failure."""
-        return self.root / "diagnostics.json"
+        return self.root / artifacts.DIAGNOSTICS.name
 
     @property
     def world(self) -> Path:
         """Ranks that trained, and the proof that all were connected; it becomes an artifact."""
-        return self.output / "world.json"
+        return self.output / artifacts.WORLD.name
 
     @property
     def versions(self) -> Path:
         """Packages, GPU, driver, image."""
-        return self.root / "versions.json"
+        return self.root / artifacts.VERSIONS.name
 
     def make(self) -> None:
         """Create the folders."""

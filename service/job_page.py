@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from simyard.core.artifacts import CHECKPOINTS, find
 from simyard.service.charts import Curve, plot
 from simyard.service.job_view import LOG_LINES, Look, as_json
 from simyard.service.status import ENDED
@@ -107,7 +108,8 @@ def _attempt(attempt: PastAttempt, *, is_newest: bool) -> dict[str, Any]:
 def _videos(view: Look) -> list[tuple[str, dict[str, Any] | None]]:
     """Return each video's name, and what the summary says of it."""
     told = {video["file"]: video for video in (view.standing["summary"] or {}).get("videos") or []}
-    names = [entry["name"] for entry in view.standing["artifacts"] if entry["kind"] == "video"]
+    rows = {entry["name"]: find(entry["name"]) for entry in view.standing["artifacts"]}
+    names = [name for name, row in rows.items() if row and row.page == "video"]
     return [(name, told.get(name)) for name in names]
 
 
@@ -129,7 +131,7 @@ def _episodes(view: Look) -> dict[str, Any] | None:
 
 def _in_order(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the artifacts: the three newest checkpoints, the other files, the older checkpoints."""
-    files = [entry for entry in entries if entry["kind"] != "checkpoint"]
-    saved = [entry for entry in entries if entry["kind"] == "checkpoint"]
+    files = [entry for entry in entries if entry["kind"] != CHECKPOINTS.kind]
+    saved = [entry for entry in entries if entry["kind"] == CHECKPOINTS.kind]
     saved.sort(key=lambda entry: entry.get("iteration") or 0, reverse=True)
     return [*saved[:3], *files, *saved[3:]]

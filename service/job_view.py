@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from simyard.core.artifacts import EPISODES, METRICS, TELEMETRY, shown_as
 from simyard.core.specs import JobSpec
 from simyard.runner.rl import get_library
 from simyard.service.charts import Curve
@@ -24,7 +25,6 @@ from simyard.tasks.shared.logs import last_lines
 LOG_LINES = 40
 MAX_READ_BYTES = 16_000_000
 """A table larger than this is not read for a page: it is there to be fetched."""
-_LOGS = ("command.stdout.log", "user_job.log", "command.stderr.log")
 _UNITS = (("fps", "steps/s"), ("length", "steps"), ("collection_time", "s"), ("learning_time", "s"))
 """Units of what libraries log, by a part of the tag; everything else has none."""
 _MACHINE = (
@@ -75,8 +75,9 @@ def look(store: Store, job_id: str, launches: Launches, link: Link) -> Look:
     past = history.attempts(store, job_id)
     reading = _Reading(store, JobKeys(job_id), standing, past)
     drawn = _training_curves(spec, reading) if spec.kind == "train" else _sweep(standing["summary"])
-    machine = reading.newest("telemetry.csv")
-    logs = {name: last_lines(store, job_id, past[-1].number, name, LOG_LINES) for name in _LOGS} if past else {}
+    machine = reading.newest(TELEMETRY.name)
+    names = [row.name for row in shown_as("log")]
+    logs = {name: last_lines(store, job_id, past[-1].number, name, LOG_LINES) for name in names} if past else {}
     return Look(
         spec=spec,
         standing=standing,
@@ -84,7 +85,7 @@ def look(store: Store, job_id: str, launches: Launches, link: Link) -> Look:
         curves=drawn,
         machine=_machine_curves(machine),
         logs={name: lines for name, lines in logs.items() if lines},
-        episodes=reading.artifact("episodes.csv"),
+        episodes=reading.artifact(EPISODES.name),
         links={
             entry["name"]: link(artifact_key(job_id, entry["name"]), entry["name"]) for entry in standing["artifacts"]
         },
@@ -132,7 +133,7 @@ class _Reading:
 
 
 def _training_curves(spec: JobSpec, reading: _Reading) -> list[Curve]:
-    rows = reading.of_all("metrics.csv")
+    rows = reading.of_all(METRICS.name)
     tags = [tag for tag in (rows[-1] if rows else {}) if tag not in ("step", "wall_time")]
     chosen = curves.choose(tags, get_library(spec.library).reward_tag)
     found = [Curve(title=tag, unit=_unit(tag), axis="step", points=_points(rows, "step", tag)) for tag in chosen]

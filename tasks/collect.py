@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from simyard.core.artifacts import CHECKPOINTS, kind_of_file
 from simyard.core.errors import Category, Failure
 from simyard.core.records import Outcome, ended
 from simyard.core.specs import JobSpec
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.kinds import kind_of
-from simyard.tasks.kinds.train_uploader import NORMALIZER
 from simyard.tasks.shared import history
 from simyard.tasks.shared.history import PastAttempt
 from simyard.tasks.shared.verdict import Artifact, Verdict
@@ -37,10 +37,10 @@ def _checkpoints(chain: tuple[tuple[PastAttempt, int | None], ...]) -> list[Arti
         for record in attempt.checkpoints:
             if takeover is not None and record.iteration is not None and record.iteration > takeover:
                 continue
-            name = f"checkpoints/{record.name}"
+            name = CHECKPOINTS.name + record.name
             found[name] = Artifact(
                 name=name,
-                kind="checkpoint",
+                kind=CHECKPOINTS.kind,
                 key=record.key,
                 size_bytes=record.size_bytes,
                 sha256=record.sha256,
@@ -48,16 +48,6 @@ def _checkpoints(chain: tuple[tuple[PastAttempt, int | None], ...]) -> list[Arti
                 parent=record.parent,
             )
     return list(found.values())
-
-
-_KINDS = {
-    "runner.log": "log", "user_job.log": "log", "asset_staging.log": "log", "command.stdout.log": "log",
-    "command.stderr.log": "log", "telemetry.csv": "telemetry",
-    "diagnostics.json": "diagnostics", "metrics.csv": "metrics", "episodes.csv": "episodes", "summary.json": "summary",
-    "policy.onnx": "policy", "policy.pt": "policy", "policy_contract.json": "contract", "checklist.json": "checklist",
-    "rollout.zarr": "rollout", "render.mp4": "video",
-}  # fmt: skip
-_KINDS_BY_FOLDER = {"events": "events", "videos": "video", NORMALIZER: "normalizer"}
 
 
 def _files(spec: JobSpec, store: Store, chain: tuple[tuple[PastAttempt, int | None], ...]) -> list[Artifact]:
@@ -70,7 +60,7 @@ def _files(spec: JobSpec, store: Store, chain: tuple[tuple[PastAttempt, int | No
             name = entry.key.removeprefix(prefix)
             if name.startswith(kind_of(spec).rebuilt):
                 continue
-            kind = _KINDS.get(name) or _KINDS_BY_FOLDER.get(name.partition("/")[0], "provenance")
+            kind = kind_of_file(name)
             shown = name if takeover is None else f"attempts/{attempt.number:03d}/{name}"
             sha256 = digests.get(name)
             found.append(Artifact(name=shown, kind=kind, key=entry.key, size_bytes=entry.size_bytes, sha256=sha256))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from simyard.core.artifacts import JOB, REPORT
 from simyard.core.files import write_json
 from simyard.core.records import ArtifactEntry, JobResult
 from simyard.core.specs import JobSpec
@@ -40,9 +41,9 @@ def persist(spec: JobSpec, verdict: Verdict, store: Store) -> JobResult:
         result = documents.result(spec, verdict, store.url(job.prefix), figures)
         if spec.ranks > 1:
             result = replace(result, summary={"scaling": scaling(spec, store)})
-        report = scratch / "report.md"
+        report = scratch / REPORT.name
         report.write_text(documents.report(spec, verdict, result, figures), encoding="utf-8")
-        keeper.add("report.md", "report", report)
+        keeper.add(REPORT)
     result = replace(result, artifacts=tuple(sorted(keeper.entries, key=lambda entry: entry.name)))
     store.put_record(job.result, result)
     _drop_others(store, job, result.artifacts)
@@ -61,8 +62,8 @@ def _drop_others(store: Store, job: JobKeys, entries: Iterable[ArtifactEntry]) -
 
 def _keep_provenance(spec: JobSpec, keeper: Keeper) -> None:
     scratch = keeper.scratch
-    write_json(scratch / "job.json", spec.to_json())
-    keeper.add("job.json", "provenance", scratch / "job.json")
-    name = kind_of(spec).config_name
-    write_json(scratch / name, spec.request)
-    keeper.add(name, "provenance", scratch / name)
+    write_json(scratch / JOB.name, spec.to_json())
+    keeper.add(JOB)
+    config = kind_of(spec).config
+    write_json(scratch / config.name, spec.request)
+    keeper.add(config)

@@ -8,6 +8,7 @@ import shlex
 
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
+from simyard.core.artifacts import CURVES, REPORT
 from simyard.core.records import JobResult
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
@@ -24,7 +25,7 @@ def report(result: JobResult, store: Store) -> None:
     job_id = result.job_id
     job = JobKeys(job_id)
     key = job_id.lower()
-    text = _alone(store.get_bytes(job.artifact("report.md")).decode())
+    text = _alone(store.get_bytes(job.artifact(REPORT.name)).decode())
     said = f"{result.status}: {KINDS[result.kind].headline(result)}"
     create_markdown_artifact(text, key=f"{key}-report", description=said)
     create_table_artifact(
@@ -39,7 +40,7 @@ def report(result: JobResult, store: Store) -> None:
     where = f"The job's files: `{result.store}`\n\nTo fetch them: `{_fetch(job_id, store)}`"
     create_markdown_artifact(where, key=f"{key}-store", description="Where the files are")
     for entry in result.artifacts:
-        if entry.kind == "plot" and entry.size_bytes <= MAX_PICTURE_BYTES:
+        if entry.kind == CURVES.kind and entry.size_bytes <= MAX_PICTURE_BYTES:
             data = base64.b64encode(store.get_bytes(job.artifact(entry.name))).decode()
             name = entry.name.removesuffix(".png")
             create_image_artifact(f"data:image/png;base64,{data}", key=f"{key}-{name}", description=name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from simyard.core.artifacts import METRICS_SUMMARY
 from simyard.core.errors import RequestError, unknown
 from simyard.core.specs import Evaluation, Export, JobSpec, ResumePoint
 from simyard.requests.jobs import (
@@ -155,7 +156,7 @@ def _export(request: ExportRequest, frame: Resolved, store: Store, base: Path) -
 
 def _curriculum(store: Store, job_id: str) -> dict[str, float] | None:
     """Return the last logged stage of each curriculum term of a training; None where none was logged."""
-    logged = store.get_json_or_none(keys.JobKeys(job_id).artifact("metrics.json")) or {}
+    logged = store.get_json_or_none(keys.JobKeys(job_id).artifact(METRICS_SUMMARY.name)) or {}
     terms = {tag.partition("Curriculum/")[2]: fact["final"]["value"] for tag, fact in logged.items()}
     return {term: value for term, value in terms.items() if term} or None
 

@@ -6,6 +6,7 @@ import math
 import time
 from typing import Any
 
+from simyard.core.artifacts import EPISODES, METRICS, SUMMARY
 from simyard.core.errors import Category, Failure, WorkloadError
 from simyard.core.files import write_json
 from simyard.core.paths import AttemptPaths
@@ -31,13 +32,13 @@ def evaluate(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
     began = time.monotonic()
     job = attempt.job
     assert job.evaluation is not None
-    table = EpisodeTable(paths.output / "episodes.csv", job.seed)
+    table = EpisodeTable(paths.output / EPISODES.name, job.seed)
     counter = _Counter(job.evaluation.num_episodes * len(job.policies))
     summaries = [_measure(attempt, policy, facts, paths, table, counter) for policy in job.policies]
     table.write()
-    write_metrics(paths.output / "metrics.csv", summaries)
+    write_metrics(paths.output / METRICS.name, summaries)
     best = max(summaries, key=lambda summary: summary["return"]["mean"])
-    write_json(paths.output / "summary.json", best | {"sweep": summaries if len(summaries) > 1 else None})
+    write_json(paths.output / SUMMARY.name, best | {"sweep": summaries if len(summaries) > 1 else None})
     print(f"Evaluation time: {time.monotonic() - began:.2f} seconds")
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from simyard.core.artifacts import CHECKLIST
 from simyard.core.errors import RequestError, unknown
 from simyard.core.files import write_json
 from simyard.core.wire import Wire
@@ -14,7 +15,7 @@ from simyard.runner.exporting.checks import CHECKS, Status, Verdict
 from simyard.runner.exporting.evidence import Evidence, Thresholds
 
 SCHEMA_VERSION = 1
-CHECKLIST_FILE = "checklist.json"
+CHECKLIST_FILE = CHECKLIST.name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,14 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from simyard.core.artifacts import CONTRACT, POLICY_ONNX, POLICY_TORCHSCRIPT
 from simyard.core.files import write_json
 from simyard.core.wire import Wire, check_version, decode
 
 SCHEMA_VERSION = 1
-CONTRACT_FILE = "policy_contract.json"
+CONTRACT_FILE = CONTRACT.name
 ONNX = "onnx"
 TORCHSCRIPT = "torchscript"
-FILES = {ONNX: "policy.onnx", TORCHSCRIPT: "policy.pt"}
+FILES = {ONNX: POLICY_ONNX.name, TORCHSCRIPT: POLICY_TORCHSCRIPT.name}
 """The name of each format's file."""
 
 Interval = tuple[float | None, float | None]

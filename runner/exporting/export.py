@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from simyard.core.artifacts import SUMMARY
 from simyard.core.files import write_json
 from simyard.core.paths import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts
@@ -268,7 +269,7 @@ class _Export:
         ]
         lines += ["", f"Allowed: {parity.limit:g}. Checklist: {verdict}.", "", *checklist.rows().splitlines()]
         write_json(
-            self.paths.output / "summary.json",
+            self.paths.output / SUMMARY.name,
             {
                 "checkpoint": {
                     "name": self.policy.checkpoint.name,

@@ -10,9 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from simyard.core.artifacts import RENDER, ROLLOUT, SUMMARY
 from simyard.core.errors import Category, Failure, WorkloadError
 from simyard.core.files import write_json
-from simyard.core.paths import RENDER, ROLLOUT, AttemptPaths
+from simyard.core.paths import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts
 from simyard.runner.evaluation.summary import wilson
 from simyard.runner.progress import say_count
@@ -100,7 +101,7 @@ class Recording:
         Raises:
             WorkloadError: If what the job promises is not there or cannot be opened.
         """
-        target = self._paths.output / ROLLOUT
+        target = self._paths.output / ROLLOUT.name
         own = self.recorder is not None and self.recorder.steps > 0
         if self.recorder is not None and own:
             self.recorder.close()
@@ -113,13 +114,13 @@ class Recording:
             figures = open_rollout(target) if own else open_foreign(target)
         except ValueError as error:
             raise WorkloadError(_unreadable(str(error))) from error
-        write_json(self._paths.output / "summary.json", self._summary(figures) | {"video": self._develop()})
+        write_json(self._paths.output / SUMMARY.name, self._summary(figures) | {"video": self._develop()})
         say_count("step", self._wanted.steps, self._wanted.steps)
 
     def _develop(self) -> dict[str, Any] | None:
         if not self._wanted.video:
             return None
-        path = self._paths.output / RENDER
+        path = self._paths.output / RENDER.name
         try:
             seen = self.video.develop(path, alive=self._alive) if self.video is not None else None
             if seen is None and path.exists():
@@ -128,7 +129,7 @@ class Recording:
             raise WorkloadError(no_video(error.reason)) from error
         if seen is None:
             raise WorkloadError(no_video("the task kept no picture and wrote no render.mp4"))
-        return {"file": RENDER, **seen}
+        return {"file": RENDER.name, **seen}
 
     def _summary(self, figures: dict[str, Any]) -> dict[str, Any]:
         job, wanted, success = self._job, self._wanted, figures["success"]
@@ -141,7 +142,7 @@ class Recording:
             "seed": job.seed,
             "episodes": figures["episodes"],
             "recorded_steps": figures["steps"],
-            "return": mean_return(self._paths.output / ROLLOUT) if figures["episodes"] else None,
+            "return": mean_return(self._paths.output / ROLLOUT.name) if figures["episodes"] else None,
             "success": {"rate": success["rate"] if success else None, "interval_95": interval},
             "keys": figures["keys"],
             "size_bytes": figures["bytes"],
@@ -158,7 +159,7 @@ class Recording:
             return
         try:
             self.recorder.close()
-            pack(self._paths.recording, self._paths.output / ROLLOUT)
+            pack(self._paths.recording, self._paths.output / ROLLOUT.name)
         except Exception as error:
             print(f"what was recorded could not be packed: {type(error).__name__}: {error}")
 

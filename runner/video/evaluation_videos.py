@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from simyard.core.artifacts import VIDEOS
 from simyard.core.paths import AttemptPaths
 from simyard.core.specs import Evaluation
 from simyard.runner.evaluation.episode_statistics import Episode
@@ -42,7 +43,7 @@ class Film:
         """
         self._env = env
         self._wanted = wanted.videos
-        self._folder = Path("videos") / label
+        self._folder = Path(VIDEOS.name) / label
         self._output = paths.output
         self._takes: dict[str, _Take] = {}
         self._problem: str | None = None

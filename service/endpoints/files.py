@@ -12,6 +12,7 @@ import anyio
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
 
+from simyard.core.artifacts import INLINE, media_type_of
 from simyard.core.errors import RequestError
 from simyard.service.auth import Caller
 from simyard.service.settings import Settings
@@ -22,8 +23,6 @@ router = APIRouter(tags=["files"])
 
 # Nothing that a job left may run as a page of this service.
 _SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox; default-src 'none'"}
-_SHOWN = (".mp4", ".png")
-"""Endings of files that a browser may show; it saves any other."""
 
 
 def base_url(request: Request) -> str:
@@ -48,7 +47,7 @@ def download_url(settings: Settings, base: str, project: str, store: Store, key:
     """Return a URL that an object is fetched by, without a look whether there is one."""
     url = store.signed_url("GET", key, seconds)
     if url is None:
-        token = seal(settings.secret, "download", seconds, project=project, key=key, name=name.rpartition("/")[2])
+        token = seal(settings.secret, "download", seconds, project=project, key=key, name=name)
         url = f"{base}/v0/files/{token}"
     return url
 
@@ -80,9 +79,13 @@ def fetch(token: str, request: Request) -> FileResponse:
     about = unseal(settings.secret, "download", token)
     path = settings.open(about["project"]).path(about["key"])
     assert path is not None  # a bucket signs its own
-    shown = about["name"].endswith(_SHOWN)
+    media_type = media_type_of(about["name"])
     return FileResponse(
-        path, filename=about["name"], headers=_SAFE, content_disposition_type="inline" if shown else "attachment"
+        path,
+        filename=about["name"].rpartition("/")[2],
+        headers=_SAFE,
+        media_type=media_type,
+        content_disposition_type="inline" if media_type in INLINE else "attachment",
     )
 
 

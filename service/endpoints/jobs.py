@@ -12,6 +12,7 @@ import anyio
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
+from simyard.core.artifacts import STDOUT
 from simyard.core.errors import RequestError
 from simyard.core.specs import JobSpec
 from simyard.service import bodies
@@ -151,7 +152,7 @@ def cancel(job_id: str, caller: JobsCaller, request: Request) -> dict[str, Any]:
 async def logs(
     job_id: str,
     caller: JobsCaller,
-    name: LogName = "command.stdout.log",
+    name: LogName = STDOUT.name,
     tail: Annotated[int, Query(ge=0, le=100_000)] = 200,
     follow: bool = False,
 ) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
+from simyard.core.artifacts import ArtifactType, promised
 from simyard.core.paths import AttemptPaths
 from simyard.core.records import JobResult, Outcome
 from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint
@@ -23,10 +24,8 @@ class Kind:
     """Name of one unit of its progress, in the singular."""
     reward_name: ClassVar[str]
     """Name of `reward` in the report."""
-    config_name: ClassVar[str]
-    """Artifact name of the request as it came."""
-    promised: ClassVar[tuple[str, ...]]
-    """Artifacts without which the job has not succeeded."""
+    config: ClassVar[ArtifactType]
+    """Artifact of the request as it came."""
     mirror_type: ClassVar[type[Mirror]] = Mirror
     """Class that carries an attempt's files to the store."""
     rebuilt: ClassVar[tuple[str, ...]] = ()
@@ -60,7 +59,7 @@ class Kind:
     def missing(self, spec: JobSpec, outcome: Outcome, artifacts: tuple[Artifact, ...]) -> list[str]:
         """Return the missing parts of a job that reports a success, in words."""
         opened = (record.name for record in outcome.opened)
-        return lacking((*self.promised, *opened), artifacts)
+        return lacking((*promised(self.name), *opened), artifacts)
 
     def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> dict[str, Any]:
         """Keep the artifacts made from the attempts' files, and return the job's figures."""

@@ -6,6 +6,7 @@ import csv
 import json
 from typing import Any
 
+from simyard.core.artifacts import EPISODES, EVALUATION_CONFIG, RETURNS, SUMMARY
 from simyard.core.records import JobResult
 from simyard.core.specs import JobSpec
 from simyard.store.store import Store
@@ -22,8 +23,7 @@ class EvaluationKind(Kind):
     name = "evaluate"
     unit = "episode"
     reward_name = "mean return"
-    config_name = "evaluation-config.json"
-    promised = ("summary.json", "episodes.csv", "metrics.csv", "params/env.yaml", "params/agent.yaml", "versions.json")
+    config = EVALUATION_CONFIG
 
     def total(self, spec: JobSpec) -> int:
         """Return the episodes of all policies."""
@@ -32,12 +32,12 @@ class EvaluationKind(Kind):
 
     def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> dict[str, Any]:
         """Draw the returns; return the summary."""
-        summary = read_output(keeper.store, verdict.artifacts, "summary.json")
+        summary = read_output(keeper.store, verdict.artifacts, SUMMARY.name)
         if not summary:
             return {}
-        episodes = read_rows(keeper.store, verdict.artifacts, "episodes.csv")
-        plots.draw_returns(episodes, summary, spec.name, keeper.scratch / "returns.png")
-        keeper.add("returns.png", "plot", keeper.scratch / "returns.png")
+        episodes = read_rows(keeper.store, verdict.artifacts, EPISODES.name)
+        plots.draw_returns(episodes, summary, spec.name, keeper.scratch / RETURNS.name)
+        keeper.add(RETURNS)
         return summary
 
     def reward(self, spec: JobSpec, figures: dict[str, Any]) -> float | None:

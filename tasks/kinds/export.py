@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from simyard.core.artifacts import EXPORT_CONFIG, SUMMARY
 from simyard.core.records import JobResult
 from simyard.core.specs import JobSpec
 from simyard.runner.exporting.steps import STEPS
@@ -19,11 +20,7 @@ class ExportKind(Kind):
     name = "export"
     unit = "check"
     reward_name = "mean return"
-    config_name = "export-config.json"
-    promised = (
-        "policy.onnx", "policy.pt", "policy_contract.json", "checklist.json", "summary.json", "params/env.yaml",
-        "params/agent.yaml", "versions.json",
-    )  # fmt: skip
+    config = EXPORT_CONFIG
 
     def total(self, spec: JobSpec) -> int:
         """Return the number of steps of an export."""
@@ -31,7 +28,7 @@ class ExportKind(Kind):
 
     def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> dict[str, Any]:
         """Return the summary that the workload left."""
-        return read_output(keeper.store, verdict.artifacts, "summary.json")
+        return read_output(keeper.store, verdict.artifacts, SUMMARY.name)
 
     def reward(self, spec: JobSpec, figures: dict[str, Any]) -> float | None:
         """Return the mean return of the rollouts that the checks were made on."""

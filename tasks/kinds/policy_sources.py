@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from simyard.core.artifacts import METRICS, NORMALIZER
 from simyard.core.errors import RequestError
 from simyard.core.specs import InputFile, JobSpec, PolicyFile
 from simyard.requests.jobs import FromJob, PolicyConfig
@@ -14,7 +15,6 @@ from simyard.runner.rl import DEFAULT_LIBRARY, Library, Scale, get_library
 from simyard.runner.rl.checkpoints import discover
 from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
-from simyard.tasks.kinds.train_uploader import NORMALIZER
 from simyard.tasks.shared import history
 from simyard.tasks.shared.inputs import LocalInput, find_input, is_file
 
@@ -142,7 +142,7 @@ def _normalizer(spec: JobSpec, store: Store) -> InputFile | None:
     job = JobKeys(spec.job_id)
     result = history.result_of(store, spec.job_id)
     for entry in result.artifacts if result else ():
-        if entry.name.startswith(f"{NORMALIZER}/"):
+        if NORMALIZER.covers(entry.name):
             name = entry.name.rpartition("/")[2]
             return InputFile(name=name, key=job.artifact(entry.name), sha256=entry.sha256, size_bytes=entry.size_bytes)
     return None
@@ -152,8 +152,8 @@ def _logged_returns(spec: JobSpec, store: Store, tag: str) -> list[tuple[int, fl
     """Return (step, mean return) of the whole job, or of its last attempt while it runs."""
     job = JobKeys(spec.job_id)
     candidates = [
-        job.artifact("metrics.csv"),
-        *(a.keys.file("metrics.csv") for a in history.attempts(store, spec.job_id)),
+        job.artifact(METRICS.name),
+        *(a.keys.file(METRICS.name) for a in history.attempts(store, spec.job_id)),
     ]
     for key in candidates:
         try:

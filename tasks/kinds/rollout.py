@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from simyard.core.paths import RENDER, ROLLOUT
+from simyard.core.artifacts import RENDER, ROLLOUT, SUBMISSION, SUMMARY
 from simyard.core.records import JobResult, Outcome
 from simyard.core.specs import InputFile, JobSpec, ResumePoint
 from simyard.runner.recording.packing import pack
@@ -50,8 +50,7 @@ class RolloutKind(Kind):
     name = "rollout"
     unit = "step"
     reward_name = "mean return"
-    config_name = "submission.json"
-    promised = (ROLLOUT, "summary.json", "user_job.log", "versions.json")
+    config = SUBMISSION
     mirror_type = _RolloutMirror
     rebuilt = (f"{RECORDING}/",)
 
@@ -70,13 +69,13 @@ class RolloutKind(Kind):
         """Ask for the film too, where one was asked for."""
         assert spec.rollout is not None
         problems = super().missing(spec, outcome, artifacts)
-        return problems + (lacking([RENDER], artifacts) if spec.rollout.video else [])
+        return problems + (lacking([RENDER.name], artifacts) if spec.rollout.video else [])
 
     def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> dict[str, Any]:
         """Return the summary; where the workload could not pack its arrays, pack what it had sent of them."""
-        if not any(artifact.name == ROLLOUT for artifact in verdict.artifacts):
+        if not any(artifact.name == ROLLOUT.name for artifact in verdict.artifacts):
             _keep_recording(verdict, keeper)
-        return read_output(keeper.store, verdict.artifacts, "summary.json")
+        return read_output(keeper.store, verdict.artifacts, SUMMARY.name)
 
     def reward(self, spec: JobSpec, figures: dict[str, Any]) -> float | None:
         """Return the mean return of the episodes, where rewards were recorded."""
@@ -104,5 +103,5 @@ def _keep_recording(verdict: Verdict, keeper: Keeper) -> None:
     for entry in keeper.store.list(last.keys.file(RECORDING)):
         keeper.store.get_file(entry.key, folder / entry.key.removeprefix(prefix))
     if folder.exists():
-        pack(folder, keeper.scratch / ROLLOUT)
-        keeper.add(ROLLOUT, "rollout", keeper.scratch / ROLLOUT)
+        pack(folder, keeper.scratch / ROLLOUT.name)
+        keeper.add(ROLLOUT)

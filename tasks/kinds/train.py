@@ -6,6 +6,17 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from simyard.core.artifacts import (
+    CHECKPOINTS,
+    CURVES,
+    EVENTS,
+    METRICS,
+    METRICS_SUMMARY,
+    METRICS_TIME,
+    TRAINING_CONFIG,
+    WORLD,
+    promised,
+)
 from simyard.core.paths import AttemptPaths
 from simyard.core.records import JobResult, Outcome
 from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint
@@ -28,9 +39,8 @@ class TrainingKind(Kind):
     name = "train"
     unit = "iteration"
     reward_name = "final reward"
-    config_name = "training-config.json"
-    promised = ("params/env.yaml", "params/agent.yaml", "versions.json")
-    rebuilt = ("metrics.csv", "metrics_time.csv", "checkpoints/")
+    config = TRAINING_CONFIG
+    rebuilt = (METRICS.name, METRICS_TIME.name, CHECKPOINTS.name)
 
     def total(self, spec: JobSpec) -> int:
         """Return the iterations the policy has seen in the end."""
@@ -60,13 +70,13 @@ class TrainingKind(Kind):
 
     def missing(self, spec: JobSpec, outcome: Outcome, artifacts: tuple[Artifact, ...]) -> list[str]:
         """Ask for the last iteration's checkpoint, the very file that was opened, and for metrics."""
-        problems = lacking((*self.promised, *(["world.json"] if spec.ranks > 1 else [])), artifacts)
-        final = [a for a in artifacts if a.kind == "checkpoint" and a.iteration == spec.last_iteration]
+        problems = lacking((*promised(self.name), *([WORLD.name] if spec.ranks > 1 else [])), artifacts)
+        final = [a for a in artifacts if a.kind == CHECKPOINTS.kind and a.iteration == spec.last_iteration]
         if not final:
             problems.append(f"no checkpoint of iteration {spec.last_iteration}")
         elif outcome.opened and outcome.opened[-1].sha256 != final[-1].sha256:
             problems.append(f"{final[-1].name} is not the file that was opened")
-        if not any(artifact.kind == "events" for artifact in artifacts):
+        if not any(artifact.kind == EVENTS.kind for artifact in artifacts):
             problems.append("no metrics: the library wrote no TensorBoard events")
         return problems
 
@@ -97,14 +107,14 @@ def _keep_metrics(spec: JobSpec, verdict: Verdict, keeper: Keeper) -> dict[str, 
     summary = table.summary()
     if not summary:
         return {}
-    table.write_csv(scratch / "metrics.csv")
-    keeper.add("metrics.csv", "metrics", scratch / "metrics.csv")
-    if table.write_time_csv(scratch / "metrics_time.csv"):
-        keeper.add("metrics_time.csv", "metrics", scratch / "metrics_time.csv")
-    (scratch / "metrics.json").write_text(json.dumps(summary, indent=2, allow_nan=False), encoding="utf-8")
-    keeper.add("metrics.json", "metrics", scratch / "metrics.json")
-    if curves.draw(table.columns(), library.reward_tag, spec.name, scratch / "curves.png"):
-        keeper.add("curves.png", "plot", scratch / "curves.png")
+    table.write_csv(scratch / METRICS.name)
+    keeper.add(METRICS)
+    if table.write_time_csv(scratch / METRICS_TIME.name):
+        keeper.add(METRICS_TIME)
+    (scratch / METRICS_SUMMARY.name).write_text(json.dumps(summary, indent=2, allow_nan=False), encoding="utf-8")
+    keeper.add(METRICS_SUMMARY)
+    if curves.draw(table.columns(), library.reward_tag, spec.name, scratch / CURVES.name):
+        keeper.add(CURVES)
     return summary
 
 
@@ -120,7 +130,7 @@ def _add_events(
         return
     scale = Scale(num_envs=spec.num_envs, rollout=attempt.facts.rollout)
     offset = library.step_offset(attempt.status.start_iteration if attempt.status else 0, scale)
-    prefix = attempt.keys.file("events")
+    prefix = attempt.keys.file(EVENTS.name.removesuffix("/"))
     for entry in keeper.store.list(prefix):
         new = EventReader(keeper.fetch(entry.key)).read_new()
         if takeover is not None:

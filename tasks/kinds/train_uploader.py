@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from simyard.core.artifacts import CHECKPOINTS, EVENTS, NORMALIZER
 from simyard.core.paths import AttemptPaths
 from simyard.core.records import CheckpointRecord, by_iteration
 from simyard.core.specs import AttemptSpec
@@ -13,9 +14,6 @@ from simyard.runner.rl import Library, Scale
 from simyard.store.store import Store, sha256_file
 from simyard.tasks.attempt.uploader import Mirror
 from simyard.tasks.metrics.table import LiveMetrics
-
-NORMALIZER = "normalizer"
-"""Folder of observation statistics that a library keeps in a file of their own, beside its last checkpoint."""
 
 
 class TrainingMirror(Mirror):
@@ -62,9 +60,9 @@ class TrainingMirror(Mirror):
                 yield path, f"{path.stem}_git_diff.txt"
             if self._library.normalizer_glob:
                 for path in sorted(run.glob(self._library.normalizer_glob)):
-                    yield path, f"{NORMALIZER}/{path.name}"
+                    yield path, NORMALIZER.name + path.name
             for path in sorted(run.glob("**/events.out.tfevents.*")):
-                yield path, f"events/{path.relative_to(work / 'logs')}"
+                yield path, f"{EVENTS.name}{path.relative_to(work / 'logs')}"
 
     def _carry_metrics(self) -> None:
         if self._metrics.update():
@@ -97,7 +95,7 @@ class TrainingMirror(Mirror):
             if iteration is not None and iteration <= start:
                 return True  # the one this attempt took up
             name = self._library.artifact_name(copy, start, self._scale)
-            key = self._keys.file(f"checkpoints/{name}")
+            key = self._keys.file(CHECKPOINTS.name + name)
             digest = sha256_file(copy)
             self._store.put_file(key, copy)
             self._remember(name, key, digest, copy.stat().st_size, iteration)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from simyard.core.artifacts import ROLLOUT
 from simyard.core.errors import StoreError
 from simyard.core.files import write_atomic
-from simyard.core.paths import ROLLOUT
 from simyard.core.records import LineageRecord
 from simyard.core.specs import InputFile, JobSpec
 from simyard.store.keys import JobKeys, RunKeys
@@ -84,11 +84,11 @@ def _entry(spec: JobSpec, store: Store) -> dict[str, Any]:
     job = JobKeys(spec.job_id)
     manifest = store.get_bytes(job.manifest)
     summary = store.get_json(job.result)["summary"]
-    (rollout,) = [entry for entry in json.loads(manifest)["artifacts"] if entry["name"] == ROLLOUT]
+    (rollout,) = [entry for entry in json.loads(manifest)["artifacts"] if entry["name"] == ROLLOUT.name]
     return {
         "job_id": spec.job_id,
-        "uri": store.url(job.artifact(ROLLOUT)),
-        "path": f"rollouts/{spec.job_id}/{ROLLOUT}",
+        "uri": store.url(job.artifact(ROLLOUT.name)),
+        "path": f"rollouts/{spec.job_id}/{ROLLOUT.name}",
         "sha256": rollout["sha256"],
         "size_bytes": rollout["size_bytes"],
         "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
@@ -139,7 +139,7 @@ def bring(run_id: str, dataset_sha256: str, checkpoint: InputFile | None, folder
     if hashlib.sha256(data).hexdigest() != dataset_sha256:
         raise StoreError("The dataset manifest is not what it was.", code="wrong_digest", advice="Begin another run.")
     for entry in json.loads(data)["rollouts"]:
-        key = JobKeys(entry["job_id"]).artifact(ROLLOUT)
+        key = JobKeys(entry["job_id"]).artifact(ROLLOUT.name)
         store.get_file(key, folder / entry["path"], sha256=entry["sha256"])
     write_atomic(folder / MANIFEST, data)
     if checkpoint is None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from simyard.core.paths import ROLLOUT
+from simyard.core.artifacts import ROLLOUT
 from simyard.core.records import IterationRecord, LineageRecord
 from simyard.store.keys import JobKeys, RunKeys
 from simyard.store.store import KeyNotFound, Store
@@ -105,7 +105,7 @@ class _Look:
     def _rollout(self, row: dict[str, Any], what: str) -> None:
         job = JobKeys(row["job_id"])
         self.file(job.manifest, row["manifest_sha256"], f"{what}: the manifest of {row['job_id']}")
-        self.file(job.artifact(ROLLOUT), row["sha256"], f"{what}: the rollout of {row['job_id']}")
+        self.file(job.artifact(ROLLOUT.name), row["sha256"], f"{what}: the rollout of {row['job_id']}")
         good = [past for past in attempts(self._store, row["job_id"]) if past.outcome and not past.failure]
         self.require(len(good) == 1, f"{what}: {row['job_id']} was done {len(good)} times")
 

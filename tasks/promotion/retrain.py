@@ -6,6 +6,7 @@ import csv
 from dataclasses import dataclass
 from typing import Any
 
+from simyard.core.artifacts import EPISODES, SUMMARY
 from simyard.core.errors import RequestError
 from simyard.requests.jobs import EvaluateRequest, EvaluationConfig, FromJob, Resume
 from simyard.requests.retrain import Metric, RetrainRequest
@@ -152,8 +153,8 @@ def measured(store: Store, evaluation_id: str, metric: Metric) -> Measured:
     """Read the figures of a succeeded evaluation of one policy."""
     job = JobKeys(evaluation_id)
     spec = load_spec(store, evaluation_id)
-    summary = store.get_json(job.artifact("summary.json"))
-    rows = csv.DictReader(store.get_bytes(job.artifact("episodes.csv")).decode().splitlines())
+    summary = store.get_json(job.artifact(SUMMARY.name))
+    rows = csv.DictReader(store.get_bytes(job.artifact(EPISODES.name)).decode().splitlines())
     column = "return" if metric == "return" else "success"
     values = tuple(float(row[column]) if row[column] else None for row in rows)
     figures = summary["return"] if metric == "return" else summary["success"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from simyard.core.artifacts import ArtifactType
 from simyard.core.records import ArtifactEntry
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store, sha256_file
@@ -40,8 +41,9 @@ class Keeper:
             )
         )  # fmt: skip
 
-    def add(self, name: str, kind: str, path: Path) -> None:
-        """Keep a file made here."""
-        self.store.put_file(self.job.artifact(name), path)
+    def add(self, made: ArtifactType) -> None:
+        """Keep a file that was made in the scratch folder under its artifact name."""
+        path = self.scratch / made.name
+        self.store.put_file(self.job.artifact(made.name), path)
         size = path.stat().st_size
-        self.entries.append(ArtifactEntry(name=name, kind=kind, size_bytes=size, sha256=sha256_file(path)))
+        self.entries.append(ArtifactEntry(name=made.name, kind=made.kind, size_bytes=size, sha256=sha256_file(path)))

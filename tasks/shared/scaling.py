@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from simyard.core.artifacts import VERSIONS
 from simyard.core.specs import JobSpec
 from simyard.store import keys
 from simyard.store.store import Store
@@ -87,5 +88,5 @@ def _last(store: Store, job_id: str) -> PastAttempt | None:
 
 
 def _gpu(store: Store, attempt: PastAttempt | None) -> str | None:
-    versions = store.get_json_or_none(attempt.keys.file("versions.json")) if attempt else None
+    versions = store.get_json_or_none(attempt.keys.file(VERSIONS.name)) if attempt else None
     return ((versions or {}).get("gpu") or {}).get("name")

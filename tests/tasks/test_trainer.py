@@ -13,8 +13,8 @@ import psutil
 import pytest
 from helpers import wait_until
 
+from simyard.core.artifacts import ROLLOUT
 from simyard.core.errors import RequestError, WorkloadError
-from simyard.core.paths import ROLLOUT
 from simyard.requests.config import check_config
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.settings import Site
@@ -66,8 +66,8 @@ class Trainer:
         import hashlib
 
         key = JobKeys(keys.new_job_id())
-        self.store.put_bytes(key.artifact(ROLLOUT), b"arrays")
-        row = {"job_id": key.job_id, "path": f"rollouts/{key.job_id}/{ROLLOUT}"}
+        self.store.put_bytes(key.artifact(ROLLOUT.name), b"arrays")
+        row = {"job_id": key.job_id, "path": f"rollouts/{key.job_id}/{ROLLOUT.name}"}
         data = json.dumps({"rollouts": [row | {"sha256": hashlib.sha256(b"arrays").hexdigest()}]}).encode()
         digest = hashlib.sha256(data).hexdigest()
         self.store.put_bytes(RunKeys(run.run_id).dataset(digest), data)
@@ -270,7 +270,7 @@ def test_the_digest_of_a_rollout_is_checked(trainer):
     resolved = trainer.run_spec()
     stage_run(resolved, trainer.store)
     digest = trainer.dataset(resolved.spec)
-    rollout = next(Path(trainer.site.store).rglob(ROLLOUT))
+    rollout = next(Path(trainer.site.store).rglob(ROLLOUT.name))
     rollout.write_bytes(b"other arrays")
     assert sha256_file(rollout)
     attempt = TrainerAttempt(run_id=resolved.spec.run_id, iteration=1, number=1, dataset_sha256=digest, checkpoint=None)
@@ -279,4 +279,4 @@ def test_the_digest_of_a_rollout_is_checked(trainer):
     outcome = outcome_of(attempt, trainer.store)
     assert outcome is not None
     assert outcome.failure.category == "infra"
-    assert os.path.basename(ROLLOUT) in outcome.failure.message
+    assert os.path.basename(ROLLOUT.name) in outcome.failure.message

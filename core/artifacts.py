@@ -1,0 +1,142 @@
+"""The artifacts of jobs, one row each: name, kind, media type, the jobs that promise it, and where it is shown.
+
+To add one, write its row here, and have the workload write the file below its `output/`, or `persist` make it. A file
+without a row is an artifact too, of the kind `provenance`.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+TRAIN, EVALUATE, EXPORT, ROLL_OUT = "train", "evaluate", "export", "rollout"
+EVERY_JOB = (TRAIN, EVALUATE, EXPORT, ROLL_OUT)
+POLICY_JOBS = (TRAIN, EVALUATE, EXPORT)
+
+TEXT, MARKDOWN, CSV = "text/plain", "text/markdown", "text/csv"
+JSON, YAML, BYTES = "application/json", "application/yaml", "application/octet-stream"
+PNG, MP4 = "image/png", "video/mp4"
+
+INLINE = (PNG, MP4)
+"""Media types that a browser may show; it saves any other."""
+OTHER = "provenance"
+"""Kind of a file without a row."""
+
+Page = Literal["link", "video", "log"]
+"""How a job's page shows an artifact: each has its link; a video plays there too, and a log has its last lines."""
+
+
+@dataclass(frozen=True)
+class ArtifactType:
+    """An artifact that jobs leave, or a folder of them."""
+
+    name: str
+    """Path below the job's `artifacts/`; that of a folder ends in a slash."""
+    kind: str
+    """Its `kind` in the manifest."""
+    media_type: str
+    """Its `Content-Type`."""
+    promised_by: tuple[str, ...] = ()
+    """Kinds of jobs that do not succeed without it; a promise of some jobs only is in `tasks/kinds/`."""
+    made: bool = False
+    """Whether `persist` makes it; a file of that name that an attempt left is provenance."""
+    label: str | None = None
+    """Label in the list of files that a command prints when a job has ended; None for one that is not listed."""
+    page: Page = "link"
+
+    @property
+    def is_folder(self) -> bool:
+        """Return whether it stands for all files below a folder."""
+        return self.name.endswith("/")
+
+    def covers(self, name: str) -> bool:
+        """Return whether a file is this artifact, or one of this folder."""
+        return name.startswith(self.name) if self.is_folder else name == self.name
+
+
+ARTIFACTS: list[ArtifactType] = []
+"""Every row below, in order: that in which commands list them, and a page its logs."""
+
+
+def _row(
+    name: str,
+    kind: str,
+    media_type: str,
+    promised_by: tuple[str, ...] = (),
+    *,
+    made: bool = False,
+    label: str | None = None,
+    page: Page = "link",
+) -> ArtifactType:
+    row = ArtifactType(name, kind, media_type, promised_by, made, label, page)
+    ARTIFACTS.append(row)
+    return row
+
+
+CURVES = _row("curves.png", "plot", PNG, made=True, label="curves")
+RETURNS = _row("returns.png", "plot", PNG, made=True, label="returns")
+POLICY_ONNX = _row("policy.onnx", "policy", BYTES, (EXPORT,), label="policy")
+POLICY_TORCHSCRIPT = _row("policy.pt", "policy", BYTES, (EXPORT,))
+CONTRACT = _row("policy_contract.json", "contract", JSON, (EXPORT,), label="contract")
+CHECKLIST = _row("checklist.json", "checklist", JSON, (EXPORT,), label="checklist")
+ROLLOUT = _row("rollout.zarr", "rollout", BYTES, (ROLL_OUT,), label="rollout")
+RENDER = _row("render.mp4", "video", MP4, label="render", page="video")
+SUMMARY = _row("summary.json", "summary", JSON, (EVALUATE, EXPORT, ROLL_OUT))
+EPISODES = _row("episodes.csv", "episodes", CSV, (EVALUATE,))
+METRICS = _row("metrics.csv", "metrics", CSV, (EVALUATE,))
+METRICS_TIME = _row("metrics_time.csv", "metrics", CSV, made=True)
+METRICS_SUMMARY = _row("metrics.json", "metrics", JSON, made=True)
+TELEMETRY = _row("telemetry.csv", "telemetry", CSV)
+DIAGNOSTICS = _row("diagnostics.json", "diagnostics", JSON)
+STDOUT = _row("command.stdout.log", "log", TEXT, page="log")
+USER_LOG = _row("user_job.log", "log", TEXT, (ROLL_OUT,), page="log")
+STDERR = _row("command.stderr.log", "log", TEXT, page="log")
+RUNNER_LOG = _row("runner.log", "log", TEXT)
+STAGING_LOG = _row("asset_staging.log", "log", TEXT)
+ENV_PARAMS = _row("params/env.yaml", OTHER, YAML, POLICY_JOBS)
+AGENT_PARAMS = _row("params/agent.yaml", OTHER, YAML, POLICY_JOBS)
+VERSIONS = _row("versions.json", OTHER, JSON, EVERY_JOB)
+WORLD = _row("world.json", OTHER, JSON)
+JOB = _row("job.json", OTHER, JSON, made=True)
+TRAINING_CONFIG = _row("training-config.json", OTHER, JSON, made=True)
+EVALUATION_CONFIG = _row("evaluation-config.json", OTHER, JSON, made=True)
+EXPORT_CONFIG = _row("export-config.json", OTHER, JSON, made=True)
+SUBMISSION = _row("submission.json", OTHER, JSON, made=True)
+REPORT = _row("report.md", "report", MARKDOWN, made=True, label="report")
+CHECKPOINTS = _row("checkpoints/", "checkpoint", BYTES, made=True, label="checkpoints")
+VIDEOS = _row("videos/", "video", MP4, label="videos", page="video")
+EVENTS = _row("events/", "events", BYTES)
+NORMALIZER = _row("normalizer/", "normalizer", BYTES)
+
+_EARLIER = re.compile(r"^attempts/\d+/")
+"""Where the files of earlier attempts lie among the artifacts, under their own names."""
+
+
+def find(name: str) -> ArtifactType | None:
+    """Return the row of an artifact; None for one without a row."""
+    own = _EARLIER.sub("", name)
+    return next((row for row in ARTIFACTS if row.covers(own)), None)
+
+
+def kind_of_file(name: str) -> str:
+    """Return the kind of a file that an attempt left."""
+    row = find(name)
+    return OTHER if row is None or row.made else row.kind
+
+
+def media_type_of(name: str) -> str:
+    """Return the media type of an artifact, which of one without a row is guessed by its name."""
+    row = find(name)
+    return row.media_type if row else mimetypes.guess_type(name)[0] or TEXT
+
+
+def promised(kind: str) -> tuple[str, ...]:
+    """Return the names of the artifacts without which no job of a kind succeeds."""
+    return tuple(row.name for row in ARTIFACTS if kind in row.promised_by)
+
+
+def shown_as(page: Page) -> list[ArtifactType]:
+    """Return the rows that a job's page shows in one way."""
+    return [row for row in ARTIFACTS if row.page == page]
