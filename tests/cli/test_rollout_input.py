@@ -108,7 +108,7 @@ def test_what_is_not_in_the_package_is_missed_before_anything_starts(good, refus
 
 def test_an_asset_of_another_kind_is_refused(good, refuse, write, store, tmp_path):
     record = upload(Store.open(str(store)), tmp_path / "robot.urdf", "scene", {})
-    request = good | {"robot": {"urdf_asset_id": record["asset_id"]}}
+    request = good | {"robot": {"urdf_asset_id": record.asset_id}}
     refuse("rollout", write(request), said=["kind 'scene'", "--kind robot"])
 
 
