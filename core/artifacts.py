@@ -25,7 +25,7 @@ OTHER = "provenance"
 """Kind of a file without a row."""
 
 Page = Literal["link", "video", "log"]
-"""How a job's page shows an artifact: each has its link; a video plays there too, and a log has its last lines."""
+"""Display of an artifact on a job's page: each has its link; a video plays there too, and a log has its last lines."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ EVENTS = _row("events/", "events", BYTES)
 NORMALIZER = _row("normalizer/", "normalizer", BYTES)
 
 _EARLIER = re.compile(r"^attempts/\d+/")
-"""Where the files of earlier attempts lie among the artifacts, under their own names."""
+"""Folder of the files of earlier attempts among the artifacts, under their own names."""
 
 
 def find(name: str) -> ArtifactType | None:

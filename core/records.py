@@ -349,13 +349,13 @@ class NotificationRecord(Wire):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerOutcome(Wire):
-    """How a call of the trainer ended, `outcome.json` of the call: written once, last."""
+    """Result of a call of the trainer, `outcome.json` of the call: written once, last."""
 
     number: int
     """The call, counted from 1 in its iteration."""
     status: Ended
     failure: Failure | None
-    """Why it failed; None for a success."""
+    """Failure of the call or attempt; None for a success."""
     dataset_sha256: str
     """The dataset that it was called with."""
     seconds: float
@@ -366,7 +366,7 @@ class TrainerOutcome(Wire):
     tail: tuple[str, ...]
     """The last lines that it printed; of a success none."""
     metrics: dict[str, Any] | None = field(default=None, metadata=ABSENT)
-    """What the trainer measured; None of a failure."""
+    """Metrics of the trainer; None for a failure."""
     checkpoint: InputFile | None = field(default=None, metadata=ABSENT)
     """The file that it left; None of a failure."""
 
@@ -390,13 +390,13 @@ class LineageRecord(Wire):
     file: InputFile
     """The checkpoint as an input of rollouts and calls of the trainer."""
     metrics: dict[str, Any]
-    """What the trainer measured."""
+    """Metrics of the trainer."""
     created_at: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class IterationRecord(Wire):
-    """How an iteration ended, `iteration.json`: with it the iteration counts."""
+    """Result of an iteration, `iteration.json`: with it the iteration counts."""
 
     iteration: int
     """Counted from 1."""
@@ -404,7 +404,7 @@ class IterationRecord(Wire):
     """`iter-0001`."""
     status: Literal["succeeded", "failed"]
     failure: Failure | None
-    """Why it left no checkpoint."""
+    """Failure of the iteration; None where it left a checkpoint."""
     checkpoint_id: str | None
     """The checkpoint that it made; None where it failed, as with all that follow up to `recorded_steps`."""
     dataset_sha256: str | None
@@ -420,7 +420,7 @@ class IterationRecord(Wire):
     success_rate: float | None
     """Of the rollouts; None where it was not measured."""
     metrics: dict[str, Any]
-    """What the trainer measured."""
+    """Metrics of the trainer."""
     metric: float | None
     """The one that the run's success criteria name; None where it was not measured."""
     metric_of: str | None
@@ -442,7 +442,7 @@ class BestCheckpoint(Wire):
     """The one whose metric says so."""
     checkpoint_id: str
     metric: float | None
-    """None where no checkpoint was measured: then it is the last one."""
+    """Value of the metric; None where no checkpoint was measured: then it is the last one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -455,7 +455,7 @@ class Event(Wire):
     event_type: str
     """One of `tasks/managed/events.py`'s `TYPES`."""
     about: str
-    """What tells it from every other event of the run: the same thing happens once."""
+    """Identity of the event within the run: the same thing happens once."""
     message: str
     """For people."""
     data: dict[str, Any]
@@ -464,7 +464,7 @@ class Event(Wire):
 
 @dataclass(frozen=True, kw_only=True)
 class DesiredStateMark(Wire):
-    """What somebody wants of a run, `wish.json`."""
+    """Desired state of a run, `wish.json`."""
 
     wanted: Literal["run", "pause", "cancel"]
     requested_at: str
@@ -475,28 +475,28 @@ class DriverStatus(Wire):
     """The heartbeat of the process that drives a run, `status.json`: written every few seconds."""
 
     stage: str
-    """What it does, in words."""
+    """Current activity, in words."""
     wanted: Literal["run", "pause", "cancel"]
-    """What is asked of it, wherever it was asked."""
+    """Desired state, wherever it was asked for."""
     current_iteration: int
     """The iteration in progress, counted from 1."""
     credits: float
-    """What the run has cost so far."""
+    """Cost of the run so far, in credits."""
     host: str
     """The machine's name."""
     pid: int
     """The process that wrote it."""
     pid_space: str
-    """Where that number means this process: a start of a machine, and a container of it."""
+    """Scope in which `pid` means this process: a start of a machine, and a container of it."""
     process_began: float
-    """When the process began, in seconds since 1970."""
+    """Start of the process, in seconds since 1970."""
     updated_at: str
-    """When this was written."""
+    """Time of this heartbeat."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IterationCounts(Wire):
-    """How many iterations of a run ended which way."""
+    """Number of iterations of a run by their end."""
 
     succeeded: int
     failed: int
@@ -517,7 +517,7 @@ class _Run(Wire):
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult(_Run):
-    """How a run ended, `result.json`."""
+    """Result of a run, `result.json`."""
 
     status: Ended
     stage: str
@@ -525,32 +525,32 @@ class RunResult(_Run):
     ended_by: str
     """The policy that ended it; `canceled`, or `refused` where the trainer could not be called."""
     current_iteration: int
-    """How many iterations ended."""
+    """Number of iterations that ended."""
     iterations: IterationCounts
     best: BestCheckpoint | None
-    """None where no iteration succeeded."""
+    """Best checkpoint; None where no iteration succeeded."""
     credits: float
-    """What it cost."""
+    """Cost in credits."""
     error: Failure | None
-    """Why it failed."""
+    """Failure of the run; None otherwise."""
     updated_at: str
-    """When it ended."""
+    """Time of the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus(_Run):
-    """How a run stands that has no result yet: made of its heartbeat, and shown; no file of the store."""
+    """Status of a run that has no result yet: made of its heartbeat, and shown; no file of the store."""
 
     status: Literal["queued", "running", "paused", "interrupted"]
     """`interrupted` where nobody drives it any more."""
     stage: str | None
-    """What its process does; None where none has begun."""
+    """Current activity of its process; None where none has begun."""
     current_iteration: int
     """The iteration in progress; 0 where none has begun."""
     credits: float
-    """What it has cost so far."""
+    """Cost so far, in credits."""
     updated_at: str | None
-    """When the heartbeat was written; None where there is none."""
+    """Time of the heartbeat; None where there is none."""
     ended_by: str | None = None
     """None: it has not ended."""
     error: Failure | None = None
@@ -558,4 +558,4 @@ class RunStatus(_Run):
 
 
 RunStanding = RunStatus | RunResult
-"""How a managed run stands, ended or not."""
+"""Status of a managed run, ended or not."""

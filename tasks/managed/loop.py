@@ -388,7 +388,7 @@ class Loop:
         self.events.record(f"iteration.{status}", about, message, metric=metric)
 
     def conclude(self) -> RunResult:
-        """Write how the run ended, and return it."""
+        """Write the result of the run, and return it."""
         assert self.ended_by is not None
         good = [ended for ended in self.iterations if ended.status == stop_policies.SUCCEEDED]
         failed = self.ended_by == "iteration_failure" or not good
