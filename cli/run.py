@@ -177,7 +177,8 @@ def execute_in(
 
         # Nothing can refuse the job any more. From here on it is in the store, and Ctrl-C cancels it in good order.
         stack.enter_context(in_this_process(sessions, live, watcher, stop, head_start))
-        stage(resolved, store)
+        if is_new and head_start is None:
+            stage(resolved, store)
         state = _run_flow(job_id, request, reference, pool)
         if not store.exists(keys.JobKeys(job_id).result):
             state.result()  # raises what kept the flow from writing one

@@ -58,7 +58,8 @@ def serve(control: socket.socket, simulator: str, library: str | None, bounds: B
             with suppress(OSError):  # for a supervisor that takes this process just now
                 _send(control, {"event": "stale", "leaving": f"it had no job for {bounds.idle_s:.0f} s"})
             _leave(0)
-        _send(control, answer := session.answer(request))
+        answer = session.answer(request)
+        _send(control, {**answer, "request": request.get("request")})
         if answer.get("leaving"):
             _leave(answer.get("code", 0))
         if answer["event"] == "checked":

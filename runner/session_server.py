@@ -15,7 +15,6 @@ import shutil
 import signal
 import socket
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -230,8 +229,6 @@ class _Keeper:
         self.borrower: LineSocket | None = None
         self.running = False
         """Whether the borrower has handed a job over that has not ended."""
-        self.asked: deque[LineSocket] = deque()
-        """Borrowers whose requests the workload has not answered yet, in its order: one may have gone meanwhile."""
 
     def on_sigterm(self, number: int, frame: FrameType | None) -> None:
         """End the session."""
@@ -323,7 +320,6 @@ class _Keeper:
     def _serve(self, listener: socket.socket, workload: ChildWorkload) -> None:
         """Lend the workload until it leaves."""
         self.running = False
-        self.asked.clear()
         idle_since = time.monotonic()
         while workload.leaving is None and (self.borrower or not self.stopping):
             with selectors.DefaultSelector() as selector:
@@ -351,14 +347,14 @@ class _Keeper:
             self._part()
 
     def _pass_on(self, workload: ChildWorkload) -> None:
-        """Pass the workload's reply on to the borrower that asked, if it is still there."""
+        """Pass the workload's reply on to the borrower, which knows its own by their ids."""
         message = workload.listen()
         if message is None:
             return
         if message["event"] == "done":
             self.running = False
             self._note(jobs=self.state.jobs + 1, memory_bytes=message["memory_bytes"], used_at=time.time())
-        if self.asked.popleft() is self.borrower is not None:
+        if self.borrower is not None:
             with suppress(OSError):  # that it is gone shows when it is listened to
                 self.borrower.send(message)
 
@@ -379,7 +375,6 @@ class _Keeper:
             workload.end(float(message["grace_s"]))
             return
         self.running = self.running or message["op"] == "run"
-        self.asked.append(borrower)
         with suppress(OSError):  # that it is gone shows when it is listened to
             workload.tell(message)
 

@@ -45,8 +45,8 @@ class Workload:
         self._lines = lines
         self._checked: tuple[object, Facts] | None = None
         self._busy = False
-        self._overdue = 0
-        """Replies that did not come in time: nobody waits for them any more."""
+        self._request = ""
+        """Id of the last request; a reply to another one comes too late, or was for a borrower before."""
         self._exited = False
         self._ended = False
 
@@ -131,7 +131,7 @@ class Workload:
         self._checked = None
         self._busy = True
         try:
-            self._lines.send({"op": "run", "root": str(paths.root)})
+            self._send({"op": "run", "root": str(paths.root)})
         except OSError as error:
             raise self._died() from error
 
@@ -161,23 +161,31 @@ class Workload:
         raise NotImplementedError
 
     def _receive(self, timeout_s: float) -> dict[str, Any] | None:
-        """Return the next message, those that are overdue passed over; None where none comes in time."""
+        """Return the next message, replies to other requests passed over; None where none comes in time."""
         deadline = time.monotonic() + timeout_s
         message = self._lines.receive(timeout_s)
-        while message is not None and self._overdue and message["event"] != "exited":
-            self._overdue -= 1
+        while message is not None and message.get("request", self._request) != self._request:
             message = self._lines.receive(max(0.0, deadline - time.monotonic()))
         return message
 
+    def _send(self, message: dict[str, Any]) -> None:
+        """Send a request under an id of its own, which its reply repeats.
+
+        Raises:
+            OSError: If nobody is there any more.
+        """
+        self._request = uuid.uuid4().hex
+        self._lines.send({**message, "request": self._request})
+
     def _ask(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         with contextlib.suppress(OSError):  # that it is gone shows when it is listened to, and perhaps why
-            self._lines.send(message)
+            self._send(message)
         try:
             reply = self._receive(timeout_s)
         except (OSError, EOFError) as error:
             raise self._died() from error
         if reply is None:
-            self._overdue += 1
+            self._request = ""  # nobody waits for its reply any more
             raise WorkloadError(
                 Failure(
                     code="workload_silent",

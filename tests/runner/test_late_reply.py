@@ -16,7 +16,9 @@ def test_a_late_reply_is_not_the_end_of_the_job(tmp_path):
         with pytest.raises(WorkloadError) as silent:
             workload.findings(0.0)
         assert silent.value.failure.code == "workload_silent"
-        its.sendall(json.dumps({"event": "findings", "findings": {}, "evidence": {}}).encode() + b"\n")
+        request = json.loads(its.recv(65536))["request"]
+        late = {"event": "findings", "findings": {}, "evidence": {}, "request": request}
+        its.sendall(json.dumps(late).encode() + b"\n")
         assert not workload.job_ended(0.1)
         its.sendall(json.dumps({"event": "done", "code": 3, "leaving": None, "memory_bytes": 1}).encode() + b"\n")
         assert workload.job_ended(5.0)
