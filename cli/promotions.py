@@ -83,14 +83,13 @@ def retrain(
 def _exit_code(entry: dict[str, Any], store: Store) -> int:
     """Return 0 where something was decided, else the code of the job that failed."""
     from simyard.store import keys
-    from simyard.tasks.shared import history
 
     error = entry["error"]
     if error is None:
         return EXITS["succeeded"]
     if error["category"] == Category.CANCELED:
         return EXITS["canceled"]
-    trained = history.read_or_none(store, keys.JobKeys(entry["job_id"]).result)
+    trained = store.get_json_or_none(keys.JobKeys(entry["job_id"]).result)
     return EXIT_BAD_REQUEST if trained and trained["refused"] else EXITS["failed"]
 
 

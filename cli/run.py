@@ -184,7 +184,7 @@ def execute_in(
             state.result()  # raises what kept the flow from writing one
 
     results: list[dict[str, Any]] = [store.get_json(keys.JobKeys(job_id).result)]
-    follower = history.read_or_none(store, keys.JobKeys(keys.follow_up_job_id(job_id, "export")).result)
+    follower = store.get_json_or_none(keys.JobKeys(keys.follow_up_job_id(job_id, "export")).result)
     results += [follower] if follower is not None else []
     if not quiet:
         for result in results:

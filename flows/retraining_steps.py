@@ -18,7 +18,6 @@ from simyard.store.keys import JobKeys
 from simyard.tasks.promotion import promotions
 from simyard.tasks.promotion import retrain as retraining
 from simyard.tasks.promotion.retrain import Start
-from simyard.tasks.shared.history import read_or_none
 
 _JobFlow = Flow[..., State[dict[str, Any]]]
 
@@ -68,7 +67,7 @@ def run_once(
 def _find_result(job_id: str, store: str) -> dict[str, Any] | None:
     """Return the result of a job; None if it has not ended."""
     opened = open_store(store)
-    result: dict[str, Any] | None = read_or_none(opened, JobKeys(job_id).result)
+    result: dict[str, Any] | None = opened.get_json_or_none(JobKeys(job_id).result)
     if result is not None and result["status"] == "succeeded" and not opened.exists(JobKeys(job_id).manifest):
         return None
     return result

@@ -129,7 +129,7 @@ def _wait(
 
     def read_heartbeat() -> dict[str, Any] | None:
         _tell_of_lost(client, others, store, attempt)
-        status: dict[str, Any] | None = history.read_or_none(store, attempt.status)
+        status: dict[str, Any] | None = store.get_json_or_none(attempt.status)
         return status
 
     watch: FlowRunWatch[Outcome] = FlowRunWatch(

@@ -47,7 +47,6 @@ from simyard.tasks.managed.trainer import (
 )
 from simyard.tasks.persist import persist
 from simyard.tasks.shared.heartbeat import PATIENCE, Heartbeat, is_gone, is_own
-from simyard.tasks.shared.history import read_or_none
 from simyard.tasks.stage import stage
 
 BEAT_S = 3.0
@@ -194,7 +193,7 @@ class Loop:
         file = self.lineage.parent_file()
         count = self.asked.rollout_template.jobs
         specs = [rollout(self.spec, number, index, file) for index in range(count)]
-        frozen = [read_or_none(self.store, JobKeys(spec.job_id).job) for spec in specs]
+        frozen = [self.store.get_json_or_none(JobKeys(spec.job_id).job) for spec in specs]
         return [JobSpec.from_json(had) if had else spec for spec, had in zip(specs, frozen, strict=True)]
 
     def attempt_rollout(self, spec: JobSpec, executor: Executor) -> dict[str, Any] | None:
@@ -206,7 +205,7 @@ class Loop:
         Raises:
             WorkloadError: If the attempt failed.
         """
-        result = read_or_none(self.store, JobKeys(spec.job_id).result)
+        result = self.store.get_json_or_none(JobKeys(spec.job_id).result)
         if result and result["status"] == "succeeded" and self.store.exists(JobKeys(spec.job_id).manifest):
             return dict(result)
         with self._working():

@@ -33,7 +33,7 @@ from simyard.tasks.managed.trainer import TrainerAttempt, TrainerObserver, check
 from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.shared import heartbeat, history
 from simyard.tasks.shared.heartbeat import Heartbeat
-from simyard.tasks.shared.history import load_spec, read_or_none
+from simyard.tasks.shared.history import load_spec
 
 FLOW = "run-worker"
 POLL_S, LATER_POLL_S = 0.05, 0.25
@@ -141,7 +141,7 @@ class _Worker:
 
     def reply(self, number: int) -> dict[str, Any] | None:
         """Return the worker's own reply to a command, which it also gives where the work could leave no outcome."""
-        found = read_or_none(self._store, self._key(f"answer-{number:06d}.json"))
+        found = self._store.get_json_or_none(self._key(f"answer-{number:06d}.json"))
         return None if found is None else dict(found)
 
     def end(self) -> None:
@@ -155,7 +155,7 @@ class _Worker:
         self, run: FlowRun, number: int, command: dict[str, Any], outcome: Callable[[int], dict[str, Any] | None]
     ) -> dict[str, Any]:
         def read_heartbeat() -> dict[str, Any] | None:
-            status: dict[str, Any] | None = read_or_none(self._store, self._key("status.json"))
+            status: dict[str, Any] | None = self._store.get_json_or_none(self._key("status.json"))
             return status if status and status["flow_run"] == str(run.id) else None  # not of the one before it
 
         def is_canceled() -> bool:
@@ -238,7 +238,7 @@ def serve_worker(run_id: str, slot: int, flow_run: str, store: Store, site: Site
     with Sessions(site, Bounds()) as sessions, beating:
         idle_since = time.monotonic()
         while time.monotonic() - idle_since < IDLE_S:
-            command = read_or_none(store, keys.slot(slot, f"order-{number:06d}.json"))
+            command = store.get_json_or_none(keys.slot(slot, f"order-{number:06d}.json"))
             if command is None:
                 time.sleep(_poll_s(time.monotonic() - idle_since))
                 continue

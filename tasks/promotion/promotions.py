@@ -19,7 +19,6 @@ from simyard.requests.retrain import Metric
 from simyard.runner.evaluation.summary import difference, difference_of_rates
 from simyard.store.keys import PROMOTIONS, PromotionKeys, check_promotion
 from simyard.store.store import Store
-from simyard.tasks.shared.history import read_or_none
 from simyard.tasks.shared.text import interval, number
 
 SCHEMA = 1
@@ -159,7 +158,7 @@ def read(store: Store, name: str) -> Record:
         RequestError: If the name is none.
     """
     keys = PromotionKeys(check_promotion(name))
-    written = read_or_none(store, keys.record) or {"history": []}
+    written = store.get_json_or_none(keys.record) or {"history": []}
     history = list(written["history"])
     # Who wrote the last decisions may have been killed before it wrote the record.
     history += [store.get_json(keys.decision(n)) for n in range(len(history) + 1, _last(store, keys) + 1)]

@@ -151,11 +151,6 @@ def _status(past: list[PastAttempt]) -> Literal["queued", "running", "interrupte
     return "interrupted" if status and is_gone(status.to_json(), PATIENCE.supervisor.silence_s) else "running"
 
 
-def read_or_none(store: Store, key: str) -> Any:
-    """Return a JSON object of the store, or None where there is none yet."""
-    return store.get_json_or_none(key)
-
-
 def _attempt(store: Store, number: int, keys: AttemptKeys) -> PastAttempt:
     return PastAttempt(
         number=number,
