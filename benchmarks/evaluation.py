@@ -114,7 +114,7 @@ def bare(options: argparse.Namespace) -> dict[str, float]:
 def measured(options: argparse.Namespace, *, film: bool = False) -> dict[str, float]:
     import isaaclab_tasks  # noqa: F401
 
-    from simyard.core.paths import AttemptPaths
+    from simyard.core.files import AttemptPaths
     from simyard.core.specs import Evaluation
     from simyard.runner.evaluation.episode_statistics import EpisodeMeter
     from simyard.runner.isaaclab.environment import fresh_environment

@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 
-from simyard.tasks.metrics.event_protos import masked_crc32c
+from simyard.tasks.metrics.events import masked_crc32c
 from simyard.tasks.metrics.table import LiveMetrics
 
 # What rsl_rl logs for a small task; half of a real run's tags are reward terms.

@@ -13,7 +13,7 @@ from prefect_aws.s3 import S3Bucket
 from pydantic import Field, SecretStr, model_validator
 
 from simyard.core.errors import RequestError
-from simyard.store.names import parse_url
+from simyard.store.backend import parse_url
 from simyard.store.store import Store
 
 CREDENTIALS_LIVE = timedelta(minutes=10)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from simyard.core.errors import RequestError
-from simyard.store.names import check_key
+from simyard.store.keys import check_key
 from simyard.store.store import Store
 
 BLOCK_PREFIX = "job-store/"

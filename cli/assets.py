@@ -36,7 +36,7 @@ def upload(path: Path, kind: str, metadata: str, store: str | None, as_json: boo
     The same bytes are one asset: uploaded again, nothing is sent, and kind and metadata are replaced. An upload that
     was interrupted goes on where it stopped.
     """
-    from simyard.tasks.shared.assets import upload as send
+    from simyard.tasks.shared.inputs import upload as send
 
     try:
         given = json.loads(metadata)
@@ -84,7 +84,7 @@ def assets() -> None:
 @JSON
 def list_assets(store: str | None, limit: int, as_json: bool) -> None:
     """List assets, the newest upload first."""
-    from simyard.tasks.shared import assets
+    from simyard.tasks.shared import inputs
 
     columns: Columns = {
         "ASSET": "asset_id",
@@ -93,7 +93,7 @@ def list_assets(store: str | None, limit: int, as_json: bool) -> None:
         "CREATED": lambda record: f"{record['created_at'][:19]}Z",
         "FILE": "filename",
     }
-    found = [record.to_json() for record in assets.list_assets(open_site_store(store), limit)]
+    found = [record.to_json() for record in inputs.list_assets(open_site_store(store), limit)]
     emit_rows(found, as_json, "No assets in this store yet.", columns)
 
 
@@ -103,9 +103,9 @@ def list_assets(store: str | None, limit: int, as_json: bool) -> None:
 @JSON
 def show(asset_id: str, store: str | None, as_json: bool) -> None:
     """Show an asset's record."""
-    from simyard.tasks.shared import assets
+    from simyard.tasks.shared import inputs
 
-    emit(assets.find_asset(open_site_store(store), asset_id).to_json(), as_json, _describe)
+    emit(inputs.find_asset(open_site_store(store), asset_id).to_json(), as_json, _describe)
 
 
 def _describe(record: dict[str, Any]) -> str:

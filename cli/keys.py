@@ -33,7 +33,7 @@ def create(store: str | None, as_json: bool, **given: Any) -> None:
     """Make a key and print it once: it cannot be shown again, since the store keeps a digest."""
     from simyard.requests.settings import Site
     from simyard.tasks.shared import api_keys
-    from simyard.tasks.shared.site_secret import site_secret, webhook_secret
+    from simyard.tasks.shared.api_keys import site_secret, webhook_secret
 
     key, kept = api_keys.create(open_site_store(store), **given)
     secret = webhook_secret(site_secret(Site.from_env().home), kept.key_id)

@@ -15,7 +15,7 @@ from simyard.cli.options import ARGUMENTS, JSON, POOL, SETTINGS, STORE, read_req
 from simyard.cli.output import EXITS, Columns, Command, Group, emit, emit_rows
 from simyard.cli.site_store import open_site, open_site_store
 from simyard.core.errors import EXIT_BAD_REQUEST, Category, RequestError
-from simyard.tasks.shared.text import interval, number
+from simyard.tasks.shared.documents import interval, number
 
 if TYPE_CHECKING:
     from simyard.store.store import Store

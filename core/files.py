@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and their digests."""
+"""Files of this machine: written whole or not at all, held by one process at a time, and those of an attempt."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import BufferedRandom
 from pathlib import Path
 from typing import Any
+
+from simyard.core import artifacts
+
+LOOK_S = 0.05
+"""Seconds between two tries at a file that another process holds."""
 
 
 @contextmanager
@@ -59,3 +67,110 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     """Return a file's SHA-256 digest in hexadecimal digits, reading it in pieces."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def held(path: Path, *, patience_s: float = 0.0) -> Iterator[BufferedRandom | None]:
+    """Open a file for reading and writing, made if need be, that no one else holds meanwhile.
+
+    The kernel lets go of it when this process dies, however it dies. Its holder may rename or delete it: the next to
+    come does not get that file any more, but a new one.
+
+    Args:
+        path: The file; its folder must be there.
+        patience_s: How long to wait for another holder.
+
+    Yields:
+        The file at its start, or None when another still holds it.
+
+    Raises:
+        OSError: The file cannot be opened or locked.
+    """
+    deadline = time.monotonic() + patience_s
+    while (file := _try(path)) is None and time.monotonic() < deadline:
+        time.sleep(LOOK_S)
+    if file is None:
+        yield None
+    else:
+        with file:
+            yield file
+
+
+def _try(path: Path) -> BufferedRandom | None:
+    import fcntl  # which Windows has not, where a policy may run
+
+    while True:
+        file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")  # noqa: SIM115 - the caller closes it
+        is_ours = False
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):  # renamed or deleted meanwhile, by who held it: then once more
+                is_ours = os.path.samestat(os.fstat(file.fileno()), path.stat())
+        except BlockingIOError:
+            return None
+        finally:
+            if not is_ours:
+                file.close()
+        if is_ours:
+            return file
+
+
+class _Below:
+    """A path below the root of the paths that have it."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+
+    def __get__(self, paths: AttemptPaths, kind: type[AttemptPaths] | None = None) -> Path:
+        return paths.root.joinpath(*self._names)
+
+
+@dataclass(frozen=True)
+class AttemptPaths:
+    """Every file that an attempt leaves on the machine it runs on; the artifacts among them by their rows."""
+
+    root: Path
+
+    spec = _Below("attempt.json")
+    """The `AttemptSpec`."""
+    facts = _Below("facts.json")
+    """Report of the simulator's check, before the start."""
+    outcome = _Below("workload.json")
+    """The workload's own account of its end."""
+    inputs = _Below("inputs")
+    """Staged inputs, read only by convention."""
+    overlay = _Below("overlay")
+    """Folder of the job's own packages."""
+    work = _Below("work")
+    """The workload's current folder; the library writes its log tree below."""
+    output = _Below("output")
+    """Finished files of an evaluation or an export, under their artifact names."""
+    recording = _Below("recording.zarr")
+    """The rollout's arrays while they are written; in the end they become one file of the output."""
+    user_log = _Below(artifacts.USER_LOG.name)
+    """Log of the task's own code."""
+    staging_log = _Below(artifacts.STAGING_LOG.name)
+    """Log of the inputs' transfer, `key=value` lines."""
+    stdout = _Below(artifacts.STDOUT.name)
+    """Standard output of the workload."""
+    stderr = _Below(artifacts.STDERR.name)
+    """Standard error of the workload."""
+    runner_log = _Below(artifacts.RUNNER_LOG.name)
+    """The supervisor's account, `key=value` lines."""
+    metrics = _Below(artifacts.METRICS.name)
+    """One row a step."""
+    metrics_time = _Below(artifacts.METRICS_TIME.name)
+    """The tags logged against wall seconds."""
+    telemetry = _Below(artifacts.TELEMETRY.name)
+    """Load and memory, sampled."""
+    diagnostics = _Below(artifacts.DIAGNOSTICS.name)
+    """Diagnostics of a failure."""
+    world = _Below("output", artifacts.WORLD.name)
+    """Ranks that trained, and the proof that all were connected; it becomes an artifact."""
+    versions = _Below(artifacts.VERSIONS.name)
+    """Packages, GPU, driver, image."""
+
+    def make(self) -> None:
+        """Create the folders."""
+        for folder in (self.inputs, self.work, self.output):
+            folder.mkdir(parents=True, exist_ok=True)

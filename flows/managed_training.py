@@ -41,7 +41,7 @@ from simyard.tasks.managed.executor import Executor, LocalExecutor
 from simyard.tasks.managed.loop import Loop, LoopObserver
 from simyard.tasks.managed.outages import through_outages
 from simyard.tasks.managed.pool_executor import PoolExecutor
-from simyard.tasks.metrics import curves
+from simyard.tasks.metrics.table import import_plotting
 
 ENDING_S = 15.0
 """Seconds that work in progress may take to end when this process must; half of what Prefect's worker leaves it."""
@@ -140,7 +140,7 @@ def _driving(run_id: str, store: str, pool: str | None) -> Iterator[tuple[Loop, 
     opened = open_store(store)
     spec = runs.load_run(opened, run_id)
     logger = get_run_logger()
-    curves.import_ahead()
+    import_plotting()
     with sharing() as given:
 
         def on_event(event: Event) -> None:

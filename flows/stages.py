@@ -39,11 +39,10 @@ from simyard.tasks.attempt.attempt import Observer
 from simyard.tasks.cluster import pool_launch as pools
 from simyard.tasks.cluster.cancellation import why_stopped
 from simyard.tasks.kinds.common_fields import Resolved
-from simyard.tasks.metrics import curves
+from simyard.tasks.metrics.table import import_plotting
 from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.shared import history, idempotency
-from simyard.tasks.shared.history import load_spec
-from simyard.tasks.shared.verdict import Verdict
+from simyard.tasks.shared.history import Verdict, load_spec
 
 PROGRESS_EVERY = 50
 """Progress artifacts are updated when this share of a job, one in so many, is done: each costs a request."""
@@ -208,7 +207,7 @@ def _attempt(job_id: str, store: str, pool: str | None) -> None:
         begun = given.head_start if given.head_start and given.head_start.is_first_of(job_id) else None
         if begun is None and launching.is_done(spec, opened):
             return
-        curves.import_ahead()
+        import_plotting()
         observer = Observer(
             progress=_Progress(job_id, given.watcher),
             lines=lambda lines: logger.info("\n".join(lines)),

@@ -14,7 +14,7 @@ import socket
 import sys
 from pathlib import Path
 
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths
 from simyard.core.specs import ONE_JOB, Bounds
 from simyard.runner.session import open_afterwards, run_alone, serve
 from simyard.runner.session_server import keep

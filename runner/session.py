@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from simyard.core.errors import Category, Failure, SimyardError, Stopped
-from simyard.core.files import read_json, write_json
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths, read_json, write_json
 from simyard.core.records import WorkloadAccount
 from simyard.core.specs import AttemptSpec, Bounds, Facts, JobSpec
 from simyard.runner import event_writers

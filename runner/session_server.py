@@ -23,8 +23,7 @@ from types import FrameType
 from typing import Any
 
 from simyard.core.errors import Category, Failure, SimyardError, WorkloadError
-from simyard.core.files import read_json, write_json
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths, read_json, write_json
 from simyard.core.records import WorkloadAccount
 from simyard.core.specs import AttemptSpec, Bounds, JobSpec
 from simyard.core.wire import Wire

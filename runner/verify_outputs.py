@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from simyard.core.files import sha256_of
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths, sha256_of
 from simyard.core.records import Opened
 from simyard.core.specs import AttemptSpec, Facts
 from simyard.runner.rl import Library, Scale, get_library

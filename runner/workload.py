@@ -16,9 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from simyard.core import failures
-from simyard.core.errors import Category, Failure, RequestError, WorkloadError
-from simyard.core.paths import AttemptPaths
+from simyard.core.errors import Category, Failure, RequestError, WorkloadError, known_failure
+from simyard.core.files import AttemptPaths
 from simyard.core.specs import Bounds, Facts, JobSpec
 
 TOKEN = "SIMYARD_WORKLOAD"
@@ -203,7 +202,7 @@ class Workload:
         code = self.code if self._exited else self._exit_code()
         self.leaving = self.leaving or f"it ended with {describe_exit(code)}"
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        known = next((found for line in lines if (found := failures.match(line))), None)
+        known = next((found for line in lines if (found := known_failure(line))), None)
         return WorkloadError(
             known
             or Failure(

@@ -10,9 +10,8 @@ from simyard.service.charts import Curve, plot
 from simyard.service.job_view import LOG_LINES, Look, as_json
 from simyard.service.status import ENDED
 from simyard.tasks.kinds import KINDS
+from simyard.tasks.shared.documents import DASH, Templates, interval, moment, shown, size, span
 from simyard.tasks.shared.history import PastAttempt
-from simyard.tasks.shared.templates import Templates
-from simyard.tasks.shared.text import DASH, interval, moment, shown, size, span
 
 RELOAD_MS = 3000
 """Milliseconds between two reloads of a live page."""

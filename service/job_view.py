@@ -17,7 +17,7 @@ from simyard.service.prefect_api import Launches
 from simyard.service.status import artifact_key, job_standing
 from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
-from simyard.tasks.metrics import curves
+from simyard.tasks.metrics.table import choose_curves
 from simyard.tasks.shared import history
 from simyard.tasks.shared.history import PastAttempt, load_spec
 from simyard.tasks.shared.logs import last_lines
@@ -135,7 +135,7 @@ class _Reading:
 def _training_curves(spec: JobSpec, reading: _Reading) -> list[Curve]:
     rows = reading.of_all(METRICS.name)
     tags = [tag for tag in (rows[-1] if rows else {}) if tag not in ("step", "wall_time")]
-    chosen = curves.choose(tags, get_library(spec.library).reward_tag)
+    chosen = choose_curves(tags, get_library(spec.library).reward_tag)
     found = [Curve(title=tag, unit=_unit(tag), axis="step", points=_points(rows, "step", tag)) for tag in chosen]
     return [curve for curve in found if curve.points]
 

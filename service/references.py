@@ -17,7 +17,8 @@ from simyard.service import outbound
 from simyard.service.auth import Caller
 from simyard.service.settings import DEFAULT_PROJECT, Settings
 from simyard.store import keys
-from simyard.store.names import Location, check_key, parse_url
+from simyard.store.backend import Location, parse_url
+from simyard.store.keys import check_key
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.shared.inputs import check_name
 

@@ -11,9 +11,9 @@ from simyard.blocks.reference import absolute, below, open_store
 from simyard.core.errors import RequestError
 from simyard.requests.settings import Site, number_from_env
 from simyard.service.outbound import place
-from simyard.store.names import Location, parse_url
+from simyard.store.backend import Location, parse_url
 from simyard.store.store import Store
-from simyard.tasks.shared.site_secret import site_secret
+from simyard.tasks.shared.api_keys import site_secret
 
 DEFAULT_PROJECT = "default"
 """The project whose jobs are those of the site's own store, so that the command line sees them too."""

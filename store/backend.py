@@ -1,23 +1,29 @@
-"""Opening the object store behind a `Store`: a folder, or a bucket with its endpoint, credentials and patience.
+"""The object store behind a `Store`: its address, how a bucket is reached, and failures in words a user can act on.
 
-How a bucket is reached is decided by `Access` alone; what is not given comes from the AWS_* variables.
+    file:///data/simyard      a folder of this machine
+    /data/simyard, demo       the same, as a path; a relative one counts from the working folder
+    s3://bucket/prefix        a bucket, or a part of one
+
+Access to a bucket is decided by `Access` alone; options that are not given come from the AWS_* variables.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
 from simyard.core.errors import RequestError, StoreError, unknown
-from simyard.store.names import Location, without_secrets
+from simyard.store.keys import UNSAFE, problem_of
 
 Credentials = Callable[[], Mapping[str, Any]]
 """Returns `access_key_id`, `secret_access_key`, `token` (or None) and `expires_at` (a UTC datetime, or None).
@@ -46,6 +52,167 @@ ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
 
 DEFAULT_TIMEOUT_S = 60.0
 """Seconds until a dead server is an error: long enough for a load balancer to be replaced, short enough to notice."""
+
+_ALLOWED_URLS = "Allowed: 's3://BUCKET/PREFIX', 'file:///FOLDER', or the path of a folder."
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+
+CAUGHT = (BaseError, OSError)
+"""Exceptions of obstore and the file system."""
+
+_S3_ANSWER = re.compile(r"<Code>(.*?)</Code>\s*<Message>(.*?)</Message>", re.DOTALL)
+
+# Looked for in order in the whole text of an error; codes and advice.
+_KNOWN = (
+    ("NoSuchBucket", "no_such_bucket", "Make the bucket, or correct its name in the store's URL."),
+    (
+        # With no credentials anywhere, obstore asks the machine's metadata service.
+        r"/latest/api/token|169\.254\.|External AWS credential provider|NoCredentials|CredentialRetrieval",
+        "no_credentials",
+        "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use a job-store block. Profiles (AWS_PROFILE) are read "
+        "only by a block with a bucket.",
+    ),
+    (
+        "ExpiredToken|InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|40[13] |PermissionDenied|Unauthenticated",
+        "store_denied",
+        "Check the credentials. They need s3:GetObject, PutObject, DeleteObject, ListBucket, AbortMultipartUpload, "
+        "ListMultipartUploadParts and ListBucketMultipartUploads.",
+    ),
+    (
+        "[Rr]edirect|AuthorizationHeaderMalformed",
+        "wrong_region",
+        "Set AWS_REGION to the bucket's region, and check the endpoint.",
+    ),
+    (
+        "error sending request|builder error|body error|InvalidUri|ConnectionError|ConnectTimeout|ReadTimeout"
+        "|ConnectionClosed|ProxyConnection|SSLError",
+        "store_unreachable",
+        "Check that the endpoint (AWS_ENDPOINT_URL) is right and can be reached from here, then try again.",
+    ),
+    (
+        "SlowDown|ServiceUnavailable|InternalError|TooManyRequests|5[0-9][0-9] ",
+        "store_busy",
+        "The server was asked again for a while. Try again later; with less at a time if it is throttled.",
+    ),
+    (r"os error 28\b|Errno 28\b", "store_full", "Free some disk space, then try again."),
+    (
+        r"os error (20|21)\b|Errno (20|21)\b",
+        "key_conflict",
+        "On a disk one name cannot be both a file and a folder. Choose another key, or delete what is there.",
+    ),
+    (r"os error (1|13)\b|Errno (1|13)\b", "store_denied", "Check who owns the store's folder."),
+    ("InvalidPath", "foreign_object", "Another program wrote there: give simyard a prefix of its own in the bucket."),
+)
+
+
+# What may be gone at the next try, and obstore does not try again: an answer that breaks off, a body that arrives
+# damaged or too slowly, a multipart upload whose end was not heard of.
+_PASSING = re.compile(
+    "error sending request|body error|InternalError|SlowDown|ServiceUnavailable|RequestTimeout|IncompleteBody|BadDigest"
+    "|XAmzContentSHA256Mismatch|NoSuchUpload|OperationAborted|ConditionalRequestConflict"
+)
+
+
+# --- address ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Location:
+    """Location of a store: a folder, or a bucket and a prefix."""
+
+    url: str
+    """The full address, without a slash at its end."""
+    folder: Path | None = None
+    """The folder of a `file://` store."""
+    bucket: str = ""
+    """The bucket of an `s3://` store."""
+    prefix: str = ""
+    """Everything of an `s3://` store lies below this."""
+
+    def join(self, key: str) -> str:
+        """Return the address of an object, or of the store when the key is empty."""
+        if not key:
+            return self.url
+        return (self.folder / key).as_uri() if self.folder else f"{self.url}/{key}"
+
+
+def parse_url(url: str) -> Location:
+    """Read a store's address; nothing is opened.
+
+    Args:
+        url: `s3://BUCKET/PREFIX` (taken literally, as the AWS tools do), `file:///FOLDER` (percent-encoded), or the
+            path of a folder, where a leading `~/` is the home folder.
+
+    Raises:
+        RequestError: The address is malformed, of another scheme, or carries credentials, a query or `..`.
+    """
+    if not isinstance(url, str) or not url.strip():
+        raise _refused(url, "it is empty" if isinstance(url, str) else f"it is of type {type(url).__name__}")
+    if url != url.strip() or UNSAFE.search(url):
+        raise _refused(url, "it has a control character, or a space at one end")
+    scheme = _SCHEME.match(url)
+    if not scheme:
+        return _folder(url, Path(url).expanduser() if url.startswith("~/") else Path(url))
+    if not url.lower().startswith(("s3://", "file://")):
+        raise _refused(url, f"{scheme[0]!r} is no kind of store", "Write './' before a path with a colon.")
+    if "?" in url or "#" in url:
+        raise _refused(url, "it has a query or a fragment")
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # its text may quote a secret
+        raise _refused(url, "it is not a URL") from None
+    if "@" in parts.netloc or ":" in parts.netloc:
+        raise _refused(url, "it has credentials or a port", "Credentials come from AWS_ACCESS_KEY_ID or a block.")
+    return (_file_url if parts.scheme == "file" else _s3_url)(url, parts.netloc, parts.path)
+
+
+def _file_url(url: str, host: str, path: str) -> Location:
+    if host not in ("", "localhost"):
+        raise _refused(url, f"{host!r} is another machine", "Three slashes follow 'file:'.")
+    try:
+        return _folder(url, Path("/" + unquote(path, errors="strict")))
+    except UnicodeDecodeError:
+        raise _refused(url, "its percent-encoding is not UTF-8") from None
+
+
+def _folder(url: str, path: Path) -> Location:
+    if ".." in path.parts:
+        raise _refused(url, "it has a '..'", "Give the folder's full path.")
+    if UNSAFE.search(str(path)):
+        raise _refused(url, "it has a control character")
+    folder = Path("/", *(Path.cwd() / path).parts[1:])  # '//a' is a name of its own on POSIX
+    if folder == Path("/"):
+        raise _refused(url, "it is the root of the file system", "Give a folder of its own.")
+    return Location(folder.as_uri(), folder=folder)
+
+
+def _s3_url(url: str, bucket: str, path: str) -> Location:
+    if not _BUCKET.fullmatch(bucket) or ".." in bucket:
+        raise _refused(url, f"{bucket!r} is not a bucket's name", "It has 3 to 63 of a-z, 0-9, '.' and '-'.")
+    prefix = path.removeprefix("/").removesuffix("/")
+    problem = problem_of(prefix, of_folder=True) if prefix else ""
+    if problem:
+        raise _refused(url, f"its prefix {problem}")
+    return Location(f"s3://{bucket}/{prefix}".removesuffix("/"), bucket=bucket, prefix=prefix)
+
+
+def _refused(url: object, problem: str, advice: str = "") -> RequestError:
+    return RequestError(
+        f"{without_secrets(url)!r} is not the address of a store: {problem}.",
+        code="bad_store_url",
+        advice=f"{advice} {_ALLOWED_URLS}".lstrip(),
+    )
+
+
+def without_secrets(url: object) -> object:
+    """Return a URL without the parts that may hold a secret, for an error message."""
+    if not isinstance(url, str):
+        return url
+    # An AWS secret may contain a slash, so everything up to the last '@' goes; so does what follows a colon.
+    return re.sub(r"//(.*@|[^/]*:.*)", "//***", re.split("[?#]", url, maxsplit=1)[0])
+
+
+# --- access -----------------------------------------------------------------------------------------------------------
 
 
 def open_backend(
@@ -346,3 +513,57 @@ def _given_keys(options: Mapping[str, str]) -> _Keys | None:
             advice="Give access_key_id and secret_access_key together, or neither to use the AWS_* variables.",
         )
     return None
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
+
+
+class KeyNotFound(StoreError):  # noqa: N818 - named as what happened, like FileNotFound
+    """No object stands under a key."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(
+            f"There is no {address!r}.",
+            code="key_not_found",
+            advice="Check the key and the store; a job's files appear when it has written them.",
+        )
+
+
+def failure(action: str, address: str, error: BaseException, *, absent_is_missing: bool = True) -> StoreError:
+    """Return the error to raise, from the original one, for an action on an address.
+
+    Args:
+        action: A verb, such as `read`.
+        address: The URL of the object or folder.
+        error: What obstore or the file system raised.
+        absent_is_missing: Whether "not found" means the object, not the bucket.
+    """
+    # obstore appends a dump of its inner state, which is for its own authors.
+    text, _, inner = str(error).partition("\n\nDebug source:")
+    if absent_is_missing and isinstance(error, FileNotFoundError) and "NoSuchBucket" not in text:
+        return KeyNotFound(address)
+    answer = _S3_ANSWER.search(text)
+    reason = f"{answer[1]}: {answer[2]}" if answer else " ".join(text.split())[:300]
+    code, advice = _explain(f"{type(error).__name__} {text} {inner}")
+    return StoreError(f"Cannot {action} {address!r}: {reason.rstrip('.')}.", code=code, advice=advice)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Tell whether the same call of a bucket may succeed when it is made again."""
+    return bool(_PASSING.search(str(error)))
+
+
+@contextmanager
+def on_disk(action: str, path: str | os.PathLike[str]) -> Iterator[None]:
+    """Translate the file system's exceptions in a `with` block into an error that names the file of this machine."""
+    try:
+        yield
+    except OSError as error:
+        raise failure(action, os.fspath(path), error, absent_is_missing=False) from error
+
+
+def _explain(text: str) -> tuple[str, str]:
+    for pattern, code, advice in _KNOWN:
+        if re.search(pattern, text):
+            return code, advice
+    return "store", "Try again; if it stays so, check the store with its own tools."

@@ -1,4 +1,4 @@
-"""Every key of the store, and nothing else builds one.
+"""Every key of the store, and nothing else builds one; those that come from users are checked.
 
 assets/<sha256>/<name>                    inputs, content-addressed
 assets/<sha256>/asset.json                what a user said of an input that was uploaded; written after it
@@ -37,6 +37,7 @@ import time
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 from simyard.core.errors import RequestError
 
@@ -54,6 +55,85 @@ API_KEYS = "service/keys"
 OUTBOX = "service/outbox"
 SENDING = "service/sending"
 DOCTOR = "doctor"
+
+MAX_KEY_BYTES = 900
+"""Longest key, in bytes of UTF-8. S3 allows 1024, and the store's own prefix counts."""
+MAX_NAME_BYTES = 230
+"""Longest name between two slashes. File systems allow 255, and names of files being written are longer."""
+# Control characters and lone surrogates; U+FFFE and U+FFFF cannot be written in XML, so S3 cannot list them.
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+# What nearly every key looks like, seen at one glance: the checks one by one cost a tenth of a small read.
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(?:/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")
+# obstore calls the file it is writing NAME#1, NAME#2, … until it is whole, and a resumable upload NAME#00, NAME#01, …
+_BEING_WRITTEN = re.compile(r"#[0-9]+$")
+
+
+def is_being_written(key: str) -> bool:
+    """Tell whether this is the name of a file that is not whole yet, or that a killed writer left."""
+    return bool(_BEING_WRITTEN.search(key))
+
+
+def check_key(key: str) -> str:
+    """Return the key of one object, or raise `RequestError` when it is not a plain relative path.
+
+    Args:
+        key: Names joined with `/`, such as `jobs/job-01k…/job.json`.
+
+    Raises:
+        RequestError: The key is empty, absolute, too long, has an empty, `.` or `..` name, or a backslash or a
+            control character, or ends in `#` and a number.
+    """
+    if isinstance(key, str) and len(key) <= MAX_NAME_BYTES and _PLAIN_KEY.fullmatch(key):
+        return key
+    problem = problem_of(key)
+    if problem:
+        raise RequestError(
+            f"{key!r} is not a key: it {problem}.",
+            code="bad_key",
+            advice="A key is a relative path with '/' between its names, such as 'jobs/run-1/model.pt'.",
+        )
+    return key
+
+
+def check_prefix(prefix: str) -> str:
+    """Return a folder's key without its last slash; the empty one stands for the whole store.
+
+    Raises:
+        RequestError: As for `check_key`, but a folder's name may end in `#` and a number.
+    """
+    if prefix == "":
+        return prefix
+    folder = prefix[:-1] if isinstance(prefix, str) and prefix.endswith("/") else prefix
+    problem = problem_of(folder, of_folder=True)
+    if problem:
+        raise RequestError(
+            f"{prefix!r} is not a folder's key: it {problem}.",
+            code="bad_key",
+            advice="Give a relative path with '/' between its names, such as 'jobs/run-1'.",
+        )
+    return folder
+
+
+def problem_of(key: str, *, of_folder: bool = False) -> str:
+    """Return the fault of an object's or a folder's key as the end of a sentence; empty for a good one."""
+    if not isinstance(key, str):
+        return f"is of type {type(key).__name__}"
+    names = key.split("/")
+    checks = {
+        "is empty": not key,
+        "is absolute": key.startswith("/"),
+        "has an empty name": "" in names,
+        "has a name that is '.' or '..'": "." in names or ".." in names,
+        "has a backslash": "\\" in key,
+        "has a control character": bool(UNSAFE.search(key)),
+        "ends in '#' and a number, as files being written do": not of_folder and is_being_written(key),
+    }
+    for problem, found in checks.items():
+        if found:
+            return problem
+    if any(len(name.encode()) > MAX_NAME_BYTES for name in names):
+        return f"has a name longer than {MAX_NAME_BYTES} bytes"
+    return f"is longer than {MAX_KEY_BYTES} bytes" if len(key.encode()) > MAX_KEY_BYTES else ""
 
 
 def new_job_id(*, now_ms: int | None = None) -> str:
@@ -162,6 +242,21 @@ def sha256_of_asset(asset_id: str) -> str:
     return match.group(1)
 
 
+class _Below:
+    """A key below the prefix of the keys that have it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, keys: _Prefixed, kind: type[_Prefixed] | None = None) -> str:
+        return f"{keys.prefix}/{self._name}"
+
+
+class _Prefixed(Protocol):
+    @property
+    def prefix(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class AssetKeys:
     """The keys of one asset."""
@@ -173,10 +268,8 @@ class AssetKeys:
         """Everything of the asset lies below this."""
         return f"{ASSETS}/{self.sha256}"
 
-    @property
-    def record(self) -> str:
-        """Key of the asset's record, written after its file."""
-        return f"{self.prefix}/asset.json"
+    record = _Below("asset.json")
+    """Key of the asset's record, written after its file."""
 
     def file(self, name: str) -> str:
         """The key of the file itself."""
@@ -224,45 +317,22 @@ class AttemptKeys:
 
     prefix: str
 
-    @property
-    def status(self) -> str:
-        """The attempt's heartbeat: stage, iteration, reward, time."""
-        return f"{self.prefix}/status.json"
-
-    @property
-    def outcome(self) -> str:
-        """Key of the attempt's outcome, written once, last."""
-        return f"{self.prefix}/outcome.json"
-
-    @property
-    def checkpoints(self) -> str:
-        """The index of the attempt's valid checkpoints, oldest first."""
-        return f"{self.prefix}/checkpoints.json"
-
-    @property
-    def files(self) -> str:
-        """Everything else the attempt left, under the artifact's own name."""
-        return f"{self.prefix}/files"
-
-    @property
-    def meeting(self) -> str:
-        """Key of the rendezvous of the attempt's machines; the first one writes it."""
-        return f"{self.prefix}/meeting.json"
-
-    @property
-    def go(self) -> str:
-        """The first machine's word that all are ready."""
-        return f"{self.prefix}/go.json"
-
-    @property
-    def machine_lost(self) -> str:
-        """Key of the report on a lost machine; the control flow writes it."""
-        return f"{self.prefix}/machine_lost.json"
-
-    @property
-    def ready(self) -> str:
-        """A machine's word that it could begin."""
-        return f"{self.prefix}/ready.json"
+    status = _Below("status.json")
+    """The attempt's heartbeat: stage, iteration, reward, time."""
+    outcome = _Below("outcome.json")
+    """Key of the attempt's outcome, written once, last."""
+    checkpoints = _Below("checkpoints.json")
+    """The index of the attempt's valid checkpoints, oldest first."""
+    files = _Below("files")
+    """Everything else the attempt left, under the artifact's own name."""
+    meeting = _Below("meeting.json")
+    """Key of the rendezvous of the attempt's machines; the first one writes it."""
+    go = _Below("go.json")
+    """The first machine's word that all are ready."""
+    machine_lost = _Below("machine_lost.json")
+    """Key of the report on a lost machine; the control flow writes it."""
+    ready = _Below("ready.json")
+    """A machine's word that it could begin."""
 
     def file(self, name: str) -> str:
         """The key of one such file."""
@@ -284,40 +354,20 @@ class JobKeys:
         """Everything of the job lies below this."""
         return f"{JOBS}/{self.job_id}"
 
-    @property
-    def job(self) -> str:
-        """The frozen spec."""
-        return f"{self.prefix}/job.json"
-
-    @property
-    def cancel(self) -> str:
-        """The request to stop."""
-        return f"{self.prefix}/cancel.json"
-
-    @property
-    def result(self) -> str:
-        """Key of the job's result."""
-        return f"{self.prefix}/result.json"
-
-    @property
-    def manifest(self) -> str:
-        """The commit marker."""
-        return f"{self.prefix}/artifact_manifest.json"
-
-    @property
-    def notification(self) -> str:
-        """Whether the webhook of its end was delivered."""
-        return f"{self.prefix}/notification.json"
-
-    @property
-    def attempts(self) -> str:
-        """The folder of all attempts."""
-        return f"{self.prefix}/attempts"
-
-    @property
-    def artifacts(self) -> str:
-        """The folder of what the job promised."""
-        return f"{self.prefix}/artifacts"
+    job = _Below("job.json")
+    """The frozen spec."""
+    cancel = _Below("cancel.json")
+    """The request to stop."""
+    result = _Below("result.json")
+    """Key of the job's result."""
+    manifest = _Below("artifact_manifest.json")
+    """The commit marker."""
+    notification = _Below("notification.json")
+    """Whether the webhook of its end was delivered."""
+    attempts = _Below("attempts")
+    """The folder of all attempts."""
+    artifacts = _Below("artifacts")
+    """The folder of what the job promised."""
 
     def attempt(self, number: int) -> AttemptKeys:
         """The keys of one attempt, counted from 1."""
@@ -334,15 +384,10 @@ class IterationKeys:
 
     prefix: str
 
-    @property
-    def record(self) -> str:
-        """Key of the iteration's record: its commit marker, written last."""
-        return f"{self.prefix}/iteration.json"
-
-    @property
-    def trainer(self) -> str:
-        """The folder of the trainer's attempts."""
-        return f"{self.prefix}/trainer"
+    record = _Below("iteration.json")
+    """Key of the iteration's record: its commit marker, written last."""
+    trainer = _Below("trainer")
+    """The folder of the trainer's attempts."""
 
     def trainer_file(self, attempt: int, name: str) -> str:
         """The key of something that one attempt left; attempts are counted from 1."""
@@ -360,45 +405,22 @@ class RunKeys:
         """Everything of the run lies below this, save its rollouts, which are jobs, and its checkpoints' bytes."""
         return f"{RUNS}/{self.run_id}"
 
-    @property
-    def run(self) -> str:
-        """The frozen run."""
-        return f"{self.prefix}/run.json"
-
-    @property
-    def wish(self) -> str:
-        """Key of the run's desired state."""
-        return f"{self.prefix}/wish.json"
-
-    @property
-    def status(self) -> str:
-        """The heartbeat of the process that drives it."""
-        return f"{self.prefix}/status.json"
-
-    @property
-    def result(self) -> str:
-        """Key of the run's result."""
-        return f"{self.prefix}/result.json"
-
-    @property
-    def notification(self) -> str:
-        """Whether the webhook of its end was delivered."""
-        return f"{self.prefix}/notification.json"
-
-    @property
-    def events(self) -> str:
-        """The folder of events, whose names sort as they happened."""
-        return f"{self.prefix}/events"
-
-    @property
-    def iterations(self) -> str:
-        """The folder of iterations."""
-        return f"{self.prefix}/iterations"
-
-    @property
-    def checkpoints(self) -> str:
-        """The folder of lineage records."""
-        return f"{self.prefix}/checkpoints"
+    run = _Below("run.json")
+    """The frozen run."""
+    wish = _Below("wish.json")
+    """Key of the run's desired state."""
+    status = _Below("status.json")
+    """The heartbeat of the process that drives it."""
+    result = _Below("result.json")
+    """Key of the run's result."""
+    notification = _Below("notification.json")
+    """Whether the webhook of its end was delivered."""
+    events = _Below("events")
+    """The folder of events, whose names sort as they happened."""
+    iterations = _Below("iterations")
+    """The folder of iterations."""
+    checkpoints = _Below("checkpoints")
+    """The folder of lineage records."""
 
     def event(self, number: int) -> str:
         """The key of one event, counted from 1."""

@@ -31,8 +31,7 @@ from botocore.credentials import RefreshableCredentials
 
 from simyard.core.errors import RequestError
 from simyard.core.specs import InputFile
-from simyard.store.backend import Access, Credentials
-from simyard.store.failures import failure
+from simyard.store.backend import Access, Credentials, failure
 from simyard.store.store import UPLOADS_AT_ONCE, Store, part_bytes
 from simyard.store.uploads import Progress, is_there, read
 

@@ -38,9 +38,19 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from simyard.core.errors import RequestError, StoreError
 from simyard.core.files import replacing, sha256_of
 from simyard.core.wire import Wire, WireError
-from simyard.store.backend import OPTIONS, Credentials, open_backend
-from simyard.store.failures import CAUGHT, KeyNotFound, failure, may_pass, on_disk
-from simyard.store.names import Location, check_key, check_prefix, is_being_written, parse_url
+from simyard.store.backend import (
+    CAUGHT,
+    OPTIONS,
+    Credentials,
+    KeyNotFound,
+    Location,
+    failure,
+    may_pass,
+    on_disk,
+    open_backend,
+    parse_url,
+)
+from simyard.store.keys import check_key, check_prefix, is_being_written
 
 __all__ = ["OPTIONS", "Credentials", "Entry", "KeyNotFound", "Stat", "Store", "check_key", "sha256_file"]
 

@@ -18,10 +18,10 @@ from io import BufferedRandom
 from pathlib import Path
 
 from simyard.core.errors import RequestError
+from simyard.core.files import held
 from simyard.core.specs import InputFile
-from simyard.store.failures import on_disk
-from simyard.store.locks import held
-from simyard.store.names import check_key
+from simyard.store.backend import on_disk
+from simyard.store.keys import check_key
 from simyard.store.store import PART_BYTES, READ_BYTES, KeyNotFound, OnBytes, Store, read_pieces, sha256_file
 
 

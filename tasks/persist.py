@@ -15,9 +15,9 @@ from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.kinds import kind_of
 from simyard.tasks.shared import documents
-from simyard.tasks.shared.artifact_writer import Keeper
-from simyard.tasks.shared.scaling import scaling
-from simyard.tasks.shared.verdict import Verdict
+from simyard.tasks.shared.documents import Keeper
+from simyard.tasks.shared.history import Verdict
+from simyard.tasks.shared.usage import scaling
 
 
 def persist(spec: JobSpec, verdict: Verdict, store: Store) -> JobResult:
@@ -36,13 +36,15 @@ def persist(spec: JobSpec, verdict: Verdict, store: Store) -> JobResult:
             except KeyNotFound:
                 if verdict.status == "succeeded":
                     raise  # otherwise it is what the job failed of, and the rest is kept
-        figures = kind_of(spec).keep(spec, verdict, keeper)
+        kind = kind_of(spec)
+        figures = kind.keep(spec, verdict, keeper)
         _keep_provenance(spec, keeper)
-        result = documents.result(spec, verdict, store.url(job.prefix), figures)
-        if spec.ranks > 1:
-            result = replace(result, summary={"scaling": scaling(spec, store)})
+        result = documents.result(kind, spec, verdict, store.url(job.prefix), figures)
+        gained = scaling(spec, store) if spec.ranks > 1 else None
+        if gained:
+            result = replace(result, summary={"scaling": gained.to_json()})
         report = scratch / REPORT.name
-        report.write_text(documents.report(spec, verdict, result, figures), encoding="utf-8")
+        report.write_text(documents.report(kind, spec, verdict, result, figures, gained), encoding="utf-8")
         keeper.add(REPORT)
     result = replace(result, artifacts=tuple(sorted(keeper.entries, key=lambda entry: entry.name)))
     store.put_record(job.result, result)

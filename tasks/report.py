@@ -13,7 +13,7 @@ from simyard.core.records import JobResult
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.kinds import KINDS
-from simyard.tasks.shared.text import size
+from simyard.tasks.shared.documents import size
 
 MAX_PICTURE_BYTES = 2_000_000
 _PICTURE = re.compile(r"^!\[[^\]]*\]\(([\w./-]+)\)$", re.MULTILINE)

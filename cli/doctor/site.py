@@ -25,7 +25,7 @@ from simyard.cli.doctor.pool import (
 )
 from simyard.cli.doctor.server import ASK_S, Server, check_clock, check_server, one_line, reach_server
 from simyard.cli.doctor.store import check_clock_of_store, check_store, find_store
-from simyard.store.names import parse_url
+from simyard.store.backend import parse_url
 from simyard.store.store import Store
 from simyard.tasks.shared.machine_checks import Check, State, machine_checks, read_settings
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from simyard.core.artifacts import EPISODES, METRICS, SUMMARY
 from simyard.core.errors import Category, Failure, WorkloadError
-from simyard.core.files import write_json
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths, write_json
 from simyard.core.specs import AttemptSpec, Facts, PolicyFile
 from simyard.runner.evaluation.episode_statistics import Episode, EpisodeMeter
 from simyard.runner.evaluation.summary import summarize

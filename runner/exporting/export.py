@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from simyard.core.artifacts import SUMMARY
-from simyard.core.files import write_json
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths, write_json
 from simyard.core.specs import AttemptSpec, Facts
 from simyard.runner.evaluation.episode_statistics import Episode, EpisodeMeter
 from simyard.runner.evaluation.summary import difference, summarize

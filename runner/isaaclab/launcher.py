@@ -6,7 +6,7 @@ import socket
 from typing import Any, NoReturn
 
 from simyard.core.errors import Category, Failure, WorkloadError
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, JobSpec, World
 from simyard.runner.isaaclab.ranks import first_failure
 

@@ -13,8 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from simyard.core.files import read_json, write_json
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths, read_json, write_json
 from simyard.core.specs import AttemptSpec
 
 PROVE_S = 120.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from simyard.core.errors import RequestError, WorkloadError, unknown
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts, JobSpec
 from simyard.runner.isaaclab.environment import fresh_environment, register_tasks, settle
 from simyard.runner.isaaclab.environment_recorder import EnvironmentRecorder

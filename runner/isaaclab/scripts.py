@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from simyard.core.errors import RequestError
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts, JobSpec
 from simyard.runner.isaaclab.launcher import meeting_point, raise_failure_of_ranks
 from simyard.runner.rl import LIBRARIES, Library

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from simyard.core.errors import RequestError
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts, JobSpec
 from simyard.runner.adapter import Adapter
 from simyard.runner.devices import device_of, versions

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simyard.core.errors import RequestError
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths
 from simyard.core.specs import Asset, AttemptSpec, Facts, JobSpec, Rollout
 from simyard.runner.assets.robot_files import main_file
 from simyard.runner.newton.control import Control, read_control

@@ -12,8 +12,7 @@ from typing import Any, Self
 
 from simyard.core.artifacts import RENDER, ROLLOUT, SUMMARY
 from simyard.core.errors import Category, Failure, WorkloadError
-from simyard.core.files import write_json
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths, write_json
 from simyard.core.specs import AttemptSpec, Facts
 from simyard.runner.evaluation.summary import wilson
 from simyard.runner.progress import say_count

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from simyard.core.errors import Stopped
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts
 from simyard.runner.rollout.outputs import Recording
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts
 from simyard.runner.isaaclab import registered_task as registered
 from simyard.runner.isaaclab.environment import use_overlay

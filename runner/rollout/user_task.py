@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths
 from simyard.core.specs import Asset, AttemptSpec, Facts
 from simyard.runner.assets.robot_files import main_file
 from simyard.runner.rollout.context import RolloutContext

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from simyard.core.artifacts import VIDEOS
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths
 from simyard.core.specs import Evaluation
 from simyard.runner.evaluation.episode_statistics import Episode
 from simyard.runner.progress import say_activity

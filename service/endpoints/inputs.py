@@ -16,7 +16,7 @@ from simyard.service.endpoints.files import base_url, upload_link
 from simyard.service.references import Source, input_path
 from simyard.service.settings import Settings
 from simyard.store import keys
-from simyard.tasks.shared import assets
+from simyard.tasks.shared import inputs
 from simyard.tasks.shared.inputs import check_name
 
 router = APIRouter(prefix="/v0", tags=["inputs"])
@@ -75,7 +75,7 @@ def presign_upload(body: UploadRequest, caller: AssetsCaller, request: Request) 
             advice="The owner sets the limit: SIMYARD_MAX_UPLOAD_GB.",
         )
     if body.asset_kind is not None:
-        assets.check_kind(body.filename, body.asset_kind)
+        inputs.check_kind(body.filename, body.asset_kind)
     upload_id = secrets.token_hex(16)
     base = base_url(request)
     key = keys.upload(upload_id, body.filename)
@@ -100,17 +100,17 @@ def register(body: RegisterRequest, caller: AssetsCaller, request: Request) -> d
                 code="wrong_size",
                 advice="Upload it again.",
             )
-        kind = body.kind or assets.kind_by_name(path.name)
-        return assets.upload(caller.store, path, kind, body.metadata or {}).to_json()
+        kind = body.kind or inputs.kind_by_name(path.name)
+        return inputs.upload(caller.store, path, kind, body.metadata or {}).to_json()
 
 
 @router.get("/assets", summary="List assets, the newest upload first")
 def list_assets(caller: AssetsCaller, limit: Limit = 100) -> dict[str, Any]:
     """Return the records of the assets that were uploaded last."""
-    return {"assets": [record.to_json() for record in assets.list_assets(caller.store, limit)]}
+    return {"assets": [record.to_json() for record in inputs.list_assets(caller.store, limit)]}
 
 
 @router.get("/assets/{asset_id}", summary="Show an asset")
 def show_asset(asset_id: str, caller: AssetsCaller) -> dict[str, Any]:
     """Return an asset's record."""
-    return assets.find_asset(caller.store, asset_id).to_json()
+    return inputs.find_asset(caller.store, asset_id).to_json()

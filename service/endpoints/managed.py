@@ -30,7 +30,7 @@ from simyard.tasks.managed.desired_state import DesiredState, set_desired_state
 from simyard.tasks.managed.events import event_numbers, read_events
 from simyard.tasks.managed.loop import Loop, LoopObserver
 from simyard.tasks.managed.run import RunSpec, load_run, resolve_run, stage_run
-from simyard.tasks.shared import assets, idempotency
+from simyard.tasks.shared import idempotency, inputs
 
 router = APIRouter(prefix="/v1/training-runs", tags=["training runs"])
 
@@ -168,7 +168,7 @@ def checkpoint_url(run_id: str, checkpoint_id: str, caller: TrainingCaller, requ
     store = caller.store
     try:
         found = checkpoint(store, run_id, checkpoint_id)
-        file = assets.asset_file(assets.find_asset(store, keys.asset_id_of(found.sha256)))
+        file = inputs.asset_file(inputs.find_asset(store, keys.asset_id_of(found.sha256)))
         link = download_link(settings, base_url(request), caller.project, store, file.key, file.name)
     except KeyNotFound as error:
         raise RequestError(

@@ -29,8 +29,7 @@ from simyard.service.webhooks import signatures
 from simyard.store import keys
 from simyard.store.keys import JobKeys, RunKeys
 from simyard.store.store import KeyNotFound, Store
-from simyard.tasks.shared.api_keys import check_project
-from simyard.tasks.shared.site_secret import webhook_secret
+from simyard.tasks.shared.api_keys import check_project, webhook_secret
 
 FIELD = "notify_url"
 MAX_URL_CHARACTERS = 2000

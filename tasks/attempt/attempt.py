@@ -20,8 +20,7 @@ from typing import Any
 import psutil
 
 from simyard.core.errors import Category, Failure, RequestError, SimyardError, StoreError, WorkloadError
-from simyard.core.files import read_json, write_json
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths, read_json, write_json
 from simyard.core.records import Outcome, WorkloadAccount, ended
 from simyard.core.specs import AttemptSpec, Facts, InputFile
 from simyard.runner.session_server import LentWorkload

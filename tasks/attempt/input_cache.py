@@ -10,10 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from simyard.core.files import replacing
+from simyard.core.files import held, replacing
 from simyard.core.specs import InputFile
-from simyard.store.failures import on_disk
-from simyard.store.locks import held
+from simyard.store.backend import on_disk
 from simyard.store.store import READ_BYTES, Store
 
 WAIT_S = 600.0

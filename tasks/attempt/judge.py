@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from simyard.core.errors import Category, Failure
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths
 from simyard.core.records import Outcome, WorkloadAccount
 from simyard.tasks.attempt.supervise import Ending
 

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from simyard.core import failures
-from simyard.core.errors import Category, Failure
-from simyard.core.paths import AttemptPaths
+from simyard.core.errors import END_MARKER, SURVIVABLE, Category, Failure, known_failure
+from simyard.core.files import AttemptPaths
 from simyard.core.specs import Limits
 from simyard.runner.progress import Reader, activity_of
 from simyard.runner.workload import Workload
@@ -111,11 +110,11 @@ def _read(tails: list[_Tail], seen: Watched, reader: Reader) -> None:
     now = time.monotonic()
     for tail in tails:
         for line in tail.lines():
-            if failures.END_MARKER.match(line):
+            if END_MARKER.match(line):
                 seen.end_marker = True
                 seen.last_progress = now
-            if found := failures.match(line):
-                if found.code in failures.SURVIVABLE:
+            if found := known_failure(line):
+                if found.code in SURVIVABLE:
                     seen.hint = seen.hint or found
                 else:
                     seen.failure = seen.failure or found

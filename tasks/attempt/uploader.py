@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from simyard.core.errors import SimyardError, StoreError
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths
 from simyard.core.records import AttemptStatus
 from simyard.core.specs import AttemptSpec
 from simyard.store.keys import AttemptKeys, JobKeys

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from simyard.core.artifacts import ArtifactType, promised
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths
 from simyard.core.records import JobResult, Outcome
 from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint
 from simyard.runner.progress import Reader, counting_reader
 from simyard.store.store import Store
 from simyard.tasks.attempt.uploader import Mirror
-from simyard.tasks.shared.artifact_writer import Keeper
-from simyard.tasks.shared.verdict import Artifact, Verdict
+from simyard.tasks.shared.documents import Keeper
+from simyard.tasks.shared.history import Artifact, Verdict
 
 
 class Kind:

@@ -12,9 +12,8 @@ from simyard.core.specs import JobSpec
 from simyard.store.store import Store
 from simyard.tasks.kinds import evaluation_plots as plots
 from simyard.tasks.kinds.base import Kind
-from simyard.tasks.shared.artifact_writer import Keeper
-from simyard.tasks.shared.text import interval, number
-from simyard.tasks.shared.verdict import Artifact, Verdict
+from simyard.tasks.shared.documents import Keeper, interval, number
+from simyard.tasks.shared.history import Artifact, Verdict
 
 
 class EvaluationKind(Kind):

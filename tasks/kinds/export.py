@@ -10,8 +10,8 @@ from simyard.core.specs import JobSpec
 from simyard.runner.exporting.steps import STEPS
 from simyard.tasks.kinds.base import Kind
 from simyard.tasks.kinds.evaluate import read_output
-from simyard.tasks.shared.artifact_writer import Keeper
-from simyard.tasks.shared.verdict import Verdict
+from simyard.tasks.shared.documents import Keeper
+from simyard.tasks.shared.history import Verdict
 
 
 class ExportKind(Kind):

@@ -12,8 +12,8 @@ from simyard.runner.recording.packing import pack
 from simyard.tasks.attempt.uploader import Mirror
 from simyard.tasks.kinds.base import Kind, lacking
 from simyard.tasks.kinds.evaluate import read_output
-from simyard.tasks.shared.artifact_writer import Keeper
-from simyard.tasks.shared.verdict import Artifact, Verdict
+from simyard.tasks.shared.documents import Keeper
+from simyard.tasks.shared.history import Artifact, Verdict
 
 RECORDING = "recording.zarr"
 """Folder of the arrays while they are written, below an attempt's files."""

@@ -18,8 +18,7 @@ from simyard.store.store import Store
 from simyard.tasks.kinds.common_fields import Resolved, frame, inherit, training_of
 from simyard.tasks.kinds.policy_sources import find_policies
 from simyard.tasks.packages.modules import require_module
-from simyard.tasks.shared.assets import asset_file, find_asset
-from simyard.tasks.shared.inputs import LocalInput, find_input, gather
+from simyard.tasks.shared.inputs import LocalInput, asset_file, find_asset, find_input, gather
 
 GROUND = "ground"
 """The built-in scene of a rollout that names none."""

@@ -17,7 +17,7 @@ from simyard.core.artifacts import (
     WORLD,
     promised,
 )
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths
 from simyard.core.records import JobResult, Outcome
 from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint
 from simyard.runner.progress import Reader, training_reader
@@ -25,12 +25,10 @@ from simyard.runner.rl import Library, Scale, get_library
 from simyard.store.store import Store
 from simyard.tasks.kinds.base import Kind, lacking
 from simyard.tasks.kinds.train_uploader import TrainingMirror
-from simyard.tasks.metrics import curves
 from simyard.tasks.metrics.events import EventReader
-from simyard.tasks.metrics.table import MetricsTable
-from simyard.tasks.shared.artifact_writer import Keeper
-from simyard.tasks.shared.history import PastAttempt
-from simyard.tasks.shared.verdict import Artifact, Verdict
+from simyard.tasks.metrics.table import MetricsTable, draw_curves
+from simyard.tasks.shared.documents import Keeper
+from simyard.tasks.shared.history import Artifact, PastAttempt, Verdict
 
 
 class TrainingKind(Kind):
@@ -113,7 +111,7 @@ def _keep_metrics(spec: JobSpec, verdict: Verdict, keeper: Keeper) -> dict[str, 
         keeper.add(METRICS_TIME)
     (scratch / METRICS_SUMMARY.name).write_text(json.dumps(summary, indent=2, allow_nan=False), encoding="utf-8")
     keeper.add(METRICS_SUMMARY)
-    if curves.draw(table.columns(), library.reward_tag, spec.name, scratch / CURVES.name):
+    if draw_curves(table.columns(), library.reward_tag, spec.name, scratch / CURVES.name):
         keeper.add(CURVES)
     return summary
 

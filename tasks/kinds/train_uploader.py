@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from simyard.core.artifacts import CHECKPOINTS, EVENTS, NORMALIZER
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths
 from simyard.core.records import CheckpointRecord, by_iteration
 from simyard.core.specs import AttemptSpec
 from simyard.runner.rl import Library, Scale

@@ -9,9 +9,9 @@ from simyard.core.records import IterationRecord, LineageRecord, RunResult
 from simyard.store.keys import RunKeys
 from simyard.store.store import Store
 from simyard.tasks.managed.run import RunSpec
-from simyard.tasks.metrics import curves
 from simyard.tasks.metrics.events import Series
-from simyard.tasks.shared.templates import REPORTS
+from simyard.tasks.metrics.table import draw_curves
+from simyard.tasks.shared.documents import REPORTS
 
 REPORT, CURVES = "report.md", "curves.png"
 
@@ -31,7 +31,7 @@ def write(
     keys = RunKeys(run.run_id)
     with tempfile.TemporaryDirectory(prefix="simyard-report-") as folder:
         picture = Path(folder) / CURVES
-        if curves.draw(_columns(run, iterations), run.asked.success_criteria.metric, run.asked.name, picture):
+        if draw_curves(_columns(run, iterations), run.asked.success_criteria.metric, run.asked.name, picture):
             store.put_file(keys.file(CURVES), picture)
     text = REPORTS.render(
         "managed_run.md.j2",

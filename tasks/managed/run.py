@@ -20,7 +20,7 @@ from simyard.store.keys import RunKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.kinds.common_fields import Resolved
 from simyard.tasks.resolve import resolve
-from simyard.tasks.shared import assets
+from simyard.tasks.shared import inputs
 from simyard.tasks.shared.inputs import LocalInput, find_input
 from simyard.tasks.stage import send_inputs
 
@@ -105,17 +105,17 @@ def _first_checkpoint(
     request: TrainingRunRequest, store: Store, base: Path
 ) -> tuple[LocalInput | None, InputFile | None]:
     if request.checkpoint_init_asset_id:
-        record = assets.find_asset(store, request.checkpoint_init_asset_id)
+        record = inputs.find_asset(store, request.checkpoint_init_asset_id)
         if record.kind != "checkpoint":
             raise RequestError(
                 f"checkpoint_init_asset_id: {record.asset_id!r} is an asset of kind {record.kind!r}.",
                 code="wrong_asset_kind",
                 advice="Upload it again with --kind checkpoint, or name another.",
             )
-        return None, assets.asset_file(record)
+        return None, inputs.asset_file(record)
     if request.checkpoint_init_uri:
         found = find_input(request.checkpoint_init_uri, base, "checkpoint_init_uri")
-        assets.check_file(found.path, "checkpoint")
+        inputs.check_file(found.path, "checkpoint")
         return found, found.file
     return None, None
 
@@ -124,7 +124,7 @@ def stage_run(resolved: ResolvedRun, store: Store) -> None:
     """Put into the store what the run needs, and then the run itself, which makes it exist. Idempotent."""
     send_inputs(resolved.inputs, store)
     if resolved.checkpoint:
-        assets.upload(store, resolved.checkpoint.path, "checkpoint", {"run_id": resolved.spec.run_id, "iteration": 0})
+        inputs.upload(store, resolved.checkpoint.path, "checkpoint", {"run_id": resolved.spec.run_id, "iteration": 0})
     run = RunKeys(resolved.spec.run_id)
     if not store.exists(run.run):
         store.put_json(run.run, resolved.spec.to_json())

@@ -19,7 +19,7 @@ from simyard.core.specs import InputFile
 from simyard.core.wire import Wire
 from simyard.requests.managed import LOCAL, TrainerSpec, fill_in
 from simyard.requests.settings import Site
-from simyard.store.failures import on_disk
+from simyard.store.backend import on_disk
 from simyard.store.keys import RunKeys
 from simyard.store.store import Store
 from simyard.tasks.attempt.uploader import readable_lines
@@ -28,7 +28,7 @@ from simyard.tasks.managed.engines.base import INPUT, OUTPUT, STDERR, STDOUT, En
 from simyard.tasks.managed.engines.container import ContainerEngine
 from simyard.tasks.managed.engines.local import LocalEngine, find_program
 from simyard.tasks.managed.run import RunSpec, now
-from simyard.tasks.shared import assets
+from simyard.tasks.shared import inputs
 from simyard.tasks.shared.heartbeat import Heartbeat
 from simyard.tasks.shared.inputs import find_input
 
@@ -287,8 +287,8 @@ class _Call:
         path = self._checkpoint(output)
         self._store.put_json(self._attempt.key(METRICS), metrics)
         about = {"run_id": self._attempt.run_id, "iteration": self._attempt.iteration}
-        record = assets.upload(self._store, path, "checkpoint", about)
-        return metrics, assets.asset_file(record)
+        record = inputs.upload(self._store, path, "checkpoint", about)
+        return metrics, inputs.asset_file(record)
 
     def _checkpoint(self, output: Path) -> Path:
         """Return the one checkpoint that the trainer left, on this machine and under its usual name."""

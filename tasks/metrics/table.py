@@ -1,7 +1,7 @@
-"""Turns event files into metrics.csv, one row a step, and into the facts of metrics.json.
+"""Metrics of a run, from its event files: metrics.csv, one row a step, the facts of metrics.json, and the curves.
 
-Nothing is sampled and no folder is left out. Standard library alone, and fast enough to be run every few seconds:
-the columns stay arrays until they are written, and whole columns go through one C call wherever there is one.
+Nothing is sampled and no folder is left out. Fast enough to be run every few seconds: the columns stay arrays until
+they are written, and whole columns go through one C call wherever there is one.
 """
 
 from __future__ import annotations
@@ -9,14 +9,84 @@ from __future__ import annotations
 import math
 import operator
 import re
+import struct
+import threading
 from array import array
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from simyard.tasks.metrics.csv_file import AXIS, cells_of, write_columns
+from simyard.core.files import replacing
 from simyard.tasks.metrics.events import EventReader, Series, find_event_files
+
+AXIS = ("step", "wall_time")
+"""The first two columns of every table."""
+
+
+def write_columns(path: Path, columns: Mapping[str, Series]) -> None:
+    """Write columns that are sorted by step, whole or not at all; raise OSError when that fails."""
+    walls = _walls(columns.values())
+    axis = array("q", sorted(walls))
+    cells = [list(map(str, axis)), [repr(walls[step]) for step in axis]]
+    for series in columns.values():
+        column = cells_of(series)
+        if series.steps != axis:
+            by_step = dict(zip(series.steps, column, strict=True))
+            column = [by_step.get(step, "") for step in axis]
+        cells.append(column)
+    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        file.write(_header_line(columns))
+        file.writelines(f"{','.join(row)}\n" for row in zip(*cells, strict=True))
+
+
+def _walls(columns: Iterable[Series]) -> dict[int, float]:
+    """Return the latest wall time of each step."""
+    groups: dict[bytes, list[Series]] = defaultdict(list)
+    for series in columns:
+        groups[series.steps.tobytes()].append(series)
+    latest: dict[int, float] = {}
+    # Tags are logged together, so a few groups share their steps: one dict entry for all of a group.
+    for group in groups.values():
+        walls: Iterable[float] = group[0].walls
+        for series in group[1:]:
+            walls = map(max, walls, series.walls)
+        for step, wall in zip(group[0].steps, walls, strict=True):
+            if step not in latest or wall > latest[step]:
+                latest[step] = wall
+    return latest
+
+
+def cells_of(series: Series) -> list[str]:
+    """Return the values as text that gives them back exactly: as float32, or as float64 when `wide`."""
+    if series.wide:
+        return list(map(repr, series.values))
+    texts = ("%.9g " * len(series.values) % tuple(series.values)).split()
+    return [_tidy(text) if "0000" in text or "9999" in text else text for text in texts]
+
+
+@lru_cache(maxsize=4096)
+def _tidy(text: str) -> str:
+    """Shorten the nine digits of a float32 when six give the same number: 0.00100000005 is 0.001."""
+    short = f"{float(text):.6g}"
+    return short if "." in text and _float32(short) == _float32(text) else text
+
+
+def _float32(text: str) -> bytes:
+    return struct.pack("<f", float(text))
+
+
+def _header_line(names: Iterable[str]) -> str:
+    return ",".join([*AXIS, *map(_quoted, names)]) + "\n"
+
+
+def _quoted(name: str) -> str:
+    # csv.writer leaves a carriage return bare, which csv.reader then takes for the end of the line.
+    return '"' + name.replace('"', '""') + '"' if re.search(r'[",\r\n]', name) else name
+
 
 # Loss/value_function, train/loss, losses/c_loss, train/value_loss; a column's name may end in its folder.
 _LOSS = re.compile(r"(^|/)\s*loss|loss($| \[)", re.IGNORECASE)
@@ -186,3 +256,49 @@ def _extreme(series: Series, choose: Any) -> dict[str, Any]:
     # Through the cell, so that metrics.json and metrics.csv hold the same digits.
     cell = cells_of(Series(values=array("d", [value]), wide=series.wide))[0]
     return {"step": series.steps[series.values.index(value)], "value": float(cell)}
+
+
+_SHOWN = ("reward", "episode_length", "ep_len", "total timesteps (mean)", "episode_lengths", "success", "loss", "std")
+MOST = 9
+"""Charts of one job."""
+
+
+def import_plotting() -> None:
+    """Import matplotlib, a second of work, on a thread of its own: a simulator is starting meanwhile."""
+    modules = ("matplotlib.figure", "matplotlib.backends.backend_agg")
+    threading.Thread(target=lambda: [import_module(name) for name in modules], daemon=True).start()
+
+
+def choose_curves(tags: Iterable[str], reward_tag: str) -> list[str]:
+    """Return the tags to draw: the reward first, then episode lengths, success, losses and the policy's deviation."""
+    tags = list(tags)
+    first = [tag for tag in tags if tag == reward_tag]
+    return list(dict.fromkeys([*first, *(tag for word in _SHOWN for tag in tags if word in tag.lower())]))[:MOST]
+
+
+def draw_curves(columns: Mapping[str, Series], reward_tag: str, title: str, path: Path) -> bool:
+    """Draw the curves that `choose_curves` picks.
+
+    Returns:
+        False when there is nothing to draw.
+    """
+    chosen = choose_curves((tag for tag in columns if columns[tag].steps), reward_tag)
+    if not chosen:
+        return False
+    from matplotlib.figure import Figure
+
+    width = min(3, len(chosen))
+    height = math.ceil(len(chosen) / width)
+    figure = Figure(figsize=(4.6 * width, 3.0 * height), layout="constrained")
+    figure.suptitle(title)
+    for index, tag in enumerate(chosen):
+        axes = figure.add_subplot(height, width, index + 1)
+        axes.plot(
+            columns[tag].steps, columns[tag].values, linewidth=1.5, marker="." if len(columns[tag].steps) < 3 else ""
+        )
+        axes.set_title(tag, fontsize=9)
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+    return True

@@ -19,7 +19,7 @@ from simyard.requests.retrain import Metric
 from simyard.runner.evaluation.summary import difference, difference_of_rates
 from simyard.store.keys import PROMOTIONS, PromotionKeys, check_promotion
 from simyard.store.store import Store
-from simyard.tasks.shared.text import interval, number
+from simyard.tasks.shared.documents import interval, number
 
 SCHEMA = 1
 DECISIONS = {

@@ -14,8 +14,8 @@ from simyard.store import keys
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.kinds.common_fields import newest_training
+from simyard.tasks.shared.documents import REPORTS
 from simyard.tasks.shared.history import load_spec
-from simyard.tasks.shared.templates import REPORTS
 
 
 @dataclass(frozen=True, kw_only=True)

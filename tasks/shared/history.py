@@ -1,4 +1,4 @@
-"""History of a job in the store: its attempts, their checkpoints, its status."""
+"""History of a job in the store: its attempts, their checkpoints, its status, and the verdict on it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from simyard.core.errors import Failure, RequestError
-from simyard.core.records import AttemptStatus, CheckpointRecord, JobResult, JobStanding, JobStatus, Outcome
+from simyard.core.records import AttemptStatus, CheckpointRecord, Ended, JobResult, JobStanding, JobStatus, Outcome
 from simyard.core.specs import Facts, JobSpec, ResumePoint
 from simyard.store.keys import AttemptKeys, JobKeys, check_job_id
 from simyard.store.store import KeyNotFound, Store
@@ -159,3 +159,38 @@ def _attempt(store: Store, number: int, keys: AttemptKeys) -> PastAttempt:
         outcome=store.get_record_or_none(keys.outcome, Outcome),
         checkpoints=store.get_records(keys.checkpoints, CheckpointRecord),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """One file of the job."""
+
+    name: str
+    """Path below `artifacts/`."""
+    kind: str
+    key: str
+    """Present key in the store."""
+    size_bytes: int
+    sha256: str | None = None
+    """Known for what was hashed and opened before it left the machine; the others are hashed when kept."""
+    iteration: int | None = None
+    """Of a checkpoint, as in its record."""
+    parent: str | None = None
+    """Of a checkpoint, as in its record."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Result of the job."""
+
+    status: Ended
+    failure: Failure | None
+    artifacts: tuple[Artifact, ...]
+    attempts: tuple[PastAttempt, ...]
+    chain: tuple[tuple[PastAttempt, int | None], ...]
+    """The attempts whose work was kept, each with the iteration at which the next took over."""
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """The last attempt's own account; None when it left none."""
+        return self.attempts[-1].outcome if self.attempts else None

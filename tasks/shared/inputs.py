@@ -1,17 +1,31 @@
-"""Files that users name: found, measured and hashed before anything depends on them."""
+"""Inputs of jobs: files that users name, found, measured and hashed, or upload once as assets and name by id.
+
+An asset is its bytes: the same ones twice are one asset. The second upload sends nothing, and its file name, kind and
+metadata replace those of the first.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from simyard.core.errors import RequestError
+from simyard.core.errors import RequestError, unknown
+from simyard.core.records import AssetRecord
 from simyard.core.specs import InputFile
+from simyard.runner.assets import archives
 from simyard.store import keys
-from simyard.store.store import KeyNotFound, Store, sha256_file
+from simyard.store.backend import on_disk
+from simyard.store.keys import AssetKeys
+from simyard.store.store import KeyNotFound, OnBytes, Store, sha256_file
+from simyard.store.uploads import send
 
 # `asset.json` is the record that lies beside an asset's file.
 _NAME = re.compile(r"(?!asset\.json\Z)[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
@@ -101,3 +115,188 @@ def gather(files: Iterable[InputFile], inputs: Iterable[LocalInput], store: Stor
             here[file.sha256] = folder / str(index) / file.name
             store.get_file(file.key, here[file.sha256], sha256=file.sha256)
     return here
+
+
+_MODELS = (".urdf", ".usd", ".usda", ".usdc", ".usdz", ".xml", ".mjcf", ".zip")
+ENDINGS = {
+    "robot": _MODELS,
+    "scene": _MODELS,
+    "isaac_lab_task_package": (".zip", ".tar.gz", ".tgz", ".whl"),
+    "checkpoint": (".pt", ".pth", ".zip", ".onnx"),
+}
+"""Kinds of assets, each with the endings of its file's name, in upper or lower case."""
+KINDS = tuple(ENDINGS)
+MAX_METADATA_BYTES = 64 * 1024
+"""Of an asset's metadata, as JSON."""
+
+_CONTENT_TYPES = {
+    ".urdf": "application/xml",
+    ".xml": "application/xml",
+    ".mjcf": "application/xml",
+    ".usda": "model/vnd.usda",
+    ".usdz": "model/vnd.usdz+zip",
+    ".zip": "application/zip",
+    ".whl": "application/zip",
+    ".tar.gz": "application/gzip",
+    ".tgz": "application/gzip",
+}
+_OTHER_CONTENT = "application/octet-stream"
+
+
+def upload(
+    store: Store,
+    path: str | os.PathLike[str],
+    kind: str,
+    metadata: Mapping[str, Any],
+    on_bytes: OnBytes | None = None,
+) -> AssetRecord:
+    """Make a local file an asset; return its record. An upload that was interrupted goes on where it stopped.
+
+    Args:
+        store: Where to.
+        path: The file.
+        kind: One of `KINDS`.
+        metadata: What the user wants to be kept with it: a JSON object.
+        on_bytes: Told how many more bytes are in the store.
+
+    Raises:
+        RequestError: The file, its name, its content, the kind or the metadata is refused; nothing was written.
+        StoreError: The file cannot be read, or the store not written.
+    """
+    path = Path(path)
+    check_file(path, kind)
+    metadata = _check_metadata(metadata)
+    digest, size = _inspect(path, kind)
+    own = AssetKeys(digest)
+    file = InputFile(name=path.name, key=own.file(path.name), sha256=digest, size_bytes=size)
+    known = store.get_record_or_none(own.record, AssetRecord)
+    if known and known.filename != file.name and not store.exists(file.key):
+        with suppress(KeyNotFound):  # somebody deleted it
+            store.copy(own.file(known.filename), file.key)
+    send(store, file, path, on_bytes=on_bytes)
+    record = AssetRecord(
+        asset_id=keys.asset_id_of(digest),
+        kind=kind,
+        filename=file.name,
+        sha256=digest,
+        size_bytes=size,
+        content_type=_content_type(file.name),
+        metadata=metadata,
+        created_at=known.created_at if known else datetime.now(UTC).isoformat(timespec="milliseconds"),
+    )
+    store.put_record(own.record, record)
+    return record
+
+
+def find_asset(store: Store, asset_id: str) -> AssetRecord:
+    """Return an asset's record.
+
+    Raises:
+        RequestError: It is no asset id, or the store has no such asset.
+    """
+    record = store.get_record_or_none(AssetKeys(keys.sha256_of_asset(asset_id)).record, AssetRecord)
+    if record is None:
+        raise RequestError(
+            f"There is no asset {asset_id!r} in {store.url()!r}.",
+            code="unknown_asset",
+            advice="See `simyard assets list`, or upload it: `simyard upload FILE --kind KIND`.",
+        )
+    return record
+
+
+def asset_file(record: AssetRecord) -> InputFile:
+    """Return an asset's file as an input of a job."""
+    key = AssetKeys(record.sha256).file(record.filename)
+    return InputFile(name=record.filename, key=key, sha256=record.sha256, size_bytes=record.size_bytes)
+
+
+def list_assets(store: Store, limit: int) -> list[AssetRecord]:
+    """Return the records of the assets that were uploaded last, newest first."""
+    found = [entry for entry in store.list(keys.ASSETS) if entry.key.endswith("/asset.json")]
+    times = sorted((entry.modified for entry in found), reverse=True)[:limit]
+    newest = [
+        (entry.modified, store.get_record(entry.key, AssetRecord)) for entry in found if entry.modified >= times[-1]
+    ]
+    newest.sort(key=lambda pair: (pair[0], pair[1].created_at), reverse=True)  # a bucket's clock counts in seconds
+    return [record for _, record in newest[:limit]]
+
+
+def check_file(path: Path, kind: str) -> None:
+    """Refuse a file that is no asset of this kind, as far as it shows from outside.
+
+    Raises:
+        RequestError: It is none.
+    """
+    if os.path.isdir(path):
+        raise RequestError(
+            f"{str(path)!r} is a folder.", code="missing_file", advice="Pack it as a .zip file, and upload that."
+        )
+    if not is_file(path):
+        raise RequestError(
+            f"There is no regular file {str(path)!r}.",
+            code="missing_file",
+            advice="Name a file of this machine.",
+        )
+    check_name(path.name, "The asset")
+    check_kind(path.name, kind)
+    try:
+        with path.open("rb") as file:
+            is_empty = not file.read(1)
+    except OSError as error:
+        raise RequestError(
+            f"Cannot read {str(path)!r}: {error.strerror}.", code="unreadable_file", advice="Check who may read it."
+        ) from error
+    if is_empty:
+        raise RequestError(f"{str(path)!r} is empty.", code="empty_file", advice="Upload a file that has content.")
+
+
+def check_kind(name: str, kind: str) -> None:
+    """Refuse a kind that there is not, or a file's name that no asset of the kind has.
+
+    Raises:
+        RequestError: It is refused.
+    """
+    if kind not in KINDS:
+        raise unknown("kind of asset", kind, KINDS, code="unknown_asset_kind")
+    endings = ENDINGS[kind]
+    if not name.lower().endswith(endings):
+        raise RequestError(
+            f"{name!r} is not named as the file of a {kind}.",
+            code="bad_asset_name",
+            advice=f"Allowed: {', '.join(endings)}. Rename it, or give the kind that it is: {', '.join(KINDS)}.",
+        )
+
+
+def kind_by_name(name: str) -> str:
+    """Return the first kind whose files may have this name; a model counts as a robot."""
+    return next((kind for kind in KINDS if name.lower().endswith(ENDINGS[kind])), KINDS[0])
+
+
+def _check_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata as what it is once it was JSON."""
+    advice = f'Give an object of at most {MAX_METADATA_BYTES:,} bytes, such as {{"robot": "franka"}}.'
+    if not isinstance(metadata, Mapping):
+        raise RequestError(
+            f"The metadata is of type {type(metadata).__name__}, not an object.", code="bad_metadata", advice=advice
+        )
+    try:
+        text = json.dumps(dict(metadata), allow_nan=False, ensure_ascii=False)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise RequestError(f"The metadata cannot be JSON: {error}.", code="bad_metadata", advice=advice) from error
+    size = len(text.encode(errors="surrogatepass"))
+    if size > MAX_METADATA_BYTES:
+        raise RequestError(f"The metadata has {size:,} bytes.", code="bad_metadata", advice=advice)
+    return dict(json.loads(text))
+
+
+def _inspect(path: Path, kind: str) -> tuple[str, int]:
+    """Return a file's digest and size, after a look into it where it is an archive that jobs unpack."""
+    with on_disk("read", path):
+        if kind != "checkpoint" and path.name.lower().endswith(tuple(archives.EXTENSIONS)):
+            info = archives.inspect(path)
+            return info.sha256, info.archive_bytes
+        return sha256_file(path), path.stat().st_size
+
+
+def _content_type(name: str) -> str:
+    return next((found for ending, found in _CONTENT_TYPES.items() if name.lower().endswith(ending)), _OTHER_CONTENT)

@@ -1,12 +1,17 @@
-"""GPU time that jobs have used, and its price: the one formula that budgets of API keys and managed runs count by."""
+"""Use of GPUs: the time that jobs held them and its price, and the speed that several of them gained."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from datetime import datetime
 
+from simyard.core.artifacts import VERSIONS
 from simyard.core.specs import JobSpec
+from simyard.core.wire import Wire
+from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.shared import history
+from simyard.tasks.shared.history import PastAttempt
 
 
 def gpu_seconds(spec: JobSpec, store: Store) -> float:
@@ -32,7 +37,7 @@ def in_usd(gpu_seconds: float, usd_per_gpu_hour: float) -> float:
     return gpu_seconds / 3600.0 * usd_per_gpu_hour
 
 
-def _duration_s(attempt: history.PastAttempt) -> float:
+def _duration_s(attempt: PastAttempt) -> float:
     """Return the seconds for which an attempt held its GPUs."""
     if attempt.facts is not None and attempt.facts.device.startswith("cpu"):
         return 0.0
@@ -41,3 +46,94 @@ def _duration_s(attempt: history.PastAttempt) -> float:
         began, updated = map(datetime.fromisoformat, (attempt.status.began_at, attempt.status.updated_at))
         total_s = (updated - began).total_seconds()
     return total_s or 0.0
+
+
+SHORTEST_S = 3.0
+"""Of less training than this nothing is said: the first and the last iteration are seen a few tenths late."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneGpu(Wire):
+    """The training on one GPU that one on several is compared with."""
+
+    job_id: str
+    steps_per_s: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling(Wire):
+    """Speed and efficiency of a training on several GPUs, `scaling` in its result's summary."""
+
+    gpus: int
+    steps_per_s: int | None
+    """Environment steps of all GPUs in the last attempt; None where too little was trained to tell."""
+    one_gpu: OneGpu | None
+    """The newest training like it on one GPU of the same model; None where the store has none."""
+    efficiency: float | None
+    """Steps per second over so many times those of one GPU; None without one."""
+
+    def in_words(self) -> str:
+        """Return the same for people."""
+        if self.steps_per_s is None:
+            return f"{self.gpus} GPUs; too short to say how fast"
+        text = f"{self.steps_per_s:,} steps/s on {self.gpus} GPUs"
+        if self.one_gpu is None:
+            return f"{text}; no training on one GPU to compare with"
+        beside = f"{self.one_gpu.steps_per_s:,} on one ({self.one_gpu.job_id})"
+        return f"{text}, efficiency {self.efficiency:.2f} against {beside}"
+
+
+def scaling(spec: JobSpec, store: Store) -> Scaling:
+    """Return what several GPUs gained over one.
+
+    A training is compared with the newest successful one that differs in nothing but its GPUs and its length.
+    """
+    last = _last(store, spec.job_id)
+    reached = _steps_per_s(spec, last)
+    single = efficiency = None
+    if reached is not None:
+        gpu = _gpu(store, last)
+        for job_id in reversed(store.list_dirs(keys.JOBS)):
+            if not store.exists(keys.JobKeys(job_id).manifest):
+                continue
+            other = history.load_spec(store, job_id)
+            if other.ranks != 1 or _essence(other) != _essence(spec):
+                continue
+            past = _last(store, job_id)
+            speed = _steps_per_s(other, past)
+            if speed and past and past.facts and past.facts.device != "cpu" and _gpu(store, past) == gpu:
+                single = OneGpu(job_id=job_id, steps_per_s=round(speed))
+                efficiency = round(reached / (spec.ranks * speed), 3)
+                break
+    steps_per_s = None if reached is None else round(reached)
+    return Scaling(gpus=spec.ranks, steps_per_s=steps_per_s, one_gpu=single, efficiency=efficiency)
+
+
+def _essence(spec: JobSpec) -> JobSpec:
+    """Return the part of a spec that must be the same for two trainings to be compared."""
+    return replace(
+        spec, job_id="", name="", description="", gpus=None, nodes=1, priority="", accepts_eula=False, seed=0,
+        max_iterations=0, resume=None, limits=type(spec.limits)(), session=True, retries=0, created_at="",
+        from_job=None, request={},
+    )  # fmt: skip
+
+
+def _steps_per_s(spec: JobSpec, attempt: PastAttempt | None) -> float | None:
+    outcome = attempt.outcome if attempt else None
+    if not outcome or not outcome.facts:
+        return None
+    seconds = outcome.timings.get("train_s")
+    iterations = outcome.done - outcome.start_iteration - 1  # the first one is where the clock begins
+    if seconds is None or seconds < SHORTEST_S or iterations < 1:
+        return None
+    return float(iterations * outcome.facts.rollout * spec.num_envs * spec.ranks / seconds)
+
+
+def _last(store: Store, job_id: str) -> PastAttempt | None:
+    past = history.attempts(store, job_id)
+    return past[-1] if past else None
+
+
+def _gpu(store: Store, attempt: PastAttempt | None) -> str | None:
+    versions = store.get_json_or_none(attempt.keys.file(VERSIONS.name)) if attempt else None
+    return ((versions or {}).get("gpu") or {}).get("name")

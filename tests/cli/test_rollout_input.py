@@ -8,7 +8,7 @@ import pytest
 from simyard.requests.config import check_config
 from simyard.requests.rollout import SubmitRequest
 from simyard.store.store import Store
-from simyard.tasks.shared.assets import upload
+from simyard.tasks.shared.inputs import upload
 
 UNKNOWN = "asset-" + "0" * 64
 URDF = '<robot name="r"><link name="base"/></robot>'

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from simyard.core.errors import RequestError
 from simyard.store import keys
-from simyard.store.names import check_key
+from simyard.store.keys import check_key
 
 MILLISECOND = st.integers(0, 2**48 - 1)
 TIME = st.datetimes(datetime(1980, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))

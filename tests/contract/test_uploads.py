@@ -21,9 +21,9 @@ from pathlib import Path
 import pytest
 
 from simyard.core.errors import RequestError, StoreError
+from simyard.core.files import held
 from simyard.core.specs import InputFile
 from simyard.store import keys, uploads
-from simyard.store.locks import held
 from simyard.store.multipart import ROUNDS, send_to_bucket
 from simyard.store.store import PART_BYTES, Store, sha256_file
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from simyard.core.errors import Category
-from simyard.core.failures import END_MARKER, SIGNATURES, match
+from simyard.core.errors import END_MARKER, SIGNATURES, Category, known_failure
 
 KNOWN = {
     "cuda_out_of_memory": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
@@ -76,7 +75,7 @@ def test_every_row_has_an_example():
 
 @pytest.mark.parametrize(("code", "line"), [*KNOWN.items(), *ALSO_KNOWN])
 def test_a_line_is_known_by_its_own_row(code, line):
-    failure = match(f"  {line}\n")
+    failure = known_failure(f"  {line}\n")
     assert failure is not None
     assert failure.code == code
     assert failure.message == line.strip()
@@ -86,11 +85,11 @@ def test_a_line_is_known_by_its_own_row(code, line):
 
 @pytest.mark.parametrize("line", HARMLESS)
 def test_a_harmless_line_is_no_failure(line):
-    assert match(line) is None
+    assert known_failure(line) is None
 
 
 def test_a_long_line_is_cut():
-    failure = match("CUDA out of memory " + "x" * 10_000)
+    failure = known_failure("CUDA out of memory " + "x" * 10_000)
     assert failure is not None
     assert len(failure.message) == 500
 

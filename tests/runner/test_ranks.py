@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 from helpers import free_port
 
-from simyard.core.failures import match
-from simyard.core.paths import AttemptPaths
+from simyard.core.errors import known_failure
+from simyard.core.files import AttemptPaths
 from simyard.core.specs import JobSpec, World
 from simyard.runner.isaaclab.launcher import launcher_arguments, launcher_of, meeting_point
 from simyard.runner.isaaclab.ranks import APART
@@ -114,7 +114,7 @@ def test_a_machine_that_hears_nobody_says_so_in_time(script):
     lines = said_by_ranks(done.stderr)
     assert lines, done.stderr
     assert f"rank 0 of 2 on {socket.gethostname()!r}" in lines[0]
-    failure = match(lines[0])
+    failure = known_failure(lines[0])
     assert failure is not None
     assert (failure.code, failure.category) == ("ranks_apart", "infra")
     assert "NCCL_SOCKET_IFNAME" in failure.advice

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lazy import lazy
 
-from simyard.tasks.metrics.event_protos import masked_crc32c
-from simyard.tasks.metrics.events import MAX_RECORD, EventReader, Series, find_event_files
+from simyard.tasks.metrics.events import MAX_RECORD, EventReader, Series, find_event_files, masked_crc32c
 
 event_accumulator = lazy("tensorboard.backend.event_processing.event_accumulator")
 event_pb2 = lazy("tensorboard.compat.proto.event_pb2")

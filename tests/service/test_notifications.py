@@ -27,8 +27,8 @@ from simyard.tasks.attempt.attempt import CANCELED
 from simyard.tasks.collect import collect
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
+from simyard.tasks.shared.api_keys import webhook_secret
 from simyard.tasks.shared.history import load_spec
-from simyard.tasks.shared.site_secret import webhook_secret
 from simyard.tasks.stage import stage
 
 launching = lazy("simyard.service.prefect_api")

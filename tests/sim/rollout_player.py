@@ -6,8 +6,7 @@ from pathlib import Path
 from policy_player import NEWTON, TASK, save_untrained
 
 from simyard.core.errors import RequestError
-from simyard.core.files import read_json, write_json
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths, read_json, write_json
 from simyard.core.specs import AttemptSpec
 from simyard.runner.isaaclab.environment import fresh_environment
 from simyard.runner.rl import get_library

@@ -40,7 +40,7 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from simyard.core.errors import RequestError
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths
 from simyard.requests.config import check_config
 from simyard.requests.rollout import SubmitRequest
 from simyard.runner.session import run_alone

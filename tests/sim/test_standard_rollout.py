@@ -17,8 +17,7 @@ import pytest
 from simulated import Player
 
 from simyard.core.errors import RequestError
-from simyard.core.files import read_json, write_json
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths, read_json, write_json
 from simyard.core.specs import Asset, AttemptSpec, Facts, InputFile, JobSpec, PolicyFile, Rollout
 from simyard.runner.assets.robot_files import main_file
 from simyard.runner.newton.scenes import CUBE_SIZE_M, SCENES

@@ -21,8 +21,7 @@ import pytest
 from simulated import CARTPOLE, ENV, Player
 
 from simyard.core.errors import Category, Failure
-from simyard.core.files import read_json, write_json
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths, read_json, write_json
 from simyard.core.specs import ONE_JOB, Asset, AttemptSpec, InputFile, JobSpec, Limits, PolicyFile, Rollout
 from simyard.requests.rollout import SubmitRequest
 from simyard.runner.progress import counting_reader

@@ -12,7 +12,7 @@ from simyard.core.errors import RequestError
 from simyard.core.specs import InputFile
 from simyard.store import keys
 from simyard.store.store import PART_BYTES, Store, sha256_file
-from simyard.tasks.shared import assets
+from simyard.tasks.shared import inputs
 
 RECORD = {"asset_id", "kind", "filename", "sha256", "size_bytes", "content_type", "metadata", "created_at"}
 
@@ -44,7 +44,7 @@ def write_zip(path, members):
 def test_an_upload_gives_a_record_by_which_jobs_find_the_file(assets_store, tmp_path):
     path = write(tmp_path, "policy.pt", os.urandom(PART_BYTES + 1))
     told = []
-    record = assets.upload(assets_store, path, "checkpoint", {"robot": "franka", "runs": [1, None]}, told.append)
+    record = inputs.upload(assets_store, path, "checkpoint", {"robot": "franka", "runs": [1, None]}, told.append)
     digest = sha256_file(path)
     assert set(record.to_json()) == RECORD
     assert record.to_json() | {"created_at": ""} == {
@@ -58,8 +58,8 @@ def test_an_upload_gives_a_record_by_which_jobs_find_the_file(assets_store, tmp_
         "created_at": "",
     }
     assert sum(told) == PART_BYTES + 1
-    assert assets.find_asset(assets_store, record.asset_id) == record
-    file = assets.asset_file(record)
+    assert inputs.find_asset(assets_store, record.asset_id) == record
+    file = inputs.asset_file(record)
     assert file == InputFile(
         name="policy.pt", key=keys.asset(digest, "policy.pt"), sha256=digest, size_bytes=PART_BYTES + 1
     )
@@ -67,43 +67,43 @@ def test_an_upload_gives_a_record_by_which_jobs_find_the_file(assets_store, tmp_
 
 
 def test_the_same_bytes_are_one_asset_and_the_newest_upload_says_what_it_is(assets_store, tmp_path):
-    first = assets.upload(assets_store, write(tmp_path, "a.pt"), "checkpoint", {"a": 1})
+    first = inputs.upload(assets_store, write(tmp_path, "a.pt"), "checkpoint", {"a": 1})
     told = []
-    second = assets.upload(assets_store, write(tmp_path / "other", "a.pt"), "checkpoint", {"b": 2}, told.append)
+    second = inputs.upload(assets_store, write(tmp_path / "other", "a.pt"), "checkpoint", {"b": 2}, told.append)
     assert told == []
     assert second == replace(first, metadata={"b": 2})
-    third = assets.upload(assets_store, write(tmp_path, "scene.USD"), "scene", {}, told.append)
+    third = inputs.upload(assets_store, write(tmp_path, "scene.USD"), "scene", {}, told.append)
     assert told == []
     assert third == replace(first, metadata={}, kind="scene", filename="scene.USD")
-    assert assets.list_assets(assets_store, 10) == [third]
+    assert inputs.list_assets(assets_store, 10) == [third]
     for record in (first, third):
-        assert assets_store.get_bytes(assets.asset_file(record).key) == b"content"
+        assert assets_store.get_bytes(inputs.asset_file(record).key) == b"content"
 
 
 def test_an_asset_whose_file_is_gone_is_uploaded_anew(assets_store, tmp_path):
     path = write(tmp_path, "a.pt")
-    record = assets.upload(assets_store, path, "checkpoint", {})
-    assets_store.delete(assets.asset_file(record).key)
+    record = inputs.upload(assets_store, path, "checkpoint", {})
+    assets_store.delete(inputs.asset_file(record).key)
     told = []
-    again = assets.upload(assets_store, write(tmp_path, "b.pt"), "checkpoint", {}, told.append)
+    again = inputs.upload(assets_store, write(tmp_path, "b.pt"), "checkpoint", {}, told.append)
     assert sum(told) == 7
-    assert assets_store.get_bytes(assets.asset_file(again).key) == b"content"
+    assert assets_store.get_bytes(inputs.asset_file(again).key) == b"content"
 
 
 def test_assets_are_listed_newest_upload_first(assets_store, tmp_path):
-    records = [assets.upload(assets_store, write(tmp_path, f"{n}.pt", bytes([n])), "checkpoint", {}) for n in range(4)]
-    assert assets.list_assets(assets_store, 10) == records[::-1]
-    assert assets.list_assets(assets_store, 2) == [records[3], records[2]]
+    records = [inputs.upload(assets_store, write(tmp_path, f"{n}.pt", bytes([n])), "checkpoint", {}) for n in range(4)]
+    assert inputs.list_assets(assets_store, 10) == records[::-1]
+    assert inputs.list_assets(assets_store, 2) == [records[3], records[2]]
     assets_store.put_bytes(keys.asset("f" * 64, "input-of-a-job.pt"), b"no asset")
-    assert len(assets.list_assets(assets_store, 10)) == 4
+    assert len(inputs.list_assets(assets_store, 10)) == 4
 
 
 def test_an_unknown_asset_is_refused(assets_store):
     with pytest.raises(RequestError, match=r"There is no asset 'asset-0+'.*simyard assets list") as caught:
-        assets.find_asset(assets_store, f"asset-{'0' * 64}")
+        inputs.find_asset(assets_store, f"asset-{'0' * 64}")
     assert caught.value.failure.code == "unknown_asset"
     with pytest.raises(RequestError) as caught:
-        assets.find_asset(assets_store, "../../etc/passwd")
+        inputs.find_asset(assets_store, "../../etc/passwd")
     assert caught.value.failure.code == "bad_asset_id"
 
 
@@ -120,18 +120,18 @@ def test_an_unknown_asset_is_refused(assets_store):
     ],
 )
 def test_what_is_no_archive_to_unpack_is_taken_as_it_is(tmp_path, store, kind, name, content_type):
-    record = assets.upload(Store.open(str(store)), write(tmp_path, name), kind, {})
+    record = inputs.upload(Store.open(str(store)), write(tmp_path, name), kind, {})
     assert (record.kind, record.content_type) == (kind, content_type)
 
 
 @pytest.mark.parametrize("kind", ["robot", "scene", "isaac_lab_task_package"])
 def test_an_archive_is_looked_into(tmp_path, store, kind):
     good = write_zip(tmp_path / "good.zip", {"robot/robot.urdf": b"<robot/>", "robot/mesh.stl": b"solid"})
-    record = assets.upload(Store.open(str(store)), good, kind, {})
+    record = inputs.upload(Store.open(str(store)), good, kind, {})
     assert (record.sha256, record.size_bytes) == (sha256_file(good), good.stat().st_size)
     bad = write_zip(tmp_path / "bad.zip", {"../robot.urdf": b"<robot/>"})
     with pytest.raises(RequestError, match=r"\.\./robot\.urdf"):
-        assets.upload(Store.open(str(store)), bad, kind, {})
+        inputs.upload(Store.open(str(store)), bad, kind, {})
 
 
 @pytest.mark.parametrize(
@@ -150,13 +150,13 @@ def test_an_archive_is_looked_into(tmp_path, store, kind):
 )
 def test_bad_metadata_is_refused(tmp_path, store, metadata, problem):
     with pytest.raises(RequestError, match=problem) as caught:
-        assets.upload(Store.open(str(store)), write(tmp_path, "a.pt"), "checkpoint", metadata)
+        inputs.upload(Store.open(str(store)), write(tmp_path, "a.pt"), "checkpoint", metadata)
     assert caught.value.failure.code == "bad_metadata"
     assert list(store.iterdir()) == []
 
 
 def test_metadata_of_the_largest_size_and_any_text_comes_back(tmp_path, store):
     metadata = {"odd": "\ud800 \x00 ünïcødé", "long": "x" * 65_000}
-    assert len(json.dumps(metadata)) < assets.MAX_METADATA_BYTES
-    record = assets.upload(Store.open(str(store)), write(tmp_path, "a.pt"), "checkpoint", metadata)
-    assert assets.find_asset(Store.open(str(store)), record.asset_id).metadata == metadata
+    assert len(json.dumps(metadata)) < inputs.MAX_METADATA_BYTES
+    record = inputs.upload(Store.open(str(store)), write(tmp_path, "a.pt"), "checkpoint", metadata)
+    assert inputs.find_asset(Store.open(str(store)), record.asset_id).metadata == metadata

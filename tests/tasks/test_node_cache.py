@@ -11,9 +11,9 @@ import textwrap
 import pytest
 
 from simyard.core.errors import StoreError
+from simyard.core.files import held
 from simyard.core.specs import InputFile
 from simyard.store import keys
-from simyard.store.locks import held
 from simyard.store.store import KeyNotFound, Store, sha256_file
 from simyard.tasks.attempt.input_cache import NodeCache
 
