@@ -54,7 +54,7 @@ def list_jobs(store: str | None, limit: int, as_json: bool) -> None:
 def _row(store: Store, job_id: str) -> dict[str, Any]:
     from simyard.tasks.shared import history
 
-    status = history.job_status(store, job_id)
+    status = history.job_status(store, job_id).to_json()
     spec = history.load_spec(store, job_id)
     shown = {name: status.get(name) for name in ("status", "done", "total", "unit", "reward", "attempts")}
     return {
@@ -76,7 +76,7 @@ def show(job_id: str, store: str | None, as_json: bool) -> None:
 
     opened = open_site_store(store)
     history.load_spec(opened, job_id)
-    emit(history.job_status(opened, job_id), as_json, _describe)
+    emit(history.job_status(opened, job_id).to_json(), as_json, _describe)
 
 
 def _describe(status: dict[str, Any]) -> str:
@@ -119,7 +119,7 @@ def watch_job(store: Store, job_id: str, *, quiet: bool) -> dict[str, Any]:
     history.load_spec(store, job_id)
     live, follower = LiveLine(), LogFollower(store, job_id, LOGS, FIRST_LINES)
     while True:
-        standing = history.job_status(store, job_id)
+        standing = history.job_status(store, job_id).to_json()
         if not quiet:
             for name, line in follower.new_lines(standing["attempts"]):
                 live.say(f"{name}: {line}")
@@ -142,7 +142,7 @@ def cancel(job_id: str, store: str | None) -> None:
 
     opened = open_site_store(store)
     history.load_spec(opened, job_id)
-    status = history.job_status(opened, job_id)["status"]
+    status = history.job_status(opened, job_id).status
     if status in history.ENDED:
         click.echo(f"{job_id} has {status} already.")
         return
@@ -179,7 +179,7 @@ def download(job_id: str, folder: Path, store: str | None, only: str | None) -> 
 
     opened = open_site_store(store)
     history.load_spec(opened, job_id)
-    status = history.job_status(opened, job_id)
+    status = history.job_status(opened, job_id).to_json()
     if status["status"] not in history.ENDED:
         raise RequestError(
             f"{job_id} has not ended: it is {status['status']}.", code="not_ended", advice="Wait, or cancel it."

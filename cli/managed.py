@@ -17,7 +17,7 @@ from simyard.cli.site_store import open_site, open_site_store
 from simyard.core.errors import EXIT_BAD_REQUEST, EXIT_JOB_FAILED, EXIT_SUCCEEDED, RequestError
 
 if TYPE_CHECKING:
-    from simyard.core.records import RunResult, RunStanding
+    from simyard.core.records import RunResult, RunState
     from simyard.requests.settings import Site
     from simyard.store.store import Store
     from simyard.tasks.managed.run import ResolvedRun
@@ -86,12 +86,12 @@ def resume(run_id: str, store: str | None, pool: str | None, wait: bool, as_json
     from simyard.store.keys import RunKeys
     from simyard.tasks.managed import record
     from simyard.tasks.managed.desired_state import set_desired_state
-    from simyard.tasks.shared.heartbeat import PATIENCE, is_gone
+    from simyard.tasks.shared.heartbeat import PATIENCE
 
     site, reference, opened = open_site(store)
     set_desired_state(opened, run_id, "run")
     beat = opened.get_record_or_none(RunKeys(run_id).status, DriverStatus)
-    if beat is None or is_gone(beat.to_json(), PATIENCE.driver.silence_s):
+    if beat is None or beat.is_gone(PATIENCE.driver.silence_s):
         if wait:
             _end_as(_drive(None, run_id, opened, reference, pool, site, quiet=as_json), as_json)
         go_on_alone(run_id, ["managed", "resume", run_id, "--wait"], reference, pool, site)
@@ -103,7 +103,7 @@ def resume(run_id: str, store: str | None, pool: str | None, wait: bool, as_json
 def _drive(
     resolved: ResolvedRun | None, run_id: str, store: Store, reference: str, pool: str | None, site: Site,
     *, quiet: bool,
-) -> RunStanding:  # fmt: skip
+) -> RunState:  # fmt: skip
     """Drive a run in this process, with simulators of its own for as long as it lasts; return its result.
 
     Raises:
@@ -227,7 +227,7 @@ def watch(run_id: str, store: str | None, as_json: bool) -> None:
     _end_as(_watch(open_site_store(store), run_id, quiet=as_json), as_json)
 
 
-def _watch(store: Store, run_id: str, *, quiet: bool) -> RunStanding:
+def _watch(store: Store, run_id: str, *, quiet: bool) -> RunState:
     """Print a run's events as they come, until it has ended or nobody drives it any more."""
     from simyard.core.records import RunResult
     from simyard.tasks.managed import record
@@ -305,12 +305,12 @@ def verify(run_id: str, store: str | None, as_json: bool) -> None:
     sys.exit(EXIT_JOB_FAILED if problems else EXIT_SUCCEEDED)
 
 
-def _named(standing: RunStanding) -> str:
+def _named(standing: RunState) -> str:
     """Return the arguments by which a command names a run: its id and its store."""
     return f"{standing.run_id} --store {standing.store.rpartition('/training-runs/')[0]}"
 
 
-def _end_as(standing: RunStanding, as_json: bool) -> NoReturn:
+def _end_as(standing: RunState, as_json: bool) -> NoReturn:
     """Print a run's status, and exit with the code of its result; a run that has not ended is no failure."""
     if as_json:
         click.echo(json.dumps(standing.to_json()))

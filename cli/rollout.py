@@ -49,8 +49,8 @@ def rollout(
     if idempotency_key is not None:
         job_id = idempotency.claim(opened, idempotency_key, job_id, idempotency.content_of(resolved.spec))
         if opened.exists(keys.JobKeys(job_id).job):
-            followed = watch_job(opened, job_id, quiet=as_json) if wait else history.job_status(opened, job_id)
-            end_as_job(followed, as_json)
+            status = history.job_status(opened, job_id).to_json()
+            end_as_job(watch_job(opened, job_id, quiet=as_json) if wait else status, as_json)
         resolved = replace(resolved, spec=replace(resolved.spec, job_id=job_id))
     if wait:
         end_as_job(execute(resolved, request, opened, reference, pool, site, quiet=as_json)[0], as_json)
@@ -58,4 +58,4 @@ def rollout(
     # A process of its own takes the job to its end; it outlives this one and its terminal.
     stage(resolved, opened)
     go_on_alone(job_id, ["jobs", "resume", job_id], reference, pool, site)
-    end_as_job(history.job_status(opened, job_id), as_json)
+    end_as_job(history.job_status(opened, job_id).to_json(), as_json)

@@ -104,7 +104,7 @@ def rerun(job_id: str, reference: str | None, pool: str | None, *, quiet: bool) 
     store = open_store(reference)
     spec = load_spec(store, job_id)
     refuse_succeeded(store, job_id)
-    if (pool or site.pool) is None and history.job_status(store, job_id)["status"] == "running":
+    if (pool or site.pool) is None and history.job_status(store, job_id).status == "running":
         known_s = PATIENCE.supervisor.silence_s
         raise RequestError(
             f"{job_id} is still running.",

@@ -6,9 +6,15 @@ job's frozen spec beside it.
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypedDict
 
 from simyard.core.errors import Category, Failure
 from simyard.core.specs import Facts, InputFile
@@ -25,11 +31,83 @@ def ended(failure: Failure | None) -> Ended:
     return "canceled" if failure.category is Category.CANCELED else "failed"
 
 
+# --- heartbeats -------------------------------------------------------------------------------------------------------
+
+
+class ThisProcess(TypedDict):
+    """The fields of a heartbeat that name its process and the time."""
+
+    host: str
+    pid: int
+    pid_space: str
+    process_began: float
+    updated_at: str
+
+
+def this_process() -> ThisProcess:
+    """Return the fields of a heartbeat of this process, now."""
+    return {
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "pid_space": _pid_space(),
+        "process_began": _began(os.getpid()) or 0.0,
+        "updated_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heartbeat(Wire):
+    """The part that all heartbeats have: the process that wrote it, and the time."""
+
+    host: str
+    """The machine's name."""
+    pid: int
+    """The process that wrote it."""
+    pid_space: str
+    """Scope in which `pid` means this process: a start of a machine, and a container of it."""
+    process_began: float
+    """Start of the process, in seconds since 1970."""
+    updated_at: str
+    """Time of this heartbeat."""
+
+    def is_own(self) -> bool:
+        """Return whether this process wrote it."""
+        return self.pid_space == _pid_space() and self.pid == os.getpid()
+
+    def is_gone(self, silence_s: float) -> bool:
+        """Return whether its process has died: seen at once where it ran, elsewhere by the age of the heartbeat."""
+        if self.pid_space == _pid_space():
+            began = _began(self.pid)
+            return began is None or abs(began - self.process_began) >= 1.0
+        return (datetime.now(UTC) - datetime.fromisoformat(self.updated_at)).total_seconds() > silence_s
+
+
+@cache
+def _pid_space() -> str:
+    """Return the scope of the process numbers seen here: this start of this machine, and this container of it.
+
+    A host name tells neither: a container on the machine's network has the machine's.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+
+
+def _began(pid: int) -> float | None:
+    """Return the start of a process in seconds since 1970, which tells it from others of its number; None for none."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    boot = re.search(r"^btime (\d+)", Path("/proc/stat").read_text(), re.MULTILINE)
+    ticks = int(fields[18])  # since the start of the machine
+    return None if state == "Z" or boot is None else int(boot[1]) + ticks / os.sysconf("SC_CLK_TCK")
+
+
 # --- an attempt -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttemptStatus(Wire):
+class AttemptStatus(Heartbeat):
     """The heartbeat of an attempt, `status.json`: written every few seconds."""
 
     status: Literal["running", "succeeded", "failed", "canceled"]
@@ -46,16 +124,6 @@ class AttemptStatus(Wire):
     """Name of one unit of work, in the singular: `iteration`, `episode`, `step` or `check`."""
     reward: float | None
     """The newest mean return; None where none was seen."""
-    host: str
-    """The machine's name."""
-    pid: int
-    """The process that wrote it."""
-    pid_space: str
-    """Scope in which `pid` means this process: a start of a machine, and a container of it."""
-    process_began: float
-    """Start of the process, in seconds since 1970."""
-    updated_at: str
-    """Time of this heartbeat."""
     began_at: str
     """Start of the attempt."""
     facts: Facts | None = field(default=None, metadata=ABSENT)
@@ -239,7 +307,7 @@ class JobStatus(Wire):
     """None yet."""
 
 
-JobStanding = JobStatus | JobResult
+JobState = JobStatus | JobResult
 """Status of a job, ended or not."""
 
 
@@ -471,7 +539,7 @@ class DesiredStateMark(Wire):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DriverStatus(Wire):
+class DriverStatus(Heartbeat):
     """The heartbeat of the process that drives a run, `status.json`: written every few seconds."""
 
     stage: str
@@ -482,16 +550,14 @@ class DriverStatus(Wire):
     """The iteration in progress, counted from 1."""
     credits: float
     """Cost of the run so far, in credits."""
-    host: str
-    """The machine's name."""
-    pid: int
-    """The process that wrote it."""
-    pid_space: str
-    """Scope in which `pid` means this process: a start of a machine, and a container of it."""
-    process_began: float
-    """Start of the process, in seconds since 1970."""
-    updated_at: str
-    """Time of this heartbeat."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerStatus(Heartbeat):
+    """The heartbeat of a worker of a run, `status.json` of its slot."""
+
+    flow_run: str
+    """Id of the flow run that it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -557,5 +623,5 @@ class RunStatus(_Run):
     """None: it has not ended."""
 
 
-RunStanding = RunStatus | RunResult
+RunState = RunStatus | RunResult
 """Status of a managed run, ended or not."""

@@ -175,7 +175,7 @@ def claim(resolved: Resolved, key: str, store: str) -> dict[str, Any] | None:
     job_id = idempotency.claim(opened, key, resolved.spec.job_id, idempotency.content_of(resolved.spec))
     if job_id == resolved.spec.job_id or not opened.exists(keys.JobKeys(job_id).job):
         return None
-    return history.job_status(opened, job_id)
+    return history.job_status(opened, job_id).to_json()
 
 
 @task(name="stage", **RETRYING_UNKNOWN)

@@ -37,7 +37,7 @@ def job_standing(store: Store, job_id: str, launches: Launches) -> dict[str, Any
         RequestError: There is no such job.
     """
     spec = load_spec(store, job_id)
-    standing = history.job_status(store, job_id)
+    standing = history.job_status(store, job_id).to_json()
     status, failure = standing["status"], standing["error"]
     if status in _UNSETTLED:
         status, failure = _settle(status, failure, job_id, launches)

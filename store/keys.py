@@ -407,7 +407,7 @@ class RunKeys:
 
     run = _Below("run.json")
     """The frozen run."""
-    wish = _Below("wish.json")
+    desired_state = _Below("wish.json")
     """Key of the run's desired state."""
     status = _Below("status.json")
     """The heartbeat of the process that drives it."""

@@ -3,9 +3,8 @@
 from typing import Any
 
 from simyard.core.errors import Failure
-from simyard.core.records import AttemptStatus, JobResult, Outcome, ended
+from simyard.core.records import AttemptStatus, JobResult, Outcome, ended, this_process
 from simyard.core.specs import Facts
-from simyard.tasks.shared.heartbeat import own_beat
 
 
 def facts(device: str = "cpu") -> dict[str, Any]:
@@ -17,7 +16,7 @@ def status(**changes: Any) -> dict[str, Any]:
     """The heartbeat of a running attempt, written by this process now."""
     beat = AttemptStatus(
         status="running", stage="working", start_iteration=0, done=0, total=1, unit="iteration", reward=None,
-        **own_beat(), began_at="2026-01-01T10:00:00+00:00",
+        **this_process(), began_at="2026-01-01T10:00:00+00:00",
     )  # fmt: skip
     return beat.to_json() | changes
 

@@ -395,7 +395,7 @@ def test_what_happened_in_a_managed_run(old: Old, api: Api) -> None:
     pooled = keys.RunKeys(old.run("pooled"))
     for name in ("status.json", "order-000001.json", "answer-000001.json"):
         assert all(old.store.exists(pooled.slot(number, name)) for number in (0, 1)), name
-    assert old.store.exists(keys.RunKeys(old.run("paused")).wish)
+    assert old.store.exists(keys.RunKeys(old.run("paused")).desired_state)
 
 
 # Promotions and assets

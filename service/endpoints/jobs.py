@@ -139,7 +139,7 @@ def cancel(job_id: str, caller: JobsCaller, request: Request) -> dict[str, Any]:
     launches: Launches = request.app.state.launches
     store = caller.store
     spec = load_spec(store, job_id)
-    if history.job_status(store, job_id)["status"] not in ENDED:
+    if history.job_status(store, job_id).status not in ENDED:
         ask_to_cancel(store, job_id)
         if launches.cancel_unbegun(job_id) and not store.exists(JobKeys(job_id).result):
             persist(spec, collect(spec, store, CANCELED), store)
@@ -168,9 +168,9 @@ async def _lines(store: Store, job_id: str, name: str, tail: int, *, follow: boo
     follower = LogFollower(store, job_id, (name,), tail)
     while True:
         standing = await anyio.to_thread.run_sync(history.job_status, store, job_id)
-        for _, line in await anyio.to_thread.run_sync(follower.new_lines, standing["attempts"]):
+        for _, line in await anyio.to_thread.run_sync(follower.new_lines, standing.attempts):
             yield f"{line}\n"
-        if not follow or standing["status"] in ENDED:
+        if not follow or standing.status in ENDED:
             return
         await anyio.sleep(FOLLOW_S)
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from simyard.core.errors import SimyardError, StoreError
 from simyard.core.files import AttemptPaths
-from simyard.core.records import AttemptStatus
+from simyard.core.records import AttemptStatus, this_process
 from simyard.core.specs import AttemptSpec
 from simyard.store.keys import AttemptKeys, JobKeys
 from simyard.store.store import Store
-from simyard.tasks.shared.heartbeat import Heartbeat, own_beat
+from simyard.tasks.shared.heartbeat import HeartbeatWriter
 
 _STYLING = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _DECORATION = re.compile(r"[\s\u2580-\u259f#=_-]*")
@@ -47,7 +47,7 @@ class Mirror:
             total=total,
             unit=unit,
             reward=None,
-            **own_beat(),
+            **this_process(),
             began_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         """What the heartbeat says; `note` changes it."""
@@ -57,7 +57,7 @@ class Mirror:
         self._store = store
         self._job = JobKeys(attempt.job.job_id)
         self._keys: AttemptKeys = self._job.attempt(attempt.number).node(attempt.node)
-        self._heartbeat = Heartbeat(store, self._keys.status, lambda: self.status.to_json(), INTERVAL_S)
+        self._heartbeat = HeartbeatWriter(store, self._keys.status, lambda: self.status, INTERVAL_S)
         self._attempt = attempt
         self._paths = paths
         self._sent: dict[Path, tuple[int, int]] = {}

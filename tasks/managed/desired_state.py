@@ -30,10 +30,10 @@ def set_desired_state(store: Store, run_id: str, desired: DesiredState) -> None:
             f"{run_id} is being canceled.", code="run_ended", advice="Begin another: simyard managed start."
         )
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    store.put_record(RunKeys(run_id).wish, DesiredStateMark(wanted=desired, requested_at=now))
+    store.put_record(RunKeys(run_id).desired_state, DesiredStateMark(wanted=desired, requested_at=now))
 
 
 def desired_state(store: Store, run_id: str) -> DesiredState:
     """Read the desired state; `run` where nobody has set one."""
-    found = store.get_record_or_none(RunKeys(run_id).wish, DesiredStateMark)
+    found = store.get_record_or_none(RunKeys(run_id).desired_state, DesiredStateMark)
     return found.wanted if found else "run"

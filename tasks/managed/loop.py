@@ -18,7 +18,16 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from simyard.core.errors import Category, Failure, RequestError, SimyardError, WorkloadError
-from simyard.core.records import DriverStatus, Ended, Event, IterationCounts, IterationRecord, RunResult, TrainerOutcome
+from simyard.core.records import (
+    DriverStatus,
+    Ended,
+    Event,
+    IterationCounts,
+    IterationRecord,
+    RunResult,
+    TrainerOutcome,
+    this_process,
+)
 from simyard.core.specs import JobSpec
 from simyard.requests.settings import Site
 from simyard.store.keys import JobKeys, RunKeys
@@ -46,7 +55,7 @@ from simyard.tasks.managed.trainer import (
     past_outcomes,
 )
 from simyard.tasks.persist import persist
-from simyard.tasks.shared.heartbeat import PATIENCE, Heartbeat, is_gone, is_own
+from simyard.tasks.shared.heartbeat import PATIENCE, HeartbeatWriter
 from simyard.tasks.stage import stage
 
 BEAT_S = 3.0
@@ -106,7 +115,7 @@ class Loop:
         self._started = self._record_start()
 
     def __enter__(self) -> Loop:
-        beating = Heartbeat(self.store, self.keys.status, self._status, BEAT_S)
+        beating = HeartbeatWriter(self.store, self.keys.status, self._status, BEAT_S)
         beating.write()  # from here on nobody else may drive the run
         self._with.enter_context(beating)
         self._with.enter_context(self.control)
@@ -478,14 +487,15 @@ class Loop:
         self.events.record("run.started", "", message)
         return datetime.now(UTC)
 
-    def _status(self) -> dict[str, Any]:
-        """Return the fields of the heartbeat."""
-        return {
-            "stage": self._stage,
-            "wanted": self.control.desired,
-            "current_iteration": len(self.iterations) + 1,
-            "credits": round(self.ledger.credits, 6),
-        }
+    def _status(self) -> DriverStatus:
+        """Return the heartbeat."""
+        return DriverStatus(
+            stage=self._stage,
+            wanted=self.control.desired,
+            current_iteration=len(self.iterations) + 1,
+            credits=round(self.ledger.credits, 6),
+            **this_process(),
+        )
 
 
 def _refuse_second_driver(run_id: str, store: Store) -> None:
@@ -494,7 +504,7 @@ def _refuse_second_driver(run_id: str, store: Store) -> None:
     if (ended := store.get_record_or_none(keys.result, RunResult)) is not None:
         raise RequestError(f"{run_id} has {ended.status}.", code="run_ended", advice="Begin another.")
     beat = store.get_record_or_none(keys.status, DriverStatus)
-    if beat and not is_gone(beat.to_json(), PATIENCE.driver.silence_s) and not is_own(beat.to_json()):
+    if beat and not beat.is_gone(PATIENCE.driver.silence_s) and not beat.is_own():
         raise RequestError(
             f"{run_id} is driven by process {beat.pid} on {beat.host!r}.",
             code="already_driven",

@@ -18,6 +18,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 
 from simyard.core.errors import Failure, RequestError, SimyardError, StoreError, WorkloadError
+from simyard.core.records import WorkerStatus, this_process
 from simyard.core.specs import Bounds, JobSpec
 from simyard.deployments.apply import ensure_pool_flow
 from simyard.requests.settings import Site
@@ -32,7 +33,7 @@ from simyard.tasks.managed.run import RunSpec, load_run, now
 from simyard.tasks.managed.trainer import TrainerAttempt, TrainerObserver, check_trainer, outcome_of, run_trainer
 from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.shared import heartbeat, history
-from simyard.tasks.shared.heartbeat import Heartbeat
+from simyard.tasks.shared.heartbeat import HeartbeatWriter
 from simyard.tasks.shared.history import load_spec
 
 FLOW = "run-worker"
@@ -234,7 +235,8 @@ def serve_worker(run_id: str, slot: int, flow_run: str, store: Store, site: Site
     """
     keys, run = RunKeys(run_id), load_run(store, run_id)
     number = _first_open_command(store, keys, slot)
-    beating = Heartbeat(store, keys.slot(slot, "status.json"), lambda: {"flow_run": flow_run}, LOOK_S)
+    beat = WorkerStatus(flow_run=flow_run, **this_process())
+    beating = HeartbeatWriter(store, keys.slot(slot, "status.json"), lambda: beat, LOOK_S)
     with Sessions(site, Bounds()) as sessions, beating:
         idle_since = time.monotonic()
         while time.monotonic() - idle_since < IDLE_S:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from simyard.core.records import DriverStatus, IterationRecord, LineageRecord, RunResult, RunStanding, RunStatus
+from simyard.core.records import DriverStatus, IterationRecord, LineageRecord, RunResult, RunState, RunStatus
 from simyard.store import keys
 from simyard.store.keys import RunKeys
 from simyard.store.store import Store
 from simyard.tasks.managed.desired_state import desired_state
 from simyard.tasks.managed.run import RunSpec, load_run
-from simyard.tasks.shared.heartbeat import PATIENCE, is_gone
+from simyard.tasks.shared.heartbeat import PATIENCE
 
 ENDED = ("succeeded", "failed", "canceled")
 
@@ -28,7 +28,7 @@ def checkpoints(store: Store, run_id: str) -> list[LineageRecord]:
     return [store.get_record(entry.key, LineageRecord) for entry in store.list(RunKeys(run_id).checkpoints)]
 
 
-def run_status(store: Store, run_id: str) -> RunStanding:
+def run_status(store: Store, run_id: str) -> RunState:
     """Return the status of a run, from the store alone.
 
     `status` is `queued`, `running`, `paused`, `interrupted` (nobody drives it any more) or how it ended.
@@ -42,7 +42,7 @@ def run_status(store: Store, run_id: str) -> RunStanding:
         return result
     beat = store.get_record_or_none(run.status, DriverStatus)
     status: Literal["queued", "running", "paused", "interrupted"] = "queued" if beat is None else "running"
-    if beat is not None and is_gone(beat.to_json(), PATIENCE.driver.silence_s):
+    if beat is not None and beat.is_gone(PATIENCE.driver.silence_s):
         status = "interrupted"
     elif "pause" in (desired_state(store, run_id), beat and beat.wanted):
         status = "paused"
@@ -69,7 +69,7 @@ def frame(spec: RunSpec, store: Store) -> dict[str, Any]:
     }
 
 
-def list_runs(store: Store, limit: int) -> list[RunStanding]:
+def list_runs(store: Store, limit: int) -> list[RunState]:
     """Return the status of each of the newest runs, newest first."""
     names = [name for name in store.list_dirs(keys.RUNS) if name.startswith("run-")]
     return [run_status(store, name) for name in sorted(names, reverse=True)[:limit]]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from simyard.core.errors import Category, Failure, SimyardError, StoreError, WorkloadError
-from simyard.core.records import TrainerOutcome, ended
+from simyard.core.records import Heartbeat, TrainerOutcome, ended, this_process
 from simyard.core.specs import InputFile
 from simyard.core.wire import Wire
 from simyard.requests.managed import LOCAL, TrainerSpec, fill_in
@@ -29,7 +29,7 @@ from simyard.tasks.managed.engines.container import ContainerEngine
 from simyard.tasks.managed.engines.local import LocalEngine, find_program
 from simyard.tasks.managed.run import RunSpec, now
 from simyard.tasks.shared import inputs
-from simyard.tasks.shared.heartbeat import Heartbeat
+from simyard.tasks.shared.heartbeat import HeartbeatWriter
 from simyard.tasks.shared.inputs import find_input
 
 CHECKPOINT, CHECKPOINT_URI, METRICS = "checkpoint.pt", "checkpoint_out_uri.txt", "metrics.json"
@@ -63,6 +63,13 @@ class TrainerAttempt(Wire):
     def key(self, name: str) -> str:
         """The key of something that it leaves in the store."""
         return RunKeys(self.run_id).iteration(self.iteration).trainer_file(self.number, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerStatus(Heartbeat):
+    """The heartbeat of a call, `status.json` below its key."""
+
+    attempt: TrainerAttempt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,8 +168,8 @@ class _Call:
         self._store = store
         self._observer = observer
         self._engine = engine_for(self._trainer, site)
-        about = {"attempt": attempt.to_json()}
-        self._heartbeat = Heartbeat(store, attempt.key("status.json"), lambda: about, MIRROR_S)
+        beat = TrainerStatus(attempt=attempt, **this_process())
+        self._heartbeat = HeartbeatWriter(store, attempt.key("status.json"), lambda: beat, MIRROR_S)
         self._folder = site.home / "work" / run.run_id / f"{attempt.iteration}-{attempt.number}"
         self._read: dict[str, int] = {}
         self._sent: dict[str, int] = {}

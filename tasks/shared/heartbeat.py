@@ -6,20 +6,13 @@ A heartbeat says which process wrote it and when; a reader that sees no new one 
 
 from __future__ import annotations
 
-import os
-import platform
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import cache
-from pathlib import Path
-from typing import Any
-
-import psutil
+from dataclasses import dataclass, replace
 
 from simyard.core.errors import Category, Failure, SimyardError
+from simyard.core.records import Heartbeat, this_process
 from simyard.store.store import Store
 
 
@@ -71,21 +64,21 @@ def lost(code: str, message: str, follows: str) -> Failure:
 FROM_LAST_CHECKPOINT = "The next attempt goes on from the last checkpoint in the store."
 
 
-class Heartbeat:
+class HeartbeatWriter:
     """Writes the heartbeat of this process; a `with` block has it written every few seconds, by a thread of its own."""
 
-    def __init__(self, store: Store, key: str, fields: Callable[[], Mapping[str, Any]], interval_s: float) -> None:
+    def __init__(self, store: Store, key: str, beat: Callable[[], Heartbeat], interval_s: float) -> None:
         """Write nothing yet.
 
         Args:
             store: Where it is written.
             key: The one object that is written again and again.
-            fields: Returns what it says besides the process and the time.
+            beat: Returns the heartbeat; process and time are those of the writing.
             interval_s: Between two of them in a `with` block, seconds.
         """
         self._store = store
         self._key = key
-        self._fields = fields
+        self._make = beat
         self._interval_s = interval_s
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -96,9 +89,9 @@ class Heartbeat:
         Raises:
             StoreError: If the store cannot be written.
         """
-        self._store.put_json(self._key, {**self._fields(), **own_beat()})
+        self._store.put_record(self._key, replace(self._make(), **this_process()))
 
-    def __enter__(self) -> Heartbeat:
+    def __enter__(self) -> HeartbeatWriter:
         self._thread.start()
         return self
 
@@ -112,54 +105,3 @@ class Heartbeat:
                 self.write()
             if self._over.wait(self._interval_s):
                 return
-
-
-def own_beat() -> dict[str, Any]:
-    """Return the fields of a heartbeat that name this process and the time."""
-    return {
-        "host": platform.node(),
-        "pid": os.getpid(),
-        "pid_space": _pid_space(),
-        "process_began": _began(os.getpid()),
-        "updated_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def is_own(beat: dict[str, Any]) -> bool:
-    """Return whether this process wrote it."""
-    return _is_seen(beat) and beat["pid"] == os.getpid()
-
-
-def is_gone(beat: dict[str, Any], silence_s: float) -> bool:
-    """Return whether the process that wrote it has died: seen at once where it ran, elsewhere by an old heartbeat."""
-    if _is_seen(beat):
-        return not _is_alive(beat["pid"], beat["process_began"])
-    heard = beat.get("updated_at")
-    return heard is not None and (datetime.now(UTC) - datetime.fromisoformat(heard)).total_seconds() > silence_s
-
-
-def _is_seen(beat: dict[str, Any]) -> bool:
-    return bool(beat.get("pid_space") == _pid_space())
-
-
-@cache
-def _pid_space() -> str:
-    """Return the scope of the process numbers seen here: this start of this machine, and this container of it.
-
-    A host name tells neither: a container on the machine's network has the machine's.
-    """
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
-
-
-def _began(pid: int) -> float:
-    """Return the start of a process in seconds since 1970; with its number, that tells it from every other one."""
-    return float(psutil.Process(pid).create_time())
-
-
-def _is_alive(pid: int, began: float) -> bool:
-    try:
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and abs(_began(pid) - began) < 1.0
-    except psutil.NoSuchProcess:
-        return False

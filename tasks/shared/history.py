@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from simyard.core.errors import Failure, RequestError
-from simyard.core.records import AttemptStatus, CheckpointRecord, Ended, JobResult, JobStanding, JobStatus, Outcome
+from simyard.core.records import AttemptStatus, CheckpointRecord, Ended, JobResult, JobState, JobStatus, Outcome
 from simyard.core.specs import Facts, JobSpec, ResumePoint
 from simyard.store.keys import AttemptKeys, JobKeys, check_job_id
 from simyard.store.store import KeyNotFound, Store
-from simyard.tasks.shared.heartbeat import PATIENCE, is_gone
+from simyard.tasks.shared.heartbeat import PATIENCE
 
 ENDED = ("succeeded", "failed", "canceled")
 """The statuses that a job keeps, unless it is retried."""
@@ -109,7 +109,7 @@ def result_of(store: Store, job_id: str) -> JobResult | None:
     return store.get_record_or_none(JobKeys(job_id).result, JobResult)
 
 
-def standing(store: Store, job_id: str) -> JobStanding:
+def job_status(store: Store, job_id: str) -> JobState:
     """Return the status of a job, from the store alone: its result, or one made of its attempts.
 
     A job has succeeded when its manifest is there; a result that says so without one was interrupted.
@@ -136,11 +136,6 @@ def standing(store: Store, job_id: str) -> JobStanding:
     )
 
 
-def job_status(store: Store, job_id: str) -> dict[str, Any]:
-    """Return the same as JSON."""
-    return standing(store, job_id).to_json()
-
-
 def _status(past: list[PastAttempt]) -> Literal["queued", "running", "interrupted", "canceled"]:
     """Return the status of a job that nobody has judged yet."""
     if not past:
@@ -148,7 +143,7 @@ def _status(past: list[PastAttempt]) -> Literal["queued", "running", "interrupte
     if outcome := past[-1].outcome:
         return "canceled" if outcome.status == "canceled" else "running"
     status = past[-1].status
-    return "interrupted" if status and is_gone(status.to_json(), PATIENCE.supervisor.silence_s) else "running"
+    return "interrupted" if status and status.is_gone(PATIENCE.supervisor.silence_s) else "running"
 
 
 def _attempt(store: Store, number: int, keys: AttemptKeys) -> PastAttempt:

@@ -5,33 +5,51 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import psutil
 import pytest
 from helpers import wait_until
 
 from simyard.core.errors import StoreError
+from simyard.core.records import Heartbeat, this_process
 from simyard.store.store import Store
-from simyard.tasks.shared.heartbeat import Heartbeat, is_gone, is_own, own_beat
+from simyard.tasks.shared.heartbeat import HeartbeatWriter
+
+
+def beat(**changed: Any) -> Heartbeat:
+    return Heartbeat(**(this_process() | changed))
 
 
 def test_this_process_lives():
-    beat = own_beat()
-    assert is_own(beat)
-    assert not is_gone(beat, 0.0), "what can be seen needs no sign of life"
+    assert beat().is_own()
+    assert not beat().is_gone(0.0), "what can be seen needs no sign of life"
+
+
+def test_a_process_began_when_psutil_says():
+    """Older versions wrote that."""
+    assert this_process()["process_began"] == pytest.approx(psutil.Process().create_time(), abs=0.1)
 
 
 def test_a_process_that_died_is_gone_at_once():
-    code = "import json; from simyard.tasks.shared.heartbeat import own_beat; print(json.dumps(own_beat()))"
+    code = "import json; from simyard.core.records import this_process; print(json.dumps(this_process()))"
 
-    beat = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
-    assert is_gone(beat, 1e9)
-    assert not is_own(beat)
+    left = beat(**json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout))
+    assert left.is_gone(1e9)
+    assert not left.is_own()
+
+
+def test_a_process_that_nobody_waited_for_is_gone():
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert beat(pid=child.pid).is_gone(1e9)
+    child.wait()
 
 
 def test_another_process_with_the_number_of_a_dead_one_is_not_that_one():
-    beat = own_beat()
-    assert is_gone(beat | {"process_began": beat["process_began"] - 60}, 1e9)
+    assert beat(process_began=beat().process_began - 60).is_gone(1e9)
 
 
 @pytest.mark.parametrize("host", ["this one", "elsewhere"])
@@ -39,13 +57,9 @@ def test_another_process_with_the_number_of_a_dead_one_is_not_that_one():
 def test_numbers_of_another_container_mean_nothing_here(host, silent_s):
     said = (datetime.now(UTC) - timedelta(seconds=silent_s)).isoformat()
     own = {"host": host} if host == "elsewhere" else {}  # a container on this machine's network has its name
-    beat = own_beat() | own | {"pid_space": "another", "pid": 2**22 - 1, "updated_at": said}
-    assert is_gone(beat, 120.0) == (silent_s > 120)
-    assert not is_own(beat | {"pid": os.getpid()})
-
-
-def test_one_that_never_wrote_is_not_known_to_be_gone():
-    assert not is_gone({}, 0.0)
+    there = beat(**own, pid_space="another", pid=2**22 - 1, updated_at=said)
+    assert there.is_gone(120.0) == (silent_s > 120)
+    assert not replace(there, pid=os.getpid()).is_own()
 
 
 def test_a_heartbeat_is_written_again_and_again_until_the_block_ends(tmp_path):
@@ -53,12 +67,11 @@ def test_a_heartbeat_is_written_again_and_again_until_the_block_ends(tmp_path):
 
     def fields():
         said.append(len(said))
-        return {"count": said[-1]}
+        return beat(host=f"beat {said[-1]}", pid=1)
 
-    with Heartbeat(store, "status.json", fields, interval_s=0.01):
+    with HeartbeatWriter(store, "status.json", fields, interval_s=0.01):
         wait_until(lambda: len(said) > 3, 30, "some heartbeats")
-    beat = store.get_json("status.json")
-    assert (beat["count"], beat["pid"]) == (said[-1], os.getpid())
+    assert store.get_record("status.json", Heartbeat).is_own()
     assert all(thread.name != "heartbeat" for thread in threading.enumerate())
 
 
@@ -67,9 +80,9 @@ def test_a_store_that_is_away_for_a_moment_stops_no_heartbeat(tmp_path):
     folder.mkdir()
     store = Store.open(str(folder))
     (folder / "run").write_text("in the way")
-    beat = Heartbeat(store, "run/status.json", dict, interval_s=0.01)
+    writer = HeartbeatWriter(store, "run/status.json", beat, interval_s=0.01)
     with pytest.raises(StoreError):
-        beat.write()
-    with beat:
+        writer.write()
+    with writer:
         (folder / "run").unlink()
         wait_until(lambda: store.exists("run/status.json"), 30, "a heartbeat")

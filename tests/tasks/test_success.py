@@ -80,7 +80,7 @@ def test_a_success_needs_its_manifest_and_every_checkpoint(player):
     manifest = left.folder / "artifact_manifest.json"
 
     manifest.unlink()
-    assert job_status(left.store, spec.job_id)["status"] == "running", "it died before its commit"
+    assert job_status(left.store, spec.job_id).status == "running", "it died before its commit"
     again = player.end(spec)
     again.assert_nothing_missing(iterations=3)
     assert [entry["sha256"] for entry in again.checkpoints] == [entry["sha256"] for entry in left.checkpoints]
