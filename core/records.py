@@ -237,7 +237,7 @@ class ArtifactEntry(Wire):
     parent: str | None = None
     """Of a checkpoint, as in its record; other entries do not have it."""
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """Return the keys that the entry has: a checkpoint alone has an iteration and a parent."""
         keys = super().document()
         if self.kind != "checkpoint":

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from simyard.core.wire import Wire
+from simyard.core.wire import ABSENT, Wire
 
 SCHEMA_VERSION = 1
 SAFE_GLOBALS = "SIMYARD_SAFE_GLOBALS"
@@ -105,6 +105,32 @@ class Evaluation(Wire):
 
 
 @dataclass(frozen=True, kw_only=True)
+class JointLimits(Wire):
+    """Limits of a robot's joint; None is not given."""
+
+    max_velocity: float | None = field(default=None, metadata=ABSENT)
+    """rad/s or m/s."""
+    position: tuple[float, float] | None = field(default=None, metadata=ABSENT)
+    """rad or m, lowest and highest."""
+    max_effort: float | None = field(default=None, metadata=ABSENT)
+    """N m or N."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer(Wire):
+    """Answer of a person to an item of the checklist."""
+
+    by: str
+    """Name of the person."""
+    at: str
+    """Time, ISO 8601."""
+    note: str
+    """Observation, in the person's words."""
+    ok: bool
+    """Whether the policy may run as far as this item goes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Export(Wire):
     """Checks of an exported policy."""
 
@@ -112,10 +138,10 @@ class Export(Wire):
     """Episodes of the rollouts that observations for the checks come from."""
     other_physics: str | None = None
     """Physics preset of the second simulator; None takes another one of the task's, if it has one."""
-    action_limits: dict[str, Any] = field(default_factory=dict)
-    """Limits of the robot's joints, by name: `max_velocity`, `position`, `max_effort`."""
-    answers: dict[str, Any] = field(default_factory=dict)
-    """Answers of a person to checklist items that no program can settle."""
+    action_limits: dict[str, JointLimits] = field(default_factory=dict)
+    """Limits of the robot's joints, by name."""
+    answers: dict[str, Answer] = field(default_factory=dict)
+    """Answers of a person to the checklist's items that no program can settle, by item."""
     curriculum: dict[str, float] | None = None
     """The stage of each curriculum term at the end of training, as far as it was logged."""
 

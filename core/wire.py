@@ -41,9 +41,9 @@ class Wire:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON types."""
-        return typing.cast("dict[str, Any]", json.loads(json.dumps(self.document(), default=_document)))
+        return dict(json.loads(json.dumps(self.document(), default=_document)))
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """Return the keys that the document has, in order, with values that may be documents again."""
         return _fields(self)
 
@@ -113,7 +113,7 @@ def check_version(version: Any, where: str, known: tuple[int, ...] = Wire.SCHEMA
         )
 
 
-def _decode_fields(cls: Any, data: dict[str, Any], where: str) -> Any:
+def _decode_fields(cls: Any, data: dict[str, object], where: str) -> Any:
     hints, required = _shape(cls)
     if "schema_version" in hints and ("schema_version" in data or "schema_version" in required):
         # First: a newer document may differ in everything else.
@@ -128,7 +128,7 @@ def _decode_fields(cls: Any, data: dict[str, Any], where: str) -> Any:
 
 
 @cache
-def _shape(cls: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _shape(cls: Any) -> tuple[dict[str, object], tuple[str, ...]]:
     """Return the types of a dataclass's fields, and the names of those without a default."""
     hints = typing.get_type_hints(cls)
     fields = dataclasses.fields(cls)
@@ -187,11 +187,11 @@ def _name(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) else str(hint)
 
 
-def _document(value: Any) -> dict[str, Any]:
+def _document(value: Any) -> dict[str, object]:
     return value.document() if isinstance(value, Wire) else _fields(value)
 
 
-def _fields(value: Any) -> dict[str, Any]:
+def _fields(value: Any) -> dict[str, object]:
     return {
         field.name: content
         for field in dataclasses.fields(value)

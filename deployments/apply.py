@@ -264,5 +264,5 @@ def apply_store(name: str, block: Block, hear: Hear) -> None:
     hear(f"block job-store/{name}", change)
 
 
-def _fields(block: Any) -> dict[str, Any]:
+def _fields(block: Any) -> dict[str, object]:
     return {name: getattr(block, name) for name in type(block).model_fields}

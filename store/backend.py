@@ -358,7 +358,7 @@ def _open_bucket(location: Location, access: Access) -> Any:
         "sse_kms_key_id": access.encryption.kms_key_id,
         "sse_bucket_key_enabled": access.encryption.bucket_key,
     }
-    client: dict[str, Any] = {
+    client = {
         "allow_http": bool(access.endpoint and access.endpoint.startswith("http://")),
         "connect_timeout": timedelta(seconds=access.connect_s),
         # Silence ends a request, its length does not: obstore's own limit, 30 s in all, would cut a large download.

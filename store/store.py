@@ -117,7 +117,7 @@ class Store:
         self._root = location.folder
         self._backend, self._access = open_backend(location, options, credentials)
         self.opened_with = (location, dict(options), credentials)
-        """What another store, or another client of the same one, is opened with; secrets included."""
+        """Arguments that open another store, or another client of the same one; secrets included."""
 
     @classmethod
     def open(
@@ -440,7 +440,7 @@ class Store:
             except CAUGHT as error:
                 if not self._may_repeat(error, moved):
                     raise failure("read", self._location.join(key), error) from error
-                rest: dict[str, Any] = {"range": {"offset": position}, "if_match": etag}
+                rest = {"range": {"offset": position}, "if_match": etag}
                 result = self._call("read", key, partial(self._backend.get, key, options=rest))
                 stream = iter(result.stream(READ_BYTES))
             else:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from simyard.core.artifacts import METRICS_SUMMARY
 from simyard.core.errors import RequestError, unknown
-from simyard.core.specs import Evaluation, Export, JobSpec, ResumePoint
+from simyard.core.specs import Answer, Evaluation, Export, JobSpec, JointLimits, ResumePoint
 from simyard.requests.jobs import (
     EvaluateRequest,
     ExportRequest,
@@ -139,11 +139,9 @@ def _export(request: ExportRequest, frame: Resolved, store: Store, base: Path) -
     export = Export(
         num_episodes=wanted.num_episodes,
         other_physics=wanted.other_physics,
-        action_limits={
-            joint: limits.model_dump(mode="json", exclude_none=True) for joint, limits in wanted.action_limits.items()
-        },
+        action_limits={joint: JointLimits(**limits.model_dump()) for joint, limits in wanted.action_limits.items()},
         answers={
-            item: {**answer.model_dump(mode="json"), "at": frame.spec.created_at}
+            item: Answer(**answer.model_dump(), at=frame.spec.created_at)
             for item, answer in wanted.checklist_answers.items()
         },
     )

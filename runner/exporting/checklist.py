@@ -10,26 +10,13 @@ from typing import Any
 from simyard.core.artifacts import CHECKLIST
 from simyard.core.errors import RequestError, unknown
 from simyard.core.files import write_json
+from simyard.core.specs import Answer
 from simyard.core.wire import Wire
 from simyard.runner.exporting.checks import CHECKS, Status, Verdict
 from simyard.runner.exporting.evidence import Evidence, Thresholds
 
 SCHEMA_VERSION = 1
 CHECKLIST_FILE = CHECKLIST.name
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer(Wire):
-    """Answer of a person to an item."""
-
-    by: str
-    """Name of the person."""
-    at: str
-    """Time, ISO 8601."""
-    note: str
-    """Observation, in the person's words."""
-    ok: bool
-    """Whether the policy may run as far as this item goes."""
 
 
 @dataclass(frozen=True, kw_only=True)

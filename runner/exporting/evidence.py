@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from simyard.core.errors import RequestError, unknown
+from simyard.core.specs import JointLimits
 from simyard.core.wire import Wire
 from simyard.runner.exporting.contract import Contract, Statistics
 from simyard.runner.exporting.parity import Parity
@@ -65,18 +66,6 @@ class ActionSample(Wire):
     """One for each action."""
     largest_step: tuple[float, ...]
     """Largest change from one action to the next of the same episode, one for each action."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class JointLimits(Wire):
-    """Limits of a robot's joint; None is not given."""
-
-    max_velocity: float | None = None
-    """rad/s or m/s."""
-    position: tuple[float, float] | None = None
-    """rad or m, lowest and highest."""
-    max_effort: float | None = None
-    """N m or N."""
 
 
 @dataclass(frozen=True, kw_only=True)

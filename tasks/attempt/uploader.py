@@ -50,7 +50,7 @@ class Mirror:
             **this_process(),
             began_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        """What the heartbeat says; `note` changes it."""
+        """The heartbeat; `note` changes it."""
         self.cancel_requested = threading.Event()
         self.problem: SimyardError | None = None
         """The last failed upload, until one succeeds."""

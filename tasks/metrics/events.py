@@ -208,7 +208,7 @@ class EventReader:
         self.offset = 0
         """Bytes read so far; always the start of a record."""
         self.error: str | None = None
-        """Why the last call stopped before the end of the file, and at which byte."""
+        """Reason that the last call stopped before the end of the file, and at which byte; None at the end."""
         self._stamp: tuple[int, int] | None = None
 
     def read_new(self) -> dict[str, Series]:

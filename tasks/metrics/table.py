@@ -13,12 +13,12 @@ import struct
 import threading
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypedDict
 
 from simyard.core.files import replacing
 from simyard.tasks.metrics.events import EventReader, Series, find_event_files
@@ -93,6 +93,30 @@ _LOSS = re.compile(r"(^|/)\s*loss|loss($| \[)", re.IGNORECASE)
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 
+class Point(TypedDict):
+    """A value of a column, and the first step that reaches it; both null where it has no finite value."""
+
+    step: int | None
+    value: float | None
+
+
+class Best(Point):
+    """The lowest value of a loss, else the highest."""
+
+    mode: Literal["min", "max"]
+
+
+class Facts(TypedDict):
+    """Facts of a column in `metrics.json`; values that are not finite are none of them."""
+
+    count: int
+    final: Point
+    """The value of the last step, null when it is not finite."""
+    min: Point
+    max: Point
+    best: Best
+
+
 class MetricsTable:
     """All scalars of a run: one row a step, one column a tag.
 
@@ -154,12 +178,8 @@ class MetricsTable:
             write_columns(path, columns)
         return bool(columns)
 
-    def summary(self) -> dict[str, Any]:
-        """Return strictly valid JSON: `count`, `final`, `min`, `max` and `best` of each column of metrics.csv.
-
-        `final` is the value of the last step, null when it is not finite. The others are the first step that reaches
-        the value; values that are not finite never do. `best` is the lowest value of a loss, else the highest.
-        """
+    def summary(self) -> dict[str, Facts]:
+        """Return the facts of each column of metrics.csv, as strictly valid JSON."""
         return {name: _facts(name, series) for name, series in self.columns().items()}
 
     def _columns(self, *, time: bool) -> dict[str, Series]:
@@ -227,17 +247,16 @@ def _by_step(series: Series) -> Series:
     return Series(array("q", last), array("d", walls), array("d", values), series.wide)
 
 
-def _facts(name: str, series: Series) -> dict[str, Any]:
+def _facts(name: str, series: Series) -> Facts:
     finite = _finite(series)
     lowest, highest = _extreme(finite, min), _extreme(finite, max)
-    mode = "min" if _LOSS.search(name) else "max"
     last = Series(series.steps[-1:], values=series.values[-1:], wide=series.wide)
     return {
         "count": len(series.values),
         "final": {"step": last.steps[0], "value": _extreme(_finite(last), max)["value"]},
         "min": lowest,
         "max": highest,
-        "best": {**(lowest if mode == "min" else highest), "mode": mode},
+        "best": {**lowest, "mode": "min"} if _LOSS.search(name) else {**highest, "mode": "max"},
     }
 
 
@@ -249,7 +268,7 @@ def _finite(series: Series) -> Series:
     return Series(array("q", steps), values=array("d", values), wide=series.wide)
 
 
-def _extreme(series: Series, choose: Any) -> dict[str, Any]:
+def _extreme(series: Series, choose: Callable[[Iterable[float]], float]) -> Point:
     if not series.values:
         return {"step": None, "value": None}
     value = choose(series.values)

@@ -22,6 +22,7 @@ from typing import Any
 from simyard.core.errors import RequestError
 from simyard.runner.assets import archives
 from simyard.tasks.packages.modules import SUFFIXES, find_root, require_module
+from simyard.tasks.packages.probe import Answer
 from simyard.tasks.packages.tools import PackageTools
 
 __all__ = ["InstalledPackage", "install", "require_module"]
@@ -338,7 +339,7 @@ def _check_modules(title: str, content: _Content) -> None:
         )
 
 
-def _check_clashes(title: str, content: _Content, answer: dict[str, Any]) -> None:
+def _check_clashes(title: str, content: _Content, answer: Answer) -> None:
     if answer["installed"]:
         raise RequestError(
             f"{title} is installed already: {answer['installed']}.",
@@ -356,7 +357,7 @@ def _check_clashes(title: str, content: _Content, answer: dict[str, Any]) -> Non
         )
 
 
-def _check_entry_points(title: str, content: _Content, answer: dict[str, Any]) -> None:
+def _check_entry_points(title: str, content: _Content, answer: Answer) -> None:
     """A wrong entry point would end every job that has this package, minutes later and on a GPU."""
     for name, value in content.task_entry_points.items():
         module = value.partition(":")[0].strip().replace(".", "/")

@@ -1,14 +1,10 @@
 """Describe a Python environment to the installer of packages: run by that Python, JSON in, JSON out.
 
-    python -P package_probe.py < question.json
+    python -P probe.py < question.json
 
 This runs under the workload's Python, where simyard is not installed: it imports the standard library alone, and it
 imports nothing of what it asks about.
 
-Question, each part optional: `overlay` (folder), `name` (of a distribution), `requires` (requirements),
-`requires_python`, `modules` (dotted names that the package brings) and `imports` (top-level names that it needs).
-Answer: `python` (version), `python_fits`, `missing` (texts), `clashes` (name to where it is), `installed` (version and
-place of a distribution of that name, or null) and `absent` (those of `imports` that nothing provides).
 """
 
 from __future__ import annotations
@@ -21,7 +17,39 @@ import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution
-from typing import Any
+from typing import Any, TypedDict
+
+
+class Question(TypedDict, total=False):
+    """Question about an environment; each part may be left out."""
+
+    overlay: str
+    """Folder of further packages."""
+    name: str
+    """Name of a distribution."""
+    requires: Sequence[str]
+    """Requirements."""
+    requires_python: str | None
+    modules: Sequence[str]
+    """Dotted names of the modules that a package brings."""
+    imports: Sequence[str]
+    """Top-level names of the modules that it imports."""
+
+
+class Answer(TypedDict):
+    """Answer to a question."""
+
+    python: str
+    """Version of Python."""
+    python_fits: bool
+    missing: list[str]
+    """Requirements that are not met, each with the reason."""
+    clashes: dict[str, str]
+    """Modules that exist already, and where they are."""
+    installed: str | None
+    """Version and place of a distribution of that name; null for none."""
+    absent: list[str]
+    """Those of `imports` that nothing provides."""
 
 
 def main() -> None:
@@ -31,7 +59,7 @@ def main() -> None:
     print(json.dumps(answer))
 
 
-def respond(question: dict[str, Any]) -> dict[str, Any]:
+def respond(question: Question) -> Answer:
     """Return the answer to a question."""
     if question.get("overlay"):
         sys.path.append(question["overlay"])

@@ -11,9 +11,10 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from simyard.core.errors import RequestError
+from simyard.tasks.packages.probe import Answer, Question
 
 _PROBE = Path(__file__).with_name("probe.py")
 _TAIL_LINES = 20
@@ -113,8 +114,8 @@ class PackageTools:
                 advice="Build the wheel again, for this Python and platform.",
             )
 
-    def ask(self, **question: Any) -> dict[str, Any]:
-        """Ask the workload's Python about its environment; package_probe.py says what, and what it answers.
+    def ask(self, **question: Unpack[Question]) -> Answer:
+        """Ask the workload's Python about its environment.
 
         Raises:
             RequestError: That Python does not run.
@@ -124,7 +125,7 @@ class PackageTools:
         with asked.open("rb") as stdin, answered.open("wb") as stdout:
             status = self._run([self._python, "-P", str(_PROBE)], stdin=stdin, stdout=stdout)
         try:
-            answer: dict[str, Any] = json.loads(answered.read_text().splitlines()[-1])
+            answer: Answer = json.loads(answered.read_text().splitlines()[-1])
         except (IndexError, ValueError) as error:
             raise RequestError(
                 f"The Python {self._python!r} gives no answer (exit status {status}). {self._tail()}",

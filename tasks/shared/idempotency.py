@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 from simyard.core.errors import RequestError
 from simyard.core.records import IdempotencyRecord
@@ -33,12 +32,12 @@ def check_key(key: str) -> str:
     return key
 
 
-def content_of(spec: JobSpec) -> dict[str, Any]:
+def content_of(spec: JobSpec) -> dict[str, object]:
     """Return the content of a frozen job; ids and times aside, the same request with the same files gives the same."""
     return {name: value for name, value in spec.to_json().items() if name not in ("job_id", "created_at")}
 
 
-def claimed(store: Store, key: str, content: Mapping[str, Any]) -> str | None:
+def claimed(store: Store, key: str, content: Mapping[str, object]) -> str | None:
     """Return the id that this key stands for, or None where it is new.
 
     Args:
@@ -53,7 +52,7 @@ def claimed(store: Store, key: str, content: Mapping[str, Any]) -> str | None:
     return None if first is None else _same(first, key, content)
 
 
-def claim(store: Store, key: str, own_id: str, content: Mapping[str, Any]) -> str:
+def claim(store: Store, key: str, own_id: str, content: Mapping[str, object]) -> str:
     """Return the id that this key stands for from now on: the one given, or the one it was first used for.
 
     Args:
@@ -74,11 +73,11 @@ def claim(store: Store, key: str, own_id: str, content: Mapping[str, Any]) -> st
     return _same(store.get_record(place, IdempotencyRecord), key, content)
 
 
-def _digest(content: Mapping[str, Any]) -> str:
+def _digest(content: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _same(first: IdempotencyRecord, key: str, content: Mapping[str, Any]) -> str:
+def _same(first: IdempotencyRecord, key: str, content: Mapping[str, object]) -> str:
     if first.sha256 != _digest(content):
         raise RequestError(
             f"Idempotency key {key!r} was used for another request, {first.id}.",

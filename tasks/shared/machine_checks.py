@@ -10,15 +10,17 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 from urllib.parse import urlsplit
 
 from simyard.core.errors import RequestError
+from simyard.core.wire import Wire
 from simyard.requests.settings import Site
 from simyard.runner.isaaclab import scripts as isaaclab_scripts
 from simyard.runner.isaaclab.lookup import reachable
 
 State = Literal["ok", "warning", "skipped", "failed"]
+W = TypeVar("W", bound=Wire)
 
 DRIVER = "580.65.06"
 """The oldest of NVIDIA's drivers that Isaac Sim 5 and later run on."""
@@ -62,7 +64,7 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Simulator:
+class Simulator(Wire):
     """The simulator's Python, by its own account."""
 
     scripts: str | None
@@ -73,9 +75,21 @@ class Simulator:
     """Of Python and the packages that matter."""
 
     @property
-    def needs_licence(self) -> bool:
+    def asks_for_licence(self) -> bool:
         """Whether its start asks for NVIDIA's licence."""
         return not self.kit_less or self.scripts is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cuda(Wire):
+    """CUDA, as the simulator's torch sees it."""
+
+    torch: str
+    """Version of torch."""
+    cuda: str | None
+    """Version that it is built for; None for a torch without CUDA."""
+    devices: int
+    """GPUs that it sees."""
 
 
 def read_settings() -> tuple[Check, Site]:
@@ -107,8 +121,8 @@ def _python(site: Site) -> tuple[Check, Simulator | None]:
     name = "Python"
     advice = "Name a Python 3.11 or 3.12 that has Isaac Lab and simyard (`pip install --no-deps`) in SIMYARD_PYTHON."
     try:
-        said = Simulator(**_ask(site, _LOOK, PYTHON_S))
-    except (OSError, ValueError, TypeError) as error:
+        said = _ask(site, _LOOK, PYTHON_S, Simulator)
+    except (OSError, ValueError) as error:
         return Check(name, "failed", f"{site.python!r} does not do: {_line(error)}", advice), None
     return Check(name, "ok", f"{said.versions['python']}, {site.python!r}"), said
 
@@ -153,7 +167,7 @@ def _gpu(simulator: Simulator | None) -> tuple[Check, int | None]:
         return _without_gpu(), 0
     text = f"{len(handles)} x {', '.join(names)}, driver {driver}, free {', '.join(f'{gb:.1f}' for gb in free)} GB"
     if _numbers(driver) < _numbers(DRIVER):
-        state: State = "failed" if simulator is None or simulator.needs_licence else "warning"
+        state: State = "failed" if simulator is None or simulator.asks_for_licence else "warning"
         return Check(name, state, f"{text}: older than {DRIVER}", f"Install driver {DRIVER} or newer."), len(handles)
     return Check(name, "ok", text), len(handles)
 
@@ -172,11 +186,11 @@ def _cuda(site: Site, simulator: Simulator | None, gpus: int | None) -> Check:
     if not gpus:
         return Check(name, "skipped", "needs a GPU")
     try:
-        said = _ask(site, _CUDA, TORCH_S)
+        said = _ask(site, _CUDA, TORCH_S, Cuda)
     except (OSError, ValueError) as error:
         return Check(name, "failed", f"torch does not do: {_line(error)}", f"Run {site.python} -c 'import torch'.")
-    text = f"torch {said['torch']} for CUDA {said['cuda']} sees {said['devices']} of {gpus} GPUs"
-    if not said["devices"]:
+    text = f"torch {said.torch} for CUDA {said.cuda} sees {said.devices} of {gpus} GPUs"
+    if not said.devices:
         advice = "Install a torch that is built for CUDA, and a driver that is new enough for it."
         return Check(name, "failed", text, advice)
     return Check(name, "ok", text)
@@ -186,7 +200,7 @@ def _licence(site: Site, simulator: Simulator | None) -> Check:
     name = "licence"
     if simulator is None:
         return _no_python(name)
-    if not simulator.needs_licence:
+    if not simulator.asks_for_licence:
         return Check(name, "ok", "none is needed: Isaac Sim is not installed")
     if site.accepts_eula:
         return Check(name, "ok", "NVIDIA's is accepted for all jobs of the site")
@@ -263,8 +277,8 @@ def _no_python(name: str) -> Check:
     return Check(name, "skipped", "needs SIMYARD_PYTHON to run")
 
 
-def _ask(site: Site, code: str, timeout_s: float) -> dict[str, Any]:
-    """Return the JSON that code prints in the simulator's Python.
+def _ask(site: Site, code: str, timeout_s: float, kind: type[W]) -> W:
+    """Return the document that code prints in the simulator's Python.
 
     Raises:
         OSError: It does not start, or does not end in time.
@@ -285,10 +299,7 @@ def _ask(site: Site, code: str, timeout_s: float) -> dict[str, Any]:
             process.wait()
     if process.returncode:
         raise ValueError((err.strip().splitlines() or [f"exit code {process.returncode}"])[-1])
-    answer = json.loads((out.strip().splitlines() or [""])[-1])
-    if not isinstance(answer, dict):
-        raise ValueError(f"it printed {answer!r}")
-    return answer
+    return kind.from_json(json.loads((out.strip().splitlines() or [""])[-1]))
 
 
 def _existing(path: Path) -> Path:
