@@ -30,7 +30,7 @@ CONFIG = {
 COUNTED = {
     "resolved": ("tasks/resolve.py", "resolve"),
     "checked": ("runner/session.py", "_Session._check"),
-    "registered": ("runner/isaaclab/environment.py", "register_tasks"),
+    "registered": ("runner/isaaclab/lookup.py", "register_tasks"),
 }
 """What a job should need once, and the function that does it."""
 RECORDER = '''

@@ -47,7 +47,8 @@ def main() -> None:
 def measure(options: argparse.Namespace, num_envs: int, folder: Path) -> dict[str, Any]:
     import torch
 
-    from simyard.runner.isaaclab.environment import fresh_environment, register_tasks
+    from simyard.runner.isaaclab.environment import fresh_environment
+    from simyard.runner.isaaclab.lookup import register_tasks
     from simyard.runner.rollout.actions import RandomActions
 
     device = "cuda:0" if torch.cuda.is_available() else "cpu"

@@ -266,5 +266,9 @@ def _registries() -> Iterator[Callable[[], object]]:
 
     yield clear_hydra
 
-    for library in LIBRARIES.values():
-        yield library.leave_process
+    def leave_libraries() -> None:
+        for library in LIBRARIES.values():
+            if library.module in sys.modules:
+                library.leave_process()
+
+    yield leave_libraries

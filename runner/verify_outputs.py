@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from simyard.core.files import AttemptPaths, sha256_of
 from simyard.core.records import Opened
 from simyard.core.specs import AttemptSpec, Facts
 from simyard.runner.rl import Library, Scale, get_library
+from simyard.runner.rl.base import tensors_of
 
 
 def open_results(paths: AttemptPaths, attempt: AttemptSpec, facts: Facts) -> tuple[Opened, ...]:
@@ -44,21 +43,8 @@ def open_checkpoint(path: Path, library: Library) -> Opened:
     record = Opened(name=path.name, sha256=None, tensors=0, finite=None, error=None)
     try:
         record = replace(record, sha256=sha256_of(path))
-        tensors = [tensor for part in library.load_own(path) for tensor in _tensors(part)]
+        tensors = [tensor for part in library.load_own(path) for _, tensor in tensors_of("", part)]
         finite = all(bool(tensor.isfinite().all()) for tensor in tensors)
         return replace(record, tensors=len(tensors), finite=finite)
     except Exception as error:
         return replace(record, error=f"{type(error).__name__}: {error}")
-
-
-def _tensors(value: Any) -> Iterator[Any]:
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)

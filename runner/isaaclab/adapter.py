@@ -17,11 +17,10 @@ from simyard.runner.adapter import Adapter
 from simyard.runner.isaaclab import lookup as isaaclab_lookup
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab import scripts as isaaclab_scripts
-from simyard.runner.isaaclab.cpu_graphs import replay_on_cpu
-from simyard.runner.isaaclab.environment import register_tasks, tasks_are_registered
-from simyard.runner.isaaclab.kernels import compilations_told
-from simyard.runner.isaaclab.policies import refuse_pickled_code
-from simyard.runner.rl import LIBRARIES, Library, Scale, get_library
+from simyard.runner.isaaclab.lookup import kit_less, register_tasks, scripts_folder, tasks_are_registered
+from simyard.runner.progress import say_activity
+from simyard.runner.rl import LIBRARIES, Scale, get_library
+from simyard.runner.when_imported import when_imported
 
 
 class IsaacLab(Adapter):
@@ -32,7 +31,7 @@ class IsaacLab(Adapter):
 
         Without a library nothing is imported: a task package may do without Isaac Lab altogether.
         """
-        if library and library in LIBRARIES and isaaclab_scripts.root() is None and isaaclab_lookup.kit_less():
+        if library and library in LIBRARIES and scripts_folder() is None and kit_less():
             import isaaclab_rl.entrypoints  # noqa: F401
             import isaaclab_tasks.utils  # noqa: F401
 
@@ -41,7 +40,7 @@ class IsaacLab(Adapter):
 
     def import_rest(self) -> None:
         """Import environments and their physics: Isaac Lab does that when it makes the first one."""
-        if "isaaclab_rl" in sys.modules and isaaclab_lookup.kit_less():
+        if "isaaclab_rl" in sys.modules and kit_less():
             with _only_the_clip_of_moviepy():
                 import isaaclab.envs.direct_rl_env
             import isaaclab.envs.manager_based_rl_env  # noqa: F401
@@ -50,9 +49,9 @@ class IsaacLab(Adapter):
 
     def only_one_job(self) -> str | None:
         """Kit, on which all else of Isaac Lab runs, allows one app in the life of a process."""
-        if isaaclab_scripts.root() is not None:
+        if scripts_folder() is not None:
             return "Isaac Lab 2.3 trains in a process of its own"
-        return None if isaaclab_lookup.kit_less() else "Kit allows one app in the life of a process"
+        return None if kit_less() else "Kit allows one app in the life of a process"
 
     def left_over(self) -> str | None:
         """An environment that was not closed leaves its simulation, of which there is one."""
@@ -63,7 +62,7 @@ class IsaacLab(Adapter):
 
     def findings(self) -> dict[str, Any]:
         """The registered tasks with the libraries that they have configurations for, and keys of configurations."""
-        if isaaclab_scripts.root() is not None or not tasks_are_registered():
+        if scripts_folder() is not None or not tasks_are_registered():
             return {}
         return {"tasks": isaaclab_lookup.registered_tasks(), "keys": isaaclab_overrides.KEYS}
 
@@ -84,7 +83,7 @@ class IsaacLab(Adapter):
 
             return isaaclab_rollouts.check(job, overlay, files)
         library = get_library(job.library)
-        if isaaclab_scripts.root() is not None:
+        if scripts_folder() is not None:
             return isaaclab_scripts.check(job, library)
         isaaclab_lookup.require_installed(library)
         register_tasks(overlay, job.import_callback)
@@ -116,20 +115,47 @@ class IsaacLab(Adapter):
 
     def _train(self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
         """Train, by the code path of `isaaclab train`."""
-        library = get_library(attempt.job.library)
-        checkpoint = _prepare_checkpoint(attempt, library, paths)
+        job = attempt.job
+        library = get_library(job.library)
+
+        # Prepare: open the checkpoint safely, then let the library shape it for its own way of resuming.
+        checkpoint = None
+        if attempt.resume is not None:
+            source = paths.inputs / attempt.resume.checkpoint.name
+            if not attempt.resume.trusted:
+                isaaclab_lookup.refuse_pickled_code(source)
+            folder = paths.inputs / "resume"
+            folder.mkdir(exist_ok=True)
+            checkpoint = library.prepare_resume(source, folder, attempt.start_iteration)
         if facts.flavor == "scripts":
             isaaclab_scripts.run(attempt, facts, library, checkpoint, paths)
             return
+
+        # Build: the request to Isaac Lab, which makes environment, agent and runner of it.
         from isaaclab_rl.entrypoints import TrainingRequest, train
 
-        request = training_request(attempt, facts, library, checkpoint, TrainingRequest)
+        request = TrainingRequest(
+            backend=job.library,
+            task=job.task,
+            checkpoint=str(checkpoint) if checkpoint else None,
+            num_envs=job.num_envs,
+            seed=job.seed,
+            max_iterations=library.limit(job.last_iteration, attempt.start_iteration),
+            device=facts.device,
+            backend_args=tuple(library.arguments(Scale(num_envs=job.num_envs, rollout=facts.rollout))),
+            hydra_args=facts.overrides,
+        )
+
+        # Learn: here, or in a process for each GPU. The library saves, and the supervisor takes what it saves.
         if attempt.world is not None:
-            from simyard.runner.isaaclab.launcher import train_together
+            from simyard.runner.isaaclab.ranks import train_together
 
             train_together(request, attempt, attempt.world, paths)
         elif code := train(request):
             raise RuntimeError(f"isaaclab_rl.entrypoints.train returned {code}")
+
+
+# --- changes to modules of others -----------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -151,33 +177,85 @@ def _only_the_clip_of_moviepy() -> Iterator[None]:
         sys.modules.pop(name, None)
 
 
-def training_request(
-    attempt: AttemptSpec, facts: Facts, library: Library, checkpoint: Path | None, request: Any
-) -> Any:
-    """Return the arguments of the one-call API; `request` is Isaac Lab's `TrainingRequest`."""
-    job = attempt.job
-    scale = Scale(num_envs=job.num_envs, rollout=facts.rollout)
-    until = job.last_iteration if library.absolute_iterations else job.last_iteration - attempt.start_iteration
-    return request(
-        backend=job.library,
-        task=job.task,
-        checkpoint=str(checkpoint) if checkpoint else None,
-        num_envs=job.num_envs,
-        seed=job.seed,
-        max_iterations=until,
-        device=facts.device,
-        backend_args=tuple(library.arguments(scale)),
-        hydra_args=facts.overrides,
-    )
+def replay_on_cpu() -> None:
+    """Let every Newton solver that Isaac Lab builds on the CPU from now on replay its step; once is enough.
+
+    Isaac Lab captures a simulation step as a graph on CUDA only. On the CPU each substep is about a hundred kernel
+    launches from Python, which take ten times longer than the kernels of a small robot. Warp has graphs for the CPU
+    too: the same kernels in the same order. What a step computes is the same to the bit, loops that end when they have
+    converged included. A solver that Isaac Lab would not capture on CUDA is left as it is, and
+    `env.sim.physics.use_cuda_graph=false` leaves all.
+    """
+    when_imported("isaaclab_newton.physics.newton_manager", _wrap_solvers)
 
 
-def _prepare_checkpoint(attempt: AttemptSpec, library: Library, paths: AttemptPaths) -> Path | None:
-    """Open the checkpoint safely, then let the library shape it for its own way of resuming."""
-    if attempt.resume is None:
-        return None
-    source = paths.inputs / attempt.resume.checkpoint.name
-    if not attempt.resume.trusted:
-        refuse_pickled_code(source)
-    folder = paths.inputs / "resume"
-    folder.mkdir(exist_ok=True)
-    return library.prepare_resume(source, folder, attempt.start_iteration)
+def _wrap_solvers() -> None:
+    from isaaclab_newton.physics.newton_manager import NewtonManager
+
+    bound: Any = NewtonManager._invalidate_graph
+    invalidate_graph = bound.__func__
+    if invalidate_graph.__module__ == __name__:
+        return
+
+    def wrap(cls: Any) -> None:
+        from isaaclab.physics import PhysicsManager
+
+        # Isaac Lab calls it whenever a graph of old would no longer be right: for a new solver, after a hard reset.
+        invalidate_graph(cls)
+        cfg, solver = PhysicsManager._cfg, NewtonManager._solver
+        if cfg.use_cuda_graph and str(PhysicsManager._device) == "cpu" and cls._supports_cuda_graph_capture():
+            solver.step = _Replay(type(solver).step.__get__(solver))
+
+    NewtonManager._invalidate_graph = classmethod(wrap)
+
+
+class _Replay:
+    """A solver's `step`: the first call for some states computes and then records, all others replay."""
+
+    def __init__(self, step: Any) -> None:
+        self._step = step
+        self._graphs: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
+
+    def __call__(self, *arguments: Any) -> None:
+        import warp
+
+        key = tuple(item if isinstance(item, float) else id(item) for item in arguments)
+        if key in self._graphs:
+            warp.capture_launch(self._graphs[key][0])
+            return
+        self._step(*arguments)  # outside of the recording, since it may allocate and load kernels
+        with warp.ScopedCapture(device="cpu") as capture:
+            self._step(*arguments)
+        self._graphs[key] = capture.graph, arguments  # kept, so that no other object gets their ids
+
+
+@contextmanager
+def compilations_told() -> Iterator[None]:
+    """Say of every module of kernels that it is being compiled, while the body runs; those in the cache are not.
+
+    How many there will be nobody knows: each is made when the solver first needs it.
+    """
+    if "warp" not in sys.modules:
+        yield
+        return
+    from warp._src import build
+
+    count = 0
+
+    def told(compile_module: Any) -> Any:
+        def compile_and_tell(*arguments: Any, **options: Any) -> Any:
+            nonlocal count
+            count += 1
+            say_activity(f"compiling kernels: {count} so far")
+            return compile_module(*arguments, **options)
+
+        return compile_and_tell
+
+    originals = {name: getattr(build, name) for name in ("build_cpu", "build_cuda")}
+    for name, original in originals.items():
+        setattr(build, name, told(original))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(build, name, original)

@@ -2,70 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import site
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from simyard.core.errors import RequestError
 from simyard.runner.progress import say_activity
 from simyard.runner.rl import Library
-
-
-def use_overlay(overlay: Path | None) -> None:
-    """Make the job's own packages importable, if it has any."""
-    if overlay is not None:
-        site.addsitedir(str(overlay))
-        importlib.invalidate_caches()
-
-
-def register_tasks(overlay: Path | None, import_callback: str | None = None) -> None:
-    """Make the task registry whole: Isaac Lab's tasks, installed entry points, the job's package and callback.
-
-    Args:
-        overlay: Folder of the job's own packages, if it has any.
-        import_callback: `package.module` or `package.module:function`, called besides.
-
-    Raises:
-        RequestError: If one of them does not import.
-    """
-    use_overlay(overlay)
-    try:
-        _load_tasks(overlay)
-        if import_callback:
-            module, _, function = import_callback.partition(":")
-            loaded = importlib.import_module(module)
-            if function:
-                getattr(loaded, function)()
-    except Exception as error:
-        raise RequestError(
-            f"The task package does not import: {type(error).__name__}: {error}",
-            code="task_package_import",
-            advice="Mend the package; the traceback is in command.stderr.log.",
-        ) from error
-
-
-def _load_tasks(overlay: Path | None) -> None:
-    """Import Isaac Lab's tasks and those of installed packages; looking for the latter takes 50 ms each time."""
-    global _loaded
-    if overlay is None and _loaded:
-        return
-    import isaaclab_tasks  # noqa: F401
-    from isaaclab.cli import load_external_tasks
-
-    load_external_tasks()
-    _loaded = True
-
-
-def tasks_are_registered() -> bool:
-    """Return whether the registry has what is installed."""
-    return _loaded
-
-
-_loaded = False
-"""Whether that has happened in this process."""
 
 
 @contextmanager

@@ -1,28 +1,48 @@
-"""Isaac Lab's registered tasks: looked up and resolved with every override, before the simulator starts."""
+"""Isaac Lab as it is installed here: its tasks looked up and resolved with every override, and checkpoints opened.
+
+All of it before a simulator starts: Isaac Lab itself finds out in a minute, or not at all.
+"""
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import os
+import site
 import socket
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from simyard.core.errors import RequestError, unknown
-from simyard.core.specs import Facts, JobSpec
+from simyard.core.specs import SAFE_GLOBALS, Facts, JobSpec
 from simyard.runner.devices import device_of, versions
+from simyard.runner.evaluation.episode_statistics import TERMINATED, TIME_OUT
+from simyard.runner.exporting.checklist import parse_answers
+from simyard.runner.exporting.evidence import parse_limits
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
-from simyard.runner.isaaclab import scripts as isaaclab_scripts
-from simyard.runner.isaaclab.policies import check_policies, refuse_pickled_code
+from simyard.runner.isaaclab.overrides import TaskConfig
 from simyard.runner.rl import LIBRARIES, Library, Scale
+from simyard.runner.rl.checkpoints import expected_of, inspect, load
 
 _ENGINES = {"physx": ("isaacsim", "ovphysx"), "isaacsim_physx": ("isaacsim",), "ovphysx": ("ovphysx",)}
 """Physics presets and the modules of which one must be there; Newton's are part of Isaac Lab."""
+_loaded = False
+"""Whether this process has imported the tasks of Isaac Lab and of installed packages."""
+
+
+# --- the installation -----------------------------------------------------------------------------------------------
+
+
+def scripts_folder() -> Path | None:
+    """Return the folder of a 2.3 installation, or None where Isaac Lab is 3.0 or absent."""
+    path = Path(os.environ.get("ISAACLAB_PATH", "/workspace/isaaclab"))
+    has_scripts = (path / "isaaclab.sh").is_file() and (path / "scripts/reinforcement_learning").is_dir()
+    has_api = (path / "source/isaaclab_rl/isaaclab_rl/entrypoints").is_dir()
+    return path if has_scripts and not has_api else None
 
 
 def kit_less() -> bool:
@@ -32,7 +52,7 @@ def kit_less() -> bool:
 
 def require_licence() -> None:
     """Raise `RequestError` where Isaac Sim is installed and nobody has accepted its licence: it would ask, and wait."""
-    if (kit_less() and isaaclab_scripts.root() is None) or os.environ.get("ACCEPT_EULA") == "Y":
+    if (kit_less() and scripts_folder() is None) or os.environ.get("ACCEPT_EULA") == "Y":
         return
     raise RequestError(
         "This machine has Isaac Sim, whose licence nobody has accepted.",
@@ -57,6 +77,53 @@ def require_installed(library: Library | None) -> None:
             code="library_absent",
             advice=f"Install it: {library.install}",
         )
+
+
+# --- its tasks ------------------------------------------------------------------------------------------------------
+
+
+def use_overlay(overlay: Path | None) -> None:
+    """Make the job's own packages importable, if it has any."""
+    if overlay is not None:
+        site.addsitedir(str(overlay))
+        importlib.invalidate_caches()
+
+
+def register_tasks(overlay: Path | None, import_callback: str | None = None) -> None:
+    """Make the task registry whole: Isaac Lab's tasks, installed entry points, the job's package and callback.
+
+    Args:
+        overlay: Folder of the job's own packages, if it has any.
+        import_callback: `package.module` or `package.module:function`, called besides.
+
+    Raises:
+        RequestError: If one of them does not import.
+    """
+    global _loaded
+    use_overlay(overlay)
+    try:
+        if overlay is not None or not _loaded:  # looking for those of installed packages takes 50 ms each time
+            import isaaclab_tasks  # noqa: F401
+            from isaaclab.cli import load_external_tasks
+
+            load_external_tasks()
+            _loaded = True
+        if import_callback:
+            module, _, function = import_callback.partition(":")
+            loaded = importlib.import_module(module)
+            if function:
+                getattr(loaded, function)()
+    except Exception as error:
+        raise RequestError(
+            f"The task package does not import: {type(error).__name__}: {error}",
+            code="task_package_import",
+            advice="Mend the package; the traceback is in command.stderr.log.",
+        ) from error
+
+
+def tasks_are_registered() -> bool:
+    """Return whether the registry has what is installed."""
+    return _loaded
 
 
 def registered_tasks() -> dict[str, list[str]]:
@@ -100,7 +167,7 @@ def find_task(task: str, library: Library | None, tasks: Mapping[str, Collection
         )
 
 
-def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) -> tuple[Facts, dict[str, Any]]:
+def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) -> tuple[Facts, TaskConfig]:
     """Resolve the configuration of a registered task with every override, and open the job's checkpoints.
 
     Args:
@@ -109,24 +176,35 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
         files: Where the job's inputs lie here, by digest.
 
     Returns:
-        What is known of the job now, and the environment's configuration as a plain dictionary.
+        What is known of the job now, and the task's configuration.
 
     Raises:
         RequestError: If an override, an asset or a checkpoint does not fit.
     """
+    # The device, and an engine that is installed: of another one Isaac Lab raises only when the simulator starts.
     device = device_of(job.gpus)
     own = library.device_overrides(device) if library else []
-    if kit_less() and not any(override.startswith("physics=") for override in job.overrides):
+    physics = [override for override in job.overrides if override.startswith("physics=")]
+    if kit_less() and not physics:
         own.insert(0, "physics=newton_mjwarp")
-    _require_physics(job)
-    env_cfg, agent_cfg = isaaclab_overrides.resolve(job.task, library, own, job.overrides)
-    if job.kind == "rollout" and "possible_agents" in env_cfg:
+    for override in physics:
+        modules = _ENGINES.get(override.removeprefix("physics="), ())
+        if modules and not any(map(importlib.util.find_spec, modules)):
+            raise RequestError(
+                f"Override {override!r} needs {' or '.join(modules)}, which is not installed for {sys.executable!r}.",
+                code="bad_override",
+                advice="Without it use physics=newton_mjwarp.",
+            )
+
+    # The configuration, and what it needs from outside.
+    config = isaaclab_overrides.resolve(job.task, library, own, job.overrides)
+    if job.kind == "rollout" and "possible_agents" in config.env:
         raise RequestError(
             f"Task {job.task!r} has several agents.",
             code="multi_agent",
             advice="Name a task with one agent, or write a class that drives this one.",
         )
-    _require_assets(env_cfg)
+    _require_assets(config)
     facts = Facts(
         simulator=job.simulator,
         version=importlib.metadata.version("isaaclab"),
@@ -137,15 +215,17 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
         versions=versions(device),
     )
     if library is None:
-        return facts, env_cfg
-    scale = Scale(num_envs=job.num_envs, rollout=library.rollout(agent_cfg))
-    fitted, notes = library.fit(agent_cfg, scale, {override.partition("=")[0] for override in job.overrides})
-    not_resumable = library.not_resumable(agent_cfg)
+        return facts, config
+
+    # The library's part: sizes that fit, and checkpoints that it can play or go on from.
+    scale = Scale(num_envs=job.num_envs, rollout=library.rollout(config.agent))
+    fitted, notes = library.fit(config.agent, scale, {override.partition("=")[0] for override in job.overrides})
+    not_resumable = library.not_resumable(config.agent)
     if job.resume and not_resumable:
         raise RequestError(
             f"This job cannot resume: {not_resumable}.", code="not_resumable", advice="Train from scratch."
         )
-    check_policies(job, env_cfg, agent_cfg, files)
+    _check_policies(job, config, files)
     if job.resume and not job.resume.trusted and (path := files.get(job.resume.checkpoint.sha256)):
         refuse_pickled_code(path)
     facts = replace(
@@ -155,22 +235,10 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
         not_resumable=not_resumable,
         notes=tuple(notes),
     )
-    return facts, env_cfg
+    return facts, config
 
 
-def _require_physics(job: JobSpec) -> None:
-    """Refuse an engine that is not installed: Isaac Lab raises only when the simulator starts."""
-    for override in job.overrides:
-        modules = _ENGINES.get(override.removeprefix("physics="), ())
-        if override.startswith("physics=") and modules and not any(map(importlib.util.find_spec, modules)):
-            raise RequestError(
-                f"Override {override!r} needs {' or '.join(modules)}, which is not installed for {sys.executable!r}.",
-                code="bad_override",
-                advice="Without it use physics=newton_mjwarp.",
-            )
-
-
-def _require_assets(env_cfg: dict[str, Any]) -> None:
+def _require_assets(config: TaskConfig) -> None:
     """Refuse a task whose assets cannot be had, before Isaac Lab looks for them for a minute and raises.
 
     A local asset root is looked at file by file; of a root on the network only the host is asked for.
@@ -178,26 +246,25 @@ def _require_assets(env_cfg: dict[str, Any]) -> None:
     from isaaclab.utils import assets
 
     root: str = assets.NUCLEUS_ASSET_ROOT_DIR
-    strings = {value for _, value in isaaclab_overrides.flatten(env_cfg) if isinstance(value, str)}
+    strings = {value for _, value in isaaclab_overrides.flatten(config.env) if isinstance(value, str)}
     wanted = {path for path in strings if path.startswith(root) and Path(path).suffix.startswith(".usd")}
+
+    def names(paths: set[str]) -> str:
+        return ", ".join(sorted(path.removeprefix(root).lstrip("/") for path in paths))
+
     if "://" in root:
         if wanted and not reachable(urlsplit(root)):
             raise RequestError(
-                f"The task needs {_assets(wanted, root)}, and there is no route to {root!r}.",
+                f"The task needs {names(wanted)}, and there is no route to {root!r}.",
                 code="assets_unreachable",
                 advice="Set ISAACSIM_ASSET_ROOT to a folder with a copy of the asset store.",
             )
-        return
-    if missing := {path for path in wanted if not Path(path).exists()}:
+    elif missing := {path for path in wanted if not Path(path).exists()}:
         raise RequestError(
-            f"The task needs assets that are not below {root!r}: {_assets(missing, root)}.",
+            f"The task needs assets that are not below {root!r}: {names(missing)}.",
             code="assets_missing",
             advice="Set ISAACSIM_ASSET_ROOT to a copy of the asset store, or unset it to fetch them from NVIDIA's.",
         )
-
-
-def _assets(paths: set[str], root: str) -> str:
-    return ", ".join(sorted(path.removeprefix(root).lstrip("/") for path in paths))
 
 
 def reachable(root: SplitResult) -> bool:
@@ -207,3 +274,45 @@ def reachable(root: SplitResult) -> bool:
             return True
     except OSError:
         return False
+
+
+# --- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+def _check_policies(job: JobSpec, config: TaskConfig, files: Mapping[str, Path]) -> None:
+    """Refuse a job whose policies do not fit its task; every checkpoint that is here is opened."""
+    if job.policies and "possible_agents" in config.env:
+        raise RequestError(
+            f"Task {job.task!r} has several agents.",
+            code="multi_agent",
+            advice="Evaluation and export take tasks with one agent.",
+        )
+    if job.evaluation and (wanted := job.evaluation.success_termination):
+        terms = config.env.get("terminations")
+        known = [key for key, value in terms.items() if value is not None] if terms else [TERMINATED, TIME_OUT]
+        if wanted not in known:
+            raise unknown("successTermination", wanted, known, code="unknown_termination")
+    if job.export:
+        parse_answers(job.export.answers)
+        parse_limits(job.export.action_limits)
+    here = [path for policy in job.policies if (path := files.get(policy.checkpoint.sha256))]
+    expected = expected_of(job.library, config.env, config.agent, job.task) if here else None
+    allowed = tuple(name.strip() for name in os.environ.get(SAFE_GLOBALS, "").split(",") if name.strip())
+    for path in here:
+        inspect(path, library=job.library, expected=expected, allowed_globals=allowed)
+
+
+def refuse_pickled_code(checkpoint: Path) -> None:
+    """Raise `RequestError` unless the checkpoint loads as plain tensors and containers.
+
+    Every library loads checkpoints with pickle, which runs whatever code a file from outside names.
+    """
+    load(checkpoint)
+    for name, library in LIBRARIES.items():
+        if library.has_pickled_settings(checkpoint):
+            raise RequestError(
+                f"Checkpoint {checkpoint.name!r} is not plain weights: {name} pickles its settings beside them, and "
+                "runs them to resume.",
+                code="unsafe_checkpoint",
+                advice=f"Only {name} checkpoints that a job of this store wrote can be resumed: use resume.from_job.",
+            )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from simyard.core.errors import RequestError, unknown
@@ -21,14 +22,27 @@ _OWNED = {
 }
 """Keys of every environment that simyard sets, as `Library.owned_keys` has those of the agents."""
 
+Keys = dict[str, bool | int | float | None]
+"""The keys of a configuration, with the values of those that are numbers or truth values; None stands for all else."""
 
-KEYS: dict[str, dict[str, Any]] = {}
-"""The keys of every configuration that this process has resolved, before the user's overrides, by task and library.
-
-With the values of those that are numbers or truth values; None stands for all else.
-"""
+KEYS: dict[str, Keys] = {}
+"""Those of every configuration that this process has resolved, before the user's overrides, by task and library."""
 _WORD = re.compile(r"(?!(?:true|false|yes|no|on|off|null|inf|nan)$)[a-z]+", re.IGNORECASE)
 """A value that Hydra reads as text, whatever it is for."""
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """A task's configuration as Isaac Lab resolves it, as plain dictionaries."""
+
+    env: dict[str, Any]
+    """The environment's."""
+    agent: dict[str, Any]
+    """The agent's; empty without a library."""
+
+    def flat(self) -> dict[str, Any]:
+        """Return every value by its dotted key, inner nodes too."""
+        return dict(flatten({"env": self.env, "agent": self.agent}))
 
 
 def owned_keys() -> dict[str, str | None]:
@@ -42,24 +56,8 @@ def owned_keys() -> dict[str, str | None]:
     return owned
 
 
-def _has_preset(given: Sequence[str]) -> bool:
-    return any("." not in override.partition("=")[0] for override in given)
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _name(task: str, library: Library | None) -> str:
-    return f"{task.split(':')[-1]} {library.name if library else ''}"
-
-
-def resolve(
-    task: str, library: Library | None, own: Sequence[str], given: Sequence[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the (environment, agent) configuration with every override applied, as plain dictionaries.
-
-    Without a library the agent's is empty.
+def resolve(task: str, library: Library | None, own: Sequence[str], given: Sequence[str]) -> TaskConfig:
+    """Return a task's configuration with every override applied.
 
     Args:
         task: The task's id.
@@ -70,27 +68,39 @@ def resolve(
     Raises:
         RequestError: If an override does not parse, names an unknown key, has the wrong type or changes nothing.
     """
+    # Before the user's overrides: its keys are kept, for the checks of later jobs. With a preset it is another one.
     applied = list(own)
-    before = _load(task, library, applied)
-    if not _has_preset(given):  # with one it is another configuration
-        flat = flatten({"env": before[0], "agent": before[1]})
-        KEYS[_name(task, library)] = {key: value if _is_plain(value) else None for key, value in flat}
+    config = _load(task, library, applied)
+    known = config.flat()
+    if not _has_preset(given):
+        KEYS[_name(task, library)] = {key: value if _is_number(value) else None for key, value in known.items()}
+
+    # One override after another, so that what it does can be seen. A preset may be the default one: that is a
+    # statement, not a mistake.
     for override in given:
         _check_form(override)
         key, _, _ = override.partition("=")
-        known = dict(flatten({"env": before[0], "agent": before[1]}))
-        is_preset = "." not in key  # naming the default one is a statement, not a mistake
+        is_preset = "." not in key
         if not is_preset:
             _check_key(key, known)
-        after = _load(task, library, [*applied, override])
-        if not is_preset:
-            _check_effect(override, key, known, dict(flatten({"env": after[0], "agent": after[1]})))
         applied.append(override)
-        before = after
-    return before
+        config = _load(task, library, applied)
+        before, known = known, config.flat()
+        if is_preset:
+            continue
+        if key in before:
+            _check_type(override, key, before[key], known.get(key))
+        if repr(before) == repr(known):
+            value = f" It is {before[key]!r} already." if key in before else ""
+            raise RequestError(
+                f"Override {override!r} changes nothing.{value}",
+                code="bad_override",
+                advice="Remove it, or give another value.",
+            )
+    return config
 
 
-def refuse_known(task: str, library: Library | None, given: Sequence[str], keys: Mapping[str, dict[str, Any]]) -> None:
+def refuse_known(task: str, library: Library | None, given: Sequence[str], keys: Mapping[str, Keys]) -> None:
     """Refuse overrides without resolving anything, as `resolve` would.
 
     Args:
@@ -106,12 +116,24 @@ def refuse_known(task: str, library: Library | None, given: Sequence[str], keys:
     owned, replaced = owned_keys(), list[str]()
     for override in given:
         _check_form(override)
-        key, _, _ = override.partition("=")
+        key, _, value = override.partition("=")
         if key in owned or (known is not None and "." in key and not key.startswith(tuple(replaced))):
             _check_key(key, known or {})
-            if known and known[key] is not None and _WORD.fullmatch(word := override.partition("=")[2]):
-                _check_type(override, key, known[key], word)
+            if known and known[key] is not None and _WORD.fullmatch(value):
+                _check_type(override, key, known[key], value)
         replaced.append(f"{key}.")
+
+
+def _has_preset(given: Sequence[str]) -> bool:
+    return any("." not in override.partition("=")[0] for override in given)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _name(task: str, library: Library | None) -> str:
+    return f"{task.split(':')[-1]} {library.name if library else ''}"
 
 
 def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -150,7 +172,18 @@ def _check_key(key: str, known: Collection[str]) -> None:
 
 
 def _check_type(override: str, key: str, old: Any, new: Any) -> None:
-    if not _same_type(old, new):
+    """Refuse a value of another type; nothing is known of None, and "auto" may be a number."""
+    if old is None or new is None or old == "auto":
+        return
+    if isinstance(old, bool) or isinstance(new, bool):
+        is_same = isinstance(old, bool) and isinstance(new, bool)
+    elif isinstance(old, int | float):
+        is_same = isinstance(new, int | float)
+    elif isinstance(old, list | tuple):
+        is_same = isinstance(new, list | tuple)
+    else:
+        is_same = isinstance(new, type(old))
+    if not is_same:
         raise RequestError(
             f"Override {override!r} gives {new!r}, a {type(new).__name__}.",
             code="bad_override",
@@ -158,31 +191,7 @@ def _check_type(override: str, key: str, old: Any, new: Any) -> None:
         )
 
 
-def _check_effect(override: str, key: str, known: dict[str, Any], changed: dict[str, Any]) -> None:
-    if key in known:
-        _check_type(override, key, known[key], changed.get(key))
-    if repr(known) == repr(changed):
-        value = f" It is {known[key]!r} already." if key in known else ""
-        raise RequestError(
-            f"Override {override!r} changes nothing.{value}",
-            code="bad_override",
-            advice="Remove it, or give another value.",
-        )
-
-
-def _same_type(old: Any, new: Any) -> bool:
-    if old is None or new is None or old == "auto":  # as intervals may be, or a number
-        return True
-    if isinstance(old, bool) or isinstance(new, bool):
-        return isinstance(old, bool) and isinstance(new, bool)
-    if isinstance(old, int | float):
-        return isinstance(new, int | float)
-    if isinstance(old, list | tuple):
-        return isinstance(new, list | tuple)
-    return isinstance(new, type(old))
-
-
-def _load(task: str, library: Library | None, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _load(task: str, library: Library | None, overrides: Sequence[str]) -> TaskConfig:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from isaaclab_tasks.utils import resolve_task_config
@@ -190,16 +199,12 @@ def _load(task: str, library: Library | None, overrides: Sequence[str]) -> tuple
     try:
         OverridesParser.create().parse_overrides(list(overrides))
         agent_key = library.agent_key if library else None
-        env_cfg, agent_cfg = resolve_task_config(task, agent_key, overrides=list(overrides))
+        configs = resolve_task_config(task, agent_key, overrides=list(overrides))
     except (HydraException, ValueError, KeyError, TypeError, AttributeError, SystemExit) as error:
         last = overrides[-1] if overrides else ""
         raise RequestError(
             f"Isaac Lab refuses override {last!r}: {error}", code="bad_override", advice="See the task's configuration."
         ) from error
-    return _plain(env_cfg), _plain(agent_cfg)
-
-
-def _plain(cfg: Any) -> dict[str, Any]:
-    if cfg is None:
-        return {}
-    return cfg if isinstance(cfg, dict) else dict(cfg.to_dict())
+    # An environment's is an object, an agent's may be a dictionary already, or None.
+    env, agent = (cfg if isinstance(cfg, dict) else dict(cfg.to_dict()) if cfg is not None else {} for cfg in configs)
+    return TaskConfig(env, agent)

@@ -1,4 +1,7 @@
-"""Rollouts of the isaac_lab_rollout profile, checked before anything is simulated."""
+"""Rollouts of the isaac_lab_rollout profile: checked before anything is simulated, and driven where no class does it.
+
+A registered task of Isaac Lab is driven by simyard: by nothing, by chance, or by a checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,31 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-from simyard.core.errors import RequestError, unknown
-from simyard.core.specs import Facts, JobSpec, Rollout
+from simyard.core.errors import RequestError, WorkloadError, unknown
+from simyard.core.paths import AttemptPaths
+from simyard.core.specs import AttemptSpec, Facts, JobSpec, Rollout
 from simyard.runner.assets.robot_files import main_file
 from simyard.runner.devices import device_of, versions
 from simyard.runner.isaaclab import lookup as isaaclab_lookup
-from simyard.runner.isaaclab import registered_task as registered
-from simyard.runner.isaaclab import scripts as isaaclab_scripts
-from simyard.runner.isaaclab.environment import register_tasks, use_overlay
+from simyard.runner.isaaclab.environment import fresh_environment, settle
+from simyard.runner.isaaclab.environment_recorder import EnvironmentRecorder, check_rate
+from simyard.runner.isaaclab.lookup import register_tasks, scripts_folder, use_overlay
+from simyard.runner.isaaclab.scripts import cannot
+from simyard.runner.rl import LIBRARIES, Library, get_library
+from simyard.runner.rl.inference import load_policy
+from simyard.runner.rollout.actions import RandomActions, ZeroActions
+from simyard.runner.rollout.outputs import Recording, no_video
 from simyard.runner.rollout.user_class import check_class, class_names, find_class, import_module
+from simyard.runner.video.trajectories import VideoError, newton_model
+
+MODES = ("zero", "random", "policy")
+"""Values of `control.task_mode`; the first is the default."""
+_FIELDS = ("task_mode", "sample")
+
+
+# --- before the simulation ------------------------------------------------------------------------------------------
 
 
 def check(job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Facts:
@@ -32,20 +49,24 @@ def check(job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Fact
     """
     wanted = job.rollout
     assert wanted is not None
+
+    # A class of the task package's own.
     use_overlay(overlay)
     module = import_module(wanted.task_module) if wanted.task_module else None
     task_class = find_class(module, job.task) if module else None
     if task_class is not None:
         check_class(task_class, wanted.task_args)
         return _check_class_job(job, wanted, files)
-    if isaaclab_scripts.root() is not None:
-        raise isaaclab_scripts.cannot(job.kind)
+
+    # Else a registered task.
+    if scripts_folder() is not None:
+        raise cannot(job.kind)
     isaaclab_lookup.require_installed(None)
     register_tasks(overlay, job.import_callback)
     if module is not None and job.task not in (tasks := isaaclab_lookup.registered_tasks()):
         what = f"class in module {module.__name__!r}, or registered task,"
         raise unknown(what, job.task, [*class_names(module), *tasks], code="unknown_task_class")
-    library = registered.library_of(job)
+    library = library_of(job)
     isaaclab_lookup.require_installed(library)
     isaaclab_lookup.find_task(job.task, library, isaaclab_lookup.registered_tasks())
     if wanted.task_args:
@@ -54,8 +75,21 @@ def check(job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Fact
             code="unknown_task_argument",
             advice="Change its configuration by overrides, 'env.episode_length_s=2.0' say.",
         )
-    facts, env_cfg = isaaclab_lookup.resolve(job, library, files)
-    return replace(facts, notes=(*facts.notes, *_notes(wanted, env_cfg)))
+    facts, config = isaaclab_lookup.resolve(job, library, files)
+
+    # Fields of the request that such a task ignores.
+    notes = []
+    substeps = config.env["decimation"]
+    period = config.env["sim"]["dt"] * substeps
+    if (round(period, 9), substeps) != (round(wanted.dt, 9), wanted.substeps):
+        notes.append(
+            f"the task's own control step of {period:.6g} s with {substeps} physics steps holds, not physics.dt "
+            f"{wanted.dt:g} s with {wanted.substeps} substeps"
+        )
+    given = [name for name in ("robot", "scene", "scene_id") if getattr(wanted, name) is not None]
+    if given:
+        notes.append(f"the task has its own robot and scene; not used: {', '.join(given)}")
+    return replace(facts, notes=(*facts.notes, *notes))
 
 
 def _check_class_job(job: JobSpec, wanted: Rollout, files: Mapping[str, Path]) -> Facts:
@@ -74,7 +108,7 @@ def _check_class_job(job: JobSpec, wanted: Rollout, files: Mapping[str, Path]) -
     return Facts(
         simulator=job.simulator,
         version=found.get("isaaclab", "not installed"),
-        flavor="api" if isaaclab_scripts.root() is None else "scripts",
+        flavor="api" if scripts_folder() is None else "scripts",
         device=device,
         rollout=1,
         overrides=(),
@@ -82,16 +116,110 @@ def _check_class_job(job: JobSpec, wanted: Rollout, files: Mapping[str, Path]) -
     )
 
 
-def _notes(wanted: Rollout, env_cfg: dict[str, Any]) -> list[str]:
-    """Return notes on the fields of the request that a registered task ignores."""
-    notes = []
-    period, substeps = env_cfg["sim"]["dt"] * env_cfg["decimation"], env_cfg["decimation"]
-    if (round(period, 9), substeps) != (round(wanted.dt, 9), wanted.substeps):
-        notes.append(
-            f"the task's own control step of {period:.6g} s with {substeps} physics steps holds, not physics.dt "
-            f"{wanted.dt:g} s with {wanted.substeps} substeps"
+def mode_of(job: JobSpec) -> str:
+    """Return the mode that drives a registered task.
+
+    Raises:
+        RequestError: If `control` says what there is not.
+    """
+    assert job.rollout is not None
+    control = job.rollout.control
+    if extra := sorted(set(control) - set(_FIELDS)):
+        raise unknown("field of control", extra[0], _FIELDS, code="bad_control")
+    mode = control.get("task_mode") or MODES[0]
+    if mode not in MODES:
+        raise unknown("control.task_mode", mode, MODES, code="bad_control")
+    if (mode == "policy") != bool(job.policies):
+        raise RequestError(
+            f"control.task_mode is {mode!r}, and the job has {'a' if job.policies else 'no'} policy.",
+            code="bad_control",
+            advice="A policy and task_mode 'policy' go together.",
         )
-    given = [name for name in ("robot", "scene", "scene_id") if getattr(wanted, name) is not None]
-    if given:
-        notes.append(f"the task has its own robot and scene; not used: {', '.join(given)}")
-    return notes
+    sample = control.get("sample", False)
+    if not isinstance(sample, bool):
+        raise RequestError(
+            f"control.sample is {sample!r}. Allowed: true, false.",
+            code="bad_control",
+            advice="true draws actions from the policy's distribution; false, the default, plays its mean.",
+        )
+    if sample and mode != "policy":
+        raise RequestError(
+            f"control.sample is true, and control.task_mode is {mode!r}: only a policy has a distribution.",
+            code="bad_control",
+            advice="Set task_mode to 'policy' and give one, or leave sample out.",
+        )
+    can = [name for name, known in LIBRARIES.items() if known.policy.can_sample]
+    if sample and job.library not in can:
+        raise RequestError(
+            f"control.sample is true, and a policy of {job.library!r} cannot be sampled here. "
+            f"Allowed: {', '.join(can)}.",
+            code="bad_control",
+            advice="Leave sample out to play the mean, or give a policy of a library that can be sampled.",
+        )
+    return str(mode)
+
+
+def library_of(job: JobSpec) -> Library | None:
+    """Return the library whose policy drives the task; None where none does."""
+    return get_library(job.library) if mode_of(job) == "policy" else None
+
+
+# --- the simulation -------------------------------------------------------------------------------------------------
+
+
+class Driver(Protocol):
+    """Driver of the steps: a policy, or actions of ours."""
+
+    def begin(self) -> None:
+        """Reset the environment."""
+
+    def step(self) -> None:
+        """Take one step."""
+
+
+def drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
+    """Take the steps in a fresh environment.
+
+    Raises:
+        WorkloadError: If a film is wanted of what cannot be filmed.
+        Exception: Whatever the simulator or the task raised.
+    """
+    job, wanted, mode = attempt.job, attempt.job.rollout, mode_of(attempt.job)
+    assert wanted is not None
+    register_tasks(paths.overlay if job.packages else None, job.import_callback)
+    with fresh_environment(
+        job.task, library_of(job), facts.overrides, num_envs=job.num_envs, seed=job.seed, device=facts.device
+    ) as (env, agent_cfg):
+        # Record and film. Without a time-out an episode can have all of the steps.
+        base = env.unwrapped
+        manager = getattr(base, "termination_manager", None)
+        times_out = manager is None or any(manager.get_term_cfg(name).time_out for name in manager.active_terms)
+        longest = min(wanted.steps, base.max_episode_length + 1) if times_out else wanted.steps
+        recorder, film = recording.open(control_period_s=base.step_dt, longest=longest, driven_by=mode)
+        if film.wanted:
+            try:
+                film.watch(newton_model(env))
+            except VideoError as error:
+                raise WorkloadError(no_video(error.reason)) from error
+
+        with EnvironmentRecorder(env, recorder, film) as inside:
+            # Drive.
+            driver: Driver
+            if mode == "policy":
+                files = job.policies[0]
+                normalizer = paths.inputs / files.normalizer.name if files.normalizer else None
+                driver = policy = load_policy(
+                    job.library, env, agent_cfg, paths.inputs / files.checkpoint.name, normalizer
+                )
+                if wanted.control.get("sample"):
+                    policy.sample()
+                    inside.add_log_prob(lambda: policy.log_prob)
+            else:
+                driver = RandomActions(env, job.seed) if mode == "random" else ZeroActions(env)
+            settle(env, job.seed)
+            driver.begin()
+            while inside.steps < wanted.steps:
+                driver.step()
+    recorder.close()
+    says = inside.success_source is not None and check_rate(paths.recording)
+    print(f"success is said by: {inside.success_source if says else 'nothing'}")

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
 from simyard.core.errors import RequestError
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts, JobSpec
-from simyard.runner.isaaclab.launcher import meeting_point, raise_failure_of_ranks
+from simyard.runner.isaaclab.lookup import scripts_folder
+from simyard.runner.isaaclab.ranks import meeting_point, raise_failure_of_ranks
 from simyard.runner.rl import LIBRARIES, Library
-
-
-def root() -> Path | None:
-    """Return the folder of a 2.3 installation, or None where Isaac Lab is 3.0 or absent."""
-    path = Path(os.environ.get("ISAACLAB_PATH", "/workspace/isaaclab"))
-    has_scripts = (path / "isaaclab.sh").is_file() and (path / "scripts/reinforcement_learning").is_dir()
-    has_api = (path / "source/isaaclab_rl/isaaclab_rl/entrypoints").is_dir()
-    return path if has_scripts and not has_api else None
 
 
 def version_of(folder: Path) -> str:
@@ -33,7 +25,7 @@ def check(job: JobSpec, library: Library) -> Facts:
     Raises:
         RequestError: If this installation has no script for the library.
     """
-    folder = root()
+    folder = scripts_folder()
     assert folder is not None
     if job.kind != "train":
         raise cannot(job.kind)
@@ -75,7 +67,7 @@ def cannot(kind: str) -> RequestError:
 def command(attempt: AttemptSpec, facts: Facts, library: Library, checkpoint: Path | None, folder: Path) -> list[str]:
     """Return the command line of 2.3: `--headless` is needed, and a checkpoint resumes by other flags than in 3.0."""
     job = attempt.job
-    until = job.last_iteration if library.absolute_iterations else job.last_iteration - attempt.start_iteration
+    until = library.limit(job.last_iteration, attempt.start_iteration)
     argv = [str(folder / "isaaclab.sh"), "-p", *_torchrun(attempt), str(_script(folder, library))]
     # It adds the rank on this machine alone to the seed, which would give the ranks of every machine the same ones.
     seed = job.seed + attempt.node * (job.gpus or 1)
@@ -100,18 +92,11 @@ def run(attempt: AttemptSpec, facts: Facts, library: Library, checkpoint: Path |
     Raises:
         RuntimeError: If it exits with another code than 0.
     """
-    folder = root()
+    folder = scripts_folder()
     assert folder is not None
     if attempt.world is not None:
-        prove = [
-            str(folder / "isaaclab.sh"),
-            "-p",
-            *_torchrun(attempt),
-            "-m",
-            "simyard.runner.isaaclab.ranks",
-            str(paths.root),
-        ]
-        if code := subprocess.run(prove, check=False).returncode:
+        ranks = [*_torchrun(attempt), "-m", "simyard.runner.isaaclab.ranks", str(paths.root)]
+        if code := subprocess.run([str(folder / "isaaclab.sh"), "-p", *ranks], check=False).returncode:
             raise_failure_of_ranks(paths, code)
     code = subprocess.run(command(attempt, facts, library, checkpoint, folder), check=False).returncode
     if code:

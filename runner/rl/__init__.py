@@ -15,7 +15,7 @@ from simyard.runner.rl.base import Library, Progress, Scale
 
 DEFAULT_LIBRARY = "rsl_rl"
 """The library of requests that name none: Isaac Lab's own default."""
-_OTHERS = ("base", "checkpoints", "inference", "safe_load")
+_OTHERS = ("base", "checkpoints", "inference")
 """The files of this folder that are no library."""
 
 

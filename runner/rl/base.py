@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -86,7 +86,7 @@ class Normalizer:
     @classmethod
     def of(cls, mean: Any, divisor: Any, *, clip: float | None = None, clip_before: float | None = None) -> Normalizer:
         """Make one of tensors or arrays."""
-        return cls(mean=_numbers(mean), divisor=_numbers(divisor), clip=clip, clip_before=clip_before)
+        return cls(mean=tuple(map(float, mean)), divisor=tuple(map(float, divisor)), clip=clip, clip_before=clip_before)
 
     def apply(self, observations: Any) -> Any:
         """Normalise in float32, as the libraries do."""
@@ -192,11 +192,11 @@ class Library:
         """Return the Hydra arguments that move the agent to a device (`--device` moves the simulation alone)."""
         return [f"agent.device={device}"]
 
-    def rollout(self, agent_cfg: dict[str, Any]) -> int:
+    def rollout(self, agent_cfg: Mapping[str, Any]) -> int:
         """Return the steps each environment takes in one iteration."""
         raise NotImplementedError
 
-    def fit(self, agent_cfg: dict[str, Any], scale: Scale, given: set[str]) -> tuple[list[str], list[str]]:
+    def fit(self, agent_cfg: Mapping[str, Any], scale: Scale, given: set[str]) -> tuple[list[str], list[str]]:
         """Return (overrides, notes) that make the agent's configuration fit the job.
 
         Args:
@@ -213,9 +213,13 @@ class Library:
         """Return command-line arguments of this library's own."""
         return []
 
-    def not_resumable(self, agent_cfg: dict[str, Any]) -> str | None:
+    def not_resumable(self, agent_cfg: Mapping[str, Any]) -> str | None:
         """Return the reason for which a checkpoint of this library cannot be resumed; None for one that can."""
         return None
+
+    def limit(self, last_iteration: int, start_iteration: int) -> int:
+        """Return the limit for a training until `last_iteration`, by the library's own count."""
+        return last_iteration if self.absolute_iterations else last_iteration - start_iteration
 
     def prepare_resume(self, checkpoint: Path, folder: Path, start_iteration: int) -> Path:
         """Return a checkpoint file that makes the library go on with iteration `start_iteration`."""
@@ -241,8 +245,11 @@ class Library:
         raise NotImplementedError
 
     def iteration_of(self, file: Path, start_iteration: int, scale: Scale) -> int | None:
-        """Return the iterations the policy had seen when `file` was saved, or None for a file without a number."""
-        raise NotImplementedError
+        """Return the iterations the policy had seen when `file` was saved, or None for a file without a number.
+
+        The default is right for a library whose names go on counting when it resumes.
+        """
+        return self.iteration_in_name(file.name)
 
     def artifact_name(self, file: Path, start_iteration: int, scale: Scale) -> str:
         """Return the checkpoint's name in the job, unique over all attempts."""
@@ -275,7 +282,10 @@ class Library:
         return [torch.load(file, map_location="cpu", weights_only=False)]
 
     def leave_process(self) -> None:
-        """Undo changes of a training to this process that would affect the next job, of whatever library."""
+        """Undo changes of a training to this process that would affect the next job, of whatever library.
+
+        It is called after every job of a process that has imported `module`.
+        """
 
     # --- checkpoints from anywhere --------------------------------------------------------------------------------
 
@@ -331,7 +341,7 @@ class Library:
             RequestError: If it is of such a version.
         """
 
-    def read(self, state: Mapping[Any, Any], actor: dict[str, Any]) -> CheckpointFacts:
+    def read(self, state: Mapping[Any, Any], actor: Mapping[str, torch.Tensor]) -> CheckpointFacts:
         """Return the facts that a loaded checkpoint holds about itself.
 
         Args:
@@ -361,5 +371,13 @@ def to_int(match: re.Match[str] | None) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def _numbers(values: Any) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
+def tensors_of(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield (dotted name, tensor) of every tensor in nested containers, below a name."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from tensors_of(f"{name}.{key}" if name else str(key), item)

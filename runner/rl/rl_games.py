@@ -34,9 +34,11 @@ class RlGamesPolicy(Policy):
     library = "rl_games"
 
     def __init__(self, env: Any, agent_cfg: Any, checkpoint: Path, normalizer: Path | None = None) -> None:
+        import torch
         from isaaclab_rl.rl_games import RlGamesVecEnvWrapper
         from rl_games.torch_runner import Runner  # type: ignore[import-untyped]
 
+        # Build the player as training does.
         device = env.unwrapped.device
         cfg = copy.deepcopy(agent_cfg)
         config = cfg["params"]["config"]
@@ -47,8 +49,19 @@ class RlGamesPolicy(Policy):
         # Told what the environment is like, the player looks for none in the library's registry of this process.
         runner.params["config"]["env_info"] = self._env.get_env_info()
         self._player = runner.create_player()
-        _load(self._player, checkpoint, device)
         self.observation_groups = tuple(self._env._obs_groups["obs"])
+
+        # Load the weights onto its device: the library's own way needs the device they were trained on.
+        saved = torch.load(checkpoint, map_location=device, weights_only=False)
+        if not isinstance(saved.get("model"), dict):
+            raise RequestError(
+                f"Checkpoint {checkpoint.name!r} has no 'model', so it is of an algorithm that simyard does not play.",
+                code="unsupported_policy",
+                advice="Use a2c_continuous or a2c_discrete (PPO).",
+            )
+        # Compiled models are saved under longer names.
+        model = {name.removeprefix(COMPILED): tensor for name, tensor in saved["model"].items()}
+        self._player.set_weights({**saved, "model": model})
 
     def begin(self) -> None:
         """Reset the environment and the player's memory."""
@@ -112,11 +125,17 @@ class RlGamesPolicy(Policy):
 class RlGames(Library):
     """An epoch of this library is one iteration."""
 
+    # --- names ------------------------------------------------------------------------------------------------------
+
     name = "rl_games"
     module = "rl_games"
     install = "uv pip install rl-games==1.6.5 gym"
     packages = ("rl-games",)
     policy = RlGamesPolicy
+
+    # --- before a training ------------------------------------------------------------------------------------------
+
+    absolute_iterations = True
     owned_keys = {
         "agent.params.seed": "trainingConfig.seed",
         "agent.params.config.max_epochs": "trainingConfig.maxIterations",
@@ -126,26 +145,16 @@ class RlGames(Library):
         "agent.params.config.train_dir": None,
         "agent.params.config.full_experiment_name": None,
     }
-    prints_absolute = True
-    reward_tag = "rewards/iter"
-    checkpoint_glob = "logs/rl_games/*/*/nn/*.pth"
-    absolute_iterations = True
-    file_glob = "*.pth"
-    file_folder = "nn"
-    file_example = "last_…_ep_60_….pth"
-    actor_keys = ("model",)
-    hidden_key = "agent.params.network.mlp.units"
-    normalizer_key = "agent.params.config.normalize_input"
 
     def device_overrides(self, device: str) -> list[str]:
         """Return both names the library reads."""
         return [f"agent.params.config.device={device}", f"agent.params.config.device_name={device}"]
 
-    def rollout(self, agent_cfg: dict[str, Any]) -> int:
+    def rollout(self, agent_cfg: Mapping[str, Any]) -> int:
         """Return `params.config.horizon_length`."""
         return int(agent_cfg["params"]["config"]["horizon_length"])
 
-    def fit(self, agent_cfg: dict[str, Any], scale: Scale, given: set[str]) -> tuple[list[str], list[str]]:
+    def fit(self, agent_cfg: Mapping[str, Any], scale: Scale, given: set[str]) -> tuple[list[str], list[str]]:
         """Fit the minibatch, which must divide the batch: the library asserts it after the simulator has started."""
         wanted = int(agent_cfg["params"]["config"]["minibatch_size"])
         batch = scale.transitions
@@ -171,14 +180,16 @@ class RlGames(Library):
         torch.save(state, target)
         return target
 
+    # --- during a training ------------------------------------------------------------------------------------------
+
+    prints_absolute = True
+    reward_tag = "rewards/iter"
+    checkpoint_glob = "logs/rl_games/*/*/nn/*.pth"
+
     def progress(self, line: str, scale: Scale) -> Progress | None:
         """Read the epoch of a statistics line."""
         epoch = to_int(_EPOCH.search(line))
         return None if epoch is None else Progress(done=epoch)
-
-    def iteration_of(self, file: Path, start_iteration: int, scale: Scale) -> int | None:
-        """The epoch is in the name; `<name>.pth` is the best so far and has none."""
-        return self.iteration_in_name(file.name)
 
     def first_step(self, tag: str, start_iteration: int, scale: Scale) -> int:
         """Some tags count epochs from 1, the others the frames before the epoch."""
@@ -186,8 +197,17 @@ class RlGames(Library):
             return start_iteration + 1
         return start_iteration * scale.transitions
 
+    # --- checkpoints from anywhere ----------------------------------------------------------------------------------
+
+    file_glob = "*.pth"
+    file_folder = "nn"
+    file_example = "last_…_ep_60_….pth"
+    actor_keys = ("model",)
+    hidden_key = "agent.params.network.mlp.units"
+    normalizer_key = "agent.params.config.normalize_input"
+
     def iteration_in_name(self, name: str) -> int | None:
-        """Read the epoch."""
+        """The epoch is in the name; `<name>.pth` is the best so far and has none."""
         return to_int(_FILE.fullmatch(name))
 
     def wrote(self, state: Mapping[Any, Any]) -> bool:
@@ -195,7 +215,7 @@ class RlGames(Library):
         model = state.get("model")
         return isinstance(model, Mapping) and any(str(name).removeprefix(COMPILED).startswith("a2c_") for name in model)
 
-    def read(self, state: Mapping[Any, Any], actor: dict[str, Any]) -> CheckpointFacts:
+    def read(self, state: Mapping[Any, Any], actor: Mapping[str, torch.Tensor]) -> CheckpointFacts:
         """Read the layers of `A2CBuilder.Network`."""
         layers = layers_of(actor, "a2c_network.actor_mlp.")
         has_memory = any(part in name for name in actor for part in (".rnn.", ".a_rnn."))
@@ -224,22 +244,6 @@ class RlGames(Library):
     def normalizes(self, agent_cfg: Any) -> bool | None:
         """Return the setting."""
         return bool(setting(agent_cfg, "params.config.normalize_input"))
-
-
-def _load(player: Any, checkpoint: Path, device: str) -> None:
-    """Load the weights onto the player's device: the library's own way needs the device they were trained on."""
-    import torch
-
-    saved = torch.load(checkpoint, map_location=device, weights_only=False)
-    if not isinstance(saved.get("model"), dict):
-        raise RequestError(
-            f"Checkpoint {checkpoint.name!r} has no 'model', so it is of an algorithm that simyard does not play.",
-            code="unsupported_policy",
-            advice="Use a2c_continuous or a2c_discrete (PPO).",
-        )
-    # Compiled models are saved under longer names.
-    model = {name.removeprefix(COMPILED): tensor for name, tensor in saved["model"].items()}
-    player.set_weights({**saved, "model": model})
 
 
 LIBRARY = RlGames()

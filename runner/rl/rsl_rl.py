@@ -99,11 +99,16 @@ class RslRlPolicy(Policy):
 class RslRl(Library):
     """The library of Isaac Lab's locomotion tasks, and its default."""
 
+    # --- names ------------------------------------------------------------------------------------------------------
+
     name = "rsl_rl"
     module = "rsl_rl"
     install = "uv pip install rsl-rl-lib==5.5.1"
     packages = ("rsl-rl-lib",)
     policy = RslRlPolicy
+
+    # --- before a training ------------------------------------------------------------------------------------------
+
     owned_keys = {
         "agent.seed": "trainingConfig.seed",
         "agent.max_iterations": "trainingConfig.maxIterations",
@@ -112,16 +117,8 @@ class RslRl(Library):
         "agent.experiment_name": None,
         "agent.run_name": None,
     }
-    prints_absolute = True
-    reward_tag = "Train/mean_reward"
-    checkpoint_glob = "logs/rsl_rl/*/*/model_*.pt"
-    file_glob = "*.pt"
-    file_example = "model_59.pt"
-    actor_keys = ("actor_state_dict", "student_state_dict")
-    hidden_key = "agent.actor.hidden_dims"
-    normalizer_key = "agent.actor.obs_normalization"
 
-    def rollout(self, agent_cfg: dict[str, Any]) -> int:
+    def rollout(self, agent_cfg: Mapping[str, Any]) -> int:
         """Return `num_steps_per_env`."""
         return int(agent_cfg["num_steps_per_env"])
 
@@ -147,6 +144,12 @@ class RslRl(Library):
         names = ["--load_run", "resumed", "--checkpoint", re.escape(checkpoint.name)]
         return ["--resume", *names, "agent.experiment_name=simyard"]
 
+    # --- during a training ------------------------------------------------------------------------------------------
+
+    prints_absolute = True
+    reward_tag = "Train/mean_reward"
+    checkpoint_glob = "logs/rsl_rl/*/*/model_*.pt"
+
     def progress(self, line: str, scale: Scale) -> Progress | None:
         """Read the iteration's headline (printed when it is done) or its mean reward."""
         if match := _ITERATION.search(line):
@@ -155,16 +158,20 @@ class RslRl(Library):
             return Progress(reward=float(match.group(1)))
         return None
 
-    def iteration_of(self, file: Path, start_iteration: int, scale: Scale) -> int | None:
-        """`model_59.pt` was saved after iteration index 59, the sixtieth."""
-        return self.iteration_in_name(file.name)
-
     def first_step(self, tag: str, start_iteration: int, scale: Scale) -> int:
         """The step is the iteration's index."""
         return start_iteration
 
+    # --- checkpoints from anywhere ----------------------------------------------------------------------------------
+
+    file_glob = "*.pt"
+    file_example = "model_59.pt"
+    actor_keys = ("actor_state_dict", "student_state_dict")
+    hidden_key = "agent.actor.hidden_dims"
+    normalizer_key = "agent.actor.obs_normalization"
+
     def iteration_in_name(self, name: str) -> int | None:
-        """Count from 1: the name counts from 0."""
+        """`model_59.pt` was saved after iteration index 59, the sixtieth."""
         index = to_int(_FILE.fullmatch(name))
         return None if index is None else index + 1
 
@@ -181,7 +188,7 @@ class RslRl(Library):
                 advice="Train anew, or play it with the Isaac Lab it was trained with (2.3 has rsl_rl 3.1).",
             )
 
-    def read(self, state: Mapping[Any, Any], actor: dict[str, Any]) -> CheckpointFacts:
+    def read(self, state: Mapping[Any, Any], actor: Mapping[str, torch.Tensor]) -> CheckpointFacts:
         """Read the layers of `MLPModel` and its kin; `iter` is the last iteration's index."""
         layers = layers_of(actor, "mlp.")
         memory = actor.get("rnn.rnn.weight_ih_l0")

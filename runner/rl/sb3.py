@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from simyard.core.errors import RequestError
 from simyard.runner.rl.base import CheckpointFacts, Library, Normalizer, Policy, Progress, Scale, to_int
-from simyard.runner.rl.checkpoints import layers_of, length_of, setting
+from simyard.runner.rl.checkpoints import layers_of, length_of, load, no_checkpoint, setting
 from simyard.runner.rl.inference import as_network, require_flat
-from simyard.runner.rl.safe_load import load, no_checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -117,27 +116,25 @@ class Sb3Policy(Policy):
 class Sb3(Library):
     """A timestep of this library is one step of one environment."""
 
+    # --- names ------------------------------------------------------------------------------------------------------
+
     name = "sb3"
     module = "stable_baselines3"
     install = "uv pip install 'isaaclab[sb3]==3.0.0'"
     packages = ("stable-baselines3",)
     policy = Sb3Policy
+
+    # --- before a training ------------------------------------------------------------------------------------------
+
+    multi_gpu = False
+    needs_rollout = True
     owned_keys = {
         "agent.seed": "trainingConfig.seed",
         "agent.n_timesteps": "trainingConfig.maxIterations",
         "agent.device": "computeConfig.gpusPerNode",
     }
-    needs_rollout = True
-    multi_gpu = False
-    reward_tag = "rollout/ep_rew_mean"
-    checkpoint_glob = "logs/sb3/*/*/model*.zip"
-    normalizer_glob = "*vecnormalize.pkl"
-    file_glob = "model*.zip"
-    file_example = _FINAL
-    actor_keys = (_WEIGHTS,)
-    hidden_key = "agent.policy_kwargs.net_arch"
 
-    def rollout(self, agent_cfg: dict[str, Any]) -> int:
+    def rollout(self, agent_cfg: Mapping[str, Any]) -> int:
         """Return `n_steps`."""
         return int(agent_cfg["n_steps"])
 
@@ -145,7 +142,7 @@ class Sb3(Library):
         """Log every iteration: the default of 100,000 transitions hides a short run altogether."""
         return ["--log_interval", str(scale.transitions)]
 
-    def not_resumable(self, agent_cfg: dict[str, Any]) -> str | None:
+    def not_resumable(self, agent_cfg: Mapping[str, Any]) -> str | None:
         """A checkpoint does not hold the observation normaliser's statistics, and Isaac Lab does not load them."""
         if agent_cfg.get("normalize_input"):
             return "sb3 checkpoints of a task with `normalize_input` lack the normaliser's statistics"
@@ -166,6 +163,12 @@ class Sb3(Library):
                     data = json.dumps(state).encode()
                 copy.writestr(member, data)
         return target
+
+    # --- during a training ------------------------------------------------------------------------------------------
+
+    reward_tag = "rollout/ep_rew_mean"
+    checkpoint_glob = "logs/sb3/*/*/model*.zip"
+    normalizer_glob = "*vecnormalize.pkl"
 
     def progress(self, line: str, scale: Scale) -> Progress | None:
         """Read a row of the printed table."""
@@ -207,6 +210,13 @@ class Sb3(Library):
             members = [archive.read(name) for name in archive.namelist() if name.endswith(".pth")]
         return [torch.load(io.BytesIO(member), map_location="cpu", weights_only=True) for member in members]
 
+    # --- checkpoints from anywhere ----------------------------------------------------------------------------------
+
+    file_glob = "model*.zip"
+    file_example = _FINAL
+    actor_keys = (_WEIGHTS,)
+    hidden_key = "agent.policy_kwargs.net_arch"
+
     def order_of(self, file: Path) -> tuple[int, ...] | None:
         """Compare transitions; the final file has the number of the last one before it, or a greater one."""
         if file.name != _FINAL:
@@ -243,7 +253,7 @@ class Sb3(Library):
         """Look for the weights as `read_archive` names them."""
         return _WEIGHTS in state
 
-    def read(self, state: Mapping[Any, Any], actor: dict[str, Any]) -> CheckpointFacts:
+    def read(self, state: Mapping[Any, Any], actor: Mapping[str, torch.Tensor]) -> CheckpointFacts:
         """Read the layers of `ActorCriticPolicy`, and the counts among the settings."""
         data = state["data"]
         layers = layers_of(actor, "mlp_extractor.policy_net.")

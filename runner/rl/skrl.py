@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,10 +33,12 @@ class SkrlPolicy(Policy):
     library = "skrl"
 
     def __init__(self, env: Any, agent_cfg: Any, checkpoint: Path, normalizer: Path | None = None) -> None:
+        import torch
         from isaaclab_rl.skrl import SkrlVecEnvWrapper
         from skrl import config  # type: ignore[import-untyped]
         from skrl.utils.runner.torch import Runner  # type: ignore[import-untyped]
 
+        # Build the agent as training does, without what writes logs.
         cfg = copy.deepcopy(agent_cfg)
         cfg["trainer"]["close_environment_at_exit"] = False
         cfg["agent"]["experiment"] |= {"write_interval": 0, "checkpoint_interval": 0}
@@ -46,11 +47,21 @@ class SkrlPolicy(Policy):
         self._env._seed = None
         key = config.torch.key
         try:
-            self._agent = Runner(self._env, cfg).agent
+            self._agent = agent = Runner(self._env, cfg).agent
         finally:
             config.torch.key = key
-        _load(self._agent, checkpoint)
-        self._agent.enable_training_mode(False, apply_to_models=True)
+
+        # Load the checkpoint, which must have every part that decides on actions: skrl itself only warns.
+        saved = torch.load(checkpoint, map_location=agent.device, weights_only=False)
+        parts = ("policy", "observation_preprocessor")
+        if missing := [part for part in parts if part in agent.checkpoint_modules and part not in saved]:
+            raise RequestError(
+                f"Checkpoint {checkpoint.name!r} lacks {missing[0]!r}, which the agent configuration asks for.",
+                code="checkpoint_wrong_normalizer" if missing == ["observation_preprocessor"] else "not_a_checkpoint",
+                advice="Give the overrides it was trained with.",
+            )
+        agent.load(str(checkpoint))
+        agent.enable_training_mode(False, apply_to_models=True)
 
     def begin(self) -> None:
         """Reset the environment: its wrapper does so once, and has to be told each time."""
@@ -106,41 +117,43 @@ class SkrlPolicy(Policy):
 class Skrl(Library):
     """A timestep of this library is one step of every environment."""
 
+    # --- names ------------------------------------------------------------------------------------------------------
+
     name = "skrl"
     module = "skrl"
     install = "uv pip install 'isaaclab[skrl]==3.0.0'"
     packages = ("skrl",)
     policy = SkrlPolicy
+
+    # --- before a training ------------------------------------------------------------------------------------------
+
+    needs_rollout = True
     owned_keys = {
         "agent.seed": "trainingConfig.seed",
         "agent.trainer.timesteps": "trainingConfig.maxIterations",
         "agent.agent.experiment.directory": None,
         "agent.agent.experiment.experiment_name": None,
     }
-    needs_rollout = True
-    reward_tag = "Reward / Total reward (mean)"
-    checkpoint_glob = "logs/skrl/*/*/checkpoints/*.pt"
-    file_glob = "*.pt"
-    file_folder = "checkpoints"
-    file_example = "agent_320.pt"
-    actor_keys = ("policy",)
-    hidden_key = "agent.models.policy.network"
-    normalizer_key = "agent.agent.state_preprocessor"
 
     def device_overrides(self, device: str) -> list[str]:
         """Return nothing: the agent follows the environment's device."""
         return []
 
-    def rollout(self, agent_cfg: dict[str, Any]) -> int:
+    def rollout(self, agent_cfg: Mapping[str, Any]) -> int:
         """Return `agent.rollouts`."""
         return int(agent_cfg["agent"]["rollouts"])
 
-    def fit(self, agent_cfg: dict[str, Any], scale: Scale, given: set[str]) -> tuple[list[str], list[str]]:
+    def fit(self, agent_cfg: Mapping[str, Any], scale: Scale, given: set[str]) -> tuple[list[str], list[str]]:
         """Log once an iteration: `auto` is a hundredth of the run, and writes nothing at all in a short one."""
         interval = agent_cfg["agent"].get("experiment", {}).get("write_interval")
         if interval != "auto" or _WRITE_INTERVAL in given:
             return [], []
         return [f"{_WRITE_INTERVAL}={scale.rollout}"], []
+
+    # --- during a training ------------------------------------------------------------------------------------------
+
+    reward_tag = "Reward / Total reward (mean)"
+    checkpoint_glob = "logs/skrl/*/*/checkpoints/*.pt"
 
     def progress(self, line: str, scale: Scale) -> Progress | None:
         """Read the progress bar."""
@@ -167,8 +180,18 @@ class Skrl(Library):
 
     def leave_process(self) -> None:
         """Forget the seed: the library seeds the first reset of an environment with the last one given, at first 0."""
-        if (skrl := sys.modules.get("skrl")) is not None:
-            skrl.config.torch.key = 0
+        import skrl
+
+        skrl.config.torch.key = 0
+
+    # --- checkpoints from anywhere ----------------------------------------------------------------------------------
+
+    file_glob = "*.pt"
+    file_folder = "checkpoints"
+    file_example = "agent_320.pt"
+    actor_keys = ("policy",)
+    hidden_key = "agent.models.policy.network"
+    normalizer_key = "agent.agent.state_preprocessor"
 
     def order_of(self, file: Path) -> tuple[int, ...] | None:
         """Compare timesteps."""
@@ -179,7 +202,7 @@ class Skrl(Library):
         """Look for the policy's model."""
         return isinstance(state.get("policy"), Mapping)
 
-    def read(self, state: Mapping[Any, Any], actor: dict[str, Any]) -> CheckpointFacts:
+    def read(self, state: Mapping[Any, Any], actor: Mapping[str, torch.Tensor]) -> CheckpointFacts:
         """Read the layers of a model that its runner generates."""
         containers = {name.partition(".")[0] for name in actor if name.partition(".")[0].endswith("_container")}
         layers = layers_of(actor, f"{containers.pop()}.") if len(containers) == 1 else []
@@ -204,21 +227,6 @@ class Skrl(Library):
         """Look for a preprocessor; its older name counts only where the newer one does not stand at all."""
         agent = agent_cfg["agent"]
         return bool(agent.get("observation_preprocessor", agent.get("state_preprocessor")))
-
-
-def _load(agent: Any, checkpoint: Path) -> None:
-    """Load a checkpoint, which must have every part that decides on actions: skrl itself only warns."""
-    import torch
-
-    saved = torch.load(checkpoint, map_location=agent.device, weights_only=False)
-    parts = ("policy", "observation_preprocessor")
-    if missing := [part for part in parts if part in agent.checkpoint_modules and part not in saved]:
-        raise RequestError(
-            f"Checkpoint {checkpoint.name!r} lacks {missing[0]!r}, which the agent configuration asks for.",
-            code="checkpoint_wrong_normalizer" if missing == ["observation_preprocessor"] else "not_a_checkpoint",
-            advice="Give the overrides it was trained with.",
-        )
-    agent.load(str(checkpoint))
 
 
 LIBRARY = Skrl()

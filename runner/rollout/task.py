@@ -6,8 +6,8 @@ from functools import partial
 
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts
-from simyard.runner.isaaclab import registered_task as registered
-from simyard.runner.isaaclab.environment import use_overlay
+from simyard.runner.isaaclab import rollouts as isaaclab_rollouts
+from simyard.runner.isaaclab.lookup import use_overlay
 from simyard.runner.rollout import user_task
 from simyard.runner.rollout.run import rollout
 from simyard.runner.rollout.user_class import find_class, import_module
@@ -26,5 +26,5 @@ def run(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
     use_overlay(paths.overlay if job.packages else None)
     module = import_module(job.rollout.task_module) if job.rollout.task_module else None
     task_class = find_class(module, job.task) if module else None
-    drive = partial(user_task.drive, task_class) if task_class else registered.drive
+    drive = partial(user_task.drive, task_class) if task_class else isaaclab_rollouts.drive
     rollout(drive, attempt, facts, paths)

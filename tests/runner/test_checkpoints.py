@@ -23,9 +23,8 @@ from hypothesis import strategies as st
 from lazy import lazy
 
 from simyard.core.errors import RequestError
-from simyard.runner.isaaclab.adapter import refuse_pickled_code
+from simyard.runner.isaaclab.lookup import refuse_pickled_code
 from simyard.runner.rl import checkpoints
-from simyard.runner.rl import safe_load as checkpoint_files
 from simyard.runner.rl.checkpoints import Expected
 
 torch = lazy("torch")
@@ -311,7 +310,7 @@ def test_no_bytes_end_in_anything_but_a_clear_refusal(tmp_path: Path, data: st.D
             content[position % len(content)] = data.draw(st.integers(0, 255))
         path.write_bytes(content)
     try:
-        checkpoint_files.load(path)
+        checkpoints.load(path)
     except RequestError as error:
         assert error.failure.code in (
             "checkpoint_truncated",

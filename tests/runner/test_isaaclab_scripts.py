@@ -11,6 +11,7 @@ from simyard.core.errors import RequestError, WorkloadError
 from simyard.core.specs import AttemptSpec, Facts, World
 from simyard.requests.settings import Site
 from simyard.runner.isaaclab import scripts as isaaclab_scripts
+from simyard.runner.isaaclab.lookup import scripts_folder
 from simyard.runner.rl import get_library
 from simyard.store import keys
 from simyard.store.store import Store
@@ -159,4 +160,4 @@ def a_job(library):
 
 def test_3_0_is_not_taken_for_2_3(monkeypatch, tmp_path):
     monkeypatch.setenv("ISAACLAB_PATH", str(tmp_path))
-    assert isaaclab_scripts.root() is None
+    assert scripts_folder() is None

@@ -6,7 +6,7 @@ import sys
 SCRIPT = """
 import sys
 import warp
-from simyard.runner.isaaclab.kernels import compilations_told
+from simyard.runner.isaaclab.adapter import compilations_told
 
 warp.config.kernel_cache_dir = sys.argv[1]
 warp.config.quiet = True
@@ -53,5 +53,5 @@ def test_each_compilation_is_told_with_its_number_and_what_is_cached_is_not(tmp_
 
 
 def test_where_nothing_has_imported_warp_nothing_does():
-    code = "import sys\nfrom simyard.runner.isaaclab.kernels import compilations_told\nwith compilations_told(): pass\n"
+    code = "import sys\nfrom simyard.runner.isaaclab.adapter import compilations_told\nwith compilations_told(): pass\n"
     subprocess.run([sys.executable, "-c", code + "assert 'warp' not in sys.modules"], timeout=300, check=True)

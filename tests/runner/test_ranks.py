@@ -14,8 +14,7 @@ from helpers import free_port
 from simyard.core.errors import known_failure
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import JobSpec, World
-from simyard.runner.isaaclab.launcher import launcher_arguments, launcher_of, meeting_point
-from simyard.runner.isaaclab.ranks import APART
+from simyard.runner.isaaclab.ranks import APART, launcher_arguments, launcher_of, meeting_point
 from simyard.runner.rl import LIBRARIES
 from simyard.store import keys
 
@@ -26,7 +25,7 @@ import json, os, sys
 from simyard.runner.isaaclab.ranks import prove
 world = prove(int(sys.argv[2]), on_gpu=False, patience_s=float(sys.argv[3]))
 with open(f"{sys.argv[1]}/{os.environ['RANK']}.json", "w") as file:
-    json.dump(world, file)
+    json.dump(world.to_json(), file)
 """
 
 

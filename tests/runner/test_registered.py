@@ -4,7 +4,7 @@ import pytest
 
 from simyard.core.errors import RequestError
 from simyard.core.specs import InputFile, JobSpec, PolicyFile, Rollout
-from simyard.runner.isaaclab.registered_task import mode_of
+from simyard.runner.isaaclab.rollouts import mode_of
 
 CHECKPOINT = PolicyFile(checkpoint=InputFile(name="model_1.pt", key="", sha256="0" * 64, size_bytes=1))
 

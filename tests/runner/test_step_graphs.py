@@ -9,7 +9,7 @@ pytestmark = pytest.mark.system  # the import takes seconds
 
 SCRIPT = """
 import sys
-from simyard.runner.isaaclab.cpu_graphs import replay_on_cpu
+from simyard.runner.isaaclab.adapter import replay_on_cpu
 
 replay_on_cpu()
 assert not {"isaaclab", "newton", "warp"} & set(sys.modules)
@@ -22,4 +22,4 @@ replay_on_cpu()
 
 def test_solvers_of_a_newton_that_is_imported_later_are_replayed():
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120, check=False)
-    assert done.stdout.splitlines()[-1:] == ["simyard.runner.isaaclab.cpu_graphs"], done.stderr
+    assert done.stdout.splitlines()[-1:] == ["simyard.runner.isaaclab.adapter"], done.stderr

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from lazy import lazy
 
-from simyard.runner.isaaclab.success import SuccessReader, check_rate
+from simyard.runner.isaaclab.environment_recorder import SuccessReader, check_rate
 from simyard.runner.recording.recorder import RolloutRecorder
 
 torch = lazy("torch")

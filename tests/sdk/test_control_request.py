@@ -20,7 +20,7 @@ from simyard.requests.config import check_config
 from simyard.requests.control import MODELS, TaskControl
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.rollout import SubmitRequest
-from simyard.runner.isaaclab import registered_task
+from simyard.runner.isaaclab import rollouts as isaaclab_rollouts
 from simyard.runner.newton.control import read_control
 from simyard.runner.newton.modes import DEFAULT, MODES
 from simyard.runner.newton.scenes import SCENES
@@ -241,8 +241,8 @@ def test_openapi_names_every_mode_and_every_field() -> None:
             assert arm["properties"][field]["description"] == limits.about
     assert ("task_mode" in arms[0].get("required", [])) is False, "left out it is the default"
     assert all("task_mode" in arm["required"] for arm in arms[1:])
-    assert of_task["properties"]["task_mode"]["examples"] == [*registered_task.MODES]
-    assert {*of_task["properties"]} == {*registered_task._FIELDS} == {*TaskControl.model_fields}
+    assert of_task["properties"]["task_mode"]["examples"] == [*isaaclab_rollouts.MODES]
+    assert {*of_task["properties"]} == {*isaaclab_rollouts._FIELDS} == {*TaskControl.model_fields}
 
 
 def test_openapi_has_defaults_and_limits() -> None:

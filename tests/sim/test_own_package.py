@@ -11,7 +11,7 @@ import pytest
 from simulated import ITERATIONS, Hostile, Job, Yard, load, optimizer_steps
 
 from simyard.core.errors import RequestError
-from simyard.runner.isaaclab.adapter import refuse_pickled_code
+from simyard.runner.isaaclab.lookup import refuse_pickled_code
 
 pytestmark = pytest.mark.sim
 
