@@ -13,15 +13,6 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
 from simyard.core.errors import RequestError
-from simyard.runner.assets.archive_checks import (
-    ArchiveLimits,
-    Budget,
-    damaged,
-    show,
-    too_many,
-    unsafe_entry,
-    unsafe_name,
-)
 
 _BLOCK = 512
 _CHUNK = 1 << 20
@@ -42,16 +33,20 @@ class Entry(NamedTuple):
     """Returns at most so many bytes more, and nothing at the end; good until the next entry is asked for."""
 
 
-# Zip.
+# --- zip ------------------------------------------------------------------------------------------------------------
 
 
-def zip_entries(file: BinaryIO, limits: ArchiveLimits) -> Iterator[Entry]:
+def zip_entries(file: BinaryIO, most_entries: int) -> Iterator[Entry]:
     """Walk a zip file.
+
+    Args:
+        file: The file, at its beginning.
+        most_entries: The number that is still accepted.
 
     Raises:
         RequestError: An entry is not a plain, unencrypted file or folder, or there are too many.
     """
-    _count_zip_entries(file, limits)
+    _count_zip_entries(file, most_entries)
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         _check_overlap(members, archive.start_dir)
@@ -64,7 +59,7 @@ def zip_entries(file: BinaryIO, limits: ArchiveLimits) -> Iterator[Entry]:
                     yield Entry(member.filename, False, member.file_size, data.read)
 
 
-def _count_zip_entries(file: BinaryIO, limits: ArchiveLimits) -> None:
+def _count_zip_entries(file: BinaryIO, most_entries: int) -> None:
     """Walk the directory before zipfile does: zipfile makes an object of every entry, however many there are."""
     start, end = _zip_directory(file)
     file.seek(start)
@@ -75,8 +70,8 @@ def _count_zip_entries(file: BinaryIO, limits: ArchiveLimits) -> None:
             raise damaged("the directory of the zip file is damaged")
         file.seek(sum(struct.unpack_from("<3H", header, 28)), os.SEEK_CUR)
         count += 1
-        if count > limits.entries:
-            raise too_many(limits)
+        if count > most_entries:
+            raise too_many(most_entries)
     file.seek(0)
 
 
@@ -144,8 +139,7 @@ _ZIP_MODES = {
 }
 
 
-# Tar. The headers are walked here, because tarfile's own walk reads an extended header of any length into memory,
-# and takes a damaged header for the end of the archive.
+# --- tar ------------------------------------------------------------------------------------------------------------
 
 
 _TAR_FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
@@ -160,8 +154,15 @@ _TAR_TYPES = {
 }
 
 
-def tar_entries(file: BinaryIO, budget: Budget) -> Iterator[Entry]:
-    """Walk a gzipped tar file, and charge its headers to the budget.
+def tar_entries(file: BinaryIO, spend: Callable[[int], None]) -> Iterator[Entry]:
+    """Walk a gzipped tar file.
+
+    The headers are walked here: tarfile's own walk reads an extended header of any length into memory, and takes a
+    damaged header for the end of the archive.
+
+    Args:
+        file: The file, at its beginning.
+        spend: Called with the bytes of each header, which are unpacked bytes too.
 
     Raises:
         RequestError: An entry is not a plain file or folder, or the file is damaged.
@@ -169,10 +170,13 @@ def tar_entries(file: BinaryIO, budget: Budget) -> Iterator[Entry]:
     with gzip.GzipFile(fileobj=file) as stream:
         given: dict[str, str] = {}  # what extended headers say of the next entry
         while any(block := _exactly(stream, _BLOCK)):
-            budget.spend(_BLOCK)
-            head = _tar_header(block)
+            spend(_BLOCK)
+            try:
+                head = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            except tarfile.HeaderError as error:
+                raise damaged(f"a header of the tar file is damaged ({error})") from error
             if head.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME):
-                given |= _extended_header(head, stream, budget)
+                given |= _extended_header(head, stream, spend)
                 continue
             name, size = given.get("path", head.name), int(given.get("size", head.size))
             if head.type not in (*_TAR_FILES, tarfile.DIRTYPE):
@@ -183,14 +187,12 @@ def tar_entries(file: BinaryIO, budget: Budget) -> Iterator[Entry]:
             yield Entry(name, head.isdir(), size, data.read)
             _exactly(stream, data.left + -size % _BLOCK)
             given = {}
-        _check_tar_end(stream)
-
-
-def _tar_header(block: bytes) -> tarfile.TarInfo:
-    try:
-        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except tarfile.HeaderError as error:
-        raise damaged(f"a header of the tar file is damaged ({error})") from error
+        # Read to the end, which also proves gzip's checksum; only padding may follow.
+        padding = 0
+        while chunk := stream.read(_CHUNK):
+            padding += len(chunk)
+            if any(chunk) or padding > _TAR_PADDING:
+                raise damaged("something follows the end mark of the tar file")
 
 
 class _Limited:
@@ -213,12 +215,12 @@ def _exactly(stream: gzip.GzipFile, count: int) -> bytes:
     return data
 
 
-def _extended_header(head: tarfile.TarInfo, stream: gzip.GzipFile, budget: Budget) -> dict[str, str]:
+def _extended_header(head: tarfile.TarInfo, stream: gzip.GzipFile, spend: Callable[[int], None]) -> dict[str, str]:
     """Return an extended header's records on the next entry; only its path and size matter here."""
     if not 0 < head.size <= _EXTENDED_HEADER:
         raise damaged(f"an extended header has {head.size:,} bytes; at most {_EXTENDED_HEADER:,} are read")
     body = _exactly(stream, head.size + -head.size % _BLOCK)[: head.size]
-    budget.spend(len(body))
+    spend(len(body))
     if head.type == tarfile.GNUTYPE_LONGNAME:
         return {"path": body.removesuffix(b"\0").decode("utf-8", "surrogateescape")}
     records = _pax_records(body)
@@ -249,10 +251,50 @@ def _pax_records(body: bytes) -> dict[str, str]:
     return records
 
 
-def _check_tar_end(stream: gzip.GzipFile) -> None:
-    """Read to the end, which also proves gzip's checksum; only padding may follow."""
-    padding = 0
-    while chunk := stream.read(_CHUNK):
-        padding += len(chunk)
-        if any(chunk) or padding > _TAR_PADDING:
-            raise damaged("something follows the end mark of the tar file")
+# --- refusals: what was wrong, what is allowed, what to do ----------------------------------------------------------
+
+
+def show(name: str) -> str:
+    """Return a member's name for a message; names are hostile, and can be long."""
+    return repr(name if len(name) <= 200 else name[:200] + "…")
+
+
+def unsafe_name(name: str, why: str, allowed: str = "relative names with / between their parts") -> RequestError:
+    """Return the error for a name that is refused."""
+    return RequestError(
+        f"The name {show(name)} {why}.",
+        code="archive_unsafe_name",
+        advice=f"Allowed: {allowed}. Rename it and pack again.",
+    )
+
+
+def unsafe_entry(name: str, what: str, allowed: str = "plain files and folders") -> RequestError:
+    """Return the error for an entry that is not a plain file or folder."""
+    return RequestError(
+        f"{show(name)} is {what}.",
+        code="archive_unsafe_entry",
+        advice=f"Allowed: {allowed}. Leave it out or replace it, and pack again.",
+    )
+
+
+def too_large(what: str, limit: str) -> RequestError:
+    """Return the error for a limit that is passed."""
+    return RequestError(
+        f"{what}.",
+        code="archive_too_large",
+        advice=f"Allowed: {limit}. Leave out what the job does not need.",
+    )
+
+
+def too_many(allowed: int) -> RequestError:
+    """Return the error for too many entries."""
+    return too_large("The archive has too many entries", f"{allowed:,} files and folders")
+
+
+def damaged(why: str) -> RequestError:
+    """Return the error for an archive that cannot be read."""
+    return RequestError(
+        f"The archive cannot be read: {why}.",
+        code="archive_damaged",
+        advice="Pack and send it again; 'python -m zipfile -t FILE' or 'gzip -t FILE' tells whether it is whole.",
+    )

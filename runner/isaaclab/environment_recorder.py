@@ -45,7 +45,8 @@ class EnvironmentRecorder:
         self._recorder = recorder
         self._film = film
         self._success = SuccessReader(self._base)
-        self._robot = _only_robot(self._base)
+        robots = list(self._base.scene.articulations.values())
+        self._robot = robots[0] if len(robots) == 1 else None
         self._floats = self._robot is not None and not bool(self._robot.is_fixed_base)
         self._before = Snapshot()
         self._stepping = False
@@ -120,12 +121,21 @@ class EnvironmentRecorder:
             self._before.values["root_pose"][:, :3] -= self._base.scene.env_origins
 
     def _describe(self) -> None:
+        """Name the entries of actions and observations as the task's managers do; a direct task has none."""
         describe: Callable[..., None] = self._recorder.describe
         describe("reward", about="Of the step.")
-        describe("action", names=_action_names(self._base), about="As it reached the environment.")
-        names = _observation_names(self._base)
+        actions = getattr(self._base, "action_manager", None)
+        names = _numbered(actions.active_terms, actions.action_term_dim) if actions is not None else None
+        describe("action", names=names, about="As it reached the environment.")
+
+        observations: Any = getattr(self._base, "observation_manager", None)
         for group in self._base.single_observation_space:
-            describe(f"obs/{group}", names=names.get(group), about="What the action was taken on.")
+            shapes = observations.group_obs_term_dim.get(group) if observations is not None else None
+            names = None
+            if shapes and observations.group_obs_concatenate[group] and all(len(shape) == 1 for shape in shapes):
+                names = _numbered(observations.active_terms[group], [shape[0] for shape in shapes])
+            describe(f"obs/{group}", names=names, about="What the action was taken on.")
+
         if self._robot is not None:
             joints = self._robot.joint_names
             describe("joint_position", unit="rad or m", names=joints, about="Before the step.")
@@ -191,32 +201,8 @@ def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _only_robot(base: Any) -> Any:
-    """Return the scene's articulation, where there is just one."""
-    articulations = list(base.scene.articulations.values())
-    return articulations[0] if len(articulations) == 1 else None
-
-
-def _action_names(base: Any) -> list[str] | None:
-    """Return a name for each entry of the action; a direct task has none."""
-    manager = getattr(base, "action_manager", None)
-    return _numbered(manager.active_terms, manager.action_term_dim) if manager is not None else None
-
-
-def _observation_names(base: Any) -> dict[str, list[str]]:
-    """Return a name for each entry of the groups that are one vector; a direct task has none."""
-    manager = getattr(base, "observation_manager", None)
-    if manager is None:
-        return {}
-    named = {}
-    for group, terms in manager.active_terms.items():
-        shapes = manager.group_obs_term_dim[group]
-        if manager.group_obs_concatenate[group] and all(len(shape) == 1 for shape in shapes):
-            named[group] = _numbered(terms, [shape[0] for shape in shapes])
-    return named
-
-
 def _numbered(terms: list[str], sizes: list[int]) -> list[str]:
+    """Return a name for each entry of the terms' one vector."""
     return [
         term if size == 1 else f"{term}[{index}]"
         for term, size in zip(terms, sizes, strict=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from simyard.core.errors import Category, RequestError
-from simyard.runner.assets import references as asset_references
+from simyard.runner.assets import robot_files
 from simyard.runner.assets import safe_xml as asset_xml
 from simyard.runner.assets.robot_files import main_file
 
@@ -114,7 +114,7 @@ def test_packages_are_folders_of_the_bundle(urdf_at, mesh_at, reference, tmp_pat
     """And the copy says so in plain paths, so that Newton looks nothing up on this machine."""
     path = bundle(tmp_path / "r.zip", {urdf_at: urdf(reference), mesh_at: STL})
     main = main_file(path, "urdf", tmp_path / "robot")
-    ((written, target),) = asset_references.check(main, "urdf", tmp_path / "robot").items()
+    ((written, target),) = robot_files.check_references(main, "urdf", tmp_path / "robot").items()
     assert "://" not in written
     assert target == tmp_path / "robot" / mesh_at
 
