@@ -52,10 +52,6 @@ class Progress:
 class CheckpointFacts:
     """The network that a checkpoint holds, as far as the file tells; None where it does not."""
 
-    library: str
-    """The library that wrote it."""
-    iteration: int | None
-    """Iterations that were finished when it was saved."""
     inputs: int | None
     """Observations its actor takes."""
     outputs: int | None
@@ -64,10 +60,6 @@ class CheckpointFacts:
     """Sizes of the actor's hidden layers."""
     normalized: bool | None
     """Whether it holds statistics of the observations; None where they are kept in a file of their own."""
-    recurrent: bool
-    """Whether the actor has a memory."""
-    tensors: int = 0
-    """Number of tensors it holds, the optimiser's included."""
 
 
 @dataclass(frozen=True, kw_only=True)

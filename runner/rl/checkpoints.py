@@ -19,7 +19,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +118,7 @@ def inspect(
     weights = tensors_of("", dict(parts[0])) if parts else ()
     if not (actor := {name.removeprefix(COMPILED): tensor for name, tensor in weights}):
         raise no_checkpoint(path, "holds no weights of an actor")
-    facts = replace(known.read(state, actor), tensors=len(tensors))
+    facts = known.read(state, actor)
     if expected is not None:
         _compare(path, facts, expected, known)
     return facts
@@ -304,25 +304,30 @@ def _pickled_names(source: Path | io.BytesIO) -> list[str]:
         data = where.read_bytes() if isinstance(where, Path) else where.getvalue()
     file, names = io.BytesIO(data), list[str]()
     while True:
-        found: list[str] = []
-        texts: list[str] = []
-        memo: dict[int, object] = {}
-        last: object = None
         try:
-            for opcode, argument, _ in pickletools.genops(file):
-                if opcode.name == "GLOBAL":
-                    found.append(str(argument).replace(" ", "."))
-                elif opcode.name == "STACK_GLOBAL":
-                    found.append(".".join(texts[-2:]))
-                elif opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-                    memo[len(memo) if argument is None else int(argument)] = last
-                    continue
-                last = memo.get(int(argument or 0)) if opcode.name in ("GET", "BINGET", "LONG_BINGET") else argument
-                if isinstance(last, str):
-                    texts.append(last)
+            names += _names_in(file)
         except ValueError:  # storages, or the end
             return names
-        names += found
+
+
+def _names_in(file: io.BytesIO) -> list[str]:
+    """Return those of the pickle that begins here, and go behind it."""
+    names: list[str] = []
+    texts: list[str] = []
+    memo: dict[int, object] = {}
+    last: object = None
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            memo[len(memo) if argument is None else int(argument)] = last
+            continue
+        if opcode.name == "GLOBAL":
+            names.append(str(argument).replace(" ", "."))
+        elif opcode.name == "STACK_GLOBAL":
+            names.append(".".join(texts[-2:]))
+        last = memo.get(int(argument or 0)) if opcode.name in ("GET", "BINGET", "LONG_BINGET") else argument
+        if isinstance(last, str):
+            texts.append(last)
+    return names
 
 
 def _refused(path: Path, source: Path | io.BytesIO, said: str) -> RequestError:

@@ -223,13 +223,10 @@ class RlGames(Library):
         head = actor.get("a2c_network.mu.weight")
         seen = layers[0][1] if layers and not has_memory else None
         return CheckpointFacts(
-            library=self.name,
-            iteration=state["epoch"] if isinstance(state.get("epoch"), int) else None,
             inputs=None if images else length_of(actor, "running_mean_std.running_mean") or seen,
             outputs=None if head is None else int(head.shape[0]),
             hidden=tuple(size for size, _ in layers) or None,
             normalized=any(name.startswith("running_mean_std.") for name in actor),
-            recurrent=has_memory,
         )
 
     def sees_policy_only(self, agent_cfg: Any) -> bool:

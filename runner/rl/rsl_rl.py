@@ -189,20 +189,16 @@ class RslRl(Library):
             )
 
     def read(self, state: Mapping[Any, Any], actor: Mapping[str, torch.Tensor]) -> CheckpointFacts:
-        """Read the layers of `MLPModel` and its kin; `iter` is the last iteration's index."""
+        """Read the layers of `MLPModel` and its kin."""
         layers = layers_of(actor, "mlp.")
         memory = actor.get("rnn.rnn.weight_ih_l0")
         images = any(name.startswith("cnns.") for name in actor)
         seen = memory.shape[1] if memory is not None else layers[0][1] if layers else None
-        index = state.get("iter")
         return CheckpointFacts(
-            library=self.name,
-            iteration=index + 1 if isinstance(index, int) else None,
             inputs=None if images else seen,
             outputs=length_of(actor, "distribution.std_param", "distribution.log_std_param"),
             hidden=tuple(size for size, _ in layers[:-1]) if layers else None,
             normalized=any(name.startswith("obs_normalizer.") for name in actor),
-            recurrent=memory is not None,
         )
 
     def sees_policy_only(self, agent_cfg: Any) -> bool:

@@ -231,16 +231,17 @@ class Sb3(Library):
     def read_archive(
         self, file: Path, archive: zipfile.ZipFile, load_member: Callable[[str], Any]
     ) -> dict[Any, Any] | None:
-        """Return the weights, and the plain settings: the pickled ones are left alone."""
+        """Return the weights alone: some of the settings beside them are pickled."""
         if _WEIGHTS not in archive.namelist():
             return None
         weights = load_member(_WEIGHTS)
         try:
-            data = json.loads(archive.read("data"))
-            plain = {key: value for key, value in data.items() if isinstance(value, int | float | str)}
-        except (KeyError, ValueError, AttributeError) as error:
-            raise no_checkpoint(file, f"has no readable 'data' beside its {_WEIGHTS!r}") from error
-        return {_WEIGHTS: weights, "data": plain}
+            is_readable = isinstance(json.loads(archive.read("data")), dict)
+        except (KeyError, ValueError):
+            is_readable = False
+        if not is_readable:
+            raise no_checkpoint(file, f"has no readable 'data' beside its {_WEIGHTS!r}")
+        return {_WEIGHTS: weights}
 
     def has_pickled_settings(self, file: Path) -> bool:
         """Look for `data`: a zip archive is found by its end, and may hide behind another library's checkpoint."""
@@ -254,23 +255,17 @@ class Sb3(Library):
         return _WEIGHTS in state
 
     def read(self, state: Mapping[Any, Any], actor: Mapping[str, torch.Tensor]) -> CheckpointFacts:
-        """Read the layers of `ActorCriticPolicy`, and the counts among the settings."""
-        data = state["data"]
+        """Read the layers of `ActorCriticPolicy`."""
         layers = layers_of(actor, "mlp_extractor.policy_net.")
         head = actor.get("action_net.weight")
         seen = layers[0][1] if layers else None if head is None else int(head.shape[1])
         recurrent = any(name.startswith("lstm_") for name in actor)
         images = any(name.startswith("features_extractor.") for name in actor)
-        counts = [data.get(key) for key in ("num_timesteps", "n_envs", "n_steps")]
-        whole = all(isinstance(count, int) and count > 0 for count in counts)
         return CheckpointFacts(
-            library=self.name,
-            iteration=counts[0] // (counts[1] * counts[2]) if whole else None,
             inputs=None if images or recurrent else seen,
             outputs=length_of(actor, "log_std"),
             hidden=None if head is None else tuple(size for size, _ in layers),
             normalized=None,
-            recurrent=recurrent,
         )
 
     def hidden_sizes(self, agent_cfg: Any) -> Any:

@@ -209,13 +209,10 @@ class Skrl(Library):
         # A model that shares its layers with the value has its last one apart.
         hidden = layers if "policy_layer.weight" in actor else layers[:-1]
         return CheckpointFacts(
-            library=self.name,
-            iteration=None,
             inputs=layers[0][1] if layers else None,
             outputs=length_of(actor, "log_std_parameter"),
             hidden=tuple(size for size, _ in hidden) if layers else None,
             normalized="observation_preprocessor" in state,
-            recurrent=any(name.rpartition(".")[2].startswith("weight_ih_l") for name in actor),
         )
 
     def hidden_sizes(self, agent_cfg: Any) -> Any:

@@ -77,7 +77,7 @@ class Toy(Library):
     actor_keys = ("arrays",)
     hidden_key = "agent.layers"
 
-    def rollout(self, agent_cfg: dict[str, Any]) -> int:
+    def rollout(self, agent_cfg: Mapping[str, Any]) -> int:
         """Return `steps`."""
         return int(agent_cfg["steps"])
 
@@ -132,12 +132,11 @@ class Toy(Library):
         if state["note"]["version"] == 0:
             raise RequestError(f"{file.name!r} is of toy 0.", code="checkpoint_of_old_toy", advice="Train anew.")
 
-    def read(self, state: Mapping[Any, Any], actor: dict[str, Any]) -> CheckpointFacts:
+    def read(self, state: Mapping[Any, Any], actor: Mapping[str, Any]) -> CheckpointFacts:
         """Read the sizes of the matrix."""
         inputs, outputs = actor["weights"].shape
         return CheckpointFacts(
-            library=self.name, iteration=state["note"]["update"], inputs=inputs, outputs=outputs, hidden=(),
-            normalized=False, recurrent=False,
+            inputs=inputs, outputs=outputs, hidden=(), normalized=False,
         )  # fmt: skip
 
     def hidden_sizes(self, agent_cfg: Any) -> Any:
