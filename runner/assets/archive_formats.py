@@ -48,9 +48,15 @@ def zip_entries(file: BinaryIO, most_entries: int) -> Iterator[Entry]:
     """
     _count_zip_entries(file, most_entries)
     with zipfile.ZipFile(file) as archive:
-        members = archive.infolist()
-        _check_overlap(members, archive.start_dir)
-        for member in members:
+        # Entries that share packed bytes are refused: a few megabytes then unpack to petabytes, and readers disagree.
+        ordered = sorted(archive.infolist(), key=lambda member: member.header_offset)
+        starts = [*(member.header_offset for member in ordered), archive.start_dir]
+        for member, next_start in zip(ordered, starts[1:], strict=True):
+            least = 30 + len(member.orig_filename) + member.compress_size
+            if member.header_offset < 0 or member.header_offset + least > next_start:
+                raise damaged(f"{show(member.filename)} overlaps with what follows it")
+
+        for member in archive.infolist():
             _check_zip_member(member)
             if member.is_dir():
                 yield Entry(member.filename, True, 0, lambda _: b"")
@@ -61,22 +67,7 @@ def zip_entries(file: BinaryIO, most_entries: int) -> Iterator[Entry]:
 
 def _count_zip_entries(file: BinaryIO, most_entries: int) -> None:
     """Walk the directory before zipfile does: zipfile makes an object of every entry, however many there are."""
-    start, end = _zip_directory(file)
-    file.seek(start)
-    count = 0
-    while file.tell() < end:
-        header = file.read(46)
-        if not header.startswith(b"PK\1\2"):
-            raise damaged("the directory of the zip file is damaged")
-        file.seek(sum(struct.unpack_from("<3H", header, 28)), os.SEEK_CUR)
-        count += 1
-        if count > most_entries:
-            raise too_many(most_entries)
-    file.seek(0)
-
-
-def _zip_directory(file: BinaryIO) -> tuple[int, int]:
-    """Return the start and end of a zip file's directory, found as zipfile finds it."""
+    # Find the directory as zipfile finds it: its last record says how long it is.
     size = file.seek(0, os.SEEK_END)
     tail_start = max(0, size - 22 - 0xFFFF - 76)
     file.seek(tail_start)
@@ -93,17 +84,19 @@ def _zip_directory(file: BinaryIO) -> tuple[int, int]:
         end -= 76
     if length > end:
         raise damaged("the directory of the zip file is longer than the file")
-    return end - length, end
 
-
-def _check_overlap(members: list[zipfile.ZipInfo], end: int) -> None:
-    """Refuse entries that share packed bytes: a few megabytes then unpack to petabytes, and readers disagree."""
-    ordered = sorted(members, key=lambda member: member.header_offset)
-    starts = [*(member.header_offset for member in ordered), end]
-    for member, next_start in zip(ordered, starts[1:], strict=True):
-        least = 30 + len(member.orig_filename) + member.compress_size
-        if member.header_offset < 0 or member.header_offset + least > next_start:
-            raise damaged(f"{show(member.filename)} overlaps with what follows it")
+    # Count its entries.
+    file.seek(end - length)
+    count = 0
+    while file.tell() < end:
+        header = file.read(46)
+        if not header.startswith(b"PK\1\2"):
+            raise damaged("the directory of the zip file is damaged")
+        file.seek(sum(struct.unpack_from("<3H", header, 28)), os.SEEK_CUR)
+        count += 1
+        if count > most_entries:
+            raise too_many(most_entries)
+    file.seek(0)
 
 
 def _check_zip_member(member: zipfile.ZipInfo) -> None:

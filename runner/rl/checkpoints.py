@@ -240,7 +240,24 @@ def _load_torch(path: Path, source: Path | io.BytesIO, allowed: tuple[str, ...])
             warnings.simplefilter("ignore")  # torch announces each pickle protocol but its own
             state = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise _refused(path, source, str(error)) from error
+        # The refused name is in torch's message, else in the pickle.
+        if match := _REFUSED.search(str(error)):
+            names = [match.group(1)]
+        else:
+            names = [name for name in _pickled_names(source) if not name.startswith(_HARMLESS)]
+        if not names:
+            raise no_checkpoint(path, "is a pickle that torch does not take") from error
+        advice = (
+            "Only tensors, numbers and containers are loaded from outside. A site that trusts this class allows it by "
+            f"name: SIMYARD_SAFE_GLOBALS={names[0]}"
+        )
+        if "is blocked" in str(error):
+            advice = "That runs commands, and can never be allowed: do not use this file, wherever it came from."
+        raise RequestError(
+            f"Checkpoint {path.name!r} is not plain weights: it asks for {names[0]!r}.",
+            code="unsafe_checkpoint",
+            advice=advice,
+        ) from error
     except RequestError:
         raise
     except Exception as error:
@@ -328,25 +345,6 @@ def _names_in(file: io.BytesIO) -> list[str]:
         if isinstance(last, str):
             texts.append(last)
     return names
-
-
-def _refused(path: Path, source: Path | io.BytesIO, said: str) -> RequestError:
-    """Return the error for a refused file, with the refused name: from torch's message, else from the pickle."""
-    match = _REFUSED.search(said)
-    names = [match.group(1)] if match else [name for name in _pickled_names(source) if not name.startswith(_HARMLESS)]
-    if not names:
-        return no_checkpoint(path, "is a pickle that torch does not take")
-    advice = (
-        "Only tensors, numbers and containers are loaded from outside. A site that trusts this class allows it by "
-        f"name: SIMYARD_SAFE_GLOBALS={names[0]}"
-    )
-    if "is blocked" in said:
-        advice = "That runs commands, and can never be allowed: do not use this file, wherever it came from."
-    return RequestError(
-        f"Checkpoint {path.name!r} is not plain weights: it asks for {names[0]!r}.",
-        code="unsafe_checkpoint",
-        advice=advice,
-    )
 
 
 def _truncated(path: Path, how: str) -> RequestError:
