@@ -241,11 +241,9 @@ def test_a_site_allows_classes_by_name(write: Callable[..., Path]):
 def test_an_allowed_class_must_exist(tmp_path: Path):
     path = tmp_path / "model_1.pt"
     torch.save({"infos": argparse.Namespace()}, path)
-    renamed = path.read_bytes().replace(b"cargparse\nNamespace", b"cargpars_\nNamespace")
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(tmp_path / "model_2.pt", "w") as copy:
         for name in archive.namelist():
             copy.writestr(name, archive.read(name).replace(b"cargparse\n", b"cargpars_\n"))
-    assert renamed
     with pytest.raises(RequestError, match=r"'argpars_\.Namespace', which cannot be imported"):
         checkpoints.inspect(tmp_path / "model_2.pt", library="rsl_rl", allowed_globals=("argpars_.Namespace",))
 
@@ -292,16 +290,12 @@ def test_no_bytes_end_in_anything_but_a_clear_refusal(tmp_path: Path, data: st.D
     form = data.draw(st.sampled_from(["zip", "legacy", "sb3", "nothing"]))
     path = tmp_path / "model_1.pt"
     if form == "nothing":
-        path.write_bytes(
-            data.draw(st.sampled_from([b"", b"\x80\x02", b"PK\x03\x04", b"\x08\x0a"])) + data.draw(st.binary())
-        )
+        head = data.draw(st.sampled_from([b"", b"\x80\x02", b"PK\x03\x04", b"\x08\x0a"]))
+        path.write_bytes(head + data.draw(st.binary()))
     else:
-        save(
-            path,
-            "sb3" if form == "sb3" else "rsl_rl",
-            {"a": torch.ones(2)},
-            _use_new_zipfile_serialization=form != "legacy",
-        )
+        is_zip = form != "legacy"
+        library = "sb3" if form == "sb3" else "rsl_rl"
+        save(path, library, {"a": torch.ones(2)}, _use_new_zipfile_serialization=is_zip)
         content = bytearray(path.read_bytes())
         # Not bounded by the length: torch writes addresses into some files, so it differs from one file to the next.
         for position in data.draw(st.lists(st.integers(0, 2**16), min_size=1, max_size=4)):
@@ -310,25 +304,18 @@ def test_no_bytes_end_in_anything_but_a_clear_refusal(tmp_path: Path, data: st.D
     try:
         checkpoints.load(path)
     except RequestError as error:
-        assert error.failure.code in (
-            "checkpoint_truncated",
-            "not_a_checkpoint",
-            "unsafe_checkpoint",
-            "exported_policy",
-        )
+        codes = ("checkpoint_truncated", "not_a_checkpoint", "unsafe_checkpoint", "exported_policy")
+        assert error.failure.code in codes
 
 
 # --- other files --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("asked", LIBRARIES)
+@pytest.mark.parametrize(("library", "asked"), itertools.permutations(LIBRARIES, 2))
 def test_checkpoints_of_the_wrong_library(write: Callable[..., Path], library: str, asked: str):
-    path = write(library)
-    if library == asked:
-        assert checkpoints.inspect(path, library=asked).library == library
-        return
-    error = refused("checkpoint_of_other_library", f"was written by {library}, .*asks for {asked}", path, asked)
+    error = refused(
+        "checkpoint_of_other_library", f"was written by {library}, .*asks for {asked}", write(library), asked
+    )
     assert repr(library) in error.failure.advice
 
 
@@ -515,14 +502,16 @@ def found(folder: Path, library: str, *names: str) -> list[str]:
 
 
 def test_numbers_sort_as_numbers(tmp_path: Path):
-    names = (
-        "model_1500.pt",
-        "model_999.pt",
-        "checkpoints/model_1000.pt",
+    names = ("model_1500.pt", "model_999.pt", "checkpoints/model_1000.pt")
+    others = (
         "exported/policy.pt",
         "exported/model_9999.pt",
+        "policy.pt",
+        "deep/er/model_7000.pt",
+        "model_7000.pth",
+        "model_7000.pt.tmp",
+        "agent_9000.pt",
     )
-    others = ("policy.pt", "deep/er/model_7000.pt", "model_7000.pth", "model_7000.pt.tmp", "agent_9000.pt")
     assert found(tmp_path, "rsl_rl", *names, *others) == ["model_999.pt", "checkpoints/model_1000.pt", "model_1500.pt"]
     assert checkpoints.discover(tmp_path / "exported", "rsl_rl") == []
     assert checkpoints.discover(tmp_path / "absent", "rsl_rl") == []
@@ -548,11 +537,3 @@ def test_the_final_model_of_sb3_is_the_newest(tmp_path: Path):
     (tmp_path / "model.zip").write_bytes(b"PK")
     assert found(tmp_path, "sb3") == names[:2]
     assert found(tmp_path / "alone", "sb3", "model_best.zip") == ["model_best.zip"]
-
-
-@given(st.lists(st.integers(0, 10**7), unique=True, min_size=1, max_size=20))
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_newest_is_last_whatever_the_numbers(tmp_path_factory: pytest.TempPathFactory, numbers: list[int]):
-    folder = tmp_path_factory.mktemp("found")
-    names = [f"model_{number}.pt" for number in numbers]
-    assert found(folder, "rsl_rl", *names) == [f"model_{number}.pt" for number in sorted(numbers)]

@@ -8,7 +8,7 @@ import pytest
 from helpers import train_request
 
 from simyard.core.errors import RequestError, WorkloadError
-from simyard.core.specs import AttemptSpec, Facts, World
+from simyard.core.specs import AttemptSpec, Facts, JobSpec, World
 from simyard.requests.settings import Site
 from simyard.runner.isaaclab import scripts as isaaclab_scripts
 from simyard.runner.isaaclab.lookup import scripts_folder
@@ -48,16 +48,32 @@ def train(tmp_path, **changes):
     return persist(resolved.spec, collect(resolved.spec, store), store).to_json(), store
 
 
-def names(result):
-    return [entry["name"] for entry in result["artifacts"]]
+def checkpoints(result):
+    """The checkpoints of a job by name, in their order."""
+    prefix = "checkpoints/"
+    return {e["name"].removeprefix(prefix): e for e in result["artifacts"] if e["name"].startswith(prefix)}
+
+
+def a_job(library, **changes):
+    fields = {"num_envs": 8, "max_iterations": 3, "seed": 7, **changes}
+    return JobSpec(
+        job_id=keys.new_job_id(), kind="train", name="n", simulator="isaaclab", task="Isaac-Cartpole-Direct-v0",
+        library=library, **fields,
+    )  # fmt: skip
+
+
+def command(attempt, checkpoint=None, overrides=()):
+    """The command line of an attempt on a GPU machine."""
+    facts = Facts(
+        simulator="isaaclab", version="2.3.2", flavor="scripts", device="cuda:0", rollout=1, overrides=overrides
+    )
+    return isaaclab_scripts.command(attempt, facts, get_library(attempt.job.library), checkpoint, Path("/lab"))
 
 
 def test_a_job_trains_by_the_script_and_keeps_an_id_with_v0(tmp_path):
     result, store = train(tmp_path)
     assert result["status"] == "succeeded", result["error"]
-    assert [name for name in names(result) if name.startswith("checkpoints/")] == [
-        f"checkpoints/model_{index}.pt" for index in range(3)
-    ]
+    assert [*checkpoints(result)] == ["model_0.pt", "model_1.pt", "model_2.pt"]
     job = keys.JobKeys(result["job_id"])
     assert store.get_bytes(job.artifact("params/env.yaml")) == b"seed: 7\n"
     assert "Policy/mean_noise_std" in store.get_json(job.artifact("metrics.json"))
@@ -70,12 +86,8 @@ def test_a_resumed_job_goes_on_with_the_next_iteration(tmp_path):
     first, _ = train(tmp_path)
     second, store = train(tmp_path, resume={"fromJob": first["job_id"]})
     assert second["status"] == "succeeded", second["error"]
-    kept = {entry["name"]: entry for entry in second["artifacts"]}
-    assert [name for name in kept if name.startswith("checkpoints/")] == [
-        f"checkpoints/model_{index}.pt" for index in (3, 4, 5)
-    ]
-    last_of_first = [entry for entry in first["artifacts"] if entry["name"] == "checkpoints/model_2.pt"]
-    assert kept["checkpoints/model_3.pt"]["parent"] == last_of_first[0]["sha256"]
+    assert [*checkpoints(second)] == ["model_3.pt", "model_4.pt", "model_5.pt"]
+    assert checkpoints(second)["model_3.pt"]["parent"] == checkpoints(first)["model_2.pt"]["sha256"]
     metrics = store.get_bytes(keys.JobKeys(second["job_id"]).artifact("metrics.csv")).decode()
     assert [row.split(",")[0] for row in metrics.splitlines()[1:]] == ["3", "4", "5"]
 
@@ -98,39 +110,27 @@ def test_a_library_that_2_3_cannot_train_here_is_refused(library, message):
         isaaclab_scripts.check(job, get_library(library))
 
 
-def test_the_command_line_is_that_of_2_3(tmp_path):
-    facts = Facts(
-        simulator="isaaclab", version="2.3.2", flavor="scripts", device="cuda:0", rollout=1, overrides=("a=1",)
-    )
-    job = replace(a_job("rl_games"), max_iterations=10)
-    attempt = AttemptSpec(job=job, number=2, start_iteration=4)
-    command = isaaclab_scripts.command(
-        attempt, facts, get_library("rl_games"), Path("/c/last_x_ep_4_rew_1.pth"), Path("/lab")
-    )
-    assert command == [
+def test_the_command_line_is_that_of_2_3():
+    attempt = AttemptSpec(job=a_job("rl_games", max_iterations=10), number=2, start_iteration=4)
+    assert command(attempt, Path("/c/last_x_ep_4_rew_1.pth"), ("a=1",)) == [
         "/lab/isaaclab.sh", "-p", "/lab/scripts/reinforcement_learning/rl_games/train.py",
         "--task", "Isaac-Cartpole-Direct-v0", "--num_envs", "8", "--seed", "7", "--max_iterations", "10",
         "--headless", "--device", "cuda:0", "--checkpoint", "/c/last_x_ep_4_rew_1.pth", "a=1",
     ]  # fmt: skip
 
 
-def test_every_machine_starts_a_rank_for_each_gpu(tmp_path):
-    facts = Facts(simulator="isaaclab", version="2.3.2", flavor="scripts", device="cuda:0", rollout=1, overrides=())
-    job = replace(a_job("rsl_rl"), gpus=2, nodes=2)
+def test_every_machine_starts_a_rank_for_each_gpu():
     world = World(node=1, address="10.0.0.7", port=29511, timestamp="2026-01-02_03-04-05")
-    attempt = AttemptSpec(job=job, number=1, world=world)
-    command = isaaclab_scripts.command(attempt, facts, get_library("rsl_rl"), None, Path("/lab"))
-    assert command == [
+    attempt = AttemptSpec(job=a_job("rsl_rl", gpus=2, nodes=2), number=1, world=world)
+    assert command(attempt) == [
         "/lab/isaaclab.sh", "-p", "-m", "torch.distributed.run", "--nproc_per_node", "2", "--nnodes", "2",
         "--node_rank", "1", "--master_addr", "10.0.0.7", "--master_port", "29511",
         "/lab/scripts/reinforcement_learning/rsl_rl/train.py", "--task", "Isaac-Cartpole-Direct-v0",
         "--num_envs", "8", "--seed", "9", "--max_iterations", "3", "--headless", "--distributed",
-    ]  # fmt: skip
-    first = replace(attempt, world=replace(world, node=0))
-    of_first = isaaclab_scripts.command(first, facts, get_library("rsl_rl"), None, Path("/lab"))
+    ]  # fmt: skip  # and no --device: each rank takes the GPU of its own number
+    of_first = command(replace(attempt, world=replace(world, node=0)))
     # 2.3 adds the rank on the machine: 7 and 8 here, 9 and 10 there.
     assert of_first[of_first.index("--seed") + 1] == "7"
-    assert "--device" not in command, "each rank takes the GPU of its own number"
 
 
 def test_isaac_sim_does_not_start_before_its_licence_is_accepted(tmp_path, monkeypatch):
@@ -147,15 +147,6 @@ def test_a_site_may_accept_the_licence_for_all_jobs(tmp_path, monkeypatch):
     monkeypatch.setenv("SIMYARD_ACCEPT_NVIDIA_EULA", "on")
     result, _ = train(tmp_path, computeConfig={"gpusPerNode": 0})
     assert result["status"] == "succeeded", result["error"]
-
-
-def a_job(library):
-    from simyard.core.specs import JobSpec
-
-    return JobSpec(
-        job_id=keys.new_job_id(), kind="train", name="n", simulator="isaaclab", task="Isaac-Cartpole-Direct-v0",
-        library=library, num_envs=8, max_iterations=3, seed=7,
-    )  # fmt: skip
 
 
 def test_3_0_is_not_taken_for_2_3(monkeypatch, tmp_path):

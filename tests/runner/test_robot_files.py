@@ -119,45 +119,58 @@ def test_packages_are_folders_of_the_bundle(urdf_at, mesh_at, reference, tmp_pat
     assert target == tmp_path / "robot" / mesh_at
 
 
-def test_a_bundle_of_mjcf_is_followed_through_includes_and_asset_folders(tmp_path):
-    files = {
-        "scene.xml": '<mujoco><include file="parts/arm.xml"/></mujoco>',
-        "parts/arm.xml": mjcf('<mesh file="a.obj"/><texture file="t.png"/>', '<compiler meshdir="m" texturedir="t"/>'),
-        "parts/m/a.obj": "mtllib a.mtl missing.mtl\nv 0 0 0\n",
-        "parts/m/a.mtl": "newmtl x\nmap_Kd -s 1 1 1 a b.png\n",
-        "parts/t/t.png": b"png",
-        "other/with/strip.xml": "<mujocoinclude/>",
-    }
-    assert main_file(bundle(tmp_path / "r.zip", files), "mjcf", tmp_path / "robot").name == "scene.xml"
+FOLLOWED = {
+    "includes and asset folders": (
+        "scene.xml",
+        {
+            "scene.xml": '<mujoco><include file="parts/arm.xml"/></mujoco>',
+            "parts/arm.xml": mjcf(
+                '<mesh file="a.obj"/><texture file="t.png"/>', '<compiler meshdir="m" texturedir="t"/>'
+            ),
+            "parts/m/a.obj": "mtllib a.mtl missing.mtl\nv 0 0 0\n",
+            "parts/m/a.mtl": "newmtl x\nmap_Kd -s 1 1 1 a b.png\n",
+            "parts/t/t.png": b"png",
+            "other/with/strip.xml": "<mujocoinclude/>",
+        },
+    ),
+    "strippath leaves the name alone": (
+        "a.xml",
+        {"a.xml": mjcf('<mesh file="gone/b.stl"/>', '<compiler strippath="true" assetdir="m"/>'), "m/b.stl": STL},
+    ),
+    "every kind of reference of a usd": (
+        "robot.usda",
+        {
+            "robot.usda": usd(
+                "asset t = @tex/<UDIM>.png@\n    asset m = @OmniPBR.mdl@\n    asset e = @@",
+                "references = @./parts/arm.usda@\n    payload = @parts/hand.usda@",
+            ),
+            "parts/arm.usda": usd("asset[] t = [@../tex/1001.png@]"),
+            "parts/hand.usda": usd("asset t.timeSamples = {0: @deep/a.png@}"),
+            "parts/deep/a.png": b"png",
+            "tex/1001.png": b"png",
+        },
+    ),
+    "data inside a gltf": (
+        "a.urdf",
+        {
+            "a.urdf": urdf("m.gltf"),
+            "m.gltf": '{"buffers": [{"uri": "data:text/plain;base64,AA=="}], "images": [{"bufferView": 0}]}',
+        },
+    ),
+}
 
 
-def test_strippath_leaves_the_name_alone(tmp_path):
-    files = {"a.xml": mjcf('<mesh file="gone/b.stl"/>', '<compiler strippath="true" assetdir="m"/>'), "m/b.stl": STL}
-    main_file(bundle(tmp_path / "r.zip", files), "mjcf", tmp_path / "robot")
-
-
-def test_a_usd_is_followed_through_every_kind_of_reference(tmp_path):
-    arcs = "references = @./parts/arm.usda@, payload = @parts/hand.usda@".replace(", ", "\n    ")
-    files = {
-        "robot.usda": usd("asset t = @tex/<UDIM>.png@\n    asset m = @OmniPBR.mdl@\n    asset e = @@", arcs),
-        "parts/arm.usda": usd("asset[] t = [@../tex/1001.png@]"),
-        "parts/hand.usda": usd("asset t.timeSamples = {0: @deep/a.png@}"),
-        "parts/deep/a.png": b"png",
-        "tex/1001.png": b"png",
-    }
-    assert main_file(bundle(tmp_path / "r.zip", files), "usd", tmp_path / "robot").name == "robot.usda"
+@pytest.mark.parametrize("case", FOLLOWED)
+def test_what_a_bundle_may_refer_to(case, tmp_path):
+    main, files = FOLLOWED[case]
+    format_ = {".xml": "mjcf", ".usda": "usd", ".urdf": "urdf"}[Path(main).suffix]
+    assert main_file(bundle(tmp_path / "r.zip", files), format_, tmp_path / "robot").name == main
 
 
 def test_a_usdz_is_unpacked_and_its_first_file_counts(tmp_path):
     path = bundle(tmp_path / "r.zip", {"z.usda": usd("asset t = @a.png@"), "a.png": b"png", "b.usda": USD})
     path = path.rename(tmp_path / "r.usdz")
     assert main_file(path, "usd", tmp_path / "robot").name == "z.usda"
-
-
-def test_gltf_may_hold_its_data_itself(tmp_path):
-    scene = {"buffers": [{"uri": "data:application/octet-stream;base64,AA=="}], "images": [{"bufferView": 0}]}
-    files = {"a.urdf": urdf("m.gltf"), "m.gltf": json.dumps(scene)}
-    main_file(bundle(tmp_path / "r.zip", files), "urdf", tmp_path / "robot")
 
 
 def test_a_folder_that_is_there_is_not_touched(tmp_path):
@@ -212,10 +225,9 @@ def glb(uri):
 )
 def test_meshes_of_a_urdf(reference, match, tmp_path):
     (tmp_path / "m.stl").write_bytes(STL)
-    files = {"pkg/a.urdf": urdf(reference), "pkg/m.stl": STL, "pkg/m.step": b"step"}
-    files |= {"pkg/lfs.stl": "version https://git-lfs.github.com/spec/v1\n"}
-    path = bundle(tmp_path / "r.zip", {name.removeprefix("pkg/"): data for name, data in files.items()})
-    refused(path, "urdf", tmp_path / "robot", match, "asset_reference")
+    files = {"a.urdf": urdf(reference), "m.stl": STL, "m.step": b"step"}
+    files |= {"lfs.stl": "version https://git-lfs.github.com/spec/v1\n"}
+    refused(bundle(tmp_path / "r.zip", files), "urdf", tmp_path / "robot", match, "asset_reference")
 
 
 def test_a_missing_file_names_those_that_are_nearly_meant(tmp_path):
@@ -232,84 +244,49 @@ def test_a_file_by_itself_that_needs_others_asks_for_a_bundle(tmp_path):
     assert failure.advice == "Send a .zip bundle with every file that is referred to."
 
 
-@pytest.mark.parametrize(
-    ("files", "match"),
-    [
-        ({"a.urdf": urdf(texture="http://host/t.png")}, URL),
-        ({"a.urdf": urdf(texture="/t.png")}, ABSOLUTE),
-        ({"a.urdf": urdf("m.obj"), "m.obj": "mtllib ../m.mtl\n"}, OUTSIDE),
-        ({"a.urdf": urdf("m.obj"), "m.obj": "mtllib m.mtl\n", "m.mtl": "map_Kd -s 1 1 1 /etc/t.png\n"}, ABSOLUTE),
-        ({"a.urdf": urdf("m.obj"), "m.obj": "mtllib m.mtl\n", "m.mtl": "bump http://host/t.png\n"}, URL),
-        ({"a.urdf": urdf("m.ply"), "m.ply": "ply\ncomment TextureFile /t.png\nend_header\n"}, ABSOLUTE),
-        ({"a.urdf": urdf("m.dae"), "m.dae": "<C><image><init_from>file:///t.png</init_from></image></C>"}, URL),
-        (
-            {"a.urdf": urdf("m.dae"), "m.dae": "<C><image><init_from><ref>../t.png</ref></init_from></image></C>"},
-            OUTSIDE,
-        ),
-        ({"a.urdf": urdf("m.dae"), "m.dae": '<C><diffuse><texture texture="/t.png"/></diffuse></C>'}, ABSOLUTE),
-        ({"a.urdf": urdf("m.gltf"), "m.gltf": '{"buffers": [{"uri": "../b.bin"}]}'}, OUTSIDE),
-        ({"a.urdf": urdf("m.gltf"), "m.gltf": '{"buffers": [{"uri": "b.bin"}]}'}, MISSING),
-        ({"a.urdf": urdf("m.glb"), "m.glb": glb("https://host/t.png")}, URL),
-    ],
-    ids=[
-        "texture url",
-        "texture absolute",
-        "obj",
-        "mtl",
-        "mtl url",
-        "ply",
-        "dae",
-        "dae ref",
-        "dae attribute",
-        "gltf",
-        "gltf missing",
-        "glb",
-    ],
-)
-def test_what_a_urdf_s_files_refer_to(files, match, tmp_path):
-    files = {"m.stl": STL, **files}
-    refused(bundle(tmp_path / "r.zip", files), "urdf", tmp_path / "robot", match, "asset_reference")
+REFERENCES = {
+    "texture url": ({"a.urdf": urdf(texture="http://host/t.png")}, URL),
+    "texture absolute": ({"a.urdf": urdf(texture="/t.png")}, ABSOLUTE),
+    "obj": ({"a.urdf": urdf("m.obj"), "m.obj": "mtllib ../m.mtl\n"}, OUTSIDE),
+    "mtl": (
+        {"a.urdf": urdf("m.obj"), "m.obj": "mtllib m.mtl\n", "m.mtl": "map_Kd -s 1 1 1 /etc/t.png\n"}, ABSOLUTE
+    ),
+    "mtl url": ({"a.urdf": urdf("m.obj"), "m.obj": "mtllib m.mtl\n", "m.mtl": "bump http://host/t.png\n"}, URL),
+    "ply": ({"a.urdf": urdf("m.ply"), "m.ply": "ply\ncomment TextureFile /t.png\nend_header\n"}, ABSOLUTE),
+    "dae": ({"a.urdf": urdf("m.dae"), "m.dae": "<C><image><init_from>file:///t.png</init_from></image></C>"}, URL),
+    "dae ref": (
+        {"a.urdf": urdf("m.dae"), "m.dae": "<C><image><init_from><ref>../t.png</ref></init_from></image></C>"}, OUTSIDE
+    ),
+    "dae attribute": (
+        {"a.urdf": urdf("m.dae"), "m.dae": '<C><diffuse><texture texture="/t.png"/></diffuse></C>'}, ABSOLUTE
+    ),
+    "gltf": ({"a.urdf": urdf("m.gltf"), "m.gltf": '{"buffers": [{"uri": "../b.bin"}]}'}, OUTSIDE),
+    "gltf missing": ({"a.urdf": urdf("m.gltf"), "m.gltf": '{"buffers": [{"uri": "b.bin"}]}'}, MISSING),
+    "glb": ({"a.urdf": urdf("m.glb"), "m.glb": glb("https://host/t.png")}, URL),
+    "include": ({"a.xml": '<mujoco><include file="../b.xml"/></mujoco>'}, OUTSIDE),
+    "include absolute": ({"a.xml": '<mujoco><include file="/etc/passwd"/></mujoco>'}, ABSOLUTE),
+    "include missing": ({"a.xml": '<mujoco><include file="b.xml"/></mujoco>'}, MISSING),
+    "nested": (
+        {"a.xml": '<mujoco><include file="p/b.xml"/></mujoco>', "p/b.xml": mjcf('<mesh file="../../m.stl"/>')}, OUTSIDE
+    ),
+    "meshdir absolute": ({"a.xml": mjcf('<mesh file="m.stl"/>', '<compiler meshdir="/usr"/>')}, ABSOLUTE),
+    "meshdir": ({"a.xml": mjcf('<mesh file="m.stl"/>', '<compiler meshdir=".."/>')}, OUTSIDE),
+    "assetdir": ({"a.xml": mjcf('<texture file="t.png"/>', '<compiler assetdir="../x"/>')}, OUTSIDE),
+    "fileup": ({"a.xml": mjcf('<texture fileup="http://host/t.png"/>')}, URL),
+    "hfield": ({"a.xml": mjcf('<hfield file="../h.png"/>')}, OUTSIDE),
+    "skin": ({"a.xml": mjcf('<skin file="/s.skn"/>')}, ABSOLUTE),
+    "model": ({"a.xml": mjcf('<model file="../b.xml"/>')}, OUTSIDE),
+    "strippath": ({"a.xml": mjcf('<mesh file="/usr/m.stl"/>', '<compiler strippath="true"/>')}, ABSOLUTE),
+    "format": ({"a.xml": mjcf('<mesh file="m.step"/>'), "m.step": b"x"}, "of a format that is not read"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("files", "match"),
-    [
-        ({"a.xml": '<mujoco><include file="../b.xml"/></mujoco>'}, OUTSIDE),
-        ({"a.xml": '<mujoco><include file="/etc/passwd"/></mujoco>'}, ABSOLUTE),
-        ({"a.xml": '<mujoco><include file="b.xml"/></mujoco>'}, MISSING),
-        (
-            {"a.xml": '<mujoco><include file="p/b.xml"/></mujoco>', "p/b.xml": mjcf('<mesh file="../../m.stl"/>')},
-            OUTSIDE,
-        ),
-        ({"a.xml": mjcf('<mesh file="m.stl"/>', '<compiler meshdir="/usr"/>')}, ABSOLUTE),
-        ({"a.xml": mjcf('<mesh file="m.stl"/>', '<compiler meshdir=".."/>')}, OUTSIDE),
-        ({"a.xml": mjcf('<texture file="t.png"/>', '<compiler assetdir="../x"/>')}, OUTSIDE),
-        ({"a.xml": mjcf('<texture fileup="http://host/t.png"/>')}, URL),
-        ({"a.xml": mjcf('<hfield file="../h.png"/>')}, OUTSIDE),
-        ({"a.xml": mjcf('<skin file="/s.skn"/>')}, ABSOLUTE),
-        ({"a.xml": mjcf('<model file="../b.xml"/>')}, OUTSIDE),
-        ({"a.xml": mjcf('<mesh file="/usr/m.stl"/>', '<compiler strippath="true"/>')}, ABSOLUTE),
-        ({"a.xml": mjcf('<mesh file="m.step"/>'), "m.step": b"x"}, "of a format that is not read"),
-    ],
-    ids=[
-        "include",
-        "include absolute",
-        "include missing",
-        "nested",
-        "meshdir absolute",
-        "meshdir",
-        "assetdir",
-        "fileup",
-        "hfield",
-        "skin",
-        "model",
-        "strippath",
-        "format",
-    ],
-)
-def test_what_an_mjcf_refers_to(files, match, tmp_path):
-    files = {"m.stl": STL, **files}
-    refused(bundle(tmp_path / "r.zip", files), "mjcf", tmp_path / "robot", match, "asset_reference")
+@pytest.mark.parametrize("case", REFERENCES)
+def test_what_files_refer_to(case, tmp_path):
+    files, match = REFERENCES[case]
+    format_ = "urdf" if "a.urdf" in files else "mjcf"
+    path = bundle(tmp_path / "r.zip", {"m.stl": STL, **files})
+    refused(path, format_, tmp_path / "robot", match, "asset_reference")
 
 
 @pytest.mark.parametrize(
@@ -333,10 +310,7 @@ def test_what_an_mjcf_refers_to(files, match, tmp_path):
         (usd("asset m = @../OmniPBR.mdl@"), OUTSIDE),
         (usd("", "customData = { asset t = @/t.png@ }"), ABSOLUTE),
         (usd("", "clips = { dictionary d = { asset[] assetPaths = [@../c.usda@] } }"), OUTSIDE),
-        (
-            usd('variantSet "v" = {\n "x" {\n asset t = @/t.png@\n }\n }', 'prepend variantSets = "v"'),
-            ABSOLUTE,
-        ),
+        (usd('variantSet "v" = {\n "x" {\n asset t = @/t.png@\n }\n }', 'prepend variantSets = "v"'), ABSOLUTE),
         (USD.replace("(", "(\n    subLayers = [@../b.usda@]"), OUTSIDE),
         (USD.replace("(", '(\n    expressionVariables = { string X = "/b" }'), "has expressionVariables"),
     ],
@@ -413,11 +387,14 @@ def test_bundles_without_one_main_file(files, format_, match, code, tmp_path):
     refused(bundle(tmp_path / "r.zip", files), format_, tmp_path / "robot", match, code)
 
 
-def test_a_usdz_that_does_not_begin_with_a_usd(tmp_path):
-    path = bundle(tmp_path / "r.zip", {"t.png": b"png", "a.usda": USD}).rename(tmp_path / "r.usdz")
-    refused(path, "usd", tmp_path / "robot", "does not begin with a USD file", "asset_wrong_format")
-
-
-def test_a_usdz_is_held_to_the_same_rules(tmp_path):
-    path = bundle(tmp_path / "r.zip", {"a.usda": usd("asset t = @../../t.png@")}).rename(tmp_path / "r.usdz")
-    refused(path, "usd", tmp_path / "robot", OUTSIDE, "asset_reference")
+@pytest.mark.parametrize(
+    ("files", "match", "code"),
+    [
+        ({"t.png": b"png", "a.usda": USD}, "does not begin with a USD file", "asset_wrong_format"),
+        ({"a.usda": usd("asset t = @../../t.png@")}, OUTSIDE, "asset_reference"),
+    ],
+    ids=["another file first", "the same rules"],
+)
+def test_a_usdz_that_is_refused(files, match, code, tmp_path):
+    path = bundle(tmp_path / "r.zip", files).rename(tmp_path / "r.usdz")
+    refused(path, "usd", tmp_path / "robot", match, code)

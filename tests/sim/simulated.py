@@ -32,6 +32,7 @@ from simyard.requests.config import check_config, read_config
 from simyard.requests.jobs import EvaluateRequest, ExportRequest, JobRequest, TrainRequest
 from simyard.requests.settings import Site
 from simyard.runner.assets.asset_root import embedded_root
+from simyard.runner.rl.base import tensors_of
 from simyard.runner.workload import TOKEN
 from simyard.store import keys
 from simyard.store.store import Store
@@ -381,12 +382,12 @@ def load(checkpoint: Path) -> dict[str, Any]:
 
 def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
     """Return every tensor of a checkpoint, the optimiser's too, by its path."""
-    return dict(_tensors("", load(checkpoint)))
+    return dict(tensors_of("", load(checkpoint)))
 
 
 def optimizer_steps(checkpoint: Path) -> int:
     """Return how often the optimiser has stepped since training began: it counts every update, and none twice."""
-    return int(max(tensor.max() for name, tensor in tensors(checkpoint).items() if name.endswith("/step")))
+    return int(max(tensor.max() for name, tensor in tensors(checkpoint).items() if name.endswith(".step")))
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
@@ -398,14 +399,3 @@ def assert_same_weights(one: Path, other: Path) -> None:
     assert len(first) > 10
     different = [name for name in first if not torch.equal(first[name], second[name])]
     assert not different, different
-
-
-def _tensors(path: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        yield path, value
-    elif isinstance(value, dict | list | tuple):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, item in items:
-            yield from _tensors(f"{path}/{key}", item)

@@ -1,9 +1,11 @@
-"""Kernels that are compiled are counted, by Warp itself; those in the cache are not."""
+"""Changes of Isaac Lab's modules: kernels are counted while they are compiled, steps of solvers are replayed."""
 
 import subprocess
 import sys
 
-SCRIPT = """
+import pytest
+
+COMPILED = """
 import sys
 import warp
 from simyard.runner.isaaclab.adapter import compilations_told
@@ -39,7 +41,7 @@ compute()
 
 def test_each_compilation_is_told_with_its_number_and_what_is_cached_is_not(tmp_path):
     script = tmp_path / "compute.py"
-    script.write_text(SCRIPT)
+    script.write_text(COMPILED)
     done = subprocess.run(
         [sys.executable, script, tmp_path / "cache"], capture_output=True, text=True, timeout=300, check=True
     )
@@ -55,3 +57,22 @@ def test_each_compilation_is_told_with_its_number_and_what_is_cached_is_not(tmp_
 def test_where_nothing_has_imported_warp_nothing_does():
     code = "import sys\nfrom simyard.runner.isaaclab.adapter import compilations_told\nwith compilations_told(): pass\n"
     subprocess.run([sys.executable, "-c", code + "assert 'warp' not in sys.modules"], timeout=300, check=True)
+
+
+REPLAYED = """
+import sys
+from simyard.runner.isaaclab.adapter import replay_on_cpu
+
+replay_on_cpu()
+assert not {"isaaclab", "newton", "warp"} & set(sys.modules)
+from isaaclab_newton.physics.newton_manager import NewtonManager
+
+print(NewtonManager._invalidate_graph.__func__.__module__)
+replay_on_cpu()
+"""
+
+
+@pytest.mark.system  # the import takes seconds
+def test_solvers_of_a_newton_that_is_imported_later_are_replayed():
+    done = subprocess.run([sys.executable, "-c", REPLAYED], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.splitlines()[-1:] == ["simyard.runner.isaaclab.adapter"], done.stderr
