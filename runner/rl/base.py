@@ -291,6 +291,8 @@ class Library:
     """Keys of the actor's tensors in a checkpoint; the first that is there counts."""
     hidden_key: ClassVar[str]
     """The override that sets the actor's hidden layers, for messages."""
+    groups_key: ClassVar[str] = ""
+    """The agent's setting that lists the groups of observations its actor sees; empty where there is none."""
     normalizer_key: ClassVar[str] = ""
     """The override that has observations normalised, for messages; empty where checkpoints never tell."""
 
@@ -341,10 +343,6 @@ class Library:
             actor: The actor's tensors by name.
         """
         raise NotImplementedError
-
-    def sees_policy_only(self, agent_cfg: Any) -> bool:
-        """Return False where the actor sees other groups of observations than the task gives the size of."""
-        return True
 
     def hidden_sizes(self, agent_cfg: Any) -> Any:
         """Return the list of the actor's hidden layers in an agent's configuration, or None where it has none.

@@ -378,7 +378,10 @@ def expected_of(library: str, env_cfg: Any, agent_cfg: Any, task: str | None = N
     """
     known = get_library(library)
     sized = setting(env_cfg, "obs_order") is None and not _sizes_itself(task)
-    inputs = _size(setting(env_cfg, "observation_space")) if sized and known.sees_policy_only(agent_cfg) else None
+    groups = setting(agent_cfg, known.groups_key) if known.groups_key else None
+    # Of other groups than this one the task does not give the size.
+    sees_policy_only = groups is None or list(groups) == ["policy"]
+    inputs = _size(setting(env_cfg, "observation_space")) if sized and sees_policy_only else None
     sizes = known.hidden_sizes(agent_cfg)
     hidden = None
     if isinstance(sizes, list | tuple) and all(isinstance(size, int) for size in sizes):

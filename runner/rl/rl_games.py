@@ -204,6 +204,7 @@ class RlGames(Library):
     file_example = "last_…_ep_60_….pth"
     actor_keys = ("model",)
     hidden_key = "agent.params.network.mlp.units"
+    groups_key = "params.env.obs_groups.obs"
     normalizer_key = "agent.params.config.normalize_input"
 
     def iteration_in_name(self, name: str) -> int | None:
@@ -228,11 +229,6 @@ class RlGames(Library):
             hidden=tuple(size for size, _ in layers) or None,
             normalized=any(name.startswith("running_mean_std.") for name in actor),
         )
-
-    def sees_policy_only(self, agent_cfg: Any) -> bool:
-        """Read the wrapper's groups, where they are set."""
-        groups = setting(agent_cfg, "params.env.obs_groups.obs")
-        return groups is None or list(groups) == ["policy"]
 
     def hidden_sizes(self, agent_cfg: Any) -> Any:
         """Return the units; of a D2RL network they do not say the layers' sizes."""

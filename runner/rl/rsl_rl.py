@@ -168,6 +168,7 @@ class RslRl(Library):
     file_example = "model_59.pt"
     actor_keys = ("actor_state_dict", "student_state_dict")
     hidden_key = "agent.actor.hidden_dims"
+    groups_key = "obs_groups.actor"
     normalizer_key = "agent.actor.obs_normalization"
 
     def iteration_in_name(self, name: str) -> int | None:
@@ -200,11 +201,6 @@ class RslRl(Library):
             hidden=tuple(size for size, _ in layers[:-1]) if layers else None,
             normalized=any(name.startswith("obs_normalizer.") for name in actor),
         )
-
-    def sees_policy_only(self, agent_cfg: Any) -> bool:
-        """Read the actor's groups, where they are set."""
-        groups = setting(agent_cfg, "obs_groups.actor")
-        return groups is None or list(groups) == ["policy"]
 
     def hidden_sizes(self, agent_cfg: Any) -> Any:
         """Return the actor's, by the new or the old name."""
