@@ -14,15 +14,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
-from simyard.core.files import AttemptPaths
-from simyard.core.files import read_json
-from simyard.core.files import write_json
-from simyard.core.specs import AttemptSpec
-from simyard.core.errors import Category
-from simyard.core.errors import Failure
-from simyard.core.errors import WorkloadError
-from simyard.core.specs import JobSpec
-from simyard.core.specs import World
+from simyard.core.errors import Category, Failure, WorkloadError
+from simyard.core.files import AttemptPaths, read_json, write_json
+from simyard.core.specs import AttemptSpec, JobSpec, World
 from simyard.core.wire import Wire
 
 PROVE_S = 120.0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from simyard.core.errors import RequestError, WorkloadError, unknown
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts, JobSpec, Rollout
 from simyard.runner.assets.robot_files import main_file
 from simyard.runner.devices import device_of, versions
