@@ -32,7 +32,7 @@ MORE_DESCRIPTORS, MORE_THREADS, MORE_MEMORY = 4, 2, 200e6
 
 
 def train_others(yard: Yard, others: list[tuple[str, str, int]]) -> None:
-    for seed, (library, task, num_envs) in enumerate(others):
+    for seed, (library, task, num_envs) in enumerate(others, start=1):  # 0 is what skrl begins with
         settings = (f"rlLibrary={library}", f"task={task}", f"numEnvs={num_envs}", "maxIterations=1", f"seed={seed}")
         assert yard.train(*settings).result["status"] == "succeeded"
 
