@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from simyard.core.errors import RequestError, WorkloadError, unknown
+from simyard.core.errors import RequestError, unknown
 from simyard.core.paths import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts, JobSpec
 from simyard.runner.isaaclab.environment import fresh_environment, register_tasks, settle
@@ -13,7 +13,7 @@ from simyard.runner.isaaclab.success import check_rate
 from simyard.runner.rl import LIBRARIES, Library, get_library
 from simyard.runner.rl.inference import load_policy
 from simyard.runner.rollout.actions import RandomActions, ZeroActions
-from simyard.runner.rollout.outputs import Recording, no_video
+from simyard.runner.rollout.run import Recording, no_video
 from simyard.runner.video.rollout_video import RolloutFilm
 from simyard.runner.video.trajectories import VideoError, newton_model
 
@@ -140,4 +140,4 @@ def _watch(film: RolloutFilm, env: Any) -> None:
     try:
         film.watch(newton_model(env))
     except VideoError as error:
-        raise WorkloadError(no_video(error.reason)) from error
+        raise no_video(error.reason) from error
