@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from simyard.runner.recording.recorder import RolloutRecorder
-from simyard.runner.video.rollout_video import RolloutFilm
+from simyard.runner.video.films import RolloutFilm
 
 
 @dataclass(frozen=True, kw_only=True)

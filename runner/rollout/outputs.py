@@ -20,8 +20,8 @@ from simyard.runner.recording.packing import pack
 from simyard.runner.recording.reading import mean_return, open_foreign
 from simyard.runner.recording.recorder import RolloutRecorder
 from simyard.runner.recording.verify import open_rollout
+from simyard.runner.video.films import RolloutFilm
 from simyard.runner.video.render import verify
-from simyard.runner.video.rollout_video import RolloutFilm
 from simyard.runner.video.trajectories import VideoError
 
 SAY_EVERY_S = 1.0

@@ -10,8 +10,8 @@ from lazy import lazy
 
 from simyard.core.specs import InputFile, PolicyFile
 from simyard.runner.evaluation.episode_statistics import Episode
+from simyard.runner.evaluation.evaluate import EpisodeTable, write_metrics, write_rows
 from simyard.runner.evaluation.summary import difference, spread, successes, summarize
-from simyard.runner.evaluation.tables import EpisodeTable, write_metrics, write_rows
 
 stats = lazy("scipy.stats")
 
