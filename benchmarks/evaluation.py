@@ -120,7 +120,7 @@ def measured(options: argparse.Namespace, *, film: bool = False) -> dict[str, fl
     from simyard.runner.isaaclab.environment import fresh_environment
     from simyard.runner.rl import get_library
     from simyard.runner.rl.inference import load_policy
-    from simyard.runner.video.evaluation_videos import Film
+    from simyard.runner.video.films import EvaluationFilm
 
     overrides = ["physics=newton_mjwarp", f"agent.device={options.device}"]
     with (
@@ -131,7 +131,7 @@ def measured(options: argparse.Namespace, *, film: bool = False) -> dict[str, fl
     ):
         paths = AttemptPaths(Path(folder))
         wanted = Evaluation(num_episodes=1, steps_per_episode=1000, videos=("first",) if film else ())
-        recorder = Film(env, wanted, paths, "")
+        recorder = EvaluationFilm(env, wanted, paths, "")
         meter = EpisodeMeter(
             env, episodes=10**6, longest=1000, before_step=recorder.capture, on_episode=recorder.consider
         )

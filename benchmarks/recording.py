@@ -196,7 +196,7 @@ def walk(driver: Any, steps: int, device: str) -> float:
 def record(env: Any, driver: Any, steps: int, device: str, folder: Path) -> tuple[float, float, int]:
     """Take recorded steps; return their seconds, those of closing, and the bytes that are left."""
     from simyard.runner.isaaclab.environment_recorder import EnvironmentRecorder
-    from simyard.runner.video.rollout_video import RolloutFilm
+    from simyard.runner.video.films import RolloutFilm
 
     base = env.unwrapped
     before = base.step, base.reset, base._reset_idx

@@ -110,6 +110,9 @@ class EpisodeMeter:
         self._metric: str | None = None
         self._is_no_rate = False
         self._stepping = False
+        # By name now: the environment forgets its managers when it closes.
+        manager = getattr(self._base, "termination_manager", None)
+        self._terms: list[str] = [] if manager is None else list(manager.active_terms)
         self.steps = 0
         """Steps the whole environment has taken."""
         self._step, self._reset_idx = self._base.step, self._base._reset_idx
@@ -127,7 +130,7 @@ class EpisodeMeter:
             return f"termination {self._success_termination}"
         if self._metric:
             return None if self._is_no_rate else f"metric {self._metric}"
-        return "termination success" if "success" in self._terms() else None
+        return "termination success" if "success" in self._terms else None
 
     def _measure_step(self, action: Any) -> Any:
         self._before_step(self._lengths)
@@ -180,56 +183,52 @@ class EpisodeMeter:
             self._lengths[env] = 0
 
     def _measure_reset(self, env_ids: Any) -> Any:
+        index = env_ids.long() if hasattr(env_ids, "long") else slice(None) if env_ids is None else env_ids
         if not self._stepping:
             answer = self._reset_idx(env_ids)
             self._metric = success_metric(self._base.extras.get("log", {}))
-            self._start_at_zero(env_ids)
-            index = slice(None) if env_ids is None else self._index(env_ids)
             self._returns[index] = 0.0
             self._lengths[index] = 0
-            return answer
-        envs = [int(env) for env in env_ids]
-        for env in envs:
-            self._endings[env] = _Ending(self._term(env), self._said_success(env), self._reward_terms(env))
-        if self._metric is None or self._success_termination or len(envs) == 1:
-            answer = self._reset_idx(env_ids)
-            self._read_metric(envs)
         else:
-            # The task logs the mean over those it resets together: each by itself, it is the episode's own.
-            for index, env in enumerate(envs):
-                answer = self._reset_idx(env_ids[index : index + 1])
-                self._read_metric([env])
-        self._start_at_zero(env_ids)
+            for env in map(int, env_ids):
+                self._endings[env] = _Ending(self._term(env), self._said_success(env), self._reward_terms(env))
+            if self._metric is None or self._success_termination:
+                answer = self._reset_idx(env_ids)
+            else:
+                # The task logs the mean over those it resets together: each by itself, it is the episode's own.
+                for place, env in enumerate(map(int, env_ids)):
+                    answer = self._reset_idx(env_ids[place : place + 1])
+                    self._read_metric(self._metric, env)
+        # Some tasks begin episodes in their middle, to spread resets in training.
+        self._base.episode_length_buf[index] = 0
         return answer
 
-    def _start_at_zero(self, env_ids: Any) -> None:
-        """Start episodes at step 0: some tasks begin them in their middle, to spread resets in training."""
-        self._base.episode_length_buf[slice(None) if env_ids is None else self._index(env_ids)] = 0
-
-    def _index(self, env_ids: Any) -> Any:
-        return env_ids.long() if hasattr(env_ids, "long") else env_ids
-
-    def _terms(self) -> list[str]:
-        manager = getattr(self._base, "termination_manager", None)
-        return list(manager.active_terms) if manager is not None else []
+    def _read_metric(self, metric: str, env: int) -> None:
+        """Take the metric of a reset of one environment: 0 or 1, or it says nothing of single episodes."""
+        value = float(self._base.extras.get("log", {}).get(metric, float("nan")))
+        if value not in (0.0, 1.0):
+            # Some tasks log a share of goals, or a mean over the past: its zeros alone would make a rate of 0.
+            self._is_no_rate = True
+        elif not bool(self._cut_off[env]):
+            self._endings[env].success = bool(value)
 
     def _term(self, env: int) -> str | None:
         """Return the name of what ended the episode, a termination before a time-out."""
-        if not (names := self._terms()):
+        if not self._terms:
             timed_out = self._base.reset_time_outs[env] and not self._base.reset_terminated[env]
             return TIME_OUT if bool(timed_out) else None
         manager = self._base.termination_manager
-        fired = [name for name in names if bool(manager.get_term(name)[env])]
+        fired = [name for name in self._terms if bool(manager.get_term(name)[env])]
         return min(fired, key=lambda name: manager.get_term_cfg(name).time_out, default=None)
 
     def _said_success(self, env: int) -> bool | None:
         """Return the success that a termination states, before the metric is asked."""
         wanted = self._success_termination
-        if wanted is None:
-            wanted = "success" if self._metric is None and "success" in self._terms() else None
+        if wanted is None and self._metric is None and "success" in self._terms:
+            wanted = "success"
         if wanted is None:
             return None
-        if self._terms():
+        if self._terms:
             manager = self._base.termination_manager
             times_out, fired = manager.get_term_cfg(wanted).time_out, manager.get_term(wanted)
         else:
@@ -240,14 +239,3 @@ class EpisodeMeter:
     def _reward_terms(self, env: int) -> dict[str, float]:
         sums = getattr(getattr(self._base, "reward_manager", self._base), "_episode_sums", None)
         return {name: float(values[env]) for name, values in sums.items()} if isinstance(sums, dict) else {}
-
-    def _read_metric(self, envs: list[int]) -> None:
-        """Take the metric of a reset of one environment: 0 or 1, or it says nothing of single episodes."""
-        if self._metric is None or self._success_termination or len(envs) != 1:
-            return
-        value = float(self._base.extras.get("log", {}).get(self._metric, float("nan")))
-        if value not in (0.0, 1.0):
-            # Some tasks log a share of goals, or a mean over the past: its zeros alone would make a rate of 0.
-            self._is_no_rate = True
-        elif not bool(self._cut_off[envs[0]]):
-            self._endings[envs[0]].success = bool(value)

@@ -1,25 +1,56 @@
-"""Evaluation: each policy in a fresh environment, over a fixed number of completed episodes."""
+"""Evaluation: each policy in a fresh environment, over a fixed number of completed episodes, and its tables."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from simyard.core.artifacts import EPISODES, METRICS, SUMMARY
 from simyard.core.errors import Category, Failure, WorkloadError
-from simyard.core.files import AttemptPaths, write_json
-from simyard.core.specs import AttemptSpec, Facts, PolicyFile
+from simyard.core.files import AttemptPaths, write_atomic, write_json
+from simyard.core.specs import AttemptSpec, Facts, JobSpec, PolicyFile
 from simyard.runner.evaluation.episode_statistics import Episode, EpisodeMeter
-from simyard.runner.evaluation.summary import summarize
-from simyard.runner.evaluation.tables import EpisodeTable, write_metrics
+from simyard.runner.evaluation.summary import CheckpointName, Figures, summarize
 from simyard.runner.isaaclab.environment import fresh_environment, settle
 from simyard.runner.progress import say_activity, say_count
 from simyard.runner.rl import get_library
+from simyard.runner.rl.base import Policy
 from simyard.runner.rl.inference import load_policy
-from simyard.runner.video.evaluation_videos import Film
+from simyard.runner.video.films import EpisodeVideo, EvaluationFilm
 
 SAY_EVERY_S = 1.0
+WRITE_EVERY_S = 5.0
+"""Seconds by which `episodes.csv` may lag: it is written whole every time."""
+
+
+class PolicySummary(Figures):
+    """Figures of one policy, with all that they depend on."""
+
+    checkpoint: CheckpointName
+    task: str
+    library: str
+    seed: int
+    num_envs: int
+    steps_per_episode: int
+    """Steps after which an episode was cut off."""
+    environment_steps_per_second: float
+    """Of all environments together, without their start and the drawing."""
+    videos: list[EpisodeVideo] | None
+    """None where none were asked for or none could be made."""
+    video_problem: str | None
+
+
+class Summary(PolicySummary):
+    """An evaluation's `summary.json`: the figures of the best policy by its mean return."""
+
+    sweep: list[PolicySummary] | None
+    """Those of every policy, fewest iterations first; None for a single one."""
 
 
 def evaluate(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
@@ -32,33 +63,73 @@ def evaluate(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
     job = attempt.job
     assert job.evaluation is not None
     table = EpisodeTable(paths.output / EPISODES.name, job.seed)
-    counter = _Counter(job.evaluation.num_episodes * len(job.policies))
-    summaries = [_measure(attempt, policy, facts, paths, table, counter) for policy in job.policies]
+    progress = _Progress(job.evaluation.num_episodes * len(job.policies))
+    summaries = [_measure(attempt, policy, facts, paths, table, progress) for policy in job.policies]
     table.write()
     write_metrics(paths.output / METRICS.name, summaries)
     best = max(summaries, key=lambda summary: summary["return"]["mean"])
-    write_json(paths.output / SUMMARY.name, best | {"sweep": summaries if len(summaries) > 1 else None})
+    summary: Summary = {**best, "sweep": summaries if len(summaries) > 1 else None}
+    write_json(paths.output / SUMMARY.name, summary)
     print(f"Evaluation time: {time.monotonic() - began:.2f} seconds")
 
 
+@contextmanager
+def open_policy(
+    job: JobSpec,
+    policy: PolicyFile,
+    facts: Facts,
+    paths: AttemptPaths,
+    *,
+    overrides: Sequence[str] | None = None,
+    num_envs: int | None = None,
+    change: Callable[[Any], None] = lambda env_cfg: None,
+) -> Iterator[tuple[Any, Policy]]:
+    """Open a policy in a fresh environment, both made as training made them, and close the environment in the end.
+
+    The first one of an attempt also leaves their configurations in the output folder. `overrides` and `num_envs` take
+    the place of the job's own, and `change` is called with the environment's configuration; see `fresh_environment`.
+
+    Yields:
+        The gymnasium environment and the policy, which drives it.
+    """
+    with fresh_environment(
+        job.task,
+        get_library(job.library),
+        facts.overrides if overrides is None else overrides,
+        num_envs=num_envs or job.num_envs,
+        seed=job.seed,
+        device=facts.device,
+        change=change,
+    ) as (env, agent_cfg):
+        if not (paths.output / "params").exists():
+            from isaaclab_rl.entrypoints.common import dump_train_configs
+
+            dump_train_configs(str(paths.output), env.unwrapped.cfg, agent_cfg)
+        normalizer = paths.inputs / policy.normalizer.name if policy.normalizer else None
+        yield env, load_policy(job.library, env, agent_cfg, paths.inputs / policy.checkpoint.name, normalizer)
+
+
 def _measure(
-    attempt: AttemptSpec, policy: PolicyFile, facts: Facts, paths: AttemptPaths, table: EpisodeTable, counter: _Counter
-) -> dict[str, Any]:
+    attempt: AttemptSpec,
+    policy: PolicyFile,
+    facts: Facts,
+    paths: AttemptPaths,
+    table: EpisodeTable,
+    progress: _Progress,
+) -> PolicySummary:
+    """Play one policy until every environment has completed its share, then draw the episodes asked for."""
     job, wanted = attempt.job, attempt.job.evaluation
     assert wanted is not None
     episodes: list[Episode] = []
-    with fresh_environment(
-        job.task, get_library(job.library), facts.overrides, num_envs=job.num_envs, seed=job.seed, device=facts.device
-    ) as (env, agent_cfg):
-        _keep_configuration(env, agent_cfg, paths)
-        film = Film(env, wanted, paths, policy.label if len(job.policies) > 1 else "")
+    with open_policy(job, policy, facts, paths) as (env, actor):
+        film = EvaluationFilm(env, wanted, paths, policy.label if len(job.policies) > 1 else "")
 
         def count(episode: Episode) -> None:
             _require_finite(episode)
             episodes.append(episode)
             table.add(policy, episode)
             film.consider(episode)
-            counter.count(episode)
+            progress.count(episode)
 
         meter = EpisodeMeter(
             env,
@@ -68,26 +139,31 @@ def _measure(
             before_step=film.capture,
             on_episode=count,
         )
-        normalizer = paths.inputs / policy.normalizer.name if policy.normalizer else None
-        actor = load_policy(job.library, env, agent_cfg, paths.inputs / policy.checkpoint.name, normalizer)
         say_activity(f"playing {wanted.num_episodes} episodes")
         settle(env, job.seed)
         actor.begin()
         started = time.monotonic()
         while not meter.done:
             actor.step()
-            counter.alive()
-        counter.say()
+            progress.alive()
+        progress.say()
         seconds = time.monotonic() - started
         if meter.success_source is None:
             table.forget_success(policy)
         table.write()  # a crash in a graphics driver takes the process along, and not what was measured
-        videos, problem = film.develop(counter.alive)
+        videos, problem = film.develop(progress.alive)
     if wanted.require_video and not videos:
-        raise WorkloadError(_no_video(problem))
-    identity = {"name": policy.checkpoint.name, "sha256": policy.checkpoint.sha256, "iteration": policy.iteration}
+        raise WorkloadError(
+            Failure(
+                code="video_impossible",
+                category=Category.USER,
+                message=f"The video that the request requires cannot be made: {problem}",
+                advice="Set requireVideo to false to evaluate without it; the episodes are in episodes.csv.",
+            )
+        )
+    checkpoint = policy.checkpoint
     return {
-        "checkpoint": identity,
+        "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256, "iteration": policy.iteration},
         "task": job.task,
         "library": job.library,
         "seed": job.seed,
@@ -100,7 +176,7 @@ def _measure(
     }
 
 
-class _Counter:
+class _Progress:
     """Prints progress: every second, and nothing that anybody measures depends on it."""
 
     def __init__(self, total: int) -> None:
@@ -139,18 +215,81 @@ def _require_finite(episode: Episode) -> None:
         )
 
 
-def _no_video(problem: str | None) -> Failure:
-    return Failure(
-        code="video_impossible",
-        category=Category.USER,
-        message=f"The video that the request requires cannot be made: {problem}",
-        advice="Set requireVideo to false to evaluate without it; the episodes are in episodes.csv.",
-    )
+# --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def _keep_configuration(env: Any, agent_cfg: Any, paths: AttemptPaths) -> None:
-    """Write the configurations of environment and agent, as training does."""
-    from isaaclab_rl.entrypoints.common import dump_train_configs
+class EpisodeTable:
+    """`episodes.csv`, which grows while the evaluation runs."""
 
-    if not (paths.output / "params").exists():
-        dump_train_configs(str(paths.output), env.unwrapped.cfg, agent_cfg)
+    def __init__(self, path: Path, seed: int) -> None:
+        self._path = path
+        self._seed = seed
+        self._rows: list[dict[str, object]] = []
+        self._written = time.monotonic()
+
+    def add(self, policy: PolicyFile, episode: Episode) -> None:
+        """Add a row; an empty cell is a value nobody measured."""
+        self._rows.append(
+            {
+                "checkpoint": policy.checkpoint.name,
+                "iteration": policy.iteration,
+                "episode": episode.number,
+                "env": episode.env,
+                "seed": self._seed,
+                "return": repr(episode.total),
+                "length": episode.length,
+                "ended": episode.ended,
+                "term": episode.term,
+                "success": None if episode.success is None else int(episode.success),
+                **{f"reward.{name}": repr(value) for name, value in episode.rewards.items()},
+            }
+        )
+        if time.monotonic() - self._written > WRITE_EVERY_S:
+            self.write()
+
+    def forget_success(self, policy: PolicyFile) -> None:
+        """Empty the cells of a metric that turned out to say nothing of single episodes."""
+        for row in self._rows:
+            if row["checkpoint"] == policy.checkpoint.name:
+                row["success"] = None
+
+    def write(self) -> None:
+        """Write all rows."""
+        write_rows(self._path, self._rows)
+        self._written = time.monotonic()
+
+
+def write_metrics(path: Path, summaries: Iterable[PolicySummary]) -> None:
+    """Write `metrics.csv`: one row a checkpoint."""
+    rows = []
+    for summary in summaries:
+        returns, success = summary["return"], summary["success"]
+        low, high = returns["interval_95"] or (None, None)
+        success_low, success_high = success["interval_95"] or (None, None)
+        rows.append(
+            {
+                "step": summary["checkpoint"]["iteration"],
+                "checkpoint": summary["checkpoint"]["name"],
+                "episodes": summary["episodes"],
+                "return_mean": returns["mean"],
+                "return_std": returns["std"],
+                "return_median": returns["median"],
+                "return_low_95": low,
+                "return_high_95": high,
+                "length_mean": summary["length"]["mean"],
+                "success_rate": success["rate"],
+                "success_low_95": success_low,
+                "success_high_95": success_high,
+                **{f"reward.{name}": value for name, value in summary["reward_terms"].items()},
+            }
+        )
+    write_rows(path, rows)
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write rows of the same keys as CSV, whole."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue().encode())

@@ -1,4 +1,4 @@
-"""Episodes -> figures with their uncertainty."""
+"""Episodes -> figures with their uncertainty, as `summary.json` has them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 from simyard.runner.evaluation.episode_statistics import Episode
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
 
 CONFIDENCE = 0.95
 RESAMPLES = 9_999
@@ -16,20 +22,73 @@ _TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 _NORMAL = NormalDist()
 
 
-def summarize(episodes: Sequence[Episode], success_source: str | None) -> dict[str, Any]:
-    """Return the statistics of the episodes; null for a value that was not measured.
+class Spread(TypedDict):
+    """Distribution of one value over episodes."""
+
+    mean: float
+    std: float | None
+    """Standard deviation of a sample; None for a single value."""
+    median: float
+    min: float
+    max: float
+    interval_95: list[float] | None
+    """Interval of the mean, lowest and highest; None for a single value."""
+
+
+class SuccessRate(TypedDict):
+    """Share of episodes that succeeded; None where no episode's success is known."""
+
+    rate: float | None
+    interval_95: list[float] | None
+    successes: int | None
+    known: int
+    """Episodes whose success is known."""
+    source: str | None
+    """Source of the success of episodes: a metric or a termination; None if there is none."""
+
+
+class Endings(TypedDict):
+    """Number of episodes by their end."""
+
+    terminated: int
+    truncated: int
+    terms: dict[str, int]
+    """By the term that fired, as far as the task names them."""
+
+
+class CheckpointName(TypedDict):
+    """Checkpoint that was played."""
+
+    name: str
+    sha256: str
+    iteration: int | None
+
+
+_Return = TypedDict("_Return", {"return": Spread})
+"""The key that cannot be a field of a class."""
+
+
+class Figures(_Return):
+    """Statistics of episodes; None for a value that was not measured."""
+
+    episodes: int
+    length: Spread
+    success: SuccessRate
+    ended: Endings
+    reward_terms: dict[str, float]
+    """Each term's mean part of the return."""
+
+
+def summarize(episodes: Sequence[Episode], success_source: str | None) -> Figures:
+    """Return the statistics of the episodes.
 
     Args:
         episodes: At least one.
         success_source: What says whether an episode succeeded.
-
-    Returns:
-        `episodes` (how many), `return` and `length` (see `spread`), `success` (see `successes`), `ended` (how many in
-        which way, and by which term) and `reward_terms` (each term's mean part of the return).
     """
     terms = Counter(episode.term for episode in episodes if episode.term is not None)
     ways = Counter(episode.ended for episode in episodes)
-    names = list(episodes[0].rewards)
+    parts = {name: [episode.rewards[name] for episode in episodes] for name in episodes[0].rewards}
     return {
         "episodes": len(episodes),
         "return": spread([episode.total for episode in episodes]),
@@ -40,38 +99,33 @@ def summarize(episodes: Sequence[Episode], success_source: str | None) -> dict[s
             "truncated": ways["truncated"],
             "terms": dict(sorted(terms.items())),
         },
-        "reward_terms": {name: _mean([episode.rewards[name] for episode in episodes]) for name in names},
+        "reward_terms": {name: sum(values) / len(values) for name, values in parts.items()},
     }
 
 
-def spread(values: Sequence[float]) -> dict[str, Any]:
+def spread(values: Sequence[float]) -> Spread:
     """Return mean, standard deviation (of a sample), median, extremes and the mean's 95 % interval.
 
-    The interval is a bias-corrected and accelerated bootstrap with 9,999 resamples of a fixed seed; null for a single
+    The interval is a bias-corrected and accelerated bootstrap with 9,999 resamples of a fixed seed; None for a single
     value, and the value itself where all are the same.
     """
     import numpy as np
 
     data = np.asarray(values, dtype=np.float64)
+    interval = None
+    if len(data) > 1:
+        interval = [float(data[0])] * 2
+        if data.min() != data.max():
+            means = _resampled_means(data, np.random.default_rng(0))
+            interval = _interval(means, _corrected_tails(data, means))
     return {
         "mean": float(data.mean()),
         "std": float(data.std(ddof=1)) if len(data) > 1 else None,
         "median": float(np.median(data)),
         "min": float(data.min()),
         "max": float(data.max()),
-        "interval_95": _bootstrap(data),
+        "interval_95": interval,
     }
-
-
-def _bootstrap(data: Any) -> list[float] | None:
-    import numpy as np
-
-    if len(data) < 2:
-        return None
-    if data.min() == data.max():
-        return [float(data[0])] * 2
-    means = _resampled_means(data, np.random.default_rng(0))
-    return _interval(means, _corrected_tails(data, means))
 
 
 def difference(reference: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
@@ -90,17 +144,17 @@ def difference(reference: Sequence[float], other: Sequence[float]) -> tuple[floa
 # By hand, with the figures of `scipy.stats.bootstrap`: importing that takes longer than evaluating a cartpole.
 
 
-def _resampled_means(data: Any, rng: Any) -> Any:
+def _resampled_means(data: Floats, rng: np.random.Generator) -> Floats:
     return data[rng.integers(0, len(data), (RESAMPLES, len(data)))].mean(axis=-1)
 
 
-def _interval(means: Any, tails: tuple[float, float]) -> list[float]:
+def _interval(means: Floats, tails: tuple[float, float]) -> list[float]:
     import numpy as np
 
     return [float(np.percentile(means, 100 * tail)) for tail in tails]
 
 
-def _corrected_tails(data: Any, means: Any) -> tuple[float, float]:
+def _corrected_tails(data: Floats, means: Floats) -> tuple[float, float]:
     """Return the share of the resampled means below each end of a BCa interval (Efron 1987).
 
     Where the mean of all is beyond every resampled one, the correction is undefined: then they are the plain ones.
@@ -118,20 +172,19 @@ def _corrected_tails(data: Any, means: Any) -> tuple[float, float]:
     return (low, high) if np.isfinite([low, high]).all() else _TAILS
 
 
-def successes(values: Sequence[bool | None], source: str | None) -> dict[str, Any]:
-    """Return the success rate with its Wilson interval; null where no episode's success is known."""
+def successes(values: Sequence[bool | None], source: str | None) -> SuccessRate:
+    """Return the success rate with its Wilson interval; None where no episode's success is known."""
     known = [value for value in values if value is not None and source is not None]
-    found: dict[str, Any] = {
-        "rate": None,
-        "interval_95": None,
-        "successes": None,
+    if not known:
+        return {"rate": None, "interval_95": None, "successes": None, "known": 0, "source": source}
+    count = sum(known)
+    return {
+        "rate": count / len(known),
+        "interval_95": wilson(count, len(known)),
+        "successes": count,
         "known": len(known),
         "source": source,
     }
-    if known:
-        count = sum(known)
-        found |= {"rate": count / len(known), "interval_95": wilson(count, len(known)), "successes": count}
-    return found
 
 
 def wilson(count: int, trials: int) -> list[float]:
@@ -154,7 +207,3 @@ def difference_of_rates(count: int, trials: int, other_count: int, other_trials:
         rate - other - math.hypot(rate - low, other_high - other),
         rate - other + math.hypot(high - rate, other - other_low),
     )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

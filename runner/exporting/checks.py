@@ -1,17 +1,20 @@
-"""The checklist's judgements: each looks at the evidence for one item."""
+"""The checklist before a policy moves a robot, `checklist.json`: its items, and how each is judged by the evidence."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from simyard.core.errors import unknown
-from simyard.runner.exporting.contract import ActionTerm, Contract
+from simyard.core.specs import Answer, JointLimits
+from simyard.core.wire import Wire
+from simyard.runner.exporting.contract import ActionTerm
 from simyard.runner.exporting.evidence import ActionSample, Evidence, Thresholds
 
+SCHEMA_VERSION = 1
 POLICY_GROUP = "policy"
 """Isaac Lab's name for the observations that a policy may see."""
 
@@ -34,8 +37,88 @@ class Verdict:
     """One sentence."""
     advice: str = ""
     """Next step; empty for a pass."""
-    numbers: dict[str, Any] = field(default_factory=dict)
+    numbers: Mapping[str, object] = field(default_factory=dict)
     """Numbers it was judged by, as plain JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item(Wire):
+    """One line of the checklist."""
+
+    item: str
+    status: str
+    """`pass`, `fail` or `needs-a-human`."""
+    evidence: dict[str, Any]
+    """`summary` in words, the numbers behind it, and `answer` where a person gave one."""
+    advice: str
+    """Next step; empty for a pass."""
+
+    @property
+    def summary(self) -> str:
+        """The evidence in a sentence."""
+        return str(self.evidence["summary"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checklist(Wire):
+    """Every item, and whether all of them are settled."""
+
+    schema_version: int
+    deployable: bool
+    """Nothing failed, and a person has answered everything that needs one."""
+    thresholds: Thresholds
+    items: tuple[Item, ...]
+
+    def rows(self) -> str:
+        """Return the checklist as a Markdown table."""
+        lines = ["| item | status | evidence | next |", "|---|---|---|---|"]
+        for item in self.items:
+            answer = item.evidence.get("answer")
+            said = f" {answer['by']}, {answer['at']}: {answer['note']}" if answer else ""
+            cells = (item.item, item.status, _cell(item.summary + said), _cell(item.advice))
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join(lines) + "\n"
+
+
+def check(evidence: Evidence, answers: Mapping[str, Answer]) -> Checklist:
+    """Judge every item.
+
+    A person's answer settles what needs a human. It never turns a failure into a pass; with `ok: false` it turns
+    anything into a failure.
+
+    Args:
+        evidence: What was measured.
+        answers: By item.
+
+    Raises:
+        RequestError: If a limit is for a joint that is not there.
+    """
+    limits = Thresholds()
+    items = []
+    for name, judge in CHECKS.items():
+        verdict, answer = judge(evidence, limits), answers.get(name)
+        status, advice = verdict.status, verdict.advice
+        found = {"summary": verdict.summary, **verdict.numbers}
+        if answer is not None:
+            found["answer"] = asdict(answer)
+            if not answer.ok:
+                status, advice = Status.FAIL, advice or "See the answer."
+            elif status is Status.HUMAN:
+                status, advice = Status.PASS, ""
+        items.append(Item(item=name, status=str(status), evidence=found, advice=advice))
+    return Checklist(
+        schema_version=SCHEMA_VERSION,
+        deployable=all(item.status == Status.PASS for item in items),
+        thresholds=limits,
+        items=tuple(items),
+    )
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+# --- the items --------------------------------------------------------------------------------------------------------
 
 
 def rewards(evidence: Evidence, limits: Thresholds) -> Verdict:
@@ -45,12 +128,12 @@ def rewards(evidence: Evidence, limits: Thresholds) -> Verdict:
         return Verdict(
             Status.HUMAN,
             "There are no reward terms to tell apart: the task adds its reward up in its own code."
-            if not _names_known(evidence.contract)
+            if not all(group.names_known for group in evidence.contract.observation_groups)
             else "The reward terms were not measured.",
             "Read the reward function, and see that the policy does what was meant, not what was paid.",
         )
     total = math.fsum(abs(value) for value in given.values())
-    numbers: dict[str, Any] = {"contributions": {name: _finite(value) for name, value in given.items()}}
+    numbers: dict[str, object] = {"contributions": {name: _finite(value) for name, value in given.items()}}
     if not math.isfinite(total):
         return Verdict(Status.FAIL, "A reward term is not a number.", "Find the term and its cause.", numbers)
     if total == 0:
@@ -70,9 +153,19 @@ def observations(evidence: Evidence, limits: Thresholds) -> Verdict:
     groups = {group.name: group for group in evidence.contract.observation_groups}
     seen = [group for group in groups.values() if group.start is not None]
     critic = [groups[name] for name in evidence.critic_groups if name in groups]
-    numbers: dict[str, Any] = {"exported_groups": [group.name for group in seen]}
+    names = [group.name for group in seen]
+    numbers: dict[str, object] = {"exported_groups": names}
     if not all(group.names_known for group in (*seen, *critic)):
-        return _unnamed(numbers, [group.name for group in critic])
+        if names == [POLICY_GROUP] and not critic:
+            text = f"The network sees the group {POLICY_GROUP!r} and the environment has none for a critic."
+            return Verdict(Status.PASS, f"{text} It does not name single observations.", numbers=numbers)
+        return Verdict(
+            Status.HUMAN,
+            f"The environment does not name its observations, so {names} cannot be compared with those of the critic "
+            f"{[group.name for group in critic]}.",
+            "Read the environment's code, and say whether the robot can measure all of them.",
+            numbers,
+        )
     allowed = {term.name for term in groups[POLICY_GROUP].terms} if POLICY_GROUP in groups else set()
     exported = [term.name for group in seen for term in group.terms]
     privileged = {term.name for group in critic for term in group.terms} - allowed
@@ -91,21 +184,8 @@ def observations(evidence: Evidence, limits: Thresholds) -> Verdict:
             "Say whether the robot can measure these.",
             numbers,
         )
-    names = ", ".join(map(repr, exported))
-    return Verdict(Status.PASS, f"The network sees {names}: nothing that only the critic has.", numbers=numbers)
-
-
-def _unnamed(numbers: dict[str, Any], critic: list[str]) -> Verdict:
-    if numbers["exported_groups"] == [POLICY_GROUP] and not critic:
-        text = f"The network sees the group {POLICY_GROUP!r} and the environment has none for a critic."
-        return Verdict(Status.PASS, f"{text} It does not name single observations.", numbers=numbers)
-    return Verdict(
-        Status.HUMAN,
-        f"The environment does not name its observations, so {numbers['exported_groups']} cannot be compared with "
-        f"those of the critic {critic}.",
-        "Read the environment's code, and say whether the robot can measure all of them.",
-        numbers,
-    )
+    text = f"The network sees {', '.join(map(repr, exported))}: nothing that only the critic has."
+    return Verdict(Status.PASS, text, numbers=numbers)
 
 
 def normalizer(evidence: Evidence, limits: Thresholds) -> Verdict:
@@ -130,7 +210,9 @@ def normalizer(evidence: Evidence, limits: Thresholds) -> Verdict:
         "steps": sample.steps,
         "environments": sample.environments,
     }
-    where = f"observation {worst} ({_term_of(evidence.contract, worst)})"
+    terms = evidence.contract.input_terms
+    name = next(term.name for term in terms for start, stop in term.slices or () if start <= worst < stop)
+    where = f"observation {worst} ({repr(name) if name else 'without a name'})"
     text = (
         f"The mean of normalised {where} is {sample.mean[worst]:.3g} standard deviations, the furthest of "
         f"{len(excess)}; {limits.normalized_mean + slack[worst]:.3g} is allowed"
@@ -189,18 +271,15 @@ def _term_findings(term: ActionTerm, evidence: Evidence) -> Iterator[_Finding]:
         yield _Finding(None, Status.HUMAN, f"What action term {term.name!r} does to which joints is not known.")
         return
     for n, joint in enumerate(term.joints):
-        allowed = (evidence.action_limits or {}).get(joint)
-        if allowed is None:
-            yield _Finding(joint, Status.HUMAN, f"{joint!r} has no limits.")
-            continue
-        span = _span(term, n, evidence.actions)
-        if span is None:
-            yield _Finding(joint, Status.HUMAN, f"The actions of {joint!r} have no bounds and were not measured.")
-            continue
+        allowed = (evidence.action_limits or {}).get(joint, JointLimits())
         given = {kind: limit for kind, limit in vars(allowed).items() if limit is not None}
-        yield from (_limit_finding(joint, term, n, span, kind, limit, evidence) for kind, limit in given.items())
+        span = _span(term, n, evidence.actions)
         if not given:
             yield _Finding(joint, Status.HUMAN, f"{joint!r} has no limits.")
+        elif span is None:
+            yield _Finding(joint, Status.HUMAN, f"The actions of {joint!r} have no bounds and were not measured.")
+        else:
+            yield from (_limit_finding(joint, term, n, span, kind, limit, evidence) for kind, limit in given.items())
 
 
 def _limit_finding(
@@ -354,17 +433,6 @@ CHECKS: dict[str, Callable[[Evidence, Thresholds], Verdict]] = {
     "safety-monitor": safety_monitor,
 }
 """Every item of the checklist, in its order."""
-
-
-def _names_known(contract: Contract) -> bool:
-    return all(group.names_known for group in contract.observation_groups)
-
-
-def _term_of(contract: Contract, observation: int) -> str:
-    for term in contract.input_terms:
-        if any(start <= observation < stop for start, stop in term.slices or ()):
-            return repr(term.name) if term.name else "without a name"
-    return "of no term"
 
 
 def _finite(value: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -213,16 +213,14 @@ class Contract(Wire):
         raise ValueError(f"The contract has no {format_!r} file; it has {[file.format for file in self.files]}.")
 
 
-def write_contract(contract: Contract, folder: Path) -> Path:
-    """Write the contract beside its files, and return its path.
+def write_contract(contract: Contract, folder: Path) -> None:
+    """Write the contract beside its files.
 
     Raises:
         ValueError: If it contradicts itself.
     """
-    path = folder / CONTRACT_FILE
     parse_contract(contract.to_json())
-    write_json(path, contract.to_json())
-    return path
+    write_json(folder / CONTRACT_FILE, contract.to_json())
 
 
 def read_contract(path: Path) -> Contract:
@@ -263,7 +261,7 @@ def _refuse_constant(text: str) -> float:
 # --- sense ------------------------------------------------------------------------------------------------------------
 
 
-def _contradictions(contract: Contract) -> typing.Iterator[str]:
+def _contradictions(contract: Contract) -> Iterator[str]:
     """Yield contradictions, most telling first."""
     if not math.isclose(contract.control_period_s, contract.physics_dt_s * contract.decimation, rel_tol=1e-6):
         yield (
@@ -292,7 +290,7 @@ def _contradictions(contract: Contract) -> typing.Iterator[str]:
             yield f"{digest!r} is not a SHA-256"
 
 
-def _group_contradictions(contract: Contract) -> typing.Iterator[str]:
+def _group_contradictions(contract: Contract) -> Iterator[str]:
     start = 0
     for group in contract.observation_groups:
         where = f"observation group {group.name!r}"
@@ -307,7 +305,7 @@ def _group_contradictions(contract: Contract) -> typing.Iterator[str]:
         yield f"the network sees {contract.observations} numbers, but its observation groups have {start}"
 
 
-def _slice_contradictions(group: ObservationGroup, where: str) -> typing.Iterator[str]:
+def _slice_contradictions(group: ObservationGroup, where: str) -> Iterator[str]:
     taken: list[int] = []
     for term in group.terms:
         if term.slices is None:
@@ -322,7 +320,7 @@ def _slice_contradictions(group: ObservationGroup, where: str) -> typing.Iterato
         yield f"{where}: its slices do not cover [0, {group.size}) once"
 
 
-def _action_contradictions(contract: Contract) -> typing.Iterator[str]:
+def _action_contradictions(contract: Contract) -> Iterator[str]:
     start = 0
     for term in contract.actions:
         where = f"action term {term.name!r}"
@@ -338,6 +336,6 @@ def _action_contradictions(contract: Contract) -> typing.Iterator[str]:
         yield f"the network gives {contract.output.shape[-1]} actions, but its action terms have {start}"
 
 
-def _length(where: str, values: tuple[Any, ...] | None, expected: int) -> typing.Iterator[str]:
+def _length(where: str, values: tuple[Any, ...] | None, expected: int) -> Iterator[str]:
     if values is not None and len(values) != expected:
         yield f"{where} has {len(values)} values, expected {expected}"

@@ -1,13 +1,11 @@
-"""Evidence for the checklist: measured numbers, and functions that take some of them from a rollout."""
+"""Evidence for the checklist: measured numbers, what takes them in the environment's `step`, and thresholds."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from simyard.core.errors import RequestError, unknown
 from simyard.core.specs import JointLimits
 from simyard.core.wire import Wire
 from simyard.runner.exporting.contract import Contract, Statistics
@@ -15,9 +13,13 @@ from simyard.runner.exporting.parity import Parity
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
+    from simyard.runner.exporting.describe import EventTerm
 
+MOST_STEPS = 200
+"""Steps of a rollout that are kept; every environment's are, so these are thousands of pairs."""
 _PARTS = 8
 """Fewest parts of a rollout that a standard error is taken from."""
 
@@ -121,48 +123,8 @@ class Evidence:
     curriculum: Mapping[str, float | None] | None = None
     """The stage of each curriculum term at the end of training; empty for a task that has no curriculum, None also
     for one that does not say."""
-    randomization: Mapping[str, Any] | None = None
+    randomization: Mapping[str, EventTerm] | None = None
     """As `describe.events` returns it."""
-
-
-def parse_limits(limits: Mapping[str, Any]) -> dict[str, JointLimits]:
-    """Return a robot's limits by joint from JSON, as a request has them.
-
-    Raises:
-        RequestError: If one is unknown, or no positive number or interval.
-    """
-    return {joint: _joint_limits(joint, given) for joint, given in limits.items()}
-
-
-def _joint_limits(joint: str, given: Any) -> JointLimits:
-    if isinstance(given, JointLimits):
-        return given
-    kinds = [field.name for field in fields(JointLimits)]
-    if not isinstance(given, Mapping):
-        raise _bad_limit(joint, given)
-    for kind, value in given.items():
-        if kind not in kinds:
-            raise unknown(f"limit of joint {joint!r}", kind, kinds, code="bad_limits")
-        if not (_is_interval(value) if kind == "position" else _is_number(value) and value >= 0):
-            raise _bad_limit(joint, {kind: value})
-    values: dict[str, Any] = {kind: tuple(value) if kind == "position" else value for kind, value in given.items()}
-    return JointLimits(**values)
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def _is_interval(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_number, value)) and value[0] <= value[1]
-
-
-def _bad_limit(joint: str, given: Any) -> RequestError:
-    return RequestError(
-        f"The limits of joint {joint!r} are {given!r}.",
-        code="bad_limits",
-        advice='Expected {"max_velocity": 2.0, "position": [-1.5, 1.5], "max_effort": 40.0}, or some of these.',
-    )
 
 
 def measure_normalizer(observations: NDArray[np.float32], statistics: Statistics) -> NormalizedSample:
@@ -221,3 +183,101 @@ def measure_actions(actions: NDArray[np.float32], first_steps: NDArray[np.bool_]
         highest=tuple(actions.max(axis=(0, 1)).tolist()),
         largest_step=tuple(changes.max(axis=(0, 1)).tolist()),
     )
+
+
+class PairRecorder:
+    """Stands in an environment's `step`, like `EpisodeMeter`, and keeps what passes."""
+
+    def __init__(self, env: Any, groups: tuple[str, ...]) -> None:
+        """Take the place.
+
+        Args:
+            env: The gymnasium environment.
+            groups: Observation groups that the network sees, in its order.
+        """
+        self._base = env.unwrapped
+        self._groups = groups
+        self._step = self._base.step
+        self._base.step = self._record
+        self._next: torch.Tensor | None = None
+        self._observations: list[torch.Tensor] = []
+        self._actions: list[torch.Tensor] = []
+        self._first: list[torch.Tensor] = []
+        self._contributions: Any = None
+        # By name now: the environment forgets its managers when it closes.
+        manager = getattr(self._base, "reward_manager", None)
+        self._terms: list[str] = [] if manager is None else list(manager.active_terms)
+
+    def _seen(self, observations: Any) -> torch.Tensor:
+        import torch
+
+        return _kept(torch.cat([observations[group] for group in self._groups], dim=-1).float())
+
+    def _record(self, action: Any) -> Any:
+        kept = len(self._actions) < MOST_STEPS
+        if kept:
+            self._observations.append(self._seen(self._base.obs_buf) if self._next is None else self._next)
+            self._actions.append(_kept(action.float()))
+            self._first.append(_kept(self._base.episode_length_buf == 0))
+        answer = self._step(action)
+        if kept:
+            self._next = self._seen(answer[0])  # now: rl_games clips what it is given in its place
+        if (manager := getattr(self._base, "reward_manager", None)) is not None:
+            part = (manager._step_reward * self._base.step_dt).abs().sum(dim=0)
+            self._contributions = part if self._contributions is None else self._contributions + part
+        return answer
+
+    @property
+    def observations(self) -> NDArray[np.float32]:
+        """`(steps, environments, observations)`, as the environment gave them."""
+        return _stacked(self._observations)
+
+    @property
+    def actions(self) -> NDArray[np.float32]:
+        """`(steps, environments, actions)`, as they reached the environment."""
+        return _stacked(self._actions)
+
+    @property
+    def first_steps(self) -> NDArray[np.bool_]:
+        """`(steps, environments)`, true where an episode has begun."""
+        return _stacked(self._first)
+
+    @property
+    def contributions(self) -> dict[str, float] | None:
+        """Each reward term's summed absolute part; None where the task does not name them."""
+        if self._contributions is None:
+            return None
+        return dict(zip(self._terms, self._contributions.tolist(), strict=True))
+
+
+def _kept(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True)
+
+
+def _stacked(steps: list[torch.Tensor]) -> NDArray[Any]:
+    import torch
+
+    stacked: NDArray[Any] = torch.stack(steps).numpy()
+    return stacked
+
+
+class FiniteWatch:
+    """Stands in an environment's `step` and counts what is not a number, and episodes that end."""
+
+    def __init__(self, env: Any) -> None:
+        self._base = env.unwrapped
+        self._step = self._base.step
+        self._base.step = self._watch
+        self.non_finite = 0
+        """Observations, actions and rewards."""
+        self.terminations = 0
+        self.steps = 0
+
+    def _watch(self, action: Any) -> Any:
+        answer = self._step(action)
+        observations, reward, terminated, _, _ = answer
+        for values in (*observations.values(), reward, action):
+            self.non_finite += int((~values.isfinite()).sum())
+        self.terminations += int(terminated.sum())
+        self.steps += 1
+        return answer

@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
-from simyard.core.artifacts import SUMMARY
+from simyard.core.artifacts import CHECKLIST, SUMMARY
 from simyard.core.files import AttemptPaths, write_json
 from simyard.core.specs import AttemptSpec, Facts
 from simyard.runner.evaluation.episode_statistics import Episode, EpisodeMeter
+from simyard.runner.evaluation.evaluate import open_policy
 from simyard.runner.evaluation.summary import difference, summarize
-from simyard.runner.exporting import describe, formats
-from simyard.runner.exporting.checklist import Checklist, check, write_checklist
+from simyard.runner.exporting import STEPS, formats
+from simyard.runner.exporting.checks import Checklist, Status, check
 from simyard.runner.exporting.contract import FILES, ONNX, TORCHSCRIPT, Contract, write_contract
+from simyard.runner.exporting.describe import EventTerm, curriculum, describe, events
 from simyard.runner.exporting.evidence import (
     Evidence,
+    FiniteWatch,
     LongRun,
+    PairRecorder,
     SecondSimulator,
     Thresholds,
     measure_actions,
     measure_normalizer,
-    parse_limits,
 )
 from simyard.runner.exporting.parity import Parity, check_parity
-from simyard.runner.exporting.rollouts import FiniteWatch, PairRecorder
-from simyard.runner.exporting.steps import STEPS
-from simyard.runner.isaaclab.environment import fresh_environment, settle
+from simyard.runner.isaaclab.environment import settle
 from simyard.runner.progress import say_activity, say_count
-from simyard.runner.rl import get_library
 from simyard.runner.rl.base import Policy
-from simyard.runner.rl.inference import load_policy
 
 LONG_RUN_ENVS = 4
 OTHER_EPISODES = 16
@@ -50,6 +51,17 @@ def export_policy(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> No
     _Export(attempt, facts, paths).run()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Traced:
+    """The policy as it was trained: its rollouts, and the description of its environment."""
+
+    pairs: PairRecorder
+    episodes: list[Episode]
+    contract: Contract
+    curriculum: Mapping[str, float | None] | None
+    randomization: Mapping[str, EventTerm] | None
+
+
 class _Export:
     """One export in progress."""
 
@@ -60,7 +72,6 @@ class _Export:
         self.policy = attempt.job.policies[0]
         self.facts = facts
         self.paths = paths
-        self.began = time.monotonic()
         self.done = 0
         self.doing = ""
         self.steps = 0
@@ -68,21 +79,28 @@ class _Export:
         self.said = 0.0
 
     def run(self) -> None:
-        """Do every step; the order is that of `STEPS`."""
-        pairs, summary, contract, randomization, curriculum = self._roll_out()
-        limits = parse_limits(self.wanted.action_limits) or None
+        """Do every step, in the order of `STEPS`."""
+        began = time.monotonic()
+        traced = self._trace()
+        pairs, contract = traced.pairs, traced.contract
+        limits = self.wanted.action_limits
         # Now, not after minutes of simulation: a limit may be for a joint that is not there.
         check(Evidence(contract=contract, action_limits=limits), self.wanted.answers)
-        with ThreadPoolExecutor(1) as beside:  # its children start and load their runtimes while this one simulates
-            proof = beside.submit(check_parity, self.paths.output, _rows(pairs.observations), _rows(pairs.actions))
+
+        # The proof's children start and load their runtimes while this process simulates.
+        rows = [steps.reshape(-1, steps.shape[-1]) for steps in (pairs.observations, pairs.actions)]
+        with ThreadPoolExecutor(1) as beside:
+            proof = beside.submit(check_parity, self.paths.output, *rows)
             long_run = self._run_long()
             self._finished("long run")
             say_activity("comparing both formats with the library")
             parity = proof.result()
         parity.require()
         self._finished("parity")
-        other, why_not = self._run_elsewhere(summary["returns"])
+        other, why_not = self._run_elsewhere([episode.total for episode in traced.episodes])
         self._finished("second simulator")
+
+        # Everything that was measured, judged item by item.
         evidence = Evidence(
             contract=contract,
             parity=parity,
@@ -92,53 +110,45 @@ class _Export:
             action_limits=limits,
             long_run=long_run,
             second_simulator=other,
-            curriculum=curriculum,
-            randomization=randomization,
+            curriculum=traced.curriculum,
+            randomization=traced.randomization,
         )
         checklist = check(evidence, self.wanted.answers)
-        write_checklist(checklist, self.paths.output)
-        self._write_summary(summary, parity, checklist, other, why_not)
+        write_json(self.paths.output / CHECKLIST.name, checklist.to_json())
+        self._write_summary(traced.episodes, parity, checklist, other, why_not)
         self._finished("checklist")
-        print(f"Export time: {time.monotonic() - self.began:.2f} seconds")
+        print(f"Export time: {time.monotonic() - began:.2f} seconds")
 
-    def _roll_out(self) -> tuple[PairRecorder, dict[str, Any], Contract, Any, Any]:
+    def _trace(self) -> _Traced:
         """Play the policy as it was trained, and write formats and contract while its environment stands."""
-        output = self.paths.output
-        with self._environment(self.facts.overrides, self.job.num_envs) as (env, agent_cfg):
-            from isaaclab_rl.entrypoints.common import dump_train_configs
-
-            dump_train_configs(str(output), env.unwrapped.cfg, agent_cfg)
-            actor = self._actor(env, agent_cfg)
+        output, checkpoint = self.paths.output, self.policy.checkpoint
+        with self._open() as (env, actor):
             network = actor.network()
             pairs = PairRecorder(env, actor.observation_groups)
             self._begin(f"playing {self.wanted.num_episodes} episodes")
             episodes = self._play(env, actor, self.wanted.num_episodes)
             self._finished("rollouts")
+
             say_activity("writing both formats")
-            observations = pairs.observations.shape[-1]
-            metadata = {
-                "task": self.job.task,
-                "library": self.job.library,
-                "checkpoint_sha256": self.policy.checkpoint.sha256,
-            }
-            formats.write_onnx(network, observations, output / FILES[ONNX], metadata)
-            formats.write_torchscript(network, observations, output / FILES[TORCHSCRIPT])
-            contract = describe.describe(
+            size = pairs.observations.shape[-1]
+            metadata = {"task": self.job.task, "library": self.job.library, "checkpoint_sha256": checkpoint.sha256}
+            formats.write_onnx(network, size, output / FILES[ONNX], metadata)
+            formats.write_torchscript(network, size, output / FILES[TORCHSCRIPT])
+            contract = describe(
                 env,
                 actor,
                 output,
                 task=self.job.task,
-                checkpoint_sha256=self.policy.checkpoint.sha256,
+                checkpoint_sha256=checkpoint.sha256,
                 iteration=self.policy.iteration,
             )
             write_contract(contract, output)
             self._finished("formats")
-            curriculum = describe.curriculum(env)
-            randomization = describe.events(env)
-        figures = summarize(episodes, None)
-        figures["returns"] = [episode.total for episode in episodes]
-        # What the fresh environment says of its curriculum is its beginning; training's end is what counts.
-        return pairs, figures, contract, randomization, {} if curriculum == {} else self.wanted.curriculum
+            # A fresh environment tells the beginning of its curriculum; training's end is what counts.
+            stages = {} if curriculum(env) == {} else self.wanted.curriculum
+            return _Traced(
+                pairs=pairs, episodes=episodes, contract=contract, curriculum=stages, randomization=events(env)
+            )
 
     def _run_long(self) -> LongRun:
         """Play far beyond the episode length, the time limit moved and nothing else changed."""
@@ -148,8 +158,7 @@ class _Export:
             env_cfg.episode_length_s *= factor + 1
 
         count = min(self.job.num_envs, LONG_RUN_ENVS)
-        with self._environment(self.facts.overrides, count, lengthen) as (env, agent_cfg):
-            actor = self._actor(env, agent_cfg)
+        with self._open(num_envs=count, change=lengthen) as (env, actor):
             actor.begin()
             watch = FiniteWatch(env)
             normal = round(env.unwrapped.max_episode_length / (factor + 1))
@@ -168,30 +177,27 @@ class _Export:
     def _run_elsewhere(self, returns: list[float]) -> tuple[SecondSimulator | None, str | None]:
         """Play under another physics preset; return the comparison, or None and why there is none."""
         own = next(override for override in self.facts.overrides if override.startswith("physics="))
-        others = [self.wanted.other_physics] if self.wanted.other_physics else OTHER_PHYSICS
         reasons = []
-        for name in others:
+        for name in [self.wanted.other_physics] if self.wanted.other_physics else OTHER_PHYSICS:
             physics = f"physics={name}"
             if physics == own:
                 continue
             overrides = [physics if override == own else override for override in self.facts.overrides]
             count = min(self.job.num_envs, OTHER_EPISODES)
             try:
-                with self._environment(overrides, count, self._end_when_converged) as (env, agent_cfg):
-                    actor = self._actor(env, agent_cfg)
+                with self._open(overrides=overrides, num_envs=count, change=self._end_when_converged) as (env, actor):
                     self._begin(f"playing under {name}")
                     episodes = self._play(env, actor, min(self.wanted.num_episodes, OTHER_EPISODES))
             except Exception as error:  # whatever the other engine lacks here: the export stands without it
                 reasons.append(f"{name}: {(str(error).splitlines() or [type(error).__name__])[0]}")
                 continue
             there = [episode.total for episode in episodes]
-            drop = difference(returns, there)
             return SecondSimulator(
                 physics=name,
                 episodes=len(there),
                 reference_return=sum(returns) / len(returns),
                 mean_return=sum(there) / len(there),
-                drop_interval=drop,
+                drop_interval=difference(returns, there),
             ), None
         return None, "; ".join(reasons) or "the task has no other physics preset"
 
@@ -205,21 +211,8 @@ class _Export:
         if hasattr(solver, "use_graph_conditionals") and self.facts.device == "cpu":
             solver.use_graph_conditionals = True
 
-    def _environment(self, overrides: Any, num_envs: int, change: Callable[[Any], None] = lambda env_cfg: None) -> Any:
-        return fresh_environment(
-            self.job.task,
-            get_library(self.job.library),
-            overrides,
-            num_envs=num_envs,
-            seed=self.job.seed,
-            device=self.facts.device,
-            change=change,
-        )
-
-    def _actor(self, env: Any, agent_cfg: Any) -> Policy:
-        normalizer = self.paths.inputs / self.policy.normalizer.name if self.policy.normalizer else None
-        checkpoint = self.paths.inputs / self.policy.checkpoint.name
-        return load_policy(self.job.library, env, agent_cfg, checkpoint, normalizer)
+    def _open(self, **options: Any) -> AbstractContextManager[tuple[Any, Policy]]:
+        return open_policy(self.job, self.policy, self.facts, self.paths, **options)
 
     def _play(self, env: Any, actor: Policy, count: int) -> list[Episode]:
         """Play completed episodes; call it once for an environment."""
@@ -251,15 +244,16 @@ class _Export:
 
     def _write_summary(
         self,
-        figures: dict[str, Any],
+        episodes: list[Episode],
         parity: Parity,
         checklist: Checklist,
         other: SecondSimulator | None,
         why_not: str | None,
     ) -> None:
+        figures, checkpoint = summarize(episodes, None), self.policy.checkpoint
         largest = max(found.largest for found in parity.differences if found.largest is not None)
-        open_items = [item.item for item in checklist.items if item.status == "needs-a-human"]
-        failed = [item.item for item in checklist.items if item.status == "fail"]
+        open_items = [item.item for item in checklist.items if item.status == Status.HUMAN]
+        failed = [item.item for item in checklist.items if item.status == Status.FAIL]
         counted = f"{len(failed)} failed, {len(open_items)} for a person"
         verdict = "deployable" if checklist.deployable else f"not deployable: {counted}"
         lines = ["", "| format | batch | rows | largest difference |", "|---|---|---|---|"]
@@ -267,28 +261,17 @@ class _Export:
             f"| {found.format} | {found.batch} | {found.rows} | {found.largest:.3g} |" for found in parity.differences
         ]
         lines += ["", f"Allowed: {parity.limit:g}. Checklist: {verdict}.", "", *checklist.rows().splitlines()]
-        write_json(
-            self.paths.output / SUMMARY.name,
-            {
-                "checkpoint": {
-                    "name": self.policy.checkpoint.name,
-                    "sha256": self.policy.checkpoint.sha256,
-                    "iteration": self.policy.iteration,
-                },
-                "return": figures["return"],
-                "length": figures["length"],
-                "parity": parity.to_json() | {"largest": largest},
-                "second_simulator": other.to_json() if other else None,
-                "second_simulator_problem": why_not,
-                "deployable": checklist.deployable,
-                "failed": failed,
-                "needs_a_human": open_items,
-                "headline": f"largest difference {largest:.2g} (allowed {parity.limit:g}), {verdict}",
-                "report": lines,
-            },
-        )
-
-
-def _rows(steps: Any) -> Any:
-    """`(steps, environments, n)` -> `(rows, n)`."""
-    return steps.reshape(-1, steps.shape[-1])
+        summary = {
+            "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256, "iteration": self.policy.iteration},
+            "return": figures["return"],
+            "length": figures["length"],
+            "parity": parity.to_json() | {"largest": largest},
+            "second_simulator": other.to_json() if other else None,
+            "second_simulator_problem": why_not,
+            "deployable": checklist.deployable,
+            "failed": failed,
+            "needs_a_human": open_items,
+            "headline": f"largest difference {largest:.2g} (allowed {parity.limit:g}), {verdict}",
+            "report": lines,
+        }
+        write_json(self.paths.output / SUMMARY.name, summary)

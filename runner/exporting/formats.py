@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from simyard.core.errors import RequestError
 from simyard.core.files import write_atomic
+from simyard.runner.exporting.contract import Port
 
 if TYPE_CHECKING:
     import torch
@@ -62,9 +63,8 @@ def write_onnx(network: torch.nn.Module, observations: int, path: Path, metadata
                 dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        raise RequestError(
-            f"The network cannot be written as ONNX: {_first_line(error)}", code="export_unsupported"
-        ) from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RequestError(f"The network cannot be written as ONNX: {reason}", code="export_unsupported") from error
     model = onnx.load_from_string(buffer.getvalue())
     onnx.helper.set_model_props(model, dict(metadata))
     data = model.SerializeToString(deterministic=True)
@@ -90,8 +90,8 @@ def write_torchscript(network: torch.nn.Module, observations: int, path: Path) -
     write_atomic(path, buffer.getvalue())
 
 
-def onnx_ports(path: Path) -> tuple[tuple[str, tuple[int | None, ...]], tuple[str, tuple[int | None, ...]]]:
-    """Return (name, shape) of an ONNX file's only input and only output; None is the batch.
+def onnx_ports(path: Path) -> tuple[Port, Port]:
+    """Return an ONNX file's only input and only output.
 
     Raises:
         ValueError: If it has more of them.
@@ -106,8 +106,9 @@ def onnx_ports(path: Path) -> tuple[tuple[str, tuple[int | None, ...]], tuple[st
     return _port(graph.input[0]), _port(graph.output[0])
 
 
-def _port(value: Any) -> tuple[str, tuple[int | None, ...]]:
-    return value.name, tuple(d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim)
+def _port(value: Any) -> Port:
+    shape = tuple(d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim)
+    return Port(name=value.name, shape=shape, dtype="float32")
 
 
 def _require_plain(network: torch.nn.Module) -> None:
@@ -131,7 +132,3 @@ def _quiet() -> Iterator[None]:
     ):
         warnings.simplefilter("ignore")
         yield
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

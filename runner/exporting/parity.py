@@ -131,7 +131,22 @@ class Parity(Wire):
     @property
     def failures(self) -> tuple[str, ...]:
         """Failures, a sentence each; none for a proof."""
-        return tuple(self._failures())
+        found = [
+            f"{FILES[load.format]} does not run in a clean interpreter: {load.error}."
+            for load in self.loads
+            if not load.loads
+        ]
+        for part in self.differences:
+            where = f"{FILES[part.format]} at batch {part.batch}"
+            if part.problem:
+                found.append(f"{where}: {part.problem}.")
+            elif part.largest is None:
+                found.append(f"{where} gives actions that are not numbers.")
+            elif part.largest > self.limit:
+                found.append(
+                    f"{where} differs from the library's actions by {part.largest:.3g}; allowed: {self.limit:g}."
+                )
+        return tuple(found)
 
     @property
     def passed(self) -> bool:
@@ -155,26 +170,12 @@ class Parity(Wire):
             )
         )
 
-    def _failures(self) -> Iterator[str]:
-        for load in self.loads:
-            if not load.loads:
-                yield f"{FILES[load.format]} does not run in a clean interpreter: {load.error}."
-        for found in self.differences:
-            where = f"{FILES[found.format]} at batch {found.batch}"
-            if found.problem:
-                yield f"{where}: {found.problem}."
-            elif found.largest is None:
-                yield f"{where} gives actions that are not numbers."
-            elif found.largest > self.limit:
-                yield f"{where} differs from the library's actions by {found.largest:.3g}; allowed: {self.limit:g}."
-
 
 def check_parity(
     folder: Path,
     observations: NDArray[np.float32],
     actions: NDArray[np.float32],
     *,
-    limit: float = LIMIT,
     python: str = sys.executable,
 ) -> Parity:
     """Run `policy.onnx` and `policy.pt` on recorded observations and compare with the recorded actions.
@@ -185,7 +186,6 @@ def check_parity(
         folder: Where the two files are.
         observations: (N, observations), as the environment gave them; N is 64 or more.
         actions: (N, actions), what the library's own inference sent to the base environment for each of them.
-        limit: Largest absolute difference allowed.
         python: The interpreter; it needs numpy and onnxruntime for one format and torch for the other.
 
     Raises:
@@ -211,7 +211,7 @@ def check_parity(
         if got is not None:
             differences += _compare(format_, got, np.concatenate([wanted[spread], wanted]), plan)
     return Parity(
-        limit=limit,
+        limit=LIMIT,
         largest_action=largest if np.isfinite(largest) else None,
         loads=tuple(loads),
         differences=tuple(differences),
@@ -232,6 +232,7 @@ def _run(
         alone, given, taken = (Path(scratch) / name for name in (model.name, "given", "taken"))
         observations.tofile(given)
         arguments = [str(alone), str(given), str(taken), str(observations.shape[1]), json.dumps(plan)]
+        error: str | None = None
         try:
             shutil.copyfile(model, alone)  # whatever lies beside the file does not help it
             done = subprocess.run(
@@ -239,13 +240,14 @@ def _run(
                 capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, cwd=scratch,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"},
             )  # fmt: skip
-        except (subprocess.TimeoutExpired, OSError) as error:
-            return _refused(format_, str(error)), None
-        if done.returncode != 0:
-            return _refused(format_, _last_line(done.stderr) or f"exit code {done.returncode}"), None
-        runtime = _last_line(done.stdout)
+            if done.returncode != 0:
+                error = _last_line(done.stderr) or f"exit code {done.returncode}"
+        except (subprocess.TimeoutExpired, OSError) as failure:
+            error = str(failure)
+        if error is not None:
+            return Load(format=format_, loads=False, error=error, runtime=None), None
         got = np.fromfile(taken, np.float32)
-    load = Load(format=format_, loads=True, error=None, runtime=runtime)
+    load = Load(format=format_, loads=True, error=None, runtime=_last_line(done.stdout))
     return load, got.reshape(len(observations), -1)
 
 
@@ -266,10 +268,6 @@ def _compare(
             largest = worst if np.isfinite(worst) else None
         yield Difference(format=format_, batch=batch, rows=rows, largest=largest, problem=problem)
         start += rows
-
-
-def _refused(format_: str, error: str) -> Load:
-    return Load(format=format_, loads=False, error=error, runtime=None)
 
 
 def _last_line(text: str) -> str:

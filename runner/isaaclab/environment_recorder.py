@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from simyard.runner.evaluation.episode_statistics import success_metric
 from simyard.runner.recording.arrays import CUT_OFF, NOT_MEASURED
 from simyard.runner.recording.recorder import RolloutRecorder
-from simyard.runner.video.rollout_video import RolloutFilm
+from simyard.runner.video.films import RolloutFilm
 
 if TYPE_CHECKING:
     import torch

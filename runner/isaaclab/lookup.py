@@ -21,8 +21,6 @@ from simyard.core.errors import RequestError, unknown
 from simyard.core.specs import SAFE_GLOBALS, Facts, JobSpec
 from simyard.runner.devices import device_of, versions
 from simyard.runner.evaluation.episode_statistics import TERMINATED, TIME_OUT
-from simyard.runner.exporting.checklist import parse_answers
-from simyard.runner.exporting.evidence import parse_limits
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab.overrides import TaskConfig
 from simyard.runner.rl import LIBRARIES, Library, Scale
@@ -292,9 +290,6 @@ def _check_policies(job: JobSpec, config: TaskConfig, files: Mapping[str, Path])
         known = [key for key, value in terms.items() if value is not None] if terms else [TERMINATED, TIME_OUT]
         if wanted not in known:
             raise unknown("successTermination", wanted, known, code="unknown_termination")
-    if job.export:
-        parse_answers(job.export.answers)
-        parse_limits(job.export.action_limits)
     here = [path for policy in job.policies if (path := files.get(policy.checkpoint.sha256))]
     expected = expected_of(job.library, config.env, config.agent, job.task) if here else None
     allowed = tuple(name.strip() for name in os.environ.get(SAFE_GLOBALS, "").split(",") if name.strip())

@@ -22,8 +22,8 @@ from simyard.runner.progress import say_count
 from simyard.runner.recording.arrays import pack
 from simyard.runner.recording.reading import ArrayForm, MeanReturn, mean_return, open_foreign, open_rollout, size_of
 from simyard.runner.recording.recorder import RolloutRecorder
+from simyard.runner.video.films import RolloutFilm
 from simyard.runner.video.render import verify
-from simyard.runner.video.rollout_video import RolloutFilm
 from simyard.runner.video.trajectories import VideoError
 
 REPORT_EVERY_S = 1.0

@@ -21,7 +21,7 @@ from simyard.runner.isaaclab.lookup import use_overlay
 from simyard.runner.recording.recorder import RolloutRecorder
 from simyard.runner.rollout.run import Recording, rollout
 from simyard.runner.rollout.user_class import find_class, import_module
-from simyard.runner.video.rollout_video import RolloutFilm
+from simyard.runner.video.films import RolloutFilm
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from simyard.core.files import replacing
 from simyard.runner.video.trajectories import FIELD_OF_VIEW, Camera, Shapes, Trajectory, VideoError, newton_model, part
@@ -31,6 +31,27 @@ _SHADOW_MAP, _SHADOW_BLUR = 1024, 1.0
 The viewer's own 4096 take longer to clear, without a GPU, than a small robot to draw."""
 _BLACK, _UNIFORM = 8.0, 3.0
 """A picture's mean and standard deviation, of 255, below which nothing can be seen in it."""
+
+
+class Look(TypedDict):
+    """Look of a picture, of 255."""
+
+    mean: float
+    std: float
+    """Standard deviation."""
+
+
+class VideoFacts(TypedDict):
+    """Facts of a video, as it was decoded."""
+
+    frames: int
+    width: int
+    height: int
+    duration_s: float
+    first: Look
+    middle: NotRequired[Look]
+    """Missing, as `last` is, of a video that somebody else made."""
+    last: NotRequired[Look]
 
 
 class Renderer:
@@ -87,7 +108,7 @@ class Renderer:
 
     def render(
         self, trajectory: Trajectory, path: Path, *, fps: float, alive: Callable[[], None] = lambda: None
-    ) -> dict[str, Any]:
+    ) -> VideoFacts:
         """Draw a trajectory into a video, one picture a state; the file appears when it is whole and was decoded.
 
         Args:
@@ -97,7 +118,7 @@ class Renderer:
             alive: Called for every picture.
 
         Returns:
-            What `verify` saw.
+            Facts of the video as it was decoded.
 
         Raises:
             VideoError: If drawing or encoding fails; nothing is left on disk then.
@@ -106,15 +127,23 @@ class Renderer:
 
     def frames(self, trajectory: Trajectory, fps: float, alive: Callable[[], None] = lambda: None) -> Iterator[Array]:
         """Yield the pictures of a trajectory, `(height, width, 3)` bytes; each is overwritten by the next."""
+        from pyglet.math import Vec3
+
+        model, viewer, world = self._model, self._viewer, trajectory.world
         with _viewer_errors():
             poses = self._poses(trajectory)
-            camera = Camera.around(Shapes.of(self._model, trajectory.world), poses, fps, self._size)
-            self._show(trajectory.world, camera)
-            bodies = self._state.body_q[part(self._model.body_world_start, trajectory.world)]
+            camera = Camera.around(Shapes.of(model, world), poses, fps, self._size)
+            self._show(world, camera)
+            bodies = self._state.body_q[part(model.body_world_start, world)]
             for step, pose in enumerate(poses):
                 alive()
                 bodies.assign(pose)
-                yield self._draw(camera, step)
+                viewer.camera.pos = Vec3(*map(float, camera.eye(step)))
+                viewer.camera.look_at(camera.targets[step])
+                viewer.begin_frame(float(step))
+                viewer.log_state(self._state)
+                viewer.end_frame()
+                yield self._read()
 
     def _poses(self, trajectory: Trajectory) -> Array:
         """Return position and rotation of each of the world's bodies at each step, `(steps, bodies, 7)`."""
@@ -145,16 +174,6 @@ class Renderer:
         self._viewer.camera.far = max(1000.0, camera.distance * 20)
         self._viewer.renderer.shadow_extents = 2 * camera.distance + 1  # around the camera
         self._viewer.renderer._sun_direction = camera.sun
-
-    def _draw(self, camera: Camera, step: int) -> Array:
-        from pyglet.math import Vec3
-
-        self._viewer.camera.pos = Vec3(*map(float, camera.eye(step)))
-        self._viewer.camera.look_at(camera.targets[step])
-        self._viewer.begin_frame(float(step))
-        self._viewer.log_state(self._state)
-        self._viewer.end_frame()
-        return self._read()
 
     def _read(self) -> Array:
         """Return the picture, its first row on top: the viewer's own way takes a kernel for that, and is slower."""
@@ -281,7 +300,7 @@ def _gives_opengl(egl: Any, display: Any) -> bool:
     return bool(context) and bool(egl.eglDestroyContext(display, context))
 
 
-def write(frames: Iterable[Any], path: Path, *, fps: float, size: tuple[int, int]) -> dict[str, Any]:
+def write(frames: Iterable[Any], path: Path, *, fps: float, size: tuple[int, int]) -> VideoFacts:
     """Encode pictures as they come; the file appears when it is whole and every picture in it was decoded again.
 
     Raises:
@@ -324,22 +343,19 @@ def encode(frames: Iterable[Any], path: Path, *, fps: float, size: tuple[int, in
     return count
 
 
-def verify(path: Path, frames: int | None = None) -> dict[str, Any]:
+def verify(path: Path, frames: int | None = None) -> VideoFacts:
     """Decode every picture of a video and look at the first, the middle and the last.
 
     Args:
         path: The video.
         frames: How many pictures it must have; None for one that somebody else made, of which the first is looked at.
 
-    Returns:
-        `frames`, `width`, `height`, `duration_s`, and `first`, `middle` and `last` with the `mean` and the standard
-        deviation (`std`) of the picture, of 255.
-
     Raises:
         VideoError: If it does not decode, is not H.264 for browsers, has not as many frames, or shows nothing.
     """
+    # Decode all of it; a damaged file makes ffmpeg fail.
     count, shape = 0, (0, 0)
-    looks: dict[str, dict[str, float]] = {}
+    looks: dict[str, Look] = {}
     at = {"first": 0} if frames is None else {"first": 0, "middle": frames // 2, "last": frames - 1}
     arguments = [
         "-xerror", "-i", f"file:{path}", "-map", "0:v:0", "-fps_mode", "passthrough",
@@ -347,19 +363,33 @@ def verify(path: Path, frames: int | None = None) -> dict[str, Any]:
     ]  # fmt: skip
     with _ffmpeg(*arguments, level="info") as run:
         for picture in _pictures(run.stdout):
-            looks |= {name: _look(picture) for name, number in at.items() if number == count}
+            if count in at.values():
+                look: Look = {"mean": round(float(picture.mean()), 2), "std": round(float(picture.std()), 2)}
+                looks |= {name: look for name, number in at.items() if number == count}
             shape = picture.shape[:2]
             count += 1
+
+    # It must be as long as it should be, play in a browser, and show something.
     if not count or count != (frames or count):
         raise VideoError(f"{path.name} has {count} frames, not {frames or 'one or more'}")
     duration = re.search(r"Duration: (\d+):(\d+):([\d.]+)", run.said)
     if not duration or not re.search(r"Video: h264 .*yuv420p\W", run.said):
         raise VideoError(f"{path.name} is not H.264 in yuv420p")
     for name, look in looks.items():
-        _check_look(f"the {name} frame of {path.name}", look)
+        if look["mean"] < _BLACK:
+            raise VideoError(f"the {name} frame of {path.name} is black: its mean is {look['mean']} of 255")
+        if look["std"] < _UNIFORM:
+            raise VideoError(
+                f"the {name} frame of {path.name} is uniform: its standard deviation is {look['std']} of 255"
+            )
     hours, minutes, seconds = map(float, duration.groups())
     lasts = round(3600 * hours + 60 * minutes + seconds, 2)
-    return {"frames": count, "width": shape[1], "height": shape[0], "duration_s": lasts, **looks}
+    facts: VideoFacts = {
+        "frames": count, "width": shape[1], "height": shape[0], "duration_s": lasts, "first": looks["first"]
+    }  # fmt: skip
+    if frames is not None:
+        facts["middle"], facts["last"] = looks["middle"], looks["last"]
+    return facts
 
 
 def _pictures(stream: IO[bytes]) -> Iterator[Array]:
@@ -372,17 +402,6 @@ def _pictures(stream: IO[bytes]) -> Iterator[Array]:
         data = stream.read(width * height * 3)
         if len(data) == width * height * 3:
             yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
-
-
-def _look(picture: Array) -> dict[str, float]:
-    return {"mean": round(float(picture.mean()), 2), "std": round(float(picture.std()), 2)}
-
-
-def _check_look(what: str, look: dict[str, float]) -> None:
-    if look["mean"] < _BLACK:
-        raise VideoError(f"{what} is black: its mean is {look['mean']} of 255")
-    if look["std"] < _UNIFORM:
-        raise VideoError(f"{what} is uniform: its standard deviation is {look['std']} of 255")
 
 
 @dataclass

@@ -353,6 +353,8 @@ class EvaluateRequest(TaskRequest):
 class JointLimits(_Model):
     """Limits of a robot's joint."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     max_velocity: float | None = Field(None, gt=0)
     """rad/s or m/s."""
     position: tuple[float, float] | None = None

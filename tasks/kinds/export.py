@@ -7,7 +7,7 @@ from typing import Any
 from simyard.core.artifacts import EXPORT_CONFIG, SUMMARY
 from simyard.core.records import JobResult
 from simyard.core.specs import JobSpec
-from simyard.runner.exporting.steps import STEPS
+from simyard.runner.exporting import STEPS
 from simyard.tasks.kinds.base import Kind
 from simyard.tasks.kinds.evaluate import read_output
 from simyard.tasks.shared.documents import Keeper

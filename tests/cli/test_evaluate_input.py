@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from simyard.cli.output import JSON_KEYS
+from simyard.core.specs import Answer, JointLimits
 from simyard.requests.config import check_config
 from simyard.requests.jobs import EvaluateRequest, ExportRequest
 from simyard.store import keys
@@ -143,6 +144,7 @@ def test_a_field_of_an_evaluation_that_is_wrong(refuse, write, good, changes, sa
         pytest.param({"actionLimits": {"a": {}}}, ["actionLimits"], id="a joint without a limit"),
         pytest.param({"checklistAnswers": {"safety-monitor": True}}, ["checklistAnswers"], id="an answer is true"),
         pytest.param({"checklistAnswers": {"safety-monitor": {"ok": True}}}, ["by is missing"], id="nobody answers"),
+        pytest.param({"checklistAnswers": {"safety-monitor": {"ok": True, "by": ""}}}, ["by"], id="an empty name"),
         pytest.param(
             {"checklistAnswers": {"safety-monitor": {"ok": "yes", "by": "Ada"}}}, ["ok", "not 'yes'"], id="ok is text"
         ),
@@ -276,6 +278,9 @@ def test_the_good_config_is_good(good, store, tmp_path, command):
     model = {"evaluate": EvaluateRequest, "export-policy": ExportRequest}[command]
     spec = resolve(check_config(good(command, **more), model), Store.open(str(store)), SOME_ID, tmp_path).spec
     assert [policy.checkpoint.name for policy in spec.policies] == ["model_1.pt"]
+    if spec.export is not None:
+        assert spec.export.action_limits == {"slider_to_cart": JointLimits(max_effort=5)}
+        assert spec.export.answers == {"safety-monitor": Answer(ok=True, by="Ada", note="", at=spec.created_at)}
     assert list(store.iterdir()) == []
 
 

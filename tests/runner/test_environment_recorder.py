@@ -8,7 +8,7 @@ from lazy import lazy
 
 from simyard.runner.isaaclab.environment_recorder import EnvironmentRecorder, Snapshot
 from simyard.runner.recording.recorder import RolloutRecorder
-from simyard.runner.video.rollout_video import RolloutFilm
+from simyard.runner.video.films import RolloutFilm
 
 torch = lazy("torch")
 zarr = lazy("zarr")

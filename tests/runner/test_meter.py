@@ -308,51 +308,47 @@ def test_being_cut_off_does_not_pass_for_surviving():
 
 
 NAMED = {"time_out": True, "success": False, "fell": False, "reached": False}
+FELL = {"time_out": True, "fell": False}
 ENDS = [[(3, "success")], [(4, "fell")], [(5, "reached")], [(FOREVER, "")]]
 
 
 @pytest.mark.parametrize(
-    ("wanted", "successful", "source"),
+    ("wanted", "metric", "successful", "source"),
     [
-        (None, {0}, "termination success"),
-        ("success", {0}, "termination success"),
-        ("reached", {2}, "termination reached"),
-        ("time_out", {3}, "termination time_out"),
+        (None, None, {0}, "termination success"),
+        ("success", None, {0}, "termination success"),
+        ("reached", None, {2}, "termination reached"),
+        ("time_out", None, {3}, "termination time_out"),
+        ("reached", RATE, {2}, "termination reached"),
+        (None, RATE, {3}, f"metric {RATE}"),
     ],
 )
-def test_a_termination_says_that_an_episode_succeeded(wanted, successful, source):
-    episodes, meter = measure(Task(*ENDS, limit=8, named=NAMED), 4, success_termination=wanted)
+def test_the_named_termination_counts_more_than_the_tasks_metric_and_that_more_than_a_name(
+    wanted, metric, successful, source
+):
+    task = Task(*ENDS, limit=8, named=NAMED, metric=metric)
+    episodes, meter = measure(task, 4, success_termination=wanted)
     assert [episode.success for episode in episodes] == [env in successful for env in range(4)]
+    del task.termination_manager  # as an environment does when it closes
     assert meter.success_source == source
 
 
-def test_the_named_termination_counts_more_than_the_tasks_metric_and_that_more_than_a_name():
-    task = Task(*ENDS, limit=8, named=NAMED, metric=RATE)
-    episodes, meter = measure(task, 4, success_termination="reached")
-    assert [episode.success for episode in episodes] == [False, False, True, False]
-    assert meter.success_source == "termination reached"
-    episodes, meter = measure(Task(*ENDS, limit=8, named=NAMED, metric=RATE), 4)
-    assert [episode.success for episode in episodes] == [False, False, False, True]
-    assert meter.success_source == f"metric {RATE}"
-
-
-@pytest.mark.parametrize(("wanted", "cut_off"), [("time_out", None), ("reached", False)])
-def test_of_an_episode_that_was_cut_off_only_a_time_outs_success_is_unknown(wanted, cut_off):
-    episodes, _ = measure(Task([(3, wanted)], [50], limit=20, named=NAMED), 2, longest=6, success_termination=wanted)
-    assert [episode.success for episode in episodes] == [wanted == "reached", cut_off]
-
-
-@pytest.mark.parametrize(("wanted", "said"), [("terminated", [True, False]), ("time_out", [False, True])])
-def test_a_direct_task_has_one_termination_and_one_time_out(wanted, said):
-    episodes, _ = measure(Task([3], [50], limit=8), 2, success_termination=wanted)
+@pytest.mark.parametrize(
+    ("named", "longest", "end", "wanted", "said"),
+    [
+        pytest.param(NAMED, 6, "time_out", "time_out", [False, None], id="cut off before the time-out"),
+        pytest.param(NAMED, 6, "reached", "reached", [True, False], id="cut off before it is reached"),
+        pytest.param(None, FOREVER, "", "terminated", [True, False], id="a direct task's termination"),
+        pytest.param(None, FOREVER, "", "time_out", [False, True], id="a direct task's time-out"),
+        pytest.param(None, FOREVER, "", None, [None, None], id="a direct task says nothing"),
+        pytest.param(FELL, FOREVER, "fell", None, [None, None], id="no name says so"),
+    ],
+)
+def test_success_is_what_the_wanted_termination_says_and_else_unknown(named, longest, end, wanted, said):
+    task = Task([(3, end)], [50], limit=20, named=named)
+    episodes, meter = measure(task, 2, longest=longest, success_termination=wanted)
     assert [episode.success for episode in episodes] == said
-
-
-@pytest.mark.parametrize("named", [None, {"time_out": True, "fell": False}])
-def test_where_nothing_says_so_success_is_unknown(named):
-    episodes, meter = measure(Task([(3, "fell")], [50], limit=8, named=named), 2)
-    assert [episode.success for episode in episodes] == [None, None]
-    assert meter.success_source is None
+    assert meter.success_source == (wanted and f"termination {wanted}")
 
 
 # What they were paid for

@@ -27,6 +27,7 @@ import pytest
 from helpers import CommandLine, last_json, wait_until
 
 from simyard.core.errors import Failure, WorkloadError
+from simyard.core.files import sha256_of
 from simyard.core.specs import Bounds, Facts
 from simyard.requests.config import check_config, read_config
 from simyard.requests.jobs import EvaluateRequest, ExportRequest, JobRequest, TrainRequest
@@ -118,6 +119,13 @@ class Job:
     def rows(self, name: str = "metrics.csv") -> list[dict[str, str]]:
         with (self.artifacts / name).open(newline="") as file:
             return list(csv.DictReader(file))
+
+    def assert_whole(self) -> None:
+        """It succeeded, and every artifact is there with the bytes that the manifest names."""
+        assert (self.exit_code, self.result["status"], self.result["error"]) == (0, "succeeded", None), self.log
+        for name, entry in self.manifest.items():
+            path = self.artifacts / name
+            assert (path.stat().st_size, sha256_of(path)) == (entry["size_bytes"], entry["sha256"]), name
 
     def steps(self, tag: str) -> list[int]:
         """The steps at which a tag has a value."""

@@ -2,7 +2,6 @@
 
 import csv
 import ctypes.util
-import hashlib
 import json
 import math
 import pickle
@@ -29,9 +28,11 @@ from simulated import (
 )
 
 from simyard.core.errors import RequestError
+from simyard.core.files import sha256_of
 from simyard.core.specs import Facts
 from simyard.requests.config import check_config
 from simyard.requests.jobs import EvaluateRequest
+from simyard.runner.evaluation.summary import wilson
 
 pytestmark = pytest.mark.sim
 
@@ -96,22 +97,12 @@ def assert_adds_up(summary: dict[str, Any], rows: list[dict[str, str]], metrics:
     assert metrics["checkpoint"] == summary["checkpoint"]["name"]
 
 
-def wilson(count: int, of: int) -> list[float]:
-    """The score interval, by its formula."""
-    z = statistics.NormalDist().inv_cdf(0.975)
-    middle, spread = count / of + z * z / (2 * of), z * math.sqrt(count * (of - count) / of**3 + z * z / (4 * of * of))
-    return [max(0.0, (middle - spread) / (1 + z * z / of)), min(1.0, (middle + spread) / (1 + z * z / of))]
-
-
-def assert_whole(job: Job) -> None:
-    """Every artifact is there, with the bytes that the manifest names."""
-    assert (job.exit_code, job.result["status"], job.result["error"]) == (0, "succeeded", None), job.log
+def assert_promised(job: Job) -> None:
+    """Everything that an evaluation promises is there and whole."""
+    job.assert_whole()
     assert {entry["name"] for entry in job.result["artifacts"]} == set(job.manifest)
     kinds = {name: entry["kind"] for name, entry in job.manifest.items()}
     assert {name: kinds.get(name) for name in PROMISED} == PROMISED
-    for entry in job.manifest.values():
-        data = (job.artifacts / entry["name"]).read_bytes()
-        assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["size_bytes"], entry["sha256"]), entry["name"]
 
 
 def lines(job: Job) -> list[str]:
@@ -131,7 +122,7 @@ def figures(summary: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_exactly_the_episodes_that_were_asked_for(library: str, evaluated: Callable[[str], Job]):
     job = evaluated(library)
-    assert_whole(job)
+    assert_promised(job)
     rows = job.rows("episodes.csv")
     assert [int(row["episode"]) for row in rows] == list(range(1, EPISODES + 1))
     assert [sum(int(row["env"]) == env for row in rows) for env in range(SIDE_BY_SIDE)] == SHARES
@@ -201,7 +192,7 @@ def test_another_seed_gives_other_episodes(foreign: Job, evaluated: Callable[[st
 
 
 def test_a_sweep_has_a_row_a_checkpoint_and_the_best_ones_figures(sweep: Job):
-    assert_whole(sweep)
+    assert_promised(sweep)
     summary, metrics, rows = sweep.json("summary.json"), sweep.rows("metrics.csv"), sweep.rows("episodes.csv")
     names = ["model_0.pt", "model_3.pt"]
     assert [row["checkpoint"] for row in metrics] == names
@@ -221,10 +212,6 @@ def test_each_checkpoints_figures_are_those_of_evaluating_it_alone(
 ):
     alone = [figures(job.json("summary.json")) for job in (undrawn, evaluated("rsl_rl"))]
     assert [figures(part) for part in sweep.json("summary.json")["sweep"]] == alone
-    together = [row.values() for row in sweep.rows("metrics.csv")]
-    assert [list(row) for row in together] == [
-        list(job.rows("metrics.csv")[0].values()) for job in (undrawn, evaluated("rsl_rl"))
-    ]
 
 
 def test_a_sweep_is_one_process_with_a_fresh_environment_for_each(sweep: Job):
@@ -298,7 +285,7 @@ def wanted(rows: list[dict[str, str]], asked: tuple[str, ...]) -> Iterator[tuple
 
 
 def test_where_nothing_can_be_drawn_the_figures_stand(undrawn: Job):
-    assert_whole(undrawn)
+    assert_promised(undrawn)
     summary = undrawn.json("summary.json")
     assert summary["videos"] is None
     assert summary["video_problem"].startswith("EGL has no device that gives OpenGL 3.3")
@@ -327,9 +314,9 @@ def test_a_required_film_that_cannot_be_made_fails_the_job(
 
 
 def test_a_checkpoint_made_without_simyard_is_measured(foreign: Job, bare: Callable[[str], Path]):
-    assert_whole(foreign)
+    assert_promised(foreign)
     summary = foreign.json("summary.json")
-    digest = hashlib.sha256(bare("rsl_rl").read_bytes()).hexdigest()
+    digest = sha256_of(bare("rsl_rl"))
     assert summary["checkpoint"] == {"name": "model_3.pt", "sha256": digest, "iteration": ITERATIONS}
     (metrics,) = foreign.rows("metrics.csv")
     assert_adds_up(summary, foreign.rows("episodes.csv"), metrics)
@@ -341,7 +328,7 @@ def test_a_checkpoint_made_without_simyard_is_measured(foreign: Job, bare: Calla
 
 
 def test_reward_terms_of_a_manager_based_task_add_up_to_the_return(managed: Job):
-    assert_whole(managed)
+    assert_promised(managed)
     summary, rows = managed.json("summary.json"), managed.rows("episodes.csv")
     assert [name.removeprefix("reward.") for name in rows[0] if name.startswith("reward.")] == TERMS
     for row in rows:
