@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simyard.cli.options import JSON, LIMIT, STORE
-from simyard.cli.output import Columns, Command, Group, emit, emit_rows
-from simyard.cli.site_store import open_site_store
+from simyard.cli.shared import JSON, LIMIT, STORE, Columns, Command, Group, emit, emit_rows, open_site_store
 from simyard.core.errors import RequestError
 
 if TYPE_CHECKING:

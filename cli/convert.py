@@ -9,8 +9,7 @@ from typing import Any
 
 import click
 
-from simyard.cli.options import JSON
-from simyard.cli.output import Command, emit
+from simyard.cli.shared import JSON, Command, emit
 
 
 @click.command(cls=Command)

@@ -10,8 +10,7 @@ from typing import Any
 
 import click
 
-from simyard.cli.options import STORE
-from simyard.cli.output import Command
+from simyard.cli.shared import STORE, Command
 from simyard.core.errors import RequestError
 
 

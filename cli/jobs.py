@@ -10,9 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simyard.cli.options import JSON, LIMIT, STORE
-from simyard.cli.output import Columns, Group, emit, emit_rows, end_as_job, end_as_jobs, renamed
-from simyard.cli.site_store import open_site_store
+from simyard.cli.shared import (
+    JSON,
+    LIMIT,
+    STORE,
+    Columns,
+    Group,
+    emit,
+    emit_rows,
+    end_as_job,
+    end_as_jobs,
+    open_site_store,
+    renamed,
+)
 from simyard.core.artifacts import STDOUT, USER_LOG
 from simyard.core.errors import RequestError
 

@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simyard.cli.options import JSON, STORE, Finite
-from simyard.cli.output import Columns, Group, emit, emit_rows
-from simyard.cli.site_store import open_site_store
+from simyard.cli.shared import JSON, STORE, Columns, Finite, Group, emit, emit_rows, open_site_store
 
 if TYPE_CHECKING:
     from simyard.core.records import ApiKey

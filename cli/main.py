@@ -9,7 +9,7 @@ from typing import Any, cast
 import click
 
 from simyard import __version__
-from simyard.cli.output import renamed
+from simyard.cli.shared import renamed
 
 _HEADINGS = {
     "Jobs": {

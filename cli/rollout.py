@@ -6,9 +6,18 @@ from dataclasses import replace
 
 import click
 
-from simyard.cli.options import ARGUMENTS, JSON, POOL, SESSION, SETTINGS, STORE, read_request
-from simyard.cli.output import Command, end_as_job
-from simyard.cli.site_store import open_site
+from simyard.cli.shared import (
+    ARGUMENTS,
+    JSON,
+    POOL,
+    SESSION,
+    SETTINGS,
+    STORE,
+    Command,
+    end_as_job,
+    open_site,
+    read_request,
+)
 
 
 @click.command(cls=Command)

@@ -20,10 +20,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simyard.cli.live import LiveLine
-from simyard.cli.options import STORE
-from simyard.cli.output import Command
 from simyard.cli.processes import Child, Children
-from simyard.cli.site_store import open_site
+from simyard.cli.shared import STORE, Command, open_site
 from simyard.core.errors import RequestError
 from simyard.deployments import POOL
 

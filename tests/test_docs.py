@@ -17,7 +17,7 @@ from lazy import lazy
 from pydantic import BaseModel
 
 from simyard.cli.main import main
-from simyard.cli.output import JSON_KEYS
+from simyard.cli.shared import JSON_KEYS
 from simyard.core.errors import RequestError
 from simyard.requests.config import check_config, model_of, read_config
 from simyard.requests.control import ControlModel

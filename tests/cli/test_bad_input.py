@@ -14,7 +14,7 @@ import pytest
 from helpers import LIBRARIES, train_request
 
 from simyard.cli.main import main
-from simyard.cli.output import JSON_KEYS
+from simyard.cli.shared import JSON_KEYS
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.resolve import resolve

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from simyard.cli.output import JSON_KEYS
+from simyard.cli.shared import JSON_KEYS
 from simyard.requests.config import check_config
 from simyard.requests.jobs import EvaluateRequest, ExportRequest
 from simyard.store import keys

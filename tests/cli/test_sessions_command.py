@@ -14,7 +14,7 @@ from helpers import CommandLine, last_json, wait_until
 from scenario import play
 
 from simyard.cli.main import main
-from simyard.cli.output import JSON_KEYS
+from simyard.cli.shared import JSON_KEYS
 from simyard.core.errors import RequestError
 from simyard.requests.config import model_of
 from simyard.requests.jobs import EvaluateRequest, ExportRequest, TrainRequest

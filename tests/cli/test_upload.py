@@ -20,7 +20,7 @@ import pytest
 from helpers import CommandLine, wait_until
 
 from simyard.cli.main import main
-from simyard.cli.output import JSON_KEYS
+from simyard.cli.shared import JSON_KEYS
 from simyard.store.store import PART_BYTES, sha256_file
 
 
