@@ -1,8 +1,12 @@
-"""`simyard rollout`: check and stage a rollout, then run it here, or leave it to a process of its own."""
+"""`simyard rollout`: a rollout is checked and staged, then run here or left to a process of its own. And `convert`."""
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,6 +18,7 @@ from simyard.cli.shared import (
     SETTINGS,
     STORE,
     Command,
+    emit,
     end_as_job,
     open_site,
     read_request,
@@ -67,4 +72,32 @@ def rollout(
     # A process of its own takes the job to its end; it outlives this one and its terminal.
     stage(resolved, opened)
     go_on_alone(job_id, ["jobs", "resume", job_id], reference, pool, site)
-    end_as_job(history.job_status(opened, job_id).to_json(), as_json)
+    end_as_job(history.job_status(opened, job_id), as_json)
+
+
+@click.command(cls=Command)
+@click.argument("rollout", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    type=click.Choice(("diffusion_policy", "robomimic")),
+    required=True,
+    help="A Zarr v2 replay buffer, or one HDF5 file.",
+)
+@JSON
+def convert(rollout: Path, out: Path, to: str, as_json: bool) -> None:
+    """Convert a rollout for other training code. ROLLOUT is the rollout.zarr of a job."""
+    from simyard import convert as converting
+
+    with (
+        open(os.devnull, "w") as nowhere,
+        click.progressbar(length=100, label=out.name, file=nowhere if as_json else sys.stderr) as bar,
+    ):
+        found = converting.convert(rollout, out, to, lambda done, total: bar.update(100 * done // total - bar.pos))
+    emit(found, as_json, _describe)
+
+
+def _describe(found: dict[str, Any]) -> str:
+    lines = [f"{found['episodes']} episodes, {found['steps']} steps in {found['out']}"]
+    lines += [f"  {key:24} {name}" for key, name in sorted(found["keys"].items())]
+    return "\n".join(lines)
