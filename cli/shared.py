@@ -1,4 +1,4 @@
-"""What every command shares: options, the request they make, the site's store, output, and the exit codes.
+"""Options of the commands, the request that they make, the site's store, output, and exit codes.
 
 Exit codes: 0 succeeded, 1 the job failed, 2 bad request, 130 canceled.
 """

@@ -15,14 +15,12 @@ import anyio.to_thread
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from simyard.service import bodies, endpoints, recovery
-from simyard.service.auth import Guard
+from simyard.service import bodies, endpoints, notifications, recovery
+from simyard.service.auth import Guard, Limits
+from simyard.service.endpoints.hooks import read_hooks
 from simyard.service.errors import answer_errors
-from simyard.service.limits import Limits
 from simyard.service.prefect_api import Launches
 from simyard.service.settings import Settings
-from simyard.service.webhooks import outgoing as notifications
-from simyard.service.webhooks.mapping import read_hooks
 
 THREADS = 100
 """Requests worked on at once: most of each is waiting for the store or for Prefect."""

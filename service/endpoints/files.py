@@ -16,7 +16,7 @@ from simyard.core.artifacts import INLINE, media_type_of
 from simyard.core.errors import RequestError
 from simyard.service.auth import Caller
 from simyard.service.settings import Settings
-from simyard.service.signing import seal, unseal
+from simyard.service.signatures import seal, unseal
 from simyard.store.store import Store
 
 router = APIRouter(tags=["files"])

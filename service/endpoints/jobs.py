@@ -15,16 +15,14 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from simyard.core.artifacts import STDOUT
 from simyard.core.errors import RequestError
 from simyard.core.specs import JobSpec
-from simyard.service import bodies
-from simyard.service.auth import Caller, JobsCaller
+from simyard.service import bodies, notifications
+from simyard.service.auth import Caller, JobsCaller, Limits
 from simyard.service.endpoints.files import base_url, download_link
 from simyard.service.endpoints.pages import page_link
-from simyard.service.limits import Limits
 from simyard.service.prefect_api import Launch, Launches
 from simyard.service.references import bring
 from simyard.service.settings import Settings
 from simyard.service.status import ENDED, find_artifact, job_standing, newest_jobs
-from simyard.service.webhooks import outgoing as notifications
 from simyard.store import keys
 from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store

@@ -12,16 +12,14 @@ from fastapi import APIRouter, Query, Request, Response
 
 from simyard.core.errors import RequestError
 from simyard.requests.managed import TrainingRunRequest
-from simyard.service import bodies
-from simyard.service.auth import Caller, TrainingCaller
+from simyard.service import bodies, notifications
+from simyard.service.auth import Caller, Limits, TrainingCaller
 from simyard.service.endpoints.files import base_url, download_link
 from simyard.service.endpoints.jobs import IdempotencyKey, JsonBody
-from simyard.service.limits import Limits
 from simyard.service.prefect_api import Launch, Launches
 from simyard.service.references import bring
 from simyard.service.settings import Settings
 from simyard.service.status import checkpoint, newest_runs, run_standing
-from simyard.service.webhooks import outgoing as notifications
 from simyard.store import keys
 from simyard.store.keys import RunKeys
 from simyard.store.store import KeyNotFound, Store

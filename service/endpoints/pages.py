@@ -19,11 +19,10 @@ from simyard.core.errors import RequestError, SimyardError
 from simyard.service.auth import BEARER, Guard
 from simyard.service.endpoints.files import base_url, download_url
 from simyard.service.errors import status_of
-from simyard.service.job_page import error_page, job_page
-from simyard.service.job_view import look
+from simyard.service.job_page import error_page, job_page, look
 from simyard.service.prefect_api import Launches
 from simyard.service.settings import Settings
-from simyard.service.signing import seal, unseal
+from simyard.service.signatures import seal, unseal
 from simyard.store.store import Store
 
 router = APIRouter(tags=["pages"])

@@ -410,7 +410,7 @@ def test_a_bad_upload_gets_no_url(api: Api, body: dict[str, Any]) -> None:
 
 
 def test_urls_are_good_for_one_thing_and_not_forever(service: Service, api: Api) -> None:
-    from simyard.service.signing import seal
+    from simyard.service.signatures import seal
 
     link = presign(api, b"x" * 10, "robot.urdf")
     job_id = api.submit().json["job_id"]

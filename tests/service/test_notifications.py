@@ -32,7 +32,7 @@ from simyard.tasks.shared.history import load_spec
 from simyard.tasks.stage import stage
 
 launching = lazy("simyard.service.prefect_api")
-notifications = lazy("simyard.service.webhooks.outgoing")
+notifications = lazy("simyard.service.notifications")
 prefect_settings = lazy("prefect.settings")
 
 KEY_ID = "0123456789ab"

@@ -19,13 +19,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from simyard.core.errors import RequestError, SimyardError
-from simyard.service import outbound
+from simyard.service import outbound, signatures
 from simyard.service.auth import Caller
 from simyard.service.errors import FieldErrors
 from simyard.service.prefect_api import Launches
 from simyard.service.settings import Settings
 from simyard.service.status import ENDED, job_standing, run_standing
-from simyard.service.webhooks import signatures
 from simyard.store import keys
 from simyard.store.keys import JobKeys, RunKeys
 from simyard.store.store import KeyNotFound, Store
