@@ -354,7 +354,7 @@ def test_webhooks(old: Old) -> None:
     told = json.loads((old.folder / "jobs" / old.ids["of a key"] / "notification.json").read_text())
     assert (told["delivered"], told["deliveries"], told["problem"]) == (True, 2, None)
     (waiting,) = (old.folder / "service" / "outbox").iterdir()
-    notice = Notice.model_validate_json(waiting.read_text())
+    notice = Notice.from_json(json.loads(waiting.read_text()))
     assert (notice.id, notice.project, notice.failures) == (old.ids["queued"], "default", 0)
     assert notice.url.endswith("/queued")
 

@@ -22,7 +22,7 @@ from simyard.service.endpoints.pages import page_link
 from simyard.service.prefect_api import Launch, Launches
 from simyard.service.references import bring
 from simyard.service.settings import Settings
-from simyard.service.status import ENDED, find_artifact, job_standing, newest_jobs
+from simyard.service.status import ENDED, find_artifact, job_answer, newest_jobs
 from simyard.store import keys
 from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
@@ -113,7 +113,7 @@ def _estimate(spec: JobSpec, settings: Settings) -> dict[str, Any]:
 def _view(request: Request, caller: Caller, job_id: str) -> dict[str, Any]:
     settings: Settings = request.app.state.settings
     launches: Launches = request.app.state.launches
-    return job_standing(caller.store, job_id, launches) | {
+    return job_answer(caller.store, job_id, launches).to_json() | {
         "project_id": caller.project,
         "page_url": page_link(settings, base_url(request), caller.project, job_id),
     }
@@ -137,7 +137,7 @@ def cancel(job_id: str, caller: JobsCaller, request: Request) -> dict[str, Any]:
     launches: Launches = request.app.state.launches
     store = caller.store
     spec = load_spec(store, job_id)
-    if history.job_status(store, job_id).status not in ENDED:
+    if history.standing(store, job_id).status not in ENDED:
         ask_to_cancel(store, job_id)
         if launches.cancel_unbegun(job_id) and not store.exists(JobKeys(job_id).result):
             persist(spec, collect(spec, store, CANCELED), store)
@@ -165,10 +165,10 @@ async def logs(
 async def _lines(store: Store, job_id: str, name: str, tail: int, *, follow: bool) -> AsyncIterator[str]:
     follower = LogFollower(store, job_id, (name,), tail)
     while True:
-        standing = await anyio.to_thread.run_sync(history.job_status, store, job_id)
-        for _, line in await anyio.to_thread.run_sync(follower.new_lines, standing.attempts):
+        known = await anyio.to_thread.run_sync(history.standing, store, job_id)
+        for _, line in await anyio.to_thread.run_sync(follower.new_lines, known.attempts):
             yield f"{line}\n"
-        if not follow or standing.status in ENDED:
+        if not follow or known.status in ENDED:
             return
         await anyio.sleep(FOLLOW_S)
 

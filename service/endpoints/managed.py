@@ -19,7 +19,7 @@ from simyard.service.endpoints.jobs import IdempotencyKey, JsonBody
 from simyard.service.prefect_api import Launch, Launches
 from simyard.service.references import bring
 from simyard.service.settings import Settings
-from simyard.service.status import checkpoint, newest_runs, run_standing
+from simyard.service.status import checkpoint, newest_runs, run_answer
 from simyard.store import keys
 from simyard.store.keys import RunKeys
 from simyard.store.store import KeyNotFound, Store
@@ -88,7 +88,7 @@ def _launch(spec: RunSpec, caller: Caller, settings: Settings) -> Launch:
 
 def _view(request: Request, caller: Caller, run_id: str) -> dict[str, Any]:
     launches: Launches = request.app.state.launches
-    return run_standing(caller.store, run_id, launches)
+    return run_answer(caller.store, run_id, launches).to_json()
 
 
 @router.get("", summary="List managed runs, newest first")

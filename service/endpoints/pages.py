@@ -19,7 +19,7 @@ from simyard.core.errors import RequestError, SimyardError
 from simyard.service.auth import BEARER, Guard
 from simyard.service.endpoints.files import base_url, download_url
 from simyard.service.errors import status_of
-from simyard.service.job_page import error_page, job_page, look
+from simyard.service.job_page import error_page, job_page
 from simyard.service.prefect_api import Launches
 from simyard.service.settings import Settings
 from simyard.service.signatures import seal, unseal
@@ -58,9 +58,9 @@ def page(
         def link(key: str, name: str) -> str:
             return download_url(settings, base, project, store, key, name, settings.url_seconds)
 
-        seen = look(store, job_id, launches, link)
         until = datetime.fromtimestamp(time.time() + settings.url_seconds, UTC)
-        return _answer(job_page(seen, nonce, f"{until:%H:%M} UTC"), 200, nonce, seen.links.values())
+        html, links = job_page(store, job_id, launches, link, nonce, f"{until:%H:%M} UTC")
+        return _answer(html, 200, nonce, links)
     except SimyardError as error:
         status = status_of(error)
         if status == 503:
