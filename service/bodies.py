@@ -12,7 +12,7 @@ from simyard.requests.config import MAX_CONFIG_BYTES, check_library, explain, mo
 from simyard.requests.jobs import Body, EvaluateRequest, ExportRequest, JobRequest, TrainRequest
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.rollout import SubmitRequest
-from simyard.service.errors import FieldErrors
+from simyard.service.errors import FieldErrors, FieldProblem
 
 Model = TypeVar("Model", bound=Body)
 
@@ -81,20 +81,14 @@ def check(body: dict[str, Any], model: type[Model]) -> Model:
     try:
         request = model.model_validate(body)
     except ValidationError as error:
-        problems: list[dict[str, Any]] = [dict(problem) for problem in error.errors()]
-        raise FieldErrors(
-            [
-                {"loc": ["body", *map(str, one["loc"])], "msg": _in_words(one, model), "type": one["type"]}
-                for one in problems
-            ]
-        ) from None
+        problems = []
+        for problem in error.errors():
+            where = [str(part) for part in problem["loc"]]
+            message = explain(dict(problem), model).removeprefix(f"{'.'.join(where)}: ")  # `loc` has the field's name
+            problems.append(FieldProblem(["body", *where], message, problem["type"]))
+        raise FieldErrors(*problems) from None
     check_library(request)
     return request
-
-
-def _in_words(problem: dict[str, Any], model: type[Body]) -> str:
-    """Return the message about a wrong field, without the field's name: that stands beside it."""
-    return explain(problem, model).removeprefix(f"{'.'.join(map(str, problem['loc']))}: ")
 
 
 def job_model(body: dict[str, Any]) -> type[JobRequest]:

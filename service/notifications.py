@@ -22,7 +22,7 @@ from simyard.core.records import NotificationRecord
 from simyard.core.wire import Wire
 from simyard.service import outbound, signatures
 from simyard.service.auth import Caller
-from simyard.service.errors import FieldErrors
+from simyard.service.errors import FieldErrors, FieldProblem
 from simyard.service.prefect_api import Launches
 from simyard.service.settings import Settings
 from simyard.service.status import ENDED, JobAnswer, RunAnswer, job_answer, run_answer
@@ -93,7 +93,7 @@ def take_url(body: dict[str, Any], settings: Settings) -> str | None:
         return None
     if not isinstance(url, str) or len(url) > MAX_URL_CHARACTERS:
         problem = f"{FIELD} is a URL of {MAX_URL_CHARACTERS} characters at most, not {url!r:.80}"
-        raise FieldErrors([{"loc": ["body", FIELD], "msg": problem, "type": "url"}])
+        raise FieldErrors(FieldProblem(["body", FIELD], problem, "url"))
     outbound.check_url(url, settings.private_hosts, FIELD)
     return url
 

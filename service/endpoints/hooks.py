@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from simyard.core.errors import RequestError, unknown
 from simyard.requests.config import MAX_CONFIG_BYTES, parse_config
@@ -25,7 +26,7 @@ from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.retrain import RetrainRequest
 from simyard.requests.rollout import SubmitRequest
 from simyard.service import bodies, signatures
-from simyard.service.errors import FieldErrors
+from simyard.service.errors import FieldErrors, FieldProblem
 from simyard.service.prefect_api import DEPLOYMENTS, Launches
 from simyard.service.references import check_readable, named_files
 from simyard.service.settings import DEFAULT_PROJECT, Settings
@@ -142,34 +143,35 @@ def read_hooks(path: Path | None) -> dict[str, Hook]:
     """
     if path is None:
         return {}
+
+    def bad(problem: str) -> RequestError:
+        advice = "docs/webhooks.md has the format."
+        return RequestError(f"SIMYARD_HOOKS {str(path)!r}: {problem}.", code="bad_hooks", advice=advice)
+
     try:
         with path.open("rb") as file:
             data = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
-        raise _bad(path, f"cannot be read: {error.strerror}") from error
+        raise bad(f"cannot be read: {error.strerror}") from error
     content = parse_config(data, f"SIMYARD_HOOKS {str(path)!r}")
     try:
         hooks = _HOOKS.validate_python(content)
     except ValidationError as error:
-        raise _bad(path, "; ".join(_explain(dict(problem)) for problem in error.errors())) from None
+        raise bad("; ".join(_explain(problem) for problem in error.errors())) from None
     for name, hook in hooks.items():
         secret, lacks = os.environ.get(hook.secret_env, ""), f"{name}.secret_env: the environment has no"
         if hook.signature == "standard" and not signatures.is_secret(secret):
-            raise _bad(
-                path,
+            raise bad(
                 f"{lacks} {hook.secret_env} that is whsec_ and the base64 of 24 to 64 bytes; set it: "
-                "echo whsec_$(openssl rand -base64 32)",
+                "echo whsec_$(openssl rand -base64 32)"
             )
         if len(secret) < MIN_SECRET_CHARACTERS:
-            raise _bad(
-                path,
-                f"{lacks} {hook.secret_env} of {MIN_SECRET_CHARACTERS} characters or more; set it: "
-                "openssl rand -hex 32",
-            )
+            least = f"{MIN_SECRET_CHARACTERS} characters or more"
+            raise bad(f"{lacks} {hook.secret_env} of {least}; set it: openssl rand -hex 32")
     return hooks
 
 
-def _explain(problem: dict[str, Any]) -> str:
+def _explain(problem: ErrorDetails) -> str:
     where = ".".join(str(part) for part in problem["loc"] if part != "[key]")
     if problem["type"] == "extra_forbidden":
         failure = unknown("key", problem["loc"][-1], Hook.model_fields).failure
@@ -179,12 +181,6 @@ def _explain(problem: dict[str, Any]) -> str:
     given = repr(problem["input"])
     message = problem["msg"].removeprefix("Value error, ")
     return f"{where}: {message}, not {given if len(given) < 80 else given[:77] + '…'}"
-
-
-def _bad(path: Path, problem: str) -> RequestError:
-    return RequestError(
-        f"SIMYARD_HOOKS {str(path)!r}: {problem}.", code="bad_hooks", advice="docs/webhooks.md has the format."
-    )
 
 
 def value_at(payload: Any, path: str) -> Any:
@@ -238,9 +234,8 @@ class Filling:
         try:
             value = value_at(self._payload, path)
         except LookupError:
-            raise FieldErrors(
-                [{"loc": ["payload", *path.split(".")], "msg": f"payload.{path} is missing", "type": "missing"}]
-            ) from None
+            problem = FieldProblem(["payload", *path.split(".")], f"payload.{path} is missing", "missing")
+            raise FieldErrors(problem) from None
         self._take(value, path, 0)
         return value
 
@@ -274,7 +269,7 @@ class Filling:
 
 
 def _refused(path: str, problem: str) -> FieldErrors:
-    return FieldErrors([{"loc": ["payload", *path.split(".")], "msg": f"payload.{path}: {problem}", "type": "refused"}])
+    return FieldErrors(FieldProblem(["payload", *path.split(".")], f"payload.{path}: {problem}", "refused"))
 
 
 @dataclass(frozen=True)
@@ -305,7 +300,7 @@ async def received(name: str, request: Request) -> Delivery:
 
 
 @router.post("/hooks/{name}", status_code=202, summary="Receive a signed webhook")
-def receive(delivery: Annotated[Delivery, Depends(received)], request: Request) -> dict[str, Any]:
+def receive(delivery: Annotated[Delivery, Depends(received)], request: Request) -> dict[str, bool | str]:
     """Start the deployment of the hook's mapping. The same delivery again is the same flow run."""
     settings: Settings = request.app.state.settings
     launches: Launches = request.app.state.launches
@@ -313,7 +308,22 @@ def receive(delivery: Annotated[Delivery, Depends(received)], request: Request) 
     payload = parse_config(delivery.body, "The payload")
     if (why := hook.unmet(payload)) is not None:
         return {"started": False, "why": why}
-    parameters = _checked(hook, payload, settings)
+
+    # The parameters, checked as far as it is known what they must be.
+    filling = Filling(hook, payload)
+    parameters = filling.parameters
+    if (model := MODELS.get(hook.deployment)) is not None:
+        asked = bodies.check(parameters.get("request", {}), model)
+        for where, uri in named_files(asked):
+            if uri in filling.taken:
+                check_readable(uri, settings.open(hook.project), hook.project, settings, where)
+        if isinstance(asked, TrainingRunRequest):
+            program = (asked.trainer_spec.image_uri, asked.trainer_spec.entrypoint)
+            if not filling.taken.isdisjoint(text for text in program if text):
+                problem = "trainer_spec: no payload may say which program runs; write image_uri and entrypoint in full"
+                raise FieldErrors(FieldProblem(["body", "trainer_spec"], problem, "refused"))
+        parameters |= {"request": asked.model_dump(mode="json", by_alias=True, exclude_unset=True)}
+
     run_name = f"{delivery.name}-{secrets.token_hex(4)}"
     run = launches.start_deployment(
         hook.deployment,
@@ -323,22 +333,3 @@ def receive(delivery: Annotated[Delivery, Depends(received)], request: Request) 
         tags=[TAG, f"hook:{delivery.name}", f"project:{hook.project}"],
     )
     return {"started": True, "flow_run_id": str(run.id), "duplicate": run.name != run_name}
-
-
-def _checked(hook: Hook, payload: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """Return the flow's parameters, checked as far as it is known what they must be."""
-    filling = Filling(hook, payload)
-    model = MODELS.get(hook.deployment)
-    if model is None:
-        return filling.parameters
-    asked = bodies.check(filling.parameters.get("request", {}), model)
-    for where, uri in named_files(asked):
-        if uri in filling.taken:
-            check_readable(uri, settings.open(hook.project), hook.project, settings, where)
-    if isinstance(asked, TrainingRunRequest):
-        program = (asked.trainer_spec.image_uri, asked.trainer_spec.entrypoint)
-        if not filling.taken.isdisjoint(text for text in program if text):
-            problem = "trainer_spec: no payload may say which program runs; write image_uri and entrypoint in full"
-            raise FieldErrors([{"loc": ["body", "trainer_spec"], "msg": problem, "type": "refused"}])
-    sent = asked.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    return filling.parameters | {"request": sent}

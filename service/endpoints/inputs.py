@@ -11,8 +11,9 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from simyard.core.errors import RequestError
+from simyard.core.records import AssetRecord
 from simyard.service.auth import AssetsCaller
-from simyard.service.endpoints.files import base_url, upload_link
+from simyard.service.endpoints.files import UploadLink, base_url, upload_link
 from simyard.service.references import Source, input_path
 from simyard.service.settings import Settings
 from simyard.store import keys
@@ -64,7 +65,7 @@ class RegisterRequest(_Body):
 
 
 @router.post("/inputs/presign-upload", summary="Get a URL to upload a file by")
-def presign_upload(body: UploadRequest, caller: AssetsCaller, request: Request) -> dict[str, Any]:
+def presign_upload(body: UploadRequest, caller: AssetsCaller, request: Request) -> UploadLink:
     """Return a URL to send a file to, and the URI by which jobs and assets name the file afterwards."""
     settings: Settings = request.app.state.settings
     check_name(body.filename, "filename")
@@ -77,14 +78,13 @@ def presign_upload(body: UploadRequest, caller: AssetsCaller, request: Request) 
     if body.asset_kind is not None:
         inputs.check_kind(body.filename, body.asset_kind)
     upload_id = secrets.token_hex(16)
-    base = base_url(request)
-    key = keys.upload(upload_id, body.filename)
-    link = upload_link(settings, base, caller, key, body.size_bytes, body.content_type)
-    return link | {"input_uri": f"{base}{input_path(upload_id, body.filename)}", "asset_id": None}
+    base, key = base_url(request), keys.upload(upload_id, body.filename)
+    input_uri = f"{base}{input_path(upload_id, body.filename)}"
+    return upload_link(settings, base, caller, key, body.size_bytes, body.content_type, input_uri)
 
 
 @router.post("/assets/register", summary="Make a file an asset")
-def register(body: RegisterRequest, caller: AssetsCaller, request: Request) -> dict[str, Any]:
+def register(body: RegisterRequest, caller: AssetsCaller, request: Request) -> AssetRecord:
     """Read the file, and keep it under the digest of its bytes."""
     settings: Settings = request.app.state.settings
     with tempfile.TemporaryDirectory(prefix="simyard-register-") as folder:
@@ -100,17 +100,17 @@ def register(body: RegisterRequest, caller: AssetsCaller, request: Request) -> d
                 code="wrong_size",
                 advice="Upload it again.",
             )
-        kind = body.kind or inputs.kind_by_name(path.name)
-        return inputs.upload(caller.store, path, kind, body.metadata or {}).to_json()
+        kind = body.kind or assets.kind_by_name(path.name)
+        return assets.upload(caller.store, path, kind, body.metadata or {})
 
 
 @router.get("/assets", summary="List assets, the newest upload first")
-def list_assets(caller: AssetsCaller, limit: Limit = 100) -> dict[str, Any]:
+def list_assets(caller: AssetsCaller, limit: Limit = 100) -> dict[str, list[AssetRecord]]:
     """Return the records of the assets that were uploaded last."""
-    return {"assets": [record.to_json() for record in inputs.list_assets(caller.store, limit)]}
+    return {"assets": assets.list_assets(caller.store, limit)}
 
 
 @router.get("/assets/{asset_id}", summary="Show an asset")
-def show_asset(asset_id: str, caller: AssetsCaller) -> dict[str, Any]:
+def show_asset(asset_id: str, caller: AssetsCaller) -> AssetRecord:
     """Return an asset's record."""
-    return inputs.find_asset(caller.store, asset_id).to_json()
+    return assets.find_asset(caller.store, asset_id)

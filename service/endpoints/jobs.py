@@ -14,10 +14,9 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from simyard.core.artifacts import STDOUT
 from simyard.core.errors import RequestError
-from simyard.core.specs import JobSpec
 from simyard.service import bodies, notifications
 from simyard.service.auth import Caller, JobsCaller, Limits
-from simyard.service.endpoints.files import base_url, download_link
+from simyard.service.endpoints.files import DownloadLink, base_url, download_link
 from simyard.service.endpoints.pages import page_link
 from simyard.service.prefect_api import Launch, Launches
 from simyard.service.references import bring
@@ -56,6 +55,7 @@ def submit(
     settings: Settings = request.app.state.settings
     launches: Launches = request.app.state.launches
     limits: Limits = request.app.state.limits
+    store = caller.store
 
     # What is wrong with the body itself is said before anything is looked up.
     notify_url = notifications.take_url(body, settings)
@@ -65,43 +65,34 @@ def submit(
 
     # A job that the key stands for is there already, or was begun by a request that died half-way: then it is made
     # whole under the same id.
-    job_id = key and idempotency.claimed(caller.store, key, body)
-    if job_id and caller.store.exists(JobKeys(job_id).job):
+    job_id = key and idempotency.claimed(store, key, body)
+    if job_id and store.exists(JobKeys(job_id).job):
         response.status_code = 200
     else:
         limits.admit(caller)
         with tempfile.TemporaryDirectory(prefix="simyard-submit-") as folder:
             here = bring(asked, caller, settings, base_url(request), Path(folder))
-            resolved = resolve(here, caller.store, keys.new_job_id(), Path(folder))
+            resolved = resolve(here, store, keys.new_job_id(), Path(folder))
             refuse_without_pool(resolved.spec, settings.pool)
             if key:
-                job_id = idempotency.claim(caller.store, key, resolved.spec.job_id, body)
+                job_id = idempotency.claim(store, key, resolved.spec.job_id, body)
             # The paths above are gone in a moment; what was sent says more.
             as_sent = asked.model_dump(mode="json", by_alias=True, exclude_unset=True)
             spec = replace(resolved.spec, job_id=job_id or resolved.spec.job_id, request=as_sent)
-            stage(replace(resolved, spec=spec), caller.store)
+            stage(replace(resolved, spec=spec), store)
             job_id = spec.job_id
 
     # The flow takes what is staged to its end; its request is what the Prefect UI shows of it.
-    spec = load_spec(caller.store, job_id)
+    spec = load_spec(store, job_id)
     if notify_url:
         notifications.register(settings, caller, job_id, notify_url)
-    if not caller.store.exists(JobKeys(job_id).result):
-        launches.start(_launch(spec, caller, settings))
-    return _view(request, caller, job_id) | _estimate(spec, settings)
+    if not store.exists(JobKeys(job_id).result):
+        parameters = {"request": spec.request, "store": caller.reference, "pool": settings.pool, "job_id": job_id}
+        launches.start(Launch(job_id, spec.kind, parameters, caller.project, caller.key.key_id))
 
-
-def _launch(spec: JobSpec, caller: Caller, settings: Settings) -> Launch:
-    parameters = {
-        "request": spec.request, "store": caller.reference, "pool": settings.pool, "job_id": spec.job_id,
-    }  # fmt: skip
-    return Launch(spec.job_id, spec.kind, parameters, caller.project, caller.key.key_id)
-
-
-def _estimate(spec: JobSpec, settings: Settings) -> dict[str, Any]:
-    """Return the price, as far as it is known beforehand: not at all, unless the job takes no GPU."""
+    # The price is known beforehand only where the job takes no GPU.
     cost = 0.0 if spec.gpus == 0 else None
-    return {
+    return _view(request, caller, job_id) | {
         "estimated_credits": cost,
         "estimated_usd": cost,
         "billing_model": BILLING_MODEL,
@@ -174,15 +165,14 @@ async def _lines(store: Store, job_id: str, name: str, tail: int, *, follow: boo
 
 
 @router.get("/{job_id}/artifacts/{name:path}/download-url", summary="Get a URL to fetch an artifact by")
-def artifact_url(job_id: str, name: str, caller: JobsCaller, request: Request) -> dict[str, Any]:
+def artifact_url(job_id: str, name: str, caller: JobsCaller, request: Request) -> DownloadLink:
     """Return a URL that needs no key, for a while."""
     settings: Settings = request.app.state.settings
     store = caller.store
     try:
         key, sha256 = find_artifact(store, job_id, name)
-        link = download_link(settings, base_url(request), caller.project, store, key, name)
+        return download_link(settings, base_url(request), caller.project, store, key, name, sha256)
     except KeyNotFound as error:
         raise RequestError(
             f"{job_id} has no artifact {name!r}.", code="no_artifact", advice="The job itself lists what it left."
         ) from error
-    return link | {"sha256": sha256}

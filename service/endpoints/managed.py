@@ -14,7 +14,7 @@ from simyard.core.errors import RequestError
 from simyard.requests.managed import TrainingRunRequest
 from simyard.service import bodies, notifications
 from simyard.service.auth import Caller, Limits, TrainingCaller
-from simyard.service.endpoints.files import base_url, download_link
+from simyard.service.endpoints.files import DownloadLink, base_url, download_link
 from simyard.service.endpoints.jobs import IdempotencyKey, JsonBody
 from simyard.service.prefect_api import Launch, Launches
 from simyard.service.references import bring
@@ -160,18 +160,18 @@ def events(run_id: str, caller: TrainingCaller, limit: Limit = 500) -> dict[str,
 
 
 @router.get("/{run_id}/checkpoints/{checkpoint_id}/download-url", summary="Get a URL to fetch a checkpoint by")
-def checkpoint_url(run_id: str, checkpoint_id: str, caller: TrainingCaller, request: Request) -> dict[str, Any]:
+def checkpoint_url(run_id: str, checkpoint_id: str, caller: TrainingCaller, request: Request) -> DownloadLink:
     """Return a URL that needs no key, for a while."""
     settings: Settings = request.app.state.settings
     store = caller.store
     try:
         found = checkpoint(store, run_id, checkpoint_id)
-        file = inputs.asset_file(inputs.find_asset(store, keys.asset_id_of(found.sha256)))
-        link = download_link(settings, base_url(request), caller.project, store, file.key, file.name)
+        file = assets.asset_file(assets.find_asset(store, keys.asset_id_of(found.sha256)))
+        base = base_url(request)
+        return download_link(settings, base, caller.project, store, file.key, file.name, found.sha256)
     except KeyNotFound as error:
         raise RequestError(
             f"{run_id} has no checkpoint {checkpoint_id!r}.",
             code="unknown_checkpoint",
             advice="See the run's checkpoints.",
         ) from error
-    return link | {"sha256": found.sha256}
