@@ -63,7 +63,13 @@ class Guard:
             raise RequestError(
                 "The request has no API key.", code="no_api_key", advice="Send 'Authorization: Bearer sy_live_…'."
             )
-        key = self._find(given)
+        # The key is looked for in the store, unless it was a moment ago.
+        known, now = self._known.get(given), time.monotonic()
+        if known is None or now - known[0] > KNOWN_S:
+            if len(self._known) > 10_000:  # somebody guesses
+                self._known.clear()
+            known = self._known[given] = (now, api_keys.find(self._own, given))
+        key = known[1]
         if key is None:
             raise RequestError(
                 "This API key is not valid: mistyped, or revoked.",
@@ -76,33 +82,21 @@ class Guard:
                 code="missing_scope",
                 advice=f"Make one with it: simyard keys create --scope {scope}.",
             )
-        self._count(key)
+
+        # Requests of the last minute are counted.
+        if key.requests_per_minute is not None:
+            with self._lock:
+                used = self._used.setdefault(key.key_id, deque())
+                while used and now - used[0] > 60.0:
+                    used.popleft()
+                if len(used) >= key.requests_per_minute:
+                    raise RequestError(
+                        f"This API key may send {key.requests_per_minute} requests a minute.",
+                        code="too_many_requests",
+                        advice="Wait some seconds, or poll less often.",
+                    )
+                used.append(now)
         return Caller(key, self._settings.open(key.project), self._settings.reference(key.project))
-
-    def _find(self, given: str) -> ApiKey | None:
-        now = time.monotonic()
-        known = self._known.get(given)
-        if known is None or now - known[0] > KNOWN_S:
-            if len(self._known) > 10_000:  # somebody guesses
-                self._known.clear()
-            known = self._known[given] = (now, api_keys.find(self._own, given))
-        return known[1]
-
-    def _count(self, key: ApiKey) -> None:
-        if key.requests_per_minute is None:
-            return
-        now = time.monotonic()
-        with self._lock:
-            used = self._used.setdefault(key.key_id, deque())
-            while used and now - used[0] > 60.0:
-                used.popleft()
-            if len(used) >= key.requests_per_minute:
-                raise RequestError(
-                    f"This API key may send {key.requests_per_minute} requests a minute.",
-                    code="too_many_requests",
-                    advice="Wait some seconds, or poll less often.",
-                )
-            used.append(now)
 
 
 class Limits:

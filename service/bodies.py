@@ -29,30 +29,20 @@ async def json_body(request: Request) -> dict[str, Any]:
         RequestError: It is none, larger than a config may be, or has what Prefect would not take as it is.
     """
     body = parse_config(await read(request), "The body")
-    refuse_placeholders(body)
-    return body
-
-
-def refuse_placeholders(body: dict[str, Any]) -> None:
-    """Refuse keys by which Prefect puts variables and templates of its own into the parameters of a flow run.
-
-    Raises:
-        RequestError: There is one, at any depth.
-    """
-    waiting: list[Any] = [body]
+    waiting: list[Any] = [body]  # at any depth, such a key would end up in the parameters of a flow run
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
-            for key in value:
-                if key.startswith(PREFECTS_OWN):
-                    raise RequestError(
-                        f"The body has the key {key!r}.",
-                        code="bad_config",
-                        advice=f"Keys that begin with {PREFECTS_OWN!r} are Prefect's own.",
-                    )
+            if own := next((key for key in value if key.startswith(PREFECTS_OWN)), None):
+                raise RequestError(
+                    f"The body has the key {own!r}.",
+                    code="bad_config",
+                    advice=f"Keys that begin with {PREFECTS_OWN!r} are Prefect's own.",
+                )
             waiting += value.values()
         elif isinstance(value, list):
             waiting += value
+    return body
 
 
 async def read(request: Request) -> bytes:

@@ -34,21 +34,6 @@ def input_path(upload_id: str, name: str) -> str:
     return f"/v0/inputs/{upload_id}/{name}"
 
 
-def upload_key(uri: str, base_url: str) -> str | None:
-    """Return the key of the file that was uploaded under this URI; None if it is no such URI."""
-    if not uri.startswith(f"{base_url}/"):
-        return None
-    match = _INPUT.fullmatch(urlsplit(uri).path.removeprefix(urlsplit(base_url).path))
-    return keys.upload(match[1], check_name_in(match[2])) if match else None
-
-
-def check_name_in(text: str) -> str:
-    """Return the file's name in a URI, or raise `RequestError` where it can be none."""
-    name = unquote(text)
-    check_name(name, "The URI")
-    return name
-
-
 def bring(request: Request, caller: Caller, settings: Settings, base_url: str, folder: Path) -> Request:
     """Return the request with every file that it names fetched into a folder, and named by its path there.
 
@@ -104,8 +89,11 @@ class Source:
         """
         folder.mkdir(parents=True)
         try:
-            if key := upload_key(uri, self._base_url):
-                return _take(self._caller.store, key, folder)
+            is_ours = uri.startswith(f"{self._base_url}/")
+            if is_ours and (uploaded := _INPUT.fullmatch(urlsplit(uri.removeprefix(self._base_url)).path)):
+                name = unquote(uploaded[2])
+                check_name(name, "The URI")
+                return _take(self._caller.store, keys.upload(uploaded[1], name), folder)
             if key := _own_key(uri, self._caller.store, self._caller.project):
                 return _take(self._caller.store, key, folder)
             if uri.startswith("s3://"):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 from prefect.exceptions import PrefectException
@@ -158,37 +157,13 @@ def artifact_key(job_id: str, name: str) -> str:
     return JobKeys(job_id).manifest if name == MANIFEST else JobKeys(job_id).artifact(name)
 
 
-def find_artifact(store: Store, job_id: str, name: str) -> tuple[str, str | None]:
-    """Return the key of a job's artifact in the store, and its digest where one is kept.
-
-    Raises:
-        RequestError: There is no such job.
-        KeyNotFound: The job has no such artifact.
-    """
-    load_spec(store, job_id)
-    if name == MANIFEST:
-        return artifact_key(job_id, name), None
-    result = history.result_of(store, job_id)
-    entry = next((entry for entry in result.artifacts if entry.name == name), None) if result else None
-    if entry is None:
-        raise KeyNotFound(f"{job_id} has no artifact {name!r}.")
-    return artifact_key(job_id, name), entry.sha256
-
-
-def newest_jobs(store: Store, limit: int) -> list[str]:
-    """Return the ids of the newest jobs, newest first."""
-    return _newest(store, keys.JOBS, "job-", lambda job_id: JobKeys(job_id).job, limit)
-
-
-def newest_runs(store: Store, limit: int) -> list[str]:
-    """Return the ids of the newest managed runs, newest first."""
-    return _newest(store, keys.RUNS, "run-", lambda run_id: RunKeys(run_id).run, limit)
-
-
-def _newest(store: Store, folder: str, kind: str, record: Callable[[str], str], limit: int) -> list[str]:
+def newest(store: Store, kind: Literal["job", "run"], limit: int) -> list[str]:
+    """Return the ids of the newest jobs or managed runs, newest first."""
+    folder = keys.JOBS if kind == "job" else keys.RUNS
+    names = (name for name in reversed(store.list_dirs(folder)) if name.startswith(f"{kind}-"))
     # Ids sort by time, so no more is looked at than is asked for; what has no record yet is being staged.
-    names = (name for name in reversed(store.list_dirs(folder)) if name.startswith(kind))
-    return list(islice((name for name in names if store.exists(record(name))), limit))
+    staged = (name for name in names if store.exists(JobKeys(name).job if kind == "job" else RunKeys(name).run))
+    return list(islice(staged, limit))
 
 
 def checkpoint(store: Store, run_id: str, checkpoint_id: str) -> LineageRecord:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +22,7 @@ from simyard.service.endpoints.pages import page_link
 from simyard.service.prefect_api import Launch, Launches
 from simyard.service.references import bring
 from simyard.service.settings import Settings
-from simyard.service.status import ENDED, find_artifact, job_answer, newest_jobs
+from simyard.service.status import ENDED, MANIFEST, artifact_key, job_answer, newest
 from simyard.store import keys
 from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
@@ -113,7 +114,7 @@ def _view(request: Request, caller: Caller, job_id: str) -> dict[str, Any]:
 @router.get("", summary="List jobs, newest first")
 def list_jobs(caller: JobsCaller, request: Request, limit: Limit = 100) -> dict[str, Any]:
     """Return the newest jobs of the key's project."""
-    return {"jobs": [_view(request, caller, job_id) for job_id in newest_jobs(caller.store, limit)]}
+    return {"jobs": [_view(request, caller, job_id) for job_id in newest(caller.store, "job", limit)]}
 
 
 @router.get("/{job_id}", summary="Show a job")
@@ -169,10 +170,13 @@ def artifact_url(job_id: str, name: str, caller: JobsCaller, request: Request) -
     """Return a URL that needs no key, for a while."""
     settings: Settings = request.app.state.settings
     store = caller.store
-    try:
-        key, sha256 = find_artifact(store, job_id, name)
-        return download_link(settings, base_url(request), caller.project, store, key, name, sha256)
-    except KeyNotFound as error:
-        raise RequestError(
-            f"{job_id} has no artifact {name!r}.", code="no_artifact", advice="The job itself lists what it left."
-        ) from error
+    load_spec(store, job_id)
+    result = history.result_of(store, job_id)
+    digests = {entry.name: entry.sha256 for entry in result.artifacts} if result else {}
+    if name == MANIFEST or name in digests:
+        with suppress(KeyNotFound):
+            key, base = artifact_key(job_id, name), base_url(request)
+            return download_link(settings, base, caller.project, store, key, name, digests.get(name))
+    raise RequestError(
+        f"{job_id} has no artifact {name!r}.", code="no_artifact", advice="The job itself lists what it left."
+    )

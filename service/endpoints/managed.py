@@ -19,7 +19,7 @@ from simyard.service.endpoints.jobs import IdempotencyKey, JsonBody
 from simyard.service.prefect_api import Launch, Launches
 from simyard.service.references import bring
 from simyard.service.settings import Settings
-from simyard.service.status import checkpoint, newest_runs, run_answer
+from simyard.service.status import checkpoint, newest, run_answer
 from simyard.store import keys
 from simyard.store.keys import RunKeys
 from simyard.store.store import KeyNotFound, Store
@@ -94,7 +94,7 @@ def _view(request: Request, caller: Caller, run_id: str) -> dict[str, Any]:
 @router.get("", summary="List managed runs, newest first")
 def list_runs(caller: TrainingCaller, request: Request, limit: Limit = 30) -> dict[str, Any]:
     """Return the newest managed runs of the key's project."""
-    return {"runs": [_view(request, caller, run_id) for run_id in newest_runs(caller.store, limit)]}
+    return {"runs": [_view(request, caller, run_id) for run_id in newest(caller.store, "run", limit)]}
 
 
 @router.get("/{run_id}", summary="Show a managed run")
