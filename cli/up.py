@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -84,7 +84,9 @@ def _start(
     """Start the missing processes, in order, and print their addresses."""
     _require_free(plan.host, plan.port, "--port")
     key = _own_key(store, site)
-    given = _given_server()
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    given = (PREFECT_API_URL.value() or "").rstrip("/") or None  # by the environment or by Prefect's profile
     if given is None:
         _require_free("127.0.0.1", plan.prefect_port, "--prefect-port")
     url = given or f"http://127.0.0.1:{plan.prefect_port}/api"
@@ -112,13 +114,28 @@ def _start(
         lambda: _answers(f"{_address(plan)}/readyz"),
     )  # fmt: skip
     worker = None if given and _has_worker(url, lambda name: not name.startswith(_OURS)) else _worker(plan, url, env)
-    children.start(service)  # it imports meanwhile
-    _deploy(url, live, asked)
+    children.start(service)
+    # It imports meanwhile, as this process does.
+    from prefect.client.orchestration import get_client
+
+    from simyard.deployments.apply import apply_prefect_file
+
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        apply_prefect_file(client, lambda name: _show(live, f"deployment {name}", asked))
     if worker is not None:
         children.start(worker)
     for child in filter(None, (worker, service)):
         bring_up(child)
-    _say_where(plan, site, store, url, key, worker, live)
+    rows = {
+        "API": f"{_address(plan)}  (its reference: /docs)",
+        "API key": f"{key}  (also in {site.home / 'api-key'})",
+        "Prefect UI": url.removesuffix("/api"),
+        "store": store.url(),
+        "worker": f"pool {POOL}, {plan.jobs} jobs at once" if worker else f"pool {POOL} has one already",
+        "logs": str(site.home / "up"),
+    }
+    live.say("\n".join(f"{name + ':':12} {text}" for name, text in rows.items()))
+    live.say("Ready. Ctrl-C stops everything in good order.")
 
 
 def _server(plan: Plan, site: Site, url: str, env: dict[str, str]) -> Child:
@@ -192,14 +209,6 @@ def _require_free(host: str, port: int, option: str) -> None:
             ) from error
 
 
-def _given_server() -> str | None:
-    """Return the Prefect server that the user has, by the environment or by Prefect's profile."""
-    from prefect.settings import PREFECT_API_URL
-
-    url = PREFECT_API_URL.value()
-    return url.rstrip("/") if url else None
-
-
 def _own_key(store: Store, site: Site) -> str:
     """Return a key for the person at this machine, made at the first start and kept in a file that is theirs alone."""
     from simyard.tasks.shared import api_keys
@@ -226,17 +235,6 @@ def _has_worker(url: str, is_one: Callable[[str], bool]) -> bool:
         return False
 
 
-def _deploy(url: str, live: LiveLine, asked: threading.Event) -> None:
-    """Send the work pool and the deployments, which changes nothing where they are as they should be."""
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    from simyard.deployments.apply import apply_prefect_file
-
-    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
-        apply_prefect_file(client, lambda name: _show(live, f"deployment {name}", asked))
-
-
 def _answers(url: str) -> bool:
     import httpx
 
@@ -249,16 +247,3 @@ def _answers(url: str) -> bool:
 def _address(plan: Plan) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(plan.host, plan.host)
     return f"http://{host}:{plan.port}"
-
-
-def _say_where(plan: Plan, site: Site, store: Store, url: str, key: str, worker: Child | None, live: LiveLine) -> None:
-    rows: dict[str, Any] = {
-        "API": f"{_address(plan)}  (its reference: /docs)",
-        "API key": f"{key}  (also in {site.home / 'api-key'})",
-        "Prefect UI": url.removesuffix("/api"),
-        "store": store.url(),
-        "worker": f"pool {POOL}, {plan.jobs} jobs at once" if worker else f"pool {POOL} has one already",
-        "logs": str(site.home / "up"),
-    }
-    live.say("\n".join(f"{name + ':':12} {text}" for name, text in rows.items()))
-    live.say("Ready. Ctrl-C stops everything in good order.")
