@@ -99,8 +99,11 @@ def _start(
     def bring_up(child: Child) -> None:
         children.wait_until_healthy(child, lambda: _show(live, child.name, asked))
 
+    # A Prefect server of our own has its database in the site's home, unless its owner has put it somewhere else.
     if given is None:
-        server = _server(plan, site, url, env)
+        home = {} if "PREFECT_HOME" in env else {"PREFECT_HOME": str(site.home / "prefect")}
+        command = [*_PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(plan.prefect_port)]
+        server = Child("Prefect server", command, env | home, lambda: _answers(f"{url}/health"))
         children.start(server)
         bring_up(server)
     elif not _answers(f"{given}/health"):
@@ -109,13 +112,14 @@ def _start(
             code="no_prefect_server",
             advice="Start it, or unset PREFECT_API_URL to have one started here.",
         )
+
+    # The API and the worker; the deployments are sent while the API imports what it needs.
     service = Child(
         "API", [sys.executable, "-m", "simyard.service", "--host", plan.host, "--port", str(plan.port)], env,
         lambda: _answers(f"{_address(plan)}/readyz"),
     )  # fmt: skip
     worker = None if given and _has_worker(url, lambda name: not name.startswith(_OURS)) else _worker(plan, url, env)
     children.start(service)
-    # It imports meanwhile, as this process does.
     from prefect.client.orchestration import get_client
 
     from simyard.deployments.apply import apply_prefect_file
@@ -126,6 +130,7 @@ def _start(
         children.start(worker)
     for child in filter(None, (worker, service)):
         bring_up(child)
+
     rows = {
         "API": f"{_address(plan)}  (its reference: /docs)",
         "API key": f"{key}  (also in {site.home / 'api-key'})",
@@ -136,13 +141,6 @@ def _start(
     }
     live.say("\n".join(f"{name + ':':12} {text}" for name, text in rows.items()))
     live.say("Ready. Ctrl-C stops everything in good order.")
-
-
-def _server(plan: Plan, site: Site, url: str, env: dict[str, str]) -> Child:
-    # Its database lies in the site's home, unless its owner has put it somewhere else.
-    own = {"PREFECT_HOME": str(site.home / "prefect")} if "PREFECT_HOME" not in env else {}
-    command = [*_PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(plan.prefect_port)]
-    return Child("Prefect server", command, env | own, lambda: _answers(f"{url}/health"))
 
 
 def _worker(plan: Plan, url: str, env: dict[str, str]) -> Child:
