@@ -29,32 +29,42 @@ BEARER = HTTPBearer(auto_error=False, description="A key of `simyard keys create
 
 @dataclass(frozen=True)
 class Caller:
-    """Sender of a request."""
+    """Sender of a request, and the service that has it."""
 
     key: ApiKey
-    store: Store
-    """Their project's."""
-    reference: str
-    """The same, as flows take it."""
+    settings: Settings
+    launches: Launches
+    limits: Limits
+    base_url: str
+    """Where the service was reached: links begin with it."""
 
     @property
     def project(self) -> str:
         """Project of the jobs that they see."""
         return self.key.project
 
+    @property
+    def store(self) -> Store:
+        """Their project's."""
+        return self.settings.open(self.project)
+
+    @property
+    def reference(self) -> str:
+        """The same, as flows take it."""
+        return self.settings.reference(self.project)
+
 
 class Guard:
     """Knows keys for a moment, and how often each was used of late."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
         self._own = settings.open()
         self._known: dict[str, tuple[float, ApiKey | None]] = {}
         self._used: dict[str, deque[float]] = {}
         self._lock = threading.Lock()
 
-    def admit(self, given: str | None, scope: str) -> Caller:
-        """Return the caller that the key belongs to.
+    def admit(self, given: str | None, scope: str) -> ApiKey:
+        """Return the record of a key.
 
         Raises:
             RequestError: There is no key, it is good for nothing, not for this, or it was used too often.
@@ -96,7 +106,7 @@ class Guard:
                         advice="Wait some seconds, or poll less often.",
                     )
                 used.append(now)
-        return Caller(key, self._settings.open(key.project), self._settings.reference(key.project))
+        return key
 
 
 class Limits:
@@ -147,12 +157,19 @@ class Limits:
         return cost
 
 
+def base_url(request: Request) -> str:
+    """Return the service's own URL: the public one if it is set, otherwise that of the request."""
+    settings: Settings = request.app.state.settings
+    return settings.public_url or str(request.base_url).rstrip("/")
+
+
 def need(scope: str) -> Callable[..., Caller]:
     """Return the dependency of an endpoint that needs a scope."""
 
     def caller(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]) -> Caller:
-        guard: Guard = request.app.state.guard
-        return guard.admit(given.credentials if given else None, scope)
+        state = request.app.state
+        key = state.guard.admit(given.credentials if given else None, scope)
+        return Caller(key, state.settings, state.launches, state.limits, base_url(request))
 
     return caller
 

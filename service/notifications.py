@@ -81,7 +81,7 @@ class Notice(Wire):
         return wait_s <= 0 or wait_s > max(PAUSES_S)
 
 
-def take_url(body: dict[str, Any], settings: Settings) -> str | None:
+def take_url(body: dict[str, Any], caller: Caller) -> str | None:
     """Take the field out of a body: the URL that the end is sent to.
 
     Raises:
@@ -94,15 +94,15 @@ def take_url(body: dict[str, Any], settings: Settings) -> str | None:
     if not isinstance(url, str) or len(url) > MAX_URL_CHARACTERS:
         problem = f"{FIELD} is a URL of {MAX_URL_CHARACTERS} characters at most, not {url!r:.80}"
         raise FieldErrors(FieldProblem(["body", FIELD], problem, "url"))
-    outbound.check_url(url, settings.private_hosts, FIELD)
+    outbound.check_url(url, caller.settings.private_hosts, FIELD)
     return url
 
 
-def register(settings: Settings, caller: Caller, own_id: str, url: str) -> None:
+def register(caller: Caller, own_id: str, url: str) -> None:
     """Have the end of a job or a run told; asked for twice, it is told once."""
     notice = Notice(id=own_id, project=caller.project, key_id=caller.key.key_id, url=url)
     if not caller.store.exists(notice.record):
-        settings.open().put_new(keys.outbox(own_id), json.dumps(notice.to_json()).encode())
+        caller.settings.open().put_new(keys.outbox(own_id), json.dumps(notice.to_json()).encode())
 
 
 class Outbox:

@@ -17,18 +17,11 @@ from simyard.core.errors import RequestError
 from simyard.service.auth import Caller
 from simyard.service.settings import Settings
 from simyard.service.signatures import seal, unseal
-from simyard.store.store import Store
 
 router = APIRouter(tags=["files"])
 
 # Nothing that a job left may run as a page of this service.
 _SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox; default-src 'none'"}
-
-
-def base_url(request: Request) -> str:
-    """Return the service's own URL: the public one if it is set, otherwise that of the request."""
-    settings: Settings = request.app.state.settings
-    return settings.public_url or str(request.base_url).rstrip("/")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,37 +50,33 @@ class UploadLink:
     """None: the file becomes an asset by `POST /v0/assets/register`."""
 
 
-def download_link(
-    settings: Settings, base: str, project: str, store: Store, key: str, name: str, sha256: str | None
-) -> DownloadLink:
+def download_link(caller: Caller, key: str, name: str, sha256: str | None) -> DownloadLink:
     """Return a URL that an object is fetched by, and until when.
 
     Raises:
         KeyNotFound: There is no such object.
     """
-    seconds = settings.url_seconds
-    size = store.stat(key).size_bytes
-    url = download_url(settings, base, project, store, key, name, seconds)
-    return DownloadLink(url=url, name=name, size_bytes=size, sha256=sha256, expires_at=_at(seconds))
+    size = caller.store.stat(key).size_bytes
+    url = download_url(caller.settings, caller.base_url, caller.project, key, name)
+    return DownloadLink(url=url, name=name, size_bytes=size, sha256=sha256, expires_at=_at(caller.settings.url_seconds))
 
 
-def download_url(settings: Settings, base: str, project: str, store: Store, key: str, name: str, seconds: float) -> str:
+def download_url(settings: Settings, base: str, project: str, key: str, name: str) -> str:
     """Return a URL that an object is fetched by, without a look whether there is one."""
-    url = store.signed_url("GET", key, seconds)
+    url = settings.open(project).signed_url("GET", key, settings.url_seconds)
     if url is None:
-        token = seal(settings.secret, "download", seconds, project=project, key=key, name=name)
+        token = seal(settings.secret, "download", settings.url_seconds, project=project, key=key, name=name)
         url = f"{base}/v0/files/{token}"
     return url
 
 
-def upload_link(
-    settings: Settings, base: str, caller: Caller, key: str, size: int, content_type: str, input_uri: str
-) -> UploadLink:
+def upload_link(caller: Caller, key: str, size: int, content_type: str, input_uri: str) -> UploadLink:
     """Return a URL that one file is uploaded by, and until when."""
+    settings = caller.settings
     url = caller.store.signed_url("PUT", key, settings.url_seconds)
     if url is None:
         about = {"project": caller.project, "key": key, "size": size}
-        url = f"{base}/v0/files/{seal(settings.secret, 'upload', settings.url_seconds, **about)}"
+        url = f"{caller.base_url}/v0/files/{seal(settings.secret, 'upload', settings.url_seconds, **about)}"
     return UploadLink(
         upload_url=url,
         upload_method="PUT",

@@ -16,8 +16,8 @@ from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPAuthorizationCredentials
 
 from simyard.core.errors import RequestError, SimyardError
-from simyard.service.auth import BEARER, Guard
-from simyard.service.endpoints.files import base_url, download_url
+from simyard.service.auth import BEARER, Guard, base_url
+from simyard.service.endpoints.files import download_url
 from simyard.service.errors import status_of
 from simyard.service.job_page import error_page, job_page
 from simyard.service.prefect_api import Launches
@@ -56,7 +56,7 @@ def page(
         base = base_url(request)
 
         def link(key: str, name: str) -> str:
-            return download_url(settings, base, project, store, key, name, settings.url_seconds)
+            return download_url(settings, base, project, key, name)
 
         until = datetime.fromtimestamp(time.time() + settings.url_seconds, UTC)
         html, links = job_page(store, job_id, launches, link, nonce, f"{until:%H:%M} UTC")
@@ -81,8 +81,8 @@ def _admit(request: Request, job_id: str, token: str | None, key: str | None) ->
     settings: Settings = request.app.state.settings
     guard: Guard = request.app.state.guard
     if token is None:
-        caller = guard.admit(key, "jobs")
-        return caller.project, caller.store
+        project = guard.admit(key, "jobs").project
+        return project, settings.open(project)
     about = unseal(settings.secret, "page", token)
     if about["job_id"] != job_id:
         raise RequestError(
