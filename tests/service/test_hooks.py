@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import time
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -28,15 +27,7 @@ def send(service: Service, name: str, payload: Any, *, url: str | None = None, *
 
 def flow_run(server: Server, answer: Answer) -> dict[str, Any]:
     assert answer.status == 202, answer.body
-    with urllib.request.urlopen(f"{server.url}/flow_runs/{answer.json['flow_run_id']}", timeout=10) as found:
-        return dict(json.loads(found.read()))
-
-
-def runs_with(server: Server, idempotency_key: str) -> list[Any]:
-    body = json.dumps({"flow_runs": {"idempotency_key": {"any_": [idempotency_key]}}}).encode()
-    request = urllib.request.Request(f"{server.url}/flow_runs/filter", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as found:
-        return list(json.loads(found.read()))
+    return dict(server.ask(f"/flow_runs/{answer.json['flow_run_id']}"))
 
 
 def test_a_payload_becomes_parameters(service: Service, deployments: Server) -> None:
@@ -151,13 +142,13 @@ def test_the_same_delivery_is_the_same_flow_run_whichever_copy_gets_it(service: 
     assert {answer.status for answer in answers} == {202}
     assert [answer.json["duplicate"] for answer in answers].count(False) == 1
     assert len({answer.json["flow_run_id"] for answer in answers}) == 1
-    assert len(runs_with(deployments, "hook:typed:both")) == 1
+    assert len(deployments.flow_runs("hook:typed:both")) == 1
 
     service.stop_first()  # what is left was started after the first delivery, as after a restart
     later = send(service, "typed", {"id": JOB}, delivery="once")
     assert [answer.json["duplicate"] for answer in (first, again, later)] == [False, True, True]
     assert len({answer.json["flow_run_id"] for answer in (first, again, later)}) == 1
-    assert len(runs_with(deployments, "hook:typed:once")) == 1
+    assert len(deployments.flow_runs("hook:typed:once")) == 1
 
 
 # Conditions, and what is missing
@@ -395,5 +386,5 @@ def test_the_documented_commands_work(service: Service, deployments: Server) -> 
 def test_nothing_that_was_refused_was_started(service: Service, deployments: Server) -> None:
     before = service.store.list()
     send(service, "file", {"file": "/etc/passwd"}, delivery="refused")
-    assert runs_with(deployments, "hook:file:refused") == []
+    assert deployments.flow_runs("hook:file:refused") == []
     assert service.store.list() == before
