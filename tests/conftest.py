@@ -87,7 +87,7 @@ def write_config(tmp_path: Path) -> Callable[..., Path]:
 
     def write(**changes: Any) -> Path:
         path = tmp_path / "config.json"
-        path.write_text(json.dumps(changed(CONFIG, **changes)))
+        path.write_text(json.dumps(changed(CONFIG, changes)))
         return path
 
     return write

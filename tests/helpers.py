@@ -294,12 +294,12 @@ def make_bucket(address: str, name: str) -> dict[str, str]:
     }  # fmt: skip
 
 
-def changed(config: Any, **changes: Any) -> Any:
-    """Return a copy of a config with changes, given as dotted keys with two underscores for a dot."""
+def changed(config: Any, changes: dict[str, Any], dot: str = "__") -> Any:
+    """Return a copy of a config with changes, given by the path of each field, whose parts `dot` separates."""
     copied = json.loads(json.dumps(config))
     for key, value in changes.items():
         node = copied
-        *folders, last = key.split("__")
+        *folders, last = key.split(dot)
         for folder in folders:
             node = node.setdefault(folder, {})
         node[last] = value

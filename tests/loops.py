@@ -123,7 +123,7 @@ class Loop:
             },
             "loop_policy": {"max_iterations": iterations},
         }  # fmt: skip
-        return changed(request, **changes)
+        return changed(request, changes)
 
     def write(self, **changes: Any) -> Path:
         """Write a request's file."""

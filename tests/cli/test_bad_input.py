@@ -28,7 +28,7 @@ ALLOWED_LIBRARIES = ", ".join(map(repr, sorted(LIBRARIES)))
 
 def good(path, value):
     """The good config with one field changed, given by its dotted path."""
-    return changed(GOOD, **{path.replace(".", "__"): value})
+    return changed(GOOD, {path: value}, ".")
 
 
 def row(name, path, value, *said):
