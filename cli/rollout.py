@@ -72,7 +72,7 @@ def rollout(
     # A process of its own takes the job to its end; it outlives this one and its terminal.
     stage(resolved, opened)
     go_on_alone(job_id, ["jobs", "resume", job_id], reference, pool, site)
-    end_as_job(history.job_status(opened, job_id), as_json)
+    end_as_job(history.job_status(opened, job_id).to_json(), as_json)
 
 
 @click.command(cls=Command)

@@ -22,12 +22,11 @@ from simyard.service.status import ENDED, JobAnswer, ManifestEntry, artifact_key
 from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.kinds import KINDS
-from simyard.tasks.metrics.curves import choose
+from simyard.tasks.metrics.table import choose_curves
 from simyard.tasks.shared import history
+from simyard.tasks.shared.documents import DASH, Templates, interval, moment, shown, size, span
 from simyard.tasks.shared.history import PastAttempt
 from simyard.tasks.shared.logs import last_lines
-from simyard.tasks.shared.templates import Templates
-from simyard.tasks.shared.text import DASH, interval, moment, shown, size, span
 
 LOG_LINES = 40
 MAX_READ_BYTES = 16_000_000
@@ -207,7 +206,7 @@ class _Tables:
 def _training_curves(spec: JobSpec, tables: _Tables) -> list[Curve]:
     rows = tables.of_all(METRICS.name)
     tags = [tag for tag in (rows[-1] if rows else {}) if tag not in ("step", "wall_time")]
-    chosen = choose(tags, get_library(spec.library).reward_tag)
+    chosen = choose_curves(tags, get_library(spec.library).reward_tag)
     return [Curve(title=tag, unit=_unit(tag), axis="step", points=_points(rows, "step", tag)) for tag in chosen]
 
 

@@ -78,7 +78,7 @@ class _Work:
 
 
 def _job(store: Store, job_id: str) -> _Work | None:
-    status = history.standing(store, job_id).status
+    status = history.job_status(store, job_id).status
     if status in history.ENDED and store.exists(JobKeys(job_id).result):
         return None
     past = history.attempts(store, job_id)

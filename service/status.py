@@ -11,7 +11,7 @@ import httpx
 from prefect.exceptions import PrefectException
 
 from simyard.core.errors import Category, Failure
-from simyard.core.records import ArtifactEntry, JobResult, JobStanding, JobStatus, LineageRecord, RunStanding
+from simyard.core.records import ArtifactEntry, JobResult, JobState, JobStatus, LineageRecord, RunState
 from simyard.core.specs import JobSpec
 from simyard.core.wire import Wire
 from simyard.service.prefect_api import Launches
@@ -45,7 +45,7 @@ class JobAnswer:
     """Status of a job, as the API shows it."""
 
     spec: JobSpec
-    known: JobStanding
+    known: JobState
     """Status by the store alone."""
     status: str
     failure: Failure | None
@@ -85,7 +85,7 @@ class JobAnswer:
 class RunAnswer:
     """Status of a managed run, as the API shows it."""
 
-    known: RunStanding
+    known: RunState
     """Status by the store alone."""
     status: str
     failure: Failure | None
@@ -104,7 +104,7 @@ def job_answer(store: Store, job_id: str, launches: Launches) -> JobAnswer:
         RequestError: There is no such job.
     """
     spec = load_spec(store, job_id)
-    known = history.standing(store, job_id)
+    known = history.job_status(store, job_id)
     status, failure = _settle(known.status, known.error, job_id, launches)
     artifacts: tuple[ArtifactEntry | ManifestEntry, ...] = known.artifacts
     if status == "succeeded":

@@ -35,7 +35,7 @@ from simyard.cli.doctor.server import (
     one_line,
     reach_server,
 )
-from simyard.store.names import parse_url
+from simyard.store.backend import parse_url
 from simyard.store.store import Store
 from simyard.tasks.shared.machine_checks import Check, machine_checks, read_settings
 

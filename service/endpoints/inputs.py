@@ -98,17 +98,17 @@ def register(body: RegisterRequest, caller: AssetsCaller) -> AssetRecord:
                 code="wrong_size",
                 advice="Upload it again.",
             )
-        kind = body.kind or assets.kind_by_name(path.name)
-        return assets.upload(caller.store, path, kind, body.metadata or {})
+        kind = body.kind or inputs.kind_by_name(path.name)
+        return inputs.upload(caller.store, path, kind, body.metadata or {})
 
 
 @router.get("/assets", summary="List assets, the newest upload first")
 def list_assets(caller: AssetsCaller, limit: Limit = 100) -> dict[str, list[AssetRecord]]:
     """Return the records of the assets that were uploaded last."""
-    return {"assets": assets.list_assets(caller.store, limit)}
+    return {"assets": inputs.list_assets(caller.store, limit)}
 
 
 @router.get("/assets/{asset_id}", summary="Show an asset")
 def show_asset(asset_id: str, caller: AssetsCaller) -> AssetRecord:
     """Return an asset's record."""
-    return assets.find_asset(caller.store, asset_id)
+    return inputs.find_asset(caller.store, asset_id)

@@ -121,7 +121,7 @@ def cancel(job_id: str, caller: JobsCaller) -> dict[str, Any]:
     """Stop a job, and keep what it saved; one that has ended stays as it is."""
     store = caller.store
     spec = load_spec(store, job_id)
-    if history.standing(store, job_id).status not in ENDED:
+    if history.job_status(store, job_id).status not in ENDED:
         ask_to_cancel(store, job_id)
         if caller.launches.cancel_unbegun(job_id) and not store.exists(JobKeys(job_id).result):
             persist(spec, collect(spec, store, CANCELED), store)
@@ -149,7 +149,7 @@ async def logs(
 async def _lines(store: Store, job_id: str, name: str, tail: int, *, follow: bool) -> AsyncIterator[str]:
     follower = LogFollower(store, job_id, (name,), tail)
     while True:
-        known = await anyio.to_thread.run_sync(history.standing, store, job_id)
+        known = await anyio.to_thread.run_sync(history.job_status, store, job_id)
         for _, line in await anyio.to_thread.run_sync(follower.new_lines, known.attempts):
             yield f"{line}\n"
         if not follow or known.status in ENDED:

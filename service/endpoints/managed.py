@@ -162,7 +162,7 @@ def checkpoint_url(run_id: str, checkpoint_id: str, caller: TrainingCaller) -> D
     store = caller.store
     try:
         found = checkpoint(store, run_id, checkpoint_id)
-        file = assets.asset_file(assets.find_asset(store, keys.asset_id_of(found.sha256)))
+        file = inputs.asset_file(inputs.find_asset(store, keys.asset_id_of(found.sha256)))
         return download_link(caller, file.key, file.name, found.sha256)
     except KeyNotFound as error:
         raise RequestError(
