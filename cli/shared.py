@@ -21,9 +21,11 @@ from simyard.core.errors import (
     EXIT_CANCELED,
     EXIT_JOB_FAILED,
     EXIT_SUCCEEDED,
+    Failure,
     RequestError,
     SimyardError,
 )
+from simyard.core.wire import Wire
 
 if TYPE_CHECKING:
     from simyard.requests.jobs import Body
@@ -138,7 +140,7 @@ class Command(click.Command):
         except SimyardError as error:
             bad = isinstance(error, RequestError)
             click.echo(f"{'Bad request' if bad else 'Error'}: {error}", err=True)
-            _say_nothing_ran(as_json, "failed", error.failure.to_json())
+            _say_nothing_ran(as_json, "failed", error.failure)
             sys.exit(EXIT_BAD_REQUEST if bad else EXIT_JOB_FAILED)
 
 
@@ -157,8 +159,11 @@ def renamed(command: click.Command, name: str, new: str) -> click.Command:
 
 
 def emit(found: Found, as_json: bool, describe: Callable[[Found], str]) -> None:
-    """Print JSON on one line, or the text that `describe` makes of it."""
-    click.echo(json.dumps(found) if as_json else describe(found))
+    """Print JSON on one line, a record as its document, or the text that `describe` makes of it."""
+    if as_json:
+        click.echo(json.dumps(found.to_json() if isinstance(found, Wire) else found))
+    else:
+        click.echo(describe(found))
 
 
 def emit_rows(rows: Sequence[Mapping[str, Any]], as_json: bool, none: str, columns: Columns) -> None:
@@ -204,7 +209,7 @@ def exit_as(results: Iterable[Mapping[str, Any]]) -> NoReturn:
     sys.exit(max(EXIT_BAD_REQUEST if result["refused"] else EXITS[result["status"]] for result in results))
 
 
-def _say_nothing_ran(as_json: bool, status: str, error: dict[str, Any] | None) -> None:
+def _say_nothing_ran(as_json: bool, status: str, failure: Failure | None) -> None:
     if as_json:
-        empty: dict[str, Any] = dict.fromkeys(JSON_KEYS)
-        click.echo(json.dumps(empty | {"status": status, "artifacts": [], "attempts": 0, "error": error}))
+        known = {"status": status, "artifacts": [], "attempts": 0, "error": failure and failure.to_json()}
+        click.echo(json.dumps(dict.fromkeys(JSON_KEYS) | known))
