@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simyard.cli.options import JSON, LIMIT, STORE
-from simyard.cli.output import Columns, Command, Group, emit, emit_rows
-from simyard.cli.site_store import open_site_store
+from simyard.cli.shared import JSON, LIMIT, STORE, Columns, Command, Group, emit, emit_rows, open_site_store
 from simyard.core.errors import RequestError
 
 if TYPE_CHECKING:
+    from simyard.core.records import AssetRecord
     from simyard.store.store import OnBytes
 
 QUIET_S = 2.0
@@ -50,7 +49,7 @@ def upload(path: Path, kind: str, metadata: str, store: str | None, as_json: boo
             record = send(opened, path, kind, given, on_bytes)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("Stopped. Run the same command again: it goes on where it stopped.") from None
-    emit(record.to_json(), as_json, lambda record: str(record["asset_id"]))
+    emit(record, as_json, lambda record: record.asset_id)
 
 
 @contextmanager
@@ -105,9 +104,9 @@ def show(asset_id: str, store: str | None, as_json: bool) -> None:
     """Show an asset's record."""
     from simyard.tasks.shared import inputs
 
-    emit(inputs.find_asset(open_site_store(store), asset_id).to_json(), as_json, _describe)
+    emit(inputs.find_asset(open_site_store(store), asset_id), as_json, _describe)
 
 
-def _describe(record: dict[str, Any]) -> str:
-    shown = record | {"size_bytes": f"{record['size_bytes']:,}", "metadata": json.dumps(record["metadata"])}
-    return "\n".join(f"{name:13} {value}" for name, value in shown.items())
+def _describe(record: AssetRecord) -> str:
+    changed = {"size_bytes": f"{record.size_bytes:,}", "metadata": json.dumps(record.metadata)}
+    return "\n".join(f"{name:13} {value}" for name, value in (record.to_json() | changed).items())

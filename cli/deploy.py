@@ -5,32 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from simyard.cli.options import STORE
-from simyard.cli.output import Command
+from simyard.cli.shared import STORE, Command
 from simyard.core.errors import RequestError
 
-
-@dataclass(frozen=True, kw_only=True)
-class DeployOptions:
-    """The options of the command line."""
-
-    pool: str | None
-    """A pool of GPU machines; None for the pool and the deployments of prefect.yaml alone."""
-    pool_type: str
-    image: str | None
-    settings: tuple[str, ...]
-    """`VARIABLE=VALUE` of the base job template; the value is JSON, or else text."""
-    gpus: int | None
-    project_gpus: tuple[str, ...]
-    """`PROJECT=N`."""
-    store: str | None
-    block: str | None
-    accept_eula: bool
+if TYPE_CHECKING:
+    from simyard.blocks.job_store import JobStore
 
 
 @click.command(cls=Command)
@@ -53,13 +36,23 @@ class DeployOptions:
 @click.option("--block", metavar="NAME", help="Save job-store/NAME: --store with the AWS_* credentials of this shell.")
 @click.option("--accept-nvidia-eula", "accept_eula", is_flag=True, help="For all jobs of the pool.")
 @click.option("--json", "as_json", is_flag=True, help="Print what changed as one JSON object.")
-def deploy(as_json: bool, **options: Any) -> None:
+def deploy(
+    pool: str | None,
+    pool_type: str,
+    image: str | None,
+    gpus: int | None,
+    project_gpus: tuple[str, ...],
+    settings: tuple[str, ...],
+    store: str | None,
+    block: str | None,
+    accept_eula: bool,
+    as_json: bool,
+) -> None:
     """Send pools, deployments and limits to Prefect. The server is that of PREFECT_API_URL.
 
     Done twice it changes nothing.
     """
-    asked = DeployOptions(**options)
-    url = require_server()
+    url = _require_server()
     # Importing Prefect takes seconds, and a bad address needs none.
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -67,11 +60,31 @@ def deploy(as_json: bool, **options: Any) -> None:
     from simyard.deployments import apply, limit_of_project
     from simyard.tasks.shared.api_keys import check_project
 
-    plan = _plan(asked)
-    if plan is not None:
-        plan.template()  # raises before anything is sent
-    limits = {limit_of_project(check_project(name)): slots for name, slots in _limits(asked.project_gpus).items()}
-    block = _block(asked)
+    # All that was asked for is checked before anything is sent.
+    plan: apply.PoolPlan | None = None
+    if pool is not None:
+        plan = apply.PoolPlan(
+            name=pool, type=pool_type, image=image, gpus=gpus, accept_eula=accept_eula,
+            variables=dict(_pairs(settings, "--set")),
+        )  # fmt: skip
+        plan.template()
+    else:
+        of_pools = {
+            "--type": pool_type != "process", "--image": image, "--set": settings, "--gpus": gpus is not None,
+            "--accept-nvidia-eula": accept_eula,
+        }  # fmt: skip
+        if given := next((option for option, is_given in of_pools.items() if is_given), None):
+            raise RequestError(f"{given} needs --pool.", code="bad_command", advice="Name the pool with --pool NAME.")
+    limits: dict[str, int] = {}
+    for project, slots in dict(_pairs(project_gpus, "--project-gpus")).items():
+        if not isinstance(slots, int) or isinstance(slots, bool) or not 0 <= slots <= 100_000:
+            raise RequestError(
+                f"--project-gpus {project}={slots!r} is no number of GPUs.",
+                code="bad_setting", advice="Give a whole number, 0 or more.",
+            )  # fmt: skip
+        limits[limit_of_project(check_project(project))] = slots
+    saved = _block(store, block)
+
     changes: dict[str, str] = {}
 
     def hear(what: str, change: str) -> None:
@@ -80,19 +93,19 @@ def deploy(as_json: bool, **options: Any) -> None:
             click.echo(f"{change:10} {what}")
 
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
-        if plan is None and not limits and block is None:
+        if plan is None and not limits and saved is None:
             apply.apply_prefect_file(client, lambda name: hear(f"deployment {name}", "sent"))
         if plan is not None:
             apply.apply_pool(client, plan, hear)
         for name, slots in limits.items():
             apply.apply_limit(client, name, slots, hear)
-        if block is not None:
-            apply.apply_store(str(asked.block), block, hear)
+        if saved is not None:
+            apply.apply_store(str(block), saved, hear)
     if as_json:
         click.echo(json.dumps(changes))
 
 
-def require_server() -> str:
+def _require_server() -> str:
     """Return the address of the Prefect server.
 
     Raises:
@@ -114,23 +127,6 @@ def require_server() -> str:
     return url
 
 
-def _plan(asked: DeployOptions) -> Any:
-    from simyard.deployments.apply import PoolPlan
-
-    if asked.pool is None:
-        of_pools = [
-            asked.pool_type != "process" and "--type", asked.image and "--image", asked.settings and "--set",
-            asked.gpus is not None and "--gpus", asked.accept_eula and "--accept-nvidia-eula",
-        ]  # fmt: skip
-        for option in filter(None, of_pools):
-            raise RequestError(f"{option} needs --pool.", code="bad_command", advice="Name the pool with --pool NAME.")
-        return None
-    return PoolPlan(
-        name=asked.pool, type=asked.pool_type, image=asked.image, gpus=asked.gpus, accept_eula=asked.accept_eula,
-        variables=dict(_pairs(asked.settings, "--set")),
-    )  # fmt: skip
-
-
 def _pairs(settings: Iterable[str], option: str) -> Iterable[tuple[str, Any]]:
     for setting in settings:
         name, equals, text = setting.partition("=")
@@ -144,36 +140,25 @@ def _pairs(settings: Iterable[str], option: str) -> Iterable[tuple[str, Any]]:
             yield name, text
 
 
-def _limits(settings: Iterable[str]) -> dict[str, int]:
-    limits = dict(_pairs(settings, "--project-gpus"))
-    for name, slots in limits.items():
-        if not isinstance(slots, int) or isinstance(slots, bool) or not 0 <= slots <= 100_000:
-            raise RequestError(
-                f"--project-gpus {name}={slots!r} is no number of GPUs.",
-                code="bad_setting", advice="Give a whole number, 0 or more.",
-            )  # fmt: skip
-    return limits
-
-
-def _block(asked: DeployOptions) -> Any:
-    """Return the block for the store, with the credentials of this command's environment."""
+def _block(store: str | None, name: str | None) -> JobStore | None:
+    """Return the block for the store, with the credentials of this command's environment; None where none is saved."""
     from simyard.blocks.job_store import JobStore
     from simyard.blocks.reference import BLOCK_PREFIX, absolute, check_block_name
 
-    if asked.block is None and asked.store is None:
+    if name is None and store is None:
         return None
-    if asked.block is None:
+    if name is None:
         raise RequestError(
-            f"--store {asked.store!r} needs --block.",
+            f"--store {store!r} needs --block.",
             code="bad_command",
             advice="A pool has no store: each job names its own. --block NAME saves this one as job-store/NAME.",
         )
-    if asked.store is None:
+    if store is None:
         raise RequestError("--block needs --store.", code="bad_command", advice="Name the jobs' store: s3://BUCKET.")
-    check_block_name(asked.block)
-    if asked.store.startswith(BLOCK_PREFIX):
+    check_block_name(name)
+    if store.startswith(BLOCK_PREFIX):
         raise RequestError(
-            f"--store {asked.store!r} is a block already.",
+            f"--store {store!r} is a block already.",
             code="bad_command",
             advice="Leave --store and --block out, or give the address of a folder or a bucket.",
         )
@@ -182,7 +167,7 @@ def _block(asked: DeployOptions) -> Any:
         "endpoint_url": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"), "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
         "access_key_id": ("AWS_ACCESS_KEY_ID",), "secret_access_key": ("AWS_SECRET_ACCESS_KEY",),
     }  # fmt: skip
-    is_bucket = asked.store.startswith("s3://")
+    is_bucket = store.startswith("s3://")
     if is_bucket and os.environ.get("AWS_SESSION_TOKEN"):
         raise RequestError(
             "AWS_SESSION_TOKEN is set: these credentials last for hours, and a block keeps no token.",
@@ -190,7 +175,7 @@ def _block(asked: DeployOptions) -> Any:
             advice="Leave --block out where machines have roles of their own, or take the keys of a user.",
         )
     found = {
-        name: next((os.environ[variable] for variable in variables if os.environ.get(variable)), None)
-        for name, variables in environment.items()
+        option: next((os.environ[variable] for variable in variables if os.environ.get(variable)), None)
+        for option, variables in environment.items()
     }
-    return JobStore(url=absolute(asked.store), **({k: v for k, v in found.items() if v} if is_bucket else {}))
+    return JobStore(url=absolute(store), **({k: v for k, v in found.items() if v} if is_bucket else {}))

@@ -10,13 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simyard.cli.options import JSON, LIMIT, STORE
-from simyard.cli.output import Columns, Group, emit, emit_rows, end_as_job, end_as_jobs, renamed
-from simyard.cli.site_store import open_site_store
+from simyard.cli.shared import (
+    JSON,
+    LIMIT,
+    STORE,
+    Columns,
+    Group,
+    emit,
+    emit_rows,
+    end_as_job,
+    end_as_jobs,
+    open_site_store,
+    renamed,
+)
 from simyard.core.artifacts import STDOUT, USER_LOG
 from simyard.core.errors import RequestError
 
 if TYPE_CHECKING:
+    from simyard.core.records import JobState
     from simyard.store.store import Store
 
 POLL_S = 1.0
@@ -37,6 +48,7 @@ def jobs() -> None:
 def list_jobs(store: str | None, limit: int, as_json: bool) -> None:
     """List jobs, newest first."""
     from simyard.store import keys
+    from simyard.tasks.shared import history
 
     opened = open_site_store(store)
     newest = [name for name in reversed(opened.list_dirs(keys.JOBS)) if name.startswith("job-")][:limit]
@@ -48,22 +60,15 @@ def list_jobs(store: str | None, limit: int, as_json: bool) -> None:
         ">RETURN": lambda row: "" if row["reward"] is None else f"{row['reward']:.2f}",
         "NAME": lambda row: f"{row['name']} ({row['task']})",
     }
-    emit_rows([_row(opened, job_id) for job_id in newest], as_json, "No jobs in this store yet.", columns)
-
-
-def _row(store: Store, job_id: str) -> dict[str, Any]:
-    from simyard.tasks.shared import history
-
-    status = history.job_status(store, job_id).to_json()
-    spec = history.load_spec(store, job_id)
-    shown = {name: status.get(name) for name in ("status", "done", "total", "unit", "reward", "attempts")}
-    return {
-        "job_id": job_id,
-        "kind": spec.kind,
-        "name": spec.name,
-        "task": spec.task,
-        "created_at": spec.created_at,
-    } | shown
+    rows = []
+    for job_id in newest:
+        spec, known = history.load_spec(opened, job_id), history.job_status(opened, job_id)
+        shown = ("status", "done", "total", "unit", "reward", "attempts")
+        rows.append({
+            "job_id": job_id, "kind": spec.kind, "name": spec.name, "task": spec.task, "created_at": spec.created_at,
+            **{name: getattr(known, name) for name in shown},
+        })  # fmt: skip
+    emit_rows(rows, as_json, "No jobs in this store yet.", columns)
 
 
 @jobs.command()
@@ -76,18 +81,21 @@ def show(job_id: str, store: str | None, as_json: bool) -> None:
 
     opened = open_site_store(store)
     history.load_spec(opened, job_id)
-    emit(history.job_status(opened, job_id).to_json(), as_json, _describe)
+    emit(history.job_status(opened, job_id), as_json, _describe)
 
 
-def _describe(status: dict[str, Any]) -> str:
-    lines = [f"{status['job_id']}  {status['status']}", f"store       {status['store']}"]
-    counted = f"{status['done']} of {status['total']} {status['unit']}s" if status["unit"] else "nothing yet"
-    lines.append(f"progress    {counted}, {status['attempts']} attempt(s)")
-    if status["reward"] is not None:
-        lines.append(f"reward      {status['reward']:.3f}")
-    if error := status["error"]:
-        lines += [f"error       {error['message']}", f"advice      {error['advice']}"]
-    lines += [f"  {entry['size_bytes']:>12,}  {entry['name']}" for entry in status["artifacts"]]
+def _describe(known: JobState) -> str:
+    counted = f"{known.done} of {known.total} {known.unit}s" if known.unit else "nothing yet"
+    lines = [
+        f"{known.job_id}  {known.status}",
+        f"store       {known.store}",
+        f"progress    {counted}, {known.attempts} attempt(s)",
+    ]
+    if known.reward is not None:
+        lines.append(f"reward      {known.reward:.3f}")
+    if known.error:
+        lines += [f"error       {known.error.message}", f"advice      {known.error.advice}"]
+    lines += [f"  {entry.size_bytes:>12,}  {entry.name}" for entry in known.artifacts]
     return "\n".join(lines)
 
 
@@ -179,20 +187,18 @@ def download(job_id: str, folder: Path, store: str | None, only: str | None) -> 
 
     opened = open_site_store(store)
     history.load_spec(opened, job_id)
-    status = history.job_status(opened, job_id).to_json()
-    if status["status"] not in history.ENDED:
+    known = history.job_status(opened, job_id)
+    if known.status not in history.ENDED:
         raise RequestError(
-            f"{job_id} has not ended: it is {status['status']}.", code="not_ended", advice="Wait, or cancel it."
+            f"{job_id} has not ended: it is {known.status}.", code="not_ended", advice="Wait, or cancel it."
         )
-    names = [entry["name"] for entry in status["artifacts"]]
-    chosen = [entry for entry in status["artifacts"] if only is None or fnmatch.fnmatch(entry["name"], only)]
+    chosen = [entry for entry in known.artifacts if only is None or fnmatch.fnmatch(entry.name, only)]
     if not chosen:
-        raise RequestError(
-            f"No artifact matches {only!r}.", code="no_artifact", advice=f"There are: {', '.join(names)}."
-        )
+        names = ", ".join(entry.name for entry in known.artifacts)
+        raise RequestError(f"No artifact matches {only!r}.", code="no_artifact", advice=f"There are: {names}.")
     job = keys.JobKeys(job_id)
     with click.progressbar(length=len(chosen), label=job_id, file=sys.stderr) as bar:
         for entry in chosen:
-            opened.get_file(job.artifact(entry["name"]), folder / entry["name"], sha256=entry["sha256"])
+            opened.get_file(job.artifact(entry.name), folder / entry.name, sha256=entry.sha256)
             bar.update(1)
     click.echo(f"{len(chosen)} files in {folder}")

@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simyard.cli.options import JSON, STORE, Finite
-from simyard.cli.output import Columns, Group, emit, emit_rows
-from simyard.cli.site_store import open_site_store
+from simyard.cli.shared import JSON, STORE, Columns, Finite, Group, emit, emit_rows, open_site_store
 
 if TYPE_CHECKING:
     from simyard.core.records import ApiKey
@@ -38,7 +36,7 @@ def create(store: str | None, as_json: bool, **given: Any) -> None:
     key, kept = api_keys.create(open_site_store(store), **given)
     secret = webhook_secret(site_secret(Site.from_env().home), kept.key_id)
     made = {"key": key, "webhook_secret": secret, **_shown(kept)}
-    emit(made, as_json, lambda made: f"{made['key']}\nIts webhooks are signed with {made['webhook_secret']}")
+    emit(made, as_json, lambda made: f"{key}\nIts webhooks are signed with {secret}")
 
 
 @keys.command("list")
@@ -71,5 +69,5 @@ def revoke(key_id: str, store: str | None) -> None:
     click.echo(f"{revoked.key_id} is revoked; every copy of the service knows within seconds.")
 
 
-def _shown(kept: ApiKey) -> dict[str, Any]:
+def _shown(kept: ApiKey) -> dict[str, object]:
     return {name: value for name, value in kept.to_json().items() if name != "sha256"}

@@ -9,7 +9,7 @@ from typing import Any, cast
 import click
 
 from simyard import __version__
-from simyard.cli.output import renamed
+from simyard.cli.shared import renamed
 
 _HEADINGS = {
     "Jobs": {
@@ -17,7 +17,7 @@ _HEADINGS = {
         "jobs": "jobs",
     },
     "Policies": {"managed": "managed", "retrain": "promotions", "promotions": "promotions"},
-    "Data": {"upload": "assets", "assets": "assets", "convert": "convert"},
+    "Data": {"upload": "assets", "assets": "assets", "convert": "rollout"},
     "Site": {"up": "up", "deploy": "deploy", "doctor": "doctor", "sessions": "sessions", "keys": "keys"},
 }  # fmt: skip
 """The module of each command, below the heading it has in `--help`."""

@@ -11,9 +11,22 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from simyard.cli.live import LiveLine
-from simyard.cli.options import ARGUMENTS, JSON, LIMIT, POOL, SETTINGS, STORE, read_request
-from simyard.cli.output import EXITS, Columns, Group, emit, emit_rows
-from simyard.cli.site_store import open_site, open_site_store
+from simyard.cli.shared import (
+    ARGUMENTS,
+    EXITS,
+    JSON,
+    LIMIT,
+    POOL,
+    SETTINGS,
+    STORE,
+    Columns,
+    Group,
+    emit,
+    emit_rows,
+    open_site,
+    open_site_store,
+    read_request,
+)
 from simyard.core.errors import EXIT_BAD_REQUEST, EXIT_JOB_FAILED, EXIT_SUCCEEDED, RequestError
 
 if TYPE_CHECKING:

@@ -70,7 +70,11 @@ class Children:
                 if abs(process.create_time() - began) < 1.0:
                     self.say(f"ending process {pid}, which an earlier start left behind")
                     process.terminate()
-                    _wait_or_kill(process, 30.0)
+                    try:
+                        process.wait(30.0)
+                    except psutil.TimeoutExpired:
+                        process.kill()
+                        process.wait(30.0)
         known.unlink()
 
     def start(self, child: Child) -> None:
@@ -89,14 +93,13 @@ class Children:
         while not child.is_healthy():
             assert child.process is not None
             if (code := child.process.poll()) is not None or time.monotonic() > deadline:
-                what = (
-                    f"ended with exit code {code}" if code is not None else f"is not up after {child.patience_s:.0f} s"
-                )
-                raise Died(
-                    f"{child.name} {what}: {self._last_words(child)}",
-                    code="process_died",
-                    advice=f"Its whole log: {self._log(child)}",
-                )
+                late = f"is not up after {child.patience_s:.0f} s"
+                what, path = late if code is None else f"ended with exit code {code}", self._log(child)
+                with path.open("rb") as log:
+                    log.seek(max(0, path.stat().st_size - TAIL_BYTES))
+                    lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+                last = lines[-1] if lines else "it printed nothing"
+                raise Died(f"{child.name} {what}: {last}", code="process_died", advice=f"Its whole log: {path}")
             show()
             time.sleep(0.2)
 
@@ -150,15 +153,16 @@ class Children:
     def _log(self, child: Child) -> Path:
         return self.folder / f"{child.name.replace(' ', '-').lower()}.log"
 
-    def _last_words(self, child: Child) -> str:
-        with self._log(child).open("rb") as log:
-            log.seek(max(0, self._log(child).stat().st_size - TAIL_BYTES))
-            lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-        return lines[-1] if lines else "it printed nothing"
-
 
 def _end_children_of(pid: int, grace_s: float) -> None:
     """End a process's children while it stands still: it would start others in their place."""
+
+    def lives(process: psutil.Process) -> bool:
+        try:
+            return process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
     parent = psutil.Process(pid)
     parent.suspend()
     try:
@@ -166,22 +170,7 @@ def _end_children_of(pid: int, grace_s: float) -> None:
         for child in children:
             child.terminate()
         deadline = time.monotonic() + grace_s
-        while any(map(_lives, children)) and time.monotonic() < deadline:
+        while any(map(lives, children)) and time.monotonic() < deadline:
             time.sleep(0.1)
     finally:
         parent.resume()
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _wait_or_kill(process: psutil.Process, grace_s: float) -> None:
-    try:
-        process.wait(grace_s)
-    except psutil.TimeoutExpired:
-        process.kill()
-        process.wait(grace_s)

@@ -11,9 +11,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simyard.cli.live import LiveLine
-from simyard.cli.options import ARGUMENTS, JSON, POOL, SETTINGS, STORE, read_request
-from simyard.cli.output import EXITS, Columns, Command, Group, emit, emit_rows
-from simyard.cli.site_store import open_site, open_site_store
+from simyard.cli.shared import (
+    ARGUMENTS,
+    EXITS,
+    JSON,
+    POOL,
+    SETTINGS,
+    STORE,
+    Columns,
+    Command,
+    Group,
+    emit,
+    emit_rows,
+    open_site,
+    open_site_store,
+    read_request,
+)
 from simyard.core.errors import EXIT_BAD_REQUEST, Category, RequestError
 from simyard.tasks.shared.documents import interval, number
 

@@ -1,14 +1,31 @@
-"""`simyard rollout`: check and stage a rollout, then run it here, or leave it to a process of its own."""
+"""`simyard rollout`: a rollout is checked and staged, then run here or left to a process of its own. And `convert`."""
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from simyard.cli.options import ARGUMENTS, JSON, POOL, SESSION, SETTINGS, STORE, read_request
-from simyard.cli.output import Command, end_as_job
-from simyard.cli.site_store import open_site
+from simyard.cli.shared import (
+    ARGUMENTS,
+    JSON,
+    POOL,
+    SESSION,
+    SETTINGS,
+    STORE,
+    Command,
+    emit,
+    end_as_job,
+    open_site,
+    read_request,
+)
+
+if TYPE_CHECKING:
+    from simyard.convert import Conversion
 
 
 @click.command(cls=Command)
@@ -59,3 +76,31 @@ def rollout(
     stage(resolved, opened)
     go_on_alone(job_id, ["jobs", "resume", job_id], reference, pool, site)
     end_as_job(history.job_status(opened, job_id).to_json(), as_json)
+
+
+@click.command(cls=Command)
+@click.argument("rollout", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    type=click.Choice(("diffusion_policy", "robomimic")),
+    required=True,
+    help="A Zarr v2 replay buffer, or one HDF5 file.",
+)
+@JSON
+def convert(rollout: Path, out: Path, to: str, as_json: bool) -> None:
+    """Convert a rollout for other training code. ROLLOUT is the rollout.zarr of a job."""
+    from simyard import convert as converting
+
+    with (
+        open(os.devnull, "w") as nowhere,
+        click.progressbar(length=100, label=out.name, file=nowhere if as_json else sys.stderr) as bar,
+    ):
+        found = converting.convert(rollout, out, to, lambda done, total: bar.update(100 * done // total - bar.pos))
+    emit(found, as_json, _describe)
+
+
+def _describe(found: Conversion) -> str:
+    lines = [f"{found['episodes']} episodes, {found['steps']} steps in {found['out']}"]
+    lines += [f"  {key:24} {name}" for key, name in sorted(found["keys"].items())]
+    return "\n".join(lines)

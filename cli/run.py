@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from simyard.blocks.reference import absolute, open_store
 from simyard.cli.live import LiveLine
-from simyard.cli.site_store import open_site_store
+from simyard.cli.shared import open_site_store
 from simyard.core.artifacts import ARTIFACTS
 from simyard.core.errors import RequestError
 from simyard.core.records import JobResult

@@ -9,9 +9,19 @@ from typing import Any
 import click
 
 from simyard.cli.live import LiveLine
-from simyard.cli.options import ARGUMENTS_OR_NONE, JSON, SETTINGS, STORE, Finite, config_and_settings
-from simyard.cli.output import Columns, Group, emit, emit_rows
-from simyard.cli.site_store import open_site
+from simyard.cli.shared import (
+    ARGUMENTS_OR_NONE,
+    JSON,
+    SETTINGS,
+    STORE,
+    Columns,
+    Finite,
+    Group,
+    config_and_settings,
+    emit,
+    emit_rows,
+    open_site,
+)
 from simyard.core.errors import RequestError
 
 _IMPORT_ONLY = {"trainingConfig": {"task": "Isaac-Cartpole-Direct"}, "overrides": []}

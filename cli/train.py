@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simyard.cli.options import (
+from simyard.cli.shared import (
     ARGUMENTS_OR_NONE,
     JSON,
+    JSON_KEYS,
     POOL,
     SESSION,
     SETTINGS,
     STORE,
+    Command,
     check_request,
     config_and_settings,
+    end_as_jobs,
+    exit_as,
 )
-from simyard.cli.output import JSON_KEYS, Command, end_as_jobs, exit_as
 from simyard.core.errors import RequestError
 
 if TYPE_CHECKING:

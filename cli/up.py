@@ -15,15 +15,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from simyard.cli.live import LiveLine
-from simyard.cli.options import STORE
-from simyard.cli.output import Command
 from simyard.cli.processes import Child, Children
-from simyard.cli.site_store import open_site
+from simyard.cli.shared import STORE, Command, open_site
 from simyard.core.errors import RequestError
 from simyard.deployments import POOL
 
@@ -86,7 +84,9 @@ def _start(
     """Start the missing processes, in order, and print their addresses."""
     _require_free(plan.host, plan.port, "--port")
     key = _own_key(store, site)
-    given = _given_server()
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    given = (PREFECT_API_URL.value() or "").rstrip("/") or None  # by the environment or by Prefect's profile
     if given is None:
         _require_free("127.0.0.1", plan.prefect_port, "--prefect-port")
     url = given or f"http://127.0.0.1:{plan.prefect_port}/api"
@@ -99,8 +99,11 @@ def _start(
     def bring_up(child: Child) -> None:
         children.wait_until_healthy(child, lambda: _show(live, child.name, asked))
 
+    # A Prefect server of our own has its database in the site's home, unless its owner has put it somewhere else.
     if given is None:
-        server = _server(plan, site, url, env)
+        home = {} if "PREFECT_HOME" in env else {"PREFECT_HOME": str(site.home / "prefect")}
+        command = [*_PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(plan.prefect_port)]
+        server = Child("Prefect server", command, env | home, lambda: _answers(f"{url}/health"))
         children.start(server)
         bring_up(server)
     elif not _answers(f"{given}/health"):
@@ -109,25 +112,35 @@ def _start(
             code="no_prefect_server",
             advice="Start it, or unset PREFECT_API_URL to have one started here.",
         )
+
+    # The API and the worker; the deployments are sent while the API imports what it needs.
     service = Child(
         "API", [sys.executable, "-m", "simyard.service", "--host", plan.host, "--port", str(plan.port)], env,
         lambda: _answers(f"{_address(plan)}/readyz"),
     )  # fmt: skip
     worker = None if given and _has_worker(url, lambda name: not name.startswith(_OURS)) else _worker(plan, url, env)
-    children.start(service)  # it imports meanwhile
-    _deploy(url, live, asked)
+    children.start(service)
+    from prefect.client.orchestration import get_client
+
+    from simyard.deployments.apply import apply_prefect_file
+
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        apply_prefect_file(client, lambda name: _show(live, f"deployment {name}", asked))
     if worker is not None:
         children.start(worker)
     for child in filter(None, (worker, service)):
         bring_up(child)
-    _say_where(plan, site, store, url, key, worker, live)
 
-
-def _server(plan: Plan, site: Site, url: str, env: dict[str, str]) -> Child:
-    # Its database lies in the site's home, unless its owner has put it somewhere else.
-    own = {"PREFECT_HOME": str(site.home / "prefect")} if "PREFECT_HOME" not in env else {}
-    command = [*_PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(plan.prefect_port)]
-    return Child("Prefect server", command, env | own, lambda: _answers(f"{url}/health"))
+    rows = {
+        "API": f"{_address(plan)}  (its reference: /docs)",
+        "API key": f"{key}  (also in {site.home / 'api-key'})",
+        "Prefect UI": url.removesuffix("/api"),
+        "store": store.url(),
+        "worker": f"pool {POOL}, {plan.jobs} jobs at once" if worker else f"pool {POOL} has one already",
+        "logs": str(site.home / "up"),
+    }
+    live.say("\n".join(f"{name + ':':12} {text}" for name, text in rows.items()))
+    live.say("Ready. Ctrl-C stops everything in good order.")
 
 
 def _worker(plan: Plan, url: str, env: dict[str, str]) -> Child:
@@ -194,14 +207,6 @@ def _require_free(host: str, port: int, option: str) -> None:
             ) from error
 
 
-def _given_server() -> str | None:
-    """Return the Prefect server that the user has, by the environment or by Prefect's profile."""
-    from prefect.settings import PREFECT_API_URL
-
-    url = PREFECT_API_URL.value()
-    return url.rstrip("/") if url else None
-
-
 def _own_key(store: Store, site: Site) -> str:
     """Return a key for the person at this machine, made at the first start and kept in a file that is theirs alone."""
     from simyard.tasks.shared import api_keys
@@ -228,17 +233,6 @@ def _has_worker(url: str, is_one: Callable[[str], bool]) -> bool:
         return False
 
 
-def _deploy(url: str, live: LiveLine, asked: threading.Event) -> None:
-    """Send the work pool and the deployments, which changes nothing where they are as they should be."""
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    from simyard.deployments.apply import apply_prefect_file
-
-    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
-        apply_prefect_file(client, lambda name: _show(live, f"deployment {name}", asked))
-
-
 def _answers(url: str) -> bool:
     import httpx
 
@@ -251,16 +245,3 @@ def _answers(url: str) -> bool:
 def _address(plan: Plan) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(plan.host, plan.host)
     return f"http://{host}:{plan.port}"
-
-
-def _say_where(plan: Plan, site: Site, store: Store, url: str, key: str, worker: Child | None, live: LiveLine) -> None:
-    rows: dict[str, Any] = {
-        "API": f"{_address(plan)}  (its reference: /docs)",
-        "API key": f"{key}  (also in {site.home / 'api-key'})",
-        "Prefect UI": url.removesuffix("/api"),
-        "store": store.url(),
-        "worker": f"pool {POOL}, {plan.jobs} jobs at once" if worker else f"pool {POOL} has one already",
-        "logs": str(site.home / "up"),
-    }
-    live.say("\n".join(f"{name + ':':12} {text}" for name, text in rows.items()))
-    live.say("Ready. Ctrl-C stops everything in good order.")

@@ -15,14 +15,12 @@ import anyio.to_thread
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from simyard.service import bodies, endpoints, recovery
-from simyard.service.auth import Guard
+from simyard.service import bodies, endpoints, notifications, recovery
+from simyard.service.auth import Guard, Limits
+from simyard.service.endpoints.hooks import read_hooks
 from simyard.service.errors import answer_errors
-from simyard.service.limits import Limits
 from simyard.service.prefect_api import Launches
 from simyard.service.settings import Settings
-from simyard.service.webhooks import outgoing as notifications
-from simyard.service.webhooks.mapping import read_hooks
 
 THREADS = 100
 """Requests worked on at once: most of each is waiting for the store or for Prefect."""
@@ -50,7 +48,15 @@ def create_app(settings: Settings) -> FastAPI:
     for found in sorted(pkgutil.iter_modules(endpoints.__path__), key=lambda found: found.name):
         app.include_router(import_module(f"{endpoints.__name__}.{found.name}").router)
     answer_errors(app)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            schema.setdefault("components", {}).setdefault("schemas", {}).update(bodies.schemas())
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
     return app
 
 
@@ -79,11 +85,3 @@ async def _every(seconds: float, chore: Callable[[], Any]) -> None:
         except Exception as error:
             logger.warning("%s", error)
         await asyncio.sleep(seconds)
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    if app.openapi_schema is None:
-        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        schema.setdefault("components", {}).setdefault("schemas", {}).update(bodies.schemas())
-        app.openapi_schema = schema
-    return app.openapi_schema

@@ -1,4 +1,4 @@
-"""Authentication of requests: the key, its project, and its scopes."""
+"""The API key of a request: its project and scopes, and the jobs and the money that it may use."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from simyard.core.errors import RequestError
 from simyard.core.records import ApiKey
+from simyard.service.prefect_api import Launches, id_of
 from simyard.service.settings import Settings
+from simyard.store.keys import JobKeys
 from simyard.store.store import Store
-from simyard.tasks.shared import api_keys
+from simyard.tasks.managed.record import run_status
+from simyard.tasks.shared import api_keys, usage
+from simyard.tasks.shared.history import load_spec
 
 KNOWN_S = 2.0
 """Seconds that a key is known without a look into the store: a revoked one is good for so long at most."""
@@ -25,32 +29,42 @@ BEARER = HTTPBearer(auto_error=False, description="A key of `simyard keys create
 
 @dataclass(frozen=True)
 class Caller:
-    """Sender of a request."""
+    """Sender of a request, and the service that has it."""
 
     key: ApiKey
-    store: Store
-    """Their project's."""
-    reference: str
-    """The same, as flows take it."""
+    settings: Settings
+    launches: Launches
+    limits: Limits
+    base_url: str
+    """Where the service was reached: links begin with it."""
 
     @property
     def project(self) -> str:
         """Project of the jobs that they see."""
         return self.key.project
 
+    @property
+    def store(self) -> Store:
+        """Their project's."""
+        return self.settings.open(self.project)
+
+    @property
+    def reference(self) -> str:
+        """The same, as flows take it."""
+        return self.settings.reference(self.project)
+
 
 class Guard:
     """Knows keys for a moment, and how often each was used of late."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
         self._own = settings.open()
         self._known: dict[str, tuple[float, ApiKey | None]] = {}
         self._used: dict[str, deque[float]] = {}
         self._lock = threading.Lock()
 
-    def admit(self, given: str | None, scope: str) -> Caller:
-        """Return the caller that the key belongs to.
+    def admit(self, given: str | None, scope: str) -> ApiKey:
+        """Return the record of a key.
 
         Raises:
             RequestError: There is no key, it is good for nothing, not for this, or it was used too often.
@@ -59,7 +73,13 @@ class Guard:
             raise RequestError(
                 "The request has no API key.", code="no_api_key", advice="Send 'Authorization: Bearer sy_live_…'."
             )
-        key = self._find(given)
+        # The key is looked for in the store, unless it was a moment ago.
+        known, now = self._known.get(given), time.monotonic()
+        if known is None or now - known[0] > KNOWN_S:
+            if len(self._known) > 10_000:  # somebody guesses
+                self._known.clear()
+            known = self._known[given] = (now, api_keys.find(self._own, given))
+        key = known[1]
         if key is None:
             raise RequestError(
                 "This API key is not valid: mistyped, or revoked.",
@@ -72,41 +92,84 @@ class Guard:
                 code="missing_scope",
                 advice=f"Make one with it: simyard keys create --scope {scope}.",
             )
-        self._count(key)
-        return Caller(key, self._settings.open(key.project), self._settings.reference(key.project))
 
-    def _find(self, given: str) -> ApiKey | None:
-        now = time.monotonic()
-        known = self._known.get(given)
-        if known is None or now - known[0] > KNOWN_S:
-            if len(self._known) > 10_000:  # somebody guesses
-                self._known.clear()
-            known = self._known[given] = (now, api_keys.find(self._own, given))
-        return known[1]
+        # Requests of the last minute are counted.
+        if key.requests_per_minute is not None:
+            with self._lock:
+                used = self._used.setdefault(key.key_id, deque())
+                while used and now - used[0] > 60.0:
+                    used.popleft()
+                if len(used) >= key.requests_per_minute:
+                    raise RequestError(
+                        f"This API key may send {key.requests_per_minute} requests a minute.",
+                        code="too_many_requests",
+                        advice="Wait some seconds, or poll less often.",
+                    )
+                used.append(now)
+        return key
 
-    def _count(self, key: ApiKey) -> None:
-        if key.requests_per_minute is None:
-            return
-        now = time.monotonic()
-        with self._lock:
-            used = self._used.setdefault(key.key_id, deque())
-            while used and now - used[0] > 60.0:
-                used.popleft()
-            if len(used) >= key.requests_per_minute:
+
+class Limits:
+    """Asks Prefect what a key has started; what ended jobs cost is remembered, because it does not change."""
+
+    def __init__(self, settings: Settings, launches: Launches) -> None:
+        self._usd_per_gpu_hour = settings.site.usd_per_gpu_hour
+        self._launches = launches
+        self._ended: dict[str, float] = {}
+
+    def admit(self, caller: Caller) -> None:
+        """Raise `RequestError` where the key may not start another job now."""
+        key = caller.key
+        if key.max_active_jobs is not None:
+            active = self._launches.count_unended(key.key_id)
+            if active >= key.max_active_jobs:
                 raise RequestError(
-                    f"This API key may send {key.requests_per_minute} requests a minute.",
-                    code="too_many_requests",
-                    advice="Wait some seconds, or poll less often.",
+                    f"{active} jobs of this API key wait or run; it may have {key.max_active_jobs}.",
+                    code="too_many_jobs",
+                    advice="Wait until one has ended, or cancel one.",
                 )
-            used.append(now)
+        if key.max_credits is not None and (spent := self.spent(caller)) >= key.max_credits:
+            raise RequestError(
+                f"The jobs of this API key have cost {spent:.2f} USD of GPU time; it may spend {key.max_credits:.2f}.",
+                code="over_budget",
+                advice="Ask the owner for a key with a larger budget: simyard keys create --max-credits USD.",
+            )
+
+    def spent(self, caller: Caller) -> float:
+        """Return the cost of a key's jobs and managed runs so far, in USD."""
+        ids = {own_id for run in self._launches.of_key(caller.key.key_id) if (own_id := id_of(run))}
+        return sum(self._cost(own_id, caller.store) for own_id in ids)
+
+    def _cost(self, own_id: str, store: Store) -> float:
+        if own_id in self._ended:
+            return self._ended[own_id]
+        try:
+            if own_id.startswith("run-"):
+                standing = run_status(store, own_id)
+                cost, ended = standing.credits, standing.ended_by is not None
+            else:
+                cost = usage.in_usd(usage.gpu_seconds(load_spec(store, own_id), store), self._usd_per_gpu_hour)
+                ended = store.get_json_or_none(JobKeys(own_id).result) is not None
+        except RequestError:  # it was deleted
+            return 0.0
+        if ended:
+            self._ended[own_id] = cost
+        return cost
+
+
+def base_url(request: Request) -> str:
+    """Return the service's own URL: the public one if it is set, otherwise that of the request."""
+    settings: Settings = request.app.state.settings
+    return settings.public_url or str(request.base_url).rstrip("/")
 
 
 def need(scope: str) -> Callable[..., Caller]:
     """Return the dependency of an endpoint that needs a scope."""
 
     def caller(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]) -> Caller:
-        guard: Guard = request.app.state.guard
-        return guard.admit(given.credentials if given else None, scope)
+        state = request.app.state
+        key = state.guard.admit(given.credentials if given else None, scope)
+        return Caller(key, state.settings, state.launches, state.limits, base_url(request))
 
     return caller
 

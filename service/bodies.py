@@ -6,14 +6,13 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from simyard.core.errors import RequestError
 from simyard.requests.config import MAX_CONFIG_BYTES, check_library, explain, model_of, parse_config
 from simyard.requests.jobs import Body, EvaluateRequest, ExportRequest, JobRequest, TrainRequest
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.rollout import SubmitRequest
-from simyard.service.errors import FieldErrors
+from simyard.service.errors import FieldErrors, FieldProblem
 
 Model = TypeVar("Model", bound=Body)
 
@@ -30,30 +29,20 @@ async def json_body(request: Request) -> dict[str, Any]:
         RequestError: It is none, larger than a config may be, or has what Prefect would not take as it is.
     """
     body = parse_config(await read(request), "The body")
-    refuse_placeholders(body)
-    return body
-
-
-def refuse_placeholders(body: dict[str, Any]) -> None:
-    """Refuse keys by which Prefect puts variables and templates of its own into the parameters of a flow run.
-
-    Raises:
-        RequestError: There is one, at any depth.
-    """
-    waiting: list[Any] = [body]
+    waiting: list[Any] = [body]  # at any depth, such a key would end up in the parameters of a flow run
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
-            for key in value:
-                if key.startswith(PREFECTS_OWN):
-                    raise RequestError(
-                        f"The body has the key {key!r}.",
-                        code="bad_config",
-                        advice=f"Keys that begin with {PREFECTS_OWN!r} are Prefect's own.",
-                    )
+            if own := next((key for key in value if key.startswith(PREFECTS_OWN)), None):
+                raise RequestError(
+                    f"The body has the key {own!r}.",
+                    code="bad_config",
+                    advice=f"Keys that begin with {PREFECTS_OWN!r} are Prefect's own.",
+                )
             waiting += value.values()
         elif isinstance(value, list):
             waiting += value
+    return body
 
 
 async def read(request: Request) -> bytes:
@@ -82,19 +71,14 @@ def check(body: dict[str, Any], model: type[Model]) -> Model:
     try:
         request = model.model_validate(body)
     except ValidationError as error:
-        raise FieldErrors(
-            [
-                {"loc": ["body", *map(str, one["loc"])], "msg": _in_words(one, model), "type": one["type"]}
-                for one in error.errors()
-            ]
-        ) from None
+        problems = []
+        for problem in error.errors():
+            where = [str(part) for part in problem["loc"]]
+            message = explain(problem, model).removeprefix(f"{'.'.join(where)}: ")  # `loc` has the field's name
+            problems.append(FieldProblem(["body", *where], message, problem["type"]))
+        raise FieldErrors(*problems) from None
     check_library(request)
     return request
-
-
-def _in_words(problem: ErrorDetails, model: type[Body]) -> str:
-    """Return the message about a wrong field, without the field's name: that stands beside it."""
-    return explain(problem, model).removeprefix(f"{'.'.join(map(str, problem['loc']))}: ")
 
 
 def job_model(body: dict[str, Any]) -> type[JobRequest]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import httpx
 from fastapi import FastAPI, Request
@@ -33,11 +33,22 @@ _AWAY_RETRY_S = 5
 logger = logging.getLogger("simyard.service")
 
 
+@dataclass(frozen=True)
+class FieldProblem:
+    """A field of a body that is wrong."""
+
+    loc: list[str]
+    """Path of the field, from `body` or `payload`."""
+    msg: str
+    type: str
+    """Kind of problem, as pydantic names it."""
+
+
 class FieldErrors(Exception):  # noqa: N818 - it names what it carries
     """A body whose fields are wrong: all of them at once."""
 
-    def __init__(self, problems: list[dict[str, Any]]) -> None:
-        super().__init__("; ".join(str(problem["msg"]) for problem in problems))
+    def __init__(self, *problems: FieldProblem) -> None:
+        super().__init__("; ".join(problem.msg for problem in problems))
         self.problems = problems
 
 
@@ -51,7 +62,7 @@ def answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(FieldErrors)
     async def fields(request: Request, error: FieldErrors) -> JSONResponse:
-        return JSONResponse({"detail": error.problems}, 422)
+        return JSONResponse({"detail": [asdict(problem) for problem in error.problems]}, 422)
 
     @app.exception_handler(SimyardError)
     async def ours(request: Request, error: SimyardError) -> JSONResponse:

@@ -157,19 +157,15 @@ class Launches:
             with self._lock:
                 known = self._states.get(own_id)
                 if known is None or time.monotonic() - known[0] > KNOWN_S:
-                    self._look(own_id)
+                    now = time.monotonic()
+                    self._asked = {asked: at for asked, at in list(self._asked.items()) if now - at < ASKED_S}
+                    wanted = [own_id, *(asked for asked in self._asked if asked != own_id)][:PAGE]
+                    of_these = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=wanted))
+                    found = self._client.read_flow_runs(flow_run_filter=of_these, limit=PAGE)
+                    by_id = {run.idempotency_key: run for run in found}
+                    self._states = {asked: (now, by_id.get(asked)) for asked in wanted}
                     known = self._states[own_id]
         return known[1]
-
-    def _look(self, own_id: str) -> None:
-        now = time.monotonic()
-        self._asked = {asked: at for asked, at in list(self._asked.items()) if now - at < ASKED_S}
-        wanted = [own_id, *(asked for asked in self._asked if asked != own_id)][:PAGE]
-        found = self._client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=wanted)), limit=PAGE
-        )
-        by_id = {run.idempotency_key: run for run in found}
-        self._states = {asked: (now, by_id.get(asked)) for asked in wanted}
 
     def cancel_unbegun(self, own_id: str) -> bool:
         """Cancel a flow run that no process has; return whether it was so, or there is none."""

@@ -34,35 +34,18 @@ def input_path(upload_id: str, name: str) -> str:
     return f"/v0/inputs/{upload_id}/{name}"
 
 
-def upload_key(uri: str, base_url: str) -> str | None:
-    """Return the key of the file that was uploaded under this URI; None if it is no such URI."""
-    if not uri.startswith(f"{base_url}/"):
-        return None
-    match = _INPUT.fullmatch(urlsplit(uri).path.removeprefix(urlsplit(base_url).path))
-    return keys.upload(match[1], check_name_in(match[2])) if match else None
-
-
-def check_name_in(text: str) -> str:
-    """Return the file's name in a URI, or raise `RequestError` where it can be none."""
-    name = unquote(text)
-    check_name(name, "The URI")
-    return name
-
-
-def bring(request: Request, caller: Caller, settings: Settings, base_url: str, folder: Path) -> Request:
+def bring(request: Request, caller: Caller, folder: Path) -> Request:
     """Return the request with every file that it names fetched into a folder, and named by its path there.
 
     Args:
         request: As it was sent.
         caller: Who sent it.
-        settings: Where files may come from.
-        base_url: Where the service was reached: uploaded files are named by it.
         folder: An empty folder.
 
     Raises:
         RequestError: A file is not there, or may not be taken from there.
     """
-    brought: Request = _walk(request, Source(caller, settings, base_url), folder, "")
+    brought: Request = _walk(request, Source(caller), folder, "")
     return brought
 
 
@@ -86,10 +69,8 @@ def _names_a_file(field: FieldInfo) -> bool:
 class Source:
     """Files that one caller may take."""
 
-    def __init__(self, caller: Caller, settings: Settings, base_url: str) -> None:
+    def __init__(self, caller: Caller) -> None:
         self._caller = caller
-        self._settings = settings
-        self._base_url = base_url
 
     def fetch(self, uri: str, folder: Path, what: str) -> Path:
         """Fetch a file, and return its path.
@@ -104,12 +85,15 @@ class Source:
         """
         folder.mkdir(parents=True)
         try:
-            if key := upload_key(uri, self._base_url):
-                return _take(self._caller.store, key, folder)
+            base = self._caller.base_url  # uploaded files are named by it
+            if uri.startswith(f"{base}/") and (uploaded := _INPUT.fullmatch(urlsplit(uri.removeprefix(base)).path)):
+                name = unquote(uploaded[2])
+                check_name(name, "The URI")
+                return _take(self._caller.store, keys.upload(uploaded[1], name), folder)
             if key := _own_key(uri, self._caller.store, self._caller.project):
                 return _take(self._caller.store, key, folder)
             if uri.startswith("s3://"):
-                location, name = _shared(uri, self._settings, what)
+                location, name = _shared(uri, self._caller.settings, what)
                 return _take(Store.open(location.url), name, folder)
         except KeyNotFound as error:
             raise RequestError(
@@ -126,8 +110,8 @@ class Source:
     def _download(self, uri: str, folder: Path, what: str) -> Path:
         name = urlsplit(uri).path.rpartition("/")[2]
         check_name(name, what)
-        limit = self._settings.max_upload_bytes
-        with outbound.sent("GET", uri, self._settings.private_hosts, what) as answer:
+        limit = self._caller.settings.max_upload_bytes
+        with outbound.sent("GET", uri, self._caller.settings.private_hosts, what) as answer:
             if answer.status != 200:
                 raise RequestError(
                     f"{what}: {urlsplit(uri).hostname} answered {answer.status}.",

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import httpx
-from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectException
 
 from simyard.core.errors import Category, Failure
-from simyard.core.records import LineageRecord
+from simyard.core.records import ArtifactEntry, JobResult, JobState, JobStatus, LineageRecord, RunState
+from simyard.core.specs import JobSpec
+from simyard.core.wire import Wire
 from simyard.service.prefect_api import Launches
 from simyard.store import keys
 from simyard.store.keys import JobKeys, RunKeys
@@ -24,75 +25,114 @@ from simyard.tasks.shared.history import load_spec
 
 MANIFEST = "artifact_manifest.json"
 ENDED = history.ENDED
-_UNSETTLED = ("queued", "interrupted")
-"""Statuses in the store of work that no process is known to do."""
 
 logger = logging.getLogger("simyard.service")
 
 
-def job_standing(store: Store, job_id: str, launches: Launches) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class ManifestEntry(Wire):
+    """The manifest, at the end of a job's artifacts."""
+
+    name: str = MANIFEST
+    kind: str = "manifest"
+    size_bytes: int
+    sha256: None = None
+    """Nothing has its digest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobAnswer:
+    """Status of a job, as the API shows it."""
+
+    spec: JobSpec
+    known: JobState
+    """Status by the store alone."""
+    status: str
+    failure: Failure | None
+    """Failure of the job; one of an attempt, which another makes good, is none."""
+    artifacts: tuple[ArtifactEntry | ManifestEntry, ...]
+
+    @property
+    def stage(self) -> str | None:
+        """Current activity; None where no attempt is at work."""
+        return "done" if self.status in ENDED else self.known.stage if isinstance(self.known, JobStatus) else None
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Figures of an evaluation, an export or a rollout; empty where there are none."""
+        return (self.known.summary if isinstance(self.known, JobResult) else None) or {}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the keys of the API."""
+        spec, known = self.spec, self.known.to_json()
+        return {
+            "job_id": spec.job_id,
+            "kind": spec.kind,
+            "name": spec.name,
+            "task": spec.task,
+            "status": self.status,
+            "stage": self.stage,
+            "attempt_count": self.known.attempts,
+            "error": _text_of(self.failure),
+            "failure": self.failure and self.failure.to_json(),
+            "artifacts": [entry.to_json() for entry in self.artifacts],
+            "created_at": spec.created_at,
+            **{key: known.get(key) for key in ("done", "total", "unit", "reward", "summary", "timings", "updated_at")},
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunAnswer:
+    """Status of a managed run, as the API shows it."""
+
+    known: RunState
+    """Status by the store alone."""
+    status: str
+    failure: Failure | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the keys of the API."""
+        known = {key: value for key, value in self.known.to_json().items() if key != "store"}
+        failure = self.failure and self.failure.to_json()
+        return known | {"status": self.status, "error": _text_of(self.failure), "failure": failure}
+
+
+def job_answer(store: Store, job_id: str, launches: Launches) -> JobAnswer:
     """Return the status of a job, as the API shows it.
 
     Raises:
         RequestError: There is no such job.
     """
     spec = load_spec(store, job_id)
-    standing = history.job_status(store, job_id).to_json()
-    status, failure = standing["status"], standing["error"]
-    if status in _UNSETTLED:
-        status, failure = _settle(status, failure, job_id, launches)
-    failure = failure if status in ENDED else None  # that of an attempt, which another makes good
-    return {
-        "job_id": job_id,
-        "kind": spec.kind,
-        "name": spec.name,
-        "task": spec.task,
-        "status": status,
-        "stage": "done" if status in ENDED else standing.get("stage"),
-        "done": standing["done"],
-        "total": standing["total"],
-        "unit": standing["unit"],
-        "reward": standing["reward"],
-        "attempt_count": standing["attempts"],
-        "error": text_of(failure),
-        "failure": failure,
-        "artifacts": [*standing["artifacts"], *_manifest(store, job_id, status)],
-        "summary": standing.get("summary"),
-        "timings": standing.get("timings"),
-        "created_at": spec.created_at,
-        "updated_at": standing.get("updated_at"),
-    }
+    known = history.job_status(store, job_id)
+    status, failure = _settle(known.status, known.error, job_id, launches)
+    artifacts: tuple[ArtifactEntry | ManifestEntry, ...] = known.artifacts
+    if status == "succeeded":
+        artifacts += (ManifestEntry(size_bytes=store.stat(JobKeys(job_id).manifest).size_bytes),)
+    failure = failure if status in ENDED else None
+    return JobAnswer(spec=spec, known=known, status=status, failure=failure, artifacts=artifacts)
 
 
-def run_standing(store: Store, run_id: str, launches: Launches) -> dict[str, Any]:
+def run_answer(store: Store, run_id: str, launches: Launches) -> RunAnswer:
     """Return the status of a managed run, as the API shows it.
 
     Raises:
         RequestError: There is no such run.
     """
-    standing = record.run_status(store, run_id).to_json()
-    status, failure = standing["status"], standing["error"]
-    if status in _UNSETTLED:
-        status, failure = _settle(status, failure, run_id, launches)
-    hidden = ("store", "error", "status")
-    return {name: value for name, value in standing.items() if name not in hidden} | {
-        "run_id": run_id,
-        "status": status,
-        "stage": standing.get("stage"),
-        "error": text_of(failure),
-        "failure": failure,
-    }
+    known = record.run_status(store, run_id)
+    status, failure = _settle(known.status, known.error, run_id, launches)
+    return RunAnswer(known=known, status=status, failure=failure)
 
 
-def text_of(failure: dict[str, Any] | None) -> str | None:
+def _text_of(failure: Failure | None) -> str | None:
     """Return a failure as one text: what happened, then what to do."""
-    return f"{failure['message']} {failure.get('advice') or ''}".strip() if failure else None
+    return f"{failure.message} {failure.advice}".strip() if failure else None
 
 
-def _settle(
-    status: str, failure: dict[str, Any] | None, own_id: str, launches: Launches
-) -> tuple[str, dict[str, Any] | None]:
-    """Return status and failure, by Prefect's flow run, of work that no process is known to do."""
+def _settle(status: str, failure: Failure | None, own_id: str, launches: Launches) -> tuple[str, Failure | None]:
+    """Return status and failure; of work that no process is known to do, those that follow from its flow run."""
+    if status not in ("queued", "interrupted"):
+        return status, failure
     waiting = "queued" if status == "queued" else "running"
     try:
         run = launches.find(own_id)
@@ -104,23 +144,12 @@ def _settle(
         return waiting, failure
     if state.is_cancelled():
         return "canceled", failure
-    return "failed", failure or _without_record(state)
-
-
-def _without_record(state: State[Any]) -> dict[str, Any]:
-    return Failure(
+    return "failed", failure or Failure(
         code="flow_failed",
         category=Category.INFRA,
         message=f"The flow run ended as {state.name}: {state.message}",
         advice="The flow run's log in the Prefect UI says more. Send the job again.",
-    ).to_json()
-
-
-def _manifest(store: Store, job_id: str, status: str) -> list[dict[str, Any]]:
-    if status != "succeeded":
-        return []
-    size = store.stat(JobKeys(job_id).manifest).size_bytes
-    return [{"name": MANIFEST, "kind": "manifest", "size_bytes": size, "sha256": None}]
+    )
 
 
 def artifact_key(job_id: str, name: str) -> str:
@@ -128,37 +157,13 @@ def artifact_key(job_id: str, name: str) -> str:
     return JobKeys(job_id).manifest if name == MANIFEST else JobKeys(job_id).artifact(name)
 
 
-def find_artifact(store: Store, job_id: str, name: str) -> tuple[str, str | None]:
-    """Return the key of a job's artifact in the store, and its digest where one is kept.
-
-    Raises:
-        RequestError: There is no such job.
-        KeyNotFound: The job has no such artifact.
-    """
-    load_spec(store, job_id)
-    if name == MANIFEST:
-        return artifact_key(job_id, name), None
-    result = store.get_json_or_none(JobKeys(job_id).result) or {"artifacts": []}
-    entry = next((entry for entry in result["artifacts"] if entry["name"] == name), None)
-    if entry is None:
-        raise KeyNotFound(f"{job_id} has no artifact {name!r}.")
-    return artifact_key(job_id, name), entry["sha256"]
-
-
-def newest_jobs(store: Store, limit: int) -> list[str]:
-    """Return the ids of the newest jobs, newest first."""
-    return _newest(store, keys.JOBS, "job-", lambda job_id: JobKeys(job_id).job, limit)
-
-
-def newest_runs(store: Store, limit: int) -> list[str]:
-    """Return the ids of the newest managed runs, newest first."""
-    return _newest(store, keys.RUNS, "run-", lambda run_id: RunKeys(run_id).run, limit)
-
-
-def _newest(store: Store, folder: str, kind: str, record: Callable[[str], str], limit: int) -> list[str]:
+def newest(store: Store, kind: Literal["job", "run"], limit: int) -> list[str]:
+    """Return the ids of the newest jobs or managed runs, newest first."""
+    folder = keys.JOBS if kind == "job" else keys.RUNS
+    names = (name for name in reversed(store.list_dirs(folder)) if name.startswith(f"{kind}-"))
     # Ids sort by time, so no more is looked at than is asked for; what has no record yet is being staged.
-    names = (name for name in reversed(store.list_dirs(folder)) if name.startswith(kind))
-    return list(islice((name for name in names if store.exists(record(name))), limit))
+    staged = (name for name in names if store.exists(JobKeys(name).job if kind == "job" else RunKeys(name).run))
+    return list(islice(staged, limit))
 
 
 def checkpoint(store: Store, run_id: str, checkpoint_id: str) -> LineageRecord:

@@ -9,7 +9,7 @@ from typing import Any
 
 import containers
 import pytest
-from helpers import CONFIG, CommandLine, FlowHost, Server, hosting_flows, serving_prefect
+from helpers import CONFIG, CommandLine, FlowHost, Server, changed, hosting_flows, serving_prefect
 
 TESTS = Path(__file__).parent
 SERVED = {
@@ -86,15 +86,8 @@ def write_config(tmp_path: Path) -> Callable[..., Path]:
     """Write a config: the small cartpole with changes, given as dotted keys."""
 
     def write(**changes: Any) -> Path:
-        config = json.loads(json.dumps(CONFIG))
-        for key, value in changes.items():
-            node = config
-            *folders, last = key.split("__")
-            for folder in folders:
-                node = node.setdefault(folder, {})
-            node[last] = value
         path = tmp_path / "config.json"
-        path.write_text(json.dumps(config))
+        path.write_text(json.dumps(changed(CONFIG, changes)))
         return path
 
     return write

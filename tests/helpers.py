@@ -53,6 +53,22 @@ class Server:
     url: str
     env: dict[str, str]
 
+    def ask(self, path: str, body: Any = None) -> Any:
+        """Return the answer of its API; None where there is nothing."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}{path}", data, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            if error.code != 404:
+                raise
+            return None
+
+    def flow_runs(self, idempotency_key: str) -> list[dict[str, Any]]:
+        """Return the flow runs of an idempotency key."""
+        return list(self.ask("/flow_runs/filter", {"flow_runs": {"idempotency_key": {"any_": [idempotency_key]}}}))
+
 
 class Command:
     """A running `simyard` that `flow_host.py` has become; it is used as a `subprocess.Popen` is.
@@ -267,6 +283,27 @@ def end(process: subprocess.Popen[Any]) -> None:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def make_bucket(address: str, name: str) -> dict[str, str]:
+    """Make a bucket on an S3 server; return the environment in which it is reached."""
+    urllib.request.urlopen(urllib.request.Request(f"{address}/{name}", method="PUT")).close()
+    return {
+        "AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "robot", "AWS_SECRET_ACCESS_KEY": "the-secret-key",
+        "AWS_REGION": "us-east-1",
+    }  # fmt: skip
+
+
+def changed(config: Any, changes: dict[str, Any], dot: str = "__") -> Any:
+    """Return a copy of a config with changes, given by the path of each field, whose parts `dot` separates."""
+    copied = json.loads(json.dumps(config))
+    for key, value in changes.items():
+        node = copied
+        *folders, last = key.split(dot)
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[last] = value
+    return copied
 
 
 def last_json(completed: subprocess.CompletedProcess[str]) -> dict[str, Any]:

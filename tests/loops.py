@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from helpers import CommandLine, last_json, wait_until
+from helpers import CommandLine, changed, last_json, wait_until
 
 PATIENCE_S = 480
 """A simulator's import takes a minute where other tests have the processors."""
@@ -123,13 +123,7 @@ class Loop:
             },
             "loop_policy": {"max_iterations": iterations},
         }  # fmt: skip
-        for key, value in changes.items():
-            node = request
-            *folders, last = key.split("__")
-            for folder in folders:
-                node = node.setdefault(folder, {})
-            node[last] = value
-        return request
+        return changed(request, changes)
 
     def write(self, **changes: Any) -> Path:
         """Write a request's file."""

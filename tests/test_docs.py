@@ -6,7 +6,7 @@ import re
 import shlex
 import tomllib
 import typing
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from lazy import lazy
 from pydantic import BaseModel
 
 from simyard.cli.main import main
-from simyard.cli.output import JSON_KEYS
+from simyard.cli.shared import JSON_KEYS
 from simyard.core.errors import RequestError
 from simyard.requests.config import check_config, model_of, read_config
 from simyard.requests.control import ControlModel
@@ -32,6 +32,8 @@ deployments = lazy("simyard.deployments")
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MANAGED = (ROOT / "docs" / "managed-training.md").read_text(encoding="utf-8")
+OF_EVERY_JOB = ("compute_config", "timeouts", "retries")
+OF_A_ROLLOUT = ("robot", "scene", "physics", "isaac_lab", "outputs", "compute_config", "timeouts")
 DOCUMENTS = sorted(
     path
     for pattern in ("*.md", "docs/**/*.md", "changes/*.md", "examples/**/*.md", "benchmarks/**/*.md")
@@ -136,22 +138,34 @@ def test_the_readme_shows_the_keys_of_the_result() -> None:
     assert tuple(keys) == JSON_KEYS
 
 
-def test_the_config_table_has_every_field_and_its_default() -> None:
-    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-    section = text.partition("## The config")[2].partition("\n## ")[0]
-    assert _table(section) == {
-        name: "required" if required else json.dumps(default) for name, required, default in _fields(TrainRequest)
-    }
+@pytest.mark.parametrize(
+    ("page", "begin", "fields"),
+    [
+        # The README has the fields that every job has, and rollouts and trainings have tables of their own.
+        ("training", "## The config", lambda: _fields(TrainRequest)),
+        ("evaluation", "| default |", lambda: _fields(EvaluationConfig)),
+        ("evaluation", "| field of `exportConfig` |", lambda: _fields(ExportConfig, skip=PolicyConfig.model_fields)),
+        ("rollouts", "| default |", lambda: _fields(SubmitRequest, skip=OF_EVERY_JOB, snake_case=True)),
+        ("managed-training", "| default |", lambda: _fields_of_a_run()),
+        ("retraining", "| default |", lambda: [("training", True, None), *_fields(RetrainRequest, skip=("training",))]),
+    ],
+    ids=["train", "evaluate", "export", "rollout", "managed run", "retraining"],
+)
+def test_a_table_has_every_field_and_its_default(
+    page: str, begin: str, fields: Callable[[], Iterator[tuple[str, bool, Any]]]
+) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8").partition(begin)[2]
+    wanted = {name: "required" if required else json.dumps(default) for name, required, default in fields()}
+    assert _table(text.partition("\n## ")[0]) == wanted
 
 
-def test_the_evaluation_tables_have_every_field_and_its_default() -> None:
-    text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
-    evaluate, export = text.split("\n## Export")
-    of_policy = set(PolicyConfig.model_fields)
-    for section, model, left_out in ((evaluate, EvaluationConfig, set()), (export, ExportConfig, of_policy)):
-        fields = _fields(model, skip=left_out)
-        wanted = {name: "required" if required else json.dumps(default) for name, required, default in fields}
-        assert _table(section.partition("| default |")[2]) == wanted
+def _fields_of_a_run() -> list[tuple[str, bool, Any]]:
+    section = MANAGED.partition("| default |")[2].partition("\n## ")[0]
+    assert not [name for name in OF_A_ROLLOUT if f"`{name}`" not in section]
+    return [
+        *_fields(TrainingRunRequest, skip=("rollout_template",), snake_case=True),
+        *_fields(RolloutTemplate, "rollout_template.", skip=OF_A_ROLLOUT, snake_case=True),
+    ]
 
 
 def _table(section: str) -> dict[str, str]:
@@ -165,26 +179,6 @@ def _table(section: str) -> dict[str, str]:
     return table
 
 
-def test_the_rollout_table_has_every_field_and_its_default() -> None:
-    text = (ROOT / "docs" / "rollouts.md").read_text(encoding="utf-8")
-    # The README has those that every job has.
-    fields = _fields(SubmitRequest, skip=("compute_config", "timeouts", "retries"), snake_case=True)
-    wanted = {name: "required" if required else json.dumps(default) for name, required, default in fields}
-    assert _table(text.partition("| default |")[2].partition("\n## ")[0]) == wanted
-
-
-def test_the_training_run_table_has_every_field_and_its_default() -> None:
-    # Rollouts and trainings have tables of these.
-    elsewhere = ("robot", "scene", "physics", "isaac_lab", "outputs", "compute_config", "timeouts")
-    fields = [
-        *_fields(TrainingRunRequest, skip=("rollout_template",), snake_case=True),
-        *_fields(RolloutTemplate, "rollout_template.", skip=elsewhere, snake_case=True),
-    ]
-    section = MANAGED.partition("| default |")[2].partition("\n## ")[0]
-    assert _table(section) == {name: "required" if required else json.dumps(value) for name, required, value in fields}
-    assert not [name for name in elsewhere if f"`{name}`" not in section]
-
-
 def test_the_event_table_has_every_type() -> None:
     rows = MANAGED.partition("| event |")[2].partition("\n\n")[0]
     assert sorted(re.findall(r"`(\w+\.\w+)`", rows)) == sorted(TYPES)
@@ -193,14 +187,6 @@ def test_the_event_table_has_every_type() -> None:
 def test_the_training_run_page_shows_a_valid_request() -> None:
     (block,) = re.findall(r"^```json\n(.*?)^```$", MANAGED, re.DOTALL | re.MULTILINE)
     check_config(json.loads(block), TrainingRunRequest)
-
-
-def test_the_retraining_table_has_every_field_and_its_default() -> None:
-    text = (ROOT / "docs" / "retraining.md").read_text(encoding="utf-8")
-    # The README has those of a training.
-    fields = [("training", True, None), *_fields(RetrainRequest, skip=("training",))]
-    wanted = {name: "required" if required else json.dumps(default) for name, required, default in fields}
-    assert _table(text.partition("| default |")[2].partition("\n## ")[0]) == wanted
 
 
 def test_the_settings_table_has_every_variable() -> None:

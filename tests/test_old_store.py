@@ -136,7 +136,7 @@ def api(old: Old) -> Iterator[Api]:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from simyard.service.app import create_app
-    from simyard.service.limits import Limits
+    from simyard.service.auth import Limits
     from simyard.service.prefect_api import Launches
     from simyard.service.settings import Settings
 
@@ -349,12 +349,12 @@ def test_api_keys(old: Old) -> None:
 
 
 def test_webhooks(old: Old) -> None:
-    from simyard.service.webhooks.outgoing import Notice
+    from simyard.service.notifications import Notice
 
     told = json.loads((old.folder / "jobs" / old.ids["of a key"] / "notification.json").read_text())
     assert (told["delivered"], told["deliveries"], told["problem"]) == (True, 2, None)
     (waiting,) = (old.folder / "service" / "outbox").iterdir()
-    notice = Notice.model_validate_json(waiting.read_text())
+    notice = Notice.from_json(json.loads(waiting.read_text()))
     assert (notice.id, notice.project, notice.failures) == (old.ids["queued"], "default", 0)
     assert notice.url.endswith("/queued")
 

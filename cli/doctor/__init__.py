@@ -8,8 +8,7 @@ from dataclasses import asdict
 
 import click
 
-from simyard.cli.options import STORE
-from simyard.cli.output import Command
+from simyard.cli.shared import STORE, Command
 from simyard.core.errors import EXIT_JOB_FAILED, EXIT_SUCCEEDED
 
 

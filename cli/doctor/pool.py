@@ -1,9 +1,13 @@
-"""A work pool for `simyard doctor`: its deployments, queues and workers, and the command that makes it whole."""
+"""A work pool for `simyard doctor`: its deployments, queues, workers and image, and the report of its machine."""
 
 from __future__ import annotations
 
 import json
+import math
+import secrets
 import shlex
+import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,16 +15,29 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from simyard.cli.doctor.server import Server
+import httpx
+
+from simyard.blocks.reference import absolute
+from simyard.cli.doctor.server import ASK_S, Server, one_line
+from simyard.core.errors import SimyardError
 from simyard.deployments import POOL_TYPES, pool_template
+from simyard.store import keys
+from simyard.store.store import KeyNotFound, Store
+from simyard.tasks.cluster.flow_run_watch import FlowRunWatch, withdraw
+from simyard.tasks.shared.heartbeat import Patience
 from simyard.tasks.shared.machine_checks import Check
 
 if TYPE_CHECKING:
-    from prefect.client.schemas.objects import WorkPool
+    from prefect.client.schemas.objects import FlowRun, WorkPool
 
 HEARD_S = 60.0
 """Seconds in which a worker must have sent a heartbeat."""
 _TYPES_ADVICE = f"Use a pool of one of these types: {', '.join(POOL_TYPES)}."
+MACHINE_S = 120.0
+"""Seconds for a machine of the pool to report."""
+POLL_S = 0.5
+_MACHINE = "machine"
+_FLOW = "check-machine"
 
 
 @dataclass(frozen=True)
@@ -81,7 +98,11 @@ def warn_of_loopback(pool: Pool) -> Check | None:
     from prefect.settings import PREFECT_API_URL
 
     host, kind = urlsplit(PREFECT_API_URL.value() or "").hostname or "", pool.work_pool.type
-    if kind == "process" or not _is_loopback(host):
+    try:
+        is_loopback = host == "localhost" or ip_address(host).is_loopback
+    except ValueError:  # a name
+        is_loopback = False
+    if kind == "process" or not is_loopback:
         return None
     if pool.default("network_mode") == "host" or "PREFECT_API_URL" in (pool.default("env") or {}):
         return None
@@ -193,9 +214,128 @@ def _defaults(template: dict[str, Any]) -> dict[str, Any]:
     return {name: schema.get("default") for name, schema in properties.items()}
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    with suppress(ValueError):
-        return ip_address(host).is_loopback
-    return False
+def check_image(pool: Pool) -> Check:
+    """Say whether the image of the pool's containers is there, or how to see whether it is."""
+    name, kind, image = "image", pool.work_pool.type, pool.default("image")
+    if kind == "process" or not image:
+        return Check(name, "skipped", f"pool {pool.work_pool.name!r} has none")
+    quoted = shlex.quote(str(image))
+    if kind != "docker":
+        command = f"docker manifest inspect {quoted}"
+        if kind == "kubernetes":
+            space = shlex.quote(str(pool.default("namespace") or "default"))
+            run = f"kubectl --namespace {space} run image-check --rm --stdin --restart=Never --image {quoted}"
+            command = f"{run} -- simyard --version"
+        return Check(name, "skipped", f"{image}: only {kind} can check that", f"See with: {command}")
+
+    import docker
+
+    from simyard.tasks.managed.engines.docker_api import connect, words
+
+    how = f"On the worker's machine: docker image inspect {quoted}"
+    try:
+        client = connect(timeout_s=ASK_S)
+    except (docker.errors.DockerException, OSError):
+        return Check(name, "skipped", f"{image}: no container engine answers here", how)
+    try:
+        size = client.images.get(str(image)).attrs["Size"]
+    except docker.errors.ImageNotFound:
+        fix = f"docker pull {quoted}, or build it (docs/images.md), on the worker's machine."
+        return Check(name, "warning", f"{image} is not on this machine: the first job pulls it", fix)
+    except (docker.errors.DockerException, OSError) as error:
+        return Check(name, "skipped", f"{image}: the container engine failed: {one_line(words(error))}", how)
+    finally:
+        client.close()
+    return Check(name, "ok", f"{image} is on this machine, {size / 1e9:.1f} GB")
+
+
+def ask_machine(
+    pool: Pool, queue: str | None, reference: str, store: Store | None, *, has_worker: bool
+) -> Iterator[Check]:
+    """Have a machine of the pool make its own checks; their report comes through the store.
+
+    Args:
+        pool: Whose machine.
+        queue: The work queue to ask in; None for the pool's own.
+        reference: The store, as this machine names it.
+        store: The same, opened; None where it does not keep what is written.
+        has_worker: Whether a worker of the pool has sent a heartbeat lately.
+    """
+    from prefect.exceptions import ObjectNotFound
+
+    if pool.work_pool.is_paused or not has_worker or store is None:
+        why = "a pool that is not paused" if pool.work_pool.is_paused else "the store" if has_worker else "a worker"
+        yield Check(_MACHINE, "skipped", f"needs {why}")
+        return
+    client, name = pool.server.client, f"{_FLOW}/{pool.work_pool.name}"
+    try:
+        check_id = secrets.token_hex(8)
+        run = client.create_flow_run_from_deployment(
+            client.read_deployment_by_name(name).id,
+            parameters={"check_id": check_id, "store": absolute(reference)},
+            name=f"{_FLOW}-{check_id}",
+            work_queue_name=queue,
+        )
+        began, log = time.monotonic(), f"prefect flow-run logs {run.id}"
+
+        # The report is read when the flow run is over. A server that does not answer is looked for: no patience.
+        watch: FlowRunWatch[None] = FlowRunWatch(
+            client=client, run=run, record=lambda: None, patience=Patience(0.0, starting_s=math.inf),
+            timeout_s=MACHINE_S, poll_s=lambda waited_s: POLL_S,
+        )  # fmt: skip
+        try:
+            ending = watch.wait()
+            if ending.reason == "timeout":
+                yield _late(pool, run, log)
+                return
+        finally:
+            with suppress(httpx.HTTPError):  # nobody waits for it any more
+                withdraw(client, run)
+        state, took_s = ending.state, time.monotonic() - began
+        assert state is not None
+        if not state.is_completed():
+            said = one_line(f"{state.name}: {state.message}")
+            yield Check(_MACHINE, "failed", f"flow run {run.name!r} ended as {said}", f"See its log: {log}")
+            return
+
+        key = keys.doctor(check_id)
+        report = store.get_json(key)
+        store.delete(key)
+        host = report["host"]
+        yield Check(_MACHINE, "ok", f"{host} took a flow run and reported through the store, in {took_s:.0f} s")
+        for found in report["checks"]:
+            check = Check(**found)
+            yield Check(check.name, check.state, f"{host}: {check.text}", check.fix)
+    except ObjectNotFound:
+        yield Check(_MACHINE, "skipped", f"needs the deployment {name}", deploy_line(pool))
+    except KeyNotFound:
+        fix = "Its worker sees another folder of that name: mount the same one, or take a bucket (docs/stores.md)."
+        yield Check(_MACHINE, "failed", f"its report is not in {store.url()}, where this machine looks", fix)
+    except (httpx.HTTPError, SimyardError) as error:
+        fix = "Mend server or store; try again."
+        yield Check(_MACHINE, "failed", f"the report was not read: {one_line(error)}", fix)
+
+
+def _late(pool: Pool, run: FlowRun, log: str) -> Check:
+    """Return the check for a report that is overdue: a machine at work is not to blame."""
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+        WorkPoolFilter,
+        WorkPoolFilterName,
+    )
+    from prefect.client.schemas.objects import StateType
+
+    state = pool.server.client.read_flow_run(run.id).state
+    stands = f"flow run {run.name!r} is {state.name if state else 'unknown'!r} after {MACHINE_S:.0f} s"
+    if state is not None and state.is_scheduled():
+        running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
+        busy = pool.server.client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=running),
+            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool.work_pool.name])),
+        )
+        if busy:
+            return Check(_MACHINE, "skipped", f"{stands}: the workers are busy with {len(busy)} others")
+    fix = f"An image may still be pulled: try again. Otherwise see the worker's log, and {log}"
+    return Check(_MACHINE, "failed", stands, fix)

@@ -11,11 +11,12 @@ from typing import TypeVar
 import click
 
 from simyard.blocks.reference import BLOCK_PREFIX
-from simyard.cli.doctor.machine import ask_machine, check_image
 from simyard.cli.doctor.pool import (
     Pool,
     Queues,
+    ask_machine,
     check_deployments,
+    check_image,
     check_pool,
     check_queues,
     check_worker,
@@ -23,15 +24,23 @@ from simyard.cli.doctor.pool import (
     read_queues,
     warn_of_loopback,
 )
-from simyard.cli.doctor.server import ASK_S, Server, check_clock, check_server, one_line, reach_server
-from simyard.cli.doctor.store import check_clock_of_store, check_store, find_store
+from simyard.cli.doctor.server import (
+    ASK_S,
+    Server,
+    check_clock,
+    check_clock_of_store,
+    check_server,
+    check_store,
+    find_store,
+    one_line,
+    reach_server,
+)
 from simyard.store.backend import parse_url
 from simyard.store.store import Store
-from simyard.tasks.shared.machine_checks import Check, State, machine_checks, read_settings
+from simyard.tasks.shared.machine_checks import Check, machine_checks, read_settings
 
 CHECK_S = 60.0
 """Seconds for one check; a folder on a dead file server never answers."""
-_WORDS: dict[State, str] = {"ok": "ok", "warning": "warning", "skipped": "skipped", "failed": "FAILED"}
 _NEEDS_SERVER = "needs the Prefect server"
 _Found = TypeVar("_Found", Server, Pool, Queues, Store)
 
@@ -64,7 +73,8 @@ def check_site(pool: str | None, reference: str | None, *, quiet: bool) -> list[
 def line(check: Check) -> str:
     """Return a check as it is printed, with its fix on a second line."""
     fix = f"\n{'':8}Fix: {check.fix}" if check.fix else ""
-    return f"{_WORDS[check.state]:8}{check.name:17}{check.text}{fix}"
+    state = "FAILED" if check.state == "failed" else check.state
+    return f"{state:8}{check.name:17}{check.text}{fix}"
 
 
 def _checks(name: str | None, given: str | None) -> Iterator[Check]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import secrets
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import anyio
 from fastapi import APIRouter, Request, Response
@@ -16,8 +16,7 @@ from simyard.core.artifacts import INLINE, media_type_of
 from simyard.core.errors import RequestError
 from simyard.service.auth import Caller
 from simyard.service.settings import Settings
-from simyard.service.signing import seal, unseal
-from simyard.store.store import Store
+from simyard.service.signatures import seal, unseal
 
 router = APIRouter(tags=["files"])
 
@@ -25,47 +24,66 @@ router = APIRouter(tags=["files"])
 _SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox; default-src 'none'"}
 
 
-def base_url(request: Request) -> str:
-    """Return the service's own URL: the public one if it is set, otherwise that of the request."""
-    settings: Settings = request.app.state.settings
-    return settings.public_url or str(request.base_url).rstrip("/")
+@dataclass(frozen=True, kw_only=True)
+class DownloadLink:
+    """URL that an object is fetched by, without a key, for a while."""
+
+    url: str
+    name: str
+    size_bytes: int
+    sha256: str | None
+    """Digest of the content; None where none is kept."""
+    expires_at: str
 
 
-def download_link(settings: Settings, base: str, project: str, store: Store, key: str, name: str) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class UploadLink:
+    """URL that one file is uploaded by, without a key, for a while."""
+
+    upload_url: str
+    upload_method: str
+    upload_headers: dict[str, str]
+    expires_at: str
+    input_uri: str
+    """URI by which jobs and assets name the file afterwards."""
+    asset_id: str | None = None
+    """None: the file becomes an asset by `POST /v0/assets/register`."""
+
+
+def download_link(caller: Caller, key: str, name: str, sha256: str | None) -> DownloadLink:
     """Return a URL that an object is fetched by, and until when.
 
     Raises:
         KeyNotFound: There is no such object.
     """
-    seconds = settings.url_seconds
-    size = store.stat(key).size_bytes
-    url = download_url(settings, base, project, store, key, name, seconds)
-    return {"url": url, "name": name, "size_bytes": size, "expires_at": _at(seconds)}
+    size = caller.store.stat(key).size_bytes
+    url = download_url(caller.settings, caller.base_url, caller.project, key, name)
+    return DownloadLink(url=url, name=name, size_bytes=size, sha256=sha256, expires_at=_at(caller.settings.url_seconds))
 
 
-def download_url(settings: Settings, base: str, project: str, store: Store, key: str, name: str, seconds: float) -> str:
+def download_url(settings: Settings, base: str, project: str, key: str, name: str) -> str:
     """Return a URL that an object is fetched by, without a look whether there is one."""
-    url = store.signed_url("GET", key, seconds)
+    url = settings.open(project).signed_url("GET", key, settings.url_seconds)
     if url is None:
-        token = seal(settings.secret, "download", seconds, project=project, key=key, name=name)
+        token = seal(settings.secret, "download", settings.url_seconds, project=project, key=key, name=name)
         url = f"{base}/v0/files/{token}"
     return url
 
 
-def upload_link(
-    settings: Settings, base: str, caller: Caller, key: str, size: int, content_type: str
-) -> dict[str, Any]:
+def upload_link(caller: Caller, key: str, size: int, content_type: str, input_uri: str) -> UploadLink:
     """Return a URL that one file is uploaded by, and until when."""
+    settings = caller.settings
     url = caller.store.signed_url("PUT", key, settings.url_seconds)
     if url is None:
         about = {"project": caller.project, "key": key, "size": size}
-        url = f"{base}/v0/files/{seal(settings.secret, 'upload', settings.url_seconds, **about)}"
-    return {
-        "upload_url": url,
-        "upload_method": "PUT",
-        "upload_headers": {"Content-Type": content_type},
-        "expires_at": _at(settings.url_seconds),
-    }
+        url = f"{caller.base_url}/v0/files/{seal(settings.secret, 'upload', settings.url_seconds, **about)}"
+    return UploadLink(
+        upload_url=url,
+        upload_method="PUT",
+        upload_headers={"Content-Type": content_type},
+        expires_at=_at(settings.url_seconds),
+        input_uri=input_uri,
+    )
 
 
 def _at(seconds: float) -> str:

@@ -7,14 +7,14 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from simyard.core.errors import RequestError
+from simyard.core.records import AssetRecord
 from simyard.service.auth import AssetsCaller
-from simyard.service.endpoints.files import base_url, upload_link
+from simyard.service.endpoints.files import UploadLink, upload_link
 from simyard.service.references import Source, input_path
-from simyard.service.settings import Settings
 from simyard.store import keys
 from simyard.tasks.shared import inputs
 from simyard.tasks.shared.inputs import check_name
@@ -64,53 +64,51 @@ class RegisterRequest(_Body):
 
 
 @router.post("/inputs/presign-upload", summary="Get a URL to upload a file by")
-def presign_upload(body: UploadRequest, caller: AssetsCaller, request: Request) -> dict[str, Any]:
+def presign_upload(body: UploadRequest, caller: AssetsCaller) -> UploadLink:
     """Return a URL to send a file to, and the URI by which jobs and assets name the file afterwards."""
-    settings: Settings = request.app.state.settings
     check_name(body.filename, "filename")
-    if body.size_bytes > settings.max_upload_bytes:
+    allowed = caller.settings.max_upload_bytes
+    if body.size_bytes > allowed:
         raise RequestError(
-            f"{body.filename!r} has {body.size_bytes:,} bytes; allowed are {settings.max_upload_bytes:,}.",
+            f"{body.filename!r} has {body.size_bytes:,} bytes; allowed are {allowed:,}.",
             code="too_large",
             advice="The owner sets the limit: SIMYARD_MAX_UPLOAD_GB.",
         )
     if body.asset_kind is not None:
         inputs.check_kind(body.filename, body.asset_kind)
     upload_id = secrets.token_hex(16)
-    base = base_url(request)
     key = keys.upload(upload_id, body.filename)
-    link = upload_link(settings, base, caller, key, body.size_bytes, body.content_type)
-    return link | {"input_uri": f"{base}{input_path(upload_id, body.filename)}", "asset_id": None}
+    input_uri = f"{caller.base_url}{input_path(upload_id, body.filename)}"
+    return upload_link(caller, key, body.size_bytes, body.content_type, input_uri)
 
 
 @router.post("/assets/register", summary="Make a file an asset")
-def register(body: RegisterRequest, caller: AssetsCaller, request: Request) -> dict[str, Any]:
+def register(body: RegisterRequest, caller: AssetsCaller) -> AssetRecord:
     """Read the file, and keep it under the digest of its bytes."""
-    settings: Settings = request.app.state.settings
+    allowed = caller.settings.max_upload_bytes
     with tempfile.TemporaryDirectory(prefix="simyard-register-") as folder:
-        path = Source(caller, settings, base_url(request)).fetch(body.input_uri, Path(folder) / "0", "input_uri")
+        path = Source(caller).fetch(body.input_uri, Path(folder) / "0", "input_uri")
         if body.filename is not None and body.filename != path.name:
             check_name(body.filename, "filename")
             path = path.rename(path.with_name(body.filename))
         size = path.stat().st_size
-        if size > settings.max_upload_bytes or body.size_bytes not in (None, size):
+        if size > allowed or body.size_bytes not in (None, size):
             raise RequestError(
-                f"input_uri: the file has {size:,} bytes; announced were {body.size_bytes}, allowed are "
-                f"{settings.max_upload_bytes:,}.",
+                f"input_uri: the file has {size:,} bytes; announced were {body.size_bytes}, allowed are {allowed:,}.",
                 code="wrong_size",
                 advice="Upload it again.",
             )
         kind = body.kind or inputs.kind_by_name(path.name)
-        return inputs.upload(caller.store, path, kind, body.metadata or {}).to_json()
+        return inputs.upload(caller.store, path, kind, body.metadata or {})
 
 
 @router.get("/assets", summary="List assets, the newest upload first")
-def list_assets(caller: AssetsCaller, limit: Limit = 100) -> dict[str, Any]:
+def list_assets(caller: AssetsCaller, limit: Limit = 100) -> dict[str, list[AssetRecord]]:
     """Return the records of the assets that were uploaded last."""
-    return {"assets": [record.to_json() for record in inputs.list_assets(caller.store, limit)]}
+    return {"assets": inputs.list_assets(caller.store, limit)}
 
 
 @router.get("/assets/{asset_id}", summary="Show an asset")
-def show_asset(asset_id: str, caller: AssetsCaller) -> dict[str, Any]:
+def show_asset(asset_id: str, caller: AssetsCaller) -> AssetRecord:
     """Return an asset's record."""
-    return inputs.find_asset(caller.store, asset_id).to_json()
+    return inputs.find_asset(caller.store, asset_id)

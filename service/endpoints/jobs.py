@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from simyard.core.artifacts import STDOUT
 from simyard.core.errors import RequestError
-from simyard.core.specs import JobSpec
-from simyard.service import bodies
+from simyard.service import bodies, notifications
 from simyard.service.auth import Caller, JobsCaller
-from simyard.service.endpoints.files import base_url, download_link
+from simyard.service.endpoints.files import DownloadLink, download_link
 from simyard.service.endpoints.pages import page_link
-from simyard.service.limits import Limits
-from simyard.service.prefect_api import Launch, Launches
+from simyard.service.prefect_api import Launch
 from simyard.service.references import bring
-from simyard.service.settings import Settings
-from simyard.service.status import ENDED, find_artifact, job_standing, newest_jobs
-from simyard.service.webhooks import outgoing as notifications
+from simyard.service.status import ENDED, MANIFEST, artifact_key, job_answer, newest
 from simyard.store import keys
 from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
@@ -52,58 +49,47 @@ FOLLOW_S = 1.0
 
 @router.post("", status_code=201, openapi_extra=bodies.described(*bodies.JOBS), summary="Submit a job")
 def submit(
-    body: JsonBody, caller: JobsCaller, request: Request, response: Response, idempotency_key: IdempotencyKey = None
+    body: JsonBody, caller: JobsCaller, response: Response, idempotency_key: IdempotencyKey = None
 ) -> dict[str, Any]:
     """Check everything, put the inputs into the store, and start the job. The same key and body mean the same job."""
-    settings: Settings = request.app.state.settings
-    launches: Launches = request.app.state.launches
-    limits: Limits = request.app.state.limits
+    store, settings = caller.store, caller.settings
 
     # What is wrong with the body itself is said before anything is looked up.
-    notify_url = notifications.take_url(body, settings)
+    notify_url = notifications.take_url(body, caller)
     model = bodies.job_model(body)
     asked = bodies.check(body, model)
     key = idempotency_key if idempotency_key is None else idempotency.check_key(idempotency_key)
 
     # A job that the key stands for is there already, or was begun by a request that died half-way: then it is made
     # whole under the same id.
-    job_id = key and idempotency.claimed(caller.store, key, body)
-    if job_id and caller.store.exists(JobKeys(job_id).job):
+    job_id = key and idempotency.claimed(store, key, body)
+    if job_id and store.exists(JobKeys(job_id).job):
         response.status_code = 200
     else:
-        limits.admit(caller)
+        caller.limits.admit(caller)
         with tempfile.TemporaryDirectory(prefix="simyard-submit-") as folder:
-            here = bring(asked, caller, settings, base_url(request), Path(folder))
-            resolved = resolve(here, caller.store, keys.new_job_id(), Path(folder))
+            here = bring(asked, caller, Path(folder))
+            resolved = resolve(here, store, keys.new_job_id(), Path(folder))
             refuse_without_pool(resolved.spec, settings.pool)
             if key:
-                job_id = idempotency.claim(caller.store, key, resolved.spec.job_id, body)
+                job_id = idempotency.claim(store, key, resolved.spec.job_id, body)
             # The paths above are gone in a moment; what was sent says more.
             as_sent = asked.model_dump(mode="json", by_alias=True, exclude_unset=True)
             spec = replace(resolved.spec, job_id=job_id or resolved.spec.job_id, request=as_sent)
-            stage(replace(resolved, spec=spec), caller.store)
+            stage(replace(resolved, spec=spec), store)
             job_id = spec.job_id
 
     # The flow takes what is staged to its end; its request is what the Prefect UI shows of it.
-    spec = load_spec(caller.store, job_id)
+    spec = load_spec(store, job_id)
     if notify_url:
-        notifications.register(settings, caller, job_id, notify_url)
-    if not caller.store.exists(JobKeys(job_id).result):
-        launches.start(_launch(spec, caller, settings))
-    return _view(request, caller, job_id) | _estimate(spec, settings)
+        notifications.register(caller, job_id, notify_url)
+    if not store.exists(JobKeys(job_id).result):
+        parameters = {"request": spec.request, "store": caller.reference, "pool": settings.pool, "job_id": job_id}
+        caller.launches.start(Launch(job_id, spec.kind, parameters, caller.project, caller.key.key_id))
 
-
-def _launch(spec: JobSpec, caller: Caller, settings: Settings) -> Launch:
-    parameters = {
-        "request": spec.request, "store": caller.reference, "pool": settings.pool, "job_id": spec.job_id,
-    }  # fmt: skip
-    return Launch(spec.job_id, spec.kind, parameters, caller.project, caller.key.key_id)
-
-
-def _estimate(spec: JobSpec, settings: Settings) -> dict[str, Any]:
-    """Return the price, as far as it is known beforehand: not at all, unless the job takes no GPU."""
+    # The price is known beforehand only where the job takes no GPU.
     cost = 0.0 if spec.gpus == 0 else None
-    return {
+    return _view(caller, job_id) | {
         "estimated_credits": cost,
         "estimated_usd": cost,
         "billing_model": BILLING_MODEL,
@@ -112,38 +98,34 @@ def _estimate(spec: JobSpec, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _view(request: Request, caller: Caller, job_id: str) -> dict[str, Any]:
-    settings: Settings = request.app.state.settings
-    launches: Launches = request.app.state.launches
-    return job_standing(caller.store, job_id, launches) | {
-        "project_id": caller.project,
-        "page_url": page_link(settings, base_url(request), caller.project, job_id),
-    }
+def _view(caller: Caller, job_id: str) -> dict[str, Any]:
+    page_url = page_link(caller.settings, caller.base_url, caller.project, job_id)
+    answer = job_answer(caller.store, job_id, caller.launches)
+    return answer.to_json() | {"project_id": caller.project, "page_url": page_url}
 
 
 @router.get("", summary="List jobs, newest first")
-def list_jobs(caller: JobsCaller, request: Request, limit: Limit = 100) -> dict[str, Any]:
+def list_jobs(caller: JobsCaller, limit: Limit = 100) -> dict[str, Any]:
     """Return the newest jobs of the key's project."""
-    return {"jobs": [_view(request, caller, job_id) for job_id in newest_jobs(caller.store, limit)]}
+    return {"jobs": [_view(caller, job_id) for job_id in newest(caller.store, "job", limit)]}
 
 
 @router.get("/{job_id}", summary="Show a job")
-def show(job_id: str, caller: JobsCaller, request: Request) -> dict[str, Any]:
+def show(job_id: str, caller: JobsCaller) -> dict[str, Any]:
     """Return the status of a job, and its artifacts."""
-    return _view(request, caller, job_id)
+    return _view(caller, job_id)
 
 
 @router.post("/{job_id}/cancel", summary="Cancel a job")
-def cancel(job_id: str, caller: JobsCaller, request: Request) -> dict[str, Any]:
+def cancel(job_id: str, caller: JobsCaller) -> dict[str, Any]:
     """Stop a job, and keep what it saved; one that has ended stays as it is."""
-    launches: Launches = request.app.state.launches
     store = caller.store
     spec = load_spec(store, job_id)
     if history.job_status(store, job_id).status not in ENDED:
         ask_to_cancel(store, job_id)
-        if launches.cancel_unbegun(job_id) and not store.exists(JobKeys(job_id).result):
+        if caller.launches.cancel_unbegun(job_id) and not store.exists(JobKeys(job_id).result):
             persist(spec, collect(spec, store, CANCELED), store)
-    return _view(request, caller, job_id)
+    return _view(caller, job_id)
 
 
 @router.get(
@@ -167,24 +149,24 @@ async def logs(
 async def _lines(store: Store, job_id: str, name: str, tail: int, *, follow: bool) -> AsyncIterator[str]:
     follower = LogFollower(store, job_id, (name,), tail)
     while True:
-        standing = await anyio.to_thread.run_sync(history.job_status, store, job_id)
-        for _, line in await anyio.to_thread.run_sync(follower.new_lines, standing.attempts):
+        known = await anyio.to_thread.run_sync(history.job_status, store, job_id)
+        for _, line in await anyio.to_thread.run_sync(follower.new_lines, known.attempts):
             yield f"{line}\n"
-        if not follow or standing.status in ENDED:
+        if not follow or known.status in ENDED:
             return
         await anyio.sleep(FOLLOW_S)
 
 
 @router.get("/{job_id}/artifacts/{name:path}/download-url", summary="Get a URL to fetch an artifact by")
-def artifact_url(job_id: str, name: str, caller: JobsCaller, request: Request) -> dict[str, Any]:
+def artifact_url(job_id: str, name: str, caller: JobsCaller) -> DownloadLink:
     """Return a URL that needs no key, for a while."""
-    settings: Settings = request.app.state.settings
     store = caller.store
-    try:
-        key, sha256 = find_artifact(store, job_id, name)
-        link = download_link(settings, base_url(request), caller.project, store, key, name)
-    except KeyNotFound as error:
-        raise RequestError(
-            f"{job_id} has no artifact {name!r}.", code="no_artifact", advice="The job itself lists what it left."
-        ) from error
-    return link | {"sha256": sha256}
+    load_spec(store, job_id)
+    result = history.result_of(store, job_id)
+    digests = {entry.name: entry.sha256 for entry in result.artifacts} if result else {}
+    if name == MANIFEST or name in digests:
+        with suppress(KeyNotFound):
+            return download_link(caller, artifact_key(job_id, name), name, digests.get(name))
+    raise RequestError(
+        f"{job_id} has no artifact {name!r}.", code="no_artifact", advice="The job itself lists what it left."
+    )

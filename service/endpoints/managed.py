@@ -12,16 +12,14 @@ from fastapi import APIRouter, Query, Request, Response
 
 from simyard.core.errors import RequestError
 from simyard.requests.managed import TrainingRunRequest
-from simyard.service import bodies
+from simyard.service import bodies, notifications
 from simyard.service.auth import Caller, TrainingCaller
-from simyard.service.endpoints.files import base_url, download_link
+from simyard.service.endpoints.files import DownloadLink, download_link
 from simyard.service.endpoints.jobs import IdempotencyKey, JsonBody
-from simyard.service.limits import Limits
 from simyard.service.prefect_api import Launch, Launches
 from simyard.service.references import bring
 from simyard.service.settings import Settings
-from simyard.service.status import checkpoint, newest_runs, run_standing
-from simyard.service.webhooks import outgoing as notifications
+from simyard.service.status import checkpoint, newest, run_answer
 from simyard.store import keys
 from simyard.store.keys import RunKeys
 from simyard.store.store import KeyNotFound, Store
@@ -47,29 +45,26 @@ def create(
     """Check everything, put the inputs into the store, and begin. The same key and body mean the same run."""
     settings: Settings = request.app.state.settings
     launches: Launches = request.app.state.launches
-    notify_url = notifications.take_url(body, settings)
+    notify_url = notifications.take_url(body, caller)
     asked = bodies.check(body, TrainingRunRequest)
     key = None if idempotency_key is None else _OF_A_RUN + idempotency.check_key(idempotency_key)
     run_id = key and idempotency.claimed(caller.store, key, body)
     if run_id and caller.store.exists(RunKeys(run_id).run):
         response.status_code = 200
     else:
-        limits: Limits = request.app.state.limits
-        limits.admit(caller)
-        run_id = _stage(asked, body, key, caller, settings, base_url(request))
+        caller.limits.admit(caller)
+        run_id = _stage(asked, body, key, caller, settings)
     if notify_url:
-        notifications.register(settings, caller, run_id, notify_url)
+        notifications.register(caller, run_id, notify_url)
     if not caller.store.exists(RunKeys(run_id).result):
         launches.start(_launch(load_run(caller.store, run_id), caller, settings))
     return _view(request, caller, run_id)
 
 
-def _stage(
-    asked: TrainingRunRequest, body: dict[str, Any], key: str | None, caller: Caller, settings: Settings, base: str
-) -> str:
+def _stage(asked: TrainingRunRequest, body: dict[str, Any], key: str | None, caller: Caller, settings: Settings) -> str:
     """Put a new run into the store; return its id."""
     with tempfile.TemporaryDirectory(prefix="simyard-submit-") as folder:
-        here = bring(asked, caller, settings, base, Path(folder))
+        here = bring(asked, caller, Path(folder))
         resolved = resolve_run(here, caller.store, keys.new_run_id(), Path(folder), settings.site)
         run_id = idempotency.claim(caller.store, key, resolved.spec.run_id, body) if key else resolved.spec.run_id
         # The folder above is gone in a moment: a trainer that is a child process starts in the machine's home.
@@ -90,13 +85,13 @@ def _launch(spec: RunSpec, caller: Caller, settings: Settings) -> Launch:
 
 def _view(request: Request, caller: Caller, run_id: str) -> dict[str, Any]:
     launches: Launches = request.app.state.launches
-    return run_standing(caller.store, run_id, launches)
+    return run_answer(caller.store, run_id, launches).to_json()
 
 
 @router.get("", summary="List managed runs, newest first")
 def list_runs(caller: TrainingCaller, request: Request, limit: Limit = 30) -> dict[str, Any]:
     """Return the newest managed runs of the key's project."""
-    return {"runs": [_view(request, caller, run_id) for run_id in newest_runs(caller.store, limit)]}
+    return {"runs": [_view(request, caller, run_id) for run_id in newest(caller.store, "run", limit)]}
 
 
 @router.get("/{run_id}", summary="Show a managed run")
@@ -162,18 +157,16 @@ def events(run_id: str, caller: TrainingCaller, limit: Limit = 500) -> dict[str,
 
 
 @router.get("/{run_id}/checkpoints/{checkpoint_id}/download-url", summary="Get a URL to fetch a checkpoint by")
-def checkpoint_url(run_id: str, checkpoint_id: str, caller: TrainingCaller, request: Request) -> dict[str, Any]:
+def checkpoint_url(run_id: str, checkpoint_id: str, caller: TrainingCaller) -> DownloadLink:
     """Return a URL that needs no key, for a while."""
-    settings: Settings = request.app.state.settings
     store = caller.store
     try:
         found = checkpoint(store, run_id, checkpoint_id)
         file = inputs.asset_file(inputs.find_asset(store, keys.asset_id_of(found.sha256)))
-        link = download_link(settings, base_url(request), caller.project, store, file.key, file.name)
+        return download_link(caller, file.key, file.name, found.sha256)
     except KeyNotFound as error:
         raise RequestError(
             f"{run_id} has no checkpoint {checkpoint_id!r}.",
             code="unknown_checkpoint",
             advice="See the run's checkpoints.",
         ) from error
-    return link | {"sha256": found.sha256}

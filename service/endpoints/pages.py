@@ -16,14 +16,13 @@ from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPAuthorizationCredentials
 
 from simyard.core.errors import RequestError, SimyardError
-from simyard.service.auth import BEARER, Guard
-from simyard.service.endpoints.files import base_url, download_url
+from simyard.service.auth import BEARER, Guard, base_url
+from simyard.service.endpoints.files import download_url
 from simyard.service.errors import status_of
 from simyard.service.job_page import error_page, job_page
-from simyard.service.job_view import look
 from simyard.service.prefect_api import Launches
 from simyard.service.settings import Settings
-from simyard.service.signing import seal, unseal
+from simyard.service.signatures import seal, unseal
 from simyard.store.store import Store
 
 router = APIRouter(tags=["pages"])
@@ -57,11 +56,11 @@ def page(
         base = base_url(request)
 
         def link(key: str, name: str) -> str:
-            return download_url(settings, base, project, store, key, name, settings.url_seconds)
+            return download_url(settings, base, project, key, name)
 
-        seen = look(store, job_id, launches, link)
         until = datetime.fromtimestamp(time.time() + settings.url_seconds, UTC)
-        return _answer(job_page(seen, nonce, f"{until:%H:%M} UTC"), 200, nonce, seen.links.values())
+        html, links = job_page(store, job_id, launches, link, nonce, f"{until:%H:%M} UTC")
+        return _answer(html, 200, nonce, links)
     except SimyardError as error:
         status = status_of(error)
         if status == 503:
@@ -82,8 +81,8 @@ def _admit(request: Request, job_id: str, token: str | None, key: str | None) ->
     settings: Settings = request.app.state.settings
     guard: Guard = request.app.state.guard
     if token is None:
-        caller = guard.admit(key, "jobs")
-        return caller.project, caller.store
+        project = guard.admit(key, "jobs").project
+        return project, settings.open(project)
     about = unseal(settings.secret, "page", token)
     if about["job_id"] != job_id:
         raise RequestError(

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from simyard.cli.options import config_and_settings
+from simyard.cli.shared import config_and_settings
 from simyard.core.errors import RequestError
 
 

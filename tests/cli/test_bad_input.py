@@ -4,17 +4,14 @@ Each row gives what the message must hold: the repr of what was wrong, and what 
 """
 
 import json
-import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import click.testing
 import pytest
-from helpers import LIBRARIES, train_request
+from helpers import LIBRARIES, changed, train_request
 
 from simyard.cli.main import main
-from simyard.cli.output import JSON_KEYS
+from simyard.cli.shared import JSON_KEYS
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.resolve import resolve
@@ -29,19 +26,13 @@ GOOD = {
 ALLOWED_LIBRARIES = ", ".join(map(repr, sorted(LIBRARIES)))
 
 
-def changed(path, value):
+def good(path, value):
     """The good config with one field changed, given by its dotted path."""
-    config = json.loads(json.dumps(GOOD))
-    node = config
-    *folders, last = path.split(".")
-    for folder in folders:
-        node = node.setdefault(folder, {})
-    node[last] = value
-    return config
+    return changed(GOOD, {path: value}, ".")
 
 
 def row(name, path, value, *said):
-    return pytest.param(changed(path, value), said, id=name)
+    return pytest.param(good(path, value), said, id=name)
 
 
 # The file
@@ -79,16 +70,17 @@ def test_a_file_that_is_no_config(refuse, write, content, said):
     refuse("train", write(content), said=said)
 
 
-def test_a_file_that_is_not_there(refuse):
-    refuse("train", "no such.json", said=["'no such.json'", "No such file", "Name a JSON file"])
-
-
-def test_a_folder_for_a_file(refuse, tmp_path):
-    refuse("train", tmp_path, said=[repr(str(tmp_path)), "directory"])
-
-
-def test_a_device_for_a_file(refuse):
-    refuse("train", "/dev/zero", said=["'/dev/zero'", "too large"])
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("no such.json", ["'no such.json'", "No such file", "Name a JSON file"]),
+        (".", ["'.'", "directory"]),
+        ("/dev/zero", ["'/dev/zero'", "too large"]),
+    ],
+    ids=["nothing", "a folder", "a device"],
+)
+def test_a_path_that_is_no_file(refuse, path, said):
+    refuse("train", path, said=said)
 
 
 # The fields
@@ -244,6 +236,23 @@ COUNTS = [
         row("resume from a number", "resume.fromJob", 5, "resume.fromJob", "not 5"),
         row("resume at a negative", "resume", {"fromJob": SOME_ID, "iteration": -1}, "resume.iteration", "not -1"),
         row("resume at true", "resume", {"fromJob": SOME_ID, "iteration": True}, "resume.iteration", "not True"),
+        # Several fields
+        pytest.param(
+            GOOD | {"customEnvironmentPath": "a.zip", "customEnvironmentS3Uri": "s3://bucket/a.zip"},
+            ["customEnvironmentPath or customEnvironmentS3Uri, not both"],
+            id="both packages",
+        ),
+        pytest.param(
+            good("trainingConfig.customEnvironmentS3Uri", "s3://bucket/a.zip")
+            | {"customEnvironmentS3Uri": "s3://bucket/b.zip"},
+            ["customEnvironmentS3Uri", "at the top and in trainingConfig"],
+            id="a shared field in both places",
+        ),
+        pytest.param(
+            {"trainingConfig": {"task": "T", "numEnvs": 0, "seed": -1}, "retrys": 1, "timeouts": {"wallSeconds": "x"}},
+            ["numEnvs", "seed", "'retrys'", "wallSeconds"],
+            id="every problem at once",
+        ),
     ],
 )
 def test_a_field_that_is_wrong(refuse, write, config, said):
@@ -251,27 +260,11 @@ def test_a_field_that_is_wrong(refuse, write, config, said):
     assert "secret" not in result.output
 
 
-def test_both_packages(refuse, write):
-    config = GOOD | {"customEnvironmentPath": "a.zip", "customEnvironmentS3Uri": "s3://bucket/a.zip"}
-    refuse("train", write(config), said=["customEnvironmentPath or customEnvironmentS3Uri, not both"])
-
-
-def test_a_shared_field_in_both_places(refuse, write):
-    config = changed("trainingConfig.customEnvironmentS3Uri", "s3://bucket/a.zip")
-    config["customEnvironmentS3Uri"] = "s3://bucket/b.zip"
-    refuse("train", write(config), said=["customEnvironmentS3Uri", "at the top and in trainingConfig"])
-
-
 @pytest.mark.parametrize("name", ["a b.zip", ".hidden.zip", "ü.zip", "a" * 130 + ".zip", "-rf.zip"])
 def test_a_package_whose_name_cannot_be_kept(refuse, write, tmp_path, name):
     (tmp_path / name).write_bytes(b"")
     said = [repr(name), "letters, digits and . _ + -"]
     refuse("train", write(GOOD | {"customEnvironmentPath": name}), said=said)
-
-
-def test_every_problem_is_named_at_once(refuse, write):
-    config = {"trainingConfig": {"task": "T", "numEnvs": 0, "seed": -1}, "retrys": 1, "timeouts": {"wallSeconds": "x"}}
-    refuse("train", write(config), said=["numEnvs", "seed", "'retrys'", "wallSeconds"])
 
 
 # The command
@@ -353,11 +346,11 @@ def earlier(store):
 
 
 def test_resuming_a_job_without_a_checkpoint(refuse, write, earlier):
-    refuse("train", write(changed("resume.fromJob", earlier)), said=[repr(earlier), "no valid checkpoint"])
+    refuse("train", write(good("resume.fromJob", earlier)), said=[repr(earlier), "no valid checkpoint"])
 
 
 def test_resuming_with_another_library(refuse, write, earlier):
-    config = changed("resume.fromJob", earlier)
+    config = good("resume.fromJob", earlier)
     config["trainingConfig"]["rlLibrary"] = "skrl"
     refuse("train", write(config), said=["'rsl_rl'", "'skrl'", "Set rlLibrary to 'rsl_rl'"])
 
@@ -377,33 +370,26 @@ def test_a_store_that_is_a_file(tmp_path, write):
 # The answer
 
 
-def test_the_refusal_as_json(refuse, write):
-    result = refuse("train", write(changed("trainingConfig.numEnvs", 0)), "--json", said=["numEnvs"])
+@pytest.mark.parametrize(
+    ("arguments", "config", "code"),
+    [
+        (["train", "config.json"], good("trainingConfig.numEnvs", 0), "bad_config"),
+        (["evaluate", "config.json"], {"trainingConfig": {"task": "T", "numEnvs": 0}}, "bad_config"),
+        (["export-policy", "config.json"], {"exportConfig": {"task": "T", "numEnvs": 0}}, "bad_config"),
+        (["sessions", "start", "no such.json"], GOOD, "no_config"),
+        (["upload", "config.json", "--kind", "robot"], GOOD, "bad_asset_name"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_the_refusal_as_json(refuse, write, arguments, config, code):
+    write(config)
+    result = refuse(*arguments, "--json", said=[arguments[-1] if code == "no_config" else ""])
     answer = json.loads(result.stdout.splitlines()[-1])
     assert tuple(answer) == JSON_KEYS
-    assert (answer["status"], answer["artifacts"], answer["attempts"]) == ("failed", [], 0)
+    nothing = dict.fromkeys(("job_id", "store", "timings", "summary")) | {"artifacts": [], "attempts": 0}
+    assert answer == nothing | {"status": "failed", "error": answer["error"]}
     assert set(answer["error"]) == {"code", "category", "message", "advice"}
-    assert answer["error"]["category"] == "user"
-
-
-def test_the_real_command_refuses_at_once_without_importing_prefect(write, store, tmp_path):
-    code = (
-        "import sys\nfrom simyard.cli.main import main\ntry:\n    main()\n"
-        "finally:\n    print([m for m in ('prefect', 'torch', 'matplotlib') if m in sys.modules], file=sys.stderr)"
-    )
-    config = write(changed("trainingConfig.numEnvs", 0))
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    done = subprocess.run(
-        [sys.executable, "-c", code, "train", str(config), "--store", str(store)],
-        capture_output=True, text=True, cwd=tmp_path, check=False,
-    )  # fmt: skip
-    took = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("Bad request: trainingConfig.numEnvs: ")
-    assert done.stderr.splitlines()[1:] == ["[]"]
-    assert list(store.iterdir()) == []
-    assert took < 3
+    assert (answer["error"]["code"], answer["error"]["category"]) == (code, "user")
 
 
 def test_a_pool_that_is_not_there(simyard, write, store):

@@ -9,7 +9,7 @@ import pytest
 import zarr
 
 from simyard.cli.main import main
-from simyard.cli.output import JSON_KEYS
+from simyard.cli.shared import JSON_KEYS
 from simyard.runner.recording.arrays import pack
 from simyard.runner.recording.recorder import RolloutRecorder
 

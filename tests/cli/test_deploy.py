@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from click.testing import CliRunner, Result
 from helpers import CommandLine, FlowHost, Server, last_json
@@ -28,15 +27,7 @@ class Seen:
     """What a Prefect server says of a pool and of what belongs to it."""
 
     def __init__(self, server: Server) -> None:
-        self.url = server.url
-        self.client = httpx.Client(timeout=30)  # making one takes longer than what it is asked
-
-    def ask(self, path: str, body: Any = None) -> Any:
-        url = f"{self.url}{path}"
-        answer = self.client.get(url) if body is None else self.client.post(url, json=body)
-        if answer.status_code == 404:
-            return None
-        return answer.raise_for_status().json()
+        self.ask = server.ask
 
     def pool(self, name: str) -> Any:
         return self.ask(f"/work_pools/{name}")

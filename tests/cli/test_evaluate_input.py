@@ -3,14 +3,8 @@
 What a checkpoint holds is looked at in the simulator's Python: see tests/sim/test_evaluation.py.
 """
 
-import json
-import resource
-import subprocess
-import sys
-
 import pytest
 
-from simyard.cli.output import JSON_KEYS
 from simyard.core.specs import Answer, JointLimits
 from simyard.requests.config import check_config
 from simyard.requests.jobs import EvaluateRequest, ExportRequest
@@ -22,21 +16,22 @@ from simyard.tasks.stage import stage
 SOME_ID = "job-01k00000000000000000000000"
 TASK = "Isaac-Cartpole-Direct"
 SECTIONS = {"evaluate": "trainingConfig", "export-policy": "exportConfig"}
+MODELS = {"evaluate": EvaluateRequest, "export-policy": ExportRequest}
+KINDS = {"evaluate": "evaluate", "export-policy": "export"}
 BOTH = pytest.mark.parametrize("command", list(SECTIONS))
 JOINT = {"slider_to_cart": {"maxEffort": 5}}
 ANSWER = {"safety-monitor": {"ok": True, "by": "Ada"}}
 
 
-@pytest.fixture
-def good(tmp_path):
-    """A config of each command that nothing here refuses."""
+@pytest.fixture(autouse=True)
+def checkpoint(tmp_path):
     (tmp_path / "model_1.pt").write_text("not looked into here")
 
-    def config(command, **changes):
-        section = {"task": TASK, "checkpointPath": "model_1.pt", **changes}
-        return {SECTIONS[command]: {name: value for name, value in section.items() if value != "LEFT OUT"}}
 
-    return config
+def good(command, **changes):
+    """A config of a command that nothing here refuses, but for the changes."""
+    section = {"task": TASK, "checkpointPath": "model_1.pt", **changes}
+    return {SECTIONS[command]: {name: value for name, value in section.items() if value != "LEFT OUT"}}
 
 
 # Fields of both
@@ -79,9 +74,58 @@ SHARED = [
 ]
 
 
-@BOTH
-@pytest.mark.parametrize(("changes", "said"), [pytest.param(*row[1:], id=row[0]) for row in SHARED])
-def test_a_field_that_is_wrong(refuse, write, good, command, changes, said):
+# Fields of one
+
+EVALUATION = [
+    ("mode is train", {"mode": "train"}, ["mode", "'evaluate'", "not 'train'"]),
+    ("no steps", {"stepsPerEpisode": 0}, ["stepsPerEpisode", "not 0"]),
+    ("steps are true", {"stepsPerEpisode": True}, ["stepsPerEpisode", "not True"]),
+    ("video is text", {"recordVideo": "yes"}, ["recordVideo", "valid boolean, not 'yes'"]),
+    ("video is a number", {"recordVideo": 1}, ["recordVideo", "not 1"]),
+    ("requireVideo is null", {"requireVideo": None}, ["requireVideo", "not None"]),
+    ("no films", {"videoEpisodes": []}, ["videoEpisodes", "at least 1"]),
+    ("films are text", {"videoEpisodes": "first"}, ["videoEpisodes", "not 'first'"]),
+    ("another film", {"videoEpisodes": ["last"]}, ["videoEpisodes", "'first', 'best' or 'worst'"]),
+    ("film 0", {"videoEpisodes": [0]}, ["videoEpisodes", "greater than or equal to 1"]),
+    ("film true", {"videoEpisodes": [True]}, ["videoEpisodes", "not True"]),
+    ("21 films", {"videoEpisodes": ["first"] * 21}, ["videoEpisodes", "at most 20"]),
+    ("a film of none", {"recordVideo": True, "videoEpisodes": ["best", 51]}, ["videoEpisodes", "51", "50"]),
+    ("a space", {"successTermination": "a b"}, ["successTermination", "'a b'"]),
+    ("no termination", {"successTermination": ""}, ["successTermination", "''"]),
+    ("limits are for an export", {"actionLimits": JOINT}, ["Unknown key 'actionLimits'"]),
+]
+EXPORT = [
+    ("one episode", {"numEpisodes": 1}, ["numEpisodes", "greater than or equal to 2"]),
+    ("video is for an evaluation", {"recordVideo": True}, ["Unknown key 'recordVideo'"]),
+    ("a space", {"otherPhysics": "a b"}, ["otherPhysics", "'a b'"]),
+    ("limits are a list", {"actionLimits": [1]}, ["actionLimits", "not [1]"]),
+    ("a joint with a space", {"actionLimits": {"a b": {}}}, ["actionLimits", "'a b'"]),
+    ("an unknown limit", {"actionLimits": {"a": {"max": 1}}}, ["'max'", "'maxVelocity'"]),
+    ("no velocity", {"actionLimits": {"a": {"maxVelocity": 0}}}, ["maxVelocity", "not 0"]),
+    ("effort below 0", {"actionLimits": {"a": {"maxEffort": -3}}}, ["maxEffort", "not -3"]),
+    ("half a position", {"actionLimits": {"a": {"position": [1]}}}, ["position"]),
+    ("position turned", {"actionLimits": {"a": {"position": [2, 1]}}}, ["position", "2", "1"]),
+    ("a joint without a limit", {"actionLimits": {"a": {}}}, ["actionLimits"]),
+    ("an answer is true", {"checklistAnswers": {"safety-monitor": True}}, ["checklistAnswers"]),
+    ("an empty name", {"checklistAnswers": {"safety-monitor": {"ok": True, "by": ""}}}, ["by"]),
+    ("nobody answers", {"checklistAnswers": {"safety-monitor": {"ok": True}}}, ["by is missing"]),
+    ("ok is text", {"checklistAnswers": {"safety-monitor": {"ok": "yes", "by": "Ada"}}}, ["ok", "not 'yes'"]),
+    ("an answer to nothing", {"checklistAnswers": {"safety-monitr": ANSWER["safety-monitor"]}},
+     ["'safety-monitr'", "Did you mean 'safety-monitor'?"]),
+    ("all of one", {"fromJob": {"jobId": SOME_ID, "which": "all"}}, ["'all'", "export one: latest, best or iteration"]),
+    ("every of one", {"fromJob": {"jobId": SOME_ID, "which": "every:2"}}, ["'every:2'", "export one: latest, best or"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "changes", "said"),
+    [
+        pytest.param(command, changes, said, id=f"{command}: {name}")
+        for command, rows in {"evaluate": SHARED + EVALUATION, "export-policy": SHARED + EXPORT}.items()
+        for name, changes, said in rows
+    ],
+)
+def test_a_field_that_is_wrong(refuse, write, command, changes, said):
     result = refuse(command, write(good(command, **changes)), said=said)
     assert "secret" not in result.output
 
@@ -92,99 +136,24 @@ def test_a_field_that_is_wrong(refuse, write, good, command, changes, said):
     [({"gpusPerNode": 2}, 2), ({"numNodes": 2, "gpusPerNode": 4}, 8), ({"numNodes": 3}, 3)],
     ids=["GPUs", "GPUs of machines", "machines"],
 )
-def test_only_a_training_takes_several_gpus(refuse, write, good, command, compute, gpus):
-    kind = {"evaluate": "evaluate", "export-policy": "export"}[command]
-    said = [f"asks for {gpus} GPUs, and a job of kind {kind!r} runs on one", "gpusPerNode and numNodes to 1"]
+def test_only_a_training_takes_several_gpus(refuse, write, command, compute, gpus):
+    said = [f"asks for {gpus} GPUs, and a job of kind {KINDS[command]!r} runs on one", "gpusPerNode and numNodes to 1"]
     refuse(command, write({**good(command), "computeConfig": compute}), said=said)
 
 
-# Fields of one
-
-
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("command", "config", "said"),
     [
-        pytest.param({"mode": "train"}, ["mode", "'evaluate'", "not 'train'"], id="mode is train"),
-        pytest.param({"stepsPerEpisode": 0}, ["stepsPerEpisode", "not 0"], id="no steps"),
-        pytest.param({"stepsPerEpisode": True}, ["stepsPerEpisode", "not True"], id="steps are true"),
-        pytest.param({"recordVideo": "yes"}, ["recordVideo", "valid boolean, not 'yes'"], id="video is text"),
-        pytest.param({"recordVideo": 1}, ["recordVideo", "not 1"], id="video is a number"),
-        pytest.param({"requireVideo": None}, ["requireVideo", "not None"], id="requireVideo is null"),
-        pytest.param({"videoEpisodes": []}, ["videoEpisodes", "at least 1"], id="no films"),
-        pytest.param({"videoEpisodes": "first"}, ["videoEpisodes", "not 'first'"], id="films are text"),
-        pytest.param({"videoEpisodes": ["last"]}, ["videoEpisodes", "'first', 'best' or 'worst'"], id="another film"),
-        pytest.param({"videoEpisodes": [0]}, ["videoEpisodes", "greater than or equal to 1"], id="film 0"),
-        pytest.param({"videoEpisodes": [True]}, ["videoEpisodes", "not True"], id="film true"),
-        pytest.param({"videoEpisodes": ["first"] * 21}, ["videoEpisodes", "at most 20"], id="21 films"),
-        pytest.param(
-            {"recordVideo": True, "videoEpisodes": ["best", 51]}, ["videoEpisodes", "51", "50"], id="a film of none"
-        ),
-        pytest.param({"successTermination": "a b"}, ["successTermination", "'a b'"], id="a space"),
-        pytest.param({"successTermination": ""}, ["successTermination", "''"], id="no termination"),
-        pytest.param({"actionLimits": JOINT}, ["Unknown key 'actionLimits'"], id="limits are for an export"),
+        ("evaluate", {"name": "a"}, ["trainingConfig is missing"]),
+        ("export-policy", {"name": "a"}, ["exportConfig is missing"]),
+        ("evaluate", good("export-policy"), ["trainingConfig is missing", "'exportConfig'"]),
+        ("export-policy", good("evaluate"), ["exportConfig is missing", "'trainingConfig'"]),
+        ("train", good("evaluate", checkpointPath="LEFT OUT", mode="evaluate"), ["mode", "'evaluate'"]),
+        ("train", {"trainingConfig": {"task": TASK, "exportPolicy": "yes"}}, ["exportPolicy", "boolean, not 'yes'"]),
     ],
 )
-def test_a_field_of_an_evaluation_that_is_wrong(refuse, write, good, changes, said):
-    refuse("evaluate", write(good("evaluate", **changes)), said=said)
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        pytest.param({"numEpisodes": 1}, ["numEpisodes", "greater than or equal to 2"], id="one episode"),
-        pytest.param({"recordVideo": True}, ["Unknown key 'recordVideo'"], id="video is for an evaluation"),
-        pytest.param({"otherPhysics": "a b"}, ["otherPhysics", "'a b'"], id="a space"),
-        pytest.param({"actionLimits": [1]}, ["actionLimits", "not [1]"], id="limits are a list"),
-        pytest.param({"actionLimits": {"a b": {}}}, ["actionLimits", "'a b'"], id="a joint with a space"),
-        pytest.param({"actionLimits": {"a": {"max": 1}}}, ["'max'", "'maxVelocity'"], id="an unknown limit"),
-        pytest.param({"actionLimits": {"a": {"maxVelocity": 0}}}, ["maxVelocity", "not 0"], id="no velocity"),
-        pytest.param({"actionLimits": {"a": {"maxEffort": -3}}}, ["maxEffort", "not -3"], id="effort below 0"),
-        pytest.param({"actionLimits": {"a": {"position": [1]}}}, ["position"], id="half a position"),
-        pytest.param({"actionLimits": {"a": {"position": [2, 1]}}}, ["position", "2", "1"], id="position turned"),
-        pytest.param({"actionLimits": {"a": {}}}, ["actionLimits"], id="a joint without a limit"),
-        pytest.param({"checklistAnswers": {"safety-monitor": True}}, ["checklistAnswers"], id="an answer is true"),
-        pytest.param({"checklistAnswers": {"safety-monitor": {"ok": True}}}, ["by is missing"], id="nobody answers"),
-        pytest.param({"checklistAnswers": {"safety-monitor": {"ok": True, "by": ""}}}, ["by"], id="an empty name"),
-        pytest.param(
-            {"checklistAnswers": {"safety-monitor": {"ok": "yes", "by": "Ada"}}}, ["ok", "not 'yes'"], id="ok is text"
-        ),
-        pytest.param(
-            {"checklistAnswers": {"safety-monitr": {"ok": True, "by": "Ada"}}},
-            ["'safety-monitr'", "Did you mean 'safety-monitor'?"],
-            id="an answer to nothing",
-        ),
-    ],
-)
-def test_a_field_of_an_export_that_is_wrong(refuse, write, good, changes, said):
-    refuse("export-policy", write(good("export-policy", **changes)), said=said)
-
-
-@pytest.mark.parametrize("which", ["all", "every:2"])
-def test_an_export_is_of_one_policy(refuse, write, good, which):
-    config = good("export-policy", fromJob={"jobId": SOME_ID, "which": which})
-    refuse("export-policy", write(config), said=[repr(which), "export one: latest, best or iteration"])
-
-
-@BOTH
-def test_a_section_that_is_missing(refuse, write, command):
-    refuse(command, write({"name": "a"}), said=[f"{SECTIONS[command]} is missing"])
-
-
-def test_the_section_of_another_command(refuse, write, good):
-    refuse("evaluate", write(good("export-policy")), said=["trainingConfig is missing", "'exportConfig'"])
-    refuse("export-policy", write(good("evaluate")), said=["exportConfig is missing", "'trainingConfig'"])
-
-
-@BOTH
-def test_every_problem_is_named_at_once(refuse, write, good, command):
-    config = {**good(command, numEnvs=0, seed="a"), "retrys": 1, "timeouts": {"wallSeconds": 0}}
-    refuse(command, write(config), said=["numEnvs", "seed", "'retrys'", "wallSeconds"])
-
-
-def test_training_says_where_an_evaluation_goes(refuse, write, good):
-    refuse("train", write(good("evaluate", checkpointPath="LEFT OUT", mode="evaluate")), said=["mode", "'evaluate'"])
-    config = {"trainingConfig": {"task": TASK, "exportPolicy": "yes"}}
-    refuse("train", write(config), said=["exportPolicy", "valid boolean, not 'yes'"])
+def test_the_section_of_another_command(refuse, write, command, config, said):
+    refuse(command, write(config), said=said)
 
 
 # The command
@@ -230,13 +199,13 @@ def test_training_says_where_an_evaluation_goes(refuse, write, good):
         pytest.param(["CONFIG", "--store", "ftp://host/a"], ["'ftp://host/a'", "'s3://BUCK"], id="store scheme"),
     ],
 )
-def test_a_command_that_is_wrong(refuse, write, good, command, arguments, said):
+def test_a_command_that_is_wrong(refuse, write, command, arguments, said):
     config = write(good(command))
     refuse(command, *(config if argument == "CONFIG" else argument for argument in arguments), said=said)
 
 
 @BOTH
-def test_settings_reach_a_section_in_snake_case(refuse, write, good, command):
+def test_settings_reach_a_section_in_snake_case(refuse, write, command):
     """Every name may be written so; what is refused here is the setting, and not the section."""
     (section,) = good(command).values()
     snake = {"evaluate": "training_config", "export-policy": "export_config"}[command]
@@ -247,69 +216,31 @@ def test_settings_reach_a_section_in_snake_case(refuse, write, good, command):
 # What needs a job in the store
 
 
-def staged(store, model, config, base):
-    resolved = resolve(check_config(config, model), store, keys.new_job_id(), base)
-    stage(resolved, store)
-    return resolved.spec.job_id
-
-
 @BOTH
-def test_a_job_that_is_no_training(refuse, good, store, tmp_path, command):
+def test_a_job_that_is_no_training(refuse, store, tmp_path, command):
     opened = Store.open(str(store))
-    model = {"evaluate": EvaluateRequest, "export-policy": ExportRequest}[command]
-    job_id = staged(opened, model, good(command), tmp_path)
-    kind = {"evaluate": "evaluate", "export-policy": "export"}[command]
+    resolved = resolve(check_config(good(command), MODELS[command]), opened, keys.new_job_id(), tmp_path)
+    stage(resolved, opened)
+    job_id, kind = resolved.spec.job_id, KINDS[command]
     refuse("evaluate", "--job", job_id, said=[repr(job_id), f"is a job of kind {kind!r}", "Name a training job"])
     refuse("export-policy", "--job", job_id, said=[f"is a job of kind {kind!r}"])
     refuse("evaluate", "--job", "latest", said=["No training has succeeded"])
 
 
 @BOTH
-def test_a_checkpoint_whose_name_cannot_be_kept(refuse, write, good, tmp_path, command):
+def test_a_checkpoint_whose_name_cannot_be_kept(refuse, write, tmp_path, command):
     (tmp_path / "model 1.pt").write_text("")
     config = good(command, checkpointPath="model 1.pt")
     refuse(command, write(config), said=["checkpointPath", "'model 1.pt'", "letters, digits and . _ + -"])
 
 
 @BOTH
-def test_the_good_config_is_good(good, store, tmp_path, command):
+def test_the_good_config_is_good(store, tmp_path, command):
     """What the rows change is accepted as it is, with everything else that may be said."""
     more = {"actionLimits": JOINT, "checklistAnswers": ANSWER} if command == "export-policy" else {"numEpisodes": 7}
-    model = {"evaluate": EvaluateRequest, "export-policy": ExportRequest}[command]
-    spec = resolve(check_config(good(command, **more), model), Store.open(str(store)), SOME_ID, tmp_path).spec
+    spec = resolve(check_config(good(command, **more), MODELS[command]), Store.open(str(store)), SOME_ID, tmp_path).spec
     assert [policy.checkpoint.name for policy in spec.policies] == ["model_1.pt"]
     if spec.export is not None:
         assert spec.export.action_limits == {"slider_to_cart": JointLimits(max_effort=5)}
         assert spec.export.answers == {"safety-monitor": Answer(ok=True, by="Ada", note="", at=spec.created_at)}
     assert list(store.iterdir()) == []
-
-
-# The answer
-
-
-@BOTH
-def test_the_refusal_as_json(refuse, write, good, command):
-    result = refuse(command, write(good(command, numEnvs=0)), "--json", said=["numEnvs"])
-    answer = json.loads(result.stdout.splitlines()[-1])
-    assert tuple(answer) == JSON_KEYS
-    assert (answer["status"], answer["summary"], answer["artifacts"]) == ("failed", None, [])
-    assert (answer["error"]["code"], answer["error"]["category"]) == ("bad_config", "user")
-
-
-@BOTH
-def test_the_real_command_refuses_at_once_without_importing_prefect(write, good, store, tmp_path, command):
-    code = (
-        "import sys\nfrom simyard.cli.main import main\ntry:\n    main()\n"
-        "finally:\n    print([m for m in ('prefect', 'torch', 'matplotlib') if m in sys.modules], file=sys.stderr)"
-    )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    done = subprocess.run(
-        [sys.executable, "-c", code, command, str(write(good(command, seed=-1))), "--store", str(store)],
-        capture_output=True, text=True, cwd=tmp_path, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith(f"Bad request: {SECTIONS[command]}.seed: ")
-    assert done.stderr.splitlines()[1:] == ["[]"]
-    assert list(store.iterdir()) == []
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 4

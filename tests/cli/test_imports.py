@@ -31,11 +31,13 @@ except SystemExit as end:
 def imported(tmp_path, store):
     """Run a command in a process of its own; return its exit code and which heavy packages it imported."""
 
-    def run(*arguments):
+    def run(*arguments, said=None):
         done = subprocess.run(
             [sys.executable, "-c", RUN, *map(str, arguments)], cwd=tmp_path, capture_output=True, text=True, check=True
         )
-        code, *modules = done.stderr.splitlines()[-1].split()
+        *err, last = done.stderr.splitlines()
+        assert said is None or (done.stdout, len(err), err[0].startswith(said)) == ("", 1, True), done
+        code, *modules = last.split()
         return int(code), sorted(set(HEAVY) & set(modules))
 
     return run
@@ -53,20 +55,22 @@ def test_a_list_imports_the_store_alone(imported, store):
 
 
 @pytest.mark.parametrize(
-    ("command", "config"),
+    ("command", "config", "said"),
     [
-        ("train", {"trainingConfig": {"task": "Isaac-Cartpole-Direct", "numEnvs": -1}}),
-        ("evaluate", {"trainingConfig": {"mode": "evaluate", "task": "Isaac-Cartpole-Direct", "numEpisodes": 0}}),
-        ("export-policy", {"exportConfig": {"task": "Isaac-Cartpole-Direct", "numEnvs": 0}}),
-        ("rollout", {"execution": {}, "nope": 1}),
-        ("managed start", {"nope": 1}),
-        ("retrain", {"nope": 1}),
+        ("train", {"trainingConfig": {"task": "T", "numEnvs": -1}}, "trainingConfig.numEnvs: "),
+        ("evaluate", {"trainingConfig": {"mode": "evaluate", "task": "T", "seed": -1}}, "trainingConfig.seed: "),
+        ("export-policy", {"exportConfig": {"task": "T", "numEnvs": 0}}, "exportConfig.numEnvs: "),
+        ("rollout", {"execution": {}, "nope": 1}, ""),
+        ("managed start", {"nope": 1}, ""),
+        ("retrain", {"nope": 1}, ""),
     ],
 )
-def test_a_bad_field_is_refused_before_anything_else_is_imported(imported, tmp_path, command, config):
+def test_a_bad_field_is_refused_before_anything_else_is_imported(imported, tmp_path, store, command, config, said):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config))
-    assert imported(*command.split(), path) == (2, ["pydantic"])
+    arguments = (*command.split(), path, "--store", store)
+    assert imported(*arguments, said=f"Bad request: {said}") == (2, ["pydantic"])
+    assert list(store.iterdir()) == []
 
 
 def test_the_command_line_offers_every_format():

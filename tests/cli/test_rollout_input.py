@@ -88,6 +88,11 @@ CASES = [
     ("a class with spaces", lab(task_class_or_name="a b"), ["task_class_or_name", "'a b'"]),
     ("arguments nested too deep", lab(task_args=nested(30)), ["nested"]),
     ("arguments too large", lab(task_args={"a": "x" * 300_000}), ["larger than"]),
+    (
+        "two GPUs",
+        {"compute_config": {"gpus_per_node": 2}},
+        ["asks for 2 GPUs, and a job of kind 'rollout' runs on one"],
+    ),
     ("arguments with infinity", lab(task_args={"a": float("inf")}), ["inf"]),
 ]
 
@@ -114,12 +119,6 @@ def test_an_asset_of_another_kind_is_refused(good, refuse, write, store, tmp_pat
 
 def test_a_file_of_ten_megabytes_is_not_read(refuse, write):
     refuse("rollout", write(b'{"name": "' + b"x" * 10_000_000 + b'"}'), said=["too large", "1,000,000 bytes"])
-
-
-def test_a_rollout_takes_one_gpu(good, refuse, write):
-    request = {key: value for key, value in good.items() if value is not None}
-    said = ["asks for 2 GPUs, and a job of kind 'rollout' runs on one"]
-    refuse("rollout", write(request | {"compute_config": {"gpus_per_node": 2}}), said=said)
 
 
 def test_an_idempotency_key_has_limits(good, refuse, write):

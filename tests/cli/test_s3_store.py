@@ -1,22 +1,14 @@
 """A whole job whose store is a bucket: a real S3 server, the real command line."""
 
 import json
-import urllib.request
 from pathlib import Path
 
-from helpers import last_json
+from helpers import last_json, make_bucket
 from scenario.play import ENVIRONMENT, config
 
 
 def test_a_job_lives_in_a_bucket_from_start_to_download(simyard, s3_server, tmp_path):
-    urllib.request.urlopen(urllib.request.Request(f"{s3_server}/robots", method="PUT")).close()
-    env = {
-        **ENVIRONMENT,
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_ACCESS_KEY_ID": "robot",
-        "AWS_SECRET_ACCESS_KEY": "the-secret-key",
-        "AWS_REGION": "us-east-1",
-    }
+    env = ENVIRONMENT | make_bucket(s3_server, "robots")
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config("", iterations=6)))
     store = "s3://robots/lab one"

@@ -15,7 +15,7 @@ from lazy import lazy
 
 from simyard.core.errors import RequestError
 
-hook_mapping = lazy("simyard.service.webhooks.mapping")
+hook_mapping = lazy("simyard.service.endpoints.hooks")
 
 HOOK = {"deployment": "rerun/rerun", "secret_env": "SIMYARD_HOOK_OF_A_TEST"}
 

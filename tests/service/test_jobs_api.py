@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import records
+from helpers import Server
 from serving import Answer, Service
 
 from simyard.service.settings import DEFAULT_PROJECT
@@ -70,16 +71,6 @@ def api(service: Service) -> Api:
 def stranger(service: Service) -> Api:
     """A key of some other project."""
     return Api(service, f"s{uuid.uuid4().hex[:8]}")
-
-
-def flow_runs(service: Service, own_id: str) -> list[dict[str, Any]]:
-    request = urllib.request.Request(
-        f"{service.env['PREFECT_API_URL']}/flow_runs/filter",
-        json.dumps({"flow_runs": {"idempotency_key": {"any_": [own_id]}}}).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return list(json.load(answer))
 
 
 # Who may
@@ -166,13 +157,13 @@ def test_a_project_sees_nothing_of_another(service: Service, api: Api) -> None:
 # What is taken
 
 
-def test_a_job_is_submitted_once_and_waits_in_prefect(service: Service, api: Api) -> None:
+def test_a_job_is_submitted_once_and_waits_in_prefect(api: Api, deployments: Server) -> None:
     answer = api.submit()
     assert answer.status == 201, answer.body
     job = answer.json
     assert (job["status"], job["kind"], job["attempt_count"], job["error"]) == ("queued", "train", 0, None)
     assert (job["estimated_credits"], job["gpu_hourly_rate_usd"]) == (0.0, 2.99)
-    (run,) = flow_runs(service, job["job_id"])
+    (run,) = deployments.flow_runs(job["job_id"])
     assert run["state_type"] == "SCHEDULED"
     assert run["parameters"]["request"] == TRAINING, "the form of Prefect's UI shows what was sent"
     assert api("GET", f"/v0/jobs/{job['job_id']}").json["name"] == "of the API"
@@ -180,22 +171,22 @@ def test_a_job_is_submitted_once_and_waits_in_prefect(service: Service, api: Api
 
 
 @pytest.mark.parametrize("body", [TRAINING, ROLLOUT], ids=["training", "rollout"])
-def test_the_same_key_is_the_same_job(service: Service, api: Api, body: dict[str, Any]) -> None:
+def test_the_same_key_is_the_same_job(service: Service, api: Api, body: dict[str, Any], deployments: Server) -> None:
     first, again = api.submit(body, "once"), api.submit(body, " once ")
     assert (first.status, again.status) == (201, 200), again.body
     assert first.json["job_id"] == again.json["job_id"]
     other = api.submit({**body, "name": "another"}, "once")
     assert (other.status, other.json["code"]) == (409, "idempotency_conflict")
-    assert len(api("GET", "/v0/jobs").json["jobs"]) == len(flow_runs(service, first.json["job_id"])) == 1
+    assert len(api("GET", "/v0/jobs").json["jobs"]) == len(deployments.flow_runs(first.json["job_id"])) == 1
     assert stranger(service).submit(body, "once").json["job_id"] != first.json["job_id"]
 
 
-def test_many_at_once_with_one_key_are_one_job(service: Service, api: Api) -> None:
+def test_many_at_once_with_one_key_are_one_job(api: Api, deployments: Server) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: api.submit(None, "at once"), range(8)))
     assert {answer.status for answer in answers} <= {200, 201}, [answer.body for answer in answers]
     (job_id,) = {answer.json["job_id"] for answer in answers}
-    assert len(flow_runs(service, job_id)) == 1
+    assert len(deployments.flow_runs(job_id)) == 1
     assert len(api("GET", "/v0/jobs").json["jobs"]) == 1
 
 
@@ -215,12 +206,12 @@ def test_two_copies_of_the_service_are_one(service: Service, api: Api) -> None:
     assert api("GET", f"/v0/jobs/{job['job_id']}").json["status"] == "canceled"
 
 
-def test_a_job_is_canceled_before_it_begins(service: Service, api: Api) -> None:
+def test_a_job_is_canceled_before_it_begins(api: Api, deployments: Server) -> None:
     job_id = api.submit().json["job_id"]
     canceled = api("POST", f"/v0/jobs/{job_id}/cancel")
     assert (canceled.status, canceled.json["status"]) == (200, "canceled")
     assert api("POST", f"/v0/jobs/{job_id}/cancel").json["status"] == "canceled", "said twice it is the same"
-    (run,) = flow_runs(service, job_id)
+    (run,) = deployments.flow_runs(job_id)
     assert run["state_type"] == "CANCELLED"
     assert json.loads(api.store.get_bytes(keys.JobKeys(job_id).result))["status"] == "canceled"
 
@@ -410,7 +401,7 @@ def test_a_bad_upload_gets_no_url(api: Api, body: dict[str, Any]) -> None:
 
 
 def test_urls_are_good_for_one_thing_and_not_forever(service: Service, api: Api) -> None:
-    from simyard.service.signing import seal
+    from simyard.service.signatures import seal
 
     link = presign(api, b"x" * 10, "robot.urdf")
     job_id = api.submit().json["job_id"]
@@ -469,7 +460,7 @@ def test_a_bucket_signs_its_own_urls(make_site: Callable[..., Service], s3_serve
 # Managed runs
 
 
-def test_a_managed_run_is_begun_paused_and_canceled(service: Service, api: Api) -> None:
+def test_a_managed_run_is_begun_paused_and_canceled(api: Api, deployments: Server) -> None:
     first = api("POST", "/v1/training-runs", RUN, headers={"Idempotency-Key": "r"})
     assert first.status == 201, first.body
     run_id = first.json["run_id"]
@@ -477,7 +468,7 @@ def test_a_managed_run_is_begun_paused_and_canceled(service: Service, api: Api) 
     assert (again.status, again.json["run_id"]) == (200, run_id)
     assert api("POST", "/v1/training-runs", {**RUN, "name": "x"}, headers={"Idempotency-Key": "r"}).status == 409
     assert api.submit(None, "r").status == 201, "a job may have the key that a run has"
-    (flow_run,) = flow_runs(service, run_id)
+    (flow_run,) = deployments.flow_runs(run_id)
     assert flow_run["parameters"]["request"] == RUN
     assert api("POST", f"/v1/training-runs/{run_id}/pause").json["status"] == "paused"
     assert api("POST", f"/v1/training-runs/{run_id}/resume").json["status"] == "queued"
@@ -486,7 +477,7 @@ def test_a_managed_run_is_begun_paused_and_canceled(service: Service, api: Api) 
     assert api("POST", f"/v1/training-runs/{run_id}/cancel").json["status"] == "canceled", "said twice it is the same"
     assert api("POST", f"/v1/training-runs/{run_id}/resume").status == 409
     assert [run["run_id"] for run in api("GET", "/v1/training-runs").json["runs"]] == [run_id]
-    assert flow_runs(service, run_id)[0]["state_type"] == "CANCELLED"
+    assert deployments.flow_runs(run_id)[0]["state_type"] == "CANCELLED"
 
 
 def test_a_site_may_want_gpus_of_every_trainer(make_site: Callable[..., Service]) -> None:

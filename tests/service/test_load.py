@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable
 
 import httpx
 import pytest
+from helpers import Server
 from serving import Service
-from test_jobs_api import TRAINING, flow_runs
+from test_jobs_api import TRAINING
 
 pytestmark = pytest.mark.long
 
@@ -36,7 +37,7 @@ async def _timed(call: Callable[[], Awaitable[httpx.Response]], times: list[floa
         await asyncio.sleep(float(answer.headers["retry-after"]))
 
 
-def test_hundreds_of_clients_poll_and_submit(service: Service) -> None:
+def test_hundreds_of_clients_poll_and_submit(service: Service, deployments: Server) -> None:
     headers = {"Authorization": f"Bearer {service.key(f'load-{uuid.uuid4().hex[:8]}')}"}
     submitting: list[float] = []
     polling: list[float] = []
@@ -70,7 +71,7 @@ def test_hundreds_of_clients_poll_and_submit(service: Service) -> None:
 
     jobs = asyncio.run(all_clients())
     assert len(set(jobs)) == JOBS
-    assert all(len(flow_runs(service, job_id)) == 1 for job_id in jobs)
+    assert all(len(deployments.flow_runs(job_id)) == 1 for job_id in jobs)
     for name, times in (("submit", submitting), ("poll", polling)):
         cut = statistics.quantiles(times, n=100)
         print(f"{name}: {len(times)} requests, p50 {cut[49] * 1000:.0f} ms, p99 {cut[98] * 1000:.0f} ms")

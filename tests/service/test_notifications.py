@@ -32,7 +32,7 @@ from simyard.tasks.shared.history import load_spec
 from simyard.tasks.stage import stage
 
 launching = lazy("simyard.service.prefect_api")
-notifications = lazy("simyard.service.webhooks.outgoing")
+notifications = lazy("simyard.service.notifications")
 prefect_settings = lazy("prefect.settings")
 
 KEY_ID = "0123456789ab"
@@ -70,7 +70,7 @@ class Outboxes:
         """Have the end of a job told."""
         job_id = job_id or self.job()
         notice = notifications.Notice(id=job_id, project="default", key_id=KEY_ID, url=url, **more)
-        self.store.put_json(keys.outbox(job_id), notice.model_dump())
+        self.store.put_json(keys.outbox(job_id), notice.to_json())
         return job_id
 
     def waiting(self) -> list[str]:

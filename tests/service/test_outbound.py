@@ -19,38 +19,15 @@ NOBODY: frozenset[str] = frozenset()
 @pytest.mark.parametrize(
     "url",
     [
-        "http://127.0.0.1/",
-        "http://127.0.0.1:8400/",
-        "http://127.1/",
-        "http://2130706433/",
-        "http://0x7f000001/",
-        "http://0177.0.0.1/",
-        "http://localhost/",
-        "http://LOCALHOST./",
-        "http://0.0.0.0/",
-        "http://169.254.169.254/latest/meta-data/",
-        "http://10.0.0.1/",
-        "http://172.16.0.1/",
-        "http://192.168.1.1/",
-        "http://100.64.0.1/",
-        "http://224.0.0.1/",
-        "http://255.255.255.255/",
-        "http://[::1]/",
-        "http://[::]/",
-        "http://[::ffff:127.0.0.1]/",
-        "http://[::ffff:a9fe:a9fe]/",
-        "http://[::7f00:1]/",
-        "http://[64:ff9b::7f00:1]/",
-        "http://[64:ff9b::a9fe:a9fe]/",
-        "http://[64:ff9b:1::1]/",
-        "http://[2002:7f00:1::]/",
-        "http://[2002:a00:1::1]/",
-        "http://[fe80::1]/",
-        "http://[fd00::1]/",
-        "http://[fec0::1]/",
-        "http://[ff0e::1]/",
+        "http://127.0.0.1/", "http://127.0.0.1:8400/", "http://127.1/", "http://2130706433/", "http://0x7f000001/",
+        "http://0177.0.0.1/", "http://localhost/", "http://LOCALHOST./", "http://0.0.0.0/",
+        "http://169.254.169.254/latest/meta-data/", "http://10.0.0.1/", "http://172.16.0.1/", "http://192.168.1.1/",
+        "http://100.64.0.1/", "http://224.0.0.1/", "http://255.255.255.255/", "http://[::1]/", "http://[::]/",
+        "http://[::ffff:127.0.0.1]/", "http://[::ffff:a9fe:a9fe]/", "http://[::7f00:1]/", "http://[64:ff9b::7f00:1]/",
+        "http://[64:ff9b::a9fe:a9fe]/", "http://[64:ff9b:1::1]/", "http://[2002:7f00:1::]/",
+        "http://[2002:a00:1::1]/", "http://[fe80::1]/", "http://[fd00::1]/", "http://[fec0::1]/", "http://[ff0e::1]/",
     ],
-)
+)  # fmt: skip
 def test_addresses_of_no_public_host_are_refused(url: str) -> None:
     with pytest.raises(RequestError) as refused:
         outbound.check_url(url, NOBODY, "notify_url")
@@ -68,30 +45,13 @@ def test_addresses_of_the_internet_are_taken(url: str) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "",
-        "127.0.0.1",
-        "//1.1.1.1/",
-        "ftp://1.1.1.1/",
-        "file:///etc/passwd",
-        "http://",
-        "http:///path",
-        "http://1.1.1.1:0/",
-        "http://1.1.1.1:70000/",
-        "http://1.1.1.1:http/",
-        "http://user@1.1.1.1/",
-        "http://@1.1.1.1/",
-        "http://user:word@1.1.1.1/",
-        "http://1.1.1.1\\@2.2.2.2/",
-        "http://1.1.1.1/\r\nX-Other: 1",
-        "http://1.1.1.1/ HTTP/1.1",
-        "http://1.1.1.1/\x00",
-        "http://1.1.1.1/ü",
-        "http://①.1.1.1/",
-        "http://[::1/",
-        "http://no-such-host.invalid/",
-        "http://" + "a" * 300 + "/",
+        "", "127.0.0.1", "//1.1.1.1/", "ftp://1.1.1.1/", "file:///etc/passwd", "http://", "http:///path",
+        "http://1.1.1.1:0/", "http://1.1.1.1:70000/", "http://1.1.1.1:http/", "http://user@1.1.1.1/",
+        "http://@1.1.1.1/", "http://user:word@1.1.1.1/", "http://1.1.1.1\\@2.2.2.2/", "http://1.1.1.1/\r\nX-Other: 1",
+        "http://1.1.1.1/ HTTP/1.1", "http://1.1.1.1/\x00", "http://1.1.1.1/ü", "http://①.1.1.1/", "http://[::1/",
+        "http://no-such-host.invalid/", "http://" + "a" * 300 + "/",
     ],
-)
+)  # fmt: skip
 def test_what_is_no_plain_url_is_refused(url: str) -> None:
     with pytest.raises(RequestError) as refused:
         outbound.check_url(url, NOBODY, "notify_url")

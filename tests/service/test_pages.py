@@ -27,7 +27,7 @@ from simyard.requests.settings import Site
 from simyard.service.charts import MOST_POINTS, Curve, plot, thinned, unbroken
 from simyard.service.job_page import TEMPLATES
 from simyard.service.settings import Settings
-from simyard.service.signing import seal
+from simyard.service.signatures import seal
 from simyard.store import keys
 from simyard.store.keys import JobKeys
 from simyard.tasks.attempt.attempt import CANCELED

@@ -13,19 +13,19 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from simyard.core.errors import RequestError, SimyardError
-from simyard.service import outbound
+from simyard.core.records import NotificationRecord
+from simyard.core.wire import Wire
+from simyard.service import outbound, signatures
 from simyard.service.auth import Caller
-from simyard.service.errors import FieldErrors
+from simyard.service.errors import FieldErrors, FieldProblem
 from simyard.service.prefect_api import Launches
 from simyard.service.settings import Settings
-from simyard.service.status import ENDED, job_standing, run_standing
-from simyard.service.webhooks import signatures
+from simyard.service.status import ENDED, JobAnswer, RunAnswer, job_answer, run_answer
 from simyard.store import keys
 from simyard.store.keys import JobKeys, RunKeys
 from simyard.store.store import KeyNotFound, Store
@@ -48,10 +48,9 @@ LOOK_S = 20.0
 logger = logging.getLogger("simyard.service")
 
 
-class Notice(BaseModel):
-    """One entry of the outbox: what is to be told, to whom."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+@dataclass(frozen=True, kw_only=True)
+class Notice(Wire):
+    """One entry of the outbox: work whose end is to be told, and the receiver."""
 
     id: str
     """Of the job or the run."""
@@ -61,15 +60,20 @@ class Notice(BaseModel):
     """Of the API key that asked for it; the signature's secret follows from it."""
     url: str
     """URL that it is sent to."""
-    failures: int = Field(0, ge=0)
+    failures: int = 0
     """Deliveries that failed so far."""
-    not_before: float = Field(0.0, allow_inf_nan=False)
+    not_before: float = 0.0
     """Time at which the next delivery is due, in seconds since 1970."""
+
+    @property
+    def is_of_job(self) -> bool:
+        """Whether it is about a job; otherwise it is about a managed run."""
+        return self.id.startswith("job-")
 
     @property
     def record(self) -> str:
         """The key of what became of it."""
-        return _record_key(self.id)
+        return JobKeys(self.id).notification if self.is_of_job else RunKeys(self.id).notification
 
     def is_due(self) -> bool:
         """Return whether it may be sent now; one that is due later than any pause is the work of a clock set back."""
@@ -77,7 +81,7 @@ class Notice(BaseModel):
         return wait_s <= 0 or wait_s > max(PAUSES_S)
 
 
-def take_url(body: dict[str, Any], settings: Settings) -> str | None:
+def take_url(body: dict[str, Any], caller: Caller) -> str | None:
     """Take the field out of a body: the URL that the end is sent to.
 
     Raises:
@@ -89,16 +93,16 @@ def take_url(body: dict[str, Any], settings: Settings) -> str | None:
         return None
     if not isinstance(url, str) or len(url) > MAX_URL_CHARACTERS:
         problem = f"{FIELD} is a URL of {MAX_URL_CHARACTERS} characters at most, not {url!r:.80}"
-        raise FieldErrors([{"loc": ["body", FIELD], "msg": problem, "type": "url"}])
-    outbound.check_url(url, settings.private_hosts, FIELD)
+        raise FieldErrors(FieldProblem(["body", FIELD], problem, "url"))
+    outbound.check_url(url, caller.settings.private_hosts, FIELD)
     return url
 
 
-def register(settings: Settings, caller: Caller, own_id: str, url: str) -> None:
+def register(caller: Caller, own_id: str, url: str) -> None:
     """Have the end of a job or a run told; asked for twice, it is told once."""
-    if not caller.store.exists(_record_key(own_id)):
-        notice = Notice(id=own_id, project=caller.project, key_id=caller.key.key_id, url=url)
-        settings.open().put_new(keys.outbox(own_id), notice.model_dump_json().encode())
+    notice = Notice(id=own_id, project=caller.project, key_id=caller.key.key_id, url=url)
+    if not caller.store.exists(notice.record):
+        caller.settings.open().put_new(keys.outbox(own_id), json.dumps(notice.to_json()).encode())
 
 
 class Outbox:
@@ -119,7 +123,7 @@ class Outbox:
         with ThreadPoolExecutor(min(len(entries), RECEIVERS_AT_ONCE)) as threads:
             for notice in threads.map(lambda entry: _read(own, entry.key), entries):
                 if notice and notice.is_due():
-                    receivers[_receiver(notice)].append(notice)
+                    receivers[outbound.place(*outbound.host_and_port(notice.url, FIELD))].append(notice)
             return sum(threads.map(self._deliver_to_one, receivers.values()))
 
     def _deliver_to_one(self, notices: Iterable[Notice]) -> int:
@@ -145,56 +149,53 @@ class Outbox:
             not sent.
         """
         own, store = self._settings.open(), self._settings.open(notice.project)
-        standing = self._ended(notice, own, store)
-        number = notice.failures + 1
-        if standing is None:
+        if (answer := self._ended(notice, own, store)) is None:
             return None
         if store.exists(notice.record):  # who sent it died before it could say so here
             self._forget(own, notice)
             return None
+
+        # One copy of the service sends it this time; another may have been faster since this one read the entry.
+        number = notice.failures + 1
         if not _claim(own, notice.id, number):
             return None
-        if (found := _read(own, keys.outbox(notice.id))) != notice:  # another copy has been faster
+        if (found := _read(own, keys.outbox(notice.id))) != notice:
             if found is None:
                 self._forget(own, notice)
             return None
-        kind = "job" if notice.id.startswith("job-") else "training_run"
-        event, delivery = f"{kind}.{standing['status']}", f"{notice.id}.{standing['status']}"
-        body = json.dumps({"event": event, "delivery_id": delivery, "data": standing})
+
+        event = f"{'job' if notice.is_of_job else 'training_run'}.{answer.status}"
+        delivery = f"{notice.id}.{answer.status}"
+        body = json.dumps({"event": event, "delivery_id": delivery, "data": answer.to_json()})
         problem = _send(notice, delivery, body, self._settings)
         if problem is not None and number <= len(PAUSES_S):
             logger.warning("webhook of %s: %s", notice.id, problem)
-            later = {"failures": number, "not_before": time.time() + PAUSES_S[number - 1]}
-            own.put_json(keys.outbox(notice.id), notice.model_dump() | later)
+            later = replace(notice, failures=number, not_before=time.time() + PAUSES_S[number - 1])
+            own.put_record(keys.outbox(notice.id), later)
             return False
-        record = {
-            "delivered": problem is None,
-            "url": notice.url,
-            "event": event,
-            "delivery_id": delivery,
-            "deliveries": number,
-            "problem": problem,
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        store.put_json(notice.record, record)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        record = NotificationRecord(
+            delivered=problem is None, url=notice.url, event=event, delivery_id=delivery, deliveries=number,
+            problem=problem, at=now,
+        )  # fmt: skip
+        store.put_record(notice.record, record)
         self._forget(own, notice)
         return True
 
-    def _ended(self, notice: Notice, own: Store, store: Store) -> dict[str, Any] | None:
+    def _ended(self, notice: Notice, own: Store, store: Store) -> JobAnswer | RunAnswer | None:
         """Return the status of work that has ended; None while it goes on, or if there is no such work any more."""
-        is_job = notice.id.startswith("job-")
         now = time.monotonic()
-        result = JobKeys(notice.id).result if is_job else RunKeys(notice.id).result
+        result = JobKeys(notice.id).result if notice.is_of_job else RunKeys(notice.id).result
         if now - self._looked.get(notice.id, -LOOK_S) < LOOK_S and not store.exists(result):
             return None
         self._looked[notice.id] = now
         try:
-            standing = (job_standing if is_job else run_standing)(store, notice.id, self._launches)
+            answer = (job_answer if notice.is_of_job else run_answer)(store, notice.id, self._launches)
         except RequestError as error:  # it was deleted
             logger.warning("webhook of %s: there is nothing to tell any more: %s", notice.id, error)
             self._forget(own, notice)
             return None
-        return standing if standing["status"] in ENDED else None
+        return answer if answer.status in ENDED else None
 
     def _forget(self, own: Store, notice: Notice) -> None:
         """Take a webhook out of the outbox."""
@@ -210,20 +211,16 @@ def _read(own: Store, key: str) -> Notice | None:
     except KeyNotFound:
         return None
     try:
-        notice = Notice.model_validate_json(data)
-        if key != keys.outbox(notice.id):
-            raise ValueError(f"it is about {notice.id!r}")
+        notice = Notice.from_json(json.loads(data))
+        if key != keys.outbox(notice.id) or notice.failures < 0:
+            raise ValueError(f"it is about {notice.id!r}, after {notice.failures} failures")
         check_project(notice.project)
         outbound.host_and_port(notice.url, FIELD)
         return notice
-    except (ValueError, RequestError) as error:
+    except (ValueError, RecursionError, RequestError) as error:
         logger.error("%s is no webhook to send, and is deleted: %s: %.500r", key, error, data)
         own.delete(key)
         return None
-
-
-def _receiver(notice: Notice) -> str:
-    return outbound.place(*outbound.host_and_port(notice.url, FIELD))
 
 
 def _claim(own: Store, own_id: str, number: int) -> bool:
@@ -259,7 +256,3 @@ def _send(notice: Notice, delivery: str, body: str, settings: Settings) -> str |
             return None if 200 <= answer.status < 300 else f"it answered {answer.status}"
     except SimyardError as error:
         return error.failure.message
-
-
-def _record_key(own_id: str) -> str:
-    return JobKeys(own_id).notification if own_id.startswith("job-") else RunKeys(own_id).notification

@@ -1,0 +1,215 @@
+"""Options of the commands, the request that they make, the site's store, output, and exit codes.
+
+Exit codes: 0 succeeded, 1 the job failed, 2 bad request, 130 canceled.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from simyard.core.errors import (
+    EXIT_BAD_REQUEST,
+    EXIT_CANCELED,
+    EXIT_JOB_FAILED,
+    EXIT_SUCCEEDED,
+    Failure,
+    RequestError,
+    SimyardError,
+)
+from simyard.core.wire import Wire
+
+if TYPE_CHECKING:
+    from simyard.requests.jobs import Body
+    from simyard.requests.settings import Site
+    from simyard.store.store import Store
+
+Request = TypeVar("Request", bound="Body")
+Found = TypeVar("Found")
+Columns = Mapping[str, str | Callable[[Any], object]]
+"""For each title, the key of its cells or a function of the row; where it begins with `>` the column stands right."""
+
+JSON_KEYS = ("job_id", "status", "store", "artifacts", "attempts", "error", "timings", "summary")
+EXITS = {"succeeded": EXIT_SUCCEEDED, "failed": EXIT_JOB_FAILED, "canceled": EXIT_CANCELED}
+
+
+def _as_setting(ctx: click.Context, param: click.Parameter, session: str | None) -> tuple[str, ...]:
+    return () if session is None else (f"computeConfig.session={session}",)
+
+
+ARGUMENTS = click.argument("arguments", nargs=-1, metavar="CONFIG [KEY=VALUE]...")
+ARGUMENTS_OR_NONE = click.argument("arguments", nargs=-1, metavar="[CONFIG] [KEY=VALUE]...")
+STORE = click.option("--store", metavar="URL", help="Store: a folder, file://, s3://bucket/prefix or job-store/NAME.")
+POOL = click.option("--pool", metavar="NAME", help="Run through this Prefect work pool; without it, in this process.")
+SESSION = click.option(
+    "--session", type=click.Choice(("auto", "off")), callback=_as_setting,
+    help="off: start a simulator for this job alone, warm or not.",
+)  # fmt: skip
+SETTINGS = click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a field, or add a Hydra override."
+)
+LIMIT = click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many, newest first."
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+
+
+class Finite(click.FloatRange):
+    """A range that has no place for `nan`, which no comparison shuts out."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is no number.", param, ctx)
+        return number
+
+
+def config_and_settings(arguments: tuple[str, ...]) -> tuple[Path | None, list[str]]:
+    """Tell the config from the settings that may follow one `--set`."""
+    more = [text for text in arguments if "=" in text and not os.path.exists(text)]
+    files = [text for text in arguments if text not in more]
+    if len(files) > 1:
+        raise RequestError(
+            f"Unexpected argument {files[1]!r} after {files[0]!r}.",
+            code="bad_command",
+            advice="Name one CONFIG; a setting looks like numEnvs=64.",
+        )
+    return (Path(files[0]) if files else None), more
+
+
+def check_request(model: type[Request], config: Path | None, settings: tuple[str, ...]) -> tuple[Request, Path]:
+    """Return the request that a config makes, and the folder that its relative paths start from.
+
+    It is refused before what runs it is imported.
+    """
+    from simyard.requests.config import check_config, read_config
+
+    request = check_config(read_config(config, model, settings), model)
+    return request, config.resolve().parent if config else Path.cwd()
+
+
+def read_request(
+    model: type[Request], arguments: tuple[str, ...], settings: tuple[str, ...], session: tuple[str, ...] = ()
+) -> tuple[Request, Path]:
+    """Check the request of a command that needs a config, as `check_request` does."""
+    config, more = config_and_settings(arguments)
+    if config is None:
+        raise RequestError("Missing CONFIG.", code="bad_command", advice="Name a JSON file.")
+    return check_request(model, config, (*settings, *more, *session))
+
+
+def open_site_store(reference: str | None) -> Store:
+    """Open the store a command names, or the site's own."""
+    from simyard.blocks.reference import open_store
+    from simyard.requests.settings import Site
+
+    return open_store(reference or Site.from_env().store)
+
+
+def open_site(reference: str | None) -> tuple[Site, str, Store]:
+    """Return this machine's settings, and the store of a command: an address that holds in any folder, and itself."""
+    from simyard.blocks.reference import absolute, open_store
+    from simyard.requests.settings import Site
+
+    site = Site.from_env()
+    reference = absolute(reference or site.store)
+    return site, reference, open_store(reference)
+
+
+class Command(click.Command):
+    """A command that turns our own errors into one message and an exit code, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        as_json = bool(ctx.params.get("as_json"))
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            click.echo(str(interrupt) or "Canceled before the job began.", err=True)
+            _say_nothing_ran(as_json, "canceled", None)
+            sys.exit(EXIT_CANCELED)
+        except SimyardError as error:
+            bad = isinstance(error, RequestError)
+            click.echo(f"{'Bad request' if bad else 'Error'}: {error}", err=True)
+            _say_nothing_ran(as_json, "failed", error.failure)
+            sys.exit(EXIT_BAD_REQUEST if bad else EXIT_JOB_FAILED)
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+
+
+def renamed(command: click.Command, name: str, new: str) -> click.Command:
+    """Return a command under its former name, hidden from `--help`; run, it says its new name on stderr."""
+    alias = copy.copy(command)
+    alias.name, alias.hidden = name, True
+    alias.deprecated = f"It is `simyard {new}` now; the next release drops the old name."
+    return alias
+
+
+def emit(found: Found, as_json: bool, describe: Callable[[Found], str]) -> None:
+    """Print JSON on one line, a record as its document, or the text that `describe` makes of it."""
+    if as_json:
+        click.echo(json.dumps(found.to_json() if isinstance(found, Wire) else found))
+    else:
+        click.echo(describe(found))
+
+
+def emit_rows(rows: Sequence[Mapping[str, Any]], as_json: bool, none: str, columns: Columns) -> None:
+    """Print rows as JSON or as a table; `none` is the text for no rows at all."""
+    cells = [[row[cell] if isinstance(cell, str) else cell(row) for cell in columns.values()] for row in rows]
+    emit(rows, as_json, lambda rows: text_table(columns, cells) if rows else none)
+
+
+def text_table(titles: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """Return rows below their titles, each column as wide as need be, right-aligned behind `>`."""
+    sides = [">" if title.startswith(">") else "<" for title in titles]
+    lines = [[title.lstrip(">") for title in titles], *([str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def end_as_jobs(results: Sequence[Mapping[str, Any]], as_json: bool) -> NoReturn:
+    """Print a job's result, with that of the job that followed it, and exit as the worst of them says."""
+    if as_json:
+        first, *followers = ({key: result[key] for key in JSON_KEYS} for result in results)
+        click.echo(json.dumps(first | ({"export": followers[0]} if followers else {})))
+    exit_as(results)
+
+
+def end_as_job(status: Mapping[str, Any], as_json: bool) -> NoReturn:
+    """Print a job's result as `end_as_jobs` does; of a job that has not ended, its status, which is no failure."""
+    if status["status"] in EXITS:
+        end_as_jobs([status], as_json)
+    if as_json:
+        click.echo(json.dumps({key: status.get(key) for key in JSON_KEYS}))
+    else:
+        store = status["store"].rpartition("/jobs/")[0]
+        click.echo(f"{status['job_id']} is {status['status']}.")
+        click.echo(f"Follow it: simyard jobs watch {status['job_id']} --store {store}")
+    sys.exit(EXIT_SUCCEEDED)
+
+
+def exit_as(results: Iterable[Mapping[str, Any]]) -> NoReturn:
+    """Exit as the worst of several jobs says."""
+    sys.exit(max(EXIT_BAD_REQUEST if result["refused"] else EXITS[result["status"]] for result in results))
+
+
+def _say_nothing_ran(as_json: bool, status: str, failure: Failure | None) -> None:
+    if as_json:
+        known = {"status": status, "artifacts": [], "attempts": 0, "error": failure and failure.to_json()}
+        click.echo(json.dumps(dict.fromkeys(JSON_KEYS) | known))
