@@ -153,7 +153,7 @@ def _late(pool: Pool, run: FlowRun, log: str) -> Check:
 def _image_of_engine(name: str, image: str, how: str) -> Check:
     import docker
 
-    from simyard.tasks.managed.engines.docker_api import connect, words
+    from simyard.tasks.managed.engines.container import connect, words
 
     try:
         client = connect(timeout_s=ASK_S)

@@ -16,7 +16,7 @@ from simyard.core.specs import JobSpec
 from simyard.store import keys
 from simyard.tasks.attempt.attempt import Observer
 
-gpu_limits = lazy("simyard.tasks.cluster.gpu_limits")
+pool_launch = lazy("simyard.tasks.cluster.pool_launch")
 orchestration = lazy("prefect.client.orchestration")
 apply = lazy("simyard.deployments.apply")
 prefect_settings = lazy("prefect.settings")
@@ -59,7 +59,7 @@ class Jobs:
     def holds(self, spec: JobSpec, observer: Observer | None = None, store: str | None = None, **how: Any) -> Any:
         with (
             self.client() as client,
-            gpu_limits.holding(client, spec, store or self.store, self.pool, observer or Observer(), **how),
+            pool_launch.holding(client, spec, store or self.store, self.pool, observer or Observer(), **how),
         ):
             yield
 
@@ -215,15 +215,15 @@ def test_an_attempt_that_runs_already_does_not_wait(jobs: Jobs) -> None:
     ],
 )  # fmt: skip
 def test_a_stores_reference_tells_the_project(reference: str, project: str) -> None:
-    assert gpu_limits.project_of(reference) == project
+    assert pool_launch.project_of(reference) == project
 
 
 @pytest.mark.parametrize(
-    ("job", "in_pool", "gpus"),
+    ("job", "gpus"),
     [
-        ({"gpus": None}, True, 1), ({"gpus": None}, False, 0), ({"gpus": 0}, True, 0), ({"gpus": 2}, True, 2),
-        ({"gpus": 4, "nodes": 2}, True, 8), ({"gpus": None, "nodes": 3}, True, 3),
+        ({"gpus": None}, 1), ({"gpus": 0}, 0), ({"gpus": 2}, 2), ({"gpus": 4, "nodes": 2}, 8),
+        ({"gpus": None, "nodes": 3}, 3),
     ],
 )  # fmt: skip
-def test_a_job_holds_what_it_asks_for(job: dict[str, Any], in_pool: bool, gpus: int) -> None:
-    assert gpu_limits.gpus_of(a_job(**job), in_pool=in_pool) == gpus
+def test_a_job_holds_what_it_asks_for(job: dict[str, Any], gpus: int) -> None:
+    assert pool_launch.gpus_of(a_job(**job)) == gpus
