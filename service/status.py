@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectException
 
 from simyard.core.errors import Category, Failure
-from simyard.core.records import LineageRecord
+from simyard.core.run_records import LineageRecord
 from simyard.service.prefect_api import Launches
 from simyard.store import keys
 from simyard.store.keys import JobKeys, RunKeys

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from simyard.core.artifacts import STDOUT
 from simyard.core.errors import RequestError
 from simyard.core.specs import JobSpec
-from simyard.service import bodies
+from simyard.requests.jobs import JobRequest
+from simyard.service import bodies, submission
 from simyard.service.auth import Caller, JobsCaller
 from simyard.service.endpoints.files import base_url, download_link
 from simyard.service.endpoints.pages import page_link
-from simyard.service.limits import Limits
 from simyard.service.prefect_api import Launch, Launches
-from simyard.service.references import bring
 from simyard.service.settings import Settings
 from simyard.service.status import ENDED, find_artifact, job_standing, newest_jobs
-from simyard.service.webhooks import outgoing as notifications
+from simyard.service.submission import Claim, IdempotencyKey, JsonBody, Work
 from simyard.store import keys
 from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
@@ -33,15 +31,13 @@ from simyard.tasks.collect import collect
 from simyard.tasks.launch import ask_to_cancel, refuse_without_pool
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
-from simyard.tasks.shared import history, idempotency
+from simyard.tasks.shared import history
 from simyard.tasks.shared.history import load_spec
 from simyard.tasks.shared.logs import LogFollower
 from simyard.tasks.stage import stage
 
 router = APIRouter(prefix="/v0/jobs", tags=["jobs"])
 
-IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=1000)]
-JsonBody = Annotated[dict[str, Any], Depends(bodies.json_body)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 LogName = Annotated[str, Query(pattern=r"^[a-z][a-z_.-]{0,60}\.log$")]
 
@@ -56,48 +52,33 @@ def submit(
 ) -> dict[str, Any]:
     """Check everything, put the inputs into the store, and start the job. The same key and body mean the same job."""
     settings: Settings = request.app.state.settings
-    launches: Launches = request.app.state.launches
-    limits: Limits = request.app.state.limits
+    job_id = submission.submit(_JOB, body, caller, request, response, idempotency_key)
+    return _view(request, caller, job_id) | _estimate(load_spec(caller.store, job_id), settings)
 
-    # What is wrong with the body itself is said before anything is looked up.
-    notify_url = notifications.take_url(body, settings)
-    model = bodies.job_model(body)
-    asked = bodies.check(body, model)
-    key = idempotency_key if idempotency_key is None else idempotency.check_key(idempotency_key)
 
-    # A job that the key stands for is there already, or was begun by a request that died half-way: then it is made
-    # whole under the same id.
-    job_id = key and idempotency.claimed(caller.store, key, body)
-    if job_id and caller.store.exists(JobKeys(job_id).job):
-        response.status_code = 200
-    else:
-        limits.admit(caller)
-        with tempfile.TemporaryDirectory(prefix="simyard-submit-") as folder:
-            here = bring(asked, caller, settings, base_url(request), Path(folder))
-            resolved = resolve(here, caller.store, keys.new_job_id(), Path(folder))
-            refuse_without_pool(resolved.spec, settings.pool)
-            if key:
-                job_id = idempotency.claim(caller.store, key, resolved.spec.job_id, body)
-            # The paths above are gone in a moment; what was sent says more.
-            as_sent = asked.model_dump(mode="json", by_alias=True, exclude_unset=True)
-            spec = replace(resolved.spec, job_id=job_id or resolved.spec.job_id, request=as_sent)
-            stage(replace(resolved, spec=spec), caller.store)
-            job_id = spec.job_id
+def _stage(asked: JobRequest, here: JobRequest, folder: Path, caller: Caller, settings: Settings, claim: Claim) -> str:
+    resolved = resolve(here, caller.store, keys.new_job_id(), folder)
+    refuse_without_pool(resolved.spec, settings.pool)
+    # The paths in the folder are gone in a moment; what was sent says more.
+    as_sent = asked.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    spec = replace(resolved.spec, job_id=claim(resolved.spec.job_id), request=as_sent)
+    stage(replace(resolved, spec=spec), caller.store)
+    return spec.job_id
 
-    # The flow takes what is staged to its end; its request is what the Prefect UI shows of it.
+
+def _launch(job_id: str, caller: Caller, settings: Settings) -> Launch:
     spec = load_spec(caller.store, job_id)
-    if notify_url:
-        notifications.register(settings, caller, job_id, notify_url)
-    if not caller.store.exists(JobKeys(job_id).result):
-        launches.start(_launch(spec, caller, settings))
-    return _view(request, caller, job_id) | _estimate(spec, settings)
+    parameters = {"request": spec.request, "store": caller.reference, "pool": settings.pool, "job_id": job_id}
+    return Launch(job_id, spec.kind, parameters, caller.project, caller.key.key_id)
 
 
-def _launch(spec: JobSpec, caller: Caller, settings: Settings) -> Launch:
-    parameters = {
-        "request": spec.request, "store": caller.reference, "pool": settings.pool, "job_id": spec.job_id,
-    }  # fmt: skip
-    return Launch(spec.job_id, spec.kind, parameters, caller.project, caller.key.key_id)
+_JOB: Work[JobRequest] = Work(
+    model=bodies.job_model,
+    frozen=lambda job_id: JobKeys(job_id).job,
+    result=lambda job_id: JobKeys(job_id).result,
+    stage=_stage,
+    launch=_launch,
+)
 
 
 def _estimate(spec: JobSpec, settings: Settings) -> dict[str, Any]:

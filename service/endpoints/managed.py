@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,31 +11,25 @@ from fastapi import APIRouter, Query, Request, Response
 
 from simyard.core.errors import RequestError
 from simyard.requests.managed import TrainingRunRequest
-from simyard.service import bodies
+from simyard.service import bodies, submission
 from simyard.service.auth import Caller, TrainingCaller
 from simyard.service.endpoints.files import base_url, download_link
-from simyard.service.endpoints.jobs import IdempotencyKey, JsonBody
-from simyard.service.limits import Limits
 from simyard.service.prefect_api import Launch, Launches
-from simyard.service.references import bring
 from simyard.service.settings import Settings
 from simyard.service.status import checkpoint, newest_runs, run_standing
-from simyard.service.webhooks import outgoing as notifications
+from simyard.service.submission import Claim, IdempotencyKey, JsonBody, Work
 from simyard.store import keys
 from simyard.store.keys import RunKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.managed import record
-from simyard.tasks.managed.desired_state import DesiredState, set_desired_state
-from simyard.tasks.managed.events import event_numbers, read_events
 from simyard.tasks.managed.loop import Loop, LoopObserver
-from simyard.tasks.managed.run import RunSpec, load_run, resolve_run, stage_run
-from simyard.tasks.shared import idempotency, inputs
+from simyard.tasks.managed.record import DesiredState
+from simyard.tasks.managed.run import load_run, resolve_run, stage_run
+from simyard.tasks.shared import inputs
 
 router = APIRouter(prefix="/v1/training-runs", tags=["training runs"])
 
 Limit = Annotated[int, Query(ge=1, le=10_000)]
-_OF_A_RUN = "training-runs/"
-"""Prefix of a run's idempotency key in the store, so that a job may have the same key."""
 
 
 @router.post("", status_code=201, openapi_extra=bodies.described(TrainingRunRequest), summary="Begin a managed run")
@@ -45,47 +38,39 @@ def create(
     idempotency_key: IdempotencyKey = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Check everything, put the inputs into the store, and begin. The same key and body mean the same run."""
-    settings: Settings = request.app.state.settings
-    launches: Launches = request.app.state.launches
-    notify_url = notifications.take_url(body, settings)
-    asked = bodies.check(body, TrainingRunRequest)
-    key = None if idempotency_key is None else _OF_A_RUN + idempotency.check_key(idempotency_key)
-    run_id = key and idempotency.claimed(caller.store, key, body)
-    if run_id and caller.store.exists(RunKeys(run_id).run):
-        response.status_code = 200
-    else:
-        limits: Limits = request.app.state.limits
-        limits.admit(caller)
-        run_id = _stage(asked, body, key, caller, settings, base_url(request))
-    if notify_url:
-        notifications.register(settings, caller, run_id, notify_url)
-    if not caller.store.exists(RunKeys(run_id).result):
-        launches.start(_launch(load_run(caller.store, run_id), caller, settings))
+    run_id = submission.submit(_RUN, body, caller, request, response, idempotency_key)
     return _view(request, caller, run_id)
 
 
 def _stage(
-    asked: TrainingRunRequest, body: dict[str, Any], key: str | None, caller: Caller, settings: Settings, base: str
+    asked: TrainingRunRequest, here: TrainingRunRequest, folder: Path, caller: Caller, settings: Settings, claim: Claim
 ) -> str:
-    """Put a new run into the store; return its id."""
-    with tempfile.TemporaryDirectory(prefix="simyard-submit-") as folder:
-        here = bring(asked, caller, settings, base, Path(folder))
-        resolved = resolve_run(here, caller.store, keys.new_run_id(), Path(folder), settings.site)
-        run_id = idempotency.claim(caller.store, key, resolved.spec.run_id, body) if key else resolved.spec.run_id
-        # The folder above is gone in a moment: a trainer that is a child process starts in the machine's home.
-        spec = replace(
-            resolved.spec, run_id=run_id, folder=str(settings.site.home),
-            request=asked.model_dump(mode="json", exclude_unset=True),
-        )  # fmt: skip
-        stage_run(replace(resolved, spec=spec), caller.store)
-    return run_id
+    resolved = resolve_run(here, caller.store, keys.new_run_id(), folder, settings.site)
+    spec = replace(
+        resolved.spec,
+        run_id=claim(resolved.spec.run_id),
+        # The folder is gone in a moment: a trainer that is a child process starts in the machine's home.
+        folder=str(settings.site.home),
+        request=asked.model_dump(mode="json", exclude_unset=True),
+    )
+    stage_run(replace(resolved, spec=spec), caller.store)
+    return spec.run_id
 
 
-def _launch(spec: RunSpec, caller: Caller, settings: Settings) -> Launch:
-    parameters = {
-        "request": spec.request, "store": caller.reference, "pool": settings.pool, "run_id": spec.run_id,
-    }  # fmt: skip
-    return Launch(spec.run_id, "training-run", parameters, caller.project, caller.key.key_id)
+def _launch(run_id: str, caller: Caller, settings: Settings) -> Launch:
+    request = load_run(caller.store, run_id).request
+    parameters = {"request": request, "store": caller.reference, "pool": settings.pool, "run_id": run_id}
+    return Launch(run_id, "training-run", parameters, caller.project, caller.key.key_id)
+
+
+_RUN: Work[TrainingRunRequest] = Work(
+    model=lambda body: TrainingRunRequest,
+    key_prefix="training-runs/",
+    frozen=lambda run_id: RunKeys(run_id).run,
+    result=lambda run_id: RunKeys(run_id).result,
+    stage=_stage,
+    launch=_launch,
+)
 
 
 def _view(request: Request, caller: Caller, run_id: str) -> dict[str, Any]:
@@ -125,7 +110,7 @@ def cancel(run_id: str, caller: TrainingCaller, request: Request) -> dict[str, A
     ended = record.run_status(store, run_id).status
     if ended == "canceled":
         return _view(request, caller, run_id)
-    set_desired_state(store, run_id, "cancel")
+    record.set_desired_state(store, run_id, "cancel")
     if launches.cancel_unbegun(run_id) and record.run_status(store, run_id).status in ("queued", "interrupted"):
         settings: Settings = request.app.state.settings
         with suppress(RequestError):  # a process has just resumed it, and reads the desired state
@@ -134,7 +119,7 @@ def cancel(run_id: str, caller: TrainingCaller, request: Request) -> dict[str, A
 
 
 def _say(run_id: str, caller: Caller, request: Request, wanted: DesiredState) -> dict[str, Any]:
-    set_desired_state(caller.store, run_id, wanted)
+    record.set_desired_state(caller.store, run_id, wanted)
     return _view(request, caller, run_id)
 
 
@@ -157,7 +142,7 @@ def events(run_id: str, caller: TrainingCaller, limit: Limit = 500) -> dict[str,
     """Return the newest events, oldest of them first."""
     store: Store = caller.store
     load_run(store, run_id)
-    found = read_events(store, run_id, event_numbers(store, run_id)[-limit:])
+    found = record.read_events(store, run_id, record.event_numbers(store, run_id)[-limit:])
     return {"events": [event.to_json() for event in found]}
 
 
