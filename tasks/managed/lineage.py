@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from simyard.core.records import IterationRecord, LineageRecord, TrainerOutcome
+from simyard.core.run_records import IterationRecord, LineageRecord, TrainerOutcome
 from simyard.core.specs import InputFile
 from simyard.store.keys import RunKeys
 from simyard.store.store import Store

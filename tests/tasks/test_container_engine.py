@@ -14,9 +14,8 @@ import pytest
 from helpers import wait_until
 
 from simyard.core.errors import Category, RequestError, WorkloadError
-from simyard.tasks.managed.engines import docker_api
 from simyard.tasks.managed.engines.base import Exit, TrainerCall
-from simyard.tasks.managed.engines.container import ContainerEngine
+from simyard.tasks.managed.engines.container import ContainerEngine, require_image_name
 
 MEMORY = 64 << 20
 START_AND_DIE = """
@@ -270,7 +269,7 @@ def test_no_engine_is_told(monkeypatch, address):
     ["a", "a/b:1.0", "localhost/a", "a.b:5000/c-d/e_f__g:V1", "reg:5000/a", "Registry.io/a", f"a@sha256:{'0' * 64}"],
 )
 def test_every_way_to_name_an_image_is_an_image_name(image):
-    docker_api.require_image_name(image)
+    require_image_name(image)
 
 
 def test_gpus_that_podman_would_not_give_are_refused(engine, podman):

@@ -8,16 +8,17 @@ import records
 from helpers import wait_until
 
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError
-from simyard.core.records import BestCheckpoint, IterationRecord, TrainerOutcome
+from simyard.core.run_records import BestCheckpoint, IterationRecord, TrainerOutcome
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.settings import Site
 from simyard.store.keys import JobKeys, new_run_id
 from simyard.store.store import Store
 from simyard.tasks.managed import stop_policies
-from simyard.tasks.managed.desired_state import set_desired_state
 from simyard.tasks.managed.executor import Executor, LocalExecutor
 from simyard.tasks.managed.loop import Loop, LoopObserver, RunEndedError
+from simyard.tasks.managed.record import set_desired_state
 from simyard.tasks.managed.run import load_run, resolve_run, stage_run
+from simyard.tasks.managed.trainer import call_key
 
 REQUEST = {
     "rollout_template": {
@@ -180,7 +181,7 @@ def test_a_rollout_that_was_judged_by_a_process_before_is_not_done_again(driven)
     loop.store.put_json(JobKeys(spec.job_id).result, judged)
     loop.store.put_json(JobKeys(spec.job_id).manifest, {})
     after = driven()
-    assert after.attempt_rollout(spec, Idle(after.spec)) == judged
+    assert after.attempt_rollout(spec, Idle(after.spec)).to_json() == judged
 
 
 def test_failures_of_the_trainer_are_counted_whoever_called_it(driven):
@@ -194,7 +195,7 @@ def test_failures_of_the_trainer_are_counted_whoever_called_it(driven):
             number=number, status="failed", failure=failure, dataset_sha256="0" * 64, seconds=0.0, gpu_seconds=0.0,
             ended_at="2026-01-01T00:00:00+00:00", tail=(),
         )  # fmt: skip
-        loop.store.put_record(call.key("outcome.json"), failed)
+        loop.store.put_record(call_key(call, "outcome.json"), failed)
         loop = driven()
     with pytest.raises(WorkloadError, match="failure 2"):
         loop.calls_left(1)
