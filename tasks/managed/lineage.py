@@ -35,11 +35,6 @@ class Lineage:
                 return self._store.get_record(self._keys.checkpoint(ended.checkpoint_id), LineageRecord)
         return self._enter(0, self._spec.checkpoint, None, None, {}) if self._spec.checkpoint else None
 
-    def parent_file(self) -> InputFile | None:
-        """Return the file of that checkpoint."""
-        found = self.parent()
-        return found.file if found else None
-
     def driver(self) -> LineageRecord | None:
         """Return the record of the checkpoint that drives the rollouts; None where none does."""
         return self.parent() if self._spec.asked.rollout_template.is_driven else None

@@ -200,9 +200,9 @@ class Loop:
 
     def rollouts(self, number: int) -> list[JobSpec]:
         """Return the rollouts of an iteration; those that a process before this one froze, as they are."""
-        file = self.lineage.parent_file()
-        count = self.asked.rollout_template.jobs
-        specs = [rollout(self.spec, number, index, file) for index in range(count)]
+        parent = self.lineage.parent()
+        indices = range(self.asked.rollout_template.jobs)
+        specs = [rollout(self.spec, number, index, parent.file if parent else None) for index in indices]
         return [self.store.get_record_or_none(JobKeys(spec.job_id).job, JobSpec) or spec for spec in specs]
 
     def attempt_rollout(self, spec: JobSpec, executor: Executor) -> JobResult | None:
@@ -462,12 +462,13 @@ class Loop:
                 self._in_progress -= 1
 
     def _call(self, number: int, attempt: int, dataset_sha256: str) -> TrainerAttempt:
+        parent = self.lineage.parent()
         return TrainerAttempt(
             run_id=self.spec.run_id,
             iteration=number,
             number=attempt,
             dataset_sha256=dataset_sha256,
-            checkpoint=self.lineage.parent_file(),
+            checkpoint=parent.file if parent else None,
         )
 
     def _status(self) -> DriverStatus:

@@ -83,13 +83,17 @@ class ContainerEngine:
 
         One that was made and never started is left of a start that was cut off, and is made again.
         """
+        import docker
+
         with connected() as client:
-            container = find(client, call.name)
+            container = None
+            with suppress(docker.errors.NotFound):
+                container = client.containers.get(call.name)
             if container and container.status == "created":
                 container.remove(force=True, v=True)
                 container = None
             if container is None:
-                container = create(client, **_wanted(client, call))
+                container = _create(client, **_options(client, call))
                 try:
                     if not call.own_entrypoint:
                         require_program(container, call.image, call.argv[0])
@@ -207,7 +211,7 @@ class RunningContainer:
             self._removed.wait(0.2)
 
 
-def _wanted(client: Any, call: TrainerCall) -> dict[str, Any]:
+def _options(client: Any, call: TrainerCall) -> dict[str, Any]:
     """Return the arguments from which the container of a call is made."""
     from docker.types import Mount
 
@@ -278,16 +282,7 @@ def words(error: Exception) -> str:
     return str(getattr(error, "explanation", None) or error)
 
 
-def find(client: Any, name: str) -> Any:
-    """Return the container of this name, or None."""
-    import docker
-
-    with suppress(docker.errors.NotFound):
-        return client.containers.get(name)
-    return None
-
-
-def create(client: Any, **wanted: Any) -> Any:
+def _create(client: Any, **options: Any) -> Any:
     """Make a container, with an init where the engine has one: it reaps, and passes SIGTERM on.
 
     Without, the program itself is the first process of all, and deaf to SIGTERM unless it handles it.
@@ -295,11 +290,11 @@ def create(client: Any, **wanted: Any) -> Any:
     import docker
 
     try:
-        return client.containers.create(init=True, **wanted)
+        return client.containers.create(init=True, **options)
     except docker.errors.APIError as error:
         if "init binary not found" not in words(error):
             raise
-        return client.containers.create(**wanted)
+        return client.containers.create(**options)
 
 
 def stop(client: Any, name: str, grace_s: float) -> None:
@@ -336,15 +331,9 @@ def require_image(client: Any, image: str) -> None:
     """
     import docker
 
-    try:
+    with suppress(docker.errors.ImageNotFound):
         client.images.get(image)
-    except docker.errors.ImageNotFound:
-        _pull(client, image)
-
-
-def _pull(client: Any, image: str) -> None:
-    import docker
-
+        return
     try:
         # Without a tag or a digest the API would pull every tag there is.
         tag = None if ":" in image.rpartition("/")[2] else "latest"
