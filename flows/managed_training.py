@@ -99,36 +99,6 @@ def _drive_through_outages(run_id: str, store: str, pool: str | None) -> RunResu
     return result
 
 
-def through_outages(
-    drive: Callable[[], Result], warn: Callable[[str], object], *, outage_s: float = OUTAGE_S, retry_s: float = RETRY_S
-) -> Result:
-    """Do something that can be done again from where it stopped, until it comes through.
-
-    Args:
-        drive: What is done; it raises when the store or the Prefect server cannot be reached.
-        warn: Called with the reason for each further try.
-        outage_s: How long it may not come through.
-        retry_s: How long to wait before it is done again.
-
-    Raises:
-        StoreError: The store was away for too long.
-        HTTPError: Or the Prefect server was.
-    """
-    since: float | None = None
-    while True:
-        began = time.monotonic()
-        try:
-            return drive()
-        except (StoreError, httpx.HTTPError) as error:
-            now = time.monotonic()
-            if since is None or now - began > STEADY_S:
-                since = now
-            if now - since >= outage_s:
-                raise
-            warn(f"Cannot go on now, and tries again in {retry_s:.0f} s: {error}")
-            time.sleep(retry_s)
-
-
 def _drive(run_id: str, store: str, pool: str | None) -> RunResult:
     """Make one iteration after another until a policy ends the run, and return its result."""
     with _driving(run_id, store, pool) as (loop, executor):
@@ -157,6 +127,36 @@ def _drive(run_id: str, store: str, pool: str | None) -> RunResult:
                 # Commit: the checkpoint enters the lineage, and then the iteration counts.
                 loop.commit(number, data, outcome)
         return loop.conclude()
+
+
+def through_outages(
+    drive: Callable[[], Result], warn: Callable[[str], object], *, outage_s: float = OUTAGE_S, retry_s: float = RETRY_S
+) -> Result:
+    """Do something that can be done again from where it stopped, until it comes through.
+
+    Args:
+        drive: What is done; it raises when the store or the Prefect server cannot be reached.
+        warn: Called with the reason for each further try.
+        outage_s: How long it may not come through.
+        retry_s: How long to wait before it is done again.
+
+    Raises:
+        StoreError: The store was away for too long.
+        HTTPError: Or the Prefect server was.
+    """
+    since: float | None = None
+    while True:
+        began = time.monotonic()
+        try:
+            return drive()
+        except (StoreError, httpx.HTTPError) as error:
+            now = time.monotonic()
+            if since is None or now - began > STEADY_S:
+                since = now
+            if now - since >= outage_s:
+                raise
+            warn(f"Cannot go on now, and tries again in {retry_s:.0f} s: {error}")
+            time.sleep(retry_s)
 
 
 @dataclass(frozen=True)
