@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -273,14 +272,11 @@ def pause(run_id: str, store: str | None) -> None:
 def cancel(run_id: str, store: str | None) -> None:
     """End a run now; its checkpoints are kept."""
     from simyard.tasks.managed import record
-    from simyard.tasks.managed.loop import Loop, LoopObserver
-    from simyard.tasks.managed.run import load_run
+    from simyard.tasks.managed.loop import cancel_undriven
 
     site, _, opened = open_site(store)
     record.set_desired_state(opened, run_id, "cancel")
-    if record.run_status(opened, run_id).status in ("queued", "interrupted"):  # nobody drives it: end it here
-        with suppress(RequestError):  # a process has just taken it up, and sees what is wanted
-            Loop(load_run(opened, run_id), opened, site, LoopObserver()).end_now("canceled")
+    cancel_undriven(opened, run_id, site)
     ended = record.run_status(opened, run_id).status == "canceled"
     click.echo(f"{run_id} {'is canceled' if ended else 'will stop within seconds'}, and keeps what it has.")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +21,7 @@ from simyard.store import keys
 from simyard.store.keys import RunKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.managed import record
-from simyard.tasks.managed.loop import Loop, LoopObserver
+from simyard.tasks.managed.loop import cancel_undriven
 from simyard.tasks.managed.record import DesiredState
 from simyard.tasks.managed.run import load_run, resolve_run, stage_run
 from simyard.tasks.shared import inputs
@@ -111,10 +110,9 @@ def cancel(run_id: str, caller: TrainingCaller, request: Request) -> dict[str, A
     if ended == "canceled":
         return _view(request, caller, run_id)
     record.set_desired_state(store, run_id, "cancel")
-    if launches.cancel_unbegun(run_id) and record.run_status(store, run_id).status in ("queued", "interrupted"):
+    if launches.cancel_unbegun(run_id):
         settings: Settings = request.app.state.settings
-        with suppress(RequestError):  # a process has just resumed it, and reads the desired state
-            Loop(load_run(store, run_id), store, settings.site, LoopObserver()).end_now("canceled")
+        cancel_undriven(store, run_id, settings.site)
     return _view(request, caller, run_id)
 
 

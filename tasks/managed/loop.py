@@ -12,7 +12,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -42,7 +42,7 @@ from simyard.tasks.managed.executor import Executor
 from simyard.tasks.managed.ledger import Ledger
 from simyard.tasks.managed.lineage import Lineage
 from simyard.tasks.managed.record import DesiredState, Events
-from simyard.tasks.managed.run import RunSpec, now, rollout
+from simyard.tasks.managed.run import RunSpec, load_run, now, rollout
 from simyard.tasks.managed.trainer import TrainerObserver, engine_for, outcome_of, past_calls, past_outcomes
 from simyard.tasks.persist import persist
 from simyard.tasks.shared import history
@@ -420,14 +420,14 @@ class Loop:
         self.store.put_record(self.keys.result, result)
         return result
 
-    def end_now(self, policy: str) -> RunResult:
-        """Write that the run ends here, where nobody drives it; a trainer that outlived its driver is ended."""
+    def cancel_now(self) -> RunResult:
+        """Write that the run is canceled, where nobody drives it; a trainer that outlived its driver is ended."""
         number = len(self.iterations) + 1
         for past in past_calls(self.store, self.spec.run_id, number):
             call = self._call(number, past, "")
             if outcome_of(call, self.store) is None:
                 engine_for(self.asked.trainer_spec, self._site).sweep(call.name)
-        self.ended_by = policy
+        self.ended_by = "canceled"
         return self.conclude()
 
     def stop(self, *, canceled: bool, within_s: float) -> None:
@@ -479,6 +479,13 @@ class Loop:
             current_iteration=len(self.iterations) + 1,
             credits=round(self.ledger.credits, 6),
         )
+
+
+def cancel_undriven(store: Store, run_id: str, site: Site) -> None:
+    """Write that a run whose desired state is to end is canceled, unless a process drives it."""
+    if record.run_status(store, run_id).status in ("queued", "interrupted"):
+        with suppress(RequestError):  # a process has just resumed it, and reads the desired state
+            Loop(load_run(store, run_id), store, site, LoopObserver()).cancel_now()
 
 
 def _refuse_second_driver(run_id: str, store: Store) -> None:
