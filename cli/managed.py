@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -30,7 +29,7 @@ from simyard.cli.shared import (
 from simyard.core.errors import EXIT_BAD_REQUEST, EXIT_JOB_FAILED, EXIT_SUCCEEDED, RequestError
 
 if TYPE_CHECKING:
-    from simyard.core.records import RunResult, RunState
+    from simyard.core.run_records import IterationRecord, RunResult, RunState
     from simyard.requests.settings import Site
     from simyard.store.store import Store
     from simyard.tasks.managed.run import ResolvedRun
@@ -95,14 +94,13 @@ def start(
 def resume(run_id: str, store: str | None, pool: str | None, wait: bool, as_json: bool) -> None:
     """Resume a run where it stopped. It was paused, or its process was lost."""
     from simyard.cli.detached import go_on_alone
-    from simyard.core.records import DriverStatus
+    from simyard.core.run_records import DriverStatus
     from simyard.store.keys import RunKeys
     from simyard.tasks.managed import record
-    from simyard.tasks.managed.desired_state import set_desired_state
     from simyard.tasks.shared.heartbeat import PATIENCE
 
     site, reference, opened = open_site(store)
-    set_desired_state(opened, run_id, "run")
+    record.set_desired_state(opened, run_id, "run")
     beat = opened.get_record_or_none(RunKeys(run_id).status, DriverStatus)
     if beat is None or beat.is_gone(PATIENCE.driver.silence_s):
         if wait:
@@ -123,7 +121,7 @@ def _drive(
         RequestError: If the simulator refuses the rollouts of a new run; nothing was created then.
     """
     from simyard.cli import run as running
-    from simyard.core.records import RunResult
+    from simyard.core.run_records import RunResult
     from simyard.core.specs import Bounds
     from simyard.store.keys import RunKeys
     from simyard.tasks.managed.run import ResolvedRun, load_run, stage_run
@@ -142,7 +140,7 @@ def _drive(
         if resolved is not None:
             stage_run(resolved, store)
 
-        def hear(status: dict[str, Any]) -> None:
+        def show_progress(status: dict[str, Any]) -> None:
             if event := status.get("event"):
                 live.say(event["message"])
             else:
@@ -150,7 +148,7 @@ def _drive(
 
         from simyard.flows.managed_training import resume_training_run
 
-        with running.in_this_process(sessions, live, (lambda status: None) if quiet else hear):
+        with running.in_this_process(sessions, live, (lambda status: None) if quiet else show_progress):
             state = resume_training_run(run_id, reference, pool, return_state=True)
     result = store.get_record_or_none(RunKeys(run_id).result, RunResult)
     if result is None:
@@ -166,18 +164,18 @@ def _drive(
 
 def _say_ending(result: RunResult, store: Store, live: LiveLine) -> None:
     """Print the result of a run, and the URLs of its best checkpoint and its report."""
-    from simyard.core.records import LineageRecord
+    from simyard.core.run_records import LineageRecord
     from simyard.store.keys import RunKeys
-    from simyard.tasks.managed.report import REPORT, summary
+    from simyard.tasks.managed import record
 
-    live.say(f"{result.status}: {summary(result)}")
+    live.say(f"{result.status}: {record.summary(result)}")
     if error := result.error:
         live.say(f"error:       {error.message}\nadvice:      {error.advice}")
     live.say(f"run:         {result.run_id}")
     if result.best:
         key = RunKeys(result.run_id).checkpoint(result.best.checkpoint_id)
         live.say(f"checkpoint:  {store.get_record(key, LineageRecord).uri}")
-    live.say(f"report:      {store.url(RunKeys(result.run_id).file(REPORT))}")
+    live.say(f"report:      {store.url(RunKeys(result.run_id).file(record.REPORT))}")
 
 
 @managed.command("list")
@@ -208,26 +206,29 @@ def show(run_id: str, store: str | None, as_json: bool) -> None:
     from simyard.tasks.managed import record
 
     opened = open_site_store(store)
-    standing = record.run_status(opened, run_id).to_json()
+    standing, iterations = record.run_status(opened, run_id), record.iterations(opened, run_id)
     history = {
-        "history": [one.to_json() for one in record.iterations(opened, run_id)],
+        "history": [one.to_json() for one in iterations],
         "checkpoints": [one.to_json() for one in record.checkpoints(opened, run_id)[::-1]],
     }
-    emit(standing | history, as_json, _describe)
+    emit(standing.to_json() | history, as_json, lambda _: _describe(standing, iterations))
 
 
-def _describe(standing: dict[str, Any]) -> str:
-    lines = [f"{standing['run_id']}  {standing['status']}", f"store       {standing['store']}"]
-    lines.append(f"iteration   {standing['current_iteration']} of {standing['max_iterations']} at most")
-    lines.append(f"cost        {standing['credits']:.4g} credits")
-    if standing["ended_by"]:
-        lines.append(f"ended by    {standing['ended_by']}")
-    if error := standing["error"]:
-        lines += [f"error       {error['message']}", f"advice      {error['advice']}"]
-    for ended in standing["history"]:
-        metric = "not measured" if ended["metric"] is None else f"{ended['metric']:.4g}"
-        what = ended["failure"]["message"] if ended["failure"] else f"{metric:>12}  {ended['checkpoint_id']}"
-        lines.append(f"  {ended['iteration']:>5}  {what}")
+def _describe(standing: RunState, iterations: list[IterationRecord]) -> str:
+    lines = [
+        f"{standing.run_id}  {standing.status}",
+        f"store       {standing.store}",
+        f"iteration   {standing.current_iteration} of {standing.max_iterations} at most",
+        f"cost        {standing.credits:.4g} credits",
+    ]
+    if standing.ended_by:
+        lines.append(f"ended by    {standing.ended_by}")
+    if error := standing.error:
+        lines += [f"error       {error.message}", f"advice      {error.advice}"]
+    for ended in iterations:
+        metric = "not measured" if ended.metric is None else f"{ended.metric:.4g}"
+        what = ended.failure.message if ended.failure else f"{metric:>12}  {ended.checkpoint_id}"
+        lines.append(f"  {ended.iteration:>5}  {what}")
     return "\n".join(lines)
 
 
@@ -242,9 +243,8 @@ def watch(run_id: str, store: str | None, as_json: bool) -> None:
 
 def _watch(store: Store, run_id: str, *, quiet: bool) -> RunState:
     """Print a run's events as they come, until it has ended or nobody drives it any more."""
-    from simyard.core.records import RunResult
+    from simyard.core.run_records import RunResult
     from simyard.tasks.managed import record
-    from simyard.tasks.managed.events import event_numbers, read_events
     from simyard.tasks.managed.run import load_run
 
     load_run(store, run_id)
@@ -253,7 +253,8 @@ def _watch(store: Store, run_id: str, *, quiet: bool) -> RunState:
     while True:
         standing = record.run_status(store, run_id)
         if not quiet:
-            for event in read_events(store, run_id, [n for n in event_numbers(store, run_id) if n > shown]):
+            new = [number for number in record.event_numbers(store, run_id) if number > shown]
+            for event in record.read_events(store, run_id, new):
                 live.say(f"{event.created_at[11:19]}  {event.event_type:20} {event.message}")
                 shown = int(event.event_id.removeprefix("evt-"))
             if not isinstance(standing, RunResult):
@@ -271,10 +272,9 @@ def _watch(store: Store, run_id: str, *, quiet: bool) -> RunState:
 def pause(run_id: str, store: str | None) -> None:
     """Begin nothing new; what is in progress comes to its end."""
     from simyard.tasks.managed import record
-    from simyard.tasks.managed.desired_state import set_desired_state
 
     opened = open_site_store(store)
-    set_desired_state(opened, run_id, "pause")
+    record.set_desired_state(opened, run_id, "pause")
     standing = record.run_status(opened, run_id)
     click.echo(f"{run_id} begins nothing new. Let it go on: simyard managed resume {_named(standing)}")
 
@@ -285,15 +285,11 @@ def pause(run_id: str, store: str | None) -> None:
 def cancel(run_id: str, store: str | None) -> None:
     """End a run now; its checkpoints are kept."""
     from simyard.tasks.managed import record
-    from simyard.tasks.managed.desired_state import set_desired_state
-    from simyard.tasks.managed.loop import Loop, LoopObserver
-    from simyard.tasks.managed.run import load_run
+    from simyard.tasks.managed.loop import cancel_undriven
 
     site, _, opened = open_site(store)
-    set_desired_state(opened, run_id, "cancel")
-    if record.run_status(opened, run_id).status in ("queued", "interrupted"):  # nobody drives it: end it here
-        with suppress(RequestError):  # a process has just taken it up, and sees what is wanted
-            Loop(load_run(opened, run_id), opened, site, LoopObserver()).end_now("canceled")
+    record.set_desired_state(opened, run_id, "cancel")
+    cancel_undriven(opened, run_id, site)
     ended = record.run_status(opened, run_id).status == "canceled"
     click.echo(f"{run_id} {'is canceled' if ended else 'will stop within seconds'}, and keeps what it has.")
 

@@ -6,7 +6,8 @@ import getpass
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
@@ -31,6 +32,7 @@ from simyard.core.errors import EXIT_BAD_REQUEST, Category, RequestError
 from simyard.tasks.shared.documents import interval, number
 
 if TYPE_CHECKING:
+    from simyard.core.run_records import PolicyRecord, Promotion, PromotionDecision
     from simyard.store.store import Store
 
 MAX_WHY_CHARACTERS = 4000
@@ -82,47 +84,41 @@ def retrain(
         with running.in_this_process(sessions, live, (lambda status: None) if as_json else live):
             state = flow(request, reference, pool, job_id, base, return_state=True)
 
-    written = [e for e in promotions.read(opened, request.promotion).history if e["job_id"] == job_id]
+    written = [made for made in promotions.read(opened, request.promotion).history if made.job_id == job_id]
     if not written:
         state.result()  # raises what ended the flow
-    entry = written[-1]
+    decision = written[-1]
     if as_json:
-        click.echo(json.dumps(entry))
+        click.echo(json.dumps(decision.to_json()))
     else:
-        _say(entry, opened, request.promotion, live)
-    sys.exit(_exit_code(entry, opened))
+        # The decision and its grounds.
+        live.say(f"{decision.decision.replace('_', ' ')}: {decision.why}")
+        if decision.error:
+            live.say(f"advice:      {decision.error.advice}")
+        live.say(f"job:         {decision.job_id}")
+        for label, policy in (("new", decision.candidate), ("before", decision.incumbent)):
+            if policy is not None:
+                live.say(f"{label + ':':12} {_figures(policy)}")
+        live.say(f"record:      {opened.url(keys.PromotionKeys(request.promotion).record)}")
+    sys.exit(_exit_code(decision, opened))
 
 
-def _exit_code(entry: dict[str, Any], store: Store) -> int:
+def _exit_code(decision: PromotionDecision, store: Store) -> int:
     """Return 0 where something was decided, else the code of the job that failed."""
-    from simyard.store import keys
+    from simyard.tasks.shared import history
 
-    error = entry["error"]
-    if error is None:
+    if decision.error is None:
         return EXITS["succeeded"]
-    if error["category"] == Category.CANCELED:
+    if decision.error.category is Category.CANCELED:
         return EXITS["canceled"]
-    trained = store.get_json_or_none(keys.JobKeys(entry["job_id"]).result)
-    return EXIT_BAD_REQUEST if trained and trained["refused"] else EXITS["failed"]
+    assert decision.job_id is not None
+    trained = history.result_of(store, decision.job_id)
+    return EXIT_BAD_REQUEST if trained and trained.refused else EXITS["failed"]
 
 
-def _say(entry: dict[str, Any], store: Store, name: str, live: LiveLine) -> None:
-    """Print the decision and its grounds."""
-    from simyard.store import keys
-
-    live.say(f"{entry['decision'].replace('_', ' ')}: {entry['why']}")
-    if error := entry["error"]:
-        live.say(f"advice:      {error['advice']}")
-    live.say(f"job:         {entry['job_id']}")
-    for label, policy in (("new", entry["candidate"]), ("before", entry["incumbent"])):
-        if policy is not None:
-            live.say(f"{label + ':':12} {_figures(policy)}")
-    live.say(f"record:      {store.url(keys.PromotionKeys(name).record)}")
-
-
-def _figures(policy: dict[str, Any]) -> str:
-    found = policy["evaluation"]
-    return f"{found['metric']} {number(found['mean'])} {interval(found['interval_95'])} in {found['episodes']} episodes"
+def _figures(policy: PolicyRecord) -> str:
+    found = policy.evaluation
+    return f"{found.metric} {number(found.mean)} {interval(found.interval_95)} in {found.episodes} episodes"
 
 
 @click.group(cls=Group)
@@ -138,14 +134,14 @@ def list_promotions(store: str | None, as_json: bool) -> None:
     from simyard.tasks.promotion import promotions
 
     opened = open_site_store(store)
-    records = [promotions.read(opened, name).to_json() for name in promotions.names(opened)]
+    found = {name: promotions.read(opened, name) for name in promotions.names(opened)}
     columns: Columns = {
         "PROMOTION": "name",
-        "PROMOTED": lambda record: record["current"]["job_id"] if record["current"] else "none",
-        ">METRIC": lambda record: number(record["current"]["evaluation"]["mean"]) if record["current"] else "",
-        "LAST DECISION": lambda record: _line(record["history"][-1]),
+        "PROMOTED": lambda row: row["current"]["job_id"] if row["current"] else "none",
+        ">METRIC": lambda row: number(row["current"]["evaluation"]["mean"]) if row["current"] else "",
+        "LAST DECISION": lambda row: _line(found[row["name"]].history[-1]),
     }
-    newest = [record | {"history": record["history"][-1:]} for record in records]
+    newest = [replace(promotion, history=promotion.history[-1:]).to_json() for promotion in found.values()]
     emit_rows(newest, as_json, "Nothing has been retrained in this store yet.", columns)
 
 
@@ -157,7 +153,8 @@ def show(name: str, store: str | None, as_json: bool) -> None:
     """Show the promoted policy, and every decision."""
     from simyard.tasks.promotion import promotions
 
-    emit(promotions.require(open_site_store(store), name).to_json(), as_json, _describe)
+    promotion = promotions.require(open_site_store(store), name)
+    emit(promotion.to_json(), as_json, lambda _: _describe(promotion))
 
 
 @promotions.command()
@@ -177,24 +174,25 @@ def rollback(name: str, store: str | None, why: str, as_json: bool) -> None:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name
         user = f"user {os.getuid()}"
-    entry = promotions.rollback(open_site_store(store), name, why=why, by=user)
-    emit(entry, as_json, lambda entry: f"{name} is {entry['candidate']['job_id']} again.")
+    decision = promotions.rollback(open_site_store(store), name, why=why, by=user)
+    emit(decision.to_json(), as_json, lambda made: f"{name} is {made['candidate']['job_id']} again.")
 
 
-def _describe(record: dict[str, Any]) -> str:
-    lines = [record["name"]]
-    if current := record["current"]:
+def _describe(promotion: Promotion) -> str:
+    lines = [promotion.name]
+    if current := promotion.current:
+        since = (current.promoted_at or "")[:16]
         lines += [
-            f"promoted    {current['job_id']}, {current['checkpoint']['name']}, since {current['promoted_at'][:16]}",
-            f"task        {current['task']} with {current['library']}",
+            f"promoted    {current.job_id}, {current.checkpoint.name}, since {since}",
+            f"task        {current.task} with {current.library}",
             f"measured    {_figures(current)}",
         ]
     else:
         lines.append("promoted    none")
-    lines += [f"  {_line(entry)}\n      {entry['why']}" for entry in record["history"][::-1]]
+    lines += [f"  {_line(made)}\n      {made.why}" for made in promotion.history[::-1]]
     return "\n".join(lines)
 
 
-def _line(entry: dict[str, Any]) -> str:
-    what = entry["job_id"] or f"to {entry['candidate']['job_id']} by {entry['by']}"
-    return f"{entry['at'][:16]}  {entry['decision'].replace('_', ' '):12} {what}"
+def _line(made: PromotionDecision) -> str:
+    back_to = made.candidate.job_id if made.candidate else ""
+    return f"{made.at[:16]}  {made.decision.replace('_', ' '):12} {made.job_id or f'to {back_to} by {made.by}'}"

@@ -194,6 +194,22 @@ class Outcome(Wire):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MachineReady(Wire):
+    """A machine that has arrived at the barrier of its attempt, `ready.json`; of the first one `go.json`: all have."""
+
+    at: str
+    host: str | None = field(default=None, metadata=ABSENT)
+    """The machine's name; `go.json` has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineLost(Wire):
+    """A machine whose flow run ended without an outcome, `machine_lost.json`: only Prefect knows it."""
+
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointRecord(Wire):
     """A whole checkpoint in the store; `checkpoints.json` is a list of them, in the order of `by_iteration`."""
 
@@ -410,218 +426,3 @@ class NotificationRecord(Wire):
     problem: str | None
     """Problem of the last try; None where the receiver took it."""
     at: str
-
-
-# --- a managed run ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainerOutcome(Wire):
-    """Result of a call of the trainer, `outcome.json` of the call: written once, last."""
-
-    number: int
-    """The call, counted from 1 in its iteration."""
-    status: Ended
-    failure: Failure | None
-    """Failure of the call or attempt; None for a success."""
-    dataset_sha256: str
-    """The dataset that it was called with."""
-    seconds: float
-    """Of the trainer's own process."""
-    gpu_seconds: float
-    """The same, times the GPUs that it holds."""
-    ended_at: str
-    tail: tuple[str, ...]
-    """The last lines that it printed; of a success none."""
-    metrics: dict[str, Any] | None = field(default=None, metadata=ABSENT)
-    """Metrics of the trainer; None for a failure."""
-    checkpoint: InputFile | None = field(default=None, metadata=ABSENT)
-    """The file that it left; None of a failure."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LineageRecord(Wire):
-    """A checkpoint of a managed run, below `checkpoints/`."""
-
-    checkpoint_id: str
-    """`ckpt-`, its iteration and the beginning of its digest."""
-    iteration: int
-    """The one that made it; 0 for the checkpoint that the run began from."""
-    parent: str | None
-    """Id of the checkpoint before it; None for the first one."""
-    dataset_sha256: str | None
-    """The dataset that it was trained on; None for the checkpoint that the run began from."""
-    uri: str
-    """URL of the file."""
-    sha256: str
-    size_bytes: int
-    file: InputFile
-    """The checkpoint as an input of rollouts and calls of the trainer."""
-    metrics: dict[str, Any]
-    """Metrics of the trainer."""
-    created_at: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class IterationRecord(Wire):
-    """Result of an iteration, `iteration.json`: with it the iteration counts."""
-
-    iteration: int
-    """Counted from 1."""
-    iteration_id: str
-    """`iter-0001`."""
-    status: Literal["succeeded", "failed"]
-    failure: Failure | None
-    """Failure of the iteration; None where it left a checkpoint."""
-    checkpoint_id: str | None
-    """The checkpoint that it made; None where it failed, as with all that follow up to `recorded_steps`."""
-    dataset_sha256: str | None
-    rollouts: tuple[str, ...]
-    """Their job ids."""
-    trainer_attempt: int | None
-    """The call of the trainer that left the checkpoint."""
-    trainer_seconds: float | None
-    episodes: int | None
-    recorded_steps: int | None
-    mean_return: float | None
-    """Of the rollouts; None where it was not measured."""
-    success_rate: float | None
-    """Of the rollouts; None where it was not measured."""
-    metrics: dict[str, Any]
-    """Metrics of the trainer."""
-    metric: float | None
-    """The one that the run's success criteria name; None where it was not measured."""
-    metric_of: str | None
-    """Id of the checkpoint that the metric speaks of."""
-    gpu_seconds: float
-    """Of all its rollouts and calls."""
-    seconds: float
-    """Of the process that ended it."""
-    rollouts_seconds: float | None
-    """From its begin to the dataset; None where it has none."""
-    ended_at: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class BestCheckpoint(Wire):
-    """The checkpoint of a run that was measured best."""
-
-    iteration: int
-    """The one whose metric says so."""
-    checkpoint_id: str
-    metric: float | None
-    """Value of the metric; None where no checkpoint was measured: then it is the last one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Event(Wire):
-    """An event of a managed run, below `events/`."""
-
-    event_id: str
-    """`evt-` and its number, counted from 1."""
-    created_at: str
-    event_type: str
-    """One of `tasks/managed/events.py`'s `TYPES`."""
-    about: str
-    """Identity of the event within the run: the same thing happens once."""
-    message: str
-    """For people."""
-    data: dict[str, Any]
-    """For programs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DesiredStateMark(Wire):
-    """Desired state of a run, `wish.json`."""
-
-    wanted: Literal["run", "pause", "cancel"]
-    requested_at: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class DriverStatus(Heartbeat):
-    """The heartbeat of the process that drives a run, `status.json`: written every few seconds."""
-
-    stage: str
-    """Current activity, in words."""
-    wanted: Literal["run", "pause", "cancel"]
-    """Desired state, wherever it was asked for."""
-    current_iteration: int
-    """The iteration in progress, counted from 1."""
-    credits: float
-    """Cost of the run so far, in credits."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerStatus(Heartbeat):
-    """The heartbeat of a worker of a run, `status.json` of its slot."""
-
-    flow_run: str
-    """Id of the flow run that it is."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class IterationCounts(Wire):
-    """Number of iterations of a run by their end."""
-
-    succeeded: int
-    failed: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Run(Wire):
-    """The fields that every answer about a run begins with."""
-
-    run_id: str
-    name: str
-    project_id: str
-    max_iterations: int
-    store: str
-    """URL of the run's folder."""
-    created_at: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunResult(_Run):
-    """Result of a run, `result.json`."""
-
-    status: Ended
-    stage: str
-    """`done`."""
-    ended_by: str
-    """The policy that ended it; `canceled`, or `refused` where the trainer could not be called."""
-    current_iteration: int
-    """Number of iterations that ended."""
-    iterations: IterationCounts
-    best: BestCheckpoint | None
-    """Best checkpoint; None where no iteration succeeded."""
-    credits: float
-    """Cost in credits."""
-    error: Failure | None
-    """Failure of the run; None otherwise."""
-    updated_at: str
-    """Time of the end."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunStatus(_Run):
-    """Status of a run that has no result yet: made of its heartbeat, and shown; no file of the store."""
-
-    status: Literal["queued", "running", "paused", "interrupted"]
-    """`interrupted` where nobody drives it any more."""
-    stage: str | None
-    """Current activity of its process; None where none has begun."""
-    current_iteration: int
-    """The iteration in progress; 0 where none has begun."""
-    credits: float
-    """Cost so far, in credits."""
-    updated_at: str | None
-    """Time of the heartbeat; None where there is none."""
-    ended_by: str | None = None
-    """None: it has not ended."""
-    error: Failure | None = None
-    """None: it has not ended."""
-
-
-RunState = RunStatus | RunResult
-"""Status of a managed run, ended or not."""

@@ -6,14 +6,16 @@ executor stay in this process, and tasks find them there (`_DRIVEN`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
+import httpx
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.client.schemas.objects import State, TaskRun
@@ -24,8 +26,9 @@ from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from simyard.blocks.reference import absolute, open_store
-from simyard.core.errors import Category, SimyardError
-from simyard.core.records import Event, RunResult, TrainerOutcome
+from simyard.core.errors import Category, SimyardError, StoreError
+from simyard.core.records import JobResult
+from simyard.core.run_records import Event, RunResult, TrainerOutcome
 from simyard.core.specs import JobSpec
 from simyard.flows.retrying import PLAIN, RETRYING, worth_another
 from simyard.flows.stages import sharing
@@ -34,17 +37,22 @@ from simyard.requests.settings import Site
 from simyard.store import keys
 from simyard.store.keys import RunKeys
 from simyard.tasks.cluster.cancellation import PrefectButtons, why_stopped
-from simyard.tasks.managed import report as run_report
+from simyard.tasks.managed import record
 from simyard.tasks.managed import run as runs
 from simyard.tasks.managed.dataset import Dataset
 from simyard.tasks.managed.executor import Executor, LocalExecutor
 from simyard.tasks.managed.loop import Loop, LoopObserver
-from simyard.tasks.managed.outages import through_outages
 from simyard.tasks.managed.pool_executor import PoolExecutor
 from simyard.tasks.metrics.table import import_plotting
 
 ENDING_S = 15.0
 """Seconds that work in progress may take to end when this process must; half of what Prefect's worker leaves it."""
+OUTAGE_S = 1800.0
+"""After so long without store or Prefect server the run is left as it is, for somebody to resume."""
+STEADY_S = 60.0
+"""Work that went well for so long before it failed was not of the last outage any more."""
+RETRY_S = 15.0
+Result = TypeVar("Result")
 _SIDE_BY_SIDE: Any = ThreadPoolTaskRunner(max_workers=256)
 
 
@@ -68,7 +76,7 @@ def managed_training(
     store = absolute(store or Site.from_env().store)
     run_id = run_id or keys.run_id_of_run(UUID(flow_run.id), flow_run.scheduled_start_time)
     freeze(request, store, run_id, base)
-    return _ending(drive_run(run_id, store, pool))
+    return _ending(_drive_through_outages(run_id, store, pool))
 
 
 @flow(name="resume-training-run", flow_run_name="{run_id}", task_runner=_SIDE_BY_SIDE)
@@ -80,10 +88,10 @@ def resume_training_run(run_id: str, store: str | None = None, pool: str | None 
         store: URL of the store, or the name of a block (`job-store/NAME`); the site's own store by default.
         pool: Work pool that has the simulator; by default the site's, or this process where it has none.
     """
-    return _ending(drive_run(run_id, absolute(store or Site.from_env().store), pool))
+    return _ending(_drive_through_outages(run_id, absolute(store or Site.from_env().store), pool))
 
 
-def drive_run(run_id: str, store: str, pool: str | None) -> RunResult:
+def _drive_through_outages(run_id: str, store: str, pool: str | None) -> RunResult:
     """Take a run that is in the store to its end, and return its result; a store or a server may be away meanwhile."""
     pool = pool or Site.from_env().pool
     result = through_outages(lambda: _drive(run_id, store, pool), get_run_logger().warning)
@@ -108,7 +116,6 @@ def _drive(run_id: str, store: str, pool: str | None) -> RunResult:
 
                 # Write one manifest of them all: a trainer needs nothing else.
                 data = dataset(number, specs)
-                loop.dataset_written(number, data)
 
                 # Call the trainer, again where it fails. None: nothing may be begun any more, and the gate says why.
                 loop.show(f"iteration {number}: trainer")
@@ -120,6 +127,36 @@ def _drive(run_id: str, store: str, pool: str | None) -> RunResult:
                 # Commit: the checkpoint enters the lineage, and then the iteration counts.
                 loop.commit(number, data, outcome)
         return loop.conclude()
+
+
+def through_outages(
+    drive: Callable[[], Result], warn: Callable[[str], object], *, outage_s: float = OUTAGE_S, retry_s: float = RETRY_S
+) -> Result:
+    """Do something that can be done again from where it stopped, until it comes through.
+
+    Args:
+        drive: What is done; it raises when the store or the Prefect server cannot be reached.
+        warn: Called with the reason for each further try.
+        outage_s: How long it may not come through.
+        retry_s: How long to wait before it is done again.
+
+    Raises:
+        StoreError: The store was away for too long.
+        HTTPError: Or the Prefect server was.
+    """
+    since: float | None = None
+    while True:
+        began = time.monotonic()
+        try:
+            return drive()
+        except (StoreError, httpx.HTTPError) as error:
+            now = time.monotonic()
+            if since is None or now - began > STEADY_S:
+                since = now
+            if now - since >= outage_s:
+                raise
+            warn(f"Cannot go on now, and tries again in {retry_s:.0f} s: {error}")
+            time.sleep(retry_s)
 
 
 @dataclass(frozen=True)
@@ -149,7 +186,7 @@ def _driving(run_id: str, store: str, pool: str | None) -> Iterator[tuple[Loop, 
 
         observer = LoopObserver(
             on_event=on_event,
-            on_stage=given.watcher,
+            on_stage=lambda stage: given.watcher({"stage": stage, "done": 0, "total": 0}),
             is_canceled=given.canceled,
             desired_state=PrefectButtons(str(flow_run.id)),
         )
@@ -186,7 +223,7 @@ def freeze(request: TrainingRunRequest, store: str, run_id: str, base: Path | No
 
 
 @task(name="rollout", retry_delay_seconds=1, retry_condition_fn=worth_another, **PLAIN)
-def rollout(spec: JobSpec) -> dict[str, Any] | None:
+def rollout(spec: JobSpec) -> JobResult | None:
     """Make one attempt at a rollout and judge it; None where nothing may be begun any more."""
     driven = _DRIVEN.get()
     return driven.loop.attempt_rollout(spec, driven.executor)
@@ -212,7 +249,7 @@ def report(run_id: str, store: str) -> None:
     """Publish the run's report in the Prefect UI."""
     opened, run = open_store(store), RunKeys(run_id)
     key = run_id.lower()
-    create_markdown_artifact(opened.get_bytes(run.file(run_report.REPORT)).decode(), key=f"{key}-report")
+    create_markdown_artifact(opened.get_bytes(run.file(record.REPORT)).decode(), key=f"{key}-report")
     create_link_artifact(opened.url(run.prefix), key=f"{key}-store", link_text="The run's files")
 
 
@@ -220,5 +257,5 @@ _STATES = {"succeeded": Completed, "failed": Failed, "canceled": Cancelled}
 
 
 def _ending(result: RunResult) -> State[dict[str, Any]]:
-    message = result.error.message if result.error else run_report.summary(result)
+    message = result.error.message if result.error else record.summary(result)
     return _STATES[result.status](message=message, data=result.to_json())

@@ -11,7 +11,8 @@ import httpx
 from prefect.exceptions import PrefectException
 
 from simyard.core.errors import Category, Failure
-from simyard.core.records import ArtifactEntry, JobResult, JobState, JobStatus, LineageRecord, RunState
+from simyard.core.records import ArtifactEntry, JobResult, JobState, JobStatus
+from simyard.core.run_records import LineageRecord, RunState
 from simyard.core.specs import JobSpec
 from simyard.core.wire import Wire
 from simyard.service.prefect_api import Launches

@@ -7,11 +7,13 @@ put their own code, so that a run of many iterations takes seconds. Runs on Isaa
 import json
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from helpers import CommandLine, changed, last_json, wait_until
+from helpers import CommandLine, changed, end, last_json, wait_until
 
 PATIENCE_S = 480
 """A simulator's import takes a minute where other tests have the processors."""
@@ -145,6 +147,19 @@ class Loop:
         self.known = {path.name for path in self.store.glob("training-runs/run-*")}
         return self.command.start("managed", "start", path, "--store", self.store, *self.pool, "--wait")
 
+    @contextmanager
+    def running(self, **changes: Any) -> Iterator[tuple["Run", Any]]:
+        """Begin a run, and yield it once it is in the store, with its process, which is ended at last."""
+        process = self.begin(**changes)
+        try:
+            yield self.newest(), process
+        finally:
+            end(process)
+
+    def resume(self, run_id: str) -> Any:
+        """Go on with a run in a process of its own; return the process."""
+        return self.command.start("managed", "resume", run_id, "--store", self.store, *self.pool, "--wait")
+
     def newest(self) -> "Run":
         """Return the run that was begun last, once it is there."""
         before = set(self.known)
@@ -191,6 +206,12 @@ class Run:
 
     def datasets(self) -> list[dict[str, Any]]:
         return sorted(self.read("datasets/*.json"), key=lambda manifest: manifest["iteration"])
+
+    @property
+    def end(self) -> tuple[str, str]:
+        """The status and the policy in `result.json`."""
+        result = json.loads((self.folder / "result.json").read_text())
+        return result["status"], result["ended_by"]
 
     def calls(self, iteration: int) -> list[dict[str, Any]]:
         """How the trainer's calls of an iteration ended."""

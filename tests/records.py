@@ -4,6 +4,7 @@ from typing import Any
 
 from simyard.core.errors import Failure
 from simyard.core.records import AttemptStatus, JobResult, Outcome, ended, this_process
+from simyard.core.run_records import PolicyCheckpoint, PolicyEvaluation, PolicyRecord
 from simyard.core.specs import Facts
 
 
@@ -37,3 +38,13 @@ def result(job_id: str, failure: Failure | None = None, **changes: Any) -> dict[
         error=failure, timings={}, done=1, total=1, unit="iteration", reward=None, summary=None, refused=False,
         notes=(), updated_at="2026-01-01T10:00:00+00:00",
     ).to_json() | changes  # fmt: skip
+
+
+def policy(job_id: str, **changes: Any) -> PolicyRecord:
+    """A policy that was promoted, or compared with the promoted one."""
+    checkpoint = PolicyCheckpoint(name="model_3.pt", key=f"jobs/{job_id}/model_3.pt", sha256="0" * 64, iteration=4)
+    evaluation = PolicyEvaluation(
+        job_id="job-e", metric="return", mean=1.0, interval_95=(0.5, 1.5), episodes=20, seed=42
+    )
+    fields = {"checkpoint": checkpoint, "task": "T", "library": "rsl_rl", "evaluation": evaluation, **changes}
+    return PolicyRecord(job_id=job_id, **fields)

@@ -24,7 +24,7 @@ from simyard.requests.control import ControlModel
 from simyard.requests.jobs import EvaluationConfig, ExportConfig, PolicyConfig, RetrainRequest, TrainRequest
 from simyard.requests.managed import RolloutTemplate, TrainingRunRequest
 from simyard.requests.rollout import SubmitRequest
-from simyard.tasks.managed.events import TYPES
+from simyard.tasks.managed.record import EVENT_TYPES
 
 prefect = lazy("prefect")
 deployments = lazy("simyard.deployments")
@@ -181,7 +181,7 @@ def _table(section: str) -> dict[str, str]:
 
 def test_the_event_table_has_every_type() -> None:
     rows = MANAGED.partition("| event |")[2].partition("\n\n")[0]
-    assert sorted(re.findall(r"`(\w+\.\w+)`", rows)) == sorted(TYPES)
+    assert sorted(re.findall(r"`(\w+\.\w+)`", rows)) == sorted(EVENT_TYPES)
 
 
 def test_the_training_run_page_shows_a_valid_request() -> None:
@@ -209,8 +209,9 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_entrypoints_of_the_gpu_side_are_there() -> None:
-    for name, (module, _) in deployments.GPU_SIDE.items():
-        found = getattr(importlib.import_module(f"simyard.flows.{module}"), module)
+    for name, (entrypoint, _) in deployments.GPU_SIDE.items():
+        module, _, function = entrypoint.partition(".")
+        found = getattr(importlib.import_module(f"simyard.flows.{module}"), function)
         assert found.name == name
 
 

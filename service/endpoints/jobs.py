@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
@@ -10,18 +9,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from simyard.core.artifacts import STDOUT
 from simyard.core.errors import RequestError
-from simyard.service import bodies, notifications
+from simyard.requests.jobs import JobRequest
+from simyard.service import bodies, submission
 from simyard.service.auth import Caller, JobsCaller
 from simyard.service.endpoints.files import DownloadLink, download_link
 from simyard.service.endpoints.pages import page_link
 from simyard.service.prefect_api import Launch
-from simyard.service.references import bring
 from simyard.service.status import ENDED, MANIFEST, artifact_key, job_answer, newest
+from simyard.service.submission import Claim, IdempotencyKey, JsonBody, Work
 from simyard.store import keys
 from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
@@ -30,15 +30,13 @@ from simyard.tasks.collect import collect
 from simyard.tasks.launch import ask_to_cancel, refuse_without_pool
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
-from simyard.tasks.shared import history, idempotency
+from simyard.tasks.shared import history
 from simyard.tasks.shared.history import load_spec
 from simyard.tasks.shared.logs import LogFollower
 from simyard.tasks.stage import stage
 
 router = APIRouter(prefix="/v0/jobs", tags=["jobs"])
 
-IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=1000)]
-JsonBody = Annotated[dict[str, Any], Depends(bodies.json_body)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 LogName = Annotated[str, Query(pattern=r"^[a-z][a-z_.-]{0,60}\.log$")]
 
@@ -52,50 +50,41 @@ def submit(
     body: JsonBody, caller: JobsCaller, response: Response, idempotency_key: IdempotencyKey = None
 ) -> dict[str, Any]:
     """Check everything, put the inputs into the store, and start the job. The same key and body mean the same job."""
-    store, settings = caller.store, caller.settings
-
-    # What is wrong with the body itself is said before anything is looked up.
-    notify_url = notifications.take_url(body, caller)
-    model = bodies.job_model(body)
-    asked = bodies.check(body, model)
-    key = idempotency_key if idempotency_key is None else idempotency.check_key(idempotency_key)
-
-    # A job that the key stands for is there already, or was begun by a request that died half-way: then it is made
-    # whole under the same id.
-    job_id = key and idempotency.claimed(store, key, body)
-    if job_id and store.exists(JobKeys(job_id).job):
-        response.status_code = 200
-    else:
-        caller.limits.admit(caller)
-        with tempfile.TemporaryDirectory(prefix="simyard-submit-") as folder:
-            here = bring(asked, caller, Path(folder))
-            resolved = resolve(here, store, keys.new_job_id(), Path(folder))
-            refuse_without_pool(resolved.spec, settings.pool)
-            if key:
-                job_id = idempotency.claim(store, key, resolved.spec.job_id, body)
-            # The paths above are gone in a moment; what was sent says more.
-            as_sent = asked.model_dump(mode="json", by_alias=True, exclude_unset=True)
-            spec = replace(resolved.spec, job_id=job_id or resolved.spec.job_id, request=as_sent)
-            stage(replace(resolved, spec=spec), store)
-            job_id = spec.job_id
-
-    # The flow takes what is staged to its end; its request is what the Prefect UI shows of it.
-    spec = load_spec(store, job_id)
-    if notify_url:
-        notifications.register(caller, job_id, notify_url)
-    if not store.exists(JobKeys(job_id).result):
-        parameters = {"request": spec.request, "store": caller.reference, "pool": settings.pool, "job_id": job_id}
-        caller.launches.start(Launch(job_id, spec.kind, parameters, caller.project, caller.key.key_id))
-
+    job_id = submission.submit(_JOB, body, caller, response, idempotency_key)
     # The price is known beforehand only where the job takes no GPU.
-    cost = 0.0 if spec.gpus == 0 else None
+    cost = 0.0 if load_spec(caller.store, job_id).gpus == 0 else None
     return _view(caller, job_id) | {
         "estimated_credits": cost,
         "estimated_usd": cost,
         "billing_model": BILLING_MODEL,
         "billing_price_id": None,
-        "gpu_hourly_rate_usd": settings.site.usd_per_gpu_hour,
+        "gpu_hourly_rate_usd": caller.settings.site.usd_per_gpu_hour,
     }
+
+
+def _stage(asked: JobRequest, here: JobRequest, folder: Path, caller: Caller, claim: Claim) -> str:
+    resolved = resolve(here, caller.store, keys.new_job_id(), folder)
+    refuse_without_pool(resolved.spec, caller.settings.pool)
+    # The paths in the folder are gone in a moment; what was sent says more.
+    as_sent = asked.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    spec = replace(resolved.spec, job_id=claim(resolved.spec.job_id), request=as_sent)
+    stage(replace(resolved, spec=spec), caller.store)
+    return spec.job_id
+
+
+def _launch(job_id: str, caller: Caller) -> Launch:
+    spec, pool = load_spec(caller.store, job_id), caller.settings.pool
+    parameters = {"request": spec.request, "store": caller.reference, "pool": pool, "job_id": job_id}
+    return Launch(job_id, spec.kind, parameters, caller.project, caller.key.key_id)
+
+
+_JOB: Work[JobRequest] = Work(
+    model=bodies.job_model,
+    frozen=lambda job_id: JobKeys(job_id).job,
+    result=lambda job_id: JobKeys(job_id).result,
+    stage=_stage,
+    launch=_launch,
+)
 
 
 def _view(caller: Caller, job_id: str) -> dict[str, Any]:

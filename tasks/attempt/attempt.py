@@ -31,7 +31,7 @@ from simyard.tasks.attempt.judge import diagnostics, judge, judge_part, last_tra
 from simyard.tasks.attempt.supervise import Ending, Watched, supervise
 from simyard.tasks.attempt.telemetry import Telemetry, gpu_and_driver
 from simyard.tasks.attempt.uploader import Mirror
-from simyard.tasks.cluster.rendezvous import Machines, a_world
+from simyard.tasks.cluster.rendezvous import NodeGroup, new_world
 from simyard.tasks.kinds import kind_of
 from simyard.tasks.packages.install import install
 from simyard.tasks.sessions.pool import Lease, Sessions, registering_module
@@ -102,7 +102,7 @@ def run_attempt(attempt: AttemptSpec, store: Store, sessions: Sessions, observer
                 running.open_afterwards()
             failure = judge(ending, running.account(), running.log, runs_user_code=bool(attempt.job.rollout))
         if failure is not None and running.machines is not None:
-            failure = running.machines.first_cause(failure)
+            failure = running.machines.root_failure(failure)
     except SimyardError as error:
         failure, refused = error.failure, isinstance(error, RequestError)
     except BaseException as error:
@@ -121,7 +121,7 @@ class _Attempt:
         self.site = site = sessions.site
         self.observer = observer
         self.keys = JobKeys(spec.job.job_id).attempt(spec.number).node(spec.node)
-        self.machines = Machines(store, spec.job, spec.number, spec.node) if spec.job.nodes > 1 else None
+        self.machines = NodeGroup(store, spec.job, spec.number, spec.node) if spec.job.nodes > 1 else None
         self.paths = AttemptPaths(site.attempt_folder(spec.job.job_id, spec.number, spec.node))
         _sweep(self.paths.root.parent)
         self.paths.make()
@@ -145,9 +145,9 @@ class _Attempt:
         job = self.spec.job
         self._stage("staging")
         if job.ranks > 1 and self.spec.world is None:
-            self.spec = replace(self.spec, world=a_world())
+            self.spec = replace(self.spec, world=new_world())
             if self.machines is not None:
-                self.machines.invite(self.spec)
+                self.machines.announce(self.spec)
         # Before anything is fetched: what takes longest when it starts cold is importing the simulator.
         self.lease = self.sessions.take(job, self.store.url(), lambda note: self.log("staging", "note", note))
         workload = self.lease.workload
@@ -184,7 +184,7 @@ class _Attempt:
         write_json(self.paths.spec, self.spec.to_json())
         write_json(self.paths.versions, _versions(self.facts))
         if self.machines is not None:
-            self.machines.gather(self._wait)
+            self.machines.barrier(self._wait)
 
     def _fetch(self, file: InputFile) -> None:
         """Bring one input here, out of the node's cache if it has it, and write down how that went."""
@@ -337,7 +337,7 @@ class _Attempt:
         self._show(seen)
         if self.mirror.cancel_requested.is_set() or self.observer.canceled():
             return CANCELED
-        return self.machines.lost() if self.machines is not None else None
+        return self.machines.failure() if self.machines is not None else None
 
     def _show(self, seen: Watched) -> None:
         status = self.mirror.status

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import httpx
 
 from simyard.core.errors import StoreError
+from simyard.core.records import Heartbeat
 from simyard.tasks.shared.heartbeat import Patience
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class FlowRunWatch(Generic[Record]):
     run: FlowRun
     record: Callable[[], Record | None]
     """Reads the record that the work leaves at its end; None before that."""
-    heartbeat: Callable[[], Mapping[str, Any] | None] = lambda: None
+    heartbeat: Callable[[], Heartbeat | None] = lambda: None
     """Reads the newest heartbeat of the work; None before the first one."""
     patience: Patience
     """Limits of the wait for a heartbeat, and for an answer from the store or the server."""
@@ -52,7 +53,7 @@ class FlowRunWatch(Generic[Record]):
     """Whether somebody wants the work to end."""
     cancel: Callable[[], None] = lambda: None
     """Asks the work to end; called once."""
-    on_look: Callable[[State[Any], Mapping[str, Any] | None], None] = lambda state, heartbeat: None
+    on_look: Callable[[State[Any], Heartbeat | None], None] = lambda state, heartbeat: None
     """Called with the flow run's state and the newest heartbeat, each time that they are read."""
     timeout_s: float = math.inf
     """Seconds to wait at most, whatever the heartbeats."""
@@ -107,7 +108,7 @@ class FlowRunWatch(Generic[Record]):
             if is_due and state is not None:
                 if state.is_final():
                     return Ending("final", state)
-                latest = (state.id, beat and beat.get("updated_at"))
+                latest = (state.id, beat and beat.updated_at)
                 if latest != newest or state.is_scheduled():
                     newest, heard = latest, reached
                 if reached - heard > (self.patience.silence_s if beat else self.patience.starting_s):

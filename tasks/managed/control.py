@@ -9,7 +9,7 @@ from contextlib import suppress
 from simyard.core.errors import Failure, SimyardError
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import CANCELED
-from simyard.tasks.managed.desired_state import DesiredState, desired_state, set_desired_state
+from simyard.tasks.managed.record import DesiredState, desired_state, set_desired_state
 
 PULSE_S = 0.5
 """Seconds between two reads of the desired state."""
@@ -32,7 +32,7 @@ class Control:
             asked: Returns the state that is asked for elsewhere than in the store.
         """
         self.desired: DesiredState = "run"
-        """What is asked for, wherever it is asked."""
+        """Desired state, wherever it was asked for."""
         self._store = store
         self._run_id = run_id
         self._caller_cancels = is_canceled

@@ -7,12 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from simyard.core.run_records import TrainerAttempt
 from simyard.core.specs import JobSpec
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import Observer
 from simyard.tasks.launch import launch_inline
 from simyard.tasks.managed.run import RunSpec
-from simyard.tasks.managed.trainer import TrainerAttempt, TrainerObserver, check_trainer, run_trainer
+from simyard.tasks.managed.trainer import TrainerObserver, check_trainer, run_trainer
 from simyard.tasks.sessions.pool import Sessions
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 
-from simyard.core.records import IterationRecord, TrainerOutcome
+from simyard.core.run_records import IterationRecord, TrainerOutcome
 from simyard.core.specs import JobSpec
 from simyard.store.keys import rollout_job_id
 from simyard.store.store import Store

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from simyard.core.records import IterationRecord, LineageRecord, TrainerOutcome
+from simyard.core.run_records import IterationRecord, LineageRecord, TrainerOutcome
 from simyard.core.specs import InputFile
 from simyard.store.keys import RunKeys
 from simyard.store.store import Store
@@ -34,11 +34,6 @@ class Lineage:
             if ended.checkpoint_id:
                 return self._store.get_record(self._keys.checkpoint(ended.checkpoint_id), LineageRecord)
         return self._enter(0, self._spec.checkpoint, None, None, {}) if self._spec.checkpoint else None
-
-    def parent_file(self) -> InputFile | None:
-        """Return the file of that checkpoint."""
-        found = self.parent()
-        return found.file if found else None
 
     def driver(self) -> LineageRecord | None:
         """Return the record of the checkpoint that drives the rollouts; None where none does."""

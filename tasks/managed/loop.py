@@ -12,21 +12,20 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
 
 from simyard.core.errors import Category, Failure, RequestError, SimyardError, WorkloadError
-from simyard.core.records import (
+from simyard.core.records import Ended, JobResult, this_process
+from simyard.core.run_records import (
     DriverStatus,
-    Ended,
     Event,
     IterationCounts,
     IterationRecord,
     RunResult,
+    TrainerAttempt,
     TrainerOutcome,
-    this_process,
 )
 from simyard.core.specs import JobSpec
 from simyard.requests.settings import Site
@@ -37,24 +36,16 @@ from simyard.tasks.attempt.attempt import CANCELED, Observer
 from simyard.tasks.collect import collect
 from simyard.tasks.kinds.common_fields import Resolved
 from simyard.tasks.managed import dataset, record, stop_policies
-from simyard.tasks.managed import report as run_report
 from simyard.tasks.managed.control import PULSE_S, Control
 from simyard.tasks.managed.dataset import Dataset, iteration_id
-from simyard.tasks.managed.desired_state import DesiredState
-from simyard.tasks.managed.events import Events
 from simyard.tasks.managed.executor import Executor
 from simyard.tasks.managed.ledger import Ledger
 from simyard.tasks.managed.lineage import Lineage
-from simyard.tasks.managed.run import RunSpec, now, rollout
-from simyard.tasks.managed.trainer import (
-    TrainerAttempt,
-    TrainerObserver,
-    engine_for,
-    outcome_of,
-    past_calls,
-    past_outcomes,
-)
+from simyard.tasks.managed.record import DesiredState, Events
+from simyard.tasks.managed.run import RunSpec, load_run, now, rollout
+from simyard.tasks.managed.trainer import TrainerObserver, engine_for, outcome_of, past_calls, past_outcomes
 from simyard.tasks.persist import persist
+from simyard.tasks.shared import history
 from simyard.tasks.shared.heartbeat import PATIENCE, HeartbeatWriter
 from simyard.tasks.stage import stage
 
@@ -74,8 +65,8 @@ class LoopObserver:
     """The caller's side of a loop: what it is told, and what it asks for."""
 
     on_event: Callable[[Event], None] = lambda event: None
-    on_stage: Callable[[dict[str, Any]], None] = lambda status: None
-    """Called with the status at each new stage, for a live line."""
+    on_stage: Callable[[str], None] = lambda stage: None
+    """Called with each new stage, in words, for a live line."""
     is_canceled: Callable[[], bool] = lambda: False
     desired_state: Callable[[], DesiredState] = lambda: "run"
     """Returns the state that somebody asks for elsewhere than in the store; it may take long to answer."""
@@ -112,7 +103,17 @@ class Loop:
         self._in_progress = 0
         self._lock = threading.Lock()
         self._with = ExitStack()
-        self._started = self._record_start()
+
+        # The first event says when the run began; a process that finds it resumes the run.
+        first = store.get_record_or_none(self.keys.event(1), Event)
+        if first is None:
+            self._started = datetime.now(UTC)
+            message = f"The run begins: {self.asked.loop_policy.max_iterations} iterations at most."
+            self.events.record("run.started", "", message)
+        else:
+            self._started = datetime.fromisoformat(first.created_at)
+            message = f"Process {os.getpid()} on {platform.node()} goes on."
+            self.events.record("run.taken_up", str(time.time_ns()), message)
 
     def __enter__(self) -> Loop:
         beating = HeartbeatWriter(self.store, self.keys.status, self._status, BEAT_S)
@@ -127,7 +128,7 @@ class Loop:
     def show(self, stage: str) -> None:
         """Set the current stage, and pass it to the observer."""
         self._stage = stage
-        self._on_stage({"stage": stage, "done": 0, "total": 0})
+        self._on_stage(stage)
 
     # What may be begun
 
@@ -193,19 +194,18 @@ class Loop:
             if self.control.why_stopped():
                 self.ended_by = "canceled"
             else:
-                self._end_iteration(number, stop_policies.FAILED, failure=error.failure)
+                self._end_iteration(number, failure=error.failure)
 
     # The rollouts and their dataset
 
     def rollouts(self, number: int) -> list[JobSpec]:
         """Return the rollouts of an iteration; those that a process before this one froze, as they are."""
-        file = self.lineage.parent_file()
-        count = self.asked.rollout_template.jobs
-        specs = [rollout(self.spec, number, index, file) for index in range(count)]
-        frozen = [self.store.get_json_or_none(JobKeys(spec.job_id).job) for spec in specs]
-        return [JobSpec.from_json(had) if had else spec for spec, had in zip(specs, frozen, strict=True)]
+        parent = self.lineage.parent()
+        indices = range(self.asked.rollout_template.jobs)
+        specs = [rollout(self.spec, number, index, parent.file if parent else None) for index in indices]
+        return [self.store.get_record_or_none(JobKeys(spec.job_id).job, JobSpec) or spec for spec in specs]
 
-    def attempt_rollout(self, spec: JobSpec, executor: Executor) -> dict[str, Any] | None:
+    def attempt_rollout(self, spec: JobSpec, executor: Executor) -> JobResult | None:
         """Make one attempt at a rollout and judge it, unless it has succeeded before.
 
         Returns:
@@ -214,9 +214,9 @@ class Loop:
         Raises:
             WorkloadError: If the attempt failed.
         """
-        result = self.store.get_json_or_none(JobKeys(spec.job_id).result)
-        if result and result["status"] == "succeeded" and self.store.exists(JobKeys(spec.job_id).manifest):
-            return dict(result)
+        result = history.result_of(self.store, spec.job_id)
+        if result and result.status == "succeeded" and self.store.exists(JobKeys(spec.job_id).manifest):
+            return result
         with self._working():
             stage(Resolved(spec), self.store)
             with executor.worker() as worker:
@@ -229,9 +229,9 @@ class Loop:
                     return None
                 finally:
                     self.ledger.count_rollout(spec)
-            return persist(spec, collect(spec, self.store, None), self.store).to_json()
+            return persist(spec, collect(spec, self.store, None), self.store)
 
-    def require_rollouts(self, specs: Sequence[JobSpec], results: Sequence[Any]) -> None:
+    def require_rollouts(self, specs: Sequence[JobSpec], results: Sequence[JobResult | BaseException | None]) -> None:
         """Record the end of an iteration's rollouts.
 
         Args:
@@ -250,11 +250,11 @@ class Loop:
             if isinstance(result, BaseException):
                 if not isinstance(result, SimyardError) or self.control.is_leaving:
                     raise result
-                result = persist(spec, collect(spec, self.store, result.failure), self.store).to_json()
-            if result["status"] == "succeeded":
+                result = persist(spec, collect(spec, self.store, result.failure), self.store)
+            if result.status == "succeeded":
                 self.events.record("rollout.succeeded", spec.job_id, f"{spec.name} is done.", job_id=spec.job_id)
                 continue
-            why = Failure.from_json(result["error"]) if result["error"] else CANCELED
+            why = result.error or CANCELED
             if why.category is not Category.CANCELED:
                 self.events.record("rollout.failed", spec.job_id, f"{spec.name}: {why.message}", job_id=spec.job_id)
             failure = failure or WorkloadError(why)
@@ -262,15 +262,13 @@ class Loop:
             raise failure
 
     def write_dataset(self, number: int, rollouts: list[JobSpec]) -> Dataset:
-        """Write the dataset manifest of an iteration."""
-        return dataset.write_dataset(self.spec, number, self.lineage.driver(), rollouts, self.store)
-
-    def dataset_written(self, number: int, data: Dataset) -> None:
-        """Record the dataset of an iteration; with it the rollouts are over."""
+        """Write the dataset manifest of an iteration; with it the rollouts are over."""
+        data = dataset.write_dataset(self.spec, number, self.lineage.driver(), rollouts, self.store)
         self._rollouts_done = time.monotonic()
-        rows, episodes = data.content["recorded_steps"], data.content["episodes"]
+        rows, episodes = data.manifest.recorded_steps, data.manifest.episodes
         message = f"Dataset {data.sha256[:12]}: {episodes} episodes, {rows} steps."
         self.events.record("dataset.written", f"{number} {data.sha256}", message, sha256=data.sha256)
+        return data
 
     # The trainer
 
@@ -333,7 +331,11 @@ class Loop:
             finally:
                 if (outcome := outcome_of(call, self.store)) is not None:
                     self.ledger.count_call(outcome)
-                    self._record_trainer(about, outcome)
+                    if outcome.failure is None:
+                        message = f"The trainer is done after {outcome.seconds:.1f} s."
+                        self.events.record("trainer.succeeded", about, message)
+                    else:
+                        self.events.record("trainer.failed", about, outcome.failure.message, tail=list(outcome.tail))
         if outcome is None:
             raise WorkloadError(CANCELED if self.control.why_stopped() else _NO_OUTCOME)
         return outcome
@@ -346,12 +348,11 @@ class Loop:
         about = lineage.checkpoint_id
         message = f"Checkpoint {about}."
         self.events.record("checkpoint.created", about, message, checkpoint_id=about, sha256=lineage.sha256)
-        self._end_iteration(number, stop_policies.SUCCEEDED, data=data, outcome=outcome, checkpoint_id=about)
+        self._end_iteration(number, data=data, outcome=outcome, checkpoint_id=about)
 
     def _end_iteration(
         self,
         number: int,
-        status: Literal["succeeded", "failed"],
         *,
         failure: Failure | None = None,
         data: Dataset | None = None,
@@ -360,8 +361,8 @@ class Loop:
     ) -> None:
         metrics = (outcome.metrics if outcome else None) or {}
         measured = {
-            "mean_return": dataset.mean_return(data.content) if data else None,
-            "success_rate": dataset.success_rate(data.content) if data else None,
+            "mean_return": data.mean_return if data else None,
+            "success_rate": data.success_rate if data else None,
         }
         name = self.asked.success_criteria.metric
         value = metrics.get(name, measured.get(name))
@@ -370,15 +371,15 @@ class Loop:
         ended = IterationRecord(
             iteration=number,
             iteration_id=about,
-            status=status,
+            status="failed" if failure else "succeeded",
             failure=failure,
             checkpoint_id=checkpoint_id,
             dataset_sha256=data.sha256 if data else None,
-            rollouts=tuple(row["job_id"] for row in data.content["rollouts"]) if data else (),
+            rollouts=tuple(row.job_id for row in data.manifest.rollouts) if data else (),
             trainer_attempt=outcome.number if outcome else None,
             trainer_seconds=outcome.seconds if outcome else None,
-            episodes=data.content["episodes"] if data else None,
-            recorded_steps=data.content["recorded_steps"] if data else None,
+            episodes=data.manifest.episodes if data else None,
+            recorded_steps=data.manifest.recorded_steps if data else None,
             **measured,
             metrics=metrics,
             metric=metric,
@@ -393,7 +394,7 @@ class Loop:
         self.iterations.append(ended)
         shown = f"{name} was not measured" if metric is None else f"{name} {metric:.4g}"
         message = f"Iteration {number}: {failure.message}" if failure else f"Iteration {number} is done: {shown}."
-        self.events.record(f"iteration.{status}", about, message, metric=metric)
+        self.events.record(f"iteration.{ended.status}", about, message, metric=metric)
 
     def conclude(self) -> RunResult:
         """Write the result of the run, and return it."""
@@ -403,7 +404,7 @@ class Loop:
         status: Ended = "canceled" if self.ended_by == "canceled" else "failed" if failed else "succeeded"
         last = self.iterations[-1].failure if self.iterations and failed else None
         result = RunResult(
-            **record.frame(self.spec, self.store),
+            **vars(record.header(self.spec, self.store)),
             status=status,
             stage="done",
             ended_by=self.ended_by,
@@ -414,20 +415,19 @@ class Loop:
             error=self._refused or last,
             updated_at=now(),
         )
-        checkpoints = record.checkpoints(self.store, self.spec.run_id)
-        run_report.write(self.spec, result, self.iterations, checkpoints, self.store)
+        record.write_report(self.spec, result, self.iterations, self.store)
         self.events.record("run.ended", "", f"The run has {status}; what ended it: {self.ended_by}.", status=status)
         self.store.put_record(self.keys.result, result)
         return result
 
-    def end_now(self, policy: str) -> RunResult:
-        """Write that the run ends here, where nobody drives it; a trainer that outlived its driver is ended."""
+    def cancel_now(self) -> RunResult:
+        """Write that the run is canceled, where nobody drives it; a trainer that outlived its driver is ended."""
         number = len(self.iterations) + 1
         for past in past_calls(self.store, self.spec.run_id, number):
             call = self._call(number, past, "")
             if outcome_of(call, self.store) is None:
                 engine_for(self.asked.trainer_spec, self._site).sweep(call.name)
-        self.ended_by = policy
+        self.ended_by = "canceled"
         return self.conclude()
 
     def stop(self, *, canceled: bool, within_s: float) -> None:
@@ -462,40 +462,30 @@ class Loop:
                 self._in_progress -= 1
 
     def _call(self, number: int, attempt: int, dataset_sha256: str) -> TrainerAttempt:
+        parent = self.lineage.parent()
         return TrainerAttempt(
             run_id=self.spec.run_id,
             iteration=number,
             number=attempt,
             dataset_sha256=dataset_sha256,
-            checkpoint=self.lineage.parent_file(),
+            checkpoint=parent.file if parent else None,
         )
 
-    def _record_trainer(self, about: str, outcome: TrainerOutcome) -> None:
-        if outcome.failure is None:
-            self.events.record("trainer.succeeded", about, f"The trainer is done after {outcome.seconds:.1f} s.")
-        else:
-            self.events.record("trainer.failed", about, outcome.failure.message, tail=list(outcome.tail))
-
-    def _record_start(self) -> datetime:
-        """Record that the run begins, or that it is resumed; return when it began, which the first event says."""
-        first = self.store.get_record_or_none(self.keys.event(1), Event)
-        if first is not None:
-            message = f"Process {os.getpid()} on {platform.node()} goes on."
-            self.events.record("run.taken_up", str(time.time_ns()), message)
-            return datetime.fromisoformat(first.created_at)
-        message = f"The run begins: {self.asked.loop_policy.max_iterations} iterations at most."
-        self.events.record("run.started", "", message)
-        return datetime.now(UTC)
-
     def _status(self) -> DriverStatus:
-        """Return the heartbeat."""
         return DriverStatus(
+            **this_process(),
             stage=self._stage,
             wanted=self.control.desired,
             current_iteration=len(self.iterations) + 1,
             credits=round(self.ledger.credits, 6),
-            **this_process(),
         )
+
+
+def cancel_undriven(store: Store, run_id: str, site: Site) -> None:
+    """Write that a run whose desired state is to end is canceled, unless a process drives it."""
+    if record.run_status(store, run_id).status in ("queued", "interrupted"):
+        with suppress(RequestError):  # a process has just resumed it, and reads the desired state
+            Loop(load_run(store, run_id), store, site, LoopObserver()).cancel_now()
 
 
 def _refuse_second_driver(run_id: str, store: Store) -> None:

@@ -88,7 +88,24 @@ def resolve_run(request: TrainingRunRequest, store: Store, run_id: str, base: Pa
             advice="Set it to 1 or more; the owner decides it by SIMYARD_REQUIRE_GPU.",
         )
     template = resolve(request.rollout_template.rollout(f"{request.name}: rollout", 0, None), store, _UNNAMED, base)
-    found, file = _first_checkpoint(request, store, base)
+
+    # The first checkpoint: an asset, a file, or none.
+    found: LocalInput | None = None
+    file: InputFile | None = None
+    if request.checkpoint_init_asset_id:
+        record = inputs.find_asset(store, request.checkpoint_init_asset_id)
+        if record.kind != "checkpoint":
+            raise RequestError(
+                f"checkpoint_init_asset_id: {record.asset_id!r} is an asset of kind {record.kind!r}.",
+                code="wrong_asset_kind",
+                advice="Upload it again with --kind checkpoint, or name another.",
+            )
+        file = inputs.asset_file(record)
+    elif request.checkpoint_init_uri:
+        found = find_input(request.checkpoint_init_uri, base, "checkpoint_init_uri")
+        inputs.check_file(found.path, "checkpoint")
+        file = found.file
+
     spec = RunSpec(
         run_id=keys.check_run_id(run_id),
         request=request.model_dump(mode="json", exclude_unset=True),
@@ -99,25 +116,6 @@ def resolve_run(request: TrainingRunRequest, store: Store, run_id: str, base: Pa
         created_at=now(),
     )
     return ResolvedRun(spec, template.inputs, found)
-
-
-def _first_checkpoint(
-    request: TrainingRunRequest, store: Store, base: Path
-) -> tuple[LocalInput | None, InputFile | None]:
-    if request.checkpoint_init_asset_id:
-        record = inputs.find_asset(store, request.checkpoint_init_asset_id)
-        if record.kind != "checkpoint":
-            raise RequestError(
-                f"checkpoint_init_asset_id: {record.asset_id!r} is an asset of kind {record.kind!r}.",
-                code="wrong_asset_kind",
-                advice="Upload it again with --kind checkpoint, or name another.",
-            )
-        return None, inputs.asset_file(record)
-    if request.checkpoint_init_uri:
-        found = find_input(request.checkpoint_init_uri, base, "checkpoint_init_uri")
-        inputs.check_file(found.path, "checkpoint")
-        return found, found.file
-    return None, None
 
 
 def stage_run(resolved: ResolvedRun, store: Store) -> None:

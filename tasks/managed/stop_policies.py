@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from simyard.core.records import BestCheckpoint, IterationRecord
+from simyard.core.run_records import BestCheckpoint, IterationRecord
 from simyard.requests.managed import SuccessCriteria, TrainingRunRequest
 
 SUCCEEDED: Literal["succeeded"] = "succeeded"

@@ -6,14 +6,13 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 from simyard.core.artifacts import ROLLOUT
-from simyard.core.records import IterationRecord, LineageRecord
+from simyard.core.run_records import DatasetManifest, DatasetRollout, IterationRecord, LineageRecord
 from simyard.store.keys import JobKeys, RunKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.managed import record
-from simyard.tasks.managed.events import TYPES, event_numbers, read_events
+from simyard.tasks.managed.record import EVENT_TYPES, event_numbers, read_events
 from simyard.tasks.managed.run import load_run
 from simyard.tasks.managed.trainer import past_outcomes
 from simyard.tasks.shared.history import attempts
@@ -38,29 +37,29 @@ def verify(store: Store, run_id: str, on_step: Callable[[str], None] = lambda wh
         RequestError: If there is no such run.
     """
     load_run(store, run_id)
-    look = _Look(store, run_id)
+    found = _Problems(store, run_id)
     iterations = record.iterations(store, run_id)
     lineage = {entry.checkpoint_id: entry for entry in record.checkpoints(store, run_id)}
-    look.require([entry.iteration for entry in iterations] == [*range(1, len(iterations) + 1)],
+    found.require([entry.iteration for entry in iterations] == [*range(1, len(iterations) + 1)],
                  f"the iterations are {[entry.iteration for entry in iterations]}, with a gap")  # fmt: skip
     parent = next((name for name, entry in lineage.items() if entry.iteration == 0), None)
     for ended in iterations:
         on_step(f"iteration {ended.iteration} of {len(iterations)}")
         if ended.status == "succeeded":
-            look.iteration(ended, lineage, parent)
+            found.iteration(ended, lineage, parent)
             parent = ended.checkpoint_id
     on_step("checkpoints and events")
     for entry in lineage.values():
-        look.file(entry.file.key, entry.sha256, f"checkpoint {entry.checkpoint_id}")
+        found.file(entry.file.key, entry.sha256, f"checkpoint {entry.checkpoint_id}")
     named = {ended.checkpoint_id for ended in iterations if ended.checkpoint_id}
     # One more may be there: of an iteration that was about to be committed when its process was killed.
     extra = sorted(name for name, entry in lineage.items() if name not in named and entry.iteration != 0)
-    look.require(len(extra) <= 1, f"no iteration names the checkpoints {extra}")
-    look.events()
-    return look.problems
+    found.require(len(extra) <= 1, f"no iteration names the checkpoints {extra}")
+    found.events()
+    return found.problems
 
 
-class _Look:
+class _Problems:
     """The problems found so far."""
 
     def __init__(self, store: Store, run_id: str) -> None:
@@ -95,19 +94,19 @@ class _Look:
         self.require(made.dataset_sha256 == ended.dataset_sha256, f"{what}: lineage names another dataset")
         data = self.file(self._keys.dataset(ended.dataset_sha256), ended.dataset_sha256, f"{what}: the dataset")
         if data is not None:
-            dataset = json.loads(data)
-            driven = dataset["checkpoint"]
-            self.require(driven is None or driven["checkpoint_id"] == parent, f"{what}: others drove the rollouts")
-            for row in dataset["rollouts"]:
+            manifest = DatasetManifest.from_json(json.loads(data))
+            driven = manifest.checkpoint
+            self.require(driven is None or driven.checkpoint_id == parent, f"{what}: others drove the rollouts")
+            for row in manifest.rollouts:
                 self._rollout(row, what)
         self._trainer(ended, made, what)
 
-    def _rollout(self, row: dict[str, Any], what: str) -> None:
-        job = JobKeys(row["job_id"])
-        self.file(job.manifest, row["manifest_sha256"], f"{what}: the manifest of {row['job_id']}")
-        self.file(job.artifact(ROLLOUT.name), row["sha256"], f"{what}: the rollout of {row['job_id']}")
-        good = [past for past in attempts(self._store, row["job_id"]) if past.outcome and not past.failure]
-        self.require(len(good) == 1, f"{what}: {row['job_id']} was done {len(good)} times")
+    def _rollout(self, row: DatasetRollout, what: str) -> None:
+        job = JobKeys(row.job_id)
+        self.file(job.manifest, row.manifest_sha256, f"{what}: the manifest of {row.job_id}")
+        self.file(job.artifact(ROLLOUT.name), row.sha256, f"{what}: the rollout of {row.job_id}")
+        good = [past for past in attempts(self._store, row.job_id) if past.outcome and not past.failure]
+        self.require(len(good) == 1, f"{what}: {row.job_id} was done {len(good)} times")
 
     def _trainer(self, ended: IterationRecord, made: LineageRecord, what: str) -> None:
         outcomes = past_outcomes(self._store, self._run_id, ended.iteration)
@@ -122,7 +121,7 @@ class _Look:
         numbers = event_numbers(self._store, self._run_id)
         self.require(numbers == [*range(1, len(numbers) + 1)], "the events are not numbered through")
         events = read_events(self._store, self._run_id, numbers)
-        strange = sorted({event.event_type for event in events} - set(TYPES))
+        strange = sorted({event.event_type for event in events} - set(EVENT_TYPES))
         self.require(not strange, f"there are events of unknown types: {strange}")
         counted = Counter(event.about for event in events if event.event_type in _ONCE)
         twice = sorted(about for about, count in counted.items() if count > 1)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
-from typing import Any
 
 from simyard.core.artifacts import EPISODES, SUMMARY
 from simyard.core.errors import RequestError
+from simyard.core.records import JobResult
+from simyard.core.run_records import PolicyCheckpoint, PolicyEvaluation, PolicyRecord, PromotionDecision
 from simyard.requests.jobs import EvaluateRequest, EvaluationConfig, FromJob, Metric, Resume, RetrainRequest
 from simyard.store import keys
 from simyard.store.keys import JobKeys
@@ -31,13 +32,12 @@ class Start:
 class Measured:
     """The figures of a policy from its evaluation."""
 
-    policy: dict[str, Any]
-    """The policy as the record has it: `job_id`, `checkpoint`, `task`, `library` and `evaluation`."""
+    policy: PolicyRecord
     values: tuple[float | None, ...]
     """The metric in each episode; None where not measured."""
 
 
-def find_start(request: RetrainRequest, incumbent: dict[str, Any] | None, store: Store, job_id: str) -> Start:
+def find_start(request: RetrainRequest, incumbent: PolicyRecord | None, store: Store, job_id: str) -> Start:
     """Find the checkpoint that a request means.
 
     Args:
@@ -64,15 +64,15 @@ def find_start(request: RetrainRequest, incumbent: dict[str, Any] | None, store:
         return Start(resume=Resume(from_job=newest.job_id), described=described)
     if incumbent is None:
         return Start(resume=None, described="scratch: no policy is promoted yet")
-    if incumbent["library"] != wanted.rl_library:
-        trained = f"the promoted policy was trained with {incumbent['library']!r}, not {wanted.rl_library!r}"
+    if incumbent.library != wanted.rl_library:
+        trained = f"the promoted policy was trained with {incumbent.library!r}, not {wanted.rl_library!r}"
         return Start(resume=None, described=f"scratch: {trained}")
-    iteration, source = incumbent["checkpoint"]["iteration"], incumbent["job_id"]
+    iteration, source = incumbent.checkpoint.iteration, incumbent.job_id
     described = f"iteration {iteration} of the promoted policy, {source}"
     return Start(resume=Resume(from_job=source, iteration=iteration), described=described)
 
 
-def require_comparable(request: RetrainRequest, incumbent: dict[str, Any] | None, store: Store) -> None:
+def require_comparable(request: RetrainRequest, incumbent: PolicyRecord | None, store: Store) -> None:
     """Refuse to train what could not be compared with the promoted policy afterwards.
 
     Raises:
@@ -81,15 +81,15 @@ def require_comparable(request: RetrainRequest, incumbent: dict[str, Any] | None
     if incumbent is None:
         return
     task = request.training.training_config.task
-    if incumbent["task"] != task:
+    if incumbent.task != task:
         raise RequestError(
-            f"promotion {request.promotion!r} holds a policy of {incumbent['task']!r}, and this is a training of "
+            f"promotion {request.promotion!r} holds a policy of {incumbent.task!r}, and this is a training of "
             f"{task!r}.",
             code="other_task",
             advice="Take another name for it.",
         )
     given = {_name(override) for override in environment_of(request.training.overrides)}
-    theirs = environment_of(load_spec(store, incumbent["job_id"]).overrides)
+    theirs = environment_of(load_spec(store, incumbent.job_id).overrides)
     if lacking := [override for override in theirs if _name(override) not in given]:
         raise RequestError(
             f"promotion {request.promotion!r} holds a policy of another environment: it was trained with "
@@ -143,9 +143,9 @@ def candidate_job_id(job_id: str) -> str:
     return keys.follow_up_job_id(job_id, "evaluation of the new policy")
 
 
-def incumbent_job_id(job_id: str, incumbent: dict[str, Any]) -> str:
+def incumbent_job_id(job_id: str, incumbent: PolicyRecord) -> str:
     """Return the id of the evaluation that a training's policy is compared with; another for each promoted policy."""
-    return keys.follow_up_job_id(job_id, f"evaluation of {incumbent['job_id']}/{incumbent['checkpoint']['sha256']}")
+    return keys.follow_up_job_id(job_id, f"evaluation of {incumbent.job_id}/{incumbent.checkpoint.sha256}")
 
 
 def measured(store: Store, evaluation_id: str, metric: Metric) -> Measured:
@@ -158,42 +158,37 @@ def measured(store: Store, evaluation_id: str, metric: Metric) -> Measured:
     values = tuple(float(row[column]) if row[column] else None for row in rows)
     figures = summary["return"] if metric == "return" else summary["success"]
     assert spec.from_job is not None
+
+    # The checkpoint is an artifact of the training, under the digest that was measured.
+    identity = summary["checkpoint"]
+    training = JobKeys(spec.from_job)
+    entries = store.get_record(training.result, JobResult).artifacts
+    artifact = next(one for one in entries if one.kind == "checkpoint" and one.sha256 == identity["sha256"])
     return Measured(
-        policy={
-            "job_id": spec.from_job,
-            "checkpoint": _checkpoint(store, spec.from_job, summary["checkpoint"]),
-            "task": spec.task,
-            "library": spec.library,
-            "evaluation": {
-                "job_id": evaluation_id,
-                "metric": metric,
-                "mean": figures["mean" if metric == "return" else "rate"],
-                "interval_95": figures["interval_95"],
-                "episodes": sum(value is not None for value in values),
-                "seed": spec.seed,
-            },
-        },
+        policy=PolicyRecord(
+            job_id=spec.from_job,
+            checkpoint=PolicyCheckpoint(
+                name=identity["name"],
+                key=training.artifact(artifact.name),
+                sha256=artifact.sha256,
+                iteration=identity["iteration"],
+            ),
+            task=spec.task,
+            library=spec.library,
+            evaluation=PolicyEvaluation(
+                job_id=evaluation_id,
+                metric=metric,
+                mean=figures["mean" if metric == "return" else "rate"],
+                interval_95=figures["interval_95"] and tuple(figures["interval_95"]),
+                episodes=sum(value is not None for value in values),
+                seed=spec.seed,
+            ),
+        ),
         values=values,
     )
 
 
-def _checkpoint(store: Store, job_id: str, identity: dict[str, Any]) -> dict[str, Any]:
-    """Return the artifact of the training that was measured."""
-    job = JobKeys(job_id)
-    name = next(
-        entry["name"]
-        for entry in store.get_json(job.result)["artifacts"]
-        if entry["kind"] == "checkpoint" and entry["sha256"] == identity["sha256"]
-    )
-    return {
-        "name": identity["name"],
-        "key": job.artifact(name),
-        "sha256": identity["sha256"],
-        "iteration": identity["iteration"],
-    }
-
-
-def report(request: RetrainRequest, entry: dict[str, Any]) -> str:
+def report(request: RetrainRequest, decision: PromotionDecision) -> str:
     """Return a decision as Markdown."""
     metric = request.evaluation.metric
-    return REPORTS.render("retraining.md.j2", promotion=request.promotion, metric=metric, entry=entry)
+    return REPORTS.render("retraining.md.j2", promotion=request.promotion, metric=metric, entry=decision)

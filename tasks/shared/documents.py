@@ -38,7 +38,7 @@ def size(count: int) -> str:
     return f"{count} B"
 
 
-def interval(bounds: list[float] | None) -> str:
+def interval(bounds: tuple[float, float] | None) -> str:
     """Return an interval as `[low, high]`."""
     return "not measured" if bounds is None else f"[{bounds[0]:.4g}, {bounds[1]:.4g}]"
 

@@ -49,7 +49,10 @@ class PatienceTable:
 PATIENCE = PatienceTable()
 
 
-def lost(code: str, message: str, follows: str) -> Failure:
+FROM_LAST_CHECKPOINT = "The next attempt goes on from the last checkpoint in the store."
+
+
+def lost(code: str, message: str, follows: str = FROM_LAST_CHECKPOINT) -> Failure:
     """Return the failure of a process that is taken for lost.
 
     Args:
@@ -59,9 +62,6 @@ def lost(code: str, message: str, follows: str) -> Failure:
     """
     advice = f"Its machine or its worker died; its log or its flow run says more. {follows}"
     return Failure(code=code, category=Category.INFRA, message=message, advice=advice)
-
-
-FROM_LAST_CHECKPOINT = "The next attempt goes on from the last checkpoint in the store."
 
 
 class HeartbeatWriter:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from helpers import CommandLine, end, last_json, wait_until
+from helpers import CommandLine, last_json, wait_until
 from loops import PATIENCE_S, Loop, Run
 from scenario.play import running_below
 
@@ -62,14 +62,9 @@ def test_a_run_leaves_a_chain_of_checkpoints_and_everything_they_came_from(loop)
     assert (run.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_policy_that_ends_the_run_is_named(loop):
-    run = loop(iterations=4, parallel=1, success_criteria={"metric": "score", "target": 2})
+def test_a_trainer_that_fails_is_called_again_and_the_policy_that_ends_the_run_is_named(loop):
+    run = loop(iterations=4, parallel=1, how={"1": "fail once"}, success_criteria={"metric": "score", "target": 2})
     assert (run.result["status"], run.result["ended_by"]) == ("succeeded", "target")
-    run.assert_sound(2)
-
-
-def test_a_trainer_that_fails_is_called_again(loop):
-    run = loop(iterations=2, parallel=1, how={"1": "fail once"})
     run.assert_sound(2)
     assert [call["status"] for call in run.calls(1)] == ["failed", "succeeded"]
     assert "the trainer gives up" in run.calls(1)[0]["tail"][-1]
@@ -90,9 +85,8 @@ def test_a_failed_iteration_ends_the_run_or_it_goes_on_from_the_last_good_checkp
 
 
 def test_pause_resume_and_cancel_from_another_terminal(loop):
-    process = loop.begin(iterations=60, parallel=1, how={str(number): "sleep 1" for number in range(1, 61)})
-    try:
-        run = loop.newest()
+    slow = {str(number): "sleep 1" for number in range(1, 61)}
+    with loop.running(iterations=60, parallel=1, how=slow) as (run, process):
         run.wait_for("trainer.started")
         assert run.do("pause").returncode == 0
         run.wait_for("run.paused")
@@ -104,10 +98,7 @@ def test_pause_resume_and_cancel_from_another_terminal(loop):
         run.wait_for("iteration.succeeded", standing.count("iteration.succeeded") + 1)
         assert run.do("cancel").returncode == 0
         assert process.wait(PATIENCE_S) == 130, process.stderr.read()
-    finally:
-        end(process)
-    result = json.loads((run.folder / "result.json").read_text())
-    assert (result["status"], result["ended_by"]) == ("canceled", "canceled")
+    assert run.end == ("canceled", "canceled")
     run.assert_sound()
     refused = run.do("resume")
     assert refused.returncode == 2
@@ -115,13 +106,12 @@ def test_pause_resume_and_cancel_from_another_terminal(loop):
 
 
 def test_a_run_that_nobody_drives_is_canceled_at_once(loop):
-    process = loop.begin(iterations=9, parallel=1, how={"1": "sleep 20"})
-    run = loop.newest()
-    run.wait_for("trainer.started")
-    process.kill()
-    process.wait()
+    with loop.running(iterations=9, parallel=1, how={"1": "sleep 20"}) as (run, process):
+        run.wait_for("trainer.started")
+        process.kill()
+        process.wait()
     assert "is canceled" in run.do("cancel").stdout
-    assert json.loads((run.folder / "result.json").read_text())["ended_by"] == "canceled"
+    assert run.end == ("canceled", "canceled")
     assert trainers(run) == []
 
 
@@ -169,11 +159,11 @@ def test_killed_again_and_again_it_goes_on_where_it_was(loop, machine, seed, tim
             process.kill()
             process.wait()
             kills[what] += 1
-            process = loop.command.start("managed", "resume", run.run_id, "--store", loop.store, "--wait")
+            process = loop.resume(run.run_id)
     # Killed between the result and its own end, the last process finds nothing left to do.
     code, said = process.wait(PATIENCE_S), process.stderr.read()
     assert code == 0 or "has succeeded" in said, said
-    assert json.loads((run.folder / "result.json").read_text())["status"] == "succeeded"
+    assert run.end[0] == "succeeded"
     assert run.events[-1] == "run.ended"
     assert kills["driver"] >= 2, f"the run was over before it was killed often enough to mean anything: {kills}"
     run.assert_sound(4)
@@ -182,41 +172,33 @@ def test_killed_again_and_again_it_goes_on_where_it_was(loop, machine, seed, tim
 
 def trainers(run):
     """The processes of the run's trainer."""
-    return [process for process in psutil.process_iter() if f"simyard-{run.run_id}" in environment(process)]
-
-
-def simulators(machine):
-    """The processes that simulate on this machine, those that only wait included."""
-    home = str(machine.folder / "home")
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if "--control" in process.cmdline() and process.cwd().startswith(home):
+            if f"simyard-{run.run_id}" in process.environ().get(TOKEN, ""):
                 found.append(process)
     return found
 
 
-def environment(process):
-    try:
-        return process.environ().get(TOKEN, "")
-    except psutil.Error:
-        return ""
+def simulators(machine):
+    """The processes that simulate on this machine, those that only wait included."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if "--control" in process.cmdline() and process.cwd().startswith(str(machine.folder / "home")):
+                found.append(process)
+    return found
 
 
 def test_a_second_process_does_not_drive_the_same_run(loop):
-    process = loop.begin(iterations=9, parallel=1, how={"1": "sleep 20"})
-    try:
-        run = loop.newest()
+    with loop.running(iterations=9, parallel=1, how={"1": "sleep 20"}) as (run, process):
         run.wait_for("trainer.started")
-        status = json.loads((run.folder / "status.json").read_text())
-        assert status["pid"] == process.pid
+        assert json.loads((run.folder / "status.json").read_text())["pid"] == process.pid
         assert last_json(run.do("resume", "--json"))["status"] == "running"
         assert run.events.count("run.taken_up") == 0
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE_S) == 130, process.stderr.read()
-    finally:
-        end(process)
-    assert json.loads((run.folder / "result.json").read_text())["status"] == "canceled"
+    assert run.end[0] == "canceled"
     assert [call["status"] for call in run.calls(1)] == ["canceled"]
 
 
@@ -254,13 +236,7 @@ def test_a_trainer_in_a_container_keeps_the_same_contract(loop, podman):
     )  # fmt: skip
     assert run.result["status"] == "succeeded", run.result
     run.assert_sound(2)
-    first, second = (json.loads(inside_store(loop, entry).read_text()) for entry in run.lineage)
-    assert first["parent_sha256"] is None
-    assert second["parent_sha256"] == run.lineage[0]["sha256"]
-    assert second["dataset_sha256"] == run.iterations[1]["dataset_sha256"]
+    checkpoints = [json.loads((loop.store / entry["file"]["key"]).read_text()) for entry in run.lineage]
+    assert [made["parent_sha256"] for made in checkpoints] == [None, run.lineage[0]["sha256"]]
+    assert checkpoints[1]["dataset_sha256"] == run.iterations[1]["dataset_sha256"]
     assert podman.client.containers.list(all=True) == []
-
-
-def inside_store(loop, entry):
-    """Where the store has a checkpoint."""
-    return loop.store / entry["file"]["key"]

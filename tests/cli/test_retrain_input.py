@@ -3,12 +3,20 @@
 import json
 
 import pytest
+from records import policy
 
+from simyard.core.run_records import PromotionDecision
 from simyard.store.store import Store
 from simyard.tasks.promotion import promotions
 
 SOME_ID = "job-01k00000000000000000000000"
 TRAINING = {"trainingConfig": {"task": "Isaac-Cartpole-Direct"}}
+
+
+def promote(store, **changes):
+    """Promote a policy, the first one."""
+    decision = PromotionDecision(decision="promoted", why="", candidate=policy(SOME_ID, **changes))
+    promotions.append(Store.open(str(store)), "arm", decision, upon=None)
 
 
 def config(**changes):
@@ -72,9 +80,7 @@ def test_settings_change_the_evaluation_and_the_training(refuse, write):
 
 
 def test_a_promotion_of_another_task_is_refused(refuse, write, store):
-    opened = Store.open(str(store))
-    policy = {"job_id": SOME_ID, "task": "Isaac-Ant-Direct", "library": "rsl_rl", "checkpoint": {"iteration": 4}}
-    promotions.append(opened, "arm", promotions.entry_of("promoted", "", candidate=policy), upon=None)
+    promote(store, task="Isaac-Ant-Direct")
     refuse("retrain", write(config()), said=["'arm' holds a policy of 'Isaac-Ant-Direct'", "Take another name"])
 
 
@@ -82,11 +88,7 @@ def test_a_promotion_of_another_task_is_refused(refuse, write, store):
 def test_a_promotion_that_is_not_there(refuse, arguments):
     result = refuse("promotions", *arguments, "--json", said=["There is no promotion 'arm'", "promotions list"])
     assert json.loads(result.stdout)["error"]["code"] == "unknown_promotion"
-
-
-@pytest.mark.parametrize("name", ["../../etc/passwd", "Arm", ""])
-def test_a_name_that_is_none(refuse, name):
-    refuse("promotions", "show", name, said=["is not the name of a promotion", "Allowed:"])
+    refuse("promotions", arguments[0], "../../arm", said=["is not the name of a promotion", "Allowed:"])
 
 
 def test_a_reason_that_is_a_book(refuse):
@@ -94,6 +96,5 @@ def test_a_reason_that_is_a_book(refuse):
 
 
 def test_going_back_from_the_first(refuse, store):
-    policy = {"job_id": SOME_ID, "task": "T", "library": "rsl_rl"}
-    promotions.append(Store.open(str(store)), "arm", promotions.entry_of("promoted", "", candidate=policy), upon=None)
+    promote(store)
     refuse("promotions", "rollback", "arm", said=["Before the promoted policy of 'arm' there was none."])

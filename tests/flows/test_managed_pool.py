@@ -1,6 +1,5 @@
 """Managed training runs through a work pool: one flow run a slot, and what happens when something dies."""
 
-import json
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +9,9 @@ import pytest
 from helpers import CommandLine, Server, end, wait_until
 from loops import PATIENCE_S, Loop
 from pools import Api, Pool, engines
+
+SLOW = {str(number): "sleep 1" for number in range(1, 61)}
+CANCEL = {"state": {"type": "CANCELLING", "name": "Cancelling"}, "force": True}
 
 
 @pytest.fixture(scope="module")
@@ -47,29 +49,24 @@ def test_each_slot_is_one_flow_run_for_as_long_as_the_run(loop: Loop, api: Api) 
 
 @pytest.mark.long  # test_managed_train.py kills simulators, trainer and driver
 def test_a_slot_that_is_killed_is_replaced_and_what_it_did_is_not_repeated(loop: Loop, api: Api) -> None:
-    process = loop.begin(iterations=3, parallel=1, seconds=1.0)
-    try:
-        run = loop.newest()
+    with loop.running(iterations=3, parallel=1, seconds=1.0) as (run, process):
         run.wait_for("iteration.succeeded")
         run.wait_for("iteration.started", 2)
         (slot,) = slots(api, run.run_id)
         for engine in engines(slot["id"]):
             engine.send_signal(signal.SIGKILL)
         assert process.wait(PATIENCE_S) == 0, process.stderr.read()
-    finally:
-        end(process)
     run.assert_sound(3)
     assert [slot["name"][-1] for slot in slots(api, run.run_id)] == ["1", "2"]
 
 
 @pytest.mark.long  # test_managed_train.py kills the driver of a run without a pool
 def test_when_the_driving_process_is_killed_its_slots_go_on_and_are_found_again(loop: Loop, api: Api) -> None:
-    process = loop.begin(iterations=2, parallel=1, how={"1": "sleep 6"})
-    run = loop.newest()
-    run.wait_for("trainer.started")
-    process.kill()
-    process.wait()
-    process = loop.command.start("managed", "resume", run.run_id, "--store", loop.store, *loop.pool, "--wait")
+    with loop.running(iterations=2, parallel=1, how={"1": "sleep 6"}) as (run, process):
+        run.wait_for("trainer.started")
+        process.kill()
+        process.wait()
+    process = loop.resume(run.run_id)
     try:
         assert process.wait(PATIENCE_S) == 0, process.stderr.read()
     finally:
@@ -82,24 +79,18 @@ def test_when_the_driving_process_is_killed_its_slots_go_on_and_are_found_again(
 @pytest.mark.long  # by command in test_managed_train.py
 def test_pause_resume_and_cancel_in_the_prefect_ui(loop: Loop, pool: Pool, api: Api) -> None:
     """The buttons of Prefect's UI set a flow run's state by its API, as this does."""
-    process = loop.begin(iterations=60, parallel=1, how={str(number): "sleep 1" for number in range(1, 61)})
-    try:
-        run = loop.newest()
+    with loop.running(iterations=60, parallel=1, how=SLOW) as (run, process):
         run.wait_for("iteration.started")
-        found = api("/flow_runs/filter", {"flow_runs": {"name": {"any_": [run.run_id]}}})
-        (flow_run,) = found
+        (flow_run,) = api("/flow_runs/filter", {"flow_runs": {"name": {"any_": [run.run_id]}}})
         paused = {"state": {"type": "PAUSED", "name": "Paused"}, "force": True}
         assert api(f"/flow_runs/{flow_run['id']}/set_state", paused)["status"] == "ACCEPT"
         run.wait_for("run.paused")
         assert api(f"/flow_runs/{flow_run['id']}/resume", {})["status"] == "ACCEPT"
         run.wait_for("run.resumed")
         run.wait_for("iteration.succeeded", 2)
-        canceled = {"state": {"type": "CANCELLING", "name": "Cancelling"}, "force": True}
-        assert api(f"/flow_runs/{flow_run['id']}/set_state", canceled)["status"] == "ACCEPT"
+        assert api(f"/flow_runs/{flow_run['id']}/set_state", CANCEL)["status"] == "ACCEPT"
         assert process.wait(PATIENCE_S) == 130, process.stderr.read()
-    finally:
-        end(process)
-    assert json.loads((run.folder / "result.json").read_text())["ended_by"] == "canceled"
+    assert run.end == ("canceled", "canceled")
     run.assert_sound()
 
 
@@ -108,16 +99,14 @@ def test_a_deployments_run_is_canceled_in_the_prefect_ui(
     deployed: Server, real_pool: Pool, loop: Loop, api: Api
 ) -> None:
     """The worker ends the process that drives it: what is in progress ends, and the run is told as canceled."""
-    request = loop.request(iterations=60, parallel=1, how={str(number): "sleep 1" for number in range(1, 61)})
+    request = loop.request(iterations=60, parallel=1, how=SLOW)
     given = {"request": request, "store": str(loop.store), "base": str(loop.folder)}
     flow_run = api.start("managed-training/managed_training", given)
     run = loop.newest()
     run.wait_for("trainer.started", 2)
-    canceled = {"state": {"type": "CANCELLING", "name": "Cancelling"}, "force": True}
-    assert api(f"/flow_runs/{flow_run}/set_state", canceled)["status"] == "ACCEPT"
+    assert api(f"/flow_runs/{flow_run}/set_state", CANCEL)["status"] == "ACCEPT"
     assert api.final_state(flow_run, 180)["type"] == "CANCELLED"
-    result = json.loads((run.folder / "result.json").read_text())
-    assert (result["status"], result["ended_by"]) == ("canceled", "canceled")
+    assert run.end == ("canceled", "canceled")
     run.assert_sound()
 
 

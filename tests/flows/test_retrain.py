@@ -12,6 +12,7 @@ import pytest
 from helpers import PREFECT, SCENARIO, Command, FlowHost, Server, end, wait_until
 from pools import Api, Pool
 
+from simyard.core.run_records import PolicyRecord, PromotionDecision
 from simyard.requests.config import check_config
 from simyard.requests.jobs import RetrainRequest
 from simyard.store import keys
@@ -152,7 +153,8 @@ def test_a_policy_that_another_promotes_meanwhile_is_compared_with_too(yard: Yar
     before = len(yard.jobs)
     yard.begin(config("hand", 8, SLOW))
     wait_until(lambda: len(yard.jobs) == before + 3, 60, "the comparison with the first")
-    again = promotions.entry_of("promoted", "by hand", candidate=second["candidate"])
+    candidate = PolicyRecord.from_json(second["candidate"])
+    again = PromotionDecision(decision="promoted", why="by hand", candidate=candidate)
     assert promotions.append(yard.store, "hand", again, upon=promotions.read(yard.store, "hand").current)
     state, entry = yard.finish("hand")
     assert (state, entry["decision"]) == ("COMPLETED", "kept")

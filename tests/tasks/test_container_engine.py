@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import contextmanager
 
 import containers
 import psutil
@@ -14,9 +15,8 @@ import pytest
 from helpers import wait_until
 
 from simyard.core.errors import Category, RequestError, WorkloadError
-from simyard.tasks.managed.engines import docker_api
 from simyard.tasks.managed.engines.base import Exit, TrainerCall
-from simyard.tasks.managed.engines.container import ContainerEngine
+from simyard.tasks.managed.engines.container import ContainerEngine, require_image_name
 
 MEMORY = 64 << 20
 START_AND_DIE = """
@@ -69,6 +69,16 @@ def logs(call):
 
 def names(podman):
     return [container.name for container in podman.client.containers.list(all=True)]
+
+
+@contextmanager
+def silent(podman):
+    """Have the engine answer nothing meanwhile."""
+    os.kill(podman.process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(podman.process.pid, signal.SIGCONT)
 
 
 def processes(argument):
@@ -135,13 +145,9 @@ def test_more_cpus_than_the_machine_has_are_all_of_them(engine, podman, call):
     assert podman.client.containers.get(made.name).attrs["HostConfig"]["NanoCpus"] == os.cpu_count() * 10**9
 
 
-def test_it_is_killed_at_its_memory_limit(engine, call):
+def test_it_is_killed_at_its_memory_limit_which_is_named_as_the_reason(engine, podman, call):
     end = ended(engine.start(call(argv=("tail", "/dev/zero"))))
     assert (end.code, end.signal) == (None, "SIGKILL")
-
-
-def test_the_memory_limit_is_named_as_the_reason(engine, podman, call):
-    end = ended(engine.start(call(argv=("tail", "/dev/zero"))))
     if not end.out_of_memory:
         wait_until((podman.folder / "oom").exists, 30, "the note of podman's monitor, which comes after the end")
         pytest.skip("this podman kills at the limit, and its monitor leaves the note of it where podman does not look")
@@ -270,7 +276,7 @@ def test_no_engine_is_told(monkeypatch, address):
     ["a", "a/b:1.0", "localhost/a", "a.b:5000/c-d/e_f__g:V1", "reg:5000/a", "Registry.io/a", f"a@sha256:{'0' * 64}"],
 )
 def test_every_way_to_name_an_image_is_an_image_name(image):
-    docker_api.require_image_name(image)
+    require_image_name(image)
 
 
 def test_gpus_that_podman_would_not_give_are_refused(engine, podman):
@@ -300,22 +306,15 @@ def test_a_container_that_somebody_removed_is_a_failure_of_the_machine(engine, p
 
 def test_an_engine_that_is_silent_for_a_moment_loses_nothing(engine, podman, call):
     trainer = ContainerEngine(silence_s=12).start(call("sleep 2; exit 5"))
-    os.kill(podman.process.pid, signal.SIGSTOP)
-    try:
+    with silent(podman):
         assert trainer.poll() is None
-    finally:
-        os.kill(podman.process.pid, signal.SIGCONT)
     assert ended(trainer) == Exit(code=5)
 
 
 def test_an_engine_that_stays_silent_is_lost(engine, podman, call):
     trainer = ContainerEngine(silence_s=1).start(call("sleep 60"))
-    os.kill(podman.process.pid, signal.SIGSTOP)
-    try:
-        with pytest.raises(WorkloadError, match="did not answer for 1 s") as failed:
-            wait_until(trainer.poll, 20, "the engine is given up")
-    finally:
-        os.kill(podman.process.pid, signal.SIGCONT)
+    with silent(podman), pytest.raises(WorkloadError, match="did not answer for 1 s") as failed:
+        wait_until(trainer.poll, 20, "the engine is given up")
     assert (failed.value.failure.code, failed.value.failure.category) == ("engine_lost", Category.INFRA)
 
 

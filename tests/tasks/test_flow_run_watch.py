@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -12,10 +13,12 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Running, Scheduled
 
 from simyard.core.errors import StoreError
+from simyard.core.records import Heartbeat, this_process
 from simyard.tasks.cluster.flow_run_watch import FlowRunWatch, withdraw
 from simyard.tasks.shared.heartbeat import Patience
 
 LONG = Patience(60.0, starting_s=60.0)
+BEAT = Heartbeat(**this_process())
 
 
 @pytest.fixture
@@ -48,7 +51,7 @@ def test_a_flow_run_that_ends_without_a_record_is_final(client):
     assert (ending.reason, ending.record, ending.state.message) == ("final", None, "so")
 
 
-@pytest.mark.parametrize(("beat", "patience"), [(None, Patience(60.0, 0.1)), ({"updated_at": "noon"}, Patience(0.1))])
+@pytest.mark.parametrize(("beat", "patience"), [(None, Patience(60.0, 0.1)), (BEAT, Patience(0.1))])
 def test_one_without_a_new_heartbeat_is_lost_and_crashed(client, beat, patience):
     watched = watch(client, Running(), patience, heartbeat=lambda: beat)
     assert watched.wait().reason == "lost"
@@ -61,7 +64,7 @@ def test_new_heartbeats_keep_it_alive(client):
         client,
         Running(),
         Patience(0.5),
-        heartbeat=lambda: {"updated_at": time.monotonic()},
+        heartbeat=lambda: replace(BEAT, updated_at=str(time.monotonic())),
         record=lambda: "done" if time.monotonic() - began > 1.5 else None,
     )
     assert watched.wait().record == "done"

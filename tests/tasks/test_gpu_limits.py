@@ -16,7 +16,7 @@ from simyard.core.specs import JobSpec
 from simyard.store import keys
 from simyard.tasks.attempt.attempt import Observer
 
-gpu_limits = lazy("simyard.tasks.cluster.gpu_limits")
+pool_launch = lazy("simyard.tasks.cluster.pool_launch")
 orchestration = lazy("prefect.client.orchestration")
 apply = lazy("simyard.deployments.apply")
 prefect_settings = lazy("prefect.settings")
@@ -29,23 +29,29 @@ def a_job(**changes: Any) -> JobSpec:
     )  # fmt: skip
 
 
+class Held:
+    """A job in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.has, self.waits, self.leave = threading.Event(), threading.Event(), threading.Event()
+
+
 class Jobs:
     """Jobs of one pool, each held by a thread of its own as each has a control flow of its own."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
         self.pool = f"gpu-{uuid.uuid4().hex[:8]}"
-        self.store = "s3://robots/simyard"
-        self.leave: list[threading.Event] = []
-        self.threads: list[threading.Thread] = []
+        self.name = deployments.limit_of_pool(self.pool)
+        self.held: list[tuple[Held, threading.Thread]] = []
 
-    def limit(self, name: str, slots: int) -> None:
+    def limit(self, slots: int, name: str = "") -> None:
         with self.client() as client:
-            apply.apply_limit(client, name, slots, lambda what, change: None)
+            apply.apply_limit(client, name or self.name, slots, lambda what, change: None)
 
-    def taken(self, name: str) -> int:
+    def taken(self, name: str = "") -> int:
         with self.client() as client:
-            return int(client.read_global_concurrency_limit_by_name(name).active_slots)
+            return int(client.read_global_concurrency_limit_by_name(name or self.name).active_slots)
 
     @contextmanager
     def client(self) -> Iterator[Any]:
@@ -56,96 +62,82 @@ class Jobs:
             yield client
 
     @contextmanager
-    def holds(self, spec: JobSpec, observer: Observer | None = None, store: str | None = None, **how: Any) -> Any:
+    def holds(
+        self, spec: JobSpec, observer: Observer | None = None, store: str = "s3://robots/simyard", **how: Any
+    ) -> Any:
         with (
             self.client() as client,
-            gpu_limits.holding(client, spec, store or self.store, self.pool, observer or Observer(), **how),
+            pool_launch.holding(client, spec, store, self.pool, observer or Observer(), **how),
         ):
             yield
 
-    def start(self, spec: JobSpec) -> "Held":
-        held = Held(threading.Event(), threading.Event(), threading.Event())
+    def start(self, spec: JobSpec) -> Held:
+        held = Held()
 
         def hold() -> None:
             with self.holds(spec, Observer(progress=lambda status: held.waits.set())):
                 held.has.set()
                 held.leave.wait(60)
 
-        self.leave.append(held.leave)
-        self.threads.append(threading.Thread(target=hold))
-        self.threads[-1].start()
+        self.held.append((held, threading.Thread(target=hold)))
+        self.held[-1][1].start()
         return held
-
-
-class Held:
-    """A job in a thread."""
-
-    def __init__(self, has: threading.Event, waits: threading.Event, leave: threading.Event) -> None:
-        self.has, self.waits, self.leave = has, waits, leave
 
 
 @pytest.fixture
 def jobs(prefect_server: Server) -> Iterator[Jobs]:
     found = Jobs(prefect_server)
     yield found
-    for event in found.leave:
-        event.set()
-    for thread in found.threads:
+    for held, _ in found.held:
+        held.leave.set()
+    for _, thread in found.held:
         thread.join(60)
         assert not thread.is_alive()
 
 
+def _no_waiting(status: dict[str, Any]) -> None:
+    raise AssertionError(f"it waits: {status}")
+
+
 def test_a_third_waits_until_one_of_two_leaves(jobs: Jobs) -> None:
-    name = deployments.limit_of_pool(jobs.pool)
-    jobs.limit(name, 2)
+    jobs.limit(2)
     first, second = jobs.start(a_job()), jobs.start(a_job())
     assert first.has.wait(30)
     assert second.has.wait(30)
-    assert jobs.taken(name) == 2
+    assert jobs.taken() == 2
     third = jobs.start(a_job())
     assert third.waits.wait(30)
     assert not third.has.wait(2), "it asks every second, and there is none"
     second.leave.set()
     assert third.has.wait(30)
-    assert jobs.taken(name) == 2
+    assert jobs.taken() == 2
     first.leave.set()
     third.leave.set()
-    wait_until(lambda: jobs.taken(name) == 0, 30, "that all slots are given back")
+    wait_until(lambda: jobs.taken() == 0, 30, "that all slots are given back")
 
 
 def test_a_job_of_two_gpus_holds_two(jobs: Jobs) -> None:
-    name = deployments.limit_of_pool(jobs.pool)
-    jobs.limit(name, 2)
+    jobs.limit(2)
     with jobs.holds(a_job(gpus=2)):
-        assert jobs.taken(name) == 2
+        assert jobs.taken() == 2
         waiting = jobs.start(a_job())
         assert waiting.waits.wait(30)
         assert not waiting.has.is_set()
     assert waiting.has.wait(30)
 
 
-def test_two_machines_hold_the_gpus_of_both(jobs: Jobs) -> None:
-    name = deployments.limit_of_pool(jobs.pool)
-    jobs.limit(name, 8)
-    with jobs.holds(a_job(gpus=4, nodes=2)):
-        assert jobs.taken(name) == 8
-
-
 @pytest.mark.parametrize(
     ("job", "needs"), [({"gpus": 3}, 3), ({"gpus": 2, "nodes": 2}, 4)], ids=["one machine", "two machines"]
 )
 def test_more_than_is_allowed_at_all_is_refused_at_once(jobs: Jobs, job: dict[str, int], needs: int) -> None:
-    name = deployments.limit_of_pool(jobs.pool)
-    jobs.limit(name, 2)
-    shown: list[Any] = []
-    with pytest.raises(RequestError) as refused, jobs.holds(a_job(**job), Observer(progress=shown.append)):
+    jobs.limit(2)
+    with pytest.raises(RequestError) as refused, jobs.holds(a_job(**job), Observer(progress=_no_waiting)):
         raise AssertionError("it got them")
     failure = refused.value.failure
     assert failure.code == "too_many_gpus"
-    assert failure.message == f"The job needs {needs} GPUs at once, and {name!r} allows 2."
+    assert failure.message == f"The job needs {needs} GPUs at once, and {jobs.name!r} allows 2."
     assert "gpusPerNode" in failure.advice
-    assert shown == [], "nothing was waited for"
-    assert jobs.taken(name) == 0
+    assert jobs.taken() == 0
 
 
 def test_where_no_limit_is_nobody_waits(jobs: Jobs) -> None:
@@ -155,38 +147,32 @@ def test_where_no_limit_is_nobody_waits(jobs: Jobs) -> None:
 
 
 def test_a_job_on_the_cpu_holds_nothing(jobs: Jobs) -> None:
-    name = deployments.limit_of_pool(jobs.pool)
-    jobs.limit(name, 0)
+    jobs.limit(0)
     with jobs.holds(a_job(gpus=0), Observer(progress=_no_waiting)):
-        assert jobs.taken(name) == 0
-
-
-def _no_waiting(status: dict[str, Any]) -> None:
-    raise AssertionError(f"it waits: {status}")
+        assert jobs.taken() == 0
 
 
 def test_a_project_has_a_limit_of_its_own(jobs: Jobs) -> None:
     project = f"lab-{uuid.uuid4().hex[:8]}"
-    jobs.limit(deployments.limit_of_pool(jobs.pool), 4)
-    jobs.limit(deployments.limit_of_project(project), 1)
-    store = f"job-store/fleet/projects/{project}"
+    of_project, store = deployments.limit_of_project(project), f"job-store/fleet/projects/{project}"
+    jobs.limit(4)
+    jobs.limit(1, of_project)
     with jobs.holds(a_job(), store=store):
-        assert jobs.taken(deployments.limit_of_project(project)) == 1
-        waited = []
+        assert jobs.taken(of_project) == 1
+        waited: list[Any] = []
         canceled = Observer(progress=waited.append, canceled=lambda: bool(waited))
         with pytest.raises(WorkloadError), jobs.holds(a_job(), canceled, store):
             raise AssertionError("it got one")
         assert len(waited) == 1
-        assert jobs.taken(deployments.limit_of_pool(jobs.pool)) == 1, "who waits for one limit holds none of the other"
+        assert jobs.taken() == 1, "who waits for one limit holds none of the other"
         with jobs.holds(a_job(), Observer(progress=_no_waiting)):  # another project's
-            assert jobs.taken(deployments.limit_of_pool(jobs.pool)) == 2
-    with pytest.raises(RequestError, match=f"needs 2 GPUs at once, and 'gpus-project-{project}' allows 1"):
+            assert jobs.taken() == 2
+    with pytest.raises(RequestError, match=f"needs 2 GPUs at once, and '{of_project}' allows 1"):
         jobs.holds(a_job(gpus=2), store=store).__enter__()
 
 
 def test_a_job_that_waits_can_be_canceled(jobs: Jobs) -> None:
-    name = deployments.limit_of_pool(jobs.pool)
-    jobs.limit(name, 1)
+    jobs.limit(1)
     with jobs.holds(a_job()):
         shown: list[Any] = []
         observer = Observer(progress=shown.append, canceled=lambda: len(shown) > 1)
@@ -194,16 +180,15 @@ def test_a_job_that_waits_can_be_canceled(jobs: Jobs) -> None:
             raise AssertionError("it got one")
         assert (ended.value.failure.code, ended.value.failure.category) == ("canceled", "canceled")
         assert [status["stage"] for status in shown] == ["waiting for a GPU"] * 2
-        assert jobs.taken(name) == 1
+        assert jobs.taken() == 1
 
 
 def test_an_attempt_that_runs_already_does_not_wait(jobs: Jobs) -> None:
-    name = deployments.limit_of_pool(jobs.pool)
-    jobs.limit(name, 1)
+    jobs.limit(1)
     with jobs.holds(a_job()), jobs.holds(a_job(), Observer(progress=_no_waiting), wait=False):
-        assert jobs.taken(name) == 1
+        assert jobs.taken() == 1
     with jobs.holds(a_job(), wait=False):
-        assert jobs.taken(name) == 1, "it takes one where there is one"
+        assert jobs.taken() == 1, "it takes one where there is one"
 
 
 @pytest.mark.parametrize(
@@ -215,15 +200,15 @@ def test_an_attempt_that_runs_already_does_not_wait(jobs: Jobs) -> None:
     ],
 )  # fmt: skip
 def test_a_stores_reference_tells_the_project(reference: str, project: str) -> None:
-    assert gpu_limits.project_of(reference) == project
+    assert pool_launch.project_of(reference) == project
 
 
 @pytest.mark.parametrize(
-    ("job", "in_pool", "gpus"),
+    ("job", "gpus"),
     [
-        ({"gpus": None}, True, 1), ({"gpus": None}, False, 0), ({"gpus": 0}, True, 0), ({"gpus": 2}, True, 2),
-        ({"gpus": 4, "nodes": 2}, True, 8), ({"gpus": None, "nodes": 3}, True, 3),
+        ({"gpus": None}, 1), ({"gpus": 0}, 0), ({"gpus": 2}, 2), ({"gpus": 4, "nodes": 2}, 8),
+        ({"gpus": None, "nodes": 3}, 3),
     ],
 )  # fmt: skip
-def test_a_job_holds_what_it_asks_for(job: dict[str, Any], in_pool: bool, gpus: int) -> None:
-    assert gpu_limits.gpus_of(a_job(**job), in_pool=in_pool) == gpus
+def test_a_job_holds_what_it_asks_for(job: dict[str, Any], gpus: int) -> None:
+    assert pool_launch.gpus_of(a_job(**job)) == gpus

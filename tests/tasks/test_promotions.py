@@ -2,14 +2,19 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
+import records
+from records import policy
 
 from simyard.core.errors import RequestError
+from simyard.core.run_records import MetricDifference, PromotionDecision
 from simyard.runner.evaluation.summary import difference, difference_of_rates
 from simyard.store.keys import PromotionKeys
 from simyard.store.store import Store
@@ -24,15 +29,14 @@ def opened(store):
     return Store.open(str(store))
 
 
-def policy(number):
-    checkpoint = {"name": "model_3.pt", "key": f"jobs/job-{number}/model_3.pt", "sha256": "0" * 64, "iteration": 4}
-    return {"job_id": f"job-{number}", "checkpoint": checkpoint, "task": "T", "library": "rsl_rl", "evaluation": {}}
+def made(decision, why="a test", **more):
+    return PromotionDecision(decision=decision, why=why, **more)
 
 
 def promote(opened, number):
     """Promote a policy over whichever is promoted."""
-    entry = promotions.entry_of("promoted", "a test", job_id=f"job-{number}", candidate=policy(number))
-    return promotions.append(opened, "arm", entry, upon=promotions.read(opened, "arm").current)
+    promoted = made("promoted", job_id=f"job-{number}", candidate=policy(f"job-{number}"))
+    return promotions.append(opened, "arm", promoted, upon=promotions.read(opened, "arm").current)
 
 
 def written(store):
@@ -45,7 +49,7 @@ def written(store):
 def test_a_better_policy_is_promoted_with_the_interval_of_the_difference():
     found = promotions.decide(BETTER, WORSE, metric="return")
     assert found.promoted
-    assert found.difference == {"mean": 4.0, "interval_95": list(difference(BETTER, WORSE))}
+    assert found.difference == MetricDifference(mean=4.0, interval_95=difference(BETTER, WORSE))
     assert found.why == "The return is better by 4, 95 % interval [3.525, 4.475]: all of it above 0."
 
 
@@ -70,7 +74,7 @@ def test_what_is_not_better_beyond_noise_is_not_promoted(candidate, incumbent, s
     found = promotions.decide(candidate, incumbent, metric="return")
     assert not found.promoted
     assert said in found.why
-    json.dumps(found.difference, allow_nan=False)
+    json.dumps(found.difference and found.difference.to_json(), allow_nan=False)
 
 
 def test_the_first_measured_policy_is_promoted():
@@ -79,9 +83,8 @@ def test_the_first_measured_policy_is_promoted():
 
 
 def test_unmeasured_episodes_do_not_count_as_zero():
-    assert promotions.decide([*BETTER, *[None] * 500], WORSE, metric="return") == promotions.decide(
-        BETTER, WORSE, metric="return"
-    )
+    sparse, whole = (promotions.decide(new, WORSE, metric="return") for new in ([*BETTER, *[None] * 500], BETTER))
+    assert sparse == whole
 
 
 @pytest.mark.parametrize(("min_delta", "promoted"), [(3.52, True), (3.53, False), (4.5, False)])
@@ -111,10 +114,10 @@ def test_two_policies_that_are_the_same_are_told_apart_as_seldom_as_the_interval
 def test_rates_at_their_limits_have_an_interval_with_a_width(new, old, promoted):
     values = [[1.0] * count + [0.0] * (trials - count) for count, trials in (new, old)]
     found = promotions.decide(*values, metric="success_rate")
-    low, high = found.difference["interval_95"]
+    low, high = found.difference.interval_95
     assert found.promoted is promoted
     assert -1 <= low < high <= 1
-    assert found.difference["mean"] == new[0] / new[1] - old[0] / old[1]
+    assert found.difference.mean == new[0] / new[1] - old[0] / old[1]
 
 
 @pytest.mark.parametrize(
@@ -143,35 +146,32 @@ def test_a_name_that_nobody_used_has_an_empty_record(opened):
 
 
 def test_the_file_holds_the_promoted_policy_and_the_whole_history(opened, store):
-    first, kept = promote(opened, 1), promotions.entry_of("kept", "no better", job_id="job-2", candidate=policy(2))
+    first, kept = promote(opened, 1), made("kept", job_id="job-2", candidate=policy("job-2"))
     promotions.append(opened, "arm", kept, upon=promotions.read(opened, "arm").current)
     second = promote(opened, 3)
     record = written(store)
     assert record["name"] == "arm"
-    assert record["current"] == policy(3) | {"promoted_at": second["at"]}
+    assert record["current"] == policy("job-3", promoted_at=second.at).to_json()
     assert [entry["decision"] for entry in record["history"]] == ["promoted", "kept", "promoted"]
     assert [entry["number"] for entry in record["history"]] == [1, 2, 3]
-    assert record["history"][0] == first
+    assert record["history"][0] == first.to_json()
     assert promotions.names(opened) == ["arm"]
 
 
 def test_a_rollback_goes_back_step_by_step_and_is_in_the_history(opened, store):
-    at = [promote(opened, number)["at"] for number in (1, 2, 3)]
+    at = [promote(opened, number).at for number in (1, 2, 3)]
     for expected in (2, 1):
         entry = promotions.rollback(opened, "arm", why="it rattles", by="Ada")
-        assert (entry["decision"], entry["why"], entry["by"]) == ("rolled_back", "it rattles", "Ada")
-        assert written(store)["current"] == policy(expected) | {"promoted_at": at[expected - 1]}
+        assert (entry.decision, entry.why, entry.by) == ("rolled_back", "it rattles", "Ada")
+        assert written(store)["current"] == policy(f"job-{expected}", promoted_at=at[expected - 1]).to_json()
     with pytest.raises(RequestError, match="there was none"):
         promotions.rollback(opened, "arm", why="", by="Ada")
+    promotions.append(opened, "leg", made("not_trained"), upon=None)
+    with pytest.raises(RequestError, match="'leg' has no promoted policy"):
+        promotions.rollback(opened, "leg", why="", by="Ada")
     promote(opened, 4)
     promotions.rollback(opened, "arm", why="", by="Ada")
     assert written(store)["current"]["job_id"] == "job-1", "what was rolled back is not come back to"
-
-
-def test_there_is_nothing_to_roll_back_where_nothing_was_promoted(opened):
-    promotions.append(opened, "arm", promotions.entry_of("not_trained", "it failed"), upon=None)
-    with pytest.raises(RequestError, match="'arm' has no promoted policy"):
-        promotions.rollback(opened, "arm", why="", by="Ada")
 
 
 @pytest.mark.parametrize("name", ["", "Arm", "../arm", "a/b", ".arm", "a" * 65, "a\n", "arm#1"])
@@ -182,9 +182,9 @@ def test_a_name_that_is_none_is_refused(opened, name):
 
 def test_records_whose_names_end_alike_do_not_meet(opened):
     for name in ("arm", "arm.history", "arm.json"):
-        promotions.append(opened, name, promotions.entry_of("not_trained", name), upon=None)
+        promotions.append(opened, name, made("not_trained", name), upon=None)
     assert promotions.names(opened) == ["arm", "arm.history", "arm.json"]
-    assert [promotions.read(opened, name).history[0]["why"] for name in promotions.names(opened)] == [
+    assert [promotions.read(opened, name).history[0].why for name in promotions.names(opened)] == [
         "arm", "arm.history", "arm.json",
     ]  # fmt: skip
 
@@ -193,7 +193,7 @@ def test_a_decision_in_view_of_another_policy_is_not_written(opened, store):
     promote(opened, 1)
     seen = promotions.read(opened, "arm").current
     promote(opened, 2)
-    late = promotions.entry_of("promoted", "it was better than the first", job_id="job-3", candidate=policy(3))
+    late = made("promoted", "it was better than the first", job_id="job-3", candidate=policy("job-3"))
     assert promotions.append(opened, "arm", late, upon=seen) is None
     assert written(store)["current"]["job_id"] == "job-2"
     assert len(written(store)["history"]) == 2
@@ -205,26 +205,29 @@ def test_a_writer_that_was_killed_before_the_record_has_decided_all_the_same(ope
     promote(opened, 2)
     # As a kill between the two writes leaves it: the decision is there, the record is the old one.
     (store / "promotions" / "arm.json").write_bytes(before)
-    assert promotions.read(opened, "arm").current["job_id"] == "job-2"
+    assert promotions.read(opened, "arm").current.job_id == "job-2"
     (store / "promotions" / "arm.json").unlink()
-    assert promotions.read(opened, "arm").current["job_id"] == "job-2"
+    assert promotions.read(opened, "arm").current.job_id == "job-2"
     promotions.rollback(opened, "arm", why="", by="Ada")
     assert [entry["decision"] for entry in written(store)["history"]] == ["promoted", "promoted", "rolled_back"]
 
 
 WRITER = """
 import sys
+from records import policy
+from simyard.core.run_records import PromotionDecision
 from simyard.store.store import Store
 from simyard.tasks.promotion import promotions
 store, me = Store.open(sys.argv[1]), sys.argv[2]
 print("ready", flush=True)
 sys.stdin.readline()
 for turn in range(12):
-    entry = promotions.entry_of("kept", f"{me} {turn}", job_id=f"job-{me}-{turn}")
-    assert promotions.append(store, "arm", entry, upon=None)["why"] == f"{me} {turn}"
+    kept = PromotionDecision(decision="kept", why=f"{me} {turn}", job_id=f"job-{me}-{turn}")
+    assert promotions.append(store, "arm", kept, upon=None).why == f"{me} {turn}"
 print("done", flush=True)
 sys.stdin.readline()
-won = promotions.append(store, "arm", promotions.entry_of("promoted", me, candidate={"job_id": me}), upon=None)
+promoted = PromotionDecision(decision="promoted", why=me, candidate=policy(me))
+won = promotions.append(store, "arm", promoted, upon=None)
 print("won" if won else "lost")
 """
 
@@ -233,7 +236,8 @@ print("won" if won else "lost")
 def test_of_two_processes_that_write_at_once_no_decision_is_lost_and_one_promotes(request, store, monkeypatch, place):
     url = str(store) if place == "folder" else _bucket(request.getfixturevalue("s3_server"), monkeypatch)
     command = [sys.executable, "-c", WRITER, url]
-    writers = [subprocess.Popen([*command, me], stdin=-1, stdout=-1, text=True) for me in "ab"]
+    env = {**os.environ, "PYTHONPATH": str(Path(records.__file__).parent)}
+    writers = [subprocess.Popen([*command, me], stdin=-1, stdout=-1, text=True, env=env) for me in "ab"]
     for said in ("ready\n", "done\n"):
         assert [writer.stdout.readline() for writer in writers] == [said] * 2
         for writer in writers:

@@ -8,16 +8,17 @@ import records
 from helpers import wait_until
 
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError
-from simyard.core.records import BestCheckpoint, IterationRecord, TrainerOutcome
+from simyard.core.run_records import IterationRecord, TrainerOutcome
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.settings import Site
 from simyard.store.keys import JobKeys, new_run_id
 from simyard.store.store import Store
 from simyard.tasks.managed import stop_policies
-from simyard.tasks.managed.desired_state import set_desired_state
 from simyard.tasks.managed.executor import Executor, LocalExecutor
 from simyard.tasks.managed.loop import Loop, LoopObserver, RunEndedError
+from simyard.tasks.managed.record import set_desired_state
 from simyard.tasks.managed.run import load_run, resolve_run, stage_run
+from simyard.tasks.managed.trainer import call_key
 
 REQUEST = {
     "rollout_template": {
@@ -84,23 +85,20 @@ def test_budget_and_time_are_checked_before_anything_is_begun():
     assert stop_policies.before_dispatch(request, 0.0, 2.0) == "max_credits"
 
 
-def test_the_best_checkpoint_is_the_earliest_of_equal_ones():
-    criteria = asked().success_criteria
-    assert stop_policies.best(criteria, ended(1.0, 3.0, 3.0)) == BestCheckpoint(
-        iteration=2, checkpoint_id="ckpt-2", metric=3.0
-    )
-    assert stop_policies.best(criteria, ended(None, None)) == BestCheckpoint(
-        iteration=2, checkpoint_id="ckpt-2", metric=None
-    )
-    assert stop_policies.best(criteria, ended(1.0, status="failed")) is None
-
-
-def test_the_checkpoint_that_drove_the_rollouts_is_the_one_they_measure():
-    measured = ((5.0, None), (1.0, "ckpt-1"), (2.0, "ckpt-2"))
-    driven = [iteration(number, value, metric_of=of) for number, (value, of) in enumerate(measured, 1)]
-    best = stop_policies.best(asked().success_criteria, driven)
-    expected = BestCheckpoint(iteration=3, checkpoint_id="ckpt-2", metric=2.0)
-    assert best == expected, "the random one has no checkpoint"
+@pytest.mark.parametrize(
+    ("iterations", "best"),
+    [
+        pytest.param(ended(1.0, 3.0, 3.0), (2, "ckpt-2", 3.0), id="of equal ones"),
+        pytest.param(ended(None, None), (2, "ckpt-2", None), id="none was measured"),
+        pytest.param(ended(1.0, status="failed"), None, id="none is good"),
+        # Rollouts measure the checkpoint that drove them; the random one has none.
+        pytest.param([iteration(1, 5.0, metric_of=None), iteration(2, 1.0, metric_of="ckpt-1"),
+                      iteration(3, 2.0, metric_of="ckpt-2")], (3, "ckpt-2", 2.0), id="the one that drove"),
+    ],
+)  # fmt: skip
+def test_the_best_checkpoint_is_the_earliest_of_equal_ones(iterations, best):
+    found = stop_policies.best(asked().success_criteria, iterations)
+    assert (found and (found.iteration, found.checkpoint_id, found.metric)) == best
 
 
 @pytest.fixture
@@ -180,7 +178,7 @@ def test_a_rollout_that_was_judged_by_a_process_before_is_not_done_again(driven)
     loop.store.put_json(JobKeys(spec.job_id).result, judged)
     loop.store.put_json(JobKeys(spec.job_id).manifest, {})
     after = driven()
-    assert after.attempt_rollout(spec, Idle(after.spec)) == judged
+    assert after.attempt_rollout(spec, Idle(after.spec)).to_json() == judged
 
 
 def test_failures_of_the_trainer_are_counted_whoever_called_it(driven):
@@ -194,7 +192,7 @@ def test_failures_of_the_trainer_are_counted_whoever_called_it(driven):
             number=number, status="failed", failure=failure, dataset_sha256="0" * 64, seconds=0.0, gpu_seconds=0.0,
             ended_at="2026-01-01T00:00:00+00:00", tail=(),
         )  # fmt: skip
-        loop.store.put_record(call.key("outcome.json"), failed)
+        loop.store.put_record(call_key(call, "outcome.json"), failed)
         loop = driven()
     with pytest.raises(WorkloadError, match="failure 2"):
         loop.calls_left(1)

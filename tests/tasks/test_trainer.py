@@ -1,5 +1,6 @@
 """Calls of a trainer as a child process: how each end is told, and that nothing of it runs on."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from helpers import wait_until
 
 from simyard.core.artifacts import ROLLOUT
 from simyard.core.errors import RequestError, WorkloadError
+from simyard.core.run_records import DatasetManifest, DatasetRollout, TrainerAttempt
 from simyard.requests.config import check_config
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.settings import Site
@@ -26,7 +28,7 @@ from simyard.tasks.attempt.attempt import CANCELED
 from simyard.tasks.managed.engines.base import TrainerCall
 from simyard.tasks.managed.engines.local import LocalEngine
 from simyard.tasks.managed.run import ResolvedRun, RunSpec, resolve_run, stage_run
-from simyard.tasks.managed.trainer import TrainerAttempt, TrainerObserver, check_trainer, outcome_of, run_trainer
+from simyard.tasks.managed.trainer import TrainerObserver, check_trainer, outcome_of, run_trainer
 
 GOOD = 'write("metrics.json", "{}"); write("checkpoint.pt", "weights")'
 PREFIX = """
@@ -63,12 +65,18 @@ class Trainer:
 
     def dataset(self, run: RunSpec) -> str:
         """Put a dataset of one file into the store, and return its digest."""
-        import hashlib
-
         key = JobKeys(keys.new_job_id())
         self.store.put_bytes(key.artifact(ROLLOUT.name), b"arrays")
-        row = {"job_id": key.job_id, "path": f"rollouts/{key.job_id}/{ROLLOUT.name}"}
-        data = json.dumps({"rollouts": [row | {"sha256": hashlib.sha256(b"arrays").hexdigest()}]}).encode()
+        row = DatasetRollout(
+            job_id=key.job_id, uri="", path=f"rollouts/{key.job_id}/{ROLLOUT.name}",
+            sha256=hashlib.sha256(b"arrays").hexdigest(), size_bytes=6, manifest_sha256="", seed=1, num_envs=1, steps=1,
+            episodes=1, recorded_steps=1, mean_return=None, success_rate=None,
+        )  # fmt: skip
+        manifest = DatasetManifest(
+            run_id=run.run_id, iteration=1, iteration_id="iter-0001", checkpoint=None, rollouts=(row,), episodes=1,
+            recorded_steps=1, arrays={},
+        )  # fmt: skip
+        data = json.dumps(manifest.to_json()).encode()
         digest = hashlib.sha256(data).hexdigest()
         self.store.put_bytes(RunKeys(run.run_id).dataset(digest), data)
         return digest

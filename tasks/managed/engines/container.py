@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
+import posixpath
+import re
 import signal
 import threading
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from simyard.core.errors import RequestError
-from simyard.tasks.managed.engines import docker_api
+from simyard.core.errors import Category, Failure, RequestError, WorkloadError
 from simyard.tasks.managed.engines.base import INPUT, OUTPUT, STDERR, STDOUT, Exit, TrainerCall
 from simyard.tasks.shared.heartbeat import PATIENCE
 
@@ -23,6 +26,19 @@ _LAST_OUTPUT_S = 10.0
 """Seconds to wait for the last output of a trainer that was ended."""
 _SIGNALS = {128 + number: number.name for number in signal.Signals if number < 32}
 """The exit code that a shell or a container's init gives for a program that a signal ended."""
+_TIMEOUT_S = 120.0
+"""Making a container of a large image takes an engine a while."""
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Default PATH of an engine, for images without one."""
+_agreed: dict[str, str] = {}
+"""The API's version that each engine speaks: podman takes half a second to tell."""
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_IMAGE = re.compile(
+    rf"(?:(?:localhost|{_LABEL}(?:\.{_LABEL})+|{_LABEL}(?=:))(?::[0-9]{{1,5}})?/)?"
+    rf"{_COMPONENT}(?:/{_COMPONENT})*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(?:@sha256:[0-9a-f]{{64}})?",
+    re.ASCII,
+)
 
 
 class ContainerEngine:
@@ -44,7 +60,7 @@ class ContainerEngine:
         """Check that the engine answers, has the image or can pull it, and has GPUs where some are wanted."""
         import docker
 
-        docker_api.require_image_name(image)
+        require_image_name(image)
         try:
             docker.from_env().close()
         except docker.errors.DockerException as error:
@@ -54,9 +70,9 @@ class ContainerEngine:
                 code="no_container_engine",
                 advice='Start Docker, or set DOCKER_HOST to podman\'s socket, or image_uri to "local".',
             ) from error
-        with docker_api.connected() as client:
-            docker_api.gpu_requests(client, gpus)
-            docker_api.require_image(client, image)
+        with connected() as client:
+            gpu_requests(client, gpus)
+            require_image(client, image)
 
     def seen(self, folder: Path) -> tuple[str, str]:
         """Return the paths in the container, the same in every one."""
@@ -67,16 +83,20 @@ class ContainerEngine:
 
         One that was made and never started is left of a start that was cut off, and is made again.
         """
-        with docker_api.connected() as client:
-            container = docker_api.find(client, call.name)
+        import docker
+
+        with connected() as client:
+            container = None
+            with suppress(docker.errors.NotFound):
+                container = client.containers.get(call.name)
             if container and container.status == "created":
                 container.remove(force=True, v=True)
                 container = None
             if container is None:
-                container = docker_api.create(client, **_wanted(client, call))
+                container = _create(client, **_options(client, call))
                 try:
                     if not call.own_entrypoint:
-                        docker_api.require_program(container, call.image, call.argv[0])
+                        require_program(container, call.image, call.argv[0])
                     container.start()
                 except BaseException:
                     container.remove(force=True, v=True)
@@ -85,9 +105,9 @@ class ContainerEngine:
 
     def sweep(self, name: str) -> None:
         """End and remove the container of this name, if there is one."""
-        with docker_api.connected() as client:
-            docker_api.stop(client, name, 0.0)
-            docker_api.remove(client, name)
+        with connected() as client:
+            stop(client, name, 0.0)
+            remove(client, name)
 
 
 class RunningContainer:
@@ -106,7 +126,7 @@ class RunningContainer:
         self._silent_since: float | None = None
         self._removed = threading.Event()
         self._trouble = ""
-        self._client = docker_api.connect(silence_s / 6)
+        self._client = connect(silence_s / 6)
         self._logs = []
         for stream in (STDOUT, STDERR):
             (folder / stream).write_bytes(b"")
@@ -126,9 +146,9 @@ class RunningContainer:
         try:
             state = self._client.api.inspect_container(self.name)["State"]
         except docker.errors.NotFound as error:
-            raise docker_api.failed("engine_failed", f"The trainer's container {self.name} was removed.") from error
+            raise failed("engine_failed", f"The trainer's container {self.name} was removed.") from error
         except (docker.errors.DockerException, OSError) as error:
-            self._unanswered(asked, docker_api.words(error))
+            self._unanswered(asked, words(error))
             return None
         if state["Status"] not in _OVER:
             self._silent_since = None
@@ -143,19 +163,17 @@ class RunningContainer:
 
     def end(self, grace_s: float) -> None:
         """Stop and remove it; everything in it ends with it."""
-        with docker_api.connected() as client:
-            docker_api.stop(client, self.name, grace_s)
+        with connected() as client:
+            stop(client, self.name, grace_s)
             self._logs_end(_LAST_OUTPUT_S)
-            docker_api.remove(client, self.name)
+            remove(client, self.name)
         self._removed.set()
         self._client.close()
 
     def _unanswered(self, asked: float, words: str) -> None:
         self._silent_since = self._silent_since or asked
         if time.monotonic() - self._silent_since >= self._silence_s:
-            raise docker_api.failed(
-                "engine_lost", f"The container engine did not answer for {self._silence_s:.0f} s: {words}"
-            )
+            raise failed("engine_lost", f"The container engine did not answer for {self._silence_s:.0f} s: {words}")
 
     def _logs_end(self, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
@@ -173,7 +191,7 @@ class RunningContainer:
         whole = path.with_name(f".{path.name}")
         while not self._removed.is_set():
             try:
-                with closing(docker_api.connect()) as client:
+                with closing(connect()) as client:
                     over = client.containers.get(self.name).status in _OVER
                     with (whole if over else path).open("wb", buffering=0) as log:
                         for piece in client.api.logs(
@@ -189,11 +207,11 @@ class RunningContainer:
             except docker.errors.NotFound:
                 return
             except Exception as error:  # an engine that ends in the middle is met as many kinds of error
-                self._trouble = docker_api.words(error)
+                self._trouble = words(error)
             self._removed.wait(0.2)
 
 
-def _wanted(client: Any, call: TrainerCall) -> dict[str, Any]:
+def _options(client: Any, call: TrainerCall) -> dict[str, Any]:
     """Return the arguments from which the container of a call is made."""
     from docker.types import Mount
 
@@ -222,7 +240,162 @@ def _wanted(client: Any, call: TrainerCall) -> dict[str, Any]:
         memswap_limit=call.memory_bytes,
         shm_size=call.memory_bytes,  # counted as memory; the 64 MB of default are too few for PyTorch's data loaders
         nano_cpus=round(min(call.cpus, info["NCPU"]) * 1e9),  # Docker refuses more than there are
-        device_requests=docker_api.gpu_requests(client, call.gpus),
+        device_requests=gpu_requests(client, call.gpus),
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],
+    )
+
+
+# The engine's API, and its failures as simyard's
+
+
+def connect(timeout_s: float = _TIMEOUT_S) -> Any:
+    """Return a client of the engine that DOCKER_HOST names; any request of it is given up after the timeout."""
+    import docker
+
+    address = os.environ.get("DOCKER_HOST", "")
+    client = docker.from_env(timeout=timeout_s, version=_agreed.get(address, "auto"))
+    _agreed[address] = client.api.api_version
+    return client
+
+
+@contextmanager
+def connected() -> Iterator[Any]:
+    """Yield a client; what goes wrong with it is the engine's failure."""
+    import docker
+
+    try:
+        with closing(connect()) as client:
+            yield client
+    except (docker.errors.DockerException, OSError) as error:
+        raise failed("engine_failed", f"The container engine failed: {words(error)}") from error
+
+
+def failed(code: str, message: str) -> WorkloadError:
+    """Return the error for an engine that failed."""
+    advice = "Look at the container engine and its log, then go on with the run."
+    return WorkloadError(Failure(code=code, category=Category.INFRA, message=message, advice=advice))
+
+
+def words(error: Exception) -> str:
+    """Return the message of the engine, or else that of the connection to it."""
+    return str(getattr(error, "explanation", None) or error)
+
+
+def _create(client: Any, **options: Any) -> Any:
+    """Make a container, with an init where the engine has one: it reaps, and passes SIGTERM on.
+
+    Without, the program itself is the first process of all, and deaf to SIGTERM unless it handles it.
+    """
+    import docker
+
+    try:
+        return client.containers.create(init=True, **options)
+    except docker.errors.APIError as error:
+        if "init binary not found" not in words(error):
+            raise
+        return client.containers.create(**options)
+
+
+def stop(client: Any, name: str, grace_s: float) -> None:
+    """Stop the container of this name, if there is one: SIGTERM, a grace, SIGKILL."""
+    import docker
+
+    with suppress(docker.errors.NotFound):
+        client.api.stop(name, timeout=math.ceil(grace_s))
+
+
+def remove(client: Any, name: str) -> None:
+    """Remove the container of this name, if there is one."""
+    import docker
+
+    with suppress(docker.errors.NotFound):
+        client.api.remove_container(name, force=True, v=True)
+
+
+def require_image_name(image: str) -> None:
+    """Raise `RequestError` unless it can be an image's name: an engine or a registry never sees another."""
+    if len(image) > 255 or not _IMAGE.fullmatch(image):
+        raise RequestError(
+            f"{image!r} is not the name of a container image.",
+            code="bad_image",
+            advice="Allowed: [registry[:port]/]repository[:tag][@sha256:digest], the repository in lower case.",
+        )
+
+
+def require_image(client: Any, image: str) -> None:
+    """Pull the image unless the engine has it.
+
+    Raises:
+        RequestError: It cannot be pulled.
+    """
+    import docker
+
+    with suppress(docker.errors.ImageNotFound):
+        client.images.get(image)
+        return
+    try:
+        # Without a tag or a digest the API would pull every tag there is.
+        tag = None if ":" in image.rpartition("/")[2] else "latest"
+        said = [line["error"] for line in client.api.pull(image, tag, stream=True, decode=True) if "error" in line]
+    except docker.errors.APIError as error:
+        said = [words(error)]
+    if said:
+        raise RequestError(
+            f"The image {image!r} is not there and cannot be pulled: {said[-1]}",
+            code="image_missing",
+            advice="Build it or pull it on this machine, or correct image_uri.",
+        )
+
+
+def require_program(container: Any, image: str, program: str) -> None:
+    """Check that the program is in a container's image: the engine starts an init, and would say nothing.
+
+    Raises:
+        RequestError: It is not.
+    """
+    import docker
+
+    container.reload()
+    config = container.attrs["Config"]
+    env = dict(line.partition("=")[::2] for line in config["Env"] or [])
+    for folder in [""] if "/" in program else env.get("PATH", _PATH).split(":"):
+        with suppress(docker.errors.NotFound):
+            container.get_archive(posixpath.join(config["WorkingDir"] or "/", folder, program))
+            return
+    raise RequestError(
+        f"The image {image!r} has no program {program!r}.",
+        code="no_program",
+        advice="Correct the entrypoint: the image's own ENTRYPOINT is not used.",
+    )
+
+
+def gpu_requests(client: Any, gpus: int) -> list[Any]:
+    """Return the device requests for so many GPUs.
+
+    Raises:
+        RequestError: The engine has none to give, as far as it says.
+    """
+    from docker.types import DeviceRequest
+
+    if not gpus:
+        return []
+    if any(part["Name"] == "Podman Engine" for part in client.version().get("Components") or []):
+        # Many versions of podman accept the request, and start the container without a GPU.
+        raise _no_gpu("podman does not reliably give GPUs to containers that are started over its Docker API")
+    info = client.info()
+    if "nvidia" in (info.get("Runtimes") or {}):
+        return [DeviceRequest(count=gpus, capabilities=[["gpu"]])]
+    found = [device["ID"] for device in info.get("DiscoveredDevices") or []]
+    numbered = sorted((name for name in found if re.fullmatch(r"nvidia\.com/gpu=\d+", name)), key=lambda n: (len(n), n))
+    if len(numbered) < gpus:
+        raise _no_gpu(f"the engine has no nvidia runtime, and CDI names {len(numbered)}")
+    return [DeviceRequest(driver="cdi", device_ids=numbered[:gpus])]
+
+
+def _no_gpu(why: str) -> RequestError:
+    return RequestError(
+        f"The trainer wants GPUs, and this container engine cannot give them: {why}.",
+        code="no_gpu",
+        advice='Use Docker with the NVIDIA Container Toolkit, or set image_uri to "local", or gpus to 0.',
     )

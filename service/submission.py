@@ -1,0 +1,85 @@
+"""Submission of a job or a managed run: checked, staged, and started as one flow run, whatever becomes of it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+from fastapi import Depends, Header, Response
+
+from simyard.requests.jobs import Body
+from simyard.service import bodies
+from simyard.service.auth import Caller
+from simyard.service.prefect_api import Launch
+from simyard.service.references import bring
+from simyard.service.webhooks import outgoing as notifications
+from simyard.tasks.shared import idempotency
+
+IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=1000)]
+JsonBody = Annotated[dict[str, Any], Depends(bodies.json_body)]
+Claim = Callable[[str], str]
+"""Takes the request's idempotency key for a new id; returns the id that the key stands for."""
+Asked = TypeVar("Asked", bound=Body)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work(Generic[Asked]):
+    """The steps that differ between the submission of a job and that of a managed run."""
+
+    model: Callable[[dict[str, Any]], type[Asked]]
+    """Returns the model of a body."""
+    key_prefix: str = ""
+    """Prefix of idempotency keys in the store, so that a job and a run may have the same key."""
+    frozen: Callable[[str], str]
+    """Returns the key of the object that makes it exist, from its id."""
+    result: Callable[[str], str]
+    """Returns the key of its result."""
+    stage: Callable[[Asked, Asked, Path, Caller, Claim], str]
+    """Puts it into the store, and returns its id; from the request as sent, the same with its files fetched, and the
+    folder where they are for this moment."""
+    launch: Callable[[str, Caller], Launch]
+    """Returns the flow run to start."""
+
+
+def submit(work: Work[Asked], body: dict[str, Any], caller: Caller, response: Response, key: str | None) -> str:
+    """Check everything, put the inputs into the store, and start the work; return its id.
+
+    Args:
+        work: A job, or a managed run.
+        body: As it was sent.
+        caller: Who sent it.
+        response: Its status is set to 200 where the key stands for work that is there already.
+        key: The idempotency key: the same key and body mean the same work.
+
+    Raises:
+        RequestError: If anything about it is wrong; then nothing was begun.
+    """
+    # What is wrong with the body itself is said before anything is looked up.
+    notify_url = notifications.take_url(body, caller)
+    asked = bodies.check(body, work.model(body))
+    key = None if key is None else work.key_prefix + idempotency.check_key(key)
+
+    # Work that the key stands for is there already, or was begun by a request that died half-way: then it is made
+    # whole under the same id.
+    own_id = key and idempotency.claimed(caller.store, key, body)
+    if own_id and caller.store.exists(work.frozen(own_id)):
+        response.status_code = 200
+    else:
+        caller.limits.admit(caller)
+
+        def claim(new_id: str) -> str:
+            return idempotency.claim(caller.store, key, new_id, body) if key else new_id
+
+        with tempfile.TemporaryDirectory(prefix="simyard-submit-") as folder:
+            here = bring(asked, caller, Path(folder))
+            own_id = work.stage(asked, here, Path(folder), caller, claim)
+
+    # The flow takes what is staged to its end; its request is what the Prefect UI shows of it.
+    if notify_url:
+        notifications.register(caller, own_id, notify_url)
+    if not caller.store.exists(work.result(own_id)):
+        caller.launches.start(work.launch(own_id, caller))
+    return own_id
