@@ -11,11 +11,10 @@ from typing import Annotated, Any, Generic, TypeVar
 from fastapi import Depends, Header, Response
 
 from simyard.requests.jobs import Body
-from simyard.service import bodies
+from simyard.service import bodies, notifications
 from simyard.service.auth import Caller
 from simyard.service.prefect_api import Launch
 from simyard.service.references import bring
-from simyard.service.webhooks import outgoing as notifications
 from simyard.tasks.shared import idempotency
 
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=1000)]
