@@ -55,7 +55,7 @@ def start(
 
     request, base = read_request(TrainingRunRequest, arguments, settings)
     # The request is good: what runs it is imported now.
-    from simyard.cli.detached import go_on_alone
+    from simyard.cli.run import go_on_alone
     from simyard.store import keys
     from simyard.tasks.managed import record
     from simyard.tasks.managed.run import resolve_run, stage_run
@@ -81,7 +81,7 @@ def start(
 @JSON
 def resume(run_id: str, store: str | None, pool: str | None, wait: bool, as_json: bool) -> None:
     """Resume a run where it stopped. It was paused, or its process was lost."""
-    from simyard.cli.detached import go_on_alone
+    from simyard.cli.run import go_on_alone
     from simyard.core.records import DriverStatus
     from simyard.store.keys import RunKeys
     from simyard.tasks.managed import record

@@ -35,9 +35,8 @@ def rollout(
 
     request, base = read_request(SubmitRequest, arguments, settings, session)
     # The request is good: what runs it is imported now.
-    from simyard.cli.detached import go_on_alone
     from simyard.cli.jobs import watch_job
-    from simyard.cli.run import execute
+    from simyard.cli.run import execute, go_on_alone
     from simyard.store import keys
     from simyard.tasks.resolve import resolve
     from simyard.tasks.shared import history, idempotency

@@ -153,7 +153,7 @@ def run(configs: tuple[Path, ...], store: str | None, pool: str | None, as_json:
 
     An evaluation, an export or a rollout that names no policy takes that of the training before it.
     """
-    from simyard.cli.run_all import run_all
+    from simyard.cli.run import run_all
 
     results = run_all(configs, store, pool, quiet=as_json)
     if as_json:

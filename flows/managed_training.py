@@ -27,8 +27,7 @@ from simyard.blocks.reference import absolute, open_store
 from simyard.core.errors import Category, SimyardError
 from simyard.core.records import Event, RunResult, TrainerOutcome
 from simyard.core.specs import JobSpec
-from simyard.flows.retrying import PLAIN, RETRYING, worth_another
-from simyard.flows.stages import sharing
+from simyard.flows.stages import PLAIN, RETRYING, sharing, worth_another
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.settings import Site
 from simyard.store import keys

@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import State
 
 from simyard.blocks.reference import open_store
 from simyard.core.errors import StoreError
-from simyard.flows.retrying import RETRYING
+from simyard.flows.stages import RETRYING
 from simyard.requests.jobs import JobRequest
 from simyard.requests.retrain import RetrainRequest
 from simyard.store.keys import JobKeys

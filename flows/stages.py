@@ -1,6 +1,9 @@
 """The path of a job as Prefect runs it: resolve and stage, unless that is done; launch, collect, persist, report.
 
-What a stage does stands in `simyard.tasks`, when it is repeated stands here.
+What a stage does stands in `simyard.tasks`, when it is repeated stands here: after a failure of the machine or the
+network, never after one of the request. The rule is `simyard.tasks.launch.worth_another`. It has two answers to an
+error that names no category. An attempt, or a step that may hold one, is not repeated: a bug costs a simulation each
+time. A stage is: it costs a moment, and what it meets is mostly the connection of a client library.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from uuid import UUID
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.client.schemas.objects import State
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
@@ -25,7 +29,6 @@ from simyard.blocks.reference import absolute, open_store
 from simyard.core.errors import Category, Failure, RequestError, SimyardError
 from simyard.core.records import JobResult
 from simyard.core.specs import Bounds
-from simyard.flows.retrying import PLAIN, RETRYING_UNKNOWN, worth_another
 from simyard.requests.jobs import JobRequest
 from simyard.requests.settings import Site
 from simyard.store import keys
@@ -38,11 +41,32 @@ from simyard.tasks import stage as staging
 from simyard.tasks.attempt.attempt import Observer
 from simyard.tasks.cluster import pool_launch as pools
 from simyard.tasks.cluster.cancellation import why_stopped
-from simyard.tasks.kinds.common_fields import Resolved
-from simyard.tasks.metrics.table import import_plotting
+from simyard.tasks.kinds.base import Resolved
+from simyard.tasks.metrics import curves
 from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.shared import history, idempotency
 from simyard.tasks.shared.history import Verdict, load_spec
+
+
+def worth_another(task: object, run: TaskRun, state: State[Any]) -> bool:
+    """Return whether a failure is one of the machine; an unknown error is not."""
+    return launching.worth_another(state.result(raise_on_failure=False))
+
+
+def worth_another_or_unknown(task: object, run: TaskRun, state: State[Any]) -> bool:
+    """Return whether a failure is one of the machine; an unknown error is taken for one."""
+    return launching.worth_another(state.result(raise_on_failure=False), unknown=True)
+
+
+PLAIN: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
+"""Options of a task that is not repeated, and whose result stays in its process."""
+RETRYING: dict[str, Any] = {
+    "retries": 3, "retry_delay_seconds": [1, 5, 20], "retry_condition_fn": worth_another, **PLAIN,
+}  # fmt: skip
+"""The same of one that is repeated."""
+RETRYING_UNKNOWN: dict[str, Any] = RETRYING | {"retry_condition_fn": worth_another_or_unknown}
+"""The same of one that is repeated after an unknown error too."""
+
 
 PROGRESS_EVERY = 50
 """Progress artifacts are updated when this share of a job, one in so many, is done: each costs a request."""

@@ -19,18 +19,20 @@ import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from simyard.core.errors import Category, Failure, SimyardError, Stopped
-from simyard.core.files import AttemptPaths, read_json, write_json
-from simyard.core.records import WorkloadAccount
+from simyard.core.files import read_json, sha256_of, write_json
+from simyard.core.paths import AttemptPaths
+from simyard.core.records import Opened, WorkloadAccount
 from simyard.core.specs import AttemptSpec, Bounds, Facts, JobSpec
 from simyard.runner import event_writers
-from simyard.runner import verify_outputs as opened
 from simyard.runner.adapter import Adapter
+from simyard.runner.imported import LoadedCode, Status, installed
 from simyard.runner.isolation import Isolation, flush_c_streams, memory_bytes
-from simyard.runner.loaded_code import LoadedCode, Status, installed
+from simyard.runner.rl import Library, Scale, get_library
 from simyard.runner.simulators import get_adapter
 from simyard.runner.workload import TOKEN, kill_family
 
@@ -164,7 +166,7 @@ def run(paths: AttemptPaths) -> tuple[int, str | None]:
             get_adapter(attempt.job.simulator).run(attempt, facts, paths)
         finally:
             event_writers.close_all()
-        account = WorkloadAccount(failure=None, opened=opened.open_results(paths, attempt, facts))
+        account = WorkloadAccount(failure=None, opened=open_results(paths, attempt, facts))
     except Stopped:
         account = WorkloadAccount(failure=None, opened=())  # why it was stopped, the supervisor knows
         left = "its job was stopped"
@@ -187,7 +189,7 @@ def open_afterwards(paths: AttemptPaths) -> None:
     """Give the account of a workload that trained to its end and hung or died before it gave one itself."""
     attempt = AttemptSpec.from_json(read_json(paths.spec))
     facts = Facts.from_json(read_json(paths.facts))
-    account = WorkloadAccount(failure=None, opened=opened.open_results(paths, attempt, facts))
+    account = WorkloadAccount(failure=None, opened=open_results(paths, attempt, facts))
     write_json(paths.outcome, account.to_json())
 
 
@@ -260,3 +262,54 @@ def _leave(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def open_results(paths: AttemptPaths, attempt: AttemptSpec, facts: Facts) -> tuple[Opened, ...]:
+    """Open the files that the attempt promised, on the simulator's own Python."""
+    if attempt.node:
+        return ()  # the first machine collects
+    if attempt.job.kind == "train":
+        return open_checkpoints(paths, attempt, facts)
+    # What an evaluation or an export writes is opened before it gets its name.
+    return tuple(_hashed(path, paths.output) for path in sorted(paths.output.rglob("*")) if path.is_file())
+
+
+def _hashed(path: Path, folder: Path) -> Opened:
+    return Opened(name=str(path.relative_to(folder)), sha256=sha256_of(path), finite=None, error=None)
+
+
+def open_checkpoints(paths: AttemptPaths, attempt: AttemptSpec, facts: Facts) -> tuple[Opened, ...]:
+    """Open the attempt's newest checkpoint on the simulator's own Python; return nothing where there is none."""
+    library = get_library(attempt.job.library)
+    scale = Scale(num_envs=attempt.job.num_envs, rollout=facts.rollout)
+    numbered = [
+        (iteration, path.stat().st_mtime_ns, path)
+        for path in paths.work.glob(library.checkpoint_glob)
+        if (iteration := library.iteration_of(path, attempt.start_iteration, scale)) is not None
+    ]
+    return (open_checkpoint(max(numbered)[-1], library),) if numbered else ()
+
+
+def open_checkpoint(path: Path, library: Library) -> Opened:
+    """Load one checkpoint and look at every tensor in it."""
+    record = Opened(name=path.name, sha256=None, tensors=0, finite=None, error=None)
+    try:
+        record = replace(record, sha256=sha256_of(path))
+        tensors = [tensor for part in library.load_own(path) for tensor in _tensors(part)]
+        finite = all(bool(tensor.isfinite().all()) for tensor in tensors)
+        return replace(record, tensors=len(tensors), finite=finite)
+    except Exception as error:
+        return replace(record, error=f"{type(error).__name__}: {error}")
+
+
+def _tensors(value: Any) -> Iterator[Any]:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)

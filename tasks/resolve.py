@@ -23,9 +23,9 @@ from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES, get_library
 from simyard.runner.simulators import ADAPTERS, get_adapter
 from simyard.store import keys
 from simyard.store.store import Store
-from simyard.tasks.kinds.common_fields import Resolved, frame, inherit, training_of
-from simyard.tasks.kinds.policy_sources import find_policies
-from simyard.tasks.kinds.rollout_inputs import resolve_rollout
+from simyard.tasks.kinds.base import Resolved, frame
+from simyard.tasks.kinds.policy_sources import find_policies, inherit, training_of
+from simyard.tasks.kinds.rollout import resolve_rollout
 from simyard.tasks.shared import history
 from simyard.tasks.shared.history import load_spec
 from simyard.tasks.shared.inputs import LocalInput, find_input

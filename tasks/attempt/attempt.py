@@ -26,11 +26,9 @@ from simyard.core.specs import AttemptSpec, Facts, InputFile
 from simyard.runner.session_server import LentWorkload
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
-from simyard.tasks.attempt.input_cache import NodeCache
 from simyard.tasks.attempt.judge import diagnostics, judge, judge_part, last_traceback
-from simyard.tasks.attempt.supervise import Ending, Watched, supervise
-from simyard.tasks.attempt.telemetry import Telemetry, gpu_and_driver
-from simyard.tasks.attempt.uploader import Mirror
+from simyard.tasks.attempt.supervise import Ending, Telemetry, Watched, gpu_and_driver, supervise
+from simyard.tasks.attempt.transfer import Mirror, NodeCache
 from simyard.tasks.cluster.rendezvous import Machines, a_world
 from simyard.tasks.kinds import kind_of
 from simyard.tasks.packages.install import install

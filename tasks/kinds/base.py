@@ -3,17 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from simyard.core.artifacts import ArtifactType, promised
 from simyard.core.files import AttemptPaths
 from simyard.core.records import JobResult, Outcome
-from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint
+from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, Limits, ResumePoint
+from simyard.requests.jobs import JobRequest
 from simyard.runner.progress import Reader, counting_reader
 from simyard.store.store import Store
-from simyard.tasks.attempt.uploader import Mirror
-from simyard.tasks.shared.documents import Keeper
-from simyard.tasks.shared.history import Artifact, Verdict
+from simyard.tasks.attempt.transfer import Mirror
+from simyard.tasks.shared.artifact_writer import Keeper
+from simyard.tasks.shared.inputs import LocalInput
+from simyard.tasks.shared.verdict import Artifact, Verdict
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A frozen job and the local files it needs in the store."""
+
+    spec: JobSpec
+    inputs: tuple[LocalInput, ...] = ()
+
+
+def frame(request: JobRequest, job_id: str, **own: Any) -> JobSpec:
+    """Return the job with what all kinds have in common; `own` are the fields that its kind knows."""
+    limits, compute = request.timeouts, request.compute_config
+    return JobSpec(
+        job_id=job_id,
+        name=request.name,
+        description=request.description,
+        gpus=compute.gpus_per_node if compute.num_nodes == 1 else compute.gpus_per_node or 1,
+        nodes=compute.num_nodes,
+        priority=compute.priority,
+        accepts_eula=compute.accept_nvidia_eula,
+        overrides=request.overrides,
+        limits=Limits(
+            wall_s=limits.wall_seconds,
+            first_iteration_s=limits.first_iteration_seconds,
+            iteration_s=limits.iteration_seconds,
+            term_grace_s=limits.grace_seconds,
+            close_grace_s=limits.close_seconds,
+        ),
+        session=compute.session == "auto" and compute.num_nodes * (compute.gpus_per_node or 1) == 1,
+        retries=request.retries,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        request=request.model_dump(mode="json", by_alias=True, exclude_unset=True),
+        **own,
+    )
 
 
 class Kind:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from simyard.core.artifacts import METRICS, NORMALIZER
 from simyard.core.errors import RequestError
 from simyard.core.specs import InputFile, JobSpec, PolicyFile
-from simyard.requests.jobs import FromJob, PolicyConfig
+from simyard.requests.jobs import LATEST, FromJob, PolicyConfig
 from simyard.runner.rl import DEFAULT_LIBRARY, Library, Scale, get_library
 from simyard.runner.rl.checkpoints import discover
-from simyard.store.keys import JobKeys
+from simyard.store.keys import JOBS, JobKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.shared import history
+from simyard.tasks.shared.history import load_spec
 from simyard.tasks.shared.inputs import LocalInput, find_input, is_file
 
 
@@ -162,3 +163,61 @@ def _logged_returns(spec: JobSpec, store: Store, tag: str) -> list[tuple[int, fl
             continue
         return [(int(row["step"]), float(row[tag])) for row in rows if row.get(tag)]
     return []
+
+
+def newest_training(store: Store, task: str | None = None, library: str | None = None) -> JobSpec | None:
+    """Return the newest training that has succeeded; None where there is none.
+
+    Args:
+        store: Where to look.
+        task: Of this task alone.
+        library: With this library alone.
+    """
+    for job_id in reversed(store.list_dirs(JOBS)):
+        if store.exists(JobKeys(job_id).manifest):
+            spec = load_spec(store, job_id)
+            if spec.kind == "train" and task in (None, spec.task) and library in (None, spec.library):
+                return spec
+    return None
+
+
+def training_of(source: FromJob | None, store: Store) -> JobSpec | None:
+    """Return the training whose policy a request means; None where it names none.
+
+    Raises:
+        RequestError: If there is no such job, or it is no training.
+    """
+    if source is None:
+        return None
+    if source.job_id == LATEST:
+        newest = newest_training(store)
+        if newest is None:
+            raise RequestError(
+                f"No training has succeeded in {store.url()}.",
+                code="unknown_job",
+                advice="Train first, or name another store.",
+            )
+        return newest
+    spec = load_spec(store, source.job_id)
+    if spec.kind != "train":
+        raise RequestError(
+            f"fromJob: {spec.job_id!r} is a job of kind {spec.kind!r}.",
+            code="not_a_training",
+            advice="Name a training job: see `simyard jobs list`.",
+        )
+    return spec
+
+
+def inherit(spec: JobSpec, trained_by: JobSpec, task: str | None) -> JobSpec:
+    """Take over what a training says of its task: library, package and overrides, save those given anew."""
+    given = {override.partition("=")[0] for override in spec.overrides}
+    inherited = tuple(o for o in trained_by.overrides if o.partition("=")[0] not in given)
+    return replace(
+        spec,
+        task=task or trained_by.task,
+        library=trained_by.library,
+        overrides=(*inherited, *spec.overrides),
+        packages=spec.packages or trained_by.packages,
+        import_callback=spec.import_callback or trained_by.import_callback,
+        from_job=trained_by.job_id,
+    )

@@ -35,7 +35,7 @@ from simyard.store.store import Store
 from simyard.tasks import launch
 from simyard.tasks.attempt.attempt import CANCELED, Observer
 from simyard.tasks.collect import collect
-from simyard.tasks.kinds.common_fields import Resolved
+from simyard.tasks.kinds.base import Resolved
 from simyard.tasks.managed import dataset, record, stop_policies
 from simyard.tasks.managed import report as run_report
 from simyard.tasks.managed.control import PULSE_S, Control

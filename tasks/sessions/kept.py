@@ -19,7 +19,7 @@ from simyard.runner.session_server import SessionFolder, SessionSpec, read_state
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.kinds import kind_of
-from simyard.tasks.kinds.common_fields import Resolved
+from simyard.tasks.kinds.base import Resolved
 from simyard.tasks.packages.install import install
 from simyard.tasks.sessions.fingerprint import needs
 from simyard.tasks.shared.inputs import gather
