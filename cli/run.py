@@ -244,7 +244,7 @@ def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: Live
         else:
             Findings(sessions.site, spec).learn(lease.workload)
         finally:
-            lease.put_aside()
+            lease.keep()
 
 
 @contextmanager

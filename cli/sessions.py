@@ -68,8 +68,8 @@ def start(
         lambda stage: None if as_json else live({"stage": stage, "done": 0, "total": 0}),
     )  # fmt: skip
     if not as_json:
-        live.say(f"{state['session_id']} is ready for jobs of {opened.url()}")
-    emit(state, as_json, lambda state: str(state["session_id"]))
+        live.say(f"{state.session_id} is ready for jobs of {opened.url()}")
+    emit(state.to_json(), as_json, lambda state: str(state["session_id"]))
 
 
 @sessions.command("list")
@@ -92,7 +92,7 @@ def list_sessions(as_json: bool) -> None:
         ">IDLE": idle,
         "PROJECT": lambda state: state["needs"]["project"],
     }
-    states = [state for _, state in kept.alive_sessions(Site.from_env())]
+    states = [state.to_json() for _, state in kept.alive_sessions(Site.from_env())]
     emit_rows(states, as_json, "This machine keeps no simulator warm.", columns)
 
 

@@ -31,8 +31,8 @@ from simyard.tasks.attempt.supervise import Ending, Telemetry, Watched, gpu_and_
 from simyard.tasks.attempt.transfer import Mirror, NodeCache
 from simyard.tasks.cluster.rendezvous import Machines, a_world
 from simyard.tasks.kinds import kind_of
-from simyard.tasks.packages.install import install
-from simyard.tasks.sessions.pool import Lease, Sessions, registering_module
+from simyard.tasks.packages.install import InstalledPackage, install
+from simyard.tasks.sessions.pool import Lease, Sessions
 
 OPEN_TIMEOUT_S = 120.0
 """Opening one checkpoint, torch's import included."""
@@ -168,7 +168,7 @@ class _Attempt:
             self.log("staging", "ok", f"installed {package.name} {package.version}", sha256=package.sha256)
             # A rollout names the module itself.
             if job.kind != "rollout" and not package.task_entry_points and job.import_callback is None:
-                job = replace(job, import_callback=registering_module(package))
+                job = replace(job, import_callback=_registering_module(package))
         self._stage("checking" if workload.is_warm else "importing")
         self.facts = self.lease.check(job, self.paths.overlay if job.packages else None, files)
         self.spec = replace(self.spec, job=job)
@@ -389,3 +389,15 @@ def _versions(facts: Facts) -> dict[str, Any]:
         "image": os.environ.get("SIMYARD_IMAGE"),
         "machine": platform.platform(),
     }
+
+
+def _registering_module(package: InstalledPackage) -> str:
+    """Return the module whose import registers the tasks of a package without an `isaaclab.tasks` entry point."""
+    if len(package.modules) == 1:
+        return package.modules[0]
+    raise RequestError(
+        f"Package {package.name!r} does not say which of its modules registers the task.",
+        code="package_entry_point",
+        advice="Add an `isaaclab.tasks` entry point, or set customEnvironmentCallback to one of: "
+        + ", ".join(package.modules),
+    )
