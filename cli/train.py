@@ -20,7 +20,7 @@ from simyard.cli.options import (
     check_request,
     config_and_settings,
 )
-from simyard.cli.output import JSON_KEYS, Command, end_as_jobs, exit_as
+from simyard.cli.output import Command, end_as_jobs, exit_as, shown_of
 from simyard.core.errors import RequestError
 
 if TYPE_CHECKING:
@@ -157,5 +157,5 @@ def run(configs: tuple[Path, ...], store: str | None, pool: str | None, as_json:
 
     results = run_all(configs, store, pool, quiet=as_json)
     if as_json:
-        click.echo(json.dumps({"jobs": [{key: result[key] for key in JSON_KEYS} for result in results]}))
+        click.echo(json.dumps({"jobs": [shown_of(result) for result in results]}))
     exit_as(results)

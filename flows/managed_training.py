@@ -144,11 +144,11 @@ def _driving(run_id: str, store: str, pool: str | None) -> Iterator[tuple[Loop, 
 
         def on_event(event: Event) -> None:
             logger.info(event.message)
-            given.watcher({"event": event.to_json()})
+            given.on_event(event)
 
         observer = LoopObserver(
             on_event=on_event,
-            on_stage=given.watcher,
+            on_stage=given.on_progress,
             is_canceled=given.canceled,
             desired_state=PrefectButtons(str(flow_run.id)),
         )

@@ -26,11 +26,12 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
 from simyard.blocks.reference import absolute, open_store
-from simyard.core.errors import Category, Failure, RequestError, SimyardError
-from simyard.core.records import JobResult
+from simyard.core.errors import Category, Failure, SimyardError
+from simyard.core.records import Event, JobResult, JobStanding
 from simyard.core.specs import Bounds
 from simyard.requests.jobs import JobRequest
 from simyard.requests.settings import Site
+from simyard.runner.progress import JobProgress
 from simyard.store import keys
 from simyard.tasks import collect as collecting
 from simyard.tasks import launch as launching
@@ -46,6 +47,11 @@ from simyard.tasks.metrics import curves
 from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.shared import history, idempotency
 from simyard.tasks.shared.history import Verdict, load_spec
+
+PROGRESS_EVERY = 50
+"""Progress artifacts are updated when this share of a job, one in so many, is done: each costs a request."""
+ENDING_S = 15.0
+"""Seconds that a canceled attempt in a pool may take to end; half of what Prefect's worker leaves this process."""
 
 
 def worth_another(task: object, run: TaskRun, state: State[Any]) -> bool:
@@ -68,12 +74,6 @@ RETRYING_UNKNOWN: dict[str, Any] = RETRYING | {"retry_condition_fn": worth_anoth
 """The same of one that is repeated after an unknown error too."""
 
 
-PROGRESS_EVERY = 50
-"""Progress artifacts are updated when this share of a job, one in so many, is done: each costs a request."""
-ENDING_S = 15.0
-"""Seconds that a canceled attempt in a pool may take to end; half of what Prefect's worker leaves this process."""
-
-
 def run_request(
     request: JobRequest,
     store: str | None,
@@ -81,7 +81,7 @@ def run_request(
     job_id: str | None,
     base: Path | None,
     idempotency_key: str | None = None,
-) -> dict[str, Any]:
+) -> JobStanding:
     """Take a job to its end, and return its result.
 
     Args:
@@ -98,10 +98,11 @@ def run_request(
     job_id = job_id or keys.job_id_of_run(UUID(flow_run.id), flow_run.scheduled_start_time)
 
     # A job that is staged needs neither its request nor the files that this names.
-    if is_staged(job_id, store):
+    opened = open_store(store)
+    if opened.exists(keys.JobKeys(keys.check_job_id(job_id)).job):
         # One that was canceled goes on when its flow run is run again: somebody wants it now.
         if flow_run.run_count > 1:
-            resolving.take_up(open_store(store), job_id)
+            launching.forget_cancel(opened, job_id)
         return drive(job_id, store, pool)
 
     # Nothing is in the store before the request has proved good; `job.json` comes last, and makes the job exist.
@@ -113,9 +114,9 @@ def run_request(
     return drive(job_id, store, pool)
 
 
-def drive(job_id: str, store: str, pool: str | None) -> dict[str, Any]:
+def drive(job_id: str, store: str, pool: str | None) -> JobResult:
     """Take a staged job to its end, and return its result."""
-    with keeping(job_id, store):
+    with persisting_when_terminated(job_id, store):
         failure = launch(job_id, store, pool or Site.from_env().pool)
     verdict = collect(job_id, store, failure)
     result = persist(job_id, verdict, store)
@@ -126,22 +127,26 @@ def drive(job_id: str, store: str, pool: str | None) -> dict[str, Any]:
 _STATES = {"succeeded": Completed, "failed": Failed, "canceled": Cancelled}
 
 
-def ending(result: dict[str, Any]) -> State[dict[str, Any]]:
+def ending(standing: JobStanding) -> State[dict[str, Any]]:
     """Return the state that says how a job ended, and holds its result."""
-    error = result["error"]
-    message = f"{error['message']} {error['advice']}" if error else f"{result['done']} {result['unit']}s"
-    if result["status"] not in _STATES:
-        message = f"This idempotency key stands for {result['job_id']}, which is {result['status']}."
-    state = _STATES.get(result["status"], Completed)
-    return state(message=message, data=result)
+    error = standing.error
+    message = f"{error.message} {error.advice}" if error else f"{standing.done} {standing.unit}s"
+    if standing.status not in _STATES:
+        message = f"This idempotency key stands for {standing.job_id}, which is {standing.status}."
+    return _STATES.get(standing.status, Completed)(message=message, data=standing.to_json())
+
+
+# --- the caller's own simulators and callbacks ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inline:
     """Callbacks and resources that a caller in the same process gives the flows that it runs."""
 
-    watcher: Callable[[dict[str, Any]], None] = lambda status: None
-    """Callback that takes the job's status, several times a second."""
+    on_progress: Callable[[JobProgress], None] = lambda progress: None
+    """Takes the job's progress, several times a second."""
+    on_event: Callable[[Event], None] = lambda event: None
+    """Takes the events of a managed run."""
     canceled: Callable[[], bool] = lambda: False
     """Says whether the job is to stop."""
     sessions: Sessions
@@ -173,9 +178,7 @@ def sharing() -> Iterator[Inline]:
 _INLINE: ContextVar[Inline | None] = ContextVar("inline", default=None)
 
 
-def is_staged(job_id: str, store: str) -> bool:
-    """Return whether the job is in the store."""
-    return open_store(store).exists(keys.JobKeys(keys.check_job_id(job_id)).job)
+# --- the stages -------------------------------------------------------------------------------------------------------
 
 
 @task(name="resolve", **RETRYING_UNKNOWN)
@@ -184,22 +187,14 @@ def resolve(request: JobRequest, store: str, job_id: str, base: Path | None) -> 
     return resolving.resolve(request, open_store(store), job_id, base)
 
 
-@task(name="take-up", **RETRYING_UNKNOWN)
-def take_up(job_id: str, store: str) -> None:
-    """Check that the job can go on, and forget that somebody canceled it."""
-    opened = open_store(store)
-    resolving.take_up(opened, job_id)
-    launching.refuse_succeeded(opened, job_id)
-
-
 @task(name="claim", **RETRYING_UNKNOWN)
-def claim(resolved: Resolved, key: str, store: str) -> dict[str, Any] | None:
+def claim(resolved: Resolved, key: str, store: str) -> JobStanding | None:
     """Take the idempotency key for this job; return how the job stands that had it before, if one did and exists."""
     opened = open_store(store)
     job_id = idempotency.claim(opened, key, resolved.spec.job_id, idempotency.content_of(resolved.spec))
     if job_id == resolved.spec.job_id or not opened.exists(keys.JobKeys(job_id).job):
         return None
-    return history.job_status(opened, job_id).to_json()
+    return history.standing(opened, job_id)
 
 
 @task(name="stage", **RETRYING_UNKNOWN)
@@ -208,17 +203,25 @@ def stage(resolved: Resolved, store: str) -> None:
     staging.stage(resolved, open_store(store))
 
 
+@task(name="resume", **RETRYING_UNKNOWN)
+def resume(job_id: str, store: str) -> None:
+    """Check that the job can go on, and forget that somebody canceled it."""
+    opened = open_store(store)
+    launching.forget_cancel(opened, job_id)
+    launching.refuse_succeeded(opened, job_id)
+
+
 def launch(job_id: str, store: str, pool: str | None) -> Failure | None:
     """Make attempts until one succeeds or no other is worth it; return the failure that ended them, if any."""
     spec = load_spec(open_store(store), job_id)
     launching.refuse_without_pool(spec, pool)
     state: State[Any] = _attempt.with_options(retries=spec.retries)(job_id, store, pool, return_state=True)
     error = state.result(raise_on_failure=False)
-    if isinstance(error, RequestError) or not isinstance(error, BaseException):
-        return error.failure if isinstance(error, RequestError) else None
     if isinstance(error, SimyardError):
         return error.failure
-    raise error
+    if isinstance(error, BaseException):
+        raise error
+    return None
 
 
 @task(name="launch", retry_delay_seconds=2, retry_condition_fn=worth_another, **PLAIN)
@@ -228,12 +231,13 @@ def _attempt(job_id: str, store: str, pool: str | None) -> None:
     spec = load_spec(opened, job_id)
     logger = get_run_logger()
     with sharing() as given:
+        # An attempt that began while Prefect was imported is joined; one that has succeeded is not made again.
         begun = given.head_start if given.head_start and given.head_start.is_first_of(job_id) else None
         if begun is None and launching.is_done(spec, opened):
             return
         import_plotting()
         observer = Observer(
-            progress=_Progress(job_id, given.watcher),
+            progress=_ProgressArtifact(job_id, given.on_progress),
             lines=lambda lines: logger.info("\n".join(lines)),
             canceled=given.canceled,
             why_stopped=why_stopped,
@@ -247,14 +251,14 @@ def _attempt(job_id: str, store: str, pool: str | None) -> None:
 
 
 @contextmanager
-def keeping(job_id: str, store: str) -> Iterator[None]:
+def persisting_when_terminated(job_id: str, store: str) -> Iterator[None]:
     """Persist the job's outputs if this process is asked to end meanwhile and no later process will do it."""
     try:
         yield
     except TerminationSignal as error:
         failure = why_stopped(error)
         canceled = failure.category is Category.CANCELED
-        if not canceled and launching.TAKEN_UP in flow_run.tags:
+        if not canceled and launching.AUTO_RESUME in flow_run.tags:
             raise  # it goes on elsewhere
         opened = open_store(store)
         spec = load_spec(opened, job_id)
@@ -272,34 +276,31 @@ def collect(job_id: str, store: str, failure: Failure | None) -> Verdict:
 
 
 @task(name="persist", **RETRYING_UNKNOWN)
-def persist(job_id: str, verdict: Verdict, store: str) -> dict[str, Any]:
+def persist(job_id: str, verdict: Verdict, store: str) -> JobResult:
     """Persist the outputs of the job; the manifest comes last."""
     opened = open_store(store)
-    return persisting.persist(load_spec(opened, job_id), verdict, opened).to_json()
+    return persisting.persist(load_spec(opened, job_id), verdict, opened)
 
 
 @task(name="report", **RETRYING_UNKNOWN)
-def report(result: dict[str, Any], store: str) -> None:
+def report(result: JobResult, store: str) -> None:
     """Publish the report in the Prefect UI."""
-    reporting.report(JobResult.from_json(result), open_store(store))
+    reporting.report(result, open_store(store))
 
 
-class _Progress:
-    """Passes every status on, and some of them to a progress artifact, from a thread of its own."""
+class _ProgressArtifact:
+    """Passes progress on, and updates an artifact by some of it, from a thread of its own."""
 
-    def __init__(self, job_id: str, watcher: Callable[[dict[str, Any]], None]) -> None:
-        self._watcher = watcher
+    def __init__(self, job_id: str, on_progress: Callable[[JobProgress], None]) -> None:
+        self._on_progress = on_progress
         self._shown = 0
         self._artifact = create_progress_artifact(0.0, key=f"{job_id}-progress", description="Work done")
 
-    def __call__(self, status: dict[str, Any]) -> None:
-        self._watcher(status)
-        part = PROGRESS_EVERY * status["done"] // max(status["total"], 1)
+    def __call__(self, progress: JobProgress) -> None:
+        self._on_progress(progress)
+        part = PROGRESS_EVERY * progress.done // max(progress.total, 1)
         if part > self._shown:
             self._shown = part
-            percent = 100.0 * status["done"] / status["total"]
+            percent = 100.0 * progress.done / progress.total
             # The supervisor must not wait for a server that is slow or away.
-            threading.Thread(target=self._update, args=(percent,), daemon=True).start()
-
-    def _update(self, percent: float) -> None:
-        update_progress_artifact(self._artifact, percent)  # type: ignore[arg-type]
+            threading.Thread(target=update_progress_artifact, args=(self._artifact, percent), daemon=True).start()

@@ -23,7 +23,7 @@ from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES, get_library
 from simyard.runner.simulators import ADAPTERS, get_adapter
 from simyard.store import keys
 from simyard.store.store import Store
-from simyard.tasks.kinds.base import Resolved, frame
+from simyard.tasks.kinds.base import Resolved, common_fields
 from simyard.tasks.kinds.policy_sources import find_policies, inherit, training_of
 from simyard.tasks.kinds.rollout import resolve_rollout
 from simyard.tasks.shared import history
@@ -96,7 +96,7 @@ def _task_frame(request: TaskRequest, job_id: str, base: Path) -> Resolved:
         inputs.append(find_input(package, base, "customEnvironment"))
         inspect(inputs[0].path)
     section = request.section
-    spec = frame(
+    spec = common_fields(
         request,
         job_id,
         kind="",
@@ -167,13 +167,6 @@ def _with_policies(wanted: PolicyConfig, frame: Resolved, store: Store, base: Pa
     if trained_by is not None:
         spec = inherit(spec, trained_by, wanted.task)
     return Resolved(spec, (*frame.inputs, *found.inputs))
-
-
-def take_up(store: Store, job_id: str) -> JobSpec:
-    """Read the spec of a job that is to go on, and forget that somebody canceled it."""
-    spec = load_spec(store, job_id)
-    store.delete(keys.JobKeys(job_id).cancel)
-    return spec
 
 
 def _resume(resume: Resume, store: Store, base: Path, library: str) -> tuple[ResumePoint, LocalInput | None]:

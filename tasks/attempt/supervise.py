@@ -60,7 +60,6 @@ class Ending:
     """Exit code of the process; None when it was killed by `signal`."""
     signal: str | None
     watched: Watched
-    ended: float
     leaving: str | None
     """Reason for taking no other job, in words; None where the process waits for one."""
 
@@ -91,28 +90,34 @@ def supervise(
     tails = [_Tail(paths.stdout), _Tail(paths.stderr)]
     try:
         while not workload.job_ended(POLL_S):
+            # What it has printed is all that it says of its progress.
             _read(tails, seen, reader)
+            # A cancel, a dead machine, or no progress for too long ends it.
             seen.stopped_because = watch(seen) or _impatience(seen, limits, time.monotonic())
             if seen.stopped_because:
                 break
     except BaseException:
+        # This process must end, and soon: it leaves nothing running.
         workload.end(min(limits.term_grace_s, HURRIED_GRACE_S))
         raise
+
+    # After the end marker the work is done, and what still runs is known to hang in its own clean-up.
     if seen.stopped_because or workload.leaving:
-        # After the end marker the work is done, and what still runs is known to hang in its own clean-up.
         workload.end(0.0 if seen.end_marker else limits.term_grace_s)
+
+    # Its last lines: most failures are explained there.
     _read(tails, seen, reader)
     code = workload.code
     return Ending(
         exit_code=code if code >= 0 else None,
         signal=signal.Signals(-code).name if code < 0 else None,
         watched=seen,
-        ended=time.monotonic(),
         leaving=workload.leaving,
     )
 
 
 def _read(tails: list[_Tail], seen: Watched, reader: Reader) -> None:
+    """Take note of what was printed since the last look: the end marker, known causes of failures, progress."""
     now = time.monotonic()
     for tail in tails:
         for line in tail.lines():
@@ -129,11 +134,11 @@ def _read(tails: list[_Tail], seen: Watched, reader: Reader) -> None:
             if (progress := reader.read(line)) is None:
                 continue
             seen.reward = progress.reward if progress.reward is not None else seen.reward
-            if (progress.done or 0) > seen.done:
+            done, step = progress.done or 0, progress.step or 0
+            if done > seen.done:
                 seen.activity = None
-            if (progress.done or 0) > seen.done or (progress.step or 0) > seen.step:
-                seen.done = max(seen.done, progress.done or 0)
-                seen.step = max(seen.step, progress.step or 0)
+            if done > seen.done or step > seen.step:
+                seen.done, seen.step = max(seen.done, done), max(seen.step, step)
                 seen.first_progress = seen.first_progress or now
                 seen.last_progress = now
 

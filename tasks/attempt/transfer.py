@@ -32,8 +32,8 @@ INTERVAL_S = 5.0
 """Seconds that the store may lie behind, plus the time of one upload."""
 
 
-class Mirror:
-    """One attempt's way to the store. Everything is written whole; nothing below the attempt has a second writer."""
+class AttemptUploader:
+    """Sends an attempt's files. Everything is written whole; nothing below the attempt has a second writer."""
 
     def __init__(
         self,
@@ -71,15 +71,15 @@ class Mirror:
         self._on_lines = on_lines
         self._log_offset = 0
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="mirror", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name="uploader", daemon=True)
 
     def start(self) -> None:
-        """Begin to carry, every few seconds, on a thread of its own: a slow store never slows the simulation."""
+        """Begin to send, every few seconds, on a thread of its own: a slow store never slows the simulation."""
         self._sync()
         self._thread.start()
 
     def finish(self) -> None:
-        """Stop the thread and carry what is left.
+        """Stop the thread and send what is left.
 
         Raises:
             SimyardError: If the store still cannot be written.
@@ -105,7 +105,7 @@ class Mirror:
         self._try(self._beat)
 
     def _sync(self) -> None:
-        self._try(self._carry_all, self._beat)
+        self._try(self._send_all, self._beat)
 
     def _try(self, *steps: Callable[[], None]) -> None:
         try:
@@ -118,9 +118,9 @@ class Mirror:
         except OSError as error:
             self.problem = StoreError(f"Cannot read what the attempt left: {error}.", code="unreadable")
 
-    def _carry_all(self) -> None:
+    def _send_all(self) -> None:
         for path, name in self._files():
-            self._carry(path, name)
+            self._send(path, name)
         self._forward_log()
 
     def _beat(self) -> None:
@@ -129,7 +129,7 @@ class Mirror:
             self.cancel_requested.set()
 
     def _files(self) -> Iterator[tuple[Path, str]]:
-        """Yield the files to carry, each with its artifact name."""
+        """Yield the files to send, each with its artifact name."""
         root = self._paths
         for path in (
             root.runner_log,
@@ -148,7 +148,7 @@ class Mirror:
             if path.is_file() and not any(part.startswith(".") for part in name.parts):
                 yield path, str(name)
 
-    def _carry(self, path: Path, name: str) -> None:
+    def _send(self, path: Path, name: str) -> None:
         try:
             now = path.stat()
         except FileNotFoundError:

@@ -16,6 +16,7 @@ from prefect.exceptions import ObjectNotFound
 from simyard.core.errors import RequestError, WorkloadError
 from simyard.core.specs import JobSpec
 from simyard.deployments import limit_of_pool, limit_of_project
+from simyard.runner.progress import JobProgress
 from simyard.tasks.attempt.attempt import CANCELED, Observer
 from simyard.tasks.kinds import kind_of
 
@@ -105,6 +106,6 @@ def _limits(client: SyncPrefectClient, need: int, *names: str | None) -> list[st
     return found
 
 
-def _waiting(spec: JobSpec) -> dict[str, object]:
+def _waiting(spec: JobSpec) -> JobProgress:
     kind = kind_of(spec)
-    return {"stage": "waiting for a GPU", "done": 0, "total": kind.total(spec), "unit": kind.unit, "reward": None}
+    return JobProgress(stage="waiting for a GPU", total=kind.total(spec), unit=kind.unit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -11,10 +12,11 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, TerminationSignal
 
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError, unknown
-from simyard.core.records import Outcome
+from simyard.core.records import AttemptStatus, Outcome
 from simyard.core.specs import JobSpec
 from simyard.deployments import QUEUES
 from simyard.deployments.apply import ensure_pool_flow
+from simyard.runner.progress import JobProgress
 from simyard.store.keys import AttemptKeys, JobKeys
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import CANCELED, Observer
@@ -140,7 +142,7 @@ def _wait(
         patience=PATIENCE,
         is_canceled=lambda: observer.canceled() or store.exists(job.cancel),
         cancel=lambda: ask_to_cancel(store, spec.job_id),
-        on_look=lambda state, status: observer.progress(dict(status) if status else _not_begun(spec, state)),
+        on_look=lambda state, status: observer.progress(_progress(spec, state, status)),
         poll_s=lambda waited_s: POLL_S,
     )
     ending = watch.wait()
@@ -169,11 +171,14 @@ def _now(client: SyncPrefectClient, runs: list[FlowRun]) -> list[FlowRun]:
     return [by_id.get(run.id, run) for run in runs]
 
 
-def _not_begun(spec: JobSpec, state: State[Any]) -> dict[str, Any]:
-    """Return the progress of an attempt that has written no heartbeat yet."""
+def _progress(spec: JobSpec, state: State[Any], heartbeat: Mapping[str, Any] | None) -> JobProgress:
+    """Return the progress of an attempt, which may have written no heartbeat yet."""
+    if heartbeat:
+        now = AttemptStatus.from_json(dict(heartbeat))
+        return JobProgress(stage=now.stage, done=now.done, total=now.total, unit=now.unit, reward=now.reward)
     stage = "waiting for a worker" if state.is_scheduled() else "starting"
     kind = kind_of(spec)
-    return {"stage": stage, "done": 0, "total": kind.total(spec), "unit": kind.unit, "reward": None}
+    return JobProgress(stage=stage, total=kind.total(spec), unit=kind.unit)
 
 
 def _without_outcome(run: FlowRun, ending: Ending[Any], *, begun: bool) -> Failure:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
-from simyard.core.artifacts import EPISODES, EVALUATION_CONFIG, RETURNS, SUMMARY
+from simyard.core.artifacts import EPISODES, EVALUATION_CONFIG, RETURNS
 from simyard.core.records import JobResult
 from simyard.core.specs import JobSpec
-from simyard.store.store import Store
-from simyard.tasks.kinds.base import Kind
-from simyard.tasks.shared.documents import Keeper, interval, number
-from simyard.tasks.shared.history import Artifact, Verdict
+from simyard.tasks.kinds.base import Figures, Kind, read_file
+from simyard.tasks.shared.artifact_writer import Keeper
+from simyard.tasks.shared.text import interval, number
+from simyard.tasks.shared.verdict import Verdict
 
 
 class EvaluationKind(Kind):
@@ -29,19 +28,15 @@ class EvaluationKind(Kind):
         assert spec.evaluation is not None
         return spec.evaluation.num_episodes * len(spec.policies)
 
-    def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> dict[str, Any]:
-        """Draw the returns; return the summary."""
-        summary = read_output(keeper.store, verdict.artifacts, SUMMARY.name)
-        if not summary:
-            return {}
-        episodes = read_rows(keeper.store, verdict.artifacts, EPISODES.name)
-        draw_returns(episodes, summary, spec.name, keeper.scratch / RETURNS.name)
-        keeper.add(RETURNS)
-        return summary
-
-    def reward(self, spec: JobSpec, figures: dict[str, Any]) -> float | None:
-        """Return the mean return, of several policies the best one's."""
-        return float(figures["return"]["mean"]) if figures else None
+    def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> Figures:
+        """Draw the returns; return the summary's figures."""
+        figures = super().keep(spec, verdict, keeper)
+        if figures.summary:
+            rows = read_file(keeper.store, verdict.artifacts, EPISODES.name) or ""
+            episodes = list(csv.DictReader(rows.splitlines()))
+            draw_returns(episodes, figures.summary, spec.name, keeper.scratch / RETURNS.name)
+            keeper.add(RETURNS)
+        return figures
 
     def headline(self, result: JobResult) -> str:
         """Return the figures that matter."""
@@ -55,18 +50,6 @@ class EvaluationKind(Kind):
             f"{result.done} of {result.total} episodes, mean return {number(returns['mean'])} "
             f"{interval(returns['interval_95'])}, success {rate}{best}"
         )
-
-
-def read_output(store: Store, artifacts: tuple[Artifact, ...], name: str) -> dict[str, Any]:
-    """Return a JSON file that the workload left; empty when it left none."""
-    key = next((artifact.key for artifact in artifacts if artifact.name == name), None)
-    return dict(json.loads(store.get_bytes(key))) if key else {}
-
-
-def read_rows(store: Store, artifacts: tuple[Artifact, ...], name: str) -> list[dict[str, str]]:
-    """Return the rows of a CSV file that the workload left."""
-    key = next((artifact.key for artifact in artifacts if artifact.name == name), None)
-    return list(csv.DictReader(store.get_bytes(key).decode().splitlines())) if key else []
 
 
 def draw_returns(episodes: list[dict[str, str]], summary: dict[str, Any], title: str, path: Path) -> None:

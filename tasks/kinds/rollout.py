@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from simyard.core.artifacts import RENDER, ROLLOUT, SUBMISSION, SUMMARY
+from simyard.core.artifacts import RENDER, ROLLOUT, SUBMISSION
 from simyard.core.errors import RequestError
 from simyard.core.records import JobResult, Outcome
 from simyard.core.specs import Asset, InputFile, JobSpec, PolicyFile, ResumePoint, Rollout
@@ -19,9 +19,8 @@ from simyard.runner.assets.robot_files import main_file
 from simyard.runner.recording.packing import pack
 from simyard.runner.rl import DEFAULT_LIBRARY
 from simyard.store.store import Store
-from simyard.tasks.attempt.transfer import Mirror
-from simyard.tasks.kinds.base import Kind, Resolved, frame, lacking
-from simyard.tasks.kinds.evaluate import read_output
+from simyard.tasks.attempt.transfer import AttemptUploader
+from simyard.tasks.kinds.base import Figures, Kind, Resolved, common_fields, lacking
 from simyard.tasks.kinds.policy_sources import find_policies, inherit, training_of
 from simyard.tasks.packages.modules import require_module
 from simyard.tasks.shared.artifact_writer import Keeper
@@ -31,16 +30,18 @@ from simyard.tasks.shared.verdict import Artifact, Verdict
 
 RECORDING = "recording.zarr"
 """Folder of the arrays while they are written, below an attempt's files."""
+GROUND = "ground"
+"""The built-in scene of a rollout that names none."""
 
 
-class _RolloutMirror(Mirror):
+class _RolloutUploader(AttemptUploader):
     """Sends the arrays while they are written: what tells their lengths goes after what it speaks of."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._sent_lengths: dict[Path, bytes] = {}
 
-    def _carry_all(self) -> None:
+    def _send_all(self) -> None:
         folder = self._paths.recording
         found = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
         # Read before the shards are sent: what is written meanwhile is not spoken of yet.
@@ -50,12 +51,12 @@ class _RolloutMirror(Mirror):
         names = {path: f"{RECORDING}/{path.relative_to(folder)}" for path in found}
         for path in found:
             if path not in lengths:
-                self._carry(path, names[path])
+                self._send(path, names[path])
         for path, data in lengths.items():
             if self._sent_lengths.get(path) != data:
                 self._store.put_bytes(self._keys.file(names[path]), data)
                 self._sent_lengths[path] = data
-        super()._carry_all()
+        super()._send_all()
 
 
 class RolloutKind(Kind):
@@ -65,7 +66,7 @@ class RolloutKind(Kind):
     unit = "step"
     reward_name = "mean return"
     config = SUBMISSION
-    mirror_type = _RolloutMirror
+    uploader_type = _RolloutUploader
     rebuilt = (f"{RECORDING}/",)
 
     def total(self, spec: JobSpec) -> int:
@@ -85,15 +86,17 @@ class RolloutKind(Kind):
         problems = super().missing(spec, outcome, artifacts)
         return problems + (lacking([RENDER.name], artifacts) if spec.rollout.video else [])
 
-    def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> dict[str, Any]:
-        """Return the summary; where the workload could not pack its arrays, pack what it had sent of them."""
-        if not any(artifact.name == ROLLOUT.name for artifact in verdict.artifacts):
-            _keep_recording(verdict, keeper)
-        return read_output(keeper.store, verdict.artifacts, SUMMARY.name)
-
-    def reward(self, spec: JobSpec, figures: dict[str, Any]) -> float | None:
-        """Return the mean return of the episodes, where rewards were recorded."""
-        return float(figures["return"]["mean"]) if figures and figures["return"] else None
+    def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> Figures:
+        """Return the summary's figures; where the workload could not pack its arrays, pack what it had sent of them."""
+        if verdict.chain and not any(artifact.name == ROLLOUT.name for artifact in verdict.artifacts):
+            sent = verdict.chain[-1][0].keys.file(RECORDING)
+            folder = keeper.scratch / "recording"
+            for entry in keeper.store.list(sent):
+                keeper.store.get_file(entry.key, folder / entry.key.removeprefix(f"{sent}/"))
+            if folder.exists():
+                pack(folder, keeper.scratch / ROLLOUT.name)
+                keeper.add(ROLLOUT)
+        return super().keep(spec, verdict, keeper)
 
     def headline(self, result: JobResult) -> str:
         """Return the size and the success rate of the recording, in a few words."""
@@ -105,24 +108,6 @@ class RolloutKind(Kind):
         if summary["episodes"] is None:
             return f"{len(summary['keys'])} arrays of the task's own"
         return f"{summary['episodes']} episodes, {summary['recorded_steps']:,} steps, success {success}"
-
-
-def _keep_recording(verdict: Verdict, keeper: Keeper) -> None:
-    """Make one file of the shards that the last attempt sent before it died."""
-    last = verdict.chain[-1][0] if verdict.chain else None
-    if last is None:
-        return
-    prefix = last.keys.file(RECORDING) + "/"
-    folder = keeper.scratch / "recording"
-    for entry in keeper.store.list(last.keys.file(RECORDING)):
-        keeper.store.get_file(entry.key, folder / entry.key.removeprefix(prefix))
-    if folder.exists():
-        pack(folder, keeper.scratch / ROLLOUT.name)
-        keeper.add(ROLLOUT)
-
-
-GROUND = "ground"
-"""The built-in scene of a rollout that names none."""
 
 
 def resolve_rollout(request: SubmitRequest, job_id: str, store: Store, base: Path) -> Resolved:
@@ -146,7 +131,7 @@ def resolve_rollout(request: SubmitRequest, job_id: str, store: Store, base: Pat
         task_module=lab.task_module if lab else None,
         task_args=lab.task_args if lab else {},
     )
-    spec = frame(
+    spec = common_fields(
         request,
         job_id,
         kind="rollout",

@@ -30,6 +30,7 @@ from simyard.core.records import (
 )
 from simyard.core.specs import JobSpec
 from simyard.requests.settings import Site
+from simyard.runner.progress import JobProgress
 from simyard.store.keys import JobKeys, RunKeys
 from simyard.store.store import Store
 from simyard.tasks import launch
@@ -74,8 +75,8 @@ class LoopObserver:
     """The caller's side of a loop: what it is told, and what it asks for."""
 
     on_event: Callable[[Event], None] = lambda event: None
-    on_stage: Callable[[dict[str, Any]], None] = lambda status: None
-    """Called with the status at each new stage, for a live line."""
+    on_stage: Callable[[JobProgress], None] = lambda progress: None
+    """Called at each new stage, for a live line."""
     is_canceled: Callable[[], bool] = lambda: False
     desired_state: Callable[[], DesiredState] = lambda: "run"
     """Returns the state that somebody asks for elsewhere than in the store; it may take long to answer."""
@@ -127,7 +128,7 @@ class Loop:
     def show(self, stage: str) -> None:
         """Set the current stage, and pass it to the observer."""
         self._stage = stage
-        self._on_stage({"stage": stage, "done": 0, "total": 0})
+        self._on_stage(JobProgress(stage=stage))
 
     # What may be begun
 

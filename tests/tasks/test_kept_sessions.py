@@ -222,8 +222,8 @@ def test_a_caller_that_talks_nonsense_is_let_go(kept, nonsense):
 
 
 def cancel_after(iterations):
-    seen = {"done": 0}
-    return Observer(progress=lambda status: seen.update(status), canceled=lambda: seen["done"] >= iterations)
+    seen = []
+    return Observer(progress=seen.append, canceled=lambda: bool(seen) and seen[-1].done >= iterations)
 
 
 @pytest.mark.parametrize(

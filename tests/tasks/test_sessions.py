@@ -125,8 +125,8 @@ def test_many_jobs_leave_nothing_open(machine):
 
 
 def cancel_after(iterations):
-    seen = {"done": 0}
-    return Observer(progress=lambda status: seen.update(status), canceled=lambda: seen["done"] >= iterations)
+    seen = []
+    return Observer(progress=seen.append, canceled=lambda: bool(seen) and seen[-1].done >= iterations)
 
 
 @pytest.mark.parametrize(
