@@ -27,25 +27,11 @@ from simyard.core.files import read_json, sha256_of, write_json
 from simyard.core.paths import AttemptPaths
 from simyard.core.records import Opened, WorkloadAccount
 from simyard.core.specs import AttemptSpec, Bounds, Facts
-from simyard.runner import event_writers
+from simyard.runner import event_writers, messages
 from simyard.runner.adapter import Adapter
 from simyard.runner.imported import LoadedCode, Status, installed
 from simyard.runner.isolation import Isolation, flush_c_streams, memory_bytes
-from simyard.runner.messages import (
-    Check,
-    Checked,
-    Done,
-    Found,
-    ImportAll,
-    Imported,
-    Message,
-    Refused,
-    RunAttempt,
-    Stale,
-    TellFindings,
-    encode,
-    parse,
-)
+from simyard.runner.messages import Message
 from simyard.runner.rl import Library, Scale, get_library
 from simyard.runner.simulators import get_adapter
 from simyard.runner.workload import TOKEN, kill_family
@@ -71,19 +57,19 @@ def serve(control: socket.socket, simulator: str, library: str | None, bounds: B
     session = _Session(adapter, bounds, packages)
     while True:
         try:
-            request = parse(requests.get(timeout=bounds.idle_s))
+            request = messages.parse(requests.get(timeout=bounds.idle_s))
         except queue.Empty:
             with suppress(OSError):  # for a supervisor that takes this process just now
-                control.sendall(encode(Stale(leaving=f"it had no job for {bounds.idle_s:.0f} s")))
+                control.sendall(messages.encode(messages.Stale(leaving=f"it had no job for {bounds.idle_s:.0f} s")))
             _leave(0)
         reply = session.answer(request)
-        control.sendall(encode(replace(reply, request=request.request)))
+        control.sendall(messages.encode(replace(reply, request=request.request)))
 
         # A process that has failed, or has served enough, makes room for a new one.
-        if isinstance(reply, Stale | Done) and reply.leaving is not None:
-            _leave(reply.code if isinstance(reply, Done) else 0)
+        if isinstance(reply, messages.Stale | messages.Done) and reply.leaving is not None:
+            _leave(reply.code if isinstance(reply, messages.Done) else 0)
         # While the supervisor still prepares the job that was checked.
-        if isinstance(reply, Checked):
+        if isinstance(reply, messages.Checked):
             adapter.import_rest()
 
 
@@ -112,35 +98,37 @@ class _Session:
     def answer(self, request: Message) -> Message:
         """Serve a request; a reply with `leaving` is the last one, and gives the reason."""
         match request:
-            case ImportAll():
+            case messages.ImportAll():
                 self.adapter.import_rest()
-                return Imported(only_one_job=self.adapter.only_one_job())
-            case Check():
+                return messages.Imported(only_one_job=self.adapter.only_one_job())
+            case messages.Check():
                 return self._check(request)
-            case TellFindings():
-                return Found(findings=self.adapter.findings(), evidence={**self.code.evidence(), **self.packages})
-            case RunAttempt():
+            case messages.TellFindings():
+                return messages.Found(
+                    findings=self.adapter.findings(), evidence={**self.code.evidence(), **self.packages}
+                )
+            case messages.RunAttempt():
                 return self._run(AttemptPaths(Path(request.root)))
         raise ValueError(f"no request of a workload: {request}")
 
-    def _check(self, request: Check) -> Message:
+    def _check(self, request: messages.Check) -> Message:
         """Check a job, in the code that is on the disk now."""
         if changed := self.code.changed():
-            return Stale(leaving=f"{changed} is not what it was when it was imported")
+            return messages.Stale(leaving=f"{changed} is not what it was when it was imported")
         overlay = Path(request.overlay) if request.overlay else None
         files = {digest: Path(path) for digest, path in request.files.items()}
         self.isolation.begin()
         try:
-            return Checked(facts=self.adapter.check(request.job, overlay, files))
+            return messages.Checked(facts=self.adapter.check(request.job, overlay, files))
         except Exception as error:
             if not isinstance(error, SimyardError):
                 traceback.print_exc()
-            return Refused(failure=_failure(error))
+            return messages.Refused(failure=_failure(error))
         finally:
             self.isolation.end(overlay, _top_level(request.job.import_callback))
             self.code.remember()
 
-    def _run(self, paths: AttemptPaths) -> Done:
+    def _run(self, paths: AttemptPaths) -> messages.Done:
         """Run an attempt between two looks at the process, and say whether it may serve another."""
         attempt = AttemptSpec.from_json(read_json(paths.spec))
         self.isolation.begin()
@@ -158,7 +146,7 @@ class _Session:
         if leaving is None:  # what follows takes a moment
             leaving = self.isolation.left_over() or self.adapter.left_over()
             self.code.remember()
-        return Done(code=code, leaving=leaving, memory_bytes=memory)
+        return messages.Done(code=code, leaving=leaving, memory_bytes=memory)
 
 
 def run(paths: AttemptPaths) -> tuple[int, str | None]:

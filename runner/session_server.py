@@ -26,18 +26,8 @@ from simyard.core.files import AttemptPaths, read_json, write_json
 from simyard.core.records import WorkloadAccount
 from simyard.core.specs import AttemptSpec, Bounds, JobSpec
 from simyard.core.wire import Wire
-from simyard.runner.messages import (
-    Borrow,
-    Done,
-    EndWorkload,
-    Exited,
-    Lent,
-    LineSocket,
-    NotLent,
-    RunAttempt,
-    SessionFingerprint,
-    StopSession,
-)
+from simyard.runner import messages
+from simyard.runner.messages import LineSocket, SessionFingerprint
 from simyard.runner.workload import ChildWorkload, Workload, has_token
 
 PREPARE_S = 1800.0
@@ -162,7 +152,7 @@ def kept_sessions(folder: Path) -> list[tuple[SessionFolder, SessionState]]:
 class LentWorkload(Workload):
     """A kept session's workload, seen from a supervisor that has it for now."""
 
-    def __init__(self, folder: SessionFolder, lines: LineSocket, lent: Lent) -> None:
+    def __init__(self, folder: SessionFolder, lines: LineSocket, lent: messages.Lent) -> None:
         super().__init__(lines, lent.token, folder.log)
         self.session_id = lent.session_id
         self.jobs = lent.jobs
@@ -176,11 +166,11 @@ class LentWorkload(Workload):
         except OSError:
             return None
         try:
-            lines.send(Borrow(needs=fingerprint))
+            lines.send(messages.Borrow(needs=fingerprint))
             reply = lines.receive(GREETING_S)
         except (OSError, EOFError, ValueError):  # a server of another version says it in its own words
             reply = None
-        if not isinstance(reply, Lent):
+        if not isinstance(reply, messages.Lent):
             lines.close()
             return None
         return cls(folder, lines, reply)
@@ -213,7 +203,7 @@ class LentWorkload(Workload):
         if self._ended:
             return
         with suppress(OSError):
-            self._lines.send(EndWorkload(grace_s=grace_s))
+            self._lines.send(messages.EndWorkload(grace_s=grace_s))
         ended = False
         deadline = time.monotonic() + grace_s + GREETING_S
         while not ended and time.monotonic() < deadline:
@@ -353,7 +343,7 @@ class _SessionServer:
                     selector.register(self.borrower, selectors.EVENT_READ)
                 ready = {key.fileobj for key, _ in selector.select(POLL_S)}
             if workload in ready and (message := workload.next_message()) is not None:
-                if isinstance(message, Done):
+                if isinstance(message, messages.Done):
                     self.running = False
                     self._note(jobs=self.state.jobs + 1, memory_bytes=message.memory_bytes, used_at=time.time())
                 if self.borrower is not None:  # it knows the replies to its requests by their ids
@@ -376,7 +366,7 @@ class _SessionServer:
         if self.borrower is not None:
             workload.end(0.0)
             with suppress(OSError):
-                self.borrower.send(Exited(code=workload.code))
+                self.borrower.send(messages.Exited(code=workload.code))
             self._part(self.borrower)
 
     def _hear_borrower(self, borrower: LineSocket, workload: ChildWorkload) -> None:
@@ -390,10 +380,10 @@ class _SessionServer:
             elif workload.leaving is None:
                 self._note(state="ready")
             return
-        if isinstance(message, EndWorkload):
+        if isinstance(message, messages.EndWorkload):
             workload.end(message.grace_s)
         elif message is not None:
-            self.running = self.running or isinstance(message, RunAttempt)
+            self.running = self.running or isinstance(message, messages.RunAttempt)
             with suppress(OSError):  # that it is gone shows when it is listened to
                 workload.forward(message)
 
@@ -403,12 +393,12 @@ class _SessionServer:
         caller = LineSocket(stream)
         try:
             message = caller.receive(GREETING_S)
-            if isinstance(message, StopSession):
+            if isinstance(message, messages.StopSession):
                 self.stopping = True
-            elif isinstance(message, Borrow):
+            elif isinstance(message, messages.Borrow):
                 if not (self.borrower or self.stopping) and message.needs == self.spec.needs:
                     caller.send(
-                        Lent(
+                        messages.Lent(
                             token=workload.token, pid=workload.pid, jobs=self.state.jobs,
                             session_id=self.spec.session_id,
                         )
@@ -416,7 +406,7 @@ class _SessionServer:
                     self.borrower = caller
                     self._note(state="busy")
                     return
-                caller.send(NotLent())
+                caller.send(messages.NotLent())
         except (OSError, EOFError, ValueError):  # whoever it was, it is gone
             pass
         caller.close()

@@ -18,21 +18,8 @@ from pathlib import Path
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError, known_failure
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import Bounds, Facts, JobSpec
-from simyard.runner.messages import (
-    Check,
-    Checked,
-    Done,
-    Exited,
-    Found,
-    ImportAll,
-    Imported,
-    LineSocket,
-    Message,
-    Refused,
-    RunAttempt,
-    Stale,
-    TellFindings,
-)
+from simyard.runner import messages
+from simyard.runner.messages import LineSocket, Message
 
 TOKEN = "SIMYARD_WORKLOAD"
 
@@ -92,8 +79,8 @@ class Workload:
         Raises:
             WorkloadError: If it ends or does not answer in time.
         """
-        reply = self._ask(ImportAll(), timeout_s)
-        assert isinstance(reply, Imported)
+        reply = self._ask(messages.ImportAll(), timeout_s)
+        assert isinstance(reply, messages.Imported)
         return reply.only_one_job
 
     def check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path], timeout_s: float) -> Facts:
@@ -110,22 +97,22 @@ class Workload:
         if self._checked is not None and self._checked[0] == asked and self.is_waiting:
             return self._checked[1]
         here = {digest: str(path) for digest, path in files.items()}
-        reply = self._ask(Check(job=job, overlay=str(overlay) if overlay else None, files=here), timeout_s)
-        if isinstance(reply, Refused):
+        reply = self._ask(messages.Check(job=job, overlay=str(overlay) if overlay else None, files=here), timeout_s)
+        if isinstance(reply, messages.Refused):
             failure = reply.failure
             raise RequestError(failure.message, code=failure.code, advice=failure.advice)
-        assert isinstance(reply, Checked)
+        assert isinstance(reply, messages.Checked)
         self._checked = (asked, reply.facts)
         return reply.facts
 
-    def findings(self, timeout_s: float) -> Found:
+    def findings(self, timeout_s: float) -> messages.Found:
         """Return the findings of its checks about the environment, and the files they came from.
 
         Raises:
             WorkloadError: If the process ends or does not answer in time.
         """
-        reply = self._ask(TellFindings(), timeout_s)
-        assert isinstance(reply, Found)
+        reply = self._ask(messages.TellFindings(), timeout_s)
+        assert isinstance(reply, messages.Found)
         return reply
 
     def run(self, paths: AttemptPaths) -> None:
@@ -134,7 +121,7 @@ class Workload:
         self._checked = None
         self._busy = True
         try:
-            self._send(RunAttempt(root=str(paths.root)))
+            self._send(messages.RunAttempt(root=str(paths.root)))
         except OSError as error:
             raise self._died() from error
 
@@ -143,7 +130,7 @@ class Workload:
         try:
             message = self._receive(timeout_s)
         except EOFError:
-            message = Exited(code=self._exit_code())
+            message = messages.Exited(code=self._exit_code())
         if message is None:
             return False
         self._note_end(message)
@@ -153,11 +140,11 @@ class Workload:
         """Record the end of a job or of the process."""
         self._busy = False
         match message:
-            case Done():
+            case messages.Done():
                 self.code, self.leaving = message.code, message.leaving
-            case Stale():  # it went before it had the job
+            case messages.Stale():  # it went before it had the job
                 self.code, self.leaving = 0, message.leaving
-            case Exited():
+            case messages.Exited():
                 self.code, self._exited = message.code, True
                 self.leaving = self.leaving or f"it ended with {describe_exit(self.code)}"
 
@@ -200,10 +187,10 @@ class Workload:
                         advice="The machine may be overloaded; its output so far is in workload.log.",
                     )
                 )
-            case Exited():
+            case messages.Exited():
                 self._note_end(reply)
                 raise self._died()
-            case Stale():
+            case messages.Stale():
                 self.leaving = reply.leaving
                 raise StaleWorkloadError(
                     Failure(
@@ -300,9 +287,9 @@ class ChildWorkload(Workload):
         try:
             message = self._lines.receive(0.0)
         except EOFError:
-            self._note_end(Exited(code=self._exit_code()))
+            self._note_end(messages.Exited(code=self._exit_code()))
             return None
-        if isinstance(message, Done | Stale) and message.leaving:
+        if isinstance(message, messages.Done | messages.Stale) and message.leaving:
             self._note_end(message)
         return message
 

@@ -174,7 +174,6 @@ class _Attempt:
 
         # From here on a thread sends what the job writes; a later attempt reads this one's events by the facts.
         self.uploader = self._new_uploader()
-        self.uploader.note(facts=self.facts)
         self._begin_stage("launching")
         self.uploader.start()
         if not workload.is_warm:

@@ -17,7 +17,7 @@ from simyard.core.errors import SimyardError, StoreError
 from simyard.core.files import replacing
 from simyard.core.paths import AttemptPaths
 from simyard.core.records import AttemptStatus
-from simyard.core.specs import AttemptSpec, InputFile
+from simyard.core.specs import AttemptSpec, Facts, InputFile
 from simyard.store.failures import on_disk
 from simyard.store.keys import AttemptKeys, JobKeys
 from simyard.store.locks import held
@@ -40,6 +40,7 @@ class AttemptUploader:
         store: Store,
         attempt: AttemptSpec,
         paths: AttemptPaths,
+        facts: Facts | None,
         *,
         unit: str,
         total: int,
@@ -55,6 +56,7 @@ class AttemptUploader:
             reward=None,
             **this_process(),
             began_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            facts=facts,
         )
         """The heartbeat; `note` changes it."""
         self.cancel_requested = threading.Event()
@@ -131,16 +133,8 @@ class AttemptUploader:
     def _files(self) -> Iterator[tuple[Path, str]]:
         """Yield the files to send, each with its artifact name."""
         root = self._paths
-        for path in (
-            root.runner_log,
-            root.staging_log,
-            root.user_log,
-            root.stdout,
-            root.stderr,
-            root.telemetry,
-            root.diagnostics,
-            root.versions,
-        ):
+        logs = (root.runner_log, root.staging_log, root.user_log, root.stdout, root.stderr)
+        for path in (*logs, root.telemetry, root.diagnostics, root.versions):
             yield path, path.name
         for path in sorted(root.output.rglob("*")):
             name = path.relative_to(root.output)

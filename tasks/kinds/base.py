@@ -106,7 +106,7 @@ class Kind:
     ) -> AttemptUploader:
         """Return the uploader of the attempt's files."""
         total = self.total(attempt.job)
-        return self.uploader_type(store, attempt, paths, unit=self.unit, total=total, on_lines=on_lines)
+        return self.uploader_type(store, attempt, paths, facts, unit=self.unit, total=total, on_lines=on_lines)
 
     def missing(self, spec: JobSpec, outcome: Outcome, artifacts: tuple[Artifact, ...]) -> list[str]:
         """Return the missing parts of a job that reports a success, in words."""

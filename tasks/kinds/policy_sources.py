@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from simyard.core.artifacts import METRICS, NORMALIZER
@@ -20,18 +20,9 @@ from simyard.tasks.shared.history import load_spec
 from simyard.tasks.shared.inputs import LocalInput, find_input, is_file
 
 
-@dataclass(frozen=True, kw_only=True)
-class FoundPolicies:
-    """The policies, and the training job that they come from."""
-
-    policies: tuple[PolicyFile, ...]
-    """Fewest iterations first."""
-    inputs: tuple[LocalInput, ...] = ()
-    """Files that the store may not have yet."""
-    trained_by: JobSpec | None = None
-
-
-def find_policies(config: PolicyConfig, trained_by: JobSpec | None, store: Store, base: Path) -> FoundPolicies:
+def find_policies(
+    config: PolicyConfig, trained_by: JobSpec | None, store: Store, base: Path
+) -> tuple[tuple[PolicyFile, ...], tuple[LocalInput, ...]]:
     """Find the policies that a request points to.
 
     Args:
@@ -39,6 +30,9 @@ def find_policies(config: PolicyConfig, trained_by: JobSpec | None, store: Store
         trained_by: The frozen job of `config.from_job`, if that is given.
         store: Where that job lives.
         base: Folder of the config.
+
+    Returns:
+        The policies, fewest iterations first; and files that the store may not have yet.
 
     Raises:
         RequestError: If there is no such checkpoint.
@@ -50,34 +44,32 @@ def find_policies(config: PolicyConfig, trained_by: JobSpec | None, store: Store
             code="wrong_library",
             advice=f"Leave rlLibrary out, or set it to {trained_by.library!r}.",
         )
+
+    # A file that the request names, relative to the config's folder or to the one above, which holds the whole asset.
+    found: LocalInput | None = None
     for reference, field in (
         (config.checkpoint_path, "checkpointPath"),
         (config.policy_s3_uri, "policyS3Uri"),
         (config.policy_path, "policyPath"),
     ):
-        if reference is not None:
-            found = find_input(reference, _folder_of(reference, base), field)
-            policy = PolicyFile(checkpoint=found.file, iteration=library.iteration_in_name(found.path.name))
-            return FoundPolicies(policies=(policy,), inputs=(found,))
-    if config.from_job is not None:
+        if reference is not None and found is None:
+            above = not is_file(base / reference) and is_file(base.parent / reference)
+            found = find_input(reference, base.parent if above else base, field)
+
+    # A job, or else the newest checkpoint beside the config.
+    if found is None and config.from_job is not None:
         assert trained_by is not None
-        chosen = _of_job(config.from_job, trained_by, store, library)
-        return FoundPolicies(policies=tuple(chosen), trained_by=trained_by)
-    beside = discover(base, library.name)
-    if not beside:
-        raise RequestError(
-            f"No checkpoint of {library.name!r} beside the config, in {str(base)!r}.",
-            code="no_checkpoint",
-            advice="Give checkpointPath, policyS3Uri, policyPath or fromJob.",
-        )
-    found = find_input(beside[-1].name, beside[-1].parent, "checkpointPath")
-    policy = PolicyFile(checkpoint=found.file, iteration=library.iteration_in_name(found.path.name))
-    return FoundPolicies(policies=(policy,), inputs=(found,))
-
-
-def _folder_of(reference: str, base: Path) -> Path:
-    """Return the folder a relative path starts from: the config's, or the one above, which holds the whole asset."""
-    return base.parent if not is_file(base / reference) and is_file(base.parent / reference) else base
+        return tuple(_of_job(config.from_job, trained_by, store, library)), ()
+    if found is None:
+        beside = discover(base, library.name)
+        if not beside:
+            raise RequestError(
+                f"No checkpoint of {library.name!r} beside the config, in {str(base)!r}.",
+                code="no_checkpoint",
+                advice="Give checkpointPath, policyS3Uri, policyPath or fromJob.",
+            )
+        found = find_input(beside[-1].name, beside[-1].parent, "checkpointPath")
+    return (PolicyFile(checkpoint=found.file, iteration=library.iteration_in_name(found.path.name)),), (found,)
 
 
 def _of_job(wanted: FromJob, spec: JobSpec, store: Store, library: Library) -> list[PolicyFile]:

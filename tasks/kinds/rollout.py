@@ -199,7 +199,7 @@ class _Inputs:
         trained_by = training_of(policy.from_job, self._store)
         assert trained_by is not None
         wanted = PolicyConfig(from_job=policy.from_job, rl_library=policy.rl_library)
-        policies = find_policies(wanted, trained_by, self._store, self._base).policies
+        policies, _ = find_policies(wanted, trained_by, self._store, self._base)
         return replace(inherit(spec, trained_by, spec.task), policies=policies)
 
     def _checked(self, asset: Asset) -> Asset:

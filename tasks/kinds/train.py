@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from simyard.core.artifacts import (
     CHECKPOINTS,
@@ -35,120 +36,16 @@ from simyard.tasks.shared.history import PastAttempt
 from simyard.tasks.shared.verdict import Artifact, Verdict
 
 
-class TrainingKind(Kind):
-    """A policy is trained."""
-
-    name = "train"
-    unit = "iteration"
-    reward_name = "final reward"
-    config = TRAINING_CONFIG
-    rebuilt = (METRICS.name, METRICS_TIME.name, CHECKPOINTS.name)
-
-    def total(self, spec: JobSpec) -> int:
-        """Return the iterations the policy has seen in the end."""
-        return spec.last_iteration
-
-    def inputs(self, spec: JobSpec, resume: ResumePoint | None) -> list[InputFile]:
-        """Return the checkpoint to resume from."""
-        return [resume.checkpoint] if resume else []
-
-    def reader(self, attempt: AttemptSpec, facts: Facts) -> Reader:
-        """Return the reader of the library's output."""
-        job = attempt.job
-        scale = Scale(num_envs=job.num_envs, rollout=facts.rollout)
-        return training_reader(get_library(job.library), scale, attempt.start_iteration)
-
-    def uploader(
-        self,
-        store: Store,
-        attempt: AttemptSpec,
-        paths: AttemptPaths,
-        facts: Facts | None,
-        on_lines: Callable[[list[str]], None],
-    ) -> TrainingUploader:
-        """Return the uploader that sends checkpoints and metrics too."""
-        scale = Scale(num_envs=attempt.job.num_envs, rollout=facts.rollout if facts else 1)
-        return TrainingUploader(store, attempt, paths, get_library(attempt.job.library), scale, on_lines=on_lines)
-
-    def missing(self, spec: JobSpec, outcome: Outcome, artifacts: tuple[Artifact, ...]) -> list[str]:
-        """Ask for the last iteration's checkpoint, the very file that was opened, and for metrics."""
-        problems = lacking((*promised(self.name), *([WORLD.name] if spec.ranks > 1 else [])), artifacts)
-        final = [a for a in artifacts if a.kind == CHECKPOINTS.kind and a.iteration == spec.last_iteration]
-        if not final:
-            problems.append(f"no checkpoint of iteration {spec.last_iteration}")
-        elif outcome.opened and outcome.opened[-1].sha256 != final[-1].sha256:
-            problems.append(f"{final[-1].name} is not the file that was opened")
-        if not any(artifact.kind == EVENTS.kind for artifact in artifacts):
-            problems.append("no metrics: the library wrote no TensorBoard events")
-        return problems
-
-    def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> Figures:
-        """Make metrics and curves anew, from the event files of all attempts."""
-        library, scratch = get_library(spec.library), keeper.scratch
-        table = MetricsTable()
-        for attempt, takeover in verdict.chain:
-            _add_events(table, spec, library, attempt, takeover, keeper)
-        summary = table.summary()
-        if not summary:
-            return Figures()
-        table.write_csv(scratch / METRICS.name)
-        keeper.add(METRICS)
-        if table.write_time_csv(scratch / METRICS_TIME.name):
-            keeper.add(METRICS_TIME)
-        (scratch / METRICS_SUMMARY.name).write_text(json.dumps(summary, indent=2, allow_nan=False), encoding="utf-8")
-        keeper.add(METRICS_SUMMARY)
-        if curves.draw(table.columns(), library.reward_tag, spec.name, scratch / CURVES.name):
-            keeper.add(CURVES)
-        final = summary[library.reward_tag]["final"]["value"] if library.reward_tag in summary else None
-        return Figures(reward=None if final is None else float(final), metrics=summary)
-
-    def headline(self, result: JobResult) -> str:
-        """Return the iterations done and the final reward."""
-        reward = "" if result.reward is None else f", final reward {result.reward:.2f}"
-        return f"{result.done} of {result.total} iterations{reward}"
-
-
-def _add_events(
-    table: MetricsTable,
-    spec: JobSpec,
-    library: Library,
-    attempt: PastAttempt,
-    takeover: int | None,
-    keeper: Keeper,
-) -> None:
-    """Add the events of an attempt, up to the iteration at which a later one took over."""
-    if attempt.facts is None:
-        return
-    scale = Scale(num_envs=spec.num_envs, rollout=attempt.facts.rollout)
-    offset = library.step_offset(attempt.status.start_iteration if attempt.status else 0, scale)
-    prefix = attempt.keys.file(EVENTS.name.removesuffix("/"))
-    for entry in keeper.store.list(prefix):
-        new = EventReader(keeper.fetch(entry.key)).read_new()
-        if takeover is not None:
-            new = {tag: series.before(library.first_step(tag, takeover, scale) - offset) for tag, series in new.items()}
-        # One folder a job, whatever each attempt called its run: the tags keep their names.
-        # `rsl_rl/cartpole/2026-01-01_10-00-00/rank_1` becomes `rsl_rl/rank_1`.
-        folder = entry.key.removeprefix(prefix + "/").split("/")[:-1]
-        table.add("/".join(folder[:1] + folder[3:]), new, offset)
-
-
 class TrainingUploader(AttemptUploader):
-    """Checks every checkpoint before it goes, and keeps an index of those that went."""
+    """Checks every checkpoint before it goes, and keeps an index of those that went; its metrics are one table."""
 
     def __init__(
-        self,
-        store: Store,
-        attempt: AttemptSpec,
-        paths: AttemptPaths,
-        library: Library,
-        scale: Scale,
-        *,
-        on_lines: Callable[[list[str]], None],
+        self, store: Store, attempt: AttemptSpec, paths: AttemptPaths, facts: Facts | None, **more: Any
     ) -> None:
-        super().__init__(store, attempt, paths, unit="iteration", total=attempt.job.last_iteration, on_lines=on_lines)
+        super().__init__(store, attempt, paths, facts, **more)
         self.checkpoints: list[CheckpointRecord] = []
-        self._library = library
-        self._scale = scale
+        self._library = library = get_library(attempt.job.library)
+        self._scale = scale = Scale(num_envs=attempt.job.num_envs, rollout=facts.rollout if facts else 1)
         self._metrics = LiveMetrics(
             paths.work / "logs", step_offset=library.step_offset(attempt.start_iteration, scale)
         )
@@ -227,3 +124,89 @@ class TrainingUploader(AttemptUploader):
             return True
         finally:
             copy.unlink()
+
+
+class TrainingKind(Kind):
+    """A policy is trained."""
+
+    name = "train"
+    unit = "iteration"
+    reward_name = "final reward"
+    config = TRAINING_CONFIG
+    uploader_type = TrainingUploader
+    rebuilt = (METRICS.name, METRICS_TIME.name, CHECKPOINTS.name)
+
+    def total(self, spec: JobSpec) -> int:
+        """Return the iterations the policy has seen in the end."""
+        return spec.last_iteration
+
+    def inputs(self, spec: JobSpec, resume: ResumePoint | None) -> list[InputFile]:
+        """Return the checkpoint to resume from."""
+        return [resume.checkpoint] if resume else []
+
+    def reader(self, attempt: AttemptSpec, facts: Facts) -> Reader:
+        """Return the reader of the library's output."""
+        job = attempt.job
+        scale = Scale(num_envs=job.num_envs, rollout=facts.rollout)
+        return training_reader(get_library(job.library), scale, attempt.start_iteration)
+
+    def missing(self, spec: JobSpec, outcome: Outcome, artifacts: tuple[Artifact, ...]) -> list[str]:
+        """Ask for the last iteration's checkpoint, the very file that was opened, and for metrics."""
+        problems = lacking((*promised(self.name), *([WORLD.name] if spec.ranks > 1 else [])), artifacts)
+        final = [a for a in artifacts if a.kind == CHECKPOINTS.kind and a.iteration == spec.last_iteration]
+        if not final:
+            problems.append(f"no checkpoint of iteration {spec.last_iteration}")
+        elif outcome.opened and outcome.opened[-1].sha256 != final[-1].sha256:
+            problems.append(f"{final[-1].name} is not the file that was opened")
+        if not any(artifact.kind == EVENTS.kind for artifact in artifacts):
+            problems.append("no metrics: the library wrote no TensorBoard events")
+        return problems
+
+    def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> Figures:
+        """Make metrics and curves anew, from the event files of all attempts."""
+        library, scratch = get_library(spec.library), keeper.scratch
+        table = MetricsTable()
+        for attempt, takeover in verdict.chain:
+            _add_events(table, spec, library, attempt, takeover, keeper)
+        summary = table.summary()
+        if not summary:
+            return Figures()
+        table.write_csv(scratch / METRICS.name)
+        keeper.add(METRICS)
+        if table.write_time_csv(scratch / METRICS_TIME.name):
+            keeper.add(METRICS_TIME)
+        (scratch / METRICS_SUMMARY.name).write_text(json.dumps(summary, indent=2, allow_nan=False), encoding="utf-8")
+        keeper.add(METRICS_SUMMARY)
+        if curves.draw(table.columns(), library.reward_tag, spec.name, scratch / CURVES.name):
+            keeper.add(CURVES)
+        final = summary[library.reward_tag]["final"]["value"] if library.reward_tag in summary else None
+        return Figures(reward=None if final is None else float(final), metrics=summary)
+
+    def headline(self, result: JobResult) -> str:
+        """Return the iterations done and the final reward."""
+        reward = "" if result.reward is None else f", final reward {result.reward:.2f}"
+        return f"{result.done} of {result.total} iterations{reward}"
+
+
+def _add_events(
+    table: MetricsTable,
+    spec: JobSpec,
+    library: Library,
+    attempt: PastAttempt,
+    takeover: int | None,
+    keeper: Keeper,
+) -> None:
+    """Add the events of an attempt, up to the iteration at which a later one took over."""
+    if attempt.facts is None:
+        return
+    scale = Scale(num_envs=spec.num_envs, rollout=attempt.facts.rollout)
+    offset = library.step_offset(attempt.status.start_iteration if attempt.status else 0, scale)
+    prefix = attempt.keys.file(EVENTS.name.removesuffix("/"))
+    for entry in keeper.store.list(prefix):
+        new = EventReader(keeper.fetch(entry.key)).read_new()
+        if takeover is not None:
+            new = {tag: series.before(library.first_step(tag, takeover, scale) - offset) for tag, series in new.items()}
+        # One folder a job, whatever each attempt called its run: the tags keep their names.
+        # `rsl_rl/cartpole/2026-01-01_10-00-00/rank_1` becomes `rsl_rl/rank_1`.
+        folder = entry.key.removeprefix(prefix + "/").split("/")[:-1]
+        table.add("/".join(folder[:1] + folder[3:]), new, offset)
