@@ -122,7 +122,7 @@ def watch_job(store: Store, job_id: str, *, quiet: bool) -> JobStanding:
     history.load_spec(store, job_id)
     live, follower = LiveLine(quiet=quiet), LogFollower(store, job_id, LOGS, FIRST_LINES)
     while True:
-        standing = history.standing(store, job_id)
+        standing = history.job_status(store, job_id)
         if not quiet:
             for name, line in follower.new_lines(standing.attempts):
                 live.say(f"{name}: {line}")

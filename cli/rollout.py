@@ -48,7 +48,7 @@ def rollout(
     if idempotency_key is not None:
         job_id = idempotency.claim(opened, idempotency_key, job_id, idempotency.content_of(resolved.spec))
         if opened.exists(keys.JobKeys(job_id).job):
-            followed = watch_job(opened, job_id, quiet=as_json) if wait else history.standing(opened, job_id)
+            followed = watch_job(opened, job_id, quiet=as_json) if wait else history.job_status(opened, job_id)
             end_as_job(followed, as_json)
         resolved = replace(resolved, spec=replace(resolved.spec, job_id=job_id))
     if wait:
@@ -57,4 +57,4 @@ def rollout(
     # A process of its own takes the job to its end; it outlives this one and its terminal.
     stage(resolved, opened)
     run_detached(job_id, ["jobs", "resume", job_id], reference, pool, site)
-    end_as_job(history.standing(opened, job_id), as_json)
+    end_as_job(history.job_status(opened, job_id), as_json)

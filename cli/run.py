@@ -101,7 +101,7 @@ def resume(job_id: str, reference: str | None, pool: str | None, *, quiet: bool)
     site, reference, store = open_site(reference)
     spec = load_spec(store, job_id)
     refuse_succeeded(store, job_id)
-    if (pool or site.pool) is None and history.standing(store, job_id).status == "running":
+    if (pool or site.pool) is None and history.job_status(store, job_id).status == "running":
         known_s = PATIENCE.supervisor.silence_s
         raise RequestError(
             f"{job_id} is still running.",

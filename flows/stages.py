@@ -43,7 +43,7 @@ from simyard.tasks.attempt.attempt import Observer
 from simyard.tasks.cluster import pool_launch as pools
 from simyard.tasks.cluster.cancellation import why_stopped
 from simyard.tasks.kinds.base import Resolved
-from simyard.tasks.metrics import curves
+from simyard.tasks.metrics.table import import_plotting
 from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.shared import history, idempotency
 from simyard.tasks.shared.history import Verdict, load_spec
@@ -194,7 +194,7 @@ def claim(resolved: Resolved, key: str, store: str) -> JobStanding | None:
     job_id = idempotency.claim(opened, key, resolved.spec.job_id, idempotency.content_of(resolved.spec))
     if job_id == resolved.spec.job_id or not opened.exists(keys.JobKeys(job_id).job):
         return None
-    return history.standing(opened, job_id)
+    return history.job_status(opened, job_id)
 
 
 @task(name="stage", **RETRYING_UNKNOWN)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from simyard.core.errors import RequestError
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts, JobSpec
 from simyard.runner.rl import LIBRARIES
 

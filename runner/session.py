@@ -20,11 +20,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from simyard.core.errors import Category, Failure, SimyardError, Stopped
-from simyard.core.files import read_json, sha256_of, write_json
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths, read_json, sha256_of, write_json
 from simyard.core.records import Opened, WorkloadAccount
 from simyard.core.specs import AttemptSpec, Bounds, Facts
 from simyard.runner import event_writers, messages
@@ -33,6 +32,7 @@ from simyard.runner.imported import LoadedCode, Status, installed
 from simyard.runner.isolation import Isolation, flush_c_streams, memory_bytes
 from simyard.runner.messages import Message
 from simyard.runner.rl import Library, Scale, get_library
+from simyard.runner.rl.base import tensors_of
 from simyard.runner.simulators import get_adapter
 from simyard.runner.workload import TOKEN, kill_family
 
@@ -293,21 +293,8 @@ def open_checkpoint(path: Path, library: Library) -> Opened:
     record = Opened(name=path.name, sha256=None, tensors=0, finite=None, error=None)
     try:
         record = replace(record, sha256=sha256_of(path))
-        tensors = [tensor for part in library.load_own(path) for tensor in _tensors(part)]
+        tensors = [tensor for part in library.load_own(path) for _, tensor in tensors_of("", part)]
         finite = all(bool(tensor.isfinite().all()) for tensor in tensors)
         return replace(record, tensors=len(tensors), finite=finite)
     except Exception as error:
         return replace(record, error=f"{type(error).__name__}: {error}")
-
-
-def _tensors(value: Any) -> Iterator[Any]:
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)

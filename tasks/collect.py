@@ -9,7 +9,7 @@ from simyard.core.specs import JobSpec
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.kinds import kind_of
 from simyard.tasks.shared import history
-from simyard.tasks.shared.verdict import Artifact, Verdict
+from simyard.tasks.shared.history import Artifact, Verdict
 
 
 def collect(spec: JobSpec, store: Store, failure: Failure | None = None) -> Verdict:

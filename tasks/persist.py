@@ -47,10 +47,12 @@ def persist(spec: JobSpec, verdict: Verdict, store: Store) -> JobResult:
             keeper.add(made)
 
         # The report speaks of the result, and the result names the report.
-        result = documents.result(spec, verdict, store.url(job.prefix), figures)
-        if spec.ranks > 1:
-            result = replace(result, summary={"scaling": scaling(spec, store)})
-        (scratch / REPORT.name).write_text(documents.report(spec, verdict, result, figures), encoding="utf-8")
+        result = documents.result(kind, spec, verdict, store.url(job.prefix), figures)
+        gained = scaling(spec, store) if spec.ranks > 1 else None
+        if gained:
+            result = replace(result, summary={"scaling": gained.to_json()})
+        report = documents.report(kind, spec, verdict, result, figures, gained)
+        (scratch / REPORT.name).write_text(report, encoding="utf-8")
         keeper.add(REPORT)
     result = replace(result, artifacts=tuple(sorted(keeper.entries, key=lambda entry: entry.name)))
     store.put_record(job.result, result)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from simyard.core.artifacts import METRICS_SUMMARY
 from simyard.core.errors import RequestError, unknown
-from simyard.core.specs import Evaluation, Export, ResumePoint
+from simyard.core.specs import Answer, Evaluation, Export, JointLimits, ResumePoint
 from simyard.requests.jobs import (
     EvaluateRequest,
     ExportRequest,
@@ -134,7 +134,7 @@ def _export(request: ExportRequest, common: Resolved, store: Store, base: Path) 
         other_physics=wanted.other_physics,
         action_limits={joint: JointLimits(**limits.model_dump()) for joint, limits in wanted.action_limits.items()},
         answers={
-            item: {**answer.model_dump(mode="json"), "at": common.spec.created_at}
+            item: Answer(**answer.model_dump(), at=common.spec.created_at)
             for item, answer in wanted.checklist_answers.items()
         },
     )

@@ -18,8 +18,11 @@ from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from simyard.core.errors import RequestError, unknown
-from simyard.core.specs import Facts, JobSpec
+from simyard.core.specs import SAFE_GLOBALS, Facts, JobSpec
 from simyard.runner.adapter import device_of, versions
+from simyard.runner.evaluation.episode_statistics import TERMINATED, TIME_OUT
+from simyard.runner.exporting.checklist import parse_answers
+from simyard.runner.exporting.evidence import parse_limits
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab.overrides import TaskConfig
 from simyard.runner.rl import LIBRARIES, Library, Scale

@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from simyard.core.errors import RequestError, unknown
-from simyard.core.specs import Facts, JobSpec, Rollout
+from simyard.core.errors import RequestError, WorkloadError, unknown
+from simyard.core.files import AttemptPaths
+from simyard.core.specs import AttemptSpec, Facts, JobSpec, Rollout
 from simyard.runner.adapter import device_of, versions
 from simyard.runner.assets.robot_files import main_file
 from simyard.runner.isaaclab import lookup as isaaclab_lookup

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from simyard.core.errors import Category, Failure
-from simyard.core.files import write_json
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths, write_json
 from simyard.core.records import Outcome, WorkloadAccount
 from simyard.tasks.attempt.supervise import Ending
 

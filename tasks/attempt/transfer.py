@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from simyard.core.errors import SimyardError, StoreError
-from simyard.core.files import replacing
-from simyard.core.paths import AttemptPaths
-from simyard.core.records import AttemptStatus
+from simyard.core.files import AttemptPaths, held, replacing
+from simyard.core.records import AttemptStatus, this_process
 from simyard.core.specs import AttemptSpec, Facts, InputFile
-from simyard.store.failures import on_disk
+from simyard.store.backend import on_disk
 from simyard.store.keys import AttemptKeys, JobKeys
-from simyard.store.locks import held
 from simyard.store.store import READ_BYTES, Store
-from simyard.tasks.shared.heartbeat import Heartbeat, own_beat
+from simyard.tasks.shared.heartbeat import HeartbeatWriter
 
 _STYLING = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _DECORATION = re.compile(r"[\s\u2580-\u259f#=_-]*")

@@ -9,16 +9,16 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from simyard.core.artifacts import SUMMARY, ArtifactType, promised
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths
 from simyard.core.records import JobResult, Outcome
 from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, Limits, ResumePoint
 from simyard.requests.jobs import JobRequest
 from simyard.runner.progress import Reader, counting_reader
 from simyard.store.store import Store
 from simyard.tasks.attempt.transfer import AttemptUploader
-from simyard.tasks.shared.artifact_writer import Keeper
+from simyard.tasks.shared.documents import Keeper
+from simyard.tasks.shared.history import Artifact, Verdict
 from simyard.tasks.shared.inputs import LocalInput
-from simyard.tasks.shared.verdict import Artifact, Verdict
 
 
 @dataclass(frozen=True)

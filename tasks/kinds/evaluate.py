@@ -10,9 +10,8 @@ from simyard.core.artifacts import EPISODES, EVALUATION_CONFIG, RETURNS
 from simyard.core.records import JobResult
 from simyard.core.specs import JobSpec
 from simyard.tasks.kinds.base import Figures, Kind, read_file
-from simyard.tasks.shared.artifact_writer import Keeper
-from simyard.tasks.shared.text import interval, number
-from simyard.tasks.shared.verdict import Verdict
+from simyard.tasks.shared.documents import Keeper, interval, number
+from simyard.tasks.shared.history import Verdict
 
 
 class EvaluationKind(Kind):

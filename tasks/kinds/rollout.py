@@ -23,10 +23,9 @@ from simyard.tasks.attempt.transfer import AttemptUploader
 from simyard.tasks.kinds.base import Figures, Kind, Resolved, common_fields, lacking
 from simyard.tasks.kinds.policy_sources import find_policies, inherit, training_of
 from simyard.tasks.packages.modules import require_module
-from simyard.tasks.shared.artifact_writer import Keeper
-from simyard.tasks.shared.assets import asset_file, find_asset
-from simyard.tasks.shared.inputs import LocalInput, find_input, gather
-from simyard.tasks.shared.verdict import Artifact, Verdict
+from simyard.tasks.shared.documents import Keeper
+from simyard.tasks.shared.history import Artifact, Verdict
+from simyard.tasks.shared.inputs import LocalInput, asset_file, find_asset, find_input, gather
 
 RECORDING = "recording.zarr"
 """Folder of the arrays while they are written, below an attempt's files."""

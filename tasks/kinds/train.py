@@ -20,7 +20,7 @@ from simyard.core.artifacts import (
     WORLD,
     promised,
 )
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths
 from simyard.core.records import CheckpointRecord, JobResult, Outcome, by_iteration
 from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint
 from simyard.runner.progress import Reader, training_reader
@@ -28,12 +28,10 @@ from simyard.runner.rl import Library, Scale, get_library
 from simyard.store.store import Store, sha256_file
 from simyard.tasks.attempt.transfer import AttemptUploader
 from simyard.tasks.kinds.base import Figures, Kind, lacking
-from simyard.tasks.metrics import curves
 from simyard.tasks.metrics.events import EventReader
-from simyard.tasks.metrics.table import LiveMetrics, MetricsTable
-from simyard.tasks.shared.artifact_writer import Keeper
-from simyard.tasks.shared.history import PastAttempt
-from simyard.tasks.shared.verdict import Artifact, Verdict
+from simyard.tasks.metrics.table import LiveMetrics, MetricsTable, draw_curves
+from simyard.tasks.shared.documents import Keeper
+from simyard.tasks.shared.history import Artifact, PastAttempt, Verdict
 
 
 class TrainingUploader(AttemptUploader):
@@ -177,7 +175,7 @@ class TrainingKind(Kind):
             keeper.add(METRICS_TIME)
         (scratch / METRICS_SUMMARY.name).write_text(json.dumps(summary, indent=2, allow_nan=False), encoding="utf-8")
         keeper.add(METRICS_SUMMARY)
-        if curves.draw(table.columns(), library.reward_tag, spec.name, scratch / CURVES.name):
+        if draw_curves(table.columns(), library.reward_tag, spec.name, scratch / CURVES.name):
             keeper.add(CURVES)
         final = summary[library.reward_tag]["final"]["value"] if library.reward_tag in summary else None
         return Figures(reward=None if final is None else float(final), metrics=summary)

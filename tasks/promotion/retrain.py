@@ -14,6 +14,7 @@ from simyard.store import keys
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.kinds.policy_sources import newest_training
+from simyard.tasks.shared.documents import REPORTS
 from simyard.tasks.shared.history import load_spec
 
 

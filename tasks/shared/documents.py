@@ -12,22 +12,148 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from simyard.core.artifacts import ArtifactType
 from simyard.core.records import ArtifactEntry, JobResult, Manifest
 from simyard.core.specs import JobSpec
-from simyard.tasks.kinds import kind_of
-from simyard.tasks.kinds.base import Figures
-from simyard.tasks.shared.history import PastAttempt
-from simyard.tasks.shared.scaling import in_words
-from simyard.tasks.shared.templates import REPORTS
-from simyard.tasks.shared.verdict import Verdict
+from simyard.store.keys import JobKeys
+from simyard.store.store import Store, sha256_file
+from simyard.tasks.shared.history import Artifact, PastAttempt, Verdict
+from simyard.tasks.shared.usage import Scaling
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from simyard.tasks.kinds.base import Kind
+    from simyard.tasks.kinds.base import Figures, Kind
 
 DASH = "–"  # noqa: RUF001 - it stands where nothing was measured
 
 
-def result(spec: JobSpec, verdict: Verdict, url: str, figures: Figures) -> JobResult:
+def number(value: float | None) -> str:
+    """Return four digits, or that it was not measured."""
+    return "not measured" if value is None else f"{value:.4g}"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} B"
+
+
+def interval(bounds: list[float] | None) -> str:
+    """Return an interval as `[low, high]`."""
+    return "not measured" if bounds is None else f"[{bounds[0]:.4g}, {bounds[1]:.4g}]"
+
+
+def shown(value: Any) -> str:
+    """Return a value for a table: four digits of a fraction, a dash for None."""
+    if value is None or value == "":
+        return DASH
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def span(seconds: float | None) -> str | None:
+    """Return a length of time."""
+    if seconds is None:
+        return None
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
+
+
+def moment(text: str | None) -> str | None:
+    """Return a moment that is written in ISO 8601."""
+    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M} UTC" if text else None
+
+
+class Templates:
+    """The templates of a folder; Jinja2 is imported when the first one is rendered.
+
+    Args:
+        folder: Where they lie.
+        filters: Functions that format a value, by the name that templates use.
+    """
+
+    def __init__(self, folder: Path, **filters: Callable[..., str]) -> None:
+        self._folder = folder
+        self._filters = filters
+
+    @cached_property
+    def environment(self) -> Environment:
+        """The environment, in which a name that is not given is an error."""
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+        environment = Environment(
+            loader=FileSystemLoader(self._folder),
+            autoescape=lambda name: name is None or not name.endswith(".md.j2"),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+        )
+        environment.filters.update(self._filters)
+        return environment
+
+    def render(self, template: str, /, **given: Any) -> str:
+        """Return the text of a template.
+
+        Args:
+            template: Name of its file.
+            given: The values it shows.
+        """
+        return self.environment.get_template(template).render(given)
+
+
+REPORTS = Templates(
+    Path(__file__).parents[1] / "templates",
+    number=number,
+    interval=interval,
+    rate=lambda value: "not measured" if value is None else f"{value:.3f}",
+)
+"""The reports: one template for each kind of job, for managed runs and for retrainings."""
+
+
+@dataclass
+class Keeper:
+    """One verdict's files."""
+
+    store: Store
+    job: JobKeys
+    scratch: Path
+    entries: list[ArtifactEntry] = field(default_factory=list)
+    fetched: dict[str, Path] = field(default_factory=dict)
+
+    def fetch(self, key: str) -> Path:
+        """Return a local copy of an object; each is read from the store once."""
+        if key not in self.fetched:
+            local = self.scratch / f"fetched-{len(self.fetched)}"
+            self.store.get_file(key, local)
+            self.fetched[key] = local
+        return self.fetched[key]
+
+    def copy(self, artifact: Artifact) -> None:
+        """Keep a file that an attempt left; one without a digest is read to get it."""
+        digest = artifact.sha256 or sha256_file(self.fetch(artifact.key))
+        self.store.copy(artifact.key, self.job.artifact(artifact.name))
+        self.entries.append(
+            ArtifactEntry(
+                name=artifact.name, kind=artifact.kind, size_bytes=artifact.size_bytes, sha256=digest,
+                iteration=artifact.iteration, parent=artifact.parent,
+            )
+        )  # fmt: skip
+
+    def add(self, made: ArtifactType) -> None:
+        """Keep a file that was made in the scratch folder under its artifact name."""
+        path = self.scratch / made.name
+        self.store.put_file(self.job.artifact(made.name), path)
+        size = path.stat().st_size
+        self.entries.append(ArtifactEntry(name=made.name, kind=made.kind, size_bytes=size, sha256=sha256_file(path)))
+
+
+def result(kind: Kind, spec: JobSpec, verdict: Verdict, url: str, figures: Figures) -> JobResult:
     """Return the result of the job; `artifacts` is filled in when they are kept."""
     outcome = verdict.outcome
     return JobResult(
@@ -61,7 +187,27 @@ def manifest(spec: JobSpec, ended: JobResult) -> Manifest:
     )
 
 
-def report(spec: JobSpec, verdict: Verdict, ended: JobResult, figures: Figures) -> str:
+class AttemptRow(NamedTuple):
+    """A row of the report's table of attempts; None where the attempt has not said."""
+
+    number: int
+    start: int | None
+    done: int | None
+    ending: str
+
+    @classmethod
+    def of(cls, attempt: PastAttempt) -> AttemptRow:
+        """Return the row of an attempt."""
+        known, ending = attempt.latest, "ended without reporting an outcome"
+        if attempt.outcome:
+            ending = attempt.failure.message if attempt.failure else attempt.outcome.status
+        start, done = (known.start_iteration, known.done) if known else (None, None)
+        return cls(attempt.number, start, done, ending)
+
+
+def report(
+    kind: Kind, spec: JobSpec, verdict: Verdict, ended: JobResult, figures: Figures, gained: Scaling | None
+) -> str:
     """Return the report as Markdown, by the template of the kind.
 
     Args:

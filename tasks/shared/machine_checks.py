@@ -32,9 +32,9 @@ FREE_BYTES = 10 * 10**9
 _NVIDIA_ASSETS = "https://omniverse-content-production.s3-us-west-2.amazonaws.com"
 _LOOK = """
 import json
-from simyard.runner.isaaclab import lookup, scripts
+from simyard.runner.isaaclab import lookup
 from simyard.runner.adapter import versions
-root = scripts.root()
+root = lookup.scripts_folder()
 print(json.dumps({
     "scripts": root and str(root), "kit_less": lookup.kit_less(), "versions": versions("cpu"),
 }))

@@ -154,7 +154,7 @@ def test_jobs_borrow_the_process_and_give_it_back(kept):
     assert {first.pid, second.pid} == {before.pid} == {after.pid}
     for number, left in enumerate((first, second)):
         left.assert_nothing_missing(SHORT)
-        assert f"jobs_before={before['jobs'] + number}" in left.runner_log()
+        assert f"jobs_before={before.jobs + number}" in left.runner_log()
         assert "it waits for another job" in left.runner_log()
     assert second.said("sees") == first.said("sees")
     assert (after.jobs, after.processes) == (before.jobs + 2, before.processes)
@@ -194,7 +194,7 @@ def test_a_job_of_another_project_is_refused_twice(kept, tmp_path):
     stranger = Machine(kept.site.home, tmp_path / "another store")
     left = stranger.run()
     assert left.pid != kept.standing().pid
-    assert f"session {kept.standing()['session_id']} is for other jobs: project" in left.runner_log()
+    assert f"session {kept.standing().session_id} is for other jobs: project" in left.runner_log()
     # And not by courtesy alone: its keeper asks, too.
     (folder, _) = kept_sessions(kept.site.sessions_folder)[0]
     job = kept.stage("")
@@ -354,7 +354,7 @@ def test_bounds_replace_a_process_and_its_successor_is_warmed_up_too(machine):
     assert second.replaced == "it has served 2 jobs, as many as it may"
     (folder, _) = kept_sessions(machine.site.sessions_folder)[0]
     warmed = folder.warm_up.stdout.read_text()
-    assert [f"started {state['pid']}" in warmed for state in (first, second)] == [True, True]
+    assert [f"started {state.pid}" in warmed for state in (first, second)] == [True, True]
     assert alive([first.pid]) == []
 
 
