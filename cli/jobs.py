@@ -17,7 +17,7 @@ from simyard.core.artifacts import STDOUT, USER_LOG
 from simyard.core.errors import RequestError
 
 if TYPE_CHECKING:
-    from simyard.core.records import JobStanding
+    from simyard.core.records import JobState
     from simyard.store.store import Store
 
 POLL_S = 1.0
@@ -101,7 +101,7 @@ def watch(job_id: str, store: str | None, as_json: bool) -> None:
     end_as_job(watch_job(open_site_store(store), job_id, quiet=as_json), as_json)
 
 
-def watch_job(store: Store, job_id: str, *, quiet: bool) -> JobStanding:
+def watch_job(store: Store, job_id: str, *, quiet: bool) -> JobState:
     """Follow a job to its end, from the store alone; return its result.
 
     Args:

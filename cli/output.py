@@ -18,7 +18,7 @@ from simyard.core.errors import (
     RequestError,
     SimyardError,
 )
-from simyard.core.records import JobResult, JobStanding
+from simyard.core.records import JobResult, JobState
 
 Found = TypeVar("Found")
 Columns = Mapping[str, str | Callable[[Any], object]]
@@ -91,7 +91,7 @@ def end_as_jobs(results: Sequence[JobResult], as_json: bool) -> NoReturn:
     exit_as(results)
 
 
-def end_as_job(standing: JobStanding, as_json: bool) -> NoReturn:
+def end_as_job(standing: JobState, as_json: bool) -> NoReturn:
     """Print a job's result as `end_as_jobs` does; of a job that has not ended, its status, which is no failure."""
     if isinstance(standing, JobResult):
         end_as_jobs([standing], as_json)
@@ -104,7 +104,7 @@ def end_as_job(standing: JobStanding, as_json: bool) -> NoReturn:
     sys.exit(EXIT_SUCCEEDED)
 
 
-def shown_of(standing: JobStanding) -> dict[str, object]:
+def shown_of(standing: JobState) -> dict[str, object]:
     """Return the fields of a job's result that `--json` prints; null for those that it has not yet."""
     fields = standing.to_json()
     return {key: fields.get(key) for key in JSON_KEYS}

@@ -27,7 +27,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from simyard.blocks.reference import absolute, open_store
 from simyard.core.errors import Category, Failure, SimyardError
-from simyard.core.records import Event, JobResult, JobStanding
+from simyard.core.records import Event, JobResult, JobState
 from simyard.core.specs import Bounds
 from simyard.requests.jobs import JobRequest
 from simyard.requests.settings import Site
@@ -81,7 +81,7 @@ def run_request(
     job_id: str | None,
     base: Path | None,
     idempotency_key: str | None = None,
-) -> JobStanding:
+) -> JobState:
     """Take a job to its end, and return its result.
 
     Args:
@@ -127,7 +127,7 @@ def drive(job_id: str, store: str, pool: str | None) -> JobResult:
 _STATES = {"succeeded": Completed, "failed": Failed, "canceled": Cancelled}
 
 
-def ending(standing: JobStanding) -> State[dict[str, Any]]:
+def ending(standing: JobState) -> State[dict[str, Any]]:
     """Return the state that says how a job ended, and holds its result."""
     error = standing.error
     message = f"{error.message} {error.advice}" if error else f"{standing.done} {standing.unit}s"
@@ -188,7 +188,7 @@ def resolve(request: JobRequest, store: str, job_id: str, base: Path | None) -> 
 
 
 @task(name="claim", **RETRYING_UNKNOWN)
-def claim(resolved: Resolved, key: str, store: str) -> JobStanding | None:
+def claim(resolved: Resolved, key: str, store: str) -> JobState | None:
     """Take the idempotency key for this job; return how the job stands that had it before, if one did and exists."""
     opened = open_store(store)
     job_id = idempotency.claim(opened, key, resolved.spec.job_id, idempotency.content_of(resolved.spec))

@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from simyard.blocks.reference import absolute, open_store
-from simyard.core.records import JobStanding
+from simyard.core.records import JobState
 from simyard.flows import stages
 from simyard.flows.export_policy import export_trained
 from simyard.flows.stages import drive, ending, run_request
@@ -56,7 +56,7 @@ def rerun(job_id: str, store: str | None = None, pool: str | None = None) -> Sta
         return _with_export(drive(job_id, store, pool), store, pool)
 
 
-def _with_export(standing: JobStanding, store: str, pool: str | None) -> State[dict[str, Any]]:
+def _with_export(standing: JobState, store: str, pool: str | None) -> State[dict[str, Any]]:
     """Export the policy of a training if its frozen request asks for that; return the final state of both."""
     spec = load_spec(open_store(store), standing.job_id)
     if standing.status == "succeeded" and spec.kind == "train" and spec.request:
