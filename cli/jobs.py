@@ -6,7 +6,7 @@ import fnmatch
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -108,7 +108,7 @@ def watch(job_id: str, store: str | None, as_json: bool) -> None:
     end_as_job(watch_job(open_site_store(store), job_id, quiet=as_json), as_json)
 
 
-def watch_job(store: Store, job_id: str, *, quiet: bool) -> dict[str, Any]:
+def watch_job(store: Store, job_id: str, *, quiet: bool) -> JobState:
     """Follow a job to its end, from the store alone; return its result.
 
     Args:
@@ -121,23 +121,30 @@ def watch_job(store: Store, job_id: str, *, quiet: bool) -> dict[str, Any]:
     """
     from simyard.cli.live import LiveLine
     from simyard.cli.run import say_ending
+    from simyard.core.records import JobResult
+    from simyard.runner.progress import JobProgress
     from simyard.tasks.shared import history
     from simyard.tasks.shared.logs import LogFollower
 
     history.load_spec(store, job_id)
-    live, follower = LiveLine(), LogFollower(store, job_id, LOGS, FIRST_LINES)
+    live, follower = LiveLine(quiet=quiet), LogFollower(store, job_id, LOGS, FIRST_LINES)
     while True:
-        standing = history.job_status(store, job_id).to_json()
+        standing = history.job_status(store, job_id)
         if not quiet:
-            for name, line in follower.new_lines(standing["attempts"]):
+            for name, line in follower.new_lines(standing.attempts):
                 live.say(f"{name}: {line}")
-        has_result = standing["status"] in history.ENDED and "timings" in standing
-        if has_result and not quiet:
+        if isinstance(standing, JobResult):
             say_ending(standing, store, live)
-        if has_result or standing["status"] == "interrupted":
             return standing
-        if not quiet:
-            live(standing | {"stage": standing.get("stage") or standing["status"], "total": standing["total"] or 0})
+        if standing.status == "interrupted":
+            return standing
+        stage = standing.stage or standing.status
+        live(
+            JobProgress(
+                stage=stage, done=standing.done or 0, total=standing.total or 0, unit=standing.unit or "",
+                reward=standing.reward,
+            )
+        )  # fmt: skip
         time.sleep(POLL_S)
 
 
@@ -167,9 +174,9 @@ def cancel(job_id: str, store: str | None) -> None:
 @JSON
 def resume(job_id: str, store: str | None, pool: str | None, as_json: bool) -> None:
     """Resume a job from its last valid checkpoint. The job has failed or was interrupted."""
-    from simyard.cli.run import rerun
+    from simyard.cli import run
 
-    end_as_jobs(rerun(job_id, store, pool, quiet=as_json), as_json)
+    end_as_jobs(run.resume(job_id, store, pool, quiet=as_json), as_json)
 
 
 jobs.add_command(renamed(resume, "retry", "jobs resume"))

@@ -7,7 +7,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import TextIO
+
+from simyard.runner.progress import JobProgress
 
 BAR = 24
 QUIET_S = 10.0
@@ -17,20 +19,28 @@ TICK_S = 0.5
 
 
 class LiveLine:
-    """Shows a job's status as it changes."""
+    """Shows the progress of a job as it changes.
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    Args:
+        stream: Where to; by default the standard error.
+        quiet: Whether to show nothing but what `insist` is given.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
         self._stream = stream or sys.stderr
+        self._quiet = quiet
         self._began = time.monotonic()
         self._shown = ""
         self._shown_at = 0.0
         self._pace = Pace()
 
-    def __call__(self, status: dict[str, Any]) -> None:
-        """Show a status."""
+    def __call__(self, progress: JobProgress) -> None:
+        """Show progress."""
+        if self._quiet:
+            return
         now = time.monotonic()
-        text = self._text(status, now)
-        stage = status["stage"].partition(":")[0]  # behind it stands a count
+        text = self._text(progress, now)
+        stage = progress.stage.partition(":")[0]  # behind it stands a count
         if self._stream.isatty():
             if text != self._shown and now - self._shown_at > 0.1:
                 self._stream.write(f"\r\x1b[2K{text}")
@@ -40,8 +50,17 @@ class LiveLine:
             self.say(text)
             self._shown, self._shown_at = stage, now
 
+    def stage(self, name: str) -> None:
+        """Show a stage of which no more is known."""
+        self(JobProgress(stage=name))
+
     def say(self, text: str) -> None:
         """Print a line for good."""
+        if not self._quiet:
+            self.insist(text)
+
+    def insist(self, text: str) -> None:
+        """Print a line for good, quiet or not."""
         if self._stream.isatty():
             self._stream.write("\r\x1b[2K")
         self._stream.write(text + "\n")
@@ -54,7 +73,7 @@ class LiveLine:
 
         def tick() -> None:
             while True:
-                self({"stage": stage, "done": 0, "total": 0})
+                self.stage(stage)
                 if over.wait(TICK_S):
                     return
 
@@ -66,18 +85,18 @@ class LiveLine:
             over.set()
             clock.join()
 
-    def _text(self, status: dict[str, Any], now: float) -> str:
-        done, total, stage = status["done"], status["total"], status["stage"]
+    def _text(self, progress: JobProgress, now: float) -> str:
+        done, total, stage = progress.done, progress.total, progress.stage
         seconds = f"{now - self._began:4.0f} s"
         doing = "" if stage == "working" else f"  {stage} …"
         if doing and not done:
             return f"{seconds}{doing}"
         filled = BAR * done // max(total, 1)
-        bar = f"  [{'█' * filled}{'·' * (BAR - filled)}] {status['unit']} {done}/{total}"
-        reward = "" if status["reward"] is None else f"  reward {status['reward']:.2f}"
+        bar = f"  [{'█' * filled}{'·' * (BAR - filled)}] {progress.unit} {done}/{total}"
+        reward = "" if progress.reward is None else f"  reward {progress.reward:.2f}"
         self._pace.note(done, now)
         # Checks are unlike each other: how long some took says nothing of the others.
-        left = None if doing or status["unit"] == "check" else self._pace.left_s(total, now)
+        left = None if doing or progress.unit == "check" else self._pace.left_s(total, now)
         return f"{seconds}{bar}{reward}{doing}" + ("" if left is None else f"  {left:.0f} s left")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -67,7 +67,7 @@ def start(
 
     request, base = read_request(TrainingRunRequest, arguments, settings)
     # The request is good: what runs it is imported now.
-    from simyard.cli.detached import go_on_alone
+    from simyard.cli.run import run_detached
     from simyard.store import keys
     from simyard.tasks.managed import record
     from simyard.tasks.managed.run import resolve_run, stage_run
@@ -81,7 +81,7 @@ def start(
     if wait:
         _end_as(_drive(resolved, run_id, opened, reference, pool, site, quiet=as_json), as_json)
     stage_run(resolved, opened)
-    go_on_alone(run_id, ["managed", "resume", run_id, "--wait"], reference, pool, site)
+    run_detached(run_id, ["managed", "resume", run_id, "--wait"], reference, pool, site)
     _end_as(record.run_status(opened, run_id), as_json)
 
 
@@ -93,7 +93,7 @@ def start(
 @JSON
 def resume(run_id: str, store: str | None, pool: str | None, wait: bool, as_json: bool) -> None:
     """Resume a run where it stopped. It was paused, or its process was lost."""
-    from simyard.cli.detached import go_on_alone
+    from simyard.cli.run import run_detached
     from simyard.core.run_records import DriverStatus
     from simyard.store.keys import RunKeys
     from simyard.tasks.managed import record
@@ -105,7 +105,7 @@ def resume(run_id: str, store: str | None, pool: str | None, wait: bool, as_json
     if beat is None or beat.is_gone(PATIENCE.driver.silence_s):
         if wait:
             _end_as(_drive(None, run_id, opened, reference, pool, site, quiet=as_json), as_json)
-        go_on_alone(run_id, ["managed", "resume", run_id, "--wait"], reference, pool, site)
+        run_detached(run_id, ["managed", "resume", run_id, "--wait"], reference, pool, site)
     elif wait:
         _end_as(_watch(opened, run_id, quiet=as_json), as_json)
     _end_as(record.run_status(opened, run_id), as_json)
@@ -127,28 +127,22 @@ def _drive(
     from simyard.tasks.managed.run import ResolvedRun, load_run, stage_run
     from simyard.tasks.sessions.pool import Sessions
 
-    live = LiveLine()
+    live = LiveLine(quiet=quiet)
     with Sessions(site, Bounds(jobs=KEPT_JOBS)) as sessions:
         known = resolved or ResolvedRun(load_run(store, run_id), (), None)
         first = known.first_rollout
         if pool is None:
             parallel = known.spec.asked.rollout_template.rollout_parallelism
             running.start_ahead(first, store, sessions, parallel)
-        with running.prefect_ready(pool, live, quiet=quiet):
+        with running.prefect_ready(pool, live):
             if pool is None and resolved is not None:
-                running.check_ahead(first, store, sessions, live, quiet=quiet)
+                running.check_ahead(first, store, sessions, live)
         if resolved is not None:
             stage_run(resolved, store)
 
-        def show_progress(status: dict[str, Any]) -> None:
-            if event := status.get("event"):
-                live.say(event["message"])
-            else:
-                live(status)
-
         from simyard.flows.managed_training import resume_training_run
 
-        with running.in_this_process(sessions, live, (lambda status: None) if quiet else show_progress):
+        with running.in_this_process(sessions, live, on_event=lambda event: live.say(event.message)):
             state = resume_training_run(run_id, reference, pool, return_state=True)
     result = store.get_record_or_none(RunKeys(run_id).result, RunResult)
     if result is None:
@@ -157,8 +151,7 @@ def _drive(
             code="run_interrupted",
             advice=f"What is done is kept. Go on: simyard managed resume {run_id} --wait --store {reference}.",
         )
-    if not quiet:
-        _say_ending(result, store, live)
+    _say_ending(result, store, live)
     return result
 
 
@@ -258,7 +251,7 @@ def _watch(store: Store, run_id: str, *, quiet: bool) -> RunState:
                 live.say(f"{event.created_at[11:19]}  {event.event_type:20} {event.message}")
                 shown = int(event.event_id.removeprefix("evt-"))
             if not isinstance(standing, RunResult):
-                live({"stage": standing.stage or standing.status, "done": 0, "total": 0})
+                live.stage(standing.stage or standing.status)
         if isinstance(standing, RunResult) or standing.status == "interrupted":
             if isinstance(standing, RunResult) and not quiet:
                 _say_ending(standing, store, live)
@@ -306,7 +299,7 @@ def verify(run_id: str, store: str | None, as_json: bool) -> None:
 
     def show(what: str) -> None:
         if not as_json:
-            live({"stage": what, "done": 0, "total": 0})
+            live.stage(what)
 
     problems = find_problems(open_site_store(store), run_id, show)
     sound = f"{run_id}: every checkpoint, dataset, rollout and event is what it says."

@@ -70,18 +70,17 @@ def retrain(
     start = find_start(request, incumbent, opened, job_id)
     training = request.training.model_copy(update={"resume": start.resume})
     resolved = resolve(training, opened, job_id, base)
-    live = LiveLine()
+    live = LiveLine(quiet=as_json)
     with Sessions(site, Bounds()) as sessions:
         if pool is None:
             running.start_ahead(resolved, opened, sessions)
-        with running.prefect_ready(pool, live, quiet=as_json):
+        with running.prefect_ready(pool, live):
             if pool is None:
-                running.check_ahead(resolved, opened, sessions, live, quiet=as_json)
+                running.check_ahead(resolved, opened, sessions, live)
         from simyard.flows.retrain import retrain as flow
 
-        if not as_json:
-            live.say(f"beginning from {start.described}")
-        with running.in_this_process(sessions, live, (lambda status: None) if as_json else live):
+        live.say(f"beginning from {start.described}")
+        with running.in_this_process(sessions, live):
             state = flow(request, reference, pool, job_id, base, return_state=True)
 
     written = [made for made in promotions.read(opened, request.promotion).history if made.job_id == job_id]

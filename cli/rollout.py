@@ -52,9 +52,8 @@ def rollout(
 
     request, base = read_request(SubmitRequest, arguments, settings, session)
     # The request is good: what runs it is imported now.
-    from simyard.cli.detached import go_on_alone
     from simyard.cli.jobs import watch_job
-    from simyard.cli.run import execute
+    from simyard.cli.run import execute, run_detached
     from simyard.store import keys
     from simyard.tasks.resolve import resolve
     from simyard.tasks.shared import history, idempotency
@@ -66,16 +65,16 @@ def rollout(
     if idempotency_key is not None:
         job_id = idempotency.claim(opened, idempotency_key, job_id, idempotency.content_of(resolved.spec))
         if opened.exists(keys.JobKeys(job_id).job):
-            status = history.job_status(opened, job_id).to_json()
-            end_as_job(watch_job(opened, job_id, quiet=as_json) if wait else status, as_json)
+            followed = watch_job(opened, job_id, quiet=as_json) if wait else history.job_status(opened, job_id)
+            end_as_job(followed, as_json)
         resolved = replace(resolved, spec=replace(resolved.spec, job_id=job_id))
     if wait:
         end_as_job(execute(resolved, request, opened, reference, pool, site, quiet=as_json)[0], as_json)
 
     # A process of its own takes the job to its end; it outlives this one and its terminal.
     stage(resolved, opened)
-    go_on_alone(job_id, ["jobs", "resume", job_id], reference, pool, site)
-    end_as_job(history.job_status(opened, job_id).to_json(), as_json)
+    run_detached(job_id, ["jobs", "resume", job_id], reference, pool, site)
+    end_as_job(history.job_status(opened, job_id), as_json)
 
 
 @click.command(cls=Command)

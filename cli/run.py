@@ -1,4 +1,4 @@
-"""Run a job: check the request, let the simulator import while Prefect starts, then run the flow of its kind."""
+"""Run jobs: check the request, let the simulator import while Prefect starts, then run the flow of its kind."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from simyard.blocks.reference import absolute, open_store
 from simyard.cli.live import LiveLine
-from simyard.cli.shared import open_site_store
+from simyard.cli.shared import open_site, open_site_store
 from simyard.core.artifacts import ARTIFACTS
-from simyard.core.errors import RequestError
+from simyard.core.errors import RequestError, StoreError
 from simyard.core.records import JobResult
+from simyard.core.run_records import Event
 from simyard.core.specs import ONE_JOB, Bounds
 from simyard.requests.jobs import LATEST, EvaluateRequest, ExportRequest, FromJob, JobRequest, TrainRequest
 from simyard.requests.rollout import SubmitRequest
@@ -29,10 +29,11 @@ from simyard.requests.settings import Site
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.kinds import KINDS, kind_of
-from simyard.tasks.kinds.common_fields import Resolved, training_of
+from simyard.tasks.kinds.base import Resolved
+from simyard.tasks.kinds.policy_sources import training_of
 from simyard.tasks.launch import HeadStart, refuse_succeeded, refuse_without_pool
 from simyard.tasks.resolve import resolve
-from simyard.tasks.sessions.findings import Findings
+from simyard.tasks.sessions.fingerprint import Findings
 from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.shared import history
 from simyard.tasks.shared.heartbeat import PATIENCE
@@ -44,9 +45,23 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
 
-def run(
-    request: JobRequest, base: Path, reference: str | None, pool: str | None, *, quiet: bool
-) -> list[dict[str, Any]]:
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pydantic.alias_generators import to_camel
+
+from simyard.requests.config import check_config, model_of, read_config
+
+if TYPE_CHECKING:
+    from simyard.requests.settings import Site
+
+_SOURCES = ("checkpoint_path", "policy_s3_uri", "policy_path", "from_job")
+"""Fields of a request that name a policy."""
+
+
+def run(request: JobRequest, base: Path, reference: str | None, pool: str | None, *, quiet: bool) -> list[JobResult]:
     """Run a job to its end.
 
     Args:
@@ -62,24 +77,118 @@ def run(
     Raises:
         RequestError: If the request is bad; nothing was created then.
     """
-    site = Site.from_env()
-    reference = absolute(reference or site.store)
-    store = open_store(reference)
+    site, reference, store = open_site(reference)
     resolved = resolve(request, store, keys.new_job_id(), base)
     return execute(resolved, request, store, reference, pool, site, quiet=quiet)
 
 
-def repeat(from_job: str, reference: str | None, pool: str | None, *, quiet: bool) -> list[dict[str, Any]]:
+def repeat(from_job: str, reference: str | None, pool: str | None, *, quiet: bool) -> list[JobResult]:
     """Run a job again from its frozen spec, as a new job.
 
     Raises:
         RequestError: If there is no such job.
     """
-    site = Site.from_env()
-    reference = absolute(reference or site.store)
-    store = open_store(reference)
+    site, reference, store = open_site(reference)
     again = replace(load_spec(store, from_job), job_id=keys.new_job_id(), from_job=from_job)
     return execute(Resolved(again), None, store, reference, pool, site, quiet=quiet)
+
+
+def resume(job_id: str, reference: str | None, pool: str | None, *, quiet: bool) -> list[JobResult]:
+    """Make another attempt at a job that is in the store.
+
+    Raises:
+        RequestError: If there is no such job, or it has succeeded.
+    """
+    site, reference, store = open_site(reference)
+    spec = load_spec(store, job_id)
+    refuse_succeeded(store, job_id)
+    if (pool or site.pool) is None and history.job_status(store, job_id).status == "running":
+        known_s = PATIENCE.supervisor.silence_s
+        raise RequestError(
+            f"{job_id} is still running.",
+            code="still_running",
+            advice=f"Cancel it first, or wait: an attempt that died is known as such after {known_s:.0f} s.",
+        )
+    return execute(Resolved(spec), None, store, reference, pool, site, quiet=quiet)
+
+
+def run_all(configs: Sequence[Path], reference: str | None, pool: str | None, *, quiet: bool) -> list[JobResult]:
+    """Run the job of each config; the first that does not succeed is the last.
+
+    Args:
+        configs: JSON files of any kinds.
+        reference: The store, as the user named it.
+        pool: The work pool; None runs them in this process.
+        quiet: Whether to print nothing.
+
+    Returns:
+        The results of the jobs that ran.
+
+    Raises:
+        RequestError: If one of them is bad; when its config tells that, nothing was created.
+    """
+    site, reference, store = open_site(reference)
+
+    # All configs are checked before the first job runs. One without a policy takes that of the training before it.
+    steps: list[tuple[Path, JobRequest, str]] = []
+    trained: str | None = None
+    for path in configs:
+        config = read_config(path, TrainRequest)
+        model = model_of(config)
+        if trained is not None and model is not TrainRequest:
+            config = _with_policy(config, model, trained)
+        steps.append((path, check_config(config, model), keys.new_job_id()))
+        if model is TrainRequest:
+            trained = steps[-1][2]
+
+    results: list[JobResult] = []
+    live = LiveLine(quiet=quiet)
+    with Sessions(site, Bounds()) as sessions:
+        for number, (path, request, job_id) in enumerate(steps, start=1):
+            resolved = resolve(request, store, job_id, path.resolve().parent)
+            if len(steps) > 1:
+                live.say(f"{number} of {len(steps)}: {request.name}")
+            results += execute_in(sessions, resolved, request, store, reference, pool, quiet=quiet)
+            if results[-1].status != "succeeded":
+                if left := [str(other) for other, *_ in steps[number:]]:
+                    live.insist(f"not run:     {', '.join(left)}")
+                break
+    return results
+
+
+def _with_policy(config: dict[str, Any], model: type[JobRequest], trained: str) -> dict[str, Any]:
+    """Name the training as the source of the policy, where a policy is needed and none is named."""
+    if model is SubmitRequest:
+        control = config.get("control")
+        if not isinstance(control, dict) or control.get("task_mode") != "policy" or "policy" in config:
+            return config
+        return config | {"policy": {"from_job": {"job_id": trained}}}
+    assert model.SECTION is not None
+    key = next(name for name in (model.SECTION, to_camel(model.SECTION)) if name in config)
+    section = config[key]
+    if not isinstance(section, dict) or any(name in section for s in _SOURCES for name in (s, to_camel(s))):
+        return config
+    return config | {key: section | {"fromJob": {"jobId": trained}}}
+
+
+def run_detached(name: str, arguments: list[str], reference: str, pool: str | None, site: Site) -> None:
+    """Start `simyard ARGUMENTS` in a process of its own, which outlives this one and its terminal.
+
+    Args:
+        name: Of what it does; what it prints goes to a log of that name below the site's home.
+        arguments: Of the command.
+        reference: The store.
+        pool: The work pool, if one is to be used.
+        site: This machine.
+    """
+    log = site.home / "work" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "simyard", *arguments, "--store", reference]
+    with log.open("ab") as output:
+        subprocess.Popen(
+            [*command, *(["--pool", pool] if pool else [])],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+        )  # fmt: skip
 
 
 def newest_training(reference: str | None) -> str:
@@ -93,31 +202,10 @@ def newest_training(reference: str | None) -> str:
     return training.job_id
 
 
-def rerun(job_id: str, reference: str | None, pool: str | None, *, quiet: bool) -> list[dict[str, Any]]:
-    """Make another attempt at a job that is in the store.
-
-    Raises:
-        RequestError: If there is no such job, or it has succeeded.
-    """
-    site = Site.from_env()
-    reference = absolute(reference or site.store)
-    store = open_store(reference)
-    spec = load_spec(store, job_id)
-    refuse_succeeded(store, job_id)
-    if (pool or site.pool) is None and history.job_status(store, job_id).status == "running":
-        known_s = PATIENCE.supervisor.silence_s
-        raise RequestError(
-            f"{job_id} is still running.",
-            code="still_running",
-            advice=f"Cancel it first, or wait: an attempt that died is known as such after {known_s:.0f} s.",
-        )
-    return execute(Resolved(spec), None, store, reference, pool, site, quiet=quiet)
-
-
 def execute(
     resolved: Resolved, request: JobRequest | None, store: Store, reference: str, pool: str | None, site: Site,
     *, quiet: bool,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[JobResult]:  # fmt: skip
     """Run a job, and the one that follows it if one does, in a simulator of this command's own or a warm one."""
     several = isinstance(request, TrainRequest) and request.training_config.export_policy
     with Sessions(site, Bounds() if several else ONE_JOB) as sessions:
@@ -127,7 +215,7 @@ def execute(
 def execute_in(
     sessions: Sessions, resolved: Resolved, request: JobRequest | None, store: Store, reference: str, pool: str | None,
     *, quiet: bool,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[JobResult]:  # fmt: skip
     """Check a new job on the simulator where that is here, stage it, then run the flow that takes it to its end.
 
     A job that is in the store already is checked in its attempt: there a refusal is written down as the job's end.
@@ -151,44 +239,43 @@ def execute_in(
     pool = pool or sessions.site.pool
     refuse_without_pool(resolved.spec, pool)
     is_new = not store.exists(keys.JobKeys(job_id).job)
-    live = LiveLine()
-    watcher: Callable[[dict[str, Any]], None] = (lambda status: None) if quiet else live
-    stop = threading.Event()
+    live, stop = LiveLine(quiet=quiet), threading.Event()
     head_start: HeadStart | None = None
     with ExitStack() as stack:
         # A warm simulator answers in a moment, and works on the first attempt while Prefect is imported.
         is_warm = pool is None and start_ahead(resolved, store, sessions)
         if is_warm:
-            check_ahead(resolved, store, sessions, live, quiet=quiet)
+            check_ahead(resolved, store, sessions, live)
             if is_new and _server_answers():
                 stack.enter_context(_interrupt(stop, live))
                 stage(resolved, store)
-                head_start = HeadStart(resolved.spec, store, sessions, watcher, stop.is_set)
+                head_start = HeadStart(resolved.spec, store, sessions, live, stop.is_set)
 
         # A cold one imports side by side with Prefect.
         try:
-            with prefect_ready(pool, live, quiet=quiet or head_start is not None):
+            with prefect_ready(pool, LiveLine(quiet=True) if head_start else live):
                 if pool is None and not is_warm:
-                    check_ahead(resolved, store, sessions, live, quiet=quiet)
+                    check_ahead(resolved, store, sessions, live)
         except BaseException as error:
             if head_start is not None:
                 head_start.interrupt(error)
             raise
 
         # Nothing can refuse the job any more. From here on it is in the store, and Ctrl-C cancels it in good order.
-        stack.enter_context(in_this_process(sessions, live, watcher, stop, head_start))
+        stack.enter_context(in_this_process(sessions, live, stop=stop, head_start=head_start))
         if is_new and head_start is None:
             stage(resolved, store)
         state = _run_flow(job_id, request, reference, pool)
-        if not store.exists(keys.JobKeys(job_id).result):
-            state.result()  # raises what kept the flow from writing one
 
-    results: list[dict[str, Any]] = [store.get_json(keys.JobKeys(job_id).result)]
-    follower = store.get_json_or_none(keys.JobKeys(keys.follow_up_job_id(job_id, "export")).result)
-    results += [follower] if follower is not None else []
-    if not quiet:
-        for result in results:
-            say_ending(result, store, live)
+    # The store judges, not the state of the flow run.
+    result = store.get_record_or_none(keys.JobKeys(job_id).result, JobResult)
+    if result is None:
+        state.result()  # raises what kept the flow from writing one
+        raise StoreError(f"{job_id} ended without a result.", code="no_result", advice="Run it again.")
+    followers = store.get_record_or_none(keys.JobKeys(keys.follow_up_job_id(job_id, "export")).result, JobResult)
+    results = [result, *([followers] if followers else [])]
+    for ended in results:
+        say_ending(ended, store, live)
     return results
 
 
@@ -205,7 +292,7 @@ def start_ahead(resolved: Resolved, store: Store, sessions: Sessions, count: int
     return sessions.start_ahead(resolved.spec, store.url(), count)
 
 
-def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: LiveLine, *, quiet: bool) -> None:
+def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: LiveLine) -> None:
     """Check a new job on the simulator, before anything of it is in the store.
 
     A job with packages of its own is checked in its attempt: installing them may run code for minutes.
@@ -221,7 +308,7 @@ def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: Live
         lease = sessions.take(spec, store.url())
         what = "checking" if lease.workload.is_warm else "importing the simulator"
         try:
-            with nullcontext() if quiet else live.waiting(what):
+            with live.waiting(what):
                 lease.check(spec, None, files)
         except RequestError:
             Findings(sessions.site, spec).learn(lease.workload)
@@ -229,11 +316,11 @@ def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: Live
         else:
             Findings(sessions.site, spec).learn(lease.workload)
         finally:
-            lease.put_aside()
+            lease.keep()
 
 
 @contextmanager
-def prefect_ready(pool: str | None, live: LiveLine, *, quiet: bool) -> Iterator[None]:
+def prefect_ready(pool: str | None, live: LiveLine) -> Iterator[None]:
     """Import Prefect, and start its server where none is configured, while the body runs."""
     # The live line is the console's; the flow's log goes to the server all the same.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
@@ -248,7 +335,7 @@ def prefect_ready(pool: str | None, live: LiveLine, *, quiet: bool) -> Iterator[
         except BaseException:
             refused.set()
             raise
-        with nullcontext() if quiet or ready.done() else live.waiting("waiting for Prefect"):
+        with nullcontext() if ready.done() else live.waiting("waiting for Prefect"):
             ready.result()
     if pool:
         from simyard.tasks.cluster.pool_launch import require_pool
@@ -318,19 +405,22 @@ def _run_flow(job_id: str, request: JobRequest | None, reference: str, pool: str
 
 @contextmanager
 def in_this_process(
-    sessions: Sessions, live: LiveLine, watcher: Callable[[dict[str, Any]], None], stop: threading.Event | None = None,
-    head_start: HeadStart | None = None,
+    sessions: Sessions, live: LiveLine, *, on_event: Callable[[Event], None] = lambda event: None,
+    stop: threading.Event | None = None, head_start: HeadStart | None = None,
 ) -> Iterator[None]:  # fmt: skip
-    """Have flows that the body runs use these simulators, tell the watcher, and end in good order at Ctrl-C."""
+    """Have flows that the body runs use these simulators, show their progress, and end in good order at Ctrl-C."""
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     from simyard.flows import stages
 
     stop = stop or threading.Event()
+    given = stages.Inline(
+        on_progress=live, on_event=on_event, canceled=stop.is_set, sessions=sessions, head_start=head_start
+    )
     # Without a heartbeat: its thread holds a flow's end up by a second, and nobody would act on it here.
     with (
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
-        stages.inline(stages.Inline(watcher=watcher, canceled=stop.is_set, sessions=sessions, head_start=head_start)),
+        stages.inline(given),
         _interrupt(stop, live),
     ):
         yield
@@ -344,7 +434,7 @@ def _interrupt(stop: threading.Event, live: LiveLine) -> Iterator[None]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        live.say("canceling: what was saved is kept (Ctrl-C again to leave at once)")
+        live.insist("canceling: what was saved is kept (Ctrl-C again to leave at once)")
 
     previous = signal.signal(signal.SIGINT, handler)
     try:
@@ -353,18 +443,17 @@ def _interrupt(stop: threading.Event, live: LiveLine) -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-def say_ending(result: dict[str, Any], store: Store, live: LiveLine) -> None:
+def say_ending(result: JobResult, store: Store, live: LiveLine) -> None:
     """Print the result of a job, and the URLs of its main artifacts."""
-    job = keys.JobKeys(result["job_id"])
-    names = [entry["name"] for entry in result["artifacts"]]
-    live.say(f"{result['status']}: {KINDS[result['kind']].headline(JobResult.from_json(result))}")
-    if error := result["error"]:
-        live.say(f"error:       {error['message']}\nadvice:      {error['advice']}")
-    live.say(f"job:         {result['job_id']}")
-    for note in result["notes"]:
+    job = keys.JobKeys(result.job_id)
+    live.say(f"{result.status}: {KINDS[result.kind].headline(result)}")
+    if result.error:
+        live.say(f"error:       {result.error.message}\nadvice:      {result.error.advice}")
+    live.say(f"job:         {result.job_id}")
+    for note in result.notes:
         live.say(f"note:        {note}")
     for row in ARTIFACTS:
-        count = sum(row.covers(name) for name in names)
+        count = sum(row.covers(entry.name) for entry in result.artifacts)
         if row.label and count:
             many = f" ({count} files)" if row.is_folder else ""
             live.say(f"{row.label + ':':12} {store.url(job.artifact(row.name.removesuffix('/')))}{many}")

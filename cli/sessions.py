@@ -72,14 +72,10 @@ def start(
     given = read_config(config, model, (*settings, *more))
     request = check_config(given if config else {**_IMPORT_ONLY, **given}, model)
     resolved = resolve(request, opened, keys.new_job_id(), config.resolve().parent if config else Path.cwd())
-    live = LiveLine()
-    state = kept.start(
-        resolved.spec, resolved if config else None, opened, site, bounds,
-        lambda stage: None if as_json else live({"stage": stage, "done": 0, "total": 0}),
-    )  # fmt: skip
-    if not as_json:
-        live.say(f"{state['session_id']} is ready for jobs of {opened.url()}")
-    emit(state, as_json, lambda state: str(state["session_id"]))
+    live = LiveLine(quiet=as_json)
+    state = kept.start(resolved.spec, resolved if config else None, opened, site, bounds, live.stage)
+    live.say(f"{state.session_id} is ready for jobs of {opened.url()}")
+    emit(state.to_json(), as_json, lambda state: str(state["session_id"]))
 
 
 @sessions.command("list")
@@ -102,7 +98,7 @@ def list_sessions(as_json: bool) -> None:
         ">IDLE": idle,
         "PROJECT": lambda state: state["needs"]["project"],
     }
-    states = [state for _, state in kept.alive_sessions(Site.from_env())]
+    states = [state.to_json() for _, state in kept.alive_sessions(Site.from_env())]
     emit_rows(states, as_json, "This machine keeps no simulator warm.", columns)
 
 
@@ -117,9 +113,6 @@ def stop(session_id: str | None, every: bool, as_json: bool) -> None:
     from simyard.requests.settings import Site
     from simyard.tasks.sessions import kept
 
-    live = LiveLine()
-    ended = kept.stop(
-        Site.from_env(), session_id,
-        lambda stage: None if as_json else live({"stage": stage, "done": 0, "total": 0}),
-    )  # fmt: skip
+    live = LiveLine(quiet=as_json)
+    ended = kept.stop(Site.from_env(), session_id, live.stage)
     emit(ended, as_json, lambda ended: "\n".join(f"{name} has ended." for name in ended))

@@ -25,6 +25,7 @@ from simyard.core.errors import (
     RequestError,
     SimyardError,
 )
+from simyard.core.records import JobResult, JobState
 from simyard.core.wire import Wire
 
 if TYPE_CHECKING:
@@ -183,30 +184,36 @@ def text_table(titles: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     )
 
 
-def end_as_jobs(results: Sequence[Mapping[str, Any]], as_json: bool) -> NoReturn:
+def end_as_jobs(results: Sequence[JobResult], as_json: bool) -> NoReturn:
     """Print a job's result, with that of the job that followed it, and exit as the worst of them says."""
     if as_json:
-        first, *followers = ({key: result[key] for key in JSON_KEYS} for result in results)
+        first, *followers = map(shown_of, results)
         click.echo(json.dumps(first | ({"export": followers[0]} if followers else {})))
     exit_as(results)
 
 
-def end_as_job(status: Mapping[str, Any], as_json: bool) -> NoReturn:
+def end_as_job(standing: JobState, as_json: bool) -> NoReturn:
     """Print a job's result as `end_as_jobs` does; of a job that has not ended, its status, which is no failure."""
-    if status["status"] in EXITS:
-        end_as_jobs([status], as_json)
+    if isinstance(standing, JobResult):
+        end_as_jobs([standing], as_json)
     if as_json:
-        click.echo(json.dumps({key: status.get(key) for key in JSON_KEYS}))
+        click.echo(json.dumps(shown_of(standing)))
     else:
-        store = status["store"].rpartition("/jobs/")[0]
-        click.echo(f"{status['job_id']} is {status['status']}.")
-        click.echo(f"Follow it: simyard jobs watch {status['job_id']} --store {store}")
+        store = standing.store.rpartition("/jobs/")[0]
+        click.echo(f"{standing.job_id} is {standing.status}.")
+        click.echo(f"Follow it: simyard jobs watch {standing.job_id} --store {store}")
     sys.exit(EXIT_SUCCEEDED)
 
 
-def exit_as(results: Iterable[Mapping[str, Any]]) -> NoReturn:
+def shown_of(standing: JobState) -> dict[str, object]:
+    """Return the fields of a job's result that `--json` prints; null for those that it has not yet."""
+    fields = standing.to_json()
+    return {key: fields.get(key) for key in JSON_KEYS}
+
+
+def exit_as(results: Iterable[JobResult]) -> NoReturn:
     """Exit as the worst of several jobs says."""
-    sys.exit(max(EXIT_BAD_REQUEST if result["refused"] else EXITS[result["status"]] for result in results))
+    sys.exit(max(EXIT_BAD_REQUEST if result.refused else EXITS[result.status] for result in results))
 
 
 def _say_nothing_ran(as_json: bool, status: str, failure: Failure | None) -> None:

@@ -13,7 +13,6 @@ import click
 from simyard.cli.shared import (
     ARGUMENTS_OR_NONE,
     JSON,
-    JSON_KEYS,
     POOL,
     SESSION,
     SETTINGS,
@@ -23,6 +22,7 @@ from simyard.cli.shared import (
     config_and_settings,
     end_as_jobs,
     exit_as,
+    shown_of,
 )
 from simyard.core.errors import RequestError
 
@@ -156,9 +156,9 @@ def run(configs: tuple[Path, ...], store: str | None, pool: str | None, as_json:
 
     An evaluation, an export or a rollout that names no policy takes that of the training before it.
     """
-    from simyard.cli.run_all import run_all
+    from simyard.cli.run import run_all
 
     results = run_all(configs, store, pool, quiet=as_json)
     if as_json:
-        click.echo(json.dumps({"jobs": [{key: result[key] for key in JSON_KEYS} for result in results]}))
+        click.echo(json.dumps({"jobs": [shown_of(result) for result in results]}))
     exit_as(results)

@@ -155,7 +155,7 @@ def _worker(plan: Plan, url: str, env: dict[str, str]) -> Child:
 def _show(live: LiveLine, name: str, asked: threading.Event) -> None:
     if asked.is_set():
         raise KeyboardInterrupt("Stopped before everything was up.")
-    live({"stage": f"waiting for {name}", "done": 0, "total": 0})
+    live.stage(f"waiting for {name}")
 
 
 @contextmanager

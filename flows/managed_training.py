@@ -30,8 +30,7 @@ from simyard.core.errors import Category, SimyardError, StoreError
 from simyard.core.records import JobResult
 from simyard.core.run_records import Event, RunResult, TrainerOutcome
 from simyard.core.specs import JobSpec
-from simyard.flows.retrying import PLAIN, RETRYING, worth_another
-from simyard.flows.stages import sharing
+from simyard.flows.stages import PLAIN, RETRYING, sharing, worth_another
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.settings import Site
 from simyard.store import keys
@@ -182,11 +181,11 @@ def _driving(run_id: str, store: str, pool: str | None) -> Iterator[tuple[Loop, 
 
         def on_event(event: Event) -> None:
             logger.info(event.message)
-            given.watcher({"event": event.to_json()})
+            given.on_event(event)
 
         observer = LoopObserver(
             on_event=on_event,
-            on_stage=lambda stage: given.watcher({"stage": stage, "done": 0, "total": 0}),
+            on_stage=given.on_progress,
             is_canceled=given.canceled,
             desired_state=PrefectButtons(str(flow_run.id)),
         )

@@ -47,7 +47,7 @@ def prewarm(request: TrainRequest, store: str | None = None, idle_seconds: float
     warm_up = resolve(request, opened, keys.new_job_id(), Path.cwd())
     logger = get_run_logger()
     state = kept_sessions.keep_one(warm_up, opened, site, Bounds(idle_s=idle_seconds), logger.info)
-    logger.info(f"{state['session_id']} is ready for jobs of {opened.url()}")
+    logger.info(f"{state.session_id} is ready for jobs of {opened.url()}")
 
 
 def _node_queues() -> list[str]:

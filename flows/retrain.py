@@ -22,7 +22,7 @@ from simyard.core.records import JobResult
 from simyard.core.run_records import PolicyRecord, PromotionDecision
 from simyard.flows import stages
 from simyard.flows.evaluate import evaluate
-from simyard.flows.retrying import RETRYING
+from simyard.flows.stages import RETRYING
 from simyard.flows.train import train
 from simyard.requests.jobs import JobRequest, RetrainRequest
 from simyard.requests.settings import Site

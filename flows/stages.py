@@ -1,6 +1,9 @@
 """The path of a job as Prefect runs it: resolve and stage, unless that is done; launch, collect, persist, report.
 
-What a stage does stands in `simyard.tasks`, when it is repeated stands here.
+What a stage does stands in `simyard.tasks`, when it is repeated stands here: after a failure of the machine or the
+network, never after one of the request. The rule is `simyard.tasks.launch.worth_another`. It has two answers to an
+error that names no category. An attempt, or a step that may hold one, is not repeated: a bug costs a simulation each
+time. A stage is: it costs a moment, and what it meets is mostly the connection of a client library.
 """
 
 from __future__ import annotations
@@ -16,18 +19,20 @@ from uuid import UUID
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.client.schemas.objects import State
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
 from simyard.blocks.reference import absolute, open_store
-from simyard.core.errors import Category, Failure, RequestError, SimyardError
-from simyard.core.records import JobResult
+from simyard.core.errors import Category, Failure, SimyardError
+from simyard.core.records import JobResult, JobState
+from simyard.core.run_records import Event
 from simyard.core.specs import Bounds
-from simyard.flows.retrying import PLAIN, RETRYING_UNKNOWN, worth_another
 from simyard.requests.jobs import JobRequest
 from simyard.requests.settings import Site
+from simyard.runner.progress import JobProgress
 from simyard.store import keys
 from simyard.tasks import collect as collecting
 from simyard.tasks import launch as launching
@@ -38,7 +43,7 @@ from simyard.tasks import stage as staging
 from simyard.tasks.attempt.attempt import Observer
 from simyard.tasks.cluster import pool_launch as pools
 from simyard.tasks.cluster.cancellation import why_stopped
-from simyard.tasks.kinds.common_fields import Resolved
+from simyard.tasks.kinds.base import Resolved
 from simyard.tasks.metrics.table import import_plotting
 from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.shared import history, idempotency
@@ -50,6 +55,26 @@ ENDING_S = 15.0
 """Seconds that a canceled attempt in a pool may take to end; half of what Prefect's worker leaves this process."""
 
 
+def worth_another(task: object, run: TaskRun, state: State[Any]) -> bool:
+    """Return whether a failure is one of the machine; an unknown error is not."""
+    return launching.worth_another(state.result(raise_on_failure=False))
+
+
+def worth_another_or_unknown(task: object, run: TaskRun, state: State[Any]) -> bool:
+    """Return whether a failure is one of the machine; an unknown error is taken for one."""
+    return launching.worth_another(state.result(raise_on_failure=False), unknown=True)
+
+
+PLAIN: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
+"""Options of a task that is not repeated, and whose result stays in its process."""
+RETRYING: dict[str, Any] = {
+    "retries": 3, "retry_delay_seconds": [1, 5, 20], "retry_condition_fn": worth_another, **PLAIN,
+}  # fmt: skip
+"""The same of one that is repeated."""
+RETRYING_UNKNOWN: dict[str, Any] = RETRYING | {"retry_condition_fn": worth_another_or_unknown}
+"""The same of one that is repeated after an unknown error too."""
+
+
 def run_request(
     request: JobRequest,
     store: str | None,
@@ -57,7 +82,7 @@ def run_request(
     job_id: str | None,
     base: Path | None,
     idempotency_key: str | None = None,
-) -> dict[str, Any]:
+) -> JobState:
     """Take a job to its end, and return its result.
 
     Args:
@@ -74,10 +99,11 @@ def run_request(
     job_id = job_id or keys.job_id_of_run(UUID(flow_run.id), flow_run.scheduled_start_time)
 
     # A job that is staged needs neither its request nor the files that this names.
-    if is_staged(job_id, store):
+    opened = open_store(store)
+    if opened.exists(keys.JobKeys(keys.check_job_id(job_id)).job):
         # One that was canceled goes on when its flow run is run again: somebody wants it now.
         if flow_run.run_count > 1:
-            resolving.take_up(open_store(store), job_id)
+            launching.forget_cancel(opened, job_id)
         return drive(job_id, store, pool)
 
     # Nothing is in the store before the request has proved good; `job.json` comes last, and makes the job exist.
@@ -89,9 +115,9 @@ def run_request(
     return drive(job_id, store, pool)
 
 
-def drive(job_id: str, store: str, pool: str | None) -> dict[str, Any]:
+def drive(job_id: str, store: str, pool: str | None) -> JobResult:
     """Take a staged job to its end, and return its result."""
-    with keeping(job_id, store):
+    with persisting_when_terminated(job_id, store):
         failure = launch(job_id, store, pool or Site.from_env().pool)
     verdict = collect(job_id, store, failure)
     result = persist(job_id, verdict, store)
@@ -102,22 +128,26 @@ def drive(job_id: str, store: str, pool: str | None) -> dict[str, Any]:
 _STATES = {"succeeded": Completed, "failed": Failed, "canceled": Cancelled}
 
 
-def ending(result: dict[str, Any]) -> State[dict[str, Any]]:
+def ending(standing: JobState) -> State[dict[str, Any]]:
     """Return the state that says how a job ended, and holds its result."""
-    error = result["error"]
-    message = f"{error['message']} {error['advice']}" if error else f"{result['done']} {result['unit']}s"
-    if result["status"] not in _STATES:
-        message = f"This idempotency key stands for {result['job_id']}, which is {result['status']}."
-    state = _STATES.get(result["status"], Completed)
-    return state(message=message, data=result)
+    error = standing.error
+    message = f"{error.message} {error.advice}" if error else f"{standing.done} {standing.unit}s"
+    if standing.status not in _STATES:
+        message = f"This idempotency key stands for {standing.job_id}, which is {standing.status}."
+    return _STATES.get(standing.status, Completed)(message=message, data=standing.to_json())
+
+
+# --- the caller's own simulators and callbacks ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inline:
     """Callbacks and resources that a caller in the same process gives the flows that it runs."""
 
-    watcher: Callable[[dict[str, Any]], None] = lambda status: None
-    """Callback that takes the job's status, several times a second."""
+    on_progress: Callable[[JobProgress], None] = lambda progress: None
+    """Takes the job's progress, several times a second."""
+    on_event: Callable[[Event], None] = lambda event: None
+    """Takes the events of a managed run."""
     canceled: Callable[[], bool] = lambda: False
     """Says whether the job is to stop."""
     sessions: Sessions
@@ -149,9 +179,7 @@ def sharing() -> Iterator[Inline]:
 _INLINE: ContextVar[Inline | None] = ContextVar("inline", default=None)
 
 
-def is_staged(job_id: str, store: str) -> bool:
-    """Return whether the job is in the store."""
-    return open_store(store).exists(keys.JobKeys(keys.check_job_id(job_id)).job)
+# --- the stages -------------------------------------------------------------------------------------------------------
 
 
 @task(name="resolve", **RETRYING_UNKNOWN)
@@ -160,22 +188,14 @@ def resolve(request: JobRequest, store: str, job_id: str, base: Path | None) -> 
     return resolving.resolve(request, open_store(store), job_id, base)
 
 
-@task(name="take-up", **RETRYING_UNKNOWN)
-def take_up(job_id: str, store: str) -> None:
-    """Check that the job can go on, and forget that somebody canceled it."""
-    opened = open_store(store)
-    resolving.take_up(opened, job_id)
-    launching.refuse_succeeded(opened, job_id)
-
-
 @task(name="claim", **RETRYING_UNKNOWN)
-def claim(resolved: Resolved, key: str, store: str) -> dict[str, Any] | None:
+def claim(resolved: Resolved, key: str, store: str) -> JobState | None:
     """Take the idempotency key for this job; return how the job stands that had it before, if one did and exists."""
     opened = open_store(store)
     job_id = idempotency.claim(opened, key, resolved.spec.job_id, idempotency.content_of(resolved.spec))
     if job_id == resolved.spec.job_id or not opened.exists(keys.JobKeys(job_id).job):
         return None
-    return history.job_status(opened, job_id).to_json()
+    return history.job_status(opened, job_id)
 
 
 @task(name="stage", **RETRYING_UNKNOWN)
@@ -184,17 +204,25 @@ def stage(resolved: Resolved, store: str) -> None:
     staging.stage(resolved, open_store(store))
 
 
+@task(name="resume", **RETRYING_UNKNOWN)
+def resume(job_id: str, store: str) -> None:
+    """Check that the job can go on, and forget that somebody canceled it."""
+    opened = open_store(store)
+    launching.forget_cancel(opened, job_id)
+    launching.refuse_succeeded(opened, job_id)
+
+
 def launch(job_id: str, store: str, pool: str | None) -> Failure | None:
     """Make attempts until one succeeds or no other is worth it; return the failure that ended them, if any."""
     spec = load_spec(open_store(store), job_id)
     launching.refuse_without_pool(spec, pool)
     state: State[Any] = _attempt.with_options(retries=spec.retries)(job_id, store, pool, return_state=True)
     error = state.result(raise_on_failure=False)
-    if isinstance(error, RequestError) or not isinstance(error, BaseException):
-        return error.failure if isinstance(error, RequestError) else None
     if isinstance(error, SimyardError):
         return error.failure
-    raise error
+    if isinstance(error, BaseException):
+        raise error
+    return None
 
 
 @task(name="launch", retry_delay_seconds=2, retry_condition_fn=worth_another, **PLAIN)
@@ -204,12 +232,13 @@ def _attempt(job_id: str, store: str, pool: str | None) -> None:
     spec = load_spec(opened, job_id)
     logger = get_run_logger()
     with sharing() as given:
+        # An attempt that began while Prefect was imported is joined; one that has succeeded is not made again.
         begun = given.head_start if given.head_start and given.head_start.is_first_of(job_id) else None
         if begun is None and launching.is_done(spec, opened):
             return
         import_plotting()
         observer = Observer(
-            progress=_Progress(job_id, given.watcher),
+            progress=_ProgressArtifact(job_id, given.on_progress),
             lines=lambda lines: logger.info("\n".join(lines)),
             canceled=given.canceled,
             why_stopped=why_stopped,
@@ -223,14 +252,14 @@ def _attempt(job_id: str, store: str, pool: str | None) -> None:
 
 
 @contextmanager
-def keeping(job_id: str, store: str) -> Iterator[None]:
+def persisting_when_terminated(job_id: str, store: str) -> Iterator[None]:
     """Persist the job's outputs if this process is asked to end meanwhile and no later process will do it."""
     try:
         yield
     except TerminationSignal as error:
         failure = why_stopped(error)
         canceled = failure.category is Category.CANCELED
-        if not canceled and launching.TAKEN_UP in flow_run.tags:
+        if not canceled and launching.AUTO_RESUME in flow_run.tags:
             raise  # it goes on elsewhere
         opened = open_store(store)
         spec = load_spec(opened, job_id)
@@ -248,34 +277,31 @@ def collect(job_id: str, store: str, failure: Failure | None) -> Verdict:
 
 
 @task(name="persist", **RETRYING_UNKNOWN)
-def persist(job_id: str, verdict: Verdict, store: str) -> dict[str, Any]:
+def persist(job_id: str, verdict: Verdict, store: str) -> JobResult:
     """Persist the outputs of the job; the manifest comes last."""
     opened = open_store(store)
-    return persisting.persist(load_spec(opened, job_id), verdict, opened).to_json()
+    return persisting.persist(load_spec(opened, job_id), verdict, opened)
 
 
 @task(name="report", **RETRYING_UNKNOWN)
-def report(result: dict[str, Any], store: str) -> None:
+def report(result: JobResult, store: str) -> None:
     """Publish the report in the Prefect UI."""
-    reporting.report(JobResult.from_json(result), open_store(store))
+    reporting.report(result, open_store(store))
 
 
-class _Progress:
-    """Passes every status on, and some of them to a progress artifact, from a thread of its own."""
+class _ProgressArtifact:
+    """Passes progress on, and updates an artifact by some of it, from a thread of its own."""
 
-    def __init__(self, job_id: str, watcher: Callable[[dict[str, Any]], None]) -> None:
-        self._watcher = watcher
+    def __init__(self, job_id: str, on_progress: Callable[[JobProgress], None]) -> None:
+        self._on_progress = on_progress
         self._shown = 0
         self._artifact = create_progress_artifact(0.0, key=f"{job_id}-progress", description="Work done")
 
-    def __call__(self, status: dict[str, Any]) -> None:
-        self._watcher(status)
-        part = PROGRESS_EVERY * status["done"] // max(status["total"], 1)
+    def __call__(self, progress: JobProgress) -> None:
+        self._on_progress(progress)
+        part = PROGRESS_EVERY * progress.done // max(progress.total, 1)
         if part > self._shown:
             self._shown = part
-            percent = 100.0 * status["done"] / status["total"]
+            percent = 100.0 * progress.done / progress.total
             # The supervisor must not wait for a server that is slow or away.
-            threading.Thread(target=self._update, args=(percent,), daemon=True).start()
-
-    def _update(self, percent: float) -> None:
-        update_progress_artifact(self._artifact, percent)  # type: ignore[arg-type]
+            threading.Thread(target=update_progress_artifact, args=(self._artifact, percent), daemon=True).start()

@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from simyard.blocks.reference import absolute, open_store
+from simyard.core.records import JobState
 from simyard.flows import stages
 from simyard.flows.export_policy import export_trained
 from simyard.flows.stages import drive, ending, run_request
@@ -50,18 +51,18 @@ def rerun(job_id: str, store: str | None = None, pool: str | None = None) -> Sta
         pool: Work pool that has the simulator; by default the site's, or this process where it has none.
     """
     store = absolute(store or Site.from_env().store)
-    stages.take_up(job_id, store)
+    stages.resume(job_id, store)
     with stages.sharing():
         return _with_export(drive(job_id, store, pool), store, pool)
 
 
-def _with_export(result: dict[str, Any], store: str, pool: str | None) -> State[dict[str, Any]]:
+def _with_export(standing: JobState, store: str, pool: str | None) -> State[dict[str, Any]]:
     """Export the policy of a training if its frozen request asks for that; return the final state of both."""
-    spec = load_spec(open_store(store), result["job_id"])
-    if result["status"] == "succeeded" and spec.kind == "train" and spec.request:
+    spec = load_spec(open_store(store), standing.job_id)
+    if standing.status == "succeeded" and spec.kind == "train" and spec.request:
         training = TrainRequest.model_validate(spec.request)
         if training.training_config.export_policy:
             problem = export_trained(training, spec.job_id, store, pool)
             if problem is not None:
-                return Failed(message=f"The policy was trained; its export ended as {problem}", data=result)
-    return ending(result)
+                return Failed(message=f"The policy was trained; its export ended as {problem}", data=standing.to_json())
+    return ending(standing)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from simyard.runner.when_imported import when_imported
+from simyard.runner.imported import when_imported
 
 _OPEN: set[Any] = set()
 """Writers that have not been closed: a forgotten one of tensorboardX leaves its thread."""

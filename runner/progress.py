@@ -19,6 +19,22 @@ _COUNT = re.compile(r"^(?:episodes|checks|steps) (\d+) of \d+(?:, step (\d+))?(?
 
 
 @dataclass(frozen=True, kw_only=True)
+class JobProgress:
+    """Progress of a job, as people are shown it."""
+
+    stage: str
+    """Current activity, in words; behind a colon may stand a count."""
+    done: int = 0
+    """Units of work done, those of earlier attempts included."""
+    total: int = 0
+    """Units that the job does; 0 where that is not known yet."""
+    unit: str = ""
+    """Name of one unit, in the singular."""
+    reward: float | None = None
+    """The newest mean return; None where none was seen."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reader:
     """Reader of the output of one kind of job."""
 

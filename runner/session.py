@@ -9,7 +9,6 @@ pays for the last one.
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import signal
@@ -19,18 +18,21 @@ import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from simyard.core.errors import Category, Failure, SimyardError, Stopped
-from simyard.core.files import AttemptPaths, read_json, write_json
-from simyard.core.records import WorkloadAccount
-from simyard.core.specs import AttemptSpec, Bounds, Facts, JobSpec
-from simyard.runner import event_writers
-from simyard.runner import verify_outputs as opened
+from simyard.core.files import AttemptPaths, read_json, sha256_of, write_json
+from simyard.core.records import Opened, WorkloadAccount
+from simyard.core.specs import AttemptSpec, Bounds, Facts
+from simyard.runner import event_writers, messages
 from simyard.runner.adapter import Adapter
+from simyard.runner.imported import LoadedCode, Status, installed
 from simyard.runner.isolation import Isolation, flush_c_streams, memory_bytes
-from simyard.runner.loaded_code import LoadedCode, Status, installed
+from simyard.runner.messages import Message
+from simyard.runner.rl import Library, Scale, get_library
+from simyard.runner.rl.base import tensors_of
 from simyard.runner.simulators import get_adapter
 from simyard.runner.workload import TOKEN, kill_family
 
@@ -44,107 +46,107 @@ def serve(control: socket.socket, simulator: str, library: str | None, bounds: B
         library: What to import ahead; None for nothing in particular.
         bounds: When to make room for a new process.
     """
-    found = installed()  # as it was before anything of it was imported
-    requests: queue.Queue[dict[str, Any]] = queue.Queue()
+    # As all was before anything of the simulator was imported.
+    packages = installed()
+    requests: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_receive, args=(control, requests), name="requests", daemon=True).start()
+
+    # Importing takes most of a start: it begins before the first job is ready.
     adapter = get_adapter(simulator)
     adapter.preload(library)
-    session = _Session(adapter, bounds, found)
+    session = _Session(adapter, bounds, packages)
     while True:
         try:
-            request = requests.get(timeout=bounds.idle_s)
+            request = messages.parse(requests.get(timeout=bounds.idle_s))
         except queue.Empty:
             with suppress(OSError):  # for a supervisor that takes this process just now
-                _send(control, {"event": "stale", "leaving": f"it had no job for {bounds.idle_s:.0f} s"})
+                control.sendall(messages.encode(messages.Stale(leaving=f"it had no job for {bounds.idle_s:.0f} s")))
             _leave(0)
-        answer = session.answer(request)
-        _send(control, {**answer, "request": request.get("request")})
-        if answer.get("leaving"):
-            _leave(answer.get("code", 0))
-        if answer["event"] == "checked":
-            adapter.import_rest()  # while the supervisor still prepares the job
+        reply = session.answer(request)
+        control.sendall(messages.encode(replace(reply, request=request.request)))
+
+        # A process that has failed, or has served enough, makes room for a new one.
+        if isinstance(reply, messages.Stale | messages.Done) and reply.leaving is not None:
+            _leave(reply.code if isinstance(reply, messages.Done) else 0)
+        # While the supervisor still prepares the job that was checked.
+        if isinstance(reply, messages.Checked):
+            adapter.import_rest()
 
 
-def _receive(control: socket.socket, requests: queue.Queue[dict[str, Any]]) -> None:
+def _receive(control: socket.socket, requests: queue.Queue[str]) -> None:
     with control.makefile("r", encoding="utf-8") as lines:
         for line in lines:
-            requests.put(json.loads(line))
+            requests.put(line)
     # End of file: the supervisor is gone, and nobody would collect what this process goes on to do.
     if token := os.environ.get(TOKEN):
         kill_family(token)
     os.killpg(0, signal.SIGKILL)
 
 
-def _send(control: socket.socket, message: dict[str, Any]) -> None:
-    control.sendall(json.dumps(message).encode() + b"\n")
-
-
 class _Session:
     """State of a process from one job to the next."""
 
-    def __init__(self, adapter: Adapter, bounds: Bounds, found: Mapping[str, Status]) -> None:
+    def __init__(self, adapter: Adapter, bounds: Bounds, packages: Mapping[str, Status]) -> None:
         self.adapter = adapter
-        self.installed = found
+        self.packages = packages
         self.bounds = bounds
         self.jobs = 0
         self.code = LoadedCode()
         self.isolation = Isolation()
         self.streams = _Streams()
 
-    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Serve a request; an answer with `leaving` is the last one, and gives the reason."""
-        match request["op"]:
-            case "ready":
+    def answer(self, request: Message) -> Message:
+        """Serve a request; a reply with `leaving` is the last one, and gives the reason."""
+        match request:
+            case messages.ImportAll():
                 self.adapter.import_rest()
-                return {"event": "ready", "only_one_job": self.adapter.only_one_job()}
-            case "check":
-                overlay = Path(request["overlay"]) if request["overlay"] else None
-                files = {digest: Path(path) for digest, path in request["files"].items()}
-                return self._check(JobSpec.from_json(request["job"]), overlay, files)
-            case "findings":
-                evidence = {**self.code.evidence(), **self.installed}
-                return {"event": "findings", "findings": self.adapter.findings(), "evidence": evidence}
-            case "run":
-                return self._run(AttemptPaths(Path(request["root"])))
-            case other:
-                raise ValueError(f"unknown request {other!r}")
+                return messages.Imported(only_one_job=self.adapter.only_one_job())
+            case messages.Check():
+                return self._check(request)
+            case messages.TellFindings():
+                return messages.Found(
+                    findings=self.adapter.findings(), evidence={**self.code.evidence(), **self.packages}
+                )
+            case messages.RunAttempt():
+                return self._run(AttemptPaths(Path(request.root)))
+        raise ValueError(f"no request of a workload: {request}")
 
-    def _check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> dict[str, Any]:
+    def _check(self, request: messages.Check) -> Message:
+        """Check a job, in the code that is on the disk now."""
         if changed := self.code.changed():
-            return {"event": "stale", "leaving": f"{changed} is not what it was when it was imported"}
+            return messages.Stale(leaving=f"{changed} is not what it was when it was imported")
+        overlay = Path(request.overlay) if request.overlay else None
+        files = {digest: Path(path) for digest, path in request.files.items()}
         self.isolation.begin()
         try:
-            facts = self.adapter.check(job, overlay, files)
-        except SimyardError as error:
-            return {"event": "refused", "failure": error.failure.to_json()}
+            return messages.Checked(facts=self.adapter.check(request.job, overlay, files))
         except Exception as error:
-            traceback.print_exc()
-            return {"event": "refused", "failure": _failure(error).to_json()}
+            if not isinstance(error, SimyardError):
+                traceback.print_exc()
+            return messages.Refused(failure=_failure(error))
         finally:
-            self.isolation.end(overlay, _top_level(job.import_callback))
+            self.isolation.end(overlay, _top_level(request.job.import_callback))
             self.code.remember()
-        return {"event": "checked", "facts": facts.to_json()}
 
-    def _run(self, paths: AttemptPaths) -> dict[str, Any]:
+    def _run(self, paths: AttemptPaths) -> messages.Done:
+        """Run an attempt between two looks at the process, and say whether it may serve another."""
         attempt = AttemptSpec.from_json(read_json(paths.spec))
         self.isolation.begin()
         with self.streams.into(paths):
-            code, failed = run(paths)
+            code, leaving = run(paths)
         self.isolation.end(paths.overlay, _top_level(attempt.job.import_callback))
+
         self.jobs += 1
         memory = memory_bytes()
-        leaving = failed or self.adapter.only_one_job() or self._enough(memory)
+        leaving = leaving or self.adapter.only_one_job()
+        if leaving is None and self.jobs >= self.bounds.jobs:
+            leaving = f"it has served {self.jobs} jobs, as many as it may"
+        if leaving is None and memory > self.bounds.memory_bytes:
+            leaving = f"it has {memory / 1e9:.1f} GB of memory, more than {self.bounds.memory_bytes / 1e9:.1f} GB"
         if leaving is None:  # what follows takes a moment
             leaving = self.isolation.left_over() or self.adapter.left_over()
             self.code.remember()
-        return {"event": "done", "code": code, "leaving": leaving, "memory_bytes": memory}
-
-    def _enough(self, memory: int) -> str | None:
-        if self.jobs >= self.bounds.jobs:
-            return f"it has served {self.jobs} jobs, as many as it may"
-        if memory > self.bounds.memory_bytes:
-            return f"it has {memory / 1e9:.1f} GB of memory, more than {self.bounds.memory_bytes / 1e9:.1f} GB"
-        return None
+        return messages.Done(code=code, leaving=leaving, memory_bytes=memory)
 
 
 def run(paths: AttemptPaths) -> tuple[int, str | None]:
@@ -164,7 +166,7 @@ def run(paths: AttemptPaths) -> tuple[int, str | None]:
             get_adapter(attempt.job.simulator).run(attempt, facts, paths)
         finally:
             event_writers.close_all()
-        account = WorkloadAccount(failure=None, opened=opened.open_results(paths, attempt, facts))
+        account = WorkloadAccount(failure=None, opened=open_results(paths, attempt, facts))
     except Stopped:
         account = WorkloadAccount(failure=None, opened=())  # why it was stopped, the supervisor knows
         left = "its job was stopped"
@@ -187,7 +189,7 @@ def open_afterwards(paths: AttemptPaths) -> None:
     """Give the account of a workload that trained to its end and hung or died before it gave one itself."""
     attempt = AttemptSpec.from_json(read_json(paths.spec))
     facts = Facts.from_json(read_json(paths.facts))
-    account = WorkloadAccount(failure=None, opened=opened.open_results(paths, attempt, facts))
+    account = WorkloadAccount(failure=None, opened=open_results(paths, attempt, facts))
     write_json(paths.outcome, account.to_json())
 
 
@@ -260,3 +262,39 @@ def _leave(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def open_results(paths: AttemptPaths, attempt: AttemptSpec, facts: Facts) -> tuple[Opened, ...]:
+    """Open the files that the attempt promised, on the simulator's own Python.
+
+    Of a training that is the newest checkpoint, which counts only when it loads and its weights are finite. Other kinds
+    open what they write before it gets its name.
+    """
+    if attempt.node:
+        return ()  # the first machine collects
+    if attempt.job.kind != "train":
+        return tuple(
+            Opened(name=str(path.relative_to(paths.output)), sha256=sha256_of(path), finite=None, error=None)
+            for path in sorted(paths.output.rglob("*"))
+            if path.is_file()
+        )
+    library = get_library(attempt.job.library)
+    scale = Scale(num_envs=attempt.job.num_envs, rollout=facts.rollout)
+    numbered = [
+        (iteration, path.stat().st_mtime_ns, path)
+        for path in paths.work.glob(library.checkpoint_glob)
+        if (iteration := library.iteration_of(path, attempt.start_iteration, scale)) is not None
+    ]
+    return (open_checkpoint(max(numbered)[-1], library),) if numbered else ()
+
+
+def open_checkpoint(path: Path, library: Library) -> Opened:
+    """Load one checkpoint and look at every tensor in it."""
+    record = Opened(name=path.name, sha256=None, tensors=0, finite=None, error=None)
+    try:
+        record = replace(record, sha256=sha256_of(path))
+        tensors = [tensor for part in library.load_own(path) for _, tensor in tensors_of("", part)]
+        finite = all(bool(tensor.isfinite().all()) for tensor in tensors)
+        return replace(record, tensors=len(tensors), finite=finite)
+    except Exception as error:
+        return replace(record, error=f"{type(error).__name__}: {error}")

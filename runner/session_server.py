@@ -8,7 +8,6 @@ or has served enough is replaced by a new one, warmed up in the same way.
 
 from __future__ import annotations
 
-import json
 import os
 import selectors
 import shutil
@@ -20,14 +19,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 from simyard.core.errors import Category, Failure, SimyardError, WorkloadError
 from simyard.core.files import AttemptPaths, read_json, write_json
 from simyard.core.records import WorkloadAccount
 from simyard.core.specs import AttemptSpec, Bounds, JobSpec
 from simyard.core.wire import Wire
-from simyard.runner.workload import ChildWorkload, LineSocket, Workload, has_token
+from simyard.runner import messages
+from simyard.runner.messages import LineSocket, SessionFingerprint
+from simyard.runner.workload import ChildWorkload, Workload, has_token
 
 PREPARE_S = 1800.0
 """Importing the simulator, and warming up with an empty kernel cache."""
@@ -47,13 +48,40 @@ class SessionSpec(Wire):
     """The adapter's name."""
     library: str | None
     """Library to import ahead."""
-    needs: dict[str, Any]
+    needs: SessionFingerprint
     """Fingerprint of the jobs it may serve; equal or refused."""
     bounds: Bounds
     warm_up: JobSpec | None = None
     """A job that is run first, so that its kernels are loaded; its files are in the folder `warm-up`."""
     inputs: dict[str, str] = field(default_factory=dict)
     """Names of that job's inputs, by digest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionState(Wire):
+    """State of a session, for people and for commands that look for one."""
+
+    session_id: str
+    needs: SessionFingerprint
+    """Fingerprint of the jobs it may serve."""
+    state: Literal["starting", "warming up", "ready", "busy", "failed"] = "starting"
+    keeper: int = field(default_factory=os.getpid)
+    """Process of its server."""
+    pid: int | None = None
+    """Process of its workload."""
+    jobs: int = 0
+    """Jobs served, by all its processes."""
+    processes: int = 0
+    """Workload processes so far: one is replaced when it has failed or has served enough."""
+    memory_bytes: int | None = None
+    """Resident memory after the last job."""
+    started_at: float = field(default_factory=time.time)
+    used_at: float | None = None
+    """End of the last job; both in seconds since the epoch."""
+    replaced: str | None = None
+    """Reason the last process was replaced."""
+    failure: Failure | None = None
+    """Failure of its start; None if there was none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +110,13 @@ class SessionFolder:
         """The job that warms it up."""
         return AttemptPaths(self.root / "warm-up")
 
+    def read_state(self) -> SessionState | None:
+        """Return the state of the session; None if it has ended, is just beginning, or is of another version."""
+        try:
+            return SessionState.from_json(read_json(self.state))
+        except (OSError, ValueError):
+            return None
+
     @contextmanager
     def address(self) -> Iterator[str]:
         """The address of its socket, short however deep the folder is: a path may have 107 bytes."""
@@ -91,14 +126,14 @@ class SessionFolder:
         finally:
             os.close(descriptor)
 
-    def connect(self, timeout_s: float = GREETING_S) -> LineSocket:
-        """Connect to its keeper.
+    def connect(self) -> LineSocket:
+        """Connect to its server.
 
         Raises:
             OSError: If nobody listens.
         """
         stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        stream.settimeout(timeout_s)
+        stream.settimeout(GREETING_S)
         try:
             with self.address() as address:
                 stream.connect(address)
@@ -108,31 +143,37 @@ class SessionFolder:
         return LineSocket(stream)
 
 
+def kept_sessions(folder: Path) -> list[tuple[SessionFolder, SessionState]]:
+    """Return the sessions that are kept below a folder, oldest first, each with its state."""
+    found = [SessionFolder(root=path) for path in sorted(folder.glob("session-*"))]
+    return [(session, state) for session in found if (state := session.read_state()) is not None]
+
+
 class LentWorkload(Workload):
     """A kept session's workload, seen from a supervisor that has it for now."""
 
-    def __init__(self, folder: SessionFolder, lines: LineSocket, greeting: dict[str, Any]) -> None:
-        super().__init__(lines, greeting["token"], folder.log)
-        self.session_id: str = greeting["session_id"]
-        self.jobs = greeting["jobs"]
-        self._pid: int | None = greeting["pid"] if has_token(greeting["pid"], greeting["token"]) else None
+    def __init__(self, folder: SessionFolder, lines: LineSocket, lent: messages.Lent) -> None:
+        super().__init__(lines, lent.token, folder.log)
+        self.session_id = lent.session_id
+        self.jobs = lent.jobs
+        self._pid = lent.pid if has_token(lent.pid, lent.token) else None
 
     @classmethod
-    def borrow(cls, folder: SessionFolder, needs: dict[str, Any]) -> LentWorkload | None:
+    def borrow(cls, folder: SessionFolder, fingerprint: SessionFingerprint) -> LentWorkload | None:
         """Borrow the workload of a session; None where it is busy, gone or not for this job."""
         try:
             lines = folder.connect()
         except OSError:
             return None
         try:
-            lines.send({"op": "borrow", "needs": needs})
-            greeting = lines.receive(GREETING_S)
-        except (OSError, EOFError):
-            greeting = None
-        if greeting is None or greeting["event"] != "yours":
+            lines.send(messages.Borrow(needs=fingerprint))
+            reply = lines.receive(GREETING_S)
+        except (OSError, EOFError, ValueError):  # a server of another version says it in its own words
+            reply = None
+        if not isinstance(reply, messages.Lent):
             lines.close()
             return None
-        return cls(folder, lines, greeting)
+        return cls(folder, lines, reply)
 
     @property
     def pid(self) -> int | None:
@@ -158,11 +199,11 @@ class LentWorkload(Workload):
         self._ended = True
 
     def end(self, grace_s: float) -> None:
-        """Have its keeper end it."""
+        """Have its server end it."""
         if self._ended:
             return
         with suppress(OSError):
-            self._lines.send({"op": "end", "grace_s": grace_s})
+            self._lines.send(messages.EndWorkload(grace_s=grace_s))
         ended = False
         deadline = time.monotonic() + grace_s + GREETING_S
         while not ended and time.monotonic() < deadline:
@@ -172,57 +213,31 @@ class LentWorkload(Workload):
         self._ended = True
 
     def _exit_code(self) -> int:
-        return self.code if self._exited else -signal.SIGKILL  # a keeper that dies takes the workload with it
+        return self.code if self._exited else -signal.SIGKILL  # a server that dies takes the workload with it
 
 
 def keep(root: Path) -> int:
     """Keep a session until it has been idle too long or is stopped; return an exit code."""
     folder = SessionFolder(root=root)
-    keeper = _Keeper(folder, SessionSpec.from_json(read_json(folder.spec)))
-    signal.signal(signal.SIGTERM, keeper.on_sigterm)
+    server = _SessionServer(folder, SessionSpec.from_json(read_json(folder.spec)))
+    signal.signal(signal.SIGTERM, server.on_sigterm)
     try:
-        return keeper.run()
+        return server.run()
     finally:
         shutil.rmtree(root, ignore_errors=True)
-
-
-@dataclass(kw_only=True)
-class _State:
-    """State of a session, for people and for commands that look for one."""
-
-    session_id: str
-    needs: dict[str, Any]
-    """Fingerprint of the jobs it may serve."""
-    state: str = "starting"
-    """`starting`, `warming up`, `ready`, `busy` or `failed`."""
-    keeper: int = field(default_factory=os.getpid)
-    pid: int | None = None
-    jobs: int = 0
-    """Jobs served, by all its processes."""
-    processes: int = 0
-    """Workload processes so far: one is replaced when it has failed or has served enough."""
-    memory_bytes: int | None = None
-    """Resident memory after the last job."""
-    started_at: float = field(default_factory=time.time)
-    used_at: float | None = None
-    """End of the last job; both in seconds since the epoch."""
-    replaced: str | None = None
-    """Reason the last process was replaced."""
-    failure: dict[str, Any] | None = None
-    """Failure of its start; None if there was none."""
 
 
 class _StopError(Exception):
     """Raised in the main loop when the session is to end."""
 
 
-class _Keeper:
+class _SessionServer:
     """The session: one workload, at most one borrower, and the socket where others ask."""
 
     def __init__(self, folder: SessionFolder, spec: SessionSpec) -> None:
         self.folder = folder
         self.spec = spec
-        self.state = _State(session_id=spec.session_id, needs=spec.needs)
+        self.state = SessionState(session_id=spec.session_id, needs=spec.needs)
         self.stopping = False
         self.workload: ChildWorkload | None = None
         self.borrower: LineSocket | None = None
@@ -251,7 +266,7 @@ class _Keeper:
         except _StopError:
             return 0
         except SimyardError as error:
-            self._note(state="failed", failure=error.failure.to_json())
+            self._note(state="failed", failure=error.failure)
             time.sleep(GREETING_S)  # for who waits for it to be ready
             return 1
         finally:
@@ -261,7 +276,7 @@ class _Keeper:
 
     def _note(self, **changes: Any) -> None:
         self.state = replace(self.state, **changes)
-        write_json(self.folder.state, vars(self.state))
+        write_json(self.folder.state, self.state.to_json())
 
     def _start(self) -> ChildWorkload:
         spec = self.spec
@@ -275,13 +290,12 @@ class _Keeper:
         )  # fmt: skip
         self.workload = workload
         self._note(state="starting", pid=workload.pid, processes=self.state.processes + 1)
-        answer = workload.ready(PREPARE_S)
-        if answer["only_one_job"]:
+        if (only_one_job := workload.ready(PREPARE_S)) is not None:
             raise WorkloadError(
                 Failure(
                     code="one_job_a_process",
                     category=Category.USER,
-                    message=f"This simulator cannot be kept warm: {answer['only_one_job']}.",
+                    message=f"This simulator cannot be kept warm: {only_one_job}.",
                     advice="Its jobs start cold; nothing needs to be set for that.",
                 )
             )
@@ -321,96 +335,83 @@ class _Keeper:
         self.running = False
         idle_since = time.monotonic()
         while workload.leaving is None and (self.borrower or not self.stopping):
+            # Wait for a word of the workload, of the borrower, or of somebody new.
             with selectors.DefaultSelector() as selector:
                 selector.register(listener, selectors.EVENT_READ)
                 selector.register(workload, selectors.EVENT_READ)
                 if self.borrower is not None:
                     selector.register(self.borrower, selectors.EVENT_READ)
                 ready = {key.fileobj for key, _ in selector.select(POLL_S)}
-            if workload in ready:
-                self._pass_on(workload)
-            if self.borrower in ready and self.borrower is not None:
-                self._pass_in(self.borrower, workload)
+            if workload in ready and (message := workload.next_message()) is not None:
+                if isinstance(message, messages.Done):
+                    self.running = False
+                    self._note(jobs=self.state.jobs + 1, memory_bytes=message.memory_bytes, used_at=time.time())
+                if self.borrower is not None:  # it knows the replies to its requests by their ids
+                    with suppress(OSError):  # that it is gone shows when it is listened to
+                        self.borrower.send(message)
+            if self.borrower is not None and self.borrower in ready:
+                self._hear_borrower(self.borrower, workload)
             if listener in ready:
                 self._greet(listener, workload)
+
+            # A session that nobody wants ends.
             if self.borrower is not None:
                 idle_since = time.monotonic()
             elif time.monotonic() - idle_since > self.spec.bounds.idle_s:
                 self.stopping = True
+
+        # The workload is replaced; who has it is told of its end.
         if workload.leaving is not None:
             self._note(state="starting", replaced=workload.leaving)
         if self.borrower is not None:
             workload.end(0.0)
             with suppress(OSError):
-                self.borrower.send({"event": "exited", "code": workload.code})
-            self._part()
+                self.borrower.send(messages.Exited(code=workload.code))
+            self._part(self.borrower)
 
-    def _pass_on(self, workload: ChildWorkload) -> None:
-        """Pass the workload's reply on to the borrower, which knows its own by their ids."""
-        message = workload.listen()
-        if message is None:
-            return
-        if message["event"] == "done":
-            self.running = False
-            self._note(jobs=self.state.jobs + 1, memory_bytes=message["memory_bytes"], used_at=time.time())
-        if self.borrower is not None:
-            with suppress(OSError):  # that it is gone shows when it is listened to
-                self.borrower.send(message)
-
-    def _pass_in(self, borrower: LineSocket, workload: ChildWorkload) -> None:
+    def _hear_borrower(self, borrower: LineSocket, workload: ChildWorkload) -> None:
         """Serve a message of the borrower: most are for the workload."""
         try:
             message = borrower.receive(0.0)
         except EOFError:
-            self._part()
+            self._part(borrower)
             if self.running:  # nobody would collect what the job goes on to do
                 workload.end(0.0)
             elif workload.leaving is None:
                 self._note(state="ready")
             return
-        if message is None:
-            return
-        if message["op"] == "end":
-            workload.end(float(message["grace_s"]))
-            return
-        self.running = self.running or message["op"] == "run"
-        with suppress(OSError):  # that it is gone shows when it is listened to
-            workload.tell(message)
+        if isinstance(message, messages.EndWorkload):
+            workload.end(message.grace_s)
+        elif message is not None:
+            self.running = self.running or isinstance(message, messages.RunAttempt)
+            with suppress(OSError):  # that it is gone shows when it is listened to
+                workload.forward(message)
 
     def _greet(self, listener: socket.socket, workload: ChildWorkload) -> None:
         """Serve the request of a new connection."""
         stream, _ = listener.accept()
         caller = LineSocket(stream)
         try:
-            wish = caller.receive(GREETING_S)
-            if wish is not None and wish["op"] == "borrow" and not (self.borrower or self.stopping):
-                if wish["needs"] == self.spec.needs:
+            message = caller.receive(GREETING_S)
+            if isinstance(message, messages.StopSession):
+                self.stopping = True
+            elif isinstance(message, messages.Borrow):
+                if not (self.borrower or self.stopping) and message.needs == self.spec.needs:
                     caller.send(
-                        {"event": "yours", "token": workload.token, "pid": workload.pid, "jobs": self.state.jobs,
-                         "session_id": self.spec.session_id}
+                        messages.Lent(
+                            token=workload.token, pid=workload.pid, jobs=self.state.jobs,
+                            session_id=self.spec.session_id,
+                        )
                     )  # fmt: skip
                     self.borrower = caller
                     self._note(state="busy")
                     return
-                caller.send({"event": "refused"})
-            elif wish is not None and wish["op"] == "borrow":
-                caller.send({"event": "busy"})
-            elif wish is not None and wish["op"] == "stop":
-                self.stopping = True
-        except (OSError, EOFError, ValueError, KeyError, TypeError):  # whoever it was, it is gone
+                caller.send(messages.NotLent())
+        except (OSError, EOFError, ValueError):  # whoever it was, it is gone
             pass
         caller.close()
 
-    def _part(self) -> None:
-        if self.borrower is not None:
-            self.borrower.close()
+    def _part(self, borrower: LineSocket) -> None:
+        """Let the borrower go."""
+        borrower.close()
         self.borrower = None
-
-
-def read_state(folder: SessionFolder) -> dict[str, Any] | None:
-    """Return the state of a session; None if it has ended, or is just beginning."""
-    try:
-        state = dict(json.loads(folder.state.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None
-    return state

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import selectors
 import shutil
 import signal
 import socket
@@ -13,12 +12,14 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError, known_failure
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import Bounds, Facts, JobSpec
+from simyard.runner import messages
+from simyard.runner.messages import LineSocket, Message
 
 TOKEN = "SIMYARD_WORKLOAD"
 
@@ -72,13 +73,15 @@ class Workload:
         """Have no more to do with it: whoever started it decides what becomes of it."""
         raise NotImplementedError
 
-    def ready(self, timeout_s: float) -> dict[str, Any]:
-        """Wait until it has imported the simulator; return `only_one_job`: why it takes one job only, or None.
+    def ready(self, timeout_s: float) -> str | None:
+        """Wait until it has imported the simulator; return the reason that it takes one job only, or None.
 
         Raises:
             WorkloadError: If it ends or does not answer in time.
         """
-        return self._ask({"op": "ready"}, timeout_s)
+        reply = self._ask(messages.ImportAll(), timeout_s)
+        assert isinstance(reply, messages.Imported)
+        return reply.only_one_job
 
     def check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path], timeout_s: float) -> Facts:
         """Have the simulator's environment check the job; `files` are those of its inputs that are here, by digest.
@@ -94,35 +97,23 @@ class Workload:
         if self._checked is not None and self._checked[0] == asked and self.is_waiting:
             return self._checked[1]
         here = {digest: str(path) for digest, path in files.items()}
-        reply = self._ask(
-            {"op": "check", "job": job.to_json(), "overlay": str(overlay) if overlay else None, "files": here},
-            timeout_s,
-        )
-        if reply["event"] == "stale":
-            self.leaving = reply["leaving"]
-            raise StaleWorkloadError(
-                Failure(
-                    code="code_changed",
-                    category=Category.INFRA,
-                    message=f"The waiting simulator takes no job any more: {self.leaving}.",
-                    advice="Run again.",
-                )
-            )
-        if reply["event"] == "refused":
-            failure = Failure.from_json(reply["failure"])
+        reply = self._ask(messages.Check(job=job, overlay=str(overlay) if overlay else None, files=here), timeout_s)
+        if isinstance(reply, messages.Refused):
+            failure = reply.failure
             raise RequestError(failure.message, code=failure.code, advice=failure.advice)
-        facts = Facts.from_json(reply["facts"])
-        self._checked = (asked, facts)
-        return facts
+        assert isinstance(reply, messages.Checked)
+        self._checked = (asked, reply.facts)
+        return reply.facts
 
-    def findings(self, timeout_s: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    def findings(self, timeout_s: float) -> messages.Found:
         """Return the findings of its checks about the environment, and the files they came from.
 
         Raises:
             WorkloadError: If the process ends or does not answer in time.
         """
-        reply = self._ask({"op": "findings"}, timeout_s)
-        return reply["findings"], reply["evidence"]
+        reply = self._ask(messages.TellFindings(), timeout_s)
+        assert isinstance(reply, messages.Found)
+        return reply
 
     def run(self, paths: AttemptPaths) -> None:
         """Hand the prepared attempt over; returns at once."""
@@ -130,7 +121,7 @@ class Workload:
         self._checked = None
         self._busy = True
         try:
-            self._send({"op": "run", "root": str(paths.root)})
+            self._send(messages.RunAttempt(root=str(paths.root)))
         except OSError as error:
             raise self._died() from error
 
@@ -139,63 +130,76 @@ class Workload:
         try:
             message = self._receive(timeout_s)
         except EOFError:
-            message = {"event": "exited", "code": self._exit_code()}
+            message = messages.Exited(code=self._exit_code())
         if message is None:
             return False
-        self._note(message)
+        self._note_end(message)
         return True
 
-    def _note(self, message: dict[str, Any]) -> None:
+    def _note_end(self, message: Message) -> None:
         """Record the end of a job or of the process."""
-        self.code = message["code"]
         self._busy = False
-        if message["event"] == "done":
-            self.leaving = message["leaving"]
-        else:
-            self._exited = True
-            self.leaving = self.leaving or f"it ended with {describe_exit(self.code)}"
+        match message:
+            case messages.Done():
+                self.code, self.leaving = message.code, message.leaving
+            case messages.Stale():  # it went before it had the job
+                self.code, self.leaving = 0, message.leaving
+            case messages.Exited():
+                self.code, self._exited = message.code, True
+                self.leaving = self.leaving or f"it ended with {describe_exit(self.code)}"
 
     def _exit_code(self) -> int:
         """Return the exit code of the process: it has closed its side."""
         raise NotImplementedError
 
-    def _receive(self, timeout_s: float) -> dict[str, Any] | None:
+    def _receive(self, timeout_s: float) -> Message | None:
         """Return the next message, replies to other requests passed over; None where none comes in time."""
         deadline = time.monotonic() + timeout_s
         message = self._lines.receive(timeout_s)
-        while message is not None and message.get("request", self._request) != self._request:
+        while message is not None and message.request not in (None, self._request):
             message = self._lines.receive(max(0.0, deadline - time.monotonic()))
         return message
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: Message) -> None:
         """Send a request under an id of its own, which its reply repeats.
 
         Raises:
             OSError: If nobody is there any more.
         """
         self._request = uuid.uuid4().hex
-        self._lines.send({**message, "request": self._request})
+        self._lines.send(replace(message, request=self._request))
 
-    def _ask(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    def _ask(self, message: Message, timeout_s: float) -> Message:
         with contextlib.suppress(OSError):  # that it is gone shows when it is listened to, and perhaps why
             self._send(message)
         try:
             reply = self._receive(timeout_s)
         except (OSError, EOFError) as error:
             raise self._died() from error
-        if reply is None:
-            self._request = ""  # nobody waits for its reply any more
-            raise WorkloadError(
-                Failure(
-                    code="workload_silent",
-                    category=Category.INFRA,
-                    message=f"The workload did not answer within {timeout_s:.0f} s.",
-                    advice="The machine may be overloaded; its output so far is in workload.log.",
+        match reply:
+            case None:
+                self._request = ""  # nobody waits for its reply any more
+                raise WorkloadError(
+                    Failure(
+                        code="workload_silent",
+                        category=Category.INFRA,
+                        message=f"The workload did not answer within {timeout_s:.0f} s.",
+                        advice="The machine may be overloaded; its output so far is in workload.log.",
+                    )
                 )
-            )
-        if reply["event"] == "exited":
-            self._note(reply)
-            raise self._died()
+            case messages.Exited():
+                self._note_end(reply)
+                raise self._died()
+            case messages.Stale():
+                self.leaving = reply.leaving
+                raise StaleWorkloadError(
+                    Failure(
+                        code="code_changed",
+                        category=Category.INFRA,
+                        message=f"The waiting simulator takes no job any more: {self.leaving}.",
+                        advice="Run again.",
+                    )
+                )
         return reply
 
     def _died(self) -> WorkloadError:
@@ -270,23 +274,23 @@ class ChildWorkload(Workload):
         """The descriptor on which it speaks."""
         return self._lines.fileno()
 
-    def tell(self, message: dict[str, Any]) -> None:
-        """Pass a request of somebody else on.
+    def forward(self, message: Message) -> None:
+        """Pass a request of another process on.
 
         Raises:
             OSError: If it has ended.
         """
         self._lines.send(message)
 
-    def listen(self) -> dict[str, Any] | None:
+    def next_message(self) -> Message | None:
         """Return its next message, for another process; None if there is none, or it ended."""
         try:
             message = self._lines.receive(0.0)
         except EOFError:
-            self._note({"event": "exited", "code": self._exit_code()})
+            self._note_end(messages.Exited(code=self._exit_code()))
             return None
-        if message is not None and message.get("leaving"):
-            self._note({"code": 0, **message, "event": "done"})
+        if isinstance(message, messages.Done | messages.Stale) and message.leaving:
+            self._note_end(message)
         return message
 
     def end(self, grace_s: float) -> None:
@@ -316,52 +320,6 @@ class ChildWorkload(Workload):
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
-
-
-class LineSocket:
-    """A stream socket that carries one JSON object a line."""
-
-    def __init__(self, stream: socket.socket) -> None:
-        self._socket = stream
-        self._unread = b""
-
-    def fileno(self) -> int:
-        """The descriptor, to wait for."""
-        return self._socket.fileno()
-
-    def send(self, message: dict[str, Any]) -> None:
-        """Send one object.
-
-        Raises:
-            OSError: If nobody is there any more.
-        """
-        self._socket.sendall(json.dumps(message).encode() + b"\n")
-
-    def receive(self, timeout_s: float) -> dict[str, Any] | None:
-        """Wait for one object; None when none has come in time.
-
-        Raises:
-            EOFError: If the other side has closed.
-        """
-        deadline = time.monotonic() + timeout_s
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._socket, selectors.EVENT_READ)
-            while b"\n" not in self._unread:
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    return None
-                try:
-                    data = self._socket.recv(65536)
-                except ConnectionResetError:  # it died with the request unread
-                    data = b""
-                if not data:
-                    raise EOFError
-                self._unread += data
-        line, _, self._unread = self._unread.partition(b"\n")
-        return dict(json.loads(line))
-
-    def close(self) -> None:
-        """Close it; the other side sees the end."""
-        self._socket.close()
 
 
 def describe_exit(code: int) -> str:

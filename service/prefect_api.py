@@ -23,7 +23,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled
 
 from simyard.core.errors import RequestError, StoreError
-from simyard.tasks.launch import TAKEN_UP
+from simyard.tasks.launch import AUTO_RESUME
 
 DEPLOYMENTS = {
     "train": "train/train",
@@ -95,7 +95,7 @@ class Launches:
                 deployment,
                 parameters=launch.parameters,
                 idempotency_key=launch.id,
-                tags=[TAKEN_UP, tag_of_key(launch.key_id), f"project:{launch.project}", launch.id],
+                tags=[AUTO_RESUME, tag_of_key(launch.key_id), f"project:{launch.project}", launch.id],
             )
         self._states[launch.id] = (time.monotonic(), run)
 
@@ -198,7 +198,7 @@ class Launches:
     def worth_a_look(self) -> list[FlowRun]:
         """Return flow runs that may have been lost: those that crashed, and those that some process should have."""
         lost = (StateType.CRASHED, StateType.PENDING, StateType.RUNNING)
-        return self._all(_filter([TAKEN_UP], lost))
+        return self._all(_filter([AUTO_RESUME], lost))
 
     def _all(self, wanted: FlowRunFilter) -> list[FlowRun]:
         found: list[FlowRun] = []

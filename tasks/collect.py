@@ -9,7 +9,7 @@ from simyard.core.specs import JobSpec
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.kinds import kind_of
 from simyard.tasks.shared import history
-from simyard.tasks.shared.history import Artifact, PastAttempt, Verdict
+from simyard.tasks.shared.history import Artifact, Verdict
 
 
 def collect(spec: JobSpec, store: Store, failure: Failure | None = None) -> Verdict:
@@ -22,22 +22,15 @@ def collect(spec: JobSpec, store: Store, failure: Failure | None = None) -> Verd
     """
     past = history.attempts(store, spec.job_id)
     chain = tuple(history.chain(past))
-    artifacts = (*_checkpoints(chain), *_files(spec, store, chain))
-    last = past[-1].outcome if past else None
-    reported = last.failure if last and last.failure else failure
-    verdict = reported or _missing(spec, store, last, artifacts)
-    return Verdict(status=ended(verdict), failure=verdict, artifacts=artifacts, attempts=tuple(past), chain=chain)
+    artifacts: dict[str, Artifact] = {}
 
-
-def _checkpoints(chain: tuple[tuple[PastAttempt, int | None], ...]) -> list[Artifact]:
-    """Return one chain of checkpoints: of each attempt those up to the one its successor took up."""
-    found: dict[str, Artifact] = {}
+    # One chain of checkpoints: of each attempt those up to the one that its successor resumed from.
     for attempt, takeover in chain:
         for record in attempt.checkpoints:
             if takeover is not None and record.iteration is not None and record.iteration > takeover:
                 continue
             name = CHECKPOINTS.name + record.name
-            found[name] = Artifact(
+            artifacts[name] = Artifact(
                 name=name,
                 kind=CHECKPOINTS.kind,
                 key=record.key,
@@ -46,24 +39,26 @@ def _checkpoints(chain: tuple[tuple[PastAttempt, int | None], ...]) -> list[Arti
                 iteration=record.iteration,
                 parent=record.parent,
             )
-    return list(found.values())
 
-
-def _files(spec: JobSpec, store: Store, chain: tuple[tuple[PastAttempt, int | None], ...]) -> list[Artifact]:
-    """Return the last attempt's files under their own names, earlier ones below `attempts/<n>/`."""
-    found = []
+    # The last attempt's files under their own names, earlier ones below `attempts/<n>/`.
     for attempt, takeover in chain:
         prefix = attempt.keys.files + "/"
         digests = {record.name: record.sha256 for record in (attempt.outcome.opened if attempt.outcome else ())}
         for entry in store.list(attempt.keys.files):
-            name = entry.key.removeprefix(prefix)
-            if name.startswith(kind_of(spec).rebuilt):
+            file = entry.key.removeprefix(prefix)
+            if file.startswith(kind_of(spec).rebuilt):
                 continue
-            kind = kind_of_file(name)
-            shown = name if takeover is None else f"attempts/{attempt.number:03d}/{name}"
-            sha256 = digests.get(name)
-            found.append(Artifact(name=shown, kind=kind, key=entry.key, size_bytes=entry.size_bytes, sha256=sha256))
-    return found
+            name = file if takeover is None else f"attempts/{attempt.number:03d}/{file}"
+            artifacts[name] = Artifact(
+                name=name, kind=kind_of_file(file), key=entry.key, size_bytes=entry.size_bytes, sha256=digests.get(file)
+            )
+
+    # An attempt's own failure comes first; one that reports a success must have left what was promised.
+    found = tuple(artifacts.values())
+    last = past[-1].outcome if past else None
+    reported = last.failure if last and last.failure else failure
+    verdict = reported or _missing(spec, store, last, found)
+    return Verdict(status=ended(verdict), failure=verdict, artifacts=found, attempts=tuple(past), chain=chain)
 
 
 def _missing(spec: JobSpec, store: Store, outcome: Outcome | None, artifacts: tuple[Artifact, ...]) -> Failure | None:

@@ -11,19 +11,19 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
-from typing import Any
 
 from simyard.core.errors import Category, Failure, RequestError, SimyardError, WorkloadError
 from simyard.core.records import CancelMark
 from simyard.core.specs import AttemptSpec, JobSpec
+from simyard.runner.progress import JobProgress
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import Observer, run_attempt
 from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.shared import history
 
-TAKEN_UP = "simyard-service"
-"""The tag of flow runs that somebody sets going again when their process is lost."""
+AUTO_RESUME = "simyard-service"
+"""The tag of flow runs that are scheduled again when their process is lost."""
 
 
 def next_attempt(spec: JobSpec, store: Store) -> AttemptSpec:
@@ -76,16 +76,16 @@ class HeadStart:
         spec: A new job, which is in the store.
         store: The job's store.
         sessions: Where its process comes from.
-        watcher: Shows the job's status until the flow joins.
+        on_progress: Takes the job's progress until the flow joins.
         canceled: Whether the job is to stop.
     """
 
     def __init__(
-        self, spec: JobSpec, store: Store, sessions: Sessions, watcher: Callable[[dict[str, Any]], None],
+        self, spec: JobSpec, store: Store, sessions: Sessions, on_progress: Callable[[JobProgress], None],
         canceled: Callable[[], bool],
     ) -> None:  # fmt: skip
         self._job_id = spec.job_id
-        self._observer = Observer(progress=watcher, canceled=canceled)
+        self._observer = Observer(progress=on_progress, canceled=canceled)
         self._early: list[str] | None = []
         """Lines that were not passed on yet; None once the flow gets them itself."""
         self._lock = threading.Lock()
@@ -126,11 +126,11 @@ class HeadStart:
         self._interruption = error
         wait([self._ending])
 
-    def _progress(self, status: dict[str, Any]) -> None:
-        """Pass a status on; called several times a second, it is where an interruption takes effect."""
+    def _progress(self, progress: JobProgress) -> None:
+        """Pass progress on; called several times a second, it is where an interruption takes effect."""
         if self._interruption is not None:
             raise self._interruption
-        self._observer.progress(status)
+        self._observer.progress(progress)
 
     def _lines(self, lines: list[str]) -> None:
         with self._lock:
@@ -150,6 +150,16 @@ def ask_to_cancel(store: Store, job_id: str) -> None:
     """Ask a job to stop, wherever it runs: its supervisor looks for this every few seconds."""
     mark = CancelMark(requested_at=datetime.now(UTC).isoformat(timespec="seconds"))
     store.put_record(JobKeys(job_id).cancel, mark)
+
+
+def forget_cancel(store: Store, job_id: str) -> None:
+    """Forget that somebody canceled a job: it is to go on.
+
+    Raises:
+        RequestError: If there is no such job.
+    """
+    history.load_spec(store, job_id)
+    store.delete(JobKeys(job_id).cancel)
 
 
 def refuse_succeeded(store: Store, job_id: str) -> None:

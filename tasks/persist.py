@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from simyard.core.artifacts import JOB, REPORT
 from simyard.core.files import write_json
-from simyard.core.records import ArtifactEntry, JobResult
+from simyard.core.records import JobResult
 from simyard.core.specs import JobSpec
 from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
@@ -26,46 +25,45 @@ def persist(spec: JobSpec, verdict: Verdict, store: Store) -> JobResult:
     Returns:
         The job's result: what `--json` prints.
     """
-    job = JobKeys(spec.job_id)
+    job, kind = JobKeys(spec.job_id), kind_of(spec)
     with tempfile.TemporaryDirectory(prefix="simyard-persist-") as folder:
         scratch = Path(folder)
         keeper = Keeper(store, job, scratch)
+
+        # What the attempts left. A file that is gone is what the job failed of; the rest is kept.
         for artifact in verdict.artifacts:
             try:
                 keeper.copy(artifact)
             except KeyNotFound:
                 if verdict.status == "succeeded":
-                    raise  # otherwise it is what the job failed of, and the rest is kept
-        kind = kind_of(spec)
+                    raise
+
+        # What is made of it: one table of metrics and the curves of all attempts, say.
         figures = kind.keep(spec, verdict, keeper)
-        _keep_provenance(spec, keeper)
+
+        # The frozen job, and the request as it came.
+        for made, content in ((JOB, spec.to_json()), (kind.config, spec.request)):
+            write_json(scratch / made.name, content)
+            keeper.add(made)
+
+        # The report speaks of the result, and the result names the report.
         result = documents.result(kind, spec, verdict, store.url(job.prefix), figures)
         gained = scaling(spec, store) if spec.ranks > 1 else None
         if gained:
             result = replace(result, summary={"scaling": gained.to_json()})
-        report = scratch / REPORT.name
-        report.write_text(documents.report(kind, spec, verdict, result, figures, gained), encoding="utf-8")
+        report = documents.report(kind, spec, verdict, result, figures, gained)
+        (scratch / REPORT.name).write_text(report, encoding="utf-8")
         keeper.add(REPORT)
     result = replace(result, artifacts=tuple(sorted(keeper.entries, key=lambda entry: entry.name)))
     store.put_record(job.result, result)
-    _drop_others(store, job, result.artifacts)
-    if verdict.status == "succeeded":
-        store.put_record(job.manifest, documents.manifest(spec, result))
-    return result
 
-
-def _drop_others(store: Store, job: JobKeys, entries: Iterable[ArtifactEntry]) -> None:
-    """Delete artifacts that only an earlier verdict kept: the diagnostics of a job that now succeeded, say."""
-    kept = {job.artifact(entry.name) for entry in entries}
+    # Artifacts that only an earlier verdict kept go: the diagnostics of a job that now succeeded, say.
+    kept = {job.artifact(entry.name) for entry in result.artifacts}
     for found in store.list(job.artifacts):
         if found.key not in kept:
             store.delete(found.key)
 
-
-def _keep_provenance(spec: JobSpec, keeper: Keeper) -> None:
-    scratch = keeper.scratch
-    write_json(scratch / JOB.name, spec.to_json())
-    keeper.add(JOB)
-    config = kind_of(spec).config
-    write_json(scratch / config.name, spec.request)
-    keeper.add(config)
+    # The commit marker, last: with it the job has succeeded.
+    if verdict.status == "succeeded":
+        store.put_record(job.manifest, documents.manifest(spec, result))
+    return result

@@ -22,12 +22,14 @@ _FILE = re.compile(r"\[([^\]]+)\]\([\w./-]+\)")
 
 def report(result: JobResult, store: Store) -> None:
     """Publish the job's report as artifacts of this flow run."""
-    job_id = result.job_id
-    job = JobKeys(job_id)
-    key = job_id.lower()
-    text = _alone(store.get_bytes(job.artifact(REPORT.name)).decode())
-    said = f"{result.status}: {KINDS[result.kind].headline(result)}"
-    create_markdown_artifact(text, key=f"{key}-report", description=said)
+    job, key = JobKeys(result.job_id), result.job_id.lower()
+
+    # The report as it reads away from the files beside it: their pictures are artifacts of their own.
+    text = store.get_bytes(job.artifact(REPORT.name)).decode()
+    text = _FILE.sub(r"`\1`", _PICTURE.sub(r"`\1` is an artifact of its own.", text))
+    headline = f"{result.status}: {KINDS[result.kind].headline(result)}"
+    create_markdown_artifact(text, key=f"{key}-report", description=headline)
+
     create_table_artifact(
         [
             {"name": entry.name, "kind": entry.kind, "size": size(entry.size_bytes), "sha256": entry.sha256}
@@ -36,20 +38,14 @@ def report(result: JobResult, store: Store) -> None:
         key=f"{key}-artifacts",
         description=f"{result.status}: {len(result.artifacts)} artifacts",
     )
+
     # No link: a browser opens neither s3:// nor, from a page of a server, file://.
-    where = f"The job's files: `{result.store}`\n\nTo fetch them: `{_fetch(job_id, store)}`"
+    fetch = f"simyard jobs download {result.job_id} FOLDER --store {shlex.quote(store.url())}"
+    where = f"The job's files: `{result.store}`\n\nTo fetch them: `{fetch}`"
     create_markdown_artifact(where, key=f"{key}-store", description="Where the files are")
+
     for entry in result.artifacts:
         if entry.kind == CURVES.kind and entry.size_bytes <= MAX_PICTURE_BYTES:
             data = base64.b64encode(store.get_bytes(job.artifact(entry.name))).decode()
             name = entry.name.removesuffix(".png")
             create_image_artifact(f"data:image/png;base64,{data}", key=f"{key}-{name}", description=name)
-
-
-def _fetch(job_id: str, store: Store) -> str:
-    return f"simyard jobs download {job_id} FOLDER --store {shlex.quote(store.url())}"
-
-
-def _alone(text: str) -> str:
-    """Return the report as it reads away from the files beside it: their pictures are artifacts of their own."""
-    return _FILE.sub(r"`\1`", _PICTURE.sub(r"`\1` is an artifact of its own.", text))

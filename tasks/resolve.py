@@ -7,7 +7,7 @@ from pathlib import Path
 
 from simyard.core.artifacts import METRICS_SUMMARY
 from simyard.core.errors import RequestError, unknown
-from simyard.core.specs import Answer, Evaluation, Export, JobSpec, JointLimits, ResumePoint
+from simyard.core.specs import Answer, Evaluation, Export, JointLimits, ResumePoint
 from simyard.requests.jobs import (
     EvaluateRequest,
     ExportRequest,
@@ -23,9 +23,9 @@ from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES, get_library
 from simyard.runner.simulators import ADAPTERS, get_adapter
 from simyard.store import keys
 from simyard.store.store import Store
-from simyard.tasks.kinds.common_fields import Resolved, frame, inherit, training_of
-from simyard.tasks.kinds.policy_sources import find_policies
-from simyard.tasks.kinds.rollout_inputs import resolve_rollout
+from simyard.tasks.kinds.base import Resolved, common_fields
+from simyard.tasks.kinds.policy_sources import find_policies, inherit, training_of
+from simyard.tasks.kinds.rollout import resolve_rollout
 from simyard.tasks.shared import history
 from simyard.tasks.shared.history import load_spec
 from simyard.tasks.shared.inputs import LocalInput, find_input
@@ -49,54 +49,47 @@ def resolve(request: JobRequest, store: Store, job_id: str, base: Path | None = 
     keys.check_job_id(job_id)
     match request:
         case TrainRequest():
-            resolved = _train(request, _task_frame(request, job_id, base), store, base)
+            resolved = _train(request, _task_fields(request, job_id, base), store, base)
         case EvaluateRequest():
-            resolved = _evaluate(request, _task_frame(request, job_id, base), store, base)
+            resolved = _evaluate(request, _task_fields(request, job_id, base), store, base)
         case ExportRequest():
-            resolved = _export(request, _task_frame(request, job_id, base), store, base)
+            resolved = _export(request, _task_fields(request, job_id, base), store, base)
         case SubmitRequest():
             resolved = resolve_rollout(request, job_id, store, base)
         case _:
             raise TypeError(f"no kind of job for {type(request).__name__}")
-    _require_simulator(resolved.spec)
-    _require_one_process(resolved.spec)
-    return resolved
+    spec = resolved.spec
 
-
-def _require_simulator(spec: JobSpec) -> None:
-    """Refuse a simulator that there is not, or that does not do this kind of job."""
+    # The simulator must be there, and do this kind of job.
     if spec.kind not in get_adapter(spec.simulator).kinds:
         able = [name for name, adapter in ADAPTERS.items() if spec.kind in adapter.kinds]
         raise unknown(f"simulator for a job of kind {spec.kind!r}:", spec.simulator, able, code="unknown_simulator")
 
-
-def _require_one_process(spec: JobSpec) -> None:
-    """Refuse several GPUs for what runs in one process."""
-    if spec.ranks == 1:
-        return
-    if spec.kind != "train":
+    # Only a training takes several GPUs, and not with every library.
+    if spec.ranks > 1 and spec.kind != "train":
         raise RequestError(
             f"The job asks for {spec.ranks} GPUs, and a job of kind {spec.kind!r} runs on one.",
             code="too_many_gpus",
             advice="Set computeConfig.gpusPerNode and numNodes to 1; only a training takes several.",
         )
     able = [name for name, library in LIBRARIES.items() if library.multi_gpu]
-    if spec.library not in able:
+    if spec.ranks > 1 and spec.library not in able:
         raise RequestError(
             f"The job asks for {spec.ranks} GPUs, and rlLibrary {spec.library!r} trains on one.",
             code="too_many_gpus",
             advice=f"Those that train on several: {', '.join(map(repr, able))}.",
         )
+    return resolved
 
 
-def _task_frame(request: TaskRequest, job_id: str, base: Path) -> Resolved:
+def _task_fields(request: TaskRequest, job_id: str, base: Path) -> Resolved:
     """Fix the fields that all jobs on a task of Isaac Lab have in common."""
     inputs: list[LocalInput] = []
     if package := request.custom_environment_path or request.custom_environment_s3_uri:
         inputs.append(find_input(package, base, "customEnvironment"))
         inspect(inputs[0].path)
     section = request.section
-    spec = frame(
+    spec = common_fields(
         request,
         job_id,
         kind="",
@@ -111,14 +104,14 @@ def _task_frame(request: TaskRequest, job_id: str, base: Path) -> Resolved:
     return Resolved(spec, tuple(inputs))
 
 
-def _train(request: TrainRequest, frame: Resolved, store: Store, base: Path) -> Resolved:
+def _train(request: TrainRequest, common: Resolved, store: Store, base: Path) -> Resolved:
     library = get_library(request.training_config.rl_library)
     resume, local = _resume(request.resume, store, base, library.name) if request.resume else (None, None)
-    spec = replace(frame.spec, kind="train", max_iterations=request.training_config.max_iterations, resume=resume)
-    return Resolved(spec, (*frame.inputs, *([local] if local else [])))
+    spec = replace(common.spec, kind="train", max_iterations=request.training_config.max_iterations, resume=resume)
+    return Resolved(spec, (*common.inputs, *([local] if local else [])))
 
 
-def _evaluate(request: EvaluateRequest, frame: Resolved, store: Store, base: Path) -> Resolved:
+def _evaluate(request: EvaluateRequest, common: Resolved, store: Store, base: Path) -> Resolved:
     wanted = request.training_config
     films = tuple(map(str, wanted.video_episodes)) if wanted.record_video or wanted.require_video else ()
     evaluation = Evaluation(
@@ -128,24 +121,24 @@ def _evaluate(request: EvaluateRequest, frame: Resolved, store: Store, base: Pat
         videos=films,
         require_video=wanted.require_video,
     )
-    resolved = _with_policies(wanted, frame, store, base)
+    resolved = _with_policies(wanted, common, store, base)
     # An environment without an episode of its own would only cost time.
     num_envs = min(wanted.num_envs, wanted.num_episodes)
     return replace(resolved, spec=replace(resolved.spec, kind="evaluate", evaluation=evaluation, num_envs=num_envs))
 
 
-def _export(request: ExportRequest, frame: Resolved, store: Store, base: Path) -> Resolved:
+def _export(request: ExportRequest, common: Resolved, store: Store, base: Path) -> Resolved:
     wanted = request.export_config
     export = Export(
         num_episodes=wanted.num_episodes,
         other_physics=wanted.other_physics,
         action_limits={joint: JointLimits(**limits.model_dump()) for joint, limits in wanted.action_limits.items()},
         answers={
-            item: Answer(**answer.model_dump(), at=frame.spec.created_at)
+            item: Answer(**answer.model_dump(), at=common.spec.created_at)
             for item, answer in wanted.checklist_answers.items()
         },
     )
-    resolved = _with_policies(wanted, frame, store, base)
+    resolved = _with_policies(wanted, common, store, base)
     if resolved.spec.from_job is not None:
         export = replace(export, curriculum=_curriculum(store, resolved.spec.from_job))
     num_envs = min(wanted.num_envs, wanted.num_episodes)
@@ -159,21 +152,14 @@ def _curriculum(store: Store, job_id: str) -> dict[str, float] | None:
     return {term: value for term, value in terms.items() if term} or None
 
 
-def _with_policies(wanted: PolicyConfig, frame: Resolved, store: Store, base: Path) -> Resolved:
+def _with_policies(wanted: PolicyConfig, common: Resolved, store: Store, base: Path) -> Resolved:
     """Add the policies, and what the job that trained them says of their task."""
     trained_by = training_of(wanted.from_job, store)
-    found = find_policies(wanted, trained_by, store, base)
-    spec = replace(frame.spec, policies=found.policies, library=frame.spec.library or DEFAULT_LIBRARY)
+    policies, local = find_policies(wanted, trained_by, store, base)
+    spec = replace(common.spec, policies=policies, library=common.spec.library or DEFAULT_LIBRARY)
     if trained_by is not None:
         spec = inherit(spec, trained_by, wanted.task)
-    return Resolved(spec, (*frame.inputs, *found.inputs))
-
-
-def take_up(store: Store, job_id: str) -> JobSpec:
-    """Read the spec of a job that is to go on, and forget that somebody canceled it."""
-    spec = load_spec(store, job_id)
-    store.delete(keys.JobKeys(job_id).cancel)
-    return spec
+    return Resolved(spec, (*common.inputs, *local))
 
 
 def _resume(resume: Resume, store: Store, base: Path, library: str) -> tuple[ResumePoint, LocalInput | None]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.store.uploads import send
-from simyard.tasks.kinds.common_fields import Resolved
+from simyard.tasks.kinds.base import Resolved
 from simyard.tasks.shared.inputs import LocalInput
 
 

@@ -14,13 +14,13 @@ from typing import Any
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts, JobSpec
 from simyard.runner.adapter import Adapter
+from simyard.runner.imported import when_imported
 from simyard.runner.isaaclab import lookup as isaaclab_lookup
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab import scripts as isaaclab_scripts
 from simyard.runner.isaaclab.lookup import kit_less, register_tasks, scripts_folder, tasks_are_registered
 from simyard.runner.progress import say_activity
 from simyard.runner.rl import LIBRARIES, Scale, get_library
-from simyard.runner.when_imported import when_imported
 
 
 class IsaacLab(Adapter):

@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from simyard.core.errors import RequestError, unknown
 from simyard.core.specs import SAFE_GLOBALS, Facts, JobSpec
-from simyard.runner.devices import device_of, versions
+from simyard.runner.adapter import device_of, versions
 from simyard.runner.evaluation.episode_statistics import TERMINATED, TIME_OUT
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab.overrides import TaskConfig

@@ -14,8 +14,8 @@ from typing import Protocol
 from simyard.core.errors import RequestError, unknown
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts, JobSpec, Rollout
+from simyard.runner.adapter import device_of, versions
 from simyard.runner.assets.robot_files import main_file
-from simyard.runner.devices import device_of, versions
 from simyard.runner.isaaclab import lookup as isaaclab_lookup
 from simyard.runner.isaaclab.environment import fresh_environment, settle
 from simyard.runner.isaaclab.environment_recorder import EnvironmentRecorder, check_rate

@@ -12,8 +12,7 @@ from typing import ClassVar
 from simyard.core.errors import RequestError
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts, JobSpec
-from simyard.runner.adapter import Adapter
-from simyard.runner.devices import device_of, versions
+from simyard.runner.adapter import Adapter, device_of, versions
 
 
 class Newton(Adapter):

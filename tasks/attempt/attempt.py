@@ -12,10 +12,9 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -23,18 +22,17 @@ from simyard.core.errors import Category, Failure, RequestError, SimyardError, S
 from simyard.core.files import AttemptPaths, read_json, write_json
 from simyard.core.records import Outcome, WorkloadAccount, ended
 from simyard.core.specs import AttemptSpec, Facts, InputFile
+from simyard.runner.progress import JobProgress
 from simyard.runner.session_server import LentWorkload
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
-from simyard.tasks.attempt.input_cache import NodeCache
-from simyard.tasks.attempt.judge import diagnostics, judge, judge_part, last_traceback
-from simyard.tasks.attempt.supervise import Ending, Watched, supervise
-from simyard.tasks.attempt.telemetry import Telemetry, gpu_and_driver
-from simyard.tasks.attempt.uploader import Mirror
+from simyard.tasks.attempt.judge import judge, judge_part, last_traceback, write_diagnostics
+from simyard.tasks.attempt.supervise import Ending, Telemetry, Watched, gpu_and_driver, supervise
+from simyard.tasks.attempt.transfer import AttemptUploader, NodeCache
 from simyard.tasks.cluster.rendezvous import NodeGroup, new_world
 from simyard.tasks.kinds import kind_of
-from simyard.tasks.packages.install import install
-from simyard.tasks.sessions.pool import Lease, Sessions, registering_module
+from simyard.tasks.packages.install import InstalledPackage, install
+from simyard.tasks.sessions.pool import Lease, Sessions
 
 OPEN_TIMEOUT_S = 120.0
 """Opening one checkpoint, torch's import included."""
@@ -47,42 +45,21 @@ CANCELED = Failure(
 class Observer:
     """Callbacks of a running attempt; every call comes from the supervising thread, save `lines`."""
 
-    progress: Callable[[dict[str, Any]], None] = lambda status: None
+    progress: Callable[[JobProgress], None] = lambda progress: None
     lines: Callable[[list[str]], None] = lambda lines: None
     canceled: Callable[[], bool] = lambda: False
     why_stopped: Callable[[BaseException], Failure] = lambda error: CANCELED
     """Failure of an attempt that a signal interrupted: a cancel, or a machine that goes away."""
 
 
-@dataclass(kw_only=True)
-class Timings:
-    """Seconds on this machine's clock."""
-
-    work: str
-    """Name of the job's work: `train`."""
-    began: float = field(default_factory=time.monotonic)
-    startup_s: float | None = None
-    """From here to the first sign of progress: a finished iteration."""
-    work_s: float | None = None
-    """From there to the last."""
-
-    def to_json(self) -> dict[str, float | None]:
-        """Return rounded seconds; null for what was not reached."""
-        total = time.monotonic() - self.began
-        return {
-            key: None if value is None else round(value, 3)
-            for key, value in (("startup_s", self.startup_s), (f"{self.work}_s", self.work_s), ("total_s", total))
-        }
-
-
 def run_attempt(attempt: AttemptSpec, store: Store, sessions: Sessions, observer: Observer) -> Outcome:
     """Run one attempt to its end and write its outcome, whatever that end is.
 
     Args:
-        attempt: The job and where to take it up.
+        attempt: The job, and the checkpoint it resumes from.
         store: The job's store.
         sessions: Where its process comes from, and this machine.
-        observer: Who hears of it.
+        observer: Callbacks.
 
     Returns:
         The outcome as stored.
@@ -95,14 +72,7 @@ def run_attempt(attempt: AttemptSpec, store: Store, sessions: Sessions, observer
     try:
         running.prepare()
         ending = running.supervise()
-        if attempt.node:
-            failure = judge_part(ending, running.account())
-        else:
-            if ending.watched.end_marker and not running.gave_account():
-                running.open_afterwards()
-            failure = judge(ending, running.account(), running.log, runs_user_code=bool(attempt.job.rollout))
-        if failure is not None and running.machines is not None:
-            failure = running.machines.root_failure(failure)
+        failure = running.judge(ending)
     except SimyardError as error:
         failure, refused = error.failure, isinstance(error, RequestError)
     except BaseException as error:
@@ -130,11 +100,15 @@ class _Attempt:
         if spec.job.kind == "rollout":
             for log in (self.paths.user_log, self.paths.stdout, self.paths.stderr):
                 log.touch()  # promised whatever the end, also one before the task begins
-        self.timings = Timings(work=self.kind.name)
-        self._activity: str | None = None
+        self.began = time.monotonic()
+        self.startup_s: float | None = None
+        """From there to the first sign of progress: a finished iteration."""
+        self.work_s: float | None = None
+        """From the first sign of progress to the last."""
         self.lease: Lease | None = None
         self.facts: Facts | None = None
-        self.mirror = self._new_mirror()
+        self.uploader = self._new_uploader()
+        self._activity: str | None = None
 
     def log(self, stage: str, status: str, message: str, **more: object) -> None:
         """Append one line of `key=value` pairs to runner.log."""
@@ -143,35 +117,40 @@ class _Attempt:
     def prepare(self) -> None:
         """Fetch inputs, install packages and have the simulator's environment check the job."""
         job = self.spec.job
-        self._stage("staging")
+        self._begin_stage("staging")
+
+        # Ranks meet at a port of this machine; the attempt's further machines are waiting to hear of it.
         if job.ranks > 1 and self.spec.world is None:
             self.spec = replace(self.spec, world=new_world())
             if self.machines is not None:
                 self.machines.announce(self.spec)
-        # Before anything is fetched: what takes longest when it starts cold is importing the simulator.
+
+        # The process first: what takes longest when it starts cold is importing the simulator.
         self.lease = self.sessions.take(job, self.store.url(), lambda note: self.log("staging", "note", note))
         workload = self.lease.workload
         if isinstance(workload, LentWorkload):
             self.log("staging", "note", f"in {workload.session_id}, which this machine keeps")
         elif not workload.is_warm:  # what it imported while it waited belongs to the start-up
-            self.timings.began = min(self.timings.began, workload.started)
+            self.began = min(self.began, workload.started)
+
+        # Inputs, out of the machine's cache or the store; and the user's packages, which the workload alone imports.
         inputs = self.kind.inputs(job, self.spec.resume)
         for file in (*job.packages, *inputs):
             self._fetch(file)
-        files = {file.sha256: self.paths.inputs / file.name for file in inputs}
+        module = job.rollout.task_module if job.rollout else None
         for file in job.packages:
             package = install(
-                self.paths.inputs / file.name,
-                self.paths.overlay,
-                python=self.site.python,
-                scratch=self.paths.root,
-                module=job.rollout.task_module if job.rollout else None,
-            )
+                self.paths.inputs / file.name, self.paths.overlay, python=self.site.python, scratch=self.paths.root,
+                module=module,
+            )  # fmt: skip
             self.log("staging", "ok", f"installed {package.name} {package.version}", sha256=package.sha256)
             # A rollout names the module itself.
             if job.kind != "rollout" and not package.task_entry_points and job.import_callback is None:
-                job = replace(job, import_callback=registering_module(package))
-        self._stage("checking" if workload.is_warm else "importing")
+                job = replace(job, import_callback=_registering_module(package))
+
+        # The check knows what only the simulator can: tasks, overrides, whether checkpoints fit.
+        self._begin_stage("checking" if workload.is_warm else "importing")
+        files = {file.sha256: self.paths.inputs / file.name for file in inputs}
         self.facts = self.lease.check(job, self.paths.overlay if job.packages else None, files)
         self.spec = replace(self.spec, job=job)
         for note in self.facts.notes:
@@ -180,14 +159,114 @@ class _Attempt:
             # An earlier attempt's: a request to resume such a job is refused.
             self.spec = replace(self.spec, start_iteration=0, resume=None)
             self.log("checking", "note", f"starting from scratch: {self.facts.not_resumable}")
+
+        # The workload reads the rest from its folder. All machines of the attempt begin together.
         write_json(self.paths.facts, self.facts.to_json())
         write_json(self.paths.spec, self.spec.to_json())
-        write_json(self.paths.versions, _versions(self.facts))
+        _write_versions(self.facts, self.paths.versions)
         if self.machines is not None:
             self.machines.barrier(self._wait)
 
+    def supervise(self) -> Ending:
+        """Run the workload to its end, everything it writes going to the store meanwhile."""
+        assert self.lease is not None and self.facts is not None
+        workload, earlier = self.lease.workload, self.lease.workload.jobs
+
+        # From here on a thread sends what the job writes; a later attempt reads this one's events by the facts.
+        self.uploader = self._new_uploader()
+        self._begin_stage("launching")
+        self.uploader.start()
+        if not workload.is_warm:
+            self._show(stage="importing environments and physics")
+
+        # The first machine alone sees iterations, and ends the others.
+        limits = self.spec.job.limits
+        if self.spec.node:
+            limits = replace(limits, first_iteration_s=limits.wall_s, iteration_s=limits.wall_s)
+        with Telemetry(self.paths.telemetry, workload.pid):
+            workload.run(self.paths)
+            ending = supervise(
+                workload, self.paths, limits=limits, reader=self.kind.reader(self.spec, self.facts), watch=self._watch
+            )
+        self._show_work(ending.watched)  # what it did since the last look
+        self.log("session", "note", ending.leaving or "it waits for another job", jobs_before=earlier)
+        return ending
+
+    def judge(self, ending: Ending) -> Failure | None:
+        """Return the failure of the attempt; None when its work was done and can be opened."""
+        account = self.account()
+        if self.spec.node:
+            failure = judge_part(ending, account)
+        else:
+            if ending.watched.end_marker and (account is None or account.failure is not None):
+                self._open_outputs()  # the workload hung or failed after its work was done
+                account = self.account()
+            failure = judge(ending, account, self.log, runs_user_code=bool(self.spec.job.rollout))
+        if failure is not None and self.machines is not None:
+            return self.machines.root_failure(failure)
+        return failure
+
+    def finish(self, ending: Ending | None, failure: Failure | None, *, refused: bool = False) -> Outcome:
+        """Send the rest to the store and write the outcome, last; `refused` marks a bad request, not a failed job."""
+        if self.lease is not None:
+            self.lease.give_back()
+
+        # The last line of runner.log; `traceback` is the last one that the workload printed.
+        status, total_s = ended(failure), time.monotonic() - self.began
+        fields: dict[str, object] = {"duration_s": f"{total_s:.3f}"}
+        if failure is not None:
+            fields |= {
+                "error_code": failure.code,
+                "error_category": failure.category,
+                "retryable": str(failure.category is Category.INFRA).lower(),
+                "traceback": last_traceback(self.paths.stderr),
+            }
+        self.log("done", status, failure.message if failure else "done", **fields)
+
+        seen, account = ending.watched if ending else None, self.account()
+        timings = {"startup_s": self.startup_s, f"{self.kind.name}_s": self.work_s, "total_s": total_s}
+        outcome = Outcome(
+            number=self.spec.number,
+            status=status,
+            failure=failure,
+            refused=refused,
+            start_iteration=self.spec.start_iteration,
+            done=seen.done if seen else self.uploader.status.done,
+            total=self.kind.total(self.spec.job),
+            unit=self.kind.unit,
+            reward=self.uploader.status.reward,
+            exit_code=ending.exit_code if ending else None,
+            signal=ending.signal if ending else None,
+            end_marker=seen.end_marker if seen else False,
+            stopped_because=seen.stopped_because if seen else None,
+            opened=account.opened if account else (),
+            facts=self.facts,
+            timings={name: None if value is None else round(value, 3) for name, value in timings.items()},
+        )
+        if failure is not None and status == "failed":
+            write_diagnostics(outcome, failure, self.paths)
+
+        # Everything it left is in the store before the outcome says that there is no more to come.
+        self.uploader.note(status=status, stage="done", done=outcome.done)
+        try:
+            self.uploader.finish()
+            self.store.put_record(self.keys.outcome, outcome)
+        except StoreError as error:
+            kept = f"Everything is kept in {str(self.paths.root)!r} on {platform.node()}."
+            raise StoreError(
+                error.failure.message, code=error.failure.code, advice=f"{error.failure.advice} {kept}"
+            ) from error
+        shutil.rmtree(self.paths.root, ignore_errors=True)
+        with suppress(OSError):  # another attempt's folder is beside it
+            self.paths.root.parent.rmdir()
+        return outcome
+
+    def account(self) -> WorkloadAccount | None:
+        """Return the workload's own account of its end, or None when it wrote none."""
+        return WorkloadAccount.from_json(read_json(self.paths.outcome)) if self.paths.outcome.exists() else None
+
     def _fetch(self, file: InputFile) -> None:
-        """Bring one input here, out of the node's cache if it has it, and write down how that went."""
+        """Bring one input here, out of the machine's cache if it has it, and write down how that went."""
         began = time.monotonic()
         source, problem = "store", None
         try:
@@ -202,45 +281,8 @@ class _Attempt:
             }  # fmt: skip
             _append(self.paths.staging_log, {"time": _now(), "status": "failed" if problem else "ok", **pairs})
 
-    def supervise(self) -> Ending:
-        """Run the workload to its end, everything it writes going to the store meanwhile."""
-        assert self.lease is not None and self.facts is not None
-        workload = self.lease.workload
-        self.mirror = self._new_mirror()
-        self.mirror.note(facts=self.facts)  # a later attempt reads this one's events by them
-        self._stage("launching")
-        self.mirror.start()
-        earlier = workload.jobs
-        if not workload.is_warm:
-            self.mirror.note(stage="importing environments and physics")
-            self.observer.progress(self.mirror.status.to_json())
-        limits = self.spec.job.limits
-        if self.spec.node:  # the first machine alone sees iterations, and ends the others
-            limits = replace(limits, first_iteration_s=limits.wall_s, iteration_s=limits.wall_s)
-        with Telemetry(self.paths.telemetry, workload.pid):
-            workload.run(self.paths)
-            ending = supervise(
-                workload,
-                self.paths,
-                limits=limits,
-                reader=self.kind.reader(self.spec, self.facts),
-                watch=self._watch,
-            )
-        self._show(ending.watched)  # what it did since the last look
-        self.log("session", "note", ending.leaving or "it waits for another job", jobs_before=earlier)
-        return ending
-
-    def account(self) -> WorkloadAccount | None:
-        """The workload's own account of its end, or None when it wrote none."""
-        return WorkloadAccount.from_json(read_json(self.paths.outcome)) if self.paths.outcome.exists() else None
-
-    def gave_account(self) -> bool:
-        """Whether the workload came through its own clean-up."""
-        account = self.account()
-        return account is not None and account.failure is None
-
-    def open_afterwards(self) -> None:
-        """Have another process open what it left: the workload hung or failed after its work was done."""
+    def _open_outputs(self) -> None:
+        """Have another process open the outputs and write the account."""
         self.log("judge", "note", "failed after the end marker: opening what it left")
         command = [self.site.python, "-m", "simyard.runner", "--open", str(self.paths.root)]
         try:
@@ -254,110 +296,61 @@ class _Attempt:
         if done.returncode:
             self.log("judge", "error", done.stderr[-2000:])
 
-    def finish(self, ending: Ending | None, failure: Failure | None, *, refused: bool = False) -> Outcome:
-        """Carry the rest to the store and write the outcome, last; `refused` marks a bad request, not a failed job."""
-        if self.lease is not None:
-            self.lease.give_back()
-        status = ended(failure)
-        self.log("done", status, failure.message if failure else "done", **self._ending_fields(failure))
-        seen = ending.watched if ending else None
-        account = self.account()
-        outcome = Outcome(
-            number=self.spec.number,
-            status=status,
-            failure=failure,
-            refused=refused,
-            start_iteration=self.spec.start_iteration,
-            done=seen.done if seen else self.mirror.status.done,
-            total=self.kind.total(self.spec.job),
-            unit=self.kind.unit,
-            reward=self.mirror.status.reward,
-            exit_code=ending.exit_code if ending else None,
-            signal=ending.signal if ending else None,
-            end_marker=seen.end_marker if seen else False,
-            stopped_because=seen.stopped_because if seen else None,
-            opened=account.opened if account else (),
-            facts=self.facts,
-            timings=self.timings.to_json(),
-        )
-        if failure is not None and status == "failed":
-            write_json(self.paths.diagnostics, diagnostics(outcome, failure, self.paths))
-        self.mirror.note(status=status, stage="done", done=outcome.done)
-        try:
-            self.mirror.finish()
-            self.store.put_record(self.keys.outcome, outcome)
-        except StoreError as error:
-            kept = f"Everything is kept in {str(self.paths.root)!r} on {platform.node()}."
-            raise StoreError(
-                error.failure.message, code=error.failure.code, advice=f"{error.failure.advice} {kept}"
-            ) from error
-        self._clean_up()
-        return outcome
+    def _new_uploader(self) -> AttemptUploader:
+        return self.kind.uploader(self.store, self.spec, self.paths, self.facts, self.observer.lines)
 
-    def _ending_fields(self, failure: Failure | None) -> dict[str, object]:
-        """Return further fields of the last line of runner.log: `traceback` is the last one the workload printed."""
-        fields: dict[str, object] = {"duration_s": f"{time.monotonic() - self.timings.began:.3f}"}
-        if failure is not None:
-            fields |= {
-                "error_code": failure.code,
-                "error_category": failure.category,
-                "retryable": str(failure.category is Category.INFRA).lower(),
-                "traceback": last_traceback(self.paths.stderr),
-            }
-        return fields
-
-    def _clean_up(self) -> None:
-        """Remove the attempt's local folder, which is in the store by now."""
-        shutil.rmtree(self.paths.root, ignore_errors=True)
-        with suppress(OSError):  # another attempt's folder is beside it
-            self.paths.root.parent.rmdir()
-
-    def _new_mirror(self) -> Mirror:
-        return self.kind.mirror(self.store, self.spec, self.paths, self.facts, self.observer.lines)
-
-    def _stage(self, stage: str) -> None:
+    def _begin_stage(self, stage: str) -> None:
         self.log(stage, "start", f"attempt {self.spec.number}")
-        self.mirror.note(stage=stage)
-        self.mirror.beat()
-        self.observer.progress(self.mirror.status.to_json())
-        if self.mirror.cancel_requested.is_set():
+        self._beat(stage)
+        if self.uploader.cancel_requested.is_set():
             raise WorkloadError(CANCELED)
 
-    def _wait(self, what: str) -> None:
+    def _wait(self, reason: str) -> None:
         """Show the reason for waiting as the stage, and write a heartbeat."""
-        if self.mirror.status.stage != what:
-            self.log("gathering", "note", what)
-        self.mirror.note(stage=what)
-        self.mirror.beat()
-        self.observer.progress(self.mirror.status.to_json())
-        if self.mirror.cancel_requested.is_set() or self.observer.canceled():
+        if self.uploader.status.stage != reason:
+            self.log("gathering", "note", reason)
+        self._beat(reason)
+        if self.uploader.cancel_requested.is_set() or self.observer.canceled():
             raise WorkloadError(CANCELED)
+
+    def _beat(self, stage: str) -> None:
+        self.uploader.note(stage=stage)
+        self.uploader.beat()
+        self._show()
 
     def _watch(self, seen: Watched) -> Failure | None:
-        self._show(seen)
-        if self.mirror.cancel_requested.is_set() or self.observer.canceled():
+        """Show what the workload has done; return the reason to end it, if there is one."""
+        self._show_work(seen)
+        if self.uploader.cancel_requested.is_set() or self.observer.canceled():
             return CANCELED
         return self.machines.failure() if self.machines is not None else None
 
-    def _show(self, seen: Watched) -> None:
-        status = self.mirror.status
+    def _show_work(self, seen: Watched) -> None:
+        """Note the work done so far, and show it."""
+        status = self.uploader.status
         if seen.done != status.done or seen.reward != status.reward:
-            self.mirror.note(done=seen.done, stage="working")
-            if seen.reward is not None:
-                self.mirror.note(reward=seen.reward)
-            self._note_times(seen)
+            self.uploader.note(done=seen.done, stage="working")
+            if seen.reward is not None:  # of some libraries the uploader alone knows it, from their logs
+                self.uploader.note(reward=seen.reward)
+            if seen.first_progress is not None and seen.last_progress is not None:
+                self.startup_s = seen.first_progress - self.began
+                self.work_s = seen.last_progress - seen.first_progress
         if seen.activity is not None:
-            self.mirror.note(stage=seen.activity)
-            kind = seen.activity.partition(":")[0]
-            if kind != self._activity:  # a count that moves on is no news for a log
-                self.log("working", "note", kind)
-                self._activity = kind
-        self.observer.progress(self.mirror.status.to_json())
+            self.uploader.note(stage=seen.activity)
+            activity = seen.activity.partition(":")[0]
+            if activity != self._activity:  # a count that moves on is no news for a log
+                self.log("working", "note", activity)
+                self._activity = activity
+        self._show()
 
-    def _note_times(self, seen: Watched) -> None:
-        if seen.first_progress is not None and seen.last_progress is not None:
-            self.timings.startup_s = seen.first_progress - self.timings.began
-            self.timings.work_s = seen.last_progress - seen.first_progress
+    def _show(self, stage: str | None = None) -> None:
+        """Tell the observer of the progress, with another stage if one is given."""
+        if stage is not None:
+            self.uploader.note(stage=stage)
+        now = self.uploader.status
+        self.observer.progress(
+            JobProgress(stage=now.stage, done=now.done, total=now.total, unit=now.unit, reward=now.reward)
+        )
 
 
 def _sweep(scratch: Path) -> None:
@@ -382,12 +375,28 @@ def _quote(text: str) -> str:
     return text if re.fullmatch(r"[^\s\"=\\]+", text) else json.dumps(text, ensure_ascii=False)
 
 
-def _versions(facts: Facts) -> dict[str, Any]:
-    return {
-        "simyard": importlib.metadata.version("simyard"),
-        "simulator": {facts.simulator: facts.version, "flavor": facts.flavor, "device": facts.device},
-        "packages": facts.versions,
-        "gpu": gpu_and_driver(),
-        "image": os.environ.get("SIMYARD_IMAGE"),
-        "machine": platform.platform(),
-    }
+def _write_versions(facts: Facts, path: Path) -> None:
+    """Write down what decided the result: packages, GPU, driver, image."""
+    write_json(
+        path,
+        {
+            "simyard": importlib.metadata.version("simyard"),
+            "simulator": {facts.simulator: facts.version, "flavor": facts.flavor, "device": facts.device},
+            "packages": facts.versions,
+            "gpu": gpu_and_driver(),
+            "image": os.environ.get("SIMYARD_IMAGE"),
+            "machine": platform.platform(),
+        },
+    )
+
+
+def _registering_module(package: InstalledPackage) -> str:
+    """Return the module whose import registers the tasks of a package without an `isaaclab.tasks` entry point."""
+    if len(package.modules) == 1:
+        return package.modules[0]
+    raise RequestError(
+        f"Package {package.name!r} does not say which of its modules registers the task.",
+        code="package_entry_point",
+        advice="Add an `isaaclab.tasks` entry point, or set customEnvironmentCallback to one of: "
+        + ", ".join(package.modules),
+    )

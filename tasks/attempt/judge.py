@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from simyard.core.errors import Category, Failure
-from simyard.core.files import AttemptPaths
+from simyard.core.files import AttemptPaths, write_json
 from simyard.core.records import Outcome, WorkloadAccount
 from simyard.tasks.attempt.supervise import Ending
+
+TAIL_LINES = 100
+"""Lines of each log in the diagnostics."""
 
 
 def judge(
@@ -81,24 +83,29 @@ def _unexplained(ending: Ending, runs_user_code: bool) -> Failure:
     )
 
 
-def diagnostics(outcome: Outcome, failure: Failure, paths: AttemptPaths, lines: int = 100) -> dict[str, Any]:
-    """Return diagnostics for a person: first the original failure, then the ends of the logs."""
-    told = outcome.to_json()
-    return {
-        "error": failure.message,
-        "stage": "working" if outcome.done > outcome.start_iteration else "starting",
-        "error_code": failure.code,
-        "error_category": failure.category,
-        "retryable": failure.category is Category.INFRA,
-        "advice": failure.advice,
-        "secondary": told["stopped_because"],
-        "runner": {key: told[key] for key in ("exit_code", "signal", "end_marker", "done", "timings")},
-        "tails": {
-            path.name: _tail(path, lines)
-            for path in (paths.user_log, paths.stderr, paths.stdout, paths.runner_log, paths.staging_log)
-            if path.exists()
+def write_diagnostics(outcome: Outcome, failure: Failure, paths: AttemptPaths) -> None:
+    """Write diagnostics for a person: first the original failure, then the ends of the logs."""
+    logs = (paths.user_log, paths.stderr, paths.stdout, paths.runner_log, paths.staging_log)
+    write_json(
+        paths.diagnostics,
+        {
+            "error": failure.message,
+            "stage": "working" if outcome.done > outcome.start_iteration else "starting",
+            "error_code": failure.code,
+            "error_category": failure.category,
+            "retryable": failure.category is Category.INFRA,
+            "advice": failure.advice,
+            "secondary": outcome.stopped_because.to_json() if outcome.stopped_because else None,
+            "runner": {
+                "exit_code": outcome.exit_code,
+                "signal": outcome.signal,
+                "end_marker": outcome.end_marker,
+                "done": outcome.done,
+                "timings": outcome.timings,
+            },
+            "tails": {path.name: _tail(path, TAIL_LINES) for path in logs if path.exists()},
         },
-    }
+    )
 
 
 def last_traceback(path: Path) -> str:

@@ -1,13 +1,19 @@
-"""Watching a workload make progress on a job, and ending it when it makes none."""
+"""Watches a workload on a job: its progress, which it must make, and its costs."""
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from simyard.core.errors import END_MARKER, SURVIVABLE, Category, Failure, known_failure
 from simyard.core.files import AttemptPaths
@@ -54,7 +60,6 @@ class Ending:
     """Exit code of the process; None when it was killed by `signal`."""
     signal: str | None
     watched: Watched
-    ended: float
     leaving: str | None
     """Reason for taking no other job, in words; None where the process waits for one."""
 
@@ -85,28 +90,34 @@ def supervise(
     tails = [_Tail(paths.stdout), _Tail(paths.stderr)]
     try:
         while not workload.job_ended(POLL_S):
+            # What it has printed is all that it says of its progress.
             _read(tails, seen, reader)
+            # A cancel, a dead machine, or no progress for too long ends it.
             seen.stopped_because = watch(seen) or _impatience(seen, limits, time.monotonic())
             if seen.stopped_because:
                 break
     except BaseException:
+        # This process must end, and soon: it leaves nothing running.
         workload.end(min(limits.term_grace_s, HURRIED_GRACE_S))
         raise
+
+    # After the end marker the work is done, and what still runs is known to hang in its own clean-up.
     if seen.stopped_because or workload.leaving:
-        # After the end marker the work is done, and what still runs is known to hang in its own clean-up.
         workload.end(0.0 if seen.end_marker else limits.term_grace_s)
+
+    # Its last lines: most failures are explained there.
     _read(tails, seen, reader)
     code = workload.code
     return Ending(
         exit_code=code if code >= 0 else None,
         signal=signal.Signals(-code).name if code < 0 else None,
         watched=seen,
-        ended=time.monotonic(),
         leaving=workload.leaving,
     )
 
 
 def _read(tails: list[_Tail], seen: Watched, reader: Reader) -> None:
+    """Take note of what was printed since the last look: the end marker, known causes of failures, progress."""
     now = time.monotonic()
     for tail in tails:
         for line in tail.lines():
@@ -123,11 +134,11 @@ def _read(tails: list[_Tail], seen: Watched, reader: Reader) -> None:
             if (progress := reader.read(line)) is None:
                 continue
             seen.reward = progress.reward if progress.reward is not None else seen.reward
-            if (progress.done or 0) > seen.done:
+            done, step = progress.done or 0, progress.step or 0
+            if done > seen.done:
                 seen.activity = None
-            if (progress.done or 0) > seen.done or (progress.step or 0) > seen.step:
-                seen.done = max(seen.done, progress.done or 0)
-                seen.step = max(seen.step, progress.step or 0)
+            if done > seen.done or step > seen.step:
+                seen.done, seen.step = max(seen.done, done), max(seen.step, step)
                 seen.first_progress = seen.first_progress or now
                 seen.last_progress = now
 
@@ -181,3 +192,108 @@ class _Tail:
         self._offset += len(data)
         *whole, self._rest = _LINE_END.split(self._rest + data.decode("utf-8", errors="replace"))
         yield from whole
+
+
+INTERVAL_S = 2.0
+FIRST_S = 0.3
+"""Until the first row: a job in a warm simulator may be over in a second."""
+COLUMNS = (
+    "time_s", "cpu_percent", "memory_bytes", "processes",
+    "gpu_percent", "gpu_memory_bytes", "gpu_power_watts", "gpu_temperature_c",
+)  # fmt: skip
+
+
+class Telemetry:
+    """Writes a row every two seconds until closed; a GPU's columns stay empty where there is none."""
+
+    def __init__(self, path: Path, pid: int | None) -> None:
+        self._path = path
+        self._pid = pid
+        self._began = time.monotonic()
+        self._known: dict[int, psutil.Process] = {}
+        self._gpu = _gpu()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="telemetry", daemon=True)
+
+    def __enter__(self) -> Telemetry:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        with self._path.open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            rows.writerow(COLUMNS)
+            self._processes()  # the first look at a process has no CPU load: it counts from here
+            wait_s = FIRST_S
+            while not self._stop.wait(wait_s):
+                wait_s = INTERVAL_S
+                processes = self._processes()
+                if processes[-1]:  # none is left once it has ended, and nothing was measured then
+                    rows.writerow([round(time.monotonic() - self._began, 1), *processes, *self._gpu_sample()])
+                    file.flush()
+
+    def _processes(self) -> tuple[float, int, int]:
+        cpu, memory, measured, alive = 0.0, 0, 0, {}
+        if self._pid is None:  # it runs in another container
+            return 0.0, 0, 0
+        with contextlib.suppress(psutil.Error):
+            root = psutil.Process(self._pid)
+            for process in [root, *root.children(recursive=True)]:
+                # cpu_percent counts since its last call on the same object, so the objects are kept.
+                known = alive[process.pid] = self._known.get(process.pid, process)
+                with contextlib.suppress(psutil.Error):
+                    cpu += known.cpu_percent()
+                    resident = known.memory_info().rss
+                    memory += resident
+                    measured += resident > 0  # one that has ended and is still listed has none
+        self._known = alive
+        return round(cpu, 1), memory, measured
+
+    def _gpu_sample(self) -> tuple[Any, ...]:
+        if self._gpu is None:
+            return ("", "", "", "")
+        import pynvml
+
+        try:
+            return (
+                pynvml.nvmlDeviceGetUtilizationRates(self._gpu).gpu,
+                pynvml.nvmlDeviceGetMemoryInfo(self._gpu).used,
+                round(pynvml.nvmlDeviceGetPowerUsage(self._gpu) / 1000, 1),
+                pynvml.nvmlDeviceGetTemperature(self._gpu, pynvml.NVML_TEMPERATURE_GPU),
+            )
+        except pynvml.NVMLError:
+            return ("", "", "", "")
+
+
+def gpu_and_driver() -> dict[str, str] | None:
+    """Return the first GPU's name and its driver's version, or None where there is no GPU."""
+    import pynvml
+
+    handle = _gpu()
+    if handle is None:
+        return None
+    return {"name": str(pynvml.nvmlDeviceGetName(handle)), "driver": str(pynvml.nvmlSystemGetDriverVersion())}
+
+
+def gpu_count() -> int:
+    """Return the number of GPUs of this machine; 0 too where their driver does not answer."""
+    import pynvml
+
+    if _gpu() is None:
+        return 0
+    return int(pynvml.nvmlDeviceGetCount())
+
+
+def _gpu() -> Any:
+    """Return the first GPU's handle, or None."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return pynvml.nvmlDeviceGetHandleByIndex(0)
+    except pynvml.NVMLError:
+        return None

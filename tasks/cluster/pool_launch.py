@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterIdempotencyKey
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.deployments import run_deployment
@@ -25,6 +25,7 @@ from simyard.core.records import AttemptStatus, Heartbeat, MachineLost, Outcome
 from simyard.core.specs import JobSpec
 from simyard.deployments import QUEUES, limit_of_pool, limit_of_project
 from simyard.deployments.apply import ensure_pool_flow
+from simyard.runner.progress import JobProgress
 from simyard.store.keys import AttemptKeys, JobKeys
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import CANCELED, Observer
@@ -142,10 +143,6 @@ def _wait(
         _report_lost_machines(client, others, store, attempt)
         return store.get_record_or_none(attempt.status, AttemptStatus)
 
-    def show(state: Any, status: Heartbeat | None) -> None:
-        waiting = "waiting for a worker" if state.is_scheduled() else "starting"
-        observer.progress(status.to_json() if status else _nothing_done(spec, waiting))
-
     watch: FlowRunWatch[Outcome] = FlowRunWatch(
         client=client,
         run=run,
@@ -154,7 +151,7 @@ def _wait(
         patience=PATIENCE,
         is_canceled=lambda: observer.canceled() or store.exists(job.cancel),
         cancel=lambda: ask_to_cancel(store, spec.job_id),
-        on_look=show,
+        on_look=lambda state, beat: observer.progress(_progress(spec, state, beat)),
         poll_s=lambda waited_s: POLL_S,
     )
     ending = watch.wait()
@@ -183,6 +180,13 @@ def _read_again(client: SyncPrefectClient, runs: list[FlowRun]) -> list[FlowRun]
     return [by_id.get(run.id, run) for run in runs]
 
 
+def _progress(spec: JobSpec, state: State[Any], beat: Heartbeat | None) -> JobProgress:
+    """Return the progress of an attempt, which may have written no heartbeat yet."""
+    if isinstance(beat, AttemptStatus):
+        return JobProgress(stage=beat.stage, done=beat.done, total=beat.total, unit=beat.unit, reward=beat.reward)
+    return _nothing_done(spec, "waiting for a worker" if state.is_scheduled() else "starting")
+
+
 def _without_outcome(run: FlowRun, ending: Ending[Any], *, begun: bool) -> Failure:
     """Return the failure of an attempt that left no outcome."""
     state = ending.state
@@ -203,10 +207,10 @@ def _without_outcome(run: FlowRun, ending: Ending[Any], *, begun: bool) -> Failu
     )
 
 
-def _nothing_done(spec: JobSpec, stage: str) -> dict[str, Any]:
+def _nothing_done(spec: JobSpec, stage: str) -> JobProgress:
     """Return the progress of an attempt that has written no heartbeat yet."""
     kind = kind_of(spec)
-    return {"stage": stage, "done": 0, "total": kind.total(spec), "unit": kind.unit, "reward": None}
+    return JobProgress(stage=stage, total=kind.total(spec), unit=kind.unit)
 
 
 # The GPUs that it holds

@@ -1,19 +1,71 @@
-"""A kind of job: its own part of the stages, which are the same for all."""
+"""A kind of job: its own part of the stages, which are the same for all, and the fields that all kinds share."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from simyard.core.artifacts import ArtifactType, promised
+from simyard.core.artifacts import SUMMARY, ArtifactType, promised
 from simyard.core.files import AttemptPaths
 from simyard.core.records import JobResult, Outcome
-from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint
+from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, Limits, ResumePoint
+from simyard.requests.jobs import JobRequest
 from simyard.runner.progress import Reader, counting_reader
 from simyard.store.store import Store
-from simyard.tasks.attempt.uploader import Mirror
+from simyard.tasks.attempt.transfer import AttemptUploader
 from simyard.tasks.shared.documents import Keeper
 from simyard.tasks.shared.history import Artifact, Verdict
+from simyard.tasks.shared.inputs import LocalInput
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A frozen job and the local files it needs in the store."""
+
+    spec: JobSpec
+    inputs: tuple[LocalInput, ...] = ()
+
+
+def common_fields(request: JobRequest, job_id: str, **more: Any) -> JobSpec:
+    """Return the job with the fields that all kinds have in common, and more that its own kind knows."""
+    limits, compute = request.timeouts, request.compute_config
+    return JobSpec(
+        job_id=job_id,
+        name=request.name,
+        description=request.description,
+        gpus=compute.gpus_per_node if compute.num_nodes == 1 else compute.gpus_per_node or 1,
+        nodes=compute.num_nodes,
+        priority=compute.priority,
+        accepts_eula=compute.accept_nvidia_eula,
+        overrides=request.overrides,
+        limits=Limits(
+            wall_s=limits.wall_seconds,
+            first_iteration_s=limits.first_iteration_seconds,
+            iteration_s=limits.iteration_seconds,
+            term_grace_s=limits.grace_seconds,
+            close_grace_s=limits.close_seconds,
+        ),
+        session=compute.session == "auto" and compute.num_nodes * (compute.gpus_per_node or 1) == 1,
+        retries=request.retries,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        request=request.model_dump(mode="json", by_alias=True, exclude_unset=True),
+        **more,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """Figures of a job."""
+
+    reward: float | None = None
+    """The one figure that a list shows: a mean return; None where none was measured."""
+    summary: dict[str, Any] | None = None
+    """Figures of the result, as the workload wrote them; None where it left none, and of a training."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Of a training: the summary of each tag, as in metrics.json."""
 
 
 class Kind:
@@ -26,8 +78,8 @@ class Kind:
     """Name of `reward` in the report."""
     config: ClassVar[ArtifactType]
     """Artifact of the request as it came."""
-    mirror_type: ClassVar[type[Mirror]] = Mirror
-    """Class that carries an attempt's files to the store."""
+    uploader_type: ClassVar[type[AttemptUploader]] = AttemptUploader
+    """Class that sends an attempt's files to the store."""
     rebuilt: ClassVar[tuple[str, ...]] = ()
     """Beginnings of names that `keep` makes anew from all attempts."""
 
@@ -36,7 +88,7 @@ class Kind:
         raise NotImplementedError
 
     def inputs(self, spec: JobSpec, resume: ResumePoint | None) -> list[InputFile]:
-        """Return the files that an attempt fetches, besides packages, when it takes up `resume`."""
+        """Return the files that an attempt fetches, besides packages, when it resumes from a checkpoint."""
         files = (file for policy in spec.policies for file in (policy.checkpoint, policy.normalizer))
         return [file for file in files if file is not None]
 
@@ -44,38 +96,39 @@ class Kind:
         """Return the reader of the workload's output."""
         return counting_reader(self.unit)
 
-    def mirror(
+    def uploader(
         self,
         store: Store,
         attempt: AttemptSpec,
         paths: AttemptPaths,
         facts: Facts | None,
         on_lines: Callable[[list[str]], None],
-    ) -> Mirror:
-        """Return the attempt's way to the store."""
+    ) -> AttemptUploader:
+        """Return the uploader of the attempt's files."""
         total = self.total(attempt.job)
-        return self.mirror_type(store, attempt, paths, unit=self.unit, total=total, on_lines=on_lines)
+        return self.uploader_type(store, attempt, paths, facts, unit=self.unit, total=total, on_lines=on_lines)
 
     def missing(self, spec: JobSpec, outcome: Outcome, artifacts: tuple[Artifact, ...]) -> list[str]:
         """Return the missing parts of a job that reports a success, in words."""
         opened = (record.name for record in outcome.opened)
         return lacking((*promised(self.name), *opened), artifacts)
 
-    def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> dict[str, Any]:
-        """Keep the artifacts made from the attempts' files, and return the job's figures."""
-        raise NotImplementedError
-
-    def reward(self, spec: JobSpec, figures: dict[str, Any]) -> float | None:
-        """Return the one figure a list shows: a mean return; None where none was measured."""
-        raise NotImplementedError
-
-    def summary(self, figures: dict[str, Any]) -> dict[str, Any] | None:
-        """Return those of the figures that belong in the result; None where the job has none."""
-        return figures or None
+    def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> Figures:
+        """Keep artifacts made from the attempts' files; return the figures, by default of the workload's summary."""
+        text = read_file(keeper.store, verdict.artifacts, SUMMARY.name)
+        summary: dict[str, Any] | None = json.loads(text) if text else None
+        returns = summary["return"] if summary else None
+        return Figures(reward=float(returns["mean"]) if returns else None, summary=summary)
 
     def headline(self, result: JobResult) -> str:
         """Return the outcome in a few words, for people."""
         raise NotImplementedError
+
+
+def read_file(store: Store, artifacts: Iterable[Artifact], name: str) -> str | None:
+    """Return the text of a file that the workload left; None when it left none."""
+    key = next((artifact.key for artifact in artifacts if artifact.name == name), None)
+    return store.get_bytes(key).decode() if key else None
 
 
 def lacking(names: Iterable[str], artifacts: Iterable[Artifact]) -> list[str]:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import csv
-import json
+from pathlib import Path
 from typing import Any
 
-from simyard.core.artifacts import EPISODES, EVALUATION_CONFIG, RETURNS, SUMMARY
+from simyard.core.artifacts import EPISODES, EVALUATION_CONFIG, RETURNS
 from simyard.core.records import JobResult
 from simyard.core.specs import JobSpec
-from simyard.store.store import Store
-from simyard.tasks.kinds import evaluation_plots as plots
-from simyard.tasks.kinds.base import Kind
+from simyard.tasks.kinds.base import Figures, Kind, read_file
 from simyard.tasks.shared.documents import Keeper, interval, number
-from simyard.tasks.shared.history import Artifact, Verdict
+from simyard.tasks.shared.history import Verdict
 
 
 class EvaluationKind(Kind):
@@ -29,19 +27,15 @@ class EvaluationKind(Kind):
         assert spec.evaluation is not None
         return spec.evaluation.num_episodes * len(spec.policies)
 
-    def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> dict[str, Any]:
-        """Draw the returns; return the summary."""
-        summary = read_output(keeper.store, verdict.artifacts, SUMMARY.name)
-        if not summary:
-            return {}
-        episodes = read_rows(keeper.store, verdict.artifacts, EPISODES.name)
-        plots.draw_returns(episodes, summary, spec.name, keeper.scratch / RETURNS.name)
-        keeper.add(RETURNS)
-        return summary
-
-    def reward(self, spec: JobSpec, figures: dict[str, Any]) -> float | None:
-        """Return the mean return, of several policies the best one's."""
-        return float(figures["return"]["mean"]) if figures else None
+    def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> Figures:
+        """Draw the returns; return the summary's figures."""
+        figures = super().keep(spec, verdict, keeper)
+        if figures.summary:
+            rows = read_file(keeper.store, verdict.artifacts, EPISODES.name) or ""
+            episodes = list(csv.DictReader(rows.splitlines()))
+            draw_returns(episodes, figures.summary, spec.name, keeper.scratch / RETURNS.name)
+            keeper.add(RETURNS)
+        return figures
 
     def headline(self, result: JobResult) -> str:
         """Return the figures that matter."""
@@ -57,13 +51,61 @@ class EvaluationKind(Kind):
         )
 
 
-def read_output(store: Store, artifacts: tuple[Artifact, ...], name: str) -> dict[str, Any]:
-    """Return a JSON file that the workload left; empty when it left none."""
-    key = next((artifact.key for artifact in artifacts if artifact.name == name), None)
-    return dict(json.loads(store.get_bytes(key))) if key else {}
+def draw_returns(episodes: list[dict[str, str]], summary: dict[str, Any], title: str, path: Path) -> None:
+    """Draw the spread of the episodes' returns; of several checkpoints also the mean over their iterations.
+
+    Args:
+        episodes: Rows of `episodes.csv`.
+        summary: `summary.json`.
+        title: Above the picture.
+        path: Where to write it.
+    """
+    from matplotlib.figure import Figure
+
+    sweep = summary["sweep"] or []
+    figure = Figure(figsize=(9.2 if sweep else 5.6, 3.6), layout="constrained")
+    figure.suptitle(title)
+    spread = figure.add_subplot(1, 2 if sweep else 1, 1)
+    name = summary["checkpoint"]["name"]
+    groups: dict[str, list[float]] = {}
+    for row in episodes:
+        if row["checkpoint"] == name:
+            groups.setdefault(_group(row), []).append(float(row["return"]))
+    labels = sorted(groups)
+    colors = [_COLORS[label] for label in labels]
+    spread.hist([groups[label] for label in labels], bins=20, stacked=True, label=labels, color=colors)
+    mean = summary["return"]["mean"]
+    spread.axvline(mean, color="black", linewidth=1.2, label=f"mean {mean:.4g}")
+    if bounds := summary["return"]["interval_95"]:
+        spread.axvspan(*bounds, color="black", alpha=0.15, label="95 % of the mean")
+    spread.set(xlabel="return", ylabel="episodes", title=name)
+    spread.legend(fontsize=8)
+    if sweep:
+        _draw_sweep(figure.add_subplot(1, 2, 2), sweep)
+    figure.savefig(path, dpi=110)
 
 
-def read_rows(store: Store, artifacts: tuple[Artifact, ...], name: str) -> list[dict[str, str]]:
-    """Return the rows of a CSV file that the workload left."""
-    key = next((artifact.key for artifact in artifacts if artifact.name == name), None)
-    return list(csv.DictReader(store.get_bytes(key).decode().splitlines())) if key else []
+_COLORS = {"success": "#2a9d5c", "no success": "#c8553d", "terminated": "#c8553d", "truncated": "#3f72af"}
+
+
+def _group(row: dict[str, str]) -> str:
+    """Tell episodes apart by success, where it is known, else by how they ended."""
+    return {"1": "success", "0": "no success"}.get(row["success"], row["ended"])
+
+
+def _draw_sweep(axes: Any, sweep: list[dict[str, Any]]) -> None:
+    steps = [summary["checkpoint"]["iteration"] for summary in sweep]
+    means = [summary["return"]["mean"] for summary in sweep]
+    bounds = [summary["return"]["interval_95"] or [mean, mean] for summary, mean in zip(sweep, means, strict=True)]
+    axes.fill_between(steps, [low for low, _ in bounds], [high for _, high in bounds], alpha=0.25, label="95 %")
+    axes.plot(steps, means, marker="o", label="mean return")
+    axes.set(xlabel="iteration", ylabel="return", title="by checkpoint")
+    axes.grid(alpha=0.3)
+    handles = [*axes.collections, *axes.lines]
+    rates = [summary["success"]["rate"] for summary in sweep]
+    if all(rate is not None for rate in rates):
+        other = axes.twinx()
+        other.plot(steps, rates, color="#2a9d5c", marker="s", linestyle="--", label="success rate")
+        other.set(ylabel="success rate", ylim=(-0.03, 1.03))
+        handles += other.lines
+    axes.legend(handles=handles, fontsize=8, loc="best")

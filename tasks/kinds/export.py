@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from simyard.core.artifacts import EXPORT_CONFIG, SUMMARY
+from simyard.core.artifacts import EXPORT_CONFIG
 from simyard.core.records import JobResult
 from simyard.core.specs import JobSpec
 from simyard.runner.exporting import STEPS
 from simyard.tasks.kinds.base import Kind
-from simyard.tasks.kinds.evaluate import read_output
-from simyard.tasks.shared.documents import Keeper
-from simyard.tasks.shared.history import Verdict
 
 
 class ExportKind(Kind):
@@ -25,14 +20,6 @@ class ExportKind(Kind):
     def total(self, spec: JobSpec) -> int:
         """Return the number of steps of an export."""
         return len(STEPS)
-
-    def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> dict[str, Any]:
-        """Return the summary that the workload left."""
-        return read_output(keeper.store, verdict.artifacts, SUMMARY.name)
-
-    def reward(self, spec: JobSpec, figures: dict[str, Any]) -> float | None:
-        """Return the mean return of the rollouts that the checks were made on."""
-        return float(figures["return"]["mean"]) if figures else None
 
     def headline(self, result: JobResult) -> str:
         """Return the proof in a few words."""

@@ -4,33 +4,25 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from simyard.core.artifacts import METRICS, NORMALIZER
 from simyard.core.errors import RequestError
 from simyard.core.specs import InputFile, JobSpec, PolicyFile
-from simyard.requests.jobs import FromJob, PolicyConfig
+from simyard.requests.jobs import LATEST, FromJob, PolicyConfig
 from simyard.runner.rl import DEFAULT_LIBRARY, Library, Scale, get_library
 from simyard.runner.rl.checkpoints import discover
-from simyard.store.keys import JobKeys
+from simyard.store.keys import JOBS, JobKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.shared import history
+from simyard.tasks.shared.history import load_spec
 from simyard.tasks.shared.inputs import LocalInput, find_input, is_file
 
 
-@dataclass(frozen=True, kw_only=True)
-class FoundPolicies:
-    """The policies, and the training job that they come from."""
-
-    policies: tuple[PolicyFile, ...]
-    """Fewest iterations first."""
-    inputs: tuple[LocalInput, ...] = ()
-    """Files that the store may not have yet."""
-    trained_by: JobSpec | None = None
-
-
-def find_policies(config: PolicyConfig, trained_by: JobSpec | None, store: Store, base: Path) -> FoundPolicies:
+def find_policies(
+    config: PolicyConfig, trained_by: JobSpec | None, store: Store, base: Path
+) -> tuple[tuple[PolicyFile, ...], tuple[LocalInput, ...]]:
     """Find the policies that a request points to.
 
     Args:
@@ -38,6 +30,9 @@ def find_policies(config: PolicyConfig, trained_by: JobSpec | None, store: Store
         trained_by: The frozen job of `config.from_job`, if that is given.
         store: Where that job lives.
         base: Folder of the config.
+
+    Returns:
+        The policies, fewest iterations first; and files that the store may not have yet.
 
     Raises:
         RequestError: If there is no such checkpoint.
@@ -49,34 +44,32 @@ def find_policies(config: PolicyConfig, trained_by: JobSpec | None, store: Store
             code="wrong_library",
             advice=f"Leave rlLibrary out, or set it to {trained_by.library!r}.",
         )
+
+    # A file that the request names, relative to the config's folder or to the one above, which holds the whole asset.
+    found: LocalInput | None = None
     for reference, field in (
         (config.checkpoint_path, "checkpointPath"),
         (config.policy_s3_uri, "policyS3Uri"),
         (config.policy_path, "policyPath"),
     ):
-        if reference is not None:
-            found = find_input(reference, _folder_of(reference, base), field)
-            policy = PolicyFile(checkpoint=found.file, iteration=library.iteration_in_name(found.path.name))
-            return FoundPolicies(policies=(policy,), inputs=(found,))
-    if config.from_job is not None:
+        if reference is not None and found is None:
+            above = not is_file(base / reference) and is_file(base.parent / reference)
+            found = find_input(reference, base.parent if above else base, field)
+
+    # A job, or else the newest checkpoint beside the config.
+    if found is None and config.from_job is not None:
         assert trained_by is not None
-        chosen = _of_job(config.from_job, trained_by, store, library)
-        return FoundPolicies(policies=tuple(chosen), trained_by=trained_by)
-    beside = discover(base, library.name)
-    if not beside:
-        raise RequestError(
-            f"No checkpoint of {library.name!r} beside the config, in {str(base)!r}.",
-            code="no_checkpoint",
-            advice="Give checkpointPath, policyS3Uri, policyPath or fromJob.",
-        )
-    found = find_input(beside[-1].name, beside[-1].parent, "checkpointPath")
-    policy = PolicyFile(checkpoint=found.file, iteration=library.iteration_in_name(found.path.name))
-    return FoundPolicies(policies=(policy,), inputs=(found,))
-
-
-def _folder_of(reference: str, base: Path) -> Path:
-    """Return the folder a relative path starts from: the config's, or the one above, which holds the whole asset."""
-    return base.parent if not is_file(base / reference) and is_file(base.parent / reference) else base
+        return tuple(_of_job(config.from_job, trained_by, store, library)), ()
+    if found is None:
+        beside = discover(base, library.name)
+        if not beside:
+            raise RequestError(
+                f"No checkpoint of {library.name!r} beside the config, in {str(base)!r}.",
+                code="no_checkpoint",
+                advice="Give checkpointPath, policyS3Uri, policyPath or fromJob.",
+            )
+        found = find_input(beside[-1].name, beside[-1].parent, "checkpointPath")
+    return (PolicyFile(checkpoint=found.file, iteration=library.iteration_in_name(found.path.name)),), (found,)
 
 
 def _of_job(wanted: FromJob, spec: JobSpec, store: Store, library: Library) -> list[PolicyFile]:
@@ -162,3 +155,61 @@ def _logged_returns(spec: JobSpec, store: Store, tag: str) -> list[tuple[int, fl
             continue
         return [(int(row["step"]), float(row[tag])) for row in rows if row.get(tag)]
     return []
+
+
+def newest_training(store: Store, task: str | None = None, library: str | None = None) -> JobSpec | None:
+    """Return the newest training that has succeeded; None where there is none.
+
+    Args:
+        store: Where to look.
+        task: Of this task alone.
+        library: With this library alone.
+    """
+    for job_id in reversed(store.list_dirs(JOBS)):
+        if store.exists(JobKeys(job_id).manifest):
+            spec = load_spec(store, job_id)
+            if spec.kind == "train" and task in (None, spec.task) and library in (None, spec.library):
+                return spec
+    return None
+
+
+def training_of(source: FromJob | None, store: Store) -> JobSpec | None:
+    """Return the training whose policy a request means; None where it names none.
+
+    Raises:
+        RequestError: If there is no such job, or it is no training.
+    """
+    if source is None:
+        return None
+    if source.job_id == LATEST:
+        newest = newest_training(store)
+        if newest is None:
+            raise RequestError(
+                f"No training has succeeded in {store.url()}.",
+                code="unknown_job",
+                advice="Train first, or name another store.",
+            )
+        return newest
+    spec = load_spec(store, source.job_id)
+    if spec.kind != "train":
+        raise RequestError(
+            f"fromJob: {spec.job_id!r} is a job of kind {spec.kind!r}.",
+            code="not_a_training",
+            advice="Name a training job: see `simyard jobs list`.",
+        )
+    return spec
+
+
+def inherit(spec: JobSpec, trained_by: JobSpec, task: str | None) -> JobSpec:
+    """Take over what a training says of its task: library, package and overrides, save those given anew."""
+    given = {override.partition("=")[0] for override in spec.overrides}
+    inherited = tuple(o for o in trained_by.overrides if o.partition("=")[0] not in given)
+    return replace(
+        spec,
+        task=task or trained_by.task,
+        library=trained_by.library,
+        overrides=(*inherited, *spec.overrides),
+        packages=spec.packages or trained_by.packages,
+        import_callback=spec.import_callback or trained_by.import_callback,
+        from_job=trained_by.job_id,
+    )

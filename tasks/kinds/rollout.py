@@ -1,32 +1,46 @@
-"""Rollouts: what every environment went through, as one file that zarr opens."""
+"""Rollouts: robot, scene and policy by id, path or address in; what every environment went through out, as one file."""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from simyard.core.artifacts import RENDER, ROLLOUT, SUBMISSION, SUMMARY
+from simyard.core.artifacts import RENDER, ROLLOUT, SUBMISSION
+from simyard.core.errors import RequestError
 from simyard.core.records import JobResult, Outcome
-from simyard.core.specs import InputFile, JobSpec, ResumePoint
+from simyard.core.specs import Asset, InputFile, JobSpec, PolicyFile, ResumePoint, Rollout
+from simyard.requests.jobs import PolicyConfig
+from simyard.requests.rollout import IsaacLabConfig, PolicyRef, RobotRef, SceneRef, SubmitRequest
+from simyard.runner.assets.robot_files import main_file
 from simyard.runner.recording.arrays import pack
-from simyard.tasks.attempt.uploader import Mirror
-from simyard.tasks.kinds.base import Kind, lacking
-from simyard.tasks.kinds.evaluate import read_output
+from simyard.runner.rl import DEFAULT_LIBRARY
+from simyard.store.store import Store
+from simyard.tasks.attempt.transfer import AttemptUploader
+from simyard.tasks.kinds.base import Figures, Kind, Resolved, common_fields, lacking
+from simyard.tasks.kinds.policy_sources import find_policies, inherit, training_of
+from simyard.tasks.packages.modules import require_module
 from simyard.tasks.shared.documents import Keeper
 from simyard.tasks.shared.history import Artifact, Verdict
+from simyard.tasks.shared.inputs import LocalInput, asset_file, find_asset, find_input, gather
 
 RECORDING = "recording.zarr"
 """Folder of the arrays while they are written, below an attempt's files."""
+GROUND = "ground"
+"""The built-in scene of a rollout that names none."""
 
 
-class _RolloutMirror(Mirror):
+class _RolloutUploader(AttemptUploader):
     """Sends the arrays while they are written: what tells their lengths goes after what it speaks of."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._sent_lengths: dict[Path, bytes] = {}
 
-    def _carry_all(self) -> None:
+    def _send_all(self) -> None:
         folder = self._paths.recording
         found = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
         # Read before the shards are sent: what is written meanwhile is not spoken of yet.
@@ -36,12 +50,12 @@ class _RolloutMirror(Mirror):
         names = {path: f"{RECORDING}/{path.relative_to(folder)}" for path in found}
         for path in found:
             if path not in lengths:
-                self._carry(path, names[path])
+                self._send(path, names[path])
         for path, data in lengths.items():
             if self._sent_lengths.get(path) != data:
                 self._store.put_bytes(self._keys.file(names[path]), data)
                 self._sent_lengths[path] = data
-        super()._carry_all()
+        super()._send_all()
 
 
 class RolloutKind(Kind):
@@ -51,7 +65,7 @@ class RolloutKind(Kind):
     unit = "step"
     reward_name = "mean return"
     config = SUBMISSION
-    mirror_type = _RolloutMirror
+    uploader_type = _RolloutUploader
     rebuilt = (f"{RECORDING}/",)
 
     def total(self, spec: JobSpec) -> int:
@@ -71,15 +85,17 @@ class RolloutKind(Kind):
         problems = super().missing(spec, outcome, artifacts)
         return problems + (lacking([RENDER.name], artifacts) if spec.rollout.video else [])
 
-    def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> dict[str, Any]:
-        """Return the summary; where the workload could not pack its arrays, pack what it had sent of them."""
-        if not any(artifact.name == ROLLOUT.name for artifact in verdict.artifacts):
-            _keep_recording(verdict, keeper)
-        return read_output(keeper.store, verdict.artifacts, SUMMARY.name)
-
-    def reward(self, spec: JobSpec, figures: dict[str, Any]) -> float | None:
-        """Return the mean return of the episodes, where rewards were recorded."""
-        return float(figures["return"]["mean"]) if figures and figures["return"] else None
+    def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> Figures:
+        """Return the summary's figures; where the workload could not pack its arrays, pack what it had sent of them."""
+        if verdict.chain and not any(artifact.name == ROLLOUT.name for artifact in verdict.artifacts):
+            sent = verdict.chain[-1][0].keys.file(RECORDING)
+            folder = keeper.scratch / "recording"
+            for entry in keeper.store.list(sent):
+                keeper.store.get_file(entry.key, folder / entry.key.removeprefix(f"{sent}/"))
+            if folder.exists():
+                pack(folder, keeper.scratch / ROLLOUT.name)
+                keeper.add(ROLLOUT)
+        return super().keep(spec, verdict, keeper)
 
     def headline(self, result: JobResult) -> str:
         """Return the size and the success rate of the recording, in a few words."""
@@ -93,15 +109,128 @@ class RolloutKind(Kind):
         return f"{summary['episodes']} episodes, {summary['recorded_steps']:,} steps, success {success}"
 
 
-def _keep_recording(verdict: Verdict, keeper: Keeper) -> None:
-    """Make one file of the shards that the last attempt sent before it died."""
-    last = verdict.chain[-1][0] if verdict.chain else None
-    if last is None:
-        return
-    prefix = last.keys.file(RECORDING) + "/"
-    folder = keeper.scratch / "recording"
-    for entry in keeper.store.list(last.keys.file(RECORDING)):
-        keeper.store.get_file(entry.key, folder / entry.key.removeprefix(prefix))
-    if folder.exists():
-        pack(folder, keeper.scratch / ROLLOUT.name)
-        keeper.add(ROLLOUT)
+def resolve_rollout(request: SubmitRequest, job_id: str, store: Store, base: Path) -> Resolved:
+    """Turn a rollout's request into a frozen job; writes nothing.
+
+    Raises:
+        RequestError: If an asset is missing or of another kind, or the package does not have the task's module.
+    """
+    found = _Inputs(store, base)
+    lab = request.isaac_lab
+    rollout = Rollout(
+        profile=request.runtime_profile,
+        steps=request.execution.steps,
+        dt=request.physics.dt,
+        substeps=request.physics.substeps,
+        control=request.control.to_plain(),
+        video=request.outputs.video,
+        robot=found.robot(request.robot),
+        scene=found.scene(request.scene),
+        scene_id=request.scene.scene_id or (None if lab else GROUND),
+        task_module=lab.task_module if lab else None,
+        task_args=lab.task_args if lab else {},
+    )
+    spec = common_fields(
+        request,
+        job_id,
+        kind="rollout",
+        simulator="isaaclab" if lab else "newton",
+        task=lab.task_class_or_name if lab else str(request.control.task_mode),
+        library=(request.policy.rl_library or DEFAULT_LIBRARY) if lab and request.policy else "",
+        num_envs=request.execution.num_envs,
+        seed=request.execution.seed,
+        packages=found.package(lab),
+        rollout=rollout,
+    )
+    if request.policy:
+        spec = found.policy(request.policy, spec)
+    return Resolved(spec, tuple(found.local))
+
+
+class _Inputs:
+    """Finder of the inputs that a request names; it remembers the files that the store does not have yet."""
+
+    def __init__(self, store: Store, base: Path) -> None:
+        self._store = store
+        self._base = base
+        self._names: dict[str, str] = {}
+        self.local: list[LocalInput] = []
+
+    def robot(self, robot: RobotRef | None) -> Asset | None:
+        """Return the robot, by whichever field names it."""
+        if robot is None:
+            return None
+        for form in ("urdf", "usd", "mjcf"):
+            uri, asset_id = getattr(robot, f"{form}_uri"), getattr(robot, f"{form}_asset_id")
+            if uri or asset_id:
+                return self._checked(Asset(file=self._find(uri, asset_id, f"robot.{form}", "robot"), format=form))
+        return None
+
+    def scene(self, scene: SceneRef) -> Asset | None:
+        """Return the scene's file, if it is not a built-in one."""
+        if not (scene.usd_uri or scene.usd_asset_id):
+            return None
+        file = self._find(scene.usd_uri, scene.usd_asset_id, "scene.usd", "scene")
+        return self._checked(Asset(file=file, format="usd"))
+
+    def package(self, lab: IsaacLabConfig | None) -> tuple[InputFile, ...]:
+        """Return the task's package, after a look for the module in it: no simulator starts without."""
+        if lab is None or not (lab.task_package_uri or lab.task_package_asset_id):
+            return ()
+        field = "isaac_lab.task_package"
+        file = self._find(lab.task_package_uri, lab.task_package_asset_id, field, "isaac_lab_task_package")
+        assert lab.task_module is not None
+        with self._here(file) as path:
+            require_module(path, lab.task_module)
+        return (file,)
+
+    def policy(self, policy: PolicyRef, spec: JobSpec) -> JobSpec:
+        """Return the job with its policy, and with what the training that made it says of the task."""
+        if policy.from_job is None:
+            file = self._find(policy.uri, policy.asset_id, "policy", "checkpoint")
+            return replace(spec, policies=(PolicyFile(checkpoint=file),))
+        if spec.simulator != "isaaclab":
+            raise RequestError(
+                "policy.from_job names a checkpoint, and the standard profile runs an ONNX file.",
+                code="bad_policy",
+                advice="Export the policy (simyard export-policy) and give policy.uri.",
+            )
+        trained_by = training_of(policy.from_job, self._store)
+        assert trained_by is not None
+        wanted = PolicyConfig(from_job=policy.from_job, rl_library=policy.rl_library)
+        policies, _ = find_policies(wanted, trained_by, self._store, self._base)
+        return replace(inherit(spec, trained_by, spec.task), policies=policies)
+
+    def _checked(self, asset: Asset) -> Asset:
+        """Return the asset, after a look at what it refers to; into a USD only the simulator's Python can look."""
+        if asset.format != "usd":
+            with self._here(asset.file) as path, tempfile.TemporaryDirectory(prefix="simyard-asset-") as folder:
+                main_file(path, asset.format, Path(folder) / "asset")
+        return asset
+
+    @contextmanager
+    def _here(self, file: InputFile) -> Iterator[Path]:
+        """Have a file on this machine, under its own name."""
+        with tempfile.TemporaryDirectory(prefix="simyard-input-") as folder:
+            yield gather([file], self.local, self._store, Path(folder))[file.sha256]
+
+    def _find(self, uri: str | None, asset_id: str | None, field: str, kind: str) -> InputFile:
+        if asset_id is not None:
+            record = find_asset(self._store, asset_id)
+            if record.kind != kind:
+                raise RequestError(
+                    f"{field}_asset_id: {asset_id!r} is an asset of kind {record.kind!r}, not {kind!r}.",
+                    code="wrong_asset_kind",
+                    advice=f"Upload it again with --kind {kind}, or name another.",
+                )
+            return self._named_apart(asset_file(record))
+        assert uri is not None
+        found = find_input(uri, self._base, f"{field}_uri")
+        self.local.append(found)
+        return self._named_apart(found.file)
+
+    def _named_apart(self, file: InputFile) -> InputFile:
+        """Return the file under a name that no other input has: all lie in one folder in the end."""
+        if self._names.setdefault(file.name, file.sha256) == file.sha256:
+            return file
+        return self._named_apart(replace(file, name=f"{file.sha256[:8]}-{file.name}"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from simyard.core.artifacts import (
@@ -13,22 +15,113 @@ from simyard.core.artifacts import (
     METRICS,
     METRICS_SUMMARY,
     METRICS_TIME,
+    NORMALIZER,
     TRAINING_CONFIG,
     WORLD,
     promised,
 )
 from simyard.core.files import AttemptPaths
-from simyard.core.records import JobResult, Outcome
+from simyard.core.records import CheckpointRecord, JobResult, Outcome, by_iteration
 from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint
 from simyard.runner.progress import Reader, training_reader
 from simyard.runner.rl import Library, Scale, get_library
-from simyard.store.store import Store
-from simyard.tasks.kinds.base import Kind, lacking
-from simyard.tasks.kinds.train_uploader import TrainingMirror
+from simyard.store.store import Store, sha256_file
+from simyard.tasks.attempt.transfer import AttemptUploader
+from simyard.tasks.kinds.base import Figures, Kind, lacking
 from simyard.tasks.metrics.events import EventReader
-from simyard.tasks.metrics.table import MetricsTable, draw_curves
+from simyard.tasks.metrics.table import LiveMetrics, MetricsTable, draw_curves
 from simyard.tasks.shared.documents import Keeper
 from simyard.tasks.shared.history import Artifact, PastAttempt, Verdict
+
+
+class TrainingUploader(AttemptUploader):
+    """Checks every checkpoint before it goes, and keeps an index of those that went; its metrics are one table."""
+
+    def __init__(
+        self, store: Store, attempt: AttemptSpec, paths: AttemptPaths, facts: Facts | None, **more: Any
+    ) -> None:
+        super().__init__(store, attempt, paths, facts, **more)
+        self.checkpoints: list[CheckpointRecord] = []
+        self._library = library = get_library(attempt.job.library)
+        self._scale = scale = Scale(num_envs=attempt.job.num_envs, rollout=facts.rollout if facts else 1)
+        self._metrics = LiveMetrics(
+            paths.work / "logs", step_offset=library.step_offset(attempt.start_iteration, scale)
+        )
+        self._index_is_old = False
+        self._reward_is_logged = False
+
+    def _send_all(self) -> None:
+        self._send_checkpoints()
+        self._send_metrics()
+        super()._send_all()
+        if self._index_is_old:
+            # After the events: a checkpoint counts when the metrics up to it are in the store too.
+            self._store.put_json(self._keys.checkpoints, [record.to_json() for record in self.checkpoints])
+            self._index_is_old = False
+
+    def _files(self) -> Iterator[tuple[Path, str]]:
+        yield from super()._files()
+        for path in (self._paths.metrics, self._paths.metrics_time):
+            yield path, path.name
+        work = self._paths.work
+        for run in work.glob("logs/*/*/*"):
+            for path in sorted(run.glob("params/*.yaml")):
+                yield path, f"params/{path.name}"
+            for path in sorted(run.glob("git/*.diff")):
+                yield path, f"{path.stem}_git_diff.txt"
+            if self._library.normalizer_glob:
+                for path in sorted(run.glob(self._library.normalizer_glob)):
+                    yield path, NORMALIZER.name + path.name
+            for path in sorted(run.glob("**/events.out.tfevents.*")):
+                yield path, f"{EVENTS.name}{path.relative_to(work / 'logs')}"
+
+    def _send_metrics(self) -> None:
+        if self._metrics.update():
+            self._metrics.table.write_csv(self._paths.metrics)
+            self._metrics.table.write_time_csv(self._paths.metrics_time)
+            # Some libraries print the reward, which is newer than the log; the others only log it.
+            if self._reward_is_logged or self.status.reward is None:
+                self.note(reward=self._metrics.latest(self._library.reward_tag))
+                self._reward_is_logged = self.status.reward is not None
+
+    def _send_checkpoints(self) -> None:
+        found = self._paths.work.glob(self._library.checkpoint_glob)
+        for path in sorted(found, key=lambda path: path.stat().st_mtime_ns):
+            now = path.stat()
+            mark = (now.st_size, now.st_mtime_ns)
+            if self._sent.get(path) != mark and self._send_checkpoint(path):
+                self._sent[path] = mark
+
+    def _send_checkpoint(self, path: Path) -> bool:
+        """Send one checkpoint if it is whole. A copy is checked, hashed and sent: the original may be rewritten."""
+        copy = self._paths.root / "sending" / path.name
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, copy)
+        try:
+            if not self._library.is_complete(copy):
+                return False
+            start, resume = self._attempt.start_iteration, self._attempt.resume
+            iteration = self._library.iteration_of(copy, start, self._scale)
+            if iteration is not None and iteration <= start:
+                return True  # the one that this attempt resumed from
+            name = self._library.artifact_name(copy, start, self._scale)
+            others = [record for record in self.checkpoints if record.name != name]
+            numbered = [record for record in others if record.iteration is not None]
+            resumed_from = resume.checkpoint.sha256 if resume else None
+            record = CheckpointRecord(
+                name=name,
+                key=self._keys.file(CHECKPOINTS.name + name),
+                sha256=sha256_file(copy),
+                size_bytes=copy.stat().st_size,
+                iteration=iteration,
+                parent=numbered[-1].sha256 if numbered else resumed_from,
+            )
+            self._store.put_file(record.key, copy)
+            self.checkpoints = by_iteration([*others, record])
+            self._index_is_old = True
+            return True
+        finally:
+            copy.unlink()
 
 
 class TrainingKind(Kind):
@@ -38,6 +131,7 @@ class TrainingKind(Kind):
     unit = "iteration"
     reward_name = "final reward"
     config = TRAINING_CONFIG
+    uploader_type = TrainingUploader
     rebuilt = (METRICS.name, METRICS_TIME.name, CHECKPOINTS.name)
 
     def total(self, spec: JobSpec) -> int:
@@ -45,7 +139,7 @@ class TrainingKind(Kind):
         return spec.last_iteration
 
     def inputs(self, spec: JobSpec, resume: ResumePoint | None) -> list[InputFile]:
-        """Return the checkpoint to take up."""
+        """Return the checkpoint to resume from."""
         return [resume.checkpoint] if resume else []
 
     def reader(self, attempt: AttemptSpec, facts: Facts) -> Reader:
@@ -53,18 +147,6 @@ class TrainingKind(Kind):
         job = attempt.job
         scale = Scale(num_envs=job.num_envs, rollout=facts.rollout)
         return training_reader(get_library(job.library), scale, attempt.start_iteration)
-
-    def mirror(
-        self,
-        store: Store,
-        attempt: AttemptSpec,
-        paths: AttemptPaths,
-        facts: Facts | None,
-        on_lines: Callable[[list[str]], None],
-    ) -> TrainingMirror:
-        """Carry checkpoints and metrics too."""
-        scale = Scale(num_envs=attempt.job.num_envs, rollout=facts.rollout if facts else 1)
-        return TrainingMirror(store, attempt, paths, get_library(attempt.job.library), scale, on_lines=on_lines)
 
     def missing(self, spec: JobSpec, outcome: Outcome, artifacts: tuple[Artifact, ...]) -> list[str]:
         """Ask for the last iteration's checkpoint, the very file that was opened, and for metrics."""
@@ -78,42 +160,30 @@ class TrainingKind(Kind):
             problems.append("no metrics: the library wrote no TensorBoard events")
         return problems
 
-    def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> dict[str, Any]:
-        """Make metrics and curves anew from all attempts; return final and best of each tag."""
-        return _keep_metrics(spec, verdict, keeper)
-
-    def reward(self, spec: JobSpec, figures: dict[str, Any]) -> float | None:
-        """Return the last mean return."""
-        reward = figures.get(get_library(spec.library).reward_tag)
-        return None if reward is None else float(reward["final"]["value"])
-
-    def summary(self, figures: dict[str, Any]) -> None:
-        """Return nothing: every tag is in metrics.json."""
+    def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> Figures:
+        """Make metrics and curves anew, from the event files of all attempts."""
+        library, scratch = get_library(spec.library), keeper.scratch
+        table = MetricsTable()
+        for attempt, takeover in verdict.chain:
+            _add_events(table, spec, library, attempt, takeover, keeper)
+        summary = table.summary()
+        if not summary:
+            return Figures()
+        table.write_csv(scratch / METRICS.name)
+        keeper.add(METRICS)
+        if table.write_time_csv(scratch / METRICS_TIME.name):
+            keeper.add(METRICS_TIME)
+        (scratch / METRICS_SUMMARY.name).write_text(json.dumps(summary, indent=2, allow_nan=False), encoding="utf-8")
+        keeper.add(METRICS_SUMMARY)
+        if draw_curves(table.columns(), library.reward_tag, spec.name, scratch / CURVES.name):
+            keeper.add(CURVES)
+        final = summary[library.reward_tag]["final"]["value"] if library.reward_tag in summary else None
+        return Figures(reward=None if final is None else float(final), metrics=summary)
 
     def headline(self, result: JobResult) -> str:
         """Return the iterations done and the final reward."""
         reward = "" if result.reward is None else f", final reward {result.reward:.2f}"
         return f"{result.done} of {result.total} iterations{reward}"
-
-
-def _keep_metrics(spec: JobSpec, verdict: Verdict, keeper: Keeper) -> dict[str, Any]:
-    """Make one metrics file of all attempts from their own event files; return the summary of each tag."""
-    library, scratch = get_library(spec.library), keeper.scratch
-    table = MetricsTable()
-    for attempt, takeover in verdict.chain:
-        _add_events(table, spec, library, attempt, takeover, keeper)
-    summary = table.summary()
-    if not summary:
-        return {}
-    table.write_csv(scratch / METRICS.name)
-    keeper.add(METRICS)
-    if table.write_time_csv(scratch / METRICS_TIME.name):
-        keeper.add(METRICS_TIME)
-    (scratch / METRICS_SUMMARY.name).write_text(json.dumps(summary, indent=2, allow_nan=False), encoding="utf-8")
-    keeper.add(METRICS_SUMMARY)
-    if draw_curves(table.columns(), library.reward_tag, spec.name, scratch / CURVES.name):
-        keeper.add(CURVES)
-    return summary
 
 
 def _add_events(
@@ -124,6 +194,7 @@ def _add_events(
     takeover: int | None,
     keeper: Keeper,
 ) -> None:
+    """Add the events of an attempt, up to the iteration at which a later one took over."""
     if attempt.facts is None:
         return
     scale = Scale(num_envs=spec.num_envs, rollout=attempt.facts.rollout)
@@ -133,12 +204,7 @@ def _add_events(
         new = EventReader(keeper.fetch(entry.key)).read_new()
         if takeover is not None:
             new = {tag: series.before(library.first_step(tag, takeover, scale) - offset) for tag, series in new.items()}
-        # One folder a job, whatever each attempt called it: the tags keep their names.
-        folder = entry.key.removeprefix(prefix + "/").rpartition("/")[0]
-        table.add(_without_run_name(folder), new, offset)
-
-
-def _without_run_name(folder: str) -> str:
-    """`rsl_rl/cartpole/2026-01-01_10-00-00/rank_1` -> `rsl_rl/rank_1`: a new attempt has a new name for its run."""
-    parts = folder.split("/")
-    return "/".join(parts[:1] + parts[3:])
+        # One folder a job, whatever each attempt called its run: the tags keep their names.
+        # `rsl_rl/cartpole/2026-01-01_10-00-00/rank_1` becomes `rsl_rl/rank_1`.
+        folder = entry.key.removeprefix(prefix + "/").split("/")[:-1]
+        table.add("/".join(folder[:1] + folder[3:]), new, offset)

@@ -29,12 +29,13 @@ from simyard.core.run_records import (
 )
 from simyard.core.specs import JobSpec
 from simyard.requests.settings import Site
+from simyard.runner.progress import JobProgress
 from simyard.store.keys import JobKeys, RunKeys
 from simyard.store.store import Store
 from simyard.tasks import launch
 from simyard.tasks.attempt.attempt import CANCELED, Observer
 from simyard.tasks.collect import collect
-from simyard.tasks.kinds.common_fields import Resolved
+from simyard.tasks.kinds.base import Resolved
 from simyard.tasks.managed import dataset, record, stop_policies
 from simyard.tasks.managed.control import PULSE_S, Control
 from simyard.tasks.managed.dataset import Dataset, iteration_id
@@ -65,8 +66,8 @@ class LoopObserver:
     """The caller's side of a loop: what it is told, and what it asks for."""
 
     on_event: Callable[[Event], None] = lambda event: None
-    on_stage: Callable[[str], None] = lambda stage: None
-    """Called with each new stage, in words, for a live line."""
+    on_stage: Callable[[JobProgress], None] = lambda progress: None
+    """Called at each new stage, for a live line."""
     is_canceled: Callable[[], bool] = lambda: False
     desired_state: Callable[[], DesiredState] = lambda: "run"
     """Returns the state that somebody asks for elsewhere than in the store; it may take long to answer."""
@@ -128,7 +129,7 @@ class Loop:
     def show(self, stage: str) -> None:
         """Set the current stage, and pass it to the observer."""
         self._stage = stage
-        self._on_stage(stage)
+        self._on_stage(JobProgress(stage=stage))
 
     # What may be begun
 

@@ -18,7 +18,7 @@ from simyard.runner.rl import DEFAULT_LIBRARY
 from simyard.store import keys
 from simyard.store.keys import RunKeys
 from simyard.store.store import KeyNotFound, Store
-from simyard.tasks.kinds.common_fields import Resolved
+from simyard.tasks.kinds.base import Resolved
 from simyard.tasks.resolve import resolve
 from simyard.tasks.shared import inputs
 from simyard.tasks.shared.inputs import LocalInput, find_input

@@ -22,7 +22,7 @@ from simyard.requests.settings import Site
 from simyard.store.backend import on_disk
 from simyard.store.keys import RunKeys
 from simyard.store.store import Store
-from simyard.tasks.attempt.uploader import readable_lines
+from simyard.tasks.attempt.transfer import readable_lines
 from simyard.tasks.managed.dataset import MANIFEST, fetch_dataset, iteration_id
 from simyard.tasks.managed.engines.base import INPUT, OUTPUT, STDERR, STDOUT, Engine, Exit, TrainerCall
 from simyard.tasks.managed.engines.container import ContainerEngine

@@ -13,7 +13,7 @@ from simyard.requests.jobs import EvaluateRequest, EvaluationConfig, FromJob, Me
 from simyard.store import keys
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
-from simyard.tasks.kinds.common_fields import newest_training
+from simyard.tasks.kinds.policy_sources import newest_training
 from simyard.tasks.shared.documents import REPORTS
 from simyard.tasks.shared.history import load_spec
 

@@ -1,17 +1,30 @@
-"""The fingerprint of a session: the properties that a process must share with a job to serve it.
+"""The fingerprint of a session, and the findings that are kept by it.
 
-It is simulator, interpreter, environment, device, the user's packages and the project. What is installed is not part of
-it: a process compares the files that it has loaded with those on the disk before each job, which tells an upgrade, and
-an edit too.
+A fingerprint has the properties that a process must share with a job to serve it: simulator, interpreter, environment,
+device, the user's packages and the project. What is installed is not part of it: a process compares the files that it
+has loaded with those on the disk before each job, which tells an upgrade, and an edit too.
+
+Findings are those of earlier checks about the simulator's environment: they refuse a bad job before anything starts.
+They are kept with the status of every file that they came from: all modules that were imported, their folders, and what
+says which distributions are installed. They count while all of them are unchanged, and refuse only: a job that they do
+not refuse is checked by the simulator all the same.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+import json
+from contextlib import suppress
+from typing import Any, TypedDict
 
+from simyard.core.errors import RequestError, WorkloadError
+from simyard.core.files import read_json, write_json
 from simyard.core.specs import JobSpec
 from simyard.requests.settings import Site
+from simyard.runner.imported import Status, unchanged
+from simyard.runner.messages import SessionFingerprint
+from simyard.runner.simulators import ADAPTERS
+from simyard.runner.workload import Workload
 
 _NOT_OF_THE_MACHINE = frozenset(
     ("_", "COLUMNS", "HISTFILE", "HOSTNAME", "LINES", "LS_COLORS", "MAIL", "OLDPWD", "PROMPT_COMMAND", "PS1", "PWD",
@@ -20,11 +33,11 @@ _NOT_OF_THE_MACHINE = frozenset(
 _NOT_OF_THE_MACHINE_EITHER = ("DBUS_", "MAKE", "PYTEST_", "SSH_", "TERM_", "TMUX", "VSCODE_", "XDG_SESSION_")
 """Variables, and beginnings of their names, that tell one terminal from another, and that no simulator reads."""
 
-Needs = dict[str, Any]
-"""Plain JSON."""
+ANSWER_S = 30.0
+"""Seconds for a process that has just checked a job to return its findings."""
 
 
-def needs(site: Site, job: JobSpec, project: str, *, embedded_assets: bool = True) -> Needs:
+def fingerprint(site: Site, job: JobSpec, project: str, *, embedded_assets: bool = True) -> SessionFingerprint:
     """Return the properties that a process must have for a job: two jobs with the same may meet in one.
 
     Args:
@@ -34,28 +47,81 @@ def needs(site: Site, job: JobSpec, project: str, *, embedded_assets: bool = Tru
         embedded_assets: As for `Site.workload_env`.
     """
     env = site.workload_env(embedded_assets=embedded_assets, accepts_eula=job.accepts_eula)
-    return {
-        "project": project,
-        "simulator": job.simulator,
-        "python": site.python,
-        "device": "gpu, if there is one" if job.gpus is None else "gpu" if job.gpus else "cpu",
-        "packages": [package.sha256 for package in job.packages],
-        "callback": job.import_callback,
-        "environment": {name: _digest(value) for name, value in sorted(env.items()) if _is_of_the_machine(name)},
-    }
+    return SessionFingerprint(
+        project=project,
+        simulator=job.simulator,
+        python=site.python,
+        device="gpu, if there is one" if job.gpus is None else "gpu" if job.gpus else "cpu",
+        packages=tuple(package.sha256 for package in job.packages),
+        callback=job.import_callback,
+        environment={
+            name: hashlib.sha256(value.encode(errors="surrogateescape")).hexdigest()[:16]
+            for name, value in sorted(env.items())
+            if name not in _NOT_OF_THE_MACHINE and not name.startswith(_NOT_OF_THE_MACHINE_EITHER)
+        },
+    )
 
 
-def difference(one: Needs, other: Needs) -> str:
-    """Return in words in what two needs differ."""
-    names = [name for name in one if one[name] != other.get(name) and name != "environment"]
-    ours, theirs = one["environment"], other.get("environment", {})
-    names += sorted(f"${name}" for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+def difference(one: SessionFingerprint, other: SessionFingerprint) -> str:
+    """Return in words in what two fingerprints differ."""
+    ours, theirs = one.to_json(), other.to_json()
+    names = [name for name in ours if ours[name] != theirs[name] and name != "environment"]
+    variables = {*one.environment, *other.environment}
+    names += sorted(f"${name}" for name in variables if one.environment.get(name) != other.environment.get(name))
     return ", ".join(names)
 
 
-def _is_of_the_machine(name: str) -> bool:
-    return name not in _NOT_OF_THE_MACHINE and not name.startswith(_NOT_OF_THE_MACHINE_EITHER)
+class _Kept(TypedDict):
+    """The file of the findings, without what is checked by the status of every file in it."""
+
+    jobs: list[str]
+    """Task and library of the jobs whose checks they come from."""
+    findings: dict[str, dict[str, Any]]
+    """Of the simulator's adapter, for its `refuse_known`."""
+    evidence: dict[str, Status]
+    """Status of each file that they came from."""
 
 
-def _digest(value: str) -> str:
-    return hashlib.sha256(value.encode(errors="surrogateescape")).hexdigest()[:16]
+class Findings:
+    """Findings about the environment of one job."""
+
+    def __init__(self, site: Site, job: JobSpec) -> None:
+        """Read the kept findings, if there are any."""
+        self._job = job
+        self._brings_code = bool(job.packages or job.import_callback)
+        digest = hashlib.sha256(json.dumps(fingerprint(site, job, "").to_json()).encode()).hexdigest()
+        self._path = site.home / "cache" / "findings" / f"{digest}.json"
+        self._kept = _Kept(jobs=[], findings={}, evidence={})
+        with suppress(OSError, ValueError, KeyError, TypeError):  # a broken file is as none
+            read = read_json(self._path)
+            self._kept = _Kept(jobs=read["jobs"], findings=read["findings"], evidence=read["evidence"])
+
+    def refuse(self) -> None:
+        """Refuse the job where that is certain; one that brings its own code is left to the simulator.
+
+        Raises:
+            RequestError: As the simulator's environment would.
+        """
+        if self._brings_code or not self._kept["findings"]:
+            return
+        try:
+            ADAPTERS[self._job.simulator].refuse_known(self._job, self._kept["findings"])
+        except RequestError:
+            if unchanged(self._kept["evidence"]):
+                raise
+
+    def learn(self, workload: Workload) -> None:
+        """Keep the findings of a process that has just checked the job, unless those of a like job are kept."""
+        if self._brings_code or not workload.is_waiting:
+            return
+        kept = self._kept if unchanged(self._kept["evidence"]) else _Kept(jobs=[], findings={}, evidence={})
+        like = f"{self._job.task} {self._job.library}"
+        if like in kept["jobs"]:
+            return
+        with suppress(WorkloadError, OSError):  # the next check finds it out again
+            found = workload.findings(ANSWER_S)
+            for name, new in found.findings.items():
+                kept["findings"][name] = kept["findings"].get(name, {}) | new
+            kept["jobs"] = sorted({*kept["jobs"], like})
+            kept["evidence"] |= found.evidence
+            write_json(self._path, kept)

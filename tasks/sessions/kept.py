@@ -9,19 +9,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError, unknown
 from simyard.core.files import write_json
 from simyard.core.specs import Bounds, JobSpec
 from simyard.requests.settings import Site
-from simyard.runner.session_server import SessionFolder, SessionSpec, read_state
+from simyard.runner.messages import StopSession
+from simyard.runner.session_server import SessionFolder, SessionSpec, SessionState, kept_sessions
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.kinds import kind_of
-from simyard.tasks.kinds.common_fields import Resolved
+from simyard.tasks.kinds.base import Resolved
 from simyard.tasks.packages.install import install
-from simyard.tasks.sessions.fingerprint import needs
+from simyard.tasks.sessions.fingerprint import fingerprint
 from simyard.tasks.shared.inputs import gather
 
 POLL_S = 0.2
@@ -29,11 +29,11 @@ POLL_S = 0.2
 
 def start(
     job: JobSpec, warm_up: Resolved | None, store: Store, site: Site, bounds: Bounds, watch: Callable[[str], None]
-) -> dict[str, Any]:
+) -> SessionState:
     """Start a session and wait until it is ready.
 
     Args:
-        job: Whose needs the session has: simulator, device, packages.
+        job: Whose fingerprint the session has: simulator, device, packages.
         warm_up: That job with its inputs, to run a moment of it first; None only imports.
         store: Whose jobs it serves.
         site: This machine.
@@ -55,27 +55,25 @@ def start(
             python=site.python,
             simulator=job.simulator,
             library=job.library or None,
-            needs=needs(site, job, store.url()),
+            needs=fingerprint(site, job, store.url()),
             bounds=bounds,
             warm_up=_shortened(job) if warm_up else None,
             inputs=_prepare(folder, warm_up, store, site) if warm_up else {},
         )
         write_json(folder.spec, spec.to_json())
         with folder.log.open("ab") as log:
-            keeper = subprocess.Popen(
+            server = subprocess.Popen(
                 [site.python, "-m", "simyard.runner", "--session", str(folder.root)],
                 cwd=folder.root, env=site.workload_env(accepts_eula=job.accepts_eula),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        return _await_ready(folder, keeper, watch)
+        return _await_ready(folder, server, watch)
     except BaseException:
-        shutil.rmtree(folder.root, ignore_errors=True)  # a keeper that still runs ends when its files are gone
+        shutil.rmtree(folder.root, ignore_errors=True)  # a server that still runs ends when its files are gone
         raise
 
 
-def keep_one(
-    warm_up: Resolved, store: Store, site: Site, bounds: Bounds, hear: Callable[[str], None]
-) -> dict[str, Any]:
+def keep_one(warm_up: Resolved, store: Store, site: Site, bounds: Bounds, hear: Callable[[str], None]) -> SessionState:
     """Return a session of this machine that is for jobs like this one, a new one where it keeps none.
 
     Args:
@@ -85,9 +83,9 @@ def keep_one(
         bounds: Of a new session.
         hear: Called once for each thing that is waited for.
     """
-    wanted = needs(site, warm_up.spec, store.url())
+    wanted = fingerprint(site, warm_up.spec, store.url())
     for _, state in alive_sessions(site):
-        if state["needs"] == wanted and state["state"] != "failed":
+        if state.needs == wanted and state.state != "failed":
             return state
     said: set[str] = set()
 
@@ -99,16 +97,10 @@ def keep_one(
     return start(warm_up.spec, warm_up, store, site, bounds, watch)
 
 
-def kept_sessions(site: Site) -> list[tuple[SessionFolder, dict[str, Any]]]:
-    """Return the sessions that this machine keeps, oldest first, each with its status."""
-    folders = [SessionFolder(root=path) for path in sorted(site.sessions_folder.glob("session-*"))]
-    return [(folder, state) for folder in folders if (state := read_state(folder)) is not None]
-
-
-def alive_sessions(site: Site) -> list[tuple[SessionFolder, dict[str, Any]]]:
-    """Return those of which the keeper answers; what is left of others is removed."""
+def alive_sessions(site: Site) -> list[tuple[SessionFolder, SessionState]]:
+    """Return the sessions of this machine whose server answers, oldest first; what is left of others is removed."""
     alive = []
-    for folder, state in kept_sessions(site):
+    for folder, state in kept_sessions(site.sessions_folder):
         if _is_alive(folder):
             alive.append((folder, state))
         else:
@@ -130,7 +122,7 @@ def stop(site: Site, session_id: str | None, watch: Callable[[str], None]) -> li
     Raises:
         RequestError: If there is no such session.
     """
-    sessions = {state["session_id"]: folder for folder, state in alive_sessions(site)}
+    sessions = {state.session_id: folder for folder, state in alive_sessions(site)}
     if session_id is not None and session_id not in sessions:
         if sessions:
             raise unknown("session", session_id, sessions, code="unknown_session")
@@ -157,7 +149,7 @@ def _ask_to_stop(folder: SessionFolder) -> bool:
             caller = folder.connect()
         except BlockingIOError:
             return False
-        caller.send({"op": "stop"})
+        caller.send(StopSession())
         caller.close()
     return True
 
@@ -200,24 +192,22 @@ def _prepare(folder: SessionFolder, warm_up: Resolved, store: Store, site: Site)
     return {file.sha256: file.name for file in inputs}
 
 
-def _await_ready(
-    folder: SessionFolder, keeper: subprocess.Popen[bytes], watch: Callable[[str], None]
-) -> dict[str, Any]:
+def _await_ready(folder: SessionFolder, server: subprocess.Popen[bytes], watch: Callable[[str], None]) -> SessionState:
     try:
         while True:
-            ended = keeper.poll() is not None
-            state = read_state(folder)
-            if state is not None and state["state"] == "failed":
-                raise WorkloadError(Failure.from_json(state["failure"]))
-            if state is not None and state["state"] == "ready":
+            ended = server.poll() is not None
+            state = folder.read_state()
+            if state is not None and state.failure is not None:
+                raise WorkloadError(state.failure)
+            if state is not None and state.state == "ready":
                 return state
             if ended:
-                raise WorkloadError(_died(folder.log, keeper.returncode))
-            watch("importing the simulator" if state is None or state["state"] == "starting" else state["state"])
+                raise WorkloadError(_died(folder.log, server.returncode))
+            watch("importing the simulator" if state is None or state.state == "starting" else state.state)
             time.sleep(POLL_S)
     except BaseException:
-        keeper.terminate()
-        keeper.wait()
+        server.terminate()
+        server.wait()
         raise
 
 

@@ -13,11 +13,10 @@ from typing import Self
 from simyard.core.errors import RequestError
 from simyard.core.specs import ONE_JOB, Bounds, Facts, JobSpec
 from simyard.requests.settings import Site
-from simyard.runner.session_server import LentWorkload
+from simyard.runner.messages import SessionFingerprint
+from simyard.runner.session_server import LentWorkload, kept_sessions
 from simyard.runner.workload import ChildWorkload, StaleWorkloadError, Workload
-from simyard.tasks.packages.install import InstalledPackage
-from simyard.tasks.sessions.fingerprint import Needs, difference, needs
-from simyard.tasks.sessions.kept import kept_sessions
+from simyard.tasks.sessions.fingerprint import difference, fingerprint
 
 CHECK_TIMEOUT_S = 600.0
 
@@ -38,7 +37,7 @@ class Sessions:
         self.site = site
         self.bounds = bounds
         self._lock = threading.Lock()
-        self._idle: list[tuple[Needs, Workload]] = []
+        self._idle: list[tuple[SessionFingerprint, Workload]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -56,7 +55,7 @@ class Sessions:
         """
         leases = [self.take(job, project) for _ in range(count)]
         for lease in leases:
-            lease.put_aside()
+            lease.keep()
         return all(lease.workload.is_warm for lease in leases)
 
     def take(self, job: JobSpec, project: str, log: Callable[[str], None] = lambda note: None) -> Lease:
@@ -75,55 +74,49 @@ class Sessions:
             _, workload = self._idle.pop()
             workload.let_go()
 
-    def find(self, job: JobSpec, wanted: Needs, log: Callable[[str], None], *, embedded_assets: bool) -> Workload:
-        """Return a process that has what is wanted; it is the caller's until it is put back."""
+    def find(
+        self, job: JobSpec, wanted: SessionFingerprint, log: Callable[[str], None], *, embedded_assets: bool
+    ) -> Workload:
+        """Return a process with a fingerprint; it is the caller's until it is put back."""
+        # One of our own that waits. A job that shares with nobody takes one that has served none.
         shares = self.shares(job)
-        workload = self._waiting(wanted, fresh=not shares) or (self._lent(wanted, log) if shares else None)
-        return workload or self._start(job, shares, embedded_assets=embedded_assets)
-
-    def shares(self, job: JobSpec) -> bool:
-        """Return whether the job may have a process that serves others too."""
-        return job.session and self.site.sessions
-
-    def put(self, wanted: Needs, workload: Workload) -> None:
-        """Have a process wait here for the next job."""
-        with self._lock:
-            self._idle.append((wanted, workload))
-
-    def _waiting(self, wanted: Needs, *, fresh: bool) -> Workload | None:
-        """Return a process of our own that waits and may serve the job; `fresh` if it must have served none."""
         with self._lock:
             for entry in list(self._idle):
                 has, workload = entry
                 if not workload.is_waiting:
                     self._idle.remove(entry)
                     workload.let_go()
-                elif has == wanted and not (fresh and workload.jobs):
+                elif has == wanted and (shares or not workload.jobs):
                     self._idle.remove(entry)
                     return workload
-        return None
 
-    def _lent(self, wanted: Needs, log: Callable[[str], None]) -> Workload | None:
-        """Return a process that the machine keeps, where one is free."""
-        for folder, state in kept_sessions(self.site):
-            if state["state"] != "ready":
+        # One that the machine keeps, where one is free.
+        for folder, state in kept_sessions(self.site.sessions_folder) if shares else ():
+            if state.state != "ready":
                 continue
-            if state["needs"] != wanted:
-                log(f"session {state['session_id']} is for other jobs: {difference(wanted, state['needs'])}")
-            elif workload := LentWorkload.borrow(folder, wanted):
-                return workload
-        return None
+            if state.needs != wanted:
+                log(f"session {state.session_id} is for other jobs: {difference(wanted, state.needs)}")
+            elif lent := LentWorkload.borrow(folder, wanted):
+                return lent
 
-    def _start(self, job: JobSpec, shares: bool, *, embedded_assets: bool) -> Workload:
-        folder = self.site.home / "work" / f"workload-{time.time_ns()}"
+        # A new one.
         return ChildWorkload.start(
             self.site.python,
-            folder,
+            self.site.home / "work" / f"workload-{time.time_ns()}",
             simulator=job.simulator,
             library=job.library,
             env=self.site.workload_env(embedded_assets=embedded_assets, accepts_eula=job.accepts_eula),
             bounds=self.bounds if shares else replace(self.bounds, jobs=1),
         )
+
+    def shares(self, job: JobSpec) -> bool:
+        """Return whether the job may have a process that serves others too."""
+        return job.session and self.site.sessions
+
+    def put(self, fingerprint: SessionFingerprint, workload: Workload) -> None:
+        """Have a process wait here for the next job."""
+        with self._lock:
+            self._idle.append((fingerprint, workload))
 
 
 class Lease:
@@ -167,11 +160,11 @@ class Lease:
             self.give_back()
             self._take(embedded_assets=embedded_assets)
 
-    def put_aside(self) -> None:
+    def keep(self) -> None:
         """Keep the process for this very job, which comes soon."""
         if not self._over and self.workload.is_waiting:
             self._over = True
-            self._sessions.put(self._wanted, self.workload)
+            self._sessions.put(self._fingerprint, self.workload)
         else:
             self.give_back()
 
@@ -180,29 +173,15 @@ class Lease:
         if self._over:
             return
         self._over = True
-        workload = self.workload
-        if isinstance(workload, ChildWorkload) and workload.is_waiting and self._may_serve_another(workload):
-            self._sessions.put(self._wanted, workload)
+        workload, sessions = self.workload, self._sessions
+        may_serve = sessions.shares(self._job) and workload.jobs < sessions.bounds.jobs
+        if isinstance(workload, ChildWorkload) and workload.is_waiting and may_serve:
+            sessions.put(self._fingerprint, workload)
         else:
             workload.let_go()
 
-    def _may_serve_another(self, workload: Workload) -> bool:
-        return self._sessions.shares(self._job) and workload.jobs < self._sessions.bounds.jobs
-
     def _take(self, *, embedded_assets: bool) -> None:
         self._over = False
-        sessions = self._sessions
-        self._wanted = needs(sessions.site, self._job, self._project, embedded_assets=embedded_assets)
-        self.workload = sessions.find(self._job, self._wanted, self._log, embedded_assets=embedded_assets)
-
-
-def registering_module(package: InstalledPackage) -> str:
-    """Return the module whose import registers the tasks of a package without an `isaaclab.tasks` entry point."""
-    if len(package.modules) == 1:
-        return package.modules[0]
-    raise RequestError(
-        f"Package {package.name!r} does not say which of its modules registers the task.",
-        code="package_entry_point",
-        advice="Add an `isaaclab.tasks` entry point, or set customEnvironmentCallback to one of: "
-        + ", ".join(package.modules),
-    )
+        site = self._sessions.site
+        self._fingerprint = fingerprint(site, self._job, self._project, embedded_assets=embedded_assets)
+        self.workload = self._sessions.find(self._job, self._fingerprint, self._log, embedded_assets=embedded_assets)

@@ -20,7 +20,7 @@ from simyard.tasks.shared.usage import Scaling
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from simyard.tasks.kinds.base import Kind
+    from simyard.tasks.kinds.base import Figures, Kind
 
 DASH = "–"  # noqa: RUF001 - it stands where nothing was measured
 
@@ -153,7 +153,7 @@ class Keeper:
         self.entries.append(ArtifactEntry(name=made.name, kind=made.kind, size_bytes=size, sha256=sha256_file(path)))
 
 
-def result(kind: Kind, spec: JobSpec, verdict: Verdict, url: str, figures: dict[str, Any]) -> JobResult:
+def result(kind: Kind, spec: JobSpec, verdict: Verdict, url: str, figures: Figures) -> JobResult:
     """Return the result of the job; `artifacts` is filled in when they are kept."""
     outcome = verdict.outcome
     return JobResult(
@@ -168,8 +168,8 @@ def result(kind: Kind, spec: JobSpec, verdict: Verdict, url: str, figures: dict[
         done=outcome.done if outcome else 0,
         total=kind.total(spec),
         unit=kind.unit,
-        reward=kind.reward(spec, figures),
-        summary=kind.summary(figures),
+        reward=figures.reward,
+        summary=figures.summary,
         refused=bool(outcome and outcome.refused),
         notes=outcome.facts.notes if outcome and outcome.facts else (),
         updated_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -206,7 +206,7 @@ class AttemptRow(NamedTuple):
 
 
 def report(
-    kind: Kind, spec: JobSpec, verdict: Verdict, ended: JobResult, figures: dict[str, Any], gained: Scaling | None
+    kind: Kind, spec: JobSpec, verdict: Verdict, ended: JobResult, figures: Figures, gained: Scaling | None
 ) -> str:
     """Return the report as Markdown, by the template of the kind.
 
@@ -224,7 +224,7 @@ def report(
         spec=spec,
         verdict=verdict,
         result=ended,
-        figures=figures,
+        figures=figures.summary or figures.metrics,
         facts={"version": known.version if known else "", "device": known.device if known else "unknown"},
         reward_name=kind.reward_name,
         throughput=gained and gained.in_words(),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
-from simyard.tasks.attempt.uploader import readable_lines
+from simyard.tasks.attempt.transfer import readable_lines
 
 TAIL_BYTES = 64 * 1024
 """Bytes at the end of a log in which its last lines are looked for."""

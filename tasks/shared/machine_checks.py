@@ -33,7 +33,7 @@ _NVIDIA_ASSETS = "https://omniverse-content-production.s3-us-west-2.amazonaws.co
 _LOOK = """
 import json
 from simyard.runner.isaaclab import lookup
-from simyard.runner.devices import versions
+from simyard.runner.adapter import versions
 root = lookup.scripts_folder()
 print(json.dumps({
     "scripts": root and str(root), "kit_less": lookup.kit_less(), "versions": versions("cpu"),

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from simyard.cli.live import LiveLine, Pace
+from simyard.runner.progress import JobProgress
 
 
 class Terminal(io.StringIO):
@@ -16,7 +17,7 @@ class Terminal(io.StringIO):
 
 
 def status(stage, done=0, total=60, unit="iteration", reward=None):
-    return {"stage": stage, "done": done, "total": total, "unit": unit, "reward": reward}
+    return JobProgress(stage=stage, done=done, total=total, unit=unit, reward=reward)
 
 
 def test_what_it_waits_for_stands_instead_of_an_empty_bar():

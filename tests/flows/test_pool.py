@@ -15,6 +15,7 @@ from pools import Api, Pool, engines, workloads
 
 from simyard.core.errors import WorkloadError
 from simyard.core.specs import JobSpec
+from simyard.runner.progress import JobProgress
 from simyard.store.keys import JobKeys, new_job_id
 from simyard.store.store import Store
 from simyard.tasks import launch
@@ -180,12 +181,12 @@ def test_an_attempt_that_falls_silent_is_given_up(
     opened, spec = Store.open(str(store)), a_spec()
     shown = []
 
-    def begin_and_die(status: dict[str, Any]) -> None:
+    def begin_and_die(progress: JobProgress) -> None:
         if not shown:
             (run,) = api.runs_of(spec.job_id)
             api(f"/flow_runs/{run['id']}/set_state", {"state": {"type": "RUNNING"}, "force": True})
             opened.put_json(JobKeys(spec.job_id).attempt(1).status, records.status(updated_at="noon"))
-        shown.append(status.get("stage"))
+        shown.append(progress.stage)
 
     with temporary_settings({PREFECT_API_URL: prefect_server.url}), pytest.raises(WorkloadError) as lost:
         pool.launch_in_pool(spec, opened, str(store), "silent", Observer(progress=begin_and_die))

@@ -18,7 +18,7 @@ import json, logging, os, sys, threading, time, traceback, warnings
 from pathlib import Path
 
 from simyard.runner.isolation import MAX_DESCRIPTORS, Isolation
-from simyard.runner.loaded_code import LoadedCode
+from simyard.runner.imported import LoadedCode
 
 folder = Path(sys.argv[1])
 says = os.fdopen(os.dup(1), "w")

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from simyard.runner.when_imported import when_imported
+from simyard.runner.imported import when_imported
 
 
 @pytest.fixture

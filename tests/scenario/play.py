@@ -24,7 +24,8 @@ from simyard.tasks.collect import collect
 from simyard.tasks.launch import launch_inline, worth_another
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
-from simyard.tasks.sessions.pool import Sessions, needs
+from simyard.tasks.sessions.fingerprint import fingerprint
+from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.shared.history import resume_points
 from simyard.tasks.stage import stage
 
@@ -185,7 +186,7 @@ class Player:
 
     def reserve(self, spec, sessions):
         """Have a process that has imported everything wait for jobs such as this one."""
-        sessions.put(needs(self.site, spec, self.store.url()), self._waiting.take())
+        sessions.put(fingerprint(self.site, spec, self.store.url()), self._waiting.take())
 
     def play(self, scenario, observer=None, *, fresh=False, sessions=None, **changes):
         """Run a job to its end: attempts while they are worth it, then the verdict."""

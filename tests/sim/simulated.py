@@ -40,7 +40,8 @@ from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import Observer
 from simyard.tasks.collect import collect
 from simyard.tasks.kinds import kind_of
-from simyard.tasks.kinds.common_fields import Resolved, load_spec
+from simyard.tasks.kinds.base import Resolved
+from simyard.tasks.kinds.policy_sources import load_spec
 from simyard.tasks.launch import launch_inline, worth_another
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve

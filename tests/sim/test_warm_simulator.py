@@ -59,17 +59,17 @@ def test_after_many_jobs_every_library_gives_the_weights_that_it_gave_at_first(
 ) -> None:
     """In one process; the tests below and those of Isaac Lab's own command compare with cold ones."""
     first = [trained(library) for library in LIBRARIES]
-    process = yard.session["pid"]
-    assert yard.session["processes"] == 1, "a job of these tests has cost the simulator its life"
+    process = yard.session.pid
+    assert yard.session.processes == 1, "a job of these tests has cost the simulator its life"
     train_others(yard, OTHERS)
     before = size(process)
     train_others(yard, OTHERS)
     for job in first:
         again = yard.train(f"rlLibrary={job.json('job.json')['library']}")
-        assert yard.session["session_id"] in runner_log(job)
-        assert yard.session["session_id"] in runner_log(again)
+        assert yard.session.session_id in runner_log(job)
+        assert yard.session.session_id in runner_log(again)
         assert_same_weights(again.final, job.final)
-    assert yard.session["pid"] == process, "the process was replaced"
+    assert yard.session.pid == process, "the process was replaced"
     assert_nothing_piles_up(before, size(process))
 
 
@@ -80,7 +80,7 @@ def test_the_second_and_the_fiftieth_job_give_the_weights_of_the_first(
 ) -> None:
     def compare() -> int:
         assert_same_weights(yard.train(f"rlLibrary={library}").final, trained(library).final)
-        return yard.session["pid"]
+        return yard.session.pid
 
     first = compare()
     assert compare() == first
@@ -97,7 +97,7 @@ def test_a_job_that_finds_the_simulator_busy_gets_a_cold_one_and_computes_the_sa
 ) -> None:
     with ThreadPoolExecutor(1) as executor, yard.environment():
         larger = executor.submit(yard.train, f"numEnvs={3 * NUM_ENVS}", "maxIterations=60")
-        wait_until(lambda: yard.session["state"] == "busy", PATIENCE_S, "the kept simulator is busy")
+        wait_until(lambda: yard.session.state == "busy", PATIENCE_S, "the kept simulator is busy")
         cold = yard.train("rlLibrary=rl_games", when_free=False)
         assert larger.result().result["status"] == "succeeded"
     yard.sessions.close()

@@ -66,8 +66,8 @@ def test_a_cancel_in_the_store_ends_a_running_attempt(player):
     """It reaches a machine that no Prefect can: the attempt looks for it while it runs."""
     spec = player.stage("hang at 5", retries=0)
 
-    def cancel_at_3(status):
-        if status["done"] >= 3:
+    def cancel_at_3(progress):
+        if progress.done >= 3:
             ask_to_cancel(player.store, spec.job_id)
 
     error = player.attempt(spec, Observer(progress=cancel_at_3))

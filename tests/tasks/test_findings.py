@@ -15,7 +15,7 @@ from simyard.runner.rl import get_library
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.resolve import resolve
-from simyard.tasks.sessions.findings import Findings
+from simyard.tasks.sessions.fingerprint import Findings
 from simyard.tasks.sessions.pool import Sessions
 
 pytestmark = pytest.mark.system

@@ -179,7 +179,7 @@ def test_a_job_that_waits_can_be_canceled(jobs: Jobs) -> None:
         with pytest.raises(WorkloadError) as ended, jobs.holds(a_job(), observer):
             raise AssertionError("it got one")
         assert (ended.value.failure.code, ended.value.failure.category) == ("canceled", "canceled")
-        assert [status["stage"] for status in shown] == ["waiting for a GPU"] * 2
+        assert [progress.stage for progress in shown] == ["waiting for a GPU"] * 2
         assert jobs.taken() == 1
 
 

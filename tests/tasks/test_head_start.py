@@ -25,18 +25,18 @@ def begin(player):
     """Begin a job's first attempt; all simulators have ended at the end."""
     with Sessions(player.site, Bounds()) as sessions:
 
-        def begun(scenario, watcher=lambda status: None, canceled=lambda: False):
+        def begun(scenario, on_progress=lambda progress: None, canceled=lambda: False):
             spec = player.stage(scenario)
             player.reserve(spec, sessions)
-            return spec, HeadStart(spec, player.store, sessions, watcher, canceled)
+            return spec, HeadStart(spec, player.store, sessions, on_progress, canceled)
 
         yield begun
 
 
 def test_a_flow_that_joins_late_hears_every_line_and_the_job_is_whole(player, begin):
     seen, lines = [], []
-    spec, head_start = begin("", watcher=seen.append)
-    wait_until(lambda: any(status["done"] for status in seen), 240, "an iteration before the flow joins")
+    spec, head_start = begin("", on_progress=seen.append)
+    wait_until(lambda: any(progress.done for progress in seen), 240, "an iteration before the flow joins")
     assert head_start.is_first_of(spec.job_id)
     head_start.join(Observer(lines=lines.extend))
     left = player.end(spec)
@@ -55,8 +55,8 @@ def test_it_is_joined_once_and_by_its_own_job_alone(player, begin):
 
 def test_before_it_is_joined_it_can_be_canceled(player, begin):
     stop, seen = threading.Event(), []
-    spec, head_start = begin("slow; hang at 3", watcher=seen.append, canceled=stop.is_set)
-    wait_until(lambda: any(status["done"] for status in seen), 240, "an iteration")
+    spec, head_start = begin("slow; hang at 3", on_progress=seen.append, canceled=stop.is_set)
+    wait_until(lambda: any(progress.done for progress in seen), 240, "an iteration")
     stop.set()
     with pytest.raises(WorkloadError) as failed:
         head_start.join(Observer(canceled=stop.is_set))
@@ -73,8 +73,8 @@ def test_a_signal_that_ends_the_flow_ends_the_attempt_with_its_reason(player, be
     def stop(number, frame):
         raise Stopped
 
-    def once_it_works(status):
-        if status["done"] == 2:
+    def once_it_works(progress):
+        if progress.done == 2:
             os.kill(os.getpid(), signal.SIGUSR1)  # it reaches the main thread, which waits
 
     previous = signal.signal(signal.SIGUSR1, stop)

@@ -19,12 +19,12 @@ from scenario.play import alive, started
 from simyard.core.errors import RequestError, WorkloadError
 from simyard.core.specs import ONE_JOB, Bounds
 from simyard.requests.settings import Site
-from simyard.runner.session_server import LentWorkload, SessionFolder
+from simyard.runner.session_server import LentWorkload, SessionFolder, kept_sessions
 from simyard.store import keys
 from simyard.tasks.attempt.attempt import Observer
 from simyard.tasks.resolve import resolve
-from simyard.tasks.sessions import kept as kept_sessions
-from simyard.tasks.sessions.fingerprint import needs
+from simyard.tasks.sessions import kept as sessions
+from simyard.tasks.sessions.fingerprint import fingerprint
 from simyard.tasks.sessions.pool import Sessions
 
 pytestmark = pytest.mark.system
@@ -42,16 +42,16 @@ class Machine(play.Player):
     def start(self, bounds=None, warm_up=None):
         """Keep a session, warmed up by a scenario if one is given; return its id."""
         resolved = resolve(train_request(play.config(warm_up or "")), self.store, keys.new_job_id())
-        return kept_sessions.start(
+        return sessions.start(
             resolved.spec, None if warm_up is None else resolved, self.store, self.site, bounds or Bounds(), print
-        )["session_id"]
+        ).session_id
 
     def stop(self, session_id=None):
-        return kept_sessions.stop(self.site, session_id, lambda what: None)
+        return sessions.stop(self.site, session_id, lambda what: None)
 
     def standing(self):
         """How the only session stands; None when there is none any more."""
-        found = kept_sessions.kept_sessions(self.site)
+        found = kept_sessions(self.site.sessions_folder)
         return found[0][1] if found else None
 
     def ready(self, processes=None):
@@ -60,7 +60,7 @@ class Machine(play.Player):
         def is_ready():
             state = self.standing()
             assert state is not None, "the session has ended"
-            return state if state["state"] == "ready" and processes in (None, state["processes"]) else None
+            return state if state.state == "ready" and processes in (None, state.processes) else None
 
         return wait_until(is_ready, 60, "a session that is ready")
 
@@ -131,15 +131,15 @@ def test_an_answer_to_a_borrower_that_died_goes_to_no_other(kept):
     state = kept.ready()
     (root,) = kept.site.sessions_folder.glob("*")
     folder = SessionFolder(root=root)
-    first = LentWorkload.borrow(folder, state["needs"])
-    os.kill(state["pid"], signal.SIGSTOP)
+    first = LentWorkload.borrow(folder, state.needs)
+    os.kill(state.pid, signal.SIGSTOP)
     try:
         with pytest.raises(WorkloadError, match="did not answer"):
             first.check(play.NOTHING, None, {}, 0.0)
         first._lines.close()  # as the kernel does for a process that is killed
-        second = wait_until(lambda: LentWorkload.borrow(folder, state["needs"]), 30, "the session is lent again")
+        second = wait_until(lambda: LentWorkload.borrow(folder, state.needs), 30, "the session is lent again")
     finally:
-        os.kill(state["pid"], signal.SIGCONT)
+        os.kill(state.pid, signal.SIGCONT)
     try:
         with pytest.raises(RequestError, match="Nowhere"):
             second.check(replace(play.NOTHING, description="refuse"), None, {}, 60.0)
@@ -151,15 +151,15 @@ def test_jobs_borrow_the_process_and_give_it_back(kept):
     before = kept.ready()
     first, second = kept.run("look"), kept.run("look")
     after = kept.ready()
-    assert {first.pid, second.pid} == {before["pid"]} == {after["pid"]}
+    assert {first.pid, second.pid} == {before.pid} == {after.pid}
     for number, left in enumerate((first, second)):
         left.assert_nothing_missing(SHORT)
-        assert f"jobs_before={before['jobs'] + number}" in left.runner_log()
+        assert f"jobs_before={before.jobs + number}" in left.runner_log()
         assert "it waits for another job" in left.runner_log()
     assert second.said("sees") == first.said("sees")
-    assert (after["jobs"], after["processes"]) == (before["jobs"] + 2, before["processes"])
-    assert after["memory_bytes"] > 10_000_000
-    assert after["used_at"] > before["started_at"]
+    assert (after.jobs, after.processes) == (before.jobs + 2, before.processes)
+    assert after.memory_bytes > 10_000_000
+    assert after.used_at > before.started_at
 
 
 @pytest.mark.long  # test_jobs_borrow… in one process
@@ -168,15 +168,15 @@ def test_commands_in_processes_of_their_own_use_it_one_after_another(kept):
     for _ in range(2):
         command = kept.command("")
         found.append(json.loads(command.communicate(timeout=60)[0].splitlines()[-1]))
-    assert found == [{"pid": kept.standing()["pid"], "status": "succeeded"}] * 2
+    assert found == [{"pid": kept.standing().pid, "status": "succeeded"}] * 2
 
 
 def test_a_second_job_at_the_same_time_starts_cold(kept):
-    pid = kept.standing()["pid"]
+    pid = kept.standing().pid
     with ThreadPoolExecutor(1) as threads:
         first = threads.submit(kept.run, "", iterations=30)
         kept.printed("Learning iteration 2/30")
-        assert kept.standing()["state"] == "busy"
+        assert kept.standing().state == "busy"
         second = kept.run()
     assert first.result().pid == pid != second.pid
     second.assert_nothing_missing(SHORT)
@@ -186,22 +186,22 @@ def test_a_second_job_at_the_same_time_starts_cold(kept):
 @pytest.mark.long  # as one that finds it busy
 def test_a_job_without_a_session_starts_cold(kept):
     left = kept.run(computeConfig={"gpusPerNode": 0, "session": "off"})
-    assert left.pid != kept.standing()["pid"]
+    assert left.pid != kept.standing().pid
     assert alive([left.pid]) == []
 
 
 def test_a_job_of_another_project_is_refused_twice(kept, tmp_path):
     stranger = Machine(kept.site.home, tmp_path / "another store")
     left = stranger.run()
-    assert left.pid != kept.standing()["pid"]
-    assert f"session {kept.standing()['session_id']} is for other jobs: project" in left.runner_log()
+    assert left.pid != kept.standing().pid
+    assert f"session {kept.standing().session_id} is for other jobs: project" in left.runner_log()
     # And not by courtesy alone: its keeper asks, too.
-    (folder, _) = kept_sessions.kept_sessions(kept.site)[0]
+    (folder, _) = kept_sessions(kept.site.sessions_folder)[0]
     job = kept.stage("")
-    assert LentWorkload.borrow(folder, needs(kept.site, job, "file:///another")) is None
-    lent = LentWorkload.borrow(folder, needs(kept.site, job, kept.store.url()))
-    assert lent.pid == kept.standing()["pid"]
-    assert LentWorkload.borrow(folder, needs(kept.site, job, kept.store.url())) is None
+    assert LentWorkload.borrow(folder, fingerprint(kept.site, job, "file:///another")) is None
+    lent = LentWorkload.borrow(folder, fingerprint(kept.site, job, kept.store.url()))
+    assert lent.pid == kept.standing().pid
+    assert LentWorkload.borrow(folder, fingerprint(kept.site, job, kept.store.url())) is None
     lent.let_go()
     kept.ready()
 
@@ -210,20 +210,20 @@ def test_a_job_of_another_project_is_refused_twice(kept, tmp_path):
     "nonsense", [b"", b"nonsense\n", b"{}\n", b"[]\n", b"5\n", b'{"op": "dance"}\n', b'{"op": "borrow"}\n', b'{"op"']
 )
 def test_a_caller_that_talks_nonsense_is_let_go(kept, nonsense):
-    pid = kept.standing()["pid"]
-    (folder, _) = kept_sessions.kept_sessions(kept.site)[0]
+    pid = kept.standing().pid
+    (folder, _) = kept_sessions(kept.site.sessions_folder)[0]
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller, folder.address() as address:
         caller.connect(address)
         caller.sendall(nonsense)
-    lent = LentWorkload.borrow(folder, needs(kept.site, kept.stage(""), kept.store.url()))
+    lent = LentWorkload.borrow(folder, fingerprint(kept.site, kept.stage(""), kept.store.url()))
     assert lent is not None
     assert lent.pid == pid
     lent.let_go()
 
 
 def cancel_after(iterations):
-    seen = {"done": 0}
-    return Observer(progress=lambda status: seen.update(status), canceled=lambda: seen["done"] >= iterations)
+    seen = []
+    return Observer(progress=seen.append, canceled=lambda: bool(seen) and seen[-1].done >= iterations)
 
 
 @pytest.mark.parametrize(
@@ -239,16 +239,16 @@ def cancel_after(iterations):
 def test_a_process_that_suffered_is_replaced(kept, scenario, code, why, options):
     before = kept.standing()
     bad = kept.run(scenario, **options)
-    assert bad.pid == before["pid"]
+    assert bad.pid == before.pid
     assert bad.result["status"] in ("failed", "canceled")
     assert bad.error["code"] == code if code else bad.error["category"] == "infra"
     assert len(started(bad.stdout())) == 4
     assert alive(started(bad.stdout())) == []
-    after = kept.ready(before["processes"] + 1)
-    assert after["replaced"] == why
+    after = kept.ready(before.processes + 1)
+    assert after.replaced == why
     following = kept.run()
     following.assert_nothing_missing(SHORT)
-    assert following.pid == after["pid"] != before["pid"]
+    assert following.pid == after.pid != before.pid
 
 
 def test_a_borrower_that_is_killed_takes_its_job_along(kept):
@@ -256,26 +256,26 @@ def test_a_borrower_that_is_killed_takes_its_job_along(kept):
     command = kept.command("family; hang at 3")
     pids = started(kept.printed("Learning iteration 2/"))
     assert len(pids) == 4
-    assert pids[0] == before["pid"]
+    assert pids[0] == before.pid
     command.kill()
     command.wait()
-    after = kept.ready(before["processes"] + 1)
+    after = kept.ready(before.processes + 1)
     assert alive(pids) == []
-    assert kept.run().pid == after["pid"]
+    assert kept.run().pid == after.pid
 
 
 def test_code_that_was_edited_gets_a_new_process(kept):
     before = kept.standing()
     code = Path(os.environ["SCENARIO_CODE"]) / "edited.py"
     code.write_text("VALUE = 1\n")
-    assert kept.run("import-code").pid == before["pid"]
+    assert kept.run("import-code").pid == before.pid
     code.write_text("VALUE = 1 + 1\n")
     cold = kept.run()
     cold.assert_nothing_missing(SHORT)
     assert "edited.py is not what it was when it was imported" in cold.runner_log()
-    after = kept.ready(before["processes"] + 1)
-    assert after["replaced"] == f"{code} is not what it was when it was imported"
-    assert alive([before["pid"], cold.pid]) == []
+    after = kept.ready(before.processes + 1)
+    assert after.replaced == f"{code} is not what it was when it was imported"
+    assert alive([before.pid, cold.pid]) == []
 
 
 def test_a_keeper_that_is_killed_fails_its_job_as_a_machine_does(machine):
@@ -284,15 +284,15 @@ def test_a_keeper_that_is_killed_fails_its_job_as_a_machine_does(machine):
     with ThreadPoolExecutor(1) as threads:
         job = threads.submit(machine.run, "family", iterations=12, retries=1)
         machine.printed("Learning iteration 4/")
-        os.kill(state["keeper"], signal.SIGKILL)
+        os.kill(state.keeper, signal.SIGKILL)
         left = job.result(90)
     assert left.outcome(1)["failure"]["category"] == "infra"
     left.assert_nothing_missing(12)
     assert len(left.attempts) == 2
-    assert started(left.stdout(1))[0] == state["pid"] != left.pid
+    assert started(left.stdout(1))[0] == state.pid != left.pid
     assert alive(started(left.stdout(1))) == []
-    (folder, _) = kept_sessions.kept_sessions(machine.site)[0]
-    assert kept_sessions.alive_sessions(machine.site) == []
+    (folder, _) = kept_sessions(machine.site.sessions_folder)[0]
+    assert sessions.alive_sessions(machine.site) == []
     assert not folder.root.exists()
 
 
@@ -304,9 +304,9 @@ def test_a_session_that_starts_can_be_listed_and_stopped(machine, monkeypatch):
             starting = threads.submit(machine.start)
             wait_until(machine.standing, 30, "a session that starts")
         for _ in range(40):
-            assert [state["state"] for _, state in kept_sessions.alive_sessions(machine.site)] == ["starting"]
+            assert [state.state for _, state in sessions.alive_sessions(machine.site)] == ["starting"]
         assert not starting.done()
-        session_id = machine.standing()["session_id"]
+        session_id = machine.standing().session_id
         assert machine.stop() == [session_id]
         assert starting.exception(5) or starting.result() == session_id
     machine.assert_all_over()
@@ -335,27 +335,27 @@ def test_a_long_path_and_a_long_idleness(tmp_path, store):
     machine.start(Bounds(idle_s=3))
     state = machine.ready()
     assert len(str(machine.site.sessions_folder)) > 150
-    assert machine.run().pid == state["pid"]
+    assert machine.run().pid == state.pid
     began = time.monotonic()
     machine.assert_all_over()
     assert time.monotonic() - began > 1
-    assert alive([state["pid"], state["keeper"]]) == []
+    assert alive([state.pid, state.keeper]) == []
 
 
 def test_bounds_replace_a_process_and_its_successor_is_warmed_up_too(machine):
     machine.start(Bounds(jobs=1), warm_up="look")
     first = machine.ready()
-    assert (first["jobs"], first["processes"]) == (0, 1)
+    assert (first.jobs, first.processes) == (0, 1)
     left = machine.run()
     left.assert_nothing_missing(SHORT)
-    assert left.pid == first["pid"]
+    assert left.pid == first.pid
     second = machine.ready(2)
-    assert second["jobs"] == 1
-    assert second["replaced"] == "it has served 2 jobs, as many as it may"
-    (folder, _) = kept_sessions.kept_sessions(machine.site)[0]
+    assert second.jobs == 1
+    assert second.replaced == "it has served 2 jobs, as many as it may"
+    (folder, _) = kept_sessions(machine.site.sessions_folder)[0]
     warmed = folder.warm_up.stdout.read_text()
-    assert [f"started {state['pid']}" in warmed for state in (first, second)] == [True, True]
-    assert alive([first["pid"]]) == []
+    assert [f"started {state.pid}" in warmed for state in (first, second)] == [True, True]
+    assert alive([first.pid]) == []
 
 
 @pytest.mark.long  # as by its other bounds
@@ -363,9 +363,9 @@ def test_a_process_that_has_grown_is_replaced(machine):
     machine.start(Bounds(memory_bytes=1000))
     first = machine.ready()
     machine.run().assert_nothing_missing(SHORT)
-    wait_until(lambda: machine.standing()["replaced"], 10, "the end of a process that has grown")
-    assert "GB of memory, more than 0.0 GB" in machine.standing()["replaced"]
-    assert alive([first["pid"]]) == []
+    wait_until(lambda: machine.standing().replaced, 10, "the end of a process that has grown")
+    assert "GB of memory, more than 0.0 GB" in machine.standing().replaced
+    assert alive([first.pid]) == []
 
 
 def test_a_job_that_fails_to_warm_it_up_starts_nothing(machine):

@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from simyard.cli.live import LiveLine
 from simyard.cli.run import say_ending
 from simyard.core import artifacts
+from simyard.core.records import JobResult
 from simyard.service.endpoints.files import download_link, router
 from simyard.store.keys import JobKeys
 
@@ -38,7 +39,7 @@ def test_a_row_and_a_file_are_all_it_takes(player, toy):
     assert kinds[TOY.name] == "toy"
 
     printed = io.StringIO()
-    say_ending(left.result, store, LiveLine(printed))
+    say_ending(JobResult.from_json(left.result), store, LiveLine(printed))
     assert f"toy:         {store.url(job.artifact(TOY.name))}\n" in printed.getvalue()
 
     app = FastAPI()

@@ -15,7 +15,7 @@ from simyard.core.files import held
 from simyard.core.specs import InputFile
 from simyard.store import keys
 from simyard.store.store import KeyNotFound, Store, sha256_file
-from simyard.tasks.attempt.input_cache import NodeCache
+from simyard.tasks.attempt.transfer import NodeCache
 
 LARGE_BYTES = 60_000_000
 
@@ -57,7 +57,7 @@ CHILD = """
     import json, os, pathlib, signal, sys, threading, time
     from simyard.core.specs import InputFile
     from simyard.store.store import Store
-    from simyard.tasks.attempt.input_cache import NodeCache
+    from simyard.tasks.attempt.transfer import NodeCache
     url, folder, max_bytes, files, target, go, deadly = json.loads(sys.argv[1])
     store, cache = Store.open(url), NodeCache(pathlib.Path(folder), max_bytes)
     def die():

@@ -14,7 +14,7 @@ from simyard.requests.jobs import EvaluateRequest, ExportRequest
 from simyard.requests.settings import Site
 from simyard.store import keys
 from simyard.store.store import Store, sha256_file
-from simyard.tasks.kinds.common_fields import newest_training
+from simyard.tasks.kinds.policy_sources import newest_training
 from simyard.tasks.resolve import resolve
 from simyard.tasks.stage import stage
 

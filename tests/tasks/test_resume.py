@@ -118,13 +118,13 @@ def test_a_store_that_goes_away_for_a_while_loses_nothing(player):
     store, aside = Path(player.site.store), Path(player.site.store + " away")
     rounds = []
 
-    def follow(status):
+    def follow(progress):
         """Take the store away after a few iterations, and bring it back when an upload must have failed."""
-        if status["done"] >= 4 and not aside.exists() and not rounds:
+        if progress.done >= 4 and not aside.exists() and not rounds:
             store.rename(aside)
             store.write_text("not a folder")
-        if aside.exists() and status["done"] >= 60:
-            rounds.append(status["done"])
+        if aside.exists() and progress.done >= 60:
+            rounds.append(progress.done)
             store.unlink()
             aside.rename(store)
 

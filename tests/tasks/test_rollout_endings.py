@@ -296,8 +296,8 @@ def test_a_killed_task_is_tried_again_and_leaves_what_had_left_the_machine(roll)
 def test_a_cancel_ends_it_within_seconds_and_keeps_what_was_recorded(roll):
     seen = threading.Event()
 
-    def progress(status):
-        if status["stage"] == "working":
+    def progress(now):
+        if now.stage == "working":
             seen.set()
 
     left = roll(how="hang", at=15, observer=Observer(progress=progress, canceled=seen.is_set))

@@ -15,7 +15,7 @@ from scenario.play import alive, started
 from simyard.core.specs import ONE_JOB, Bounds, InputFile
 from simyard.requests.settings import Site
 from simyard.tasks.attempt.attempt import Observer
-from simyard.tasks.sessions.fingerprint import difference, needs
+from simyard.tasks.sessions.fingerprint import difference, fingerprint
 from simyard.tasks.sessions.pool import Sessions
 
 pytestmark = pytest.mark.system
@@ -125,8 +125,8 @@ def test_many_jobs_leave_nothing_open(machine):
 
 
 def cancel_after(iterations):
-    seen = {"done": 0}
-    return Observer(progress=lambda status: seen.update(status), canceled=lambda: seen["done"] >= iterations)
+    seen = []
+    return Observer(progress=seen.append, canceled=lambda: bool(seen) and seen[-1].done >= iterations)
 
 
 @pytest.mark.parametrize(
@@ -320,15 +320,15 @@ def site(tmp_path):
 )
 def test_jobs_that_may_meet_in_one_process(site, change, differs):
     job = replace(play.NOTHING, gpus=0)
-    one, other = needs(site, job, "file:///a"), needs(site, replace(job, **change), "file:///a")
+    one, other = fingerprint(site, job, "file:///a"), fingerprint(site, replace(job, **change), "file:///a")
     assert (one == other) == (differs is None)
     assert difference(one, other) == (differs or "")
-    assert json.loads(json.dumps(one)) == one
+    assert type(one).from_json(one.to_json()) == one
 
 
 def test_needs_of_several_differences_name_all(site):
-    one = needs(site, play.NOTHING, "file:///a")
-    other = needs(replace(site, python="other"), replace(play.NOTHING, gpus=0), "file:///b")
+    one = fingerprint(site, play.NOTHING, "file:///a")
+    other = fingerprint(replace(site, python="other"), replace(play.NOTHING, gpus=0), "file:///b")
     assert difference(one, other) == "project, python, device"
 
 
@@ -336,9 +336,9 @@ def test_needs_of_several_differences_name_all(site):
 @pytest.mark.parametrize("value", [pytest.param("7", id="set"), pytest.param("", id="empty")])
 def test_an_environment_variable_tells_processes_apart(site, monkeypatch, name, value):
     monkeypatch.delenv(name, raising=False)
-    before = needs(site, play.NOTHING, "file:///a")
+    before = fingerprint(site, play.NOTHING, "file:///a")
     monkeypatch.setenv(name, value)
-    after = needs(site, play.NOTHING, "file:///a")
+    after = fingerprint(site, play.NOTHING, "file:///a")
     assert before != after
     assert difference(before, after) == difference(after, before) == f"${name}"
 
@@ -350,11 +350,11 @@ def test_an_environment_variable_tells_processes_apart(site, monkeypatch, name, 
 )  # fmt: skip
 def test_a_terminals_variables_and_our_own_do_not_matter(site, monkeypatch, name):
     monkeypatch.delenv(name, raising=False)
-    before = needs(site, play.NOTHING, "file:///a")
+    before = fingerprint(site, play.NOTHING, "file:///a")
     monkeypatch.setenv(name, "/some/thing")
-    assert needs(site, play.NOTHING, "file:///a") == before
+    assert fingerprint(site, play.NOTHING, "file:///a") == before
 
 
 def test_no_value_of_the_environment_can_be_read_out_of_needs(site, monkeypatch):
     monkeypatch.setenv("MY_TOKEN", "a secret of mine")
-    assert "a secret of mine" not in json.dumps(needs(site, play.NOTHING, "file:///a"))
+    assert "a secret of mine" not in json.dumps(fingerprint(site, play.NOTHING, "file:///a").to_json())

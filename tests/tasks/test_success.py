@@ -30,7 +30,7 @@ PROMISED = {
 
 def test_a_success_leaves_every_promised_artifact_and_the_manifest_last(player):
     seen = []
-    left = player.play("family", Observer(progress=lambda status: seen.append(dict(status))))
+    left = player.play("family", Observer(progress=seen.append))
     left.assert_nothing_missing()
     artifacts = left.folder / "artifacts"
 
@@ -65,8 +65,8 @@ def test_a_success_leaves_every_promised_artifact_and_the_manifest_last(player):
     assert left.result["reward"] == 110.0
     assert left.result["notes"] == ["a note"]
     assert left.result["timings"]["total_s"] >= left.result["timings"]["train_s"] > 0.1
-    assert [status["done"] for status in seen] == sorted(status["done"] for status in seen)
-    assert seen[-1]["done"] == ITERATIONS
+    assert [progress.done for progress in seen] == sorted(progress.done for progress in seen)
+    assert seen[-1].done == ITERATIONS
 
     family = started(left.stdout())
     assert len(family) == 4

@@ -18,7 +18,7 @@ import psutil
 from simyard.core.errors import RequestError
 from simyard.requests.settings import Site
 from simyard.runner.workload import TOKEN, kill_family, with_token
-from simyard.tasks.attempt.telemetry import gpu_count
+from simyard.tasks.attempt.supervise import gpu_count
 from simyard.tasks.managed.engines.base import INPUT, OUTPUT, STDERR, STDOUT, Exit, TrainerCall
 
 _PYTHONS = ("python", "python3")

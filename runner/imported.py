@@ -1,11 +1,14 @@
-"""The code that a process has loaded, compared with the files it came from: an edit or an upgrade shows."""
+"""Imported modules: the files they came from, which may change; and changes made to modules of others."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 Status = tuple[int, int] | None
 """Time of a file's last write, in nanoseconds, and its size; None for a file that is gone."""
@@ -67,3 +70,40 @@ def _statuses(paths: set[str], known: Mapping[str, Status]) -> dict[str, Status]
 
 def _file(module: object) -> object:
     return getattr(module, "__file__", None)
+
+
+def when_imported(name: str, act: Callable[[], None]) -> None:
+    """Call `act` when a module has been imported, at once if it was; of several for one module the last counts."""
+    if name in sys.modules:
+        act()
+        return
+    _FINDER.acts[name] = act
+    if _FINDER not in sys.meta_path:
+        sys.meta_path.insert(0, _FINDER)
+
+
+class _Finder(MetaPathFinder):
+    """Finds modules as the others do, and has those that somebody waits for say when they have been executed."""
+
+    def __init__(self) -> None:
+        self.acts: dict[str, Callable[[], None]] = {}
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        act = self.acts.pop(name, None)
+        if act is None:
+            return None
+        found = (finder.find_spec(name, path, target) for finder in list(sys.meta_path) if finder is not self)
+        spec = next((spec for spec in found if spec is not None), None)
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def execute_and_act(module: ModuleType) -> None:
+            execute(module)
+            act()
+
+        setattr(spec.loader, "exec_module", execute_and_act)  # noqa: B010  # a method, for this one module
+        return spec
+
+
+_FINDER = _Finder()

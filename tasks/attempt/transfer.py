@@ -1,0 +1,286 @@
+"""An attempt's files between its machine and the store: inputs come by a cache, outputs are sent while it runs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from simyard.core.errors import SimyardError, StoreError
+from simyard.core.files import AttemptPaths, held, replacing
+from simyard.core.records import AttemptStatus, this_process
+from simyard.core.specs import AttemptSpec, Facts, InputFile
+from simyard.store.backend import on_disk
+from simyard.store.keys import AttemptKeys, JobKeys
+from simyard.store.store import READ_BYTES, Store
+from simyard.tasks.shared.heartbeat import HeartbeatWriter
+
+_STYLING = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_DECORATION = re.compile(r"[\s\u2580-\u259f#=_-]*")
+"""Lines of nothing but blocks and rules: a terminal's logo and separators are noise in a log."""
+
+INTERVAL_S = 5.0
+"""Seconds that the store may lie behind, plus the time of one upload."""
+
+
+class AttemptUploader:
+    """Sends an attempt's files. Everything is written whole; nothing below the attempt has a second writer."""
+
+    def __init__(
+        self,
+        store: Store,
+        attempt: AttemptSpec,
+        paths: AttemptPaths,
+        facts: Facts | None,
+        *,
+        unit: str,
+        total: int,
+        on_lines: Callable[[list[str]], None],
+    ) -> None:
+        self.status = AttemptStatus(
+            status="running",
+            stage="starting",
+            start_iteration=attempt.start_iteration,
+            done=attempt.start_iteration,
+            total=total,
+            unit=unit,
+            reward=None,
+            **this_process(),
+            began_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            facts=facts,
+        )
+        """The heartbeat; `note` changes it."""
+        self.cancel_requested = threading.Event()
+        self.problem: SimyardError | None = None
+        """The last failed upload, until one succeeds."""
+        self._store = store
+        self._job = JobKeys(attempt.job.job_id)
+        self._keys: AttemptKeys = self._job.attempt(attempt.number).node(attempt.node)
+        self._heartbeat = HeartbeatWriter(store, self._keys.status, lambda: self.status, INTERVAL_S)
+        self._attempt = attempt
+        self._paths = paths
+        self._sent: dict[Path, tuple[int, int]] = {}
+        self._noting = threading.Lock()
+        self._on_lines = on_lines
+        self._log_offset = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="uploader", daemon=True)
+
+    def start(self) -> None:
+        """Begin to send, every few seconds, on a thread of its own: a slow store never slows the simulation."""
+        self._sync()
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Stop the thread and send what is left.
+
+        Raises:
+            SimyardError: If the store still cannot be written.
+        """
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._sync()
+        if self.problem:
+            raise self.problem
+
+    def _loop(self) -> None:
+        while not self._stop.wait(INTERVAL_S):
+            self._sync()
+
+    def note(self, **changes: Any) -> None:
+        """Change fields of the heartbeat; threads may do so at the same time."""
+        with self._noting:
+            self.status = replace(self.status, **changes)
+
+    def beat(self) -> None:
+        """Write the heartbeat and look for a request to stop."""
+        self._try(self._beat)
+
+    def _sync(self) -> None:
+        self._try(self._send_all, self._beat)
+
+    def _try(self, *steps: Callable[[], None]) -> None:
+        try:
+            for step in steps:
+                step()
+            self.problem = None
+        # The next round tries again: a store that is away for a minute, or a file that vanished, loses nothing.
+        except SimyardError as error:
+            self.problem = error
+        except OSError as error:
+            self.problem = StoreError(f"Cannot read what the attempt left: {error}.", code="unreadable")
+
+    def _send_all(self) -> None:
+        for path, name in self._files():
+            self._send(path, name)
+        self._forward_log()
+
+    def _beat(self) -> None:
+        self._heartbeat.write()
+        if self._store.exists(self._job.cancel):
+            self.cancel_requested.set()
+
+    def _files(self) -> Iterator[tuple[Path, str]]:
+        """Yield the files to send, each with its artifact name."""
+        root = self._paths
+        logs = (root.runner_log, root.staging_log, root.user_log, root.stdout, root.stderr)
+        for path in (*logs, root.telemetry, root.diagnostics, root.versions):
+            yield path, path.name
+        for path in sorted(root.output.rglob("*")):
+            name = path.relative_to(root.output)
+            # What is still being written lies under a name that begins with a dot, and is renamed when it is whole.
+            if path.is_file() and not any(part.startswith(".") for part in name.parts):
+                yield path, str(name)
+
+    def _send(self, path: Path, name: str) -> None:
+        try:
+            now = path.stat()
+        except FileNotFoundError:
+            return
+        mark = (now.st_size, now.st_mtime_ns)
+        if self._sent.get(path) != mark:
+            self._store.put_file(self._keys.file(name), path)
+            self._sent[path] = mark
+
+    def _forward_log(self) -> None:
+        """Hand new lines of output on, in one batch a round."""
+        if not self._paths.stdout.exists():
+            return
+        with self._paths.stdout.open("rb") as file:
+            file.seek(self._log_offset)
+            data = file.read()
+        whole = data.rfind(b"\n") + 1
+        self._log_offset += whole
+        if lines := readable_lines(data[:whole]):
+            self._on_lines(lines)
+
+
+def readable_lines(data: bytes) -> list[str]:
+    """Return the lines of a log as a person reads them, without a terminal's styling and decoration."""
+    lines = [_STYLING.sub("", line).rstrip() for line in data.decode("utf-8", errors="replace").splitlines()]
+    return [line for line in lines if line and not _DECORATION.fullmatch(line)]
+
+
+WAIT_S = 600.0
+"""Another process's download may have stopped for good; after so long, who waits for it fetches the file itself."""
+
+_ENTRY = re.compile(r"[0-9a-f]{64}")
+_PARTIAL = re.compile(r"\.?([0-9a-f]{64})\.[0-9a-f]+\.partial")
+
+
+class _OtherContentError(Exception):
+    """Raised inside a copy that is not to be kept."""
+
+
+class NodeCache:
+    """Files under their SHA-256 digest, the least recently used of which go when there are too many bytes.
+
+    Any number of processes may share the folder. One that is killed leaves no wrong entry: an entry appears when it is
+    whole, and its digest is verified each time that it is copied.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int, wait_s: float = WAIT_S) -> None:
+        """Use a folder, which is made when it is needed.
+
+        Args:
+            folder: Of the cache alone.
+            max_bytes: Of all entries. While files come in there can be more, by the size of those.
+            wait_s: How long another process's download of the same file is waited for.
+        """
+        self.folder = folder
+        self.max_bytes = max_bytes
+        self.wait_s = wait_s
+
+    def fetch(self, store: Store, file: InputFile, target: Path) -> Literal["cache", "store"]:
+        """Bring a file here, from the cache if it is there; the copy is the caller's own.
+
+        Args:
+            store: Where the file is otherwise.
+            file: What is wanted.
+            target: Where to; appears when it is whole. Folders are made as needed.
+
+        Returns:
+            Where its bytes came from.
+
+        Raises:
+            StoreError: The file is not in the store, has another digest there, or cannot be read or written.
+        """
+        if file.size_bytes > self.max_bytes or not _ENTRY.fullmatch(file.sha256):
+            store.get_file(file.key, target, sha256=file.sha256)
+            return "store"
+        with on_disk("use", self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self._copy(file, target):
+                return "cache"
+            with self._lock(file.sha256, self.wait_s) as is_mine:
+                if self._copy(file, target):  # another process has fetched it meanwhile
+                    return "cache"
+                if is_mine:
+                    self._entry(file).unlink(missing_ok=True)  # it is damaged
+                    store.get_file(file.key, self._entry(file), sha256=file.sha256)
+            is_here = self._copy(file, target)
+            self._make_room()
+        if not is_here:  # others needed the room, or take too long
+            store.get_file(file.key, target, sha256=file.sha256)
+        return "store"
+
+    def _entry(self, file: InputFile) -> Path:
+        return self.folder / file.sha256
+
+    @contextmanager
+    def _lock(self, sha256: str, patience_s: float) -> Iterator[bool]:
+        """Be the only one to download this; false when another one still is."""
+        path = self.folder / f"{sha256}.lock"
+        with held(path, patience_s=patience_s) as file:
+            try:
+                yield file is not None
+            finally:
+                if file:
+                    path.unlink(missing_ok=True)
+
+    def _copy(self, file: InputFile, target: Path) -> bool:
+        """Copy an entry, and tell whether it is there and whole."""
+        try:
+            entry = self._entry(file).open("rb")
+        except FileNotFoundError:
+            return False
+        digest = hashlib.sha256()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with entry, replacing(target) as partial, partial.open("xb") as copy:
+                os.utime(entry.fileno())  # it was used now
+                while piece := entry.read(READ_BYTES):
+                    digest.update(piece)
+                    copy.write(piece)
+                if digest.hexdigest() != file.sha256:
+                    raise _OtherContentError
+        except _OtherContentError:
+            return False
+        return True
+
+    def _make_room(self) -> None:
+        """Remove the least recently used files until the rest fits, and the remains of killed downloads."""
+        entries = []
+        for path in self.folder.iterdir():
+            if partial := _PARTIAL.fullmatch(path.name):
+                with self._lock(partial[1], 0) as nobody_writes:
+                    if nobody_writes:
+                        path.unlink(missing_ok=True)
+            elif _ENTRY.fullmatch(path.name):
+                with suppress(FileNotFoundError):  # removed by another process
+                    stat = path.stat()
+                    entries.append((stat.st_mtime_ns, stat.st_size, path))
+        total = sum(size for _, size, _ in entries)
+        for _, size, path in sorted(entries):
+            if total <= self.max_bytes:
+                return
+            path.unlink(missing_ok=True)
+            total -= size
