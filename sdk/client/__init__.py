@@ -1,6 +1,7 @@
 """The service from Python: `Client` and `AsyncClient`, their handles and their errors."""
 
-from simyard.client.async_client import AsyncClient, AsyncJob
+from simyard.client.async_client import AsyncClient
+from simyard.client.async_submissions import AsyncJob
 from simyard.client.errors import (
     AnswerError,
     ApiError,
@@ -24,7 +25,8 @@ from simyard.client.errors import (
     TransportError,
     UnsafeNameError,
 )
-from simyard.client.sync_client import Client, Job
+from simyard.client.sync_client import Client
+from simyard.client.sync_submissions import Job
 
 __all__ = [
     "AnswerError",

@@ -185,14 +185,14 @@ def put_object(path: Path, bucket: str, key: str, media_type: str) -> None:
         raise TransportError(f"{path.name!r} could not be put into s3://{bucket}/{key}: {error}") from error
 
 
-def read_config(config: Config) -> dict[str, Any]:
+def read_config(config: Config) -> Mapping[str, Any]:
     """Return a config that is given as it is, or as the path of a JSON file.
 
     Raises:
         ConfigurationError: If the file cannot be read or holds no object.
     """
     if isinstance(config, Mapping):
-        return dict(config)
+        return config
     path = local_file(config)
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ConfigurationError(f"{str(path)!r} is too large for a config: {MAX_CONFIG_BYTES:,} bytes are allowed.")

@@ -1,4 +1,4 @@
-"""Settings of a client: the service's address, the key, timeouts and retries."""
+"""Settings of a client: the service's address, the key, timeouts and retries; for how long it waits for a job."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import os
 import random
 import ssl
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,14 +15,25 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
-from simyard.client.errors import ApiError, ConfigurationError, SimyardClientError, TransportError
+from simyard.client.errors import (
+    ApiError,
+    ConfigurationError,
+    JobTimeoutError,
+    SimyardClientError,
+    TransportError,
+)
 
 DEFAULT_URL = "http://127.0.0.1:8400"
 MAX_RETRY_AFTER_S = 120.0
 """A service that asks for longer gets its error raised: the caller decides then."""
 LIMITS = httpx.Limits(keepalive_expiry=3.0)
 """Of connections: given up before servers do, most after 5 s, so that no request meets one that is just closing."""
+OUTAGE_S = 300.0
+"""Seconds that a service may be away before those who wait for a job give up."""
+OVER = ("succeeded", "failed", "canceled")
+"""Statuses of jobs and runs that have ended."""
 _LONGEST_PAUSE_S = 30.0
+_YEAR_S = 366 * 86_400.0
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 _BOUNDS: dict[str, tuple[float, float, str, bool]] = {
     "timeout_s": (0, 86_400, "seconds", True),
@@ -92,6 +104,80 @@ class Settings:
         backoff = min(_LONGEST_PAUSE_S, self.retry_backoff_s * 2.0 ** min(tries - 1, 16))
         # Jitter, so that many clients that were cut off together do not come back together.
         return max(asked, backoff * random.uniform(0.5, 1.0))
+
+
+class Tries:
+    """Counts the tries of one request."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Take the client's settings."""
+        self._settings = settings
+        self._tries = 0
+
+    def bear(self, error: SimyardClientError) -> float:
+        """Note the failure of a try; return the seconds before the next one, raise the failure if there is none."""
+        self._tries += 1
+        pause_s = self._settings.pause_s(self._tries, error)
+        if pause_s is None:
+            raise error
+        return pause_s
+
+
+class Outage:
+    """Tolerates a service that is away for a while."""
+
+    def __init__(self, settings: Settings, *, answered: bool = False) -> None:
+        """Take the client's settings.
+
+        Args:
+            settings: Without retries no outage is tolerated.
+            answered: Whether the service answered before; one that never did is not waited for.
+        """
+        self._settings = settings
+        self._answered = answered
+        self._since: float | None = None
+
+    def end(self) -> None:
+        """Note that the service answered."""
+        self._answered, self._since = True, None
+
+    def bear(self, error: SimyardClientError) -> None:
+        """Note a failure; raise it if it is lasting or the service has been away for too long."""
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        is_known = self._answered and self._settings.max_retries > 0
+        if not is_known or not is_passing(error) or now - self._since > OUTAGE_S:
+            raise error
+
+
+class Deadline:
+    """Pauses between requests, until time is up."""
+
+    def __init__(self, about: str, poll_interval_s: float, timeout_s: float) -> None:
+        """Begin to count.
+
+        Raises:
+            ConfigurationError: If a number is out of bounds.
+        """
+        within("poll_interval_s", poll_interval_s, 0, 86_400, "seconds", above=True)
+        within("timeout_s", timeout_s, 0, _YEAR_S, "seconds", above=True)
+        self._about = about
+        self._poll_interval_s = poll_interval_s
+        self._timeout_s = timeout_s
+        self._end = time.monotonic() + timeout_s
+
+    def pause_s(self) -> float:
+        """Return the pause before the next request, in seconds.
+
+        Raises:
+            JobTimeoutError: If time is up.
+        """
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise JobTimeoutError(
+                f"{self._about} was not over after {self._timeout_s:g} s. It goes on; cancel it if it should not."
+            )
+        return min(self._poll_interval_s, left)
 
 
 @functools.cache

@@ -5,10 +5,13 @@ import inspect
 import io
 import json
 import pickle
+import pkgutil
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 
 import generate_client
 import pytest
@@ -18,6 +21,7 @@ from played_service import KEY, both
 import simyard as hs
 from simyard.client import errors
 from simyard.client.settings import Settings
+from simyard.service import endpoints
 
 # What is sent
 
@@ -688,10 +692,27 @@ def test_both_clients_have_the_same_methods():
 
 
 def test_the_generated_client_is_current():
-    sources = generate_client.SOURCES
-    assert [source.name for source in sources] == ["async_client.py", "async_http.py"]
-    for source in sources:
+    twins = {generate_client.twin(source) for source in generate_client.SOURCES}
+    assert twins == set(generate_client.FOLDER.glob("sync_*.py"))
+    for source in generate_client.SOURCES:
         assert generate_client.twin(source).read_text() == generate_client.generated(source), "run `make client`"
+
+
+def test_an_endpoint_is_a_file_of_the_service_and_one_of_the_client():
+    def endpoint(method: str, path: str) -> str:
+        return f"{method or 'GET'} {re.sub('{[^}]*}', '{}', path)}"
+
+    served: dict[str, set[str]] = {}
+    for found in pkgutil.iter_modules(endpoints.__path__, f"{endpoints.__name__}."):
+        for route in import_module(found.name).router.routes:
+            served.setdefault(endpoint(*route.methods, route.path), set()).add(found.name)
+    sent: dict[str, set[str]] = {}
+    for source in generate_client.FOLDER.glob("*.py"):
+        if not source.name.startswith("sync_"):  # generated
+            for method, path in re.findall(r'(?:"([A-Z]+)",\s*)?f?"(/v\d/[^"]*)"', source.read_text()):
+                sent.setdefault(endpoint(method, path), set()).add(source.name)
+    assert len(sent) > 15
+    assert {name: files for name, files in sent.items() if len(files) + len(served[name]) > 2} == {}
 
 
 def test_a_client_is_a_context(service):
