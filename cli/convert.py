@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from simyard.cli.options import JSON
 from simyard.cli.output import Command, emit
+
+if TYPE_CHECKING:
+    from simyard.convert import Conversion
 
 
 @click.command(cls=Command)
@@ -35,7 +38,7 @@ def convert(rollout: Path, out: Path, to: str, as_json: bool) -> None:
     emit(found, as_json, _describe)
 
 
-def _describe(found: dict[str, Any]) -> str:
+def _describe(found: Conversion) -> str:
     lines = [f"{found['episodes']} episodes, {found['steps']} steps in {found['out']}"]
     lines += [f"  {key:24} {name}" for key, name in sorted(found["keys"].items())]
     return "\n".join(lines)

@@ -36,7 +36,7 @@ def retrain(
 
     Exits 0 when that was decided, either way.
     """
-    from simyard.requests.retrain import RetrainRequest
+    from simyard.requests.jobs import RetrainRequest
 
     request, base = read_request(RetrainRequest, arguments, settings)
     # The request is good: what runs it is imported now.

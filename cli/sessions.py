@@ -60,7 +60,7 @@ def start(
     site, _, opened = open_site(store)
     model = TrainRequest if config is None else model_of(read_config(config, TrainRequest))
     given = read_config(config, model, (*settings, *more))
-    request = check_config(given if config else _IMPORT_ONLY | given, model)
+    request = check_config(given if config else {**_IMPORT_ONLY, **given}, model)
     resolved = resolve(request, opened, keys.new_job_id(), config.resolve().parent if config else Path.cwd())
     live = LiveLine()
     state = kept.start(

@@ -17,7 +17,7 @@ from simyard.flows import retraining_steps as steps
 from simyard.flows import stages
 from simyard.flows.evaluate import evaluate
 from simyard.flows.train import train
-from simyard.requests.retrain import RetrainRequest
+from simyard.requests.jobs import RetrainRequest
 from simyard.requests.settings import Site
 from simyard.store import keys
 from simyard.tasks.promotion.retrain import candidate_job_id, evaluation_request, incumbent_job_id

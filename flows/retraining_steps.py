@@ -12,8 +12,7 @@ from prefect.client.schemas.objects import State
 from simyard.blocks.reference import open_store
 from simyard.core.errors import StoreError
 from simyard.flows.retrying import RETRYING
-from simyard.requests.jobs import JobRequest
-from simyard.requests.retrain import RetrainRequest
+from simyard.requests.jobs import JobRequest, RetrainRequest
 from simyard.store.keys import JobKeys
 from simyard.tasks.promotion import promotions
 from simyard.tasks.promotion import retrain as retraining

@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from simyard.core.errors import RequestError, StoreError
 from simyard.core.files import replacing
@@ -43,6 +43,21 @@ _GYM = 2
 _TERMINATED = 1
 
 Progress = Callable[[int, int], None]
+
+
+class Conversion(TypedDict):
+    """Result of a conversion."""
+
+    out: str
+    """The new file or folder."""
+    format: str
+    """One of `FORMATS`."""
+    episodes: int
+    """Episodes in it."""
+    steps: int
+    """Steps of all of them."""
+    keys: dict[str, str]
+    """By recorded key its name there."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +83,8 @@ class Source:
         self.success: Array = np.asarray(meta["success"][: len(self.ends)])
         self.termination: Array = np.asarray(meta["termination"][: len(self.ends)])
         self.steps = int(self.ends[-1])
-        self.attributes: dict[str, Any] = dict(root.attrs)
+        task = root.attrs.get("task")
+        self.task = task if isinstance(task, str) else ""
         self._arrays = quantities(root)
         self._progress = progress
         self._done = 0
@@ -100,7 +116,7 @@ class Source:
             self._progress(self._done, self.steps * len(self._arrays))
 
 
-def convert(rollout: Path, out: Path, to: str, progress: Progress = lambda done, total: None) -> dict[str, Any]:
+def convert(rollout: Path, out: Path, to: str, progress: Progress = lambda done, total: None) -> Conversion:
     """Convert a rollout.
 
     Args:
@@ -108,9 +124,6 @@ def convert(rollout: Path, out: Path, to: str, progress: Progress = lambda done,
         out: What to make; it must not exist.
         to: One of `FORMATS`.
         progress: Called with the rows of all quantities that are written, and how many there are.
-
-    Returns:
-        `out`, `format`, `episodes`, `steps` and `keys`: by recorded key its name in the new file or folder.
 
     Raises:
         RequestError: If it is no rollout, a broken one, or one that cannot be converted, or if `out` exists.
@@ -214,11 +227,7 @@ def _write_demos(source: Source, beside: Path, names: dict[str, str]) -> None:
     with h5py.File(beside, "w") as file:
         data = file.create_group("data")
         data.attrs["total"] = source.steps
-        task = source.attributes.get("task")
-        kwargs: dict[str, Any] = {}
-        data.attrs["env_args"] = json.dumps(
-            {"env_name": task if isinstance(task, str) else "", "type": _GYM, "env_kwargs": kwargs}
-        )
+        data.attrs["env_args"] = json.dumps({"env_name": source.task, "type": _GYM, "env_kwargs": {}})
         for number, (start, end) in enumerate(zip(starts, source.ends, strict=True)):
             demo = data.create_group(f"demo_{number}")
             demo.attrs["num_samples"] = int(end - start)

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from simyard.core.errors import RequestError
 from simyard.requests.config import MAX_CONFIG_BYTES, check_library, explain, model_of, parse_config
@@ -81,18 +82,17 @@ def check(body: dict[str, Any], model: type[Model]) -> Model:
     try:
         request = model.model_validate(body)
     except ValidationError as error:
-        problems: list[dict[str, Any]] = [dict(problem) for problem in error.errors()]
         raise FieldErrors(
             [
                 {"loc": ["body", *map(str, one["loc"])], "msg": _in_words(one, model), "type": one["type"]}
-                for one in problems
+                for one in error.errors()
             ]
         ) from None
     check_library(request)
     return request
 
 
-def _in_words(problem: dict[str, Any], model: type[Body]) -> str:
+def _in_words(problem: ErrorDetails, model: type[Body]) -> str:
     """Return the message about a wrong field, without the field's name: that stands beside it."""
     return explain(problem, model).removeprefix(f"{'.'.join(map(str, problem['loc']))}: ")
 

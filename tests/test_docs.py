@@ -21,9 +21,8 @@ from simyard.cli.output import JSON_KEYS
 from simyard.core.errors import RequestError
 from simyard.requests.config import check_config, model_of, read_config
 from simyard.requests.control import ControlModel
-from simyard.requests.jobs import EvaluationConfig, ExportConfig, PolicyConfig, TrainRequest
+from simyard.requests.jobs import EvaluationConfig, ExportConfig, PolicyConfig, RetrainRequest, TrainRequest
 from simyard.requests.managed import RolloutTemplate, TrainingRunRequest
-from simyard.requests.retrain import RetrainRequest
 from simyard.requests.rollout import SubmitRequest
 from simyard.tasks.managed.events import TYPES
 

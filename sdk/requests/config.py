@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 from pydantic.alias_generators import to_camel, to_snake
+from pydantic_core import ErrorDetails
 
 from simyard.core.errors import RequestError, unknown
 from simyard.requests.jobs import (
@@ -27,7 +28,7 @@ MAX_CONFIG_BYTES = 1_000_000
 Request = TypeVar("Request", bound=Body)
 
 
-def read_config(path: Path | None, model: type[Body], settings: Iterable[str] = ()) -> dict[str, Any]:
+def read_config(path: Path | None, model: type[Body], settings: Iterable[str] = ()) -> dict[str, JsonValue]:
     """Read a config file and apply `key=value` settings to it.
 
     Args:
@@ -40,13 +41,22 @@ def read_config(path: Path | None, model: type[Body], settings: Iterable[str] = 
     Raises:
         RequestError: If the file cannot be read or is not an object.
     """
-    config = {} if path is None else _read(path)
+    config: dict[str, JsonValue] = {}
+    if path is not None:
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_CONFIG_BYTES + 1)  # no further: /dev/zero has no end
+        except OSError as error:
+            raise RequestError(
+                f"Cannot read {str(path)!r}: {error.strerror}.", code="no_config", advice="Name a JSON file."
+            ) from error
+        config = parse_config(data, repr(str(path)))
     for setting in settings:
         _apply(config, setting, model)
     return config
 
 
-def check_config(config: Mapping[str, Any], model: type[Request]) -> Request:
+def check_config(config: Mapping[str, object], model: type[Request]) -> Request:
     """Turn a config into a request.
 
     Raises:
@@ -55,7 +65,7 @@ def check_config(config: Mapping[str, Any], model: type[Request]) -> Request:
     try:
         request = model.model_validate(config)
     except ValidationError as error:
-        problems = [explain(dict(problem), model) for problem in error.errors()]
+        problems = [explain(problem, model) for problem in error.errors()]
         raise RequestError(
             "; ".join(problems) + ".", code="bad_config", advice="Mend the config and send it again."
         ) from None
@@ -69,7 +79,7 @@ def check_library(request: Body) -> None:
         raise unknown("rlLibrary", request.library, LIBRARIES, code="unknown_library")
 
 
-def model_of(config: Mapping[str, Any]) -> type[JobRequest]:
+def model_of(config: Mapping[str, object]) -> type[JobRequest]:
     """Return the model of a config, told by the fields that no other kind has.
 
     Raises:
@@ -91,18 +101,7 @@ def model_of(config: Mapping[str, Any]) -> type[JobRequest]:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_CONFIG_BYTES + 1)  # no further: /dev/zero has no end
-    except OSError as error:
-        raise RequestError(
-            f"Cannot read {str(path)!r}: {error.strerror}.", code="no_config", advice="Name a JSON file."
-        ) from error
-    return parse_config(data, repr(str(path)))
-
-
-def parse_config(data: bytes, what: str) -> dict[str, Any]:
+def parse_config(data: bytes, what: str) -> dict[str, JsonValue]:
     """Read a config that somebody wrote or sent.
 
     Args:
@@ -131,7 +130,7 @@ def parse_config(data: bytes, what: str) -> dict[str, Any]:
     return config
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _no_duplicates(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
     seen = dict(pairs)
     if len(seen) != len(pairs):
         repeated = sorted({key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1})
@@ -143,7 +142,7 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _apply(config: dict[str, Any], setting: str, model: type[Body]) -> None:
+def _apply(config: dict[str, JsonValue], setting: str, model: type[Body]) -> None:
     key, equals, text = setting.partition("=")
     if not equals or not key:
         raise RequestError(f"--set {setting!r} is not key=value.", code="bad_setting", advice="For example numEnvs=64.")
@@ -166,13 +165,14 @@ def _apply(config: dict[str, Any], setting: str, model: type[Body]) -> None:
         path = [model.SECTION if model.SECTION in config else to_camel(model.SECTION), *path]
     node = config
     for part in path[:-1]:
-        node = node.setdefault(part, {})
-        if not isinstance(node, dict):
+        inner = node.setdefault(part, {})
+        if not isinstance(inner, dict):
             raise RequestError(f"--set {setting!r}: {part!r} is no object.", code="bad_setting", advice="Name a field.")
+        node = inner
     node[path[-1]] = value
 
 
-def explain(problem: dict[str, Any], model: type[Body]) -> str:
+def explain(problem: ErrorDetails, model: type[Body]) -> str:
     """Return one validation problem in words."""
     where = ".".join(str(part) for part in problem["loc"]) or "config"
     if problem["type"] == "extra_forbidden":

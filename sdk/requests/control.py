@@ -21,6 +21,7 @@ from pydantic import (
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
+    JsonValue,
     ModelWrapValidatorHandler,
     StringConstraints,
     TypeAdapter,
@@ -31,6 +32,7 @@ from pydantic import (
     create_model,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 from simyard.core.errors import unknown
@@ -48,7 +50,7 @@ _NOT_ALLOWED = "not_allowed"
 """Type of the validation errors of values that are beyond their limits."""
 
 
-def plain(value: dict[str, Any]) -> dict[str, Any]:
+def plain(value: dict[str, object]) -> dict[str, object]:
     """Return a JSON object, as it is.
 
     Raises:
@@ -163,7 +165,7 @@ def _errors(problems: Iterable[InitErrorDetails]) -> ValidationError:
     return ValidationError.from_exception_data("control", list(problems))
 
 
-def _without_default(schema: dict[str, Any]) -> None:
+def _without_default(schema: JsonSchemaValue) -> None:
     """Keep null, which is not taken, out of what forms send."""
     schema.pop("default", None)
 
@@ -198,7 +200,7 @@ class ControlModel(_Settings):
     task_mode: Any = None
     """Kind of control, such as `policy`."""
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, JsonValue]:
         """Return the section as JSON has it, without what was left out."""
         return self.model_dump(mode="json", exclude_unset=True)
 
@@ -227,14 +229,12 @@ def _declared(kind: type[Any]) -> dict[str, Any]:
     limits, types = limits_of(kind), types_of(kind)
     found = {}
     for field in fields(kind):
-        options: dict[str, Any] = {"description": limits[field.name].about}
+        default: Any = ... if field.default is MISSING else field.default  # ... is required
         if field.default_factory is not MISSING:
-            options["default"] = field.default_factory()
-        elif field.default is None:
-            options |= {"default": None, "json_schema_extra": _without_default}
-        elif field.default is not MISSING:
-            options["default"] = field.default
-        found[field.name] = (_type(types[field.name], limits[field.name]), Field(**options))
+            default = field.default_factory()
+        extra = _without_default if default is None else None
+        about = Field(default, description=limits[field.name].about, json_schema_extra=extra)
+        found[field.name] = (_type(types[field.name], limits[field.name]), about)
     return found
 
 
@@ -294,7 +294,7 @@ Control = Annotated[ControlModel, _ByTaskMode()]
 """A `control` section. The model that has it has `runtime_profile` before it."""
 
 
-def standard_takes_its_modes(schema: dict[str, Any]) -> None:
+def standard_takes_its_modes(schema: JsonSchemaValue) -> None:
     """Narrow the JSON schema of a request: `control` of the standard profile is one of its modes, of no task."""
     properties = schema["properties"]
     profile = next(name for name in ("runtime_profile", "runtimeProfile") if name in properties)

@@ -1,4 +1,4 @@
-"""Requests: one model for each kind of job, with common fields."""
+"""Requests: one model for each kind of job and one for a retraining, with common fields."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
 
 from simyard.core.errors import unknown
 from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES
@@ -27,6 +28,9 @@ Override = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00-\
 Callback = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$")]
 Term = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.-]{0,199}$")]
 Which = Annotated[str, StringConstraints(pattern=r"^(latest|best|iteration|all|every:[1-9]\d{0,6})$")]
+PromotionName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+Metric = Literal["return", "success_rate"]
+Start = Literal["incumbent", "newest", "scratch"]
 Video = Literal["first", "best", "worst"] | Annotated[int, Field(strict=True, ge=1, le=100_000)]
 
 
@@ -116,7 +120,7 @@ class Body(_Model):
         return None
 
 
-def _own_first(schema: dict[str, Any], model: type[BaseModel]) -> None:
+def _own_first(schema: JsonSchemaValue, model: type[BaseModel]) -> None:
     """Have a form begin with what a kind of job is about; what every job has comes after that."""
     shared = {to_camel(name) for base in (JobRequest, TaskRequest) for name in base.model_fields} - {"name"}
     fields = schema["properties"]
@@ -420,4 +424,55 @@ class ExportRequest(TaskRequest):
         source = self.export_config.from_job
         if source and source.which not in ("latest", "best", "iteration"):
             raise ValueError(f"which {source.which!r} names several checkpoints; export one: latest, best or iteration")
+        return self
+
+
+# --- retrain ----------------------------------------------------------------------------------------------------------
+
+
+class Comparison(_Model):
+    """Measurement of the new policy and the promoted one: the same for both."""
+
+    metric: Metric = "return"
+    """Metric to compare; more is better for both."""
+    num_episodes: int = Field(200, strict=True, ge=10, le=1_000_000)
+    """Completed episodes of each policy: four times as many halve the noise."""
+    num_envs: int = Field(100, strict=True, ge=1, le=1_000_000)
+    """Environments side by side; never more than there are episodes."""
+    steps_per_episode: int = Field(1000, strict=True, ge=1, le=10_000_000)
+    """Longer episodes are cut off here, and counted as truncated."""
+    seed: int = Field(42, strict=True, ge=0, le=2**31 - 1)
+    """Of both evaluations, so that both policies meet the same starts."""
+    success_termination: Term | None = None
+    """The termination that means success; left out the task's own success metric says, or nothing does."""
+    min_delta: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """The whole 95 % interval of the difference must lie above this; in the metric's own unit."""
+
+
+class RetrainRequest(Body):
+    """A training, whose policy is promoted only where it is better beyond noise than the one promoted before."""
+
+    SECTION: ClassVar[str] = "evaluation"
+
+    promotion: PromotionName
+    """Name below which the store keeps the promoted policy."""
+    training: TrainRequest
+    """The training, as `simyard train` takes it."""
+    start: Start = "incumbent"
+    """The checkpoint to begin from: of the promoted policy, of the newest training of the same task, or none."""
+    evaluation: Comparison = Comparison()
+    """Measurement of both policies."""
+
+    @property
+    def library(self) -> str | None:
+        """The library that the training names."""
+        return self.training.library
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> Self:
+        if self.training.resume is not None and self.start != "scratch":
+            raise ValueError(
+                f"training.resume and start {self.start!r} both name a beginning; leave resume out, or set start to "
+                "'scratch'"
+            )
         return self

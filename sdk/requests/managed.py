@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from simyard.core.errors import unknown
 from simyard.requests.control import Control
@@ -130,11 +131,11 @@ class RolloutTemplate(_Model):
             for policy in (None, *driven_by):
                 self.rollout("rollout", 0, policy)
         except ValidationError as error:
-            raise ValueError("; ".join(_in_words(dict(problem)) for problem in error.errors())) from error
+            raise ValueError("; ".join(_in_words(problem) for problem in error.errors())) from error
         return self
 
 
-def _in_words(problem: dict[str, Any]) -> str:
+def _in_words(problem: ErrorDetails) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     message = problem["msg"].removeprefix("Value error, ")
     return f"{where}: {message}" if where else message

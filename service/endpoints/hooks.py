@@ -10,9 +10,8 @@ from fastapi import APIRouter, Depends, Request
 
 from simyard.core.errors import RequestError
 from simyard.requests.config import parse_config
-from simyard.requests.jobs import Body, EvaluateRequest, ExportRequest, TrainRequest
+from simyard.requests.jobs import Body, EvaluateRequest, ExportRequest, RetrainRequest, TrainRequest
 from simyard.requests.managed import TrainingRunRequest
-from simyard.requests.retrain import RetrainRequest
 from simyard.requests.rollout import SubmitRequest
 from simyard.service import bodies
 from simyard.service.errors import FieldErrors

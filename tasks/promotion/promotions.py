@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from simyard.core.errors import RequestError
-from simyard.requests.retrain import Metric
+from simyard.requests.jobs import Metric
 from simyard.runner.evaluation.summary import difference, difference_of_rates
 from simyard.store.keys import PROMOTIONS, PromotionKeys, check_promotion
 from simyard.store.store import Store

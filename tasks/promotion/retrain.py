@@ -8,8 +8,7 @@ from typing import Any
 
 from simyard.core.artifacts import EPISODES, SUMMARY
 from simyard.core.errors import RequestError
-from simyard.requests.jobs import EvaluateRequest, EvaluationConfig, FromJob, Resume
-from simyard.requests.retrain import Metric, RetrainRequest
+from simyard.requests.jobs import EvaluateRequest, EvaluationConfig, FromJob, Metric, Resume, RetrainRequest
 from simyard.store import keys
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store

@@ -7,7 +7,7 @@ from simyard.core.specs import Bounds
 from simyard.flows import stages
 from simyard.flows.retrain import retrain
 from simyard.requests.config import check_config
-from simyard.requests.retrain import RetrainRequest
+from simyard.requests.jobs import RetrainRequest
 from simyard.requests.settings import Site
 from simyard.tasks.sessions.pool import Sessions
 

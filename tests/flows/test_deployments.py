@@ -14,8 +14,7 @@ from helpers import CONFIG, LIBRARIES, PREFECT, CommandLine, Server, last_json, 
 from pools import ROOT, Api, Pool
 from pydantic import BaseModel
 
-from simyard.requests.jobs import EvaluateRequest, ExportRequest, TrainRequest
-from simyard.requests.retrain import RetrainRequest
+from simyard.requests.jobs import EvaluateRequest, ExportRequest, RetrainRequest, TrainRequest
 from simyard.requests.rollout import SubmitRequest
 from simyard.store import keys
 

@@ -13,7 +13,7 @@ from helpers import PREFECT, SCENARIO, Command, FlowHost, Server, end, wait_unti
 from pools import Api, Pool
 
 from simyard.requests.config import check_config
-from simyard.requests.retrain import RetrainRequest
+from simyard.requests.jobs import RetrainRequest
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.promotion import promotions
