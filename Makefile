@@ -42,7 +42,6 @@ client: setup
 bench: setup
 	@.venv/bin/python benchmarks/startup.py
 	@.venv/bin/python benchmarks/overhead.py
-	@.venv/bin/python benchmarks/metrics_csv.py
 	@.venv/bin/python benchmarks/evaluation.py
 	@.venv/bin/python benchmarks/transfer.py
 
