@@ -137,7 +137,7 @@ class AsyncHttp:
             except SimyardClientError as error:
                 if not again:
                     raise
-                pause_s = tries.bear(error)
+                pause_s = tries.pause_s(error)
             await async_sleep(pause_s)
 
         try:
@@ -168,7 +168,7 @@ class AsyncHttp:
             try:
                 record = await look()
             except SimyardClientError as error:
-                outage.bear(error)
+                outage.tolerate(error)
             else:
                 outage.end()
                 if record["status"] in OVER:
@@ -234,7 +234,7 @@ class AsyncHttp:
                 await self._fetch_once(self.settings.url(place["url"]), into, timeout_s)
                 return into.finish()
             except SimyardClientError as error:
-                pause_s = tries.bear(error)
+                pause_s = tries.pause_s(error)
             await async_sleep(pause_s)
 
     async def _fetch_once(self, url: str, into: Download, timeout_s: float) -> None:

@@ -195,7 +195,7 @@ class AsyncInputs:
                 await self._http.send_file(path, about["filename"], method, slot["upload_url"], headers)
                 return slot
             except SimyardClientError as error:
-                pause_s = tries.bear(error)
+                pause_s = tries.pause_s(error)
             await async_sleep(pause_s)
 
     async def register_input_asset(

@@ -239,7 +239,7 @@ class AsyncJobs:
                         text = ""  # the job has not begun to write it
                     break
                 except SimyardClientError as error:
-                    outage.bear(error)
+                    outage.tolerate(error)
                 await async_sleep(break_s)
             for line in log.catch_up(text, is_whole=is_over):
                 yield line

@@ -114,7 +114,7 @@ class Tries:
         self._settings = settings
         self._tries = 0
 
-    def bear(self, error: SimyardClientError) -> float:
+    def pause_s(self, error: SimyardClientError) -> float:
         """Note the failure of a try; return the seconds before the next one, raise the failure if there is none."""
         self._tries += 1
         pause_s = self._settings.pause_s(self._tries, error)
@@ -141,7 +141,7 @@ class Outage:
         """Note that the service answered."""
         self._answered, self._since = True, None
 
-    def bear(self, error: SimyardClientError) -> None:
+    def tolerate(self, error: SimyardClientError) -> None:
         """Note a failure; raise it if it is lasting or the service has been away for too long."""
         now = time.monotonic()
         self._since = now if self._since is None else self._since

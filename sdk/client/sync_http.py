@@ -104,7 +104,7 @@ class Http:
             except SimyardClientError as error:
                 if not again:
                     raise
-                pause_s = tries.bear(error)
+                pause_s = tries.pause_s(error)
             sync_sleep(pause_s)
 
         try:
@@ -135,7 +135,7 @@ class Http:
             try:
                 record = look()
             except SimyardClientError as error:
-                outage.bear(error)
+                outage.tolerate(error)
             else:
                 outage.end()
                 if record["status"] in OVER:
@@ -201,7 +201,7 @@ class Http:
                 self._fetch_once(self.settings.url(place["url"]), into, timeout_s)
                 return into.finish()
             except SimyardClientError as error:
-                pause_s = tries.bear(error)
+                pause_s = tries.pause_s(error)
             sync_sleep(pause_s)
 
     def _fetch_once(self, url: str, into: Download, timeout_s: float) -> None:

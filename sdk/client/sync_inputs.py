@@ -156,7 +156,7 @@ class Inputs:
                 self._http.send_file(path, about["filename"], method, slot["upload_url"], headers)
                 return slot
             except SimyardClientError as error:
-                pause_s = tries.bear(error)
+                pause_s = tries.pause_s(error)
             sync_sleep(pause_s)
 
     def register_input_asset(

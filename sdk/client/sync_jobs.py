@@ -161,7 +161,7 @@ class Jobs:
                         text = ""  # the job has not begun to write it
                     break
                 except SimyardClientError as error:
-                    outage.bear(error)
+                    outage.tolerate(error)
                 sync_sleep(break_s)
             for line in log.catch_up(text, is_whole=is_over):
                 yield line
