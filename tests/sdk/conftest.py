@@ -53,27 +53,20 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
 
     One kind is generated from the other: both are played where `concurrency.py` has two ways.
     """
-    if getattr(request, "param", "sync") == "sync":
-        made: list[hs.Client] = []
+    made: list[Any] = []
+    with asyncio.Runner() as runner:
 
         def make(url: str, **options: Any) -> Any:
-            made.append(hs.Client(KEY, url, **{"retry_backoff_s": 0.01, **options}))
+            options = {"retry_backoff_s": 0.01, **options}
+            if getattr(request, "param", "sync") == "sync":
+                made.append(hs.Client(KEY, url, **options))
+            else:
+                made.append(Waiting(hs.AsyncClient(KEY, url, **options), runner))
             return made[-1]
 
         yield make
         for client in made:
             client.close()
-        return
-    with asyncio.Runner() as runner:
-        open_ones: list[Any] = []
-
-        def make_async(url: str, **options: Any) -> Any:
-            open_ones.append(Waiting(hs.AsyncClient(KEY, url, **{"retry_backoff_s": 0.01, **options}), runner))
-            return open_ones[-1]
-
-        yield make_async
-        for each in open_ones:
-            each.aclose()
 
 
 @pytest.fixture

@@ -130,6 +130,7 @@ def test_what_comes_back_is_read(service, client):
     service.artifacts = {"ckpt-1": b"2"}
     job = client.run(*ARM)
     assert (job.job_id, job.record["estimated_usd"]) == ("job-0", 0.0)
+    assert client.run(*ARM).job_id != job.job_id, "every submission has a key of its own"
     assert [job["job_id"] for job in client.list_jobs()] == ["job-1"]
     assert client.status("job-1")["status"] == "running"
     assert client.get_latest_checkpoint("run-1") == {"checkpoint_id": "ckpt-2"}
@@ -138,9 +139,7 @@ def test_what_comes_back_is_read(service, client):
     assert client.pause_training_run("run-1")["status"] == "paused"
     assert client.get_checkpoint_download_url("run-1", "ckpt-1") == f"{service.url}/files/ckpt-1"
     assert client.list_input_assets() == [{"asset_id": "asset-1"}]
-
-
-def test_without_checkpoints_there_is_no_latest(client):
+    service.checkpoints = []
     assert client.get_latest_checkpoint("run-1") is None
 
 
@@ -157,43 +156,18 @@ def test_a_repeated_submission_keeps_its_key(service, client, what, given, key):
     assert keys.pop().startswith(key)
 
 
-def test_every_submission_has_a_key_of_its_own(client):
-    assert client.run(*ARM).job_id != client.run(*ARM).job_id
-
-
 # Retries
 
 
 @both
-@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-def test_a_passing_failure_is_repeated(service, client, status):
+@pytest.mark.parametrize(
+    "trouble", [*({"status": code} for code in (429, 500, 502, 503, 504)), {"hang_up": True}, {"cut_at": 5}], ids=str
+)
+def test_a_passing_failure_is_repeated(service, client, trouble):
     service.job({})
-    service.trouble("GET .*", 2, status=status)
+    service.trouble("GET .*", 2, **trouble)
     assert client.status("job-1")["status"] == "succeeded"
     assert len(service.requests) == 3
-
-
-def test_a_lost_connection_is_repeated(service, client):
-    service.job({})
-    service.trouble("GET .*", 2, hang_up=True)
-    service.trouble("GET .*", cut_at=5)
-    assert client.status("job-1")["status"] == "succeeded"
-    assert len(service.requests) == 4
-
-
-def test_retries_end(service, client):
-    service.trouble("GET .*", 9)
-    with pytest.raises(hs.ServerError, match="HTTP 503: Not now"):
-        client.status("job-1")
-    assert len(service.requests) == 4
-
-
-@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 409, 413, 422, 501])
-def test_a_lasting_failure_is_not_repeated(service, client, status):
-    service.trouble("GET .*", status=status)
-    with pytest.raises(hs.ApiError):
-        client.status("job-1")
-    assert len(service.requests) == 1
 
 
 @pytest.mark.parametrize("trouble", [{"status": 503}, {"hang_up": True}], ids=["503", "hang up"])
@@ -202,13 +176,10 @@ def test_what_may_not_be_repeated_is_not(service, client, trouble):
     with pytest.raises((hs.ServerError, hs.TransportError)):
         client.resume_training_run("run-1")
     assert len(service.requests) == 1
-
-
-@pytest.mark.parametrize("wish", ["cancel", "pause"])
-def test_a_wish_may_be_repeated(service, client, wish):
-    service.trouble("POST .*", hang_up=True)
-    getattr(client, f"{wish}_training_run")("run-1")
-    assert len(service.requests) == 2
+    for repeatable in (client.cancel_training_run, client.pause_training_run):
+        service.trouble("POST .*", **trouble)
+        repeatable("run-1")
+    assert len(service.requests) == 5
 
 
 def test_retry_after_is_honoured(service, client):
@@ -262,26 +233,21 @@ def test_a_submission_may_take_longer(service, connect):
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        (400, hs.InvalidRequestError),
-        (401, hs.AuthenticationError),
-        (402, hs.BudgetError),
-        (403, hs.AuthenticationError),
-        (404, hs.NotFoundError),
-        (409, hs.ConflictError),
-        (413, hs.ApiError),
-        (422, hs.InvalidRequestError),
-        (429, hs.RateLimitError),
-        (500, hs.ServerError),
-        (599, hs.ServerError),
+        (400, hs.InvalidRequestError), (401, hs.AuthenticationError), (402, hs.BudgetError),
+        (403, hs.AuthenticationError), (404, hs.NotFoundError), (405, hs.ApiError), (409, hs.ConflictError),
+        (413, hs.ApiError), (422, hs.InvalidRequestError), (429, hs.RateLimitError), (500, hs.ServerError),
+        (501, hs.ServerError), (599, hs.ServerError),
     ],
-)
-def test_a_status_has_its_error(service, connect, status, kind):
-    service.trouble("GET .*", status=status, body=b'{"detail": "It is so. Do this.", "code": "its_name"}')
+)  # fmt: skip
+def test_a_status_has_its_error(service, client, status, kind):
+    body = b'{"detail": "It is so. Do this.", "code": "its_name"}'
+    service.trouble("GET .*", 9, status=status, body=body)
     with pytest.raises(hs.ApiError) as caught:
-        connect(service.url, max_retries=0).status("job-1")
+        client.status("job-1")
     assert type(caught.value) is kind
     assert (caught.value.status_code, caught.value.code) == (status, "its_name")
     assert str(caught.value) == f"HTTP {status}: It is so. Do this."
+    assert len(service.requests) == (4 if status in (429, 500) else 1), "a lasting failure is not repeated"
 
 
 def test_wrong_fields_are_named(service, client):
@@ -515,31 +481,26 @@ def test_waiting_ends_with_the_job(service, client, by):
     assert len(service.sent("GET /v0/jobs/job-0")) == 3
 
 
-@pytest.mark.parametrize(("status", "kind"), [("failed", hs.JobFailedError), ("canceled", hs.JobCanceledError)])
-@pytest.mark.parametrize("method", ["wait", "watch_job"])
-def test_a_job_that_did_not_succeed_is_an_error_if_wished(service, client, method, status, kind):
-    options = {"stream": io.StringIO()} if method == "watch_job" else {}
-    service.job({"status": status, "error": "out of memory. Take fewer environments."})
-    with pytest.raises(kind, match=f"Job job-1 {status}: out of memory") as caught:
-        getattr(client, method)("job-1", **options)
-    assert (caught.value.job_id, caught.value.status, caught.value.record["status"]) == ("job-1", status, status)
-    assert getattr(client, method)("job-1", raise_on_error=False, **options)["status"] == status
+WAYS = ["wait", "watch_job", "wait_training_run", "watch_training_run"]
 
 
 @both
-@pytest.mark.parametrize(
-    ("status", "kind"), [("failed", hs.TrainingRunFailedError), ("canceled", hs.TrainingRunCanceledError)]
-)
-@pytest.mark.parametrize("method", ["wait_training_run", "watch_training_run"])
-def test_a_run_that_did_not_succeed_is_an_error_if_wished(service, client, method, status, kind):
-    options = {"stream": io.StringIO()} if method == "watch_training_run" else {}
-    service.run({"status": status, "error": "the trainer failed"})
-    with pytest.raises(kind, match=f"Training run run-1 {status}: the trainer failed"):
-        getattr(client, method)("run-1", **options)
-    assert getattr(client, method)("run-1", raise_on_error=False, **options)["status"] == status
+@pytest.mark.parametrize("status", ["failed", "canceled"])
+@pytest.mark.parametrize("method", WAYS)
+def test_what_did_not_succeed_is_an_error_if_wished(service, client, method, status):
+    name, label, error = ("run-1", "Training run", "TrainingRun") if "run" in method else ("job-1", "Job", "Job")
+    options = {"stream": io.StringIO()} if method.startswith("watch") else {}
+    for make in (service.job, service.run):
+        make({"status": status, "error": "out of memory. Take fewer environments."})
+    with pytest.raises(getattr(hs, f"{error}{status.title()}Error")) as caught:
+        getattr(client, method)(name, **options)
+    assert str(caught.value).startswith(f"{label} {name} {status}: out of memory")
+    found = getattr(caught.value, f"{name.partition('-')[0]}_id"), caught.value.status, caught.value.record["status"]
+    assert found == (name, status, status)
+    assert getattr(client, method)(name, raise_on_error=False, **options)["status"] == status
 
 
-@pytest.mark.parametrize("method", ["wait", "watch_job", "wait_training_run", "watch_training_run"])
+@pytest.mark.parametrize("method", WAYS)
 def test_waiting_ends_in_time(service, client, method):
     options = {"stream": io.StringIO()} if method.startswith("watch") else {}
     service.job(RUNNING)
@@ -647,16 +608,11 @@ def test_a_log_that_is_not_there_yet_is_waited_for(service, client):
     assert list(client.follow_logs("job-1")) == ["begun"]
 
 
-def test_a_log_that_never_was_is_an_error(service, client):
+@pytest.mark.parametrize(("status", "error"), [(404, hs.NotFoundError), (403, hs.AuthenticationError)])
+def test_a_log_that_never_was_or_is_refused_is_an_error(service, client, status, error):
     service.job({})
-    service.trouble("GET .*/logs", 2, status=404)
-    with pytest.raises(hs.NotFoundError):
-        list(client.follow_logs("job-1"))
-
-
-def test_a_followed_log_that_is_refused(service, client):
-    service.trouble("GET .*/logs", status=403)
-    with pytest.raises(hs.AuthenticationError):
+    service.trouble("GET .*/logs", 2, status=status)
+    with pytest.raises(error):
         list(client.follow_logs("job-1"))
 
 

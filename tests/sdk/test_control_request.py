@@ -130,17 +130,23 @@ def test_an_unknown_mode_names_those_there_are(name: Any) -> None:
     assert all(repr(mode) in said for mode in MODES)
 
 
-def test_the_nearest_mode_is_offered() -> None:
-    assert "Did you mean 'hold'?" in refusal({"task_mode": "hodl"})
-
-
-def test_an_unknown_field_names_those_there_are() -> None:
-    said = refusal({"task_mode": "sine", "amplitud": 1})
-    assert "control.amplitud: Unknown field 'amplitud'. Did you mean 'amplitude'?" in said
-    assert "'frequency_hz'" in said
-    assert "Unknown field 'amplitude'" in refusal({"task_mode": "hold", "amplitude": 1})
-    assert "control.gains.stifness: Unknown field 'stifness'. Did you mean" in refusal({"gains": {"stifness": 1}})
-    assert "Unknown field 'taskMode'" in refusal({"taskMode": "hold"}), "control has one spelling"
+@pytest.mark.parametrize(
+    ("control", "said"),
+    [
+        ({"task_mode": "hodl"}, r"Did you mean 'hold'\?"),
+        ({"task_mode": "sine", "amplitud": 1}, r"amplitud: Unknown field 'amplitud'\. Did you mean 'amplitude'\?"),
+        ({"task_mode": "sine", "amplitud": 1}, "'frequency_hz'"),
+        ({"task_mode": "hold", "amplitude": 1}, "Unknown field 'amplitude'"),
+        ({"gains": {"stifness": 1}}, "control.gains.stifness: Unknown field 'stifness'. Did you mean"),
+        ({"taskMode": "hold"}, "Unknown field 'taskMode'"),  # control has one spelling
+        ({"base_yaw": math.nan}, "control: nan is no number that JSON knows"),
+        ({"base_yaw": math.inf}, "control: inf is no number that JSON knows"),
+        ({"task_mode": "trajectory"}, r"^control\.keyframes is missing\.$"),
+        ({"task_mode": "trajectory", "keyframes": [{"time_s": 1}]}, r"^control\.keyframes\.0\.positions is missing\.$"),
+    ],
+)  # fmt: skip
+def test_fields_that_are_unknown_or_missing_and_numbers_that_are_none(control: dict[str, Any], said: str) -> None:
+    assert re.search(said, refusal(control))
 
 
 REFUSED: list[tuple[Any, str, str]] = [
@@ -184,17 +190,6 @@ def test_values_that_are_not_allowed(control: Any, where: str, allowed: str) -> 
     said = refusal(control)
     assert said.startswith(f"{where}: Input should be ")
     assert allowed in said
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_number_that_json_does_not_know(value: float) -> None:
-    assert f"control: {value} is no number that JSON knows" in refusal({"base_yaw": value})
-
-
-def test_fields_that_are_missing() -> None:
-    assert refusal({"task_mode": "trajectory"}) == "control.keyframes is missing."
-    keyframes = {"task_mode": "trajectory", "keyframes": [{"time_s": 1}]}
-    assert refusal(keyframes) == "control.keyframes.0.positions is missing."
 
 
 def test_all_that_is_wrong_is_named_at_once() -> None:

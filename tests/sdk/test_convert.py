@@ -50,12 +50,17 @@ def equal(found, expected, shape=None):
     assert found.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("zipped", [False, True], ids=["folder", "zip"])
-def test_a_replay_buffer_holds_the_same_episodes(tmp_path, zipped):
-    path, episodes, _ = rollout(tmp_path / "recorded")
-    if zipped:
+@pytest.fixture(params=["folder", "zip"])
+def recorded(request, tmp_path):
+    path, episodes, meta = rollout(tmp_path / "recorded", attributes={"task": "Isaac-Lift-Cube"})
+    if request.param == "zip":
         pack(path, tmp_path / "one-file.zarr")
         path = tmp_path / "one-file.zarr"
+    return path, episodes, meta
+
+
+def test_a_replay_buffer_holds_the_same_episodes(tmp_path, recorded):
+    path, episodes, _ = recorded
     done = []
     found = convert(path, tmp_path / "new" / "buffer", "diffusion_policy", lambda *progress: done.append(progress))
     names = {"action": "action", "obs/policy": "obs", "obs/camera": "obs_camera", "reward": "reward",
@@ -90,12 +95,8 @@ def test_a_replay_buffer_takes_the_recorded_obs_before_that_of_the_policy(tmp_pa
     equal(data["obs"][:], np.concatenate([episode["obs"] for episode in episodes]), (1,))
 
 
-@pytest.mark.parametrize("zipped", [False, True], ids=["folder", "zip"])
-def test_a_robomimic_dataset_holds_the_same_episodes(tmp_path, zipped):
-    path, episodes, meta = rollout(tmp_path / "recorded", attributes={"task": "Isaac-Lift-Cube"})
-    if zipped:
-        pack(path, tmp_path / "one-file.zarr")
-        path = tmp_path / "one-file.zarr"
+def test_a_robomimic_dataset_holds_the_same_episodes(tmp_path, recorded):
+    path, episodes, meta = recorded
     found = convert(path, tmp_path / "demos.hdf5", "robomimic")
     names = {"action": "actions", "obs/policy": "obs/policy", "obs/camera": "obs/camera", "reward": "rewards",
              "joint/pos": "obs/joint_pos", "contact": "obs/contact"}  # fmt: skip
@@ -145,14 +146,6 @@ def test_rows_that_no_episode_lists_are_left_out(tmp_path):
         assert sorted(file["data"]) == ["demo_0", "demo_1", "demo_2"]
 
 
-def no_rollout(folder):
-    (folder / "rollout.zarr").mkdir()
-
-
-def not_there(folder):
-    pass
-
-
 def another_zip(folder):
     with zipfile.ZipFile(folder / "rollout.zarr", "w") as archive:
         archive.writestr("a.txt", "hello")
@@ -163,30 +156,25 @@ def lost_shard(folder):
     (path / "data/action/c.1.0").unlink()
 
 
-def no_action(folder):
-    rollout(folder, {"obs": ((2,), "float32")})
-
-
 def no_episode(folder):
     RolloutRecorder(folder / "rollout.zarr", num_envs=1, longest=1, control_period_s=1, scratch=folder).close()
 
 
-def same_name(folder):
-    rollout(folder, {"action": ((2,), "float32"), "obs/pos": ((2,), "float32"), "obs_pos": ((2,), "float32")})
+FORMATS = pytest.mark.parametrize("to", ["diffusion_policy", "robomimic"])
 
 
-@pytest.mark.parametrize("to", ["diffusion_policy", "robomimic"])
+@FORMATS
 @pytest.mark.parametrize(
     ("make", "code", "said"),
     [
-        (no_rollout, "bad_rollout", "no Zarr v3 group"),
-        (not_there, "bad_rollout", "not there"),
+        (lambda folder: (folder / "rollout.zarr").mkdir(), "bad_rollout", "no Zarr v3 group"),
+        (lambda folder: None, "bad_rollout", "not there"),
         (another_zip, "bad_rollout", "no Zarr v3 group"),
         (lost_shard, "bad_rollout", "has lost"),
-        (no_action, "no_action", "no quantity 'action'.*It has: obs"),
+        (lambda folder: rollout(folder, {"obs": ((2,), "float32")}), "no_action", "no quantity 'action'.*It has: obs"),
         (no_episode, "empty_rollout", "no episode"),
     ],
-    ids=lambda value: getattr(value, "__name__", ""),
+    ids=["empty", "absent", "another zip", "lost shard", "no action", "no episode"],
 )
 def test_what_cannot_be_converted_is_refused_and_leaves_nothing(tmp_path, make, code, said, to):
     make(tmp_path)
@@ -197,7 +185,7 @@ def test_what_cannot_be_converted_is_refused_and_leaves_nothing(tmp_path, make, 
 
 
 def test_two_quantities_never_become_one(tmp_path):
-    same_name(tmp_path)
+    rollout(tmp_path, {"action": ((2,), "float32"), "obs/pos": ((2,), "float32"), "obs_pos": ((2,), "float32")})
     with pytest.raises(RequestError, match="Both 'obs/pos' and 'obs_pos' would be 'obs_pos'"):
         convert(tmp_path / "rollout.zarr", tmp_path / "out", "diffusion_policy")
     assert convert(tmp_path / "rollout.zarr", tmp_path / "out", "robomimic")["keys"]["obs_pos"] == "obs/obs_pos"
@@ -215,7 +203,7 @@ def test_an_unknown_format_is_refused(tmp_path):
         convert(tmp_path, tmp_path / "out", "lerobot")
 
 
-@pytest.mark.parametrize("to", ["diffusion_policy", "robomimic"])
+@FORMATS
 def test_what_is_there_is_never_overwritten(tmp_path, to):
     path, *_ = rollout(tmp_path)
     (tmp_path / "out").write_text("precious")
@@ -224,7 +212,7 @@ def test_what_is_there_is_never_overwritten(tmp_path, to):
     assert (tmp_path / "out").read_text() == "precious"
 
 
-@pytest.mark.parametrize("to", ["diffusion_policy", "robomimic"])
+@FORMATS
 def test_a_conversion_that_is_interrupted_leaves_nothing(tmp_path, to):
     path, *_ = rollout(tmp_path)
 

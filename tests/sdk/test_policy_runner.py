@@ -154,13 +154,19 @@ def test_any_array_is_refused_or_answered_in_its_own_rank(data: st.DataObject, p
     np.testing.assert_array_equal(observations, before)
 
 
-def test_an_answer_that_is_not_finite_never_reaches_the_robot(tmp_path: Path):
-    class Divides(torch.nn.Module):
-        def forward(self, observations):
-            return 1.0 / observations[:, :ACTIONS]
+def exported(answer, folder: Path) -> None:
+    """Export a network that answers so, with the contract of the usual one."""
 
-    write_formats(Divides().eval(), tmp_path)
-    write_contract(contract(tmp_path), tmp_path)
+    class Network(torch.nn.Module):
+        def forward(self, observations):
+            return answer(observations)
+
+    write_formats(Network().eval(), folder)
+    write_contract(contract(folder), folder)
+
+
+def test_an_answer_that_is_not_finite_never_reaches_the_robot(tmp_path: Path):
+    exported(lambda observations: 1.0 / observations[:, :ACTIONS], tmp_path)
     policy = PolicyRunner.load(tmp_path)
     policy.act(np.ones(OBSERVATIONS))
     with pytest.raises(FloatingPointError, match="not finite: one is inf"):
@@ -190,19 +196,11 @@ def test_a_changed_file_is_refused(folder: Path, tmp_path: Path):
 
 
 def test_a_contract_of_another_network_is_refused(tmp_path: Path):
-    class Three(torch.nn.Module):
-        def forward(self, observations):
-            return observations[:, :3]
-
-    write_formats(Three().eval(), tmp_path)
-    write_contract(contract(tmp_path), tmp_path)
+    exported(lambda observations: observations[:, :3], tmp_path)
     with pytest.raises(ValueError, match=r"The network has .*'actions', \(None, 3\).* the contract .*\(None, 2\)"):
         PolicyRunner.load(tmp_path)
-
-
-def test_a_file_that_is_no_network_is_refused(tmp_path: Path):
-    (tmp_path / "policy.onnx").write_bytes(b"nothing")
-    (tmp_path / "policy.pt").write_bytes(b"nothing")
+    for name in ("policy.onnx", "policy.pt"):
+        (tmp_path / name).write_bytes(b"nothing")
     write_contract(contract(tmp_path), tmp_path)
     with pytest.raises(ValueError, match=r"ONNX Runtime cannot load policy\.onnx"):
         PolicyRunner.load(tmp_path)
