@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from simyard.core.errors import RequestError, StoreError
 from simyard.core.files import replacing
-from simyard.runner.recording.verify import open_rollout, opened, quantities
+from simyard.runner.recording.reading import open_rollout, opened, quantities
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,16 +126,17 @@ def convert(rollout: Path, out: Path, to: str, progress: Progress = lambda done,
     except ValueError as error:
         advice = "Name the rollout.zarr of a job: the folder, or the one file that was downloaded."
         raise RequestError(f"{rollout} is no rollout: {error}", code="bad_rollout", advice=advice) from error
-    if not found["episodes"]:
+    if not found.counts.episodes:
         raise RequestError(f"{rollout} holds no episode.", code="empty_rollout", advice="Record at least one.")
-    names = _names(list(found["keys"]), to)
+    names = _names(list(found.keys), to)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with opened(rollout) as (root, _), replacing(out) as beside:
             _WRITERS[to](Source(root, progress), beside, names)
     except OSError as error:
         raise StoreError(f"{out} cannot be written: {error}", code="not_written", advice="Is the disk full?") from error
-    return {"out": str(out), "format": to, "episodes": found["episodes"], "steps": found["steps"], "keys": names}
+    counts = found.counts
+    return {"out": str(out), "format": to, "episodes": counts.episodes, "steps": counts.steps, "keys": names}
 
 
 def _check_installed(to: str) -> None:

@@ -24,7 +24,7 @@ from simyard.runner.isaaclab.scripts import cannot
 from simyard.runner.rl import LIBRARIES, Library, get_library
 from simyard.runner.rl.inference import load_policy
 from simyard.runner.rollout.actions import RandomActions, ZeroActions
-from simyard.runner.rollout.outputs import Recording, no_video
+from simyard.runner.rollout.run import Recording, no_video
 from simyard.runner.rollout.user_class import check_class, class_names, find_class, import_module
 from simyard.runner.video.trajectories import VideoError, newton_model
 
@@ -200,7 +200,7 @@ def drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Attem
             try:
                 film.watch(newton_model(env))
             except VideoError as error:
-                raise WorkloadError(no_video(error.reason)) from error
+                raise no_video(error.reason) from error
 
         with EnvironmentRecorder(env, recorder, film) as inside:
             # Drive.

@@ -1,4 +1,7 @@
-"""The `control` section of a request of the standard profile, as the workload uses it."""
+"""The `control` section of a request of the standard profile, as the workload uses it.
+
+A mode drives the robot; base, first pose and gains are settings beside every mode.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,63 @@ from pathlib import Path
 from typing import Any
 
 from simyard.core.errors import unknown
-from simyard.runner.newton.mode import Mode
+from simyard.runner.newton.mode import Mode, from_plain, setting, wrong
 from simyard.runner.newton.modes import DEFAULT, MODES
-from simyard.runner.newton.robots import Robot
-from simyard.runner.newton.settings import from_plain, wrong
-from simyard.runner.newton.setup import Setup
+from simyard.runner.newton.robots import Robot, check_joints, check_position
 
 TASK_MODE = "task_mode"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gains:
+    """Stiffness and damping with which joints are pulled to their targets."""
+
+    stiffness: float | Mapping[str, float] | None = setting("N m/rad or N/m.", low=0, high=1e9, default=None)
+    damping: float | Mapping[str, float] | None = setting("N m s/rad or N s/m.", low=0, high=1e9, default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """Base, first pose and gains of a robot."""
+
+    fix_base: bool | None = setting(
+        "Whether the robot's base is fixed to the world; left out it is as the file says.", default=None
+    )
+    base_position: tuple[float, float, float] | None = setting(
+        "Where the robot's frame is, in metres; left out it is the origin.", low=-1000, high=1000, default=None
+    )
+    base_yaw: float = setting("How far it is turned about the vertical, in radians.", low=-10, high=10, default=0.0)
+    initial_positions: Mapping[str, float] = setting(
+        'The first pose, in radians or metres by joint: {"elbow": 0.5}; joints not named are as the file says.',
+        low=-1e4,
+        high=1e4,
+        default_factory=dict,
+    )
+    gains: Gains | None = setting(  # noqa: RUF009 - it is a field
+        "How hard joints are pulled to their targets; left out it is as the file says.", default=None
+    )
+
+    def check(self, robot: Robot) -> None:
+        """Refuse joints that the robot does not have, and a first pose that it cannot take.
+
+        Raises:
+            RequestError: If a joint is unknown, or a position is beyond its limits.
+        """
+        gains = self.gains or Gains()
+        for field, value in (("stiffness", gains.stiffness), ("damping", gains.damping)):
+            if isinstance(value, Mapping):
+                check_joints(f"control.gains.{field}", value, robot)
+        self.check_first_pose(robot)
+
+    def check_first_pose(self, robot: Robot) -> None:
+        """Refuse a first pose that the robot cannot take.
+
+        Raises:
+            RequestError: If a joint is unknown, or a position is beyond its limits.
+        """
+        check_joints("control.initial_positions", self.initial_positions, robot)
+        for name, value in self.initial_positions.items():
+            check_position(f"control.initial_positions.{name}", name, value, robot)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,11 +27,9 @@ from simyard.runner.assets.robot_files import main_file
 from simyard.runner.newton.control import Control, read_control
 from simyard.runner.newton.robots import Column
 from simyard.runner.newton.scenes import check_scene_id
-from simyard.runner.newton.simulation import Simulation
-from simyard.runner.newton.world import World, build_world
+from simyard.runner.newton.simulation import Simulation, World, build_world
 from simyard.runner.recording.recorder import RolloutRecorder
-from simyard.runner.rollout.outputs import Recording
-from simyard.runner.rollout.run import rollout
+from simyard.runner.rollout.run import Recording, rollout
 
 if TYPE_CHECKING:
     import torch

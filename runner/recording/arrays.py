@@ -23,8 +23,10 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +43,7 @@ FORMAT_VERSION = 1
 TIME_LIMIT, TERMINATED, CUT_OFF = range(3)
 """Values of `meta/termination`."""
 LEGEND = ("time limit", "terminated", "cut off because the run ended")
-"""Meanings of the codes in `ended`."""
+"""Meanings of these values, in their order."""
 NOT_MEASURED = -1
 """Value of `meta/success`."""
 _ROWS_MOST = 1 << 16
@@ -50,23 +52,22 @@ _CHUNK_ROWS_MOST = 1 << 12
 _META_CHUNK = 1 << 14
 _TIME_LAST_MOST = 1 << 10
 """Values of a row up to which a chunk is turned."""
-_RESERVED = ("format", "format_version", "control_period_s", "num_envs", "finished")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Episodes:
     """Facts of some episodes, in their order."""
 
-    episode_ends: Array
-    """`(episodes,)`, int64: rows of all episodes up to each."""
-    success: Array
-    """`(episodes,)`, int8: 1, 0 or -1."""
-    termination: Array
-    """`(episodes,)`, int8: what ended each."""
-    env: Array
-    """`(episodes,)`, int32: which environment each happened in."""
-    start_step: Array
-    """`(episodes,)`, int64: the simulation's step of the first row."""
+    episode_ends: Array = field(metadata={"dtype": "int64"})
+    """`(episodes,)`: rows of all episodes up to each."""
+    success: Array = field(metadata={"dtype": "int8"})
+    """`(episodes,)`: 1, 0 or -1."""
+    termination: Array = field(metadata={"dtype": "int8"})
+    """`(episodes,)`: the cause of each end."""
+    env: Array = field(metadata={"dtype": "int32"})
+    """`(episodes,)`: the environment of each."""
+    start_step: Array = field(metadata={"dtype": "int64"})
+    """`(episodes,)`: the simulation's step of the first row."""
 
     def __len__(self) -> int:
         return len(self.episode_ends)
@@ -82,10 +83,10 @@ class Episodes:
 
 
 class RolloutStore:
-    """Writes whole shards, and lists the episodes that lie in them."""
+    """Writes whole shards, and commits the episodes that lie in them."""
 
     def __init__(self, folder: Path, attributes: Mapping[str, Any], *, control_period_s: float, num_envs: int) -> None:
-        """Make a store that lists no episode.
+        """Make a store without an episode.
 
         Raises:
             ValueError: If the attributes cannot be stored.
@@ -93,9 +94,14 @@ class RolloutStore:
         """
         import zarr
 
-        given = {"format": FORMAT, "format_version": FORMAT_VERSION, "control_period_s": control_period_s}
-        own = {**given, "num_envs": num_envs, "finished": False}
-        if reserved := sorted(set(attributes) & set(_RESERVED)):
+        own = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "control_period_s": control_period_s,
+            "num_envs": num_envs,
+            "finished": False,
+        }
+        if reserved := sorted(set(attributes) & set(own)):
             raise ValueError(f"Attributes {', '.join(map(repr, reserved))} are the recorder's own. Rename yours.")
         try:
             everything = json.loads(json.dumps({**own, **attributes}, allow_nan=False))
@@ -108,7 +114,14 @@ class RolloutStore:
         self._root = zarr.create_group(folder, zarr_format=3, attributes=everything)
         self._root.create_group("data")
         self._root.create_group("meta")
-        self._meta = {each.name: self._make_meta(each.name) for each in fields(Episodes)}
+        legends = {
+            "success": {"1": "succeeded", "0": "failed", str(NOT_MEASURED): "not measured"},
+            "termination": {str(value): meaning for value, meaning in enumerate(LEGEND)},
+        }
+        self._meta = {
+            each.name: _MetaArray(self._root, folder, each.name, each.metadata["dtype"], legends.get(each.name))
+            for each in fields(Episodes)
+        }
         self._data: dict[str, _ShardedArray] = {}
         self._layout: Layout | None = None
 
@@ -125,7 +138,7 @@ class RolloutStore:
         """
         rows = min(_ROWS_MOST, _power_of_two(shard_bytes // layout.row_bytes))
         for quantity in layout.quantities:
-            attributes = descriptions.get(quantity.key, Description()).to_json()
+            attributes = descriptions.get(quantity.key, Description()).attributes()
             self._data[quantity.key] = _ShardedArray(self._root, self._folder, quantity, rows, attributes)
         self._layout = layout
         return rows
@@ -142,7 +155,7 @@ class RolloutStore:
         for quantity in self._layout.quantities:
             self._data[quantity.key].write(number, lanes[quantity.lane][:, quantity.columns], rows)
 
-    def list(self, episodes: Episodes) -> None:
+    def commit(self, episodes: Episodes) -> None:
         """Show further episodes, all of whose rows are written."""
         if not len(episodes):
             return
@@ -157,16 +170,30 @@ class RolloutStore:
         path = self._folder / "zarr.json"
         root = json.loads(path.read_text(encoding="utf-8"))
         root["attributes"]["finished"] = True
-        _replace(path, _json(root))
+        _replace(path, json.dumps(root, indent=2).encode())
 
-    def _make_meta(self, name: str) -> _MetaArray:
-        dtypes = {"episode_ends": "int64", "success": "int8", "termination": "int8", "env": "int32"}
-        legends = {
-            "success": {"1": "succeeded", "0": "failed", str(NOT_MEASURED): "not measured"},
-            "termination": {str(value): meaning for value, meaning in enumerate(LEGEND)},
-        }
-        attributes = {"legend": legends[name]} if name in legends else {}
-        return _MetaArray(self._root, self._folder, name, dtypes.get(name, "int64"), attributes)
+
+def pack(folder: Path, target: Path) -> None:
+    """Write a rollout's folder as one zip file, which zarr opens as a `ZipStore`.
+
+    Nothing is compressed again, and the same folder gives the same bytes.
+
+    Args:
+        folder: The store.
+        target: The file; it is written beside and renamed.
+
+    Raises:
+        OSError: If a file cannot be read or written; nothing is left then.
+    """
+    # A hidden file is one that a killed process did not complete.
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    with replacing(target, durable=True) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
+        for path in files:
+            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix())  # dated 1980, whenever it is
+            entry.external_attr = 0o644 << 16
+            entry.file_size = path.stat().st_size
+            with path.open("rb") as source, archive.open(entry, "w") as copy:
+                shutil.copyfileobj(source, copy, 1 << 20)
 
 
 class _Chunks:
@@ -182,18 +209,18 @@ class _Chunks:
 
     def grow(self, length: int) -> None:
         self._metadata["shape"][0] = length
-        _replace(self._folder / "zarr.json", _json(self._metadata))
+        _replace(self._folder / "zarr.json", json.dumps(self._metadata, indent=2).encode())
 
 
 class _MetaArray:
     """One number an episode; its newest chunk is written anew as it fills."""
 
-    def __init__(self, root: Any, folder: Path, name: str, dtype: str, attributes: Mapping[str, Any]) -> None:
+    def __init__(self, root: Any, folder: Path, name: str, dtype: str, legend: Mapping[str, str] | None) -> None:
         import numpy as np
 
         root.create_array(
             f"meta/{name}", shape=(0,), dtype=dtype, chunks=(_META_CHUNK,), compressors=_compressors(),
-            chunk_key_encoding=_KEYS, attributes=dict(attributes),
+            chunk_key_encoding=_KEYS, attributes={"legend": legend} if legend else {},
         )  # fmt: skip
         self._chunks = _Chunks(folder / "meta" / name)
         self._tail = np.zeros(_META_CHUNK, dtype)
@@ -278,10 +305,6 @@ def _compressors() -> Any:
 def _power_of_two(limit: int) -> int:
     """Return the largest power of two up to a limit, at least 1."""
     return 1 << (max(1, limit).bit_length() - 1)
-
-
-def _json(data: Any) -> bytes:
-    return json.dumps(data, indent=2).encode()
 
 
 def _replace(path: Path, data: bytes) -> None:

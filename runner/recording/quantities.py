@@ -63,10 +63,9 @@ class Description:
         if self.names is not None and len(self.names) != last:
             raise ValueError(f"{quantity.key!r} has {last} values in its last axis and {len(self.names)} names.")
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the known fields as plain JSON types."""
-        names = None if self.names is None else list(self.names)
-        given = {"unit": self.unit, "names": names, "about": self.about}
+    def attributes(self) -> dict[str, str | tuple[str, ...]]:
+        """Return the known fields, as the array's attributes have them."""
+        given = {"unit": self.unit, "names": self.names, "about": self.about}
         return {name: value for name, value in given.items() if value is not None}
 
 

@@ -21,13 +21,9 @@ from typing import Any, Self
 
 from simyard.runner.recording.arrays import RolloutStore
 from simyard.runner.recording.blocks import Block
-from simyard.runner.recording.episodes import Counts, EpisodeWriter
-from simyard.runner.recording.packing import pack
+from simyard.runner.recording.episodes import Counts, EpisodeWriter, Ring
 from simyard.runner.recording.quantities import Description, Layout, check_key
-from simyard.runner.recording.ring import Ring
-from simyard.runner.recording.verify import figures, open_rollout
-
-__all__ = ["BLOCK_BYTES", "SHARD_BYTES", "RolloutRecorder", "open_rollout", "pack"]
+from simyard.runner.recording.reading import ArrayForm, Figures, size_of
 
 BLOCK_BYTES = 1 << 24
 """Of a block: enough for the ring to be written in runs of whole pages."""
@@ -101,7 +97,7 @@ class RolloutRecorder:
         self._free: queue.SimpleQueue[Block] = queue.SimpleQueue()
         self._block: Block | None = None
         self._error: BaseException | None = None
-        self._figures: dict[str, Any] | None = None
+        self._figures: Figures | None = None
         self._steps = 0
 
     @property
@@ -146,11 +142,22 @@ class RolloutRecorder:
         if quantities is not None and len(given) < len(quantities) + len(more):
             twice = ", ".join(map(repr, sorted(more.keys() & quantities.keys())))
             raise ValueError(f"{twice} given in the mapping and by name. Give each quantity once.")
+
+        # The first step tells what a step consists of: make room, and start the writer.
         if self._layout is None:
             self._begin(given)
+
+        # A full block goes to the writer; the next one is free once the writer has emptied it.
         block = self._block
-        if block is None or block.is_full:
-            block = self._next_block()
+        if block is not None and block.is_full:
+            self._send(block)
+            block = self._block = None
+        if block is None:
+            block = self._free.get()
+            self._raise_error()
+            block.clear()
+            self._block = block
+
         block.add(given)
         self._steps += 1
 
@@ -174,30 +181,35 @@ class RolloutRecorder:
             raise ValueError("'ended' is None. Give (num_envs,) bools, or do not call end() for this step.")
         self._block.flag(ended=ended, terminated=terminated, success=success)
 
-    def close(self) -> dict[str, Any]:
-        """Keep the episodes that still run as cut off, write all that is left, and say what there is.
-
-        Returns:
-            Figures, as `open_rollout` returns them.
+    def close(self) -> Figures:
+        """Keep the episodes that still run as cut off, write all that is left, and return the figures of all.
 
         Raises:
             ValueError: If something that was recorded made no sense; the episodes listed before it stay.
             OSError: If something could not be written; the same holds.
         """
-        if self._figures is None:
-            if self._thread is not None:
-                if self._error is None and self._block is not None:
-                    self._send(self._block)
-                self._block = None
-                self._full.put(None)
-                self._thread.join()
-                self._thread, self._free = None, queue.SimpleQueue()
-            if self._error is not None:
-                raise self._error
-            self._store.finish()
-            counts = self._writer.counts if self._writer is not None else Counts()
-            quantities = self._layout.quantities if self._layout is not None else ()
-            self._figures = figures(self._folder, counts, {each.key: (each.shape, each.dtype) for each in quantities})
+        if self._figures is not None:
+            return self._figures
+
+        # The writer ends with the last block.
+        if self._thread is not None:
+            if self._error is None and self._block is not None:
+                self._send(self._block)
+            self._block = None
+            self._full.put(None)
+            self._thread.join()
+            self._thread, self._free = None, queue.SimpleQueue()
+        self._raise_error()
+
+        self._store.finish()
+        quantities = self._layout.quantities if self._layout is not None else ()
+        forms = {each.key: ArrayForm(shape=list(each.shape), dtype=each.dtype) for each in quantities}
+        self._figures = Figures(
+            counts=self._writer.counts if self._writer is not None else Counts(),
+            keys=dict(sorted(forms.items())),
+            size_bytes=size_of(self._folder),
+            finished=True,
+        )
         return self._figures
 
     def __enter__(self) -> Self:
@@ -215,9 +227,13 @@ class RolloutRecorder:
                 # What stopped the simulation is what its user must read first.
                 error.add_note(f"The rollout could not be completed either: {problem}")
 
-    def _check_open(self) -> None:
+    def _raise_error(self) -> None:
+        """Raise the writer's error in the thread that simulates."""
         if self._error is not None:
             raise self._error
+
+    def _check_open(self) -> None:
+        self._raise_error()
         if self._figures is not None:
             raise ValueError("The recorder is closed. Make a new one, with a new folder.")
 
@@ -226,30 +242,19 @@ class RolloutRecorder:
         layout = Layout.of(given, self._num_envs)
         for quantity in layout.quantities:
             self._descriptions.get(quantity.key, Description()).check(quantity)
+
+        # Room: on disk for running episodes, in memory for two blocks and a shard.
         step_bytes = self._num_envs * layout.row_bytes
         steps = max(1, min(_BLOCK_STEPS_MOST, self._block_bytes // step_bytes))
         ring = Ring(self._scratch, layout, longest=self._longest, block_steps=steps)
         rows = self._store.create(layout, self._descriptions, self._shard_bytes)
-        self._writer = EpisodeWriter(self._store, ring, layout, rows, self._longest)
+        self._writer = writer = EpisodeWriter(self._store, ring, layout, rows, self._longest)
         for _ in range(_BLOCKS):
             self._free.put(Block(layout, steps))
-        self._thread = threading.Thread(
-            target=self._write, args=(self._writer,), name="simyard-rollout-writer", daemon=True
-        )
+
+        self._thread = threading.Thread(target=self._write, args=(writer,), name="simyard-rollout-writer", daemon=True)
         self._thread.start()
         self._layout = layout
-
-    def _next_block(self) -> Block:
-        """Send the block that is full, and wait for one that is free."""
-        if self._block is not None:
-            self._send(self._block)
-            self._block = None
-        block = self._free.get()
-        if self._error is not None:
-            raise self._error
-        block.clear()
-        self._block = block
-        return block
 
     def _send(self, block: Block) -> None:
         block.send()

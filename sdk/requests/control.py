@@ -35,11 +35,9 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, cor
 
 from simyard.core.errors import unknown
 from simyard.requests.jobs import UNKNOWN, _title
-from simyard.runner.newton.control import TASK_MODE
-from simyard.runner.newton.mode import Mode
+from simyard.runner.newton.control import TASK_MODE, Setup
+from simyard.runner.newton.mode import Limits, Mode, from_plain, limits_of, types_of
 from simyard.runner.newton.modes import DEFAULT, MODES
-from simyard.runner.newton.settings import Limits, from_plain, limits_of, types_of
-from simyard.runner.newton.setup import Setup
 
 MAX_PARAMETERS_BYTES = 256 * 1024
 """Of `control` and of `task_args`, as JSON: they are read on every attempt and kept in every record."""
@@ -95,7 +93,7 @@ def _allowed(words: str) -> WrapValidator:
 
 
 def _type(kind: Any, limits: Limits) -> Any:
-    """Return the pydantic type of a setting; `simyard.runner.newton.settings` lists the kinds."""
+    """Return the pydantic type of a setting; `simyard.runner.newton.mode` lists the kinds."""
     item = get_args(kind)
     if kind is bool:
         return Annotated[bool, Field(strict=True), _allowed("true or false")]

@@ -8,7 +8,7 @@ from typing import Any
 from simyard.core.artifacts import RENDER, ROLLOUT, SUBMISSION, SUMMARY
 from simyard.core.records import JobResult, Outcome
 from simyard.core.specs import InputFile, JobSpec, ResumePoint
-from simyard.runner.recording.packing import pack
+from simyard.runner.recording.arrays import pack
 from simyard.tasks.attempt.uploader import Mirror
 from simyard.tasks.kinds.base import Kind, lacking
 from simyard.tasks.kinds.evaluate import read_output

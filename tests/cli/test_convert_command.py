@@ -10,7 +10,8 @@ import zarr
 
 from simyard.cli.main import main
 from simyard.cli.output import JSON_KEYS
-from simyard.runner.recording.recorder import RolloutRecorder, pack
+from simyard.runner.recording.arrays import pack
+from simyard.runner.recording.recorder import RolloutRecorder
 
 
 @pytest.fixture

@@ -17,9 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lazy import lazy
 
-from simyard.runner.recording.arrays import CUT_OFF, TERMINATED, TIME_LIMIT
+from simyard.runner.recording.arrays import CUT_OFF, TERMINATED, TIME_LIMIT, pack
+from simyard.runner.recording.episodes import Counts
 from simyard.runner.recording.quantities import DTYPES
-from simyard.runner.recording.recorder import BLOCK_BYTES, SHARD_BYTES, RolloutRecorder, open_rollout, pack
+from simyard.runner.recording.reading import open_rollout
+from simyard.runner.recording.recorder import BLOCK_BYTES, SHARD_BYTES, RolloutRecorder
 
 torch = lazy("torch")
 warp = lazy("warp")
@@ -146,14 +148,14 @@ def test_it_holds_what_a_list_of_everything_holds(tmp_path_factory, run):
     same(read(folder / "rollout.zarr"), model.ended)
 
     figures = open_rollout(folder / "rollout.zarr")
-    assert figures == written.close() | {"finished": True}
-    assert figures["episodes"] == len(model.ended)
-    assert figures["steps"] == num_envs * len(steps)
+    assert figures == written.close()
+    assert figures.finished
     measured = [episode.success for episode in model.ended if episode.success != -1]
-    expected = {"measured": len(measured), "succeeded": sum(measured)}
-    assert figures["success"] == (expected | {"rate": np.mean(measured)} if measured else None)
+    rows = num_envs * len(steps)
+    expected = Counts(episodes=len(model.ended), steps=rows, measured=len(measured), succeeded=sum(measured))
+    assert figures.counts == expected
     if steps:
-        assert figures["keys"] == {key: {"shape": shape, "dtype": dtype} for key, dtype, shape in keys}
+        assert figures.keys == {key: {"shape": shape, "dtype": dtype} for key, dtype, shape in keys}
 
 
 def small(folder, **changes):
@@ -195,8 +197,8 @@ def test_one_file_holds_the_same_and_has_the_same_bytes_every_time(tmp_path):
     same(read(tmp_path / "one.zip"), read(paths[0]))
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "other.zip").read_bytes()
     figures = open_rollout(tmp_path / "one.zip")
-    assert figures["bytes"] == (tmp_path / "one.zip").stat().st_size
-    assert figures["episodes"] == 5 + 8
+    assert figures.size_bytes == (tmp_path / "one.zip").stat().st_size
+    assert figures.counts.episodes == 5 + 8
     with zipfile.ZipFile(tmp_path / "one.zip") as archive:
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
         assert "zarr.json" in archive.namelist()
@@ -273,22 +275,17 @@ def test_success_may_be_unknown_for_each(tmp_path, missing):
         for success in (None, torch.tensor([1.0, 0.0, missing])):
             written.record(reward=np.zeros(3))
             written.end(np.ones(3, bool), success=success)
-        figures = written.close()
+        counts = written.close().counts
     assert zarr.open(tmp_path / "rollout.zarr", mode="r")["meta/success"][:].tolist() == [-1, -1, -1, 1, 0, -1]
-    assert figures["success"] == {"measured": 2, "succeeded": 1, "rate": 0.5}
+    assert (counts.measured, counts.succeeded) == (2, 1)
 
 
 def test_nothing_recorded_is_nothing_measured(tmp_path):
     with recorder(tmp_path) as written:
         pass
-    assert written.close() == {
-        "episodes": 0,
-        "steps": 0,
-        "success": None,
-        "keys": {},
-        "bytes": written.close()["bytes"],
-    }
-    assert open_rollout(tmp_path / "rollout.zarr")["episodes"] == 0
+    figures = written.close()
+    assert (figures.counts, figures.keys) == (Counts(), {})
+    assert open_rollout(tmp_path / "rollout.zarr") == figures
 
 
 def test_long_episodes_and_many_of_them_fill_many_shards(tmp_path):
@@ -362,7 +359,7 @@ def test_what_cannot_be_recorded_is_refused(tmp_path, quantities, said):
         with pytest.raises(ValueError, match=said):
             written.record(made)
         written.record(good=ROW)
-    assert open_rollout(tmp_path / "rollout.zarr")["steps"] == 2
+    assert open_rollout(tmp_path / "rollout.zarr").counts.steps == 2
 
 
 @pytest.mark.parametrize(
@@ -506,7 +503,7 @@ def test_an_episode_of_the_bound_is_none(tmp_path):
     with recorder(tmp_path, longest=20, block_bytes=1) as written:
         for _ in range(20):
             written.record(a=ROW)
-    assert written.close()["episodes"] == 2
+    assert written.close().counts.episodes == 2
 
 
 def test_a_success_that_is_neither_is_an_error(tmp_path):
@@ -541,7 +538,7 @@ def test_what_stops_the_simulation_is_what_is_raised_and_the_rollout_is_kept(tmp
         written.record(a=ROW)
         1 / 0  # noqa: B018
     assert [episode.termination for episode in read(tmp_path / "rollout.zarr")] == [TIME_LIMIT, CUT_OFF, CUT_OFF]
-    assert open_rollout(tmp_path / "rollout.zarr")["finished"]
+    assert open_rollout(tmp_path / "rollout.zarr").finished
 
 
 def test_the_first_of_two_errors_comes_first(tmp_path):
@@ -644,7 +641,7 @@ def another_file(path):
 @pytest.mark.parametrize("zipped", [False, True], ids=["folder", "zip"])
 def test_a_broken_rollout_does_not_open(tmp_path, damage, said, zipped):
     path = small(tmp_path, shard_bytes=256)
-    assert open_rollout(path)["episodes"] == 13
+    assert open_rollout(path).counts.episodes == 13
     damage(path)
     if zipped and path.is_dir():
         pack(path, tmp_path / "rollout.zip")
@@ -659,8 +656,8 @@ def test_rows_that_a_killed_recorder_did_not_list_count_for_nothing(tmp_path):
     change(path / "zarr.json", attributes=attributes | {"finished": False})
     change(path / "meta/episode_ends/zarr.json", shape=[4])
     figures = open_rollout(path)
-    assert (figures["episodes"], figures["finished"]) == (4, False)
-    assert figures["steps"] == sum(len(episode.rows["reward"]) for episode in read(path)[:4]) < 100
+    assert (figures.counts.episodes, figures.finished) == (4, False)
+    assert figures.counts.steps == sum(len(episode.rows["reward"]) for episode in read(path)[:4]) < 100
 
 
 ENDLESS = """
@@ -714,9 +711,9 @@ def test_a_killed_recorder_leaves_whole_episodes(tmp_path):
         folder = tmp_path / str(seed)
         assert sorted(entry.name for entry in folder.iterdir()) == ["rollout.zarr"], "the ring has no name"
         figures = open_rollout(folder / "rollout.zarr")
-        assert not figures["finished"]
+        assert not figures.finished
         pack(folder / "rollout.zarr", folder / "rollout.zip")
-        assert open_rollout(folder / "rollout.zip")["episodes"] == figures["episodes"] > 0
+        assert open_rollout(folder / "rollout.zip").counts.episodes == figures.counts.episodes > 0
         ends = set()
         for episode in read(folder / "rollout.zarr"):
             length = len(episode.rows["where"])
@@ -753,7 +750,7 @@ with RolloutRecorder(folder / "rollout.zarr", **sizes) as recorder:
         recorder.record(obs=rows[step % 8])
         recorder.end((random.random(256) < 0.001) | (step % 2000 == 1999))
         most = max(most, memory()) if step % 10 == 0 else most
-    print(recorder.close()["steps"], max(most, memory()) - before)
+    print(recorder.close().counts.steps, max(most, memory()) - before)
 """
 
 

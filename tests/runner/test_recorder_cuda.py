@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from lazy import lazy
 
-from simyard.runner.recording.recorder import RolloutRecorder, open_rollout
+from simyard.runner.recording.reading import open_rollout
+from simyard.runner.recording.recorder import RolloutRecorder
 
 torch = lazy("torch")
 warp = lazy("warp")
@@ -40,7 +41,7 @@ def record(folder, inputs, *, watched=False, **sizes):
             for tensor in quantities.values():
                 if isinstance(tensor, torch.Tensor):
                     tensor.zero_()  # the recorder has its own copy
-    assert open_rollout(folder / "rollout.zarr")["steps"] == ENVS * STEPS
+    assert open_rollout(folder / "rollout.zarr").counts.steps == ENVS * STEPS
     return arrays(folder / "rollout.zarr")
 
 

@@ -21,11 +21,10 @@ from simyard.requests.control import MODELS, TaskControl
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.rollout import SubmitRequest
 from simyard.runner.isaaclab import rollouts as isaaclab_rollouts
-from simyard.runner.newton.control import read_control
+from simyard.runner.newton.control import Gains, Setup, read_control
+from simyard.runner.newton.mode import limits_of
 from simyard.runner.newton.modes import DEFAULT, MODES
 from simyard.runner.newton.scenes import SCENES
-from simyard.runner.newton.settings import limits_of
-from simyard.runner.newton.setup import Gains, Setup
 from simyard.service.bodies import schemas
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,8 @@ from lazy import lazy
 
 from simyard.convert import convert
 from simyard.core.errors import RequestError, StoreError
-from simyard.runner.recording.recorder import RolloutRecorder, pack
+from simyard.runner.recording.arrays import pack
+from simyard.runner.recording.recorder import RolloutRecorder
 
 h5py = lazy("h5py")
 zarr = lazy("zarr")

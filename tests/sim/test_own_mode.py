@@ -20,7 +20,7 @@ NOD = '''
 from dataclasses import dataclass
 
 from simyard.runner.newton.mode import Mode
-from simyard.runner.newton.settings import setting
+from simyard.runner.newton.mode import setting
 
 
 @dataclass(kw_only=True)

@@ -352,7 +352,7 @@ ROBOTS = [
 
 def describe(robot: Path, format_: str, fix_base: bool | None, control: dict[str, Any] | None = None) -> dict[str, Any]:
     from simyard.runner.newton.control import read_control
-    from simyard.runner.newton.world import build_world
+    from simyard.runner.newton.simulation import build_world
 
     given = (control or {}) | ({} if fix_base is None else {"fix_base": fix_base})
     wanted = read_control(given)

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError, unknown
-from simyard.runner.newton.mode import Mode
+from simyard.runner.newton.mode import Mode, per_joint, setting, wrong
 from simyard.runner.newton.robots import Robot, check_joints, check_position
-from simyard.runner.newton.settings import per_joint, setting, wrong
 
 if TYPE_CHECKING:
     import torch

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from simyard.runner.newton.mode import Mode
+from simyard.runner.newton.mode import Mode, setting
 from simyard.runner.newton.robots import Driven
-from simyard.runner.newton.settings import setting
 
 if TYPE_CHECKING:
     import torch

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from simyard.runner.newton.mode import Mode
-from simyard.runner.newton.settings import per_joint, setting
+from simyard.runner.newton.mode import Mode, per_joint, setting
 
 if TYPE_CHECKING:
     import torch

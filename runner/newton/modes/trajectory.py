@@ -7,9 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from simyard.runner.newton.mode import Mode
+from simyard.runner.newton.mode import Mode, Problem, setting
 from simyard.runner.newton.robots import Robot, check_joints, check_position
-from simyard.runner.newton.settings import Problem, setting
 
 if TYPE_CHECKING:
     import torch
