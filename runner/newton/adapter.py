@@ -39,7 +39,7 @@ class Newton(Adapter):
         device = device_of(job.gpus)
         from simyard.runner.newton import standard  # not above: the control side imports adapters too
 
-        standard.check(job, files, device)
+        standard.check(job, files)
         return Facts(
             simulator=job.simulator,
             version=importlib.metadata.version("newton"),

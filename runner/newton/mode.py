@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
@@ -183,11 +183,11 @@ def _without_none(hint: Any) -> Any:
     return arms[0] if len(arms) == 1 else arms[0] | arms[1]
 
 
-def per_joint(value: float | Mapping[str, float], names: Iterable[str], default: float) -> list[float]:
-    """Return a number for each joint: the one for all, or its own, or the default."""
+def of_joint(value: float | Mapping[str, float] | None, name: str, default: float) -> float:
+    """Return the number of a joint: the one for all, or its own, or the default."""
     if isinstance(value, Mapping):
-        return [value.get(name, default) for name in names]
-    return [value for _ in names]
+        return value.get(name, default)
+    return default if value is None else value
 
 
 def wrong(where: str, value: object, allowed: str) -> RequestError:

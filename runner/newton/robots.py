@@ -18,6 +18,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,7 @@ def add_robot(builder: Any, path: Path, format_: str, *, fix_base: bool | None, 
         RequestError: If Newton cannot read it, or there is nothing in it that moves.
     """
     import warp
+    from newton import ShapeFlags
 
     half = at[3] / 2
     pose = warp.transform(warp.vec3(*at[:3]), warp.quat(0.0, 0.0, math.sin(half), math.cos(half)))
@@ -142,8 +144,18 @@ def add_robot(builder: Any, path: Path, format_: str, *, fix_base: bool | None, 
     if format_ == "mjcf":
         _silence_motors(builder)
     robot = _describe(builder, path, format_)
-    _bring_within_limits(builder, robot)
-    _filter_self_collisions(builder, set(robot.bodies.values()))
+
+    # The first pose is within the joints' limits.
+    for target in robot.targets:
+        now = float(builder.joint_q[target.coordinate])
+        builder.joint_q[target.coordinate] = min(max(now, target.low), target.high)
+
+    # No link touches another: neighbouring meshes of real robots overlap.
+    own = set(robot.bodies.values())
+    owners = enumerate(zip(builder.shape_body, builder.shape_flags, strict=True))
+    shapes = [shape for shape, (body, flags) in owners if body in own and flags & ShapeFlags.COLLIDE_SHAPES]
+    for pair in combinations(shapes, 2):
+        builder.add_shape_collision_filter_pair(*pair)
     return robot
 
 
@@ -151,7 +163,7 @@ def load(builder: Any, path: Path, format_: str, **options: Any) -> None:
     """Read a file into a world.
 
     Raises:
-        RequestError: If Newton cannot read it.
+        RequestError: If Newton cannot read it, or it is a USD in other units than metres.
     """
     try:
         if format_ == "urdf":
@@ -159,7 +171,7 @@ def load(builder: Any, path: Path, format_: str, **options: Any) -> None:
         elif format_ == "mjcf":
             builder.add_mjcf(str(path), **options)
         else:
-            require_metres(path)
+            _require_metres(path)
             builder.add_usd(str(path), **options)
     except RequestError:
         raise
@@ -167,12 +179,8 @@ def load(builder: Any, path: Path, format_: str, **options: Any) -> None:
         raise unreadable(path, error) from error
 
 
-def require_metres(path: Path) -> None:
-    """Refuse a USD in other units: Newton reads its numbers as metres.
-
-    Raises:
-        RequestError: If it is in centimetres, say.
-    """
+def _require_metres(path: Path) -> None:
+    """Refuse a USD in other units: Newton reads its numbers as metres."""
     from pxr import Usd, UsdGeom
 
     stage = Usd.Stage.Open(str(path))
@@ -223,60 +231,28 @@ def _silence_motors(builder: Any) -> None:
         values("actuator_gainprm")[row] = values("actuator_biasprm")[row] = type(bias)()
 
 
-# What there is.
-
-
-@dataclass
-class _Joints:
-    """The joints found in a robot's file, under their full names."""
-
-    positions: list[tuple[str, int]]
-    velocities: list[tuple[str, int]]
-    driven: list[tuple[str, int, int, bool]]
-    """Name, coordinate, degree of freedom, and whether it is linear."""
-
-
 def _describe(builder: Any, path: Path, format_: str) -> Robot:
     from newton import JointType
 
+    # Its root, where that floats, and the other bodies of its file that nothing holds.
     joints = [joint for joint in range(builder.joint_count) if builder.joint_articulation[joint] >= 0]
     free = [joint for joint in joints if builder.joint_type[joint] == JointType.FREE]
     base = _base(builder, joints, free)
     others = {builder.joint_child[joint]: joint for joint in free if joint != base}
-    found = _find_joints(builder, joints, path, _mjcf_joints(path) if format_ == "mjcf" else [])
-    if not found.positions and base is None:
-        raise RequestError(
-            f"{path.name!r} has nothing that moves: no joint, and a fixed base.",
-            code="robot_without_joints",
-            advice="A USD needs the physics schemas: ArticulationRootAPI, RigidBodyAPI and joints."
-            if format_ == "usd"
-            else "Send a robot with joints, or set control.fix_base to false.",
-        )
-    short = short_names([name for name, _ in found.positions + found.velocities])
-    bodies = short_names(list(builder.body_label))
-    limits = list(zip(builder.joint_limit_lower, builder.joint_limit_upper, strict=True))
-    return Robot(
-        positions=tuple(Column(short[name], index) for name, index in found.positions),
-        velocities=tuple(Column(short[name], index) for name, index in found.velocities),
-        targets=tuple(Driven(short[name], q, dof, *_limits(*limits[dof]), line) for name, q, dof, line in found.driven),
-        bodies={bodies[label]: body for body, label in enumerate(builder.body_label) if body not in others},
-        base=None if base is None else free_body(builder, base),
-        objects={bodies[builder.body_label[body]]: free_body(builder, others[body]) for body in sorted(others)},
-    )
 
-
-def _find_joints(builder: Any, joints: Iterable[int], path: Path, mjcf_names: Sequence[Sequence[str]]) -> _Joints:
-    from newton import JointType
-
-    found, followers = _Joints([], [], []), set(builder.constraint_mimic_joint0)
+    # Every axis of every joint, under its full name.
+    positions: list[tuple[str, int]] = []
+    velocities: list[tuple[str, int]] = []
+    driven: list[tuple[str, int, int, bool]] = []
+    mjcf_names, followers = _mjcf_joints(path) if format_ == "mjcf" else [], set(builder.constraint_mimic_joint0)
     for joint in joints:
         kind, label = builder.joint_type[joint], builder.joint_label[joint]
         q, dof = builder.joint_q_start[joint], builder.joint_qd_start[joint]
         if kind in (JointType.FREE, JointType.FIXED):
             continue
         if kind == JointType.BALL:
-            found.positions += [(f"{label}:{part}", q + index) for index, part in enumerate("xyzw")]
-            found.velocities += [(f"{label}:{part}", dof + index) for index, part in enumerate("xyz")]
+            positions += [(f"{label}:{part}", q + index) for index, part in enumerate("xyzw")]
+            velocities += [(f"{label}:{part}", dof + index) for index, part in enumerate("xyz")]
             continue
         if kind not in (JointType.REVOLUTE, JointType.PRISMATIC, JointType.D6):
             raise RequestError(
@@ -286,11 +262,29 @@ def _find_joints(builder: Any, joints: Iterable[int], path: Path, mjcf_names: Se
             )
         linear, angular = builder.joint_dof_dim[joint]
         for index, name in enumerate(_dof_names(builder, label, dof, linear + angular, mjcf_names)):
-            found.positions.append((name, q + index))
-            found.velocities.append((name, dof + index))
+            positions.append((name, q + index))
+            velocities.append((name, dof + index))
             if joint not in followers:
-                found.driven.append((name, q + index, dof + index, index < linear))
-    return found
+                driven.append((name, q + index, dof + index, index < linear))
+    if not positions and base is None:
+        raise RequestError(
+            f"{path.name!r} has nothing that moves: no joint, and a fixed base.",
+            code="robot_without_joints",
+            advice="A USD needs the physics schemas: ArticulationRootAPI, RigidBodyAPI and joints."
+            if format_ == "usd"
+            else "Send a robot with joints, or set control.fix_base to false.",
+        )
+
+    short, bodies = short_names([name for name, _ in positions + velocities]), short_names(list(builder.body_label))
+    limits = list(zip(builder.joint_limit_lower, builder.joint_limit_upper, strict=True))
+    return Robot(
+        positions=tuple(Column(short[name], index) for name, index in positions),
+        velocities=tuple(Column(short[name], index) for name, index in velocities),
+        targets=tuple(Driven(short[name], q, dof, *_limits(*limits[dof]), line) for name, q, dof, line in driven),
+        bodies={bodies[label]: body for body, label in enumerate(builder.body_label) if body not in others},
+        base=None if base is None else free_body(builder, base),
+        objects={bodies[builder.body_label[body]]: free_body(builder, others[body]) for body in sorted(others)},
+    )
 
 
 def free_body(builder: Any, joint: int) -> FreeBody:
@@ -342,22 +336,3 @@ def short_names(labels: Sequence[str]) -> dict[str, str]:
     last = {label: label.rpartition("/")[2] for label in labels}
     counts = Counter(last.values())
     return {label: name if counts[name] == 1 else label.strip("/") for label, name in last.items()}
-
-
-def _bring_within_limits(builder: Any, robot: Robot) -> None:
-    for target in robot.targets:
-        now = float(builder.joint_q[target.coordinate])
-        builder.joint_q[target.coordinate] = min(max(now, target.low), target.high)
-
-
-def _filter_self_collisions(builder: Any, bodies: set[int]) -> None:
-    from newton import ShapeFlags
-
-    shapes = [
-        shape
-        for shape, body in enumerate(builder.shape_body)
-        if body in bodies and builder.shape_flags[shape] & ShapeFlags.COLLIDE_SHAPES
-    ]
-    for index, shape in enumerate(shapes):
-        for other in shapes[index + 1 :]:
-            builder.add_shape_collision_filter_pair(shape, other)

@@ -23,16 +23,6 @@ CUBE_AT = (0.4, 0.0)
 _WOOD, _RED, _GREY = (0.62, 0.47, 0.33), (0.80, 0.16, 0.12), (0.55, 0.57, 0.60)
 
 
-@dataclass(frozen=True)
-class Scene:
-    """A built-in scene."""
-
-    about: str
-    """One sentence."""
-    build: Callable[[Any], None]
-    """Adds it to a world."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Objects:
     """The free bodies and joints of a scene, without the robot's."""
@@ -69,27 +59,24 @@ def add_scene(builder: Any, scene_id: str | None, path: Path | None) -> Objects:
     Raises:
         RequestError: If Newton cannot read it, or there is no such scene.
     """
+    from newton import JointType
+
     first = builder.joint_count
     if path is not None:
         load(builder, path, "usd")
     else:
-        SCENES[check_scene_id(scene_id)].build(builder)
-    return _describe(builder, first)
+        SCENES[check_scene_id(scene_id)](builder)
 
-
-def _describe(builder: Any, first: int) -> Objects:
-    from newton import JointType
-
-    names = short_names(list(builder.body_label))
-    joints = short_names(list(builder.joint_label))
+    # All joints after the robot's are the scene's: a free one makes a free body.
+    names, joints = short_names(list(builder.body_label)), short_names(list(builder.joint_label))
     bodies: dict[str, FreeBody] = {}
     positions: list[Column] = []
     velocities: list[Column] = []
     for joint in range(first, builder.joint_count):
-        body, name = builder.joint_child[joint], joints[builder.joint_label[joint]]
         if builder.joint_type[joint] == JointType.FREE:
-            bodies[names[builder.body_label[body]]] = free_body(builder, joint)
+            bodies[names[builder.body_label[builder.joint_child[joint]]]] = free_body(builder, joint)
         elif builder.joint_type[joint] in (JointType.REVOLUTE, JointType.PRISMATIC):
+            name = joints[builder.joint_label[joint]]
             positions.append(Column(name, builder.joint_q_start[joint]))
             velocities.append(Column(name, builder.joint_qd_start[joint]))
     return Objects(bodies=bodies, positions=tuple(positions), velocities=tuple(velocities))
@@ -99,15 +86,16 @@ def _describe(builder: Any, first: int) -> Objects:
 
 
 def _empty(builder: Any) -> None:
-    pass
+    """Leave nothing but gravity."""
 
 
 def _ground(builder: Any) -> None:
+    """Lay a level ground, at z = 0."""
     builder.add_ground_plane()
 
 
 def _table_top(builder: Any) -> None:
-    """Put the robot on a table, as robot benches have it, with a cube in front of it."""
+    """Put the robot on a table, whose top is z = 0 and 75 cm above the ground, with a free 5 cm cube in front of it."""
     import newton
 
     height, thickness = 0.75, 0.04
@@ -163,13 +151,11 @@ def _at(x: float, y: float, z: float, *, yaw: float = 0.0, pitch: float = 0.0) -
     return warp.transform(warp.vec3(x, y, z), warp.quat_rpy(0.0, pitch, yaw))
 
 
-SCENES: dict[str, Scene] = {
-    "empty": Scene("Nothing but gravity.", _empty),
-    GROUND: Scene("A level ground, at z = 0.", _ground),
-    "table_top": Scene(
-        "A table, whose top is z = 0 and 75 cm above the ground, with a free 5 cm cube at x = 0.4 m.", _table_top
-    ),
-    "obstacles": Scene("A level ground with boxes, posts and a ramp around a clear middle.", _obstacles),
-    "stairs": Scene("A level ground and six steps of 10 cm, from x = 1 m on.", _stairs),
+SCENES: dict[str, Callable[[Any], None]] = {
+    "empty": _empty,
+    GROUND: _ground,
+    "table_top": _table_top,
+    "obstacles": _obstacles,
+    "stairs": _stairs,
 }
-"""The built-in scenes by name."""
+"""The built-in scenes by name: each adds itself to a world."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError
-from simyard.runner.newton.control import Gains, Setup
+from simyard.runner.newton.control import Control, Gains
+from simyard.runner.newton.mode import of_joint
 from simyard.runner.newton.robots import FreeBody, Robot, add_robot, unreadable
 from simyard.runner.newton.scenes import Objects, add_scene
 
@@ -59,15 +60,14 @@ class World:
 
 
 def build_world(
-    robot_file: Path, format_: str, setup: Setup, *, drives: bool, scene_id: str | None, scene_file: Path | None
+    control: Control, robot_file: Path, format_: str, *, scene_id: str | None, scene_file: Path | None
 ) -> World:
     """Build one world on the CPU, to the point where only the simulation is left.
 
     Args:
+        control: How the robot stands at first, and how hard its joints are pulled, if they are.
         robot_file: The robot's main file.
         format_: `urdf`, `mjcf` or `usd`.
-        setup: How the robot stands at first, and how hard its joints are pulled.
-        drives: Whether anything pulls at the joints.
         scene_id: A built-in scene, where there is no file.
         scene_file: A scene's main file.
 
@@ -75,40 +75,49 @@ def build_world(
         RequestError: If robot or scene cannot be simulated, or the first pose is impossible.
     """
     import newton
+    from newton import ShapeFlags
 
-    builder = newton.ModelBuilder()
+    builder, setup = newton.ModelBuilder(), control.setup
     newton.solvers.SolverMuJoCo.register_custom_attributes(builder)
     at = (*(setup.base_position or (0.0, 0.0, 0.0)), setup.base_yaw)
     robot = add_robot(builder, robot_file, format_, fix_base=setup.fix_base, at=at)
+
+    # The first pose; a joint that mimics another begins where that one takes it.
     setup.check_first_pose(robot)
-    _take_first_pose(builder, robot, setup.initial_positions)
-    builder.gravity = _GRAVITY_M_S2  # a robot's file has no say in it; a scene's has
-    objects = add_scene(builder, scene_id, scene_file)
-    _stiffen_friction(builder)
-    compiled = _compile(builder, robot_file)
-    _lift(builder, robot, setup, compiled)
-    _set_gains(builder, robot, (setup.gains or Gains()) if drives else None, compiled.inertia)
-    contacts = _room_for_contacts(builder, robot)
-    constraints = contacts * compiled.rows_a_contact + compiled.other_rows
-    return World(builder=builder, robot=robot, objects=objects, contacts=contacts, constraints=constraints)
-
-
-def _take_first_pose(builder: Any, robot: Robot, positions: Mapping[str, float]) -> None:
     for target in robot.targets:
-        if target.name in positions:
-            builder.joint_q[target.coordinate] = positions[target.name]
+        if target.name in setup.initial_positions:
+            builder.joint_q[target.coordinate] = setup.initial_positions[target.name]
     for joint in range(len(builder.constraint_mimic_joint0)):
         follower, leader = builder.constraint_mimic_joint0[joint], builder.constraint_mimic_joint1[joint]
         offset, slope = builder.constraint_mimic_coef0[joint], builder.constraint_mimic_coef1[joint]
         led = builder.joint_q[builder.joint_q_start[leader]]
         builder.joint_q[builder.joint_q_start[follower]] = offset + slope * led
 
+    # A robot's file has no say in gravity; a scene's has.
+    builder.gravity = _GRAVITY_M_S2
+    objects = add_scene(builder, scene_id, scene_file)
 
-def _stiffen_friction(builder: Any) -> None:
-    """Reduce the slip of gripped objects below MuJoCo's default, unless a file sets `impratio` itself."""
-    attribute = builder.custom_attributes["mujoco:impratio"]
-    if not attribute.values:
-        attribute.values = {0: _FRICTION_TO_NORMAL}
+    # Gripped objects slip less than by MuJoCo's default, unless a file sets `impratio` itself.
+    impratio = builder.custom_attributes["mujoco:impratio"]
+    if not impratio.values:
+        impratio.values = {0: _FRICTION_TO_NORMAL}
+
+    # A floating robot is lifted out of the ground, unless somebody said where it is.
+    compiled = _compile(builder, robot_file)
+    links = set(robot.bodies.values())
+    if robot.base is not None and setup.base_position is None:
+        lowest = _lowest(compiled.model, links)
+        if lowest < _CLEARANCE_M:
+            builder.joint_q[robot.base.coordinate + 2] += _CLEARANCE_M - lowest
+    _set_gains(builder, robot, (setup.gains or Gains()) if control.mode.DRIVES else None, compiled.inertia)
+
+    # Room for every link to lie on something and every object to lie in a heap: more makes steps slower.
+    owners = zip(builder.shape_body, builder.shape_flags, strict=True)
+    moving = [body for body, flags in owners if body >= 0 and flags & ShapeFlags.COLLIDE_SHAPES]
+    of_links = sum(body in links for body in moving)
+    contacts = _CONTACTS_SPARE + _CONTACTS_A_LINK * of_links + _CONTACTS_AN_OBJECT * (len(moving) - of_links)
+    constraints = contacts * compiled.rows_a_contact + compiled.other_rows
+    return World(builder=builder, robot=robot, objects=objects, contacts=contacts, constraints=constraints)
 
 
 @dataclass(frozen=True)
@@ -125,25 +134,6 @@ class _Compiled:
     """For limits, friction and equalities, if all hold at once."""
 
 
-def _lift(builder: Any, robot: Robot, setup: Setup, compiled: _Compiled) -> None:
-    """Lift a floating robot out of the ground, unless somebody said where it is."""
-    if robot.base is None or setup.base_position is not None:
-        return
-    lowest = _lowest(compiled.model, set(robot.bodies.values()))
-    if lowest < _CLEARANCE_M:
-        builder.joint_q[robot.base.coordinate + 2] += _CLEARANCE_M - lowest
-
-
-def _room_for_contacts(builder: Any, robot: Robot) -> int:
-    """Return enough for every link to lie on something and every object to lie in a heap: more makes steps slower."""
-    from newton import ShapeFlags
-
-    owners = zip(builder.shape_body, builder.shape_flags, strict=True)
-    moving = [body for body, flags in owners if body >= 0 and flags & ShapeFlags.COLLIDE_SHAPES]
-    of_links = sum(body in set(robot.bodies.values()) for body in moving)
-    return _CONTACTS_SPARE + _CONTACTS_A_LINK * of_links + _CONTACTS_AN_OBJECT * (len(moving) - of_links)
-
-
 def _set_gains(builder: Any, robot: Robot, gains: Gains | None, inertia: Array) -> None:
     """Set stiffness and damping of each driven joint; without gains no joint is pulled."""
     from newton import JointTargetMode
@@ -155,18 +145,12 @@ def _set_gains(builder: Any, robot: Robot, gains: Gains | None, inertia: Array) 
             continue
         written = float(builder.joint_target_ke[dof]) or None
         own = written or inertia[dof] * (2 * math.pi * _FREQUENCY_HZ) ** 2
-        stiffness = _given(gains.stiffness, target.name, own)
+        stiffness = of_joint(gains.stiffness, target.name, own)
         critical = 2 * math.sqrt(stiffness * inertia[dof])
         own_damping = float(builder.joint_target_kd[dof]) if written and stiffness == written else critical
         builder.joint_target_mode[dof] = int(JointTargetMode.POSITION)
         builder.joint_target_ke[dof] = stiffness
-        builder.joint_target_kd[dof] = _given(gains.damping, target.name, own_damping)
-
-
-def _given(value: float | Mapping[str, float] | None, name: str, own: float) -> float:
-    if isinstance(value, Mapping):
-        return value.get(name, own)
-    return own if value is None else value
+        builder.joint_target_kd[dof] = of_joint(gains.damping, target.name, own_damping)
 
 
 def _compile(builder: Any, file: Path) -> _Compiled:
@@ -262,8 +246,20 @@ class Simulation:
         self.world, self.robot, self.objects, self.free = world.builder, world.robot, world.objects, world.free
         self.steps = steps
         self.num_envs, self.device, self.dt, self.substeps, self.seed = num_envs, device, dt, substeps, seed
-        self.model = _model(world.builder, num_envs, device)
-        self._solver = _solver(self.model, world)
+
+        # The copies, and MuJoCo's solver, without a printed line for each contact too many.
+        builder: Any = newton.ModelBuilder()
+        builder.replicate(world.builder, num_envs)
+        self.model = builder.finalize(device=device)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "MULTICCD is enabled, but")  # for pairs that touch in one point anyway
+            self._solver: Any = newton.solvers.SolverMuJoCo(
+                self.model,
+                nconmax=world.contacts,
+                njmax=world.constraints,
+                enable_multiccd=True,  # a box that stands on one point does not stand
+            )
+        self._solver.mjw_model.opt.warn_overflow = False
         self.state, self._control = self.model.state(), self.model.control()
         newton.eval_fk(self.model, self.model.joint_q, self.model.joint_qd, self.state)
         self._graph: Any = None
@@ -370,27 +366,3 @@ class Simulation:
     def lost_contacts(self) -> int:
         """Return in how many worlds there were more contacts at a time than there was room for."""
         return int((self._solver.mjw_data.overflow.numpy() != 0).sum())
-
-
-def _model(world: Any, count: int, device: str) -> Any:
-    import newton
-
-    builder = newton.ModelBuilder()
-    builder.replicate(world, count)
-    return builder.finalize(device=device)
-
-
-def _solver(model: Any, world: World) -> Any:
-    """Return MuJoCo's solver, without a printed line for each contact too many."""
-    import newton
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "MULTICCD is enabled, but")  # for pairs that touch in one point anyway
-        solver = newton.solvers.SolverMuJoCo(
-            model,
-            nconmax=world.contacts,
-            njmax=world.constraints,
-            enable_multiccd=True,  # a box that stands on one point does not stand
-        )
-    solver.mjw_model.opt.warn_overflow = False
-    return solver

@@ -18,13 +18,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from simyard.core.errors import RequestError
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import Asset, AttemptSpec, Facts, JobSpec, Rollout
 from simyard.runner.assets.robot_files import main_file
-from simyard.runner.newton.control import Control, read_control
+from simyard.runner.newton.control import read_control
 from simyard.runner.newton.robots import Column
 from simyard.runner.newton.scenes import check_scene_id
 from simyard.runner.newton.simulation import Simulation, World, build_world
@@ -34,41 +34,35 @@ from simyard.runner.rollout.run import Recording, rollout
 if TYPE_CHECKING:
     import torch
 
-_LOOK_EVERY = 100
-"""Control steps between two looks at whether the numbers are still finite: each waits for a GPU."""
+_CHECK_EVERY = 100
+"""Control steps between two checks whether the numbers are still finite: each waits for a GPU."""
 
 
-def check(job: JobSpec, files: Mapping[str, Path], device: str) -> None:
+def check(job: JobSpec, files: Mapping[str, Path]) -> None:
     """Refuse a job that cannot be simulated: read every file that is here, and build one world on the CPU.
 
     Args:
         job: The job.
         files: Where its inputs lie, by digest; the robot is built where its files are here.
-        device: What it will run on.
 
     Raises:
         RequestError: If anything is wrong with the robot, the scene or the control.
     """
-    wanted = _wanted(job)
+    wanted, robot = _read(job)
     control = read_control(wanted.control)
     if wanted.scene is None:
         check_scene_id(wanted.scene_id)
-    assert wanted.robot is not None
     policy = files.get(job.policies[0].checkpoint.sha256) if job.policies else None
     with tempfile.TemporaryDirectory(prefix="simyard-check-") as folder:
-        robot_file = _here(wanted.robot, files, Path(folder) / "robot")
-        scene_file = _here(wanted.scene, files, Path(folder) / "scene") if wanted.scene else None
+
+        def unpacked(asset: Asset | None, name: str) -> Path | None:
+            path = files.get(asset.file.sha256) if asset else None
+            return main_file(path, asset.format, Path(folder, name)) if asset and path else None
+
+        robot_file, scene_file = unpacked(robot, "robot"), unpacked(wanted.scene, "scene")
         if robot_file is None or (wanted.scene and scene_file is None):
             return
-        scene_id = None if wanted.scene else wanted.scene_id
-        world = build_world(
-            robot_file,
-            wanted.robot.format,
-            control.setup,
-            drives=control.mode.DRIVES,
-            scene_id=scene_id,
-            scene_file=scene_file,
-        )
+        world = build_world(control, robot_file, robot.format, scene_id=wanted.scene_id, scene_file=scene_file)
         control.check(world.robot, world.free, policy)
 
 
@@ -81,24 +75,32 @@ def run(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
     rollout(_drive, attempt, facts, paths)
 
 
-def _wanted(job: JobSpec) -> Rollout:
+def _read(job: JobSpec) -> tuple[Rollout, Asset]:
+    """Return the rollout and its robot.
+
+    Raises:
+        RequestError: If it names no robot, or no policy where the mode needs one.
+    """
     assert job.rollout is not None
     if job.rollout.robot is None:
         raise RequestError("robot is missing.", code="no_robot", advice="Name a URDF, MJCF or USD file.")
     if job.rollout.control.get("task_mode") == "policy" and not job.policies:
         raise RequestError("task_mode 'policy' needs a policy.", code="no_policy", advice="Name an ONNX file.")
-    return job.rollout
-
-
-def _here(asset: Asset, files: Mapping[str, Path], into: Path) -> Path | None:
-    path = files.get(asset.file.sha256)
-    return None if path is None else main_file(path, asset.format, into)
+    return job.rollout, job.rollout.robot
 
 
 def _drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
-    job, wanted = attempt.job, _wanted(attempt.job)
+    import torch
+
+    def unpacked(asset: Asset, name: str) -> Path:
+        return main_file(paths.inputs / asset.file.name, asset.format, paths.root / name)
+
+    # A world, and as many copies of it as there are environments.
+    job, (wanted, robot) = attempt.job, _read(attempt.job)
     control = read_control(wanted.control)
-    world = _build(wanted, control, paths)
+    robot_file = unpacked(robot, "robot-files")
+    scene_file = unpacked(wanted.scene, "scene-files") if wanted.scene else None
+    world = build_world(control, robot_file, robot.format, scene_id=wanted.scene_id, scene_file=scene_file)
     policy = paths.inputs / job.policies[0].checkpoint.name if job.policies else None
     control.check(world.robot, world.free, policy)
     simulation = Simulation(
@@ -111,6 +113,7 @@ def _drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Atte
         seed=job.seed,
     )
     control.mode.prepare(simulation, policy)
+
     recorder, film = recording.open(
         control_period_s=wanted.dt,
         longest=wanted.steps,
@@ -123,32 +126,22 @@ def _drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Atte
     )
     _describe(recorder, world)
     film.watch(simulation.model)
+
+    # Every step: where the mode wants the joints, the state before it, and the step itself.
     for step in range(wanted.steps):
         targets = control.mode.targets(step)
         recorder.record(_row(simulation, targets))
         film.capture(simulation.state)
         simulation.step(targets)
-        if (step + 1) % _LOOK_EVERY == 0:
+        if (step + 1) % _CHECK_EVERY == 0:
             simulation.require_finite()
     simulation.require_finite()
-    _end(recorder, control.mode.success(), simulation)
+
+    # Each world was one episode.
+    everywhere = torch.ones(job.num_envs, dtype=torch.bool, device=simulation.device)
+    recorder.end(everywhere, success=control.mode.success())
     if lost := simulation.lost_contacts():
         recording.log.warning("%d of %d worlds had more contacts than there was room for", lost, job.num_envs)
-
-
-def _build(wanted: Rollout, control: Control, paths: AttemptPaths) -> World:
-    def unpacked(asset: Asset, what: str) -> Path:
-        return main_file(paths.inputs / asset.file.name, asset.format, paths.root / f"{what}-files")
-
-    assert wanted.robot is not None
-    return build_world(
-        unpacked(wanted.robot, "robot"),
-        wanted.robot.format,
-        control.setup,
-        drives=control.mode.DRIVES,
-        scene_id=None if wanted.scene else wanted.scene_id,
-        scene_file=unpacked(wanted.scene, "scene") if wanted.scene else None,
-    )
 
 
 def _row(simulation: Simulation, targets: torch.Tensor | None) -> dict[str, torch.Tensor]:
@@ -191,9 +184,3 @@ def _describe(recorder: RolloutRecorder, world: World) -> None:
     )
     describe("scene_joint_position", unit="rad or m", names=names(objects.positions))
     describe("scene_joint_velocity", unit="rad/s or m/s", names=names(objects.velocities))
-
-
-def _end(recorder: RolloutRecorder, success: Any, simulation: Simulation) -> None:
-    import torch
-
-    recorder.end(torch.ones(simulation.num_envs, dtype=torch.bool, device=simulation.device), success=success)

@@ -71,7 +71,9 @@ class Block:
         }
         self._given = {name: np.zeros(capacity, bool) for name in _FLAGS}
         tables = [*(table for _, _, table in self._places), *self._flags.values()]
-        self._moves = _moves([table for table in tables if isinstance(table, _GpuTable)])
+        on_gpus = [table for table in tables if isinstance(table, _GpuTable)]
+        devices = dict.fromkeys(table.device for table in on_gpus)
+        self._moves = [_Move(device, [each for each in on_gpus if each.device == device]) for device in devices]
         self.steps = 0
         """How many steps it holds."""
 
@@ -112,21 +114,23 @@ class Block:
         Raises:
             ValueError: If a flag is not `(num_envs,)` or of the wrong type.
         """
-        checked = [(name, self._check_flag(name, flag)) for name, flag in flags.items() if flag is not None]
-        for name, values in checked:
+        checked = {}
+        for name, flag in flags.items():
+            if flag is None:
+                continue
+            checked[name] = values = as_values(name, flag)
+            if values.shape != (self._layout.num_envs,):
+                raise ValueError(
+                    f"{name!r} has the shape {tuple(values.shape)}; it must be ({self._layout.num_envs},)."
+                )
+            if not _is_flag(values.dtype, fractions=name == "success"):
+                allowed = "bool, integers" + (" and floats" if name == "success" else "")
+                raise ValueError(f"{name!r} has the type {values.dtype}. Allowed: {allowed}.")
+        for name, values in checked.items():
             self._flags[name].put(self.steps - 1, values)
             self._given[name][self.steps - 1] = True
         for move in self._moves:
             move.follow()
-
-    def _check_flag(self, name: str, flag: object) -> Values:
-        values = as_values(name, flag)
-        if values.shape != (self._layout.num_envs,):
-            raise ValueError(f"{name!r} has the shape {tuple(values.shape)}; it must be ({self._layout.num_envs},).")
-        if not _is_flag(values.dtype, fractions=name == "success"):
-            allowed = "bool, integers" + (" and floats" if name == "success" else "")
-            raise ValueError(f"{name!r} has the type {values.dtype}. Allowed: {allowed}.")
-        return values
 
     def send(self) -> None:
         """Begin to move what is on GPUs to the host; does not wait."""
@@ -232,11 +236,7 @@ class _Move:
 
 
 def _is_flag(dtype: Any, *, fractions: bool) -> bool:
+    """Return whether a type of numpy or torch can hold flags; `fractions` where floats do too."""
     if (kind := getattr(dtype, "kind", None)) is not None:
         return kind in ("biuf" if fractions else "biu")
     return not dtype.is_complex and (fractions or not dtype.is_floating_point)
-
-
-def _moves(tables: list[_GpuTable]) -> list[_Move]:
-    devices = dict.fromkeys(table.device for table in tables)
-    return [_Move(device, [table for table in tables if table.device == device]) for device in devices]

@@ -154,8 +154,13 @@ class Layout:
         found: dict[tuple[str, torch.device | None], list[tuple[str, Values]]] = {}
         for key, value in given.items():
             values = as_values(key, value)
-            _check_first(key, values, num_envs)
-            dtype, device = _name(values.dtype), _gpu(values)
+            shape, dtype, device = tuple(values.shape), _name(values.dtype), _gpu(values)
+            if dtype not in DTYPES:
+                raise ValueError(f"{key!r} has the type {dtype!r}. Allowed: {', '.join(DTYPES)}.")
+            if not shape or shape[0] != num_envs:
+                raise ValueError(f"{key!r} has the shape {shape}. Its first axis must be the {num_envs} environments.")
+            if not math.prod(shape):
+                raise ValueError(f"{key!r} has the shape {shape}, which holds no value. Leave it out.")
             carrier = dtype if device is None else _CARRIERS.get(dtype, dtype)
             found.setdefault((carrier, device), []).append((key, values))
         lanes = []
@@ -258,16 +263,6 @@ def carried(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if values.dtype != dtype:
         values = values.contiguous().view(dtype)
     return values.reshape(values.shape[0], -1)
-
-
-def _check_first(key: str, values: Values, num_envs: int) -> None:
-    shape = tuple(values.shape)
-    if _name(values.dtype) not in DTYPES:
-        raise ValueError(f"{key!r} has the type {_name(values.dtype)!r}. Allowed: {', '.join(DTYPES)}.")
-    if not shape or shape[0] != num_envs:
-        raise ValueError(f"{key!r} has the shape {shape}. Its first axis must be the {num_envs} environments.")
-    if not math.prod(shape):
-        raise ValueError(f"{key!r} has the shape {shape}, which holds no value. Leave it out.")
 
 
 def _gpu(values: Values) -> torch.device | None:

@@ -7,12 +7,15 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from inspect import Parameter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from simyard.core.errors import RequestError
+
+_CONSTRUCTOR = "'def __init__(self, context, **task_args)'"
 
 
 def import_module(name: str) -> ModuleType:
@@ -24,7 +27,25 @@ def import_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise _not_found(name, error) from error
+        missing = error.name or str(error)
+        if name == missing or name.startswith(f"{missing}."):
+            raise RequestError(
+                f"There is no module {name!r} for {sys.executable!r}.",
+                code="task_module_missing",
+                advice="Send the package that has it, or correct isaac_lab.task_module.",
+            ) from error
+        if missing.partition(".")[0] == name.partition(".")[0]:
+            raise RequestError(
+                f"The task's package has no module {missing!r}, which it imports{_place(error)}.",
+                code="task_package_import",
+                advice="Put the file into the package.",
+            ) from error
+        raise RequestError(
+            f"The task's module {name!r} needs {missing!r}, which is not installed for {sys.executable!r}"
+            f"{_place(error)}.",
+            code="missing_dependency",
+            advice=f"Put {missing!r} into the package, or install it for that Python: nothing is downloaded for a job.",
+        ) from error
     except (Exception, SystemExit) as error:
         raise RequestError(
             f"The task's module {name!r} does not import: {type(error).__name__}: {error}{_place(error)}.",
@@ -70,6 +91,8 @@ def check_class(task_class: type, task_args: Mapping[str, Any]) -> None:
     if inspect.isabstract(task_class):
         missing = ", ".join(sorted(getattr(task_class, "__abstractmethods__", ())))
         raise _bad_class(f"{name} is abstract: it lacks {missing}", "Name the class that has them.")
+
+    # It is run without arguments.
     run = getattr(task_class, "run", None)
     if not callable(run):
         raise _bad_class(f"{name} has no method run", f"Add 'def run(self) -> None' to {name}.")
@@ -80,31 +103,39 @@ def check_class(task_class: type, task_args: Mapping[str, Any]) -> None:
     except (TypeError, ValueError) as error:
         what = f"{name}.run cannot be called without arguments: {error}"
         raise _bad_class(what, "What it needs is in the context.") from error
-    _check_arguments(task_class, task_args)
 
+    # It is made with a context first.
+    template = f"The constructor is {_CONSTRUCTOR} of {name}; docs/task-packages.md has a template."
+    try:
+        parameters = list(inspect.signature(task_class).parameters.values())
+    except (TypeError, ValueError) as error:
+        raise _bad_class(f"{name} does not say what it is made with: {error}", template) from error
+    kinds = {parameter.kind for parameter in parameters}
+    if parameters and parameters[0].kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD):
+        parameters = parameters[1:]
+    elif Parameter.VAR_POSITIONAL not in kinds:
+        raise _bad_class(f"{name} does not take a context as its first argument", template)
 
-# Import errors.
-
-
-def _not_found(name: str, error: ModuleNotFoundError) -> RequestError:
-    missing = error.name or str(error)
-    if name == missing or name.startswith(f"{missing}."):
-        return RequestError(
-            f"There is no module {name!r} for {sys.executable!r}.",
-            code="task_module_missing",
-            advice="Send the package that has it, or correct isaac_lab.task_module.",
+    # The task_args follow by name: none that is unknown, and all that are needed.
+    by_name = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    allowed = {parameter.name: parameter.default for parameter in parameters if parameter.kind in by_name}
+    for given in task_args:
+        if given not in allowed and Parameter.VAR_KEYWORD not in kinds:
+            near = difflib.get_close_matches(given, allowed, n=1, cutoff=0.5)
+            guess = f" Did you mean {near[0]!r}?" if near else ""
+            raise RequestError(
+                f"{name} takes no argument {given!r}.{guess}", code="unknown_task_argument", advice=_allowed(allowed)
+            )
+    if lacking := [arg for arg, default in allowed.items() if default is Parameter.empty and arg not in task_args]:
+        raise RequestError(
+            f"{name} needs {', '.join(map(repr, lacking))} in task_args.",
+            code="missing_task_argument",
+            advice=_allowed(allowed),
         )
-    if missing.partition(".")[0] == name.partition(".")[0]:
-        return RequestError(
-            f"The task's package has no module {missing!r}, which it imports{_place(error)}.",
-            code="task_package_import",
-            advice="Put the file into the package.",
-        )
-    return RequestError(
-        f"The task's module {name!r} needs {missing!r}, which is not installed for {sys.executable!r}{_place(error)}.",
-        code="missing_dependency",
-        advice=f"Put {missing!r} into the package, or install it for that Python: nothing is downloaded for a job.",
-    )
+    try:
+        inspect.signature(task_class).bind(None, **task_args)
+    except TypeError as error:
+        raise _bad_class(f"{name} cannot be called with a context and these task_args: {error}", template) from error
 
 
 def _place(error: BaseException) -> str:
@@ -115,56 +146,9 @@ def _place(error: BaseException) -> str:
     return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
 
 
-# Signatures.
-
-
-def _check_arguments(task_class: type, task_args: Mapping[str, Any]) -> None:
-    name = task_class.__qualname__
-    try:
-        parameters = list(inspect.signature(task_class).parameters.values())
-    except (TypeError, ValueError) as error:
-        raise _bad_class(f"{name} does not say what it is made with: {error}", _TEMPLATE.format(name)) from error
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    takes_rest = any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters)
-    if parameters and parameters[0].kind in positional:
-        parameters = parameters[1:]
-    elif not takes_rest:
-        raise _bad_class(f"{name} does not take a context as its first argument", _TEMPLATE.format(name))
-    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    allowed = {parameter.name: parameter for parameter in parameters if parameter.kind in by_name}
-    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
-    for given in task_args:
-        if given not in allowed and not takes_any:
-            raise _unknown_argument(name, given, list(allowed))
-    empty = inspect.Parameter.empty
-    missing = [arg for arg, parameter in allowed.items() if parameter.default is empty and arg not in task_args]
-    if missing:
-        raise RequestError(
-            f"{name} needs {', '.join(map(repr, missing))} in task_args.",
-            code="missing_task_argument",
-            advice=_allowed(list(allowed)),
-        )
-    try:
-        inspect.signature(task_class).bind(None, **task_args)
-    except TypeError as error:
-        what = f"{name} cannot be called with a context and these task_args: {error}"
-        raise _bad_class(what, _TEMPLATE.format(name)) from error
-
-
-def _unknown_argument(name: str, given: str, allowed: list[str]) -> RequestError:
-    near = difflib.get_close_matches(given, allowed, n=1, cutoff=0.5)
-    guess = f" Did you mean {near[0]!r}?" if near else ""
-    return RequestError(
-        f"{name} takes no argument {given!r}.{guess}", code="unknown_task_argument", advice=_allowed(allowed)
-    )
-
-
-def _allowed(names: list[str]) -> str:
+def _allowed(names: Iterable[str]) -> str:
     return f"Allowed: {', '.join(map(repr, names)) or 'none'}."
 
 
 def _bad_class(what: str, advice: str) -> RequestError:
     return RequestError(f"{what}.", code="bad_task_class", advice=advice)
-
-
-_TEMPLATE = "The constructor is 'def __init__(self, context, **task_args)' of {}; docs/task-packages.md has a template."

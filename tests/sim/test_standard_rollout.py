@@ -320,7 +320,7 @@ def _program(folder: Path) -> Iterator[tuple[str, Any]]:
 
     def refusal(case: Case) -> str | None:
         try:
-            standard.check(case.job, case.files, "cpu")
+            standard.check(case.job, case.files)
         except RequestError as error:
             return str(error)
         return None
@@ -355,9 +355,7 @@ def describe(robot: Path, format_: str, fix_base: bool | None, control: dict[str
     from simyard.runner.newton.simulation import build_world
 
     given = (control or {}) | ({} if fix_base is None else {"fix_base": fix_base})
-    wanted = read_control(given)
-    drives = wanted.mode.DRIVES
-    world = build_world(robot, format_, wanted.setup, drives=drives, scene_id="ground", scene_file=None)
+    world = build_world(read_control(given), robot, format_, scene_id="ground", scene_file=None)
     targets, builder = world.robot.targets, world.builder
     return {
         "driven": world.robot.driven,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError, unknown
-from simyard.runner.newton.mode import Mode, per_joint, setting, wrong
+from simyard.runner.newton.mode import Mode, of_joint, setting, wrong
 from simyard.runner.newton.robots import Robot, check_joints, check_position
 
 if TYPE_CHECKING:
@@ -84,23 +84,37 @@ class PickLift(Mode):
 
     def _fingers(self, given: float | Mapping[str, float] | None, side: int, robot: Robot) -> list[float]:
         """Return the position of each finger joint: as it was given, else the limit of that side."""
-        limits = {name: robot.limits(name)[side] for name in self.finger_joints}
-        if given is None:
-            return list(limits.values())
-        return [per_joint(given, [name], limit)[0] for name, limit in limits.items()]
+        return [of_joint(given, name, robot.limits(name)[side]) for name in self.finger_joints]
 
     def prepare(self, simulation: Simulation, policy: Path | None) -> None:
         """Move the object in each world, and find the poses of the arm above it, at it, and with it."""
-        self._simulation, robot = simulation, simulation.robot
-        self._body = simulation.free[self._object(simulation.free)].body
-        self._scatter()
+        import numpy as np
+
+        self._simulation, robot, name = simulation, simulation.robot, self._object(simulation.free)
+        self._body = simulation.free[name].body
+
+        # Drawn by the seed alone, so that the count of worlds changes none of them.
+        drawn = np.random.default_rng([simulation.seed]).uniform(-1, 1, size=(simulation.num_envs, 3))
+        pose = simulation.bodies[:, self._body].clone()
+        offset = pose.new_tensor(drawn)
+        pose[:, :2] += self.spread_m * offset[:, :2]
+        half = self.spread_yaw * offset[:, 2] / 2
+        x, y, z, w = pose[:, 3:].clone().unbind(dim=1)
+        sin, cos = half.sin(), half.cos()
+        pose[:, 3], pose[:, 4] = cos * x - sin * y, cos * y + sin * x
+        pose[:, 5], pose[:, 6] = cos * z + sin * w, cos * w - sin * z
+        simulation.place(name, pose)
+
+        # Where the point between the fingertips goes: above the object, to it, and up.
         start = simulation.bodies[:, self._body, :3].clone()
         self._height = start[:, 2]
         places = []
         for over in (self.approach_m, 0.0, self.lift_m):
             places.append(start.clone())
             places[-1][:, 2] += self.grasp_offset_m + over
-        hand = [robot.driven.index(name) for name in self.finger_joints]
+
+        # The poses of the way, from the first one on, with the fingers open or closed.
+        hand = [robot.driven.index(finger) for finger in self.finger_joints]
         above, at, lifted = _Arm(simulation, self.ee_body, hand).solve(places, self._turns())
         self._poses = [simulation.first_targets]
         opened, closed = self._fingers(self.open, 1, robot), self._fingers(self.closed, 0, robot)
@@ -108,22 +122,6 @@ class PickLift(Mode):
             self._poses.append(pose.clone())
             self._poses[-1][:, hand] = pose.new_tensor(fingers)
         self._ends = [simulation.steps * part for part in accumulate(_PHASES.values(), initial=0.0)]
-
-    def _scatter(self) -> None:
-        """Draw by the seed alone, so that the count of worlds changes none of them."""
-        import numpy as np
-
-        simulation, spread, yaw = self._simulation, self.spread_m, self.spread_yaw
-        drawn = np.random.default_rng([simulation.seed]).uniform(-1, 1, size=(simulation.num_envs, 3))
-        pose = simulation.bodies[:, self._body].clone()
-        offset = pose.new_tensor(drawn)
-        pose[:, :2] += spread * offset[:, :2]
-        half = yaw * offset[:, 2] / 2
-        x, y, z, w = pose[:, 3:].clone().unbind(dim=1)
-        sin, cos = half.sin(), half.cos()
-        pose[:, 3], pose[:, 4] = cos * x - sin * y, cos * y + sin * x
-        pose[:, 5], pose[:, 6] = cos * z + sin * w, cos * w - sin * z
-        simulation.place(self._object(simulation.free), pose)
 
     def _turns(self) -> torch.Tensor:
         """Return the hand's smallest turn about the vertical that is square to the object's sides, in radians."""
@@ -208,21 +206,18 @@ class _Arm:
             self._place.set_target_positions(warp.from_torch(place.contiguous(), dtype=warp.vec3))
             self._solver.step(warp.from_torch(q), warp.from_torch(q), iterations=_ITERATIONS)
             q[:, columns] = q[:, columns].clamp(low, high)
-            self._require_reached(q, place)
+            off = (self._simulation.poses_at(q)[:, self._body, :3] - place).norm(dim=1)
+            worst = int(off.argmax())
+            if float(off[worst]) > _REACHED_M:
+                at = ", ".join(f"{float(x):.3f}" for x in place[worst])
+                raise WorkloadError(
+                    Failure(
+                        code="out_of_reach",
+                        category=Category.USER,
+                        message=f"The hand cannot be at ({at}) and point down in world {worst}: "
+                        f"it ends {float(off[worst]):.3f} m away.",
+                        advice="Move the base nearer, begin in a bent pose (initial_positions), or lower spread_m.",
+                    )
+                )
             found.append(q[:, columns])
         return found
-
-    def _require_reached(self, q: torch.Tensor, place: torch.Tensor) -> None:
-        off = (self._simulation.poses_at(q)[:, self._body, :3] - place).norm(dim=1)
-        worst = int(off.argmax())
-        if float(off[worst]) > _REACHED_M:
-            at = ", ".join(f"{float(x):.3f}" for x in place[worst])
-            raise WorkloadError(
-                Failure(
-                    code="out_of_reach",
-                    category=Category.USER,
-                    message=f"The hand cannot be at ({at}) and point down in world {worst}: "
-                    f"it ends {float(off[worst]):.3f} m away.",
-                    advice="Move the base nearer, begin in a bent pose (initial_positions), or lower spread_m.",
-                )
-            )

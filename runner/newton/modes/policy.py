@@ -23,6 +23,8 @@ class Policy(Mode):
         """Open the file and run it once on a zero observation of every shape that it will get."""
         if policy is None:
             return
+        import numpy as np
+
         wanted, actions = len(robot.positions) + len(robot.velocities), len(robot.targets)
         session = _open(policy)
         inputs, outputs = session.get_inputs(), session.get_outputs()
@@ -40,24 +42,18 @@ class Policy(Mode):
             raise _unfit(
                 policy, f"its batch is always {shape[0]}", "a batch of any size: export it with a dynamic axis"
             )
-        action = self._run(session, inputs[0].name, outputs[0].name, 2, wanted, policy)
+        try:
+            action = session.run([outputs[0].name], {inputs[0].name: np.zeros((2, wanted), np.float32)})[0]
+        except Exception as error:
+            raise _unfit(
+                policy, f"it does not run: {str(error).strip()[:300]}", "a network of ONNX's own operators"
+            ) from error
         if action.shape != (2, actions):
             raise _unfit(
                 policy,
                 f"its output for a batch of 2 is {action.shape}",
                 f"(batch, {actions}), a target for each of {', '.join(robot.driven)}",
             )
-
-    @staticmethod
-    def _run(session: Any, input_: str, output: str, batch: int, width: int, policy: Path) -> Any:
-        import numpy as np
-
-        try:
-            return session.run([output], {input_: np.zeros((batch, width), np.float32)})[0]
-        except Exception as error:
-            raise _unfit(
-                policy, f"it does not run: {str(error).strip()[:300]}", "a network of ONNX's own operators"
-            ) from error
 
     def prepare(self, simulation: Simulation, policy: Path | None) -> None:
         """Open the file; it runs on the CPU wherever the simulation is."""

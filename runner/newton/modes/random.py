@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simyard.runner.newton.mode import Mode, setting
-from simyard.runner.newton.robots import Driven
 
 if TYPE_CHECKING:
     import torch
@@ -29,37 +28,31 @@ class Random(Mode):
 
     def prepare(self, simulation: Simulation, policy: Path | None) -> None:
         """Find the range of each joint."""
-        self._simulation = simulation
-        targets, first = simulation.robot.targets, simulation.first_targets[0].tolist()
-        ranges = [self._range(target, now) for target, now in zip(targets, first, strict=True)]
-        self._low, self._width = zip(*ranges, strict=True)
+        self._simulation, self._low, self._width = simulation, [], []
+        for target, now in zip(simulation.robot.targets, simulation.first_targets[0].tolist(), strict=True):
+            reach = FREE_RANGE_M if target.linear else FREE_RANGE_RAD
+            low = target.low if target.low > -math.inf else min(now, target.high) - reach
+            high = target.high if target.high < math.inf else max(now, low) + reach
+            middle, width = (low + high) / 2, (high - low) * self.range
+            self._low.append(middle - width / 2)
+            self._width.append(width)
         self._segment = -1
         self._next = simulation.first_targets
 
-    def _range(self, target: Driven, now: float) -> tuple[float, float]:
-        reach = FREE_RANGE_M if target.linear else FREE_RANGE_RAD
-        low = target.low if target.low > -math.inf else min(now, target.high) - reach
-        high = target.high if target.high < math.inf else max(now, low) + reach
-        middle, width = (low + high) / 2, (high - low) * self.range
-        return middle - width / 2, width
-
     def targets(self, step: int) -> torch.Tensor:
         """Return the pose on the way to the next one, or that one itself."""
-        at = step * self._simulation.dt / self.period_s
-        segment = int(at + 1e-9)
-        while self._segment < segment:
-            self._segment += 1
-            self._last, self._next = self._next, self._draw(self._segment)
-        if not self.smooth:
-            return self._next
-        return self._last + (at - segment) * (self._next - self._last)
-
-    def _draw(self, segment: int) -> torch.Tensor:
-        """Draw a pose for each world: by seed and number alone, so that the count of worlds changes none of them."""
         import numpy as np
         import torch
 
         simulation = self._simulation
-        shape = (simulation.num_envs, len(self._low))
-        drawn = np.random.default_rng([simulation.seed, segment]).uniform(size=shape) * self._width + self._low
-        return torch.as_tensor(drawn, dtype=torch.float32, device=simulation.device)
+        at = step * simulation.dt / self.period_s
+        segment = int(at + 1e-9)
+        while self._segment < segment:
+            # Drawn by seed and number alone, so that the count of worlds changes none of them.
+            self._segment += 1
+            random = np.random.default_rng([simulation.seed, self._segment])
+            drawn = random.uniform(size=(simulation.num_envs, len(self._low))) * self._width + self._low
+            self._last, self._next = self._next, torch.as_tensor(drawn, dtype=torch.float32, device=simulation.device)
+        if not self.smooth:
+            return self._next
+        return self._last + (at - segment) * (self._next - self._last)

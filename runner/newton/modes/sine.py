@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from simyard.runner.newton.mode import Mode, per_joint, setting
+from simyard.runner.newton.mode import Mode, of_joint, setting
 
 if TYPE_CHECKING:
     import torch
@@ -37,9 +37,9 @@ class Sine(Mode):
 
         names = simulation.robot.driven
         self._dt, self._middle, self._num_envs = simulation.dt, simulation.first_targets[0], simulation.num_envs
-        self._amplitude = tensor(per_joint(self.amplitude, names, 0.0))
-        self._rate = tensor(2 * math.pi * hz for hz in per_joint(self.frequency_hz, names, 0.5))
-        self._phase = tensor(per_joint(self.phase, names, 0.0))
+        self._amplitude = tensor(of_joint(self.amplitude, name, 0.0) for name in names)
+        self._rate = tensor(2 * math.pi * of_joint(self.frequency_hz, name, 0.5) for name in names)
+        self._phase = tensor(of_joint(self.phase, name, 0.0) for name in names)
         self._low = tensor(target.low for target in simulation.robot.targets)
         self._high = tensor(target.high for target in simulation.robot.targets)
 

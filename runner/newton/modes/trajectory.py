@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -51,30 +50,17 @@ class Trajectory(Mode):
     def prepare(self, simulation: Simulation, policy: Path | None) -> None:
         """Lay out times and positions, joint by joint: a keyframe need not name all."""
         self._dt, self._num_envs, self._device = simulation.dt, simulation.num_envs, simulation.device
-        first = dict(zip(simulation.robot.driven, simulation.first_targets[0].tolist(), strict=True))
-        self._paths = [_Path(self.keyframes, name, position) for name, position in first.items()]
+        self._ways = []
+        for name, first in zip(simulation.robot.driven, simulation.first_targets[0].tolist(), strict=True):
+            named = [(frame.time_s, frame.positions[name]) for frame in self.keyframes if name in frame.positions]
+            if not named or named[0][0] > 0:
+                named.insert(0, (0.0, first))
+            self._ways.append(tuple(zip(*named, strict=True)))
 
     def targets(self, step: int) -> torch.Tensor:
         """Return the positions between two keyframes at this step."""
+        import numpy as np
         import torch
 
-        row = [path.at(step * self._dt) for path in self._paths]
+        row = [float(np.interp(step * self._dt, times, positions)) for times, positions in self._ways]
         return torch.tensor(row, dtype=torch.float32, device=self._device).expand(self._num_envs, -1)
-
-
-class _Path:
-    """The way of one joint."""
-
-    def __init__(self, frames: tuple[Keyframe, ...], joint: str, first: float) -> None:
-        named = [(frame.time_s, frame.positions[joint]) for frame in frames if joint in frame.positions]
-        if not named or named[0][0] > 0:
-            named.insert(0, (0.0, first))
-        self._times = [time for time, _ in named]
-        self._positions = [position for _, position in named]
-
-    def at(self, time: float) -> float:
-        after = bisect_right(self._times, time)
-        if after == len(self._times):
-            return self._positions[-1]
-        (begin, end), (start, goal) = self._times[after - 1 : after + 1], self._positions[after - 1 : after + 1]
-        return start + (goal - start) * (time - begin) / (end - begin)
