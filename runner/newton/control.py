@@ -58,14 +58,6 @@ class Setup:
         for field, value in (("stiffness", gains.stiffness), ("damping", gains.damping)):
             if isinstance(value, Mapping):
                 check_joints(f"control.gains.{field}", value, robot)
-        self.check_first_pose(robot)
-
-    def check_first_pose(self, robot: Robot) -> None:
-        """Refuse a first pose that the robot cannot take.
-
-        Raises:
-            RequestError: If a joint is unknown, or a position is beyond its limits.
-        """
         check_joints("control.initial_positions", self.initial_positions, robot)
         for name, value in self.initial_positions.items():
             check_position(f"control.initial_positions.{name}", name, value, robot)

@@ -69,8 +69,8 @@ class Mode:
     """One way to drive a robot.
 
     To add one, write a file in `modes/`, named as its `task_mode`, with one subclass: a dataclass whose fields are its
-    settings (`setting`), and whose docstring begins with what it does. The request's model, the
-    OpenAPI document and Prefect's forms follow from it.
+    settings (`setting`), and whose docstring begins with what it does. The request's model, the OpenAPI document and
+    Prefect's forms follow from it.
 
     A mode is checked against the robot before anything is simulated, and asked for targets once a control step, for all
     worlds at once.

@@ -83,7 +83,7 @@ def build_world(
     robot = add_robot(builder, robot_file, format_, fix_base=setup.fix_base, at=at)
 
     # The first pose; a joint that mimics another begins where that one takes it.
-    setup.check_first_pose(robot)
+    setup.check(robot)
     for target in robot.targets:
         if target.name in setup.initial_positions:
             builder.joint_q[target.coordinate] = setup.initial_positions[target.name]

@@ -19,8 +19,7 @@ pytestmark = pytest.mark.sim
 NOD = '''
 from dataclasses import dataclass
 
-from simyard.runner.newton.mode import Mode
-from simyard.runner.newton.mode import setting
+from simyard.runner.newton.mode import Mode, setting
 
 
 @dataclass(kw_only=True)
