@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rolled import Rolled
 from simulated import ENV
-from test_standard_rollout import BENT, Case, Result
+from test_standard_rollout import BENT, Case
 
 import simyard
 
@@ -85,7 +86,7 @@ def test_a_mode_takes_one_file(with_a_mode: Path, tmp_path: Path) -> None:
         "type": "number", "title": "Every", "description": "Control steps between two jumps.",
         "minimum": 1, "maximum": 100, "default": 5.0,
     }  # fmt: skip
-    result = Result(paths)
+    result = Rolled(paths)
     elbow = result.column("action", "elbow")[0]
     np.testing.assert_allclose(elbow, BENT["elbow"] + 0.1 * (np.arange(20) // 5 % 2), atol=1e-6)
     moved = np.ptp(result.column("joint_position", "elbow")[0])

@@ -7,13 +7,13 @@ import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rolled import Rolled
 from simulated import Player
 
 from simyard.core.errors import RequestError
@@ -26,11 +26,8 @@ pytestmark = pytest.mark.sim
 
 SHIPPED = Path(str(find_spec("newton").origin)).parent / "examples" / "assets"
 EXAMPLES = Path(__file__).parents[2] / "examples" / "rollouts"
-ARM, HOPPER, CARTPOLE = (
-    EXAMPLES / "gripper_arm.urdf",
-    EXAMPLES / "hopper.xml",
-    SHIPPED / "cartpole_single_pendulum.usda",
-)
+ARM, HOPPER = EXAMPLES / "gripper_arm.urdf", EXAMPLES / "hopper.xml"
+CARTPOLE = SHIPPED / "cartpole_single_pendulum.usda"
 BENT = {"shoulder_lift": 0.3, "elbow": 1.2, "wrist_pitch": 1.4}
 PICK = {
     "task_mode": "pick_lift",
@@ -263,49 +260,33 @@ def write_inputs(folder: Path) -> None:
 
 def bad_cases(folder: Path) -> dict[str, tuple[Case, str]]:
     """Return jobs that a check refuses, with the beginning of what it says."""
-    arm = Case(control={"initial_positions": BENT})
-    stub = {"task_mode": "zero", "fix_base": True}
+
+    def robot(name: str, format_: str = "urdf", **control: Any) -> Case:
+        return Case(robot=folder / name, format=format_, control=control)
+
+    def arm(scene_id: str = "table_top", policy: Path | None = None, **control: Any) -> Case:
+        return Case(scene_id=scene_id, policy=policy, control=control)
+
     return {
-        "weightless": (replace(arm, robot=folder / "weightless.urdf", control={}), "'weightless.urdf' "),
-        "still": (replace(arm, robot=folder / "still.urdf", control=stub), "'still.urdf' has nothing that moves"),
-        "loop": (replace(arm, robot=folder / "loop.urdf", control={}), "'loop.urdf' cannot be simulated: ValueError"),
-        "units": (
-            replace(arm, robot=folder / "centimetres.usda", format="usd"),
-            "'centimetres.usda' is in units of 0.01 m",
-        ),
-        "unitless": (
-            replace(arm, robot=folder / "unitless.usda", format="usd"),
-            "'unitless.usda' is in units of 0.01 m, since it names none",
-        ),
-        "stage": (replace(arm, robot=folder / "stage.usda", format="usd"), "'stage.usda' has nothing that moves"),
-        "format": (replace(arm, format="mjcf"), "'gripper_arm.urdf' is not named as a file of the format 'mjcf'"),
-        "scene": (replace(arm, scene_id="grund"), "Unknown scene_id 'grund'. Did you mean 'ground'?"),
-        "joint": (
-            replace(arm, control={"initial_positions": {"elbo": 1}}),
-            "Unknown joint in control.initial_positions",
-        ),
-        "limit": (
-            replace(arm, control={"initial_positions": {"elbow": 3}}),
-            "control.initial_positions.elbow is 3, beyond",
-        ),
-        "policy": (replace(arm, control={"task_mode": "policy"}), "task_mode 'policy' needs a policy"),
+        "weightless": (robot("weightless.urdf"), "'weightless.urdf' "),
+        "still": (robot("still.urdf", task_mode="zero", fix_base=True), "'still.urdf' has nothing that moves"),
+        "loop": (robot("loop.urdf"), "'loop.urdf' cannot be simulated: ValueError"),
+        "units": (robot("centimetres.usda", "usd"), "'centimetres.usda' is in units of 0.01 m"),
+        "unitless": (robot("unitless.usda", "usd"), "'unitless.usda' is in units of 0.01 m, since it names none"),
+        "stage": (robot("stage.usda", "usd"), "'stage.usda' has nothing that moves"),
+        "format": (Case(format="mjcf"), "'gripper_arm.urdf' is not named as a file of the format 'mjcf'"),
+        "scene": (arm("grund"), "Unknown scene_id 'grund'. Did you mean 'ground'?"),
+        "joint": (arm(initial_positions={"elbo": 1}), "Unknown joint in control.initial_positions"),
+        "limit": (arm(initial_positions={"elbow": 3}), "control.initial_positions.elbow is 3, beyond"),
+        "policy": (arm(task_mode="policy"), "task_mode 'policy' needs a policy"),
         "unfit": (
-            replace(arm, control={"task_mode": "policy"}, policy=folder / "policy.onnx"),
+            arm(policy=folder / "policy.onnx", task_mode="policy"),
             "The policy 'policy.onnx' does not fit this robot: its input is tensor(float) ['n', 4]",
         ),
-        "nothing to pick": (replace(arm, control=PICK), "control.task_mode is 'pick_lift', and the scene has nothing"),
-        "hand": (
-            replace(arm, scene_id="table_top", control={**PICK, "ee_body": "hnd"}),
-            "Unknown body in control.ee_body: 'hnd'. Did you mean 'hand'?",
-        ),
-        "object": (
-            replace(arm, scene_id="table_top", control={**PICK, "object": "cub"}),
-            "Unknown body in control.object: 'cub'. Did you mean 'cube'?",
-        ),
-        "afloat": (
-            replace(arm, scene_id="table_top", control={**PICK, "fix_base": False}),
-            "control.fix_base is False",
-        ),
+        "nothing to pick": (arm("ground", **PICK), "control.task_mode is 'pick_lift', and the scene has nothing"),
+        "hand": (arm(**{**PICK, "ee_body": "hnd"}), "Unknown body in control.ee_body: 'hnd'. Did you mean 'hand'?"),
+        "object": (arm(**PICK, object="cub"), "Unknown body in control.object: 'cub'. Did you mean 'cube'?"),
+        "afloat": (arm(**PICK, fix_base=False), "control.fix_base is False"),
     }
 
 
@@ -372,39 +353,6 @@ def describe(robot: Path, format_: str, fix_base: bool | None, control: dict[str
     }
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a job left."""
-
-    paths: AttemptPaths
-
-    @cached_property
-    def group(self) -> Any:
-        import zarr
-
-        store = zarr.storage.ZipStore(self.paths.output / "rollout.zarr", mode="r")
-        return zarr.open_group(store, mode="r")
-
-    def __getitem__(self, key: str) -> np.ndarray:
-        """Return an array by environment, `(num_envs, steps, ...)`."""
-        rows, ends = self.group[f"data/{key}"][:], self.group["meta/episode_ends"][:]
-        episodes = np.split(rows, ends[:-1])
-        order = np.argsort(self.group["meta/env"][:], kind="stable")
-        return np.stack([episodes[index] for index in order])
-
-    def column(self, key: str, name: str) -> np.ndarray:
-        names = self.group[f"data/{key}"].attrs["names"]
-        return self[key][..., list(names).index(name)]
-
-    @property
-    def keys(self) -> set[str]:
-        return set(self.group["data"])
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        return read_json(self.paths.output / "summary.json")
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rollouts")
@@ -420,10 +368,10 @@ def said(player: Player, folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def result(folder: Path, said: dict[str, Any]):
-    def get(name: str) -> Result:
+    def get(name: str) -> Rolled:
         paths = AttemptPaths(folder / name)
         assert said[name] == 0, read_json(paths.outcome)
-        return Result(paths)
+        return Rolled(paths)
 
     return get
 
@@ -506,9 +454,9 @@ def test_hold_holds_under_gravity(result):
     for name, value in BENT.items():
         assert (held.column("action", name) == np.float32(value)).all()
     assert np.abs(held["joint_velocity"][0, -1]).max() < 0.01
-    assert held.group["meta/termination"][:].tolist() == [0]
-    assert held.group["meta/success"][:].tolist() == [-1]
-    attributes = dict(held.group.attrs)
+    assert held.root["meta/termination"][:].tolist() == [0]
+    assert held.root["meta/success"][:].tolist() == [-1]
+    attributes = dict(held.root.attrs)
     assert attributes["bodies"] == ["cube"]
     assert attributes["scene"] == "table_top"
     assert attributes["control_period_s"] == 0.02
@@ -555,8 +503,8 @@ def test_a_passive_pole_swings_without_gaining_energy(result):
 
 def test_a_scene_stands_still_but_for_its_rigid_bodies(result):
     book = result("swing")["body_pose"][:, :, 0]
-    assert dict(result("swing").group.attrs)["bodies"] == ["book"]
-    assert dict(result("swing").group.attrs)["scene"] == "scene.zip"
+    assert dict(result("swing").root.attrs)["bodies"] == ["book"]
+    assert dict(result("swing").root.attrs)["scene"] == "scene.zip"
     np.testing.assert_allclose(book[:, 0, :3], [[10, 0, 1.3]] * 2, atol=1e-6)
     fallen = 1.3 - 0.5 * 9.81 * 0.1**2
     np.testing.assert_allclose(book[:, 5, 2], fallen, atol=0.01)
@@ -612,7 +560,7 @@ def test_a_simulation_that_breaks_names_world_and_step(folder, said):
 
 def test_what_is_gripped_is_lifted(result):
     lifted = result("pick")
-    assert lifted.group["meta/success"][:].tolist() == [1, 1]
+    assert lifted.root["meta/success"][:].tolist() == [1, 1]
     assert lifted.summary["success"]["rate"] == 1.0
     cube, fingers = lifted["body_pose"][:, :, 0], lifted.column("joint_position", "left_finger_joint")
     assert (cube[:, -1, 2] - cube[:, 0, 2] > 0.1).all()
@@ -623,6 +571,6 @@ def test_what_is_gripped_is_lifted(result):
 
 def test_what_is_not_gripped_stays(result):
     missed = result("miss")
-    assert missed.group["meta/success"][:].tolist() == [0]
+    assert missed.root["meta/success"][:].tolist() == [0]
     assert missed.summary["success"]["rate"] == 0.0
     np.testing.assert_allclose(missed["body_pose"][:, -1, 0, 2], CUBE_SIZE_M / 2, atol=2e-3)

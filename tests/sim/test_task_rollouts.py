@@ -11,13 +11,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rolled import Rolled
 from simulated import CARTPOLE, ENV, Player
 
 from simyard.core.errors import Category, Failure
@@ -195,61 +195,6 @@ NOT_A_CLASS = 1
 '''
 
 
-class Played:
-    """What a rollout left."""
-
-    def __init__(self, paths: AttemptPaths) -> None:
-        self.paths = paths
-
-    @property
-    def failure(self) -> dict[str, Any] | None:
-        return read_json(self.paths.outcome)["failure"]
-
-    @property
-    def refused(self) -> dict[str, Any]:
-        return read_json(self.paths.root / "refused.json")
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        return read_json(self.paths.facts)
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        return read_json(self.paths.output / "summary.json")
-
-    @cached_property
-    def root(self) -> Any:
-        import zarr
-
-        return zarr.open_group(zarr.storage.ZipStore(self.paths.output / "rollout.zarr", mode="r"), mode="r")
-
-    @cached_property
-    def arrays(self) -> dict[str, np.ndarray]:
-        import zarr
-
-        members = self.root.members(max_depth=None)
-        return {name: np.asarray(value[:]) for name, value in members if isinstance(value, zarr.Array)}
-
-    def episodes(self) -> list[dict[str, Any]]:
-        """Each with what `meta` says of it, and its rows by key."""
-        meta = {name.removeprefix("meta/"): array for name, array in self.arrays.items() if name.startswith("meta/")}
-        ends = meta.pop("episode_ends").tolist()
-        parts = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
-        return [
-            {name: int(values[number]) for name, values in meta.items()}
-            | {name.removeprefix("data/"): values[part] for name, values in self.arrays.items() if name[:5] == "data/"}
-            for number, part in enumerate(parts)
-        ]
-
-    def by_step(self, key: str) -> np.ndarray:
-        """Return `(steps, num_envs, ...)`, put together again from the episodes."""
-        rows: dict[int, dict[int, Any]] = {}
-        for episode in self.episodes():
-            for offset, row in enumerate(episode[key]):
-                rows.setdefault(episode["start_step"] + offset, {})[episode["env"]] = row
-        return np.stack([np.stack([rows[step][env] for env in sorted(rows[step])]) for step in sorted(rows)])
-
-
 def prepare(folder: Path, task: str, module: str | None = None, code: str = "", **fields: Any) -> AttemptPaths:
     """Write down an attempt; `code` is the module's."""
     paths = AttemptPaths(folder)
@@ -311,7 +256,7 @@ def policy() -> PolicyFile:
 
 
 @pytest.fixture(scope="module")
-def played(player: Player, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Played]:
+def played(player: Player, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Rolled]:
     """Everything that needs no process of its own, in one."""
     folder = tmp_path_factory.mktemp("rollouts")
     random = {"control": {"task_mode": "random"}}
@@ -359,13 +304,13 @@ def played(player: Player, tmp_path_factory: pytest.TempPathFactory) -> Callable
     prepare(folder / "class with overrides", "Good", **failing, overrides=("env.seed=1",))
     folders = sorted(path for path in folder.iterdir() if (path / "attempt.json").exists())
     player("rollout_player:play_all", folder, [path.name for path in folders])
-    return lambda name: Played(AttemptPaths(folder / name))
+    return lambda name: Rolled(AttemptPaths(folder / name))
 
 
 # The examples
 
 
-def test_the_gripper_lifts_by_friction(played: Callable[[str], Played]):
+def test_the_gripper_lifts_by_friction(played: Callable[[str], Rolled]):
     job = played("gripper")
     assert job.failure is None
     assert job.summary["success"]["rate"] == 1.0
@@ -387,7 +332,7 @@ def test_the_gripper_lifts_by_friction(played: Callable[[str], Played]):
 
 
 @pytest.mark.parametrize("name", ["gripper, heavy", "gripper, slippery"])
-def test_success_is_measured(name: str, played: Callable[[str], Played]):
+def test_success_is_measured(name: str, played: Callable[[str], Rolled]):
     job = played(name)
     assert job.failure is None, "what does not succeed is a rollout all the same"
     assert job.summary["success"]["rate"] == 0.0
@@ -395,7 +340,7 @@ def test_success_is_measured(name: str, played: Callable[[str], Played]):
     assert job.by_step("joint_position")[-1, :, 0].min() > 0.1, "the gripper went up without it"
 
 
-def test_a_task_that_the_package_registers_is_driven(played: Callable[[str], Played]):
+def test_a_task_that_the_package_registers_is_driven(played: Callable[[str], Rolled]):
     job = played("slippery")
     assert job.failure is None
     assert job.root.attrs["driven_by"] == "random"
@@ -410,7 +355,7 @@ def test_a_task_that_the_package_registers_is_driven(played: Callable[[str], Pla
 # The contract
 
 
-def test_a_class_is_given_what_the_request_has(played: Callable[[str], Played]):
+def test_a_class_is_given_what_the_request_has(played: Callable[[str], Rolled]):
     job = played("Looks")
     assert job.failure is None
     given = read_json(job.paths.output / "given.json")
@@ -426,7 +371,7 @@ def test_a_class_is_given_what_the_request_has(played: Callable[[str], Played]):
     }  # fmt: skip
 
 
-def test_the_documented_classes_run_as_they_stand(played: Callable[[str], Played]):
+def test_the_documented_classes_run_as_they_stand(played: Callable[[str], Rolled]):
     box, pushed = played("template"), played("template of Isaac Lab")
     assert box.failure is None
     assert box.summary["success"]["rate"] == 1.0
@@ -440,7 +385,7 @@ def test_the_documented_classes_run_as_they_stand(played: Callable[[str], Played
 # What is recorded of a registered task
 
 
-def test_the_arrays_are_what_the_environment_lived_through(played: Callable[[str], Played]):
+def test_the_arrays_are_what_the_environment_lived_through(played: Callable[[str], Rolled]):
     job = played("chatty")
     account = read_json(job.paths.work / "account.json")
     assert np.array_equal(job.by_step("joint_position"), np.float32(account["state"])[-STEPS:])
@@ -451,11 +396,11 @@ def test_the_arrays_are_what_the_environment_lived_through(played: Callable[[str
     assert job.root.attrs["control_period_s"] == pytest.approx(1 / 60)
 
 
-def test_episodes_end_as_the_environment_says(played: Callable[[str], Played]):
+def test_episodes_end_as_the_environment_says(played: Callable[[str], Rolled]):
     job = played("chatty")
     account = read_json(job.paths.work / "account.json")
     lived = [ended for ended in account["ended"] if ended[2] > 0]
-    episodes = job.episodes()
+    episodes = job.episodes
     complete = [episode for episode in episodes if episode["termination"] != 2]
     assert [episode["env"] for episode in complete] == [ended[0] for ended in lived]
     for episode, (_, total, length, terminated, timed_out) in zip(complete, lived, strict=True):
@@ -471,11 +416,11 @@ def test_episodes_end_as_the_environment_says(played: Callable[[str], Played]):
     assert job.summary["return"]["mean"] == pytest.approx(np.mean(returns), abs=1e-5)
 
 
-def test_a_reset_is_never_what_followed_an_action(played: Callable[[str], Played]):
+def test_a_reset_is_never_what_followed_an_action(played: Callable[[str], Rolled]):
     """The last row of an episode has what led to its end; the state after the reset is the next episode's first."""
     job = played("chatty")
-    by_env = {env: [e for e in job.episodes() if e["env"] == env] for env in range(ENVS)}
-    fell = [e for e in job.episodes() if e["termination"] == 1]
+    by_env = {env: [e for e in job.episodes if e["env"] == env] for env in range(ENVS)}
+    fell = [e for e in job.episodes if e["termination"] == 1]
     assert all(np.abs(episode["joint_position"][-1, 0]) > 0.9 for episode in fell), "near the rail's end, of 1.2 m"
     for episodes in by_env.values():
         assert len(episodes) > 1
@@ -483,21 +428,21 @@ def test_a_reset_is_never_what_followed_an_action(played: Callable[[str], Played
             assert after["start_step"] == before["start_step"] + len(before["reward"])
 
 
-def test_the_same_seed_gives_the_same_arrays(played: Callable[[str], Played]):
+def test_the_same_seed_gives_the_same_arrays(played: Callable[[str], Rolled]):
     first, again, other = (played(name).arrays for name in ("chatty", "chatty again", "chatty, another seed"))
     assert first.keys() == again.keys()
     assert all(np.array_equal(first[name], again[name]) for name in first)
     assert not np.array_equal(first["data/obs/policy"][:1], other["data/obs/policy"][:1])
 
 
-def test_what_drives_does_not_change_where_it_begins(played: Callable[[str], Played]):
+def test_what_drives_does_not_change_where_it_begins(played: Callable[[str], Rolled]):
     random, still = played("chatty"), played("chatty, still")
     assert still.root.attrs["driven_by"] == "zero", "what drives where the job does not say"
     assert not still.arrays["data/action"].any()
     assert np.array_equal(random.by_step("obs/policy")[0], still.by_step("obs/policy")[0])
 
 
-def test_a_managed_task_names_what_it_observes(played: Callable[[str], Played]):
+def test_a_managed_task_names_what_it_observes(played: Callable[[str], Rolled]):
     job = played("managed")
     assert job.failure is None
     names = job.root["data/obs/policy"].attrs["names"]
@@ -507,20 +452,20 @@ def test_a_managed_task_names_what_it_observes(played: Callable[[str], Played]):
     assert job.facts["notes"] == [
         "the task's own control step of 0.0166667 s with 2 physics steps holds, not physics.dt 0.005 s with 2 substeps"
     ]
-    assert {len(e["reward"]) for e in job.episodes() if e["termination"] == 0} == {30}
+    assert {len(e["reward"]) for e in job.episodes if e["termination"] == 0} == {30}
 
 
-def test_a_checkpoint_drives_by_its_librarys_own_inference(played: Callable[[str], Played]):
+def test_a_checkpoint_drives_by_its_librarys_own_inference(played: Callable[[str], Rolled]):
     job = played("policy")
     assert job.failure is None
     mean, _ = distribution(job)
     assert np.allclose(mean.numpy(), job.arrays["data/action"], atol=1e-5), "in every row, the first ones too"
     assert np.ptp(job.arrays["data/action"]) > 0.01
-    assert len(job.episodes()) > ENVS
+    assert len(job.episodes) > ENVS
     assert "data/log_prob" not in job.arrays
 
 
-def distribution(job: Played) -> tuple[Any, Any]:
+def distribution(job: Rolled) -> tuple[Any, Any]:
     """Mean and deviation of the checkpoint's actions in every row, by its weights alone."""
     import torch
 
@@ -533,7 +478,7 @@ def distribution(job: Played) -> tuple[Any, Any]:
     return seen, weights["distribution.std_param"]
 
 
-def test_a_sampled_rollout_says_how_likely_each_action_was(played: Callable[[str], Played]):
+def test_a_sampled_rollout_says_how_likely_each_action_was(played: Callable[[str], Rolled]):
     import torch
 
     job = played("sampled")
@@ -550,7 +495,7 @@ def test_a_sampled_rollout_says_how_likely_each_action_was(played: Callable[[str
     assert "as it was drawn" in job.root["data/log_prob"].attrs["about"]
 
 
-def test_the_same_seed_draws_the_same_actions(played: Callable[[str], Played]):
+def test_the_same_seed_draws_the_same_actions(played: Callable[[str], Rolled]):
     first, again = played("sampled").arrays, played("sampled again").arrays
     assert first.keys() == again.keys()
     assert all(np.array_equal(first[name], again[name]) for name in first)
@@ -561,7 +506,7 @@ def test_the_same_seed_draws_the_same_actions(played: Callable[[str], Played]):
 # Failures
 
 
-def test_a_task_that_raises_keeps_what_it_recorded(played: Callable[[str], Played]):
+def test_a_task_that_raises_keeps_what_it_recorded(played: Callable[[str], Rolled]):
     job = played("Raises")
     assert job.failure is not None
     assert (job.failure["code"], job.failure["category"]) == ("exception", "user")
@@ -581,7 +526,7 @@ def test_a_task_that_raises_keeps_what_it_recorded(played: Callable[[str], Playe
         ("Silent", "artifact_missing", "ended without rollout.zarr"),
     ],
 )
-def test_a_task_that_ends_without_its_work_fails(name: str, code: str, says: str, played: Callable[[str], Played]):
+def test_a_task_that_ends_without_its_work_fails(name: str, code: str, says: str, played: Callable[[str], Rolled]):
     job = played(name)
     assert job.failure is not None
     assert (job.failure["code"], job.failure["category"]) == (code, "user")
@@ -589,7 +534,7 @@ def test_a_task_that_ends_without_its_work_fails(name: str, code: str, says: str
     assert job.failure["advice"]
 
 
-def test_the_seed_is_in_every_generator(played: Callable[[str], Played]):
+def test_the_seed_is_in_every_generator(played: Callable[[str], Rolled]):
     job = played("Good")
     assert job.failure is None
     assert np.array_equal(job.by_step("walk"), np.random.RandomState(7).rand(8, 3, 2))
@@ -613,7 +558,7 @@ def test_the_seed_is_in_every_generator(played: Callable[[str], Played]):
         ("class with overrides", "bad_override", "'Good' is a class of 'failing'"),
     ],
 )
-def test_what_cannot_be_run_is_refused_before_it(name: str, code: str, says: str, played: Callable[[str], Played]):
+def test_what_cannot_be_run_is_refused_before_it(name: str, code: str, says: str, played: Callable[[str], Rolled]):
     refused = played(name).refused
     assert (refused["code"], refused["category"]) == (code, "user")
     assert says in refused["message"]
@@ -626,7 +571,7 @@ def test_what_cannot_be_run_is_refused_before_it(name: str, code: str, says: str
 
 def attempt(
     folder: Path, task: str, watch: Callable[[Watched], Failure | None], **fields: Any
-) -> tuple[Ending, Played]:
+) -> tuple[Ending, Rolled]:
     """Run a failing task as a job's attempt is run, in a process of its own under supervision."""
     paths = prepare(folder, task, module="failing", code=FAILING, num_envs=3, **{"steps": 8, **fields})
     job = AttemptSpec.from_json(read_json(paths.spec)).job
@@ -641,7 +586,7 @@ def attempt(
         ending = supervise(workload, paths, limits=Limits(wall_s=60, term_grace_s=3), reader=reader, watch=watch)
     finally:
         workload.end(0.0)
-    return ending, Played(paths)
+    return ending, Rolled(paths)
 
 
 def cancel_after_a_step(seen: Watched) -> Failure | None:
@@ -662,9 +607,9 @@ def test_a_process_that_leaves_without_a_word_has_not_succeeded(tmp_path: Path):
 
 
 @pytest.mark.long
-def test_a_crash_in_the_end_spoils_nothing(played: Callable[[str], Played], tmp_path: Path):
+def test_a_crash_in_the_end_spoils_nothing(played: Callable[[str], Rolled], tmp_path: Path):
     """In the interpreter's own clean-up, that is: a process under supervision leaves before it."""
-    job = Played(prepare(tmp_path / "job", "CrashesLate", "failing", FAILING, steps=8))
+    job = Rolled(prepare(tmp_path / "job", "CrashesLate", "failing", FAILING, steps=8))
     shutil.copy(played("Good").paths.facts, job.paths.facts)
     command = [sys.executable, "-m", "simyard.runner", job.paths.root]
     done = subprocess.run(command, env={**os.environ, **ENV}, capture_output=True, timeout=60, check=False)
