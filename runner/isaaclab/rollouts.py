@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from simyard.core.errors import RequestError, WorkloadError, unknown
+from simyard.core.errors import RequestError, unknown
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts, JobSpec, Rollout
 from simyard.runner.assets.robot_files import main_file

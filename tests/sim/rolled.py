@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from simyard.core.files import read_json
-from simyard.core.paths import AttemptPaths
+from simyard.core.files import AttemptPaths, read_json
 
 
 @dataclass(frozen=True)
