@@ -3,9 +3,9 @@
     python benchmarks/recording.py [--megabytes 400] [--rounds 5]
 
 **Writing.** The same shards of simulated trajectories (100 float32 values a step, in seven quantities) are written
-with the same chunks and the same codec by the recorder's store, by zarr-python and, where it is installed, by
-tensorstore, in alternation. The best of each counts, in processor time of the process and in wall time; each is read
-back and compared.
+with the same chunks and the same codec by the recorder's store, by zarr-python and, where they are installed, by
+zarr-python with zarrs' codec pipeline and by tensorstore, in alternation. The best of each counts, in processor time of
+the process and in wall time; each is read back and compared.
 
 **Steps.** What `record` and `end` take of the thread that simulates, in processor and in wall time, at 64, 1024 and
 4096 environments of 100 float32 values, while the writer keeps up: between two steps the thread rests, so its caches
@@ -94,6 +94,10 @@ def writing(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             for quantity in layout.quantities:
                 arrays[quantity.key][number * rows : (number + 1) * rows] = source[:, quantity.columns]
 
+    def zarrs(path: Path) -> None:
+        with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "codec_pipeline.strict": True}):
+            plain(path)
+
     def tensorstore(path: Path) -> None:
         import tensorstore
 
@@ -109,8 +113,7 @@ def writing(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                 part.write(source[:, quantity.columns]).result()
 
     writers: dict[str, Callable[[Path], None]] = {"ours": ours, "zarr_python": plain}
-    if find_spec("tensorstore"):
-        writers["tensorstore"] = tensorstore
+    writers |= {each.__name__: each for each in (zarrs, tensorstore) if find_spec(each.__name__)}
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in writers}
     for number in range(options.rounds):
         for name, write in writers.items():
