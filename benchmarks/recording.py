@@ -3,8 +3,9 @@
     python benchmarks/recording.py [--megabytes 400] [--rounds 5] [--envs 64 1024] [--steps 300] [--task TASK]
 
 **Writing.** The same shards of simulated trajectories (100 float32 values a step, in seven quantities) are written
-with the same chunks and the same codec by the recorder's store and by zarr-python, in alternation. The best of each
-counts, in processor time of the process and in wall time; each is read back and compared.
+with the same chunks and the same codec by the recorder's store, by zarr-python and, where they are installed, by
+zarr-python with zarrs' codec pipeline and by tensorstore, in alternation. The best of each counts, in processor time of
+the process and in wall time; each is read back and compared.
 
 **Simulation.** Isaac-Cartpole-Direct with random actions, recorded and not, in alternation: the same steps in the same
 environment. Recorded, every observation, action, reward and state of the robot goes into `rollout.zarr`. The median of
@@ -105,7 +106,26 @@ def writing(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             for quantity in layout.quantities:
                 arrays[quantity.key][number * rows : (number + 1) * rows] = source[:, quantity.columns]
 
-    writers = {"ours": ours, "zarr_python": plain}
+    def zarrs(path: Path) -> None:
+        with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "codec_pipeline.strict": True}):
+            plain(path)
+
+    def tensorstore(path: Path) -> None:
+        import tensorstore
+
+        shutil.copytree(folder / "model", path)
+        arrays = {}
+        for key in WIDTHS:
+            kvstore = {"driver": "file", "path": str(path / "data" / key)}
+            array = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}, open=True).result()
+            arrays[key] = array.resize(exclusive_max=[shards * rows, array.shape[1]]).result()
+        for number in range(shards):
+            for quantity in layout.quantities:
+                part = arrays[quantity.key][number * rows : (number + 1) * rows]
+                part.write(source[:, quantity.columns]).result()
+
+    writers: dict[str, Callable[[Path], None]] = {"ours": ours, "zarr_python": plain}
+    writers |= {each.__name__: each for each in (zarrs, tensorstore) if find_spec(each.__name__)}
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in writers}
     for number in range(options.rounds):
         for name, write in writers.items():

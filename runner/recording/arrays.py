@@ -12,8 +12,8 @@ A `/` in a key makes groups: `obs/policy` is the array `data/obs/policy`. Episod
 those of the same step by environment; those that were cut off come last. A quantity's attributes are `unit`, `names`
 (of the entries of its last axis) and `about`, where they are known.
 
-zarr makes the metadata. The chunks are encoded and written here, because zarr-python takes four times as long for a
-shard (benchmarks/recording.py), in the process of the simulation.
+zarr makes the metadata. The chunks are encoded and written here, in the process of the simulation: zarr-python takes
+two to four times as long for a shard, with zarrs' codec pipeline three to six times (benchmarks/recording.py).
 
 A reader, and whoever finds the folder after a `kill -9`, sees whole episodes alone: the rows are there before the
 length of an array says so, and `episode_ends` grows last.

@@ -6,7 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -128,18 +128,12 @@ class Layout:
     """Number of environments."""
     lanes: tuple[Lane, ...]
     """The quantities by type and place, in the order of the first step."""
-    quantities: tuple[Quantity, ...] = field(init=False)
+    quantities: tuple[Quantity, ...]
     """All of them, lane by lane."""
-    keys: frozenset[str] = field(init=False)
+    keys: frozenset[str]
     """Their names."""
-    row_bytes: int = field(init=False)
+    row_bytes: int
     """Bytes of one step of one environment."""
-
-    def __post_init__(self) -> None:
-        quantities = tuple(quantity for lane in self.lanes for quantity in lane.quantities)
-        object.__setattr__(self, "quantities", quantities)
-        object.__setattr__(self, "keys", frozenset(quantity.key for quantity in quantities))
-        object.__setattr__(self, "row_bytes", sum(quantity.row_bytes for quantity in quantities))
 
     @classmethod
     def of(cls, given: Mapping[str, object], num_envs: int) -> Layout:
@@ -150,6 +144,7 @@ class Layout:
         """
         import numpy as np
 
+        # Values of one type in one place stand side by side: they are copied at once.
         check_keys(given)
         found: dict[tuple[str, torch.device | None], list[tuple[str, Values]]] = {}
         for key, value in given.items():
@@ -163,6 +158,8 @@ class Layout:
                 raise ValueError(f"{key!r} has the shape {shape}, which holds no value. Leave it out.")
             carrier = dtype if device is None else _CARRIERS.get(dtype, dtype)
             found.setdefault((carrier, device), []).append((key, values))
+
+        # Their columns, in the order of the first step.
         lanes = []
         for number, ((carrier, device), members) in enumerate(found.items()):
             quantities, width = [], 0
@@ -177,7 +174,10 @@ class Layout:
                 quantities.append(quantity)
                 width += size
             lanes.append(Lane(dtype=carrier, device=device, width=width, quantities=tuple(quantities)))
-        return cls(num_envs=num_envs, lanes=tuple(lanes))
+        everything = tuple(quantity for lane in lanes for quantity in lane.quantities)
+        row_bytes = sum(quantity.row_bytes for quantity in everything)
+        keys = frozenset(quantity.key for quantity in everything)
+        return cls(num_envs=num_envs, lanes=tuple(lanes), quantities=everything, keys=keys, row_bytes=row_bytes)
 
     @property
     def device(self) -> torch.device | None:

@@ -389,19 +389,30 @@ def test_a_bad_flag_is_refused_and_not_recorded(tmp_path, flags, said):
     assert [episode.termination for episode in read(tmp_path / "rollout.zarr")] == [TIME_LIMIT, CUT_OFF]
 
 
-def test_a_quantity_is_given_once(tmp_path):
-    with recorder(tmp_path) as written, pytest.raises(ValueError, match="'a' given in the mapping and by name"):
-        written.record({"a": ROW, "b": ROW}, a=ROW)
+DONE = np.ones(2, bool)
 
 
-def test_end_belongs_to_a_step(tmp_path):
-    with recorder(tmp_path) as written:
-        with pytest.raises(ValueError, match="without a step before it"):
-            written.end(np.ones(2, bool))
-        written.record(a=ROW)
-        written.end(np.ones(2, bool))
-        with pytest.raises(ValueError, match="at most once after each"):
-            written.end(np.ones(2, bool))
+@pytest.mark.parametrize(
+    ("before", "call", "said"),
+    [
+        ("", lambda written: written.record({"a": ROW, "b": ROW}, a=ROW), "'a' given in the mapping and by name"),
+        ("", lambda written: written.end(DONE), "without a step before it"),
+        ("record end", lambda written: written.end(DONE), "at most once after each"),
+        ("", lambda written: written.describe("../a"), "cannot name"),
+        ("record", lambda written: written.describe("a", unit="m"), "after the first step"),
+        ("record close", lambda written: written.record(a=ROW), "closed"),
+        ("record close", lambda written: written.end(DONE), "closed"),
+    ],
+    ids=itertools.count(),
+)
+def test_a_call_out_of_place_is_refused(tmp_path, before, call, said):
+    written = recorder(tmp_path)
+    known = {"record": lambda: written.record(a=ROW), "end": lambda: written.end(DONE), "close": written.close}
+    for name in before.split():
+        known[name]()
+    with pytest.raises(ValueError, match=said):
+        call(written)
+    written.close()
 
 
 @pytest.mark.parametrize(
@@ -417,15 +428,6 @@ def test_a_bad_description_is_refused(tmp_path, described, said):
     with recorder(tmp_path) as written, pytest.raises(ValueError, match=said):
         written.describe("a", **described)
         written.record(a=ROW)
-
-
-def test_a_description_comes_before_the_first_step(tmp_path):
-    with recorder(tmp_path) as written:
-        with pytest.raises(ValueError, match="cannot name"):
-            written.describe("../a")
-        written.record(a=ROW)
-        with pytest.raises(ValueError, match="after the first step"):
-            written.describe("a", unit="m")
 
 
 @pytest.mark.parametrize(
@@ -450,16 +452,6 @@ def test_it_never_writes_into_what_is_there(tmp_path):
     small(tmp_path)
     with pytest.raises(FileExistsError, match="not empty"):
         recorder(tmp_path)
-
-
-def test_a_closed_recorder_records_nothing(tmp_path):
-    written = recorder(tmp_path)
-    written.record(a=ROW)
-    written.close()
-    with pytest.raises(ValueError, match="closed"):
-        written.record(a=ROW)
-    with pytest.raises(ValueError, match="closed"):
-        written.end(np.ones(2, bool))
 
 
 def test_a_recording_too_large_for_the_disk_is_an_error_at_the_first_step(tmp_path):

@@ -195,6 +195,32 @@ NOT_A_CLASS = 1
 '''
 
 
+OF_FAILING = {"module": "failing", "code": FAILING, "num_envs": 3, "steps": 8}
+REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    "unknown mode": (CARTPOLE, {"control": {"task_mode": "hold"}}, "bad_control", "'hold'"),
+    "unknown control": (CARTPOLE, {"control": {"task_mode": "zero", "gains": 1}}, "bad_control", "'gains'"),
+    "no policy": (CARTPOLE, {"control": {"task_mode": "policy"}}, "bad_control", "the job has no policy"),
+    "arguments": (
+        CARTPOLE, {"task_args": {"height": 1}}, "unknown_task_argument", f"'{CARTPOLE}' is a registered task"
+    ),
+    "override": (CARTPOLE, {"overrides": ("env.nope=1",)}, "bad_override", "Unknown override key 'env.nope'"),
+    "agent's override": (
+        CARTPOLE, {"overrides": ("agent.seed=1",)}, "bad_override", "'agent.seed' would do nothing"
+    ),
+    "agents": ("Isaac-Pendulum-MARL-Direct", {}, "multi_agent", "several agents"),
+    "unknown task": ("Isaac-Cartpole-Drict", {}, "unknown_task", f"Did you mean '{CARTPOLE}'?"),
+    "unknown class": ("Rises", OF_FAILING, "unknown_task_class", "Did you mean 'Raises'?"),
+    "no class": ("NOT_A_CLASS", OF_FAILING, "unknown_task_class", "NOT_A_CLASS is a int, not a class"),
+    "unknown argument": (
+        "Good", {**OF_FAILING, "task_args": {"pause": 1}}, "unknown_task_argument", "Did you mean 'pause_s'?"
+    ),
+    "class with overrides": (
+        "Good", {**OF_FAILING, "overrides": ("env.seed=1",)}, "bad_override", "'Good' is a class of 'failing'"
+    ),
+}  # fmt: skip
+"""Task, fields, and the code and a part of the message with which it is refused."""
+
+
 def prepare(folder: Path, task: str, module: str | None = None, code: str = "", **fields: Any) -> AttemptPaths:
     """Write down an attempt; `code` is the module's."""
     paths = AttemptPaths(folder)
@@ -261,7 +287,6 @@ def played(player: Player, tmp_path_factory: pytest.TempPathFactory) -> Callable
     folder = tmp_path_factory.mktemp("rollouts")
     random = {"control": {"task_mode": "random"}}
     chatty = {"module": "chatty", "code": CHATTY, **random}
-    failing = {"module": "failing", "code": FAILING, "num_envs": 3, "steps": 8}
     prepare_example(folder / "gripper", "gripper_lift", 60)
     prepare_example(folder / "gripper, heavy", "gripper_lift", 30, cube_mass_kg=50.0)
     prepare_example(folder / "gripper, slippery", "gripper_lift", 30, friction=0.0)
@@ -271,8 +296,8 @@ def played(player: Player, tmp_path_factory: pytest.TempPathFactory) -> Callable
     )
     prepare(folder / "template of Isaac Lab", "Pushed", "pushed", TEMPLATES[1], steps=12)
     looks = prepare(
-        folder / "Looks", "Looks", **failing, robot=Asset(file=an_input("arm.urdf"), format="urdf"), scene_id="shelf",
-        control={"task_mode": "mine", "gain": 2}, policies=(policy(),),
+        folder / "Looks", "Looks", **OF_FAILING, robot=Asset(file=an_input("arm.urdf"), format="urdf"),
+        scene_id="shelf", control={"task_mode": "mine", "gain": 2}, policies=(policy(),),
     )  # fmt: skip
     (looks.inputs / "arm.urdf").write_text(ARM)
     for name, fields in {
@@ -289,19 +314,9 @@ def played(player: Player, tmp_path_factory: pytest.TempPathFactory) -> Callable
             policies=(policy(),), control={"task_mode": "policy", **sample},
         )  # fmt: skip
     for name in ("Good", "Raises", "Exits", "NeedsMore", "Silent"):
-        prepare(folder / name, name, **failing)
-    prepare(folder / "unknown mode", CARTPOLE, control={"task_mode": "hold"})
-    prepare(folder / "unknown control", CARTPOLE, control={"task_mode": "zero", "gains": 1})
-    prepare(folder / "no policy", CARTPOLE, control={"task_mode": "policy"})
-    prepare(folder / "arguments", CARTPOLE, task_args={"height": 1})
-    prepare(folder / "override", CARTPOLE, overrides=("env.nope=1",))
-    prepare(folder / "agent's override", CARTPOLE, overrides=("agent.seed=1",))
-    prepare(folder / "agents", "Isaac-Pendulum-MARL-Direct")
-    prepare(folder / "unknown task", "Isaac-Cartpole-Drict")
-    prepare(folder / "unknown class", "Rises", **failing)
-    prepare(folder / "no class", "NOT_A_CLASS", **failing)
-    prepare(folder / "unknown argument", "Good", **failing, task_args={"pause": 1})
-    prepare(folder / "class with overrides", "Good", **failing, overrides=("env.seed=1",))
+        prepare(folder / name, name, **OF_FAILING)
+    for name, (task, fields, _, _) in REFUSED.items():
+        prepare(folder / name, task, **fields)
     folders = sorted(path for path in folder.iterdir() if (path / "attempt.json").exists())
     player("rollout_player:play_all", folder, [path.name for path in folders])
     return lambda name: Rolled(AttemptPaths(folder / name))
@@ -541,24 +556,9 @@ def test_the_seed_is_in_every_generator(played: Callable[[str], Rolled]):
     assert "INFO walked 8 steps" in job.paths.user_log.read_text()
 
 
-@pytest.mark.parametrize(
-    ("name", "code", "says"),
-    [
-        ("unknown mode", "bad_control", "'hold'"),
-        ("unknown control", "bad_control", "'gains'"),
-        ("no policy", "bad_control", "the job has no policy"),
-        ("arguments", "unknown_task_argument", f"'{CARTPOLE}' is a registered task"),
-        ("override", "bad_override", "Unknown override key 'env.nope'"),
-        ("agent's override", "bad_override", "'agent.seed' would do nothing"),
-        ("agents", "multi_agent", "several agents"),
-        ("unknown task", "unknown_task", f"Did you mean '{CARTPOLE}'?"),
-        ("unknown class", "unknown_task_class", "Did you mean 'Raises'?"),
-        ("no class", "unknown_task_class", "NOT_A_CLASS is a int, not a class"),
-        ("unknown argument", "unknown_task_argument", "Did you mean 'pause_s'?"),
-        ("class with overrides", "bad_override", "'Good' is a class of 'failing'"),
-    ],
-)
-def test_what_cannot_be_run_is_refused_before_it(name: str, code: str, says: str, played: Callable[[str], Rolled]):
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_run_is_refused_before_it(name: str, played: Callable[[str], Rolled]):
+    *_, code, says = REFUSED[name]
     refused = played(name).refused
     assert (refused["code"], refused["category"]) == (code, "user")
     assert says in refused["message"]
@@ -573,7 +573,7 @@ def attempt(
     folder: Path, task: str, watch: Callable[[Watched], Failure | None], **fields: Any
 ) -> tuple[Ending, Rolled]:
     """Run a failing task as a job's attempt is run, in a process of its own under supervision."""
-    paths = prepare(folder, task, module="failing", code=FAILING, num_envs=3, **{"steps": 8, **fields})
+    paths = prepare(folder, task, **{**OF_FAILING, **fields})
     job = AttemptSpec.from_json(read_json(paths.spec)).job
     env = {**os.environ, **ENV, "PYTHONUNBUFFERED": "1"}
     workload = ChildWorkload.start(
