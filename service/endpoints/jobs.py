@@ -20,7 +20,7 @@ from simyard.service.auth import Caller, JobsCaller
 from simyard.service.endpoints.files import DownloadLink, download_link
 from simyard.service.endpoints.pages import page_link
 from simyard.service.prefect_api import Launch
-from simyard.service.references import bring
+from simyard.service.references import fetch_inputs
 from simyard.service.status import ENDED, MANIFEST, artifact_key, job_answer, newest
 from simyard.store import keys
 from simyard.store.keys import JobKeys
@@ -68,7 +68,7 @@ def submit(
     else:
         caller.limits.admit(caller)
         with tempfile.TemporaryDirectory(prefix="simyard-submit-") as folder:
-            here = bring(asked, caller, Path(folder))
+            here = fetch_inputs(asked, caller, Path(folder))
             resolved = resolve(here, store, keys.new_job_id(), Path(folder))
             refuse_without_pool(resolved.spec, settings.pool)
             if key:

@@ -17,7 +17,7 @@ from simyard.service.auth import Caller, TrainingCaller
 from simyard.service.endpoints.files import DownloadLink, download_link
 from simyard.service.endpoints.jobs import IdempotencyKey, JsonBody
 from simyard.service.prefect_api import Launch, Launches
-from simyard.service.references import bring
+from simyard.service.references import fetch_inputs
 from simyard.service.settings import Settings
 from simyard.service.status import checkpoint, newest, run_answer
 from simyard.store import keys
@@ -64,7 +64,7 @@ def create(
 def _stage(asked: TrainingRunRequest, body: dict[str, Any], key: str | None, caller: Caller, settings: Settings) -> str:
     """Put a new run into the store; return its id."""
     with tempfile.TemporaryDirectory(prefix="simyard-submit-") as folder:
-        here = bring(asked, caller, Path(folder))
+        here = fetch_inputs(asked, caller, Path(folder))
         resolved = resolve_run(here, caller.store, keys.new_run_id(), Path(folder), settings.site)
         run_id = idempotency.claim(caller.store, key, resolved.spec.run_id, body) if key else resolved.spec.run_id
         # The folder above is gone in a moment: a trainer that is a child process starts in the machine's home.
