@@ -24,6 +24,8 @@ import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 

@@ -39,7 +39,7 @@ class Child:
     """Seconds from its start within which it must be healthy."""
     grace_s: float = 30.0
     """Seconds from asking it to end to killing it."""
-    spares_its_children: bool = True
+    ends_its_children: bool = True
     """Whether it ends its own children in good order when it is asked to end; otherwise that is done here."""
     deaths: int = 0
     process: subprocess.Popen[bytes] | None = None
@@ -103,7 +103,7 @@ class Children:
             show()
             time.sleep(0.2)
 
-    def mend(self) -> None:
+    def restart_dead(self) -> None:
         """Start again what died and has waited for long enough."""
         now = time.monotonic()
         for child in self.started:
@@ -121,7 +121,7 @@ class Children:
         for child in reversed(self.started):
             if child.process is not None and child.process.poll() is None:
                 self.say(f"stopping {child.name}")
-                if not child.spares_its_children:
+                if not child.ends_its_children:
                     _end_children_of(child.process.pid, child.grace_s)
                 child.process.send_signal(signal.SIGTERM)
                 try:

@@ -66,20 +66,20 @@ def up(host: str, port: int, prefect_port: int, jobs: int, store: str | None) ->
     site, reference, opened = open_site(store)
     live = LiveLine()
     folder = site.home / "up"
-    with _alone(folder), _asked_to_end() as asked:
+    with _alone(folder), _stop_on_signals() as stop:
         children = Children(folder, live.say)
         children.end_leftovers()
         try:
-            _start(plan, site, opened, reference, children, live, asked)
-            while not asked.wait(LOOK_S):
-                children.mend()
+            _start(plan, site, opened, reference, children, live, stop)
+            while not stop.wait(LOOK_S):
+                children.restart_dead()
         finally:
             children.end()
     live.say("Stopped. Jobs that were under way go on at the next start.")
 
 
 def _start(
-    plan: Plan, site: Site, store: Store, reference: str, children: Children, live: LiveLine, asked: threading.Event
+    plan: Plan, site: Site, store: Store, reference: str, children: Children, live: LiveLine, stop: threading.Event
 ) -> None:
     """Start the missing processes, in order, and print their addresses."""
     _require_free(plan.host, plan.port, "--port")
@@ -97,7 +97,7 @@ def _start(
     env.setdefault("OMP_NUM_THREADS", "1")
 
     def bring_up(child: Child) -> None:
-        children.wait_until_healthy(child, lambda: _show(live, child.name, asked))
+        children.wait_until_healthy(child, lambda: _show(live, child.name, stop))
 
     # A Prefect server of our own has its database in the site's home, unless its owner has put it somewhere else.
     if given is None:
@@ -125,7 +125,7 @@ def _start(
     from simyard.deployments.apply import apply_prefect_file
 
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
-        apply_prefect_file(client, lambda name: _show(live, f"deployment {name}", asked))
+        apply_prefect_file(client, lambda name: _show(live, f"deployment {name}", stop))
     if worker is not None:
         children.start(worker)
     for child in filter(None, (worker, service)):
@@ -149,11 +149,11 @@ def _worker(plan: Plan, url: str, env: dict[str, str]) -> Child:
         *_PREFECT, "worker", "start", "--pool", POOL, "--type", "process", "--name", own, "--limit", str(plan.jobs),
     ]  # fmt: skip
     healthy = partial(_has_worker, url, lambda name: name == own)
-    return Child("Worker", command, env | {"PREFECT_WORKER_QUERY_SECONDS": "1"}, healthy, spares_its_children=False)
+    return Child("Worker", command, env | {"PREFECT_WORKER_QUERY_SECONDS": "1"}, healthy, ends_its_children=False)
 
 
-def _show(live: LiveLine, name: str, asked: threading.Event) -> None:
-    if asked.is_set():
+def _show(live: LiveLine, name: str, stop: threading.Event) -> None:
+    if stop.is_set():
         raise KeyboardInterrupt("Stopped before everything was up.")
     live.stage(f"waiting for {name}")
 
@@ -179,16 +179,16 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _asked_to_end() -> Iterator[threading.Event]:
+def _stop_on_signals() -> Iterator[threading.Event]:
     """Yield the event that SIGINT and SIGTERM set."""
-    asked = threading.Event()
+    stop = threading.Event()
 
     def handler(number: int, frame: FrameType | None) -> None:
-        asked.set()
+        stop.set()
 
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield stop
     finally:
         for number, former in before.items():
             signal.signal(number, former)

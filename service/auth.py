@@ -36,7 +36,7 @@ class Caller:
     launches: Launches
     limits: Limits
     base_url: str
-    """Where the service was reached: links begin with it."""
+    """Address at which the service was reached: links begin with it."""
 
     @property
     def project(self) -> str:

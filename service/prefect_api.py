@@ -195,7 +195,7 @@ class Launches:
         """Return all flow runs of a key."""
         return self._all(_filter([tag_of_key(key_id)], None))
 
-    def worth_a_look(self) -> list[FlowRun]:
+    def possibly_lost(self) -> list[FlowRun]:
         """Return flow runs that may have been lost: those that crashed, and those that some process should have."""
         lost = (StateType.CRASHED, StateType.PENDING, StateType.RUNNING)
         return self._all(_filter([AUTO_RESUME], lost))

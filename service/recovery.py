@@ -29,7 +29,7 @@ logger = logging.getLogger("simyard.service")
 def recover(settings: Settings, launches: Launches) -> int:
     """Set going again what was lost; return how much."""
     lost = 0
-    for run in launches.worth_a_look():
+    for run in launches.possibly_lost():
         own_id, project = id_of(run), project_of(run)
         if own_id is None or project is None or run.run_count >= MOST_RUNS:
             continue
@@ -55,10 +55,10 @@ def why_lost(run: FlowRun, store: Store, own_id: str) -> str | None:
     if state.is_crashed():
         return "its process crashed" if work.is_gone or not work.is_under_way else None
     now = datetime.now(UTC)
-    if work.is_gone and work.heard is not None and work.heard > state.timestamp:
+    if work.is_gone and work.last_sign is not None and work.last_sign > state.timestamp:
         return "its process stopped writing heartbeats"
     # Whatever was before, a process is starting, or ought to be.
-    quiet_s = (now - max(state.timestamp, work.heard or state.timestamp)).total_seconds()
+    quiet_s = (now - max(state.timestamp, work.last_sign or state.timestamp)).total_seconds()
     patience_s = PATIENCE.flow_run.silence_s if state.is_running() else PATIENCE.flow_run.starting_s
     if not work.is_under_way and quiet_s > patience_s:
         return f"it has had no heartbeat for {quiet_s:.0f} s"
@@ -73,7 +73,7 @@ class _Work:
     """Somebody is known to have it in hand."""
     is_gone: bool
     """Whether the process that had it in hand is gone."""
-    heard: datetime | None
+    last_sign: datetime | None
     """Time of its last heartbeat or outcome; None where there was none."""
 
 
@@ -83,12 +83,12 @@ def _job(store: Store, job_id: str) -> _Work | None:
         return None
     past = history.attempts(store, job_id)
     if not past:
-        return _Work(is_under_way=False, is_gone=False, heard=None)
+        return _Work(is_under_way=False, is_gone=False, last_sign=None)
     if past[-1].outcome is not None:  # between an attempt and the next, or the job's end
-        return _Work(is_under_way=False, is_gone=False, heard=store.stat(past[-1].keys.outcome).modified)
+        return _Work(is_under_way=False, is_gone=False, last_sign=store.stat(past[-1].keys.outcome).modified)
     is_gone = status == "interrupted"
     beat = past[-1].status
-    return _Work(is_under_way=not is_gone, is_gone=is_gone, heard=_time(beat.updated_at if beat else None))
+    return _Work(is_under_way=not is_gone, is_gone=is_gone, last_sign=_time(beat.updated_at if beat else None))
 
 
 def _run(store: Store, run_id: str) -> _Work | None:
@@ -97,7 +97,7 @@ def _run(store: Store, run_id: str) -> _Work | None:
         return None
     is_gone = standing.status == "interrupted"
     is_under_way = standing.status in ("running", "paused") and standing.updated_at is not None
-    return _Work(is_under_way=is_under_way, is_gone=is_gone, heard=_time(standing.updated_at))
+    return _Work(is_under_way=is_under_way, is_gone=is_gone, last_sign=_time(standing.updated_at))
 
 
 def _time(text: str | None) -> datetime | None:

@@ -34,7 +34,7 @@ def input_path(upload_id: str, name: str) -> str:
     return f"/v0/inputs/{upload_id}/{name}"
 
 
-def bring(request: Request, caller: Caller, folder: Path) -> Request:
+def fetch_inputs(request: Request, caller: Caller, folder: Path) -> Request:
     """Return the request with every file that it names fetched into a folder, and named by its path there.
 
     Args:

@@ -14,7 +14,7 @@ from simyard.requests.jobs import Body
 from simyard.service import bodies, notifications
 from simyard.service.auth import Caller
 from simyard.service.prefect_api import Launch
-from simyard.service.references import bring
+from simyard.service.references import fetch_inputs
 from simyard.tasks.shared import idempotency
 
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=1000)]
@@ -73,7 +73,7 @@ def submit(work: Work[Asked], body: dict[str, Any], caller: Caller, response: Re
             return idempotency.claim(caller.store, key, new_id, body) if key else new_id
 
         with tempfile.TemporaryDirectory(prefix="simyard-submit-") as folder:
-            here = bring(asked, caller, Path(folder))
+            here = fetch_inputs(asked, caller, Path(folder))
             own_id = work.stage(asked, here, Path(folder), caller, claim)
 
     # The flow takes what is staged to its end; its request is what the Prefect UI shows of it.

@@ -2,7 +2,6 @@
 
 import json
 import time
-import urllib.request
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 import records
-from helpers import Server
+from helpers import Server, make_bucket
 from serving import Answer, Service
 
 from simyard.service.settings import DEFAULT_PROJECT
@@ -433,11 +432,7 @@ def test_a_download_is_answered_in_ranges_and_never_as_a_page(service: Service, 
 
 
 def test_a_bucket_signs_its_own_urls(make_site: Callable[..., Service], s3_server: str) -> None:
-    urllib.request.urlopen(urllib.request.Request(f"{s3_server}/yard", method="PUT")).close()
-    env = {
-        "SIMYARD_STORE": "s3://yard/site", "AWS_ENDPOINT_URL": s3_server, "AWS_ACCESS_KEY_ID": "a",
-        "AWS_SECRET_ACCESS_KEY": "b",
-    }  # fmt: skip
+    env = make_bucket(s3_server, "yard") | {"SIMYARD_STORE": "s3://yard/site"}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in env.items():
             patch.setenv(name, value)

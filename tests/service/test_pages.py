@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import records
 from browser import CHROMIUM, browsing
-from helpers import Server, wait_until
+from helpers import Server, make_bucket, wait_until
 from lazy import lazy
 from scenario import play
 from serving import Answer, Service, site
@@ -338,10 +338,8 @@ def test_the_policy_of_a_page_allows_nothing_but_itself(yard: Yard, evaluated: s
 def test_a_bucket_may_show_its_videos(
     deployments: Server, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    urllib.request.urlopen(urllib.request.Request(f"{s3_server}/pages", method="PUT")).close()
-    for name, value in (("ENDPOINT_URL", s3_server), ("ACCESS_KEY_ID", "robot"), ("SECRET_ACCESS_KEY", "key")):
-        monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    for name, value in make_bucket(s3_server, "pages").items():
+        monkeypatch.setenv(name, value)
     service = site(tmp_path, deployments, SIMYARD_STORE="s3://pages/lab")
     player = play.Player(Site(home=tmp_path / "yard", store="s3://pages/lab", python=str(play.PYTHON)), None)
     spec = player.stage("")
