@@ -13,19 +13,13 @@ POOL = "simyard"
 POOL_TYPES = ("process", "docker", "kubernetes", "ecs")
 """Types of work pools, by the starter of an attempt: a worker on the machine itself, a container engine, a cluster."""
 GPU_SIDE = {
-    "run-job": ("run_job.run_job", "One attempt at a job, on the machine that has the simulator."),
-    "run-node": ("run_job.run_node", "One more machine of an attempt that needs several."),
-    "run-worker": (
-        "run_worker.run_worker",
-        "A warm simulator for the rollouts of one managed training run, and its trainer.",
-    ),
-    "prewarm": ("prewarm.prewarm", "Leave a warm simulator on the machine, for jobs to come."),
-    "check-machine": (
-        "check_machine.check_machine",
-        "Look at the machine for `simyard doctor`: simulator, GPU, disk, caches.",
-    ),
+    "run-job": ("run_job", "One attempt at a job, on the machine that has the simulator."),
+    "run-node": ("run_node", "One more machine of an attempt that needs several."),
+    "run-worker": ("run_worker", "A warm simulator for the rollouts of one managed training run, and its trainer."),
+    "prewarm": ("prewarm", "Leave a warm simulator on the machine, for jobs to come."),
+    "check-machine": ("check_machine", "Look at the machine for `simyard doctor`: simulator, GPU, disk, caches."),
 }
-"""The flows that run where the simulator is: entrypoints below `simyard.flows`, and what Prefect's UI says of them."""
+"""The flows that run where the simulator is: their modules, and what Prefect's UI says of them."""
 QUEUES = {"high": "high", "normal": "default", "low": "low"}
 """The work queues of a pool by the priority of jobs, the most urgent first; `default` is Prefect's own."""
 

@@ -170,10 +170,10 @@ def apply_pool_flow(client: SyncPrefectClient, pool: str, flow: str) -> str:
     Returns:
         `created`, `updated` or `unchanged`.
     """
-    entrypoint, description = GPU_SIDE[flow]
+    module, description = GPU_SIDE[flow]
     # The code is part of the worker's installation, so nothing is pulled. Prefect still copies the folder that a run
     # starts in: a process worker has an empty one for it, and the templates of containers name another.
-    entrypoint = f"simyard.flows.{entrypoint}"
+    entrypoint = f"simyard.flows.{module}.{module}"
     change = "created"
     with suppress(ObjectNotFound):
         known = client.read_deployment_by_name(f"{flow}/{pool}")

@@ -1,4 +1,4 @@
-"""The GPU side of a job: one attempt, as a flow run of a work pool, and one more for each further machine of it."""
+"""The GPU side of a job: one attempt, as a flow run of a work pool."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from simyard.requests.settings import Site
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import Observer, run_attempt
 from simyard.tasks.cluster.cancellation import why_stopped
-from simyard.tasks.cluster.rendezvous import join
 from simyard.tasks.launch import next_attempt, raise_failure
 from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.shared.history import load_spec
@@ -36,24 +35,10 @@ def run_job(job_id: str, attempt: int, store: str) -> None:
             code="attempt_begun",
             advice="Attempts never share files: let the control flow launch a new one.",
         )
-    _run_here(replace(spec, number=attempt), opened)
+    run_here(replace(spec, number=attempt), opened)
 
 
-@flow(name="run-node", log_prints=False)
-def run_node(job_id: str, attempt: int, node: int, store: str) -> None:
-    """Do one machine's part of an attempt, where and when the first machine says.
-
-    Args:
-        job_id: The job.
-        attempt: The attempt's number.
-        node: Which machine this is; the first one, 0, is the flow run of the attempt itself.
-        store: The store's URL, or the name of a block: `job-store/NAME`.
-    """
-    opened = open_store(store)
-    _run_here(join(opened, load_spec(opened, job_id), attempt, node), opened)
-
-
-def _run_here(attempt: AttemptSpec, store: Store) -> None:
+def run_here(attempt: AttemptSpec, store: Store) -> None:
     """Run an attempt, or one machine's part of it, in this process; raise what it failed of."""
     logger = get_run_logger()
     observer = Observer(lines=lambda lines: logger.info("\n".join(lines)), why_stopped=why_stopped)

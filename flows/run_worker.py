@@ -13,14 +13,14 @@ from simyard.tasks.managed.pool_executor import serve_worker
 
 
 @flow(name="run-worker", log_prints=False)
-def run_worker(run_id: str, worker: int, store: str) -> None:
+def run_worker(run_id: str, slot: int, store: str) -> None:
     """Do the rollouts of one worker, and call the trainer where it is the first.
 
     Args:
         run_id: The managed training run.
-        worker: Which worker, counted from 0.
+        slot: Which rollout worker, counted from 0.
         store: The store's URL, or the name of a block: `job-store/NAME`.
     """
     logger = get_run_logger()
     observer = Observer(lines=lambda lines: logger.info("\n".join(lines)), why_stopped=why_stopped)
-    serve_worker(run_id, worker, str(flow_run.id), open_store(store), Site.from_env(), observer)
+    serve_worker(run_id, slot, str(flow_run.id), open_store(store), Site.from_env(), observer)

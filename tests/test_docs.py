@@ -209,9 +209,8 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_entrypoints_of_the_gpu_side_are_there() -> None:
-    for name, (entrypoint, _) in deployments.GPU_SIDE.items():
-        module, _, function = entrypoint.partition(".")
-        found = getattr(importlib.import_module(f"simyard.flows.{module}"), function)
+    for name, (module, _) in deployments.GPU_SIDE.items():
+        found = getattr(importlib.import_module(f"simyard.flows.{module}"), module)
         assert found.name == name
 
 

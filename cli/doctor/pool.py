@@ -122,7 +122,7 @@ def check_deployments(pool: Pool) -> Check:
 
     name, own = "deployments", pool.work_pool.name
     wrong = []
-    for flow, (entrypoint, _) in GPU_SIDE.items():
+    for flow, (module, _) in GPU_SIDE.items():
         try:
             known = pool.server.client.read_deployment_by_name(f"{flow}/{own}")
         except ObjectNotFound:
@@ -130,7 +130,7 @@ def check_deployments(pool: Pool) -> Check:
             continue
         if known.work_pool_name != own:
             wrong.append(f"{flow} is of pool {known.work_pool_name!r}")
-        elif known.entrypoint != f"simyard.flows.{entrypoint}":
+        elif known.entrypoint != f"simyard.flows.{module}.{module}":
             wrong.append(f"{flow} runs {known.entrypoint!r}")
         elif known.paused:
             wrong.append(f"{flow} is paused")

@@ -212,7 +212,7 @@ class _Worker:
             key = f"{self._run_id}-slot-{self._number}-{generation}"
             launched = run_deployment(
                 f"{FLOW}/{self._pool}",
-                parameters={"run_id": self._run_id, "worker": self._number, "store": self._store_ref},
+                parameters={"run_id": self._run_id, "slot": self._number, "store": self._store_ref},
                 flow_run_name=key, idempotency_key=key, timeout=0, as_subflow=False,
             )  # fmt: skip
             assert isinstance(launched, FlowRun)
