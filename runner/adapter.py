@@ -1,14 +1,15 @@
-"""Protocol of a simulator's adapter, and what all adapters say of a machine: its device and its packages."""
+"""The simulators and the protocol of their adapters, and what all adapters say of a machine: device, packages."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from simyard.core.errors import RequestError
+from simyard.core.errors import RequestError, unknown
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts, JobSpec
 from simyard.runner.rl import LIBRARIES
@@ -71,6 +72,21 @@ class Adapter:
             Exception: Whatever the simulator or the task raised.
         """
         raise NotImplementedError
+
+
+SIMULATORS = {"isaaclab": "IsaacLab", "newton": "Newton"}
+"""The simulators: the folder of each beside this file, and the class in its `adapter.py`. To add one, name it here."""
+ADAPTERS: dict[str, type[Adapter]] = {}
+"""The adapters that were imported."""
+
+
+def adapter_of(name: str) -> type[Adapter]:
+    """Return a simulator's adapter, or raise `RequestError` with the names there are."""
+    if name not in SIMULATORS:
+        raise unknown("simulator", name, SIMULATORS, code="unknown_simulator")
+    if name not in ADAPTERS:
+        ADAPTERS[name] = getattr(importlib.import_module(f"simyard.runner.{name}.adapter"), SIMULATORS[name])
+    return ADAPTERS[name]
 
 
 _PACKAGES = ("isaaclab", "isaacsim", "newton", "warp-lang", "mujoco-warp", "torch", "numpy", "gymnasium")

@@ -47,7 +47,12 @@ class Isolation:
 
     def begin(self) -> None:
         """Take the state down, before a job."""
-        self._set_aside()
+        # What imports left is millions of objects: to go through them takes the collector most of a second each time,
+        # and simulators collect when they make an environment and when they close one.
+        if len(sys.modules) >= self._frozen_modules + _FREEZE_MODULES:
+            gc.collect()
+            gc.freeze()
+            self._frozen_modules = len(sys.modules)
         self._threads = set(threading.enumerate())
         self._modules = set(sys.modules)
         self._restore = [*_process_state(), *_logging_state(), *_random_state(), *_torch_state(), *_registries()]
@@ -74,34 +79,36 @@ class Isolation:
         Returns:
             What of the job cannot be put back, in words: the process must not take another one then.
         """
+        # Memory that nothing refers to any more.
         if (zarr := sys.modules.get("zarr.core.sync")) is not None:
             zarr.cleanup_resources()  # its threads; it starts others when it needs them
         gc.collect()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.empty_cache()
-        return self._threads_left() or _children_left() or self._descriptors_left()
 
-    def _set_aside(self) -> None:
-        """Keep the collector from going through what imports left: millions of objects, most of a second each time.
-
-        Simulators collect when they make an environment and when they close one.
-        """
-        if len(sys.modules) >= self._frozen_modules + _FREEZE_MODULES:
-            gc.collect()
-            gc.freeze()
-            self._frozen_modules = len(sys.modules)
-
-    def _threads_left(self) -> str | None:
+        # Threads.
         deadline = time.monotonic() + _LINGERING_S
-        left: list[threading.Thread] = []
         for thread in set(threading.enumerate()) - self._threads:
             if type(thread).__name__ not in _HARMLESS_THREADS:
                 thread.join(max(0.0, deadline - time.monotonic()))
-                left += [thread] if thread.is_alive() else []
-        return f"the job left a thread running: {left[0].name!r}" if left else None
+                if thread.is_alive():
+                    return f"the job left a thread running: {thread.name!r}"
 
-    def _descriptors_left(self) -> str | None:
+        # Processes; those that have ended are cleared away.
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        for task in Path("/proc/self/task").iterdir():
+            with suppress(OSError):
+                if children := (task / "children").read_text(encoding="ascii").split():
+                    return f"the job left a process running: {children[0]}"
+        # One whose parent has ended is nobody's child any more, but it has inherited the environment.
+        others = with_token(token) if (token := os.environ.get(TOKEN)) else ()
+        if other := next((pid for pid in others if pid != os.getpid()), None):
+            return f"the job left a process running: {other}"
+
+        # Files.
         count = len(os.listdir("/proc/self/fd"))
         if self._descriptors is None:
             self._descriptors = count
@@ -118,22 +125,6 @@ def memory_bytes() -> int:
 def flush_c_streams() -> None:
     """Flush the streams of compiled code."""
     ctypes.CDLL(None).fflush(None)
-
-
-def _children_left() -> str | None:
-    """Return that a process runs on which a job started; those that have ended are cleared away."""
-    with suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    for task in Path("/proc/self/task").iterdir():
-        with suppress(OSError):
-            if children := (task / "children").read_text(encoding="ascii").split():
-                return f"the job left a process running: {children[0]}"
-    # One whose parent has ended is nobody's child any more, but it has inherited the environment.
-    others = with_token(token) if (token := os.environ.get(TOKEN)) else ()
-    if other := next((pid for pid in others if pid != os.getpid()), None):
-        return f"the job left a process running: {other}"
-    return None
 
 
 def _process_state() -> Iterator[Callable[[], object]]:
@@ -187,7 +178,11 @@ def _logging_state() -> Iterator[Callable[[], object]]:
 
     def restore() -> None:
         for name, logger in loggers().items():
-            kept = before[name][3] if name in before else [h for h in logger.handlers if not _writes_file(h)]
+            kept = (
+                before[name][3]
+                if name in before
+                else [h for h in logger.handlers if not isinstance(h, logging.FileHandler)]
+            )
             for handler in [handler for handler in logger.handlers if handler not in kept]:
                 logger.removeHandler(handler)
                 with suppress(Exception):
@@ -199,10 +194,6 @@ def _logging_state() -> Iterator[Callable[[], object]]:
         logging.setLoggerClass(logger_class)
 
     yield restore
-
-
-def _writes_file(handler: logging.Handler) -> bool:
-    return isinstance(handler, logging.FileHandler)
 
 
 def _random_state() -> Iterator[Callable[[], object]]:

@@ -27,13 +27,12 @@ from simyard.core.files import AttemptPaths, read_json, sha256_of, write_json
 from simyard.core.records import Opened, WorkloadAccount
 from simyard.core.specs import AttemptSpec, Bounds, Facts
 from simyard.runner import event_writers, messages
-from simyard.runner.adapter import Adapter
+from simyard.runner.adapter import Adapter, adapter_of
 from simyard.runner.imported import LoadedCode, Status, installed
 from simyard.runner.isolation import Isolation, flush_c_streams, memory_bytes
 from simyard.runner.messages import Message
 from simyard.runner.rl import Library, Scale, get_library
 from simyard.runner.rl.base import tensors_of
-from simyard.runner.simulators import get_adapter
 from simyard.runner.workload import TOKEN, kill_family
 
 
@@ -52,7 +51,7 @@ def serve(control: socket.socket, simulator: str, library: str | None, bounds: B
     threading.Thread(target=_receive, args=(control, requests), name="requests", daemon=True).start()
 
     # Importing takes most of a start: it begins before the first job is ready.
-    adapter = get_adapter(simulator)
+    adapter = adapter_of(simulator)()
     adapter.preload(library)
     session = _Session(adapter, bounds, packages)
     while True:
@@ -163,7 +162,7 @@ def run(paths: AttemptPaths) -> tuple[int, str | None]:
     try:
         event_writers.write_at_once()
         try:
-            get_adapter(attempt.job.simulator).run(attempt, facts, paths)
+            adapter_of(attempt.job.simulator)().run(attempt, facts, paths)
         finally:
             event_writers.close_all()
         account = WorkloadAccount(failure=None, opened=open_results(paths, attempt, facts))

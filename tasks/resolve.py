@@ -18,9 +18,9 @@ from simyard.requests.jobs import (
     TrainRequest,
 )
 from simyard.requests.rollout import SubmitRequest
+from simyard.runner.adapter import SIMULATORS, adapter_of
 from simyard.runner.assets.archives import inspect
 from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES, get_library
-from simyard.runner.simulators import ADAPTERS, get_adapter
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.kinds.base import Resolved, common_fields
@@ -61,8 +61,8 @@ def resolve(request: JobRequest, store: Store, job_id: str, base: Path | None = 
     spec = resolved.spec
 
     # The simulator must be there, and do this kind of job.
-    if spec.kind not in get_adapter(spec.simulator).kinds:
-        able = [name for name, adapter in ADAPTERS.items() if spec.kind in adapter.kinds]
+    if spec.kind not in adapter_of(spec.simulator).kinds:
+        able = [name for name in SIMULATORS if spec.kind in adapter_of(name).kinds]
         raise unknown(f"simulator for a job of kind {spec.kind!r}:", spec.simulator, able, code="unknown_simulator")
 
     # Only a training takes several GPUs, and not with every library.

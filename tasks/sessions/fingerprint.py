@@ -21,9 +21,9 @@ from simyard.core.errors import RequestError, WorkloadError
 from simyard.core.files import read_json, write_json
 from simyard.core.specs import JobSpec
 from simyard.requests.settings import Site
+from simyard.runner.adapter import adapter_of
 from simyard.runner.imported import Status, unchanged
 from simyard.runner.messages import SessionFingerprint
-from simyard.runner.simulators import ADAPTERS
 from simyard.runner.workload import Workload
 
 _NOT_OF_THE_MACHINE = frozenset(
@@ -105,7 +105,7 @@ class Findings:
         if self._brings_code or not self._kept["findings"]:
             return
         try:
-            ADAPTERS[self._job.simulator].refuse_known(self._job, self._kept["findings"])
+            adapter_of(self._job.simulator).refuse_known(self._job, self._kept["findings"])
         except RequestError:
             if unchanged(self._kept["evidence"]):
                 raise

@@ -117,8 +117,8 @@ REPORTS = Templates(
 
 
 @dataclass
-class Keeper:
-    """One verdict's files."""
+class ArtifactWriter:
+    """Puts files below a job's `artifacts/`, and remembers each for the manifest."""
 
     store: Store
     job: JobKeys

@@ -65,22 +65,6 @@ def test_a_deployment_trains_in_the_worker(deployed: Server, real_pool: Pool, ap
     assert len(logs()) < 40, "lines come in batches"
 
 
-@pytest.mark.sim
-@pytest.mark.long  # the deployment above trains in the worker; commands through a pool are in test_pool.py
-def test_the_command_line_trains_through_a_pool(
-    real_pool: Pool, simyard: CommandLine, write_config: Any, store: Path, api: Api
-) -> None:
-    completed = simyard("train", write_config(), "--pool", real_pool.name, "--store", store, "--json")
-    assert completed.returncode == 0, completed.stderr
-    result = last_json(completed)
-    assert (result["status"], result["attempts"], result["error"]) == ("succeeded", 1, None)
-    assert all(seconds > 0 for seconds in result["timings"].values())
-    (run,) = api.runs_of(result["job_id"])
-    assert run["name"] == f"{result['job_id']}-1"
-    logs = api("/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 200})
-    assert any("Learning iteration 3/4" in entry["message"] for entry in logs)
-
-
 @pytest.mark.parametrize(
     ("deployment", "some"),
     [

@@ -206,23 +206,6 @@ def test_a_success_that_nobody_judged_is_not_repeated(store: Path) -> None:
     assert not launch.is_done(spec, opened), "it was judged, and not found good"
 
 
-@pytest.mark.long  # one is canceled in the UI below, one by command in test_jobs.py
-def test_cancel_ends_a_running_attempt(
-    scenario_pool: Pool, simyard: CommandLine, write_config: Any, store: Path
-) -> None:
-    config = write_config(description="slow; family", trainingConfig__maxIterations=1000)
-    control = simyard.start("train", config, "--pool", scenario_pool.name, "--store", store, "--json")
-    job = job_of(store)
-    wait_until(lambda: saved(job, 1), PATIENCE_S, "a checkpoint")
-    asked = simyard("jobs", "cancel", job.name, "--store", store)
-    assert asked.returncode == 0
-    result = finish(control)
-    assert control.returncode == 130
-    assert (result["status"], result["error"]["category"]) == ("canceled", "canceled")
-    assert any(entry["kind"] == "checkpoint" for entry in result["artifacts"])
-    assert gone(scenario_pool)
-
-
 def test_cancel_withdraws_an_attempt_that_waits_for_a_worker(
     api: Api, simyard: CommandLine, write_config: Any, store: Path
 ) -> None:

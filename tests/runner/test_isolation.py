@@ -110,30 +110,16 @@ def test_every_setting_of_torch_was_changed_and_put_back(littered):
 
 def test_everything_else_that_a_job_sees_is_as_before(littered):
     assert littered["after"] == littered["before"]
-
-
-def test_random_generators_go_on_where_they_were(littered):
-    assert littered["drawn_again"] == littered["drawn"]
-
-
-def test_the_current_folder_and_the_streams_are_put_back(littered):
-    assert littered["moved"]
-    assert littered["place"]
-    assert littered["streams"]
-
-
-def test_files_of_log_handlers_are_closed(littered):
-    assert [path for path in littered["open_files"] if path.endswith(".log")] == []
+    assert littered["drawn_again"] == littered["drawn"], "random generators go on where they were"
+    assert (littered["moved"], littered["place"], littered["streams"]) == (True, True, True)
+    assert [path for path in littered["open_files"] if path.endswith(".log")] == [], "files of log handlers"
+    assert littered["hydra"] is False
 
 
 def test_registered_tasks_are_put_back_and_added_ones_stay(littered):
     assert littered["tasks"] == {
         "Changed-v0": "nowhere:before", "Removed-v0": "nowhere:before", "Added-v0": "nowhere:after",
     }  # fmt: skip
-
-
-def test_hydras_global_object_is_cleared(littered):
-    assert littered["hydra"] is False
 
 
 def test_what_no_job_imported_is_not_imported(tmp_path):

@@ -20,7 +20,7 @@ import sys
 import threading
 import uuid
 
-from simyard.runner.simulators import ADAPTERS
+from simyard.runner.adapter import ADAPTERS
 from simyard.runner.workload import TOKEN, ChildWorkload
 
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER

@@ -33,13 +33,12 @@ from simyard.core.errors import RequestError
 from simyard.core.files import write_json
 from simyard.core.specs import Facts
 from simyard.runner import rl
-from simyard.runner.adapter import Adapter
+from simyard.runner.adapter import ADAPTERS, Adapter
 from simyard.runner.evaluation.episode_statistics import Episode
 from simyard.runner.evaluation.evaluate import EpisodeTable, write_metrics
 from simyard.runner.evaluation.summary import summarize
 from simyard.runner.progress import say_count
 from simyard.runner.rl import get_library
-from simyard.runner.simulators import ADAPTERS
 
 ITERATION_S = 0.1
 SAVE_INTERVAL = 2

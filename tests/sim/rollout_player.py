@@ -8,10 +8,10 @@ from policy_player import NEWTON, TASK, save_untrained
 from simyard.core.errors import RequestError
 from simyard.core.files import AttemptPaths, read_json, write_json
 from simyard.core.specs import AttemptSpec
+from simyard.runner.adapter import adapter_of
 from simyard.runner.isaaclab.environment import fresh_environment
 from simyard.runner.rl import get_library
 from simyard.runner.session import run_alone
-from simyard.runner.simulators import get_adapter
 
 
 def play_all(folder: Path, names: list[str]) -> None:
@@ -37,7 +37,7 @@ def play(paths: AttemptPaths, checkpoint: Path) -> None:
     for policy in job.policies:
         files[policy.checkpoint.sha256] = Path(shutil.copy(checkpoint, paths.inputs / policy.checkpoint.name))
     try:
-        facts = get_adapter(job.simulator).check(job, paths.overlay if job.packages else None, files)
+        facts = adapter_of(job.simulator)().check(job, paths.overlay if job.packages else None, files)
     except RequestError as error:
         write_json(paths.root / "refused.json", error.failure.to_json())
         return

@@ -1,6 +1,5 @@
 """A simulator that the machine keeps warm: borrowed by one command after another, and replaced when it has suffered."""
 
-import json
 import os
 import signal
 import socket
@@ -162,15 +161,6 @@ def test_jobs_borrow_the_process_and_give_it_back(kept):
     assert after.used_at > before.started_at
 
 
-@pytest.mark.long  # test_jobs_borrow… in one process
-def test_commands_in_processes_of_their_own_use_it_one_after_another(kept):
-    found = []
-    for _ in range(2):
-        command = kept.command("")
-        found.append(json.loads(command.communicate(timeout=60)[0].splitlines()[-1]))
-    assert found == [{"pid": kept.standing().pid, "status": "succeeded"}] * 2
-
-
 def test_a_second_job_at_the_same_time_starts_cold(kept):
     pid = kept.standing().pid
     with ThreadPoolExecutor(1) as threads:
@@ -181,13 +171,6 @@ def test_a_second_job_at_the_same_time_starts_cold(kept):
     assert first.result().pid == pid != second.pid
     second.assert_nothing_missing(SHORT)
     assert alive([pid, second.pid]) == [pid]
-
-
-@pytest.mark.long  # as one that finds it busy
-def test_a_job_without_a_session_starts_cold(kept):
-    left = kept.run(computeConfig={"gpusPerNode": 0, "session": "off"})
-    assert left.pid != kept.standing().pid
-    assert alive([left.pid]) == []
 
 
 def test_a_job_of_another_project_is_refused_twice(kept, tmp_path):
@@ -355,16 +338,6 @@ def test_bounds_replace_a_process_and_its_successor_is_warmed_up_too(machine):
     (folder, _) = kept_sessions(machine.site.sessions_folder)[0]
     warmed = folder.warm_up.stdout.read_text()
     assert [f"started {state.pid}" in warmed for state in (first, second)] == [True, True]
-    assert alive([first.pid]) == []
-
-
-@pytest.mark.long  # as by its other bounds
-def test_a_process_that_has_grown_is_replaced(machine):
-    machine.start(Bounds(memory_bytes=1000))
-    first = machine.ready()
-    machine.run().assert_nothing_missing(SHORT)
-    wait_until(lambda: machine.standing().replaced, 10, "the end of a process that has grown")
-    assert "GB of memory, more than 0.0 GB" in machine.standing().replaced
     assert alive([first.pid]) == []
 
 
