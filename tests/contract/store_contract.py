@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from simyard.core.errors import RequestError, StoreError
-from simyard.store.store import PART_BYTES, KeyNotFound, Store, check_key, sha256_file
+from simyard.store.keys import check_key
+from simyard.store.store import PART_BYTES, KeyNotFound, Store, sha256_file
 
 MIB = 1024 * 1024
 
