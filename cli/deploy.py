@@ -87,20 +87,20 @@ def deploy(
 
     changes: dict[str, str] = {}
 
-    def hear(what: str, change: str) -> None:
+    def on_change(what: str, change: str) -> None:
         changes[what] = change
         if not as_json:
             click.echo(f"{change:10} {what}")
 
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
         if plan is None and not limits and saved is None:
-            apply.apply_prefect_file(client, lambda name: hear(f"deployment {name}", "sent"))
+            apply.apply_prefect_file(client, lambda name: on_change(f"deployment {name}", "sent"))
         if plan is not None:
-            apply.apply_pool(client, plan, hear)
+            apply.apply_pool(client, plan, on_change)
         for name, slots in limits.items():
-            apply.apply_limit(client, name, slots, hear)
+            apply.apply_limit(client, name, slots, on_change)
         if saved is not None:
-            apply.apply_store(str(block), saved, hear)
+            apply.apply_store(str(block), saved, on_change)
     if as_json:
         click.echo(json.dumps(changes))
 

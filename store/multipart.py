@@ -54,7 +54,7 @@ def send_to_bucket(store: Store, file: InputFile, path: str | os.PathLike[str], 
         store: A bucket.
         file: The key, the digest and the size.
         path: The local file.
-        progress: Told of it.
+        progress: Counts the bytes.
 
     Raises:
         RequestError: The local file is not what `file` says.

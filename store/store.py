@@ -234,7 +234,7 @@ class Store:
         Args:
             key: Where to.
             path: The file.
-            on_bytes: Told of progress.
+            on_bytes: Progress callback.
         """
         check_key(key)
         with on_disk("read", path), open(path, "rb") as file:
@@ -259,13 +259,13 @@ class Store:
         # `on_bytes` and signals (a cancellation) are served here.
         chunk_bytes = part_bytes(size)
         said = None if self._root else {_WRITE: secrets.token_hex(8)}
-        told = 0
+        reported = 0
 
         def reach(position: int) -> None:
-            nonlocal told
-            if on_bytes and position > told:  # when the file is sent again, what was told is not told again
-                on_bytes(position - told)
-            told = max(position, told)
+            nonlocal reported
+            if on_bytes and position > reported:  # when the file is sent again, nothing is reported twice
+                on_bytes(position - reported)
+            reported = max(position, reported)
 
         def put() -> None:
             upload = _Upload(pieces())
@@ -385,7 +385,7 @@ class Store:
             key: Where from.
             path: The file; one that exists is replaced.
             sha256: The digest that the content must have, in hexadecimal digits; what the object says where None.
-            on_bytes: Told of progress.
+            on_bytes: Progress callback.
 
         Raises:
             StoreError: The content has another digest; then there is no file.

@@ -32,13 +32,13 @@ class Progress:
         self.moved = 0
         """Bytes that were sent."""
         self._on_bytes = on_bytes
-        self._told = 0
+        self._reported = 0
 
     def reach(self, position: int) -> None:
-        """Note that this many bytes from the start are in the store; what was told once is not told again."""
-        if self._on_bytes and position > self._told:
-            self._on_bytes(position - self._told)
-        self._told = max(position, self._told)
+        """Note that this many bytes from the start are in the store; nothing is reported twice."""
+        if self._on_bytes and position > self._reported:
+            self._on_bytes(position - self._reported)
+        self._reported = max(position, self._reported)
 
 
 def send(store: Store, file: InputFile, path: str | os.PathLike[str], *, on_bytes: OnBytes | None = None) -> int:
@@ -51,8 +51,8 @@ def send(store: Store, file: InputFile, path: str | os.PathLike[str], *, on_byte
         store: Where to.
         file: The key, which belongs to this content alone, and the content's digest and size.
         path: The local file.
-        on_bytes: Told how many more bytes are in the store, sent or found there; on the caller's thread. An exception
-            from it stops the upload.
+        on_bytes: Called with the number of further bytes in the store, sent or found there; on the caller's thread. An
+            exception from it stops the upload.
 
     Returns:
         How many bytes were sent: 0 when the whole object was there.

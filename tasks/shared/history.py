@@ -47,8 +47,8 @@ class PastAttempt:
     @property
     def facts(self) -> Facts | None:
         """The simulator's facts about the job; None where it has reported none."""
-        told = (record.facts for record in (self.outcome, self.status) if record is not None)
-        return next(filter(None, told), None)
+        reported = (record.facts for record in (self.outcome, self.status) if record is not None)
+        return next(filter(None, reported), None)
 
     @property
     def failure(self) -> Failure | None:
