@@ -39,7 +39,7 @@ def write_columns(path: Path, columns: Mapping[str, Series]) -> None:
             column = [by_step.get(step, "") for step in axis]
         cells.append(column)
     with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-        file.write(_header_line(columns))
+        file.write(",".join([*AXIS, *map(_quoted, columns)]) + "\n")
         file.writelines(f"{','.join(row)}\n" for row in zip(*cells, strict=True))
 
 
@@ -72,15 +72,8 @@ def cells_of(series: Series) -> list[str]:
 def _tidy(text: str) -> str:
     """Shorten the nine digits of a float32 when six give the same number: 0.00100000005 is 0.001."""
     short = f"{float(text):.6g}"
-    return short if "." in text and _float32(short) == _float32(text) else text
-
-
-def _float32(text: str) -> bytes:
-    return struct.pack("<f", float(text))
-
-
-def _header_line(names: Iterable[str]) -> str:
-    return ",".join([*AXIS, *map(_quoted, names)]) + "\n"
+    same = struct.pack("<f", float(short)) == struct.pack("<f", float(text))
+    return short if "." in text and same else text
 
 
 def _quoted(name: str) -> str:
