@@ -299,7 +299,10 @@ def _ask(site: Site, code: str, timeout_s: float, kind: type[W]) -> W:
             process.wait()
     if process.returncode:
         raise ValueError((err.strip().splitlines() or [f"exit code {process.returncode}"])[-1])
-    return kind.from_json(json.loads((out.strip().splitlines() or [""])[-1]))
+    answer = json.loads((out.strip().splitlines() or [""])[-1])
+    if not isinstance(answer, dict):
+        raise ValueError(f"it printed {answer!r}")
+    return kind.from_json(answer)
 
 
 def _existing(path: Path) -> Path:
