@@ -14,7 +14,7 @@ from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.kinds import kind_of
 from simyard.tasks.shared import documents
-from simyard.tasks.shared.documents import Keeper
+from simyard.tasks.shared.documents import ArtifactWriter
 from simyard.tasks.shared.history import Verdict
 from simyard.tasks.shared.usage import scaling
 
@@ -28,23 +28,23 @@ def persist(spec: JobSpec, verdict: Verdict, store: Store) -> JobResult:
     job, kind = JobKeys(spec.job_id), kind_of(spec)
     with tempfile.TemporaryDirectory(prefix="simyard-persist-") as folder:
         scratch = Path(folder)
-        keeper = Keeper(store, job, scratch)
+        writer = ArtifactWriter(store, job, scratch)
 
         # What the attempts left. A file that is gone is what the job failed of; the rest is kept.
         for artifact in verdict.artifacts:
             try:
-                keeper.copy(artifact)
+                writer.copy(artifact)
             except KeyNotFound:
                 if verdict.status == "succeeded":
                     raise
 
         # What is made of it: one table of metrics and the curves of all attempts, say.
-        figures = kind.keep(spec, verdict, keeper)
+        figures = kind.keep(spec, verdict, writer)
 
         # The frozen job, and the request as it came.
         for made, content in ((JOB, spec.to_json()), (kind.config, spec.request)):
             write_json(scratch / made.name, content)
-            keeper.add(made)
+            writer.add(made)
 
         # The report speaks of the result, and the result names the report.
         result = documents.result(kind, spec, verdict, store.url(job.prefix), figures)
@@ -53,8 +53,8 @@ def persist(spec: JobSpec, verdict: Verdict, store: Store) -> JobResult:
             result = replace(result, summary={"scaling": gained.to_json()})
         report = documents.report(kind, spec, verdict, result, figures, gained)
         (scratch / REPORT.name).write_text(report, encoding="utf-8")
-        keeper.add(REPORT)
-    result = replace(result, artifacts=tuple(sorted(keeper.entries, key=lambda entry: entry.name)))
+        writer.add(REPORT)
+    result = replace(result, artifacts=tuple(sorted(writer.entries, key=lambda entry: entry.name)))
     store.put_record(job.result, result)
 
     # Artifacts that only an earlier verdict kept go: the diagnostics of a job that now succeeded, say.

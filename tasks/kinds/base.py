@@ -16,7 +16,7 @@ from simyard.requests.jobs import JobRequest
 from simyard.runner.progress import Reader, counting_reader
 from simyard.store.store import Store
 from simyard.tasks.attempt.transfer import AttemptUploader
-from simyard.tasks.shared.documents import Keeper
+from simyard.tasks.shared.documents import ArtifactWriter
 from simyard.tasks.shared.history import Artifact, Verdict
 from simyard.tasks.shared.inputs import LocalInput
 
@@ -113,9 +113,9 @@ class Kind:
         opened = (record.name for record in outcome.opened)
         return lacking((*promised(self.name), *opened), artifacts)
 
-    def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> Figures:
+    def keep(self, spec: JobSpec, verdict: Verdict, writer: ArtifactWriter) -> Figures:
         """Keep artifacts made from the attempts' files; return the figures, by default of the workload's summary."""
-        text = read_file(keeper.store, verdict.artifacts, SUMMARY.name)
+        text = read_file(writer.store, verdict.artifacts, SUMMARY.name)
         summary: dict[str, Any] | None = json.loads(text) if text else None
         returns = summary["return"] if summary else None
         return Figures(reward=float(returns["mean"]) if returns else None, summary=summary)

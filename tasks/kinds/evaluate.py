@@ -10,7 +10,7 @@ from simyard.core.artifacts import EPISODES, EVALUATION_CONFIG, RETURNS
 from simyard.core.records import JobResult
 from simyard.core.specs import JobSpec
 from simyard.tasks.kinds.base import Figures, Kind, read_file
-from simyard.tasks.shared.documents import Keeper, interval, number
+from simyard.tasks.shared.documents import ArtifactWriter, interval, number
 from simyard.tasks.shared.history import Verdict
 
 
@@ -27,14 +27,14 @@ class EvaluationKind(Kind):
         assert spec.evaluation is not None
         return spec.evaluation.num_episodes * len(spec.policies)
 
-    def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> Figures:
+    def keep(self, spec: JobSpec, verdict: Verdict, writer: ArtifactWriter) -> Figures:
         """Draw the returns; return the summary's figures."""
-        figures = super().keep(spec, verdict, keeper)
+        figures = super().keep(spec, verdict, writer)
         if figures.summary:
-            rows = read_file(keeper.store, verdict.artifacts, EPISODES.name) or ""
+            rows = read_file(writer.store, verdict.artifacts, EPISODES.name) or ""
             episodes = list(csv.DictReader(rows.splitlines()))
-            draw_returns(episodes, figures.summary, spec.name, keeper.scratch / RETURNS.name)
-            keeper.add(RETURNS)
+            draw_returns(episodes, figures.summary, spec.name, writer.scratch / RETURNS.name)
+            writer.add(RETURNS)
         return figures
 
     def headline(self, result: JobResult) -> str:

@@ -23,7 +23,7 @@ from simyard.tasks.attempt.transfer import AttemptUploader
 from simyard.tasks.kinds.base import Figures, Kind, Resolved, common_fields, lacking
 from simyard.tasks.kinds.policy_sources import find_policies, inherit, training_of
 from simyard.tasks.packages.install import require_module
-from simyard.tasks.shared.documents import Keeper
+from simyard.tasks.shared.documents import ArtifactWriter
 from simyard.tasks.shared.history import Artifact, Verdict
 from simyard.tasks.shared.inputs import LocalInput, asset_file, find_asset, find_input, gather
 
@@ -85,17 +85,17 @@ class RolloutKind(Kind):
         problems = super().missing(spec, outcome, artifacts)
         return problems + (lacking([RENDER.name], artifacts) if spec.rollout.video else [])
 
-    def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> Figures:
+    def keep(self, spec: JobSpec, verdict: Verdict, writer: ArtifactWriter) -> Figures:
         """Return the summary's figures; where the workload could not pack its arrays, pack what it had sent of them."""
         if verdict.chain and not any(artifact.name == ROLLOUT.name for artifact in verdict.artifacts):
             sent = verdict.chain[-1][0].keys.file(RECORDING)
-            folder = keeper.scratch / "recording"
-            for entry in keeper.store.list(sent):
-                keeper.store.get_file(entry.key, folder / entry.key.removeprefix(f"{sent}/"))
+            folder = writer.scratch / "recording"
+            for entry in writer.store.list(sent):
+                writer.store.get_file(entry.key, folder / entry.key.removeprefix(f"{sent}/"))
             if folder.exists():
-                pack(folder, keeper.scratch / ROLLOUT.name)
-                keeper.add(ROLLOUT)
-        return super().keep(spec, verdict, keeper)
+                pack(folder, writer.scratch / ROLLOUT.name)
+                writer.add(ROLLOUT)
+        return super().keep(spec, verdict, writer)
 
     def headline(self, result: JobResult) -> str:
         """Return the size and the success rate of the recording, in a few words."""

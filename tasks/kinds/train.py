@@ -30,7 +30,7 @@ from simyard.tasks.attempt.transfer import AttemptUploader
 from simyard.tasks.kinds.base import Figures, Kind, lacking
 from simyard.tasks.metrics.events import EventReader
 from simyard.tasks.metrics.table import LiveMetrics, MetricsTable, draw_curves
-from simyard.tasks.shared.documents import Keeper
+from simyard.tasks.shared.documents import ArtifactWriter
 from simyard.tasks.shared.history import Artifact, PastAttempt, Verdict
 
 
@@ -160,23 +160,23 @@ class TrainingKind(Kind):
             problems.append("no metrics: the library wrote no TensorBoard events")
         return problems
 
-    def keep(self, spec: JobSpec, verdict: Verdict, keeper: Keeper) -> Figures:
+    def keep(self, spec: JobSpec, verdict: Verdict, writer: ArtifactWriter) -> Figures:
         """Make metrics and curves anew, from the event files of all attempts."""
-        library, scratch = get_library(spec.library), keeper.scratch
+        library, scratch = get_library(spec.library), writer.scratch
         table = MetricsTable()
         for attempt, takeover in verdict.chain:
-            _add_events(table, spec, library, attempt, takeover, keeper)
+            _add_events(table, spec, library, attempt, takeover, writer)
         summary = table.summary()
         if not summary:
             return Figures()
         table.write_csv(scratch / METRICS.name)
-        keeper.add(METRICS)
+        writer.add(METRICS)
         if table.write_time_csv(scratch / METRICS_TIME.name):
-            keeper.add(METRICS_TIME)
+            writer.add(METRICS_TIME)
         (scratch / METRICS_SUMMARY.name).write_text(json.dumps(summary, indent=2, allow_nan=False), encoding="utf-8")
-        keeper.add(METRICS_SUMMARY)
+        writer.add(METRICS_SUMMARY)
         if draw_curves(table.columns(), library.reward_tag, spec.name, scratch / CURVES.name):
-            keeper.add(CURVES)
+            writer.add(CURVES)
         final = summary[library.reward_tag]["final"]["value"] if library.reward_tag in summary else None
         return Figures(reward=None if final is None else float(final), metrics=summary)
 
@@ -192,7 +192,7 @@ def _add_events(
     library: Library,
     attempt: PastAttempt,
     takeover: int | None,
-    keeper: Keeper,
+    writer: ArtifactWriter,
 ) -> None:
     """Add the events of an attempt, up to the iteration at which a later one took over."""
     if attempt.facts is None:
@@ -200,8 +200,8 @@ def _add_events(
     scale = Scale(num_envs=spec.num_envs, rollout=attempt.facts.rollout)
     offset = library.step_offset(attempt.status.start_iteration if attempt.status else 0, scale)
     prefix = attempt.keys.file(EVENTS.name.removesuffix("/"))
-    for entry in keeper.store.list(prefix):
-        new = EventReader(keeper.fetch(entry.key)).read_new()
+    for entry in writer.store.list(prefix):
+        new = EventReader(writer.fetch(entry.key)).read_new()
         if takeover is not None:
             new = {tag: series.before(library.first_step(tag, takeover, scale) - offset) for tag, series in new.items()}
         # One folder a job, whatever each attempt called its run: the tags keep their names.

@@ -117,8 +117,8 @@ REPORTS = Templates(
 
 
 @dataclass
-class Keeper:
-    """One verdict's files."""
+class ArtifactWriter:
+    """Writer of a job's artifacts: it keeps files below `artifacts/`, and remembers each for the manifest."""
 
     store: Store
     job: JobKeys
