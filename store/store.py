@@ -259,13 +259,7 @@ class Store:
         # `on_bytes` and signals (a cancellation) are served here.
         chunk_bytes = part_bytes(size)
         said = None if self._root else {_WRITE: secrets.token_hex(8)}
-        reported = 0
-
-        def reach(position: int) -> None:
-            nonlocal reported
-            if on_bytes and position > reported:  # when the file is sent again, nothing is reported twice
-                on_bytes(position - reported)
-            reported = max(position, reported)
+        progress = Progress(on_bytes)
 
         def put() -> None:
             upload = _Upload(pieces())
@@ -278,7 +272,7 @@ class Store:
 
             with ThreadPoolExecutor(1) as pool:
                 try:
-                    upload.watch(pool.submit(send), reach)
+                    upload.watch(pool.submit(send), progress.reach)
                 except BaseError as error:
                     # Where the last answer was lost, all of it is there; what follows a lost answer says otherwise.
                     is_there = False
@@ -577,6 +571,22 @@ class Store:
     def _may_repeat(self, error: BaseException, began: float) -> bool:
         """Tell whether to try again what failed, and was begun or last got on at this time."""
         return bool(self._access and may_pass(error) and time.monotonic() - began < self._access.repeat_s)
+
+
+class Progress:
+    """Tells a caller how much of a file is in the store, and counts what went there now."""
+
+    def __init__(self, on_bytes: OnBytes | None) -> None:
+        self.moved = 0
+        """Bytes that were sent."""
+        self._on_bytes = on_bytes
+        self._reported = 0
+
+    def reach(self, position: int) -> None:
+        """Note that this many bytes from the start are in the store; nothing is reported twice."""
+        if self._on_bytes and position > self._reported:
+            self._on_bytes(position - self._reported)
+        self._reported = max(position, self._reported)
 
 
 class _Upload:

@@ -22,23 +22,7 @@ from simyard.core.files import held
 from simyard.core.specs import InputFile
 from simyard.store.backend import on_disk
 from simyard.store.keys import check_key
-from simyard.store.store import PART_BYTES, READ_BYTES, KeyNotFound, OnBytes, Store, read_pieces, sha256_file
-
-
-class Progress:
-    """Tells a caller how much of a file is in the store, and counts what went there now."""
-
-    def __init__(self, on_bytes: OnBytes | None) -> None:
-        self.moved = 0
-        """Bytes that were sent."""
-        self._on_bytes = on_bytes
-        self._reported = 0
-
-    def reach(self, position: int) -> None:
-        """Note that this many bytes from the start are in the store; nothing is reported twice."""
-        if self._on_bytes and position > self._reported:
-            self._on_bytes(position - self._reported)
-        self._reported = max(position, self._reported)
+from simyard.store.store import PART_BYTES, READ_BYTES, KeyNotFound, OnBytes, Progress, Store, read_pieces, sha256_file
 
 
 def send(store: Store, file: InputFile, path: str | os.PathLike[str], *, on_bytes: OnBytes | None = None) -> int:

@@ -24,7 +24,7 @@ from simyard.core.files import held
 from simyard.core.specs import InputFile
 from simyard.store import keys, uploads
 from simyard.store.multipart import ROUNDS, send_to_bucket
-from simyard.store.store import PART_BYTES, Store, sha256_file
+from simyard.store.store import PART_BYTES, Progress, Store, sha256_file
 
 SIZE, LONG = PART_BYTES + 3, 5 * PART_BYTES + 3
 """The least that goes in parts, and what takes a while."""
@@ -377,4 +377,4 @@ def test_no_credentials_anywhere(source, monkeypatch, is_closed):
     store = Store.open("s3://bucket", options=nobody, credentials=closed if is_closed else None)
     said = r"the vault is closed.*Set AWS_ACCESS_KEY_ID" if is_closed else "Set AWS_ACCESS_KEY_ID"
     with pytest.raises(StoreError, match=said):
-        send_to_bucket(store, input_file(source), source, uploads.Progress(None))
+        send_to_bucket(store, input_file(source), source, Progress(None))
