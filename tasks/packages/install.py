@@ -1,4 +1,4 @@
-"""Install a user's package for one job alone, into a folder of the job's own, without a network.
+"""A user's package: its modules told by the names of its files, and its installation for one job, without a network.
 
 The environment that the job runs in is not touched: the package goes to an overlay, and whatever would need more than
 that (a dependency that is missing, a module that would hide an installed one) is refused before the job starts.
