@@ -29,7 +29,6 @@ from simyard.cli.shared import (
     read_request,
 )
 from simyard.core.errors import EXIT_BAD_REQUEST, Category, RequestError
-from simyard.tasks.shared.documents import interval, number
 
 if TYPE_CHECKING:
     from simyard.core.run_records import PolicyRecord, Promotion, PromotionDecision
@@ -116,6 +115,8 @@ def _exit_code(decision: PromotionDecision, store: Store) -> int:
 
 
 def _figures(policy: PolicyRecord) -> str:
+    from simyard.tasks.shared.documents import interval, number
+
     found = policy.evaluation
     return f"{found.metric} {number(found.mean)} {interval(found.interval_95)} in {found.episodes} episodes"
 
@@ -131,6 +132,7 @@ def promotions() -> None:
 def list_promotions(store: str | None, as_json: bool) -> None:
     """List the promotions, each with its policy and its newest decision."""
     from simyard.tasks.promotion import promotions
+    from simyard.tasks.shared.documents import number
 
     opened = open_site_store(store)
     found = {name: promotions.read(opened, name) for name in promotions.names(opened)}

@@ -56,59 +56,43 @@ class ArtifactType:
         return name.startswith(self.name) if self.is_folder else name == self.name
 
 
-ARTIFACTS: list[ArtifactType] = []
-"""Every row below, in order: that in which commands list them, and a page its logs."""
+CURVES = ArtifactType("curves.png", "plot", PNG, made=True, label="curves")
+RETURNS = ArtifactType("returns.png", "plot", PNG, made=True, label="returns")
+POLICY_ONNX = ArtifactType("policy.onnx", "policy", BYTES, (EXPORT,), label="policy")
+POLICY_TORCHSCRIPT = ArtifactType("policy.pt", "policy", BYTES, (EXPORT,))
+CONTRACT = ArtifactType("policy_contract.json", "contract", JSON, (EXPORT,), label="contract")
+CHECKLIST = ArtifactType("checklist.json", "checklist", JSON, (EXPORT,), label="checklist")
+ROLLOUT = ArtifactType("rollout.zarr", "rollout", BYTES, (ROLL_OUT,), label="rollout")
+RENDER = ArtifactType("render.mp4", "video", MP4, label="render", page="video")
+SUMMARY = ArtifactType("summary.json", "summary", JSON, (EVALUATE, EXPORT, ROLL_OUT))
+EPISODES = ArtifactType("episodes.csv", "episodes", CSV, (EVALUATE,))
+METRICS = ArtifactType("metrics.csv", "metrics", CSV, (EVALUATE,))
+METRICS_TIME = ArtifactType("metrics_time.csv", "metrics", CSV, made=True)
+METRICS_SUMMARY = ArtifactType("metrics.json", "metrics", JSON, made=True)
+TELEMETRY = ArtifactType("telemetry.csv", "telemetry", CSV)
+DIAGNOSTICS = ArtifactType("diagnostics.json", "diagnostics", JSON)
+STDOUT = ArtifactType("command.stdout.log", "log", TEXT, page="log")
+USER_LOG = ArtifactType("user_job.log", "log", TEXT, (ROLL_OUT,), page="log")
+STDERR = ArtifactType("command.stderr.log", "log", TEXT, page="log")
+RUNNER_LOG = ArtifactType("runner.log", "log", TEXT)
+STAGING_LOG = ArtifactType("asset_staging.log", "log", TEXT)
+ENV_PARAMS = ArtifactType("params/env.yaml", OTHER, YAML, POLICY_JOBS)
+AGENT_PARAMS = ArtifactType("params/agent.yaml", OTHER, YAML, POLICY_JOBS)
+VERSIONS = ArtifactType("versions.json", OTHER, JSON, EVERY_JOB)
+WORLD = ArtifactType("world.json", OTHER, JSON)
+JOB = ArtifactType("job.json", OTHER, JSON, made=True)
+TRAINING_CONFIG = ArtifactType("training-config.json", OTHER, JSON, made=True)
+EVALUATION_CONFIG = ArtifactType("evaluation-config.json", OTHER, JSON, made=True)
+EXPORT_CONFIG = ArtifactType("export-config.json", OTHER, JSON, made=True)
+SUBMISSION = ArtifactType("submission.json", OTHER, JSON, made=True)
+REPORT = ArtifactType("report.md", "report", MARKDOWN, made=True, label="report")
+CHECKPOINTS = ArtifactType("checkpoints/", "checkpoint", BYTES, made=True, label="checkpoints")
+VIDEOS = ArtifactType("videos/", "video", MP4, label="videos", page="video")
+EVENTS = ArtifactType("events/", "events", BYTES)
+NORMALIZER = ArtifactType("normalizer/", "normalizer", BYTES)
 
-
-def _row(
-    name: str,
-    kind: str,
-    media_type: str,
-    promised_by: tuple[str, ...] = (),
-    *,
-    made: bool = False,
-    label: str | None = None,
-    page: Page = "link",
-) -> ArtifactType:
-    row = ArtifactType(name, kind, media_type, promised_by, made, label, page)
-    ARTIFACTS.append(row)
-    return row
-
-
-CURVES = _row("curves.png", "plot", PNG, made=True, label="curves")
-RETURNS = _row("returns.png", "plot", PNG, made=True, label="returns")
-POLICY_ONNX = _row("policy.onnx", "policy", BYTES, (EXPORT,), label="policy")
-POLICY_TORCHSCRIPT = _row("policy.pt", "policy", BYTES, (EXPORT,))
-CONTRACT = _row("policy_contract.json", "contract", JSON, (EXPORT,), label="contract")
-CHECKLIST = _row("checklist.json", "checklist", JSON, (EXPORT,), label="checklist")
-ROLLOUT = _row("rollout.zarr", "rollout", BYTES, (ROLL_OUT,), label="rollout")
-RENDER = _row("render.mp4", "video", MP4, label="render", page="video")
-SUMMARY = _row("summary.json", "summary", JSON, (EVALUATE, EXPORT, ROLL_OUT))
-EPISODES = _row("episodes.csv", "episodes", CSV, (EVALUATE,))
-METRICS = _row("metrics.csv", "metrics", CSV, (EVALUATE,))
-METRICS_TIME = _row("metrics_time.csv", "metrics", CSV, made=True)
-METRICS_SUMMARY = _row("metrics.json", "metrics", JSON, made=True)
-TELEMETRY = _row("telemetry.csv", "telemetry", CSV)
-DIAGNOSTICS = _row("diagnostics.json", "diagnostics", JSON)
-STDOUT = _row("command.stdout.log", "log", TEXT, page="log")
-USER_LOG = _row("user_job.log", "log", TEXT, (ROLL_OUT,), page="log")
-STDERR = _row("command.stderr.log", "log", TEXT, page="log")
-RUNNER_LOG = _row("runner.log", "log", TEXT)
-STAGING_LOG = _row("asset_staging.log", "log", TEXT)
-ENV_PARAMS = _row("params/env.yaml", OTHER, YAML, POLICY_JOBS)
-AGENT_PARAMS = _row("params/agent.yaml", OTHER, YAML, POLICY_JOBS)
-VERSIONS = _row("versions.json", OTHER, JSON, EVERY_JOB)
-WORLD = _row("world.json", OTHER, JSON)
-JOB = _row("job.json", OTHER, JSON, made=True)
-TRAINING_CONFIG = _row("training-config.json", OTHER, JSON, made=True)
-EVALUATION_CONFIG = _row("evaluation-config.json", OTHER, JSON, made=True)
-EXPORT_CONFIG = _row("export-config.json", OTHER, JSON, made=True)
-SUBMISSION = _row("submission.json", OTHER, JSON, made=True)
-REPORT = _row("report.md", "report", MARKDOWN, made=True, label="report")
-CHECKPOINTS = _row("checkpoints/", "checkpoint", BYTES, made=True, label="checkpoints")
-VIDEOS = _row("videos/", "video", MP4, label="videos", page="video")
-EVENTS = _row("events/", "events", BYTES)
-NORMALIZER = _row("normalizer/", "normalizer", BYTES)
+ARTIFACTS = [row for row in list(globals().values()) if isinstance(row, ArtifactType)]
+"""Every row above, in order: that in which commands list them, and a page its logs."""
 
 _EARLIER = re.compile(r"^attempts/\d+/")
 """Folder of the files of earlier attempts among the artifacts, under their own names."""

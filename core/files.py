@@ -17,7 +17,7 @@ from typing import Any
 
 from simyard.core import artifacts
 
-LOOK_S = 0.05
+RETRY_S = 0.05
 """Seconds between two tries at a file that another process holds."""
 
 
@@ -88,7 +88,7 @@ def held(path: Path, *, patience_s: float = 0.0) -> Iterator[BufferedRandom | No
     """
     deadline = time.monotonic() + patience_s
     while (file := _try(path)) is None and time.monotonic() < deadline:
-        time.sleep(LOOK_S)
+        time.sleep(RETRY_S)
     if file is None:
         yield None
     else:

@@ -23,7 +23,7 @@ from prefect.utilities.callables import parameter_schema
 from simyard.core.errors import RequestError, unknown
 from simyard.deployments import GPU_SIDE, POOL, POOL_TYPES, PREFECT_FILE, QUEUES, limit_of_pool, pool_template
 
-Hear = Callable[[str, str], None]
+OnChange = Callable[[str, str], None]
 """Callback that takes the name of a part, and `created`, `updated` or `unchanged`."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -91,17 +91,17 @@ class PoolPlan:
         return values
 
 
-def apply_prefect_file(client: SyncPrefectClient, hear: Callable[[str], None] = lambda name: None) -> None:
+def apply_prefect_file(client: SyncPrefectClient, on_sending: Callable[[str], None] = lambda name: None) -> None:
     """Send the work pool and every deployment of prefect.yaml: `prefect deploy --all`, in a tenth of its time.
 
     Args:
         client: The server.
-        hear: Told the name of each deployment before it is sent.
+        on_sending: Called with the name of each deployment before it is sent.
     """
     with suppress(ObjectAlreadyExists):
         client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
     for entry in yaml.safe_load(PREFECT_FILE.read_text(encoding="utf-8"))["deployments"]:
-        hear(entry["name"])
+        on_sending(entry["name"])
         module, _, name = entry["entrypoint"].rpartition(".")
         flow: Flow[..., Any] = getattr(import_module(module), name)
         limit = entry.get("concurrency_limit")
@@ -130,25 +130,25 @@ def apply_prefect_file(client: SyncPrefectClient, hear: Callable[[str], None] = 
         )
 
 
-def apply_pool(client: SyncPrefectClient, plan: PoolPlan, hear: Hear) -> None:
+def apply_pool(client: SyncPrefectClient, plan: PoolPlan, on_change: OnChange) -> None:
     """Send a work pool: its template, queues, deployments and limit.
 
     Args:
         client: The server.
         plan: The pool.
-        hear: Hears of each part.
+        on_change: Called for each part.
 
     Raises:
         RequestError: The plan is bad, or the pool exists with another type.
     """
     template = plan.template()
-    hear(f"work pool {plan.name}", _send_pool(client, plan, template))
+    on_change(f"work pool {plan.name}", _send_pool(client, plan, template))
     for priority, queue in enumerate(QUEUES.values(), start=1):
-        hear(f"work queue {plan.name}/{queue}", _send_queue(client, plan.name, queue, priority))
+        on_change(f"work queue {plan.name}/{queue}", _send_queue(client, plan.name, queue, priority))
     for flow in GPU_SIDE:
-        hear(f"deployment {flow}/{plan.name}", apply_pool_flow(client, plan.name, flow))
+        on_change(f"deployment {flow}/{plan.name}", apply_pool_flow(client, plan.name, flow))
     if plan.gpus is not None:
-        apply_limit(client, limit_of_pool(plan.name), plan.gpus, hear)
+        apply_limit(client, limit_of_pool(plan.name), plan.gpus, on_change)
 
 
 def ensure_pool_flow(client: SyncPrefectClient, pool: str, flow: str) -> None:
@@ -240,7 +240,7 @@ def _send_queue(client: SyncPrefectClient, pool: str, name: str, priority: int) 
     return "updated"
 
 
-def apply_limit(client: SyncPrefectClient, name: str, slots: int, hear: Hear) -> None:
+def apply_limit(client: SyncPrefectClient, name: str, slots: int, on_change: OnChange) -> None:
     """Send a limit, in GPUs."""
     try:
         known = client.read_global_concurrency_limit_by_name(name)
@@ -249,10 +249,10 @@ def apply_limit(client: SyncPrefectClient, name: str, slots: int, hear: Hear) ->
         change = "created"
     if change != "unchanged":
         client.upsert_global_concurrency_limit_by_name(name, slots)
-    hear(f"limit {name}", change)
+    on_change(f"limit {name}", change)
 
 
-def apply_store(name: str, block: Block, hear: Hear) -> None:
+def apply_store(name: str, block: Block, on_change: OnChange) -> None:
     """Save the block that holds the store's address and credentials."""
     try:
         known = type(block).load(name, _sync=True)  # type: ignore[call-arg]
@@ -261,7 +261,7 @@ def apply_store(name: str, block: Block, hear: Hear) -> None:
         change = "created"
     if change != "unchanged":
         block.save(name, overwrite=True, _sync=True)  # type: ignore[call-arg]
-    hear(f"block job-store/{name}", change)
+    on_change(f"block job-store/{name}", change)
 
 
 def _fields(block: Any) -> dict[str, object]:

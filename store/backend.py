@@ -163,16 +163,19 @@ def parse_url(url: str) -> Location:
         raise _refused(url, "it is not a URL") from None
     if "@" in parts.netloc or ":" in parts.netloc:
         raise _refused(url, "it has credentials or a port", "Credentials come from AWS_ACCESS_KEY_ID or a block.")
-    return (_file_url if parts.scheme == "file" else _s3_url)(url, parts.netloc, parts.path)
-
-
-def _file_url(url: str, host: str, path: str) -> Location:
-    if host not in ("", "localhost"):
-        raise _refused(url, f"{host!r} is another machine", "Three slashes follow 'file:'.")
-    try:
-        return _folder(url, Path("/" + unquote(path, errors="strict")))
-    except UnicodeDecodeError:
-        raise _refused(url, "its percent-encoding is not UTF-8") from None
+    if parts.scheme == "file":
+        if parts.netloc not in ("", "localhost"):
+            raise _refused(url, f"{parts.netloc!r} is another machine", "Three slashes follow 'file:'.")
+        try:
+            return _folder(url, Path("/" + unquote(parts.path, errors="strict")))
+        except UnicodeDecodeError:
+            raise _refused(url, "its percent-encoding is not UTF-8") from None
+    bucket, prefix = parts.netloc, parts.path.removeprefix("/").removesuffix("/")
+    if not _BUCKET.fullmatch(bucket) or ".." in bucket:
+        raise _refused(url, f"{bucket!r} is not a bucket's name", "It has 3 to 63 of a-z, 0-9, '.' and '-'.")
+    if prefix and (problem := problem_of(prefix, of_folder=True)):
+        raise _refused(url, f"its prefix {problem}")
+    return Location(f"s3://{bucket}/{prefix}".removesuffix("/"), bucket=bucket, prefix=prefix)
 
 
 def _folder(url: str, path: Path) -> Location:
@@ -184,16 +187,6 @@ def _folder(url: str, path: Path) -> Location:
     if folder == Path("/"):
         raise _refused(url, "it is the root of the file system", "Give a folder of its own.")
     return Location(folder.as_uri(), folder=folder)
-
-
-def _s3_url(url: str, bucket: str, path: str) -> Location:
-    if not _BUCKET.fullmatch(bucket) or ".." in bucket:
-        raise _refused(url, f"{bucket!r} is not a bucket's name", "It has 3 to 63 of a-z, 0-9, '.' and '-'.")
-    prefix = path.removeprefix("/").removesuffix("/")
-    problem = problem_of(prefix, of_folder=True) if prefix else ""
-    if problem:
-        raise _refused(url, f"its prefix {problem}")
-    return Location(f"s3://{bucket}/{prefix}".removesuffix("/"), bucket=bucket, prefix=prefix)
 
 
 def _refused(url: object, problem: str, advice: str = "") -> RequestError:
@@ -229,19 +222,15 @@ def open_backend(
         if name not in allowed:
             raise unknown("store option", name, allowed, code="bad_store_option")
     if location.folder:
-        return _open_folder(location.folder), None
+        try:
+            return LocalStore(location.folder, mkdir=True, automatic_cleanup=True), None
+        except (BaseError, OSError) as error:
+            raise StoreError(
+                f"Cannot open the folder {str(location.folder)!r} as a store: {str(error).splitlines()[0]}",
+                advice="Give the path of a folder you may write in.",
+            ) from error
     access = Access.decide(options, credentials)
     return _open_bucket(location, access), access
-
-
-def _open_folder(folder: Path) -> Any:
-    try:
-        return LocalStore(folder, mkdir=True, automatic_cleanup=True)
-    except (BaseError, OSError) as error:
-        raise StoreError(
-            f"Cannot open the folder {str(folder)!r} as a store: {str(error).splitlines()[0]}",
-            advice="Give the path of a folder you may write in.",
-        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,11 +256,15 @@ class Encryption:
             kms_key_id=_setting(options, "sse_kms_key_id", "AWS_SSE_KMS_KEY_ID"),
             bucket_key=_setting(options, "sse_bucket_key", "AWS_SSE_BUCKET_KEY_ENABLED", ("true", "false")),
         )
-        kms = ENCRYPTIONS[1:]
-        if chosen.kms_key_id and chosen.algorithm not in kms:
-            raise _misfit("sse_kms_key_id (AWS_SSE_KMS_KEY_ID)", chosen.kms_key_id, chosen.algorithm, kms)
-        if chosen.bucket_key and chosen.algorithm != "aws:kms":
-            raise _misfit("sse_bucket_key (AWS_SSE_BUCKET_KEY_ENABLED)", chosen.bucket_key, chosen.algorithm, kms[:1])
+        for what, value, fitting in (
+            ("sse_kms_key_id (AWS_SSE_KMS_KEY_ID)", chosen.kms_key_id, ("aws:kms", "aws:kms:dsse")),
+            ("sse_bucket_key (AWS_SSE_BUCKET_KEY_ENABLED)", chosen.bucket_key, ("aws:kms",)),
+        ):
+            if value and chosen.algorithm not in fitting:
+                raise _bad_option(
+                    f"{what} is {value!r}, and sse (AWS_SERVER_SIDE_ENCRYPTION) is {chosen.algorithm!r}.",
+                    f"It belongs to sse {' or '.join(map(repr, fitting))}: set that, or leave it out.",
+                )
         return chosen
 
 
@@ -305,15 +298,28 @@ class Access:
         """
         regions = (options.get("region"), os.environ.get("AWS_REGION"), os.environ.get("AWS_DEFAULT_REGION"))
         endpoint = _endpoint(options)
+        given_s = options.get("timeout_s") or DEFAULT_TIMEOUT_S
+        try:
+            timeout_s = float(given_s)
+        except ValueError:
+            timeout_s = 0.0
+        if not 0 < timeout_s <= 3600:
+            raise _bad_option(
+                f"The store option timeout_s is {given_s!r}.", "Give seconds, more than 0 and at most 3600."
+            )
+        style = _setting(options, "addressing_style", None, ("path", "virtual"))
+        if not style:
+            flag = _setting({}, "", "AWS_VIRTUAL_HOSTED_STYLE_REQUEST", ("true", "false"))
+            style = "virtual" if flag == "true" or (flag is None and endpoint is None) else "path"
+        checksum = _setting(options, "checksum", None, ("sha256", "none")) or ("none" if endpoint else "sha256")
         return cls(
             endpoint=endpoint,
             region=next(filter(None, regions), "us-east-1"),
             ca_bundle=options.get("ca_bundle") or os.environ.get("AWS_CA_BUNDLE"),
-            patience_s=_timeout_s(options),
+            patience_s=timeout_s,
             credentials=credentials or _given_keys(options),
-            virtual_hosted=_is_virtual_hosted(options, endpoint),
-            checksum=_setting(options, "checksum", None, ("sha256", "none"), "none" if endpoint else "sha256")
-            == "sha256",
+            virtual_hosted=style == "virtual",
+            checksum=checksum == "sha256",
             encryption=Encryption.decide(options),
         )
 
@@ -348,9 +354,11 @@ class Access:
 
 
 def _open_bucket(location: Location, access: Access) -> Any:
-    is_virtual = access.is_virtual(location.bucket)
+    is_virtual, endpoint = access.is_virtual(location.bucket), access.endpoint
+    if endpoint and is_virtual:
+        endpoint = endpoint.replace("://", f"://{location.bucket}.", 1)
     config = {
-        "aws_endpoint_url_s3": _host_of_bucket(access.endpoint, location.bucket) if is_virtual else access.endpoint,
+        "aws_endpoint_url_s3": endpoint,
         "region": access.region,
         "virtual_hosted_style_request": str(is_virtual).lower(),
         "checksum_algorithm": "sha256" if access.checksum else None,
@@ -366,7 +374,13 @@ def _open_bucket(location: Location, access: Access) -> Any:
         "timeout": timedelta(days=1),
     }
     if access.ca_bundle:
-        client["root_certificate"] = _read_ca_bundle(access.ca_bundle)
+        try:
+            client["root_certificate"] = Path(access.ca_bundle).read_bytes()
+        except OSError as error:
+            raise _bad_option(
+                f"Cannot read the certificate authorities in {access.ca_bundle!r}: {error.strerror}.",
+                "Give the path of a PEM file in AWS_CA_BUNDLE or the option ca_bundle.",
+            ) from error
     first_pause_s, longest_pause_s = access.pauses_s
     try:
         return S3Store(
@@ -385,23 +399,16 @@ def _open_bucket(location: Location, access: Access) -> Any:
             credential_provider=access.credentials,
         )
     except (BaseError, ValueError) as error:
-        raise RequestError(
-            f"Cannot open {location.url!r}: {str(error).splitlines()[0]}",
-            code="bad_store_option",
-            advice="Check the AWS_* variables and the store's options.",
-        ) from error
+        advice = "Check the AWS_* variables and the store's options."
+        raise _bad_option(f"Cannot open {location.url!r}: {str(error).splitlines()[0]}", advice) from error
 
 
-def _host_of_bucket(endpoint: str | None, bucket: str) -> str | None:
-    return endpoint and endpoint.replace("://", f"://{bucket}.", 1)
+def _bad_option(message: str, advice: str) -> RequestError:
+    return RequestError(message, code="bad_store_option", advice=advice)
 
 
 def _setting(
-    options: Mapping[str, str],
-    option: str,
-    variable: str | None,
-    allowed: tuple[str, ...] = (),
-    default: str | None = None,
+    options: Mapping[str, str], option: str, variable: str | None, allowed: tuple[str, ...] = ()
 ) -> str | None:
     """Return an option, or the variable that stands for it.
 
@@ -410,37 +417,20 @@ def _setting(
     """
     given = options.get(option) or (variable and os.environ.get(variable))
     if not given:
-        return default
+        return None
     if allowed and given not in allowed:
         source = option if options.get(option) else variable
         raise unknown(f"value of {source}", given, allowed, code="bad_store_option")
     return given
 
 
-def _misfit(what: str, value: str, algorithm: str | None, fitting: tuple[str, ...]) -> RequestError:
-    return RequestError(
-        f"{what} is {value!r}, and sse (AWS_SERVER_SIDE_ENCRYPTION) is {algorithm!r}.",
-        code="bad_store_option",
-        advice=f"It belongs to sse {' or '.join(map(repr, fitting))}: set that, or leave it out.",
-    )
-
-
-def _is_virtual_hosted(options: Mapping[str, str], endpoint: str | None) -> bool:
-    style = _setting(options, "addressing_style", None, ("path", "virtual"))
-    if style:
-        return style == "virtual"
-    flag = _setting({}, "", "AWS_VIRTUAL_HOSTED_STYLE_REQUEST", ("true", "false"))
-    return flag == "true" if flag else endpoint is None
-
-
 def _endpoint(options: Mapping[str, str]) -> str | None:
     names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
     endpoint = options.get("endpoint_url") or next((os.environ[name] for name in names if os.environ.get(name)), None)
     if endpoint and not _is_endpoint(endpoint):
-        raise RequestError(
+        raise _bad_option(
             f"{without_secrets(endpoint)!r} is not an S3 endpoint.",
-            code="bad_store_option",
-            advice="Give 'https://HOST' or 'http://HOST:PORT', without credentials, a query or a path.",
+            "Give 'https://HOST' or 'http://HOST:PORT', without credentials, a query or a path.",
         )
     return endpoint.rstrip("/") if endpoint else None
 
@@ -453,32 +443,6 @@ def _is_endpoint(endpoint: str) -> bool:
         return False
     plain = "@" not in parts.netloc and not parts.query and not parts.fragment and endpoint.isprintable()
     return parts.scheme in ("http", "https") and bool(parts.hostname) and plain and " " not in endpoint
-
-
-def _timeout_s(options: Mapping[str, str]) -> float:
-    given = options.get("timeout_s") or DEFAULT_TIMEOUT_S
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= 3600:
-        raise RequestError(
-            f"The store option timeout_s is {given!r}.",
-            code="bad_store_option",
-            advice="Give seconds, more than 0 and at most 3600.",
-        )
-    return seconds
-
-
-def _read_ca_bundle(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise RequestError(
-            f"Cannot read the certificate authorities in {path!r}: {error.strerror}.",
-            code="bad_store_option",
-            advice="Give the path of a PEM file in AWS_CA_BUNDLE or the option ca_bundle.",
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -507,10 +471,9 @@ def _given_keys(options: Mapping[str, str]) -> _Keys | None:
     if key and secret:
         return _Keys(key, secret, token)
     if key or secret or token:
-        raise RequestError(
+        raise _bad_option(
             "Half of the store's credentials is missing.",
-            code="bad_store_option",
-            advice="Give access_key_id and secret_access_key together, or neither to use the AWS_* variables.",
+            "Give access_key_id and secret_access_key together, or neither to use the AWS_* variables.",
         )
     return None
 
@@ -544,7 +507,9 @@ def failure(action: str, address: str, error: BaseException, *, absent_is_missin
         return KeyNotFound(address)
     answer = _S3_ANSWER.search(text)
     reason = f"{answer[1]}: {answer[2]}" if answer else " ".join(text.split())[:300]
-    code, advice = _explain(f"{type(error).__name__} {text} {inner}")
+    whole = f"{type(error).__name__} {text} {inner}"
+    unknown_cause = ("", "store", "Try again; if it stays so, check the store with its own tools.")
+    _, code, advice = next((known for known in _KNOWN if re.search(known[0], whole)), unknown_cause)
     return StoreError(f"Cannot {action} {address!r}: {reason.rstrip('.')}.", code=code, advice=advice)
 
 
@@ -560,10 +525,3 @@ def on_disk(action: str, path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except OSError as error:
         raise failure(action, os.fspath(path), error, absent_is_missing=False) from error
-
-
-def _explain(text: str) -> tuple[str, str]:
-    for pattern, code, advice in _KNOWN:
-        if re.search(pattern, text):
-            return code, advice
-    return "store", "Try again; if it stays so, check the store with its own tools."

@@ -1,31 +1,6 @@
 """Every key of the store, and nothing else builds one; those that come from users are checked.
 
-assets/<sha256>/<name>                    inputs, content-addressed
-assets/<sha256>/asset.json                what a user said of an input that was uploaded; written after it
-idempotency/<sha256 of the key>.json      which job or run a key stands for
-jobs/<job_id>/job.json                    the frozen spec: enough to run the job again
-jobs/<job_id>/cancel.json                 somebody asked the job to stop
-jobs/<job_id>/attempts/<n>/…              what one attempt left: written by that attempt alone
-jobs/<job_id>/attempts/<n>/nodes/<k>/…    what its further machines left, where it had several
-jobs/<job_id>/artifacts/…                 what the job promised
-jobs/<job_id>/result.json                 how the job ended, whatever the end
-jobs/<job_id>/artifact_manifest.json      the commit marker of a success, written last
-jobs/<job_id>/notification.json           what became of the webhook that tells of its end; a run has one too
-training-runs/<run_id>/run.json           the frozen managed training run
-training-runs/<run_id>/wish.json          what somebody wants of it: to pause, to go on, to stop
-training-runs/<run_id>/status.json        the heartbeat of the process that drives it
-training-runs/<run_id>/events/…           what happened, in order: written by that process alone
-training-runs/<run_id>/datasets/…         one manifest an iteration, content-addressed
-training-runs/<run_id>/iterations/<n>/…   the trainer's attempts; iteration.json, written last, commits it
-training-runs/<run_id>/checkpoints/…      lineage: one record a checkpoint, whose bytes are an asset
-training-runs/<run_id>/slots/<k>/…        work for the flow run that has a warm simulator in a pool
-training-runs/<run_id>/result.json        how the run ended
-uploads/<upload_id>/<name>                what was uploaded by a signed URL and is no asset yet
-projects/<project>/…                      a store of its own for each project of the service but the default one
-service/keys/<key_id>.json                what is kept of an API key
-service/outbox/<id>.json                  a webhook to send when the job or run of this id has ended
-service/sending/<id>/<n>.json             which copy of the service sends it for the n-th time
-doctor/<check_id>.json                    what `simyard doctor` writes to prove that it can, and deletes
+docs/architecture.md has them as a tree.
 """
 
 from __future__ import annotations
@@ -187,37 +162,35 @@ def _digits(number: int) -> str:
     return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
 
 
+def _matched(pattern: re.Pattern[str], text: str, what: str, code: str, advice: str) -> re.Match[str]:
+    match = pattern.fullmatch(text)
+    if match is None:
+        raise RequestError(f"{text!r} is not {what}.", code=code, advice=advice)
+    return match
+
+
 def check_job_id(job_id: str) -> str:
     """Return the id, or raise `RequestError` when it is not one of ours (ids become keys and paths)."""
-    if not _JOB_ID.fullmatch(job_id):
-        raise RequestError(
-            f"{job_id!r} is not a job id.",
-            code="bad_job_id",
-            advice="An id looks like 'job-01k…': see `simyard jobs list`.",
-        )
-    return job_id
+    advice = "An id looks like 'job-01k…': see `simyard jobs list`."
+    return _matched(_JOB_ID, job_id, "a job id", "bad_job_id", advice)[0]
 
 
 def check_run_id(run_id: str) -> str:
     """Return the id, or raise `RequestError` when it is not that of a managed training run."""
-    if not _RUN_ID.fullmatch(run_id):
-        raise RequestError(
-            f"{run_id!r} is not the id of a managed training run.",
-            code="bad_run_id",
-            advice="An id looks like 'run-01k…': see `simyard managed list`.",
-        )
-    return run_id
+    advice = "An id looks like 'run-01k…': see `simyard managed list`."
+    return _matched(_RUN_ID, run_id, "the id of a managed training run", "bad_run_id", advice)[0]
 
 
 def check_promotion(name: str) -> str:
     """Return the name, or raise `RequestError` when nothing can be promoted under it."""
-    if not _PROMOTION.fullmatch(name):
-        raise RequestError(
-            f"{name!r} is not the name of a promotion.",
-            code="bad_promotion",
-            advice="Allowed: 1 to 64 of a-z, 0-9, '_', '.' and '-', a letter or digit first.",
-        )
-    return name
+    advice = "Allowed: 1 to 64 of a-z, 0-9, '_', '.' and '-', a letter or digit first."
+    return _matched(_PROMOTION, name, "the name of a promotion", "bad_promotion", advice)[0]
+
+
+def sha256_of_asset(asset_id: str) -> str:
+    """Return the digest in an asset's id, or raise `RequestError` when it is no such id."""
+    advice = "An id is 'asset-' and 64 digits of 0-9 and a-f: see `simyard assets list`."
+    return _matched(_ASSET_ID, asset_id, "an asset id", "bad_asset_id", advice)[1]
 
 
 def asset(sha256: str, name: str) -> str:
@@ -228,18 +201,6 @@ def asset(sha256: str, name: str) -> str:
 def asset_id_of(sha256: str) -> str:
     """Return the id of the asset with this content."""
     return f"asset-{sha256}"
-
-
-def sha256_of_asset(asset_id: str) -> str:
-    """Return the digest in an asset's id, or raise `RequestError` when it is no such id."""
-    match = _ASSET_ID.fullmatch(asset_id)
-    if not match:
-        raise RequestError(
-            f"{asset_id!r} is not an asset id.",
-            code="bad_asset_id",
-            advice="An id is 'asset-' and 64 digits of 0-9 and a-f: see `simyard assets list`.",
-        )
-    return match.group(1)
 
 
 class _Below:
@@ -322,7 +283,7 @@ class AttemptKeys:
     outcome = _Below("outcome.json")
     """Key of the attempt's outcome, written once, last."""
     checkpoints = _Below("checkpoints.json")
-    """The index of the attempt's valid checkpoints, oldest first."""
+    """The index of the attempt's valid checkpoints, in the order of `core/records.by_iteration`."""
     files = _Below("files")
     """Everything else the attempt left, under the artifact's own name."""
     meeting = _Below("meeting.json")

@@ -32,8 +32,8 @@ from botocore.credentials import RefreshableCredentials
 from simyard.core.errors import RequestError
 from simyard.core.specs import InputFile
 from simyard.store.backend import Access, Credentials, failure
-from simyard.store.store import UPLOADS_AT_ONCE, Store, part_bytes
-from simyard.store.uploads import Progress, is_there, read
+from simyard.store.store import UPLOADS_AT_ONCE, Progress, Store, part_bytes
+from simyard.store.uploads import is_there, read
 
 ROUNDS = 5
 """Times an upload is begun: a process whose copy of the file has changed aborts the upload of both."""
@@ -54,7 +54,7 @@ def send_to_bucket(store: Store, file: InputFile, path: str | os.PathLike[str], 
         store: A bucket.
         file: The key, the digest and the size.
         path: The local file.
-        progress: Told of it.
+        progress: Counts the bytes.
 
     Raises:
         RequestError: The local file is not what `file` says.

@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -40,7 +40,6 @@ from simyard.core.files import replacing, sha256_of
 from simyard.core.wire import Wire, WireError
 from simyard.store.backend import (
     CAUGHT,
-    OPTIONS,
     Credentials,
     KeyNotFound,
     Location,
@@ -52,7 +51,7 @@ from simyard.store.backend import (
 )
 from simyard.store.keys import check_key, check_prefix, is_being_written
 
-__all__ = ["OPTIONS", "Credentials", "Entry", "KeyNotFound", "Stat", "Store", "check_key", "sha256_file"]
+__all__ = ["Entry", "KeyNotFound", "Stat", "Store", "sha256_file"]
 
 PART_BYTES = 8 * 1024 * 1024
 """Files above this size go up in parts of it."""
@@ -171,20 +170,16 @@ class Store:
         check_key(key)
         if self._root is not None:
             return None
-        with self._failures("sign", key):
-            return str(obstore.sign(self._backend, cast("Any", method), key, timedelta(seconds=seconds)))
+        duration = timedelta(seconds=seconds)
+        return self._call("sign", key, lambda: str(obstore.sign(self._backend, cast("Any", method), key, duration)))
 
     # Writing
 
     def put_bytes(self, key: str, data: bytes) -> None:
         """Write an object, in place of any that was there."""
         said = self._said(data)
-        self._call(
-            "write",
-            check_key(key),
-            lambda: self._backend.put(key, data, use_multipart=False, attributes=said),
-            absent_is_missing=False,
-        )
+        put = partial(self._backend.put, key, data, use_multipart=False, attributes=said)
+        self._call("write", check_key(key), put)
 
     def put_new(self, key: str, data: bytes) -> bool:
         """Write an object where there is none, and leave one that is there: of many writers exactly one does it.
@@ -207,7 +202,7 @@ class Store:
                     raise InterruptedError("ConditionalRequestConflict: it was there and is not") from error
             return True
 
-        return self._call("write", check_key(key), put, absent_is_missing=False)
+        return self._call("write", check_key(key), put)
 
     def _said(self, data: bytes) -> dict[str, str] | None:
         """Return an object's metadata; empty on a disk."""
@@ -239,7 +234,7 @@ class Store:
         Args:
             key: Where to.
             path: The file.
-            on_bytes: Told of progress.
+            on_bytes: Progress callback.
         """
         check_key(key)
         with on_disk("read", path), open(path, "rb") as file:
@@ -264,13 +259,7 @@ class Store:
         # `on_bytes` and signals (a cancellation) are served here.
         chunk_bytes = part_bytes(size)
         said = None if self._root else {_WRITE: secrets.token_hex(8)}
-        told = 0
-
-        def reach(position: int) -> None:
-            nonlocal told
-            if on_bytes and position > told:  # when the file is sent again, what was told is not told again
-                on_bytes(position - told)
-            told = max(position, told)
+        progress = Progress(on_bytes)
 
         def put() -> None:
             upload = _Upload(pieces())
@@ -283,19 +272,16 @@ class Store:
 
             with ThreadPoolExecutor(1) as pool:
                 try:
-                    upload.watch(pool.submit(send), reach)
+                    upload.watch(pool.submit(send), progress.reach)
                 except BaseError as error:
                     # Where the last answer was lost, all of it is there; what follows a lost answer says otherwise.
-                    if said is None or not may_pass(error) or not self._is_there(key, said):
+                    is_there = False
+                    with suppress(*CAUGHT):
+                        is_there = said is not None and may_pass(error) and self._says(key, said)
+                    if not is_there:
                         raise
 
-        self._call("write", key, put, absent_is_missing=False)
-
-    def _is_there(self, key: str, said: Mapping[str, str]) -> bool:
-        try:
-            return self._says(key, said)
-        except CAUGHT:
-            return False
+        self._call("write", key, put)
 
     # Reading
 
@@ -393,7 +379,7 @@ class Store:
             key: Where from.
             path: The file; one that exists is replaced.
             sha256: The digest that the content must have, in hexadecimal digits; what the object says where None.
-            on_bytes: Told of progress.
+            on_bytes: Progress callback.
 
         Raises:
             StoreError: The content has another digest; then there is no file.
@@ -419,9 +405,9 @@ class Store:
         """Open an object, and return the digest it says; when it is replaced meanwhile, the old content goes on."""
         if self._root:
             # obstore reads a file in pieces of 8 kB, each handed from one thread to another: several times slower.
-            with self._failures("read", key):
-                self._backend.head(key)
-                return _all_pieces(open(self._root / key, "rb", buffering=0)), None
+            path = self._root / key
+            self.stat(key)
+            return self._call("read", key, lambda: _all_pieces(open(path, "rb", buffering=0))), None
         result = self._call("read", key, lambda: self._backend.get(key))
         return self._pieces(key, result), result.attributes.get(_SHA256)
 
@@ -485,14 +471,14 @@ class Store:
     def list_dirs(self, prefix: str = "") -> builtins.list[str]:
         """Return the names of the folders right below a folder, sorted. A folder is where an object lies below."""
         prefix = check_prefix(prefix)
+
+        def holds_any(folder: str) -> bool:
+            return any(not is_being_written(meta["path"]) for chunk in self._backend.list(folder) for meta in chunk)
+
         found = self._call("list", prefix, lambda: self._backend.list_with_delimiter(prefix or None)["common_prefixes"])
         if self._root:  # on a disk a folder can be empty, or hold nothing but what a killed writer left
-            found = [folder for folder in found if self._holds_any(folder)]
+            found = [folder for folder in found if self._call("list", folder, partial(holds_any, folder))]
         return sorted(folder.rpartition("/")[2] for folder in found)
-
-    def _holds_any(self, folder: str) -> bool:
-        with self._failures("list", folder):
-            return any(not is_being_written(meta["path"]) for chunk in self._backend.list(folder) for meta in chunk)
 
     # Copying and deleting
 
@@ -557,14 +543,16 @@ class Store:
                 "The prefix to delete is empty.", code="bad_key", advice="Name the folder to delete, such as 'jobs/ID'."
             )
         if self._root:
-            with on_disk("delete", self._root / prefix):
-                _remove_folder(self._root / prefix)
+            folder = self._root / prefix
+            with on_disk("delete", folder):
+                if folder.is_dir():
+                    shutil.rmtree(folder)
             return
         keys = [entry.key for entry in self.list(prefix)]
         if keys:
             self._call("delete", prefix, lambda: self._backend.delete(keys))
 
-    def _call(self, action: str, key: str, call: Callable[[], T], *, absent_is_missing: bool = True) -> T:
+    def _call(self, action: str, key: str, call: Callable[[], T]) -> T:
         """Call the store, and a bucket again where it may answer the next time; raise what went wrong otherwise."""
         began = time.monotonic()
         pause_s = 0.0
@@ -574,7 +562,7 @@ class Store:
             except CAUGHT as error:
                 if not self._may_repeat(error, began):
                     address = self._location.join(key)
-                    raise failure(action, address, error, absent_is_missing=absent_is_missing) from error
+                    raise failure(action, address, error, absent_is_missing=action != "write") from error
             assert self._access
             first_s, longest_s = self._access.pauses_s
             pause_s = min(2 * pause_s or first_s, longest_s)
@@ -584,12 +572,21 @@ class Store:
         """Tell whether to try again what failed, and was begun or last got on at this time."""
         return bool(self._access and may_pass(error) and time.monotonic() - began < self._access.repeat_s)
 
-    @contextmanager
-    def _failures(self, action: str, key: str, *, absent_is_missing: bool = True) -> Iterator[None]:
-        try:
-            yield
-        except CAUGHT as error:
-            raise failure(action, self._location.join(key), error, absent_is_missing=absent_is_missing) from error
+
+class Progress:
+    """Tells a caller how much of a file is in the store, and counts what went there now."""
+
+    def __init__(self, on_bytes: OnBytes | None) -> None:
+        self.moved = 0
+        """Bytes that were sent."""
+        self._on_bytes = on_bytes
+        self._reported = 0
+
+    def reach(self, position: int) -> None:
+        """Note that this many bytes from the start are in the store; nothing is reported twice."""
+        if self._on_bytes and position > self._reported:
+            self._on_bytes(position - self._reported)
+        self._reported = max(position, self._reported)
 
 
 class _Upload:
@@ -639,11 +636,6 @@ def read_pieces(file: IO[bytes], size: int, piece_bytes: int) -> Iterator[bytes]
 def _all_pieces(file: IO[bytes]) -> Iterator[bytes]:
     with file:
         yield from iter(lambda: file.read(READ_BYTES), b"")
-
-
-def _remove_folder(folder: Path) -> None:
-    if folder.is_dir():
-        shutil.rmtree(folder)
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

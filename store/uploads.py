@@ -22,23 +22,7 @@ from simyard.core.files import held
 from simyard.core.specs import InputFile
 from simyard.store.backend import on_disk
 from simyard.store.keys import check_key
-from simyard.store.store import PART_BYTES, READ_BYTES, KeyNotFound, OnBytes, Store, read_pieces, sha256_file
-
-
-class Progress:
-    """Tells a caller how much of a file is in the store, and counts what went there now."""
-
-    def __init__(self, on_bytes: OnBytes | None) -> None:
-        self.moved = 0
-        """Bytes that were sent."""
-        self._on_bytes = on_bytes
-        self._told = 0
-
-    def reach(self, position: int) -> None:
-        """Note that this many bytes from the start are in the store; what was told once is not told again."""
-        if self._on_bytes and position > self._told:
-            self._on_bytes(position - self._told)
-        self._told = max(position, self._told)
+from simyard.store.store import PART_BYTES, READ_BYTES, KeyNotFound, OnBytes, Progress, Store, read_pieces, sha256_file
 
 
 def send(store: Store, file: InputFile, path: str | os.PathLike[str], *, on_bytes: OnBytes | None = None) -> int:
@@ -51,8 +35,8 @@ def send(store: Store, file: InputFile, path: str | os.PathLike[str], *, on_byte
         store: Where to.
         file: The key, which belongs to this content alone, and the content's digest and size.
         path: The local file.
-        on_bytes: Told how many more bytes are in the store, sent or found there; on the caller's thread. An exception
-            from it stops the upload.
+        on_bytes: Called with the number of further bytes in the store, sent or found there; on the caller's thread. An
+            exception from it stops the upload.
 
     Returns:
         How many bytes were sent: 0 when the whole object was there.

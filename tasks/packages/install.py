@@ -1,4 +1,4 @@
-"""Install a user's package for one job alone, into a folder of the job's own, without a network.
+"""A user's package: its modules told by the names of its files, and its installation for one job, without a network.
 
 The environment that the job runs in is not touched: the package goes to an overlay, and whatever would need more than
 that (a dependency that is missing, a module that would hide an installed one) is refused before the job starts.
@@ -13,22 +13,23 @@ import shutil
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PathDistribution
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from simyard.core.errors import RequestError
+from simyard.core.errors import RequestError, unknown
 from simyard.runner.assets import archives
-from simyard.tasks.packages.modules import SUFFIXES, find_root, require_module
-from simyard.tasks.packages.probe import Answer
 from simyard.tasks.packages.tools import PackageTools
-
-__all__ = ["InstalledPackage", "install", "require_module"]
 
 TASKS_GROUP = "isaaclab.tasks"
 """Entry points that Isaac Lab imports before it looks up a task, each the name of a module."""
+
+SUFFIXES = (".py", ".so", ".pyd")
+"""Endings of a module's file."""
+_PROJECT_FILES = ("setup.py", "pyproject.toml")
+_WHEEL = re.compile(r"[^-]+-[^-]+(-\d[^-]*)?-[^-]+-[^-]+-[^-]+\.whl")
 
 RESERVED = ("simyard", "sitecustomize", "usercustomize")
 """Top-level modules that a package may not have even where they are not installed."""
@@ -75,26 +76,37 @@ def install(
             missing, or it clashes with what is installed. The overlay is as it was.
         OSError: A file could not be read or written. The overlay is as it was.
     """
-    overlay, scratch = overlay.absolute(), scratch.absolute()
+    overlay, scratch, archive = overlay.absolute(), scratch.absolute(), archive.absolute()
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="package-", dir=scratch, ignore_cleanup_errors=True) as folder:
         work = Path(folder)
+        source, stage = work / "source", work / "stage"
         tools = PackageTools(python, work, scratch / f"{archive.name}.log", timeout_s)
-        stage = work / "stage"
-        source = _unpack(archive.absolute(), work)
-        if (modules := _find_modules(source, module)) is not None:
-            content = _stage_modules(modules, stage, archive.name, source.sha256)
-            _check(content, overlay, tools)
+        if archives.extension(archive.name) == ".whl":
+            if not _WHEEL.fullmatch(archive.name):
+                raise RequestError(
+                    f"{archive.name!r} is not named as a wheel.",
+                    code="package_bad_wheel",
+                    advice="A wheel keeps the name it was built with: NAME-VERSION-PYTHON-ABI-PLATFORM.whl.",
+                )
+            info, wheel, root = archives.inspect(archive), archive, None
         else:
-            wheel = _get_wheel(source, archive.absolute(), tools)
+            info = archives.unpack(archive, source)
+            root = None if module is None or _projects(source) else find_root(info.files, module)
+            wheel = archive if root is not None else _build(source, archive.name, tools)
+        if root is None:
             content = _read_wheel(wheel)
-            _check(content, overlay, tools)
+        else:
+            content = _stage_modules(source / root, stage, archive.name, info.sha256)
+        # The overlay is touched when nothing is left that could be refused.
+        _check(content, overlay, tools)
+        if root is None:
             tools.install(wheel, stage)
         _merge(stage, overlay)
     return InstalledPackage(
         name=content.name,
         version=content.version,
-        sha256=source.sha256,
+        sha256=info.sha256,
         modules=content.top_modules,
         task_entry_points=content.task_entry_points,
     )
@@ -103,46 +115,20 @@ def install(
 # From the archive to a wheel.
 
 
-@dataclass(frozen=True)
-class _Source:
-    folder: Path | None
-    """Folder it was unpacked into; None for a wheel, which is installed as it is."""
-    sha256: str
-
-
-def _unpack(archive: Path, work: Path) -> _Source:
-    if archives.extension(archive.name) != ".whl":
-        return _Source(work / "source", archives.unpack(archive, work / "source").sha256)
-    if not re.fullmatch(r"[^-]+-[^-]+(-\d[^-]*)?-[^-]+-[^-]+-[^-]+\.whl", archive.name):
-        raise RequestError(
-            f"{archive.name!r} is not named as a wheel.",
-            code="package_bad_wheel",
-            advice="A wheel keeps the name it was built with: NAME-VERSION-PYTHON-ABI-PLATFORM.whl.",
-        )
-    return _Source(None, archives.inspect(archive).sha256)
-
-
-def _get_wheel(source: _Source, archive: Path, tools: PackageTools) -> Path:
-    if source.folder is None:
-        return archive
-    project = _find_project(source.folder, archive.name)
-    return tools.build(project, _build_requires(project))
-
-
-def _find_project(source: Path, archive_name: str) -> Path:
-    """Return the folder of the project: the top, or the single folder there."""
+def _build(source: Path, archive_name: str, tools: PackageTools) -> Path:
+    """Build a wheel from the project at the top of an unpacked archive, or in the single folder there."""
     if projects := _projects(source):
-        return projects[0]
-    top, folders = _top(source), _places(source)
-    places = " or ".join(["at its top", *(f"in {folder.name!r}" for folder in folders[1:])])
+        requires = _pyproject(projects[0]).get("build-system", {}).get("requires", ["setuptools"])
+        return tools.build(projects[0], [str(requirement) for requirement in requires])
     files = [*source.rglob("setup.py"), *source.rglob("pyproject.toml")]
     deeper = sorted({str(file.parent.relative_to(source)) for file in files if _is_project(file.parent)})
-    hint = f"There is one in {_names(deeper)}: pack that folder alone." if deeper else "Pack the folder that has it."
+    places = " or ".join(["at its top", *(f"in {folder.name!r}" for folder in _places(source)[1:])])
+    advice = f"There is one in {_listed(deeper)}: pack that folder alone." if deeper else "Pack the folder that has it."
     raise RequestError(
         f"{archive_name!r} holds no Python project: neither setup.py nor a pyproject.toml with [build-system] or "
-        f"[project] was found {places}; found there: {_names(path.name for path in top) or 'nothing'}.",
+        f"[project] was found {places}; found there: {_listed(path.name for path in _top(source)) or 'nothing'}.",
         code="package_no_project",
-        advice=hint,
+        advice=advice,
     )
 
 
@@ -165,11 +151,6 @@ def _is_project(folder: Path) -> bool:
     return (folder / "setup.py").is_file() or bool({"build-system", "project"} & _pyproject(folder).keys())
 
 
-def _build_requires(project: Path) -> list[str]:
-    requires = _pyproject(project).get("build-system", {}).get("requires", ["setuptools"])
-    return [str(requirement) for requirement in requires]
-
-
 def _pyproject(folder: Path) -> dict[str, Any]:
     path = folder / "pyproject.toml"
     if not path.is_file():
@@ -184,16 +165,72 @@ def _pyproject(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-# Modules as they are.
+# Modules as they are: told by the names of their files, and nothing of them is run.
 
 
-def _find_modules(source: _Source, module: str | None) -> Path | None:
-    """Return the folder that has the module at its top; None where it is not wanted, not there, or in a project."""
-    if module is None or source.folder is None or _projects(source.folder):
-        return None
-    files = [str(path.relative_to(source.folder)) for path in source.folder.rglob("*") if path.is_file()]
-    root = find_root(files, module)
-    return None if root is None else source.folder / root
+def require_module(archive: Path, module: str) -> None:
+    """Raise `RequestError` unless an archive has a module, at a place from which it will be importable.
+
+    Args:
+        archive: A wheel, modules as they are, or a project that is built to have them.
+        module: Its dotted name.
+
+    Raises:
+        RequestError: If the module is not there (code `task_module_missing`), or the archive cannot be read.
+    """
+    files = archives.inspect(archive).files
+    if find_root(files, module) is not None:
+        return
+    tops = {PurePosixPath(file).parts[0] for file in files}
+    below = [f"{top}/" for top in tops if len(tops) == 1] + [""]
+    is_project = any(f"{folder}{name}" in files for folder in below for name in _PROJECT_FILES)
+    paths = _paths(module)
+    if is_project and any(file.endswith(tuple(f"/{path}" for path in paths)) for file in files):
+        return  # which of its folders a build takes, only the build knows
+    have = {name for root in _roots(files) for name in _names(files, root) if not name.startswith("src.")}
+    if have:
+        raise unknown(f"module in {archive.name!r}:", module, have, code="task_module_missing")
+    raise RequestError(
+        f"{archive.name!r} has no Python module in it, so no {module!r}.",
+        code="task_module_missing",
+        advice="Pack the folder of the package, so that it is at the top of the archive.",
+    )
+
+
+def find_root(files: Collection[str], module: str) -> str | None:
+    """Return the folder of an archive, empty or with `/` at its end, from which a module can be imported.
+
+    That is its top, its single top folder, or `src` in one of these; None where the module is in none of them.
+    """
+    sources = {_without_tags(file) for file in files}
+    paths = _paths(module)
+    return next((root for root in _roots(files) if any(f"{root}{path}" in sources for path in paths)), None)
+
+
+def _paths(module: str) -> tuple[str, str]:
+    path = module.replace(".", "/")
+    return f"{path}.py", f"{path}/__init__.py"
+
+
+def _roots(files: Collection[str]) -> list[str]:
+    tops = {PurePosixPath(file).parts[0] for file in files if not file.startswith((".", "__MACOSX"))}
+    folders = [f"{top}/" for top in tops if len(tops) == 1 and f"{top}/__init__.py" not in files]
+    return [place for folder in ("", *folders) for place in (folder, f"{folder}src/")]
+
+
+def _names(files: Iterable[str], root: str) -> Iterator[str]:
+    for file in map(_without_tags, files):
+        if file.startswith(root) and file.endswith(".py"):
+            parts = PurePosixPath(file.removeprefix(root)).with_suffix("").parts
+            parts = parts[:-1] if parts[-1] == "__init__" else parts
+            if parts and parts != ("setup",) and all(part.isidentifier() for part in parts):
+                yield ".".join(parts)
+
+
+def _without_tags(file: str) -> str:
+    """Return a compiled module's name as if it were a source: `a/b.cpython-312-x86_64-linux-gnu.so` is `a/b.py`."""
+    path = PurePosixPath(file)
+    return str(path.with_name(f"{path.name.partition('.')[0]}.py")) if path.suffix in (".so", ".pyd") else file
 
 
 def _stage_modules(modules: Path, stage: Path, archive_name: str, sha256: str) -> _Content:
@@ -295,8 +332,21 @@ def _modules(files: Iterable[str]) -> tuple[str, ...]:
 
 
 def _check(content: _Content, overlay: Path, tools: PackageTools) -> None:
+    """Refuse a package that needs, hides or promises something that is not there, minutes before a job would fail."""
     title = f"The package {content.name!r} {content.version}"
-    _check_modules(title, content)
+    if not content.modules:
+        raise RequestError(
+            f"{title} has no Python module in it.",
+            code="package_empty",
+            advice="Check which packages its pyproject.toml or setup.py lists; for a src folder, see setuptools' "
+            "'package discovery'.",
+        )
+    if hooks := sorted(file for file in content.files if file.endswith(".pth") and "/" not in file):
+        raise RequestError(
+            f"{title} brings {_listed(hooks)}, which Python would run at every start.",
+            code="package_startup_hook",
+            advice="Leave .pth files out, and do the work when the package is imported.",
+        )
     answer = tools.ask(
         name=content.name,
         overlay=str(overlay),
@@ -318,28 +368,6 @@ def _check(content: _Content, overlay: Path, tools: PackageTools) -> None:
             advice="Nothing is downloaded for a job. Send these as packages before it, choose an image that has them, "
             "or drop them from its dependencies.",
         )
-    _check_clashes(title, content, answer)
-    _check_entry_points(title, content, answer)
-
-
-def _check_modules(title: str, content: _Content) -> None:
-    if not content.modules:
-        raise RequestError(
-            f"{title} has no Python module in it.",
-            code="package_empty",
-            advice="Check which packages its pyproject.toml or setup.py lists; for a src folder, see setuptools' "
-            "'package discovery'.",
-        )
-    hooks = sorted(file for file in content.files if file.endswith(".pth") and "/" not in file)
-    if hooks:
-        raise RequestError(
-            f"{title} brings {_names(hooks)}, which Python would run at every start.",
-            code="package_startup_hook",
-            advice="Leave .pth files out, and do the work when the package is imported.",
-        )
-
-
-def _check_clashes(title: str, content: _Content, answer: Answer) -> None:
     if answer["installed"]:
         raise RequestError(
             f"{title} is installed already: {answer['installed']}.",
@@ -347,27 +375,27 @@ def _check_clashes(title: str, content: _Content, answer: Answer) -> None:
             advice="Send each package once; to replace an installed one, change the name of yours.",
         )
     reserved = {module: "simyard's own or Python's start" for module in content.top_modules if module in RESERVED}
-    clashes = answer["clashes"] | reserved
-    if clashes:
+    if clashes := answer["clashes"] | reserved:
         shown = ", ".join(f"{name!r} ({where})" for name, where in sorted(clashes.items()))
         raise RequestError(
             f"{title} has modules that exist already, and one would hide the other: {shown}.",
             code="package_shadows",
             advice="Put its modules below one top-level name of its own, and leave tests and tools out of the package.",
         )
+    _check_entry_points(title, content, answer["absent"])
 
 
-def _check_entry_points(title: str, content: _Content, answer: Answer) -> None:
-    """A wrong entry point would end every job that has this package, minutes later and on a GPU."""
+def _check_entry_points(title: str, content: _Content, absent: list[str]) -> None:
+    """Refuse an entry point to no module: it would end every job that has this package."""
     for name, value in content.task_entry_points.items():
         module = value.partition(":")[0].strip().replace(".", "/")
         is_own = _root(value) in content.top_modules
         exists = any(file.startswith((f"{module}/", f"{module}.")) for file in content.files)
-        if (is_own and not exists) or (not is_own and _root(value) in answer["absent"]):
+        if (is_own and not exists) or (not is_own and _root(value) in absent):
             raise RequestError(
                 f"{title} has the entry point {name!r} in the group {TASKS_GROUP!r}, and no module {value!r} for it.",
                 code="package_entry_point",
-                advice=f"Its modules: {_names(content.modules)}. Name one that registers the tasks when imported.",
+                advice=f"Its modules: {_listed(content.modules)}. Name one that registers the tasks when imported.",
             )
 
 
@@ -375,7 +403,7 @@ def _root(entry_point: str) -> str:
     return re.split("[.:]", entry_point.strip())[0]
 
 
-def _names(names: Iterable[str], most: int = 8) -> str:
+def _listed(names: Iterable[str], most: int = 8) -> str:
     found = list(names)
     return ", ".join(map(repr, found[:most])) + (f", … ({len(found)} in all)" if len(found) > most else "")
 
@@ -387,10 +415,12 @@ def _merge(stage: Path, overlay: Path) -> None:
     """Move the staged files into the overlay; none that is there is replaced."""
     (stage / ".lock").unlink(missing_ok=True)  # uv's
     files = [path.relative_to(stage) for path in stage.rglob("*") if not path.is_dir()]
-    taken = [file for file in files if any(map(os.path.lexists, _same_or_above(overlay, file)))]
+    # A place must be free, and what is above it no file.
+    places = {file: [overlay / file, *(overlay / above for above in file.parents)] for file in files}
+    taken = [file for file, (own, *above) in places.items() if os.path.lexists(own) or any(p.is_file() for p in above)]
     if taken:
         raise RequestError(
-            f"Another package of this job has these files already: {_names(sorted(map(str, taken)))}.",
+            f"Another package of this job has these files already: {_listed(sorted(map(str, taken)))}.",
             code="package_shadows",
             advice="Give each package files of its own.",
         )
@@ -404,8 +434,3 @@ def _merge(stage: Path, overlay: Path) -> None:
         for file in files:
             (overlay / file).unlink(missing_ok=True)
         raise
-
-
-def _same_or_above(overlay: Path, file: Path) -> list[Path]:
-    """Return the places that must be free for a file: its own, and those above it that are no folders."""
-    return [overlay / file, *(overlay / above for above in file.parents if (overlay / above).is_file())]

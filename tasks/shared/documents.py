@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 DASH = "–"  # noqa: RUF001 - it stands where nothing was measured
 
 
+# --- figures in words -------------------------------------------------------------------------------------------------
+
+
 def number(value: float | None) -> str:
     """Return four digits, or that it was not measured."""
     return "not measured" if value is None else f"{value:.4g}"
@@ -67,6 +70,9 @@ def span(seconds: float | None) -> str | None:
 def moment(text: str | None) -> str | None:
     """Return a moment that is written in ISO 8601."""
     return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M} UTC" if text else None
+
+
+# --- templates --------------------------------------------------------------------------------------------------------
 
 
 class Templates:
@@ -116,9 +122,12 @@ REPORTS = Templates(
 """The reports: one template for each kind of job, for managed runs and for retrainings."""
 
 
+# --- artifacts --------------------------------------------------------------------------------------------------------
+
+
 @dataclass
 class ArtifactWriter:
-    """Puts files below a job's `artifacts/`, and remembers each for the manifest."""
+    """Writer of a job's artifacts: it keeps files below `artifacts/`, and remembers each for the manifest."""
 
     store: Store
     job: JobKeys
@@ -151,6 +160,9 @@ class ArtifactWriter:
         self.store.put_file(self.job.artifact(made.name), path)
         size = path.stat().st_size
         self.entries.append(ArtifactEntry(name=made.name, kind=made.kind, size_bytes=size, sha256=sha256_file(path)))
+
+
+# --- result, manifest, report -----------------------------------------------------------------------------------------
 
 
 def result(kind: Kind, spec: JobSpec, verdict: Verdict, url: str, figures: Figures) -> JobResult:

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from simyard.core.errors import Failure, RequestError
-from simyard.core.records import AttemptStatus, CheckpointRecord, Ended, JobResult, JobState, JobStatus, Outcome
+from simyard.core.records import (
+    AttemptStatus,
+    CheckpointRecord,
+    Ended,
+    JobResult,
+    JobState,
+    JobStatus,
+    Outcome,
+    by_iteration,
+)
 from simyard.core.specs import Facts, JobSpec, ResumePoint
 from simyard.store.keys import AttemptKeys, JobKeys, check_job_id
 from simyard.store.store import KeyNotFound, Store
@@ -28,7 +37,7 @@ class PastAttempt:
     outcome: Outcome | None
     """None while it runs, and where it ended without reporting one."""
     checkpoints: list[CheckpointRecord]
-    """Its valid checkpoints, fewest iterations first."""
+    """Its valid checkpoints, in the order of `by_iteration`."""
 
     @property
     def latest(self) -> Outcome | AttemptStatus | None:
@@ -38,8 +47,8 @@ class PastAttempt:
     @property
     def facts(self) -> Facts | None:
         """The simulator's facts about the job; None where it has reported none."""
-        told = (record.facts for record in (self.outcome, self.status) if record is not None)
-        return next(filter(None, told), None)
+        reported = (record.facts for record in (self.outcome, self.status) if record is not None)
+        return next(filter(None, reported), None)
 
     @property
     def failure(self) -> Failure | None:
@@ -81,15 +90,12 @@ def resume_points(store: Store, job_id: str, *, before: int | None = None) -> li
         job_id: The job.
         before: Leave out those with this many iterations or more.
     """
-    return sorted(
-        (
-            ResumePoint(checkpoint=record.file, iteration=record.iteration, trusted=True)
-            for attempt in attempts(store, job_id)
-            for record in attempt.checkpoints
-            if record.iteration is not None and (before is None or record.iteration < before)
-        ),
-        key=lambda point: point.iteration,
-    )
+    left = by_iteration(record for attempt in attempts(store, job_id) for record in attempt.checkpoints)
+    return [
+        ResumePoint(checkpoint=record.file, iteration=record.iteration, trusted=True)
+        for record in left
+        if record.iteration is not None and (before is None or record.iteration < before)
+    ]
 
 
 def chain(past: list[PastAttempt]) -> Iterator[tuple[PastAttempt, int | None]]:

@@ -27,6 +27,31 @@ from simyard.store.keys import AssetKeys
 from simyard.store.store import KeyNotFound, OnBytes, Store, sha256_file
 from simyard.store.uploads import send
 
+_MODELS = (".urdf", ".usd", ".usda", ".usdc", ".usdz", ".xml", ".mjcf", ".zip")
+ENDINGS = {
+    "robot": _MODELS,
+    "scene": _MODELS,
+    "isaac_lab_task_package": (".zip", ".tar.gz", ".tgz", ".whl"),
+    "checkpoint": (".pt", ".pth", ".zip", ".onnx"),
+}
+"""Kinds of assets, each with the endings of its file's name, in upper or lower case."""
+KINDS = tuple(ENDINGS)
+MAX_METADATA_BYTES = 64 * 1024
+"""Of an asset's metadata, as JSON."""
+
+_CONTENT_TYPES = {
+    ".urdf": "application/xml",
+    ".xml": "application/xml",
+    ".mjcf": "application/xml",
+    ".usda": "model/vnd.usda",
+    ".usdz": "model/vnd.usdz+zip",
+    ".zip": "application/zip",
+    ".whl": "application/zip",
+    ".tar.gz": "application/gzip",
+    ".tgz": "application/gzip",
+}
+_OTHER = "application/octet-stream"
+
 # `asset.json` is the record that lies beside an asset's file.
 _NAME = re.compile(r"(?!asset\.json\Z)[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 
@@ -50,23 +75,30 @@ def find_input(reference: str, base: Path, what: str) -> LocalInput:
     Raises:
         RequestError: If there is no such file, or its name cannot be kept.
     """
-    path = _download(reference, what) if "://" in reference else _local(reference, base, what)
+    if "://" in reference:
+        folder, _, name = reference.rpartition("/")
+        path = Path(tempfile.mkdtemp(prefix="simyard-input-")) / (name or "unnamed")
+        try:
+            Store.open(folder).get_file(name, path)
+        except KeyNotFound as error:
+            raise RequestError(
+                f"{what}: there is nothing at {reference!r}.",
+                code="missing_file",
+                advice="Check the bucket and the key.",
+            ) from error
+    else:
+        path = (base / reference).resolve()
+        if not is_file(path):
+            beside = sorted(entry.name for entry in path.parent.iterdir())[:8] if path.parent.is_dir() else []
+            raise RequestError(
+                f"{what}: there is no file {reference!r} (looked at {str(path)!r}).",
+                code="missing_file",
+                advice=f"That folder has: {', '.join(beside)}." if beside else "Name a file, relative to the config.",
+            )
     check_name(path.name, what)
     digest = sha256_file(path)
     file = InputFile(name=path.name, key=keys.asset(digest, path.name), sha256=digest, size_bytes=path.stat().st_size)
     return LocalInput(file, path)
-
-
-def _local(reference: str, base: Path, what: str) -> Path:
-    path = (base / reference).resolve()
-    if not is_file(path):
-        beside = sorted(entry.name for entry in path.parent.iterdir())[:8] if path.parent.is_dir() else []
-        raise RequestError(
-            f"{what}: there is no file {reference!r} (looked at {str(path)!r}).",
-            code="missing_file",
-            advice=f"That folder has: {', '.join(beside)}." if beside else "Name a file, relative to the config.",
-        )
-    return path
 
 
 def check_name(name: str, what: str) -> None:
@@ -95,18 +127,6 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def _download(uri: str, what: str) -> Path:
-    folder, _, name = uri.rpartition("/")
-    target = Path(tempfile.mkdtemp(prefix="simyard-input-")) / (name or "unnamed")
-    try:
-        Store.open(folder).get_file(name, target)
-    except KeyNotFound as error:
-        raise RequestError(
-            f"{what}: there is nothing at {uri!r}.", code="missing_file", advice="Check the bucket and the key."
-        ) from error
-    return target
-
-
 def gather(files: Iterable[InputFile], inputs: Iterable[LocalInput], store: Store, folder: Path) -> dict[str, Path]:
     """Return the paths of files on this machine, by digest; those that only the store has are fetched into `folder`."""
     here = {found.file.sha256: found.path for found in inputs}
@@ -115,32 +135,6 @@ def gather(files: Iterable[InputFile], inputs: Iterable[LocalInput], store: Stor
             here[file.sha256] = folder / str(index) / file.name
             store.get_file(file.key, here[file.sha256], sha256=file.sha256)
     return here
-
-
-_MODELS = (".urdf", ".usd", ".usda", ".usdc", ".usdz", ".xml", ".mjcf", ".zip")
-ENDINGS = {
-    "robot": _MODELS,
-    "scene": _MODELS,
-    "isaac_lab_task_package": (".zip", ".tar.gz", ".tgz", ".whl"),
-    "checkpoint": (".pt", ".pth", ".zip", ".onnx"),
-}
-"""Kinds of assets, each with the endings of its file's name, in upper or lower case."""
-KINDS = tuple(ENDINGS)
-MAX_METADATA_BYTES = 64 * 1024
-"""Of an asset's metadata, as JSON."""
-
-_CONTENT_TYPES = {
-    ".urdf": "application/xml",
-    ".xml": "application/xml",
-    ".mjcf": "application/xml",
-    ".usda": "model/vnd.usda",
-    ".usdz": "model/vnd.usdz+zip",
-    ".zip": "application/zip",
-    ".whl": "application/zip",
-    ".tar.gz": "application/gzip",
-    ".tgz": "application/gzip",
-}
-_OTHER_CONTENT = "application/octet-stream"
 
 
 def upload(
@@ -157,7 +151,7 @@ def upload(
         path: The file.
         kind: One of `KINDS`.
         metadata: What the user wants to be kept with it: a JSON object.
-        on_bytes: Told how many more bytes are in the store.
+        on_bytes: Called with the number of further bytes in the store.
 
     Raises:
         RequestError: The file, its name, its content, the kind or the metadata is refused; nothing was written.
@@ -166,7 +160,11 @@ def upload(
     path = Path(path)
     check_file(path, kind)
     metadata = _check_metadata(metadata)
-    digest, size = _inspect(path, kind)
+    with on_disk("read", path):
+        # An archive that jobs unpack is looked into.
+        is_unpacked = kind != "checkpoint" and path.name.lower().endswith(tuple(archives.EXTENSIONS))
+        digest = archives.inspect(path).sha256 if is_unpacked else sha256_file(path)
+        size = path.stat().st_size
     own = AssetKeys(digest)
     file = InputFile(name=path.name, key=own.file(path.name), sha256=digest, size_bytes=size)
     known = store.get_record_or_none(own.record, AssetRecord)
@@ -180,7 +178,7 @@ def upload(
         filename=file.name,
         sha256=digest,
         size_bytes=size,
-        content_type=_content_type(file.name),
+        content_type=next((found for end, found in _CONTENT_TYPES.items() if path.name.lower().endswith(end)), _OTHER),
         metadata=metadata,
         created_at=known.created_at if known else datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
@@ -287,16 +285,3 @@ def _check_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     if size > MAX_METADATA_BYTES:
         raise RequestError(f"The metadata has {size:,} bytes.", code="bad_metadata", advice=advice)
     return dict(json.loads(text))
-
-
-def _inspect(path: Path, kind: str) -> tuple[str, int]:
-    """Return a file's digest and size, after a look into it where it is an archive that jobs unpack."""
-    with on_disk("read", path):
-        if kind != "checkpoint" and path.name.lower().endswith(tuple(archives.EXTENSIONS)):
-            info = archives.inspect(path)
-            return info.sha256, info.archive_bytes
-        return sha256_file(path), path.stat().st_size
-
-
-def _content_type(name: str) -> str:
-    return next((found for ending, found in _CONTENT_TYPES.items() if name.lower().endswith(ending)), _OTHER_CONTENT)

@@ -30,7 +30,7 @@ TORCH_S = 20.0
 SHARED_BYTES = 2**30
 FREE_BYTES = 10 * 10**9
 _NVIDIA_ASSETS = "https://omniverse-content-production.s3-us-west-2.amazonaws.com"
-_LOOK = """
+_SIMULATOR = """
 import json
 from simyard.runner.isaaclab import lookup
 from simyard.runner.adapter import versions
@@ -121,7 +121,7 @@ def _python(site: Site) -> tuple[Check, Simulator | None]:
     name = "Python"
     advice = "Name a Python 3.11 or 3.12 that has Isaac Lab and simyard (`pip install --no-deps`) in SIMYARD_PYTHON."
     try:
-        said = _ask(site, _LOOK, PYTHON_S, Simulator)
+        said = _ask(site, _SIMULATOR, PYTHON_S, Simulator)
     except (OSError, ValueError) as error:
         return Check(name, "failed", f"{site.python!r} does not do: {_line(error)}", advice), None
     return Check(name, "ok", f"{said.versions['python']}, {site.python!r}"), said
@@ -299,7 +299,10 @@ def _ask(site: Site, code: str, timeout_s: float, kind: type[W]) -> W:
             process.wait()
     if process.returncode:
         raise ValueError((err.strip().splitlines() or [f"exit code {process.returncode}"])[-1])
-    return kind.from_json(json.loads((out.strip().splitlines() or [""])[-1]))
+    answer = json.loads((out.strip().splitlines() or [""])[-1])
+    if not isinstance(answer, dict):
+        raise ValueError(f"it printed {answer!r}")
+    return kind.from_json(answer)
 
 
 def _existing(path: Path) -> Path:

@@ -54,6 +54,16 @@ def block(s3_server, **fields):
     return blocks.JobStore(url="s3://robots/lab", endpoint_url=s3_server, **keys, **fields)
 
 
+def bucket_block(endpoint, folder="", s3=None, credentials=None, **parameters):
+    from prefect_aws import AwsCredentials, S3Bucket
+    from prefect_aws.client_parameters import AwsClientParameters
+
+    client = AwsClientParameters(endpoint_url=endpoint, config={"s3": s3} if s3 else None, **parameters)
+    robot = {"aws_access_key_id": "robot", "aws_secret_access_key": SECRET, "region_name": "us-east-1"}
+    own = AwsCredentials(**robot | (credentials or {}), aws_client_parameters=client)
+    return S3Bucket(bucket_name="robots", bucket_folder=folder, credentials=own)
+
+
 def test_a_block_with_a_url_is_saved_loaded_and_used(s3_server):
     block(s3_server, region="eu-west-1").save("lab")
     loaded = blocks.JobStore.load("lab")
@@ -66,9 +76,7 @@ def test_a_block_with_a_url_is_saved_loaded_and_used(s3_server):
 
 
 def test_a_block_opens_from_async_code_too(s3_server):
-    blocks.JobStore(
-        url="s3://robots/lab", endpoint_url=s3_server, access_key_id="robot", secret_access_key=SECRET
-    ).save("async")
+    block(s3_server).save("async")
 
     async def main():
         return open_store("job-store/async").url()
@@ -79,18 +87,8 @@ def test_a_block_opens_from_async_code_too(s3_server):
 @pytest.mark.parametrize("saved", [True, False])
 def test_a_block_around_a_bucket_block(s3_server, saved):
     from prefect_aws import AwsCredentials, S3Bucket
-    from prefect_aws.client_parameters import AwsClientParameters
 
-    bucket = S3Bucket(
-        bucket_name="robots",
-        bucket_folder="from/bucket/",
-        credentials=AwsCredentials(
-            aws_access_key_id="robot",
-            aws_secret_access_key=SECRET,
-            region_name="eu-west-1",
-            aws_client_parameters=AwsClientParameters(endpoint_url=s3_server),
-        ),
-    )
+    bucket = bucket_block(s3_server, "from/bucket/", credentials={"region_name": "eu-west-1"})
     if saved:
         bucket.credentials.save("lab-credentials")
         bucket = S3Bucket(**dict(bucket) | {"credentials": AwsCredentials.load("lab-credentials")})
@@ -123,18 +121,9 @@ def test_a_bucket_block_with_minio_credentials(s3_server):
 
 
 def test_a_bucket_block_that_assumes_a_role(s3_server, monkeypatch):
-    from prefect_aws import AwsCredentials, S3Bucket
-    from prefect_aws.client_parameters import AwsClientParameters
-
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", s3_server)
-    credentials = AwsCredentials(
-        aws_access_key_id="robot",
-        aws_secret_access_key=SECRET,
-        region_name="us-east-1",
-        assume_role_arn="arn:aws:iam::123456789012:role/simyard",
-        aws_client_parameters=AwsClientParameters(endpoint_url=s3_server),
-    )
-    store = blocks.JobStore(bucket=S3Bucket(bucket_name="robots", bucket_folder="role", credentials=credentials)).open()
+    role = {"assume_role_arn": "arn:aws:iam::123456789012:role/simyard"}
+    store = blocks.JobStore(bucket=bucket_block(s3_server, "role", credentials=role)).open()
     store.put_bytes("a", b"v")
     assert reader(s3_server, "role").get_bytes("a") == b"v"
 
@@ -184,24 +173,9 @@ def test_a_bucket_block_that_names_its_authorities_the_old_way(tmp_path):
         made.open()
 
 
-def bucket_block(endpoint, folder="", s3=None, **parameters):
-    from prefect_aws import AwsCredentials, S3Bucket
-    from prefect_aws.client_parameters import AwsClientParameters
-
-    client = AwsClientParameters(endpoint_url=endpoint, config={"s3": s3} if s3 else None, **parameters)
-    credentials = AwsCredentials(
-        aws_access_key_id="robot", aws_secret_access_key=SECRET, region_name="us-east-1", aws_client_parameters=client
-    )
-    return S3Bucket(bucket_name="robots", bucket_folder=folder, credentials=credentials)
-
-
 def test_a_bucket_block_that_trusts_anyone_is_refused():
-    from prefect_aws import AwsCredentials, S3Bucket
-    from prefect_aws.client_parameters import AwsClientParameters
-
-    credentials = AwsCredentials(aws_client_parameters=AwsClientParameters(verify=False))
     with pytest.raises(RequestError, match=r"verify=False.* Name the server's certificate authority"):
-        blocks.JobStore(bucket=S3Bucket(bucket_name="robots", credentials=credentials)).open()
+        blocks.JobStore(bucket=bucket_block(None, verify=False)).open()
 
 
 def test_a_block_of_a_folder(tmp_path):

@@ -7,6 +7,7 @@ digests of bodies as S3 does, where it is told to; the server behind it takes an
 import base64
 import hashlib
 import http.client
+import http.server
 import random
 import re
 import socket
@@ -217,6 +218,41 @@ class Proxy:
                 client.sendall(head + _flipped(content))
             case _:
                 client.sendall(head + content)
+
+
+class Answering:
+    """An S3 server that answers every request the same way, and remembers the headers of each."""
+
+    def __init__(self, status: int | Callable[[int], int], code: str) -> None:
+        self.requests: list[dict[str, str]] = []
+        body = f"<Error><Code>{code}</Code><Message>as the test says</Message></Error>".encode()
+        heard = self.requests
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                heard.append({name.lower(): value for name, value in self.headers.items()})
+                self.send_response(status(len(heard)) if callable(status) else status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_HEAD(self) -> None:
+                self.send_response(404)  # the object is not there
+                self.end_headers()
+
+            def log_message(self, *_args: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> "Answering":
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
 
 
 _OF_THE_HOP = ("connection", "keep-alive", "transfer-encoding", "content-length")

@@ -1,7 +1,6 @@
 """Uploads that are killed, overtaken and lied to, into a real folder and a real S3 server."""
 
 import contextlib
-import http.server
 import json
 import os
 import re
@@ -10,7 +9,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 import urllib.parse
 import urllib.request
@@ -19,13 +17,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from faults import Answering
 
 from simyard.core.errors import RequestError, StoreError
 from simyard.core.files import held
 from simyard.core.specs import InputFile
 from simyard.store import keys, uploads
 from simyard.store.multipart import ROUNDS, send_to_bucket
-from simyard.store.store import PART_BYTES, Store, sha256_file
+from simyard.store.store import PART_BYTES, Progress, Store, sha256_file
 
 SIZE, LONG = PART_BYTES + 3, 5 * PART_BYTES + 3
 """The least that goes in parts, and what takes a while."""
@@ -279,49 +278,9 @@ def test_a_file_one_holds_is_held_until_it_is_let_go_or_renamed(tmp_path):
 # Buckets alone
 
 
-class Answering:
-    """An S3 server that answers every request the same way, and remembers what it was asked."""
-
-    def __init__(self, status, code):
-        self.requests = []
-        body = f"<Error><Code>{code}</Code><Message>as the test says</Message></Error>".encode()
-        heard = self.requests
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                heard.append({name.lower(): value for name, value in self.headers.items()})
-                answer = status(len(heard)) if callable(status) else status
-                self.send_response(answer)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def do_HEAD(self):
-                self.send_response(404)  # the object is not there
-                self.end_headers()
-
-            def log_message(self, *args):
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self):
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(self, *error):
-        self._server.shutdown()
-        self._server.server_close()
-
-
 def options(endpoint, **more):
-    return {
-        "endpoint_url": endpoint,
-        "access_key_id": "robot",
-        "secret_access_key": "secret",
-        "timeout_s": "0.5",
-    } | more
+    keys = {"access_key_id": "robot", "secret_access_key": "secret"}
+    return {"endpoint_url": endpoint, "timeout_s": "0.5", **keys, **more}
 
 
 @pytest.mark.parametrize(
@@ -418,4 +377,4 @@ def test_no_credentials_anywhere(source, monkeypatch, is_closed):
     store = Store.open("s3://bucket", options=nobody, credentials=closed if is_closed else None)
     said = r"the vault is closed.*Set AWS_ACCESS_KEY_ID" if is_closed else "Set AWS_ACCESS_KEY_ID"
     with pytest.raises(StoreError, match=said):
-        send_to_bucket(store, input_file(source), source, uploads.Progress(None))
+        send_to_bucket(store, input_file(source), source, Progress(None))

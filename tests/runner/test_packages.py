@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,11 @@ class Job:
         self.folder = folder
         self.overlay = folder / "overlay"
         self.scratch = folder / "scratch"
+
+    def pack(self, files, name="env.zip", top=""):
+        """Pack files, as text by name."""
+        source = make_project(self.folder / f"source of {name}", files)
+        return make_archive(source, self.folder / name, top)
 
     def install(self, archive, **options):
         options = {"python": sys.executable, "scratch": self.scratch, **options}
@@ -63,6 +69,7 @@ def job(tmp_path):
 
 
 def make_project(folder, files):
+    folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +135,7 @@ def test_source_archive(name, top, job):
         "my_env/__init__.py": "",
         "my_env/tasks.py": "REGISTERED = True\n",
     }
-    archive = make_archive(make_project(job.folder / "source", files), job.folder / name, top)
+    archive = job.pack(files, name, top)
 
     installed = job.install(archive)
 
@@ -151,7 +158,7 @@ def test_setup_py(job):
         "setup.py": "from setuptools import setup\nsetup(name='old_env', version='0.3', packages=['old_env'])\n",
         "old_env/__init__.py": "",
     }
-    archive = make_archive(make_project(job.folder / "source", files), job.folder / "old.tar.gz")
+    archive = job.pack(files, "old.tar.gz")
 
     installed = job.install(archive)
 
@@ -248,7 +255,7 @@ def test_pip_where_there_is_no_uv(with_setup_py, job, wrapper):
         files["setup.py"] = "from setuptools import setup\nsetup(name='my-env', version='1.0', packages=['my_env'])\n"
     else:
         files["pyproject.toml"] = pyproject("my-env")
-    archive = make_archive(make_project(job.folder / "source", files), job.folder / "env.zip")
+    archive = job.pack(files)
 
     assert job.install(archive, python=wrapper).modules == ("my_env",)
 
@@ -262,7 +269,7 @@ def test_python_without_setuptools(job, monkeypatch):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
     files = {"pyproject.toml": pyproject("my-env"), "my_env/__init__.py": ""}
-    archive = make_archive(make_project(job.folder / "source", files), job.folder / "env.zip")
+    archive = job.pack(files)
 
     failure = job.refused(archive, "package_build_failed", "could not be built", python=str(bare / "bin/python"))
 
@@ -271,19 +278,10 @@ def test_python_without_setuptools(job, monkeypatch):
     assert job.install(wheel, python=str(bare / "bin/python")).modules == ("fine",)
 
 
-def test_no_such_python(job):
-    job.refused(
-        make_wheel(job.folder, "a", {"a.py": ""}),
-        "package_python",
-        "'/none/python' gives no answer",
-        python="/none/python",
-    )
-
-
 def test_build_sees_no_credentials(job, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     code = "import os\nprint('VARIABLES', sorted(os.environ.items()))\nraise SystemExit(3)\n"
-    archive = make_archive(make_project(job.folder / "source", {"setup.py": code}), job.folder / "env.zip")
+    archive = job.pack({"setup.py": code})
     job.refused(archive, "package_build_failed", "VARIABLES")
     log = (job.scratch / "env.zip.log").read_text()
     assert "'PATH'" in log
@@ -299,7 +297,7 @@ def test_build_that_hangs(job):
         f"pathlib.Path({str(job.folder / 'pid')!r}).write_text(str(child.pid))\n"
         "print('waiting', flush=True)\ntime.sleep(600)\n"
     )
-    archive = make_archive(make_project(job.folder / "source", {"setup.py": code}), job.folder / "env.zip")
+    archive = job.pack({"setup.py": code})
 
     job.refused(archive, "package_timeout", "not installed within 6 s", timeout_s=6)  # time enough for it to begin
 
@@ -325,45 +323,52 @@ def test_hostile_archive(job):
     assert not (job.folder / "evil.py").exists()
 
 
-def test_all_missing_dependencies_are_named_at_once(job):
-    metadata = (
-        "Requires-Dist: nowhere-a\nRequires-Dist: numpy>=99,<100\nRequires-Dist: nowhere_b[x]>=2; python_version>'3'\n"
-    )
-    wheel = make_wheel(job.folder, "needy", {"needy.py": ""}, metadata=metadata)
-    failure = job.refused(wheel, "package_missing_dependency", r"nowhere-a \(not installed\); numpy")
-    assert "nowhere_b>=2 (not installed)" in failure.message
-    assert " is installed)" in failure.message
-
-
-def test_missing_dependency_of_a_source_archive(job):
-    files = {
-        "pyproject.toml": pyproject("my-env", extra='dependencies = ["nowhere-a>=1"]\n'),
-        "my_env/__init__.py": "",
-    }
-    archive = make_archive(make_project(job.folder / "source", files), job.folder / "env.zip")
-    job.refused(archive, "package_missing_dependency", r"nowhere-a>=1 \(not installed\)")
-
-
-@pytest.mark.parametrize(
-    ("files", "match"),
-    [
-        ({"torch/__init__.py": "", "mine.py": ""}, r"'torch' \(/.*torch/__init__\.py\)"),
-        ({"isaaclab/extra.py": ""}, r"'isaaclab' \(/"),
-        ({"json.py": "", "os/__init__.py": ""}, r"'json' \(the standard library\), 'os' \(the standard library\)"),
-        ({"simyard/__init__.py": ""}, r"'simyard' \("),
-        ({"sitecustomize.py": ""}, r"'sitecustomize' \("),
-        ({"google/protobuf/__init__.py": ""}, r"'google\.protobuf' \(/"),
-        ({"a-1.0.data/data/torch/x.py": ""}, r"'torch' \(/"),
-        ({"a-1.0.data/purelib/numpy.py": ""}, r"'numpy' \(/"),
-    ],
+MISSING = (
+    "Requires-Dist: nowhere-a\nRequires-Dist: numpy>=99,<100\nRequires-Dist: nowhere_b[x]>=2; python_version>'3'\n"
 )
-def test_shadowing(files, match, job):
-    failure = job.refused(make_wheel(job.folder, "a", files), "package_shadows", match)
-    assert "'mine'" not in failure.message
+WHEELS = {
+    "all that is missing": (
+        {}, {"metadata": MISSING}, "missing_dependency",
+        r"nowhere-a \(not installed\); numpy.* is installed\); nowhere_b>=2 \(not installed\)",
+    ),
+    "installed": ({"torch/__init__.py": ""}, {}, "shadows", r": 'torch' \(/.*torch/__init__\.py\)\."),
+    "below": ({"isaaclab/extra.py": ""}, {}, "shadows", r"'isaaclab' \(/"),
+    "standard library": (
+        {"json.py": "", "os/__init__.py": ""}, {}, "shadows",
+        r"'json' \(the standard library\), 'os' \(the standard library\)",
+    ),
+    "ours": ({"simyard/__init__.py": ""}, {}, "shadows", r"'simyard' \("),
+    "start-up module": ({"sitecustomize.py": ""}, {}, "shadows", r"'sitecustomize' \("),
+    "in a namespace": ({"google/protobuf/__init__.py": ""}, {}, "shadows", r"'google\.protobuf' \(/"),
+    "data": ({"a-1.0.data/data/torch/x.py": ""}, {}, "shadows", r"'torch' \(/"),
+    "pure": ({"a-1.0.data/purelib/numpy.py": ""}, {}, "shadows", r"'numpy' \(/"),
+    "distribution": ({}, {"name": "numpy"}, "shadows", "'numpy' 1.0 is installed already"),
+    "start-up hook": ({"hook.pth": "import os"}, {}, "startup_hook", "'hook.pth'"),
+    "hidden hook": ({"a-1.0.data/purelib/hook.pth": "import os"}, {}, "startup_hook", "'hook.pth'"),
+    "other Python": (
+        {}, {"metadata": "Requires-Python: <3.11\n"}, "wrong_python",
+        f"wants Python '<3.11'; the job runs on 3.{sys.version_info.minor}",
+    ),
+    **{
+        f"entry point {value}": (
+            {"a/__init__.py": ""}, {"entry_points": f"mine = {value}"}, "entry_point", f"no module '{value}'",
+        )
+        for value in ("a.tasks", "a_typo", "a_typo.tasks:register")
+    },
+    "two in one": ({"b-1.dist-info/METADATA": ""}, {}, "bad_wheel", "2 dist-info folders"),
+    "entry points": ({}, {"entry_points": "nonsense"}, "bad_wheel", "entry_points.txt cannot be read"),
+}  # fmt: skip
 
 
-def test_name_of_an_installed_distribution(job):
-    job.refused(make_wheel(job.folder, "numpy", {"mine.py": ""}), "package_shadows", "'numpy' 1.0 is installed already")
+@pytest.mark.parametrize(("files", "options", "code", "match"), WHEELS.values(), ids=WHEELS)
+def test_wheels_that_are_refused(files, options, code, match, job):
+    wheel = make_wheel(job.folder, **{"name": "a", "files": {"mine.py": "", **files}, **options})
+    job.refused(wheel, f"package_{code}", match)
+
+
+def test_no_such_python(job):
+    wheel = make_wheel(job.folder, "a", {"a.py": ""})
+    job.refused(wheel, "package_python", "'/none/python' gives no answer", python="/none/python")
 
 
 def test_two_packages_with_the_same_file(job):
@@ -378,79 +383,50 @@ def test_two_packages_with_the_same_file(job):
     assert (job.overlay / "share/a.txt").read_text() == "one"
 
 
-@pytest.mark.parametrize("name", ["env.zip", "env.tar.gz"])
-def test_no_project_file(name, job):
-    archive = make_archive(make_project(job.folder / "source", {"x/a.py": "", "x/b.py": ""}), job.folder / name)
-    failure = job.refused(archive, "package_no_project", "neither setup.py nor a pyproject.toml")
-    assert "at its top or in 'x'" in failure.message
+MINE = {"my_env/__init__.py": ""}
+BUILD_TOOL = '[build-system]\nrequires = ["nowhere-build>=2", "setuptools"]\nbuild-backend = "nowhere_build"\n'
+SOURCES = {
+    "no project": (
+        {"x/a.py": "", "x/b.py": ""}, "no_project", "neither setup.py nor a pyproject.toml .* at its top or in 'x'",
+        "Pack the folder that has it.",
+    ),
+    "empty": ({}, "no_project", "found there: nothing", "Pack the folder that has it."),
+    # Isaac Lab's older template: a pyproject.toml at the top that only configures linters.
+    "deeper down": (
+        {"pyproject.toml": "[tool.isort]\n", "source/mine/setup.py": "", "README.md": ""}, "no_project",
+        "found there: 'README.md', 'pyproject.toml', 'source'",
+        "There is one in 'source/mine': pack that folder alone.",
+    ),
+    "broken build": (
+        {"setup.py": "raise RuntimeError('no such luck')\n"}, "build_failed", "RuntimeError: no such luck", "at home",
+    ),
+    "broken pyproject": ({"pyproject.toml": "[project\n"}, "build_failed", "pyproject.toml cannot be read", "Correct"),
+    "no build tool": (
+        {"pyproject.toml": BUILD_TOOL}, "build_failed", "nowhere_build",
+        "needs what is not installed: nowhere-build>=2 (not installed)",
+    ),
+    # What setuptools before 70.1 says where `wheel` is not installed.
+    "old setuptools": (
+        {"setup.py": "raise SystemExit(\"error: invalid command 'bdist_wheel'\")\n"}, "build_failed",
+        "invalid command 'bdist_wheel'", "needs what is not installed: wheel (not installed)",
+    ),
+    "missing dependency": (
+        MINE | {"pyproject.toml": pyproject("my-env", extra='dependencies = ["nowhere-a>=1"]\n')},
+        "missing_dependency", r"nowhere-a>=1 \(not installed\)", "",
+    ),
+    "no modules": (
+        MINE | {"pyproject.toml": pyproject("my-env", extra="[tool.setuptools]\npackages = []\n")}, "empty",
+        "'my-env' 1.0 has no Python module", "",
+    ),
+}  # fmt: skip
 
 
-def test_project_deeper_down_is_pointed_to(job):
-    """Isaac Lab's older template: a pyproject.toml at the top that only configures linters."""
-    files = {"pyproject.toml": "[tool.isort]\n", "source/mine/setup.py": "", "README.md": ""}
-    archive = make_archive(make_project(job.folder / "source", files), job.folder / "env.zip")
-    failure = job.refused(archive, "package_no_project", "found there: 'README.md', 'pyproject.toml', 'source'")
-    assert failure.advice == "There is one in 'source/mine': pack that folder alone."
-
-
-def test_empty_archive(job):
-    (job.folder / "source").mkdir()
-    archive = make_archive(job.folder / "source", job.folder / "env.zip")
-    job.refused(archive, "package_no_project", "found there: nothing")
-
-
-def test_broken_build(job):
-    files = {"setup.py": "print('building')\nraise RuntimeError('no such luck')\n"}
-    archive = make_archive(make_project(job.folder / "source", files), job.folder / "env.zip")
-    job.refused(archive, "package_build_failed", "RuntimeError: no such luck")
-    assert "no such luck" in (job.scratch / "env.zip.log").read_text()
-
-
-def test_broken_pyproject(job):
-    archive = make_archive(
-        make_project(job.folder / "source", {"pyproject.toml": "[project\n"}), job.folder / "env.zip"
-    )
-    job.refused(archive, "package_build_failed", "pyproject.toml cannot be read")
-
-
-def test_build_tool_that_is_not_installed(job):
-    text = '[build-system]\nrequires = ["nowhere-build>=2", "setuptools"]\nbuild-backend = "nowhere_build"\n'
-    archive = make_archive(make_project(job.folder / "source", {"pyproject.toml": text}), job.folder / "env.zip")
-    failure = job.refused(archive, "package_build_failed", "nowhere_build")
-    assert "needs what is not installed: nowhere-build>=2 (not installed)" in failure.advice
-
-
-def test_old_setuptools_without_wheel(job):
-    """What setuptools before 70.1 says where `wheel` is not installed."""
-    files = {"setup.py": "raise SystemExit(\"error: invalid command 'bdist_wheel'\")\n"}
-    archive = make_archive(make_project(job.folder / "source", files), job.folder / "env.zip")
-    failure = job.refused(archive, "package_build_failed", "invalid command 'bdist_wheel'")
-    assert "needs what is not installed: wheel (not installed)" in failure.advice
-
-
-def test_package_without_modules(job):
-    files = {
-        "pyproject.toml": pyproject("my-env", extra="[tool.setuptools]\npackages = []\n"),
-        "my_env/__init__.py": "",
-    }
-    archive = make_archive(make_project(job.folder / "source", files), job.folder / "env.zip")
-    job.refused(archive, "package_empty", "'my-env' 1.0 has no Python module")
-
-
-@pytest.mark.parametrize("name", ["hook.pth", "a-1.0.data/purelib/hook.pth"])
-def test_code_at_start(name, job):
-    job.refused(make_wheel(job.folder, "a", {"a.py": "", name: "import os"}), "package_startup_hook", "'hook.pth'")
-
-
-def test_wrong_python(job):
-    wheel = make_wheel(job.folder, "a", {"a.py": ""}, metadata="Requires-Python: <3.11\n")
-    job.refused(wheel, "package_wrong_python", f"wants Python '<3.11'; the job runs on 3.{sys.version_info.minor}")
-
-
-@pytest.mark.parametrize("value", ["a.tasks", "a_typo", "a_typo.tasks:register"])
-def test_entry_point_without_a_module(value, job):
-    wheel = make_wheel(job.folder, "a", {"a/__init__.py": ""}, entry_points=f"mine = {value}")
-    job.refused(wheel, "package_entry_point", f"no module '{value}'")
+@pytest.mark.parametrize(("files", "code", "match", "advice"), SOURCES.values(), ids=SOURCES)
+def test_sources_that_are_refused(files, code, match, advice, job):
+    failure = job.refused(job.pack(files), f"package_{code}", match)
+    assert advice in failure.advice
+    if "setup.py" in files:
+        assert re.search(match, (job.scratch / "env.zip.log").read_text())
 
 
 def test_entry_point_into_another_package(job):
@@ -469,17 +445,6 @@ def test_wheel_under_a_wrong_name(name, match, job):
     assert not job.overlay.exists()
 
 
-@pytest.mark.parametrize(
-    ("files", "options", "match"),
-    [
-        ({"b-1.dist-info/METADATA": ""}, {}, "2 dist-info folders"),
-        ({}, {"entry_points": "nonsense"}, "entry_points.txt cannot be read"),
-    ],
-)
-def test_broken_wheel(files, options, match, job):
-    job.refused(make_wheel(job.folder, "a", {"a.py": "", **files}, **options), "package_bad_wheel", match)
-
-
 # Modules as they are, without a project
 
 
@@ -495,7 +460,7 @@ MODULES = {
 @pytest.mark.parametrize("name", ["task.zip", "task.tar.gz"])
 @pytest.mark.parametrize("top", ["", "task-1.0/", "src/", "task/src/"])
 def test_modules_go_into_the_overlay_as_they_are(name, top, job):
-    archive = make_archive(make_project(job.folder / "source", MODULES), job.folder / name, top)
+    archive = job.pack(MODULES, name, top)
 
     installed = job.install(archive, module="mine.lift")
 
@@ -510,7 +475,7 @@ def test_modules_go_into_the_overlay_as_they_are(name, top, job):
 
 def test_a_project_is_built_whatever_module_is_wanted(job):
     files = {"pyproject.toml": pyproject("mine"), "mine/__init__.py": "", "other.txt": ""}
-    archive = make_archive(make_project(job.folder / "source", files), job.folder / "mine.zip")
+    archive = job.pack(files, "mine.zip")
     assert job.install(archive, module="mine").version == "1.0"
 
 
@@ -527,7 +492,7 @@ def test_a_project_is_built_whatever_module_is_wanted(job):
     ids=["installed", "standard library", "ours", "start-up module", "start-up hook", "not there"],
 )
 def test_modules_are_checked_as_packages_are(files, code, match, job):
-    archive = make_archive(make_project(job.folder / "source", files), job.folder / "task.zip")
+    archive = job.pack(files, "task.zip")
     job.refused(archive, code, match, module="mine")
 
 

@@ -41,7 +41,7 @@ def test_the_simulator_of_this_environment(look):
         pytest.param("exit 3", "exit code 3", id="fails"),
         pytest.param("echo Hello", "Expecting value", id="prints something else"),
         pytest.param("echo 7", "printed 7", id="prints another JSON"),
-        pytest.param("echo '{}'", "missing", id="prints too little"),
+        pytest.param("echo '{}'", "lacks the field", id="prints too little"),
         pytest.param("echo 'No module named simyard' >&2; exit 1", "No module named simyard", id="has no simyard"),
     ],
 )
