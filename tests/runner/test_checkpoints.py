@@ -517,16 +517,17 @@ def test_numbers_sort_as_numbers(tmp_path: Path):
     assert checkpoints.discover(tmp_path / "absent", "rsl_rl") == []
 
 
-def test_steps_in_names_sort_too(tmp_path: Path):
-    names = ["checkpoints/agent_80.pt", "checkpoints/agent_720.pt"]
-    assert found(tmp_path, "skrl", *names, "checkpoints/best_agent.pt") == names
-
-
-def test_epochs_and_the_best_of_rl_games(tmp_path: Path):
-    (tmp_path / "only the best").mkdir()
-    assert found(tmp_path / "only the best", "rl_games", "nn/cartpole.pth") == ["nn/cartpole.pth"]
-    last = ["nn/last_x_ep_9_rew_4.pth", "nn/last_x_ep_25_rew_-1.5.pth", "nn/last_x_ep_25_rew__-1.5_.pth"]
-    assert found(tmp_path, "rl_games", "nn/x.pth", *last) == last
+@pytest.mark.parametrize(
+    ("library", "names", "others"),
+    [
+        ("skrl", ["checkpoints/agent_80.pt", "checkpoints/agent_720.pt"], ["checkpoints/best_agent.pt"]),
+        ("rl_games", [f"nn/last_x_ep_{end}.pth" for end in ("9_rew_4", "25_rew_-1.5", "25_rew__-1.5_")], ["nn/x.pth"]),
+        ("rl_games", ["nn/cartpole.pth"], []),
+    ],
+    ids=["steps", "epochs", "only the best"],
+)
+def test_steps_and_epochs_sort_too(tmp_path: Path, library: str, names: list[str], others: list[str]):
+    assert found(tmp_path, library, *names, *others) == names
 
 
 def test_the_final_model_of_sb3_is_the_newest(tmp_path: Path):
