@@ -23,10 +23,16 @@ from simyard.runner.recording.arrays import pack
 from simyard.runner.recording.reading import ArrayForm, MeanReturn, mean_return, open_foreign, open_rollout, size_of
 from simyard.runner.recording.recorder import RolloutRecorder
 from simyard.runner.video.films import RolloutFilm
-from simyard.runner.video.render import verify
+from simyard.runner.video.render import VideoFacts, verify
 from simyard.runner.video.trajectories import VideoError
 
 REPORT_EVERY_S = 1.0
+
+
+class Render(VideoFacts):
+    """Facts of `render.mp4`."""
+
+    file: str
 
 
 class Success(TypedDict):
@@ -51,10 +57,10 @@ Summary = TypedDict(
         "keys": dict[str, ArrayForm],
         "size_bytes": int,
         "environment_steps_per_second": float | None,
-        "video": object,
+        "video": Render | None,
     },
 )
-"""Content of `summary.json`; `video` is what the check of `render.mp4` found, None where none was asked for."""
+"""Content of `summary.json`; `video` is None where none was asked for."""
 
 
 def rollout(
@@ -236,7 +242,7 @@ class Recording:
         write_json(self._paths.output / SUMMARY.name, summary)
         say_count("step", wanted.steps, wanted.steps)
 
-    def _draw_film(self) -> dict[str, object]:
+    def _draw_film(self) -> Render:
         """Draw and check `render.mp4`, or check the task's own; return the findings.
 
         Raises:

@@ -476,7 +476,7 @@ def test_an_episode_longer_than_the_bound_is_an_error(tmp_path):
 def test_a_success_that_is_neither_is_an_error(tmp_path):
     written = recorder(tmp_path)
     written.record(a=ROW)
-    written.end(np.ones(2, bool), success=np.array([1.0, 0.5]))
+    written.end(DONE, success=np.array([1.0, 0.5]))
     with pytest.raises(ValueError, match=r"environment 1 was 0\.5"):
         written.close()
 
@@ -485,14 +485,10 @@ def test_what_the_writer_cannot_write_is_an_error_of_the_next_call(tmp_path):
     written = recorder(tmp_path, block_bytes=1, shard_bytes=1)
     written.record(a=ROW)
     shutil.rmtree(tmp_path / "rollout.zarr" / "data")
-
-    def go_on():
-        written.record(a=ROW)
-        written.end(np.ones(2, bool))
-
     with pytest.raises(FileNotFoundError):
         for _ in range(100):
-            go_on()
+            written.record(a=ROW)
+            written.end(DONE)
     with pytest.raises(FileNotFoundError):
         written.close()
     wait_until(lambda: "simyard-rollout-writer" not in [thread.name for thread in threading.enumerate()], 5, "its end")
@@ -511,7 +507,7 @@ def test_what_stops_the_simulation_is_what_is_raised_and_the_rollout_is_kept(tmp
 def test_the_first_of_two_errors_comes_first(tmp_path):
     with pytest.raises(ZeroDivisionError) as caught, recorder(tmp_path) as written:
         written.record(a=ROW)
-        written.end(np.ones(2, bool), success=np.full(2, 0.5))
+        written.end(DONE, success=np.full(2, 0.5))
         1 / 0  # noqa: B018
     assert "could not be completed either: The success of an episode" in caught.value.__notes__[0]
 
