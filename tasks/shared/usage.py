@@ -84,7 +84,7 @@ class Scaling(Wire):
 
 
 def scaling(spec: JobSpec, store: Store) -> Scaling:
-    """Return what several GPUs gained over one.
+    """Return the gain of several GPUs over one.
 
     A training is compared with the newest successful one that differs in nothing but its GPUs and its length.
     """

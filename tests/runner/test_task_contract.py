@@ -51,65 +51,63 @@ def make_archive(folder: Path, files, name="task.zip"):
 # The module in the archive
 
 
-@pytest.mark.parametrize(
-    ("files", "module"),
-    [
-        (["my_tasks/__init__.py", "my_tasks/lift.py"], "my_tasks.lift"),
-        (["my_tasks/__init__.py"], "my_tasks"),
-        (["lift.py"], "lift"),
-        (["my_tasks/lift.py"], "my_tasks.lift"),
-        (["project-1.0/my_tasks/lift.py", "project-1.0/README.md"], "my_tasks.lift"),
-        (["src/my_tasks/lift.py", "README.md"], "my_tasks.lift"),
-        (["project/src/my_tasks/lift/__init__.py"], "my_tasks.lift"),
-        (["my_tasks/fast.cpython-312-x86_64-linux-gnu.so", "my_tasks/__init__.py"], "my_tasks.fast"),
-        (["__MACOSX/x", "project/lift.py"], "lift"),
-        (ISAAC_TEMPLATE, "ext.tasks.lift"),
-    ],
-    ids=[
-        "package at the top", "the package itself", "single module", "namespace", "below a folder", "below src",
-        "below a folder's src", "compiled", "packed on a Mac", "deep in a project",
-    ],
-)  # fmt: skip
+INFO = "tasks-1.0.dist-info"
+FOUND = {
+    "package at the top": (["my_tasks/__init__.py", "my_tasks/lift.py"], "my_tasks.lift"),
+    "the package itself": (["my_tasks/__init__.py"], "my_tasks"),
+    "single module": (["lift.py"], "lift"),
+    "namespace": (["my_tasks/lift.py"], "my_tasks.lift"),
+    "below a folder": (["project-1.0/my_tasks/lift.py", "project-1.0/README.md"], "my_tasks.lift"),
+    "below src": (["src/my_tasks/lift.py", "README.md"], "my_tasks.lift"),
+    "below a folder's src": (["project/src/my_tasks/lift/__init__.py"], "my_tasks.lift"),
+    "compiled": (["my_tasks/fast.cpython-312-x86_64-linux-gnu.so", "my_tasks/__init__.py"], "my_tasks.fast"),
+    "packed on a Mac": (["__MACOSX/x", "project/lift.py"], "lift"),
+    "deep in a project": (ISAAC_TEMPLATE, "ext.tasks.lift"),
+    "in a wheel": (["my_tasks/lift.py", f"{INFO}/WHEEL", f"{INFO}/METADATA", f"{INFO}/RECORD"], "my_tasks.lift"),
+}
+MISSING = {
+    "a typo": (
+        ["my_tasks/__init__.py", "my_tasks/lift.py", "README.md"],
+        "my_tasks.lft",
+        ["my_tasks", "my_tasks.lift"],
+    ),
+    "a folder is no module": (["my_tasks/lift.py"], "my_tasks", ["my_tasks.lift"]),
+    "inside a package": (["my_tasks/__init__.py", "my_tasks/lift.py"], "lift", ["my_tasks", "my_tasks.lift"]),
+    "too deep": (["a/b/c/my_tasks/lift.py"], "my_tasks.lift", ["a.b.c.my_tasks.lift"]),
+    "in a project": (["project/setup.py", "project/my_tasks/lift.py"], "my_tasks.lifts", ["my_tasks.lift"]),
+    "in a wheel": (FOUND["in a wheel"][0], "my_tasks.lifts", ["my_tasks.lift"]),
+}
+
+
+def name_of(files) -> str:
+    return "tasks-1.0-py3-none-any.whl" if f"{INFO}/WHEEL" in files else "task.zip"
+
+
+@pytest.mark.parametrize(("files", "module"), FOUND.values(), ids=FOUND)
 def test_a_module_is_found_where_it_will_be_importable(files, module, tmp_path):
-    require_module(make_archive(tmp_path, files), module)
+    require_module(make_archive(tmp_path, files, name_of(files)), module)
 
 
-def test_a_module_is_found_in_a_wheel(tmp_path):
-    info = "tasks-1.0.dist-info"
-    files = ["my_tasks/lift.py", f"{info}/WHEEL", f"{info}/METADATA", f"{info}/RECORD"]
-    wheel = make_archive(tmp_path, files, "tasks-1.0-py3-none-any.whl")
-    require_module(wheel, "my_tasks.lift")
-    assert "'my_tasks.lift'" in refusal(require_module, wheel, "my_tasks.lifts").message
-
-
-@pytest.mark.parametrize(
-    ("files", "module", "has"),
-    [
-        (["my_tasks/__init__.py", "my_tasks/lift.py", "README.md"], "my_tasks.lft", ["'my_tasks'", "'my_tasks.lift'"]),
-        (["my_tasks/lift.py"], "my_tasks", ["'my_tasks.lift'"]),
-        (["my_tasks/__init__.py", "my_tasks/lift.py"], "lift", ["'my_tasks'", "'my_tasks.lift'"]),
-        (["a/b/c/my_tasks/lift.py"], "my_tasks.lift", ["'a.b.c.my_tasks.lift'"]),
-        (["project/setup.py", "project/my_tasks/lift.py"], "my_tasks.lifts", ["'my_tasks.lift'"]),
-    ],
-    ids=["a typo", "a folder is no module", "inside a package", "too deep", "in a project"],
-)
+@pytest.mark.parametrize(("files", "module", "has"), MISSING.values(), ids=MISSING)
 def test_an_archive_without_the_module_is_refused_with_those_it_has(files, module, has, tmp_path):
-    failure = refusal(require_module, make_archive(tmp_path, files), module)
+    failure = refusal(require_module, make_archive(tmp_path, files, name_of(files)), module)
     assert failure.code == "task_module_missing"
-    assert f"Unknown module in 'task.zip': {module!r}." in failure.message
-    assert all(name in failure.advice for name in has)
+    assert f"Unknown module in '{name_of(files)}': {module!r}." in failure.message
+    assert all(repr(name) in failure.advice for name in has)
     assert "'lift'" not in failure.advice or "__init__" not in str(files), "what is in a package is not outside of it"
 
 
-def test_the_nearest_module_is_named(tmp_path):
-    archive = make_archive(tmp_path, ["my_tasks/pick_and_lift.py", "my_tasks/push.py"])
-    assert "Did you mean 'my_tasks.pick_and_lift'?" in refusal(require_module, archive, "my_tasks.pick_lift").message
-
-
-def test_an_archive_without_any_module_says_so(tmp_path):
-    failure = refusal(require_module, make_archive(tmp_path, ["robot.urdf"]), "my_tasks.lift")
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (["my_tasks/pick_and_lift.py", "my_tasks/push.py"], "Did you mean 'my_tasks.pick_and_lift'?"),
+        (["robot.urdf"], "no Python module in it"),
+    ],
+)
+def test_the_nearest_module_is_named_where_there_is_one(files, says, tmp_path):
+    failure = refusal(require_module, make_archive(tmp_path, files), "my_tasks.pick_lift")
     assert failure.code == "task_module_missing"
-    assert "no Python module in it" in failure.message
+    assert says in failure.message
 
 
 def test_looking_for_a_module_runs_nothing(tmp_path):
