@@ -73,7 +73,7 @@ def start(
         raise
 
 
-def keep_one(warm_up: Resolved, store: Store, site: Site, bounds: Bounds, hear: Callable[[str], None]) -> SessionState:
+def keep_one(warm_up: Resolved, store: Store, site: Site, bounds: Bounds, log: Callable[[str], None]) -> SessionState:
     """Return a session of this machine that is for jobs like this one, a new one where it keeps none.
 
     Args:
@@ -81,18 +81,18 @@ def keep_one(warm_up: Resolved, store: Store, site: Site, bounds: Bounds, hear: 
         store: Whose jobs it serves.
         site: This machine.
         bounds: Of a new session.
-        hear: Called once for each thing that is waited for.
+        log: Called once for each stage of its start.
     """
     wanted = fingerprint(site, warm_up.spec, store.url())
     for _, state in alive_sessions(site):
         if state.needs == wanted and state.state != "failed":
             return state
-    said: set[str] = set()
+    stages: set[str] = set()
 
-    def watch(what: str) -> None:
-        if what not in said:
-            said.add(what)
-            hear(what)
+    def watch(stage: str) -> None:
+        if stage not in stages:
+            stages.add(stage)
+            log(stage)
 
     return start(warm_up.spec, warm_up, store, site, bounds, watch)
 
@@ -132,11 +132,11 @@ def stop(site: Site, session_id: str | None, watch: Callable[[str], None]) -> li
             advice="Start one with `simyard sessions start`.",
         )
     chosen = {session_id: sessions[session_id]} if session_id else sessions
-    deaf = {name for name, folder in chosen.items() if not _ask_to_stop(folder)}
+    not_asked = {name for name, folder in chosen.items() if not _ask_to_stop(folder)}
     for name, folder in chosen.items():
         while _is_alive(folder):
-            if name in deaf and _ask_to_stop(folder):
-                deaf.remove(name)
+            if name in not_asked and _ask_to_stop(folder):
+                not_asked.remove(name)
             watch(f"waiting for {name}")
             time.sleep(POLL_S)
     return list(chosen)

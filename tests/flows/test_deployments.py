@@ -91,13 +91,6 @@ def test_every_field_of_the_form_is_described(deployed: Server, api: Api, deploy
     assert not run_together, f"title is not in words: {run_together}"
 
 
-def test_a_form_begins_with_what_the_job_is_about(deployed: Server, api: Api) -> None:
-    schema = api("/deployments/name/train/train")["parameter_openapi_schema"]
-    assert list(schema["definitions"]["TrainRequest"]["properties"])[:3] == ["name", "trainingConfig", "resume"]
-    fields = dict(_fields(schema, schema["definitions"]))
-    assert fields["request.trainingConfig.numEnvs"]["title"] == "Number of environments"
-
-
 @pytest.mark.parametrize(
     ("deployment", "model"),
     [
@@ -111,20 +104,12 @@ def test_a_form_begins_with_what_the_job_is_about(deployed: Server, api: Api) ->
 def test_a_quick_run_has_all_that_it_needs(deployed: Server, api: Api, deployment: str, model: type[BaseModel]) -> None:
     found = api(f"/deployments/name/{deployment}")
     request = model.model_validate(found["parameters"]["request"])
-    shown = found["parameter_openapi_schema"]["definitions"][model.__name__]["properties"]
+    schema = found["parameter_openapi_schema"]
+    shown = schema["definitions"][model.__name__]["properties"]
     assert set(found["parameters"]["request"]) <= set(shown), "the form knows this spelling"
     assert request.model_dump(by_alias=True, exclude_unset=True, mode="json") == found["parameters"]["request"]
 
-
-@pytest.mark.parametrize(
-    "deployment",
-    [
-        "train/train", "evaluate/evaluate", "export_policy/export_policy", "rollout/rollout", "retrain/retrain",
-    ],
-)  # fmt: skip
-def test_the_form_can_be_sent_as_it_is(deployed: Server, api: Api, deployment: str) -> None:
-    found = api(f"/deployments/name/{deployment}")
-    schema = found["parameter_openapi_schema"]
+    # The form can be sent as it is.
     sent = _filled_in(schema, schema["definitions"], found["parameters"])
     answer = api("/ui/schemas/validate", {"schema": schema, "values": sent})
     assert answer == {"errors": [], "valid": True}
@@ -141,10 +126,12 @@ def _filled_in(node: dict[str, Any], definitions: dict[str, Any], given: dict[st
     return sent
 
 
-def test_the_form_shows_limits_and_choices(deployed: Server, api: Api) -> None:
+def test_the_form_begins_with_what_the_job_is_about_and_shows_limits_and_choices(deployed: Server, api: Api) -> None:
     schema = api("/deployments/name/train/train")["parameter_openapi_schema"]
+    assert list(schema["definitions"]["TrainRequest"]["properties"])[:3] == ["name", "trainingConfig", "resume"]
     fields = dict(_fields(schema, schema["definitions"]))
     envs = fields["request.trainingConfig.numEnvs"]
+    assert envs["title"] == "Number of environments"
     assert (envs["type"], envs["minimum"], envs["default"]) == ("integer", 1, 4096)
     assert fields["request.trainingConfig.rlLibrary"]["enum"] == [*LIBRARIES]
     assert fields["request.simulator"]["enum"] == ["isaaclab"]
