@@ -73,7 +73,8 @@ def serve(control: socket.socket, simulator: str, library: str | None, bounds: B
 
 
 def _receive(control: socket.socket, requests: queue.Queue[str]) -> None:
-    with control.makefile("r", encoding="utf-8") as lines:
+    # A supervisor that dies before it has read everything resets the connection.
+    with suppress(OSError), control.makefile("r", encoding="utf-8") as lines:
         for line in lines:
             requests.put(line)
     # End of file: the supervisor is gone, and nobody would collect what this process goes on to do.

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 
 from simyard.core.errors import RequestError
+from simyard.core.run_records import Event, IterationRecord, LineageRecord
 from simyard.requests.managed import TrainingRunRequest
 from simyard.service import bodies, submission
 from simyard.service.auth import Caller, TrainingCaller
@@ -18,10 +19,9 @@ from simyard.service.status import checkpoint, newest, run_answer
 from simyard.service.submission import Claim, IdempotencyKey, JsonBody, Work
 from simyard.store import keys
 from simyard.store.keys import RunKeys
-from simyard.store.store import KeyNotFound, Store
+from simyard.store.store import KeyNotFound
 from simyard.tasks.managed import record
 from simyard.tasks.managed.loop import cancel_undriven
-from simyard.tasks.managed.record import DesiredState
 from simyard.tasks.managed.run import load_run, resolve_run, stage_run
 from simyard.tasks.shared import inputs
 
@@ -88,13 +88,15 @@ def show(run_id: str, caller: TrainingCaller) -> dict[str, Any]:
 @router.post("/{run_id}/pause", summary="Begin nothing new")
 def pause(run_id: str, caller: TrainingCaller) -> dict[str, Any]:
     """Let the work in progress come to its end, and begin nothing new."""
-    return _say(run_id, caller, "pause")
+    record.set_desired_state(caller.store, run_id, "pause")
+    return _view(caller, run_id)
 
 
 @router.post("/{run_id}/resume", summary="Let a run go on")
 def resume(run_id: str, caller: TrainingCaller) -> dict[str, Any]:
     """Let a paused run go on; one whose process was lost is taken up by itself."""
-    return _say(run_id, caller, "run")
+    record.set_desired_state(caller.store, run_id, "run")
+    return _view(caller, run_id)
 
 
 @router.post("/{run_id}/cancel", summary="End a run now")
@@ -110,32 +112,26 @@ def cancel(run_id: str, caller: TrainingCaller) -> dict[str, Any]:
     return _view(caller, run_id)
 
 
-def _say(run_id: str, caller: Caller, wanted: DesiredState) -> dict[str, Any]:
-    record.set_desired_state(caller.store, run_id, wanted)
-    return _view(caller, run_id)
-
-
 @router.get("/{run_id}/iterations", summary="List the iterations that have ended")
-def iterations(run_id: str, caller: TrainingCaller, limit: Limit = 200) -> dict[str, Any]:
+def iterations(run_id: str, caller: TrainingCaller, limit: Limit = 200) -> dict[str, list[IterationRecord]]:
     """Return the newest records, oldest of them first."""
     load_run(caller.store, run_id)
-    return {"iterations": [one.to_json() for one in record.iterations(caller.store, run_id)[-limit:]]}
+    return {"iterations": record.iterations(caller.store, run_id)[-limit:]}
 
 
 @router.get("/{run_id}/checkpoints", summary="List checkpoints, newest first")
-def checkpoints(run_id: str, caller: TrainingCaller, limit: Limit = 200) -> dict[str, Any]:
+def checkpoints(run_id: str, caller: TrainingCaller, limit: Limit = 200) -> dict[str, list[LineageRecord]]:
     """Return the lineage."""
     load_run(caller.store, run_id)
-    return {"checkpoints": [one.to_json() for one in record.checkpoints(caller.store, run_id)[::-1][:limit]]}
+    return {"checkpoints": record.checkpoints(caller.store, run_id)[::-1][:limit]}
 
 
 @router.get("/{run_id}/events", summary="List what happened")
-def events(run_id: str, caller: TrainingCaller, limit: Limit = 500) -> dict[str, Any]:
+def events(run_id: str, caller: TrainingCaller, limit: Limit = 500) -> dict[str, list[Event]]:
     """Return the newest events, oldest of them first."""
-    store: Store = caller.store
+    store = caller.store
     load_run(store, run_id)
-    found = record.read_events(store, run_id, record.event_numbers(store, run_id)[-limit:])
-    return {"events": [event.to_json() for event in found]}
+    return {"events": record.read_events(store, run_id, record.event_numbers(store, run_id)[-limit:])}
 
 
 @router.get("/{run_id}/checkpoints/{checkpoint_id}/download-url", summary="Get a URL to fetch a checkpoint by")

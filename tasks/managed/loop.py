@@ -400,7 +400,7 @@ class Loop:
     def conclude(self) -> RunResult:
         """Write the result of the run, and return it."""
         assert self.ended_by is not None
-        good = [ended for ended in self.iterations if ended.status == stop_policies.SUCCEEDED]
+        good = [ended for ended in self.iterations if ended.status == "succeeded"]
         failed = self.ended_by == "iteration_failure" or not good
         status: Ended = "canceled" if self.ended_by == "canceled" else "failed" if failed else "succeeded"
         last = self.iterations[-1].failure if self.iterations and failed else None

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from simyard.core.run_records import BestCheckpoint, IterationRecord
 from simyard.requests.managed import SuccessCriteria, TrainingRunRequest
-
-SUCCEEDED: Literal["succeeded"] = "succeeded"
-FAILED: Literal["failed"] = "failed"
 
 
 def after_iteration(asked: TrainingRunRequest, iterations: Sequence[IterationRecord]) -> str | None:
@@ -22,7 +18,7 @@ def after_iteration(asked: TrainingRunRequest, iterations: Sequence[IterationRec
     if not iterations:
         return None
     loop, criteria = asked.loop_policy, asked.success_criteria
-    if iterations[-1].status == FAILED and loop.stop_on_iteration_failure:
+    if iterations[-1].status == "failed" and loop.stop_on_iteration_failure:
         return "iteration_failure"
     if criteria.target is not None and has_reached(criteria, iterations[-1].metric):
         return "target"
@@ -54,7 +50,7 @@ def has_reached(criteria: SuccessCriteria, value: float | None) -> bool:
 
 def best(criteria: SuccessCriteria, iterations: Sequence[IterationRecord]) -> BestCheckpoint | None:
     """Return the checkpoint measured best, the earliest of equal ones; the last where none was measured."""
-    good = [record for record in iterations if record.status == SUCCEEDED]
+    good = [record for record in iterations if record.status == "succeeded"]
     measured = [
         BestCheckpoint(iteration=record.iteration, checkpoint_id=record.metric_of, metric=record.metric)
         for record in good

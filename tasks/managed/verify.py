@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from simyard.core.artifacts import ROLLOUT
-from simyard.core.run_records import DatasetManifest, DatasetRollout, IterationRecord, LineageRecord
+from simyard.core.run_records import DatasetManifest, IterationRecord, LineageRecord
 from simyard.store.keys import JobKeys, RunKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.managed import record
@@ -93,22 +93,23 @@ class _Problems:
         self.require(made.parent == parent, f"{what}: the parent is {made.parent}, not {parent}")
         self.require(made.dataset_sha256 == ended.dataset_sha256, f"{what}: lineage names another dataset")
         data = self.file(self._keys.dataset(ended.dataset_sha256), ended.dataset_sha256, f"{what}: the dataset")
-        if data is not None:
-            manifest = DatasetManifest.from_json(json.loads(data))
-            driven = manifest.checkpoint
-            self.require(driven is None or driven.checkpoint_id == parent, f"{what}: others drove the rollouts")
-            for row in manifest.rollouts:
-                self._rollout(row, what)
-        self._trainer(ended, made, what)
 
-    def _rollout(self, row: DatasetRollout, what: str) -> None:
-        job = JobKeys(row.job_id)
-        self.file(job.manifest, row.manifest_sha256, f"{what}: the manifest of {row.job_id}")
-        self.file(job.artifact(ROLLOUT.name), row.sha256, f"{what}: the rollout of {row.job_id}")
-        good = [past for past in attempts(self._store, row.job_id) if past.outcome and not past.failure]
-        self.require(len(good) == 1, f"{what}: {row.job_id} was done {len(good)} times")
+        # The dataset's rollouts: driven by the parent, each there, and done once.
+        try:
+            manifest = DatasetManifest.from_json(json.loads(data)) if data is not None else None
+        except ValueError as error:
+            self.problems.append(f"{what}: the dataset cannot be read: {error}")
+            manifest = None
+        driven = manifest.checkpoint if manifest else None
+        self.require(driven is None or driven.checkpoint_id == parent, f"{what}: others drove the rollouts")
+        for row in manifest.rollouts if manifest else ():
+            job = JobKeys(row.job_id)
+            self.file(job.manifest, row.manifest_sha256, f"{what}: the manifest of {row.job_id}")
+            self.file(job.artifact(ROLLOUT.name), row.sha256, f"{what}: the rollout of {row.job_id}")
+            times = sum(past.outcome is not None and not past.failure for past in attempts(self._store, row.job_id))
+            self.require(times == 1, f"{what}: {row.job_id} was done {times} times")
 
-    def _trainer(self, ended: IterationRecord, made: LineageRecord, what: str) -> None:
+        # The trainer: it succeeded once, and left what the lineage says.
         outcomes = past_outcomes(self._store, self._run_id, ended.iteration)
         good = [outcome for outcome in outcomes if outcome.status == "succeeded"]
         self.require(len(good) == 1, f"{what}: the trainer succeeded {len(good)} times")

@@ -50,7 +50,11 @@ CASES = [
     ("no robot", {"rollout_template": {"scene_id": "ground", "steps": 1}}, ["robot is missing"]),
     ("too many slots", {"rollout_template": {"rollout_parallelism": 1000, "steps": 1}}, ["256", "1000"]),
     ("an unknown library", {"rollout_template": {"steps": 1, "rl_library": "rsl"}}, ["'rsl'", "'rsl_rl'"]),
+    ("no GPU where the site requires one", {}, ["gpu is 0", "SIMYARD_REQUIRE_GPU"], {"SIMYARD_REQUIRE_GPU": "on"}),
+    ("an image that cannot be had", trainer(image_uri="ghcr.io/acme/trainer:1"),
+     ["No container engine", "DOCKER_HOST", '"local"'], {"DOCKER_HOST": "unix:///nowhere/docker.sock"}),
 ]  # fmt: skip
+"""By name: what the request has instead, what is said, and the environment where it counts."""
 
 
 @pytest.fixture
@@ -58,23 +62,13 @@ def loop(tmp_path, store):
     return Loop(CommandLine({}), tmp_path, store)
 
 
-@pytest.mark.parametrize(("changes", "said"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_a_bad_request_is_refused(refuse, write, loop, store, changes, said):
+@pytest.mark.parametrize("case", CASES, ids=[case[0] for case in CASES])
+def test_a_bad_request_is_refused(refuse, write, loop, store, monkeypatch, case):
+    _, changes, said, *env = case
+    for name, value in env[0].items() if env else ():
+        monkeypatch.setenv(name, value)
     request = {k: v for k, v in (loop.request() | changes).items() if v is not None}
-    if changes.get("rollout_template"):
-        request["rollout_template"] = changes["rollout_template"]
     refuse("managed", "start", write(request), "--wait", "--store", store, said=said)
-
-
-def test_a_site_may_require_a_gpu(refuse, write, loop, store, monkeypatch):
-    monkeypatch.setenv("SIMYARD_REQUIRE_GPU", "on")
-    refuse("managed", "start", write(loop.request()), "--store", store, said=["gpu is 0", "SIMYARD_REQUIRE_GPU"])
-
-
-def test_an_image_that_cannot_be_had_is_refused(refuse, write, loop, store, monkeypatch):
-    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-    request = loop.request() | trainer(image_uri="ghcr.io/acme/trainer:1")
-    refuse("managed", "start", write(request), "--store", store, said=["No container engine", "DOCKER_HOST", '"local"'])
 
 
 @pytest.mark.parametrize("what", ["show", "watch", "pause", "resume", "cancel", "verify"])

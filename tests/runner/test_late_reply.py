@@ -1,12 +1,16 @@
 """A reply that comes when nobody waits for it any more is not taken for another one."""
 
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from simyard.core.errors import WorkloadError
-from simyard.runner.workload import LineSocket, Workload
+from simyard.runner.workload import TOKEN, LineSocket, Workload
 
 
 def test_a_late_reply_is_not_the_end_of_the_job(tmp_path):
@@ -24,3 +28,20 @@ def test_a_late_reply_is_not_the_end_of_the_job(tmp_path):
         assert workload.job_ended(5.0)
         assert workload.code == 3
         ours.close()
+
+
+def test_a_process_whose_supervisor_dies_before_it_has_read_everything_ends_too():
+    ours, its = socket.socketpair()
+    code = f"""
+import queue, socket
+from simyard.runner import session
+session._receive(socket.socket(fileno={its.fileno()}), queue.Queue())
+"""
+    env = {name: value for name, value in os.environ.items() if name != TOKEN}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], pass_fds=[its.fileno()], env=env, start_new_session=True
+    )  # fmt: skip
+    its.sendall(b"a reply that nobody reads\n")
+    its.close()
+    ours.close()
+    assert process.wait(60) == -signal.SIGKILL
