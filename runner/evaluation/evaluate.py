@@ -42,7 +42,7 @@ class PolicySummary(Figures):
     environment_steps_per_second: float
     """Of all environments together, without their start and the drawing."""
     videos: list[EpisodeVideo] | None
-    """None where none were asked for or none could be made."""
+    """None if none were asked for, or could be made."""
     video_problem: str | None
 
 

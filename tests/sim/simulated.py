@@ -34,6 +34,8 @@ from simyard.requests.jobs import EvaluateRequest, ExportRequest, JobRequest, Tr
 from simyard.requests.settings import Site
 from simyard.runner.assets.asset_root import embedded_root
 from simyard.runner.rl.base import tensors_of
+from simyard.runner.session_server import SessionState
+from simyard.runner.session_server import kept_sessions as states_of
 from simyard.runner.workload import TOKEN
 from simyard.store import keys
 from simyard.store.store import Store
@@ -260,13 +262,13 @@ class Yard:
 
     def await_session(self) -> None:
         """Wait until the kept simulator is free: it takes a moment after a job, and starts anew after a failed one."""
-        assert psutil.pid_exists(self.session["keeper"]), "somebody has killed the kept simulator"
-        wait_until(lambda: self.session["state"] == "ready", PATIENCE_S, "the kept simulator is ready")
+        assert psutil.pid_exists(self.session.keeper), "somebody has killed the kept simulator"
+        wait_until(lambda: self.session.state == "ready", PATIENCE_S, "the kept simulator is ready")
 
     @property
-    def session(self) -> dict[str, Any]:
+    def session(self) -> SessionState:
         """How the kept simulator stands."""
-        ((_, state),) = kept_sessions.kept_sessions(self.site)
+        ((_, state),) = states_of(self.site.sessions_folder)
         return state
 
     def stop(self) -> None:
