@@ -88,11 +88,11 @@ def list_assets(store: str | None, limit: int, as_json: bool) -> None:
     columns: Columns = {
         "ASSET": "asset_id",
         "KIND": "kind",
-        ">BYTES": lambda record: f"{record['size_bytes']:,}",
-        "CREATED": lambda record: f"{record['created_at'][:19]}Z",
+        ">BYTES": lambda record: f"{record.size_bytes:,}",
+        "CREATED": lambda record: f"{record.created_at[:19]}Z",
         "FILE": "filename",
     }
-    found = [record.to_json() for record in inputs.list_assets(open_site_store(store), limit)]
+    found = inputs.list_assets(open_site_store(store), limit)
     emit_rows(found, as_json, "No assets in this store yet.", columns)
 
 

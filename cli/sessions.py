@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,6 +23,9 @@ from simyard.cli.shared import (
     open_site,
 )
 from simyard.core.errors import RequestError
+
+if TYPE_CHECKING:
+    from simyard.runner.session_server import SessionState
 
 _IMPORT_ONLY = {"trainingConfig": {"task": "Isaac-Cartpole-Direct"}, "overrides": []}
 """Config that stands for all jobs of Isaac Lab if none is named: nothing of it is run."""
@@ -75,7 +78,7 @@ def start(
     live = LiveLine(quiet=as_json)
     state = kept.start(resolved.spec, resolved if config else None, opened, site, bounds, live.stage)
     live.say(f"{state.session_id} is ready for jobs of {opened.url()}")
-    emit(state.to_json(), as_json, lambda state: str(state["session_id"]))
+    emit(state, as_json, lambda state: state.session_id)
 
 
 @sessions.command("list")
@@ -85,20 +88,19 @@ def list_sessions(as_json: bool) -> None:
     from simyard.requests.settings import Site
     from simyard.tasks.sessions import kept
 
-    def idle(state: dict[str, Any]) -> str:
-        since = state["used_at"] or state["started_at"]
-        return f"{time.time() - since:.0f} s" if state["state"] == "ready" else ""
+    def idle(state: SessionState) -> str:
+        return f"{time.time() - (state.used_at or state.started_at):.0f} s" if state.state == "ready" else ""
 
     columns: Columns = {
         "SESSION": "session_id",
         "STATE": "state",
-        "SIMULATOR": lambda state: state["needs"]["simulator"],
+        "SIMULATOR": lambda state: state.needs.simulator,
         ">JOBS": "jobs",
-        ">MEMORY": lambda state: "" if state["memory_bytes"] is None else f"{state['memory_bytes'] / 1e9:.1f} GB",
+        ">MEMORY": lambda state: "" if state.memory_bytes is None else f"{state.memory_bytes / 1e9:.1f} GB",
         ">IDLE": idle,
-        "PROJECT": lambda state: state["needs"]["project"],
+        "PROJECT": lambda state: state.needs.project,
     }
-    states = [state.to_json() for _, state in kept.alive_sessions(Site.from_env())]
+    states = [state for _, state in kept.alive_sessions(Site.from_env())]
     emit_rows(states, as_json, "This machine keeps no simulator warm.", columns)
 
 

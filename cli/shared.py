@@ -167,10 +167,14 @@ def emit(found: Found, as_json: bool, describe: Callable[[Found], str]) -> None:
         click.echo(describe(found))
 
 
-def emit_rows(rows: Sequence[Mapping[str, Any]], as_json: bool, none: str, columns: Columns) -> None:
-    """Print rows as JSON or as a table; `none` is the text for no rows at all."""
-    cells = [[row[cell] if isinstance(cell, str) else cell(row) for cell in columns.values()] for row in rows]
-    emit(rows, as_json, lambda rows: text_table(columns, cells) if rows else none)
+def emit_rows(rows: Sequence[Mapping[str, Any] | Wire], as_json: bool, none: str, columns: Columns) -> None:
+    """Print rows, records among them, as JSON or as a table; `none` is the text for no rows at all."""
+    documents = [row.to_json() if isinstance(row, Wire) else row for row in rows]
+    cells = [
+        [document[cell] if isinstance(cell, str) else cell(row) for cell in columns.values()]
+        for row, document in zip(rows, documents, strict=True)
+    ]
+    emit(documents, as_json, lambda found: text_table(columns, cells) if found else none)
 
 
 def text_table(titles: Iterable[str], rows: Iterable[Iterable[object]]) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from simyard.core.errors import RequestError
 from simyard.requests.config import MAX_CONFIG_BYTES, check_library, explain, model_of, parse_config
@@ -22,14 +23,14 @@ PREFECTS_OWN = "__prefect_"
 """Prefix of the keys that have Prefect read variables and render templates."""
 
 
-async def json_body(request: Request) -> dict[str, Any]:
+async def json_body(request: Request) -> dict[str, JsonValue]:
     """Return the body, an object.
 
     Raises:
         RequestError: It is none, larger than a config may be, or has what Prefect would not take as it is.
     """
     body = parse_config(await read(request), "The body")
-    waiting: list[Any] = [body]  # at any depth, such a key would end up in the parameters of a flow run
+    waiting: list[JsonValue] = [body]  # at any depth, such a key would end up in the parameters of a flow run
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
@@ -61,7 +62,7 @@ async def read(request: Request) -> bytes:
     return bytes(data)
 
 
-def check(body: dict[str, Any], model: type[Model]) -> Model:
+def check(body: JsonValue, model: type[Model]) -> Model:
     """Return the request that a body is.
 
     Raises:
@@ -81,7 +82,7 @@ def check(body: dict[str, Any], model: type[Model]) -> Model:
     return request
 
 
-def job_model(body: dict[str, Any]) -> type[JobRequest]:
+def job_model(body: Mapping[str, JsonValue]) -> type[JobRequest]:
     """Return the model of a body's kind of job; one without a sign of another kind is a rollout."""
     others = ("trainingConfig", "training_config", "exportConfig", "export_config")
     return model_of(body) if any(name in body for name in others) else SubmitRequest

@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+
+from pydantic import JsonValue
 
 from simyard.core.errors import RequestError, SimyardError
 from simyard.core.records import NotificationRecord
@@ -81,7 +82,7 @@ class Notice(Wire):
         return wait_s <= 0 or wait_s > max(PAUSES_S)
 
 
-def take_url(body: dict[str, Any], caller: Caller) -> str | None:
+def take_url(body: dict[str, JsonValue], caller: Caller) -> str | None:
     """Take the field out of a body: the URL that the end is sent to.
 
     Raises:

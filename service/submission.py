@@ -6,9 +6,10 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 from fastapi import Depends, Header, Response
+from pydantic import JsonValue
 
 from simyard.requests.jobs import Body
 from simyard.service import bodies, notifications
@@ -18,7 +19,7 @@ from simyard.service.references import fetch_inputs
 from simyard.tasks.shared import idempotency
 
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=1000)]
-JsonBody = Annotated[dict[str, Any], Depends(bodies.json_body)]
+JsonBody = Annotated[dict[str, JsonValue], Depends(bodies.json_body)]
 Claim = Callable[[str], str]
 """Takes the request's idempotency key for a new id; returns the id that the key stands for."""
 Asked = TypeVar("Asked", bound=Body)
@@ -28,7 +29,7 @@ Asked = TypeVar("Asked", bound=Body)
 class Work(Generic[Asked]):
     """The steps that differ between the submission of a job and that of a managed run."""
 
-    model: Callable[[dict[str, Any]], type[Asked]]
+    model: Callable[[dict[str, JsonValue]], type[Asked]]
     """Returns the model of a body."""
     key_prefix: str = ""
     """Prefix of idempotency keys in the store, so that a job and a run may have the same key."""
@@ -43,7 +44,7 @@ class Work(Generic[Asked]):
     """Returns the flow run to start."""
 
 
-def submit(work: Work[Asked], body: dict[str, Any], caller: Caller, response: Response, key: str | None) -> str:
+def submit(work: Work[Asked], body: dict[str, JsonValue], caller: Caller, response: Response, key: str | None) -> str:
     """Check everything, put the inputs into the store, and start the work; return its id.
 
     Args:

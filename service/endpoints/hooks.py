@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic_core import ErrorDetails
 
 from simyard.core.errors import RequestError, unknown
@@ -116,7 +125,7 @@ class Hook(BaseModel):
         """The secret that it is signed with."""
         return os.environ[self.secret_env]
 
-    def unmet(self, payload: dict[str, Any]) -> str | None:
+    def unmet(self, payload: dict[str, JsonValue]) -> str | None:
         """Return the condition that a payload does not meet; None if it meets all."""
         for path, wanted in self.when.items():
             try:
@@ -201,7 +210,7 @@ def value_at(payload: Any, path: str) -> Any:
 class Filling:
     """A mapping's parameters, filled in from one payload. What a payload says is never read as a placeholder itself."""
 
-    def __init__(self, hook: Hook, payload: dict[str, Any]) -> None:
+    def __init__(self, hook: Hook, payload: dict[str, JsonValue]) -> None:
         """Fill in.
 
         Raises:
@@ -210,7 +219,7 @@ class Filling:
         self._payload = payload
         self.taken: set[str] = set()
         """Every text that came from the payload, in whole or in part."""
-        self.parameters: dict[str, Any] = self._fill(hook.parameters)
+        self.parameters: dict[str, JsonValue] = self._fill(hook.parameters)
         if len(json.dumps(self.parameters)) > MAX_PARAMETERS_BYTES:
             raise _refused("payload", f"the filled parameters are larger than {MAX_PARAMETERS_BYTES:,} bytes of JSON")
 

@@ -10,47 +10,24 @@ from helpers import Server, send_deployments, serving_prefect
 from serving import ROOT, SECRET, Receiver, ReceiverServer, Service, site
 
 HOOKS: dict[str, dict[str, Any]] = {
-    "typed": {
-        "deployment": "rerun/rerun",
-        "parameters": {
-            "job_id": "{payload.id}",
-        },
-        "project": "lab",
-    },
-    "train": {
-        "deployment": "train/train",
-        "parameters": {
-            "request": {
-                "name": "by {payload.who}, {payload.deep.0.x}",
-                "trainingConfig": {"task": "Isaac-Cartpole-Direct", "maxIterations": "{payload.iterations}"},
-            }
-        },
-    },
+    "typed": {"deployment": "rerun/rerun", "parameters": {"job_id": "{payload.id}"}, "project": "lab"},
+    "train": {"deployment": "train/train", "parameters": {"request": {
+        "name": "by {payload.who}, {payload.deep.0.x}",
+        "trainingConfig": {"task": "Isaac-Cartpole-Direct", "maxIterations": "{payload.iterations}"},
+    }}},
     "main-only": {
         "deployment": "rerun/rerun",
         "when": {"ref": "refs/heads/main", "forced": False},
         "parameters": {"job_id": "{payload.id}"},
     },
-    "file": {
-        "deployment": "evaluate/evaluate",
-        "parameters": {
-            "request": {
-                "trainingConfig": {
-                    "mode": "evaluate", "task": "Isaac-Cartpole-Direct", "checkpointPath": "{payload.file}",
-                },
-            }
-        },
-    },
-    "free": {
-        "deployment": "rollout/rollout",
-        "parameters": {
-            "request": {
-                "runtime_profile": "isaac_lab_rollout",
-                "execution": {"steps": 1},
-                "isaac_lab": {"task_class_or_name": "Isaac-Cartpole-Direct", "task_args": "{payload.arguments}"},
-            }
-        },
-    },
+    "file": {"deployment": "evaluate/evaluate", "parameters": {"request": {
+        "trainingConfig": {"mode": "evaluate", "task": "Isaac-Cartpole-Direct", "checkpointPath": "{payload.file}"},
+    }}},
+    "free": {"deployment": "rollout/rollout", "parameters": {"request": {
+        "runtime_profile": "isaac_lab_rollout",
+        "execution": {"steps": 1},
+        "isaac_lab": {"task_class_or_name": "Isaac-Cartpole-Direct", "task_args": "{payload.arguments}"},
+    }}},
     "nowhere": {"deployment": "no-such/deployment"},
     "wrong": {"deployment": "rerun/rerun", "parameters": {"no_such_parameter": 1}},
 }  # fmt: skip
