@@ -34,8 +34,7 @@ from simyard.requests.jobs import EvaluateRequest, ExportRequest, JobRequest, Tr
 from simyard.requests.settings import Site
 from simyard.runner.assets.asset_root import embedded_root
 from simyard.runner.rl.base import tensors_of
-from simyard.runner.session_server import SessionState
-from simyard.runner.session_server import kept_sessions as states_of
+from simyard.runner.session_server import SessionState, kept_sessions
 from simyard.runner.workload import TOKEN
 from simyard.store import keys
 from simyard.store.store import Store
@@ -47,7 +46,7 @@ from simyard.tasks.kinds.policy_sources import load_spec
 from simyard.tasks.launch import launch_inline, worth_another
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
-from simyard.tasks.sessions import kept as kept_sessions
+from simyard.tasks.sessions import kept
 from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.shared.inputs import gather
 from simyard.tasks.stage import stage
@@ -258,7 +257,7 @@ class Yard:
             request = check_config(read_config(self.config, TrainRequest), TrainRequest)
             warm_up = resolve(request, self.opened, keys.new_job_id())
             bounds = Bounds(idle_s=90 * 60.0, jobs=1000)  # the long tier runs more than 200
-            kept_sessions.start(warm_up.spec, warm_up, self.opened, self.site, bounds, lambda stage: None)
+            kept.start(warm_up.spec, warm_up, self.opened, self.site, bounds, lambda stage: None)
 
     def await_session(self) -> None:
         """Wait until the kept simulator is free: it takes a moment after a job, and starts anew after a failed one."""
@@ -268,13 +267,13 @@ class Yard:
     @property
     def session(self) -> SessionState:
         """How the kept simulator stands."""
-        ((_, state),) = states_of(self.site.sessions_folder)
+        ((_, state),) = kept_sessions(self.site.sessions_folder)
         return state
 
     def stop(self) -> None:
         """End all simulators."""
         self.sessions.close()
-        kept_sessions.stop(self.site, None, lambda stage: None)
+        kept.stop(self.site, None, lambda stage: None)
 
 
 def _reason(failure: Failure | None) -> str:
