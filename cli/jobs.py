@@ -129,20 +129,20 @@ def watch_job(store: Store, job_id: str, *, quiet: bool) -> JobState:
     history.load_spec(store, job_id)
     live, follower = LiveLine(quiet=quiet), LogFollower(store, job_id, LOGS, FIRST_LINES)
     while True:
-        standing = history.job_status(store, job_id)
+        state = history.job_status(store, job_id)
         if not quiet:
-            for name, line in follower.new_lines(standing.attempts):
+            for name, line in follower.new_lines(state.attempts):
                 live.say(f"{name}: {line}")
-        if isinstance(standing, JobResult):
-            say_ending(standing, store, live)
-            return standing
-        if standing.status == "interrupted":
-            return standing
-        stage = standing.stage or standing.status
+        if isinstance(state, JobResult):
+            say_ending(state, store, live)
+            return state
+        if state.status == "interrupted":
+            return state
+        stage = state.stage or state.status
         live(
             JobProgress(
-                stage=stage, done=standing.done or 0, total=standing.total or 0, unit=standing.unit or "",
-                reward=standing.reward,
+                stage=stage, done=state.done or 0, total=state.total or 0, unit=state.unit or "",
+                reward=state.reward,
             )
         )  # fmt: skip
         time.sleep(POLL_S)

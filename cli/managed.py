@@ -186,7 +186,7 @@ def list_runs(store: str | None, limit: int, as_json: bool) -> None:
         ">CREDITS": lambda row: f"{row['credits']:.3g}",
         "NAME": "name",
     }
-    found = [standing.to_json() for standing in record.list_runs(open_site_store(store), limit)]
+    found = [known.to_json() for known in record.list_runs(open_site_store(store), limit)]
     emit_rows(found, as_json, "No managed training runs in this store yet.", columns)
 
 
@@ -199,24 +199,24 @@ def show(run_id: str, store: str | None, as_json: bool) -> None:
     from simyard.tasks.managed import record
 
     opened = open_site_store(store)
-    standing, iterations = record.run_status(opened, run_id), record.iterations(opened, run_id)
+    known, iterations = record.run_status(opened, run_id), record.iterations(opened, run_id)
     history = {
         "history": [one.to_json() for one in iterations],
         "checkpoints": [one.to_json() for one in record.checkpoints(opened, run_id)[::-1]],
     }
-    emit(standing.to_json() | history, as_json, lambda _: _describe(standing, iterations))
+    emit(known.to_json() | history, as_json, lambda _: _describe(known, iterations))
 
 
-def _describe(standing: RunState, iterations: list[IterationRecord]) -> str:
+def _describe(known: RunState, iterations: list[IterationRecord]) -> str:
     lines = [
-        f"{standing.run_id}  {standing.status}",
-        f"store       {standing.store}",
-        f"iteration   {standing.current_iteration} of {standing.max_iterations} at most",
-        f"cost        {standing.credits:.4g} credits",
+        f"{known.run_id}  {known.status}",
+        f"store       {known.store}",
+        f"iteration   {known.current_iteration} of {known.max_iterations} at most",
+        f"cost        {known.credits:.4g} credits",
     ]
-    if standing.ended_by:
-        lines.append(f"ended by    {standing.ended_by}")
-    if error := standing.error:
+    if known.ended_by:
+        lines.append(f"ended by    {known.ended_by}")
+    if error := known.error:
         lines += [f"error       {error.message}", f"advice      {error.advice}"]
     for ended in iterations:
         metric = "not measured" if ended.metric is None else f"{ended.metric:.4g}"
@@ -244,18 +244,18 @@ def _watch(store: Store, run_id: str, *, quiet: bool) -> RunState:
     live = LiveLine()
     shown = 0
     while True:
-        standing = record.run_status(store, run_id)
+        known = record.run_status(store, run_id)
         if not quiet:
             new = [number for number in record.event_numbers(store, run_id) if number > shown]
             for event in record.read_events(store, run_id, new):
                 live.say(f"{event.created_at[11:19]}  {event.event_type:20} {event.message}")
                 shown = int(event.event_id.removeprefix("evt-"))
-            if not isinstance(standing, RunResult):
-                live.stage(standing.stage or standing.status)
-        if isinstance(standing, RunResult) or standing.status == "interrupted":
-            if isinstance(standing, RunResult) and not quiet:
-                _say_ending(standing, store, live)
-            return standing
+            if not isinstance(known, RunResult):
+                live.stage(known.stage or known.status)
+        if isinstance(known, RunResult) or known.status == "interrupted":
+            if isinstance(known, RunResult) and not quiet:
+                _say_ending(known, store, live)
+            return known
         time.sleep(POLL_S)
 
 
@@ -268,8 +268,8 @@ def pause(run_id: str, store: str | None) -> None:
 
     opened = open_site_store(store)
     record.set_desired_state(opened, run_id, "pause")
-    standing = record.run_status(opened, run_id)
-    click.echo(f"{run_id} begins nothing new. Let it go on: simyard managed resume {_named(standing)}")
+    known = record.run_status(opened, run_id)
+    click.echo(f"{run_id} begins nothing new. Let it go on: simyard managed resume {_named(known)}")
 
 
 @managed.command()
@@ -307,16 +307,16 @@ def verify(run_id: str, store: str | None, as_json: bool) -> None:
     sys.exit(EXIT_JOB_FAILED if problems else EXIT_SUCCEEDED)
 
 
-def _named(standing: RunState) -> str:
+def _named(known: RunState) -> str:
     """Return the arguments by which a command names a run: its id and its store."""
-    return f"{standing.run_id} --store {standing.store.rpartition('/training-runs/')[0]}"
+    return f"{known.run_id} --store {known.store.rpartition('/training-runs/')[0]}"
 
 
-def _end_as(standing: RunState, as_json: bool) -> NoReturn:
+def _end_as(known: RunState, as_json: bool) -> NoReturn:
     """Print a run's status, and exit with the code of its result; a run that has not ended is no failure."""
     if as_json:
-        click.echo(json.dumps(standing.to_json()))
-    elif standing.status not in EXITS:
-        click.echo(f"{standing.run_id} is {standing.status}.")
-        click.echo(f"Follow it: simyard managed watch {_named(standing)}")
-    sys.exit(EXIT_BAD_REQUEST if standing.ended_by == "refused" else EXITS.get(standing.status, EXIT_SUCCEEDED))
+        click.echo(json.dumps(known.to_json()))
+    elif known.status not in EXITS:
+        click.echo(f"{known.run_id} is {known.status}.")
+        click.echo(f"Follow it: simyard managed watch {_named(known)}")
+    sys.exit(EXIT_BAD_REQUEST if known.ended_by == "refused" else EXITS.get(known.status, EXIT_SUCCEEDED))

@@ -196,22 +196,22 @@ def end_as_jobs(results: Sequence[JobResult], as_json: bool) -> NoReturn:
     exit_as(results)
 
 
-def end_as_job(standing: JobState, as_json: bool) -> NoReturn:
+def end_as_job(state: JobState, as_json: bool) -> NoReturn:
     """Print a job's result as `end_as_jobs` does; of a job that has not ended, its status, which is no failure."""
-    if isinstance(standing, JobResult):
-        end_as_jobs([standing], as_json)
+    if isinstance(state, JobResult):
+        end_as_jobs([state], as_json)
     if as_json:
-        click.echo(json.dumps(shown_of(standing)))
+        click.echo(json.dumps(shown_of(state)))
     else:
-        store = standing.store.rpartition("/jobs/")[0]
-        click.echo(f"{standing.job_id} is {standing.status}.")
-        click.echo(f"Follow it: simyard jobs watch {standing.job_id} --store {store}")
+        store = state.store.rpartition("/jobs/")[0]
+        click.echo(f"{state.job_id} is {state.status}.")
+        click.echo(f"Follow it: simyard jobs watch {state.job_id} --store {store}")
     sys.exit(EXIT_SUCCEEDED)
 
 
-def shown_of(standing: JobState) -> dict[str, object]:
+def shown_of(state: JobState) -> dict[str, object]:
     """Return the fields of a job's result that `--json` prints; null for those that it has not yet."""
-    fields = standing.to_json()
+    fields = state.to_json()
     return {key: fields.get(key) for key in JSON_KEYS}
 
 

@@ -128,13 +128,13 @@ def drive(job_id: str, store: str, pool: str | None) -> JobResult:
 _STATES = {"succeeded": Completed, "failed": Failed, "canceled": Cancelled}
 
 
-def ending(standing: JobState) -> State[dict[str, Any]]:
+def ending(known: JobState) -> State[dict[str, Any]]:
     """Return the state that says how a job ended, and holds its result."""
-    error = standing.error
-    message = f"{error.message} {error.advice}" if error else f"{standing.done} {standing.unit}s"
-    if standing.status not in _STATES:
-        message = f"This idempotency key stands for {standing.job_id}, which is {standing.status}."
-    return _STATES.get(standing.status, Completed)(message=message, data=standing.to_json())
+    error = known.error
+    message = f"{error.message} {error.advice}" if error else f"{known.done} {known.unit}s"
+    if known.status not in _STATES:
+        message = f"This idempotency key stands for {known.job_id}, which is {known.status}."
+    return _STATES.get(known.status, Completed)(message=message, data=known.to_json())
 
 
 # --- the caller's own simulators and callbacks ------------------------------------------------------------------------

@@ -56,13 +56,13 @@ def rerun(job_id: str, store: str | None = None, pool: str | None = None) -> Sta
         return _with_export(drive(job_id, store, pool), store, pool)
 
 
-def _with_export(standing: JobState, store: str, pool: str | None) -> State[dict[str, Any]]:
+def _with_export(state: JobState, store: str, pool: str | None) -> State[dict[str, Any]]:
     """Export the policy of a training if its frozen request asks for that; return the final state of both."""
-    spec = load_spec(open_store(store), standing.job_id)
-    if standing.status == "succeeded" and spec.kind == "train" and spec.request:
+    spec = load_spec(open_store(store), state.job_id)
+    if state.status == "succeeded" and spec.kind == "train" and spec.request:
         training = TrainRequest.model_validate(spec.request)
         if training.training_config.export_policy:
             problem = export_trained(training, spec.job_id, store, pool)
             if problem is not None:
-                return Failed(message=f"The policy was trained; its export ended as {problem}", data=standing.to_json())
-    return ending(standing)
+                return Failed(message=f"The policy was trained; its export ended as {problem}", data=state.to_json())
+    return ending(state)

@@ -145,8 +145,8 @@ class Limits:
             return self._ended[own_id]
         try:
             if own_id.startswith("run-"):
-                standing = run_status(store, own_id)
-                cost, ended = standing.credits, standing.ended_by is not None
+                known = run_status(store, own_id)
+                cost, ended = known.credits, known.ended_by is not None
             else:
                 cost = usage.in_usd(usage.gpu_seconds(load_spec(store, own_id), store), self._usd_per_gpu_hour)
                 ended = store.get_json_or_none(JobKeys(own_id).result) is not None

@@ -92,12 +92,12 @@ def _job(store: Store, job_id: str) -> _Work | None:
 
 
 def _run(store: Store, run_id: str) -> _Work | None:
-    standing = record.run_status(store, run_id)
-    if standing.status in record.ENDED:
+    known = record.run_status(store, run_id)
+    if known.status in record.ENDED:
         return None
-    is_gone = standing.status == "interrupted"
-    is_under_way = standing.status in ("running", "paused") and standing.updated_at is not None
-    return _Work(is_under_way=is_under_way, is_gone=is_gone, last_sign=_time(standing.updated_at))
+    is_gone = known.status == "interrupted"
+    is_under_way = known.status in ("running", "paused") and known.updated_at is not None
+    return _Work(is_under_way=is_under_way, is_gone=is_gone, last_sign=_time(known.updated_at))
 
 
 def _time(text: str | None) -> datetime | None:

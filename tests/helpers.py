@@ -26,6 +26,8 @@ from simyard.requests.jobs import TrainRequest
 
 SIMYARD = str(Path(sys.executable).parent / "simyard")
 PREFECT = str(Path(sys.executable).parent / "prefect")
+HANG_S = 600
+"""Seconds after which a child process of a test hangs: no machine is that slow, whatever runs beside it."""
 LIBRARIES = ("rsl_rl", "rl_games", "sb3", "skrl")
 """The reinforcement-learning libraries, in the order in which forms show them."""
 SCENARIO = {"SIMYARD_PYTHON": str(Path(__file__).parent / "scenario" / "python"), "SCENARIO_PYTHON": sys.executable}
@@ -221,7 +223,7 @@ def serving_prefect(home: Path, port: int | None = None) -> Iterator[Server]:
             env=env, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     try:
-        wait_until(lambda: _healthy(url, process), 180, f"Prefect server: {(home / 'server.log').read_text()}")
+        wait_until(lambda: _healthy(url, process), HANG_S, f"Prefect server: {(home / 'server.log').read_text()}")
         if not EMPTY_DATABASE.exists():
             _keep_database(database)
         yield Server(url, {"PREFECT_HOME": str(home), "PREFECT_API_URL": url})

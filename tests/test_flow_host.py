@@ -1,12 +1,13 @@
 """The commands that `flow_host.py` becomes are those that are installed."""
 
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers import CommandLine, FlowHost
+from helpers import HANG_S, CommandLine, FlowHost
 from scenario import play
 
 pytestmark = pytest.mark.system
@@ -37,7 +38,9 @@ def both(flow_host: FlowHost, store: Path, tmp_path: Path, monkeypatch: pytest.M
 def test_it_ends_and_says_what_the_installed_command_does(both, tmp_path, arguments, env, code):
     (tmp_path / "job.json").write_text('{"trainingConfig": {"task": "Scenario"}, "computeConfig": {"gpusPerNode": 0}}')
     real, hosted = (command(*arguments, **env) for command in both)
-    assert (hosted.returncode, hosted.stdout, hosted.stderr) == (real.returncode, real.stdout, real.stderr)
+    # A machine that is slow is told what is waited for, and for how long.
+    errors = [re.sub(r"(?m)^ +\d+ s  waiting for Prefect …\n", "", done.stderr) for done in (real, hosted)]
+    assert (hosted.returncode, hosted.stdout, errors[1]) == (real.returncode, real.stdout, errors[0])
     assert real.returncode == code, real.stderr
 
 
@@ -46,7 +49,7 @@ def test_killed_it_says_by_which_signal(both):
     for number in (signal.SIGKILL, signal.SIGTERM):
         process = hosted.start("jobs", "list")
         os.killpg(process.pid, number)
-        assert process.wait(60) == -number
+        assert process.wait(HANG_S) == -number
 
 
 def test_its_settings_are_its_own(both):

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import click.testing
 import pytest
-from helpers import PREFECT, end, free_port, wait_until
+from helpers import HANG_S, PREFECT, end, free_port, wait_until
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -104,11 +104,11 @@ def test_a_healthy_pool_and_the_machine_of_its_worker(simyard, deployed, store, 
         worker = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=log, stderr=log, start_new_session=True)
     try:
         with temporary_settings({PREFECT_API_URL: env["PREFECT_API_URL"]}), get_client(sync_client=True) as client:
-            wait_until(lambda: client.read_workers_for_work_pool(pool), 120, "a worker")
+            wait_until(lambda: client.read_workers_for_work_pool(pool), HANG_S, "a worker")
         with simyard.start("doctor", "--pool", pool, "--store", store) as doctor:
             first = doctor.stdout.readline()
             assert doctor.poll() is None, "lines are printed when all is over"
-            out, err = doctor.communicate(timeout=120)
+            out, err = doctor.communicate(timeout=HANG_S)
     finally:
         end(worker)
     assert doctor.returncode == 0, first + out + err

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from helpers import CommandLine, last_json, wait_until
+from helpers import HANG_S, CommandLine, last_json, wait_until
 from loops import PATIENCE_S, Loop, Run
 from scenario.play import running_below
 
@@ -35,7 +35,7 @@ def machine(prefect_server, flow_host, tmp_path_factory):
 @pytest.fixture
 def loop(machine, tmp_path):
     yield replace(machine, folder=tmp_path)
-    wait_until(lambda: running_below(tmp_path) == [], 15, "the end of all that was started")
+    wait_until(lambda: running_below(tmp_path) == [], HANG_S, "the end of all that was started")
 
 
 def test_a_run_leaves_a_chain_of_checkpoints_and_everything_they_came_from(loop):

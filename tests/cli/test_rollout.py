@@ -5,7 +5,7 @@ import re
 import zipfile
 
 import pytest
-from helpers import last_json, wait_until
+from helpers import HANG_S, last_json, wait_until
 
 TASK = """
 import time
@@ -80,7 +80,7 @@ def test_without_waiting_the_job_goes_on_by_itself_and_can_be_watched(simyard, s
 def test_a_cancel_keeps_what_was_recorded(simyard, store, body):
     left = simyard("rollout", body(0.1, steps=5000), "--store", store, "--json")
     job_id = last_json(left)["job_id"]
-    wait_until(lambda: _steps(store, job_id) > 0, 240, "recorded steps")
+    wait_until(lambda: _steps(store, job_id) > 0, HANG_S, "recorded steps")
     assert simyard("jobs", "cancel", job_id, "--store", store).returncode == 0
     watched = simyard("jobs", "watch", job_id, "--store", store, "--json")
     assert watched.returncode == 130

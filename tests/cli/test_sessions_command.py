@@ -9,7 +9,7 @@ from datetime import datetime
 
 import click.testing
 import pytest
-from helpers import CommandLine, last_json, wait_until
+from helpers import HANG_S, CommandLine, last_json, wait_until
 from scenario import play
 
 from simyard.cli.main import main
@@ -149,7 +149,7 @@ def test_a_session_from_its_start_to_its_end(tmp_path, store, flow_host):
     assert repr(state["session_id"]) in unknown.stderr
     stopped = simyard("sessions", "stop", state["session_id"])
     assert (stopped.returncode, stopped.stdout) == (0, f"{state['session_id']} has ended.\n")
-    wait_until(lambda: not list((home / "sessions").iterdir()), 240, "the end of its folder")
+    wait_until(lambda: not list((home / "sessions").iterdir()), HANG_S, "the end of its folder")
     assert play.running_below(tmp_path) == []
 
 
@@ -170,13 +170,13 @@ def test_in_a_kept_session_a_job_begins_before_its_flow_and_is_canceled_in_good_
     assert datetime.fromisoformat(began) < datetime.fromisoformat(flow_run["start_time"])
     config.write_text(json.dumps(play.config("slow; hang at 3")))
     hanging = simyard.start("train", config, "--json")
-    wait_until(lambda: len(list(store.glob("jobs/*/attempts/001/checkpoints.json"))) == 2, 240, "a checkpoint")
+    wait_until(lambda: len(list(store.glob("jobs/*/attempts/001/checkpoints.json"))) == 2, HANG_S, "a checkpoint")
     hanging.send_signal(signal.SIGINT)
-    out, _ = hanging.communicate(timeout=240)
+    out, _ = hanging.communicate(timeout=HANG_S)
     assert hanging.returncode == 130
     assert json.loads(out.splitlines()[-1])["status"] == "canceled"
     simyard("sessions", "stop", "--all")
-    wait_until(lambda: play.running_below(tmp_path) == [], 240, "the end of all that was started")
+    wait_until(lambda: play.running_below(tmp_path) == [], HANG_S, "the end of all that was started")
 
 
 # The switches

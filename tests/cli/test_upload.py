@@ -16,7 +16,7 @@ import zipfile
 
 import click.testing
 import pytest
-from helpers import CommandLine, make_bucket, wait_until
+from helpers import HANG_S, CommandLine, make_bucket, wait_until
 
 from simyard.cli.main import main
 from simyard.store.store import PART_BYTES, sha256_file
@@ -255,9 +255,9 @@ def test_ctrl_c_says_that_the_next_upload_goes_on_and_it_does(store, tmp_path, f
 
     def interrupt_after(more_than):
         upload = simyard.start("upload", path, "--kind", "checkpoint", "--store", store, "--json")
-        wait_until(lambda: [p for p in store.rglob("*#*") if p.stat().st_size > more_than], 30, "some bytes")
+        wait_until(lambda: [p for p in store.rglob("*#*") if p.stat().st_size > more_than], HANG_S, "some bytes")
         os.killpg(upload.pid, signal.SIGINT)  # as a terminal sends it: to the whole group
-        out, err = upload.communicate(timeout=240)
+        out, err = upload.communicate(timeout=HANG_S)
         assert upload.returncode == 130, err
         assert "Run the same command again: it goes on where it stopped." in err
         assert "Traceback" not in err

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from helpers import HANG_S
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -460,4 +461,4 @@ def run_child(place, code, source):
     """
     script = textwrap.dedent(start) + textwrap.dedent(code)
     arguments = json.dumps([place.url, place.options, str(source)])
-    return subprocess.run([sys.executable, "-c", script, arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-c", script, arguments], capture_output=True, text=True, timeout=HANG_S)

@@ -36,7 +36,7 @@ from simyard.store.backend import Access
 from simyard.store.multipart import _open_client
 from simyard.store.store import PART_BYTES, READ_BYTES, Store, sha256_file
 
-PATIENCE_S = 6.0
+PATIENCE_S = 12.0
 BIG = PART_BYTES + 3
 
 

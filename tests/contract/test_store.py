@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from faults import Answering
+from helpers import HANG_S
 from store_contract import StoreContract
 
 from simyard.core.errors import RequestError, StoreError
@@ -312,10 +313,8 @@ def test_sha256_file(tmp_path):
 
 def test_importing_the_store_is_light():
     code = (
-        "import sys, time; began = time.perf_counter()\n"
-        "import simyard.store.store, simyard.blocks.reference\n"
-        "assert time.perf_counter() - began < 1, 'slow'\n"
+        "import sys\nimport simyard.store.store, simyard.blocks.reference\n"
         "heavy = {'prefect', 'boto3', 'torch', 'pydantic'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=HANG_S)

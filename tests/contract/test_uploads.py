@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from faults import Answering
+from helpers import HANG_S
 
 from simyard.core.errors import RequestError, StoreError
 from simyard.core.files import held
@@ -78,7 +79,7 @@ def hidden(place):
 
 def soon_tired(place):
     """The place for those who lose patience: this S3 server fails, again and again, where an upload is gone."""
-    return replace(place, options=place.options and place.options | {"timeout_s": "6"})
+    return replace(place, options=place.options and place.options | {"timeout_s": "12"})
 
 
 def check_whole(store, place, file, tmp_path):
@@ -115,7 +116,7 @@ def send_and_die(place, file, source):
         send(store, file, source, on_bytes=die)
     """
     child = start_child(place, code, file, source)
-    assert child.wait(60) == -signal.SIGKILL
+    assert child.wait(HANG_S) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("size", [1, PART_BYTES, PART_BYTES + 1, LONG])
@@ -229,7 +230,7 @@ def test_uploads_of_one_file_at_once_all_succeed(store, place, long_source, tmp_
     for child in children:
         assert child.stdout.readline() == "ready\n"
     go.touch()
-    assert [child.wait(60) for child in children] == [0, 0, 0]
+    assert [child.wait(HANG_S) for child in children] == [0, 0, 0]
     check_whole(store, place, file, tmp_path)
 
 
@@ -253,7 +254,7 @@ def test_a_large_file_does_not_fill_the_memory(place, tmp_path):
         file.truncate(128 * 1024 * 1024)
     code = "send(store, file, source)\nprint(open('/proc/self/status').read())"
     child = start_child(place, code, input_file(source), source)
-    out, _ = child.communicate(timeout=60)
+    out, _ = child.communicate(timeout=HANG_S)
     assert child.returncode == 0
     assert int(re.search(r"VmHWM:\s*(\d+) kB", out)[1]) < 120 * 1024
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from helpers import wait_until
+from helpers import HANG_S, wait_until
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "deployments" / "images"
@@ -140,7 +140,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "lab"], check=True)
     env = os.environ | {"UV": str(Path(sys.executable).with_name("uv")), "SUPERVISOR_PYTHON": sys.executable}
     command = [IMAGES / "install.sh", folder / "simyard", folder / "lab/bin/python"]
-    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -211,9 +211,9 @@ def test_a_worker_that_is_asked_to_end_lets_its_runs_end_first(tmp_path: Path) -
     env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     with out.open("wb") as file:
         worker = subprocess.Popen([IMAGES / "worker.sh", "--pool", "gpu"], env=env, stdout=file, start_new_session=True)
-    wait_until(lambda: {"run", "worker"} <= set(re.findall(r"^\w+", out.read_text(), re.MULTILINE)), 20, "both")
+    wait_until(lambda: {"run", "worker"} <= set(re.findall(r"^\w+", out.read_text(), re.MULTILINE)), HANG_S, "both")
     os.killpg(worker.pid, signal.SIGTERM)  # as `tini -g` does
-    assert worker.wait(20) == 3
+    assert worker.wait(HANG_S) == 3
     said = out.read_text().splitlines()
     assert "worker worker start --type process --pool gpu" in said
     assert said[-2:] == ["run told", "worker told 0"]

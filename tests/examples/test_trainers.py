@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import HANG_S
 from lazy import lazy
 
 torch = lazy("torch")
@@ -26,7 +27,7 @@ def arguments(folder, output, checkpoint="", *more):
 
 def run(trainer, *given):
     command = [sys.executable, trainer, *arguments(*given)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=False)
 
 
 def manifest(folder, files, **fields):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import CONFIG, LIBRARIES, PREFECT, CommandLine, Server, last_json, wait_until
+from helpers import CONFIG, HANG_S, LIBRARIES, PREFECT, CommandLine, Server, last_json, wait_until
 from pools import ROOT, Api, Pool
 from pydantic import BaseModel
 
@@ -24,7 +24,7 @@ def test_a_deployment_trains_in_the_worker(deployed: Server, real_pool: Pool, ap
     before = keys.new_job_id()
     started = subprocess.run(
         [PREFECT, "--no-prompt", "deployment", "run", "train/train", "--params", json.dumps({"request": CONFIG})],
-        env={**os.environ, **deployed.env}, capture_output=True, text=True, timeout=60, check=True,
+        env={**os.environ, **deployed.env}, capture_output=True, text=True, timeout=HANG_S, check=True,
     )  # fmt: skip
     assert "Created flow run" in started.stdout
     (run,) = api("/flow_runs/filter", {"deployments": {"name": {"any_": ["train"]}}})
@@ -61,7 +61,7 @@ def test_a_deployment_trains_in_the_worker(deployed: Server, real_pool: Pool, ap
         return all(f"Learning iteration {index}/4" in text for index in range(4))
 
     # Prefect sends logs in the background, and the last of them after the run's final state.
-    wait_until(has_every_iteration, 20, "the output of all iterations in the run's log")
+    wait_until(has_every_iteration, HANG_S, "the output of all iterations in the run's log")
     assert len(logs()) < 40, "lines come in batches"
 
 
@@ -241,7 +241,7 @@ def test_sent_by_us_or_by_prefect_they_are_the_same(deployed: Server, api: Api, 
     ours = known()
     completed = subprocess.run(
         [PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", ROOT / "prefect.yaml"],
-        cwd=tmp_path, env={**os.environ, **deployed.env}, capture_output=True, text=True, timeout=120, check=False,
+        cwd=tmp_path, env={**os.environ, **deployed.env}, capture_output=True, text=True, timeout=HANG_S, check=False,
     )  # fmt: skip
     assert completed.returncode == 0, completed.stdout + completed.stderr
     theirs = known()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import CommandLine, Server, end, wait_until
+from helpers import HANG_S, CommandLine, Server, end, wait_until
 from loops import PATIENCE_S, Loop
 from pools import Api, Pool, engines
 
@@ -25,7 +25,7 @@ def pool(api: Api, start_worker: Callable[..., Pool]) -> Pool:
 def loop(pool: Pool, simyard: CommandLine, tmp_path: Path, store: Path, api: Api) -> Iterator[Loop]:
     yield Loop(simyard, tmp_path, store, ("--pool", pool.name))
     for run in slots(api, ""):
-        wait_until(lambda run=run: not engines(run["id"]), 120, "the end of every slot")
+        wait_until(lambda run=run: not engines(run["id"]), HANG_S, "the end of every slot")
 
 
 def slots(api: Api, run_id: str) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from helpers import PREFECT, SCENARIO, Command, FlowHost, Server, end, wait_until
+from helpers import HANG_S, PREFECT, SCENARIO, Command, FlowHost, Server, end, wait_until
 from pools import Api, Pool
 
 from simyard.core.run_records import PolicyRecord, PromotionDecision
@@ -152,7 +152,7 @@ def test_a_policy_that_another_promotes_meanwhile_is_compared_with_too(yard: Yar
     promotions.rollback(yard.store, "hand", why="to promote it again", by="Ada")
     before = len(yard.jobs)
     yard.begin(config("hand", 8, SLOW))
-    wait_until(lambda: len(yard.jobs) == before + 3, 60, "the comparison with the first")
+    wait_until(lambda: len(yard.jobs) == before + 3, HANG_S, "the comparison with the first")
     candidate = PolicyRecord.from_json(second["candidate"])
     again = PromotionDecision(decision="promoted", why="by hand", candidate=candidate)
     assert promotions.append(yard.store, "hand", again, upon=promotions.read(yard.store, "hand").current)
@@ -187,7 +187,7 @@ def test_a_retraining_whose_process_is_killed_goes_on_without_training_again(
     job_id, killed = keys.new_job_id(), start_retrainer()
     attempts = killed.folder / "jobs" / candidate_job_id(job_id) / "attempts"
     killed.begin(config("knee", 4, SLOW), job_id)
-    wait_until(lambda: (attempts / "001" / "status.json").exists(), 90, "the evaluation")
+    wait_until(lambda: (attempts / "001" / "status.json").exists(), HANG_S, "the evaluation")
     killed.process.kill()
     assert not (killed.folder / "promotions" / "knee.json").exists()
 
@@ -233,12 +233,12 @@ def test_a_second_run_is_canceled_and_the_first_has_the_job_that_follows_from_it
 ) -> None:
     parameters = {"request": config("arm", 1000, description="slow"), "store": str(store)}
     run_id = api.start("retrain/retrain", parameters, SCENARIO)
-    wait_until(lambda: api.state(run_id)["type"] != "SCHEDULED", 60, "the worker")
+    wait_until(lambda: api.state(run_id)["type"] != "SCHEDULED", HANG_S, "the worker")
     other = api.start("retrain/retrain", parameters, SCENARIO)
     canceled = api.final_state(other, 60)
     assert (canceled["type"], canceled["message"]) == ("CANCELLED", "Deployment concurrency limit reached.")
 
-    wait_until(lambda: list(store.glob("jobs/*/attempts/001/status.json")), 90, "the training")
+    wait_until(lambda: list(store.glob("jobs/*/attempts/001/status.json")), HANG_S, "the training")
     (job,) = (store / "jobs").iterdir()
     due = datetime.fromisoformat(api(f"/flow_runs/{run_id}")["expected_start_time"])
     assert job.name == keys.job_id_of_run(UUID(run_id), due), "a retried run finds it again"

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers import HANG_S
 
 COMPILED = """
 import sys
@@ -43,7 +44,7 @@ def test_each_compilation_is_told_with_its_number_and_what_is_cached_is_not(tmp_
     script = tmp_path / "compute.py"
     script.write_text(COMPILED)
     done = subprocess.run(
-        [sys.executable, script, tmp_path / "cache"], capture_output=True, text=True, timeout=300, check=True
+        [sys.executable, script, tmp_path / "cache"], capture_output=True, text=True, timeout=HANG_S, check=True
     )
     assert done.stdout.splitlines() == [
         "doing: compiling kernels: 1 so far",
@@ -56,7 +57,7 @@ def test_each_compilation_is_told_with_its_number_and_what_is_cached_is_not(tmp_
 
 def test_where_nothing_has_imported_warp_nothing_does():
     code = "import sys\nfrom simyard.runner.isaaclab.adapter import compilations_told\nwith compilations_told(): pass\n"
-    subprocess.run([sys.executable, "-c", code + "assert 'warp' not in sys.modules"], timeout=300, check=True)
+    subprocess.run([sys.executable, "-c", code + "assert 'warp' not in sys.modules"], timeout=HANG_S, check=True)
 
 
 REPLAYED = """
@@ -74,5 +75,5 @@ replay_on_cpu()
 
 @pytest.mark.system  # the import takes seconds
 def test_solvers_of_a_newton_that_is_imported_later_are_replayed():
-    done = subprocess.run([sys.executable, "-c", REPLAYED], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", REPLAYED], capture_output=True, text=True, timeout=HANG_S, check=False)
     assert done.stdout.splitlines()[-1:] == ["simyard.runner.isaaclab.adapter"], done.stderr

@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from helpers import HANG_S
 
 SCENARIO = Path(__file__).parents[1] / "scenario"
 PREAMBLE = """
@@ -42,7 +43,7 @@ def play(folder, script):
     guarded = f"{PREAMBLE}try:\n{body}\nexcept Exception:\n    sys.__stderr__.write(traceback.format_exc())\n"
     done = subprocess.run(
         [sys.executable, "-c", guarded, str(folder)],
-        env=env, cwd=folder, capture_output=True, text=True, timeout=60, check=False,
+        env=env, cwd=folder, capture_output=True, text=True, timeout=HANG_S, check=False,
     )  # fmt: skip
     assert done.stdout, done.stderr
     return json.loads(done.stdout) | {"stderr": done.stderr}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers import HANG_S
 
 from simyard.core.errors import WorkloadError
 from simyard.runner.workload import TOKEN, LineSocket, Workload
@@ -44,4 +45,4 @@ session._receive(socket.socket(fileno={its.fileno()}), queue.Queue())
     its.sendall(b"a reply that nobody reads\n")
     its.close()
     ours.close()
-    assert process.wait(60) == -signal.SIGKILL
+    assert process.wait(HANG_S) == -signal.SIGKILL

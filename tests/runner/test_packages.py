@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from helpers import wait_until
+from helpers import HANG_S, wait_until
 
 from simyard.core.errors import RequestError
 from simyard.tasks.packages import install as packages
@@ -302,7 +302,7 @@ def test_build_that_hangs(job):
     job.refused(archive, "package_timeout", "not installed within 6 s", timeout_s=6)  # time enough for it to begin
 
     pid = int((job.folder / "pid").read_text())
-    wait_until(lambda: not is_running(pid), 60, "the end of what the build had started")
+    wait_until(lambda: not is_running(pid), HANG_S, "the end of what the build had started")
 
 
 def is_running(pid):

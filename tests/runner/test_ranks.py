@@ -9,7 +9,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from helpers import free_port
+from helpers import HANG_S, free_port
 
 from simyard.core.errors import known_failure
 from simyard.core.files import AttemptPaths
@@ -47,7 +47,7 @@ def start(script, expected, *, ranks, nodes=1, node=0, port=None, patience_s=60.
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finish(process, timeout_s=90):
+def finish(process, timeout_s=HANG_S):
     """Return the exit code and what was printed as errors."""
     try:
         _, err = process.communicate(timeout=timeout_s)
@@ -107,7 +107,7 @@ def test_a_machine_that_hears_nobody_says_so_in_time(script):
     }  # fmt: skip
     command = [sys.executable, str(script), str(script.parent), "2", "3"]
     began = time.monotonic()
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=90, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=HANG_S, check=False)
     took = time.monotonic() - began
     assert done.returncode != 0
     lines = said_by_ranks(done.stderr)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import wait_until
+from helpers import HANG_S, wait_until
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lazy import lazy
@@ -491,7 +491,9 @@ def test_what_the_writer_cannot_write_is_an_error_of_the_next_call(tmp_path):
             written.end(DONE)
     with pytest.raises(FileNotFoundError):
         written.close()
-    wait_until(lambda: "simyard-rollout-writer" not in [thread.name for thread in threading.enumerate()], 5, "its end")
+    wait_until(
+        lambda: "simyard-rollout-writer" not in [thread.name for thread in threading.enumerate()], HANG_S, "its end"
+    )
 
 
 def test_what_stops_the_simulation_is_what_is_raised_and_the_rollout_is_kept(tmp_path):
@@ -627,8 +629,8 @@ def test_a_killed_recorder_leaves_whole_episodes(tmp_path):
 
     try:
         for seed, child in enumerate(children):
-            at_least = wait_until(lambda seed=seed: listed(seed), 60, "episodes") if seed == 0 else 1
-            wait_until(lambda seed=seed, least=at_least: listed(seed) >= least, 60, "episodes")
+            at_least = wait_until(lambda seed=seed: listed(seed), HANG_S, "episodes") if seed == 0 else 1
+            wait_until(lambda seed=seed, least=at_least: listed(seed) >= least, HANG_S, "episodes")
             child.kill()
     finally:
         for child in children:
@@ -683,7 +685,7 @@ with RolloutRecorder(folder / "rollout.zarr", **sizes) as recorder:
 
 def test_memory_is_bounded(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True, timeout=HANG_S
     )
     steps, grown = map(int, done.stdout.split())
     assert steps == 256 * 6000

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import HANG_S
 from played_service import KEY
 
 import simyard as hs
@@ -85,5 +86,5 @@ def run_program(program: Path, url: str, folder: Path, *arguments: str) -> None:
     """Run a program to a success, with a client's settings in its environment."""
     env = {**os.environ, "SIMYARD_API_KEY": KEY, "SIMYARD_API_URL": url, "SIMYARD_HTTP_BACKOFF_S": "0.01"}
     command = [sys.executable, str(program), *arguments]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

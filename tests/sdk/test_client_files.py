@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from helpers import wait_until
+from helpers import HANG_S, wait_until
 from played_service import KEY, both
 
 import simyard as hs
@@ -342,7 +342,7 @@ def test_a_large_file_is_never_in_memory(service, tmp_path):
         file.truncate(LARGE_BYTES)
     service.files(**{"large": bytes(LARGE_BYTES // 2)})
     command = [sys.executable, "-c", MEMORY, service.url, KEY, str(path), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=True)
     assert float(done.stdout) < 60
     assert [request.body["size"] for request in service.sent(PUT)] == [LARGE_BYTES] * 2
     assert [(tmp_path / kind / "large").stat().st_size for kind in ("sync", "async")] == [LARGE_BYTES // 2] * 2

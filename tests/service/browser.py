@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from helpers import end, wait_until
+from helpers import HANG_S, end, wait_until
 from websockets.sync.client import ClientConnection, connect
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -49,7 +49,9 @@ class Tab:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self("Emulation.setEmulatedMedia", features=[scheme])
         self("Page.navigate", url=url)
-        wait_until(lambda: self.js("document.readyState === 'complete' && !!document.querySelector('main')"), 30, url)
+        wait_until(
+            lambda: self.js("document.readyState === 'complete' && !!document.querySelector('main')"), HANG_S, url
+        )
 
     def js(self, expression: str) -> Any:
         """Return the value of an expression in the page."""
@@ -71,7 +73,7 @@ def browsing(home: Path) -> Iterator[Tab]:
     with (home / "browser.log").open("wb") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
     try:
-        wait_until(lambda: port.exists() and len(port.read_text().split()) == 2, 60, f"a browser: {home}")
+        wait_until(lambda: port.exists() and len(port.read_text().split()) == 2, HANG_S, f"a browser: {home}")
         number, path = port.read_text().split()
         with connect(f"ws://127.0.0.1:{number}{path}", max_size=None) as browser:
             target = Tab(browser)("Target.createTarget", url="about:blank")["targetId"]

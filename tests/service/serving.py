@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from helpers import Server, end, free_port, wait_until
+from helpers import HANG_S, Server, end, free_port, wait_until
 
 from simyard.store.store import Store
 from simyard.tasks.shared import api_keys
@@ -68,7 +68,7 @@ class Service:
                 )  # fmt: skip
             url = f"http://127.0.0.1:{port}"
             self._copies.append((url, process))
-            wait_until(lambda url=url, process=process: self._answers(url, process), 60, "a service")
+            wait_until(lambda url=url, process=process: self._answers(url, process), HANG_S, "a service")
             if process.poll() is None:
                 return url
             self._copies.pop()

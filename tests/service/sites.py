@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from helpers import SIMYARD, free_port, wait_until
+from helpers import HANG_S, SIMYARD, free_port, wait_until
 
 UP_S = 240
 """Everything comes up within this, also where other tests have the processors."""
@@ -49,7 +49,7 @@ class Site:
         """Stop as Ctrl-C does; return what was said."""
         assert self.process is not None
         self.process.send_signal(signal.SIGINT)
-        self.process.wait(90)
+        self.process.wait(HANG_S)
         self.said = self.home.with_name(f"{self.home.name}.log").read_text()
         return self.said
 
@@ -74,7 +74,7 @@ class Site:
     def job(self, job_id: str) -> dict[str, Any]:
         return self.call("GET", f"/v0/jobs/{job_id}")
 
-    def wait_for(self, job_id: str, *statuses: str, timeout_s: float = 240) -> dict[str, Any]:
+    def wait_for(self, job_id: str, *statuses: str, timeout_s: float = HANG_S) -> dict[str, Any]:
         """Return the job once it has one of these statuses."""
 
         def found() -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import HANG_S
 from lazy import lazy
 
 from simyard.core.errors import RequestError
@@ -97,7 +98,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, path: str) -> Non
 def test_the_service_does_not_start_with_a_bad_file(tmp_path: Path) -> None:
     env = {**os.environ, "SIMYARD_HOME": str(tmp_path / "home"), "SIMYARD_HOOKS": str(tmp_path / "missing.json")}
     command = [sys.executable, "-m", "simyard.service", "--port", "1"]
-    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert ended.returncode == 2
     assert str(tmp_path) in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from helpers import CONFIG, Server, train_request, wait_until
+from helpers import CONFIG, HANG_S, Server, train_request, wait_until
 from lazy import lazy
 from serving import ROOT, Received, Receiver, Service
 from standardwebhooks import WebhookVerificationError
@@ -146,12 +146,12 @@ def test_the_end_of_a_job_is_told_whatever_happens_meanwhile(service: Service, r
     assert job["job_id"] == same["job_id"]
     assert receiver.got["/job"] == []
     assert service.call("POST", f"/v0/jobs/{job['job_id']}/cancel", b"", key=key).json["status"] == "canceled"
-    wait_until(lambda: receiver.got["/job"], 30, "a first delivery")
+    wait_until(lambda: receiver.got["/job"], HANG_S, "a first delivery")
     service.stop()
     service.start()
-    wait_until(lambda: service.store.exists(JobKeys(job["job_id"]).notification), 60, "another delivery")
-    wait_until(lambda: not service.store.list(keys.OUTBOX), 10, "an empty outbox")
-    wait_until(lambda: not service.store.list(keys.SENDING), 10, "no trace of who sent it")
+    wait_until(lambda: service.store.exists(JobKeys(job["job_id"]).notification), HANG_S, "another delivery")
+    wait_until(lambda: not service.store.list(keys.OUTBOX), HANG_S, "an empty outbox")
+    wait_until(lambda: not service.store.list(keys.SENDING), HANG_S, "no trace of who sent it")
 
     first, second = receiver.got["/job"]
     secret = webhook_secret((service.home / "home" / "secret").read_bytes(), key.split("_")[2])
@@ -177,7 +177,7 @@ def test_the_end_of_a_managed_run_is_told(service: Service, receiver: Receiver) 
     run = service.call("POST", "/v1/training-runs", body, key=key)
     assert run.status == 201, run.body
     service.call("POST", f"/v1/training-runs/{run.json['run_id']}/cancel", b"", key=key)
-    (got,) = wait_until(lambda: receiver.got["/run"], 30, "a delivery")
+    (got,) = wait_until(lambda: receiver.got["/run"], HANG_S, "a delivery")
     secret = webhook_secret((service.home / "home" / "secret").read_bytes(), key.split("_")[2])
     assert check(got, secret, "training_run.canceled")["run_id"] == run.json["run_id"]
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import records
 from browser import CHROMIUM, browsing
-from helpers import Server, make_bucket, wait_until
+from helpers import HANG_S, Server, make_bucket, wait_until
 from lazy import lazy
 from scenario import play
 from serving import Answer, Service, site
@@ -428,7 +428,7 @@ def test_a_browser_follows_a_job_to_its_end(yard: Yard, tmp_path: Path) -> None:
         tab.js("document.getElementById('settings').open = true; window.still = true")
 
         persist(spec, collect(spec, yard.store, CANCELED), yard.store)
-        wait_until(lambda: tab.js(status) == "canceled", 15, "the page renews itself")
+        wait_until(lambda: tab.js(status) == "canceled", HANG_S, "the page renews itself")
         assert tab.js("document.getElementById('settings').open"), "what was open stays open"
         assert tab.js("window.still"), "the page was not loaded again"
         assert tab.js("document.title").endswith(": canceled")

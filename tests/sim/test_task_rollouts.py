@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import HANG_S
 from rolled import Rolled
 from simulated import CARTPOLE, ENV, Player
 
@@ -612,7 +613,7 @@ def test_a_crash_in_the_end_spoils_nothing(played: Callable[[str], Rolled], tmp_
     job = Rolled(prepare(tmp_path / "job", "CrashesLate", "failing", FAILING, steps=8))
     shutil.copy(played("Good").paths.facts, job.paths.facts)
     command = [sys.executable, "-m", "simyard.runner", job.paths.root]
-    done = subprocess.run(command, env={**os.environ, **ENV}, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(command, env={**os.environ, **ENV}, capture_output=True, timeout=HANG_S, check=False)
     assert done.returncode == -signal.SIGSEGV
     assert job.failure is None
     assert job.summary["recorded_steps"] == 8 * ENVS

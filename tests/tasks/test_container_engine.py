@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import containers
 import psutil
 import pytest
-from helpers import wait_until
+from helpers import HANG_S, wait_until
 
 from simyard.core.errors import Category, RequestError, WorkloadError
 from simyard.tasks.managed.engines.base import Exit, TrainerCall
@@ -59,7 +59,7 @@ def call(podman, tmp_path):
     return make
 
 
-def ended(trainer, timeout_s=30):
+def ended(trainer, timeout_s=HANG_S):
     return wait_until(trainer.poll, timeout_s, "the trainer's end")
 
 
@@ -149,14 +149,14 @@ def test_it_is_killed_at_its_memory_limit_which_is_named_as_the_reason(engine, p
     end = ended(engine.start(call(argv=("tail", "/dev/zero"))))
     assert (end.code, end.signal) == (None, "SIGKILL")
     if not end.out_of_memory:
-        wait_until((podman.folder / "oom").exists, 30, "the note of podman's monitor, which comes after the end")
+        wait_until((podman.folder / "oom").exists, HANG_S, "the note of podman's monitor, which comes after the end")
         pytest.skip("this podman kills at the limit, and its monitor leaves the note of it where podman does not look")
 
 
 def test_output_can_be_read_while_it_runs(engine, call):
     made = call("echo first; echo worse >&2; sleep 60")
     trainer = engine.start(made)
-    wait_until(lambda: logs(made) == ["first\n", "worse\n"], 20, "its first lines")
+    wait_until(lambda: logs(made) == ["first\n", "worse\n"], HANG_S, "its first lines")
     assert trainer.poll() is None
     trainer.end(0)
 
@@ -172,7 +172,7 @@ def test_ended_in_the_middle_with_its_children(engine, podman, call):
     unlikely = str(uuid.uuid4().int % 10**9)
     made = call(f"sleep {unlikely} & sleep {unlikely} & echo ready; wait")
     trainer = engine.start(made)
-    wait_until(lambda: logs(made)[0] == "ready\n", 20, "its start")
+    wait_until(lambda: logs(made)[0] == "ready\n", HANG_S, "its start")
     assert len(processes(unlikely)) == 2
     began = time.monotonic()
     trainer.end(20)
@@ -185,7 +185,7 @@ def test_ended_in_the_middle_with_its_children(engine, podman, call):
 def test_killed_after_the_grace(engine, podman, call):
     made = call("trap 'echo heard' TERM; echo ready; while true; do sleep 0.1; done")
     trainer = engine.start(made)
-    wait_until(lambda: logs(made)[0] == "ready\n", 20, "its start")
+    wait_until(lambda: logs(made)[0] == "ready\n", HANG_S, "its start")
     trainer.end(1)
     assert logs(made)[0] == "ready\nheard\n"
     assert made.name not in names(podman)
@@ -197,10 +197,10 @@ def test_a_call_whose_starter_died_is_found(engine, podman, call, runs):
     made = call(f"echo one; {go}echo two")
     fields = {name: getattr(made, name) for name in made.__dataclass_fields__}
     text = json.dumps(fields | {"folder": str(made.folder), "work": str(made.work)})
-    assert subprocess.run([sys.executable, "-c", START_AND_DIE, text], timeout=60, check=False).returncode == 9
+    assert subprocess.run([sys.executable, "-c", START_AND_DIE, text], timeout=HANG_S, check=False).returncode == 9
     container = podman.client.containers.get(made.name)
     if not runs:
-        container.wait(timeout=30)
+        container.wait(timeout=HANG_S)
     (made.folder / "stdout.log").write_text("what was copied before")
     trainer = engine.start(made)
     if runs:
@@ -314,7 +314,7 @@ def test_an_engine_that_is_silent_for_a_moment_loses_nothing(engine, podman, cal
 def test_an_engine_that_stays_silent_is_lost(engine, podman, call):
     trainer = ContainerEngine(silence_s=1).start(call("sleep 60"))
     with silent(podman), pytest.raises(WorkloadError, match="did not answer for 1 s") as failed:
-        wait_until(trainer.poll, 20, "the engine is given up")
+        wait_until(trainer.poll, HANG_S, "the engine is given up")
     assert (failed.value.failure.code, failed.value.failure.category) == ("engine_lost", Category.INFRA)
 
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
-from helpers import Server, wait_until
+from helpers import HANG_S, Server, wait_until
 from lazy import lazy
 
 from simyard import deployments
@@ -77,7 +77,7 @@ class Jobs:
         def hold() -> None:
             with self.holds(spec, Observer(progress=lambda status: held.waits.set())):
                 held.has.set()
-                held.leave.wait(60)
+                held.leave.wait(HANG_S)
 
         self.held.append((held, threading.Thread(target=hold)))
         self.held[-1][1].start()
@@ -102,18 +102,18 @@ def _no_waiting(status: dict[str, Any]) -> None:
 def test_a_third_waits_until_one_of_two_leaves(jobs: Jobs) -> None:
     jobs.limit(2)
     first, second = jobs.start(a_job()), jobs.start(a_job())
-    assert first.has.wait(30)
-    assert second.has.wait(30)
+    assert first.has.wait(HANG_S)
+    assert second.has.wait(HANG_S)
     assert jobs.taken() == 2
     third = jobs.start(a_job())
-    assert third.waits.wait(30)
+    assert third.waits.wait(HANG_S)
     assert not third.has.wait(2), "it asks every second, and there is none"
     second.leave.set()
-    assert third.has.wait(30)
+    assert third.has.wait(HANG_S)
     assert jobs.taken() == 2
     first.leave.set()
     third.leave.set()
-    wait_until(lambda: jobs.taken() == 0, 30, "that all slots are given back")
+    wait_until(lambda: jobs.taken() == 0, HANG_S, "that all slots are given back")
 
 
 def test_a_job_of_two_gpus_holds_two(jobs: Jobs) -> None:
@@ -121,9 +121,9 @@ def test_a_job_of_two_gpus_holds_two(jobs: Jobs) -> None:
     with jobs.holds(a_job(gpus=2)):
         assert jobs.taken() == 2
         waiting = jobs.start(a_job())
-        assert waiting.waits.wait(30)
+        assert waiting.waits.wait(HANG_S)
         assert not waiting.has.is_set()
-    assert waiting.has.wait(30)
+    assert waiting.has.wait(HANG_S)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import signal
 import threading
 
 import pytest
-from helpers import wait_until
+from helpers import HANG_S, wait_until
 from scenario.play import alive
 
 from simyard.core.errors import Category, Failure, WorkloadError
@@ -36,7 +36,7 @@ def begin(player):
 def test_a_flow_that_joins_late_hears_every_line_and_the_job_is_whole(player, begin):
     seen, lines = [], []
     spec, head_start = begin("", on_progress=seen.append)
-    wait_until(lambda: any(progress.done for progress in seen), 240, "an iteration before the flow joins")
+    wait_until(lambda: any(progress.done for progress in seen), HANG_S, "an iteration before the flow joins")
     assert head_start.is_first_of(spec.job_id)
     head_start.join(Observer(lines=lines.extend))
     left = player.end(spec)
@@ -56,7 +56,7 @@ def test_it_is_joined_once_and_by_its_own_job_alone(player, begin):
 def test_before_it_is_joined_it_can_be_canceled(player, begin):
     stop, seen = threading.Event(), []
     spec, head_start = begin("slow; hang at 3", on_progress=seen.append, canceled=stop.is_set)
-    wait_until(lambda: any(progress.done for progress in seen), 240, "an iteration")
+    wait_until(lambda: any(progress.done for progress in seen), HANG_S, "an iteration")
     stop.set()
     with pytest.raises(WorkloadError) as failed:
         head_start.join(Observer(canceled=stop.is_set))

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers import wait_until
+from helpers import HANG_S, wait_until
 
 from simyard.core.errors import StoreError
 from simyard.core.records import Heartbeat, this_process
@@ -70,7 +70,7 @@ def test_a_heartbeat_is_written_again_and_again_until_the_block_ends(tmp_path):
         return beat(host=f"beat {said[-1]}", pid=1)
 
     with HeartbeatWriter(store, "status.json", fields, interval_s=0.01):
-        wait_until(lambda: len(said) > 3, 30, "some heartbeats")
+        wait_until(lambda: len(said) > 3, HANG_S, "some heartbeats")
     assert store.get_record("status.json", Heartbeat).is_own()
     assert all(thread.name != "heartbeat" for thread in threading.enumerate())
 
@@ -85,4 +85,4 @@ def test_a_store_that_is_away_for_a_moment_stops_no_heartbeat(tmp_path):
         writer.write()
     with writer:
         (folder / "run").unlink()
-        wait_until(lambda: store.exists("run/status.json"), 30, "a heartbeat")
+        wait_until(lambda: store.exists("run/status.json"), HANG_S, "a heartbeat")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers import train_request, wait_until
+from helpers import HANG_S, train_request, wait_until
 from scenario import play
 from scenario.play import alive, started
 
@@ -61,7 +61,7 @@ class Machine(play.Player):
             assert state is not None, "the session has ended"
             return state if state.state == "ready" and processes in (None, state.processes) else None
 
-        return wait_until(is_ready, 60, "a session that is ready")
+        return wait_until(is_ready, HANG_S, "a session that is ready")
 
     def run(self, scenario="", observer=None, *, iterations=SHORT, **changes):
         with Sessions(self.site, ONE_JOB) as sessions:
@@ -82,12 +82,12 @@ class Machine(play.Player):
             logs = [path.read_text() for path in self.site.home.glob("work/job-*/*/command.stdout.log")]
             return next((log for log in logs if text in log), None)
 
-        return wait_until(found, 30, text)
+        return wait_until(found, HANG_S, text)
 
     def assert_all_over(self):
         """Nothing runs and nothing is left of any session."""
-        wait_until(lambda: not list(self.site.sessions_folder.glob("*")), 20, "the end of the session's folder")
-        wait_until(lambda: play.running_below(self.site.home) == [], 10, "the end of its processes")
+        wait_until(lambda: not list(self.site.sessions_folder.glob("*")), HANG_S, "the end of the session's folder")
+        wait_until(lambda: play.running_below(self.site.home) == [], HANG_S, "the end of its processes")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -136,7 +136,7 @@ def test_an_answer_to_a_borrower_that_died_goes_to_no_other(kept):
         with pytest.raises(WorkloadError, match="did not answer"):
             first.check(play.NOTHING, None, {}, 0.0)
         first._lines.close()  # as the kernel does for a process that is killed
-        second = wait_until(lambda: LentWorkload.borrow(folder, state.needs), 30, "the session is lent again")
+        second = wait_until(lambda: LentWorkload.borrow(folder, state.needs), HANG_S, "the session is lent again")
     finally:
         os.kill(state.pid, signal.SIGCONT)
     try:
@@ -285,7 +285,7 @@ def test_a_session_that_starts_can_be_listed_and_stopped(machine, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setenv("SCENARIO_IMPORT_S", "4")
             starting = threads.submit(machine.start)
-            wait_until(machine.standing, 30, "a session that starts")
+            wait_until(machine.standing, HANG_S, "a session that starts")
         for _ in range(40):
             assert [state.state for _, state in sessions.alive_sessions(machine.site)] == ["starting"]
         assert not starting.done()

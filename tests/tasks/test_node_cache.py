@@ -9,6 +9,7 @@ import sys
 import textwrap
 
 import pytest
+from helpers import HANG_S
 
 from simyard.core.errors import StoreError
 from simyard.core.files import held
@@ -185,7 +186,7 @@ def test_processes_that_want_one_file_at_once_download_it_once(jobs_store, cache
     (tmp_path / "targets").mkdir()
     children = [start(jobs_store, cache, [file], tmp_path / "targets" / str(number)) for number in range(4)]
     (tmp_path / "targets" / "go").touch()
-    said = [child.communicate(timeout=60)[0].strip() for child in children]
+    said = [child.communicate(timeout=HANG_S)[0].strip() for child in children]
     assert sorted(said) == ["cache", "cache", "cache", "store"]
     for number in range(4):
         assert sha256_file(tmp_path / "targets" / str(number) / "0") == file.sha256
@@ -199,7 +200,7 @@ def test_processes_that_evict_each_others_entries_get_the_right_bytes(jobs_store
     wanted = [[files[(first + step) % 5] for step in range(15)] for first in range(4)]
     children = [start(jobs_store, cache, of, tmp_path / "targets" / str(n)) for n, of in enumerate(wanted)]
     (tmp_path / "targets" / "go").touch()
-    assert [child.wait(60) for child in children] == [0] * 4
+    assert [child.wait(HANG_S) for child in children] == [0] * 4
     for number, of in enumerate(wanted):
         for step, file in enumerate(of):
             assert sha256_file(tmp_path / "targets" / str(number) / str(step)) == file.sha256
@@ -217,7 +218,7 @@ def test_a_killed_process_leaves_no_wrong_entry(jobs_store, cache, tmp_path, kil
         cache.fetch(jobs_store, file, tmp_path / "before")
     where = cache.folder if killed_at == "download" else folder / "0"
     child = start(jobs_store, cache, [file], folder / "0", deadly=where)
-    assert child.wait(30) == -signal.SIGKILL
+    assert child.wait(HANG_S) == -signal.SIGKILL
     assert not (folder / "0" / "0").exists()
     assert len(list(where.glob("*.partial"))) == 1
     assert (cache.folder / file.sha256).exists() == (killed_at == "copy")

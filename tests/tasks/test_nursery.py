@@ -5,7 +5,7 @@ import signal
 
 import psutil
 import pytest
-from helpers import wait_until
+from helpers import HANG_S, wait_until
 from scenario.play import running_below
 
 from simyard.core.errors import WorkloadError
@@ -32,7 +32,7 @@ def test_it_is_our_child_and_ends_as_one(waiting, number):
 def test_it_ends_with_its_supervisor(waiting):
     workload = waiting.take()
     workload._lines.close()
-    wait_until(lambda: not workload.is_waiting, 30, "the end of a workload whose supervisor is gone")
+    wait_until(lambda: not workload.is_waiting, HANG_S, "the end of a workload whose supervisor is gone")
     assert workload._process.wait() == -signal.SIGKILL
     workload.let_go()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import records
+from helpers import HANG_S
 from records import policy
 
 from simyard.core.errors import RequestError
@@ -243,7 +244,7 @@ def test_of_two_processes_that_write_at_once_no_decision_is_lost_and_one_promote
         for writer in writers:
             writer.stdin.write("go\n")
             writer.stdin.flush()
-    ended = [writer.communicate(timeout=60)[0] for writer in writers]
+    ended = [writer.communicate(timeout=HANG_S)[0] for writer in writers]
     assert sorted(ended) == ["lost\n", "won\n"]
     opened = Store.open(url)
     record = opened.get_json(PromotionKeys("arm").record)

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 import records
-from helpers import wait_until
+from helpers import HANG_S, wait_until
 
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError
 from simyard.core.run_records import IterationRecord, TrainerOutcome
@@ -202,11 +202,11 @@ def test_the_stronger_of_two_desired_states_counts_and_the_heartbeat_says_which(
     loop = driven()
     with loop:
         set_desired_state(loop.store, loop.spec.run_id, "pause")
-        wait_until(lambda: loop.control.desired == "pause", 30, "the desired state")
-        wait_until(lambda: loop.store.get_json(loop.keys.status)["wanted"] == "pause", 30, "the heartbeat")
+        wait_until(lambda: loop.control.desired == "pause", HANG_S, "the desired state")
+        wait_until(lambda: loop.store.get_json(loop.keys.status)["wanted"] == "pause", HANG_S, "the heartbeat")
         assert not loop.control.why_stopped()
         set_desired_state(loop.store, loop.spec.run_id, "cancel")
-        wait_until(lambda: loop.control.is_canceled, 30, "the desired state")
+        wait_until(lambda: loop.control.is_canceled, HANG_S, "the desired state")
         with pytest.raises(RunEndedError, match="canceled"):
             loop.gate()
     with pytest.raises(RequestError):
@@ -228,6 +228,6 @@ def test_an_executor_has_as_many_workers_as_the_request_wants_side_by_side(drive
             thread = threading.Thread(target=third)
             thread.start()
             assert not waiting.wait(0.2)
-        assert waiting.wait(30)
+        assert waiting.wait(HANG_S)
         assert got == [second]
     thread.join()

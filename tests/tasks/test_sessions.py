@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers import wait_until
+from helpers import HANG_S, wait_until
 from scenario import play
 from scenario.play import alive, started
 
@@ -271,7 +271,7 @@ def test_a_process_that_has_grown_serves_no_other_job(other_machine):
 def test_a_process_that_waits_too_long_ends_by_itself(other_machine):
     machine = other_machine(Bounds(idle_s=1))
     first = machine.run()
-    wait_until(lambda: alive([first.pid]) == [], 10, "the end of an idle process")
+    wait_until(lambda: alive([first.pid]) == [], HANG_S, "the end of an idle process")
     machine.add()
     assert machine.run().pid != first.pid
 
@@ -282,7 +282,7 @@ def test_an_input_that_takes_longer_than_a_process_waits_is_no_failure(other_mac
     job = machine.stage("")
     lease = machine.sessions.take(job, machine.store.url())
     assert lease.workload.pid == first.pid
-    wait_until(lambda: alive([first.pid]) == [], 10, "the end of an idle process")
+    wait_until(lambda: alive([first.pid]) == [], HANG_S, "the end of an idle process")
     machine.add()
     assert lease.check(job, None, {}).simulator == "isaaclab"
     assert lease.workload.pid != first.pid

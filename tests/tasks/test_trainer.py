@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from helpers import wait_until
+from helpers import HANG_S, wait_until
 
 from simyard.core.artifacts import ROLLOUT
 from simyard.core.errors import RequestError, WorkloadError
@@ -215,10 +215,10 @@ time.sleep(600)
     assert caller.stdout is not None
     assert caller.stdout.readline() == "started\n"
     name = f"dies-{tmp_path.name}"
-    wait_until(lambda: any("sleep" in psutil.Process(pid).name() for pid in with_token(name)), 10, "the trainer")
+    wait_until(lambda: any("sleep" in psutil.Process(pid).name() for pid in with_token(name)), HANG_S, "the trainer")
     caller.kill()
     caller.wait()
-    wait_until(lambda: not list(with_token(name)), 10, "the trainer's end")
+    wait_until(lambda: not list(with_token(name)), HANG_S, "the trainer's end")
 
 
 def test_one_of_the_same_name_that_was_left_is_ended_first(tmp_path):
@@ -231,7 +231,7 @@ def test_one_of_the_same_name_that_was_left_is_ended_first(tmp_path):
     first = set(with_token(call.name))
     assert first
     second = engine.start(call)
-    wait_until(lambda: set(with_token(call.name)) - first, 10, "the second one")
+    wait_until(lambda: set(with_token(call.name)) - first, HANG_S, "the second one")
     assert not first & set(with_token(call.name))
     assert second.poll() is None
     second.end(0.0)
