@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from faults import Answering
+from faults import refusing
 from store_contract import StoreContract
 
 from simyard.core.errors import RequestError, StoreError
@@ -149,11 +149,11 @@ class TestS3Store(StoreContract):
 
     def test_anothers_session_token_is_not_mixed_in(self, monkeypatch):
         monkeypatch.setenv("AWS_SESSION_TOKEN", "of another account")
-        with Answering(404, "NoSuchKey") as server, pytest.raises(KeyNotFound):
+        with refusing(404, "NoSuchKey") as server, pytest.raises(KeyNotFound):
             Store.open("s3://bucket", options=dead(server.url)).get_bytes("a")
-        (headers,) = server.requests
-        assert "Credential=robot/" in headers["authorization"]
-        assert "x-amz-security-token" not in headers
+        (request,) = server.requests
+        assert "Credential=robot/" in request.headers["authorization"]
+        assert "x-amz-security-token" not in request.headers
 
     def test_no_credentials_anywhere(self, place, monkeypatch):
         monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")  # a machine that has no role
