@@ -7,7 +7,6 @@ digests of bodies as S3 does, where it is told to; the server behind it takes an
 import base64
 import hashlib
 import http.client
-import http.server
 import random
 import re
 import socket
@@ -19,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ Plan = Callable[[Request], Fault | None]
 """Says what is done to a request; asked for one at a time."""
 
 
-def first(count: int, kinds: str | Sequence[str], fault: Fault) -> Plan:
+def first(number: int, kinds: str | Sequence[str], fault: Fault) -> Plan:
     """Do it to the first so many requests of each of these kinds, or of all requests where the kind is `*`."""
     seen: Counter[str] = Counter()
 
@@ -94,7 +94,7 @@ def first(count: int, kinds: str | Sequence[str], fault: Fault) -> Plan:
         if kind not in kinds:
             return None
         seen[kind] += 1
-        return fault if seen[kind] <= count else None
+        return fault if seen[kind] <= number else None
 
     return plan
 
@@ -131,6 +131,11 @@ class Proxy:
     def __exit__(self, *error: object) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)  # `accept` returns
         self._listener.close()
+
+    @property
+    def asked(self) -> list[Request]:
+        """The requests that were more than a look whether an object is there."""
+        return [request for request in self.requests if request.kind != "HeadObject"]
 
     def kinds(self, kind: str) -> list[Request]:
         """Return the requests of a kind that came."""
@@ -172,7 +177,8 @@ class Proxy:
         if self._checks_digests and not refusal:
             refusal = _wrong_digest(headers, body)
         if refusal:
-            answer = _refusal(refusal)
+            head, content = _refusal(refusal)
+            answer = head, b"" if method == "HEAD" else content
         else:
             answer = self._forward(method, target, message, body)
             if isinstance(fault, LateRefusal):
@@ -220,39 +226,16 @@ class Proxy:
                 client.sendall(head + content)
 
 
-class Answering:
-    """An S3 server that answers every request the same way, and remembers the headers of each."""
+def refusing(status: int | Callable[[int], int], code: str) -> Proxy:
+    """Return an S3 server that has nothing, and refuses every other request the same way, or by its number."""
+    numbers = count(1)
 
-    def __init__(self, status: int | Callable[[int], int], code: str) -> None:
-        self.requests: list[dict[str, str]] = []
-        body = f"<Error><Code>{code}</Code><Message>as the test says</Message></Error>".encode()
-        heard = self.requests
+    def plan(request: Request) -> Fault:
+        if request.kind == "HeadObject":
+            return Refuse(404, "NoSuchKey")
+        return Refuse(status(next(numbers)) if callable(status) else status, code)
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                heard.append({name.lower(): value for name, value in self.headers.items()})
-                self.send_response(status(len(heard)) if callable(status) else status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def do_HEAD(self) -> None:
-                self.send_response(404)  # the object is not there
-                self.end_headers()
-
-            def log_message(self, *_args: object) -> None:
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> "Answering":
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    return Proxy("http://127.0.0.1:9", plan)
 
 
 _OF_THE_HOP = ("connection", "keep-alive", "transfer-encoding", "content-length")

@@ -294,14 +294,16 @@ def test_a_file_that_arrives_damaged_is_refused(store, plain, proxy, big, tmp_pa
 # Slow and long answers
 
 
-def test_a_slow_answer_is_waited_for(store, plain, proxy, tmp_path):
-    plain.put_bytes("a", b"x" * 100_000)
+def test_a_slow_answer_is_waited_for(place, plain, proxy, tmp_path):
+    """It takes longer than a silent server is waited for."""
+    store = Store.open(place.url, options=place.options | {"endpoint_url": proxy.url, "timeout_s": "1"})
+    plain.put_bytes("a", b"x" * 800_000)
     plain.put_bytes("b", b"y")
-    proxy.plan = first(3, "*", Trickle(10, 0.05))
+    proxy.plan = first(3, "*", Trickle(8, 0.15))
     assert [entry.key for entry in store.list()] == ["a", "b"]
     store.get_file("a", tmp_path / "down")
-    assert store.get_bytes("a") == (tmp_path / "down").read_bytes() == b"x" * 100_000
-    assert len(proxy.faults) == 3
+    assert store.get_bytes("a") == (tmp_path / "down").read_bytes() == b"x" * 800_000
+    assert len(proxy.faults) == len(proxy.requests) == 3, "each was asked for once"
 
 
 def test_a_download_that_breaks_off_late_goes_on_where_it_was(place, plain, tmp_path):

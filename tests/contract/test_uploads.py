@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from faults import Answering
+from faults import refusing
 from helpers import HANG_S
 
 from simyard.core.errors import RequestError, StoreError
@@ -293,29 +293,29 @@ def options(endpoint, **more):
     ],
 )
 def test_what_a_bucket_refuses_is_explained(source, status, code, failure):
-    with Answering(status, code) as server:
+    with refusing(status, code) as server:
         store = Store.open("s3://bucket/prefix", options=options(server.url))
         with pytest.raises(StoreError, match=r"Cannot write 's3://bucket/prefix/assets/.*model\.pt'") as caught:
             uploads.send(store, input_file(source), source)
     assert caught.value.failure.code == failure
     assert "secret" not in str(caught.value)
-    assert len(server.requests) == 1
+    assert len(server.asked) == 1
 
 
 def test_an_upload_that_is_aborted_again_and_again_is_given_up(source):
-    with Answering(404, "NoSuchUpload") as server:
+    with refusing(404, "NoSuchUpload") as server:
         store = Store.open("s3://bucket", options=options(server.url))
         with pytest.raises(StoreError, match="NoSuchUpload"):
             uploads.send(store, input_file(source), source)
-    assert len(server.requests) == ROUNDS
+    assert len(server.asked) == ROUNDS
 
 
 def test_a_server_that_fails_for_a_moment_is_asked_again(source):
-    with Answering(lambda count: 503 if count < 4 else 404, "NoSuchBucket") as server:
+    with refusing(lambda count: 503 if count < 4 else 404, "NoSuchBucket") as server:
         store = Store.open("s3://bucket", options=options(server.url, timeout_s="10"))
         with pytest.raises(StoreError, match="Make the bucket"):
             uploads.send(store, input_file(source), source)
-    assert len(server.requests) == 4
+    assert len(server.asked) == 4
 
 
 def test_a_server_that_does_not_come_back_is_given_up(source):
@@ -353,16 +353,16 @@ def test_an_upload_has_the_credentials_of_the_store(source, monkeypatch, given):
             "expires_at": datetime.now(UTC) + timedelta(minutes=10),
         }
 
-    with Answering(404, "NoSuchBucket") as server, contextlib.suppress(StoreError):
+    with refusing(404, "NoSuchBucket") as server, contextlib.suppress(StoreError):
         own = options(server.url) if given == "options" else {"endpoint_url": server.url, "timeout_s": "0.5"}
         if given == "environment":
             monkeypatch.setenv("AWS_ACCESS_KEY_ID", "robot")
             monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
         store = Store.open("s3://bucket", options=own, credentials=credentials if given == "function" else None)
         uploads.send(store, input_file(source), source)
-    (request,) = server.requests
-    assert "Credential=robot/" in request["authorization"]
-    assert request.get("x-amz-security-token") == ("of another account" if given == "environment" else None)
+    (request,) = server.asked
+    assert "Credential=robot/" in request.headers["authorization"]
+    assert request.headers.get("x-amz-security-token") == ("of another account" if given == "environment" else None)
     assert bool(asked) == (given == "function")
 
 
