@@ -53,11 +53,7 @@ def refuse_all(refuse, tmp_path):
         pytest.param(["--memory-gb", "-1"], ["--memory-gb", "-1.0 is not in the range"], id="negative memory"),
         pytest.param(["--memory-gb", "1e9"], ["--memory-gb", "1000000000.0 is not in the range"], id="too much memory"),
         pytest.param(["--memory-gb", "nan"], ["--memory-gb", "'nan'"], id="a memory that is no number"),
-        pytest.param(
-            ["--set", "numEnvs"],
-            ["numEnvs", "key=value"],
-            id="a setting without a value",
-        ),
+        pytest.param(["--set", "numEnvs"], ["numEnvs", "key=value"], id="a setting without a value"),
         pytest.param(["--warm", "yes"], ["No such option", "--warm"], id="an option that is none"),
     ],
 )
@@ -217,11 +213,7 @@ def test_simyard_sessions_is_on_or_off(refuse_all, write, monkeypatch, arguments
         pytest.param({"exportConfig": 5}, ["exportConfig", "not 5"], id="an export that is a number"),
         pytest.param({"trainingConfig": 5}, ["It is not clear what kind"], id="a training that is a number"),
         pytest.param({"control": {"task_mode": "hold"}}, ["['control']", "a rollout execution"], id="of no kind"),
-        pytest.param(
-            {"execution": {"num_envs": 1, "steps": 5}, "control": 5},
-            ["control", "not 5"],
-            id="a rollout",
-        ),
+        pytest.param({"execution": {"steps": 5}, "control": 5}, ["control", "not 5"], id="a rollout"),
         pytest.param({}, ["It is not clear what kind of job this is: the config has the fields []"], id="empty"),
         pytest.param(b"{", ["is not valid JSON"], id="no JSON"),
         pytest.param(None, ["No such file"], id="not there"),
