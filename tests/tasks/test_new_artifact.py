@@ -11,7 +11,7 @@ from simyard.cli.live import LiveLine
 from simyard.cli.run import say_ending
 from simyard.core import artifacts
 from simyard.core.records import JobResult
-from simyard.service.endpoints.files import download_link, router
+from simyard.service.endpoints.files import download_url, router
 from simyard.store.keys import JobKeys
 
 TOY = artifacts.ArtifactType("toy.gif", "toy", "image/gif", ("train",), label="toy")
@@ -45,6 +45,5 @@ def test_a_row_and_a_file_are_all_it_takes(player, toy):
     app = FastAPI()
     app.include_router(router)
     app.state.settings = SimpleNamespace(secret=b"0" * 32, url_seconds=60, open=lambda project: store)
-    link = download_link(app.state.settings, "", "default", store, job.artifact(TOY.name), TOY.name)
-    answer = TestClient(app).get(link["url"])
+    answer = TestClient(app).get(download_url(app.state.settings, "", "default", job.artifact(TOY.name), TOY.name))
     assert (answer.content, answer.headers["content-type"]) == (b"a picture", "image/gif")

@@ -277,7 +277,7 @@ def test_a_process_that_waits_too_long_ends_by_itself(other_machine):
 
 
 def test_an_input_that_takes_longer_than_a_process_waits_is_no_failure(other_machine):
-    machine = other_machine(Bounds(idle_s=1))
+    machine = other_machine(Bounds(idle_s=4))
     first = machine.run()
     job = machine.stage("")
     lease = machine.sessions.take(job, machine.store.url())
