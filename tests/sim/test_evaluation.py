@@ -1,10 +1,8 @@
 """Policies measured on the real simulator: what is counted, what is said, what is refused."""
 
-import csv
 import ctypes.util
 import json
 import math
-import pickle
 import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -428,11 +426,8 @@ def test_a_checkpoint_that_does_not_fit(
     assert refused.value.failure.advice
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
-def test_what_each_library_trained_is_accepted(
-    check: Callable[..., Facts], trained: Callable[[str], Job], library: str
-):
-    facts = check(trained(library).final, rlLibrary=library, successTermination="time_out")
+def test_the_time_out_of_a_direct_task_may_mean_success(check: Callable[..., Facts], trained: Callable[[str], Job]):
+    facts = check(trained("rsl_rl").final, successTermination="time_out")
     assert (facts.device, facts.overrides[0]) == ("cpu", "physics=newton_mjwarp")
 
 
@@ -449,16 +444,8 @@ def test_the_command_refuses_a_hostile_checkpoint_with_exit_code_2(yard: Yard, s
     assert "Traceback" not in refused.log
     assert sorted(yard.store.rglob("*")) == before
     assert not marker.exists()
-    assert pickle.loads(pickle.dumps(Hostile(marker))) is None
-    assert marker.exists()  # it would have
 
 
-def test_the_table_of_episodes_can_be_read_by_anybody(evaluated: Callable[[str], Job]):
-    with (evaluated("rsl_rl").artifacts / "episodes.csv").open(newline="") as file:
-        header, *rows = csv.reader(file)
-    assert header == [
-        "checkpoint", "iteration", "episode", "env", "seed", "return", "length", "ended", "term", "success"
-    ]  # fmt: skip
-    assert all(len(row) == len(header) for row in rows)
+def test_these_tests_have_seen_both_endings(evaluated: Callable[[str], Job]):
     seen = {row["ended"] for library in LIBRARIES for row in evaluated(library).rows("episodes.csv")}
-    assert seen == {"truncated", "terminated"}, "so that these tests have seen both"
+    assert seen == {"truncated", "terminated"}
