@@ -10,6 +10,8 @@ import subprocess
 import sys
 import textwrap
 import threading
+import urllib.parse
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,6 +22,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from simyard.core.errors import RequestError, StoreError
+from simyard.core.specs import InputFile
+from simyard.store import keys
 from simyard.store.keys import check_key
 from simyard.store.store import PART_BYTES, KeyNotFound, Store, sha256_file
 
@@ -54,6 +58,20 @@ class Place:
 
     def open(self):
         return Store.open(self.url, options=self.options)
+
+
+def unfinished(place):
+    """The multipart uploads of a place in a bucket that nobody has ended."""
+    bucket = urllib.parse.urlsplit(place.url).netloc
+    with urllib.request.urlopen(f"{place.options['endpoint_url']}/{bucket}?uploads") as answer:
+        return re.findall("<UploadId>.*?</UploadId>", answer.read().decode())
+
+
+def input_file(path):
+    """A local file as an input of a job."""
+    digest = sha256_file(path)
+    key = keys.asset(digest, path.name)
+    return InputFile(name=path.name, key=key, sha256=digest, size_bytes=path.stat().st_size)
 
 
 class StoreContract:

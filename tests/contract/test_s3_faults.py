@@ -27,10 +27,9 @@ from faults import (
 )
 from helpers import last_json
 from scenario.play import ENVIRONMENT, config
-from store_contract import Place
+from store_contract import Place, input_file, unfinished
 
 from simyard.core.errors import StoreError
-from simyard.core.specs import InputFile
 from simyard.store import keys, uploads
 from simyard.store.backend import Access
 from simyard.store.multipart import _open_client
@@ -76,12 +75,6 @@ def head(place, key):
     return client.head_object(Bucket=bucket, Key=f"some prefix/{key}")
 
 
-def unfinished(place):
-    bucket = urllib.parse.urlsplit(place.url).netloc
-    with urllib.request.urlopen(f"{place.options['endpoint_url']}/{bucket}?uploads") as answer:
-        return re.findall("<UploadId>.*?</UploadId>", answer.read().decode())
-
-
 # One fault after another, at every request of every method. Each function does its work through the bad network, and
 # checks what is there without it.
 
@@ -114,8 +107,7 @@ def put_file(store, plain, big):
 
 
 def send(store, plain, big):
-    digest, told = sha256_file(big), []
-    file = InputFile(name="big", key=keys.asset(digest, "big"), sha256=digest, size_bytes=BIG)
+    file, told = input_file(big), []
     uploads.send(store, file, big, on_bytes=told.append)
     assert sum(told) == BIG
     assert plain.get_bytes(file.key) == big.read_bytes()
@@ -377,8 +369,7 @@ def test_everything_that_is_written_is_encrypted(place, proxy, big, monkeypatch,
         for name, value in chosen.items():
             monkeypatch.setenv(VARIABLES[name], value)
     store = Store.open(place.url, options=options)
-    digest = sha256_file(big)
-    file = InputFile(name="big", key=keys.asset(digest, "big"), sha256=digest, size_bytes=BIG)
+    file = input_file(big)
 
     store.put_bytes("bytes", b"v")
     store.put_new("new", b"v")
@@ -410,8 +401,7 @@ VARIABLES = {
 
 
 def test_an_upload_that_was_begun_without_encryption_is_not_gone_on_with(place, big):
-    digest = sha256_file(big)
-    file = InputFile(name="big", key=keys.asset(digest, "big"), sha256=digest, size_bytes=BIG)
+    file = input_file(big)
 
     def stop(_count):
         raise KeyboardInterrupt

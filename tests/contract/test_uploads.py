@@ -19,13 +19,13 @@ from pathlib import Path
 import pytest
 from faults import refusing
 from helpers import HANG_S
+from store_contract import input_file
 
 from simyard.core.errors import RequestError, StoreError
 from simyard.core.files import held
-from simyard.core.specs import InputFile
-from simyard.store import keys, uploads
+from simyard.store import uploads
 from simyard.store.multipart import ROUNDS, send_to_bucket
-from simyard.store.store import PART_BYTES, Progress, Store, sha256_file
+from simyard.store.store import PART_BYTES, Progress, Store
 
 SIZE, LONG = PART_BYTES + 3, 5 * PART_BYTES + 3
 """The least that goes in parts, and what takes a while."""
@@ -52,12 +52,6 @@ def source(tmp_path):
 def long_source(source):
     source.write_bytes(os.urandom(LONG))
     return source
-
-
-def input_file(path):
-    digest = sha256_file(path)
-    key = keys.asset(digest, path.name)
-    return InputFile(name=path.name, key=key, sha256=digest, size_bytes=path.stat().st_size)
 
 
 def hidden(place):
