@@ -100,7 +100,7 @@ def test_a_job_that_a_command_has_staged_is_not_resolved_again(
     done = simyard("train", config, "--pool", scenario_pool.name, "--store", store, "--json")
     assert done.returncode == 0, done.stderr
     trainings = api("/flow_runs/filter", {"flows": {"name": {"any_": ["train"]}}, "sort": "START_TIME_DESC"})
-    (run,) = (run for run in trainings if run["parameters"]["job_id"] == last_json(done)["job_id"])
+    (run,) = (run for run in trainings if run["parameters"].get("job_id") == last_json(done)["job_id"])
 
     def steps() -> set[str]:
         found = api("/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
