@@ -341,6 +341,16 @@ def test_bounds_replace_a_process_and_its_successor_is_warmed_up_too(machine):
     assert alive([first.pid]) == []
 
 
+@pytest.mark.long  # as by its other bounds
+def test_a_process_that_has_grown_is_replaced(machine):
+    machine.start(Bounds(memory_bytes=1000))
+    first = machine.ready()
+    machine.run().assert_nothing_missing(SHORT)
+    wait_until(lambda: machine.standing().replaced, HANG_S, "the end of a process that has grown")
+    assert "GB of memory, more than 0.0 GB" in machine.standing().replaced
+    assert alive([first.pid]) == []
+
+
 def test_a_job_that_fails_to_warm_it_up_starts_nothing(machine):
     with pytest.raises(WorkloadError, match="ValueError: the reward function is wrong"):
         machine.start(warm_up="crash")

@@ -33,7 +33,7 @@ zarr = lazy("zarr")
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 TASK = '''
-import os, signal, sys, time
+import ctypes, os, signal, sys, time
 
 class Task:
     """Two environments, whose rows say which step and which environment they are of."""
@@ -75,6 +75,13 @@ class Task:
     def hang(self):
         time.sleep(600)
 
+    def eat_everything(self):
+        while True:
+            try:
+                time.sleep(600)
+            except Exception:
+                pass
+
 
 class Silent(Task):
     def run(self):
@@ -98,6 +105,23 @@ class Film(Task):
             picture = np.zeros((48, 64, 3), np.uint8)
             picture[:, step : step + 30] = 200
             self.context.video.add(picture)
+
+
+class BlackFilm(Task):
+    def run(self):
+        import numpy as np
+        super().run()
+        for _ in range(12):
+            self.context.video.add(np.zeros((48, 64, 3), np.uint8))
+
+
+class CrashAfterwards(Task):
+    """What simulators do when the interpreter ends."""
+
+    def run(self):
+        super().run()
+        import atexit
+        atexit.register(lambda: ctypes.string_at(0))
 '''
 
 
@@ -256,6 +280,12 @@ def test_a_task_may_write_its_own_store(roll):
     assert left.result["summary"]["episodes"] is None
 
 
+@pytest.mark.long  # as in test_endings.py
+def test_a_crash_of_the_clean_up_is_no_failure(roll):
+    left = roll("CrashAfterwards")
+    assert left.result["status"] == "succeeded", left.error
+
+
 def test_a_killed_task_is_tried_again_and_leaves_what_had_left_the_machine(roll):
     left = roll(how="crash", at=15)
     assert (left.result["status"], left.error["code"], left.error["category"]) == ("failed", "killed", "infra")
@@ -276,11 +306,25 @@ def test_a_cancel_ends_it_within_seconds_and_keeps_what_was_recorded(roll):
     assert [len(episode) for episode in episodes] == [15, 15]
 
 
+@pytest.mark.long  # a simulator that hangs is killed in test_endings.py
+def test_a_task_that_will_not_end_is_killed(roll):
+    left = roll(how="eat everything", timeouts={"wall_seconds": 12.0})
+    assert (left.result["status"], left.error["code"]) == ("failed", "wall_clock_limit")
+
+
 def test_a_film_is_promised_where_it_was_asked_for(roll):
     left = roll("Film", video=True)
     assert left.result["status"] == "succeeded", left.error
     assert left.result["summary"]["video"]["frames"] == 12
     assert (left.folder / "artifacts" / "render.mp4").stat().st_size > 1000
+
+
+@pytest.mark.long  # test_video_files.py judges films
+def test_a_black_film_is_no_film(roll):
+    left = roll("BlackFilm", video=True)
+    assert (left.result["status"], left.error["code"]) == ("failed", "video_impossible")
+    assert "black" in left.error["message"]
+    assert [len(episode) for episode in rows(left)[0]] == [20, 20]
 
 
 def test_without_a_film_the_reason_is_told(roll):
