@@ -1,12 +1,14 @@
 """A config as it is documented, in both spellings, with settings from the command line on top."""
 
 import json
+import time
 
 import pytest
 from helpers import train_request
 from pydantic.alias_generators import to_snake
 
-from simyard.requests.config import read_config
+from simyard.core.errors import RequestError
+from simyard.requests.config import parse_config, read_config
 from simyard.requests.jobs import TrainRequest
 
 CAMEL = {
@@ -98,3 +100,12 @@ def test_settings_go_before_the_file_and_the_last_one_counts(read):
         "numEnvs=2", "numEnvs=3", "env.b=2", config={"trainingConfig": {"numEnvs": 1}, "overrides": ["env.a=1"]}
     )
     assert config == {"trainingConfig": {"numEnvs": 3}, "overrides": ["env.a=1", "env.b=2"]}
+
+
+def test_one_repeated_key_of_many_is_found_in_one_pass():
+    """Processor time, with room for any machine: compared each with each these keys take minutes."""
+    keys = [f'"{number}": 0' for number in range(60_000)]
+    began = time.process_time()
+    with pytest.raises(RequestError, match="key '59999' stands twice"):
+        parse_config(("{" + ", ".join([*keys, keys[-1]]) + "}").encode(), "The body")
+    assert time.process_time() - began < 10
