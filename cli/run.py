@@ -272,8 +272,8 @@ def execute_in(
     if result is None:
         state.result()  # raises what kept the flow from writing one
         raise StoreError(f"{job_id} ended without a result.", code="no_result", advice="Run it again.")
-    followers = store.get_record_or_none(keys.JobKeys(keys.follow_up_job_id(job_id, "export")).result, JobResult)
-    results = [result, *([followers] if followers else [])]
+    follower = store.get_record_or_none(keys.JobKeys(keys.follow_up_job_id(job_id, "export")).result, JobResult)
+    results = [result, *([follower] if follower else [])]
     for ended in results:
         say_ending(ended, store, live)
     return results

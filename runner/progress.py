@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from simyard.core.records import AttemptStatus
 from simyard.runner.rl import Library, Progress, Scale
 
 _ACTIVITY = re.compile(r"^doing: (.+)$|^\[\d/\d\] (Launching simulation|Creating environment|Preparing agent)$")
@@ -32,6 +33,11 @@ class JobProgress:
     """Name of one unit, in the singular."""
     reward: float | None = None
     """The newest mean return; None where none was seen."""
+
+    @classmethod
+    def of(cls, status: AttemptStatus) -> JobProgress:
+        """Return the progress that an attempt's heartbeat tells."""
+        return cls(stage=status.stage, done=status.done, total=status.total, unit=status.unit, reward=status.reward)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -347,10 +347,7 @@ class _Attempt:
         """Tell the observer of the progress, with another stage if one is given."""
         if stage is not None:
             self.uploader.note(stage=stage)
-        now = self.uploader.status
-        self.observer.progress(
-            JobProgress(stage=now.stage, done=now.done, total=now.total, unit=now.unit, reward=now.reward)
-        )
+        self.observer.progress(JobProgress.of(self.uploader.status))
 
 
 def _sweep(scratch: Path) -> None:

@@ -183,7 +183,7 @@ def _read_again(client: SyncPrefectClient, runs: list[FlowRun]) -> list[FlowRun]
 def _progress(spec: JobSpec, state: State[Any], beat: Heartbeat | None) -> JobProgress:
     """Return the progress of an attempt, which may have written no heartbeat yet."""
     if isinstance(beat, AttemptStatus):
-        return JobProgress(stage=beat.stage, done=beat.done, total=beat.total, unit=beat.unit, reward=beat.reward)
+        return JobProgress.of(beat)
     return _nothing_done(spec, "waiting for a worker" if state.is_scheduled() else "starting")
 
 
