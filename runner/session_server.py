@@ -397,14 +397,16 @@ class _SessionServer:
                 self.stopping = True
             elif isinstance(message, messages.Borrow):
                 if not (self.borrower or self.stopping) and message.needs == self.spec.needs:
-                    caller.send(
-                        messages.Lent(
-                            token=workload.token, pid=workload.pid, jobs=self.state.jobs,
-                            session_id=self.spec.session_id,
-                        )
-                    )  # fmt: skip
-                    self.borrower = caller
+                    # Noted before it is told: a borrower that is quick to let go must not find it ready in between.
                     self._note(state="busy")
+                    self.borrower = caller
+                    with suppress(OSError):  # that it is gone shows when it is listened to
+                        caller.send(
+                            messages.Lent(
+                                token=workload.token, pid=workload.pid, jobs=self.state.jobs,
+                                session_id=self.spec.session_id,
+                            )
+                        )  # fmt: skip
                     return
                 caller.send(messages.NotLent())
         except (OSError, EOFError, ValueError):  # whoever it was, it is gone

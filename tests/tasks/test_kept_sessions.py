@@ -183,6 +183,7 @@ def test_a_job_of_another_project_is_refused_twice(kept, tmp_path):
     job = kept.stage("")
     assert LentWorkload.borrow(folder, fingerprint(kept.site, job, "file:///another")) is None
     lent = LentWorkload.borrow(folder, fingerprint(kept.site, job, kept.store.url()))
+    assert kept.standing().state == "busy"
     assert lent.pid == kept.standing().pid
     assert LentWorkload.borrow(folder, fingerprint(kept.site, job, kept.store.url())) is None
     lent.let_go()
