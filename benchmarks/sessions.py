@@ -38,11 +38,11 @@ from simyard.flows import stages
 from simyard.flows.train import train
 from simyard.requests.jobs import TrainRequest
 from simyard.core.specs import Bounds
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.tasks.sessions.pool import Sessions
 request = TrainRequest.model_validate(json.load(open(sys.argv[1])))
 for _ in range(int(sys.argv[3])):
-    with Sessions(Site.from_env(), Bounds()) as sessions, stages.inline(stages.Inline(sessions=sessions)):
+    with Sessions(MachineSettings.from_env(), Bounds()) as sessions, stages.inline(stages.Inline(sessions=sessions)):
         for kind in ("cold", "warm", "warm"):
             submitted = time.time()
             result = train(request, sys.argv[2])

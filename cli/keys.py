@@ -29,12 +29,12 @@ def keys() -> None:
 @JSON
 def create(store: str | None, as_json: bool, **given: Any) -> None:
     """Make a key and print it once: it cannot be shown again, since the store keeps a digest."""
-    from simyard.requests.settings import Site
+    from simyard.requests.settings import MachineSettings
     from simyard.tasks.shared import api_keys
     from simyard.tasks.shared.api_keys import site_secret, webhook_secret
 
     key, kept = api_keys.create(open_site_store(store), **given)
-    secret = webhook_secret(site_secret(Site.from_env().home), kept.key_id)
+    secret = webhook_secret(site_secret(MachineSettings.from_env().home), kept.key_id)
     made = {"key": key, "webhook_secret": secret, **_shown(kept)}
     emit(made, as_json, lambda made: f"{key}\nIts webhooks are signed with {secret}")
 

@@ -30,7 +30,7 @@ from simyard.core.errors import EXIT_BAD_REQUEST, EXIT_JOB_FAILED, EXIT_SUCCEEDE
 
 if TYPE_CHECKING:
     from simyard.core.run_records import IterationRecord, RunResult, RunState
-    from simyard.requests.settings import Site
+    from simyard.requests.settings import MachineSettings
     from simyard.store.store import Store
     from simyard.tasks.managed.run import ResolvedRun
 
@@ -73,15 +73,15 @@ def start(
     from simyard.tasks.managed.run import resolve_run, stage_run
     from simyard.tasks.managed.trainer import check_trainer
 
-    site, reference, opened = open_site(store)
-    resolved = resolve_run(request, opened, keys.new_run_id(), base, site)
+    machine, reference, opened = open_site(store)
+    resolved = resolve_run(request, opened, keys.new_run_id(), base, machine)
     run_id = resolved.spec.run_id
     if pool is None:
-        check_trainer(resolved.spec, site)
+        check_trainer(resolved.spec, machine)
     if wait:
-        _end_as(_drive(resolved, run_id, opened, reference, pool, site, quiet=as_json), as_json)
+        _end_as(_drive(resolved, run_id, opened, reference, pool, machine, quiet=as_json), as_json)
     stage_run(resolved, opened)
-    run_detached(run_id, ["managed", "resume", run_id, "--wait"], reference, pool, site)
+    run_detached(run_id, ["managed", "resume", run_id, "--wait"], reference, pool, machine)
     _end_as(record.run_status(opened, run_id), as_json)
 
 
@@ -99,20 +99,20 @@ def resume(run_id: str, store: str | None, pool: str | None, wait: bool, as_json
     from simyard.tasks.managed import record
     from simyard.tasks.shared.heartbeat import PATIENCE
 
-    site, reference, opened = open_site(store)
+    machine, reference, opened = open_site(store)
     record.set_desired_state(opened, run_id, "run")
     beat = opened.get_record_or_none(RunKeys(run_id).status, DriverStatus)
     if beat is None or beat.is_gone(PATIENCE.driver.silence_s):
         if wait:
-            _end_as(_drive(None, run_id, opened, reference, pool, site, quiet=as_json), as_json)
-        run_detached(run_id, ["managed", "resume", run_id, "--wait"], reference, pool, site)
+            _end_as(_drive(None, run_id, opened, reference, pool, machine, quiet=as_json), as_json)
+        run_detached(run_id, ["managed", "resume", run_id, "--wait"], reference, pool, machine)
     elif wait:
         _end_as(_watch(opened, run_id, quiet=as_json), as_json)
     _end_as(record.run_status(opened, run_id), as_json)
 
 
 def _drive(
-    resolved: ResolvedRun | None, run_id: str, store: Store, reference: str, pool: str | None, site: Site,
+    resolved: ResolvedRun | None, run_id: str, store: Store, reference: str, pool: str | None, machine: MachineSettings,
     *, quiet: bool,
 ) -> RunState:  # fmt: skip
     """Drive a run in this process, with simulators of its own for as long as it lasts; return its result.
@@ -128,7 +128,7 @@ def _drive(
     from simyard.tasks.sessions.pool import Sessions
 
     live = LiveLine(quiet=quiet)
-    with Sessions(site, Bounds(jobs=KEPT_JOBS)) as sessions:
+    with Sessions(machine, Bounds(jobs=KEPT_JOBS)) as sessions:
         known = resolved or ResolvedRun(load_run(store, run_id), (), None)
         first = known.first_rollout
         if pool is None:
@@ -280,9 +280,9 @@ def cancel(run_id: str, store: str | None) -> None:
     from simyard.tasks.managed import record
     from simyard.tasks.managed.loop import cancel_undriven
 
-    site, _, opened = open_site(store)
+    machine, _, opened = open_site(store)
     record.set_desired_state(opened, run_id, "cancel")
-    cancel_undriven(opened, run_id, site)
+    cancel_undriven(opened, run_id, machine)
     ended = record.run_status(opened, run_id).status == "canceled"
     click.echo(f"{run_id} {'is canceled' if ended else 'will stop within seconds'}, and keeps what it has.")
 

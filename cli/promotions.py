@@ -62,7 +62,7 @@ def retrain(
     from simyard.tasks.resolve import resolve
     from simyard.tasks.sessions.pool import Sessions
 
-    site, reference, opened = open_site(store)
+    machine, reference, opened = open_site(store)
     job_id = keys.new_job_id()
     incumbent = promotions.read(opened, request.promotion).current
     require_comparable(request, incumbent, opened)
@@ -70,7 +70,7 @@ def retrain(
     training = request.training.model_copy(update={"resume": start.resume})
     resolved = resolve(training, opened, job_id, base)
     live = LiveLine(quiet=as_json)
-    with Sessions(site, Bounds()) as sessions:
+    with Sessions(machine, Bounds()) as sessions:
         if pool is None:
             running.start_ahead(resolved, opened, sessions)
         with running.prefect_ready(pool, live):

@@ -48,9 +48,9 @@ def rollout(
     as_json: bool,
 ) -> None:
     """Simulate and record a rollout. CONFIG is the JSON body of `POST /v0/jobs`."""
-    from simyard.requests.rollout import SubmitRequest
+    from simyard.requests.rollout import RolloutRequest
 
-    request, base = read_request(SubmitRequest, arguments, settings, session)
+    request, base = read_request(RolloutRequest, arguments, settings, session)
     # The request is good: what runs it is imported now.
     from simyard.cli.jobs import watch_job
     from simyard.cli.run import execute, run_detached
@@ -59,7 +59,7 @@ def rollout(
     from simyard.tasks.shared import history, idempotency
     from simyard.tasks.stage import stage
 
-    site, reference, opened = open_site(store)
+    machine, reference, opened = open_site(store)
     resolved = resolve(request, opened, keys.new_job_id(), base)
     job_id = resolved.spec.job_id
     if idempotency_key is not None:
@@ -69,11 +69,11 @@ def rollout(
             end_as_job(followed, as_json)
         resolved = replace(resolved, spec=replace(resolved.spec, job_id=job_id))
     if wait:
-        end_as_job(execute(resolved, request, opened, reference, pool, site, quiet=as_json)[0], as_json)
+        end_as_job(execute(resolved, request, opened, reference, pool, machine, quiet=as_json)[0], as_json)
 
     # A process of its own takes the job to its end; it outlives this one and its terminal.
     stage(resolved, opened)
-    run_detached(job_id, ["jobs", "resume", job_id], reference, pool, site)
+    run_detached(job_id, ["jobs", "resume", job_id], reference, pool, machine)
     end_as_job(history.job_status(opened, job_id), as_json)
 
 

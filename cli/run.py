@@ -24,8 +24,8 @@ from simyard.core.records import JobResult
 from simyard.core.run_records import Event
 from simyard.core.specs import ONE_JOB, Bounds
 from simyard.requests.jobs import LATEST, EvaluateRequest, ExportRequest, FromJob, JobRequest, TrainRequest
-from simyard.requests.rollout import SubmitRequest
-from simyard.requests.settings import Site
+from simyard.requests.rollout import RolloutRequest
+from simyard.requests.settings import MachineSettings
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.kinds import KINDS, kind_of
@@ -55,7 +55,7 @@ from pydantic.alias_generators import to_camel
 from simyard.requests.config import check_config, model_of, read_config
 
 if TYPE_CHECKING:
-    from simyard.requests.settings import Site
+    from simyard.requests.settings import MachineSettings
 
 _SOURCES = ("checkpoint_path", "policy_s3_uri", "policy_path", "from_job")
 """Fields of a request that name a policy."""
@@ -77,9 +77,9 @@ def run(request: JobRequest, base: Path, reference: str | None, pool: str | None
     Raises:
         RequestError: If the request is bad; nothing was created then.
     """
-    site, reference, store = open_site(reference)
+    machine, reference, store = open_site(reference)
     resolved = resolve(request, store, keys.new_job_id(), base)
-    return execute(resolved, request, store, reference, pool, site, quiet=quiet)
+    return execute(resolved, request, store, reference, pool, machine, quiet=quiet)
 
 
 def repeat(from_job: str, reference: str | None, pool: str | None, *, quiet: bool) -> list[JobResult]:
@@ -88,9 +88,9 @@ def repeat(from_job: str, reference: str | None, pool: str | None, *, quiet: boo
     Raises:
         RequestError: If there is no such job.
     """
-    site, reference, store = open_site(reference)
+    machine, reference, store = open_site(reference)
     again = replace(load_spec(store, from_job), job_id=keys.new_job_id(), from_job=from_job)
-    return execute(Resolved(again), None, store, reference, pool, site, quiet=quiet)
+    return execute(Resolved(again), None, store, reference, pool, machine, quiet=quiet)
 
 
 def resume(job_id: str, reference: str | None, pool: str | None, *, quiet: bool) -> list[JobResult]:
@@ -99,17 +99,17 @@ def resume(job_id: str, reference: str | None, pool: str | None, *, quiet: bool)
     Raises:
         RequestError: If there is no such job, or it has succeeded.
     """
-    site, reference, store = open_site(reference)
+    machine, reference, store = open_site(reference)
     spec = load_spec(store, job_id)
     refuse_succeeded(store, job_id)
-    if (pool or site.pool) is None and history.job_status(store, job_id).status == "running":
+    if (pool or machine.pool) is None and history.job_status(store, job_id).status == "running":
         known_s = PATIENCE.supervisor.silence_s
         raise RequestError(
             f"{job_id} is still running.",
             code="still_running",
             advice=f"Cancel it first, or wait: an attempt that died is known as such after {known_s:.0f} s.",
         )
-    return execute(Resolved(spec), None, store, reference, pool, site, quiet=quiet)
+    return execute(Resolved(spec), None, store, reference, pool, machine, quiet=quiet)
 
 
 def run_all(configs: Sequence[Path], reference: str | None, pool: str | None, *, quiet: bool) -> list[JobResult]:
@@ -127,7 +127,7 @@ def run_all(configs: Sequence[Path], reference: str | None, pool: str | None, *,
     Raises:
         RequestError: If one of them is bad; when its config tells that, nothing was created.
     """
-    site, reference, store = open_site(reference)
+    machine, reference, store = open_site(reference)
 
     # All configs are checked before the first job runs. One without a policy takes that of the training before it.
     steps: list[tuple[Path, JobRequest, str]] = []
@@ -143,7 +143,7 @@ def run_all(configs: Sequence[Path], reference: str | None, pool: str | None, *,
 
     results: list[JobResult] = []
     live = LiveLine(quiet=quiet)
-    with Sessions(site, Bounds()) as sessions:
+    with Sessions(machine, Bounds()) as sessions:
         for number, (path, request, job_id) in enumerate(steps, start=1):
             resolved = resolve(request, store, job_id, path.resolve().parent)
             if len(steps) > 1:
@@ -158,7 +158,7 @@ def run_all(configs: Sequence[Path], reference: str | None, pool: str | None, *,
 
 def _with_policy(config: dict[str, Any], model: type[JobRequest], trained: str) -> dict[str, Any]:
     """Name the training as the source of the policy, where a policy is needed and none is named."""
-    if model is SubmitRequest:
+    if model is RolloutRequest:
         control = config.get("control")
         if not isinstance(control, dict) or control.get("task_mode") != "policy" or "policy" in config:
             return config
@@ -171,7 +171,7 @@ def _with_policy(config: dict[str, Any], model: type[JobRequest], trained: str) 
     return config | {key: section | {"fromJob": {"jobId": trained}}}
 
 
-def run_detached(name: str, arguments: list[str], reference: str, pool: str | None, site: Site) -> None:
+def run_detached(name: str, arguments: list[str], reference: str, pool: str | None, machine: MachineSettings) -> None:
     """Start `simyard ARGUMENTS` in a process of its own, which outlives this one and its terminal.
 
     Args:
@@ -179,9 +179,9 @@ def run_detached(name: str, arguments: list[str], reference: str, pool: str | No
         arguments: Of the command.
         reference: The store.
         pool: The work pool, if one is to be used.
-        site: This machine.
+        machine: Settings of this machine.
     """
-    log = site.home / "work" / f"{name}.log"
+    log = machine.home / "work" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "simyard", *arguments, "--store", reference]
     with log.open("ab") as output:
@@ -203,12 +203,18 @@ def newest_training(reference: str | None) -> str:
 
 
 def execute(
-    resolved: Resolved, request: JobRequest | None, store: Store, reference: str, pool: str | None, site: Site,
-    *, quiet: bool,
-) -> list[JobResult]:  # fmt: skip
+    resolved: Resolved,
+    request: JobRequest | None,
+    store: Store,
+    reference: str,
+    pool: str | None,
+    machine: MachineSettings,
+    *,
+    quiet: bool,
+) -> list[JobResult]:
     """Run a job, and the one that follows it if one does, in a simulator of this command's own or a warm one."""
     several = isinstance(request, TrainRequest) and request.training_config.export_policy
-    with Sessions(site, Bounds() if several else ONE_JOB) as sessions:
+    with Sessions(machine, Bounds() if several else ONE_JOB) as sessions:
         return execute_in(sessions, resolved, request, store, reference, pool, quiet=quiet)
 
 
@@ -236,7 +242,7 @@ def execute_in(
         RequestError: If the job is refused; nothing was created then.
     """
     job_id = resolved.spec.job_id
-    pool = pool or sessions.site.pool
+    pool = pool or sessions.machine.pool
     refuse_without_pool(resolved.spec, pool)
     is_new = not store.exists(keys.JobKeys(job_id).job)
     live, stop = LiveLine(quiet=quiet), threading.Event()
@@ -288,7 +294,7 @@ def start_ahead(resolved: Resolved, store: Store, sessions: Sessions, count: int
         RequestError: If it is; nothing was started then.
     """
     if not store.exists(keys.JobKeys(resolved.spec.job_id).job):
-        Findings(sessions.site, resolved.spec).refuse()
+        Findings(sessions.machine, resolved.spec).refuse()
     return sessions.start_ahead(resolved.spec, store.url(), count)
 
 
@@ -311,10 +317,10 @@ def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: Live
             with live.waiting(what):
                 lease.check(spec, None, files)
         except RequestError:
-            Findings(sessions.site, spec).learn(lease.workload)
+            Findings(sessions.machine, spec).learn(lease.workload)
             raise
         else:
-            Findings(sessions.site, spec).learn(lease.workload)
+            Findings(sessions.machine, spec).learn(lease.workload)
         finally:
             lease.keep()
 
@@ -392,12 +398,12 @@ def _run_flow(job_id: str, request: JobRequest | None, reference: str, pool: str
     from simyard.flows.evaluate import evaluate
     from simyard.flows.export_policy import export_policy
     from simyard.flows.rollout import rollout
-    from simyard.flows.train import rerun, train
+    from simyard.flows.train import resume_job, train
 
     if request is None:
-        return rerun(job_id, reference, pool, return_state=True)
+        return resume_job(job_id, reference, pool, return_state=True)
     flows: dict[type[JobRequest], Any] = {
-        TrainRequest: train, EvaluateRequest: evaluate, ExportRequest: export_policy, SubmitRequest: rollout,
+        TrainRequest: train, EvaluateRequest: evaluate, ExportRequest: export_policy, RolloutRequest: rollout,
     }  # fmt: skip
     state: State[Any] = flows[type(request)](request, reference, pool, job_id, return_state=True)
     return state

@@ -70,13 +70,13 @@ def start(
 
     config, more = config_and_settings(arguments)
     bounds = Bounds(jobs=jobs, memory_bytes=int(memory_gb * 1e9), idle_s=idle_minutes * 60)
-    site, _, opened = open_site(store)
+    machine, _, opened = open_site(store)
     model = TrainRequest if config is None else model_of(read_config(config, TrainRequest))
     given = read_config(config, model, (*settings, *more))
     request = check_config(given if config else {**_IMPORT_ONLY, **given}, model)
     resolved = resolve(request, opened, keys.new_job_id(), config.resolve().parent if config else Path.cwd())
     live = LiveLine(quiet=as_json)
-    state = kept.start(resolved.spec, resolved if config else None, opened, site, bounds, live.stage)
+    state = kept.start(resolved.spec, resolved if config else None, opened, machine, bounds, live.stage)
     live.say(f"{state.session_id} is ready for jobs of {opened.url()}")
     emit(state, as_json, lambda state: state.session_id)
 
@@ -85,7 +85,7 @@ def start(
 @JSON
 def list_sessions(as_json: bool) -> None:
     """List the warm simulators of this machine."""
-    from simyard.requests.settings import Site
+    from simyard.requests.settings import MachineSettings
     from simyard.tasks.sessions import kept
 
     def idle(state: SessionState) -> str:
@@ -94,13 +94,13 @@ def list_sessions(as_json: bool) -> None:
     columns: Columns = {
         "SESSION": "session_id",
         "STATE": "state",
-        "SIMULATOR": lambda state: state.needs.simulator,
+        "SIMULATOR": lambda state: state.fingerprint.simulator,
         ">JOBS": "jobs",
         ">MEMORY": lambda state: "" if state.memory_bytes is None else f"{state.memory_bytes / 1e9:.1f} GB",
         ">IDLE": idle,
-        "PROJECT": lambda state: state.needs.project,
+        "PROJECT": lambda state: state.fingerprint.project,
     }
-    states = [state for _, state in kept.alive_sessions(Site.from_env())]
+    states = [state for _, state in kept.alive_sessions(MachineSettings.from_env())]
     emit_rows(states, as_json, "This machine keeps no simulator warm.", columns)
 
 
@@ -112,9 +112,9 @@ def stop(session_id: str | None, every: bool, as_json: bool) -> None:
     """End a session; one in the middle of a job ends after it."""
     if (session_id is None) != every:
         raise RequestError("Name a session, or --all.", code="bad_command", advice="See `simyard sessions list`.")
-    from simyard.requests.settings import Site
+    from simyard.requests.settings import MachineSettings
     from simyard.tasks.sessions import kept
 
     live = LiveLine(quiet=as_json)
-    ended = kept.stop(Site.from_env(), session_id, live.stage)
+    ended = kept.stop(MachineSettings.from_env(), session_id, live.stage)
     emit(ended, as_json, lambda ended: "\n".join(f"{name} has ended." for name in ended))

@@ -30,7 +30,7 @@ from simyard.core.wire import Wire
 
 if TYPE_CHECKING:
     from simyard.requests.jobs import Body
-    from simyard.requests.settings import Site
+    from simyard.requests.settings import MachineSettings
     from simyard.store.store import Store
 
 Request = TypeVar("Request", bound="Body")
@@ -111,19 +111,19 @@ def read_request(
 def open_site_store(reference: str | None) -> Store:
     """Open the store a command names, or the site's own."""
     from simyard.blocks.reference import open_store
-    from simyard.requests.settings import Site
+    from simyard.requests.settings import MachineSettings
 
-    return open_store(reference or Site.from_env().store)
+    return open_store(reference or MachineSettings.from_env().store)
 
 
-def open_site(reference: str | None) -> tuple[Site, str, Store]:
+def open_site(reference: str | None) -> tuple[MachineSettings, str, Store]:
     """Return this machine's settings, and the store of a command: an address that holds in any folder, and itself."""
     from simyard.blocks.reference import absolute, open_store
-    from simyard.requests.settings import Site
+    from simyard.requests.settings import MachineSettings
 
-    site = Site.from_env()
-    reference = absolute(reference or site.store)
-    return site, reference, open_store(reference)
+    machine = MachineSettings.from_env()
+    reference = absolute(reference or machine.store)
+    return machine, reference, open_store(reference)
 
 
 class Command(click.Command):

@@ -26,7 +26,7 @@ from simyard.core.errors import RequestError
 from simyard.deployments import POOL
 
 if TYPE_CHECKING:
-    from simyard.requests.settings import Site
+    from simyard.requests.settings import MachineSettings
     from simyard.store.store import Store
 
 LOOK_S = 1.0
@@ -63,14 +63,14 @@ def up(host: str, port: int, prefect_port: int, jobs: int, store: str | None) ->
     It stays until Ctrl-C or SIGTERM, and starts again what dies. Jobs that it interrupts go on at the next start.
     """
     plan = Plan(host=host, port=port, prefect_port=prefect_port, jobs=jobs)
-    site, reference, opened = open_site(store)
+    machine, reference, opened = open_site(store)
     live = LiveLine()
-    folder = site.home / "up"
+    folder = machine.home / "up"
     with _alone(folder), _stop_on_signals() as stop:
         children = Children(folder, live.say)
         children.end_leftovers()
         try:
-            _start(plan, site, opened, reference, children, live, stop)
+            _start(plan, machine, opened, reference, children, live, stop)
             while not stop.wait(LOOK_S):
                 children.restart_dead()
         finally:
@@ -79,11 +79,17 @@ def up(host: str, port: int, prefect_port: int, jobs: int, store: str | None) ->
 
 
 def _start(
-    plan: Plan, site: Site, store: Store, reference: str, children: Children, live: LiveLine, stop: threading.Event
+    plan: Plan,
+    machine: MachineSettings,
+    store: Store,
+    reference: str,
+    children: Children,
+    live: LiveLine,
+    stop: threading.Event,
 ) -> None:
     """Start the missing processes, in order, and print their addresses."""
     _require_free(plan.host, plan.port, "--port")
-    key = _own_key(store, site)
+    key = _own_key(store, machine)
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     given = (PREFECT_API_URL.value() or "").rstrip("/") or None  # by the environment or by Prefect's profile
@@ -91,7 +97,7 @@ def _start(
         _require_free("127.0.0.1", plan.prefect_port, "--prefect-port")
     url = given or f"http://127.0.0.1:{plan.prefect_port}/api"
     env = os.environ | {
-        "PREFECT_API_URL": url, "SIMYARD_STORE": reference, "SIMYARD_HOME": str(site.home),
+        "PREFECT_API_URL": url, "SIMYARD_STORE": reference, "SIMYARD_HOME": str(machine.home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     }  # fmt: skip
     env.setdefault("OMP_NUM_THREADS", "1")
@@ -101,7 +107,7 @@ def _start(
 
     # A Prefect server of our own has its database in the site's home, unless its owner has put it somewhere else.
     if given is None:
-        home = {} if "PREFECT_HOME" in env else {"PREFECT_HOME": str(site.home / "prefect")}
+        home = {} if "PREFECT_HOME" in env else {"PREFECT_HOME": str(machine.home / "prefect")}
         command = [*_PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(plan.prefect_port)]
         server = Child("Prefect server", command, env | home, lambda: _answers(f"{url}/health"))
         children.start(server)
@@ -133,11 +139,11 @@ def _start(
 
     rows = {
         "API": f"{_address(plan)}  (its reference: /docs)",
-        "API key": f"{key}  (also in {site.home / 'api-key'})",
+        "API key": f"{key}  (also in {machine.home / 'api-key'})",
         "Prefect UI": url.removesuffix("/api"),
         "store": store.url(),
         "worker": f"pool {POOL}, {plan.jobs} jobs at once" if worker else f"pool {POOL} has one already",
-        "logs": str(site.home / "up"),
+        "logs": str(machine.home / "up"),
     }
     live.say("\n".join(f"{name + ':':12} {text}" for name, text in rows.items()))
     live.say("Ready. Ctrl-C stops everything in good order.")
@@ -207,11 +213,11 @@ def _require_free(host: str, port: int, option: str) -> None:
             ) from error
 
 
-def _own_key(store: Store, site: Site) -> str:
+def _own_key(store: Store, machine: MachineSettings) -> str:
     """Return a key for the person at this machine, made at the first start and kept in a file that is theirs alone."""
     from simyard.tasks.shared import api_keys
 
-    file = site.home / "api-key"
+    file = machine.home / "api-key"
     if file.exists() and api_keys.find(store, key := file.read_text().strip()):
         return key
     key, _ = api_keys.create(store, "default", ["admin"], "simyard up")

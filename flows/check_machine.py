@@ -21,6 +21,6 @@ def check_machine(check_id: str, store: str) -> None:
         store: The store's URL, or the name of a block: `job-store/NAME`.
     """
     opened = open_store(store)
-    settings, site = read_settings()
-    checks = [settings, *machine_checks(site)]
+    settings, machine = read_settings()
+    checks = [settings, *machine_checks(machine)]
     opened.put_json(keys.doctor(check_id), {"host": platform.node(), "checks": [asdict(check) for check in checks]})

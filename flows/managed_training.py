@@ -32,7 +32,7 @@ from simyard.core.run_records import Event, RunResult, TrainerOutcome
 from simyard.core.specs import JobSpec
 from simyard.flows.stages import PLAIN, RETRYING, sharing, worth_another
 from simyard.requests.managed import TrainingRunRequest
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.store import keys
 from simyard.store.keys import RunKeys
 from simyard.tasks.cluster.cancellation import PrefectButtons, why_stopped
@@ -72,7 +72,7 @@ def managed_training(
         run_id: Id for the run; by default made from the flow run's, so that a retried flow run goes on with it.
         base: Folder that relative paths of the request start from.
     """
-    store = absolute(store or Site.from_env().store)
+    store = absolute(store or MachineSettings.from_env().store)
     run_id = run_id or keys.run_id_of_run(UUID(flow_run.id), flow_run.scheduled_start_time)
     freeze(request, store, run_id, base)
     return _ending(_drive_through_outages(run_id, store, pool))
@@ -87,12 +87,12 @@ def resume_training_run(run_id: str, store: str | None = None, pool: str | None 
         store: URL of the store, or the name of a block (`job-store/NAME`); the site's own store by default.
         pool: Work pool that has the simulator; by default the site's, or this process where it has none.
     """
-    return _ending(_drive_through_outages(run_id, absolute(store or Site.from_env().store), pool))
+    return _ending(_drive_through_outages(run_id, absolute(store or MachineSettings.from_env().store), pool))
 
 
 def _drive_through_outages(run_id: str, store: str, pool: str | None) -> RunResult:
     """Take a run that is in the store to its end, and return its result; a store or a server may be away meanwhile."""
-    pool = pool or Site.from_env().pool
+    pool = pool or MachineSettings.from_env().pool
     result = through_outages(lambda: _drive(run_id, store, pool), get_run_logger().warning)
     report(run_id, store)
     return result
@@ -189,7 +189,7 @@ def _driving(run_id: str, store: str, pool: str | None) -> Iterator[tuple[Loop, 
             is_canceled=given.canceled,
             desired_state=PrefectButtons(str(flow_run.id)),
         )
-        with Loop(spec, opened, Site.from_env(), observer) as loop:
+        with Loop(spec, opened, MachineSettings.from_env(), observer) as loop:
             executor: Executor = (
                 PoolExecutor(spec, opened, store, pool, loop.control)
                 if pool
@@ -218,7 +218,9 @@ def freeze(request: TrainingRunRequest, store: str, run_id: str, base: Path | No
     """Fix everything about the run; one that is in the store already stays as it was frozen."""
     opened = open_store(store)
     if not opened.exists(RunKeys(run_id).run):
-        runs.stage_run(runs.resolve_run(request, opened, run_id, base or Path.cwd(), Site.from_env()), opened)
+        runs.stage_run(
+            runs.resolve_run(request, opened, run_id, base or Path.cwd(), MachineSettings.from_env()), opened
+        )
 
 
 @task(name="rollout", retry_delay_seconds=1, retry_condition_fn=worth_another, **PLAIN)

@@ -15,7 +15,7 @@ from simyard.blocks.reference import absolute, open_store
 from simyard.core.errors import Category, Failure, WorkloadError
 from simyard.core.specs import Bounds
 from simyard.requests.jobs import TrainRequest
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.store import keys
 from simyard.tasks.resolve import resolve
 from simyard.tasks.sessions import kept as kept_sessions
@@ -42,11 +42,11 @@ def prewarm(request: TrainRequest, store: str | None = None, idle_seconds: float
     if not here and (queues := _node_queues()):
         _warm_all(queues, request, store, idle_seconds)
         return
-    site = Site.from_env()
-    opened = open_store(absolute(store or site.store))
+    machine = MachineSettings.from_env()
+    opened = open_store(absolute(store or machine.store))
     warm_up = resolve(request, opened, keys.new_job_id(), Path.cwd())
     logger = get_run_logger()
-    state = kept_sessions.keep_one(warm_up, opened, site, Bounds(idle_s=idle_seconds), logger.info)
+    state = kept_sessions.keep_one(warm_up, opened, machine, Bounds(idle_s=idle_seconds), logger.info)
     logger.info(f"{state.session_id} is ready for jobs of {opened.url()}")
 
 

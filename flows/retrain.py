@@ -25,7 +25,7 @@ from simyard.flows.evaluate import evaluate
 from simyard.flows.stages import RETRYING
 from simyard.flows.train import train
 from simyard.requests.jobs import JobRequest, RetrainRequest
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.store import keys
 from simyard.store.keys import JobKeys
 from simyard.tasks.promotion import promotions
@@ -51,7 +51,7 @@ def retrain(
         job_id: Id for the training; by default made from the flow run's, so that a retried run goes on with its jobs.
         base: Folder that relative paths of the request start from.
     """
-    store = absolute(store or Site.from_env().store)
+    store = absolute(store or MachineSettings.from_env().store)
     job_id = job_id or keys.job_id_of_run(UUID(flow_run.id), flow_run.scheduled_start_time)
     with stages.sharing():
         decision = find_conclusion(request.promotion, job_id, store)

@@ -9,12 +9,12 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from simyard.flows.stages import ending, run_request
-from simyard.requests.rollout import SubmitRequest
+from simyard.requests.rollout import RolloutRequest
 
 
 @flow(name="rollout", flow_run_name="{request.name}")
 def rollout(
-    request: SubmitRequest,
+    request: RolloutRequest,
     store: str | None = None,
     pool: str | None = None,
     job_id: str | None = None,

@@ -9,7 +9,7 @@ from prefect import flow, get_run_logger
 from simyard.blocks.reference import open_store
 from simyard.core.errors import RequestError
 from simyard.core.specs import AttemptSpec
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import Observer, run_attempt
 from simyard.tasks.cluster.cancellation import why_stopped
@@ -42,6 +42,6 @@ def run_here(attempt: AttemptSpec, store: Store) -> None:
     """Run an attempt, or one machine's part of it, in this process; raise what it failed of."""
     logger = get_run_logger()
     observer = Observer(lines=lambda lines: logger.info("\n".join(lines)), why_stopped=why_stopped)
-    with Sessions(Site.from_env()) as sessions:
+    with Sessions(MachineSettings.from_env()) as sessions:
         outcome = run_attempt(attempt, store, sessions, observer)
     raise_failure(outcome.failure)

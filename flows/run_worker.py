@@ -6,7 +6,7 @@ from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
 from simyard.blocks.reference import open_store
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.tasks.attempt.attempt import Observer
 from simyard.tasks.cluster.cancellation import why_stopped
 from simyard.tasks.managed.pool_executor import serve_worker
@@ -23,4 +23,4 @@ def run_worker(run_id: str, slot: int, store: str) -> None:
     """
     logger = get_run_logger()
     observer = Observer(lines=lambda lines: logger.info("\n".join(lines)), why_stopped=why_stopped)
-    serve_worker(run_id, slot, str(flow_run.id), open_store(store), Site.from_env(), observer)
+    serve_worker(run_id, slot, str(flow_run.id), open_store(store), MachineSettings.from_env(), observer)

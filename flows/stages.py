@@ -31,7 +31,7 @@ from simyard.core.records import JobResult, JobState
 from simyard.core.run_records import Event
 from simyard.core.specs import Bounds
 from simyard.requests.jobs import JobRequest
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.runner.progress import JobProgress
 from simyard.store import keys
 from simyard.tasks import collect as collecting
@@ -94,8 +94,8 @@ def run_request(
         base: Folder that relative paths of the request start from.
         idempotency_key: A key that stands for one job: when it is used again, that job's standing is returned.
     """
-    store = absolute(store or Site.from_env().store)
-    pool = pool or Site.from_env().pool
+    store = absolute(store or MachineSettings.from_env().store)
+    pool = pool or MachineSettings.from_env().pool
     job_id = job_id or keys.job_id_of_run(UUID(flow_run.id), flow_run.scheduled_start_time)
 
     # A job that is staged needs neither its request nor the files that this names.
@@ -118,7 +118,7 @@ def run_request(
 def drive(job_id: str, store: str, pool: str | None) -> JobResult:
     """Take a staged job to its end, and return its result."""
     with persisting_when_terminated(job_id, store):
-        failure = launch(job_id, store, pool or Site.from_env().pool)
+        failure = launch(job_id, store, pool or MachineSettings.from_env().pool)
     verdict = collect(job_id, store, failure)
     result = persist(job_id, verdict, store)
     report(result, store)
@@ -172,7 +172,7 @@ def sharing() -> Iterator[Inline]:
     if (given := _INLINE.get()) is not None:
         yield given
         return
-    with Sessions(Site.from_env(), Bounds()) as sessions, inline(given := Inline(sessions=sessions)):
+    with Sessions(MachineSettings.from_env(), Bounds()) as sessions, inline(given := Inline(sessions=sessions)):
         yield given
 
 

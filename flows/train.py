@@ -15,7 +15,7 @@ from simyard.flows import stages
 from simyard.flows.export_policy import export_trained
 from simyard.flows.stages import drive, ending, run_request
 from simyard.requests.jobs import TrainRequest
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.tasks.shared.history import load_spec
 
 
@@ -36,13 +36,13 @@ def train(
         job_id: Id of the job, by default made from the flow run's. One that is in the store is done as frozen there.
         base: Folder that relative paths of the request start from.
     """
-    store = absolute(store or Site.from_env().store)
+    store = absolute(store or MachineSettings.from_env().store)
     with stages.sharing():
         return _with_export(run_request(request, store, pool, job_id, base), store, pool)
 
 
-@flow(name="rerun", flow_run_name="{job_id}")
-def rerun(job_id: str, store: str | None = None, pool: str | None = None) -> State[dict[str, Any]]:
+@flow(name="resume-job", flow_run_name="{job_id}")
+def resume_job(job_id: str, store: str | None = None, pool: str | None = None) -> State[dict[str, Any]]:
     """Go on with a job that is in the store: a new attempt, a training's from its last valid checkpoint.
 
     Args:
@@ -50,7 +50,7 @@ def rerun(job_id: str, store: str | None = None, pool: str | None = None) -> Sta
         store: URL of the store, or the name of a block (`job-store/NAME`); the site's own store by default.
         pool: Work pool that has the simulator; by default the site's, or this process where it has none.
     """
-    store = absolute(store or Site.from_env().store)
+    store = absolute(store or MachineSettings.from_env().store)
     stages.resume(job_id, store)
     with stages.sharing():
         return _with_export(drive(job_id, store, pool), store, pool)

@@ -84,7 +84,7 @@ class Borrow(Message):
     """Lend the workload of a kept session."""
 
     op: Literal["borrow"] = "borrow"
-    needs: SessionFingerprint
+    fingerprint: SessionFingerprint
 
 
 @dataclass(frozen=True, kw_only=True)

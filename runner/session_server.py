@@ -48,7 +48,7 @@ class SessionSpec(Wire):
     """The adapter's name."""
     library: str | None
     """Library to import ahead."""
-    needs: SessionFingerprint
+    fingerprint: SessionFingerprint
     """Fingerprint of the jobs it may serve; equal or refused."""
     bounds: Bounds
     warm_up: JobSpec | None = None
@@ -62,10 +62,10 @@ class SessionState(Wire):
     """State of a session, for people and for commands that look for one."""
 
     session_id: str
-    needs: SessionFingerprint
+    fingerprint: SessionFingerprint
     """Fingerprint of the jobs it may serve."""
     state: Literal["starting", "warming up", "ready", "busy", "failed"] = "starting"
-    keeper: int = field(default_factory=os.getpid)
+    server_pid: int = field(default_factory=os.getpid)
     """Process of its server."""
     pid: int | None = None
     """Process of its workload."""
@@ -166,7 +166,7 @@ class LentWorkload(Workload):
         except OSError:
             return None
         try:
-            lines.send(messages.Borrow(needs=fingerprint))
+            lines.send(messages.Borrow(fingerprint=fingerprint))
             reply = lines.receive(GREETING_S)
         except (OSError, EOFError, ValueError):  # a server of another version says it in its own words
             reply = None
@@ -237,7 +237,7 @@ class _SessionServer:
     def __init__(self, folder: SessionFolder, spec: SessionSpec) -> None:
         self.folder = folder
         self.spec = spec
-        self.state = SessionState(session_id=spec.session_id, needs=spec.needs)
+        self.state = SessionState(session_id=spec.session_id, fingerprint=spec.fingerprint)
         self.stopping = False
         self.workload: ChildWorkload | None = None
         self.borrower: LineSocket | None = None
@@ -396,7 +396,7 @@ class _SessionServer:
             if isinstance(message, messages.StopSession):
                 self.stopping = True
             elif isinstance(message, messages.Borrow):
-                if not (self.borrower or self.stopping) and message.needs == self.spec.needs:
+                if not (self.borrower or self.stopping) and message.fingerprint == self.spec.fingerprint:
                     # Noted before it is told: a borrower that is quick to let go must not find it ready in between.
                     self._note(state="busy")
                     self.borrower = caller

@@ -113,7 +113,7 @@ class Limits:
     """Asks Prefect what a key has started; what ended jobs cost is remembered, because it does not change."""
 
     def __init__(self, settings: Settings, launches: Launches) -> None:
-        self._usd_per_gpu_hour = settings.site.usd_per_gpu_hour
+        self._usd_per_gpu_hour = settings.machine.usd_per_gpu_hour
         self._launches = launches
         self._ended: dict[str, float] = {}
 

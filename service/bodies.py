@@ -12,12 +12,12 @@ from simyard.core.errors import RequestError
 from simyard.requests.config import MAX_CONFIG_BYTES, check_library, explain, model_of, parse_config
 from simyard.requests.jobs import Body, EvaluateRequest, ExportRequest, JobRequest, TrainRequest
 from simyard.requests.managed import TrainingRunRequest
-from simyard.requests.rollout import SubmitRequest
+from simyard.requests.rollout import RolloutRequest
 from simyard.service.errors import FieldErrors, FieldProblem
 
 Model = TypeVar("Model", bound=Body)
 
-JOBS: tuple[type[JobRequest], ...] = (SubmitRequest, TrainRequest, EvaluateRequest, ExportRequest)
+JOBS: tuple[type[JobRequest], ...] = (RolloutRequest, TrainRequest, EvaluateRequest, ExportRequest)
 """Models of the bodies that `POST /v0/jobs` takes."""
 PREFECTS_OWN = "__prefect_"
 """Prefix of the keys that have Prefect read variables and render templates."""
@@ -85,7 +85,7 @@ def check(body: JsonValue, model: type[Model]) -> Model:
 def job_model(body: Mapping[str, JsonValue]) -> type[JobRequest]:
     """Return the model of a body's kind of job; one without a sign of another kind is a rollout."""
     others = ("trainingConfig", "training_config", "exportConfig", "export_config")
-    return model_of(body) if any(name in body for name in others) else SubmitRequest
+    return model_of(body) if any(name in body for name in others) else RolloutRequest
 
 
 def schemas() -> dict[str, Any]:
@@ -93,7 +93,7 @@ def schemas() -> dict[str, Any]:
     models: list[type[BaseModel]] = [*JOBS, TrainingRunRequest]
     found: dict[str, Any] = {}
     for model in models:
-        by_alias = model not in (SubmitRequest, TrainingRunRequest)
+        by_alias = model not in (RolloutRequest, TrainingRunRequest)
         schema = model.model_json_schema(by_alias=by_alias, ref_template="#/components/schemas/{model}")
         found |= schema.pop("$defs", {})
         found[model.__name__] = schema

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from simyard.blocks.reference import absolute, below, open_store
 from simyard.core.errors import RequestError
-from simyard.requests.settings import Site, number_from_env
+from simyard.requests.settings import MachineSettings, number_from_env
 from simyard.service.outbound import place
 from simyard.store.backend import Location, parse_url
 from simyard.store.store import Store
@@ -25,7 +25,7 @@ _URL_MINUTES = 60.0
 class Settings:
     """One service's settings; every copy of it has the same."""
 
-    site: Site
+    machine: MachineSettings
     """The machine's."""
     store: str
     """Reference to the site's store, the same from every folder."""
@@ -55,12 +55,12 @@ class Settings:
         Raises:
             RequestError: One has a bad value.
         """
-        site = Site.from_env()
+        machine = MachineSettings.from_env()
         hooks = os.environ.get("SIMYARD_HOOKS")
         return cls(
-            site=site,
-            store=absolute(site.store),
-            secret=site_secret(site.home),
+            machine=machine,
+            store=absolute(machine.store),
+            secret=site_secret(machine.home),
             public_url=_public_url(),
             pool=os.environ.get("SIMYARD_POOL") or None,
             input_stores=tuple(_input_store(text) for text in _listed("SIMYARD_INPUT_STORES")),

@@ -17,7 +17,7 @@ from simyard.requests.jobs import (
     TaskRequest,
     TrainRequest,
 )
-from simyard.requests.rollout import SubmitRequest
+from simyard.requests.rollout import RolloutRequest
 from simyard.runner.adapter import SIMULATORS, adapter_of
 from simyard.runner.assets.archives import inspect
 from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES, get_library
@@ -54,7 +54,7 @@ def resolve(request: JobRequest, store: Store, job_id: str, base: Path | None = 
             resolved = _evaluate(request, _task_fields(request, job_id, base), store, base)
         case ExportRequest():
             resolved = _export(request, _task_fields(request, job_id, base), store, base)
-        case SubmitRequest():
+        case RolloutRequest():
             resolved = resolve_rollout(request, job_id, store, base)
         case _:
             raise TypeError(f"no kind of job for {type(request).__name__}")

@@ -23,7 +23,7 @@ from simyard.requests.config import check_config, model_of, read_config
 from simyard.requests.control import ControlModel
 from simyard.requests.jobs import EvaluationConfig, ExportConfig, PolicyConfig, RetrainRequest, TrainRequest
 from simyard.requests.managed import RolloutTemplate, TrainingRunRequest
-from simyard.requests.rollout import SubmitRequest
+from simyard.requests.rollout import RolloutRequest
 from simyard.tasks.managed.record import EVENT_TYPES
 
 prefect = lazy("prefect")
@@ -114,7 +114,7 @@ def test_the_readmes_configs_are_valid() -> None:
     ("pattern", "model"),
     [
         ("cartpole-*.json", None),
-        ("rollouts/**/*.json", SubmitRequest),
+        ("rollouts/**/*.json", RolloutRequest),
         ("managed_training/*.json", TrainingRunRequest),
         ("retraining/*.json", RetrainRequest),
     ],
@@ -145,7 +145,7 @@ def test_the_readme_shows_the_keys_of_the_result() -> None:
         ("training", "## The config", lambda: _fields(TrainRequest)),
         ("evaluation", "| default |", lambda: _fields(EvaluationConfig)),
         ("evaluation", "| field of `exportConfig` |", lambda: _fields(ExportConfig, skip=PolicyConfig.model_fields)),
-        ("rollouts", "| default |", lambda: _fields(SubmitRequest, skip=OF_EVERY_JOB, snake_case=True)),
+        ("rollouts", "| default |", lambda: _fields(RolloutRequest, skip=OF_EVERY_JOB, snake_case=True)),
         ("managed-training", "| default |", lambda: _fields_of_a_run()),
         ("retraining", "| default |", lambda: [("training", True, None), *_fields(RetrainRequest, skip=("training",))]),
     ],
@@ -247,7 +247,7 @@ def test_the_deployments_name_real_flows() -> None:
         names.append(f"{flow.name}/{deployment['name']}")
     assert names == [
         "train/train", "evaluate/evaluate", "export_policy/export_policy", "rollout/rollout",
-        "managed-training/managed_training", "resume-training-run/resume_training_run", "rerun/rerun",
+        "managed-training/managed_training", "resume-training-run/resume_training_run", "resume-job/resume_job",
         "retrain/retrain", "run-job/simyard",
     ]  # fmt: skip
 

@@ -24,7 +24,7 @@ from scenario import play
 from simyard.cli.main import main
 from simyard.requests.config import check_config
 from simyard.requests.jobs import EvaluateRequest, ExportRequest
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.launch import next_attempt
@@ -447,7 +447,7 @@ def test_an_interrupted_job_goes_on(copy: Old, tmp_path: Path, monkeypatch: pyte
     spec = load_spec(copy.store, copy.ids["interrupted"])
     job = copy.folder / "jobs" / spec.job_id
     saved = [record["iteration"] for record in json.loads((job / "attempts/001/checkpoints.json").read_text())]
-    player = play.Player(Site(home=tmp_path / "home", store=str(copy.folder), python=str(play.PYTHON)), None)
+    player = play.Player(MachineSettings(home=tmp_path / "home", store=str(copy.folder), python=str(play.PYTHON)), None)
     assert player.attempt(spec, fresh=True) is None
     left = player.end(spec)
     left.assert_nothing_missing(iterations=30)

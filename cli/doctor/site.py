@@ -79,8 +79,8 @@ def line(check: Check) -> str:
 
 def _checks(name: str | None, given: str | None) -> Iterator[Check]:
     """Make the checks, in an order in which none waits for one that comes later."""
-    settings, site = read_settings()
-    reference = given or site.store
+    settings, machine = read_settings()
+    reference = given or machine.store
     yield settings
     with ExitStack() as stack:
         answers, server = _look("Prefect server", lambda: reach_server(stack, is_needed=name is not None), check_server)
@@ -114,13 +114,13 @@ def _checks(name: str | None, given: str | None) -> Iterator[Check]:
 
         yield _bounded("image", lambda: check_image(pool) if pool else skip("image"))
         if name is None:
-            yield from machine_checks(site)
+            yield from machine_checks(machine)
         elif pool is None:
             yield skip("machine")
         else:
             queue = "high" if queues and "high" in queues.running else None
-            keeper = None if keeps.state == "failed" else store
-            yield from ask_machine(pool, queue, reference, keeper, has_worker=worker.state == "ok")
+            kept_store = None if keeps.state == "failed" else store
+            yield from ask_machine(pool, queue, reference, kept_store, has_worker=worker.state == "ok")
 
 
 def _look(

@@ -92,9 +92,9 @@ def model_of(config: Mapping[str, object]) -> type[JobRequest]:
     if "exportConfig" in config or "export_config" in config:
         return ExportRequest
     if "execution" in config:
-        from simyard.requests.rollout import SubmitRequest
+        from simyard.requests.rollout import RolloutRequest
 
-        return SubmitRequest
+        return RolloutRequest
     raise RequestError(
         f"It is not clear what kind of job this is: the config has the fields {sorted(config)}.",
         code="bad_config",

@@ -20,9 +20,9 @@ from simyard.requests.rollout import (
     PhysicsConfig,
     PolicyRef,
     RobotRef,
+    RolloutRequest,
     SceneId,
     SceneRef,
-    SubmitRequest,
 )
 from simyard.runner.rl import LIBRARIES
 
@@ -93,7 +93,7 @@ class RolloutTemplate(_Model):
         wave = self.rollout_parallelism * self.num_envs
         return self.rollout_parallelism * -(-self.episodes_per_iteration // wave)
 
-    def rollout(self, name: str, retries: int, policy: PolicyRef | None) -> SubmitRequest:
+    def rollout(self, name: str, retries: int, policy: PolicyRef | None) -> RolloutRequest:
         """Return the request of one rollout, with the template's seed; without a policy one that acts at random.
 
         Raises:
@@ -102,7 +102,7 @@ class RolloutTemplate(_Model):
         control = self.control if policy or not self.is_driven else {"task_mode": _UNDRIVEN}
         if policy is not None and self.rl_library:
             policy = policy.model_copy(update={"rl_library": self.rl_library})
-        return SubmitRequest(
+        return RolloutRequest(
             name=name,
             runtime_profile=self.runtime_profile,
             robot=self.robot,

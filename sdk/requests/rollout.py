@@ -138,7 +138,7 @@ class PolicyRef(_Model):
         return self
 
 
-class SubmitRequest(JobRequest):
+class RolloutRequest(JobRequest):
     """A rollout: simulate, record every environment, and keep the arrays."""
 
     name: Name = "rollout"

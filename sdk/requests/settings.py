@@ -22,7 +22,7 @@ _FLOW_RUN = "PREFECT__FLOW_RUN_ID"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site:
+class MachineSettings:
     """One machine's settings."""
 
     home: Path
@@ -45,7 +45,7 @@ class Site:
     """`SIMYARD_USD_PER_GPU_HOUR`: what an hour of one GPU costs; budgets count it."""
 
     @classmethod
-    def from_env(cls) -> Site:
+    def from_env(cls) -> MachineSettings:
         """Read the settings.
 
         Raises:
@@ -61,7 +61,7 @@ class Site:
         )
 
     @classmethod
-    def from_env_in_part(cls) -> Site:
+    def from_env_in_part(cls) -> MachineSettings:
         """Read the settings that cannot be bad; the others have their defaults."""
         home = Path(os.environ.get("SIMYARD_HOME") or Path.home() / ".simyard").resolve()
         return cls(

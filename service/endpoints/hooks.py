@@ -32,7 +32,7 @@ from simyard.core.errors import RequestError, unknown
 from simyard.requests.config import MAX_CONFIG_BYTES, parse_config
 from simyard.requests.jobs import Body, EvaluateRequest, ExportRequest, RetrainRequest, TrainRequest
 from simyard.requests.managed import TrainingRunRequest
-from simyard.requests.rollout import SubmitRequest
+from simyard.requests.rollout import RolloutRequest
 from simyard.service import bodies, signatures
 from simyard.service.errors import FieldErrors, FieldProblem
 from simyard.service.prefect_api import DEPLOYMENTS, Launches
@@ -46,7 +46,7 @@ MODELS: dict[str, type[Body]] = {
     DEPLOYMENTS["train"]: TrainRequest,
     DEPLOYMENTS["evaluate"]: EvaluateRequest,
     DEPLOYMENTS["export"]: ExportRequest,
-    DEPLOYMENTS["rollout"]: SubmitRequest,
+    DEPLOYMENTS["rollout"]: RolloutRequest,
     DEPLOYMENTS["training-run"]: TrainingRunRequest,
     "retrain/retrain": RetrainRequest,
 }

@@ -58,7 +58,7 @@ def submit(
         "estimated_usd": cost,
         "billing_model": BILLING_MODEL,
         "billing_price_id": None,
-        "gpu_hourly_rate_usd": caller.settings.site.usd_per_gpu_hour,
+        "gpu_hourly_rate_usd": caller.settings.machine.usd_per_gpu_hour,
     }
 
 

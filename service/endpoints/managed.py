@@ -40,13 +40,13 @@ def create(
 
 
 def _stage(asked: TrainingRunRequest, here: TrainingRunRequest, folder: Path, caller: Caller, claim: Claim) -> str:
-    site = caller.settings.site
-    resolved = resolve_run(here, caller.store, keys.new_run_id(), folder, site)
+    machine = caller.settings.machine
+    resolved = resolve_run(here, caller.store, keys.new_run_id(), folder, machine)
     spec = replace(
         resolved.spec,
         run_id=claim(resolved.spec.run_id),
         # The folder is gone in a moment: a trainer that is a child process starts in the machine's home.
-        folder=str(site.home),
+        folder=str(machine.home),
         request=asked.model_dump(mode="json", exclude_unset=True),
     )
     stage_run(replace(resolved, spec=spec), caller.store)
@@ -108,7 +108,7 @@ def cancel(run_id: str, caller: TrainingCaller) -> dict[str, Any]:
         return _view(caller, run_id)
     record.set_desired_state(store, run_id, "cancel")
     if caller.launches.cancel_unbegun(run_id):
-        cancel_undriven(store, run_id, caller.settings.site)
+        cancel_undriven(store, run_id, caller.settings.machine)
     return _view(caller, run_id)
 
 

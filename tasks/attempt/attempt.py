@@ -88,15 +88,15 @@ class _Attempt:
         self.spec = spec
         self.store = store
         self.sessions = sessions
-        self.site = site = sessions.site
+        self.machine = machine = sessions.machine
         self.observer = observer
         self.keys = JobKeys(spec.job.job_id).attempt(spec.number).node(spec.node)
         self.machines = NodeGroup(store, spec.job, spec.number, spec.node) if spec.job.nodes > 1 else None
-        self.paths = AttemptPaths(site.attempt_folder(spec.job.job_id, spec.number, spec.node))
+        self.paths = AttemptPaths(machine.attempt_folder(spec.job.job_id, spec.number, spec.node))
         _sweep(self.paths.root.parent)
         self.paths.make()
         self.kind = kind_of(spec.job)
-        self.cache = NodeCache(site.cache, site.cache_bytes)
+        self.cache = NodeCache(machine.cache, machine.cache_bytes)
         if spec.job.kind == "rollout":
             for log in (self.paths.user_log, self.paths.stdout, self.paths.stderr):
                 log.touch()  # promised whatever the end, also one before the task begins
@@ -140,7 +140,7 @@ class _Attempt:
         module = job.rollout.task_module if job.rollout else None
         for file in job.packages:
             package = install(
-                self.paths.inputs / file.name, self.paths.overlay, python=self.site.python, scratch=self.paths.root,
+                self.paths.inputs / file.name, self.paths.overlay, python=self.machine.python, scratch=self.paths.root,
                 module=module,
             )  # fmt: skip
             self.log("staging", "ok", f"installed {package.name} {package.version}", sha256=package.sha256)
@@ -284,10 +284,10 @@ class _Attempt:
     def _open_outputs(self) -> None:
         """Have another process open the outputs and write the account."""
         self.log("judge", "note", "failed after the end marker: opening what it left")
-        command = [self.site.python, "-m", "simyard.runner", "--open", str(self.paths.root)]
+        command = [self.machine.python, "-m", "simyard.runner", "--open", str(self.paths.root)]
         try:
             done = subprocess.run(
-                command, env=self.site.workload_env(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                command, env=self.machine.workload_env(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
                 timeout=OPEN_TIMEOUT_S, check=False,
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired) as error:

@@ -14,7 +14,7 @@ from simyard.core.errors import RequestError
 from simyard.core.records import JobResult, Outcome
 from simyard.core.specs import Asset, InputFile, JobSpec, PolicyFile, ResumePoint, Rollout
 from simyard.requests.jobs import PolicyConfig
-from simyard.requests.rollout import IsaacLabConfig, PolicyRef, RobotRef, SceneRef, SubmitRequest
+from simyard.requests.rollout import IsaacLabConfig, PolicyRef, RobotRef, RolloutRequest, SceneRef
 from simyard.runner.assets.robot_files import main_file
 from simyard.runner.recording.arrays import pack
 from simyard.runner.rl import DEFAULT_LIBRARY
@@ -109,7 +109,7 @@ class RolloutKind(Kind):
         return f"{summary['episodes']} episodes, {summary['recorded_steps']:,} steps, success {success}"
 
 
-def resolve_rollout(request: SubmitRequest, job_id: str, store: Store, base: Path) -> Resolved:
+def resolve_rollout(request: RolloutRequest, job_id: str, store: Store, base: Path) -> Resolved:
     """Turn a rollout's request into a frozen job; writes nothing.
 
     Raises:

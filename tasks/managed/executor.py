@@ -79,7 +79,7 @@ class LocalExecutor(Executor):
 
     def check(self) -> None:
         """Check the trainer on this machine."""
-        check_trainer(self._run, self._sessions.site)
+        check_trainer(self._run, self._sessions.machine)
 
     def roll_out(self, worker: int, spec: JobSpec, observer: Observer) -> None:
         """Make an attempt in any simulator that is free."""
@@ -87,7 +87,7 @@ class LocalExecutor(Executor):
 
     def call_trainer(self, attempt: TrainerAttempt, observer: TrainerObserver) -> None:
         """Call it here."""
-        run_trainer(attempt, self._run, self._store, self._sessions.site, observer)
+        run_trainer(attempt, self._run, self._store, self._sessions.machine, observer)
 
     def shutdown(self) -> None:
         """Do nothing: the owner of the sessions ends them."""

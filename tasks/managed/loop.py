@@ -28,7 +28,7 @@ from simyard.core.run_records import (
     TrainerOutcome,
 )
 from simyard.core.specs import JobSpec
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.runner.progress import JobProgress
 from simyard.store.keys import JobKeys, RunKeys
 from simyard.store.store import Store
@@ -76,7 +76,7 @@ class LoopObserver:
 class Loop:
     """One process's hold on a run; `with` begins and ends its heartbeat."""
 
-    def __init__(self, spec: RunSpec, store: Store, site: Site, observer: LoopObserver) -> None:
+    def __init__(self, spec: RunSpec, store: Store, machine: MachineSettings, observer: LoopObserver) -> None:
         """Read the run's progress.
 
         Raises:
@@ -94,7 +94,7 @@ class Loop:
         self.events = Events(store, spec.run_id, observer.on_event)
         self.ended_by: str | None = None
         """The policy that ends the run, once one does."""
-        self._site = site
+        self._machine = machine
         self._on_stage = observer.on_stage
         self._stage = "starting"
         self._refused: Failure | None = None
@@ -427,7 +427,7 @@ class Loop:
         for past in past_calls(self.store, self.spec.run_id, number):
             call = self._call(number, past, "")
             if outcome_of(call, self.store) is None:
-                engine_for(self.asked.trainer_spec, self._site).sweep(call.name)
+                engine_for(self.asked.trainer_spec, self._machine).sweep(call.name)
         self.ended_by = "canceled"
         return self.conclude()
 
@@ -482,11 +482,11 @@ class Loop:
         )
 
 
-def cancel_undriven(store: Store, run_id: str, site: Site) -> None:
+def cancel_undriven(store: Store, run_id: str, machine: MachineSettings) -> None:
     """Write that a run whose desired state is to end is canceled, unless a process drives it."""
     if record.run_status(store, run_id).status in ("queued", "interrupted"):
         with suppress(RequestError):  # a process has just resumed it, and reads the desired state
-            Loop(load_run(store, run_id), store, site, LoopObserver()).cancel_now()
+            Loop(load_run(store, run_id), store, machine, LoopObserver()).cancel_now()
 
 
 def _refuse_second_driver(run_id: str, store: Store) -> None:

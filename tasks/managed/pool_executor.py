@@ -21,7 +21,7 @@ from simyard.core.records import this_process
 from simyard.core.run_records import TrainerAttempt, WorkerCommand, WorkerReply, WorkerStatus
 from simyard.core.specs import Bounds, JobSpec
 from simyard.deployments.apply import ensure_pool_flow
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.store.keys import RunKeys
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import CANCELED, Observer
@@ -230,7 +230,9 @@ class _Worker:
         return self._keys.slot(self._number, name)
 
 
-def serve_worker(run_id: str, worker: int, flow_run: str, store: Store, site: Site, observer: Observer) -> None:
+def serve_worker(
+    run_id: str, worker: int, flow_run: str, store: Store, machine: MachineSettings, observer: Observer
+) -> None:
     """Execute one command after another, in a simulator that stays warm, until the run is over.
 
     Args:
@@ -238,7 +240,7 @@ def serve_worker(run_id: str, worker: int, flow_run: str, store: Store, site: Si
         worker: Which worker, counted from 0.
         flow_run: The id of the flow run that this is.
         store: The run's store.
-        site: This machine.
+        machine: Settings of this machine.
         observer: Called for everything that is done.
     """
     keys, run = RunKeys(run_id), load_run(store, run_id)
@@ -247,7 +249,7 @@ def serve_worker(run_id: str, worker: int, flow_run: str, store: Store, site: Si
     number = max(_last(store, keys, worker, "order"), _last(store, keys, worker, "answer") + 1)
     status = WorkerStatus(**this_process(), flow_run=flow_run)
     beating = HeartbeatWriter(store, keys.slot(worker, "status.json"), lambda: status, LOOK_S)
-    with Sessions(site, Bounds()) as sessions, beating:
+    with Sessions(machine, Bounds()) as sessions, beating:
         idle_since = time.monotonic()
         while time.monotonic() - idle_since < IDLE_S:
             command = store.get_record_or_none(keys.slot(worker, f"order-{number:06d}.json"), WorkerCommand)
@@ -281,12 +283,12 @@ def _execute(
     # A driver that was killed gives its last command anew: what was done meanwhile is not done twice.
     try:
         if command.do == "check":
-            check_trainer(run, sessions.site)
+            check_trainer(run, sessions.machine)
         elif command.job_id is not None and not is_done(spec := load_spec(store, command.job_id), store):
             launch_inline(spec, store, sessions, observer)
         elif command.attempt is not None and outcome_of(command.attempt, store) is None:
             following = TrainerObserver(lines=observer.lines, stopped=stopped)
-            run_trainer(command.attempt, run, store, sessions.site, following)
+            run_trainer(command.attempt, run, store, sessions.machine, following)
     except SimyardError as error:
         return WorkerReply(failure=error.failure)
     return WorkerReply(failure=None)

@@ -13,7 +13,7 @@ from simyard.core.specs import InputFile, JobSpec, PolicyFile
 from simyard.core.wire import Wire
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.rollout import PolicyRef
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.runner.rl import DEFAULT_LIBRARY
 from simyard.store import keys
 from simyard.store.keys import RunKeys
@@ -68,7 +68,9 @@ class ResolvedRun:
         return Resolved(rollout(self.spec, 1, 0, self.spec.checkpoint), (*self.inputs, *known))
 
 
-def resolve_run(request: TrainingRunRequest, store: Store, run_id: str, base: Path, site: Site) -> ResolvedRun:
+def resolve_run(
+    request: TrainingRunRequest, store: Store, run_id: str, base: Path, machine: MachineSettings
+) -> ResolvedRun:
     """Turn a request into a frozen run; writes nothing.
 
     Args:
@@ -76,12 +78,12 @@ def resolve_run(request: TrainingRunRequest, store: Store, run_id: str, base: Pa
         store: Where the run will live.
         run_id: The new run's id.
         base: Folder that relative paths start from.
-        site: Whose rules count.
+        machine: Settings of this machine.
 
     Raises:
         RequestError: If a file is missing, a rollout would be refused, or the site does not allow it.
     """
-    if site.require_gpu and not request.trainer_spec.resources.gpu:
+    if machine.require_gpu and not request.trainer_spec.resources.gpu:
         raise RequestError(
             "trainer_spec.resources.gpu is 0, and this site trains on GPUs alone.",
             code="gpu_required",
@@ -112,7 +114,7 @@ def resolve_run(request: TrainingRunRequest, store: Store, run_id: str, base: Pa
         template=replace(template.spec, retries=request.loop_policy.rollout_retry_limit),
         folder=str(base),
         checkpoint=file,
-        usd_per_gpu_hour=site.usd_per_gpu_hour,
+        usd_per_gpu_hour=machine.usd_per_gpu_hour,
         created_at=now(),
     )
     return ResolvedRun(spec, template.inputs, found)

@@ -18,7 +18,7 @@ from simyard.core.records import ended, this_process
 from simyard.core.run_records import TrainerAttempt, TrainerOutcome, TrainerStatus
 from simyard.core.specs import InputFile
 from simyard.requests.managed import LOCAL, TrainerSpec, fill_in
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.store.backend import on_disk
 from simyard.store.keys import RunKeys
 from simyard.store.store import Store
@@ -57,24 +57,26 @@ def call_key(attempt: TrainerAttempt, name: str) -> str:
     return RunKeys(attempt.run_id).iteration(attempt.iteration).trainer_file(attempt.number, name)
 
 
-def engine_for(trainer: TrainerSpec, site: Site) -> Engine:
+def engine_for(trainer: TrainerSpec, machine: MachineSettings) -> Engine:
     """Return the engine that runs this trainer."""
-    return LocalEngine(site) if trainer.image_uri == LOCAL else ContainerEngine()
+    return LocalEngine(machine) if trainer.image_uri == LOCAL else ContainerEngine()
 
 
-def check_trainer(run: RunSpec, site: Site) -> None:
+def check_trainer(run: RunSpec, machine: MachineSettings) -> None:
     """Check on this machine, before the first rollout, that the trainer could be called.
 
     Raises:
         RequestError: If its image, its program or its GPUs are not there.
     """
     trainer = run.asked.trainer_spec
-    engine_for(trainer, site).require(trainer.image_uri, trainer.resources.gpu)
+    engine_for(trainer, machine).require(trainer.image_uri, trainer.resources.gpu)
     if trainer.image_uri == LOCAL:
-        find_program(trainer.program, Path(run.folder), site.python)
+        find_program(trainer.program, Path(run.folder), machine.python)
 
 
-def run_trainer(attempt: TrainerAttempt, run: RunSpec, store: Store, site: Site, observer: TrainerObserver) -> None:
+def run_trainer(
+    attempt: TrainerAttempt, run: RunSpec, store: Store, machine: MachineSettings, observer: TrainerObserver
+) -> None:
     """Call the trainer, and write how that ended; a success means that its output is in the store.
 
     Raises:
@@ -82,8 +84,8 @@ def run_trainer(attempt: TrainerAttempt, run: RunSpec, store: Store, site: Site,
         BaseException: What interrupted it; the trainer was ended.
     """
     trainer = run.asked.trainer_spec
-    engine = engine_for(trainer, site)
-    folder = site.home / "work" / run.run_id / f"{attempt.iteration}-{attempt.number}"
+    engine = engine_for(trainer, machine)
+    folder = machine.home / "work" / run.run_id / f"{attempt.iteration}-{attempt.number}"
     status = TrainerStatus(**this_process(), attempt=attempt)
     heartbeat = HeartbeatWriter(store, call_key(attempt, "status.json"), lambda: status, UPLOAD_S)
     logs = _Logs(attempt, folder, store, observer)

@@ -20,7 +20,7 @@ from typing import Any, TypedDict
 from simyard.core.errors import RequestError, WorkloadError
 from simyard.core.files import read_json, write_json
 from simyard.core.specs import JobSpec
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.runner.adapter import adapter_of
 from simyard.runner.imported import Status, unchanged
 from simyard.runner.messages import SessionFingerprint
@@ -37,20 +37,22 @@ ANSWER_S = 30.0
 """Seconds for a process that has just checked a job to return its findings."""
 
 
-def fingerprint(site: Site, job: JobSpec, project: str, *, embedded_assets: bool = True) -> SessionFingerprint:
+def fingerprint(
+    machine: MachineSettings, job: JobSpec, project: str, *, embedded_assets: bool = True
+) -> SessionFingerprint:
     """Return the properties that a process must have for a job: two jobs with the same may meet in one.
 
     Args:
-        site: This machine.
+        machine: Settings of this machine.
         job: The job.
         project: Whose job it is: the URL of its store.
-        embedded_assets: As for `Site.workload_env`.
+        embedded_assets: As for `MachineSettings.workload_env`.
     """
-    env = site.workload_env(embedded_assets=embedded_assets, accepts_eula=job.accepts_eula)
+    env = machine.workload_env(embedded_assets=embedded_assets, accepts_eula=job.accepts_eula)
     return SessionFingerprint(
         project=project,
         simulator=job.simulator,
-        python=site.python,
+        python=machine.python,
         device="gpu, if there is one" if job.gpus is None else "gpu" if job.gpus else "cpu",
         packages=tuple(package.sha256 for package in job.packages),
         callback=job.import_callback,
@@ -85,12 +87,12 @@ class _Kept(TypedDict):
 class Findings:
     """Findings about the environment of one job."""
 
-    def __init__(self, site: Site, job: JobSpec) -> None:
+    def __init__(self, machine: MachineSettings, job: JobSpec) -> None:
         """Read the kept findings, if there are any."""
         self._job = job
         self._brings_code = bool(job.packages or job.import_callback)
-        digest = hashlib.sha256(json.dumps(fingerprint(site, job, "").to_json()).encode()).hexdigest()
-        self._path = site.home / "cache" / "findings" / f"{digest}.json"
+        digest = hashlib.sha256(json.dumps(fingerprint(machine, job, "").to_json()).encode()).hexdigest()
+        self._path = machine.home / "cache" / "findings" / f"{digest}.json"
         self._kept = _Kept(jobs=[], findings={}, evidence={})
         with suppress(OSError, ValueError, KeyError, TypeError):  # a broken file is as none
             read = read_json(self._path)

@@ -13,7 +13,7 @@ from pathlib import Path
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError, unknown
 from simyard.core.files import write_json
 from simyard.core.specs import Bounds, JobSpec
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.runner.messages import StopSession
 from simyard.runner.session_server import SessionFolder, SessionSpec, SessionState, kept_sessions
 from simyard.store import keys
@@ -28,7 +28,12 @@ POLL_S = 0.2
 
 
 def start(
-    job: JobSpec, warm_up: Resolved | None, store: Store, site: Site, bounds: Bounds, watch: Callable[[str], None]
+    job: JobSpec,
+    warm_up: Resolved | None,
+    store: Store,
+    machine: MachineSettings,
+    bounds: Bounds,
+    watch: Callable[[str], None],
 ) -> SessionState:
     """Start a session and wait until it is ready.
 
@@ -36,7 +41,7 @@ def start(
         job: Whose fingerprint the session has: simulator, device, packages.
         warm_up: That job with its inputs, to run a moment of it first; None only imports.
         store: Whose jobs it serves.
-        site: This machine.
+        machine: Settings of this machine.
         bounds: When it has served enough: a process is replaced, an idle session ends.
         watch: Called several times a second with its status.
 
@@ -47,24 +52,24 @@ def start(
         RequestError: If the job is bad.
         WorkloadError: If the simulator does not start, or cannot serve several jobs.
     """
-    folder = SessionFolder(root=site.sessions_folder / f"session-{keys.new_job_id().removeprefix('job-')}")
+    folder = SessionFolder(root=machine.sessions_folder / f"session-{keys.new_job_id().removeprefix('job-')}")
     folder.root.mkdir(parents=True, mode=0o700)
     try:
         spec = SessionSpec(
             session_id=folder.root.name,
-            python=site.python,
+            python=machine.python,
             simulator=job.simulator,
             library=job.library or None,
-            needs=fingerprint(site, job, store.url()),
+            fingerprint=fingerprint(machine, job, store.url()),
             bounds=bounds,
             warm_up=_shortened(job) if warm_up else None,
-            inputs=_prepare(folder, warm_up, store, site) if warm_up else {},
+            inputs=_prepare(folder, warm_up, store, machine) if warm_up else {},
         )
         write_json(folder.spec, spec.to_json())
         with folder.log.open("ab") as log:
             server = subprocess.Popen(
-                [site.python, "-m", "simyard.runner", "--session", str(folder.root)],
-                cwd=folder.root, env=site.workload_env(accepts_eula=job.accepts_eula),
+                [machine.python, "-m", "simyard.runner", "--session", str(folder.root)],
+                cwd=folder.root, env=machine.workload_env(accepts_eula=job.accepts_eula),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         return _await_ready(folder, server, watch)
@@ -73,19 +78,21 @@ def start(
         raise
 
 
-def keep_one(warm_up: Resolved, store: Store, site: Site, bounds: Bounds, log: Callable[[str], None]) -> SessionState:
+def keep_one(
+    warm_up: Resolved, store: Store, machine: MachineSettings, bounds: Bounds, log: Callable[[str], None]
+) -> SessionState:
     """Return a session of this machine that is for jobs like this one, a new one where it keeps none.
 
     Args:
         warm_up: The job, with its inputs.
         store: Whose jobs it serves.
-        site: This machine.
+        machine: Settings of this machine.
         bounds: Of a new session.
         log: Called once for each stage of its start.
     """
-    wanted = fingerprint(site, warm_up.spec, store.url())
-    for _, state in alive_sessions(site):
-        if state.needs == wanted and state.state != "failed":
+    wanted = fingerprint(machine, warm_up.spec, store.url())
+    for _, state in alive_sessions(machine):
+        if state.fingerprint == wanted and state.state != "failed":
             return state
     stages: set[str] = set()
 
@@ -94,13 +101,13 @@ def keep_one(warm_up: Resolved, store: Store, site: Site, bounds: Bounds, log: C
             stages.add(stage)
             log(stage)
 
-    return start(warm_up.spec, warm_up, store, site, bounds, watch)
+    return start(warm_up.spec, warm_up, store, machine, bounds, watch)
 
 
-def alive_sessions(site: Site) -> list[tuple[SessionFolder, SessionState]]:
+def alive_sessions(machine: MachineSettings) -> list[tuple[SessionFolder, SessionState]]:
     """Return the sessions of this machine whose server answers, oldest first; what is left of others is removed."""
     alive = []
-    for folder, state in kept_sessions(site.sessions_folder):
+    for folder, state in kept_sessions(machine.sessions_folder):
         if _is_alive(folder):
             alive.append((folder, state))
         else:
@@ -108,11 +115,11 @@ def alive_sessions(site: Site) -> list[tuple[SessionFolder, SessionState]]:
     return alive
 
 
-def stop(site: Site, session_id: str | None, watch: Callable[[str], None]) -> list[str]:
+def stop(machine: MachineSettings, session_id: str | None, watch: Callable[[str], None]) -> list[str]:
     """End a session, or all of them; one in the middle of a job ends after it.
 
     Args:
-        site: This machine.
+        machine: Settings of this machine.
         session_id: Which; None for all.
         watch: Called with the thing that is waited for.
 
@@ -122,7 +129,7 @@ def stop(site: Site, session_id: str | None, watch: Callable[[str], None]) -> li
     Raises:
         RequestError: If there is no such session.
     """
-    sessions = {state.session_id: folder for folder, state in alive_sessions(site)}
+    sessions = {state.session_id: folder for folder, state in alive_sessions(machine)}
     if session_id is not None and session_id not in sessions:
         if sessions:
             raise unknown("session", session_id, sessions, code="unknown_session")
@@ -177,7 +184,7 @@ def _shortened(job: JobSpec) -> JobSpec:
     )
 
 
-def _prepare(folder: SessionFolder, warm_up: Resolved, store: Store, site: Site) -> dict[str, str]:
+def _prepare(folder: SessionFolder, warm_up: Resolved, store: Store, machine: MachineSettings) -> dict[str, str]:
     """Put the inputs of the job where it looks for them; return their names by digest."""
     spec, paths = warm_up.spec, folder.warm_up
     paths.make()
@@ -188,7 +195,7 @@ def _prepare(folder: SessionFolder, warm_up: Resolved, store: Store, site: Site)
     for package in spec.packages:
         module = spec.rollout.task_module if spec.rollout else None
         archive = paths.inputs / package.name
-        install(archive, paths.overlay, python=site.python, scratch=paths.root / "build", module=module)
+        install(archive, paths.overlay, python=machine.python, scratch=paths.root / "build", module=module)
     return {file.sha256: file.name for file in inputs}
 
 

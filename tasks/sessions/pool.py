@@ -12,7 +12,7 @@ from typing import Self
 
 from simyard.core.errors import RequestError
 from simyard.core.specs import ONE_JOB, Bounds, Facts, JobSpec
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.runner.messages import SessionFingerprint
 from simyard.runner.session_server import LentWorkload, kept_sessions
 from simyard.runner.workload import ChildWorkload, StaleWorkloadError, Workload
@@ -27,14 +27,14 @@ class Sessions:
     Any number of threads may use it. Closing it ends all that wait.
     """
 
-    def __init__(self, site: Site, bounds: Bounds = ONE_JOB) -> None:
+    def __init__(self, machine: MachineSettings, bounds: Bounds = ONE_JOB) -> None:
         """Begin with none.
 
         Args:
-            site: This machine.
+            machine: Settings of this machine.
             bounds: Of the processes that are started; by default each serves one job, and none waits for another.
         """
-        self.site = site
+        self.machine = machine
         self.bounds = bounds
         self._lock = threading.Lock()
         self._idle: list[tuple[SessionFingerprint, Workload]] = []
@@ -91,27 +91,27 @@ class Sessions:
                     return workload
 
         # One that the machine keeps, where one is free.
-        for folder, state in kept_sessions(self.site.sessions_folder) if shares else ():
+        for folder, state in kept_sessions(self.machine.sessions_folder) if shares else ():
             if state.state != "ready":
                 continue
-            if state.needs != wanted:
-                log(f"session {state.session_id} is for other jobs: {difference(wanted, state.needs)}")
+            if state.fingerprint != wanted:
+                log(f"session {state.session_id} is for other jobs: {difference(wanted, state.fingerprint)}")
             elif lent := LentWorkload.borrow(folder, wanted):
                 return lent
 
         # A new one.
         return ChildWorkload.start(
-            self.site.python,
-            self.site.home / "work" / f"workload-{time.time_ns()}",
+            self.machine.python,
+            self.machine.home / "work" / f"workload-{time.time_ns()}",
             simulator=job.simulator,
             library=job.library,
-            env=self.site.workload_env(embedded_assets=embedded_assets, accepts_eula=job.accepts_eula),
+            env=self.machine.workload_env(embedded_assets=embedded_assets, accepts_eula=job.accepts_eula),
             bounds=self.bounds if shares else replace(self.bounds, jobs=1),
         )
 
     def shares(self, job: JobSpec) -> bool:
         """Return whether the job may have a process that serves others too."""
-        return job.session and self.site.sessions
+        return job.session and self.machine.sessions
 
     def put(self, fingerprint: SessionFingerprint, workload: Workload) -> None:
         """Have a process wait here for the next job."""
@@ -154,7 +154,11 @@ class Lease:
             except StaleWorkloadError as error:
                 self._log(error.failure.message)
             except RequestError as error:
-                if error.failure.code != "assets_missing" or self._sessions.site.has_own_assets or not embedded_assets:
+                if (
+                    error.failure.code != "assets_missing"
+                    or self._sessions.machine.has_own_assets
+                    or not embedded_assets
+                ):
                     raise
                 embedded_assets = False
             self.give_back()
@@ -182,6 +186,6 @@ class Lease:
 
     def _take(self, *, embedded_assets: bool) -> None:
         self._over = False
-        site = self._sessions.site
-        self._fingerprint = fingerprint(site, self._job, self._project, embedded_assets=embedded_assets)
+        machine = self._sessions.machine
+        self._fingerprint = fingerprint(machine, self._job, self._project, embedded_assets=embedded_assets)
         self.workload = self._sessions.find(self._job, self._fingerprint, self._log, embedded_assets=embedded_assets)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from simyard.core.errors import RequestError
 from simyard.core.wire import Wire
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.runner.isaaclab import scripts as isaaclab_scripts
 from simyard.runner.isaaclab.lookup import reachable
 
@@ -92,42 +92,42 @@ class Cuda(Wire):
     """GPUs that it sees."""
 
 
-def read_settings() -> tuple[Check, Site]:
+def read_settings() -> tuple[Check, MachineSettings]:
     """Read the site's settings; where one is bad, those that cannot be bad."""
     name = "settings"
     try:
-        site = Site.from_env()
+        machine = MachineSettings.from_env()
     except RequestError as error:
-        return Check(name, "failed", error.failure.message, error.failure.advice), Site.from_env_in_part()
-    return Check(name, "ok", f"SIMYARD_HOME is {str(site.home)!r}"), site
+        return Check(name, "failed", error.failure.message, error.failure.advice), MachineSettings.from_env_in_part()
+    return Check(name, "ok", f"SIMYARD_HOME is {str(machine.home)!r}"), machine
 
 
-def machine_checks(site: Site) -> Iterator[Check]:
+def machine_checks(machine: MachineSettings) -> Iterator[Check]:
     """Look at this machine; each check comes when it ends, and all of them within two minutes."""
-    python, simulator = _python(site)
+    python, simulator = _python(machine)
     yield python
-    yield _isaaclab(site, simulator)
+    yield _isaaclab(machine, simulator)
     gpu, gpus = _gpu(simulator)
     yield gpu
-    yield _cuda(site, simulator, gpus)
-    yield _licence(site, simulator)
-    yield _assets(site)
+    yield _cuda(machine, simulator, gpus)
+    yield _licence(machine, simulator)
+    yield _assets(machine)
     yield _shared_memory(gpus)
-    yield _disk(site)
+    yield _disk(machine)
     yield _kernels(simulator)
 
 
-def _python(site: Site) -> tuple[Check, Simulator | None]:
+def _python(machine: MachineSettings) -> tuple[Check, Simulator | None]:
     name = "Python"
     advice = "Name a Python 3.11 or 3.12 that has Isaac Lab and simyard (`pip install --no-deps`) in SIMYARD_PYTHON."
     try:
-        said = _ask(site, _SIMULATOR, PYTHON_S, Simulator)
+        said = _ask(machine, _SIMULATOR, PYTHON_S, Simulator)
     except (OSError, ValueError) as error:
-        return Check(name, "failed", f"{site.python!r} does not do: {_line(error)}", advice), None
-    return Check(name, "ok", f"{said.versions['python']}, {site.python!r}"), said
+        return Check(name, "failed", f"{machine.python!r} does not do: {_line(error)}", advice), None
+    return Check(name, "ok", f"{said.versions['python']}, {machine.python!r}"), said
 
 
-def _isaaclab(site: Site, simulator: Simulator | None) -> Check:
+def _isaaclab(machine: MachineSettings, simulator: Simulator | None) -> Check:
     name = "Isaac Lab"
     if simulator is None:
         return _no_python(name)
@@ -139,7 +139,7 @@ def _isaaclab(site: Site, simulator: Simulator | None) -> Check:
         advice = "Install 'isaaclab==3.0.0' there, set ISAACLAB_PATH to a 2.3 checkout, or set SIMYARD_PYTHON."
         if "newton" in versions:
             return Check(name, "warning", f"not installed; Newton {versions['newton']} alone does rollouts", advice)
-        return Check(name, "failed", f"not installed for {site.python!r}", advice)
+        return Check(name, "failed", f"not installed for {machine.python!r}", advice)
     if simulator.kit_less:
         return Check(
             name, "ok", f"{versions['isaaclab']} without Kit, Newton {versions.get('newton', 'not installed')}"
@@ -177,18 +177,18 @@ def _without_gpu() -> Check:
     return Check("GPU", "warning", "none: jobs run on the CPU, and those that ask for a GPU fail", advice)
 
 
-def _cuda(site: Site, simulator: Simulator | None, gpus: int | None) -> Check:
+def _cuda(machine: MachineSettings, simulator: Simulator | None, gpus: int | None) -> Check:
     name = "CUDA"
     if simulator is None:
         return _no_python(name)
     if "torch" not in simulator.versions:
-        return Check(name, "skipped", f"{site.python!r} has no torch")
+        return Check(name, "skipped", f"{machine.python!r} has no torch")
     if not gpus:
         return Check(name, "skipped", "needs a GPU")
     try:
-        said = _ask(site, _CUDA, TORCH_S, Cuda)
+        said = _ask(machine, _CUDA, TORCH_S, Cuda)
     except (OSError, ValueError) as error:
-        return Check(name, "failed", f"torch does not do: {_line(error)}", f"Run {site.python} -c 'import torch'.")
+        return Check(name, "failed", f"torch does not do: {_line(error)}", f"Run {machine.python} -c 'import torch'.")
     text = f"torch {said.torch} for CUDA {said.cuda} sees {said.devices} of {gpus} GPUs"
     if not said.devices:
         advice = "Install a torch that is built for CUDA, and a driver that is new enough for it."
@@ -196,13 +196,13 @@ def _cuda(site: Site, simulator: Simulator | None, gpus: int | None) -> Check:
     return Check(name, "ok", text)
 
 
-def _licence(site: Site, simulator: Simulator | None) -> Check:
+def _licence(machine: MachineSettings, simulator: Simulator | None) -> Check:
     name = "licence"
     if simulator is None:
         return _no_python(name)
     if not simulator.asks_for_licence:
         return Check(name, "ok", "none is needed: Isaac Sim is not installed")
-    if site.accepts_eula:
+    if machine.accepts_eula:
         return Check(name, "ok", "NVIDIA's is accepted for all jobs of the site")
     return Check(
         name, "warning", "NVIDIA's for Isaac Sim is not accepted: jobs that do not accept it themselves fail",
@@ -210,12 +210,14 @@ def _licence(site: Site, simulator: Simulator | None) -> Check:
     )  # fmt: skip
 
 
-def _assets(site: Site) -> Check:
+def _assets(machine: MachineSettings) -> Check:
     name = "assets"
     try:
-        given = site.workload_env().get("ISAACSIM_ASSET_ROOT")
+        given = machine.workload_env().get("ISAACSIM_ASSET_ROOT")
     except OSError as error:
-        return Check(name, "failed", f"cannot be laid out in {str(site.home)!r}: {_line(error)}", "Make it writable.")
+        return Check(
+            name, "failed", f"cannot be laid out in {str(machine.home)!r}: {_line(error)}", "Make it writable."
+        )
     root = given or _NVIDIA_ASSETS
     if "://" in root:
         host = urlsplit(root).hostname
@@ -223,7 +225,7 @@ def _assets(site: Site) -> Check:
             return Check(name, "ok", f"{host} can be reached")
         advice = "Let the machine reach it, or set ISAACSIM_ASSET_ROOT to a folder with a copy of the asset store."
         return Check(name, "failed" if given else "warning", f"{host} cannot be reached", advice)
-    if not site.has_own_assets:
+    if not machine.has_own_assets:
         return Check(name, "ok", "embedded: the cartpole and the ant; NVIDIA's for other tasks")
     if not Path(root).is_dir():
         return Check(name, "failed", f"ISAACSIM_ASSET_ROOT is {root!r}, no folder", "Mount it, or correct its path.")
@@ -244,12 +246,12 @@ def _shared_memory(gpus: int | None) -> Check:
     return Check(name, "failed" if gpus and gpus > 1 else "warning", f"{text}, and should have 1", advice)
 
 
-def _disk(site: Site) -> Check:
+def _disk(machine: MachineSettings) -> Check:
     name = "disk"
-    folder = _existing(site.home)
-    text = f"{shutil.disk_usage(folder).free / 1e9:.0f} GB free in {str(site.home)!r}"
+    folder = _existing(machine.home)
+    text = f"{shutil.disk_usage(folder).free / 1e9:.0f} GB free in {str(machine.home)!r}"
     if not os.access(folder, os.W_OK | os.X_OK):
-        return Check(name, "failed", f"{str(site.home)!r} is not writable", "Set SIMYARD_HOME, or change its owner.")
+        return Check(name, "failed", f"{str(machine.home)!r} is not writable", "Set SIMYARD_HOME, or change its owner.")
     if shutil.disk_usage(folder).free < FREE_BYTES:
         return Check(name, "failed", text, "Free 10 GB, or set SIMYARD_HOME to a larger disk.")
     return Check(name, "ok", text)
@@ -277,7 +279,7 @@ def _no_python(name: str) -> Check:
     return Check(name, "skipped", "needs SIMYARD_PYTHON to run")
 
 
-def _ask(site: Site, code: str, timeout_s: float, kind: type[W]) -> W:
+def _ask(machine: MachineSettings, code: str, timeout_s: float, kind: type[W]) -> W:
     """Return the document that code prints in the simulator's Python.
 
     Raises:
@@ -285,8 +287,8 @@ def _ask(site: Site, code: str, timeout_s: float, kind: type[W]) -> W:
         ValueError: It fails, or prints something else.
     """
     process = subprocess.Popen(
-        [site.python, "-c", code],
-        cwd="/", env=site.workload_env(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [machine.python, "-c", code],
+        cwd="/", env=machine.workload_env(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, errors="replace", start_new_session=True,
     )  # fmt: skip
     try:

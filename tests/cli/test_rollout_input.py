@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from simyard.requests.config import check_config
-from simyard.requests.rollout import SubmitRequest
+from simyard.requests.rollout import RolloutRequest
 from simyard.store.store import Store
 from simyard.tasks.shared.inputs import upload
 
@@ -133,4 +133,4 @@ def test_without_a_config_the_command_says_so(refuse):
 def test_both_spellings_are_one_request(good):
     camel = {"runtimeProfile": "standard", "robot": {"urdfUri": "r.urdf"}, "execution": {"numEnvs": 2, "steps": 1}}
     snake = {"runtime_profile": "standard", "robot": {"urdf_uri": "r.urdf"}, "execution": {"num_envs": 2, "steps": 1}}
-    assert check_config(camel, SubmitRequest) == check_config(json.loads(json.dumps(snake)), SubmitRequest)
+    assert check_config(camel, RolloutRequest) == check_config(json.loads(json.dumps(snake)), RolloutRequest)

@@ -16,7 +16,7 @@ from simyard.cli.main import main
 from simyard.core.errors import RequestError
 from simyard.requests.config import model_of
 from simyard.requests.jobs import EvaluateRequest, ExportRequest, TrainRequest
-from simyard.requests.rollout import SubmitRequest
+from simyard.requests.rollout import RolloutRequest
 
 GOOD = {"trainingConfig": {"task": "Isaac-Cartpole-Direct", "numEnvs": 4, "maxIterations": 2}}
 EVALUATION = {"trainingConfig": {"mode": "evaluate", "task": "Isaac-Cartpole-Direct", "checkpointPath": "model_1.pt"}}
@@ -238,7 +238,7 @@ def test_run_needs_a_config(refuse_all):
         pytest.param(EVALUATION, EvaluateRequest, id="evaluation"),
         pytest.param(EXPORT, ExportRequest, id="export"),
         pytest.param({"export_config": {}}, ExportRequest, id="export in snake case"),
-        pytest.param({"execution": {"steps": 1}}, SubmitRequest, id="rollout"),
+        pytest.param({"execution": {"steps": 1}}, RolloutRequest, id="rollout"),
     ],
 )
 def test_the_kind_of_a_config_is_told_from_its_fields(config, model):

@@ -8,10 +8,10 @@ from simyard.flows import stages
 from simyard.flows.retrain import retrain
 from simyard.requests.config import check_config
 from simyard.requests.jobs import RetrainRequest
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.tasks.sessions.pool import Sessions
 
-with Sessions(Site.from_env(), Bounds()) as sessions, stages.inline(stages.Inline(sessions=sessions)):
+with Sessions(MachineSettings.from_env(), Bounds()) as sessions, stages.inline(stages.Inline(sessions=sessions)):
     for line in sys.stdin:
         order = json.loads(line)
         request = check_config(order["request"], RetrainRequest)

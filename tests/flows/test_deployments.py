@@ -15,7 +15,7 @@ from pools import ROOT, Api, Pool
 from pydantic import BaseModel
 
 from simyard.requests.jobs import EvaluateRequest, ExportRequest, RetrainRequest, TrainRequest
-from simyard.requests.rollout import SubmitRequest
+from simyard.requests.rollout import RolloutRequest
 from simyard.store import keys
 
 
@@ -74,7 +74,7 @@ def test_a_deployment_trains_in_the_worker(deployed: Server, real_pool: Pool, ap
         ("rollout/rollout", {"request.isaacLab.taskClassOrName"}),
         ("managed-training/managed_training", {"request.trainerSpec.imageUri"}),
         ("resume-training-run/resume_training_run", {"run_id"}),
-        ("rerun/rerun", {"job_id"}),
+        ("resume-job/resume_job", {"job_id"}),
         ("retrain/retrain", {"request.training.trainingConfig.task"}),
     ],
 )
@@ -97,7 +97,7 @@ def test_every_field_of_the_form_is_described(deployed: Server, api: Api, deploy
         ("train/train", TrainRequest),
         ("evaluate/evaluate", EvaluateRequest),
         ("export_policy/export_policy", ExportRequest),
-        ("rollout/rollout", SubmitRequest),
+        ("rollout/rollout", RolloutRequest),
         ("retrain/retrain", RetrainRequest),
     ],
 )

@@ -9,7 +9,7 @@ from helpers import train_request
 
 from simyard.core.errors import RequestError, WorkloadError
 from simyard.core.specs import AttemptSpec, Facts, JobSpec, World
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.runner.isaaclab import scripts as isaaclab_scripts
 from simyard.runner.isaaclab.lookup import scripts_folder
 from simyard.runner.rl import get_library
@@ -42,7 +42,7 @@ def train(tmp_path, **changes):
     request = train_request({"trainingConfig": training, "computeConfig": ON_THE_CPU, **changes})
     resolved = resolve(request, store, keys.new_job_id(), tmp_path)
     stage(resolved, store)
-    site = replace(Site.from_env(), home=tmp_path / "home", python=sys.executable)
+    site = replace(MachineSettings.from_env(), home=tmp_path / "home", python=sys.executable)
     with Sessions(site) as sessions:
         launch_inline(resolved.spec, store, sessions, Observer())
     return persist(resolved.spec, collect(resolved.spec, store), store).to_json(), store

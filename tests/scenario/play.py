@@ -16,7 +16,7 @@ from scenario.nursery import Nursery
 
 from simyard.core.errors import WorkloadError
 from simyard.core.specs import ONE_JOB, Bounds, JobSpec
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import Observer
@@ -61,7 +61,7 @@ class Waiting:
     def __init__(self, home, bounds: Bounds = ONE_JOB):
         self._home = home
         self._bounds = bounds
-        self._site = Site(home=self._home, store="", python=str(PYTHON))
+        self._site = MachineSettings(home=self._home, store="", python=str(PYTHON))
         self._nursery = None
 
     def take(self):

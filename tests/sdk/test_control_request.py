@@ -19,7 +19,7 @@ from simyard.core.errors import RequestError
 from simyard.requests.config import check_config
 from simyard.requests.control import MODELS, TaskControl
 from simyard.requests.managed import TrainingRunRequest
-from simyard.requests.rollout import SubmitRequest
+from simyard.requests.rollout import RolloutRequest
 from simyard.runner.isaaclab import rollouts as isaaclab_rollouts
 from simyard.runner.newton.control import Gains, Setup, read_control
 from simyard.runner.newton.mode import limits_of
@@ -58,7 +58,7 @@ def of_a_task(control: Any) -> dict[str, Any]:
 
 def refusal(control: Any) -> str:
     with pytest.raises(RequestError) as error:
-        check_config(request(control), SubmitRequest)
+        check_config(request(control), RolloutRequest)
     return error.value.failure.message
 
 
@@ -67,7 +67,7 @@ def refusal(control: Any) -> str:
 
 @pytest.mark.parametrize("control", TAKEN, ids=str)
 def test_what_is_taken_reaches_the_workload_as_it_was_given(control: dict[str, Any]) -> None:
-    asked = check_config(request(control), SubmitRequest)
+    asked = check_config(request(control), RolloutRequest)
     assert asked.control.to_plain() == control
     read = read_control(json.loads(json.dumps(asked.control.to_plain())))
     assert read.name == control.get("task_mode", DEFAULT)
@@ -90,10 +90,10 @@ def test_every_mode_has_an_example_here() -> None:
 
 @pytest.mark.parametrize("control", TAKEN, ids=str)
 def test_a_request_can_be_sent_on_and_pickled(control: dict[str, Any]) -> None:
-    asked = check_config(request(control), SubmitRequest)
+    asked = check_config(request(control), RolloutRequest)
     sent = asked.model_dump(mode="json", by_alias=True, exclude_unset=True)
     assert sent["control"] == control
-    assert SubmitRequest.model_validate(sent) == asked
+    assert RolloutRequest.model_validate(sent) == asked
     assert pickle.loads(pickle.dumps(asked)) == asked
 
 
@@ -102,7 +102,7 @@ def test_a_request_can_be_sent_on_and_pickled(control: dict[str, Any]) -> None:
 )
 def test_a_task_reads_its_control_itself(control: dict[str, Any]) -> None:
     body = of_a_task(control) | ({"policy": {"uri": "model.pt"}} if control.get("task_mode") == "policy" else {})
-    assert check_config(body, SubmitRequest).control.to_plain() == control
+    assert check_config(body, RolloutRequest).control.to_plain() == control
 
 
 def test_a_managed_run_s_template_has_the_same_control() -> None:
@@ -210,7 +210,7 @@ names = st.sampled_from(sorted({name for model in MODELS.values() for name in mo
 @given(st.sampled_from([*MODES]), st.dictionaries(names, json_values, max_size=4))
 def test_whatever_is_said_is_taken_or_refused_in_words(mode: str, control: dict[str, Any]) -> None:
     try:
-        asked = check_config(request({**control, "task_mode": mode}), SubmitRequest)
+        asked = check_config(request({**control, "task_mode": mode}), RolloutRequest)
     except RequestError as error:
         assert "control" in error.failure.message
         assert error.failure.advice
@@ -223,7 +223,7 @@ def test_whatever_is_said_is_taken_or_refused_in_words(mode: str, control: dict[
 
 def test_openapi_names_every_mode_and_every_field() -> None:
     found = schemas()
-    arms = [found[arm["$ref"].rpartition("/")[2]] for arm in found["SubmitRequest"]["properties"]["control"]["anyOf"]]
+    arms = [found[arm["$ref"].rpartition("/")[2]] for arm in found["RolloutRequest"]["properties"]["control"]["anyOf"]]
     of_task = arms.pop()
     assert [arm["title"] for arm in arms] == [*MODES]
     for arm, (name, mode) in zip(arms, MODES.items(), strict=True):
@@ -252,7 +252,7 @@ def test_openapi_has_defaults_and_limits() -> None:
 @pytest.fixture(scope="module")
 def accepts() -> Any:
     found = schemas()
-    document = {"$ref": "#/components/schemas/SubmitRequest", "components": {"schemas": found}}
+    document = {"$ref": "#/components/schemas/RolloutRequest", "components": {"schemas": found}}
     return jsonschema.Draft202012Validator(document).is_valid
 
 
@@ -263,9 +263,9 @@ def sent(body: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("control", TAKEN, ids=str)
 def test_openapi_accepts_what_the_model_accepts(accepts: Any, control: dict[str, Any]) -> None:
     assert accepts(sent(request(control)))
-    filled_in = check_config(request(control), SubmitRequest).control.model_dump(mode="json", exclude_none=True)
+    filled_in = check_config(request(control), RolloutRequest).control.model_dump(mode="json", exclude_none=True)
     assert accepts(sent(request(filled_in))), "with every default, as a form sends it"
-    check_config(request(filled_in), SubmitRequest)
+    check_config(request(filled_in), RolloutRequest)
 
 
 @pytest.mark.parametrize("control", [{}, {"task_mode": "policy", "sample": True}, {"gait": [1]}, {"task_mode": 3}])
@@ -286,11 +286,11 @@ documented = cache(schemas)
 @settings(deadline=None)
 @given(st.sampled_from(TAKEN), st.dictionaries(names, json_values, max_size=2))
 def test_the_model_accepts_what_openapi_accepts(control: dict[str, Any], changes: dict[str, Any]) -> None:
-    model = type(check_config(request(control), SubmitRequest).control)
+    model = type(check_config(request(control), RolloutRequest).control)
     changed = {**control, **{name: value for name, value in changes.items() if name != "task_mode"}}
     document = {**documented()[model.__name__], "components": {"schemas": documented()}}
     if jsonschema.Draft202012Validator(document).is_valid(changed) and "keyframes" not in changes:
-        check_config(request(changed), SubmitRequest)
+        check_config(request(changed), RolloutRequest)
 
 
 # What the documentation says.

@@ -10,13 +10,13 @@ from helpers import Server, send_deployments, serving_prefect
 from serving import ROOT, SECRET, Receiver, ReceiverServer, Service, site
 
 HOOKS: dict[str, dict[str, Any]] = {
-    "typed": {"deployment": "rerun/rerun", "parameters": {"job_id": "{payload.id}"}, "project": "lab"},
+    "typed": {"deployment": "resume-job/resume_job", "parameters": {"job_id": "{payload.id}"}, "project": "lab"},
     "train": {"deployment": "train/train", "parameters": {"request": {
         "name": "by {payload.who}, {payload.deep.0.x}",
         "trainingConfig": {"task": "Isaac-Cartpole-Direct", "maxIterations": "{payload.iterations}"},
     }}},
     "main-only": {
-        "deployment": "rerun/rerun",
+        "deployment": "resume-job/resume_job",
         "when": {"ref": "refs/heads/main", "forced": False},
         "parameters": {"job_id": "{payload.id}"},
     },
@@ -29,7 +29,7 @@ HOOKS: dict[str, dict[str, Any]] = {
         "isaac_lab": {"task_class_or_name": "Isaac-Cartpole-Direct", "task_args": "{payload.arguments}"},
     }}},
     "nowhere": {"deployment": "no-such/deployment"},
-    "wrong": {"deployment": "rerun/rerun", "parameters": {"no_such_parameter": 1}},
+    "wrong": {"deployment": "resume-job/resume_job", "parameters": {"no_such_parameter": 1}},
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from lazy import lazy
 
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.service.settings import Settings
 
 app = lazy("simyard.service.app")
@@ -31,8 +31,8 @@ def test_an_endpoint_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "toy.py").write_text(ENDPOINT)
     folders = [*endpoints.__path__, str(tmp_path)]
     monkeypatch.setattr("simyard.service.endpoints.__path__", folders)
-    site = Site(home=tmp_path / "home", store="", python="")
-    made = app.create_app(Settings(site=site, store=(tmp_path / "store").as_uri(), secret=bytes(32)))
+    site = MachineSettings(home=tmp_path / "home", store="", python="")
+    made = app.create_app(Settings(machine=site, store=(tmp_path / "store").as_uri(), secret=bytes(32)))
     sys.modules.pop("simyard.service.endpoints.toy")
 
     async def answers() -> list[Any]:

@@ -18,7 +18,7 @@ from simyard.core.errors import RequestError
 
 hook_mapping = lazy("simyard.service.endpoints.hooks")
 
-HOOK = {"deployment": "rerun/rerun", "secret_env": "SIMYARD_HOOK_OF_A_TEST"}
+HOOK = {"deployment": "resume-job/resume_job", "secret_env": "SIMYARD_HOOK_OF_A_TEST"}
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ def test_a_file_is_read_once_and_whole(tmp_path: Path) -> None:
         ({"../a": HOOK}, "../a"),
         ({"a": []}, "a: Input should be"),
         ({"a": {"secret_env": "X"}}, "a.deployment is missing"),
-        ({"a": HOOK | {"deployment": "rerun"}}, "a.deployment"),
+        ({"a": HOOK | {"deployment": "resume-job"}}, "a.deployment"),
         ({"a": HOOK | {"secret": "word"}}, "a.secret: Unknown key 'secret'"),
         ({"a": HOOK | {"secret_env": "not a name"}}, "a.secret_env"),
         ({"a": HOOK | {"secret_env": "SIMYARD_HOOK_THAT_IS_NOT_SET"}}, "has no SIMYARD_HOOK_THAT_IS_NOT_SET"),

@@ -18,7 +18,7 @@ from lazy import lazy
 from serving import ROOT, Received, Receiver, Service
 from standardwebhooks import WebhookVerificationError
 
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.service.settings import Settings
 from simyard.store import keys
 from simyard.store.keys import JobKeys
@@ -44,7 +44,7 @@ class Outboxes:
 
     def __init__(self, folder: Path, launches: Any, *allowed: str) -> None:
         self.settings = Settings(
-            site=Site(home=folder / "home", store="", python=""),
+            machine=MachineSettings(home=folder / "home", store="", python=""),
             store=(folder / "store").as_uri(), secret=SECRET, private_hosts=frozenset(allowed),
         )  # fmt: skip
         self.launches = launches

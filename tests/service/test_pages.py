@@ -23,7 +23,7 @@ from simyard.core.errors import Category, Failure
 from simyard.core.specs import Bounds
 from simyard.requests.config import check_config
 from simyard.requests.jobs import EvaluateRequest
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.service.charts import MOST_POINTS, Curve, plot, thinned, unbroken
 from simyard.service.job_page import TEMPLATES
 from simyard.service.settings import Settings
@@ -124,8 +124,10 @@ def service(deployments: Server, tmp_path_factory: pytest.TempPathFactory) -> It
 def yard(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
     """The few jobs that are really run share one process: each would cost an import of torch."""
     home = Path(service.env["SIMYARD_HOME"])
-    own = Site(home=tmp_path_factory.mktemp("yard"), store=service.env["SIMYARD_STORE"], python=str(play.PYTHON))
-    settings = Settings(site=own, store=service.store.url(), secret=(home / "secret").read_bytes())
+    own = MachineSettings(
+        home=tmp_path_factory.mktemp("yard"), store=service.env["SIMYARD_STORE"], python=str(play.PYTHON)
+    )
+    settings = Settings(machine=own, store=service.store.url(), secret=(home / "secret").read_bytes())
     with pytest.MonkeyPatch.context() as patch, Sessions(own, Bounds()) as sessions:
         patch.setenv("SCENARIO_PYTHON", play.ENVIRONMENT["SCENARIO_PYTHON"])
         yield Yard(service, settings, play.Player(own, None), sessions)
@@ -341,7 +343,7 @@ def test_a_bucket_may_show_its_videos(
     for name, value in make_bucket(s3_server, "pages").items():
         monkeypatch.setenv(name, value)
     service = site(tmp_path, deployments, SIMYARD_STORE="s3://pages/lab")
-    player = play.Player(Site(home=tmp_path / "yard", store="s3://pages/lab", python=str(play.PYTHON)), None)
+    player = play.Player(MachineSettings(home=tmp_path / "yard", store="s3://pages/lab", python=str(play.PYTHON)), None)
     spec = player.stage("")
     job_id, attempt = spec.job_id, JobKeys(spec.job_id).attempt(1)
     player.store.put_json(attempt.status, records.status(done=1))

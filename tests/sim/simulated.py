@@ -31,7 +31,7 @@ from simyard.core.files import sha256_of
 from simyard.core.specs import Bounds, Facts
 from simyard.requests.config import check_config, read_config
 from simyard.requests.jobs import EvaluateRequest, ExportRequest, JobRequest, TrainRequest
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.runner.assets.asset_root import embedded_root
 from simyard.runner.rl.base import tensors_of
 from simyard.runner.session_server import SessionState, kept_sessions
@@ -146,8 +146,8 @@ class Yard:
     """Its variables are the machine's: a simulator is kept for jobs with the same."""
 
     @cached_property
-    def site(self) -> Site:
-        return Site(home=self.home, store=str(self.store), python=sys.executable)
+    def site(self) -> MachineSettings:
+        return MachineSettings(home=self.home, store=str(self.store), python=sys.executable)
 
     @cached_property
     def opened(self) -> Store:
@@ -261,7 +261,7 @@ class Yard:
 
     def await_session(self) -> None:
         """Wait until the kept simulator is free: it takes a moment after a job, and starts anew after a failed one."""
-        assert psutil.pid_exists(self.session.keeper), "somebody has killed the kept simulator"
+        assert psutil.pid_exists(self.session.server_pid), "somebody has killed the kept simulator"
         wait_until(lambda: self.session.state == "ready", PATIENCE_S, "the kept simulator is ready")
 
     @property

@@ -42,16 +42,16 @@ from pathlib import Path
 from simyard.core.errors import RequestError
 from simyard.core.files import AttemptPaths
 from simyard.requests.config import check_config
-from simyard.requests.rollout import SubmitRequest
+from simyard.requests.rollout import RolloutRequest
 from simyard.runner.session import run_alone
 from simyard.service.bodies import schemas
 
 body, attempt = json.loads(sys.argv[1]), AttemptPaths(Path(sys.argv[2]))
 try:
-    check_config(body | {"control": {"task_mode": "nod", "by": 2, "evry": 1}}, SubmitRequest)
+    check_config(body | {"control": {"task_mode": "nod", "by": 2, "evry": 1}}, RolloutRequest)
 except RequestError as error:
     refused = str(error)
-control = check_config(body, SubmitRequest).control.to_plain()
+control = check_config(body, RolloutRequest).control.to_plain()
 ended = run_alone(attempt)
 print(json.dumps({"refused": refused, "control": control, "schema": schemas()["NodControl"], "ended": ended}))
 """

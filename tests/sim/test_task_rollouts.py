@@ -24,7 +24,7 @@ from simulated import CARTPOLE, ENV, Player
 from simyard.core.errors import Category, Failure
 from simyard.core.files import AttemptPaths, read_json, write_json
 from simyard.core.specs import ONE_JOB, Asset, AttemptSpec, InputFile, JobSpec, Limits, PolicyFile, Rollout
-from simyard.requests.rollout import SubmitRequest
+from simyard.requests.rollout import RolloutRequest
 from simyard.runner.progress import counting_reader
 from simyard.runner.video.render import verify
 from simyard.runner.workload import ChildWorkload
@@ -256,7 +256,7 @@ def prepare_example(folder: Path, name: str, steps: int, **task_args: Any) -> At
     shutil.copytree(EXAMPLES / name, source / "packed", ignore=leave_out)
     shutil.make_archive(str(source / name), "zip", source / "packed")
     config = json.loads((EXAMPLES / name / "JOB.json").read_text())
-    job = resolve(SubmitRequest.model_validate(config), Store.open(str(source)), keys.new_job_id(), source).spec
+    job = resolve(RolloutRequest.model_validate(config), Store.open(str(source)), keys.new_job_id(), source).spec
     assert job.rollout is not None
     rollout = replace(
         job.rollout,

@@ -3,7 +3,7 @@
 import pytest
 from scenario import play
 
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +19,6 @@ def waiting(tmp_path_factory):
 @pytest.fixture
 def player(tmp_path, store, waiting):
     """Plays jobs into a store of their own; nothing that ran for it is left at the end."""
-    site = Site(home=tmp_path / "home", store=str(store), python=str(play.PYTHON))
+    site = MachineSettings(home=tmp_path / "home", store=str(store), python=str(play.PYTHON))
     yield play.Player(site, waiting)
     assert play.running_below(tmp_path) == []

@@ -9,7 +9,7 @@ from scenario import play
 
 from simyard.core.errors import RequestError
 from simyard.core.specs import InputFile
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.runner.isaaclab.overrides import refuse_known
 from simyard.runner.rl import get_library
 from simyard.store import keys
@@ -44,7 +44,7 @@ def machine(tmp_path, monkeypatch):
     (tmp_path / "code" / "mine.dist-info").mkdir(parents=True)
     (tmp_path / "code" / "mine.dist-info" / "entry_points.txt").write_text("")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "code"))
-    return Site(home=tmp_path / "home", store=str(tmp_path / "store"), python=str(play.PYTHON))
+    return MachineSettings(home=tmp_path / "home", store=str(tmp_path / "store"), python=str(play.PYTHON))
 
 
 def job(machine, *, task="Scenario", overrides=(), **changes):

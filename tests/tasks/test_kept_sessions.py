@@ -17,7 +17,7 @@ from scenario.play import alive, started
 
 from simyard.core.errors import RequestError, WorkloadError
 from simyard.core.specs import ONE_JOB, Bounds
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.runner.session_server import LentWorkload, SessionFolder, kept_sessions
 from simyard.store import keys
 from simyard.tasks.attempt.attempt import Observer
@@ -36,7 +36,7 @@ class Machine(play.Player):
     """A machine, and the jobs of one project that come to it, each with a command of its own."""
 
     def __init__(self, home, store):
-        super().__init__(Site(home=home, store=str(store), python=str(play.PYTHON)), None)
+        super().__init__(MachineSettings(home=home, store=str(store), python=str(play.PYTHON)), None)
 
     def start(self, bounds=None, warm_up=None):
         """Keep a session, warmed up by a scenario if one is given; return its id."""
@@ -130,13 +130,13 @@ def test_an_answer_to_a_borrower_that_died_goes_to_no_other(kept):
     state = kept.ready()
     (root,) = kept.site.sessions_folder.glob("*")
     folder = SessionFolder(root=root)
-    first = LentWorkload.borrow(folder, state.needs)
+    first = LentWorkload.borrow(folder, state.fingerprint)
     os.kill(state.pid, signal.SIGSTOP)
     try:
         with pytest.raises(WorkloadError, match="did not answer"):
             first.check(play.NOTHING, None, {}, 0.0)
         first._lines.close()  # as the kernel does for a process that is killed
-        second = wait_until(lambda: LentWorkload.borrow(folder, state.needs), HANG_S, "the session is lent again")
+        second = wait_until(lambda: LentWorkload.borrow(folder, state.fingerprint), HANG_S, "the session is lent again")
     finally:
         os.kill(state.pid, signal.SIGCONT)
     try:
@@ -178,7 +178,7 @@ def test_a_job_of_another_project_is_refused_twice(kept, tmp_path):
     left = stranger.run()
     assert left.pid != kept.standing().pid
     assert f"session {kept.standing().session_id} is for other jobs: project" in left.runner_log()
-    # And not by courtesy alone: its keeper asks, too.
+    # And not by courtesy alone: its server asks, too.
     (folder, _) = kept_sessions(kept.site.sessions_folder)[0]
     job = kept.stage("")
     assert LentWorkload.borrow(folder, fingerprint(kept.site, job, "file:///another")) is None
@@ -268,7 +268,7 @@ def test_a_keeper_that_is_killed_fails_its_job_as_a_machine_does(machine):
     with ThreadPoolExecutor(1) as threads:
         job = threads.submit(machine.run, "family", iterations=12, retries=1)
         machine.printed("Learning iteration 4/")
-        os.kill(state.keeper, signal.SIGKILL)
+        os.kill(state.server_pid, signal.SIGKILL)
         left = job.result(90)
     assert left.outcome(1)["failure"]["category"] == "infra"
     left.assert_nothing_missing(12)
@@ -323,7 +323,7 @@ def test_a_long_path_and_a_long_idleness(tmp_path, store):
     began = time.monotonic()
     machine.assert_all_over()
     assert time.monotonic() - began > 1
-    assert alive([state.pid, state.keeper]) == []
+    assert alive([state.pid, state.server_pid]) == []
 
 
 def test_bounds_replace_a_process_and_its_successor_is_warmed_up_too(machine):
@@ -363,7 +363,7 @@ def test_a_python_that_does_not_start_is_told(tmp_path, store):
     broken.write_text("#!/bin/sh\necho 'libcuda.so.1: cannot open shared object file' >&2\nexit 127\n")
     broken.chmod(0o755)
     machine = Machine(tmp_path / "home", store)
-    machine.site = Site(home=tmp_path / "home", store=str(store), python=str(broken))
+    machine.site = MachineSettings(home=tmp_path / "home", store=str(store), python=str(broken))
     with pytest.raises(WorkloadError, match=r"exit code 127: libcuda\.so\.1"):
         machine.start()
     machine.assert_all_over()

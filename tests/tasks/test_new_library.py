@@ -42,7 +42,7 @@ def toy():
 def trained(tmp_path_factory, waiting):
     """A training that was killed once, and who played it."""
     folder = tmp_path_factory.mktemp("toy")
-    site = play.Site(home=folder / "home", store=str(folder / "store"), python=str(play.PYTHON))
+    site = play.MachineSettings(home=folder / "home", store=str(folder / "store"), python=str(play.PYTHON))
     player = play.Player(site, waiting)
     return player, player.play("kill at 7 once", fresh=True, trainingConfig=TRAINING)
 

@@ -11,7 +11,7 @@ from scenario import play
 from simyard.core.errors import RequestError
 from simyard.requests.config import check_config
 from simyard.requests.jobs import EvaluateRequest, ExportRequest
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.store import keys
 from simyard.store.store import Store, sha256_file
 from simyard.tasks.kinds.policy_sources import newest_training
@@ -37,7 +37,9 @@ def asset(tmp_path):
 def yard(tmp_path_factory, waiting):
     """A store of its own, and who plays into it."""
     folder = tmp_path_factory.mktemp("found")
-    return play.Player(Site(home=folder / "home", store=str(folder / "a store"), python=str(play.PYTHON)), waiting)
+    return play.Player(
+        MachineSettings(home=folder / "home", store=str(folder / "a store"), python=str(play.PYTHON)), waiting
+    )
 
 
 @pytest.fixture(scope="module")

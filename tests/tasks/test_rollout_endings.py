@@ -15,8 +15,8 @@ from scenario.play import Left, running_below
 
 from simyard.core.errors import WorkloadError
 from simyard.requests.config import check_config
-from simyard.requests.rollout import SubmitRequest
-from simyard.requests.settings import Site
+from simyard.requests.rollout import RolloutRequest
+from simyard.requests.settings import MachineSettings
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import Observer
@@ -131,7 +131,7 @@ class Roller:
 
     folder: Path
     store: Store
-    site: Site
+    site: MachineSettings
 
     def request(self, name="Task", *, how="well", at=5, steps=20, video=False, timeouts=None):
         with zipfile.ZipFile(self.folder / "package.zip", "w") as archive:
@@ -153,7 +153,7 @@ class Roller:
         }
 
     def __call__(self, *arguments, observer=None, **changes):
-        request = check_config(self.request(*arguments, **changes), SubmitRequest)
+        request = check_config(self.request(*arguments, **changes), RolloutRequest)
         resolved = resolve(request, self.store, keys.new_job_id(), self.folder)
         stage(resolved, self.store)
         failure = None
@@ -171,7 +171,9 @@ class Roller:
 @pytest.fixture
 def roll(tmp_path, store):
     yield Roller(
-        tmp_path, Store.open(str(store)), Site(home=tmp_path / "home", store=str(store), python=sys.executable)
+        tmp_path,
+        Store.open(str(store)),
+        MachineSettings(home=tmp_path / "home", store=str(store), python=sys.executable),
     )
     assert running_below(tmp_path) == []
 
@@ -334,7 +336,7 @@ def test_without_a_film_the_reason_is_told(roll):
 
 
 def test_an_asset_that_is_gone_is_told_as_that(roll):
-    request = check_config(roll.request(), SubmitRequest)
+    request = check_config(roll.request(), RolloutRequest)
     resolved = resolve(request, roll.store, keys.new_job_id(), roll.folder)
     stage(resolved, roll.store)
     roll.store.delete(resolved.spec.packages[0].key)

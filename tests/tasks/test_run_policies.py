@@ -10,7 +10,7 @@ from helpers import HANG_S, wait_until
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError
 from simyard.core.run_records import IterationRecord, TrainerOutcome
 from simyard.requests.managed import TrainingRunRequest
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.store.keys import JobKeys, new_run_id
 from simyard.store.store import Store
 from simyard.tasks.managed import stop_policies
@@ -105,7 +105,7 @@ def test_the_best_checkpoint_is_the_earliest_of_equal_ones(iterations, best):
 def driven(tmp_path):
     """A run of two rollouts an iteration that may cost a tenth of a credit; a GPU hour is 3.6 of them."""
     store = Store.open(str(tmp_path / "store"))
-    site = Site(home=tmp_path, store=str(tmp_path / "store"), python=sys.executable, usd_per_gpu_hour=3.6)
+    site = MachineSettings(home=tmp_path, store=str(tmp_path / "store"), python=sys.executable, usd_per_gpu_hour=3.6)
     request = asked(
         rollout_template={"rollout_parallelism": 2},
         budget_policy={"max_credits": 0.1},

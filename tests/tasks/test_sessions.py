@@ -13,7 +13,7 @@ from scenario import play
 from scenario.play import alive, started
 
 from simyard.core.specs import ONE_JOB, Bounds, InputFile
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.tasks.attempt.attempt import Observer
 from simyard.tasks.sessions.fingerprint import difference, fingerprint
 from simyard.tasks.sessions.pool import Sessions
@@ -29,7 +29,8 @@ class Machine(play.Player):
 
     def __init__(self, folder, warm, bounds=None, **settings):
         super().__init__(
-            Site(home=folder / "home", store=str(folder / "store"), python=str(play.PYTHON), **settings), warm
+            MachineSettings(home=folder / "home", store=str(folder / "store"), python=str(play.PYTHON), **settings),
+            warm,
         )
         self.sessions = Sessions(self.site, bounds or Bounds())
         self.pids = set()
@@ -302,7 +303,7 @@ PACKAGE = InputFile(name="mine.zip", key="assets/1/mine.zip", sha256="1" * 64, s
 
 @pytest.fixture
 def site(tmp_path):
-    return Site(home=tmp_path, store="store", python="python")
+    return MachineSettings(home=tmp_path, store="store", python="python")
 
 
 @pytest.mark.parametrize(

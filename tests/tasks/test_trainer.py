@@ -19,7 +19,7 @@ from simyard.core.errors import RequestError, WorkloadError
 from simyard.core.run_records import DatasetManifest, DatasetRollout, TrainerAttempt
 from simyard.requests.config import check_config
 from simyard.requests.managed import TrainingRunRequest
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.runner.workload import with_token
 from simyard.store import keys
 from simyard.store.keys import JobKeys, RunKeys
@@ -44,7 +44,7 @@ class Trainer:
 
     def __init__(self, folder: Path, store: Path) -> None:
         self.folder = folder
-        self.site = Site(home=folder / "home", store=str(store), python=sys.executable)
+        self.site = MachineSettings(home=folder / "home", store=str(store), python=sys.executable)
         self.store = Store.open(str(store))
         self.script = folder / "train.py"
         self.lines: list[str] = []
@@ -201,13 +201,13 @@ def test_it_dies_with_the_process_that_called_it(tmp_path):
     script = f"""
 import sys, time
 from pathlib import Path
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.tasks.managed.engines.base import TrainerCall
 from simyard.tasks.managed.engines.local import LocalEngine
 folder = Path({str(tmp_path)!r})
 call = TrainerCall(name="dies-{tmp_path.name}", image="local", argv=("sleep", "600"), env={{}}, folder=folder,
                    work=folder, gpus=0, cpus=1, memory_bytes=10**9)
-LocalEngine(Site.from_env()).start(call)
+LocalEngine(MachineSettings.from_env()).start(call)
 print("started", flush=True)
 time.sleep(600)
 """
@@ -222,7 +222,7 @@ time.sleep(600)
 
 
 def test_one_of_the_same_name_that_was_left_is_ended_first(tmp_path):
-    engine = LocalEngine(Site(home=tmp_path, store="", python=sys.executable))
+    engine = LocalEngine(MachineSettings(home=tmp_path, store="", python=sys.executable))
     call = TrainerCall(
         name=f"same-{tmp_path.name}", image="local", argv=("sleep", "600"), env={}, folder=tmp_path, work=tmp_path,
         gpus=0, cpus=1, memory_bytes=10**9,

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from simyard.core.errors import RequestError
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 from simyard.runner.workload import TOKEN, kill_family, with_token
 from simyard.tasks.attempt.supervise import gpu_count
 from simyard.tasks.managed.engines.base import INPUT, OUTPUT, STDERR, STDOUT, Exit, TrainerCall
@@ -29,8 +29,8 @@ _LOOK_S = 0.5
 class LocalEngine:
     """Runs a trainer in a process group of its own, beside a guard that kills it when this process is gone."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, machine: MachineSettings) -> None:
+        self._machine = machine
 
     def require(self, image: str, gpus: int) -> None:
         """Check that the GPUs are here."""
@@ -48,8 +48,8 @@ class LocalEngine:
     def start(self, call: TrainerCall) -> _Child:
         """Start it; what is left of a call of this name is ended first: nobody could say any more how that ends."""
         self.sweep(call.name)
-        program = find_program(call.argv, call.work, self._site.python)
-        env = self._site.workload_env(embedded_assets=False) | _limits(call) | dict(call.env) | {TOKEN: call.name}
+        program = find_program(call.argv, call.work, self._machine.python)
+        env = self._machine.workload_env(embedded_assets=False) | _limits(call) | dict(call.env) | {TOKEN: call.name}
         guard = [sys.executable, "-S", "-c", _GUARD, str(math.ceil(call.cpus)), program, *call.argv[1:]]
         with (call.folder / STDOUT).open("wb") as stdout, (call.folder / STDERR).open("wb") as stderr:
             process = subprocess.Popen(

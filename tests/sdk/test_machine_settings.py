@@ -3,7 +3,7 @@
 import pytest
 
 from simyard.core.errors import RequestError
-from simyard.requests.settings import Site
+from simyard.requests.settings import MachineSettings
 
 CACHE, POOL = ("SIMYARD_CACHE_GB", "cache_bytes"), ("SIMYARD_POOL", "pool")
 
@@ -21,7 +21,7 @@ def test_a_setting_has_a_default(tmp_path, monkeypatch, names, setting, value):
     monkeypatch.delenv(variable, raising=False)
     if setting is not None:
         monkeypatch.setenv(variable, setting)
-    site = Site.from_env()
+    site = MachineSettings.from_env()
     assert (site.cache, getattr(site, field)) == (tmp_path / "cache" / "assets", value)
 
 
@@ -35,7 +35,7 @@ def test_a_setting_has_a_default(tmp_path, monkeypatch, names, setting, value):
 def test_a_bad_setting_is_refused(monkeypatch, variable, setting):
     monkeypatch.setenv(variable, setting)
     with pytest.raises(RequestError) as caught:
-        Site.from_env()
+        MachineSettings.from_env()
     assert f"{variable} is {setting!r}" in str(caught.value)
 
 
@@ -54,6 +54,6 @@ def test_only_a_word_of_site_or_job_accepts_the_licence(tmp_path, monkeypatch, s
     monkeypatch.delenv("SIMYARD_ACCEPT_NVIDIA_EULA", raising=False)
     if site is not None:
         monkeypatch.setenv("SIMYARD_ACCEPT_NVIDIA_EULA", site)
-    env = Site.from_env().workload_env(embedded_assets=False, accepts_eula=job)
+    env = MachineSettings.from_env().workload_env(embedded_assets=False, accepts_eula=job)
     assert {name: env[name] for name in LICENCES if name in env} == given
     assert "SIMYARD_ACCEPT_NVIDIA_EULA" not in env
