@@ -36,6 +36,8 @@ _TYPES_ADVICE = f"Use a pool of one of these types: {', '.join(POOL_TYPES)}."
 MACHINE_S = 120.0
 """Seconds for a machine of the pool to report."""
 POLL_S = 0.5
+BUSY_RETRIES = 5
+"""Prefect's own default."""
 _MACHINE = "machine"
 _FLOW = "check-machine"
 
@@ -262,6 +264,7 @@ def ask_machine(
         has_worker: Whether a worker of the pool has sent a heartbeat lately.
     """
     from prefect.exceptions import ObjectNotFound
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
     if pool.work_pool.is_paused or not has_worker or store is None:
         why = "a pool that is not paused" if pool.work_pool.is_paused else "the store" if has_worker else "a worker"
@@ -270,12 +273,15 @@ def ask_machine(
     client, name = pool.server.client, f"{_FLOW}/{pool.work_pool.name}"
     try:
         check_id = secrets.token_hex(8)
-        run = client.create_flow_run_from_deployment(
-            client.read_deployment_by_name(name).id,
-            parameters={"check_id": check_id, "store": absolute(reference)},
-            name=f"{_FLOW}-{check_id}",
-            work_queue_name=queue,
-        )
+        # It answered a moment ago: a 503 now is a server whose database is busy, which Prefect's client waits for.
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: BUSY_RETRIES}):
+            run = client.create_flow_run_from_deployment(
+                client.read_deployment_by_name(name).id,
+                parameters={"check_id": check_id, "store": absolute(reference)},
+                idempotency_key=check_id,
+                name=f"{_FLOW}-{check_id}",
+                work_queue_name=queue,
+            )
         began, log = time.monotonic(), f"prefect flow-run logs {run.id}"
 
         # The report is read when the flow run is over. A server that does not answer is looked for: no patience.
