@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 import click
-import uvicorn
 
 from simyard.core.errors import EXIT_BAD_REQUEST, RequestError
+from simyard.service import connections
 from simyard.service.app import create_app
 from simyard.service.settings import Settings
 
@@ -22,7 +22,7 @@ def serve(host: str, port: int) -> None:
     except RequestError as error:
         click.echo(f"Bad setting: {error}", err=True)
         sys.exit(EXIT_BAD_REQUEST)
-    uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=10, access_log=False, server_header=False)
+    connections.serve(app, host, port)
 
 
 if __name__ == "__main__":

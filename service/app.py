@@ -17,6 +17,7 @@ from fastapi.openapi.utils import get_openapi
 
 from simyard.service import bodies, endpoints, notifications, recovery
 from simyard.service.auth import Guard, Limits
+from simyard.service.endpoints.health import Readiness
 from simyard.service.endpoints.hooks import read_hooks
 from simyard.service.errors import answer_errors
 from simyard.service.prefect_api import Launches
@@ -48,6 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
     for found in sorted(pkgutil.iter_modules(endpoints.__path__), key=lambda found: found.name):
         app.include_router(import_module(f"{endpoints.__name__}.{found.name}").router)
     answer_errors(app)
+    app.add_middleware(bodies.BoundedBodies)
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -66,6 +68,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
     launches = app.state.launches = await anyio.to_thread.run_sync(Launches)
     app.state.limits = Limits(settings, launches)
+    app.state.readiness = Readiness(settings, launches)
     outbox = notifications.Outbox(settings, launches)
     chores = [
         asyncio.create_task(_every(DELIVER_EVERY_S, outbox.deliver)),

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
@@ -163,6 +164,7 @@ def base_url(request: Request) -> str:
     return settings.public_url or str(request.base_url).rstrip("/")
 
 
+@cache  # FastAPI looks at a key once a request, however much depends on it
 def need(scope: str) -> Callable[..., Caller]:
     """Return the dependency of an endpoint that needs a scope."""
 

@@ -1,35 +1,145 @@
-"""Bodies of requests: read once, checked against a model, every wrong field named."""
+"""Bodies of requests: bounded in size and time, read once the sender is known, every wrong field named."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from fastapi import Request
+from fastapi import Depends, Request
 from pydantic import BaseModel, JsonValue, ValidationError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from simyard.core.errors import RequestError
 from simyard.requests.config import MAX_CONFIG_BYTES, check_library, explain, model_of, parse_config
 from simyard.requests.jobs import Body, EvaluateRequest, ExportRequest, JobRequest, TrainRequest
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.rollout import RolloutRequest
+from simyard.service.auth import Caller, need
 from simyard.service.errors import FieldErrors, FieldProblem
 
 Model = TypeVar("Model", bound=Body)
 
 JOBS: tuple[type[JobRequest], ...] = (RolloutRequest, TrainRequest, EvaluateRequest, ExportRequest)
 """Models of the bodies that `POST /v0/jobs` takes."""
+_DESCRIBED: dict[str, type[BaseModel]] = {}
+"""Models of bodies, by name, as endpoints describe them."""
 PREFECTS_OWN = "__prefect_"
 """Prefix of the keys that have Prefect read variables and render templates."""
 
 
-async def json_body(request: Request) -> dict[str, JsonValue]:
-    """Return the body, an object.
+_ALLOWED = "simyard.allowed_body_bytes"
+STRETCH_S, STRETCH_BYTES = 10.0, 10_000
+"""Of a body at least so many bytes come while it is waited for so long."""
+
+
+class BoundedBodies:
+    """ASGI middleware: the one limit of every route's bodies, which holds for whatever reads them.
+
+    Nothing is read here: a route that refuses its sender has not waited for a body.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request whose body is bounded."""
+        await self._app(scope, _Body(scope, receive).receive if scope["type"] == "http" else receive, send)
+
+
+class _Body:
+    """The body of one request, as it comes."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._announced = next((int(value) for name, value in scope["headers"] if name == b"content-length"), 0)
+        self._size = 0
+        self._ended = False
+        self._waited_s = 0.0
+        self._of_stretch = 0
+
+    async def receive(self) -> Message:
+        """Return the next piece.
+
+        Raises:
+            RequestError: The body is larger than its route allows, or comes too slowly.
+        """
+        if self._ended:  # from here on nothing but the end of the connection is waited for
+            return await self._receive()
+        self._refuse_above(self._announced)
+
+        # Time counts while the body is waited for: what its reader needs is not the sender's fault.
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(STRETCH_S - self._waited_s):
+                message = await self._receive()
+        except TimeoutError:
+            raise RequestError(
+                f"The body comes too slowly: {self._of_stretch:,} bytes in {STRETCH_S:.0f} s.",
+                code="too_slow",
+                advice=f"Send {STRETCH_BYTES / STRETCH_S:,.0f} bytes a second or more.",
+            ) from None
+        received = len(message.get("body", b""))
+        self._waited_s += time.monotonic() - began
+        self._of_stretch += received
+        if self._of_stretch >= STRETCH_BYTES:
+            self._waited_s, self._of_stretch = 0.0, 0
+
+        self._size += received
+        self._ended = not message.get("more_body", False)
+        self._refuse_above(self._size)
+        return message
+
+    def _refuse_above(self, size: int) -> None:
+        allowed = self._scope.get(_ALLOWED, MAX_CONFIG_BYTES)
+        if size > allowed:
+            raise RequestError(
+                f"The body has {size:,} bytes{'' if size == self._announced else ' or more'}; allowed are {allowed:,}.",
+                code="too_large",
+                advice="Send less. Files go to an upload URL, which takes the size that it was asked for.",
+            )
+
+
+def allow(request: Request, size: int) -> None:
+    """Let a request's body have another size than bodies have elsewhere, in bytes."""
+    request.scope[_ALLOWED] = size
+
+
+def json_from(scope: str) -> Callable[..., dict[str, JsonValue]]:
+    """Return the dependency of an endpoint that takes a JSON object from a caller with a scope.
+
+    No byte is read before the key was looked at. FastAPI has threads parse it: the event loop serves others meanwhile.
+    """
+    key = Depends(need(scope))
+
+    async def sent(request: Request, caller: Caller = key) -> bytes:
+        return await request.body()
+
+    def parsed(data: bytes = Depends(sent)) -> dict[str, JsonValue]:
+        return parse_json(data)
+
+    return parsed
+
+
+def model_from(scope: str, model: type[Model]) -> Callable[..., Model]:
+    """Return the dependency of an endpoint that takes what a model describes from a caller with a scope."""
+    json = Depends(json_from(scope))
+
+    def checked(body: dict[str, JsonValue] = json) -> Model:
+        return check(body, model)
+
+    return checked
+
+
+def parse_json(data: bytes) -> dict[str, JsonValue]:
+    """Return the object that a body is.
 
     Raises:
-        RequestError: It is none, larger than a config may be, or has what Prefect would not take as it is.
+        RequestError: It is none, or has what Prefect would not take as it is.
     """
-    body = parse_config(await read(request), "The body")
+    body = parse_config(data, "The body")
     waiting: list[JsonValue] = [body]  # at any depth, such a key would end up in the parameters of a flow run
     while waiting:
         value = waiting.pop()
@@ -44,22 +154,6 @@ async def json_body(request: Request) -> dict[str, JsonValue]:
         elif isinstance(value, list):
             waiting += value
     return body
-
-
-async def read(request: Request) -> bytes:
-    """Return the body as it was sent.
-
-    Raises:
-        RequestError: It is larger than a config may be.
-    """
-    data = bytearray()
-    async for piece in request.stream():
-        data += piece
-        if len(data) > MAX_CONFIG_BYTES:
-            raise RequestError(
-                "The body is too large.", code="too_large", advice=f"Allowed: {MAX_CONFIG_BYTES:,} bytes."
-            )
-    return bytes(data)
 
 
 def check(body: JsonValue, model: type[Model]) -> Model:
@@ -90,18 +184,18 @@ def job_model(body: Mapping[str, JsonValue]) -> type[JobRequest]:
 
 def schemas() -> dict[str, Any]:
     """Return the models of the bodies, as components of an OpenAPI document."""
-    models: list[type[BaseModel]] = [*JOBS, TrainingRunRequest]
     found: dict[str, Any] = {}
-    for model in models:
+    for name, model in _DESCRIBED.items():
         by_alias = model not in (RolloutRequest, TrainingRunRequest)
         schema = model.model_json_schema(by_alias=by_alias, ref_template="#/components/schemas/{model}")
         found |= schema.pop("$defs", {})
-        found[model.__name__] = schema
+        found[name] = schema
     return found
 
 
 def described(*models: type[BaseModel]) -> dict[str, Any]:
     """Return the OpenAPI description of a body that is one of these models."""
+    _DESCRIBED.update({model.__name__: model for model in models})
     refs = [{"$ref": f"#/components/schemas/{model.__name__}"} for model in models]
     schema = refs[0] if len(refs) == 1 else {"anyOf": refs}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -6,9 +6,10 @@ import logging
 from dataclasses import asdict, dataclass
 
 import httpx
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prefect.exceptions import PrefectException
+from starlette.requests import ClientDisconnect
 
 from simyard.core.errors import RequestError, SimyardError
 
@@ -20,6 +21,7 @@ _CODES = {
         "unknown_job", "unknown_run", "unknown_asset", "unknown_checkpoint", "unknown_hook", "no_artifact",
         "bad_job_id", "bad_run_id", "bad_asset_id", "bad_url", "url_expired",
     ),
+    408: ("too_slow",),
     409: ("idempotency_conflict", "run_ended"),
     413: ("too_large",),
     429: ("too_many_requests", "too_many_jobs"),
@@ -83,6 +85,10 @@ def answer_errors(app: FastAPI) -> None:
         logger.error("%s %s: Prefect: %r", request.method, request.url.path, error)
         body = {"detail": "The Prefect server does not answer. Send the request again.", "code": "no_prefect_server"}
         return JSONResponse(body, 503, {"Retry-After": str(_AWAY_RETRY_S)})
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=400)  # to nobody
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> JSONResponse:

@@ -101,8 +101,8 @@ def signed(secret: str, delivery: str, body: str) -> dict[str, str]:
     return {ID: delivery, TIMESTAMP: str(int(now.timestamp())), SIGNATURE: signature}
 
 
-def verify(secret: str, headers: Mapping[str, str], body: bytes) -> str:
-    """Refuse a webhook that nobody with the secret sent just now; return its id.
+def announced(headers: Mapping[str, str]) -> str:
+    """Refuse a webhook that is not signed, or that was not signed just now; return its id. Its body is not needed.
 
     Raises:
         RequestError: It is refused.
@@ -122,35 +122,50 @@ def verify(secret: str, headers: Mapping[str, str], body: bytes) -> str:
             code="stale_signature",
             advice="Sign it anew; check the clock.",
         )
-    try:
-        text = body.decode()
-    except UnicodeDecodeError as error:
-        raise RequestError(f"The payload is not UTF-8: {error}.", code="bad_config", advice="Send JSON.") from None
-    given = {ID: delivery, TIMESTAMP: timestamp, SIGNATURE: signature}
-    try:
-        Webhook(secret).verify(text, given, json_parse=False)
-    except (WebhookVerificationError, ValueError):  # of a signature that is no base64
-        raise _wrong() from None
     return delivery
 
 
-def verify_github(secret: str, headers: Mapping[str, str], body: bytes) -> str:
-    """Refuse a webhook that GitHub did not sign with this secret, at whatever time; return its id.
+def verify(secret: str, headers: Mapping[str, str], body: bytes) -> None:
+    """Refuse a webhook that was announced and that nobody with the secret sent.
 
     Raises:
         RequestError: It is refused.
     """
-    signature = headers.get(GITHUB_SIGNATURE)
-    if not signature:
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise RequestError(f"The payload is not UTF-8: {error}.", code="bad_config", advice="Send JSON.") from None
+    given = {name: headers[name] for name in (ID, TIMESTAMP, SIGNATURE)}
+    try:
+        Webhook(secret).verify(text, given, json_parse=False)
+    except (WebhookVerificationError, ValueError):  # of a signature that is no base64
+        raise _wrong() from None
+
+
+def announced_by_github(headers: Mapping[str, str]) -> str:
+    """Refuse a webhook of GitHub that is not signed; return its id. Its body is not needed.
+
+    Raises:
+        RequestError: It is refused.
+    """
+    if not headers.get(GITHUB_SIGNATURE):
         raise RequestError(
             "The webhook is not signed.",
             code="bad_signature",
             advice=f"Set a secret in the repository's webhook, so that GitHub sends {GITHUB_SIGNATURE}.",
         )
-    right = f"sha256={hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}"
-    if not hmac.compare_digest(right.encode(), signature.encode()):
-        raise _wrong()
     return _id(headers, GITHUB_ID)
+
+
+def verify_github(secret: str, headers: Mapping[str, str], body: bytes) -> None:
+    """Refuse a webhook that was announced and that GitHub did not sign with this secret, at whatever time.
+
+    Raises:
+        RequestError: It is refused.
+    """
+    right = f"sha256={hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}"
+    if not hmac.compare_digest(right.encode(), headers[GITHUB_SIGNATURE].encode()):
+        raise _wrong()
 
 
 def _id(headers: Mapping[str, str], name: str) -> str:

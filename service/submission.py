@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Generic, TypeVar
 
-from fastapi import Depends, Header, Response
+from fastapi import Header, Response
 from pydantic import JsonValue
 
 from simyard.requests.jobs import Body
@@ -19,7 +19,6 @@ from simyard.service.references import fetch_inputs
 from simyard.tasks.shared import idempotency
 
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=1000)]
-JsonBody = Annotated[dict[str, JsonValue], Depends(bodies.json_body)]
 Claim = Callable[[str], str]
 """Takes the request's idempotency key for a new id; returns the id that the key stands for."""
 Asked = TypeVar("Asked", bound=Body)

@@ -26,9 +26,10 @@ JOBS = "jobs"
 ASSETS = "assets"
 RUNS = "training-runs"
 PROMOTIONS = "promotions"
-API_KEYS = "service/keys"
-OUTBOX = "service/outbox"
-SENDING = "service/sending"
+SERVICE = "service"
+API_KEYS = f"{SERVICE}/keys"
+OUTBOX = f"{SERVICE}/outbox"
+SENDING = f"{SERVICE}/sending"
 DOCTOR = "doctor"
 
 MAX_KEY_BYTES = 900

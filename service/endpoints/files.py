@@ -14,6 +14,7 @@ from fastapi.responses import FileResponse
 
 from simyard.core.artifacts import INLINE, media_type_of
 from simyard.core.errors import RequestError
+from simyard.service import bodies
 from simyard.service.auth import Caller
 from simyard.service.settings import Settings
 from simyard.service.signatures import seal, unseal
@@ -114,9 +115,7 @@ async def send(token: str, request: Request) -> Response:
     about = unseal(settings.secret, "upload", token)
     folder = settings.open(about["project"]).opened_with[0].folder
     assert folder is not None
-    declared = request.headers.get("content-length")
-    if declared is not None and declared.isdigit() and int(declared) > about["size"]:
-        raise _wrong_size(int(declared), about["size"])
+    bodies.allow(request, about["size"])
     await _receive(request, folder / about["key"], about["size"])
     return Response(status_code=204)
 
@@ -130,19 +129,13 @@ async def _receive(request: Request, target: Path, size: int) -> None:
         async with await anyio.open_file(beside, "xb") as file:
             async for piece in request.stream():
                 received += len(piece)
-                if received > size:
-                    raise _wrong_size(received, size)
                 await file.write(piece)
         if received != size:
-            raise _wrong_size(received, size)
+            raise RequestError(
+                f"The file was announced with {size:,} bytes; these are {received:,}.",
+                code="wrong_size",
+                advice="Ask for a new upload URL with the size that the file has.",
+            )
         await anyio.Path(beside).replace(target)
     finally:
         await anyio.Path(beside).unlink(missing_ok=True)
-
-
-def _wrong_size(found: int, size: int) -> RequestError:
-    return RequestError(
-        f"The file was announced with {size:,} bytes; these are {found:,}{' or more' if found > size else ''}.",
-        code="too_large" if found > size else "wrong_size",
-        advice="Ask for a new upload URL with the size that the file has.",
-    )

@@ -302,9 +302,14 @@ async def received(name: str, request: Request) -> Delivery:
     if name not in hooks:
         raise RequestError("There is no such hook.", code="unknown_hook", advice="Check the URL.")
     hook = hooks[name]
-    body = await bodies.read(request)
-    verify = signatures.verify_github if hook.signature == "github" else signatures.verify
-    return Delivery(name, hook, verify(hook.secret, request.headers, body), body)
+    if hook.signature == "github":
+        announced, verify = signatures.announced_by_github, signatures.verify_github
+    else:
+        announced, verify = signatures.announced, signatures.verify
+    delivery = announced(request.headers)  # a body is read only where a signature of this moment came before it
+    body = await request.body()
+    verify(hook.secret, request.headers, body)
+    return Delivery(name, hook, delivery, body)
 
 
 @router.post("/hooks/{name}", status_code=202, summary="Receive a signed webhook")

@@ -7,11 +7,13 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Depends, Query
+from pydantic import ConfigDict, Field
 
 from simyard.core.errors import RequestError
 from simyard.core.records import AssetRecord
+from simyard.requests.jobs import Body
+from simyard.service import bodies
 from simyard.service.auth import AssetsCaller
 from simyard.service.endpoints.files import UploadLink, upload_link
 from simyard.service.references import Source, input_path
@@ -25,11 +27,11 @@ _OTHER_CONTENT = "application/octet-stream"
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+class _Named(Body):
+    model_config = ConfigDict(alias_generator=None)  # the clients of this contract write names in snake_case
 
 
-class UploadRequest(_Body):
+class UploadRequest(_Named):
     """A file that is to be uploaded."""
 
     filename: str = Field(max_length=255)
@@ -46,7 +48,7 @@ class UploadRequest(_Body):
     """Metadata of that asset."""
 
 
-class RegisterRequest(_Body):
+class RegisterRequest(_Named):
     """A file that is to become an asset."""
 
     input_uri: str = Field(min_length=1, max_length=4000)
@@ -63,8 +65,12 @@ class RegisterRequest(_Body):
     """Metadata to keep with the asset."""
 
 
-@router.post("/inputs/presign-upload", summary="Get a URL to upload a file by")
-def presign_upload(body: UploadRequest, caller: AssetsCaller) -> UploadLink:
+@router.post(
+    "/inputs/presign-upload", openapi_extra=bodies.described(UploadRequest), summary="Get a URL to upload a file by"
+)
+def presign_upload(
+    body: Annotated[UploadRequest, Depends(bodies.model_from("assets", UploadRequest))], caller: AssetsCaller
+) -> UploadLink:
     """Return a URL to send a file to, and the URI by which jobs and assets name the file afterwards."""
     check_name(body.filename, "filename")
     allowed = caller.settings.max_upload_bytes
@@ -82,8 +88,10 @@ def presign_upload(body: UploadRequest, caller: AssetsCaller) -> UploadLink:
     return upload_link(caller, key, body.size_bytes, body.content_type, input_uri)
 
 
-@router.post("/assets/register", summary="Make a file an asset")
-def register(body: RegisterRequest, caller: AssetsCaller) -> AssetRecord:
+@router.post("/assets/register", openapi_extra=bodies.described(RegisterRequest), summary="Make a file an asset")
+def register(
+    body: Annotated[RegisterRequest, Depends(bodies.model_from("assets", RegisterRequest))], caller: AssetsCaller
+) -> AssetRecord:
     """Read the file, and keep it under the digest of its bytes."""
     allowed = caller.settings.max_upload_bytes
     with tempfile.TemporaryDirectory(prefix="simyard-register-") as folder:

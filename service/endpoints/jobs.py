@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
+from pydantic import JsonValue
 
 from simyard.core.artifacts import STDOUT
 from simyard.core.errors import RequestError
@@ -21,7 +22,7 @@ from simyard.service.endpoints.files import DownloadLink, download_link
 from simyard.service.endpoints.pages import page_link
 from simyard.service.prefect_api import Launch
 from simyard.service.status import ENDED, MANIFEST, artifact_key, job_answer, newest
-from simyard.service.submission import Claim, IdempotencyKey, JsonBody, Work
+from simyard.service.submission import Claim, IdempotencyKey, Work
 from simyard.store import keys
 from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
@@ -35,6 +36,7 @@ from simyard.tasks.shared.history import load_spec
 from simyard.tasks.shared.logs import LogFollower
 from simyard.tasks.stage import stage
 
+_Body = Annotated[dict[str, JsonValue], Depends(bodies.json_from("jobs"))]
 router = APIRouter(prefix="/v0/jobs", tags=["jobs"])
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
@@ -47,7 +49,7 @@ FOLLOW_S = 1.0
 
 @router.post("", status_code=201, openapi_extra=bodies.described(*bodies.JOBS), summary="Submit a job")
 def submit(
-    body: JsonBody, caller: JobsCaller, response: Response, idempotency_key: IdempotencyKey = None
+    body: _Body, caller: JobsCaller, response: Response, idempotency_key: IdempotencyKey = None
 ) -> dict[str, Any]:
     """Check everything, put the inputs into the store, and start the job. The same key and body mean the same job."""
     job_id = submission.submit(_JOB, body, caller, response, idempotency_key)

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
+from pydantic import JsonValue
 
 from simyard.core.errors import RequestError
 from simyard.core.run_records import Event, IterationRecord, LineageRecord
@@ -16,7 +17,7 @@ from simyard.service.auth import Caller, TrainingCaller
 from simyard.service.endpoints.files import DownloadLink, download_link
 from simyard.service.prefect_api import Launch
 from simyard.service.status import checkpoint, newest, run_answer
-from simyard.service.submission import Claim, IdempotencyKey, JsonBody, Work
+from simyard.service.submission import Claim, IdempotencyKey, Work
 from simyard.store import keys
 from simyard.store.keys import RunKeys
 from simyard.store.store import KeyNotFound
@@ -25,6 +26,7 @@ from simyard.tasks.managed.loop import cancel_undriven
 from simyard.tasks.managed.run import load_run, resolve_run, stage_run
 from simyard.tasks.shared import inputs
 
+_Body = Annotated[dict[str, JsonValue], Depends(bodies.json_from("training"))]
 router = APIRouter(prefix="/v1/training-runs", tags=["training runs"])
 
 Limit = Annotated[int, Query(ge=1, le=10_000)]
@@ -32,7 +34,7 @@ Limit = Annotated[int, Query(ge=1, le=10_000)]
 
 @router.post("", status_code=201, openapi_extra=bodies.described(TrainingRunRequest), summary="Begin a managed run")
 def create(
-    body: JsonBody, caller: TrainingCaller, response: Response, idempotency_key: IdempotencyKey = None
+    body: _Body, caller: TrainingCaller, response: Response, idempotency_key: IdempotencyKey = None
 ) -> dict[str, Any]:
     """Check everything, put the inputs into the store, and begin. The same key and body mean the same run."""
     run_id = submission.submit(_RUN, body, caller, response, idempotency_key)

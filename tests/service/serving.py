@@ -56,6 +56,11 @@ class Service:
         """The address of the copy that was started first."""
         return self._copies[0][0]
 
+    @property
+    def pids(self) -> list[int]:
+        """Processes of the copies that run."""
+        return [process.pid for _, process in self._copies]
+
     def start(self) -> str:
         """Start a copy, and wait until it answers; return its address."""
         while True:

@@ -1,15 +1,18 @@
 """`/v0/jobs` and `/v1/training-runs` without a worker: what is taken, what is refused, and what nobody else sees."""
 
 import json
+import resource
+import socket
 import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 import records
-from helpers import Server, make_bucket
+from helpers import HANG_S, Server, make_bucket
 from serving import Answer, Service
 
 from simyard.service.settings import DEFAULT_PROJECT
@@ -266,6 +269,17 @@ def test_hostile_bodies_are_refused(api: Api, body: bytes, status: int) -> None:
 
 
 @pytest.mark.parametrize(
+    "path", ["/v0/jobs", "/v1/training-runs", "/v0/inputs/presign-upload", "/v0/assets/register", "/hooks/typed"]
+)
+def test_a_body_without_end_is_refused_before_it_is_read(service: Service, path: str) -> None:
+    host, port = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), HANG_S) as connection:
+        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        connection.sendall(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")  # more would come
+        assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")
+
+
+@pytest.mark.parametrize(
     ("uri", "code"),
     [
         ("/etc/passwd", "bad_reference"),
@@ -503,10 +517,43 @@ def test_it_is_not_ready_without_prefect_and_says_so(make_site: Callable[..., Se
     assert int(answer.headers["retry-after"]) > 0
 
 
+def test_one_look_at_a_prefect_that_hangs_is_for_all_who_ask(make_site: Callable[..., Service]) -> None:
+    """It takes no thread of those who want something else, and none of the service's many jobs is looked at."""
+    with socket.socket() as hung:
+        hung.bind(("127.0.0.1", 0))
+        hung.listen()  # and never answers
+        site = make_site(PREFECT_API_URL=f"http://127.0.0.1:{hung.getsockname()[1]}/api")
+        jobs = site.home / "store" / "jobs"
+        jobs.symlink_to(jobs)  # cannot be listed
+        site.start()
+        key = site.key()
+        host, port = site.url.removeprefix("http://").split(":")
+        with ExitStack() as asking:
+            for _ in range(150):
+                asked = asking.enter_context(socket.create_connection((host, int(port)), HANG_S))
+                asked.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert site.call("GET", "/v0/assets", key=key).json == {"assets": []}
+            said = b"".join(iter(lambda: asked.recv(4096), b""))
+        assert said.startswith(b"HTTP/1.1 503 ")
+        assert json.loads(said.partition(b"\r\n\r\n")[2]) == {"store": None, "prefect": "no answer within 8 s"}
+
+
+def test_it_may_open_as_many_files_as_the_system_allows(make_site: Callable[..., Service]) -> None:
+    """Connections are files, and the limit of a shell is 1,024 or less."""
+    site = make_site()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard - 1, hard))
+    try:
+        site.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert resource.prlimit(site.pids[0], resource.RLIMIT_NOFILE) == (hard, hard)
+
+
 def test_every_operation_is_documented(service: Service) -> None:
     document = service.call("GET", "/openapi.json").json
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             assert operation["summary"] and operation["tags"], (method, path)
-    assert "TrainRequest" in document["components"]["schemas"]
+    assert {"TrainRequest", "UploadRequest", "RegisterRequest"} <= set(document["components"]["schemas"])
     assert b"simyard" in service.call("GET", "/docs").body
