@@ -1,18 +1,20 @@
-"""Files of this machine: written whole or not at all, held by one process at a time, and those of an attempt."""
+"""Files of this machine: written whole or not at all, held by one process at a time; and those of workloads."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from io import BufferedRandom
-from pathlib import Path
+from io import BufferedRandom, BufferedReader
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from simyard.core import artifacts
@@ -67,6 +69,50 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     """Return a file's SHA-256 digest in hexadecimal digits, reading it in pieces."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class OutsideError(OSError):
+    """Error of a name in a folder that is no regular file of that folder."""
+
+
+def open_inside(folder: Path, name: str | os.PathLike[str]) -> BufferedReader:
+    """Open a file for reading in a folder that a workload fills, so that it cannot be another file of this machine.
+
+    It is reached from the folder without a link, and is a regular file of one name. What was looked at is what is
+    opened, whatever is put in its place meanwhile; nothing is waited for, as it would be at a FIFO.
+
+    Args:
+        folder: The workload's.
+        name: A relative path below it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        OutsideError: It is something else than a regular file, or lies elsewhere.
+        OSError: It cannot be opened.
+    """
+    names = PurePosixPath(name).parts
+    if not names or names[0] == "/" or ".." in names or "\0" in os.fspath(name):
+        raise OutsideError(errno.EXDEV, "it is no path below its folder", str(name))
+    with ExitStack() as opened:
+        # Such a descriptor reads nothing: to open a device or a FIFO in earnest has effects.
+        at = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+        opened.callback(os.close, at)
+        for index, part in enumerate(names):
+            at = os.open(part, os.O_PATH | os.O_NOFOLLOW, dir_fd=at)
+            opened.callback(os.close, at)
+            about = os.fstat(at)
+            if index < len(names) - 1 and stat.S_ISDIR(about.st_mode):
+                continue
+            if index < len(names) - 1 or not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
+                raise OutsideError(errno.EXDEV, f"it is {_kind_of(about)}, no regular file", str(name))
+        return open(f"/proc/self/fd/{at}", "rb")
+
+
+def _kind_of(about: os.stat_result) -> str:
+    """Return the kind of what is no regular file of one name, in words."""
+    kinds = ((stat.S_ISLNK, "a symbolic link"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISDIR, "a folder"),
+             (stat.S_ISSOCK, "a socket"), (stat.S_ISREG, "a hard link"))  # fmt: skip
+    return next((words for test, words in kinds if test(about.st_mode)), "a device")
 
 
 @contextmanager
@@ -169,6 +215,10 @@ class AttemptPaths:
     """Ranks that trained, and the proof that all were connected; it becomes an artifact."""
     versions = _Below(artifacts.VERSIONS.name)
     """Packages, GPU, driver, image."""
+
+    def open(self, path: Path) -> BufferedReader:
+        """Open one of these files, which the workload may have made: see `open_inside`."""
+        return open_inside(self.root, path.relative_to(self.root))
 
     def make(self) -> None:
         """Create the folders."""

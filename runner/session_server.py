@@ -8,6 +8,7 @@ or has served enough is replaced by a new one, warmed up in the same way.
 
 from __future__ import annotations
 
+import json
 import os
 import selectors
 import shutil
@@ -22,7 +23,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from simyard.core.errors import Category, Failure, SimyardError, WorkloadError
-from simyard.core.files import AttemptPaths, read_json, write_json
+from simyard.core.files import AttemptPaths, open_inside, read_json, write_json
 from simyard.core.records import WorkloadAccount
 from simyard.core.specs import AttemptSpec, Bounds, JobSpec
 from simyard.core.wire import Wire
@@ -113,8 +114,9 @@ class SessionFolder:
     def read_state(self) -> SessionState | None:
         """Return the state of the session; None if it has ended, is just beginning, or is of another version."""
         try:
-            return SessionState.from_json(read_json(self.state))
-        except (OSError, ValueError):
+            with open_inside(self.root, self.state.name) as file:  # its workload can write beside it
+                return SessionState.from_json(json.loads(file.read()))
+        except (OSError, ValueError, RecursionError):
             return None
 
     @contextmanager

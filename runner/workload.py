@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError, known_failure
-from simyard.core.files import AttemptPaths
+from simyard.core.files import AttemptPaths, open_inside
 from simyard.core.specs import Bounds, Facts, JobSpec
 from simyard.runner import messages
 from simyard.runner.messages import LineSocket, Message
@@ -205,7 +205,11 @@ class Workload:
     def _died(self) -> WorkloadError:
         code = self.code if self._exited else self._exit_code()
         self.leaving = self.leaving or f"it ended with {describe_exit(code)}"
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        try:
+            with open_inside(self.log.parent, self.log.name) as file:
+                lines = file.read().decode(errors="replace").splitlines()
+        except OSError:
+            lines = []
         known = next((found for line in lines if (found := known_failure(line))), None)
         return WorkloadError(
             known

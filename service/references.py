@@ -15,18 +15,15 @@ from simyard.core.errors import RequestError
 from simyard.requests.jobs import FILE, Body
 from simyard.service import outbound
 from simyard.service.auth import Caller
-from simyard.service.settings import DEFAULT_PROJECT, Settings
+from simyard.service.settings import Settings
 from simyard.store import keys
-from simyard.store.backend import Location, parse_url
-from simyard.store.keys import check_key
 from simyard.store.store import KeyNotFound, Store
+from simyard.tasks.shared.gate import Gate
 from simyard.tasks.shared.inputs import check_name
 
 Request = TypeVar("Request", bound=Body)
 
 _INPUT = re.compile(r"/v0/inputs/([0-9a-f]{32})/([^/?#]+)")
-_OF_OTHERS = ("projects/", "service/")
-"""Prefixes below the default project's store that are not the project's."""
 
 
 def input_path(upload_id: str, name: str) -> str:
@@ -90,11 +87,8 @@ class Source:
                 name = unquote(uploaded[2])
                 check_name(name, "The URI")
                 return _take(self._caller.store, keys.upload(uploaded[1], name), folder)
-            if key := _own_key(uri, self._caller.store, self._caller.project):
-                return _take(self._caller.store, key, folder)
-            if uri.startswith("s3://"):
-                location, name = _shared(uri, self._caller.settings, what)
-                return _take(Store.open(location.url), name, folder)
+            if found := Gate(self._caller.store, self._caller.settings.input_stores).find(uri, what):
+                return _take(*found, folder)
         except KeyNotFound as error:
             raise RequestError(
                 f"{what}: there is nothing at {uri!r}.", code="missing_file", advice="Upload it first."
@@ -132,24 +126,19 @@ class Source:
         return folder / name
 
 
-def check_readable(uri: str, store: Store, project: str, settings: Settings, what: str) -> None:
+def check_readable(uri: str, project: str, settings: Settings, what: str) -> None:
     """Refuse a file that lies neither in the project's own store nor in one that all jobs may read.
 
     Args:
         uri: What somebody gave who has no key.
-        store: The project's.
-        project: Its name.
+        project: The project's name.
         settings: Where files may come from.
         what: The field's name, for errors.
 
     Raises:
         RequestError: It is refused.
     """
-    if key := _own_key(uri, store, project):
-        check_key(key)
-    elif uri.startswith("s3://"):
-        _shared(uri, settings, what)
-    else:
+    if Gate(settings.open(project), settings.input_stores).find(uri, what) is None:
         raise RequestError(
             f"{what}: {uri!r} is no URI that a webhook may give.",
             code="bad_reference",
@@ -165,45 +154,6 @@ def named_files(model: BaseModel, where: str = "") -> Iterator[tuple[str, str]]:
             yield from named_files(value, at)
         elif isinstance(value, str) and _names_a_file(field):
             yield at, value
-
-
-def _own_key(uri: str, store: Store, project: str) -> str | None:
-    """Return the key of an object of a project's own store; None for any other URI."""
-    root = store.url()
-    if not uri.startswith(f"{root}/"):
-        return None
-    key = unquote(uri.removeprefix(f"{root}/")) if root.startswith("file:") else uri.removeprefix(f"{root}/")
-    if project == DEFAULT_PROJECT and key.startswith(_OF_OTHERS):
-        return None
-    return key
-
-
-def _shared(uri: str, settings: Settings, what: str) -> tuple[Location, str]:
-    """Return the location and the name of a file that jobs of every project may read.
-
-    Raises:
-        RequestError: They may not.
-    """
-    folder, _, name = uri.rpartition("/")
-    location = parse_url(folder)
-    allowed = [listed for listed in settings.input_stores if _is_below(location, listed)]
-    own = parse_url(settings.open().url())
-    if _is_below(location, own):  # a bucket that is listed as a whole does not mean what simyard keeps in it
-        allowed = [listed for listed in allowed if listed != own and _is_below(listed, own)]
-    if not allowed:
-        raise RequestError(
-            f"{what}: {uri!r} is in no store that jobs of this service may read.",
-            code="store_not_allowed",
-            advice="Upload the file; or have the owner list the store in SIMYARD_INPUT_STORES.",
-        )
-    check_name(name, what)
-    return location, name
-
-
-def _is_below(location: Location, allowed: Location) -> bool:
-    return location.bucket == allowed.bucket and (
-        not allowed.prefix or location.prefix == allowed.prefix or location.prefix.startswith(f"{allowed.prefix}/")
-    )
 
 
 def _take(store: Store, key: str, folder: Path) -> Path:

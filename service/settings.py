@@ -11,9 +11,10 @@ from simyard.blocks.reference import absolute, below, open_store
 from simyard.core.errors import RequestError
 from simyard.requests.settings import MachineSettings, number_from_env
 from simyard.service.outbound import place
-from simyard.store.backend import Location, parse_url
+from simyard.store.backend import Location
 from simyard.store.store import Store
 from simyard.tasks.shared.api_keys import site_secret
+from simyard.tasks.shared.gate import listed_stores
 
 DEFAULT_PROJECT = "default"
 """The project whose jobs are those of the site's own store, so that the command line sees them too."""
@@ -63,7 +64,7 @@ class Settings:
             secret=site_secret(machine.home),
             public_url=_public_url(),
             pool=os.environ.get("SIMYARD_POOL") or None,
-            input_stores=tuple(_input_store(text) for text in _listed("SIMYARD_INPUT_STORES")),
+            input_stores=listed_stores(),
             private_hosts=frozenset(_private_host(text) for text in _listed("SIMYARD_PRIVATE_HOSTS")),
             max_upload_bytes=int(number_from_env("SIMYARD_MAX_UPLOAD_GB", _MAX_UPLOAD_GB, "gigabytes") * 1e9),
             url_seconds=int(number_from_env("SIMYARD_URL_MINUTES", _URL_MINUTES, "minutes") * 60),
@@ -110,12 +111,3 @@ def _private_host(text: str) -> str:
             advice="Give HOST:PORT, or [ADDRESS]:PORT for IPv6; the port of https is 443, of http 80.",
         )
     return place(host, port)
-
-
-def _input_store(text: str) -> Location:
-    location = parse_url(text)
-    if location.folder is not None:
-        raise RequestError(
-            f"SIMYARD_INPUT_STORES has {text!r}.", code="bad_setting", advice="Give s3://BUCKET or s3://BUCKET/PREFIX."
-        )
-    return location

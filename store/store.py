@@ -238,16 +238,21 @@ class Store:
         """
         check_key(key)
         with on_disk("read", path), open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > PART_BYTES:
+            self.put_opened(key, file, on_bytes=on_bytes)
 
-                def pieces() -> Iterator[bytes]:
-                    file.seek(0)
-                    return read_pieces(file, size, part_bytes(size))
+    def put_opened(self, key: str, file: IO[bytes], *, on_bytes: OnBytes | None = None) -> None:
+        """Write the content of a file that is open, as long as the file is now: see `put_file`."""
+        check_key(key)
+        size = os.fstat(file.fileno()).st_size
+        if size > PART_BYTES:
 
-                self._put_parts(key, pieces, size, on_bytes)
-                return
-            data = file.read(size)
+            def pieces() -> Iterator[bytes]:
+                file.seek(0)
+                return read_pieces(file, size, part_bytes(size))
+
+            self._put_parts(key, pieces, size, on_bytes)
+            return
+        data = file.read(size)
         self.put_bytes(key, data)
         if on_bytes and data:
             on_bytes(len(data))

@@ -329,7 +329,7 @@ def receive(delivery: Annotated[Delivery, Depends(received)], request: Request) 
         asked = bodies.check(parameters.get("request", {}), model)
         for where, uri in named_files(asked):
             if uri in filling.taken:
-                check_readable(uri, settings.open(hook.project), hook.project, settings, where)
+                check_readable(uri, hook.project, settings, where)
         if isinstance(asked, TrainingRunRequest):
             program = (asked.trainer_spec.image_uri, asked.trainer_spec.entrypoint)
             if not filling.taken.isdisjoint(text for text in program if text):

@@ -6,20 +6,18 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 
 from simyard.core.errors import Category, Failure, RequestError, SimyardError, StoreError, WorkloadError
-from simyard.core.files import AttemptPaths, read_json, write_json
+from simyard.core.files import AttemptPaths, write_json
 from simyard.core.records import Outcome, WorkloadAccount, ended
 from simyard.core.specs import AttemptSpec, Facts, InputFile
 from simyard.runner.progress import JobProgress
@@ -28,7 +26,7 @@ from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.attempt.judge import judge, judge_part, last_traceback, write_diagnostics
 from simyard.tasks.attempt.supervise import Ending, Telemetry, Watched, gpu_and_driver, supervise
-from simyard.tasks.attempt.transfer import AttemptUploader, NodeCache
+from simyard.tasks.attempt.transfer import AttemptUploader, NodeCache, append_pairs
 from simyard.tasks.cluster.rendezvous import NodeGroup, new_world
 from simyard.tasks.kinds import kind_of
 from simyard.tasks.packages.install import InstalledPackage, install
@@ -36,6 +34,7 @@ from simyard.tasks.sessions.pool import Lease, Sessions
 
 OPEN_TIMEOUT_S = 120.0
 """Opening one checkpoint, torch's import included."""
+MAX_ACCOUNT_BYTES = 64_000_000
 CANCELED = Failure(
     code="canceled", category=Category.CANCELED, message="The job was canceled.", advice="What was saved is kept."
 )
@@ -112,7 +111,7 @@ class _Attempt:
 
     def log(self, stage: str, status: str, message: str, **more: object) -> None:
         """Append one line of `key=value` pairs to runner.log."""
-        _append(self.paths.runner_log, {"time": _now(), "stage": stage, "status": status, "message": message, **more})
+        append_pairs(self.paths.runner_log, stage=stage, status=status, message=message, **more)
 
     def prepare(self) -> None:
         """Fetch inputs, install packages and have the simulator's environment check the job."""
@@ -219,7 +218,7 @@ class _Attempt:
                 "error_code": failure.code,
                 "error_category": failure.category,
                 "retryable": str(failure.category is Category.INFRA).lower(),
-                "traceback": last_traceback(self.paths.stderr),
+                "traceback": last_traceback(self.paths),
             }
         self.log("done", status, failure.message if failure else "done", **fields)
 
@@ -263,7 +262,14 @@ class _Attempt:
 
     def account(self) -> WorkloadAccount | None:
         """Return the workload's own account of its end, or None when it wrote none."""
-        return WorkloadAccount.from_json(read_json(self.paths.outcome)) if self.paths.outcome.exists() else None
+        try:
+            with self.paths.open(self.paths.outcome) as file:
+                return WorkloadAccount.from_json(json.loads(file.read(MAX_ACCOUNT_BYTES)))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError) as error:
+            self.log("judge", "warning", f"the workload's account cannot be read: {error}")
+            return None
 
     def _fetch(self, file: InputFile) -> None:
         """Bring one input here, out of the machine's cache if it has it, and write down how that went."""
@@ -279,7 +285,7 @@ class _Attempt:
                 "asset": file.name, "sha256": file.sha256, "size_bytes": file.size_bytes, "source": source,
                 "seconds": f"{time.monotonic() - began:.3f}", "error": problem or "",
             }  # fmt: skip
-            _append(self.paths.staging_log, {"time": _now(), "status": "failed" if problem else "ok", **pairs})
+            append_pairs(self.paths.staging_log, status="failed" if problem else "ok", **pairs)
 
     def _open_outputs(self) -> None:
         """Have another process open the outputs and write the account."""
@@ -355,21 +361,6 @@ def _sweep(scratch: Path) -> None:
     for folder in scratch.glob("*-*"):
         if not psutil.pid_exists(int(folder.name.rpartition("-")[2])):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _append(log: Path, pairs: dict[str, object]) -> None:
-    """Add one line of `key=value` pairs; a value with anything but plain characters stands as a JSON string."""
-    line = " ".join(f"{key}={_quote(str(value))}" for key, value in pairs.items())
-    with log.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
-
-
-def _quote(text: str) -> str:
-    return text if re.fullmatch(r"[^\s\"=\\]+", text) else json.dumps(text, ensure_ascii=False)
 
 
 def _write_versions(facts: Facts, path: Path) -> None:

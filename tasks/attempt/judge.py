@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,19 +104,23 @@ def write_diagnostics(outcome: Outcome, failure: Failure, paths: AttemptPaths) -
                 "done": outcome.done,
                 "timings": outcome.timings,
             },
-            "tails": {path.name: _tail(path, TAIL_LINES) for path in logs if path.exists()},
+            "tails": {path.name: _tail(paths, path, TAIL_LINES) for path in logs if os.path.lexists(path)},
         },
     )
 
 
-def last_traceback(path: Path) -> str:
-    """Return the last Python traceback in a log; empty where there is none."""
-    lines = _tail(path, 400) if path.exists() else []
+def last_traceback(paths: AttemptPaths) -> str:
+    """Return the last Python traceback of the workload; empty where there is none."""
+    lines = _tail(paths, paths.stderr, 400)
     starts = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
     return "\n".join(lines[starts[-1] :][:100]) if starts else ""
 
 
-def _tail(path: Path, lines: int) -> list[str]:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 64 * 1024))
-        return file.read().decode("utf-8", errors="replace").splitlines()[-lines:]
+def _tail(paths: AttemptPaths, log: Path, lines: int) -> list[str]:
+    """Return the last lines of a log; none of one that is not there or cannot be read."""
+    try:
+        with paths.open(log) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 64 * 1024))
+            return file.read().decode("utf-8", errors="replace").splitlines()[-lines:]
+    except OSError:
+        return []

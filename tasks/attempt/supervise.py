@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from simyard.core.errors import END_MARKER, SURVIVABLE, Category, Failure, known_failure
-from simyard.core.files import AttemptPaths
+from simyard.core.files import AttemptPaths, OutsideError
 from simyard.core.specs import Limits
 from simyard.runner.progress import Reader, activity_of
 from simyard.runner.workload import Workload
@@ -87,7 +87,7 @@ def supervise(
         How it ended. Any exception raised meanwhile, a KeyboardInterrupt say, ends the workload first.
     """
     seen = Watched(started=time.monotonic(), unit=reader.unit, done=reader.start)
-    tails = [_Tail(paths.stdout), _Tail(paths.stderr)]
+    tails = [_Tail(paths, paths.stdout), _Tail(paths, paths.stderr)]
     try:
         while not workload.job_ended(POLL_S):
             # What it has printed is all that it says of its progress.
@@ -177,17 +177,18 @@ def _impatience(seen: Watched, limits: Limits, now: float) -> Failure | None:
 class _Tail:
     """Reader of the whole lines that were added to a file since the last look."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, paths: AttemptPaths, path: Path) -> None:
+        self._paths = paths
         self._path = path
         self._offset = 0
         self._rest = ""
 
     def lines(self) -> Iterator[str]:
         try:
-            with self._path.open("rb") as file:
+            with self._paths.open(self._path) as file:
                 file.seek(self._offset)
                 data = file.read()
-        except FileNotFoundError:
+        except (FileNotFoundError, OutsideError):
             return
         self._offset += len(data)
         *whole, self._rest = _LINE_END.split(self._rest + data.decode("utf-8", errors="replace"))
@@ -224,7 +225,7 @@ class Telemetry:
         self._thread.join()
 
     def _loop(self) -> None:
-        with self._path.open("w", newline="", encoding="utf-8") as file:
+        with self._path.open("x", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
             rows.writerow(COLUMNS)
             self._processes()  # the first look at a process has no CPU load: it counts from here

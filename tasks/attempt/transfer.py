@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import threading
@@ -10,11 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal
 
 from simyard.core.errors import SimyardError, StoreError
-from simyard.core.files import AttemptPaths, held, replacing
+from simyard.core.files import AttemptPaths, OutsideError, held, replacing
 from simyard.core.records import AttemptStatus, this_process
 from simyard.core.specs import AttemptSpec, Facts, InputFile
 from simyard.store.backend import on_disk
@@ -67,6 +69,7 @@ class AttemptUploader:
         self._attempt = attempt
         self._paths = paths
         self._sent: dict[Path, tuple[int, int]] = {}
+        self._refused: set[Path] = set()
         self._noting = threading.Lock()
         self._on_lines = on_lines
         self._log_offset = 0
@@ -119,7 +122,8 @@ class AttemptUploader:
             self.problem = StoreError(f"Cannot read what the attempt left: {error}.", code="unreadable")
 
     def _send_all(self) -> None:
-        for path, name in self._files():
+        log = self._paths.runner_log
+        for path, name in (*self._files(), (log, log.name)):  # the log last: it says which files were refused
             self._send(path, name)
         self._forward_log()
 
@@ -131,36 +135,68 @@ class AttemptUploader:
     def _files(self) -> Iterator[tuple[Path, str]]:
         """Yield the files to send, each with its artifact name."""
         root = self._paths
-        logs = (root.runner_log, root.staging_log, root.user_log, root.stdout, root.stderr)
+        logs = (root.staging_log, root.user_log, root.stdout, root.stderr)
         for path in (*logs, root.telemetry, root.diagnostics, root.versions):
             yield path, path.name
         for path in sorted(root.output.rglob("*")):
             name = path.relative_to(root.output)
             # What is still being written lies under a name that begins with a dot, and is renamed when it is whole.
-            if path.is_file() and not any(part.startswith(".") for part in name.parts):
+            if (path.is_symlink() or not path.is_dir()) and not any(part.startswith(".") for part in name.parts):
                 yield path, str(name)
 
     def _send(self, path: Path, name: str) -> None:
+        """Send a file unless it was sent as it is now."""
+        with self._opened(path) as file:
+            if file is not None and self._sent.get(path) != (mark := mark_of(file)):
+                self._store.put_opened(self._keys.file(name), file)
+                self._sent[path] = mark
+
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[BufferedReader | None]:
+        """Open a file of the attempt; None where there is none, or where it is something else than a regular file."""
         try:
-            now = path.stat()
+            file = self._paths.open(path)
         except FileNotFoundError:
-            return
-        mark = (now.st_size, now.st_mtime_ns)
-        if self._sent.get(path) != mark:
-            self._store.put_file(self._keys.file(name), path)
-            self._sent[path] = mark
+            yield None
+        except OutsideError as error:
+            if path not in self._refused:  # the rest of the attempt is sent all the same
+                self._refused.add(path)
+                append_pairs(self._paths.runner_log, stage="upload", status="refused", message=str(error))
+            yield None
+        else:
+            with file:
+                yield file
 
     def _forward_log(self) -> None:
         """Hand new lines of output on, in one batch a round."""
-        if not self._paths.stdout.exists():
-            return
-        with self._paths.stdout.open("rb") as file:
-            file.seek(self._log_offset)
-            data = file.read()
+        data = b""
+        with self._opened(self._paths.stdout) as file:
+            if file is not None:
+                file.seek(self._log_offset)
+                data = file.read()
         whole = data.rfind(b"\n") + 1
         self._log_offset += whole
         if lines := readable_lines(data[:whole]):
             self._on_lines(lines)
+
+
+def mark_of(file: BufferedReader) -> tuple[int, int]:
+    """Return what changes when an open file does: its size and its time."""
+    about = os.fstat(file.fileno())
+    return about.st_size, about.st_mtime_ns
+
+
+def append_pairs(log: Path, **pairs: object) -> None:
+    """Add one line of `key=value` pairs and the time; a value of other than plain characters is a JSON string."""
+    pairs = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **pairs}
+    line = " ".join(f"{key}={_quote(str(value))}" for key, value in pairs.items())
+    # The workload can write beside it: a link in its place leads nowhere.
+    with open(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666), "ab") as file:
+        file.write(f"{line}\n".encode(errors="replace"))
+
+
+def _quote(text: str) -> str:
+    return text if re.fullmatch(r"[^\s\"=\\]+", text) else json.dumps(text, ensure_ascii=False)
 
 
 def readable_lines(data: bytes) -> list[str]:

@@ -42,11 +42,15 @@ class _RolloutUploader(AttemptUploader):
 
     def _send_all(self) -> None:
         folder = self._paths.recording
-        found = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+        files = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
+        found = [path for path in files if not path.name.startswith(".")]
         # Read before the shards are sent: what is written meanwhile is not spoken of yet.
-        lengths = {
-            path: path.read_bytes() for path in found if path.name == "zarr.json" or folder / "meta" in path.parents
-        }
+        lengths = {}
+        for path in found:
+            if path.name == "zarr.json" or folder / "meta" in path.parents:
+                with self._opened(path) as file:
+                    if file is not None:
+                        lengths[path] = file.read()
         names = {path: f"{RECORDING}/{path.relative_to(folder)}" for path in found}
         for path in found:
             if path not in lengths:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,8 @@ from simyard.core.records import CheckpointRecord, JobResult, Outcome, by_iterat
 from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint
 from simyard.runner.progress import Reader, training_reader
 from simyard.runner.rl import Library, Scale, get_library
-from simyard.store.store import Store, sha256_file
-from simyard.tasks.attempt.transfer import AttemptUploader
+from simyard.store.store import READ_BYTES, Store, sha256_file
+from simyard.tasks.attempt.transfer import AttemptUploader, mark_of
 from simyard.tasks.kinds.base import Figures, Kind, lacking
 from simyard.tasks.metrics.events import EventReader
 from simyard.tasks.metrics.table import LiveMetrics, MetricsTable, draw_curves
@@ -86,42 +88,44 @@ class TrainingUploader(AttemptUploader):
 
     def _send_checkpoints(self) -> None:
         found = self._paths.work.glob(self._library.checkpoint_glob)
-        for path in sorted(found, key=lambda path: path.stat().st_mtime_ns):
-            now = path.stat()
-            mark = (now.st_size, now.st_mtime_ns)
-            if self._sent.get(path) != mark and self._send_checkpoint(path):
-                self._sent[path] = mark
+        for path in sorted(found, key=lambda path: path.lstat().st_mtime_ns):
+            with self._opened(path) as file:
+                if file is None or self._sent.get(path) == (mark := mark_of(file)):
+                    continue
+                if self._send_checkpoint(file, path.name):
+                    self._sent[path] = mark
 
-    def _send_checkpoint(self, path: Path) -> bool:
+    def _send_checkpoint(self, file: BufferedReader, name: str) -> bool:
         """Send one checkpoint if it is whole. A copy is checked, hashed and sent: the original may be rewritten."""
-        copy = self._paths.root / "sending" / path.name
-        copy.parent.mkdir(exist_ok=True)
-        shutil.copyfile(path, copy)
-        try:
-            if not self._library.is_complete(copy):
-                return False
-            start, resume = self._attempt.start_iteration, self._attempt.resume
-            iteration = self._library.iteration_of(copy, start, self._scale)
-            if iteration is not None and iteration <= start:
-                return True  # the one that this attempt resumed from
-            name = self._library.artifact_name(copy, start, self._scale)
-            others = [record for record in self.checkpoints if record.name != name]
-            numbered = [record for record in others if record.iteration is not None]
-            resumed_from = resume.checkpoint.sha256 if resume else None
-            record = CheckpointRecord(
-                name=name,
-                key=self._keys.file(CHECKPOINTS.name + name),
-                sha256=sha256_file(copy),
-                size_bytes=copy.stat().st_size,
-                iteration=iteration,
-                parent=numbered[-1].sha256 if numbered else resumed_from,
-            )
-            self._store.put_file(record.key, copy)
-            self.checkpoints = by_iteration([*others, record])
-            self._index_is_old = True
-            return True
-        finally:
-            copy.unlink()
+        with tempfile.TemporaryDirectory(prefix="sending-", dir=self._paths.root) as folder:
+            copy = Path(folder) / name
+            with copy.open("xb") as target:
+                shutil.copyfileobj(file, target, READ_BYTES)
+            return self._send_copy(copy)
+
+    def _send_copy(self, copy: Path) -> bool:
+        if not self._library.is_complete(copy):
+            return False
+        start, resume = self._attempt.start_iteration, self._attempt.resume
+        iteration = self._library.iteration_of(copy, start, self._scale)
+        if iteration is not None and iteration <= start:
+            return True  # the one that this attempt resumed from
+        name = self._library.artifact_name(copy, start, self._scale)
+        others = [record for record in self.checkpoints if record.name != name]
+        numbered = [record for record in others if record.iteration is not None]
+        resumed_from = resume.checkpoint.sha256 if resume else None
+        record = CheckpointRecord(
+            name=name,
+            key=self._keys.file(CHECKPOINTS.name + name),
+            sha256=sha256_file(copy),
+            size_bytes=copy.stat().st_size,
+            iteration=iteration,
+            parent=numbered[-1].sha256 if numbered else resumed_from,
+        )
+        self._store.put_file(record.key, copy)
+        self.checkpoints = by_iteration([*others, record])
+        self._index_is_old = True
+        return True
 
 
 class TrainingKind(Kind):

@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from simyard.core.errors import Category, Failure, SimyardError, StoreError, WorkloadError
+from simyard.core.files import open_inside
 from simyard.core.records import ended, this_process
 from simyard.core.run_records import TrainerAttempt, TrainerOutcome, TrainerStatus
 from simyard.core.specs import InputFile
@@ -21,7 +23,7 @@ from simyard.requests.managed import LOCAL, TrainerSpec, fill_in
 from simyard.requests.settings import MachineSettings
 from simyard.store.backend import on_disk
 from simyard.store.keys import RunKeys
-from simyard.store.store import Store
+from simyard.store.store import READ_BYTES, Store
 from simyard.tasks.attempt.transfer import readable_lines
 from simyard.tasks.managed.dataset import MANIFEST, fetch_dataset, iteration_id
 from simyard.tasks.managed.engines.base import INPUT, OUTPUT, STDERR, STDOUT, Engine, Exit, TrainerCall
@@ -29,12 +31,13 @@ from simyard.tasks.managed.engines.container import ContainerEngine
 from simyard.tasks.managed.engines.local import LocalEngine, find_program
 from simyard.tasks.managed.run import RunSpec, now
 from simyard.tasks.shared import inputs
+from simyard.tasks.shared.gate import Gate
 from simyard.tasks.shared.heartbeat import HeartbeatWriter
-from simyard.tasks.shared.inputs import find_input
 
 CHECKPOINT, CHECKPOINT_URI, METRICS = "checkpoint.pt", "checkpoint_out_uri.txt", "metrics.json"
 """Files that a trainer leaves: one of the first two, and the third."""
 MAX_METRICS_BYTES = 1_000_000
+MAX_URI_BYTES = 4_000
 POLL_S = 0.05
 UPLOAD_S = 5.0
 """Seconds by which the logs in the store may lag behind."""
@@ -120,7 +123,7 @@ def run_trainer(
 
         # Judge what it left, and keep it.
         _require_success(end)
-        kept = _keep(attempt, folder / OUTPUT, store)
+        kept = _keep(attempt, folder / OUTPUT, engine.seen(folder)[1], store)
     except SimyardError as error:
         failure = error.failure
     finally:
@@ -196,10 +199,8 @@ class _Logs:
     def follow(self) -> None:
         """Pass new lines on."""
         for name in (STDOUT, STDERR):
-            path = self._folder / name
-            if not path.exists():
-                continue
-            with path.open("rb") as file:
+            data = b""
+            with suppress(OSError), open_inside(self._folder, name) as file:
                 file.seek(self._read.get(name, 0))
                 data = file.read()
             whole = data.rfind(b"\n") + 1
@@ -211,10 +212,11 @@ class _Logs:
     def upload(self) -> None:
         """Bring the logs to the store as they are now."""
         for name in (STDOUT, STDERR):
-            path = self._folder / name
-            if path.exists() and (size := path.stat().st_size) != self._sent.get(name):
-                self._store.put_file(call_key(self._attempt, name), path)
-                self._sent[name] = size
+            with suppress(OSError), open_inside(self._folder, name) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != self._sent.get(name):
+                    self._store.put_opened(call_key(self._attempt, name), file)
+                    self._sent[name] = size
 
 
 def outcome_of(attempt: TrainerAttempt, store: Store) -> TrainerOutcome | None:
@@ -243,29 +245,35 @@ class _Kept:
     checkpoint: InputFile
 
 
-def _keep(attempt: TrainerAttempt, output: Path, store: Store) -> _Kept:
+def _keep(attempt: TrainerAttempt, output: Path, seen: str, store: Store) -> _Kept:
     """Judge the output, and put it into the store.
+
+    Args:
+        attempt: The call.
+        output: What it left: nothing in it is opened but by `open_inside` and the gate.
+        seen: The same folder as the trainer saw it.
+        store: The run's.
 
     Raises:
         WorkloadError: If it is not what was promised.
     """
-    metrics = read_metrics(output / METRICS)
+    metrics = read_metrics(output)
 
-    # The one checkpoint, on this machine and under its usual name.
-    file, address = output / CHECKPOINT, output / CHECKPOINT_URI
-    there = [path for path in (file, address) if os.path.lexists(path)]
+    # The one checkpoint: a copy of it is judged and kept, under its usual name.
+    there = [name for name in (CHECKPOINT, CHECKPOINT_URI) if os.path.lexists(output / name)]
     if len(there) != 1:
-        raise _broken(f"It left {' and '.join(path.name for path in there) or 'no checkpoint'}.", _ONE_CHECKPOINT)
-    _require_plain(there[0])
-    if there == [address]:
-        lines = address.read_text(encoding="utf-8", errors="replace").split()
+        raise _broken(f"It left {' and '.join(there) or 'no checkpoint'}.", _ONE_CHECKPOINT)
+    file = output.parent / CHECKPOINT
+    if there == [CHECKPOINT]:
+        with on_disk("copy", file), _open(output, CHECKPOINT) as left, file.open("xb") as copy:
+            shutil.copyfileobj(left, copy, READ_BYTES)
+    else:
+        lines = _read(output, CHECKPOINT_URI, MAX_URI_BYTES).decode(errors="replace").split()
         if len(lines) != 1:
             raise _broken(f"{CHECKPOINT_URI} holds {len(lines)} words, not one address.", _ONE_CHECKPOINT)
-        found = find_input(lines[0], output, CHECKPOINT_URI).path
-        file = output.parent / CHECKPOINT
-        with on_disk("read", found):
-            shutil.copyfile(found, file)
-        _require_plain(file)
+        Gate(store).copy(lines[0], output, seen, file, CHECKPOINT_URI)
+    if file.stat().st_size == 0:
+        raise _broken(f"{CHECKPOINT} is empty.", "Close it before the program ends.")
 
     store.put_json(call_key(attempt, METRICS), metrics)
     about = {"run_id": attempt.run_id, "iteration": attempt.iteration}
@@ -275,20 +283,18 @@ def _keep(attempt: TrainerAttempt, output: Path, store: Store) -> _Kept:
 _ONE_CHECKPOINT = f"Each call must leave exactly one of {CHECKPOINT} and {CHECKPOINT_URI} in the output folder."
 
 
-def read_metrics(path: Path) -> dict[str, Any]:
+def read_metrics(output: Path) -> dict[str, Any]:
     """Return a trainer's metrics.
 
     Raises:
         WorkloadError: If it is no JSON object, or one of its numbers is not finite.
     """
     advice = f"Write an object of finite numbers to {METRICS}, and leave out what was not measured."
-    if not os.path.lexists(path):
+    if not os.path.lexists(output / METRICS):
         raise _broken(f"It left no {METRICS}.", advice)
-    _require_plain(path)
-    if path.stat().st_size > MAX_METRICS_BYTES:
-        raise _broken(f"{METRICS} has {path.stat().st_size:,} bytes.", f"Allowed: {MAX_METRICS_BYTES:,}.")
+    data = _read(output, METRICS, MAX_METRICS_BYTES)
     try:
-        metrics = json.loads(path.read_bytes())
+        metrics = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise _broken(f"{METRICS} is not valid JSON: {error}.", advice) from error
     if not isinstance(metrics, dict):
@@ -310,12 +316,32 @@ def _numbers(path: str, value: Any) -> Iterator[tuple[str, float]]:
         yield path, value
 
 
-def _require_plain(path: Path) -> None:
-    """Refuse anything but a regular file that is not empty; a link could name any file of this machine."""
-    if path.is_symlink() or not path.is_file():
-        raise _broken(f"{path.name} is no regular file.", "Write it into the output folder itself.")
-    if path.stat().st_size == 0:
-        raise _broken(f"{path.name} is empty.", "Close it before the program ends.")
+def _open(output: Path, name: str) -> BufferedReader:
+    """Open a file of the output.
+
+    Raises:
+        WorkloadError: If it is none, or a link that could name any file of this machine.
+    """
+    try:
+        return open_inside(output, name)
+    except OSError as error:
+        advice = "Write it into the output folder itself."
+        raise _broken(f"{name} cannot be read: {error.strerror}.", advice) from error
+
+
+def _read(output: Path, name: str, most: int) -> bytes:
+    """Return the content of a small file of the output.
+
+    Raises:
+        WorkloadError: If it is none, is empty, or has more bytes than that.
+    """
+    with _open(output, name) as file:
+        data = file.read(most + 1)
+    if not data:
+        raise _broken(f"{name} is empty.", "Close it before the program ends.")
+    if len(data) > most:
+        raise _broken(f"{name} has more than {most:,} bytes.", "Write less into it.")
+    return data
 
 
 def _require_success(end: Exit) -> None:

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from simyard.core.files import open_inside
+
 MAX_RECORD = 256 * 2**20
 """Bytes; a longer record is taken for garbage (videos reach tens of MiB)."""
 _CHUNK = 2**20
@@ -81,7 +83,7 @@ class EventReader:
         """
         scan = _Scan()
         try:
-            stat = self.path.stat()
+            stat = self.path.lstat()
             if (stat.st_size, stat.st_mtime_ns) == self._stamp:
                 return {}
             self._stamp, self.error = (stat.st_size, stat.st_mtime_ns), None
@@ -94,7 +96,7 @@ class EventReader:
         return scan.found
 
     def _read(self, scan: _Scan) -> None:
-        with self.path.open("rb") as file:
+        with open_inside(self.path.parent, self.path.name) as file:
             file.seek(self.offset)
             rest = b""
             # Reading at least as much as is left over keeps a record of many chunks from costing quadratic time.

@@ -8,12 +8,14 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
 from simyard.core.errors import RequestError
+from simyard.core.files import open_inside
 from simyard.tasks.packages.probe import Answer, Question
 
 _PROBE = Path(__file__).with_name("probe.py")
@@ -74,7 +76,7 @@ class PackageTools:
         else:
             tool = [self._python, "-m", "pip", "wheel", "--no-deps", "--no-cache-dir", "--use-pep517"]
             status = self._run([*tool, *flags, "--wheel-dir", str(out), str(project)])
-        wheels = list(out.glob("*.whl"))
+        wheels = [path for path in out.glob("*.whl") if _is_own(out, path)]
         if status or len(wheels) != 1:
             raise RequestError(
                 f"The package could not be built (exit status {status}). {self._tail()}",
@@ -120,12 +122,15 @@ class PackageTools:
         Raises:
             RequestError: That Python does not run.
         """
-        asked, answered = self._work / "question.json", self._work / "answer.txt"
-        asked.write_text(json.dumps(question))
-        with asked.open("rb") as stdin, answered.open("wb") as stdout:
+        # Files without a name: a build can have left anything in the folder.
+        with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout:
+            stdin.write(json.dumps(question).encode())
+            stdin.seek(0)
             status = self._run([self._python, "-P", str(_PROBE)], stdin=stdin, stdout=stdout)
+            stdout.seek(0)
+            answered = stdout.read()
         try:
-            answer: Answer = json.loads(answered.read_text().splitlines()[-1])
+            answer: Answer = json.loads(answered.splitlines()[-1])
         except (IndexError, ValueError) as error:
             raise RequestError(
                 f"The Python {self._python!r} gives no answer (exit status {status}). {self._tail()}",
@@ -136,7 +141,7 @@ class PackageTools:
 
     def _run(self, command: Sequence[str], **streams: Any) -> int:
         """Run a command to its end, its output to the log, and return its exit status."""
-        with self._log.open("ab") as log:
+        with open(os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW), "ab") as log:
             log.write(f"$ {' '.join(command)}\n".encode())
             log.flush()
             streams = {"stdin": subprocess.DEVNULL, "stdout": log, **streams}
@@ -162,8 +167,21 @@ class PackageTools:
             child.wait()
 
     def _tail(self) -> str:
-        lines = self._log.read_text("utf-8", "replace").splitlines()
+        try:
+            with open_inside(self._log.parent, self._log.name) as log:
+                lines = log.read().decode(errors="replace").splitlines()
+        except OSError as error:
+            lines = [f"{self._log.name}: {error.strerror}"]
         return "\n".join(["The log ends:", *(f"    {line[:300]}" for line in lines[-_TAIL_LINES:]), ""])
+
+
+def _is_own(folder: Path, path: Path) -> bool:
+    """Tell whether a build left a regular file of its own there."""
+    try:
+        open_inside(folder, path.name).close()
+    except OSError:
+        return False
+    return True
 
 
 def _clean_environment(work: Path) -> dict[str, str]:

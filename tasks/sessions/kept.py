@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError, unknown
-from simyard.core.files import write_json
+from simyard.core.files import open_inside, write_json
 from simyard.core.specs import Bounds, JobSpec
 from simyard.requests.settings import MachineSettings
 from simyard.runner.messages import StopSession
@@ -219,7 +219,11 @@ def _await_ready(folder: SessionFolder, server: subprocess.Popen[bytes], watch: 
 
 
 def _died(log: Path, code: int) -> Failure:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    try:
+        with open_inside(log.parent, log.name) as file:
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        lines = []
     return Failure(
         code="session_died",
         category=Category.INFRA,

@@ -200,3 +200,23 @@ def test_a_warning_that_runs_live_with_does_not_outrank_the_exception(player):
 def test_such_a_warning_explains_an_end_that_nothing_else_does(player):
     left = player.play("no-vulkan at 1; leave at 3", retries=0)
     assert left.error["code"] == "no_vulkan"
+
+
+def test_a_link_a_pipe_and_a_second_name_are_nothing_that_a_job_left(player):
+    player.site.home.mkdir(exist_ok=True)
+    secret = player.site.home / "secret"
+    secret.write_text("everybody's password")
+    left = player.play("plant at 3")
+    secret.unlink()
+    assert left.result["status"] == "succeeded", left.error
+    kept = [path for path in left.folder.rglob("*") if path.is_file() and b"password" in path.read_bytes()]
+    assert kept == []
+    log = left.runner_log()
+    for name, what in (
+        ("params/link.yaml", "a symbolic link"), ("model_1.pt", "a symbolic link"), ("output/hard.txt", "a hard link"),
+        ("output/folder", "a symbolic link"), ("output/pipe.txt", "a FIFO"), ("tfevents.pipe", "a FIFO"),
+        ("command.stderr.log", "a symbolic link"),
+    ):  # fmt: skip
+        said = [line for line in log.splitlines() if name in line and "status=refused" in line]
+        assert len(said) == 1, (name, log)
+        assert f"it is {what}, no regular file" in said[0]

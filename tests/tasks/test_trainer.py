@@ -123,12 +123,63 @@ def test_a_success_is_kept_with_its_logs_and_its_checkpoint(trainer):
     assert (attempt / "stderr.log").read_text() == "and warns\n"
 
 
-def test_a_checkpoint_may_be_named_by_its_address(trainer, tmp_path):
-    (tmp_path / "elsewhere.pt").write_text("weights from elsewhere")
-    body = f'write("metrics.json", "{{}}"); write("checkpoint_out_uri.txt", "file://{tmp_path}/elsewhere.pt\\n")'
-    outcome = trainer(body)
+@pytest.mark.parametrize("address", ["models/last.pt", "{out}/models/last.pt", "{out_uri}/models/last.pt", "{store}"])
+def test_a_checkpoint_may_be_named_by_its_address(trainer, address):
+    trainer.store.put_bytes("elsewhere/last.pt", b"weights from elsewhere")
+    outcome = trainer(
+        f"""
+        (out / "models").mkdir(); write("models/last.pt", "weights from elsewhere"); write("metrics.json", "{{}}")
+        store = {trainer.store.url("elsewhere/last.pt")!r}
+        write("checkpoint_out_uri.txt", {address!r}.format(out=out, out_uri=out.as_uri(), store=store) + "\\n")
+        """
+    )
     assert outcome.status == "succeeded", outcome
     assert trainer.store.get_bytes(outcome.checkpoint.key) == b"weights from elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("address", "code", "said"),
+    [
+        ("/etc/passwd", "bad_reference", "no path below its folder"),
+        ("file:///etc/passwd", "bad_reference", "in no store that may be read"),
+        ("file:///proc/self/environ", "bad_reference", "in no store that may be read"),
+        ("../../../secret", "bad_reference", "no path below its folder"),
+        ("{out_uri}/%2e%2e/%2e%2e/secret", "bad_reference", "no path below its folder"),
+        ("{out}//etc/passwd", "bad_reference", "no path below its folder"),
+        ("{out_uri}//etc/passwd", "bad_reference", "no path below its folder"),
+        ("a%00b", "missing_file", "there is no file"),
+        ("{out_uri}/a%00b", "bad_reference", "no path below its folder"),
+        ("link.pt", "bad_reference", "a symbolic link"),
+        ("folder/passwd", "bad_reference", "a symbolic link"),
+        ("hard.pt", "bad_reference", "a hard link"),
+        ("pipe.pt", "bad_reference", "a FIFO"),
+        (".", "bad_reference", "no path below its folder"),
+        ("x" * 300, "bad_reference", "too long"),
+        ("s3://another-bucket/model.pt", "store_not_allowed", "in no store that jobs of this service may read"),
+        ("s3://listed-not/model.pt", "store_not_allowed", "in no store that jobs of this service may read"),
+        ("https://example.org/model.pt", "bad_reference", "in no store that may be read"),
+        ("{store}/projects/other/jobs/a.pt", "bad_reference", "in no store that may be read"),
+        ("{store}/service/keys/a.json", "bad_reference", "in no store that may be read"),
+        ("{store}/../secret", "bad_key", "is not a key"),
+    ],
+)
+def test_an_address_leads_nowhere_but_where_the_api_leads(trainer, tmp_path, monkeypatch, address, code, said):
+    monkeypatch.setenv("SIMYARD_INPUT_STORES", "s3://listed")
+    (tmp_path / "secret").write_text("everybody's password")
+    for key in ("projects/other/jobs/a.pt", "service/keys/a.json"):
+        trainer.store.put_bytes(key, b"everybody's password")
+    outcome = trainer(
+        f"""
+        os.symlink("/etc/passwd", out / "link.pt"); os.symlink("/etc", out / "folder"); os.mkfifo(out / "pipe.pt")
+        os.link({str(tmp_path / "secret")!r}, out / "hard.pt"); write("metrics.json", "{{}}")
+        address = {address!r}.format(out=out, out_uri=out.as_uri(), store={trainer.store.url()!r})
+        write("checkpoint_out_uri.txt", address)
+        """
+    )
+    assert (outcome.status, outcome.failure.code) == ("failed", code)
+    assert said in outcome.failure.message
+    assert outcome.failure.advice
+    assert trainer.store.list("assets") == []
 
 
 @pytest.mark.parametrize(
@@ -144,7 +195,13 @@ def test_a_checkpoint_may_be_named_by_its_address(trainer, tmp_path):
         (GOOD + '; write("checkpoint_out_uri.txt", "x")', "trainer_failed", "checkpoint.pt and checkpoint_out_uri.txt"),
         (GOOD.replace('"weights"', '""'), "trainer_failed", "checkpoint.pt is empty"),
         ('write("metrics.json", "{}"); os.symlink("/etc/passwd", out / "checkpoint.pt")', "trainer_failed",
-         "no regular file"),
+         "checkpoint.pt cannot be read: it is a symbolic link, no regular file"),
+        ('write("checkpoint.pt", "weights"); os.symlink("/etc/passwd", out / "metrics.json")', "trainer_failed",
+         "metrics.json cannot be read: it is a symbolic link, no regular file"),
+        ('write("checkpoint.pt", "weights"); os.mkfifo(out / "metrics.json")', "trainer_failed",
+         "metrics.json cannot be read: it is a FIFO, no regular file"),
+        ('write("metrics.json", "{}"); write("checkpoint_out_uri.txt", "x" * 5000)', "trainer_failed",
+         "checkpoint_out_uri.txt has more than 4,000 bytes"),
         ('write("metrics.json", "{}"); write("checkpoint_out_uri.txt", "not there.pt")', "trainer_failed", "2 words"),
         ('write("metrics.json", "{}"); write("checkpoint_out_uri.txt", "gone.pt")', "missing_file", "'gone.pt'"),
         (GOOD + "; sys.exit(3)", "trainer_failed", "The trainer failed: It ended with exit code 3."),
