@@ -34,6 +34,8 @@ from kill_ways import WAYS, Machine, Way  # noqa: E402
 
 RESULTS = TESTS.parent / "build" / "kills.jsonl"
 MOST_FAULTS = 3
+NOT_WITH = {"folder": "S3 server", "s3": "store's disk"}
+"""The victim that a case with such a store has not."""
 
 
 @dataclass(frozen=True)
@@ -70,17 +72,11 @@ def draw(seed: int, number: int) -> Case:
     chance = random.Random(f"{seed}/{number}")
     way = chance.choices(list(WAYS), [each.weight for each in WAYS.values()])[0]
     store = chance.choice(["folder", "folder", "s3"])
-    victims = [
-        (victim, action, weight)
-        for (victim, action), weight in WAYS[way].faults.items()
-        if store == "s3" or victim != "S3 server"
-    ]
-    faults = [
-        Fault(
-            *chance.choices(victims, [weight for *_, weight in victims])[0][:2], chance.random(), chance.uniform(1, 6)
-        )
-        for _ in range(chance.choices(range(1, MOST_FAULTS + 1), [5, 3, 2])[0])
-    ]
+    can = {one: weight for one, weight in WAYS[way].faults.items() if one[0] != NOT_WITH[store]}
+    faults = []
+    for _ in range(chance.choices(range(1, MOST_FAULTS + 1), [5, 3, 2])[0]):
+        victim, action = chance.choices(list(can), list(can.values()))[0]
+        faults.append(Fault(victim, action, chance.random(), chance.uniform(1, 6)))
     return Case(seed, number, way, store, tuple(sorted(faults, key=lambda fault: fault.share)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ class Left:
     """Times at which something was done to anybody."""
     states: list[tuple[str, str]]
     """Name and type of the state of every flow run of the job, in the order of their beginnings."""
+    tracebacks: list[str]
+    """The last lines of tracebacks that its owner saw."""
     processes: list[str]
     """Those that should have ended."""
     files: list[Path]
@@ -119,6 +122,7 @@ def broken(left: Left) -> list[Problem]:
     promise("left over", not left.files, f"files: {[str(path) for path in left.files]}")
     promise("left over", not left.unfinished, f"unfinished uploads: {left.unfinished}")
     problems += _of_prefect(left, result)
+    promise("said in words", not left.tracebacks, f"tracebacks: {left.tracebacks}")
     return problems
 
 
@@ -128,7 +132,7 @@ def _of_a_training(left: Left, result: JobResult, past: list[history.PastAttempt
     job = JobKeys(left.job_id)
 
     # What was saved long enough before an attempt's end is where the next one goes on, or later.
-    for before, after in zip(past, past[1:], strict=False):
+    for before, after in itertools.pairwise(past):
         mine = [line for line in left.journal if line.attempt == before.number]
         if not mine or after.status is None:
             continue
