@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import secrets
-import tempfile
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from simyard.core.errors import RequestError
+from simyard.core.files import scratch
 from simyard.core.records import AssetRecord
 from simyard.service.auth import AssetsCaller
 from simyard.service.endpoints.files import UploadLink, upload_link
@@ -86,8 +85,8 @@ def presign_upload(body: UploadRequest, caller: AssetsCaller) -> UploadLink:
 def register(body: RegisterRequest, caller: AssetsCaller) -> AssetRecord:
     """Read the file, and keep it under the digest of its bytes."""
     allowed = caller.settings.max_upload_bytes
-    with tempfile.TemporaryDirectory(prefix="simyard-register-") as folder:
-        path = Source(caller).fetch(body.input_uri, Path(folder) / "0", "input_uri")
+    with scratch("register") as folder:
+        path = Source(caller).fetch(body.input_uri, folder / "0", "input_uri")
         if body.filename is not None and body.filename != path.name:
             check_name(body.filename, "filename")
             path = path.rename(path.with_name(body.filename))
