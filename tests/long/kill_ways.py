@@ -1,4 +1,4 @@
-"""How a case is run: the servers that all cases share, the jobs, who can be killed, and what its owner does then."""
+"""How a case is run: the jobs, who can be killed, and what a job's owner does then."""
 
 from __future__ import annotations
 
@@ -8,45 +8,26 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import psutil
 from faults import SLOW_DOWN, CutRequest, Proxy, Trickle
 from faults import Fault as NetworkFault
-from helpers import (
-    EMPTY_DATABASE,
-    HANG_S,
-    PREFECT,
-    CommandLine,
-    FlowHost,
-    Server,
-    _keep_database,
-    end,
-    free_port,
-    make_bucket,
-    wait_until,
-)
-from promises import Left, broken, read_journal
+from helpers import HANG_S, CommandLine, make_bucket
+from kill_machine import HERE, Machine, fill, lean, processes_with
+from promises import Left, Problem, broken, read_journal
 
-from simyard.cli.processes import Child, Children
 from simyard.core.records import JobResult
 from simyard.store.store import Store
 from simyard.tasks.shared import history
 
-if TYPE_CHECKING:
-    from kills import Case, Fault
-
-HERE = Path(__file__).parent
-HURRIED = str(HERE / "hurried.py")
 SAFE_S = 3.0
 """Seconds after which something that was saved is safe: 30, by the factor of hurried.py."""
 LEFT_S = 10.0
@@ -58,111 +39,33 @@ Faults = dict[tuple[str, str], float]
 """Weights of what can happen, by victim and action."""
 
 
-class Machine:
-    """The servers that cases share; what is ended of them is started again, as `simyard up` does it."""
+@dataclass(frozen=True)
+class Fault:
+    """Something that happens to somebody."""
 
-    def __init__(self) -> None:
-        self.stack = ExitStack()
-        self.lengths: dict[tuple[str, str], float] = {}
-        """Seconds that an undisturbed job takes, by way and store."""
-
-    def __enter__(self) -> Machine:
-        self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="kills-machine-")))
-        self.children = Children(self.folder / "up", lambda text: None)
-        self.stack.callback(self.children.end)
-        over = threading.Event()
-        keeper = threading.Thread(target=self._keep_up, args=(over,), daemon=True)
-        self.stack.callback(keeper.join)
-        self.stack.callback(over.set)
-        self.prefect = self._serve_prefect()
-        self.host = self._host_flows()
-        self._s3: str | None = None
-        self.s3_process: subprocess.Popen[bytes] | None = None
-        keeper.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stack.close()
-
-    def _keep_up(self, over: threading.Event) -> None:
-        while not over.wait(0.3):
-            for child in self.children.started:
-                child.deaths = 0  # a thousand deaths are no reason to wait longer for the next
-            self.children.restart_dead()
-
-    def child(self, name: str) -> Child:
-        """Return one of them by name."""
-        return next(child for child in self.children.started if child.name == name)
-
-    def await_health(self) -> None:
-        """Wait until all of them do their work."""
-        for child in self.children.started:
-            wait_until(child.is_healthy, HANG_S, child.name)
-
-    def _serve_prefect(self) -> Server:
-        home, port = self.folder / "prefect", free_port()
-        home.mkdir()
-        if EMPTY_DATABASE.exists():
-            shutil.copyfile(EMPTY_DATABASE, home / "prefect.db")
-        url = f"http://127.0.0.1:{port}/api"
-        env = {"PREFECT_HOME": str(home), "PREFECT_API_URL": url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-        command = [PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-        child = Child("Prefect server", command, os.environ | env, lambda: answers(f"{url}/health"))
-        self.children.start(child)
-        wait_until(child.is_healthy, HANG_S, "the Prefect server")
-        if not EMPTY_DATABASE.exists():
-            _keep_database(home / "prefect.db")
-        return Server(url, {"PREFECT_HOME": str(home), "PREFECT_API_URL": url})
-
-    def _host_flows(self) -> FlowHost:
-        address = f"{self.folder}/orders"
-        host = subprocess.Popen(
-            [sys.executable, HURRIED, str(HERE.parent / "flow_host.py"), address],
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "PREFECT_HOME": str(self.folder / "host")},
-            stdout=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
-        self.stack.callback(end, host)
-        assert host.stdout is not None
-        assert host.stdout.readline() == "ready\n"
-        self.host_pid = host.pid
-        return FlowHost(address)
-
-    @property
-    def s3(self) -> str:
-        """The address of a real S3 server, whose data is in its memory."""
-        if self._s3 is None:
-            port = free_port()
-            program = "import sys; from moto.server import main; main(sys.argv[1:])"
-            with (self.folder / "s3.log").open("wb") as log:
-                self.s3_process = subprocess.Popen(
-                    [sys.executable, "-c", program, "-H", "127.0.0.1", "-p", str(port)],
-                    stdout=log, stderr=log, start_new_session=True,
-                )  # fmt: skip
-            self.stack.callback(end, self.s3_process)
-            self._s3 = f"http://127.0.0.1:{port}"
-            wait_until(lambda: answers(f"{self._s3}/moto-api/"), HANG_S, "the S3 server")
-        return self._s3
-
-    def length(self, way: type[Way], case: Case) -> float:
-        """Return how long such a job takes undisturbed; it is run once for that."""
-        known = self.lengths.get((case.way, case.store))
-        if known is None:
-            with tempfile.TemporaryDirectory(prefix="kills-", ignore_cleanup_errors=True) as folder:
-                quiet = way(self, replace(case, faults=()), Path(folder))
-                row = quiet.run()
-                if row["problems"]:
-                    raise AssertionError(f"undisturbed, kept in {quiet.keep()}: {row['problems']}")
-            known = self.lengths[case.way, case.store] = row["took_s"]
-        return known
+    victim: str
+    action: str
+    share: float
+    """When: this share of the usual time of the job, or of its simulator where that is the victim."""
+    seconds: float
+    """For how long, where it passes."""
 
 
-def answers(url: str) -> bool:
-    """Return whether somebody answers there."""
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
+@dataclass(frozen=True)
+class Case:
+    """A job and its faults."""
+
+    seed: int
+    number: int
+    way: str
+    """The kind of job, and by whom it is run."""
+    store: str
+    """`folder` or `s3`."""
+    faults: tuple[Fault, ...]
+
+    def concerns(self, word: str) -> bool:
+        """Return whether a word of `--only` means it."""
+        return word in (self.way, self.store, *self.way.split("/"), *(fault.victim for fault in self.faults))
 
 
 class Way:
@@ -170,6 +73,22 @@ class Way:
 
     weight: ClassVar[float] = 1.0
     faults: ClassVar[Faults] = {}
+    kind: ClassVar[str]
+    total: ClassVar[int]
+    """Units of work."""
+    command: ClassVar[str]
+    """Of `simyard`."""
+
+    def config(self) -> dict[str, Any]:
+        """Return the request."""
+        raise NotImplementedError
+
+    def trained(self) -> str:
+        """Put a policy that was trained before into the store; return its job."""
+        job_id, source = self.machine.trained
+        for entry in source.list():
+            self.store.put_bytes(entry.key, source.get_bytes(entry.key))
+        return job_id
 
     def __init__(self, machine: Machine, case: Case, folder: Path) -> None:
         self.machine = machine
@@ -190,12 +109,12 @@ class Way:
 
     def run(self) -> dict[str, Any]:
         """Run the job among its faults; return what is known of it then."""
-        length = self.machine.length(type(self), self.case) if self.case.faults else 0.0
+        lengths = self.machine.length(type(self), self.case) if self.case.faults else (0.0, 0.0)
         self.machine.await_health()
         with self._stack:
             self._prepare()
             began = time.time()
-            inflicting = threading.Thread(target=self._inflict, args=(began, length), daemon=True)
+            inflicting = threading.Thread(target=self._inflict, args=(began, *lengths), daemon=True)
             inflicting.start()
             try:
                 job_id = self.take_to_its_end()
@@ -207,16 +126,17 @@ class Way:
                     passing.join()
             self.machine.await_health()
             left = self._look(job_id)
-            result = history.result_of(self.store, job_id)
             for fault in self.happened:
                 fault["recovery_s"] = self._recovery(fault, left, began)
+            status, attempts = self.verdict(job_id)
             return {
                 "job": job_id,
-                "status": result.status if result else None,
-                "attempts": result.attempts if result else 0,
+                "status": status,
+                "attempts": attempts,
                 "took_s": round(took_s, 1),
+                "worked_s": max([line.at - began for line in left.journal], default=took_s),
                 "faults": self.happened,
-                "problems": [list(problem) for problem in broken(left)],
+                "problems": [list(problem) for problem in self.broken(left)],
             }
 
     def take_to_its_end(self) -> str:
@@ -225,7 +145,29 @@ class Way:
 
     def victims(self, victim: str) -> list[psutil.Process]:
         """Return the processes of a victim; none while it is not there."""
-        raise NotImplementedError
+        with suppress(psutil.Error):
+            match victim:
+                case "workload":
+                    return [p for p in processes_with("LEAN_JOURNAL", self.journal) if "--control" in p.cmdline()]
+                case "S3 server":
+                    assert self.machine.s3_process is not None
+                    return [psutil.Process(self.machine.s3_process.pid)]
+                case _:
+                    process = self.machine.child(victim).process
+                    return [psutil.Process(process.pid)] if process else []
+        return []
+
+    def verdict(self, job_id: str) -> tuple[str | None, int]:
+        """Return how it ended, and the number of its attempts."""
+        result = history.result_of(self.store, job_id)
+        return (result.status, result.attempts) if result else (None, 0)
+
+    def broken(self, left: Left) -> list[Problem]:
+        """Return the broken promises."""
+        return broken(left)
+
+    def settle(self) -> None:
+        """End what is kept on purpose."""
 
     def keep(self) -> Path:
         """Keep what is left of a case whose promises were broken, and return where."""
@@ -266,6 +208,7 @@ class Way:
 
     def _look(self, job_id: str) -> Left:
         """Look at everything, once what was ended has had time to go."""
+        self.settle()
         deadline = time.monotonic() + LEFT_S
         while (self._processes() or self._files()) and time.monotonic() < deadline:
             time.sleep(0.2)
@@ -281,9 +224,6 @@ class Way:
             states=self._states(job_id), tracebacks=self.tracebacks,
             processes=self._processes(), files=self._files(), unfinished=unfinished,
         )  # fmt: skip
-
-    kind: ClassVar[str]
-    total: ClassVar[int]
 
     def _states(self, job_id: str) -> list[tuple[str, str]]:
         runs = self.machine.prefect.ask(
@@ -311,11 +251,14 @@ class Way:
 
     # --- faults
 
-    def _inflict(self, began: float, length: float) -> None:
-        for fault in self.case.faults:
+    def _inflict(self, began: float, length: float, worked: float) -> None:
+        def moment(fault: Fault) -> float:
+            return began + fault.share * (worked if fault.victim == "workload" else length)
+
+        for fault in sorted(self.case.faults, key=moment):
             row = asdict(fault) | {"hit_at": None, "recovery_s": None}
             self.happened.append(row)
-            while time.time() < began + fault.share * length and not self.over.wait(0.02):
+            while time.time() < moment(fault) and not self.over.wait(0.02):
                 pass
             # It may not be there yet: then it is met as soon as it is.
             while not self.over.is_set():
@@ -380,27 +323,6 @@ class Way:
         return round((others[0] if others else after[0]).at - hit, 2)
 
 
-def processes_with(variable: str, value: object) -> list[psutil.Process]:
-    """Return the processes that began with a variable in their environment."""
-    found = []
-    wanted = f"{variable}={value}".encode()
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            with suppress(OSError, psutil.Error), open(f"/proc/{entry.name}/environ", "rb") as environ:
-                if wanted in environ.read().split(b"\0"):
-                    found.append(psutil.Process(int(entry.name)))
-    return [process for process in found if process.is_running()]
-
-
-def fill(path: Path) -> None:
-    """Leave no room where this file is."""
-    with path.open("wb", buffering=0) as file:
-        for size in (65536, 4096, 1):
-            with suppress(OSError):
-                while True:
-                    file.write(bytes(size))
-
-
 OF_A_JOB: Faults = {
     ("workload", "SIGKILL"): 4,
     ("workload", "SIGTERM"): 1,
@@ -423,22 +345,12 @@ class ByCommand(Way):
     """A command takes the job to its end; its owner runs it again, or resumes the job, until it has."""
 
     faults = OF_A_JOB
-    command: ClassVar[str]
-
-    def config(self) -> dict[str, Any]:
-        """Return the request."""
-        raise NotImplementedError
 
     def take_to_its_end(self) -> str:
         path = self.folder / "config.json"
         path.write_text(json.dumps(self.config() | {"name": self.name, "retries": 5}))
-        env = {
-            **os.environ, **self.machine.prefect.env, **self.store_env, "SIMYARD_HOME": str(self.home),
-            "SIMYARD_PYTHON": str(HERE / "lean" / "python"), "LEAN_PYTHON": sys.executable,
-            "LEAN_JOURNAL": str(self.journal), "TMPDIR": str(self.tmp),
-        }  # fmt: skip
-        simyard = CommandLine(env, self.machine.host)
         before = set(self._jobs())
+        simyard = self.simyard()
         for _ in range(MOST_TRIES):
             job_id = next(iter(set(self._jobs()) - before), None)
             what = (self.command, path) if job_id is None else ("jobs", "resume", job_id)
@@ -455,6 +367,14 @@ class ByCommand(Way):
             raise AssertionError(f"no job came of {MOST_TRIES} tries: {self.said[-1]}")
         return job_id
 
+    def simyard(self) -> CommandLine:
+        """Return the command line of its owner."""
+        env = {
+            **os.environ, **self.machine.prefect.env, **self.store_env, **lean(self.journal),
+            "SIMYARD_HOME": str(self.home), "TMPDIR": str(self.tmp),
+        }  # fmt: skip
+        return CommandLine(env, self.machine.host)
+
     def _is_over(self, job_id: str) -> bool:
         state = history.job_status(self.store, job_id)
         return isinstance(state, JobResult) and state.status == "succeeded"
@@ -463,34 +383,111 @@ class ByCommand(Way):
         return self.store.list_dirs("jobs")
 
     def victims(self, victim: str) -> list[psutil.Process]:
+        if victim != "control process":
+            return super().victims(victim)
         with suppress(psutil.Error, AttributeError):
-            match victim:
-                case "workload":
-                    return [p for p in processes_with("LEAN_JOURNAL", self.journal) if "--control" in p.cmdline()]
-                case "control process":
-                    return [psutil.Process(self.process.pid)] if self.process.poll() is None else []
-                case "Prefect server":
-                    process = self.machine.child("Prefect server").process
-                    return [psutil.Process(process.pid)] if process else []
-                case "S3 server":
-                    assert self.machine.s3_process is not None
-                    return [psutil.Process(self.machine.s3_process.pid)]
+            return [psutil.Process(self.process.pid)] if self.process.poll() is None else []
         return []
 
 
-class Training(ByCommand):
-    kind, command, total = "train", "train", 20
-    weight = 4.0
+GPUS = {"gpusPerNode": 0}
+TIMEOUTS = {"graceSeconds": 1, "closeSeconds": 1, "firstIterationSeconds": 60, "iterationSeconds": 60}
+
+
+class Training(Way):
+    """A policy is trained for twenty iterations."""
+
+    kind, total = "train", 20
+    command = "train"
 
     def config(self) -> dict[str, Any]:
+        """Return the request."""
+        training = {"task": "Lean", "rlLibrary": "lean", "numEnvs": 1, "maxIterations": self.total, "seed": 1}
+        return {"description": "0.12", "trainingConfig": training, "computeConfig": GPUS, "timeouts": TIMEOUTS}
+
+
+class Evaluation(Way):
+    """A policy is measured for twenty episodes."""
+
+    kind, total = "evaluate", 20
+    command = "evaluate"
+
+    def config(self) -> dict[str, Any]:
+        """Return the request, for a policy that is in the store."""
+        source = {"mode": "evaluate", "fromJob": {"jobId": self.trained()}, "numEnvs": 1, "numEpisodes": self.total}
+        return {"description": "0.12", "trainingConfig": source, "computeConfig": GPUS, "timeouts": TIMEOUTS}
+
+
+class Export(Way):
+    """A policy is exported, in six steps."""
+
+    kind, total = "export", 6
+    command = "export-policy"
+
+    def config(self) -> dict[str, Any]:
+        """Return the request, for a policy that is in the store."""
+        source = {"fromJob": {"jobId": self.trained()}}
+        return {"description": "0.2", "exportConfig": source, "computeConfig": GPUS, "timeouts": TIMEOUTS}
+
+
+class Rollout(Way):
+    """A task is simulated for twenty steps."""
+
+    kind, total = "rollout", 20
+    command = "rollout"
+
+    def config(self) -> dict[str, Any]:
+        """Return the request."""
         return {
-            "description": "0.12",
-            "trainingConfig": {
-                "task": "Lean", "rlLibrary": "lean", "numEnvs": 1, "maxIterations": self.total, "seed": 1,
-            },
-            "computeConfig": {"gpusPerNode": 0},
-            "timeouts": {"graceSeconds": 1, "closeSeconds": 1, "firstIterationSeconds": 60, "iterationSeconds": 60},
+            "description": "0.12", "runtime_profile": "isaac_lab_rollout", "isaac_lab": {"task_class_or_name": "Lean"},
+            "execution": {"num_envs": 2, "steps": self.total}, "compute_config": {"gpus_per_node": 0},
         }  # fmt: skip
 
 
-WAYS: dict[str, type[Way]] = {"train/command": Training}
+class TrainingByCommand(ByCommand, Training):
+    """`simyard train`."""
+
+    weight = 4.0
+
+
+class EvaluationByCommand(ByCommand, Evaluation):
+    """`simyard evaluate`."""
+
+
+class ExportByCommand(ByCommand, Export):
+    """`simyard export-policy`."""
+
+
+class RolloutByCommand(ByCommand, Rollout):
+    """`simyard rollout`."""
+
+
+class TrainingInKeptSession(TrainingByCommand):
+    """`simyard train` on a machine that keeps a warm simulator."""
+
+    weight = 1.0
+    faults = OF_A_JOB | {("session server", "SIGKILL"): 4, ("session server", "SIGSTOP"): 1}
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        path = self.folder / "config.json"
+        path.write_text(json.dumps(self.config()))
+        done = self.simyard()("sessions", "start", path, "--store", self.store_url, timeout_s=HANG_S)
+        assert done.returncode == 0, done.stderr
+
+    def victims(self, victim: str) -> list[psutil.Process]:
+        if victim != "session server":
+            return super().victims(victim)
+        return [p for p in processes_with("LEAN_JOURNAL", self.journal) if "--session" in p.cmdline()]
+
+    def settle(self) -> None:
+        self.simyard()("sessions", "stop", "--all", timeout_s=HANG_S)
+
+
+WAYS: dict[str, type[Way]] = {
+    "train/command": TrainingByCommand,
+    "evaluate/command": EvaluationByCommand,
+    "export/command": ExportByCommand,
+    "rollout/command": RolloutByCommand,
+    "train/kept": TrainingInKeptSession,
+}

@@ -21,50 +21,22 @@ import time
 import traceback
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1]
-for folder in (TESTS, TESTS / "contract", TESTS / "long"):  # as pytest finds them
+for folder in (TESTS, TESTS / "contract", TESTS / "flows", TESTS / "long"):  # as pytest finds them
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
-from kill_ways import WAYS, Machine, Way  # noqa: E402
+from kill_machine import Machine  # noqa: E402
+from kill_ways import WAYS, Case, Fault, Way  # noqa: E402
 
 RESULTS = TESTS.parent / "build" / "kills.jsonl"
 MOST_FAULTS = 3
 NOT_WITH = {"folder": "S3 server", "s3": "store's disk"}
 """The victim that a case with such a store has not."""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something that happens to somebody."""
-
-    victim: str
-    action: str
-    share: float
-    """When: this share of the job's usual time."""
-    seconds: float
-    """For how long, where it passes."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A job and its faults."""
-
-    seed: int
-    number: int
-    way: str
-    """Key of `WAYS`: the kind of job, and by whom it is run."""
-    store: str
-    """`folder` or `s3`."""
-    faults: tuple[Fault, ...]
-
-    def concerns(self, word: str) -> bool:
-        """Return whether a word of `--only` means it."""
-        return word in (self.way, self.store, *self.way.split("/"), *(fault.victim for fault in self.faults))
 
 
 def draw(seed: int, number: int) -> Case:
@@ -77,7 +49,7 @@ def draw(seed: int, number: int) -> Case:
     for _ in range(chance.choices(range(1, MOST_FAULTS + 1), [5, 3, 2])[0]):
         victim, action = chance.choices(list(can), list(can.values()))[0]
         faults.append(Fault(victim, action, chance.random(), chance.uniform(1, 6)))
-    return Case(seed, number, way, store, tuple(sorted(faults, key=lambda fault: fault.share)))
+    return Case(seed, number, way, store, tuple(faults))
 
 
 def run_case(machine: Machine, case: Case) -> dict[str, Any]:
