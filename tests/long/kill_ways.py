@@ -484,7 +484,7 @@ class TrainingInKeptSession(TrainingByCommand):
         self.simyard()("sessions", "stop", "--all", timeout_s=HANG_S)
 
 
-WAYS: dict[str, type[Way]] = {
+WAYS_OF_COMMANDS: dict[str, type[Way]] = {
     "train/command": TrainingByCommand,
     "evaluate/command": EvaluationByCommand,
     "export/command": ExportByCommand,
