@@ -140,9 +140,12 @@ def _drive(
         if resolved is not None:
             stage_run(resolved, store)
 
+        from prefect import tags
+
         from simyard.flows.managed_training import resume_training_run
 
-        with running.in_this_process(sessions, live, on_event=lambda event: live.say(event.message)):
+        telling = running.in_this_process(sessions, live, on_event=lambda event: live.say(event.message))
+        with telling, tags(run_id):
             state = resume_training_run(run_id, reference, pool, return_state=True)
     result = store.get_record_or_none(RunKeys(run_id).result, RunResult)
     if result is None:

@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from simyard.cli.live import LiveLine
 from simyard.cli.shared import open_site, open_site_store
 from simyard.core.artifacts import ARTIFACTS
 from simyard.core.errors import RequestError, StoreError
+from simyard.core.files import scratch
 from simyard.core.records import JobResult
 from simyard.core.run_records import Event
 from simyard.core.specs import ONE_JOB, Bounds
@@ -102,7 +102,8 @@ def resume(job_id: str, reference: str | None, pool: str | None, *, quiet: bool)
     machine, reference, store = open_site(reference)
     spec = load_spec(store, job_id)
     refuse_succeeded(store, job_id)
-    if (pool or machine.pool) is None and history.job_status(store, job_id).status == "running":
+    is_running = history.job_status(store, job_id).status == "running" and not history.is_abandoned(store, job_id)
+    if (pool or machine.pool) is None and is_running:
         known_s = PATIENCE.supervisor.silence_s
         raise RequestError(
             f"{job_id} is still running.",
@@ -309,8 +310,8 @@ def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: Live
     spec = resolved.spec
     if spec.packages or store.exists(keys.JobKeys(spec.job_id).job):
         return
-    with TemporaryDirectory(prefix="simyard-check-") as folder:
-        files = gather(kind_of(spec).inputs(spec, spec.resume), resolved.inputs, store, Path(folder))
+    with scratch("check") as folder:
+        files = gather(kind_of(spec).inputs(spec, spec.resume), resolved.inputs, store, folder)
         lease = sessions.take(spec, store.url())
         what = "checking" if lease.workload.is_warm else "importing the simulator"
         try:
@@ -395,17 +396,21 @@ def _server_answers() -> bool:
 
 def _run_flow(job_id: str, request: JobRequest | None, reference: str, pool: str | None) -> State[Any]:
     """Have the flow of its kind, or that which goes on with any, take the staged job to its end."""
+    from prefect import tags
+
     from simyard.flows.evaluate import evaluate
     from simyard.flows.export_policy import export_policy
     from simyard.flows.rollout import rollout
     from simyard.flows.train import resume_job, train
 
     if request is None:
-        return resume_job(job_id, reference, pool, return_state=True)
+        with tags(job_id):
+            return resume_job(job_id, reference, pool, return_state=True)
     flows: dict[type[JobRequest], Any] = {
         TrainRequest: train, EvaluateRequest: evaluate, ExportRequest: export_policy, RolloutRequest: rollout,
     }  # fmt: skip
-    state: State[Any] = flows[type(request)](request, reference, pool, job_id, return_state=True)
+    with tags(job_id):  # by which it is found, should this process be killed
+        state: State[Any] = flows[type(request)](request, reference, pool, job_id, return_state=True)
     return state
 
 

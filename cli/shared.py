@@ -9,6 +9,7 @@ import copy
 import json
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ Columns = Mapping[str, str | Callable[[Any], object]]
 """For each title, the key of its cells or a function of the row; where it begins with `>` the column stands right."""
 
 JSON_KEYS = ("job_id", "status", "store", "artifacts", "attempts", "error", "timings", "summary")
+EXIT_TERMINATED = 128 + signal.SIGTERM
 EXITS = {"succeeded": EXIT_SUCCEEDED, "failed": EXIT_JOB_FAILED, "canceled": EXIT_CANCELED}
 
 
@@ -143,6 +145,18 @@ class Command(click.Command):
             click.echo(f"{'Bad request' if bad else 'Error'}: {error}", err=True)
             _say_nothing_ran(as_json, "failed", error.failure)
             sys.exit(EXIT_BAD_REQUEST if bad else EXIT_JOB_FAILED)
+        except BaseException as error:
+            if not _was_terminated(error):
+                raise
+            click.echo("Ended by SIGTERM. What was saved is kept: resume the job or the run to go on.", err=True)
+            sys.exit(EXIT_TERMINATED)
+
+
+def _was_terminated(error: BaseException | None) -> bool:
+    """Return whether Prefect's handler of SIGTERM is behind an error: inside its engine others follow from that."""
+    while error is not None and type(error).__name__ != "TerminationSignal":
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 class Group(click.Group):

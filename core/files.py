@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import hashlib
 import json
 import os
 import shutil
 import stat
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -159,6 +161,59 @@ def _try(path: Path) -> BufferedRandom | None:
                 file.close()
         if is_ours:
             return file
+
+
+HELD = ".held"
+"""File in a folder that is one process's own: held for as long as the process lives, however it ends."""
+
+
+def own(folder: Path) -> BufferedRandom:
+    """Make a folder this process's own, until it dies or closes what is returned; `sweep` removes it after that."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = _try(folder / HELD)
+    assert mark is not None, f"{folder} belongs to another process"
+    return mark
+
+
+def sweep(parent: Path, pattern: str) -> None:
+    """Remove the folders that were the own ones of processes which were killed; those of other users stay.
+
+    Args:
+        parent: Where they are.
+        pattern: Their names, as a glob.
+    """
+    for mark in parent.glob(f"{pattern}/{HELD}"):
+        with suppress(OSError):
+            if mark.parent.lstat().st_uid == os.getuid():
+                with held(mark) as file:
+                    if file is not None:
+                        shutil.rmtree(mark.parent, ignore_errors=True)
+
+
+@contextmanager
+def scratch(purpose: str) -> Iterator[Path]:
+    """Give a temporary folder; one that a killed process left goes when the next process wants one.
+
+    Args:
+        purpose: A word of its name.
+    """
+    sweep(Path(tempfile.gettempdir()), f"{_SCRATCH}*")
+    with tempfile.TemporaryDirectory(prefix=f"{_SCRATCH}{purpose}-") as name, own(Path(name)):
+        yield Path(name)
+
+
+def lasting_scratch(purpose: str) -> Path:
+    """Give a temporary folder that goes with this process.
+
+    Args:
+        purpose: A word of its name.
+    """
+    return _of_the_process.enter_context(scratch(purpose))
+
+
+_SCRATCH = "simyard-"
+_of_the_process = ExitStack()
+atexit.register(_of_the_process.close)
 
 
 class _Below:

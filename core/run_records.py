@@ -36,6 +36,8 @@ class TrainerStatus(Heartbeat):
     """The heartbeat of a call of the trainer, `status.json` of the call."""
 
     attempt: TrainerAttempt
+    seconds: float = 0.0
+    """Of its trainers so far: the running one, and those whose callers were killed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ class TrainerOutcome(Wire):
     seconds: float
     """Of the trainer's own process."""
     gpu_seconds: float
-    """The same, times the GPUs that it holds."""
+    """GPUs that it holds, times these seconds and those of trainers whose callers were killed in this call."""
     ended_at: str
     tail: tuple[str, ...]
     """The last lines that it printed; of a success none."""

@@ -36,6 +36,7 @@ from simyard.requests.settings import MachineSettings
 from simyard.store import keys
 from simyard.store.keys import RunKeys
 from simyard.tasks.cluster.cancellation import PrefectButtons, why_stopped
+from simyard.tasks.cluster.flow_run_watch import crash_killed
 from simyard.tasks.managed import record
 from simyard.tasks.managed import run as runs
 from simyard.tasks.managed.dataset import Dataset
@@ -190,6 +191,7 @@ def _driving(run_id: str, store: str, pool: str | None) -> Iterator[tuple[Loop, 
             desired_state=PrefectButtons(str(flow_run.id)),
         )
         with Loop(spec, opened, MachineSettings.from_env(), observer) as loop:
+            crash_killed(run_id)  # no other process drives the run
             executor: Executor = (
                 PoolExecutor(spec, opened, store, pool, loop.control)
                 if pool

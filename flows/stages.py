@@ -43,6 +43,7 @@ from simyard.tasks import stage as staging
 from simyard.tasks.attempt.attempt import Observer
 from simyard.tasks.cluster import pool_launch as pools
 from simyard.tasks.cluster.cancellation import why_stopped
+from simyard.tasks.cluster.flow_run_watch import crash_killed
 from simyard.tasks.kinds.base import Resolved
 from simyard.tasks.metrics.table import import_plotting
 from simyard.tasks.sessions.pool import Sessions
@@ -205,11 +206,13 @@ def stage(resolved: Resolved, store: str) -> None:
 
 
 @task(name="resume", **RETRYING_UNKNOWN)
-def resume(job_id: str, store: str) -> None:
+def resume(job_id: str, store: str, pool: str | None) -> None:
     """Check that the job can go on, and forget that somebody canceled it."""
     opened = open_store(store)
     launching.forget_cancel(opened, job_id)
     launching.refuse_succeeded(opened, job_id)
+    if pool is None:  # with one, the control flow before this one may be alive
+        crash_killed(job_id)
 
 
 def launch(job_id: str, store: str, pool: str | None) -> Failure | None:

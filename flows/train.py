@@ -51,7 +51,7 @@ def resume_job(job_id: str, store: str | None = None, pool: str | None = None) -
         pool: Work pool that has the simulator; by default the site's, or this process where it has none.
     """
     store = absolute(store or MachineSettings.from_env().store)
-    stages.resume(job_id, store)
+    stages.resume(job_id, store, pool or MachineSettings.from_env().pool)
     with stages.sharing():
         return _with_export(drive(job_id, store, pool), store, pool)
 

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from io import BufferedRandom
 from pathlib import Path
 
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError, known_failure
@@ -228,6 +229,8 @@ class ChildWorkload(Workload):
     def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, token: str, log: Path) -> None:
         super().__init__(LineSocket(control), token, log)
         self._process = process
+        self.mark: BufferedRandom | None = None
+        """Of `own`, where the folder of its log is this process's own; closed when that is gone."""
 
     @classmethod
     def start(
@@ -317,6 +320,8 @@ class ChildWorkload(Workload):
         """End it, and remove what it printed while it had no job."""
         self.end(0.0)
         shutil.rmtree(self.log.parent, ignore_errors=True)
+        if self.mark is not None:
+            self.mark.close()
 
     def _exit_code(self) -> int:
         return self._process.wait()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, Generic, TypeVar
 from fastapi import Header, Response
 from pydantic import JsonValue
 
+from simyard.core.files import scratch
 from simyard.requests.jobs import Body
 from simyard.service import bodies, notifications
 from simyard.service.auth import Caller
@@ -72,9 +72,9 @@ def submit(work: Work[Asked], body: dict[str, JsonValue], caller: Caller, respon
         def claim(new_id: str) -> str:
             return idempotency.claim(caller.store, key, new_id, body) if key else new_id
 
-        with tempfile.TemporaryDirectory(prefix="simyard-submit-") as folder:
-            here = fetch_inputs(asked, caller, Path(folder))
-            own_id = work.stage(asked, here, Path(folder), caller, claim)
+        with scratch("submit") as folder:
+            here = fetch_inputs(asked, caller, folder)
+            own_id = work.stage(asked, here, folder, caller, claim)
 
     # The flow takes what is staged to its end; its request is what the Prefect UI shows of it.
     if notify_url:

@@ -64,6 +64,11 @@ _S3_ANSWER = re.compile(r"<Code>(.*?)</Code>\s*<Message>(.*?)</Message>", re.DOT
 
 # Looked for in order in the whole text of an error; codes and advice.
 _KNOWN = (
+    (
+        "No space left on device|Disk quota exceeded",
+        "disk_full",
+        "Make room on that disk; then run or resume it again.",
+    ),
     ("NoSuchBucket", "no_such_bucket", "Make the bucket, or correct its name in the store's URL."),
     (
         # With no credentials anywhere, obstore asks the machine's metadata service.

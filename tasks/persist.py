@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 from simyard.core.artifacts import JOB, REPORT
-from simyard.core.files import write_json
+from simyard.core.files import scratch, write_json
 from simyard.core.records import JobResult
 from simyard.core.specs import JobSpec
 from simyard.store.keys import JobKeys
@@ -26,9 +24,8 @@ def persist(spec: JobSpec, verdict: Verdict, store: Store) -> JobResult:
         The job's result: what `--json` prints.
     """
     job, kind = JobKeys(spec.job_id), kind_of(spec)
-    with tempfile.TemporaryDirectory(prefix="simyard-persist-") as folder:
-        scratch = Path(folder)
-        writer = ArtifactWriter(store, job, scratch)
+    with scratch("persist") as folder:
+        writer = ArtifactWriter(store, job, folder)
 
         # What the attempts left. A file that is gone is what the job failed of; the rest is kept.
         for artifact in verdict.artifacts:
@@ -43,7 +40,7 @@ def persist(spec: JobSpec, verdict: Verdict, store: Store) -> JobResult:
 
         # The frozen job, and the request as it came.
         for made, content in ((JOB, spec.to_json()), (kind.config, spec.request)):
-            write_json(scratch / made.name, content)
+            write_json(folder / made.name, content)
             writer.add(made)
 
         # The report speaks of the result, and the result names the report.
@@ -52,7 +49,7 @@ def persist(spec: JobSpec, verdict: Verdict, store: Store) -> JobResult:
         if gained:
             result = replace(result, summary={"scaling": gained.to_json()})
         report = documents.report(kind, spec, verdict, result, figures, gained)
-        (scratch / REPORT.name).write_text(report, encoding="utf-8")
+        (folder / REPORT.name).write_text(report, encoding="utf-8")
         writer.add(REPORT)
     result = replace(result, artifacts=tuple(sorted(writer.entries, key=lambda entry: entry.name)))
     store.put_record(job.result, result)

@@ -17,6 +17,7 @@ import runpy
 import selectors
 import socket
 import sys
+import tempfile
 
 
 def import_all() -> None:
@@ -86,6 +87,7 @@ def become(order: dict, streams: list[int]) -> dict:
     os.environ.clear()
     os.environ.update(order["env"])
     os.chdir(order["cwd"])
+    tempfile.tempdir = None  # it is remembered from the first use on
     read_settings()
     return order
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import secrets
-import tempfile
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import ConfigDict, Field
 
 from simyard.core.errors import RequestError
+from simyard.core.files import scratch
 from simyard.core.records import AssetRecord
 from simyard.requests.jobs import Body
 from simyard.service import bodies
@@ -94,8 +93,8 @@ def register(
 ) -> AssetRecord:
     """Read the file, and keep it under the digest of its bytes."""
     allowed = caller.settings.max_upload_bytes
-    with tempfile.TemporaryDirectory(prefix="simyard-register-") as folder:
-        path = Source(caller).fetch(body.input_uri, Path(folder) / "0", "input_uri")
+    with scratch("register") as folder:
+        path = Source(caller).fetch(body.input_uri, folder / "0", "input_uri")
         if body.filename is not None and body.filename != path.name:
             check_name(body.filename, "filename")
             path = path.rename(path.with_name(body.filename))

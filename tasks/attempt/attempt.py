@@ -17,11 +17,12 @@ from pathlib import Path
 import psutil
 
 from simyard.core.errors import Category, Failure, RequestError, SimyardError, StoreError, WorkloadError
-from simyard.core.files import AttemptPaths, write_json
+from simyard.core.files import HELD, AttemptPaths, own, sweep, write_json
 from simyard.core.records import Outcome, WorkloadAccount, ended
 from simyard.core.specs import AttemptSpec, Facts, InputFile
 from simyard.runner.progress import JobProgress
 from simyard.runner.session_server import LentWorkload
+from simyard.store.backend import on_disk
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.attempt.judge import judge, judge_part, last_traceback, write_diagnostics
@@ -66,12 +67,15 @@ def run_attempt(attempt: AttemptSpec, store: Store, sessions: Sessions, observer
     Raises:
         BaseException: What interrupted it (a signal, say), after the workload was ended and the outcome written.
     """
-    running = _Attempt(attempt, store, sessions, observer)
+    # What the disk refuses is a failure of the machine like any other.
+    with on_disk("use", sessions.machine.home):
+        running = _Attempt(attempt, store, sessions, observer)
     ending, failure, refused = None, None, False
     try:
-        running.prepare()
-        ending = running.supervise()
-        failure = running.judge(ending)
+        with on_disk("use", running.paths.root):
+            running.prepare()
+            ending = running.supervise()
+            failure = running.judge(ending)
     except SimyardError as error:
         failure, refused = error.failure, isinstance(error, RequestError)
     except BaseException as error:
@@ -93,6 +97,8 @@ class _Attempt:
         self.machines = NodeGroup(store, spec.job, spec.number, spec.node) if spec.job.nodes > 1 else None
         self.paths = AttemptPaths(machine.attempt_folder(spec.job.job_id, spec.number, spec.node))
         _sweep(self.paths.root.parent)
+        sweep(machine.home / "work", "*/*")  # of other jobs, whose next attempt may be made anywhere
+        self._own = own(self.paths.root)
         self.paths.make()
         self.kind = kind_of(spec.job)
         self.cache = NodeCache(machine.cache, machine.cache_bytes)
@@ -220,7 +226,8 @@ class _Attempt:
                 "retryable": str(failure.category is Category.INFRA).lower(),
                 "traceback": last_traceback(self.paths),
             }
-        self.log("done", status, failure.message if failure else "done", **fields)
+        with suppress(OSError):  # of a full disk: then the outcome says it alone
+            self.log("done", status, failure.message if failure else "done", **fields)
 
         seen, account = ending.watched if ending else None, self.account()
         timings = {"startup_s": self.startup_s, f"{self.kind.name}_s": self.work_s, "total_s": total_s}
@@ -243,7 +250,8 @@ class _Attempt:
             timings={name: None if value is None else round(value, 3) for name, value in timings.items()},
         )
         if failure is not None and status == "failed":
-            write_diagnostics(outcome, failure, self.paths)
+            with suppress(OSError):
+                write_diagnostics(outcome, failure, self.paths)
 
         # Everything it left is in the store before the outcome says that there is no more to come.
         self.uploader.note(status=status, stage="done", done=outcome.done)
@@ -251,11 +259,13 @@ class _Attempt:
             self.uploader.finish()
             self.store.put_record(self.keys.outcome, outcome)
         except StoreError as error:
+            (self.paths.root / HELD).unlink()
             kept = f"Everything is kept in {str(self.paths.root)!r} on {platform.node()}."
             raise StoreError(
                 error.failure.message, code=error.failure.code, advice=f"{error.failure.advice} {kept}"
             ) from error
         shutil.rmtree(self.paths.root, ignore_errors=True)
+        self._own.close()
         with suppress(OSError):  # another attempt's folder is beside it
             self.paths.root.parent.rmdir()
         return outcome

@@ -15,6 +15,7 @@ import httpx
 
 from simyard.core.errors import StoreError
 from simyard.core.records import Heartbeat
+from simyard.tasks.launch import AUTO_RESUME
 from simyard.tasks.shared.heartbeat import Patience
 
 if TYPE_CHECKING:
@@ -137,6 +138,28 @@ def withdraw(client: SyncPrefectClient, run: FlowRun) -> bool:
         return False
     client.set_flow_run_state(run.id, Cancelled(), force=True)
     return True
+
+
+def crash_killed(own_id: str) -> None:
+    """Crash the flow runs of a job or a managed run that were killed: this one goes on, and nobody would end them.
+
+    Those of the service are its own to end.
+
+    Args:
+        own_id: Of the job or the run; its flow runs have it as a tag.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+    from prefect.runtime import flow_run
+    from prefect.states import Crashed
+
+    with get_client(sync_client=True) as client:
+        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[own_id]))):
+            under_way = run.state is not None and (run.state.is_running() or run.state.is_pending())
+            if under_way and str(run.id) != flow_run.id and AUTO_RESUME not in run.tags:
+                client.set_flow_run_state(
+                    run.id, Crashed(message="Its process was killed; another goes on."), force=True
+                )
 
 
 def _is_waiting(state: State[Any] | None) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any
 
 from simyard.core.artifacts import RENDER, ROLLOUT, SUBMISSION
 from simyard.core.errors import RequestError
+from simyard.core.files import scratch
 from simyard.core.records import JobResult, Outcome
 from simyard.core.specs import Asset, InputFile, JobSpec, PolicyFile, ResumePoint, Rollout
 from simyard.requests.jobs import PolicyConfig
@@ -208,15 +208,15 @@ class _Inputs:
     def _checked(self, asset: Asset) -> Asset:
         """Return the asset, after a look at what it refers to; into a USD only the simulator's Python can look."""
         if asset.format != "usd":
-            with self._here(asset.file) as path, tempfile.TemporaryDirectory(prefix="simyard-asset-") as folder:
-                main_file(path, asset.format, Path(folder) / "asset")
+            with self._here(asset.file) as path, scratch("asset") as folder:
+                main_file(path, asset.format, folder / "asset")
         return asset
 
     @contextmanager
     def _here(self, file: InputFile) -> Iterator[Path]:
         """Have a file on this machine, under its own name."""
-        with tempfile.TemporaryDirectory(prefix="simyard-input-") as folder:
-            yield gather([file], self.local, self._store, Path(folder))[file.sha256]
+        with scratch("input") as folder:
+            yield gather([file], self.local, self._store, folder)[file.sha256]
 
     def _find(self, uri: str | None, asset_id: str | None, field: str, kind: str) -> InputFile:
         if asset_id is not None:

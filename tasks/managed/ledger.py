@@ -10,7 +10,7 @@ from simyard.core.specs import JobSpec
 from simyard.store.keys import rollout_job_id
 from simyard.store.store import Store
 from simyard.tasks.managed.run import RunSpec
-from simyard.tasks.managed.trainer import past_outcomes
+from simyard.tasks.managed.trainer import gpu_seconds_of_calls
 from simyard.tasks.shared import usage
 
 
@@ -31,6 +31,8 @@ class Ledger:
         self._lock = threading.Lock()
         self._counted: dict[str, float] = {}
         """GPU seconds by rollout, of the iteration in progress."""
+        self._calls: dict[int, float] = {}
+        """The same by call of the trainer."""
         self._gpu_seconds = self._committed()
 
     @property
@@ -40,8 +42,8 @@ class Ledger:
 
     def begin_iteration(self, number: int) -> None:
         """Count the GPU seconds that a process before this one used for an iteration."""
-        self._counted = self._rollout_seconds(number)
-        self._gpu_seconds = self._committed() + self.spent(number)
+        self._counted, self._calls = self._rollout_seconds(number), self._call_seconds(number)
+        self._gpu_seconds = self._committed() + sum(self._counted.values()) + sum(self._calls.values())
 
     def count_rollout(self, spec: JobSpec) -> None:
         """Count a rollout of the iteration as it is by now, all its attempts together."""
@@ -53,15 +55,19 @@ class Ledger:
     def count_call(self, outcome: TrainerOutcome) -> None:
         """Count a call of the trainer that has ended."""
         with self._lock:
-            self._gpu_seconds += outcome.gpu_seconds
+            self._gpu_seconds += outcome.gpu_seconds - self._calls.get(outcome.number, 0.0)
+            self._calls[outcome.number] = outcome.gpu_seconds
 
     def spent(self, number: int) -> float:
         """Return the GPU seconds of an iteration so far, from the store."""
-        calls = sum(outcome.gpu_seconds for outcome in past_outcomes(self._store, self._spec.run_id, number))
-        return float(calls + sum(self._rollout_seconds(number).values()))
+        return sum(self._call_seconds(number).values()) + sum(self._rollout_seconds(number).values())
 
     def _committed(self) -> float:
         return float(sum(ended.gpu_seconds for ended in self._iterations))
+
+    def _call_seconds(self, number: int) -> dict[int, float]:
+        gpus = self._spec.asked.trainer_spec.resources.gpu
+        return gpu_seconds_of_calls(self._store, self._spec.run_id, number, gpus)
 
     def _rollout_seconds(self, number: int) -> dict[str, float]:
         jobs = range(self._spec.asked.rollout_template.jobs)

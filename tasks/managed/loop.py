@@ -428,6 +428,7 @@ class Loop:
             call = self._call(number, past, "")
             if outcome_of(call, self.store) is None:
                 engine_for(self.asked.trainer_spec, self._machine).sweep(call.name)
+        self.ledger.begin_iteration(number)  # what the killed process had used of it
         self.ended_by = "canceled"
         return self.conclude()
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from simyard.core.errors import RequestError
+from simyard.core.files import scratch
 from simyard.core.run_records import (
     DesiredStateMark,
     DriverStatus,
@@ -227,8 +226,8 @@ def write_report(run: RunSpec, result: RunResult, ended: list[IterationRecord], 
                 series.steps.append(one.iteration)
                 series.values.append(float(value))
     run_keys, metric = RunKeys(run.run_id), run.asked.success_criteria.metric
-    with tempfile.TemporaryDirectory(prefix="simyard-report-") as folder:
-        picture = Path(folder) / CURVES
+    with scratch("report") as folder:
+        picture = folder / CURVES
         if draw_curves(columns, metric, run.asked.name, picture):
             store.put_file(run_keys.file(CURVES), picture)
     text = REPORTS.render(

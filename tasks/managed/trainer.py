@@ -89,8 +89,15 @@ def run_trainer(
     trainer = run.asked.trainer_spec
     engine = engine_for(trainer, machine)
     folder = machine.home / "work" / run.run_id / f"{attempt.iteration}-{attempt.number}"
-    status = TrainerStatus(**this_process(), attempt=attempt)
-    heartbeat = HeartbeatWriter(store, call_key(attempt, "status.json"), lambda: status, UPLOAD_S)
+    before = store.get_record_or_none(call_key(attempt, "status.json"), TrainerStatus)
+    used = before.seconds if before else 0.0  # by trainers of this call whose callers were killed
+    began: float | None = None
+
+    def beat() -> TrainerStatus:
+        seconds = used + (time.monotonic() - began if began is not None else 0.0)
+        return TrainerStatus(**this_process(), attempt=attempt, seconds=round(seconds, 3))
+
+    heartbeat = HeartbeatWriter(store, call_key(attempt, "status.json"), beat, UPLOAD_S)
     logs = _Logs(attempt, folder, store, observer)
     failure: Failure | None = None
     kept: _Kept | None = None
@@ -137,7 +144,7 @@ def run_trainer(
         failure=failure,
         dataset_sha256=attempt.dataset_sha256,
         seconds=round(seconds, 3),
-        gpu_seconds=round(seconds * trainer.resources.gpu, 3),
+        gpu_seconds=round((used + seconds) * trainer.resources.gpu, 3),
         ended_at=now(),
         tail=tuple(logs.tail) if failure else (),
         metrics=kept.metrics if kept else None,
@@ -235,6 +242,16 @@ def past_outcomes(store: Store, run_id: str, iteration: int) -> list[TrainerOutc
     calls = past_calls(store, run_id, iteration)
     found = (store.get_record_or_none(keys.trainer_file(call, "outcome.json"), TrainerOutcome) for call in calls)
     return [outcome for outcome in found if outcome is not None]
+
+
+def gpu_seconds_of_calls(store: Store, run_id: str, iteration: int, gpus: int) -> dict[int, float]:
+    """Return the GPU seconds of the calls that were begun in an iteration; one without an outcome by its heartbeat."""
+    keys = RunKeys(run_id).iteration(iteration)
+    found = {outcome.number: outcome.gpu_seconds for outcome in past_outcomes(store, run_id, iteration)}
+    for call in past_calls(store, run_id, iteration):
+        beat = store.get_record_or_none(keys.trainer_file(call, "status.json"), TrainerStatus)
+        found.setdefault(call, beat.seconds * gpus if beat else 0.0)
+    return found
 
 
 @dataclass(frozen=True)

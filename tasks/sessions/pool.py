@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from simyard.core.errors import RequestError
+from simyard.core.files import own, sweep
 from simyard.core.specs import ONE_JOB, Bounds, Facts, JobSpec
 from simyard.requests.settings import MachineSettings
 from simyard.runner.messages import SessionFingerprint
@@ -99,15 +100,21 @@ class Sessions:
             elif lent := LentWorkload.borrow(folder, wanted):
                 return lent
 
-        # A new one.
-        return ChildWorkload.start(
+        # A new one; what those of killed processes had printed goes.
+        work = self.machine.home / "work"
+        sweep(work, "workload-*")
+        own_folder = work / f"workload-{time.time_ns()}"
+        mark = own(own_folder)
+        workload = ChildWorkload.start(
             self.machine.python,
-            self.machine.home / "work" / f"workload-{time.time_ns()}",
+            own_folder,
             simulator=job.simulator,
             library=job.library,
             env=self.machine.workload_env(embedded_assets=embedded_assets, accepts_eula=job.accepts_eula),
             bounds=self.bounds if shares else replace(self.bounds, jobs=1),
         )
+        workload.mark = mark
+        return workload
 
     def shares(self, job: JobSpec) -> bool:
         """Return whether the job may have a process that serves others too."""

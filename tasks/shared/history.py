@@ -142,6 +142,13 @@ def job_status(store: Store, job_id: str) -> JobState:
     )
 
 
+def is_abandoned(store: Store, job_id: str) -> bool:
+    """Return whether the process of the last attempt is gone; of a job without a work pool it would judge it, too."""
+    past = attempts(store, job_id)
+    beat = past[-1].status if past else None
+    return beat is not None and beat.is_gone(PATIENCE.supervisor.silence_s)
+
+
 def _status(past: list[PastAttempt]) -> Literal["queued", "running", "interrupted", "canceled"]:
     """Return the status of a job that nobody has judged yet."""
     if not past:

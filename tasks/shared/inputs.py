@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from simyard.core.errors import RequestError, unknown
+from simyard.core.files import lasting_scratch
 from simyard.core.records import AssetRecord
 from simyard.core.specs import InputFile
 from simyard.runner.assets import archives
@@ -77,7 +77,7 @@ def find_input(reference: str, base: Path, what: str) -> LocalInput:
     """
     if "://" in reference:
         folder, _, name = reference.rpartition("/")
-        path = Path(tempfile.mkdtemp(prefix="simyard-input-")) / (name or "unnamed")
+        path = lasting_scratch("input") / (name or "unnamed")
         try:
             Store.open(folder).get_file(name, path)
         except KeyNotFound as error:

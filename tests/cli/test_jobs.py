@@ -102,7 +102,7 @@ def test_a_failed_job_exits_1_and_says_why_as_json(shell):
     assert "diagnostics.json" in [entry["name"] for entry in result["artifacts"]]
 
 
-def test_a_killed_control_process_takes_the_simulator_with_it_and_a_retry_finishes_the_job(shell):
+def test_a_killed_control_process_takes_the_simulator_with_it_and_a_retry_finishes_the_job(shell, prefect_server):
     control = shell.start("train", shell.write("family; slow once", iterations=30), "--json")
     pids = started(shell.reach(2))
     job_id = shell.job()
@@ -119,10 +119,23 @@ def test_a_killed_control_process_takes_the_simulator_with_it_and_a_retry_finish
     result = last_json(retried)
     assert list(result) == KEYS
     assert (result["job_id"], result["status"], result["attempts"]) == (job_id, "succeeded", 2)
+    runs = prefect_server.ask(
+        "/flow_runs/filter", {"flow_runs": {"tags": {"all_": [job_id]}}, "sort": "START_TIME_ASC"}
+    )
+    assert [run["state_type"] for run in runs] == ["CRASHED", "COMPLETED"], "the one that was killed is told as such"
     left = shell.left(result)
     left.assert_nothing_missing(iterations=30)
     assert left.outcome(2)["start_iteration"] == saved[-1]
     assert left.indices(2) == list(range(saved[-1], 30))
+
+    # Killed between the last attempt and the verdict, it left no result: nothing is simulated again for one.
+    job = shell.store / "jobs" / job_id
+    for name in ("artifact_manifest.json", "result.json"):
+        (job / name).unlink()
+    judged = last_json(shell.run("jobs", "resume", job_id, "--json"))
+    assert (judged["status"], judged["attempts"]) == ("succeeded", 2)
+    assert (job / "artifact_manifest.json").exists()
+    assert list(shell.home.rglob("workload.log")) == [], "folders of the killed process"
 
 
 def test_cancel_from_another_process_keeps_what_was_saved(shell):
@@ -179,6 +192,10 @@ def test_sigterm_leaves_nothing_running(shell, iteration):
     os.kill(control.pid, signal.SIGTERM)
     _, err = control.communicate(timeout=PATIENCE_S)
     assert control.returncode != 0
+    assert "Traceback" not in err
+    if iteration:
+        assert control.returncode == 143
+        assert "resume the job" in err
     wait_until(lambda: alive(pids) == [], PATIENCE_S, "the end of the simulator and its children")
     if iteration:
         job = shell.store / "jobs" / shell.job()

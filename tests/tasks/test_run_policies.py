@@ -8,7 +8,8 @@ import records
 from helpers import HANG_S, wait_until
 
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError
-from simyard.core.run_records import IterationRecord, TrainerOutcome
+from simyard.core.records import this_process
+from simyard.core.run_records import IterationRecord, TrainerOutcome, TrainerStatus
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.settings import MachineSettings
 from simyard.store.keys import JobKeys, new_run_id
@@ -110,6 +111,7 @@ def driven(tmp_path):
         rollout_template={"rollout_parallelism": 2},
         budget_policy={"max_credits": 0.1},
         loop_policy={"max_iterations": 5, "trainer_retry_limit": 1},
+        trainer_spec={"resources": {"gpu": 1}},
     )
     resolved = resolve_run(request, store, new_run_id(), tmp_path, site)
     stage_run(resolved, store)
@@ -123,6 +125,13 @@ def driven(tmp_path):
 def finish(loop, spec, seconds, attempt=1):
     outcome = records.outcome(timings={"total_s": seconds}, facts=records.facts("cuda:0"))
     loop.store.put_json(JobKeys(spec.job_id).attempt(attempt).outcome, outcome)
+
+
+def ended_call(number, *, gpu_seconds=0.0, failure=None):
+    return TrainerOutcome(
+        number=number, status="failed" if failure else "succeeded", failure=failure, dataset_sha256="0" * 64,
+        seconds=0.0, gpu_seconds=gpu_seconds, ended_at="2026-01-01T00:00:00+00:00", tail=(),
+    )  # fmt: skip
 
 
 def test_the_budget_is_known_between_the_rollouts_of_an_iteration(driven):
@@ -152,6 +161,20 @@ def test_whoever_takes_a_run_up_counts_what_was_spent_and_nothing_twice(driven):
     finish(after, second, 40.0)
     after.ledger.count_rollout(second)
     assert after.ledger.credits == pytest.approx(0.08)
+
+
+def test_a_call_of_the_trainer_whose_caller_was_killed_is_counted_and_nothing_twice(driven):
+    before = driven()
+    before.next_iteration()
+    call, _ = before.trainer_attempt(1, "0" * 64)
+    beat = TrainerStatus(**this_process(), attempt=call, seconds=40.0)
+    before.store.put_record(call_key(call, "status.json"), beat)
+    after = driven()
+    assert after.next_iteration() == 1
+    assert after.ledger.credits == pytest.approx(0.04)
+    after.ledger.count_call(ended_call(call.number, gpu_seconds=70.0))
+    assert after.ledger.credits == pytest.approx(0.07)
+    assert driven().cancel_now().credits == pytest.approx(0.04), "of a run that is canceled where nobody drives it"
 
 
 class Idle(Executor):
@@ -188,11 +211,7 @@ def test_failures_of_the_trainer_are_counted_whoever_called_it(driven):
         call, outcome = loop.trainer_attempt(1, "0" * 64)
         assert (call.number, outcome) == (number, None)
         failure = Failure(code="x", category=Category.USER, message=f"failure {number}", advice="")
-        failed = TrainerOutcome(
-            number=number, status="failed", failure=failure, dataset_sha256="0" * 64, seconds=0.0, gpu_seconds=0.0,
-            ended_at="2026-01-01T00:00:00+00:00", tail=(),
-        )  # fmt: skip
-        loop.store.put_record(call_key(call, "outcome.json"), failed)
+        loop.store.put_record(call_key(call, "outcome.json"), ended_call(number, failure=failure))
         loop = driven()
     with pytest.raises(WorkloadError, match="failure 2"):
         loop.calls_left(1)

@@ -16,7 +16,8 @@ from helpers import HANG_S, wait_until
 
 from simyard.core.artifacts import ROLLOUT
 from simyard.core.errors import RequestError, WorkloadError
-from simyard.core.run_records import DatasetManifest, DatasetRollout, TrainerAttempt
+from simyard.core.records import this_process
+from simyard.core.run_records import DatasetManifest, DatasetRollout, TrainerAttempt, TrainerStatus
 from simyard.requests.config import check_config
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.settings import MachineSettings
@@ -28,7 +29,7 @@ from simyard.tasks.attempt.attempt import CANCELED
 from simyard.tasks.managed.engines.base import TrainerCall
 from simyard.tasks.managed.engines.local import LocalEngine
 from simyard.tasks.managed.run import ResolvedRun, RunSpec, resolve_run, stage_run
-from simyard.tasks.managed.trainer import TrainerObserver, check_trainer, outcome_of, run_trainer
+from simyard.tasks.managed.trainer import TrainerObserver, call_key, check_trainer, outcome_of, run_trainer
 
 GOOD = 'write("metrics.json", "{}"); write("checkpoint.pt", "weights")'
 PREFIX = """
@@ -82,8 +83,8 @@ class Trainer:
         self.store.put_bytes(RunKeys(run.run_id).dataset(digest), data)
         return digest
 
-    def __call__(self, body: str, stopped=lambda: None, rollout=b"arrays", **trainer):
-        """Call it once; return the outcome in the store."""
+    def __call__(self, body: str, stopped=lambda: None, rollout=b"arrays", killed_s: float = 0.0, **trainer):
+        """Call it once, after a caller that was killed so many seconds on; return the outcome in the store."""
         self.script.write_text(PREFIX + textwrap.dedent(body))
         resolved = self.run_spec(**trainer)
         stage_run(resolved, self.store)
@@ -91,6 +92,9 @@ class Trainer:
         attempt = TrainerAttempt(
             run_id=run.run_id, iteration=1, number=1, dataset_sha256=self.dataset(run, rollout), checkpoint=None
         )
+        if killed_s:
+            beat = TrainerStatus(**this_process(), attempt=attempt, seconds=killed_s)
+            self.store.put_record(call_key(attempt, "status.json"), beat)
         with suppress(WorkloadError):  # the outcome says so too
             run_trainer(attempt, run, self.store, self.site, TrainerObserver(lines=self.lines.extend, stopped=stopped))
         assert list(with_token(attempt.name)) == [], "something runs on"
@@ -223,6 +227,12 @@ def test_the_wall_clock_limit_ends_it_with_everything_it_started(trainer):
     outcome = trainer('subprocess.Popen(["sleep", "600"], start_new_session=True); time.sleep(600)', timeout_seconds=1)
     assert outcome.failure.code == "wall_clock_limit"
     assert 1 <= outcome.seconds < 30
+
+
+def test_what_a_trainer_used_whose_caller_was_killed_is_counted(trainer):
+    outcome = trainer("succeed()", killed_s=40.0, resources={"gpu": 2, "cpu": 1, "memory_gb": 1})
+    assert outcome.status == "succeeded"
+    assert 80.0 < outcome.gpu_seconds == pytest.approx(2 * (40.0 + outcome.seconds), abs=0.01)
 
 
 def test_what_it_leaves_running_is_ended_too(trainer):
