@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from simyard.core.errors import Category, Failure, SimyardError, StoreError, WorkloadError
+from simyard.core.foreign import parse_json
 from simyard.core.records import ended, this_process
 from simyard.core.run_records import TrainerAttempt, TrainerOutcome, TrainerStatus
 from simyard.core.specs import InputFile
@@ -288,8 +288,8 @@ def read_metrics(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_METRICS_BYTES:
         raise _broken(f"{METRICS} has {path.stat().st_size:,} bytes.", f"Allowed: {MAX_METRICS_BYTES:,}.")
     try:
-        metrics = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        metrics = parse_json(path.read_bytes())
+    except ValueError as error:
         raise _broken(f"{METRICS} is not valid JSON: {error}.", advice) from error
     if not isinstance(metrics, dict):
         raise _broken(f"{METRICS} holds {type(metrics).__name__}, not an object.", advice)
