@@ -29,6 +29,7 @@ from simyard.tasks.kinds.rollout import resolve_rollout
 from simyard.tasks.shared import history
 from simyard.tasks.shared.history import load_spec
 from simyard.tasks.shared.inputs import LocalInput, find_input
+from simyard.tasks.shared.limited import limited
 
 DEFAULT_SEED = 42
 
@@ -87,7 +88,7 @@ def _task_fields(request: TaskRequest, job_id: str, base: Path) -> Resolved:
     inputs: list[LocalInput] = []
     if package := request.custom_environment_path or request.custom_environment_s3_uri:
         inputs.append(find_input(package, base, "customEnvironment"))
-        inspect(inputs[0].path)
+        limited(inspect, inputs[0].path)
     section = request.section
     spec = common_fields(
         request,

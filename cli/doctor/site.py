@@ -37,7 +37,7 @@ from simyard.cli.doctor.server import (
 )
 from simyard.store.backend import parse_url
 from simyard.store.store import Store
-from simyard.tasks.shared.machine_checks import Check, machine_checks, read_settings
+from simyard.tasks.shared.machine_checks import Check, check_expat, machine_checks, read_settings
 
 CHECK_S = 60.0
 """Seconds for one check; a folder on a dead file server never answers."""
@@ -82,6 +82,7 @@ def _checks(name: str | None, given: str | None) -> Iterator[Check]:
     settings, machine = read_settings()
     reference = given or machine.store
     yield settings
+    yield check_expat()
     with ExitStack() as stack:
         answers, server = _look("Prefect server", lambda: reach_server(stack, is_needed=name is not None), check_server)
         yield answers

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import re
 import stat
 import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
@@ -18,6 +18,9 @@ _BLOCK = 512
 _CHUNK = 1 << 20
 _EXTENDED_HEADER = 64 << 10
 _TAR_PADDING = 1 << 20
+_ZIP_RECORD = 2048
+_GZIP_PIECE = 64 << 10
+_GZIP_MEMBERS = 1000
 
 
 class Entry(NamedTuple):
@@ -84,6 +87,8 @@ def _count_zip_entries(file: BinaryIO, most_entries: int) -> None:
         end -= 76
     if length > end:
         raise damaged("the directory of the zip file is longer than the file")
+    if length > (allowed := most_entries * _ZIP_RECORD):  # zipfile has all of it in memory
+        raise too_large(f"The directory of the zip file has {length:,} bytes", f"{allowed:,} bytes")
 
     # Count its entries.
     file.seek(end - length)
@@ -147,7 +152,7 @@ _TAR_TYPES = {
 }
 
 
-def tar_entries(file: BinaryIO, spend: Callable[[int], None]) -> Iterator[Entry]:
+def tar_entries(file: BinaryIO, spend: Callable[[int], None], most_entries: int) -> Iterator[Entry]:
     """Walk a gzipped tar file.
 
     The headers are walked here: tarfile's own walk reads an extended header of any length into memory, and takes a
@@ -156,42 +161,85 @@ def tar_entries(file: BinaryIO, spend: Callable[[int], None]) -> Iterator[Entry]
     Args:
         file: The file, at its beginning.
         spend: Called with the bytes of each header, which are unpacked bytes too.
+        most_entries: The number that is still accepted; each may have two extended headers.
 
     Raises:
-        RequestError: An entry is not a plain file or folder, or the file is damaged.
+        RequestError: An entry is not a plain file or folder, there are too many, or the file is damaged.
     """
-    with gzip.GzipFile(fileobj=file) as stream:
-        given: dict[str, str] = {}  # what extended headers say of the next entry
-        while any(block := _exactly(stream, _BLOCK)):
-            spend(_BLOCK)
-            try:
-                head = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-            except tarfile.HeaderError as error:
-                raise damaged(f"a header of the tar file is damaged ({error})") from error
-            if head.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME):
-                given |= _extended_header(head, stream, spend)
-                continue
-            name, size = given.get("path", head.name), int(given.get("size", head.size))
-            if head.type not in (*_TAR_FILES, tarfile.DIRTYPE):
-                raise unsafe_entry(name, _TAR_TYPES.get(head.type, f"of the unknown type {head.type!r}"))
-            if size < 0 or (size and head.isdir()):
-                raise damaged(f"{show(name)} has a size of {size}")
-            data = _Limited(stream, size)
-            yield Entry(name, head.isdir(), size, data.read)
-            _exactly(stream, data.left + -size % _BLOCK)
-            given = {}
-        # Read to the end, which also proves gzip's checksum; only padding may follow.
-        padding = 0
-        while chunk := stream.read(_CHUNK):
-            padding += len(chunk)
-            if any(chunk) or padding > _TAR_PADDING:
-                raise damaged("something follows the end mark of the tar file")
+    stream = _Gzip(file)
+    headers = 0
+    given: dict[str, str] = {}  # what extended headers say of the next entry
+    while any(block := _exactly(stream, _BLOCK)):
+        spend(_BLOCK)
+        headers += 1
+        if headers > 3 * most_entries:
+            raise too_many(most_entries)
+        try:
+            head = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except tarfile.HeaderError as error:
+            raise damaged(f"a header of the tar file is damaged ({error})") from error
+        if head.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME):
+            given |= _extended_header(head, stream, spend)
+            continue
+        name, size = given.get("path", head.name), int(given.get("size", head.size))
+        if head.type not in (*_TAR_FILES, tarfile.DIRTYPE):
+            raise unsafe_entry(name, _TAR_TYPES.get(head.type, f"of the unknown type {head.type!r}"))
+        if size < 0 or (size and head.isdir()):
+            raise damaged(f"{show(name)} has a size of {size}")
+        data = _Limited(stream, size)
+        yield Entry(name, head.isdir(), size, data.read)
+        _exactly(stream, data.left + -size % _BLOCK)
+        given = {}
+    # Read to the end, which also proves gzip's checksum; only padding may follow.
+    padding = 0
+    while chunk := stream.read(_CHUNK):
+        padding += len(chunk)
+        if any(chunk) or padding > _TAR_PADDING:
+            raise damaged("something follows the end mark of the tar file")
+
+
+class _Gzip:
+    """The unpacked bytes of a gzip file.
+
+    Its members are counted: `gzip` of the standard library begins each anew in Python, three seconds for a megabyte of
+    empty ones.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._packed = b""
+        self._member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        self._members = 1
+
+    def read(self, count: int) -> bytes:
+        """Return so many bytes, and fewer at the end alone."""
+        pieces = []
+        while count:
+            packed = self._packed or self._file.read(_GZIP_PIECE)
+            if self._member.eof:
+                if not packed:
+                    break
+                if not (packed := packed.lstrip(b"\0")):  # padding, as on tapes
+                    self._packed = b""
+                    continue
+                self._members += 1
+                if self._members > _GZIP_MEMBERS:
+                    allowed = f"{_GZIP_MEMBERS:,} members, of which packers write one"
+                    raise too_large("The gzip file has too many members", allowed)
+                self._member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+            if not packed:
+                raise damaged("the gzip file ends too early")
+            piece = self._member.decompress(packed, count)
+            self._packed = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+            pieces.append(piece)
+            count -= len(piece)
+        return b"".join(pieces)
 
 
 class _Limited:
     """The bytes of one entry in a stream."""
 
-    def __init__(self, stream: gzip.GzipFile, size: int) -> None:
+    def __init__(self, stream: _Gzip, size: int) -> None:
         self._stream = stream
         self.left = size
 
@@ -201,14 +249,14 @@ class _Limited:
         return chunk
 
 
-def _exactly(stream: gzip.GzipFile, count: int) -> bytes:
+def _exactly(stream: _Gzip, count: int) -> bytes:
     data = stream.read(count)
     if len(data) < count:
         raise damaged("the tar file ends too early")
     return data
 
 
-def _extended_header(head: tarfile.TarInfo, stream: gzip.GzipFile, spend: Callable[[int], None]) -> dict[str, str]:
+def _extended_header(head: tarfile.TarInfo, stream: _Gzip, spend: Callable[[int], None]) -> dict[str, str]:
     """Return an extended header's records on the next entry; only its path and size matter here."""
     if not 0 < head.size <= _EXTENDED_HEADER:
         raise damaged(f"an extended header has {head.size:,} bytes; at most {_EXTENDED_HEADER:,} are read")

@@ -7,7 +7,6 @@ What is refused leaves nothing behind.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
 import re
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from simyard.core.errors import RequestError
 from simyard.core.files import replacing
+from simyard.core.wire import Wire
 from simyard.runner.assets.archive_formats import (
     Entry,
     damaged,
@@ -74,7 +74,7 @@ DEFAULT = ArchiveLimits()
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArchiveInfo:
+class ArchiveInfo(Wire):
     """Content of an archive that passed every check."""
 
     kind: Kind
@@ -152,7 +152,6 @@ def extension(name: str) -> str:
 _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
-    gzip.BadGzipFile,
     EOFError,
     struct.error,
     UnicodeDecodeError,
@@ -186,7 +185,8 @@ def _walk(path: Path, limits: ArchiveLimits, into: Path | None) -> ArchiveInfo:
         budget, names = Budget(limits, size), Names(limits)
         try:
             is_tar = kind is Kind.TAR_GZ
-            entries = tar_entries(file, budget.spend) if is_tar else zip_entries(file, limits.entries)
+            most = limits.entries
+            entries = tar_entries(file, budget.spend, most) if is_tar else zip_entries(file, most)
             total = sum(_take(entry, names, budget, into) for entry in entries)
         except _DAMAGE as error:
             raise damaged(str(error) or type(error).__name__) from error

@@ -7,7 +7,6 @@ Standard library only, and USD's own where the file is one: bad assets are refus
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -20,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 
 from simyard.core.errors import RequestError, unknown
+from simyard.core.foreign import parse_json
 from simyard.runner.assets import archives
 from simyard.runner.assets.archive_formats import show
 from simyard.runner.assets.safe_xml import MOST_DAE_BYTES, bad_xml, elements
@@ -37,6 +37,10 @@ BUNDLES = (".zip", ".tar.gz", ".tgz")
 """Endings of a bundle's file name."""
 PACKAGE = ".usdz"
 """A bundle of its own kind: a USD and its files, of which the first counts."""
+MOST_REFERENCES = 20_000
+"""References of an asset's files to others: as many as an archive may have files."""
+MOST_GLTF_BYTES = 128 << 20
+"""Of the JSON of a glTF, which may hold its buffers as text."""
 _LFS = b"version https://git-lfs"
 _DRIVE = re.compile(r"[A-Za-z]:")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
@@ -186,15 +190,20 @@ def check_references(main: Path, format_: str, root: Path) -> dict[str, Path]:
         root: The folder that nothing may lead out of.
 
     Raises:
-        RequestError: If one is a URL, absolute, leads out of the folder or to a file that is not there, or a file that
-            is followed cannot be read.
+        RequestError: If one is a URL, absolute, leads out of the folder or to a file that is not there, a file that is
+            followed cannot be read, or there are too many.
     """
     folder, own = _Folder(root), dict[str, Path]()
     waiting: list[tuple[Path, Reader]] = [(main, _READERS[format_])]
     seen = {main}
+    count = 0
     while waiting:
         path, reader = waiting.pop()
         for reference in reader(path):
+            count += 1
+            if count > MOST_REFERENCES:
+                advice = "Leave out what the job does not need"
+                raise _refused(f"The files of {main.name!r} have more than {MOST_REFERENCES:,} references", advice)
             target = folder.find(reference, path)
             if target is None:
                 continue
@@ -264,9 +273,10 @@ def _file(path: Path, reference: Reference) -> Path | None:
     try:
         if path.is_file():
             return path
-        if reference.numbered and path.parent.is_dir():
+        if reference.numbered and re.search("#|<UDIM>", path.name) and path.parent.is_dir():
             pattern = re.sub(r"(?:\\#)+", r"\\d+", re.escape(path.name).replace("<UDIM>", r"\d{4}"))
-            return next((file for file in sorted(path.parent.iterdir()) if re.fullmatch(pattern, file.name)), None)
+            numbers = (file for file in sorted(path.parent.iterdir()) if re.fullmatch(pattern, file.name))
+            return next(filter(Path.is_file, numbers), None)
     except OSError:  # a name that no file system takes
         return None
     return None
@@ -406,26 +416,26 @@ def _lines(path: Path) -> Iterator[str]:
 
 def _dae(path: Path) -> Iterator[Reference]:
     """Take every name of a texture for a path, as Newton does with those that are no ids."""
-    for element in elements(path, MOST_DAE_BYTES):
-        text = element.text.strip() if element.tag in ("init_from", "ref", "source") else ""
-        if element.tag == "texture":
-            text = element.attributes.get("texture", "")
+    for element in elements(path, MOST_DAE_BYTES, texts=("init_from", "ref", "source")):
+        text = element.attributes.get("texture", "") if element.tag == "texture" else element.text.strip()
         if text:
             yield Reference(text=text, base=path.parent, optional=True)
 
 
 def _gltf(path: Path) -> Iterator[Reference]:
-    data = path.read_bytes()
     try:
-        if path.suffix.lower() == ".glb":
-            length, kind = struct.unpack_from("<I4s", data, 12)
-            if kind != b"JSON":
-                raise ValueError("its first chunk is not JSON")
-            data = data[20 : 20 + length]
-        scene = json.loads(data)
+        with path.open("rb") as file:
+            if path.suffix.lower() == ".glb":  # its JSON comes first, and says how long it is
+                length, kind = struct.unpack("<I4s", file.read(20)[12:])
+                if kind != b"JSON":
+                    raise ValueError("its first chunk is not JSON")
+                data = file.read(min(length, MOST_GLTF_BYTES + 1))
+            else:
+                data = file.read(MOST_GLTF_BYTES + 1)
+        scene = parse_json(data, most_bytes=MOST_GLTF_BYTES)
         holders = [*scene.get("buffers", []), *scene.get("images", [])]
         texts = [str(holder["uri"]) for holder in holders if "uri" in holder]
-    except (ValueError, struct.error, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, struct.error, TypeError, AttributeError) as error:
         raise RequestError(
             f"{path.name!r} cannot be read as glTF: {error}.", code="asset_unreadable", advice="Export it again."
         ) from error

@@ -1,7 +1,8 @@
-"""XML that somebody sent, read without a tree: no entity is ever expanded, and no document is too large or too deep."""
+"""XML that somebody sent, read piece by piece and without a tree: every size has a limit, and nothing expands."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,20 @@ MOST_DAE_BYTES = 256 << 20
 """Of a COLLADA mesh, whose vertices are text."""
 MOST_DEPTH = 500
 """Elements in each other."""
+MOST_ELEMENTS = 200_000
+"""Elements of a file: the largest of real robots have less than 10,000."""
+MOST_TAG_BYTES = 1 << 20
+"""Of one tag with its attributes, or of a comment."""
+ENCODINGS = ("UTF-8", "UTF-16", "US-ASCII", "ISO-8859-1")
+"""Those that expat decodes itself; for others it would ask Python, which knows many."""
+SAFE_EXPAT = (2, 6, 0)
+"""The first version that reads a long tag once; older ones read it again with each piece, up to the limit of a tag."""
+_PIECE = 256 << 10
 _MOST_TEXT = 4096
-"""Characters of an element's text that are kept; paths are shorter, and the rest is vertices."""
+"""Characters of an element's text that are kept: paths are shorter."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Element:
     """One element of an XML file."""
 
@@ -30,14 +40,19 @@ class Element:
     parent: str
     """The name of the element around it; empty for the root."""
     text: str = ""
-    """The beginning of its text."""
+    """The beginning of its text, where that was asked for."""
 
 
-def elements(path: Path, most_bytes: int = MOST_XML_BYTES) -> list[Element]:
+def elements(path: Path, most_bytes: int = MOST_XML_BYTES, texts: Collection[str] = ()) -> list[Element]:
     """Read an XML file's elements in their order, the root first.
 
+    Args:
+        path: The file.
+        most_bytes: Its size that is still accepted.
+        texts: Names of the elements whose text is kept.
+
     Raises:
-        RequestError: If it is too large or too deep, has a DTD, or is not well formed.
+        RequestError: If it passes a limit, is in an encoding of its own, has a DTD, or is not well formed.
     """
     if (size := path.stat().st_size) > most_bytes:
         raise bad_xml(path, f"has {size:,} bytes; allowed are {most_bytes:,}")
@@ -45,28 +60,48 @@ def elements(path: Path, most_bytes: int = MOST_XML_BYTES) -> list[Element]:
     open_: list[Element] = []
     parser = expat.ParserCreate()
 
+    def check_encoding(version: str, encoding: str | None, standalone: int) -> None:
+        if encoding is not None and encoding.upper() not in ENCODINGS:
+            raise bad_xml(path, f"is in the encoding {encoding[:40]!r}", f"Allowed: {', '.join(ENCODINGS)}.")
+
     def refuse_dtd(*_: Any) -> None:
         raise bad_xml(path, "has a DTD, which could make it grow without limit or read other files")
 
     def begin(tag: str, attributes: dict[str, str]) -> None:
         if len(open_) == MOST_DEPTH:
             raise bad_xml(path, f"has more than {MOST_DEPTH} elements in each other")
+        if len(found) == MOST_ELEMENTS:
+            raise bad_xml(path, f"has more than {MOST_ELEMENTS:,} elements", "Leave out what nothing refers to.")
         prefix, _, name = tag.rpartition(":")
         if prefix == "xacro":
             raise bad_xml(path, "is a xacro template", "Expand it first: xacro FILE > robot.urdf")
         found.append(Element(name, attributes, open_[-1].tag if open_ else ""))
         open_.append(found[-1])
+        parser.CharacterDataHandler = add if name in texts else None
+
+    def end(_: str) -> None:
+        open_.pop()
+        parser.CharacterDataHandler = add if open_ and open_[-1].tag in texts else None
 
     def add(text: str) -> None:
-        if open_ and len(open_[-1].text) < _MOST_TEXT:
+        if len(open_[-1].text) < _MOST_TEXT:
             open_[-1].text += text[:_MOST_TEXT]
 
+    parser.XmlDeclHandler = check_encoding
     parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = refuse_dtd
-    parser.StartElementHandler, parser.CharacterDataHandler = begin, add
-    parser.EndElementHandler = lambda _: open_.pop()
+    parser.StartElementHandler, parser.EndElementHandler = begin, end
     try:
         with path.open("rb") as file:
-            parser.ParseFile(file)
+            fed = 0
+            while piece := file.read(_PIECE):
+                parser.Parse(piece, False)
+                fed += len(piece)
+                # Between two pieces the parser stands before the tag that it does not have whole.
+                if fed - max(0, parser.CurrentByteIndex) > MOST_TAG_BYTES:
+                    long = f"has a tag or a comment of more than {MOST_TAG_BYTES:,} bytes"
+                    where = f"in line {parser.CurrentLineNumber}"
+                    raise bad_xml(path, f"{long} {where}", "Put long data into a file of its own.")
+            parser.Parse(b"", True)
     except expat.ExpatError as error:
         raise bad_xml(path, f"is not well-formed XML: {error}") from error
     return found

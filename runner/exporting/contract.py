@@ -5,7 +5,6 @@ Standard library only: the robot reads the contract with this file.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any
 
 from simyard.core.artifacts import CONTRACT, POLICY_ONNX, POLICY_TORCHSCRIPT
 from simyard.core.files import write_json
+from simyard.core.foreign import parse_json
 from simyard.core.wire import Wire, check_version, decode
 
 SCHEMA_VERSION = 1
@@ -230,10 +230,10 @@ def read_contract(path: Path) -> Contract:
         ValueError: If it is no contract, has something unknown or missing, or contradicts itself.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        data = parse_json(path.read_bytes(), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise ValueError(f"There is no {path.name} in {path.parent}.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     try:
         return parse_contract(data)

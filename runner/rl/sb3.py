@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simyard.core.errors import RequestError
+from simyard.core.foreign import parse_json
 from simyard.runner.rl.base import CheckpointFacts, Library, Normalizer, Policy, Progress, Scale, to_int
 from simyard.runner.rl.checkpoints import layers_of, length_of, load, no_checkpoint, setting
 from simyard.runner.rl.inference import as_network, require_flat
@@ -27,6 +28,7 @@ _FILE = re.compile(r"model_(\d+)_steps\.zip")
 _FINAL = "model.zip"
 _WEIGHTS = "policy.pth"
 """The member of an archive that holds weights; `data` beside it holds settings, some of them pickled."""
+_MOST_SETTINGS = 64 << 20
 _NOT_PPO = ("policy", "n_timesteps", "normalize_input", "normalize_value", "clip_obs", "n_minibatches")
 """Settings that Isaac Lab takes out of the configuration before PPO sees it."""
 
@@ -158,7 +160,7 @@ class Sb3(Library):
             for member in source.infolist():
                 data = source.read(member)
                 if member.filename == "data":
-                    state = json.loads(data)
+                    state = _settings(source)
                     state["tensorboard_log"] = str(Path.cwd() / "logs" / "sb3" / "resumed" / "run")
                     data = json.dumps(state).encode()
                 copy.writestr(member, data)
@@ -184,7 +186,7 @@ class Sb3(Library):
         if timesteps is not None:
             return start_iteration + (timesteps - 1) // scale.transitions
         with zipfile.ZipFile(file) as archive:
-            timesteps = int(json.loads(archive.read("data"))["num_timesteps"])
+            timesteps = int(_settings(archive)["num_timesteps"])
         return start_iteration + timesteps // scale.transitions
 
     def artifact_name(self, file: Path, start_iteration: int, scale: Scale) -> str:
@@ -224,7 +226,7 @@ class Sb3(Library):
             return None if timesteps is None else (timesteps, 0)
         try:
             with zipfile.ZipFile(file) as archive:
-                return int(json.loads(archive.read("data"))["num_timesteps"]), 1
+                return int(_settings(archive)["num_timesteps"]), 1
         except (OSError, zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError):
             return None
 
@@ -236,7 +238,7 @@ class Sb3(Library):
             return None
         weights = load_member(_WEIGHTS)
         try:
-            is_readable = isinstance(json.loads(archive.read("data")), dict)
+            is_readable = isinstance(_settings(archive), dict)
         except (KeyError, ValueError):
             is_readable = False
         if not is_readable:
@@ -272,6 +274,17 @@ class Sb3(Library):
         """Return the actor's, or those that it shares with the critic."""
         sizes = setting(agent_cfg, "policy_kwargs.net_arch")
         return sizes.get("pi") if isinstance(sizes, Mapping) else sizes
+
+
+def _settings(archive: zipfile.ZipFile) -> Any:
+    """Return the settings in an archive, whose size is not what it says.
+
+    Raises:
+        KeyError: It has none.
+        ValueError: They cannot be read.
+    """
+    with archive.open("data") as file:
+        return parse_json(file.read(_MOST_SETTINGS + 1), most_bytes=_MOST_SETTINGS)
 
 
 LIBRARY = Sb3()

@@ -26,6 +26,7 @@ from simyard.tasks.packages.install import require_module
 from simyard.tasks.shared.documents import ArtifactWriter
 from simyard.tasks.shared.history import Artifact, Verdict
 from simyard.tasks.shared.inputs import LocalInput, asset_file, find_asset, find_input, gather
+from simyard.tasks.shared.limited import limited
 
 RECORDING = "recording.zarr"
 """Folder of the arrays while they are written, below an attempt's files."""
@@ -209,7 +210,7 @@ class _Inputs:
         """Return the asset, after a look at what it refers to; into a USD only the simulator's Python can look."""
         if asset.format != "usd":
             with self._here(asset.file) as path, scratch("asset") as folder:
-                main_file(path, asset.format, folder / "asset")
+                limited(main_file, path, asset.format, folder / "asset")
         return asset
 
     @contextmanager

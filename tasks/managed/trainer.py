@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 
 from simyard.core.errors import Category, Failure, SimyardError, StoreError, WorkloadError
 from simyard.core.files import open_inside
+from simyard.core.foreign import parse_json
 from simyard.core.records import ended, this_process
 from simyard.core.run_records import TrainerAttempt, TrainerOutcome, TrainerStatus
 from simyard.core.specs import InputFile
@@ -311,8 +311,8 @@ def read_metrics(output: Path) -> dict[str, Any]:
         raise _broken(f"It left no {METRICS}.", advice)
     data = _read(output, METRICS, MAX_METRICS_BYTES)
     try:
-        metrics = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        metrics = parse_json(data)
+    except ValueError as error:
         raise _broken(f"{METRICS} is not valid JSON: {error}.", advice) from error
     if not isinstance(metrics, dict):
         raise _broken(f"{METRICS} holds {type(metrics).__name__}, not an object.", advice)

@@ -20,8 +20,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from simyard.core.errors import RequestError, unknown
+from simyard.core.wire import Wire
 from simyard.runner.assets import archives
 from simyard.tasks.packages.tools import PackageTools
+from simyard.tasks.shared.limited import limited
 
 TASKS_GROUP = "isaaclab.tasks"
 """Entry points that Isaac Lab imports before it looks up a task, each the name of a module."""
@@ -29,6 +31,7 @@ TASKS_GROUP = "isaaclab.tasks"
 SUFFIXES = (".py", ".so", ".pyd")
 """Endings of a module's file."""
 _PROJECT_FILES = ("setup.py", "pyproject.toml")
+_MOST_PROJECT_BYTES = 64 << 10
 _WHEEL = re.compile(r"[^-]+-[^-]+(-\d[^-]*)?-[^-]+-[^-]+-[^-]+\.whl")
 
 RESERVED = ("simyard", "sitecustomize", "usercustomize")
@@ -89,51 +92,67 @@ def install(
                     code="package_bad_wheel",
                     advice="A wheel keeps the name it was built with: NAME-VERSION-PYTHON-ABI-PLATFORM.whl.",
                 )
-            info, wheel, root = archives.inspect(archive), archive, None
+            found = None
         else:
-            info = archives.unpack(archive, source)
-            root = None if module is None or _projects(source) else find_root(info.files, module)
-            wheel = archive if root is not None else _build(source, archive.name, tools)
-        if root is None:
-            content = _read_wheel(wheel)
+            found = limited(_unpack, archive, source, module)
+        if found and found.modules is not None:
+            wheel, content = None, _stage_modules(source / found.modules, stage, archive.name, found.sha256)
         else:
-            content = _stage_modules(source / root, stage, archive.name, info.sha256)
+            wheel = tools.build(source / found.project, found.requires) if found else archive
+            content = limited(_read_wheel, wheel)
         # The overlay is touched when nothing is left that could be refused.
         _check(content, overlay, tools)
-        if root is None:
+        if wheel:
             tools.install(wheel, stage)
         _merge(stage, overlay)
     return InstalledPackage(
         name=content.name,
         version=content.version,
-        sha256=info.sha256,
+        sha256=found.sha256 if found else content.sha256,
         modules=content.top_modules,
         task_entry_points=content.task_entry_points,
     )
 
 
-# From the archive to a wheel.
+# From the archive to its project, or to its modules.
 
 
-def _build(source: Path, archive_name: str, tools: PackageTools) -> Path:
-    """Build a wheel from the project at the top of an unpacked archive, or in the single folder there."""
-    if projects := _projects(source):
-        requires = _pyproject(projects[0]).get("build-system", {}).get("requires", ["setuptools"])
-        return tools.build(projects[0], [str(requirement) for requirement in requires])
+@dataclass(frozen=True, kw_only=True)
+class _Source(Wire):
+    """What an archive has at its top, or in the single folder there: a project, or modules as they are."""
+
+    sha256: str
+    """Hex digest of the archive."""
+    project: str = ""
+    """Folder of the project."""
+    requires: tuple[str, ...] = ()
+    """Requirements of its build."""
+    modules: str | None = None
+    """Folder of the modules, where there is no project."""
+
+
+def _unpack(archive: Path, source: Path, module: str | None) -> _Source:
+    """Unpack an archive, and find the project in it, or the modules that are wanted."""
+    info = archives.unpack(archive, source)
+    if project := next(filter(_is_project, _places(source)), None):
+        system = _pyproject(project).get("build-system", {})
+        requires = system.get("requires", ["setuptools"]) if isinstance(system, dict) else None
+        if not isinstance(requires, list):
+            raise _bad_project(project, "[build-system] has no list 'requires'")
+        folder = project.relative_to(source).as_posix()
+        return _Source(sha256=info.sha256, project=folder, requires=tuple(map(str, requires)))
+    if module is not None and (root := find_root(info.files, module)) is not None:
+        return _Source(sha256=info.sha256, modules=root)
     files = [*source.rglob("setup.py"), *source.rglob("pyproject.toml")]
     deeper = sorted({str(file.parent.relative_to(source)) for file in files if _is_project(file.parent)})
     places = " or ".join(["at its top", *(f"in {folder.name!r}" for folder in _places(source)[1:])])
     advice = f"There is one in {_listed(deeper)}: pack that folder alone." if deeper else "Pack the folder that has it."
     raise RequestError(
-        f"{archive_name!r} holds no Python project: neither setup.py nor a pyproject.toml with [build-system] or "
+        f"{archive.name!r} holds no Python project: neither setup.py nor a pyproject.toml with [build-system] or "
         f"[project] was found {places}; found there: {_listed(path.name for path in _top(source)) or 'nothing'}.",
         code="package_no_project",
         advice=advice,
     )
-
-
-def _projects(source: Path) -> list[Path]:
-    return [folder for folder in _places(source) if _is_project(folder)]
 
 
 def _places(source: Path) -> list[Path]:
@@ -155,14 +174,21 @@ def _pyproject(folder: Path) -> dict[str, Any]:
     path = folder / "pyproject.toml"
     if not path.is_file():
         return {}
+    if (size := path.stat().st_size) > _MOST_PROJECT_BYTES:
+        raise _bad_project(folder, f"it has {size:,} bytes; allowed are {_MOST_PROJECT_BYTES:,}")
     try:
         return tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RequestError(
-            f"{path.parent.name}/pyproject.toml cannot be read: {error}.",
-            code="package_build_failed",
-            advice="Correct it; 'python -m build' finds the same error.",
-        ) from error
+    except (ValueError, RecursionError) as error:
+        why = "its values are nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise _bad_project(folder, why) from error
+
+
+def _bad_project(folder: Path, why: str) -> RequestError:
+    return RequestError(
+        f"{folder.name}/pyproject.toml cannot be read: {why}.",
+        code="package_build_failed",
+        advice="Correct it; 'python -m build' finds the same error.",
+    )
 
 
 # Modules as they are: told by the names of their files, and nothing of them is run.
@@ -178,7 +204,7 @@ def require_module(archive: Path, module: str) -> None:
     Raises:
         RequestError: If the module is not there (code `task_module_missing`), or the archive cannot be read.
     """
-    files = archives.inspect(archive).files
+    files = limited(archives.inspect, archive).files
     if find_root(files, module) is not None:
         return
     tops = {PurePosixPath(file).parts[0] for file in files}
@@ -241,11 +267,12 @@ def _stage_modules(modules: Path, stage: Path, archive_name: str, sha256: str) -
             shutil.copytree(path, stage / path.name, ignore=shutil.ignore_patterns("__pycache__"))
         elif path.suffix in (*SUFFIXES, ".pth"):
             shutil.copy(path, stage)
-    files = frozenset(str(path.relative_to(stage)) for path in stage.rglob("*") if path.is_file())
+    files = tuple(str(path.relative_to(stage)) for path in stage.rglob("*") if path.is_file())
     return _Content(
+        sha256=sha256,
         name=archive_name,
         version=sha256[:12],
-        requires=[],
+        requires=(),
         requires_python=None,
         modules=_modules(files),
         task_entry_points={},
@@ -257,15 +284,17 @@ def _stage_modules(modules: Path, stage: Path, archive_name: str, sha256: str) -
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Content:
+class _Content(Wire):
+    sha256: str
+    """Hex digest of the wheel or the archive."""
     name: str
     version: str
-    requires: list[str]
+    requires: tuple[str, ...]
     requires_python: str | None
     modules: tuple[str, ...]
     """Dotted names of the outermost modules and packages; more than one part below a namespace."""
     task_entry_points: dict[str, str]
-    files: frozenset[str]
+    files: tuple[str, ...]
     """Paths of its files in the overlay."""
 
     @property
@@ -274,6 +303,8 @@ class _Content:
 
 
 def _read_wheel(wheel: Path) -> _Content:
+    """Read a wheel, be it the user's or what the user's build has made."""
+    info = archives.inspect(wheel)
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/")]
         infos = {name.partition("/")[0] for name in names if name.partition("/")[0].endswith(".dist-info")}
@@ -287,11 +318,12 @@ def _read_wheel(wheel: Path) -> _Content:
             raise _bad_wheel(wheel, f"its METADATA or entry_points.txt cannot be read ({error})") from error
     if not metadata.get("Name") or not metadata.get("Version"):
         raise _bad_wheel(wheel, "its METADATA has no name or no version")
-    files = frozenset(filter(None, map(_place, names)))
+    files = tuple(filter(None, map(_place, names)))
     return _Content(
+        sha256=info.sha256,
         name=metadata["Name"],
         version=metadata["Version"],
-        requires=requires or [],
+        requires=tuple(requires or ()),
         requires_python=metadata.get("Requires-Python"),
         modules=_modules(files),
         task_entry_points=entry_points,

@@ -26,6 +26,7 @@ from simyard.store.backend import on_disk
 from simyard.store.keys import AssetKeys
 from simyard.store.store import KeyNotFound, OnBytes, Store, sha256_file
 from simyard.store.uploads import send
+from simyard.tasks.shared.limited import limited
 
 _MODELS = (".urdf", ".usd", ".usda", ".usdc", ".usdz", ".xml", ".mjcf", ".zip")
 ENDINGS = {
@@ -163,7 +164,7 @@ def upload(
     with on_disk("read", path):
         # An archive that jobs unpack is looked into.
         is_unpacked = kind != "checkpoint" and path.name.lower().endswith(tuple(archives.EXTENSIONS))
-        digest = archives.inspect(path).sha256 if is_unpacked else sha256_file(path)
+        digest = limited(archives.inspect, path).sha256 if is_unpacked else sha256_file(path)
         size = path.stat().st_size
     own = AssetKeys(digest)
     file = InputFile(name=path.name, key=own.file(path.name), sha256=digest, size_bytes=size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -12,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 from urllib.parse import urlsplit
+from xml.parsers import expat
 
 from simyard.core.errors import RequestError
 from simyard.core.wire import Wire
 from simyard.requests.settings import MachineSettings
+from simyard.runner.assets.safe_xml import SAFE_EXPAT
 from simyard.runner.isaaclab import scripts as isaaclab_scripts
 from simyard.runner.isaaclab.lookup import reachable
 
@@ -100,6 +103,16 @@ def read_settings() -> tuple[Check, MachineSettings]:
     except RequestError as error:
         return Check(name, "failed", error.failure.message, error.failure.advice), MachineSettings.from_env_in_part()
     return Check(name, "ok", f"SIMYARD_HOME is {str(machine.home)!r}"), machine
+
+
+def check_expat() -> Check:
+    """Look at the version of what reads XML in this process: old ones take longer over hostile files."""
+    name, text = "expat", f"{'.'.join(map(str, expat.version_info))}, of Python {platform.python_version()}"
+    if expat.version_info >= SAFE_EXPAT:
+        return Check(name, "ok", text)
+    wanted = ".".join(map(str, SAFE_EXPAT))
+    fix = f"Run simyard under a Python with expat {wanted} or later: 3.12.3 brings it; or with your system's patches."
+    return Check(name, "warning", f"{text}, is older than {wanted}", fix)
 
 
 def machine_checks(machine: MachineSettings) -> Iterator[Check]:

@@ -389,6 +389,18 @@ def headers(folder, kind, data, count=1):
     return make_tar(folder / "a.tgz", [(tar_member("x", type=kind), data)] * count)
 
 
+def empty_members(folder):
+    path = make_tar(folder / "a.tgz", [(tar_member("a"), b"")])
+    path.write_bytes(gzip.compress(b"") * 1000 + path.read_bytes())
+    return path
+
+
+def fat_directory(folder):
+    """Notes in the directory of a zip file: zipfile has the whole of it in memory."""
+    members = [(zip_member(f"{number}", comment=bytes(60_000)), b"") for number in range(700)]
+    return make_zip(folder / "a.zip", members)
+
+
 def way_out(folder):
     """Something is written through a link of the same archive."""
     link = tar_member("way", type=tarfile.SYMTYPE, linkname="../..")
@@ -450,9 +462,15 @@ BUILT = {
         lambda folder: headers(folder, tarfile.XHDTYPE, bytes(10_000_000)), "archive_damaged", "10,000,000 bytes",
     ),
     "endless extended headers": (
-        lambda folder: headers(folder, tarfile.GNUTYPE_LONGNAME, b"name", count=5_000),
-        "archive_too_large", "unpacks to more than", SMALL,
+        lambda folder: headers(folder, tarfile.GNUTYPE_LONGNAME, b"name", count=31),
+        "archive_too_large", "too many entries", SMALL,
     ),
+    "the folder itself, again and again": (
+        lambda folder: make_tar(folder / "a.tgz", [(tar_member("./", type=tarfile.DIRTYPE), b"")] * 31),
+        "archive_too_large", "too many entries", SMALL,
+    ),
+    "gzip members without content": (empty_members, "archive_too_large", "has too many members"),
+    "a zip directory for the memory": (fat_directory, "archive_too_large", "directory of the zip file has"),
     "a global header that names every file": (
         lambda folder: make_pax(folder, path="../evil"), "archive_damaged", "global header",
     ),
@@ -461,7 +479,7 @@ BUILT = {
         lambda folder: overwrite(
             make("tgz", folder, [("a", b"x")]), lambda data: len(data) - 8, struct.pack("<L", zlib.crc32(b"other"))
         ),
-        "archive_damaged", "CRC check failed",
+        "archive_damaged", "incorrect data check",
     ),
 }  # fmt: skip
 
@@ -588,6 +606,14 @@ def test_wheel(tmp_path, parent):
     path = make_zip(tmp_path / "a-1-py3-none-any.whl", members)
     assert archives.inspect(path).kind is Kind.WHEEL
     refused(make_zip(tmp_path / "a.zip", members), parent, "archive_wrong_extension", "'a.zip' is a wheel")
+
+
+def test_gzip_in_members_with_padding(tmp_path):
+    """As some packers write it, and tapes pad it."""
+    whole = gzip.decompress(make("tgz", tmp_path, [("a", random.Random(1).randbytes(300_000))]).read_bytes())
+    pieces = [gzip.compress(whole[at : at + 5_000]) for at in range(0, len(whole), 5_000)]
+    (tmp_path / "a.tgz").write_bytes(b"".join(pieces) + bytes(100_000))
+    assert archives.inspect(tmp_path / "a.tgz").total_bytes == 300_000
 
 
 def test_empty_archives(tmp_path):

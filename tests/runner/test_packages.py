@@ -401,6 +401,18 @@ SOURCES = {
         {"setup.py": "raise RuntimeError('no such luck')\n"}, "build_failed", "RuntimeError: no such luck", "at home",
     ),
     "broken pyproject": ({"pyproject.toml": "[project\n"}, "build_failed", "pyproject.toml cannot be read", "Correct"),
+    "deep pyproject": (
+        {"pyproject.toml": f"a = {'[' * 5000}{']' * 5000}\n"}, "build_failed", "values are nested too deep", "Correct",
+    ),
+    "large pyproject": (
+        {"pyproject.toml": "#" * 65_537}, "build_failed", "it has 65,537 bytes; allowed are 65,536", "Correct",
+    ),
+    "needs a number": (
+        {"pyproject.toml": "[build-system]\nrequires = 3\n"}, "build_failed", "has no list 'requires'", "Correct",
+    ),
+    "builds with a number": (
+        {"pyproject.toml": "build-system = 3\n"}, "build_failed", "has no list 'requires'", "Correct",
+    ),
     "no build tool": (
         {"pyproject.toml": BUILD_TOOL}, "build_failed", "nowhere_build",
         "needs what is not installed: nowhere-build>=2 (not installed)",

@@ -297,6 +297,8 @@ def test_what_files_refer_to(case, tmp_path):
         (usd("", "references = @https://host/b.usda@"), URL),
         (usd("", "references = @omniverse://host/b.usd@"), URL),
         (usd("", "references = @b.usda@"), MISSING),
+        (usd("", "references = @.@"), MISSING),
+        (usd("", "references = @./m@"), MISSING),
         (usd("", "references = @b.usdz@"), "is not looked into"),
         (usd("", "references = @b.usdz[c.usd]@"), "is not looked into"),
         (usd("", "references = @b.mtlx@"), "is not looked into"),
@@ -341,12 +343,49 @@ LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
         ("<a>" * 600 + "</a>" * 600, "has more than 500 elements in each other"),
         ('<robot xmlns:xacro="x"><xacro:macro/></robot>', "is a xacro template"),
         ("<mujoco/>", "is no URDF: its root is <mujoco>"),
+        ('<?xml version="1.0" encoding="utf-7"?><robot/>', "is in the encoding 'utf-7'"),
+        ('<?xml version="1.0" encoding="klingon"?><robot/>', "is in the encoding 'klingon'"),
+        ('<?xml version="1.0" encoding="utf-16"?><robot/>', "is not well-formed XML"),
+        (f"<robot>{'<a/>' * 200_000}</robot>", "has more than 200,000 elements"),
+        (f'<robot name="{"x" * 2_000_000}"/>', "a tag or a comment of more than 1,048,576 bytes in line 1"),
+        (f"<robot><!--{'x' * 2_000_000}--></robot>", "a tag or a comment of more than 1,048,576 bytes"),
     ],
-    ids=["billion laughs", "external entity", "external dtd", "tag", "empty", "binary", "deep", "xacro", "mjcf"],
+    ids=[
+        *("billion laughs", "external entity", "external dtd", "tag", "empty", "binary", "deep", "xacro", "mjcf"),
+        *("utf-7", "no encoding", "another encoding", "elements", "attribute", "comment"),
+    ],
 )
 def test_xml_that_is_not_read(text, match, tmp_path):
     (tmp_path / "a.urdf").write_text(text)
     refused(tmp_path / "a.urdf", "urdf", tmp_path / "robot", match, "asset_unreadable")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "us-ascii", "iso-8859-1"])
+def test_encodings_that_are_read(encoding, tmp_path):
+    text = f'<?xml version="1.0" encoding="{encoding}"?><robot><!--{"x" * 500_000}--></robot>'
+    (tmp_path / "a.urdf").write_bytes(text.encode(encoding))
+    main_file(tmp_path / "a.urdf", "urdf", tmp_path / "robot")
+
+
+GLTF = {
+    "deep": ('{"buffers": ' + "[" * 200 + "]" * 200 + "}", "it has more than 100 values in each other"),
+    "deeper": ("[" * 100_000, "it has more than 100 values in each other"),
+    "half a character": (r'{"images": [{"uri": "\ud800.png"}]}', r"it has '\\ud800', half of a character"),
+    "other text": ('{"images": []}'.encode("utf-16"), "can't decode"),
+}
+
+
+@pytest.mark.parametrize("case", GLTF)
+def test_json_that_is_not_read(case, tmp_path):
+    text, match = GLTF[case]
+    path = bundle(tmp_path / "r.zip", {"a.urdf": urdf("m.gltf"), "m.gltf": text})
+    refused(path, "urdf", tmp_path / "robot", f"'m.gltf' cannot be read as glTF: .*{match}", "asset_unreadable")
+
+
+def test_references_without_end_are_not_followed(tmp_path):
+    files = {"a.urdf": urdf("m.obj"), "m.obj": "mtllib m.mtl\n", "m.mtl": "map_Kd a\n" * 20_000}
+    match = "more than 20,000 references"
+    refused(bundle(tmp_path / "r.zip", files), "urdf", tmp_path / "robot", match, "asset_reference")
 
 
 def test_xml_of_any_size_is_not_read(tmp_path):
