@@ -6,7 +6,6 @@ means something else a moment later leads nowhere. Redirects are not followed, a
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import socket
 import ssl
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit
 import httpcore
 
 from simyard.core.errors import RequestError
+from simyard.service.addresses import why_not_public
 
 TIMEOUT_S = 30.0
 """From one sign of life to the next."""
@@ -27,10 +27,6 @@ WHOLE_S = 6 * 3600.0
 
 # Anything else is split in one way here and in another there: urlsplit drops line breaks, browsers turn backslashes.
 _URL = re.compile(r"https?://[!-~]+", re.IGNORECASE)
-_NATIVE = ipaddress.ip_network("2000::/3")
-"""Of IPv6, what was ever given to anybody."""
-_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
-"""Addresses that a gateway turns into those of IPv4."""
 
 
 def place(host: str, port: int) -> str:
@@ -183,8 +179,8 @@ def _public_addresses(host: str, port: int, what: str) -> list[str]:
     """Return a name's addresses; one that is not of the internet spoils all."""
     found = _addresses(host, port, what)
     for text in found:
-        if not _is_public(text):
-            raise _refused(what, f"leads to {text}, which is no address of the internet")
+        if (why := why_not_public(text)) is not None:
+            raise _refused(what, f"leads to {text}, which is no address of the internet ({why})")
     return found
 
 
@@ -194,18 +190,6 @@ def _addresses(host: str, port: int, what: str) -> list[str]:
     except (OSError, UnicodeError):
         raise _refused(what, f"names the host {host!r}, which has no address") from None
     return list(dict.fromkeys(str(info[4][0]) for info in found))
-
-
-def _is_public(text: str) -> bool:
-    address = ipaddress.ip_address(text.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address):
-        plain = address.ipv4_mapped or address.sixtofour
-        if address in _TRANSLATED:
-            plain = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if plain is None:
-            return address in _NATIVE and address.is_global
-        address = plain
-    return address.is_global and not address.is_multicast
 
 
 def _refused(what: str, problem: str) -> RequestError:

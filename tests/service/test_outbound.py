@@ -1,6 +1,10 @@
 """Requests to addresses that users gave: what is refused, and what is never waited for."""
 
+import ipaddress
+import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +15,7 @@ import pytest
 
 from simyard.core.errors import RequestError
 from simyard.service import outbound
+from simyard.service.addresses import SPECIAL, why_not_public
 from simyard.service.settings import Settings
 
 NOBODY: frozenset[str] = frozenset()
@@ -26,6 +31,9 @@ NOBODY: frozenset[str] = frozenset()
         "http://[::ffff:127.0.0.1]/", "http://[::ffff:a9fe:a9fe]/", "http://[::7f00:1]/", "http://[64:ff9b::7f00:1]/",
         "http://[64:ff9b::a9fe:a9fe]/", "http://[64:ff9b:1::1]/", "http://[2002:7f00:1::]/",
         "http://[2002:a00:1::1]/", "http://[fe80::1]/", "http://[fd00::1]/", "http://[fec0::1]/", "http://[ff0e::1]/",
+        "http://168.63.129.16/", "http://192.0.0.192/", "http://100.100.100.200/", "http://[fd00:ec2::254]/",
+        "http://[::ffff:168.63.129.16]/", "http://[64:ff9b::192.0.0.192]/", "http://192.88.99.1/", "http://[3fff::1]/",
+        "http://[5f00::1]/", "http://[2001:2::1]/", "http://[2001:4:112::1]/", "http://[2002:101:101::1]/",
     ],
 )  # fmt: skip
 def test_addresses_of_no_public_host_are_refused(url: str) -> None:
@@ -40,6 +48,37 @@ def test_addresses_of_no_public_host_are_refused(url: str) -> None:
 @pytest.mark.parametrize("url", ["http://1.1.1.1/", "https://[2606:4700::1111]/", "http://[64:ff9b::101:101]/"])
 def test_addresses_of_the_internet_are_taken(url: str) -> None:
     outbound.check_url(url, NOBODY, "notify_url")
+
+
+@pytest.mark.parametrize("listed", SPECIAL)
+def test_no_address_of_a_special_network_is_public(listed: str) -> None:
+    """The table decides alone: Python's own knowledge of these networks changes from version to version."""
+    network = ipaddress.ip_network(listed)
+    for address in (network[0], network[-1]):
+        assert why_not_public(str(address)) == SPECIAL[listed]
+    if network.version == 4:
+        assert why_not_public(f"::ffff:{network[0]}") == SPECIAL[listed]
+        assert why_not_public(f"64:ff9b::{network[-1]}") == SPECIAL[listed]
+
+
+IN_A_NETWORK_OF_ITS_OWN = """
+import fcntl, json, os, socket, struct
+os.unshare(os.CLONE_NEWUSER | os.CLONE_NEWNET)
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plug:
+    for order, address in ((0x8916, "8.8.4.4"), (0x891C, "255.255.255.0")):  # SIOCSIFADDR, SIOCSIFNETMASK
+        fcntl.ioctl(plug, order, struct.pack("16sH2x4s8x", b"lo", socket.AF_INET, socket.inet_aton(address)))
+from simyard.service.addresses import why_not_public
+print(json.dumps({text: why_not_public(text) for text in ("8.8.4.4", "8.8.4.9", "::ffff:8.8.4.4", "8.8.5.4")}))
+"""
+
+
+def test_this_machine_and_its_network_are_not_public_whatever_their_addresses() -> None:
+    """A machine at a provider has an address of the internet, and so have its neighbours."""
+    done = subprocess.run([sys.executable, "-c", IN_A_NETWORK_OF_ITS_OWN], capture_output=True, text=True)
+    if "PermissionError" in done.stderr:
+        pytest.skip("this machine lets nobody make a network of their own")
+    own = "this machine's own network"
+    assert json.loads(done.stdout) == {"8.8.4.4": own, "8.8.4.9": own, "::ffff:8.8.4.4": own, "8.8.5.4": None}
 
 
 @pytest.mark.parametrize(
