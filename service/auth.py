@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
+import anyio.from_thread
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from simyard.core.errors import RequestError
 from simyard.core.records import ApiKey
+from simyard.service.downloads import Downloads
 from simyard.service.prefect_api import Launches, id_of
 from simyard.service.settings import Settings
 from simyard.store.keys import JobKeys
@@ -35,8 +37,11 @@ class Caller:
     settings: Settings
     launches: Launches
     limits: Limits
+    downloads: Downloads
     base_url: str
     """Address at which the service was reached: links begin with it."""
+    is_gone: Callable[[], bool]
+    """Returns, on a thread that works on the request, whether its sender has hung up."""
 
     @property
     def project(self) -> str:
@@ -169,7 +174,11 @@ def need(scope: str) -> Callable[..., Caller]:
     def caller(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]) -> Caller:
         state = request.app.state
         key = state.guard.admit(given.credentials if given else None, scope)
-        return Caller(key, state.settings, state.launches, state.limits, base_url(request))
+
+        def is_gone() -> bool:
+            return anyio.from_thread.run(request.is_disconnected)
+
+        return Caller(key, state.settings, state.launches, state.limits, state.downloads, base_url(request), is_gone)
 
     return caller
 

@@ -10,15 +10,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from helpers import HANG_S
 
 from simyard.core.errors import RequestError
 from simyard.service import outbound
 from simyard.service.addresses import SPECIAL, why_not_public
+from simyard.service.downloads import FIRST_S, MOST_S, download, seconds_for
 from simyard.service.settings import Settings
 
 NOBODY: frozenset[str] = frozenset()
+
+
+def patience(whole_s: float = HANG_S, **limits: Any) -> outbound.Patience:
+    return outbound.Patience(whole_s, **limits)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +47,10 @@ def test_addresses_of_no_public_host_are_refused(url: str) -> None:
     with pytest.raises(RequestError) as refused:
         outbound.check_url(url, NOBODY, "notify_url")
     assert refused.value.failure.code == "refused_url"
-    with pytest.raises(RequestError) as refused, outbound.sent("POST", url, NOBODY, "notify_url", body=b""):
+    with (
+        pytest.raises(RequestError) as refused,
+        outbound.sent("POST", url, NOBODY, "notify_url", body=b"", patience=patience()),
+    ):
         pass
     assert refused.value.failure.code == "refused_url", "the connection looks for itself"
 
@@ -175,7 +185,7 @@ def test_no_answer_is_waited_for_beyond_the_limit(answer: Callable[[socket.socke
         url, allowed = f"http://127.0.0.1:{port}/", frozenset({f"127.0.0.1:{port}"})
         with (
             pytest.raises(RequestError) as refused,
-            outbound.sent("POST", url, allowed, "notify_url", body=b"x", timeout_s=5, whole_s=0.7),
+            outbound.sent("POST", url, allowed, "notify_url", body=b"x", patience=patience(0.7, silence_s=5)),
         ):
             pass
         assert time.monotonic() - began < 2
@@ -190,8 +200,79 @@ def test_the_content_of_a_giant_answer_is_not_read() -> None:
 
     with answering(giant) as port:
         url, allowed = f"http://127.0.0.1:{port}/", frozenset({f"127.0.0.1:{port}"})
-        with outbound.sent("GET", url, allowed, "notify_url") as answer:
+        with outbound.sent("GET", url, allowed, "notify_url", patience=patience()) as answer:
             assert answer.status == 200
+
+
+def drip_a_body(connection: socket.socket) -> None:
+    """Send a byte now and then, without end: each of them is a sign of life."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+    while True:
+        connection.sendall(b"x")
+        time.sleep(0.05)
+
+
+def stay_silent(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+    while connection.recv(1):
+        pass
+
+
+@pytest.mark.parametrize("answer", [drip_a_body, stay_silent])
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [
+        ({"least_bytes_s": 64_000, "window_s": 0.5}, "fewer than 64,000 bytes a second"),
+        ({"is_gone": lambda: True}, "nobody waits for it any more"),
+    ],
+    ids=["rate", "gone"],
+)
+def test_an_answer_that_comes_too_slowly_or_for_nobody_is_let_go(
+    answer: Callable[[socket.socket], None], limits: dict[str, Any], says: str
+) -> None:
+    with answering(answer) as port:  # and it ends because the connection was closed
+        url, allowed = f"http://127.0.0.1:{port}/", frozenset({f"127.0.0.1:{port}"})
+        with (
+            pytest.raises(RequestError, match=says),
+            outbound.sent("GET", url, allowed, "input_uri", patience=patience(**limits)) as got,
+        ):
+            assert got.status == 200
+            for _ in got.iter_stream():
+                pass
+
+
+def test_a_fast_answer_is_taken_to_its_end(tmp_path: Path) -> None:
+    """The rate counts over a window: a pause in the middle is none of its business."""
+
+    def pausing(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n" + b"x" * 1_500_000)
+        time.sleep(1.2)
+        connection.sendall(b"x" * 1_500_000)
+
+    with answering(pausing) as port:
+        url, allowed = f"http://127.0.0.1:{port}/", frozenset({f"127.0.0.1:{port}"})
+        download(url, tmp_path / "file", allowed, 3_000_000, lambda: False, "input_uri")
+    assert (tmp_path / "file").stat().st_size == 3_000_000
+
+
+@pytest.mark.parametrize("size", [None, 3_000_001])
+def test_a_file_that_is_too_large_is_not_fetched(tmp_path: Path, size: int | None) -> None:
+    def answer(connection: socket.socket) -> None:
+        length = f"Content-Length: {size}\r\n" if size else ""
+        connection.sendall(f"HTTP/1.1 200 OK\r\n{length}\r\n".encode())
+        while True:
+            connection.sendall(b"x" * 65536)
+
+    with answering(answer) as port:
+        url, allowed = f"http://127.0.0.1:{port}/", frozenset({f"127.0.0.1:{port}"})
+        with pytest.raises(RequestError, match="input_uri: the file has more than 3,000,000 bytes"):
+            download(url, tmp_path / "file", allowed, 3_000_000, lambda: False, "input_uri")
+
+
+def test_the_time_of_a_download_follows_from_its_size() -> None:
+    assert seconds_for(0) == FIRST_S
+    assert seconds_for(200_000_000) == FIRST_S + 100
+    assert seconds_for(10**12) == MOST_S
 
 
 def test_an_error_of_the_one_who_reads_is_not_blamed_on_the_host() -> None:
@@ -200,5 +281,5 @@ def test_an_error_of_the_one_who_reads_is_not_blamed_on_the_host() -> None:
 
     with answering(small) as port:
         url, allowed = f"http://127.0.0.1:{port}/", frozenset({f"127.0.0.1:{port}"})
-        with pytest.raises(FileNotFoundError), outbound.sent("GET", url, allowed, "x"):
+        with pytest.raises(FileNotFoundError), outbound.sent("GET", url, allowed, "x", patience=patience()):
             Path("/no/such/file").read_text()
