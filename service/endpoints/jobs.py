@@ -139,8 +139,11 @@ async def _lines(store: Store, job_id: str, name: str, tail: int, *, follow: boo
     follower = LogFollower(store, job_id, (name,), tail)
     while True:
         known = await anyio.to_thread.run_sync(history.job_status, store, job_id)
-        for _, line in await anyio.to_thread.run_sync(follower.new_lines, known.attempts):
-            yield f"{line}\n"
+        while lines := await anyio.to_thread.run_sync(follower.new_lines, known.attempts):
+            for _, line in lines:
+                yield f"{line}\n"
+            if not follow:
+                return
         if not follow or known.status in ENDED:
             return
         await anyio.sleep(FOLLOW_S)

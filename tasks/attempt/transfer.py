@@ -21,10 +21,7 @@ from simyard.store.backend import on_disk
 from simyard.store.keys import AttemptKeys, JobKeys
 from simyard.store.store import READ_BYTES, Store
 from simyard.tasks.shared.heartbeat import HeartbeatWriter
-
-_STYLING = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_DECORATION = re.compile(r"[\s\u2580-\u259f#=_-]*")
-"""Lines of nothing but blocks and rules: a terminal's logo and separators are noise in a log."""
+from simyard.tasks.shared.logs import GrowingLog
 
 INTERVAL_S = 5.0
 """Seconds that the store may lie behind, plus the time of one upload."""
@@ -69,7 +66,7 @@ class AttemptUploader:
         self._sent: dict[Path, tuple[int, int]] = {}
         self._noting = threading.Lock()
         self._on_lines = on_lines
-        self._log_offset = 0
+        self._log = GrowingLog(paths.stdout)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="uploader", daemon=True)
 
@@ -152,21 +149,8 @@ class AttemptUploader:
 
     def _forward_log(self) -> None:
         """Hand new lines of output on, in one batch a round."""
-        if not self._paths.stdout.exists():
-            return
-        with self._paths.stdout.open("rb") as file:
-            file.seek(self._log_offset)
-            data = file.read()
-        whole = data.rfind(b"\n") + 1
-        self._log_offset += whole
-        if lines := readable_lines(data[:whole]):
+        if lines := self._log.new_lines():
             self._on_lines(lines)
-
-
-def readable_lines(data: bytes) -> list[str]:
-    """Return the lines of a log as a person reads them, without a terminal's styling and decoration."""
-    lines = [_STYLING.sub("", line).rstrip() for line in data.decode("utf-8", errors="replace").splitlines()]
-    return [line for line in lines if line and not _DECORATION.fullmatch(line)]
 
 
 WAIT_S = 600.0

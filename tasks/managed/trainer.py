@@ -22,7 +22,6 @@ from simyard.requests.settings import MachineSettings
 from simyard.store.backend import on_disk
 from simyard.store.keys import RunKeys
 from simyard.store.store import Store
-from simyard.tasks.attempt.transfer import readable_lines
 from simyard.tasks.managed.dataset import MANIFEST, fetch_dataset, iteration_id
 from simyard.tasks.managed.engines.base import INPUT, OUTPUT, STDERR, STDOUT, Engine, Exit, TrainerCall
 from simyard.tasks.managed.engines.container import ContainerEngine
@@ -31,6 +30,7 @@ from simyard.tasks.managed.run import RunSpec, now
 from simyard.tasks.shared import inputs
 from simyard.tasks.shared.heartbeat import HeartbeatWriter
 from simyard.tasks.shared.inputs import find_input
+from simyard.tasks.shared.logs import GrowingLog
 
 CHECKPOINT, CHECKPOINT_URI, METRICS = "checkpoint.pt", "checkpoint_out_uri.txt", "metrics.json"
 """Files that a trainer leaves: one of the first two, and the third."""
@@ -190,21 +190,15 @@ class _Logs:
         self._folder = folder
         self._store = store
         self._observer = observer
-        self._read: dict[str, int] = {}
+        self._logs = {name: GrowingLog(folder / name) for name in (STDOUT, STDERR)}
         self._sent: dict[str, int] = {}
 
     def follow(self) -> None:
         """Pass new lines on."""
-        for name in (STDOUT, STDERR):
-            path = self._folder / name
-            if not path.exists():
-                continue
-            with path.open("rb") as file:
-                file.seek(self._read.get(name, 0))
-                data = file.read()
-            whole = data.rfind(b"\n") + 1
-            self._read[name] = self._read.get(name, 0) + whole
-            if lines := readable_lines(data[:whole]):
+        for log in self._logs.values():
+            lines = log.new_lines()
+            log.shorten()
+            if lines:
                 self.tail = [*self.tail, *lines][-TAIL_LINES:]
                 self._observer.lines(lines)
 
