@@ -59,7 +59,7 @@ def page(
             return download_url(settings, base, project, key, name)
 
         until = datetime.fromtimestamp(time.time() + settings.url_seconds, UTC)
-        html, links = job_page(store, job_id, launches, link, nonce, f"{until:%H:%M} UTC")
+        html, links = job_page(store, job_id, launches, request.app.state.drawings, link, nonce, f"{until:%H:%M} UTC")
         return _answer(html, 200, nonce, links)
     except SimyardError as error:
         status = status_of(error)
