@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import anyio.from_thread
 from fastapi import Depends, Request, Security
@@ -18,6 +19,7 @@ from simyard.core.records import ApiKey
 from simyard.service.downloads import Downloads
 from simyard.service.prefect_api import Launches, id_of
 from simyard.service.settings import Settings
+from simyard.service.signatures import Purpose, unseal
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.managed.record import run_status
@@ -63,6 +65,7 @@ class Guard:
     """Knows keys for a moment, and how often each was used of late."""
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._own = settings.open()
         self._known: dict[str, tuple[float, ApiKey | None]] = {}
         self._used: dict[str, deque[float]] = {}
@@ -78,13 +81,8 @@ class Guard:
             raise RequestError(
                 "The request has no API key.", code="no_api_key", advice="Send 'Authorization: Bearer sy_live_…'."
             )
-        # The key is looked for in the store, unless it was a moment ago.
-        known, now = self._known.get(given), time.monotonic()
-        if known is None or now - known[0] > KNOWN_S:
-            if len(self._known) > 10_000:  # somebody guesses
-                self._known.clear()
-            known = self._known[given] = (now, api_keys.find(self._own, given))
-        key = known[1]
+        # What was sent is kept as a digest alone: a mistyped key is nearly a right one.
+        key = self._look(hashlib.sha256(given.encode()).hexdigest(), lambda: api_keys.find(self._own, given))
         if key is None:
             raise RequestError(
                 "This API key is not valid: mistyped, or revoked.",
@@ -100,6 +98,7 @@ class Guard:
 
         # Requests of the last minute are counted.
         if key.requests_per_minute is not None:
+            now = time.monotonic()
             with self._lock:
                 used = self._used.setdefault(key.key_id, deque())
                 while used and now - used[0] > 60.0:
@@ -112,6 +111,32 @@ class Guard:
                     )
                 used.append(now)
         return key
+
+    def follow(self, purpose: Purpose, token: str) -> tuple[dict[str, Any], ApiKey]:
+        """Return the content of a URL's token, and the key that it was made for: the URL is good while the key is.
+
+        Raises:
+            RequestError: It is none of ours, for something else, expired, or its key was revoked.
+        """
+        about = unseal(self._settings.secret, purpose, token)
+        key_id = str(about.get("key_id"))
+        key = self._look(key_id, lambda: api_keys.find_by_id(self._own, key_id))
+        if key is None:
+            raise RequestError(
+                "The API key that this URL was made for is not valid any more.",
+                code="bad_url",
+                advice="Ask the API for another.",
+            )
+        return about, key
+
+    def _look(self, name: str, find: Callable[[], ApiKey | None]) -> ApiKey | None:
+        """Look for a key in the store, unless that was done a moment ago."""
+        known, now = self._known.get(name), time.monotonic()
+        if known is None or now - known[0] > KNOWN_S:
+            if len(self._known) > 10_000:  # somebody guesses
+                self._known.clear()
+            known = self._known[name] = (now, find())
+        return known[1]
 
 
 class Limits:

@@ -159,11 +159,10 @@ class Store:
         self.stat(key)
         return self._root / key
 
-    def signed_url(self, method: str, key: str, seconds: float) -> str | None:
-        """Return an address of an object that needs no credentials, for a while; None in a folder, which has no server.
+    def signed_url(self, key: str, seconds: float) -> str | None:
+        """Return an address that an object is read at without credentials, for a while; None in a folder.
 
         Args:
-            method: `GET` or `PUT`, the one thing that it is good for.
             key: The object.
             seconds: How long.
         """
@@ -171,7 +170,24 @@ class Store:
         if self._root is not None:
             return None
         duration = timedelta(seconds=seconds)
-        return self._call("sign", key, lambda: str(obstore.sign(self._backend, cast("Any", method), key, duration)))
+        return self._call("sign", key, lambda: str(obstore.sign(self._backend, "GET", key, duration)))
+
+    def signed_upload(self, key: str, seconds: float, size: int, content_type: str) -> str | None:
+        """Return an address that one object is written at without credentials, for a while; None in a folder.
+
+        Args:
+            key: The object.
+            seconds: How long.
+            size: Bytes that it has: the server takes no other length.
+            content_type: Type that must be sent with it.
+        """
+        check_key(key)
+        if self._root is not None:
+            return None
+        # obstore signs no headers, and botocore takes most of a second to import.
+        from simyard.store.multipart import sign_upload
+
+        return sign_upload(self, key, seconds, size, content_type)
 
     # Writing
 

@@ -88,7 +88,7 @@ _JOB: Work[JobRequest] = Work(
 
 
 def _view(caller: Caller, job_id: str) -> dict[str, Any]:
-    page_url = page_link(caller.settings, caller.base_url, caller.project, job_id)
+    page_url = page_link(caller.settings, caller.base_url, caller.key, job_id)
     answer = job_answer(caller.store, job_id, caller.launches)
     return answer.to_json() | {"project_id": caller.project, "page_url": page_url}
 

@@ -20,6 +20,7 @@ from scenario import play
 from serving import Answer, Service, site
 
 from simyard.core.errors import Category, Failure
+from simyard.core.records import ApiKey
 from simyard.core.specs import Bounds
 from simyard.requests.config import check_config
 from simyard.requests.jobs import EvaluateRequest
@@ -37,6 +38,7 @@ from simyard.tasks.collect import collect
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
 from simyard.tasks.sessions.pool import Sessions
+from simyard.tasks.shared import api_keys
 from simyard.tasks.stage import stage
 
 pages = lazy("simyard.service.endpoints.pages")
@@ -92,9 +94,17 @@ class Yard:
         self.player = player
         self.sessions = sessions
         self.store = service.store
+        self.api_key, self.of_another, self.revoked = (
+            api_keys.create(self.store, project, ("admin",), "of pages")[1]
+            for project in ("default", "another", "default")
+        )
+        api_keys.revoke(self.store, self.revoked.key_id)
 
     def link(self, job_id: str) -> str:
-        return pages.page_link(self.settings, self.service.url, "default", job_id)
+        return pages.page_link(self.settings, self.service.url, self.api_key, job_id)
+
+    def forged(self, job_id: str, *, key: ApiKey, purpose: Any = "page", seconds: float = 60) -> str:
+        return seal(self.settings.secret, purpose, seconds, key_id=key.key_id, job_id=job_id)
 
     def get(self, job_id: str) -> Answer:
         return self.service.call("GET", self.link(job_id))
@@ -453,28 +463,42 @@ def test_a_key_opens_a_page_too(yard: Yard, trained: str) -> None:
     assert yard.service.call("GET", path, key=yard.service.key("another", "jobs")).status == 404
 
 
-Forge = Callable[[Settings, str], str]
+Forge = Callable[[Yard, str], str]
 
 
 @pytest.mark.parametrize(
     ("forge", "status", "says"),
     [
-        (lambda s, j: seal(s.secret, "page", 60, project="default", job_id=keys.new_job_id()), 404, "another job"),
-        (lambda s, j: seal(s.secret, "page", -1, project="default", job_id=j), 404, "expired"),
-        (lambda s, j: seal(s.secret, "download", 60, project="default", job_id=j), 404, "something else"),
-        (lambda s, j: seal(b"x" * 32, "page", 60, project="default", job_id=j), 404, "none of this service"),
-        (lambda s, j: seal(s.secret, "page", 60, project="another", job_id=j), 404, "There is no job"),
-        (lambda s, j: "", 404, "none of this service"),
-        (lambda s, j: "%3Cscript%3E", 404, "none of this service"),
-        (lambda s, j: "%F0%9F%98%80", 404, "none of this service"),
+        (lambda y, j: y.forged(keys.new_job_id(), key=y.api_key), 404, "another job"),
+        (lambda y, j: y.forged(j, key=y.api_key, seconds=-1), 404, "expired"),
+        (lambda y, j: y.forged(j, key=y.api_key, purpose="download"), 404, "something else"),
+        (lambda y, j: seal(b"x" * 32, "page", 60, key_id=y.api_key.key_id, job_id=j), 404, "none of this service"),
+        (lambda y, j: y.forged(j, key=y.of_another), 404, "There is no job"),
+        (lambda y, j: y.forged(j, key=y.revoked), 404, "is not valid any more"),
+        (lambda y, j: seal(y.settings.secret, "page", 60, project="default", job_id=j), 404, "is not valid any more"),
+        (lambda y, j: "", 404, "none of this service"),
+        (lambda y, j: "%3Cscript%3E", 404, "none of this service"),
+        (lambda y, j: "%F0%9F%98%80", 404, "none of this service"),
         (None, 401, "has no API key"),
     ],
-    ids=["another job", "expired", "download", "another secret", "another project", "empty", "script", "emoji", "none"],
+    ids=[
+        "another job",
+        "expired",
+        "download",
+        "another secret",
+        "another project",
+        "revoked",
+        "no key",
+        "empty",
+        "script",
+        "emoji",
+        "none",
+    ],
 )
 def test_without_a_good_link_there_is_a_page_that_says_so(
     yard: Yard, trained: str, forge: Forge | None, status: int, says: str
 ) -> None:
-    query = f"?token={forge(yard.settings, trained)}" if forge else ""
+    query = f"?token={forge(yard, trained)}" if forge else ""
     answer = yard.service.call("GET", f"/jobs/{trained}{query}")
     assert (answer.status, answer.headers["content-type"]) == (status, "text/html; charset=utf-8")
     assert "default-src 'none'" in answer.headers["content-security-policy"]
@@ -490,6 +514,13 @@ def test_no_such_job(yard: Yard, job_id: str) -> None:
     assert answer.status == 404
     if "%2F" not in job_id:  # that is no path of the service
         assert "text/html" in answer.headers["content-type"]
+
+
+@pytest.mark.parametrize("host", ["[", "a b", "x;script-src *", "\xff"])
+def test_a_host_that_is_none_breaks_no_page(yard: Yard, trained: str, host: str) -> None:
+    answer = yard.service.call("GET", yard.link(trained), headers={"Host": host})
+    assert answer.status in (200, 400)
+    assert "script-src *" not in answer.headers.get("content-security-policy", "")
 
 
 # In a browser
