@@ -130,8 +130,8 @@ def watch_job(store: Store, job_id: str, *, quiet: bool) -> JobState:
     live, follower = LiveLine(quiet=quiet), LogFollower(store, job_id, LOGS, FIRST_LINES)
     while True:
         state = history.job_status(store, job_id)
-        if not quiet:
-            for name, line in follower.new_lines(state.attempts):
+        while not quiet and (lines := follower.new_lines(state.attempts)):
+            for name, line in lines:
                 live.say(f"{name}: {line}")
         if isinstance(state, JobResult):
             say_ending(state, store, live)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from simyard.core.terminal import plain
 from simyard.runner.progress import JobProgress
 
 BAR = 24
@@ -39,7 +40,7 @@ class LiveLine:
         if self._quiet:
             return
         now = time.monotonic()
-        text = self._text(progress, now)
+        text = plain(self._text(progress, now))
         stage = progress.stage.partition(":")[0]  # behind it stands a count
         if self._stream.isatty():
             if text != self._shown and now - self._shown_at > 0.1:
@@ -63,7 +64,7 @@ class LiveLine:
         """Print a line for good, quiet or not."""
         if self._stream.isatty():
             self._stream.write("\r\x1b[2K")
-        self._stream.write(text + "\n")
+        self._stream.write(plain(text) + "\n")
         self._stream.flush()
 
     @contextmanager

@@ -27,6 +27,7 @@ from simyard.core.errors import (
     SimyardError,
 )
 from simyard.core.records import JobResult, JobState
+from simyard.core.terminal import plain
 from simyard.core.wire import Wire
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ class Command(click.Command):
             sys.exit(EXIT_CANCELED)
         except SimyardError as error:
             bad = isinstance(error, RequestError)
-            click.echo(f"{'Bad request' if bad else 'Error'}: {error}", err=True)
+            click.echo(plain(f"{'Bad request' if bad else 'Error'}: {error}"), err=True)
             _say_nothing_ran(as_json, "failed", error.failure)
             sys.exit(EXIT_BAD_REQUEST if bad else EXIT_JOB_FAILED)
         except BaseException as error:
@@ -178,7 +179,7 @@ def emit(found: Found, as_json: bool, describe: Callable[[Found], str]) -> None:
     if as_json:
         click.echo(json.dumps(found.to_json() if isinstance(found, Wire) else found))
     else:
-        click.echo(describe(found))
+        click.echo(plain(describe(found)))
 
 
 def emit_rows(rows: Sequence[Mapping[str, Any] | Wire], as_json: bool, none: str, columns: Columns) -> None:
@@ -194,7 +195,7 @@ def emit_rows(rows: Sequence[Mapping[str, Any] | Wire], as_json: bool, none: str
 def text_table(titles: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     """Return rows below their titles, each column as wide as need be, right-aligned behind `>`."""
     sides = [">" if title.startswith(">") else "<" for title in titles]
-    lines = [[title.lstrip(">") for title in titles], *([str(cell) for cell in row] for row in rows)]
+    lines = [[title.lstrip(">") for title in titles], *([plain(str(cell)) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)).rstrip()

@@ -15,9 +15,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from io import BufferedRandom, BufferedReader
+from io import BufferedRandom
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from simyard.core import artifacts
 
@@ -77,8 +77,8 @@ class OutsideError(OSError):
     """Error of a name in a folder that is no regular file of that folder."""
 
 
-def open_inside(folder: Path, name: str | os.PathLike[str]) -> BufferedReader:
-    """Open a file for reading in a folder that a workload fills, so that it cannot be another file of this machine.
+def open_inside(folder: Path, name: str | os.PathLike[str], mode: str = "rb") -> IO[bytes]:
+    """Open a file in a folder that a workload fills, so that it cannot be another file of this machine.
 
     It is reached from the folder without a link, and is a regular file of one name. What was looked at is what is
     opened, whatever is put in its place meanwhile; nothing is waited for, as it would be at a FIFO.
@@ -86,6 +86,7 @@ def open_inside(folder: Path, name: str | os.PathLike[str]) -> BufferedReader:
     Args:
         folder: The workload's.
         name: A relative path below it.
+        mode: `rb`, or `r+b` to change what is there.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -107,7 +108,7 @@ def open_inside(folder: Path, name: str | os.PathLike[str]) -> BufferedReader:
                 continue
             if index < len(names) - 1 or not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
                 raise OutsideError(errno.EXDEV, f"it is {_kind_of(about)}, no regular file", str(name))
-        return open(f"/proc/self/fd/{at}", "rb")
+        return open(f"/proc/self/fd/{at}", mode)
 
 
 def _kind_of(about: os.stat_result) -> str:
@@ -271,7 +272,7 @@ class AttemptPaths:
     versions = _Below(artifacts.VERSIONS.name)
     """Packages, GPU, driver, image."""
 
-    def open(self, path: Path) -> BufferedReader:
+    def open(self, path: Path) -> IO[bytes]:
         """Open one of these files, which the workload may have made: see `open_inside`."""
         return open_inside(self.root, path.relative_to(self.root))
 

@@ -15,16 +15,17 @@ import anyio.to_thread
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from simyard.service import bodies, endpoints, notifications, recovery
+from simyard.service import bodies, downloads, endpoints, notifications, recovery
 from simyard.service.auth import Guard, Limits
 from simyard.service.endpoints.health import Readiness
 from simyard.service.endpoints.hooks import read_hooks
 from simyard.service.errors import answer_errors
 from simyard.service.prefect_api import Launches
 from simyard.service.settings import Settings
+from simyard.service.tables import Drawings
 
 THREADS = 100
-"""Requests worked on at once: most of each is waiting for the store or for Prefect."""
+"""Requests worked on at once, besides those that fetch files: most of each is waiting for the store or for Prefect."""
 DELIVER_EVERY_S = 2.0
 RECOVER_EVERY_S = 20.0
 
@@ -45,6 +46,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.guard = Guard(settings)
+    app.state.downloads = downloads.Downloads()
+    app.state.drawings = Drawings()
     app.state.hooks = read_hooks(settings.hooks)
     for found in sorted(pkgutil.iter_modules(endpoints.__path__), key=lambda found: found.name):
         app.include_router(import_module(f"{endpoints.__name__}.{found.name}").router)
@@ -65,7 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
-    anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+    anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS + downloads.AT_ONCE
     launches = app.state.launches = await anyio.to_thread.run_sync(Launches)
     app.state.limits = Limits(settings, launches)
     app.state.readiness = Readiness(settings, launches)

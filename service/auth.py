@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated
+from typing import Annotated, Any
 
+import anyio.from_thread
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from simyard.core.errors import RequestError
 from simyard.core.records import ApiKey
+from simyard.service.downloads import Downloads
 from simyard.service.prefect_api import Launches, id_of
 from simyard.service.settings import Settings
+from simyard.service.signatures import Purpose, unseal
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.managed.record import run_status
@@ -36,8 +40,11 @@ class Caller:
     settings: Settings
     launches: Launches
     limits: Limits
+    downloads: Downloads
     base_url: str
     """Address at which the service was reached: links begin with it."""
+    is_gone: Callable[[], bool]
+    """Returns, on a thread that works on the request, whether its sender has hung up."""
 
     @property
     def project(self) -> str:
@@ -59,6 +66,7 @@ class Guard:
     """Knows keys for a moment, and how often each was used of late."""
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._own = settings.open()
         self._known: dict[str, tuple[float, ApiKey | None]] = {}
         self._used: dict[str, deque[float]] = {}
@@ -74,13 +82,8 @@ class Guard:
             raise RequestError(
                 "The request has no API key.", code="no_api_key", advice="Send 'Authorization: Bearer sy_live_…'."
             )
-        # The key is looked for in the store, unless it was a moment ago.
-        known, now = self._known.get(given), time.monotonic()
-        if known is None or now - known[0] > KNOWN_S:
-            if len(self._known) > 10_000:  # somebody guesses
-                self._known.clear()
-            known = self._known[given] = (now, api_keys.find(self._own, given))
-        key = known[1]
+        # What was sent is kept as a digest alone: a mistyped key is nearly a right one.
+        key = self._look(hashlib.sha256(given.encode()).hexdigest(), lambda: api_keys.find(self._own, given))
         if key is None:
             raise RequestError(
                 "This API key is not valid: mistyped, or revoked.",
@@ -96,6 +99,7 @@ class Guard:
 
         # Requests of the last minute are counted.
         if key.requests_per_minute is not None:
+            now = time.monotonic()
             with self._lock:
                 used = self._used.setdefault(key.key_id, deque())
                 while used and now - used[0] > 60.0:
@@ -108,6 +112,32 @@ class Guard:
                     )
                 used.append(now)
         return key
+
+    def follow(self, purpose: Purpose, token: str) -> tuple[dict[str, Any], ApiKey]:
+        """Return the content of a URL's token, and the key that it was made for: the URL is good while the key is.
+
+        Raises:
+            RequestError: It is none of ours, for something else, expired, or its key was revoked.
+        """
+        about = unseal(self._settings.secret, purpose, token)
+        key_id = str(about.get("key_id"))
+        key = self._look(key_id, lambda: api_keys.find_by_id(self._own, key_id))
+        if key is None:
+            raise RequestError(
+                "The API key that this URL was made for is not valid any more.",
+                code="bad_url",
+                advice="Ask the API for another.",
+            )
+        return about, key
+
+    def _look(self, name: str, find: Callable[[], ApiKey | None]) -> ApiKey | None:
+        """Look for a key in the store, unless that was done a moment ago."""
+        known, now = self._known.get(name), time.monotonic()
+        if known is None or now - known[0] > KNOWN_S:
+            if len(self._known) > 10_000:  # somebody guesses
+                self._known.clear()
+            known = self._known[name] = (now, find())
+        return known[1]
 
 
 class Limits:
@@ -171,7 +201,11 @@ def need(scope: str) -> Callable[..., Caller]:
     def caller(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]) -> Caller:
         state = request.app.state
         key = state.guard.admit(given.credentials if given else None, scope)
-        return Caller(key, state.settings, state.launches, state.limits, base_url(request))
+
+        def is_gone() -> bool:
+            return anyio.from_thread.run(request.is_disconnected)
+
+        return Caller(key, state.settings, state.launches, state.limits, state.downloads, base_url(request), is_gone)
 
     return caller
 

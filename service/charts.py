@@ -14,6 +14,8 @@ _WIDTH, _HEIGHT = 340, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 10, 32
 MOST_POINTS = 400
 """A curve of more is thinned: the least and the greatest of every few are kept, so that no peak is lost."""
+MOST_PIECES = 40
+"""A line with more gaps than that leads over all of them: nobody could tell them apart."""
 _GAP = 2.5
 """A line ends where the next point is so many times further away than points usually are."""
 
@@ -71,7 +73,9 @@ def plot(curve: Curve) -> Plot:
     def y_of(y: float) -> float:
         return round(_HEIGHT - _BOTTOM - (y - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM), 1)
 
-    pieces = [[point] for point in curve.points] if curve.scattered else unbroken(curve.points)
+    pieces = [[point] for point in thinned(curve.points)] if curve.scattered else unbroken(curve.points)
+    if not curve.scattered and len(pieces) > MOST_PIECES:
+        pieces = [curve.points]
     unit = f" {curve.unit}" if curve.unit else ""
     last = f"{shown(float(ys[-1]))}{unit}"
     return Plot(

@@ -24,11 +24,11 @@ _CODES = {
     408: ("too_slow",),
     409: ("idempotency_conflict", "run_ended"),
     413: ("too_large",),
-    429: ("too_many_requests", "too_many_jobs"),
+    429: ("too_many_requests", "too_many_jobs", "too_many_downloads"),
 }  # fmt: skip
 _STATUSES = {code: status for status, codes in _CODES.items() for code in codes}
 """The status of each error code; that of any other bad request is 400."""
-RETRY_AFTER_S = {"too_many_requests": 5, "too_many_jobs": 30}
+RETRY_AFTER_S = {"too_many_requests": 5, "too_many_jobs": 30, "too_many_downloads": 10}
 """Seconds until another try, by error code, where waiting helps."""
 _AWAY_RETRY_S = 5
 

@@ -5,52 +5,31 @@ While the job runs, it is made of the files that its attempts have sent so far.
 
 from __future__ import annotations
 
-import csv
 import json
-import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from simyard.core.artifacts import CHECKPOINTS, EPISODES, METRICS, TELEMETRY, find, shown_as
+from simyard.core.artifacts import CHECKPOINTS, find, shown_as
 from simyard.core.records import ArtifactEntry, JobResult
-from simyard.core.specs import JobSpec
-from simyard.runner.rl import get_library
 from simyard.service.charts import Curve, Plot, plot
 from simyard.service.prefect_api import Launches
-from simyard.service.status import ENDED, JobAnswer, ManifestEntry, artifact_key, job_answer
-from simyard.store.keys import JobKeys
-from simyard.store.store import KeyNotFound, Store
+from simyard.service.status import ENDED, ManifestEntry, artifact_key, job_answer
+from simyard.service.tables import MOST_ROWS, Drawing, Drawings, Tables
+from simyard.store.store import Store
 from simyard.tasks.kinds import KINDS
-from simyard.tasks.metrics.table import choose_curves
 from simyard.tasks.shared import history
 from simyard.tasks.shared.documents import DASH, Templates, interval, moment, shown, size, span
 from simyard.tasks.shared.history import PastAttempt
 from simyard.tasks.shared.logs import last_lines
 
 LOG_LINES = 40
-MAX_READ_BYTES = 16_000_000
-"""A table larger than this is not read for a page: it is there to be fetched."""
-_UNITS = (("fps", "steps/s"), ("length", "steps"), ("collection_time", "s"), ("learning_time", "s"))
-"""Units of what libraries log, by a part of the tag; everything else has none."""
-_MACHINE = (
-    ("cpu_percent", "CPU", "%", 1.0),
-    ("memory_bytes", "memory", "GB", 1e-9),
-    ("gpu_percent", "GPU", "%", 1.0),
-    ("gpu_memory_bytes", "GPU memory", "GB", 1e-9),
-    ("gpu_power_watts", "GPU power", "W", 1.0),
-    ("gpu_temperature_c", "GPU temperature", "°C", 1.0),
-)
-"""Columns of telemetry.csv: title, unit, and what a number is multiplied by."""
-
-Rows = list[dict[str, str]]
 Link = Callable[[str, str], str]
 """From the key and the name of an object to the address it is fetched by."""
 
+MOST_VIDEOS = 100
 RELOAD_MS = 3000
 """Milliseconds between two reloads of a live page."""
-MOST_ROWS = 200
-"""Of a table; the files have all."""
 _BLAME = {
     "user": "The request, the task or the package is at fault; it is not tried again by itself.",
     "resource": "The job did not fit the machine; it is not tried again as it is.",
@@ -69,7 +48,7 @@ TEMPLATES = Templates(
 
 
 def job_page(
-    store: Store, job_id: str, launches: Launches, link: Link, nonce: str, until: str
+    store: Store, job_id: str, launches: Launches, drawings: Drawings, link: Link, nonce: str, until: str
 ) -> tuple[str, Collection[str]]:
     """Return the page of a job, and the addresses that it links to.
 
@@ -77,6 +56,7 @@ def job_page(
         store: The job's store.
         job_id: The job.
         launches: Prefect, which knows work that has not begun.
+        drawings: Those made of late.
         link: Returns the address of an object.
         nonce: Name of the page's style and script in its policy.
         until: Time at which the links of the page expire, for people.
@@ -87,7 +67,7 @@ def job_page(
     job = job_answer(store, job_id, launches)
     spec, known, summary, has_ended = job.spec, job.known, job.summary, job.status in ENDED
     past = history.attempts(store, job_id)
-    tables = _Tables(store, job, past)
+    tables = Tables(store, spec, {entry.name for entry in job.artifacts}, past, drawings)
 
     # The table at the top.
     told = past[-1].facts if past else None
@@ -106,20 +86,15 @@ def job_page(
     ]
 
     # Curves of the training or the sweep, of the machine, and of the episodes where they are of one checkpoint.
-    curves = _training_curves(spec, tables) if spec.kind == "train" else _sweep(summary)
-    rows = tables.newest(TELEMETRY.name)
-    machine = [
-        Curve(title=title, unit=unit, axis="s", points=[(x, y * scale) for x, y in _points(rows, "time_s", column)])
-        for column, title, unit, scale in _MACHINE
-    ]
-    episodes = tables.artifact(EPISODES.name)
-    several = len({row["checkpoint"] for row in episodes}) > 1
-    points = [] if several else _points(episodes, "episode", "return")
-    returns = Curve(title="return", axis="episode", points=points, scattered=True)
+    training = tables.training() if spec.kind == "train" else Drawing(plots=_plots(_sweep(summary)))
+    machine, episodes = tables.machine(), tables.episodes()
+    drawn = (training, machine, episodes)
 
     # The files; some are shown: videos, with why they were filmed, and the ends of logs.
-    links = {entry.name: link(artifact_key(job_id, entry.name), entry.name) for entry in job.artifacts}
-    videos = [name for name in links if (row := find(name)) and row.page == "video"]
+    entries = _in_order(job.artifacts)
+    videos = [entry.name for entry in entries if (row := find(entry.name)) and row.page == "video"][:MOST_VIDEOS]
+    linked = dict.fromkeys([*(entry.name for entry in entries[:MOST_ROWS]), *videos])
+    links = {name: link(artifact_key(job_id, name), name) for name in linked}
     filmed = {video["file"]: video for video in summary.get("videos") or []}
     names = [row.name for row in shown_as("log")] if past else []
     logs = {name: last_lines(store, job_id, past[-1].number, name, LOG_LINES) for name in names}
@@ -132,11 +107,12 @@ def job_page(
         blame=_BLAME.get(job.failure.category, "") if job.failure else "",
         settings=json.dumps(spec.request, indent=2, ensure_ascii=False),
         attempts=[(attempt, _ending(attempt, is_newest=attempt is past[-1])) for attempt in past],
-        curves=_plots(curves), machine=_plots(machine), returns=_plots([returns]),
-        episodes=episodes, several=several,
+        curves=training.plots, machine=machine.plots, episodes=episodes,
         videos=[(name, filmed.get(name)) for name in videos],
         logs={name: lines for name, lines in logs.items() if lines}, log_lines=LOG_LINES,
-        artifacts=_in_order(job.artifacts), links=links, skipped=tables.skipped, most_rows=MOST_ROWS,
+        artifacts=entries, links=links, most_rows=MOST_ROWS,
+        too_large=sorted(set().union(*(drawing.too_large for drawing in drawn))),
+        damaged=sorted(set().union(*(drawing.damaged for drawing in drawn))),
     )  # fmt: skip
     return html, links.values()
 
@@ -164,52 +140,6 @@ def _ending(attempt: PastAttempt, *, is_newest: bool) -> str:
     return attempt.failure.message if attempt.failure else attempt.outcome.status
 
 
-class _Tables:
-    """Reads tables of a job, and remembers which are too large."""
-
-    def __init__(self, store: Store, job: JobAnswer, past: list[PastAttempt]) -> None:
-        self._store = store
-        self._job = JobKeys(job.spec.job_id)
-        self._kept = {entry.name for entry in job.artifacts}
-        self._past = past
-        self.skipped: list[str] = []
-
-    def artifact(self, name: str) -> Rows:
-        """Return the rows of what the job has kept."""
-        return self._rows(self._job.artifact(name), name) if name in self._kept else []
-
-    def newest(self, name: str) -> Rows:
-        """Return the rows of what the newest attempt has sent."""
-        return self._rows(self._past[-1].keys.file(name), name) if self._past else []
-
-    def of_all(self, name: str) -> Rows:
-        """Return the rows of all attempts, as far as a later one has not taken over; or what was made of them."""
-        if name in self._kept:
-            return self.artifact(name)
-        rows: Rows = []
-        for attempt, _ in history.chain(self._past):
-            if new := self._rows(attempt.keys.file(name), name):
-                first = int(new[0]["step"])
-                rows = [row for row in rows if int(row["step"]) < first] + new
-        return rows
-
-    def _rows(self, key: str, name: str) -> Rows:
-        try:
-            if self._store.stat(key).size_bytes > MAX_READ_BYTES:
-                self.skipped.append(name)
-                return []
-            return list(csv.DictReader(self._store.get_bytes(key).decode().splitlines()))
-        except KeyNotFound:
-            return []
-
-
-def _training_curves(spec: JobSpec, tables: _Tables) -> list[Curve]:
-    rows = tables.of_all(METRICS.name)
-    tags = [tag for tag in (rows[-1] if rows else {}) if tag not in ("step", "wall_time")]
-    chosen = choose_curves(tags, get_library(spec.library).reward_tag)
-    return [Curve(title=tag, unit=_unit(tag), axis="step", points=_points(rows, "step", tag)) for tag in chosen]
-
-
 def _sweep(summary: dict[str, Any]) -> list[Curve]:
     """Return the figures of several checkpoints over the iterations that they had seen."""
     several = summary.get("sweep") or []
@@ -220,12 +150,3 @@ def _sweep(summary: dict[str, Any]) -> list[Curve]:
     axis = "iteration of the checkpoint"
     found = {title: [point for point in points if None not in point] for title, points in measured.items()}
     return [Curve(title=title, axis=axis, points=points) for title, points in found.items()]
-
-
-def _points(rows: Iterable[dict[str, str]], axis: str, column: str) -> list[tuple[float, float]]:
-    points = [(float(row[axis]), float(row[column])) for row in rows if row.get(column)]
-    return [point for point in points if math.isfinite(point[1])]
-
-
-def _unit(tag: str) -> str:
-    return next((unit for word, unit in _UNITS if word in tag.lower()), "")

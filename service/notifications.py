@@ -252,7 +252,7 @@ def _send(notice: Notice, delivery: str, body: str, settings: Settings) -> str |
     try:
         with outbound.sent(
             "POST", notice.url, settings.private_hosts, FIELD, headers=headers, body=data,
-            timeout_s=TIMEOUT_S, whole_s=TIMEOUT_S,
+            patience=outbound.Patience(TIMEOUT_S),
         ) as answer:  # fmt: skip
             return None if 200 <= answer.status < 300 else f"it answered {answer.status}"
     except SimyardError as error:

@@ -6,12 +6,11 @@ means something else a moment later leads nowhere. Redirects are not followed, a
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,18 +18,68 @@ from urllib.parse import urlsplit
 import httpcore
 
 from simyard.core.errors import RequestError
+from simyard.service.addresses import why_not_public
 
 TIMEOUT_S = 30.0
 """From one sign of life to the next."""
-WHOLE_S = 6 * 3600.0
-"""The whole request: whoever sends a byte now and then does not hold a thread for good."""
+LOOK_S = 1.0
+"""Between two looks at the clock, and at whether anybody waits for the answer."""
+WINDOW_S = 30.0
+"""Seconds over which the rate of an answer is measured."""
 
 # Anything else is split in one way here and in another there: urlsplit drops line breaks, browsers turn backslashes.
 _URL = re.compile(r"https?://[!-~]+", re.IGNORECASE)
-_NATIVE = ipaddress.ip_network("2000::/3")
-"""Of IPv6, what was ever given to anybody."""
-_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
-"""Addresses that a gateway turns into those of IPv4."""
+
+
+class Patience:
+    """Limits of one exchange, from the connection to the end of the answer."""
+
+    def __init__(
+        self, whole_s: float, *, silence_s: float = TIMEOUT_S, least_bytes_s: float = 0.0, window_s: float = WINDOW_S,
+        is_gone: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
+        """Begin.
+
+        Args:
+            whole_s: Seconds that everything may take.
+            silence_s: Seconds that the other side may take to send the next bytes.
+            least_bytes_s: Bytes a second that must come, on average over a window; the first one is not counted.
+            window_s: Its seconds.
+            is_gone: Returns whether nobody waits for the answer any more.
+        """
+        self.whole_s = whole_s
+        self.silence_s = silence_s
+        self._least_bytes_s = least_bytes_s
+        self._window_s = window_s
+        self._is_gone = is_gone
+        self._began = self._window_began = self._looked = time.monotonic()
+        self._is_first_window = True
+        self._came = 0
+
+    def left_s(self, error: type[httpcore.TimeoutException], timeout: float | None = None) -> float:
+        """Return the seconds that the next step may take.
+
+        Args:
+            error: Raised where the exchange is to end now.
+            timeout: Seconds that the step may take by itself.
+        """
+        now = time.monotonic()
+        if now - self._began >= self.whole_s:
+            raise error("it took too long")
+        if now - self._window_began >= self._window_s:
+            if not self._is_first_window and self._came < self._least_bytes_s * (now - self._window_began):
+                raise error(f"it sends fewer than {self._least_bytes_s:,.0f} bytes a second")
+            self._window_began, self._came, self._is_first_window = now, 0, False
+        if now - self._looked >= LOOK_S:
+            self._looked = now
+            if self._is_gone():
+                raise error("nobody waits for it any more")
+        left_s = self._began + self.whole_s - now
+        return left_s if timeout is None else min(left_s, timeout)
+
+    def note(self, count: int) -> None:
+        """Count bytes that came."""
+        self._came += count
 
 
 def place(host: str, port: int) -> str:
@@ -57,7 +106,7 @@ def check_url(url: str, private_hosts: frozenset[str], what: str) -> None:
 @contextmanager
 def sent(
     method: str, url: str, private_hosts: frozenset[str], what: str, *, headers: Mapping[str, str] | None = None,
-    body: bytes | None = None, timeout_s: float = TIMEOUT_S, whole_s: float = WHOLE_S,
+    body: bytes | None = None, patience: Patience,
 ) -> Iterator[httpcore.Response]:  # fmt: skip
     """Send a request, and close its answer in the end; the answer's content is read as a stream.
 
@@ -68,15 +117,14 @@ def sent(
         what: The field's name, for errors.
         headers: Besides `Host`.
         body: What is sent.
-        timeout_s: Seconds that the other side may take to send the next bytes.
-        whole_s: How long everything may take, from the connection to the end of the answer.
+        patience: How long it may take.
 
     Raises:
         RequestError: The URL is refused, or does not answer.
     """
     host, port = host_and_port(url, what)
-    backend = _Backend(what, is_allowed=place(host, port) in private_hosts, deadline=time.monotonic() + whole_s)
-    seconds = dict.fromkeys(("connect", "read", "write", "pool"), timeout_s)
+    backend = _Backend(what, is_allowed=place(host, port) in private_hosts, patience=patience)
+    seconds = dict.fromkeys(("connect", "read", "write", "pool"), patience.silence_s)
     given = {"Host": urlsplit(url).netloc, **(headers or {})}
     try:
         with (
@@ -97,10 +145,10 @@ def sent(
 class _Backend(httpcore.NetworkBackend):
     """Connects to addresses of the internet alone, unless the host is allowed; and not for ever."""
 
-    def __init__(self, what: str, *, is_allowed: bool, deadline: float) -> None:
+    def __init__(self, what: str, *, is_allowed: bool, patience: Patience) -> None:
         self._what = what
         self._is_allowed = is_allowed
-        self._deadline = deadline
+        self._patience = patience
         self._plain = httpcore.SyncBackend()
 
     def connect_tcp(
@@ -112,9 +160,9 @@ class _Backend(httpcore.NetworkBackend):
         error: Exception | None = None
         for address in find(host, port, self._what):
             try:
-                left_s = _left_s(self._deadline, timeout, httpcore.ConnectTimeout)
+                left_s = self._patience.left_s(httpcore.ConnectTimeout, timeout)
                 stream = self._plain.connect_tcp(address, port, left_s, local_address, socket_options)
-                return _Stream(stream, self._deadline)
+                return _Stream(stream, self._patience)
             except (httpcore.NetworkError, httpcore.TimeoutException) as failed:
                 error = failed
         assert error is not None
@@ -122,19 +170,29 @@ class _Backend(httpcore.NetworkBackend):
 
 
 class _Stream(httpcore.NetworkStream):
-    """A connection that ends at its deadline, however busy it is."""
+    """A connection that ends with the patience for it, however busy it is."""
 
-    def __init__(self, plain: httpcore.NetworkStream, deadline: float) -> None:
+    def __init__(self, plain: httpcore.NetworkStream, patience: Patience) -> None:
         self._plain = plain
-        self._deadline = deadline
+        self._patience = patience
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Return the bytes that have come, `max_bytes` at most."""
-        return self._plain.read(max_bytes, _left_s(self._deadline, timeout, httpcore.ReadTimeout))
+        silent_since = time.monotonic()
+        while True:
+            left_s = self._patience.left_s(httpcore.ReadTimeout, LOOK_S)
+            try:
+                data = self._plain.read(max_bytes, left_s)
+            except httpcore.ReadTimeout:
+                if timeout is not None and time.monotonic() - silent_since >= timeout:
+                    raise
+            else:
+                self._patience.note(len(data))
+                return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Send."""
-        self._plain.write(buffer, _left_s(self._deadline, timeout, httpcore.WriteTimeout))
+        self._plain.write(buffer, self._patience.left_s(httpcore.WriteTimeout, timeout))
 
     def close(self) -> None:
         """Let go of it."""
@@ -144,19 +202,12 @@ class _Stream(httpcore.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         """Return the same connection, encrypted."""
-        left_s = _left_s(self._deadline, timeout, httpcore.ConnectTimeout)
-        return _Stream(self._plain.start_tls(ssl_context, server_hostname, left_s), self._deadline)
+        left_s = self._patience.left_s(httpcore.ConnectTimeout, timeout)
+        return _Stream(self._plain.start_tls(ssl_context, server_hostname, left_s), self._patience)
 
     def get_extra_info(self, info: str) -> Any:
         """Return extra information about the connection, such as its socket."""
         return self._plain.get_extra_info(info)
-
-
-def _left_s(deadline: float, timeout: float | None, error: type[httpcore.TimeoutException]) -> float:
-    left_s = deadline - time.monotonic()
-    if left_s <= 0:
-        raise error("it took too long")
-    return left_s if timeout is None else min(left_s, timeout)
 
 
 def host_and_port(url: str, what: str) -> tuple[str, int]:
@@ -183,8 +234,8 @@ def _public_addresses(host: str, port: int, what: str) -> list[str]:
     """Return a name's addresses; one that is not of the internet spoils all."""
     found = _addresses(host, port, what)
     for text in found:
-        if not _is_public(text):
-            raise _refused(what, f"leads to {text}, which is no address of the internet")
+        if (why := why_not_public(text)) is not None:
+            raise _refused(what, f"leads to {text}, which is no address of the internet ({why})")
     return found
 
 
@@ -194,18 +245,6 @@ def _addresses(host: str, port: int, what: str) -> list[str]:
     except (OSError, UnicodeError):
         raise _refused(what, f"names the host {host!r}, which has no address") from None
     return list(dict.fromkeys(str(info[4][0]) for info in found))
-
-
-def _is_public(text: str) -> bool:
-    address = ipaddress.ip_address(text.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address):
-        plain = address.ipv4_mapped or address.sixtofour
-        if address in _TRANSLATED:
-            plain = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if plain is None:
-            return address in _NATIVE and address.is_global
-        address = plain
-    return address.is_global and not address.is_multicast
 
 
 def _refused(what: str, problem: str) -> RequestError:

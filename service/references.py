@@ -15,6 +15,7 @@ from simyard.core.errors import RequestError
 from simyard.requests.jobs import FILE, Body
 from simyard.service import outbound
 from simyard.service.auth import Caller
+from simyard.service.downloads import download
 from simyard.service.settings import Settings
 from simyard.store import keys
 from simyard.store.store import KeyNotFound, Store
@@ -23,7 +24,7 @@ from simyard.tasks.shared.inputs import check_name
 
 Request = TypeVar("Request", bound=Body)
 
-_INPUT = re.compile(r"/v0/inputs/([0-9a-f]{32})/([^/?#]+)")
+_INPUT = re.compile(r"/v0/inputs/([0-9a-f]{32})/([^/?#]+)(?:[?#].*)?\Z", re.DOTALL)
 
 
 def input_path(upload_id: str, name: str) -> str:
@@ -83,12 +84,12 @@ class Source:
         folder.mkdir(parents=True)
         try:
             base = self._caller.base_url  # uploaded files are named by it
-            if uri.startswith(f"{base}/") and (uploaded := _INPUT.fullmatch(urlsplit(uri.removeprefix(base)).path)):
+            if uri.startswith(f"{base}/") and (uploaded := _INPUT.match(uri.removeprefix(base))):
                 name = unquote(uploaded[2])
                 check_name(name, "The URI")
-                return _take(self._caller.store, keys.upload(uploaded[1], name), folder)
+                return self._take(self._caller.store, keys.upload(uploaded[1], name), folder)
             if found := Gate(self._caller.store, self._caller.settings.input_stores).find(uri, what):
-                return _take(*found, folder)
+                return self._take(*found, folder)
         except KeyNotFound as error:
             raise RequestError(
                 f"{what}: there is nothing at {uri!r}.", code="missing_file", advice="Upload it first."
@@ -102,28 +103,29 @@ class Source:
         )
 
     def _download(self, uri: str, folder: Path, what: str) -> Path:
+        outbound.host_and_port(uri, what)  # nothing else takes it apart before it is known to be a URL
         name = urlsplit(uri).path.rpartition("/")[2]
         check_name(name, what)
-        limit = self._caller.settings.max_upload_bytes
-        with outbound.sent("GET", uri, self._caller.settings.private_hosts, what) as answer:
-            if answer.status != 200:
-                raise RequestError(
-                    f"{what}: {urlsplit(uri).hostname} answered {answer.status}.",
-                    code="missing_file",
-                    advice="Give the URL of the file itself: redirects are not followed.",
-                )
-            size = 0
-            with (folder / name).open("xb") as file:
-                for piece in answer.iter_stream():
-                    size += len(piece)
-                    if size > limit:
-                        raise RequestError(
-                            f"{what}: the file has more than {limit:,} bytes.",
-                            code="too_large",
-                            advice="The owner sets the limit: SIMYARD_MAX_UPLOAD_GB.",
-                        )
-                    file.write(piece)
+        settings, caller = self._caller.settings, self._caller
+        with caller.downloads.share(caller.key.key_id):
+            most_bytes = settings.max_upload_bytes
+            download(uri, folder / name, settings.private_hosts, most_bytes, caller.is_gone, what)
         return folder / name
+
+    def _take(self, store: Store, key: str, folder: Path) -> Path:
+        target = folder / key.rpartition("/")[2]
+        local = store.path(key)
+        if local is not None:
+            target.symlink_to(local)  # it may be large, and is only read
+            return target
+        with self._caller.downloads.share(self._caller.key.key_id):
+            store.get_file(key, target, on_bytes=lambda _: self._go_on())
+        return target
+
+    def _go_on(self) -> None:
+        """Raise `RequestError` where nobody waits for the file any more."""
+        if self._caller.is_gone():
+            raise RequestError("The request was given up.", code="given_up", advice="Send it again.")
 
 
 def check_readable(uri: str, project: str, settings: Settings, what: str) -> None:
@@ -154,13 +156,3 @@ def named_files(model: BaseModel, where: str = "") -> Iterator[tuple[str, str]]:
             yield from named_files(value, at)
         elif isinstance(value, str) and _names_a_file(field):
             yield at, value
-
-
-def _take(store: Store, key: str, folder: Path) -> Path:
-    target = folder / key.rpartition("/")[2]
-    local = store.path(key)
-    if local is None:
-        store.get_file(key, target)
-    else:
-        target.symlink_to(local)  # it may be large, and is only read
-    return target

@@ -1,4 +1,4 @@
-"""Resumable uploads to a bucket: obstore has none that outlives its process, so botocore sends these.
+"""Uploads to a bucket that obstore has not: resumable ones, and signed addresses that fix size and type; by botocore.
 
 An upload goes on with an unfinished multipart upload of the key, whoever began it. A part that is there is kept when
 its ETag is the MD5 digest of the same piece of the local file. That is so on AWS, MinIO, Ceph, R2 and their like, but
@@ -21,6 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, TypeVar
 
 import botocore.session
@@ -71,6 +72,26 @@ def send_to_bucket(store: Store, file: InputFile, path: str | os.PathLike[str], 
         if _code(failed) not in ("NoSuchUpload", "InvalidPart"):
             break
     raise failure("write", store.url(file.key), failed, absent_is_missing=False) from failed
+
+
+def sign_upload(store: Store, key: str, seconds: float, size: int, content_type: str) -> str:
+    """Return an address that one object of this size and type is written at; see `Store.signed_upload`.
+
+    Raises:
+        StoreError: There are no credentials to sign with.
+    """
+    location, options, credentials = store.opened_with
+    about = {
+        "Bucket": location.bucket,
+        "Key": f"{location.prefix}/{key}".removeprefix("/"),
+        "ContentLength": size,
+        "ContentType": content_type,
+    }
+    client = _signing_client(Access.decide(options, credentials), location.bucket)
+    try:
+        return str(client.generate_presigned_url("put_object", Params=about, ExpiresIn=int(seconds)))
+    except _CAUGHT as error:
+        raise failure("sign", store.url(key), error, absent_is_missing=False) from error
 
 
 class _Upload:
@@ -204,11 +225,17 @@ def _open_client(access: Access, bucket: str) -> Any:
             connect_timeout=access.connect_s,
             read_timeout=access.silence_s,
             retries={"total_max_attempts": 1},
+            signature_version="s3v4",  # the older one, of some presigned URLs, signs no headers
             s3={"addressing_style": "virtual" if access.is_virtual(bucket) else "path"},
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         ),
     )
+
+
+@cache  # it takes a tenth of a second to make
+def _signing_client(access: Access, bucket: str) -> Any:
+    return _open_client(access, bucket)
 
 
 @dataclass(frozen=True)

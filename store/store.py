@@ -159,11 +159,10 @@ class Store:
         self.stat(key)
         return self._root / key
 
-    def signed_url(self, method: str, key: str, seconds: float) -> str | None:
-        """Return an address of an object that needs no credentials, for a while; None in a folder, which has no server.
+    def signed_url(self, key: str, seconds: float) -> str | None:
+        """Return an address that an object is read at without credentials, for a while; None in a folder.
 
         Args:
-            method: `GET` or `PUT`, the one thing that it is good for.
             key: The object.
             seconds: How long.
         """
@@ -171,7 +170,24 @@ class Store:
         if self._root is not None:
             return None
         duration = timedelta(seconds=seconds)
-        return self._call("sign", key, lambda: str(obstore.sign(self._backend, cast("Any", method), key, duration)))
+        return self._call("sign", key, lambda: str(obstore.sign(self._backend, "GET", key, duration)))
+
+    def signed_upload(self, key: str, seconds: float, size: int, content_type: str) -> str | None:
+        """Return an address that one object is written at without credentials, for a while; None in a folder.
+
+        Args:
+            key: The object.
+            seconds: How long.
+            size: Bytes that it has: the server takes no other length.
+            content_type: Type that must be sent with it.
+        """
+        check_key(key)
+        if self._root is not None:
+            return None
+        # obstore signs no headers, and botocore takes most of a second to import.
+        from simyard.store.multipart import sign_upload
+
+        return sign_upload(self, key, seconds, size, content_type)
 
     # Writing
 
@@ -305,6 +321,34 @@ class Store:
             if not left:
                 raise self._wrong_digest(key, str(found), str(sha256))
         return data
+
+    def get_range(self, key: str, first: int, size: int) -> bytes:
+        """Return part of an object's content; its digest cannot be checked.
+
+        Args:
+            key: The object.
+            first: Where the part begins, counted from 0.
+            size: How many bytes; fewer come where the object ends.
+        """
+        check_key(key)
+        if size <= 0:
+            return b""
+        if self._root:
+            path = self._root / key
+            self.stat(key)
+
+            def read() -> bytes:
+                with path.open("rb", buffering=0) as file:
+                    return os.pread(file.fileno(), size, first)
+
+            return self._call("read", key, read)
+        try:
+            options = {"range": (first, first + size)}
+            return self._call("read", key, lambda: bytes(self._backend.get(key, options=options).bytes()))
+        except StoreError:
+            if self.stat(key).size_bytes <= first:  # a server has no part of nothing
+                return b""
+            raise
 
     def _read(self, key: str) -> tuple[bytes, str | None]:
         """Return an object's content, and the digest that it should have where it says so."""

@@ -35,6 +35,7 @@ from simyard.cli.doctor.server import (
     one_line,
     reach_server,
 )
+from simyard.core.terminal import plain
 from simyard.store.backend import parse_url
 from simyard.store.store import Store
 from simyard.tasks.shared.machine_checks import Check, check_expat, machine_checks, read_settings
@@ -66,7 +67,7 @@ def check_site(pool: str | None, reference: str | None, *, quiet: bool) -> list[
         for check in _checks(pool, reference):
             found.append(check)
             if not quiet:
-                click.echo(line(check))
+                click.echo(plain(line(check)))
     return found
 
 

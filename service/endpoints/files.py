@@ -14,10 +14,11 @@ from fastapi.responses import FileResponse
 
 from simyard.core.artifacts import INLINE, media_type_of
 from simyard.core.errors import RequestError
+from simyard.core.records import ApiKey
 from simyard.service import bodies
-from simyard.service.auth import Caller
+from simyard.service.auth import Caller, Guard
 from simyard.service.settings import Settings
-from simyard.service.signatures import seal, unseal
+from simyard.service.signatures import seal
 
 router = APIRouter(tags=["files"])
 
@@ -58,15 +59,16 @@ def download_link(caller: Caller, key: str, name: str, sha256: str | None) -> Do
         KeyNotFound: There is no such object.
     """
     size = caller.store.stat(key).size_bytes
-    url = download_url(caller.settings, caller.base_url, caller.project, key, name)
+    url = download_url(caller.settings, caller.base_url, caller.key, key, name)
     return DownloadLink(url=url, name=name, size_bytes=size, sha256=sha256, expires_at=_at(caller.settings.url_seconds))
 
 
-def download_url(settings: Settings, base: str, project: str, key: str, name: str) -> str:
-    """Return a URL that an object is fetched by, without a look whether there is one."""
-    url = settings.open(project).signed_url("GET", key, settings.url_seconds)
+def download_url(settings: Settings, base: str, api_key: ApiKey, key: str, name: str) -> str:
+    """Return a URL that an object of an API key's project is fetched by, without a look whether there is one."""
+    url = settings.open(api_key.project).signed_url(key, settings.url_seconds)
     if url is None:
-        token = seal(settings.secret, "download", settings.url_seconds, project=project, key=key, name=name)
+        about = {"key_id": api_key.key_id, "key": key, "name": name}
+        token = seal(settings.secret, "download", settings.url_seconds, **about)
         url = f"{base}/v0/files/{token}"
     return url
 
@@ -74,9 +76,9 @@ def download_url(settings: Settings, base: str, project: str, key: str, name: st
 def upload_link(caller: Caller, key: str, size: int, content_type: str, input_uri: str) -> UploadLink:
     """Return a URL that one file is uploaded by, and until when."""
     settings = caller.settings
-    url = caller.store.signed_url("PUT", key, settings.url_seconds)
+    url = caller.store.signed_upload(key, settings.url_seconds, size, content_type)
     if url is None:
-        about = {"project": caller.project, "key": key, "size": size}
+        about = {"key_id": caller.key.key_id, "key": key, "size": size}
         url = f"{caller.base_url}/v0/files/{seal(settings.secret, 'upload', settings.url_seconds, **about)}"
     return UploadLink(
         upload_url=url,
@@ -95,8 +97,9 @@ def _at(seconds: float) -> str:
 def fetch(token: str, request: Request) -> FileResponse:
     """Answer with the file; ranges of it are answered too."""
     settings: Settings = request.app.state.settings
-    about = unseal(settings.secret, "download", token)
-    path = settings.open(about["project"]).path(about["key"])
+    guard: Guard = request.app.state.guard
+    about, api_key = guard.follow("download", token)
+    path = settings.open(api_key.project).path(about["key"])
     assert path is not None  # a bucket signs its own
     media_type = media_type_of(about["name"])
     return FileResponse(
@@ -112,8 +115,9 @@ def fetch(token: str, request: Request) -> FileResponse:
 async def send(token: str, request: Request) -> Response:
     """Keep the file, once all of it is here."""
     settings: Settings = request.app.state.settings
-    about = unseal(settings.secret, "upload", token)
-    folder = settings.open(about["project"]).opened_with[0].folder
+    guard: Guard = request.app.state.guard
+    about, api_key = await anyio.to_thread.run_sync(guard.follow, "upload", token)
+    folder = settings.open(api_key.project).opened_with[0].folder
     assert folder is not None
     bodies.allow(request, about["size"])
     await _receive(request, folder / about["key"], about["size"])

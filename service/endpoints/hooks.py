@@ -231,7 +231,10 @@ class Filling:
         if not isinstance(value, str):
             return value
         if whole := _PLACEHOLDER.fullmatch(value):
-            return self._find(whole[1])
+            if (found := self._find(whole[1])) is None:
+                # A parameter without a value has its default, which is something else than the mapping says.
+                raise _refused(whole[1], "it is null, where the mapping needs a value")
+            return found
         if not _PLACEHOLDER.search(value):
             return value
         filled = _PLACEHOLDER.sub(lambda match: self._text(match[1]), value)

@@ -90,7 +90,7 @@ _JOB: Work[JobRequest] = Work(
 
 
 def _view(caller: Caller, job_id: str) -> dict[str, Any]:
-    page_url = page_link(caller.settings, caller.base_url, caller.project, job_id)
+    page_url = page_link(caller.settings, caller.base_url, caller.key, job_id)
     answer = job_answer(caller.store, job_id, caller.launches)
     return answer.to_json() | {"project_id": caller.project, "page_url": page_url}
 
@@ -141,8 +141,11 @@ async def _lines(store: Store, job_id: str, name: str, tail: int, *, follow: boo
     follower = LogFollower(store, job_id, (name,), tail)
     while True:
         known = await anyio.to_thread.run_sync(history.job_status, store, job_id)
-        for _, line in await anyio.to_thread.run_sync(follower.new_lines, known.attempts):
-            yield f"{line}\n"
+        while lines := await anyio.to_thread.run_sync(follower.new_lines, known.attempts):
+            for _, line in lines:
+                yield f"{line}\n"
+            if not follow:
+                return
         if not follow or known.status in ENDED:
             return
         await anyio.sleep(FOLLOW_S)

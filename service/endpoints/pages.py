@@ -9,34 +9,34 @@ import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Security
 from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPAuthorizationCredentials
 
 from simyard.core.errors import RequestError, SimyardError
+from simyard.core.records import ApiKey
 from simyard.service.auth import BEARER, Guard, base_url
 from simyard.service.endpoints.files import download_url
 from simyard.service.errors import status_of
 from simyard.service.job_page import error_page, job_page
 from simyard.service.prefect_api import Launches
 from simyard.service.settings import Settings
-from simyard.service.signatures import seal, unseal
-from simyard.store.store import Store
+from simyard.service.signatures import seal
 
 router = APIRouter(tags=["pages"])
 
 PAGE_SECONDS = 7 * 86400.0
 """Seconds that a link to a page is valid."""
-_ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]_-]+")
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]_-]+(?=/)")
 
 logger = logging.getLogger("simyard.service")
 
 
-def page_link(settings: Settings, base: str, project: str, job_id: str) -> str:
-    """Return the address of a job's page; whoever has it needs no key."""
-    token = seal(settings.secret, "page", PAGE_SECONDS, project=project, job_id=job_id)
+def page_link(settings: Settings, base: str, api_key: ApiKey, job_id: str) -> str:
+    """Return the address of a job's page; whoever has it needs no key, while the one it was made for is valid."""
+    token = seal(settings.secret, "page", PAGE_SECONDS, key_id=api_key.key_id, job_id=job_id)
     return f"{base}/jobs/{job_id}?token={quote(token)}"
 
 
@@ -52,14 +52,14 @@ def page(
     launches: Launches = request.app.state.launches
     nonce = secrets.token_urlsafe(16)
     try:
-        project, store = _admit(request, job_id, token, given.credentials if given else None)
-        base = base_url(request)
+        api_key = _admit(request, job_id, token, given.credentials if given else None)
+        store, base = settings.open(api_key.project), base_url(request)
 
         def link(key: str, name: str) -> str:
-            return download_url(settings, base, project, key, name)
+            return download_url(settings, base, api_key, key, name)
 
         until = datetime.fromtimestamp(time.time() + settings.url_seconds, UTC)
-        html, links = job_page(store, job_id, launches, link, nonce, f"{until:%H:%M} UTC")
+        html, links = job_page(store, job_id, launches, request.app.state.drawings, link, nonce, f"{until:%H:%M} UTC")
         return _answer(html, 200, nonce, links)
     except SimyardError as error:
         status = status_of(error)
@@ -72,23 +72,21 @@ def page(
         return _answer(error_page(title, "The service's log has it.", nonce), 500, nonce)
 
 
-def _admit(request: Request, job_id: str, token: str | None, key: str | None) -> tuple[str, Store]:
-    """Return the project of a job that the sender may look at, and the store that has it.
+def _admit(request: Request, job_id: str, token: str | None, key: str | None) -> ApiKey:
+    """Return the key that opens the page: the sender's, or the one that their link was made for.
 
     Raises:
-        RequestError: They may not.
+        RequestError: They may not look at it.
     """
-    settings: Settings = request.app.state.settings
     guard: Guard = request.app.state.guard
     if token is None:
-        project = guard.admit(key, "jobs").project
-        return project, settings.open(project)
-    about = unseal(settings.secret, "page", token)
+        return guard.admit(key, "jobs")
+    about, api_key = guard.follow("page", token)
     if about["job_id"] != job_id:
         raise RequestError(
             "This URL is for the page of another job.", code="bad_url", advice="Ask the API for another."
         )
-    return about["project"], settings.open(about["project"])
+    return api_key
 
 
 def _advice(error: SimyardError) -> str:
@@ -102,9 +100,7 @@ def _advice(error: SimyardError) -> str:
 
 def _answer(text: str, status: int, nonce: str, links: Iterable[str] = ()) -> HTMLResponse:
     # A bucket's own server answers its links; nothing else from elsewhere is shown, and nothing at all is sent there.
-    parts = {urlsplit(link) for link in links}
-    elsewhere = sorted({f"{part.scheme}://{part.netloc}" for part in parts})
-    media = " ".join(["'self'", *(origin for origin in elsewhere if _ORIGIN.fullmatch(origin))])
+    media = " ".join(["'self'", *sorted({found[0] for link in links if (found := _ORIGIN.match(link))})])
     policy = (
         "default-src 'none'", f"style-src 'nonce-{nonce}'", f"script-src 'nonce-{nonce}'", "img-src 'self' data:",
         f"media-src {media}", "connect-src 'self'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'",

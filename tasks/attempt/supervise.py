@@ -16,13 +16,16 @@ from typing import Any
 import psutil
 
 from simyard.core.errors import END_MARKER, SURVIVABLE, Category, Failure, known_failure
-from simyard.core.files import AttemptPaths, OutsideError
+from simyard.core.files import AttemptPaths
 from simyard.core.specs import Limits
 from simyard.runner.progress import Reader, activity_of
 from simyard.runner.workload import Workload
+from simyard.tasks.shared.logs import GrowingLog, shorten
 
 _LINE_END = re.compile(r"[\r\n]")  # progress bars end their lines with a carriage return
 POLL_S = 0.2
+MAX_LINE = 65_536
+"""Characters at the end of a line in which something may be said."""
 HURRIED_GRACE_S = 10.0
 """SIGTERM to SIGKILL when this process is itself asked to end: half a minute later it is killed."""
 
@@ -92,6 +95,7 @@ def supervise(
         while not workload.job_ended(POLL_S):
             # What it has printed is all that it says of its progress.
             _read(tails, seen, reader)
+            shorten(paths.root, paths.user_log.name)
             # A cancel, a dead machine, or no progress for too long ends it.
             seen.stopped_because = watch(seen) or _impatience(seen, limits, time.monotonic())
             if seen.stopped_because:
@@ -175,24 +179,18 @@ def _impatience(seen: Watched, limits: Limits, now: float) -> Failure | None:
 
 
 class _Tail:
-    """Reader of the whole lines that were added to a file since the last look."""
+    """Reader of the whole lines that were added to a log since the last look; it keeps the log within its limit."""
 
     def __init__(self, paths: AttemptPaths, path: Path) -> None:
-        self._paths = paths
-        self._path = path
-        self._offset = 0
+        self._log = GrowingLog(paths.root, path.name)
         self._rest = ""
 
     def lines(self) -> Iterator[str]:
-        try:
-            with self._paths.open(self._path) as file:
-                file.seek(self._offset)
-                data = file.read()
-        except (FileNotFoundError, OutsideError):
-            return
-        self._offset += len(data)
-        *whole, self._rest = _LINE_END.split(self._rest + data.decode("utf-8", errors="replace"))
-        yield from whole
+        for data in self._log.pieces():
+            *whole, self._rest = _LINE_END.split(self._rest + data.decode("utf-8", errors="replace"))
+            self._rest = self._rest[-MAX_LINE:]
+            yield from whole
+        self._log.shorten()
 
 
 INTERVAL_S = 2.0

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from io import BufferedReader
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from simyard.core.errors import SimyardError, StoreError
 from simyard.core.files import AttemptPaths, OutsideError, held, replacing
@@ -23,10 +22,7 @@ from simyard.store.backend import on_disk
 from simyard.store.keys import AttemptKeys, JobKeys
 from simyard.store.store import READ_BYTES, Store
 from simyard.tasks.shared.heartbeat import HeartbeatWriter
-
-_STYLING = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_DECORATION = re.compile(r"[\s\u2580-\u259f#=_-]*")
-"""Lines of nothing but blocks and rules: a terminal's logo and separators are noise in a log."""
+from simyard.tasks.shared.logs import GrowingLog
 
 INTERVAL_S = 5.0
 """Seconds that the store may lie behind, plus the time of one upload."""
@@ -72,7 +68,7 @@ class AttemptUploader:
         self._refused: set[Path] = set()
         self._noting = threading.Lock()
         self._on_lines = on_lines
-        self._log_offset = 0
+        self._log = GrowingLog(paths.root, paths.stdout.name)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="uploader", daemon=True)
 
@@ -152,7 +148,7 @@ class AttemptUploader:
                 self._sent[path] = mark
 
     @contextmanager
-    def _opened(self, path: Path) -> Iterator[BufferedReader | None]:
+    def _opened(self, path: Path) -> Iterator[IO[bytes] | None]:
         """Open a file of the attempt; None where there is none, or where it is something else than a regular file."""
         try:
             file = self._paths.open(path)
@@ -169,18 +165,11 @@ class AttemptUploader:
 
     def _forward_log(self) -> None:
         """Hand new lines of output on, in one batch a round."""
-        data = b""
-        with self._opened(self._paths.stdout) as file:
-            if file is not None:
-                file.seek(self._log_offset)
-                data = file.read()
-        whole = data.rfind(b"\n") + 1
-        self._log_offset += whole
-        if lines := readable_lines(data[:whole]):
+        if lines := self._log.new_lines():
             self._on_lines(lines)
 
 
-def mark_of(file: BufferedReader) -> tuple[int, int]:
+def mark_of(file: IO[bytes]) -> tuple[int, int]:
     """Return what changes when an open file does: its size and its time."""
     about = os.fstat(file.fileno())
     return about.st_size, about.st_mtime_ns
@@ -197,12 +186,6 @@ def append_pairs(log: Path, **pairs: object) -> None:
 
 def _quote(text: str) -> str:
     return text if re.fullmatch(r"[^\s\"=\\]+", text) else json.dumps(text, ensure_ascii=False)
-
-
-def readable_lines(data: bytes) -> list[str]:
-    """Return the lines of a log as a person reads them, without a terminal's styling and decoration."""
-    lines = [_STYLING.sub("", line).rstrip() for line in data.decode("utf-8", errors="replace").splitlines()]
-    return [line for line in lines if line and not _DECORATION.fullmatch(line)]
 
 
 WAIT_S = 600.0

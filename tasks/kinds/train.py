@@ -6,9 +6,8 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from simyard.core.artifacts import (
     CHECKPOINTS,
@@ -95,7 +94,7 @@ class TrainingUploader(AttemptUploader):
                 if self._send_checkpoint(file, path.name):
                     self._sent[path] = mark
 
-    def _send_checkpoint(self, file: BufferedReader, name: str) -> bool:
+    def _send_checkpoint(self, file: IO[bytes], name: str) -> bool:
         """Send one checkpoint if it is whole. A copy is checked, hashed and sent: the original may be rewritten."""
         with tempfile.TemporaryDirectory(prefix="sending-", dir=self._paths.root) as folder:
             copy = Path(folder) / name

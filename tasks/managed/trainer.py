@@ -9,9 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from simyard.core.errors import Category, Failure, SimyardError, StoreError, WorkloadError
 from simyard.core.files import open_inside
@@ -24,7 +23,6 @@ from simyard.requests.settings import MachineSettings
 from simyard.store.backend import on_disk
 from simyard.store.keys import RunKeys
 from simyard.store.store import READ_BYTES, Store
-from simyard.tasks.attempt.transfer import readable_lines
 from simyard.tasks.managed.dataset import MANIFEST, fetch_dataset, iteration_id
 from simyard.tasks.managed.engines.base import INPUT, OUTPUT, STDERR, STDOUT, Engine, Exit, TrainerCall
 from simyard.tasks.managed.engines.container import ContainerEngine
@@ -33,6 +31,7 @@ from simyard.tasks.managed.run import RunSpec, now
 from simyard.tasks.shared import inputs
 from simyard.tasks.shared.gate import Gate
 from simyard.tasks.shared.heartbeat import HeartbeatWriter
+from simyard.tasks.shared.logs import GrowingLog
 
 CHECKPOINT, CHECKPOINT_URI, METRICS = "checkpoint.pt", "checkpoint_out_uri.txt", "metrics.json"
 """Files that a trainer leaves: one of the first two, and the third."""
@@ -200,19 +199,15 @@ class _Logs:
         self._folder = folder
         self._store = store
         self._observer = observer
-        self._read: dict[str, int] = {}
+        self._logs = {name: GrowingLog(folder, name) for name in (STDOUT, STDERR)}
         self._sent: dict[str, int] = {}
 
     def follow(self) -> None:
         """Pass new lines on."""
-        for name in (STDOUT, STDERR):
-            data = b""
-            with suppress(OSError), open_inside(self._folder, name) as file:
-                file.seek(self._read.get(name, 0))
-                data = file.read()
-            whole = data.rfind(b"\n") + 1
-            self._read[name] = self._read.get(name, 0) + whole
-            if lines := readable_lines(data[:whole]):
+        for log in self._logs.values():
+            lines = log.new_lines()
+            log.shorten()
+            if lines:
                 self.tail = [*self.tail, *lines][-TAIL_LINES:]
                 self._observer.lines(lines)
 
@@ -333,7 +328,7 @@ def _numbers(path: str, value: Any) -> Iterator[tuple[str, float]]:
         yield path, value
 
 
-def _open(output: Path, name: str) -> BufferedReader:
+def _open(output: Path, name: str) -> IO[bytes]:
     """Open a file of the output.
 
     Raises:

@@ -28,6 +28,7 @@ SCOPES = {
 }
 """Scopes of a key, each with the actions that it allows."""
 _KEY = re.compile(r"sy_live_([0-9a-z]{12})_([0-9A-Za-z_-]{43})")
+_ID = re.compile(r"[0-9a-z]{12}")
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
@@ -91,6 +92,12 @@ def find(store: Store, key: str) -> ApiKey | None:
     return kept
 
 
+def find_by_id(store: Store, key_id: str) -> ApiKey | None:
+    """Return the record of the key of an id; None for one that does not exist, or that was revoked."""
+    kept = _read(store, key_id) if _ID.fullmatch(key_id) else None
+    return None if kept is None or kept.revoked_at else kept
+
+
 def list_keys(store: Store) -> list[ApiKey]:
     """Return the record of every key, oldest first."""
     found = (store.get_record(entry.key, ApiKey) for entry in store.list(keys.API_KEYS))
@@ -103,7 +110,7 @@ def revoke(store: Store, key_id: str) -> ApiKey:
     Raises:
         RequestError: There is none of this id.
     """
-    kept = _read(store, key_id) if re.fullmatch(r"[0-9a-z]{12}", key_id) else None
+    kept = _read(store, key_id) if _ID.fullmatch(key_id) else None
     if kept is None:
         raise RequestError(f"There is no key {key_id!r}.", code="unknown_key", advice="See `simyard keys list`.")
     kept = replace(kept, revoked_at=kept.revoked_at or _now())

@@ -3,9 +3,12 @@
 import io
 import threading
 
+import click
 import pytest
 
 from simyard.cli.live import LiveLine, Pace
+from simyard.cli.shared import Command, emit_rows
+from simyard.core.errors import RequestError
 from simyard.runner.progress import JobProgress
 
 
@@ -95,3 +98,29 @@ def test_checks_are_unlike_each_other_so_nothing_is_estimated_from_them():
     live._shown_at -= 60
     live(status("working", 2, 6, "check"))
     assert "left" not in stream.getvalue()
+
+
+CLIPBOARD = "\x1b]52;c;cm0gLXJmIH4K\x07"
+"""Has a terminal put a command into the clipboard."""
+
+
+def test_text_of_others_gives_a_terminal_no_orders(capsys):
+    """What a workload or a record says is printed in these four ways, wherever it comes from."""
+    stream = Terminal()
+    live = LiveLine(stream)
+    live(status(f"making{CLIPBOARD}\x9b2J it"))
+    live.say(f"user_job.log: {CLIPBOARD}a line\u202e")
+    assert stream.getvalue().replace("\r\x1b[2K", "").endswith("  making it …user_job.log: a line\ufffd\n")
+
+    @click.command(cls=Command)
+    def fails():
+        emit_rows(
+            [{"name": f"{CLIPBOARD}wide"}, {"name": "narrow"}], False, "none", {"NAME": "name", ">N": lambda _: 1}
+        )
+        raise RequestError(f"{CLIPBOARD}It is wrong.", code="wrong", advice="Mend\x1b[8m it.")
+
+    with pytest.raises(SystemExit):
+        fails.main([])
+    printed = capsys.readouterr()
+    assert printed.out == "NAME    N\nwide    1\nnarrow  1\n"
+    assert printed.err == "Bad request: It is wrong. Mend it.\n"

@@ -95,6 +95,15 @@ class StoreContract:
         store.put_bytes("a/b.bin", b"")
         assert store.get_bytes("a/b.bin") == b""
 
+    def test_a_part_comes_back(self, store):
+        store.put_bytes("jobs/1/log", b"0123456789")
+        parts = [
+            store.get_range("jobs/1/log", first, size) for first, size in ((0, 3), (8, 5), (3, 0), (10, 4), (99, 1))
+        ]
+        assert parts == [b"012", b"89", b"", b"", b""]
+        with pytest.raises(KeyNotFound):
+            store.get_range("jobs/1/none", 0, 1)
+
     def test_json_comes_back(self, store):
         value = {"naïve": [1, 2.5, None, True], "odd": "\ud800", "nested": {"a": []}}
         store.put_json("a.json", value)
@@ -236,6 +245,7 @@ class StoreContract:
             lambda: store.put_json(key, {}),
             lambda: store.put_file(key, tmp_path / "source"),
             lambda: store.get_bytes(key),
+            lambda: store.get_range(key, 0, 1),
             lambda: store.get_json(key),
             lambda: store.get_file(key, tmp_path / "target"),
             lambda: store.exists(key),

@@ -450,7 +450,9 @@ def test_where_the_buckets_name_is(monkeypatch, url, options, variable, address)
     if variable:
         monkeypatch.setenv("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", variable)
     options = {"region": "eu-central-1", "access_key_id": "robot", "secret_access_key": "secret", **options}
-    assert Store.open(url, options=options).signed_url("GET", "a", 60).startswith(address)
+    store = Store.open(url, options=options)
+    assert store.signed_url("a", 60).startswith(address)
+    assert store.signed_upload("a", 60, 1, "text/plain").startswith(address)
     bucket = url.removeprefix("s3://")
     client = _open_client(Access.decide(options, None), bucket)
     assert client.generate_presigned_url("get_object", {"Bucket": bucket, "Key": "a"}).startswith(address)

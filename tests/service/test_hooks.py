@@ -218,17 +218,25 @@ def test_what_looks_like_a_placeholder_in_a_payload_is_text(service: Service, de
         (train(iterations=1.5), "trainingConfig.maxIterations"),
         (train(who={"a": 1}), "payload.who"),
         (train(who=None), "payload.who"),
+        (train(iterations=None), "payload.iterations: it is null, where the mapping needs a value"),
         (train(who="a\nb"), "name"),
         (train(who="a\x00b"), "payload.who"),
         (train(who="x" * 500), "name"),
     ],
-    ids=["object", "text", "fraction", "object in text", "null in text", "line break", "NUL", "long"],
+    ids=["object", "text", "fraction", "object in text", "null in text", "null", "line break", "NUL", "long"],
 )
 def test_a_value_that_does_not_fit_is_refused(service: Service, payload: Any, told: str) -> None:
     answer = send(service, "train", payload)
     assert answer.status == 422, answer.body
     problem = answer.json["detail"][0]
     assert told in f"{'.'.join(problem['loc'])}: {problem['msg']}"
+
+
+@pytest.mark.parametrize("file", [None, ""], ids=["null", "empty"])
+def test_a_payload_without_a_file_does_not_have_another_one_evaluated(service: Service, file: str | None) -> None:
+    answer = send(service, "file", {"file": file})
+    assert answer.status == 422, answer.body
+    assert not answer.json.get("started")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ import records
 from helpers import HANG_S, Server, make_bucket
 from serving import Answer, Service
 
+from simyard.core.errors import RequestError
+from simyard.requests.settings import MachineSettings
 from simyard.service.settings import DEFAULT_PROJECT
 from simyard.store import keys
 from simyard.store.store import Store
@@ -114,14 +117,36 @@ def test_a_key_is_good_for_its_scopes(
 
 def test_a_revoked_key_is_good_for_nothing_within_seconds(service: Service, api: Api) -> None:
     assert api("GET", "/v0/jobs").status == 200
+    job = api.submit().json
+    api("POST", f"/v0/jobs/{job['job_id']}/cancel")
+    download = api("GET", f"/v0/jobs/{job['job_id']}/artifacts/report.md/download-url").json["url"]
+    upload = presign(api, b"x" * 10, "robot.urdf")["upload_url"]
+    links = [("GET", download, None), ("GET", job["page_url"], None), ("PUT", upload, b"x" * 10)]
+    assert [service.call(*link).status for link in links[:2]] == [200, 200]
     from simyard.tasks.shared import api_keys
 
     api_keys.revoke(service.store, api.key.split("_")[2])
     deadline = time.monotonic() + 10
-    while api("GET", "/v0/jobs").status == 200:
+    while api("GET", "/v0/jobs").status == 200 or any(service.call(*link).status != 404 for link in links):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert api("GET", "/v0/jobs").json["code"] == "bad_api_key"
+    assert "The API key that this URL was made for is not valid any more." in service.call(*links[0]).json["detail"]
+
+
+def test_a_wrong_key_is_remembered_as_a_digest(service: Service, api: Api, tmp_path: Path) -> None:
+    from simyard.service.auth import Guard
+    from simyard.service.settings import Settings
+
+    store = service.store.url()
+    guard = Guard(
+        Settings(machine=MachineSettings(home=tmp_path, store=store, python="python"), store=store, secret=b"0" * 32)
+    )
+    nearly = f"{api.key[:-1]}{'a' if api.key[-1] != 'a' else 'b'}"
+    for given in (nearly, api.key):
+        with pytest.raises(RequestError) if given == nearly else nullcontext():
+            guard.admit(given, "jobs")
+        assert given not in repr(vars(guard))
 
 
 def test_only_a_digest_of_a_key_is_in_the_store(service: Service, api: Api) -> None:
@@ -455,6 +480,7 @@ def test_a_bucket_signs_its_own_urls(make_site: Callable[..., Service], s3_serve
         api = Api(site, "robots")
         link = presign(api, b"<robot/>", "robot.urdf")
         assert link["upload_url"].startswith(s3_server)
+        assert "X-Amz-SignedHeaders=content-length%3Bcontent-type%3Bhost&" in link["upload_url"], "and takes no other"
         put_there = site.call("PUT", link["upload_url"], b"<robot/>", headers=link["upload_headers"])
         assert put_there.status == 200
         asset = api("POST", "/v0/assets/register", {"input_uri": link["input_uri"], "kind": "robot"})

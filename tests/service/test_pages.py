@@ -20,6 +20,7 @@ from scenario import play
 from serving import Answer, Service, site
 
 from simyard.core.errors import Category, Failure
+from simyard.core.records import ApiKey
 from simyard.core.specs import Bounds
 from simyard.requests.config import check_config
 from simyard.requests.jobs import EvaluateRequest
@@ -28,13 +29,16 @@ from simyard.service.charts import MOST_POINTS, Curve, plot, thinned, unbroken
 from simyard.service.job_page import TEMPLATES
 from simyard.service.settings import Settings
 from simyard.service.signatures import seal
+from simyard.service.tables import MOST_KEPT, Drawing, Drawings, Tables
 from simyard.store import keys
 from simyard.store.keys import JobKeys
+from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import CANCELED
 from simyard.tasks.collect import collect
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
 from simyard.tasks.sessions.pool import Sessions
+from simyard.tasks.shared import api_keys
 from simyard.tasks.stage import stage
 
 pages = lazy("simyard.service.endpoints.pages")
@@ -90,9 +94,17 @@ class Yard:
         self.player = player
         self.sessions = sessions
         self.store = service.store
+        self.api_key, self.of_another, self.revoked = (
+            api_keys.create(self.store, project, ("admin",), "of pages")[1]
+            for project in ("default", "another", "default")
+        )
+        api_keys.revoke(self.store, self.revoked.key_id)
 
     def link(self, job_id: str) -> str:
-        return pages.page_link(self.settings, self.service.url, "default", job_id)
+        return pages.page_link(self.settings, self.service.url, self.api_key, job_id)
+
+    def forged(self, job_id: str, *, key: ApiKey, purpose: Any = "page", seconds: float = 60) -> str:
+        return seal(self.settings.secret, purpose, seconds, key_id=key.key_id, job_id=job_id)
 
     def get(self, job_id: str) -> Answer:
         return self.service.call("GET", self.link(job_id))
@@ -284,6 +296,85 @@ def test_two_thousand_iterations_take_no_time(yard: Yard) -> None:
     assert min(times) < 0.3, times  # 0.1 s where nothing else runs
 
 
+@pytest.mark.parametrize(
+    ("name", "table", "is_damaged"),
+    [
+        ("metrics.csv", "step,wall_time,Loss/a\n0,1.0,1\nx,2.0,2\n2,3.0,three\n", True),
+        ("metrics.csv", "step,wall_time,Loss/a\n0,1.0,1\n3,4.0\n4,5.0,5,6,7\n", True),
+        ("metrics.csv", "wall_time,Loss/a\n1.0,1\n", False),
+        ("metrics.csv", "step,step,Loss/a,Loss/a\n1,1,1,1\n", False),
+        ("metrics.csv", "step,wall_time,Loss/a\n0,1,nan\nnan,2,2\ninf,1,1\n-1.7e308,0,1.7e308\n1,1,-inf\n2,2,2", False),
+        ("metrics.csv", 'step,wall_time,"Loss/a\n0,1.0,1\n', False),
+        ("metrics.csv", 'step,wall_time,Loss/a\n0,1.0,"1\n1,1.0,1\n', True),
+        ("metrics.csv", f"step,wall_time,Loss/a\n0,1.0,{'1' * 200_000}\n", True),
+        ("metrics.csv", "\x00,\x00\n\x00\n", True),
+        ("metrics.csv", "\n\n\n", False),
+        ("metrics.csv", "", False),
+        ("telemetry.csv", "time_s,cpu_percent\none,two\n1,2\n", True),
+        ("telemetry.csv", "<html>", False),
+    ],
+)
+def test_a_table_that_is_none_breaks_no_page(yard: Yard, name: str, table: str, is_damaged: bool) -> None:
+    job_id = yard.player.stage("").job_id
+    yard.begin(job_id, done=1)
+    yard.put(job_id, name, table)
+    words = yard.page(job_id).words
+    assert "1 of 12 iterations" in words
+    assert (f"no table of numbers: {name}" in words) == is_damaged
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "",
+        "a,b\n1,2\n",
+        "episode,return\n1,2,3\nx,y\n1\n",
+        "episode,return,checkpoint\r\n0,1.5,a\r\n1,2,b\r\n",
+        "\xff\xfe",
+    ],
+    ids=ascii,
+)
+def test_episodes_that_are_none_are_shown_as_far_as_they_are(yard: Yard, tmp_path: Path, table: str) -> None:
+    store = Store.open(str(tmp_path))
+    spec = yard.player.stage("")
+    store.put_bytes(JobKeys(spec.job_id).artifact("episodes.csv"), table.encode("latin-1"))
+    drawing = Tables(store, spec, {"episodes.csv"}, [], Drawings()).episodes()
+    assert len(drawing.rows) == drawing.row_count == max(0, table.count("\n") - 1)
+    assert all(set(row) >= {"episode", "return", "checkpoint"} for row in drawing.rows)
+
+
+def test_a_table_is_read_once_a_version(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path))
+    drawings, made = Drawings(), []
+
+    def make() -> Drawing:
+        made.append(store.get_bytes("table"))
+        return Drawing()
+
+    for content in (b"one", b"one", b"another", b"another"):
+        if content not in made:
+            store.put_bytes("table", content)
+        drawings.of(store, ["table"], make)
+    assert made == [b"one", b"another"]
+    for number in range(3 * MOST_KEPT):
+        drawings.of(store, [f"table-{number}"], Drawing)
+    drawings.of(store, ["table"], make)
+    assert len(made) == 3, "no more is kept than so many"
+
+
+def test_a_table_without_end_makes_no_page_without_end(yard: Yard) -> None:
+    """Of many rows some are read; a line with a gap at every other step is no line of its own each."""
+    job_id = yard.player.stage("", iterations=10).job_id
+    yard.begin(job_id, done=1)
+    tags = [f"Loss/{number}" for number in range(9)]
+    cells = [",".join(f"{step % 7}" for _ in tags) for step in range(100_000)]
+    rows = [f"{step * (1 if step % 2 else 1000)},1.0,{row}" for step, row in enumerate(cells)]
+    yard.put(job_id, "metrics.csv", "\n".join([",".join(["step", "wall_time", *tags]), *rows, ""]))
+    page = yard.page(job_id)
+    assert len(page.all("svg")) == 9
+    assert len(page.text) < 300_000
+
+
 # Charts
 
 
@@ -372,28 +463,42 @@ def test_a_key_opens_a_page_too(yard: Yard, trained: str) -> None:
     assert yard.service.call("GET", path, key=yard.service.key("another", "jobs")).status == 404
 
 
-Forge = Callable[[Settings, str], str]
+Forge = Callable[[Yard, str], str]
 
 
 @pytest.mark.parametrize(
     ("forge", "status", "says"),
     [
-        (lambda s, j: seal(s.secret, "page", 60, project="default", job_id=keys.new_job_id()), 404, "another job"),
-        (lambda s, j: seal(s.secret, "page", -1, project="default", job_id=j), 404, "expired"),
-        (lambda s, j: seal(s.secret, "download", 60, project="default", job_id=j), 404, "something else"),
-        (lambda s, j: seal(b"x" * 32, "page", 60, project="default", job_id=j), 404, "none of this service"),
-        (lambda s, j: seal(s.secret, "page", 60, project="another", job_id=j), 404, "There is no job"),
-        (lambda s, j: "", 404, "none of this service"),
-        (lambda s, j: "%3Cscript%3E", 404, "none of this service"),
-        (lambda s, j: "%F0%9F%98%80", 404, "none of this service"),
+        (lambda y, j: y.forged(keys.new_job_id(), key=y.api_key), 404, "another job"),
+        (lambda y, j: y.forged(j, key=y.api_key, seconds=-1), 404, "expired"),
+        (lambda y, j: y.forged(j, key=y.api_key, purpose="download"), 404, "something else"),
+        (lambda y, j: seal(b"x" * 32, "page", 60, key_id=y.api_key.key_id, job_id=j), 404, "none of this service"),
+        (lambda y, j: y.forged(j, key=y.of_another), 404, "There is no job"),
+        (lambda y, j: y.forged(j, key=y.revoked), 404, "is not valid any more"),
+        (lambda y, j: seal(y.settings.secret, "page", 60, project="default", job_id=j), 404, "is not valid any more"),
+        (lambda y, j: "", 404, "none of this service"),
+        (lambda y, j: "%3Cscript%3E", 404, "none of this service"),
+        (lambda y, j: "%F0%9F%98%80", 404, "none of this service"),
         (None, 401, "has no API key"),
     ],
-    ids=["another job", "expired", "download", "another secret", "another project", "empty", "script", "emoji", "none"],
+    ids=[
+        "another job",
+        "expired",
+        "download",
+        "another secret",
+        "another project",
+        "revoked",
+        "no key",
+        "empty",
+        "script",
+        "emoji",
+        "none",
+    ],
 )
 def test_without_a_good_link_there_is_a_page_that_says_so(
     yard: Yard, trained: str, forge: Forge | None, status: int, says: str
 ) -> None:
-    query = f"?token={forge(yard.settings, trained)}" if forge else ""
+    query = f"?token={forge(yard, trained)}" if forge else ""
     answer = yard.service.call("GET", f"/jobs/{trained}{query}")
     assert (answer.status, answer.headers["content-type"]) == (status, "text/html; charset=utf-8")
     assert "default-src 'none'" in answer.headers["content-security-policy"]
@@ -409,6 +514,13 @@ def test_no_such_job(yard: Yard, job_id: str) -> None:
     assert answer.status == 404
     if "%2F" not in job_id:  # that is no path of the service
         assert "text/html" in answer.headers["content-type"]
+
+
+@pytest.mark.parametrize("host", ["[", "a b", "x;script-src *", "\xff"])
+def test_a_host_that_is_none_breaks_no_page(yard: Yard, trained: str, host: str) -> None:
+    answer = yard.service.call("GET", yard.link(trained), headers={"Host": host})
+    assert answer.status in (200, 400)
+    assert "script-src *" not in answer.headers.get("content-security-policy", "")
 
 
 # In a browser

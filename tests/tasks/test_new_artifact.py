@@ -11,8 +11,10 @@ from simyard.cli.live import LiveLine
 from simyard.cli.run import say_ending
 from simyard.core import artifacts
 from simyard.core.records import JobResult
+from simyard.service.auth import Guard
 from simyard.service.endpoints.files import download_url, router
 from simyard.store.keys import JobKeys
+from simyard.tasks.shared import api_keys
 
 TOY = artifacts.ArtifactType("toy.gif", "toy", "image/gif", ("train",), label="toy")
 
@@ -44,6 +46,8 @@ def test_a_row_and_a_file_are_all_it_takes(player, toy):
 
     app = FastAPI()
     app.include_router(router)
-    app.state.settings = SimpleNamespace(secret=b"0" * 32, url_seconds=60, open=lambda project: store)
-    answer = TestClient(app).get(download_url(app.state.settings, "", "default", job.artifact(TOY.name), TOY.name))
+    app.state.settings = SimpleNamespace(secret=b"0" * 32, url_seconds=60, open=lambda project="default": store)
+    app.state.guard = Guard(app.state.settings)
+    key = api_keys.create(store, "default", ("jobs",), "of a test")[1]
+    answer = TestClient(app).get(download_url(app.state.settings, "", key, job.artifact(TOY.name), TOY.name))
     assert (answer.content, answer.headers["content-type"]) == (b"a picture", "image/gif")

@@ -17,6 +17,7 @@ from typing import Any
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError
 from simyard.tasks.managed.engines.base import INPUT, OUTPUT, STDERR, STDOUT, Exit, TrainerCall
 from simyard.tasks.shared.heartbeat import PATIENCE
+from simyard.tasks.shared.logs import begin_log, shorten
 
 SEEN_INPUT, SEEN_OUTPUT = "/simyard/input", "/simyard/output"
 """Folders of a call, as its container sees them."""
@@ -193,11 +194,12 @@ class RunningContainer:
             try:
                 with closing(connect()) as client:
                     over = client.containers.get(self.name).status in _OVER
-                    with (whole if over else path).open("wb", buffering=0) as log:
+                    with begin_log(whole if over else path) as log:
                         for piece in client.api.logs(
                             self.name, stdout=stdout, stderr=not stdout, stream=True, follow=not over
                         ):
                             log.write(piece)
+                            shorten(whole)  # the other one is shortened by its reader
                 if over:
                     # An engine that rotates its logs has less by now than was followed.
                     longest = max(path, whole, key=lambda log: log.stat().st_size)

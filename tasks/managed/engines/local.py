@@ -20,6 +20,7 @@ from simyard.requests.settings import MachineSettings
 from simyard.runner.workload import TOKEN, kill_family, with_token
 from simyard.tasks.attempt.supervise import gpu_count
 from simyard.tasks.managed.engines.base import INPUT, OUTPUT, STDERR, STDOUT, Exit, TrainerCall
+from simyard.tasks.shared.logs import begin_log
 
 _PYTHONS = ("python", "python3")
 _LOOK_S = 0.5
@@ -51,7 +52,7 @@ class LocalEngine:
         program = find_program(call.argv, call.work, self._machine.python)
         env = self._machine.workload_env(embedded_assets=False) | _limits(call) | dict(call.env) | {TOKEN: call.name}
         guard = [sys.executable, "-S", "-c", _GUARD, str(math.ceil(call.cpus)), program, *call.argv[1:]]
-        with (call.folder / STDOUT).open("wb") as stdout, (call.folder / STDERR).open("wb") as stderr:
+        with begin_log(call.folder / STDOUT) as stdout, begin_log(call.folder / STDERR) as stderr:
             process = subprocess.Popen(
                 guard, env=env, cwd=call.work, stdin=subprocess.PIPE, stdout=stdout, stderr=stderr,
                 start_new_session=True,

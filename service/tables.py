@@ -1,0 +1,276 @@
+"""Tables of a job's page: what is drawn of them is made once a version, of a bounded number of rows, and kept.
+
+A table is a file of a workload: it may be large, change every few seconds, or be no table at all.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from simyard.core.artifacts import EPISODES, METRICS, TELEMETRY
+from simyard.core.specs import JobSpec
+from simyard.runner.rl import get_library
+from simyard.service.charts import Curve, Plot, Points, plot
+from simyard.store.keys import JobKeys
+from simyard.store.store import KeyNotFound, Store
+from simyard.tasks.metrics.table import choose_curves
+from simyard.tasks.shared import history
+from simyard.tasks.shared.history import PastAttempt
+
+MAX_READ_BYTES = 16_000_000
+"""A table larger than this is not read for a page: it is there to be fetched."""
+MAX_ROWS_READ = 10_000
+"""Of a longer table every second, third … row is read; a chart has fewer points than that anyway."""
+MOST_ROWS = 200
+"""Shown of a table; the files have all."""
+MOST_KEPT = 256
+"""Drawings that are kept; each has nine charts of some hundred points at most."""
+PAUSE = 20.0
+"""A table that has changed is read again after so many times as long as reading it took,"""
+PAUSED_S = 0.1
+"""and at once where that is less than this."""
+_GREATEST = 1e300
+"""Numbers beyond this are none that a chart can hold: the difference of two may be infinite."""
+_UNITS = (("fps", "steps/s"), ("length", "steps"), ("collection_time", "s"), ("learning_time", "s"))
+"""Units of what libraries log, by a part of the tag; everything else has none."""
+_MACHINE = (
+    ("cpu_percent", "CPU", "%", 1.0),
+    ("memory_bytes", "memory", "GB", 1e-9),
+    ("gpu_percent", "GPU", "%", 1.0),
+    ("gpu_memory_bytes", "GPU memory", "GB", 1e-9),
+    ("gpu_power_watts", "GPU power", "W", 1.0),
+    ("gpu_temperature_c", "GPU temperature", "°C", 1.0),
+)
+"""Columns of telemetry.csv: title, unit, and what a number is multiplied by."""
+_EPISODE = ("checkpoint", "episode", "return", "length", "ended", "term", "success")
+"""Columns of episodes.csv that are shown."""
+
+
+@dataclass(kw_only=True)
+class Drawing:
+    """What a page shows of tables."""
+
+    plots: list[Plot] = field(default_factory=list)
+    rows: list[dict[str, str]] = field(default_factory=list)
+    """The first rows, of tables that are shown as such."""
+    row_count: int = 0
+    several: bool = False
+    """Whether the rows are of several checkpoints."""
+    too_large: set[str] = field(default_factory=set)
+    """Names of files that were not read."""
+    damaged: set[str] = field(default_factory=set)
+    """Names of files in which something was no table of numbers."""
+
+
+@dataclass(frozen=True)
+class _Kept:
+    version: tuple[tuple[int, datetime] | None, ...]
+    drawing: Drawing
+    until: float
+    """Moment, by `time.monotonic()`, up to which it is good enough whatever has changed."""
+
+
+class Drawings:
+    """Drawings that were made of late. One at a time is made: a page of a giant table does not stop all others."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, ...], _Kept] = OrderedDict()
+        self._making = threading.Lock()
+
+    def of(self, store: Store, keys: list[str], make: Callable[[], Drawing]) -> Drawing:
+        """Return what was made of some objects, or make it anew where they have changed.
+
+        Args:
+            store: Their store.
+            keys: Of the objects.
+            make: Reads them.
+        """
+        name = (store.url(), *keys)
+        version = tuple(_version(store, key) for key in keys)
+        if kept := self._current(name, version):
+            return kept
+        with self._making:
+            if kept := self._current(name, version):  # made while this one waited
+                return kept
+            began = time.monotonic()
+            drawing = make()
+            took = time.monotonic() - began
+            pause_s = PAUSE * took if took > PAUSED_S else 0.0
+            self._kept[name] = _Kept(version, drawing, began + took + pause_s)
+            while len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
+        return drawing
+
+    def _current(self, name: tuple[str, ...], version: tuple[tuple[int, datetime] | None, ...]) -> Drawing | None:
+        kept = self._kept.get(name)
+        if kept is None or (kept.version != version and time.monotonic() > kept.until):
+            return None
+        with suppress(KeyError):  # dropped at this moment
+            self._kept.move_to_end(name)
+        return kept.drawing
+
+
+def _version(store: Store, key: str) -> tuple[int, datetime] | None:
+    with suppress(KeyNotFound):
+        stat = store.stat(key)
+        return stat.size_bytes, stat.modified
+    return None
+
+
+class Tables:
+    """Reads the tables of one job."""
+
+    def __init__(
+        self, store: Store, spec: JobSpec, kept: set[str], past: list[PastAttempt], drawings: Drawings
+    ) -> None:
+        """Look at nothing yet.
+
+        Args:
+            store: The job's.
+            spec: The job.
+            kept: Names of its artifacts.
+            past: Its attempts.
+            drawings: Those made of late.
+        """
+        self._store = store
+        self._spec = spec
+        self._job = JobKeys(spec.job_id)
+        self._kept = kept
+        self._past = past
+        self._drawings = drawings
+
+    def training(self) -> Drawing:
+        """Draw the curves of all attempts, as far as a later one has not taken over; or of what was made of them."""
+        if METRICS.name in self._kept:
+            keys = [self._job.artifact(METRICS.name)]
+        else:
+            keys = [attempt.keys.file(METRICS.name) for attempt, _ in history.chain(self._past)]
+
+        def make() -> Drawing:
+            drawing = Drawing()
+            sheets = [sheet for key in keys if (sheet := _read(self._store, key, METRICS.name, drawing))]
+            tags = [tag for tag in sheets[-1].names if tag not in ("step", "wall_time")] if sheets else []
+            for tag in choose_curves(tags, get_library(self._spec.library).reward_tag):
+                points: Points = []
+                for sheet in sheets:
+                    first = next((step for step, _ in sheet.points("step", "step")), math.inf)
+                    points = [point for point in points if point[0] < first] + sheet.points("step", tag)
+                _add(drawing, Curve(title=tag, unit=_unit(tag), axis="step", points=points))
+            return drawing
+
+        return self._drawings.of(self._store, keys, make)
+
+    def machine(self) -> Drawing:
+        """Draw the machine's load in the newest attempt."""
+
+        def make(key: str) -> Drawing:
+            drawing = Drawing()
+            if sheet := _read(self._store, key, TELEMETRY.name, drawing):
+                for column, title, unit, scale in _MACHINE:
+                    points = [(x, y * scale) for x, y in sheet.points("time_s", column)]
+                    _add(drawing, Curve(title=title, unit=unit, axis="s", points=points))
+            return drawing
+
+        if not self._past:
+            return Drawing()
+        key = self._past[-1].keys.file(TELEMETRY.name)
+        return self._drawings.of(self._store, [key], lambda: make(key))
+
+    def episodes(self) -> Drawing:
+        """Show the episodes of an evaluation or a rollout, and draw their returns where they are of one checkpoint."""
+        if EPISODES.name not in self._kept:
+            return Drawing()
+        key = self._job.artifact(EPISODES.name)
+
+        def make() -> Drawing:
+            drawing = Drawing()
+            if sheet := _read(self._store, key, EPISODES.name, drawing):
+                drawing.row_count = sheet.row_count
+                empty = dict.fromkeys(_EPISODE, "")
+                drawing.rows = [empty | dict(zip(sheet.names, row, strict=False)) for row in sheet.rows[:MOST_ROWS]]
+                where = sheet.names.index("checkpoint") if "checkpoint" in sheet.names else len(sheet.names)
+                drawing.several = len({row[where] for row in sheet.rows if len(row) > where}) > 1
+                if not drawing.several:
+                    points = sheet.points("episode", "return")
+                    _add(drawing, Curve(title="return", axis="episode", points=points, scattered=True))
+            return drawing
+
+        return self._drawings.of(self._store, [key], make)
+
+
+def _add(drawing: Drawing, curve: Curve) -> None:
+    if curve.points:
+        drawing.plots.append(plot(curve))
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """The rows of a table that were read."""
+
+    name: str
+    names: list[str]
+    """Of the columns."""
+    rows: list[list[str]]
+    row_count: int
+    """Rows that there are."""
+    drawing: Drawing
+
+    def points(self, axis: str, column: str) -> Points:
+        """Return the numbers of two columns, row by row; cells that are none are left out, and noted if not empty."""
+        if axis not in self.names or column not in self.names:
+            return []
+        across, up = self.names.index(axis), self.names.index(column)
+        points: Points = []
+        for row in self.rows:
+            if len(row) <= max(across, up) or not row[up]:
+                continue
+            try:
+                x, y = float(row[across]), float(row[up])
+            except ValueError:
+                self.drawing.damaged.add(self.name)
+                continue
+            if abs(x) < _GREATEST and abs(y) < _GREATEST:  # NaN is not
+                points.append((x, y))
+        return points
+
+
+def _read(store: Store, key: str, name: str, drawing: Drawing) -> _Sheet | None:
+    """Return the rows of a table, the first and the last among them; None where there is none, or none to show."""
+    try:
+        if store.stat(key).size_bytes > MAX_READ_BYTES:
+            drawing.too_large.add(name)
+            return None
+        lines = store.get_bytes(key).split(b"\n")
+    except KeyNotFound:
+        return None
+    count = len(lines)
+    stride = math.ceil(count / MAX_ROWS_READ)
+
+    def texts() -> Iterator[str]:
+        for number in range(count):
+            if number <= MOST_ROWS or number % stride == 0 or number >= count - 2:
+                yield lines[number].decode(errors="replace") + "\n"
+
+    names: list[str] = []
+    rows: list[list[str]] = []
+    try:
+        reader = csv.reader(texts())
+        names = next(reader, [])
+        rows = [row for row in reader if row]
+    except csv.Error:
+        drawing.damaged.add(name)
+    if any(len(row) != len(names) for row in rows):
+        drawing.damaged.add(name)
+    return _Sheet(name, names, rows, count - 1 - (not lines[-1]), drawing)
+
+
+def _unit(tag: str) -> str:
+    return next((unit for word, unit in _UNITS if word in tag.lower()), "")
