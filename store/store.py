@@ -316,7 +316,7 @@ class Store:
         data = self.get_bytes(key)
         try:
             return json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StoreError(
                 f"{self.url(key)!r} is not JSON: {error}",
                 code="bad_json",
