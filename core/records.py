@@ -401,6 +401,15 @@ class ApiKey(Wire):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Place(Wire):
+    """One of the places that an API key has for jobs and managed runs, taken before the work is staged."""
+
+    id: str
+    """Of the job or run that has it."""
+    taken_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class IdempotencyRecord(Wire):
     """The job or run that an idempotency key stands for."""
 

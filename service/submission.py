@@ -21,7 +21,8 @@ from simyard.tasks.shared import idempotency
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=1000)]
 JsonBody = Annotated[dict[str, JsonValue], Depends(bodies.json_body)]
 Claim = Callable[[str], str]
-"""Takes the request's idempotency key for a new id; returns the id that the key stands for."""
+"""Takes the request's idempotency key, and a place among the API key's jobs, for a new id; returns the id that the key
+stands for."""
 Asked = TypeVar("Asked", bound=Body)
 
 
@@ -68,10 +69,12 @@ def submit(work: Work[Asked], body: dict[str, JsonValue], caller: Caller, respon
     if own_id and caller.store.exists(work.frozen(own_id)):
         response.status_code = 200
     else:
-        caller.limits.admit(caller)
+        caller.limits.admit(caller)  # before anything is fetched
 
         def claim(new_id: str) -> str:
-            return idempotency.claim(caller.store, key, new_id, body) if key else new_id
+            claimed = idempotency.claim(caller.store, key, new_id, body) if key else new_id
+            caller.limits.reserve(caller, claimed)
+            return claimed
 
         with tempfile.TemporaryDirectory(prefix="simyard-submit-") as folder:
             here = fetch_inputs(asked, caller, Path(folder))
@@ -81,5 +84,6 @@ def submit(work: Work[Asked], body: dict[str, JsonValue], caller: Caller, respon
     if notify_url:
         notifications.register(caller, own_id, notify_url)
     if not caller.store.exists(work.result(own_id)):
+        caller.limits.reserve(caller, own_id)  # of a request that died half-way, another may have the place by now
         caller.launches.start(work.launch(own_id, caller))
     return own_id
