@@ -54,8 +54,9 @@ def list_keys(store: str | None, as_json: bool) -> None:
         "REVOKED": lambda row: (row["revoked_at"] or "")[:19],
         "NAME": "name",
     }
-    rows = [_shown(kept) for kept in api_keys.list_keys(open_site_store(store))]
-    emit_rows(rows, as_json, "No API keys yet: simyard keys create.", columns)
+    page = api_keys.list_keys(open_site_store(store))
+    rows = [_shown(kept) for kept in page.found]
+    emit_rows(rows, as_json, "No API keys yet: simyard keys create.", columns, page.unreadable)
 
 
 @keys.command()

@@ -5,14 +5,15 @@ from __future__ import annotations
 import secrets
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from simyard.core.errors import RequestError
 from simyard.core.records import AssetRecord
 from simyard.service.auth import AssetsCaller
+from simyard.service.cursors import DEFAULT_LIMIT, Cursor, Limit, answer_of, place_of
 from simyard.service.endpoints.files import UploadLink, upload_link
 from simyard.service.references import Source, input_path
 from simyard.store import keys
@@ -22,7 +23,6 @@ from simyard.tasks.shared.inputs import check_name
 router = APIRouter(prefix="/v0", tags=["inputs"])
 
 _OTHER_CONTENT = "application/octet-stream"
-Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 class _Body(BaseModel):
@@ -103,9 +103,10 @@ def register(body: RegisterRequest, caller: AssetsCaller) -> AssetRecord:
 
 
 @router.get("/assets", summary="List assets, the newest upload first")
-def list_assets(caller: AssetsCaller, limit: Limit = 100) -> dict[str, list[AssetRecord]]:
-    """Return the records of the assets that were uploaded last."""
-    return {"assets": inputs.list_assets(caller.store, limit)}
+def list_assets(caller: AssetsCaller, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> dict[str, Any]:
+    """Return the records of the assets that were uploaded last, or the next page of them."""
+    page = inputs.list_assets(caller.store, limit, place_of(cursor))
+    return answer_of("assets", page, [record.to_json() for record in page.found])
 
 
 @router.get("/assets/{asset_id}", summary="Show an asset")

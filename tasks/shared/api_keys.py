@@ -19,6 +19,7 @@ from simyard.core.errors import RequestError, unknown
 from simyard.core.records import ApiKey
 from simyard.store import keys
 from simyard.store.store import Store
+from simyard.tasks.shared.listing import Page, newest, shown
 
 SCOPES = {
     "jobs": "submit, watch and cancel jobs, and fetch what they left",
@@ -91,10 +92,12 @@ def find(store: Store, key: str) -> ApiKey | None:
     return kept
 
 
-def list_keys(store: Store) -> list[ApiKey]:
+def list_keys(store: Store) -> Page[ApiKey]:
     """Return the record of every key, oldest first."""
-    found = (store.get_record(entry.key, ApiKey) for entry in store.list(keys.API_KEYS))
-    return sorted(found, key=lambda kept: (kept.created_at, kept.key_id))
+    names = [entry.key.rpartition("/")[2].removesuffix(".json") for entry in store.list(keys.API_KEYS)]
+    page = newest(names, lambda name: shown(store.get_record(keys.api_key(name), ApiKey)))
+    page.found.sort(key=lambda kept: (kept.created_at, kept.key_id))
+    return page
 
 
 def revoke(store: Store, key_id: str) -> ApiKey:

@@ -92,7 +92,7 @@ ASSETS = {"num_envs": 2, "steps": 3}
         ("create_training_run", (), {key: RUN[key] for key in list(RUN)[:4]}, f"POST {RUNS}", {}, RUN),
         ("create_training_run", (), {**RUN, "checkpoint_init_asset_id": "asset-1"}, f"POST {RUNS}", {},
          {**RUN, "checkpoint_init_asset_id": "asset-1"}),
-        ("list_training_runs", (), {}, f"GET {RUNS}", {"limit": "30"}, None),
+        ("list_training_runs", (), {}, f"GET {RUNS}", {"limit": "100"}, None),
         ("get_training_run", ("run-1",), {}, f"GET {RUNS}/run-1", {}, None),
         ("wait_training_run", ("run-1",), {}, f"GET {RUNS}/run-1", {}, None),
         ("pause_training_run", ("run-1",), {}, f"POST {RUNS}/run-1/pause", {}, None),
