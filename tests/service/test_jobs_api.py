@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import records
@@ -217,6 +218,49 @@ def test_a_job_is_canceled_before_it_begins(api: Api, deployments: Server) -> No
     (run,) = deployments.flow_runs(job_id)
     assert run["state_type"] == "CANCELLED"
     assert json.loads(api.store.get_bytes(keys.JobKeys(job_id).result))["status"] == "canceled"
+
+
+def test_many_jobs_are_listed_page_by_page_with_few_questions(api: Api, deployments: Server) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from simyard.service.prefect_api import PAGE, Launches
+    from simyard.service.status import job_answers
+
+    # One that Prefect knows and has canceled, many that it does not know, and one that cannot be read.
+    first = api.submit().json["job_id"]
+    spec = api.store.get_json(keys.JobKeys(first).job)
+    ids = [first, *(keys.new_job_id() for _ in range(2 * PAGE + 20))]
+    for job_id in ids[1:]:
+        api.store.put_json(keys.JobKeys(job_id).job, spec | {"job_id": job_id})
+    bad = ids.pop()
+    api.store.put_bytes(keys.JobKeys(bad).job, b"{")
+    (run,) = deployments.flow_runs(first)
+    deployments.ask(f"/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLED"}, "force": True})
+
+    # The service.
+    pages, query = [], "limit=200"
+    while query:
+        pages.append(api("GET", f"/v0/jobs?{query}").json)
+        cursor = pages[-1]["next_cursor"]
+        query = f"limit=200&cursor={cursor}" if cursor else ""
+    assert [len(page["jobs"]) + len(page["unreadable"]) for page in pages] == [200, 200, 21]
+    found = {job["job_id"]: job["status"] for page in pages for job in page["jobs"]}
+    assert list(found) == sorted(ids, reverse=True)
+    assert found == dict.fromkeys(ids, "queued") | {first: "canceled"}
+    assert [record["id"] for page in pages for record in page["unreadable"]] == [bad]
+    for cursor in ("nonsense!", "é", "_w=="):
+        answer = api("GET", f"/v0/jobs?cursor={quote(cursor)}")
+        assert (answer.status, answer.json["code"]) == (400, "bad_cursor"), answer.body
+
+    # And its questions.
+    asked = []
+    with temporary_settings({PREFECT_API_URL: deployments.url}):
+        launches = Launches()
+        launches._client._client.event_hooks["request"].append(lambda request: asked.append(request.url.path))
+        page = job_answers(api.store, launches, 1000, None)
+        launches.close()
+    assert len(page.found) == len(ids)
+    assert len([path for path in asked if path.endswith("/flow_runs/filter")]) == 3, asked
 
 
 # What is refused
