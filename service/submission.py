@@ -11,6 +11,8 @@ from typing import Annotated, Generic, TypeVar
 from fastapi import Depends, Header, Response
 from pydantic import JsonValue
 
+from simyard.core.errors import RequestError
+from simyard.requests.code import named_code
 from simyard.requests.jobs import Body
 from simyard.service import bodies, notifications
 from simyard.service.auth import Caller
@@ -61,6 +63,13 @@ def submit(work: Work[Asked], body: dict[str, JsonValue], caller: Caller, respon
     # What is wrong with the body itself is said before anything is looked up.
     notify_url = notifications.take_url(body, caller)
     asked = bodies.check(body, work.model(body))
+    if not caller.key.allows("code") and (named := next(named_code(asked), None)):
+        raise RequestError(
+            f"{named[0]} {named[1]!r} runs code as the worker's user, which needs the scope code; this API key has "
+            f"{', '.join(caller.key.scopes)}.",
+            code="missing_scope",
+            advice="The owner makes one with it: simyard keys create --scope jobs --scope code.",
+        )
     key = None if key is None else work.key_prefix + idempotency.check_key(key)
 
     # Work that the key stands for is there already, or was begun by a request that died half-way: then it is made

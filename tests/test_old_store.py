@@ -22,6 +22,7 @@ from helpers import train_request
 from scenario import play
 
 from simyard.cli.main import main
+from simyard.core.records import ApiKey
 from simyard.requests.config import check_config
 from simyard.requests.jobs import EvaluateRequest, ExportRequest
 from simyard.requests.settings import MachineSettings
@@ -481,6 +482,16 @@ def test_old_records_are_changed(copy: Old, tmp_path: Path) -> None:
 
     refused = click.testing.CliRunner().invoke(main, ["promotions", "rollback", "arm", "--store", str(copy.folder)])
     assert (refused.exit_code, "there was none" in refused.stderr) == (2, True)
+
+
+def test_a_key_of_before_runs_code_as_it_did(old: Old) -> None:
+    found = {row["name"]: row for row in old.json("keys", "list")}
+    assert {name: row["grants"] for name, row in found.items()} == {
+        "kept": ["admin"], "lab": ["jobs", "code"], "revoked": ["assets", "code"],
+    }  # fmt: skip
+    for row in found.values():
+        record = old.store.get_record(keys.api_key(row["key_id"]), ApiKey)
+        assert record.allows("code") and record.allows(record.scopes[0])
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,42 @@ def test_a_key_is_good_for_its_scopes(
     assert Api(service, "scopes", scope)(method, path, body).status == status
 
 
+PACKAGE = {"task_class_or_name": "Lift", "task_module": "lift", "task_package_asset_id": f"asset-{'0' * 64}"}
+IN_A_CONTAINER = {**RUN, "trainer_spec": {"image_uri": "trainers/ppo:1"}}
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({**TRAINING, "customEnvironmentS3Uri": "s3://robots/lift.zip"}, "custom_environment_s3_uri"),
+        ({**TRAINING, "customEnvironmentPath": "lift.zip"}, "custom_environment_path"),
+        ({**TRAINING, "customEnvironmentCallback": "os:abort"}, "custom_environment_callback"),
+        ({**TRAINING, "overrides": ["agent.save_interval=2", "agent.algorithm.class_name=os:system"]}, "overrides"),
+        ({**TRAINING, "overrides": ["agent.agent.learning_rate_scheduler=exec('1')"]}, "overrides"),
+        ({**TRAINING, "overrides": ["agent.algorithm={class_name: os.system}"]}, "overrides"),
+        ({**ROLLOUT, "isaac_lab": PACKAGE}, "isaac_lab.task_module"),
+        ({**ROLLOUT, "isaac_lab": {"task_class_or_name": "T", "task_module": "timeit"}}, "isaac_lab.task_module"),
+        (RUN, "trainer_spec.image_uri"),
+        ({**IN_A_CONTAINER, "rollout_template": {**RUN["rollout_template"], "isaac_lab": PACKAGE}},  # type: ignore[dict-item]
+         "rollout_template.isaac_lab.task_module"),
+        ({**TRAINING, "overrides": ["agent.save_interval=2", "env.sim.dt=0.01", "physics=newton_mjwarp"]}, None),
+        (ROLLOUT, None),
+        (IN_A_CONTAINER, None),
+    ],
+)  # fmt: skip
+def test_code_of_its_sender_needs_a_scope(service: Service, body: dict[str, Any], field: str | None) -> None:
+    path = "/v1/training-runs" if "loop_policy" in body else "/v0/jobs"
+    without = Api(service, "code", "jobs", "training")
+    answer = without("POST", path, body)
+    if field is None:
+        assert answer.status == 201, answer.body
+        return
+    assert (answer.status, answer.json["code"]) == (403, "missing_scope"), answer.body
+    assert answer.json["detail"].startswith(f"{field} ")
+    assert "--scope code" in answer.json["detail"]
+    assert Api(service, "code", "jobs", "training", "code")("POST", path, body).status != 403
+
+
 def test_a_revoked_key_is_good_for_nothing_within_seconds(service: Service, api: Api) -> None:
     assert api("GET", "/v0/jobs").status == 200
     from simyard.tasks.shared import api_keys
