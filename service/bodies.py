@@ -9,8 +9,16 @@ from fastapi import Request
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from simyard.core.errors import RequestError
-from simyard.requests.config import MAX_CONFIG_BYTES, check_library, explain, model_of, parse_config, place_of
-from simyard.requests.jobs import Body, EvaluateRequest, ExportRequest, JobRequest, TrainRequest, first_problems
+from simyard.requests.config import (
+    MAX_CONFIG_BYTES,
+    check_library,
+    explain,
+    first_problems,
+    model_of,
+    parse_config,
+    place_of,
+)
+from simyard.requests.jobs import Body, EvaluateRequest, ExportRequest, JobRequest, TrainRequest
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.rollout import RolloutRequest
 from simyard.service.errors import FieldErrors, FieldProblem

@@ -43,6 +43,7 @@ class Limits:
         self._site = settings.open()
         self._ended: dict[str, float] = {}
         self._over: set[str] = set()
+        self._places: dict[str, Place] = {}
 
     def admit(self, caller: Caller) -> None:
         """Raise `RequestError` where the key may not start another job now; nothing is taken yet."""
@@ -94,9 +95,15 @@ class Limits:
                 newest[number] = max(generation, newest.get(number, 0))
             with suppress(KeyNotFound):  # the next one has it, and has cleared up behind it, since they were listed
                 return {
-                    number: (generation, self._site.get_record(keys.place(key_id, number, generation), Place))
+                    number: (generation, self._place(keys.place(key_id, number, generation)))
                     for number, generation in newest.items()
                 }
+
+    def _place(self, key: str) -> Place:
+        """Return what is under a key; it is written once, and so read once."""
+        if key not in self._places:
+            self._places[key] = self._site.get_record(key, Place)
+        return self._places[key]
 
     def _free_place(self, caller: Caller, most: int, taken: dict[int, tuple[int, Place]]) -> tuple[int, int]:
         """Return the number of a place that is free, and how many were there before the next one.

@@ -21,12 +21,13 @@ from simyard.requests.jobs import (
     ExportRequest,
     JobRequest,
     TrainRequest,
-    first_problems,
     section_fields,
 )
 from simyard.runner.rl import LIBRARIES
 
 MAX_CONFIG_BYTES = 1_000_000
+MOST_PROBLEMS = 20
+"""Problems of one request that are explained; of the others the number is said."""
 
 Request = TypeVar("Request", bound=Body)
 
@@ -182,6 +183,13 @@ def _apply(config: dict[str, JsonValue], setting: str, model: type[Body]) -> Non
             raise RequestError(f"--set {setting!r}: {part!r} is no object.", code="bad_setting", advice="Name a field.")
         node = inner
     node[path[-1]] = value
+
+
+def first_problems(error: ValidationError) -> tuple[list[ErrorDetails], list[str]]:
+    """Return the first problems of a request, and the number of the others in words where there are any."""
+    problems = error.errors(include_url=False)
+    others = len(problems) - MOST_PROBLEMS
+    return problems[:MOST_PROBLEMS], [f"and {others:,} more problem{'s' * (others != 1)}"] * (others > 0)
 
 
 def explain(problem: ErrorDetails, model: type[Body]) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import ErrorDetails
 
 from simyard.core.errors import unknown
 from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES
@@ -21,8 +20,6 @@ CODE = "code"
 """Mark of a field that names code: `sdk/requests/code.py` has the rule."""
 UNKNOWN = "unknown_name"
 """Type of the validation errors that say in full what was given and what is allowed."""
-MOST_PROBLEMS = 20
-"""Problems of one request that are explained; of the others the number is said."""
 LATEST = "latest"
 """In place of a job's id: the newest training of the store that has succeeded."""
 Reference = Annotated[str, _Text, FILE]
@@ -37,13 +34,6 @@ PromotionName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{
 Metric = Literal["return", "success_rate"]
 Start = Literal["incumbent", "newest", "scratch"]
 Video = Literal["first", "best", "worst"] | Annotated[int, Field(strict=True, ge=1, le=100_000)]
-
-
-def first_problems(error: ValidationError) -> tuple[list[ErrorDetails], list[str]]:
-    """Return the first problems of a request, and the number of the others in words where there are any."""
-    problems = error.errors(include_url=False)
-    others = len(problems) - MOST_PROBLEMS
-    return problems[:MOST_PROBLEMS], [f"and {others:,} more problem{'s' * (others != 1)}"] * (others > 0)
 
 
 _SHORT = {

@@ -10,18 +10,9 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from simyard.core.errors import unknown
+from simyard.requests.config import first_problems
 from simyard.requests.control import Control
-from simyard.requests.jobs import (
-    Body,
-    ComputeConfig,
-    LibraryName,
-    Name,
-    Override,
-    Reference,
-    ShortTimeouts,
-    _Model,
-    first_problems,
-)
+from simyard.requests.jobs import Body, ComputeConfig, LibraryName, Name, Override, Reference, ShortTimeouts, _Model
 from simyard.requests.rollout import (
     AssetId,
     ExecutionConfig,

@@ -458,7 +458,7 @@ def test_a_job_that_was_staged_and_never_begun_takes_its_place_later(service: Se
     urllib.request.urlopen(request, timeout=60).close()
     key_id = api.key.split("_")[2]
     long_ago = (datetime.now(UTC) - timedelta(days=1)).isoformat()
-    service.store.put_record(keys.place(key_id, 1, 0), records_of.Place(id=first, taken_at=long_ago))
+    service.store.put_record(keys.place(key_id, 1, 1), records_of.Place(id=first, taken_at=long_ago))
     second = api.submit(None, "second")
     assert second.status == 201, second.body
     assert api.submit(None, "first").json["code"] == "too_many_jobs"
