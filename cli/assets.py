@@ -92,8 +92,8 @@ def list_assets(store: str | None, limit: int, as_json: bool) -> None:
         "CREATED": lambda record: f"{record.created_at[:19]}Z",
         "FILE": "filename",
     }
-    found = inputs.list_assets(open_site_store(store), limit)
-    emit_rows(found, as_json, "No assets in this store yet.", columns)
+    page = inputs.list_assets(open_site_store(store), limit)
+    emit_rows(page.found, as_json, "No assets in this store yet.", columns, page.unreadable)
 
 
 @assets.command()

@@ -49,9 +49,9 @@ def list_jobs(store: str | None, limit: int, as_json: bool) -> None:
     """List jobs, newest first."""
     from simyard.store import keys
     from simyard.tasks.shared import history
+    from simyard.tasks.shared.listing import newest, shown
 
     opened = open_site_store(store)
-    newest = [name for name in reversed(opened.list_dirs(keys.JOBS)) if name.startswith("job-")][:limit]
     columns: Columns = {
         "JOB": "job_id",
         "KIND": "kind",
@@ -60,15 +60,17 @@ def list_jobs(store: str | None, limit: int, as_json: bool) -> None:
         ">RETURN": lambda row: "" if row["reward"] is None else f"{row['reward']:.2f}",
         "NAME": lambda row: f"{row['name']} ({row['task']})",
     }
-    rows = []
-    for job_id in newest:
-        spec, known = history.load_spec(opened, job_id), history.job_status(opened, job_id)
-        shown = ("status", "done", "total", "unit", "reward", "attempts")
-        rows.append({
+
+    def read(job_id: str) -> dict[str, object]:
+        spec, known = shown(history.load_spec(opened, job_id)), shown(history.job_status(opened, job_id))
+        fields = ("status", "done", "total", "unit", "reward", "attempts")
+        return {
             "job_id": job_id, "kind": spec.kind, "name": spec.name, "task": spec.task, "created_at": spec.created_at,
-            **{name: getattr(known, name) for name in shown},
-        })  # fmt: skip
-    emit_rows(rows, as_json, "No jobs in this store yet.", columns)
+            **{name: getattr(known, name) for name in fields},
+        }  # fmt: skip
+
+    page = newest((name for name in opened.list_dirs(keys.JOBS) if name.startswith("job-")), read, limit)
+    emit_rows(page.found, as_json, "No jobs in this store yet.", columns, page.unreadable)
 
 
 @jobs.command()

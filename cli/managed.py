@@ -189,8 +189,9 @@ def list_runs(store: str | None, limit: int, as_json: bool) -> None:
         ">CREDITS": lambda row: f"{row['credits']:.3g}",
         "NAME": "name",
     }
-    found = [known.to_json() for known in record.list_runs(open_site_store(store), limit)]
-    emit_rows(found, as_json, "No managed training runs in this store yet.", columns)
+    page = record.list_runs(open_site_store(store), limit)
+    found = [known.to_json() for known in page.found]
+    emit_rows(found, as_json, "No managed training runs in this store yet.", columns, page.unreadable)
 
 
 @managed.command()

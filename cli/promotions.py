@@ -133,17 +133,19 @@ def list_promotions(store: str | None, as_json: bool) -> None:
     """List the promotions, each with its policy and its newest decision."""
     from simyard.tasks.promotion import promotions
     from simyard.tasks.shared.documents import number
+    from simyard.tasks.shared.listing import newest, shown
 
     opened = open_site_store(store)
-    found = {name: promotions.read(opened, name) for name in promotions.names(opened)}
+    page = newest(promotions.names(opened), lambda name: shown(promotions.require(opened, name)))
+    found = {promotion.name: promotion for promotion in reversed(page.found)}
     columns: Columns = {
         "PROMOTION": "name",
         "PROMOTED": lambda row: row["current"]["job_id"] if row["current"] else "none",
         ">METRIC": lambda row: number(row["current"]["evaluation"]["mean"]) if row["current"] else "",
         "LAST DECISION": lambda row: _line(found[row["name"]].history[-1]),
     }
-    newest = [replace(promotion, history=promotion.history[-1:]).to_json() for promotion in found.values()]
-    emit_rows(newest, as_json, "Nothing has been retrained in this store yet.", columns)
+    rows = [replace(promotion, history=promotion.history[-1:]).to_json() for promotion in found.values()]
+    emit_rows(rows, as_json, "Nothing has been retrained in this store yet.", columns, page.unreadable)
 
 
 @promotions.command()

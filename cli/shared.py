@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from simyard.requests.jobs import Body
     from simyard.requests.settings import MachineSettings
     from simyard.store.store import Store
+    from simyard.tasks.shared.listing import Unreadable
 
 Request = TypeVar("Request", bound="Body")
 Found = TypeVar("Found")
@@ -182,14 +183,29 @@ def emit(found: Found, as_json: bool, describe: Callable[[Found], str]) -> None:
         click.echo(plain(describe(found)))
 
 
-def emit_rows(rows: Sequence[Mapping[str, Any] | Wire], as_json: bool, none: str, columns: Columns) -> None:
-    """Print rows, records among them, as JSON or as a table; `none` is the text for no rows at all."""
+def emit_rows(
+    rows: Sequence[Mapping[str, Any] | Wire], as_json: bool, none: str, columns: Columns,
+    unreadable: Sequence[Unreadable] = (),
+) -> None:  # fmt: skip
+    """Print rows, records among them, as JSON or as a table.
+
+    Args:
+        rows: The rows.
+        as_json: Whether to print JSON.
+        none: The text for no rows at all.
+        columns: Titles and cells of the table.
+        unreadable: Records of the list that cannot be read; each is a line below the table, and an object with `id`
+            and `unreadable` behind the others.
+    """
     documents = [row.to_json() if isinstance(row, Wire) else row for row in rows]
     cells = [
         [document[cell] if isinstance(cell, str) else cell(row) for cell in columns.values()]
         for row, document in zip(rows, documents, strict=True)
     ]
-    emit(documents, as_json, lambda found: text_table(columns, cells) if found else none)
+    bad = [{"id": record.id, "unreadable": record.error} for record in unreadable]
+    lines = [f"{record.id}  cannot be read: {record.error}" for record in unreadable]
+    table = [text_table(columns, cells)] if cells else [] if lines else [none]
+    emit([*documents, *bad], as_json, lambda found: "\n".join([*table, *lines]))
 
 
 def text_table(titles: Iterable[str], rows: Iterable[Iterable[object]]) -> str:

@@ -21,6 +21,9 @@ EXIT_JOB_FAILED = 1
 EXIT_BAD_REQUEST = 2
 EXIT_CANCELED = 130
 
+LONGEST_NAME = 100
+"""Characters of a name that is looked for among those allowed, and quoted in full."""
+
 
 class Category(StrEnum):
     """Category of a failure, by the one who can mend it; it decides whether an attempt is repeated."""
@@ -121,18 +124,20 @@ def unknown(
     """
     import difflib  # most processes never need it
 
-    names = sorted(set(allowed))
-    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
+    names, text, said = sorted(set(allowed)), str(given), repr(given)
+    is_name = len(text) <= LONGEST_NAME  # what is longer resembles no name, and takes long to compare
+    near = difflib.get_close_matches(text, names, n=1, cutoff=0.5) if is_name else []
     guess = f" Did you mean {near[0]!r}?" if near else ""
     ranked = (
-        sorted(names, key=lambda n: -difflib.SequenceMatcher(None, n, str(given)).ratio())
-        if len(names) > most
+        sorted(names, key=lambda n: -difflib.SequenceMatcher(None, n, text).ratio())
+        if len(names) > most and is_name
         else names
     )
     shown = ", ".join(repr(name) for name in ranked[:most]) + (
         f", … ({len(names)} in all)" if len(names) > most else ""
     )
-    return RequestError(f"Unknown {what} {given!r}.{guess}", code=code, advice=f"Allowed: {shown}.")
+    said = said if is_name else f"{said[:LONGEST_NAME]}…"
+    return RequestError(f"Unknown {what} {said}.{guess}", code=code, advice=f"Allowed: {shown}.")
 
 
 _U, _R, _I = Category.USER, Category.RESOURCE, Category.INFRA

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, ClassVar, Literal, TypedDict
 
 from simyard.core.errors import Category, Failure
 from simyard.core.specs import Facts, InputFile
@@ -373,7 +373,12 @@ class AssetRecord(Wire):
 
 @dataclass(frozen=True, kw_only=True)
 class ApiKey(Wire):
-    """Record of a key of the HTTP API."""
+    """Record of a key of the HTTP API.
+
+    Version 2 has the scope `code`; the keys of version 1 ran code of their senders, and go on doing so.
+    """
+
+    SCHEMA_VERSIONS: ClassVar[tuple[int, ...]] = (1, 2)
 
     key_id: str
     """The part that is no secret."""
@@ -394,10 +399,25 @@ class ApiKey(Wire):
     """Of each copy of the service."""
     max_credits: float | None = None
     """USD of GPU time that its jobs may cost in all."""
+    schema_version: int = 1
+
+    @property
+    def grants(self) -> tuple[str, ...]:
+        """The scopes, with the one that had no name when the key was made."""
+        return self.scopes if self.schema_version > 1 or "admin" in self.scopes else (*self.scopes, "code")
 
     def allows(self, scope: str) -> bool:
         """Return whether the key is good for this."""
-        return scope in self.scopes or "admin" in self.scopes
+        return scope in self.grants or "admin" in self.scopes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place(Wire):
+    """One of the places that an API key has for jobs and managed runs, taken before the work is staged."""
+
+    id: str
+    """Of the job or run that has it."""
+    taken_at: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,10 +16,11 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from simyard.service import bodies, downloads, endpoints, notifications, recovery
-from simyard.service.auth import Guard, Limits
+from simyard.service.auth import Guard
 from simyard.service.endpoints.health import Readiness
 from simyard.service.endpoints.hooks import read_hooks
 from simyard.service.errors import answer_errors
+from simyard.service.limits import Limits
 from simyard.service.prefect_api import Launches
 from simyard.service.settings import Settings
 from simyard.service.tables import Drawings

@@ -12,7 +12,15 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from simyard.core.errors import RequestError
-from simyard.requests.config import MAX_CONFIG_BYTES, check_library, explain, model_of, parse_config
+from simyard.requests.config import (
+    MAX_CONFIG_BYTES,
+    check_library,
+    explain,
+    first_problems,
+    model_of,
+    parse_config,
+    place_of,
+)
 from simyard.requests.jobs import Body, EvaluateRequest, ExportRequest, JobRequest, TrainRequest
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.rollout import RolloutRequest
@@ -166,12 +174,13 @@ def check(body: JsonValue, model: type[Model]) -> Model:
     try:
         request = model.model_validate(body)
     except ValidationError as error:
+        first, others = first_problems(error)
         problems = []
-        for problem in error.errors():
-            where = [str(part) for part in problem["loc"]]
+        for problem in first:
+            where = place_of(problem)
             message = explain(problem, model).removeprefix(f"{'.'.join(where)}: ")  # `loc` has the field's name
             problems.append(FieldProblem(["body", *where], message, problem["type"]))
-        raise FieldErrors(*problems) from None
+        raise FieldErrors(*problems, *(FieldProblem(["body"], text, "more") for text in others)) from None
     check_library(request)
     return request
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -40,7 +41,6 @@ CREATED_AT_ONCE = 2
 ASKED_S = 10.0
 """Seconds that a flow run that was asked for is read together with others."""
 PAGE = 200
-UNENDED = (StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING)
 
 
 @dataclass(frozen=True)
@@ -160,12 +160,18 @@ class Launches:
                     now = time.monotonic()
                     self._asked = {asked: at for asked, at in list(self._asked.items()) if now - at < ASKED_S}
                     wanted = [own_id, *(asked for asked in self._asked if asked != own_id)][:PAGE]
-                    of_these = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=wanted))
-                    found = self._client.read_flow_runs(flow_run_filter=of_these, limit=PAGE)
-                    by_id = {run.idempotency_key: run for run in found}
-                    self._states = {asked: (now, by_id.get(asked)) for asked in wanted}
+                    self._states = {asked: (now, run) for asked, run in self.find_all(wanted).items()}
                     known = self._states[own_id]
         return known[1]
+
+    def find_all(self, ids: Sequence[str]) -> dict[str, FlowRun | None]:
+        """Return the flow run of each job or managed run, as it is now, by one question for many."""
+        found: dict[str, FlowRun | None] = dict.fromkeys(ids)
+        for begin in range(0, len(ids), PAGE):
+            key = FlowRunFilterIdempotencyKey(any_=list(ids[begin : begin + PAGE]))
+            runs = self._client.read_flow_runs(flow_run_filter=FlowRunFilter(idempotency_key=key), limit=PAGE)
+            found |= {run.idempotency_key: run for run in runs if run.idempotency_key}
+        return found
 
     def cancel_unbegun(self, own_id: str) -> bool:
         """Cancel a flow run that no process has; return whether it was so, or there is none."""
@@ -186,10 +192,6 @@ class Launches:
         """Set a flow run going again, as the button of Prefect's UI does."""
         state: State[Any] = State(type=StateType.SCHEDULED, name="AwaitingRetry", message=message)
         self._client.set_flow_run_state(run.id, state, force=True)
-
-    def count_unended(self, key_id: str) -> int:
-        """Return the number of a key's jobs and managed runs that wait or run."""
-        return self._client.count_flow_runs(flow_run_filter=_filter([tag_of_key(key_id)], UNENDED))
 
     def of_key(self, key_id: str) -> list[FlowRun]:
         """Return all flow runs of a key."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import httpx
+from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import PrefectException
 
 from simyard.core.errors import Category, Failure
@@ -21,11 +22,14 @@ from simyard.store.keys import JobKeys, RunKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.managed import record
 from simyard.tasks.managed.run import load_run
-from simyard.tasks.shared import history
+from simyard.tasks.shared import history, listing
 from simyard.tasks.shared.history import load_spec
+from simyard.tasks.shared.listing import Page, shown
 
 MANIFEST = "artifact_manifest.json"
 ENDED = history.ENDED
+_UNSETTLED = ("queued", "interrupted")
+"""The statuses of work that no process is known to do."""
 
 logger = logging.getLogger("simyard.service")
 
@@ -45,6 +49,8 @@ class ManifestEntry(Wire):
 class JobAnswer:
     """Status of a job, as the API shows it."""
 
+    id: str
+    """The job's."""
     spec: JobSpec
     known: JobState
     """Status by the store alone."""
@@ -86,6 +92,8 @@ class JobAnswer:
 class RunAnswer:
     """Status of a managed run, as the API shows it."""
 
+    id: str
+    """The run's."""
     known: RunState
     """Status by the store alone."""
     status: str
@@ -98,20 +106,29 @@ class RunAnswer:
         return known | {"status": self.status, "error": _text_of(self.failure), "failure": failure}
 
 
+Answer = TypeVar("Answer", JobAnswer, RunAnswer)
+
+
 def job_answer(store: Store, job_id: str, launches: Launches) -> JobAnswer:
     """Return the status of a job, as the API shows it.
 
     Raises:
         RequestError: There is no such job.
     """
-    spec = load_spec(store, job_id)
-    known = history.job_status(store, job_id)
-    status, failure = _settle(known.status, known.error, job_id, launches)
-    artifacts: tuple[ArtifactEntry | ManifestEntry, ...] = known.artifacts
-    if status == "succeeded":
-        artifacts += (ManifestEntry(size_bytes=store.stat(JobKeys(job_id).manifest).size_bytes),)
-    failure = failure if status in ENDED else None
-    return JobAnswer(spec=spec, known=known, status=status, failure=failure, artifacts=artifacts)
+    return _settled([_job(store, job_id)], lambda ids: {job_id: launches.find(job_id)})[0]
+
+
+def job_answers(store: Store, launches: Launches, limit: int, after: str | None) -> Page[JobAnswer]:
+    """Return a page of a project's jobs, the newest first: few reads each, and one question to Prefect for many.
+
+    Args:
+        store: The project's.
+        launches: Prefect.
+        limit: The most that the page may have.
+        after: What the page before said that the next one begins at.
+    """
+    page = listing.newest(_ids(store, keys.JOBS, "job-"), lambda job_id: shown(_job(store, job_id)), limit, after)
+    return replace(page, found=_settled(page.found, launches.find_all))
 
 
 def run_answer(store: Store, run_id: str, launches: Launches) -> RunAnswer:
@@ -120,9 +137,33 @@ def run_answer(store: Store, run_id: str, launches: Launches) -> RunAnswer:
     Raises:
         RequestError: There is no such run.
     """
+    return _settled([_run(store, run_id)], lambda ids: {run_id: launches.find(run_id)})[0]
+
+
+def run_answers(store: Store, launches: Launches, limit: int, after: str | None) -> Page[RunAnswer]:
+    """Return a page of a project's managed runs, as `job_answers` does of its jobs."""
+    page = listing.newest(_ids(store, keys.RUNS, "run-"), lambda run_id: shown(_run(store, run_id)), limit, after)
+    return replace(page, found=_settled(page.found, launches.find_all))
+
+
+def _ids(store: Store, folder: str, prefix: str) -> list[str]:
+    return [name for name in store.list_dirs(folder) if name.startswith(prefix)]
+
+
+def _job(store: Store, job_id: str) -> JobAnswer:
+    """Return the status of a job by the store alone."""
+    spec = load_spec(store, job_id)
+    known = history.job_status(store, job_id)
+    artifacts: tuple[ArtifactEntry | ManifestEntry, ...] = known.artifacts
+    if known.status == "succeeded":
+        artifacts += (ManifestEntry(size_bytes=store.stat(JobKeys(job_id).manifest).size_bytes),)
+    return JobAnswer(id=job_id, spec=spec, known=known, status=known.status, failure=known.error, artifacts=artifacts)
+
+
+def _run(store: Store, run_id: str) -> RunAnswer:
+    """Return the status of a managed run by the store alone."""
     known = record.run_status(store, run_id)
-    status, failure = _settle(known.status, known.error, run_id, launches)
-    return RunAnswer(known=known, status=status, failure=failure)
+    return RunAnswer(id=run_id, known=known, status=known.status, failure=known.error)
 
 
 def _text_of(failure: Failure | None) -> str | None:
@@ -130,19 +171,30 @@ def _text_of(failure: Failure | None) -> str | None:
     return f"{failure.message} {failure.advice}".strip() if failure else None
 
 
-def _settle(status: str, failure: Failure | None, own_id: str, launches: Launches) -> tuple[str, Failure | None]:
-    """Return status and failure; of work that no process is known to do, those that follow from its flow run."""
-    if status not in ("queued", "interrupted"):
-        return status, failure
-    waiting = "queued" if status == "queued" else "running"
+def _settled(answers: list[Answer], find: Callable[[list[str]], Mapping[str, FlowRun | None]]) -> list[Answer]:
+    """Return answers with the status that follows from the flow run where no process is known to do the work."""
+    unsettled = [answer.id for answer in answers if answer.status in _UNSETTLED]
+    runs: Mapping[str, FlowRun | None] = {}
     try:
-        run = launches.find(own_id)
+        runs = find(unsettled) if unsettled else {}
     except (httpx.HTTPError, PrefectException) as error:
-        logger.warning("%s: Prefect does not answer: %r", own_id, error)
-        return waiting, failure
+        logger.warning("%s: Prefect does not answer: %r", ", ".join(unsettled[:5]), error)
+    settled = []
+    for answer in answers:
+        status, failure = answer.status, answer.failure
+        if status in _UNSETTLED:
+            status, failure = _by_flow_run(status, failure, runs.get(answer.id))
+        if isinstance(answer, JobAnswer) and status not in ENDED:  # an attempt's failure is made good by another
+            failure = None
+        settled.append(replace(answer, status=status, failure=failure))
+    return settled
+
+
+def _by_flow_run(status: str, failure: Failure | None, run: FlowRun | None) -> tuple[str, Failure | None]:
+    """Return status and failure of work that no process is known to do."""
     state = run.state if run else None
     if state is None or not state.is_final() or state.is_crashed():  # a crashed one is set going again
-        return waiting, failure
+        return "queued" if status == "queued" else "running", failure
     if state.is_cancelled():
         return "canceled", failure
     return "failed", failure or Failure(
@@ -156,15 +208,6 @@ def _settle(status: str, failure: Failure | None, own_id: str, launches: Launche
 def artifact_key(job_id: str, name: str) -> str:
     """Return the key of a job's artifact in the store."""
     return JobKeys(job_id).manifest if name == MANIFEST else JobKeys(job_id).artifact(name)
-
-
-def newest(store: Store, kind: Literal["job", "run"], limit: int) -> list[str]:
-    """Return the ids of the newest jobs or managed runs, newest first."""
-    folder = keys.JOBS if kind == "job" else keys.RUNS
-    names = (name for name in reversed(store.list_dirs(folder)) if name.startswith(f"{kind}-"))
-    # Ids sort by time, so no more is looked at than is asked for; what has no record yet is being staged.
-    staged = (name for name in names if store.exists(JobKeys(name).job if kind == "job" else RunKeys(name).run))
-    return list(islice(staged, limit))
 
 
 def checkpoint(store: Store, run_id: str, checkpoint_id: str) -> LineageRecord:

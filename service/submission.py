@@ -10,7 +10,9 @@ from typing import Annotated, Generic, TypeVar
 from fastapi import Header, Response
 from pydantic import JsonValue
 
+from simyard.core.errors import RequestError
 from simyard.core.files import scratch
+from simyard.requests.code import named_code
 from simyard.requests.jobs import Body
 from simyard.service import bodies, notifications
 from simyard.service.auth import Caller
@@ -20,7 +22,8 @@ from simyard.tasks.shared import idempotency
 
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=1000)]
 Claim = Callable[[str], str]
-"""Takes the request's idempotency key for a new id; returns the id that the key stands for."""
+"""Takes the request's idempotency key, and a place among the API key's jobs, for a new id; returns the id that the key
+stands for."""
 Asked = TypeVar("Asked", bound=Body)
 
 
@@ -59,6 +62,13 @@ def submit(work: Work[Asked], body: dict[str, JsonValue], caller: Caller, respon
     # What is wrong with the body itself is said before anything is looked up.
     notify_url = notifications.take_url(body, caller)
     asked = bodies.check(body, work.model(body))
+    if not caller.key.allows("code") and (named := next(named_code(asked), None)):
+        raise RequestError(
+            f"{named[0]} {named[1]!r} runs code as the worker's user, which needs the scope code; this API key has "
+            f"{', '.join(caller.key.scopes)}.",
+            code="missing_scope",
+            advice="The owner makes one with it: simyard keys create --scope jobs --scope code.",
+        )
     key = None if key is None else work.key_prefix + idempotency.check_key(key)
 
     # Work that the key stands for is there already, or was begun by a request that died half-way: then it is made
@@ -67,10 +77,12 @@ def submit(work: Work[Asked], body: dict[str, JsonValue], caller: Caller, respon
     if own_id and caller.store.exists(work.frozen(own_id)):
         response.status_code = 200
     else:
-        caller.limits.admit(caller)
+        caller.limits.admit(caller)  # before anything is fetched
 
         def claim(new_id: str) -> str:
-            return idempotency.claim(caller.store, key, new_id, body) if key else new_id
+            claimed = idempotency.claim(caller.store, key, new_id, body) if key else new_id
+            caller.limits.reserve(caller, claimed)
+            return claimed
 
         with scratch("submit") as folder:
             here = fetch_inputs(asked, caller, folder)
@@ -80,5 +92,6 @@ def submit(work: Work[Asked], body: dict[str, JsonValue], caller: Caller, respon
     if notify_url:
         notifications.register(caller, own_id, notify_url)
     if not caller.store.exists(work.result(own_id)):
+        caller.limits.reserve(caller, own_id)  # of a request that died half-way, another may have the place by now
         caller.launches.start(work.launch(own_id, caller))
     return own_id

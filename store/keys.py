@@ -28,6 +28,7 @@ RUNS = "training-runs"
 PROMOTIONS = "promotions"
 SERVICE = "service"
 API_KEYS = f"{SERVICE}/keys"
+PLACES = f"{SERVICE}/places"
 OUTBOX = f"{SERVICE}/outbox"
 SENDING = f"{SERVICE}/sending"
 DOCTOR = "doctor"
@@ -246,6 +247,16 @@ def idempotency(key: str) -> str:
 def api_key(key_id: str) -> str:
     """Return the key of an API key's record."""
     return f"{API_KEYS}/{key_id}.json"
+
+
+def places(key_id: str) -> str:
+    """Return the folder of the places that an API key has for jobs and managed runs."""
+    return f"{PLACES}/{key_id}"
+
+
+def place(key_id: str, number: int, generation: int) -> str:
+    """Return the key of a place, counted from 1, that so many others had before; it is written once."""
+    return f"{places(key_id)}/{number:06d}/{generation:08d}.json"
 
 
 def doctor(check_id: str) -> str:

@@ -22,6 +22,7 @@ from helpers import train_request
 from scenario import play
 
 from simyard.cli.main import main
+from simyard.core.records import ApiKey
 from simyard.requests.config import check_config
 from simyard.requests.jobs import EvaluateRequest, ExportRequest
 from simyard.requests.settings import MachineSettings
@@ -136,7 +137,7 @@ def api(old: Old) -> Iterator[Api]:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from simyard.service.app import create_app
-    from simyard.service.auth import Limits
+    from simyard.service.limits import Limits
     from simyard.service.prefect_api import Launches
     from simyard.service.settings import Settings
 
@@ -481,3 +482,57 @@ def test_old_records_are_changed(copy: Old, tmp_path: Path) -> None:
 
     refused = click.testing.CliRunner().invoke(main, ["promotions", "rollback", "arm", "--store", str(copy.folder)])
     assert (refused.exit_code, "there was none" in refused.stderr) == (2, True)
+
+
+def test_a_key_of_before_runs_code_as_it_did(old: Old) -> None:
+    found = {row["name"]: row for row in old.json("keys", "list")}
+    assert {name: row["grants"] for name, row in found.items()} == {
+        "kept": ["admin"], "lab": ["jobs", "code"], "revoked": ["assets", "code"],
+    }  # fmt: skip
+    for row in found.values():
+        record = old.store.get_record(keys.api_key(row["key_id"]), ApiKey)
+        assert record.allows("code") and record.allows(record.scopes[0])
+
+
+@pytest.mark.parametrize(
+    ("noun", "files", "column"),
+    [
+        ("jobs", "jobs/*/job.json", "job_id"),
+        ("jobs", "jobs/*/result.json", "job_id"),
+        ("assets", "assets/*/asset.json", "asset_id"),
+        ("managed", "training-runs/*/run.json", "run_id"),
+        ("keys", "service/keys/*.json", "key_id"),
+        ("promotions", "promotions/*.json", "name"),
+    ],
+)
+def test_a_list_names_the_records_that_cannot_be_read(copy: Old, noun: str, files: str, column: str) -> None:
+    listing = (noun, "list", *(("--limit", 100) if noun in ("jobs", "assets", "managed") else ()))
+    before = [row[column] for row in copy.json(*listing)]
+    there = sorted(copy.folder.glob(files))
+    half = json.loads(there[-1].read_text()) | {"name": "\ud800", "metadata": {"": "\ud800"}, "store": "\ud800"}
+    damage = (b"{", b'{"schema_version": 99}', b"[" * 100_000, json.dumps(half).encode())
+    damaged = {}
+    for path, content in zip(there, damage, strict=False):
+        path.write_bytes(content)
+        name = path.stem if path.parent.name in ("keys", "promotions") else path.parent.name
+        damaged[f"asset-{name}" if noun == "assets" else name] = path
+
+    rows = copy.json(*listing)
+    assert {row["id"] for row in rows if "unreadable" in row} == damaged.keys()
+    assert [row[column] for row in rows if "unreadable" not in row] == [one for one in before if one not in damaged]
+    for name in damaged:
+        assert f"{name}  cannot be read: " in copy(*listing)
+
+
+def test_the_service_lists_what_can_be_read(api: Api, old: Old) -> None:
+    """On the store of all tests here: what is damaged is mended again."""
+    path = old.folder / "jobs" / old.ids["failed"] / "result.json"
+    before = path.read_bytes()
+    path.write_bytes(b"[" * 100_000)
+    try:
+        answer = api.get("/v0/jobs").json()
+    finally:
+        path.write_bytes(before)
+    assert [record["id"] for record in answer["unreadable"]] == [old.ids["failed"]]
+    assert len(answer["jobs"]) == len(api.get("/v0/jobs").json()["jobs"]) - 1
+    assert answer["next_cursor"] is None

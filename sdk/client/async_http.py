@@ -37,6 +37,8 @@ FILES_READ_S = 300.0
 """Seconds that the other side may take to read files that it has got."""
 MAX_KEY_LENGTH = 256
 """Of an idempotency key, in characters."""
+MAX_PAGE = 1000
+"""Records in one page of a list."""
 _MAX_DETAIL = 2000
 _ERRORS: dict[int, type[ApiError]] = {
     400: InvalidRequestError,
@@ -147,6 +149,30 @@ class AsyncHttp:
                 f"The answer to {method} {path} is not what the API promises ({type(error).__name__}: {error}): "
                 f"{text_of(response)[:200]!r}. Is base_url a simyard service?"
             ) from error
+
+    async def pages(self, path: str, kind: type[Record], name: str, limit: int) -> list[Record]:
+        """Return so many records of a list that comes in pages; fewer where it has no more.
+
+        Args:
+            path: Path of the endpoint, quoted.
+            kind: Type of the records.
+            name: Key of the records in a page.
+            limit: The most to return.
+
+        Raises:
+            ConfigurationError: If `limit` is no whole number, or less than 1.
+        """
+        checked_limit(limit)
+        found: list[Record] = []
+        cursor: str | None = None
+        while True:
+            query: dict[str, str | int] = {"limit": min(limit - len(found), MAX_PAGE)}
+            query |= {"cursor": cursor} if cursor else {}
+            page, following = await self.send("GET", path, one_page(kind, name), query=query)
+            found += page
+            if len(found) >= limit or following in (None, cursor):
+                return found
+            cursor = following
 
     async def wait_until_over(
         self, about: str, look: Callable[[], Awaitable[Record]], poll_interval_s: float, timeout_s: float
@@ -318,6 +344,18 @@ def many(kind: type[Record], name: str) -> Callable[[httpx.Response], list[Recor
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
             raise TypeError(f"{name!r} is no list of objects")
         return cast("list[Record]", items)
+
+    return read
+
+
+def one_page(kind: type[Record], name: str) -> Callable[[httpx.Response], tuple[list[Record], str | None]]:
+    """Return a reader of one page of a list: the records, and the cursor of the next page; None for the last one."""
+
+    def read(response: httpx.Response) -> tuple[list[Record], str | None]:
+        cursor = json.loads(response.content).get("next_cursor")
+        if not isinstance(cursor, str | None):
+            raise TypeError(f"next_cursor is {cursor!r}")
+        return many(kind, name)(response), cursor
 
     return read
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 from urllib.parse import urlsplit
 
-from simyard.client.async_http import FILES_READ_S, AsyncHttp, checked_limit, many, one, segment
+from simyard.client.async_http import FILES_READ_S, AsyncHttp, one, segment
 from simyard.client.concurrency import async_call, async_sleep
 from simyard.client.errors import ConfigurationError, SimyardClientError
 from simyard.client.files import content_type, file_name, local_file, put_object
@@ -241,7 +241,7 @@ class AsyncInputs:
 
     async def list_input_assets(self, *, limit: int = 100) -> list[AssetRecord]:
         """Return the newest assets, newest first."""
-        return await self._http.send("GET", "/v0/assets", many(AssetRecord, "assets"), query=checked_limit(limit))
+        return await self._http.pages("/v0/assets", AssetRecord, "assets", limit)
 
 
 def bucket_place(destination_uri: str | None, bucket: str | None, key_prefix: str | None, name: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import httpx
 
-from simyard.client.async_http import AsyncHttp, checked_limit, many, one, segment, text_of
+from simyard.client.async_http import AsyncHttp, one, segment, text_of
 from simyard.client.concurrency import async_sleep, async_together
 from simyard.client.errors import (
     ApiError,
@@ -123,8 +123,8 @@ class AsyncJobs:
     _http: AsyncHttp
 
     async def list_jobs(self, *, limit: int = 100) -> list[JobRecord]:
-        """Return the newest jobs, newest first."""
-        return await self._http.send("GET", "/v0/jobs", many(JobRecord, "jobs"), query=checked_limit(limit))
+        """Return the newest jobs, newest first; many come in pages."""
+        return await self._http.pages("/v0/jobs", JobRecord, "jobs", limit)
 
     async def status(self, job_id: str) -> JobRecord:
         """Return a job as it is now."""

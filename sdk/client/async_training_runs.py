@@ -163,11 +163,9 @@ class AsyncTrainingRuns:
             least_timeout_s=FILES_READ_S,
         )
 
-    async def list_training_runs(self, limit: int = 30) -> list[TrainingRunRecord]:
+    async def list_training_runs(self, limit: int = 100) -> list[TrainingRunRecord]:
         """Return the newest runs, newest first."""
-        return await self._http.send(
-            "GET", "/v1/training-runs", many(TrainingRunRecord, "runs"), query=checked_limit(limit)
-        )
+        return await self._http.pages("/v1/training-runs", TrainingRunRecord, "runs", limit)
 
     async def get_training_run(self, run_id: str) -> TrainingRunRecord:
         """Return a run as it is now."""

@@ -17,11 +17,14 @@ import httpx
 
 from simyard.client.async_http import (
     FILES_READ_S,
+    MAX_PAGE,
     DownloadPlace,
     Record,
     Result,
     api_error,
+    checked_limit,
     one,
+    one_page,
     text_of,
     transport_errors,
 )
@@ -114,6 +117,30 @@ class Http:
                 f"The answer to {method} {path} is not what the API promises ({type(error).__name__}: {error}): "
                 f"{text_of(response)[:200]!r}. Is base_url a simyard service?"
             ) from error
+
+    def pages(self, path: str, kind: type[Record], name: str, limit: int) -> list[Record]:
+        """Return so many records of a list that comes in pages; fewer where it has no more.
+
+        Args:
+            path: Path of the endpoint, quoted.
+            kind: Type of the records.
+            name: Key of the records in a page.
+            limit: The most to return.
+
+        Raises:
+            ConfigurationError: If `limit` is no whole number, or less than 1.
+        """
+        checked_limit(limit)
+        found: list[Record] = []
+        cursor: str | None = None
+        while True:
+            query: dict[str, str | int] = {"limit": min(limit - len(found), MAX_PAGE)}
+            query |= {"cursor": cursor} if cursor else {}
+            page, following = self.send("GET", path, one_page(kind, name), query=query)
+            found += page
+            if len(found) >= limit or following in (None, cursor):
+                return found
+            cursor = following
 
     def wait_until_over(
         self, about: str, look: Callable[[], Record], poll_interval_s: float, timeout_s: float

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from simyard.client.async_http import FILES_READ_S, checked_limit, many, one, segment
+from simyard.client.async_http import FILES_READ_S, one, segment
 from simyard.client.async_inputs import _MAX_OBJECT_BYTES, AssetRecord, UploadSlot, bucket_place
 from simyard.client.concurrency import sync_call, sync_sleep
 from simyard.client.errors import ConfigurationError, SimyardClientError
@@ -202,4 +202,4 @@ class Inputs:
 
     def list_input_assets(self, *, limit: int = 100) -> list[AssetRecord]:
         """Return the newest assets, newest first."""
-        return self._http.send("GET", "/v0/assets", many(AssetRecord, "assets"), query=checked_limit(limit))
+        return self._http.pages("/v0/assets", AssetRecord, "assets", limit)

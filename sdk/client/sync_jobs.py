@@ -13,7 +13,7 @@ from typing import TextIO
 
 import httpx
 
-from simyard.client.async_http import checked_limit, many, text_of
+from simyard.client.async_http import text_of
 from simyard.client.async_jobs import (
     CATCH_UP_LINES,
     LOG,
@@ -45,8 +45,8 @@ class Jobs:
     _http: Http
 
     def list_jobs(self, *, limit: int = 100) -> list[JobRecord]:
-        """Return the newest jobs, newest first."""
-        return self._http.send("GET", "/v0/jobs", many(JobRecord, "jobs"), query=checked_limit(limit))
+        """Return the newest jobs, newest first; many come in pages."""
+        return self._http.pages("/v0/jobs", JobRecord, "jobs", limit)
 
     def status(self, job_id: str) -> JobRecord:
         """Return a job as it is now."""

@@ -78,9 +78,9 @@ class TrainingRuns:
             least_timeout_s=FILES_READ_S,
         )
 
-    def list_training_runs(self, limit: int = 30) -> list[TrainingRunRecord]:
+    def list_training_runs(self, limit: int = 100) -> list[TrainingRunRecord]:
         """Return the newest runs, newest first."""
-        return self._http.send("GET", "/v1/training-runs", many(TrainingRunRecord, "runs"), query=checked_limit(limit))
+        return self._http.pages("/v1/training-runs", TrainingRunRecord, "runs", limit)
 
     def get_training_run(self, run_id: str) -> TrainingRunRecord:
         """Return a run as it is now."""

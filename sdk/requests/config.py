@@ -12,7 +12,8 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from pydantic.alias_generators import to_camel, to_snake
 from pydantic_core import ErrorDetails
 
-from simyard.core.errors import RequestError, unknown
+from simyard.core.errors import LONGEST_NAME, RequestError, unknown
+from simyard.core.foreign import MAX_DEPTH, require_plain
 from simyard.requests.jobs import (
     UNKNOWN,
     Body,
@@ -25,6 +26,8 @@ from simyard.requests.jobs import (
 from simyard.runner.rl import LIBRARIES
 
 MAX_CONFIG_BYTES = 1_000_000
+MOST_PROBLEMS = 20
+"""Problems of one request that are explained; of the others the number is said."""
 
 Request = TypeVar("Request", bound=Body)
 
@@ -61,15 +64,14 @@ def check_config(config: Mapping[str, object], model: type[Request]) -> Request:
     """Turn a config into a request.
 
     Raises:
-        RequestError: Naming every problem: the field, what was given, what is allowed.
+        RequestError: Naming the first problems: the field, what was given, what is allowed.
     """
     try:
         request = model.model_validate(config)
     except ValidationError as error:
-        problems = [explain(problem, model) for problem in error.errors()]
-        raise RequestError(
-            "; ".join(problems) + ".", code="bad_config", advice="Mend the config and send it again."
-        ) from None
+        problems, others = first_problems(error)
+        explained = "; ".join([*(explain(problem, model) for problem in problems), *others])
+        raise RequestError(f"{explained}.", code="bad_config", advice="Mend the config and send it again.") from None
     check_library(request)
     return request
 
@@ -96,7 +98,7 @@ def model_of(config: Mapping[str, object]) -> type[JobRequest]:
 
         return RolloutRequest
     raise RequestError(
-        f"It is not clear what kind of job this is: the config has the fields {sorted(config)}.",
+        f"It is not clear what kind of job this is: the config has the fields {_cut(repr(sorted(config)), 500)}.",
         code="bad_config",
         advice="A training and an evaluation have trainingConfig, an export exportConfig, a rollout execution.",
     )
@@ -110,15 +112,15 @@ def parse_config(data: bytes, what: str) -> dict[str, JsonValue]:
         what: How errors name it.
 
     Raises:
-        RequestError: It is none, it is too large, or a key stands twice in one object.
+        RequestError: It is none, it is too large, a key stands twice in one object, or it is not plain.
     """
     if len(data) > MAX_CONFIG_BYTES:
         raise RequestError(
             f"{what} is too large for a config.", code="bad_config", advice=f"Allowed: {MAX_CONFIG_BYTES:,} bytes."
         )
     try:
-        config = json.loads(data.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        config = _load(data.decode())
+    except ValueError as error:
         raise RequestError(
             f"{what} is not valid JSON: {error}.", code="bad_config", advice="Mend it; the README has an example."
         ) from error
@@ -131,11 +133,21 @@ def parse_config(data: bytes, what: str) -> dict[str, JsonValue]:
     return config
 
 
+def _load(text: str) -> Any:
+    """Return JSON that everything behind it can take: every body of the service, and every config, comes by here."""
+    try:
+        value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep") from None
+    require_plain(value)
+    return value
+
+
 def _no_duplicates(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
     seen = dict(pairs)
     if len(seen) != len(pairs):
         repeated = min(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"key {repeated!r} stands twice in one object")
+        raise ValueError(f"key {_cut(repr(repeated))} stands twice in one object")
     return seen
 
 
@@ -156,8 +168,8 @@ def _apply(config: dict[str, JsonValue], setting: str, model: type[Body]) -> Non
         overrides.append(setting)
         return
     try:
-        value = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
+        value = _load(text)
+    except ValueError:
         value = text
     first, *rest = key.split(".")
     known = {spelling for name in section_fields(model) for spelling in (name, to_camel(name))}
@@ -173,9 +185,16 @@ def _apply(config: dict[str, JsonValue], setting: str, model: type[Body]) -> Non
     node[path[-1]] = value
 
 
+def first_problems(error: ValidationError) -> tuple[list[ErrorDetails], list[str]]:
+    """Return the first problems of a request, and the number of the others in words where there are any."""
+    problems = error.errors(include_url=False)
+    others = len(problems) - MOST_PROBLEMS
+    return problems[:MOST_PROBLEMS], [f"and {others:,} more problem{'s' * (others != 1)}"] * (others > 0)
+
+
 def explain(problem: ErrorDetails, model: type[Body]) -> str:
     """Return one validation problem in words."""
-    where = ".".join(str(part) for part in problem["loc"]) or "config"
+    where = ".".join(place_of(problem)) or "config"
     if problem["type"] == "extra_forbidden":
         fields = _fields(problem["loc"][:-1], model)
         error = unknown("key", problem["loc"][-1], fields, code="bad_config")
@@ -184,9 +203,17 @@ def explain(problem: ErrorDetails, model: type[Body]) -> str:
         return f"{to_snake(where) if model.SECTION is None else where} is missing"
     if problem["type"] == UNKNOWN:
         return f"{where}: {problem['msg']}".rstrip(".")
-    given = repr(problem["input"])
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}, not {given if len(given) < 80 else given[:77] + '…'}"
+    return f"{where}: {message}, not {_cut(repr(problem['input']))}"
+
+
+def place_of(problem: ErrorDetails) -> list[str]:
+    """Return the path of the field that is wrong; a key that is no name is cut off."""
+    return [_cut(str(part), LONGEST_NAME) for part in problem["loc"]]
+
+
+def _cut(text: str, most: int = 78) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _fields(location: tuple[Any, ...], request: type[Body]) -> list[str]:

@@ -8,7 +8,6 @@ the profile `isaac_lab_rollout` takes whatever JSON knows.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
@@ -36,6 +35,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 from simyard.core.errors import unknown
+from simyard.core.foreign import require_plain
+from simyard.requests.config import MOST_PROBLEMS
 from simyard.requests.jobs import UNKNOWN, _title
 from simyard.runner.newton.control import TASK_MODE, Setup
 from simyard.runner.newton.mode import Limits, Mode, from_plain, limits_of, types_of
@@ -43,7 +44,6 @@ from simyard.runner.newton.modes import DEFAULT, MODES
 
 MAX_PARAMETERS_BYTES = 256 * 1024
 """Of `control` and of `task_args`, as JSON: they are read on every attempt and kept in every record."""
-MAX_DEPTH = 20
 _NOT_ALLOWED = "not_allowed"
 """Type of the validation errors of values that are beyond their limits."""
 
@@ -52,29 +52,12 @@ def plain(value: dict[str, object]) -> dict[str, object]:
     """Return a JSON object, as it is.
 
     Raises:
-        ValueError: If it has NaN, infinity or another type, or is larger or deeper than anybody writes by hand.
+        ValueError: If it is not plain, or larger than anybody writes by hand.
     """
-    _require_plain(value, 0)
+    require_plain(value)
     if len(json.dumps(value)) > MAX_PARAMETERS_BYTES:
         raise ValueError(f"it is larger than {MAX_PARAMETERS_BYTES:,} bytes of JSON")
     return value
-
-
-def _require_plain(value: Any, depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise ValueError(f"key {key!r} is no text")
-            _require_plain(item, depth + 1)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _require_plain(item, depth + 1)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} is no number that JSON knows")
-    elif not isinstance(value, str | int | float | bool | None):
-        raise ValueError(f"{type(value).__name__} is no type that JSON knows")
 
 
 # --- the type of a setting --------------------------------------------------------------------------------------------
@@ -186,9 +169,9 @@ class _Settings(BaseModel):
             _error(
                 UNKNOWN, str(unknown("field", problem["loc"][0], cls.model_fields)), problem["loc"], problem["input"]
             )
-            if problem["type"] == "extra_forbidden"
+            if problem["type"] == "extra_forbidden" and index < MOST_PROBLEMS
             else _error(problem["type"], problem["msg"], problem["loc"], problem["input"])
-            for problem in problems
+            for index, problem in enumerate(problems)
         )
 
 

@@ -16,6 +16,8 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"
 _Text = StringConstraints(min_length=1, max_length=4000, pattern=r"^[^\x00-\x1f\x7f]+$")
 FILE = "file"
 """Mark of a field that names a file: a path or a URI. The service looks at each of them."""
+CODE = "code"
+"""Mark of a field that names code: `sdk/requests/code.py` has the rule."""
 UNKNOWN = "unknown_name"
 """Type of the validation errors that say in full what was given and what is allowed."""
 LATEST = "latest"
@@ -151,11 +153,11 @@ class TaskRequest(JobRequest):
 
     simulator: str = Field("isaaclab", json_schema_extra={"enum": ["isaaclab"]})
     """Name of the simulator."""
-    custom_environment_path: Reference | None = None
+    custom_environment_path: Annotated[Reference | None, CODE] = None
     """A `.zip`, `.tar.gz` or `.whl` with your task package: path, relative to the config."""
-    custom_environment_s3_uri: Reference | None = None
+    custom_environment_s3_uri: Annotated[Reference | None, CODE] = None
     """The same as a store URI, `s3://bucket/key`."""
-    custom_environment_callback: Callback | None = None
+    custom_environment_callback: Annotated[Callback | None, CODE] = None
     """`package.module:function` that registers the task, where the package has no `isaaclab.tasks` entry point."""
 
     @property

@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from simyard.core.errors import unknown
+from simyard.requests.config import first_problems
 from simyard.requests.control import Control
 from simyard.requests.jobs import Body, ComputeConfig, LibraryName, Name, Override, Reference, ShortTimeouts, _Model
 from simyard.requests.rollout import (
@@ -131,7 +132,8 @@ class RolloutTemplate(_Model):
             for policy in (None, *driven_by):
                 self.rollout("rollout", 0, policy)
         except ValidationError as error:
-            raise ValueError("; ".join(_in_words(problem) for problem in error.errors())) from error
+            problems, others = first_problems(error)
+            raise ValueError("; ".join([*map(_in_words, problems), *others])) from error
         return self
 
 

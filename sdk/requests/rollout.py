@@ -10,7 +10,7 @@ from pydantic_core import CoreSchema
 
 from simyard.core.errors import RequestError
 from simyard.requests.control import Control, plain, standard_takes_its_modes
-from simyard.requests.jobs import FromJob, JobRequest, LibraryName, Name, Reference, ShortTimeouts, TaskId, _Model
+from simyard.requests.jobs import CODE, FromJob, JobRequest, LibraryName, Name, Reference, ShortTimeouts, TaskId, _Model
 from simyard.runner.newton.scenes import check_scene_id
 
 AssetId = Annotated[str, StringConstraints(pattern=r"^asset-[0-9a-f]{64}$")]
@@ -98,11 +98,11 @@ class IsaacLabConfig(_Model):
 
     task_class_or_name: TaskId
     """A class of `task_module`, or a name registered with gymnasium."""
-    task_module: Module | None = None
+    task_module: Annotated[Module | None, CODE] = None
     """The module that has the class or registers the name; left out for tasks that are installed."""
-    task_package_asset_id: AssetId | None = None
+    task_package_asset_id: Annotated[AssetId | None, CODE] = None
     """The uploaded package that has the module."""
-    task_package_uri: Reference | None = None
+    task_package_uri: Annotated[Reference | None, CODE] = None
     """The same by path (relative to the JSON) or store URI."""
     task_args: Parameters = {}
     """Arguments of the class, by keyword."""

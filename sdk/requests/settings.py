@@ -41,6 +41,8 @@ class MachineSettings:
     """`SIMYARD_SESSIONS`, `on` or `off`: whether a simulator may serve one job after another."""
     require_gpu: bool = False
     """`SIMYARD_REQUIRE_GPU`, `on` or `off`: whether every trainer of a managed run must ask for a GPU."""
+    workers_contained: bool = False
+    """`SIMYARD_WORKERS_CONTAINED`, `on` or `off`: whether code of one project cannot reach another's where it runs."""
     usd_per_gpu_hour: float = _USD_PER_GPU_HOUR
     """`SIMYARD_USD_PER_GPU_HOUR`: what an hour of one GPU costs; budgets count it."""
 
@@ -57,6 +59,7 @@ class MachineSettings:
             cache_bytes=int(number_from_env("SIMYARD_CACHE_GB", _CACHE_GB, "gigabytes; 0 keeps no inputs here") * 1e9),
             sessions=_on_or_off("SIMYARD_SESSIONS", default="on"),
             require_gpu=_on_or_off("SIMYARD_REQUIRE_GPU", default="off"),
+            workers_contained=_on_or_off("SIMYARD_WORKERS_CONTAINED", default="off"),
             usd_per_gpu_hour=number_from_env("SIMYARD_USD_PER_GPU_HOUR", _USD_PER_GPU_HOUR, "USD"),
         )
 

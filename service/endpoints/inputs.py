@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends
 from pydantic import ConfigDict, Field
 
 from simyard.core.errors import RequestError
@@ -14,6 +14,7 @@ from simyard.core.records import AssetRecord
 from simyard.requests.jobs import Body
 from simyard.service import bodies
 from simyard.service.auth import AssetsCaller
+from simyard.service.cursors import DEFAULT_LIMIT, Cursor, Limit, answer_of, place_of
 from simyard.service.endpoints.files import UploadLink, upload_link
 from simyard.service.references import Source, input_path
 from simyard.store import keys
@@ -23,7 +24,6 @@ from simyard.tasks.shared.inputs import check_name
 router = APIRouter(prefix="/v0", tags=["inputs"])
 
 _OTHER_CONTENT = "application/octet-stream"
-Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 class _Named(Body):
@@ -110,9 +110,10 @@ def register(
 
 
 @router.get("/assets", summary="List assets, the newest upload first")
-def list_assets(caller: AssetsCaller, limit: Limit = 100) -> dict[str, list[AssetRecord]]:
-    """Return the records of the assets that were uploaded last."""
-    return {"assets": inputs.list_assets(caller.store, limit)}
+def list_assets(caller: AssetsCaller, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> dict[str, Any]:
+    """Return the records of the assets that were uploaded last, or the next page of them."""
+    page = inputs.list_assets(caller.store, limit, place_of(cursor))
+    return answer_of("assets", page, [record.to_json() for record in page.found])
 
 
 @router.get("/assets/{asset_id}", summary="Show an asset")

@@ -18,10 +18,11 @@ from simyard.core.errors import RequestError
 from simyard.requests.jobs import JobRequest
 from simyard.service import bodies, submission
 from simyard.service.auth import Caller, JobsCaller
+from simyard.service.cursors import DEFAULT_LIMIT, Cursor, Limit, answer_of, place_of
 from simyard.service.endpoints.files import DownloadLink, download_link
 from simyard.service.endpoints.pages import page_link
 from simyard.service.prefect_api import Launch
-from simyard.service.status import ENDED, MANIFEST, artifact_key, job_answer, newest
+from simyard.service.status import ENDED, MANIFEST, JobAnswer, artifact_key, job_answer, job_answers
 from simyard.service.submission import Claim, IdempotencyKey, Work
 from simyard.store import keys
 from simyard.store.keys import JobKeys
@@ -39,7 +40,6 @@ from simyard.tasks.stage import stage
 _Body = Annotated[dict[str, JsonValue], Depends(bodies.json_from("jobs"))]
 router = APIRouter(prefix="/v0/jobs", tags=["jobs"])
 
-Limit = Annotated[int, Query(ge=1, le=1000)]
 LogName = Annotated[str, Query(pattern=r"^[a-z][a-z_.-]{0,60}\.log$")]
 
 BILLING_MODEL = "gpu_seconds"
@@ -90,15 +90,19 @@ _JOB: Work[JobRequest] = Work(
 
 
 def _view(caller: Caller, job_id: str) -> dict[str, Any]:
-    page_url = page_link(caller.settings, caller.base_url, caller.key, job_id)
-    answer = job_answer(caller.store, job_id, caller.launches)
+    return _shown(caller, job_answer(caller.store, job_id, caller.launches))
+
+
+def _shown(caller: Caller, answer: JobAnswer) -> dict[str, Any]:
+    page_url = page_link(caller.settings, caller.base_url, caller.key, answer.id)
     return answer.to_json() | {"project_id": caller.project, "page_url": page_url}
 
 
 @router.get("", summary="List jobs, newest first")
-def list_jobs(caller: JobsCaller, limit: Limit = 100) -> dict[str, Any]:
-    """Return the newest jobs of the key's project."""
-    return {"jobs": [_view(caller, job_id) for job_id in newest(caller.store, "job", limit)]}
+def list_jobs(caller: JobsCaller, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> dict[str, Any]:
+    """Return the newest jobs of the key's project, or the next page of them."""
+    page = job_answers(caller.store, caller.launches, limit, place_of(cursor))
+    return answer_of("jobs", page, [_shown(caller, answer) for answer in page.found])
 
 
 @router.get("/{job_id}", summary="Show a job")

@@ -14,9 +14,10 @@ from simyard.core.run_records import Event, IterationRecord, LineageRecord
 from simyard.requests.managed import TrainingRunRequest
 from simyard.service import bodies, submission
 from simyard.service.auth import Caller, TrainingCaller
+from simyard.service.cursors import DEFAULT_LIMIT, Cursor, Limit, answer_of, place_of
 from simyard.service.endpoints.files import DownloadLink, download_link
 from simyard.service.prefect_api import Launch
-from simyard.service.status import checkpoint, newest, run_answer
+from simyard.service.status import checkpoint, run_answer, run_answers
 from simyard.service.submission import Claim, IdempotencyKey, Work
 from simyard.store import keys
 from simyard.store.keys import RunKeys
@@ -29,7 +30,7 @@ from simyard.tasks.shared import inputs
 _Body = Annotated[dict[str, JsonValue], Depends(bodies.json_from("training"))]
 router = APIRouter(prefix="/v1/training-runs", tags=["training runs"])
 
-Limit = Annotated[int, Query(ge=1, le=10_000)]
+Newest = Annotated[int, Query(ge=1, le=10_000)]
 
 
 @router.post("", status_code=201, openapi_extra=bodies.described(TrainingRunRequest), summary="Begin a managed run")
@@ -76,9 +77,10 @@ def _view(caller: Caller, run_id: str) -> dict[str, Any]:
 
 
 @router.get("", summary="List managed runs, newest first")
-def list_runs(caller: TrainingCaller, limit: Limit = 30) -> dict[str, Any]:
-    """Return the newest managed runs of the key's project."""
-    return {"runs": [_view(caller, run_id) for run_id in newest(caller.store, "run", limit)]}
+def list_runs(caller: TrainingCaller, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> dict[str, Any]:
+    """Return the newest managed runs of the key's project, or the next page of them."""
+    page = run_answers(caller.store, caller.launches, limit, place_of(cursor))
+    return answer_of("runs", page, [answer.to_json() for answer in page.found])
 
 
 @router.get("/{run_id}", summary="Show a managed run")
@@ -115,21 +117,21 @@ def cancel(run_id: str, caller: TrainingCaller) -> dict[str, Any]:
 
 
 @router.get("/{run_id}/iterations", summary="List the iterations that have ended")
-def iterations(run_id: str, caller: TrainingCaller, limit: Limit = 200) -> dict[str, list[IterationRecord]]:
+def iterations(run_id: str, caller: TrainingCaller, limit: Newest = 200) -> dict[str, list[IterationRecord]]:
     """Return the newest records, oldest of them first."""
     load_run(caller.store, run_id)
     return {"iterations": record.iterations(caller.store, run_id)[-limit:]}
 
 
 @router.get("/{run_id}/checkpoints", summary="List checkpoints, newest first")
-def checkpoints(run_id: str, caller: TrainingCaller, limit: Limit = 200) -> dict[str, list[LineageRecord]]:
+def checkpoints(run_id: str, caller: TrainingCaller, limit: Newest = 200) -> dict[str, list[LineageRecord]]:
     """Return the lineage."""
     load_run(caller.store, run_id)
     return {"checkpoints": record.checkpoints(caller.store, run_id)[::-1][:limit]}
 
 
 @router.get("/{run_id}/events", summary="List what happened")
-def events(run_id: str, caller: TrainingCaller, limit: Limit = 500) -> dict[str, list[Event]]:
+def events(run_id: str, caller: TrainingCaller, limit: Newest = 500) -> dict[str, list[Event]]:
     """Return the newest events, oldest of them first."""
     store = caller.store
     load_run(store, run_id)

@@ -29,6 +29,7 @@ from simyard.tasks.metrics.events import Series
 from simyard.tasks.metrics.table import draw_curves
 from simyard.tasks.shared.documents import REPORTS
 from simyard.tasks.shared.heartbeat import PATIENCE
+from simyard.tasks.shared.listing import Page, newest, shown
 
 DesiredState = Literal["run", "pause", "cancel"]
 ENDED = ("succeeded", "failed", "canceled")
@@ -198,10 +199,10 @@ def run_status(store: Store, run_id: str) -> RunState:
     )
 
 
-def list_runs(store: Store, limit: int) -> list[RunState]:
-    """Return the status of each of the newest runs, newest first."""
+def list_runs(store: Store, limit: int, after: str | None = None) -> Page[RunState]:
+    """Return a page of the status of each run, newest first."""
     names = [name for name in store.list_dirs(keys.RUNS) if name.startswith("run-")]
-    return [run_status(store, name) for name in sorted(names, reverse=True)[:limit]]
+    return newest(names, lambda run_id: shown(run_status(store, run_id)), limit, after)
 
 
 # The report: what the run reached and cost, where time went, which checkpoint is best.

@@ -19,11 +19,13 @@ from simyard.core.errors import RequestError, unknown
 from simyard.core.records import ApiKey
 from simyard.store import keys
 from simyard.store.store import Store
+from simyard.tasks.shared.listing import Page, newest, shown
 
 SCOPES = {
     "jobs": "submit, watch and cancel jobs, and fetch what they left",
     "training": "the same for managed training runs",
     "assets": "upload inputs, and register and list assets",
+    "code": "have programs of its own run as the worker's user: task packages, local trainers, overrides with code",
     "admin": "all of it",
 }
 """Scopes of a key, each with the actions that it allows."""
@@ -41,6 +43,23 @@ def check_project(project: str) -> str:
             advice="Use a-z, 0-9 and '-', 63 at most, not '-' first.",
         )
     return project
+
+
+def default_scopes(store: Store, project: str, *, workers_contained: bool) -> tuple[str, ...]:
+    """Return the scopes of a new key for which none are named.
+
+    Code runs as the worker's user, who can read everything of the site: so `code` is among them only where no other
+    project has a key, or the workers are contained.
+
+    Args:
+        store: The site's.
+        project: Whose key.
+        workers_contained: Whether each project's code runs in containers or on machines of its own.
+    """
+    page = list_keys(store)
+    projects = {kept.project for kept in page.found if not kept.revoked_at} | {record.id for record in page.unreadable}
+    may_run_code = workers_contained or not projects - {project}
+    return ("jobs", "training", "assets", *(["code"] if may_run_code else []))
 
 
 def create(
@@ -75,7 +94,7 @@ def create(
     kept = ApiKey(
         key_id=key_id, sha256=_digest(key), project=project, scopes=tuple(dict.fromkeys(scopes)), name=name,
         created_at=_now(), max_active_jobs=max_active_jobs, requests_per_minute=requests_per_minute,
-        max_credits=max_credits,
+        max_credits=max_credits, schema_version=2,
     )  # fmt: skip
     store.put_new(keys.api_key(key_id), json.dumps(kept.to_json()).encode())
     return key, kept
@@ -98,10 +117,12 @@ def find_by_id(store: Store, key_id: str) -> ApiKey | None:
     return None if kept is None or kept.revoked_at else kept
 
 
-def list_keys(store: Store) -> list[ApiKey]:
+def list_keys(store: Store) -> Page[ApiKey]:
     """Return the record of every key, oldest first."""
-    found = (store.get_record(entry.key, ApiKey) for entry in store.list(keys.API_KEYS))
-    return sorted(found, key=lambda kept: (kept.created_at, kept.key_id))
+    names = [entry.key.rpartition("/")[2].removesuffix(".json") for entry in store.list(keys.API_KEYS)]
+    page = newest(names, lambda name: shown(store.get_record(keys.api_key(name), ApiKey)))
+    page.found.sort(key=lambda kept: (kept.created_at, kept.key_id))
+    return page
 
 
 def revoke(store: Store, key_id: str) -> ApiKey:

@@ -18,6 +18,7 @@ from typing import Any
 
 from simyard.core.errors import RequestError, unknown
 from simyard.core.files import lasting_scratch
+from simyard.core.foreign import require_plain
 from simyard.core.records import AssetRecord
 from simyard.core.specs import InputFile
 from simyard.runner.assets import archives
@@ -27,6 +28,7 @@ from simyard.store.keys import AssetKeys
 from simyard.store.store import KeyNotFound, OnBytes, Store, sha256_file
 from simyard.store.uploads import send
 from simyard.tasks.shared.limited import limited
+from simyard.tasks.shared.listing import Page, Unreadable, read_each, shown
 
 _MODELS = (".urdf", ".usd", ".usda", ".usdc", ".usdz", ".xml", ".mjcf", ".zip")
 ENDINGS = {
@@ -209,15 +211,50 @@ def asset_file(record: AssetRecord) -> InputFile:
     return InputFile(name=record.filename, key=key, sha256=record.sha256, size_bytes=record.size_bytes)
 
 
-def list_assets(store: Store, limit: int) -> list[AssetRecord]:
-    """Return the records of the assets that were uploaded last, newest first."""
-    found = [entry for entry in store.list(keys.ASSETS) if entry.key.endswith("/asset.json")]
-    times = sorted((entry.modified for entry in found), reverse=True)[:limit]
-    newest = [
-        (entry.modified, store.get_record(entry.key, AssetRecord)) for entry in found if entry.modified >= times[-1]
-    ]
-    newest.sort(key=lambda pair: (pair[0], pair[1].created_at), reverse=True)  # a bucket's clock counts in seconds
-    return [record for _, record in newest[:limit]]
+def list_assets(store: Store, limit: int, after: str | None = None) -> Page[AssetRecord]:
+    """Return a page of the records of assets, the newest upload first.
+
+    Args:
+        store: Their store.
+        limit: The most that the page may have.
+        after: What the page before said that the next one begins at.
+    """
+    begin = _place(after) if after is not None else None
+    listed = [(entry.modified.isoformat(), entry.key) for entry in store.list(keys.ASSETS)]
+    times = {keys.asset_id_of(key.split("/")[1]): modified for modified, key in listed if key.endswith("/asset.json")}
+    left = sorted((at for at in times.values() if begin is None or at <= begin[0]), reverse=True)
+    if not left:
+        return Page()
+    # A bucket's clock counts in seconds: those of one second are in the order in which they were first uploaded, which
+    # their records alone say. So all of the last second are read, and of the first one those that were shown too.
+    last = left[min(limit + (left.count(begin[0]) if begin else 0), len(left)) - 1]
+    names = [asset_id for asset_id, at in times.items() if last <= at <= left[0]]
+    rows: list[tuple[tuple[str, str, str], AssetRecord | Unreadable]] = []
+    for asset_id, found in zip(
+        names, read_each(names, lambda asset_id: shown(find_asset(store, asset_id))), strict=True
+    ):
+        place = times[asset_id], found.created_at if isinstance(found, AssetRecord) else "", asset_id
+        if found is not None and (begin is None or place < begin):
+            rows.append((place, found))
+    rows.sort(key=lambda row: row[0], reverse=True)
+    page: Page[AssetRecord] = Page()
+    for _, found in rows[:limit]:
+        page.add(found)
+    if rows and (len(rows) > limit or left[-1] < last):
+        page.more = " ".join(rows[:limit][-1][0])
+    return page
+
+
+def _place(text: str) -> tuple[str, str, str]:
+    """Return the place of an asset in the list: the time of its upload, that of its first one, and its id.
+
+    Raises:
+        RequestError: The text names none.
+    """
+    modified, created_at, asset_id = [*text.split(" "), "", ""][:3]
+    if not asset_id:
+        raise RequestError(f"{text!r} is no place in a list.", code="bad_cursor", advice="Begin without one.")
+    return modified, created_at, asset_id
 
 
 def check_file(path: Path, kind: str) -> None:
@@ -279,10 +316,11 @@ def _check_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
             f"The metadata is of type {type(metadata).__name__}, not an object.", code="bad_metadata", advice=advice
         )
     try:
-        text = json.dumps(dict(metadata), allow_nan=False, ensure_ascii=False)
-    except (ValueError, TypeError, RecursionError) as error:
+        require_plain(dict(metadata))
+    except ValueError as error:
         raise RequestError(f"The metadata cannot be JSON: {error}.", code="bad_metadata", advice=advice) from error
-    size = len(text.encode(errors="surrogatepass"))
+    text = json.dumps(dict(metadata), ensure_ascii=False)
+    size = len(text.encode())
     if size > MAX_METADATA_BYTES:
         raise RequestError(f"The metadata has {size:,} bytes.", code="bad_metadata", advice=advice)
     return dict(json.loads(text))

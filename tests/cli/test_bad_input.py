@@ -61,8 +61,14 @@ def row(name, path, value, *said):
         pytest.param(b'{"name": "\xff\xfe"}', ["is not valid JSON", "utf-8"], id="not UTF-8"),
         pytest.param(b"\xef\xbb\xbf{}", ["is not valid JSON", "BOM"], id="byte order mark"),
         pytest.param(b"\x00" * 100, ["is not valid JSON"], id="zeros"),
-        pytest.param(b"[" * 400_000, ["is not valid JSON", "recursion"], id="nested deep"),
-        pytest.param(b'{"a":' * 150_000, ["is not valid JSON", "recursion"], id="objects nested deep"),
+        pytest.param(b"[" * 400_000, ["is not valid JSON", "nested more than 20 deep"], id="nested deep"),
+        pytest.param(b'{"a":' * 150_000, ["is not valid JSON", "nested more than 20 deep"], id="objects nested deep"),
+        pytest.param(b'{"a":' * 21 + b"1" + b"}" * 21, ["nested more than 20 deep"], id="nested deeper than allowed"),
+        pytest.param(b'{"retries": [1e999]}', ["inf is no number"], id="a number too large"),
+        pytest.param(
+            b'{"description": ["a \\udc80 b"]}', ["'a \\udc80 b' has half of a surrogate pair"], id="half a pair"
+        ),
+        pytest.param(b'{"\\ud800": 1}', ["'\\ud800' has half of a surrogate pair"], id="half a pair as a key"),
         pytest.param(b" " * 1_000_001, ["is too large", "1,000,000 bytes"], id="huge"),
     ],
 )
@@ -92,7 +98,7 @@ COUNTS = [
     ("true", True, "valid integer, not True"),
     ("a list", [64], "valid integer, not [64]"),
     ("negative", -1, "greater than or equal to"),
-    ("infinite", float("inf"), "valid integer"),
+    ("infinite", float("inf"), "inf"),
 ]
 
 

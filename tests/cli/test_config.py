@@ -8,7 +8,7 @@ from helpers import train_request
 from pydantic.alias_generators import to_snake
 
 from simyard.core.errors import RequestError
-from simyard.requests.config import parse_config, read_config
+from simyard.requests.config import check_config, parse_config, read_config
 from simyard.requests.jobs import TrainRequest
 
 CAMEL = {
@@ -109,3 +109,20 @@ def test_one_repeated_key_of_many_is_found_in_one_pass():
     with pytest.raises(RequestError, match="key '59999' stands twice"):
         parse_config(("{" + ", ".join([*keys, keys[-1]]) + "}").encode(), "The body")
     assert time.process_time() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({f"k{number}": 1 for number in range(70_000)}, ["k19: Unknown key 'k19'", "and 69,980 more problems"]),
+        ({"k" * 900_000: 1}, [f"Unknown key '{'k' * 99}…. Allowed: "]),
+        ({"trainingConfig": {"task": "T", "rlLibrary": "k" * 900_000}}, ["Unknown rlLibrary 'kkk", "'rsl_rl'"]),
+    ],
+    ids=["many", "a long key", "a long name"],
+)
+def test_the_first_problems_of_a_large_config_are_explained(config, said):
+    with pytest.raises(RequestError) as caught:
+        check_config({"trainingConfig": {"task": "T"}, **config}, TrainRequest)
+    message = str(caught.value)
+    assert all(part in message for part in said), message[:2000]
+    assert len(message) < 6_000

@@ -368,9 +368,9 @@ def test_encodings_that_are_read(encoding, tmp_path):
 
 
 GLTF = {
-    "deep": ('{"buffers": ' + "[" * 200 + "]" * 200 + "}", "it has more than 100 values in each other"),
-    "deeper": ("[" * 100_000, "it has more than 100 values in each other"),
-    "half a character": (r'{"images": [{"uri": "\ud800.png"}]}', r"it has '\\ud800', half of a character"),
+    "deep": ('{"buffers": ' + "[" * 200 + "]" * 200 + "}", "it is nested more than 100 deep"),
+    "deeper": ("[" * 100_000, "it is nested more than 100 deep"),
+    "half a character": (r'{"images": [{"uri": "\ud800.png"}]}', "half of a surrogate pair"),
     "other text": ('{"images": []}'.encode("utf-16"), "can't decode"),
 }
 

@@ -61,6 +61,8 @@ class Played:
     """`METHOD path-pattern` and what happens; each happens once, in order."""
     jobs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """What each look at a job shows; the last stays."""
+    largest_page: int = 1000
+    """Of the list of jobs."""
     runs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
@@ -183,7 +185,11 @@ class _Handler(BaseHTTPRequestHandler):
                     job_id = played.by_key.setdefault(request.headers["idempotency-key"], f"job-{len(played.by_key)}")
                 return self._json({"job_id": job_id, "status": "queued", "estimated_usd": 0.0}, 201)
             case ["GET", "v0", "jobs"]:
-                return self._json({"jobs": [_now(states) for states in played.jobs.values()]})
+                begin = int(request.query.get("cursor", 0))
+                rest = list(played.jobs.values())[begin:]
+                page = rest[: min(int(request.query["limit"]), played.largest_page)]
+                following = str(begin + len(page)) if len(page) < len(rest) else None
+                return self._json({"jobs": [_now(states) for states in page], "next_cursor": following})
             case ["GET", "v0", "jobs", job_id, "logs"]:
                 return self._log(request)
             case ["GET", "v0", "jobs", job_id] if job_id in played.jobs:

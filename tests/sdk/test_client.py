@@ -92,7 +92,7 @@ ASSETS = {"num_envs": 2, "steps": 3}
         ("create_training_run", (), {key: RUN[key] for key in list(RUN)[:4]}, f"POST {RUNS}", {}, RUN),
         ("create_training_run", (), {**RUN, "checkpoint_init_asset_id": "asset-1"}, f"POST {RUNS}", {},
          {**RUN, "checkpoint_init_asset_id": "asset-1"}),
-        ("list_training_runs", (), {}, f"GET {RUNS}", {"limit": "30"}, None),
+        ("list_training_runs", (), {}, f"GET {RUNS}", {"limit": "100"}, None),
         ("get_training_run", ("run-1",), {}, f"GET {RUNS}/run-1", {}, None),
         ("wait_training_run", ("run-1",), {}, f"GET {RUNS}/run-1", {}, None),
         ("pause_training_run", ("run-1",), {}, f"POST {RUNS}/run-1/pause", {}, None),
@@ -122,6 +122,23 @@ def test_every_method_sends_its_request(service, client, method, arguments, opti
 
 
 @both
+@pytest.mark.parametrize(
+    ("limit", "queries"),
+    [
+        (100, [{"limit": "100"}, {"limit": "97", "cursor": "3"}, {"limit": "94", "cursor": "6"}]),
+        (5, [{"limit": "5"}, {"limit": "2", "cursor": "3"}]),
+        (3, [{"limit": "3"}]),
+        (5000, [{"limit": "1000"}, {"limit": "1000", "cursor": "3"}, {"limit": "1000", "cursor": "6"}]),
+    ],
+)
+def test_a_list_is_read_page_by_page(service, client, limit, queries):
+    service.largest_page = 3
+    for number in range(7):
+        service.job({}, job_id=f"job-{number}")
+    assert [job["job_id"] for job in client.list_jobs(limit=limit)] == [f"job-{n}" for n in range(min(7, limit))]
+    assert [request.query for request in service.sent("GET /v0/jobs")] == queries
+
+
 def test_what_comes_back_is_read(service, client):
     service.job({"status": "running"})
     service.checkpoints = [{"checkpoint_id": "ckpt-2"}, {"checkpoint_id": "ckpt-1"}]

@@ -4,18 +4,23 @@ import json
 import resource
 import socket
 import time
+import urllib.request
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import records
 from helpers import HANG_S, Server, make_bucket
 from serving import Answer, Service
 
+from simyard.core import records as records_of
 from simyard.core.errors import RequestError
 from simyard.requests.settings import MachineSettings
 from simyard.service.settings import DEFAULT_PROJECT
@@ -115,6 +120,42 @@ def test_a_key_is_good_for_its_scopes(
     assert Api(service, "scopes", scope)(method, path, body).status == status
 
 
+PACKAGE = {"task_class_or_name": "Lift", "task_module": "lift", "task_package_asset_id": f"asset-{'0' * 64}"}
+IN_A_CONTAINER = {**RUN, "trainer_spec": {"image_uri": "trainers/ppo:1"}}
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({**TRAINING, "customEnvironmentS3Uri": "s3://robots/lift.zip"}, "custom_environment_s3_uri"),
+        ({**TRAINING, "customEnvironmentPath": "lift.zip"}, "custom_environment_path"),
+        ({**TRAINING, "customEnvironmentCallback": "os:abort"}, "custom_environment_callback"),
+        ({**TRAINING, "overrides": ["agent.save_interval=2", "agent.algorithm.class_name=os:system"]}, "overrides"),
+        ({**TRAINING, "overrides": ["agent.agent.learning_rate_scheduler=exec('1')"]}, "overrides"),
+        ({**TRAINING, "overrides": ["agent.algorithm={class_name: os.system}"]}, "overrides"),
+        ({**ROLLOUT, "isaac_lab": PACKAGE}, "isaac_lab.task_module"),
+        ({**ROLLOUT, "isaac_lab": {"task_class_or_name": "T", "task_module": "timeit"}}, "isaac_lab.task_module"),
+        (RUN, "trainer_spec.image_uri"),
+        ({**IN_A_CONTAINER, "rollout_template": {**RUN["rollout_template"], "isaac_lab": PACKAGE}},  # type: ignore[dict-item]
+         "rollout_template.isaac_lab.task_module"),
+        ({**TRAINING, "overrides": ["agent.save_interval=2", "env.sim.dt=0.01", "physics=newton_mjwarp"]}, None),
+        (ROLLOUT, None),
+        (IN_A_CONTAINER, None),
+    ],
+)  # fmt: skip
+def test_code_of_its_sender_needs_a_scope(service: Service, body: dict[str, Any], field: str | None) -> None:
+    path = "/v1/training-runs" if "loop_policy" in body else "/v0/jobs"
+    without = Api(service, "code", "jobs", "training")
+    answer = without("POST", path, body)
+    if field is None:
+        assert answer.status == 201, answer.body
+        return
+    assert (answer.status, answer.json["code"]) == (403, "missing_scope"), answer.body
+    assert answer.json["detail"].startswith(f"{field} ")
+    assert "--scope code" in answer.json["detail"]
+    assert Api(service, "code", "jobs", "training", "code")("POST", path, body).status != 403
+
+
 def test_a_revoked_key_is_good_for_nothing_within_seconds(service: Service, api: Api) -> None:
     assert api("GET", "/v0/jobs").status == 200
     job = api.submit().json
@@ -174,9 +215,9 @@ def test_a_project_sees_nothing_of_another(service: Service, api: Api) -> None:
     ]:
         assert api(method, path).status in (200, 404, 409), path
         assert other(method, path).status == 404, path
-    assert other("GET", "/v0/jobs").json == {"jobs": []}
-    assert other("GET", "/v0/assets").json == {"assets": []}
-    assert other("GET", "/v1/training-runs").json == {"runs": []}
+    assert other("GET", "/v0/jobs").json["jobs"] == []
+    assert other("GET", "/v0/assets").json["assets"] == []
+    assert other("GET", "/v1/training-runs").json["runs"] == []
     named = other.submit({**ROLLOUT, "robot": {"urdf_asset_id": asset}})
     assert (named.status, named.json["code"]) == (404, "unknown_asset")
 
@@ -221,7 +262,7 @@ def test_many_at_once_with_one_key_are_one_job(api: Api, deployments: Server) ->
 def test_a_bad_idempotency_key_is_refused(api: Api, key: str) -> None:
     answer = api.submit(None, key)
     assert (answer.status, answer.json["code"]) == (400, "bad_idempotency_key")
-    assert api("GET", "/v0/jobs").json == {"jobs": []}
+    assert api("GET", "/v0/jobs").json["jobs"] == []
 
 
 def test_two_copies_of_the_service_are_one(service: Service, api: Api) -> None:
@@ -243,6 +284,49 @@ def test_a_job_is_canceled_before_it_begins(api: Api, deployments: Server) -> No
     assert json.loads(api.store.get_bytes(keys.JobKeys(job_id).result))["status"] == "canceled"
 
 
+def test_many_jobs_are_listed_page_by_page_with_few_questions(api: Api, deployments: Server) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from simyard.service.prefect_api import PAGE, Launches
+    from simyard.service.status import job_answers
+
+    # One that Prefect knows and has canceled, many that it does not know, and one that cannot be read.
+    first = api.submit().json["job_id"]
+    spec = api.store.get_json(keys.JobKeys(first).job)
+    ids = [first, *(keys.new_job_id() for _ in range(2 * PAGE + 20))]
+    for job_id in ids[1:]:
+        api.store.put_json(keys.JobKeys(job_id).job, spec | {"job_id": job_id})
+    bad = ids.pop()
+    api.store.put_bytes(keys.JobKeys(bad).job, b"{")
+    (run,) = deployments.flow_runs(first)
+    deployments.ask(f"/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLED"}, "force": True})
+
+    # The service.
+    pages, query = [], "limit=200"
+    while query:
+        pages.append(api("GET", f"/v0/jobs?{query}").json)
+        cursor = pages[-1]["next_cursor"]
+        query = f"limit=200&cursor={cursor}" if cursor else ""
+    assert [len(page["jobs"]) + len(page["unreadable"]) for page in pages] == [200, 200, 21]
+    found = {job["job_id"]: job["status"] for page in pages for job in page["jobs"]}
+    assert list(found) == sorted(ids, reverse=True)
+    assert found == dict.fromkeys(ids, "queued") | {first: "canceled"}
+    assert [record["id"] for page in pages for record in page["unreadable"]] == [bad]
+    for cursor in ("nonsense!", "é", "_w=="):
+        answer = api("GET", f"/v0/jobs?cursor={quote(cursor)}")
+        assert (answer.status, answer.json["code"]) == (400, "bad_cursor"), answer.body
+
+    # And its questions.
+    asked = []
+    with temporary_settings({PREFECT_API_URL: deployments.url}):
+        launches = Launches()
+        launches._client._client.event_hooks["request"].append(lambda request: asked.append(request.url.path))
+        page = job_answers(api.store, launches, 1000, None)
+        launches.close()
+    assert len(page.found) == len(ids)
+    assert len([path for path in asked if path.endswith("/flow_runs/filter")]) == 3, asked
+
+
 # What is refused
 
 
@@ -250,7 +334,7 @@ def test_several_machines_need_a_pool(api: Api) -> None:
     answer = api.submit({**TRAINING, "computeConfig": {"numNodes": 2, "gpusPerNode": 1}})
     assert (answer.status, answer.json["code"]) == (400, "no_pool"), answer.body
     assert "computeConfig.numNodes is 2, and no pool was named" in answer.json["detail"]
-    assert api("GET", "/v0/jobs").json == {"jobs": []}
+    assert api("GET", "/v0/jobs").json["jobs"] == []
 
 
 def test_every_wrong_field_is_named_at_once(api: Api) -> None:
@@ -262,7 +346,7 @@ def test_every_wrong_field_is_named_at_once(api: Api) -> None:
         "trainingConfig.task", "trainingConfig.numEnvs", "trainingConfig.seed", "computeConfig.gpus", "retries",
     }  # fmt: skip
     assert "gpusPerNode" in problems["computeConfig.gpus"], "the nearest match is named"
-    assert api("GET", "/v0/jobs").json == {"jobs": []}
+    assert api("GET", "/v0/jobs").json["jobs"] == []
 
 
 @pytest.mark.parametrize(
@@ -274,7 +358,10 @@ def test_every_wrong_field_is_named_at_once(api: Api) -> None:
         (b'{"execution": {"steps": NaN}}', 400),
         (b'{"execution": {"steps": 1}, "execution": {"steps": 2}}', 400),
         (b'{"control": ' + b'{"a":' * 5000 + b"1" + b"}" * 5001, 400),
-        (b'{"control": ' + b'{"a":' * 30 + b"1" + b"}" * 30 + b', "execution": {"steps": 1}}', 422),
+        (b'{"control": ' + b'{"a":' * 30 + b"1" + b"}" * 30 + b', "execution": {"steps": 1}}', 400),
+        (b'{"execution": {"steps": 1e999}}', 400),
+        (b'{"name": "a \\ud800 b", "execution": {"steps": 1}}', 400),
+        (b'{"execution": {"steps": 1}, "control": {"\\udfff": 1}}', 400),
         (b'{"name": "' + b"x" * 1_000_000 + b'"}', 413),
         (b'\xff\xfe{"name": 1}', 400),
         (b"{}", 422),
@@ -283,14 +370,15 @@ def test_every_wrong_field_is_named_at_once(api: Api) -> None:
         (b'{"execution": {"steps": 1}, "notify_url": 7}', 422),
         (b'{"execution": {"steps": 1}, "control": {"a": [{"__prefect_kind": "jinja", "template": "{{ 1 }}"}]}}', 400),
     ],
-    ids=["empty", "list", "null", "nan", "twice", "deep", "deep but JSON", "large", "utf-16", "no field",
+    ids=["empty", "list", "null", "nan", "twice", "deep", "deep but JSON", "infinite", "surrogate",
+         "surrogate as a key", "large", "utf-16", "no field",
          "list section", "library", "notify", "placeholder"],
 )  # fmt: skip
 def test_hostile_bodies_are_refused(api: Api, body: bytes, status: int) -> None:
     answer = api("POST", "/v0/jobs", body)
     assert answer.status == status, answer.body
     assert b"Traceback" not in answer.body
-    assert api("GET", "/v0/jobs").json == {"jobs": []}
+    assert api("GET", "/v0/jobs").json["jobs"] == []
 
 
 @pytest.mark.parametrize(
@@ -332,7 +420,7 @@ def test_inputs_come_from_nowhere_but_where_they_may(api: Api, uri: str, code: s
     for body in (robot, packaged, resumed):
         answer = api.submit(body)
         assert (answer.status, answer.json["code"]) == (400, code), answer.body
-    assert api("GET", "/v0/jobs").json == {"jobs": []}
+    assert api("GET", "/v0/jobs").json["jobs"] == []
 
 
 def test_a_project_may_not_name_the_files_of_another(service: Service, api: Api) -> None:
@@ -360,6 +448,63 @@ def test_a_key_has_so_many_jobs_at_once(service: Service) -> None:
     assert int(third.headers["retry-after"]) > 0
     api("POST", f"/v0/jobs/{first['job_id']}/cancel")
     assert api.submit().status == 201
+
+
+def test_of_many_at_once_so_many_are_taken_as_the_key_has_places(make_site: Callable[..., Service]) -> None:
+    """Over two copies of the service, jobs and managed runs; those that are refused leave nothing."""
+    site = make_site()
+    copies = [site.start(), site.start()]
+    api = Api(site, "places", max_active_jobs=3)
+    asked = [("/v0/jobs", TRAINING), ("/v1/training-runs", RUN)]
+
+    def submit(number: int) -> Answer:
+        path, body = asked[number % 2]
+        return api("POST", path, {**body, "name": f"number {number}"}, url=copies[number // 2 % 2])
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(submit, range(20)))
+    assert Counter(answer.status for answer in answers) == {201: 3, 429: 17}, [answer.body for answer in answers]
+    assert {answer.json.get("code") for answer in answers if answer.status == 429} == {"too_many_jobs"}
+    jobs, runs = api("GET", "/v0/jobs").json["jobs"], api("GET", "/v1/training-runs").json["runs"]
+    assert len(jobs) + len(runs) == 3
+
+    # A place is free as soon as its job has ended, for one of many again.
+    ended = [f"/v0/jobs/{job['job_id']}" for job in jobs] + [f"/v1/training-runs/{run['run_id']}" for run in runs]
+    assert api("POST", f"{ended[0]}/cancel").json["status"] == "canceled"
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(submit, range(20, 28)))
+    assert Counter(answer.status for answer in answers) == {201: 1, 429: 7}, [answer.body for answer in answers]
+    assert len(site.store.list(keys.PLACES)) == 3, "what was in a place before is cleared up"
+
+
+@pytest.mark.parametrize(("age_s", "status"), [(480, 429), (720, 201)])
+def test_a_place_whose_request_died_is_kept_for_a_while(service: Service, age_s: float, status: int) -> None:
+    api = Api(service, "died", max_active_jobs=1)
+    at = (datetime.now(UTC) - timedelta(seconds=age_s)).isoformat()
+    place = records_of.Place(id=keys.new_job_id(), taken_at=at)
+    service.store.put_record(keys.place(api.key.split("_")[2], 1, 4), place)
+    answer = api.submit()
+    assert answer.status == status, answer.body
+    assert answer.json.get("code") == ("too_many_jobs" if status == 429 else None)
+
+
+def test_a_job_that_was_staged_and_never_begun_takes_its_place_later(service: Service, deployments: Server) -> None:
+    """Its request is sent again when another job has the key's only place."""
+    api = Api(service, f"p{uuid.uuid4().hex[:8]}", max_active_jobs=1)
+    first = api.submit(None, "first").json["job_id"]
+    (flow_run,) = deployments.flow_runs(first)
+    request = urllib.request.Request(f"{deployments.url}/flow_runs/{flow_run['id']}", method="DELETE")
+    urllib.request.urlopen(request, timeout=60).close()
+    key_id = api.key.split("_")[2]
+    long_ago = (datetime.now(UTC) - timedelta(days=1)).isoformat()
+    service.store.put_record(keys.place(key_id, 1, 1), records_of.Place(id=first, taken_at=long_ago))
+    second = api.submit(None, "second")
+    assert second.status == 201, second.body
+    assert api.submit(None, "first").json["code"] == "too_many_jobs"
+    api("POST", f"/v0/jobs/{second.json['job_id']}/cancel")
+    again = api.submit(None, "first")
+    assert (again.status, again.json["job_id"]) == (200, first), again.body
+    assert len(deployments.flow_runs(first)) == 1
 
 
 def test_a_key_sends_so_many_requests_a_minute(service: Service) -> None:

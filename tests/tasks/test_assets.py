@@ -28,6 +28,13 @@ def assets_store(request, tmp_path):
     return Store.open(f"s3://{bucket}/lab", options=own)
 
 
+def nested(depth):
+    value = "at last"
+    for _ in range(depth):
+        value = {"in": value}
+    return value
+
+
 def write(folder, name, data=b"content"):
     folder.mkdir(exist_ok=True)
     (folder / name).write_bytes(data)
@@ -75,7 +82,7 @@ def test_the_same_bytes_are_one_asset_and_the_newest_upload_says_what_it_is(asse
     third = inputs.upload(assets_store, write(tmp_path, "scene.USD"), "scene", {}, told.append)
     assert told == []
     assert third == replace(first, metadata={}, kind="scene", filename="scene.USD")
-    assert inputs.list_assets(assets_store, 10) == [third]
+    assert inputs.list_assets(assets_store, 10).found == [third]
     for record in (first, third):
         assert assets_store.get_bytes(inputs.asset_file(record).key) == b"content"
 
@@ -92,10 +99,27 @@ def test_an_asset_whose_file_is_gone_is_uploaded_anew(assets_store, tmp_path):
 
 def test_assets_are_listed_newest_upload_first(assets_store, tmp_path):
     records = [inputs.upload(assets_store, write(tmp_path, f"{n}.pt", bytes([n])), "checkpoint", {}) for n in range(4)]
-    assert inputs.list_assets(assets_store, 10) == records[::-1]
-    assert inputs.list_assets(assets_store, 2) == [records[3], records[2]]
+    assert inputs.list_assets(assets_store, 10).found == records[::-1]
+    assert inputs.list_assets(assets_store, 2).found == [records[3], records[2]]
     assets_store.put_bytes(keys.asset("f" * 64, "input-of-a-job.pt"), b"no asset")
-    assert len(inputs.list_assets(assets_store, 10)) == 4
+    assert len(inputs.list_assets(assets_store, 10).found) == 4
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 6])
+def test_assets_are_listed_page_by_page(assets_store, tmp_path, size):
+    """One of them was kept by an earlier version, which took anything for metadata."""
+    records = [inputs.upload(assets_store, write(tmp_path, f"{n}.pt", bytes([n])), "checkpoint", {}) for n in range(5)]
+    bad = keys.AssetKeys(records[2].sha256).record
+    assets_store.put_bytes(bad, json.dumps(records[2].to_json() | {"metadata": {"a": "\ud800"}}).encode())
+    found, unreadable, pages, after = [], [], 0, None
+    while pages == 0 or after is not None:
+        page = inputs.list_assets(assets_store, size, after)
+        assert len(page.found) + len(page.unreadable) <= size
+        found, unreadable, after, pages = found + page.found, unreadable + page.unreadable, page.more, pages + 1
+    assert found == [records[n] for n in (4, 3, 1, 0)]
+    assert [record.id for record in unreadable] == [records[2].asset_id]
+    assert "half of a surrogate pair" in unreadable[0].error
+    assert pages == -(-5 // size)
 
 
 def test_an_unknown_asset_is_refused(assets_store):
@@ -142,8 +166,12 @@ def test_an_archive_is_looked_into(tmp_path, store, kind):
         pytest.param(None, "of type NoneType", id="null"),
         pytest.param({"a": float("nan")}, "cannot be JSON", id="NaN"),
         pytest.param({"a": [float("-inf")]}, "cannot be JSON", id="infinity inside"),
-        pytest.param({"a": {1, 2}}, "set is not JSON serializable", id="a set"),
+        pytest.param({"a": {1, 2}}, "set is no type that JSON knows", id="a set"),
         pytest.param({(1, 2): 3}, "cannot be JSON", id="a key that is none"),
+        pytest.param({"a": "\ud800"}, "half of a surrogate pair", id="half a pair"),
+        pytest.param({"\ud800": 1}, "half of a surrogate pair", id="half a pair as a key"),
+        pytest.param(nested(21), "nested more than 20 deep", id="nested deep"),
+        pytest.param(nested(900), "nested more than 20 deep", id="nested very deep"),
         pytest.param({"a": "x" * 65_536}, "has 65,545 bytes", id="too long"),
         pytest.param({"a": "é" * 32_768}, "has 65,545 bytes", id="too long in UTF-8"),
     ],
@@ -156,7 +184,7 @@ def test_bad_metadata_is_refused(tmp_path, store, metadata, problem):
 
 
 def test_metadata_of_the_largest_size_and_any_text_comes_back(tmp_path, store):
-    metadata = {"odd": "\ud800 \x00 ünïcødé", "long": "x" * 65_000}
+    metadata = {"odd": "\x00 ünïcødé", "deep": nested(18), "long": "x" * 65_000}
     assert len(json.dumps(metadata)) < inputs.MAX_METADATA_BYTES
     record = inputs.upload(Store.open(str(store)), write(tmp_path, "a.pt"), "checkpoint", metadata)
     assert inputs.find_asset(Store.open(str(store)), record.asset_id).metadata == metadata

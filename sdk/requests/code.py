@@ -1,0 +1,44 @@
+"""Code that a request has run on the worker, as the worker's user: the service asks for a key with the scope `code`.
+
+That is a task package and a module or callback of one, a trainer that is a child process, and an override whose value
+the simulator or a library may evaluate or import. A trainer in a container is none: it runs in there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from pydantic import BaseModel
+
+from simyard.requests.jobs import CODE
+from simyard.requests.managed import LOCAL, TrainerSpec
+
+# Isaac Lab and rsl_rl import names, skrl evaluates texts. Whatever the key is; paths and numbers are none of these.
+_MAY_BE_CODE = re.compile(
+    r"""\(                                  # a call
+    | \blambda\b | \$\{                     # a function; an interpolation
+    | : [\s"'\\]* [^\W\d]                   # `module:name`, and any text in an object
+    | (?:^|[\s"'\[{,]) [^\W\d]\w* (?:\s*\.\s*[^\W\d]\w*)+ (?=$|[\s"'\]},])  # `package.name`
+    """,
+    re.VERBOSE,
+)
+
+
+def named_code(model: BaseModel, where: str = "") -> Iterator[tuple[str, str]]:
+    """Yield everything in a request that names code of its sender: the field, and what it says.
+
+    Args:
+        model: The request, or a part of it.
+        where: The part's field.
+    """
+    if isinstance(model, TrainerSpec) and model.image_uri == LOCAL:
+        yield f"{where}.image_uri".lstrip("."), model.image_uri
+    for name, field in type(model).model_fields.items():
+        value, at = getattr(model, name), f"{where}.{name}".lstrip(".")
+        if isinstance(value, BaseModel):
+            yield from named_code(value, at)
+        elif isinstance(value, str) and CODE in field.metadata:
+            yield at, value
+        elif name == "overrides":
+            yield from ((at, text) for text in value if _MAY_BE_CODE.search(text.partition("=")[2]))

@@ -1,0 +1,160 @@
+"""The jobs that an API key may have at once, and the money that they may cost.
+
+Copies of the service keep nothing and agree through the store: a key that may have four jobs at once has four places,
+and a job takes one before it is staged, by a write that only one can win. A place whose job has ended is taken by the
+next one that looks for a place, so nobody has to give one back.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from prefect.client.schemas.objects import FlowRun
+
+from simyard.core.errors import RequestError
+from simyard.core.records import Place
+from simyard.service.prefect_api import Launches, id_of
+from simyard.service.recovery import MOST_RUNS
+from simyard.service.settings import Settings
+from simyard.store import keys
+from simyard.store.keys import JobKeys, RunKeys
+from simyard.store.store import KeyNotFound, Store
+from simyard.tasks.managed.record import run_status
+from simyard.tasks.shared import usage
+from simyard.tasks.shared.history import load_spec
+
+if TYPE_CHECKING:
+    from simyard.service.auth import Caller
+
+LEASE_S = 600.0
+"""Seconds that a place is kept for work without a flow run: its inputs are on their way into the store, or whoever
+took the place has died."""
+
+
+class Limits:
+    """The limits of keys. What has ended, and its cost, is remembered, because it does not change."""
+
+    def __init__(self, settings: Settings, launches: Launches) -> None:
+        self._usd_per_gpu_hour = settings.machine.usd_per_gpu_hour
+        self._launches = launches
+        self._site = settings.open()
+        self._ended: dict[str, float] = {}
+        self._over: set[str] = set()
+        self._places: dict[str, Place] = {}
+
+    def admit(self, caller: Caller) -> None:
+        """Raise `RequestError` where the key may not start another job now; nothing is taken yet."""
+        key = caller.key
+        if key.max_active_jobs is not None:
+            self._free_place(caller, key.max_active_jobs, self._taken(key.key_id))
+        if key.max_credits is not None and (spent := self.spent(caller)) >= key.max_credits:
+            raise RequestError(
+                f"The jobs of this API key have cost {spent:.2f} USD of GPU time; it may spend {key.max_credits:.2f}.",
+                code="over_budget",
+                advice="Ask the owner for a key with a larger budget: simyard keys create --max-credits USD.",
+            )
+
+    # The jobs at once
+
+    def reserve(self, caller: Caller, own_id: str) -> None:
+        """Take a place for a job or managed run that is about to be staged; one that has a place, or runs, needs none.
+
+        Of many that ask in the same moment, in whichever copies of the service, no more get one than there are.
+
+        Raises:
+            RequestError: All places are taken.
+        """
+        most, key_id = caller.key.max_active_jobs, caller.key.key_id
+        if most is None:
+            return
+        taken = self._taken(key_id)
+        if own_id not in (place.id for _, place in taken.values()) and self._launches.find(own_id) is not None:
+            return
+        while own_id not in (place.id for _, place in taken.values()):
+            number, generation = self._free_place(caller, most, taken)
+            place = Place(id=own_id, taken_at=datetime.now(UTC).isoformat())
+            key = keys.place(key_id, number, generation)
+            is_written = self._site.put_new(key, json.dumps(place.to_json()).encode())
+            # The newest in a place has it. Where this one was slow, another has come and gone meanwhile, and the key
+            # was free again: so what counts is seen after the write, in the next round.
+            taken = self._taken(key_id)
+            if is_written and taken[number][0] == generation:
+                for entry in self._site.list(key.rpartition("/")[0]):
+                    if entry.key < key:
+                        self._site.delete(entry.key)
+
+    def _taken(self, key_id: str) -> dict[int, tuple[int, Place]]:
+        """Return what is in each place that was ever taken, by its number, and how many were there before."""
+        while True:
+            newest: dict[int, int] = {}
+            for entry in self._site.list(keys.places(key_id)):
+                number, generation = map(int, entry.key.removesuffix(".json").split("/")[-2:])
+                newest[number] = max(generation, newest.get(number, 0))
+            with suppress(KeyNotFound):  # the next one has it, and has cleared up behind it, since they were listed
+                return {
+                    number: (generation, self._place(keys.place(key_id, number, generation)))
+                    for number, generation in newest.items()
+                }
+
+    def _place(self, key: str) -> Place:
+        """Return what is under a key; it is written once, and so read once."""
+        if key not in self._places:
+            self._places[key] = self._site.get_record(key, Place)
+        return self._places[key]
+
+    def _free_place(self, caller: Caller, most: int, taken: dict[int, tuple[int, Place]]) -> tuple[int, int]:
+        """Return the number of a place that is free, and how many were there before the next one.
+
+        Raises:
+            RequestError: None is.
+        """
+        for number in range(1, most + 1):
+            if number not in taken:
+                return number, 0
+        runs = self._launches.find_all([place.id for _, place in taken.values() if place.id not in self._over])
+        for number, (generation, place) in sorted(taken.items()):
+            if place.id in self._over or _is_over(place, runs[place.id], caller.store):
+                self._over.add(place.id)
+                return number, generation + 1
+        raise RequestError(
+            f"{len(taken)} jobs of this API key wait or run; it may have {most}.",
+            code="too_many_jobs",
+            advice="Wait until one has ended, or cancel one.",
+        )
+
+    # The money
+
+    def spent(self, caller: Caller) -> float:
+        """Return the cost of a key's jobs and managed runs so far, in USD; what they will cost yet counts nothing."""
+        ids = {own_id for run in self._launches.of_key(caller.key.key_id) if (own_id := id_of(run))}
+        return sum(self._cost(own_id, caller.store) for own_id in ids)
+
+    def _cost(self, own_id: str, store: Store) -> float:
+        if own_id in self._ended:
+            return self._ended[own_id]
+        try:
+            if own_id.startswith("run-"):
+                known = run_status(store, own_id)
+                cost, ended = known.credits, known.ended_by is not None
+            else:
+                cost = usage.in_usd(usage.gpu_seconds(load_spec(store, own_id), store), self._usd_per_gpu_hour)
+                ended = store.get_json_or_none(JobKeys(own_id).result) is not None
+        except RequestError:  # it was deleted
+            return 0.0
+        if ended:
+            self._ended[own_id] = cost
+        return cost
+
+
+def _is_over(place: Place, run: FlowRun | None, store: Store) -> bool:
+    """Return whether the work that has a place neither waits nor runs, nor is set going again."""
+    if run is None or run.state is None:
+        age_s = (datetime.now(UTC) - datetime.fromisoformat(place.taken_at)).total_seconds()
+        return age_s > LEASE_S
+    if run.state.is_final() and (not run.state.is_crashed() or run.run_count >= MOST_RUNS):
+        return True
+    result = JobKeys(place.id).result if place.id.startswith("job-") else RunKeys(place.id).result
+    return store.exists(result)
