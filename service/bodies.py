@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
+import anyio
+import anyio.to_thread
 from fastapi import Depends, Request
 from pydantic import BaseModel, JsonValue, ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -38,6 +40,9 @@ PREFECTS_OWN = "__prefect_"
 
 
 _ALLOWED = "simyard.allowed_body_bytes"
+LARGE_BYTES = 64_000
+"""A body with more is parsed when no other such is: parsers take the interpreter from the event loop in turns."""
+_LARGE = anyio.CapacityLimiter(1)
 STRETCH_S, STRETCH_BYTES = 10.0, 10_000
 """Of a body at least so many bytes come while it is waited for so long."""
 
@@ -115,20 +120,19 @@ def allow(request: Request, size: int) -> None:
     request.scope[_ALLOWED] = size
 
 
-def json_from(scope: str) -> Callable[..., dict[str, JsonValue]]:
+def json_from(scope: str) -> Callable[..., Awaitable[dict[str, JsonValue]]]:
     """Return the dependency of an endpoint that takes a JSON object from a caller with a scope.
 
-    No byte is read before the key was looked at. FastAPI has threads parse it: the event loop serves others meanwhile.
+    No byte is read before the key was looked at, and threads parse it: the event loop serves others meanwhile.
     """
     key = Depends(need(scope))
 
-    async def sent(request: Request, caller: Caller = key) -> bytes:
-        return await request.body()
+    async def sent(request: Request, caller: Caller = key) -> dict[str, JsonValue]:
+        data = await request.body()
+        turns = _LARGE if len(data) > LARGE_BYTES else None
+        return await anyio.to_thread.run_sync(parse_json, data, limiter=turns)
 
-    def parsed(data: bytes = Depends(sent)) -> dict[str, JsonValue]:
-        return parse_json(data)
-
-    return parsed
+    return sent
 
 
 def model_from(scope: str, model: type[Model]) -> Callable[..., Model]:
