@@ -199,7 +199,7 @@ class RunningContainer:
                             self.name, stdout=stdout, stderr=not stdout, stream=True, follow=not over
                         ):
                             log.write(piece)
-                            shorten(whole)  # the other one is shortened by its reader
+                            shorten(whole.parent, whole.name)  # the other one is shortened by its reader
                 if over:
                     # An engine that rotates its logs has less by now than was followed.
                     longest = max(path, whole, key=lambda log: log.stat().st_size)
