@@ -76,7 +76,10 @@ def main_file(path: Path, format_: str, into: Path) -> Path:
         references = check_references(main, format_, root)
         # Plain paths where a URDF names packages: Newton would look those up on this machine.
         if format_ == "urdf" and any("://" in text for text in references):
-            tree = ET.parse(main)
+            try:
+                tree = ET.parse(main)
+            except ET.ParseError as error:  # it minds namespaces, as Newton does
+                raise bad_xml(main, f"is not well-formed XML: {error}") from error
             for element in tree.iter():
                 target = references.get(element.attrib.get("filename", ""))
                 if target is not None and element.tag in ("mesh", "texture"):

@@ -230,6 +230,12 @@ def test_meshes_of_a_urdf(reference, match, tmp_path):
     refused(bundle(tmp_path / "r.zip", files), "urdf", tmp_path / "robot", match, "asset_reference")
 
 
+def test_a_namespace_that_nothing_declares_is_refused(tmp_path):
+    files = {"a.urdf": urdf("package://p/m.stl").replace("</robot>", "<gz:a/></robot>"), "p/m.stl": STL}
+    path = bundle(tmp_path / "r.zip", files)
+    refused(path, "urdf", tmp_path / "robot", "'a.urdf' is not well-formed XML: unbound prefix", "asset_unreadable")
+
+
 def test_a_missing_file_names_those_that_are_nearly_meant(tmp_path):
     path = bundle(tmp_path / "r.zip", {"a.urdf": urdf("meshes/M.stl"), "meshes/m.stl": STL})
     failure = refused(path, "urdf", tmp_path / "robot", MISSING, "asset_reference")
@@ -371,6 +377,7 @@ GLTF = {
     "deep": ('{"buffers": ' + "[" * 200 + "]" * 200 + "}", "it has more than 100 values in each other"),
     "deeper": ("[" * 100_000, "it has more than 100 values in each other"),
     "half a character": (r'{"images": [{"uri": "\ud800.png"}]}', r"it has '\\ud800', half of a character"),
+    "many": ("[" + "[]," * 600_000 + "0]", "it has more than 1,000,000 values"),
     "other text": ('{"images": []}'.encode("utf-16"), "can't decode"),
 }
 

@@ -56,6 +56,11 @@ class Service:
         """The address of the copy that was started first."""
         return self._copies[0][0]
 
+    @property
+    def pid(self) -> int:
+        """The process of that copy."""
+        return self._copies[0][1].pid
+
     def start(self) -> str:
         """Start a copy, and wait until it answers; return its address."""
         while True:
