@@ -408,12 +408,13 @@ def test_xml_of_any_size_is_not_read(tmp_path):
         ("a.usd", USD, "mjcf", "is not named as a file of the format 'mjcf'", "asset_wrong_format"),
         ("a.usda", "#usda 1.0\ndef {", "usd", "cannot be opened as USD", "asset_unreadable"),
         ("a.usd", "nonsense", "usd", "cannot be opened as USD", "asset_unreadable"),
+        ("a.usda", usd("", "references = @caf\udce9.usda@"), "usd", "its text is not UTF-8", "asset_unreadable"),
         ("a.xml", "<robot/>", "mjcf", "is no MJCF: its root is <robot>", "asset_unreadable"),
         ("a.urdf", "<robot/>", "stl", "Unknown asset format 'stl'", "unknown_name"),
     ],
 )
 def test_files_of_another_format(name, data, format_, match, code, tmp_path):
-    (tmp_path / name).write_text(data)
+    (tmp_path / name).write_bytes(data.encode(errors="surrogateescape"))
     refused(tmp_path / name, format_, tmp_path / "robot", match, code)
 
 
