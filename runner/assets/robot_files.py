@@ -14,6 +14,7 @@ import struct
 import tempfile
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -76,7 +77,10 @@ def main_file(path: Path, format_: str, into: Path) -> Path:
         references = check_references(main, format_, root)
         # Plain paths where a URDF names packages: Newton would look those up on this machine.
         if format_ == "urdf" and any("://" in text for text in references):
-            tree = ET.parse(main)
+            try:
+                tree = ET.parse(main)
+            except ET.ParseError as error:  # it minds namespaces, as Newton does
+                raise bad_xml(main, f"is not well-formed XML: {error}") from error
             for element in tree.iter():
                 target = references.get(element.attrib.get("filename", ""))
                 if target is not None and element.tag in ("mesh", "texture"):
@@ -354,9 +358,11 @@ def _usd(path: Path) -> Iterator[Reference]:
         if layer is None:
             raise _bad_usd(path, "nothing reads it")
         UsdUtils.ModifyAssetPaths(layer, note)
-    except Tf.ErrorException as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise _bad_usd(path, lines[0] if lines else "nothing reads it") from error
+    except (Tf.ErrorException, UnicodeError) as error:
+        why = "its text is not UTF-8"
+        with suppress(UnicodeError):  # USD quotes what it could not read
+            why = next((line.strip() for line in str(error).splitlines() if line.strip()), "nothing reads it")
+        raise _bad_usd(path, why) from error
     if layer.pseudoRoot.HasInfo("expressionVariables"):
         raise _refused(f"{path.name!r} has expressionVariables, so that its references can change", "Write them out")
     for text in filter(None, texts):

@@ -35,10 +35,14 @@ CPU_S = 60
 """Seconds of a processor: the largest archive takes 20."""
 WALL_S = 300
 """Seconds altogether: disks may be slow."""
+ANSWER_BYTES = 32 << 20
+"""JSON of an answer, which the parent has to hold."""
 _START_S = 30
 """Further seconds after which the child is killed from outside; it ends itself before."""
 _SLOTS = threading.BoundedSemaphore(max(2, os.cpu_count() or 1))
 """Children at once, so that many files together have a limit too."""
+_PATIENCE_S = 30
+"""Seconds that a call waits for the others to end."""
 _ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "PXR_WORK_THREAD_LIMIT": "1"}
 """Set in the child: each thread would reserve address space that nobody uses."""
 _INHERITED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
@@ -58,25 +62,32 @@ def limited(function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -
         **options: Its arguments by name.
 
     Raises:
-        RequestError: A limit was passed, or the file breaks its reader.
+        RequestError: A limit was passed, the file breaks its reader, or too many are looked into at this moment.
         SimyardError: From the function itself.
         OSError: From the function itself.
     """
     file = Path(str(arguments[0])).name
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    with _SLOTS:
-        try:
-            done = subprocess.run(
-                [sys.executable, "-I", "-m", __name__, *map(str, (MEMORY_BYTES, CPU_S, WALL_S))],
-                input=pickle.dumps((function, arguments, options)),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=inherited | _ENVIRONMENT,
-                timeout=WALL_S + _START_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise _too_costly(file, f"{WALL_S} s") from error
+    if not _SLOTS.acquire(timeout=_PATIENCE_S):
+        raise RequestError(
+            f"{show(file)} waits behind others that are looked into.",
+            code="too_many_requests",
+            advice="Send it again in a minute.",
+        )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-m", __name__, *map(str, (MEMORY_BYTES, CPU_S, WALL_S))],
+            input=pickle.dumps((function, arguments, options)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=inherited | _ENVIRONMENT,
+            timeout=WALL_S + _START_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _too_costly(file, f"{WALL_S} s") from error
+    finally:
+        _SLOTS.release()
 
     # It ended without an answer.
     match -done.returncode:
@@ -102,6 +113,8 @@ def limited(function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -
             raise SimyardError(failure)
         case {"os_error": [number, text, name]}:
             raise OSError(number, text, name)
+        case {"too_long": count}:
+            raise _unreadable(file, f"what is in it takes {count:,} bytes to list; allowed are {ANSWER_BYTES:,}")
         case {"out_of_memory": _}:
             raise _too_costly(file, f"{MEMORY_BYTES / 2**30:g} GiB of memory")
         case _:
@@ -145,16 +158,17 @@ def _answer() -> dict[str, Any]:
 
 def _main(memory_bytes: int, cpu_s: int, wall_s: int) -> None:
     """Be the child."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 5))
+    for what, most in ((resource.RLIMIT_AS, memory_bytes), (resource.RLIMIT_CPU, cpu_s), (resource.RLIMIT_CORE, 0)):
+        allowed = resource.getrlimit(what)[1]  # the site's own limit may be lower
+        resource.setrlimit(what, (most if allowed == resource.RLIM_INFINITY else min(most, allowed), allowed))
     signal.alarm(wall_s)  # it ends itself, whether or not its parent lives
     os.nice(10)
     gc.disable()  # it looks at millions of values again and again, and few processes are shorter
     # Whatever libraries print goes elsewhere: the answer is alone on its stream.
     with open(os.dup(1), "w", encoding="utf-8") as out:
         os.dup2(2, 1)
-        json.dump(_answer(), out)
+        text = json.dumps(_answer())
+        out.write(text if len(text) <= ANSWER_BYTES else json.dumps({"too_long": len(text)}))
 
 
 if __name__ == "__main__":

@@ -111,6 +111,13 @@ def test_what_is_not_in_the_package_is_missed_before_anything_starts(good, refus
     refuse("rollout", write({key: value for key, value in request.items() if value is not None}), said=said)
 
 
+def test_a_small_archive_with_millions_of_elements_is_refused(good, refuse, write, tmp_path):
+    with zipfile.ZipFile(tmp_path / "robot.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("robot.urdf", f"<robot>{'<a/>' * 3_000_000}</robot>")
+    request = good | {"robot": {"urdf_uri": "robot.zip"}}
+    refuse("rollout", write(request), said=["'robot.urdf' has more than 200,000 elements"])
+
+
 def test_an_asset_of_another_kind_is_refused(good, refuse, write, store, tmp_path):
     record = upload(Store.open(str(store)), tmp_path / "robot.urdf", "scene", {})
     request = good | {"robot": {"urdf_asset_id": record.asset_id}}

@@ -230,6 +230,12 @@ def test_meshes_of_a_urdf(reference, match, tmp_path):
     refused(bundle(tmp_path / "r.zip", files), "urdf", tmp_path / "robot", match, "asset_reference")
 
 
+def test_a_namespace_that_nothing_declares_is_refused(tmp_path):
+    files = {"a.urdf": urdf("package://p/m.stl").replace("</robot>", "<gz:a/></robot>"), "p/m.stl": STL}
+    path = bundle(tmp_path / "r.zip", files)
+    refused(path, "urdf", tmp_path / "robot", "'a.urdf' is not well-formed XML: unbound prefix", "asset_unreadable")
+
+
 def test_a_missing_file_names_those_that_are_nearly_meant(tmp_path):
     path = bundle(tmp_path / "r.zip", {"a.urdf": urdf("meshes/M.stl"), "meshes/m.stl": STL})
     failure = refused(path, "urdf", tmp_path / "robot", MISSING, "asset_reference")
@@ -371,6 +377,7 @@ GLTF = {
     "deep": ('{"buffers": ' + "[" * 200 + "]" * 200 + "}", "it is nested more than 100 deep"),
     "deeper": ("[" * 100_000, "it is nested more than 100 deep"),
     "half a character": (r'{"images": [{"uri": "\ud800.png"}]}', "half of a surrogate pair"),
+    "many": ("[" + "[]," * 600_000 + "0]", "it has more than 1,000,000 values"),
     "other text": ('{"images": []}'.encode("utf-16"), "can't decode"),
 }
 
@@ -401,12 +408,13 @@ def test_xml_of_any_size_is_not_read(tmp_path):
         ("a.usd", USD, "mjcf", "is not named as a file of the format 'mjcf'", "asset_wrong_format"),
         ("a.usda", "#usda 1.0\ndef {", "usd", "cannot be opened as USD", "asset_unreadable"),
         ("a.usd", "nonsense", "usd", "cannot be opened as USD", "asset_unreadable"),
+        ("a.usda", usd("", "references = @caf\udce9.usda@"), "usd", "its text is not UTF-8", "asset_unreadable"),
         ("a.xml", "<robot/>", "mjcf", "is no MJCF: its root is <robot>", "asset_unreadable"),
         ("a.urdf", "<robot/>", "stl", "Unknown asset format 'stl'", "unknown_name"),
     ],
 )
 def test_files_of_another_format(name, data, format_, match, code, tmp_path):
-    (tmp_path / name).write_text(data)
+    (tmp_path / name).write_bytes(data.encode(errors="surrogateescape"))
     refused(tmp_path / name, format_, tmp_path / "robot", match, code)
 
 

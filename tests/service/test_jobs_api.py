@@ -1,11 +1,15 @@
 """`/v0/jobs` and `/v1/training-runs` without a worker: what is taken, what is refused, and what nobody else sees."""
 
+import gzip
+import io
 import json
+import re
 import resource
 import socket
 import time
 import urllib.request
 import uuid
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -421,6 +425,52 @@ def test_inputs_come_from_nowhere_but_where_they_may(api: Api, uri: str, code: s
         answer = api.submit(body)
         assert (answer.status, answer.json["code"]) == (400, code), answer.body
     assert api("GET", "/v0/jobs").json["jobs"] == []
+
+
+def zipped(**files: str) -> bytes:
+    """Pack texts; a name's `_` stands for its dot."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, text in files.items():
+            archive.writestr(name.replace("_", "."), text)
+    return data.getvalue()
+
+
+def peak_bytes(service: Service) -> int:
+    """Return the most memory that the service has held."""
+    (line,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{service.pids[0]}/status").read_text())
+    return int(line) * 1024
+
+
+MESH = '<robot name="r"><link name="a"><visual><geometry><mesh filename="m.dae"/></geometry></visual></link></robot>'
+HOSTILE_ROBOTS: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "elements": ("r.zip", lambda: zipped(a_urdf=f"<robot>{'<a/>' * 6_000_000}</robot>")),
+    "attribute": ("r.zip", lambda: zipped(a_urdf=f'<robot name="{"x" * 20_000_000}"/>')),
+    "a mesh": ("r.zip", lambda: zipped(a_urdf=MESH, m_dae=f"<C>{'<a>b</a>' * 4_000_000}</C>")),
+    "utf-7": ("r.urdf", lambda: b'<?xml version="1.0" encoding="utf-7"?><robot/>'),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_ROBOTS)
+def test_a_hostile_robot_costs_the_service_nothing(service: Service, api: Api, case: str) -> None:
+    name, data = HOSTILE_ROBOTS[case]
+    asset = register(api, data(), name, "robot")["asset_id"]
+    before = peak_bytes(service)
+    answer = api.submit({"robot": {"urdf_asset_id": asset}, "execution": {"steps": 1}})
+    assert (answer.status, answer.json["code"]) == (400, "asset_unreadable"), answer.body
+    assert peak_bytes(service) - before < 100_000_000, "in the service's own process such a file takes a gigabyte"
+    assert api("GET", "/v0/jobs").json["jobs"] == []
+
+
+def test_an_archive_of_empty_members_is_no_asset(api: Api) -> None:
+    data = gzip.compress(b"", mtime=0) * 50_000
+    link = presign(api, data, "package.tgz")
+    assert put(api.service, link, data).status == 204
+    asked = {"input_uri": link["input_uri"], "kind": "isaac_lab_task_package"}
+    answer = api("POST", "/v0/assets/register", asked)
+    assert (answer.status, answer.json["code"]) == (400, "archive_too_large"), answer.body
+    assert "has too many members" in answer.json["detail"]
+    assert api("GET", "/v0/assets").json["assets"] == []
 
 
 def test_a_project_may_not_name_the_files_of_another(service: Service, api: Api) -> None:

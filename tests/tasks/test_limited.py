@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import operator
 import os
 import time
 
@@ -43,8 +44,9 @@ def test_a_limit_that_is_passed_is_named(limit, value, work, said, monkeypatch):
         ((os._exit, 3), "'3' cannot be read: the process that read it ended with exit code 3"),
         ((int, "a file.zip"), "'a file.zip' cannot be read: ValueError: invalid literal"),
         ((json.loads, "[" * 100_000), "cannot be read: RecursionError"),
+        ((operator.mul, "x", 40_000_000), "takes 40,000,016 bytes to list; allowed are 33,554,432"),
     ],
-    ids=["crash", "exit", "unforeseen", "recursion"],
+    ids=["crash", "exit", "unforeseen", "recursion", "endless answer"],
 )
 def test_a_file_that_breaks_its_reader_is_refused(work, said):
     failure = refused(*work)

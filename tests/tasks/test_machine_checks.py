@@ -1,10 +1,11 @@
 """What a machine says of itself: each look at something real that is missing, broken or there."""
 
 import sys
+from xml.parsers import expat
 
 import pytest
 
-from simyard.tasks.shared.machine_checks import machine_checks, read_settings
+from simyard.tasks.shared.machine_checks import check_expat, machine_checks, read_settings
 
 
 @pytest.fixture
@@ -86,6 +87,13 @@ def test_assets_of_ones_own(look, tmp_path):
     assert look()["assets"].state == "ok"
     unreachable = look(ISAACSIM_ASSET_ROOT="http://127.0.0.1:9/Assets")["assets"]
     assert (unreachable.state, unreachable.text) == ("failed", "127.0.0.1 cannot be reached")
+
+
+def test_the_version_of_what_reads_xml():
+    check = check_expat()
+    assert check.text.startswith(expat.EXPAT_VERSION.removeprefix("expat_"))
+    is_safe = expat.version_info >= (2, 6, 0)
+    assert (check.state, bool(check.fix)) == (("ok", False) if is_safe else ("warning", True))
 
 
 def test_kernels_cold_and_warm(look, tmp_path):
