@@ -526,13 +526,27 @@ def test_a_list_names_the_records_that_cannot_be_read(copy: Old, noun: str, file
 
 def test_the_service_lists_what_can_be_read(api: Api, old: Old) -> None:
     """On the store of all tests here: what is damaged is mended again."""
-    path = old.folder / "jobs" / old.ids["failed"] / "result.json"
-    before = path.read_bytes()
-    path.write_bytes(b"[" * 100_000)
+    jobs, assets = api.get("/v0/jobs").json(), api.get("/v0/assets").json()
+    assert (jobs["unreadable"], jobs["next_cursor"], assets["unreadable"]) == ([], None, [])
+    job_id, asset = old.ids["failed"], assets["assets"][1]
+    result = old.folder / "jobs" / job_id / "result.json"
+    record = old.folder / "assets" / asset["sha256"] / "asset.json"
+    before = {path: path.read_bytes() for path in (result, record)}
+    result.write_bytes(b"[" * 100_000)
+    record.write_text(json.dumps(asset | {"metadata": {"from an earlier version": "\ud800"}}))
     try:
-        answer = api.get("/v0/jobs").json()
+        answers = [api.get(path) for path in ("/v0/jobs", "/v0/assets", f"/v0/assets/{asset['asset_id']}")]
     finally:
-        path.write_bytes(before)
-    assert [record["id"] for record in answer["unreadable"]] == [old.ids["failed"]]
-    assert len(answer["jobs"]) == len(api.get("/v0/jobs").json()["jobs"]) - 1
-    assert answer["next_cursor"] is None
+        for path, content in before.items():
+            path.write_bytes(content)
+    assert [answer.status_code for answer in answers] == [200, 200, 503]
+    assert [bad["id"] for bad in answers[0].json()["unreadable"]] == [job_id]
+    left = [job["job_id"] for job in jobs["jobs"] if job["job_id"] != job_id]
+    assert [job["job_id"] for job in answers[0].json()["jobs"]] == left
+    (bad,) = answers[1].json()["unreadable"]
+    assert bad["id"] == asset["asset_id"]
+    assert "from an earlier version" in bad["error"] and "half of a surrogate pair" in bad["error"]
+    assert {one["asset_id"] for one in answers[1].json()["assets"]} == {one["asset_id"] for one in assets["assets"]} - {
+        asset["asset_id"]
+    }
+    assert answers[2].json()["code"] == "bad_json"

@@ -20,6 +20,7 @@ from simyard.service.references import Source, input_path
 from simyard.store import keys
 from simyard.tasks.shared import inputs
 from simyard.tasks.shared.inputs import check_name
+from simyard.tasks.shared.listing import shown
 
 router = APIRouter(prefix="/v0", tags=["inputs"])
 
@@ -119,4 +120,4 @@ def list_assets(caller: AssetsCaller, limit: Limit = DEFAULT_LIMIT, cursor: Curs
 @router.get("/assets/{asset_id}", summary="Show an asset")
 def show_asset(asset_id: str, caller: AssetsCaller) -> AssetRecord:
     """Return an asset's record."""
-    return inputs.find_asset(caller.store, asset_id)
+    return shown(inputs.find_asset(caller.store, asset_id))

@@ -115,9 +115,16 @@ def shown(record: Shown) -> Shown:
     """Return a record as it is.
 
     Raises:
-        ValueError: Its JSON is none that an answer can have.
+        StoreError: Its JSON is none that an answer can have; an earlier version kept what it was given.
     """
-    require_plain(record.to_json(), SHOWN_DEPTH)
+    try:
+        require_plain(record.to_json(), SHOWN_DEPTH)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(
+            f"The record cannot be shown: {error}.",
+            code="bad_json",
+            advice="Write it anew: upload the asset again.",
+        ) from error
     return record
 
 
