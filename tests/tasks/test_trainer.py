@@ -195,7 +195,7 @@ def test_an_address_leads_nowhere_but_where_the_api_leads(trainer, tmp_path, mon
         (GOOD.replace('"{}"', '\'{"loss": NaN}\''), "trainer_failed", "loss is nan"),
         (GOOD.replace('"{}"', '\'{"a": {"b": [1, -Infinity]}}\''), "trainer_failed", "a.b[1] is -inf"),
         (GOOD.replace('"{}"', '\'{"loss": 1e999}\''), "trainer_failed", "loss is inf"),
-        (GOOD.replace('"{}"', "'{\"a\":' + '[' * 1200 + ']' * 1200 + '}'"), "trainer_failed", "nested more than 100 deep"),
+        (GOOD.replace('"{}"', "'{\"a\":' + '[' * 1200 + ']' * 1200 + '}'"), "trainer_failed", "more than 100 deep"),
         (GOOD.replace('"{}"', r"""'{"a": "\\ud800"}'"""), "trainer_failed", "half of a surrogate pair"),
         ('write("metrics.json", "{}")', "trainer_failed", "left no checkpoint"),
         (GOOD + '; write("checkpoint_out_uri.txt", "x")', "trainer_failed", "checkpoint.pt and checkpoint_out_uri.txt"),
