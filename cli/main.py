@@ -10,6 +10,7 @@ import click
 
 from simyard import __version__
 from simyard.cli.shared import renamed
+from simyard.core.process import keep_private
 
 _HEADINGS = {
     "Jobs": {
@@ -58,3 +59,4 @@ class _Main(click.Group):
 @click.version_option(__version__, prog_name="simyard")
 def main() -> None:
     """Self-hosted robot-learning jobs on NVIDIA Isaac Lab, run by Prefect."""
+    keep_private()

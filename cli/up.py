@@ -34,7 +34,7 @@ ASK_S = 2.0
 """Seconds for one question about somebody's health."""
 _OURS = f"simyard-up-{platform.node()}-"
 """Prefix of our workers' names on this machine; Prefect takes those that died for alive a while longer."""
-_PREFECT = [sys.executable, "-m", "prefect"]
+_PREFECT = [sys.executable, "-m", "simyard.core.process", "prefect"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from simyard.core.files import AttemptPaths
+from simyard.core.process import give_up_looking
 from simyard.core.specs import ONE_JOB, Bounds
 from simyard.runner.session import open_afterwards, run_alone, serve
 from simyard.runner.session_server import keep
@@ -22,6 +23,7 @@ from simyard.runner.session_server import keep
 
 def main() -> int:
     """Parse the command line and run."""
+    give_up_looking()
     parser = argparse.ArgumentParser(prog="python -m simyard.runner", description=__doc__.splitlines()[0])
     parser.add_argument("job_dir", nargs="?", type=Path, help="folder with attempt.json and facts.json")
     parser.add_argument("--open", action="store_true", help="only open the last checkpoint")

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from simyard.core.errors import Category, Failure, SimyardError, WorkloadError
 from simyard.core.files import AttemptPaths, open_inside, read_json, write_json
+from simyard.core.process import keep_private
 from simyard.core.records import WorkloadAccount
 from simyard.core.specs import AttemptSpec, Bounds, JobSpec
 from simyard.core.wire import Wire
@@ -220,6 +221,7 @@ class LentWorkload(Workload):
 
 def keep(root: Path) -> int:
     """Keep a session until it has been idle too long or is stopped; return an exit code."""
+    keep_private()
     folder = SessionFolder(root=root)
     server = _SessionServer(folder, SessionSpec.from_json(read_json(folder.spec)))
     signal.signal(signal.SIGTERM, server.on_sigterm)

@@ -7,6 +7,7 @@ import sys
 import click
 
 from simyard.core.errors import EXIT_BAD_REQUEST, RequestError
+from simyard.core.process import keep_private
 from simyard.service import connections
 from simyard.service.app import create_app
 from simyard.service.settings import Settings
@@ -17,6 +18,7 @@ from simyard.service.settings import Settings
 @click.option("--port", type=click.IntRange(1, 65535), default=8400, show_default=True, help="Port to listen on.")
 def serve(host: str, port: int) -> None:
     """Serve the HTTP API until a signal ends it; PREFECT_API_URL says which Prefect server has the flows."""
+    keep_private()
     try:
         app = create_app(Settings.from_env())
     except RequestError as error:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -17,6 +15,7 @@ from typing import Any, Unpack
 from simyard.core.errors import RequestError
 from simyard.core.files import open_inside
 from simyard.tasks.packages.probe import Answer, Question
+from simyard.tasks.shared.guard import Guarded
 
 _PROBE = Path(__file__).with_name("probe.py")
 _TAIL_LINES = 20
@@ -145,16 +144,9 @@ class PackageTools:
             log.write(f"$ {' '.join(command)}\n".encode())
             log.flush()
             streams = {"stdin": subprocess.DEVNULL, "stdout": log, **streams}
-            try:
-                # A session of its own, so that whatever a build starts ends with it.
-                child = subprocess.Popen(
-                    command, cwd=self._work, env=self._environment, stderr=log, start_new_session=True, **streams
-                )
-            except OSError as error:
-                log.write(f"{error}\n".encode())
-                return 127
+            child = Guarded(command, env=self._environment, cwd=self._work, stderr=log, **streams)
         try:
-            return child.wait(max(0.0, self._deadline - time.monotonic()))
+            return child.process.wait(max(0.0, self._deadline - time.monotonic()))
         except subprocess.TimeoutExpired as error:
             raise RequestError(
                 f"The package was not installed within {self._timeout_s:g} s. {self._tail()}",
@@ -162,9 +154,7 @@ class PackageTools:
                 advice="Send a wheel, which needs no build, or allow more time.",
             ) from error
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+            child.end()
 
     def _tail(self) -> str:
         try:

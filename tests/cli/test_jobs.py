@@ -102,6 +102,18 @@ def test_a_failed_job_exits_1_and_says_why_as_json(shell):
     assert "diagnostics.json" in [entry["name"] for entry in result["artifacts"]]
 
 
+def test_a_job_reads_nothing_of_its_ancestors_and_nobody_else_reads_what_is_written(shell):
+    done = shell.run("train", shell.write("spy at 1", iterations=2), "--json", AWS_SECRET_ACCESS_KEY="hunter2")
+    assert done.returncode == 0, done.stderr
+    left = shell.left(last_json(done))
+    seen = list(left.said("spied").values())
+    assert "hunter2" not in seen
+    assert seen[0] in ("Permission denied", "Operation not permitted"), "the command itself, which has it"
+    written = [shell.home, *shell.home.rglob("*"), *shell.store.rglob("*")]
+    assert len(written) > 20
+    assert [path for path in written if path.exists() and path.stat().st_mode & 0o077] == []
+
+
 def test_a_killed_control_process_takes_the_simulator_with_it_and_a_retry_finishes_the_job(shell, prefect_server):
     control = shell.start("train", shell.write("family; slow once", iterations=30), "--json")
     pids = started(shell.reach(2))

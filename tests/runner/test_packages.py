@@ -278,31 +278,63 @@ def test_python_without_setuptools(job, monkeypatch):
     assert job.install(wheel, python=str(bare / "bin/python")).modules == ("fine",)
 
 
-def test_build_sees_no_credentials(job, monkeypatch):
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
-    code = "import os\nprint('VARIABLES', sorted(os.environ.items()))\nraise SystemExit(3)\n"
+def test_build_sees_no_credentials(job):
+    """Neither in its own environment nor in one of its ancestors, of which the first has some."""
+    code = """
+import os, pathlib
+print("VARIABLES", sorted(os.environ))
+pid = os.getpid()
+while pid > 0:
+    try:
+        print(pid, pathlib.Path(f"/proc/{pid}/environ").read_bytes())
+    except OSError as error:
+        print(pid, error)
+    pid = int(pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+raise SystemExit(3)
+"""
     archive = job.pack({"setup.py": code})
-    job.refused(archive, "package_build_failed", "VARIABLES")
+    install = f"""
+import sys
+from pathlib import Path
+from simyard.core.process import keep_private
+from simyard.tasks.packages.install import install
+keep_private()
+install(Path({str(archive)!r}), Path({str(job.overlay)!r}), python=sys.executable, scratch=Path({str(job.scratch)!r}))
+"""
+    env = {**os.environ, "AWS_SECRET_ACCESS_KEY": "hunter2"}
+    done = subprocess.run([sys.executable, "-c", install], env=env, capture_output=True, text=True, check=False)
+    assert "package could not be built" in done.stderr
     log = (job.scratch / "env.zip.log").read_text()
     assert "'PATH'" in log
+    assert "not permitted" in log or "Permission denied" in log, "an ancestor has credentials"
     assert "hunter2" not in log
     assert "AWS_SECRET_ACCESS_KEY" not in log
 
 
-def test_build_that_hangs(job):
-    """The whole process group ends, also what the build started."""
-    code = (
-        "import pathlib, subprocess, time\n"
-        "child = subprocess.Popen(['sleep', '600'])\n"
-        f"pathlib.Path({str(job.folder / 'pid')!r}).write_text(str(child.pid))\n"
-        "print('waiting', flush=True)\ntime.sleep(600)\n"
-    )
+@pytest.mark.parametrize("ends", ["time.sleep(600)", "raise SystemExit(3)"], ids=["hangs", "fails"])
+def test_what_a_build_starts_ends_with_it(ends, job):
+    """Also a daemon: in a session of its own, with nothing in its environment, and nobody's child any more."""
+    code = f'''
+import os, pathlib, subprocess, time
+child = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+daemon = """
+import subprocess
+nothing = dict(env={{}}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print(subprocess.Popen(["sleep", "600"], start_new_session=True, **nothing).pid)
+"""
+found = subprocess.run([{sys.executable!r}, "-c", daemon], env={{}}, stdout=subprocess.PIPE, text=True)
+pathlib.Path({str(job.folder / "pids")!r}).write_text(str(child.pid) + " " + found.stdout)
+print("waiting", flush=True)
+{ends}
+'''
     archive = job.pack({"setup.py": code})
+    # Time enough for it to begin.
+    failed = ("package_timeout", "not installed within 15 s") if "sleep" in ends else ("package_build_failed", "built")
+    job.refused(archive, *failed, timeout_s=15 if "sleep" in ends else HANG_S)
 
-    job.refused(archive, "package_timeout", "not installed within 6 s", timeout_s=6)  # time enough for it to begin
-
-    pid = int((job.folder / "pid").read_text())
-    wait_until(lambda: not is_running(pid), HANG_S, "the end of what the build had started")
+    pids = [int(pid) for pid in (job.folder / "pids").read_text().split()]
+    assert len(pids) == 2
+    wait_until(lambda: not any(map(is_running, pids)), HANG_S, "the end of what the build had started")
 
 
 def is_running(pid):

@@ -314,6 +314,17 @@ class Run:
             path.unlink(missing_ok=True)
             path.symlink_to(secret)
 
+    def spy(self):
+        """Read the environment of every process that this one descends from."""
+        seen, pid = {}, os.getppid()
+        while pid > 0:
+            try:
+                seen[pid] = "hunter2" if b"hunter2" in Path(f"/proc/{pid}/environ").read_bytes() else "nothing"
+            except OSError as error:
+                seen[pid] = error.strerror
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        print(f"spied {json.dumps(seen)}")
+
     def show_environment(self):
         for name, value in sorted(os.environ.items()):
             print(f"{name}={value}")

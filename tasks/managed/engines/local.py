@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ from simyard.requests.settings import MachineSettings
 from simyard.runner.workload import TOKEN, kill_family, with_token
 from simyard.tasks.attempt.supervise import gpu_count
 from simyard.tasks.managed.engines.base import INPUT, OUTPUT, STDERR, STDOUT, Exit, TrainerCall
+from simyard.tasks.shared.guard import Guarded
 from simyard.tasks.shared.logs import begin_log
 
 _PYTHONS = ("python", "python3")
@@ -28,7 +28,7 @@ _LOOK_S = 0.5
 
 
 class LocalEngine:
-    """Runs a trainer in a process group of its own, beside a guard that kills it when this process is gone."""
+    """Runs a trainer as a child, under a guard: nothing of it outlives it, or this process."""
 
     def __init__(self, machine: MachineSettings) -> None:
         self._machine = machine
@@ -51,44 +51,23 @@ class LocalEngine:
         self.sweep(call.name)
         program = find_program(call.argv, call.work, self._machine.python)
         env = self._machine.workload_env(embedded_assets=False) | _limits(call) | dict(call.env) | {TOKEN: call.name}
-        guard = [sys.executable, "-S", "-c", _GUARD, str(math.ceil(call.cpus)), program, *call.argv[1:]]
         with begin_log(call.folder / STDOUT) as stdout, begin_log(call.folder / STDERR) as stderr:
-            process = subprocess.Popen(
-                guard, env=env, cwd=call.work, stdin=subprocess.PIPE, stdout=stdout, stderr=stderr,
-                start_new_session=True,
+            child = Guarded(
+                [program, *call.argv[1:]], env=env, cwd=call.work, cores=math.ceil(call.cpus),
+                stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
             )  # fmt: skip
-        return _Child(process, call)
+        return _Child(child, call)
 
     def sweep(self, name: str) -> None:
         """Kill the remaining processes of the call of this name."""
         kill_family(name)
 
 
-# It stands between this process and the trainer: a pipe tells it that this process is gone, however it went, and it
-# kills the group then. It ends as the trainer did. Run by `python -c`, so that nothing but the standard library loads.
-_GUARD = """
-import os, signal, subprocess, sys, threading
-def gone():
-    while os.read(0, 1024): pass
-    os.killpg(0, signal.SIGKILL)
-cores = sorted(os.sched_getaffinity(0))
-os.sched_setaffinity(0, cores[:int(sys.argv[1])])
-child = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL)
-signal.signal(signal.SIGTERM, lambda *_: None)
-threading.Thread(target=gone, daemon=True).start()
-code = child.wait()
-if code < 0:
-    signal.signal(-code, signal.SIG_DFL) if -code not in (signal.SIGKILL, signal.SIGSTOP) else None
-    os.kill(os.getpid(), -code)
-os._exit(code)
-"""
-
-
 class _Child:
     """A trainer that runs as a child process."""
 
-    def __init__(self, process: subprocess.Popen[bytes], call: TrainerCall) -> None:
-        self._process = process
+    def __init__(self, guarded: Guarded, call: TrainerCall) -> None:
+        self._guarded = guarded
         self._call = call
         self._looked = time.monotonic()
         self._exit: Exit | None = None
@@ -96,25 +75,18 @@ class _Child:
     def poll(self) -> Exit | None:
         """Return its exit, after killing the processes that it left running; None while it runs."""
         if self._exit is None:
-            code = self._process.poll()
+            code = self._guarded.process.poll()
             if code is None:
                 self._watch_memory()
             else:
-                kill_family(self._call.name)
+                self.end(0.0)
                 self._exit = Exit(code=code) if code >= 0 else Exit(code=None, signal=signal.Signals(-code).name)
         return self._exit
 
     def end(self, grace_s: float) -> None:
-        """End the whole family."""
-        if self._process.poll() is None and grace_s > 0:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(grace_s)
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        """End the whole family, also what is left of one whose guard was killed."""
+        self._guarded.end(grace_s)
         kill_family(self._call.name)
-        self._process.wait()
 
     def _watch_memory(self) -> None:
         """End it when all its processes together have more memory than they may."""
