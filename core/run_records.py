@@ -32,6 +32,13 @@ class TrainerAttempt(Wire):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainerSecrets(Wire):
+    """The values of the trainer's environment variables, which no other record holds; deleted when the run ends."""
+
+    env: dict[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainerStatus(Heartbeat):
     """The heartbeat of a call of the trainer, `status.json` of the call."""
 

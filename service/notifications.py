@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 from pydantic import JsonValue
 
@@ -176,7 +177,7 @@ class Outbox:
             return False
         now = datetime.now(UTC).isoformat(timespec="seconds")
         record = NotificationRecord(
-            delivered=problem is None, url=notice.url, event=event, delivery_id=delivery, deliveries=number,
+            delivered=problem is None, url=_shown(notice.url), event=event, delivery_id=delivery, deliveries=number,
             problem=problem, at=now,
         )  # fmt: skip
         store.put_record(notice.record, record)
@@ -219,9 +220,16 @@ def _read(own: Store, key: str) -> Notice | None:
         outbound.host_and_port(notice.url, FIELD)
         return notice
     except (ValueError, RecursionError, RequestError) as error:
-        logger.error("%s is no webhook to send, and is deleted: %s: %.500r", key, error, data)
+        logger.error("%s is no webhook to send, and is deleted: %s", key, error)
         own.delete(key)
         return None
+
+
+def _shown(url: str) -> str:
+    """Return a URL as records have it: many receivers tell their senders by a secret in path or query."""
+    parts = urlsplit(url)
+    secret = "/…" if parts.path.strip("/") or parts.query else ""
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{secret}"
 
 
 def _claim(own: Store, own_id: str, number: int) -> bool:

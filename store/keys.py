@@ -380,6 +380,8 @@ class RunKeys:
 
     run = _Below("run.json")
     """The frozen run."""
+    secrets = _Below("secrets.json")
+    """Key of the values of the trainer's variables, while the run may go on."""
     desired_state = _Below("wish.json")
     """Key of the run's desired state."""
     status = _Below("status.json")

@@ -6,7 +6,7 @@ import re
 import shlex
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from simyard.core.errors import unknown
@@ -32,6 +32,8 @@ PLACEHOLDERS = (
     "iteration", "seed",
 )  # fmt: skip
 """Placeholders that `args_template` and `env` may name in braces."""
+MASK = "********"
+"""Stands for a value of `env` wherever a request is kept or shown."""
 LOCAL = "local"
 """The `image_uri` of a trainer that is a child process."""
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -154,6 +156,24 @@ class TrainerResources(_Model):
     """Memory; a trainer that takes more is ended."""
 
 
+class WorkerVariable(_Model):
+    """A value that no request and no record has to hold: that of a variable of the worker which calls the trainer."""
+
+    variable: Variable
+    """Its name there, one of those that the site lists in `SIMYARD_TRAINER_VARIABLES`."""
+
+
+def _form_of(value: object) -> str:
+    """Return which of its two forms a value has, so that an error speaks of that one alone."""
+    return "variable" if isinstance(value, dict | WorkerVariable) else "value"
+
+
+Value = Annotated[
+    Annotated[WorkerVariable, Tag("variable")] | Annotated[Line, Tag("value")],
+    Discriminator(_form_of),
+]
+
+
 class TrainerSpec(_Model):
     """The trainer: any program that keeps the contract."""
 
@@ -163,8 +183,8 @@ class TrainerSpec(_Model):
     """The program and its first arguments, as a shell would split them; left out it is the image's own."""
     args_template: tuple[Line, ...] = Field((), max_length=1000)
     """More arguments; placeholders in braces are filled in, `{{` is a brace."""
-    env: dict[Variable, Line] = Field({}, max_length=1000)
-    """Environment variables; the same placeholders."""
+    env: dict[Variable, Value] = Field({}, max_length=1000)
+    """Environment variables; the same placeholders. Values are kept apart from all records, and never shown."""
     resources: TrainerResources = TrainerResources()
     """Resources of the trainer."""
     timeout_seconds: float = Field(3600.0, gt=0, le=30 * 86400, allow_inf_nan=False)
@@ -184,12 +204,14 @@ class TrainerSpec(_Model):
         if (self.entrypoint is not None or self.image_uri == LOCAL) and not (program and program[0]):
             raise ValueError(f"entrypoint {self.entrypoint!r} names no program")
         named = {f"args_template[{index}]": text for index, text in enumerate(self.args_template)}
-        for where, text in {**named, **{f"env.{name}": text for name, text in self.env.items()}}.items():
+        named |= {f"env.{name}": text for name, text in self.env.items() if isinstance(text, str)}
+        for where, text in named.items():
             for match in _PLACEHOLDER.finditer(text):
                 if match[0] in ("{{", "}}") or match[1] in PLACEHOLDERS:
                     continue
+                shown = MASK if where.startswith("env.") else repr(text)
                 raise ValueError(
-                    f"{where}: {text!r} has {match[0]!r}, which is no placeholder; allowed: "
+                    f"{where}: {shown} has {match[0]!r}, which is no placeholder; allowed: "
                     + ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
                     + "; write {{ for a brace"
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +44,8 @@ class MachineSettings:
     """`SIMYARD_REQUIRE_GPU`, `on` or `off`: whether every trainer of a managed run must ask for a GPU."""
     workers_contained: bool = False
     """`SIMYARD_WORKERS_CONTAINED`, `on` or `off`: whether code of one project cannot reach another's where it runs."""
+    trainer_variables: frozenset[str] = frozenset()
+    """`SIMYARD_TRAINER_VARIABLES`, `NAME,…`: variables of this environment that trainers may have, and no workload."""
     usd_per_gpu_hour: float = _USD_PER_GPU_HOUR
     """`SIMYARD_USD_PER_GPU_HOUR`: what an hour of one GPU costs; budgets count it."""
 
@@ -72,6 +75,7 @@ class MachineSettings:
             store=os.environ.get("SIMYARD_STORE") or str(home / "store"),
             python=os.environ.get("SIMYARD_PYTHON") or sys.executable,
             pool=os.environ.get("SIMYARD_POOL") or None,
+            trainer_variables=frozenset(re.findall(r"[^\s,]+", os.environ.get("SIMYARD_TRAINER_VARIABLES", ""))),
         )
 
     @property
@@ -104,7 +108,9 @@ class MachineSettings:
         env = {
             key: value
             for key, value in os.environ.items()
-            if (not key.startswith(_KEPT_FROM_WORKLOADS) or key in _GIVEN_TO_WORKLOADS) and key not in _LICENCES
+            if (not key.startswith(_KEPT_FROM_WORKLOADS) or key in _GIVEN_TO_WORKLOADS)
+            and key not in _LICENCES
+            and key not in self.trainer_variables
         }
         if accepts_eula or self.accepts_eula:
             env |= _LICENCES

@@ -419,6 +419,7 @@ class Loop:
         record.write_report(self.spec, result, self.iterations, self.store)
         self.events.record("run.ended", "", f"The run has {status}; what ended it: {self.ended_by}.", status=status)
         self.store.put_record(self.keys.result, result)
+        self.store.delete(self.keys.secrets)
         return result
 
     def cancel_now(self) -> RunResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from simyard.core.errors import RequestError
+from simyard.core.run_records import TrainerSecrets
 from simyard.core.specs import InputFile, JobSpec, PolicyFile
 from simyard.core.wire import Wire
-from simyard.requests.managed import TrainingRunRequest
+from simyard.requests.managed import MASK, TrainingRunRequest
 from simyard.requests.rollout import PolicyRef
 from simyard.requests.settings import MachineSettings
 from simyard.runner.rl import DEFAULT_LIBRARY
@@ -89,6 +91,12 @@ def resolve_run(
             code="gpu_required",
             advice="Set it to 1 or more; the owner decides it by SIMYARD_REQUIRE_GPU.",
         )
+    if masked := [name for name, value in request.trainer_spec.env.items() if value == MASK]:
+        raise RequestError(
+            f"trainer_spec.env.{masked[0]} is {MASK!r}: it was shown so in place of its value.",
+            code="masked_value",
+            advice='Give the value again, or the name of a variable of the worker: {"variable": "NAME"}.',
+        )
     template = resolve(request.rollout_template.rollout(f"{request.name}: rollout", 0, None), store, _UNNAMED, base)
 
     # The first checkpoint: an asset, a file, or none.
@@ -126,8 +134,47 @@ def stage_run(resolved: ResolvedRun, store: Store) -> None:
     if resolved.checkpoint:
         inputs.upload(store, resolved.checkpoint.path, "checkpoint", {"run_id": resolved.spec.run_id, "iteration": 0})
     run = RunKeys(resolved.spec.run_id)
-    if not store.exists(run.run):
-        store.put_json(run.run, resolved.spec.to_json())
+    if store.exists(run.run):
+        return
+    # Values of variables lie apart from the frozen run, which is shown, and goes to Prefect.
+    trainer = resolved.spec.request["trainer_spec"]
+    plain = {name: value for name, value in trainer.get("env", {}).items() if isinstance(value, str)}
+    spec = resolved.spec
+    if plain:
+        store.put_record(run.secrets, TrainerSecrets(env=plain))
+        masked = trainer | {"env": trainer["env"] | dict.fromkeys(plain, MASK)}
+        spec = replace(spec, request=spec.request | {"trainer_spec": masked})
+    store.put_json(run.run, spec.to_json())
+
+
+def trainer_env(run: RunSpec, store: Store, machine: MachineSettings) -> dict[str, str]:
+    """Return the trainer's environment variables with their values, placeholders as they are.
+
+    Raises:
+        RequestError: A variable of this machine is not there, or not for trainers.
+    """
+    kept = store.get_record_or_none(RunKeys(run.run_id).secrets, TrainerSecrets)
+    found = {} if kept is None else kept.env
+    return {
+        name: found.get(name, value) if isinstance(value, str) else value_of(value.variable, machine)
+        for name, value in run.asked.trainer_spec.env.items()
+    }
+
+
+def value_of(variable: str, machine: MachineSettings) -> str:
+    """Return the value of a variable of this machine that trainers may have.
+
+    Raises:
+        RequestError: It is not there, or not for trainers.
+    """
+    if variable not in machine.trainer_variables or variable not in os.environ:
+        known = ", ".join(sorted(machine.trainer_variables)) or "none"
+        raise RequestError(
+            f"trainer_spec.env: trainers may not have the variable {variable!r} of this worker, or it has none.",
+            code="no_trainer_variable",
+            advice=f"SIMYARD_TRAINER_VARIABLES of the worker has: {known}. Its owner adds names, and sets them there.",
+        )
+    return os.environ[variable]
 
 
 def load_run(store: Store, run_id: str) -> RunSpec:

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from simyard.core.foreign import parse_json
 from simyard.core.records import ended, this_process
 from simyard.core.run_records import TrainerAttempt, TrainerOutcome, TrainerStatus
 from simyard.core.specs import InputFile
-from simyard.requests.managed import LOCAL, TrainerSpec, fill_in
+from simyard.requests.managed import LOCAL, TrainerSpec, WorkerVariable, fill_in
 from simyard.requests.settings import MachineSettings
 from simyard.store.backend import on_disk
 from simyard.store.keys import RunKeys
@@ -27,7 +27,7 @@ from simyard.tasks.managed.dataset import MANIFEST, fetch_dataset, iteration_id
 from simyard.tasks.managed.engines.base import INPUT, OUTPUT, STDERR, STDOUT, Engine, Exit, TrainerCall
 from simyard.tasks.managed.engines.container import ContainerEngine
 from simyard.tasks.managed.engines.local import LocalEngine, find_program
-from simyard.tasks.managed.run import RunSpec, now
+from simyard.tasks.managed.run import RunSpec, now, trainer_env, value_of
 from simyard.tasks.shared import inputs
 from simyard.tasks.shared.gate import Gate
 from simyard.tasks.shared.heartbeat import HeartbeatWriter
@@ -68,10 +68,13 @@ def check_trainer(run: RunSpec, machine: MachineSettings) -> None:
     """Check on this machine, before the first rollout, that the trainer could be called.
 
     Raises:
-        RequestError: If its image, its program or its GPUs are not there.
+        RequestError: If its image, its program, its GPUs or its variables are not there.
     """
     trainer = run.asked.trainer_spec
     engine_for(trainer, machine).require(trainer.image_uri, trainer.resources.gpu)
+    for value in trainer.env.values():
+        if isinstance(value, WorkerVariable):
+            value_of(value.variable, machine)
     if trainer.image_uri == LOCAL:
         find_program(trainer.program, Path(run.folder), machine.python)
 
@@ -106,7 +109,7 @@ def run_trainer(
         # Nothing of a process that was killed is left.
         engine.sweep(attempt.name)
         shutil.rmtree(folder, ignore_errors=True)
-        call = _lay_out(attempt, run, engine, folder, store)
+        call = _lay_out(attempt, run, engine, folder, store, trainer_env(run, store, machine))
 
         # Run it to its end.
         began = time.monotonic()
@@ -157,7 +160,9 @@ def run_trainer(
         raise WorkloadError(failure)
 
 
-def _lay_out(attempt: TrainerAttempt, run: RunSpec, engine: Engine, folder: Path, store: Store) -> TrainerCall:
+def _lay_out(
+    attempt: TrainerAttempt, run: RunSpec, engine: Engine, folder: Path, store: Store, env: Mapping[str, str]
+) -> TrainerCall:
     """Bring the inputs of a call into its folder; return the call with everything filled in."""
     for name in (INPUT, OUTPUT):
         (folder / name).mkdir(parents=True)
@@ -180,7 +185,7 @@ def _lay_out(attempt: TrainerAttempt, run: RunSpec, engine: Engine, folder: Path
         image=trainer.image_uri,
         argv=(*trainer.program, *(fill_in(text, values) for text in trainer.args_template)),
         own_entrypoint=not trainer.program,
-        env={name: fill_in(text, values) for name, text in trainer.env.items()},
+        env={name: fill_in(text, values) for name, text in env.items()},
         folder=folder,
         work=Path(run.folder),
         gpus=trainer.resources.gpu,

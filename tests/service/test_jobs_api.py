@@ -691,21 +691,26 @@ def test_a_bucket_signs_its_own_urls(make_site: Callable[..., Service], s3_serve
 
 
 def test_a_managed_run_is_begun_paused_and_canceled(api: Api, deployments: Server) -> None:
-    first = api("POST", "/v1/training-runs", RUN, headers={"Idempotency-Key": "r"})
+    run = RUN | {"trainer_spec": {**RUN["trainer_spec"], "env": {"TOKEN": "hunter2"}}}
+    first = api("POST", "/v1/training-runs", run, headers={"Idempotency-Key": "r"})
     assert first.status == 201, first.body
     run_id = first.json["run_id"]
-    again = api("POST", "/v1/training-runs", RUN, headers={"Idempotency-Key": "r"})
+    again = api("POST", "/v1/training-runs", run, headers={"Idempotency-Key": "r"})
     assert (again.status, again.json["run_id"]) == (200, run_id)
-    assert api("POST", "/v1/training-runs", {**RUN, "name": "x"}, headers={"Idempotency-Key": "r"}).status == 409
+    assert api("POST", "/v1/training-runs", {**run, "name": "x"}, headers={"Idempotency-Key": "r"}).status == 409
     assert api.submit(None, "r").status == 201, "a job may have the key that a run has"
     (flow_run,) = deployments.flow_runs(run_id)
-    assert flow_run["parameters"]["request"] == RUN
+    shown = RUN | {"trainer_spec": {**RUN["trainer_spec"], "env": {"TOKEN": "********"}}}
+    assert flow_run["parameters"]["request"] == shown, "Prefect's users see parameters"
+    secrets = api.store.get_json(keys.RunKeys(run_id).secrets)
+    assert secrets == {"env": {"TOKEN": "hunter2"}}
     assert api("POST", f"/v1/training-runs/{run_id}/pause").json["status"] == "paused"
     assert api("POST", f"/v1/training-runs/{run_id}/resume").json["status"] == "queued"
     canceled = api("POST", f"/v1/training-runs/{run_id}/cancel").json
     assert (canceled["status"], canceled["ended_by"]) == ("canceled", "canceled")
     assert api("POST", f"/v1/training-runs/{run_id}/cancel").json["status"] == "canceled", "said twice it is the same"
     assert api("POST", f"/v1/training-runs/{run_id}/resume").status == 409
+    assert not api.store.exists(keys.RunKeys(run_id).secrets), "nobody needs them any more"
     assert [run["run_id"] for run in api("GET", "/v1/training-runs").json["runs"]] == [run_id]
     assert deployments.flow_runs(run_id)[0]["state_type"] == "CANCELLED"
 

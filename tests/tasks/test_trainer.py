@@ -8,6 +8,7 @@ import textwrap
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -28,7 +29,7 @@ from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import CANCELED
 from simyard.tasks.managed.engines.base import TrainerCall
 from simyard.tasks.managed.engines.local import LocalEngine
-from simyard.tasks.managed.run import ResolvedRun, RunSpec, resolve_run, stage_run
+from simyard.tasks.managed.run import ResolvedRun, RunSpec, load_run, resolve_run, stage_run
 from simyard.tasks.managed.trainer import TrainerObserver, call_key, check_trainer, outcome_of, run_trainer
 
 GOOD = 'write("metrics.json", "{}"); write("checkpoint.pt", "weights")'
@@ -88,7 +89,7 @@ class Trainer:
         self.script.write_text(PREFIX + textwrap.dedent(body))
         resolved = self.run_spec(**trainer)
         stage_run(resolved, self.store)
-        run = resolved.spec
+        run = load_run(self.store, resolved.spec.run_id)
         attempt = TrainerAttempt(
             run_id=run.run_id, iteration=1, number=1, dataset_sha256=self.dataset(run, rollout), checkpoint=None
         )
@@ -237,9 +238,17 @@ def test_what_a_trainer_used_whose_caller_was_killed_is_counted(trainer):
     assert 80.0 < outcome.gpu_seconds == pytest.approx(2 * (40.0 + outcome.seconds), abs=0.01)
 
 
-def test_what_it_leaves_running_is_ended_too(trainer):
-    outcome = trainer(f'subprocess.Popen(["sleep", "600"], start_new_session=True); {GOOD}')
-    assert outcome.status == "succeeded"
+@pytest.mark.parametrize("env", ["None", "{}"], ids=["as it is", "without its environment"])
+def test_what_it_leaves_running_is_ended_too(trainer, env):
+    outcome = trainer(
+        f"""
+        daemon = "import subprocess as s; print(s.Popen(['sleep', '600'], start_new_session=True, stdout=-3).pid)"
+        pid = int(subprocess.run([sys.executable, "-c", daemon], env={env}, stdout=-1, text=True).stdout)
+        succeed(pid=pid)
+        """
+    )
+    assert outcome.status == "succeeded", outcome
+    assert not psutil.pid_exists(outcome.metrics["pid"])
 
 
 def test_more_memory_than_it_may_have_ends_it(trainer):
@@ -257,6 +266,21 @@ def test_our_secrets_stay_with_us(trainer, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     outcome = trainer('succeed(seen=[name for name in os.environ if name.startswith(("AWS_", "PREFECT_"))])')
     assert outcome.metrics == {"seen": []}
+
+
+def test_the_value_of_a_variable_is_in_no_record(trainer, monkeypatch):
+    monkeypatch.setenv("HUB_TOKEN", "hunter2")
+    trainer.site = replace(trainer.site, trainer_variables=frozenset({"HUB_TOKEN"}))
+    assert "HUB_TOKEN" not in trainer.site.workload_env(), "a simulator needs it not"
+    outcome = trainer(
+        'succeed(right=(os.environ["TOKEN"], os.environ["PLAIN"]) == ("hunter2", "swordfish 1"))',
+        env={"TOKEN": {"variable": "HUB_TOKEN"}, "PLAIN": "swordfish {iteration}"},
+    )
+    assert outcome.metrics == {"right": True}
+    written = {path.name: path.read_text() for path in Path(trainer.site.store).rglob("*.json")}
+    assert [name for name, text in written.items() if "swordfish" in text] == ["secrets.json"]
+    assert "hunter2" not in "".join(written.values())
+    assert json.loads(written["run.json"])["request"]["trainer_spec"]["env"]["PLAIN"] == "********"
 
 
 def test_a_cancel_ends_it(trainer):
@@ -312,6 +336,8 @@ def test_one_of_the_same_name_that_was_left_is_ended_first(tmp_path):
     [
         ({"entrypoint": "./train.sh"}, "no_program", "no program './train.sh'"),
         ({"resources": {"gpu": 64}}, "no_gpu", "gpu is 64"),
+        ({"env": {"TOKEN": {"variable": "AWS_SECRET_ACCESS_KEY"}}}, "no_trainer_variable", "'AWS_SECRET_ACCESS_KEY'"),
+        ({"env": {"TOKEN": "********"}}, "masked_value", "was shown so in place of its value"),
     ],
 )
 def test_what_cannot_be_called_is_refused_before_the_first_rollout(trainer, trainer_spec, code, said):

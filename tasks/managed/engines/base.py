@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -25,7 +25,7 @@ class TrainerCall:
     """The program and its arguments; of an image's own entrypoint the arguments alone."""
     own_entrypoint: bool = False
     """Whether the image's entrypoint is the program."""
-    env: Mapping[str, str]
+    env: Mapping[str, str] = field(repr=False)
     """Environment variables in addition to the image's own."""
     folder: Path
     """Absolute: `input/` is there, `output/` is empty, and the two logs are written here."""
