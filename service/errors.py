@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import httpx
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prefect.exceptions import PrefectException
 from starlette.requests import ClientDisconnect
@@ -54,6 +57,14 @@ class FieldErrors(Exception):  # noqa: N818 - it names what it carries
         self.problems = problems
 
 
+class _Answer(JSONResponse):
+    """JSON in ASCII: an error may quote what no encoding has, such as half of a surrogate pair."""
+
+    def render(self, content: Any) -> bytes:
+        """Return the body."""
+        return json.dumps(content, allow_nan=False).encode()
+
+
 def status_of(error: SimyardError) -> int:
     """Return the status of an answer that tells of an error."""
     return _STATUSES.get(error.failure.code, 400) if isinstance(error, RequestError) else 503
@@ -63,34 +74,40 @@ def answer_errors(app: FastAPI) -> None:
     """Have the application answer every error in one form."""
 
     @app.exception_handler(FieldErrors)
-    async def fields(request: Request, error: FieldErrors) -> JSONResponse:
-        return JSONResponse({"detail": [asdict(problem) for problem in error.problems]}, 422)
+    async def fields(request: Request, error: FieldErrors) -> _Answer:
+        return _Answer({"detail": [asdict(problem) for problem in error.problems]}, 422)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> _Answer:
+        # What was sent is not repeated: it may be a number that JSON has not.
+        found = [FieldProblem([str(part) for part in one["loc"]], one["msg"], one["type"]) for one in error.errors()]
+        return await fields(request, FieldErrors(*found))
 
     @app.exception_handler(SimyardError)
-    async def ours(request: Request, error: SimyardError) -> JSONResponse:
+    async def ours(request: Request, error: SimyardError) -> _Answer:
         failure = error.failure
         body = {"detail": str(error), "code": failure.code}
         status = status_of(error)
         if not isinstance(error, RequestError):
             logger.error("%s %s: %s", request.method, request.url.path, error)
-            return JSONResponse(body, status, {"Retry-After": str(_AWAY_RETRY_S)})
+            return _Answer(body, status, {"Retry-After": str(_AWAY_RETRY_S)})
         headers = {"Retry-After": str(RETRY_AFTER_S[failure.code])} if failure.code in RETRY_AFTER_S else {}
         if status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        return JSONResponse(body, status, headers)
+        return _Answer(body, status, headers)
 
     @app.exception_handler(httpx.HTTPError)
     @app.exception_handler(PrefectException)
-    async def away(request: Request, error: Exception) -> JSONResponse:
+    async def away(request: Request, error: Exception) -> _Answer:
         logger.error("%s %s: Prefect: %r", request.method, request.url.path, error)
         body = {"detail": "The Prefect server does not answer. Send the request again.", "code": "no_prefect_server"}
-        return JSONResponse(body, 503, {"Retry-After": str(_AWAY_RETRY_S)})
+        return _Answer(body, 503, {"Retry-After": str(_AWAY_RETRY_S)})
 
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: ClientDisconnect) -> Response:
         return Response(status_code=400)  # to nobody
 
     @app.exception_handler(Exception)
-    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
+    async def unforeseen(request: Request, error: Exception) -> _Answer:
         logger.exception("%s %s", request.method, request.url.path, exc_info=error)
-        return JSONResponse({"detail": "An unexpected error; the service's log has it.", "code": "bug"}, 500)
+        return _Answer({"detail": "An unexpected error; the service's log has it.", "code": "bug"}, 500)

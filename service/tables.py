@@ -269,7 +269,7 @@ def _read(store: Store, key: str, name: str, drawing: Drawing) -> _Sheet | None:
         drawing.damaged.add(name)
     if any(len(row) != len(names) for row in rows):
         drawing.damaged.add(name)
-    return _Sheet(name, names, rows, count - 1 - (not lines[-1]), drawing)
+    return _Sheet(name, names, rows, max(0, count - 1 - (not lines[-1])), drawing)
 
 
 def _unit(tag: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,9 @@ from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.shared import history
 from simyard.tasks.shared.history import load_spec
 from simyard.tasks.shared.inputs import LocalInput, find_input, is_file
+
+MAX_METRICS_BYTES = 64_000_000
+"""In a larger table of metrics the best checkpoint is not looked for."""
 
 
 def find_policies(
@@ -142,7 +147,7 @@ def _normalizer(spec: JobSpec, store: Store) -> InputFile | None:
 
 
 def _logged_returns(spec: JobSpec, store: Store, tag: str) -> list[tuple[int, float]]:
-    """Return (step, mean return) of the whole job, or of its last attempt while it runs."""
+    """Return (step, mean return) of the whole job, or of its last attempt while it runs; a workload wrote the table."""
     job = JobKeys(spec.job_id)
     candidates = [
         job.artifact(METRICS.name),
@@ -150,10 +155,17 @@ def _logged_returns(spec: JobSpec, store: Store, tag: str) -> list[tuple[int, fl
     ]
     for key in candidates:
         try:
-            rows = list(csv.DictReader(store.get_bytes(key).decode().splitlines()))
+            if store.stat(key).size_bytes > MAX_METRICS_BYTES:
+                return []
+            lines = store.get_bytes(key).decode(errors="replace").splitlines()
         except KeyNotFound:
             continue
-        return [(int(row["step"]), float(row[tag])) for row in rows if row.get(tag)]
+        found = []
+        with suppress(csv.Error):
+            for row in csv.DictReader(lines):
+                with suppress(KeyError, ValueError, TypeError):  # a cell that is no number, or missing
+                    found.append((int(row["step"]), float(row[tag])))
+        return [one for one in found if math.isfinite(one[1])]
     return []
 
 

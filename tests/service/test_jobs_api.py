@@ -410,6 +410,9 @@ def test_a_body_without_end_is_refused_before_it_is_read(service: Service, path:
         ("http://0x7f000001/robot.urdf", "refused_url"),
         ("http://localhost/robot.urdf", "refused_url"),
         ("http://user:secret@example.com/robot.urdf", "refused_url"),
+        ("http://[/robot.urdf", "refused_url"),
+        ("http://[::1/robot.urdf", "refused_url"),
+        ("http://example.com:x/robot.urdf", "refused_url"),
         ("ftp://example.com/robot.urdf", "bad_reference"),
         ("job-store/lab", "bad_reference"),
     ],
@@ -631,6 +634,32 @@ def test_an_upload_has_the_size_that_was_announced(service: Service, api: Api, s
 )
 def test_a_bad_upload_gets_no_url(api: Api, body: dict[str, Any]) -> None:
     assert api("POST", "/v0/inputs/presign-upload", body).status in (400, 413, 422)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"input_uri": "http://["}',
+        b'{"input_uri": "http://[::1"}',
+        b'{"input_uri": "s3://["}',
+        b'{"input_uri": "s3://robots/\\ud800"}',
+        b'{"input_uri": "%s", "size_bytes": NaN}',
+        b'{"input_uri": "%s", "size_bytes": 1e999}',
+        b'{"input_uri": "%s", "filename": "\\ud800.urdf"}',
+        b'{"input_uri": "%s", "kind": "\\ud800"}',
+        b'{"input_uri": "%s", "\\ud800": 1}',
+        b'{"input_uri": "%s", "metadata": {"a": NaN}}',
+        b'{"input_uri": "%s", "metadata": {"a": "\\ud800"}}',
+        b'{"input_uri": "%s//[", "metadata": {}}',
+    ],
+    ids=ascii,
+)
+def test_what_no_asset_may_hold_is_refused_in_words(service: Service, api: Api, body: bytes) -> None:
+    link = presign(api, b"<robot/>", "robot.urdf")
+    answer = api("POST", "/v0/assets/register", body.replace(b"%s", link["input_uri"].encode()))
+    assert answer.status in (400, 422), answer.body
+    assert answer.json["detail"]
+    assert api("GET", "/v0/assets").json["assets"] == []
 
 
 def test_urls_are_good_for_one_thing_and_not_forever(service: Service, api: Api) -> None:

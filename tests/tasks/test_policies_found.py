@@ -353,9 +353,17 @@ def test_another_library_than_the_jobs(find, trained, asset, more):
 
 
 def test_a_training_that_logged_no_return_has_no_best(find, yard, trained):
+    """What it left may be no table at all: a workload wrote it."""
     left = yard.play("", iterations=2)
-    for path in left.folder.rglob("metrics.csv"):
-        path.write_text("step,wall_time,Loss/value\n0,1.0,1.0\n1,2.0,0.5\n")
-    with pytest.raises(RequestError, match="has logged no mean return to find the best checkpoint by") as refused:
-        find(fromJob={"jobId": left.result["job_id"], "which": "best"})
-    assert refused.value.failure.code == "no_metrics"
+    for table in (
+        "step,wall_time,Loss/value\n0,1.0,1.0\n1,2.0,0.5\n",
+        "step,wall_time,Train/mean_reward\nx,1.0,1\n0,1.0,high\n0,1.0,nan\n0\n",
+        'step,wall_time,"Train/mean_reward\n0,1.0,1\n',
+        f"step,wall_time,Train/mean_reward\n0,1.0,{'1' * 200_000}\n",
+        "\x00\udcff",
+    ):
+        for path in left.folder.rglob("metrics.csv"):
+            path.write_text(table, errors="surrogateescape")
+        with pytest.raises(RequestError, match="has logged no mean return to find the best checkpoint by") as refused:
+            find(fromJob={"jobId": left.result["job_id"], "which": "best"})
+        assert refused.value.failure.code == "no_metrics"
