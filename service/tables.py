@@ -31,12 +31,16 @@ MAX_ROWS_READ = 10_000
 """Of a longer table every second, third … row is read; a chart has fewer points than that anyway."""
 MOST_ROWS = 200
 """Shown of a table; the files have all."""
+LONGEST = 200
+"""Characters of a name or a cell that are shown."""
 MOST_KEPT = 256
 """Drawings that are kept; each has nine charts of some hundred points at most."""
+MADE_AT_ONCE = 4
+"""Drawings; each holds its table in memory meanwhile."""
 PAUSE = 20.0
-"""A table that has changed is read again after so many times as long as reading it took,"""
+"""Times as long as a reading took, until a table that has changed is read again."""
 PAUSED_S = 0.1
-"""and at once where that is less than this."""
+"""Seconds of a reading up to which there is no such pause."""
 _GREATEST = 1e300
 """Numbers beyond this are none that a chart can hold: the difference of two may be infinite."""
 _UNITS = (("fps", "steps/s"), ("length", "steps"), ("collection_time", "s"), ("learning_time", "s"))
@@ -56,7 +60,7 @@ _EPISODE = ("checkpoint", "episode", "return", "length", "ended", "term", "succe
 
 @dataclass(kw_only=True)
 class Drawing:
-    """What a page shows of tables."""
+    """Charts and rows of tables, as a page shows them."""
 
     plots: list[Plot] = field(default_factory=list)
     rows: list[dict[str, str]] = field(default_factory=list)
@@ -79,11 +83,11 @@ class _Kept:
 
 
 class Drawings:
-    """Drawings that were made of late. One at a time is made: a page of a giant table does not stop all others."""
+    """Drawings that were made of late."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, ...], _Kept] = OrderedDict()
-        self._making = threading.Lock()
+        self._making = threading.BoundedSemaphore(MADE_AT_ONCE)
 
     def of(self, store: Store, keys: list[str], make: Callable[[], Drawing]) -> Drawing:
         """Return what was made of some objects, or make it anew where they have changed.
@@ -163,7 +167,7 @@ class Tables:
                 for sheet in sheets:
                     first = next((step for step, _ in sheet.points("step", "step")), math.inf)
                     points = [point for point in points if point[0] < first] + sheet.points("step", tag)
-                _add(drawing, Curve(title=tag, unit=_unit(tag), axis="step", points=points))
+                _add(drawing, Curve(title=tag[:LONGEST], unit=_unit(tag), axis="step", points=points))
             return drawing
 
         return self._drawings.of(self._store, keys, make)
@@ -194,8 +198,8 @@ class Tables:
             drawing = Drawing()
             if sheet := _read(self._store, key, EPISODES.name, drawing):
                 drawing.row_count = sheet.row_count
-                empty = dict.fromkeys(_EPISODE, "")
-                drawing.rows = [empty | dict(zip(sheet.names, row, strict=False)) for row in sheet.rows[:MOST_ROWS]]
+                rows = (dict(zip(sheet.names, row, strict=False)) for row in sheet.rows[:MOST_ROWS])
+                drawing.rows = [{name: row.get(name, "")[:LONGEST] for name in _EPISODE} for row in rows]
                 where = sheet.names.index("checkpoint") if "checkpoint" in sheet.names else len(sheet.names)
                 drawing.several = len({row[where] for row in sheet.rows if len(row) > where}) > 1
                 if not drawing.several:
