@@ -9,6 +9,7 @@ from typing import Any, cast
 import click
 
 from simyard import __version__
+from simyard.cli.prefect_server import find_auth
 from simyard.cli.shared import renamed
 
 _HEADINGS = {
@@ -58,3 +59,4 @@ class _Main(click.Group):
 @click.version_option(__version__, prog_name="simyard")
 def main() -> None:
     """Self-hosted robot-learning jobs on NVIDIA Isaac Lab, run by Prefect."""
+    find_auth()

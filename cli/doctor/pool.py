@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -19,6 +18,7 @@ import httpx
 
 from simyard.blocks.reference import absolute
 from simyard.cli.doctor.server import ASK_S, Server, one_line
+from simyard.cli.prefect_server import is_loopback
 from simyard.core.errors import SimyardError
 from simyard.deployments import POOL_TYPES, pool_template
 from simyard.store import keys
@@ -99,18 +99,14 @@ def warn_of_loopback(pool: Pool) -> Check | None:
     """Return a warning where containers of the pool cannot reach the server under its address."""
     from prefect.settings import PREFECT_API_URL
 
-    host, kind = urlsplit(PREFECT_API_URL.value() or "").hostname or "", pool.work_pool.type
-    try:
-        is_loopback = host == "localhost" or ip_address(host).is_loopback
-    except ValueError:  # a name
-        is_loopback = False
-    if kind == "process" or not is_loopback:
+    url, kind = PREFECT_API_URL.value() or "", pool.work_pool.type
+    if kind == "process" or not is_loopback(url):
         return None
     if pool.default("network_mode") == "host" or "PREFECT_API_URL" in (pool.default("env") or {}):
         return None
     return Check(
         "server address", "warning",
-        f"{host} is this machine alone: containers of a {kind} pool that are given it do not come back",
+        f"{urlsplit(url).hostname} is this machine: containers of a {kind} pool that are given it do not come back",
         "Have the server listen where they reach it (`prefect server start --host 0.0.0.0`, with a password), and "
         "give the worker that address in PREFECT_API_URL.",
     )  # fmt: skip

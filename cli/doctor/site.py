@@ -27,6 +27,7 @@ from simyard.cli.doctor.pool import (
 from simyard.cli.doctor.server import (
     ASK_S,
     Server,
+    check_auth,
     check_clock,
     check_clock_of_store,
     check_server,
@@ -85,6 +86,8 @@ def _checks(name: str | None, given: str | None) -> Iterator[Check]:
     with ExitStack() as stack:
         answers, server = _look("Prefect server", lambda: reach_server(stack, is_needed=name is not None), check_server)
         yield answers
+        if server and (open_to_all := check_auth(server)):
+            yield open_to_all
         lack = "needs --pool" if name is None else _NEEDS_SERVER if server is None else "needs the pool"
 
         def skip(what: str) -> Check:

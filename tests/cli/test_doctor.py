@@ -274,6 +274,19 @@ def test_a_server_whose_clock_is_wrong(examine, answering, monkeypatch):
         assert "behind" in checks[name]["text"]
 
 
+@pytest.mark.parametrize(
+    ("host", "state", "whose"),
+    [("127.0.0.1", "warning", "every web page in its browsers"), ("0.0.0.0", "failed", "everybody")],
+    ids=["this machine's", "the network's"],
+)
+def test_a_server_that_asks_for_no_auth_string(examine, answering, host, state, whose):
+    _, checks = examine(url=f"{answering.replace('127.0.0.1', host)}/api")
+    assert checks["server auth"]["state"] == state
+    assert "asks for no auth string" in checks["server auth"]["text"]
+    assert whose in checks["server auth"]["text"]
+    assert "PREFECT_SERVER_API_AUTH_STRING" in checks["server auth"]["fix"]
+
+
 def test_a_bad_address_of_the_store_is_a_bad_command(call):
     done = call("doctor", "--store", "ftp://robots/simyard")
     assert done.exit_code == 2
