@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -64,6 +65,19 @@ def keep_private(path: Path, make: Callable[[], str]) -> str:
             os.link(beside, path)  # of several processes that start at once, one decides
         beside.unlink()
     return path.read_text()
+
+
+def others_may_write(folder: Path) -> Path | None:
+    """Return the first thing in a folder, itself included, that another user than this one and root can change."""
+    for path in (folder, *folder.rglob("*")):
+        try:
+            seen = path.lstat()
+        except FileNotFoundError:  # gone meanwhile, or the folder is not there yet
+            continue
+        is_open = seen.st_mode & stat.S_IWOTH or (seen.st_mode & stat.S_IWGRP and seen.st_gid not in (0, os.getegid()))
+        if seen.st_uid not in (0, os.geteuid()) or (is_open and not stat.S_ISLNK(seen.st_mode)):
+            return path
+    return None
 
 
 def write_json(path: Path, data: Any) -> None:

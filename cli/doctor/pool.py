@@ -212,6 +212,24 @@ def _defaults(template: dict[str, Any]) -> dict[str, Any]:
     return {name: schema.get("default") for name, schema in properties.items()}
 
 
+def check_projects(pool: Pool, store: Store) -> Check:
+    """Say what the attempts of several projects share in the pool, whatever code they run."""
+    from simyard.deployments.apply import shares_home
+
+    name, projects = "projects", store.list_dirs(keys.PROJECTS)
+    if not projects:
+        return Check(name, "ok", "the store has one: nobody to be kept apart")
+    shared = ["the auth string of the Prefect server", "the credentials of the whole store"]
+    if pool.work_pool.type == "process":
+        shared.insert(0, "the worker's user and its files")
+    elif shares_home(pool.work_pool):
+        shared.insert(0, "the caches of compiled code")
+    return Check(
+        name, "warning", f"{len(projects) + 1} projects, whose attempts share {', '.join(shared)}",
+        "Give projects that do not trust each other a site each, with keys of a bucket's prefix: docs/security.md.",
+    )  # fmt: skip
+
+
 def check_image(pool: Pool) -> Check:
     """Say whether the image of the pool's containers is there, or how to see whether it is."""
     name, kind, image = "image", pool.work_pool.type, pool.default("image")

@@ -18,6 +18,7 @@ from simyard.cli.doctor.pool import (
     check_deployments,
     check_image,
     check_pool,
+    check_projects,
     check_queues,
     check_worker,
     find_pool,
@@ -115,6 +116,7 @@ def _checks(name: str | None, given: str | None) -> Iterator[Check]:
         yield keeps
         yield _bounded("clock of store", lambda: check_clock_of_store(store))
 
+        yield _bounded("projects", lambda: check_projects(pool, store) if pool and store else skip("projects"))
         yield _bounded("image", lambda: check_image(pool) if pool else skip("image"))
         if name is None:
             yield from machine_checks(machine)
