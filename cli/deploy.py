@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from simyard.cli.prefect_server import ADVICE, why_open
 from simyard.cli.shared import STORE, Command
 from simyard.core.errors import RequestError
 
@@ -84,6 +85,8 @@ def deploy(
             )  # fmt: skip
         limits[limit_of_project(check_project(project))] = slots
     saved = _block(store, block)
+    if danger := why_open(url):
+        click.echo(f"warning: {danger}. {ADVICE}", err=True)
 
     changes: dict[str, str] = {}
 

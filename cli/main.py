@@ -9,6 +9,7 @@ from typing import Any, cast
 import click
 
 from simyard import __version__
+from simyard.cli.prefect_server import find_auth
 from simyard.cli.shared import renamed
 from simyard.core.process import keep_private
 
@@ -60,3 +61,4 @@ class _Main(click.Group):
 def main() -> None:
     """Self-hosted robot-learning jobs on NVIDIA Isaac Lab, run by Prefect."""
     keep_private()
+    find_auth()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import os
 import platform
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 import click
 
 from simyard.cli.live import LiveLine
+from simyard.cli.prefect_server import ADVICE, own_server, why_open
 from simyard.cli.processes import Child, Children
 from simyard.cli.shared import STORE, Command, open_site
 from simyard.core.errors import RequestError
@@ -90,57 +92,64 @@ def _start(
     """Start the missing processes, in order, and print their addresses."""
     _require_free(plan.host, plan.port, "--port")
     key = _own_key(store, machine)
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    given = (PREFECT_API_URL.value() or "").rstrip("/") or None  # by the environment or by Prefect's profile
-    if given is None:
-        _require_free("127.0.0.1", plan.prefect_port, "--prefect-port")
-    url = given or f"http://127.0.0.1:{plan.prefect_port}/api"
     env = os.environ | {
-        "PREFECT_API_URL": url, "SIMYARD_STORE": reference, "SIMYARD_HOME": str(machine.home),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "SIMYARD_STORE": reference, "SIMYARD_HOME": str(machine.home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     }  # fmt: skip
     env.setdefault("OMP_NUM_THREADS", "1")
 
     def bring_up(child: Child) -> None:
         children.wait_until_healthy(child, lambda: _show(live, child.name, stop))
 
-    # A Prefect server of our own has its database in the site's home, unless its owner has put it somewhere else.
-    if given is None:
-        home = {} if "PREFECT_HOME" in env else {"PREFECT_HOME": str(machine.home / "prefect")}
-        command = [*_PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(plan.prefect_port)]
-        server = Child("Prefect server", command, env | home, lambda: _answers(f"{url}/health"))
+    # A Prefect server of our own, unless one is given by the environment or by Prefect's profile.
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    given, auth = (PREFECT_API_URL.value() or "").rstrip("/"), PREFECT_API_AUTH_STRING.value()
+    url, asks_for = given or f"http://127.0.0.1:{plan.prefect_port}/api", ""
+    env["PREFECT_API_URL"] = url
+    if not given:
+        _require_free("127.0.0.1", plan.prefect_port, "--prefect-port")
+        own = own_server(machine.home, url)
+        auth, asks_for = own.auth, f"  (it asks for {own.where})"
+        command = [sys.executable, "-m", "simyard.cli.prefect_server", str(plan.prefect_port)]
+        server = Child("Prefect server", command, env | own.env, lambda: _answers(f"{url}/health"))
+        env["PREFECT_API_AUTH_STRING"] = auth
         children.start(server)
         bring_up(server)
-    elif not _answers(f"{given}/health"):
+    elif not _answers(f"{url}/health"):
         raise RequestError(
-            f"The Prefect server at {given!r} does not answer.",
+            f"The Prefect server at {url!r} does not answer.",
             code="no_prefect_server",
             advice="Start it, or unset PREFECT_API_URL to have one started here.",
         )
+    elif danger := why_open(url):
+        live.say(f"warning: {danger}. {ADVICE}")
 
     # The API and the worker; the deployments are sent while the API imports what it needs.
     service = Child(
         "API", [sys.executable, "-m", "simyard.service", "--host", plan.host, "--port", str(plan.port)], env,
         lambda: _answers(f"{_address(plan)}/readyz"),
     )  # fmt: skip
-    worker = None if given and _has_worker(url, lambda name: not name.startswith(_OURS)) else _worker(plan, url, env)
+    has_worker = partial(_has_worker, url, auth)
+    worker = None if given and has_worker(lambda name: not name.startswith(_OURS)) else _worker(plan, env, has_worker)
     children.start(service)
     from prefect.client.orchestration import get_client
 
     from simyard.deployments.apply import apply_prefect_file
 
-    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+    settings = {PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: auth}
+    with temporary_settings(settings), get_client(sync_client=True) as client:
         apply_prefect_file(client, lambda name: _show(live, f"deployment {name}", stop))
     if worker is not None:
         children.start(worker)
     for child in filter(None, (worker, service)):
         bring_up(child)
 
+    # The key is for a person who looks on: a log is kept, and read by others.
+    file = machine.home / "api-key"
     rows = {
         "API": f"{_address(plan)}  (its reference: /docs)",
-        "API key": f"{key}  (also in {machine.home / 'api-key'})",
-        "Prefect UI": url.removesuffix("/api"),
+        "API key": f"{key}  (also in {file})" if sys.stderr.isatty() else f"in {file}",
+        "Prefect UI": url.removesuffix("/api") + asks_for,
         "store": store.url(),
         "worker": f"pool {POOL}, {plan.jobs} jobs at once" if worker else f"pool {POOL} has one already",
         "logs": str(machine.home / "up"),
@@ -149,12 +158,12 @@ def _start(
     live.say("Ready. Ctrl-C stops everything in good order.")
 
 
-def _worker(plan: Plan, url: str, env: dict[str, str]) -> Child:
+def _worker(plan: Plan, env: dict[str, str], has_worker: Callable[[Callable[[str], bool]], bool]) -> Child:
     own = f"{_OURS}{os.getpid()}"
     command = [
         *_PREFECT, "worker", "start", "--pool", POOL, "--type", "process", "--name", own, "--limit", str(plan.jobs),
     ]  # fmt: skip
-    healthy = partial(_has_worker, url, lambda name: name == own)
+    healthy = partial(has_worker, lambda name: name == own)
     return Child("Worker", command, env | {"PREFECT_WORKER_QUERY_SECONDS": "1"}, healthy, ends_its_children=False)
 
 
@@ -227,12 +236,13 @@ def _own_key(store: Store, machine: MachineSettings) -> str:
     return key
 
 
-def _has_worker(url: str, is_one: Callable[[str], bool]) -> bool:
+def _has_worker(url: str, auth: str | None, is_one: Callable[[str], bool]) -> bool:
     """Return whether the pool has a worker with such a name."""
     import httpx
 
+    headers = {"Authorization": f"Basic {base64.b64encode(auth.encode()).decode()}"} if auth else {}
     try:
-        answer = httpx.post(f"{url}/work_pools/{POOL}/workers/filter", json={}, timeout=ASK_S)
+        answer = httpx.post(f"{url}/work_pools/{POOL}/workers/filter", json={}, headers=headers, timeout=ASK_S)
         workers = answer.raise_for_status().json()
         return any(worker["status"] == "ONLINE" and is_one(worker["name"]) for worker in workers)
     except httpx.HTTPError:

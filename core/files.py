@@ -12,7 +12,7 @@ import stat
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedRandom
@@ -55,6 +55,32 @@ def write_atomic(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, durable=True) as beside:
         beside.write_bytes(data)
+
+
+def keep_private(path: Path, make: Callable[[], str]) -> str:
+    """Return the text of a file that its owner alone can read, with the text of `make` where it is not there yet."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(make())
+        with suppress(FileExistsError):
+            os.link(beside, path)  # of several processes that start at once, one decides
+        beside.unlink()
+    return path.read_text()
+
+
+def others_may_write(folder: Path) -> Path | None:
+    """Return the first thing in a folder, itself included, that another user than this one and root can change."""
+    for path in (folder, *folder.rglob("*")):
+        try:
+            seen = path.lstat()
+        except FileNotFoundError:  # gone meanwhile, or the folder is not there yet
+            continue
+        is_open = seen.st_mode & stat.S_IWOTH or (seen.st_mode & stat.S_IWGRP and seen.st_gid not in (0, os.getegid()))
+        if seen.st_uid not in (0, os.geteuid()) or (is_open and not stat.S_ISLNK(seen.st_mode)):
+            return path
+    return None
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -10,6 +10,8 @@ PREFECT_FILE = Path(__file__).with_name("prefect.yaml")
 """The deployments; `prefect.yaml` at the root of the repository is the same file."""
 POOL = "simyard"
 """The work pool that they name."""
+HOME = "/var/lib/simyard"
+"""Home in the containers of the images; what is mounted there outlives them."""
 POOL_TYPES = ("process", "docker", "kubernetes", "ecs")
 """Types of work pools, by the starter of an attempt: a worker on the machine itself, a container engine, a cluster."""
 GPU_SIDE = {

@@ -15,13 +15,13 @@ from prefect import Flow
 from prefect.blocks.core import Block
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate, WorkPoolUpdate
-from prefect.client.schemas.objects import ConcurrencyOptions
+from prefect.client.schemas.objects import ConcurrencyOptions, WorkPool
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 
 from simyard.core.errors import RequestError, unknown
-from simyard.deployments import GPU_SIDE, POOL, POOL_TYPES, PREFECT_FILE, QUEUES, limit_of_pool, pool_template
+from simyard.deployments import GPU_SIDE, HOME, POOL, POOL_TYPES, PREFECT_FILE, QUEUES, limit_of_pool, pool_template
 
 OnChange = Callable[[str, str], None]
 """Callback that takes the name of a part, and `created`, `updated` or `unchanged`."""
@@ -157,6 +157,33 @@ def ensure_pool_flow(client: SyncPrefectClient, pool: str, flow: str) -> None:
         if client.read_deployment_by_name(f"{flow}/{pool}").work_pool_name == pool:
             return
     apply_pool_flow(client, pool, flow)
+
+
+def own_home(pool: WorkPool, project: str) -> dict[str, Any]:
+    """Return the job variables that give a project's containers a home of their own: compiled code is kept there.
+
+    Docker gets a volume for each project, beside that of the project `default`, and Kubernetes a folder of the claim. A
+    home that is a folder of the machine, and that of a process or of ECS, is shared: `simyard doctor` says so.
+    """
+    if pool.type == "kubernetes":
+        return {"home_folder": project}
+    if pool.type != "docker" or project == "default" or not _default(pool, "volumes"):
+        return {}
+    mounted = [volume.split(":", 1) for volume in _default(pool, "volumes")]
+    own = [
+        f"{source}-{project}:{to}" if "/" not in source and to.split(":")[0] == HOME else f"{source}:{to}"
+        for source, to in mounted
+    ]
+    return {"volumes": own} if own != _default(pool, "volumes") else {}
+
+
+def shares_home(pool: WorkPool) -> bool:
+    """Return whether attempts of all projects have the same home in a pool."""
+    return not own_home(pool, "of-its-own") or (pool.type == "kubernetes" and _default(pool, "home_folder") is None)
+
+
+def _default(pool: WorkPool, variable: str) -> Any:
+    return pool.base_job_template.get("variables", {}).get("properties", {}).get(variable, {}).get("default")
 
 
 def apply_pool_flow(client: SyncPrefectClient, pool: str, flow: str) -> str:

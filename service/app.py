@@ -14,6 +14,7 @@ from typing import Any
 import anyio.to_thread
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
 
 from simyard.service import bodies, downloads, endpoints, notifications, recovery
 from simyard.service.auth import Guard
@@ -39,7 +40,8 @@ def create_app(settings: Settings) -> FastAPI:
     Args:
         settings: The site's; every copy has the same.
     """
-    app = FastAPI(
+    app = FastAPIOffline(  # its reference at /docs loads nothing from elsewhere
+        redoc_url=None,
         title="simyard",
         version=version("simyard"),
         description="Self-hosted robot-learning jobs on NVIDIA Isaac Lab.",

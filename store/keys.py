@@ -32,6 +32,7 @@ PLACES = f"{SERVICE}/places"
 OUTBOX = f"{SERVICE}/outbox"
 SENDING = f"{SERVICE}/sending"
 DOCTOR = "doctor"
+PROJECTS = "projects"
 
 MAX_KEY_BYTES = 900
 """Longest key, in bytes of UTF-8. S3 allows 1024, and the store's own prefix counts."""
@@ -42,6 +43,7 @@ UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 # What nearly every key looks like, seen at one glance: the checks one by one cost a tenth of a small read.
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(?:/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")
 # obstore calls the file it is writing NAME#1, NAME#2, … until it is whole, and a resumable upload NAME#00, NAME#01, …
+_PROJECT = re.compile(rf"(?:^|/){PROJECTS}/([a-z0-9][a-z0-9-]{{0,62}})/?$")
 _BEING_WRITTEN = re.compile(r"#[0-9]+$")
 
 
@@ -444,3 +446,9 @@ class PromotionKeys:
     def decision(self, number: int) -> str:
         """The key of one decision, counted from 1."""
         return f"{self.decisions}/{number:08d}.json"
+
+
+def project_of(reference: str) -> str:
+    """Return the project of the store that a reference or a URL names, or `default`."""
+    found = _PROJECT.search(reference)
+    return found.group(1) if found else "default"

@@ -192,7 +192,8 @@ def test_the_training_run_page_shows_a_valid_request() -> None:
 def test_the_settings_table_has_every_variable() -> None:
     section = README.partition("## Settings")[2].partition("\n## ")[0]
     named = set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE))
-    sources = [ROOT / name for name in ("sdk/requests/settings.py", "core/specs.py", "tasks/cluster/rendezvous.py")]
+    owners = ("sdk/requests/settings", "core/specs", "tasks/cluster/rendezvous", "tasks/cluster/lent_credentials")
+    sources = [ROOT / f"{name}.py" for name in owners]
     text = "".join(path.read_text() for path in sources)
     read = set(re.findall(r'"((?:SIMYARD|ISAACSIM|OMP)_[A-Z_]*[A-Z])"', text))
     assert named == read

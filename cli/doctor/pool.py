@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -19,6 +18,7 @@ import httpx
 
 from simyard.blocks.reference import absolute
 from simyard.cli.doctor.server import ASK_S, Server, one_line
+from simyard.cli.prefect_server import is_loopback
 from simyard.core.errors import SimyardError
 from simyard.deployments import POOL_TYPES, pool_template
 from simyard.store import keys
@@ -99,18 +99,14 @@ def warn_of_loopback(pool: Pool) -> Check | None:
     """Return a warning where containers of the pool cannot reach the server under its address."""
     from prefect.settings import PREFECT_API_URL
 
-    host, kind = urlsplit(PREFECT_API_URL.value() or "").hostname or "", pool.work_pool.type
-    try:
-        is_loopback = host == "localhost" or ip_address(host).is_loopback
-    except ValueError:  # a name
-        is_loopback = False
-    if kind == "process" or not is_loopback:
+    url, kind = PREFECT_API_URL.value() or "", pool.work_pool.type
+    if kind == "process" or not is_loopback(url):
         return None
     if pool.default("network_mode") == "host" or "PREFECT_API_URL" in (pool.default("env") or {}):
         return None
     return Check(
         "server address", "warning",
-        f"{host} is this machine alone: containers of a {kind} pool that are given it do not come back",
+        f"{urlsplit(url).hostname} is this machine: containers of a {kind} pool that are given it do not come back",
         "Have the server listen where they reach it (`prefect server start --host 0.0.0.0`, with a password), and "
         "give the worker that address in PREFECT_API_URL.",
     )  # fmt: skip
@@ -214,6 +210,24 @@ def deploy_line(pool: Pool) -> str:
 def _defaults(template: dict[str, Any]) -> dict[str, Any]:
     properties = template.get("variables", {}).get("properties", {})
     return {name: schema.get("default") for name, schema in properties.items()}
+
+
+def check_projects(pool: Pool, store: Store) -> Check:
+    """Say what the attempts of several projects share in the pool, whatever code they run."""
+    from simyard.deployments.apply import shares_home
+
+    name, projects = "projects", store.list_dirs(keys.PROJECTS)
+    if not projects:
+        return Check(name, "ok", "the store has one: nobody to be kept apart")
+    shared = ["the auth string of the Prefect server", "the credentials of the whole store"]
+    if pool.work_pool.type == "process":
+        shared.insert(0, "the worker's user and its files")
+    elif shares_home(pool.work_pool):
+        shared.insert(0, "the caches of compiled code")
+    return Check(
+        name, "warning", f"{len(projects) + 1} projects, whose attempts share {', '.join(shared)}",
+        "Give projects that do not trust each other a site each, with keys of a bucket's prefix: docs/security.md.",
+    )  # fmt: skip
 
 
 def check_image(pool: Pool) -> Check:

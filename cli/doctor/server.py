@@ -19,11 +19,12 @@ from urllib.parse import urlsplit
 import httpx
 
 from simyard.blocks.reference import open_store
+from simyard.cli.prefect_server import ADVICE, is_loopback, why_open
 from simyard.core.errors import SimyardError, StoreError
 from simyard.store import keys
 from simyard.store.backend import Access
 from simyard.store.store import Store
-from simyard.tasks.shared.machine_checks import Check
+from simyard.tasks.shared.machine_checks import Check, State
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -82,7 +83,7 @@ def reach_server(stack: ExitStack, *, is_needed: bool) -> Server | Check:
     except httpx.HTTPStatusError as error:
         code = error.response.status_code
         if code in (401, 403):
-            advice = "Set PREFECT_API_AUTH_STRING to the server's user:password."
+            advice = "Set PREFECT_API_AUTH_STRING to the server's user:password; that of `simyard up` is in its home."
         return Check(_SERVER, "failed", f"{_address(url)} answers {code}", advice)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return Check(_SERVER, "failed", f"{_address(url)} does not answer: {one_line(error)}", advice)
@@ -104,6 +105,13 @@ def check_server(server: Server) -> Check:
     if server.version != own:
         return Check(_SERVER, "warning", f"{text}; here is {own}", "Have both run the same version.")
     return Check(_SERVER, "ok", text)
+
+
+def check_auth(server: Server) -> Check | None:
+    """Return the check of a server that serves everybody; None where it asks for an auth string."""
+    danger = why_open(server.address)
+    state: State = "warning" if is_loopback(server.address) else "failed"
+    return Check("server auth", state, danger, ADVICE) if danger else None
 
 
 def clock_ahead_s(answer: httpx.Response, before: datetime, took_s: float) -> float | None:

@@ -18,6 +18,7 @@ from simyard.cli.doctor.pool import (
     check_deployments,
     check_image,
     check_pool,
+    check_projects,
     check_queues,
     check_worker,
     find_pool,
@@ -27,6 +28,7 @@ from simyard.cli.doctor.pool import (
 from simyard.cli.doctor.server import (
     ASK_S,
     Server,
+    check_auth,
     check_clock,
     check_clock_of_store,
     check_server,
@@ -87,6 +89,8 @@ def _checks(name: str | None, given: str | None) -> Iterator[Check]:
     with ExitStack() as stack:
         answers, server = _look("Prefect server", lambda: reach_server(stack, is_needed=name is not None), check_server)
         yield answers
+        if server and (open_to_all := check_auth(server)):
+            yield open_to_all
         lack = "needs --pool" if name is None else _NEEDS_SERVER if server is None else "needs the pool"
 
         def skip(what: str) -> Check:
@@ -114,6 +118,7 @@ def _checks(name: str | None, given: str | None) -> Iterator[Check]:
         yield keeps
         yield _bounded("clock of store", lambda: check_clock_of_store(store))
 
+        yield _bounded("projects", lambda: check_projects(pool, store) if pool and store else skip("projects"))
         yield _bounded("image", lambda: check_image(pool) if pool else skip("image"))
         if name is None:
             yield from machine_checks(machine)

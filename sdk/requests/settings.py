@@ -9,11 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from simyard.core.errors import RequestError
+from simyard.core.files import others_may_write
 from simyard.core.specs import SAFE_GLOBALS
 from simyard.runner.assets.asset_root import embedded_root
 
 _KEPT_FROM_WORKLOADS = ("AWS_", "PREFECT_", "SIMYARD_")
 _GIVEN_TO_WORKLOADS = (SAFE_GLOBALS,)
+_CODE_CACHES = {
+    "WARP_CACHE_PATH": "warp", "CUDA_CACHE_PATH": "cuda", "TRITON_CACHE_DIR": "triton", "NUMBA_CACHE_DIR": "numba",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor", "TORCH_EXTENSIONS_DIR": "torch-extensions",
+}  # fmt: skip
+"""Variables that say where compiled code is kept, with the folder that each project but `default` has for it."""
 _LICENCES = {"ACCEPT_EULA": "Y", "OMNI_KIT_ACCEPT_EULA": "YES"}
 """Variables that tell Isaac Sim its licence is accepted. An image may have these too: that is nobody's word."""
 _CACHE_GB = 20.0
@@ -98,12 +104,40 @@ class MachineSettings:
         """Whether `ISAACSIM_ASSET_ROOT` is set: then nothing else is looked at."""
         return "ISAACSIM_ASSET_ROOT" in os.environ
 
-    def workload_env(self, *, embedded_assets: bool = True, accepts_eula: bool = False) -> dict[str, str]:
+    def code_caches(self, project: str) -> dict[str, str]:
+        """The folders of compiled code for a project's jobs, by variable: it runs in the next job that finds it.
+
+        Those of the project `default` are where the machine has them.
+        """
+        if project == "default":
+            return {name: os.environ[name] for name in _CODE_CACHES if name in os.environ}
+        return {name: str(self.home / "cache" / "code" / project / folder) for name, folder in _CODE_CACHES.items()}
+
+    def require_own_caches(self, project: str) -> None:
+        """Refuse a cache of compiled code in which another user of this machine may put something.
+
+        Raises:
+            RequestError: There is such a cache.
+        """
+        xdg = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        for folder in ({"WARP_CACHE_PATH": str(xdg / "warp")} | self.code_caches(project)).values():
+            if (found := others_may_write(Path(folder))) is not None:
+                raise RequestError(
+                    f"{str(found)!r}, where compiled code is kept, belongs to another user or may be written by one.",
+                    code="unsafe_cache",
+                    advice=f"Remove it; or, if you trust what is in it: chown -R $(id -u) {folder}; "
+                    f"chmod -R go-w {folder}.",
+                )
+
+    def workload_env(
+        self, *, embedded_assets: bool = True, accepts_eula: bool = False, project: str = "default"
+    ) -> dict[str, str]:
         """The environment of a workload: this one without our credentials, and what simulation needs.
 
         Args:
             embedded_assets: Whether the assets of installed packages serve where no others are set.
             accepts_eula: Whether who sent the job accepts NVIDIA's licence; the site may do so for all.
+            project: Whose job it is.
         """
         env = {
             key: value
@@ -114,6 +148,7 @@ class MachineSettings:
         }
         if accepts_eula or self.accepts_eula:
             env |= _LICENCES
+        env |= self.code_caches(project)
         # One thread: on a CPU the solver's small kernels spend ten times longer in thread hand-over than in work.
         env.setdefault("OMP_NUM_THREADS", "1")
         env.setdefault("GIT_PYTHON_REFRESH", "quiet")  # git may be absent; only the code diff needs it

@@ -5,7 +5,6 @@ While it runs it holds a slot for each of its GPUs: Prefect's global concurrency
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,12 +23,13 @@ from simyard.core.errors import Category, Failure, RequestError, WorkloadError, 
 from simyard.core.records import AttemptStatus, Heartbeat, MachineLost, Outcome
 from simyard.core.specs import JobSpec
 from simyard.deployments import QUEUES, limit_of_pool, limit_of_project
-from simyard.deployments.apply import ensure_pool_flow
+from simyard.deployments.apply import ensure_pool_flow, own_home
 from simyard.runner.progress import JobProgress
-from simyard.store.keys import AttemptKeys, JobKeys
+from simyard.store.keys import AttemptKeys, JobKeys, project_of
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import CANCELED, Observer
 from simyard.tasks.cluster.flow_run_watch import Ending, FlowRunWatch, withdraw
+from simyard.tasks.cluster.lent_credentials import lend
 from simyard.tasks.kinds import kind_of
 from simyard.tasks.launch import ask_to_cancel, raise_failure
 from simyard.tasks.shared import heartbeat, history
@@ -42,7 +42,6 @@ LEASE_S = 300.0
 """Seconds until the slots of a control flow that was killed are free again."""
 _PAUSE_S = {"high": 1.0, "normal": 4.0, "low": 16.0}
 """Seconds between two requests of a waiting job: the more urgent one is first, as a rule, to get a returned GPU."""
-_PROJECT = re.compile(r"(?:^|/)projects/([^/]+)/?$")
 
 
 def require_pool(pool: str) -> None:
@@ -110,6 +109,11 @@ def _launch(client: SyncPrefectClient, spec: JobSpec, number: int, store_ref: st
     runs = []
     for flow in (FLOW, NODE_FLOW)[: spec.nodes]:
         ensure_pool_flow(client, pool, flow)
+    variables = own_home(client.read_work_pool(pool), project_of(store_ref))
+    if lent := lend(spec, store_ref):
+        variables["env"] = lent
+    if spec.gpus is not None:
+        variables["gpu_count"] = str(spec.gpus)
     for node in range(spec.nodes):
         flow, key = (FLOW, _key(spec, number)) if node == 0 else (NODE_FLOW, f"{_key(spec, number)}-node-{node}")
         launched = run_deployment(
@@ -120,7 +124,7 @@ def _launch(client: SyncPrefectClient, spec: JobSpec, number: int, store_ref: st
             idempotency_key=key,
             timeout=0,
             work_queue_name=QUEUES[spec.priority] if spec.priority != "normal" else None,
-            job_variables=None if spec.gpus is None else {"gpu_count": str(spec.gpus)},
+            job_variables=variables or None,
         )
         assert isinstance(launched, FlowRun)
         runs.append(launched)
@@ -256,12 +260,6 @@ def holding(
                 raise WorkloadError(CANCELED)
             time.sleep(_PAUSE_S[spec.priority])
         yield
-
-
-def project_of(store_ref: str) -> str:
-    """Return the project of the store that a reference names, or `default`."""
-    found = _PROJECT.search(store_ref)
-    return found.group(1) if found else "default"
 
 
 def gpus_of(spec: JobSpec) -> int:

@@ -20,9 +20,9 @@ from simyard.core.errors import Failure, RequestError, SimyardError, StoreError,
 from simyard.core.records import this_process
 from simyard.core.run_records import TrainerAttempt, WorkerCommand, WorkerReply, WorkerStatus
 from simyard.core.specs import Bounds, JobSpec
-from simyard.deployments.apply import ensure_pool_flow
+from simyard.deployments.apply import ensure_pool_flow, own_home
 from simyard.requests.settings import MachineSettings
-from simyard.store.keys import RunKeys
+from simyard.store.keys import RunKeys, project_of
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import CANCELED, Observer
 from simyard.tasks.cluster.flow_run_watch import FlowRunWatch
@@ -207,13 +207,14 @@ class _Worker:
         """Return the flow run that is this worker, a new one where there is none that lives."""
         with get_client(sync_client=True) as client:
             ensure_pool_flow(client, self._pool, FLOW)
+            home = own_home(client.read_work_pool(self._pool), project_of(self._store_ref))
         generation = 1
         while True:
             key = f"{self._run_id}-slot-{self._number}-{generation}"
             launched = run_deployment(
                 f"{FLOW}/{self._pool}",
                 parameters={"run_id": self._run_id, "slot": self._number, "store": self._store_ref},
-                flow_run_name=key, idempotency_key=key, timeout=0, as_subflow=False,
+                flow_run_name=key, idempotency_key=key, timeout=0, as_subflow=False, job_variables=home or None,
             )  # fmt: skip
             assert isinstance(launched, FlowRun)
             if launched.state is None or not launched.state.is_final():

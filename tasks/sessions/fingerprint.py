@@ -25,6 +25,7 @@ from simyard.runner.adapter import adapter_of
 from simyard.runner.imported import Status, unchanged
 from simyard.runner.messages import SessionFingerprint
 from simyard.runner.workload import Workload
+from simyard.store.keys import project_of
 
 _NOT_OF_THE_MACHINE = frozenset(
     ("_", "COLUMNS", "HISTFILE", "HOSTNAME", "LINES", "LS_COLORS", "MAIL", "OLDPWD", "PROMPT_COMMAND", "PS1", "PWD",
@@ -48,7 +49,9 @@ def fingerprint(
         project: Whose job it is: the URL of its store.
         embedded_assets: As for `MachineSettings.workload_env`.
     """
-    env = machine.workload_env(embedded_assets=embedded_assets, accepts_eula=job.accepts_eula)
+    env = machine.workload_env(
+        embedded_assets=embedded_assets, accepts_eula=job.accepts_eula, project=project_of(project)
+    )
     return SessionFingerprint(
         project=project,
         simulator=job.simulator,

@@ -52,6 +52,8 @@ def start(
         RequestError: If the job is bad.
         WorkloadError: If the simulator does not start, or cannot serve several jobs.
     """
+    project = keys.project_of(store.url())
+    machine.require_own_caches(project)
     folder = SessionFolder(root=machine.sessions_folder / f"session-{keys.new_job_id().removeprefix('job-')}")
     folder.root.mkdir(parents=True, mode=0o700)
     try:
@@ -69,7 +71,7 @@ def start(
         with folder.log.open("ab") as log:
             server = subprocess.Popen(
                 [machine.python, "-m", "simyard.runner", "--session", str(folder.root)],
-                cwd=folder.root, env=machine.workload_env(accepts_eula=job.accepts_eula),
+                cwd=folder.root, env=machine.workload_env(accepts_eula=job.accepts_eula, project=project),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         return _await_ready(folder, server, watch)

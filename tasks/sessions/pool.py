@@ -17,6 +17,7 @@ from simyard.requests.settings import MachineSettings
 from simyard.runner.messages import SessionFingerprint
 from simyard.runner.session_server import LentWorkload, kept_sessions
 from simyard.runner.workload import ChildWorkload, StaleWorkloadError, Workload
+from simyard.store.keys import project_of
 from simyard.tasks.sessions.fingerprint import difference, fingerprint
 
 CHECK_TIMEOUT_S = 600.0
@@ -101,6 +102,8 @@ class Sessions:
                 return lent
 
         # A new one; what those of killed processes had printed goes.
+        project = project_of(wanted.project)
+        self.machine.require_own_caches(project)
         work = self.machine.home / "work"
         sweep(work, "workload-*")
         own_folder = work / f"workload-{time.time_ns()}"
@@ -110,7 +113,9 @@ class Sessions:
             own_folder,
             simulator=job.simulator,
             library=job.library,
-            env=self.machine.workload_env(embedded_assets=embedded_assets, accepts_eula=job.accepts_eula),
+            env=self.machine.workload_env(
+                embedded_assets=embedded_assets, accepts_eula=job.accepts_eula, project=project
+            ),
             bounds=self.bounds if shares else replace(self.bounds, jobs=1),
         )
         workload.mark = mark

@@ -9,13 +9,13 @@ import os
 import re
 import secrets
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from hmac import compare_digest
 from pathlib import Path
 
 from simyard.core.errors import RequestError, unknown
+from simyard.core.files import keep_private
 from simyard.core.records import ApiKey
 from simyard.store import keys
 from simyard.store.store import Store
@@ -168,16 +168,7 @@ def site_secret(home: Path) -> bytes:
                 advice="Give 32 to 512 printable ASCII characters: openssl rand -hex 32.",
             )
         return given.encode()
-    file = home / "secret"
-    if not file.exists():
-        home.mkdir(parents=True, exist_ok=True)
-        beside = home / f".secret.{secrets.token_hex(4)}"
-        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-            out.write(secrets.token_hex(32))
-        with suppress(FileExistsError):
-            os.link(beside, file)  # of several copies that start at once, one decides
-        beside.unlink()
-    return file.read_bytes()
+    return keep_private(home / "secret", lambda: secrets.token_hex(32)).encode()
 
 
 def webhook_secret(secret: bytes, key_id: str) -> str:

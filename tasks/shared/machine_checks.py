@@ -127,7 +127,7 @@ def machine_checks(machine: MachineSettings) -> Iterator[Check]:
     yield _assets(machine)
     yield _shared_memory(gpus)
     yield _disk(machine)
-    yield _kernels(simulator)
+    yield _kernels(machine, simulator)
 
 
 def _python(machine: MachineSettings) -> tuple[Check, Simulator | None]:
@@ -270,7 +270,7 @@ def _disk(machine: MachineSettings) -> Check:
     return Check(name, "ok", text)
 
 
-def _kernels(simulator: Simulator | None) -> Check:
+def _kernels(machine: MachineSettings, simulator: Simulator | None) -> Check:
     name = "kernel cache"
     if given := os.environ.get("WARP_CACHE_PATH"):
         folder = Path(given)
@@ -283,6 +283,10 @@ def _kernels(simulator: Simulator | None) -> Check:
     if not os.access(_existing(folder), os.W_OK | os.X_OK):
         advice = "Change its owner, or set WARP_CACHE_PATH to a folder that stays."
         return Check(name, "failed", f"{str(folder)!r} is not writable", advice)
+    try:
+        machine.require_own_caches("default")
+    except RequestError as error:
+        return Check(name, "failed", error.failure.message, error.failure.advice)
     count = sum(path.is_dir() for path in folder.glob("wp_*"))
     warmth = f"warm, {count} modules" if count else "cold, the first job compiles for minutes"
     return Check(name, "ok", f"{warmth}, in {str(folder)!r}")

@@ -103,6 +103,8 @@ def test_a_pool_is_made_whole_and_a_second_time_nothing_changes(command: Command
     )  # fmt: skip
     first = command(*arguments, **KEYS)
     assert first.returncode == 0, first.stderr
+    assert first.stderr.startswith("warning: "), "the tests' server serves everybody"
+    assert "asks for no auth string" in first.stderr
     parts = [
         f"work pool {pool}", *(f"work queue {pool}/{queue}" for queue in ("high", "default", "low")),
         *(f"deployment {flow}/{pool}" for flow in GPU_SIDE), *(f"limit {name}" for name in limits),

@@ -213,6 +213,27 @@ def test_containers_that_reach_neither_the_server_nor_the_folder(examine, deploy
 
 
 @pytest.mark.parametrize(
+    ("words", "shared"),
+    [
+        ((), "the worker's user and its files"),
+        (("--type", "docker", "--image", "somewhere/simyard:3.0"), "the auth string of the Prefect server"),
+        (("--type", "ecs", "--image", "somewhere/simyard:3.0"), "the caches of compiled code"),
+    ],
+    ids=["process", "docker", "ecs"],
+)
+def test_what_projects_share_is_said_where_there_are_several(examine, deployed, store, words, shared):
+    pool = deployed("projects" + "".join(words[1:2]), *words)
+    _, checks = examine("--pool", pool)
+    assert checks["projects"]["state"] == "ok"
+    (store / "projects" / "lab" / "jobs").mkdir(parents=True)
+    (store / "projects" / "lab" / "jobs" / "x").touch()
+    _, checks = examine("--pool", pool)
+    assert checks["projects"]["state"] == "warning"
+    assert checks["projects"]["text"].startswith(f"2 projects, whose attempts share {shared}")
+    assert "docs/security.md" in checks["projects"]["fix"]
+
+
+@pytest.mark.parametrize(
     ("kind", "command"),
     [("kubernetes", "kubectl --namespace default run"), ("ecs", "docker manifest inspect")],
     ids=["kubernetes", "ecs"],
@@ -272,6 +293,19 @@ def test_a_server_whose_clock_is_wrong(examine, answering, monkeypatch):
         assert checks[name]["state"] == "failed"
         assert whose in checks[name]["text"]
         assert "behind" in checks[name]["text"]
+
+
+@pytest.mark.parametrize(
+    ("host", "state", "whose"),
+    [("127.0.0.1", "warning", "every web page in its browsers"), ("0.0.0.0", "failed", "everybody")],
+    ids=["this machine's", "the network's"],
+)
+def test_a_server_that_asks_for_no_auth_string(examine, answering, host, state, whose):
+    _, checks = examine(url=f"{answering.replace('127.0.0.1', host)}/api")
+    assert checks["server auth"]["state"] == state
+    assert "asks for no auth string" in checks["server auth"]["text"]
+    assert whose in checks["server auth"]["text"]
+    assert "PREFECT_SERVER_API_AUTH_STRING" in checks["server auth"]["fix"]
 
 
 def test_a_bad_address_of_the_store_is_a_bad_command(call):

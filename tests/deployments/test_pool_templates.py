@@ -14,7 +14,9 @@ import pytest
 from helpers import Server
 from lazy import lazy
 
+from simyard.core.specs import JobSpec
 from simyard.deployments import POOL_TYPES, pool_template
+from simyard.store import keys
 
 containers = lazy("docker.models.containers")
 docker = lazy("docker")
@@ -22,6 +24,7 @@ kubernetes = lazy("kubernetes_asyncio.client")
 objects = lazy("prefect.client.schemas.objects")
 orchestration = lazy("prefect.client.orchestration")
 apply = lazy("simyard.deployments.apply")
+pool_launch = lazy("simyard.tasks.cluster.pool_launch")
 prefect_settings = lazy("prefect.settings")
 session = lazy("botocore.session")
 validate = lazy("botocore.validate")
@@ -200,7 +203,72 @@ def test_docker_takes_what_an_operator_says_instead(fill: Fill) -> None:
     assert host["Binds"] == ["/data/kernels:/var/lib/simyard:rw"]
     assert not host.get("Ulimits")
 
-    # Kubernetes
+
+# A home for each project
+
+
+@pytest.mark.parametrize(
+    ("pool_type", "volumes", "project", "variables"),
+    [
+        ("docker", None, "default", {}),
+        ("docker", None, "lab", {"volumes": ["simyard-home-lab:/var/lib/simyard"]}),
+        (
+            "docker", ["/data:/data:ro", "kernels:/var/lib/simyard:rw"], "lab",
+            {"volumes": ["/data:/data:ro", "kernels-lab:/var/lib/simyard:rw"]},
+        ),
+        ("docker", ["/data/kernels:/var/lib/simyard"], "lab", {}),
+        ("docker", [], "lab", {}),
+        ("kubernetes", None, "default", {"home_folder": "default"}),
+        ("kubernetes", None, "lab", {"home_folder": "lab"}),
+        ("ecs", None, "lab", {}),
+        ("process", None, "lab", {}),
+    ],
+)  # fmt: skip
+def test_an_attempt_is_sent_with_the_home_of_its_project(
+    pool_type: str, volumes: list[str] | None, project: str, variables: dict[str, Any]
+) -> None:
+    plan = apply.PoolPlan(
+        name="gpu", type=pool_type, image=None if pool_type == "process" else IMAGE,
+        variables={} if volumes is None else {"volumes": volumes},
+    )  # fmt: skip
+    pool = objects.WorkPool(name="gpu", type=pool_type, base_job_template=plan.template())
+    assert apply.own_home(pool, project) == variables
+    assert apply.shares_home(pool) == (not apply.own_home(pool, "lab"))
+
+
+def test_containers_of_two_projects_have_no_home_in_common(fill: Fill) -> None:
+    template = pool_template("docker")
+    pool = objects.WorkPool(name="gpu", type="docker", base_job_template=template)
+    binds = [
+        created(fill("docker", **apply.own_home(pool, name)))["host_config"]["Binds"] for name in ("default", "lab")
+    ]
+    assert binds == [["simyard-home:/var/lib/simyard"], ["simyard-home-lab:/var/lib/simyard"]]
+    mounts = []
+    for name in ("default", "lab"):
+        pod = as_job(fill("kubernetes", home_folder=name).job_manifest)[0].spec.template.spec
+        mounts += [mount.sub_path for mount in pod.containers[0].volume_mounts if mount.name == "home"]
+    assert mounts == ["default", "lab"]
+
+
+@pytest.mark.parametrize(("store", "volume"), [("s3://robots", None), ("s3://robots/projects/lab", "simyard-home-lab")])
+def test_an_attempt_is_launched_in_the_home_of_its_project(
+    prefect_server: Server, store: str, volume: str | None
+) -> None:
+    spec = JobSpec(
+        job_id=keys.new_job_id(), kind="train", name="n", simulator="isaaclab", task="T", library="rsl_rl",
+        num_envs=1, max_iterations=1, seed=1, gpus=None,
+    )  # fmt: skip
+    plan = apply.PoolPlan(name="homes", type="docker", image=IMAGE)
+    with (
+        prefect_settings.temporary_settings({prefect_settings.PREFECT_API_URL: prefect_server.url}),
+        orchestration.get_client(sync_client=True) as client,
+    ):
+        apply.apply_pool(client, plan, lambda what, change: None)
+        (run,) = pool_launch._launch(client, spec, 1, store, "homes")
+    assert run.job_variables == ({"volumes": [f"{volume}:/var/lib/simyard"]} if volume else None)
+
+
+# Kubernetes
 
 
 @dataclass(frozen=True)
@@ -233,6 +301,7 @@ def test_kubernetes_gives_a_pod_gpus_memory_and_a_cache(fill: Fill) -> None:
     volumes = {volume.name: volume for volume in pod.volumes}
     assert (volumes["shm"].empty_dir.medium, volumes["shm"].empty_dir.size_limit) == ("Memory", "16Gi")
     assert volumes["home"].persistent_volume_claim.claim_name == "simyard-home"
+    assert [mount.sub_path for mount in container.volume_mounts] == ["default", None]
     (toleration,) = pod.tolerations
     assert (toleration.key, toleration.operator, toleration.effect) == ("nvidia.com/gpu", "Exists", "NoSchedule")
     assert (job.spec.backoff_limit, job.spec.ttl_seconds_after_finished) == (0, 3600)

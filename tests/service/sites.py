@@ -2,10 +2,13 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
+import threading
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,14 @@ from helpers import HANG_S, SIMYARD, free_port, wait_until
 
 UP_S = 240
 """Everything comes up within this, also where other tests have the processors."""
+
+
+def _copy(screen: int, log: Path) -> None:
+    """Write to a log what is shown on a terminal, until nobody has it any more."""
+    with suppress(OSError), log.open("ab", buffering=0) as copy:
+        while shown := os.read(screen, 65536):
+            copy.write(shown)
+    os.close(screen)
 
 
 class Site:
@@ -28,14 +39,18 @@ class Site:
         self.process: subprocess.Popen[str] | None = None
         self.said = ""
 
-    def up(self) -> None:
+    def up(self, *, on_terminal: bool = False) -> None:
         """Start, and wait until everything is ready."""
         command = [SIMYARD, "up", "--port", str(self.port), "--prefect-port", str(self.prefect_port), "--jobs", "2"]
         log = self.home.with_name(f"{self.home.name}.log")
-        with log.open("w") as output:
+        with log.open("wb") as output:
+            screen, terminal = pty.openpty()
+            to = terminal if on_terminal else output
             self.process = subprocess.Popen(
-                command, env=self.env, stdout=output, stderr=output, text=True, start_new_session=True
+                command, env=self.env, stdout=to, stderr=to, text=True, start_new_session=True
             )
+        os.close(terminal)
+        threading.Thread(target=_copy, args=(screen, log), daemon=True).start()
 
         def is_ready() -> bool:
             self.said = log.read_text()

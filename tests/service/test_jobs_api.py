@@ -811,4 +811,13 @@ def test_every_operation_is_documented(service: Service) -> None:
         for method, operation in operations.items():
             assert operation["summary"] and operation["tags"], (method, path)
     assert {"TrainRequest", "UploadRequest", "RegisterRequest"} <= set(document["components"]["schemas"])
-    assert b"simyard" in service.call("GET", "/docs").body
+
+
+def test_the_reference_loads_nothing_from_elsewhere(service: Service) -> None:
+    page = service.call("GET", "/docs").body.decode()
+    assert "simyard" in page
+    loaded = re.findall(r'(?:src|href)="(.*?)"', page)
+    assert len([name for name in loaded if name.endswith((".js", ".css"))]) == 2
+    assert {service.call("GET", name).status for name in loaded} == {200}
+    assert "://" not in page
+    assert service.call("GET", "/redoc").status == 404

@@ -1,5 +1,8 @@
 """`simyard up`: everything comes up, stays up, ends in good order, and loses nothing. The simulator is played."""
 
+import base64
+import contextlib
+import http.client
 import json
 import os
 import signal
@@ -12,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers import SCENARIO, CommandLine, FlowHost, Server, wait_until
+from helpers import HANG_S, SCENARIO, CommandLine, FlowHost, Server, last_json, wait_until
 from sites import UP_S, Site
 
 ITERATIONS = 60
@@ -43,12 +46,70 @@ def site(flow_host: FlowHost, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def test_it_says_where_everything_is(site: Site) -> None:
     assert f"API:         {site.url}" in site.said
-    assert site.key in site.said
     assert f"http://127.0.0.1:{site.prefect_port}" in site.said
-    mode = (site.home / "api-key").stat().st_mode
-    assert stat.S_IMODE(mode) == stat.S_IMODE((site.home / "secret").stat().st_mode) == 0o600
+    logs = [site.said, *(path.read_text() for path in (site.home / "up").glob("*.log"))]
+    for name in ("api-key", "prefect-auth"):
+        file = site.home / name
+        assert str(file) in site.said
+        assert not [log for log in logs if file.read_text().strip() in log], "a log shows where it is, not what it is"
+    modes = {stat.S_IMODE((site.home / name).stat().st_mode) for name in ("api-key", "prefect-auth", "secret")}
+    assert modes == {0o600}
     with urllib.request.urlopen(f"{site.url}/readyz", timeout=30) as answer:
         assert json.load(answer) == {"store": None, "prefect": None}
+
+
+def ask_prefect(site: Site, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str]]:
+    """Return the status and the headers of an answer of the site's Prefect server."""
+    host = headers.pop("host", f"127.0.0.1:{site.prefect_port}")
+    named = {"Host": host, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    connection = http.client.HTTPConnection("127.0.0.1", site.prefect_port, timeout=HANG_S)
+    with contextlib.closing(connection):
+        connection.request(method, path, b"{}" if method == "POST" else None, named)
+        answer = connection.getresponse()
+        return answer.status, {name.lower(): value for name, value in answer.headers.items()}
+
+
+def test_the_prefect_server_serves_the_site_alone(site: Site) -> None:
+    auth = "Basic " + base64.b64encode((site.home / "prefect-auth").read_bytes()).decode()
+    here, elsewhere = f"http://localhost:{site.prefect_port}", "http://elsewhere.example"
+    deployments, create = "/api/deployments/filter", "/api/deployments/"
+    wanted = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "content-type"}
+
+    # Without the string: no local user, and no page of anyone, whatever the browser asks before it sends.
+    assert ask_prefect(site, deployments, "POST")[0] == 401
+    for path, method in (
+        (deployments, "POST"),
+        (create, "POST"),
+        ("/api/admin/settings", "GET"),
+        ("/ui-settings", "GET"),
+    ):
+        status, headers = ask_prefect(site, path, method, Origin=elsewhere)
+        assert (status == 401) == path.startswith("/api")
+        assert "access-control-allow-origin" not in headers, "a page from elsewhere may not read it"
+    status, headers = ask_prefect(site, create, "OPTIONS", Origin=elsewhere, **wanted)
+    assert (status, headers.get("access-control-allow-origin")) == (400, None)
+    # A page whose own name leads here (DNS rebinding) gets nothing, not even with the string.
+    for path in ("/", "/ui-settings", "/api/health", "/api/version"):
+        assert ask_prefect(site, path, host=f"elsewhere.example:{site.prefect_port}", Authorization=auth)[0] == 400
+    # Scripts from elsewhere would read the string in the browser.
+    assert [ask_prefect(site, path, Authorization=auth)[0] for path in ("/docs", "/redoc/")] == [404, 404]
+
+    # The UI, under both of its names, and all that have the string.
+    assert ask_prefect(site, "/")[0] == 200
+    assert ask_prefect(site, deployments, "POST", Authorization=auth, Content_Type="application/json")[0] == 200
+    status, headers = ask_prefect(site, create, "OPTIONS", Origin=here, **wanted)
+    assert (status, headers.get("access-control-allow-origin")) == (200, here)
+
+
+def test_a_command_in_its_home_finds_the_string(site: Site, flow_host: FlowHost) -> None:
+    where = {"PREFECT_API_URL": f"http://localhost:{site.prefect_port}/api", "SIMYARD_PYTHON": "/bin/false"}
+    checks = {check["name"]: check for check in last_json(CommandLine(site.env)("doctor", "--json", **where))["checks"]}
+    assert checks["Prefect server"]["state"] == "ok", checks
+    assert "server auth" not in checks
+    strange = CommandLine(site.env, flow_host)("doctor", "--json", **where, PREFECT_API_AUTH_STRING="some:body")
+    checks = {check["name"]: check for check in last_json(strange)["checks"]}
+    assert "answers 401" in checks["Prefect server"]["text"]
+    assert "PREFECT_API_AUTH_STRING" in checks["Prefect server"]["fix"]
 
 
 def test_a_job_runs(site: Site) -> None:
@@ -129,8 +190,9 @@ def test_a_job_outlives_the_site_that_is_killed(site: Site, stopped: bool) -> No
         if (process.info["environ"] or {}).get("SIMYARD_HOME") == str(site.home):
             process.kill()  # the flow runs' own processes
 
-    site.up()
+    site.up(on_terminal=True)
     assert site.key == key
+    assert key in site.said, "a person who looks on is shown it"
     job = site.wait_for(job_id, "succeeded", "failed")
     assert (job["status"], job["attempt_count"], job["error"]) == ("succeeded", attempts, None)
     folder = site.home / "store" / "jobs" / job_id
@@ -149,7 +211,9 @@ def test_a_prefect_server_that_is_there_is_used(prefect_server: Server, tmp_path
     try:
         assert prefect_server.url.removesuffix("/api") in made.said
         pids = [pid for pid, _ in json.loads((made.home / "up" / "processes.json").read_text())]
-        assert not [pid for pid in pids if "server" in psutil.Process(pid).cmdline()]
+        assert not [pid for pid in pids if "simyard.cli.prefect_server" in psutil.Process(pid).cmdline()]
+        assert "warning: " in made.said
+        assert "asks for no auth string" in made.said
     finally:
         made.down()
     with urllib.request.urlopen(f"{prefect_server.url}/health", timeout=30) as answer:

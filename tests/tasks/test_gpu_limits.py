@@ -196,11 +196,11 @@ def test_an_attempt_that_runs_already_does_not_wait(jobs: Jobs) -> None:
     [
         ("s3://robots/simyard", "default"), ("s3://robots/simyard/projects/lab", "lab"),
         ("job-store/fleet/projects/lab/", "lab"), ("file:///data/projects/lab/more", "default"),
-        ("file:///data/myprojects/lab", "default"),
+        ("file:///data/myprojects/lab", "default"), ("s3://robots/projects/LAB:/etc", "default"),
     ],
 )  # fmt: skip
 def test_a_stores_reference_tells_the_project(reference: str, project: str) -> None:
-    assert pool_launch.project_of(reference) == project
+    assert keys.project_of(reference) == project
 
 
 @pytest.mark.parametrize(

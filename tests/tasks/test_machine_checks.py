@@ -101,6 +101,10 @@ def test_kernels_cold_and_warm(look, tmp_path):
     assert (cold.state, cold.text.partition(",")[0]) == ("ok", "cold")
     (tmp_path / "warp" / "wp_newton_1234").mkdir(parents=True)
     assert look()["kernel cache"].text.startswith("warm, 1 modules")
+    (tmp_path / "warp").chmod(0o777)
+    anyones = look()["kernel cache"]
+    assert (anyones.state, repr(str(tmp_path / "warp")) in anyones.text) == ("failed", True)
+    assert "chmod -R go-w" in anyones.fix
 
 
 def test_a_bad_setting_leaves_the_others(look, tmp_path):

@@ -120,8 +120,17 @@ def test_the_store_follows_while_the_job_runs(player):
     assert player.end(spec).outcome(1)["done"] < 30  # 0.5 s each: so it took less than 15 s
 
 
+def test_a_cache_that_others_may_write_is_run_by_no_job(player, monkeypatch, tmp_path):
+    (tmp_path / "warp").mkdir()
+    (tmp_path / "warp").chmod(0o777)
+    monkeypatch.setenv("WARP_CACHE_PATH", str(tmp_path / "warp"))
+    left = player.play("", iterations=2, fresh=True)
+    assert (left.result["status"], left.error["code"]) == ("failed", "unsafe_cache")
+    assert repr(str(tmp_path / "warp")) in left.error["message"]
+
+
 def test_our_credentials_do_not_reach_the_workload(player, monkeypatch):
-    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "PREFECT_API_KEY", "SIMYARD_STORE"):
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "PREFECT_API_AUTH_STRING", "SIMYARD_STORE"):
         monkeypatch.setenv(name, "a-very-secret-value")
     monkeypatch.setenv("HARMLESS", "a-harmless-value")
     left = player.play("show-environment", iterations=2, fresh=True)
