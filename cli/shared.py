@@ -6,6 +6,7 @@ Exit codes: 0 succeeded, 1 the job failed, 2 bad request, 130 canceled.
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import math
 import os
@@ -42,6 +43,7 @@ Columns = Mapping[str, str | Callable[[Any], object]]
 """For each title, the key of its cells or a function of the row; where it begins with `>` the column stands right."""
 
 JSON_KEYS = ("job_id", "status", "store", "artifacts", "attempts", "error", "timings", "summary")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 EXIT_TERMINATED = 128 + signal.SIGTERM
 EXITS = {"succeeded": EXIT_SUCCEEDED, "failed": EXIT_JOB_FAILED, "canceled": EXIT_CANCELED}
 
@@ -148,6 +150,11 @@ class Command(click.Command):
             _say_nothing_ran(as_json, "failed", error.failure)
             sys.exit(EXIT_BAD_REQUEST if bad else EXIT_JOB_FAILED)
         except BaseException as error:
+            if isinstance(error, OSError) and error.errno in _FULL:
+                place = f" ({error.filename!r})" if error.filename else ""
+                click.echo(f"Error: {error.strerror}{place}. Make room on that disk, then run it again.", err=True)
+                _say_nothing_ran(as_json, "failed", None)
+                sys.exit(EXIT_JOB_FAILED)
             if not _was_terminated(error):
                 raise
             click.echo("Ended by SIGTERM. What was saved is kept: resume the job or the run to go on.", err=True)

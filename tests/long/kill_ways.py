@@ -349,23 +349,37 @@ class ByCommand(Way):
     def take_to_its_end(self) -> str:
         path = self.folder / "config.json"
         path.write_text(json.dumps(self.config() | {"name": self.name, "retries": 5}))
-        before = set(self._jobs())
-        simyard = self.simyard()
+        return self.insist(
+            (self.command, path),
+            lambda job_id: ("jobs", "resume", job_id),
+            lambda: self.store.list_dirs("jobs"),
+            self._is_over,
+        )
+
+    def insist(
+        self,
+        start: tuple[object, ...],
+        resume: Callable[[str], tuple[object, ...]],
+        names: Callable[[], list[str]],
+        is_over: Callable[[str], bool],
+    ) -> str:
+        """Start something, again where nothing came of it, and resume it until it is over; return its id."""
+        before, simyard = set(names()), self.simyard()
+        own_id: str | None = None
         for _ in range(MOST_TRIES):
-            job_id = next(iter(set(self._jobs()) - before), None)
-            what = (self.command, path) if job_id is None else ("jobs", "resume", job_id)
+            what = start if own_id is None else resume(own_id)
             self.process = simyard.start(*what, "--store", self.store_url, "--json")
             out, err = self.process.communicate(HANG_S)
             self.said.append(f"{what}: {self.process.returncode}\n{out}\n{err}")
             if "Traceback" in err:
                 self.tracebacks.append(err.strip().splitlines()[-1])
-            job_id = next(iter(set(self._jobs()) - before), None)
-            if job_id is not None and self._is_over(job_id):
-                return job_id
+            own_id = next(iter(set(names()) - before), None)
+            if own_id is not None and is_over(own_id):
+                return own_id
             time.sleep(1.0)  # as a person does, at least
-        if job_id is None:
-            raise AssertionError(f"no job came of {MOST_TRIES} tries: {self.said[-1]}")
-        return job_id
+        if own_id is None:
+            raise AssertionError(f"nothing came of {MOST_TRIES} tries: {self.said[-1]}")
+        return own_id
 
     def simyard(self) -> CommandLine:
         """Return the command line of its owner."""
@@ -378,9 +392,6 @@ class ByCommand(Way):
     def _is_over(self, job_id: str) -> bool:
         state = history.job_status(self.store, job_id)
         return isinstance(state, JobResult) and state.status == "succeeded"
-
-    def _jobs(self) -> list[str]:
-        return self.store.list_dirs("jobs")
 
     def victims(self, victim: str) -> list[psutil.Process]:
         if victim != "control process":

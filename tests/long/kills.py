@@ -31,10 +31,11 @@ for folder in (TESTS, TESTS / "contract", TESTS / "flows", TESTS / "long"):  # a
         sys.path.insert(0, str(folder))
 
 from kill_machine import Machine  # noqa: E402
+from kill_runs import WAYS_OF_RUNS  # noqa: E402
 from kill_service import WAYS_OF_THE_SERVICE  # noqa: E402
 from kill_ways import WAYS_OF_COMMANDS, Case, Fault, Way  # noqa: E402
 
-WAYS: dict[str, type[Way]] = {**WAYS_OF_COMMANDS, **WAYS_OF_THE_SERVICE}
+WAYS: dict[str, type[Way]] = {**WAYS_OF_COMMANDS, **WAYS_OF_THE_SERVICE, **WAYS_OF_RUNS}
 RESULTS = TESTS.parent / "build" / "kills.jsonl"
 MOST_FAULTS = 3
 NOT_WITH = {"folder": "S3 server", "s3": "store's disk"}

@@ -117,12 +117,24 @@ def broken(left: Left) -> list[Problem]:
         promise("lost", recorded == list(range(1, left.total + 1)), f"steps: {recorded}")
         promise("one chain", len({step["attempt"] for step in steps}) == 1, f"steps of several attempts: {steps}")
 
-    # Nothing is left over, and Prefect and the store say the same.
-    promise("left over", not left.processes, f"processes: {left.processes}")
-    promise("left over", not left.files, f"files: {[str(path) for path in left.files]}")
-    promise("left over", not left.unfinished, f"unfinished uploads: {left.unfinished}")
-    problems += _of_prefect(left, result)
-    promise("said in words", not left.tracebacks, f"tracebacks: {left.tracebacks}")
+    return problems + left_over(left, result.status)
+
+
+def left_over(left: Left, status: str) -> list[Problem]:
+    """Return what is left over, where Prefect says something else than the store, and what was said without words."""
+    problems: list[Problem] = []
+    found = {"processes": left.processes, "files": [str(file) for file in left.files], "uploads": left.unfinished}
+    problems += [("left over", f"{name}: {names}") for name, names in found.items() if names]
+    if left.tracebacks:
+        problems.append(("said in words", f"tracebacks: {left.tracebacks}"))
+    final = {"succeeded": "COMPLETED", "failed": "FAILED", "canceled": "CANCELLED"}[status]
+    problems += [
+        ("Prefect agrees", f"the flow run {name} is {state}, and nobody runs it any more")
+        for name, state in left.states
+        if state not in ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
+    ]
+    if left.states and left.states[-1][1] != final:
+        problems.append(("Prefect agrees", f"it {status}, its last flow run is {left.states[-1][1]}"))
     return problems
 
 
@@ -170,19 +182,6 @@ def _of_a_training(left: Left, result: JobResult, past: list[history.PastAttempt
     said = left.store.get_bytes(past[-1].keys.file("command.stdout.log")).decode()
     if f"has seen {left.total} iterations" not in said:
         problems.append(("doubled", f"the last policy has not seen {left.total} iterations: {said[-300:]!r}"))
-    return problems
-
-
-def _of_prefect(left: Left, result: JobResult) -> list[Problem]:
-    """Return where Prefect says something else than the store."""
-    final = {"succeeded": "COMPLETED", "failed": "FAILED", "canceled": "CANCELLED"}[result.status]
-    problems = [
-        ("Prefect agrees", f"the flow run {name} is {state}, and nobody runs it any more")
-        for name, state in left.states
-        if state not in ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
-    ]
-    if left.states and left.states[-1][1] != final:
-        problems.append(("Prefect agrees", f"the job {result.status}, its last flow run is {left.states[-1][1]}"))
     return problems
 
 

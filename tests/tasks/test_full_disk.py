@@ -1,12 +1,15 @@
 """A disk without room is the machine's failure: the job goes on where there is room, and is never told as canceled."""
 
+import json
 import os
 import subprocess
 
+import click.testing
 import pytest
 from helpers import wait_until
 from scenario import play
 
+from simyard.cli.main import main
 from simyard.core.errors import Category
 from simyard.requests.settings import MachineSettings
 
@@ -46,3 +49,14 @@ def test_an_attempt_that_finds_no_room_is_made_again(small):
     left = small.end(spec)
     assert left.outcome(1)["status"] == "failed"
     left.assert_nothing_missing(4)
+
+
+def test_a_command_says_so_in_words(small, tmp_path, monkeypatch):
+    fill(small.site.home)
+    monkeypatch.setenv("SIMYARD_HOME", str(small.site.home))
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(play.config("")))
+    done = click.testing.CliRunner().invoke(main, ["train", str(config), "--store", small.site.store])
+    assert (done.exit_code, "Traceback" in done.output) == (1, False), done.output
+    assert "No space left on device" in done.stderr
+    assert "Make room" in done.stderr

@@ -18,7 +18,7 @@ class TrainerCall:
     """One call of a trainer, everything filled in."""
 
     name: str
-    """Unique, and the same again for the same call: by it a call that runs already is found."""
+    """Unique, and the same again for the same call: by it what is left of one is found."""
     image: str
     """The container's image, or `local`."""
     argv: tuple[str, ...]
@@ -52,7 +52,7 @@ class Exit:
 
 
 class RunningTrainer(Protocol):
-    """A trainer that was started or found."""
+    """A trainer that was started."""
 
     def poll(self) -> Exit | None:
         """Return its exit, with its whole output in the logs; None while it runs."""
@@ -75,7 +75,7 @@ class Engine(Protocol):
         """Return the paths of `input/` and `output/` of this call's folder, as the trainer sees them."""
 
     def start(self, call: TrainerCall) -> RunningTrainer:
-        """Start it; one of this name that runs or has ended already is found instead.
+        """Start it; what is left of a call of this name is ended first, and this one ends when this process is gone.
 
         Raises:
             RequestError: The program is not there.

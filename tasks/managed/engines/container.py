@@ -7,6 +7,8 @@ import os
 import posixpath
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -80,29 +82,20 @@ class ContainerEngine:
         return SEEN_INPUT, SEEN_OUTPUT
 
     def start(self, call: TrainerCall) -> RunningContainer:
-        """Start a container, or find the one of this name that runs or has ended.
-
-        One that was made and never started is left of a start that was cut off, and is made again.
-        """
-        import docker
-
+        """Start a container; what is left of a call of this name is ended first."""
         with connected() as client:
-            container = None
-            with suppress(docker.errors.NotFound):
-                container = client.containers.get(call.name)
-            if container and container.status == "created":
+            remove(client, call.name)
+            container = _create(client, **_options(client, call))
+            guard = _guard(call.name)
+            try:
+                if not call.own_entrypoint:
+                    require_program(container, call.image, call.argv[0])
+                container.start()
+            except BaseException:
                 container.remove(force=True, v=True)
-                container = None
-            if container is None:
-                container = _create(client, **_options(client, call))
-                try:
-                    if not call.own_entrypoint:
-                        require_program(container, call.image, call.argv[0])
-                    container.start()
-                except BaseException:
-                    container.remove(force=True, v=True)
-                    raise
-            return RunningContainer(call.name, call.folder, self._silence_s)
+                _dismiss(guard)
+                raise
+            return RunningContainer(call.name, call.folder, self._silence_s, guard)
 
     def sweep(self, name: str) -> None:
         """End and remove the container of this name, if there is one."""
@@ -114,15 +107,17 @@ class ContainerEngine:
 class RunningContainer:
     """A trainer's container, and the two threads that copy what it prints."""
 
-    def __init__(self, name: str, folder: Path, silence_s: float) -> None:
+    def __init__(self, name: str, folder: Path, silence_s: float, guard: subprocess.Popen[bytes]) -> None:
         """Begin to copy what it prints, from its beginning.
 
         Args:
             name: The container's.
             folder: The call's, for the logs.
             silence_s: For how long the engine may not answer.
+            guard: Ends the container when this process is gone.
         """
         self.name = name
+        self._guard = guard
         self._silence_s = silence_s
         self._silent_since: float | None = None
         self._removed = threading.Event()
@@ -168,6 +163,7 @@ class RunningContainer:
             stop(client, self.name, grace_s)
             self._logs_end(_LAST_OUTPUT_S)
             remove(client, self.name)
+        _dismiss(self._guard)
         self._removed.set()
         self._client.close()
 
@@ -211,6 +207,34 @@ class RunningContainer:
             except Exception as error:  # an engine that ends in the middle is met as many kinds of error
                 self._trouble = words(error)
             self._removed.wait(0.2)
+
+
+# A container outlives the process that started it, and nobody would enforce its time limit any more. A pipe tells the
+# guard that this process is gone, however it went; a byte before that says that its container has ended.
+_GUARD = """
+import os, sys, time
+if os.read(0, 1):
+    sys.exit()
+from simyard.tasks.managed.engines.container import ContainerEngine, WorkloadError
+for pause_s in (1, 5, 30, 60, 300):
+    try:
+        sys.exit(ContainerEngine().sweep(sys.argv[1]))
+    except WorkloadError:
+        time.sleep(pause_s)
+"""
+
+
+def _guard(name: str) -> subprocess.Popen[bytes]:
+    """Start the process that ends a container when this one is gone."""
+    return subprocess.Popen(
+        [sys.executable, "-c", _GUARD, name], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+
+
+def _dismiss(guard: subprocess.Popen[bytes]) -> None:
+    with suppress(BrokenPipeError):
+        guard.communicate(b".")
 
 
 def _options(client: Any, call: TrainerCall) -> dict[str, Any]:
