@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 import statistics
 import sys
 import tempfile
@@ -94,6 +95,7 @@ def main(arguments: Sequence[str]) -> int:
     else:
         cases = [case for case in cases if (case.seed, case.number) not in known]
     given.results.parent.mkdir(exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # its servers end with it
     deadline, bad = time.monotonic() + 60 * given.minutes, 0
     with Machine() as machine, given.results.open("a") as results:
         for case in cases:

@@ -233,7 +233,7 @@ def _guard(name: str) -> subprocess.Popen[bytes]:
 
 
 def _dismiss(guard: subprocess.Popen[bytes]) -> None:
-    with suppress(BrokenPipeError):
+    if guard.poll() is None:
         guard.communicate(b".")
 
 
