@@ -43,8 +43,6 @@ Columns = Mapping[str, str | Callable[[Any], object]]
 """For each title, the key of its cells or a function of the row; where it begins with `>` the column stands right."""
 
 JSON_KEYS = ("job_id", "status", "store", "artifacts", "attempts", "error", "timings", "summary")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-EXIT_TERMINATED = 128 + signal.SIGTERM
 EXITS = {"succeeded": EXIT_SUCCEEDED, "failed": EXIT_JOB_FAILED, "canceled": EXIT_CANCELED}
 
 
@@ -150,22 +148,32 @@ class Command(click.Command):
             _say_nothing_ran(as_json, "failed", error.failure)
             sys.exit(EXIT_BAD_REQUEST if bad else EXIT_JOB_FAILED)
         except BaseException as error:
-            if isinstance(error, OSError) and error.errno in _FULL:
-                place = f" ({error.filename!r})" if error.filename else ""
-                click.echo(f"Error: {error.strerror}{place}. Make room on that disk, then run it again.", err=True)
-                _say_nothing_ran(as_json, "failed", None)
-                sys.exit(EXIT_JOB_FAILED)
-            if not _was_terminated(error):
+            if (known := _known_end(error)) is None:
                 raise
-            click.echo("Ended by SIGTERM. What was saved is kept: resume the job or the run to go on.", err=True)
-            sys.exit(EXIT_TERMINATED)
+            message, code = known
+            click.echo(message, err=True)
+            _say_nothing_ran(as_json, "failed", None)
+            sys.exit(code)
 
 
-def _was_terminated(error: BaseException | None) -> bool:
-    """Return whether Prefect's handler of SIGTERM is behind an error: inside its engine others follow from that."""
-    while error is not None and type(error).__name__ != "TerminationSignal":
+def _known_end(error: BaseException | None) -> tuple[str, int] | None:
+    """Return message and exit code for an end that is no fault of the code; None for any other.
+
+    Inside Prefect's engine other errors follow from the one that counts.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            place = f" ({error.filename!r})" if error.filename else ""
+            return f"Error: {error.strerror}{place}. Make room on that disk, then {_GO_ON}", EXIT_JOB_FAILED
+        if type(error).__name__ == "TerminationSignal":
+            return f"Ended by SIGTERM. What was saved is kept: {_GO_ON}", 128 + signal.SIGTERM
+        if (httpx := sys.modules.get("httpx")) and isinstance(error, httpx.TransportError):
+            return f"Error: The Prefect server went away: {error}. When it is back, {_GO_ON}", EXIT_JOB_FAILED
         error = error.__cause__ or error.__context__
-    return error is not None
+    return None
+
+
+_GO_ON = "resume the job or the run, or start it again where there is none yet."
 
 
 class Group(click.Group):

@@ -1,12 +1,19 @@
 """`simyard train` and `simyard jobs`: what they print, how they exit, and what happens when somebody stops them."""
 
+import errno
 import json
 import os
 import signal
 
+import click.testing
+import httpx
+import prefect.exceptions
 import pytest
 from helpers import last_json, wait_until
 from scenario.play import alive, started
+
+from simyard.cli.main import main
+from simyard.tasks.shared import history
 
 PATIENCE_S = 240.0
 KEYS = ["job_id", "status", "store", "artifacts", "attempts", "error", "timings", "summary"]
@@ -228,3 +235,27 @@ def test_a_job_the_simulator_refuses_exits_2_and_leaves_no_job(shell):
 def test_jobs_of_an_empty_store(shell):
     assert shell.run("jobs", "list").stdout == "No jobs in this store yet.\n"
     assert json.loads(shell.run("jobs", "list", "--json").stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "code"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/home/x"), "'/home/x'). Make room", 1),
+        (httpx.ConnectError("[Errno 111] Connection refused"), "Prefect server went away: [Errno 111]", 1),
+        (prefect.exceptions.TerminationSignal(signal.SIGTERM), "Ended by SIGTERM", 143),
+    ],
+    ids=["a full disk", "no server", "SIGTERM"],
+)
+def test_an_end_that_is_nobodys_bug_is_said_in_words(monkeypatch, error, said, code):
+    """Prefect's engine raises others because of it; what it says first is what counts."""
+
+    def end_so(*_arguments):
+        try:
+            raise error
+        except BaseException:
+            raise ValueError("Task run is not set")  # noqa: B904
+
+    monkeypatch.setattr(history, "load_spec", end_so)
+    done = click.testing.CliRunner().invoke(main, ["jobs", "show", "job-x", "--store", "/nowhere"])
+    assert (done.exit_code, "Traceback" in done.output) == (code, False), done.output
+    assert said in done.stderr

@@ -368,6 +368,7 @@ class ByCommand(Way):
         own_id: str | None = None
         for _ in range(MOST_TRIES):
             what = start if own_id is None else resume(own_id)
+            self.machine.await_health()  # nobody tries again before that
             self.process = simyard.start(*what, "--store", self.store_url, "--json")
             out, err = self.process.communicate(HANG_S)
             self.said.append(f"{what}: {self.process.returncode}\n{out}\n{err}")
