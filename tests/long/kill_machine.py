@@ -32,7 +32,6 @@ from helpers import (
     send_deployments,
     wait_until,
 )
-from hurried import hurry
 from pools import Api
 
 from simyard.cli.processes import Child, Children
@@ -42,7 +41,6 @@ from simyard.tasks.shared import api_keys
 if TYPE_CHECKING:
     from kill_ways import Case, Way
 
-hurry()  # this process sends the deployments, which list the libraries, and judges who is gone
 HERE = Path(__file__).parent
 HURRIED = str(HERE / "hurried.py")
 

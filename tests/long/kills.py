@@ -31,6 +31,10 @@ for folder in (TESTS, TESTS / "contract", TESTS / "flows", TESTS / "long"):  # a
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
+import hurried  # noqa: E402
+
+hurried.hurry()  # before anything of simyard: this process sends the deployments, and judges who is gone
+
 from kill_machine import Machine  # noqa: E402
 from kill_runs import WAYS_OF_RUNS  # noqa: E402
 from kill_service import WAYS_OF_THE_SERVICE  # noqa: E402
