@@ -21,9 +21,10 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelled
+from prefect.states import Cancelled, Completed, Failed
 
 from simyard.core.errors import RequestError, StoreError
+from simyard.core.records import Ended
 from simyard.tasks.launch import AUTO_RESUME
 
 DEPLOYMENTS = {
@@ -191,6 +192,12 @@ class Launches:
     def resume(self, run: FlowRun, message: str) -> None:
         """Set a flow run going again, as the button of Prefect's UI does."""
         state: State[Any] = State(type=StateType.SCHEDULED, name="AwaitingRetry", message=message)
+        self._client.set_flow_run_state(run.id, state, force=True)
+
+    def settle(self, run: FlowRun, ended: Ended) -> None:
+        """Give a flow run the state that its job's or managed run's end asks for: nothing of it is left to be done."""
+        make = {"succeeded": Completed, "failed": Failed, "canceled": Cancelled}[ended]
+        state: State[Any] = make(message="Its process was killed after the end.")
         self._client.set_flow_run_state(run.id, state, force=True)
 
     def of_key(self, key_id: str) -> list[FlowRun]:

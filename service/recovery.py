@@ -12,9 +12,11 @@ from datetime import UTC, datetime
 from prefect.client.schemas.objects import FlowRun
 
 from simyard.core.errors import SimyardError
+from simyard.core.records import Ended, JobResult
+from simyard.core.run_records import RunResult
 from simyard.service.prefect_api import Launches, id_of, project_of
 from simyard.service.settings import Settings
-from simyard.store.keys import JobKeys
+from simyard.store.keys import RunKeys
 from simyard.store.store import Store
 from simyard.tasks.managed import record
 from simyard.tasks.shared import history
@@ -38,20 +40,28 @@ def recover(settings: Settings, launches: Launches) -> int:
         except SimyardError as error:
             logger.warning("%s: %s", own_id, error)
             continue
-        if why is not None:
-            logger.warning("%s goes on: %s", own_id, why)
+        if why is None:
+            continue
+        logger.warning("%s goes on: %s", own_id, why)
+        ended = ended_as(settings.open(project), own_id)
+        if ended is None or (ended == "succeeded" and own_id.startswith("job-")):  # an export may follow it
             launches.resume(run, f"It goes on: {why}")
-            lost += 1
+        else:
+            launches.settle(run, ended)
+        lost += 1
     return lost
 
 
 def why_lost(run: FlowRun, store: Store, own_id: str) -> str | None:
-    """Return the reason that this work is lost; None where a process does it, or may be about to, or it is done."""
-    work = _job(store, own_id) if own_id.startswith("job-") else _run(store, own_id)
+    """Return the reason that this work is lost; None where a process does it, or may be about to.
+
+    Of what has ended the flow run is lost where it crashed: its process was killed in its last moments.
+    """
     state = run.state
     assert state is not None
-    if work is None:
-        return None
+    if ended_as(store, own_id) is not None:
+        return "its process crashed after the end" if state.is_crashed() else None
+    work = _job(store, own_id) if own_id.startswith("job-") else _run(store, own_id)
     if state.is_crashed():
         return "its process crashed" if work.is_gone or not work.is_under_way else None
     now = datetime.now(UTC)
@@ -77,10 +87,17 @@ class _Work:
     """Time of its last heartbeat or outcome; None where there was none."""
 
 
-def _job(store: Store, job_id: str) -> _Work | None:
+def ended_as(store: Store, own_id: str) -> Ended | None:
+    """Return how a job or a managed run has ended; None for one that has not."""
+    if own_id.startswith("job-"):
+        known = history.job_status(store, own_id)
+        return known.status if isinstance(known, JobResult) else None
+    result = store.get_record_or_none(RunKeys(own_id).result, RunResult)
+    return result.status if result else None
+
+
+def _job(store: Store, job_id: str) -> _Work:
     status = history.job_status(store, job_id).status
-    if status in history.ENDED and store.exists(JobKeys(job_id).result):
-        return None
     past = history.attempts(store, job_id)
     if not past:
         return _Work(is_under_way=False, is_gone=False, last_sign=None)
@@ -91,10 +108,8 @@ def _job(store: Store, job_id: str) -> _Work | None:
     return _Work(is_under_way=not is_gone, is_gone=is_gone, last_sign=_time(beat.updated_at if beat else None))
 
 
-def _run(store: Store, run_id: str) -> _Work | None:
+def _run(store: Store, run_id: str) -> _Work:
     known = record.run_status(store, run_id)
-    if known.status in record.ENDED:
-        return None
     is_gone = known.status == "interrupted"
     is_under_way = known.status in ("running", "paused") and known.updated_at is not None
     return _Work(is_under_way=is_under_way, is_gone=is_gone, last_sign=_time(known.updated_at))

@@ -40,12 +40,14 @@ def next_attempt(spec: JobSpec, store: Store) -> AttemptSpec:
 
 
 def is_done(spec: JobSpec, store: Store) -> bool:
-    """Return True when the last attempt succeeded and nobody has judged it: the control flow died before it could."""
+    """Return True when the last attempt succeeded and nobody has committed that: the control flow died before it."""
     past = history.attempts(store, spec.job_id)
     if not past or past[-1].outcome is None or past[-1].failure is not None:
         return False
     result = history.result_of(store, spec.job_id)
-    return result is None or result.attempts < len(past)
+    if result is None or result.attempts < len(past):
+        return True
+    return result.status == "succeeded" and not store.exists(JobKeys(spec.job_id).manifest)
 
 
 def await_outcome(spec: JobSpec, store: Store, timeout_s: float) -> bool:

@@ -13,6 +13,7 @@ import records
 from helpers import CONFIG, SCENARIO, CommandLine, Server, last_json, wait_until
 from pools import Api, Pool, engines, workloads
 
+from simyard.core.artifacts import REPORT
 from simyard.core.errors import WorkloadError
 from simyard.core.specs import JobSpec
 from simyard.runner.progress import JobProgress
@@ -196,6 +197,30 @@ def test_an_attempt_that_falls_silent_is_given_up(
     assert run["state"]["type"] == "CRASHED"
 
 
+def test_a_flow_run_that_comes_again_after_the_jobs_success_only_reports_it(
+    prefect_server: Server, store: Path
+) -> None:
+    opened, spec = Store.open(str(store)), a_spec()
+    keys = JobKeys(spec.job_id)
+    opened.put_json(keys.job, spec.to_json())
+    opened.put_json(keys.result, records.result(spec.job_id))
+    opened.put_json(keys.manifest, {})
+    opened.put_bytes(keys.artifact(REPORT.name), b"# done")
+    before = opened.list(keys.prefix)
+    from prefect import flow
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from simyard.flows import stages
+
+    @flow
+    def again() -> str:
+        return stages.drive(spec.job_id, str(store), None).status
+
+    with temporary_settings({PREFECT_API_URL: prefect_server.url}):
+        assert again() == "succeeded"
+    assert opened.list(keys.prefix) == before
+
+
 def test_a_success_that_nobody_judged_is_not_repeated(store: Path) -> None:
     opened, spec = Store.open(str(store)), a_spec()
     keys = JobKeys(spec.job_id)
@@ -204,6 +229,8 @@ def test_a_success_that_nobody_judged_is_not_repeated(store: Path) -> None:
     assert launch.is_done(spec, opened)
     opened.put_json(keys.result, records.result(spec.job_id, status="failed"))
     assert not launch.is_done(spec, opened), "it was judged, and not found good"
+    opened.put_json(keys.result, records.result(spec.job_id))
+    assert launch.is_done(spec, opened), "its commit marker is all that it lacks"
 
 
 def test_cancel_withdraws_an_attempt_that_waits_for_a_worker(

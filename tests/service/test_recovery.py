@@ -91,7 +91,8 @@ def test_between_two_attempts_there_is_time(job: Job) -> None:
     assert job.why(objects.StateType.RUNNING, 10_000) is None, "the outcome was written just now"
 
 
-def test_what_has_ended_is_not_lost(job: Job) -> None:
+def test_of_what_has_ended_a_flow_run_that_crashed_is_to_be_told_so(job: Job) -> None:
     job.store.put_json(JobKeys(job.id).result, records.result(job.id, status="failed", attempts=0))
-    assert job.why(objects.StateType.CRASHED, 1) is None
-    assert job.why(objects.StateType.RUNNING, 10_000) is None
+    assert recovery.ended_as(job.store, job.id) == "failed"
+    assert job.why(objects.StateType.CRASHED, 1)
+    assert job.why(objects.StateType.RUNNING, 10_000) is None, "an export may follow it"
