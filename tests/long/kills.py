@@ -5,6 +5,8 @@
     python tests/long/kills.py --cases 1000 --seed 1 --only export   cases of this kind, or with this victim
     python tests/long/kills.py --table                               the table of all that was written
 
+A clock that is set forward is not among the faults: libfaketime (0.9.10) breaks the sleep of Python 3.12.
+
 A case follows from the seed and its number alone: kind of job, store, faults. The moment of a fault is a share of the
 time that such a job takes on this machine, which is measured first. Servers are kept from case to case.
 """
