@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from simyard.core.files import keep_private, write_atomic
+from simyard.core.files import secret_of, write_atomic
 
 AUTH_FILE = "prefect-auth"
 """Name of the file in the home that has the auth string, as `user:password`."""
@@ -60,7 +60,7 @@ def own_server(home: Path, url: str) -> OwnServer:
     if auth := os.environ.get(_SERVER):
         address.unlink(missing_ok=True)
     else:
-        auth, where = keep_private(home / AUTH_FILE, _new_auth), f"what is in {home / AUTH_FILE}"
+        auth, where = secret_of(home / AUTH_FILE, _new_auth), f"what is in {home / AUTH_FILE}"
         write_atomic(address, url.encode())
     origins = ",".join(f"http://{name}:{urlsplit(url).port}" for name in NAMES)
     env = {_SERVER: auth, "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": origins}

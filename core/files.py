@@ -57,11 +57,11 @@ def write_atomic(path: Path, data: bytes) -> None:
         beside.write_bytes(data)
 
 
-def keep_private(path: Path, make: Callable[[], str]) -> str:
-    """Return the text of a file that its owner alone can read, with the text of `make` where it is not there yet."""
+def secret_of(path: Path, make: Callable[[], str]) -> str:
+    """Return the text of a file that its owner alone can read; where there is none yet, `make` gives it the text."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+        beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(make())
         with suppress(FileExistsError):

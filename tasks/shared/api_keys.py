@@ -15,7 +15,7 @@ from hmac import compare_digest
 from pathlib import Path
 
 from simyard.core.errors import RequestError, unknown
-from simyard.core.files import keep_private
+from simyard.core.files import secret_of
 from simyard.core.records import ApiKey
 from simyard.store import keys
 from simyard.store.store import Store
@@ -168,7 +168,7 @@ def site_secret(home: Path) -> bytes:
                 advice="Give 32 to 512 printable ASCII characters: openssl rand -hex 32.",
             )
         return given.encode()
-    return keep_private(home / "secret", lambda: secrets.token_hex(32)).encode()
+    return secret_of(home / "secret", lambda: secrets.token_hex(32)).encode()
 
 
 def webhook_secret(secret: bytes, key_id: str) -> str:
