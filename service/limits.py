@@ -45,11 +45,18 @@ class Limits:
         self._over: set[str] = set()
         self._places: dict[str, Place] = {}
 
-    def admit(self, caller: Caller) -> None:
-        """Raise `RequestError` where the key may not start another job now; nothing is taken yet."""
+    def admit(self, caller: Caller, own_id: str | None) -> None:
+        """Raise `RequestError` where the key may not start another job now; nothing is taken yet.
+
+        Args:
+            caller: Who sent the request.
+            own_id: Of the job that its idempotency key stands for; None for a new one.
+        """
         key = caller.key
         if key.max_active_jobs is not None:
-            self._free_place(caller, key.max_active_jobs, self._taken(key.key_id))
+            taken = self._taken(key.key_id)
+            if own_id not in (place.id for _, place in taken.values()):
+                self._free_place(caller, key.max_active_jobs, taken)
         if key.max_credits is not None and (spent := self.spent(caller)) >= key.max_credits:
             raise RequestError(
                 f"The jobs of this API key have cost {spent:.2f} USD of GPU time; it may spend {key.max_credits:.2f}.",

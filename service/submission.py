@@ -76,8 +76,10 @@ def submit(work: Work[Asked], body: dict[str, JsonValue], caller: Caller, respon
     own_id = key and idempotency.claimed(caller.store, key, body)
     if own_id and caller.store.exists(work.frozen(own_id)):
         response.status_code = 200
+        if not caller.store.exists(work.result(own_id)):  # its place may be another's, if its request died half-way
+            caller.limits.reserve(caller, own_id)
     else:
-        caller.limits.admit(caller)  # before anything is fetched
+        caller.limits.admit(caller, own_id)  # before anything is fetched
 
         def claim(new_id: str) -> str:
             claimed = idempotency.claim(caller.store, key, new_id, body) if key else new_id
@@ -92,6 +94,5 @@ def submit(work: Work[Asked], body: dict[str, JsonValue], caller: Caller, respon
     if notify_url:
         notifications.register(caller, own_id, notify_url)
     if not caller.store.exists(work.result(own_id)):
-        caller.limits.reserve(caller, own_id)  # of a request that died half-way, another may have the place by now
         caller.launches.start(work.launch(own_id, caller))
     return own_id

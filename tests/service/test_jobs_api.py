@@ -253,9 +253,13 @@ def test_the_same_key_is_the_same_job(service: Service, api: Api, body: dict[str
     assert stranger(service).submit(body, "once").json["job_id"] != first.json["job_id"]
 
 
-def test_many_at_once_with_one_key_are_one_job(api: Api, deployments: Server) -> None:
+@pytest.mark.parametrize("limits", [{}, {"max_active_jobs": 1}], ids=["", "and one place"])
+def test_many_at_once_with_one_key_are_one_job(service: Service, deployments: Server, limits: dict[str, int]) -> None:
+    api = Api(service, f"p{uuid.uuid4().hex[:8]}", **limits)
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: api.submit(None, "at once"), range(8)))
+    # Which comes while another has the place and not yet the key is sent again, as every client does.
+    answers = [api.submit(None, "at once") if limits and answer.status == 429 else answer for answer in answers]
     assert {answer.status for answer in answers} <= {200, 201}, [answer.body for answer in answers]
     (job_id,) = {answer.json["job_id"] for answer in answers}
     assert len(deployments.flow_runs(job_id)) == 1
