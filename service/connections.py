@@ -24,7 +24,7 @@ WAIT_S = 10
 STALL_S = 60.0
 """Seconds that an answer stands still before its reader is given up; at 64 kB of buffer that is 1 kB/s."""
 UNREAD_BYTES = 4_000_000
-"""Of a body that came after its answer; more of it stays in the sender's own buffers until the connection ends."""
+"""Of a body that comes after its answer: most clients send all of it before they listen. More ends the connection."""
 WAITING_OF_A_PEER = 256
 """Connections of one peer without a request; with one more, the one that has waited longest is closed. A client's own
 headers take milliseconds, so that those of an attack are the oldest, also where both come from one proxy."""
@@ -97,7 +97,7 @@ class Connection(H11Protocol):
         if self._is_answered() and self.conn.their_state is h11.SEND_BODY:
             self._unread += len(data)
             if self._unread > UNREAD_BYTES:
-                self.flow.pause_reading()
+                self.transport.close()
                 return
         self.conn.receive_data(data)
         self.handle_events()

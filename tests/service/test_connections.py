@@ -219,7 +219,7 @@ def test_a_body_has_its_size_and_its_time(
     server = serve(bodies__STRETCH_S=1.0 if status == 408 else HANG_S)
     method = b"PUT" if b"file" in path else b"POST"
     how = b"Transfer-Encoding: chunked" if announced is None else b"Content-Length: %d" % announced
-    body = b"%x\r\n%s\r\n" % (len(sent), sent) if announced is None else sent
+    body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(sent), sent) if announced is None else sent
     connection = server.connect(b"%s %s HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n" % (method, path, how))
     connection.sendall(body)
     got, answered = answer(connection)
