@@ -55,7 +55,7 @@ class Limits:
         key = caller.key
         if key.max_active_jobs is not None:
             taken = self._taken(key.key_id)
-            if own_id not in (place.id for _, place in taken.values()):
+            if all(place.id != own_id for _, place in taken.values()):
                 self._free_place(caller, key.max_active_jobs, taken)
         if key.max_credits is not None and (spent := self.spent(caller)) >= key.max_credits:
             raise RequestError(
