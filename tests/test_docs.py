@@ -229,6 +229,20 @@ def test_the_tree_and_the_glossary_are_those_of_the_house() -> None:
     assert terms == sorted(terms)
 
 
+def test_each_defence_has_the_test_that_it_names() -> None:
+    rows = [row for row in (ROOT / "docs/security.md").read_text(encoding="utf-8").splitlines() if "test_" in row]
+    named = [
+        (name, test)
+        for row in rows
+        for name, tests in re.findall(r"`(tests/[\w/]+\.py)`((?:[:,] `[^`]+`)*)", row)
+        for test in re.findall(r"`([^`]+)`", tests) or [""]
+    ]
+    assert len(named) > 60
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name, _ in named}
+    ends = [(name, f"def test_{test}(".replace("…(", "")) for name, test in named if test]
+    assert not [(name, end) for name, end in ends if end not in texts[name]]
+
+
 def test_files_that_are_named_exist() -> None:
     ours = r"`((?:docs|core|cli|flows|tasks|runner|store|service|blocks|sdk|tests|examples|changes)/[\w./-]*)`"
     named = [(path, name) for path in DOCUMENTS for name in re.findall(ours, path.read_text(encoding="utf-8"))]
