@@ -234,7 +234,7 @@ def test_an_answer_that_comes_too_slowly_or_for_nobody_is_let_go(
         url, allowed = f"http://127.0.0.1:{port}/", frozenset({f"127.0.0.1:{port}"})
         with (
             pytest.raises(RequestError, match=says),
-            outbound.sent("GET", url, allowed, "input_uri", patience=patience(**limits)) as got,
+            outbound.sent("GET", url, allowed, "input_uri", patience=patience(30, **limits)) as got,
         ):
             assert got.status == 200
             for _ in got.iter_stream():
