@@ -91,7 +91,10 @@ class ManagedRun(ByCommand):
         keys = [entry.key for entry in self.store.list(f"{RunKeys(run_id).prefix}/events")]
         return [self.store.get_record(key, Event) for key in keys]
 
-    def _states(self, job_id: str) -> list[tuple[str, str]]:
+    def result_key(self, job_id: str) -> str:
+        return RunKeys(job_id).result
+
+    def states_of(self, job_id: str) -> list[tuple[str, str]]:
         runs = self.machine.prefect.ask(
             "/flow_runs/filter", {"flow_runs": {"tags": {"all_": [job_id]}}, "sort": "START_TIME_ASC"}
         )

@@ -70,7 +70,7 @@ class ByService(Way):
             if path not in self._before
             and not (path.is_relative_to(self.home) and path.relative_to(self.home).parts[0] in ours)
             # Prefect's worker makes such folders, and forgets them when it is killed.
-            and not any(part.endswith("prefect") for part in path.parts)
+            and not any(part.endswith("prefect") or part == "runner_storage" for part in path.parts)
         ]
 
     def _processes(self) -> list[str]:

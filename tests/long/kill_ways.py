@@ -24,7 +24,9 @@ from helpers import HANG_S, CommandLine, make_bucket
 from kill_machine import HERE, Machine, fill, lean, processes_with
 from promises import Left, Problem, broken, read_journal
 
+from simyard.core.files import sweep
 from simyard.core.records import JobResult
+from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.shared import history
 
@@ -209,6 +211,9 @@ class Way:
     def _look(self, job_id: str) -> Left:
         """Look at everything, once what was ended has had time to go."""
         self.settle()
+        # As the next job does on this machine.
+        for pattern in ("workload-*", "*/*"):
+            sweep(self.home / "work", pattern)
         deadline = time.monotonic() + LEFT_S
         while (self._processes() or self._files()) and time.monotonic() < deadline:
             time.sleep(0.2)
@@ -226,6 +231,10 @@ class Way:
         )  # fmt: skip
 
     def _states(self, job_id: str) -> list[tuple[str, str]]:
+        return self.states_of(job_id)
+
+    def states_of(self, job_id: str) -> list[tuple[str, str]]:
+        """Return names and states of its flow runs, in the order of their beginnings."""
         runs = self.machine.prefect.ask(
             "/flow_runs/filter", {"flow_runs": {"name": {"any_": [self.name, job_id]}}, "sort": "START_TIME_ASC"}
         )
@@ -389,6 +398,20 @@ class ByCommand(Way):
             "SIMYARD_HOME": str(self.home), "TMPDIR": str(self.tmp),
         }  # fmt: skip
         return CommandLine(env, self.machine.host)
+
+    def _states(self, job_id: str) -> list[tuple[str, str]]:
+        # A command that was killed after its job's success tells Prefect nothing more, and nobody goes on with it.
+        result = self.result_key(job_id)
+        if self.store.exists(result):
+            ended = self.store.stat(result).modified.timestamp()
+            ours = ("control process", "driver")
+            if any(one["victim"] in ours and (one["hit_at"] or 0.0) > ended - 1.0 for one in self.happened):
+                return []
+        return self.states_of(job_id)
+
+    def result_key(self, job_id: str) -> str:
+        """Return the key of the result."""
+        return JobKeys(job_id).result
 
     def _is_over(self, job_id: str) -> bool:
         state = history.job_status(self.store, job_id)
