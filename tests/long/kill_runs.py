@@ -171,7 +171,7 @@ class Retraining(ByService, Training):
             return run["state_type"] in ("COMPLETED", "CANCELLED")
 
         with suppress(AssertionError):  # what is wrong then is said by the promises
-            wait_until(is_over, HANG_S / 2, f"the end of {self.promotion}")
+            wait_until(is_over, HANG_S, f"the end of {self.promotion}")
         made = promotions.read(self.store, self.promotion).history
         return made[-1].job_id if made and made[-1].job_id else "none"
 

@@ -104,7 +104,7 @@ class ByService(Way):
         sent = wait_until(lambda: self.ask("/v0/jobs", body), HANG_S, "an answer to the submission")
         job_id = str(sent["job_id"])
         with suppress(AssertionError):  # what is wrong then is said by the promises
-            wait_until(lambda: self._is_over(job_id), HANG_S / 2, f"the end of {job_id}")
+            wait_until(lambda: self._is_over(job_id), HANG_S, f"the end of {job_id}")
         return job_id
 
     def _is_over(self, job_id: str) -> bool:
