@@ -81,7 +81,7 @@ def litter(folder):
     os.chdir(folder)
     sys.path.insert(0, str(folder))
     sys.argv[:] = ["left", "--by", "a job"]
-    os.umask(0o077)
+    os.umask(0o027)
     sys.setrecursionlimit(4321)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
