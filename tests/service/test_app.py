@@ -86,14 +86,14 @@ def test_no_byte_of_a_body_is_read_before_its_sender_is_known(
     async def refusals() -> dict[str, int]:
         found = {}
         for route, path in routes:
-            for method in route.methods - {"GET", "HEAD"}:
+            for method in (getattr(route, "methods", None) or {"POST"}) - {"GET", "HEAD"}:  # a mount has none
                 for name in ("it", "of-github", "none"):
                     given = re.sub(r"\{[^}]*\}", name, path)
                     found[f"{method} {given}"] = (await _answer(made, method, given, receive))[0]
         return found
 
     found = asyncio.run(refusals())
-    assert {path: status for path, status in found.items() if status not in (401, 404)} == {}
+    assert {path: status for path, status in found.items() if status not in (401, 404, 405)} == {}
     assert found["POST /v0/jobs"] == found["POST /v0/assets/register"] == found["POST /hooks/of-github"] == 401
 
 
