@@ -197,8 +197,10 @@ HELD = ".held"
 def own(folder: Path) -> BufferedRandom:
     """Make a folder this process's own, until it dies or closes what is returned; `sweep` removes it after that."""
     folder.mkdir(parents=True, exist_ok=True)
-    mark = _try(folder / HELD)
+    beside = folder / f"{HELD}-{uuid.uuid4().hex}"  # `sweep` sees it once it is held, not before
+    mark = _try(beside)
     assert mark is not None, f"{folder} belongs to another process"
+    beside.rename(folder / HELD)
     return mark
 
 
@@ -225,8 +227,12 @@ def scratch(purpose: str) -> Iterator[Path]:
         purpose: A word of its name.
     """
     sweep(Path(tempfile.gettempdir()), f"{_SCRATCH}*")
-    with tempfile.TemporaryDirectory(prefix=f"{_SCRATCH}{purpose}-") as name, own(Path(name)):
-        yield Path(name)
+    folder = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{purpose}-"))
+    with own(folder):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def lasting_scratch(purpose: str) -> Path:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,16 @@ def test_folders_without_the_mark_are_nobodys_to_remove(tmp, tmp_path):
         assert others.exists()
     assert (tmp_path / "work" / "job-1" / "001-77").exists()
     assert lasting_scratch("input").exists()
+
+
+def test_folders_that_begin_and_end_at_once_are_not_taken_for_a_dead_ones() -> None:
+    """Each of them looks for what the killed have left, while others are just made or just removed."""
+
+    def again(number: int) -> None:
+        for _ in range(40):
+            with scratch("crowd") as folder:
+                (folder / "file").write_text("x")
+                assert (folder / HELD).exists()
+
+    with ThreadPoolExecutor(8) as crowd:
+        assert list(crowd.map(again, range(8))) == [None] * 8
