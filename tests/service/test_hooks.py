@@ -240,20 +240,20 @@ def test_a_payload_without_a_file_does_not_have_another_one_evaluated(service: S
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "status", "said"),
     [
-        {"__prefect_kind": "jinja", "template": "{{ 1 + 1 }}"},
-        {"inner": [{"__prefect_kind": "workspace_variable", "variable_name": "x"}]},
-        {"a": "\ud800"},
-        json.loads("[" * 30 + "]" * 30),
-        {"a": "x" * 300_000},
+        ({"__prefect_kind": "jinja", "template": "{{ 1 + 1 }}"}, 422, "payload"),
+        ({"inner": [{"__prefect_kind": "workspace_variable", "variable_name": "x"}]}, 422, "payload"),
+        ({"a": "\ud800"}, 400, "half of a surrogate pair"),
+        (json.loads("[" * 30 + "]" * 30), 400, "nested more than 20 deep"),
+        ({"a": "x" * 300_000}, 422, "payload"),
     ],
     ids=["template", "variable", "half a character", "deep", "large"],
 )
-def test_what_no_parameter_may_hold_is_refused(service: Service, arguments: Any) -> None:
+def test_what_no_parameter_may_hold_is_refused(service: Service, arguments: Any, status: int, said: str) -> None:
     answer = send(service, "free", {"arguments": arguments})
-    assert answer.status == 422, answer.body
-    assert "payload" in answer.json["detail"][0]["msg"]
+    assert answer.status == status, answer.body
+    assert said in str(answer.json["detail"])
 
 
 def test_an_object_stays_what_it_is(service: Service, deployments: Server) -> None:
