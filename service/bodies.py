@@ -33,8 +33,9 @@ Model = TypeVar("Model", bound=Body)
 
 JOBS: tuple[type[JobRequest], ...] = (RolloutRequest, TrainRequest, EvaluateRequest, ExportRequest)
 """Models of the bodies that `POST /v0/jobs` takes."""
-_DESCRIBED: dict[str, type[BaseModel]] = {}
-"""Models of bodies, by name, as endpoints describe them."""
+_MODELS: tuple[type[BaseModel], ...] = (*JOBS, TrainingRunRequest)
+_DESCRIBED = {model.__name__: model for model in _MODELS}
+"""Models of bodies, by name; an endpoint adds its own by describing them."""
 PREFECTS_OWN = "__prefect_"
 """Prefix of the keys that have Prefect read variables and render templates."""
 
