@@ -301,10 +301,10 @@ def test_a_slow_answer_is_waited_for(place, plain, proxy, tmp_path):
 def test_a_download_that_breaks_off_late_goes_on_where_it_was(place, plain, tmp_path):
     content = os.urandom(3 * READ_BYTES)
     plain.put_bytes("a", content)
-    # Longer than obstore itself would ask for the rest: 0.7 s of the one second.
-    cut = Trickle(12, 0.12, breaks_off=True)
+    # Longer than obstore itself would ask for the rest: 0.7 of the 4 s.
+    cut = Trickle(12, 0.4, breaks_off=True)
     with Proxy(place.options["endpoint_url"], first(1, "GetObject", cut)) as proxy:
-        store = Store.open(place.url, options=place.options | {"endpoint_url": proxy.url, "timeout_s": "1"})
+        store = Store.open(place.url, options=place.options | {"endpoint_url": proxy.url, "timeout_s": "4"})
         told = []
         store.get_file("a", tmp_path / "down", on_bytes=told.append)
         again = proxy.kinds("GetObject")[1:]
@@ -316,9 +316,9 @@ def test_a_download_that_breaks_off_late_goes_on_where_it_was(place, plain, tmp_
 
 def test_a_download_whose_object_is_replaced_meanwhile_is_no_mixture(place, plain, tmp_path):
     plain.put_bytes("a", b"1" * 3 * READ_BYTES)
-    cut = Trickle(12, 0.12, breaks_off=True)
+    cut = Trickle(12, 0.4, breaks_off=True)
     with Proxy(place.options["endpoint_url"], first(1, "GetObject", cut)) as proxy:
-        store = Store.open(place.url, options=place.options | {"endpoint_url": proxy.url, "timeout_s": "1"})
+        store = Store.open(place.url, options=place.options | {"endpoint_url": proxy.url, "timeout_s": "4"})
         replaced = []
 
         def replace(_count):
