@@ -1,11 +1,14 @@
 """Whatever is sent to any operation of the OpenAPI document, the service answers as that says, and never 5xx."""
 
 import json
+import random
+from typing import Any
 
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from serving import Service
+from test_jobs_api import ROLLOUT, RUN, TRAINING
 
 KNOWN = (200, 201, 202, 204, 206, 400, 401, 402, 403, 404, 405, 409, 413, 415, 416, 422, 429)
 
@@ -36,3 +39,60 @@ def _fuzz(operation: schemathesis.APIOperation, url: str, headers: dict[str, str
         assert "Traceback" not in answer.text
 
     send()
+
+
+MADE = {
+    "/v0/jobs": ("job_id", "/job_id"),
+    "/v1/training-runs": ("run_id", "/run_id"),
+    "/v0/assets": ("asset_id", "/assets/0/asset_id"),
+}
+"""Operations that give an id, its name in the paths of others, and where it stands in the answer."""
+
+
+@pytest.mark.long
+def test_ten_thousand_requests_that_follow_from_each_other(service: Service) -> None:
+    """What was made is shown, followed, paused, canceled, looked into, in any order and more than once."""
+    headers = {"Authorization": f"Bearer {service.key('stateful')}"}
+    document = json.loads(service.call("GET", "/openapi.json").body)
+    for path, (name, place) in MADE.items():
+        links = {
+            f"{method} {other}": {
+                "operationRef": f"#/paths/{other.replace('/', '~1')}/{method}",
+                "parameters": {name: f"$response.body#{place}"},
+            }
+            for other, operations in document["paths"].items()
+            if f"{{{name}}}" in other
+            for method in operations
+        }
+        assert links
+        method, status = ("get", "200") if "assets" in path else ("post", "201")
+        document["paths"][path][method]["responses"][status]["links"] = links
+    machine = schemathesis.openapi.from_dict(document).as_state_machine()
+    answers: list[int] = []
+
+    class Requests(machine):  # type: ignore[misc, valid-type]
+        def before_call(self, case: schemathesis.Case) -> None:
+            if case.query:
+                case.query.pop("follow", None)  # such an answer goes on until the job has ended
+            case.headers.update(headers)  # over one that was made up
+            # Made up bodies are seldom good; and of what was never made nothing follows.
+            whole = {"POST /v0/jobs": [ROLLOUT, TRAINING], "POST /v1/training-runs": [RUN]}
+            if case.operation.label in whole and len(answers) % 3:
+                case.body = random.Random(len(answers)).choice(whole[case.operation.label])
+
+        def get_call_kwargs(self, case: schemathesis.Case) -> dict[str, Any]:
+            return {"base_url": service.url, "timeout": 60}
+
+        def validate_response(self, response: Any, case: schemathesis.Case, **_: Any) -> None:
+            answers.append(response.status_code)
+            assert response.status_code in KNOWN, (response.status_code, response.text, case.as_curl_command())
+            assert "Traceback" not in response.text
+
+    Requests.run(
+        settings=settings(
+            max_examples=210, stateful_step_count=50, deadline=None, database=None, derandomize=True,
+            phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck),
+        )
+    )  # fmt: skip
+    assert len(answers) > 10_000
+    assert answers.count(201) > 100
