@@ -16,7 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from simyard.cli.live import LiveLine
-from simyard.cli.shared import open_site, open_site_store
+from simyard.cli.shared import Terminated, open_site, open_site_store
 from simyard.core.artifacts import ARTIFACTS
 from simyard.core.errors import RequestError, StoreError
 from simyard.core.files import scratch
@@ -439,7 +439,7 @@ def in_this_process(
 
 @contextmanager
 def _interrupt(stop: threading.Event, live: LiveLine) -> Iterator[None]:
-    """Let the first Ctrl-C cancel the job in good order; a second one stops this process."""
+    """Let the first Ctrl-C cancel the job in good order; a second one, or SIGTERM, stops this process."""
 
     def handler(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
@@ -447,11 +447,17 @@ def _interrupt(stop: threading.Event, live: LiveLine) -> Iterator[None]:
         stop.set()
         live.insist("canceling: what was saved is kept (Ctrl-C again to leave at once)")
 
-    previous = signal.signal(signal.SIGINT, handler)
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    # Prefect puts its own handler of SIGTERM over this one while a flow runs, and sends the signal again at its end.
+    handlers = {signal.SIGINT: handler, signal.SIGTERM: terminate}
+    previous = {number: signal.signal(number, one) for number, one in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, one in previous.items():
+            signal.signal(number, one)
 
 
 def say_ending(result: JobResult, store: Store, live: LiveLine) -> None:

@@ -130,6 +130,10 @@ def open_site(reference: str | None) -> tuple[MachineSettings, str, Store]:
     return machine, reference, open_store(reference)
 
 
+class Terminated(BaseException):
+    """Raised by a handler of SIGTERM."""
+
+
 class Command(click.Command):
     """A command that turns our own errors into one message and an exit code, without a traceback."""
 
@@ -165,7 +169,7 @@ def _known_end(error: BaseException | None) -> tuple[str, int] | None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             place = f" ({error.filename!r})" if error.filename else ""
             return f"Error: {error.strerror}{place}. Make room on that disk, then {_GO_ON}", EXIT_JOB_FAILED
-        if type(error).__name__ == "TerminationSignal":
+        if isinstance(error, Terminated) or type(error).__name__ == "TerminationSignal":
             return f"Ended by SIGTERM. What was saved is kept: {_GO_ON}", 128 + signal.SIGTERM
         if (httpx := sys.modules.get("httpx")) and isinstance(error, httpx.TransportError):
             return f"Error: The Prefect server went away: {error}. When it is back, {_GO_ON}", EXIT_JOB_FAILED

@@ -268,7 +268,7 @@ def test_an_object_stays_what_it_is(service: Service, deployments: Server) -> No
         (b'{"a": "' + b"x" * (1_000_001 - 9) + b'"}', 413),
         (b'{"a": "' + b"x" * (1_000_000 - 9) + b'"}', 422),
         (b'{"id": NaN}', 400),
-        (b'{"id": 1e999}', 422),
+        (b'{"id": 1e999}', 400),
         (b'{"id": ' + b"[" * 10_000 + b"]" * 10_000 + b"}", None),
         (b"", 400),
         (b"\xff", 400),

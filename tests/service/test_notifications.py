@@ -193,7 +193,7 @@ def test_a_private_address_is_refused_before_the_job_is_made(service: Service, u
     key = service.key("private")
     answer = service.call("POST", "/v0/jobs", CONFIG | {"notify_url": url}, key=key)
     assert (answer.status, answer.json["code"]) == (400, "refused_url")
-    assert service.call("GET", "/v0/jobs", key=key).json == {"jobs": []}
+    assert service.call("GET", "/v0/jobs", key=key).json["jobs"] == []
 
 
 # Again, and in the end no more
