@@ -58,6 +58,7 @@ def test_waiting_ends_with_the_result(simyard, store, body):
     assert re.search(rf"{result['job_id']}\s+rollout\s+succeeded\s+20/20", shown)
 
 
+@pytest.mark.long  # a managed run goes on by itself in test_managed_train.py
 def test_without_waiting_the_job_goes_on_by_itself_and_can_be_watched(simyard, store, body):
     left = simyard("rollout", body(0.1), "--store", store, "--idempotency-key", "night 7")
     assert left.returncode == 0, left.stderr

@@ -132,6 +132,7 @@ def write_rollout(path, actions, seen, log_prob):
     manifest(path.parents[1], [path])
 
 
+@pytest.mark.long  # it learns from real rollouts in test_managed_training.py
 def test_ppo_makes_what_paid_more_likely(ppo, tmp_path):
     rows = STEPS * EPISODES
     noise = np.random.default_rng(0)

@@ -19,6 +19,7 @@ from simyard.requests.rollout import RolloutRequest
 from simyard.store import keys
 
 
+@pytest.mark.long  # a worker trains by a deployment in test_pool.py, on the real simulator in test_whole_session.py
 @pytest.mark.sim
 def test_a_deployment_trains_in_the_worker(deployed: Server, real_pool: Pool, api: Api) -> None:
     before = keys.new_job_id()

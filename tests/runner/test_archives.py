@@ -187,6 +187,7 @@ def test_real_tar_command(tmp_path, parent):
     assert archives.unpack(tmp_path / "a.tar.gz", parent / "dest").files == ("pkg/a.py",)
 
 
+@pytest.mark.long  # an archive of 65,536 files takes seconds to make
 def test_zip64_directory(tmp_path, parent):
     """zipfile writes Zip64 records for more than 65,535 entries, so the limit is raised here."""
     path = make_zip(tmp_path / "a.zip", [(str(number), b"") for number in range(65_536)])

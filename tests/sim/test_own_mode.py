@@ -67,6 +67,7 @@ def with_a_mode(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long  # a cold simulator of its own
 def test_a_mode_takes_one_file(with_a_mode: Path, tmp_path: Path) -> None:
     control = {"task_mode": "nod", "by": 0.1, "initial_positions": BENT}
     case = Case(control=control, steps=20)
