@@ -68,7 +68,8 @@ def logs(call):
 
 
 def names(podman):
-    return [container.name for container in podman.client.containers.list(all=True)]
+    # `containers.list` looks at each once more, and podman answers 500 for one that has gone meanwhile.
+    return [name.lstrip("/") for container in podman.client.api.containers(all=True) for name in container["Names"]]
 
 
 @contextmanager
