@@ -84,7 +84,7 @@ def test_a_block_opens_from_async_code_too(s3_server):
     assert asyncio.run(main()) == "s3://robots/lab"
 
 
-@pytest.mark.parametrize("saved", [True, False])
+@pytest.mark.parametrize("saved", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_block_around_a_bucket_block(s3_server, saved):
     from prefect_aws import AwsCredentials, S3Bucket
 

@@ -353,9 +353,16 @@ def test_a_server_that_stays_bad_is_given_up_in_time(place, plain, tmp_path, fau
 @pytest.mark.parametrize(
     ("given", "sse", "key_id", "bucket_key"),
     [
-        pytest.param("options", "AES256", None, None, id="AES256"),
+        pytest.param("options", "AES256", None, None, id="AES256", marks=pytest.mark.long),
         pytest.param("options", "aws:kms", "key-1", "true", id="KMS"),
-        pytest.param("environment", "aws:kms", None, "false", id="KMS, the account's key, from the environment"),
+        pytest.param(
+            "environment",
+            "aws:kms",
+            None,
+            "false",
+            id="KMS, the account's key, from the environment",
+            marks=pytest.mark.long,
+        ),
         pytest.param("environment", "aws:kms:dsse", "key-1", None, id="DSSE, from the environment"),
     ],
 )

@@ -220,6 +220,7 @@ class Counting:
 """
 
 
+@pytest.mark.long  # what is sent is started in this file
 def test_sent_by_us_or_by_prefect_they_are_the_same(deployed: Server, api: Api, tmp_path: Path) -> None:
     what = (
         "entrypoint", "description", "tags", "parameters", "enforce_parameter_schema", "work_pool_name",

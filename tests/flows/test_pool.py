@@ -94,6 +94,7 @@ def test_an_urgent_job_waits_in_the_urgent_queue(
     assert run["job_variables"]["gpu_count"] == "0"
 
 
+@pytest.mark.long  # that a staged job is taken as it is, every job of a pool shows
 def test_a_job_that_a_command_has_staged_is_not_resolved_again(
     scenario_pool: Pool, simyard: CommandLine, write_config: Any, store: Path, api: Api
 ) -> None:
