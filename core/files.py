@@ -137,6 +137,22 @@ def open_inside(folder: Path, name: str | os.PathLike[str], mode: str = "rb") ->
         return open(f"/proc/self/fd/{at}", mode)
 
 
+def lines_inside(path: Path, last_bytes: int | None = None) -> list[str]:
+    """Return the lines of a log in a folder that a workload fills; none of one that cannot be read.
+
+    Args:
+        path: The log.
+        last_bytes: How much of its end is read; all of it by default.
+    """
+    try:
+        with open_inside(path.parent, path.name) as file:
+            if last_bytes is not None:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - last_bytes))
+            return file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
+
+
 def _kind_of(about: os.stat_result) -> str:
     """Return the kind of what is no regular file of one name, in words."""
     kinds = ((stat.S_ISLNK, "a symbolic link"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISDIR, "a folder"),

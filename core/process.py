@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 
 _PR_SET_DUMPABLE, _PR_CAPBSET_DROP = 4, 24
-_CAPABILITIES_TO_LOOK = (19, 21, 38)
+CAPABILITIES_TO_LOOK = (19, 21, 38)
 """CAP_SYS_PTRACE, CAP_SYS_ADMIN and CAP_PERFMON: root looks into any process by one of them."""
 _CAPABILITY_VERSION = 0x20080522
 """Third version of the structure that capget and capset take."""
@@ -37,7 +37,7 @@ def give_up_looking() -> None:
         header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
         sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable: the first 32 of each, then the others
         if libc.capget(header, sets) == 0:
-            for capability in _CAPABILITIES_TO_LOOK:
+            for capability in CAPABILITIES_TO_LOOK:
                 libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
                 for kind in range(3):
                     sets[3 * (capability // 32) + kind] &= ~(1 << capability % 32)

@@ -17,7 +17,7 @@ from io import BufferedRandom
 from pathlib import Path
 
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError, known_failure
-from simyard.core.files import AttemptPaths, open_inside
+from simyard.core.files import AttemptPaths, lines_inside
 from simyard.core.specs import Bounds, Facts, JobSpec
 from simyard.runner import messages
 from simyard.runner.messages import LineSocket, Message
@@ -206,11 +206,7 @@ class Workload:
     def _died(self) -> WorkloadError:
         code = self.code if self._exited else self._exit_code()
         self.leaving = self.leaving or f"it ended with {describe_exit(code)}"
-        try:
-            with open_inside(self.log.parent, self.log.name) as file:
-                lines = file.read().decode(errors="replace").splitlines()
-        except OSError:
-            lines = []
+        lines = lines_inside(self.log)
         known = next((found for line in lines if (found := known_failure(line))), None)
         return WorkloadError(
             known

@@ -12,6 +12,7 @@ from simyard.core.errors import RequestError
 from simyard.requests.settings import MachineSettings, number_from_env
 from simyard.service.outbound import place
 from simyard.store.backend import Location
+from simyard.store.keys import PROJECTS
 from simyard.store.store import Store
 from simyard.tasks.shared.api_keys import site_secret
 from simyard.tasks.shared.gate import listed_stores
@@ -73,7 +74,7 @@ class Settings:
 
     def reference(self, project: str) -> str:
         """Return the reference to a project's store: no project's keys lead out of it."""
-        return self.store if project == DEFAULT_PROJECT else below(self.store, f"projects/{project}")
+        return self.store if project == DEFAULT_PROJECT else below(self.store, f"{PROJECTS}/{project}")
 
     def open(self, project: str = DEFAULT_PROJECT) -> Store:
         """Return a project's store, opened once; the service keeps its own records in that of the default project."""

@@ -338,26 +338,27 @@ def one(kind: type[Record], *texts: str) -> Callable[[httpx.Response], Record]:
 
 def many(kind: type[Record], name: str) -> Callable[[httpx.Response], list[Record]]:
     """Return a reader of the list of records that an object has under a name."""
-
-    def read(response: httpx.Response) -> list[Record]:
-        items = json.loads(response.content)[name]
-        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-            raise TypeError(f"{name!r} is no list of objects")
-        return cast("list[Record]", items)
-
-    return read
+    return lambda response: _listed(json.loads(response.content), kind, name)
 
 
 def one_page(kind: type[Record], name: str) -> Callable[[httpx.Response], tuple[list[Record], str | None]]:
     """Return a reader of one page of a list: the records, and the cursor of the next page; None for the last one."""
 
     def read(response: httpx.Response) -> tuple[list[Record], str | None]:
-        cursor = json.loads(response.content).get("next_cursor")
+        page = json.loads(response.content)
+        cursor = page.get("next_cursor")
         if not isinstance(cursor, str | None):
             raise TypeError(f"next_cursor is {cursor!r}")
-        return many(kind, name)(response), cursor
+        return _listed(page, kind, name), cursor
 
     return read
+
+
+def _listed(data: Any, kind: type[Record], name: str) -> list[Record]:
+    items = data[name]
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise TypeError(f"{name!r} is no list of objects")
+    return cast("list[Record]", items)
 
 
 def text_of(response: httpx.Response) -> str:

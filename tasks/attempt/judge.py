@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from simyard.core.errors import Category, Failure
-from simyard.core.files import AttemptPaths, write_json
+from simyard.core.files import AttemptPaths, lines_inside, write_json
 from simyard.core.records import Outcome, WorkloadAccount
 from simyard.tasks.attempt.supervise import Ending
 
 TAIL_LINES = 100
 """Lines of each log in the diagnostics."""
+TAIL_BYTES = 64 * 1024
+"""Bytes at the end of a log in which its last lines are looked for."""
 
 
 def judge(
@@ -104,23 +105,15 @@ def write_diagnostics(outcome: Outcome, failure: Failure, paths: AttemptPaths) -
                 "done": outcome.done,
                 "timings": outcome.timings,
             },
-            "tails": {path.name: _tail(paths, path, TAIL_LINES) for path in logs if os.path.lexists(path)},
+            "tails": {
+                path.name: lines_inside(path, TAIL_BYTES)[-TAIL_LINES:] for path in logs if os.path.lexists(path)
+            },
         },
     )
 
 
 def last_traceback(paths: AttemptPaths) -> str:
     """Return the last Python traceback of the workload; empty where there is none."""
-    lines = _tail(paths, paths.stderr, 400)
+    lines = lines_inside(paths.stderr, TAIL_BYTES)[-400:]
     starts = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
     return "\n".join(lines[starts[-1] :][:100]) if starts else ""
-
-
-def _tail(paths: AttemptPaths, log: Path, lines: int) -> list[str]:
-    """Return the last lines of a log; none of one that is not there or cannot be read."""
-    try:
-        with paths.open(log) as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 64 * 1024))
-            return file.read().decode("utf-8", errors="replace").splitlines()[-lines:]
-    except OSError:
-        return []

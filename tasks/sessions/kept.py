@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError, unknown
-from simyard.core.files import open_inside, write_json
+from simyard.core.files import lines_inside, write_json
 from simyard.core.specs import Bounds, JobSpec
 from simyard.requests.settings import MachineSettings
 from simyard.runner.messages import StopSession
@@ -221,11 +221,7 @@ def _await_ready(folder: SessionFolder, server: subprocess.Popen[bytes], watch: 
 
 
 def _died(log: Path, code: int) -> Failure:
-    try:
-        with open_inside(log.parent, log.name) as file:
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        lines = []
+    lines = lines_inside(log)
     return Failure(
         code="session_died",
         category=Category.INFRA,

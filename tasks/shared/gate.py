@@ -17,13 +17,13 @@ from urllib.parse import unquote
 from simyard.core.errors import RequestError
 from simyard.core.files import OutsideError, open_inside
 from simyard.store.backend import Location, on_disk, parse_url
-from simyard.store.keys import check_key
+from simyard.store.keys import PROJECTS, SERVICE, check_key
 from simyard.store.store import READ_BYTES, KeyNotFound, Store
 from simyard.tasks.shared.inputs import check_name
 
-_OF_OTHERS = ("projects/", "service/")
+_OF_OTHERS = (f"{PROJECTS}/", f"{SERVICE}/")
 """Prefixes below the default project's store that are not the project's; no other project has such keys."""
-_PROJECT = re.compile(r"(^|/)projects/[^/]+$")
+_PROJECT = re.compile(rf"(^|/){PROJECTS}/[^/]+$")
 """End of the prefix of a project's store, below the site's own."""
 
 

@@ -1,6 +1,6 @@
 """A program of somebody else's, with everything that it starts: all of it ends with it, and with this process.
 
-    python -I -S guard.py DESCRIPTOR CORES PROGRAM ARGUMENTS…
+    python -I -S guard.py DESCRIPTOR CORES CAPABILITIES PROGRAM ARGUMENTS…
 
 This file is also the guard itself, which stands between this process and the program, and loads nothing but the
 standard library. What the program starts becomes the guard's child when its own parent has ended, in whatever session
@@ -23,8 +23,6 @@ from pathlib import Path
 from typing import Any
 
 _PR_SET_CHILD_SUBREAPER, _PR_CAPBSET_DROP = 36, 24
-_CAPABILITIES_TO_LOOK = (19, 21, 38)
-"""As in `core.process`, which cannot be imported here: a program of root's sees no other process's environment."""
 _END_S = 10.0
 """Seconds in which what was started is killed; one that is stuck in a driver may take for good."""
 
@@ -47,9 +45,12 @@ class Guarded:
         Raises:
             OSError: The guard cannot be started. A program that is not there ends it with exit code 127.
         """
+        from simyard.core.process import CAPABILITIES_TO_LOOK  # the guard itself has nothing of simyard
+
         self._held: int | None
         lives, self._held = os.pipe()
-        guard = [sys.executable, "-I", "-S", __file__, str(lives), str(cores or 0), *command]
+        capabilities = ",".join(map(str, CAPABILITIES_TO_LOOK))
+        guard = [sys.executable, "-I", "-S", __file__, str(lives), str(cores or 0), capabilities, *command]
         try:
             self.process = subprocess.Popen(
                 guard, env=dict(env), cwd=cwd, pass_fds=[lives], start_new_session=True, **streams
@@ -80,11 +81,11 @@ class Guarded:
         self.process.wait()
 
 
-def main(lives: int, cores: int, command: list[str]) -> None:
+def main(lives: int, cores: int, capabilities: list[int], command: list[str]) -> None:
     """Run the program, and end as it did, after everything that it started."""
     prctl = ctypes.CDLL(None).prctl
     prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    for capability in _CAPABILITIES_TO_LOOK:
+    for capability in capabilities:  # a program of root's sees no other process's environment
         prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
     if cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
@@ -133,4 +134,4 @@ def _below(pid: int) -> Iterator[int]:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    main(int(sys.argv[1]), int(sys.argv[2]), [*map(int, sys.argv[3].split(","))], sys.argv[4:])

@@ -83,7 +83,8 @@ class GrowingLog:
 
     def shorten(self, most_bytes: int = MAX_LOG_BYTES, kept_bytes: int = KEPT_BYTES) -> None:
         """Drop the middle of a log that has become too long; the next call of `pieces` goes on where the last ended."""
-        self._offset -= shorten(self._folder, self._name, most_bytes, kept_bytes)
+        if self._offset > most_bytes:  # this is asked several times a second
+            self._offset -= shorten(self._folder, self._name, most_bytes, kept_bytes)
 
 
 def shorten(folder: Path, name: str, most_bytes: int = MAX_LOG_BYTES, kept_bytes: int = KEPT_BYTES) -> int:

@@ -15,15 +15,13 @@ import psutil
 from faults import Fault as NetworkFault
 from helpers import HANG_S, wait_until
 from kill_machine import Site, processes_with
-from kill_ways import Case, Evaluation, Export, Faults, Rollout, Training, Way
+from kill_ways import OF_A_WORKLOAD, OF_SERVERS, Case, Evaluation, Export, Faults, Rollout, Training, Way
 
 from simyard.core.records import JobResult
 from simyard.tasks.shared import history
 
 OF_A_SITE: Faults = {
-    ("workload", "SIGKILL"): 4,
-    ("workload", "SIGTERM"): 1,
-    ("workload", "SIGSTOP"): 1,
+    **OF_A_WORKLOAD,
     ("flow process", "SIGKILL"): 4,
     ("flow process", "SIGTERM"): 2,
     ("flow process", "SIGSTOP"): 1,
@@ -33,12 +31,7 @@ OF_A_SITE: Faults = {
     ("service", "SIGKILL"): 2,
     ("service", "SIGTERM"): 1,
     ("service", "SIGSTOP"): 1,
-    ("Prefect server", "SIGKILL"): 1,
-    ("Prefect server", "SIGSTOP"): 1,
-    ("S3 server", "away"): 1,
-    ("S3 server", "slow"): 1,
-    ("S3 server", "503"): 1,
-    ("S3 server", "SIGSTOP"): 1,
+    **OF_SERVERS,
 }
 
 

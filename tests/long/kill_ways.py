@@ -332,19 +332,21 @@ class Way:
         return round((others[0] if others else after[0]).at - hit, 2)
 
 
-OF_A_JOB: Faults = {
-    ("workload", "SIGKILL"): 4,
-    ("workload", "SIGTERM"): 1,
-    ("workload", "SIGSTOP"): 1,
-    ("control process", "SIGKILL"): 4,
-    ("control process", "SIGTERM"): 2,
-    ("control process", "SIGSTOP"): 1,
+OF_A_WORKLOAD: Faults = {("workload", "SIGKILL"): 4, ("workload", "SIGTERM"): 1, ("workload", "SIGSTOP"): 1}
+OF_SERVERS: Faults = {
     ("Prefect server", "SIGKILL"): 1,
     ("Prefect server", "SIGSTOP"): 1,
     ("S3 server", "away"): 1,
     ("S3 server", "slow"): 1,
     ("S3 server", "503"): 1,
     ("S3 server", "SIGSTOP"): 1,
+}
+OF_A_JOB: Faults = {
+    **OF_A_WORKLOAD,
+    ("control process", "SIGKILL"): 4,
+    ("control process", "SIGTERM"): 2,
+    ("control process", "SIGSTOP"): 1,
+    **OF_SERVERS,
     ("disk", "full"): 1,
     ("store's disk", "full"): 1,
 }
