@@ -22,9 +22,5 @@ end() {
 }
 trap end TERM INT
 
-code=0
-while lives "$worker"; do
-    wait "$worker"
-    code=$?
-done
-exit "$code"
+while lives "$worker"; do wait "$worker"; done
+wait "$worker" # what cut off the one before, a signal or the stop, is no exit code of the worker; bash remembers that
