@@ -10,6 +10,7 @@ import asyncio
 import ipaddress
 import json
 import resource
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -69,8 +70,9 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin; a peer that has too many is not heard."""
-        super().connection_made(transport)
+        super().connection_made(_Transport(transport, self._linger))  # type: ignore[arg-type]
         self._unread = 0
+        self._lingers = False
         self._stalled: asyncio.TimerHandle | None = None
         self._address = _network(self.client[0] if self.client else "")
         peer = self.peers.setdefault(self._address, _Peer())
@@ -100,7 +102,10 @@ class Connection(H11Protocol):
                 self.transport.close()
                 return
         self.conn.receive_data(data)
-        self.handle_events()
+        if self._lingers:
+            self._pass_over()
+        else:
+            self.handle_events()
         self._note()
 
     def on_response_complete(self) -> None:
@@ -134,6 +139,27 @@ class Connection(H11Protocol):
             self._stalled.cancel()
             self._stalled = None
 
+    def _linger(self) -> bool:
+        """Return whether a connection that is to be closed still takes the rest of a body.
+
+        One that is closed before loses its answer: the client's system is told that nobody takes what it sends, and
+        drops what it has received.
+        """
+        if self._lingers or not self._is_answered() or self.conn.their_state is not h11.SEND_BODY:
+            return False
+        self._lingers = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        return True
+
+    def _pass_over(self) -> None:
+        """Drop what came of a body, and close the connection behind its end."""
+        with suppress(h11.RemoteProtocolError):
+            while self.conn.their_state is h11.SEND_BODY and self.conn.next_event() is not h11.NEED_DATA:
+                pass
+        if self.conn.their_state is not h11.SEND_BODY:
+            self.transport.close()
+
     def _is_answered(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
@@ -148,6 +174,27 @@ class Connection(H11Protocol):
                 oldest = next(iter(waiting))
                 del waiting[oldest]
                 oldest.timeout_keep_alive_handler()
+
+
+class _Transport:
+    """A connection's transport, which is closed once the body that is on its way is there.
+
+    Args:
+        transport: The event loop's own.
+        linger: Return whether there is such a body; it is asked at each close.
+    """
+
+    def __init__(self, transport: asyncio.Transport, linger: Callable[[], bool]) -> None:
+        self._transport = transport
+        self._linger = linger
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def close(self) -> None:
+        """Close it, or have it closed later."""
+        if not self._linger():
+            self._transport.close()
 
 
 def _network(address: str) -> str:

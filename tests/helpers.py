@@ -55,17 +55,23 @@ class Server:
     url: str
     env: dict[str, str]
 
-    def ask(self, path: str, body: Any = None) -> Any:
+    def ask(self, path: str, body: Any = None, method: str | None = None) -> Any:
         """Return the answer of its API; None where there is nothing."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}{path}", data, {"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as error:
-            if error.code != 404:
-                raise
-            return None
+        kind = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.url}{path}", data, kind, method=method)
+        for patience_s in (1, 2, 4, 8, 0):
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return json.loads(answer.read() or "null")
+            except urllib.error.HTTPError as error:
+                if error.code == 404:
+                    return None
+                # Prefect on SQLite answers 503 while its database is locked; its own clients repeat that too.
+                if error.code != 503 or not patience_s:
+                    raise
+                time.sleep(patience_s)
+        raise AssertionError("unreachable")
 
     def flow_runs(self, idempotency_key: str) -> list[dict[str, Any]]:
         """Return the flow runs of an idempotency key."""

@@ -3,9 +3,6 @@
 import json
 import os
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,18 +31,7 @@ class Api:
         self.server = server
 
     def __call__(self, path: str, body: Any = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.server.url}{path}", data, {"Content-Type": "application/json"})
-        for patience in (1, 2, 4, 8, 0):
-            try:
-                with urllib.request.urlopen(request, timeout=30) as answer:
-                    return json.loads(answer.read() or "null")
-            except urllib.error.HTTPError as error:
-                # Prefect on SQLite answers 503 while its database is locked; its own clients repeat that too.
-                if error.code != 503 or not patience:
-                    raise
-                time.sleep(patience)
-        raise AssertionError("unreachable")
+        return self.server.ask(path, body)
 
     def make_pool(self, name: str) -> None:
         """Make a pool whose flow runs import Prefect once: its workers start them by a program that does so first."""

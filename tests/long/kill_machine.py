@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -202,11 +201,7 @@ class Site:
         template = pool["base_job_template"]
         command = f"{sys.executable} -S {HERE / 'forked.py'} {machine.host.address} {prefect.engine.__file__}"
         template["variables"]["properties"]["command"]["default"] = command
-        patch = urllib.request.Request(
-            f"{machine.prefect.url}/work_pools/simyard", json.dumps({"base_job_template": template}).encode(),
-            {"Content-Type": "application/json"}, method="PATCH",
-        )  # fmt: skip
-        urllib.request.urlopen(patch, timeout=60).close()
+        machine.prefect.ask("/work_pools/simyard", {"base_job_template": template}, "PATCH")
         send_deployments(machine.prefect)
         command = [PREFECT, "worker", "start", "--pool", "simyard", "--type", "process", "--name", "kills"]
         self._start(Child("worker", command, self.env, self._has_worker))

@@ -192,6 +192,32 @@ def test_an_endless_body_ends_with_its_answer(serve: Callable[..., Served]) -> N
             connection.sendall(b"x" * 65536)
 
 
+def test_a_client_that_ends_with_its_answer_gets_it_whenever_it_has_sent_its_body(serve: Callable[..., Served]) -> None:
+    """Most clients send all of a body before they listen, and `Connection: close` is what urllib says."""
+    server = serve()
+    for path, size, status in ((b"/body", 1_000_001, 413), (b"/quick", 1_000_000, 200)):
+        connection = server.connect()
+        head = POST % (path, size)
+        connection.sendall(head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        assert connection.recv(1, socket.MSG_PEEK), "it is answered before a byte of the body was sent"
+        for _ in range(size // 1000):
+            connection.sendall(b"x" * 1000)
+        connection.sendall(b"x" * (size % 1000))
+        assert answer(connection)[0] == status
+        assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize("more", [b"", b"x" * 200_000], ids=["of time", "of bytes"])
+def test_a_body_after_its_answer_has_its_bounds_at_the_end_too(serve: Callable[..., Served], more: bytes) -> None:
+    server = serve(connections__WAIT_S=1, connections__UNREAD_BYTES=100_000)
+    connection = server.connect(b"POST /quick HTTP/1.0\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n")
+    assert answer(connection) == (200, "quick")
+    assert connection.recv(1) == b"", "nothing more is said"
+    with suppress(ConnectionError):
+        connection.sendall(more)
+    wait_until(lambda: not connections.Connection.peers, HANG_S, "the connection's end")
+
+
 def test_an_answer_that_nobody_reads_ends(serve: Callable[..., Served]) -> None:
     server = serve(connections__STALL_S=0.5)
     server.connect(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -7,7 +7,6 @@ import re
 import resource
 import socket
 import time
-import urllib.request
 import uuid
 import zipfile
 from collections import Counter
@@ -550,8 +549,7 @@ def test_a_job_that_was_staged_and_never_begun_takes_its_place_later(service: Se
     api = Api(service, f"p{uuid.uuid4().hex[:8]}", max_active_jobs=1)
     first = api.submit(None, "first").json["job_id"]
     (flow_run,) = deployments.flow_runs(first)
-    request = urllib.request.Request(f"{deployments.url}/flow_runs/{flow_run['id']}", method="DELETE")
-    urllib.request.urlopen(request, timeout=60).close()
+    deployments.ask(f"/flow_runs/{flow_run['id']}", method="DELETE")
     key_id = api.key.split("_")[2]
     long_ago = (datetime.now(UTC) - timedelta(days=1)).isoformat()
     service.store.put_record(keys.place(key_id, 1, 1), records_of.Place(id=first, taken_at=long_ago))
