@@ -23,6 +23,8 @@ from simyard.runner import messages
 from simyard.runner.messages import LineSocket, Message
 
 TOKEN = "SIMYARD_WORKLOAD"
+_LOOKS = 5
+"""At the environment of a process that seems to have none."""
 
 
 class StaleWorkloadError(WorkloadError):
@@ -354,5 +356,11 @@ def with_token(token: str) -> Iterator[int]:
 def has_token(pid: int, token: str) -> bool:
     """Return whether a process is there and has inherited this workload's token."""
     with contextlib.suppress(OSError):
-        return f"{TOKEN}={token}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        for _ in range(_LOOKS):
+            if environ := Path(f"/proc/{pid}/environ").read_bytes():
+                return f"{TOKEN}={token}".encode() in environ.split(b"\0")
+            # In the middle of execve(2) it has none for a moment; a thread of the kernel, which has no file, has none
+            # ever.
+            os.readlink(f"/proc/{pid}/exe")
+            time.sleep(0.001)
     return False

@@ -330,3 +330,17 @@ def test_remembering_again_does_not_hide_a_change(tmp_path):
         """,
     )
     assert found["changed"] == str(tmp_path / "mine.py")
+
+
+def test_a_process_that_becomes_another_program_is_still_of_its_family(tmp_path):
+    """In the middle of execve(2) it has no environment to be known by."""
+    from simyard.runner.workload import TOKEN, has_token
+
+    again = tmp_path / "again"
+    again.write_text('#!/bin/sh\nexec "$0"\n')
+    again.chmod(0o755)
+    with subprocess.Popen([again], env={TOKEN: "becoming"}) as process:
+        try:
+            assert sum(not has_token(process.pid, "becoming") for _ in range(2000)) == 0
+        finally:
+            process.kill()
