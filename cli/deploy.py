@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simyard.cli.prefect_server import ADVICE, why_open
+from simyard.cli.prefect_server import ADVICE, require_access, why_open
 from simyard.cli.shared import STORE, Command
 from simyard.core.errors import RequestError
 
@@ -127,6 +127,7 @@ def _require_server() -> str:
         raise RequestError(
             f"The Prefect server at {url!r} does not answer: {error}.", code="no_prefect_server", advice=advice
         ) from error
+    require_access()
     return url
 
 

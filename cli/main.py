@@ -11,7 +11,7 @@ import click
 from simyard import __version__
 from simyard.cli.prefect_server import find_auth
 from simyard.cli.shared import renamed
-from simyard.core.process import keep_private
+from simyard.core.process import keep_private, reach_loopback_directly
 
 _HEADINGS = {
     "Jobs": {
@@ -61,4 +61,5 @@ class _Main(click.Group):
 def main() -> None:
     """Self-hosted robot-learning jobs on NVIDIA Isaac Lab, run by Prefect."""
     keep_private()
+    reach_loopback_directly()
     find_auth()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from simyard.core.errors import RequestError
 from simyard.core.files import secret_of, write_atomic
 
 AUTH_FILE = "prefect-auth"
@@ -84,6 +85,46 @@ def find_auth() -> None:
     with suppress(OSError, ValueError):  # there is no such site, or no such address
         if _place(url) == _place((home / "up" / "prefect-url").read_text()):
             os.environ[_CLIENT] = (home / AUTH_FILE).read_text()
+
+
+def prefect_auth() -> str | None:
+    """Return the auth string with which this process asks its Prefect server; None for none."""
+    return os.environ.get(_CLIENT) or None
+
+
+def require_access() -> None:
+    """Ask the Prefect server something that it tells only those who may use it.
+
+    Raises:
+        RequestError: It asks for an auth string, and has got none or a wrong one.
+    """
+    import httpx
+    from prefect.client.orchestration import get_client
+
+    try:
+        with get_client(sync_client=True) as client:
+            client.api_version()
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code not in (401, 403):
+            raise
+        raise no_access(str(error.request.url), error.response.status_code) from error
+
+
+def no_access(url: str, status: int) -> RequestError:
+    """Return the error for a Prefect server that answers 401 or 403.
+
+    Args:
+        url: Of the request, or of the API.
+        status: The answer's.
+    """
+    server = urlsplit(url)._replace(path="", query="").geturl()
+    is_known = prefect_auth() is not None
+    why = "another auth string than PREFECT_API_AUTH_STRING has" if is_known else "an auth string, and has got none"
+    return RequestError(
+        f"The Prefect server at {server!r} answers {status}: it asks for {why}.",
+        code="no_access",
+        advice="Set PREFECT_API_AUTH_STRING to the server's USER:PASSWORD; that of `simyard up` is in its home.",
+    )
 
 
 def why_open(url: str) -> str | None:

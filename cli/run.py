@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import urllib.request
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -16,7 +17,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from simyard.cli.live import LiveLine
-from simyard.cli.shared import Terminated, open_site, open_site_store
+from simyard.cli.prefect_server import prefect_auth, require_access
+from simyard.cli.shared import GO_ON, Terminated, open_site, open_site_store
 from simyard.core.artifacts import ARTIFACTS
 from simyard.core.errors import RequestError, StoreError
 from simyard.core.files import scratch
@@ -380,6 +382,7 @@ def _reach_server(refused: threading.Event) -> None:
             code="no_prefect_server",
             advice="Start it (prefect server start), or unset PREFECT_API_URL to run without one.",
         ) from error
+    require_access()
 
 
 def _server_answers() -> bool:
@@ -387,9 +390,12 @@ def _server_answers() -> bool:
     url = os.environ.get("PREFECT_API_URL")
     if url is None:
         return False
+    headers = {"Authorization": f"Basic {b64encode(auth.encode()).decode()}"} if (auth := prefect_auth()) else {}
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
-            return bool(answer.read() == b"true")
+        # An address that only those may read who may start something, too.
+        asked = urllib.request.Request(f"{url}/admin/version", headers=headers)
+        with urllib.request.urlopen(asked, timeout=2) as answer:
+            return bool(answer.status == 200)
     except (OSError, ValueError):
         return False  # Prefect's own client may know better, and says what is wrong
 
@@ -443,7 +449,7 @@ def _interrupt(stop: threading.Event, live: LiveLine) -> Iterator[None]:
 
     def handler(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(f"Left before the end was written. What was saved is kept: {GO_ON}")
         stop.set()
         live.insist("canceling: what was saved is kept (Ctrl-C again to leave at once)")
 

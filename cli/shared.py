@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from simyard.cli.prefect_server import no_access
 from simyard.core.errors import (
     EXIT_BAD_REQUEST,
     EXIT_CANCELED,
@@ -168,16 +169,19 @@ def _known_end(error: BaseException | None) -> tuple[str, int] | None:
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             place = f" ({error.filename!r})" if error.filename else ""
-            return f"Error: {error.strerror}{place}. Make room on that disk, then {_GO_ON}", EXIT_JOB_FAILED
+            return f"Error: {error.strerror}{place}. Make room on that disk, then {GO_ON}", EXIT_JOB_FAILED
         if isinstance(error, Terminated) or type(error).__name__ == "TerminationSignal":
-            return f"Ended by SIGTERM. What was saved is kept: {_GO_ON}", 128 + signal.SIGTERM
-        if (httpx := sys.modules.get("httpx")) and isinstance(error, httpx.TransportError):
-            return f"Error: The Prefect server went away: {error}. When it is back, {_GO_ON}", EXIT_JOB_FAILED
+            return f"Ended by SIGTERM. What was saved is kept: {GO_ON}", 128 + signal.SIGTERM
+        httpx = sys.modules.get("httpx")
+        if httpx and isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 403):
+            return f"Error: {no_access(str(error.request.url), error.response.status_code)}", EXIT_BAD_REQUEST
+        if httpx and isinstance(error, httpx.TransportError):
+            return f"Error: The Prefect server went away: {error}. When it is back, {GO_ON}", EXIT_JOB_FAILED
         error = error.__cause__ or error.__context__
     return None
 
 
-_GO_ON = "resume the job or the run, or start it again where there is none yet."
+GO_ON = "resume the job or the run, or start it again where there is none yet."
 
 
 class Group(click.Group):

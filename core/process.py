@@ -12,6 +12,7 @@ import sys
 from contextlib import suppress
 
 _PR_SET_DUMPABLE, _PR_CAPBSET_DROP = 4, 24
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CAPABILITIES_TO_LOOK = (19, 21, 38)
 """CAP_SYS_PTRACE, CAP_SYS_ADMIN and CAP_PERFMON: root looks into any process by one of them."""
 _CAPABILITY_VERSION = 0x20080522
@@ -30,6 +31,19 @@ def keep_private() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
+def reach_loopback_directly() -> None:
+    """Have this process, and those that it starts, reach this machine itself without a proxy.
+
+    No proxy leads back here. Every library that heeds `HTTP_PROXY` heeds `NO_PROXY` too.
+    """
+    names = {name.lower() for name in os.environ}
+    if not names & {"http_proxy", "https_proxy", "all_proxy"}:
+        return
+    for variable in ("NO_PROXY", "no_proxy"):
+        given = [name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()]
+        os.environ[variable] = ",".join([*given, *(name for name in _LOOPBACK if name not in given)])
+
+
 def give_up_looking() -> None:
     """Give up the capabilities by which root sees what other processes keep private, for good; others have none."""
     with suppress(OSError, AttributeError):
@@ -46,5 +60,6 @@ def give_up_looking() -> None:
 
 if __name__ == "__main__":
     keep_private()
+    reach_loopback_directly()
     sys.argv = sys.argv[1:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -190,6 +190,8 @@ class Outcome(Wire):
     """Files that the workload opened when it was done."""
     facts: Facts | None
     """The simulator's facts about the job; None where it was not asked."""
+    ended_early: str | None = field(default=None, metadata=ABSENT)
+    """Reason for which a library ended its training before its limit, by a rule of its own; None where it did not."""
     timings: dict[str, float | None]
     """Seconds: `startup_s`, `total_s` and one named after the kind of job, such as `train_s`; null: not reached."""
 

@@ -5,7 +5,7 @@ Standard library only, on Python 3.11 and 3.12: the workload reads this under Is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from simyard.core.wire import ABSENT, Wire
@@ -232,6 +232,8 @@ class JobSpec(Wire):
     """The job this one repeats, or whose policy it takes up."""
     request: dict[str, Any] = field(default_factory=dict)
     """The request as it came, for reference."""
+    notes: tuple[str, ...] = field(default=(), metadata=ABSENT)
+    """Adjustments to the request that were made before the job was frozen, in words for the report."""
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -243,6 +245,12 @@ class JobSpec(Wire):
     def last_iteration(self) -> int:
         """Iterations the policy has seen at the end of the job."""
         return self.first_iteration + self.max_iterations
+
+    def counted_from(self, first_iteration: int | None) -> JobSpec:
+        """Return the job with another number for its first iteration; None leaves it as it is."""
+        if first_iteration is None or self.resume is None:
+            return self
+        return replace(self, resume=replace(self.resume, iteration=first_iteration))
 
     @property
     def ranks(self) -> int:
@@ -298,6 +306,9 @@ class Facts(Wire):
     """Steps each environment takes in one iteration."""
     overrides: tuple[str, ...]
     """Every Hydra argument the run gets: the adapter's own, then the user's."""
+    first_iteration: int | None = field(default=None, metadata=ABSENT)
+    """The number of the job's first iteration where it is not that of the checkpoint it starts from: 0 where that is a
+    teacher's; None elsewhere."""
     not_resumable: str | None = None
     """Reason checkpoints of this job cannot be resumed: every attempt starts from scratch then; None if they can."""
     notes: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ import sys
 import click
 
 from simyard.core.errors import EXIT_BAD_REQUEST, RequestError
-from simyard.core.process import keep_private
+from simyard.core.process import keep_private, reach_loopback_directly
 from simyard.service import connections
 from simyard.service.app import create_app
 from simyard.service.settings import Settings
@@ -19,6 +19,7 @@ from simyard.service.settings import Settings
 def serve(host: str, port: int) -> None:
     """Serve the HTTP API until a signal ends it; PREFECT_API_URL says which Prefect server has the flows."""
     keep_private()
+    reach_loopback_directly()
     try:
         app = create_app(Settings.from_env())
     except RequestError as error:

@@ -55,6 +55,8 @@ __all__ = ["Entry", "KeyNotFound", "Stat", "Store", "sha256_file"]
 
 PART_BYTES = 8 * 1024 * 1024
 """Files above this size go up in parts of it."""
+_TAIL_BYTES = 4096
+"""By so many at its end an object is taken for the beginning of a file that has grown since."""
 MAX_PARTS = 9_000
 """S3 takes 10,000 parts; larger files get larger parts."""
 UPLOADS_AT_ONCE = 2
@@ -272,6 +274,41 @@ class Store:
         self.put_bytes(key, data)
         if on_bytes and data:
             on_bytes(len(data))
+
+    def put_growing(self, key: str, file: IO[bytes]) -> None:
+        """Write the content of an open file that only ever grows at its end.
+
+        On a disk its object grows likewise: a program that has it open sees what comes. Elsewhere it is written whole.
+        """
+        check_key(key)
+        size = os.fstat(file.fileno()).st_size
+        there = self._end_of(key, file, size) if self._root else None
+        if there is None:
+            self.put_opened(key, file)
+            return
+
+        def append() -> None:
+            assert self._root is not None
+            file.seek(there)
+            with (self._root / key).open("ab") as grown:
+                for piece in read_pieces(file, size - there, PART_BYTES):
+                    grown.write(piece)
+                grown.flush()
+                os.fsync(grown.fileno())
+
+        self._call("write", key, append)
+
+    def _end_of(self, key: str, file: IO[bytes], size: int) -> int | None:
+        """Return the size of an object on this disk with which a file begins; None where it begins otherwise."""
+        assert self._root is not None
+        try:
+            with (self._root / key).open("rb") as grown:
+                there = os.fstat(grown.fileno()).st_size
+                first = max(0, there - _TAIL_BYTES)
+                same = os.pread(grown.fileno(), there - first, first) == os.pread(file.fileno(), there - first, first)
+        except FileNotFoundError:
+            return None
+        return there if there <= size and same else None
 
     def _put_parts(
         self, key: str, pieces: Callable[[], Iterator[bytes]], size: int, on_bytes: OnBytes | None = None

@@ -34,6 +34,8 @@ def next_attempt(spec: JobSpec, store: Store) -> AttemptSpec:
     """
     past = history.attempts(store, spec.job_id)
     number = past[-1].number + 1 if past else 1
+    for attempt in past:  # one of them has found out
+        spec = spec.counted_from(attempt.facts.first_iteration if attempt.facts else None)
     points = history.resume_points(store, spec.job_id, before=spec.last_iteration)
     resume = points[-1] if points else spec.resume
     return AttemptSpec(job=spec, number=number, start_iteration=resume.iteration if resume else 0, resume=resume)

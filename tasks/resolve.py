@@ -156,8 +156,8 @@ def _curriculum(store: Store, job_id: str) -> dict[str, float] | None:
 def _with_policies(wanted: PolicyConfig, common: Resolved, store: Store, base: Path) -> Resolved:
     """Add the policies, and what the job that trained them says of their task."""
     trained_by = training_of(wanted.from_job, store)
-    policies, local = find_policies(wanted, trained_by, store, base)
-    spec = replace(common.spec, policies=policies, library=common.spec.library or DEFAULT_LIBRARY)
+    policies, local, notes = find_policies(wanted, trained_by, store, base)
+    spec = replace(common.spec, policies=policies, notes=notes, library=common.spec.library or DEFAULT_LIBRARY)
     if trained_by is not None:
         spec = inherit(spec, trained_by, wanted.task)
     return Resolved(spec, (*common.inputs, *local))

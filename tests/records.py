@@ -2,10 +2,13 @@
 
 from typing import Any
 
-from simyard.core.errors import Failure
+from simyard.core.errors import Category, Failure
 from simyard.core.records import AttemptStatus, JobResult, Outcome, ended, this_process
 from simyard.core.run_records import PolicyCheckpoint, PolicyEvaluation, PolicyRecord
 from simyard.core.specs import Facts
+
+LOST = Failure(code="killed", category=Category.INFRA, message="It was killed.", advice="")
+"""Failure of an attempt that another one makes good."""
 
 
 def facts(device: str = "cpu") -> dict[str, Any]:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from simyard.blocks.reference import open_store
-from simyard.cli.prefect_server import ADVICE, is_loopback, why_open
+from simyard.cli.prefect_server import ADVICE, is_loopback, no_access, why_open
 from simyard.core.errors import SimyardError, StoreError
 from simyard.store import keys
 from simyard.store.backend import Access
@@ -83,7 +83,7 @@ def reach_server(stack: ExitStack, *, is_needed: bool) -> Server | Check:
     except httpx.HTTPStatusError as error:
         code = error.response.status_code
         if code in (401, 403):
-            advice = "Set PREFECT_API_AUTH_STRING to the server's user:password; that of `simyard up` is in its home."
+            advice = no_access(url, code).failure.advice
         return Check(_SERVER, "failed", f"{_address(url)} answers {code}", advice)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return Check(_SERVER, "failed", f"{_address(url)} does not answer: {one_line(error)}", advice)

@@ -99,6 +99,7 @@ def open_policy(
         num_envs=num_envs or job.num_envs,
         seed=job.seed,
         device=facts.device,
+        steps_done=(policy.iteration or 0) * facts.rollout,
         change=change,
     ) as (env, agent_cfg):
         if not (paths.output / "params").exists():

@@ -18,9 +18,10 @@ from simyard.runner.imported import when_imported
 from simyard.runner.isaaclab import lookup as isaaclab_lookup
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab import scripts as isaaclab_scripts
+from simyard.runner.isaaclab.environment import stepped
 from simyard.runner.isaaclab.lookup import kit_less, register_tasks, scripts_folder, tasks_are_registered
 from simyard.runner.progress import say_activity
-from simyard.runner.rl import LIBRARIES, Scale, get_library
+from simyard.runner.rl import LIBRARIES, Resumption, Scale, get_library
 
 
 class IsaacLab(Adapter):
@@ -119,14 +120,28 @@ class IsaacLab(Adapter):
         library = get_library(job.library)
 
         # Prepare: open the checkpoint safely, then let the library shape it for its own way of resuming.
-        checkpoint = None
+        checkpoint, resumed_with = None, list[str]()
         if attempt.resume is not None:
             source = paths.inputs / attempt.resume.checkpoint.name
             if not attempt.resume.trusted:
                 isaaclab_lookup.refuse_pickled_code(source)
-            folder = paths.inputs / "resume"
-            folder.mkdir(exist_ok=True)
-            checkpoint = library.prepare_resume(source, folder, attempt.start_iteration)
+            (paths.inputs / "resume").mkdir(exist_ok=True)
+            checkpoint, resumed_with = library.prepare_resume(
+                Resumption(
+                    checkpoint=source,
+                    folder=paths.inputs / "resume",
+                    start_iteration=attempt.start_iteration,
+                    share=(job.last_iteration - attempt.start_iteration) / max(job.max_iterations, 1),
+                    scale=Scale(num_envs=job.num_envs, rollout=facts.rollout),
+                    seed=job.seed,
+                    agent_cfg=isaaclab_overrides.agent_of(job.task, library, facts.overrides)
+                    if facts.flavor == "api"
+                    else {},
+                    given=frozenset(o.partition("=")[0] for o in job.overrides)
+                    if attempt.resume == job.resume
+                    else frozenset(),
+                )
+            )
         if facts.flavor == "scripts":
             isaaclab_scripts.run(attempt, facts, library, checkpoint, paths)
             return
@@ -143,7 +158,7 @@ class IsaacLab(Adapter):
             max_iterations=library.limit(job.last_iteration, attempt.start_iteration),
             device=facts.device,
             backend_args=tuple(library.arguments(Scale(num_envs=job.num_envs, rollout=facts.rollout))),
-            hydra_args=facts.overrides,
+            hydra_args=(*facts.overrides, *resumed_with),
         )
 
         # Learn: here, or in a process for each GPU. The library saves, and the supervisor takes what it saves.
@@ -151,7 +166,10 @@ class IsaacLab(Adapter):
             from simyard.runner.isaaclab.ranks import train_together
 
             train_together(request, attempt, attempt.world, paths)
-        elif code := train(request):
+            return
+        with stepped(attempt.start_iteration * facts.rollout):
+            code = train(request)
+        if code:
             raise RuntimeError(f"isaaclab_rl.entrypoints.train returned {code}")
 
 

@@ -19,6 +19,7 @@ def fresh_environment(
     num_envs: int,
     seed: int,
     device: str,
+    steps_done: int = 0,
     change: Callable[[Any], None] = lambda env_cfg: None,
 ) -> Iterator[tuple[Any, Any]]:
     """Make the environment of a task as training makes it, without rendering, and close it in the end.
@@ -30,6 +31,7 @@ def fresh_environment(
         num_envs: Environments side by side.
         seed: Of the environment; the same seed gives the same episodes on a CPU.
         device: `cpu` or `cuda:0`.
+        steps_done: Steps that each environment of the policy's training has taken: curricula go by them.
         change: Called with the environment's configuration, to change what no override can.
 
     Yields:
@@ -47,11 +49,36 @@ def fresh_environment(
     change(env_cfg)
     say_activity("making the environment")
     with launch_simulation(env_cfg, {"device": device, "visualizer": []}):
-        env = gymnasium.make(task, cfg=env_cfg)
+        with stepped(steps_done):
+            env = gymnasium.make(task, cfg=env_cfg)
         try:
             yield env, agent_cfg
         finally:
             env.close()
+
+
+@contextmanager
+def stepped(steps_done: int) -> Iterator[None]:
+    """Let every environment that is made in the body go on counting its steps where an earlier one stopped.
+
+    Isaac Lab counts from 0 in each process, and curricula, rewards and events ask for the count: a resumed training
+    would have its first curriculum again, and an evaluation tasks that the policy has left behind.
+    """
+    import gymnasium
+
+    make = gymnasium.make
+
+    def make_stepped(*arguments: Any, **options: Any) -> Any:
+        env = make(*arguments, **options)
+        if hasattr(env.unwrapped, "common_step_counter"):
+            env.unwrapped.common_step_counter = steps_done
+        return env
+
+    gymnasium.make = make_stepped
+    try:
+        yield
+    finally:
+        gymnasium.make = make
 
 
 def settle(env: Any, seed: int) -> None:

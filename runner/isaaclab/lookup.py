@@ -210,6 +210,7 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
         device=device,
         rollout=1,
         overrides=(*own, *job.overrides),
+        notes=config.notes,
         versions=versions(device),
     )
     if library is None:
@@ -224,14 +225,20 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
             f"This job cannot resume: {not_resumable}.", code="not_resumable", advice="Train from scratch."
         )
     _check_policies(job, config, files)
-    if job.resume and not job.resume.trusted and (path := files.get(job.resume.checkpoint.sha256)):
-        refuse_pickled_code(path)
+    first_iteration = None
+    if job.resume and (path := files.get(job.resume.checkpoint.sha256)):
+        if not job.resume.trusted:
+            refuse_pickled_code(path)
+        if library.is_teacher(config.agent, path):
+            first_iteration = 0
+            notes.append(f"{job.resume.checkpoint.name} is the teacher's: the student begins at iteration 0")
     facts = replace(
         facts,
+        first_iteration=first_iteration,
         rollout=scale.rollout,
         overrides=(*own, *fitted, *job.overrides),
         not_resumable=not_resumable,
-        notes=tuple(notes),
+        notes=(*config.notes, *notes),
     )
     return facts, config
 

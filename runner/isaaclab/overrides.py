@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from simyard.core.errors import RequestError, unknown
@@ -39,6 +39,8 @@ class TaskConfig:
     """The environment's."""
     agent: dict[str, Any]
     """The agent's; empty without a library."""
+    notes: tuple[str, ...] = ()
+    """Overrides that do nothing, in words for the report."""
 
     def flat(self) -> dict[str, Any]:
         """Return every value by its dotted key, inner nodes too."""
@@ -66,7 +68,7 @@ def resolve(task: str, library: Library | None, own: Sequence[str], given: Seque
         given: The user's, applied one after another and each checked.
 
     Raises:
-        RequestError: If an override does not parse, names an unknown key, has the wrong type or changes nothing.
+        RequestError: If an override does not parse, names an unknown key or has the wrong type.
     """
     # Before the user's overrides: its keys are kept, for the checks of later jobs. With a preset it is another one.
     applied = list(own)
@@ -75,8 +77,9 @@ def resolve(task: str, library: Library | None, own: Sequence[str], given: Seque
     if not _has_preset(given):
         KEYS[_name(task, library)] = {key: value if _is_number(value) else None for key, value in known.items()}
 
-    # One override after another, so that what it does can be seen. A preset may be the default one: that is a
-    # statement, not a mistake.
+    # One override after another, so that what it does can be seen. A value may be the default: one member of every
+    # sweep is.
+    notes = []
     for override in given:
         _check_form(override)
         key, _, _ = override.partition("=")
@@ -88,16 +91,17 @@ def resolve(task: str, library: Library | None, own: Sequence[str], given: Seque
         before, known = known, config.flat()
         if is_preset:
             continue
-        if key in before:
-            _check_type(override, key, before[key], known.get(key))
+        _check_type(override, key, before[key], known.get(key), library)
         if repr(before) == repr(known):
-            value = f" It is {before[key]!r} already." if key in before else ""
-            raise RequestError(
-                f"Override {override!r} changes nothing.{value}",
-                code="bad_override",
-                advice="Remove it, or give another value.",
-            )
-    return config
+            notes.append(f"override {override!r} changes nothing: it is {before[key]!r} already")
+        if library is not None and key in library.idle_keys:
+            notes.append(f"override {override!r} has no effect: {library.idle_keys[key]}")
+    return replace(config, notes=tuple(notes))
+
+
+def agent_of(task: str, library: Library, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the agent's configuration of a task with every override, which were checked before."""
+    return _load(task, library, overrides).agent
 
 
 def refuse_known(task: str, library: Library | None, given: Sequence[str], keys: Mapping[str, Keys]) -> None:
@@ -120,7 +124,7 @@ def refuse_known(task: str, library: Library | None, given: Sequence[str], keys:
         if key in owned or (known is not None and "." in key and not key.startswith(tuple(replaced))):
             _check_key(key, known or {})
             if known and known[key] is not None and _WORD.fullmatch(value):
-                _check_type(override, key, known[key], value)
+                _check_type(override, key, known[key], value, library)
         replaced.append(f"{key}.")
 
 
@@ -171,33 +175,49 @@ def _check_key(key: str, known: Collection[str]) -> None:
         raise unknown("override key", key, known, code="bad_override")
 
 
-def _check_type(override: str, key: str, old: Any, new: Any) -> None:
-    """Refuse a value of another type; nothing is known of None, and "auto" may be a number."""
-    if old is None or new is None or old == "auto":
+def _check_type(override: str, key: str, old: Any, new: Any, library: Library | None) -> None:
+    """Refuse a value of a type that nobody can mean: Isaac Lab hands it on, and something else fails later.
+
+    Of other types one may stand for another: a number for a dictionary of them, a list of names for a name, a schedule
+    of the library's for a number. Nothing is known of None.
+    """
+    if old is None or new is None:
         return
-    if isinstance(old, bool) or isinstance(new, bool):
-        is_same = isinstance(old, bool) and isinstance(new, bool)
+    advice = f"{key} is a {type(old).__name__}: {old!r} unless overridden."
+    if isinstance(new, str) and new.lstrip()[:1] in ("[", "{", "("):
+        fits, advice = False, 'Isaac Lab reads it as text: quote the names in it, as in ["a", "b"] or {"a": 1}.'
+    elif isinstance(old, bool) or isinstance(new, bool):
+        fits = isinstance(old, bool) and isinstance(new, bool)
     elif isinstance(old, int | float):
-        is_same = isinstance(new, int | float)
+        schedule = library.schedule if library else None
+        is_schedule = schedule and key in schedule.keys and schedule.form.fullmatch(str(new))
+        fits = isinstance(new, int | float) or bool(is_schedule)
+    elif isinstance(old, str):
+        fits = isinstance(new, str | list | tuple) or _reads_as_number(old)
     elif isinstance(old, list | tuple):
-        is_same = isinstance(new, list | tuple)
+        names = bool(old) and all(isinstance(item, str) for item in old)
+        fits = isinstance(new, (str, list, tuple, dict) if names else (list, tuple, dict))
     else:
-        is_same = isinstance(new, type(old))
-    if not is_same:
+        fits = not isinstance(new, str)
+    if not fits:
         raise RequestError(
-            f"Override {override!r} gives {new!r}, a {type(new).__name__}.",
-            code="bad_override",
-            advice=f"{key} is a {type(old).__name__}: {old!r} unless overridden.",
+            f"Override {override!r} gives {new!r}, a {type(new).__name__}.", code="bad_override", advice=advice
         )
 
 
+def _reads_as_number(text: str) -> bool:
+    """Return whether a text stands for a number: YAML takes `5e-4` for text, and "auto" is one that is found."""
+    try:
+        return text == "auto" or math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
 def _load(task: str, library: Library | None, overrides: Sequence[str]) -> TaskConfig:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from isaaclab_tasks.utils import resolve_task_config
 
     try:
-        OverridesParser.create().parse_overrides(list(overrides))
         agent_key = library.agent_key if library else None
         configs = resolve_task_config(task, agent_key, overrides=list(overrides))
     except (HydraException, ValueError, KeyError, TypeError, AttributeError, SystemExit) as error:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from simyard.core.errors import Category, Failure, WorkloadError
 from simyard.core.files import AttemptPaths, read_json, write_json
-from simyard.core.specs import AttemptSpec, JobSpec, World
+from simyard.core.specs import AttemptSpec, Facts, JobSpec, World
 from simyard.core.wire import Wire
 
 PROVE_S = 120.0
@@ -161,7 +161,8 @@ def main() -> int:
     folder, *arguments = sys.argv[1:]
     paths = AttemptPaths(Path(folder))
     try:
-        job = AttemptSpec.from_json(read_json(paths.spec)).job
+        attempt = AttemptSpec.from_json(read_json(paths.spec))
+        job = attempt.job
         connection = prove(job.ranks, on_gpu=True)
         if connection.rank == 0:
             write_json(paths.world, connection.to_json())
@@ -170,10 +171,12 @@ def main() -> int:
         # First of all: it has Warp leave out what only differentiable simulation needs, as each rank of theirs does.
         from isaaclab_rl.entrypoints.multigpu import run_train_cli
 
+        from simyard.runner.isaaclab.environment import stepped
         from simyard.runner.isaaclab.lookup import register_tasks
 
         register_tasks(paths.overlay if job.packages else None, job.import_callback)
-        return int(run_train_cli(arguments))
+        with stepped(attempt.start_iteration * Facts.from_json(read_json(paths.facts)).rollout):
+            return int(run_train_cli(arguments))
     except Exception as error:
         failure = RankFailure(at=time.time(), error=f"{type(error).__name__}: {error}")
         write_json(_failure_file(paths, os.environ["RANK"]), failure.to_json())

@@ -187,9 +187,11 @@ def drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Attem
     job, wanted, mode = attempt.job, attempt.job.rollout, mode_of(attempt.job)
     assert wanted is not None
     register_tasks(paths.overlay if job.packages else None, job.import_callback)
+    trained = (job.policies[0].iteration or 0) if mode == "policy" else 0
     with fresh_environment(
-        job.task, library_of(job), facts.overrides, num_envs=job.num_envs, seed=job.seed, device=facts.device
-    ) as (env, agent_cfg):
+        job.task, library_of(job), facts.overrides, num_envs=job.num_envs, seed=job.seed, device=facts.device,
+        steps_done=trained * facts.rollout,
+    ) as (env, agent_cfg):  # fmt: skip
         # Record and film. Without a time-out an episode can have all of the steps.
         base = env.unwrapped
         manager = getattr(base, "termination_manager", None)

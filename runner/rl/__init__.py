@@ -11,7 +11,7 @@ import pkgutil
 from collections.abc import Iterator, Mapping
 
 from simyard.core.errors import unknown
-from simyard.runner.rl.base import Library, Progress, Scale
+from simyard.runner.rl.base import Library, Progress, Resumption, Scale
 
 DEFAULT_LIBRARY = "rsl_rl"
 """The library of requests that name none: Isaac Lab's own default."""
@@ -52,4 +52,4 @@ def get_library(name: str) -> Library:
     return LIBRARIES[name]
 
 
-__all__ = ["DEFAULT_LIBRARY", "LIBRARIES", "Library", "Progress", "Scale", "get_library"]
+__all__ = ["DEFAULT_LIBRARY", "LIBRARIES", "Library", "Progress", "Resumption", "Scale", "get_library"]

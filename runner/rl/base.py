@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -46,6 +46,40 @@ class Progress:
     """Steps taken so far: a sign of life between units."""
     reward: float | None = None
     """Mean return of recent episodes."""
+    ended_early: str | None = None
+    """Reason for which the library ends its training before its limit, by a rule of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumption:
+    """A training that goes on from a checkpoint.
+
+    Of two that want different things of a setting, the request wins over the checkpoint; a checkpoint of the job
+    itself has what the request said, and what has become of it since: it goes on with that.
+    """
+
+    checkpoint: Path
+    folder: Path
+    """Where a changed copy may be put."""
+    start_iteration: int
+    """Iterations that the policy has seen."""
+    share: float = 1.0
+    """Part of the job's own iterations that is still to do: what is left of its schedules."""
+    scale: Scale = Scale(num_envs=1, rollout=1)
+    seed: int = 0
+    agent_cfg: Mapping[str, Any] = field(default_factory=dict)
+    """The agent's configuration as the request resolves it; empty where nobody knows it, as on Isaac Lab 2.3."""
+    given: frozenset[str] = frozenset()
+    """Keys that the user set; empty for a checkpoint of the job itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Numbers of an agent's configuration for which a text may stand that describes a schedule."""
+
+    keys: frozenset[str]
+    form: re.Pattern[str]
+    """The whole text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +209,11 @@ class Library:
     """Keys of its agent's configuration that simyard sets, which no override may: each with the field of the request
     that is meant instead, or None where simyard decides (where logs go, and in which form)."""
 
+    idle_keys: ClassVar[Mapping[str, str]] = {}
+    """Keys of its agent's configuration that have no effect here, each with the reason."""
+    schedule: ClassVar[Schedule | None] = None
+    """Numbers that may be schedules instead; None where none may."""
+
     @property
     def agent_key(self) -> str:
         """The task registry's key for this library's agent configuration."""
@@ -209,13 +248,20 @@ class Library:
         """Return the reason for which a checkpoint of this library cannot be resumed; None for one that can."""
         return None
 
+    def is_teacher(self, agent_cfg: Mapping[str, Any], checkpoint: Path) -> bool:
+        """Return whether a checkpoint that a training starts from is only looked up to: the policy begins at 0."""
+        return False
+
     def limit(self, last_iteration: int, start_iteration: int) -> int:
         """Return the limit for a training until `last_iteration`, by the library's own count."""
         return last_iteration if self.absolute_iterations else last_iteration - start_iteration
 
-    def prepare_resume(self, checkpoint: Path, folder: Path, start_iteration: int) -> Path:
-        """Return a checkpoint file that makes the library go on with iteration `start_iteration`."""
-        return checkpoint
+    def prepare_resume(self, resumption: Resumption) -> tuple[Path, list[str]]:
+        """Return (checkpoint, overrides) with which the library goes on with iteration `start_iteration`.
+
+        The overrides come after the user's own.
+        """
+        return resumption.checkpoint, []
 
     def scripts_resume(self, checkpoint: Path) -> list[str]:
         """Return the arguments that resume on Isaac Lab 2.3."""
@@ -291,8 +337,6 @@ class Library:
     """Keys of the actor's tensors in a checkpoint; the first that is there counts."""
     hidden_key: ClassVar[str]
     """The override that sets the actor's hidden layers, for messages."""
-    groups_key: ClassVar[str] = ""
-    """The agent's setting that lists the groups of observations its actor sees; empty where there is none."""
     normalizer_key: ClassVar[str] = ""
     """The override that has observations normalised, for messages; empty where checkpoints never tell."""
 
@@ -344,6 +388,17 @@ class Library:
         """
         raise NotImplementedError
 
+    def is_own_network(self, agent_cfg: Any) -> bool:
+        """Return whether the actor's class is one of the library's: the weights of another tell nothing by their names.
+
+        Such a checkpoint is not compared with its task; the library says when it loads it.
+        """
+        return True
+
+    def observation_groups(self, agent_cfg: Any) -> Any:
+        """Return the groups of observations that the actor sees; None where the agent's configuration does not say."""
+        return None
+
     def hidden_sizes(self, agent_cfg: Any) -> Any:
         """Return the list of the actor's hidden layers in an agent's configuration, or None where it has none.
 
@@ -359,6 +414,16 @@ class Library:
 def to_int(match: re.Match[str] | None) -> int | None:
     """Return the first group as a number."""
     return int(match.group(1)) if match else None
+
+
+def use_learning_rate(state: Mapping[Any, Any], rate: Any) -> None:
+    """Write a learning rate into every optimiser's state of a loaded checkpoint; what is no number is left out."""
+    if isinstance(rate, bool) or not isinstance(rate, int | float):
+        return
+    for value in state.values():
+        if isinstance(value, Mapping):
+            for group in value.get("param_groups", ()):
+                group["lr"] = float(rate)
 
 
 def tensors_of(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:

@@ -377,8 +377,10 @@ def expected_of(library: str, env_cfg: Any, agent_cfg: Any, task: str | None = N
             they are made; its source is then asked, and the sizes stay unknown.
     """
     known = get_library(library)
+    if not known.is_own_network(agent_cfg):
+        return Expected()
     sized = setting(env_cfg, "obs_order") is None and not _sizes_itself(task)
-    groups = setting(agent_cfg, known.groups_key) if known.groups_key else None
+    groups = known.observation_groups(agent_cfg)
     # Of other groups than this one the task does not give the size.
     sees_policy_only = groups is None or list(groups) == ["policy"]
     inputs = _size(setting(env_cfg, "observation_space")) if sized and sees_policy_only else None

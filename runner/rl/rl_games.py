@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simyard.core.errors import RequestError
-from simyard.runner.rl.base import CheckpointFacts, Library, Normalizer, Policy, Progress, Scale, to_int
+from simyard.runner.rl.base import (
+    CheckpointFacts,
+    Library,
+    Normalizer,
+    Policy,
+    Progress,
+    Resumption,
+    Scale,
+    to_int,
+)
 from simyard.runner.rl.checkpoints import COMPILED, layers_of, length_of, setting
 from simyard.runner.rl.inference import as_network, keeping_random_numbers, recurrent, require_flat
 
@@ -20,6 +29,7 @@ if TYPE_CHECKING:
 
 _EPOCH = re.compile(r"\bepoch: (\d+)/")
 _FILE = re.compile(r".*_ep_(\d+)_rew_.*\.pth")
+_RATE = "agent.params.config.learning_rate"
 _MINIBATCH = "agent.params.config.minibatch_size"
 _CLIP = 5.0
 """Largest magnitude of a normalised observation; the library has no setting for it."""
@@ -170,15 +180,23 @@ class RlGames(Library):
             )
         return [f"{_MINIBATCH}={fitted}"], [f"minibatch_size fitted from {wanted} to {fitted}: {rule}"]
 
-    def prepare_resume(self, checkpoint: Path, folder: Path, start_iteration: int) -> Path:
-        """Return a copy with the job's own count: the library trains until *its* count reaches the limit."""
+    def prepare_resume(self, resumption: Resumption) -> tuple[Path, list[str]]:
+        """Return a copy with the job's own count: the library trains until *its* count reaches the limit.
+
+        It takes its learning rate out of the configuration, also where the schedule has adapted it since: then it is
+        told the optimiser's.
+        """
         import torch
 
-        state = torch.load(checkpoint, map_location="cpu", weights_only=False)
-        state["epoch"] = start_iteration
-        target = folder / checkpoint.name
+        state = torch.load(resumption.checkpoint, map_location="cpu", weights_only=False)
+        state["epoch"] = resumption.start_iteration
+        target = resumption.folder / resumption.checkpoint.name
         torch.save(state, target)
-        return target
+        adapts = setting(resumption.agent_cfg, "params.config.lr_schedule") == "adaptive"
+        groups = state["optimizer"].get("param_groups") if isinstance(state.get("optimizer"), Mapping) else None
+        if adapts and groups and _RATE not in resumption.given:
+            return target, [f"{_RATE}={float(groups[0]['lr'])!r}"]
+        return target, []
 
     # --- during a training ------------------------------------------------------------------------------------------
 
@@ -187,7 +205,9 @@ class RlGames(Library):
     checkpoint_glob = "logs/rl_games/*/*/nn/*.pth"
 
     def progress(self, line: str, scale: Scale) -> Progress | None:
-        """Read the epoch of a statistics line."""
+        """Read the epoch of a statistics line, or that `score_to_win` was passed."""
+        if "Network won!" in line:
+            return Progress(ended_early="its mean reward has passed score_to_win")
         epoch = to_int(_EPOCH.search(line))
         return None if epoch is None else Progress(done=epoch)
 
@@ -204,7 +224,6 @@ class RlGames(Library):
     file_example = "last_…_ep_60_….pth"
     actor_keys = ("model",)
     hidden_key = "agent.params.network.mlp.units"
-    groups_key = "params.env.obs_groups.obs"
     normalizer_key = "agent.params.config.normalize_input"
 
     def iteration_in_name(self, name: str) -> int | None:
@@ -229,6 +248,14 @@ class RlGames(Library):
             hidden=tuple(size for size, _ in layers) or None,
             normalized=any(name.startswith("running_mean_std.") for name in actor),
         )
+
+    def is_own_network(self, agent_cfg: Any) -> bool:
+        """Read the builder's name; packages register others."""
+        return setting(agent_cfg, "params.network.name") in (None, "actor_critic")
+
+    def observation_groups(self, agent_cfg: Any) -> Any:
+        """Return those of the actor."""
+        return setting(agent_cfg, "params.env.obs_groups.obs")
 
     def hidden_sizes(self, agent_cfg: Any) -> Any:
         """Return the units; of a D2RL network they do not say the layers' sizes."""

@@ -11,8 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simyard.core.errors import RequestError
-from simyard.runner.rl.base import CheckpointFacts, Library, Normalizer, Policy, Progress, Scale, to_int
-from simyard.runner.rl.checkpoints import layers_of, length_of, setting
+from simyard.runner.rl.base import (
+    CheckpointFacts,
+    Library,
+    Normalizer,
+    Policy,
+    Progress,
+    Resumption,
+    Scale,
+    to_int,
+    use_learning_rate,
+)
+from simyard.runner.rl.checkpoints import layers_of, length_of, load, setting
 from simyard.runner.rl.inference import as_network, recurrent, require_flat
 
 if TYPE_CHECKING:
@@ -22,6 +32,7 @@ if TYPE_CHECKING:
 _ITERATION = re.compile(r"Learning iteration (\d+)/(\d+)")
 _REWARD = re.compile(r"Mean reward:\s*([-+\d.einfa]+)")
 _FILE = re.compile(r"model_(\d+)\.pt")
+_RATE = "agent.algorithm.learning_rate"
 
 
 class RslRlPolicy(Policy):
@@ -118,23 +129,36 @@ class RslRl(Library):
         "agent.run_name": None,
     }
 
+    idle_keys = dict.fromkeys(
+        ("agent.wandb_project", "agent.neptune_project"), "simyard has the library log to TensorBoard"
+    )
+
     def rollout(self, agent_cfg: Mapping[str, Any]) -> int:
         """Return `num_steps_per_env`."""
         return int(agent_cfg["num_steps_per_env"])
 
-    def prepare_resume(self, checkpoint: Path, folder: Path, start_iteration: int) -> Path:
-        """Return a copy whose counter names the *next* iteration.
+    def is_teacher(self, agent_cfg: Mapping[str, Any], checkpoint: Path) -> bool:
+        """A distillation starts from the checkpoint of a reinforcement learning, and goes on with one of its own."""
+        if setting(agent_cfg, "algorithm.class_name") != "Distillation":
+            return False
+        return "student_state_dict" not in load(checkpoint)
+
+    def prepare_resume(self, resumption: Resumption) -> tuple[Path, list[str]]:
+        """Return a copy whose counter names the *next* iteration, and whose learning rate is the request's.
 
         The library saves the index of the iteration it has just finished and, on loading, runs that index again:
-        the last iteration would be trained twice and the job would end one short.
+        the last iteration would be trained twice and the job would end one short. And it goes on with the optimiser's
+        own learning rate, whatever its configuration says.
         """
         import torch
 
-        state = torch.load(checkpoint, map_location="cpu", weights_only=False)
-        state["iter"] = start_iteration
-        target = folder / checkpoint.name
+        state = torch.load(resumption.checkpoint, map_location="cpu", weights_only=False)
+        state["iter"] = resumption.start_iteration
+        if _RATE in resumption.given:
+            use_learning_rate(state, setting(resumption.agent_cfg, "algorithm.learning_rate"))
+        target = resumption.folder / resumption.checkpoint.name
         torch.save(state, target)
-        return target
+        return target, []
 
     def scripts_resume(self, checkpoint: Path) -> list[str]:
         """Put the file where 2.3 looks, `logs/rsl_rl/<experiment>/<run>`, and name it by regular expressions."""
@@ -168,7 +192,6 @@ class RslRl(Library):
     file_example = "model_59.pt"
     actor_keys = ("actor_state_dict", "student_state_dict")
     hidden_key = "agent.actor.hidden_dims"
-    groups_key = "obs_groups.actor"
     normalizer_key = "agent.actor.obs_normalization"
 
     def iteration_in_name(self, name: str) -> int | None:
@@ -202,12 +225,24 @@ class RslRl(Library):
             normalized=any(name.startswith("obs_normalizer.") for name in actor),
         )
 
+    def is_own_network(self, agent_cfg: Any) -> bool:
+        """Read the class's name: the library finds those without a module in its own packages."""
+        names = [setting(agent_cfg, f"{part}.class_name") for part in ("actor", "student", "policy")]
+        return all("." not in name.removeprefix("rsl_rl.") and ":" not in name for name in names if name)
+
+    def observation_groups(self, agent_cfg: Any) -> Any:
+        """Return those of the actor, or of the student of a distillation."""
+        return setting(agent_cfg, "obs_groups.student") or setting(agent_cfg, "obs_groups.actor")
+
     def hidden_sizes(self, agent_cfg: Any) -> Any:
-        """Return the actor's, by the new or the old name."""
-        return setting(agent_cfg, "actor.hidden_dims") or setting(agent_cfg, "policy.actor_hidden_dims")
+        """Return the actor's, by the new or the old name, or the student's."""
+        keys = ("student.hidden_dims", "actor.hidden_dims", "policy.actor_hidden_dims")
+        return next((sizes for key in keys if (sizes := setting(agent_cfg, key))), None)
 
     def normalizes(self, agent_cfg: Any) -> bool | None:
-        """Look under each name that the setting has had."""
+        """Look under each name that the setting has had; a student has one of its own."""
+        if setting(agent_cfg, "student") is not None:
+            return bool(setting(agent_cfg, "student.obs_normalization"))
         keys = ("actor.obs_normalization", "policy.actor_obs_normalization", "empirical_normalization")
         return any(bool(setting(agent_cfg, key)) for key in keys)
 

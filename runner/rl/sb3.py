@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import pickle
 import re
 import zipfile
 import zlib
@@ -14,7 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from simyard.core.errors import RequestError
 from simyard.core.foreign import parse_json
-from simyard.runner.rl.base import CheckpointFacts, Library, Normalizer, Policy, Progress, Scale, to_int
+from simyard.runner.rl.base import (
+    CheckpointFacts,
+    Library,
+    Normalizer,
+    Policy,
+    Progress,
+    Resumption,
+    Scale,
+    Schedule,
+    to_int,
+)
 from simyard.runner.rl.checkpoints import layers_of, length_of, load, no_checkpoint, setting
 from simyard.runner.rl.inference import as_network, require_flat
 
@@ -29,6 +40,26 @@ _FINAL = "model.zip"
 _WEIGHTS = "policy.pth"
 """The member of an archive that holds weights; `data` beside it holds settings, some of them pickled."""
 _MOST_SETTINGS = 64 << 20
+_IN_STATISTICS = frozenset(
+    f"{module}.{name}"
+    for module, names in {
+        "stable_baselines3.common.vec_env.vec_normalize": "VecNormalize",
+        "stable_baselines3.common.running_mean_std": "RunningMeanStd",
+        "gymnasium.spaces.box": "Box",
+        "gymnasium.spaces.dict": "Dict",
+        "gymnasium.spaces.discrete": "Discrete",
+        "collections": "OrderedDict",
+        "numpy": "dtype ndarray",
+        "numpy._core.multiarray": "scalar _reconstruct",
+        "numpy.core.multiarray": "scalar _reconstruct",
+        "numpy.random._pickle": "__generator_ctor __bit_generator_ctor",
+        "numpy.random._pcg64": "PCG64",
+        "numpy.random.bit_generator": "__pyx_unpickle_SeedSequence SeedSequence",
+    }.items()
+    for name in names.split()
+)
+"""Names that pickled statistics may ask for: the library's own classes, spaces, arrays and generators."""
+_SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf")
 _NOT_PPO = ("policy", "n_timesteps", "normalize_input", "normalize_value", "clip_obs", "n_minibatches")
 """Settings that Isaac Lab takes out of the configuration before PPO sees it."""
 
@@ -44,7 +75,6 @@ class Sb3Policy(Policy):
     def __init__(self, env: Any, agent_cfg: Any, checkpoint: Path, normalizer: Path | None = None) -> None:
         from isaaclab_rl.sb3 import Sb3VecEnvWrapper, process_sb3_cfg
         from stable_baselines3 import PPO
-        from stable_baselines3.common.vec_env import VecNormalize
 
         if agent_cfg.get("normalize_input") and normalizer is None:
             raise RequestError(
@@ -60,7 +90,7 @@ class Sb3Policy(Policy):
         self._statistics = None
         if normalizer is not None:
             try:
-                self._env = self._statistics = VecNormalize.load(str(normalizer), self._env)
+                self._env = self._statistics = _statistics(normalizer, self._env)
             except Exception as error:
                 raise RequestError(
                     f"{normalizer.name!r} holds no statistics of this task's observations: "
@@ -136,6 +166,10 @@ class Sb3(Library):
         "agent.device": "computeConfig.gpusPerNode",
     }
 
+    schedule = Schedule(
+        keys=frozenset(f"agent.{name}" for name in _SCHEDULES), form=re.compile(r"lin_[0-9]*\.?[0-9]+(e-?[0-9]+)?")
+    )
+
     def rollout(self, agent_cfg: Mapping[str, Any]) -> int:
         """Return `n_steps`."""
         return int(agent_cfg["n_steps"])
@@ -150,21 +184,23 @@ class Sb3(Library):
             return "sb3 checkpoints of a task with `normalize_input` lack the normaliser's statistics"
         return None
 
-    def prepare_resume(self, checkpoint: Path, folder: Path, start_iteration: int) -> Path:
-        """Return a copy that logs into this attempt: the file remembers its first attempt's log folder.
+    def prepare_resume(self, resumption: Resumption) -> tuple[Path, list[str]]:
+        """Return a copy with the request's settings, which logs into this attempt.
 
-        The folder has as many levels as the library's own, so that the metrics of all attempts are one table.
+        The library takes every setting out of the file, also its first attempt's log folder, and nothing out of the
+        configuration. The folder has as many levels as the library's own, so that the metrics of all attempts are one
+        table.
         """
-        target = folder / checkpoint.name
-        with zipfile.ZipFile(checkpoint) as source, zipfile.ZipFile(target, "w") as copy:
+        target = resumption.folder / resumption.checkpoint.name
+        with zipfile.ZipFile(resumption.checkpoint) as source, zipfile.ZipFile(target, "w") as copied:
             for member in source.infolist():
                 data = source.read(member)
                 if member.filename == "data":
-                    state = _settings(source)
+                    state = _settings(source) | _wanted(resumption)
                     state["tensorboard_log"] = str(Path.cwd() / "logs" / "sb3" / "resumed" / "run")
                     data = json.dumps(state).encode()
-                copy.writestr(member, data)
-        return target
+                copied.writestr(member, data)
+        return target, []
 
     # --- during a training ------------------------------------------------------------------------------------------
 
@@ -270,10 +306,62 @@ class Sb3(Library):
             normalized=None,
         )
 
+    def is_own_network(self, agent_cfg: Any) -> bool:
+        """Read the policy's name, and whether it has an extractor of its own."""
+        is_named = setting(agent_cfg, "policy") in (None, "MlpPolicy", "CnnPolicy", "MultiInputPolicy")
+        return is_named and setting(agent_cfg, "policy_kwargs.features_extractor_class") is None
+
     def hidden_sizes(self, agent_cfg: Any) -> Any:
         """Return the actor's, or those that it shares with the critic."""
         sizes = setting(agent_cfg, "policy_kwargs.net_arch")
         return sizes.get("pi") if isinstance(sizes, Mapping) else sizes
+
+
+def _wanted(resumption: Resumption) -> dict[str, Any]:
+    """Return the request's settings of PPO, as the library writes them into a checkpoint; schedules run over the job.
+
+    The library lets a schedule begin anew with each process, from 1 to 0: this attempt has the job's rest of it.
+    """
+    if not resumption.agent_cfg:
+        return {}
+    from isaaclab_rl.sb3 import process_sb3_cfg
+    from stable_baselines3.common.save_util import data_to_json
+
+    cfg = process_sb3_cfg(copy.deepcopy(dict(resumption.agent_cfg)), resumption.scale.num_envs)
+    wanted = {key: value for key, value in cfg.items() if key not in (*_NOT_PPO, "device")}
+    for key in _SCHEDULES:
+        if callable(wanted.get(key)):
+            wanted[key] = _rest_of(wanted[key], resumption.share)
+    return dict(json.loads(data_to_json(wanted | {"seed": resumption.seed})))
+
+
+def _rest_of(schedule: Callable[[float], float], share: float) -> Callable[[float], float]:
+    """Return the part of a schedule that is left; as a local function, which is saved with its code."""
+    return lambda remaining: schedule(remaining * share)
+
+
+def _statistics(path: Path, env: Any) -> Any:
+    """Return `VecNormalize` around an environment, with the statistics of a file; no code of the file runs.
+
+    The library unpickles it, whatever is in it.
+
+    Raises:
+        UnpicklingError: It asks for something else than the library's own classes, spaces and numbers.
+    """
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    class Numbers(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            if f"{module}.{name}" not in _IN_STATISTICS:
+                raise pickle.UnpicklingError(f"it asks for '{module}.{name}'")
+            return super().find_class(module, name)
+
+    with path.open("rb") as file:
+        found = Numbers(file).load()
+    if not isinstance(found, VecNormalize):
+        raise pickle.UnpicklingError(f"it holds a {type(found).__name__}")
+    found.set_venv(env)
+    return found
 
 
 def _settings(archive: zipfile.ZipFile) -> Any:

@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simyard.core.errors import RequestError
-from simyard.runner.rl.base import CheckpointFacts, Library, Normalizer, Policy, Progress, Scale, to_int
+from simyard.runner.rl.base import (
+    CheckpointFacts,
+    Library,
+    Normalizer,
+    Policy,
+    Progress,
+    Resumption,
+    Scale,
+    to_int,
+    use_learning_rate,
+)
 from simyard.runner.rl.checkpoints import layers_of, length_of, setting
 from simyard.runner.rl.inference import as_network, keeping_random_numbers, recurrent, require_flat
 
@@ -18,6 +28,7 @@ if TYPE_CHECKING:
 
 
 _BAR = re.compile(r"(\d+)/\d+ \[")
+_RATE = "agent.agent.learning_rate"
 _WRITE_INTERVAL = "agent.agent.experiment.write_interval"
 _FILE = re.compile(r"agent_(\d+)\.pt")
 _MIXINS = (("_g_clip_mean_actions", "_g"), ("_mg_clip_mean_actions", "_mg"), ("_d_clip_actions", "_d"))
@@ -149,6 +160,18 @@ class Skrl(Library):
         if interval != "auto" or _WRITE_INTERVAL in given:
             return [], []
         return [f"{_WRITE_INTERVAL}={scale.rollout}"], []
+
+    def prepare_resume(self, resumption: Resumption) -> tuple[Path, list[str]]:
+        """Return a copy with the request's learning rate: the library goes on with that of the optimiser's state."""
+        if _RATE not in resumption.given:
+            return resumption.checkpoint, []
+        import torch
+
+        state = torch.load(resumption.checkpoint, map_location="cpu", weights_only=False)
+        use_learning_rate(state, setting(resumption.agent_cfg, "agent.learning_rate"))
+        target = resumption.folder / resumption.checkpoint.name
+        torch.save(state, target)
+        return target, []
 
     # --- during a training ------------------------------------------------------------------------------------------
 

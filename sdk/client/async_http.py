@@ -31,7 +31,7 @@ from simyard.client.errors import (
     TransportError,
 )
 from simyard.client.files import Download
-from simyard.client.settings import LIMITS, OVER, Deadline, Outage, Settings, Tries, certificates
+from simyard.client.settings import LIMITS, LOOPBACK, OVER, Deadline, Outage, Settings, Tries, certificates
 
 FILES_READ_S = 300.0
 """Seconds that the other side may take to read files that it has got."""
@@ -76,7 +76,12 @@ class AsyncHttp:
     def __init__(self, settings: Settings) -> None:
         """Take the client's settings. Nothing is sent yet."""
         self.settings = settings
-        self._client = httpx.AsyncClient(headers={"User-Agent": "simyard"}, verify=certificates(), limits=LIMITS)
+        # No proxy leads back to this machine, whatever the environment says.
+        direct = httpx.AsyncHTTPTransport(verify=certificates(), limits=LIMITS)
+        self._client = httpx.AsyncClient(
+            headers={"User-Agent": "simyard"}, verify=certificates(), limits=LIMITS,
+            mounts={f"all://{name}": direct for name in LOOPBACK},
+        )  # fmt: skip
 
     async def close(self) -> None:
         """Close the connections."""

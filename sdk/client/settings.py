@@ -26,6 +26,7 @@ from simyard.client.errors import (
 DEFAULT_URL = "http://127.0.0.1:8400"
 MAX_RETRY_AFTER_S = 120.0
 """A service that asks for longer gets its error raised: the caller decides then."""
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 LIMITS = httpx.Limits(keepalive_expiry=3.0)
 """Of connections: given up before servers do, most after 5 s, so that no request meets one that is just closing."""
 OUTAGE_S = 300.0

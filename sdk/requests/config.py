@@ -119,7 +119,7 @@ def parse_config(data: bytes, what: str) -> dict[str, JsonValue]:
             f"{what} is too large for a config.", code="bad_config", advice=f"Allowed: {MAX_CONFIG_BYTES:,} bytes."
         )
     try:
-        config = _load(data.decode())
+        config = _load(data.decode("utf-8-sig"))
     except ValueError as error:
         raise RequestError(
             f"{what} is not valid JSON: {error}.", code="bad_config", advice="Mend it; the README has an example."

@@ -289,6 +289,9 @@ class PolicyConfig(_Model):
     """Store URI of a checkpoint, `s3://bucket/key`."""
     policy_path: Reference | None = None
     """The same as `checkpointPath`, or an absolute path."""
+    normalizer_path: Reference | None = None
+    """Observation statistics that the library keeps in a file of their own (sb3: `model_vecnormalize.pkl`), as
+    `policyPath` or a store URI; left out, the one beside the checkpoint is taken."""
     from_job: FromJob | None = None
     """A training job's checkpoint. With no source at all the newest checkpoint beside the config is taken."""
     task: TaskId | None = None

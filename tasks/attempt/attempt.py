@@ -157,8 +157,11 @@ class _Attempt:
         self._begin_stage("checking" if workload.is_warm else "importing")
         files = {file.sha256: self.paths.inputs / file.name for file in inputs}
         self.facts = self.lease.check(job, self.paths.overlay if job.packages else None, files)
+        if self.facts.first_iteration is not None and self.spec.resume == job.resume:
+            job = job.counted_from(self.facts.first_iteration)
+            self.spec = replace(self.spec, resume=job.resume, start_iteration=job.first_iteration)
         self.spec = replace(self.spec, job=job)
-        for note in self.facts.notes:
+        for note in (*job.notes, *self.facts.notes):
             self.log("checking", "note", note)
         if self.spec.resume and self.facts.not_resumable:
             # An earlier attempt's: a request to resume such a job is refused.
@@ -244,6 +247,7 @@ class _Attempt:
             exit_code=ending.exit_code if ending else None,
             signal=ending.signal if ending else None,
             end_marker=seen.end_marker if seen else False,
+            ended_early=seen.ended_early if seen else None,
             stopped_because=seen.stopped_because if seen else None,
             opened=account.opened if account else (),
             facts=self.facts,

@@ -47,6 +47,8 @@ class Watched:
     first_progress: float | None = None
     last_progress: float | None = None
     end_marker: bool = False
+    ended_early: str | None = None
+    """Reason for which the workload ends before its limit, by a rule of its own."""
     failure: Failure | None = None
     """The first line that names a known cause."""
     hint: Failure | None = None
@@ -137,6 +139,7 @@ def _read(tails: list[_Tail], seen: Watched, reader: Reader) -> None:
                 seen.activity = activity
             if (progress := reader.read(line)) is None:
                 continue
+            seen.ended_early = progress.ended_early or seen.ended_early
             seen.reward = progress.reward if progress.reward is not None else seen.reward
             done, step = progress.done or 0, progress.step or 0
             if done > seen.done:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from simyard.core.artifacts import EVENTS
 from simyard.core.errors import SimyardError, StoreError
 from simyard.core.files import AttemptPaths, OutsideError, held, replacing
 from simyard.core.records import AttemptStatus, this_process
@@ -144,7 +145,9 @@ class AttemptUploader:
         """Send a file unless it was sent as it is now."""
         with self._opened(path) as file:
             if file is not None and self._sent.get(path) != (mark := mark_of(file)):
-                self._store.put_opened(self._keys.file(name), file)
+                grows = EVENTS.covers(name)  # TensorBoard keeps those open that it reads
+                put = self._store.put_growing if grows else self._store.put_opened
+                put(self._keys.file(name), file)
                 self._sent[path] = mark
 
     @contextmanager

@@ -27,7 +27,7 @@ MAX_METRICS_BYTES = 64_000_000
 
 def find_policies(
     config: PolicyConfig, trained_by: JobSpec | None, store: Store, base: Path
-) -> tuple[tuple[PolicyFile, ...], tuple[LocalInput, ...]]:
+) -> tuple[tuple[PolicyFile, ...], tuple[LocalInput, ...], tuple[str, ...]]:
     """Find the policies that a request points to.
 
     Args:
@@ -37,7 +37,8 @@ def find_policies(
         base: Folder of the config.
 
     Returns:
-        The policies, fewest iterations first; and files that the store may not have yet.
+        The policies, fewest iterations first; files that the store may not have yet; and what is to be said of the
+        choice, in words.
 
     Raises:
         RequestError: If there is no such checkpoint.
@@ -64,7 +65,8 @@ def find_policies(
     # A job, or else the newest checkpoint beside the config.
     if found is None and config.from_job is not None:
         assert trained_by is not None
-        return tuple(_of_job(config.from_job, trained_by, store, library)), ()
+        policies, notes = _of_job(config.from_job, trained_by, store, library)
+        return tuple(policies), (), notes
     if found is None:
         beside = discover(base, library.name)
         if not beside:
@@ -74,26 +76,66 @@ def find_policies(
                 advice="Give checkpointPath, policyS3Uri, policyPath or fromJob.",
             )
         found = find_input(beside[-1].name, beside[-1].parent, "checkpointPath")
-    return (PolicyFile(checkpoint=found.file, iteration=library.iteration_in_name(found.path.name)),), (found,)
+
+    # Its observation statistics: named, or the only ones beside it.
+    statistics: LocalInput | None = None
+    if config.normalizer_path is not None:
+        statistics = find_input(config.normalizer_path, base, "normalizerPath")
+    elif library.normalizer_glob and len(near := sorted(found.path.parent.glob(library.normalizer_glob))) == 1:
+        statistics = find_input(near[0].name, near[0].parent, "normalizerPath")
+    policy = PolicyFile(
+        checkpoint=found.file,
+        iteration=library.iteration_in_name(found.path.name),
+        normalizer=statistics.file if statistics else None,
+    )
+    return (policy,), (found, *([statistics] if statistics else [])), ()
 
 
-def _of_job(wanted: FromJob, spec: JobSpec, store: Store, library: Library) -> list[PolicyFile]:
+def _of_job(wanted: FromJob, spec: JobSpec, store: Store, library: Library) -> tuple[list[PolicyFile], tuple[str, ...]]:
+    """Return the policies of a training that are wanted, and what is to be said of the choice."""
     points = history.resume_points(store, spec.job_id)
     normalizer = _normalizer(spec, store)
     policies = [
-        PolicyFile(
-            checkpoint=point.checkpoint,
-            iteration=point.iteration,
-            trusted=True,
-            # It is written once, at training's end, and an earlier policy saw other statistics.
-            normalizer=normalizer if point.iteration == spec.last_iteration else None,
-        )
+        PolicyFile(checkpoint=point.checkpoint, iteration=point.iteration, trusted=True)
         for point in {point.iteration: point for point in points}.values()
     ]
     if not policies:
         raise RequestError(
             f"fromJob: {spec.job_id!r} has no valid checkpoint.", code="no_checkpoint", advice="Wait, or train again."
         )
+
+    # Statistics in a file of their own are written once, at training's end: an earlier policy saw others, which were
+    # not kept, and cannot be played.
+    lost: list[PolicyFile] = []
+    if normalizer is not None:
+        lost, policies = policies[:-1], [replace(policies[-1], normalizer=normalizer)]
+    chosen = _chosen(wanted, policies, spec, store, library)
+    if not chosen:
+        have = ", ".join(str(policy.iteration) for policy in policies)
+        if wanted.iteration in (policy.iteration for policy in lost):
+            why = f"of iteration {wanted.iteration} sees normalised observations, and its statistics were not kept"
+            raise RequestError(
+                f"fromJob: the policy of {spec.job_id!r} {why}.",
+                code="normalizer_missing",
+                advice=f"{library.name} writes them at the end of a training alone: take iteration {have}.",
+            )
+        raise RequestError(
+            f"fromJob: {spec.job_id!r} has no checkpoint of iteration {wanted.iteration}.",
+            code="no_checkpoint",
+            advice=f"It has {have}.",
+        )
+    if lost and wanted.which not in ("latest", "iteration"):
+        left_out = ", ".join(str(policy.iteration) for policy in lost)
+        return chosen, (
+            f"left out: iterations {left_out}, whose statistics of observations {library.name} did not keep",
+        )
+    return chosen, ()
+
+
+def _chosen(
+    wanted: FromJob, policies: list[PolicyFile], spec: JobSpec, store: Store, library: Library
+) -> list[PolicyFile]:
+    """Return those that are wanted; none where there is no such iteration."""
     if every := re.fullmatch(r"every:(\d+)", wanted.which):
         step = int(every.group(1))
         return [policy for index, policy in enumerate(reversed(policies)) if index % step == 0][::-1]
@@ -104,15 +146,7 @@ def _of_job(wanted: FromJob, spec: JobSpec, store: Store, library: Library) -> l
             return policies[-1:]
         case "best":
             return [_best(policies, spec, store, library)]
-    chosen = [policy for policy in policies if policy.iteration == wanted.iteration]
-    if not chosen:
-        have = ", ".join(str(policy.iteration) for policy in policies)
-        raise RequestError(
-            f"fromJob: {spec.job_id!r} has no checkpoint of iteration {wanted.iteration}.",
-            code="no_checkpoint",
-            advice=f"It has {have}.",
-        )
-    return chosen
+    return [policy for policy in policies if policy.iteration == wanted.iteration]
 
 
 def _best(policies: list[PolicyFile], spec: JobSpec, store: Store, library: Library) -> PolicyFile:

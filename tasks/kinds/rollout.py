@@ -203,8 +203,8 @@ class _Inputs:
         trained_by = training_of(policy.from_job, self._store)
         assert trained_by is not None
         wanted = PolicyConfig(from_job=policy.from_job, rl_library=policy.rl_library)
-        policies, _ = find_policies(wanted, trained_by, self._store, self._base)
-        return replace(inherit(spec, trained_by, spec.task), policies=policies)
+        policies, _, notes = find_policies(wanted, trained_by, self._store, self._base)
+        return replace(inherit(spec, trained_by, spec.task), policies=policies, notes=notes)
 
     def _checked(self, asset: Asset) -> Asset:
         """Return the asset, after a look at what it refers to; into a USD only the simulator's Python can look."""

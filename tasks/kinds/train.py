@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -29,8 +30,8 @@ from simyard.runner.rl import Library, Scale, get_library
 from simyard.store.store import READ_BYTES, Store, sha256_file
 from simyard.tasks.attempt.transfer import AttemptUploader, mark_of
 from simyard.tasks.kinds.base import Figures, Kind, lacking
-from simyard.tasks.metrics.events import EventReader
-from simyard.tasks.metrics.table import LiveMetrics, MetricsTable, draw_curves
+from simyard.tasks.metrics.events import EventReader, Series
+from simyard.tasks.metrics.table import LiveMetrics, MetricsTable, draw_curves, is_time
 from simyard.tasks.shared.documents import ArtifactWriter
 from simyard.tasks.shared.history import Artifact, PastAttempt, Verdict
 
@@ -154,9 +155,10 @@ class TrainingKind(Kind):
     def missing(self, spec: JobSpec, outcome: Outcome, artifacts: tuple[Artifact, ...]) -> list[str]:
         """Ask for the last iteration's checkpoint, the very file that was opened, and for metrics."""
         problems = lacking((*promised(self.name), *([WORLD.name] if spec.ranks > 1 else [])), artifacts)
-        final = [a for a in artifacts if a.kind == CHECKPOINTS.kind and a.iteration == spec.last_iteration]
+        last = outcome.done if outcome.ended_early else outcome.total
+        final = [a for a in artifacts if a.kind == CHECKPOINTS.kind and a.iteration == last]
         if not final:
-            problems.append(f"no checkpoint of iteration {spec.last_iteration}")
+            problems.append(f"no checkpoint of iteration {last}")
         elif outcome.opened and outcome.opened[-1].sha256 != final[-1].sha256:
             problems.append(f"{final[-1].name} is not the file that was opened")
         if not any(artifact.kind == EVENTS.kind for artifact in artifacts):
@@ -167,8 +169,9 @@ class TrainingKind(Kind):
         """Make metrics and curves anew, from the event files of all attempts."""
         library, scratch = get_library(spec.library), writer.scratch
         table = MetricsTable()
+        seconds = 0
         for attempt, takeover in verdict.chain:
-            _add_events(table, spec, library, attempt, takeover, writer)
+            seconds = _add_events(table, spec, library, attempt, takeover, writer, seconds)
         summary = table.summary()
         if not summary:
             return Figures()
@@ -196,18 +199,53 @@ def _add_events(
     attempt: PastAttempt,
     takeover: int | None,
     writer: ArtifactWriter,
-) -> None:
-    """Add the events of an attempt, up to the iteration at which a later one took over."""
+    seconds: int,
+) -> int:
+    """Add the events of an attempt, up to the iteration at which a later one took over.
+
+    Args:
+        table: Where to.
+        spec: The job.
+        library: Its library.
+        attempt: The attempt.
+        takeover: That iteration; None for the last attempt.
+        writer: Reads each object once.
+        seconds: Of the job before this attempt, on the axis of the tags that count them.
+
+    Returns:
+        The seconds after it.
+    """
     if attempt.facts is None:
-        return
+        return seconds
+    latest = seconds
     scale = Scale(num_envs=spec.num_envs, rollout=attempt.facts.rollout)
     offset = library.step_offset(attempt.status.start_iteration if attempt.status else 0, scale)
     prefix = attempt.keys.file(EVENTS.name.removesuffix("/"))
     for entry in writer.store.list(prefix):
         new = EventReader(writer.fetch(entry.key)).read_new()
         if takeover is not None:
-            new = {tag: series.before(library.first_step(tag, takeover, scale) - offset) for tag, series in new.items()}
+            new = _until(new, {tag: library.first_step(tag, takeover, scale) - offset for tag in new})
         # One folder a job, whatever each attempt called its run: the tags keep their names.
         # `rsl_rl/cartpole/2026-01-01_10-00-00/rank_1` becomes `rsl_rl/rank_1`.
         folder = entry.key.removeprefix(prefix + "/").split("/")[:-1]
-        table.add("/".join(folder[:1] + folder[3:]), new, offset)
+        table.add("/".join(folder[:1] + folder[3:]), new, offset, seconds)
+        seen = (step for tag, series in new.items() if is_time(tag) for step in series.steps)
+        latest = max(latest, seconds + max(seen, default=0))
+    return latest
+
+
+def _until(events: dict[str, Series], first_steps: dict[str, int]) -> dict[str, Series]:
+    """Return the events before those that a later attempt wrote again.
+
+    Tags that count seconds say nothing of iterations: of theirs those are kept that were written before the first
+    scalar that is not.
+    """
+    kept = {tag: series.before(first_steps[tag]) for tag, series in events.items() if not is_time(tag)}
+    dropped = (
+        wall
+        for tag in kept
+        for step, wall in zip(events[tag].steps, events[tag].walls, strict=True)
+        if step >= first_steps[tag]
+    )
+    until = min(dropped, default=math.inf)
+    return kept | {tag: series.written_before(until) for tag, series in events.items() if is_time(tag)}

@@ -52,7 +52,13 @@ class Series:
 
     def before(self, step: int) -> Series:
         """Return the scalars with a smaller step."""
-        kept = [index for index, own in enumerate(self.steps) if own < step]
+        return self._at([index for index, own in enumerate(self.steps) if own < step])
+
+    def written_before(self, wall: float) -> Series:
+        """Return the scalars with an earlier wall time."""
+        return self._at([index for index, own in enumerate(self.walls) if own < wall])
+
+    def _at(self, kept: list[int]) -> Series:
         return Series(
             array("q", (self.steps[index] for index in kept)),
             array("d", (self.walls[index] for index in kept)),

@@ -66,16 +66,17 @@ class MetricsTable:
     def __init__(self) -> None:
         self._series: dict[tuple[str, str], Series] = {}
 
-    def add(self, folder: str, new: Mapping[str, Series], step_offset: int = 0) -> None:
+    def add(self, folder: str, new: Mapping[str, Series], step_offset: int = 0, seconds_offset: int = 0) -> None:
         """Append the series that a reader returned.
 
         Args:
             folder: Where the event file lies, as it may appear in a column's name.
             new: Scalars by tag.
-            step_offset: Added to every step, save those of `/time` tags, which are seconds.
+            step_offset: Added to every step, save those of `/time` tags.
+            seconds_offset: Added to the steps of `/time` tags, which are seconds.
         """
         for tag, series in new.items():
-            offset = 0 if _is_time(tag) else step_offset
+            offset = seconds_offset if is_time(tag) else step_offset
             self._series.setdefault((tag, folder), Series()).extend(_shifted(series, offset) if offset else series)
 
     def latest(self, tag: str) -> float | None:
@@ -124,7 +125,7 @@ class MetricsTable:
     def _columns(self, *, time: bool) -> dict[str, Series]:
         columns: dict[str, Series] = {}
         for (tag, folder), series in sorted(self._series.items(), key=operator.itemgetter(0)):
-            if _is_time(tag) == time:
+            if is_time(tag) == time:
                 name = tag
                 while name in columns or name in AXIS:
                     name = f"{name} [{folder}]"
@@ -165,7 +166,8 @@ class LiveMetrics:
         return {path: reader.error for path, reader in self._readers.items() if reader.error is not None}
 
 
-def _is_time(tag: str) -> bool:
+def is_time(tag: str) -> bool:
+    """Return whether a tag's steps are seconds since its process began, as rsl_rl and rl_games log some."""
     return tag.endswith("/time")
 
 

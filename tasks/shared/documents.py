@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simyard.core.artifacts import ArtifactType
-from simyard.core.records import ArtifactEntry, JobResult, Manifest
+from simyard.core.records import ArtifactEntry, JobResult, Manifest, Outcome
 from simyard.core.specs import JobSpec
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store, sha256_file
@@ -178,14 +178,22 @@ def result(kind: Kind, spec: JobSpec, verdict: Verdict, url: str, figures: Figur
         error=verdict.failure,
         timings=_sums([attempt.timings for attempt in verdict.attempts]),
         done=outcome.done if outcome else 0,
-        total=kind.total(spec),
+        total=outcome.total if outcome else kind.total(spec),
         unit=kind.unit,
         reward=figures.reward,
         summary=figures.summary,
         refused=bool(outcome and outcome.refused),
-        notes=outcome.facts.notes if outcome and outcome.facts else (),
+        notes=(*spec.notes, *_notes(outcome)),
         updated_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _notes(outcome: Outcome | None) -> tuple[str, ...]:
+    """Return what else is to be said of the attempt that counts."""
+    if outcome is None:
+        return ()
+    early = f"ended at {outcome.unit} {outcome.done} of {outcome.total}: {outcome.ended_early}"
+    return (*(outcome.facts.notes if outcome.facts else ()), *([early] if outcome.ended_early else []))
 
 
 def manifest(spec: JobSpec, ended: JobResult) -> Manifest:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from simyard.cli.main import main
 from simyard.deployments import GPU_SIDE
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "cartpole-training-config.json"
 IMAGE = "registry.example.com/simyard-isaaclab:3.0"
 SECRET = "the-secret-key"
 KEYS = {
@@ -77,6 +80,30 @@ def pool() -> str:
 def command(prefect_server: Server, flow_host: FlowHost, tmp_path: Path) -> CommandLine:
     clean = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
     return CommandLine({**clean, **prefect_server.env, "SIMYARD_HOME": str(tmp_path / "home")}, flow_host)
+
+
+@pytest.fixture
+def guarded() -> Iterator[str]:
+    """The API of a server that says to everybody that it is well, and nothing else to those without its auth string."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            is_health = self.path == "/api/health"
+            self.send_response(200 if is_health else 401)
+            self.end_headers()
+            self.wfile.write(b"true" if is_health else b'{"exception_message": "Unauthorized"}')
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/api"
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture
@@ -265,6 +292,25 @@ def test_without_a_server_it_says_so(command: CommandLine, url: str, said: str) 
     assert "prefect server start" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert json.loads(refused.stdout)["error"]["code"] == "no_prefect_server"
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [(("deploy", "--pool", "gpu"), None), (("train", str(EXAMPLE), "--pool", "gpu"), "a:wrong")],
+    ids=["deploy, none is given", "train, another is given"],
+)
+def test_a_server_with_an_auth_string_is_told_of_in_a_sentence(
+    command: CommandLine, guarded: str, tmp_path: Path, words: tuple[str, ...], given: str | None
+) -> None:
+    env = {"PREFECT_API_URL": guarded, "SIMYARD_STORE": str(tmp_path / "store")}
+    refused = command(*words, "--json", **env, **({"PREFECT_API_AUTH_STRING": given} if given else {}))
+    assert refused.returncode == 2, refused.stderr
+    assert "answers 401: it asks for an" in refused.stderr
+    assert ("another auth string" in refused.stderr) == bool(given)
+    assert "Set PREFECT_API_AUTH_STRING" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert json.loads(refused.stdout)["error"]["code"] == "no_access"
+    assert not (tmp_path / "store" / "jobs").exists(), "nothing is half created"
 
 
 def test_keys_that_expire_go_into_no_block(deploy: Callable[..., Result], seen: Seen, pool: str) -> None:

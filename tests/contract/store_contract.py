@@ -130,6 +130,21 @@ class StoreContract:
         assert all(n > 0 for n in up + down)
         assert os.listdir(target.parent) == ["target"]
 
+    def test_a_file_that_grows_is_followed(self, store, tmp_path):
+        source = tmp_path / "events"
+        for data in (b"", b"a" * 5000, b"a" * 5000 + b"b", b"a" * 5000 + b"b", b"other", b"a" * 3):
+            source.write_bytes(data)
+            with source.open("rb") as file:
+                store.put_growing("grows/events", file)
+            assert store.get_bytes("grows/events") == data
+            if path := store.path("grows/events"):
+                with path.open("rb") as open_before:
+                    source.write_bytes(data + b"more")
+                    with source.open("rb") as file:
+                        store.put_growing("grows/events", file)
+                    if data:
+                        assert open_before.read() == data + b"more", "whoever has it open sees it grow"
+
     def test_a_large_file_does_not_fill_the_memory(self, place, tmp_path):
         with (tmp_path / "source").open("wb") as file:
             file.truncate(112 * MIB)

@@ -8,7 +8,7 @@ import helpers
 import pytest
 
 from simyard.core.errors import RequestError
-from simyard.runner.rl import LIBRARIES, Progress, Scale, get_library
+from simyard.runner.rl import LIBRARIES, Progress, Resumption, Scale, get_library
 
 SCALE = Scale(num_envs=4, rollout=16)  # 64 transitions an iteration
 
@@ -26,6 +26,11 @@ SCALE = Scale(num_envs=4, rollout=16)  # 64 transitions an iteration
         ("skrl", "[skrl:INFO] Environment wrapper: Isaac Lab", None),
         ("rl_games", "fps step: 9 fps total: 8 epoch: 5/60 frames: 20480", Progress(done=5)),
         ("rl_games", "saving next best rewards:  [4.9]", None),
+        (
+            "rl_games",
+            "Maximum reward achieved. Network won!",
+            Progress(ended_early="its mean reward has passed score_to_win"),
+        ),
         ("sb3", "|    total_timesteps      | 128         |", Progress(done=2)),
         ("sb3", "|    ep_rew_mean          | -4.93       |", Progress(reward=-4.93)),
         ("sb3", "|    fps                  | 1200        |", None),
@@ -90,7 +95,8 @@ def test_resuming_rsl_rl_names_the_next_iteration(tmp_path):
 
     torch.save({"iter": 6, "actor_state_dict": {"w": torch.ones(2)}}, tmp_path / "model_6.pt")
     (tmp_path / "resume").mkdir()
-    prepared = get_library("rsl_rl").prepare_resume(tmp_path / "model_6.pt", tmp_path / "resume", 7)
+    resumption = Resumption(checkpoint=tmp_path / "model_6.pt", folder=tmp_path / "resume", start_iteration=7)
+    prepared, _ = get_library("rsl_rl").prepare_resume(resumption)
     assert torch.load(prepared)["iter"] == 7
     assert torch.load(tmp_path / "model_6.pt")["iter"] == 6, "the original stays as it was"
 

@@ -38,7 +38,7 @@ from simyard.runner.evaluation.episode_statistics import Episode
 from simyard.runner.evaluation.evaluate import EpisodeTable, write_metrics
 from simyard.runner.evaluation.summary import summarize
 from simyard.runner.progress import say_count
-from simyard.runner.rl import get_library
+from simyard.runner.rl import Resumption, get_library
 
 ITERATION_S = 0.1
 SAVE_INTERVAL = 2
@@ -143,7 +143,8 @@ class Run:
         self.reward_step = 10.0
         if attempt.resume:
             source = paths.inputs / attempt.resume.checkpoint.name
-            self.resume(self.library.prepare_resume(source, paths.root, attempt.start_iteration))
+            resumption = Resumption(checkpoint=source, folder=paths.root, start_iteration=attempt.start_iteration)
+            self.resume(self.library.prepare_resume(resumption)[0])
         self.folder = Path("logs", self.library.name, "scenario") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
         for name, text in (("params/env.yaml", "seed: 1\n"), ("params/agent.yaml", "lr: 1\n"), ("git/lab.diff", "+")):
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,10 @@ def test_a_task_that_cannot_be_trained(check: Callable[..., Facts], training: di
         ("agent.save_interval=true", r"a bool\. agent\.save_interval is a int"),
         ("agent.algorithm.gamma=[0.9,1]", r"a list\. agent\.algorithm\.gamma is a float"),
         ("agent.actor.hidden_dims=64", r"a int\. agent\.actor\.hidden_dims is a list"),
-        ("agent.save_interval=50", r"changes nothing\. It is 50 already"),
+        ("agent.algorithm.learning_rate=1e-3,1e-4", r"a tuple\. agent\.algorithm\.learning_rate is a float"),
+        ("agent.algorithm.learning_rate=lin_1e-3", r"'lin_1e-3', a str\. agent\.algorithm\.learning_rate is a float"),
+        ("env.sim.dt=1/120", r"'1/120', a str\. env\.sim\.dt is a float"),
+        ("agent.obs_groups={actor:[policy]}", r'reads it as text: quote the names.*\{"a": 1\}'),
         ("agent.max_iterations=7", r"simyard sets it\. Set trainingConfig\.maxIterations"),
         ("env.scene.num_envs=7", r"simyard sets it\. Set trainingConfig\.numEnvs"),
         ("env.seed=7", r"simyard sets it\. Set trainingConfig\.seed"),
@@ -73,7 +76,7 @@ def test_a_task_that_cannot_be_trained(check: Callable[..., Facts], training: di
         ("+agent.more=1", r"is not understood"),
         ("~agent.save_interval", r"is not understood"),
         ("hydra.run.dir=elsewhere", r"is not understood"),
-        ("agent.actor.hidden_dims=[64", r"Isaac Lab refuses override"),
+        ("agent.actor.hidden_dims=[64", r"'\[64', a str\. Isaac Lab reads it as text"),
     ],
 )
 def test_an_override_that_would_not_do_what_it_says(check: Callable[..., Facts], override: str, says: str):
@@ -90,8 +93,30 @@ def test_the_default_physics_may_be_named(check: Callable[..., Facts]):
 def test_each_override_is_checked_against_those_before_it(check: Callable[..., Facts]):
     facts = check({**CONFIG, "overrides": ["agent.save_interval=5", "agent.save_interval=50"]})
     assert facts.overrides[-2:] == ("agent.save_interval=5", "agent.save_interval=50")
-    with pytest.raises(RequestError, match="It is 5 already"):
-        check({**CONFIG, "overrides": ["agent.save_interval=5", "agent.save_interval=5"]})
+    again = check({**CONFIG, "overrides": ["agent.save_interval=5", "agent.save_interval=5"]})
+    assert again.notes == ("override 'agent.save_interval=5' changes nothing: it is 5 already",)
+
+
+@pytest.mark.parametrize(
+    ("library", "override", "note"),
+    [
+        ("rsl_rl", "agent.save_interval=50", "changes nothing: it is 50 already"),
+        ("rsl_rl", "agent.clip_actions=null", "changes nothing: it is None already"),
+        ("rsl_rl", "agent.wandb_project=mine", "has no effect: simyard has the library log to TensorBoard"),
+        ("rsl_rl", 'agent.obs_groups={"actor":["policy"],"critic":["policy"]}', None),
+        ("rsl_rl", 'env.scene.cartpole.init_state.joint_pos={"slider_to_cart":0.1}', None),
+        ("sb3", "agent.learning_rate=lin_3e-4", None),
+        ("sb3", "agent.clip_range=lin_0.2", None),
+        ("sb3", 'agent.policy_kwargs.net_arch={"pi":[64,64],"vf":[64,64]}', None),
+        ("skrl", 'agent.models.policy.network=[{"name":"net","input":"OBSERVATIONS","layers":[64]}]', None),
+        ("rl_games", "agent.params.config.learning_rate=1e-4", None),  # YAML reads the default, 5e-4, as text
+    ],
+)
+def test_an_override_that_isaac_lab_takes(check: Callable[..., Facts], library: str, override: str, note: str | None):
+    facts = check({**CONFIG, "overrides": [override]}, rlLibrary=library)
+    assert facts.overrides[-1] == override
+    said = [text for text in facts.notes if text.startswith("override")]
+    assert said == ([f"override {override!r} {note}"] if note else [])
 
 
 def test_rl_games_gets_a_minibatch_that_divides_its_batch(check: Callable[..., Facts]):

@@ -106,6 +106,54 @@ def test_the_first_source_that_is_given_counts(find, asset, trained):
     assert_is(find(), beside)
 
 
+@pytest.mark.parametrize(
+    ("files", "given", "taken"),
+    [
+        (["model_vecnormalize.pkl"], {}, "one/model_vecnormalize.pkl"),
+        (["model_vecnormalize.pkl"], {"normalizerPath": "../other.pkl"}, "../other.pkl"),
+        (["a_vecnormalize.pkl", "b_vecnormalize.pkl"], {}, None),  # whose they are nobody knows
+        ([], {}, None),
+        (["model_vecnormalize.pkl"], {"rlLibrary": "rsl_rl"}, None),  # its checkpoints hold them
+    ],
+    ids=["beside it", "named", "two beside it", "none", "another library"],
+)
+def test_statistics_of_observations_beside_a_checkpoint_are_taken(find, asset, files, given, taken):
+    folder = asset / "simulation" / "one"
+    put(folder / "model.zip")
+    put(asset / "other.pkl")
+    for name in files:
+        put(folder / name)
+    (policy,) = find(**{"rlLibrary": "sb3", "checkpointPath": "one/model.zip", **given}).policies
+    found = policy.normalizer and policy.normalizer.sha256
+    assert found == (sha256_file(asset / "simulation" / taken) if taken else None)
+
+
+def test_of_a_training_that_kept_its_last_statistics_alone_only_the_last_policy_is_played(find, yard, trained):
+    """A sweep measures what can be measured, and says what not, before a simulator starts."""
+    job, result = keys.JobKeys(SOME_ID), trained.store.get_json(keys.JobKeys(trained.result["job_id"]).result)
+    source = keys.JobKeys(trained.result["job_id"])
+    yard.store.put_json(job.job, yard.store.get_json(source.job) | {"job_id": SOME_ID})
+    for entry in yard.store.list(source.attempts):
+        yard.store.copy(entry.key, entry.key.replace(trained.result["job_id"], SOME_ID))
+    statistics = {
+        "name": "normalizer/model_vecnormalize.pkl",
+        "kind": "normalizer",
+        "size_bytes": 1,
+        "sha256": "0" * 64,
+    }
+    yard.store.put_json(job.result, result | {"job_id": SOME_ID, "artifacts": [*result["artifacts"], statistics]})
+    for which in ("all", "latest", "every:2"):
+        spec = find(fromJob={"jobId": SOME_ID, "which": which})
+        assert [(policy.iteration, policy.normalizer.name) for policy in spec.policies] == [
+            (ITERATIONS[-1], "model_vecnormalize.pkl")
+        ]
+        said = "left out: iterations 1, 3, 5, 7, 9, 11, whose statistics of observations rsl_rl did not keep"
+        assert spec.notes == (() if which == "latest" else (said,))
+    with pytest.raises(RequestError, match=r"iteration 5 .*statistics were not kept.*take iteration 12") as refused:
+        find(fromJob={"jobId": SOME_ID, "which": "iteration", "iteration": 5})
+    assert refused.value.failure.code == "normalizer_missing"
+
+
 def test_nothing_is_written_while_a_policy_is_looked_for(find, asset, yard, trained):
     put(asset / "simulation" / "model_6.pt")
     before = [entry.key for entry in yard.store.list()]

@@ -1,17 +1,26 @@
 """Nothing is lost: an attempt that dies is gone on with, from its last whole checkpoint."""
 
+import csv
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import records
 from scenario.play import ITERATIONS, NOTHING, alive, started
 
+from simyard.core.artifacts import kind_of_file, promised
 from simyard.core.errors import Category, Failure
+from simyard.core.records import Outcome
+from simyard.core.specs import InputFile, ResumePoint
 from simyard.runner.rl import get_library
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import Observer
 from simyard.tasks.collect import collect
+from simyard.tasks.kinds.train import TrainingKind
 from simyard.tasks.launch import next_attempt
+from simyard.tasks.shared.documents import ArtifactWriter
+from simyard.tasks.shared.history import Artifact
 
 
 def test_a_killed_simulator_is_gone_on_with_from_its_last_checkpoint(player):
@@ -63,6 +72,75 @@ def test_of_an_attempt_only_what_its_successor_took_up_is_kept(store):
     lost = Failure(code="killed", category=Category.INFRA, message="It was killed.", advice="")
     kept = [found.name for found in collect(NOTHING, opened, lost).artifacts if found.kind == "checkpoint"]
     assert kept == [f"checkpoints/last_ep_{made}.pth" for made in ("1_rew_1", "2_rew_2", "3_rew_2")]
+
+
+def test_the_seconds_of_all_attempts_are_one_clock(store, tmp_path):
+    """Tags that count seconds count from each process's start, and say nothing of iterations."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    opened = Store.open(str(store))
+    for number, (start, indices) in enumerate([(0, range(5)), (3, range(3, 6))], 1):
+        keys = JobKeys(NOTHING.job_id).attempt(number)
+        opened.put_json(keys.status, records.status(start_iteration=start))
+        opened.put_json(keys.outcome, records.outcome(number=number, start_iteration=start, facts=records.facts()))
+        folder = tmp_path / str(number) / "rsl_rl/toy/2026-01-01_10-00-00"
+        with SummaryWriter(str(folder)) as writer:
+            for index in indices:
+                writer.add_scalar("Train/mean_reward", index, index)
+                writer.add_scalar("Train/mean_reward/time", index, 10 * (index - start + 1))
+        (file,) = folder.iterdir()
+        opened.put_file(keys.file(f"events/rsl_rl/toy/2026-01-01_10-00-00/{file.name}"), file)
+    writer = ArtifactWriter(opened, JobKeys(NOTHING.job_id), tmp_path)
+    TrainingKind().keep(NOTHING, collect(NOTHING, opened), writer)
+    with (tmp_path / "metrics_time.csv").open() as table:
+        rows = [(int(row["step"]), float(row["Train/mean_reward/time"])) for row in csv.DictReader(table)]
+    assert rows == [(10, 0), (20, 1), (30, 2), (40, 3), (50, 4), (60, 5)]
+
+
+def test_a_student_begins_at_0_and_its_next_attempt_knows_it(store):
+    """The first attempt finds out that the checkpoint it starts from is a teacher's."""
+    opened = Store.open(str(store))
+    teacher = ResumePoint(
+        checkpoint=InputFile(name="model_9.pt", key="teacher", sha256="t" * 64, size_bytes=1), iteration=10
+    )
+    spec = replace(NOTHING, max_iterations=6, resume=teacher)
+    assert next_attempt(spec, opened).start_iteration == 10
+    keys = JobKeys(spec.job_id).attempt(1)
+    facts = records.facts() | {"first_iteration": 0}
+    opened.put_json(keys.status, records.status(start_iteration=0))
+    opened.put_json(keys.outcome, records.outcome(records.LOST, start_iteration=0, facts=facts))
+    again = next_attempt(spec, opened)
+    assert (again.start_iteration, again.job.last_iteration, again.resume.checkpoint.name) == (0, 6, "model_9.pt")
+    opened.put_bytes(keys.file("checkpoints/model_3.pt"), b"weights")
+    made = {"name": "model_3.pt", "key": keys.file("checkpoints/model_3.pt"), "sha256": "s" * 64, "size_bytes": 7}
+    opened.put_json(keys.checkpoints, [made | {"parent": "t" * 64, "iteration": 4}])
+    again = next_attempt(spec, opened)
+    assert (again.start_iteration, again.job.first_iteration, again.resume.checkpoint.name) == (4, 0, "model_3.pt")
+
+
+@pytest.mark.parametrize(
+    ("early", "done", "missing"),
+    [
+        (None, 5, ["no checkpoint of iteration 6"]),
+        ("it has won", 5, []),
+        ("it has won", 4, ["no checkpoint of iteration 4"]),
+    ],
+    ids=["not finished", "ended early", "ended early, not saved"],
+)
+def test_a_library_may_end_early_by_its_own_rule(early, done, missing):
+    """Then the last checkpoint is that of the iteration at which it said so."""
+    made = records.outcome(
+        done=done,
+        total=6,
+        ended_early=early,
+        opened=[{"name": "checkpoints/last.pth", "sha256": "s", "tensors": 3, "finite": True, "error": None}],
+    )
+    files = [
+        Artifact(name=name, kind=kind_of_file(name), key=name, size_bytes=7, sha256="s")
+        for name in (*promised("train"), "events/events.out.tfevents.1")
+    ]
+    last = Artifact(name="checkpoints/last.pth", kind="checkpoint", key="last", size_bytes=7, sha256="s", iteration=5)
+    assert TrainingKind().missing(NOTHING, Outcome.from_json(made), (*files, last)) == missing
 
 
 def test_a_job_killed_before_its_first_checkpoint_starts_again(player):
