@@ -19,7 +19,7 @@ _HEADINGS = {
         "jobs": "jobs",
     },
     "Policies": {"managed": "managed", "retrain": "promotions", "promotions": "promotions"},
-    "Data": {"upload": "assets", "assets": "assets", "convert": "rollout"},
+    "Data": {"tensorboard": "tensorboard", "upload": "assets", "assets": "assets", "convert": "rollout"},
     "Site": {"up": "up", "deploy": "deploy", "doctor": "doctor", "sessions": "sessions", "keys": "keys"},
 }  # fmt: skip
 """The module of each command, below the heading it has in `--help`."""
