@@ -232,8 +232,8 @@ class JobSpec(Wire):
     """The job this one repeats, or whose policy it takes up."""
     request: dict[str, Any] = field(default_factory=dict)
     """The request as it came, for reference."""
-    notes: tuple[str, ...] = field(default=(), metadata=ABSENT)
-    """Adjustments to the request that were made before the job was frozen, in words for the report."""
+    notes: tuple[str, ...] | None = field(default=None, metadata=ABSENT)
+    """Adjustments to the request that were made before the job was frozen, in words for the report; None for none."""
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -157,7 +157,7 @@ def _with_policies(wanted: PolicyConfig, common: Resolved, store: Store, base: P
     """Add the policies, and what the job that trained them says of their task."""
     trained_by = training_of(wanted.from_job, store)
     policies, local, notes = find_policies(wanted, trained_by, store, base)
-    spec = replace(common.spec, policies=policies, notes=notes, library=common.spec.library or DEFAULT_LIBRARY)
+    spec = replace(common.spec, policies=policies, notes=notes or None, library=common.spec.library or DEFAULT_LIBRARY)
     if trained_by is not None:
         spec = inherit(spec, trained_by, wanted.task)
     return Resolved(spec, (*common.inputs, *local))

@@ -161,7 +161,7 @@ class _Attempt:
             job = job.counted_from(self.facts.first_iteration)
             self.spec = replace(self.spec, resume=job.resume, start_iteration=job.first_iteration)
         self.spec = replace(self.spec, job=job)
-        for note in (*job.notes, *self.facts.notes):
+        for note in (*(job.notes or ()), *self.facts.notes):
             self.log("checking", "note", note)
         if self.spec.resume and self.facts.not_resumable:
             # An earlier attempt's: a request to resume such a job is refused.

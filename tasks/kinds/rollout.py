@@ -204,7 +204,7 @@ class _Inputs:
         assert trained_by is not None
         wanted = PolicyConfig(from_job=policy.from_job, rl_library=policy.rl_library)
         policies, _, notes = find_policies(wanted, trained_by, self._store, self._base)
-        return replace(inherit(spec, trained_by, spec.task), policies=policies, notes=notes)
+        return replace(inherit(spec, trained_by, spec.task), policies=policies, notes=notes or None)
 
     def _checked(self, asset: Asset) -> Asset:
         """Return the asset, after a look at what it refers to; into a USD only the simulator's Python can look."""

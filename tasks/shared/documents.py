@@ -183,7 +183,7 @@ def result(kind: Kind, spec: JobSpec, verdict: Verdict, url: str, figures: Figur
         reward=figures.reward,
         summary=figures.summary,
         refused=bool(outcome and outcome.refused),
-        notes=(*spec.notes, *_notes(outcome)),
+        notes=(*(spec.notes or ()), *_notes(outcome)),
         updated_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

@@ -148,7 +148,7 @@ def test_of_a_training_that_kept_its_last_statistics_alone_only_the_last_policy_
             (ITERATIONS[-1], "model_vecnormalize.pkl")
         ]
         said = "left out: iterations 1, 3, 5, 7, 9, 11, whose statistics of observations rsl_rl did not keep"
-        assert spec.notes == (() if which == "latest" else (said,))
+        assert spec.notes == (None if which == "latest" else (said,))
     with pytest.raises(RequestError, match=r"iteration 5 .*statistics were not kept.*take iteration 12") as refused:
         find(fromJob={"jobId": SOME_ID, "which": "iteration", "iteration": 5})
     assert refused.value.failure.code == "normalizer_missing"
