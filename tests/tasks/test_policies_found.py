@@ -130,27 +130,28 @@ def test_statistics_of_observations_beside_a_checkpoint_are_taken(find, asset, f
 
 def test_of_a_training_that_kept_its_last_statistics_alone_only_the_last_policy_is_played(find, yard, trained):
     """A sweep measures what can be measured, and says what not, before a simulator starts."""
-    job, result = keys.JobKeys(SOME_ID), trained.store.get_json(keys.JobKeys(trained.result["job_id"]).result)
+    own_id = keys.new_job_id()
+    job, result = keys.JobKeys(own_id), trained.store.get_json(keys.JobKeys(trained.result["job_id"]).result)
     source = keys.JobKeys(trained.result["job_id"])
-    yard.store.put_json(job.job, yard.store.get_json(source.job) | {"job_id": SOME_ID})
+    yard.store.put_json(job.job, yard.store.get_json(source.job) | {"job_id": own_id})
     for entry in yard.store.list(source.attempts):
-        yard.store.copy(entry.key, entry.key.replace(trained.result["job_id"], SOME_ID))
+        yard.store.copy(entry.key, entry.key.replace(trained.result["job_id"], own_id))
     statistics = {
         "name": "normalizer/model_vecnormalize.pkl",
         "kind": "normalizer",
         "size_bytes": 1,
         "sha256": "0" * 64,
     }
-    yard.store.put_json(job.result, result | {"job_id": SOME_ID, "artifacts": [*result["artifacts"], statistics]})
+    yard.store.put_json(job.result, result | {"job_id": own_id, "artifacts": [*result["artifacts"], statistics]})
     for which in ("all", "latest", "every:2"):
-        spec = find(fromJob={"jobId": SOME_ID, "which": which})
+        spec = find(fromJob={"jobId": own_id, "which": which})
         assert [(policy.iteration, policy.normalizer.name) for policy in spec.policies] == [
             (ITERATIONS[-1], "model_vecnormalize.pkl")
         ]
         said = "left out: iterations 1, 3, 5, 7, 9, 11, whose statistics of observations rsl_rl did not keep"
         assert spec.notes == (None if which == "latest" else (said,))
     with pytest.raises(RequestError, match=r"iteration 5 .*statistics were not kept.*take iteration 12") as refused:
-        find(fromJob={"jobId": SOME_ID, "which": "iteration", "iteration": 5})
+        find(fromJob={"jobId": own_id, "which": "iteration", "iteration": 5})
     assert refused.value.failure.code == "normalizer_missing"
 
 
