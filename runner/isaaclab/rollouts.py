@@ -63,6 +63,7 @@ def check(job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Fact
         raise cannot(job.kind)
     isaaclab_lookup.require_installed(None)
     register_tasks(overlay, job.import_callback)
+    job = isaaclab_lookup.as_registered(job)
     if module is not None and job.task not in (tasks := isaaclab_lookup.registered_tasks()):
         what = f"class in module {module.__name__!r}, or registered task,"
         raise unknown(what, job.task, [*class_names(module), *tasks], code="unknown_task_class")
@@ -187,6 +188,7 @@ def drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Attem
     job, wanted, mode = attempt.job, attempt.job.rollout, mode_of(attempt.job)
     assert wanted is not None
     register_tasks(paths.overlay if job.packages else None, job.import_callback)
+    job = isaaclab_lookup.as_registered(job)
     with fresh_environment(
         job.task, library_of(job), facts.overrides, num_envs=job.num_envs, seed=job.seed, device=facts.device
     ) as (env, agent_cfg):

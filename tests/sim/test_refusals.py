@@ -35,7 +35,8 @@ def check(yard: Yard, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
     ("training", "code", "says"),
     [
         ({"task": "Isaac-Cartpole-Drict"}, "unknown_task", r"'Isaac-Cartpole-Drict'\. Did you mean '" + CARTPOLE),
-        ({"task": f"{CARTPOLE}-v0"}, "unknown_task", f"no '-v0'.*'{CARTPOLE}'"),
+        ({"task": "Isaac-Quadcopter-Direct-v0"}, "unknown_task", r"Quadcopter-Direct-v0'\. Did you mean 'Isaac-"),
+        ({"task": "Isaac-Velocity-Flat-Anymal-D-v0"}, "assets_missing", r"anymal_d.*\.usd.*ISAACSIM_ASSET_ROOT"),
         ({"task": "humanoid"}, "unknown_task", r"Unknown task 'humanoid'.*Allowed: .*in all"),
         (
             {"task": "Isaac-Cartpole-Camera-Direct", "rlLibrary": "sb3"}, "library_without_config",
@@ -80,6 +81,12 @@ def test_an_override_that_would_not_do_what_it_says(check: Callable[..., Facts],
     with pytest.raises(RequestError, match=re.compile(says, re.DOTALL)) as refused:
         check({**CONFIG, "overrides": [override]})
     assert refused.value.failure.code == "bad_override"
+
+
+def test_an_id_of_2_x_is_taken_and_told(check: Callable[..., Facts]):
+    facts = check(CONFIG, task=f"{CARTPOLE}-v0")
+    assert facts.notes == (f"task '{CARTPOLE}-v0' of Isaac Lab 2.x is '{CARTPOLE}' in 3.0",)
+    assert facts.overrides == check(CONFIG).overrides
 
 
 def test_the_default_physics_may_be_named(check: Callable[..., Facts]):
