@@ -94,11 +94,11 @@ def presign_upload(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Registered(AssetRecord):
-    """An asset, and the job that its upload has started."""
+class StartedConfig(AssetRecord):
+    """An asset of the kind `config`, whose job was started."""
 
-    job_id: str | None = None
-    """Id of the job of a `config`, the same for the same bytes; null for an asset of another kind."""
+    job_id: str
+    """Id of the job, the same for the same bytes."""
 
 
 @router.post("/assets/register", openapi_extra=bodies.described(RegisterRequest), summary="Make a file an asset")
@@ -106,7 +106,7 @@ def register(
     body: Annotated[RegisterRequest, Depends(bodies.model_from("assets", RegisterRequest))],
     caller: AssetsCaller,
     response: Response,
-) -> Registered:
+) -> StartedConfig | AssetRecord:
     """Read the file, and keep it under the digest of its bytes. A config's job is started as `POST /v0/jobs` does."""
     allowed = caller.settings.max_upload_bytes
     with scratch("register") as folder:
@@ -123,11 +123,11 @@ def register(
             )
         kind = body.kind or inputs.kind_by_name(path.name)
         if kind != inputs.CONFIG:
-            return Registered(**vars(inputs.upload(caller.store, path, kind, body.metadata or {})))
+            return inputs.upload(caller.store, path, kind, body.metadata or {})
         config = _config(path, caller)  # what is wrong with it is said before it is kept
         record = inputs.upload(caller.store, path, kind, body.metadata or {})
         job_id = submission.submit(JOB, config, caller, response, f"config:{record.asset_id}")
-        return Registered(**vars(record), job_id=job_id)
+        return StartedConfig(**vars(record), job_id=job_id)
 
 
 def _config(path: Path, caller: Caller) -> dict[str, JsonValue]:
