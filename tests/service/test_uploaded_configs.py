@@ -134,8 +134,8 @@ def bucket(s3_server: str) -> Iterator[Callable[[str, bytes], str]]:
     """Put an object into the bucket that all jobs may read."""
 
     def put(key: str, data: bytes = b"") -> str:
-        url = f"{s3_server}/robots/{key}".rstrip("/")
-        urllib.request.urlopen(urllib.request.Request(url, data or None, method="PUT")).close()
+        url, headers = f"{s3_server}/robots/{key}".rstrip("/"), {"Content-Type": "application/octet-stream"}
+        urllib.request.urlopen(urllib.request.Request(url, data or None, headers, method="PUT")).close()
         return f"s3://robots/{key}"
 
     put("")
