@@ -1,5 +1,6 @@
 """What the simulator's own environment refuses, before anything is simulated or created."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,11 @@ from simyard.core.errors import RequestError
 from simyard.core.specs import Facts
 from simyard.requests.config import read_config
 from simyard.requests.jobs import TrainRequest
+from simyard.runner.isaaclab import renames
 
 pytestmark = pytest.mark.sim
 
+TABLE: dict[str, str] = json.loads(Path(renames.__file__).with_name("renamed_tasks.json").read_text())
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cartpole-training-config.json"
 
 
@@ -87,6 +90,20 @@ def test_an_id_of_2_x_is_taken_and_told(check: Callable[..., Facts]):
     facts = check(CONFIG, task=f"{CARTPOLE}-v0")
     assert facts.notes == (f"task '{CARTPOLE}-v0' of Isaac Lab 2.x is '{CARTPOLE}' in 3.0",)
     assert facts.overrides == check(CONFIG).overrides
+
+
+WITH_PRESETS = [old for old, new in TABLE.items() if " " in new]
+
+
+@pytest.mark.long  # thirty configurations, each resolved twice; tests/runner/test_renames.py has the ids themselves
+@pytest.mark.parametrize("old", WITH_PRESETS)
+def test_the_presets_of_an_id_of_2_x_are_those_of_its_task(check: Callable[..., Facts], old: str):
+    try:
+        facts = check(CONFIG, task=old, rlLibrary="skrl" if "Showcase" in old else "rsl_rl")
+    except RequestError as refused:  # after the configuration was resolved
+        assert refused.failure.code == "assets_missing", refused
+    else:
+        assert TABLE[old].partition(" ")[2] in facts.overrides
 
 
 def test_the_default_physics_may_be_named(check: Callable[..., Facts]):
