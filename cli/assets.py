@@ -25,7 +25,9 @@ QUIET_S = 2.0
 
 @click.command(cls=Command)
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--kind", required=True, metavar="KIND", help="robot, scene, isaac_lab_task_package or checkpoint.")
+@click.option(
+    "--kind", required=True, metavar="KIND", help="robot, scene, isaac_lab_task_package, checkpoint or config."
+)
 @click.option("--metadata", default="{}", metavar="JSON", help="An object to keep with it, of at most 64 kB.")
 @STORE
 @JSON
@@ -35,6 +37,7 @@ def upload(path: Path, kind: str, metadata: str, store: str | None, as_json: boo
     The same bytes are one asset: uploaded again, nothing is sent, and kind and metadata are replaced. An upload that
     was interrupted goes on where it stopped.
     """
+    from simyard.tasks.shared.inputs import CONFIG
     from simyard.tasks.shared.inputs import upload as send
 
     try:
@@ -50,6 +53,8 @@ def upload(path: Path, kind: str, metadata: str, store: str | None, as_json: boo
     except KeyboardInterrupt:
         raise KeyboardInterrupt("Stopped. Run the same command again: it goes on where it stopped.") from None
     emit(record, as_json, lambda record: record.asset_id)
+    if record.kind == CONFIG:
+        click.echo(f"It is kept; no job was started. To run it: simyard run {path}", err=True)
 
 
 @contextmanager

@@ -360,7 +360,7 @@ class AssetRecord(Wire):
     asset_id: str
     """`asset-` and the digest."""
     kind: str
-    """`robot`, `scene`, `isaac_lab_task_package` or `checkpoint`."""
+    """`robot`, `scene`, `isaac_lab_task_package`, `checkpoint` or `config`."""
     filename: str
     """Of the newest upload."""
     sha256: str

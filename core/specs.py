@@ -194,6 +194,8 @@ class JobSpec(Wire):
     """Name of an adapter, such as `isaaclab`."""
     task: str
     """The task's registered id; of a rollout also the name of its class, or of the mode that drives the robot."""
+    renamed_from: str | None = field(default=None, metadata=ABSENT)
+    """The id that the request gave, where it is one of Isaac Lab 2.x and `task` is that of 3.0."""
     library: str
     """The library's name; empty where no policy of one is involved."""
     num_envs: int

@@ -146,20 +146,24 @@ def model_from(scope: str, model: type[Model]) -> Callable[..., Model]:
     return checked
 
 
-def parse_json(data: bytes) -> dict[str, JsonValue]:
+def parse_json(data: bytes, what: str = "The body") -> dict[str, JsonValue]:
     """Return the object that a body is.
+
+    Args:
+        data: As it came.
+        what: Its name in errors.
 
     Raises:
         RequestError: It is none, or has what Prefect would not take as it is.
     """
-    body = parse_config(data, "The body")
+    body = parse_config(data, what)
     waiting: list[JsonValue] = [body]  # at any depth, such a key would end up in the parameters of a flow run
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
             if own := next((key for key in value if key.startswith(PREFECTS_OWN)), None):
                 raise RequestError(
-                    f"The body has the key {own!r}.",
+                    f"{what} has the key {own!r}.",
                     code="bad_config",
                     advice=f"Keys that begin with {PREFECTS_OWN!r} are Prefect's own.",
                 )

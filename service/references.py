@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 from urllib.parse import unquote, urlsplit
@@ -23,6 +23,7 @@ from simyard.tasks.shared.gate import Gate
 from simyard.tasks.shared.inputs import check_name
 
 Request = TypeVar("Request", bound=Body)
+Named = TypeVar("Named", bound=BaseModel)
 
 _INPUT = re.compile(r"/v0/inputs/([0-9a-f]{32})/([^/?#]+)(?:[?#].*)?\Z", re.DOTALL)
 
@@ -43,19 +44,28 @@ def fetch_inputs(request: Request, caller: Caller, folder: Path) -> Request:
     Raises:
         RequestError: A file is not there, or may not be taken from there.
     """
-    brought: Request = _walk(request, Source(caller), folder, "")
-    return brought
+    source = Source(caller)
+    return with_files(
+        request, lambda uri, where: str(source.fetch(uri, folder / str(len(list(folder.iterdir()))), where))
+    )
 
 
-def _walk(model: Any, source: Source, folder: Path, where: str) -> Any:
+def with_files(model: Named, find: Callable[[str, str], str], where: str = "") -> Named:
+    """Return a request in which every file has another name.
+
+    Args:
+        model: The request.
+        find: Takes what it says and the field, and returns the other name.
+        where: The field that the model is in, for errors.
+    """
     changes: dict[str, Any] = {}
     for name, field in type(model).model_fields.items():
         value, at = getattr(model, name), f"{where}.{name}".lstrip(".")
         if isinstance(value, BaseModel):
-            inner = _walk(value, source, folder, at)
+            inner = with_files(value, find, at)
             changes |= {name: inner} if inner is not value else {}
         elif isinstance(value, str) and _names_a_file(field):
-            changes[name] = str(source.fetch(value, folder / str(len(list(folder.iterdir()))), at))
+            changes[name] = find(value, at)
     return model.model_copy(update=changes) if changes else model
 
 

@@ -20,6 +20,7 @@ from simyard.requests.jobs import (
 from simyard.requests.rollout import RolloutRequest
 from simyard.runner.adapter import SIMULATORS, adapter_of
 from simyard.runner.assets.archives import inspect
+from simyard.runner.isaaclab.renames import with_current_id
 from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES, get_library
 from simyard.store import keys
 from simyard.store.store import Store
@@ -59,6 +60,8 @@ def resolve(request: JobRequest, store: Store, job_id: str, base: Path | None = 
             resolved = resolve_rollout(request, job_id, store, base)
         case _:
             raise TypeError(f"no kind of job for {type(request).__name__}")
+    if resolved.spec.simulator == "isaaclab":
+        resolved = replace(resolved, spec=with_current_id(resolved.spec))
     spec = resolved.spec
 
     # The simulator must be there, and do this kind of job.
@@ -114,7 +117,8 @@ def _train(request: TrainRequest, common: Resolved, store: Store, base: Path) ->
 
 def _evaluate(request: EvaluateRequest, common: Resolved, store: Store, base: Path) -> Resolved:
     wanted = request.training_config
-    films = tuple(map(str, wanted.video_episodes)) if wanted.record_video or wanted.require_video else ()
+    is_filmed = wanted.record_video if wanted.record_video is not None else wanted.task is not None
+    films = tuple(map(str, wanted.video_episodes)) if is_filmed or wanted.require_video else ()
     evaluation = Evaluation(
         num_episodes=wanted.num_episodes,
         steps_per_episode=wanted.steps_per_episode,

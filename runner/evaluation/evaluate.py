@@ -19,7 +19,7 @@ from simyard.runner.evaluation.episode_statistics import Episode, EpisodeMeter
 from simyard.runner.evaluation.summary import CheckpointName, Figures, summarize
 from simyard.runner.isaaclab.environment import fresh_environment, settle
 from simyard.runner.progress import say_activity, say_count
-from simyard.runner.rl import get_library
+from simyard.runner.rl import Library, get_library
 from simyard.runner.rl.base import Policy
 from simyard.runner.rl.inference import load_policy
 from simyard.runner.video.films import EpisodeVideo, EvaluationFilm
@@ -44,6 +44,8 @@ class PolicySummary(Figures):
     videos: list[EpisodeVideo] | None
     """None if none were asked for, or could be made."""
     video_problem: str | None
+    tags: dict[str, float]
+    """The same figures under the tags that the task and the library log in training."""
 
 
 class Summary(PolicySummary):
@@ -140,6 +142,7 @@ def _measure(
             before_step=film.capture,
             on_episode=count,
         )
+        longest_s = float(env.unwrapped.max_episode_length_s)
         say_activity(f"playing {wanted.num_episodes} episodes")
         settle(env, job.seed)
         actor.begin()
@@ -163,6 +166,7 @@ def _measure(
             )
         )
     checkpoint = policy.checkpoint
+    figures = summarize(episodes, meter.success_source)
     return {
         "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256, "iteration": policy.iteration},
         "task": job.task,
@@ -170,10 +174,29 @@ def _measure(
         "seed": job.seed,
         "num_envs": job.num_envs,
         "steps_per_episode": wanted.steps_per_episode,
-        **summarize(episodes, meter.success_source),
+        **figures,
         "environment_steps_per_second": round(meter.steps * job.num_envs / seconds, 1),
         "videos": videos,
         "video_problem": problem,
+        "tags": logged(figures, get_library(job.library), longest_s),
+    }
+
+
+def logged(figures: Figures, library: Library, longest_s: float) -> dict[str, float]:
+    """Return figures under the tags of TensorBoard that training logs them by.
+
+    Args:
+        figures: Those of a policy.
+        library: Its library, which has its own names for return and length.
+        longest_s: Seconds of the task's longest episode: managers divide the sums of reward terms by it.
+    """
+    rate, count = figures["success"]["rate"], figures["episodes"]
+    return {
+        library.reward_tag: figures["return"]["mean"],
+        library.length_tag: figures["length"]["mean"],
+        **{f"Episode_Reward/{name}": total / longest_s for name, total in figures["reward_terms"].items()},
+        **{f"Episode_Termination/{name}": times / count for name, times in figures["ended"]["terms"].items()},
+        **({} if rate is None else {"Metrics/success_rate": rate}),
     }
 
 
@@ -261,7 +284,7 @@ class EpisodeTable:
 
 
 def write_metrics(path: Path, summaries: Iterable[PolicySummary]) -> None:
-    """Write `metrics.csv`: one row a checkpoint."""
+    """Write `metrics.csv`: one row a checkpoint, whose last columns are tags of TensorBoard."""
     rows = []
     for summary in summaries:
         returns, success = summary["return"], summary["success"]
@@ -282,15 +305,17 @@ def write_metrics(path: Path, summaries: Iterable[PolicySummary]) -> None:
                 "success_low_95": success_low,
                 "success_high_95": success_high,
                 **{f"reward.{name}": value for name, value in summary["reward_terms"].items()},
+                **summary["tags"],
             }
         )
     write_rows(path, rows)
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write rows of the same keys as CSV, whole."""
+    """Write rows as CSV, whole; what a row does not have is an empty cell."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    columns = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, fieldnames=list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomic(path, text.getvalue().encode())

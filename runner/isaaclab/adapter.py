@@ -7,6 +7,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,7 @@ from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab import scripts as isaaclab_scripts
 from simyard.runner.isaaclab.environment import stepped
 from simyard.runner.isaaclab.lookup import kit_less, register_tasks, scripts_folder, tasks_are_registered
+from simyard.runner.isaaclab.renames import as_asked
 from simyard.runner.progress import say_activity
 from simyard.runner.rl import LIBRARIES, Resumption, Scale, get_library
 
@@ -85,9 +87,10 @@ class IsaacLab(Adapter):
             return isaaclab_rollouts.check(job, overlay, files)
         library = get_library(job.library)
         if scripts_folder() is not None:
-            return isaaclab_scripts.check(job, library)
+            return isaaclab_scripts.check(as_asked(job), library)
         isaaclab_lookup.require_installed(library)
         register_tasks(overlay, job.import_callback)
+        job = isaaclab_lookup.as_registered(job)
         isaaclab_lookup.find_task(job.task, library, isaaclab_lookup.registered_tasks())
         facts, _ = isaaclab_lookup.resolve(job, library, files)
         return facts
@@ -100,8 +103,12 @@ class IsaacLab(Adapter):
         brings_tasks = bool(job.packages or job.import_callback)
         if facts.flavor == "api" and job.kind != "rollout" and (brings_tasks or not tasks_are_registered()):
             register_tasks(paths.overlay if job.packages else None, job.import_callback)
-        if facts.flavor == "api":
+        if facts.flavor == "scripts":
+            attempt = replace(attempt, job=as_asked(job))
+        else:
             replay_on_cpu()
+            if job.renamed_from and job.kind != "rollout":
+                attempt = replace(attempt, job=isaaclab_lookup.as_registered(job))
         work: Callable[[AttemptSpec, Facts, AttemptPaths], None] = self._train
         # Each is imported where it is done: the control side imports adapters too, to know what there is.
         match job.kind:

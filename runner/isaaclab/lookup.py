@@ -23,6 +23,7 @@ from simyard.runner.adapter import device_of, versions
 from simyard.runner.evaluation.episode_statistics import TERMINATED, TIME_OUT
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab.overrides import TaskConfig
+from simyard.runner.isaaclab.renames import as_asked, note
 from simyard.runner.rl import LIBRARIES, Library, Scale
 from simyard.runner.rl.checkpoints import expected_of, inspect, load
 
@@ -135,6 +136,11 @@ def registered_tasks() -> dict[str, list[str]]:
     }
 
 
+def as_registered(job: JobSpec) -> JobSpec:
+    """Return the job under the id that its request gave, where a package of the job's has kept that very id."""
+    return as_asked(job) if job.renamed_from in registered_tasks() else job
+
+
 def find_task(task: str, library: Library | None, tasks: Mapping[str, Collection[str]]) -> None:
     """Refuse a task that is not registered, or has no configuration for the library where one is meant.
 
@@ -148,13 +154,6 @@ def find_task(task: str, library: Library | None, tasks: Mapping[str, Collection
     """
     name = task.split(":")[-1]
     if name not in tasks:
-        base, _, version = name.rpartition("-v")
-        if version.isdigit() and base in tasks:
-            raise RequestError(
-                f"Unknown task {task!r}: ids of Isaac Lab 3.0 have no '-v{version}'.",
-                code="unknown_task",
-                advice=f"Use {base!r}.",
-            )
         raise unknown("task", task, tasks, code="unknown_task")
     if library is not None and library.agent_key not in tasks[name]:
         have = sorted(other.name for other in LIBRARIES.values() if other.agent_key in tasks[name])
@@ -210,7 +209,7 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
         device=device,
         rollout=1,
         overrides=(*own, *job.overrides),
-        notes=config.notes,
+        notes=(*note(job), *config.notes),
         versions=versions(device),
     )
     if library is None:
@@ -238,7 +237,7 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
         rollout=scale.rollout,
         overrides=(*own, *fitted, *job.overrides),
         not_resumable=not_resumable,
-        notes=(*config.notes, *notes),
+        notes=(*facts.notes, *notes),
     )
     return facts, config
 

@@ -63,6 +63,7 @@ def check(job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Fact
         raise cannot(job.kind)
     isaaclab_lookup.require_installed(None)
     register_tasks(overlay, job.import_callback)
+    job = isaaclab_lookup.as_registered(job)
     if module is not None and job.task not in (tasks := isaaclab_lookup.registered_tasks()):
         what = f"class in module {module.__name__!r}, or registered task,"
         raise unknown(what, job.task, [*class_names(module), *tasks], code="unknown_task_class")
@@ -188,6 +189,7 @@ def drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Attem
     assert wanted is not None
     register_tasks(paths.overlay if job.packages else None, job.import_callback)
     trained = (job.policies[0].iteration or 0) if mode == "policy" else 0
+    job = isaaclab_lookup.as_registered(job)
     with fresh_environment(
         job.task, library_of(job), facts.overrides, num_envs=job.num_envs, seed=job.seed, device=facts.device,
         steps_done=trained * facts.rollout,

@@ -273,6 +273,8 @@ class Library:
     """Whether the printed iteration counts those of the checkpoint too."""
     reward_tag: ClassVar[str]
     """TensorBoard tag of the mean episode return."""
+    length_tag: ClassVar[str]
+    """TensorBoard tag of the mean length of episodes, in steps."""
     checkpoint_glob: ClassVar[str]
     """Checkpoints, relative to the workload's folder."""
     normalizer_glob: ClassVar[str | None] = None

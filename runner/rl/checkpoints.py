@@ -18,7 +18,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,10 +51,19 @@ def discover(folder: Path, library: str) -> list[Path]:
     """
     if folder.name == "exported":
         return []
+    found = (path for place in places() for path in (folder / place).glob(get_library(library).file_glob))
+    return newest_last({path for path in found if path.is_file()}, library)
+
+
+def places() -> list[str]:
+    """Return the folders below a run's where checkpoints are: a file may lie in one that is called as another's."""
+    return sorted({"", *(library.file_folder for library in LIBRARIES.values())})
+
+
+def newest_last(files: Iterable[Path], library: str) -> list[Path]:
+    """Return those of some files that are named as a library's checkpoints, the newest last."""
     known = get_library(library)
-    # A file of any library may lie in a folder that is called as another's.
-    places = [folder / name for name in sorted({"", *(other.file_folder for other in LIBRARIES.values())})]
-    files = sorted({path for place in places for path in place.glob(known.file_glob) if path.is_file()})
+    files = sorted(path for path in files if path.match(known.file_glob))
     numbered = [(order, path.name, path) for path in files if (order := known.order_of(path)) is not None]
     return [path for *_, path in sorted(numbered)] or files
 

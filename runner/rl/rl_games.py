@@ -202,6 +202,7 @@ class RlGames(Library):
 
     prints_absolute = True
     reward_tag = "rewards/iter"
+    length_tag = "episode_lengths/iter"
     checkpoint_glob = "logs/rl_games/*/*/nn/*.pth"
 
     def progress(self, line: str, scale: Scale) -> Progress | None:

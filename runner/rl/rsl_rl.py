@@ -172,6 +172,7 @@ class RslRl(Library):
 
     prints_absolute = True
     reward_tag = "Train/mean_reward"
+    length_tag = "Train/mean_episode_length"
     checkpoint_glob = "logs/rsl_rl/*/*/model_*.pt"
 
     def progress(self, line: str, scale: Scale) -> Progress | None:

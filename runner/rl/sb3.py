@@ -205,6 +205,7 @@ class Sb3(Library):
     # --- during a training ------------------------------------------------------------------------------------------
 
     reward_tag = "rollout/ep_rew_mean"
+    length_tag = "rollout/ep_len_mean"
     checkpoint_glob = "logs/sb3/*/*/model*.zip"
     normalizer_glob = "*vecnormalize.pkl"
 

@@ -176,6 +176,7 @@ class Skrl(Library):
     # --- during a training ------------------------------------------------------------------------------------------
 
     reward_tag = "Reward / Total reward (mean)"
+    length_tag = "Episode / Total timesteps (mean)"
     checkpoint_glob = "logs/skrl/*/*/checkpoints/*.pt"
 
     def progress(self, line: str, scale: Scale) -> Progress | None:

@@ -215,8 +215,9 @@ class TrainingConfig(_Model):
 
     mode: Literal["train"] = "train"
     """Must be `train`; an evaluation is sent with `simyard evaluate`."""
-    task: TaskId
-    """Registered id of the Isaac Lab task, such as `Isaac-Cartpole-Direct` (3.0 ids have no `-v0`)."""
+    task: TaskId = "Isaac-Cartpole-v0"
+    """Registered id of the Isaac Lab task, such as `Isaac-Cartpole-Direct`; an id of 2.x, which ends in `-v0`, is
+    turned into that of 3.0."""
     rl_library: LibraryName = DEFAULT_LIBRARY
     """Reinforcement-learning library; the default is Isaac Lab's own."""
     num_envs: int = Field(4096, strict=True, ge=1, le=1_000_000)
@@ -324,8 +325,9 @@ class EvaluationConfig(PolicyConfig):
     """Longer episodes are cut off here, and counted as truncated."""
     success_termination: Term | None = None
     """The termination that means success; left out the task's own success metric says, or nothing does."""
-    record_video: bool = Field(False, strict=True)
-    """Whether to film episodes."""
+    record_video: bool | None = Field(None, strict=True)
+    """Whether to film episodes; left out a config that names its `task` does, and one that takes it from `fromJob` does
+    not."""
     video_episodes: tuple[Video, ...] = Field(("first", "best", "worst"), min_length=1, max_length=20)
     """Episodes to film: `first`, `best`, `worst` or numbers in order of completion."""
     require_video: bool = Field(False, strict=True)

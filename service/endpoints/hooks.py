@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import (
@@ -25,6 +25,7 @@ from pydantic import (
     StringConstraints,
     TypeAdapter,
     ValidationError,
+    model_validator,
 )
 from pydantic_core import ErrorDetails
 
@@ -34,6 +35,7 @@ from simyard.requests.jobs import Body, EvaluateRequest, ExportRequest, RetrainR
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.rollout import RolloutRequest
 from simyard.service import bodies, signatures
+from simyard.service.configs import request_of
 from simyard.service.errors import FieldErrors, FieldProblem
 from simyard.service.prefect_api import DEPLOYMENTS, Launches
 from simyard.service.references import check_readable, named_files
@@ -78,6 +80,12 @@ def _parameters(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _config(value: str | None) -> str | None:
+    if value is not None:
+        _parameters({"config": value})
+    return value
+
+
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Yield every text with the key that it stands under."""
     if isinstance(value, dict):
@@ -107,8 +115,10 @@ class Hook(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
-    deployment: str = Field(max_length=300, pattern=r"^[^/]+/[^/]+$")
+    deployment: str | None = Field(None, max_length=300, pattern=r"^[^/]+/[^/]+$")
     """Deployment to start, as Prefect names it: `retrain/retrain`."""
+    config: Annotated[str | None, AfterValidator(_config)] = Field(None, max_length=2000)
+    """In place of it the config of a job, which says itself what it starts: its URI or asset id."""
     secret_env: str = Field(max_length=200, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     """The environment variable that holds the secret; never the secret itself."""
     signature: Literal["standard", "github"] = "standard"
@@ -119,6 +129,14 @@ class Hook(BaseModel):
     """The flow's parameters; texts may have `{payload.dotted.path}` in them."""
     project: Annotated[str, AfterValidator(_project)] = DEFAULT_PROJECT
     """Project of the jobs that it starts."""
+
+    @model_validator(mode="after")
+    def _starts_one_thing(self) -> Self:
+        if (self.deployment is None) == (self.config is None):
+            raise ValueError("give deployment or config, one of them")
+        if self.config is not None and self.parameters:
+            raise ValueError("parameters are for a deployment; a config has everything itself")
+        return self
 
     @property
     def secret(self) -> str:
@@ -210,8 +228,12 @@ def value_at(payload: Any, path: str) -> Any:
 class Filling:
     """A mapping's parameters, filled in from one payload. What a payload says is never read as a placeholder itself."""
 
-    def __init__(self, hook: Hook, payload: dict[str, JsonValue]) -> None:
+    def __init__(self, parameters: dict[str, Any], payload: dict[str, JsonValue]) -> None:
         """Fill in.
+
+        Args:
+            parameters: Of the mapping.
+            payload: As it came.
 
         Raises:
             FieldErrors: The payload lacks something, or has what cannot stand there.
@@ -219,7 +241,7 @@ class Filling:
         self._payload = payload
         self.taken: set[str] = set()
         """Every text that came from the payload, in whole or in part."""
-        self.parameters: dict[str, JsonValue] = self._fill(hook.parameters)
+        self.parameters: dict[str, JsonValue] = self._fill(parameters)
         if len(json.dumps(self.parameters)) > MAX_PARAMETERS_BYTES:
             raise _refused("payload", f"the filled parameters are larger than {MAX_PARAMETERS_BYTES:,} bytes of JSON")
 
@@ -325,10 +347,31 @@ def receive(delivery: Annotated[Delivery, Depends(received)], request: Request) 
     if (why := hook.unmet(payload)) is not None:
         return {"started": False, "why": why}
 
-    # The parameters, checked as far as it is known what they must be.
-    filling = Filling(hook, payload)
+    # A config says itself what it starts, and was checked where it was read.
+    deployment = hook.deployment
+    if deployment is None:
+        found = request_of(str(Filling({"config": hook.config}, payload).parameters["config"]), hook.project, settings)
+        deployment = next(name for name, model in MODELS.items() if isinstance(found, model))
+        parameters: dict[str, Any] = {"request": found.model_dump(mode="json", by_alias=True, exclude_unset=True)}
+    else:
+        parameters = _checked(hook, deployment, payload, settings)
+
+    run_name = f"{delivery.name}-{secrets.token_hex(4)}"
+    run = launches.start_deployment(
+        deployment,
+        parameters | {"store": settings.reference(hook.project), "pool": settings.pool},
+        idempotency_key=f"hook:{delivery.name}:{delivery.id}",
+        name=run_name,
+        tags=[TAG, f"hook:{delivery.name}", f"project:{hook.project}"],
+    )
+    return {"started": True, "flow_run_id": str(run.id), "duplicate": run.name != run_name}
+
+
+def _checked(hook: Hook, deployment: str, payload: dict[str, JsonValue], settings: Settings) -> dict[str, Any]:
+    """Return a deployment's parameters, checked as far as it is known what they must be."""
+    filling = Filling(hook.parameters, payload)
     parameters = filling.parameters
-    if (model := MODELS.get(hook.deployment)) is not None:
+    if (model := MODELS.get(deployment)) is not None:
         asked = bodies.check(parameters.get("request", {}), model)
         for where, uri in named_files(asked):
             if uri in filling.taken:
@@ -339,13 +382,4 @@ def receive(delivery: Annotated[Delivery, Depends(received)], request: Request) 
                 problem = "trainer_spec: no payload may say which program runs; write image_uri and entrypoint in full"
                 raise FieldErrors(FieldProblem(["body", "trainer_spec"], problem, "refused"))
         parameters |= {"request": asked.model_dump(mode="json", by_alias=True, exclude_unset=True)}
-
-    run_name = f"{delivery.name}-{secrets.token_hex(4)}"
-    run = launches.start_deployment(
-        hook.deployment,
-        parameters | {"store": settings.reference(hook.project), "pool": settings.pool},
-        idempotency_key=f"hook:{delivery.name}:{delivery.id}",
-        name=run_name,
-        tags=[TAG, f"hook:{delivery.name}", f"project:{hook.project}"],
-    )
-    return {"started": True, "flow_run_id": str(run.id), "duplicate": run.name != run_name}
+    return parameters

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
-from pydantic import ConfigDict, Field
+from fastapi import APIRouter, Depends, Response
+from pydantic import ConfigDict, Field, JsonValue
 
 from simyard.core.errors import RequestError
 from simyard.core.files import scratch
 from simyard.core.records import AssetRecord
+from simyard.requests.config import MAX_CONFIG_BYTES
 from simyard.requests.jobs import Body
-from simyard.service import bodies
-from simyard.service.auth import AssetsCaller
+from simyard.service import bodies, submission
+from simyard.service.auth import AssetsCaller, Caller
 from simyard.service.cursors import DEFAULT_LIMIT, Cursor, Limit, answer_of, place_of
 from simyard.service.endpoints.files import UploadLink, upload_link
+from simyard.service.endpoints.jobs import JOB
 from simyard.service.references import Source, input_path
 from simyard.store import keys
 from simyard.tasks.shared import inputs
@@ -60,7 +64,8 @@ class RegisterRequest(_Named):
     size_bytes: int | None = Field(None, strict=True, ge=0)
     """Length that the file must have, in bytes; left out it is not checked."""
     kind: str | None = Field(None, max_length=100)
-    """`robot`, `scene`, `isaac_lab_task_package` or `checkpoint`; left out the file's name decides."""
+    """`robot`, `scene`, `isaac_lab_task_package`, `checkpoint` or `config`, whose job is started; left out the file's
+    name decides."""
     metadata: dict[str, Any] | None = None
     """Metadata to keep with the asset."""
 
@@ -88,11 +93,21 @@ def presign_upload(
     return upload_link(caller, key, body.size_bytes, body.content_type, input_uri)
 
 
+@dataclass(frozen=True, kw_only=True)
+class StartedConfig(AssetRecord):
+    """An asset of the kind `config`, whose job was started."""
+
+    job_id: str
+    """Id of the job, the same for the same bytes."""
+
+
 @router.post("/assets/register", openapi_extra=bodies.described(RegisterRequest), summary="Make a file an asset")
 def register(
-    body: Annotated[RegisterRequest, Depends(bodies.model_from("assets", RegisterRequest))], caller: AssetsCaller
-) -> AssetRecord:
-    """Read the file, and keep it under the digest of its bytes."""
+    body: Annotated[RegisterRequest, Depends(bodies.model_from("assets", RegisterRequest))],
+    caller: AssetsCaller,
+    response: Response,
+) -> StartedConfig | AssetRecord:
+    """Read the file, and keep it under the digest of its bytes. A config's job is started as `POST /v0/jobs` does."""
     allowed = caller.settings.max_upload_bytes
     with scratch("register") as folder:
         path = Source(caller).fetch(body.input_uri, folder / "0", "input_uri")
@@ -107,7 +122,28 @@ def register(
                 advice="Upload it again.",
             )
         kind = body.kind or inputs.kind_by_name(path.name)
-        return inputs.upload(caller.store, path, kind, body.metadata or {})
+        if kind != inputs.CONFIG:
+            return inputs.upload(caller.store, path, kind, body.metadata or {})
+        config = _config(path, caller)  # what is wrong with it is said before it is kept
+        record = inputs.upload(caller.store, path, kind, body.metadata or {})
+        job_id = submission.submit(JOB, config, caller, response, f"config:{record.asset_id}")
+        return StartedConfig(**vars(record), job_id=job_id)
+
+
+def _config(path: Path, caller: Caller) -> dict[str, JsonValue]:
+    """Return the body that a config's job is submitted by, checked as far as it can be without its files."""
+    inputs.check_file(path, inputs.CONFIG)
+    if not caller.key.allows("jobs"):
+        raise RequestError(
+            f"{path.name!r} is a config, whose job is started: that needs the scope jobs; this API key has "
+            f"{', '.join(caller.key.scopes)}.",
+            code="missing_scope",
+            advice="The owner makes one with it: simyard keys create --scope assets --scope jobs.",
+        )
+    with path.open("rb") as file:
+        config = bodies.parse_json(file.read(MAX_CONFIG_BYTES + 1), f"The config {path.name!r}")
+    bodies.check(config, bodies.job_model(config))
+    return config
 
 
 @router.get("/assets", summary="List assets, the newest upload first")

@@ -52,7 +52,7 @@ def submit(
     body: _Body, caller: JobsCaller, response: Response, idempotency_key: IdempotencyKey = None
 ) -> dict[str, Any]:
     """Check everything, put the inputs into the store, and start the job. The same key and body mean the same job."""
-    job_id = submission.submit(_JOB, body, caller, response, idempotency_key)
+    job_id = submission.submit(JOB, body, caller, response, idempotency_key)
     # The price is known beforehand only where the job takes no GPU.
     cost = 0.0 if load_spec(caller.store, job_id).gpus == 0 else None
     return _view(caller, job_id) | {
@@ -80,7 +80,7 @@ def _launch(job_id: str, caller: Caller) -> Launch:
     return Launch(job_id, spec.kind, parameters, caller.project, caller.key.key_id)
 
 
-_JOB: Work[JobRequest] = Work(
+JOB: Work[JobRequest] = Work(
     model=bodies.job_model,
     frozen=lambda job_id: JobKeys(job_id).job,
     result=lambda job_id: JobKeys(job_id).result,

@@ -13,6 +13,7 @@ from simyard.core.artifacts import METRICS, NORMALIZER
 from simyard.core.errors import RequestError
 from simyard.core.specs import InputFile, JobSpec, PolicyFile
 from simyard.requests.jobs import LATEST, FromJob, PolicyConfig
+from simyard.runner.isaaclab.renames import current_id
 from simyard.runner.rl import DEFAULT_LIBRARY, Library, Scale, get_library
 from simyard.runner.rl.checkpoints import discover
 from simyard.store.keys import JOBS, JobKeys
@@ -214,7 +215,8 @@ def newest_training(store: Store, task: str | None = None, library: str | None =
     for job_id in reversed(store.list_dirs(JOBS)):
         if store.exists(JobKeys(job_id).manifest):
             spec = load_spec(store, job_id)
-            if spec.kind == "train" and task in (None, spec.task) and library in (None, spec.library):
+            of_task = task is None or current_id(task) == current_id(spec.task)
+            if spec.kind == "train" and of_task and library in (None, spec.library):
                 return spec
     return None
 
@@ -253,6 +255,7 @@ def inherit(spec: JobSpec, trained_by: JobSpec, task: str | None) -> JobSpec:
     return replace(
         spec,
         task=task or trained_by.task,
+        renamed_from=None if task else trained_by.renamed_from,
         library=trained_by.library,
         overrides=(*inherited, *spec.overrides),
         packages=spec.packages or trained_by.packages,

@@ -10,6 +10,7 @@ from simyard.core.errors import RequestError
 from simyard.core.records import JobResult
 from simyard.core.run_records import PolicyCheckpoint, PolicyEvaluation, PolicyRecord, PromotionDecision
 from simyard.requests.jobs import EvaluateRequest, EvaluationConfig, FromJob, Metric, Resume, RetrainRequest
+from simyard.runner.isaaclab.renames import current_id
 from simyard.store import keys
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
@@ -80,8 +81,8 @@ def require_comparable(request: RetrainRequest, incumbent: PolicyRecord | None, 
     """
     if incumbent is None:
         return
-    task = request.training.training_config.task
-    if incumbent.task != task:
+    task = current_id(request.training.training_config.task)
+    if current_id(incumbent.task) != task:
         raise RequestError(
             f"promotion {request.promotion!r} holds a policy of {incumbent.task!r}, and this is a training of "
             f"{task!r}.",

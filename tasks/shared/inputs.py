@@ -30,12 +30,15 @@ from simyard.store.uploads import send
 from simyard.tasks.shared.limited import limited
 from simyard.tasks.shared.listing import Page, Unreadable, read_each, shown
 
+CONFIG = "config"
+"""Kind of an asset that is the config of a job: the service starts the job when it is registered."""
 _MODELS = (".urdf", ".usd", ".usda", ".usdc", ".usdz", ".xml", ".mjcf", ".zip")
 ENDINGS = {
     "robot": _MODELS,
     "scene": _MODELS,
     "isaac_lab_task_package": (".zip", ".tar.gz", ".tgz", ".whl"),
     "checkpoint": (".pt", ".pth", ".zip", ".onnx"),
+    CONFIG: (".json",),
 }
 """Kinds of assets, each with the endings of its file's name, in upper or lower case."""
 KINDS = tuple(ENDINGS)
@@ -46,6 +49,7 @@ _CONTENT_TYPES = {
     ".urdf": "application/xml",
     ".xml": "application/xml",
     ".mjcf": "application/xml",
+    ".json": "application/json",
     ".usda": "model/vnd.usda",
     ".usdz": "model/vnd.usdz+zip",
     ".zip": "application/zip",

@@ -120,7 +120,6 @@ COUNTS = [
         # Whole objects
         row("no trainingConfig", "trainingConfig", None, "trainingConfig", "not None"),
         row("trainingConfig is a list", "trainingConfig", [], "trainingConfig", "not []"),
-        row("trainingConfig is empty", "trainingConfig", {}, "trainingConfig.task is missing"),
         row("computeConfig is text", "computeConfig", "gpu", "computeConfig", "not 'gpu'"),
         row("timeouts is a number", "timeouts", 60, "timeouts", "not 60"),
         row("resume is text", "resume", SOME_ID, "resume", repr(SOME_ID)),

@@ -75,6 +75,10 @@ def test_a_job_trains_by_the_script_and_keeps_an_id_with_v0(tmp_path):
     assert result["status"] == "succeeded", result["error"]
     assert [*checkpoints(result)] == ["model_0.pt", "model_1.pt", "model_2.pt"]
     job = keys.JobKeys(result["job_id"])
+    spec = store.get_json(job.job)
+    assert (spec["task"], spec["renamed_from"]) == ("Isaac-Cartpole-Direct", "Isaac-Cartpole-Direct-v0")
+    assert "task: Isaac-Cartpole-Direct-v0\n" in store.get_bytes(job.artifact("params/agent.yaml")).decode()
+    assert b"2.x" not in store.get_bytes(job.artifact("runner.log"))
     assert store.get_bytes(job.artifact("params/env.yaml")) == b"seed: 7\n"
     assert "Policy/mean_noise_std" in store.get_json(job.artifact("metrics.json"))
     assert store.get_json(job.artifact("versions.json"))["simulator"] == {

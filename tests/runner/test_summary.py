@@ -10,8 +10,9 @@ from lazy import lazy
 
 from simyard.core.specs import InputFile, PolicyFile
 from simyard.runner.evaluation.episode_statistics import Episode
-from simyard.runner.evaluation.evaluate import EpisodeTable, write_metrics, write_rows
+from simyard.runner.evaluation.evaluate import EpisodeTable, logged, write_metrics, write_rows
 from simyard.runner.evaluation.summary import difference, spread, successes, summarize
+from simyard.runner.rl import get_library
 
 stats = lazy("scipy.stats")
 
@@ -181,7 +182,9 @@ def test_the_metrics_table_has_a_row_a_checkpoint(tmp_path):
             episode(number, value, success=success, rewards={"alive": value})
             for number, (value, success) in enumerate(zip(AWKWARD[:3], successful, strict=True))
         ]
-        summaries.append({"checkpoint": {"name": name, "iteration": iteration}, **summarize(episodes, SURVIVAL)})
+        figures = summarize(episodes, SURVIVAL)
+        tags = logged(figures, get_library("rsl_rl"), longest_s=5.0)
+        summaries.append({"checkpoint": {"name": name, "iteration": iteration}, **figures, "tags": tags})
     write_metrics(tmp_path / "metrics.csv", summaries)
     known, unknown = rows(tmp_path / "metrics.csv")
     for row, summary in ((known, summaries[0]), (unknown, summaries[1])):
@@ -194,14 +197,20 @@ def test_the_metrics_table_has_a_row_a_checkpoint(tmp_path):
         assert [float(row["return_low_95"]), float(row["return_high_95"])] == returns["interval_95"]
         assert float(row["length_mean"]) == 10.0
         assert float(row["reward.alive"]) == summary["reward_terms"]["alive"]
+        # The tags that training logs them by.
+        assert float(row["Train/mean_reward"]) == returns["mean"]
+        assert float(row["Train/mean_episode_length"]) == 10.0
+        assert float(row["Episode_Reward/alive"]) == summary["reward_terms"]["alive"] / 5.0
+        assert float(row["Episode_Termination/time_out"]) == 1.0
     assert (known["step"], unknown["step"]) == ("1", "")
-    assert float(known["success_rate"]) == 0.5
+    assert float(known["success_rate"]) == float(known["Metrics/success_rate"]) == 0.5
+    assert unknown["Metrics/success_rate"] == ""
     assert [float(known["success_low_95"]), float(known["success_high_95"])] == summaries[0]["success"]["interval_95"]
     assert [unknown[name] for name in ("success_rate", "success_low_95", "success_high_95")] == ["", "", ""]
 
 
 def test_one_episode_leaves_its_uncertainty_empty(tmp_path):
-    summary = {"checkpoint": {"name": "a.pt", "iteration": 3}, **summarize([episode(1, 2.5)], None)}
+    summary = {"checkpoint": {"name": "a.pt", "iteration": 3}, **summarize([episode(1, 2.5)], None), "tags": {}}
     write_metrics(tmp_path / "metrics.csv", [summary])
     (row,) = rows(tmp_path / "metrics.csv")
     columns = ("return_mean", "return_median", "return_std", "return_low_95", "return_high_95")

@@ -108,7 +108,8 @@ def evaluate(attempt, paths):
         say_count("episode", number, len(noise), step=number, reward=total)
     table.write()
     identity = {"name": policy.checkpoint.name, "sha256": policy.checkpoint.sha256, "iteration": policy.iteration}
-    summary = {"checkpoint": identity, **summarize(episodes, "the scenario"), "videos": None, "video_problem": None}
+    figures = summarize(episodes, "the scenario")
+    summary = {"checkpoint": identity, **figures, "videos": None, "video_problem": None, "tags": {}}
     write_metrics(paths.output / "metrics.csv", [summary])
     write_json(paths.output / "summary.json", summary | {"sweep": None})
     for name in ("env", "agent"):

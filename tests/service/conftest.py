@@ -29,6 +29,7 @@ HOOKS: dict[str, dict[str, Any]] = {
         "isaac_lab": {"task_class_or_name": "Isaac-Cartpole-Direct", "task_args": "{payload.arguments}"},
     }}},
     "nowhere": {"deployment": "no-such/deployment"},
+    "config": {"config": "{payload.config}"},
     "wrong": {"deployment": "resume-job/resume_job", "parameters": {"no_such_parameter": 1}},
 }  # fmt: skip
 

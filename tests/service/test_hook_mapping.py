@@ -19,6 +19,7 @@ from simyard.core.errors import RequestError
 hook_mapping = lazy("simyard.service.endpoints.hooks")
 
 HOOK = {"deployment": "resume-job/resume_job", "secret_env": "SIMYARD_HOOK_OF_A_TEST"}
+CONFIG_HOOK = {"config": "s3://b/{payload.key}", "secret_env": "SIMYARD_HOOK_OF_A_TEST"}
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +52,10 @@ def test_a_file_is_read_once_and_whole(tmp_path: Path) -> None:
         ({"Übel": HOOK}, "Übel"),
         ({"../a": HOOK}, "../a"),
         ({"a": []}, "a: Input should be"),
-        ({"a": {"secret_env": "X"}}, "a.deployment is missing"),
+        ({"a": {"secret_env": "X"}}, "a: give deployment or config, one of them"),
+        ({"a": HOOK | {"config": "s3://b/{payload.key}"}}, "a: give deployment or config, one of them"),
+        ({"a": CONFIG_HOOK | {"parameters": {"request": {}}}}, "a: parameters are for a deployment"),
+        ({"a": CONFIG_HOOK | {"config": "s3://b/{payload}"}}, "a.config: '{payload}' is no placeholder"),
         ({"a": HOOK | {"deployment": "resume-job"}}, "a.deployment"),
         ({"a": HOOK | {"secret": "word"}}, "a.secret: Unknown key 'secret'"),
         ({"a": HOOK | {"secret_env": "not a name"}}, "a.secret_env"),

@@ -322,6 +322,9 @@ EXAMPLES: dict[str, Any] = {
             }
         ]
     },
+    "uploaded-config": {
+        "Records": [{"s3": {"bucket": {"name": "robots"}, "object": {"key": "cartpole/training/a-config.json"}}}]
+    },
 }
 
 

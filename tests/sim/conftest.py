@@ -46,8 +46,8 @@ def evaluated(yard: Yard, trained: Callable[[str], Job]) -> Callable[[str], Job]
 
 @pytest.fixture(scope="session")
 def trained_managed(yard: Yard) -> Job:
-    """A task that names its terms, trained for two iterations."""
-    return yard.train("task=Isaac-Cartpole", "maxIterations=2")
+    """A task that names its terms, trained for two iterations; asked for by its id of Isaac Lab 2.x."""
+    return yard.train("task=Isaac-Cartpole-v0", "maxIterations=2")
 
 
 # On a machine that cannot draw jobs have a simulator of their own, where these come one after another.

@@ -31,6 +31,7 @@ from simyard.core.specs import Facts
 from simyard.requests.config import check_config
 from simyard.requests.jobs import EvaluateRequest
 from simyard.runner.evaluation.summary import wilson
+from simyard.runner.rl import LIBRARIES as RL_LIBRARIES
 
 pytestmark = pytest.mark.sim
 
@@ -43,6 +44,7 @@ PROMISED = {
     "evaluation-config.json": "provenance", "job.json": "provenance", "report.md": "report",
     "telemetry.csv": "telemetry", "runner.log": "log", "command.stdout.log": "log", "command.stderr.log": "log",
 }  # fmt: skip
+REWARD_TAGS = {library.reward_tag for library in RL_LIBRARIES.values()}
 draws = pytest.mark.skipif(ctypes.util.find_library("EGL") is None, reason="this machine has no libEGL")
 
 
@@ -55,9 +57,9 @@ def sweep(yard: Yard, trained: Callable[[str], Job]) -> Job:
 
 @pytest.fixture(scope="module")
 def foreign(yard: Yard, bare: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """The checkpoint of a training that simyard knows nothing of, with another seed."""
+    """The checkpoint of a training that simyard knows nothing of, with another seed; it is filmed by default."""
     config = tmp_path_factory.mktemp("foreign") / "config.json"
-    section = {"task": CARTPOLE, "checkpointPath": str(bare("rsl_rl")), "recordVideo": True}
+    section = {"task": f"{CARTPOLE}-v0", "checkpointPath": str(bare("rsl_rl"))}
     config.write_text(json.dumps({"trainingConfig": section}))
     return yard.evaluate(None, "seed=2", config=config)
 
@@ -91,7 +93,10 @@ def assert_adds_up(summary: dict[str, Any], rows: list[dict[str, str]], metrics:
     assert ended["terms"] == {t: sum(row["term"] == t for row in rows) for t in {row["term"] for row in rows} - {""}}
     assert float(metrics["return_mean"]) == summary["return"]["mean"]
     assert [float(metrics["return_low_95"]), float(metrics["return_high_95"])] == [low, high]
-    assert float(metrics["success_rate"]) == success["rate"]
+    assert float(metrics["success_rate"]) == float(metrics["Metrics/success_rate"]) == success["rate"]
+    assert {float(metrics[tag]) for tag in metrics if tag in REWARD_TAGS} == {summary["return"]["mean"]}
+    for term, times in ended["terms"].items():
+        assert float(metrics[f"Episode_Termination/{term}"]) == times / len(rows)
     assert metrics["checkpoint"] == summary["checkpoint"]["name"]
 
 
@@ -320,6 +325,16 @@ def test_a_checkpoint_made_without_simyard_is_measured(foreign: Job, bare: Calla
     assert_adds_up(summary, foreign.rows("episodes.csv"), metrics)
     spec = json.loads((foreign.folder / "job.json").read_text())
     assert [policy["trusted"] for policy in spec["policies"]] == [False]
+    assert spec["evaluation"]["videos"] == ["first", "best", "worst"]
+
+
+def test_an_id_of_2_x_is_frozen_as_that_of_3_0_and_told_once(foreign: Job, trained_managed: Job, managed: Job):
+    """Of a training, of its evaluation, which takes it over, and of an evaluation that names it itself."""
+    for job, task in ((trained_managed, "Isaac-Cartpole"), (managed, "Isaac-Cartpole"), (foreign, CARTPOLE)):
+        spec = json.loads((job.folder / "job.json").read_text())
+        assert (spec["task"], spec["renamed_from"]) == (task, f"{task}-v0")
+        told = f"task '{task}-v0' of Isaac Lab 2.x is '{task}' in 3.0"
+        assert (job.artifacts / "runner.log").read_text().count(told) == 1
 
 
 # A task that names its terms
@@ -341,6 +356,11 @@ def test_reward_terms_of_a_manager_based_task_add_up_to_the_return(managed: Job)
     assert sum(means.values()) == pytest.approx(summary["return"]["mean"], abs=1e-5)
     (metrics,) = managed.rows("metrics.csv")
     assert {name: float(metrics[f"reward.{name}"]) for name in TERMS} == summary["reward_terms"]
+    # As training logs it: a term's sum is divided by the seconds of the longest episode.
+    seconds = 0.5
+    assert {name: float(metrics[f"Episode_Reward/{name}"]) for name in TERMS} == pytest.approx(
+        {name: value / seconds for name, value in summary["reward_terms"].items()}
+    )
     assert_adds_up(summary, rows, metrics)
 
 

@@ -1,5 +1,6 @@
 """What the simulator's own environment refuses, before anything is simulated or created."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,11 @@ from simyard.core.errors import RequestError
 from simyard.core.specs import Facts
 from simyard.requests.config import read_config
 from simyard.requests.jobs import TrainRequest
+from simyard.runner.isaaclab import renames
 
 pytestmark = pytest.mark.sim
 
+TABLE: dict[str, str] = json.loads(Path(renames.__file__).with_name("renamed_tasks.json").read_text())
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cartpole-training-config.json"
 
 
@@ -35,7 +38,8 @@ def check(yard: Yard, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
     ("training", "code", "says"),
     [
         ({"task": "Isaac-Cartpole-Drict"}, "unknown_task", r"'Isaac-Cartpole-Drict'\. Did you mean '" + CARTPOLE),
-        ({"task": f"{CARTPOLE}-v0"}, "unknown_task", f"no '-v0'.*'{CARTPOLE}'"),
+        ({"task": "Isaac-Quadcopter-Direct-v0"}, "unknown_task", r"Quadcopter-Direct-v0'\. Did you mean 'Isaac-"),
+        ({"task": "Isaac-Velocity-Flat-Anymal-D-v0"}, "assets_missing", r"anymal_d.*\.usd.*ISAACSIM_ASSET_ROOT"),
         ({"task": "humanoid"}, "unknown_task", r"Unknown task 'humanoid'.*Allowed: .*in all"),
         (
             {"task": "Isaac-Cartpole-Camera-Direct", "rlLibrary": "sb3"}, "library_without_config",
@@ -83,6 +87,26 @@ def test_an_override_that_would_not_do_what_it_says(check: Callable[..., Facts],
     with pytest.raises(RequestError, match=re.compile(says, re.DOTALL)) as refused:
         check({**CONFIG, "overrides": [override]})
     assert refused.value.failure.code == "bad_override"
+
+
+def test_an_id_of_2_x_is_taken_and_told(check: Callable[..., Facts]):
+    facts = check(CONFIG, task=f"{CARTPOLE}-v0")
+    assert facts.notes == (f"task '{CARTPOLE}-v0' of Isaac Lab 2.x is '{CARTPOLE}' in 3.0",)
+    assert facts.overrides == check(CONFIG).overrides
+
+
+WITH_PRESETS = [old for old, new in TABLE.items() if " " in new]
+
+
+@pytest.mark.long  # thirty configurations, each resolved twice; tests/runner/test_renames.py has the ids themselves
+@pytest.mark.parametrize("old", WITH_PRESETS)
+def test_the_presets_of_an_id_of_2_x_are_those_of_its_task(check: Callable[..., Facts], old: str):
+    try:
+        facts = check(CONFIG, task=old, rlLibrary="skrl" if "Showcase" in old else "rsl_rl")
+    except RequestError as refused:  # after the configuration was resolved
+        assert refused.failure.code == "assets_missing", refused
+    else:
+        assert TABLE[old].partition(" ")[2] in facts.overrides
 
 
 def test_the_default_physics_may_be_named(check: Callable[..., Facts]):

@@ -343,14 +343,18 @@ def test_environments_without_an_episode_of_their_own_are_left_out(find, asset):
 @pytest.mark.parametrize(
     ("asked", "films", "required"),
     [
-        ({}, (), False),
-        ({"videoEpisodes": ["first"]}, (), False),
+        ({}, ("first", "best", "worst"), False),
+        ({"recordVideo": None}, ("first", "best", "worst"), False),
+        ({"recordVideo": False}, (), False),
+        ({"videoEpisodes": ["first"]}, ("first",), False),
+        ({"recordVideo": False, "videoEpisodes": ["first"]}, (), False),
+        ({"recordVideo": False, "requireVideo": True}, ("first", "best", "worst"), True),
         ({"recordVideo": True}, ("first", "best", "worst"), False),
         ({"requireVideo": True}, ("first", "best", "worst"), True),
         ({"recordVideo": True, "videoEpisodes": [3, "best"]}, ("3", "best"), False),
     ],
 )
-def test_films_are_made_when_they_are_asked_for(find, asset, asked, films, required):
+def test_films_are_made_unless_the_config_says_no(find, asset, asked, films, required):
     put(asset / "model_1.pt")
     evaluation = find(checkpointPath="model_1.pt", **asked).evaluation
     assert (evaluation.videos, evaluation.require_video) == (films, required)

@@ -70,6 +70,7 @@ class Toy(Library):
     owned_keys = {"agent.updates": "trainingConfig.maxIterations"}
     multi_gpu = False
     reward_tag = "toy/return"
+    length_tag = "toy/length"
     checkpoint_glob = "logs/toy/*/*/policy-*.npz"
     file_glob = "*.npz"
     file_folder = "saved"

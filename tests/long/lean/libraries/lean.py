@@ -28,6 +28,7 @@ class Lean(Library):
     multi_gpu = False
     prints_absolute = True
     reward_tag = "lean/return"
+    length_tag = "lean/length"
     checkpoint_glob = "logs/lean/*/*/policy-*.zip"
     file_glob = "policy-*.zip"
     file_example = "policy-12.zip"

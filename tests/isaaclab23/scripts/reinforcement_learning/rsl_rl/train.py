@@ -33,7 +33,7 @@ if arguments.resume:
     start = torch.load(file, weights_only=False)["iter"]
 (run / "params").mkdir(parents=True)
 (run / "params" / "env.yaml").write_text(f"seed: {arguments.seed}\n")
-(run / "params" / "agent.yaml").write_text(f"hydra: {hydra}\n")
+(run / "params" / "agent.yaml").write_text(f"task: {arguments.task}\nhydra: {hydra}\n")
 
 from torch.utils.tensorboard import SummaryWriter  # noqa: E402  (as late as in the original)
 
