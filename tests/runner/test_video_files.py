@@ -14,7 +14,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from simyard.runner.video.render import encode, verify, write
+from simyard.runner.video.encoding import encode, verify, write
 from simyard.runner.video.trajectories import Camera, Shapes, TrajectoryRecorder, VideoError
 
 SIZE = (64, 48)
