@@ -105,11 +105,7 @@ def verify(path: Path, frames: int | None = None) -> VideoFacts:
     count, shape = 0, (0, 0)
     looks: dict[str, Look] = {}
     at = {"first": 0} if frames is None else {"first": 0, "middle": frames // 2, "last": frames - 1}
-    arguments = [
-        "-xerror", "-i", f"file:{path}", "-map", "0:v:0", "-fps_mode", "passthrough",
-        "-c:v", "ppm", "-f", "image2pipe", "-",
-    ]  # fmt: skip
-    with ffmpeg(*arguments, level="info") as run:
+    with ffmpeg(*_to_pictures(path), level="info") as run:
         for picture in _pictures(run.stdout):
             if count in at.values():
                 look: Look = {"mean": round(float(picture.mean()), 2), "std": round(float(picture.std()), 2)}
@@ -138,6 +134,24 @@ def verify(path: Path, frames: int | None = None) -> VideoFacts:
     if frames is not None:
         facts["middle"], facts["last"] = looks["middle"], looks["last"]
     return facts
+
+
+def decode(path: Path) -> Iterator[Array]:
+    """Yield the pictures of a video, `(height, width, 3)` bytes.
+
+    Raises:
+        VideoError: If it does not decode.
+    """
+    with ffmpeg(*_to_pictures(path)) as run:
+        yield from _pictures(run.stdout)
+
+
+def _to_pictures(path: Path) -> list[str]:
+    """Return ffmpeg's arguments for a stream of PPM files."""
+    return [
+        "-xerror", "-i", f"file:{path}", "-map", "0:v:0", "-fps_mode", "passthrough",
+        "-c:v", "ppm", "-f", "image2pipe", "-",
+    ]  # fmt: skip
 
 
 def _pictures(stream: IO[bytes]) -> Iterator[Array]:

@@ -180,6 +180,10 @@ def test_it_says_what_things_are(tmp_path):
         "unit": "rad", "names": ["env", "step", "both"], "about": "Where a value comes from.",
     }  # fmt: skip
     assert dict(root["data/reward"].attrs) == {}
+    axes = {key: root[key].metadata.dimension_names for key in ("data/obs/policy", "data/reward", "meta/success")}
+    assert axes == {
+        "data/obs/policy": ("step", "obs:policy:1"), "data/reward": ("step",), "meta/success": ("episode",),
+    }  # fmt: skip
     assert root["meta/termination"].attrs["legend"]["2"] == "cut off because the run ended"
     assert {name: str(array.dtype) for name, array in root["meta"].members()} == {
         "episode_ends": "int64", "success": "int8", "termination": "int8", "env": "int32", "start_step": "int64",
