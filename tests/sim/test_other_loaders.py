@@ -124,9 +124,9 @@ def test_lerobot_loads_trains_and_edits(rollout: Path, lerobot: Run):
 
 def test_the_checkers_of_datasets_find_no_fault(rollout: Path, lerobot: Run):
     """Warnings are about what was done, such as joints that hardly move; what is wrong with a dataset is an error."""
-    doctor = lerobot("lerobot-doctor", "check", rollout / "dataset", "--json")
+    doctor = lerobot("lerobot-doctor", "check", rollout / "dataset", "--ci", "--fail-on", "fail")
     assert doctor.returncode == 0
-    lint = lerobot("lelint", rollout / "dataset", "--json")
+    lint = lerobot("lelint", "check", rollout / "dataset")
     assert lint.returncode < 2, "2 is an error"
 
 
