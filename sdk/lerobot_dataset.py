@@ -93,7 +93,8 @@ def write_dataset(source: Source, beside: Path, names: Mapping[str, str]) -> Non
     # The numbers, an episode at a time; what is said of each episode goes to a table of its own.
     data = _Files(beside, f"data/{_PLACE}.parquet", _DATA_MB)
     episodes = _Files(beside, f"meta/episodes/{_PLACE}.parquet", _DATA_MB)
-    total, waiting = _Total(), list[dict[str, Any]]()
+    total = _Total()
+    waiting: list[dict[str, Any]] = []
     task = source.task or "rollout"
     for number, (start, end, values) in enumerate(_episodes(source, features)):
         columns = features.columns(number, start, values, fps)
@@ -218,7 +219,8 @@ def _episodes(source: Source, features: _Features) -> Iterator[tuple[int, int, d
     """Yield start, end and numbers of each episode."""
     import numpy as np
 
-    number, parts = 0, list[dict[str, Array]]()
+    number = 0
+    parts: list[dict[str, Array]] = []
     for window in source.windows(list(features.recorded)):
         first, stop = window.start, window.stop
         while first < stop:

@@ -180,12 +180,12 @@ class _Run:
 def ffmpeg(*arguments: str, level: str = "error") -> Iterator[_Run]:
     """Run ffmpeg around a block that feeds or drains it.
 
-    imageioffmpeg's own writer and reader are as fast, but do not look at ffmpeg's exit code, nor, when writing, at its
+    imageio_ffmpeg's own writer and reader are as fast, but do not look at ffmpeg's exit code, nor, when writing, at its
     log: a full disk and a damaged file would go unseen.
     """
     with tempfile.TemporaryFile() as log:
         try:
-            program = importlib.import_module("imageioffmpeg").getffmpeg_exe()
+            program = importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe()
             process = subprocess.Popen(
                 [program, "-v", level, "-nostats", "-hide_banner", *arguments],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
