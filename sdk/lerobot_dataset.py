@@ -167,7 +167,8 @@ class _Features:
         if self._measured:
             columns["next.success"] = (last & (self._source.success[number] == 1))[:, None]
         frames = np.arange(length)
-        own = (frames / fps).astype(np.float32), frames, np.full_like(frames, number), start + frames, 0 * frames
+        own: list[Array] = [(frames / fps).astype(np.float32), frames]
+        own += [np.full_like(frames, number), start + frames, np.zeros_like(frames)]
         return columns | {name: each[:, None] for name, each in zip(self._OWN, own, strict=True)}
 
     def table(self, columns: Mapping[str, Array]) -> Any:

@@ -270,13 +270,17 @@ class _ShardedArray:
 
         codec = _codec()
         index = np.full((self._count, 2), np.iinfo(np.uint64).max, "<u8")
-        position = 0
+        position, before = 0, b""
         with self._chunks.path(number).open("wb") as file:
             for chunk in range(-(-rows // self._rows)):
                 part = values[chunk * self._rows : (chunk + 1) * self._rows]
                 part = np.ascontiguousarray(part.T if self._time_last else part)
                 encoded = codec.encode(part.view(self._dtype))
+                if encoded == before:  # a picture that is held: it stands there once
+                    index[chunk] = index[chunk - 1]
+                    continue
                 file.write(encoded)
+                before = encoded
                 index[chunk] = position, len(encoded)
                 position += len(encoded)
             table = index.tobytes()
