@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-EPOCH_BATCH = 16
+EPOCH_BATCH = 32
 
 
 def lerobot(folder: Path) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def lerobot(folder: Path) -> dict[str, Any]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     found["losses"] = losses
 
     # Its tools read, cut and write what is there.
