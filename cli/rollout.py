@@ -82,12 +82,13 @@ def rollout(
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--to",
-    type=click.Choice(("diffusion_policy", "robomimic")),
+    type=click.Choice(("lerobot", "robomimic", "diffusion_policy")),
     required=True,
-    help="A Zarr v2 replay buffer, or one HDF5 file.",
+    help="A LeRobot dataset (v3.0), one HDF5 file, or a Zarr v2 replay buffer.",
 )
+@click.option("--film", type=click.Path(path_type=Path), help="For LeRobot: the render.mp4 of one environment.")
 @JSON
-def convert(rollout: Path, out: Path, to: str, as_json: bool) -> None:
+def convert(rollout: Path, out: Path, to: str, film: Path | None, as_json: bool) -> None:
     """Convert a rollout for other training code. ROLLOUT is the rollout.zarr of a job."""
     from simyard import convert as converting
 
@@ -95,7 +96,9 @@ def convert(rollout: Path, out: Path, to: str, as_json: bool) -> None:
         open(os.devnull, "w") as nowhere,
         click.progressbar(length=100, label=out.name, file=nowhere if as_json else sys.stderr) as bar,
     ):
-        found = converting.convert(rollout, out, to, lambda done, total: bar.update(100 * done // total - bar.pos))
+        found = converting.convert(
+            rollout, out, to, lambda done, total: bar.update(100 * done // total - bar.pos), film=film
+        )
     emit(found, as_json, _describe)
 
 

@@ -156,6 +156,30 @@ class Asset(Wire):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CameraSpec(Wire):
+    """Camera whose pictures a rollout records."""
+
+    name: str
+    width: int
+    height: int
+    """Pixels of a picture."""
+    fps: float
+    """Pictures a second, as far as control steps allow."""
+    fov: float
+    """Vertical field of view, in degrees."""
+    body: str | None = None
+    """The body that it is fixed to; None stands in the world."""
+    position: tuple[float, float, float]
+    """Position of the lens in the frame of the body, or of the world, in metres."""
+    look_at: tuple[float, float, float]
+    """Point in the middle of the picture, in the same frame."""
+
+    def every(self, step_s: float) -> int:
+        """Return the control steps from one picture to the next."""
+        return max(1, round(1 / (step_s * self.fps)))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rollout(Wire):
     """Specification of a rollout."""
 
@@ -171,6 +195,8 @@ class Rollout(Wire):
     """Control of the robot: `task_mode`, and the fields of that mode."""
     video: bool = False
     """Whether `render.mp4` is promised."""
+    cameras: tuple[CameraSpec, ...] | None = field(default=None, metadata=ABSENT)
+    """Cameras whose pictures are recorded."""
     robot: Asset | None = None
     scene: Asset | None = None
     scene_id: str | None = None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from simyard.runner.evaluation.episode_statistics import success_metric
 from simyard.runner.recording.arrays import CUT_OFF, NOT_MEASURED
 from simyard.runner.recording.recorder import RolloutRecorder
+from simyard.runner.video.cameras import Cameras
 from simyard.runner.video.films import RolloutFilm
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class EnvironmentRecorder:
         self._before = Snapshot()
         self._stepping = False
         self._log_prob: Callable[[], Any] | None = None
+        self._cameras: Cameras | None = None
         self.steps = 0
         """Control steps that were recorded."""
         self._describe()
@@ -79,6 +81,15 @@ class EnvironmentRecorder:
         self._recorder.describe("log_prob", about=about)
         self._log_prob = log_prob
 
+    def add_cameras(self, cameras: Cameras, poses: Callable[[], Any]) -> None:
+        """Record beside each action what cameras see before it.
+
+        Args:
+            cameras: The cameras.
+            poses: Returns the poses of all bodies, as `Cameras.look` takes them.
+        """
+        self._cameras, self._poses = cameras, poses
+
     def _record_reset(self, *arguments: Any, **more: Any) -> Any:
         answer = self._reset(*arguments, **more)
         self._look(answer[0])
@@ -88,6 +99,7 @@ class EnvironmentRecorder:
         taken = action.clone()
         if self._film.wanted:
             self._film.capture(self._base.sim.physics_manager.get_state_0())
+        pictures = {} if self._cameras is None else self._cameras.look(self._poses)
         self._stepping = True
         try:
             answer = self._step(action)
@@ -95,7 +107,9 @@ class EnvironmentRecorder:
             self._stepping = False
         observations, reward, terminated, truncated, _ = answer
         drawn = {} if self._log_prob is None else {"log_prob": self._log_prob()}
-        self._recorder.record(self._before.values, action=taken, reward=reward, **drawn)
+        self._recorder.record(self._before.values, action=taken, reward=reward, **drawn, **pictures)
+        if self._cameras is not None:
+            self._cameras.begin((terminated | truncated).cpu().numpy())
         self._recorder.end(terminated | truncated, terminated=terminated, success=self._success.take())
         self.steps += 1
         self._look(observations)

@@ -6,10 +6,11 @@ A registered task of Isaac Lab is driven by simyard: by nothing, by chance, or b
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from simyard.core.errors import RequestError, unknown
 from simyard.core.files import AttemptPaths
@@ -21,12 +22,14 @@ from simyard.runner.isaaclab.environment import fresh_environment, settle
 from simyard.runner.isaaclab.environment_recorder import EnvironmentRecorder, check_rate
 from simyard.runner.isaaclab.lookup import register_tasks, scripts_folder, use_overlay
 from simyard.runner.isaaclab.scripts import cannot
+from simyard.runner.newton.robots import short_names
 from simyard.runner.rl import LIBRARIES, Library, get_library
 from simyard.runner.rl.inference import load_policy
 from simyard.runner.rollout.actions import RandomActions, ZeroActions
-from simyard.runner.rollout.run import Recording, no_video
+from simyard.runner.rollout.run import Recording, no_pictures, no_video
 from simyard.runner.rollout.user_class import check_class, class_names, find_class, import_module
-from simyard.runner.video.trajectories import VideoError, newton_model
+from simyard.runner.video.cameras import Cameras
+from simyard.runner.video.trajectories import VideoError, newton_model, part
 
 MODES = ("zero", "random", "policy")
 """Values of `control.task_mode`; the first is the default."""
@@ -87,6 +90,11 @@ def check(job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Fact
             f"the task's own control step of {period:.6g} s with {substeps} physics steps holds, not physics.dt "
             f"{wanted.dt:g} s with {wanted.substeps} substeps"
         )
+    notes += [
+        f"camera {camera.name!r} takes {1 / period:g} pictures a second, one a control step, not {camera.fps:g}"
+        for camera in wanted.cameras or ()
+        if camera.fps * period > 1 + 1e-6
+    ]
     given = [name for name in ("robot", "scene", "scene_id") if getattr(wanted, name) is not None]
     if given:
         notes.append(f"the task has its own robot and scene; not used: {', '.join(given)}")
@@ -94,6 +102,13 @@ def check(job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Fact
 
 
 def _check_class_job(job: JobSpec, wanted: Rollout, files: Mapping[str, Path]) -> Facts:
+    if wanted.cameras:
+        raise RequestError(
+            f"outputs.cameras are for the standard profile and registered tasks, and {job.task!r} is a class of "
+            f"{wanted.task_module!r}.",
+            code="bad_cameras",
+            advice="Have the class record its pictures itself: any uint8 quantity of (num_envs, height, width, 3).",
+        )
     if job.overrides:
         raise RequestError(
             f"overrides are for a registered task, and {job.task!r} is a class of {wanted.task_module!r}.",
@@ -206,7 +221,10 @@ def drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Attem
             except VideoError as error:
                 raise no_video(error.reason) from error
 
-        with EnvironmentRecorder(env, recorder, film) as inside:
+        with EnvironmentRecorder(env, recorder, film) as inside, ExitStack() as opened:
+            if wanted.cameras:
+                inside.add_cameras(*opened.enter_context(_cameras(recording, env)))
+
             # Drive.
             driver: Driver
             if mode == "policy":
@@ -227,3 +245,34 @@ def drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Attem
     recorder.close()
     says = inside.success_source is not None and check_rate(paths.recording)
     print(f"success is said by: {inside.success_source if says else 'nothing'}")
+
+
+@contextmanager
+def _cameras(recording: Recording, env: Any) -> Iterator[tuple[Cameras, Callable[[], Any]]]:
+    """Open the cameras in an environment of Newton's; yield them and what returns the poses of all bodies.
+
+    Raises:
+        WorkloadError: If it cannot be drawn.
+    """
+    import newton
+
+    try:
+        model = newton_model(env)
+    except VideoError as error:
+        raise no_pictures(error.reason) from error
+    first = part(model.body_world_start, 0)
+    names = short_names([*model.body_label[first]])
+    bodies = {name: index for index, name in enumerate(names.values())}
+    origins = env.unwrapped.scene.env_origins.cpu().numpy()
+    physics, forward = env.unwrapped.sim.physics_manager, model.state()
+
+    def poses() -> Any:
+        # After a reset the bodies follow their joints only with the next step.
+        now = physics.get_state_0()
+        newton.eval_fk(model, now.joint_q, now.joint_qd, forward)
+        found = forward.body_q.numpy()[first.start :].reshape(model.world_count, -1, 7)
+        found[..., :3] += (origins[0] - origins)[:, None]
+        return found
+
+    with recording.cameras(model, physics.get_state_0(), bodies, origins[0]) as cameras:
+        yield cameras, poses

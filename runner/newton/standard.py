@@ -9,6 +9,7 @@ Each world is one episode. Every control step records the state before it, and t
 | `root_pose`, `root_velocity` | 7, 6 | of a floating base: xyz and xyzw; of its centre of mass, then angular |
 | `body_pose` | bodies, 7 | of free objects; the store's attribute `bodies` has their names |
 | `scene_joint_position`, `scene_joint_velocity` | joints | of a scene that has joints |
+| `images/<camera>` | height, width, 3 | uint8, what each of the request's cameras sees |
 
 Positions are metres in the frame of the world, which is that of the scene.
 """
@@ -30,6 +31,7 @@ from simyard.runner.newton.scenes import check_scene_id
 from simyard.runner.newton.simulation import Simulation, World, build_world
 from simyard.runner.recording.recorder import RolloutRecorder
 from simyard.runner.rollout.run import Recording, rollout
+from simyard.runner.video.cameras import check_bodies
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +66,7 @@ def check(job: JobSpec, files: Mapping[str, Path]) -> None:
             return
         world = build_world(control, robot_file, robot.format, scene_id=wanted.scene_id, scene_file=scene_file)
         control.check(world.robot, world.free, policy)
+        check_bodies(wanted.cameras or (), _bodies(world))
 
 
 def run(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
@@ -128,13 +131,14 @@ def _drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Atte
     film.watch(simulation.model)
 
     # Every step: where the mode wants the joints, the state before it, and the step itself.
-    for step in range(wanted.steps):
-        targets = control.mode.targets(step)
-        recorder.record(_row(simulation, targets))
-        film.capture(simulation.state)
-        simulation.step(targets)
-        if (step + 1) % _CHECK_EVERY == 0:
-            simulation.require_finite()
+    with recording.cameras(simulation.model, simulation.state, _bodies(world)) as cameras:
+        for step in range(wanted.steps):
+            targets = control.mode.targets(step)
+            recorder.record(_row(simulation, targets) | cameras.look(lambda: simulation.bodies.cpu().numpy()))
+            film.capture(simulation.state)
+            simulation.step(targets)
+            if (step + 1) % _CHECK_EVERY == 0:
+                simulation.require_finite()
     simulation.require_finite()
 
     # Each world was one episode.
@@ -142,6 +146,11 @@ def _drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Atte
     recorder.end(everywhere, success=control.mode.success())
     if lost := simulation.lost_contacts():
         recording.log.warning("%d of %d worlds had more contacts than there was room for", lost, job.num_envs)
+
+
+def _bodies(world: World) -> dict[str, int]:
+    """Return the index of each body in the world, by name."""
+    return {**world.robot.bodies, **{name: each.body for name, each in world.free.items()}}
 
 
 def _row(simulation: Simulation, targets: torch.Tensor | None) -> dict[str, torch.Tensor]:

@@ -10,7 +10,8 @@
 
 A `/` in a key makes groups: `obs/policy` is the array `data/obs/policy`. Episodes are in the order in which they ended,
 those of the same step by environment; those that were cut off come last. A quantity's attributes are `unit`, `names`
-(of the entries of its last axis) and `about`, where they are known.
+(of the entries of its last axis) and `about`, where they are known. Axes have names, which xarray needs: `step` and
+`episode`, and the others by their array, `obs:policy:1`.
 
 zarr makes the metadata. The chunks are encoded and written here, in the process of the simulation: zarr-python takes
 two to four times as long for a shard, with zarrs' codec pipeline three to six times (benchmarks/recording.py).
@@ -220,7 +221,7 @@ class _MetaArray:
 
         root.create_array(
             f"meta/{name}", shape=(0,), dtype=dtype, chunks=(_META_CHUNK,), compressors=_compressors(),
-            chunk_key_encoding=_KEYS, attributes={"legend": legend} if legend else {},
+            chunk_key_encoding=_KEYS, attributes={"legend": legend} if legend else {}, dimension_names=("episode",),
         )  # fmt: skip
         self._chunks = _Chunks(folder / "meta" / name)
         self._tail = np.zeros(_META_CHUNK, dtype)
@@ -253,10 +254,12 @@ class _ShardedArray:
         # are alike already.
         self._time_last = 1 < math.prod(row) <= _TIME_LAST_MOST
         order = (*range(1, len(row) + 1), 0)
+        axes = [":".join((*quantity.key.split("/"), str(axis))) for axis in range(1, len(row) + 1)]
         root.create_array(
             f"data/{quantity.key}", shape=(0, *row), dtype=quantity.dtype, chunks=(self._rows, *row),
             shards=(rows, *row), filters=[TransposeCodec(order=order)] if self._time_last else [],
             compressors=_compressors(), chunk_key_encoding=_KEYS, attributes=dict(attributes),
+            dimension_names=("step", *axes),
         )  # fmt: skip
         self._chunks = _Chunks(folder.joinpath("data", *quantity.key.split("/")))
         self.grow = self._chunks.grow
@@ -267,13 +270,17 @@ class _ShardedArray:
 
         codec = _codec()
         index = np.full((self._count, 2), np.iinfo(np.uint64).max, "<u8")
-        position = 0
+        position, before = 0, b""
         with self._chunks.path(number).open("wb") as file:
             for chunk in range(-(-rows // self._rows)):
                 part = values[chunk * self._rows : (chunk + 1) * self._rows]
                 part = np.ascontiguousarray(part.T if self._time_last else part)
                 encoded = codec.encode(part.view(self._dtype))
+                if encoded == before:  # a picture that is held: it stands there once
+                    index[chunk] = index[chunk - 1]
+                    continue
                 file.write(encoded)
+                before = encoded
                 index[chunk] = position, len(encoded)
                 position += len(encoded)
             table = index.tobytes()

@@ -7,7 +7,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -22,8 +22,9 @@ from simyard.runner.progress import say_count
 from simyard.runner.recording.arrays import pack
 from simyard.runner.recording.reading import ArrayForm, MeanReturn, mean_return, open_foreign, open_rollout, size_of
 from simyard.runner.recording.recorder import RolloutRecorder
+from simyard.runner.video.cameras import Cameras
+from simyard.runner.video.encoding import VideoFacts, verify
 from simyard.runner.video.films import RolloutFilm
-from simyard.runner.video.render import VideoFacts, verify
 from simyard.runner.video.trajectories import VideoError
 
 REPORT_EVERY_S = 1.0
@@ -114,6 +115,7 @@ class Recording:
         self.recorder: RolloutRecorder | None = None
         self.video: RolloutFilm | None = None
         self._step = 0
+        self._step_s = 0.0
         self._pictures = 0
         self._reported = 0.0
         self._began = time.monotonic()
@@ -131,7 +133,9 @@ class Recording:
         Raises:
             WorkloadError: If a film is wanted and cannot be made here.
         """
-        job = self._job
+        job, self._step_s = self._job, control_period_s
+        if self._wanted.cameras:
+            attributes["cameras"] = [camera.to_json() for camera in self._wanted.cameras]
         try:
             self.video = RolloutFilm(self._paths.root, control_period_s, wanted=self._wanted.video)
         except VideoError as error:
@@ -154,6 +158,35 @@ class Recording:
         self._began = time.monotonic()
         threading.Thread(target=self._report_progress, name="progress", daemon=True).start()
         return self.recorder, self.video
+
+    @contextmanager
+    def cameras(self, model: Any, now: Any, bodies: Mapping[str, int], origin: Any = (0, 0, 0)) -> Iterator[Cameras]:
+        """Open the request's cameras, of which there may be none; call it after `open`, before the first step.
+
+        Args:
+            model: The Newton model, of worlds that are alike.
+            now: Its state.
+            bodies: Index of each body in a world, by name.
+            origin: Position of the first world.
+
+        Raises:
+            WorkloadError: If this machine cannot draw.
+            RequestError: If a camera is on a body that is not there.
+        """
+        assert self.recorder is not None
+        wanted = self._wanted.cameras or ()
+        try:
+            cameras = Cameras(
+                wanted, model, now, bodies=bodies, num_envs=self._job.num_envs, step_s=self._step_s, origin=origin
+            )
+        except VideoError as error:
+            raise no_pictures(error.reason) from error
+        with cameras:
+            cameras.describe(self.recorder)
+            try:
+                yield cameras
+            except VideoError as error:
+                raise no_pictures(error.reason) from error
 
     def say_step(self, step: int) -> None:
         """Report the number of control steps done."""
@@ -287,6 +320,15 @@ def no_video(reason: str) -> WorkloadError:
         "video_impossible",
         f"The video that the request asks for cannot be made: {reason}",
         "Set outputs.video to false to do without it.",
+    )
+
+
+def no_pictures(reason: str) -> WorkloadError:
+    """Return the error of a job whose cameras cannot take pictures."""
+    return _failed(
+        "cameras_impossible",
+        f"The cameras that the request asks for cannot take pictures: {reason}",
+        "Leave outputs.cameras out to do without them.",
     )
 
 

@@ -13,7 +13,8 @@ from simyard.core.files import AttemptPaths
 from simyard.core.specs import Evaluation
 from simyard.runner.evaluation.episode_statistics import Episode
 from simyard.runner.progress import say_activity
-from simyard.runner.video.render import Renderer, VideoFacts, why_not, write
+from simyard.runner.video.encoding import VideoFacts, write
+from simyard.runner.video.render import Renderer, why_not
 from simyard.runner.video.trajectories import Trajectory, TrajectoryRecorder, VideoError, part
 
 MOST_FPS = 30

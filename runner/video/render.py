@@ -5,19 +5,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import ctypes
-import importlib
 import io
-import re
-import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any
 
-from simyard.core.files import replacing
+from simyard.runner.video.encoding import VideoFacts, ffmpeg, write
 from simyard.runner.video.trajectories import FIELD_OF_VIEW, Camera, Shapes, Trajectory, VideoError, newton_model, part
 
 if TYPE_CHECKING:
@@ -29,29 +24,24 @@ _SKY, _HORIZON, _GROUND = (0.36, 0.55, 0.77), (0.78, 0.84, 0.90), (0.22, 0.24, 0
 _SHADOW_MAP, _SHADOW_BLUR = 1024, 1.0
 """Sides of the shadow map, and how far its edges are softened; in texels, of which one is hardly larger than a pixel.
 The viewer's own 4096 take longer to clear, without a GPU, than a small robot to draw."""
-_BLACK, _UNIFORM = 8.0, 3.0
-"""A picture's mean and standard deviation, of 255, below which nothing can be seen in it."""
+_NEAR, _FAR = 0.01, 1000.0
+"""Distances between which a camera of a rollout sees, in metres."""
 
 
-class Look(TypedDict):
-    """Look of a picture, of 255."""
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """View of a camera, in the world that is shown."""
 
-    mean: float
-    std: float
-    """Standard deviation."""
-
-
-class VideoFacts(TypedDict):
-    """Facts of a video, as it was decoded."""
-
-    frames: int
-    width: int
-    height: int
-    duration_s: float
-    first: Look
-    middle: NotRequired[Look]
-    """Missing, as `last` is, of a video that somebody else made."""
-    last: NotRequired[Look]
+    eye: Array
+    """Position of the lens."""
+    front: Array
+    """The unit vector along which it looks."""
+    up: Array
+    """The unit vector to the top of the picture."""
+    distance: float
+    """Distance of what it looks at: shadows are drawn around."""
+    fov: float
+    """Vertical field of view, in degrees."""
 
 
 class Renderer:
@@ -143,7 +133,7 @@ class Renderer:
                 viewer.begin_frame(float(step))
                 viewer.log_state(self._state)
                 viewer.end_frame()
-                yield self._read()
+                yield self._read(self._picture)
 
     def _poses(self, trajectory: Trajectory) -> Array:
         """Return position and rotation of each of the world's bodies at each step, `(steps, bodies, 7)`."""
@@ -166,6 +156,45 @@ class Renderer:
             pose[:] = bodies.numpy()
         return poses
 
+    def show_first(self, sun: tuple[float, float, float]) -> None:
+        """Show the first world alone, for `shoot`.
+
+        Args:
+            sun: The direction towards the light.
+        """
+        import numpy as np
+
+        with _viewer_errors():
+            self._viewer.set_visible_worlds([0])
+            self._viewer.set_world_offsets((0.0, 0.0, 0.0))
+            self._viewer.camera.near, self._viewer.camera.far = _NEAR, _FAR
+            self._viewer.renderer._sun_direction = np.array(sun) / np.linalg.norm(sun)
+
+    def shoot(self, poses: Array, view: View, picture: Array) -> None:
+        """Draw the first world.
+
+        Args:
+            poses: `(bodies, 7)`: position and rotation of each of its bodies.
+            view: What is seen.
+            picture: Filled, `(height, width, 3)` bytes; no larger than the renderer's own.
+        """
+        from pyglet.math import Vec3
+
+        viewer, (height, width) = self._viewer, picture.shape[:2]
+        with _viewer_errors():
+            # The viewer's own camera keeps its head upright, and looks up and down by 89 degrees at most.
+            camera, front, up = viewer.camera, Vec3(*map(float, view.front)), Vec3(*map(float, view.up))
+            camera.get_front, camera.get_up = (lambda: front), (lambda: up)
+            camera.pos, camera.fov = Vec3(*map(float, view.eye)), view.fov
+            camera.update_screen_size(width, height)
+            viewer.renderer._screen_width, viewer.renderer._screen_height = width, height
+            viewer.renderer.shadow_extents = 2 * view.distance + 1  # around the camera
+            self._state.body_q[part(self._model.body_world_start, 0)].assign(poses)
+            viewer.begin_frame(0.0)
+            viewer.log_state(self._state)
+            viewer.end_frame()
+            self._read(picture)
+
     def _show(self, world: int, camera: Camera) -> None:
         """Show one world alone, where it is, and suit the renderer to the distance."""
         self._viewer.set_visible_worlds([world])
@@ -175,14 +204,15 @@ class Renderer:
         self._viewer.renderer.shadow_extents = 2 * camera.distance + 1  # around the camera
         self._viewer.renderer._sun_direction = camera.sun
 
-    def _read(self) -> Array:
-        """Return the picture, its first row on top: the viewer's own way takes a kernel for that, and is slower."""
-        gl = self._viewer.renderer.gl
+    def _read(self, picture: Array) -> Array:
+        """Fill a picture, its first row on top: the viewer's own way takes a kernel for that, and is slower."""
+        gl, (height, width) = self._viewer.renderer.gl, picture.shape[:2]
+        rows = self._rows.reshape(-1)[: picture.size].reshape(picture.shape)
         gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, self._viewer.renderer._frame_fbo)
         gl.glPixelStorei(gl.GL_PACK_ALIGNMENT, 1)
-        gl.glReadPixels(0, 0, *self._size, gl.GL_RGB, gl.GL_UNSIGNED_BYTE, self._rows.ctypes.data)
-        self._picture[:] = self._rows[::-1]
-        return self._picture
+        gl.glReadPixels(0, 0, width, height, gl.GL_RGB, gl.GL_UNSIGNED_BYTE, rows.ctypes.data)
+        picture[:] = rows[::-1]
+        return picture
 
 
 def _drawable(model: Any) -> Any:
@@ -254,7 +284,7 @@ def why_not() -> str | None:
         if "pyglet.window" not in sys.modules:  # which decides for the life of the process
             pyglet.options["headless_device"] = _find_device()
             pyglet.options["headless"] = True
-        with _ffmpeg("-f", "lavfi", "-i", "color=size=64x64:duration=0.04", "-c:v", "libx264", "-f", "null", "-"):
+        with ffmpeg("-f", "lavfi", "-i", "color=size=64x64:duration=0.04", "-c:v", "libx264", "-f", "null", "-"):
             pass
     except ImportError as error:
         return f"{error}: it comes with isaaclab[video]"
@@ -298,148 +328,3 @@ def _gives_opengl(egl: Any, display: Any) -> bool:
     version = (egl.EGLint * 5)(egl.EGL_CONTEXT_MAJOR_VERSION, 3, egl.EGL_CONTEXT_MINOR_VERSION, 3, egl.EGL_NONE)
     context = egl.eglCreateContext(display, config[0], None, version)
     return bool(context) and bool(egl.eglDestroyContext(display, context))
-
-
-def write(frames: Iterable[Any], path: Path, *, fps: float, size: tuple[int, int]) -> VideoFacts:
-    """Encode pictures as they come; the file appears when it is whole and every picture in it was decoded again.
-
-    Raises:
-        VideoError: If it cannot be encoded, or cannot be watched; nothing is left on disk then.
-    """
-    try:
-        with replacing(path) as beside:
-            count = encode(frames, beside, fps=fps, size=size)
-            return verify(beside, count)
-    except OSError as error:
-        raise VideoError(f"{path}: {error.strerror}") from error
-
-
-def encode(frames: Iterable[Any], path: Path, *, fps: float, size: tuple[int, int]) -> int:
-    """Write H.264 in MP4 that every browser plays, straight into a file.
-
-    Args:
-        frames: Each a buffer of `height * width * 3` bytes, RGB.
-        path: The file.
-        fps: Pictures a second.
-        size: Width and height; even numbers.
-
-    Returns:
-        How many pictures there were.
-
-    Raises:
-        VideoError: With ffmpeg's own words.
-    """
-    rate = str(Fraction(fps).limit_denominator(1001))
-    count = 0
-    arguments = [
-        "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}", "-r", rate, "-i", "-",
-        "-c:v", "libx264", "-preset", "fast", "-crf", "20", "-pix_fmt", "yuv420p",
-        "-movflags", "+faststart", "-f", "mp4", "-y", f"file:{path}",
-    ]  # fmt: skip
-    with _ffmpeg(*arguments) as run, contextlib.suppress(BrokenPipeError), run.stdin as pipe:
-        for frame in frames:
-            pipe.write(frame)
-            count += 1
-    return count
-
-
-def verify(path: Path, frames: int | None = None) -> VideoFacts:
-    """Decode every picture of a video and look at the first, the middle and the last.
-
-    Args:
-        path: The video.
-        frames: How many pictures it must have; None for one that somebody else made, of which the first is looked at.
-
-    Raises:
-        VideoError: If it does not decode, is not H.264 for browsers, has not as many frames, or shows nothing.
-    """
-    # Decode all of it; a damaged file makes ffmpeg fail.
-    count, shape = 0, (0, 0)
-    looks: dict[str, Look] = {}
-    at = {"first": 0} if frames is None else {"first": 0, "middle": frames // 2, "last": frames - 1}
-    arguments = [
-        "-xerror", "-i", f"file:{path}", "-map", "0:v:0", "-fps_mode", "passthrough",
-        "-c:v", "ppm", "-f", "image2pipe", "-",
-    ]  # fmt: skip
-    with _ffmpeg(*arguments, level="info") as run:
-        for picture in _pictures(run.stdout):
-            if count in at.values():
-                look: Look = {"mean": round(float(picture.mean()), 2), "std": round(float(picture.std()), 2)}
-                looks |= {name: look for name, number in at.items() if number == count}
-            shape = picture.shape[:2]
-            count += 1
-
-    # It must be as long as it should be, play in a browser, and show something.
-    if not count or count != (frames or count):
-        raise VideoError(f"{path.name} has {count} frames, not {frames or 'one or more'}")
-    duration = re.search(r"Duration: (\d+):(\d+):([\d.]+)", run.said)
-    if not duration or not re.search(r"Video: h264 .*yuv420p\W", run.said):
-        raise VideoError(f"{path.name} is not H.264 in yuv420p")
-    for name, look in looks.items():
-        if look["mean"] < _BLACK:
-            raise VideoError(f"the {name} frame of {path.name} is black: its mean is {look['mean']} of 255")
-        if look["std"] < _UNIFORM:
-            raise VideoError(
-                f"the {name} frame of {path.name} is uniform: its standard deviation is {look['std']} of 255"
-            )
-    hours, minutes, seconds = map(float, duration.groups())
-    lasts = round(3600 * hours + 60 * minutes + seconds, 2)
-    facts: VideoFacts = {
-        "frames": count, "width": shape[1], "height": shape[0], "duration_s": lasts, "first": looks["first"]
-    }  # fmt: skip
-    if frames is not None:
-        facts["middle"], facts["last"] = looks["middle"], looks["last"]
-    return facts
-
-
-def _pictures(stream: IO[bytes]) -> Iterator[Array]:
-    """Yield the whole pictures of a stream of PPM files."""
-    import numpy as np
-
-    while stream.readline():
-        width, height = map(int, stream.readline().split())
-        stream.readline()
-        data = stream.read(width * height * 3)
-        if len(data) == width * height * 3:
-            yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
-
-
-@dataclass
-class _Run:
-    """A running ffmpeg."""
-
-    stdin: IO[bytes]
-    stdout: IO[bytes]
-    said: str = ""
-    """Its log, after it ended."""
-
-
-@contextlib.contextmanager
-def _ffmpeg(*arguments: str, level: str = "error") -> Iterator[_Run]:
-    """Run ffmpeg around a block that feeds or drains it.
-
-    imageio_ffmpeg's own writer and reader are as fast, but do not look at ffmpeg's exit code, nor, when writing, at its
-    log: a full disk and a damaged file would go unseen.
-    """
-    with tempfile.TemporaryFile() as log:
-        try:
-            program = importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe()
-            process = subprocess.Popen(
-                [program, "-v", level, "-nostats", "-hide_banner", *arguments],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
-            )  # fmt: skip
-        except (ImportError, OSError, RuntimeError) as error:
-            raise VideoError(f"ffmpeg does not start: {error}") from error
-        assert process.stdin and process.stdout
-        run = _Run(process.stdin, process.stdout)
-        with process:
-            try:
-                yield run
-            except BaseException:
-                process.kill()
-                raise
-        log.seek(0)
-        run.said = log.read().decode(errors="replace").strip()
-    if process.returncode:
-        last = run.said.splitlines()[-1:] or [f"exit code {process.returncode}"]
-        raise VideoError(f"ffmpeg: {last[0]}")

@@ -162,7 +162,7 @@ class Shapes:
         box = np.stack([model.shape_collision_aabb_lower.numpy(), model.shape_collision_aabb_upper.numpy()], axis=1)
         bodies = model.shape_body.numpy()[drawn]
         first = part(model.body_world_start, world).start
-        corners = _moved(_corners(box[drawn]), model.shape_transform.numpy()[drawn])
+        corners = moved(_corners(box[drawn]), model.shape_transform.numpy()[drawn])
         return cls(np.where(bodies < 0, -1, bodies - first), corners)
 
     def at(self, pose: Array) -> Array:
@@ -170,7 +170,7 @@ class Shapes:
         import numpy as np
 
         still = np.array([[0, 0, 0, 0, 0, 0, 1]], pose.dtype)
-        return _moved(self.corners, np.concatenate([pose, still])[self.bodies])
+        return moved(self.corners, np.concatenate([pose, still])[self.bodies])
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,7 @@ def _corners(boxes: Array) -> Array:
     return np.stack([boxes[:, low_or_high[axis], axis] for axis in range(3)], axis=-1)
 
 
-def _moved(points: Array, poses: Array) -> Array:
+def moved(points: Array, poses: Array) -> Array:
     """Transform `(n, m, 3)` points by `(n, 7)` poses: position, then quaternion with the scalar last."""
     import numpy as np
 

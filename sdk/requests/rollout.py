@@ -9,6 +9,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from simyard.core.errors import RequestError
+from simyard.requests.cameras import MOST_CAMERAS, CameraConfig, check_cameras
 from simyard.requests.control import Control, plain, standard_takes_its_modes
 from simyard.requests.jobs import CODE, FromJob, JobRequest, LibraryName, Name, Reference, ShortTimeouts, TaskId, _Model
 from simyard.runner.newton.scenes import check_scene_id
@@ -89,6 +90,8 @@ class OutputsConfig(_Model):
 
     video: bool = Field(False, strict=True)
     """Whether `render.mp4` is promised: environment 0."""
+    cameras: list[CameraConfig] = Field([], max_length=MOST_CAMERAS)
+    """Cameras whose pictures are recorded in every environment."""
     log_format: Literal["zarr"] = "zarr"
     """Format of the arrays."""
 
@@ -198,6 +201,12 @@ class RolloutRequest(JobRequest):
                     check_scene_id(self.scene.scene_id)
             except RequestError as error:
                 raise ValueError(str(error)) from error
+        return self
+
+    @model_validator(mode="after")
+    def _cameras_fit(self) -> Self:
+        step_s = self.physics.dt if self.runtime_profile == "standard" else None
+        check_cameras(self.outputs.cameras, self.execution.num_envs, self.execution.steps, step_s)
         return self
 
     @model_validator(mode="after")

@@ -129,6 +129,7 @@ def resolve_rollout(request: RolloutRequest, job_id: str, store: Store, base: Pa
         substeps=request.physics.substeps,
         control=request.control.to_plain(),
         video=request.outputs.video,
+        cameras=tuple(camera.to_spec() for camera in request.outputs.cameras) or None,
         robot=found.robot(request.robot),
         scene=found.scene(request.scene),
         scene_id=request.scene.scene_id or (None if lab else GROUND),

@@ -56,7 +56,7 @@ def test_it_converts_the_one_file_that_was_downloaded(tmp_path, rollout):
         (["{folder}/nowhere", "{folder}/out", "--to", "robomimic"], "not there"),
         (["{folder}", "{folder}/out", "--to", "robomimic"], "is no rollout"),
         (["{folder}/rollout.zarr", "{folder}/rollout.zarr", "--to", "robomimic"], "exists"),
-        (["{folder}/rollout.zarr", "{folder}/out", "--to", "lerobot"], "'lerobot' is not one of 'diffusion_policy'"),
+        (["{folder}/rollout.zarr", "{folder}/out", "--to", "rlds"], "'rlds' is not one of 'lerobot'"),
         (["{folder}/rollout.zarr", "{folder}/out"], "Missing option '--to'"),
         (["{folder}/rollout.zarr", "--to", "robomimic"], "Missing argument 'OUT'"),
     ],

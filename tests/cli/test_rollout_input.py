@@ -35,6 +35,15 @@ def lab(**changes):
     }
 
 
+def camera(**changes):
+    """An output of one camera that is wrong in something."""
+    good = {"name": "front", "pose": {"position": [1, 0, 0], "look_at": [0, 0, 0]}}
+    return {"outputs": {"cameras": [{key: value for key, value in (good | changes).items() if value is not None}]}}
+
+
+TWO = {"outputs": {"cameras": [{"name": "a", "body": "hand"}, {"name": "a", "body": "base"}]}}
+
+
 def nested(depth):
     value = 1.0
     for _ in range(depth):
@@ -92,6 +101,31 @@ CASES = [
         "two GPUs",
         {"compute_config": {"gpus_per_node": 2}},
         ["asks for 2 GPUs, and a job of kind 'rollout' runs on one"],
+    ),
+    ("a camera without a name", camera(name=None), ["outputs.cameras.0.name is missing"]),
+    ("a camera that is a path", camera(name="../a"), ["outputs.cameras.0.name", "'../a'"]),
+    ("two cameras of one name", TWO, ["two cameras are named 'a'"]),
+    ("too many cameras", {"outputs": {"cameras": [{}] * 9}}, ["outputs.cameras", "at most 8"]),
+    ("a camera nowhere", camera(pose=None), ["give pose, body or both"]),
+    ("a camera that looks at itself", camera(pose={"position": [1, 0, 0], "look_at": [1, 0, 0]}), ["another point"]),
+    ("a point of two numbers", camera(pose={"position": [1, 0], "look_at": [0, 0, 0]}), ["position", "at least 3"]),
+    ("a point far away", camera(pose={"position": [1e9, 0, 0], "look_at": [0, 0, 0]}), ["position", "1000"]),
+    ("an odd picture", camera(width=321), ["outputs.cameras.0.width", "multiple of 2", "321"]),
+    ("a huge picture", camera(height=4000), ["outputs.cameras.0.height", "1920", "4000"]),
+    ("a picture in text", camera(width="320"), ["outputs.cameras.0.width", "'320'"]),
+    ("no pictures a second", camera(fps=0), ["outputs.cameras.0.fps", "greater than 0"]),
+    ("more pictures than steps", camera(fps=201), ["camera 'front'", "201 pictures", "200 control steps", "up to 200"]),
+    ("a camera that sees all around", camera(fov=360), ["outputs.cameras.0.fov", "170"]),
+    ("a slip in a camera", camera(fovv=50), ["'fovv'", "Did you mean 'fov'?"]),
+    (
+        "pictures of too many environments",
+        camera(width=640, height=480) | {"execution": {"num_envs": 1000, "steps": 1}},
+        ["1000 environments make 922 MB a step", "allowed: 268 MB"],
+    ),
+    (
+        "too many pictures",
+        camera() | {"execution": {"num_envs": 10, "steps": 1_000_000}},
+        ["1,428,580 pictures", "allowed: 200,000"],
     ),
     ("arguments with infinity", lab(task_args={"a": float("inf")}), ["inf"]),
 ]

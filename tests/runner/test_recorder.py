@@ -180,10 +180,23 @@ def test_it_says_what_things_are(tmp_path):
         "unit": "rad", "names": ["env", "step", "both"], "about": "Where a value comes from.",
     }  # fmt: skip
     assert dict(root["data/reward"].attrs) == {}
+    axes = {key: root[key].metadata.dimension_names for key in ("data/obs/policy", "data/reward", "meta/success")}
+    assert axes == {
+        "data/obs/policy": ("step", "obs:policy:1"), "data/reward": ("step",), "meta/success": ("episode",),
+    }  # fmt: skip
     assert root["meta/termination"].attrs["legend"]["2"] == "cut off because the run ended"
     assert {name: str(array.dtype) for name, array in root["meta"].members()} == {
         "episode_ends": "int64", "success": "int8", "termination": "int8", "env": "int32", "start_step": "int64",
     }  # fmt: skip
+
+
+def test_a_picture_that_is_held_takes_no_further_room(tmp_path):
+    pictures = np.random.default_rng(0).integers(0, 256, (4, 1, 240, 320, 3)).astype(np.uint8)
+    with recorder(tmp_path, num_envs=1) as written:
+        for step in range(40):
+            written.record(image=pictures[step // 10])
+    assert (zarr.open(tmp_path / "rollout.zarr", mode="r")["data/image"][:] == pictures.repeat(10, axis=0)[:, 0]).all()
+    assert open_rollout(tmp_path / "rollout.zarr").size_bytes < 5 * pictures[0].nbytes
 
 
 def test_one_file_holds_the_same_and_has_the_same_bytes_every_time(tmp_path):

@@ -14,7 +14,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from simyard.runner.video.render import encode, verify, write
+from simyard.runner.video.encoding import encode, verify, write
 from simyard.runner.video.trajectories import Camera, Shapes, TrajectoryRecorder, VideoError
 
 SIZE = (64, 48)
@@ -199,6 +199,25 @@ def test_without_egl_nothing_is_drawn_and_the_reason_is_told(path: Path):
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("EGL has no device that gives OpenGL 3.3 (no devices); on Debian and Ubuntu: apt")
     assert contents(path) == []
+
+
+@pytest.mark.skipif(ctypes.util.find_library("EGL") is None, reason="this machine has no libEGL")
+def test_without_egl_cameras_say_why():
+    code = """if True:
+        from simyard.core.specs import CameraSpec
+        from simyard.runner.rollout.run import no_pictures
+        from simyard.runner.video.cameras import Cameras
+        from simyard.runner.video.trajectories import VideoError
+        spec = CameraSpec(name="a", width=16, height=16, fps=1.0, fov=40.0, position=(1, 0, 0), look_at=(0, 0, 0))
+        try:
+            Cameras([spec], None, None, bodies={}, num_envs=1, step_s=1.0)
+        except VideoError as error:
+            print(no_pictures(error.reason))
+    """
+    env = {**os.environ, "__EGL_VENDOR_LIBRARY_FILENAMES": "/nowhere"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert "cameras that the request asks for cannot take pictures: EGL has no device" in done.stdout
+    assert "Leave outputs.cameras out" in done.stdout
 
 
 def test_other_physics_is_refused_by_name(tmp_path: Path):

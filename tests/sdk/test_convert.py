@@ -22,6 +22,9 @@ ROWS = {
 }  # fmt: skip
 
 
+FORMATS = pytest.mark.parametrize("to", ["diffusion_policy", "robomimic", "lerobot"])
+
+
 def rollout(folder, rows=ROWS, steps=90, attributes=None, **sizes):
     """Record random numbers; return the rollout and its episodes."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,11 +115,38 @@ def test_a_robomimic_dataset_holds_the_same_episodes(tmp_path, recorded):
             assert demo.attrs["num_samples"] == length
             assert demo["dones"][:].tolist() == [0] * (length - 1) + [int(termination == 1)]
             assert demo.attrs.get("success") == {1: True, 0: False, -1: None}[success]
-            assert sorted(demo) == ["actions", "dones", "obs", "rewards"]
+            assert sorted(demo) == ["actions", "dones", "next_obs", "obs", "rewards"]
             for key, name in names.items():
                 equal(demo[name][:], episode[key], (1,) if key == "contact" else None)
+                if name.startswith("obs/"):
+                    later = np.concatenate([episode[key][1:], episode[key][-1:]])
+                    equal(demo[f"next_{name}"][:], later, (1,) if key == "contact" else None)
         successful = [name.decode() for name in file["mask/successful"][:]]
     assert successful == [f"demo_{number}" for number, (success, _) in enumerate(meta) if success == 1]
+
+
+@FORMATS
+def test_names_and_period_stay(tmp_path, to):
+    folder = tmp_path / "rollout.zarr"
+    with RolloutRecorder(folder, num_envs=1, longest=5, control_period_s=0.02, scratch=tmp_path) as recorder:
+        recorder.describe("action", unit="rad", names=["elbow", "wrist"], about="Targets.")
+        recorder.record(action=np.zeros((1, 2)), joint_position=np.zeros((1, 3)))
+    convert(folder, tmp_path / "out", to)
+    said = {"unit": "rad", "names": ["elbow", "wrist"], "about": "Targets."}
+    if to == "robomimic":
+        with h5py.File(tmp_path / "out") as file:
+            assert file["data"].attrs["control_period_s"] == 0.02
+            attributes = dict(file["data/demo_0/actions"].attrs)
+            assert attributes | {"names": attributes["names"].tolist()} == said
+    elif to == "diffusion_policy":
+        root = zarr.open(tmp_path / "out", mode="r")
+        assert root.attrs["control_period_s"] == 0.02
+        assert dict(root["data/action"].attrs) == said
+    else:
+        info = json.loads((tmp_path / "out/meta/info.json").read_text())
+        assert info["fps"] == 50
+        assert info["features"]["action"]["names"] == ["elbow", "wrist"]
+        assert info["features"]["observation.state"]["names"] is None
 
 
 def test_what_was_not_recorded_is_not_made_up(tmp_path):
@@ -160,9 +190,6 @@ def no_episode(folder):
     RolloutRecorder(folder / "rollout.zarr", num_envs=1, longest=1, control_period_s=1, scratch=folder).close()
 
 
-FORMATS = pytest.mark.parametrize("to", ["diffusion_policy", "robomimic"])
-
-
 @FORMATS
 @pytest.mark.parametrize(
     ("make", "code", "said"),
@@ -191,16 +218,18 @@ def test_two_quantities_never_become_one(tmp_path):
     assert convert(tmp_path / "rollout.zarr", tmp_path / "out", "robomimic")["keys"]["obs_pos"] == "obs/obs_pos"
 
 
-@pytest.mark.parametrize(("to", "missing"), [("robomimic", "h5py"), ("diffusion_policy", "zarr")])
+@pytest.mark.parametrize(
+    ("to", "missing"), [("robomimic", "h5py"), ("diffusion_policy", "zarr"), ("lerobot", "pyarrow")]
+)
 def test_a_missing_package_is_named(tmp_path, monkeypatch, to, missing):
     monkeypatch.setitem(sys.modules, missing, None)  # so that importing it fails
-    with pytest.raises(RequestError, match=rf"{missing} is not installed.*simyard\[rollouts\]"):
+    with pytest.raises(RequestError, match=rf"{missing} is not installed.*simyard\[(rollouts|lerobot)\]"):
         convert(tmp_path, tmp_path / "out", to)
 
 
 def test_an_unknown_format_is_refused(tmp_path):
-    with pytest.raises(RequestError, match=r"'lerobot'.*Allowed: diffusion_policy, robomimic"):
-        convert(tmp_path, tmp_path / "out", "lerobot")
+    with pytest.raises(RequestError, match=r"'rlds'.*Allowed: lerobot, robomimic, diffusion_policy"):
+        convert(tmp_path, tmp_path / "out", "rlds")
 
 
 @FORMATS

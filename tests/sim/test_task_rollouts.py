@@ -26,7 +26,7 @@ from simyard.core.files import AttemptPaths, read_json, write_json
 from simyard.core.specs import ONE_JOB, Asset, AttemptSpec, InputFile, JobSpec, Limits, PolicyFile, Rollout
 from simyard.requests.rollout import RolloutRequest
 from simyard.runner.progress import counting_reader
-from simyard.runner.video.render import verify
+from simyard.runner.video.encoding import verify
 from simyard.runner.workload import ChildWorkload
 from simyard.store import keys
 from simyard.store.store import Store

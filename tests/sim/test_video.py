@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from simulated import Player
 
-from simyard.runner.video.render import verify
+from simyard.runner.video.encoding import verify
 
 pytestmark = [
     pytest.mark.sim,
