@@ -129,7 +129,7 @@ def _franka_cabinet(builder: Any) -> None:
         drawer = builder.add_link(label=name)
         joint = builder.add_joint_prismatic(
             -1, drawer, parent_xform=_at(front + panel / 2, 0.0, z), axis=(-1.0, 0.0, 0.0), limit_lower=0.0,
-            limit_upper=DRAWER_OPENS_M, friction=2.0, damping=2.0, label=f"{name}_joint",
+            limit_upper=DRAWER_OPENS_M, limit_ke=2e4, limit_kd=400.0, friction=5.0, damping=20.0, label=f"{name}_joint",
         )  # fmt: skip
         builder.add_articulation([joint], label=name)
         for at, size, color in (
