@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from simyard.blocks.reference import absolute, below, open_store
 from simyard.core.errors import RequestError
-from simyard.requests.settings import MachineSettings, number_from_env
+from simyard.requests.settings import MachineSettings, number_from_env, on_or_off
 from simyard.service.outbound import place
 from simyard.store.backend import Location
 from simyard.store.keys import PROJECTS
@@ -60,7 +60,7 @@ class Settings:
         machine = MachineSettings.from_env()
         hooks = os.environ.get("SIMYARD_HOOKS")
         return cls(
-            machine=machine,
+            machine=replace(machine, allow_cpu_trainers=on_or_off("SIMYARD_ALLOW_CPU_TRAINERS", default="off")),
             store=absolute(machine.store),
             secret=site_secret(machine.home),
             public_url=_public_url(),

@@ -60,7 +60,7 @@ class Podman:
 
     @cached_property
     def python(self) -> str:
-        """An image of the same, and `python3`: the interpreter that runs the tests, with its standard library."""
+        """An image of the same, and Python: the interpreter that runs the tests, with its standard library."""
         binary, library = Path(sys.executable).resolve(), Path(sysconfig.get_path("stdlib"))
         modules = [path for path in library.rglob("*") if path.is_file() and not _left_out(path.relative_to(library))]
         files = [binary, *modules, *_shared_libraries(binary, *library.glob("lib-dynload/*.so"))]
@@ -68,7 +68,7 @@ class Podman:
             PYTHON,
             [("/bin/busybox", shutil.which("busybox")), *((str(path), path) for path in files)],
             f"ENV PATH={binary.parent}:/bin",
-            {f"{binary.parent}/python3": binary.name},
+            {f"{binary.parent}/{name}": binary.name for name in ("python", "python3")},
         )
         return PYTHON
 

@@ -172,6 +172,6 @@ def test_the_wheel_holds_the_tree_and_nothing_else(tmp_path: Path) -> None:
     for package, folder in PACKAGES.items():
         files = [path for path in (ROOT / folder).iterdir() if path.is_file() and path.name != "setup.sh"]
         expected |= {f"{package.replace('.', '/')}/{path.name}" for path in files}
-    for data in ("deployments/pools", "service/templates", "tasks/templates"):
+    for data in ("deployments/pools", "runner/newton/models", "service/templates", "tasks/templates"):
         expected |= {f"simyard/{data}/{path.name}" for path in (ROOT / data).iterdir()}
     assert inside == expected

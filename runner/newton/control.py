@@ -103,4 +103,6 @@ def read_control(control: Mapping[str, Any]) -> Control:
     common = {field.name for field in dataclasses.fields(Setup)}
     own = {key: value for key, value in control.items() if key != TASK_MODE and key not in common}
     setup = {key: value for key, value in control.items() if key in common}
+    if robot := MODES[name].ROBOT:
+        setup["initial_positions"] = {**robot.first_pose, **setup.get("initial_positions", {})}
     return Control(name=name, mode=from_plain(MODES[name], own), setup=from_plain(Setup, setup))

@@ -53,6 +53,18 @@ class Limits:
     """JSON, for values with a structure."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class OwnRobot:
+    """Robot that a mode brings, so that a request names none."""
+
+    file: Path
+    """In this package: a bundle."""
+    format: str
+    """`urdf`, `mjcf` or `usd`."""
+    first_pose: Mapping[str, float]
+    """Radians or metres by joint; `initial_positions` go before."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """A rule between several values that a request breaks."""
@@ -78,6 +90,16 @@ class Mode:
 
     DRIVES: ClassVar[bool] = True
     """Whether the mode drives the joints."""
+    ROBOT: ClassVar[OwnRobot | None] = None
+    """The robot that the mode brings; None where the request names one."""
+
+    def own_time(self, steps: int) -> tuple[float, int] | None:
+        """Return seconds of a control step and physics steps in it; None where the request's `physics` decides.
+
+        Raises:
+            RequestError: So many control steps cannot be.
+        """
+        return None
 
     def problems(self) -> Iterator[Problem]:
         """Yield the rules between settings that are broken; each setting by itself is within its limits."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,13 @@ CUBE = "cube"
 CUBE_SIZE_M = 0.05
 CUBE_AT = (0.4, 0.0)
 """Position of the table's cube, x and y in metres."""
-_WOOD, _RED, _GREY = (0.62, 0.47, 0.33), (0.80, 0.16, 0.12), (0.55, 0.57, 0.60)
+BLOCK = "block"
+BLOCK_M = (0.05, 0.05, 0.06)
+"""Sides of the block before the cabinet."""
+DRAWER_OPENS_M = 0.3
+_WOOD, _RED, _GREY, _WHITE = (0.62, 0.47, 0.33), (0.80, 0.16, 0.12), (0.55, 0.57, 0.60), (0.86, 0.87, 0.88)
+_WOOD_KG_M3 = 400.0
+_TABLE_M = 0.75
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,18 +103,60 @@ def _ground(builder: Any) -> None:
 
 def _table_top(builder: Any) -> None:
     """Put the robot on a table, whose top is z = 0 and 75 cm above the ground, with a free 5 cm cube in front of it."""
-    import newton
-
-    height, thickness = 0.75, 0.04
-    builder.add_ground_plane(height=-height)
-    _box(builder, (0.25, 0.0, -thickness / 2), (1.1, 1.0, thickness), _WOOD, "table")
-    for x in (-0.25, 0.75):
-        for y in (-0.45, 0.45):
-            _box(builder, (x, y, -(height + thickness) / 2), (0.05, 0.05, height - thickness), _WOOD, "leg")
+    _table(builder, -0.3, 0.8)
     cube = builder.add_body(xform=_at(*CUBE_AT, CUBE_SIZE_M / 2), label=CUBE)
-    half = CUBE_SIZE_M / 2
-    solid = newton.ModelBuilder.ShapeConfig(density=400.0)  # 50 g: wood
-    builder.add_shape_box(cube, hx=half, hy=half, hz=half, cfg=solid, color=_RED, label=CUBE)
+    _box(builder, (0.0, 0.0, 0.0), (CUBE_SIZE_M,) * 3, _RED, CUBE, body=cube)  # 50 g
+
+
+def _franka_cabinet(builder: Any) -> None:
+    """Put the robot on a table, with a free block before a cabinet of two drawers with handles, which face it."""
+    _table(builder, -0.3, 1.3)
+    at = (0.45, 0.0, BLOCK_M[2] / 2)
+    _box(builder, (0.0, 0.0, 0.0), BLOCK_M, _RED, BLOCK, body=builder.add_body(xform=_at(*at), label=BLOCK))  # 60 g
+
+    # The cabinet is open in front, at x = 0.8 m.
+    front, depth, width, height, panel = 0.8, 0.4, 0.5, 0.44, 0.02
+    middle, panels = front + depth / 2, builder.shape_count
+    for z in (panel / 2, height / 2, height - panel / 2):
+        _box(builder, (middle, 0.0, z), (depth, width, panel), _WHITE, "cabinet")
+    for side in (-1, 1):
+        _box(builder, (middle, side * (width - panel) / 2, height / 2), (depth, panel, height), _WHITE, "cabinet")
+    _box(builder, (front + depth - panel / 2, 0.0, height / 2), (panel, width, height), _WHITE, "cabinet")
+
+    # Each drawer's frame is in its front's middle; it slides towards the robot.
+    across, tall, deep = width - 2 * panel - 0.01, height / 2 - 1.5 * panel - 0.01, depth - 2 * panel
+    for name, z in (("drawer_bottom", 0.25 * height), ("drawer_top", 0.75 * height)):
+        drawer = builder.add_link(label=name)
+        joint = builder.add_joint_prismatic(
+            -1, drawer, parent_xform=_at(front + panel / 2, 0.0, z), axis=(-1.0, 0.0, 0.0), limit_lower=0.0,
+            limit_upper=DRAWER_OPENS_M, limit_ke=2e4, limit_kd=400.0, friction=5.0, damping=20.0, label=f"{name}_joint",
+        )  # fmt: skip
+        builder.add_articulation([joint], label=name)
+        for at, size, color in (
+            ((0.0, 0.0, 0.0), (panel, across, tall), _WOOD),
+            ((deep / 2, 0.0, 0.01 - tall / 2), (deep, across, 0.01), _WOOD),
+            ((deep / 2, across / 2, -0.03), (deep, 0.01, tall - 0.06), _WOOD),
+            ((deep / 2, -across / 2, -0.03), (deep, 0.01, tall - 0.06), _WOOD),
+            ((deep, 0.0, -0.03), (0.01, across, tall - 0.06), _WOOD),
+            ((-0.05, 0.0, 0.0), (0.012, 0.16, 0.012), _GREY),
+            ((-0.03, 0.07, 0.0), (0.04, 0.012, 0.012), _GREY),
+            ((-0.03, -0.07, 0.0), (0.04, 0.012, 0.012), _GREY),
+        ):
+            _box(builder, at, size, color, name, body=drawer)
+
+    # A drawer runs in the cabinet on its joint alone.
+    for pair in combinations(range(panels, builder.shape_count), 2):
+        builder.add_shape_collision_filter_pair(*pair)
+
+
+def _table(builder: Any, low: float, high: float) -> None:
+    """Stand a table on the ground, from one x to the other, whose top is z = 0."""
+    thickness = 0.04
+    builder.add_ground_plane(height=-_TABLE_M)
+    _box(builder, ((low + high) / 2, 0.0, -thickness / 2), (high - low, 1.0, thickness), _WOOD, "table")
+    for x in (low + 0.05, high - 0.05):
+        for y in (-0.45, 0.45):
+            _box(builder, (x, y, -(_TABLE_M + thickness) / 2), (0.05, 0.05, _TABLE_M - thickness), _WOOD, "leg")
 
 
 def _obstacles(builder: Any) -> None:
@@ -140,9 +189,13 @@ def _box(
     color: tuple[float, float, float],
     label: str,
     turned: float = 0.0,
+    body: int = -1,
 ) -> None:
+    import newton
+
     hx, hy, hz = (side / 2 for side in size)
-    builder.add_shape_box(-1, xform=_at(*at, yaw=turned), hx=hx, hy=hy, hz=hz, color=color, label=label)
+    solid = newton.ModelBuilder.ShapeConfig(density=_WOOD_KG_M3)
+    builder.add_shape_box(body, xform=_at(*at, yaw=turned), hx=hx, hy=hy, hz=hz, cfg=solid, color=color, label=label)
 
 
 def _at(x: float, y: float, z: float, *, yaw: float = 0.0, pitch: float = 0.0) -> Any:
@@ -157,5 +210,6 @@ SCENES: dict[str, Callable[[Any], None]] = {
     "table_top": _table_top,
     "obstacles": _obstacles,
     "stairs": _stairs,
+    "franka_cabinet_oige_v1": _franka_cabinet,
 }
 """The built-in scenes by name: each adds itself to a world."""

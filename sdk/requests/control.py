@@ -213,6 +213,8 @@ def _declared(kind: type[Any]) -> dict[str, Any]:
         default: Any = ... if field.default is MISSING else field.default  # ... is required
         if field.default_factory is not MISSING:
             default = field.default_factory()
+        if isinstance(default, tuple):
+            default = [*default]
         about: Any = Field(default, description=limits[field.name].about)
         if default is None:  # where there is a default, the type's own extra (`uniqueItems`) stands
             about = Field(None, description=limits[field.name].about, json_schema_extra=_without_default)

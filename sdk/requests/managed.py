@@ -57,7 +57,7 @@ class RolloutTemplate(_Model):
     runtime_profile: Literal["standard", "isaac_lab_rollout"] = "standard"
     """Driver of the rollouts: simyard itself, or a task package or registered task."""
     robot: RobotRef | None = None
-    """The robot; required by the standard profile."""
+    """The robot; required by the standard profile, unless the `task_mode` brings one."""
     scene: SceneRef | None = None
     """Scene the robot stands in."""
     scene_id: SceneId | None = None
@@ -149,7 +149,7 @@ class TrainerResources(_Model):
     """Resources of a trainer."""
 
     gpu: int = Field(0, strict=True, ge=0, le=64)
-    """GPUs; a site may require one."""
+    """GPUs; the HTTP API requires one unless the site allows trainers without."""
     cpu: float = Field(1.0, gt=0, le=1024, allow_inf_nan=False)
     """Processor cores."""
     memory_gb: float = Field(4.0, gt=0, le=100_000, allow_inf_nan=False)

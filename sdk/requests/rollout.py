@@ -12,11 +12,13 @@ from simyard.core.errors import RequestError
 from simyard.requests.cameras import MOST_CAMERAS, CameraConfig, check_cameras
 from simyard.requests.control import Control, plain, standard_takes_its_modes
 from simyard.requests.jobs import CODE, FromJob, JobRequest, LibraryName, Name, Reference, ShortTimeouts, TaskId, _Model
-from simyard.runner.newton.scenes import check_scene_id
+from simyard.runner.newton.control import read_control
+from simyard.runner.newton.modes import MODES
+from simyard.runner.newton.scenes import SCENES, check_scene_id
 
 AssetId = Annotated[str, StringConstraints(pattern=r"^asset-[0-9a-f]{64}$")]
 Module = Annotated[str, StringConstraints(max_length=300, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
-SceneId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
+SceneId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"), Field(examples=[*SCENES])]
 
 Parameters = Annotated[dict[str, Any], AfterValidator(plain)]
 
@@ -151,7 +153,7 @@ class RolloutRequest(JobRequest):
     runtime_profile: Literal["standard", "isaac_lab_rollout"] = "standard"
     """Driver of the robot: simyard itself, or a task package."""
     robot: RobotRef | None = None
-    """The robot; required by the standard profile."""
+    """The robot; required by the standard profile, unless the `task_mode` brings one."""
     scene: SceneRef = SceneRef()
     """Scene that the robot stands in; left out it is the built-in `ground`."""
     physics: PhysicsConfig = PhysicsConfig()
@@ -183,8 +185,20 @@ class RolloutRequest(JobRequest):
     @model_validator(mode="after")
     def _profile_has_what_it_needs(self) -> Self:
         if self.runtime_profile == "standard":
-            if self.robot is None:
-                raise ValueError("robot is missing; the standard profile drives one")
+            control = read_control(self.control.to_plain())
+            if self.robot is None and control.mode.ROBOT is None:
+                bring = ", ".join(repr(name) for name, mode in MODES.items() if mode.ROBOT)
+                raise ValueError(f"robot is missing; the standard profile drives one, unless task_mode is {bring}")
+            if self.robot is not None and control.mode.ROBOT is not None:
+                raise ValueError(f"leave robot out: task_mode {control.name!r} brings its own; 'pick_lift' takes yours")
+            try:
+                has_own_time = control.mode.own_time(self.execution.steps) is not None
+            except RequestError as error:
+                raise ValueError(str(error)) from error
+            if has_own_time and self.physics != PhysicsConfig():
+                raise ValueError(
+                    f"leave physics out: task_mode {control.name!r} has a time base of its own; set control.duration_s"
+                )
             if self.isaac_lab is not None:
                 raise ValueError("isaac_lab goes with runtime_profile 'isaac_lab_rollout'")
             if self.overrides:

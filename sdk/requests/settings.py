@@ -46,8 +46,9 @@ class MachineSettings:
     """`SIMYARD_CACHE_GB`, in gigabytes: how large the cache of inputs may become; 0 keeps none."""
     sessions: bool = True
     """`SIMYARD_SESSIONS`, `on` or `off`: whether a simulator may serve one job after another."""
-    require_gpu: bool = False
-    """`SIMYARD_REQUIRE_GPU`, `on` or `off`: whether every trainer of a managed run must ask for a GPU."""
+    allow_cpu_trainers: bool = True
+    """`SIMYARD_ALLOW_CPU_TRAINERS`, `on` or `off`: whether trainers of managed runs may do without a GPU; where nobody
+    says, the HTTP API does not allow it."""
     workers_contained: bool = False
     """`SIMYARD_WORKERS_CONTAINED`, `on` or `off`: whether code of one project cannot reach another's where it runs."""
     trainer_variables: frozenset[str] = frozenset()
@@ -64,11 +65,11 @@ class MachineSettings:
         """
         return replace(
             cls.from_env_in_part(),
-            accepts_eula=_on_or_off("SIMYARD_ACCEPT_NVIDIA_EULA", default="off"),
+            accepts_eula=on_or_off("SIMYARD_ACCEPT_NVIDIA_EULA", default="off"),
             cache_bytes=int(number_from_env("SIMYARD_CACHE_GB", _CACHE_GB, "gigabytes; 0 keeps no inputs here") * 1e9),
-            sessions=_on_or_off("SIMYARD_SESSIONS", default="on"),
-            require_gpu=_on_or_off("SIMYARD_REQUIRE_GPU", default="off"),
-            workers_contained=_on_or_off("SIMYARD_WORKERS_CONTAINED", default="off"),
+            sessions=on_or_off("SIMYARD_SESSIONS", default="on"),
+            allow_cpu_trainers=on_or_off("SIMYARD_ALLOW_CPU_TRAINERS", default="on"),
+            workers_contained=on_or_off("SIMYARD_WORKERS_CONTAINED", default="off"),
             usd_per_gpu_hour=number_from_env("SIMYARD_USD_PER_GPU_HOUR", _USD_PER_GPU_HOUR, "USD"),
         )
 
@@ -162,7 +163,12 @@ class MachineSettings:
         return env
 
 
-def _on_or_off(name: str, *, default: str) -> bool:
+def on_or_off(name: str, *, default: str) -> bool:
+    """Read a setting that is on or off.
+
+    Raises:
+        RequestError: It is neither.
+    """
     value = os.environ.get(name) or default
     if value not in ("on", "off"):
         raise RequestError(f"{name} is {value!r}.", code="bad_setting", advice="Allowed: 'on', 'off'.")

@@ -16,6 +16,8 @@ from simyard.core.specs import Asset, InputFile, JobSpec, PolicyFile, ResumePoin
 from simyard.requests.jobs import PolicyConfig
 from simyard.requests.rollout import IsaacLabConfig, PolicyRef, RobotRef, RolloutRequest, SceneRef
 from simyard.runner.assets.robot_files import main_file
+from simyard.runner.newton.control import read_control
+from simyard.runner.newton.mode import OwnRobot
 from simyard.runner.recording.arrays import pack
 from simyard.runner.rl import DEFAULT_LIBRARY
 from simyard.store.store import Store
@@ -121,16 +123,18 @@ def resolve_rollout(request: RolloutRequest, job_id: str, store: Store, base: Pa
         RequestError: If an asset is missing or of another kind, or the package does not have the task's module.
     """
     found = _Inputs(store, base)
-    lab = request.isaac_lab
+    lab, control = request.isaac_lab, request.control.to_plain()
+    mode = None if lab else read_control(control).mode
+    dt, substeps = (mode and mode.own_time(request.execution.steps)) or (request.physics.dt, request.physics.substeps)
     rollout = Rollout(
         profile=request.runtime_profile,
         steps=request.execution.steps,
-        dt=request.physics.dt,
-        substeps=request.physics.substeps,
-        control=request.control.to_plain(),
+        dt=dt,
+        substeps=substeps,
+        control=control,
         video=request.outputs.video,
         cameras=tuple(camera.to_spec() for camera in request.outputs.cameras) or None,
-        robot=found.robot(request.robot),
+        robot=found.own_robot(mode.ROBOT) if mode and mode.ROBOT else found.robot(request.robot),
         scene=found.scene(request.scene),
         scene_id=request.scene.scene_id or (None if lab else GROUND),
         task_module=lab.task_module if lab else None,
@@ -171,6 +175,10 @@ class _Inputs:
             if uri or asset_id:
                 return self._checked(Asset(file=self._find(uri, asset_id, f"robot.{form}", "robot"), format=form))
         return None
+
+    def own_robot(self, robot: OwnRobot) -> Asset:
+        """Return the robot that a control mode brings; the job has it among its inputs like any other."""
+        return self._checked(Asset(file=self._find(str(robot.file), None, "robot", "robot"), format=robot.format))
 
     def scene(self, scene: SceneRef) -> Asset | None:
         """Return the scene's file, if it is not a built-in one."""

@@ -85,11 +85,12 @@ def resolve_run(
     Raises:
         RequestError: If a file is missing, a rollout would be refused, or the site does not allow it.
     """
-    if machine.require_gpu and not request.trainer_spec.resources.gpu:
+    if not machine.allow_cpu_trainers and not request.trainer_spec.resources.gpu:
         raise RequestError(
-            "trainer_spec.resources.gpu is 0, and this site trains on GPUs alone.",
+            "trainer_spec.resources.gpu is 0. Managed training is GPU-only by default "
+            "(trainer_spec.resources.gpu > 0 is required).",
             code="gpu_required",
-            advice="Set it to 1 or more; the owner decides it by SIMYARD_REQUIRE_GPU.",
+            advice="Set it to 1 or more; or have the site's owner set SIMYARD_ALLOW_CPU_TRAINERS=on.",
         )
     if masked := [name for name, value in request.trainer_spec.env.items() if value == MASK]:
         raise RequestError(

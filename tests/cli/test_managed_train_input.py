@@ -1,14 +1,16 @@
 """What `managed start` refuses before anything is begun: what is said, and nothing is left."""
 
-import json
+from pathlib import Path
 
 import pytest
 from helpers import CommandLine
 from loops import Loop
+from quickstart import BODY, TEXT
 
 from simyard.requests.config import check_config
 from simyard.requests.managed import TrainingRunRequest, fill_in
 
+EXAMPLES = Path(__file__).parents[2] / "examples" / "managed_training"
 UNKNOWN = "asset-" + "0" * 64
 
 
@@ -44,13 +46,14 @@ CASES = [
     ("two beginnings", {"checkpoint_init_uri": "a.pt", "checkpoint_init_asset_id": UNKNOWN}, ["not both"]),
     ("no such checkpoint", {"checkpoint_init_uri": "gone.pt"}, ["checkpoint_init_uri", "'gone.pt'"]),
     ("no such asset", {"checkpoint_init_asset_id": UNKNOWN}, ["There is no asset", UNKNOWN]),
-    ("the hosted service's own scene", {"rollout_template": {
-        "scene_id": "franka_cabinet_oige_v1", "steps": 1, "robot": {"urdf_uri": "robot.urdf"}}},
-     ["'franka_cabinet_oige_v1'", "table_top"]),
+    ("a scene that there is not", {"rollout_template": {
+        "scene_id": "franka_cabinet_oige_v2", "steps": 1, "robot": {"urdf_uri": "robot.urdf"}}},
+     ["'franka_cabinet_oige_v2'", "Did you mean 'franka_cabinet_oige_v1'?"]),
     ("no robot", {"rollout_template": {"scene_id": "ground", "steps": 1}}, ["robot is missing"]),
     ("too many slots", {"rollout_template": {"rollout_parallelism": 1000, "steps": 1}}, ["256", "1000"]),
     ("an unknown library", {"rollout_template": {"steps": 1, "rl_library": "rsl"}}, ["'rsl'", "'rsl_rl'"]),
-    ("no GPU where the site requires one", {}, ["gpu is 0", "SIMYARD_REQUIRE_GPU"], {"SIMYARD_REQUIRE_GPU": "on"}),
+    ("no GPU where the site requires one", {}, ["gpu is 0", "SIMYARD_ALLOW_CPU_TRAINERS=on"],
+     {"SIMYARD_ALLOW_CPU_TRAINERS": "off"}),
     ("an image that cannot be had", trainer(image_uri="ghcr.io/acme/trainer:1"),
      ["No container engine", "DOCKER_HOST", '"local"'], {"DOCKER_HOST": "unix:///nowhere/docker.sock"}),
 ]  # fmt: skip
@@ -79,34 +82,11 @@ def test_a_run_that_there_is_not(refuse, store, what):
 
 
 def test_the_quickstarts_body_is_a_request_as_it_stands():
-    """The shape is kept to the letter; only its scene and its mode are that service's own."""
-    body = {
-        "project_id": "proj_demo",
-        "name": "managed-loop-smoke",
-        "rollout_template": {
-            "rollout_parallelism": 2, "episodes_per_iteration": 2, "scene_id": "table_top", "num_envs": 8, "steps": 128,
-            "robot": {"urdf_uri": "robot.urdf"}, "control": {"task_mode": "hold", "fix_base": True},
-        },
-        "trainer_spec": {
-            "image_uri": "ghcr.io/acme-robotics/hardsim-trainer-smoke:0.1.1",
-            "entrypoint": "python /app/train_smoke.py",
-            "args_template": [
-                "--dataset-manifest-path", "{dataset_manifest_path}", "--output-dir", "{output_dir}",
-                "--checkpoint-in-uri", "{checkpoint_in_uri}",
-            ],
-            "env": {"HARDSIM_RUN_ID": "{run_id}", "HARDSIM_ITERATION_ID": "{iteration_id}"},
-            "resources": {"gpu": 1, "cpu": 1, "memory_gb": 2},
-        },
-        "loop_policy": {
-            "max_iterations": 3, "max_wallclock_hours": 2, "stop_on_iteration_failure": True,
-            "rollout_retry_limit": 1, "trainer_retry_limit": 1,
-        },
-        "success_criteria": {"patience_iterations": 2},
-        "budget_policy": {"max_credits": 50},
-    }  # fmt: skip
-    request = check_config(json.loads(json.dumps(body)), TrainingRunRequest)
+    request = check_config(BODY, TrainingRunRequest)
     assert request.rollout_template.jobs == 2
     assert request.trainer_spec.program == ["python", "/app/train_smoke.py"]
+    assert request.model_dump(mode="json", exclude_unset=True) == BODY
+    assert (EXAMPLES / "quickstart.json").read_text() == TEXT
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from simyard.store.store import Store
 from simyard.tasks.shared.inputs import upload
 
 UNKNOWN = "asset-" + "0" * 64
+FR3 = "fr3_pick_lift_block_v1"
 URDF = '<robot name="r"><link name="base"/></robot>'
 
 
@@ -69,7 +70,27 @@ CASES = [
     ("a slip", {"execution": {"steps": 1, "num_env": 1}}, ["'num_env'", "Did you mean 'num_envs'?"]),
     ("a field of training", {"trainingConfig": {}}, ["Unknown key 'trainingConfig'"]),
     ("a name with newlines", {"name": "a\nb"}, ["name", r"'a\nb'"]),
-    ("no robot", {"robot": None}, ["robot is missing"]),
+    ("no robot", {"robot": None}, ["robot is missing", f"unless task_mode is '{FR3}'"]),
+    (
+        "a robot beside one that the mode brings",
+        {"control": {"task_mode": FR3}},
+        ["leave robot out", f"task_mode '{FR3}' brings its own", "'pick_lift'"],
+    ),
+    (
+        "physics beside a mode's own",
+        {"robot": None, "execution": {"steps": 128}, "physics": {"dt": 0.01}, "control": {"task_mode": FR3}},
+        ["leave physics out", f"task_mode '{FR3}'", "control.duration_s"],
+    ),
+    (
+        "a mode in steps that are too few",
+        {"robot": None, "control": {"task_mode": FR3}},
+        ["execution.steps is 10", "30 or more", "3 s together"],
+    ),
+    (
+        "a mode that takes no time",
+        {"robot": None, "control": {"task_mode": FR3, "duration_s": 0}},
+        ["control.duration_s", "a number from 0.5 to 60", "not 0"],
+    ),
     ("an empty robot", {"robot": {}}, ["give one of", "urdf_uri", "mjcf_asset_id"]),
     ("two robots", {"robot": {"urdf_uri": "robot.urdf", "usd_uri": "robot.usd"}}, ["give one of"]),
     (

@@ -42,13 +42,16 @@ TAKEN: list[dict[str, Any]] = [
     },
     {"task_mode": "policy"},
     {**PICK, "open": 0.04, "closed": {"left": 0}, "object": "cube", "spread_yaw": 0.1},
+    {"task_mode": "fr3_pick_lift_block_v1", "fix_base": True, "duration_s": 4},
 ]
 
 
 def request(control: Any, **changes: Any) -> dict[str, Any]:
-    body = {"robot": {"urdf_uri": "arm.urdf"}, "execution": {"steps": 1}, "control": control}
+    body = {"robot": {"urdf_uri": "arm.urdf"}, "execution": {"steps": 100}, "control": control}
     if isinstance(control, dict) and control.get("task_mode") == "policy":
         body["policy"] = {"uri": "policy.onnx"}
+    if isinstance(control, dict) and str(control.get("task_mode")).startswith("fr3_"):
+        del body["robot"]
     return body | changes
 
 
@@ -123,7 +126,7 @@ def test_a_managed_run_s_template_has_the_same_control() -> None:
 # What is refused.
 
 
-@pytest.mark.parametrize("name", ["hodl", "fr3_pick_lift_block_v1", "", 3, None, ["hold"]])
+@pytest.mark.parametrize("name", ["hodl", "fr3_pick_lift_block_v2", "", 3, None, ["hold"]])
 def test_an_unknown_mode_names_those_there_are(name: Any) -> None:
     said = refusal({"task_mode": name})
     assert f"control.task_mode: Unknown task_mode {name!r}" in said
@@ -302,9 +305,10 @@ def test_the_documentation_has_every_mode_field_and_scene() -> None:
     rows = [row for row in section.splitlines() if row.startswith("| `")]
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row.split(" | ")[0])}
     assert {"task_mode", *limits_of(Setup), *MODES, *SCENES, *limits_of(MODES["pick_lift"])} <= named
+    assert limits_of(MODES["fr3_pick_lift_block_v1"]).keys() - limits_of(MODES["pick_lift"]) == {"duration_s"}
     for name, mode in MODES.items():
         row = next(row for row in rows if row.startswith(f"| `{name}` |"))
-        if name != "pick_lift":
+        if not issubclass(mode, MODES["pick_lift"]):
             defaults = dict(re.findall(r"`(\w+)` ?([\w.]*)", row.split(" | ")[1]))
             assert defaults.keys() == limits_of(mode).keys()
             for field, default in defaults.items():

@@ -21,6 +21,7 @@ from urllib.parse import quote
 import pytest
 import records
 from helpers import HANG_S, Server, make_bucket
+from quickstart import BODY
 from serving import Answer, Service
 
 from simyard.core import records as records_of
@@ -124,7 +125,7 @@ def test_a_key_is_good_for_its_scopes(
 
 
 PACKAGE = {"task_class_or_name": "Lift", "task_module": "lift", "task_package_asset_id": f"asset-{'0' * 64}"}
-IN_A_CONTAINER = {**RUN, "trainer_spec": {"image_uri": "trainers/ppo:1"}}
+IN_A_CONTAINER = {**RUN, "trainer_spec": {"image_uri": "trainers/ppo:1", "resources": {"gpu": 1}}}
 
 
 @pytest.mark.parametrize(
@@ -746,14 +747,49 @@ def test_a_managed_run_is_begun_paused_and_canceled(api: Api, deployments: Serve
     assert deployments.flow_runs(run_id)[0]["state_type"] == "CANCELLED"
 
 
-def test_a_site_may_want_gpus_of_every_trainer(make_site: Callable[..., Service]) -> None:
-    site = make_site(SIMYARD_REQUIRE_GPU="on")
+def test_the_quickstarts_request_is_taken_to_the_letter(api: Api, service: Service) -> None:
+    """Scene, mode and robot are built in: the job that each rollout is has all of it."""
+    made = api("POST", "/v1/training-runs", BODY)
+    assert made.status == 201, made.body
+    path = f"/v1/training-runs/{made.json['run_id']}"
+    frozen = api.store.get_json(keys.RunKeys(made.json["run_id"]).run)
+    assert frozen["request"]["rollout_template"] == BODY["rollout_template"]
+    rollout = frozen["template"]["rollout"]
+    assert (rollout["robot"]["file"]["name"], rollout["scene_id"]) == ("fr3.zip", "franka_cabinet_oige_v1")
+    assert api.store.exists(rollout["robot"]["file"]["key"])
+    assert rollout["dt"] * rollout["steps"] == pytest.approx(3.0)
+    assert rollout["dt"] / rollout["substeps"] <= 0.0025
+    for what in ("iterations", "checkpoints", "events"):
+        assert api("GET", f"{path}/{what}").json == {what: []}
+    assert api("GET", f"{path}/checkpoints/ckpt-1/download-url").status == 404
+    assert api("POST", f"{path}/cancel").json["status"] == "canceled"
+
+
+def test_a_checkpoint_to_begin_from_is_named_by_its_asset(api: Api) -> None:
+    checkpoint = {"checkpoint_init_asset_id": register(api, b"weights", "model.pt", "checkpoint")["asset_id"]}
+    made = api("POST", "/v1/training-runs", BODY | checkpoint)
+    assert made.status == 201, made.body
+    frozen = api.store.get_json(keys.RunKeys(made.json["run_id"]).run)
+    assert keys.asset_id_of(frozen["checkpoint"]["sha256"]) == checkpoint["checkpoint_init_asset_id"]
+
+
+@pytest.mark.parametrize("resources", [{"gpu": 0, "cpu": 1}, {"cpu": 1}, None], ids=["0", "omitted", "no resources"])
+def test_a_trainer_without_a_gpu_is_refused_by_default(api: Api, resources: dict[str, int] | None) -> None:
+    trainer = {**BODY["trainer_spec"], "resources": resources}
+    if resources is None:
+        del trainer["resources"]
+    answer = api("POST", "/v1/training-runs", {**BODY, "trainer_spec": trainer})
+    assert (answer.status, answer.json["code"]) == (400, "gpu_required")
+    assert "GPU-only by default (trainer_spec.resources.gpu > 0 is required)" in answer.json["detail"]
+    assert "SIMYARD_ALLOW_CPU_TRAINERS=on" in answer.json["detail"]
+    assert api("GET", "/v1/training-runs").json["runs"] == []
+
+
+def test_a_site_may_allow_trainers_without_a_gpu(make_site: Callable[..., Service]) -> None:
+    site = make_site(SIMYARD_ALLOW_CPU_TRAINERS="on")
     site.start()
     without = {**RUN, "trainer_spec": {**RUN["trainer_spec"], "resources": {"gpu": 0}}}  # type: ignore[dict-item]
-    api = Api(site, "gpus")
-    answer = api("POST", "/v1/training-runs", without)
-    assert (answer.status, answer.json["code"]) == (400, "gpu_required")
-    assert api("POST", "/v1/training-runs", RUN).status == 201
+    assert Api(site, "gpus")("POST", "/v1/training-runs", without).status == 201
 
 
 # The service itself

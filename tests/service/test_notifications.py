@@ -170,7 +170,7 @@ def test_the_end_of_a_managed_run_is_told(service: Service, receiver: Receiver) 
             "isaac_lab": {"task_class_or_name": "Isaac-Cartpole-Direct"},
             "steps": 10,
         },
-        "trainer_spec": {"image_uri": "local", "entrypoint": "python -V"},
+        "trainer_spec": {"image_uri": "local", "entrypoint": "python -V", "resources": {"gpu": 1}},
         "loop_policy": {"max_iterations": 1},
         "notify_url": receiver.url("/run"),
     }

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import Any
 
 import hardsim as hs
 import pytest
+from containers import Podman
 from loops import TASK, TRAINER
+from quickstart import BODY
 from sites import Site
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +28,7 @@ LAB = {"task_module": "loops.task", "task_class_or_name": "Task"}
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    made = Site(tmp_path_factory.mktemp("session") / "home")
+    made = Site(tmp_path_factory.mktemp("session") / "home", SIMYARD_ALLOW_CPU_TRAINERS="on")
     made.up()
     yield made
     made.down()
@@ -203,6 +206,43 @@ def test_a_managed_run_is_canceled(client: hs.HardsimClient, package: Path) -> N
     with pytest.raises(hs.HardsimRequestError) as canceled:
         client.wait_training_run(run_id, poll_interval_s=0.5, timeout_s=TIMEOUT_S)
     assert "status=canceled" in canceled.value.detail
+
+
+@pytest.mark.long  # rollouts of an FR3 take minutes; test_jobs_api.py sends the same request
+def test_the_quickstart_from_its_image_to_its_checkpoints(podman: Podman, tmp_path: Path) -> None:
+    """The request as it stands but for the registry and the GPU, which this machine lacks, and the script that watches.
+
+    The image is built from the example's Dockerfile, on a base that has the name of the one which it names.
+    """
+    podman.client.images.get(podman.python).tag("docker.io/library/python", "3.12-slim")
+    folder = ROOT / "examples" / "managed_training" / "smoke_trainer"
+    image, _ = podman.client.images.build(path=str(folder), tag="localhost/hardsim-trainer-smoke:0.1.1")
+    without = Site(tmp_path / "home", DOCKER_HOST=podman.address, SIMYARD_ALLOW_CPU_TRAINERS="on")
+    without.up()
+    try:
+        trainer = {**BODY["trainer_spec"], "image_uri": image.tags[0]}
+        trainer["resources"] = {**trainer["resources"], "gpu": 0}
+        run_id = without.call("POST", "/v1/training-runs", {**BODY, "trainer_spec": trainer})["run_id"]
+
+        # The quickstart's own lines.
+        client = hs.HardsimClient(without.key, without.url)
+        print(client.get_training_run(run_id))
+        print(client.list_training_events(run_id, limit=20))
+        run = client.watch_training_run(run_id, poll_interval_s=5.0, timeout_s=24 * 3600)
+
+        # Its contract: of each iteration metrics, a checkpoint and an entry in the lineage.
+        assert (run["status"], run["current_iteration"]) == ("succeeded", 3)
+        checkpoints = client.list_run_checkpoints(run_id)
+        assert [entry["iteration"] for entry in checkpoints] == [3, 2, 1]
+        for iteration in without.call("GET", f"/v1/training-runs/{run_id}/iterations")["iterations"]:
+            assert iteration["metrics"]["episodes"] == 16
+            for job_id in iteration["rollouts"]:
+                assert without.job(job_id)["summary"]["success"]["rate"] == 1.0
+        path = f"/v1/training-runs/{run_id}/checkpoints/{checkpoints[0]['checkpoint_id']}/download-url"
+        with urllib.request.urlopen(without.call("GET", path)["url"]) as answer:
+            assert json.load(answer)["parent_sha256"] == checkpoints[1]["sha256"]
+    finally:
+        without.down()
 
 
 @pytest.mark.long  # a second job of the simulator

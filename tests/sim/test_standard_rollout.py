@@ -20,7 +20,9 @@ from simyard.core.errors import RequestError
 from simyard.core.files import AttemptPaths, read_json, write_json
 from simyard.core.specs import Asset, AttemptSpec, Facts, InputFile, JobSpec, PolicyFile, Rollout
 from simyard.runner.assets.robot_files import main_file
-from simyard.runner.newton.scenes import CUBE_SIZE_M, SCENES
+from simyard.runner.newton.control import read_control
+from simyard.runner.newton.modes import MODES
+from simyard.runner.newton.scenes import BLOCK_M, CUBE_SIZE_M, DRAWER_OPENS_M, SCENES
 
 pytestmark = pytest.mark.sim
 
@@ -35,6 +37,7 @@ PICK = {
     "finger_joints": ["left_finger_joint", "right_finger_joint"],
     "initial_positions": BENT,
 }
+FR3, CABINET = "fr3_pick_lift_block_v1", "franka_cabinet_oige_v1"
 HAS_EGL = ctypes.util.find_library("EGL") is not None
 SCENE = """#usda 1.0
 (
@@ -183,8 +186,16 @@ def arm(
     return Case(scene_id=scene_id, num_envs=num_envs, steps=steps, dt=dt, policy=policy, control=control)
 
 
+def fr3() -> Case:
+    """The rollout of the managed training quickstart, as the request's mode makes it, in two worlds."""
+    steps = 128
+    dt, substeps = read_control({"task_mode": FR3}).mode.own_time(steps)
+    control = {"task_mode": FR3, "fix_base": True}
+    return Case(robot=MODES[FR3].ROBOT.file, scene_id=CABINET, steps=steps, dt=dt, substeps=substeps, control=control)
+
+
 def cases(folder: Path) -> dict[str, Case]:
-    """Return the jobs, which share three robots: each new one costs a compilation."""
+    """Return the jobs, which share four robots: each new one costs a compilation."""
     swing = {"amplitude": {"shoulder_pan": 0.5, "elbow": 0.2}, "frequency_hz": 0.5, "initial_positions": BENT}
     trip = [{"time_s": 1.0, "positions": {"elbow": 1.0, "left_finger_joint": 0.04}}]
     passive = {"task_mode": "zero", "initial_positions": {"cart_to_pole": 0.2}}
@@ -194,6 +205,7 @@ def cases(folder: Path) -> dict[str, Case]:
         "sine": arm(num_envs=8, steps=100, task_mode="sine", **swing),
         "trajectory": arm(steps=75, task_mode="trajectory", base_position=[0.0, 0.2, 0.1], keyframes=trip),
         "pick": arm(num_envs=2, steps=250, dt=0.01, **PICK),
+        "fr3": fr3(),
         "miss": arm(steps=120, **PICK, closed=0.04),
         "swing": Case(robot=CARTPOLE, format="usd", scene=folder / "scene.zip", steps=100, substeps=8, control=passive),
         "random": replace(HOPPING, video=HAS_EGL),
@@ -258,7 +270,7 @@ def bad_cases(folder: Path) -> dict[str, tuple[Case, str]]:
             arm(policy=folder / "policy.onnx", task_mode="policy"),
             "The policy 'policy.onnx' does not fit this robot: its input is tensor(float) ['n', 4]",
         ),
-        "nothing to pick": (arm("ground", **PICK), "control.task_mode is 'pick_lift', and the scene has nothing"),
+        "nothing to pick": (arm("ground", **PICK), "There is nothing to pick up: the scene has no body"),
         "hand": (arm(**{**PICK, "ee_body": "hnd"}), "Unknown body in control.ee_body: 'hnd'. Did you mean 'hand'?"),
         "object": (arm(**PICK, object="cub"), "Unknown body in control.object: 'cub'. Did you mean 'cube'?"),
         "afloat": (arm(**PICK, fix_base=False), "control.fix_base is False"),
@@ -286,6 +298,7 @@ def _program(folder: Path) -> Iterator[tuple[str, Any]]:
     began = time.perf_counter()
     yield "scenes", {scene: refusal(Case(scene_id=scene)) for scene in SCENES}
     yield "seconds for a check", (time.perf_counter() - began) / len(SCENES)
+    yield "drawers", pulled_drawers()
     yield "robots", {file: describe(SHIPPED / file, kind, fixed) for file, kind, fixed in ROBOTS}
     for name, kind in (("hand", "urdf"), ("servos", "mjcf")):
         main = main_file(folder / f"{name}.zip", kind, folder / name)
@@ -304,6 +317,23 @@ ROBOTS = [
     ("humanoid.usda", "usd", None),
     ("cartpole.usda", "usd", None),
 ]
+
+
+def pulled_drawers() -> dict[str, list[float]]:
+    """Push one drawer of the cabinet out of it; return where each drawer is, ten times a second."""
+    from simyard.runner.newton.control import read_control
+    from simyard.runner.newton.simulation import Simulation, build_world
+
+    world = build_world(read_control({}), ARM, "urdf", scene_id=CABINET, scene_file=None)
+    simulation = Simulation(world, num_envs=1, steps=15, device="cpu", dt=0.1, substeps=40, seed=7)
+    (speed,) = [column.index for column in world.objects.velocities if column.name == "drawer_top_joint"]
+    simulation.joint_qd[:, speed] = 3.0
+    seen: dict[str, list[float]] = {column.name: [] for column in world.objects.positions}
+    for _ in range(15):
+        simulation.step(simulation.first_targets)
+        for column in world.objects.positions:
+            seen[column.name].append(float(simulation.joint_q[0, column.index]))
+    return seen
 
 
 def describe(robot: Path, format_: str, fix_base: bool | None, control: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -364,6 +394,14 @@ def test_good_ones_pass_in_every_built_in_scene(said):
     assert set(said["accepted"].values()) == {None}
     assert said["scenes"] == dict.fromkeys(SCENES)
     assert said["seconds for a check"] < 5
+
+
+def test_a_drawer_of_the_cabinet_opens_and_the_other_stays(said):
+    assert said["drawers"].keys() == {"drawer_bottom_joint", "drawer_top_joint"}
+    top, bottom = said["drawers"]["drawer_top_joint"], said["drawers"]["drawer_bottom_joint"]
+    assert top[-1] == pytest.approx(top[-2], abs=1e-4), "friction holds it where it is"
+    assert 0.15 < top[-1] < DRAWER_OPENS_M
+    np.testing.assert_allclose(bottom, 0, atol=1e-3)
 
 
 def test_robots_of_every_format(said):
@@ -536,6 +574,26 @@ def test_what_is_gripped_is_lifted(result):
     np.testing.assert_allclose(fingers[:, -1], CUBE_SIZE_M / 2, atol=3e-3)
     assert len(np.unique(cube[:, 0, :2], axis=0)) == 2, "it lies elsewhere in each world"
     np.testing.assert_allclose(cube[:, 0, 2], cube[:, 140, 2], atol=2e-3)
+
+
+def test_the_quickstarts_fr3_lifts_its_block(result):
+    """A time base of the mode's own: 128 steps take three seconds."""
+    lifted = result("fr3")
+    assert lifted.root["meta/success"][:].tolist() == [1, 1]
+    attributes = dict(lifted.root.attrs)
+    assert attributes["control_period_s"] * 128 == pytest.approx(3.0)
+    assert attributes["physics_dt_s"] <= 0.0025
+    assert attributes["bodies"] == ["block"]
+    arm = [*(f"fr3_joint{number}" for number in range(1, 8)), "fr3_finger_joint1"]
+    assert lifted.root["data/action"].attrs["names"] == arm
+    assert lifted.root["data/joint_position"].attrs["names"] == [*arm, "fr3_finger_joint2"]
+    np.testing.assert_allclose(
+        lifted["joint_position"][:, 0, :7], [[0, -0.785, 0, -2.356, 0, 1.571, 0.785]] * 2, atol=1e-6
+    )
+    block, fingers = lifted["body_pose"][:, :, 0], lifted.column("joint_position", "fr3_finger_joint1")
+    assert (block[:, -1, 2] - block[:, 0, 2] > 0.1).all()
+    np.testing.assert_allclose(fingers[:, -1], BLOCK_M[0] / 2, atol=3e-3)
+    np.testing.assert_allclose(lifted["scene_joint_position"], 0, atol=1e-3)
 
 
 def test_what_is_not_gripped_stays(result):

@@ -60,7 +60,7 @@ class PickLift(Mode):
             raise unknown("body in control.ee_body:", self.ee_body, robot.bodies, code="unknown_body")
         check_joints("control.finger_joints", self.finger_joints, robot)
         if robot.base is not None:
-            raise wrong("control.fix_base", False, "true for 'pick_lift', whose arm reaches from where it stands")
+            raise wrong("control.fix_base", False, "true, since the arm reaches from where it stands")
         self._object(objects)
         for end, given, side in (("open", self.open, 1), ("closed", self.closed, 0)):
             for name, value in zip(self.finger_joints, self._fingers(given, side, robot), strict=True):
@@ -75,9 +75,9 @@ class PickLift(Mode):
         if name is None or name not in objects:
             if not objects:
                 raise RequestError(
-                    "control.task_mode is 'pick_lift', and the scene has nothing that is free to move.",
+                    "There is nothing to pick up: the scene has no body that is free to move.",
                     code="unknown_body",
-                    advice="Take the built-in scene 'table_top', or a USD with a rigid body.",
+                    advice="Take the scene 'table_top' or 'franka_cabinet_oige_v1', or a USD with a rigid body.",
                 )
             raise unknown("body in control.object:", name, objects, code="unknown_body")
         return name
