@@ -15,8 +15,8 @@ from simyard.core.process import keep_private
 
 _HEADINGS = {
     "Jobs": {
-        "train": "train", "evaluate": "train", "export-policy": "train", "rollout": "rollout", "run": "train",
-        "jobs": "jobs",
+        "init": "init", "train": "train", "evaluate": "train", "export-policy": "train", "rollout": "rollout",
+        "run": "train", "jobs": "jobs",
     },
     "Policies": {"managed": "managed", "retrain": "promotions", "promotions": "promotions"},
     "Data": {"upload": "assets", "assets": "assets", "convert": "rollout"},
