@@ -15,8 +15,8 @@ from simyard.core.process import keep_private, reach_loopback_directly
 
 _HEADINGS = {
     "Jobs": {
-        "train": "train", "evaluate": "train", "export-policy": "train", "rollout": "rollout", "run": "train",
-        "jobs": "jobs",
+        "init": "init", "train": "train", "evaluate": "train", "export-policy": "train", "rollout": "rollout",
+        "run": "train", "jobs": "jobs",
     },
     "Policies": {"managed": "managed", "retrain": "promotions", "promotions": "promotions"},
     "Data": {"tensorboard": "tensorboard", "upload": "assets", "assets": "assets", "convert": "rollout"},

@@ -38,6 +38,7 @@ from simyard.tasks.resolve import resolve
 from simyard.tasks.sessions.fingerprint import Findings
 from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.shared import history
+from simyard.tasks.shared.estimates import estimate
 from simyard.tasks.shared.heartbeat import PATIENCE
 from simyard.tasks.shared.history import load_spec
 from simyard.tasks.shared.inputs import gather
@@ -253,6 +254,8 @@ def execute_in(
     with ExitStack() as stack:
         # A warm simulator answers in a moment, and works on the first attempt while Prefect is imported.
         is_warm = pool is None and start_ahead(resolved, store, sessions)
+        if is_new and (estimated := estimate(resolved.spec, store)) and estimated.train_s is not None:
+            live.say(f"estimate:    {estimated.in_words(resolved.spec.max_iterations)}")
         if is_warm:
             check_ahead(resolved, store, sessions, live)
             if is_new and _server_answers():

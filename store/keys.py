@@ -33,6 +33,7 @@ OUTBOX = f"{SERVICE}/outbox"
 SENDING = f"{SERVICE}/sending"
 DOCTOR = "doctor"
 PROJECTS = "projects"
+MEASUREMENTS = "measurements"
 
 MAX_KEY_BYTES = 900
 """Longest key, in bytes of UTF-8. S3 allows 1024, and the store's own prefix counts."""
@@ -113,6 +114,16 @@ def problem_of(key: str, *, of_folder: bool = False) -> str:
     if any(len(name.encode()) > MAX_NAME_BYTES for name in names):
         return f"has a name longer than {MAX_NAME_BYTES} bytes"
     return f"is longer than {MAX_KEY_BYTES} bytes" if len(key.encode()) > MAX_KEY_BYTES else ""
+
+
+def measurements(task: str, library: str) -> str:
+    """Return the prefix of what trainings of a task took with a library."""
+    return f"{MEASUREMENTS}/{task}/{library}"
+
+
+def measurement(task: str, library: str, device: str, num_envs: int) -> str:
+    """Return the key of what the newest of them took on a kind of device with a count of environments."""
+    return f"{measurements(task, library)}/{device}/{num_envs}.json"
 
 
 def new_job_id(*, now_ms: int | None = None) -> str:

@@ -13,6 +13,7 @@ from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.kinds import kind_of
 from simyard.tasks.shared import documents
 from simyard.tasks.shared.documents import ArtifactWriter
+from simyard.tasks.shared.estimates import keep_measurement
 from simyard.tasks.shared.history import Verdict
 from simyard.tasks.shared.usage import scaling
 
@@ -62,5 +63,6 @@ def persist(spec: JobSpec, verdict: Verdict, store: Store) -> JobResult:
 
     # The commit marker, last: with it the job has succeeded.
     if verdict.status == "succeeded":
+        keep_measurement(spec, store)
         store.put_record(job.manifest, documents.manifest(spec, result))
     return result

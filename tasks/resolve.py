@@ -27,6 +27,7 @@ from simyard.store.store import Store
 from simyard.tasks.kinds.base import Resolved, common_fields
 from simyard.tasks.kinds.policy_sources import find_policies, inherit, training_of
 from simyard.tasks.kinds.rollout import resolve_rollout
+from simyard.tasks.packages.pack import find_package
 from simyard.tasks.shared import history
 from simyard.tasks.shared.history import load_spec
 from simyard.tasks.shared.inputs import LocalInput, find_input
@@ -90,7 +91,7 @@ def _task_fields(request: TaskRequest, job_id: str, base: Path) -> Resolved:
     """Fix the fields that all jobs on a task of Isaac Lab have in common."""
     inputs: list[LocalInput] = []
     if package := request.custom_environment_path or request.custom_environment_s3_uri:
-        inputs.append(find_input(package, base, "customEnvironment"))
+        inputs.append(find_package(package, base, "customEnvironment"))
         limited(inspect, inputs[0].path)
     section = request.section
     spec = common_fields(

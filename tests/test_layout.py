@@ -174,4 +174,5 @@ def test_the_wheel_holds_the_tree_and_nothing_else(tmp_path: Path) -> None:
         expected |= {f"{package.replace('.', '/')}/{path.name}" for path in files}
     for data in ("deployments/pools", "runner/newton/models", "service/templates", "tasks/templates"):
         expected |= {f"simyard/{data}/{path.name}" for path in (ROOT / data).iterdir()}
+    expected |= {f"simyard/{path.relative_to(ROOT)}" for path in (ROOT / "cli" / "templates").rglob("*.txt")}
     assert inside == expected

@@ -61,7 +61,7 @@ Summary = TypedDict(
         "video": Render | None,
     },
 )
-"""Content of `summary.json`; `video` is None where none was asked for."""
+"""Content of `summary.json`; `video` is None where neither the request nor the task asked for one."""
 
 
 def rollout(
@@ -270,7 +270,7 @@ class Recording:
             "keys": keys,
             "size_bytes": size_of(target),
             "environment_steps_per_second": rate,
-            "video": self._draw_film() if wanted.video else None,
+            "video": self._draw_film() if wanted.video or (self.video and self.video.wanted) else None,
         }
         write_json(self._paths.output / SUMMARY.name, summary)
         say_count("step", wanted.steps, wanted.steps)
@@ -318,7 +318,7 @@ def no_video(reason: str) -> WorkloadError:
     """Return the error of a job whose video cannot be made."""
     return _failed(
         "video_impossible",
-        f"The video that the request asks for cannot be made: {reason}",
+        f"The video that was asked for cannot be made: {reason}",
         "Set outputs.video to false to do without it.",
     )
 

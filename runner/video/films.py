@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import IO, Any, TypedDict
 
 from simyard.core.artifacts import VIDEOS
 from simyard.core.files import AttemptPaths
@@ -168,10 +168,8 @@ class RolloutFilm:
         Raises:
             VideoError: If this machine cannot make one: better now than after the simulation.
         """
-        if wanted and (reason := why_not()):
-            raise VideoError(reason)
-        self.wanted = wanted
-        """False where the request asks for no film: a task need not make pictures then."""
+        self.wanted = False
+        """False where there is to be no film: a task need not make pictures then."""
         self.fps = 1 / step_s
         """Pictures a second; Newton's are thinned to 30."""
         self._every = max(1, round(1 / (step_s * MOST_FPS)))
@@ -180,8 +178,24 @@ class RolloutFilm:
         self._state: Any = None
         self._world = 0
         self._size: tuple[int, int] | None = None
+        self._folder = folder
+        self._file: IO[bytes] | None = None
+        if wanted:
+            self.force()
+
+    def force(self) -> None:
+        """Make a film, though the request may not ask for one; call it before `watch` or `add`.
+
+        Raises:
+            VideoError: If this machine cannot make one.
+        """
+        if self.wanted:
+            return
+        if reason := why_not():
+            raise VideoError(reason)
+        self.wanted = True
         # It lives as long as the film, and has no name: nothing is left of it, however the process ends.
-        self._file = tempfile.TemporaryFile(dir=folder) if wanted else None  # noqa: SIM115
+        self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
 
     def watch(self, model: Any, world: int = 0) -> None:
         """Choose the world of a Newton model to film; call it once, before `capture`."""

@@ -28,6 +28,9 @@ from simyard.client.errors import (
 from simyard.client.sync_client import Client
 from simyard.client.sync_submissions import Job
 
+HardsimClient = Client
+"""Name of `Client` in programs that were written for `hardsim`."""
+
 __all__ = [
     "AnswerError",
     "ApiError",
@@ -38,6 +41,7 @@ __all__ = [
     "Client",
     "ConfigurationError",
     "ConflictError",
+    "HardsimClient",
     "IntegrityError",
     "InvalidRequestError",
     "Job",

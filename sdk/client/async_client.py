@@ -55,6 +55,8 @@ class AsyncClient(AsyncSubmissions, AsyncTrainingRuns):
     def from_env(cls) -> Self:
         """Make a client of `SIMYARD_API_KEY`, `SIMYARD_API_URL` and `SIMYARD_HTTP_TIMEOUT_S`, `_RETRIES`, `_BACKOFF_S`.
 
+        Without that key they are read as `HARDSIM_API_KEY`, `HARDSIM_API_URL` and so on.
+
         Raises:
             ConfigurationError: If the key is missing or a value is bad.
         """

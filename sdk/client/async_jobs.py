@@ -64,6 +64,19 @@ class ArtifactRecord(TypedDict):
     """Its digest."""
 
 
+class EstimateRecord(TypedDict):
+    """Estimate of a training, made from measurements; None for what nothing measured tells."""
+
+    iteration_s: float | None
+    """Seconds of an iteration."""
+    train_s: float | None
+    """Seconds of all iterations, without the simulator's start."""
+    gpu_memory_bytes: int | None
+    """Memory of each GPU."""
+    how: str
+    """The reckoning, in words."""
+
+
 class JobRecord(TypedDict):
     """One job, as the service gives it; it may add keys."""
 
@@ -105,6 +118,8 @@ class JobRecord(TypedDict):
     """Project that it belongs to."""
     page_url: str
     """The job's page, for people."""
+    estimate: NotRequired[EstimateRecord | None]
+    """In the answer to a submission: time and memory of a training."""
     estimated_credits: NotRequired[float | None]
     """In the answer to a submission: what the job may cost."""
     estimated_usd: NotRequired[float | None]

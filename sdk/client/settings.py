@@ -41,6 +41,9 @@ _BOUNDS: dict[str, tuple[float, float, str, bool]] = {
     "max_retries": (0, 100, "tries", False),
     "retry_backoff_s": (0, 3600, "seconds", False),
 }
+_FAMILIES = ("SIMYARD", "HARDSIM")
+"""Beginnings of the variables, first come first: all are of the family that has a key, so that no key is sent to the
+address of the other service."""
 _VARIABLES: dict[str, tuple[str, Callable[[str], float]]] = {
     "timeout_s": ("SIMYARD_HTTP_TIMEOUT_S", float),
     "max_retries": ("SIMYARD_HTTP_RETRIES", int),
@@ -75,17 +78,22 @@ class Settings:
     def from_env(cls) -> Settings:
         """Read `SIMYARD_API_KEY`, `SIMYARD_API_URL` and `SIMYARD_HTTP_TIMEOUT_S`, `_RETRIES`, `_BACKOFF_S`.
 
+        Without that key they are read as `HARDSIM_API_KEY`, `HARDSIM_API_URL` and so on.
+
         Raises:
             ConfigurationError: If the key is missing or a value is bad.
         """
-        if not (key := os.environ.get("SIMYARD_API_KEY", "").strip()):
-            raise ConfigurationError("SIMYARD_API_KEY is not set: set it to a key of your project, sy_live_….")
+        family = next((name for name in _FAMILIES if os.environ.get(f"{name}_API_KEY", "").strip()), None)
+        if family is None:
+            raise ConfigurationError(
+                "SIMYARD_API_KEY is not set: set it, or HARDSIM_API_KEY, to a key of your project, sy_live_…."
+            )
         return cls(
-            api_key=key,
-            base_url=os.environ.get("SIMYARD_API_URL", "").strip() or DEFAULT_URL,
-            timeout_s=_read("timeout_s"),
-            max_retries=_read("max_retries"),
-            retry_backoff_s=_read("retry_backoff_s"),
+            api_key=os.environ[f"{family}_API_KEY"],
+            base_url=os.environ.get(f"{family}_API_URL", "").strip() or DEFAULT_URL,
+            timeout_s=_read(family, "timeout_s"),
+            max_retries=_read(family, "max_retries"),
+            retry_backoff_s=_read(family, "retry_backoff_s"),
         )
 
     def url(self, place: str) -> str:
@@ -212,9 +220,10 @@ def within(name: str, value: object, least: float, most: float, unit: str, above
         raise ConfigurationError(f"{name} is {value!r}: give {unit}, {bounds} and at most {most:,.0f}.")
 
 
-def _read(field_name: str) -> Any:
+def _read(family: str, field_name: str) -> Any:
     """Return a setting from the environment, its default where there is none."""
-    name, kind = _VARIABLES[field_name]
+    own, kind = _VARIABLES[field_name]
+    name = own.replace(_FAMILIES[0], family)
     default = getattr(Settings, field_name)
     if not (text := os.environ.get(name, "").strip()):
         return default

@@ -154,7 +154,7 @@ class TaskRequest(JobRequest):
     simulator: str = Field("isaaclab", json_schema_extra={"enum": ["isaaclab"]})
     """Name of the simulator."""
     custom_environment_path: Annotated[Reference | None, CODE] = None
-    """A `.zip`, `.tar.gz` or `.whl` with your task package: path, relative to the config."""
+    """A `.zip`, `.tar.gz` or `.whl` with your task package, or its folder: path, relative to the config."""
     custom_environment_s3_uri: Annotated[Reference | None, CODE] = None
     """The same as a store URI, `s3://bucket/key`."""
     custom_environment_callback: Annotated[Callback | None, CODE] = None

@@ -25,6 +25,7 @@ from simyard.tasks.attempt.transfer import AttemptUploader
 from simyard.tasks.kinds.base import Figures, Kind, Resolved, common_fields, lacking
 from simyard.tasks.kinds.policy_sources import find_policies, inherit, training_of
 from simyard.tasks.packages.install import require_module
+from simyard.tasks.packages.pack import find_package
 from simyard.tasks.shared.documents import ArtifactWriter
 from simyard.tasks.shared.history import Artifact, Verdict
 from simyard.tasks.shared.inputs import LocalInput, asset_file, find_asset, find_input, gather
@@ -239,7 +240,8 @@ class _Inputs:
                 )
             return self._named_apart(asset_file(record))
         assert uri is not None
-        found = find_input(uri, self._base, f"{field}_uri")
+        find = find_package if kind == "isaac_lab_task_package" else find_input
+        found = find(uri, self._base, f"{field}_uri")
         self.local.append(found)
         return self._named_apart(found.file)
 

@@ -88,20 +88,20 @@ def scaling(spec: JobSpec, store: Store) -> Scaling:
 
     A training is compared with the newest successful one that differs in nothing but its GPUs and its length.
     """
-    last = _last(store, spec.job_id)
+    last = last_attempt(store, spec.job_id)
     reached = _steps_per_s(spec, last)
     single = efficiency = None
     if reached is not None:
-        gpu = _gpu(store, last)
+        gpu = gpu_model(store, last)
         for job_id in reversed(store.list_dirs(keys.JOBS)):
             if not store.exists(keys.JobKeys(job_id).manifest):
                 continue
             other = history.load_spec(store, job_id)
             if other.ranks != 1 or _essence(other) != _essence(spec):
                 continue
-            past = _last(store, job_id)
+            past = last_attempt(store, job_id)
             speed = _steps_per_s(other, past)
-            if speed and past and past.facts and past.facts.device != "cpu" and _gpu(store, past) == gpu:
+            if speed and past and past.facts and past.facts.device != "cpu" and gpu_model(store, past) == gpu:
                 single = OneGpu(job_id=job_id, steps_per_s=round(speed))
                 efficiency = round(reached / (spec.ranks * speed), 3)
                 break
@@ -118,22 +118,30 @@ def _essence(spec: JobSpec) -> JobSpec:
     )  # fmt: skip
 
 
-def _steps_per_s(spec: JobSpec, attempt: PastAttempt | None) -> float | None:
+def iteration_s(attempt: PastAttempt | None) -> float | None:
+    """Return the seconds of an iteration of a training; None where too little was trained to tell."""
     outcome = attempt.outcome if attempt else None
-    if not outcome or not outcome.facts:
+    if not outcome:
         return None
     seconds = outcome.timings.get("train_s")
     iterations = outcome.done - outcome.start_iteration - 1  # the first one is where the clock begins
-    if seconds is None or seconds < SHORTEST_S or iterations < 1:
+    return None if seconds is None or seconds < SHORTEST_S or iterations < 1 else seconds / iterations
+
+
+def _steps_per_s(spec: JobSpec, attempt: PastAttempt | None) -> float | None:
+    seconds = iteration_s(attempt)
+    if seconds is None or attempt is None or attempt.facts is None:
         return None
-    return float(iterations * outcome.facts.rollout * spec.num_envs * spec.ranks / seconds)
+    return float(attempt.facts.rollout * spec.num_envs * spec.ranks / seconds)
 
 
-def _last(store: Store, job_id: str) -> PastAttempt | None:
+def last_attempt(store: Store, job_id: str) -> PastAttempt | None:
+    """Return the newest attempt of a job."""
     past = history.attempts(store, job_id)
     return past[-1] if past else None
 
 
-def _gpu(store: Store, attempt: PastAttempt | None) -> str | None:
+def gpu_model(store: Store, attempt: PastAttempt | None) -> str | None:
+    """Return the model of the GPU that an attempt had."""
     versions = store.get_json_or_none(attempt.keys.file(VERSIONS.name)) if attempt else None
     return ((versions or {}).get("gpu") or {}).get("name")

@@ -389,9 +389,10 @@ def test_a_password_in_the_address_is_refused_and_not_shown():
 def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def give(**variables: str) -> None:
         for name in ("API_KEY", "API_URL", "HTTP_TIMEOUT_S", "HTTP_RETRIES", "HTTP_BACKOFF_S"):
-            monkeypatch.delenv(f"SIMYARD_{name}", raising=False)
-            if name in variables:
-                monkeypatch.setenv(f"SIMYARD_{name}", variables[name])
+            for variable, given in ((f"SIMYARD_{name}", name), (f"HARDSIM_{name}", f"HARDSIM_{name}")):
+                monkeypatch.delenv(variable, raising=False)
+                if given in variables:
+                    monkeypatch.setenv(variable, variables[given])
 
     return give
 
@@ -407,6 +408,16 @@ def test_the_environment_makes_a_client(environment, kind):
     assert (client.base_url, client.timeout_s, client.max_retries) == ("http://127.0.0.1:8400", 30, 3)
 
 
+def test_a_program_of_hardsim_has_its_client_and_its_variables(environment):
+    other = {"HARDSIM_API_KEY": "hls_live_1", "HARDSIM_API_URL": "https://sim.lab", "HARDSIM_HTTP_RETRIES": "1"}
+    environment(**other, API_URL="http://own.lab")
+    client = hs.HardsimClient.from_env()
+    assert isinstance(client, hs.Client)
+    assert (client.base_url, client.max_retries) == ("https://sim.lab", 1)
+    environment(**other, API_KEY=KEY)
+    assert hs.HardsimClient.from_env().base_url == "http://127.0.0.1:8400", "our key went to the other's address"
+
+
 @pytest.mark.parametrize(
     ("variables", "about"),
     [
@@ -418,6 +429,7 @@ def test_the_environment_makes_a_client(environment, kind):
         ({"API_KEY": KEY, "HTTP_TIMEOUT_S": "nan"}, "SIMYARD_HTTP_TIMEOUT_S is nan"),
         ({"API_KEY": KEY, "HTTP_RETRIES": "1.5"}, "SIMYARD_HTTP_RETRIES is '1.5': give a whole number"),
         ({"API_KEY": KEY, "HTTP_RETRIES": "-1"}, "SIMYARD_HTTP_RETRIES is -1"),
+        ({"HARDSIM_API_KEY": KEY, "HARDSIM_HTTP_RETRIES": "-1"}, "HARDSIM_HTTP_RETRIES is -1"),
         ({"API_KEY": KEY, "HTTP_BACKOFF_S": "-1"}, "SIMYARD_HTTP_BACKOFF_S is -1"),
     ],
 )

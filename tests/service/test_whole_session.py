@@ -15,14 +15,56 @@ from typing import Any
 import hardsim as hs
 import pytest
 from containers import Podman
+from helpers import HANG_S
 from loops import TASK, TRAINER
 from quickstart import BODY
 from sites import Site
+
+import simyard as ours
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.sim
 
 TIMEOUT_S = 400.0
+PROGRAM = """\
+import json
+from pathlib import Path
+
+import hardsim as hs
+
+client = hs.HardsimClient.from_env()
+
+robot_asset_id = client.upload_input_asset("./assets/franka.usdz", asset_kind="robot")
+scene_asset_id = client.upload_input_asset("./assets/table_scene.usdz", asset_kind="scene")
+task_package_asset_id = client.upload_input_asset(
+    "./dist/my-isaac-lab-task.zip",
+    asset_kind="isaac_lab_task_package",
+)
+
+job = client.submit_assets(
+    robot_asset_id=robot_asset_id,
+    scene_asset_id=scene_asset_id,
+    robot_asset_type="usd",
+    num_envs=1,
+    steps=1024,
+    physics_dt=0.005,
+    substeps=2,
+    runtime_profile="isaac_lab_rollout",
+    isaac_lab={
+        "task_module": "my_workloads.pick_and_lift",
+        "task_class_or_name": "TabletopPickTask",
+        "task_package_asset_id": task_package_asset_id,
+        "task_args": {
+            "force_video": True,
+            "attach_distance_m": 0.08,
+        },
+    },
+)
+
+result = client.wait(job.job_id, poll_interval_s=2.0, timeout_s=1800.0, raise_on_error=False)
+print(job.job_id, result["status"])
+"""
+"""The program of the jobs page, as it stands there."""
 LAB = {"task_module": "loops.task", "task_class_or_name": "Task"}
 
 
@@ -262,3 +304,36 @@ def test_the_seeds_script_runs_with_our_client(site: Site, tmp_path: Path) -> No
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
+
+
+@pytest.mark.long  # a third job of the simulator
+def test_the_jobs_pages_program_runs_with_another_import_line(site: Site, tmp_path: Path) -> None:
+    """Word for word, in the folder that the example's script fills; its README shows the same program."""
+    import zarr
+
+    example = ROOT / "examples" / "rollouts" / "pick_and_lift"
+    program = PROGRAM.replace("import hardsim as hs", "import simyard as hs")
+    assert program in (example / "README.md").read_text()
+    subprocess.run([sys.executable, example / "make_assets.py", tmp_path], check=True, timeout=HANG_S)
+    env = {name: value for name, value in site.env.items() if not name.startswith("SIMYARD_API_")}
+    env |= {"HARDSIM_API_KEY": site.key, "HARDSIM_API_URL": site.url}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=HANG_S,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    job_id, status = done.stdout.split()
+
+    client = ours.Client(site.key, site.url)
+    assert status == "succeeded", client.status(job_id)["error"]
+    files = {Path(path).name: Path(path) for path in client.download(job_id, str(tmp_path / "left"))}
+    assert {
+        "rollout.zarr", "render.mp4", "artifact_manifest.json", "runner.log", "user_job.log", "command.stderr.log"
+    } <= set(files)  # fmt: skip
+    assert "1 of 1 blocks are up" in files["user_job.log"].read_text()
+    with zarr.storage.ZipStore(str(files["rollout.zarr"]), mode="r") as store:
+        arrays: Any = zarr.open_group(store, mode="r")
+        height = arrays["data/block_pose"][:, 2]
+        assert len(height) == 1024
+        assert height[-1] - height[0] > 0.15, "held by friction, 20 cm up"
+        assert arrays["meta/success"][:].tolist() == [1]
