@@ -9,7 +9,7 @@ import pytest
 
 from simyard.core.errors import RequestError
 from simyard.runner.rollout.user_class import check_class, class_names, find_class, import_module
-from simyard.tasks.packages.install import require_module
+from simyard.tasks.packages.source import require_module
 
 ISAAC_TEMPLATE = {"pyproject.toml": "[tool.ruff]", "source/ext/setup.py": "", "source/ext/ext/tasks/lift.py": ""}
 
@@ -63,6 +63,7 @@ FOUND = {
     "compiled": (["my_tasks/fast.cpython-312-x86_64-linux-gnu.so", "my_tasks/__init__.py"], "my_tasks.fast"),
     "packed on a Mac": (["__MACOSX/x", "project/lift.py"], "lift"),
     "deep in a project": (ISAAC_TEMPLATE, "ext.tasks.lift"),
+    "in an extension": (["a-main/source/ext/setup.py", "a-main/source/ext/ext/lift.py", "a-main/x.md"], "ext.lift"),
     "in a wheel": (["my_tasks/lift.py", f"{INFO}/WHEEL", f"{INFO}/METADATA", f"{INFO}/RECORD"], "my_tasks.lift"),
 }
 MISSING = {
