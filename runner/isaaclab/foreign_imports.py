@@ -183,13 +183,11 @@ def _uses(file: Path, home: Path) -> Iterator[_Use]:
             found = [(alias.name, ()) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found = [(node.module, tuple(alias.name for alias in node.names if alias.name != "*"))]
-        elif (
-            isinstance(node, ast.Constant) and isinstance(node.value, str) and (at := _REFERENCE.fullmatch(node.value))
-        ):
-            found = [(at[1], (at[2],))]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found = [(at[1], (at[2],)) for at in [_REFERENCE.fullmatch(node.value)] if at]
         for module, names in found:
             if _is_foreign(module):
-                yield _Use(name, node.lineno, module, names)
+                yield _Use(name, getattr(node, "lineno", 0), module, names)
 
 
 def _is_users(file: Path) -> bool:

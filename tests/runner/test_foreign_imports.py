@@ -1,4 +1,4 @@
-"""Packages that were written for an older Isaac Lab or for Kit, or whose tasks nothing imports; with Isaac Lab itself."""
+"""Packages written for an older Isaac Lab or for Kit, or whose tasks nothing imports; with Isaac Lab itself."""
 
 import json
 import subprocess
@@ -6,6 +6,8 @@ import sys
 
 import pytest
 from helpers import HANG_S
+
+pytestmark = pytest.mark.long  # it imports all of Isaac Lab's tasks; test_task_contract.py shows the usual two without
 
 CARTPOLE = "isaaclab_tasks.core.cartpole"
 TASK = f"""import gymnasium

@@ -156,6 +156,26 @@ def test_a_package_that_does_not_import_says_where(text, says, package):
     assert says in failure.message
 
 
+@pytest.mark.parametrize(
+    ("text", "code", "says"),
+    [
+        ("import omni.ext", "package_needs_kit", "it uses 'omni.ext' (older/lift.py, line 1)"),
+        (
+            "import math\nfrom omni.isaac.orbit_assets.anymal import ANYMAL_D_CFG",
+            "package_for_older_isaaclab",
+            "(older/lift.py, line 2), which 3.0.0 does not have. In 3.0.0: 'ANYMAL_D_CFG' of "
+            "'omni.isaac.orbit_assets.anymal' is in 'isaaclab_assets.robots.anymal'.",
+        ),
+    ],
+    ids=["Kit", "an older Isaac Lab"],
+)
+def test_a_package_that_was_written_for_another_simulator_is_told_so(text, code, says, package):
+    package(older__lift=text)
+    failure = refusal(import_module, "older.lift")
+    assert failure.code == code
+    assert says in f"{failure.message} {failure.advice}"
+
+
 # The class
 
 
