@@ -15,6 +15,7 @@ from pathlib import Path
 from simyard.core.errors import Failure, RequestError
 from simyard.tasks.packages.install import InstalledPackage, install
 
+PYTHONS = (".py", ".toml", ".cfg", ".in", ".md", ".yaml", ".json")
 REGISTER = """
 import json, sys
 from pathlib import Path
@@ -53,8 +54,9 @@ def pack(repository: Path, folder: Path) -> Path:
     ]
     done = subprocess.run(git, capture_output=True, text=True, check=False)
     if done.returncode:  # an object that the copy lacks: only what Python needs, then
-        wanted = ["*.py", "*.toml", "*.cfg", "*.in", "*.md", "*.yaml", "*.json"]
-        subprocess.run([*git, "--", *(f":(glob)**/{pattern}" for pattern in wanted)], check=True)
+        listed = ["git", "-C", str(repository), "ls-tree", "-r", "--name-only", "HEAD"]
+        names = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.splitlines()
+        subprocess.run([*git, "--", *(name for name in names if name.endswith(PYTHONS))], check=True)
     return archive
 
 

@@ -7,14 +7,15 @@ place is looked up in what is installed, by the name itself and by the end of it
 from __future__ import annotations
 
 import ast
+import difflib
 import importlib.metadata
 import importlib.util
 import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -66,16 +67,13 @@ def explain(error: BaseException) -> RequestError | None:
 
     # A name that a module of Isaac Lab no longer has, or a module that is not there.
     file, line = str(at.relative_to(home)), frames[-1].lineno or 0
-    named = _NO_ATTRIBUTE.search(str(error))
-    module, name = named.groups() if named else (getattr(error, "name", ""), getattr(error, "name_from", ""))
-    if module and name and _is_foreign(module):
-        failed = _Use(file, line, module, (name,))
-    else:
-        here = [use for use in uses if (use.file, use.line) == (file, line) and _is_missing(use.module)]
-        if not here:
-            return None
-        failed = here[0]
-    return _refusal(failed, [failed, *(use for use in uses if _is_missing(use.module))])
+    gone = list(filter(None, map(_gone, uses)))
+    here = [use for use in gone if (use.file, use.line) == (file, line)]
+    if named := _NO_ATTRIBUTE.search(str(error)):
+        here.insert(0, _Use(file, line, named[1], (named[2],)))
+    elif (name := getattr(error, "name_from", None)) and _is_foreign(getattr(error, "name", None) or ""):
+        here.insert(0, _Use(file, line, error.name, (name,)))  # type: ignore[attr-defined]
+    return _refusal(here[0], [here[0], *gone]) if here else None
 
 
 def require_references(task: str) -> None:
@@ -89,17 +87,18 @@ def require_references(task: str) -> None:
     spec = gymnasium.spec(task.split(":")[-1])
     given: Mapping[str, Any] = {"entry_point": spec.entry_point, **(spec.kwargs or {})}
     found = [(key, _REFERENCE.match(value)) for key, value in given.items() if isinstance(value, str)]
-    missing = [_Use(f"{task}, {key}", 0, at[1], (at[2],)) for key, at in found if at and _is_missing(at[1])]
-    if missing:
-        raise _refusal(missing[0], missing)
+    gone = [_Use(f"{task}, {key}", 0, at[1], (at[2],)) for key, at in found if at and _is_missing(at[1])]
+    if gone:
+        raise _refusal(gone[0], gone)
 
 
-def _refusal(failed: _Use, missing: Iterable[_Use]) -> RequestError:
+def _refusal(failed: _Use, gone: Sequence[_Use]) -> RequestError:
     """Return the error for what failed, with the new name of everything that would fail after it."""
     version = importlib.metadata.version("isaaclab")
     place = f"{failed.file}, line {failed.line}" if failed.line else failed.file
     name = repr(failed.module) if _is_missing(failed.module) else f"{failed.names[0]!r} of {failed.module!r}"
-    news = list(dict.fromkeys(_told(use) for use in missing if not _is_kit(use.module)))
+    news = list(dict.fromkeys(_told(use) for use in gone if not _is_kit(use.module)))
+    kits = sorted({use.module for use in gone if _is_kit(use.module)})
     listed = "; ".join(news[:8]) + (f"; … ({len(news)} in all)" if len(news) > 8 else "")
     if _is_kit(failed.module):
         also = f" It is written for Isaac Lab 2.x or older, too: {listed}." if news else ""
@@ -113,7 +112,7 @@ def _refusal(failed: _Use, missing: Iterable[_Use]) -> RequestError:
         f"The task package is written for Isaac Lab 2.x or older: it uses {name} ({place}), which {version} does not "
         "have.",
         code="package_for_older_isaaclab",
-        advice=f"In {version}: {listed}.",
+        advice=f"In {version}: {listed}." + (f" It needs Kit, too, for {', '.join(map(repr, kits))}." if kits else ""),
     )
 
 
@@ -220,11 +219,40 @@ def _is_missing(module: str) -> bool:
     return not _exists(module) and not (_is_kit(module) and _root("isaacsim"))
 
 
+def _gone(use: _Use) -> _Use | None:
+    """Return what is gone of a use: its module, or those of its names that no file of the module has."""
+    if _is_missing(use.module):
+        return use
+    words = _words(use.module)
+    names = tuple(name for name in use.names if words and name not in words)
+    return replace(use, names=names) if names else None
+
+
+@cache
+def _words(module: str) -> set[str]:
+    """Return every word in the files of a module of Isaac Lab; none of one that takes what other packages have."""
+    path = _path(module)
+    if path is None or not module.startswith("isaaclab"):
+        return set()
+    files = [path, *path.rglob("*")] if path.is_dir() else [path.with_suffix(".py"), path.with_suffix(".pyi")]
+    text = "\n".join(_text(file) for file in files if file.suffix in (".py", ".pyi") and file.is_file())
+    if re.search(r"^from isaaclab[\w.]* import \*", text, re.MULTILINE):
+        return set()
+    return {file.stem for file in files} | set(re.findall(r"\w+", text))
+
+
 def _exists(module: str) -> bool:
+    return _path(module) is not None
+
+
+def _path(module: str) -> Path | None:
+    """Return the folder of a package, or the file of a module without its ending; None where there is neither."""
     package, *below = module.split(".")
     root = _root(package)
     path = root.joinpath(*below) if root else None
-    return path is not None and (path.is_dir() or any(path.with_suffix(end).is_file() for end in (".py", ".so")))
+    if path is not None and (path.is_dir() or any(path.with_suffix(end).is_file() for end in (".py", ".so"))):
+        return path
+    return None
 
 
 def _root(package: str) -> Path | None:
@@ -273,9 +301,11 @@ def _told(use: _Use) -> str:
     if homes := sorted({home for name in use.names if (home := _home_of(name, new))}):
         return f"{names} of {use.module!r} is in {' and '.join(map(repr, homes))}"
     if _exists(use.module):
-        return f"{names} of {use.module!r} has no successor of that name"
+        there = [name for name, homes in _definitions().items() if any(home.startswith(use.module) for home in homes)]
+        near = [guess for name in use.names for guess in difflib.get_close_matches(name, there, n=1)]
+        return f"{names} of {use.module!r} is gone" + (f", it has {', '.join(map(repr, near))}" if near else "")
     place = _place_of(new)
-    return f"{use.module!r} is {place!r}" if place else f"{use.module!r} has no successor of that name"
+    return f"{use.module!r} is {place!r}" if place else f"{use.module!r} is gone"
 
 
 def _place_of(module: str) -> str | None:

@@ -40,12 +40,14 @@ PACKAGES = {
         OLDER,
         "it uses 'omni.isaac.orbit.envs' (orbit/__init__.py, line 2), which 3.0.0 does not have. In 3.0.0: "
         "'omni.isaac.orbit' is 'isaaclab'; "
-        "'ANYMAL_D_CFG' of 'omni.isaac.orbit_assets.anymal' is in 'isaaclab_assets.robots.anymal'.",
+        "'ANYMAL_D_CFG' of 'omni.isaac.orbit_assets.anymal' is in 'isaaclab_assets.robots.anymal'. "
+        "It needs Kit, too, for 'omni.ext'.",
     ),
     "renamed": (
         {"": "from isaaclab.envs import DirectRLEnv, RLTaskEnv\n"},
         OLDER,
-        "it uses 'RLTaskEnv' of 'isaaclab.envs' (renamed/__init__.py, line 1)",
+        "it uses 'RLTaskEnv' of 'isaaclab.envs' (renamed/__init__.py, line 1), which 3.0.0 does not have. In 3.0.0: "
+        "'RLTaskEnv' of 'isaaclab.envs' is gone",
     ),
     "window": (
         {"": "from .ui import *\n", "ui": "\nimport omni.ext\n"},
