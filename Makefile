@@ -1,5 +1,5 @@
 # Every target does its own set-up. `make setup` costs a fraction of a second when nothing changed.
-.PHONY: setup demo test test-fast test-long mutants check client bench metrics clean
+.PHONY: setup demo test test-fast test-long mutants check client pages bench metrics clean
 
 # Bytecode is kept, whatever the environment says: a process that finds none compiles for seconds.
 export PYTHONDONTWRITEBYTECODE =
@@ -38,6 +38,10 @@ check: setup
 # The synchronous client, from the asynchronous one.
 client: setup
 	@.venv/bin/python tests/sdk/generate_client.py
+
+# docs/errors.md from the code, the instances in docs/aws.md from deployments/instances.json.
+pages: setup
+	@.venv/bin/python tests/generate_pages.py
 
 bench: setup
 	@.venv/bin/python benchmarks/startup.py

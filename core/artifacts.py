@@ -28,6 +28,10 @@ Page = Literal["link", "video", "log"]
 """Display of an artifact on a job's page: each has its link; a video plays there too, and a log has its last lines."""
 
 
+TXT_LOGS = (TRAIN, EVALUATE)
+"""Kinds of jobs whose logs are kept as `.txt` too, `runner.txt` say: some asset managers show such files alone."""
+
+
 @dataclass(frozen=True)
 class ArtifactType:
     """An artifact that jobs leave, or a folder of them."""

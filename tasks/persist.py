@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from simyard.core.artifacts import JOB, REPORT
+from simyard.core.artifacts import JOB, REPORT, TXT_LOGS
 from simyard.core.files import scratch, write_json
 from simyard.core.records import JobResult
 from simyard.core.specs import JobSpec
@@ -32,6 +32,8 @@ def persist(spec: JobSpec, verdict: Verdict, store: Store) -> JobResult:
         for artifact in verdict.artifacts:
             try:
                 writer.copy(artifact)
+                if artifact.kind == "log" and "/" not in artifact.name and spec.kind in TXT_LOGS:
+                    writer.copy(replace(artifact, name=f"{artifact.name.removesuffix('.log')}.txt"))
             except KeyNotFound:
                 if verdict.status == "succeeded":
                     raise

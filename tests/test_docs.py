@@ -13,12 +13,13 @@ from typing import Any
 import click
 import pytest
 import yaml
+from generate_pages import pages
 from lazy import lazy
 from pydantic import BaseModel
 
 from simyard.cli.main import main
 from simyard.cli.shared import JSON_KEYS
-from simyard.core.errors import RequestError
+from simyard.core.errors import SIGNATURES, RequestError
 from simyard.requests.config import check_config, model_of, read_config
 from simyard.requests.control import ControlModel
 from simyard.requests.jobs import EvaluationConfig, ExportConfig, PolicyConfig, RetrainRequest, TrainRequest
@@ -197,6 +198,24 @@ def test_the_settings_table_has_every_variable() -> None:
     text = "".join(path.read_text() for path in sources)
     read = set(re.findall(r'"((?:SIMYARD|ISAACSIM|OMP)_[A-Z_]*[A-Z])"', text))
     assert named == read
+
+
+def test_what_is_made_from_code_and_data_is_as_they_are() -> None:
+    old = [
+        str(path.relative_to(ROOT)) for path, text in pages().items() if not path.exists() or path.read_text() != text
+    ]
+    assert not old, f"{old} differ from what the code says: run 'make pages'"
+
+
+def test_the_page_of_errors_has_the_causes_that_logs_name_and_those_of_every_part() -> None:
+    text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", text, re.MULTILINE))
+    assert {known.code for known in SIGNATURES} <= set(rows)
+    assert "has modules that exist already" in rows["package_shadows"]
+    assert "Give each package files of its own." in rows["package_shadows"]
+    infra = text.partition("Category `infra`")[2]
+    assert "`workload_silent`" in infra
+    assert "`bad_override`" not in infra
 
 
 def test_links_lead_somewhere() -> None:

@@ -20,6 +20,7 @@ from simyard.runner.isaaclab import lookup as isaaclab_lookup
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab import scripts as isaaclab_scripts
 from simyard.runner.isaaclab.environment import stepped
+from simyard.runner.isaaclab.foreign_imports import require_registered
 from simyard.runner.isaaclab.lookup import kit_less, register_tasks, scripts_folder, tasks_are_registered
 from simyard.runner.isaaclab.renames import as_asked
 from simyard.runner.progress import say_activity
@@ -91,6 +92,7 @@ class IsaacLab(Adapter):
         isaaclab_lookup.require_installed(library)
         register_tasks(overlay, job.import_callback)
         job = isaaclab_lookup.as_registered(job)
+        require_registered(job.task, overlay, isaaclab_lookup.registered_tasks())
         isaaclab_lookup.find_task(job.task, library, isaaclab_lookup.registered_tasks())
         facts, _ = isaaclab_lookup.resolve(job, library, files)
         return facts

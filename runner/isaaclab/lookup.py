@@ -22,6 +22,7 @@ from simyard.core.specs import SAFE_GLOBALS, Facts, JobSpec
 from simyard.runner.adapter import device_of, versions
 from simyard.runner.evaluation.episode_statistics import TERMINATED, TIME_OUT
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
+from simyard.runner.isaaclab.foreign_imports import explain, require_references
 from simyard.runner.isaaclab.overrides import TaskConfig
 from simyard.runner.isaaclab.renames import as_asked, note
 from simyard.runner.rl import LIBRARIES, Library, Scale
@@ -113,7 +114,7 @@ def register_tasks(overlay: Path | None, import_callback: str | None = None) -> 
             if function:
                 getattr(loaded, function)()
     except Exception as error:
-        raise RequestError(
+        raise explain(error) or RequestError(
             f"The task package does not import: {type(error).__name__}: {error}",
             code="task_package_import",
             advice="Mend the package; the traceback is in command.stderr.log.",
@@ -194,6 +195,7 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
             )
 
     # The configuration, and what it needs from outside.
+    require_references(job.task)
     config = isaaclab_overrides.resolve(job.task, library, own, job.overrides)
     if job.kind == "rollout" and "possible_agents" in config.env:
         raise RequestError(

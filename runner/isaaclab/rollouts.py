@@ -20,6 +20,7 @@ from simyard.runner.assets.robot_files import main_file
 from simyard.runner.isaaclab import lookup as isaaclab_lookup
 from simyard.runner.isaaclab.environment import fresh_environment, settle
 from simyard.runner.isaaclab.environment_recorder import EnvironmentRecorder, check_rate
+from simyard.runner.isaaclab.foreign_imports import require_registered
 from simyard.runner.isaaclab.lookup import register_tasks, scripts_folder, use_overlay
 from simyard.runner.isaaclab.scripts import cannot
 from simyard.runner.newton.robots import short_names
@@ -67,6 +68,7 @@ def check(job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Fact
     isaaclab_lookup.require_installed(None)
     register_tasks(overlay, job.import_callback)
     job = isaaclab_lookup.as_registered(job)
+    require_registered(job.task, overlay, isaaclab_lookup.registered_tasks(), "isaac_lab.task_module")
     if module is not None and job.task not in (tasks := isaaclab_lookup.registered_tasks()):
         what = f"class in module {module.__name__!r}, or registered task,"
         raise unknown(what, job.task, [*class_names(module), *tasks], code="unknown_task_class")

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from simyard.core.errors import RequestError
+from simyard.runner.isaaclab.foreign_imports import explain
 
 _CONSTRUCTOR = "'def __init__(self, context, **task_args)'"
 
@@ -27,6 +28,8 @@ def import_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
+        if explained := explain(error):
+            raise explained from error
         missing = error.name or str(error)
         if name == missing or name.startswith(f"{missing}."):
             raise RequestError(
@@ -47,7 +50,7 @@ def import_module(name: str) -> ModuleType:
             advice=f"Put {missing!r} into the package, or install it for that Python: nothing is downloaded for a job.",
         ) from error
     except (Exception, SystemExit) as error:
-        raise RequestError(
+        raise explain(error) or RequestError(
             f"The task's module {name!r} does not import: {type(error).__name__}: {error}{_place(error)}.",
             code="task_package_import",
             advice=f"Mend the package; 'python -c \"import {name}\"' in its folder shows the same.",

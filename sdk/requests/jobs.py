@@ -158,7 +158,7 @@ class TaskRequest(JobRequest):
     custom_environment_s3_uri: Annotated[Reference | None, CODE] = None
     """The same as a store URI, `s3://bucket/key`."""
     custom_environment_callback: Annotated[Callback | None, CODE] = None
-    """`package.module:function` that registers the task, where the package has no `isaaclab.tasks` entry point."""
+    """`package.module`, or `package.module:function`, that registers the task where no entry point does."""
 
     @property
     def section(self) -> Any:

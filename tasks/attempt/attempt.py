@@ -31,6 +31,7 @@ from simyard.tasks.attempt.transfer import AttemptUploader, NodeCache, append_pa
 from simyard.tasks.cluster.rendezvous import NodeGroup, new_world
 from simyard.tasks.kinds import kind_of
 from simyard.tasks.packages.install import InstalledPackage, install
+from simyard.tasks.packages.source import listed
 from simyard.tasks.sessions.pool import Lease, Sessions
 
 OPEN_TIMEOUT_S = 120.0
@@ -149,6 +150,9 @@ class _Attempt:
                 module=module,
             )  # fmt: skip
             self.log("staging", "ok", f"installed {package.name} {package.version}", sha256=package.sha256)
+            if package.left_out:
+                said = f"its build leaves out files in {listed(package.left_out)}, which are taken from its sources"
+                self.log("staging", "note", f"{said}; packages=find_packages() and package_data would name them")
             # A rollout names the module itself.
             if job.kind != "rollout" and not package.task_entry_points and job.import_callback is None:
                 job = replace(job, import_callback=_registering_module(package))

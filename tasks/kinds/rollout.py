@@ -24,8 +24,8 @@ from simyard.store.store import Store
 from simyard.tasks.attempt.transfer import AttemptUploader
 from simyard.tasks.kinds.base import Figures, Kind, Resolved, common_fields, lacking
 from simyard.tasks.kinds.policy_sources import find_policies, inherit, training_of
-from simyard.tasks.packages.install import require_module
 from simyard.tasks.packages.pack import find_package
+from simyard.tasks.packages.source import require_module
 from simyard.tasks.shared.documents import ArtifactWriter
 from simyard.tasks.shared.history import Artifact, Verdict
 from simyard.tasks.shared.inputs import LocalInput, asset_file, find_asset, find_input, gather

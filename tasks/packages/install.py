@@ -1,4 +1,4 @@
-"""A user's package: its modules told by the names of its files, and its installation for one job, without a network.
+"""The installation of a user's package for one job, without a network.
 
 The environment that the job runs in is not touched: the package goes to an overlay, and whatever would need more than
 that (a dependency that is missing, a module that would hide an installed one) is refused before the job starts.
@@ -11,17 +11,17 @@ import os
 import re
 import shutil
 import tempfile
-import tomllib
 import zipfile
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import PathDistribution
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from simyard.core.errors import RequestError, unknown
+from simyard.core.errors import RequestError
+from simyard.core.files import OutsideError, open_inside
 from simyard.core.wire import Wire
 from simyard.runner.assets import archives
+from simyard.tasks.packages.source import left_out, listed, top_of, unpack
 from simyard.tasks.packages.tools import PackageTools
 from simyard.tasks.shared.limited import limited
 
@@ -30,8 +30,6 @@ TASKS_GROUP = "isaaclab.tasks"
 
 SUFFIXES = (".py", ".so", ".pyd")
 """Endings of a module's file."""
-_PROJECT_FILES = ("setup.py", "pyproject.toml")
-_MOST_PROJECT_BYTES = 64 << 10
 _WHEEL = re.compile(r"[^-]+-[^-]+(-\d[^-]*)?-[^-]+-[^-]+-[^-]+\.whl")
 
 RESERVED = ("simyard", "sitecustomize", "usercustomize")
@@ -52,6 +50,8 @@ class InstalledPackage:
     """Its top-level modules, sorted."""
     task_entry_points: dict[str, str]
     """Its entry points of the group `isaaclab.tasks`: name to module; without any, nothing imports its tasks."""
+    left_out: tuple[str, ...] = ()
+    """Folders with files that its build had left out of its own packages, and that were taken from the sources."""
 
 
 def install(
@@ -60,10 +60,12 @@ def install(
     """Install a package from a `.whl`, `.zip`, `.tar.gz` or `.tgz` into an overlay, and touch nothing else.
 
     A source archive is built with what is installed; nothing is downloaded. The build runs the user's code, without
-    the variables of this process, and its output goes to `scratch/<archive name>.log`.
+    the variables of this process, and its output goes to `scratch/<archive name>.log`. Files of its packages that the
+    wheel lacks are added, as if the project had been installed where it lies.
 
     Args:
-        archive: The package; a source archive holds its project at the top or in its single top folder.
+        archive: The package; a source archive holds its project at the top or in its single top folder, or the only
+            one in `source` or `exts` there.
         overlay: Folder of this job's packages, made if need be. Packages can be added one after another.
         python: The workload's Python: its packages are what the package meets.
         scratch: Folder for the build and its log, made if need be.
@@ -94,16 +96,20 @@ def install(
                 )
             found = None
         else:
-            found = limited(_unpack, archive, source, module)
+            found = limited(unpack, archive, source, module)
         if found and found.modules is not None:
             wheel, content = None, _stage_modules(source / found.modules, stage, archive.name, found.sha256)
         else:
             wheel = tools.build(source / found.project, found.requires) if found else archive
             content = limited(_read_wheel, wheel)
+        added = left_out(found.files, content.modules, content.files) if found else {}
+        content = replace(content, files=(*content.files, *added))
         # The overlay is touched when nothing is left that could be refused.
         _check(content, overlay, tools)
         if wheel:
             tools.install(wheel, stage)
+        if found:
+            _add(added, work, source / found.project, stage)
         _merge(stage, overlay)
     return InstalledPackage(
         name=content.name,
@@ -111,158 +117,17 @@ def install(
         sha256=found.sha256 if found else content.sha256,
         modules=content.top_modules,
         task_entry_points=content.task_entry_points,
+        left_out=tuple(sorted({str(PurePosixPath(place).parent) for place in added})),
     )
 
 
-# From the archive to its project, or to its modules.
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Source(Wire):
-    """What an archive has at its top, or in the single folder there: a project, or modules as they are."""
-
-    sha256: str
-    """Hex digest of the archive."""
-    project: str = ""
-    """Folder of the project."""
-    requires: tuple[str, ...] = ()
-    """Requirements of its build."""
-    modules: str | None = None
-    """Folder of the modules, where there is no project."""
-
-
-def _unpack(archive: Path, source: Path, module: str | None) -> _Source:
-    """Unpack an archive, and find the project in it, or the modules that are wanted."""
-    info = archives.unpack(archive, source)
-    if project := next(filter(_is_project, _places(source)), None):
-        system = _pyproject(project).get("build-system", {})
-        requires = system.get("requires", ["setuptools"]) if isinstance(system, dict) else None
-        if not isinstance(requires, list):
-            raise _bad_project(project, "[build-system] has no list 'requires'")
-        folder = project.relative_to(source).as_posix()
-        return _Source(sha256=info.sha256, project=folder, requires=tuple(map(str, requires)))
-    if module is not None and (root := find_root(info.files, module)) is not None:
-        return _Source(sha256=info.sha256, modules=root)
-    files = [*source.rglob("setup.py"), *source.rglob("pyproject.toml")]
-    deeper = sorted({str(file.parent.relative_to(source)) for file in files if _is_project(file.parent)})
-    places = " or ".join(["at its top", *(f"in {folder.name!r}" for folder in _places(source)[1:])])
-    advice = f"There is one in {_listed(deeper)}: pack that folder alone." if deeper else "Pack the folder that has it."
-    raise RequestError(
-        f"{archive.name!r} holds no Python project: neither setup.py nor a pyproject.toml with [build-system] or "
-        f"[project] was found {places}; found there: {_listed(path.name for path in _top(source)) or 'nothing'}.",
-        code="package_no_project",
-        advice=advice,
-    )
-
-
-def _places(source: Path) -> list[Path]:
-    """Return possible folders of a project: the top, or the single folder there."""
-    top = _top(source)
-    return [source, *(path for path in top if len(top) == 1 and path.is_dir())]
-
-
-def _top(source: Path) -> list[Path]:
-    return sorted(path for path in source.iterdir() if not path.name.startswith((".", "__MACOSX")))
-
-
-def _is_project(folder: Path) -> bool:
-    # Isaac Lab's older project template has a pyproject.toml at its top that only configures linters.
-    return (folder / "setup.py").is_file() or bool({"build-system", "project"} & _pyproject(folder).keys())
-
-
-def _pyproject(folder: Path) -> dict[str, Any]:
-    path = folder / "pyproject.toml"
-    if not path.is_file():
-        return {}
-    if (size := path.stat().st_size) > _MOST_PROJECT_BYTES:
-        raise _bad_project(folder, f"it has {size:,} bytes; allowed are {_MOST_PROJECT_BYTES:,}")
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        why = "its values are nested too deep" if isinstance(error, RecursionError) else str(error)
-        raise _bad_project(folder, why) from error
-
-
-def _bad_project(folder: Path, why: str) -> RequestError:
-    return RequestError(
-        f"{folder.name}/pyproject.toml cannot be read: {why}.",
-        code="package_build_failed",
-        advice="Correct it; 'python -m build' finds the same error.",
-    )
-
-
-# Modules as they are: told by the names of their files, and nothing of them is run.
-
-
-def require_module(archive: Path, module: str) -> None:
-    """Raise `RequestError` unless an archive has a module, at a place from which it will be importable.
-
-    Args:
-        archive: A wheel, modules as they are, or a project that is built to have them.
-        module: Its dotted name.
-
-    Raises:
-        RequestError: If the module is not there (code `task_module_missing`), or the archive cannot be read.
-    """
-    files = limited(archives.inspect, archive).files
-    if find_root(files, module) is not None:
-        return
-    tops = {PurePosixPath(file).parts[0] for file in files}
-    below = [f"{top}/" for top in tops if len(tops) == 1] + [""]
-    is_project = any(f"{folder}{name}" in files for folder in below for name in _PROJECT_FILES)
-    paths = _paths(module)
-    if is_project and any(file.endswith(tuple(f"/{path}" for path in paths)) for file in files):
-        return  # which of its folders a build takes, only the build knows
-    have = {name for root in _roots(files) for name in _names(files, root) if not name.startswith("src.")}
-    if have:
-        raise unknown(f"module in {archive.name!r}:", module, have, code="task_module_missing")
-    raise RequestError(
-        f"{archive.name!r} has no Python module in it, so no {module!r}.",
-        code="task_module_missing",
-        advice="Pack the folder of the package, so that it is at the top of the archive.",
-    )
-
-
-def find_root(files: Collection[str], module: str) -> str | None:
-    """Return the folder of an archive, empty or with `/` at its end, from which a module can be imported.
-
-    That is its top, its single top folder, or `src` in one of these; None where the module is in none of them.
-    """
-    sources = {_without_tags(file) for file in files}
-    paths = _paths(module)
-    return next((root for root in _roots(files) if any(f"{root}{path}" in sources for path in paths)), None)
-
-
-def _paths(module: str) -> tuple[str, str]:
-    path = module.replace(".", "/")
-    return f"{path}.py", f"{path}/__init__.py"
-
-
-def _roots(files: Collection[str]) -> list[str]:
-    tops = {PurePosixPath(file).parts[0] for file in files if not file.startswith((".", "__MACOSX"))}
-    folders = [f"{top}/" for top in tops if len(tops) == 1 and f"{top}/__init__.py" not in files]
-    return [place for folder in ("", *folders) for place in (folder, f"{folder}src/")]
-
-
-def _names(files: Iterable[str], root: str) -> Iterator[str]:
-    for file in map(_without_tags, files):
-        if file.startswith(root) and file.endswith(".py"):
-            parts = PurePosixPath(file.removeprefix(root)).with_suffix("").parts
-            parts = parts[:-1] if parts[-1] == "__init__" else parts
-            if parts and parts != ("setup",) and all(part.isidentifier() for part in parts):
-                yield ".".join(parts)
-
-
-def _without_tags(file: str) -> str:
-    """Return a compiled module's name as if it were a source: `a/b.cpython-312-x86_64-linux-gnu.so` is `a/b.py`."""
-    path = PurePosixPath(file)
-    return str(path.with_name(f"{path.name.partition('.')[0]}.py")) if path.suffix in (".so", ".pyd") else file
+# Modules as they are, without a build.
 
 
 def _stage_modules(modules: Path, stage: Path, archive_name: str, sha256: str) -> _Content:
     """Copy all modules of a folder, with the files in their packages, and say what they are."""
     stage.mkdir()
-    for path in _top(modules):
+    for path in top_of(modules):
         if path.is_dir() and path.name != "__pycache__":
             shutil.copytree(path, stage / path.name, ignore=shutil.ignore_patterns("__pycache__"))
         elif path.suffix in (*SUFFIXES, ".pth"):
@@ -375,7 +240,7 @@ def _check(content: _Content, overlay: Path, tools: PackageTools) -> None:
         )
     if hooks := sorted(file for file in content.files if file.endswith(".pth") and "/" not in file):
         raise RequestError(
-            f"{title} brings {_listed(hooks)}, which Python would run at every start.",
+            f"{title} brings {listed(hooks)}, which Python would run at every start.",
             code="package_startup_hook",
             advice="Leave .pth files out, and do the work when the package is imported.",
         )
@@ -427,7 +292,7 @@ def _check_entry_points(title: str, content: _Content, absent: list[str]) -> Non
             raise RequestError(
                 f"{title} has the entry point {name!r} in the group {TASKS_GROUP!r}, and no module {value!r} for it.",
                 code="package_entry_point",
-                advice=f"Its modules: {_listed(content.modules)}. Name one that registers the tasks when imported.",
+                advice=f"Its modules: {listed(content.modules)}. Name one that registers the tasks when imported.",
             )
 
 
@@ -435,12 +300,20 @@ def _root(entry_point: str) -> str:
     return re.split("[.:]", entry_point.strip())[0]
 
 
-def _listed(names: Iterable[str], most: int = 8) -> str:
-    found = list(names)
-    return ", ".join(map(repr, found[:most])) + (f", … ({len(found)} in all)" if len(found) > most else "")
-
-
 # Into the overlay.
+
+
+def _add(added: Mapping[str, str], work: Path, project: Path, stage: Path) -> None:
+    """Copy files of a project to their places among the installed ones; none that the build took away or linked."""
+    for place, file in added.items():
+        try:
+            original = open_inside(work, (project / file).relative_to(work))
+        except (FileNotFoundError, OutsideError):
+            continue
+        with original:
+            (stage / place).parent.mkdir(parents=True, exist_ok=True)
+            with (stage / place).open("xb") as copy:
+                shutil.copyfileobj(original, copy)
 
 
 def _merge(stage: Path, overlay: Path) -> None:
@@ -452,7 +325,7 @@ def _merge(stage: Path, overlay: Path) -> None:
     taken = [file for file, (own, *above) in places.items() if os.path.lexists(own) or any(p.is_file() for p in above)]
     if taken:
         raise RequestError(
-            f"Another package of this job has these files already: {_listed(sorted(map(str, taken)))}.",
+            f"Another package of this job has these files already: {listed(sorted(map(str, taken)))}.",
             code="package_shadows",
             advice="Give each package files of its own.",
         )

@@ -3,11 +3,15 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 import yaml
+from helpers import HANG_S
 from lazy import lazy
 
 from simyard.cli.main import main
@@ -68,6 +72,45 @@ def _value(text: str) -> object:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def cluster() -> dict[str, Any]:
+    """Return the template of the cluster; of a tag such as `!Ref` its value."""
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    def plain(loader: yaml.SafeLoader, _: str, node: yaml.Node) -> Any:
+        made = {yaml.ScalarNode: loader.construct_scalar, yaml.SequenceNode: loader.construct_sequence}
+        return made[type(node)](node)
+
+    Loader.add_multi_constructor("!", plain)
+    found: dict[str, Any] = yaml.load((ROOT / "deployments/ecs-cluster.yaml").read_text(encoding="utf-8"), Loader)
+    return found
+
+
+def test_the_page_of_aws_sets_what_the_cluster_has() -> None:
+    template, page = cluster(), PAGES["aws"]
+    lines = re.sub(r"\\\n\s*", " ", page)
+    given = [
+        pair.partition("=")[0] for line in re.findall(r"--parameter-overrides (.+)", lines) for pair in line.split()
+    ]
+    shown = re.findall(r"^\| `(\w+)=", page, re.MULTILINE)
+    assert {"WarmInstances", "StoppedInstances", "ImageParameter"} <= set(given) | set(shown)
+    assert {*given, *shown} <= set(template["Parameters"])
+    data = json.loads((ROOT / "deployments/instances.json").read_text(encoding="utf-8"))
+    assert template["Parameters"]["InstanceType"]["Default"] in {row["name"] for row in data["instances"]}
+    script = template["Resources"]["LaunchTemplate"]["Properties"]["LaunchTemplateData"]["UserData"]["Fn::Base64"]
+    assert {name for name in re.findall(r"`(ECS_\w+)", page)} <= set(re.findall(r"ECS_\w+", script))
+
+
+@pytest.mark.long  # the linter reads AWS's whole schema
+def test_the_cluster_is_a_template_that_aws_understands() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("cfn-lint"), ROOT / "deployments/ecs-cluster.yaml"],
+        capture_output=True, text=True, timeout=HANG_S, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.returncode) == ("", 0)
 
 
 @pytest.mark.parametrize("block", blocks("json"))

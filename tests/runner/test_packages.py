@@ -167,6 +167,69 @@ def test_setup_py(job):
     assert job.run("import old_env; print(json.dumps(old_env.__file__))").startswith(str(job.overlay))
 
 
+EXTENSION_SETUP = """
+import os
+from setuptools import setup
+
+os.unlink("my_ext/stolen.txt")
+os.symlink({secret!r}, "my_ext/stolen.txt")
+setup(name="my_ext", version="0.1", packages=["my_ext"])
+"""
+
+
+def test_a_repository_of_an_extension_as_github_packs_it(job):
+    """Its root configures linters, and its project names the outermost package alone, as `pip install -e` allows."""
+    secret = job.folder / "secret.txt"
+    secret.write_text("hunter2")
+    own = "ext-main/source/my_ext/my_ext"
+    files = {
+        "ext-main/pyproject.toml": f'{BUILD_SYSTEM}[tool.isort]\nprofile = "black"\n',
+        "ext-main/docker/Dockerfile": "FROM scratch\n",
+        "ext-main/scripts/train.py": "raise SystemExit\n",
+        "ext-main/source/my_ext/setup.py": EXTENSION_SETUP.format(secret=str(secret)),
+        f"{own}/__init__.py": "from .tasks import LEARNED\n",
+        f"{own}/tasks/__init__.py": "LEARNED = True\n",
+        f"{own}/tasks/agents/ppo.yaml": "seed: 42\n",
+        f"{own}/tasks/__pycache__/old.pyc": "",
+        f"{own}/.idea/settings.xml": "",
+        f"{own}/stolen.txt": "mine",
+    }
+
+    installed = job.install(job.pack(files, "ext-main.zip"))
+
+    assert (installed.name, installed.modules) == ("my_ext", ("my_ext",))
+    assert installed.left_out == ("my_ext", "my_ext/tasks", "my_ext/tasks/agents")
+    assert job.run("import my_ext; print(json.dumps(my_ext.LEARNED))") is True
+    found = {str(path.relative_to(job.overlay / "my_ext")) for path in (job.overlay / "my_ext").rglob("*.*")}
+    assert found == {"__init__.py", "tasks/__init__.py", "tasks/agents/ppo.yaml"}, "a link of the build is not followed"
+
+
+@pytest.mark.parametrize(
+    ("backend", "requires"),
+    [
+        ("uv_build", "uv_build>=0.12.6,<0.13"),  # of Isaac Lab's own template; the uv beside it is newer
+        # One build shows that the tools are there.
+        *(pytest.param(backend, tool, marks=pytest.mark.long) for backend, tool in (
+            ("hatchling.build", "hatchling"), ("flit_core.buildapi", "flit_core>=3.2"),
+            ("poetry.core.masonry.api", "poetry-core"), ("pdm.backend", "pdm-backend"),
+        )),
+    ],
+)  # fmt: skip
+def test_tools_that_projects_are_built_with(backend, requires, job):
+    files = {
+        "my_lab/pyproject.toml": f'[build-system]\nrequires = ["{requires}"]\nbuild-backend = "{backend}"\n'
+        '[project]\nname = "my_lab"\nversion = "0.1.0"\ndescription = "Mine."\ndependencies = ["isaaclab==3.0.0"]\n'
+        '[project.entry-points."isaaclab.tasks"]\nmy_lab = "my_lab.tasks"\n',
+        "my_lab/src/my_lab/__init__.py": '"""Mine."""\n',
+        "my_lab/src/my_lab/tasks/__init__.py": "",
+        "my_lab/src/my_lab/data/robot.usda": "#usda 1.0\n",
+    }
+    installed = job.install(job.pack(files))
+    assert (installed.name, installed.task_entry_points) == ("my_lab", {"my_lab": "my_lab.tasks"})
+    assert installed.left_out == ()
+    assert (job.overlay / "my_lab/data/robot.usda").is_file()
+
+
 def test_a_folder_zipped_on_a_mac_into_folders_with_spaces_and_quotes(tmp_path):
     """Finder adds a second folder at the top."""
     job = Job(tmp_path / 'it\'s a "job"')
@@ -423,11 +486,14 @@ SOURCES = {
         "Pack the folder that has it.",
     ),
     "empty": ({}, "no_project", "found there: nothing", "Pack the folder that has it."),
-    # Isaac Lab's older template: a pyproject.toml at the top that only configures linters.
     "deeper down": (
-        {"pyproject.toml": "[tool.isort]\n", "source/mine/setup.py": "", "README.md": ""}, "no_project",
-        "found there: 'README.md', 'pyproject.toml', 'source'",
-        "There is one in 'source/mine': pack that folder alone.",
+        {"pyproject.toml": "[tool.isort]\n", "lib/mine/setup.py": "", "README.md": ""}, "no_project",
+        "found there: 'README.md', 'lib', 'pyproject.toml'",
+        "There is one in 'lib/mine': pack that folder alone.",
+    ),
+    "several extensions": (
+        {"pyproject.toml": BUILD_SYSTEM, "source/one/setup.py": "", "exts/two/pyproject.toml": BUILD_SYSTEM},
+        "no_project", "The archive holds 2 projects: 'exts/two', 'source/one'.", "one of them alone",
     ),
     "broken build": (
         {"setup.py": "raise RuntimeError('no such luck')\n"}, "build_failed", "RuntimeError: no such luck", "at home",

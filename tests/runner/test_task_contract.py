@@ -9,7 +9,7 @@ import pytest
 
 from simyard.core.errors import RequestError
 from simyard.runner.rollout.user_class import check_class, class_names, find_class, import_module
-from simyard.tasks.packages.install import require_module
+from simyard.tasks.packages.source import require_module
 
 ISAAC_TEMPLATE = {"pyproject.toml": "[tool.ruff]", "source/ext/setup.py": "", "source/ext/ext/tasks/lift.py": ""}
 
@@ -63,6 +63,7 @@ FOUND = {
     "compiled": (["my_tasks/fast.cpython-312-x86_64-linux-gnu.so", "my_tasks/__init__.py"], "my_tasks.fast"),
     "packed on a Mac": (["__MACOSX/x", "project/lift.py"], "lift"),
     "deep in a project": (ISAAC_TEMPLATE, "ext.tasks.lift"),
+    "in an extension": (["a-main/source/ext/setup.py", "a-main/source/ext/ext/lift.py", "a-main/x.md"], "ext.lift"),
     "in a wheel": (["my_tasks/lift.py", f"{INFO}/WHEEL", f"{INFO}/METADATA", f"{INFO}/RECORD"], "my_tasks.lift"),
 }
 MISSING = {
@@ -153,6 +154,26 @@ def test_a_package_that_does_not_import_says_where(text, says, package):
     failure = refusal(import_module, "broken.lift")
     assert failure.code == "task_package_import"
     assert says in failure.message
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "says"),
+    [
+        ("import omni.ext", "package_needs_kit", "it uses 'omni.ext' (older/lift.py, line 1)"),
+        (
+            "import math\nfrom omni.isaac.orbit_assets.anymal import ANYMAL_D_CFG",
+            "package_for_older_isaaclab",
+            "(older/lift.py, line 2), which 3.0.0 does not have. In 3.0.0: 'ANYMAL_D_CFG' of "
+            "'omni.isaac.orbit_assets.anymal' is in 'isaaclab_assets.robots.anymal'.",
+        ),
+    ],
+    ids=["Kit", "an older Isaac Lab"],
+)
+def test_a_package_that_was_written_for_another_simulator_is_told_so(text, code, says, package):
+    package(older__lift=text)
+    failure = refusal(import_module, "older.lift")
+    assert failure.code == code
+    assert says in f"{failure.message} {failure.advice}"
 
 
 # The class

@@ -56,6 +56,40 @@ def test_the_package_was_installed_for_that_job_alone(heavy: Job, yard: Yard):
     assert [*yard.home.rglob("cartpole_heavy")] == []
 
 
+@pytest.mark.long  # what a package is told is shown without a simulator; here it reaches the job
+def test_a_repository_of_an_extension_is_trained_once_its_module_is_named(yard: Yard, tmp_path: Path):
+    """Its own `__init__` imports nothing, and its project names the outermost package alone."""
+    own = tmp_path / "ext-main/source/quiet_ext"
+    (own / "quiet_ext/tasks").mkdir(parents=True)
+    (own / "setup.py").write_text("from setuptools import setup\nsetup(name='quiet_ext', packages=['quiet_ext'])\n")
+    (own / "quiet_ext/__init__.py").write_text("")
+    lab = "isaaclab_tasks.core.cartpole"
+    (own / "quiet_ext/tasks/__init__.py").write_text(
+        f"""import gymnasium
+
+gymnasium.register(
+    id="Quiet-Cartpole",
+    entry_point="{lab}.cartpole_direct_env:CartpoleEnv",
+    disable_env_checker=True,
+    kwargs={{
+        "env_cfg_entry_point": "{lab}.cartpole_direct_env_cfg:CartpoleEnvCfg",
+        "rsl_rl_cfg_entry_point": "{lab}.agents.rsl_rl_ppo_cfg:CartpoleDirectPPORunnerCfg",
+    }},
+)
+"""
+    )
+    folder = yard.config.parent
+    shutil.make_archive(str(folder / "ext-main"), "zip", tmp_path, "ext-main")
+    asked = ("task=Quiet-Cartpole", "maxIterations=1", "customEnvironmentPath=ext-main.zip")
+    refused = yard.train(*asked)
+    assert (refused.exit_code, refused.result["error"]["code"]) == (2, "package_registers_nothing"), refused.log
+    assert "customEnvironmentCallback to the module that does: 'quiet_ext.tasks'" in refused.result["error"]["advice"]
+    trained = yard.train(*asked, "customEnvironmentCallback=quiet_ext.tasks")
+    assert (trained.exit_code, trained.result["status"]) == (0, "succeeded"), trained.log
+    assert "its build leaves out files in 'quiet_ext/tasks'" in (trained.artifacts / "runner.log").read_text()
+    yard.sessions.close()
+
+
 def test_a_checkpoint_that_holds_code_is_refused_and_the_code_never_runs(yard: Yard):
     import torch
 

@@ -11,7 +11,9 @@ from simyard.tasks.shared.history import job_status
 
 PROMISED = {
     "command.stderr.log": "log",
+    "command.stderr.txt": "log",
     "command.stdout.log": "log",
+    "command.stdout.txt": "log",
     "curves.png": "plot",
     "job.json": "provenance",
     "lab_git_diff.txt": "provenance",
@@ -22,6 +24,7 @@ PROMISED = {
     "params/env.yaml": "provenance",
     "report.md": "report",
     "runner.log": "log",
+    "runner.txt": "log",
     "telemetry.csv": "telemetry",
     "training-config.json": "provenance",
     "versions.json": "provenance",
