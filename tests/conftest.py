@@ -20,6 +20,14 @@ GROUPS = ("sim", "flows", "prefect", "service", "podman")
 """The groups that take longest, which begin first. Any other test is grouped with its file."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Have no property's verdict depend on how fast the machine is."""
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any machine")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test's tier, and group the tests that share what is dear.
