@@ -110,6 +110,7 @@ def test_a_deployments_run_is_canceled_in_the_prefect_ui(
     run.assert_sound()
 
 
+@pytest.mark.long  # what cannot be called is refused in tests/tasks/test_trainer.py
 def test_a_trainer_that_the_workers_machine_cannot_call_is_refused_before_a_rollout(loop: Loop) -> None:
     run = loop(trainer_spec__entrypoint="no-such-program")
     assert (run.result["status"], run.result["ended_by"], run.exit_code) == ("failed", "refused", 2)

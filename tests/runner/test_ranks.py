@@ -60,6 +60,7 @@ def worlds(folder, count):
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(count)]
 
 
+@pytest.mark.long  # as two machines do, below
 def test_two_ranks_of_a_machine_hear_of_each_other(script):
     code, err = finish(start(script, 2, ranks=2))
     assert code == 0, err

@@ -214,7 +214,9 @@ def cancel_after(iterations):
     ("scenario", "code", "why", "options"),
     [
         pytest.param("family; crash at 1", "exception", "its job failed", {}, id="an exception"),
-        pytest.param("family; kill at 1", None, "it ended with signal SIGKILL", {}, id="killed"),
+        pytest.param(
+            "family; kill at 1", None, "it ended with signal SIGKILL", {}, id="killed", marks=pytest.mark.long
+        ),
         pytest.param(
             "family", "canceled", "it was ended", {"observer": cancel_after(2), "iterations": 50}, id="a cancel"
         ),
