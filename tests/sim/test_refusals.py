@@ -95,7 +95,8 @@ def test_an_id_of_2_x_is_taken_and_told(check: Callable[..., Facts]):
     assert facts.overrides == check(CONFIG).overrides
 
 
-WITH_PRESETS = [old for old, new in TABLE.items() if " " in new]
+WITH_PRESETS = [old for old, new in TABLE.items() if " " in new and "Camera-Showcase" not in old]
+"""Ids that become a task and a preset; the showcase of cameras needs Kit, whatever it is called."""
 
 
 @pytest.mark.long  # thirty configurations, each resolved twice; tests/runner/test_renames.py has the ids themselves
