@@ -144,7 +144,7 @@ class RslRl(Library):
         if logger in ("wandb", "neptune") and importlib.util.find_spec(logger) is None:
             raise RequestError(
                 f"agent.logger is {logger!r}, which is not installed for {sys.executable!r}.",
-                code="missing_dependency",
+                code="bad_override",
                 advice=f"Install {logger} there, or set agent.logger to tensorboard; metrics.csv comes with each.",
             )
         return [], []
