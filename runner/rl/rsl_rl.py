@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
+import importlib.util
 import re
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,7 +126,6 @@ class RslRl(Library):
         "agent.seed": "trainingConfig.seed",
         "agent.max_iterations": "trainingConfig.maxIterations",
         "agent.device": "computeConfig.gpusPerNode",
-        "agent.logger": None,
         "agent.experiment_name": None,
         "agent.run_name": None,
     }
@@ -136,6 +137,17 @@ class RslRl(Library):
     def rollout(self, agent_cfg: Mapping[str, Any]) -> int:
         """Return `num_steps_per_env`."""
         return int(agent_cfg["num_steps_per_env"])
+
+    def fit(self, agent_cfg: Mapping[str, Any], scale: Scale, given: set[str]) -> tuple[list[str], list[str]]:
+        """Refuse a logger that is not installed; each of them writes TensorBoard's files too."""
+        logger = agent_cfg.get("logger")
+        if logger in ("wandb", "neptune") and importlib.util.find_spec(logger) is None:
+            raise RequestError(
+                f"agent.logger is {logger!r}, which is not installed for {sys.executable!r}.",
+                code="bad_override",
+                advice=f"Install {logger} there, or set agent.logger to tensorboard; metrics.csv comes with each.",
+            )
+        return [], []
 
     def is_teacher(self, agent_cfg: Mapping[str, Any], checkpoint: Path) -> bool:
         """A distillation starts from the checkpoint of a reinforcement learning, and goes on with one of its own."""

@@ -162,6 +162,8 @@ def _most_gpu_memory(store: Store, attempt: PastAttempt) -> int | None:
 
 def _duration(seconds: float) -> str:
     """Return a duration as people say it."""
+    if seconds < 1:
+        return "less than 1 s"
     for unit, size in (("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from simyard.runner.video.encoding import encode, verify, write
+from simyard.runner.video.films import RolloutFilm
+from simyard.runner.video.render import why_not
 from simyard.runner.video.trajectories import Camera, Shapes, TrajectoryRecorder, VideoError
 
 SIZE = (64, 48)
@@ -131,6 +133,21 @@ def test_a_failure_half_way_leaves_the_old_file_and_nothing_else(path: Path, err
         write(failing(), path, fps=30, size=SIZE)
     assert contents(path) == [path.name]
     assert path.read_bytes() == b"the old one"
+
+
+def test_a_task_may_film_though_the_request_does_not_ask(path: Path):
+    if why_not():
+        pytest.skip("this machine cannot draw")
+    film = RolloutFilm(path.parent, 1 / 30, wanted=False)
+    film.add(GRAY)
+    assert (film.wanted, film.develop(path)) == (False, None)
+    film.force()
+    film.force()
+    for picture in frames(5):
+        film.add(picture)
+    report = film.develop(path)
+    assert report is not None
+    assert (film.wanted, report["frames"]) == (True, 5)
 
 
 @pytest.mark.parametrize("pictures", [[], [BLACK] * 3])

@@ -72,6 +72,7 @@ def test_a_task_that_cannot_be_trained(check: Callable[..., Facts], training: di
         ("env.seed=7", r"simyard sets it\. Set trainingConfig\.seed"),
         ("agent.device=cpu", r"simyard sets it\. Set computeConfig\.gpusPerNode"),
         ("agent.experiment_name=/etc", r"simyard sets it\. Leave it out"),
+        ("agent.logger=wandb", r"agent\.logger is 'wandb', which is not installed.*Install wandb there"),
         ("agent.run_name=../../elsewhere", r"simyard sets it\. Leave it out"),
         ("physics=isaacsim_physx", r"needs isaacsim, which is not installed.*physics=newton_mjwarp"),
         ("physics=bullet", r"Isaac Lab refuses override 'physics=bullet'"),
