@@ -82,7 +82,7 @@ gymnasium.register(
     shutil.make_archive(str(folder / "ext-main"), "zip", tmp_path, "ext-main")
     asked = ("task=Quiet-Cartpole", "maxIterations=1", "customEnvironmentPath=ext-main.zip")
     refused = yard.train(*asked)
-    assert (refused.exit_code, refused.result["error"]["code"]) == (2, "package_registers_nothing"), refused.log
+    assert (refused.exit_code, refused.result["error"]["code"]) == (1, "package_registers_nothing"), refused.log
     assert "customEnvironmentCallback to the module that does: 'quiet_ext.tasks'" in refused.result["error"]["advice"]
     trained = yard.train(*asked, "customEnvironmentCallback=quiet_ext.tasks")
     assert (trained.exit_code, trained.result["status"]) == (0, "succeeded"), trained.log
