@@ -120,7 +120,7 @@ def try_one(
     if done.returncode:
         error = result.get("error") or {}
         return row | {"how": "fails", "said": f"fails: {error.get('code')}: {str(error.get('message'))[:200]}"}
-    (table,) = [path for path in (folder / "store").rglob("metrics.csv") if result["job_id"] in path.parts]
+    table = folder / "store" / "jobs" / result["job_id"] / "artifacts" / "metrics.csv"
     with table.open(encoding="utf-8", newline="") as file:
         tag = LIBRARIES[options.library].reward_tag
         rewards = [float(line[tag]) for line in csv.DictReader(file) if line.get(tag)]
