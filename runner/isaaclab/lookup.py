@@ -31,10 +31,6 @@ from simyard.runner.rl.checkpoints import expected_of, inspect, load
 _ENGINES = {"physx": ("isaacsim", "ovphysx"), "isaacsim_physx": ("isaacsim",), "ovphysx": ("ovphysx",)}
 """Physics presets and the modules of which one must be there; Newton's are part of Isaac Lab."""
 _MODEL_ENDINGS = (".usd", ".usda", ".usdc", ".usdz")
-_ASSET_ADVICE = (
-    "`simyard assets build` makes robots from packages; `simyard assets mirror TASK` copies NVIDIA's where they are "
-    "reached. Or set ISAACSIM_ASSET_ROOT to a folder with a copy of the asset store."
-)
 _loaded = False
 """Whether this process has imported the tasks of Isaac Lab and of installed packages."""
 
@@ -277,13 +273,15 @@ def _require_assets(config: TaskConfig) -> None:
             raise RequestError(
                 f"The task needs {names(wanted)}, and there is no route to {root!r}.",
                 code="assets_unreachable",
-                advice=_ASSET_ADVICE,
+                advice="`simyard assets build` makes robots from packages. Or run `simyard assets mirror TASK` where "
+                "the store is reached, and set ISAACSIM_ASSET_ROOT to that folder.",
             )
     elif missing := {path for path in wanted if not Path(path).exists()}:
         raise RequestError(
             f"The task needs assets that are not below {root!r}: {names(missing)}.",
             code="assets_missing",
-            advice=_ASSET_ADVICE,
+            advice="`simyard assets build` makes robots from packages, and `simyard assets mirror TASK` copies "
+            "NVIDIA's; or set ISAACSIM_ASSET_ROOT to a folder with a copy of the asset store.",
         )
 
 
