@@ -30,6 +30,7 @@ from simyard.runner.rl.checkpoints import expected_of, inspect, load
 
 _ENGINES = {"physx": ("isaacsim", "ovphysx"), "isaacsim_physx": ("isaacsim",), "ovphysx": ("ovphysx",)}
 """Physics presets and the modules of which one must be there; Newton's are part of Isaac Lab."""
+_MODEL_ENDINGS = (".usd", ".usda", ".usdc", ".usdz")
 _loaded = False
 """Whether this process has imported the tasks of Isaac Lab and of installed packages."""
 
@@ -252,8 +253,17 @@ def _require_assets(config: TaskConfig) -> None:
     from isaaclab.utils import assets
 
     root: str = assets.NUCLEUS_ASSET_ROOT_DIR
-    strings = {value for _, value in isaaclab_overrides.flatten(config.env) if isinstance(value, str)}
-    wanted = {path for path in strings if path.startswith(root) and Path(path).suffix.startswith(".usd")}
+    # Models and networks of actuators; nothing but the looks of a film comes from textures and materials.
+    wanted = {path for path in wanted_assets(config, root) if Path(path).suffix in (*_MODEL_ENDINGS, ".pt")}
+
+    # A robot of the user's, named by an override.
+    if lost := sorted(path for path in _models(config) if "://" not in path and not path.startswith(root + "/")
+                      and not Path(path).is_file()):  # fmt: skip
+        raise RequestError(
+            f"There is no file {lost[0]!r} on the machine that simulates.",
+            code="missing_file",
+            advice="Name a USD file by its whole path there; `simyard upload robot.urdf --to usd` makes one.",
+        )
 
     def names(paths: set[str]) -> str:
         return ", ".join(sorted(path.removeprefix(root).lstrip("/") for path in paths))
@@ -263,14 +273,28 @@ def _require_assets(config: TaskConfig) -> None:
             raise RequestError(
                 f"The task needs {names(wanted)}, and there is no route to {root!r}.",
                 code="assets_unreachable",
-                advice="Set ISAACSIM_ASSET_ROOT to a folder with a copy of the asset store.",
+                advice="`simyard assets build` makes robots from packages. Or run `simyard assets mirror TASK` where "
+                "the store is reached, and set ISAACSIM_ASSET_ROOT to that folder.",
             )
     elif missing := {path for path in wanted if not Path(path).exists()}:
         raise RequestError(
             f"The task needs assets that are not below {root!r}: {names(missing)}.",
             code="assets_missing",
-            advice="Set ISAACSIM_ASSET_ROOT to a copy of the asset store, or unset it to fetch them from NVIDIA's.",
+            advice="`simyard assets build` makes robots from packages, and `simyard assets mirror TASK` copies "
+            "NVIDIA's; or set ISAACSIM_ASSET_ROOT to a folder with a copy of the asset store.",
         )
+
+
+def _models(config: TaskConfig) -> set[str]:
+    """Return the USD files that a configuration names."""
+    strings = {value for _, value in isaaclab_overrides.flatten(config.env) if isinstance(value, str)}
+    return {path for path in strings if Path(path).suffix in _MODEL_ENDINGS}
+
+
+def wanted_assets(config: TaskConfig, root: str) -> set[str]:
+    """Return the files below an asset root that a configuration names."""
+    strings = {value for _, value in isaaclab_overrides.flatten(config.env) if isinstance(value, str)}
+    return {path for path in strings if path.startswith(f"{root}/") and Path(path).suffix}
 
 
 def reachable(root: SplitResult) -> bool:

@@ -239,7 +239,7 @@ def _assets(machine: MachineSettings) -> Check:
         advice = "Let the machine reach it, or set ISAACSIM_ASSET_ROOT to a folder with a copy of the asset store."
         return Check(name, "failed" if given else "warning", f"{host} cannot be reached", advice)
     if not machine.has_own_assets:
-        return Check(name, "ok", "embedded: the cartpole and the ant; NVIDIA's for other tasks")
+        return Check(name, "ok", "embedded: cartpole, ant, humanoid and what was built; NVIDIA's for other tasks")
     if not Path(root).is_dir():
         return Check(name, "failed", f"ISAACSIM_ASSET_ROOT is {root!r}, no folder", "Mount it, or correct its path.")
     return Check(name, "ok", f"in {root!r}")

@@ -73,6 +73,24 @@ def test_a_bad_kind_or_ending_is_refused(refuse, tmp_path, name, kind, said):
 
 
 @pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        pytest.param("a.usd", b"PXR", ["'a.usd' cannot be converted to USD", ".urdf, .xml, .mjcf"], id="usd"),
+        pytest.param("a.zip", zipped(("../a.urdf", b"<robot/>")), ["'../a.urdf'"], id="a name that leads out"),
+        pytest.param("a.zip", zipped((link("a.urdf", stat.S_IFLNK), b"/etc/passwd")), ["'a.urdf'"], id="a link"),
+        pytest.param("a.urdf", b'<!DOCTYPE r [<!ENTITY e SYSTEM "file:///etc/passwd">]><robot/>', ["'a.urdf'"],
+                     id="an entity"),
+        pytest.param("a.urdf", b'<robot><link name="l"><visual><geometry><mesh filename="/etc/passwd"/></geometry>'
+                     b"</visual></link></robot>", ["/etc/passwd"], id="a mesh elsewhere"),
+    ],
+)  # fmt: skip
+def test_what_cannot_become_usd_is_refused_before_there_are_converters(refuse, tmp_path, name, data, said):
+    (tmp_path / name).write_bytes(data)
+    refuse("upload", name, "--kind", "robot", "--to", "usd", said=said)
+    assert not list(tmp_path.rglob("*.lock"))
+
+
+@pytest.mark.parametrize(
     "name",
     ["a\nb.pt", "a\x1b[31m.pt", " a.pt", "-a.pt", ".a.pt", "ä.pt", "a#1.pt", "a b.pt", "a:b.pt", "\udcff.pt",
      "x" * 126 + ".pt"],

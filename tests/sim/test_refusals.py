@@ -45,7 +45,7 @@ def check(yard: Yard, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
             {"task": "Isaac-Cartpole-Camera-Direct", "rlLibrary": "sb3"}, "library_without_config",
             "'Isaac-Cartpole-Camera-Direct' has no configuration for rlLibrary 'sb3'.*'rl_games', 'rsl_rl', 'skrl'",
         ),
-        ({"task": "Isaac-Humanoid-Direct"}, "assets_missing", r"Humanoid.*\.usd.*ISAACSIM_ASSET_ROOT"),
+        ({"task": "Isaac-Velocity-Flat-Cassie"}, "assets_missing", r"cassie\.usd.*`simyard assets build`.*ISAACSIM_"),
     ],
 )  # fmt: skip
 def test_a_task_that_cannot_be_trained(check: Callable[..., Facts], training: dict[str, Any], code: str, says: str):
@@ -109,6 +109,16 @@ def test_the_presets_of_an_id_of_2_x_are_those_of_its_task(check: Callable[..., 
         assert refused.failure.code == "assets_missing", refused
     else:
         assert TABLE[old].partition(" ")[2] in facts.overrides
+
+
+def test_a_robot_of_ones_own_must_be_there(check: Callable[..., Facts], tmp_path: Path):
+    robot = tmp_path / "robot.usd"
+    config = {**CONFIG, "overrides": [f"env.scene.cartpole.spawn.usd_path={robot}"]}
+    with pytest.raises(RequestError, match=r"no file '.*/robot\.usd'.*`simyard upload .* --to usd`") as refused:
+        check(config)
+    assert refused.value.failure.code == "missing_file"
+    robot.touch()
+    assert check(config).overrides[-1] == config["overrides"][0]
 
 
 def test_the_default_physics_may_be_named(check: Callable[..., Facts]):
