@@ -29,9 +29,10 @@ QUIET_S = 2.0
     "--kind", required=True, metavar="KIND", help="robot, scene, isaac_lab_task_package, checkpoint or config."
 )
 @click.option("--metadata", default="{}", metavar="JSON", help="An object to keep with it, of at most 64 kB.")
+@click.option("--entry", metavar="FILE", help="The file of a robot's or a scene's bundle that counts: robot/arm.xml.")
 @STORE
 @JSON
-def upload(path: Path, kind: str, metadata: str, store: str | None, as_json: bool) -> None:
+def upload(path: Path, kind: str, metadata: str, entry: str | None, store: str | None, as_json: bool) -> None:
     """Upload a file as an asset. Prints the id that jobs name it by.
 
     The same bytes are one asset: uploaded again, nothing is sent, and kind and metadata are replaced. An upload that
@@ -46,6 +47,8 @@ def upload(path: Path, kind: str, metadata: str, store: str | None, as_json: boo
         raise RequestError(
             f"--metadata is not JSON: {error}.", code="bad_metadata", advice="""Write '{"robot": "franka"}'."""
         ) from error
+    if entry is not None and isinstance(given, dict):
+        given["entry"] = entry
     opened = open_site_store(store)
     try:
         with _progress(path) as on_bytes:
