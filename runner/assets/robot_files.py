@@ -180,8 +180,9 @@ def _choose(files: Sequence[Path], format_: str, bundle: str, root: Path) -> Seq
     around = {part for path in files for part in path.relative_to(root).parent.parts}
     around |= {bundle.lower().removesuffix(end) for end in BUNDLES}
     folders = {folder.lower().removesuffix("_description").replace("-", "_") for folder in around}
-    includes = included_by_mjcf if format_ == "mjcf" else composed_of if format_ == "usd" else lambda _: []
-    parts = {Path(os.path.normpath(path.parent / text)) for path in files for text in includes(path)}
+    includes: dict[str, Callable[[Path], list[str]]] = {"mjcf": included_by_mjcf, "usd": composed_of}
+    inside = {path: includes[format_](path) if format_ in includes else [] for path in files}
+    parts = {Path(os.path.normpath(path.parent / text)) for path, texts in inside.items() for text in texts}
 
     def is_part(path: Path) -> bool:
         return (path in parts) is (format_ == "mjcf")
