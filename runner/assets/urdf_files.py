@@ -28,6 +28,13 @@ def settle_urdf(path: Path, folder: Folder) -> list[Path]:
                 raise bad_xml(path, f"is a xacro template: it has <{element.tag} {name}={show(value)}>", EXPAND)
     if root.find("link") is None:
         raise bad_xml(path, "has no link", "A robot has a <link> for each of its bodies.")
+    for joint in root.findall("joint"):
+        if joint.get("type") == "floating":
+            what = f"has the floating joint {show(joint.get('name', ''))}, and a robot's joints are of axes"
+            advice = (
+                "Leave out the joint and what is above it, and set control.fix_base to false: then the base floats."
+            )
+            raise bad_xml(path, what, advice)
 
     # Newton would look packages up on this machine, and stumbles over a mesh without a face.
     found: list[Path] = []

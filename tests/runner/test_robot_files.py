@@ -558,6 +558,7 @@ def test_xml_of_any_size_is_not_read(tmp_path):
         ("a.urdf", LFS, "urdf", "'a.urdf' is a pointer of Git LFS, and not the file itself", "git_lfs_pointer"),
         ("a.usd", LFS, "usd", "'a.usd' is a pointer of Git LFS", "git_lfs_pointer"),
         ("a.urdf", "<robot/>", "urdf", "'a.urdf' has no link", "asset_unreadable"),
+        ("a.urdf", LEG.replace('"j"', '"j" type="floating"'), "urdf", "the floating joint 'j'", "asset_unreadable"),
         (
             "a.urdf",
             urdf("${m}.stl"),
