@@ -13,7 +13,7 @@ is sent without `file` first; where that is refused as ambiguous, or another fil
 **Right.** Number and names of the joints, limits, total mass and first pose are those of MuJoCo for an MJCF, and those
 of the file itself for a URDF; a USD's joints are counted and named. A difference that the check itself notes is right.
 
-**Drive.** `--drive N`: N of them, the same number of each package, hold and follow a sine for 200 control steps: no
+**Drive.** `--drive N`: the first N that are accepted, of each package in turn, hold and follow a sine for 200 control steps: no
 NaN, no joint faster than 200 rad/s, nothing 20 m away; a floating robot that has a keyframe ends no lower than at 60 %
 of its height in it and no further tilted than 45 degrees.
 
@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--into", type=Path, help="Where the packages of PyPI are unpacked; none are without it.")
     parser.add_argument("--drive", type=int, default=0, metavar="N")
+    parser.add_argument("--most", type=int, default=0, metavar="N", help="N of them, the same number of each package.")
     parser.add_argument("--only", nargs="*", default=[], help="Parts of names; the others are left out.")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -111,10 +112,11 @@ def main() -> None:
             turns[each.package] += 1
             each.turn = turns[each.package]
         in_turn = sorted(found, key=lambda each: each.turn)
+        found = in_turn[: options.most or None]
         worker = Worker(Path(folder))
         kept: list[Description] = []
         for number, each in enumerate(found):
-            drive = options.drive > 0 and each in in_turn[: 2 * options.drive]
+            drive = sum(bool(other.driven) for other in kept) < options.drive
             answer = worker.ask(each, drive=drive)
             if answer.refused == DUPLICATE:
                 continue

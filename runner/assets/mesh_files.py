@@ -23,7 +23,13 @@ _NO_IMAGE = (
     "//8/AwAI/AL+p5qgoAAAAABJRU5ErkJggg=="
 )
 """One white pixel."""
-_FACES = ("triangles", "polylist", "polygons", "tristrips", "trifans")
+_FACES = {
+    ".stl": rb"vertex",
+    ".obj": rb"(?m)^[ \t]*f[ \t]",
+    ".ply": rb"element\s+face\s+0*[1-9]",
+    ".dae": rb"<(?:\w+:)?(?:triangles|polylist|polygons|tristrips|trifans)[\s>/]",
+}
+"""Text that a file with a face has, by its ending."""
 
 
 def settle_mesh(path: Path, folder: Folder) -> list[Path]:
@@ -38,52 +44,41 @@ def settle_mesh(path: Path, folder: Folder) -> list[Path]:
 
 def is_empty(path: Path) -> bool:
     """Return whether a mesh has no face, as exporters write for what has no look."""
-    match path.suffix.lower():
-        case ".stl":
-            with path.open("rb") as file:
-                head = file.read(84)
-            if head.lstrip().startswith(b"solid") and b"\0" not in head:
-                return not any("vertex" in line for line in _lines(path))
-            return head[80:] in (b"", b"\0\0\0\0")
-        case ".obj":
-            return not any(line.lstrip().startswith(("f ", "f\t")) for line in _lines(path))
-        case ".ply":
-            return any(re.match(r"element\s+(?:vertex|face)\s+0\s*$", line) for line in _header(path))
-        case ".dae":
-            return not any(each.tag in _FACES for each in elements(path, MOST_DAE_BYTES))
-    return False
+    if path.suffix.lower() not in _FACES:
+        return False
+    data = path.read_bytes()
+    if path.suffix.lower() == ".stl" and (b"\0" in data[:84] or not data.lstrip().startswith(b"solid")):
+        return data[80:84] in (b"", b"\0\0\0\0")  # a binary one counts them
+    return not data.startswith((b"\xff\xfe", b"\xfe\xff")) and not re.search(_FACES[path.suffix.lower()], data)
 
 
 # --- text: Wavefront and PLY ----------------------------------------------------------------------------------------
 
 
 def _obj(path: Path, folder: Folder) -> list[Path]:
-    return _settle_lines(path, folder, lambda line: line[7:] if line.startswith(("mtllib ", "mtllib\t")) else "")
+    return _settle_lines(path, folder, rb"(?m)^[ \t]*mtllib[ \t]+([^\r\n]*)[\r\n]*")
 
 
 def _mtl(path: Path, folder: Folder) -> list[Path]:
-    keys = ("map_", "bump", "disp", "decal", "refl", "norm")
-    return _settle_lines(path, folder, lambda line: line.partition(" ")[2] if line.lower().startswith(keys) else "")
+    return _settle_lines(path, folder, rb"(?mi)^[ \t]*(?:map_|bump|disp|decal|refl|norm)[^\s]*[ \t]+([^\r\n]*)[\r\n]*")
 
 
-def _settle_lines(path: Path, folder: Folder, names: Callable[[str], str]) -> list[Path]:
+def _settle_lines(path: Path, folder: Folder, naming: bytes) -> list[Path]:
     """Follow the names on some lines of a text file, and take out the lines that name what is left out."""
     found: list[Path] = []
-    left_out = set()
-    for number, line in enumerate(_lines(path)):
+    data, kept, end = path.read_bytes(), [], 0
+    for line in re.finditer(naming, data):
         # A name may have spaces in it, be one of several, or follow options.
-        text = names(line.lstrip()).strip()
+        text = line[1].decode("utf-8", "surrogateescape").strip()
         for name in dict.fromkeys([text, *text.split()] if text else []):
             target = folder.look(Reference(text=name, base=path.parent), path, guess=True)
-            if target is None:
-                left_out.add(number)
-            elif target != path:
+            if target is None and end < line.end():
+                kept.append(data[end : line.start()])
+                end = line.end()
+            elif target is not None and target != path:
                 found.append(target)
-    if left_out:
-        beside = path.with_name(f"{path.name}.copy")
-        with beside.open("w", encoding="utf-8", errors="surrogateescape") as file:
-            file.writelines(line for number, line in enumerate(_lines(path)) if number not in left_out)
-        beside.replace(path)
+    if end:
+        path.write_bytes(b"".join([*kept, data[end:]]))
     return found
 
 
@@ -101,15 +96,8 @@ def _ply(path: Path, folder: Folder) -> list[Path]:
 
 
 def _header(path: Path) -> Iterator[str]:
-    for line in _lines(path):
-        if line.startswith("end_header"):
-            return
-        yield line
-
-
-def _lines(path: Path) -> Iterator[str]:
     with path.open(encoding="utf-8", errors="surrogateescape", newline=None) as file:
-        while line := file.readline(1 << 16):
+        while (line := file.readline(1 << 16)) and not line.startswith("end_header"):
             yield line
 
 
