@@ -14,8 +14,8 @@ is sent without `file` first; where that is refused as ambiguous, or another fil
 of the file itself for a URDF; a USD's joints are counted and named. A difference that the check itself notes is right.
 
 **Drive.** `--drive N`: the first N that are accepted, of each package in turn, hold and follow a sine for 200 control
-steps: no NaN, no joint faster than 200 rad/s, nothing 20 m away; a floating robot that has a keyframe ends no lower than
-at 60 % of its height in it and no further tilted than 45 degrees.
+steps: no NaN, no joint faster than 200 rad/s, nothing 20 m away; a floating robot that has a keyframe ends no lower
+than at 60 % of its height in it and no further tilted than 45 degrees.
 
 Prints Markdown.
 """
