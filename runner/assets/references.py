@@ -26,6 +26,7 @@ _SHOWN = 4
 _PULL = "Pack the files themselves: git lfs pull"
 _LFS = b"version https://git-lfs"
 _DRIVE = re.compile(r"[A-Za-z]:")
+_ELSEWHERE = re.compile(r"(?:file:/*|/|[A-Za-z]:/)([^/].*)")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
@@ -53,7 +54,7 @@ class Folder:
         self._count = 0
         self._left_out: dict[str, str] = {}
         self._notes: list[str] = []
-        self._guessed: set[str] = set()
+        self._guessed = False
 
     def find(self, reference: Reference, beside: Path) -> Path:
         """Return the file that is meant.
@@ -116,22 +117,25 @@ class Folder:
         text = reference.text
         where = f"{self.name(beside)!r} refers to {show(text)}"
         package = re.match(r"(?:package|model)://([^/.][^/]*)/(.+)", text) if reference.packages else None
+        elsewhere = _ELSEWHERE.match(text) if reference.packages else None
+        fault = None if package else address_fault(text)
+        candidates = [reference.base / text]
         if package:
             candidates = self._in_packages(package[1], package[2], beside)
-        elif why := address_fault(text):
-            return refused(f"{where}, which {why[0]}", why[1])
-        else:
-            candidates = [reference.base / text]
         normal = (Path(os.path.normpath(path)) for path in candidates)
-        inside = [path for path in normal if path.is_relative_to(self.root)]
-        if not inside:
+        inside = [path for path in normal if path.is_relative_to(self.root) and not fault]
+        if not inside and not fault:
             return refused(f"{where}, which leads out of the folder", "Keep every file in the bundle's folder")
         found = next(filter(None, (_file(path, reference) for path in inside)), None)
-        if found is None and package and (found := self._by_its_end(package[2])) and package[1] not in self._guessed:
-            self._guessed.add(package[1])
-            self.note(f"the bundle has no folder {package[1]!r} with that: {text!r} is taken for {self.name(found)!r}")
+
+        # A package of another name, or a path of the machine that it was made on: the file that ends so.
+        if found is None and (rest := package[2] if package else elsewhere and elsewhere[1]):
+            found = self._by_its_end(rest)
+            if found and not self._guessed:
+                self._guessed = True
+                self.note(f"{where}, which is taken for {self.name(found)!r}")
         if found is None:
-            return self._missing(where, inside[0])
+            return refused(f"{where}, which {fault[0]}", fault[1]) if fault else self._missing(where, inside[0])
         if reference.endings and found.suffix.lower() not in reference.endings:
             return refused(f"{where}, of a format that is not read", f"Allowed: {', '.join(reference.endings)}")
         if is_lfs_pointer(found):

@@ -115,8 +115,14 @@ def test_an_xml_file_is_an_mjcf_by_its_root_alone(tmp_path):
         ("urdf/a.urdf", "meshes/m.stl", "../meshes/m.stl"),
         ("arm/urdf/a.urdf", "arm/meshes/m.stl", "package://all/robots/arm/meshes/m.stl"),
         ("a.urdf", "m.stl", "package://all/robots/arm/meshes/m.stl"),
+        ("urdf/a.urdf", "meshes/m.stl", "file://meshes/m.stl"),
+        ("a.urdf", "meshes/m.stl", "/home/me/robots/arm/meshes/m.stl"),
+        ("a.urdf", "m.stl", "C:/robots/m.stl"),
     ],
-    ids=["package around it", "package beside it", "bundle is the package", "gazebo", "plain", "its end", "its name"],
+    ids=[
+        *("package around it", "package beside it", "bundle is the package", "gazebo", "plain", "its end", "its name"),
+        *("file url", "another machine", "another system"),
+    ],
 )
 def test_packages_are_folders_of_the_bundle(urdf_at, mesh_at, reference, tmp_path):
     """And the copy says so in plain paths, so that Newton looks nothing up on this machine."""
@@ -380,7 +386,8 @@ MISSING = "there is no such file"
         ("a/../../m.stl", OUTSIDE),
         ("/etc/passwd", ABSOLUTE),
         ("~/m.stl", ABSOLUTE),
-        ("C:/m.stl", ABSOLUTE),
+        ("C:/other.stl", ABSOLUTE),
+        ("/home/me/two.stl", ABSOLUTE),
         ("http://host/m.stl", URL),
         ("https://host/m.stl", URL),
         ("file:///etc/passwd", URL),
