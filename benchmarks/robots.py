@@ -174,6 +174,8 @@ def descriptions(package: str, root: Path) -> Iterator[Description]:
         digest = hashlib.sha256(data).digest()
         if digest in seen or not re.search(wanted.get(form, rb"."), data, re.DOTALL):
             continue
+        if form == "urdf" and re.search(rb"\$[{(]", data):  # a template
+            continue
         seen.add(digest)
         yield Description(package=package, path=path, root=root, form=form)
 
