@@ -26,7 +26,7 @@ _SHOWN = 4
 _PULL = "Pack the files themselves: git lfs pull"
 _LFS = b"version https://git-lfs"
 _DRIVE = re.compile(r"[A-Za-z]:")
-_ELSEWHERE = re.compile(r"(?:file:/*|/|[A-Za-z]:/)([^/].*)")
+_ELSEWHERE = re.compile(r"(?:file:/*|(?:package|model):///+|/|[A-Za-z]:/)([^/].*)")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 

@@ -118,10 +118,11 @@ def test_an_xml_file_is_an_mjcf_by_its_root_alone(tmp_path):
         ("urdf/a.urdf", "meshes/m.stl", "file://meshes/m.stl"),
         ("a.urdf", "meshes/m.stl", "/home/me/robots/arm/meshes/m.stl"),
         ("a.urdf", "m.stl", "C:/robots/m.stl"),
+        ("a.urdf", "meshes/m.stl", "package:///m.stl"),
     ],
     ids=[
         *("package around it", "package beside it", "bundle is the package", "gazebo", "plain", "its end", "its name"),
-        *("file url", "another machine", "another system"),
+        *("file url", "another machine", "another system", "no package"),
     ],
 )
 def test_packages_are_folders_of_the_bundle(urdf_at, mesh_at, reference, tmp_path):
