@@ -61,7 +61,7 @@ MOST_BYTES = 100 << 20
 """Of a bundle; of a larger folder only what is referred to is packed."""
 FORMS = {".urdf": "urdf", ".xml": "mjcf", ".mjcf": "mjcf", ".usd": "usd", ".usda": "usd"}
 STEPS = 200
-CLIMB = 5
+CLIMB = 7
 REFERENCE = re.compile(r"""(?:file\w*|filename|meshdir|assetdir|texturedir)\s*=\s*["']([^"'\n]+)["']|@([^@\n]+)@""")
 
 

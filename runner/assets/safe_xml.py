@@ -95,7 +95,7 @@ def tree(path: Path, most_bytes: int = MOST_XML_BYTES, *, foreign: bool = False)
     is_root = True
     skipped: list[str] = []
     with path.open("rb") as file:
-        plain = file.read(2) not in (b"\xff\xfe", b"\xfe\xff")
+        plain = (head := file.read(2)) not in (b"\xff\xfe", b"\xfe\xff") and not head[:1].isspace()
 
     def begin(tag: str, attributes: dict[str, str]) -> None:
         nonlocal plain, is_root
@@ -183,6 +183,10 @@ def _read(
     try:
         with path.open("rb") as file:
             fed = 0
+            while (
+                file.tell() < _MOST_TEXT and file.peek(1)[:1].isspace()
+            ):  # some readers take blank lines before the declaration
+                file.read(1)
             while piece := file.read(_PIECE):
                 parser.Parse(piece, False)
                 fed += len(piece)

@@ -523,7 +523,8 @@ def test_encodings_that_are_read(encoding, tmp_path):
     name = "K\u00e4fer" if encoding != "us-ascii" else "Kaefer"
     text = f'<?xml version="1.0" encoding="{encoding}"?><robot><!--{"x" * 500_000}-->\r\n<link name="{name}"/></robot>'
     data = text.encode(encoding)
-    (tmp_path / "a.urdf").write_bytes((b"\xef\xbb\xbf" if encoding == "utf-8" else b"") + data)
+    before = {"utf-8": b"\xef\xbb\xbf", "us-ascii": b"\n\n"}.get(encoding, b"")
+    (tmp_path / "a.urdf").write_bytes(before + data)
     main = main_file(tmp_path / "a.urdf", "urdf", tmp_path / "robot")
     assert f'name="{name}"' in main.read_text(encoding="utf-8-sig")
 
