@@ -60,6 +60,7 @@ EACH = 60
 MOST_BYTES = 100 << 20
 """Of a bundle; of a larger folder only what is referred to is packed."""
 FORMS = {".urdf": "urdf", ".xml": "mjcf", ".mjcf": "mjcf", ".usd": "usd", ".usda": "usd"}
+MESHES = (".dae", ".glb", ".gltf", ".obj", ".ply", ".stl")
 STEPS = 200
 CLIMB = 7
 REFERENCE = re.compile(r"""(?:file\w*|filename|meshdir|assetdir|texturedir)\s*=\s*["']([^"'\n]+)["']|@([^@\n]+)@""")
@@ -160,6 +161,7 @@ def unpacked(package: str, into: Path) -> Path | None:
 # --- which files are robots -----------------------------------------------------------------------------------------
 
 DUPLICATE = "the same robot again"
+INCOMPLETE = "the package itself lacks"
 
 
 def descriptions(package: str, root: Path) -> Iterator[Description]:
@@ -190,6 +192,9 @@ def pack(each: Description, into: Path) -> Path:
             root, best = folder, found
         if best == len(names) or folder == each.root:
             break
+    meshes = {name for name in names if Path(name).suffix.lower() in MESHES}
+    if lacking := sorted(meshes - {path.name for path in each.root.rglob("*")}):
+        each.refused = f"{INCOMPLETE} {lacking[0]!r}"
     files = [path for path in sorted(root.rglob("*")) if path.is_file() and packable(path.relative_to(root))]
     if sum(path.stat().st_size for path in files) > MOST_BYTES:
         stems = {Path(name).stem for name in names}
@@ -306,6 +311,8 @@ def examine(each: Description, folder: Path, *, drive: bool) -> str:
         return ""
     signature = json.dumps([sorted(truth.joints), round(truth.mass, 6)])
     bundle = pack(each, folder)
+    if each.refused:
+        return signature
     try:
         world = check(each, bundle, folder)
     except RequestError as error:
@@ -494,7 +501,9 @@ def run(world: Any, truth: Truth, mode: str) -> str:
 
 
 def report(found: list[Description], drive: int) -> str:
-    """Return the result as Markdown."""
+    """Return the result as Markdown; of packages that lack meshes nobody could make a robot."""
+    lacking = [each for each in found if each.refused.startswith(INCOMPLETE)]
+    found = [each for each in found if each not in lacking]
     lines = ["| package | descriptions | accepted | accepted and right | `file` needed |", "|---|---|---|---|---|"]
     for package in [*dict.fromkeys(each.package for each in found), ""]:
         rows = [each for each in found if package in ("", each.package)]
@@ -504,6 +513,7 @@ def report(found: list[Description], drive: int) -> str:
         share = f" ({len(right) / max(1, len(rows)):.1%})" if not package else ""
         lines.append(f"| {package or f'**all**{share}'} | {counts} |")
     for title, rows in (
+        ("Not counted", [(each.name, each.refused) for each in lacking]),
         ("Refused", [(each.name, each.refused) for each in found if each.refused]),
         ("Wrong", [(each.name, "; ".join(each.wrong[:3])) for each in found if each.wrong]),
         ("Driven", [(each.name, each.driven) for each in found if each.driven][: drive or None]),

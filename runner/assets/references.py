@@ -26,7 +26,7 @@ _SHOWN = 4
 _PULL = "Pack the files themselves: git lfs pull"
 _LFS = b"version https://git-lfs"
 _DRIVE = re.compile(r"[A-Za-z]:")
-_ELSEWHERE = re.compile(r"(?:file:/*|(?:package|model):///+|/|[A-Za-z]:/)([^/].*)")
+_ELSEWHERE = re.compile(r"(?:file:/*|(?:package|model)://+|/|[A-Za-z]:/)([^/].*)")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
@@ -150,8 +150,10 @@ class Folder:
 
     def _by_its_end(self, rest: str) -> Path | None:
         """Return the one file whose path ends as a package's file does, after as few of its folders as need be."""
-        parts = tuple(part for part in os.path.normpath(rest).split("/") if part != "..")
-        named = [path for path in self._files.get(parts[-1].lower(), []) if path.name == parts[-1]] if parts else []
+        parts = tuple(os.path.normpath(rest).split("/"))
+        named = [path for path in self._files.get(parts[-1].lower(), []) if path.name == parts[-1]]
+        if ".." in parts:
+            return None
         for first in range(len(parts)):
             end = parts[first:]
             if fit := [path for path in named if path.parts[-len(end) :] == end]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from xml.parsers import expat
 
 from simyard.core.errors import RequestError
@@ -28,6 +30,7 @@ SAFE_EXPAT = (2, 6, 0)
 EXPAND = "Expand it first: xacro FILE > robot.urdf"
 _LEFT_BY_XACRO = ("xacro:property", "xacro:arg")
 """Definitions, which say nothing by themselves."""
+_COMMENT = re.compile(rb"(?s)<!--(.*?)-->")
 _PIECE = 256 << 10
 _MOST_TEXT = 4096
 """Characters of an element's text that are kept: paths are shorter."""
@@ -95,7 +98,7 @@ def tree(path: Path, most_bytes: int = MOST_XML_BYTES, *, foreign: bool = False)
     is_root = True
     skipped: list[str] = []
     with path.open("rb") as file:
-        plain = (head := file.read(2)) not in (b"\xff\xfe", b"\xfe\xff") and not head[:1].isspace()
+        plain = file.read(2) not in (b"\xff\xfe", b"\xfe\xff")
 
     def begin(tag: str, attributes: dict[str, str]) -> None:
         nonlocal plain, is_root
@@ -138,7 +141,7 @@ def _read(
     """Parse an XML file within the limits, and hand on its tags and the text of these, or all, elements.
 
     Returns:
-        The encoding that it declares.
+        The encoding that it declares; empty for a file that only lenient readers take.
     """
     if (size := path.stat().st_size) > most_bytes:
         raise bad_xml(path, f"has {size:,} bytes; allowed are {most_bytes:,}")
@@ -181,12 +184,9 @@ def _read(
     parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = refuse_dtd
     parser.StartElementHandler, parser.EndElementHandler = deeper, higher
     try:
-        with path.open("rb") as file:
+        stream, as_it_stands = _opened(path, most_bytes)
+        with stream as file:
             fed = 0
-            while (
-                file.tell() < _MOST_TEXT and file.peek(1)[:1].isspace()
-            ):  # some readers take blank lines before the declaration
-                file.read(1)
             while piece := file.read(_PIECE):
                 parser.Parse(piece, False)
                 fed += len(piece)
@@ -198,7 +198,22 @@ def _read(
             parser.Parse(b"", True)
     except expat.ExpatError as error:
         raise bad_xml(path, f"is not well-formed XML: {error}") from error
-    return declared
+    return declared if as_it_stands else ""
+
+
+def _opened(path: Path, most_bytes: int) -> tuple[BinaryIO, bool]:
+    """Open a file, a robot's without what lenient readers take: blank lines before it, and `--` in a comment.
+
+    Returns:
+        The content, and whether nothing was taken out.
+    """
+    if most_bytes > MOST_XML_BYTES:
+        return path.open("rb"), True
+    data = path.read_bytes()
+    clean = data.lstrip()
+    if any(b"--" in comment or comment.endswith(b"-") for comment in _COMMENT.findall(clean)):
+        clean = _COMMENT.sub(lambda comment: b"\n" * comment[0].count(b"\n"), clean)  # lines keep their numbers
+    return io.BytesIO(clean), len(clean) == len(data)
 
 
 def bad_xml(path: Path, why: str, advice: str = "Send a plain XML file.") -> RequestError:

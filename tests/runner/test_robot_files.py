@@ -119,10 +119,11 @@ def test_an_xml_file_is_an_mjcf_by_its_root_alone(tmp_path):
         ("a.urdf", "meshes/m.stl", "/home/me/robots/arm/meshes/m.stl"),
         ("a.urdf", "m.stl", "C:/robots/m.stl"),
         ("a.urdf", "meshes/m.stl", "package:///m.stl"),
+        ("a.urdf", "meshes/m.stl", "package://m.stl"),
     ],
     ids=[
         *("package around it", "package beside it", "bundle is the package", "gazebo", "plain", "its end", "its name"),
-        *("file url", "another machine", "another system", "no package"),
+        *("file url", "another machine", "another system", "no package", "a file as a package"),
     ],
 )
 def test_packages_are_folders_of_the_bundle(urdf_at, mesh_at, reference, tmp_path):
@@ -523,6 +524,7 @@ def test_encodings_that_are_read(encoding, tmp_path):
     name = "K\u00e4fer" if encoding != "us-ascii" else "Kaefer"
     text = f'<?xml version="1.0" encoding="{encoding}"?><robot><!--{"x" * 500_000}-->\r\n<link name="{name}"/></robot>'
     data = text.encode(encoding)
+    text = text.replace("x-->", "x -- y-->") if encoding == "utf-8" else text
     before = {"utf-8": b"\xef\xbb\xbf", "us-ascii": b"\n\n"}.get(encoding, b"")
     (tmp_path / "a.urdf").write_bytes(before + data)
     main = main_file(tmp_path / "a.urdf", "urdf", tmp_path / "robot")
