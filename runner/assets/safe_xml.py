@@ -202,7 +202,7 @@ def _read(
 
 
 def _opened(path: Path, most_bytes: int) -> tuple[BinaryIO, bool]:
-    """Open a file, a robot's without what lenient readers take: blank lines before it, and `--` in a comment.
+    """Open a file, a robot's without what lenient readers take: blank lines before it, `--` in a comment, NULs behind it.
 
     Returns:
         The content, and whether nothing was taken out.
@@ -211,6 +211,8 @@ def _opened(path: Path, most_bytes: int) -> tuple[BinaryIO, bool]:
         return path.open("rb"), True
     data = path.read_bytes()
     clean = data.lstrip()
+    if b"\0" in data[-16:] and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        clean = clean.rstrip(b"\0 \t\r\n")
     if any(b"--" in comment or comment.endswith(b"-") for comment in _COMMENT.findall(clean)):
         clean = _COMMENT.sub(lambda comment: b"\n" * comment[0].count(b"\n"), clean)  # lines keep their numbers
     return io.BytesIO(clean), len(clean) == len(data)

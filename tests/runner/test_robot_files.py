@@ -526,7 +526,7 @@ def test_encodings_that_are_read(encoding, tmp_path):
     data = text.encode(encoding)
     text = text.replace("x-->", "x -- y-->") if encoding == "utf-8" else text
     before = {"utf-8": b"\xef\xbb\xbf", "us-ascii": b"\n\n"}.get(encoding, b"")
-    (tmp_path / "a.urdf").write_bytes(before + data)
+    (tmp_path / "a.urdf").write_bytes(before + data + (b"\n\0\n" if encoding == "us-ascii" else b""))
     main = main_file(tmp_path / "a.urdf", "urdf", tmp_path / "robot")
     assert f'name="{name}"' in main.read_text(encoding="utf-8-sig")
 
