@@ -202,7 +202,7 @@ def _read(
 
 
 def _opened(path: Path, most_bytes: int) -> tuple[BinaryIO, bool]:
-    """Open a file, a robot's without what lenient readers take: blank lines before it, `--` in a comment, NULs behind it.
+    """Open a file, a robot's without blank lines before it, `--` in comments and NULs behind it, as many readers do.
 
     Returns:
         The content, and whether nothing was taken out.
