@@ -180,7 +180,8 @@ class _Inputs:
 
     def own_robot(self, robot: OwnRobot) -> Asset:
         """Return the robot that a control mode brings; the job has it among its inputs like any other."""
-        return self._checked(Asset(file=self._find(str(robot.file), None, "robot", "robot"), format=robot.format))
+        file, _ = self._find(str(robot.file), None, "robot", "robot")
+        return self._checked(Asset(file=file, format=robot.format))
 
     def scene(self, scene: SceneRef) -> Asset | None:
         """Return the scene's file, if it is not a built-in one."""
