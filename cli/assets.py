@@ -32,9 +32,12 @@ QUIET_S = 2.0
 )
 @click.option("--metadata", default="{}", metavar="JSON", help="An object to keep with it, of at most 64 kB.")
 @click.option("--to", type=click.Choice(("usd",)), help="Convert a robot in URDF or MJCF before, which needs uv.")
+@click.option("--entry", metavar="FILE", help="The file of a robot's or a scene's bundle that counts: robot/arm.xml.")
 @STORE
 @JSON
-def upload(path: Path, kind: str, metadata: str, to: str | None, store: str | None, as_json: bool) -> None:
+def upload(
+    path: Path, kind: str, metadata: str, to: str | None, entry: str | None, store: str | None, as_json: bool
+) -> None:
     """Upload a file as an asset. Prints the id that jobs name it by.
 
     The same bytes are one asset: uploaded again, nothing is sent, and kind and metadata are replaced. An upload that
@@ -49,6 +52,8 @@ def upload(path: Path, kind: str, metadata: str, to: str | None, store: str | No
         raise RequestError(
             f"--metadata is not JSON: {error}.", code="bad_metadata", advice="""Write '{"robot": "franka"}'."""
         ) from error
+    if entry is not None and isinstance(given, dict):
+        given["entry"] = entry
     opened = open_site_store(store)
     if to is not None:
         path = _as_usd(path, kind)

@@ -153,6 +153,8 @@ class Asset(Wire):
     file: InputFile
     format: str
     """`urdf`, `mjcf` or `usd`: what the file is, or what the one in the bundle is that counts."""
+    entry: str | None = None
+    """Path of the main file in the bundle; None where nobody named it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -120,7 +120,7 @@ def _check_class_job(job: JobSpec, wanted: Rollout, files: Mapping[str, Path]) -
     for asset in (wanted.robot, wanted.scene):
         if asset is not None and (path := files.get(asset.file.sha256)):
             with tempfile.TemporaryDirectory(prefix="simyard-asset-") as folder:
-                main_file(path, asset.format, Path(folder) / "asset")
+                main_file(path, asset.format, Path(folder) / "asset", asset.entry)
     device = device_of(job.gpus)
     found = versions(device)
     return Facts(

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,7 @@ def check(job: JobSpec, files: Mapping[str, Path]) -> None:
 
         def unpacked(asset: Asset | None, name: str) -> Path | None:
             path = files.get(asset.file.sha256) if asset else None
-            return main_file(path, asset.format, Path(folder, name)) if asset and path else None
+            return main_file(path, asset.format, Path(folder, name), asset.entry) if asset and path else None
 
         robot_file, scene_file = unpacked(robot, "robot"), unpacked(wanted.scene, "scene")
         if robot_file is None or (wanted.scene and scene_file is None):
@@ -96,7 +97,8 @@ def _drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Atte
     import torch
 
     def unpacked(asset: Asset, name: str) -> Path:
-        return main_file(paths.inputs / asset.file.name, asset.format, paths.root / name)
+        say = partial(recording.log.info, "%s")
+        return main_file(paths.inputs / asset.file.name, asset.format, paths.root / name, asset.entry, say)
 
     # A world, and as many copies of it as there are environments.
     job, (wanted, robot) = attempt.job, _read(attempt.job)

@@ -90,7 +90,8 @@ def _drive(task_class: type, recording: Recording, attempt: AttemptSpec, facts: 
     def unpacked(asset: Asset | None, folder: str) -> Path | None:
         if asset is None:
             return None
-        return main_file(paths.inputs / asset.file.name, asset.format, paths.root / folder)
+        say = partial(recording.log.info, "%s")
+        return main_file(paths.inputs / asset.file.name, asset.format, paths.root / folder, asset.entry, say)
 
     # The context: the request's values, and where everything goes.
     job, wanted = attempt.job, attempt.job.rollout

@@ -204,6 +204,8 @@ def explain(problem: ErrorDetails, model: type[Body]) -> str:
     if problem["type"] == UNKNOWN:
         return f"{where}: {problem['msg']}".rstrip(".")
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error" and isinstance(problem["input"], (dict, BaseModel)):
+        return f"{where}: {message}"  # of a whole model: its fields are in the message already
     return f"{where}: {message}, not {_cut(repr(problem['input']))}"
 
 

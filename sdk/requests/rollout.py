@@ -27,8 +27,11 @@ def _given(model: _Model, fields: tuple[str, ...]) -> list[str]:
     return [name for name in fields if getattr(model, name) is not None]
 
 
+BundleFile = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+
+
 class RobotRef(_Model):
-    """A robot: one file, or a `.zip` bundle of it with its meshes. Exactly one field."""
+    """A robot: one file, or a `.zip` bundle of it with its meshes. Exactly one source."""
 
     urdf_uri: Reference | None = None
     """Path (relative to the JSON) or store URI of a URDF."""
@@ -42,11 +45,14 @@ class RobotRef(_Model):
     """An uploaded USD."""
     mjcf_asset_id: AssetId | None = None
     """An uploaded MJCF."""
+    file: BundleFile | None = None
+    """Path of the robot's file in a bundle of several; else what was said at its upload."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if len(given := _given(self, tuple(RobotRef.model_fields))) != 1:
-            raise ValueError(f"give one of {', '.join(RobotRef.model_fields)}; there are {given or 'none'}")
+        sources = tuple(name for name in RobotRef.model_fields if name != "file")
+        if len(given := _given(self, sources)) != 1:
+            raise ValueError(f"give one of {', '.join(sources)}; there are {given or 'none'}")
         return self
 
 
@@ -59,6 +65,8 @@ class SceneRef(_Model):
     """Path (relative to the JSON) or store URI of a USD, or of a `.zip` bundle."""
     usd_asset_id: AssetId | None = None
     """An uploaded USD."""
+    file: BundleFile | None = None
+    """Path of the scene's file in the bundle, as with a robot."""
 
     @model_validator(mode="after")
     def _one_usd(self) -> Self:

@@ -28,7 +28,7 @@ from simyard.tasks.packages.pack import find_package
 from simyard.tasks.packages.source import require_module
 from simyard.tasks.shared.documents import ArtifactWriter
 from simyard.tasks.shared.history import Artifact, Verdict
-from simyard.tasks.shared.inputs import LocalInput, asset_file, find_asset, find_input, gather
+from simyard.tasks.shared.inputs import LocalInput, asset_file, entry_of, find_asset, find_input, gather
 from simyard.tasks.shared.limited import limited
 
 RECORDING = "recording.zarr"
@@ -174,26 +174,28 @@ class _Inputs:
         for form in ("urdf", "usd", "mjcf"):
             uri, asset_id = getattr(robot, f"{form}_uri"), getattr(robot, f"{form}_asset_id")
             if uri or asset_id:
-                return self._checked(Asset(file=self._find(uri, asset_id, f"robot.{form}", "robot"), format=form))
+                file, entry = self._find(uri, asset_id, f"robot.{form}", "robot")
+                return self._checked(Asset(file=file, format=form, entry=robot.file or entry))
         return None
 
     def own_robot(self, robot: OwnRobot) -> Asset:
         """Return the robot that a control mode brings; the job has it among its inputs like any other."""
-        return self._checked(Asset(file=self._find(str(robot.file), None, "robot", "robot"), format=robot.format))
+        file, _ = self._find(str(robot.file), None, "robot", "robot")
+        return self._checked(Asset(file=file, format=robot.format))
 
     def scene(self, scene: SceneRef) -> Asset | None:
         """Return the scene's file, if it is not a built-in one."""
         if not (scene.usd_uri or scene.usd_asset_id):
             return None
-        file = self._find(scene.usd_uri, scene.usd_asset_id, "scene.usd", "scene")
-        return self._checked(Asset(file=file, format="usd"))
+        file, entry = self._find(scene.usd_uri, scene.usd_asset_id, "scene.usd", "scene")
+        return self._checked(Asset(file=file, format="usd", entry=scene.file or entry))
 
     def package(self, lab: IsaacLabConfig | None) -> tuple[InputFile, ...]:
         """Return the task's package, after a look for the module in it: no simulator starts without."""
         if lab is None or not (lab.task_package_uri or lab.task_package_asset_id):
             return ()
         field = "isaac_lab.task_package"
-        file = self._find(lab.task_package_uri, lab.task_package_asset_id, field, "isaac_lab_task_package")
+        file, _ = self._find(lab.task_package_uri, lab.task_package_asset_id, field, "isaac_lab_task_package")
         assert lab.task_module is not None
         with self._here(file) as path:
             require_module(path, lab.task_module)
@@ -202,7 +204,7 @@ class _Inputs:
     def policy(self, policy: PolicyRef, spec: JobSpec) -> JobSpec:
         """Return the job with its policy, and with what the training that made it says of the task."""
         if policy.from_job is None:
-            file = self._find(policy.uri, policy.asset_id, "policy", "checkpoint")
+            file, _ = self._find(policy.uri, policy.asset_id, "policy", "checkpoint")
             return replace(spec, policies=(PolicyFile(checkpoint=file),))
         if spec.simulator != "isaaclab":
             raise RequestError(
@@ -220,7 +222,7 @@ class _Inputs:
         """Return the asset, after a look at what it refers to; into a USD only the simulator's Python can look."""
         if asset.format != "usd":
             with self._here(asset.file) as path, scratch("asset") as folder:
-                limited(main_file, path, asset.format, folder / "asset")
+                limited(main_file, path, asset.format, folder / "asset", asset.entry)
         return asset
 
     @contextmanager
@@ -229,7 +231,8 @@ class _Inputs:
         with scratch("input") as folder:
             yield gather([file], self.local, self._store, folder)[file.sha256]
 
-    def _find(self, uri: str | None, asset_id: str | None, field: str, kind: str) -> InputFile:
+    def _find(self, uri: str | None, asset_id: str | None, field: str, kind: str) -> tuple[InputFile, str | None]:
+        """Return a file, and which one of a bundle counts by what was said at its upload."""
         if asset_id is not None:
             record = find_asset(self._store, asset_id)
             if record.kind != kind:
@@ -238,12 +241,12 @@ class _Inputs:
                     code="wrong_asset_kind",
                     advice=f"Upload it again with --kind {kind}, or name another.",
                 )
-            return self._named_apart(asset_file(record))
+            return self._named_apart(asset_file(record)), entry_of(record)
         assert uri is not None
         find = find_package if kind == "isaac_lab_task_package" else find_input
         found = find(uri, self._base, f"{field}_uri")
         self.local.append(found)
-        return self._named_apart(found.file)
+        return self._named_apart(found.file), None
 
     def _named_apart(self, file: InputFile) -> InputFile:
         """Return the file under a name that no other input has: all lie in one folder in the end."""

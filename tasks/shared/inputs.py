@@ -22,6 +22,7 @@ from simyard.core.foreign import require_plain
 from simyard.core.records import AssetRecord
 from simyard.core.specs import InputFile
 from simyard.runner.assets import archives
+from simyard.runner.assets.references import is_lfs_pointer, lfs_pointer
 from simyard.store import keys
 from simyard.store.backend import on_disk
 from simyard.store.keys import AssetKeys
@@ -44,6 +45,8 @@ ENDINGS = {
 KINDS = tuple(ENDINGS)
 MAX_METADATA_BYTES = 64 * 1024
 """Of an asset's metadata, as JSON."""
+
+_WITH_ENTRY = ("robot", "scene")
 
 _CONTENT_TYPES = {
     ".urdf": "application/xml",
@@ -103,6 +106,8 @@ def find_input(reference: str, base: Path, what: str) -> LocalInput:
                 advice=f"That folder has: {', '.join(beside)}." if beside else "Name a file, relative to the config.",
             )
     check_name(path.name, what)
+    if is_lfs_pointer(path):
+        raise lfs_pointer(path.name)
     digest = sha256_file(path)
     file = InputFile(name=path.name, key=keys.asset(digest, path.name), sha256=digest, size_bytes=path.stat().st_size)
     return LocalInput(file, path)
@@ -170,7 +175,9 @@ def upload(
     with on_disk("read", path):
         # An archive that jobs unpack is looked into.
         is_unpacked = kind != "checkpoint" and path.name.lower().endswith(tuple(archives.EXTENSIONS))
-        digest = limited(archives.inspect, path).sha256 if is_unpacked else sha256_file(path)
+        content = limited(archives.inspect, path) if is_unpacked else None
+        _check_entry(path.name, kind, metadata, content.files if content else (path.name,))
+        digest = content.sha256 if content else sha256_file(path)
         size = path.stat().st_size
     own = AssetKeys(digest)
     file = InputFile(name=path.name, key=own.file(path.name), sha256=digest, size_bytes=size)
@@ -191,6 +198,20 @@ def upload(
     )
     store.put_record(own.record, record)
     return record
+
+
+def entry_of(record: AssetRecord) -> str | None:
+    """Return the path of a bundle's main file, where its upload names it: `entry` in the metadata."""
+    entry = record.metadata.get("entry") if record.kind in _WITH_ENTRY else None
+    return entry if isinstance(entry, str) else None
+
+
+def _check_entry(name: str, kind: str, metadata: Mapping[str, Any], files: Iterable[str]) -> None:
+    """Refuse an upload of a robot or a scene that names as its main file one that it does not have."""
+    entry = metadata.get("entry")
+    if kind in _WITH_ENTRY and entry is not None and entry not in files:
+        models = [file for file in files if file.lower().endswith(_MODELS)]
+        raise unknown(f"entry of {name!r}:", entry, models, code="bad_metadata")
 
 
 def find_asset(store: Store, asset_id: str) -> AssetRecord:
@@ -282,12 +303,15 @@ def check_file(path: Path, kind: str) -> None:
     try:
         with path.open("rb") as file:
             is_empty = not file.read(1)
+        is_pointer = is_lfs_pointer(path)
     except OSError as error:
         raise RequestError(
             f"Cannot read {str(path)!r}: {error.strerror}.", code="unreadable_file", advice="Check who may read it."
         ) from error
     if is_empty:
         raise RequestError(f"{str(path)!r} is empty.", code="empty_file", advice="Upload a file that has content.")
+    if is_pointer:
+        raise lfs_pointer(path.name)
 
 
 def check_kind(name: str, kind: str) -> None:

@@ -7,7 +7,9 @@ import pytest
 
 from simyard.requests.config import check_config
 from simyard.requests.rollout import RolloutRequest
+from simyard.store.keys import new_job_id
 from simyard.store.store import Store
+from simyard.tasks.resolve import resolve
 from simyard.tasks.shared.inputs import upload
 
 UNKNOWN = "asset-" + "0" * 64
@@ -102,6 +104,11 @@ CASES = [
     ("a robot with a newline", {"robot": {"urdf_uri": "a\nb.urdf"}}, ["urdf_uri", r"'a\nb.urdf'"]),
     ("an asset that is no id", {"robot": {"urdf_asset_id": "../../x"}}, ["urdf_asset_id", "'../../x'"]),
     ("an asset that is not there", {"robot": {"urdf_asset_id": UNKNOWN}}, [UNKNOWN]),
+    (
+        "a file that the robot is not",
+        {"robot": {"urdf_uri": "robot.urdf", "file": "b.urdf"}},
+        ["'robot.urdf' is one file, and 'b.urdf' was asked for", "send a .zip bundle"],
+    ),
     ("two scenes", {"scene": {"usd_uri": "a.usd", "usd_asset_id": UNKNOWN}}, ["not both"]),
     ("a scene that is a path", {"scene": {"scene_id": "../etc"}}, ["scene_id", "'../etc'"]),
     ("an unknown scene", {"scene": {"scene_id": "warehouse"}}, ["'warehouse'", "'ground'"]),
@@ -177,6 +184,39 @@ def test_an_asset_of_another_kind_is_refused(good, refuse, write, store, tmp_pat
     record = upload(Store.open(str(store)), tmp_path / "robot.urdf", "scene", {})
     request = good | {"robot": {"urdf_asset_id": record.asset_id}}
     refuse("rollout", write(request), said=["kind 'scene'", "--kind robot"])
+
+
+def test_an_error_of_the_whole_request_does_not_print_it(good, refuse, write):
+    result = refuse("rollout", write(good | {"robot": {}}), said=["robot: give one of urdf_uri, "])
+    assert "{" not in result.stderr
+    result = refuse("rollout", write(good | {"policy": {"uri": "p.onnx"}}), said=["a policy go together"])
+    assert "urdf_uri" not in result.stderr
+
+
+def test_a_pointer_of_git_lfs_is_told_as_such(good, refuse, write, tmp_path):
+    (tmp_path / "robot.urdf").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    refuse("rollout", write(good), said=["'robot.urdf' is a pointer of Git LFS", "git lfs pull"])
+
+
+def test_a_bundle_of_several_robots_asks_for_the_line_and_takes_it(good, refuse, write, store, tmp_path):
+    with zipfile.ZipFile(tmp_path / "robots.zip", "w") as archive:
+        archive.writestr("left.urdf", URDF)
+        archive.writestr("right.urdf", URDF)
+    robot = {"urdf_uri": "robots.zip"}
+    refuse("rollout", write(good | {"robot": robot}), said=["'left.urdf', 'right.urdf'", '"file": "left.urdf"'])
+    said = ["Unknown file of 'robots.zip'", "'up.urdf'", "'left.urdf', 'right.urdf'"]
+    refuse("rollout", write(good | {"robot": robot | {"file": "up.urdf"}}), said=said)
+
+    # By the request, or by what was said at the upload; the request decides.
+    record = upload(Store.open(str(store)), tmp_path / "robots.zip", "robot", {"entry": "right.urdf"})
+
+    def entry(robot):
+        request = check_config(good | {"robot": robot}, RolloutRequest)
+        return resolve(request, Store.open(str(store)), new_job_id(), tmp_path).spec.rollout.robot.entry
+
+    assert entry(robot | {"file": "left.urdf"}) == "left.urdf"
+    assert entry({"urdf_asset_id": record.asset_id}) == "right.urdf"
+    assert entry({"urdf_asset_id": record.asset_id, "file": "left.urdf"}) == "left.urdf"
 
 
 def test_a_file_of_ten_megabytes_is_not_read(refuse, write):

@@ -131,6 +131,15 @@ def test_what_has_no_content_kind_or_store_is_refused(refuse, tmp_path):
     refuse("upload", "a.pt", "--kind", "checkpoint", "--store", "ftp://x", said=["'ftp://x'"])
 
 
+def test_a_bundles_entry_is_one_of_its_files(refuse, tmp_path):
+    (tmp_path / "r.zip").write_bytes(zipped(("arm/a.urdf", b"<robot/>"), ("arm/m.stl", b"solid")))
+    said = ["Unknown entry of 'r.zip': 'a.urdf'. Did you mean 'arm/a.urdf'?", "Allowed: 'arm/a.urdf'"]
+    refuse("upload", "r.zip", "--kind", "robot", "--entry", "a.urdf", said=said)
+    refuse("upload", "r.zip", "--kind", "robot", "--metadata", '{"entry": 1}', said=["Unknown entry of 'r.zip': 1"])
+    (tmp_path / "a.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
+    refuse("upload", "a.pt", "--kind", "checkpoint", said=["'a.pt' is a pointer of Git LFS", "git lfs pull"])
+
+
 @pytest.mark.parametrize("what", ["a folder", "a pipe", "a device", "a broken link"])
 def test_what_is_no_regular_file_is_refused(refuse, tmp_path, what):
     path = tmp_path / "robot.usd"

@@ -1,0 +1,186 @@
+"""Mesh files and their materials: which files they refer to, and how a copy does without some of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from simyard.core.errors import RequestError
+from simyard.core.foreign import parse_json
+from simyard.runner.assets.references import LEFT_OUT, Folder, Reference
+from simyard.runner.assets.safe_xml import MOST_DAE_BYTES, elements, tree, write_tree
+
+MESHES = (".dae", ".glb", ".gltf", ".obj", ".off", ".ply", ".stl")
+"""Endings of mesh files that Newton's reader takes and that are looked into here."""
+MOST_GLTF_BYTES = 128 << 20
+"""Of the JSON of a glTF, which may hold its buffers as text."""
+_NO_IMAGE = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGP4"
+    "//8/AwAI/AL+p5qgoAAAAABJRU5ErkJggg=="
+)
+"""One white pixel."""
+_FACES = {
+    ".stl": rb"vertex",
+    ".obj": rb"(?m)^[ \t]*f[ \t]",
+    ".ply": rb"element\s+face\s+0*[1-9]",
+    ".dae": rb"<(?:\w+:)?(?:triangles|polylist|polygons|tristrips|trifans)[\s>/]",
+}
+"""Text that a file with a face has, by its ending."""
+
+
+def settle_mesh(path: Path, folder: Folder) -> list[Path]:
+    """Make a mesh or material file refer to nothing outside its folder; return the files that it refers to.
+
+    Raises:
+        RequestError: If it cannot be read, or lacks more than its looks.
+    """
+    settle = _SETTLERS.get(path.suffix.lower())
+    return settle(path, folder) if settle else []
+
+
+def is_empty(path: Path) -> bool:
+    """Return whether a mesh has no face, as exporters write for what has no look."""
+    if path.suffix.lower() not in _FACES:
+        return False
+    data = path.read_bytes()
+    if path.suffix.lower() == ".stl" and (b"\0" in data[:84] or not data.lstrip().startswith(b"solid")):
+        return data[80:84] in (b"", b"\0\0\0\0")  # a binary one counts them
+    return not data.startswith((b"\xff\xfe", b"\xfe\xff")) and not re.search(_FACES[path.suffix.lower()], data)
+
+
+# --- text: Wavefront and PLY ----------------------------------------------------------------------------------------
+
+
+def _obj(path: Path, folder: Folder) -> list[Path]:
+    return _settle_lines(path, folder, rb"(?m)^[ \t]*mtllib[ \t]+([^\r\n]*)[\r\n]*")
+
+
+def _mtl(path: Path, folder: Folder) -> list[Path]:
+    return _settle_lines(path, folder, rb"(?mi)^[ \t]*(?:map_|bump|disp|decal|refl|norm)[^\s]*[ \t]+([^\r\n]*)[\r\n]*")
+
+
+def _settle_lines(path: Path, folder: Folder, naming: bytes) -> list[Path]:
+    """Follow the names on some lines of a text file, and take out the lines that name what is left out."""
+    found: list[Path] = []
+    data, kept, end = path.read_bytes(), [], 0
+    for line in re.finditer(naming, data):
+        # A name may have spaces in it, be one of several, or follow options.
+        text = line[1].decode("utf-8", "surrogateescape").strip()
+        for name in dict.fromkeys([text, *text.split()] if text else []):
+            target = folder.look(Reference(text=name, base=path.parent), path, guess=True)
+            if target is None and end < line.end():
+                kept.append(data[end : line.start()])
+                end = line.end()
+            elif target is not None and target != path:
+                found.append(target)
+    if end:
+        path.write_bytes(b"".join([*kept, data[end:]]))
+    return found
+
+
+def _ply(path: Path, folder: Folder) -> list[Path]:
+    found: list[Path] = []
+    for line in _header(path):
+        if match := re.match(r"comment\s+TextureFile\s+(.+)", line, re.IGNORECASE):
+            target = folder.look(Reference(text=match[1].strip(), base=path.parent), path, guess=True)
+            if target is None:  # the header's end stays where it is: vertices of any kind follow
+                old = line.rstrip("\n").encode(errors="surrogateescape")
+                path.write_bytes(path.read_bytes().replace(old, b"comment".ljust(len(old)), 1))
+            elif target != path:
+                found.append(target)
+    return found
+
+
+def _header(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8", errors="surrogateescape", newline=None) as file:
+        while (line := file.readline(1 << 16)) and not line.startswith("end_header"):
+            yield line
+
+
+# --- COLLADA and glTF -----------------------------------------------------------------------------------------------
+
+
+def _dae(path: Path, folder: Folder) -> list[Path]:
+    """Take every name of a texture for a path, as Newton does with those that are no ids."""
+    found: list[Path] = []
+    left_out = set()
+    for element in elements(path, MOST_DAE_BYTES, texts=("init_from", "ref", "source")):
+        text = element.attributes.get("texture", "") if element.tag == "texture" else element.text.strip()
+        if text:
+            target = folder.look(Reference(text=text, base=path.parent), path, guess=True)
+            if target is None:
+                left_out.add(text)
+            elif target != path:
+                found.append(target)
+    if left_out:
+        root, _ = tree(path, MOST_DAE_BYTES, foreign=True)
+        for each in root.iter():
+            if each.text and each.text.strip() in left_out:
+                each.text = LEFT_OUT
+            if each.get("texture") in left_out:
+                each.set("texture", LEFT_OUT)
+        write_tree(root, path)
+    return found
+
+
+def _gltf(path: Path, folder: Folder) -> list[Path]:
+    is_binary = path.suffix.lower() == ".glb"
+    try:
+        with path.open("rb") as file:
+            length = MOST_GLTF_BYTES + 1
+            if is_binary:  # its JSON comes first, and says how long it is
+                length, kind = struct.unpack("<I4s", file.read(20)[12:])
+                if kind != b"JSON":
+                    raise ValueError("its first chunk is not JSON")
+            data = file.read(min(length, MOST_GLTF_BYTES + 1))
+            rest = file.tell()
+        scene = parse_json(data, most_bytes=MOST_GLTF_BYTES)
+        buffers = [str(buffer["uri"]) for buffer in scene.get("buffers", []) if "uri" in buffer]
+        images = [image for image in scene.get("images", []) if "uri" in image]
+        texts = [str(image["uri"]) for image in images]
+    except (ValueError, struct.error, TypeError, AttributeError) as error:
+        raise RequestError(
+            f"{path.name!r} cannot be read as glTF: {error}.", code="asset_unreadable", advice="Export it again."
+        ) from error
+
+    # Without its buffers it is nothing; an image may be missing.
+    def reference(text: str) -> Reference:
+        return Reference(text=text, base=path.parent)
+
+    found = [folder.find(reference(text), path) for text in buffers if not text.startswith("data:")]
+    changed = False
+    for image, text in zip(images, texts, strict=True):
+        if text.startswith("data:"):
+            continue
+        if target := folder.look(reference(text), path):
+            found.append(target)
+        else:
+            image["uri"], changed = _NO_IMAGE, True
+    if changed:
+        _write_gltf(path, scene, rest if is_binary else None)
+    return found
+
+
+def _write_gltf(path: Path, scene: dict[str, Any], rest: int | None) -> None:
+    """Write a glTF again; of a binary one everything from `rest` on is kept."""
+    data = json.dumps(scene, separators=(",", ":")).encode()
+    if rest is not None:
+        data += b" " * (-len(data) % 4)
+        kept = path.read_bytes()[rest:]
+        head = struct.pack("<4sIII4s", b"glTF", 2, 20 + len(data) + len(kept), len(data), b"JSON")
+        data = head + data + kept
+    path.write_bytes(data)
+
+
+_SETTLERS: dict[str, Callable[[Path, Folder], list[Path]]] = {
+    ".obj": _obj,
+    ".mtl": _mtl,
+    ".ply": _ply,
+    ".dae": _dae,
+    ".gltf": _gltf,
+    ".glb": _gltf,
+}
