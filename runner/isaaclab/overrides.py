@@ -94,8 +94,6 @@ def resolve(task: str, library: Library | None, own: Sequence[str], given: Seque
         _check_type(override, key, before[key], known.get(key), library)
         if repr(before) == repr(known):
             notes.append(f"override {override!r} changes nothing: it is {before[key]!r} already")
-        if library is not None and key in library.idle_keys:
-            notes.append(f"override {override!r} has no effect: {library.idle_keys[key]}")
     return replace(config, notes=tuple(notes))
 
 

@@ -209,8 +209,6 @@ class Library:
     """Keys of its agent's configuration that simyard sets, which no override may: each with the field of the request
     that is meant instead, or None where simyard decides (where logs go, and in which form)."""
 
-    idle_keys: ClassVar[Mapping[str, str]] = {}
-    """Keys of its agent's configuration that have no effect here, each with the reason."""
     schedule: ClassVar[Schedule | None] = None
     """Numbers that may be schedules instead; None where none may."""
 

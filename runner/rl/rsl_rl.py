@@ -130,16 +130,12 @@ class RslRl(Library):
         "agent.run_name": None,
     }
 
-    idle_keys = dict.fromkeys(
-        ("agent.wandb_project", "agent.neptune_project"), "simyard has the library log to TensorBoard"
-    )
-
     def rollout(self, agent_cfg: Mapping[str, Any]) -> int:
         """Return `num_steps_per_env`."""
         return int(agent_cfg["num_steps_per_env"])
 
     def fit(self, agent_cfg: Mapping[str, Any], scale: Scale, given: set[str]) -> tuple[list[str], list[str]]:
-        """Refuse a logger that is not installed; each of them writes TensorBoard's files too."""
+        """Refuse a logger that is not installed; each of them writes TensorBoard's files too. Note what none reads."""
         logger = agent_cfg.get("logger")
         if logger in ("wandb", "neptune") and importlib.util.find_spec(logger) is None:
             raise RequestError(
@@ -147,7 +143,8 @@ class RslRl(Library):
                 code="bad_override",
                 advice=f"Install {logger} there, or set agent.logger to tensorboard; metrics.csv comes with each.",
             )
-        return [], []
+        unread = sorted(given & {f"agent.{other}_project" for other in ("wandb", "neptune") if other != logger})
+        return [], [f"override {key!r} has no effect: agent.logger is {logger!r}" for key in unread]
 
     def is_teacher(self, agent_cfg: Mapping[str, Any], checkpoint: Path) -> bool:
         """A distillation starts from the checkpoint of a reinforcement learning, and goes on with one of its own."""
