@@ -201,6 +201,7 @@ def test_without_egl_nothing_is_drawn_and_the_reason_is_told(path: Path):
     assert contents(path) == []
 
 
+@pytest.mark.long  # the same obstacle as that of films, above
 @pytest.mark.skipif(ctypes.util.find_library("EGL") is None, reason="this machine has no libEGL")
 def test_without_egl_cameras_say_why():
     code = """if True:

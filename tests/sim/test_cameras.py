@@ -31,7 +31,7 @@ def camera(name: str, position: Any, look_at: Any, **changes: Any) -> CameraSpec
 
 CAMERAS = (
     camera("front", (1.0, -0.6, 0.5), CUBE),
-    camera("above", (0.3, 0.1, 0.8), (0.3, 0.1, 0.0), width=96, height=96),
+    camera("above", (0.3, 0.1, 0.8), (0.3, 0.1, 0.0), width=96, height=96, fps=4.5),
     camera("wrist", (0.0, 0.0, 0.0), (0.0, 0.0, 1.0), body="tcp", fov=100.0, fps=25.0),
 )
 

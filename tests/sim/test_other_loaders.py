@@ -44,7 +44,7 @@ PICKING = Seen(
     scene_id="table_top", num_envs=4, steps=STEPS, substeps=8, control={**PICK, "spread_m": 0.03},
     cameras=(FRONT, WRIST),
 )  # fmt: skip
-JOINTS = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_pitch", "wrist_roll")
+JOINTS = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_pitch", "wrist_roll", "wrist_yaw")
 SWING = dict.fromkeys(JOINTS, 0.3) | {"left_finger_joint": 0.015, "right_finger_joint": 0.015}
 BEGIN = BENT | {"left_finger_joint": 0.02, "right_finger_joint": 0.02}
 SWINGING = Seen(
