@@ -7,6 +7,7 @@ FOLDER has the converted rollout and `truth.npz`, the recorded arrays. The last 
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -100,22 +101,26 @@ def robomimic(folder: Path) -> dict[str, Any]:
     from robomimic.algo import algo_factory
     from robomimic.config import config_factory
 
-    path, found = str(folder / "demos.hdf5"), {}
-    found["environment"] = file_utils.get_env_metadata_from_dataset(path)
-    for name in ("bc", "td3_bc"):
-        config = config_factory(name)
+    found: dict[str, Any] = {"environment": file_utils.get_env_metadata_from_dataset(str(folder / "demos.hdf5"))}
+    cases = {
+        "bc": ("demos.hdf5", ["joint_position", "joint_velocity"], "successful"),
+        "td3_bc": ("valued.hdf5", ["policy"], None),
+    }
+    for name, (file, observations, chosen) in cases.items():
+        config, path = config_factory(name), str(folder / file)
         with config.values_unlocked():
-            config.train.data, config.train.batch_size, config.train.hdf5_cache_mode = path, EPOCH_BATCH, None
-            config.train.hdf5_normalize_obs = False
-            config.observation.modalities.obs.low_dim = ["joint_position", "joint_velocity"]
+            config.train.data, config.train.batch_size, config.train.hdf5_cache_mode = path, EPOCH_BATCH, "low_dim"
+            config.train.hdf5_normalize_obs, config.train.hdf5_filter_key = False, chosen
+            config.observation.modalities.obs.low_dim = observations
             config.observation.modalities.obs.rgb = []
-            config.train.hdf5_filter_key = "successful"
         obs_utils.initialize_obs_utils_with_config(config)
         shapes = file_utils.get_shape_metadata_from_dataset(path, all_obs_keys=config.all_obs_keys)
         dataset, _ = train_utils.load_data_for_training(config, obs_keys=shapes["all_obs_keys"])
         loader = torch.utils.data.DataLoader(dataset, batch_size=EPOCH_BATCH, shuffle=True, drop_last=True)
         model = algo_factory(name, config, shapes["all_shapes"], shapes["ac_dim"], torch.device("cpu"))
-        log = train_utils.run_epoch(model, loader, epoch=1)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Using a target size")  # of shapes that do not fit
+            log = train_utils.run_epoch(model, loader, epoch=1)
         found[name] = {"sequences": len(dataset), "loss": {key: log[key] for key in log if "Loss" in key}}
         found[name]["keys"] = sorted(dataset[0])
     return found

@@ -22,6 +22,7 @@ from test_standard_rollout import BENT, PICK
 
 from simyard.convert import convert
 from simyard.core.files import AttemptPaths, read_json
+from simyard.runner.recording.recorder import RolloutRecorder
 
 pytestmark = [
     pytest.mark.sim,
@@ -33,7 +34,7 @@ UV = Path(sys.executable).parent / "uv"
 TORCH = [f"{name}=={metadata.version(name)}" for name in ("torch", "torchvision")]
 """The same that is here: uv has it in its cache."""
 LEROBOT = ["lerobot[dataset]==0.6.1", "lerobot-doctor==0.2.0", "lerobot-lint==0.1.1"]
-ROBOMIMIC = ["h5py", "psutil", "tqdm", "termcolor", "tensorboard", "tensorboardX", "imageio", "imageio-ffmpeg"]
+ROBOMIMIC = ["h5py", "psutil", "tqdm", "termcolor", "tensorboard", "tensorboardX", "imageio", "imageio-ffmpeg", "six"]
 """All that robomimic needs but egl_probe, which asks for GPUs in robosuite alone and has to be compiled."""
 CHECKOUT = "SIMYARD_DIFFUSION_POLICY"
 """Environment variable: a checkout of diffusion_policy, which is on no package index."""
@@ -145,13 +146,22 @@ def test_the_checkers_of_datasets_find_no_fault(rollout: Path, lerobot: Run, che
 
 def test_robomimic_trains(rollout: Path, environment: Callable[..., Run]):
     convert(rollout / "rollout.zarr", rollout / "demos.hdf5", "robomimic")
+    random = np.random.default_rng(0)
+    with RolloutRecorder(
+        rollout / "valued.zarr", num_envs=2, longest=50, control_period_s=0.02, scratch=rollout
+    ) as recorder:
+        for step in range(100):
+            row = {"action": random.uniform(-1, 1, (2, 3)), "obs/policy": random.normal(size=(2, 5))}
+            recorder.record(row, reward=random.normal(size=2))
+            recorder.end(np.full(2, step % 50 == 49), terminated=np.array([True, False]))
+    convert(rollout / "valued.zarr", rollout / "valued.hdf5", "robomimic")
     run = environment("robomimic", [*TORCH, "matplotlib", *ROBOMIMIC], ["--no-deps", "robomimic==0.3.0"])
     found = play(run, "robomimic", rollout)
     assert found["environment"] == {"env_name": "pick_lift", "type": 2, "env_kwargs": {}}
-    assert found["bc"]["keys"] == ["actions", "obs"]
+    assert found["bc"]["keys"] == ["actions", "dones", "obs", "rewards"]
     assert found["td3_bc"]["keys"] == ["actions", "dones", "next_obs", "obs", "rewards"]
-    for name in ("bc", "td3_bc"):
-        assert found[name]["sequences"] == 4 * STEPS
+    for name, sequences in (("bc", 4 * STEPS), ("td3_bc", 200)):
+        assert found[name]["sequences"] == sequences
         assert all(math.isfinite(loss) for loss in found[name]["loss"].values())
 
 
