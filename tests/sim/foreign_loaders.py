@@ -57,9 +57,10 @@ def lerobot(folder: Path) -> dict[str, Any]:
     first = truth["action"][: ends[0]]
     theirs = get_feature_stats(first, axis=0, keepdims=False)
     span = np.ptp(first, axis=0).max()
-    found["statistics"] = max(
-        float(np.abs(np.array(rows[0][f"stats/action/{name}"]) - value).max() / span) for name, value in theirs.items()
-    )
+    found["statistics"] = {
+        name: float(np.abs(np.array(rows[0][f"stats/action/{name}"]) - value).max() / span)
+        for name, value in theirs.items()
+    }
     chosen = LeRobotDataset("local/rollout", root=folder / "dataset", episode_filter=lambda row: row["success"] == 1)
     found["successful"] = chosen.num_episodes
 

@@ -125,9 +125,11 @@ def test_lerobot_loads_trains_and_edits(rollout: Path, lerobot: Run):
     assert (found["episodes"], found["frames"], found["fps"], found["task"]) == (4, 4 * STEPS, 50, "pick_lift")
     assert found["names"][:2] == ["shoulder_pan", "shoulder_lift"]
     assert found["successful"] == 4
-    assert found["pyav"] < 4, "of 255, on average: H.264 is not exact"
-    assert isinstance(found["torchcodec"], str) or found["torchcodec"] < 4
-    assert found["statistics"] < 2e-3
+    assert found["pyav"] < 6, "of 255, on average: H.264 is not exact"
+    assert isinstance(found["torchcodec"], str) or found["torchcodec"] < 6
+    apart = found["statistics"]
+    assert len(apart) == 10
+    assert all(value < (0.05 if name.startswith("q") else 1e-4) for name, value in apart.items()), "within neighbours"
     assert len(found["losses"]) == math.ceil(4 * STEPS / 32)
     assert np.mean(found["losses"][-5:]) < np.mean(found["losses"][:5])
     assert found["left"] == [3, 3 * STEPS]
