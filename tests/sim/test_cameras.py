@@ -11,6 +11,7 @@ import pytest
 from rolled import Rolled
 from simulated import Player
 from test_standard_rollout import BENT, Case
+from test_task_rollouts import CAMERA, HALF_A_SECOND, prepare
 
 from simyard.core.errors import RequestError
 from simyard.core.files import AttemptPaths, read_json
@@ -160,6 +161,24 @@ def test_the_recording_says_how_pictures_were_taken(seen):
     assert "every 2 steps and held between, 25 a second" in attributes["about"]
     assert seen.root.attrs["cameras"][2]["body"] == "tcp"
     assert seen.root["data/images/wrist"].chunks[0] < 12, "chunked by time"
+
+
+@pytest.mark.long  # a registered task's start; the standard profile shows the rest
+def test_a_registered_task_is_seen_in_every_environment(player, tmp_path):
+    job = Rolled(prepare(
+        tmp_path / "seen", "Isaac-Cartpole-Direct", overrides=HALF_A_SECOND, control={"task_mode": "random"}, steps=40,
+        num_envs=2, cameras=(CAMERA,),
+    ))  # fmt: skip
+    player("rollout_player:play_all", tmp_path, ["seen"])
+    assert job.failure is None
+    assert len(job.episodes) >= 4
+    for episode in job.episodes:
+        pictures = episode["images/front"]
+        assert pictures.std(axis=(1, 2, 3)).min() > 10
+        changes = [step for step in range(1, len(pictures)) if (pictures[step] != pictures[step - 1]).any()]
+        assert changes == [*range(4, len(pictures), 4)], "each episode begins with a picture of its own"
+    first = [episode["images/front"][0] for episode in job.episodes]
+    assert len({picture.tobytes() for picture in first}) == len(first)
 
 
 def test_an_unknown_body_is_refused_with_the_nearest(said):

@@ -23,7 +23,7 @@ from simulated import CARTPOLE, ENV, Player
 
 from simyard.core.errors import Category, Failure
 from simyard.core.files import AttemptPaths, read_json, write_json
-from simyard.core.specs import ONE_JOB, Asset, AttemptSpec, InputFile, JobSpec, Limits, PolicyFile, Rollout
+from simyard.core.specs import ONE_JOB, Asset, AttemptSpec, CameraSpec, InputFile, JobSpec, Limits, PolicyFile, Rollout
 from simyard.requests.rollout import RolloutRequest
 from simyard.runner.progress import counting_reader
 from simyard.runner.video.encoding import verify
@@ -197,6 +197,16 @@ NOT_A_CLASS = 1
 
 
 OF_FAILING = {"module": "failing", "code": FAILING, "num_envs": 3, "steps": 8}
+CAMERA = CameraSpec(
+    name="front",
+    width=64,
+    height=64,
+    fps=15.0,
+    fov=80.0,
+    position=(0.0, 0.5, 0.5),
+    look_at=(0.0, 0.0, 0.3),
+    body="cart",
+)
 REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "unknown mode": (CARTPOLE, {"control": {"task_mode": "hold"}}, "bad_control", "'hold'"),
     "unknown control": (CARTPOLE, {"control": {"task_mode": "zero", "gains": 1}}, "bad_control", "'gains'"),
@@ -210,6 +220,9 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
     ),
     "agents": ("Isaac-Pendulum-MARL-Direct", {}, "multi_agent", "several agents"),
     "unknown task": ("Isaac-Cartpole-Drict", {}, "unknown_task", f"Did you mean '{CARTPOLE}'?"),
+    "cameras of a class": (
+        "Good", {**OF_FAILING, "cameras": (CAMERA,)}, "bad_cameras", "'Good' is a class of 'failing'"
+    ),
     "unknown class": ("Rises", OF_FAILING, "unknown_task_class", "Did you mean 'Raises'?"),
     "no class": ("NOT_A_CLASS", OF_FAILING, "unknown_task_class", "NOT_A_CLASS is a int, not a class"),
     "unknown argument": (
@@ -231,7 +244,7 @@ def prepare(folder: Path, task: str, module: str | None = None, code: str = "", 
         paths.overlay.mkdir()
         (paths.overlay / f"{module}.py").write_text(code)
         packages = (an_input("task.zip"),)
-    of_rollout = ("steps", "control", "task_args", "video", "robot", "scene_id")
+    of_rollout = ("steps", "control", "task_args", "video", "cameras", "robot", "scene_id")
     rollout = {name: fields.pop(name) for name in of_rollout if name in fields}
     defaults: dict[str, Any] = {"num_envs": ENVS, "seed": 7, "library": "", "gpus": 0, "packages": packages}
     wanted = Rollout(
