@@ -38,7 +38,7 @@ class Newton(Adapter):
         device = device_of(job.gpus)
         from simyard.runner.newton import standard  # not above: the control side imports adapters too
 
-        standard.check(job, files)
+        notes = standard.check(job, files)
         return Facts(
             simulator=job.simulator,
             version=importlib.metadata.version("newton"),
@@ -46,6 +46,7 @@ class Newton(Adapter):
             device=device,
             rollout=1,
             overrides=(),
+            notes=notes,
             versions=versions(device),
         )
 

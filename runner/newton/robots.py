@@ -2,31 +2,31 @@
 
 - **Base.** A URDF stands fixed to the world, since it cannot say otherwise; an MJCF is free where its root has a
   `freejoint`, a USD where its root body is fixed to nothing. `fix_base` decides otherwise.
-- **Joints.** Every joint that moves along or about one axis has a target, those of a `planar` or multi-axis joint too.
-  A joint that mimics another follows it. Ball joints are passive.
-- **Names** are the file's own, without what is above them; two that are the same keep it.
-- **First pose.** Zero, or what the file says, brought within the joints' limits.
+- **Joints.** Every joint that moves along or about one axis has a target, those of a `planar` or multi-axis joint too;
+  where an MJCF has actuators, or a USD drives, the joints that have one. A joint that mimics another follows it. Ball
+  joints are passive.
+- **Names** are the file's own; in a USD without what is above them, and two that are the same keep it.
+- **First pose.** That of an MJCF's keyframe, else zero or what the file says, brought within the joints' limits.
 - **Self-collisions** are off: neighbouring meshes of real robots overlap.
-- **Motors.** An MJCF's motors have no effect, since targets move the joints; its `position` and affine `general`
-  actuators give the gains.
+- **What the format says** and Newton does not read is in `mjcf.py` and `urdf.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from simyard.core.errors import RequestError, unknown
-from simyard.runner.assets.safe_xml import elements
+from simyard.runner.newton import mjcf, urdf
+from simyard.runner.newton.reading import UNLIMITED, Reading, listed, settle_inertias, settle_masses, unreadable
 
-UNLIMITED = 1e6
-"""A limit from which on there is none: Newton writes 1e10 where a file has none."""
+_NOTED = 1e-3
+"""Radians or metres of the first pose that are worth a note."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,8 @@ class Robot:
     """Its root, where that floats."""
     objects: Mapping[str, FreeBody]
     """Free bodies of its file that are no part of it."""
+    reading: Reading = field(default_factory=Reading)
+    """Content of its file beyond that."""
 
     @property
     def driven(self) -> tuple[str, ...]:
@@ -138,17 +140,38 @@ def add_robot(builder: Any, path: Path, format_: str, *, fix_base: bool | None, 
     half = at[3] / 2
     pose = warp.transform(warp.vec3(*at[:3]), warp.quat(0.0, 0.0, math.sin(half), math.cos(half)))
     floating = None if fix_base is None else not fix_base
-    load(builder, path, format_, xform=pose, floating=floating)
-    if format_ == "urdf":
-        _tidy_urdf(builder)
+    first_body, first_joint = builder.body_count, builder.joint_count
+
+    def added() -> tuple[range, range]:
+        return range(first_body, builder.body_count), range(first_joint, builder.joint_count)
+
+    # Each format as it means it, and then bodies that there can be.
     if format_ == "mjcf":
-        _silence_motors(builder)
-    robot = _describe(builder, path, format_)
+        compiled = mjcf.compile_mjcf(path)
+        load(builder, compiled.copy, format_, named=path, xform=pose, floating=floating)
+        reading = mjcf.apply(builder, path, compiled, *added(), pose)
+    elif format_ == "urdf":
+        tidied = urdf.tidy_urdf(path)
+        load(builder, tidied.copy, format_, named=path, xform=pose, floating=floating)
+        reading = urdf.apply(builder, tidied, *added())
+    else:
+        load(builder, path, format_, xform=pose, floating=floating)
+        reading = _read_usd(builder, *added())
+    settled = settle_masses(builder, path, reading, added()[0])
+    settled += settle_inertias(builder, path, reading, added()[0])
+    robot = _describe(builder, path, format_, reading)
 
     # The first pose is within the joints' limits.
-    for target in robot.targets:
-        now = float(builder.joint_q[target.coordinate])
-        builder.joint_q[target.coordinate] = min(max(now, target.low), target.high)
+    moved = []
+    for joint in reading.joints:
+        for axis, dof in enumerate(_axes(builder, joint)):
+            q, (low, high) = builder.joint_q_start[joint] + axis, _limits(builder, dof)
+            now = float(builder.joint_q[q])
+            builder.joint_q[q] = within = min(max(now, low), high)
+            if abs(within - now) > _NOTED:
+                moved.append(f"{reading.joints[joint][axis]!r} {now:.4g} to {within:.4g}")
+    if moved:
+        settled.append(f"first pose brought within the joints' limits: {listed(moved)}")
 
     # No link touches another: neighbouring meshes of real robots overlap.
     own = set(robot.bodies.values())
@@ -156,11 +179,18 @@ def add_robot(builder: Any, path: Path, format_: str, *, fix_base: bool | None, 
     shapes = [shape for shape, (body, flags) in owners if body in own and flags & ShapeFlags.COLLIDE_SHAPES]
     for pair in combinations(shapes, 2):
         builder.add_shape_collision_filter_pair(*pair)
-    return robot
+    return replace(robot, reading=replace(reading, notes=(*reading.notes, *settled)))
 
 
-def load(builder: Any, path: Path, format_: str, **options: Any) -> None:
+def load(builder: Any, path: Path, format_: str, *, named: Path | None = None, **options: Any) -> None:
     """Read a file into a world.
+
+    Args:
+        builder: The world's `newton.ModelBuilder`.
+        path: The file.
+        format_: `urdf`, `mjcf` or `usd`.
+        named: The user's file, where `path` is a copy of it.
+        options: For Newton's reader.
 
     Raises:
         RequestError: If Newton cannot read it, or it is a USD in other units than metres.
@@ -176,7 +206,7 @@ def load(builder: Any, path: Path, format_: str, **options: Any) -> None:
     except RequestError:
         raise
     except (Exception, RecursionError) as error:
-        raise unreadable(path, error) from error
+        raise unreadable(named or path, error) from error
 
 
 def _require_metres(path: Path) -> None:
@@ -194,44 +224,42 @@ def _require_metres(path: Path) -> None:
         )
 
 
-def unreadable(path: Path, error: BaseException) -> RequestError:
-    """Return the error for a file that Newton does not take."""
-    text = str(error).strip().splitlines()
-    return RequestError(
-        f"{path.name!r} cannot be simulated: {type(error).__name__}{f': {text[0][:300]}' if text else ''}.",
-        code="asset_unreadable",
-        advice="Newton 1.6 reads it; open it in a viewer of its format to find the fault.",
+def _read_usd(builder: Any, bodies: range, joints: range) -> Reading:
+    """Take names from the labels, and motors from the drives where there is one."""
+    from newton import JointTargetMode, JointType
+
+    body_names = short_names([builder.body_label[body] for body in bodies])
+    labels: dict[int, list[str]] = {}
+    for joint in joints:
+        first, count = builder.joint_qd_start[joint], sum(builder.joint_dof_dim[joint])
+        if builder.joint_type[joint] in (JointType.REVOLUTE, JointType.PRISMATIC, JointType.D6):
+            labels[joint] = _dof_labels(builder, builder.joint_label[joint], first, count)
+        else:
+            labels[joint] = [builder.joint_label[joint]]
+    short = short_names([label for axes in labels.values() for label in axes])
+    moving = [dof for joint in joints for dof in _axes(builder, joint)]
+    led = {dof for joint in builder.constraint_mimic_joint0 for dof in _axes(builder, joint)}
+    drives = {dof for dof in moving if builder.joint_target_mode[dof] != int(JointTargetMode.NONE)} - led
+    limits = {dof: float(builder.joint_velocity_limit[dof]) for dof in moving}
+    return Reading(
+        bodies={body: body_names[builder.body_label[body]] for body in bodies},
+        joints={joint: [short[label] for label in axes] for joint, axes in labels.items()},
+        motors=frozenset(drives) if drives else None,
+        speeds={dof: limit for dof, limit in limits.items() if 0 < limit < UNLIMITED},
     )
 
 
-def _tidy_urdf(builder: Any) -> None:
-    """Tell a joint's own damping from a drive's, which no URDF has; an effort of 0 means that none was written."""
-    for dof, damping in enumerate(builder.joint_target_kd):
-        builder.joint_damping[dof] = damping
-        builder.joint_target_kd[dof] = 0.0
-        if builder.joint_effort_limit[dof] <= 0:
-            builder.joint_effort_limit[dof] = UNLIMITED
+def _axes(builder: Any, joint: int) -> range:
+    """Return the degrees of freedom of a joint that moves along or about single axes."""
+    from newton import JointType
+
+    if builder.joint_type[joint] not in (JointType.REVOLUTE, JointType.PRISMATIC, JointType.D6):
+        return range(0)
+    first = builder.joint_qd_start[joint]
+    return range(first, first + sum(builder.joint_dof_dim[joint]))
 
 
-def _silence_motors(builder: Any) -> None:
-    """Take the gains from servos that MuJoCo would hold at 0, and the force from every motor."""
-    from newton.solvers import SolverMuJoCo
-
-    def values(name: str) -> Any:
-        return builder.custom_attributes[f"mujoco:{name}"].values
-
-    for row, source in enumerate(values("ctrl_source")):
-        if source != SolverMuJoCo.CtrlSource.CTRL_DIRECT:
-            continue
-        bias, dof = values("actuator_biasprm")[row], int(values("actuator_trnid")[row][0])
-        if int(values("actuator_trntype")[row]) == 0 and dof >= 0 and bias[1] < 0:
-            builder.joint_target_ke[dof], builder.joint_target_kd[dof] = -float(bias[1]), max(0.0, -float(bias[2]))
-            if values("actuator_has_forcerange")[row]:
-                builder.joint_effort_limit[dof] = max(map(abs, values("actuator_forcerange")[row]))
-        values("actuator_gainprm")[row] = values("actuator_biasprm")[row] = type(bias)()
-
-
-def _describe(builder: Any, path: Path, format_: str) -> Robot:
+def _describe(builder: Any, path: Path, format_: str, reading: Reading) -> Robot:
     from newton import JointType
 
     # Its root, where that floats, and the other bodies of its file that nothing holds.
@@ -240,32 +268,34 @@ def _describe(builder: Any, path: Path, format_: str) -> Robot:
     base = _base(builder, joints, free)
     others = {builder.joint_child[joint]: joint for joint in free if joint != base}
 
-    # Every axis of every joint, under its full name.
-    positions: list[tuple[str, int]] = []
-    velocities: list[tuple[str, int]] = []
-    driven: list[tuple[str, int, int, bool]] = []
-    mjcf_names, followers = _mjcf_joints(path) if format_ == "mjcf" else [], set(builder.constraint_mimic_joint0)
+    # Every axis of every joint, and those with a motor.
+    positions: list[Column] = []
+    velocities: list[Column] = []
+    driven: list[Driven] = []
+    followers = set(builder.constraint_mimic_joint0)
     for joint in joints:
-        kind, label = builder.joint_type[joint], builder.joint_label[joint]
+        kind = builder.joint_type[joint]
         q, dof = builder.joint_q_start[joint], builder.joint_qd_start[joint]
         if kind in (JointType.FREE, JointType.FIXED):
             continue
+        names = reading.joints[joint]
         if kind == JointType.BALL:
-            positions += [(f"{label}:{part}", q + index) for index, part in enumerate("xyzw")]
-            velocities += [(f"{label}:{part}", dof + index) for index, part in enumerate("xyz")]
+            positions += [Column(f"{names[0]}:{part}", q + index) for index, part in enumerate("xyzw")]
+            velocities += [Column(f"{names[0]}:{part}", dof + index) for index, part in enumerate("xyz")]
             continue
         if kind not in (JointType.REVOLUTE, JointType.PRISMATIC, JointType.D6):
             raise RequestError(
-                f"{path.name!r} has the joint {label!r} of the type {JointType(kind).name}.",
+                f"{path.name!r} has the joint {names[0]!r} of the type {JointType(kind).name}.",
                 code="asset_unreadable",
                 advice="Allowed: fixed, revolute, prismatic, ball and free joints, and several axes in one.",
             )
-        linear, angular = builder.joint_dof_dim[joint]
-        for index, name in enumerate(_dof_names(builder, label, dof, linear + angular, mjcf_names)):
-            positions.append((name, q + index))
-            velocities.append((name, dof + index))
-            if joint not in followers:
-                driven.append((name, q + index, dof + index, index < linear))
+        linear = builder.joint_dof_dim[joint][0]
+        for index, name in enumerate(names):
+            positions.append(Column(name, q + index))
+            velocities.append(Column(name, dof + index))
+            if joint not in followers if reading.motors is None else dof + index in reading.motors:
+                low, high = _limits(builder, dof + index)
+                driven.append(Driven(name, q + index, dof + index, low, high, index < linear))
     if not positions and base is None:
         raise RequestError(
             f"{path.name!r} has nothing that moves: no joint, and a fixed base.",
@@ -274,16 +304,14 @@ def _describe(builder: Any, path: Path, format_: str) -> Robot:
             if format_ == "usd"
             else "Send a robot with joints, or set control.fix_base to false.",
         )
-
-    short, bodies = short_names([name for name, _ in positions + velocities]), short_names(list(builder.body_label))
-    limits = list(zip(builder.joint_limit_lower, builder.joint_limit_upper, strict=True))
     return Robot(
-        positions=tuple(Column(short[name], index) for name, index in positions),
-        velocities=tuple(Column(short[name], index) for name, index in velocities),
-        targets=tuple(Driven(short[name], q, dof, *_limits(*limits[dof]), line) for name, q, dof, line in driven),
-        bodies={bodies[label]: body for body, label in enumerate(builder.body_label) if body not in others},
+        positions=tuple(positions),
+        velocities=tuple(velocities),
+        targets=tuple(driven),
+        bodies={name: body for body, name in reading.bodies.items() if body not in others},
         base=None if base is None else free_body(builder, base),
-        objects={bodies[builder.body_label[body]]: free_body(builder, others[body]) for body in sorted(others)},
+        objects={reading.bodies[body]: free_body(builder, others[body]) for body in sorted(others)},
+        reading=reading,
     )
 
 
@@ -303,31 +331,17 @@ def _base(builder: Any, joints: Iterable[int], free: Sequence[int]) -> int | Non
     return None if alone and others_move else best
 
 
-def _dof_names(builder: Any, label: str, dof: int, count: int, mjcf_names: Sequence[Sequence[str]]) -> list[str]:
-    """Return the names of a joint's axes: Newton makes one joint of those that an MJCF gives one body."""
+def _dof_labels(builder: Any, label: str, dof: int, count: int) -> list[str]:
+    """Return the labels of a joint's axes."""
     if count == 1:
         return [label]
-    above, _, joined = label.rpartition("/")
-    for names in mjcf_names:
-        for first in range(len(names) - count + 1):
-            if "_".join(names[first : first + count]) == joined:
-                return [f"{above}/{name}" for name in names[first : first + count]]
     written = builder.custom_attributes["mujoco:joint_dof_label"].values or {}
     own = [written.get(dof + index, "") for index in range(count)] if isinstance(written, dict) else []
     return own if own and all(own) else [f"{label}:{index}" for index in range(count)]
 
 
-def _mjcf_joints(path: Path) -> list[list[str]]:
-    """Return the joints of each file of an MJCF, in their order."""
-    found = []
-    for file in [path, *sorted(each for each in path.parent.rglob("*.xml") if each != path)]:
-        with contextlib.suppress(RequestError):  # a file that is no part of it
-            found.append([each.attributes.get("name", "") for each in elements(file) if each.tag == "joint"])
-    return found
-
-
-def _limits(low: float, high: float) -> tuple[float, float]:
-    low, high = float(low), float(high)
+def _limits(builder: Any, dof: int) -> tuple[float, float]:
+    low, high = float(builder.joint_limit_lower[dof]), float(builder.joint_limit_upper[dof])
     return (low if low > -UNLIMITED else -math.inf), (high if high < UNLIMITED else math.inf)
 
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError
 from simyard.runner.newton.control import Control, Gains
 from simyard.runner.newton.mode import of_joint
-from simyard.runner.newton.robots import FreeBody, Robot, add_robot, unreadable
+from simyard.runner.newton.reading import listed, unreadable
+from simyard.runner.newton.robots import FreeBody, Robot, add_robot
 from simyard.runner.newton.scenes import Objects, add_scene
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ _GRAVITY_M_S2 = -9.81
 _FRICTION_TO_NORMAL = 10.0
 """Ratio of friction's impedance to that of the normal force: MuJoCo's `impratio`."""
 _CONTACTS_A_LINK, _CONTACTS_AN_OBJECT, _CONTACTS_SPARE = 4, 8, 8
+_FASTER = 1.01
+"""Ratio to a limit of velocity from which on it is worth a line."""
 _CLEARANCE_M = 0.005
 """Least height of a floating robot's lowest point in the first pose, in metres above z = 0."""
 
@@ -52,6 +55,8 @@ class World:
     """Contacts that it has room for at a time."""
     constraints: int
     """Rows of the solver that it has room for."""
+    notes: tuple[str, ...]
+    """Sentences on what was read otherwise than somebody may think, or is simulated otherwise."""
 
     @property
     def free(self) -> dict[str, FreeBody]:
@@ -103,7 +108,10 @@ def build_world(
         impratio.values = {0: _FRICTION_TO_NORMAL}
 
     # A floating robot is lifted out of the ground, unless somebody said where it is.
-    compiled = _compile(builder, robot_file)
+    compiled = _compile(builder, robot_file, robot)
+    notes = [*robot.reading.notes]
+    if robot.reading.compare is not None:
+        notes += robot.reading.compare(compiled.model, compiled.engine)
     links = set(robot.bodies.values())
     if robot.base is not None and setup.base_position is None:
         lowest = _lowest(compiled.model, links)
@@ -117,7 +125,14 @@ def build_world(
     of_links = sum(body in links for body in moving)
     contacts = _CONTACTS_SPARE + _CONTACTS_A_LINK * of_links + _CONTACTS_AN_OBJECT * (len(moving) - of_links)
     constraints = contacts * compiled.rows_a_contact + compiled.other_rows
-    return World(builder=builder, robot=robot, objects=objects, contacts=contacts, constraints=constraints)
+    return World(
+        builder=builder,
+        robot=robot,
+        objects=objects,
+        contacts=contacts,
+        constraints=constraints,
+        notes=tuple(notes),
+    )
 
 
 @dataclass(frozen=True)
@@ -126,6 +141,8 @@ class _Compiled:
 
     model: Any
     """Newton's model, on the CPU."""
+    engine: Any
+    """MuJoCo's model of it."""
     inertia: Array
     """The largest of each degree of freedom."""
     rows_a_contact: int
@@ -153,7 +170,7 @@ def _set_gains(builder: Any, robot: Robot, gains: Gains | None, inertia: Array) 
         builder.joint_target_kd[dof] = of_joint(gains.damping, target.name, own_damping)
 
 
-def _compile(builder: Any, file: Path) -> _Compiled:
+def _compile(builder: Any, file: Path, robot: Robot) -> _Compiled:
     import newton
     import numpy as np
 
@@ -165,14 +182,16 @@ def _compile(builder: Any, file: Path) -> _Compiled:
     inertia, compiled = np.ones(model.joint_dof_count), solver.mj_model
     inertia[solver.mjc_dof_to_newton_dof.numpy()[0]] = _largest_inertia(compiled, solver.mj_data)
     if not (np.isfinite(inertia).all() and (inertia > 0).all()):
+        wrong = {int(dof) for dof in np.flatnonzero(~((inertia > 0) & np.isfinite(inertia)))}
+        names = [column.name for column in robot.velocities if column.index in wrong]
         raise RequestError(
-            f"{file.name!r} has joints that move no mass.",
+            f"{file.name!r} has joints that move no mass: {listed(map(repr, names))}.",
             code="asset_unreadable",
             advice="Give every link after a moving joint an inertial element, or a collision shape.",
         )
     directions = int(compiled.geom_condim.max(initial=3)) - 1
     others = 2 * compiled.nv + 6 * compiled.neq + 2 * compiled.ntendon
-    return _Compiled(model, inertia, 2 * directions, others)
+    return _Compiled(model, compiled, inertia, 2 * directions, others)
 
 
 def _largest_inertia(model: Any, data: Any) -> Array:
@@ -284,6 +303,8 @@ class Simulation:
         """`(num_envs, driven)`: where the driven joints begin."""
         self._target_q[:, self._targets] = self.first_targets
         self._broken_at = torch.full((num_envs,), -1, dtype=torch.int64, device=device)
+        self._limited = self._columns(self.robot.reading.speeds)
+        self._fastest = torch.zeros(len(self._limited), device=device)
 
     def _columns(self, indices: Iterable[int]) -> torch.Tensor:
         import torch
@@ -333,6 +354,8 @@ class Simulation:
                     self._simulate()
                 self._graph = capture.graph
             warp.capture_launch(self._graph)
+        if len(self._limited):
+            self._fastest = torch.maximum(self._fastest, self.joint_qd[:, self._limited].abs().amax(dim=0))
         finite = torch.isfinite(self.joint_q).all(dim=1) & torch.isfinite(self.joint_qd).all(dim=1)
         self._broken_at = torch.where(finite | (self._broken_at >= 0), self._broken_at, self._done)
         self._done += 1
@@ -362,6 +385,12 @@ class Simulation:
                 advice="Take more substeps, lower gains, or look for links with hardly any mass.",
             )
         )
+
+    def too_fast(self) -> list[str]:
+        """Return the joints that went faster than their file allows, with their speed: the solver does not mind."""
+        names = {column.index: column.name for column in self.robot.velocities}
+        pairs = zip(self.robot.reading.speeds.items(), self._fastest.tolist(), strict=True)
+        return [f"{names[dof]!r} {speed:.3g} of {limit:g}" for (dof, limit), speed in pairs if speed > limit * _FASTER]
 
     def lost_contacts(self) -> int:
         """Return in how many worlds there were more contacts at a time than there was room for."""

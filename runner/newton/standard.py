@@ -40,12 +40,15 @@ _CHECK_EVERY = 100
 """Control steps between two checks whether the numbers are still finite: each waits for a GPU."""
 
 
-def check(job: JobSpec, files: Mapping[str, Path]) -> None:
+def check(job: JobSpec, files: Mapping[str, Path]) -> tuple[str, ...]:
     """Refuse a job that cannot be simulated: read every file that is here, and build one world on the CPU.
 
     Args:
         job: The job.
         files: Where its inputs lie, by digest; the robot is built where its files are here.
+
+    Returns:
+        Sentences for the report, on what of the robot is read or simulated otherwise than somebody may think.
 
     Raises:
         RequestError: If anything is wrong with the robot, the scene or the control.
@@ -63,10 +66,11 @@ def check(job: JobSpec, files: Mapping[str, Path]) -> None:
 
         robot_file, scene_file = unpacked(robot, "robot"), unpacked(wanted.scene, "scene")
         if robot_file is None or (wanted.scene and scene_file is None):
-            return
+            return ()
         world = build_world(control, robot_file, robot.format, scene_id=wanted.scene_id, scene_file=scene_file)
         control.check(world.robot, world.free, policy)
         check_bodies(wanted.cameras or (), _bodies(world))
+        return world.notes
 
 
 def run(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
@@ -104,6 +108,8 @@ def _drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Atte
     robot_file = unpacked(robot, "robot-files")
     scene_file = unpacked(wanted.scene, "scene-files") if wanted.scene else None
     world = build_world(control, robot_file, robot.format, scene_id=wanted.scene_id, scene_file=scene_file)
+    for note in world.notes:
+        recording.log.info("%s", note)
     policy = paths.inputs / job.policies[0].checkpoint.name if job.policies else None
     control.check(world.robot, world.free, policy)
     simulation = Simulation(
@@ -144,6 +150,8 @@ def _drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Atte
     # Each world was one episode.
     everywhere = torch.ones(job.num_envs, dtype=torch.bool, device=simulation.device)
     recorder.end(everywhere, success=control.mode.success())
+    if fast := simulation.too_fast():
+        recording.log.warning("faster than the file allows, in rad/s or m/s: %s", ", ".join(fast))
     if lost := simulation.lost_contacts():
         recording.log.warning("%d of %d worlds had more contacts than there was room for", lost, job.num_envs)
 

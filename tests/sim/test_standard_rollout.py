@@ -255,9 +255,9 @@ def bad_cases(folder: Path) -> dict[str, tuple[Case, str]]:
         return Case(robot=folder / name, format=format_, control=control)
 
     return {
-        "weightless": (robot("weightless.urdf"), "'weightless.urdf' "),
+        "weightless": (robot("weightless.urdf"), "'weightless.urdf': link 'b' moves by joint 'j' and has no mass"),
         "still": (robot("still.urdf", task_mode="zero", fix_base=True), "'still.urdf' has nothing that moves"),
-        "loop": (robot("loop.urdf"), "'loop.urdf' cannot be simulated: ValueError"),
+        "loop": (robot("loop.urdf"), "'loop.urdf' has joints in a circle, at link 'a'"),
         "units": (robot("centimetres.usda", "usd"), "'centimetres.usda' is in units of 0.01 m"),
         "unitless": (robot("unitless.usda", "usd"), "'unitless.usda' is in units of 0.01 m, since it names none"),
         "stage": (robot("stage.usda", "usd"), "'stage.usda' has nothing that moves"),
@@ -436,7 +436,7 @@ def test_a_bundle_with_meshes_and_a_joint_that_follows(said):
 def test_servos_and_motors_of_an_mjcf(said):
     """MuJoCo's would pull to 0 by themselves; here targets do, with the servo's own gains."""
     servos = said["servos"]
-    assert servos["driven"] == ["servo", "pitch", "roll"]
+    assert servos["driven"] == ["servo", "pitch"], "roll has no actuator"
     assert servos["positions"] == ["servo", "pitch", "roll", "socket:x", "socket:y", "socket:z", "socket:w"]
     assert servos["free"] == ["box"]
     assert (servos["stiffness"][0], servos["damping"][0], servos["effort"][0]) == (450, 45, 80)
