@@ -67,6 +67,8 @@ def compile_mjcf(path: Path) -> Compiled:
     try:
         spec = mujoco.MjSpec.from_file(str(path))
         _name_all(spec)
+        for sensor in list(spec.sensors):
+            spec.delete(sensor)
         spec.compiler.saveinertial = True
         try:
             model = spec.compile()

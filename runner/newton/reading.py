@@ -72,6 +72,7 @@ _ADVICE = {
     "invalid range": "Write the lower limit first, and the upper one after it.",
     "range[0] should be smaller": "Write the lower limit first, and the upper one after it.",
     "unrecognized": "Write it as MuJoCo's XML reference has it; MuJoCo's viewer finds the same error.",
+    "decoder": "MuJoCo's meshes are binary STL and OBJ, its textures PNG: convert it.",
     "Error opening file": "Put the file into the bundle, where the compiler's meshdir or texturedir says.",
 }
 _NO_ADVICE = "Newton 1.6 reads it; open it in a viewer of its format to find the fault."

@@ -189,7 +189,7 @@ def load(builder: Any, path: Path, format_: str, *, named: Path | None = None, *
         builder: The world's `newton.ModelBuilder`.
         path: The file.
         format_: `urdf`, `mjcf` or `usd`.
-        named: The user's file, where `path` is a copy of it.
+        named: The user's file, where `path` is a copy of it that is not needed any more.
         options: For Newton's reader.
 
     Raises:
@@ -207,6 +207,9 @@ def load(builder: Any, path: Path, format_: str, *, named: Path | None = None, *
         raise
     except (Exception, RecursionError) as error:
         raise unreadable(named or path, error) from error
+    finally:
+        if named is not None:
+            path.unlink(missing_ok=True)
 
 
 def _require_metres(path: Path) -> None:

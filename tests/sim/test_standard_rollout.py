@@ -3,6 +3,7 @@
 import ctypes.util
 import hashlib
 import math
+import struct
 import time
 import zipfile
 from collections.abc import Iterator
@@ -81,6 +82,14 @@ FACETS = "".join(
     for face in ((0, 2, 1), (0, 1, 3), (0, 3, 2), (1, 2, 3))
 )
 STL = f"solid s\n{FACETS}endsolid s\n"
+BINARY_STL = (
+    bytes(80)
+    + struct.pack("<I", 4)
+    + b"".join(
+        struct.pack("<12fH", 0, 0, 0, *CORNERS[a], *CORNERS[b], *CORNERS[c], 0)
+        for a, b, c in ((0, 2, 1), (0, 1, 3), (0, 3, 2), (1, 2, 3))
+    )
+)  # MuJoCo reads no other
 HAND = """<robot name="hand">
   <link name="palm"><collision><geometry><mesh filename="package://hand_description/meshes/m.stl"/></geometry></collision></link>
   <link name="left"><collision><geometry><mesh filename="package://hand_description/meshes/m.stl"/></geometry></collision></link>
@@ -219,13 +228,13 @@ def write_inputs(folder: Path) -> None:
     import onnx
     from onnx import TensorProto, helper
 
-    for name, main, text, mesh in (
-        ("hand.zip", "hand_description/urdf/hand.urdf", HAND, "hand_description/meshes/m.stl"),
-        ("servos.zip", "servos.xml", SERVOS, "assets/m.stl"),
+    for name, main, text, mesh, solid in (
+        ("hand.zip", "hand_description/urdf/hand.urdf", HAND, "hand_description/meshes/m.stl", STL),
+        ("servos.zip", "servos.xml", SERVOS, "assets/m.stl", BINARY_STL),
     ):
         with zipfile.ZipFile(folder / name, "w") as archive:
             archive.writestr(main, text)
-            archive.writestr(mesh, STL)
+            archive.writestr(mesh, solid)
     with zipfile.ZipFile(folder / "scene.zip", "w") as archive:
         archive.writestr("room/scene.usda", SCENE)
         archive.writestr("room/parts/book.usda", BOOK)
