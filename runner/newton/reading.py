@@ -36,8 +36,6 @@ class Reading:
     """Degrees of freedom with a motor; None where the format names none, so that every joint has one."""
     massless: Collection[int] = ()
     """Bodies of which the file says no mass."""
-    exact: bool = False
-    """Whether an inertia that no body has is a fault of the file."""
     speeds: Mapping[int, float] = field(default_factory=dict)
     """Largest velocity of each degree of freedom that the file limits."""
     compare: Callable[[Any, Any], list[str]] | None = None
@@ -165,19 +163,16 @@ def settle_masses(builder: Any, path: Path, reading: Reading, bodies: Sequence[i
     return notes
 
 
-def settle_inertias(builder: Any, path: Path, reading: Reading, bodies: Iterable[int]) -> list[str]:
+def settle_inertias(builder: Any, reading: Reading, bodies: Iterable[int]) -> list[str]:
     """Give every body that has a mass an inertia that there can be, and return what had to be done for it.
 
-    Rounding in a file, or of float32, must not make one impossible; nor must a mesh that is not closed.
+    Rounding in a file, or of float32, must not make one impossible; a quarter of real URDFs have some that are so
+    beyond it, and those of meshes that are not closed may be.
 
     Args:
         builder: The world's `newton.ModelBuilder`.
-        path: The robot's file, for messages.
-        reading: What its own reader found.
+        reading: What the robot's own reader found.
         bodies: The robot's bodies.
-
-    Raises:
-        RequestError: If a body's inertia is impossible beyond rounding, and the file says it.
     """
     import numpy as np
 
@@ -194,22 +189,17 @@ def settle_inertias(builder: Any, path: Path, reading: Reading, bodies: Iterable
             set_inertia(builder, body, builder.body_mass[body], builder.body_com[body], np.eye(3) * most)
             points.append(repr(label))
             continue
-        if most <= 0 or least < -_ROUNDING * most or least + middle < (1 - _ROUNDING) * most:
-            moments = f"{least:.3g}, {middle:.3g}, {most:.3g} kg m2"
-            if reading.exact and body not in reading.massless:
-                raise RequestError(
-                    f"{path.name!r}: no body has the inertia of {label!r}: its principal moments are {moments}.",
-                    code="asset_unreadable",
-                    advice="Allowed: none below 0, and none above the sum of the others. Take them from the part's CAD "
-                    "model, or leave the inertial element out.",
-                )
-            balanced.append(f"{label!r} {moments}")
+        if least < -_ROUNDING * most or least + middle < (1 - _ROUNDING) * most:
+            balanced.append(f"{label!r} {least:.3g}, {middle:.3g}, {most:.3g}")
         lacking = max(most * (1 + _MARGIN) - least - middle, _MARGIN * most - least)
         if lacking > 0:
             inertia += np.eye(3) * lacking
             set_inertia(builder, body, builder.body_mass[body], builder.body_com[body], inertia)
     if balanced:
-        notes.append(f"inertias that no body has were enlarged until one has: {listed(balanced)}")
+        notes.append(
+            "no body has these principal moments (kg m2), one below 0 or above the sum of the others; they were "
+            f"enlarged until one has: {listed(balanced)}"
+        )
     if points:
         notes.append(f"mass without inertia, taken to be {_GYRATION_M * 100:g} cm from its centre: {listed(points)}")
     return notes

@@ -158,7 +158,7 @@ def add_robot(builder: Any, path: Path, format_: str, *, fix_base: bool | None, 
         load(builder, path, format_, xform=pose, floating=floating)
         reading = _read_usd(builder, *added())
     settled = settle_masses(builder, path, reading, added()[0])
-    settled += settle_inertias(builder, path, reading, added()[0])
+    settled += settle_inertias(builder, reading, added()[0])
     robot = _describe(builder, path, format_, reading)
 
     # The first pose is within the joints' limits.

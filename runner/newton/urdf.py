@@ -84,6 +84,7 @@ def tidy_urdf(path: Path) -> Tidied:
     _check_tree(path, links, joints)
 
     # Each joint.
+    names = {joint.get("name") for joint in joints}
     unlimited, speeds, notes, endless = set[str](), dict[str, float](), list[str](), list[str]()
     for joint in joints:
         label, kind, limit = joint.get("name", ""), joint.get("type"), joint.find("limit")
@@ -98,6 +99,10 @@ def tidy_urdf(path: Path) -> Tidied:
             unlimited.add(label)
             if low is not None or high is not None:
                 notes.append(f"joint {label!r} is continuous, so that its limits {low} to {high} mean nothing")
+        mimic = joint.find("mimic")
+        if mimic is not None and mimic.get("joint") not in names:
+            notes.append(f"joint {label!r} mimics {mimic.get('joint')!r}, which is none, so that it moves by itself")
+            joint.remove(mimic)
         if limit is not None and kind != "fixed" and 0 < float(limit.get("velocity") or 0) < UNLIMITED:
             speeds[label] = float(limit.get("velocity") or 0)
     if endless:
@@ -186,7 +191,6 @@ def _check_tree(path: Path, links: Iterable[ET.Element], joints: Iterable[ET.Ele
     """Refuse joints that lead nowhere, and links that are not one tree."""
     names = [link.get("name", "") for link in links]
     above: dict[str, str] = {}
-    joint_names = {joint.get("name", "") for joint in joints}
     for joint in joints:
         ends = []
         for end in ("parent", "child"):
@@ -202,10 +206,6 @@ def _check_tree(path: Path, links: Iterable[ET.Element], joints: Iterable[ET.Ele
                 "A URDF is one tree, without loops: leave one of them out, or send an MJCF, which has equalities.",
             )
         above[ends[1]] = ends[0]
-        mimic = joint.find("mimic")
-        if mimic is not None and mimic.get("joint", "") not in joint_names:
-            what = f"joint that {joint.get('name')!r} mimics in {path.name!r}:"
-            raise unknown(what, mimic.get("joint", ""), sorted(joint_names), code="asset_unreadable")
     roots = [name for name in names if name not in above]
     if len(roots) > 1:
         raise _wrong(
@@ -257,7 +257,6 @@ def apply(builder: Any, tidied: Tidied, bodies: range, joints: range) -> Reading
         bodies={body: tidied.links[name] for body, name in body_names.items()},
         joints=names,
         massless=frozenset(body for body, name in body_names.items() if name in tidied.massless),
-        exact=True,
         speeds=speeds,
         notes=tidied.notes,
     )

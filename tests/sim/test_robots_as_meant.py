@@ -132,6 +132,10 @@ GOOD: dict[str, str] = {
         '<collision><geometry><box size="1 1 2"/></geometry></collision>',
         a='<collision><geometry><box size="1 1 1"/></geometry></collision>',
     ),
+    "triangle.urdf": urdf(inertial(ixx=0.1, iyy=0.001, izz=0.001)),
+    "negative.urdf": urdf(inertial(ixx=-0.01)),
+    "point.urdf": urdf(inertial(ixx=0, iyy=0, izz=0)),
+    "mimic.urdf": urdf(limit='<limit lower="-1" upper="1" effort="5" velocity="0"/><mimic joint="gone"/>'),
     "sensor.urdf": urdf(
         more='<link name="camera"><collision><geometry><box size="1 1 1"/></geometry></collision></link>'
         '<joint name="mount" type="fixed"><parent link="b"/><child link="camera"/></joint>'
@@ -163,11 +167,6 @@ BAD: dict[str, tuple[str, list[str]]] = {
         ["link 'b' moves by joint 'j1' and has no mass", "inertial element"],
     ),
     "zero mass.urdf": (urdf(inertial(mass=0, ixx=0, iyy=0, izz=0)), ["link 'b' moves by joint 'j1' and has no mass"]),
-    "triangle.urdf": (
-        urdf(inertial(ixx=0.1, iyy=0.001, izz=0.001)),
-        ["inertia of 'b'", "0.001, 0.001, 0.1 kg m2", "none above the sum of the others"],
-    ),
-    "negative.urdf": (urdf(inertial(ixx=-0.01)), ["inertia of 'b'", "-0.01, 0.01, 0.01", "none below 0"]),
     "two roots.urdf": (
         urdf(more=f'<link name="z">{inertial()}</link>'),
         ["2 links that no joint holds: 'a', 'z'", "of the type fixed"],
@@ -383,6 +382,18 @@ def test_guessed_masses_are_said_with_their_numbers(said):
     carrier = said["weightless carrier.urdf"]
     assert carrier["masses"] == pytest.approx([1, 1e-6, 1])
     assert any("'b'" in note and "1 mg" in note for note in carrier["notes"])
+
+
+def test_impossible_inertias_are_enlarged_and_said_with_their_numbers(said):
+    for name, moments in (("triangle.urdf", "'b' 0.001, 0.001, 0.1"), ("negative.urdf", "'b' -0.01, 0.01, 0.01")):
+        least, middle, most = said[name]["inertia"][1]
+        assert least > 0
+        assert least + middle > most
+        assert any(moments in note and "enlarged" in note for note in said[name]["notes"])
+    assert not any("moments" in note for note in said["rounding.urdf"]["notes"]), "rounding is nothing to tell"
+    np.testing.assert_allclose(said["point.urdf"]["inertia"][1], 1e-4, rtol=1e-5)
+    assert any("mass without inertia" in note and "'b'" in note for note in said["point.urdf"]["notes"])
+    assert any("'j1' mimics 'gone'" in note for note in said["mimic.urdf"]["notes"])
 
 
 @pytest.mark.parametrize("name", BAD)
