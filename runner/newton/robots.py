@@ -3,8 +3,8 @@
 - **Base.** A URDF stands fixed to the world, since it cannot say otherwise; an MJCF is free where its root has a
   `freejoint`, a USD where its root body is fixed to nothing. `fix_base` decides otherwise.
 - **Joints.** Every joint that moves along or about one axis has a target, those of a `planar` or multi-axis joint too;
-  where an MJCF has actuators, or a USD drives, the joints that have one. A joint that mimics another follows it. Ball
-  joints are passive.
+  where an MJCF has actuators, the joints that one moves. A joint that mimics another follows it. Ball joints are
+  passive. Not every joint that has a motor has a drive in a USD: Isaac Lab's own humanoid bends its knees without one.
 - **Names** are the file's own; in a USD without what is above them, and two that are the same keep it.
 - **First pose.** That of an MJCF's keyframe, else zero or what the file says, brought within the joints' limits.
 - **Self-collisions** are off: neighbouring meshes of real robots overlap.
@@ -228,8 +228,8 @@ def _require_metres(path: Path) -> None:
 
 
 def _read_usd(builder: Any, bodies: range, joints: range) -> Reading:
-    """Take names from the labels, and motors from the drives where there is one."""
-    from newton import JointTargetMode, JointType
+    """Take names from the labels."""
+    from newton import JointType
 
     body_names = short_names([builder.body_label[body] for body in bodies])
     labels: dict[int, list[str]] = {}
@@ -241,13 +241,10 @@ def _read_usd(builder: Any, bodies: range, joints: range) -> Reading:
             labels[joint] = [builder.joint_label[joint]]
     short = short_names([label for axes in labels.values() for label in axes])
     moving = [dof for joint in joints for dof in _axes(builder, joint)]
-    led = {dof for joint in builder.constraint_mimic_joint0 for dof in _axes(builder, joint)}
-    drives = {dof for dof in moving if builder.joint_target_mode[dof] != int(JointTargetMode.NONE)} - led
     limits = {dof: float(builder.joint_velocity_limit[dof]) for dof in moving}
     return Reading(
         bodies={body: body_names[builder.body_label[body]] for body in bodies},
         joints={joint: [short[label] for label in axes] for joint, axes in labels.items()},
-        motors=frozenset(drives) if drives else None,
         speeds={dof: limit for dof, limit in limits.items() if 0 < limit < UNLIMITED},
     )
 
