@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from simyard.core.errors import RequestError
-from simyard.runner.newton.reading import Reading, listed, set_inertia, set_limits, unreadable
+from simyard.runner.newton.reading import LEAST_KG, LEAST_KG_M2, Reading, listed, set_inertia, set_limits, unreadable
 
 _OPTIONS = ("impratio", "cone", "density", "viscosity", "wind")
 """Attributes of `option` that say something of the robot or its surroundings."""
@@ -39,6 +39,8 @@ _OF_JOINTS = (0, 1, 2, 3)
 """MuJoCo's transmissions to a joint, to one in its parent's frame, by slider and crank, and by a tendon."""
 _NO_MOMENT = 1e-6
 _HOME = "home"
+_SAME_POINT_M = 1e-9
+_LEAST_INERTIA = f"{LEAST_KG_M2} {LEAST_KG_M2} {LEAST_KG_M2}"
 _SAME_PLACE_M = 1e-3
 """Distance below which two places are the same: the copy's numbers have six digits."""
 
@@ -51,12 +53,18 @@ class Compiled:
     """The `mujoco.MjModel`, of which every body and joint has a name."""
     copy: Path
     """The file that Newton reads, beside the original."""
+    layout: tuple[tuple[int | None, list[int]], ...]
+    """Of each body of the copy: the model's body, None for one that only carries a joint, and the model's joints."""
     notes: tuple[str, ...]
     """Sentences on what was left out."""
 
 
-def compile_mjcf(path: Path) -> Compiled:
+def compile_mjcf(path: Path, *, fix_base: bool | None) -> Compiled:
     """Compile a file, and write the copy for Newton.
+
+    Args:
+        path: The file.
+        fix_base: Whether its base is fixed; None leaves it to the file.
 
     Raises:
         RequestError: If MuJoCo does not take it, with its own words for the element.
@@ -82,6 +90,8 @@ def compile_mjcf(path: Path) -> Compiled:
             for material in spec.materials:
                 material.textures = [""] * len(material.textures)
             model = spec.compile()
+        if _untie_tendons(spec, model):
+            model = spec.compile()
         root = ET.fromstring(spec.to_xml())
     except (ValueError, RuntimeError, UnicodeError) as error:
         raise unreadable(path, error) from error
@@ -102,10 +112,11 @@ def compile_mjcf(path: Path) -> Compiled:
     for section in [child for child in root if child.tag in _NOT_OURS]:
         root.remove(section)
     notes += _take_out_references(root, model)
+    layout = _lay_out(root, model, fix_base)
     _rename(root)
     copy = path.with_name(f".{path.stem}.compiled.xml")
     ET.ElementTree(root).write(copy, encoding="utf-8", xml_declaration=True)
-    return Compiled(model=model, copy=copy, notes=tuple(notes))
+    return Compiled(model=model, copy=copy, layout=tuple(layout), notes=tuple(notes))
 
 
 def _name_all(spec: Any) -> None:
@@ -125,6 +136,38 @@ def _name_all(spec: Any) -> None:
             if not joint.name:
                 free = joint.type == _FREE
                 joint.name = unused(f"{body.name}_freejoint" if free else f"{body.name}_joint_{number}", joints)
+
+
+def _untie_tendons(spec: Any, model: Any) -> bool:
+    """Write equalities of tendons of two joints as such of the joints, which Newton has; tell if there were any."""
+    import mujoco
+
+    ties = list(spec.equalities)
+    found = False
+    for row in range(model.neq):
+        if model.eq_type[row] != int(mujoco.mjtEq.mjEQ_TENDON) or model.eq_obj2id[row] >= 0:
+            continue
+        tendon = int(model.eq_obj1id[row])
+        wraps = [int(model.tendon_adr[tendon]) + index for index in range(int(model.tendon_num[tendon]))]
+        if len(wraps) != 2 or any(model.wrap_type[wrap] != int(mujoco.mjtWrap.mjWRAP_JOINT) for wrap in wraps):
+            continue
+        first, second = (float(model.wrap_prm[wrap]) for wrap in wraps)
+        if not first:
+            continue
+        names = [model.joint(int(model.wrap_objid[wrap])).name for wrap in wraps]
+        spec.add_equality(
+            type=mujoco.mjtEq.mjEQ_JOINT,
+            objtype=mujoco.mjtObj.mjOBJ_JOINT,
+            name1=names[0],
+            name2=names[1],
+            data=[float(model.eq_data[row][0]) / first, -second / first, *[0.0] * 9],
+            solref=ties[row].solref,
+            solimp=ties[row].solimp,
+            active=ties[row].active,
+        )
+        spec.delete(ties[row])
+        found = True
+    return found
 
 
 def _take_out_references(root: ET.Element, model: Any) -> list[str]:
@@ -168,6 +211,58 @@ def _take_out_references(root: ET.Element, model: Any) -> list[str]:
     return [f"positions are counted from the file's pose, not from ref: {listed(kept)}"] if kept else []
 
 
+def _lay_out(root: ET.Element, model: Any, fix_base: bool | None) -> list[tuple[int | None, list[int]]]:
+    """Give a joint a body of its own where Newton's one joint of a body's joints would not do what they do.
+
+    That one joint slides before it turns, about one point, and nothing can be coupled with one of its axes.
+
+    Returns:
+        The layout of the copy.
+    """
+    import mujoco
+    import numpy as np
+
+    joint_wraps = model.wrap_type == int(mujoco.mjtWrap.mjWRAP_JOINT)
+    joint_ties = model.eq_type == int(mujoco.mjtEq.mjEQ_JOINT)
+    coupled = {*model.wrap_objid[joint_wraps], *model.eq_obj1id[joint_ties], *model.eq_obj2id[joint_ties]}
+    layout: list[tuple[int | None, list[int]]] = []
+    bodies = iter(range(1, model.nbody))
+
+    def visit(holder: ET.Element, keep: bool) -> None:
+        for element in [child for child in holder if child.tag == "body"]:
+            body = next(bodies)
+            joints = [child for child in element if child.tag in ("joint", "freejoint")]
+            own = [int(model.body_jntadr[body]) + index for index in range(len(joints))]
+            kinds, places = [int(model.jnt_type[joint]) for joint in own], model.jnt_pos[own]
+            apart = any(
+                np.abs(places[at] - places[0]).max() > _SAME_POINT_M for at, kind in enumerate(kinds) if kind == _HINGE
+            )
+            if keep or len(own) < 2 or not (apart or kinds != sorted(kinds) or _BALL in kinds or coupled & set(own)):
+                layout.append((body, own))
+                visit(element, keep=False)
+                continue
+            at, inside = list(holder).index(element), holder
+            holder.remove(element)
+            for number, joint in enumerate(joints[:-1]):
+                element.remove(joint)
+                shell = ET.Element("body", {"name": f"{element.get('name')}@{number}"})
+                for key in ("pos", "quat", "childclass") if inside is holder else ():
+                    if key in element.attrib:
+                        shell.set(key, element.attrib[key] if key == "childclass" else element.attrib.pop(key))
+                ET.SubElement(shell, "inertial", {"pos": "0 0 0", "mass": f"{LEAST_KG}", "diaginertia": _LEAST_INERTIA})
+                shell.append(joint)
+                inside.insert(at if inside is holder else len(inside), shell)
+                inside = shell
+                layout.append((None, [own[number]]))
+            inside.append(element)
+            layout.append((body, own[-1:]))
+            visit(element, keep=False)
+
+    for world in root.findall("worldbody"):
+        visit(world, keep=fix_base is not None)
+    return layout
+
+
 def _rename(root: ET.Element) -> None:
     """Take the dashes out of names, and out of what refers to them."""
     named = {element.get("name", "") for element in root.iter()}
@@ -202,13 +297,14 @@ def apply(builder: Any, path: Path, compiled: Compiled, bodies: range, joints: r
     from newton import JointType
 
     model = compiled.model
-    if len(bodies) != model.nbody - 1:
+    if len(bodies) != len(compiled.layout):
         raise RequestError(
-            f"{path.name!r} has {model.nbody - 1} bodies, of which Newton reads {len(bodies)}.",
+            f"{path.name!r} has {len(compiled.layout)} bodies, of which Newton reads {len(bodies)}.",
             code="asset_unreadable",
             advice="Leave out bodies that are no rigid ones: composites, flexes and plugins are not simulated.",
         )
-    for body, index in enumerate(bodies, start=1):
+    named = {index: body for index, (body, _) in zip(bodies, compiled.layout, strict=True) if body is not None}
+    for index, body in named.items():
         axes = np.zeros(9)
         mujoco.mju_quat2Mat(axes, model.body_iquat[body])
         turned = axes.reshape(3, 3)
@@ -219,9 +315,7 @@ def apply(builder: Any, path: Path, compiled: Compiled, bodies: range, joints: r
     names: dict[int, list[str]] = {}
     places: dict[int, tuple[int, int]] = {}
     for joint in joints:
-        kind, body = builder.joint_type[joint], builder.joint_child[joint] - bodies.start + 1
-        first = int(model.body_jntadr[body])
-        own = list(range(first, first + int(model.body_jntnum[body])))
+        kind, own = builder.joint_type[joint], [*compiled.layout[builder.joint_child[joint] - bodies.start][1]]
         if builder.joint_articulation[joint] < 0 or kind == JointType.FIXED or not own:
             continue  # a loop's, or a base that is fixed or freed by the request
         own.sort(key=lambda each: model.jnt_type[each] != _SLIDE)
@@ -241,10 +335,10 @@ def apply(builder: Any, path: Path, compiled: Compiled, bodies: range, joints: r
     motors, motor_notes = _set_motors(builder, model, {each: dof for each, (_, dof) in places.items()}, qpos)
     _take_pose(builder, model, {each: q for each, (q, _) in places.items()}, qpos, pose)
     return Reading(
-        bodies={index: model.body(body).name for body, index in enumerate(bodies, start=1)},
+        bodies={index: model.body(body).name for index, body in named.items()},
         joints=names,
         motors=motors,
-        compare=partial(differences, compiled, bodies, {each: q for each, (q, _) in places.items()}),
+        compare=partial(differences, compiled, named, {each: q for each, (q, _) in places.items()}),
         notes=(*compiled.notes, *motor_notes, home),
     )
 
@@ -362,12 +456,14 @@ def _take_pose(builder: Any, model: Any, places: Mapping[int, int], qpos: Any, p
             builder.joint_q[q] = float(qpos[at])
 
 
-def differences(compiled: Compiled, bodies: range, places: Mapping[int, int], world: Any, engine: Any) -> list[str]:
+def differences(
+    compiled: Compiled, bodies: Mapping[int, int], places: Mapping[int, int], world: Any, engine: Any
+) -> list[str]:
     """Compare the file with what is simulated of it, and return what differs.
 
     Args:
         compiled: The file as MuJoCo compiled it.
-        bodies: Its bodies in the world.
+        bodies: Its body of each body in the world.
         places: Index of each of its joints' first coordinate in the world.
         world: Newton's model.
         engine: The model that Newton's solver compiled of it.
@@ -378,8 +474,8 @@ def differences(compiled: Compiled, bodies: range, places: Mapping[int, int], wo
     if engine.ntendon < model.ntendon:
         names = (model.tendon(row).name or f"number {row + 1}" for row in range(model.ntendon))
         notes.append(
-            f"{model.ntendon - engine.ntendon} of the file's tendons ({listed(map(repr, names))}) are not simulated, "
-            "since joints of one body are one joint here: what they couple moves by itself"
+            f"{model.ntendon - engine.ntendon} of the file's tendons ({listed(map(repr, names))}) are not simulated: "
+            "what they couple moves by itself"
         )
     coupled = [row for row in range(model.neq) if model.eq_type[row] == int(mujoco.mjtEq.mjEQ_TENDON)]
     if coupled:
@@ -396,7 +492,7 @@ def differences(compiled: Compiled, bodies: range, places: Mapping[int, int], wo
     return notes
 
 
-def _farthest(model: Any, bodies: range, places: Mapping[int, int], world: Any) -> tuple[int, float]:
+def _farthest(model: Any, bodies: Mapping[int, int], places: Mapping[int, int], world: Any) -> tuple[int, float]:
     """Return the body that is farthest from where MuJoCo has it in a random pose, seen from its root, and how far."""
     import mujoco
     import newton
@@ -416,12 +512,13 @@ def _farthest(model: Any, bodies: range, places: Mapping[int, int], world: Any) 
     mujoco.mj_kinematics(model, data)
     state = world.state()
     newton.eval_fk(world, warp.array(coordinates, dtype=warp.float32, device=world.device), world.joint_qd, state)
-    found = [warp.transform(*pose) for pose in state.body_q.numpy()[bodies.start : bodies.stop]]
+    poses = state.body_q.numpy()
+    found = {body: warp.transform(*poses[index]) for index, body in bodies.items()}
     farthest = (0, 0.0)
     for body in range(1, model.nbody):
         root = int(model.body_rootid[body])
         turned, point = data.xmat[root].reshape(3, 3), data.xpos[body] + data.xmat[body].reshape(3, 3).sum(axis=1) / 10
-        mine = warp.transform_inverse(found[root - 1]) * found[body - 1]
+        mine = warp.transform_inverse(found[root]) * found[body]
         seen = np.array(warp.transform_point(mine, warp.vec3(0.1, 0.1, 0.1)))
         distance = float(np.linalg.norm(turned.T @ (point - data.xpos[root]) - seen))
         farthest = max(farthest, (body, distance), key=lambda pair: pair[1])

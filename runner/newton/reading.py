@@ -17,7 +17,7 @@ _ROUNDING = 1e-4
 """Share of the largest moment by which A + B may be less than C: numbers of a file have five or more digits."""
 _MARGIN = 1e-5
 """The same, above zero, after which the solver's float32 sees A + B = C no more."""
-_LEAST_KG, _LEAST_KG_M2 = 1e-6, 1e-9
+LEAST_KG, LEAST_KG_M2 = 1e-6, 1e-9
 """Mass and inertia of a link that has none, and carries others that have."""
 _GYRATION_M = 0.01
 """Radius of gyration of a mass whose inertia is written as 0."""
@@ -155,7 +155,7 @@ def settle_masses(builder: Any, path: Path, reading: Reading, bodies: Sequence[i
                 code="asset_unreadable",
                 advice="Give it an inertial element with mass and inertia, or a collision shape, or fix it.",
             )
-        set_inertia(builder, body, _LEAST_KG, (0.0, 0.0, 0.0), np.eye(3) * _LEAST_KG_M2)
+        set_inertia(builder, body, LEAST_KG, (0.0, 0.0, 0.0), np.eye(3) * LEAST_KG_M2)
     if light:
         named = listed(repr(reading.bodies[body]) for body in light)
         notes.append(f"no mass in the file for {named}, which moves and carries others: 1 mg is assumed for each")

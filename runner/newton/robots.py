@@ -25,6 +25,8 @@ from simyard.core.errors import RequestError, unknown
 from simyard.runner.newton import mjcf, urdf
 from simyard.runner.newton.reading import UNLIMITED, Reading, listed, settle_inertias, settle_masses, unreadable
 
+_FLAT = 1e-5
+"""Ratio of thickness to extent of a mesh that is flat to MuJoCo."""
 _NOTED = 1e-3
 """Radians or metres of the first pose that are worth a note."""
 
@@ -147,7 +149,7 @@ def add_robot(builder: Any, path: Path, format_: str, *, fix_base: bool | None, 
 
     # Each format as it means it, and then bodies that there can be.
     if format_ == "mjcf":
-        compiled = mjcf.compile_mjcf(path)
+        compiled = mjcf.compile_mjcf(path, fix_base=fix_base)
         load(builder, compiled.copy, format_, named=path, xform=pose, floating=floating)
         reading = mjcf.apply(builder, path, compiled, *added(), pose)
     elif format_ == "urdf":
@@ -158,7 +160,8 @@ def add_robot(builder: Any, path: Path, format_: str, *, fix_base: bool | None, 
         load(builder, path, format_, xform=pose, floating=floating)
         reading = _read_usd(builder, *added())
     settled = settle_masses(builder, path, reading, added()[0])
-    settled += settle_inertias(builder, reading, added()[0])
+    settled += settle_inertias(builder, reading, reading.bodies)
+    settled += _spare_flat_meshes(builder, reading)
     robot = _describe(builder, path, format_, reading)
 
     # The first pose is within the joints' limits.
@@ -180,6 +183,24 @@ def add_robot(builder: Any, path: Path, format_: str, *, fix_base: bool | None, 
     for pair in combinations(shapes, 2):
         builder.add_shape_collision_filter_pair(*pair)
     return replace(robot, reading=replace(reading, notes=(*reading.notes, *settled)))
+
+
+def _spare_flat_meshes(builder: Any, reading: Reading) -> list[str]:
+    """Let meshes without a thickness touch nothing, since MuJoCo refuses them; return a note on whose they are."""
+    import numpy as np
+    from newton import ShapeFlags
+
+    flat: list[str] = []
+    for shape, body in enumerate(builder.shape_body):
+        vertices = getattr(builder.shape_source[shape], "vertices", None)
+        if body not in reading.bodies or vertices is None or not builder.shape_flags[shape] & ShapeFlags.COLLIDE_SHAPES:
+            continue
+        points = np.asarray(vertices, dtype=np.float64) - np.mean(vertices, axis=0)
+        thickness = np.linalg.svd(points, compute_uv=False)[-1] / len(points) ** 0.5 if len(points) > 3 else 0.0
+        if thickness <= _FLAT * np.abs(points).max(initial=0.0):
+            builder.shape_flags[shape] &= ~int(ShapeFlags.COLLIDE_SHAPES)
+            flat.append(repr(reading.bodies[body]))
+    return [f"flat meshes touch nothing: of {listed(flat)}"] if flat else []
 
 
 def load(builder: Any, path: Path, format_: str, *, named: Path | None = None, **options: Any) -> None:

@@ -72,6 +72,14 @@ COUPLED = """<mujoco><worldbody><body pos="0 0 1"><joint name="x" axis="1 0 0"/>
   <geom size="0.1" mass="1"/></body></worldbody>
   <tendon><fixed name="t"><joint joint="x" coef="1"/><joint joint="y" coef="-1"/></fixed></tendon>
   <equality><tendon tendon1="t"/></equality></mujoco>"""
+SPANNED = COUPLED.replace('coef="-1"/>', 'coef="-1"/><joint joint="z" coef="2"/>').replace(
+    "<geom", '<joint name="z" axis="0 0 1"/><geom'
+)
+HIP = """<mujoco><worldbody><body name="pelvis" pos="0 0 1"><geom size="0.1"/><body name="leg" pos="0 0 -0.1">
+  <joint name="yaw" axis="0 0 1" pos="0.1 0 0"/><joint name="reach" type="slide" axis="1 0 0" range="-0.1 0.1"/>
+  <joint name="pitch" axis="0 1 0" pos="0 0 0.05"/><geom type="capsule" fromto="0 0 0 0 0 -0.4" size="0.04"/>
+  <body name="foot" pos="0 0 -0.4"><joint name="spring" type="slide"/><joint name="ankle" type="ball" pos="0 0 0.1"/>
+    <geom size="0.05"/></body></body></body></worldbody><actuator><motor joint="pitch"/></actuator></mujoco>"""
 CHEETAH = """<mujoco model="planar"><compiler angle="radian" settotalmass="14"/><worldbody>
   <body name="torso" pos="0 0 0.7">
     <joint name="rootx" type="slide" axis="1 0 0"/><joint name="rootz" type="slide" axis="0 0 1" ref="0.7"/>
@@ -112,6 +120,8 @@ GOOD: dict[str, str] = {
     "loop.xml": LOOP,
     "gripper.xml": GRIPPER,
     "coupled.xml": COUPLED,
+    "spanned.xml": SPANNED,
+    "hip.xml": HIP,
     "cheetah.xml": CHEETAH,
     "walker.xml": WALKER,
     "dash.urdf": urdf(name="left-foot"),
@@ -136,6 +146,7 @@ GOOD: dict[str, str] = {
     "negative.urdf": urdf(inertial(ixx=-0.01)),
     "point.urdf": urdf(inertial(ixx=0, iyy=0, izz=0)),
     "mimic.urdf": urdf(limit='<limit lower="-1" upper="1" effort="5" velocity="0"/><mimic joint="gone"/>'),
+    "flat.urdf": urdf(f'{inertial()}<collision><geometry><mesh filename="parts/flat.obj"/></geometry></collision>'),
     "sensor.urdf": urdf(
         more='<link name="camera"><collision><geometry><box size="1 1 1"/></geometry></collision></link>'
         '<joint name="mount" type="fixed"><parent link="b"/><child link="camera"/></joint>'
@@ -197,6 +208,7 @@ def _program(folder: Path) -> Iterator[tuple[str, Any]]:
 
     (folder / "parts").mkdir()
     (folder / "parts" / "motor.xml").write_text(MOTOR)
+    (folder / "parts" / "flat.obj").write_text("v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nf 1 2 3\nf 1 3 4\n")
     for name, text in GOOD.items():
         (folder / name).write_text(text, encoding="utf-8")
         yield name, describe(folder / name)
@@ -207,13 +219,13 @@ def _program(folder: Path) -> Iterator[tuple[str, Any]]:
                 {
                     "masses": [float(mass) for mass in model.body_mass[1:]],
                     "inertia": [sorted(map(float, each)) for each in model.body_inertia[1:]],
-                    "joints": [model.joint(joint).name for joint in range(model.njnt)],
-                    "limits": [
-                        [float(bound) for bound in model.jnt_range[joint]]
+                    "limits": {
+                        model.joint(joint).name: [float(bound) for bound in model.jnt_range[joint]]
                         if model.jnt_limited[joint]
                         else [-math.inf, math.inf]
                         for joint in range(model.njnt)
-                    ],
+                        if int(model.jnt_type[joint]) >= int(mujoco.mjtJoint.mjJNT_SLIDE)
+                    },
                 },
             )
     for name, (text, _) in BAD.items():
@@ -295,10 +307,10 @@ def test_an_mjcf_is_what_mujoco_compiles(said, name):
     found, meant = said[name], said[f"{name} by mujoco"]
     np.testing.assert_allclose(found["masses"], meant["masses"], rtol=1e-5)
     np.testing.assert_allclose(found["inertia"], meant["inertia"], rtol=1e-4, atol=1e-9)
-    named = [joint for joint in meant["joints"] if joint]
-    assert [joint for joint in found["joints"] if joint in named] == named
-    if not found["base"]:
-        np.testing.assert_allclose(found["limits"], meant["limits"], rtol=1e-5)
+    limits = dict(zip(found["joints"], found["limits"], strict=False))
+    assert [name for name in limits if ":" not in name] == list(meant["limits"])
+    for joint, pair in meant["limits"].items():
+        np.testing.assert_allclose(limits[joint], pair, rtol=1e-5)
 
 
 def test_a_total_mass_is_the_one_that_is_set(said):
@@ -345,11 +357,18 @@ def test_a_tendon_s_motor_moves_its_joints_together(said):
     assert said["included.xml"]["gains"][0][1] > 0, "a damping ratio is worked out"
 
 
-def test_what_is_not_simulated_is_said(said):
-    notes = " ".join(said["coupled.xml"]["notes"])
-    assert "tendons ('t') are not simulated" in notes
-    assert "equalities of tendons are not simulated: 't'" in notes
-    assert not any("m from where MuJoCo has it" in note for name in GOOD for note in said[name]["notes"])
+def test_joints_of_one_body_move_as_mujoco_has_them(said):
+    """In random poses each body is where MuJoCo has it, also with joints about different points, or that turn first."""
+    assert said["hip.xml"]["joints"] == ["yaw", "reach", "pitch", "spring", *(f"ankle:{at}" for at in "xyzw")]
+    assert said["hip.xml"]["driven"] == ["pitch"]
+    assert not any("from where MuJoCo has it" in note for name in GOOD for note in said[name]["notes"])
+
+
+def test_what_a_tendon_couples_is_coupled_or_said(said):
+    assert said["coupled.xml"]["driven"] == ["y"], "x follows it"
+    assert not any("tendon" in note for note in said["coupled.xml"]["notes"])
+    notes = " ".join(said["spanned.xml"]["notes"])
+    assert "equalities of tendons are not simulated: 't'; what they hold moves by itself" in notes
 
 
 def test_the_first_pose_is_the_home_key_or_zero_within_limits(said):
@@ -393,6 +412,7 @@ def test_impossible_inertias_are_enlarged_and_said_with_their_numbers(said):
     assert not any("moments" in note for note in said["rounding.urdf"]["notes"]), "rounding is nothing to tell"
     np.testing.assert_allclose(said["point.urdf"]["inertia"][1], 1e-4, rtol=1e-5)
     assert any("mass without inertia" in note and "'b'" in note for note in said["point.urdf"]["notes"])
+    assert "flat meshes touch nothing: of 'b'" in said["flat.urdf"]["notes"]
     assert any("'j1' mimics 'gone'" in note for note in said["mimic.urdf"]["notes"])
 
 
