@@ -74,12 +74,13 @@ def tidy_urdf(path: Path) -> Tidied:
         raise bad_xml(path, f"is not well-formed XML: {error}") from error
     root = tree.getroot()
     links, joints = root.findall("link"), root.findall("joint")
-    for kind, found in (("link", links), ("joint", joints)):
-        for name, count in Counter(element.get("name") for element in found).items():
-            if not name:
-                raise _wrong(path, f"has a {kind} without a name", f"Name every {kind}.")
+    for part, found in (("link", links), ("joint", joints)):
+        for written, count in Counter(element.get("name") for element in found).items():
+            if not written:
+                raise _wrong(path, f"has a {part} without a name", f"Name every {part}.")
             if count > 1:
-                raise _wrong(path, f"has {count} {kind}s of the name {name!r}", f"Give each {kind} a name of its own.")
+                own = f"Give each {part} a name of its own."
+                raise _wrong(path, f"has {count} {part}s of the name {written!r}", own)
     _check_numbers(path, links, joints)
     _check_tree(path, links, joints)
 
