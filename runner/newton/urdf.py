@@ -79,8 +79,8 @@ def tidy_urdf(path: Path) -> Tidied:
             if not written:
                 raise _wrong(path, f"has a {part} without a name", f"Name every {part}.")
             if count > 1:
-                own = f"Give each {part} a name of its own."
-                raise _wrong(path, f"has {count} {part}s of the name {written!r}", own)
+                advice = f"Give each {part} a name of its own."
+                raise _wrong(path, f"has {count} {part}s of the name {written!r}", advice)
     _check_numbers(path, links, joints)
     _check_tree(path, links, joints)
 
