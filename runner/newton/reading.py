@@ -189,9 +189,10 @@ def settle_inertias(builder: Any, reading: Reading, bodies: Iterable[int]) -> li
             set_inertia(builder, body, builder.body_mass[body], builder.body_com[body], np.eye(3) * most)
             points.append(repr(label))
             continue
-        if least < -_ROUNDING * most or least + middle < (1 - _ROUNDING) * most:
+        scale = max(abs(least), abs(most))
+        if least < -_ROUNDING * scale or least + middle < most - _ROUNDING * scale:
             balanced.append(f"{label!r} {least:.3g}, {middle:.3g}, {most:.3g}")
-        lacking = max(most * (1 + _MARGIN) - least - middle, _MARGIN * most - least)
+        lacking = max(most + _MARGIN * scale - least - middle, _MARGIN * scale - least)
         if lacking > 0:
             inertia += np.eye(3) * lacking
             set_inertia(builder, body, builder.body_mass[body], builder.body_com[body], inertia)

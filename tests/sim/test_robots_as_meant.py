@@ -205,6 +205,9 @@ def program(folder: Path) -> dict[str, Any]:
 def _program(folder: Path) -> Iterator[tuple[str, Any]]:
     """Build every robot; the player calls it."""
     import mujoco
+    from test_standard_rollout import Case
+
+    from simyard.runner.newton import standard
 
     (folder / "parts").mkdir()
     (folder / "parts" / "motor.xml").write_text(MOTOR)
@@ -228,6 +231,8 @@ def _program(folder: Path) -> Iterator[tuple[str, Any]]:
                     },
                 },
             )
+    case = Case(robot=folder / "walker.xml", format="mjcf")
+    yield "notes for the report", standard.check(case.job, case.files)
     for name, (text, _) in BAD.items():
         (folder / name).write_text(text)
         try:
@@ -376,6 +381,7 @@ def test_the_first_pose_is_the_home_key_or_zero_within_limits(said):
     assert walker["first pose"] == [0.5]
     np.testing.assert_allclose(walker["base"], [0, 0, 0.9, 0, 0, math.sqrt(0.5), math.sqrt(0.5)], atol=1e-6)
     assert "first pose: keyframe 'home' of 2" in walker["notes"]
+    assert said["notes for the report"] == walker["notes"]
     cheetah = said["cheetah.xml"]
     np.testing.assert_allclose(cheetah["first pose"], [0, 0.7, 0, 0.2], atol=1e-6)
     assert any("'hip' 0.1 to 0.2" in note for note in cheetah["notes"])

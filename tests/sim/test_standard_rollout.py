@@ -541,6 +541,7 @@ def test_random_differs_between_worlds_and_repeats(result):
 
 
 def test_a_floating_base_falls_onto_the_ground_and_no_further(result):
+    assert "INFO first pose: the zero of every joint" in result("random").paths.user_log.read_text(encoding="utf-8")
     pose, velocity = result("random")["root_pose"], result("random")["root_velocity"]
     assert (pose[..., 2] > 0.05).all()
     assert (pose[:, -1, 2] < 0.7).all()
