@@ -153,7 +153,7 @@ class Asset(Wire):
     file: InputFile
     format: str
     """`urdf`, `mjcf` or `usd`: what the file is, or what the one in the bundle is that counts."""
-    entry: str | None = None
+    entry: str | None = field(default=None, metadata=ABSENT)
     """Path of the main file in the bundle; None where nobody named it."""
 
 
