@@ -59,19 +59,21 @@ def check(job: JobSpec, files: Mapping[str, Path]) -> tuple[str, ...]:
     if wanted.scene is None:
         check_scene_id(wanted.scene_id)
     policy = files.get(job.policies[0].checkpoint.sha256) if job.policies else None
+    said: list[str] = []
     with tempfile.TemporaryDirectory(prefix="simyard-check-") as folder:
 
         def unpacked(asset: Asset | None, name: str) -> Path | None:
             path = files.get(asset.file.sha256) if asset else None
-            return main_file(path, asset.format, Path(folder, name), asset.entry) if asset and path else None
+            into = Path(folder, name)
+            return main_file(path, asset.format, into, asset.entry, said.append) if asset and path else None
 
         robot_file, scene_file = unpacked(robot, "robot"), unpacked(wanted.scene, "scene")
         if robot_file is None or (wanted.scene and scene_file is None):
-            return ()
+            return tuple(said)
         world = build_world(control, robot_file, robot.format, scene_id=wanted.scene_id, scene_file=scene_file)
         control.check(world.robot, world.free, policy)
         check_bodies(wanted.cameras or (), _bodies(world))
-        return world.notes
+        return (*said, *world.notes)
 
 
 def run(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
