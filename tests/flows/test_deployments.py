@@ -148,7 +148,6 @@ def test_the_form_begins_with_what_the_job_is_about_and_shows_limits_and_choices
         pytest.param({"trainingConfig": {"task": "Isaac-Cartpole-Direct", "numEnvz": 4}}, id="unknown key"),
         pytest.param({"trainingConfig": {"task": "Isaac-Cartpole-Direct", "numEnvs": -4}}, id="below the limit"),
         pytest.param({"trainingConfig": {"task": "Isaac-Cartpole-Direct", "rlLibrary": "rsl"}}, id="unknown library"),
-        pytest.param({"trainingConfig": {}}, id="no task"),
     ],
 )
 def test_the_server_refuses_a_bad_request(deployed: Server, api: Api, wrong: dict[str, Any]) -> None:

@@ -455,7 +455,7 @@ MESH = '<robot name="r"><link name="a"><visual><geometry><mesh filename="m.dae"/
 HOSTILE_ROBOTS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "elements": ("r.zip", lambda: zipped(a_urdf=f"<robot>{'<a/>' * 6_000_000}</robot>")),
     "attribute": ("r.zip", lambda: zipped(a_urdf=f'<robot name="{"x" * 20_000_000}"/>')),
-    "a mesh": ("r.zip", lambda: zipped(a_urdf=MESH, m_dae=f"<C>{'<a>b</a>' * 4_000_000}</C>")),
+    "a mesh": ("r.zip", lambda: zipped(a_urdf=MESH, m_dae=f"<C><triangles/>{'<a>b</a>' * 4_000_000}</C>")),
     "utf-7": ("r.urdf", lambda: b'<?xml version="1.0" encoding="utf-7"?><robot/>'),
 }
 
