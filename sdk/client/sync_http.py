@@ -35,7 +35,7 @@ from simyard.client.errors import (
     SimyardClientError,
 )
 from simyard.client.files import Download
-from simyard.client.settings import LIMITS, OVER, Deadline, Outage, Settings, Tries, certificates
+from simyard.client.settings import LIMITS, LOOPBACK, OVER, Deadline, Outage, Settings, Tries, certificates
 
 
 class Http:
@@ -44,7 +44,12 @@ class Http:
     def __init__(self, settings: Settings) -> None:
         """Take the client's settings. Nothing is sent yet."""
         self.settings = settings
-        self._client = httpx.Client(headers={"User-Agent": "simyard"}, verify=certificates(), limits=LIMITS)
+        # No proxy leads back to this machine, whatever the environment says.
+        direct = httpx.HTTPTransport(verify=certificates(), limits=LIMITS)
+        self._client = httpx.Client(
+            headers={"User-Agent": "simyard"}, verify=certificates(), limits=LIMITS,
+            mounts={f"all://{name}": direct for name in LOOPBACK},
+        )  # fmt: skip
 
     def close(self) -> None:
         """Close the connections."""

@@ -59,7 +59,7 @@ def row(name, path, value, *said):
         pytest.param(b'{"retries": -Infinity}', ["-Infinity is not JSON"], id="infinity"),
         pytest.param(b'{"retries": ' + b"1" * 5000 + b"}", ["is not valid JSON", "4300 digits"], id="5000 digits"),
         pytest.param(b'{"name": "\xff\xfe"}', ["is not valid JSON", "utf-8"], id="not UTF-8"),
-        pytest.param(b"\xef\xbb\xbf{}", ["trainingConfig is missing"], id="byte order mark, which is none of its faults"),
+        pytest.param(b"\xef\xbb\xbf{}", ["trainingConfig is missing"], id="a byte order mark, which is no fault"),
         pytest.param(b"\x00" * 100, ["is not valid JSON"], id="zeros"),
         pytest.param(b"[" * 400_000, ["is not valid JSON", "nested more than 20 deep"], id="nested deep"),
         pytest.param(b'{"a":' * 150_000, ["is not valid JSON", "nested more than 20 deep"], id="objects nested deep"),
