@@ -46,6 +46,8 @@ _PLAIN_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(?:/[A-Za-z0-9_][A-Za-z0-9
 # obstore calls the file it is writing NAME#1, NAME#2, … until it is whole, and a resumable upload NAME#00, NAME#01, …
 _PROJECT = re.compile(rf"(?:^|/){PROJECTS}/([a-z0-9][a-z0-9-]{{0,62}})/?$")
 _BEING_WRITTEN = re.compile(r"#[0-9]+$")
+# obstore takes such an end of a file's path for a drive of Windows, on any system, and cannot write it.
+_DRIVE = re.compile(r"[A-Za-z][:|]$")
 
 
 def is_being_written(key: str) -> bool:
@@ -61,7 +63,7 @@ def check_key(key: str) -> str:
 
     Raises:
         RequestError: The key is empty, absolute, too long, has an empty, `.` or `..` name, or a backslash or a
-            control character, or ends in `#` and a number.
+            control character, or ends in `#` and a number, or as a drive does.
     """
     if isinstance(key, str) and len(key) <= MAX_NAME_BYTES and _PLAIN_KEY.fullmatch(key):
         return key
@@ -107,6 +109,7 @@ def problem_of(key: str, *, of_folder: bool = False) -> str:
         "has a backslash": "\\" in key,
         "has a control character": bool(UNSAFE.search(key)),
         "ends in '#' and a number, as files being written do": not of_folder and is_being_written(key),
+        "ends in a letter and ':' or '|', as drives do": not of_folder and bool(_DRIVE.search(key)),
     }
     for problem, found in checks.items():
         if found:

@@ -38,11 +38,11 @@ AWKWARD_NAMES = [
 HOSTILE_KEYS = [
     "", "/", "/etc/passwd", "..", "../a", "a/../b", "a/..", ".", "./a", "a/./b", "a//b", "a/", "a\\b", "..\\a",
     "a\nb", "a\x00b", "\x7f", "a\x85b", "\ud800", "\uffff", "a#1", "a/b#0", "a#b#12", "x" * 231, "ü" * 116,
-    "/".join(["y" * 200] * 5), None, 7, b"a",
+    "/".join(["y" * 200] * 5), "A:", "x/a b|", None, 7, b"a",
 ]  # fmt: skip
 
-# Of those, the keys of folders: the whole store, one with its slash, and one that looks like a file being written.
-FOLDER_KEYS = ["", "a/", "a#1", "a/b#0", "a#b#12"]
+# Of those, the keys of folders: the whole store, one with its slash, and those of names that only files may not have.
+FOLDER_KEYS = ["", "a/", "a#1", "a/b#0", "a#b#12", "A:", "x/a b|"]
 
 NAMES = st.text(
     st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="/\\\ufffe\uffff"), min_size=1, max_size=20
