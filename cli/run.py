@@ -30,6 +30,7 @@ from simyard.requests.rollout import RolloutRequest
 from simyard.requests.settings import MachineSettings
 from simyard.store import keys
 from simyard.store.store import Store
+from simyard.tasks.attempt.supervise import gpu_count
 from simyard.tasks.kinds import KINDS, kind_of
 from simyard.tasks.kinds.base import Resolved
 from simyard.tasks.kinds.policy_sources import training_of
@@ -254,7 +255,10 @@ def execute_in(
     with ExitStack() as stack:
         # A warm simulator answers in a moment, and works on the first attempt while Prefect is imported.
         is_warm = pool is None and start_ahead(resolved, store, sessions)
-        if is_new and (estimated := estimate(resolved.spec, store)) and estimated.train_s is not None:
+        # Without a pool it runs here, and where there is no GPU it takes none.
+        takes_none = pool is None and resolved.spec.gpus is None and not gpu_count()
+        wanted = replace(resolved.spec, gpus=0) if takes_none else resolved.spec
+        if is_new and (estimated := estimate(wanted, store)) and estimated.train_s is not None:
             live.say(f"estimate:    {estimated.in_words(resolved.spec.max_iterations)}")
         if is_warm:
             check_ahead(resolved, store, sessions, live)
