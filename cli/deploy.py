@@ -115,6 +115,7 @@ def _require_server() -> str:
         RequestError: None is set, or it does not answer.
     """
     import httpx
+    from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
 
     url: str | None = PREFECT_API_URL.value()
@@ -127,7 +128,8 @@ def _require_server() -> str:
         raise RequestError(
             f"The Prefect server at {url!r} does not answer: {error}.", code="no_prefect_server", advice=advice
         ) from error
-    require_access()
+    with get_client(sync_client=True) as client:
+        require_access(client)
     return url
 
 

@@ -13,11 +13,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from simyard.core.errors import RequestError
 from simyard.core.files import secret_of, write_atomic
+
+if TYPE_CHECKING:
+    from httpx import HTTPStatusError
+    from prefect.client.orchestration import SyncPrefectClient
 
 AUTH_FILE = "prefect-auth"
 """Name of the file in the home that has the auth string, as `user:password`."""
@@ -32,6 +36,8 @@ ADVICE = (
     "workers, the service and commands; the server of `simyard up` has one."
 )
 """Advice on a server that serves everybody."""
+AUTH_ADVICE = "Set PREFECT_API_AUTH_STRING to the server's USER:PASSWORD; that of `simyard up` is in its home."
+"""Advice on a server that asks for another auth string."""
 ASK_S = 10.0
 Message = MutableMapping[str, Any]
 
@@ -92,38 +98,32 @@ def prefect_auth() -> str | None:
     return os.environ.get(_CLIENT) or None
 
 
-def require_access() -> None:
+def require_access(client: SyncPrefectClient) -> None:
     """Ask the Prefect server something that it tells only those who may use it.
 
     Raises:
         RequestError: It asks for an auth string, and has got none or a wrong one.
     """
     import httpx
-    from prefect.client.orchestration import get_client
 
     try:
-        with get_client(sync_client=True) as client:
-            client.api_version()
+        client.api_version()
     except httpx.HTTPStatusError as error:
-        if error.response.status_code not in (401, 403):
-            raise
-        raise no_access(str(error.request.url), error.response.status_code) from error
+        raise no_access(error) or error from None
 
 
-def no_access(url: str, status: int) -> RequestError:
-    """Return the error for a Prefect server that answers 401 or 403.
-
-    Args:
-        url: Of the request, or of the API.
-        status: The answer's.
-    """
+def no_access(error: HTTPStatusError) -> RequestError | None:
+    """Return the error for a Prefect server that asks for another auth string; None where it answers something else."""
+    status, url = error.response.status_code, str(error.request.url)
+    if status not in (401, 403):
+        return None
     server = urlsplit(url)._replace(path="", query="").geturl()
     is_known = prefect_auth() is not None
     why = "another auth string than PREFECT_API_AUTH_STRING has" if is_known else "an auth string, and has got none"
     return RequestError(
         f"The Prefect server at {server!r} answers {status}: it asks for {why}.",
         code="no_access",
-        advice="Set PREFECT_API_AUTH_STRING to the server's USER:PASSWORD; that of `simyard up` is in its home.",
+        advice=AUTH_ADVICE,
     )
 
 

@@ -24,8 +24,16 @@ from simyard.core.errors import RequestError, StoreError
 from simyard.core.files import scratch
 from simyard.core.records import JobResult
 from simyard.core.run_records import Event
-from simyard.core.specs import ONE_JOB, Bounds
-from simyard.requests.jobs import LATEST, EvaluateRequest, ExportRequest, FromJob, JobRequest, TrainRequest
+from simyard.core.specs import ONE_JOB, Bounds, JobSpec
+from simyard.requests.jobs import (
+    LATEST,
+    EvaluateRequest,
+    ExportRequest,
+    FromJob,
+    JobRequest,
+    PolicyConfig,
+    TrainRequest,
+)
 from simyard.requests.rollout import RolloutRequest
 from simyard.requests.settings import MachineSettings
 from simyard.store import keys
@@ -61,7 +69,6 @@ from simyard.requests.config import check_config, model_of, read_config
 if TYPE_CHECKING:
     from simyard.requests.settings import MachineSettings
 
-_SOURCES = ("checkpoint_path", "policy_s3_uri", "policy_path", "from_job")
 """Fields of a request that name a policy."""
 
 
@@ -171,7 +178,7 @@ def _with_policy(config: dict[str, Any], model: type[JobRequest], trained: str) 
     assert model.SECTION is not None
     key = next(name for name in (model.SECTION, to_camel(model.SECTION)) if name in config)
     section = config[key]
-    if not isinstance(section, dict) or any(name in section for s in _SOURCES for name in (s, to_camel(s))):
+    if not isinstance(section, dict) or any(name in section for s in PolicyConfig.SOURCES for name in (s, to_camel(s))):
         return config
     return config | {key: section | {"fromJob": {"jobId": trained}}}
 
@@ -255,11 +262,8 @@ def execute_in(
     with ExitStack() as stack:
         # A warm simulator answers in a moment, and works on the first attempt while Prefect is imported.
         is_warm = pool is None and start_ahead(resolved, store, sessions)
-        # Without a pool it runs here, and where there is no GPU it takes none.
-        takes_none = pool is None and resolved.spec.gpus is None and not gpu_count()
-        wanted = replace(resolved.spec, gpus=0) if takes_none else resolved.spec
-        if is_new and (estimated := estimate(wanted, store)) and estimated.train_s is not None:
-            live.say(f"estimate:    {estimated.in_words(resolved.spec.max_iterations)}")
+        if is_new and not quiet:
+            _say_estimate(resolved.spec, store, pool, live)
         if is_warm:
             check_ahead(resolved, store, sessions, live)
             if is_new and _server_answers():
@@ -293,6 +297,15 @@ def execute_in(
     for ended in results:
         say_ending(ended, store, live)
     return results
+
+
+def _say_estimate(spec: JobSpec, store: Store, pool: str | None, live: LiveLine) -> None:
+    """Print what a training will take, where something like it was measured."""
+    # Without a pool it runs here, and where there is no GPU it takes none.
+    if pool is None and spec.gpus is None and not gpu_count():
+        spec = replace(spec, gpus=0)
+    if (estimated := estimate(spec, store)) and estimated.train_s is not None:
+        live.say(f"estimate:    {estimated.in_words(spec.max_iterations)}")
 
 
 def start_ahead(resolved: Resolved, store: Store, sessions: Sessions, count: int = 1) -> bool:
@@ -376,7 +389,8 @@ def _reach_server(refused: threading.Event) -> None:
 
     try:
         with get_client(sync_client=True) as client:  # starts a server where none is configured
-            error = client.api_healthcheck()
+            if (error := client.api_healthcheck()) is None:
+                require_access(client)
     except RuntimeError as failed:
         raise RequestError(
             f"Prefect could not start a server of its own: {failed}",
@@ -389,7 +403,6 @@ def _reach_server(refused: threading.Event) -> None:
             code="no_prefect_server",
             advice="Start it (prefect server start), or unset PREFECT_API_URL to run without one.",
         ) from error
-    require_access()
 
 
 def _server_answers() -> bool:

@@ -173,8 +173,8 @@ def _known_end(error: BaseException | None) -> tuple[str, int] | None:
         if isinstance(error, Terminated) or type(error).__name__ == "TerminationSignal":
             return f"Ended by SIGTERM. What was saved is kept: {GO_ON}", 128 + signal.SIGTERM
         httpx = sys.modules.get("httpx")
-        if httpx and isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 403):
-            return f"Error: {no_access(str(error.request.url), error.response.status_code)}", EXIT_BAD_REQUEST
+        if httpx and isinstance(error, httpx.HTTPStatusError) and (refused := no_access(error)):
+            return f"Error: {refused}", EXIT_BAD_REQUEST
         if httpx and isinstance(error, httpx.TransportError):
             return f"Error: The Prefect server went away: {error}. When it is back, {GO_ON}", EXIT_JOB_FAILED
         error = error.__cause__ or error.__context__

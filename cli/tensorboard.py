@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import click
 
 from simyard.cli.shared import STORE, Command, open_site_store
-from simyard.core.errors import RequestError
 
 if TYPE_CHECKING:
     from simyard.store.store import Store
@@ -31,14 +30,15 @@ def tensorboard(job_ids: tuple[str, ...], host: str, port: int, store: str | Non
     load keeps the whole of it from starting.
     """
     from simyard.core.files import scratch
-    from simyard.tasks.kinds.policy_sources import newest_training
+    from simyard.requests.jobs import LATEST, FromJob
+    from simyard.tasks.kinds.policy_sources import training_of
     from simyard.tasks.shared.history import load_spec
 
     opened = open_site_store(store)
-    if not job_ids and (newest := newest_training(opened)) is not None:
-        job_ids = (newest.job_id,)
     if not job_ids:
-        raise RequestError(f"No training has succeeded in {opened.url()}.", code="unknown_job", advice="Name a job.")
+        newest = training_of(FromJob(job_id=LATEST), opened)
+        assert newest is not None
+        job_ids = (newest.job_id,)
     for job_id in job_ids:
         load_spec(opened, job_id)
 

@@ -110,6 +110,13 @@ class Stopped(BaseException):
     """Raised in the middle of a simulation when the supervisor asks for its end; no `except Exception` of a task's."""
 
 
+def listed(items: Iterable[str], most: int, between: str = ", ") -> str:
+    """Join texts for a message; of many only the first, and how many there are."""
+    found = list(items)
+    more = f"{between}… ({len(found)} in all)" if len(found) > most else ""
+    return between.join(found[:most]) + more
+
+
 def unknown(
     what: str, given: object, allowed: Iterable[str], *, code: str = "unknown_name", most: int = 12
 ) -> RequestError:
@@ -133,9 +140,7 @@ def unknown(
         if len(names) > most and is_name
         else names
     )
-    shown = ", ".join(repr(name) for name in ranked[:most]) + (
-        f", … ({len(names)} in all)" if len(names) > most else ""
-    )
+    shown = listed(map(repr, ranked), most)
     said = said if is_name else f"{said[:LONGEST_NAME]}…"
     return RequestError(f"Unknown {what} {said}.{guess}", code=code, advice=f"Allowed: {shown}.")
 

@@ -267,6 +267,11 @@ class JobSpec(Wire):
     schema_version: int = SCHEMA_VERSION
 
     @property
+    def overridden(self) -> frozenset[str]:
+        """Keys that the user's overrides set."""
+        return frozenset(override.partition("=")[0] for override in self.overrides)
+
+    @property
     def first_iteration(self) -> int:
         """The number of the job's first iteration, counted from 0."""
         return self.resume.iteration if self.resume else 0

@@ -17,8 +17,6 @@ from simyard.store.store import KeyNotFound
 from simyard.tasks.shared.gate import Gate
 from simyard.tasks.shared.inputs import CONFIG, asset_file, find_asset
 
-_SOURCES = ("checkpoint_path", "policy_s3_uri", "policy_path", "from_job")
-
 
 def request_of(uri: str, project: str, settings: Settings) -> JobRequest:
     """Return the request that an uploaded config is, with every file that it names by a URI.
@@ -40,7 +38,7 @@ def request_of(uri: str, project: str, settings: Settings) -> JobRequest:
     request = with_files(request, config.find)
     if isinstance(request, EvaluateRequest | ExportRequest):
         section = request.section
-        if all(getattr(section, name) is None for name in _SOURCES):
+        if all(getattr(section, name) is None for name in section.SOURCES):
             newest = config.newest_checkpoint(section.rl_library or DEFAULT_LIBRARY)
             changed = section.model_copy(update={"checkpoint_path": newest})
             request = request.model_copy(update={str(request.SECTION): changed})

@@ -43,8 +43,8 @@ MAX_NAME_BYTES = 230
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 # What nearly every key looks like, seen at one glance: the checks one by one cost a tenth of a small read.
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(?:/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")
-# obstore calls the file it is writing NAME#1, NAME#2, … until it is whole, and a resumable upload NAME#00, NAME#01, …
 _PROJECT = re.compile(rf"(?:^|/){PROJECTS}/([a-z0-9][a-z0-9-]{{0,62}})/?$")
+# obstore calls the file it is writing NAME#1, NAME#2, … until it is whole, and a resumable upload NAME#00, NAME#01, …
 _BEING_WRITTEN = re.compile(r"#[0-9]+$")
 # obstore takes such an end of a file's path for a drive of Windows, on any system, and cannot write it.
 _DRIVE = re.compile(r"[A-Za-z][:|]$")

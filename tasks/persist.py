@@ -31,9 +31,10 @@ def persist(spec: JobSpec, verdict: Verdict, store: Store) -> JobResult:
         # What the attempts left. A file that is gone is what the job failed of; the rest is kept.
         for artifact in verdict.artifacts:
             try:
-                writer.copy(artifact)
+                entry = writer.copy(artifact)
                 if artifact.kind == "log" and "/" not in artifact.name and spec.kind in TXT_LOGS:
-                    writer.copy(replace(artifact, name=f"{artifact.name.removesuffix('.log')}.txt"))
+                    name = f"{artifact.name.removesuffix('.log')}.txt"
+                    writer.copy(replace(artifact, name=name, sha256=entry.sha256))
             except KeyNotFound:
                 if verdict.status == "succeeded":
                     raise

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from simyard.blocks.reference import open_store
-from simyard.cli.prefect_server import ADVICE, is_loopback, no_access, why_open
+from simyard.cli.prefect_server import ADVICE, AUTH_ADVICE, is_loopback, no_access, why_open
 from simyard.core.errors import SimyardError, StoreError
 from simyard.store import keys
 from simyard.store.backend import Access
@@ -81,10 +81,8 @@ def reach_server(stack: ExitStack, *, is_needed: bool) -> Server | Check:
         took_s = time.monotonic() - began
         version = client.api_version()
     except httpx.HTTPStatusError as error:
-        code = error.response.status_code
-        if code in (401, 403):
-            advice = no_access(url, code).failure.advice
-        return Check(_SERVER, "failed", f"{_address(url)} answers {code}", advice)
+        answers = f"{_address(url)} answers {error.response.status_code}"
+        return Check(_SERVER, "failed", answers, AUTH_ADVICE if no_access(error) else advice)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return Check(_SERVER, "failed", f"{_address(url)} does not answer: {one_line(error)}", advice)
     except ValueError:

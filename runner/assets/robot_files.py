@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from simyard.core.errors import RequestError, unknown
+from simyard.core.errors import RequestError, listed, unknown
 from simyard.runner.assets import archives
 from simyard.runner.assets.mesh_files import settle_mesh
 from simyard.runner.assets.mjcf_files import MJCF, included_by_mjcf, is_mjcf, settle_mjcf
@@ -153,7 +153,8 @@ def _main_of_bundle(name: str, format_: str, into: Path, entry: str | None) -> P
                 raise lfs_pointer(path.name)
             elements(path)  # where none can be read, its own fault tells more
         templates = [path for path in files if path.name.lower().endswith(".xacro")] if format_ == "urdf" else []
-        advice = f"Wanted: one {' or '.join(FORMATS[format_])}. It has: {_listed(inside(files)) or 'nothing'}."
+        have = listed(map(repr, inside(files)), _SHOWN) or "nothing"
+        advice = f"Wanted: one {' or '.join(FORMATS[format_])}. It has: {have}."
         if templates:
             advice = f"It has xacro templates; expand one: xacro {inside(templates)[0]} > robot.urdf"
         raise RequestError(
@@ -164,7 +165,7 @@ def _main_of_bundle(name: str, format_: str, into: Path, entry: str | None) -> P
     if len(left) > 1:
         first = inside(left)[0]
         raise RequestError(
-            f"{name!r} holds {len(left)} files that could be meant: {_listed(inside(left))}.",
+            f"{name!r} holds {len(left)} files that could be meant: {listed(map(repr, inside(left)), _SHOWN)}.",
             code="asset_ambiguous",
             advice=f'Name one: "file": "{first}" beside the bundle in the request, or --entry {first} at its upload.',
         )
@@ -202,8 +203,3 @@ def _choose(files: Sequence[Path], format_: str, bundle: str, root: Path) -> Seq
         if len(files) == 1:
             break
     return files
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f", … ({len(names)} in all)" if len(names) > _SHOWN else ""
-    return ", ".join(map(repr, names[:_SHOWN])) + more

@@ -134,23 +134,21 @@ class IsaacLab(Adapter):
             source = paths.inputs / attempt.resume.checkpoint.name
             if not attempt.resume.trusted:
                 isaaclab_lookup.refuse_pickled_code(source)
-            (paths.inputs / "resume").mkdir(exist_ok=True)
-            checkpoint, resumed_with = library.prepare_resume(
-                Resumption(
-                    checkpoint=source,
-                    folder=paths.inputs / "resume",
-                    start_iteration=attempt.start_iteration,
-                    share=(job.last_iteration - attempt.start_iteration) / max(job.max_iterations, 1),
-                    scale=Scale(num_envs=job.num_envs, rollout=facts.rollout),
-                    seed=job.seed,
-                    agent_cfg=isaaclab_overrides.agent_of(job.task, library, facts.overrides)
-                    if facts.flavor == "api"
-                    else {},
-                    given=frozenset(o.partition("=")[0] for o in job.overrides)
-                    if attempt.resume == job.resume
-                    else frozenset(),
-                )
+            folder = paths.inputs / "resume"
+            folder.mkdir(exist_ok=True)
+            is_own = attempt.resume != job.resume
+            is_known = facts.flavor == "api"
+            resumption = Resumption(
+                checkpoint=source,
+                folder=folder,
+                start_iteration=attempt.start_iteration,
+                share=(job.last_iteration - attempt.start_iteration) / max(job.max_iterations, 1),
+                scale=Scale(num_envs=job.num_envs, rollout=facts.rollout),
+                seed=job.seed,
+                agent_cfg=isaaclab_overrides.agent_of(job.task, library, facts.overrides) if is_known else {},
+                given=frozenset() if is_own else job.overridden,
             )
+            checkpoint, resumed_with = library.prepare_resume(resumption)
         if facts.flavor == "scripts":
             isaaclab_scripts.run(attempt, facts, library, checkpoint, paths)
             return

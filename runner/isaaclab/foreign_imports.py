@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from simyard.core.errors import RequestError
+from simyard.core.errors import RequestError, listed
 
 _RENAMED = (
     ("omni.isaac.orbit", "isaaclab"),  # and `omni.isaac.orbit_tasks`, which is `isaaclab_tasks`
@@ -99,9 +99,9 @@ def _refusal(failed: _Use, gone: Sequence[_Use]) -> RequestError:
     name = repr(failed.module) if _is_missing(failed.module) else f"{failed.names[0]!r} of {failed.module!r}"
     news = list(dict.fromkeys(_told(use) for use in gone if not _is_kit(use.module)))
     kits = sorted({use.module for use in gone if _is_kit(use.module)})
-    listed = "; ".join(news[:8]) + (f"; … ({len(news)} in all)" if len(news) > 8 else "")
+    told = listed(news, most=8, between="; ")
     if _is_kit(failed.module):
-        also = f" It is written for Isaac Lab 2.x or older, too: {listed}." if news else ""
+        also = f" It is written for Isaac Lab 2.x or older, too: {told}." if news else ""
         return RequestError(
             f"The task package needs Kit (Isaac Sim), which is not installed for {sys.executable!r}: it uses {name} "
             f"({place}).",
@@ -112,7 +112,7 @@ def _refusal(failed: _Use, gone: Sequence[_Use]) -> RequestError:
         f"The task package is written for Isaac Lab 2.x or older: it uses {name} ({place}), which {version} does not "
         "have.",
         code="package_for_older_isaaclab",
-        advice=f"In {version}: {listed}." + (f" It needs Kit, too, for {', '.join(map(repr, kits))}." if kits else ""),
+        advice=f"In {version}: {told}." + (f" It needs Kit, too, for {', '.join(map(repr, kits))}." if kits else ""),
     )
 
 

@@ -220,7 +220,7 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
 
     # The library's part: sizes that fit, and checkpoints that it can play or go on from.
     scale = Scale(num_envs=job.num_envs, rollout=library.rollout(config.agent))
-    fitted, notes = library.fit(config.agent, scale, {override.partition("=")[0] for override in job.overrides})
+    fitted, notes = library.fit(config.agent, scale, set(job.overridden))
     not_resumable = library.not_resumable(config.agent)
     if job.resume and not_resumable:
         raise RequestError(
@@ -287,14 +287,16 @@ def _require_assets(config: TaskConfig) -> None:
 
 def _models(config: TaskConfig) -> set[str]:
     """Return the USD files that a configuration names."""
-    strings = {value for _, value in isaaclab_overrides.flatten(config.env) if isinstance(value, str)}
-    return {path for path in strings if Path(path).suffix in _MODEL_ENDINGS}
+    return {path for path in _texts(config) if Path(path).suffix in _MODEL_ENDINGS}
 
 
 def wanted_assets(config: TaskConfig, root: str) -> set[str]:
     """Return the files below an asset root that a configuration names."""
-    strings = {value for _, value in isaaclab_overrides.flatten(config.env) if isinstance(value, str)}
-    return {path for path in strings if path.startswith(f"{root}/") and Path(path).suffix}
+    return {path for path in _texts(config) if path.startswith(f"{root}/") and Path(path).suffix}
+
+
+def _texts(config: TaskConfig) -> set[str]:
+    return {value for _, value in isaaclab_overrides.flatten(config.env) if isinstance(value, str)}
 
 
 def reachable(root: SplitResult) -> bool:

@@ -37,8 +37,7 @@ def with_current_id(job: JobSpec) -> JobSpec:
     task, presets = _row(job.task)
     if task == job.task:
         return job
-    chosen = {override.partition("=")[0] for override in job.overrides}
-    added = tuple(preset for preset in presets if preset.partition("=")[0] not in chosen)
+    added = tuple(preset for preset in presets if preset.partition("=")[0] not in job.overridden)
     return replace(job, task=task, renamed_from=job.task, overrides=(*added, *job.overrides))
 
 

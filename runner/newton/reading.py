@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from simyard.core import errors
 from simyard.core.errors import RequestError
 
 UNLIMITED = 1e6
@@ -46,9 +47,7 @@ class Reading:
 
 def listed(items: Iterable[str]) -> str:
     """Join words for a note; of many only the first, and how many there are."""
-    all_ = list(items)
-    more = f", … ({len(all_)} in all)" if len(all_) > _MOST_NAMED else ""
-    return ", ".join(all_[:_MOST_NAMED]) + more
+    return errors.listed(items, _MOST_NAMED)
 
 
 def unreadable(path: Path, error: BaseException) -> RequestError:

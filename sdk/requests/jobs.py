@@ -284,6 +284,8 @@ class FromJob(_Model):
 class PolicyConfig(_Model):
     """Policy and its task. The first of the four sources that is given counts, in the order they stand here."""
 
+    SOURCES: ClassVar[tuple[str, ...]] = ("checkpoint_path", "policy_s3_uri", "policy_path", "from_job")
+
     checkpoint_path: Reference | None = None
     """Path of a checkpoint, relative to the config's folder or the one above it."""
     policy_s3_uri: Reference | None = None

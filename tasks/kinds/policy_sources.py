@@ -250,8 +250,7 @@ def training_of(source: FromJob | None, store: Store) -> JobSpec | None:
 
 def inherit(spec: JobSpec, trained_by: JobSpec, task: str | None) -> JobSpec:
     """Take over what a training says of its task: library, package and overrides, save those given anew."""
-    given = {override.partition("=")[0] for override in spec.overrides}
-    inherited = tuple(o for o in trained_by.overrides if o.partition("=")[0] not in given)
+    inherited = tuple(o for o in trained_by.overrides if o.partition("=")[0] not in spec.overridden)
     return replace(
         spec,
         task=task or trained_by.task,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from simyard.core import errors
 from simyard.core.errors import RequestError, unknown
 from simyard.core.wire import Wire
 from simyard.runner.assets import archives
@@ -20,6 +21,7 @@ _PROJECT_FILE = re.compile(rf"(({'|'.join(_EXTENSIONS)})/[^/]+/)?(setup\.py|pypr
 _NAMED_BY = {"poetry", "flit"}
 """Build tools whose older projects have their name in a table of the tool."""
 _MOST_PROJECT_BYTES = 64 << 10
+_MOST_NAMED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +237,6 @@ def _without_tags(file: str) -> str:
     return str(path.with_name(f"{path.name.partition('.')[0]}.py")) if path.suffix in (".so", ".pyd") else file
 
 
-def listed(names: Iterable[str], most: int = 8) -> str:
+def listed(names: Iterable[str]) -> str:
     """Return names as they stand in a message, and how many there are where they are too many."""
-    found = list(names)
-    return ", ".join(map(repr, found[:most])) + (f", … ({len(found)} in all)" if len(found) > most else "")
+    return errors.listed(map(repr, names), _MOST_NAMED)

@@ -143,16 +143,16 @@ class ArtifactWriter:
             self.fetched[key] = local
         return self.fetched[key]
 
-    def copy(self, artifact: Artifact) -> None:
-        """Keep a file that an attempt left; one without a digest is read to get it."""
+    def copy(self, artifact: Artifact) -> ArtifactEntry:
+        """Keep a file that an attempt left, and return its entry; one without a digest is read to get it."""
         digest = artifact.sha256 or sha256_file(self.fetch(artifact.key))
         self.store.copy(artifact.key, self.job.artifact(artifact.name))
-        self.entries.append(
-            ArtifactEntry(
-                name=artifact.name, kind=artifact.kind, size_bytes=artifact.size_bytes, sha256=digest,
-                iteration=artifact.iteration, parent=artifact.parent,
-            )
+        entry = ArtifactEntry(
+            name=artifact.name, kind=artifact.kind, size_bytes=artifact.size_bytes, sha256=digest,
+            iteration=artifact.iteration, parent=artifact.parent,
         )  # fmt: skip
+        self.entries.append(entry)
+        return entry
 
     def add(self, made: ArtifactType) -> None:
         """Keep a file that was made in the scratch folder under its artifact name."""

@@ -2,16 +2,15 @@
 
 import json
 import os
-import threading
 import uuid
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from helpers import CommandLine, FlowHost, Server, last_json
+from helpers import CommandLine, FlowHost, Server, last_json, serving
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from simyard.cli.main import main
@@ -98,12 +97,8 @@ def guarded() -> Iterator[str]:
         def log_message(self, *arguments: Any) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/api"
-        server.shutdown()
-        thread.join()
+    with serving(Handler) as url:
+        yield f"{url}/api"
 
 
 @pytest.fixture

@@ -4,13 +4,12 @@ import json
 import platform
 import shlex
 import subprocess
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import click.testing
 import pytest
-from helpers import HANG_S, PREFECT, end, free_port, wait_until
+from helpers import HANG_S, PREFECT, end, free_port, serving, wait_until
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -88,12 +87,8 @@ def answering():
         def log_message(self, *arguments):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    with serving(Handler) as url:
+        yield url
 
 
 def test_a_healthy_pool_and_the_machine_of_its_worker(simyard, deployed, store, tmp_path):
