@@ -226,6 +226,8 @@ class JobSpec(Wire):
     """The id that the request gave, where it is one of Isaac Lab 2.x and `task` is that of 3.0."""
     library: str
     """The library's name; empty where no policy of one is involved."""
+    physics: str | None = field(default=None, metadata=ABSENT)
+    """The physics engine, such as `newton` or `physx`; None leaves it to the overrides, then to the task."""
     num_envs: int
     """Environments simulated side by side."""
     seed: int

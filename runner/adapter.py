@@ -89,7 +89,10 @@ def adapter_of(name: str) -> type[Adapter]:
     return ADAPTERS[name]
 
 
-_PACKAGES = ("isaaclab", "isaacsim", "newton", "warp-lang", "mujoco-warp", "torch", "numpy", "gymnasium")
+_PACKAGES = (
+    "isaaclab", "isaacsim", "isaacsim-kernel", "newton", "warp-lang", "mujoco-warp", "ovphysx", "ovstage", "torch",
+    "numpy", "gymnasium",
+)  # fmt: skip
 """Besides those of the libraries."""
 
 

@@ -109,6 +109,7 @@ class IsaacLab(Adapter):
             attempt = replace(attempt, job=as_asked(job))
         else:
             replay_on_cpu()
+            without_pinned_memory()
             if job.renamed_from and job.kind != "rollout":
                 attempt = replace(attempt, job=isaaclab_lookup.as_registered(job))
         work: Callable[[AttemptSpec, Facts, AttemptPaths], None] = self._train
@@ -232,6 +233,22 @@ def _wrap_solvers() -> None:
             solver.step = _Replay(type(solver).step.__get__(solver))
 
     NewtonManager._invalidate_graph = classmethod(wrap)
+
+
+def without_pinned_memory() -> None:
+    """Let PhysX without Kit have its page-locked memory from the ordinary allocator where there is no CUDA.
+
+    Isaac Lab asks Warp for it whatever the device; it is CUDA's, and serves copies to a GPU alone.
+    """
+    when_imported("isaaclab_ov.physics.ovphysx_manager", _allocate_without_cuda)
+
+
+def _allocate_without_cuda() -> None:
+    import warp
+
+    if not warp.is_cuda_available():
+        cpu: Any = warp.get_device("cpu")
+        cpu.pinned_allocator = cpu.default_allocator
 
 
 class _Replay:

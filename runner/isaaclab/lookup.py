@@ -24,12 +24,11 @@ from simyard.runner.evaluation.episode_statistics import TERMINATED, TIME_OUT
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab.foreign_imports import explain, require_references
 from simyard.runner.isaaclab.overrides import TaskConfig
+from simyard.runner.isaaclab.physics import choose, engine_in, preset_named
 from simyard.runner.isaaclab.renames import as_asked, note
 from simyard.runner.rl import LIBRARIES, Library, Scale
 from simyard.runner.rl.checkpoints import expected_of, inspect, load
 
-_ENGINES = {"physx": ("isaacsim", "ovphysx"), "isaacsim_physx": ("isaacsim",), "ovphysx": ("ovphysx",)}
-"""Physics presets and the modules of which one must be there; Newton's are part of Isaac Lab."""
 _MODEL_ENDINGS = (".usd", ".usda", ".usdc", ".usdz")
 _loaded = False
 """Whether this process has imported the tasks of Isaac Lab and of installed packages."""
@@ -180,20 +179,12 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
     Raises:
         RequestError: If an override, an asset or a checkpoint does not fit.
     """
-    # The device, and an engine that is installed: of another one Isaac Lab raises only when the simulator starts.
+    # The device, and an engine that can run on it: of another one Isaac Lab raises only when the simulator starts.
     device = device_of(job.gpus)
     own = library.device_overrides(device) if library else []
-    physics = [override for override in job.overrides if override.startswith("physics=")]
-    if kit_less() and not physics:
-        own.insert(0, "physics=newton_mjwarp")
-    for override in physics:
-        modules = _ENGINES.get(override.removeprefix("physics="), ())
-        if modules and not any(map(importlib.util.find_spec, modules)):
-            raise RequestError(
-                f"Override {override!r} needs {' or '.join(modules)}, which is not installed for {sys.executable!r}.",
-                code="bad_override",
-                advice="Without it use physics=newton_mjwarp.",
-            )
+    preset = choose(job, device, kit_less=kit_less())
+    if preset is not None and preset_named(job.overrides) is None:
+        own.insert(0, f"physics={preset}")
 
     # The configuration, and what it needs from outside.
     require_references(job.task)
@@ -213,7 +204,7 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
         rollout=1,
         overrides=(*own, *job.overrides),
         notes=(*note(job), *config.notes),
-        versions=versions(device),
+        versions=versions(device) | ({"physics": engine} if (engine := engine_in(config.env)) else {}),
     )
     if library is None:
         return facts, config

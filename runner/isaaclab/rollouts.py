@@ -117,6 +117,12 @@ def _check_class_job(job: JobSpec, wanted: Rollout, files: Mapping[str, Path]) -
             code="bad_override",
             advice="Give the class what it needs in task_args.",
         )
+    if job.physics is not None:
+        raise RequestError(
+            f"isaac_lab.physics is for a registered task, and {job.task!r} is a class of {wanted.task_module!r}.",
+            code="engine_not_of_task",
+            advice="Leave it out: the class makes its own simulation.",
+        )
     for asset in (wanted.robot, wanted.scene):
         if asset is not None and (path := files.get(asset.file.sha256)):
             with tempfile.TemporaryDirectory(prefix="simyard-asset-") as folder:

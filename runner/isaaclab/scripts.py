@@ -9,6 +9,7 @@ from simyard.core.errors import RequestError
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts, JobSpec
 from simyard.runner.isaaclab.lookup import scripts_folder
+from simyard.runner.isaaclab.physics import engine_of
 from simyard.runner.isaaclab.ranks import meeting_point, raise_failure_of_ranks
 from simyard.runner.rl import LIBRARIES, Library
 
@@ -29,6 +30,10 @@ def check(job: JobSpec, library: Library) -> Facts:
     assert folder is not None
     if job.kind != "train":
         raise cannot(job.kind)
+    if (engine := engine_of(job)) not in (None, "physx"):
+        raise RequestError(
+            f"Isaac Lab 2.3 has no physics {engine!r}.", code="engine_not_of_task", advice="It has 'physx' alone."
+        )
     script = _script(folder, library)
     if not script.is_file():
         have = sorted(path.parent.name for path in script.parent.parent.glob("*/train.py"))
