@@ -18,6 +18,7 @@ from simyard.runner.adapter import Adapter
 from simyard.runner.imported import when_imported
 from simyard.runner.isaaclab import lookup as isaaclab_lookup
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
+from simyard.runner.isaaclab import physics as isaaclab_physics
 from simyard.runner.isaaclab import scripts as isaaclab_scripts
 from simyard.runner.isaaclab.environment import stepped
 from simyard.runner.isaaclab.foreign_imports import require_registered
@@ -65,19 +66,24 @@ class IsaacLab(Adapter):
         return "the job did not close its environment"
 
     def findings(self) -> dict[str, Any]:
-        """The registered tasks with the libraries that they have configurations for, and keys of configurations."""
+        """The registered tasks with the libraries that they have configurations for, keys and physics of some."""
         if scripts_folder() is not None or not tasks_are_registered():
             return {}
-        return {"tasks": isaaclab_lookup.registered_tasks(), "keys": isaaclab_overrides.KEYS}
+        return {
+            "tasks": isaaclab_lookup.registered_tasks(),
+            "keys": isaaclab_overrides.KEYS,
+            "physics": isaaclab_physics.PRESETS,
+        }
 
     @classmethod
     def refuse_known(cls, job: JobSpec, findings: Mapping[str, Any]) -> None:
-        """Refuse a task or an override that cannot be."""
+        """Refuse a task, an engine or an override that cannot be."""
         if job.kind == "rollout":  # its task may be a class
             return
         library = get_library(job.library)
         isaaclab_lookup.find_task(job.task, library, findings["tasks"])
-        isaaclab_overrides.refuse_known(job.task, library, job.overrides, findings["keys"])
+        isaaclab_physics.refuse_known(job, findings.get("physics", {}))  # those of an earlier version have none
+        isaaclab_overrides.refuse_known(job.task, library, job.overrides, findings["keys"], physics=job.physics)
 
     def check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Facts:
         """Look the task up, resolve its configuration, apply every override to it, and open checkpoints."""

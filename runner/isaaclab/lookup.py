@@ -188,7 +188,7 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
 
     # The configuration, and what it needs from outside.
     require_references(job.task)
-    config = isaaclab_overrides.resolve(job.task, library, own, job.overrides)
+    config = isaaclab_overrides.resolve(job.task, library, own, job.overrides, physics=job.physics)
     if job.kind == "rollout" and "possible_agents" in config.env:
         raise RequestError(
             f"Task {job.task!r} has several agents.",

@@ -26,6 +26,8 @@ is taken."""
 _MODULES = {"ovphysx": ("ovphysx", "ovstage"), "isaacsim_physx": ("isaacsim",)}
 """Modules that a preset needs besides Isaac Lab."""
 _SLOW_ON_A_CPU = "kamino"
+PRESETS: dict[str, list[str]] = {}
+"""The physics presets of every task that this process has looked at."""
 _SELECTOR = "physics="
 
 
@@ -94,17 +96,13 @@ def choose(job: JobSpec, device: str, *, kit_less: bool) -> str | None:
     if named is not None and named != _EITHER:
         fitting = [named]
     preset = next((known for known in fitting if not _absent(known)), fitting[0] if fitting else None)
-    able = list(dict.fromkeys(engine_of_preset(known) for known in having if not _absent(known)))
+    able = engines_of(known for known in having if not _absent(known))
+    if device == "cpu":
+        able = [engine for engine in able if engine != _SLOW_ON_A_CPU]
     if preset is None:
         if wanted is None:
             return None
-        raise RequestError(
-            f"Task {job.task!r} has no physics {wanted!r}.",
-            code="engine_not_of_task",
-            advice=f"It has {_listed(engines_of(having))}."
-            if having
-            else "It has one engine alone: leave physics out.",
-        )
+        raise _not_of_task(job.task, wanted, having)
     engine = engine_of_preset(preset)
     if missing := _absent(preset):
         raise RequestError(
@@ -117,9 +115,32 @@ def choose(job: JobSpec, device: str, *, kit_less: bool) -> str | None:
         raise RequestError(
             f"physics {engine!r} is some 60 times slower than 'newton' on a CPU: no job of a usual size would end.",
             code="engine_too_slow",
-            advice=f"Use {_listed(known for known in able if known != engine) or 'another task'}, or a GPU.",
+            advice=f"Use {_listed(able) or 'another task'}, or a GPU.",
         )
     return named or preset
+
+
+def refuse_known(job: JobSpec, known: Mapping[str, list[str]]) -> None:
+    """Refuse an engine that the job's task does not have, without looking at the task.
+
+    Args:
+        job: The job.
+        known: What stood in `PRESETS` elsewhere; a task that is not there is not refused.
+
+    Raises:
+        RequestError: Naming the engines there are.
+    """
+    name = job.task.split(":")[-1]
+    if job.physics is not None and name in known and job.physics not in engines_of(known[name]):
+        raise _not_of_task(job.task, job.physics, known[name])
+
+
+def _not_of_task(task: str, engine: str, presets: list[str]) -> RequestError:
+    return RequestError(
+        f"Task {task!r} has no physics {engine!r}.",
+        code="engine_not_of_task",
+        advice=f"It has {_listed(engines_of(presets))}." if presets else "It has one engine alone: leave physics out.",
+    )
 
 
 def presets_of(task: str) -> list[str]:
@@ -127,7 +148,9 @@ def presets_of(task: str) -> list[str]:
     from isaaclab_tasks.utils.preset_cli import enumerate_task_presets
     from isaaclab_tasks.utils.preset_target import PresetTarget
 
-    return (enumerate_task_presets(task.split(":")[-1]) or {}).get(PresetTarget.PHYSICS, [])
+    name = task.split(":")[-1]
+    PRESETS[name] = (enumerate_task_presets(name) or {}).get(PresetTarget.PHYSICS, [])
+    return PRESETS[name]
 
 
 def engines_of(presets: Iterable[str]) -> list[str]:
