@@ -24,7 +24,7 @@ from simyard.runner.evaluation.episode_statistics import TERMINATED, TIME_OUT
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab.foreign_imports import explain, require_references
 from simyard.runner.isaaclab.overrides import TaskConfig
-from simyard.runner.isaaclab.physics import choose, engine_in, preset_named
+from simyard.runner.isaaclab.physics import choose, engine_in, preset_named, require_kit_less
 from simyard.runner.isaaclab.renames import as_asked, note
 from simyard.runner.rl import LIBRARIES, Library, Scale
 from simyard.runner.rl.checkpoints import expected_of, inspect, load
@@ -189,6 +189,8 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
     # The configuration, and what it needs from outside.
     require_references(job.task)
     config = isaaclab_overrides.resolve(job.task, library, own, job.overrides, physics=job.physics)
+    if kit_less():
+        require_kit_less(job.task, config.env)
     if job.kind == "rollout" and "possible_agents" in config.env:
         raise RequestError(
             f"Task {job.task!r} has several agents.",

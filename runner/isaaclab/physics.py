@@ -173,6 +173,26 @@ def engine_in(env: Mapping[str, Any]) -> str | None:
     return "physx"
 
 
+def needs_kit(env: Mapping[str, Any]) -> bool:
+    """Return whether a resolved configuration has physics of Isaac Sim's, which is also what one without any gets."""
+    physics = (env.get("sim") or {}).get("physics")
+    return not physics or str(physics.get("class_type")).startswith("isaaclab_physx.")
+
+
+def require_kit_less(task: str, env: Mapping[str, Any]) -> None:
+    """Refuse a resolved configuration that needs Kit, on a machine that does not have it.
+
+    Raises:
+        RequestError: It does.
+    """
+    if needs_kit(env):
+        raise RequestError(
+            f"Task {task!r} runs on PhysX in Isaac Sim alone, which {sys.executable!r} does not have.",
+            code="engine_absent",
+            advice="Use a machine or an image with Kit, or a task that has 'newton' or 'physx' without it.",
+        )
+
+
 def _absent(preset: str) -> list[str]:
     """Return the modules that a preset needs and this Python does not have."""
     return [module for module in _MODULES.get(preset, ()) if importlib.util.find_spec(module) is None]

@@ -103,6 +103,10 @@ def test_an_override_that_would_not_do_what_it_says(check: Callable[..., Facts],
             {"physics": "newton", "trainingConfig": {"task": "IsaacContrib-Velocity-Flat-AnymalC-Direct"}},
             "engine_not_of_task", r"It has one engine alone: leave physics out",
         ),
+        (
+            {"trainingConfig": {"task": "IsaacContrib-Velocity-Flat-AnymalC-Direct"}}, "engine_absent",
+            r"runs on PhysX in Isaac Sim alone, which .* does not have.*image with Kit",
+        ),
     ],
 )  # fmt: skip
 def test_an_engine_that_the_task_or_the_machine_does_not_have(
