@@ -339,6 +339,8 @@ class Facts(Wire):
     """`api` for Isaac Lab 3.0, `scripts` for 2.3."""
     device: str
     """`cpu` or `cuda:0`."""
+    physics: str | None = field(default=None, metadata=ABSENT)
+    """The physics engine, by its name in requests; None where only the simulation knows."""
     rollout: int
     """Steps each environment takes in one iteration."""
     overrides: tuple[str, ...]

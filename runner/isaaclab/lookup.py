@@ -203,10 +203,11 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
         version=importlib.metadata.version("isaaclab"),
         flavor="api",
         device=device,
+        physics=engine_in(config.env),
         rollout=1,
         overrides=(*own, *job.overrides),
         notes=(*note(job), *config.notes),
-        versions=versions(device) | ({"physics": engine} if (engine := engine_in(config.env)) else {}),
+        versions=versions(device),
     )
     if library is None:
         return facts, config

@@ -387,7 +387,12 @@ def _write_versions(facts: Facts, path: Path) -> None:
         path,
         {
             "simyard": importlib.metadata.version("simyard"),
-            "simulator": {facts.simulator: facts.version, "flavor": facts.flavor, "device": facts.device},
+            "simulator": {
+                facts.simulator: facts.version,
+                "flavor": facts.flavor,
+                "device": facts.device,
+                **({"physics": facts.physics} if facts.physics else {}),
+            },
             "packages": facts.versions,
             "gpu": gpu_and_driver(),
             "image": os.environ.get("SIMYARD_IMAGE"),

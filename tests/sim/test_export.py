@@ -29,7 +29,7 @@ PROMISED = {
     "asset_staging.log": "log",
 }  # fmt: skip
 FOR_A_PERSON = ("rewards", "action-scale", "second-simulator", "curriculum", "randomization", "safety-monitor")
-NO_OTHER = "otherPhysics=physx"
+NO_OTHER = "otherPhysics=isaacsim_physx"
 """An engine that is not installed: the others take long to start."""
 ENDLESS = "env.max_cart_pos=1000"
 """Rails so long that nothing terminates, however bad the policy."""

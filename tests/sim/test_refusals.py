@@ -126,7 +126,7 @@ def test_an_engine_becomes_the_preset_of_the_task_and_is_recorded(check: Callabl
     ):
         facts = check({**CONFIG, **config})
         named = [override for override in facts.overrides if override.startswith("physics=")]
-        assert (named, facts.versions["physics"]) == ([f"physics={preset}"], engine)
+        assert (named, facts.physics) == ([f"physics={preset}"], engine)
     assert {"ovphysx", "ovstage"} <= set(facts.versions)
 
 
