@@ -247,7 +247,7 @@ def test_one_no_is_enough(exported: Callable[[str], Job]):
 def test_without_another_simulator_a_person_is_asked(exported: Callable[[str], Job]):
     summary = exported("sb3").json("summary.json")
     assert summary["second_simulator"] is None
-    assert summary["second_simulator_problem"].startswith("physx: ")
+    assert summary["second_simulator_problem"].startswith("isaacsim_physx: ")
     assert statuses(exported("sb3"))["second-simulator"] == "needs-a-human"
 
 

@@ -57,8 +57,7 @@ def runner_log(job: Job) -> str:
 def test_after_many_jobs_every_library_gives_the_weights_that_it_gave_at_first(
     yard: Yard, trained: Callable[[str], Job]
 ) -> None:
-    """In one process, in which PhysX takes turns with Newton; the tests below and those of Isaac Lab's own command compare
-    with cold ones."""
+    """In one process, where PhysX takes turns with Newton; other tests compare with cold ones."""
     first = [trained(library) for library in LIBRARIES]
     physx = yard.train("physics=physx")
     assert physx.json("versions.json")["simulator"]["physics"] == "physx"
