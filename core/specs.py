@@ -354,3 +354,5 @@ class Facts(Wire):
     """Adjustments to the request, in words for the report."""
     versions: dict[str, str] = field(default_factory=dict)
     """Installed packages that decide the result, and the GPU's driver."""
+    kit: bool = field(default=False, metadata=ABSENT)
+    """Whether the simulation runs in Kit, Isaac Sim's app."""
