@@ -186,9 +186,9 @@ SIGNATURES: tuple[Cause, ...] = (
         "Physics without Kit, Newton's say, needs neither."),
     Cause("terminal_unknown", _I, r"': unknown terminal type\.|cannot reset tabs",
         "Isaac Lab 2.3's isaaclab.sh sets tabs: install the terminal descriptions of ncurses in the image."),
-    Cause("isaac_lab_absent", _I, r"No module named 'isaaclab'|Unable to find any Python executable at path",
-        "isaaclab.sh took a Python without Isaac Lab: its _isaac_sim must be a link to Isaac Sim, or SIMYARD_PYTHON a "
-        "Python that has both."),
+    Cause("isaac_sim_not_linked", _I, r"Unable to find any Python executable at path",
+        "Isaac Lab 2.3 looks for Isaac Sim in its folder _isaac_sim: link it there, or name a Python that has Isaac "
+        "Sim in SIMYARD_PYTHON."),
     Cause("assets_unreachable", _I, r"Unable to find the file: https?://|FileNotFoundError: .*https?://.*\.usd",
         "There is no route to NVIDIA's asset store: stage the assets and set ISAACSIM_ASSET_ROOT."),
     Cause("ranks_apart", _I, r"The ranks cannot talk to each other",

@@ -19,7 +19,7 @@ KNOWN = {
     "kit_not_started": "2026-11-30T10:28:38Z [537ms] [Error] [omni.kit.app.plugin] Exiting app because of dependency "
     "solver failure...",
     "terminal_unknown": "'ansi+tabs': unknown terminal type.",
-    "isaac_lab_absent": "ModuleNotFoundError: No module named 'isaaclab'",
+    "isaac_sim_not_linked": "[ERROR] Unable to find any Python executable at path: '/lab/_isaac_sim/python.sh'",
     "assets_unreachable": "FileNotFoundError: Unable to find the file: https://omniverse-content-production.s3/Robot.usd",
     "ranks_apart": "The ranks cannot talk to each other: rank 0 of 2 on 'box': DistStoreError: Timed out after 121 s",
     "rank_lost": "[rank1]: Watchdog caught collective operation timeout: WorkNCCL(SeqNum=5)",
@@ -47,7 +47,6 @@ ALSO_KNOWN = [
         "Check the log above for errors.",
     ),
     ("terminal_unknown", "tabs: terminal type 'dumb' cannot reset tabs"),
-    ("isaac_lab_absent", "[ERROR] Unable to find any Python executable at path: '/lab/_isaac_sim/python.sh'"),
     ("cuda_out_of_memory", "torch.cuda.OutOfMemoryError: CUDA out of memory."),
     (
         "physx_buffer_too_small",
@@ -68,7 +67,7 @@ ALSO_KNOWN = [
     ("checkpoint_not_found", "ValueError: No runs present in the directory: '/logs/rsl_rl' match '.*'."),
 ]
 HARMLESS = [
-    "ModuleNotFoundError: No module named 'isaaclab.no_such'",
+    "ModuleNotFoundError: No module named 'isaaclab'",
     "",
     "Learning iteration 3/60",
     "Training time: 12.34 seconds",

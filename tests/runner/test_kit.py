@@ -6,15 +6,13 @@ Kit needs to simulate is not to be had there, so an app of Isaac Lab's ends befo
 
 import importlib
 import json
-import os
-import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 from helpers import HANG_S, train_request
+from wheels import installed
 
 from simyard.core.errors import RequestError, WorkloadError
 from simyard.requests.config import check_config
@@ -31,7 +29,6 @@ from simyard.tasks.resolve import resolve
 from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.stage import stage
 
-ROOT = Path(__file__).parents[2]
 KERNEL = [f"{name}==6.2.0.0" for name in ("isaacsim", "isaacsim-kernel", "isaacsim-core", "isaacsim-app")]
 """90 MB of wheels; NVIDIA's licence is for whoever installs them."""
 
@@ -88,17 +85,8 @@ def test_the_variable_that_kit_reads_is_the_word_that_counts(monkeypatch, word):
 
 @pytest.fixture(scope="module")
 def kernel():
-    """Return a folder with Isaac Sim's kernel, installed once a checkout."""
-    folder = ROOT / "build" / "isaac-sim-kernel-6.2.0.0"
-    if not folder.is_dir():
-        part = folder.with_name(f"{folder.name}.part{os.getpid()}")
-        uv = [Path(sys.executable).with_name("uv"), "pip", "install", "--quiet", "--no-deps", "--target", part]
-        done = subprocess.run([*uv, *KERNEL], capture_output=True, text=True, timeout=HANG_S, check=False)
-        if done.returncode:
-            shutil.rmtree(part, ignore_errors=True)
-            pytest.skip(f"no package index has Isaac Sim's kernel: {(done.stderr.splitlines() or ['?'])[-1]}")
-        part.rename(folder)
-    return folder
+    """Return a folder with Isaac Sim's kernel."""
+    return installed("isaac-sim-kernel-6.2.0.0", *KERNEL)
 
 
 APP = '''
@@ -240,7 +228,6 @@ from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, JobSpec
 from simyard.runner.isaaclab.adapter import IsaacLab
 from simyard.runner.rl import LIBRARIES
-from pathlib import Path
 
 job = JobSpec(
     job_id="job-01m8abff2jyn8k5j3phscztwga", kind="train", name="n", simulator="isaaclab", task="Isaac-Cartpole-Direct",

@@ -23,7 +23,7 @@ class Modules(MetaPathFinder, Loader):
 
     def create_module(self, spec):
         module = MagicMock(name=spec.name)
-        module.__path__ = []
+        module.__path__, module.__file__ = [], ""
         return module
 
     def exec_module(self, module):
