@@ -56,11 +56,8 @@ def checkpoints(result):
 
 
 def a_job(library, **changes):
-    fields = {"num_envs": 8, "max_iterations": 3, "seed": 7, **changes}
-    return JobSpec(
-        job_id=keys.new_job_id(), kind="train", name="n", simulator="isaaclab", task="Isaac-Cartpole-Direct-v0",
-        library=library, **fields,
-    )  # fmt: skip
+    fields = {"task": "Isaac-Cartpole-Direct-v0", "num_envs": 8, "max_iterations": 3, "seed": 7, **changes}
+    return JobSpec(job_id=keys.new_job_id(), kind="train", name="n", simulator="isaaclab", library=library, **fields)
 
 
 def command(attempt, checkpoint=None, overrides=()):

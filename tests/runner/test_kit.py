@@ -42,6 +42,7 @@ def isaac_sim(tmp_path, monkeypatch):
             file = tmp_path / "site" / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("raise SystemExit('EULA not accepted.')")
+        sys.modules.pop("isaacsim", None)  # the namespace that a look at a part of it made
         monkeypatch.syspath_prepend(str(tmp_path / "site"))
         importlib.invalidate_caches()
 

@@ -4,7 +4,7 @@ The package index has its source, without the scripts. Those run where two varia
 a Python 3.11 with what it needs:
 
     uv venv --python 3.11 LAB; uv pip install --python LAB 'setuptools<80' wheel
-    uv pip install --python LAB --no-build-isolation-package flatdict 'isaaclab[rsl-rl,sb3,skrl]==2.3.2.post1' usd-core scipy
+    uv pip install --python LAB --no-build-isolation-package flatdict 'isaaclab[rsl-rl,sb3,skrl]==2.3.2.post1' usd-core scipy matplotlib
 
 Isaac Sim 5.1 is to be had nowhere: `tests/isaaclab23/app` stands in for it.
 """  # noqa: E501
@@ -93,9 +93,8 @@ def train(tmp_path, monkeypatch):
     (lab / "_isaac_sim").mkdir(parents=True)
     for name in ("isaaclab.sh", "VERSION", "scripts", "source", "apps"):
         (lab / name).symlink_to(Path(CHECKOUT) / name)
-    parts = ("isaaclab", "isaaclab_tasks", "isaaclab_rl", "isaaclab_assets")
     python = lab / "_isaac_sim" / "python.sh"
-    path = ":".join(map(str, (STAND_IN / "app", *(lab / "source" / part for part in parts))))
+    path = ":".join(map(str, (STAND_IN / "app", *(lab / "source").iterdir())))
     python.write_text(f'#!/bin/sh\nPYTHONPATH={path} exec {LAB} "$@"\n')
     python.chmod(0o755)
     monkeypatch.setenv("ISAACLAB_PATH", str(lab))
