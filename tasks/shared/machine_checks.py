@@ -172,7 +172,7 @@ def _physics(simulator: Simulator | None, gpus: int | None) -> Check:
     if simulator.scripts is None and "ovphysx" in versions:
         engines.append(f"physx without Kit, {versions['ovphysx']}")
     elif simulator.scripts is None and "isaaclab" in versions:
-        advice.append(f"For physx without Kit: uv pip install 'isaaclab[ovphysx]=={versions['isaaclab']}'.")
+        advice.append("docs/training.md says how to get physx without Kit.")
     if simulator.asks_for_licence:
         engines.append(f"physx in Isaac Sim {versions.get('isaacsim', 'of this image')}")
     if not engines:
