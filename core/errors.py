@@ -145,6 +145,8 @@ def unknown(
     return RequestError(f"Unknown {what} {said}.{guess}", code=code, advice=f"Allowed: {shown}.")
 
 
+NOT_STARTED = "kit_not_started"
+"""Code of an end that has a cause which is not known yet."""
 _U, _R, _I = Category.USER, Category.RESOURCE, Category.INFRA
 
 
@@ -177,8 +179,16 @@ SIGNATURES: tuple[Cause, ...] = (
         "Start the container with NVIDIA_DRIVER_CAPABILITIES=all."),
     Cause("no_rt_cores", _U, r"createDLSSContext error|ERROR_DEVICE_LOST",
         "This GPU has no RT cores: leave out video and cameras, or use Newton physics."),
-    Cause("eula_not_accepted", _U, r"Do you accept the EULA\? \(Yes/No\):",
+    Cause("eula_not_accepted", _U, r"Do you accept the EULA\? \(Yes/No\):|EULA not accepted\.",
         "Accept NVIDIA's licence in the request (acceptNvidiaEula)."),
+    Cause(NOT_STARTED, _I, r"dependency solver failure|SimulationApp\._start_app: Application failed to start",
+        "Isaac Sim is not whole on this machine, or lacks a GPU that it can draw with: the lines before say which. "
+        "Physics without Kit, Newton's say, needs neither."),
+    Cause("terminal_unknown", _I, r"': unknown terminal type\.|cannot reset tabs",
+        "Isaac Lab 2.3's isaaclab.sh sets tabs: install the terminal descriptions of ncurses in the image."),
+    Cause("isaac_sim_not_linked", _I, r"Unable to find any Python executable at path",
+        "Isaac Lab 2.3 looks for Isaac Sim in its folder _isaac_sim: link it there, or name a Python that has Isaac "
+        "Sim in SIMYARD_PYTHON."),
     Cause("assets_unreachable", _I, r"Unable to find the file: https?://|FileNotFoundError: .*https?://.*\.usd",
         "There is no route to NVIDIA's asset store: stage the assets and set ISAACSIM_ASSET_ROOT."),
     Cause("ranks_apart", _I, r"The ranks cannot talk to each other",

@@ -226,6 +226,8 @@ class JobSpec(Wire):
     """The id that the request gave, where it is one of Isaac Lab 2.x and `task` is that of 3.0."""
     library: str
     """The library's name; empty where no policy of one is involved."""
+    physics: str | None = field(default=None, metadata=ABSENT)
+    """The physics engine, such as `newton` or `physx`; None leaves it to the overrides, then to the task."""
     num_envs: int
     """Environments simulated side by side."""
     seed: int
@@ -337,6 +339,8 @@ class Facts(Wire):
     """`api` for Isaac Lab 3.0, `scripts` for 2.3."""
     device: str
     """`cpu` or `cuda:0`."""
+    physics: str | None = field(default=None, metadata=ABSENT)
+    """The physics engine, by its name in requests; None where only the simulation knows."""
     rollout: int
     """Steps each environment takes in one iteration."""
     overrides: tuple[str, ...]
@@ -350,3 +354,5 @@ class Facts(Wire):
     """Adjustments to the request, in words for the report."""
     versions: dict[str, str] = field(default_factory=dict)
     """Installed packages that decide the result, and the GPU's driver."""
+    kit: bool = field(default=False, metadata=ABSENT)
+    """Whether the simulation runs in Kit, Isaac Sim's app."""

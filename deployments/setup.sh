@@ -36,9 +36,9 @@ if [ ! -x .venv/bin/python ]; then
 fi
 if [ ! -x .venv/bin/uv ]; then .venv/bin/python -m pip install --quiet uv; fi
 
-echo "setup: installing simyard and Isaac Lab 3.0.0 into .venv (about 8 GB; under a minute on a fast line)"
+echo "setup: installing simyard and Isaac Lab 3.0.0 into .venv (about 9 GB; under a minute on a fast line)"
 VIRTUAL_ENV="$PWD/.venv" UV_INDEX_STRATEGY="${UV_INDEX_STRATEGY:-unsafe-best-match}" .venv/bin/uv pip install --quiet \
-    --constraint constraints.txt --reinstall-package simyard --editable '.[isaaclab,test]'
+    --constraint constraints.txt --reinstall-package simyard --editable '.[isaaclab,physx,test]'
 
 # Installers leave Python's bytecode to the first start, and where that may not write it, to every start: seconds each.
 compile() { env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -c "$1" >/dev/null 2>&1 || true; }
@@ -49,6 +49,7 @@ adapter = get_adapter("isaaclab")
 for library in ("rsl_rl", "rl_games", "skrl", "sb3"):
     adapter.preload(library)
 adapter.import_rest()
+import isaaclab_ov.assets.articulation.articulation, isaaclab_ov.physics.ovphysx_manager
 import isaaclab_newton.assets, isaaclab_newton.physics.kamino_manager, newton.viewer, newton.solvers, onnx, tensorboard'
 wait
 echo "$stamp" > .venv/.simyard-stamp

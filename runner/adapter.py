@@ -15,6 +15,10 @@ from simyard.core.specs import AttemptSpec, Facts, JobSpec
 from simyard.runner.rl import LIBRARIES
 
 
+class UnfitProcessError(Exception):
+    """A job is good, and needs a process that has imported less than this one; its text is the reason, in words."""
+
+
 class Adapter:
     """One simulator, seen from inside the workload process, on the simulator's own Python."""
 
@@ -62,6 +66,7 @@ class Adapter:
         Raises:
             RequestError: If the task, the library or an override does not exist or does nothing, or a checkpoint
                 does not fit.
+            UnfitProcessError: If another process must check it: never raised in one that has checked none.
         """
         raise NotImplementedError
 
@@ -89,7 +94,10 @@ def adapter_of(name: str) -> type[Adapter]:
     return ADAPTERS[name]
 
 
-_PACKAGES = ("isaaclab", "isaacsim", "newton", "warp-lang", "mujoco-warp", "torch", "numpy", "gymnasium")
+_PACKAGES = (
+    "isaaclab", "isaacsim", "isaacsim-kernel", "newton", "warp-lang", "mujoco-warp", "ovphysx", "ovstage", "torch",
+    "numpy", "gymnasium",
+)  # fmt: skip
 """Besides those of the libraries."""
 
 

@@ -27,7 +27,7 @@ from simyard.core.files import AttemptPaths, read_json, sha256_of, write_json
 from simyard.core.records import Opened, WorkloadAccount
 from simyard.core.specs import AttemptSpec, Bounds, Facts
 from simyard.runner import event_writers, messages
-from simyard.runner.adapter import Adapter, adapter_of
+from simyard.runner.adapter import Adapter, UnfitProcessError, adapter_of
 from simyard.runner.imported import LoadedCode, Status, installed
 from simyard.runner.isolation import Isolation, flush_c_streams, memory_bytes
 from simyard.runner.messages import Message
@@ -120,6 +120,8 @@ class _Session:
         self.isolation.begin()
         try:
             return messages.Checked(facts=self.adapter.check(request.job, overlay, files))
+        except UnfitProcessError as error:
+            return messages.Stale(leaving=str(error))
         except Exception as error:
             if not isinstance(error, SimyardError):
                 traceback.print_exc()

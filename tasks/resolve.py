@@ -20,6 +20,7 @@ from simyard.requests.jobs import (
 from simyard.requests.rollout import RolloutRequest
 from simyard.runner.adapter import SIMULATORS, adapter_of
 from simyard.runner.assets.archives import inspect
+from simyard.runner.isaaclab.physics import require_one_engine
 from simyard.runner.isaaclab.renames import with_current_id
 from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES, get_library
 from simyard.store import keys
@@ -64,6 +65,7 @@ def resolve(request: JobRequest, store: Store, job_id: str, base: Path | None = 
     if resolved.spec.simulator == "isaaclab":
         resolved = replace(resolved, spec=with_current_id(resolved.spec))
     spec = resolved.spec
+    require_one_engine(spec)
 
     # The simulator must be there, and do this kind of job.
     if spec.kind not in adapter_of(spec.simulator).kinds:
@@ -101,6 +103,7 @@ def _task_fields(request: TaskRequest, job_id: str, base: Path) -> Resolved:
         simulator=request.simulator,
         task=section.task or "",
         library=section.rl_library or "",
+        physics=request.physics,
         num_envs=section.num_envs,
         seed=DEFAULT_SEED if section.seed is None else section.seed,
         packages=tuple(found.file for found in inputs),

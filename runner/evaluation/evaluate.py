@@ -85,11 +85,12 @@ def open_policy(
     overrides: Sequence[str] | None = None,
     num_envs: int | None = None,
     change: Callable[[Any], None] = lambda env_cfg: None,
+    drawn: bool = False,
 ) -> Iterator[tuple[Any, Policy]]:
     """Open a policy in a fresh environment, both made as training made them, and close the environment in the end.
 
     The first one of an attempt also leaves their configurations in the output folder. `overrides` and `num_envs` take
-    the place of the job's own, and `change` is called with the environment's configuration; see `fresh_environment`.
+    the place of the job's own; `change` and `drawn` are those of `fresh_environment`.
 
     Yields:
         The gymnasium environment and the policy, which drives it.
@@ -103,6 +104,7 @@ def open_policy(
         device=facts.device,
         steps_done=(policy.iteration or 0) * facts.rollout,
         change=change,
+        drawn=drawn,
     ) as (env, agent_cfg):
         if not (paths.output / "params").exists():
             from isaaclab_rl.entrypoints.common import dump_train_configs
@@ -124,7 +126,7 @@ def _measure(
     job, wanted = attempt.job, attempt.job.evaluation
     assert wanted is not None
     episodes: list[Episode] = []
-    with open_policy(job, policy, facts, paths) as (env, actor):
+    with open_policy(job, policy, facts, paths, drawn=bool(wanted.videos)) as (env, actor):
         film = EvaluationFilm(env, wanted, paths, policy.label if len(job.policies) > 1 else "")
 
         def count(episode: Episode) -> None:

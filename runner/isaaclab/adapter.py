@@ -14,14 +14,16 @@ from typing import Any
 
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts, JobSpec
-from simyard.runner.adapter import Adapter
+from simyard.runner.adapter import Adapter, UnfitProcessError
 from simyard.runner.imported import when_imported
+from simyard.runner.isaaclab import kit
 from simyard.runner.isaaclab import lookup as isaaclab_lookup
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
+from simyard.runner.isaaclab import physics as isaaclab_physics
 from simyard.runner.isaaclab import scripts as isaaclab_scripts
 from simyard.runner.isaaclab.environment import stepped
 from simyard.runner.isaaclab.foreign_imports import require_registered
-from simyard.runner.isaaclab.lookup import kit_less, register_tasks, scripts_folder, tasks_are_registered
+from simyard.runner.isaaclab.lookup import register_tasks, scripts_folder, tasks_are_registered
 from simyard.runner.isaaclab.renames import as_asked
 from simyard.runner.progress import say_activity
 from simyard.runner.rl import LIBRARIES, Resumption, Scale, get_library
@@ -30,12 +32,16 @@ from simyard.runner.rl import LIBRARIES, Resumption, Scale, get_library
 class IsaacLab(Adapter):
     """The adapter of `simulator: isaaclab`."""
 
+    def __init__(self) -> None:
+        self._kit = False
+        """Whether the job that was checked last needs Kit, which must be the first to import USD."""
+
     def preload(self, library: str | None) -> None:
-        """Import the training stack; with Kit nothing may be imported before the app starts.
+        """Import the training stack, which imports no USD.
 
         Without a library nothing is imported: a task package may do without Isaac Lab altogether.
         """
-        if library and library in LIBRARIES and scripts_folder() is None and kit_less():
+        if library and library in LIBRARIES and scripts_folder() is None:
             import isaaclab_rl.entrypoints  # noqa: F401
             import isaaclab_tasks.utils  # noqa: F401
 
@@ -44,7 +50,7 @@ class IsaacLab(Adapter):
 
     def import_rest(self) -> None:
         """Import environments and their physics: Isaac Lab does that when it makes the first one."""
-        if "isaaclab_rl" in sys.modules and kit_less():
+        if "isaaclab_rl" in sys.modules and not self._kit:
             with _only_the_clip_of_moviepy():
                 import isaaclab.envs.direct_rl_env
             import isaaclab.envs.manager_based_rl_env  # noqa: F401
@@ -52,10 +58,10 @@ class IsaacLab(Adapter):
             import mujoco_warp  # noqa: F401
 
     def only_one_job(self) -> str | None:
-        """Kit, on which all else of Isaac Lab runs, allows one app in the life of a process."""
+        """Kit allows one app in the life of a process."""
         if scripts_folder() is not None:
             return "Isaac Lab 2.3 trains in a process of its own"
-        return None if kit_less() else "Kit allows one app in the life of a process"
+        return "Kit allows one app in the life of a process" if kit.has_started() else None
 
     def left_over(self) -> str | None:
         """An environment that was not closed leaves its simulation, of which there is one."""
@@ -65,29 +71,42 @@ class IsaacLab(Adapter):
         return "the job did not close its environment"
 
     def findings(self) -> dict[str, Any]:
-        """The registered tasks with the libraries that they have configurations for, and keys of configurations."""
+        """The registered tasks with the libraries that they have configurations for, keys and physics of some."""
         if scripts_folder() is not None or not tasks_are_registered():
             return {}
-        return {"tasks": isaaclab_lookup.registered_tasks(), "keys": isaaclab_overrides.KEYS}
+        return {
+            "tasks": isaaclab_lookup.registered_tasks(),
+            "keys": isaaclab_overrides.KEYS,
+            "physics": isaaclab_physics.PRESETS,
+        }
 
     @classmethod
     def refuse_known(cls, job: JobSpec, findings: Mapping[str, Any]) -> None:
-        """Refuse a task or an override that cannot be."""
+        """Refuse a task, an engine or an override that cannot be."""
         if job.kind == "rollout":  # its task may be a class
             return
         library = get_library(job.library)
         isaaclab_lookup.find_task(job.task, library, findings["tasks"])
-        isaaclab_overrides.refuse_known(job.task, library, job.overrides, findings["keys"])
+        isaaclab_physics.refuse_known(job, findings.get("physics", {}))  # those of an earlier version have none
+        isaaclab_overrides.refuse_known(job.task, library, job.overrides, findings["keys"], physics=job.physics)
 
     def check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Facts:
         """Look the task up, resolve its configuration, apply every override to it, and open checkpoints."""
-        isaaclab_lookup.require_licence()
+        has_usd = "pxr" in sys.modules
+        facts = self._check(job, overlay, files)
+        self._kit = facts.kit
+        if self._kit and has_usd:
+            raise UnfitProcessError("it has imported USD, and Kit must do that first")
+        return facts
+
+    def _check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Facts:
         if job.kind == "rollout":
             from simyard.runner.isaaclab import rollouts as isaaclab_rollouts
 
             return isaaclab_rollouts.check(job, overlay, files)
         library = get_library(job.library)
         if scripts_folder() is not None:
+            kit.require_licence()
             return isaaclab_scripts.check(as_asked(job), library)
         isaaclab_lookup.require_installed(library)
         register_tasks(overlay, job.import_callback)
@@ -109,6 +128,8 @@ class IsaacLab(Adapter):
             attempt = replace(attempt, job=as_asked(job))
         else:
             replay_on_cpu()
+            without_pinned_memory()
+            kit.stay_open()
             if job.renamed_from and job.kind != "rollout":
                 attempt = replace(attempt, job=isaaclab_lookup.as_registered(job))
         work: Callable[[AttemptSpec, Facts, AttemptPaths], None] = self._train
@@ -174,7 +195,7 @@ class IsaacLab(Adapter):
 
             train_together(request, attempt, attempt.world, paths)
             return
-        with stepped(attempt.start_iteration * facts.rollout):
+        with kit.only_if(facts.kit), stepped(attempt.start_iteration * facts.rollout):
             code = train(request)
         if code:
             raise RuntimeError(f"isaaclab_rl.entrypoints.train returned {code}")
@@ -232,6 +253,22 @@ def _wrap_solvers() -> None:
             solver.step = _Replay(type(solver).step.__get__(solver))
 
     NewtonManager._invalidate_graph = classmethod(wrap)
+
+
+def without_pinned_memory() -> None:
+    """Let PhysX without Kit have its page-locked memory from the ordinary allocator where there is no CUDA.
+
+    Isaac Lab asks Warp for it whatever the device; it is CUDA's, and serves copies to a GPU alone.
+    """
+    when_imported("isaaclab_ov.physics.ovphysx_manager", _allocate_without_cuda)
+
+
+def _allocate_without_cuda() -> None:
+    import warp
+
+    if not warp.is_cuda_available():
+        cpu: Any = warp.get_device("cpu")
+        cpu.pinned_allocator = cpu.default_allocator
 
 
 class _Replay:

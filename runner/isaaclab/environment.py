@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from simyard.runner.progress import say_activity
 from simyard.runner.rl import Library
+from simyard.runner.video.trajectories import drawable
 
 
 @contextmanager
@@ -21,6 +22,7 @@ def fresh_environment(
     device: str,
     steps_done: int = 0,
     change: Callable[[Any], None] = lambda env_cfg: None,
+    drawn: bool = False,
 ) -> Iterator[tuple[Any, Any]]:
     """Make the environment of a task as training makes it, without rendering, and close it in the end.
 
@@ -33,6 +35,7 @@ def fresh_environment(
         device: `cpu` or `cuda:0`.
         steps_done: Steps that each environment of the policy's training has taken: curricula go by them.
         change: Called with the environment's configuration, to change what no override can.
+        drawn: Whether it is to be drawn: see `Drawn`.
 
     Yields:
         The gymnasium environment and the agent's configuration, None without a library.
@@ -49,7 +52,8 @@ def fresh_environment(
     change(env_cfg)
     say_activity("making the environment")
     with launch_simulation(env_cfg, {"device": device, "visualizer": []}):
-        with stepped(steps_done):
+        is_newton = hasattr(env_cfg.sim.physics, "solver_cfg")  # what it simulates can be drawn
+        with stepped(steps_done), drawable() if drawn and not is_newton else nullcontext():
             env = gymnasium.make(task, cfg=env_cfg)
         try:
             yield env, agent_cfg

@@ -98,7 +98,7 @@ class EnvironmentRecorder:
     def _record_step(self, action: Any) -> Any:
         taken = action.clone()
         if self._film.wanted:
-            self._film.capture(self._base.sim.physics_manager.get_state_0())
+            self._film.capture_drawn()
         pictures = {} if self._cameras is None else self._cameras.look(self._poses)
         self._stepping = True
         try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from simyard.core.errors import RequestError, unknown
+from simyard.runner.isaaclab.kit import parts_on_it
 from simyard.runner.rl import LIBRARIES, Library
 
 _ASSIGNMENT = re.compile(r"(env|agent)(\.[A-Za-z_0-9]+)+=.*", re.DOTALL)
@@ -26,7 +27,7 @@ Keys = dict[str, bool | int | float | None]
 """The keys of a configuration, with the values of those that are numbers or truth values; None stands for all else."""
 
 KEYS: dict[str, Keys] = {}
-"""Those of every configuration that this process has resolved, before the user's overrides, by task and library."""
+"""Those of every configuration that this process has resolved, before the user's overrides, by `_name`."""
 _WORD = re.compile(r"(?!(?:true|false|yes|no|on|off|null|inf|nan)$)[a-z]+", re.IGNORECASE)
 """A value that Hydra reads as text, whatever it is for."""
 
@@ -39,6 +40,8 @@ class TaskConfig:
     """The environment's."""
     agent: dict[str, Any]
     """The agent's; empty without a library."""
+    kit: tuple[str, ...]
+    """Parts of the environment's that need Kit, in words."""
     notes: tuple[str, ...] = ()
     """Overrides that do nothing, in words for the report."""
 
@@ -58,7 +61,9 @@ def owned_keys() -> dict[str, str | None]:
     return owned
 
 
-def resolve(task: str, library: Library | None, own: Sequence[str], given: Sequence[str]) -> TaskConfig:
+def resolve(
+    task: str, library: Library | None, own: Sequence[str], given: Sequence[str], *, physics: str | None = None
+) -> TaskConfig:
     """Return a task's configuration with every override applied.
 
     Args:
@@ -66,6 +71,7 @@ def resolve(task: str, library: Library | None, own: Sequence[str], given: Seque
         library: The library whose agent configuration is meant; None for no agent.
         own: The adapter's overrides, not checked.
         given: The user's, applied one after another and each checked.
+        physics: The engine that the job names, whose preset is among `own`: each has keys of its own.
 
     Raises:
         RequestError: If an override does not parse, names an unknown key or has the wrong type.
@@ -75,7 +81,9 @@ def resolve(task: str, library: Library | None, own: Sequence[str], given: Seque
     config = _load(task, library, applied)
     known = config.flat()
     if not _has_preset(given):
-        KEYS[_name(task, library)] = {key: value if _is_number(value) else None for key, value in known.items()}
+        KEYS[_name(task, library, physics)] = {
+            key: value if _is_number(value) else None for key, value in known.items()
+        }
 
     # One override after another, so that what it does can be seen. A value may be the default: one member of every
     # sweep is.
@@ -102,7 +110,9 @@ def agent_of(task: str, library: Library, overrides: Sequence[str]) -> dict[str,
     return _load(task, library, overrides).agent
 
 
-def refuse_known(task: str, library: Library | None, given: Sequence[str], keys: Mapping[str, Keys]) -> None:
+def refuse_known(
+    task: str, library: Library | None, given: Sequence[str], keys: Mapping[str, Keys], *, physics: str | None = None
+) -> None:
     """Refuse overrides without resolving anything, as `resolve` would.
 
     Args:
@@ -110,11 +120,12 @@ def refuse_known(task: str, library: Library | None, given: Sequence[str], keys:
         library: The library whose agent configuration is meant; None for no agent.
         given: The user's overrides.
         keys: What stood in `KEYS` where the same was resolved before; what is not there is not refused.
+        physics: The engine that the job names.
 
     Raises:
         RequestError: If one does not parse, names a key that is unknown or not the user's, or gives a number as a word.
     """
-    known = None if _has_preset(given) else keys.get(_name(task, library))
+    known = None if _has_preset(given) else keys.get(_name(task, library, physics))
     owned, replaced = owned_keys(), list[str]()
     for override in given:
         _check_form(override)
@@ -134,8 +145,9 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _name(task: str, library: Library | None) -> str:
-    return f"{task.split(':')[-1]} {library.name if library else ''}"
+def _name(task: str, library: Library | None, physics: str | None) -> str:
+    """Return the name of a configuration, by all that chooses it."""
+    return " ".join([task.split(":")[-1], library.name if library else "", *([physics] if physics else [])])
 
 
 def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -218,11 +230,14 @@ def _load(task: str, library: Library | None, overrides: Sequence[str]) -> TaskC
     try:
         agent_key = library.agent_key if library else None
         configs = resolve_task_config(task, agent_key, overrides=list(overrides))
+        # An environment's is an object, an agent's may be a dictionary already, or None.
+        env, agent = (
+            cfg if isinstance(cfg, dict) else dict(cfg.to_dict()) if cfg is not None else {} for cfg in configs
+        )
+        kit = parts_on_it(configs[0])
     except (HydraException, ValueError, KeyError, TypeError, AttributeError, SystemExit) as error:
         last = overrides[-1] if overrides else ""
         raise RequestError(
             f"Isaac Lab refuses override {last!r}: {error}", code="bad_override", advice="See the task's configuration."
         ) from error
-    # An environment's is an object, an agent's may be a dictionary already, or None.
-    env, agent = (cfg if isinstance(cfg, dict) else dict(cfg.to_dict()) if cfg is not None else {} for cfg in configs)
-    return TaskConfig(env, agent)
+    return TaskConfig(env, agent, kit)

@@ -30,7 +30,7 @@ from simyard.runner.rollout.actions import RandomActions, ZeroActions
 from simyard.runner.rollout.run import Recording, no_pictures, no_video
 from simyard.runner.rollout.user_class import check_class, class_names, find_class, import_module
 from simyard.runner.video.cameras import Cameras
-from simyard.runner.video.trajectories import VideoError, newton_model, part
+from simyard.runner.video.trajectories import Drawn, VideoError, part
 
 MODES = ("zero", "random", "policy")
 """Values of `control.task_mode`; the first is the default."""
@@ -116,6 +116,12 @@ def _check_class_job(job: JobSpec, wanted: Rollout, files: Mapping[str, Path]) -
             f"overrides are for a registered task, and {job.task!r} is a class of {wanted.task_module!r}.",
             code="bad_override",
             advice="Give the class what it needs in task_args.",
+        )
+    if job.physics is not None:
+        raise RequestError(
+            f"isaac_lab.physics is for a registered task, and {job.task!r} is a class of {wanted.task_module!r}.",
+            code="engine_not_of_task",
+            advice="Leave it out: the class makes its own simulation.",
         )
     for asset in (wanted.robot, wanted.scene):
         if asset is not None and (path := files.get(asset.file.sha256)):
@@ -209,7 +215,7 @@ def drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Attem
     job = isaaclab_lookup.as_registered(job)
     with fresh_environment(
         job.task, library_of(job), facts.overrides, num_envs=job.num_envs, seed=job.seed, device=facts.device,
-        steps_done=trained * facts.rollout,
+        steps_done=trained * facts.rollout, drawn=wanted.video or bool(wanted.cameras),
     ) as (env, agent_cfg):  # fmt: skip
         # Record and film. Without a time-out an episode can have all of the steps.
         base = env.unwrapped
@@ -219,7 +225,7 @@ def drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Attem
         recorder, film = recording.open(control_period_s=base.step_dt, longest=longest, driven_by=mode)
         if film.wanted:
             try:
-                film.watch(newton_model(env))
+                film.watch_drawn(Drawn.of_environment(env))
             except VideoError as error:
                 raise no_video(error.reason) from error
 
@@ -251,7 +257,7 @@ def drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Attem
 
 @contextmanager
 def _cameras(recording: Recording, env: Any) -> Iterator[tuple[Cameras, Callable[[], Any]]]:
-    """Open the cameras in an environment of Newton's; yield them and what returns the poses of all bodies.
+    """Open the cameras in an environment; yield them and what returns the poses of all bodies.
 
     Raises:
         WorkloadError: If it cannot be drawn.
@@ -259,22 +265,24 @@ def _cameras(recording: Recording, env: Any) -> Iterator[tuple[Cameras, Callable
     import newton
 
     try:
-        model = newton_model(env)
+        drawn = Drawn.of_environment(env)
     except VideoError as error:
         raise no_pictures(error.reason) from error
+    model = drawn.model
     first = part(model.body_world_start, 0)
     names = short_names([*model.body_label[first]])
     bodies = {name: index for index, name in enumerate(names.values())}
     origins = env.unwrapped.scene.env_origins.cpu().numpy()
-    physics, forward = env.unwrapped.sim.physics_manager, model.state()
+    forward = model.state()
 
     def poses() -> Any:
-        # After a reset the bodies follow their joints only with the next step.
-        now = physics.get_state_0()
-        newton.eval_fk(model, now.joint_q, now.joint_qd, forward)
-        found = forward.body_q.numpy()[first.start :].reshape(model.world_count, -1, 7)
+        now = drawn.state()
+        if drawn.by_joints:  # after a reset the bodies follow their joints only with the next step
+            newton.eval_fk(model, now.joint_q, now.joint_qd, forward)
+            now = forward
+        found = now.body_q.numpy()[first.start :].reshape(model.world_count, -1, 7)
         found[..., :3] += (origins[0] - origins)[:, None]
         return found
 
-    with recording.cameras(model, physics.get_state_0(), bodies, origins[0]) as cameras:
+    with recording.cameras(model, drawn.state(), bodies, origins[0]) as cameras:
         yield cameras, poses

@@ -15,7 +15,7 @@ from simyard.runner.evaluation.episode_statistics import Episode
 from simyard.runner.progress import say_activity
 from simyard.runner.video.encoding import VideoFacts, write
 from simyard.runner.video.render import Renderer, why_not
-from simyard.runner.video.trajectories import Trajectory, TrajectoryRecorder, VideoError, part
+from simyard.runner.video.trajectories import Drawn, Trajectory, TrajectoryRecorder, VideoError
 
 MOST_FPS = 30
 """Pictures a second, at most: a control loop is often faster than anybody sees, and each picture takes its time."""
@@ -174,7 +174,7 @@ class RolloutFilm:
         """Pictures a second; Newton's are thinned to 30."""
         self._every = max(1, round(1 / (step_s * MOST_FPS)))
         self._calls = 0
-        self._model: Any = None
+        self._drawn: Drawn | None = None
         self._state: Any = None
         self._world = 0
         self._size: tuple[int, int] | None = None
@@ -199,17 +199,28 @@ class RolloutFilm:
 
     def watch(self, model: Any, world: int = 0) -> None:
         """Choose the world of a Newton model to film; call it once, before `capture`."""
+        self.watch_drawn(Drawn(model, lambda: None, by_joints=True), world)
+
+    def watch_drawn(self, drawn: Drawn, world: int = 0) -> None:
+        """Choose the world of an environment to film; call it once, before `capture_drawn`."""
         if self._file is not None:
-            self._model, self._world = model, world
-            self._coordinates = part(model.joint_coord_world_start, world)
+            self._drawn, self._world = drawn, world
 
     def capture(self, state: Any) -> None:
         """Keep the state of the watched world, `newton.State`; call it every control step."""
-        if self._file is None or self._model is None:
+        self._keep(lambda: state)
+
+    def capture_drawn(self) -> None:
+        """Keep the state of the watched world of an environment; call it every control step."""
+        if self._drawn is not None:
+            self._keep(self._drawn.state)
+
+    def _keep(self, state: Callable[[], Any]) -> None:
+        if self._file is None or self._drawn is None:
             return
         if self._calls % self._every == 0 and self._calls // self._every < MOST_FRAMES:
-            self._file.write(state.joint_q[self._coordinates].numpy().tobytes())
-            self._state = state
+            self._state = state()
+            self._file.write(self._drawn.values(self._state)[self._drawn.rows(self._world)].numpy().tobytes())
         self._calls += 1
 
     def add(self, picture: Any) -> None:
@@ -253,10 +264,12 @@ class RolloutFilm:
             return write(self._pictures(alive), path, fps=min(self.fps, 60.0), size=self._size)
         import numpy as np
 
+        assert self._drawn is not None
         self._file.seek(0)
-        rows = np.frombuffer(self._file.read(), np.float32)
-        shown = rows.reshape(-1, self._coordinates.stop - self._coordinates.start)
-        with Renderer(self._model, self._state) as renderer:
+        kept = self._drawn.rows(self._world)
+        shape = self._drawn.values(self._state)[kept].numpy().shape
+        shown = np.frombuffer(self._file.read(), np.float32).reshape(-1, *shape)
+        with Renderer(self._drawn.model, self._state) as renderer:
             return renderer.render(Trajectory(self._world, shown), path, fps=self.fps / self._every, alive=alive)
 
     def _pictures(self, alive: Callable[[], None]) -> Iterator[bytes]:

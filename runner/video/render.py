@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simyard.runner.video.encoding import VideoFacts, ffmpeg, write
-from simyard.runner.video.trajectories import FIELD_OF_VIEW, Camera, Shapes, Trajectory, VideoError, newton_model, part
+from simyard.runner.video.trajectories import FIELD_OF_VIEW, Camera, Drawn, Shapes, Trajectory, VideoError, part
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +72,7 @@ class Renderer:
             self._model = _drawable(model)
             self._state = self._model.state()
             warp.copy(self._state.body_q, now.body_q)
-            self._joint_q = warp.clone(now.joint_q, device="cpu")
+            self._joint_q = warp.clone(now.joint_q, device="cpu") if now.joint_q is not None else None
             self._rows, self._picture = np.empty((2, size[1], size[0], 3), np.uint8)
             self._viewer = _open_viewer(self._model, size)
 
@@ -83,7 +83,8 @@ class Renderer:
         Raises:
             VideoError: If this machine cannot draw or encode, or the environment cannot be drawn.
         """
-        return cls(newton_model(env), env.unwrapped.sim.physics_manager.get_state_0(), size)
+        drawn = Drawn.of_environment(env)
+        return cls(drawn.model, drawn.state(), size)
 
     def __enter__(self) -> Renderer:
         return self
@@ -142,15 +143,18 @@ class Renderer:
         import warp
 
         model, world = self._model, trajectory.world
-        finite = np.isfinite(trajectory.coordinates).all(axis=1)
+        rows = trajectory.coordinates
+        finite = np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
         if not finite.all():
             raise VideoError(f"the simulation of world {world} was not finite at step {int(finite.argmin())}")
+        if rows.ndim == 3:
+            return rows
         coordinates = self._joint_q[part(model.joint_coord_world_start, world)]
         bodies = self._state.body_q[part(model.body_world_start, world)]
         articulations = np.flatnonzero(model.articulation_world.numpy() == world).astype(np.int32)
         indices: Any = warp.array(articulations, dtype=int, device="cpu")
-        poses = np.empty((len(trajectory.coordinates), len(bodies), 7), np.float32)
-        for pose, row in zip(poses, trajectory.coordinates, strict=True):
+        poses = np.empty((len(rows), len(bodies), 7), np.float32)
+        for pose, row in zip(poses, rows, strict=True):
             coordinates.assign(row)
             newton.eval_fk(model, self._joint_q, model.joint_qd, self._state, indices=indices)
             pose[:] = bodies.numpy()

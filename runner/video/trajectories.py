@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +47,7 @@ class Trajectory:
     world: int
     """Index of its world."""
     coordinates: Array
-    """`(steps, joint coordinates of a world)`, float32."""
+    """`(steps, joint coordinates of a world)`, or poses, `(steps, bodies, 7)`, where physics is not Newton; float32."""
 
 
 class TrajectoryRecorder:
@@ -64,32 +66,33 @@ class TrajectoryRecorder:
             longest: Steps of the longest episode.
 
         Raises:
-            VideoError: If joint coordinates do not say all of this environment's state, or the disk is full.
+            VideoError: If this environment cannot be drawn, or the disk is full.
         """
-        model = newton_model(env)
+        self._drawn = drawn = Drawn.of_environment(env)
         import numpy as np
         import torch
+        import warp
 
-        starts = model.joint_coord_world_start.numpy()[: model.world_count + 1].astype(int)
+        model, width = drawn.model, warp.to_torch(drawn.values(drawn.state())).shape[1:]
+        starts = drawn.starts[: model.world_count + 1]
         counts = sorted(set((starts[1:] - starts[:-1]).tolist()))
         if len(counts) != 1 or not counts[0]:
-            raise VideoError(f"the worlds have {' or '.join(map(str, counts))} joint coordinates each")
-        self._physics = env.unwrapped.sim.physics_manager
-        self._columns = torch.from_numpy(starts[:-1, None] + np.arange(counts[0])).to(str(model.device))
+            raise VideoError(f"the worlds have {' or '.join(map(str, counts))} {drawn.rows_are} each")
+        self._rows = torch.from_numpy(starts[:-1, None] + np.arange(counts[0])).to(str(model.device))
         self._worlds = np.arange(model.world_count)
         self._longest = longest
-        self._buffer = _reserve(folder, (longest, model.world_count, counts[0]))
+        self._buffer = _reserve(folder, (longest, model.world_count, counts[0], *width))
 
     def capture(self, steps: torch.Tensor) -> None:
-        """Read the joint coordinates of every world; call it before each step of the environment.
+        """Read the state of every world; call it before each step of the environment.
 
         Args:
             steps: `(num_envs,)`, how many steps the running episode of each world has taken.
         """
         import warp
 
-        coordinates = warp.to_torch(self._physics.get_state_0().joint_q)[self._columns]
-        self._buffer[steps.cpu().numpy(), self._worlds] = coordinates.cpu().numpy()
+        values = warp.to_torch(self._drawn.values(self._drawn.state()))[self._rows]
+        self._buffer[steps.cpu().numpy(), self._worlds] = values.cpu().numpy()
 
     def take(self, world: int, length: int) -> Trajectory:
         """Copy the first `length` states of a world's episode; call it before `capture` begins the next one."""
@@ -102,23 +105,97 @@ class TrajectoryRecorder:
         del self._buffer
 
 
-def newton_model(env: Any) -> Any:
-    """Return the Newton model of an environment whose state is all in its joint coordinates.
+class Drawn:
+    """View of an environment's simulation as Newton's viewer takes it: a model of its worlds, and their state.
 
-    Raises:
-        VideoError: If there is none.
+    Newton's own model is the simulation's, whose joint coordinates say everything. Beside other physics stands one that
+    Isaac Lab made of the same scene (`drawable` has it made): only the poses of its bodies are ever set.
     """
-    simulation = env.unwrapped.sim
-    if simulation.physics_manager.video_capture_backend() != "newton_gl":
-        raise VideoError(f"physics is not Newton but {type(simulation.cfg.physics).__name__.removesuffix('Cfg')}")
-    from newton import JointType
 
-    model = simulation.physics_manager.get_model()
-    if model.particle_count or JointType.ROD in model.joint_type.numpy():
-        raise VideoError("the task has cloth, soft bodies, particles or cables, which have no joint coordinates")
-    if model.world_count != env.unwrapped.num_envs:
-        raise VideoError(f"Newton has {model.world_count} worlds for {env.unwrapped.num_envs} environments")
-    return model
+    def __init__(self, model: Any, state: Callable[[], Any], *, by_joints: bool) -> None:
+        self.model = model
+        """The Newton model."""
+        self.state = state
+        """Returns the state now; nobody but the simulation may change it."""
+        self.by_joints = by_joints
+        self.rows_are = "joint coordinates" if by_joints else "bodies"
+        starts = model.joint_coord_world_start if by_joints else model.body_world_start
+        self.starts = starts.numpy().astype(int)
+        """Of each world, the row of `values` with which it begins."""
+
+    def rows(self, world: int) -> slice:
+        """Return the rows of `values` that belong to a world."""
+        return slice(int(self.starts[world]), int(self.starts[world + 1]))
+
+    def values(self, state: Any) -> Any:
+        """Return what a trajectory keeps of a state."""
+        return state.joint_q if self.by_joints else state.body_q
+
+    @classmethod
+    def of_environment(cls, env: Any) -> Drawn:
+        """Return the view of a gymnasium environment of Isaac Lab, at any depth of wrappers.
+
+        Raises:
+            VideoError: If it cannot be drawn.
+        """
+        simulation = env.unwrapped.sim
+        physics = simulation.physics_manager
+        if physics.video_capture_backend() == "kit":
+            raise VideoError(
+                "Newton's viewer draws no physics of Isaac Sim's: use physics 'newton', or 'physx' without Kit"
+            )
+        if physics.video_capture_backend() == "newton_gl":
+            drawn = cls(physics.get_model(), physics.get_state_0, by_joints=True)
+        else:
+            drawn = cls(*_beside(simulation), by_joints=False)
+        from newton import JointType
+
+        model = drawn.model
+        if model.particle_count or JointType.ROD in model.joint_type.numpy():
+            raise VideoError("the task has cloth, soft bodies, particles or cables, which have no joint coordinates")
+        if model.world_count != env.unwrapped.num_envs:
+            raise VideoError(f"Newton has {model.world_count} worlds for {env.unwrapped.num_envs} environments")
+        return drawn
+
+
+def _beside(simulation: Any) -> tuple[Any, Callable[[], Any]]:
+    """Return the model that stands beside a simulation, and what returns its state with every body where it is."""
+    from isaaclab.scene_data import SceneDataFormat
+    from isaaclab_newton.physics.newton_manager_cfg import NewtonBackendCfg
+
+    backend = simulation.get_or_create_backend(
+        NewtonBackendCfg(physics_cfg=simulation.cfg.physics, device=simulation.device)
+    )
+    if not backend.model.body_count:
+        raise VideoError(f"nothing of {type(simulation.cfg.physics).__name__.removesuffix('Cfg')} was made to be drawn")
+    provider = simulation.get_scene_data_provider()
+    mapping = provider.create_mapping(list(backend.model.body_label))
+    poses = SceneDataFormat.Transform()
+    poses.transforms = backend.state_0.body_q
+
+    def state() -> Any:
+        provider.get_transforms(poses, mapping=mapping, allow_passthrough=False, count=backend.model.body_count)
+        return backend.state_0
+
+    return backend.model, state
+
+
+@contextmanager
+def drawable() -> Iterator[None]:
+    """Have every environment that is made in the body stand beside a Newton model of itself, unless it is Newton's."""
+    from isaaclab.renderers.render_context import RenderContext
+
+    make = RenderContext.__init__
+
+    def with_model(self: Any, *arguments: Any, **options: Any) -> None:
+        make(self, *arguments, **options)
+        self.clone_contexts.add("isaaclab_newton.cloner:NewtonReplicateContext")
+
+    RenderContext.__init__ = with_model
+    try:
+        yield
+    finally:
+        RenderContext.__init__ = make
 
 
 def part(starts: Any, world: int) -> slice:
@@ -127,7 +204,7 @@ def part(starts: Any, world: int) -> slice:
     return slice(int(first), int(end))
 
 
-def _reserve(folder: Path, shape: tuple[int, int, int]) -> Array:
+def _reserve(folder: Path, shape: tuple[int, ...]) -> Array:
     import numpy as np
 
     size = 4 * math.prod(shape)

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, JsonValue, ValidationError
 from pydantic.alias_generators import to_camel, to_snake
@@ -20,6 +20,8 @@ from simyard.requests.jobs import (
     EvaluateRequest,
     ExportRequest,
     JobRequest,
+    Physics,
+    TaskRequest,
     TrainRequest,
     section_fields,
 )
@@ -159,7 +161,8 @@ def _apply(config: dict[str, JsonValue], setting: str, model: type[Body]) -> Non
     key, equals, text = setting.partition("=")
     if not equals or not key:
         raise RequestError(f"--set {setting!r} is not key=value.", code="bad_setting", advice="For example numEnvs=64.")
-    if key.startswith(("env.", "agent.")) or key in ("physics", "renderer", "presets"):
+    names_engine = key == "physics" and issubclass(model, TaskRequest) and text in get_args(Physics)
+    if key.startswith(("env.", "agent.")) or (key in ("physics", "renderer", "presets") and not names_engine):
         overrides = config.setdefault("overrides", [])
         if not isinstance(overrides, list):
             raise RequestError(

@@ -28,6 +28,7 @@ LibraryName = Annotated[str, Field(json_schema_extra={"enum": [*LIBRARIES]})]
 """Name of a library. It is checked later: with a better message, and for every kind of job in one place."""
 Override = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]+$")]
 Callback = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$")]
+Physics = Literal["newton", "physx", "kamino"]
 Term = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.-]{0,199}$")]
 Which = Annotated[str, StringConstraints(pattern=r"^(latest|best|iteration|all|every:[1-9]\d{0,6})$")]
 PromotionName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
@@ -153,6 +154,9 @@ class TaskRequest(JobRequest):
 
     simulator: str = Field("isaaclab", json_schema_extra={"enum": ["isaaclab"]})
     """Name of the simulator."""
+    physics: Physics | None = None
+    """Physics engine: `newton`, `physx`, or on a GPU `kamino`; left out it is that of the job in `fromJob`, else the
+    task's own, which without Kit is Newton."""
     custom_environment_path: Annotated[Reference | None, CODE] = None
     """A `.zip`, `.tar.gz` or `.whl` with your task package, or its folder: path, relative to the config."""
     custom_environment_s3_uri: Annotated[Reference | None, CODE] = None

@@ -11,7 +11,18 @@ from pydantic_core import CoreSchema
 from simyard.core.errors import RequestError
 from simyard.requests.cameras import MOST_CAMERAS, CameraConfig, check_cameras
 from simyard.requests.control import Control, plain, standard_takes_its_modes
-from simyard.requests.jobs import CODE, FromJob, JobRequest, LibraryName, Name, Reference, ShortTimeouts, TaskId, _Model
+from simyard.requests.jobs import (
+    CODE,
+    FromJob,
+    JobRequest,
+    LibraryName,
+    Name,
+    Physics,
+    Reference,
+    ShortTimeouts,
+    TaskId,
+    _Model,
+)
 from simyard.runner.newton.control import read_control
 from simyard.runner.newton.modes import MODES
 from simyard.runner.newton.scenes import SCENES, check_scene_id
@@ -111,6 +122,9 @@ class IsaacLabConfig(_Model):
 
     task_class_or_name: TaskId
     """A class of `task_module`, or a name registered with gymnasium."""
+    physics: Physics | None = None
+    """Physics engine of a registered task: `newton`, `physx`, or on a GPU `kamino`; left out it is that of the job in
+    `policy.from_job`, else the task's own."""
     task_module: Annotated[Module | None, CODE] = None
     """The module that has the class or registers the name; left out for tasks that are installed."""
     task_package_asset_id: Annotated[AssetId | None, CODE] = None

@@ -213,7 +213,10 @@ class _Attempt:
             if ending.watched.end_marker and (account is None or account.failure is not None):
                 self._open_outputs()  # the workload hung or failed after its work was done
                 account = self.account()
-            failure = judge(ending, account, self.log, runs_user_code=bool(self.spec.job.rollout))
+            failure = judge(
+                ending, account, self.log, runs_user_code=bool(self.spec.job.rollout),
+                traceback=last_traceback(self.paths),
+            )  # fmt: skip
         if failure is not None and self.machines is not None:
             return self.machines.root_failure(failure)
         return failure
@@ -387,7 +390,12 @@ def _write_versions(facts: Facts, path: Path) -> None:
         path,
         {
             "simyard": importlib.metadata.version("simyard"),
-            "simulator": {facts.simulator: facts.version, "flavor": facts.flavor, "device": facts.device},
+            "simulator": {
+                facts.simulator: facts.version,
+                "flavor": facts.flavor,
+                "device": facts.device,
+                **({"physics": facts.physics} if facts.physics else {}),
+            },
             "packages": facts.versions,
             "gpu": gpu_and_driver(),
             "image": os.environ.get("SIMYARD_IMAGE"),

@@ -249,13 +249,15 @@ def training_of(source: FromJob | None, store: Store) -> JobSpec | None:
 
 
 def inherit(spec: JobSpec, trained_by: JobSpec, task: str | None) -> JobSpec:
-    """Take over what a training says of its task: library, package and overrides, save those given anew."""
-    inherited = tuple(o for o in trained_by.overrides if o.partition("=")[0] not in spec.overridden)
+    """Take over what a training says of its task: library, engine, package and overrides, save those given anew."""
+    given = spec.overridden | ({"physics"} if spec.physics else set())  # the engine may be named in either way
+    inherited = tuple(o for o in trained_by.overrides if o.partition("=")[0] not in given)
     return replace(
         spec,
         task=task or trained_by.task,
         renamed_from=None if task else trained_by.renamed_from,
         library=trained_by.library,
+        physics=spec.physics if "physics" in given else trained_by.physics,
         overrides=(*inherited, *spec.overrides),
         packages=spec.packages or trained_by.packages,
         import_callback=spec.import_callback or trained_by.import_callback,

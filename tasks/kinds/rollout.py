@@ -148,6 +148,7 @@ def resolve_rollout(request: RolloutRequest, job_id: str, store: Store, base: Pa
         simulator="isaaclab" if lab else "newton",
         task=lab.task_class_or_name if lab else str(request.control.task_mode),
         library=(request.policy.rl_library or DEFAULT_LIBRARY) if lab and request.policy else "",
+        physics=lab.physics if lab else None,
         num_envs=request.execution.num_envs,
         seed=request.execution.seed,
         packages=found.package(lab),

@@ -85,6 +85,7 @@ def test_what_is_left_out_has_the_documented_default():
         ("env.sim.dt=0.01", "overrides", ["env.sim.dt=0.01"]),
         ("agent.policy.sizes=[32,32]", "overrides", ["agent.policy.sizes=[32,32]"]),
         ("physics=newton_mjwarp", "overrides", ["physics=newton_mjwarp"]),
+        ("physics=physx", "physics", "physx"),
         ('overrides=["env.a=1"]', "overrides", ["env.a=1"]),
     ],
 )

@@ -16,6 +16,10 @@ KNOWN = {
     "no_vulkan": "[Error] [carb.graphics-vulkan.plugin] vkCreateInstance failed. Vulkan 1.1 is not supported",
     "no_rt_cores": "[Error] [rtx.postprocessing.plugin] createDLSSContext error",
     "eula_not_accepted": "Do you accept the EULA? (Yes/No): ",
+    "kit_not_started": "2026-11-30T10:28:38Z [537ms] [Error] [omni.kit.app.plugin] Exiting app because of dependency "
+    "solver failure...",
+    "terminal_unknown": "'ansi+tabs': unknown terminal type.",
+    "isaac_sim_not_linked": "[ERROR] Unable to find any Python executable at path: '/lab/_isaac_sim/python.sh'",
     "assets_unreachable": "FileNotFoundError: Unable to find the file: https://omniverse-content-production.s3/Robot.usd",
     "ranks_apart": "The ranks cannot talk to each other: rank 0 of 2 on 'box': DistStoreError: Timed out after 121 s",
     "rank_lost": "[rank1]: Watchdog caught collective operation timeout: WorkNCCL(SeqNum=5)",
@@ -33,6 +37,16 @@ KNOWN = {
     "disk_full": "OSError: [Errno 28] No space left on device",
 }
 ALSO_KNOWN = [
+    (
+        "eula_not_accepted",
+        "SystemExit: Unable to bootstrap inner kit kernel: EULA not accepted. Set OMNI_KIT_ACCEPT_EULA=YES to accept",
+    ),
+    (
+        "kit_not_started",
+        "[560ms] [Error] [simulation_app.simulation_app] SimulationApp._start_app: Application failed to start. "
+        "Check the log above for errors.",
+    ),
+    ("terminal_unknown", "tabs: terminal type 'dumb' cannot reset tabs"),
     ("cuda_out_of_memory", "torch.cuda.OutOfMemoryError: CUDA out of memory."),
     (
         "physx_buffer_too_small",
@@ -53,6 +67,7 @@ ALSO_KNOWN = [
     ("checkpoint_not_found", "ValueError: No runs present in the directory: '/logs/rsl_rl' match '.*'."),
 ]
 HARMLESS = [
+    "ModuleNotFoundError: No module named 'isaaclab'",
     "",
     "Learning iteration 3/60",
     "Training time: 12.34 seconds",

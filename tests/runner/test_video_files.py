@@ -238,11 +238,11 @@ def test_without_egl_cameras_say_why():
     assert "Leave outputs.cameras out" in done.stdout
 
 
-def test_other_physics_is_refused_by_name(tmp_path: Path):
+def test_physics_of_kit_is_refused_with_a_way_out(tmp_path: Path):
     physics = SimpleNamespace(video_capture_backend=lambda: "kit")
     simulation = SimpleNamespace(physics_manager=physics, cfg=SimpleNamespace(physics=type("PhysxCfg", (), {})()))
     env = SimpleNamespace(unwrapped=SimpleNamespace(sim=simulation))
-    with pytest.raises(VideoError, match="physics is not Newton but Physx"):
+    with pytest.raises(VideoError, match="use physics 'newton', or 'physx' without Kit"):
         TrajectoryRecorder(env, tmp_path, 10)
 
 

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import zipfile
 from datetime import datetime
 from pathlib import Path
@@ -224,6 +225,19 @@ class Run:
 
     def leave(self):
         os._exit(0)
+
+    def end_as_kit(self):
+        """Print an exception and end with 0: so does an app whose script nobody has kept from failing."""
+        try:
+            self.crash()
+        except ValueError:
+            traceback.print_exc()
+            os._exit(0)
+
+    def fail_to_start(self):
+        """Say what Isaac Sim says of an app that did not start, and leave as it does."""
+        print("[537ms] [Error] [omni.kit.app.plugin] Exiting app because of dependency solver failure...", flush=True)
+        sys.exit(1)
 
     def bad_argument(self):
         sys.exit(2)

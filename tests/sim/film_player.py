@@ -100,15 +100,17 @@ class AllWorlds(Renderer):
         self._viewer.set_world_offsets((0.0, 0.0, 0.0))
 
 
-def environment() -> Any:
+def environment(physics: str = "newton_mjwarp", *, drawn: bool = True) -> Any:
     import isaaclab_tasks  # noqa: F401
 
+    from simyard.runner.isaaclab.adapter import without_pinned_memory
     from simyard.runner.isaaclab.environment import fresh_environment
     from simyard.runner.rl import get_library
 
-    overrides = ["physics=newton_mjwarp"]
+    without_pinned_memory()
+    overrides = [f"physics={physics}"]
     return fresh_environment(
-        "Isaac-Cartpole-Direct", get_library("rsl_rl"), overrides, num_envs=WORLDS, seed=7, device="cpu"
+        "Isaac-Cartpole-Direct", get_library("rsl_rl"), overrides, num_envs=WORLDS, seed=7, device="cpu", drawn=drawn
     )
 
 
@@ -151,6 +153,37 @@ def _film(folder: Path) -> Iterator[tuple[str, Any]]:
             shortest = min(again.episodes, key=lambda episode: len(episode.coordinates))
             yield "second", renderer.render(shortest, videos / "second.mp4", fps=60)
     yield "left", [path.name for path in (*work.iterdir(), *sorted(videos.iterdir()))]
+
+
+def film_physx(folder: Path) -> dict[str, Any]:
+    """Film under PhysX, and do the same without filming."""
+    figures, found = [], dict[str, Any]()
+    for drawn in (True, False):
+        with environment("ovphysx", drawn=drawn) as (env, _):
+            base = env.unwrapped
+            torch.manual_seed(1)
+            env.reset()
+            recorder = TrajectoryRecorder(env, folder, LONGEST) if drawn else None
+            taken, episodes, lived = torch.zeros(WORLDS, dtype=torch.long), [], []
+            for _ in range(STEPS):
+                if recorder:
+                    recorder.capture(taken)
+                _, reward, terminated, truncated, _ = env.step(torch.rand(WORLDS, 1) + PUSH)
+                lived.append([reward.tolist(), base.cartpole.data.joint_pos.torch.tolist()])
+                taken += 1
+                for world in (terminated | truncated).nonzero().flatten().tolist():
+                    if recorder:
+                        episodes.append(recorder.take(world, int(taken[world])))
+                    taken[world] = 0
+            figures.append(lived)
+            if recorder:
+                longest = max(episodes, key=lambda episode: len(episode.coordinates))
+                ways = longest.coordinates[..., :3]
+                with Renderer.of_environment(env, SMALL) as renderer:
+                    found["longest"] = renderer.render(longest, folder / "longest.mp4", fps=60)
+                found |= {"episodes": len(episodes), "steps": len(longest.coordinates)}
+                found["moved"] = float(np.ptp(ways, axis=0).max())
+    return {**found, "same figures": figures[0] == figures[1]}
 
 
 def reason(work: Any) -> str | None:

@@ -29,7 +29,7 @@ PROMISED = {
     "asset_staging.log": "log",
 }  # fmt: skip
 FOR_A_PERSON = ("rewards", "action-scale", "second-simulator", "curriculum", "randomization", "safety-monitor")
-NO_OTHER = "otherPhysics=physx"
+NO_OTHER = "otherPhysics=isaacsim_physx"
 """An engine that is not installed: the others take long to start."""
 ENDLESS = "env.max_cart_pos=1000"
 """Rails so long that nothing terminates, however bad the policy."""
@@ -247,7 +247,7 @@ def test_one_no_is_enough(exported: Callable[[str], Job]):
 def test_without_another_simulator_a_person_is_asked(exported: Callable[[str], Job]):
     summary = exported("sb3").json("summary.json")
     assert summary["second_simulator"] is None
-    assert summary["second_simulator_problem"].startswith("physx: ")
+    assert summary["second_simulator_problem"].startswith("isaacsim_physx: ")
     assert statuses(exported("sb3"))["second-simulator"] == "needs-a-human"
 
 

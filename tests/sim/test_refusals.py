@@ -74,7 +74,6 @@ def test_a_task_that_cannot_be_trained(check: Callable[..., Facts], training: di
         ("agent.experiment_name=/etc", r"simyard sets it\. Leave it out"),
         ("agent.logger=wandb", r"agent\.logger is 'wandb', which is not installed.*Install wandb there"),
         ("agent.run_name=../../elsewhere", r"simyard sets it\. Leave it out"),
-        ("physics=isaacsim_physx", r"needs isaacsim, which is not installed.*physics=newton_mjwarp"),
         ("physics=bullet", r"Isaac Lab refuses override 'physics=bullet'"),
         ("presets=bullet", r"Unknown preset.*newton_mjwarp"),
         ("agent.save_interval", r"is not understood.*'agent\.<key>=<value>'"),
@@ -88,6 +87,47 @@ def test_an_override_that_would_not_do_what_it_says(check: Callable[..., Facts],
     with pytest.raises(RequestError, match=re.compile(says, re.DOTALL)) as refused:
         check({**CONFIG, "overrides": [override]})
     assert refused.value.failure.code == "bad_override"
+
+
+@pytest.mark.parametrize(
+    ("config", "code", "says"),
+    [
+        ({"physics": "kamino"}, "engine_too_slow", r"'kamino' is some 60 .*Use 'newton', 'physx', or a GPU"),
+        ({"overrides": ["physics=newton_kamino"]}, "engine_too_slow", r"60 times slower than 'newton' on a CPU"),
+        ({"overrides": ["physics=isaacsim_physx"]}, "engine_absent", r"needs isaacsim, which .*has 'newton', 'physx'"),
+        (
+            {"physics": "newton", "trainingConfig": {"task": "IsaacContrib-DrLegs-Walk"}}, "engine_not_of_task",
+            r"'IsaacContrib-DrLegs-Walk' has no physics 'newton'\. It has 'physx', 'kamino'\.",
+        ),
+        (
+            {"physics": "newton", "trainingConfig": {"task": "IsaacContrib-Velocity-Flat-AnymalC-Direct"}},
+            "engine_not_of_task", r"It has one engine alone: leave physics out",
+        ),
+        (
+            {"trainingConfig": {"task": "IsaacContrib-Velocity-Flat-AnymalC-Direct"}}, "engine_absent",
+            r"needs Isaac Sim, which .* does not have, for .*PhysxCfg.*image with Kit",
+        ),
+    ],
+)  # fmt: skip
+def test_an_engine_that_the_task_or_the_machine_does_not_have(
+    check: Callable[..., Facts], config: dict[str, Any], code: str, says: str
+):
+    training = CONFIG["trainingConfig"] | config.get("trainingConfig", {})
+    with pytest.raises(RequestError, match=says) as refused:
+        check({**CONFIG, **config, "trainingConfig": training})
+    assert refused.value.failure.code == code
+
+
+def test_an_engine_becomes_the_preset_of_the_task_and_is_recorded(check: Callable[..., Facts]):
+    for config, preset, engine in (
+        ({"physics": "newton"}, "newton_mjwarp", "newton"),
+        ({"physics": "physx"}, "ovphysx", "physx"),
+        ({"physics": "physx", "overrides": ["physics=ovphysx"]}, "ovphysx", "physx"),
+    ):
+        facts = check({**CONFIG, **config})
+        named = [override for override in facts.overrides if override.startswith("physics=")]
+        assert (named, facts.physics) == ([f"physics={preset}"], engine)
+    assert {"ovphysx", "ovstage"} <= set(facts.versions)
 
 
 def test_an_id_of_2_x_is_taken_and_told(check: Callable[..., Facts]):

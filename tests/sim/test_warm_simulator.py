@@ -57,8 +57,10 @@ def runner_log(job: Job) -> str:
 def test_after_many_jobs_every_library_gives_the_weights_that_it_gave_at_first(
     yard: Yard, trained: Callable[[str], Job]
 ) -> None:
-    """In one process; the tests below and those of Isaac Lab's own command compare with cold ones."""
+    """In one process, where PhysX takes turns with Newton; other tests compare with cold ones."""
     first = [trained(library) for library in LIBRARIES]
+    physx = yard.train("physics=physx")
+    assert physx.json("versions.json")["simulator"]["physics"] == "physx"
     process = yard.session.pid
     assert yard.session.processes == 1, "a job of these tests has cost the simulator its life"
     train_others(yard, OTHERS)
@@ -69,6 +71,7 @@ def test_after_many_jobs_every_library_gives_the_weights_that_it_gave_at_first(
         assert yard.session.session_id in runner_log(job)
         assert yard.session.session_id in runner_log(again)
         assert_same_weights(again.final, job.final)
+    assert_same_weights(yard.train("physics=physx").final, physx.final)
     assert yard.session.pid == process, "the process was replaced"
     assert_nothing_piles_up(before, size(process))
 

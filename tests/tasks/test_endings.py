@@ -46,6 +46,25 @@ def test_a_parsers_exit_is_a_failure_too(player):
     assert len(left.attempts) == 1
 
 
+def test_an_exception_that_ended_with_code_zero_is_the_users_too(player):
+    left = player.play("end-as-kit at 7", retries=2)
+    assert (left.outcome(1)["exit_code"], left.error["code"], left.error["category"]) == (0, "exception", "user")
+    assert left.error["message"] == "ValueError: the reward function is wrong"
+    assert len(left.attempts) == 1
+
+
+@pytest.mark.parametrize(
+    ("scenario", "code"),
+    [
+        pytest.param("fail-to-start", "kit_not_started", id="nothing else known"),
+        pytest.param("no-vulkan; fail-to-start", "no_vulkan", id="with its cause"),
+    ],
+)
+def test_an_app_that_does_not_start_is_the_machines_whatever_it_exits_with(player, scenario, code):
+    left = player.play(scenario, retries=0)
+    assert (left.error["code"], left.error["category"]) == (code, "infra")
+
+
 @pytest.mark.parametrize(
     "scenario",
     [

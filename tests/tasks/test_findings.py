@@ -22,6 +22,7 @@ pytestmark = pytest.mark.system
 
 FOUND = {
     "tasks": {"Scenario": ["env_cfg_entry_point", "rsl_rl_cfg_entry_point"], "Scenery": ["env_cfg_entry_point"]},
+    "physics": {"Scenario": ["newton_mjwarp", "ovphysx"]},
     "keys": {
         "Scenario rsl_rl": {
             "env": None,
@@ -77,6 +78,10 @@ def test_what_a_check_found_out_refuses_the_next_job_with_the_nearest_names_unti
     with pytest.raises(RequestError, match=r"override key 'agent\.save_intervall'.*'agent\.save_interval'"):
         Findings(learnt, job(learnt, overrides=["agent.save_intervall=3"])).refuse()
     Findings(learnt, job(learnt, overrides=["agent.save_interval=3"])).refuse()
+    with pytest.raises(RequestError, match=r"'Scenario' has no physics 'kamino'\. It has 'newton', 'physx'\."):
+        Findings(learnt, job(learnt, physics="kamino")).refuse()
+    # Each engine has keys of its own, and those of PhysX nobody has looked at yet.
+    Findings(learnt, job(learnt, physics="physx", overrides=["agent.save_intervall=3"])).refuse()
 
     # A package of the job's own may register any task.
     Findings(learnt, job(learnt, task="Mine", packages=(PACKAGE,))).refuse()

@@ -14,7 +14,7 @@ from simyard.requests.jobs import EvaluateRequest, ExportRequest
 from simyard.requests.settings import MachineSettings
 from simyard.store import keys
 from simyard.store.store import Store, sha256_file
-from simyard.tasks.kinds.policy_sources import newest_training
+from simyard.tasks.kinds.policy_sources import inherit, newest_training
 from simyard.tasks.resolve import resolve
 from simyard.tasks.stage import stage
 
@@ -307,6 +307,45 @@ def test_what_the_request_says_itself_counts_more(find, trained):
     spec = find(fromJob=source, task="Scenario-Play", seed=7, top={"overrides": ["agent.b=3", "env.c=4"]})
     assert (spec.task, spec.seed) == ("Scenario-Play", 7)
     assert spec.overrides == ("agent.a=1", "agent.b=3", "env.c=4")
+
+
+@pytest.mark.parametrize(
+    ("trained_with", "asked", "engine", "overrides"),
+    [
+        ({"physics": "physx"}, {}, "physx", []),
+        ({"overrides": ["physics=ovphysx"]}, {}, None, ["physics=ovphysx"]),
+        ({"physics": "physx"}, {"physics": "newton"}, "newton", []),
+        ({"overrides": ["physics=ovphysx"]}, {"physics": "newton"}, "newton", []),
+        ({"physics": "physx"}, {"overrides": ["physics=newton_mjwarp"]}, None, ["physics=newton_mjwarp"]),
+    ],
+)
+def test_the_engine_is_the_jobs_unless_the_request_names_one_in_either_way(
+    yard, trained_with, asked, engine, overrides
+):
+    def resolved(**config):
+        config = {**config, "trainingConfig": {"task": "Isaac-Cartpole-Direct"}}
+        return resolve(train_request(config), yard.store, keys.new_job_id()).spec
+
+    spec = inherit(resolved(**asked), resolved(**trained_with), None)
+    assert (spec.physics, [*spec.overrides]) == (engine, overrides)
+    assert ("physics" in spec.to_json()) == (engine is not None), "a job that names no engine is as it always was"
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"physics": "bullet"}, r"physics: .*'newton', 'physx' or 'kamino', not 'bullet'"),
+        (
+            {"physics": "physx", "overrides": ["physics=newton_mjwarp"]},
+            r"physics is 'physx', and override 'physics=newton_mjwarp' brings 'newton'.*name a preset of 'physx'",
+        ),
+        ({"physics": "newton", "trainingConfig": {"physics": "physx"}}, "stands at the top and in trainingConfig"),
+    ],
+)
+def test_one_engine_is_named_and_it_is_one_of_those_there_are(yard, config, says):
+    config = {**config, "trainingConfig": {"task": "Scenario", **config.get("trainingConfig", {})}}
+    with pytest.raises(RequestError, match=says):
+        resolve(train_request(config), yard.store, keys.new_job_id())
 
 
 def test_packages_and_their_callback_are_the_jobs(find, yard, asset):
