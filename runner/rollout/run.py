@@ -321,7 +321,7 @@ def no_video(reason: str) -> WorkloadError:
     return _failed(
         "video_impossible",
         f"The video that was asked for cannot be made: {reason}",
-        "Set outputs.video to false to do without it.",
+        "Do without it: set outputs.video to false, or leave --video out.",
     )
 
 
