@@ -446,20 +446,13 @@ def in_this_process(
     stop: threading.Event | None = None, head_start: HeadStart | None = None,
 ) -> Iterator[None]:  # fmt: skip
     """Have flows that the body runs use these simulators, show their progress, and end in good order at Ctrl-C."""
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-
     from simyard.flows import stages
 
     stop = stop or threading.Event()
     given = stages.Inline(
         on_progress=live, on_event=on_event, canceled=stop.is_set, sessions=sessions, head_start=head_start
     )
-    # Without a heartbeat: its thread holds a flow's end up by a second, and nobody would act on it here.
-    with (
-        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
-        stages.inline(given),
-        _interrupt(stop, live),
-    ):
+    with stages.inline(given), _interrupt(stop, live):
         yield
 
 

@@ -46,6 +46,7 @@ def sessions() -> None:
               help="Its process is replaced after so many.")  # fmt: skip
 @click.option("--memory-gb", type=Finite(min=0.5, max=10_000), default=16.0, show_default=True,
               help="Its process is replaced when a job leaves it larger.")  # fmt: skip
+@click.option("--video", is_flag=True, help="Draw CONFIG's task too, so that the first film is no slower than others.")
 @JSON
 def start(
     arguments: tuple[str, ...],
@@ -54,6 +55,7 @@ def start(
     idle_minutes: float,
     jobs: int,
     memory_gb: float,
+    video: bool,
     as_json: bool,
 ) -> None:
     """Start a simulator and leave it ready for jobs of the store; exit when it is ready.
@@ -69,6 +71,8 @@ def start(
     from simyard.tasks.sessions import kept
 
     config, more = config_and_settings(arguments)
+    if video and config is None:
+        raise RequestError("--video needs CONFIG.", code="bad_command", advice="Name the task's config, to be drawn.")
     bounds = Bounds(jobs=jobs, memory_bytes=int(memory_gb * 1e9), idle_s=idle_minutes * 60)
     machine, _, opened = open_site(store)
     model = TrainRequest if config is None else model_of(read_config(config, TrainRequest))
@@ -76,7 +80,7 @@ def start(
     request = check_config(given if config else {**_IMPORT_ONLY, **given}, model)
     resolved = resolve(request, opened, keys.new_job_id(), config.resolve().parent if config else Path.cwd())
     live = LiveLine(quiet=as_json)
-    state = kept.start(resolved.spec, resolved if config else None, opened, machine, bounds, live.stage)
+    state = kept.start(resolved.spec, resolved if config else None, opened, machine, bounds, live.stage, video=video)
     live.say(f"{state.session_id} is ready for jobs of {opened.url()}")
     emit(state, as_json, lambda state: state.session_id)
 

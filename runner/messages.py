@@ -25,7 +25,7 @@ class SessionFingerprint(Wire):
     python: str
     """The simulator's Python."""
     device: str
-    """`cpu`, `gpu`, or that a GPU is taken where there is one."""
+    """`cpu` or `gpu`: for a job that takes a GPU if there is one, what this machine has."""
     packages: tuple[str, ...]
     """Digests of the user's packages."""
     callback: str | None

@@ -53,10 +53,10 @@ class SessionSpec(Wire):
     fingerprint: SessionFingerprint
     """Fingerprint of the jobs it may serve; equal or refused."""
     bounds: Bounds
-    warm_up: JobSpec | None = None
-    """A job that is run first, so that its kernels are loaded; its files are in the folder `warm-up`."""
+    warm_up: tuple[JobSpec, ...] = ()
+    """Jobs that are run first, so that their kernels are loaded; their files are in the folder `warm-up`."""
     inputs: dict[str, str] = field(default_factory=dict)
-    """Names of that job's inputs, by digest."""
+    """Names of those jobs' inputs, by digest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ class SessionFolder:
 
     @property
     def warm_up(self) -> AttemptPaths:
-        """The job that warms it up."""
+        """The jobs that warm it up, one after another."""
         return AttemptPaths(self.root / "warm-up")
 
     def read_state(self) -> SessionState | None:
@@ -285,8 +285,8 @@ class _SessionServer:
     def _start(self) -> ChildWorkload:
         spec = self.spec
         # How long it may idle is decided here: a workload that ended by itself would be replaced.
-        # And the job that warms it up is none of those that it may serve.
-        jobs = spec.bounds.jobs + (spec.warm_up is not None)
+        # And the jobs that warm it up are none of those that it may serve.
+        jobs = spec.bounds.jobs + len(spec.warm_up)
         bounds = replace(spec.bounds, jobs=jobs, idle_s=10 * 365 * 86400.0)
         workload = ChildWorkload.start(
             spec.python, self.folder.root, simulator=spec.simulator, library=spec.library,
@@ -303,17 +303,18 @@ class _SessionServer:
                     advice="Its jobs start cold; nothing needs to be set for that.",
                 )
             )
-        if spec.warm_up is not None:
+        for job in spec.warm_up:
             self._note(state="warming up")
-            self._warm_up(workload, spec.warm_up)
+            self._warm_up(workload, job)
         self._note(state="ready")
         return workload
 
     def _warm_up(self, workload: Workload, job: JobSpec) -> None:
         """Run a job that nobody asked for, by the path that all jobs take."""
         paths = self.folder.warm_up
-        for leftover in (paths.work, paths.output):
+        for leftover in (paths.work, paths.output, paths.recording):
             shutil.rmtree(leftover, ignore_errors=True)
+        paths.outcome.unlink(missing_ok=True)
         paths.make()
         overlay = paths.overlay if job.packages else None
         files = {digest: paths.inputs / name for digest, name in self.spec.inputs.items()}

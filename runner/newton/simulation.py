@@ -346,13 +346,12 @@ class Simulation:
 
         if targets is not None:
             self._target_q[:, self._targets] = targets
-        if self._done == 0:
+        if self._graph is None:
             self._simulate()  # compiles and loads what the graph needs
+            with warp.ScopedCapture(device=self.device) as capture:
+                self._simulate()
+            self._graph = capture.graph
         else:
-            if self._graph is None:
-                with warp.ScopedCapture(device=self.device) as capture:
-                    self._simulate()
-                self._graph = capture.graph
             warp.capture_launch(self._graph)
         if len(self._limited):
             self._fastest = torch.maximum(self._fastest, self.joint_qd[:, self._limited].abs().amax(dim=0))

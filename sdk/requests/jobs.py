@@ -271,8 +271,8 @@ class FromJob(_Model):
     """A checkpoint, or several, of a training job in the same store."""
 
     job_id: str
-    """Id of the training job, whose task, library, package and overrides are taken over too; `latest` means the newest
-    training that has succeeded."""
+    """Id of the training job, whose task, library, package, overrides and `computeConfig` are taken over too, the last
+    on one GPU; `latest` means the newest training that has succeeded."""
     which: Which = "latest"
     """`latest`, `best` (highest mean return while training) or `iteration`; to evaluate also `all` and `every:N`."""
     iteration: int | None = Field(None, strict=True, ge=0)

@@ -54,6 +54,7 @@ def refuse_all(refuse, tmp_path):
         pytest.param(["--memory-gb", "1e9"], ["--memory-gb", "1000000000.0 is not in the range"], id="too much memory"),
         pytest.param(["--memory-gb", "nan"], ["--memory-gb", "'nan'"], id="a memory that is no number"),
         pytest.param(["--set", "numEnvs"], ["numEnvs", "key=value"], id="a setting without a value"),
+        pytest.param(["--video"], ["--video needs CONFIG", "Name the task's config"], id="a picture of nothing"),
         pytest.param(["--warm", "yes"], ["No such option", "--warm"], id="an option that is none"),
     ],
 )

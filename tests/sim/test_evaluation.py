@@ -151,6 +151,7 @@ def test_the_summary_is_that_of_the_episodes(library: str, evaluated: Callable[[
     assert summary["success"]["source"] == "metric Metrics/success_rate"
     assert (summary["sweep"], summary["videos"], summary["video_problem"]) == (None, None, None)
     assert summary["environment_steps_per_second"] > 1
+    assert summary["first_steps_seconds"] > 0
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

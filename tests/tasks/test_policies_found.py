@@ -348,6 +348,36 @@ def test_one_engine_is_named_and_it_is_one_of_those_there_are(yard, config, says
         resolve(train_request(config), yard.store, keys.new_job_id())
 
 
+ON_FOUR = {"gpusPerNode": 4, "priority": "low", "acceptNvidiaEula": True}
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "given", "played_on"),
+    [
+        pytest.param(ON_FOUR, {}, (1, "low", True, True), id="one of its GPUs"),
+        pytest.param({"numNodes": 2}, {}, (1, "normal", False, True), id="one of its machines"),
+        pytest.param({"gpusPerNode": 0, "session": "off"}, {}, (0, "normal", False, False), id="the CPU, and alone"),
+        pytest.param({}, {}, (None, "normal", False, True), id="what there is"),
+        pytest.param(
+            {**ON_FOUR, "session": "off"},
+            {"gpusPerNode": None, "priority": "high", "acceptNvidiaEula": False, "session": "auto"},
+            (None, "high", False, True),
+            id="what the request says itself",
+        ),
+    ],
+)
+def test_the_machine_is_the_jobs(find, yard, asset, trained_on, given, played_on):
+    """Its session is warm for the very task."""
+    training = resolve(train_request(play.config("", computeConfig=trained_on)), yard.store, keys.new_job_id())
+    stage(training, yard.store)
+    put(asset / "model_1.pt")
+    for model in (EvaluateRequest, ExportRequest):
+        source = {"fromJob": {"jobId": training.spec.job_id}, "checkpointPath": "model_1.pt"}
+        spec = find(model, **source, top={"computeConfig": given} if given else {})
+        assert (spec.gpus, spec.priority, spec.accepts_eula, spec.session) == played_on
+        assert spec.ranks == 1
+
+
 def test_packages_and_their_callback_are_the_jobs(find, yard, asset):
     package = asset / "heavy.zip"
     with zipfile.ZipFile(package, "w") as archive:
