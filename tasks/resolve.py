@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from simyard.core.artifacts import METRICS_SUMMARY
 from simyard.core.errors import RequestError, unknown
