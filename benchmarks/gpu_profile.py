@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def profile(task: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train a task, and look at it; this is the child."""
     import isaaclab_tasks  # noqa: F401
     import torch
-    from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper
+    from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper, handle_deprecated_rsl_rl_cfg
 
     from simyard.runner.isaaclab.adapter import replay_on_cpu
     from simyard.runner.isaaclab.environment import fresh_environment
@@ -113,7 +114,7 @@ def profile(task: str, options: argparse.Namespace) -> dict[str, Any]:
         agent_cfg,
     ):
         wrapped = RslRlVecEnvWrapper(env, clip_actions=agent_cfg.clip_actions)
-        loop = Loop(wrapped, agent_cfg, torch)
+        loop = Loop(wrapped, handle_deprecated_rsl_rl_cfg(agent_cfg, version("rsl-rl-lib")), torch)
         few = max(2, options.iterations // 6)
         loop.run(max(2, options.iterations // 10))
         if options.times:
