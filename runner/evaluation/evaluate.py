@@ -139,6 +139,7 @@ def _measure(
             env,
             episodes=wanted.num_episodes,
             longest=wanted.steps_per_episode,
+            seed=job.seed,
             success_termination=wanted.success_termination,
             before_step=film.capture,
             on_episode=count,

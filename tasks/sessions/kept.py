@@ -23,6 +23,7 @@ from simyard.tasks.kinds.base import Resolved
 from simyard.tasks.packages.install import install
 from simyard.tasks.sessions.fingerprint import fingerprint
 from simyard.tasks.shared.inputs import gather
+from simyard.tasks.shared.kernels import prepare_caches
 
 POLL_S = 0.2
 
@@ -56,7 +57,7 @@ def start(
         WorkloadError: If the simulator does not start, or cannot serve several jobs.
     """
     project = keys.project_of(store.url())
-    machine.require_own_caches(project)
+    prepare_caches(machine, project, lambda note: None)
     folder = SessionFolder(root=machine.sessions_folder / f"session-{keys.new_job_id().removeprefix('job-')}")
     folder.root.mkdir(parents=True, mode=0o700)
     try:

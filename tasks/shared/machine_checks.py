@@ -135,7 +135,7 @@ def _python(machine: MachineSettings) -> tuple[Check, Simulator | None]:
     name = "Python"
     advice = "Name a Python 3.11 or 3.12 that has Isaac Lab and simyard (`pip install --no-deps`) in SIMYARD_PYTHON."
     try:
-        said = _ask(machine, _SIMULATOR, PYTHON_S, Simulator)
+        said = ask(machine, _SIMULATOR, PYTHON_S, Simulator)
     except (OSError, ValueError) as error:
         return Check(name, "failed", f"{machine.python!r} does not do: {_line(error)}", advice), None
     return Check(name, "ok", f"{said.versions['python']}, {machine.python!r}"), said
@@ -223,7 +223,7 @@ def _cuda(machine: MachineSettings, simulator: Simulator | None, gpus: int | Non
     if not gpus:
         return Check(name, "skipped", "needs a GPU")
     try:
-        said = _ask(machine, _CUDA, TORCH_S, Cuda)
+        said = ask(machine, _CUDA, TORCH_S, Cuda)
     except (OSError, ValueError) as error:
         return Check(name, "failed", f"torch does not do: {_line(error)}", f"Run {machine.python} -c 'import torch'.")
     text = f"torch {said.torch} for CUDA {said.cuda} sees {said.devices} of {gpus} GPUs"
@@ -320,7 +320,7 @@ def _no_python(name: str) -> Check:
     return Check(name, "skipped", "needs SIMYARD_PYTHON to run")
 
 
-def _ask(machine: MachineSettings, code: str, timeout_s: float, kind: type[W]) -> W:
+def ask(machine: MachineSettings, code: str, timeout_s: float, kind: type[W]) -> W:
     """Return the document that code prints in the simulator's Python.
 
     Raises:

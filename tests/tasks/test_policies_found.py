@@ -401,12 +401,20 @@ def test_packages_and_their_callback_are_the_jobs(find, yard, asset):
     assert spec.import_callback == "other"
 
 
-def test_environments_without_an_episode_of_their_own_are_left_out(find, asset):
+@pytest.mark.parametrize(
+    ("model", "asked", "episodes", "started"),
+    [
+        (EvaluateRequest, None, 7, 7), (EvaluateRequest, None, 1000, 100), (EvaluateRequest, 4096, 1000, 4096),
+        (EvaluateRequest, 3, 7, 3), (ExportRequest, None, 5, 5), (ExportRequest, None, 500, 64),
+        (ExportRequest, 9, 5, 9),
+    ],
+)  # fmt: skip
+def test_as_many_environments_as_were_asked_for_and_else_none_without_an_episode(
+    find, asset, model, asked, episodes, started
+):
     put(asset / "model_1.pt")
-    spec = find(checkpointPath="model_1.pt", numEnvs=100, numEpisodes=7)
-    assert (spec.num_envs, spec.evaluation.num_episodes) == (7, 7)
-    assert find(checkpointPath="model_1.pt", numEnvs=3, numEpisodes=7).num_envs == 3
-    assert find(ExportRequest, checkpointPath="model_1.pt", numEnvs=9, numEpisodes=5).num_envs == 5
+    spec = find(model, checkpointPath="model_1.pt", numEnvs=asked, numEpisodes=episodes)
+    assert (spec.num_envs, (spec.evaluation or spec.export).num_episodes) == (started, episodes)
 
 
 @pytest.mark.parametrize(
