@@ -328,6 +328,15 @@ class AttemptSpec(Wire):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Room(Wire):
+    """Estimate of the room that a job's files will take."""
+
+    size_bytes: int
+    what: str
+    """The files that were counted, in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts(Wire):
     """Report of the simulator's environment on a job, before anything is simulated."""
 
@@ -350,3 +359,5 @@ class Facts(Wire):
     """Adjustments to the request, in words for the report."""
     versions: dict[str, str] = field(default_factory=dict)
     """Installed packages that decide the result, and the GPU's driver."""
+    room: Room | None = field(default=None, metadata=ABSENT)
+    """Room on the machine's disk and in the store; None where nothing large is known before."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import math
 import os
 import site
 import socket
@@ -18,7 +19,8 @@ from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from simyard.core.errors import RequestError, unknown
-from simyard.core.specs import SAFE_GLOBALS, Facts, JobSpec
+from simyard.core.specs import SAFE_GLOBALS, Facts, JobSpec, Room
+from simyard.runner import room
 from simyard.runner.adapter import device_of, versions
 from simyard.runner.evaluation.episode_statistics import TERMINATED, TIME_OUT
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
@@ -26,7 +28,7 @@ from simyard.runner.isaaclab.foreign_imports import explain, require_references
 from simyard.runner.isaaclab.overrides import TaskConfig
 from simyard.runner.isaaclab.renames import as_asked, note
 from simyard.runner.rl import LIBRARIES, Library, Scale
-from simyard.runner.rl.checkpoints import expected_of, inspect, load
+from simyard.runner.rl.checkpoints import expected_of, inspect, load, setting
 
 _ENGINES = {"physx": ("isaacsim", "ovphysx"), "isaacsim_physx": ("isaacsim",), "ovphysx": ("ovphysx",)}
 """Physics presets and the modules of which one must be there; Newton's are part of Isaac Lab."""
@@ -241,8 +243,20 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
         overrides=(*own, *fitted, *job.overrides),
         not_resumable=not_resumable,
         notes=(*facts.notes, *notes),
+        room=_room(job, library, config, scale),
     )
     return facts, config
+
+
+def _room(job: JobSpec, library: Library, config: TaskConfig, scale: Scale) -> Room | None:
+    """Return the room that a job's checkpoints or films will take, about."""
+    if job.kind == "train":
+        return room.of_training(job, library, config, scale)
+    if job.evaluation is None:
+        return None
+    step_s = (setting(config.env, "sim.dt") or 0.0) * (setting(config.env, "decimation") or 1)
+    longest_s = min(job.evaluation.steps_per_episode * step_s, setting(config.env, "episode_length_s") or math.inf)
+    return room.of_films([longest_s] * (len(job.evaluation.videos) * len(job.policies)))
 
 
 def _require_assets(config: TaskConfig) -> None:
