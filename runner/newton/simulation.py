@@ -123,8 +123,8 @@ def build_world(
         lowest = _lowest(compiled.model, links - _still(builder))
         if lowest < -_SUNK_M:
             notes.append(
-                f"the base is fixed, and links that move begin {-lowest:.3g} m below z = 0, where the scene pushes them: "
-                f"control.base_position higher by that, scene_id {EMPTY!r}, or control.fix_base false"
+                f"the base is fixed, and links that move begin {-lowest:.3g} m below z = 0, where the scene pushes "
+                f"them: control.base_position higher by that, scene_id {EMPTY!r}, or control.fix_base false"
             )
     _set_gains(builder, robot, (setup.gains or Gains()) if control.mode.DRIVES else None, compiled.inertia)
 
