@@ -43,10 +43,12 @@ import xml.etree.ElementTree as ET
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 PACKAGES = """
@@ -109,6 +111,7 @@ def main() -> None:
     parser.add_argument("--into", type=Path, help="Where the packages of PyPI are unpacked; none are without it.")
     parser.add_argument("--drive", type=int, default=0, metavar="N")
     parser.add_argument("--most", type=int, default=0, metavar="N", help="N of them, the same number of each package.")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="Processes at a time, of 1 to 2 GB each.")
     parser.add_argument("--rows", type=Path, help="JSON lines of what is done, read and written.")
     parser.add_argument("--only", nargs="*", default=[], help="Parts of names; the others are left out.")
     parser.add_argument("--out", type=Path)
@@ -131,11 +134,22 @@ def main() -> None:
     # Each checked in a process that may die; copies of a robot and files without one do not count.
     kept: list[Description] = []
     known: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="simyard-robots-") as folder:
-        worker = Worker(Path(folder))
-        for each in found:
+    with tempfile.TemporaryDirectory(prefix="simyard-robots-") as folder, ThreadPoolExecutor(options.jobs) as pool:
+        workers = SimpleQueue[Worker]()
+        for _ in range(options.jobs):
+            workers.put(Worker(Path(folder)))
+
+        def settle(each: Description) -> Description:
             drive = sum(bool(other.driven) for other in kept) < options.drive
-            answer = rows.taken(each, drive=drive) or rows.keep(worker.ask(each, drive=drive))
+            if (done := rows.taken(each, drive=drive)) is not None:
+                return done
+            worker = workers.get()
+            try:
+                return rows.keep(worker.ask(each, drive=drive))
+            finally:
+                workers.put(worker)
+
+        for answer in pool.map(settle, found):
             key = f"{answer.package} {answer.signature}"
             if answer.refused == NO_ROBOT or (answer.signature and known.setdefault(key, answer.name) != answer.name):
                 continue
@@ -144,7 +158,9 @@ def main() -> None:
             print(f"{len(kept)} {answer.fate:7} {answer.name} {said[:200]}", file=sys.stderr, flush=True)
             if len(counted(kept)) == options.most:
                 break
-        worker.end()
+        pool.shutdown(cancel_futures=True)
+        while not workers.empty():
+            workers.get().end()
     text = report(kept, options.drive)
     if options.out:
         options.out.write_text(text, encoding="utf-8")
