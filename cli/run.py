@@ -38,6 +38,7 @@ from simyard.requests.rollout import RolloutRequest
 from simyard.requests.settings import MachineSettings
 from simyard.store import keys
 from simyard.store.store import Store
+from simyard.tasks.attempt.room import require_room
 from simyard.tasks.attempt.supervise import gpu_count
 from simyard.tasks.kinds import KINDS, kind_of
 from simyard.tasks.kinds.base import Resolved
@@ -328,6 +329,7 @@ def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: Live
 
     Raises:
         RequestError: If the simulator's environment refuses it.
+        WorkloadError: If there is too little room for what it will write.
     """
     spec = resolved.spec
     if spec.packages or store.exists(keys.JobKeys(spec.job_id).job):
@@ -338,12 +340,13 @@ def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: Live
         what = "checking" if lease.workload.is_warm else "importing the simulator"
         try:
             with live.waiting(what):
-                lease.check(spec, None, files)
+                facts = lease.check(spec, None, files)
         except RequestError:
             Findings(sessions.machine, spec).learn(lease.workload)
             raise
         else:
             Findings(sessions.machine, spec).learn(lease.workload)
+            require_room(facts.room, sessions.machine.home, store)
         finally:
             lease.keep()
 

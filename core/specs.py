@@ -330,6 +330,15 @@ class AttemptSpec(Wire):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Room(Wire):
+    """Estimate of the room that a job's files will take."""
+
+    size_bytes: int
+    what: str
+    """The files that were counted, in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts(Wire):
     """Report of the simulator's environment on a job, before anything is simulated."""
 
@@ -356,3 +365,5 @@ class Facts(Wire):
     """Installed packages that decide the result, and the GPU's driver."""
     kit: bool = field(default=False, metadata=ABSENT)
     """Whether the simulation runs in Kit, Isaac Sim's app."""
+    room: Room | None = field(default=None, metadata=ABSENT)
+    """Room on the machine's disk and in the store; None where nothing large is known before."""

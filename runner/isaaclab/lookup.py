@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import math
 import os
 import site
 import socket
@@ -19,7 +20,8 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from simyard.core.errors import RequestError, unknown
-from simyard.core.specs import SAFE_GLOBALS, Facts, JobSpec
+from simyard.core.specs import SAFE_GLOBALS, Facts, JobSpec, Room
+from simyard.runner import room
 from simyard.runner.adapter import device_of, versions
 from simyard.runner.evaluation.episode_statistics import TERMINATED, TIME_OUT
 from simyard.runner.isaaclab import kit
@@ -29,7 +31,7 @@ from simyard.runner.isaaclab.overrides import TaskConfig
 from simyard.runner.isaaclab.physics import choose, engine_in, preset_named
 from simyard.runner.isaaclab.renames import as_asked, note
 from simyard.runner.rl import LIBRARIES, Library, Scale
-from simyard.runner.rl.checkpoints import expected_of, inspect, load
+from simyard.runner.rl.checkpoints import expected_of, inspect, load, setting
 
 _MODEL_ENDINGS = (".usd", ".usda", ".usdc", ".usdz")
 _loaded = False
@@ -235,7 +237,19 @@ def fit_library(job: JobSpec, library: Library, agent: Mapping[str, Any], facts:
         overrides=(*own, *fitted, *job.overrides),
         not_resumable=not_resumable,
         notes=(*facts.notes, *notes),
+        room=_room(job, library, config, scale),
     )
+
+
+def _room(job: JobSpec, library: Library, config: TaskConfig, scale: Scale) -> Room | None:
+    """Return the room that a job's checkpoints or films will take, about."""
+    if job.kind == "train":
+        return room.of_training(job, library, config, scale)
+    if job.evaluation is None:
+        return None
+    step_s = (setting(config.env, "sim.dt") or 0.0) * (setting(config.env, "decimation") or 1)
+    longest_s = min(job.evaluation.steps_per_episode * step_s, setting(config.env, "episode_length_s") or math.inf)
+    return room.of_films([longest_s] * (len(job.evaluation.videos) * len(job.policies)))
 
 
 def _require_assets(config: TaskConfig) -> None:

@@ -26,6 +26,7 @@ from simyard.store.backend import on_disk
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.attempt.judge import judge, judge_part, last_traceback, write_diagnostics
+from simyard.tasks.attempt.room import require_room
 from simyard.tasks.attempt.supervise import Ending, Telemetry, Watched, gpu_and_driver, supervise
 from simyard.tasks.attempt.transfer import AttemptUploader, NodeCache, append_pairs
 from simyard.tasks.cluster.rendezvous import NodeGroup, new_world
@@ -171,6 +172,9 @@ class _Attempt:
             # An earlier attempt's: a request to resume such a job is refused.
             self.spec = replace(self.spec, start_iteration=0, resume=None)
             self.log("checking", "note", f"starting from scratch: {self.facts.not_resumable}")
+        is_part = self.spec.resume is not None and self.spec.resume != job.resume
+        left = (job.last_iteration - self.spec.start_iteration) / job.max_iterations if is_part else 1.0
+        require_room(self.facts.room, self.machine.home, self.store, left)
 
         # The workload reads the rest from its folder. All machines of the attempt begin together.
         write_json(self.paths.facts, self.facts.to_json())

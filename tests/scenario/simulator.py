@@ -32,7 +32,7 @@ import litter
 
 from simyard.core.errors import RequestError
 from simyard.core.files import write_json
-from simyard.core.specs import Facts
+from simyard.core.specs import Facts, Room
 from simyard.runner import rl
 from simyard.runner.adapter import ADAPTERS, Adapter
 from simyard.runner.evaluation.episode_statistics import Episode
@@ -73,6 +73,7 @@ class Scenario(Adapter):
             not_resumable="its checkpoints lack the normaliser" if "not-resumable" in job.description else None,
             notes=("a note",),
             versions={"python": sys.version.split()[0]},
+            room=Room(size_bytes=10**9, what="a gigabyte of nothing") if job.description == "large" else None,
         )
 
     def run(self, attempt, facts, paths):
