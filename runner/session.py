@@ -45,6 +45,10 @@ def serve(control: socket.socket, simulator: str, library: str | None, bounds: B
         library: What to import ahead; None for nothing in particular.
         bounds: When to make room for a new process.
     """
+    # Children must not have the socket: as long as one held it, the supervisor would not hear that this one is gone.
+    control.set_inheritable(False)
+    os.register_at_fork(after_in_child=lambda: os.close(control.detach()))
+
     # As all was before anything of the simulator was imported.
     packages = installed()
     requests: queue.Queue[str] = queue.Queue()

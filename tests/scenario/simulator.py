@@ -290,6 +290,13 @@ class Run:
         for pid in (*(child.pid for child in children), int(orphan.stdout)):
             print(f"started {pid}")
 
+    def fork(self):
+        """Have children that got every descriptor of their parent: one is a fork, one a shell's."""
+        os.system("sleep 600 & echo started $!")
+        if (pid := os.fork()) == 0:
+            time.sleep(600)
+        print(f"started {pid}")
+
     def orphan(self):
         """Start a process that is nobody's child at once."""
         subprocess.run(["sh", "-c", "setsid sleep 600 >/dev/null & echo started $!"], check=True)

@@ -4,6 +4,7 @@ import json
 import time
 
 import pytest
+from helpers import HANG_S
 from scenario.play import alive, assert_digests, started
 
 from simyard.tasks.attempt.attempt import Observer
@@ -79,6 +80,14 @@ def test_exit_code_zero_alone_is_no_success(player, scenario):
     assert left.result["status"] == "failed"
     assert left.error["code"] == "ended_without_result"
     assert not (left.folder / "artifact_manifest.json").exists()
+
+
+def test_a_death_is_noticed_although_its_children_live(player):
+    """They have inherited all that it had: what they hold open must not keep up the appearance of a workload."""
+    left = player.play("fork; kill at 5", retries=0, timeouts={"iterationSeconds": HANG_S})
+    assert (left.error["code"], left.outcome(1)["signal"]) == ("killed", "SIGKILL")
+    assert len(started(left.stdout())) == 3
+    assert alive(started(left.stdout())) == []
 
 
 def test_a_cancel_in_the_store_ends_a_running_attempt(player):
