@@ -41,7 +41,7 @@ def parts_on_it(env_cfg: Any) -> tuple[str, ...]:
     """
     from isaaclab.app.sim_launcher import validate_launch
 
-    return validate_launch(env_cfg, {"visualizer": []})[1]
+    return tuple(validate_launch(env_cfg, {"visualizer": []})[1])
 
 
 def require(task: str, parts: Sequence[str]) -> None:

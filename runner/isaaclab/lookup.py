@@ -199,8 +199,9 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
     if library is None:
         return facts, config
 
-    # The library's part: sizes that fit, and checkpoints that it can play or go on from.
+    # The library's part: sizes that fit, checkpoints that it can play or go on from, and the room that it takes.
     facts = fit_library(job, library, config.agent, facts, own)
+    facts = replace(facts, room=_room(job, library, config))
     _check_policies(job, config, files)
     if job.resume and (path := files.get(job.resume.checkpoint.sha256)):
         if not job.resume.trusted:
@@ -237,13 +238,13 @@ def fit_library(job: JobSpec, library: Library, agent: Mapping[str, Any], facts:
         overrides=(*own, *fitted, *job.overrides),
         not_resumable=not_resumable,
         notes=(*facts.notes, *notes),
-        room=_room(job, library, config, scale),
     )
 
 
-def _room(job: JobSpec, library: Library, config: TaskConfig, scale: Scale) -> Room | None:
+def _room(job: JobSpec, library: Library, config: TaskConfig) -> Room | None:
     """Return the room that a job's checkpoints or films will take, about."""
     if job.kind == "train":
+        scale = Scale(num_envs=job.num_envs, rollout=library.rollout(config.agent))
         return room.of_training(job, library, config, scale)
     if job.evaluation is None:
         return None

@@ -113,8 +113,8 @@ def export_kernels(machine: MachineSettings, project: str, into: Path) -> Export
                 for path in _compiled(cache):
                     inside = path.relative_to(cache)
                     with open_inside(cache, inside) as file:
-                        info = archive.gettarinfo(arcname=f"{name}/{inside}", fileobj=file)
-                        archive.addfile(info, file)
+                        member = archive.gettarinfo(arcname=f"{name}/{inside}", fileobj=file)
+                        archive.addfile(member, file)
                     files += 1
         if not files:
             raise RequestError(
