@@ -36,7 +36,7 @@ if [ ! -x .venv/bin/python ]; then
 fi
 if [ ! -x .venv/bin/uv ]; then .venv/bin/python -m pip install --quiet uv; fi
 
-echo "setup: installing simyard and Isaac Lab 3.0.0 into .venv (about 9 GB; under a minute on a fast line)"
+echo "setup: installing simyard and Isaac Lab 3.0.0 into .venv (9.4 GB; under a minute on a fast line)"
 VIRTUAL_ENV="$PWD/.venv" UV_INDEX_STRATEGY="${UV_INDEX_STRATEGY:-unsafe-best-match}" .venv/bin/uv pip install --quiet \
     --constraint constraints.txt --reinstall-package simyard --editable '.[isaaclab,physx,test]'
 

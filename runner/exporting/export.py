@@ -176,13 +176,13 @@ class _Export:
 
     def _run_elsewhere(self, returns: list[float]) -> tuple[SecondSimulator | None, str | None]:
         """Play under another physics preset; return the comparison, or None and why there is none."""
-        own = next(override for override in self.facts.overrides if override.startswith("physics="))
+        own = next((override for override in self.facts.overrides if override.startswith("physics=")), "")
         reasons = []
         for name in [self.wanted.other_physics] if self.wanted.other_physics else OTHER_PHYSICS:
             physics = f"physics={name}"
             if physics == own:
                 continue
-            overrides = [physics if override == own else override for override in self.facts.overrides]
+            overrides = [physics, *(override for override in self.facts.overrides if override != own)]
             count = min(self.job.num_envs, OTHER_EPISODES)
             try:
                 with self._open(overrides=overrides, num_envs=count, change=self._end_when_converged) as (env, actor):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -128,7 +129,7 @@ class IsaacLab(Adapter):
             attempt = replace(attempt, job=as_asked(job))
         else:
             replay_on_cpu()
-            without_pinned_memory()
+            physx_on_cpu()
             kit.stay_open()
             if job.renamed_from and job.kind != "rollout":
                 attempt = replace(attempt, job=isaaclab_lookup.as_registered(job))
@@ -255,20 +256,39 @@ def _wrap_solvers() -> None:
     NewtonManager._invalidate_graph = classmethod(wrap)
 
 
-def without_pinned_memory() -> None:
-    """Let PhysX without Kit have its page-locked memory from the ordinary allocator where there is no CUDA.
+def physx_on_cpu() -> None:
+    """Let PhysX without Kit run where there is no CUDA, and on a CPU with the threads that a job has; once is enough.
 
-    Isaac Lab asks Warp for it whatever the device; it is CUDA's, and serves copies to a GPU alone.
+    Isaac Lab has its staging memory page-locked, which is CUDA's and serves copies to a GPU alone. And it gives PhysX
+    eight threads wherever it runs: on small robots they wait for each other.
     """
-    when_imported("isaaclab_ov.physics.ovphysx_manager", _allocate_without_cuda)
+    when_imported("isaaclab_ov.physics.ovphysx_manager", _suit_physx)
 
 
-def _allocate_without_cuda() -> None:
+def _suit_physx() -> None:
     import warp
+    from isaaclab_ov.physics.ovphysx_manager import OvPhysxBackend
 
     if not warp.is_cuda_available():
         cpu: Any = warp.get_device("cpu")
         cpu.pinned_allocator = cpu.default_allocator
+    make = OvPhysxBackend.__init__
+    if make.__module__ == __name__:
+        return
+
+    def make_suited(self: Any, cfg: Any) -> None:
+        import ovphysx
+
+        config = ovphysx.PhysXConfig
+        if cfg.device == "cpu":
+            workers = max(0, int(os.environ.get("OMP_NUM_THREADS") or 1) - 1)  # besides the one that steps
+            ovphysx.PhysXConfig = lambda **options: config(**{**options, "num_threads": workers})
+        try:
+            make(self, cfg)
+        finally:
+            ovphysx.PhysXConfig = config
+
+    OvPhysxBackend.__init__ = make_suited
 
 
 class _Replay:
