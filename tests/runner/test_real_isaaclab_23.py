@@ -4,7 +4,7 @@ The package index has its source, without the scripts. Those run where two varia
 a Python 3.11 with what it needs:
 
     uv venv --python 3.11 LAB; uv pip install --python LAB 'setuptools<80' wheel
-    uv pip install --python LAB --no-build-isolation-package flatdict 'isaaclab[rsl-rl,sb3,skrl]==2.3.2.post1' usd-core scipy matplotlib
+    uv pip install --python LAB --no-build-isolation-package flatdict 'isaaclab[rsl-rl,sb3,skrl]==2.3.2.post1' usd-core scipy
 
 Isaac Sim 5.1 is to be had nowhere: `tests/isaaclab23/app` stands in for it.
 """  # noqa: E501

@@ -1,4 +1,4 @@
-"""Stands in for Isaac Sim 5.1 under the real Isaac Lab 2.3.2: `carb`, `omni`, `isaacsim`, and the schemas of PhysX.
+"""Stands in for Isaac Sim 5.1 under the real Isaac Lab 2.3.2: `carb`, `omni`, `isaacsim`, and what comes with them.
 
 Of Isaac Sim 5.1 the package index has names alone. What it would simulate is a toy: a point that is pushed along a
 line. All else is real: the scripts, their flags, Hydra, the configurations, the libraries.
@@ -9,7 +9,7 @@ import os
 import sys
 from importlib.abc import Loader, MetaPathFinder
 
-NAMES = ("carb", "omni", "isaacsim")
+NAMES = ("carb", "omni", "isaacsim", "cv2", "matplotlib")
 
 
 class Named(type):

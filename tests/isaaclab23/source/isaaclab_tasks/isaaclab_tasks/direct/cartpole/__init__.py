@@ -1,8 +1,7 @@
 """Registers a task in the words of Isaac Lab 2.3; it is read, never imported."""
 
 import gymnasium as gym
-
-from . import agents
+import isaaclab_tasks.direct.cartpole.agents as agents
 
 gym.register(
     id="Isaac-Cartpole-Direct-v0",
