@@ -137,7 +137,7 @@ def test_a_session_from_its_start_to_its_end(tmp_path, store, flow_host):
     listed = simyard("sessions", "list", "--json")
     assert json.loads(listed.stdout) == [state]
     text = simyard("sessions", "list").stdout
-    assert text.splitlines()[0].split() == ["SESSION", "STATE", "SIMULATOR", "JOBS", "MEMORY", "IDLE", "PROJECT"]
+    assert text.splitlines()[0].split() == ["SESSION", "STATE", "SIMULATOR", "JOBS", "MEMORY", "GPU", "IDLE", "PROJECT"]
     assert [state["session_id"], "ready", "isaaclab", "0"] == text.splitlines()[1].split()[:4]
     unknown = simyard("sessions", "stop", "session-x")
     assert unknown.returncode == 2

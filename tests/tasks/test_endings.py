@@ -79,7 +79,7 @@ def test_a_cancel_in_the_store_ends_a_running_attempt(player):
 
 def test_out_of_memory_is_the_machines_size_and_is_not_retried(player):
     left = player.play("out-of-memory at 3", retries=2)
-    assert left.error["code"] == "cuda_out_of_memory"
+    assert left.error["code"] == "gpu_out_of_memory"
     assert left.error["category"] == "resource"
     assert "CUDA out of memory. Tried to allocate" in left.error["message"]
     assert "numEnvs" in left.error["advice"]
