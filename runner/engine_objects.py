@@ -11,7 +11,7 @@ import gc
 import sys
 import weakref
 from collections.abc import Iterator
-from types import ModuleType
+from contextlib import suppress
 from typing import Any
 
 KINDS = (
@@ -36,7 +36,7 @@ class EngineObjects:
     def clear_caches(self) -> None:
         """Empty every cache on a method that keeps an object of the method's class."""
         for name in set(sys.modules) - self._modules:
-            self._caches += _method_caches(sys.modules[name])
+            self._caches += _method_caches(name)
         self._modules = set(sys.modules)
         for cache, owner in self._caches:
             found, cls = cache(), owner()
@@ -63,20 +63,25 @@ def _nothing() -> None:
     """Stand for the reference to an object that was never seen."""
 
 
-def _method_caches(module: ModuleType) -> Iterator[tuple[weakref.ref[Any], weakref.ref[type]]]:
-    """Yield the caches on methods of a module's classes."""
-    for cls in list(getattr(module, "__dict__", {}).values()):
-        if issubclass(type(cls), type) and cls.__module__ == module.__name__:
-            for value in list(vars(cls).values()):
-                function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-                if isinstance(function, functools._lru_cache_wrapper):
-                    yield weakref.ref(function), weakref.ref(cls)
+def _method_caches(name: str) -> Iterator[tuple[weakref.ref[Any], weakref.ref[type]]]:
+    """Yield the caches on methods of a module's classes.
+
+    Types alone are asked, never objects: to ask one of those that stand for a module imports it.
+    """
+    with suppress(AttributeError, KeyError):  # whatever stands among the modules
+        for cls in list(object.__getattribute__(sys.modules[name], "__dict__").values()):
+            if issubclass(type(cls), type) and vars(cls).get("__module__") == name:
+                for value in list(vars(cls).values()):
+                    is_wrapped = type(value) in (classmethod, staticmethod)
+                    function = value.__func__ if is_wrapped else value.fget if type(value) is property else value
+                    if type(function) is functools._lru_cache_wrapper:
+                        yield weakref.ref(function), weakref.ref(cls)
 
 
 def _keeps_self(cache: Any, cls: type) -> bool:
     """Return whether a key of a cache begins with an object of the class on which it stands."""
-    kept = (part for part in gc.get_referents(cache) if isinstance(part, dict))
-    return any(isinstance(key, tuple) and key and isinstance(key[0], cls) for keys in kept for key in keys)
+    kept = (part for part in gc.get_referents(cache) if type(part) is dict)
+    return any(type(key) is tuple and key and cls in type(key[0]).__mro__ for keys in kept for key in keys)
 
 
 def _subtypes(module: str, name: str) -> frozenset[type]:

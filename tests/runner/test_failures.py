@@ -34,7 +34,10 @@ KNOWN = {
 ALSO_KNOWN = [
     ("gpu_out_of_memory", "torch.cuda.OutOfMemoryError: CUDA out of memory."),
     ("gpu_out_of_memory", "torch.AcceleratorError: CUDA error: out of memory"),
-    ("gpu_out_of_memory", "Search for `cudaErrorMemoryAllocation' in https://docs.nvidia.com/cuda/ for more information."),
+    (
+        "gpu_out_of_memory",
+        "Search for `cudaErrorMemoryAllocation' in the CUDA documentation for more information.",
+    ),
     ("gpu_out_of_memory", "Warp CUDA error 2: out of memory (in function wp_alloc_device_async, warp.cu:1200)"),
     ("gpu_out_of_memory", "RuntimeError: Failed to allocate 17179869184 bytes on device 'cuda:0'"),
     ("gpu_out_of_memory", "Warp error: Failed to allocate 4096 bytes on device 'cuda:1' (in function wp_alloc_device)"),
@@ -76,7 +79,7 @@ HARMLESS = [
     "Mean reward: nan",
     "std: 1.00",
     "RuntimeError: Failed to allocate 256 bytes on device 'cpu'",
-    "Failed to allocate 8 bytes on device 'cuda:0':  Failed to allocate memory during graph capture because memory pools",
+    "Failed to allocate 8 bytes on device 'cuda:0':  Failed to allocate memory during graph capture because",
     "Warp CUDA error 201: invalid device context (in function get_stream, warp.cu:90)",
 ]
 

