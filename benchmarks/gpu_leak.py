@@ -107,10 +107,11 @@ def growth(rows: list[LeakRow]) -> str:
     """Return what the second half of the jobs has added, in words: the first half has loaded every kernel."""
     first, last = rows[len(rows) // 2], rows[-1]
     same = next(row for row in rows[len(rows) // 2 :] if (row.task, row.num_envs) == (last.task, last.num_envs))
+    replaced = sum(row.leaving is not None for row in rows)
     return (
         f"Jobs {same.job} to {last.job}, both {last.task} with {last.num_envs}: "
-        f"GPU {last.gpu_mb - same.gpu_mb:+.1f} MB, resident {last.resident_mb - same.resident_mb:+.1f} MB, models {last.models}, arrays "
-        f"{last.arrays - first.arrays:+d}, process replaced {sum(row.leaving is not None for row in rows)} times."
+        f"GPU {last.gpu_mb - same.gpu_mb:+.1f} MB, resident {last.resident_mb - same.resident_mb:+.1f} MB, "
+        f"models {last.models}, arrays {last.arrays - first.arrays:+d}, process to be replaced {replaced} times."
     )
 
 

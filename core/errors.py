@@ -163,9 +163,9 @@ class Cause:
 
 SIGNATURES: tuple[Cause, ...] = (
     Cause(GPU_OUT_OF_MEMORY, _R,
-        r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError|C[Uu][Dd][Aa] (error|failure):? (2\b|out of memory)|"
-        r"cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY|CU(BLAS|DNN)_STATUS_ALLOC_FAILED|"
-        r"[Ff]ailed to allocate \d+ bytes (with \w+ )?on device 'cuda:\d+'(?!:)|Failed to acquire primary context|"
+        r"CUDA out of memory|CUDA error: out of memory|CUDA error 2[: ]|Cuda failure (2 )?'out of memory|"
+        r"torch.*OutOfMemoryError|cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY|CU(BLAS|DNN)_STATUS_ALLOC_FAILED|"
+        r"[Ff]ailed to allocate [0-9]+ bytes.* on device 'cuda:[0-9]+'(?!:)|Failed to acquire primary context|"
         r"PxgCudaDeviceMemoryAllocator fail to allocate|RESOURCE_EXHAUSTED: Out of memory|ERROR_OUT_OF_DEVICE_MEMORY",
         "Use fewer environments (trainingConfig.numEnvs) or cameras; `nvidia-smi` names others that hold the GPU."),
     Cause("physx_buffer_too_small", _U, r"Px\w*DynamicsMemoryConfig::|buffer overflow detected, please increase",

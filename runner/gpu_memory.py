@@ -139,13 +139,13 @@ def judged(failure: Failure, use: GpuUse, demand: Demand | None, family: frozens
         category = failure.category
 
     # What it wanted, and who holds the rest.
-    told = [f"the job had {_mb(demand.held)}" if demand else "", f"wanted {_mb(wanted)} more" if wanted else ""]
-    said = " and ".join(filter(None, told)) or "the job got none"
+    told = [f"had {_mb(demand.held)}" if demand else "", f"wanted {_mb(wanted)} more" if wanted else ""]
+    said = " and ".join(filter(None, told)) or "got none"
     largest = sorted(others.items(), key=lambda item: -item[1])
     names = listed((f"process {pid} ({_mb(used)})" for pid, used in largest), MOST_HOLDERS)
     holders = f": {names}" if others else ", processes that are not seen from here" if by_others else ""
     line = failure.message.rstrip(".")
-    message = f"{line}. Of {_mb(use.total)} on {use.name} {said}; others hold {_mb(by_others)}{holders}."
+    message = f"{line}. Of {_mb(use.total)} on {use.name} the job {said}; others hold {_mb(by_others)}{holders}."
 
     # What would fit.
     fit = ""

@@ -396,7 +396,7 @@ def _require_success(end: Exit, tail: Sequence[str]) -> None:
 
 
 def _no_gpu_memory(lines: Sequence[str]) -> Failure | None:
-    known = (known_failure(line) for line in lines)
+    known = (known_failure(line) for line in reversed(lines))  # a traceback ends with its exception
     return next((failure for failure in known if failure and failure.code == GPU_OUT_OF_MEMORY), None)
 
 

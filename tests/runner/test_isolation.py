@@ -289,6 +289,8 @@ def test_objects_with_a_jobs_memory_are_freed_or_told(tmp_path):
             """
             import functools, gymnasium, warp
 
+            warp.config.quiet = True
+
             class Env(gymnasium.Env):
                 def __init__(self):
                     self.arrays = [warp.zeros(8, device="cpu") for _ in range(100)]

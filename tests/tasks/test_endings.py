@@ -89,7 +89,7 @@ def test_out_of_memory_is_the_machines_size_and_is_not_retried(player):
 
 @pytest.mark.parametrize("scenario", ["no-gpu-memory at 3", "die-without-gpu-memory at 3"])
 def test_gpu_memory_that_others_hold_is_the_machines_and_is_tried_again(player, tmp_path, monkeypatch, scenario):
-    install_driver(tmp_path, monkeypatch, ["0, GPU-11aa, NVIDIA H200, 143771, 500"], ["GPU-11aa, 4321, 142000"])
+    install_driver(tmp_path, monkeypatch, ["0, GPU-11aa, NVIDIA H200, 143771, 1171"], ["GPU-11aa, 4321, 142000"])
     left = player.play(scenario, retries=1)
     assert (left.error["code"], left.error["category"]) == ("gpu_out_of_memory", "infra")
     assert "others hold 148,898 MB: process 4321 (148,898 MB)" in left.error["message"]

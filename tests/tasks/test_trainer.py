@@ -263,7 +263,7 @@ def test_a_trainer_without_gpu_memory_is_told_so(trainer, tmp_path, monkeypatch)
     alone = trainer(body).failure
     assert (alone.code, alone.category) == ("gpu_out_of_memory", "resource")
     assert "smaller batches" in alone.advice
-    install_driver(tmp_path, monkeypatch, ["0, GPU-11aa, NVIDIA H200, 143771, 500"], ["GPU-11aa, 4321, 142000"])
+    install_driver(tmp_path, monkeypatch, ["0, GPU-11aa, NVIDIA H200, 143771, 1171"], ["GPU-11aa, 4321, 142000"])
     beside = trainer(body).failure
     assert (beside.code, beside.category) == ("gpu_out_of_memory", "infra")
     assert "wanted 2,147 MB more; others hold 148,898 MB: process 4321" in beside.message
