@@ -53,7 +53,8 @@ class EngineObjects:
         self._left = {key: item for key, item in self._left.items() if item() is not None}
 
         count = {name: sum(type(item) in types for item in new) for name, types in kinds.items() if name != ARRAY}
-        arrays = sum(bool(item().capacity) for item in self._left.values() if type(item()) in kinds[ARRAY])
+        left = [item() for item in self._left.values()]
+        arrays = sum(bool(item.capacity) for item in left if item is not None and type(item) in kinds[ARRAY])
         count[ARRAY] = arrays if arrays > MAX_ARRAYS else 0
         said = ", ".join(f"{number} of {name}" for name, number in count.items() if number)
         return f"the job left objects of the simulator: {said}" if said else None
@@ -87,8 +88,9 @@ def _keeps_self(cache: Any, cls: type) -> bool:
 def _subtypes(module: str, name: str) -> frozenset[type]:
     """Return a type with all that inherit from it; none where nobody has imported it."""
     base = getattr(sys.modules.get(module), name, None)
-    found, new = set[type](), [base] if isinstance(base, type) else []
+    found = set[type]()
+    new: list[type] = [base] if isinstance(base, type) else []
     while new:
         found.add(cls := new.pop())
-        new += [sub for sub in cls.__subclasses__() if sub not in found]
+        new += set(cls.__subclasses__()) - found
     return frozenset(found)

@@ -73,12 +73,14 @@ class Peak:
 
 
 def held_bytes() -> int | None:
-    """Return the memory that this process holds on GPUs; None where it uses none."""
-    torch, warp = _torch(), _warp_bytes("current")
-    pools = warp if torch is None else warp + sum(map(torch.cuda.memory_reserved, range(torch.cuda.device_count())))
-    if torch is None and not warp:
-        return None
-    return _listed_bytes() or pools + CONTEXT_BYTES
+    """Return the memory that this process holds on GPUs; None where it uses none, or the driver is in trouble."""
+    with suppress(Exception):
+        torch, pools = _torch(), _warp_bytes("current")
+        if torch is not None or pools:
+            if torch is not None:
+                pools += sum(torch.cuda.memory_reserved(number) for number in range(torch.cuda.device_count()))
+            return _listed_bytes() or pools + CONTEXT_BYTES
+    return None
 
 
 def look(ordinal: int = 0) -> GpuUse | None:
@@ -169,7 +171,7 @@ def _wanted(message: str) -> int:
 def _rounded(number: float) -> int:
     """Round a number down to two digits: it is an estimate."""
     whole = max(0, int(number))
-    digit = 10 ** max(0, len(str(whole)) - 2)
+    digit = int(10 ** max(0, len(str(whole)) - 2))
     return whole // digit * digit
 
 
@@ -204,7 +206,8 @@ def _warp_bytes(which: str) -> int:
     if warp is None or getattr(sys.modules.get("warp._src.context"), "runtime", None) is None:
         return 0
     used = getattr(warp, f"get_mempool_used_mem_{which}")
-    return sum(used(device) for device in warp.get_cuda_devices() if device.has_context and device.is_mempool_supported)
+    devices = (device for device in warp.get_cuda_devices() if device.has_context and device.is_mempool_supported)
+    return sum(int(used(device)) for device in devices)
 
 
 def _listed_bytes() -> int:

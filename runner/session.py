@@ -180,7 +180,10 @@ def run(paths: AttemptPaths) -> tuple[int, str | None]:
         left = "its job was stopped"
     except BaseException as error:  # SystemExit too: an argument parser's exit is a failure like any other
         traceback.print_exc()
-        failure = explained(_failure(error), peak.demand(attempt.job.num_envs))
+        failure = _failure(error)
+        if failure.code == GPU_OUT_OF_MEMORY:
+            with suppress(Exception):  # a driver in trouble says nothing
+                failure = explained(failure, peak.demand(attempt.job.num_envs))
         account = WorkloadAccount(failure=failure, opened=())
         left = "its job failed"
     write_json(paths.outcome, account.to_json())
