@@ -51,6 +51,7 @@ def refuse_all(refuse, tmp_path):
         pytest.param(["--idle-minutes", "inf"], ["--idle-minutes", "inf is not in the range"], id="endless"),
         pytest.param(["--idle-minutes", "nan"], ["--idle-minutes", "'nan'"], id="a time that is no number"),
         pytest.param(["--memory-gb", "-1"], ["--memory-gb", "-1.0 is not in the range"], id="negative memory"),
+        pytest.param(["--gpu-memory-gb", "0"], ["--gpu-memory-gb", "0.0 is not in the range"], id="no GPU memory"),
         pytest.param(["--memory-gb", "1e9"], ["--memory-gb", "1000000000.0 is not in the range"], id="too much memory"),
         pytest.param(["--memory-gb", "nan"], ["--memory-gb", "'nan'"], id="a memory that is no number"),
         pytest.param(["--set", "numEnvs"], ["numEnvs", "key=value"], id="a setting without a value"),
