@@ -183,7 +183,7 @@ def _moments(job: JobSpec, *, video: bool) -> tuple[JobSpec, ...]:
     if job.rollout is not None:
         return (replace(job, rollout=replace(job.rollout, steps=2, video=job.rollout.video or video)),)
     if job.kind == "train":
-        moments = (replace(job, max_iterations=1),)
+        moments: tuple[JobSpec, ...] = (replace(job, max_iterations=1),)
         if video:  # a training draws nothing itself: its task does, when nobody drives it
             film = Rollout(profile="isaac_lab_rollout", steps=2, dt=0.005, substeps=2, video=True)
             overrides = tuple(override for override in job.overrides if not override.startswith("agent."))
