@@ -21,6 +21,7 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TagsContext
 from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
@@ -123,12 +124,18 @@ def drive(job_id: str, store: str, pool: str | None) -> JobResult:
     if done is not None:  # who brought it to that died before its own end
         report(done, store)
         return done
-    with persisting_when_terminated(job_id, store):
-        failure = launch(job_id, store, pool or MachineSettings.from_env().pool)
-    verdict = collect(job_id, store, failure)
-    result = persist(job_id, verdict, store)
-    report(result, store)
+    with untagged():
+        with persisting_when_terminated(job_id, store):
+            failure = launch(job_id, store, pool or MachineSettings.from_env().pool)
+        verdict = collect(job_id, store, failure)
+        result = persist(job_id, verdict, store)
+        report(result, store)
     return result
+
+
+def untagged() -> TagsContext:
+    """Return a context in which task runs have no tags: Prefect asks its server for a slot of each before it begins."""
+    return TagsContext(current_tags=set())
 
 
 _STATES = {"succeeded": Completed, "failed": Failed, "canceled": Cancelled}
