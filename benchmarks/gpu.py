@@ -10,6 +10,7 @@ little. The rows:
 
     base       `simyard train` against bare `isaaclab train`, Cartpole and Ant, in turns; whether weights are the same
     leak       what a session keeps of each job: gpu_leak.py
+    memory     each way to run out of GPU memory, and what is told: gpu_leak.py
     session    first iteration and end in a kept session, by the flow, the command and the client
     evaluate   `evaluate --job` beside the session of its training
     film       the first film on a machine, and the second
@@ -47,6 +48,8 @@ from simyard.tasks.metrics.events import EventReader, find_event_files
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parent / "examples"
+LEAK_MB = 5.0
+"""MB of GPU memory by which allocators may differ from job to job."""
 CARTPOLE, ANT = "Isaac-Cartpole-Direct", "Isaac-Ant-Direct"
 
 
@@ -73,13 +76,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1500.0, help="at most, for all rows together")
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--envs", type=int, default=4096)
+    parser.add_argument("--rounds", type=int, default=1, help="of what is compared")
     parser.add_argument(
         "--gpus", type=int, default=0, metavar="N", help="measure the scaling to so many, in place of the table"
     )
     options = parser.parse_args()
     options.on_gpu = options.device != "cpu"
     options.several, options.gpus = options.gpus, int(options.on_gpu)
-    options.iterations, options.rounds = (60, 2) if options.on_gpu else (4, 1)
+    options.iterations = 60 if options.on_gpu else 4
     rows = ROWS
     if options.several:
         import gpu_scaling
@@ -248,34 +252,20 @@ def base(bench: GpuBench) -> list[Line]:
     import torch
 
     lines = []
-    longer = 5 if bench.options.on_gpu else 1
-    for task, iterations, rounds in (
-        (CARTPOLE, bench.options.iterations, bench.options.rounds),
-        (ANT, longer * bench.options.iterations, 1),
-    ):
-        config = bench.training(f"base-{task}", task, maxIterations=iterations, seed=42)
-        train = [sys.executable, "-m", "isaaclab", "train", "--rl_library", "rsl_rl", "--task", task, "--seed", "42"]
-        train += ["--num_envs", str(bench.options.envs), "--max_iterations", str(iterations), "--device", bench.device]
-        train += ["physics=newton_mjwarp", f"agent.device={bench.device}"]
+    short = bench.options.iterations
+    for task, iterations in ((CARTPOLE, short), (ANT, 5 * short if bench.options.on_gpu else short)):
+        config = bench.training("base", task, maxIterations=iterations, seed=42)
+        _bare(bench, task, 2)  # fills the kernel cache
         bare, ours, same = [], [], []
-        for number in range(rounds + 1):
-            folder = Path(bench.fresh("bare"))
-            began = time.monotonic()
-            bench._in(folder, train)
-            seconds = time.monotonic() - began
-            if number == 0 and rounds > 1:
-                continue  # fills the kernel cache
+        for _ in range(bench.options.rounds):
+            seconds, theirs = _bare(bench, task, iterations)
             bare.append(seconds)
             seconds, result = bench.timed("train", config, "--store", bench.store, "--session", "off")
             ours.append(seconds)
-            (theirs,) = folder.glob(f"logs/rsl_rl/*/*/model_{iterations - 1}.pt")
             kept = bench.job(result["job_id"]) / "artifacts" / "checkpoints" / theirs.name
-            states = [
-                torch.load(path, weights_only=True, map_location="cpu")["actor_state_dict"] for path in (theirs, kept)
-            ]
-            same.append(all(torch.equal(value, states[1][name]) for name, value in states[0].items()))
-            if rounds == 1:
-                break
+            one, two = (torch.load(path, weights_only=True, map_location="cpu") for path in (theirs, kept))
+            weights = one["actor_state_dict"].items()
+            same.append(all(torch.equal(value, two["actor_state_dict"][name]) for name, value in weights))
         ratio = statistics.median(ours) / statistics.median(bare)
         size = f"{task}, {iterations} iterations"
         lines += [
@@ -286,14 +276,36 @@ def base(bench: GpuBench) -> list[Line]:
     return lines
 
 
+def _bare(bench: GpuBench, task: str, iterations: int) -> tuple[float, Path]:
+    """Run `isaaclab train`; return its seconds and its last checkpoint."""
+    folder = Path(bench.fresh("bare"))
+    command = [sys.executable, "-m", "isaaclab", "train", "--rl_library", "rsl_rl", "--task", task, "--seed", "42"]
+    command += ["--num_envs", str(bench.options.envs), "--max_iterations", str(iterations), "--device", bench.device]
+    began = time.monotonic()
+    bench._in(folder, [*command, "physics=newton_mjwarp", f"agent.device={bench.device}"])
+    seconds = time.monotonic() - began
+    (last,) = folder.glob(f"logs/rsl_rl/*/*/model_{iterations - 1}.pt")
+    return seconds, last
+
+
 def leak(bench: GpuBench) -> list[Line]:
-    """What a session keeps of each job."""
-    script = HERE / "gpu_leak.py"
-    if not script.exists():
-        return [Line("a session's memory", "not run: benchmarks/gpu_leak.py is not there")]
-    command = [sys.executable, script, "--device", bench.options.device, "--json"]
-    found = json.loads(bench._in(bench.folder, command).splitlines()[-1])
-    return [Line(*line) for line in found["lines"]]
+    """What a session keeps of each of its jobs, whose sizes change."""
+    import gpu_leak
+
+    rows = gpu_leak.leak(Path(bench.fresh("leak")), 60 if bench.options.on_gpu else 6, bench.options.gpus)
+    middle, last = rows[len(rows) // 2], rows[-1]
+    holds = last.models == 0 and last.arrays <= middle.arrays and last.gpu_mb - middle.gpu_mb < LEAK_MB
+    return [Line(f"{len(rows)} jobs in one session", gpu_leak.growth(rows), "nothing more in the second half", holds)]
+
+
+def memory(bench: GpuBench) -> list[Line]:
+    """What is told where the GPU's memory does not do."""
+    if not bench.options.on_gpu:
+        return [Line("out of GPU memory", "not run: it needs a GPU")]
+    import gpu_leak
+
+    rows = gpu_leak.shortage(Path(bench.fresh("memory")))
+    return [Line(row.case, f"{row.code}, {row.category}: {row.message[:160]}", row.expected, row.ok) for row in rows]
 
 
 def session(bench: GpuBench) -> list[Line]:
@@ -509,9 +521,9 @@ def profile(bench: GpuBench) -> list[Line]:
 
 
 ROWS: dict[str, tuple[Callable[[GpuBench], list[Line]], float]] = {
-    "base": (base, 330), "leak": (leak, 120), "session": (session, 150), "evaluate": (evaluate, 80),
-    "film": (film, 90), "rate": (rate, 70), "trainer": (trainer, 80), "kernels": (kernels, 270),
-    "episodes": (episodes, 90), "profile": (profile, 150),
+    "base": (base, 270), "leak": (leak, 150), "session": (session, 150), "evaluate": (evaluate, 80),
+    "film": (film, 90), "rate": (rate, 60), "trainer": (trainer, 70), "kernels": (kernels, 180),
+    "episodes": (episodes, 80), "profile": (profile, 150), "memory": (memory, 220),
 }  # fmt: skip
 """Each with the seconds that it takes on a GPU whose kernels are compiled."""
 

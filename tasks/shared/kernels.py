@@ -125,9 +125,14 @@ def export_kernels(machine: MachineSettings, project: str, into: Path) -> Export
         # What it is to be named by, and that an import will take it.
         named = folder / "kernels.tar.gz"
         named.symlink_to(beside)
-        info = inspect(named)
+        known = inspect(named)
     return Exported(
-        file=str(into), sha256=info.sha256, size_bytes=info.archive_bytes, files=files, project=project, made_on=made_on
+        file=str(into),
+        sha256=known.sha256,
+        size_bytes=known.archive_bytes,
+        files=files,
+        project=project,
+        made_on=made_on,
     )
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 import zarr
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 NUMBERS = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 """Of Adam, as torch and rsl_rl have them."""
@@ -113,7 +114,7 @@ class Adam:
         state = [self.state[index] for index in indices]
         means, squares, steps = ([each[name] for each in state] for name in ("exp_avg", "exp_avg_sq", "step"))
         with torch.no_grad():
-            torch.optim.adam.adam(
+            adam(
                 parameters, [parameter.grad for parameter in parameters], means, squares, [], steps,
                 amsgrad=False, maximize=False, weight_decay=0.0, lr=self.learning_rate, **NUMBERS,
             )  # fmt: skip
