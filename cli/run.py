@@ -20,7 +20,7 @@ from simyard.cli.live import LiveLine
 from simyard.cli.prefect_server import prefect_auth, require_access
 from simyard.cli.shared import GO_ON, Terminated, open_site, open_site_store
 from simyard.core.artifacts import ARTIFACTS
-from simyard.core.errors import RequestError, StoreError
+from simyard.core.errors import RequestError, SimyardError, StoreError, WorkloadError
 from simyard.core.files import scratch
 from simyard.core.records import JobResult
 from simyard.core.run_records import Event
@@ -291,7 +291,13 @@ def execute_in(
     # The store judges, not the state of the flow run.
     result = store.get_record_or_none(keys.JobKeys(job_id).result, JobResult)
     if result is None:
-        state.result()  # raises what kept the flow from writing one
+        try:
+            state.result()  # raises what kept the flow from writing one
+        except RequestError:
+            raise
+        except SimyardError as error:
+            again = f"{error.failure.advice} The job is in the store: `simyard jobs resume {job_id}` goes on with it."
+            raise WorkloadError(replace(error.failure, advice=again)) from error
         raise StoreError(f"{job_id} ended without a result.", code="no_result", advice="Run it again.")
     follower = store.get_record_or_none(keys.JobKeys(keys.follow_up_job_id(job_id, "export")).result, JobResult)
     results = [result, *([follower] if follower else [])]

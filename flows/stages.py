@@ -27,7 +27,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
 from simyard.blocks.reference import absolute, open_store
-from simyard.core.errors import Category, Failure, SimyardError
+from simyard.core.errors import Category, Failure, SimyardError, StoreError, WorkloadError
 from simyard.core.records import JobResult, JobState
 from simyard.core.run_records import Event
 from simyard.core.specs import Bounds
@@ -128,7 +128,12 @@ def drive(job_id: str, store: str, pool: str | None) -> JobResult:
         with persisting_when_terminated(job_id, store):
             failure = launch(job_id, store, pool or MachineSettings.from_env().pool)
         verdict = collect(job_id, store, failure)
-        result = persist(job_id, verdict, store)
+        try:
+            result = persist(job_id, verdict, store)
+        except StoreError as error:
+            if failure is not None and failure.code == error.failure.code:  # the attempt says where its files are kept
+                raise WorkloadError(failure) from error
+            raise
         report(result, store)
     return result
 

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -275,8 +276,11 @@ class _Attempt:
             self.uploader.finish()
             self.store.put_record(self.keys.outcome, outcome)
         except StoreError as error:
+            # Kept under a name that no later attempt takes or sweeps: its own number is free, since the store has none.
             (self.paths.root / HELD).unlink()
-            kept = f"Everything is kept in {str(self.paths.root)!r} on {platform.node()}."
+            folder = tempfile.mkdtemp(prefix=f"{self.spec.number:03d}.kept.", dir=self.paths.root.parent)
+            self.paths.root.rename(folder)
+            kept = f"Everything is kept in {folder!r} on {platform.node()}."
             raise StoreError(
                 error.failure.message, code=error.failure.code, advice=f"{error.failure.advice} {kept}"
             ) from error

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import subprocess
+from pathlib import Path
 
 import click.testing
 import pytest
@@ -10,7 +12,7 @@ from helpers import wait_until
 from scenario import play
 
 from simyard.cli.main import main
-from simyard.core.errors import Category
+from simyard.core.errors import Category, StoreError
 from simyard.requests.settings import MachineSettings
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
@@ -62,20 +64,24 @@ def test_a_job_that_will_not_fit_does_not_begin(small, request):
         assert part in error.failure.message
     left = small.end(spec, error)
     assert left.error["code"] == "disk_full"
-    assert "started" not in left.stdout(), "nothing was simulated"
+    assert not (left.folder / "attempts/001/files/command.stdout.log").exists(), "nothing was simulated"
 
 
 @pytest.mark.parametrize("small", ["small store"], indirect=True)
 def test_a_full_store_is_told_as_such_and_the_files_are_kept(small):
     spec = small.stage("", iterations=4)
     ballast = fill(small.store.folder)
-    error = small.attempt(spec)
-    assert (error.failure.code, error.failure.category) == ("disk_full", Category.INFRA)
-    assert spec.job_id in error.failure.message
-    assert "Everything is kept in" in error.failure.advice
+    kept = []
+    for _ in range(2):  # both of the same number: the store knows of none
+        with pytest.raises(StoreError) as full:
+            small.attempt(spec)
+        assert (full.value.failure.code, full.value.failure.category) == ("disk_full", Category.INFRA)
+        assert spec.job_id in full.value.failure.message
+        kept.append(Path(re.search(r"kept in '(.+)' on", full.value.failure.advice)[1]))
     ballast.unlink()
     assert small.attempt(spec) is None
     small.end(spec).assert_nothing_missing(4)
+    assert [len([*folder.glob("work/logs/*/*/*/model_*.pt")]) for folder in kept] == [3, 3]
 
 
 def test_a_command_says_so_in_words(small, tmp_path, monkeypatch):
