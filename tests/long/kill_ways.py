@@ -173,7 +173,8 @@ class Way:
 
     def keep(self) -> Path:
         """Keep what is left of a case whose promises were broken, and return where."""
-        kept = HERE.parents[1] / "build" / "kills" / f"{self.case.seed}-{self.case.number}"
+        name = f"{self.case.seed}-{self.case.number}{'' if self.case.faults else '-undisturbed'}"
+        kept = HERE.parents[1] / "build" / "kills" / name
         shutil.rmtree(kept, ignore_errors=True)
         shutil.copytree(self.folder, kept, symlinks=True, ignore_dangling_symlinks=True)
         (kept / "said").write_text("\n".join(self.said))
@@ -361,7 +362,7 @@ class ByCommand(Way):
         path = self.folder / "config.json"
         path.write_text(json.dumps(self.config() | {"name": self.name, "retries": 5}))
         return self.insist(
-            (self.command, path),
+            (*self.command.split(), path),
             lambda job_id: ("jobs", "resume", job_id),
             lambda: self.store.list_dirs("jobs"),
             self._is_over,
@@ -496,7 +497,9 @@ class ExportByCommand(ByCommand, Export):
 
 
 class RolloutByCommand(ByCommand, Rollout):
-    """`simyard rollout`."""
+    """`simyard rollout --wait`: without it a process goes on with the job that its owner knows nothing of."""
+
+    command = "rollout --wait"
 
 
 class TrainingInKeptSession(TrainingByCommand):
