@@ -21,7 +21,7 @@ import psutil
 from faults import SLOW_DOWN, CutRequest, Proxy, Trickle
 from faults import Fault as NetworkFault
 from helpers import HANG_S, CommandLine, make_bucket
-from kill_machine import HERE, Machine, fill, lean, processes_with
+from kill_machine import HERE, Machine, fill, in_words, lean, processes_with
 from promises import Left, Problem, broken, read_journal
 
 from simyard.core.files import sweep
@@ -243,10 +243,7 @@ class Way:
 
     def _processes(self) -> list[str]:
         """Return the processes of this case that still run, in words."""
-        return [
-            f"{process.pid} {' '.join(process.cmdline()[:6])}"
-            for process in processes_with("LEAN_JOURNAL", self.journal)
-        ]
+        return in_words(processes_with("LEAN_JOURNAL", self.journal))
 
     def _files(self) -> list[Path]:
         """Return the files that are nobody's any more."""
