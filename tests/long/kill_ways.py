@@ -515,7 +515,9 @@ class TrainingInKeptSession(TrainingByCommand):
     def victims(self, victim: str) -> list[psutil.Process]:
         if victim != "session server":
             return super().victims(victim)
-        return [p for p in processes_with("LEAN_JOURNAL", self.journal) if "--session" in p.cmdline()]
+        with suppress(psutil.Error):
+            return [p for p in processes_with("LEAN_JOURNAL", self.journal) if "--session" in p.cmdline()]
+        return []
 
     def settle(self) -> None:
         self.simyard()("sessions", "stop", "--all", timeout_s=HANG_S)

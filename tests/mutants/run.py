@@ -57,14 +57,17 @@ class Mutant:
         return hashlib.sha256(json.dumps([self.old, self.new]).encode()).hexdigest()[:8]
 
     def tests(self) -> list[str]:
-        """Return the likely tests that there are: the whole file for a function that has got another name."""
+        """Return the likely tests that there are, the one that caught it last time first.
+
+        Of a function that has got another name it is the whole file.
+        """
         found = []
-        for test in self.likely:
-            path, _, function = test.partition("::")
+        for test in [*last_caught_by(self.id), *self.likely]:
+            path, function = test.partition("::")[0], test.rpartition("::")[2]
             if (ROOT / path).exists():
                 is_there = re.search(rf"def {function}\b", (ROOT / path).read_text(encoding="utf-8"))
                 found.append(test if is_there else path)
-        return found
+        return list(dict.fromkeys(found))
 
 
 class Copy:
@@ -203,6 +206,12 @@ def read_table(mutants: list[Mutant]) -> dict[str, list[str]]:
         if cells and cells[0] in rows and cells[-1] == rows[cells[0]][-1]:
             rows[cells[0]] = cells
     return rows
+
+
+def last_caught_by(name: str) -> list[str]:
+    """Return the function of the test that caught a mutant when it was run last, as it was then."""
+    text = TABLE.read_text(encoding="utf-8") if TABLE.exists() else ""
+    return re.findall(rf"^\| {re.escape(name)} \| .*? \| (?:default|long) \| `([^`\[]+)", text, re.MULTILINE)
 
 
 def write_table(rows: dict[str, list[str]]) -> None:
