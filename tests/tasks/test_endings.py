@@ -5,7 +5,6 @@ import time
 
 import pytest
 from gpus import install_driver
-from helpers import HANG_S
 from scenario.play import alive, assert_digests, started
 
 from simyard.tasks.attempt.attempt import Observer
@@ -85,7 +84,7 @@ def test_exit_code_zero_alone_is_no_success(player, scenario):
 
 def test_a_death_is_noticed_although_its_children_live(player):
     """They have inherited all that it had: what they hold open must not keep up the appearance of a workload."""
-    left = player.play("fork; kill at 5", retries=0, timeouts={"iterationSeconds": HANG_S})
+    left = player.play("fork; kill at 5", retries=0)
     assert (left.error["code"], left.outcome(1)["signal"]) == ("killed", "SIGKILL")
     assert len(started(left.stdout())) == 3
     assert alive(started(left.stdout())) == []
