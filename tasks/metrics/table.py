@@ -316,7 +316,7 @@ def draw_curves(columns: Mapping[str, Series], reward_tag: str, title: str, path
     high = math.ceil(len(chosen) / across) * _HIGH + _TITLE
     figure = Figure(figsize=(_WIDE * across, high))
     inches = figure.dpi_scale_trans
-    middle = {"ha": "center", "va": "top", "transform": inches, "parse_math": False}
+    middle: dict[str, Any] = {"ha": "center", "va": "top", "transform": inches, "parse_math": False}
     figure.text(_WIDE * across / 2, high - 0.1, title, fontsize=12, **middle)
     for index, tag in enumerate(chosen):
         row, column = divmod(index, across)
