@@ -118,7 +118,7 @@ def lines(job: Job) -> list[str]:
 
 def figures(summary: dict[str, Any]) -> dict[str, Any]:
     """What a summary says of a policy: how fast it was and what was filmed are something else."""
-    other = ("environment_steps_per_second", "videos", "video_problem", "sweep")
+    other = ("first_steps_seconds", "environment_steps_per_second", "videos", "video_problem", "sweep")
     return {name: value for name, value in summary.items() if name not in other}
 
 
