@@ -119,7 +119,7 @@ class Case:
         )  # fmt: skip
         os.environ.setdefault("ISAACSIM_ASSET_ROOT", str(assets()))
         adapter.replay_on_cpu()
-        adapter.physx_on_cpu()
+        adapter.without_pinned_memory()
         lookup.register_tasks(None)
         self.facts, _ = lookup.resolve(job, self.library, {})
 

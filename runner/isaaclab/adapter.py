@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -36,6 +35,8 @@ class IsaacLab(Adapter):
     def __init__(self) -> None:
         self._kit = False
         """Whether the job that was checked last needs Kit, which must be the first to import USD."""
+        self._engine: str | None = None
+        """The engine of that job."""
 
     def preload(self, library: str | None) -> None:
         """Import the training stack, which imports no USD.
@@ -55,8 +56,14 @@ class IsaacLab(Adapter):
             with _only_the_clip_of_moviepy():
                 import isaaclab.envs.direct_rl_env
             import isaaclab.envs.manager_based_rl_env  # noqa: F401
-            import isaaclab_newton.physics.mjwarp_manager  # noqa: F401
-            import mujoco_warp  # noqa: F401
+
+            if self._engine == "physx":
+                import isaaclab_ov.assets.articulation.articulation
+                import isaaclab_ov.physics.ovphysx_manager  # noqa: F401
+                import ovphysx  # noqa: F401
+            else:
+                import isaaclab_newton.physics.mjwarp_manager  # noqa: F401
+                import mujoco_warp  # noqa: F401
 
     def only_one_job(self) -> str | None:
         """Kit allows one app in the life of a process."""
@@ -115,6 +122,7 @@ class IsaacLab(Adapter):
         require_registered(job.task, overlay, isaaclab_lookup.registered_tasks())
         isaaclab_lookup.find_task(job.task, library, isaaclab_lookup.registered_tasks())
         facts, _ = isaaclab_lookup.resolve(job, library, files)
+        self._engine = facts.physics
         return facts
 
     def run(self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
@@ -129,7 +137,7 @@ class IsaacLab(Adapter):
             attempt = replace(attempt, job=as_asked(job))
         else:
             replay_on_cpu()
-            physx_on_cpu()
+            without_pinned_memory()
             kit.stay_open()
             if job.renamed_from and job.kind != "rollout":
                 attempt = replace(attempt, job=isaaclab_lookup.as_registered(job))
@@ -256,39 +264,20 @@ def _wrap_solvers() -> None:
     NewtonManager._invalidate_graph = classmethod(wrap)
 
 
-def physx_on_cpu() -> None:
-    """Let PhysX without Kit run where there is no CUDA, and on a CPU with the threads that a job has; once is enough.
+def without_pinned_memory() -> None:
+    """Let PhysX without Kit have its page-locked memory from the ordinary allocator where there is no CUDA.
 
-    Isaac Lab has its staging memory page-locked, which is CUDA's and serves copies to a GPU alone. And it gives PhysX
-    eight threads wherever it runs: on small robots they wait for each other.
+    Isaac Lab asks Warp for it whatever the device; it is CUDA's, and serves copies to a GPU alone.
     """
-    when_imported("isaaclab_ov.physics.ovphysx_manager", _suit_physx)
+    when_imported("isaaclab_ov.physics.ovphysx_manager", _allocate_without_cuda)
 
 
-def _suit_physx() -> None:
+def _allocate_without_cuda() -> None:
     import warp
-    from isaaclab_ov.physics.ovphysx_manager import OvPhysxBackend
 
     if not warp.is_cuda_available():
         cpu: Any = warp.get_device("cpu")
         cpu.pinned_allocator = cpu.default_allocator
-    make = OvPhysxBackend.__init__
-    if make.__module__ == __name__:
-        return
-
-    def make_suited(self: Any, cfg: Any) -> None:
-        import ovphysx
-
-        config = ovphysx.PhysXConfig
-        if cfg.device == "cpu":
-            workers = max(0, int(os.environ.get("OMP_NUM_THREADS") or 1) - 1)  # besides the one that steps
-            ovphysx.PhysXConfig = lambda **options: config(**{**options, "num_threads": workers})
-        try:
-            make(self, cfg)
-        finally:
-            ovphysx.PhysXConfig = config
-
-    OvPhysxBackend.__init__ = make_suited
 
 
 class _Replay:

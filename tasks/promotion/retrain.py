@@ -9,7 +9,16 @@ from simyard.core.artifacts import EPISODES, SUMMARY
 from simyard.core.errors import RequestError
 from simyard.core.records import JobResult
 from simyard.core.run_records import PolicyCheckpoint, PolicyEvaluation, PolicyRecord, PromotionDecision
-from simyard.requests.jobs import EvaluateRequest, EvaluationConfig, FromJob, Metric, Resume, RetrainRequest
+from simyard.core.specs import JobSpec
+from simyard.requests.jobs import (
+    EvaluateRequest,
+    EvaluationConfig,
+    FromJob,
+    Metric,
+    Resume,
+    RetrainRequest,
+    TrainRequest,
+)
 from simyard.runner.isaaclab.renames import current_id
 from simyard.store import keys
 from simyard.store.keys import JobKeys
@@ -89,8 +98,9 @@ def require_comparable(request: RetrainRequest, incumbent: PolicyRecord | None, 
             code="other_task",
             advice="Take another name for it.",
         )
-    given = {_name(override) for override in environment_of(request.training.overrides)}
-    theirs = environment_of(load_spec(store, incumbent.job_id).overrides)
+    spec = load_spec(store, incumbent.job_id)
+    given = {_name(override) for override in (*environment_of(request.training.overrides), *_engine(request.training))}
+    theirs = (*environment_of(spec.overrides), *_engine(spec))
     if lacking := [override for override in theirs if _name(override) not in given]:
         raise RequestError(
             f"promotion {request.promotion!r} holds a policy of another environment: it was trained with "
@@ -103,6 +113,11 @@ def require_comparable(request: RetrainRequest, incumbent: PolicyRecord | None, 
 def environment_of(overrides: tuple[str, ...]) -> tuple[str, ...]:
     """Return the overrides that are about the environment; the others are about how a policy is trained, or built."""
     return tuple(override for override in overrides if not override.startswith("agent."))
+
+
+def _engine(job: JobSpec | TrainRequest) -> list[str]:
+    """Return the engine that a field names, as an override would."""
+    return [f"physics={job.physics}"] if job.physics else []
 
 
 def _name(override: str) -> str:
@@ -124,6 +139,7 @@ def evaluation_request(request: RetrainRequest, job_id: str, iteration: int | No
         # The same machine for both policies, whatever the promoted one was trained on; one GPU of it is enough.
         compute_config=compute.model_copy(update={"num_nodes": 1, "gpus_per_node": compute.gpus_per_node and 1}),
         simulator=training.simulator,
+        physics=training.physics,
         overrides=environment_of(training.overrides),
         custom_environment_path=training.custom_environment_path,
         custom_environment_s3_uri=training.custom_environment_s3_uri,

@@ -12,6 +12,7 @@ from pathlib import Path
 from simyard.core.artifacts import TELEMETRY
 from simyard.core.specs import JobSpec
 from simyard.core.wire import Wire
+from simyard.runner.isaaclab.physics import engine_of
 from simyard.store import keys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.shared import usage
@@ -27,6 +28,7 @@ class Measurement(Wire):
 
     task: str
     library: str
+    """The library, and behind it the engine where that is another than Newton."""
     device: str
     """`cpu`, or the GPU's model."""
     num_envs: int
@@ -67,7 +69,7 @@ def estimate(spec: JobSpec, store: Store) -> Estimate | None:
     if spec.kind != "train":
         return None
     if not (like := _in_store(spec, store) or _in_table(spec)):
-        how = f"Nothing is known: {spec.task!r} was never measured with {spec.library!r}"
+        how = f"Nothing is known: {spec.task!r} was never measured with {_trainer(spec)!r}"
         return Estimate(iteration_s=None, train_s=None, gpu_memory_bytes=None, how=f"{how} on such a device.")
     best = like[_nearest(spec, [one.num_envs for one in like])]
     factor = max(1.0, spec.num_envs / best.num_envs)
@@ -95,20 +97,20 @@ def keep_measurement(spec: JobSpec, store: Store) -> None:
     device = "cpu" if last.facts.device == "cpu" else usage.gpu_model(store, last) or "GPU"
     measured = Measurement(
         task=spec.task,
-        library=spec.library,
+        library=_trainer(spec),
         device=device,
         num_envs=spec.num_envs,
         iteration_s=round(iteration_s, 5),
         gpu_memory_bytes=None if device == "cpu" else _most_gpu_memory(store, last),
         source=spec.job_id,
     )
-    store.put_record(keys.measurement(spec.task, spec.library, _kind(device), spec.num_envs), measured)
+    store.put_record(keys.measurement(spec.task, _trainer(spec), _kind(device), spec.num_envs), measured)
 
 
 def _in_store(spec: JobSpec, store: Store) -> list[Measurement]:
     """Return the measurement of this store that tells most of a training, if there is one."""
     places = {}
-    for entry in store.list(keys.measurements(spec.task, spec.library)):
+    for entry in store.list(keys.measurements(spec.task, _trainer(spec))):
         *_, kind, name = entry.key.split("/")
         if kind in _kinds(spec):
             places[kind, int(name.removesuffix(".json"))] = entry
@@ -123,7 +125,7 @@ def _in_store(spec: JobSpec, store: Store) -> list[Measurement]:
 
 def _in_table(spec: JobSpec) -> list[Measurement]:
     """Return the table's rows about a training: those of a GPU first."""
-    rows = [row for row in table() if (row.task, row.library) == (spec.task, spec.library)]
+    rows = [row for row in table() if (row.task, row.library) == (spec.task, _trainer(spec))]
     for kind in _kinds(spec):
         if fitting := [row for row in rows if _kind(row.device) == kind]:
             return fitting
@@ -134,6 +136,12 @@ def _in_table(spec: JobSpec) -> list[Measurement]:
 def table() -> tuple[Measurement, ...]:
     """Return the measurements that come with simyard."""
     return tuple(map(Measurement.from_json, json.loads(TABLE.read_text(encoding="utf-8"))))
+
+
+def _trainer(spec: JobSpec) -> str:
+    """Return the name by which measurements of such trainings are kept."""
+    engine = engine_of(spec)
+    return spec.library if engine in (None, "newton") else f"{spec.library}-{engine}"
 
 
 def _nearest(spec: JobSpec, counts: list[int]) -> int:

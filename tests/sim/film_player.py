@@ -103,11 +103,11 @@ class AllWorlds(Renderer):
 def environment(physics: str = "newton_mjwarp", *, drawn: bool = True) -> Any:
     import isaaclab_tasks  # noqa: F401
 
-    from simyard.runner.isaaclab.adapter import physx_on_cpu
+    from simyard.runner.isaaclab.adapter import without_pinned_memory
     from simyard.runner.isaaclab.environment import fresh_environment
     from simyard.runner.rl import get_library
 
-    physx_on_cpu()
+    without_pinned_memory()
     overrides = [f"physics={physics}"]
     return fresh_environment(
         "Isaac-Cartpole-Direct", get_library("rsl_rl"), overrides, num_envs=WORLDS, seed=7, device="cpu", drawn=drawn
