@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 
 from simyard.core.errors import NOT_STARTED, Category, Failure
@@ -15,6 +16,8 @@ TAIL_LINES = 100
 """Lines of each log in the diagnostics."""
 TAIL_BYTES = 64 * 1024
 """Bytes at the end of a log in which its last lines are looked for."""
+_KIT_PREFIX = re.compile(r"^\S+ \[[\d,]+m?s\] \[\w+\] \[omni\.kit\.app\._impl\] \[py stderr\]: ")
+"""What Kit, which logs all that Python writes, puts before it."""
 
 
 def judge(
@@ -137,6 +140,6 @@ def write_diagnostics(outcome: Outcome, failure: Failure, paths: AttemptPaths) -
 
 def last_traceback(paths: AttemptPaths) -> str:
     """Return the last Python traceback of the workload; empty where there is none."""
-    lines = lines_inside(paths.stderr, TAIL_BYTES)[-400:]
+    lines = [_KIT_PREFIX.sub("", line) for line in lines_inside(paths.stderr, TAIL_BYTES)[-400:]]
     starts = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
     return "\n".join(lines[starts[-1] :][:100]) if starts else ""

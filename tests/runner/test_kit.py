@@ -105,9 +105,9 @@ class Task:
         empty.write_text("")
         app = kit_app.KitApp()
         app.startup([str(empty), "--no-window", "--allow-root"])
-        print("the app runs:", app.is_running(), flush=True)
         for step in range(self.context.steps):
             app.update()
+            print("the app runs:", app.is_running(), flush=True)
             self.context.recorder.record({"row": np.zeros((self.context.num_envs, 1), np.float32)})
             if self.how == "raise":
                 raise ValueError("the gripper has no fingers")

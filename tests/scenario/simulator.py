@@ -240,8 +240,11 @@ class Run:
         """Print an exception and end with 0: so does an app whose script nobody has kept from failing."""
         try:
             self.crash()
-        except ValueError:
-            traceback.print_exc()
+        except ValueError as error:
+            prefix = "2026-11-30T11:42:40Z [1,363ms] [Error] [omni.kit.app._impl] [py stderr]: "
+            for part in traceback.format_exception(error):
+                sys.stderr.write(prefix + part)
+            sys.stderr.flush()
             os._exit(0)
 
     def fail_to_start(self):
