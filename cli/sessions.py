@@ -46,6 +46,8 @@ def sessions() -> None:
               help="Its process is replaced after so many.")  # fmt: skip
 @click.option("--memory-gb", type=Finite(min=0.5, max=10_000), default=16.0, show_default=True,
               help="Its process is replaced when a job leaves it larger.")  # fmt: skip
+@click.option("--gpu-memory-gb", type=Finite(min=0.5, max=10_000), default=4.0, show_default=True,
+              help="Likewise, of the memory of GPUs.")  # fmt: skip
 @JSON
 def start(
     arguments: tuple[str, ...],
@@ -54,6 +56,7 @@ def start(
     idle_minutes: float,
     jobs: int,
     memory_gb: float,
+    gpu_memory_gb: float,
     as_json: bool,
 ) -> None:
     """Start a simulator and leave it ready for jobs of the store; exit when it is ready.
@@ -69,7 +72,12 @@ def start(
     from simyard.tasks.sessions import kept
 
     config, more = config_and_settings(arguments)
-    bounds = Bounds(jobs=jobs, memory_bytes=int(memory_gb * 1e9), idle_s=idle_minutes * 60)
+    bounds = Bounds(
+        jobs=jobs,
+        memory_bytes=int(memory_gb * 1e9),
+        gpu_memory_bytes=int(gpu_memory_gb * 1e9),
+        idle_s=idle_minutes * 60,
+    )
     machine, _, opened = open_site(store)
     model = TrainRequest if config is None else model_of(read_config(config, TrainRequest))
     given = read_config(config, model, (*settings, *more))
@@ -91,12 +99,16 @@ def list_sessions(as_json: bool) -> None:
     def idle(state: SessionState) -> str:
         return f"{time.time() - (state.used_at or state.started_at):.0f} s" if state.state == "ready" else ""
 
+    def gigabytes(size: int | None) -> str:
+        return "" if size is None else f"{size / 1e9:.1f} GB"
+
     columns: Columns = {
         "SESSION": "session_id",
         "STATE": "state",
         "SIMULATOR": lambda state: state.fingerprint.simulator,
         ">JOBS": "jobs",
-        ">MEMORY": lambda state: "" if state.memory_bytes is None else f"{state.memory_bytes / 1e9:.1f} GB",
+        ">MEMORY": lambda state: gigabytes(state.memory_bytes),
+        ">GPU": lambda state: gigabytes(state.gpu_memory_bytes),
         ">IDLE": idle,
         "PROJECT": lambda state: state.fingerprint.project,
     }

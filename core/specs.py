@@ -39,6 +39,8 @@ class Bounds(Wire):
     """Jobs."""
     memory_bytes: int = 16 * 1024**3
     """Resident memory, looked at after each job."""
+    gpu_memory_bytes: int = 4 * 1024**3
+    """Memory on GPUs, looked at likewise: a context, kernels and graphs; what a job had for itself is freed by then."""
     idle_s: float = 900.0
     """Seconds without a job."""
 

@@ -161,6 +161,8 @@ class Done(Message):
     """Reason for taking no other job, in words; None where the process waits for one."""
     memory_bytes: int
     """Resident memory of the process."""
+    gpu_memory_bytes: int | None = field(default=None, metadata=ABSENT)
+    """Its memory on GPUs; None where it uses none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,6 +77,8 @@ class SessionState(Wire):
     """Workload processes so far: one is replaced when it has failed or has served enough."""
     memory_bytes: int | None = None
     """Resident memory after the last job."""
+    gpu_memory_bytes: int | None = None
+    """Memory on GPUs after it; None where it uses none."""
     started_at: float = field(default_factory=time.time)
     used_at: float | None = None
     """End of the last job; both in seconds since the epoch."""
@@ -349,7 +351,10 @@ class _SessionServer:
             if workload in ready and (message := workload.next_message()) is not None:
                 if isinstance(message, messages.Done):
                     self.running = False
-                    self._note(jobs=self.state.jobs + 1, memory_bytes=message.memory_bytes, used_at=time.time())
+                    self._note(
+                        jobs=self.state.jobs + 1, memory_bytes=message.memory_bytes,
+                        gpu_memory_bytes=message.gpu_memory_bytes, used_at=time.time(),
+                    )  # fmt: skip
                 if self.borrower is not None:  # it knows the replies to its requests by their ids
                     with suppress(OSError):  # that it is gone shows when it is listened to
                         self.borrower.send(message)

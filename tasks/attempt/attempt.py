@@ -20,6 +20,7 @@ from simyard.core.errors import Category, Failure, RequestError, SimyardError, S
 from simyard.core.files import HELD, AttemptPaths, own, sweep, write_json
 from simyard.core.records import Outcome, WorkloadAccount, ended
 from simyard.core.specs import AttemptSpec, Facts, InputFile
+from simyard.runner.gpu_memory import explained
 from simyard.runner.progress import JobProgress
 from simyard.runner.session_server import LentWorkload
 from simyard.store.backend import on_disk
@@ -78,7 +79,7 @@ def run_attempt(attempt: AttemptSpec, store: Store, sessions: Sessions, observer
             ending = running.supervise()
             failure = running.judge(ending)
     except SimyardError as error:
-        failure, refused = error.failure, isinstance(error, RequestError)
+        failure, refused = explained(error.failure), isinstance(error, RequestError)
     except BaseException as error:
         running.finish(None, observer.why_stopped(error))
         raise

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from simyard.core.errors import Category, Failure
 from simyard.core.files import AttemptPaths, lines_inside, write_json
 from simyard.core.records import Outcome, WorkloadAccount
+from simyard.runner.gpu_memory import explained
 from simyard.tasks.attempt.supervise import Ending
 
 TAIL_LINES = 100
@@ -38,11 +39,7 @@ def judge(
             sick = [record.name for record in opened if record.finite is False]
             return _not_finite(sick[-1]) if sick else None
         log("judge", "warning", "the end marker was seen, but the workload could not open what it promised")
-    if seen.failure:
-        return seen.failure
-    if account and account.failure:
-        return account.failure
-    return seen.hint or seen.stopped_because or _unexplained(ending, runs_user_code)
+    return _cause(ending, account) or seen.hint or seen.stopped_because or _unexplained(ending, runs_user_code)
 
 
 def judge_part(ending: Ending, account: WorkloadAccount | None) -> Failure | None:
@@ -57,7 +54,15 @@ def judge_part(ending: Ending, account: WorkloadAccount | None) -> Failure | Non
         return seen.stopped_because
     if account and account.failure is None:
         return None
-    return seen.failure or (account.failure if account else _unexplained(ending, False))
+    return _cause(ending, account) or _unexplained(ending, False)
+
+
+def _cause(ending: Ending, account: WorkloadAccount | None) -> Failure | None:
+    """Return the first known cause that was printed; of the same cause the workload's own account knows more."""
+    seen, told = ending.watched.failure, account.failure if account else None
+    if seen is None or (told is not None and told.code == seen.code):
+        return told
+    return explained(seen)
 
 
 def _not_finite(name: str) -> Failure:

@@ -210,6 +210,15 @@ class Run:
 
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 0 bytes free.")
 
+    def no_gpu_memory(self):
+        """Fail as Warp does."""
+        raise RuntimeError("Failed to allocate 4294967296 bytes on device 'cuda:0'")
+
+    def die_without_gpu_memory(self):
+        """End as PhysX does, which says it and crashes."""
+        print("PxgCudaDeviceMemoryAllocator fail to allocate memory 67108864 bytes!! Result = 2", file=sys.stderr)
+        os._exit(139)
+
     def warn(self):
         print("nefc overflow - please increase njmax to 120", file=sys.stderr)
 

@@ -4,6 +4,7 @@ import json
 import time
 
 import pytest
+from gpus import install_driver
 from scenario.play import alive, assert_digests, started
 
 from simyard.tasks.attempt.attempt import Observer
@@ -79,11 +80,21 @@ def test_a_cancel_in_the_store_ends_a_running_attempt(player):
 
 def test_out_of_memory_is_the_machines_size_and_is_not_retried(player):
     left = player.play("out-of-memory at 3", retries=2)
-    assert left.error["code"] == "cuda_out_of_memory"
+    assert left.error["code"] == "gpu_out_of_memory"
     assert left.error["category"] == "resource"
     assert "CUDA out of memory. Tried to allocate" in left.error["message"]
     assert "numEnvs" in left.error["advice"]
     assert len(left.attempts) == 1
+
+
+@pytest.mark.parametrize("scenario", ["no-gpu-memory at 3", "die-without-gpu-memory at 3"])
+def test_gpu_memory_that_others_hold_is_the_machines_and_is_tried_again(player, tmp_path, monkeypatch, scenario):
+    install_driver(tmp_path, monkeypatch, ["0, GPU-11aa, NVIDIA H200, 143771, 1171"], ["GPU-11aa, 4321, 142000"])
+    left = player.play(scenario, retries=1)
+    assert (left.error["code"], left.error["category"]) == ("gpu_out_of_memory", "infra")
+    assert "others hold 148,898 MB: process 4321 (148,898 MB)" in left.error["message"]
+    assert "End what holds the GPU" in left.error["advice"]
+    assert len(left.attempts) == 2
 
 
 def test_weights_that_are_not_finite_are_no_policy(player):
