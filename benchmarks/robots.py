@@ -61,7 +61,7 @@ upkie-description
 """.split()  # noqa: SIM905
 PYTHONS = ("3.12", "3.10", "3.9")
 """Versions for which wheels are looked for: nothing of them is run."""
-PATIENCE_S = 1200
+PATIENCE_S = 3600
 EACH = 60
 """Descriptions that one process checks: what they leave in its memory goes with it."""
 MOST_BYTES = 100 << 20
