@@ -61,7 +61,7 @@ upkie-description
 """.split()  # noqa: SIM905
 PYTHONS = ("3.12", "3.10", "3.9")
 """Versions for which wheels are looked for: nothing of them is run."""
-PATIENCE_S = 1200
+PATIENCE_S = 3600
 EACH = 60
 """Descriptions that one process checks: what they leave in its memory goes with it."""
 MOST_BYTES = 100 << 20
@@ -446,13 +446,14 @@ def mjcf_truth(path: Path) -> Truth | None:
         mujoco.mj_resetDataKeyframe(model, data, keys.index("home") if "home" in keys else 0)
     joints, home = {}, {}
     for index in range(model.njnt):
-        if model.jnt_type[index] not in (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE):
+        # A number of numpy is equal to none of MuJoCo's names.
+        if int(model.jnt_type[index]) not in (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE)):
             continue
         name = model.joint(index).name or f"#{index}"
         limits = tuple(map(float, model.jnt_range[index])) if model.jnt_limited[index] else (-math.inf, math.inf)
         joints[name] = limits
         home[name] = min(max(float(data.qpos[model.jnt_qposadr[index]]), limits[0]), limits[1])
-    free = model.njnt and model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE
+    free = model.njnt and int(model.jnt_type[0]) == int(mujoco.mjtJoint.mjJNT_FREE)
     height = float(data.qpos[2]) if keys and free else None
     return Truth(joints=joints, mass=float(model.body_mass[1:].sum()), home=home, height=height)
 

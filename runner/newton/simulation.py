@@ -209,8 +209,8 @@ def _largest_inertia(model: Any, data: Any) -> Array:
     import numpy as np
 
     random = np.random.default_rng(0)
-    single = np.isin(model.jnt_type, (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE))
-    turns = model.jnt_type[single] == mujoco.mjtJoint.mjJNT_HINGE
+    single = np.isin(model.jnt_type, (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE)))
+    turns = model.jnt_type[single] == int(mujoco.mjtJoint.mjJNT_HINGE)
     bounds = np.where(turns[:, None], (-math.pi, math.pi), (0.0, 0.0))
     bounds = np.where(model.jnt_limited[single].astype(bool)[:, None], model.jnt_range[single], bounds)
     largest, matrix = np.zeros(model.nv), np.zeros((model.nv, model.nv))
