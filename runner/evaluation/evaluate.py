@@ -22,6 +22,7 @@ from simyard.runner.progress import say_activity, say_count
 from simyard.runner.rl import Library, get_library
 from simyard.runner.rl.base import Policy
 from simyard.runner.rl.inference import load_policy
+from simyard.runner.step_clock import StepClock, StepFigures
 from simyard.runner.video.films import EpisodeVideo, EvaluationFilm
 
 SAY_EVERY_S = 1.0
@@ -29,7 +30,7 @@ WRITE_EVERY_S = 5.0
 """Seconds by which `episodes.csv` may lag: it is written whole every time."""
 
 
-class PolicySummary(Figures):
+class PolicySummary(Figures, StepFigures):
     """Figures of one policy, with all that they depend on."""
 
     checkpoint: CheckpointName
@@ -39,8 +40,6 @@ class PolicySummary(Figures):
     num_envs: int
     steps_per_episode: int
     """Steps after which an episode was cut off."""
-    environment_steps_per_second: float
-    """Of all environments together, without their start and the drawing."""
     videos: list[EpisodeVideo] | None
     """None if none were asked for, or could be made."""
     video_problem: str | None
@@ -140,6 +139,7 @@ def _measure(
             env,
             episodes=wanted.num_episodes,
             longest=wanted.steps_per_episode,
+            seed=job.seed,
             success_termination=wanted.success_termination,
             before_step=film.capture,
             on_episode=count,
@@ -148,12 +148,12 @@ def _measure(
         say_activity(f"playing {wanted.num_episodes} episodes")
         settle(env, job.seed)
         actor.begin()
-        started = time.monotonic()
+        clock = StepClock(job.num_envs)
         while not meter.done:
             actor.step()
+            clock.note(meter.steps)
             progress.alive()
         progress.say()
-        seconds = time.monotonic() - started
         if meter.success_source is None:
             table.forget_success(policy)
         table.write()  # a crash in a graphics driver takes the process along, and not what was measured
@@ -177,7 +177,7 @@ def _measure(
         "num_envs": job.num_envs,
         "steps_per_episode": wanted.steps_per_episode,
         **figures,
-        "environment_steps_per_second": round(meter.steps * job.num_envs / seconds, 1),
+        **clock.figures(),
         "videos": videos,
         "video_problem": problem,
         "tags": logged(figures, get_library(job.library), longest_s),

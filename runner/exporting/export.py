@@ -218,7 +218,7 @@ class _Export:
         """Play completed episodes; call it once for an environment."""
         episodes: list[Episode] = []
         longest = env.unwrapped.max_episode_length + 1
-        meter = EpisodeMeter(env, episodes=count, longest=longest, on_episode=episodes.append)
+        meter = EpisodeMeter(env, episodes=count, longest=longest, seed=self.job.seed, on_episode=episodes.append)
         settle(env, self.job.seed)
         actor.begin()
         while not meter.done:
