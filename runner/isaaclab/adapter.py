@@ -102,7 +102,7 @@ class IsaacLab(Adapter):
         """Look the task up, resolve its configuration, apply every override to it, and open checkpoints."""
         has_usd = "pxr" in sys.modules
         facts = self._check(job, overlay, files)
-        self._kit = facts.kit
+        self._kit, self._engine = facts.kit, facts.physics
         if self._kit and has_usd:
             raise UnfitProcessError("it has imported USD, and Kit must do that first")
         return facts
@@ -122,7 +122,6 @@ class IsaacLab(Adapter):
         require_registered(job.task, overlay, isaaclab_lookup.registered_tasks())
         isaaclab_lookup.find_task(job.task, library, isaaclab_lookup.registered_tasks())
         facts, _ = isaaclab_lookup.resolve(job, library, files)
-        self._engine = facts.physics
         return facts
 
     def run(self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
