@@ -54,7 +54,7 @@ class EngineObjects:
 
         count = {name: sum(type(item) in types for item in new) for name, types in kinds.items() if name != ARRAY}
         left = [item() for item in self._left.values()]
-        arrays = sum(bool(item.capacity) for item in left if item is not None and type(item) in kinds[ARRAY])
+        arrays = sum(bool(getattr(item, "capacity", 0)) for item in left if type(item) in kinds[ARRAY])
         count[ARRAY] = arrays if arrays > MAX_ARRAYS else 0
         said = ", ".join(f"{number} of {name}" for name, number in count.items() if number)
         return f"the job left objects of the simulator: {said}" if said else None
