@@ -284,6 +284,8 @@ _WIDE, _HIGH, _TITLE = 4.6, 3.0, 0.4
 """Inches of a chart with its labels, and of the title above all."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.65, 0.15, 0.3, 0.45
 """Inches between a chart's frame and the end of what belongs to it."""
+_FAR = 1e300
+"""The largest value in a frame: its width is a number too."""
 
 
 def import_plotting() -> None:
@@ -368,5 +370,6 @@ def _draw_chart(figure: Any, left: float, bottom: float, tag: str, series: Serie
 
 def _widened(low: float, high: float) -> tuple[float, float]:
     """Return bounds with a margin, which are never the same."""
+    low, high = max(low, -_FAR), min(high, _FAR)
     margin = 0.05 * (high - low) or abs(high) * 0.05 or 0.5
     return low - margin, high + margin

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lazy import lazy
 
 from simyard.tasks.metrics.events import Series
-from simyard.tasks.metrics.table import LiveMetrics, MetricsTable
+from simyard.tasks.metrics.table import LiveMetrics, MetricsTable, draw_curves
 
 event_accumulator = lazy("tensorboard.backend.event_processing.event_accumulator")
 tensorboard = lazy("torch.utils.tensorboard")
@@ -107,6 +107,27 @@ def test_a_float64_keeps_its_digits(tmp_path):
     filled.write_csv(tmp_path / "metrics.csv")
     assert cells(tmp_path / "metrics.csv")[1][2] == "0.30000000000000004"
     assert filled.summary()["x"]["max"]["value"] == 0.1 + 0.2
+
+
+def test_whatever_was_logged_is_drawn(tmp_path):
+    """A name is no formula, and no value, number of values or step makes a job fail that was done."""
+    nan, far = math.nan, 1.7e308
+    columns = {
+        "Train/mean_reward": series({0: 1.0, 10: -2.0, 20: 0.5}),
+        "Loss/one point": series({5: 2.5}),
+        "Loss/never a number": series({0: nan, 1: math.inf, 2: -math.inf}),
+        "Loss/all the same": series({0: 1e16, 1: 1e16}),
+        "Loss/far apart": series({-(2**63): -far, 2**63 - 1: far}, wide=True),
+        "Loss/next to nothing": series({0: 5e-324, 1: 1e-323}, wide=True),
+        "Loss/$\\frac$": series({0: 1000.25, 1: 1000.5}),
+        "Loss/empty": series({}),
+        "no loss": series({0: 1.0}),
+    }
+    assert draw_curves(columns, "Train/mean_reward", "What is $\\frac$? ünïcode", tmp_path / "curves.png")
+    width, height = struct.unpack(">II", (tmp_path / "curves.png").read_bytes()[16:24])
+    assert (width, height) == (1518, 1034), "eight charts, three side by side"
+    assert not draw_curves({"x": series({0: 1.0})}, "reward", "nothing that is shown", tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_one_tag_in_two_folders_makes_two_columns(tmp_path):
