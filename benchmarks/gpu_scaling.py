@@ -29,7 +29,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from gpu import ANT, CARTPOLE, HERE, GpuBench, Line, OutOfTimeError, iterations_of, spread
+from gpu import ANT, CARTPOLE, HERE, GpuBench, Line, OutOfTimeError, spread
 from sessions import SIMYARD
 
 from simyard.tasks.metrics.events import EventReader, find_event_files
@@ -251,18 +251,9 @@ def killed(bench: GpuBench) -> list[Line]:
         raise OutOfTimeError("ended: the time was up") from None
     finally:
         process.kill()
-    first, _ = iterations_of(bench.job(result["job_id"]))
-    text = (
-        f"{result['status']} after {result['attempts']} attempts, {time.time() - first:.0f} s since its first iteration"
-    )
-    return [
-        Line(
-            f"one of {gpus} ranks killed",
-            text,
-            "succeeded, 2",
-            (result["status"], result["attempts"]) == ("succeeded", 2),
-        )
-    ]
+    ended = (result["status"], result["attempts"])
+    text = f"{ended[0]} after {ended[1]} attempts, {result['timings']['total_s']:.0f} s"
+    return [Line(f"one of {gpus} ranks killed", text, "succeeded, 2", ended == ("succeeded", 2))]
 
 
 def _ranks(bench: GpuBench) -> list[int]:
