@@ -360,8 +360,9 @@ raise SystemExit(3)
     install = f"""
 import sys
 from pathlib import Path
-from simyard.core.process import keep_private
+from simyard.core.process import give_up_looking, keep_private
 from simyard.tasks.packages.install import install
+give_up_looking()  # as those who are not root: of root's a build has less, and sees nothing for that alone
 keep_private()
 install(Path({str(archive)!r}), Path({str(job.overlay)!r}), python=sys.executable, scratch=Path({str(job.scratch)!r}))
 """
