@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import CommandLine, end, last_json, wait_until
+from helpers import HANG_S, CommandLine, end, last_json, wait_until
 from pools import Api, Pool, engines, workloads
-from test_pool import PATIENCE_S, finish, job_of, saved
+from test_pool import finish, job_of, saved
 
 ON_TWO = {"computeConfig__gpusPerNode": 1, "computeConfig__numNodes": 2}
 
@@ -53,11 +53,11 @@ def test_a_machine_that_dies_ends_the_attempt_and_the_next_one_goes_on(
     control = simyard.start("train", config, "--pool", scenario_pool.name, "--store", store, "--json")
     try:
         job = job_of(store)
-        wait_until(lambda: saved(job, 1), PATIENCE_S, "a checkpoint")
+        wait_until(lambda: saved(job, 1), HANG_S, "a checkpoint")
         if what == "flow run":
             (other,) = (run for run in api.runs_of(job.name) if run["name"] == f"{job.name}-1-node-1")
             engines(other["id"])[0].kill()
-        result = finish(control, PATIENCE_S)
+        result = finish(control, HANG_S)
     finally:
         end(control)
 
@@ -72,7 +72,7 @@ def test_a_machine_that_dies_ends_the_attempt_and_the_next_one_goes_on(
     assert outcome(job, 2)["start_iteration"] == saved(job, 1)[-1]
     rows = (job / "artifacts/metrics.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]] == [str(step) for step in range(iterations)], "each step once"
-    wait_until(lambda: not workloads(scenario_pool), PATIENCE_S, "the end of all workloads")
+    wait_until(lambda: not workloads(scenario_pool, job.name), HANG_S, "the end of all workloads")
 
 
 @pytest.mark.long  # a machine that dies ends the other as well
@@ -81,12 +81,12 @@ def test_a_cancel_ends_both_machines(scenario_pool: Pool, simyard: CommandLine, 
     control = simyard.start("train", config, "--pool", scenario_pool.name, "--store", store, "--json")
     try:
         job = job_of(store)
-        wait_until(lambda: saved(job, 1), PATIENCE_S, "a checkpoint")
+        wait_until(lambda: saved(job, 1), HANG_S, "a checkpoint")
         assert simyard("jobs", "cancel", job.name, "--store", store).returncode == 0
         result = finish(control)
     finally:
         end(control)
     assert (control.returncode, result["status"], result["error"]["category"]) == (130, "canceled", "canceled")
     assert any(entry["kind"] == "checkpoint" for entry in result["artifacts"]), "what was saved is kept"
-    wait_until(lambda: not workloads(scenario_pool), PATIENCE_S, "the end of both machines' workloads")
+    wait_until(lambda: not workloads(scenario_pool, job.name), HANG_S, "the end of both machines' workloads")
     assert outcome(job, 1, node=1)["status"] == "canceled"

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 import records
-from helpers import CONFIG, SCENARIO, CommandLine, Server, last_json, wait_until
+from helpers import CONFIG, HANG_S, SCENARIO, CommandLine, Server, last_json, wait_until
 from pools import Api, Pool, engines, workloads
 
 from simyard.core.artifacts import REPORT
@@ -22,13 +22,10 @@ from simyard.store.store import Store
 from simyard.tasks import launch
 from simyard.tasks.attempt.attempt import Observer
 
-PATIENCE_S = 240.0
-"""Waits end when what they wait for has happened; a machine that has other work may take this long."""
-
 
 def job_of(store: Path) -> Path:
     """Return the folder of the only job, once it is there."""
-    wait_until(lambda: list(store.glob("jobs/*/job.json")), PATIENCE_S, "a job in the store")
+    wait_until(lambda: list(store.glob("jobs/*/job.json")), HANG_S, "a job in the store")
     (found,) = store.glob("jobs/*/job.json")
     return found.parent
 
@@ -39,7 +36,7 @@ def saved(job: Path, attempt: int) -> list[int]:
     return [record["iteration"] for record in json.loads(index.read_text())] if index.exists() else []
 
 
-def finish(process: Any, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
+def finish(process: Any, timeout_s: float = HANG_S) -> dict[str, Any]:
     """Return what a started command printed at last."""
     out, err = process.communicate(timeout=timeout_s)
     return last_json(subprocess.CompletedProcess([], process.returncode, out, err))
@@ -54,8 +51,8 @@ def a_spec() -> JobSpec:
 
 def engine_of(job: Path, number: int, api: Api) -> psutil.Process:
     """Return the process of an attempt's flow run, once it is there."""
-    run = wait_until(lambda: api.runs_of(job.name)[number - 1 :], PATIENCE_S, f"flow run {number}")[0]
-    found: psutil.Process = wait_until(lambda: engines(run["id"]), PATIENCE_S, f"the process of flow run {number}")[0]
+    run = wait_until(lambda: api.runs_of(job.name)[number - 1 :], HANG_S, f"flow run {number}")[0]
+    found: psutil.Process = wait_until(lambda: engines(run["id"]), HANG_S, f"the process of flow run {number}")[0]
     return found
 
 
@@ -108,7 +105,7 @@ def test_a_job_that_a_command_has_staged_is_not_resolved_again(
         found = api("/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
         return {task["name"].rpartition("-")[0] for task in found}
 
-    wait_until(lambda: "report" in steps(), PATIENCE_S, "the flow run's last step")
+    wait_until(lambda: "report" in steps(), HANG_S, "the flow run's last step")
     assert {"launch", "collect", "persist"} < steps()
     assert not {"resolve", "stage"} & steps()
 
@@ -130,13 +127,11 @@ def test_flow_processes_that_die_are_replaced_and_the_job_goes_on(
     job = job_of(store)
     for number, when in enumerate(killed, 1):
         if when == "with checkpoints":
-            wait_until(lambda number=number: saved(job, number), PATIENCE_S, f"a checkpoint of attempt {number}")
+            wait_until(lambda number=number: saved(job, number), HANG_S, f"a checkpoint of attempt {number}")
         engine_of(job, number, api).kill()
-    wait_until(
-        lambda: gone(scenario_pool, job), PATIENCE_S, "the end of the killed attempt's workload and its children"
-    )
+    wait_until(lambda: gone(scenario_pool, job), HANG_S, "the end of the killed attempt's workload and its children")
     # The next one has a machine that goes away, which tells it so; nobody canceled the job.
-    wait_until(lambda: saved(job, last - 1), PATIENCE_S, f"a checkpoint of attempt {last - 1}")
+    wait_until(lambda: saved(job, last - 1), HANG_S, f"a checkpoint of attempt {last - 1}")
     engine_of(job, last - 1, api).terminate()
 
     result = finish(control)
@@ -160,7 +155,7 @@ def test_a_restarted_control_flow_finds_its_attempt_again(
     config = write_config(description="slow", trainingConfig__maxIterations=24)
     control = simyard.start("train", config, "--pool", scenario_pool.name, "--store", store, "--json")
     job = job_of(store)
-    wait_until(lambda: (job / "attempts/001/status.json").exists(), PATIENCE_S, "the attempt's status")
+    wait_until(lambda: (job / "attempts/001/status.json").exists(), HANG_S, "the attempt's status")
     os.killpg(control.pid, signal.SIGKILL)
     control.communicate()
 
@@ -242,9 +237,9 @@ def test_cancel_withdraws_an_attempt_that_waits_for_a_worker(
     api("/work_pools/", {"name": "no-worker", "type": "process"})
     control = simyard.start("train", write_config(), "--pool", "no-worker", "--store", store)
     job = job_of(store)
-    (run,) = wait_until(lambda: api.runs_of(job.name), PATIENCE_S, "the flow run")
+    (run,) = wait_until(lambda: api.runs_of(job.name), HANG_S, "the flow run")
     assert simyard("jobs", "cancel", job.name, "--store", store).returncode == 0
-    _, shown = control.communicate(timeout=PATIENCE_S)
+    _, shown = control.communicate(timeout=HANG_S)
     assert control.returncode == 130
     assert "waiting for a worker" in shown
     assert api.state(run["id"])["type"] == "CANCELLED"
@@ -257,10 +252,10 @@ def test_canceling_the_flow_run_ends_a_job_in_the_worker(
     request["trainingConfig"]["maxIterations"] = 1000
     run_id = api.start("train/train", {"request": request, "store": str(store)}, SCENARIO)
     job = job_of(store)
-    wait_until(lambda: saved(job, 1), PATIENCE_S, "a checkpoint")
+    wait_until(lambda: saved(job, 1), HANG_S, "a checkpoint")
     api(f"/flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
-    assert api.final_state(run_id, PATIENCE_S)["type"] == "CANCELLED"
-    wait_until(lambda: gone(real_pool, job), PATIENCE_S, "the end of the workload")
+    assert api.final_state(run_id, HANG_S)["type"] == "CANCELLED"
+    wait_until(lambda: gone(real_pool, job), HANG_S, "the end of the workload")
 
     outcome = json.loads((job / "attempts/001/outcome.json").read_text())
     assert (outcome["status"], outcome["failure"]["code"]) == ("canceled", "canceled")

@@ -53,6 +53,13 @@ class Machine:
         """Seconds that an undisturbed job takes, and until its simulator is done, by way and store."""
 
     def __enter__(self) -> Machine:
+        try:
+            return self._start()
+        except BaseException:  # what has started ends also where this is ended meanwhile
+            self.stack.close()
+            raise
+
+    def _start(self) -> Machine:
         self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="kills-machine-")))
         self.children = Children(self.folder / "up", lambda text: None)
         self.stack.callback(self.children.end)

@@ -22,7 +22,7 @@ from faults import SLOW_DOWN, CutRequest, Proxy, Trickle
 from faults import Fault as NetworkFault
 from helpers import HANG_S, CommandLine, make_bucket
 from kill_machine import HERE, Machine, fill, in_words, lean, processes_with
-from promises import Left, Problem, broken, read_journal
+from promises import FINAL, Left, Problem, broken, read_journal
 
 from simyard.core.files import sweep
 from simyard.core.records import JobResult
@@ -216,7 +216,7 @@ class Way:
         for pattern in ("workload-*", "*/*"):
             sweep(self.home / "work", pattern)
         deadline = time.monotonic() + LEFT_S
-        while (self._processes() or self._files()) and time.monotonic() < deadline:
+        while (self._processes() or self._files() or self._goes_on(job_id)) and time.monotonic() < deadline:
             time.sleep(0.2)
         unfinished = []
         if self.case.store == "s3":
@@ -230,6 +230,10 @@ class Way:
             states=self._states(job_id), tracebacks=self.tracebacks,
             processes=self._processes(), files=self._files(), unfinished=unfinished,
         )  # fmt: skip
+
+    def _goes_on(self, job_id: str) -> bool:
+        """Return whether Prefect says that somebody is about to run the job, or runs it."""
+        return any(state not in FINAL for _, state in self._states(job_id))
 
     def _states(self, job_id: str) -> list[tuple[str, str]]:
         return self.states_of(job_id)

@@ -18,6 +18,8 @@ from simyard.tasks.shared import history
 
 Problem = tuple[str, str]
 """Name of the promise, and how it was broken."""
+FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
+"""States of flow runs that nobody runs any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +133,7 @@ def left_over(left: Left, status: str) -> list[Problem]:
     problems += [
         ("Prefect agrees", f"the flow run {name} is {state}, and nobody runs it any more")
         for name, state in left.states
-        if state not in ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
+        if state not in FINAL
     ]
     if left.states and left.states[-1][1] != final:
         problems.append(("Prefect agrees", f"it {status}, its last flow run is {left.states[-1][1]}"))
