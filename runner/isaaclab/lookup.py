@@ -12,7 +12,7 @@ import os
 import site
 import socket
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
@@ -24,7 +24,7 @@ from simyard.runner.evaluation.episode_statistics import TERMINATED, TIME_OUT
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab.foreign_imports import explain, require_references
 from simyard.runner.isaaclab.overrides import TaskConfig
-from simyard.runner.isaaclab.physics import choose, engine_in, preset_named, require_kit_less
+from simyard.runner.isaaclab.physics import choose, engine_in, is_selector, preset_named, require_kit_less
 from simyard.runner.isaaclab.renames import as_asked, note
 from simyard.runner.rl import LIBRARIES, Library, Scale
 from simyard.runner.rl.checkpoints import expected_of, inspect, load
@@ -198,6 +198,9 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
             advice="Name a task with one agent, or write a class that drives this one.",
         )
     _require_assets(config)
+    for physics in (job.evaluation and job.evaluation.across) or ():
+        elsewhere = overrides_under(physics, job, device, job.overrides)
+        isaaclab_overrides.resolve(job.task, library, library.device_overrides(device) if library else [], elsewhere)
     facts = Facts(
         simulator=job.simulator,
         version=importlib.metadata.version("isaaclab"),
@@ -237,6 +240,17 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
         notes=(*facts.notes, *notes),
     )
     return facts, config
+
+
+def overrides_under(physics: str, job: JobSpec, device: str, overrides: Sequence[str]) -> list[str]:
+    """Return Hydra arguments of a job with another engine's preset in the place of its own.
+
+    Raises:
+        RequestError: If the task or this machine does not have the engine.
+    """
+    other = replace(job, physics=physics, overrides=tuple(one for one in job.overrides if not is_selector(one)))
+    preset = choose(other, device, kit_less=kit_less())
+    return [f"physics={preset}", *(one for one in overrides if not is_selector(one))]
 
 
 def _require_assets(config: TaskConfig) -> None:

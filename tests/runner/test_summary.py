@@ -10,8 +10,9 @@ from lazy import lazy
 
 from simyard.core.specs import InputFile, PolicyFile
 from simyard.runner.evaluation.episode_statistics import Episode
-from simyard.runner.evaluation.evaluate import EpisodeTable, logged, write_metrics, write_rows
+from simyard.runner.evaluation.evaluate import logged
 from simyard.runner.evaluation.summary import difference, spread, successes, summarize
+from simyard.runner.evaluation.tables import EpisodeTable, write_metrics, write_rows
 from simyard.runner.rl import get_library
 
 stats = lazy("scipy.stats")
