@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, NotRequired
+from typing import Any
 
 from simyard.core.artifacts import EPISODES, METRICS, SUMMARY
 from simyard.core.errors import Category, Failure, WorkloadError
@@ -48,8 +48,8 @@ class PolicySummary(Figures):
     video_problem: str | None
     tags: dict[str, float]
     """The same figures under the tags that the task and the library log in training."""
-    across: NotRequired[Comparison]
-    """The policy in every engine; the figures above are those of the first. Missing where one engine was asked for."""
+    across: Comparison | None
+    """The policy in every engine, of which the figures above are the first one's; None where one was asked for."""
 
 
 class Summary(PolicySummary):
@@ -169,9 +169,7 @@ class _Measurement:
         comparison = self._report.add(self._identity(policy), played)
         label = policy.label if len(self._job.policies) > 1 else ""
         videos, problem = film_pairs(self._job, self._facts, self._paths, played, label, self._progress.alive)
-        summary = self._summary(policy, played[0], videos, problem)
-        summary["across"] = comparison
-        return summary
+        return self._summary(policy, played[0], videos, problem, comparison)
 
     def _play(
         self,
@@ -230,7 +228,12 @@ class _Measurement:
         return {"name": policy.checkpoint.name, "sha256": policy.checkpoint.sha256, "iteration": policy.iteration}
 
     def _summary(
-        self, policy: PolicyFile, played: Played, videos: list[EpisodeVideo] | None, problem: str | None
+        self,
+        policy: PolicyFile,
+        played: Played,
+        videos: list[EpisodeVideo] | None,
+        problem: str | None,
+        across: Comparison | None = None,
     ) -> PolicySummary:
         if self._wanted.require_video and not videos:
             raise WorkloadError(
@@ -254,6 +257,7 @@ class _Measurement:
             "videos": videos,
             "video_problem": problem,
             "tags": logged(figures, get_library(self._job.library), played.longest_s),
+            "across": across,
         }
 
 

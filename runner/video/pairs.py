@@ -22,7 +22,7 @@ from simyard.runner.progress import say_activity
 from simyard.runner.rl import get_library
 from simyard.runner.video.films import MOST_FPS, SIZE, EpisodeVideo
 from simyard.runner.video.render import Renderer
-from simyard.runner.video.trajectories import Trajectory, VideoError, newton_model, part
+from simyard.runner.video.trajectories import Drawn, Trajectory, VideoError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,14 +108,13 @@ def _coordinates(env: Any, trace: Trace, pair: int, every: int) -> Array:
     import torch
 
     base = env.unwrapped
-    model, states = newton_model(env), trace.states[: int(trace.lengths[pair]) : every, pair]
-    columns = part(model.joint_coord_world_start, 0)
+    drawn, states = Drawn.of_environment(env), trace.states[: int(trace.lengths[pair]) : every, pair]
     rows = []
     for state in states:
         values = dict(zip(trace.names, state, strict=True))
         for write, key, value in _writes(base, values):
             write(**{key: torch.tensor([value], device=base.device)})
-        rows.append(base.sim.physics_manager.get_state_0().joint_q[columns].numpy().copy())
+        rows.append(drawn.values(drawn.state())[drawn.rows(0)].numpy().copy())
     return np.stack(rows)
 
 

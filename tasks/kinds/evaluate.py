@@ -42,7 +42,7 @@ class EvaluationKind(Kind):
             episodes = list(csv.DictReader(rows.splitlines()))
             draw_returns(episodes, figures.summary, spec.name, writer.scratch / RETURNS.name)
             writer.add(RETURNS)
-        if figures.summary and "across" in figures.summary:
+        if figures.summary and figures.summary.get("across"):
             pairs, curves = (
                 list(csv.DictReader((read_file(writer.store, verdict.artifacts, name) or "").splitlines()))
                 for name in (PAIRS.name, DIVERGENCE.name)
@@ -58,7 +58,7 @@ class EvaluationKind(Kind):
             return f"{result.done} of {result.total} episodes"
         returns, success = summary["return"], summary["success"]
         rate = "not measured" if success["rate"] is None else f"{100 * success['rate']:.1f} %"
-        elsewhere = "".join(map(_elsewhere, summary["across"]["gaps"])) if "across" in summary else ""
+        elsewhere = "".join(map(_elsewhere, summary["across"]["gaps"])) if summary.get("across") else ""
         best = f", best of {len(summary['sweep'])}: {summary['checkpoint']['name']}" if summary["sweep"] else ""
         return (
             f"{result.done} of {result.total} episodes, mean return {number(returns['mean'])} "
@@ -169,6 +169,7 @@ def draw_across(pairs: list[dict[str, str]], curves: list[dict[str, str]], summa
         axes.axhline(APART, color="black", linewidth=0.8, linestyle=":")
         axes.set(xlabel="step", ylabel="difference, in standard deviations", title=f"{loop} loop: median of the pairs")
         axes.set_yscale("symlog", linthresh=1e-3)
+        axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize=7)
