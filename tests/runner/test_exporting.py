@@ -289,7 +289,7 @@ OTHER = SecondSimulator(
     reference_return=10.0,
     mean_return=9.0,
     drop_interval=(0.5, 1.5),
-)
+)  # fmt: skip
 BETTER = replace(OTHER, mean_return=12, drop_interval=(-3, -1))
 
 
