@@ -520,6 +520,19 @@ class RetrainRequest(Body):
         return self.training.library
 
     @model_validator(mode="after")
+    def _compared_in_its_own_engine(self) -> Self:
+        from simyard.runner.isaaclab.physics import engine_of_preset, preset_named
+
+        preset = preset_named(self.training.overrides)
+        named, across = engine_of_preset(preset) if preset else self.training.physics, self.evaluation.across
+        if across and named not in (None, across[0]):
+            raise ValueError(
+                f"training is on physics {named!r}, and evaluation.across begins with {across[0]!r}; name {named!r} "
+                "first"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_beginning(self) -> Self:
         if self.training.resume is not None and self.start != "scratch":
             raise ValueError(
