@@ -52,11 +52,13 @@ def test_the_same_starts_are_played_in_both_engines_and_compared_in_pairs(
     assert low < gap["returns"]["mean"] < high
     assert gap["closed_loop"]["same_start"] == gap["open_loop"]["same_start"] == EPISODES
 
-    # The engines part, and not at the start; an actuator that did nothing in one of them would part them at once.
-    assert gap["open_loop"]["apart"] > 0
+    # Another engine has played, and half a second of the same actions does not part the two: where an actuator does
+    # nothing in one of them, as without joint drives under PhysX, every pair is apart in some steps.
+    assert differences != [0.0] * EPISODES
+    assert (gap["open_loop"]["pairs"], gap["open_loop"]["apart"]) == (EPISODES, 0)
     rows = [row for row in csv.DictReader((compared.artifacts / "divergence.csv").open()) if row["loop"] == "open"]
-    assert {float(value) for key, value in rows[0].items() if key.startswith(("slider", "cart"))} == {0.0}
-    assert max(float(row["slider_to_cart velocity"]) for row in rows[:10]) < 0.25
+    speeds = [float(row["slider_to_cart velocity"]) for row in rows]
+    assert speeds[0] == 0.0 < max(speeds)
     report = (compared.artifacts / "report.md").read_text()
     assert "| physics |" in report
     assert "| physx |" in report
