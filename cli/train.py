@@ -93,14 +93,20 @@ def _policy_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command(cls=Command)
 @_policy_options
-def evaluate(**given: Any) -> None:
+@click.option(
+    "--across", metavar="ENGINES", help="Play every episode in several engines and compare them: newton,physx, say."
+)
+def evaluate(across: str | None, settings: tuple[str, ...], **given: Any) -> None:
     """Measure a policy over completed episodes. CONFIG is a JSON file and says how many.
 
     With --job no CONFIG is needed: `simyard evaluate --job latest --set numEpisodes=100 recordVideo=true`.
     """
     from simyard.requests.jobs import EvaluateRequest
 
-    _run_with_policy(EvaluateRequest, **given)
+    if across is not None:
+        engines = [name.strip() for name in across.split(",")]
+        settings = (*settings, f"across={json.dumps(engines)}")
+    _run_with_policy(EvaluateRequest, settings=settings, **given)
 
 
 @click.command("export-policy", cls=Command)

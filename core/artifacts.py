@@ -62,6 +62,7 @@ class ArtifactType:
 
 CURVES = ArtifactType("curves.png", "plot", PNG, made=True, label="curves")
 RETURNS = ArtifactType("returns.png", "plot", PNG, made=True, label="returns")
+ACROSS_PLOT = ArtifactType("across.png", "plot", PNG, made=True, label="engines")
 POLICY_ONNX = ArtifactType("policy.onnx", "policy", BYTES, (EXPORT,), label="policy")
 POLICY_TORCHSCRIPT = ArtifactType("policy.pt", "policy", BYTES, (EXPORT,))
 CONTRACT = ArtifactType("policy_contract.json", "contract", JSON, (EXPORT,), label="contract")
@@ -70,6 +71,9 @@ ROLLOUT = ArtifactType("rollout.zarr", "rollout", BYTES, (ROLL_OUT,), label="rol
 RENDER = ArtifactType("render.mp4", "video", MP4, label="render", page="video")
 SUMMARY = ArtifactType("summary.json", "summary", JSON, (EVALUATE, EXPORT, ROLL_OUT))
 EPISODES = ArtifactType("episodes.csv", "episodes", CSV, (EVALUATE,))
+ACROSS = ArtifactType("across.json", "across", JSON)
+PAIRS = ArtifactType("across.csv", "episodes", CSV)
+DIVERGENCE = ArtifactType("divergence.csv", "divergence", CSV)
 METRICS = ArtifactType("metrics.csv", "metrics", CSV, (EVALUATE,))
 METRICS_TIME = ArtifactType("metrics_time.csv", "metrics", CSV, made=True)
 METRICS_SUMMARY = ArtifactType("metrics.json", "metrics", JSON, made=True)

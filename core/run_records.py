@@ -362,6 +362,17 @@ class PolicyCheckpoint(Wire):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EngineShare(Wire):
+    """A policy in a physics engine beside the one it was measured in."""
+
+    physics: str
+    kept: float | None
+    """Share of its metric that it keeps there; None where the metric is 0, or not measured."""
+    interval_95: tuple[float, float] | None
+    """Confidence interval of the share, by pairs of episodes; None where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PolicyEvaluation(Wire):
     """The figures of a policy from its evaluation."""
 
@@ -376,6 +387,8 @@ class PolicyEvaluation(Wire):
     episodes: int
     """Number of episodes that measured it."""
     seed: int
+    across: tuple[EngineShare, ...] | None = field(default=None, metadata=ABSENT)
+    """The policy in other engines; None where it was measured in one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,6 +104,8 @@ class Evaluation(Wire):
     """Episodes to film: `first`, `best`, `worst` or a number."""
     require_video: bool = False
     """Whether the job fails when a film cannot be made."""
+    across: tuple[str, ...] | None = field(default=None, metadata=ABSENT)
+    """Physics engines to play every episode in; the others are compared with the first. None is the job's own alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

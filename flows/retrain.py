@@ -185,7 +185,14 @@ def decide(
     if earlier is not None:
         return earlier  # this task was repeated
     old = retraining.measured(opened, incumbent_id, asked.metric) if incumbent_id else None
-    found = promotions.decide(new.values, old.values if old else None, metric=asked.metric, min_delta=asked.min_delta)
+    found = promotions.decide(
+        new.values,
+        old.values if old else None,
+        metric=asked.metric,
+        min_delta=asked.min_delta,
+        elsewhere=new.policy.evaluation.across or (),
+        floor=asked.floor,
+    )
     made = PromotionDecision(
         decision="promoted" if found.promoted else "kept",
         why=found.why,

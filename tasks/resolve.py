@@ -8,7 +8,7 @@ from typing import Any
 
 from simyard.core.artifacts import METRICS_SUMMARY
 from simyard.core.errors import RequestError, unknown
-from simyard.core.specs import Answer, Evaluation, Export, JointLimits, ResumePoint
+from simyard.core.specs import Answer, Evaluation, Export, JobSpec, JointLimits, ResumePoint
 from simyard.requests.jobs import (
     EvaluateRequest,
     ExportRequest,
@@ -21,7 +21,7 @@ from simyard.requests.jobs import (
 from simyard.requests.rollout import RolloutRequest
 from simyard.runner.adapter import SIMULATORS, adapter_of
 from simyard.runner.assets.archives import inspect
-from simyard.runner.isaaclab.physics import require_one_engine
+from simyard.runner.isaaclab.physics import engine_of, require_one_engine
 from simyard.runner.isaaclab.renames import with_current_id
 from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES, get_library
 from simyard.store import keys
@@ -137,9 +137,29 @@ def _evaluate(request: EvaluateRequest, common: Resolved, store: Store, base: Pa
         success_termination=wanted.success_termination,
         videos=films,
         require_video=wanted.require_video,
+        across=wanted.across or None,
     )
+    if wanted.across:
+        common = replace(common, spec=_in_first_engine(common.spec, wanted.across))
     resolved = _with_policies(wanted, common, store, base)
-    return replace(resolved, spec=replace(resolved.spec, kind="evaluate", evaluation=evaluation))
+    # Of engines that are compared only the first episodes are pairs.
+    num_envs = wanted.num_episodes if wanted.across else resolved.spec.num_envs
+    return replace(resolved, spec=replace(resolved.spec, kind="evaluate", evaluation=evaluation, num_envs=num_envs))
+
+
+def _in_first_engine(spec: JobSpec, across: tuple[str, ...]) -> JobSpec:
+    """Return a job in the first of several engines.
+
+    Raises:
+        RequestError: If it names another.
+    """
+    if (named := engine_of(spec)) not in (None, across[0]):
+        raise RequestError(
+            f"physics is {named!r}, and across begins with {across[0]!r}, which the others are compared with.",
+            code="two_engines",
+            advice=f"Leave physics out, or name {named!r} first in across.",
+        )
+    return replace(spec, physics=across[0])
 
 
 def _export(request: ExportRequest, common: Resolved, store: Store, base: Path) -> Resolved:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from simyard.core.errors import RequestError
+from simyard.runner.rl.inference import keeping_random_numbers
 
 CAPPED = "stepsPerEpisode"
 """Reason given for an episode that the job's own limit cut off."""
@@ -85,6 +87,7 @@ class EpisodeMeter:
         longest: int,
         seed: int,
         success_termination: str | None = None,
+        undisturbed: bool = False,
         before_step: Callable[[Any], None] = lambda steps: None,
         on_episode: Callable[[Episode], None] = lambda episode: None,
     ) -> None:
@@ -96,6 +99,7 @@ class EpisodeMeter:
             longest: Steps after which an episode is cut off.
             seed: Seed that says which environments count more episodes than others; see `quotas`.
             success_termination: The termination that means success; by default the task's own metric says.
+            undisturbed: Whether episodes that begin later leave the random numbers of those that run as they are.
             before_step: Called with the steps each environment's episode has taken, before every step.
             on_episode: Called with each counted episode, in order, before its environment steps on.
         """
@@ -106,6 +110,7 @@ class EpisodeMeter:
         self._left = quotas(episodes, count, seed)
         self._longest = longest
         self._success_termination = success_termination
+        self._undisturbed = undisturbed
         self._before_step = before_step
         self._on_episode = on_episode
         self._returns = torch.zeros(count, dtype=torch.float64, device=device)
@@ -198,13 +203,14 @@ class EpisodeMeter:
         else:
             for env in map(int, env_ids):
                 self._endings[env] = _Ending(self._term(env), self._said_success(env), self._reward_terms(env))
-            if self._metric is None or self._success_termination:
-                answer = self._reset_idx(env_ids)
-            else:
-                # The task logs the mean over those it resets together: each by itself, it is the episode's own.
-                for place, env in enumerate(map(int, env_ids)):
-                    answer = self._reset_idx(env_ids[place : place + 1])
-                    self._read_metric(self._metric, env)
+            with keeping_random_numbers(self._base.device) if self._undisturbed else nullcontext():
+                if self._metric is None or self._success_termination:
+                    answer = self._reset_idx(env_ids)
+                else:
+                    # The task logs the mean over those it resets together: each by itself, it is the episode's own.
+                    for place, env in enumerate(map(int, env_ids)):
+                        answer = self._reset_idx(env_ids[place : place + 1])
+                        self._read_metric(self._metric, env)
         # Some tasks begin episodes in their middle, to spread resets in training.
         self._base.episode_length_buf[index] = 0
         return answer

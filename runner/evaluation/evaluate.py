@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from simyard.core.artifacts import EPISODES, METRICS, SUMMARY
 from simyard.core.errors import Category, Failure, WorkloadError
-from simyard.core.files import AttemptPaths, write_atomic, write_json
+from simyard.core.files import AttemptPaths, write_json
 from simyard.core.specs import AttemptSpec, Facts, JobSpec, PolicyFile
+from simyard.runner.evaluation.across import Comparison, Played, Report, traced
 from simyard.runner.evaluation.episode_statistics import Episode, EpisodeMeter
 from simyard.runner.evaluation.summary import CheckpointName, Figures, summarize
+from simyard.runner.evaluation.tables import EpisodeTable, write_metrics
+from simyard.runner.evaluation.traces import Tracer, replay
 from simyard.runner.isaaclab.environment import fresh_environment, settle
+from simyard.runner.isaaclab.lookup import overrides_under
 from simyard.runner.progress import say_activity, say_count
 from simyard.runner.rl import Library, get_library
 from simyard.runner.rl.base import Policy
 from simyard.runner.rl.inference import load_policy
 from simyard.runner.step_clock import StepClock, StepFigures
 from simyard.runner.video.films import EpisodeVideo, EvaluationFilm
+from simyard.runner.video.pairs import film_pairs
 
 SAY_EVERY_S = 1.0
-WRITE_EVERY_S = 5.0
-"""Seconds by which `episodes.csv` may lag: it is written whole every time."""
 
 
 class PolicySummary(Figures, StepFigures):
@@ -45,6 +47,8 @@ class PolicySummary(Figures, StepFigures):
     video_problem: str | None
     tags: dict[str, float]
     """The same figures under the tags that the task and the library log in training."""
+    across: Comparison | None
+    """The policy in every engine, of which the figures above are the first one's; None where one was asked for."""
 
 
 class Summary(PolicySummary):
@@ -61,11 +65,13 @@ def evaluate(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
         WorkloadError: If a return is not finite, or a required video cannot be made.
     """
     began = time.monotonic()
-    job = attempt.job
-    assert job.evaluation is not None
+    job, wanted = attempt.job, attempt.job.evaluation
+    assert wanted is not None
+    engines = len(wanted.across) if wanted.across else 1
     table = EpisodeTable(paths.output / EPISODES.name, job.seed)
-    progress = _Progress(job.evaluation.num_episodes * len(job.policies))
-    summaries = [_measure(attempt, policy, facts, paths, table, progress) for policy in job.policies]
+    progress = _Progress(wanted.num_episodes * len(job.policies) * engines)
+    measure = _Measurement(attempt, facts, paths, table, progress)
+    summaries = [measure.alone(policy) if engines == 1 else measure.across(policy) for policy in job.policies]
     table.write()
     write_metrics(paths.output / METRICS.name, summaries)
     best = max(summaries, key=lambda summary: summary["return"]["mean"])
@@ -113,75 +119,146 @@ def open_policy(
         yield env, load_policy(job.library, env, agent_cfg, paths.inputs / policy.checkpoint.name, normalizer)
 
 
-def _measure(
-    attempt: AttemptSpec,
-    policy: PolicyFile,
-    facts: Facts,
-    paths: AttemptPaths,
-    table: EpisodeTable,
-    progress: _Progress,
-) -> PolicySummary:
-    """Play one policy until every environment has completed its share, then draw the episodes asked for."""
-    job, wanted = attempt.job, attempt.job.evaluation
-    assert wanted is not None
-    episodes: list[Episode] = []
-    with open_policy(job, policy, facts, paths, drawn=bool(wanted.videos)) as (env, actor):
-        film = EvaluationFilm(env, wanted, paths, policy.label if len(job.policies) > 1 else "")
+class _Measurement:
+    """Measurement of policies, in their job's own engine or in several."""
 
-        def count(episode: Episode) -> None:
+    def __init__(
+        self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths, table: EpisodeTable, progress: _Progress
+    ) -> None:
+        assert attempt.job.evaluation is not None
+        self._job, self._wanted = attempt.job, attempt.job.evaluation
+        self._facts, self._paths, self._table, self._progress = facts, paths, table, progress
+        self._report = Report(paths.output, self._wanted.across[0]) if self._wanted.across else None
+
+    def alone(self, policy: PolicyFile) -> PolicySummary:
+        """Play one policy until every environment has completed its share, then draw the episodes asked for."""
+        label = policy.label if len(self._job.policies) > 1 else ""
+        drawn = bool(self._wanted.videos)
+        with open_policy(self._job, policy, self._facts, self._paths, drawn=drawn) as (env, actor):
+            film = EvaluationFilm(env, self._wanted, self._paths, label)
+
+            def count(episode: Episode) -> None:
+                self._table.add(policy, episode)
+                film.consider(episode)
+
+            played = self._play(env, actor, count, before_step=film.capture)
+            self._keep(policy, played)
+            videos, problem = film.develop(self._progress.alive)
+        return self._summary(policy, played, videos, problem)
+
+    def across(self, policy: PolicyFile) -> PolicySummary:
+        """Play one policy in every engine from the same starts, compare them, and draw pairs side by side."""
+        assert self._wanted.across and self._report
+        played: list[Played] = []
+        for physics in self._wanted.across:
+            overrides = overrides_under(physics, self._job, self._facts.device, self._facts.overrides)
+            with open_policy(self._job, policy, self._facts, self._paths, overrides=overrides) as (env, actor):
+                tracer = Tracer(env)
+                count = (lambda episode: None) if played else partial(self._table.add, policy)
+                one = self._play(env, actor, count, undisturbed=True)
+                one = replace(one, physics=physics, trace=tracer.close())
+                if played:
+                    # Open loop: from the same starts once more, with the first engine's actions.
+                    actions = traced(played[0]).actions
+                    again = replay(env, actions, lambda: self._begin(env, actor), self._progress.alive)
+                    one = replace(one, replayed=again)
+            if not played:
+                self._keep(policy, one)
+            played.append(one)
+        comparison = self._report.add(self._identity(policy), played)
+        label = policy.label if len(self._job.policies) > 1 else ""
+        videos, problem = film_pairs(self._job, self._facts, self._paths, played, label, self._progress.alive)
+        return self._summary(policy, played[0], videos, problem, comparison)
+
+    def _play(
+        self,
+        env: Any,
+        actor: Policy,
+        count: Callable[[Episode], None],
+        *,
+        before_step: Callable[[Any], None] = lambda steps: None,
+        undisturbed: bool = False,
+    ) -> Played:
+        """Play until every environment has completed its share."""
+        episodes: list[Episode] = []
+
+        def on_episode(episode: Episode) -> None:
             _require_finite(episode)
             episodes.append(episode)
-            table.add(policy, episode)
-            film.consider(episode)
-            progress.count(episode)
+            count(episode)
+            self._progress.count(episode)
 
         meter = EpisodeMeter(
             env,
-            episodes=wanted.num_episodes,
-            longest=wanted.steps_per_episode,
-            seed=job.seed,
-            success_termination=wanted.success_termination,
-            before_step=film.capture,
-            on_episode=count,
+            episodes=self._wanted.num_episodes,
+            longest=self._wanted.steps_per_episode,
+            seed=self._job.seed,
+            success_termination=self._wanted.success_termination,
+            undisturbed=undisturbed,
+            before_step=before_step,
+            on_episode=on_episode,
         )
         longest_s = float(env.unwrapped.max_episode_length_s)
-        say_activity(f"playing {wanted.num_episodes} episodes")
-        settle(env, job.seed)
-        actor.begin()
-        clock = StepClock(job.num_envs)
+        say_activity(f"playing {self._wanted.num_episodes} episodes")
+        self._begin(env, actor)
+        clock = StepClock(self._job.num_envs)
         while not meter.done:
             actor.step()
             clock.note(meter.steps)
-            progress.alive()
-        progress.say()
-        if meter.success_source is None:
-            table.forget_success(policy)
-        table.write()  # a crash in a graphics driver takes the process along, and not what was measured
-        videos, problem = film.develop(progress.alive)
-    if wanted.require_video and not videos:
-        raise WorkloadError(
-            Failure(
-                code="video_impossible",
-                category=Category.USER,
-                message=f"The video that the request requires cannot be made: {problem}",
-                advice="Set requireVideo to false to evaluate without it; the episodes are in episodes.csv.",
-            )
+            self._progress.alive()
+        self._progress.say()
+        return Played(
+            episodes=episodes,
+            success_source=meter.success_source,
+            speed=clock.figures(),
+            longest_s=longest_s,
         )
-    checkpoint = policy.checkpoint
-    figures = summarize(episodes, meter.success_source)
-    return {
-        "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256, "iteration": policy.iteration},
-        "task": job.task,
-        "library": job.library,
-        "seed": job.seed,
-        "num_envs": job.num_envs,
-        "steps_per_episode": wanted.steps_per_episode,
-        **figures,
-        **clock.figures(),
-        "videos": videos,
-        "video_problem": problem,
-        "tags": logged(figures, get_library(job.library), longest_s),
-    }
+
+    def _begin(self, env: Any, actor: Policy) -> None:
+        settle(env, self._job.seed)
+        actor.begin()
+
+    def _keep(self, policy: PolicyFile, played: Played) -> None:
+        """Write the episodes down before anything is drawn: a graphics driver that crashes takes the process along."""
+        if played.success_source is None:
+            self._table.forget_success(policy)
+        self._table.write()
+
+    def _identity(self, policy: PolicyFile) -> CheckpointName:
+        return {"name": policy.checkpoint.name, "sha256": policy.checkpoint.sha256, "iteration": policy.iteration}
+
+    def _summary(
+        self,
+        policy: PolicyFile,
+        played: Played,
+        videos: list[EpisodeVideo] | None,
+        problem: str | None,
+        across: Comparison | None = None,
+    ) -> PolicySummary:
+        if self._wanted.require_video and not videos:
+            raise WorkloadError(
+                Failure(
+                    code="video_impossible",
+                    category=Category.USER,
+                    message=f"The video that the request requires cannot be made: {problem}",
+                    advice="Set requireVideo to false to evaluate without it; the episodes are in episodes.csv.",
+                )
+            )
+        figures = summarize(played.episodes, played.success_source)
+        return {
+            "checkpoint": self._identity(policy),
+            "task": self._job.task,
+            "library": self._job.library,
+            "seed": self._job.seed,
+            "num_envs": self._job.num_envs,
+            "steps_per_episode": self._wanted.steps_per_episode,
+            **figures,
+            **played.speed,
+            "videos": videos,
+            "video_problem": problem,
+            "tags": logged(figures, get_library(self._job.library), played.longest_s),
+            "across": across,
+        }
 
 
 def logged(figures: Figures, library: Library, longest_s: float) -> dict[str, float]:
@@ -239,85 +316,3 @@ def _require_finite(episode: Episode) -> None:
                 advice="The physics or a reward term gives NaN with this policy; nothing can be averaged.",
             )
         )
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
-
-
-class EpisodeTable:
-    """`episodes.csv`, which grows while the evaluation runs."""
-
-    def __init__(self, path: Path, seed: int) -> None:
-        self._path = path
-        self._seed = seed
-        self._rows: list[dict[str, object]] = []
-        self._written = time.monotonic()
-
-    def add(self, policy: PolicyFile, episode: Episode) -> None:
-        """Add a row; an empty cell is a value nobody measured."""
-        self._rows.append(
-            {
-                "checkpoint": policy.checkpoint.name,
-                "iteration": policy.iteration,
-                "episode": episode.number,
-                "env": episode.env,
-                "seed": self._seed,
-                "return": repr(episode.total),
-                "length": episode.length,
-                "ended": episode.ended,
-                "term": episode.term,
-                "success": None if episode.success is None else int(episode.success),
-                **{f"reward.{name}": repr(value) for name, value in episode.rewards.items()},
-            }
-        )
-        if time.monotonic() - self._written > WRITE_EVERY_S:
-            self.write()
-
-    def forget_success(self, policy: PolicyFile) -> None:
-        """Empty the cells of a metric that turned out to say nothing of single episodes."""
-        for row in self._rows:
-            if row["checkpoint"] == policy.checkpoint.name:
-                row["success"] = None
-
-    def write(self) -> None:
-        """Write all rows."""
-        write_rows(self._path, self._rows)
-        self._written = time.monotonic()
-
-
-def write_metrics(path: Path, summaries: Iterable[PolicySummary]) -> None:
-    """Write `metrics.csv`: one row a checkpoint, whose last columns are tags of TensorBoard."""
-    rows = []
-    for summary in summaries:
-        returns, success = summary["return"], summary["success"]
-        low, high = returns["interval_95"] or (None, None)
-        success_low, success_high = success["interval_95"] or (None, None)
-        rows.append(
-            {
-                "step": summary["checkpoint"]["iteration"],
-                "checkpoint": summary["checkpoint"]["name"],
-                "episodes": summary["episodes"],
-                "return_mean": returns["mean"],
-                "return_std": returns["std"],
-                "return_median": returns["median"],
-                "return_low_95": low,
-                "return_high_95": high,
-                "length_mean": summary["length"]["mean"],
-                "success_rate": success["rate"],
-                "success_low_95": success_low,
-                "success_high_95": success_high,
-                **{f"reward.{name}": value for name, value in summary["reward_terms"].items()},
-                **summary["tags"],
-            }
-        )
-    write_rows(path, rows)
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write rows as CSV, whole; what a row does not have is an empty cell."""
-    text = io.StringIO()
-    columns = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(text, fieldnames=list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(path, text.getvalue().encode())

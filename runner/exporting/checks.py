@@ -362,7 +362,7 @@ def second_simulator(evidence: Evidence, limits: Thresholds) -> Verdict:
     """Judge the same checkpoint under other physics."""
     other = evidence.second_simulator
     if other is None:
-        advice = "Evaluate the checkpoint under another physics preset."
+        advice = "Evaluate the checkpoint in another engine: `simyard evaluate --across newton,physx`."
         return Verdict(Status.HUMAN, "No second simulator was tried.", advice)
     drop = other.reference_return - other.mean_return
     numbers = {**{k: _finite(v) for k, v in other.to_json().items()}, "drop": _finite(drop)}
@@ -375,10 +375,14 @@ def second_simulator(evidence: Evidence, limits: Thresholds) -> Verdict:
     numbers |= {"share": share, "share_interval": [low, high], "allowed": limits.return_drop}
     text = (
         f"Under {other.physics} the mean return drops by {share:.1%} (95 % interval {low:.1%} to {high:.1%}), from "
-        f"{other.reference_return:.4g} to {other.mean_return:.4g} in {other.episodes} episodes"
+        f"{other.reference_return:.4g} under {other.reference_physics} to {other.mean_return:.4g} in {other.episodes} "
+        "pairs of episodes"
     )
     if share > limits.return_drop:
-        advice = "The policy leans on one simulator: randomise friction, masses and delays, and train again."
+        advice = (
+            "The policy leans on one simulator: `simyard evaluate --across` shows where the two part; randomise "
+            "friction, masses and delays, and train again."
+        )
         return Verdict(Status.FAIL, f"{text}; {limits.return_drop:.0%} is allowed.", advice, numbers)
     if high > limits.return_drop:
         text += f"; {limits.return_drop:.0%} is allowed, and the interval goes beyond it"

@@ -87,18 +87,20 @@ class LongRun(Wire):
 
 @dataclass(frozen=True, kw_only=True)
 class SecondSimulator(Wire):
-    """The same checkpoint under another physics preset."""
+    """The same checkpoint in another physics engine, from the same starts."""
 
+    reference_physics: str
+    """The engine of training, such as `newton`."""
     physics: str
-    """The other preset, such as `newton_kamino`."""
+    """The other one, such as `physx`, or a preset of the task."""
     episodes: int
-    """Of each of the two."""
+    """Pairs of episodes."""
     reference_return: float
     """Mean return under training's physics."""
     mean_return: float
     """Mean return under the other."""
     drop_interval: tuple[float, float]
-    """95 % interval of `reference_return - mean_return`."""
+    """95 % interval of the mean of what is lost, pair by pair."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,10 @@ from typing import Any
 from simyard.core.artifacts import CHECKLIST, SUMMARY
 from simyard.core.files import AttemptPaths, write_json
 from simyard.core.specs import AttemptSpec, Facts
+from simyard.runner.evaluation.across import paired_returns
 from simyard.runner.evaluation.episode_statistics import Episode, EpisodeMeter
 from simyard.runner.evaluation.evaluate import open_policy
-from simyard.runner.evaluation.summary import difference, summarize
+from simyard.runner.evaluation.summary import summarize
 from simyard.runner.exporting import STEPS, formats
 from simyard.runner.exporting.checks import Checklist, Status, check
 from simyard.runner.exporting.contract import FILES, ONNX, TORCHSCRIPT, Contract, write_contract
@@ -31,13 +32,12 @@ from simyard.runner.exporting.evidence import (
 )
 from simyard.runner.exporting.parity import Parity, check_parity
 from simyard.runner.isaaclab.environment import settle
+from simyard.runner.isaaclab.lookup import overrides_under
+from simyard.runner.isaaclab.physics import ENGINES, engine_of_preset, is_selector, preset_named
 from simyard.runner.progress import say_activity, say_count
 from simyard.runner.rl.base import Policy
 
 LONG_RUN_ENVS = 4
-OTHER_EPISODES = 16
-"""Episodes under the other physics: solvers that are not made for many small worlds are slow."""
-OTHER_PHYSICS = ("newton_kamino", "newton_mjwarp", "physx", "ovphysx", "isaacsim_physx")
 SAY_EVERY_S = 1.0
 
 
@@ -97,7 +97,7 @@ class _Export:
             parity = proof.result()
         parity.require()
         self._finished("parity")
-        other, why_not = self._run_elsewhere([episode.total for episode in traced.episodes])
+        other, why_not = self._run_elsewhere(traced.episodes)
         self._finished("second simulator")
 
         # Everything that was measured, judged item by item.
@@ -174,32 +174,42 @@ class _Export:
             early_terminations=watch.terminations,
         )
 
-    def _run_elsewhere(self, returns: list[float]) -> tuple[SecondSimulator | None, str | None]:
-        """Play under another physics preset; return the comparison, or None and why there is none."""
-        own = next((override for override in self.facts.overrides if override.startswith("physics=")), "")
+    def _run_elsewhere(self, here: list[Episode]) -> tuple[SecondSimulator | None, str | None]:
+        """Play in another engine from the same starts; return the comparison in pairs, or None and why there is none.
+
+        The first episodes of every environment are pairs.
+        """
+        own = engine_of_preset(preset_named(self.facts.overrides) or self.facts.versions.get("physics", ""))
+        ours = _first_episodes(here)
         reasons = []
-        for name in [self.wanted.other_physics] if self.wanted.other_physics else OTHER_PHYSICS:
-            physics = f"physics={name}"
-            if physics == own:
+        for name in [self.wanted.other_physics] if self.wanted.other_physics else ENGINES:
+            if name == own:
                 continue
-            overrides = [physics, *(override for override in self.facts.overrides if override != own)]
-            count = min(self.job.num_envs, OTHER_EPISODES)
             try:
-                with self._open(overrides=overrides, num_envs=count, change=self._end_when_converged) as (env, actor):
+                overrides = self._overrides_under(name)
+                with self._open(overrides=overrides, change=self._end_when_converged) as (env, actor):
                     self._begin(f"playing under {name}")
-                    episodes = self._play(env, actor, min(self.wanted.num_episodes, OTHER_EPISODES))
+                    theirs = _first_episodes(self._play(env, actor, len(ours)))
             except Exception as error:  # whatever the other engine lacks here: the export stands without it
                 reasons.append(f"{name}: {(str(error).splitlines() or [type(error).__name__])[0]}")
                 continue
-            there = [episode.total for episode in episodes]
+            gap = paired_returns(ours, theirs)
+            low, high = gap["interval_95"] or (gap["mean"], gap["mean"])
             return SecondSimulator(
+                reference_physics=own,
                 physics=name,
-                episodes=len(there),
-                reference_return=sum(returns) / len(returns),
-                mean_return=sum(there) / len(there),
-                drop_interval=difference(returns, there),
+                episodes=len(ours),
+                reference_return=sum(ours) / len(ours),
+                mean_return=sum(theirs) / len(theirs),
+                drop_interval=(-high, -low),
             ), None
-        return None, "; ".join(reasons) or "the task has no other physics preset"
+        return None, "; ".join(reasons) or "the task has no other physics engine"
+
+    def _overrides_under(self, name: str) -> list[str]:
+        """Return the job's Hydra arguments with another engine; one of its task's presets may be named too."""
+        if name in ENGINES:
+            return overrides_under(name, self.job, self.facts.device, self.facts.overrides)
+        return [f"physics={name}", *(one for one in self.facts.overrides if not is_selector(one))]
 
     def _end_when_converged(self, env_cfg: Any) -> None:
         """Have Kamino's solver end its loop when every world has converged, not always after 100 rounds.
@@ -218,7 +228,10 @@ class _Export:
         """Play completed episodes; call it once for an environment."""
         episodes: list[Episode] = []
         longest = env.unwrapped.max_episode_length + 1
-        meter = EpisodeMeter(env, episodes=count, longest=longest, seed=self.job.seed, on_episode=episodes.append)
+        pairs = count <= self.job.num_envs  # of all engines, where no environment has a second episode that counts
+        meter = EpisodeMeter(
+            env, episodes=count, longest=longest, seed=self.job.seed, undisturbed=pairs, on_episode=episodes.append
+        )
         settle(env, self.job.seed)
         actor.begin()
         while not meter.done:
@@ -275,3 +288,11 @@ class _Export:
             "report": lines,
         }
         write_json(self.paths.output / SUMMARY.name, summary)
+
+
+def _first_episodes(episodes: list[Episode]) -> list[float]:
+    """Return the return of each environment's first episode, in the order of the environments."""
+    first: dict[int, float] = {}
+    for episode in episodes:
+        first.setdefault(episode.env, episode.total)
+    return [first[env] for env in sorted(first)]

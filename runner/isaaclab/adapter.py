@@ -138,6 +138,7 @@ class IsaacLab(Adapter):
             replay_on_cpu()
             without_pinned_memory()
             kit.stay_open()
+            give_joints_drives()
             if job.renamed_from and job.kind != "rollout":
                 attempt = replace(attempt, job=isaaclab_lookup.as_registered(job))
         work: Callable[[AttemptSpec, Facts, AttemptPaths], None] = self._train
@@ -277,6 +278,39 @@ def _allocate_without_cuda() -> None:
     if not warp.is_cuda_available():
         cpu: Any = warp.get_device("cpu")
         cpu.pinned_allocator = cpu.default_allocator
+
+
+def give_joints_drives() -> None:
+    """Let every joint of a robot that PhysX simulates have a drive, for its actuator to work through.
+
+    Newton makes one of every joint. PhysX takes an actuator's stiffness and damping for the drive that the robot's file
+    has, and drops them without a word where it has none: so are newton's cartpole, and robots converted from URDF.
+    """
+    when_imported("isaaclab.sim.spawners.from_files.from_files", _wrap_spawner)
+
+
+def _wrap_spawner() -> None:
+    from isaaclab.sim.spawners.from_files import from_files
+
+    apply: Any = from_files._apply_articulation_schema_properties
+    if apply.__module__ == __name__:
+        return
+
+    def with_drives(prim_path: str, cfg: Any) -> None:
+        from isaaclab.sim import SimulationContext
+        from isaaclab.sim.schemas.schemas import drive_instance_name, skip_joint_drive
+        from pxr import Usd, UsdPhysics
+
+        apply(prim_path, cfg)
+        simulation = SimulationContext.instance()
+        if simulation is None or hasattr(simulation.cfg.physics, "solver_cfg"):  # that is Newton's
+            return
+        for prim in Usd.PrimRange(simulation.stage.GetPrimAtPath(prim_path)):
+            name = drive_instance_name(prim)
+            if name is not None and not skip_joint_drive(prim) and not UsdPhysics.DriveAPI(prim, name):
+                UsdPhysics.DriveAPI.Apply(prim, name)
+
+    from_files._apply_articulation_schema_properties = with_drives
 
 
 class _Replay:

@@ -28,7 +28,7 @@ from simyard.runner.isaaclab import kit
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab.foreign_imports import explain, require_references
 from simyard.runner.isaaclab.overrides import TaskConfig
-from simyard.runner.isaaclab.physics import choose, engine_in, preset_named
+from simyard.runner.isaaclab.physics import choose, engine_in, is_selector, preset_named
 from simyard.runner.isaaclab.renames import as_asked, note
 from simyard.runner.rl import LIBRARIES, Library, Scale
 from simyard.runner.rl.checkpoints import expected_of, inspect, load, setting
@@ -184,6 +184,9 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
             advice="Name a task with one agent, or write a class that drives this one.",
         )
     _require_assets(config)
+    for physics in (job.evaluation and job.evaluation.across) or ():
+        elsewhere = overrides_under(physics, job, device, job.overrides)
+        isaaclab_overrides.resolve(job.task, library, library.device_overrides(device) if library else [], elsewhere)
     facts = Facts(
         simulator=job.simulator,
         version=importlib.metadata.version("isaaclab"),
@@ -251,6 +254,17 @@ def _room(job: JobSpec, library: Library, config: TaskConfig) -> Room | None:
     step_s = (setting(config.env, "sim.dt") or 0.0) * (setting(config.env, "decimation") or 1)
     longest_s = min(job.evaluation.steps_per_episode * step_s, setting(config.env, "episode_length_s") or math.inf)
     return room.of_films([longest_s] * (len(job.evaluation.videos) * len(job.policies)))
+
+
+def overrides_under(physics: str, job: JobSpec, device: str, overrides: Sequence[str]) -> list[str]:
+    """Return Hydra arguments of a job with another engine's preset in the place of its own.
+
+    Raises:
+        RequestError: If the task or this machine does not have the engine.
+    """
+    other = replace(job, physics=physics, overrides=tuple(one for one in job.overrides if not is_selector(one)))
+    preset = choose(other, device, kit_less=not kit.is_installed())
+    return [f"physics={preset}", *(one for one in overrides if not is_selector(one))]
 
 
 def _require_assets(config: TaskConfig) -> None:

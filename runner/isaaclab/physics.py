@@ -34,9 +34,14 @@ _SELECTOR = "physics="
 # --- named by a job -------------------------------------------------------------------------------------------------
 
 
+def is_selector(override: str) -> bool:
+    """Return whether an override names a preset of an engine."""
+    return override.startswith(_SELECTOR)
+
+
 def preset_named(overrides: Iterable[str]) -> str | None:
     """Return the preset that overrides name; None where they name none."""
-    named = [override.removeprefix(_SELECTOR) for override in overrides if override.startswith(_SELECTOR)]
+    named = [override.removeprefix(_SELECTOR) for override in overrides if is_selector(override)]
     return named[-1] if named else None
 
 

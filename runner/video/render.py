@@ -7,7 +7,7 @@ import copy
 import ctypes
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,27 +114,46 @@ class Renderer:
         Raises:
             VideoError: If drawing or encoding fails; nothing is left on disk then.
         """
-        return write(self.frames(trajectory, fps, alive), path, fps=fps, size=self._size)
+        return self.render_beside([trajectory], path, fps=fps, alive=alive)
 
-    def frames(self, trajectory: Trajectory, fps: float, alive: Callable[[], None] = lambda: None) -> Iterator[Array]:
-        """Yield the pictures of a trajectory, `(height, width, 3)` bytes; each is overwritten by the next."""
+    def render_beside(
+        self, trajectories: Sequence[Trajectory], path: Path, *, fps: float, alive: Callable[[], None] = lambda: None
+    ) -> VideoFacts:
+        """Draw trajectories of one world side by side, as `render` does one; the shorter ones stand still at the end.
+
+        All are seen from the same direction and distance.
+        """
+        size = (self._size[0] * len(trajectories), self._size[1])
+        return write(self.frames(trajectories, fps, alive), path, fps=fps, size=size)
+
+    def frames(
+        self, trajectories: Sequence[Trajectory], fps: float, alive: Callable[[], None] = lambda: None
+    ) -> Iterator[Array]:
+        """Yield the pictures of trajectories of one world, `(height, width, 3)` bytes, all in a row."""
+        import numpy as np
         from pyglet.math import Vec3
 
-        model, viewer, world = self._model, self._viewer, trajectory.world
+        model, viewer, world = self._model, self._viewer, trajectories[0].world
         with _viewer_errors():
-            poses = self._poses(trajectory)
-            camera = Camera.around(Shapes.of(model, world), poses, fps, self._size)
-            self._show(world, camera)
+            shapes, runs = Shapes.of(model, world), [self._poses(trajectory) for trajectory in trajectories]
+            cameras = [Camera.around(shapes, poses, fps, self._size) for poses in runs]
+            furthest = max(camera.distance for camera in cameras)
+            cameras = [Camera(camera.targets, cameras[0].direction, furthest) for camera in cameras]
+            self._show(world, cameras[0])
             bodies = self._state.body_q[part(model.body_world_start, world)]
-            for step, pose in enumerate(poses):
+            for step in range(max(map(len, runs))):
                 alive()
-                bodies.assign(pose)
-                viewer.camera.pos = Vec3(*map(float, camera.eye(step)))
-                viewer.camera.look_at(camera.targets[step])
-                viewer.begin_frame(float(step))
-                viewer.log_state(self._state)
-                viewer.end_frame()
-                yield self._read(self._picture)
+                pictures = []
+                for poses, camera in zip(runs, cameras, strict=True):
+                    at = min(step, len(poses) - 1)
+                    bodies.assign(poses[at])
+                    viewer.camera.pos = Vec3(*map(float, camera.eye(at)))
+                    viewer.camera.look_at(camera.targets[at])
+                    viewer.begin_frame(float(step))
+                    viewer.log_state(self._state)
+                    viewer.end_frame()
+                    pictures.append(self._read(self._picture).copy())
+                yield np.concatenate(pictures, axis=1)
 
     def _poses(self, trajectory: Trajectory) -> Array:
         """Return position and rotation of each of the world's bodies at each step, `(steps, bodies, 7)`."""

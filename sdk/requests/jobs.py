@@ -29,6 +29,7 @@ LibraryName = Annotated[str, Field(json_schema_extra={"enum": [*LIBRARIES]})]
 Override = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]+$")]
 Callback = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$")]
 Physics = Literal["newton", "physx", "kamino"]
+Engines = Annotated[tuple[Physics, ...], Field(max_length=3)]
 Term = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.-]{0,199}$")]
 Which = Annotated[str, StringConstraints(pattern=r"^(latest|best|iteration|all|every:[1-9]\d{0,6})$")]
 PromotionName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
@@ -315,6 +316,22 @@ class PolicyConfig(_Model):
         return self
 
 
+def _require_pairs(across: tuple[Physics, ...], num_envs: int | None, num_episodes: int) -> None:
+    """Refuse engines that cannot be compared by pairs of episodes.
+
+    Raises:
+        ValueError: If there is one alone, or one twice; or if environments would have several episodes each, of which
+            only the first begin alike.
+    """
+    if across and (len(across) < 2 or len(set(across)) < len(across)):
+        raise ValueError(f"across names two or more different engines, not {list(across)}: ['newton', 'physx'] say")
+    if across and num_envs is not None and num_envs < num_episodes:
+        raise ValueError(
+            f"across plays each of the {num_episodes} episodes in an environment of its own, and numEnvs is "
+            f"{num_envs}; leave numEnvs out"
+        )
+
+
 # --- evaluate ---------------------------------------------------------------------------------------------------------
 
 
@@ -341,6 +358,14 @@ class EvaluationConfig(PolicyConfig):
     """Episodes to film: `first`, `best`, `worst` or numbers in order of completion."""
     require_video: bool = Field(False, strict=True)
     """Whether the job fails where no video can be made; otherwise the figures stand without."""
+    across: Engines = ()
+    """Physics engines to play every episode in, `["newton", "physx"]`: the others are compared with the first, pair by
+    pair; left out the job's own engine alone."""
+
+    @model_validator(mode="after")
+    def _each_pair_has_an_environment(self) -> Self:
+        _require_pairs(self.across, self.num_envs if "num_envs" in self.model_fields_set else None, self.num_episodes)
+        return self
 
     @model_validator(mode="after")
     def _films_are_of_episodes(self) -> Self:
@@ -469,6 +494,17 @@ class Comparison(_Model):
     """The termination that means success; left out the task's own success metric says, or nothing does."""
     min_delta: float = Field(0.0, ge=0, allow_inf_nan=False)
     """The whole 95 % interval of the difference must lie above this; in the metric's own unit."""
+    across: Engines = ()
+    """Physics engines that the new policy must hold in, `["newton", "physx"]`: it is compared with the promoted one in
+    the first, and must keep `floor` in each of the others."""
+    floor: float = Field(0.8, gt=0, le=1, allow_inf_nan=False)
+    """Share of its metric in the first engine that the new policy must keep in the others: the whole 95 % interval of
+    what it keeps must lie above this."""
+
+    @model_validator(mode="after")
+    def _each_pair_has_an_environment(self) -> Self:
+        _require_pairs(self.across, self.num_envs if "num_envs" in self.model_fields_set else None, self.num_episodes)
+        return self
 
 
 class RetrainRequest(Body):
@@ -489,6 +525,19 @@ class RetrainRequest(Body):
     def library(self) -> str | None:
         """The library that the training names."""
         return self.training.library
+
+    @model_validator(mode="after")
+    def _compared_in_its_own_engine(self) -> Self:
+        from simyard.runner.isaaclab.physics import engine_of_preset, preset_named
+
+        preset = preset_named(self.training.overrides)
+        named, across = engine_of_preset(preset) if preset else self.training.physics, self.evaluation.across
+        if across and named not in (None, across[0]):
+            raise ValueError(
+                f"training is on physics {named!r}, and evaluation.across begins with {across[0]!r}; name {named!r} "
+                "first"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_beginning(self) -> Self:

@@ -6,12 +6,13 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from simyard.core.artifacts import EPISODES, EVALUATION_CONFIG, RETURNS
-from simyard.core.records import JobResult
+from simyard.core.artifacts import ACROSS, ACROSS_PLOT, DIVERGENCE, EPISODES, EVALUATION_CONFIG, PAIRS, RETURNS
+from simyard.core.records import JobResult, Outcome
 from simyard.core.specs import JobSpec
-from simyard.tasks.kinds.base import Figures, Kind, read_file
+from simyard.runner.evaluation.traces import APART
+from simyard.tasks.kinds.base import Figures, Kind, lacking, read_file
 from simyard.tasks.shared.documents import ArtifactWriter, interval, number
-from simyard.tasks.shared.history import Verdict
+from simyard.tasks.shared.history import Artifact, Verdict
 
 
 class EvaluationKind(Kind):
@@ -23,9 +24,15 @@ class EvaluationKind(Kind):
     config = EVALUATION_CONFIG
 
     def total(self, spec: JobSpec) -> int:
-        """Return the episodes of all policies."""
+        """Return the episodes of all policies in all engines."""
         assert spec.evaluation is not None
-        return spec.evaluation.num_episodes * len(spec.policies)
+        return spec.evaluation.num_episodes * len(spec.policies) * len(spec.evaluation.across or ("its own",))
+
+    def missing(self, spec: JobSpec, outcome: Outcome, artifacts: tuple[Artifact, ...]) -> list[str]:
+        """Return what is lacking; across engines also the comparison."""
+        assert spec.evaluation is not None
+        across = (ACROSS.name, PAIRS.name, DIVERGENCE.name) if spec.evaluation.across else ()
+        return [*super().missing(spec, outcome, artifacts), *lacking(across, artifacts)]
 
     def keep(self, spec: JobSpec, verdict: Verdict, writer: ArtifactWriter) -> Figures:
         """Draw the returns; return the summary's figures."""
@@ -35,6 +42,13 @@ class EvaluationKind(Kind):
             episodes = list(csv.DictReader(rows.splitlines()))
             draw_returns(episodes, figures.summary, spec.name, writer.scratch / RETURNS.name)
             writer.add(RETURNS)
+        if figures.summary and figures.summary.get("across"):
+            pairs, curves = (
+                list(csv.DictReader((read_file(writer.store, verdict.artifacts, name) or "").splitlines()))
+                for name in (PAIRS.name, DIVERGENCE.name)
+            )
+            draw_across(pairs, curves, figures.summary, writer.scratch / ACROSS_PLOT.name)
+            writer.add(ACROSS_PLOT)
         return figures
 
     def headline(self, result: JobResult) -> str:
@@ -44,11 +58,18 @@ class EvaluationKind(Kind):
             return f"{result.done} of {result.total} episodes"
         returns, success = summary["return"], summary["success"]
         rate = "not measured" if success["rate"] is None else f"{100 * success['rate']:.1f} %"
+        elsewhere = "".join(map(_elsewhere, summary["across"]["gaps"])) if summary.get("across") else ""
         best = f", best of {len(summary['sweep'])}: {summary['checkpoint']['name']}" if summary["sweep"] else ""
         return (
             f"{result.done} of {result.total} episodes, mean return {number(returns['mean'])} "
-            f"{interval(returns['interval_95'])}, success {rate}{best}"
+            f"{interval(returns['interval_95'])}, success {rate}{best}{elsewhere}"
         )
+
+
+def _elsewhere(gap: dict[str, Any]) -> str:
+    """Return an engine's difference from the first in a few words."""
+    returns = gap["returns"]
+    return f"; under {gap['physics']} it differs by {number(returns['mean'])} {interval(returns['interval_95'])}"
 
 
 def draw_returns(episodes: list[dict[str, str]], summary: dict[str, Any], title: str, path: Path) -> None:
@@ -112,3 +133,51 @@ def _draw_sweep(axes: Any, sweep: list[dict[str, Any]]) -> None:
         other.set(ylabel="success rate", ylim=(-0.03, 1.03))
         handles += other.lines
     axes.legend(handles=handles, fontsize=8, loc="best")
+
+
+def draw_across(pairs: list[dict[str, str]], curves: list[dict[str, str]], summary: dict[str, Any], path: Path) -> None:
+    """Draw each pair's returns, and how the motions in two engines come apart.
+
+    Args:
+        pairs: Rows of `across.csv`.
+        curves: Rows of `divergence.csv`.
+        summary: `summary.json`: its policy is drawn.
+        path: Where to write it.
+    """
+    from matplotlib.figure import Figure
+
+    name, found = summary["checkpoint"]["name"], summary["across"]
+    reference, *others = found["engines"]
+    figure = Figure(figsize=(12.6, 3.8), layout="constrained")
+    figure.suptitle(f"{name}: {' and '.join(found['engines'])}")
+    returns, closed, opened = figure.subplots(1, 3)
+
+    # A point a pair: below the line the other engine gives less.
+    rows = [row for row in pairs if row["checkpoint"] == name]
+    ours = [float(row[f"{reference}.return"]) for row in rows]
+    for other in others:
+        returns.scatter(ours, [float(row[f"{other}.return"]) for row in rows], s=14, alpha=0.7, label=other)
+    returns.axline((ours[0], ours[0]), slope=1, color="black", linewidth=0.8)
+    returns.set(xlabel=f"return in {reference}", ylabel="return in the other", title="pairs of episodes")
+    returns.legend(fontsize=8)
+
+    # The quantities that are furthest apart in the end.
+    for axes, loop in ((closed, "closed"), (opened, "open")):
+        for other in others:
+            steps = [row for row in curves if (row["checkpoint"], row["physics"], row["loop"]) == (name, other, loop)]
+            quantities = [key for key in (steps[-1] if steps else {}) if key not in _NO_QUANTITIES]
+            lines = {key: [float(row[key] or "nan") for row in steps] for key in quantities}
+            for key in sorted(lines, key=lambda key: max(lines[key]), reverse=True)[:_MOST_CURVES]:
+                axes.plot([int(row["step"]) for row in steps], lines[key], label=f"{key} ({other})")
+        axes.axhline(APART, color="black", linewidth=0.8, linestyle=":")
+        axes.set(xlabel="step", ylabel="difference, in standard deviations", title=f"{loop} loop: median of the pairs")
+        axes.set_yscale("symlog", linthresh=1e-3)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+_NO_QUANTITIES = ("checkpoint", "physics", "loop", "step", "pairs")
+_MOST_CURVES = 4

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from simyard.core.errors import RequestError
-from simyard.core.run_records import MetricDifference, PolicyRecord, Promotion, PromotionDecision
+from simyard.core.run_records import EngineShare, MetricDifference, PolicyRecord, Promotion, PromotionDecision
 from simyard.requests.jobs import Metric
 from simyard.runner.evaluation.summary import difference, difference_of_rates
 from simyard.store.keys import PROMOTIONS, PromotionKeys, check_promotion
@@ -43,8 +43,12 @@ def decide(
     *,
     metric: Metric,
     min_delta: float = 0.0,
+    elsewhere: Sequence[EngineShare] = (),
+    floor: float = 0.0,
 ) -> Comparison:
-    """Decide whether a policy is better than another beyond noise, by the 95 % interval of the difference.
+    """Decide whether a policy takes another's place: it is better beyond noise, and holds in every engine.
+
+    Better is by the 95 % interval of the difference.
 
     The episodes are taken as independent samples, not as pairs: in a simulation the same seed gives two policies the
     same first states, and soon different ones.
@@ -54,7 +58,24 @@ def decide(
         incumbent: The same of the promoted policy; None where none is promoted.
         metric: What the values are. More is better.
         min_delta: The interval's lower end must lie above it.
+        elsewhere: The new policy in other physics engines.
+        floor: Share of the metric that it must keep in each of them.
     """
+    found = _better(candidate, incumbent, metric=metric, min_delta=min_delta)
+    if not found.promoted:
+        return found
+    for there in elsewhere:
+        if there.interval_95 is None or not there.interval_95[0] > floor:
+            kept = f"{number(there.kept)} of it, 95 % interval {interval(there.interval_95)}"
+            why = f"{found.why} But under {there.physics} is kept {kept}: not all of it above floor {number(floor)}."
+            return replace(found, promoted=False, why=why)
+    return found
+
+
+def _better(
+    candidate: Sequence[float | None], incumbent: Sequence[float | None] | None, *, metric: Metric, min_delta: float
+) -> Comparison:
+    """Decide whether a policy is better than another beyond noise; the first one is."""
     # Episodes that were not measured do not count, and without any that was there is nothing to compare.
     new = [value for value in candidate if value is not None]
     if problem := _problem("new", new, metric):

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
+from typing import Any
 
 from simyard.core.artifacts import EPISODES, SUMMARY
 from simyard.core.errors import RequestError
 from simyard.core.records import JobResult
-from simyard.core.run_records import PolicyCheckpoint, PolicyEvaluation, PolicyRecord, PromotionDecision
+from simyard.core.run_records import (
+    EngineShare,
+    PolicyCheckpoint,
+    PolicyEvaluation,
+    PolicyRecord,
+    PromotionDecision,
+)
 from simyard.core.specs import JobSpec
 from simyard.requests.jobs import (
     EvaluateRequest,
@@ -148,10 +155,11 @@ def evaluation_request(request: RetrainRequest, job_id: str, iteration: int | No
         training_config=EvaluationConfig(
             from_job=FromJob(job_id=job_id, which=which, iteration=iteration),
             num_episodes=asked.num_episodes,
-            num_envs=asked.num_envs,
+            num_envs=asked.num_episodes if asked.across else asked.num_envs,
             steps_per_episode=asked.steps_per_episode,
             seed=asked.seed,
             success_termination=asked.success_termination,
+            across=asked.across,
         ),
     )
 
@@ -200,10 +208,27 @@ def measured(store: Store, evaluation_id: str, metric: Metric) -> Measured:
                 interval_95=figures["interval_95"] and tuple(figures["interval_95"]),
                 episodes=sum(value is not None for value in values),
                 seed=spec.seed,
+                across=_shares(summary, metric),
             ),
         ),
         values=values,
     )
+
+
+def _shares(summary: dict[str, Any], metric: Metric) -> tuple[EngineShare, ...] | None:
+    """Return what a policy keeps of its metric in other engines; None where it was measured in one."""
+    if not (across := summary.get("across")):
+        return None
+    shares = []
+    for gap in across["gaps"]:
+        kept, bounds = gap["kept"], gap["kept_interval_95"]
+        if metric == "success_rate":
+            rate, change = summary["success"]["rate"], gap["success"]
+            kept = 1 + change["mean"] / rate if rate and change else None
+            bounds = [1 + bound / rate for bound in change["interval_95"]] if rate and change else None
+        low_and_high = (bounds[0], bounds[1]) if bounds else None
+        shares.append(EngineShare(physics=gap["physics"], kept=kept, interval_95=low_and_high))
+    return tuple(shares)
 
 
 def report(request: RetrainRequest, decision: PromotionDecision) -> str:

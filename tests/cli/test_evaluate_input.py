@@ -93,6 +93,11 @@ EVALUATION = [
     ("a space", {"successTermination": "a b"}, ["successTermination", "'a b'"]),
     ("no termination", {"successTermination": ""}, ["successTermination", "''"]),
     ("limits are for an export", {"actionLimits": JOINT}, ["Unknown key 'actionLimits'"]),
+    ("across one engine", {"across": ["physx"]}, ["across names two or more", "['physx']"]),
+    ("across one engine twice", {"across": ["physx", "physx"]}, ["different engines", "['physx', 'physx']"]),
+    ("across an engine that is none", {"across": ["newton", "bullet"]}, ["across", "'newton', 'physx'", "'bullet'"]),
+    ("across text", {"across": "newton"}, ["across", "'newton'"]),
+    ("across episodes that are no pairs", {"across": ["newton", "physx"], "numEnvs": 20}, ["numEnvs is 20", "50"]),
 ]
 EXPORT = [
     ("one episode", {"numEpisodes": 1}, ["numEpisodes", "greater than or equal to 2"]),

@@ -52,6 +52,18 @@ def config(**changes):
         pytest.param({"evaluation": {"seed": -1}}, ["seed", "not -1"], id="seed is negative"),
         pytest.param({"evaluation": {"successTermination": "a b"}}, ["successTermination", "'a b'"], id="a space"),
         pytest.param({"evaluation": {"min_dleta": 1}}, ["'min_dleta'", "minDelta"], id="a slip"),
+        pytest.param({"evaluation": {"across": ["newton"]}}, ["across names two or more"], id="across one engine"),
+        pytest.param({"evaluation": {"floor": 0}}, ["floor", "not 0"], id="a floor of nothing"),
+        pytest.param(
+            {"training": TRAINING | {"physics": "physx"}, "evaluation": {"across": ["newton", "physx"]}},
+            ["training is on physics 'physx'", "across begins with 'newton'"],
+            id="across engines of which the first is another",
+        ),
+        pytest.param(
+            {"training": TRAINING | {"overrides": ["physics=ovphysx"]}, "evaluation": {"across": ["newton", "physx"]}},
+            ["training is on physics 'physx'", "across begins with 'newton'"],
+            id="across engines beside a preset of another",
+        ),
         pytest.param({"schedule": "daily"}, ["Unknown key 'schedule'"], id="a schedule"),
         pytest.param(
             {"training": TRAINING | {"resume": {"fromJob": SOME_ID}}},

@@ -283,8 +283,13 @@ LIMITS = {
 }
 RUN = LongRun(steps=3000, episode_steps=300, environments=16, non_finite=0, early_terminations=0)
 OTHER = SecondSimulator(
-    physics="newton_kamino", episodes=100, reference_return=10.0, mean_return=9.0, drop_interval=(0.5, 1.5)
-)
+    reference_physics="newton",
+    physics="physx",
+    episodes=100,
+    reference_return=10.0,
+    mean_return=9.0,
+    drop_interval=(0.5, 1.5),
+)  # fmt: skip
 BETTER = replace(OTHER, mean_return=12, drop_interval=(-3, -1))
 
 

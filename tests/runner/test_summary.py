@@ -9,9 +9,18 @@ import pytest
 from lazy import lazy
 
 from simyard.core.specs import InputFile, PolicyFile
+from simyard.runner.evaluation.across import paired_returns, share_kept
 from simyard.runner.evaluation.episode_statistics import Episode
-from simyard.runner.evaluation.evaluate import EpisodeTable, logged, write_metrics, write_rows
-from simyard.runner.evaluation.summary import difference, spread, successes, summarize
+from simyard.runner.evaluation.evaluate import logged
+from simyard.runner.evaluation.summary import (
+    difference,
+    difference_of_rates,
+    paired_difference_of_rates,
+    spread,
+    successes,
+    summarize,
+)
+from simyard.runner.evaluation.tables import EpisodeTable, write_metrics, write_rows
 from simyard.runner.rl import get_library
 
 stats = lazy("scipy.stats")
@@ -113,6 +122,65 @@ def test_episodes_without_a_known_success_are_left_out_of_the_rate():
     found = summarize([episode(n, 0.0, success=value) for n, value in enumerate(said)], SURVIVAL)["success"]
     assert (found["rate"], found["successes"], found["known"]) == (2 / 3, 2, 3)
     assert found["interval_95"] == successes([True, False, True], SURVIVAL)["interval_95"]
+
+
+# Pairs
+
+
+def test_pairs_that_differ_little_are_told_apart_where_independent_samples_are_not():
+    ours = [float(n % 17) for n in range(60)]
+    theirs = [value - 0.1 - 0.01 * (n % 3) for n, value in enumerate(ours)]
+    found = paired_returns(ours, theirs)
+    low, high = found["interval_95"]
+    assert -0.12 < low < found["mean"] < high < -0.1
+    assert difference(theirs, ours)[1] > 0, "of independent samples it is lost in the spread"
+
+
+def test_the_share_that_is_kept_of_a_negative_return_is_less_than_all_where_more_is_lost():
+    for reference, other, kept in (([10.0] * 5, [8.0] * 5, 0.8), ([-10.0] * 5, [-12.0] * 5, 0.8)):
+        share, bounds = share_kept(paired_returns(reference, other), reference)
+        assert (share, *bounds) == pytest.approx((kept, kept, kept))
+    assert share_kept(paired_returns([1.0, -1.0], [2.0, 2.0]), [1.0, -1.0]) is None
+
+
+def pairs(both, ours, theirs, neither):
+    """Return the successes of two in pairs, by how many succeed in both, in one alone, and in neither."""
+    first = [True] * (both + ours) + [False] * (theirs + neither)
+    return first, [True] * both + [False] * ours + [True] * theirs + [False] * neither
+
+
+@pytest.mark.parametrize("counts", [(30, 0, 0, 0), (0, 0, 0, 30), (40, 10, 0, 0), (20, 9, 3, 8), (5, 20, 20, 5)])
+def test_the_interval_of_paired_rates_holds_the_difference_and_has_a_width(counts):
+    ours, theirs = pairs(*counts)
+    low, high = paired_difference_of_rates(ours, theirs)
+    assert -1 <= low < (sum(ours) - sum(theirs)) / len(ours) < high <= 1
+    back = paired_difference_of_rates(theirs, ours)
+    assert back == pytest.approx((-high, -low)), "turned round"
+
+
+def test_pairs_that_go_together_have_a_narrower_interval_than_independent_ones_and_others_a_wider():
+    def width(*counts):
+        ours, theirs = pairs(*counts)
+        low, high = paired_difference_of_rates(ours, theirs)
+        alone = difference_of_rates(sum(ours), len(ours), sum(theirs), len(theirs))
+        return (high - low) / (alone[1] - alone[0])
+
+    assert width(45, 5, 0, 50) < 0.5
+    assert width(0, 50, 45, 5) > 1.2
+    assert width(25, 25, 25, 25) == pytest.approx(1.0), "neither"
+
+
+def test_the_interval_of_paired_rates_covers_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+
+    def play(episodes):
+        hard = rng.random(episodes)  # the same start is as hard for both
+        return hard < 0.85, hard + rng.normal(0, 0.1, episodes) < 0.75
+
+    ours, theirs = play(10**6)
+    true = ours.mean() - theirs.mean()
+    found = [paired_difference_of_rates(*(sample.tolist() for sample in play(50))) for _ in range(400)]
+    assert 0.93 < np.mean([low <= true <= high for low, high in found]) <= 1.0
 
 
 # Together

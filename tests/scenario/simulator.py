@@ -36,8 +36,8 @@ from simyard.core.specs import Facts, Room
 from simyard.runner import rl
 from simyard.runner.adapter import ADAPTERS, Adapter
 from simyard.runner.evaluation.episode_statistics import Episode
-from simyard.runner.evaluation.evaluate import EpisodeTable, write_metrics
 from simyard.runner.evaluation.summary import summarize
+from simyard.runner.evaluation.tables import EpisodeTable, write_metrics
 from simyard.runner.progress import say_count
 from simyard.runner.rl import Resumption, get_library
 

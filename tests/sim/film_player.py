@@ -88,7 +88,7 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
 
 def first_picture(env: Any, trajectory: Trajectory, kind: type[Renderer] = Renderer) -> np.ndarray:
     with kind.of_environment(env, SMALL) as renderer:
-        return next(renderer.frames(trajectory, 60.0)).copy()
+        return next(renderer.frames([trajectory], 60.0)).copy()
 
 
 class AllWorlds(Renderer):

@@ -230,7 +230,7 @@ def test_a_policy_is_deployable_when_nothing_failed_and_a_person_answered_the_re
         assert (answer["ok"], answer["by"], answer["note"]) == (True, "Ada", f"looked at {item}")
         assert answer["at"] == job.json("job.json")["created_at"]
     other = job.json("summary.json")["second_simulator"]
-    assert (other["physics"], other["episodes"]) == ("newton_kamino", 8)
+    assert (other["reference_physics"], other["physics"], other["episodes"]) == ("newton", "physx", 8)
     low, high = other["drop_interval"]
     assert low <= other["reference_return"] - other["mean_return"] <= high
 

@@ -15,7 +15,7 @@ from helpers import HANG_S
 from records import policy
 
 from simyard.core.errors import RequestError
-from simyard.core.run_records import MetricDifference, PromotionDecision
+from simyard.core.run_records import EngineShare, MetricDifference, PromotionDecision
 from simyard.runner.evaluation.summary import difference, difference_of_rates
 from simyard.store.keys import PromotionKeys
 from simyard.store.store import Store
@@ -45,6 +45,29 @@ def written(store):
 
 
 # Decisions
+
+
+@pytest.mark.parametrize("incumbent", [WORSE, None], ids=["better", "the first"])
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        pytest.param((0.97, (0.95, 0.99)), None, id="holds"),
+        pytest.param((1.2, (1.1, 1.3)), None, id="gains"),
+        pytest.param((0.84, (0.75, 0.92)), "is kept 0.84 of it, 95 % interval [0.75, 0.92]", id="perhaps"),
+        pytest.param((0.8, (0.8, 0.8)), "is kept 0.8 of it", id="just not"),
+        pytest.param((None, None), "is kept not measured of it", id="not measured"),
+    ],
+)
+def test_a_policy_is_promoted_only_where_it_holds_in_every_engine(incumbent, share, said):
+    kept, bounds = share
+    engines = [EngineShare(physics="newton", kept=1.0, interval_95=(1.0, 1.0))]
+    engines.append(EngineShare(physics="physx", kept=kept, interval_95=bounds))
+    found = promotions.decide(BETTER, incumbent, metric="return", elsewhere=engines, floor=0.8)
+    assert found.promoted is (said is None)
+    assert said is None or f"But under physx {said}" in found.why
+    assert ("not all of it above floor 0.8" in found.why) is not found.promoted
+    worse = promotions.decide(WORSE, BETTER, metric="return", elsewhere=engines, floor=0.8)
+    assert "physx" not in worse.why, "what is not better needs no other engine"
 
 
 def test_a_better_policy_is_promoted_with_the_interval_of_the_difference():
