@@ -15,6 +15,7 @@ from scenario.play import alive, started
 from simyard.core.specs import ONE_JOB, Bounds, InputFile
 from simyard.requests.settings import MachineSettings
 from simyard.tasks.attempt.attempt import Observer
+from simyard.tasks.attempt.supervise import gpu_count
 from simyard.tasks.sessions.fingerprint import difference, fingerprint
 from simyard.tasks.sessions.pool import Sessions
 
@@ -310,7 +311,7 @@ def site(tmp_path):
     ("change", "differs"),
     [
         pytest.param({"gpus": 1}, "device", id="device"),
-        pytest.param({"gpus": None}, "device", id="whatever device there is"),
+        pytest.param({"gpus": None}, "device" if gpu_count() else None, id="what there is, which is what it finds"),
         pytest.param({"packages": (PACKAGE,)}, "packages", id="packages"),
         pytest.param({"import_callback": "mine.register"}, "callback", id="callback"),
         pytest.param({"simulator": "newton"}, "simulator", id="simulator"),
@@ -328,7 +329,7 @@ def test_jobs_that_may_meet_in_one_process(site, change, differs):
 
 
 def test_needs_of_several_differences_name_all(site):
-    one = fingerprint(site, play.NOTHING, "file:///a")
+    one = fingerprint(site, replace(play.NOTHING, gpus=1), "file:///a")
     other = fingerprint(replace(site, python="other"), replace(play.NOTHING, gpus=0), "file:///b")
     assert difference(one, other) == "project, python, device"
 
