@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -222,6 +223,11 @@ class RlGames(Library):
         if tag.endswith("/iter") or tag.startswith("Episode/"):
             return start_iteration + 1
         return start_iteration * scale.transitions
+
+    def leave_process(self) -> None:
+        """Forget the environment that Isaac Lab registers under one name: the library would keep it for good."""
+        if (registry := sys.modules.get("rl_games.common.env_configurations")) is not None:
+            registry.configurations.pop("rlgpu", None)
 
     # --- checkpoints from anywhere ----------------------------------------------------------------------------------
 
