@@ -201,12 +201,13 @@ def shortage(folder: Path) -> list[ShortageRow]:
 
     # Too large by themselves: buffers of the solver, which are Warp's, and the library's storage, which is torch's.
     buffers, storage = "env.sim.physics.solver_cfg.njmax=2000000", "agent.num_steps_per_env=2000000"
+    wide = ("numEnvs=4096", "numEpisodes=4096")
     for case, kind, config, more in (
         ("a training, in Warp", "train", train | {"overrides": [buffers]}, ()),
         ("a training, in torch", "train", train | {"overrides": [storage]}, ()),
         ("a rollout", "rollout", rollout | {"overrides": [buffers]}, ("--wait",)),
-        ("an evaluation", "evaluate", None, ("--job", job, "--set", f"overrides={json.dumps([buffers])}")),
-        ("an export", "export-policy", None, ("--job", job, "--set", f"overrides={json.dumps([buffers])}")),
+        ("an evaluation", "evaluate", None, ("--job", job, "--set", *wide, buffers)),
+        ("an export", "export-policy", None, ("--job", job, "--set", *wide, buffers)),
     ):
         rows.append(_row(f"too large by itself: {case}", "user", _run(folder, kind, config, *more)))
     return rows

@@ -288,6 +288,7 @@ def test_objects_with_a_jobs_memory_are_freed_or_told(tmp_path):
         textwrap.dedent(
             """
             import functools, gymnasium, warp
+            from warp._src.types import fixedarray
 
             warp.config.quiet = True
 
@@ -313,8 +314,8 @@ def test_objects_with_a_jobs_memory_are_freed_or_told(tmp_path):
 
         kept, said, kernels = [], [], []
         for job in (
-            "pass", "engine.Env().view('a')", "kept += engine.Env().arrays[:50]", "kept.append(engine.Env())",
-            "kept.clear()", "kept += engine.Env().arrays",
+            "kept.append(engine.fixedarray(float, (3,)))", "engine.Env().view('a')", "kept += engine.Env().arrays[:50]",
+            "kept.append(engine.Env())", "kept.clear()", "kept += engine.Env().arrays",
         ):
             isolation.begin()
             exec(job)

@@ -114,7 +114,13 @@ def test_out_of_memory_is_the_machines_size_and_is_not_retried(player):
     assert len(left.attempts) == 1
 
 
-@pytest.mark.parametrize("scenario", ["no-gpu-memory at 3", "die-without-gpu-memory at 3"])
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        "no-gpu-memory at 3",
+        pytest.param("die-without-gpu-memory at 3", marks=pytest.mark.long),  # the verdict is in test_gpu_memory.py
+    ],
+)
 def test_gpu_memory_that_others_hold_is_the_machines_and_is_tried_again(player, tmp_path, monkeypatch, scenario):
     install_driver(tmp_path, monkeypatch, ["0, GPU-11aa, NVIDIA H200, 143771, 1171"], ["GPU-11aa, 4321, 142000"])
     left = player.play(scenario, retries=1)
