@@ -181,11 +181,16 @@ def _apply(config: dict[str, JsonValue], setting: str, model: type[Body]) -> Non
         path = [model.SECTION if model.SECTION in config else to_camel(model.SECTION), *path]
     node = config
     for part in path[:-1]:
-        inner = node.setdefault(part, {})
+        inner = node.setdefault(_as_there(node, part), {})
         if not isinstance(inner, dict):
             raise RequestError(f"--set {setting!r}: {part!r} is no object.", code="bad_setting", advice="Name a field.")
         node = inner
-    node[path[-1]] = value
+    node[_as_there(node, path[-1])] = value
+
+
+def _as_there(node: Mapping[str, object], name: str) -> str:
+    """Return a field's name as a config spells it already: each may be in snake_case or camelCase."""
+    return next((there for there in node if to_camel(there) == to_camel(name)), name)
 
 
 def first_problems(error: ValidationError) -> tuple[list[ErrorDetails], list[str]]:

@@ -96,6 +96,12 @@ def test_a_setting_lands_where_it_belongs(read, setting, path, value):
     assert node == value
 
 
+def test_a_setting_finds_its_field_as_the_config_spells_it(read):
+    given = {"compute_config": {"gpus_per_node": 0}}
+    config = read("computeConfig.session=off", "computeConfig.gpusPerNode=1", config=given)
+    assert config == {"compute_config": {"gpus_per_node": 1, "session": "off"}}
+
+
 def test_settings_go_before_the_file_and_the_last_one_counts(read):
     config = read(
         "numEnvs=2", "numEnvs=3", "env.b=2", config={"trainingConfig": {"numEnvs": 1}, "overrides": ["env.a=1"]}
