@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -162,6 +162,7 @@ def add_robot(builder: Any, path: Path, format_: str, *, fix_base: bool | None, 
     settled = settle_masses(builder, path, reading, added()[0])
     settled += settle_inertias(builder, reading, reading.bodies)
     settled += _spare_flat_shapes(builder, reading)
+    _set_planes_down(builder, reading.bodies)
     robot = _describe(builder, path, format_, reading)
 
     # The first pose is within the joints' limits.
@@ -183,6 +184,32 @@ def add_robot(builder: Any, path: Path, format_: str, *, fix_base: bool | None, 
     for pair in combinations(shapes, 2):
         builder.add_shape_collision_filter_pair(*pair)
     return replace(robot, reading=replace(reading, notes=(*reading.notes, *settled)))
+
+
+def still_bodies(builder: Any) -> set[int]:
+    """Return the bodies that only fixed joints hold to the world."""
+    from newton import JointType
+
+    still = {-1}
+    for joint in range(builder.joint_count):  # parents come before their children
+        if builder.joint_type[joint] == JointType.FIXED and builder.joint_parent[joint] in still:
+            still.add(builder.joint_child[joint])
+    return still
+
+
+def _set_planes_down(builder: Any, bodies: Collection[int]) -> None:
+    """Give planes of bodies that stand still to the world: the engine takes them nowhere else."""
+    import warp
+    from newton import GeoType
+
+    still = still_bodies(builder) & set(bodies)
+    for shape, body in enumerate(builder.shape_body):
+        if body in still and builder.shape_type[shape] == GeoType.PLANE:
+            pose = warp.transform(*builder.body_q[body]) * warp.transform(*builder.shape_transform[shape])
+            builder.shape_transform[shape] = pose
+            builder.shape_body[shape] = -1
+            builder.body_shapes[body].remove(shape)
+            builder.body_shapes[-1].append(shape)
 
 
 def _spare_flat_shapes(builder: Any, reading: Reading) -> list[str]:

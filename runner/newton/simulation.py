@@ -19,7 +19,7 @@ from simyard.core.errors import Category, Failure, RequestError, WorkloadError
 from simyard.runner.newton.control import Control, Gains
 from simyard.runner.newton.mode import of_joint
 from simyard.runner.newton.reading import listed, unreadable
-from simyard.runner.newton.robots import FreeBody, Robot, add_robot
+from simyard.runner.newton.robots import FreeBody, Robot, add_robot, still_bodies
 from simyard.runner.newton.scenes import EMPTY, Objects, add_scene
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def build_world(
         if lowest < _CLEARANCE_M:
             builder.joint_q[robot.base.coordinate + 2] += _CLEARANCE_M - lowest
     elif robot.base is None and scene_file is None and scene_id != EMPTY:
-        lowest = _lowest(compiled.model, links - _still(builder))
+        lowest = _lowest(compiled.model, links - still_bodies(builder))
         if lowest < -_SUNK_M:
             notes.append(
                 f"the base is fixed, and links that move begin {-lowest:.3g} m below z = 0, where the scene pushes "
@@ -223,17 +223,6 @@ def _largest_inertia(model: Any, data: Any) -> Array:
         mujoco.mj_fullM(model, data, matrix)
         largest = np.maximum(largest, matrix.diagonal())
     return largest
-
-
-def _still(builder: Any) -> set[int]:
-    """Return the bodies that only fixed joints hold to the world."""
-    from newton import JointType
-
-    still = {-1}
-    for joint in range(builder.joint_count):  # parents come before their children
-        if builder.joint_type[joint] == JointType.FIXED and builder.joint_parent[joint] in still:
-            still.add(builder.joint_child[joint])
-    return still
 
 
 def _lowest(model: Any, bodies: Iterable[int]) -> float:

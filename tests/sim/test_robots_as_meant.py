@@ -115,6 +115,8 @@ GOOD: dict[str, str] = {
     "frames.xml": '<mujoco><worldbody><frame euler="0 90 0"><replicate count="2" offset="1 0 0" sep="-">'
     '<body name="l"><joint name="j" axis="0 1 0"/><geom size="0.1" pos="0.1 0 0"/></body>'
     "</replicate></frame></worldbody></mujoco>",
+    "floor.xml": '<mujoco><worldbody><body name="floor" pos="0 0 -0.5"><geom type="plane" size="1 1 0.1"/></body>'
+    '<body name="l"><joint name="j" axis="0 1 0"/><geom size="0.1"/></body></worldbody></mujoco>',
     "included.xml": INCLUDED,
     "dash.xml": mjcf(name="left-foot/a.b ü", after='<actuator><motor joint="left-foot/a.b ü"/></actuator>'),
     "loop.xml": LOOP,
@@ -430,6 +432,11 @@ def test_impossible_inertias_are_enlarged_and_said_with_their_numbers(said):
     assert "shapes without a thickness touch nothing: of 'b'" in said["flat.urdf"]["notes"]
     assert "shapes without a thickness touch nothing: of 'b', 'b'" in said["point shape.urdf"]["notes"]
     assert any("'j1' mimics 'gone'" in note for note in said["mimic.urdf"]["notes"])
+
+
+def test_a_plane_on_a_body_that_stands_still_is_taken(said):
+    assert said["floor.xml"]["joints"] == ["j"]
+    assert said["floor.xml"]["masses"] == pytest.approx(said["floor.xml by mujoco"]["masses"])
 
 
 def test_a_fixed_robot_in_the_ground_is_said(said):
