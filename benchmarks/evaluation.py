@@ -133,7 +133,7 @@ def measured(options: argparse.Namespace, *, film: bool = False) -> dict[str, fl
         wanted = Evaluation(num_episodes=1, steps_per_episode=1000, videos=("first",) if film else ())
         recorder = EvaluationFilm(env, wanted, paths, "")
         meter = EpisodeMeter(
-            env, episodes=10**6, longest=1000, before_step=recorder.capture, on_episode=recorder.consider
+            env, episodes=10**6, longest=1000, seed=1, before_step=recorder.capture, on_episode=recorder.consider
         )
         policy = load_policy("rsl_rl", env, agent_cfg, Path(options.checkpoint))
         policy.begin()

@@ -107,7 +107,8 @@ class ManagedBench(SessionBench):
             job = self.store / "jobs" / job_id
             attempts.append(_read(job / "attempts" / "001" / "outcome.json")["timings"]["total_s"])
             summary = _read(job / "result.json")["summary"]
-            stepping.append(summary["recorded_steps"] / summary["environment_steps_per_second"])
+            steps = summary["recorded_steps"] - 2 * summary["num_envs"]  # those of the first two are timed apart
+            stepping.append(summary["first_steps_seconds"] + steps / summary["environment_steps_per_second"])
         name, number = record["iteration_id"], record["trainer_attempt"]
         called = _seconds(events[f"trainer.started {name}/{number}"], events[f"trainer.succeeded {name}/{number}"])
         trainer = record["trainer_seconds"]

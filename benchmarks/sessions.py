@@ -1,4 +1,4 @@
-"""From submit to the first iteration: cold, and in a simulator that is warm, against bare `isaaclab train`.
+"""From submit to the first iteration, and from the last one to the end, by every way in: cold and in a warm simulator.
 
     python benchmarks/sessions.py [--envs 256] [--iterations 5] [--rounds 3] [--gpus 0] [--kinds …]
 
@@ -12,11 +12,15 @@ runs once unmeasured, which fills the kernel cache. Kinds:
     inline warm   the same, with a simulator that has done the same job before
     pool cold     the flow through a process worker
     pool kept     the same, a session of this machine running
+    api kept      the HTTP API by its client, the worker being that of `simyard up`, a session of this machine running
+
+`after` is the time from the library's last scalar until the caller has the result.
 """
 
 import argparse
 import json
 import math
+import socket
 import statistics
 import subprocess
 import sys
@@ -30,7 +34,7 @@ from overhead import TASK, Bench
 
 from simyard.tasks.metrics.events import EventReader, find_event_files
 
-KINDS = ("bare", "command", "inline", "pool")
+KINDS = ("bare", "command", "inline", "pool", "api")
 SIMYARD = "import sys; from simyard.cli.main import main; sys.argv[0] = 'simyard'; main()"
 INLINE = """
 import json, sys, time
@@ -77,6 +81,9 @@ def main() -> None:
                     bench.measure("pool cold", lambda: bench.command("--pool", "bench", "--session", "off"))
                     with bench.kept():
                         bench.measure("pool kept", lambda: bench.command("--pool", "bench"))
+            if "api" in options.kinds:
+                with bench.site() as submit, bench.kept():
+                    bench.measure("api kept", submit)
         bench.report()
 
 
@@ -86,8 +93,8 @@ class SessionBench(Bench):
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         super().__init__(folder, options)
         self.store = folder / "store"
-        self.found: dict[str, list[tuple[float, float]]] = {}
-        """Seconds to the first iteration and to the end, by kind."""
+        self.found: dict[str, list[tuple[float, float, float]]] = {}
+        """Seconds to the first iteration, to the end, and from the last iteration to the end, by kind."""
 
     def measure(self, kind: str, run: Callable[[], tuple[float, float, Path]]) -> None:
         """Run once for the caches, then as often as asked."""
@@ -97,11 +104,12 @@ class SessionBench(Bench):
                 self.note(kind, submitted, ended, folder)
 
     def note(self, kind: str, submitted: float, ended: float, folder: Path) -> None:
-        walls = [
-            series.walls[0] for file in find_event_files(folder) for series in EventReader(file).read_new().values()
-        ]
-        self.found.setdefault(kind, []).append((min(walls) - submitted, ended - submitted))
-        print(f"{kind:12} first iteration {min(walls) - submitted:6.2f} s   end {ended - submitted:6.2f} s", flush=True)
+        found = [series.walls for file in find_event_files(folder) for series in EventReader(file).read_new().values()]
+        first, last = min(min(walls) for walls in found), max(max(walls) for walls in found)
+        times = first - submitted, ended - submitted, ended - last
+        self.found.setdefault(kind, []).append(times)
+        words = zip(("first iteration", "end", "after"), times, strict=True)
+        print(f"{kind:12} " + "   ".join(f"{name} {seconds:6.2f} s" for name, seconds in words), flush=True)
 
     def bare_run(self) -> tuple[float, float, Path]:
         folder = Path(tempfile.mkdtemp(dir=self.folder))
@@ -153,6 +161,36 @@ class SessionBench(Bench):
             process.terminate()
             process.wait(60)
 
+    @contextmanager
+    def site(self) -> Iterator[Callable[[], tuple[float, float, Path]]]:
+        """Run `simyard up` with the bench's Prefect server; yield what sends a job by the client and waits for it."""
+        from simyard.client import Client
+
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = [sys.executable, "-c", SIMYARD, "up", "--port", str(port), "--store", str(self.store)]
+        with (self.folder / "site.log").open("wb") as log:
+            process = subprocess.Popen(command, env=self.env, cwd=self.folder, stdout=log, stderr=log)
+        try:
+            while b"Ready." not in (self.folder / "site.log").read_bytes():
+                if process.poll() is not None:
+                    sys.exit((self.folder / "site.log").read_text()[-3000:])
+                time.sleep(0.2)
+            key, request = (self.folder / "home" / "api-key").read_text().strip(), json.loads(self.config.read_text())
+            with Client(key, f"http://127.0.0.1:{port}") as client:
+
+                def submit() -> tuple[float, float, Path]:
+                    submitted = time.time()
+                    job = client.train(request)
+                    job.wait(poll_interval_s=0.1)
+                    return submitted, time.time(), self.store / "jobs" / job.job_id
+
+                yield submit
+        finally:
+            process.terminate()
+            process.wait(60)
+
     def _in(self, folder: Path, command: list[str]) -> str:
         done = subprocess.run(command, env=self.env, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -161,12 +199,12 @@ class SessionBench(Bench):
 
     def report(self) -> None:
         """Print the table and one JSON line."""
-        bare = statistics.median(first for first, _ in self.found.get("bare", [(math.nan, math.nan)]))
+        bare = statistics.median(first for first, *_ in self.found.get("bare", [(math.nan,)]))
         print(f"\n{TASK}, {self.options.envs} environments, {self.options.iterations} iterations, medians")
-        print(f"{'':12} {'first iteration':>16} {'x bare':>8} {'end':>8}")
+        print(f"{'':12} {'first iteration':>16} {'x bare':>8} {'end':>8} {'after':>8}")
         for kind, times in self.found.items():
-            first, ended = (statistics.median(column) for column in zip(*times, strict=True))
-            print(f"{kind:12} {first:14.2f} s {first / bare:8.2f} {ended:6.1f} s")
+            first, ended, after = (statistics.median(column) for column in zip(*times, strict=True))
+            print(f"{kind:12} {first:14.2f} s {first / bare:8.2f} {ended:6.1f} s {after:6.2f} s")
         print(json.dumps({"envs": self.options.envs, "seconds": self.found}))
 
 

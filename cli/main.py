@@ -20,7 +20,10 @@ _HEADINGS = {
     },
     "Policies": {"managed": "managed", "retrain": "promotions", "promotions": "promotions"},
     "Data": {"tensorboard": "tensorboard", "upload": "assets", "assets": "assets", "convert": "rollout"},
-    "Site": {"up": "up", "deploy": "deploy", "doctor": "doctor", "sessions": "sessions", "keys": "keys"},
+    "Site": {
+        "up": "up", "deploy": "deploy", "doctor": "doctor", "sessions": "sessions", "cache": "cache",
+        "keys": "keys",
+    },
 }  # fmt: skip
 """The module of each command, below the heading it has in `--help`."""
 _RENAMED = {"submit": "rollout", "managed-train": "managed start", "runs": "managed"}

@@ -20,7 +20,7 @@ from simyard.cli.live import LiveLine
 from simyard.cli.prefect_server import prefect_auth, require_access
 from simyard.cli.shared import GO_ON, Terminated, open_site, open_site_store
 from simyard.core.artifacts import ARTIFACTS
-from simyard.core.errors import RequestError, StoreError
+from simyard.core.errors import RequestError, SimyardError, StoreError, WorkloadError
 from simyard.core.files import scratch
 from simyard.core.records import JobResult
 from simyard.core.run_records import Event
@@ -38,6 +38,7 @@ from simyard.requests.rollout import RolloutRequest
 from simyard.requests.settings import MachineSettings
 from simyard.store import keys
 from simyard.store.store import Store
+from simyard.tasks.attempt.room import require_room
 from simyard.tasks.attempt.supervise import gpu_count
 from simyard.tasks.kinds import KINDS, kind_of
 from simyard.tasks.kinds.base import Resolved
@@ -290,7 +291,13 @@ def execute_in(
     # The store judges, not the state of the flow run.
     result = store.get_record_or_none(keys.JobKeys(job_id).result, JobResult)
     if result is None:
-        state.result()  # raises what kept the flow from writing one
+        try:
+            state.result()  # raises what kept the flow from writing one
+        except RequestError:
+            raise
+        except SimyardError as error:
+            again = f"{error.failure.advice} The job is in the store: `simyard jobs resume {job_id}` goes on with it."
+            raise WorkloadError(replace(error.failure, advice=again)) from error
         raise StoreError(f"{job_id} ended without a result.", code="no_result", advice="Run it again.")
     follower = store.get_record_or_none(keys.JobKeys(keys.follow_up_job_id(job_id, "export")).result, JobResult)
     results = [result, *([follower] if follower else [])]
@@ -328,6 +335,7 @@ def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: Live
 
     Raises:
         RequestError: If the simulator's environment refuses it.
+        WorkloadError: If there is too little room for what it will write.
     """
     spec = resolved.spec
     if spec.packages or store.exists(keys.JobKeys(spec.job_id).job):
@@ -338,12 +346,13 @@ def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: Live
         what = "checking" if lease.workload.is_warm else "importing the simulator"
         try:
             with live.waiting(what):
-                lease.check(spec, None, files)
+                facts = lease.check(spec, None, files)
         except RequestError:
             Findings(sessions.machine, spec).learn(lease.workload)
             raise
         else:
             Findings(sessions.machine, spec).learn(lease.workload)
+            require_room(facts.room, sessions.machine.home, store)
         finally:
             lease.keep()
 
@@ -446,20 +455,13 @@ def in_this_process(
     stop: threading.Event | None = None, head_start: HeadStart | None = None,
 ) -> Iterator[None]:  # fmt: skip
     """Have flows that the body runs use these simulators, show their progress, and end in good order at Ctrl-C."""
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-
     from simyard.flows import stages
 
     stop = stop or threading.Event()
     given = stages.Inline(
         on_progress=live, on_event=on_event, canceled=stop.is_set, sessions=sessions, head_start=head_start
     )
-    # Without a heartbeat: its thread holds a flow's end up by a second, and nobody would act on it here.
-    with (
-        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
-        stages.inline(given),
-        _interrupt(stop, live),
-    ):
+    with stages.inline(given), _interrupt(stop, live):
         yield
 
 

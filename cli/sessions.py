@@ -46,6 +46,9 @@ def sessions() -> None:
               help="Its process is replaced after so many.")  # fmt: skip
 @click.option("--memory-gb", type=Finite(min=0.5, max=10_000), default=16.0, show_default=True,
               help="Its process is replaced when a job leaves it larger.")  # fmt: skip
+@click.option("--video", is_flag=True, help="Draw CONFIG's task too, so that the first film is no slower than others.")
+@click.option("--gpu-memory-gb", type=Finite(min=0.5, max=10_000), default=4.0, show_default=True,
+              help="Likewise, of the memory of GPUs.")  # fmt: skip
 @JSON
 def start(
     arguments: tuple[str, ...],
@@ -54,6 +57,8 @@ def start(
     idle_minutes: float,
     jobs: int,
     memory_gb: float,
+    video: bool,
+    gpu_memory_gb: float,
     as_json: bool,
 ) -> None:
     """Start a simulator and leave it ready for jobs of the store; exit when it is ready.
@@ -69,14 +74,21 @@ def start(
     from simyard.tasks.sessions import kept
 
     config, more = config_and_settings(arguments)
-    bounds = Bounds(jobs=jobs, memory_bytes=int(memory_gb * 1e9), idle_s=idle_minutes * 60)
+    if video and config is None:
+        raise RequestError("--video needs CONFIG.", code="bad_command", advice="Name the task's config, to be drawn.")
+    bounds = Bounds(
+        jobs=jobs,
+        memory_bytes=int(memory_gb * 1e9),
+        gpu_memory_bytes=int(gpu_memory_gb * 1e9),
+        idle_s=idle_minutes * 60,
+    )
     machine, _, opened = open_site(store)
     model = TrainRequest if config is None else model_of(read_config(config, TrainRequest))
     given = read_config(config, model, (*settings, *more))
     request = check_config(given if config else {**_IMPORT_ONLY, **given}, model)
     resolved = resolve(request, opened, keys.new_job_id(), config.resolve().parent if config else Path.cwd())
     live = LiveLine(quiet=as_json)
-    state = kept.start(resolved.spec, resolved if config else None, opened, machine, bounds, live.stage)
+    state = kept.start(resolved.spec, resolved if config else None, opened, machine, bounds, live.stage, video=video)
     live.say(f"{state.session_id} is ready for jobs of {opened.url()}")
     emit(state, as_json, lambda state: state.session_id)
 
@@ -91,12 +103,16 @@ def list_sessions(as_json: bool) -> None:
     def idle(state: SessionState) -> str:
         return f"{time.time() - (state.used_at or state.started_at):.0f} s" if state.state == "ready" else ""
 
+    def gigabytes(size: int | None) -> str:
+        return "" if size is None else f"{size / 1e9:.1f} GB"
+
     columns: Columns = {
         "SESSION": "session_id",
         "STATE": "state",
         "SIMULATOR": lambda state: state.fingerprint.simulator,
         ">JOBS": "jobs",
-        ">MEMORY": lambda state: "" if state.memory_bytes is None else f"{state.memory_bytes / 1e9:.1f} GB",
+        ">MEMORY": lambda state: gigabytes(state.memory_bytes),
+        ">GPU": lambda state: gigabytes(state.gpu_memory_bytes),
         ">IDLE": idle,
         "PROJECT": lambda state: state.fingerprint.project,
     }

@@ -43,7 +43,7 @@ class Failure:
     """One failure, in the words a user needs."""
 
     code: str
-    """Stable machine-readable name, such as `cuda_out_of_memory`."""
+    """Stable machine-readable name, such as `gpu_out_of_memory`."""
     category: Category
     """Category, by the one who can mend it."""
     message: str
@@ -145,6 +145,11 @@ def unknown(
     return RequestError(f"Unknown {what} {said}.{guess}", code=code, advice=f"Allowed: {shown}.")
 
 
+NOT_STARTED = "kit_not_started"
+"""Code of an end that has a cause which is not known yet."""
+GPU_OUT_OF_MEMORY = "gpu_out_of_memory"
+"""The code, whichever library found no memory; `runner/gpu_memory.py` says why."""
+
 _U, _R, _I = Category.USER, Category.RESOURCE, Category.INFRA
 
 
@@ -159,17 +164,19 @@ class Cause:
 
 
 SIGNATURES: tuple[Cause, ...] = (
-    Cause("cuda_out_of_memory", _R, r"torch\.OutOfMemoryError|torch\.cuda\.OutOfMemoryError|CUDA out of memory",
-        "Use fewer environments (trainingConfig.numEnvs); another process may hold the GPU."),
-    Cause("physx_out_of_memory", _R, r"PxgCudaDeviceMemoryAllocator fail to allocate",
-        "PhysX found no GPU memory: use fewer environments."),
+    Cause(GPU_OUT_OF_MEMORY, _R,
+        r"CUDA out of memory|CUDA error: out of memory|CUDA error 2[: ]|Cuda failure (2 )?'out of memory|"
+        r"torch.*OutOfMemoryError|cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY|CU(BLAS|DNN)_STATUS_ALLOC_FAILED|"
+        r"[Ff]ailed to allocate [0-9]+ bytes.* on device 'cuda:[0-9]+'(?!:)|Failed to acquire primary context|"
+        r"PxgCudaDeviceMemoryAllocator fail to allocate|RESOURCE_EXHAUSTED: Out of memory|ERROR_OUT_OF_DEVICE_MEMORY",
+        "Use fewer environments (trainingConfig.numEnvs) or cameras; `nvidia-smi` names others that hold the GPU."),
     Cause("physx_buffer_too_small", _U, r"Px\w*DynamicsMemoryConfig::|buffer overflow detected, please increase",
         "Raise the matching `env.sim.physx.gpu_*` override to the printed value."),
     Cause("contact_buffer_too_small", _U, r"nefc overflow|please increase n\w+max",
         "Raise the named limit (`njmax`, `nconmax`) of the physics configuration; NaN can follow when it is ignored."),
     Cause("gpu_state_corrupt", _I, r"PhysX error.*700|illegal memory access",
         "The GPU's state is corrupt, and the process is restarted; if it repeats, check buffers and assets."),
-    Cause("render_out_of_memory", _R, r"ERROR_OUT_OF_DEVICE_MEMORY|A GPU crash occurred",
+    Cause("render_out_of_memory", _R, r"A GPU crash occurred",
         "Rendering found no memory: use fewer environments or cameras, or no video."),
     Cause("driver_unsupported", _I, r"graphics driver is unsupported|rtx driver verification failed",
         "Use driver 580.65.06 or newer; 595.x crashes Isaac Sim 5.1."),
@@ -177,8 +184,16 @@ SIGNATURES: tuple[Cause, ...] = (
         "Start the container with NVIDIA_DRIVER_CAPABILITIES=all."),
     Cause("no_rt_cores", _U, r"createDLSSContext error|ERROR_DEVICE_LOST",
         "This GPU has no RT cores: leave out video and cameras, or use Newton physics."),
-    Cause("eula_not_accepted", _U, r"Do you accept the EULA\? \(Yes/No\):",
+    Cause("eula_not_accepted", _U, r"Do you accept the EULA\? \(Yes/No\):|EULA not accepted\.",
         "Accept NVIDIA's licence in the request (acceptNvidiaEula)."),
+    Cause(NOT_STARTED, _I, r"dependency solver failure|SimulationApp\._start_app: Application failed to start",
+        "Isaac Sim is not whole on this machine, or lacks a GPU that it can draw with: the lines before say which. "
+        "Physics without Kit, Newton's say, needs neither."),
+    Cause("terminal_unknown", _I, r"': unknown terminal type\.|cannot reset tabs",
+        "Isaac Lab 2.3's isaaclab.sh sets tabs: install the terminal descriptions of ncurses in the image."),
+    Cause("isaac_sim_not_linked", _I, r"Unable to find any Python executable at path",
+        "Isaac Lab 2.3 looks for Isaac Sim in its folder _isaac_sim: link it there, or name a Python that has Isaac "
+        "Sim in SIMYARD_PYTHON."),
     Cause("assets_unreachable", _I, r"Unable to find the file: https?://|FileNotFoundError: .*https?://.*\.usd",
         "There is no route to NVIDIA's asset store: stage the assets and set ISAACSIM_ASSET_ROOT."),
     Cause("ranks_apart", _I, r"The ranks cannot talk to each other",

@@ -291,7 +291,7 @@ class JobResult(Wire):
     reward: float | None
     """The one figure a list shows: a mean return; None where none was measured."""
     summary: dict[str, Any] | None
-    """Figures of an evaluation, an export or a rollout; of a training on several GPUs what they gained."""
+    """Figures of an evaluation, an export or a rollout; of a training its speed, and what several GPUs gained."""
     refused: bool
     """Whether the request was bad, and nothing was simulated."""
     notes: tuple[str, ...]

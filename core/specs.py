@@ -39,6 +39,8 @@ class Bounds(Wire):
     """Jobs."""
     memory_bytes: int = 16 * 1024**3
     """Resident memory, looked at after each job."""
+    gpu_memory_bytes: int = 4 * 1024**3
+    """Memory on GPUs, looked at likewise: a context, kernels and graphs; what a job had for itself is freed by then."""
     idle_s: float = 900.0
     """Seconds without a job."""
 
@@ -332,6 +334,15 @@ class AttemptSpec(Wire):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Room(Wire):
+    """Estimate of the room that a job's files will take."""
+
+    size_bytes: int
+    what: str
+    """The files that were counted, in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts(Wire):
     """Report of the simulator's environment on a job, before anything is simulated."""
 
@@ -356,3 +367,7 @@ class Facts(Wire):
     """Adjustments to the request, in words for the report."""
     versions: dict[str, str] = field(default_factory=dict)
     """Installed packages that decide the result, and the GPU's driver."""
+    kit: bool = field(default=False, metadata=ABSENT)
+    """Whether the simulation runs in Kit, Isaac Sim's app."""
+    room: Room | None = field(default=None, metadata=ABSENT)
+    """Room on the machine's disk and in the store; None where nothing large is known before."""

@@ -41,7 +41,6 @@ def export_trained(training: TrainRequest, job_id: str, store: str, pool: str | 
     """
     request = ExportRequest(
         name=f"export of {training.name}"[:200],
-        compute_config=training.compute_config,
         simulator=training.simulator,
         export_config=ExportConfig(from_job=FromJob(job_id=job_id)),
     )

@@ -30,7 +30,7 @@ from simyard.core.errors import Category, SimyardError, StoreError
 from simyard.core.records import JobResult
 from simyard.core.run_records import Event, RunResult, TrainerOutcome
 from simyard.core.specs import JobSpec
-from simyard.flows.stages import PLAIN, RETRYING, sharing, worth_another
+from simyard.flows.stages import PLAIN, RETRYING, sharing, untagged, worth_another
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.settings import MachineSettings
 from simyard.store import keys
@@ -94,8 +94,9 @@ def resume_training_run(run_id: str, store: str | None = None, pool: str | None 
 def _drive_through_outages(run_id: str, store: str, pool: str | None) -> RunResult:
     """Take a run that is in the store to its end, and return its result; a store or a server may be away meanwhile."""
     pool = pool or MachineSettings.from_env().pool
-    result = through_outages(lambda: _drive(run_id, store, pool), get_run_logger().warning)
-    report(run_id, store)
+    with untagged():
+        result = through_outages(lambda: _drive(run_id, store, pool), get_run_logger().warning)
+        report(run_id, store)
     return result
 
 

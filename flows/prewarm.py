@@ -26,7 +26,13 @@ NODE_QUEUE = "node-"
 
 
 @flow(name="prewarm", log_prints=False)
-def prewarm(request: TrainRequest, store: str | None = None, idle_seconds: float = 3600.0, here: bool = False) -> None:
+def prewarm(
+    request: TrainRequest,
+    store: str | None = None,
+    idle_seconds: float = 3600.0,
+    video: bool = False,
+    here: bool = False,
+) -> None:
     """Start a session for jobs like this one on every machine of the pool that has none, and warm it up.
 
     A machine is told apart by its worker's own work queue, `node-NAME`; a pool without such queues warms up the
@@ -37,16 +43,17 @@ def prewarm(request: TrainRequest, store: str | None = None, idle_seconds: float
         request: The training to be ready for; one iteration of it is run.
         store: URL of the store of those jobs, or the name of a block; the site's own store by default.
         idle_seconds: How long a session waits for a job.
+        video: Whether a picture of the task is drawn too, so that the first film takes no longer than others.
         here: Warm up this machine alone.
     """
     if not here and (queues := _node_queues()):
-        _warm_all(queues, request, store, idle_seconds)
+        _warm_all(queues, request, store, idle_seconds, video)
         return
     machine = MachineSettings.from_env()
     opened = open_store(absolute(store or machine.store))
     warm_up = resolve(request, opened, keys.new_job_id(), Path.cwd())
     logger = get_run_logger()
-    state = kept_sessions.keep_one(warm_up, opened, machine, Bounds(idle_s=idle_seconds), logger.info)
+    state = kept_sessions.keep_one(warm_up, opened, machine, Bounds(idle_s=idle_seconds), logger.info, video=video)
     logger.info(f"{state.session_id} is ready for jobs of {opened.url()}")
 
 
@@ -59,10 +66,10 @@ def _node_queues() -> list[str]:
     return sorted(queue.name for queue in queues if queue.name.startswith(NODE_QUEUE))
 
 
-def _warm_all(queues: list[str], request: TrainRequest, store: str | None, idle_seconds: float) -> None:
+def _warm_all(queues: list[str], request: TrainRequest, store: str | None, idle_seconds: float, video: bool) -> None:
     parameters = {
         "request": request.model_dump(mode="json", by_alias=True, exclude_unset=True),
-        "store": store, "idle_seconds": idle_seconds, "here": True,
+        "store": store, "idle_seconds": idle_seconds, "video": video, "here": True,
     }  # fmt: skip
     launched = [
         run_deployment(f"prewarm/{deployment.name}", parameters=parameters, work_queue_name=queue, timeout=0)

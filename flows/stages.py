@@ -21,12 +21,13 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TagsContext
 from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
 from simyard.blocks.reference import absolute, open_store
-from simyard.core.errors import Category, Failure, SimyardError
+from simyard.core.errors import Category, Failure, SimyardError, StoreError, WorkloadError
 from simyard.core.records import JobResult, JobState
 from simyard.core.run_records import Event
 from simyard.core.specs import Bounds
@@ -123,12 +124,23 @@ def drive(job_id: str, store: str, pool: str | None) -> JobResult:
     if done is not None:  # who brought it to that died before its own end
         report(done, store)
         return done
-    with persisting_when_terminated(job_id, store):
-        failure = launch(job_id, store, pool or MachineSettings.from_env().pool)
-    verdict = collect(job_id, store, failure)
-    result = persist(job_id, verdict, store)
-    report(result, store)
+    with untagged():
+        with persisting_when_terminated(job_id, store):
+            failure = launch(job_id, store, pool or MachineSettings.from_env().pool)
+        verdict = collect(job_id, store, failure)
+        try:
+            result = persist(job_id, verdict, store)
+        except StoreError as error:
+            if failure is not None and failure.code == error.failure.code:  # the attempt says where its files are kept
+                raise WorkloadError(failure) from error
+            raise
+        report(result, store)
     return result
+
+
+def untagged() -> TagsContext:
+    """Return a context in which task runs have no tags: Prefect asks its server for a slot of each before it begins."""
+    return TagsContext(current_tags=set())
 
 
 _STATES = {"succeeded": Completed, "failed": Failed, "canceled": Cancelled}

@@ -15,6 +15,10 @@ from simyard.core.specs import AttemptSpec, Facts, JobSpec
 from simyard.runner.rl import LIBRARIES
 
 
+class UnfitProcessError(Exception):
+    """A job is good, and needs a process that has imported less than this one; its text is the reason, in words."""
+
+
 class Adapter:
     """One simulator, seen from inside the workload process, on the simulator's own Python."""
 
@@ -62,6 +66,7 @@ class Adapter:
         Raises:
             RequestError: If the task, the library or an override does not exist or does nothing, or a checkpoint
                 does not fit.
+            UnfitProcessError: If another process must check it: never raised in one that has checked none.
         """
         raise NotImplementedError
 

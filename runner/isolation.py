@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from simyard.runner.engine_objects import EngineObjects
 from simyard.runner.rl import LIBRARIES
 from simyard.runner.workload import TOKEN, with_token
 
@@ -41,6 +42,7 @@ class Isolation:
         """Take nothing down yet: what is imported ahead belongs to the state."""
         self._frozen_modules = 0
         self._descriptors: int | None = None
+        self._objects = EngineObjects()
         self._threads: set[threading.Thread] = set()
         self._modules: set[str] = set()
         self._restore: list[Callable[[], object]] = []
@@ -82,10 +84,13 @@ class Isolation:
         # Memory that nothing refers to any more.
         if (zarr := sys.modules.get("zarr.core.sync")) is not None:
             zarr.cleanup_resources()  # its threads; it starts others when it needs them
+        self._objects.clear_caches()
         gc.collect()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.empty_cache()
+        if left := self._objects.left_over():
+            return left
 
         # Threads.
         deadline = time.monotonic() + _LINGERING_S

@@ -25,7 +25,7 @@ class SessionFingerprint(Wire):
     python: str
     """The simulator's Python."""
     device: str
-    """`cpu`, `gpu`, or that a GPU is taken where there is one."""
+    """`cpu` or `gpu`: for a job that takes a GPU if there is one, what this machine has."""
     packages: tuple[str, ...]
     """Digests of the user's packages."""
     callback: str | None
@@ -161,6 +161,8 @@ class Done(Message):
     """Reason for taking no other job, in words; None where the process waits for one."""
     memory_bytes: int
     """Resident memory of the process."""
+    gpu_memory_bytes: int | None = field(default=None, metadata=ABSENT)
+    """Its memory on GPUs; None where it uses none."""
 
 
 @dataclass(frozen=True, kw_only=True)

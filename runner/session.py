@@ -22,12 +22,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from simyard.core.errors import Category, Failure, SimyardError, Stopped
+from simyard.core.errors import GPU_OUT_OF_MEMORY, Category, Failure, SimyardError, Stopped, known_failure
 from simyard.core.files import AttemptPaths, read_json, sha256_of, write_json
 from simyard.core.records import Opened, WorkloadAccount
 from simyard.core.specs import AttemptSpec, Bounds, Facts
 from simyard.runner import event_writers, messages
-from simyard.runner.adapter import Adapter, adapter_of
+from simyard.runner.adapter import Adapter, UnfitProcessError, adapter_of
+from simyard.runner.gpu_memory import Peak, explained, held_bytes
 from simyard.runner.imported import LoadedCode, Status, installed
 from simyard.runner.isolation import Isolation, flush_c_streams, memory_bytes
 from simyard.runner.messages import Message
@@ -45,6 +46,10 @@ def serve(control: socket.socket, simulator: str, library: str | None, bounds: B
         library: What to import ahead; None for nothing in particular.
         bounds: When to make room for a new process.
     """
+    # Children must not have the socket: as long as one held it, the supervisor would not hear that this one is gone.
+    control.set_inheritable(False)
+    os.register_at_fork(after_in_child=lambda: os.close(control.detach()))
+
     # As all was before anything of the simulator was imported.
     packages = installed()
     requests: queue.Queue[str] = queue.Queue()
@@ -120,6 +125,8 @@ class _Session:
         self.isolation.begin()
         try:
             return messages.Checked(facts=self.adapter.check(request.job, overlay, files))
+        except UnfitProcessError as error:
+            return messages.Stale(leaving=str(error))
         except Exception as error:
             if not isinstance(error, SimyardError):
                 traceback.print_exc()
@@ -137,16 +144,23 @@ class _Session:
         self.isolation.end(paths.overlay, _top_level(attempt.job.import_callback))
 
         self.jobs += 1
-        memory = memory_bytes()
         leaving = leaving or self.adapter.only_one_job()
         if leaving is None and self.jobs >= self.bounds.jobs:
             leaving = f"it has served {self.jobs} jobs, as many as it may"
-        if leaving is None and memory > self.bounds.memory_bytes:
-            leaving = f"it has {memory / 1e9:.1f} GB of memory, more than {self.bounds.memory_bytes / 1e9:.1f} GB"
         if leaving is None:  # what follows takes a moment
             leaving = self.isolation.left_over() or self.adapter.left_over()
             self.code.remember()
-        return messages.Done(code=code, leaving=leaving, memory_bytes=memory)
+        memory, on_gpus = memory_bytes(), held_bytes()  # of what could be freed nothing is counted
+        leaving = leaving or beyond(self.bounds, memory, on_gpus)
+        return messages.Done(code=code, leaving=leaving, memory_bytes=memory, gpu_memory_bytes=on_gpus)
+
+
+def beyond(bounds: Bounds, memory: int, on_gpus: int | None) -> str | None:
+    """Return the bound that a process has passed with its memory, in words; None if it may serve another job."""
+    for kind, size, most in (("memory", memory, bounds.memory_bytes), ("GPU memory", on_gpus, bounds.gpu_memory_bytes)):
+        if size is not None and size > most:
+            return f"it has {size / 1e9:.1f} GB of {kind}, more than {most / 1e9:.1f} GB"
+    return None
 
 
 def run(paths: AttemptPaths) -> tuple[int, str | None]:
@@ -159,7 +173,7 @@ def run(paths: AttemptPaths) -> tuple[int, str | None]:
     attempt = AttemptSpec.from_json(read_json(paths.spec))
     facts = Facts.from_json(read_json(paths.facts))
     os.chdir(paths.work)
-    left = None
+    left, peak = None, Peak()
     try:
         event_writers.write_at_once()
         try:
@@ -172,7 +186,11 @@ def run(paths: AttemptPaths) -> tuple[int, str | None]:
         left = "its job was stopped"
     except BaseException as error:  # SystemExit too: an argument parser's exit is a failure like any other
         traceback.print_exc()
-        account = WorkloadAccount(failure=_failure(error), opened=())
+        failure = _failure(error)
+        if failure.code == GPU_OUT_OF_MEMORY:
+            with suppress(Exception):  # a driver in trouble says nothing
+                failure = explained(failure, peak.demand(attempt.job.num_envs))
+        account = WorkloadAccount(failure=failure, opened=())
         left = "its job failed"
     write_json(paths.outcome, account.to_json())
     return 0 if account.failure is None else 1, left
@@ -210,6 +228,13 @@ def _failure(error: BaseException) -> Failure:
             message=f"ModuleNotFoundError: {error}",
             advice=f"Put {error.name!r} into the package, or install it for the simulator's Python.",
         )
+    # However deep it lies: libraries wrap what a constructor raises.
+    cause: BaseException | None = error
+    while cause is not None:
+        found = known_failure(f"{type(cause).__name__}: {cause}".splitlines()[0])
+        if found is not None and found.code == GPU_OUT_OF_MEMORY:
+            return found
+        cause = cause.__cause__ or cause.__context__
     text = str(error).strip()
     return Failure(
         code="exception",

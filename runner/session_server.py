@@ -53,10 +53,10 @@ class SessionSpec(Wire):
     fingerprint: SessionFingerprint
     """Fingerprint of the jobs it may serve; equal or refused."""
     bounds: Bounds
-    warm_up: JobSpec | None = None
-    """A job that is run first, so that its kernels are loaded; its files are in the folder `warm-up`."""
+    warm_up: tuple[JobSpec, ...] = ()
+    """Jobs that are run first, so that their kernels are loaded; their files are in the folder `warm-up`."""
     inputs: dict[str, str] = field(default_factory=dict)
-    """Names of that job's inputs, by digest."""
+    """Names of those jobs' inputs, by digest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,8 @@ class SessionState(Wire):
     """Workload processes so far: one is replaced when it has failed or has served enough."""
     memory_bytes: int | None = None
     """Resident memory after the last job."""
+    gpu_memory_bytes: int | None = None
+    """Memory on GPUs after it; None where it uses none."""
     started_at: float = field(default_factory=time.time)
     used_at: float | None = None
     """End of the last job; both in seconds since the epoch."""
@@ -109,7 +111,7 @@ class SessionFolder:
 
     @property
     def warm_up(self) -> AttemptPaths:
-        """The job that warms it up."""
+        """The jobs that warm it up, one after another."""
         return AttemptPaths(self.root / "warm-up")
 
     def read_state(self) -> SessionState | None:
@@ -285,8 +287,8 @@ class _SessionServer:
     def _start(self) -> ChildWorkload:
         spec = self.spec
         # How long it may idle is decided here: a workload that ended by itself would be replaced.
-        # And the job that warms it up is none of those that it may serve.
-        jobs = spec.bounds.jobs + (spec.warm_up is not None)
+        # And the jobs that warm it up are none of those that it may serve.
+        jobs = spec.bounds.jobs + len(spec.warm_up)
         bounds = replace(spec.bounds, jobs=jobs, idle_s=10 * 365 * 86400.0)
         workload = ChildWorkload.start(
             spec.python, self.folder.root, simulator=spec.simulator, library=spec.library,
@@ -303,17 +305,18 @@ class _SessionServer:
                     advice="Its jobs start cold; nothing needs to be set for that.",
                 )
             )
-        if spec.warm_up is not None:
+        for job in spec.warm_up:
             self._note(state="warming up")
-            self._warm_up(workload, spec.warm_up)
+            self._warm_up(workload, job)
         self._note(state="ready")
         return workload
 
     def _warm_up(self, workload: Workload, job: JobSpec) -> None:
         """Run a job that nobody asked for, by the path that all jobs take."""
         paths = self.folder.warm_up
-        for leftover in (paths.work, paths.output):
+        for leftover in (paths.work, paths.output, paths.recording):
             shutil.rmtree(leftover, ignore_errors=True)
+        paths.outcome.unlink(missing_ok=True)
         paths.make()
         overlay = paths.overlay if job.packages else None
         files = {digest: paths.inputs / name for digest, name in self.spec.inputs.items()}
@@ -349,7 +352,10 @@ class _SessionServer:
             if workload in ready and (message := workload.next_message()) is not None:
                 if isinstance(message, messages.Done):
                     self.running = False
-                    self._note(jobs=self.state.jobs + 1, memory_bytes=message.memory_bytes, used_at=time.time())
+                    self._note(
+                        jobs=self.state.jobs + 1, memory_bytes=message.memory_bytes,
+                        gpu_memory_bytes=message.gpu_memory_bytes, used_at=time.time(),
+                    )  # fmt: skip
                 if self.borrower is not None:  # it knows the replies to its requests by their ids
                     with suppress(OSError):  # that it is gone shows when it is listened to
                         self.borrower.send(message)

@@ -145,6 +145,11 @@ class Store:
         # is opened anew; the pickle holds the options, secrets included, as obstore's own would.
         return Store, self.opened_with
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder that it is; None for a bucket."""
+        return self._root
+
     def url(self, key: str = "") -> str:
         """Return the address of an object, or of the store itself."""
         return self._location.join(check_key(key) if key != "" else "")

@@ -49,7 +49,7 @@ def send(store: Store, file: InputFile, path: str | os.PathLike[str], *, on_byte
     if is_there(store, file):
         return 0
     progress = Progress(on_bytes)
-    folder = store.opened_with[0].folder
+    folder = store.folder
     if file.size_bytes <= PART_BYTES:
         store.put_bytes(file.key, b"".join(read(path, file, PART_BYTES)))
         progress.moved = file.size_bytes
@@ -75,7 +75,7 @@ def is_there(store: Store, file: InputFile) -> bool:
             return False
     except KeyNotFound:
         return False
-    folder = store.opened_with[0].folder
+    folder = store.folder
     return folder is None or sha256_file(folder / file.key) == file.sha256
 
 

@@ -51,7 +51,7 @@ def persist(spec: JobSpec, verdict: Verdict, store: Store) -> JobResult:
         result = documents.result(kind, spec, verdict, store.url(job.prefix), figures)
         gained = scaling(spec, store) if spec.ranks > 1 else None
         if gained:
-            result = replace(result, summary={"scaling": gained.to_json()})
+            result = replace(result, summary={**(result.summary or {}), "scaling": gained.to_json()})
         report = documents.report(kind, spec, verdict, result, figures, gained)
         (folder / REPORT.name).write_text(report, encoding="utf-8")
         writer.add(REPORT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from simyard.core.artifacts import METRICS_SUMMARY
 from simyard.core.errors import RequestError, unknown
@@ -104,12 +105,19 @@ def _task_fields(request: TaskRequest, job_id: str, base: Path) -> Resolved:
         task=section.task or "",
         library=section.rl_library or "",
         physics=request.physics,
-        num_envs=section.num_envs,
+        num_envs=_environments(section),
         seed=DEFAULT_SEED if section.seed is None else section.seed,
         packages=tuple(found.file for found in inputs),
         import_callback=request.custom_environment_callback,
     )
     return Resolved(spec, tuple(inputs))
+
+
+def _environments(section: Any) -> int:
+    """Return the environments asked for; where that was left open, none without an episode: it only costs time."""
+    if section.num_envs is not None:
+        return int(section.num_envs)
+    return min(int(section.MOST_ENVS), int(section.num_episodes))
 
 
 def _train(request: TrainRequest, common: Resolved, store: Store, base: Path) -> Resolved:
@@ -134,8 +142,8 @@ def _evaluate(request: EvaluateRequest, common: Resolved, store: Store, base: Pa
     if wanted.across:
         common = replace(common, spec=_in_first_engine(common.spec, wanted.across))
     resolved = _with_policies(wanted, common, store, base)
-    # An environment without an episode of its own would only cost time; only the first ones are pairs.
-    num_envs = wanted.num_episodes if wanted.across else min(wanted.num_envs, wanted.num_episodes)
+    # The first episodes of environments are pairs: each has an environment of its own.
+    num_envs = wanted.num_episodes if wanted.across else resolved.spec.num_envs
     return replace(resolved, spec=replace(resolved.spec, kind="evaluate", evaluation=evaluation, num_envs=num_envs))
 
 
@@ -168,8 +176,7 @@ def _export(request: ExportRequest, common: Resolved, store: Store, base: Path) 
     resolved = _with_policies(wanted, common, store, base)
     if resolved.spec.from_job is not None:
         export = replace(export, curriculum=_curriculum(store, resolved.spec.from_job))
-    num_envs = min(wanted.num_envs, wanted.num_episodes)
-    return replace(resolved, spec=replace(resolved.spec, kind="export", export=export, num_envs=num_envs))
+    return replace(resolved, spec=replace(resolved.spec, kind="export", export=export))
 
 
 def _curriculum(store: Store, job_id: str) -> dict[str, float] | None:

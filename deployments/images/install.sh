@@ -2,6 +2,7 @@
 # Installs simyard twice: with Prefect into a virtual environment of its own, and bare into Isaac Lab's Python.
 #     install.sh PREFIX [PYTHON [PACKAGE...]]
 # PREFIX is the new environment; PYTHON is Isaac Lab's, and PACKAGEs are what the runner needs there besides simyard.
+# PHYSX are packages that get nothing of what they require: PhysX names older tools than those that Isaac Lab has.
 # UV names a uv to use, SUPERVISOR_PYTHON another Python than 3.12 for the environment (constraints.txt is for 3.12).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -35,11 +36,11 @@ install --mode 755 "$here/worker.sh" "$prefix/worker"
 if [ -n "$python" ]; then
     # python.sh of Isaac Sim is a script around it.
     interpreter=$("$python" -c 'import sys; print(sys.executable)' | tail -n 1)
-    if [ $# -gt 0 ]; then
-        # What Isaac Lab came with stays as it is: a package that wants anything newer stops the build here.
-        "$UV" pip list --quiet --python "$interpreter" --format freeze >"$work/there.txt"
-        "$UV" pip install --quiet --python "$interpreter" --constraint "$work/there.txt" "$@"
-    fi
+    # What Isaac Lab came with stays as it is: a package that wants anything newer stops the build here.
+    "$UV" pip list --quiet --python "$interpreter" --format freeze >"$work/there.txt"
+    [ $# = 0 ] || "$UV" pip install --quiet --python "$interpreter" --constraint "$work/there.txt" "$@"
+    # shellcheck disable=SC2086  # words, one a package
+    [ -z "${PHYSX:-}" ] || "$UV" pip install --quiet --python "$interpreter" --constraint "$work/there.txt" --no-deps $PHYSX
     "$UV" pip install --quiet --python "$interpreter" --no-deps "$wheel"
     # Its command lacks what it needs there, and that folder may come first on the path.
     rm -f "$("$interpreter" -c 'import sysconfig; print(sysconfig.get_path("scripts"))')/simyard"

@@ -23,6 +23,7 @@ from simyard.runner.evaluation.summary import (
 )
 from simyard.runner.evaluation.tables import write_rows
 from simyard.runner.evaluation.traces import APART, REPLAYED_STEPS, Divergence, Trace, apart
+from simyard.runner.step_clock import StepFigures
 
 
 class RateDifference(TypedDict):
@@ -82,8 +83,7 @@ class Played:
     """The engine; empty for the job's own."""
     episodes: list[Episode]
     success_source: str | None
-    steps_per_second: float
-    """Of all environments together, without their start."""
+    speed: StepFigures
     longest_s: float
     """Seconds of the task's longest episode."""
     trace: Trace | None = None

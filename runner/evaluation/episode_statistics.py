@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -59,13 +60,16 @@ def success_metric(log: Mapping[str, Any]) -> str | None:
     return tags[0] if len(tags) == 1 else None
 
 
-def quotas(episodes: int, envs: int) -> list[int]:
+def quotas(episodes: int, envs: int, seed: int) -> list[int]:
     """Return the number of episodes that each environment has to complete.
 
-    The number is fixed beforehand: taking whichever episodes end first would favour the short ones.
+    All of it is fixed beforehand: taking whichever episodes end first would favour the short ones. The environments
+    that play one more, or the only ones that count where there are more of them than episodes, are drawn by the seed:
+    neighbours are alike, since terrains are laid out in the order of the environments.
     """
     each, rest = divmod(episodes, envs)
-    return [each + (index < rest) for index in range(envs)]
+    chosen = set(random.Random(seed).sample(range(envs), rest))
+    return [each + (index in chosen) for index in range(envs)]
 
 
 class EpisodeMeter:
@@ -81,6 +85,7 @@ class EpisodeMeter:
         *,
         episodes: int,
         longest: int,
+        seed: int,
         success_termination: str | None = None,
         undisturbed: bool = False,
         before_step: Callable[[Any], None] = lambda steps: None,
@@ -92,6 +97,7 @@ class EpisodeMeter:
             env: A gymnasium environment of Isaac Lab.
             episodes: How many to count in all.
             longest: Steps after which an episode is cut off.
+            seed: Seed that says which environments count more episodes than others; see `quotas`.
             success_termination: The termination that means success; by default the task's own metric says.
             undisturbed: Whether episodes that begin later leave the random numbers of those that run as they are.
             before_step: Called with the steps each environment's episode has taken, before every step.
@@ -101,7 +107,7 @@ class EpisodeMeter:
 
         self._base = env.unwrapped
         device, count = self._base.device, self._base.num_envs
-        self._left = quotas(episodes, count)
+        self._left = quotas(episodes, count, seed)
         self._longest = longest
         self._success_termination = success_termination
         self._undisturbed = undisturbed

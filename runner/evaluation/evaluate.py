@@ -25,13 +25,14 @@ from simyard.runner.progress import say_activity, say_count
 from simyard.runner.rl import Library, get_library
 from simyard.runner.rl.base import Policy
 from simyard.runner.rl.inference import load_policy
+from simyard.runner.step_clock import StepClock, StepFigures
 from simyard.runner.video.films import EpisodeVideo, EvaluationFilm
 from simyard.runner.video.pairs import film_pairs
 
 SAY_EVERY_S = 1.0
 
 
-class PolicySummary(Figures):
+class PolicySummary(Figures, StepFigures):
     """Figures of one policy, with all that they depend on."""
 
     checkpoint: CheckpointName
@@ -41,8 +42,6 @@ class PolicySummary(Figures):
     num_envs: int
     steps_per_episode: int
     """Steps after which an episode was cut off."""
-    environment_steps_per_second: float
-    """Of all environments together, without their start and the drawing."""
     videos: list[EpisodeVideo] | None
     """None if none were asked for, or could be made."""
     video_problem: str | None
@@ -193,6 +192,7 @@ class _Measurement:
             env,
             episodes=self._wanted.num_episodes,
             longest=self._wanted.steps_per_episode,
+            seed=self._job.seed,
             success_termination=self._wanted.success_termination,
             undisturbed=undisturbed,
             before_step=before_step,
@@ -201,16 +201,16 @@ class _Measurement:
         longest_s = float(env.unwrapped.max_episode_length_s)
         say_activity(f"playing {self._wanted.num_episodes} episodes")
         self._begin(env, actor)
-        started = time.monotonic()
+        clock = StepClock(self._job.num_envs)
         while not meter.done:
             actor.step()
+            clock.note(meter.steps)
             self._progress.alive()
         self._progress.say()
-        seconds = time.monotonic() - started
         return Played(
             episodes=episodes,
             success_source=meter.success_source,
-            steps_per_second=round(meter.steps * self._job.num_envs / seconds, 1),
+            speed=clock.figures(),
             longest_s=longest_s,
         )
 
@@ -253,7 +253,7 @@ class _Measurement:
             "num_envs": self._job.num_envs,
             "steps_per_episode": self._wanted.steps_per_episode,
             **figures,
-            "environment_steps_per_second": played.steps_per_second,
+            **played.speed,
             "videos": videos,
             "video_problem": problem,
             "tags": logged(figures, get_library(self._job.library), played.longest_s),

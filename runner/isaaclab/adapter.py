@@ -14,15 +14,16 @@ from typing import Any
 
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts, JobSpec
-from simyard.runner.adapter import Adapter
+from simyard.runner.adapter import Adapter, UnfitProcessError
 from simyard.runner.imported import when_imported
+from simyard.runner.isaaclab import kit
 from simyard.runner.isaaclab import lookup as isaaclab_lookup
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab import physics as isaaclab_physics
 from simyard.runner.isaaclab import scripts as isaaclab_scripts
 from simyard.runner.isaaclab.environment import stepped
 from simyard.runner.isaaclab.foreign_imports import require_registered
-from simyard.runner.isaaclab.lookup import kit_less, register_tasks, scripts_folder, tasks_are_registered
+from simyard.runner.isaaclab.lookup import register_tasks, scripts_folder, tasks_are_registered
 from simyard.runner.isaaclab.renames import as_asked
 from simyard.runner.progress import say_activity
 from simyard.runner.rl import LIBRARIES, Resumption, Scale, get_library
@@ -31,15 +32,18 @@ from simyard.runner.rl import LIBRARIES, Resumption, Scale, get_library
 class IsaacLab(Adapter):
     """The adapter of `simulator: isaaclab`."""
 
-    _engine: str | None = None
-    """The engine of the job that was checked last."""
+    def __init__(self) -> None:
+        self._kit = False
+        """Whether the job that was checked last needs Kit, which must be the first to import USD."""
+        self._engine: str | None = None
+        """Its engine."""
 
     def preload(self, library: str | None) -> None:
-        """Import the training stack; with Kit nothing may be imported before the app starts.
+        """Import the training stack, which imports no USD.
 
         Without a library nothing is imported: a task package may do without Isaac Lab altogether.
         """
-        if library and library in LIBRARIES and scripts_folder() is None and kit_less():
+        if library and library in LIBRARIES and scripts_folder() is None:
             import isaaclab_rl.entrypoints  # noqa: F401
             import isaaclab_tasks.utils  # noqa: F401
 
@@ -48,7 +52,7 @@ class IsaacLab(Adapter):
 
     def import_rest(self) -> None:
         """Import environments and their physics: Isaac Lab does that when it makes the first one."""
-        if "isaaclab_rl" in sys.modules and kit_less():
+        if "isaaclab_rl" in sys.modules and not self._kit:
             with _only_the_clip_of_moviepy():
                 import isaaclab.envs.direct_rl_env
             import isaaclab.envs.manager_based_rl_env  # noqa: F401
@@ -62,10 +66,10 @@ class IsaacLab(Adapter):
                 import mujoco_warp  # noqa: F401
 
     def only_one_job(self) -> str | None:
-        """Kit, on which all else of Isaac Lab runs, allows one app in the life of a process."""
+        """Kit allows one app in the life of a process."""
         if scripts_folder() is not None:
             return "Isaac Lab 2.3 trains in a process of its own"
-        return None if kit_less() else "Kit allows one app in the life of a process"
+        return "Kit allows one app in the life of a process" if kit.has_started() else None
 
     def left_over(self) -> str | None:
         """An environment that was not closed leaves its simulation, of which there is one."""
@@ -96,13 +100,21 @@ class IsaacLab(Adapter):
 
     def check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Facts:
         """Look the task up, resolve its configuration, apply every override to it, and open checkpoints."""
-        isaaclab_lookup.require_licence()
+        has_usd = "pxr" in sys.modules
+        facts = self._check(job, overlay, files)
+        self._kit, self._engine = facts.kit, facts.physics
+        if self._kit and has_usd:
+            raise UnfitProcessError("it has imported USD, and Kit must do that first")
+        return facts
+
+    def _check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Facts:
         if job.kind == "rollout":
             from simyard.runner.isaaclab import rollouts as isaaclab_rollouts
 
             return isaaclab_rollouts.check(job, overlay, files)
         library = get_library(job.library)
         if scripts_folder() is not None:
+            kit.require_licence()
             return isaaclab_scripts.check(as_asked(job), library)
         isaaclab_lookup.require_installed(library)
         register_tasks(overlay, job.import_callback)
@@ -110,7 +122,6 @@ class IsaacLab(Adapter):
         require_registered(job.task, overlay, isaaclab_lookup.registered_tasks())
         isaaclab_lookup.find_task(job.task, library, isaaclab_lookup.registered_tasks())
         facts, _ = isaaclab_lookup.resolve(job, library, files)
-        self._engine = facts.physics
         return facts
 
     def run(self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
@@ -126,6 +137,7 @@ class IsaacLab(Adapter):
         else:
             replay_on_cpu()
             without_pinned_memory()
+            kit.stay_open()
             give_joints_drives()
             if job.renamed_from and job.kind != "rollout":
                 attempt = replace(attempt, job=isaaclab_lookup.as_registered(job))
@@ -192,7 +204,7 @@ class IsaacLab(Adapter):
 
             train_together(request, attempt, attempt.world, paths)
             return
-        with stepped(attempt.start_iteration * facts.rollout):
+        with kit.only_if(facts.kit), stepped(attempt.start_iteration * facts.rollout):
             code = train(request)
         if code:
             raise RuntimeError(f"isaaclab_rl.entrypoints.train returned {code}")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from simyard.runner.isaaclab import kit
 from simyard.runner.progress import say_activity
 from simyard.runner.rl import Library
 from simyard.runner.video.trajectories import drawable
@@ -39,6 +40,9 @@ def fresh_environment(
 
     Yields:
         The gymnasium environment and the agent's configuration, None without a library.
+
+    Raises:
+        RequestError: It needs Isaac Sim, which is not here or whose licence nobody has accepted.
     """
     import gymnasium
     from isaaclab.app import launch_simulation
@@ -50,6 +54,7 @@ def fresh_environment(
     env_cfg.seed = seed
     env_cfg.sim.device = device
     change(env_cfg)
+    kit.require(task, kit.parts_on_it(env_cfg))
     say_activity("making the environment")
     with launch_simulation(env_cfg, {"device": device, "visualizer": []}):
         is_newton = hasattr(env_cfg.sim.physics, "solver_cfg")  # what it simulates can be drawn

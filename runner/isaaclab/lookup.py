@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import math
 import os
 import site
 import socket
@@ -15,19 +16,22 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from simyard.core.errors import RequestError, unknown
-from simyard.core.specs import SAFE_GLOBALS, Facts, JobSpec
+from simyard.core.specs import SAFE_GLOBALS, Facts, JobSpec, Room
+from simyard.runner import room
 from simyard.runner.adapter import device_of, versions
 from simyard.runner.evaluation.episode_statistics import TERMINATED, TIME_OUT
+from simyard.runner.isaaclab import kit
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab.foreign_imports import explain, require_references
 from simyard.runner.isaaclab.overrides import TaskConfig
-from simyard.runner.isaaclab.physics import choose, engine_in, is_selector, preset_named, require_kit_less
+from simyard.runner.isaaclab.physics import choose, engine_in, is_selector, preset_named
 from simyard.runner.isaaclab.renames import as_asked, note
 from simyard.runner.rl import LIBRARIES, Library, Scale
-from simyard.runner.rl.checkpoints import expected_of, inspect, load
+from simyard.runner.rl.checkpoints import expected_of, inspect, load, setting
 
 _MODEL_ENDINGS = (".usd", ".usda", ".usdc", ".usdz")
 _loaded = False
@@ -43,23 +47,6 @@ def scripts_folder() -> Path | None:
     has_scripts = (path / "isaaclab.sh").is_file() and (path / "scripts/reinforcement_learning").is_dir()
     has_api = (path / "source/isaaclab_rl/isaaclab_rl/entrypoints").is_dir()
     return path if has_scripts and not has_api else None
-
-
-def kit_less() -> bool:
-    """Return True where Isaac Sim is not installed: physics is Newton's then, and nothing needs an RTX GPU."""
-    return importlib.util.find_spec("isaacsim") is None
-
-
-def require_licence() -> None:
-    """Raise `RequestError` where Isaac Sim is installed and nobody has accepted its licence: it would ask, and wait."""
-    if (kit_less() and scripts_folder() is None) or os.environ.get("ACCEPT_EULA") == "Y":
-        return
-    raise RequestError(
-        "This machine has Isaac Sim, whose licence nobody has accepted.",
-        code="eula_not_accepted",
-        advice="Read NVIDIA's licence, then accept it for the job with computeConfig.acceptNvidiaEula: true, or for "
-        "the site with SIMYARD_ACCEPT_NVIDIA_EULA=on; images without Kit need neither.",
-    )
 
 
 def require_installed(library: Library | None) -> None:
@@ -182,15 +169,14 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
     # The device, and an engine that can run on it: of another one Isaac Lab raises only when the simulator starts.
     device = device_of(job.gpus)
     own = library.device_overrides(device) if library else []
-    preset = choose(job, device, kit_less=kit_less())
+    preset = choose(job, device, kit_less=not kit.is_installed())
     if preset is not None and preset_named(job.overrides) is None:
         own.insert(0, f"physics={preset}")
 
     # The configuration, and what it needs from outside.
     require_references(job.task)
     config = isaaclab_overrides.resolve(job.task, library, own, job.overrides, physics=job.physics)
-    if kit_less():
-        require_kit_less(job.task, config.env)
+    kit.require(job.task, config.kit)
     if job.kind == "rollout" and "possible_agents" in config.env:
         raise RequestError(
             f"Task {job.task!r} has several agents.",
@@ -211,35 +197,63 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
         overrides=(*own, *job.overrides),
         notes=(*note(job), *config.notes),
         versions=versions(device),
+        kit=bool(config.kit),
     )
     if library is None:
         return facts, config
 
-    # The library's part: sizes that fit, and checkpoints that it can play or go on from.
-    scale = Scale(num_envs=job.num_envs, rollout=library.rollout(config.agent))
-    fitted, notes = library.fit(config.agent, scale, set(job.overridden))
-    not_resumable = library.not_resumable(config.agent)
-    if job.resume and not_resumable:
-        raise RequestError(
-            f"This job cannot resume: {not_resumable}.", code="not_resumable", advice="Train from scratch."
-        )
+    # The library's part: sizes that fit, checkpoints that it can play or go on from, and the room that it takes.
+    facts = fit_library(job, library, config.agent, facts, own)
+    facts = replace(facts, room=_room(job, library, config))
     _check_policies(job, config, files)
-    first_iteration = None
     if job.resume and (path := files.get(job.resume.checkpoint.sha256)):
         if not job.resume.trusted:
             refuse_pickled_code(path)
         if library.is_teacher(config.agent, path):
-            first_iteration = 0
-            notes.append(f"{job.resume.checkpoint.name} is the teacher's: the student begins at iteration 0")
-    facts = replace(
+            note_of_it = f"{job.resume.checkpoint.name} is the teacher's: the student begins at iteration 0"
+            facts = replace(facts, first_iteration=0, notes=(*facts.notes, note_of_it))
+    return facts, config
+
+
+def fit_library(job: JobSpec, library: Library, agent: Mapping[str, Any], facts: Facts, own: Sequence[str]) -> Facts:
+    """Return the facts with the library's part: the steps of an iteration, and what makes the agent fit the job.
+
+    Args:
+        job: The job.
+        library: Its library.
+        agent: The agent's configuration with every override.
+        facts: What is known so far.
+        own: The adapter's overrides, before the user's.
+
+    Raises:
+        RequestError: If the configuration does not fit, or the job resumes what cannot be resumed.
+    """
+    scale = Scale(num_envs=job.num_envs, rollout=library.rollout(agent))
+    fitted, notes = library.fit(agent, scale, set(job.overridden))
+    not_resumable = library.not_resumable(agent)
+    if job.resume and not_resumable:
+        raise RequestError(
+            f"This job cannot resume: {not_resumable}.", code="not_resumable", advice="Train from scratch."
+        )
+    return replace(
         facts,
-        first_iteration=first_iteration,
         rollout=scale.rollout,
         overrides=(*own, *fitted, *job.overrides),
         not_resumable=not_resumable,
         notes=(*facts.notes, *notes),
     )
-    return facts, config
+
+
+def _room(job: JobSpec, library: Library, config: TaskConfig) -> Room | None:
+    """Return the room that a job's checkpoints or films will take, about."""
+    if job.kind == "train":
+        scale = Scale(num_envs=job.num_envs, rollout=library.rollout(config.agent))
+        return room.of_training(job, library, config, scale)
+    if job.evaluation is None:
+        return None
+    step_s = (setting(config.env, "sim.dt") or 0.0) * (setting(config.env, "decimation") or 1)
+    longest_s = min(job.evaluation.steps_per_episode * step_s, setting(config.env, "episode_length_s") or math.inf)
+    return room.of_films([longest_s] * (len(job.evaluation.videos) * len(job.policies)))
 
 
 def overrides_under(physics: str, job: JobSpec, device: str, overrides: Sequence[str]) -> list[str]:
@@ -249,7 +263,7 @@ def overrides_under(physics: str, job: JobSpec, device: str, overrides: Sequence
         RequestError: If the task or this machine does not have the engine.
     """
     other = replace(job, physics=physics, overrides=tuple(one for one in job.overrides if not is_selector(one)))
-    preset = choose(other, device, kit_less=kit_less())
+    preset = choose(other, device, kit_less=not kit.is_installed())
     return [f"physics={preset}", *(one for one in overrides if not is_selector(one))]
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from simyard.core.errors import RequestError, unknown
+from simyard.runner.isaaclab.kit import parts_on_it
 from simyard.runner.rl import LIBRARIES, Library
 
 _ASSIGNMENT = re.compile(r"(env|agent)(\.[A-Za-z_0-9]+)+=.*", re.DOTALL)
@@ -39,6 +40,8 @@ class TaskConfig:
     """The environment's."""
     agent: dict[str, Any]
     """The agent's; empty without a library."""
+    kit: tuple[str, ...]
+    """Parts of the environment's that need Kit, in words."""
     notes: tuple[str, ...] = ()
     """Overrides that do nothing, in words for the report."""
 
@@ -227,11 +230,14 @@ def _load(task: str, library: Library | None, overrides: Sequence[str]) -> TaskC
     try:
         agent_key = library.agent_key if library else None
         configs = resolve_task_config(task, agent_key, overrides=list(overrides))
+        # An environment's is an object, an agent's may be a dictionary already, or None.
+        env, agent = (
+            cfg if isinstance(cfg, dict) else dict(cfg.to_dict()) if cfg is not None else {} for cfg in configs
+        )
+        kit = parts_on_it(configs[0])
     except (HydraException, ValueError, KeyError, TypeError, AttributeError, SystemExit) as error:
         last = overrides[-1] if overrides else ""
         raise RequestError(
             f"Isaac Lab refuses override {last!r}: {error}", code="bad_override", advice="See the task's configuration."
         ) from error
-    # An environment's is an object, an agent's may be a dictionary already, or None.
-    env, agent = (cfg if isinstance(cfg, dict) else dict(cfg.to_dict()) if cfg is not None else {} for cfg in configs)
-    return TaskConfig(env, agent)
+    return TaskConfig(env, agent, kit)

@@ -6,13 +6,13 @@ the engine of a job asks here.
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from simyard.core.errors import RequestError
 from simyard.core.specs import JobSpec
+from simyard.runner.isaaclab.kit import is_regular
 
 _EITHER = "physx"
 """The preset with which Isaac Lab takes the one of PhysX's two that can run."""
@@ -178,29 +178,9 @@ def engine_in(env: Mapping[str, Any]) -> str | None:
     return "physx"
 
 
-def needs_kit(env: Mapping[str, Any]) -> bool:
-    """Return whether a resolved configuration has physics of Isaac Sim's, which is also what one without any gets."""
-    physics = (env.get("sim") or {}).get("physics")
-    return not physics or str(physics.get("class_type")).startswith("isaaclab_physx.")
-
-
-def require_kit_less(task: str, env: Mapping[str, Any]) -> None:
-    """Refuse a resolved configuration that needs Kit, on a machine that does not have it.
-
-    Raises:
-        RequestError: It does.
-    """
-    if needs_kit(env):
-        raise RequestError(
-            f"Task {task!r} runs on PhysX in Isaac Sim alone, which {sys.executable!r} does not have.",
-            code="engine_absent",
-            advice="Use a machine or an image with Kit, or a task that has 'newton' or 'physx' without it.",
-        )
-
-
 def _absent(preset: str) -> list[str]:
     """Return the modules that a preset needs and this Python does not have."""
-    return [module for module in _MODULES.get(preset, ()) if importlib.util.find_spec(module) is None]
+    return [module for module in _MODULES.get(preset, ()) if not is_regular(module)]
 
 
 def _listed(names: Iterable[str]) -> str:

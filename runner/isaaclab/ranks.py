@@ -171,11 +171,14 @@ def main() -> int:
         # First of all: it has Warp leave out what only differentiable simulation needs, as each rank of theirs does.
         from isaaclab_rl.entrypoints.multigpu import run_train_cli
 
+        from simyard.runner.isaaclab import kit
         from simyard.runner.isaaclab.environment import stepped
         from simyard.runner.isaaclab.lookup import register_tasks
 
+        kit.stay_open()
+        facts = Facts.from_json(read_json(paths.facts))
         register_tasks(paths.overlay if job.packages else None, job.import_callback)
-        with stepped(attempt.start_iteration * Facts.from_json(read_json(paths.facts)).rollout):
+        with kit.only_if(facts.kit), stepped(attempt.start_iteration * facts.rollout):
             return int(run_train_cli(arguments))
     except Exception as error:
         failure = RankFailure(at=time.time(), error=f"{type(error).__name__}: {error}")

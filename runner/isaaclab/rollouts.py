@@ -29,6 +29,7 @@ from simyard.runner.rl.inference import load_policy
 from simyard.runner.rollout.actions import RandomActions, ZeroActions
 from simyard.runner.rollout.run import Recording, no_pictures, no_video
 from simyard.runner.rollout.user_class import check_class, class_names, find_class, import_module
+from simyard.runner.room import of_rollout
 from simyard.runner.video.cameras import Cameras
 from simyard.runner.video.trajectories import Drawn, VideoError, part
 
@@ -100,7 +101,7 @@ def check(job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Fact
     given = [name for name in ("robot", "scene", "scene_id") if getattr(wanted, name) is not None]
     if given:
         notes.append(f"the task has its own robot and scene; not used: {', '.join(given)}")
-    return replace(facts, notes=(*facts.notes, *notes))
+    return replace(facts, notes=(*facts.notes, *notes), room=of_rollout(job, period))
 
 
 def _check_class_job(job: JobSpec, wanted: Rollout, files: Mapping[str, Path]) -> Facts:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import ast
+import os
+import re
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 from simyard.core.errors import RequestError
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts, JobSpec
-from simyard.runner.isaaclab.lookup import scripts_folder
+from simyard.runner.isaaclab.lookup import fit_library, scripts_folder
 from simyard.runner.isaaclab.physics import engine_of
 from simyard.runner.isaaclab.ranks import meeting_point, raise_failure_of_ranks
-from simyard.runner.rl import LIBRARIES, Library
+from simyard.runner.rl import LIBRARIES, Library, Scale
+
+_AGENT_FILE = re.compile(r"f'\{(\w+)\.__name__\}:(.+\.yaml)'")
+"""The entry point of an agent's configuration in a file beside its task, as `ast.unparse` writes it."""
 
 
 def version_of(folder: Path) -> str:
@@ -42,22 +50,66 @@ def check(job: JobSpec, library: Library) -> Facts:
             code="library_absent",
             advice=f"It has one for: {', '.join(map(repr, have))}.",
         )
-    if library.needs_rollout:
+    agent = _agent_config(folder, job, library)
+    if agent is None and library.needs_rollout:
         others = [repr(name) for name, known in LIBRARIES.items() if not known.needs_rollout]
         raise RequestError(
-            f"rlLibrary {library.name!r} counts environment steps, and Isaac Lab 2.3 tells the steps of an iteration "
-            "only after its app has started.",
-            code="library_absent",
-            advice=f"Use {' or '.join(others)} with 2.3, or Isaac Lab 3.0.",
+            f"rlLibrary {library.name!r} counts environment steps, and no file in {str(folder / 'source')!r} tells "
+            f"those of an iteration of task {job.task!r}.",
+            code="library_without_config",
+            advice=f"Name one of Isaac Lab's own tasks that has a configuration for {library.name!r}, or use "
+            f"{' or '.join(others)}, or Isaac Lab 3.0.",
         )
-    return Facts(
+    # An agent that is told nothing takes the first GPU, whatever the simulation runs on.
+    device = "cpu" if job.gpus == 0 else "cuda:0"
+    own = [f"++{override}" for override in library.device_overrides(device)]  # a file may leave the key out
+    facts = Facts(
         simulator=job.simulator,
         version=version_of(folder),
         flavor="scripts",
-        device="cpu" if job.gpus == 0 else "cuda:0",
-        rollout=1,  # not known before the app runs; a library that counts iterations does not need it
-        overrides=tuple(job.overrides),
+        device=device,
+        rollout=1,
+        overrides=(*own, *job.overrides),
     )
+    return facts if agent is None else fit_library(job, library, agent, facts, own)
+
+
+def _agent_config(folder: Path, job: JobSpec, library: Library) -> dict[str, Any] | None:
+    """Return the agent's configuration of one of Isaac Lab's own tasks, with overrides; None where no YAML file has it.
+
+    Tasks cannot be imported outside of the app, so their source is read. The configurations of RSL-RL are Python.
+    """
+    import yaml
+
+    file = _agent_file(folder / "source" / "isaaclab_tasks" / "isaaclab_tasks", job.task, library.agent_key)
+    if file is None:
+        return None
+    config: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    for override in job.overrides:
+        key, _, value = override.partition("=")
+        node, (*outer, last) = config, key.split(".")
+        if outer[:1] == ["agent"]:
+            for name in outer[1:]:
+                node = node.setdefault(name, {})
+            node[last] = yaml.safe_load(value)
+    return config
+
+
+def _agent_file(tasks: Path, task: str, agent_key: str) -> Path | None:
+    """Return the YAML file that the registration of a task names for a library."""
+    for source in sorted(tasks.rglob("__init__.py")):
+        text = source.read_text(encoding="utf-8")
+        if f'"{task}"' not in text:
+            continue
+        for call in (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)):
+            given = {keyword.arg: keyword.value for keyword in call.keywords}
+            kwargs = given.get("kwargs")
+            if "id" not in given or ast.unparse(given["id"]) != repr(task) or not isinstance(kwargs, ast.Dict):
+                continue
+            for key, value in zip(kwargs.keys, kwargs.values, strict=True):
+                if key and ast.unparse(key) == repr(agent_key) and (found := _AGENT_FILE.fullmatch(ast.unparse(value))):
+                    return source.parent / found[1] / found[2]
+    return None
 
 
 def cannot(kind: str) -> RequestError:
@@ -79,9 +131,22 @@ def command(attempt: AttemptSpec, facts: Facts, library: Library, checkpoint: Pa
     argv += ["--task", job.task, "--num_envs", str(job.num_envs), "--seed", str(seed)]
     argv += ["--max_iterations", str(until), "--headless"]
     argv += ["--distributed"] if attempt.world else ["--device", facts.device]
+    argv += library.arguments(Scale(num_envs=job.num_envs, rollout=facts.rollout))
     if checkpoint is not None:
         argv += library.scripts_resume(checkpoint)
     return [*argv, *facts.overrides]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Return an environment in which `isaaclab.sh` starts, and takes the Python that has Isaac Sim.
+
+    Its first command, `tabs`, fails in a terminal that it does not know, which ends it. And it takes the Python of an
+    activated virtual environment, ours say, before Isaac Sim's own.
+    """
+    env = {name: value for name, value in os.environ.items() if name not in ("CONDA_PREFIX", "VIRTUAL_ENV")}
+    if not (folder / "_isaac_sim" / "python.sh").is_file():  # Isaac Sim is packages of this Python then
+        env["VIRTUAL_ENV"] = sys.prefix
+    return {**env, "TERM": "xterm"}
 
 
 def _torchrun(attempt: AttemptSpec) -> list[str]:
@@ -99,11 +164,12 @@ def run(attempt: AttemptSpec, facts: Facts, library: Library, checkpoint: Path |
     """
     folder = scripts_folder()
     assert folder is not None
+    env = environment(folder)
     if attempt.world is not None:
         ranks = [*_torchrun(attempt), "-m", "simyard.runner.isaaclab.ranks", str(paths.root)]
-        if code := subprocess.run([str(folder / "isaaclab.sh"), "-p", *ranks], check=False).returncode:
+        if code := subprocess.run([str(folder / "isaaclab.sh"), "-p", *ranks], env=env, check=False).returncode:
             raise_failure_of_ranks(paths, code)
-    code = subprocess.run(command(attempt, facts, library, checkpoint, folder), check=False).returncode
+    code = subprocess.run(command(attempt, facts, library, checkpoint, folder), env=env, check=False).returncode
     if code:
         raise RuntimeError(f"train.py ended with exit code {code}")
 

@@ -38,7 +38,7 @@ class Newton(Adapter):
         device = device_of(job.gpus)
         from simyard.runner.newton import standard  # not above: the control side imports adapters too
 
-        notes = standard.check(job, files)
+        notes, room = standard.check(job, files)
         return Facts(
             simulator=job.simulator,
             version=importlib.metadata.version("newton"),
@@ -48,6 +48,7 @@ class Newton(Adapter):
             overrides=(),
             notes=notes,
             versions=versions(device),
+            room=room,
         )
 
     def run(self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:

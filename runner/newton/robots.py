@@ -161,7 +161,7 @@ def add_robot(builder: Any, path: Path, format_: str, *, fix_base: bool | None, 
         reading = _read_usd(builder, *added())
     settled = settle_masses(builder, path, reading, added()[0])
     settled += settle_inertias(builder, reading, reading.bodies)
-    settled += _spare_flat_meshes(builder, reading)
+    settled += _spare_flat_shapes(builder, reading)
     robot = _describe(builder, path, format_, reading)
 
     # The first pose is within the joints' limits.
@@ -185,22 +185,31 @@ def add_robot(builder: Any, path: Path, format_: str, *, fix_base: bool | None, 
     return replace(robot, reading=replace(reading, notes=(*reading.notes, *settled)))
 
 
-def _spare_flat_meshes(builder: Any, reading: Reading) -> list[str]:
-    """Let meshes without a thickness touch nothing, since MuJoCo refuses them; return a note on whose they are."""
-    import numpy as np
-    from newton import ShapeFlags
+def _spare_flat_shapes(builder: Any, reading: Reading) -> list[str]:
+    """Let shapes without a thickness touch nothing; return a note on whose they are.
 
+    MuJoCo refuses such meshes, and Newton gives other shapes that lack a size the size that they have elsewhere.
+    """
+    import numpy as np
+    from newton import GeoType, ShapeFlags
+
+    sizes = {GeoType.SPHERE: 1, GeoType.CAPSULE: 2, GeoType.CYLINDER: 2, GeoType.CONE: 2}
+    sizes |= {GeoType.ELLIPSOID: 3, GeoType.BOX: 3}
     flat: list[str] = []
     for shape, body in enumerate(builder.shape_body):
-        vertices = getattr(builder.shape_source[shape], "vertices", None)
-        if body not in reading.bodies or vertices is None or not builder.shape_flags[shape] & ShapeFlags.COLLIDE_SHAPES:
+        if body not in reading.bodies or not builder.shape_flags[shape] & ShapeFlags.COLLIDE_SHAPES:
             continue
-        points = np.asarray(vertices, dtype=np.float64) - np.mean(vertices, axis=0)
-        thickness = np.linalg.svd(points, compute_uv=False)[-1] / len(points) ** 0.5 if len(points) > 3 else 0.0
-        if thickness <= _FLAT * np.abs(points).max(initial=0.0):
+        vertices = getattr(builder.shape_source[shape], "vertices", None)
+        if vertices is None:
+            is_flat = min(builder.shape_scale[shape][: sizes.get(builder.shape_type[shape], 0)], default=1.0) <= 0
+        else:
+            points = np.asarray(vertices, dtype=np.float64) - np.mean(vertices, axis=0)
+            thickness = np.linalg.svd(points, compute_uv=False)[-1] / len(points) ** 0.5 if len(points) > 3 else 0.0
+            is_flat = thickness <= _FLAT * np.abs(points).max(initial=0.0)
+        if is_flat:
             builder.shape_flags[shape] &= ~int(ShapeFlags.COLLIDE_SHAPES)
             flat.append(repr(reading.bodies[body]))
-    return [f"flat meshes touch nothing: of {listed(flat)}"] if flat else []
+    return [f"shapes without a thickness touch nothing: of {listed(flat)}"] if flat else []
 
 
 def load(builder: Any, path: Path, format_: str, *, named: Path | None = None, **options: Any) -> None:

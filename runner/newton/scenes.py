@@ -15,6 +15,8 @@ from typing import Any
 from simyard.core.errors import unknown
 from simyard.runner.newton.robots import Column, FreeBody, free_body, load, short_names
 
+EMPTY = "empty"
+"""The scene without anything."""
 GROUND = "ground"
 """The scene of a request that names none."""
 CUBE = "cube"
@@ -205,7 +207,7 @@ def _at(x: float, y: float, z: float, *, yaw: float = 0.0, pitch: float = 0.0) -
 
 
 SCENES: dict[str, Callable[[Any], None]] = {
-    "empty": _empty,
+    EMPTY: _empty,
     GROUND: _ground,
     "table_top": _table_top,
     "obstacles": _obstacles,

@@ -20,7 +20,7 @@ from simyard.runner.newton.control import Control, Gains
 from simyard.runner.newton.mode import of_joint
 from simyard.runner.newton.reading import listed, unreadable
 from simyard.runner.newton.robots import FreeBody, Robot, add_robot
-from simyard.runner.newton.scenes import Objects, add_scene
+from simyard.runner.newton.scenes import EMPTY, Objects, add_scene
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +39,8 @@ _FASTER = 1.01
 """Ratio to a limit of velocity from which on it is worth a line."""
 _CLEARANCE_M = 0.005
 """Least height of a floating robot's lowest point in the first pose, in metres above z = 0."""
+_SUNK_M = 0.01
+"""Depth below it from which on a fixed robot's links are worth a note."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +109,7 @@ def build_world(
     if not impratio.values:
         impratio.values = {0: _FRICTION_TO_NORMAL}
 
-    # A floating robot is lifted out of the ground, unless somebody said where it is.
+    # A floating robot is lifted out of the ground, unless somebody said where it is; a fixed one stays where it is.
     compiled = _compile(builder, robot_file, robot)
     notes = [*robot.reading.notes]
     if robot.reading.compare is not None:
@@ -117,6 +119,13 @@ def build_world(
         lowest = _lowest(compiled.model, links)
         if lowest < _CLEARANCE_M:
             builder.joint_q[robot.base.coordinate + 2] += _CLEARANCE_M - lowest
+    elif robot.base is None and scene_file is None and scene_id != EMPTY:
+        lowest = _lowest(compiled.model, links - _still(builder))
+        if lowest < -_SUNK_M:
+            notes.append(
+                f"the base is fixed, and links that move begin {-lowest:.3g} m below z = 0, where the scene pushes "
+                f"them: control.base_position higher by that, scene_id {EMPTY!r}, or control.fix_base false"
+            )
     _set_gains(builder, robot, (setup.gains or Gains()) if control.mode.DRIVES else None, compiled.inertia)
 
     # Room for every link to lie on something and every object to lie in a heap: more makes steps slower.
@@ -214,6 +223,17 @@ def _largest_inertia(model: Any, data: Any) -> Array:
         mujoco.mj_fullM(model, data, matrix)
         largest = np.maximum(largest, matrix.diagonal())
     return largest
+
+
+def _still(builder: Any) -> set[int]:
+    """Return the bodies that only fixed joints hold to the world."""
+    from newton import JointType
+
+    still = {-1}
+    for joint in range(builder.joint_count):  # parents come before their children
+        if builder.joint_type[joint] == JointType.FIXED and builder.joint_parent[joint] in still:
+            still.add(builder.joint_child[joint])
+    return still
 
 
 def _lowest(model: Any, bodies: Iterable[int]) -> float:
@@ -346,13 +366,12 @@ class Simulation:
 
         if targets is not None:
             self._target_q[:, self._targets] = targets
-        if self._done == 0:
+        if self._graph is None:
             self._simulate()  # compiles and loads what the graph needs
+            with warp.ScopedCapture(device=self.device) as capture:
+                self._simulate()
+            self._graph = capture.graph
         else:
-            if self._graph is None:
-                with warp.ScopedCapture(device=self.device) as capture:
-                    self._simulate()
-                self._graph = capture.graph
             warp.capture_launch(self._graph)
         if len(self._limited):
             self._fastest = torch.maximum(self._fastest, self.joint_qd[:, self._limited].abs().amax(dim=0))

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from simyard.core.errors import RequestError
 from simyard.core.files import AttemptPaths
-from simyard.core.specs import Asset, AttemptSpec, Facts, JobSpec, Rollout
+from simyard.core.specs import Asset, AttemptSpec, Facts, JobSpec, Rollout, Room
 from simyard.runner.assets.robot_files import main_file
 from simyard.runner.newton.control import read_control
 from simyard.runner.newton.robots import Column
@@ -32,6 +32,7 @@ from simyard.runner.newton.scenes import check_scene_id
 from simyard.runner.newton.simulation import Simulation, World, build_world
 from simyard.runner.recording.recorder import RolloutRecorder
 from simyard.runner.rollout.run import Recording, rollout
+from simyard.runner.room import of_rollout
 from simyard.runner.video.cameras import check_bodies
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ _CHECK_EVERY = 100
 """Control steps between two checks whether the numbers are still finite: each waits for a GPU."""
 
 
-def check(job: JobSpec, files: Mapping[str, Path]) -> tuple[str, ...]:
+def check(job: JobSpec, files: Mapping[str, Path]) -> tuple[tuple[str, ...], Room | None]:
     """Refuse a job that cannot be simulated: read every file that is here, and build one world on the CPU.
 
     Args:
@@ -49,7 +50,8 @@ def check(job: JobSpec, files: Mapping[str, Path]) -> tuple[str, ...]:
         files: Where its inputs lie, by digest; the robot is built where its files are here.
 
     Returns:
-        Sentences for the report, on what of the robot is read or simulated otherwise than somebody may think.
+        Sentences for the report, on what of the robot is read or simulated otherwise than somebody may think; and the
+        room that the recording will take, where a world was built.
 
     Raises:
         RequestError: If anything is wrong with the robot, the scene or the control.
@@ -69,11 +71,11 @@ def check(job: JobSpec, files: Mapping[str, Path]) -> tuple[str, ...]:
 
         robot_file, scene_file = unpacked(robot, "robot"), unpacked(wanted.scene, "scene")
         if robot_file is None or (wanted.scene and scene_file is None):
-            return tuple(said)
+            return tuple(said), None
         world = build_world(control, robot_file, robot.format, scene_id=wanted.scene_id, scene_file=scene_file)
         control.check(world.robot, world.free, policy)
         check_bodies(wanted.cameras or (), _bodies(world))
-        return (*said, *world.notes)
+        return (*said, *world.notes), of_rollout(job, wanted.dt, _numbers(world))
 
 
 def run(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
@@ -158,6 +160,13 @@ def _drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Atte
         recording.log.warning("faster than the file allows, in rad/s or m/s: %s", ", ".join(fast))
     if lost := simulation.lost_contacts():
         recording.log.warning("%d of %d worlds had more contacts than there was room for", lost, job.num_envs)
+
+
+def _numbers(world: World) -> int:
+    """Return the numbers that `_row` has of one world."""
+    robot, objects = world.robot, world.objects
+    own = len(robot.positions) + len(robot.velocities) + len(robot.targets) + (13 if robot.base else 0)
+    return own + 7 * len(world.free) + len(objects.positions) + len(objects.velocities)
 
 
 def _bodies(world: World) -> dict[str, int]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -63,6 +63,7 @@ class RolloutRecorder:
         attributes: Mapping[str, Any] | None = None,
         block_bytes: int = BLOCK_BYTES,
         shard_bytes: int = SHARD_BYTES,
+        after_step: Callable[[int], None] = lambda steps: None,
     ) -> None:
         """Make the store.
 
@@ -75,6 +76,7 @@ class RolloutRecorder:
             attributes: Of the store: whatever JSON can hold, such as the job's id, versions, seed and task.
             block_bytes: Of the steps that are handed to the writer at once.
             shard_bytes: Of one shard of all quantities together, before compression.
+            after_step: Called with the number of steps after each.
 
         Raises:
             ValueError: If an argument makes no sense.
@@ -88,6 +90,7 @@ class RolloutRecorder:
         self._folder, self._scratch = folder, scratch
         self._num_envs, self._longest = num_envs, longest
         self._block_bytes, self._shard_bytes = block_bytes, shard_bytes
+        self._after_step = after_step
         self._store = RolloutStore(folder, attributes or {}, control_period_s=control_period_s, num_envs=num_envs)
         self._descriptions: dict[str, Description] = {}
         self._layout: Layout | None = None
@@ -160,6 +163,7 @@ class RolloutRecorder:
 
         block.add(given)
         self._steps += 1
+        self._after_step(self._steps)
 
     def end(self, ended: Any, *, terminated: Any = None, success: Any = None) -> None:
         """Mark the episodes that ended with the step just recorded; without a call none did.

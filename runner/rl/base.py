@@ -254,6 +254,10 @@ class Library:
         """Return the limit for a training until `last_iteration`, by the library's own count."""
         return last_iteration if self.absolute_iterations else last_iteration - start_iteration
 
+    def checkpoints(self, agent_cfg: Mapping[str, Any], iterations: int, scale: Scale) -> int:
+        """Return the number of checkpoints that a training of so many iterations will save, about; 0 if unknown."""
+        return 0
+
     def prepare_resume(self, resumption: Resumption) -> tuple[Path, list[str]]:
         """Return (checkpoint, overrides) with which the library goes on with iteration `start_iteration`.
 

@@ -164,6 +164,11 @@ class RlGames(Library):
         """Return `params.config.horizon_length`."""
         return int(agent_cfg["params"]["config"]["horizon_length"])
 
+    def checkpoints(self, agent_cfg: Mapping[str, Any], iterations: int, scale: Scale) -> int:
+        """Count those of `save_frequency`, the best and the last."""
+        every = int(setting(agent_cfg, "params.config.save_frequency") or 0)
+        return (iterations // every if every > 0 else 0) + 2
+
     def fit(self, agent_cfg: Mapping[str, Any], scale: Scale, given: set[str]) -> tuple[list[str], list[str]]:
         """Fit the minibatch, which must divide the batch: the library asserts it after the simulator has started."""
         wanted = int(agent_cfg["params"]["config"]["minibatch_size"])

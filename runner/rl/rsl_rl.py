@@ -134,6 +134,10 @@ class RslRl(Library):
         """Return `num_steps_per_env`."""
         return int(agent_cfg["num_steps_per_env"])
 
+    def checkpoints(self, agent_cfg: Mapping[str, Any], iterations: int, scale: Scale) -> int:
+        """Count those of `save_interval`, the first and the last."""
+        return iterations // max(int(agent_cfg["save_interval"]), 1) + 2
+
     def fit(self, agent_cfg: Mapping[str, Any], scale: Scale, given: set[str]) -> tuple[list[str], list[str]]:
         """Refuse a logger that is not installed; each of them writes TensorBoard's files too. Note what none reads."""
         logger = agent_cfg.get("logger")

@@ -174,6 +174,10 @@ class Sb3(Library):
         """Return `n_steps`."""
         return int(agent_cfg["n_steps"])
 
+    def checkpoints(self, agent_cfg: Mapping[str, Any], iterations: int, scale: Scale) -> int:
+        """Count the one of every 1,000 steps that Isaac Lab asks for, and the last."""
+        return iterations * scale.rollout // 1000 + 1
+
     def arguments(self, scale: Scale) -> list[str]:
         """Log every iteration: the default of 100,000 transitions hides a short run altogether."""
         return ["--log_interval", str(scale.transitions)]

@@ -154,6 +154,13 @@ class Skrl(Library):
         """Return `agent.rollouts`."""
         return int(agent_cfg["agent"]["rollouts"])
 
+    def checkpoints(self, agent_cfg: Mapping[str, Any], iterations: int, scale: Scale) -> int:
+        """Count those of `checkpoint_interval`, by default a tenth of the run, and the best."""
+        interval = setting(agent_cfg, "agent.experiment.checkpoint_interval")
+        if interval == "auto":
+            return 11
+        return iterations * scale.rollout // int(interval) + 1 if interval else 0
+
     def fit(self, agent_cfg: Mapping[str, Any], scale: Scale, given: set[str]) -> tuple[list[str], list[str]]:
         """Log once an iteration: `auto` is a hundredth of the run, and writes nothing at all in a short one."""
         interval = agent_cfg["agent"].get("experiment", {}).get("write_interval")

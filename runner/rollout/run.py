@@ -22,6 +22,7 @@ from simyard.runner.progress import say_count
 from simyard.runner.recording.arrays import pack
 from simyard.runner.recording.reading import ArrayForm, MeanReturn, mean_return, open_foreign, open_rollout, size_of
 from simyard.runner.recording.recorder import RolloutRecorder
+from simyard.runner.step_clock import StepClock
 from simyard.runner.video.cameras import Cameras
 from simyard.runner.video.encoding import VideoFacts, verify
 from simyard.runner.video.films import RolloutFilm
@@ -57,6 +58,7 @@ Summary = TypedDict(
         "success": Success,
         "keys": dict[str, ArrayForm],
         "size_bytes": int,
+        "first_steps_seconds": float | None,
         "environment_steps_per_second": float | None,
         "video": Render | None,
     },
@@ -118,8 +120,7 @@ class Recording:
         self._step_s = 0.0
         self._pictures = 0
         self._reported = 0.0
-        self._began = time.monotonic()
-        self._seconds: float | None = None
+        self._clock = StepClock(self._job.num_envs, self._wanted.steps)
         self._over = threading.Event()
 
     def open(self, *, control_period_s: float, longest: int, **attributes: Any) -> tuple[RolloutRecorder, RolloutFilm]:
@@ -140,6 +141,7 @@ class Recording:
             self.video = RolloutFilm(self._paths.root, control_period_s, wanted=self._wanted.video)
         except VideoError as error:
             raise no_video(error.reason) from error
+        self._clock = StepClock(job.num_envs, self._wanted.steps)
         self.recorder = RolloutRecorder(
             self._paths.recording,
             num_envs=job.num_envs,
@@ -154,8 +156,8 @@ class Recording:
                 "versions": self._facts.versions,
                 **attributes,
             },
+            after_step=self._clock.note,
         )
-        self._began = time.monotonic()
         threading.Thread(target=self._report_progress, name="progress", daemon=True).start()
         return self.recorder, self.video
 
@@ -191,6 +193,8 @@ class Recording:
     def say_step(self, step: int) -> None:
         """Report the number of control steps done."""
         self._step = max(self._step, step)
+        if self.recorder is None or not self.recorder.steps:
+            self._clock.note(step)
 
     def _report_progress(self) -> None:
         while not self._over.wait(REPORT_EVERY_S):
@@ -204,7 +208,6 @@ class Recording:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
-        self._seconds = time.monotonic() - self._began
         if error is None or self.recorder is None or not self.recorder.steps:
             return
         # After a failure the recorded part is packed; problems here must not hide the first one.
@@ -251,8 +254,7 @@ class Recording:
             ) from error
 
         # The summary; the film is drawn only now, when nothing waits for it any more.
-        counts, steps = figures.counts if figures else None, max(recorded, self._step)
-        rate = round(steps * job.num_envs / self._seconds, 1) if steps and self._seconds else None
+        counts = figures.counts if figures else None
         success: Success = {"rate": None, "interval_95": None}
         if counts and counts.measured:
             interval = wilson(counts.succeeded, counts.measured)
@@ -269,7 +271,7 @@ class Recording:
             "success": success,
             "keys": keys,
             "size_bytes": size_of(target),
-            "environment_steps_per_second": rate,
+            **self._clock.figures(),
             "video": self._draw_film() if wanted.video or (self.video and self.video.wanted) else None,
         }
         write_json(self._paths.output / SUMMARY.name, summary)
@@ -319,7 +321,7 @@ def no_video(reason: str) -> WorkloadError:
     return _failed(
         "video_impossible",
         f"The video that was asked for cannot be made: {reason}",
-        "Set outputs.video to false to do without it.",
+        "Do without it: set outputs.video to false, or leave --video out.",
     )
 
 

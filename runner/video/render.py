@@ -72,7 +72,7 @@ class Renderer:
             self._model = _drawable(model)
             self._state = self._model.state()
             warp.copy(self._state.body_q, now.body_q)
-            self._joint_q = warp.clone(now.joint_q, device="cpu")
+            self._joint_q: Any = warp.clone(now.joint_q, device="cpu")
             self._rows, self._picture = np.empty((2, size[1], size[0], 3), np.uint8)
             self._viewer = _open_viewer(self._model, size)
 

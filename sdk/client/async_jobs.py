@@ -42,7 +42,7 @@ class FailureRecord(TypedDict):
     """Failure of a job or a run."""
 
     code: str
-    """Stable name, such as `cuda_out_of_memory`."""
+    """Stable name, such as `gpu_out_of_memory`."""
     category: str
     """Category, by those who can mend it: `user`, `resource`, `infra` or `canceled`."""
     message: str

@@ -272,8 +272,8 @@ class FromJob(_Model):
     """A checkpoint, or several, of a training job in the same store."""
 
     job_id: str
-    """Id of the training job, whose task, library, package and overrides are taken over too; `latest` means the newest
-    training that has succeeded."""
+    """Id of the training job, whose task, library, package, overrides and `computeConfig` are taken over too, the last
+    on one GPU; `latest` means the newest training that has succeeded."""
     which: Which = "latest"
     """`latest`, `best` (highest mean return while training) or `iteration`; to evaluate also `all` and `every:N`."""
     iteration: int | None = Field(None, strict=True, ge=0)
@@ -340,8 +340,11 @@ class EvaluationConfig(PolicyConfig):
 
     mode: Literal["evaluate"] = "evaluate"
     """Must be `evaluate`; a training is sent with `simyard train`."""
-    num_envs: int = Field(100, strict=True, ge=1, le=1_000_000)
-    """Environments side by side; never more than there are episodes."""
+    MOST_ENVS: ClassVar[int] = 100
+    """Environments where nobody says how many."""
+
+    num_envs: int | None = Field(None, strict=True, ge=1, le=1_000_000)
+    """Environments side by side; left out 100, or as many as episodes if these are fewer."""
     num_episodes: int = Field(50, strict=True, ge=1, le=1_000_000)
     """Completed episodes to measure, shared out evenly over the environments beforehand."""
     steps_per_episode: int = Field(1000, strict=True, ge=1, le=10_000_000)
@@ -423,8 +426,12 @@ class Answer(_Model):
 class ExportConfig(PolicyConfig):
     """Policy to export, and the checks."""
 
-    num_envs: int = Field(64, strict=True, ge=1, le=100_000)
-    """Environments of the rollouts that the checks are made on."""
+    MOST_ENVS: ClassVar[int] = 64
+    """Environments where nobody says how many."""
+
+    num_envs: int | None = Field(None, strict=True, ge=1, le=100_000)
+    """Environments of the rollouts that the checks are made on; left out 64, or as many as episodes if these are
+    fewer."""
     num_episodes: int = Field(64, strict=True, ge=2, le=100_000)
     """Episodes of those rollouts."""
     other_physics: Term | None = None
@@ -477,8 +484,8 @@ class Comparison(_Model):
     """Metric to compare; more is better for both."""
     num_episodes: int = Field(200, strict=True, ge=10, le=1_000_000)
     """Completed episodes of each policy: four times as many halve the noise."""
-    num_envs: int = Field(100, strict=True, ge=1, le=1_000_000)
-    """Environments side by side; never more than there are episodes."""
+    num_envs: int | None = Field(None, strict=True, ge=1, le=1_000_000)
+    """Environments side by side; left out 100, or as many as episodes if these are fewer."""
     steps_per_episode: int = Field(1000, strict=True, ge=1, le=10_000_000)
     """Longer episodes are cut off here, and counted as truncated."""
     seed: int = Field(42, strict=True, ge=0, le=2**31 - 1)

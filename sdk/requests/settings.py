@@ -28,6 +28,14 @@ _FLOW_RUN = "PREFECT__FLOW_RUN_ID"
 """Variable that a worker sets for the process of a flow run."""
 
 
+@dataclass(frozen=True)
+class KernelArchive:
+    """An archive that `simyard cache export` wrote, by the owner's word."""
+
+    file: Path
+    sha256: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class MachineSettings:
     """One machine's settings."""
@@ -53,6 +61,8 @@ class MachineSettings:
     """`SIMYARD_WORKERS_CONTAINED`, `on` or `off`: whether code of one project cannot reach another's where it runs."""
     trainer_variables: frozenset[str] = frozenset()
     """`SIMYARD_TRAINER_VARIABLES`, `NAME,…`: variables of this environment that trainers may have, and no workload."""
+    kernels: KernelArchive | None = None
+    """`SIMYARD_KERNELS`, `FILE@sha256:DIGEST`: compiled kernels that each project's caches get here, once."""
     usd_per_gpu_hour: float = _USD_PER_GPU_HOUR
     """`SIMYARD_USD_PER_GPU_HOUR`: what an hour of one GPU costs; budgets count it."""
 
@@ -70,6 +80,7 @@ class MachineSettings:
             sessions=on_or_off("SIMYARD_SESSIONS", default="on"),
             allow_cpu_trainers=on_or_off("SIMYARD_ALLOW_CPU_TRAINERS", default="on"),
             workers_contained=on_or_off("SIMYARD_WORKERS_CONTAINED", default="off"),
+            kernels=_kernels_from_env(),
             usd_per_gpu_hour=number_from_env("SIMYARD_USD_PER_GPU_HOUR", _USD_PER_GPU_HOUR, "USD"),
         )
 
@@ -114,15 +125,23 @@ class MachineSettings:
             return {name: os.environ[name] for name in _CODE_CACHES if name in os.environ}
         return {name: str(self.home / "cache" / "code" / project / folder) for name, folder in _CODE_CACHES.items()}
 
+    def code_folders(self, project: str) -> dict[str, Path]:
+        """All folders of compiled code for a project's jobs, by short names: where nothing is set, the libraries'."""
+        xdg = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        chosen = {
+            "WARP_CACHE_PATH": str(xdg / "warp"), "CUDA_CACHE_PATH": str(Path.home() / ".nv" / "ComputeCache"),
+            "TRITON_CACHE_DIR": str(Path.home() / ".triton" / "cache"),
+        }  # fmt: skip
+        return {_CODE_CACHES[name]: Path(folder) for name, folder in (chosen | self.code_caches(project)).items()}
+
     def require_own_caches(self, project: str) -> None:
         """Refuse a cache of compiled code in which another user of this machine may put something.
 
         Raises:
             RequestError: There is such a cache.
         """
-        xdg = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        for folder in ({"WARP_CACHE_PATH": str(xdg / "warp")} | self.code_caches(project)).values():
-            if (found := others_may_write(Path(folder))) is not None:
+        for folder in self.code_folders(project).values():
+            if (found := others_may_write(folder)) is not None:
                 raise RequestError(
                     f"{str(found)!r}, where compiled code is kept, belongs to another user or may be written by one.",
                     code="unsafe_cache",
@@ -161,6 +180,24 @@ class MachineSettings:
         if embedded_assets and not self.has_own_assets and (root := embedded_root(self.home / "assets")):
             env["ISAACSIM_ASSET_ROOT"] = str(root)
         return env
+
+
+def _kernels_from_env() -> KernelArchive | None:
+    """Read where the site has compiled kernels.
+
+    Raises:
+        RequestError: It names no archive, or not by its digest.
+    """
+    text = os.environ.get("SIMYARD_KERNELS")
+    if not text:
+        return None
+    if (found := re.fullmatch(r"(/.+)@sha256:([0-9a-f]{64})", text)) is None:
+        raise RequestError(
+            f"SIMYARD_KERNELS is {text!r}.",
+            code="bad_setting",
+            advice="Allowed: /PATH/OF/kernels.tar.gz@sha256:DIGEST, as `simyard cache export` printed it.",
+        )
+    return KernelArchive(Path(found.group(1)), found.group(2))
 
 
 def on_or_off(name: str, *, default: str) -> bool:

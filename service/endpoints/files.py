@@ -117,7 +117,7 @@ async def send(token: str, request: Request) -> Response:
     settings: Settings = request.app.state.settings
     guard: Guard = request.app.state.guard
     about, api_key = await anyio.to_thread.run_sync(guard.follow, "upload", token)
-    folder = settings.open(api_key.project).opened_with[0].folder
+    folder = settings.open(api_key.project).folder
     assert folder is not None
     bodies.allow(request, about["size"])
     await _receive(request, folder / about["key"], about["size"])

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,12 +21,14 @@ from simyard.core.errors import Category, Failure, RequestError, SimyardError, S
 from simyard.core.files import HELD, AttemptPaths, own, sweep, write_json
 from simyard.core.records import Outcome, WorkloadAccount, ended
 from simyard.core.specs import AttemptSpec, Facts, InputFile
+from simyard.runner.gpu_memory import explained
 from simyard.runner.progress import JobProgress
 from simyard.runner.session_server import LentWorkload
 from simyard.store.backend import on_disk
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.attempt.judge import judge, judge_part, last_traceback, write_diagnostics
+from simyard.tasks.attempt.room import require_room
 from simyard.tasks.attempt.supervise import Ending, Telemetry, Watched, gpu_and_driver, supervise
 from simyard.tasks.attempt.transfer import AttemptUploader, NodeCache, append_pairs
 from simyard.tasks.cluster.rendezvous import NodeGroup, new_world
@@ -78,7 +81,7 @@ def run_attempt(attempt: AttemptSpec, store: Store, sessions: Sessions, observer
             ending = running.supervise()
             failure = running.judge(ending)
     except SimyardError as error:
-        failure, refused = error.failure, isinstance(error, RequestError)
+        failure, refused = explained(error.failure), isinstance(error, RequestError)
     except BaseException as error:
         running.finish(None, observer.why_stopped(error))
         raise
@@ -171,6 +174,9 @@ class _Attempt:
             # An earlier attempt's: a request to resume such a job is refused.
             self.spec = replace(self.spec, start_iteration=0, resume=None)
             self.log("checking", "note", f"starting from scratch: {self.facts.not_resumable}")
+        is_part = self.spec.resume is not None and self.spec.resume != job.resume
+        left = (job.last_iteration - self.spec.start_iteration) / job.max_iterations if is_part else 1.0
+        require_room(self.facts.room, self.machine.home, self.store, left)
 
         # The workload reads the rest from its folder. All machines of the attempt begin together.
         write_json(self.paths.facts, self.facts.to_json())
@@ -213,7 +219,10 @@ class _Attempt:
             if ending.watched.end_marker and (account is None or account.failure is not None):
                 self._open_outputs()  # the workload hung or failed after its work was done
                 account = self.account()
-            failure = judge(ending, account, self.log, runs_user_code=bool(self.spec.job.rollout))
+            failure = judge(
+                ending, account, self.log, runs_user_code=bool(self.spec.job.rollout),
+                traceback=last_traceback(self.paths),
+            )  # fmt: skip
         if failure is not None and self.machines is not None:
             return self.machines.root_failure(failure)
         return failure
@@ -267,8 +276,11 @@ class _Attempt:
             self.uploader.finish()
             self.store.put_record(self.keys.outcome, outcome)
         except StoreError as error:
+            # Kept under a name that no later attempt takes or sweeps: its own number is free, since the store has none.
             (self.paths.root / HELD).unlink()
-            kept = f"Everything is kept in {str(self.paths.root)!r} on {platform.node()}."
+            folder = tempfile.mkdtemp(prefix=f"{self.spec.number:03d}.kept.", dir=self.paths.root.parent)
+            self.paths.root.rename(folder)
+            kept = f"Everything is kept in {folder!r} on {platform.node()}."
             raise StoreError(
                 error.failure.message, code=error.failure.code, advice=f"{error.failure.advice} {kept}"
             ) from error

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from simyard.core.errors import Category, Failure
+from simyard.core.errors import NOT_STARTED, Category, Failure
 from simyard.core.files import AttemptPaths, lines_inside, write_json
 from simyard.core.records import Outcome, WorkloadAccount
+from simyard.runner.gpu_memory import explained
 from simyard.tasks.attempt.supervise import Ending
 
 TAIL_LINES = 100
@@ -17,7 +18,12 @@ TAIL_BYTES = 64 * 1024
 
 
 def judge(
-    ending: Ending, account: WorkloadAccount | None, log: Callable[..., None], *, runs_user_code: bool = False
+    ending: Ending,
+    account: WorkloadAccount | None,
+    log: Callable[..., None],
+    *,
+    runs_user_code: bool = False,
+    traceback: str = "",
 ) -> Failure | None:
     """Return the failure of the attempt, the original cause first, or None when the work was done and can be opened.
 
@@ -28,6 +34,7 @@ def judge(
         account: The workload's own account of its end; None where it left none.
         log: Writes a line of runner.log.
         runs_user_code: Whether a task of the user's drives the process; an end without any cause is its fault then.
+        traceback: The last one that the workload printed.
     """
     seen = ending.watched
     if seen.stopped_because and seen.stopped_because.category is Category.CANCELED:
@@ -38,11 +45,10 @@ def judge(
             sick = [record.name for record in opened if record.finite is False]
             return _not_finite(sick[-1]) if sick else None
         log("judge", "warning", "the end marker was seen, but the workload could not open what it promised")
-    if seen.failure:
-        return seen.failure
-    if account and account.failure:
-        return account.failure
-    return seen.hint or seen.stopped_because or _unexplained(ending, runs_user_code)
+    cause = _cause(ending, account)
+    if cause and seen.hint and cause.code == NOT_STARTED:
+        return seen.hint  # that the app did not start is no cause; what it lives with elsewhere may be the cause here
+    return cause or seen.hint or seen.stopped_because or _unexplained(ending, runs_user_code, traceback)
 
 
 def judge_part(ending: Ending, account: WorkloadAccount | None) -> Failure | None:
@@ -57,7 +63,15 @@ def judge_part(ending: Ending, account: WorkloadAccount | None) -> Failure | Non
         return seen.stopped_because
     if account and account.failure is None:
         return None
-    return seen.failure or (account.failure if account else _unexplained(ending, False))
+    return _cause(ending, account) or _unexplained(ending, False, "")
+
+
+def _cause(ending: Ending, account: WorkloadAccount | None) -> Failure | None:
+    """Return the first known cause that was printed; of the same cause the workload's own account knows more."""
+    seen, told = ending.watched.failure, account.failure if account else None
+    if seen is None or (told is not None and told.code == seen.code):
+        return told
+    return explained(seen)
 
 
 def _not_finite(name: str) -> Failure:
@@ -69,13 +83,22 @@ def _not_finite(name: str) -> Failure:
     )
 
 
-def _unexplained(ending: Ending, runs_user_code: bool) -> Failure:
+def _unexplained(ending: Ending, runs_user_code: bool, traceback: str) -> Failure:
     if ending.signal:
         return Failure(
             code="killed",
             category=Category.INFRA,
             message=f"The simulator was ended by {ending.signal} at {ending.watched.unit} {ending.watched.done}.",
             advice="SIGKILL from outside is often the machine's memory limit.",
+        )
+    # Kit ends with 0 after an exception that nobody caught: its line is the first after the frames.
+    error = next((line for line in traceback.splitlines()[1:] if line and not line.startswith(" ")), "")
+    if error:
+        return Failure(
+            code="exception",
+            category=Category.USER,
+            message=error[:500],
+            advice=f"The traceback is in command.stderr.log; the exit code was {ending.exit_code}.",
         )
     return Failure(
         code="ended_without_result",

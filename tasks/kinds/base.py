@@ -63,7 +63,7 @@ class Figures:
     reward: float | None = None
     """The one figure that a list shows: a mean return; None where none was measured."""
     summary: dict[str, Any] | None = None
-    """Figures of the result, as the workload wrote them; None where it left none, and of a training."""
+    """Figures of the result, as the workload wrote them; of a training its speed; None where it left none."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Of a training: the summary of each tag, as in metrics.json."""
 

@@ -84,8 +84,10 @@ def draw_returns(episodes: list[dict[str, str]], summary: dict[str, Any], title:
     from matplotlib.figure import Figure
 
     sweep = summary["sweep"] or []
-    figure = Figure(figsize=(9.2 if sweep else 5.6, 3.6), layout="constrained")
-    figure.suptitle(title)
+    figure = Figure(figsize=(9.2 if sweep else 5.6, 3.6))
+    margins = {"left": 0.07, "right": 0.93, "wspace": 0.22} if sweep else {"left": 0.11, "right": 0.97}
+    figure.subplots_adjust(bottom=0.14, top=0.83, **margins)  # to find them out takes longer than to draw
+    figure.suptitle(title, parse_math=False)
     spread = figure.add_subplot(1, 2 if sweep else 1, 1)
     name = summary["checkpoint"]["name"]
     groups: dict[str, list[float]] = {}
@@ -99,7 +101,8 @@ def draw_returns(episodes: list[dict[str, str]], summary: dict[str, Any], title:
     spread.axvline(mean, color="black", linewidth=1.2, label=f"mean {mean:.4g}")
     if bounds := summary["return"]["interval_95"]:
         spread.axvspan(*bounds, color="black", alpha=0.15, label="95 % of the mean")
-    spread.set(xlabel="return", ylabel="episodes", title=name)
+    spread.set(xlabel="return", ylabel="episodes")
+    spread.set_title(name, parse_math=False)
     spread.legend(fontsize=8)
     if sweep:
         _draw_sweep(figure.add_subplot(1, 2, 2), sweep)

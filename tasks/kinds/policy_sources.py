@@ -8,6 +8,7 @@ import re
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from simyard.core.artifacts import METRICS, NORMALIZER
 from simyard.core.errors import RequestError
@@ -248,10 +249,17 @@ def training_of(source: FromJob | None, store: Store) -> JobSpec | None:
     return spec
 
 
+_COMPUTE = {"gpusPerNode": "gpus", "priority": "priority", "acceptNvidiaEula": "accepts_eula", "session": "session"}
+"""Fields of a request's `computeConfig` that hold for the jobs of a training's policy too, with those of the spec."""
+
+
 def inherit(spec: JobSpec, trained_by: JobSpec, task: str | None) -> JobSpec:
-    """Take over what a training says of its task: library, engine, package and overrides, save those given anew."""
+    """Take over what a training says of its task, engine and machine, save what is given anew: one GPU is enough."""
     given = spec.overridden | ({"physics"} if spec.physics else set())  # the engine may be named in either way
     inherited = tuple(o for o in trained_by.overrides if o.partition("=")[0] not in given)
+    asked = spec.request.get("computeConfig", {})
+    alone = replace(trained_by, gpus=trained_by.gpus and 1, session=trained_by.session or trained_by.ranks > 1)
+    compute: dict[str, Any] = {name: getattr(alone, name) for key, name in _COMPUTE.items() if key not in asked}
     return replace(
         spec,
         task=task or trained_by.task,
@@ -262,4 +270,5 @@ def inherit(spec: JobSpec, trained_by: JobSpec, task: str | None) -> JobSpec:
         packages=spec.packages or trained_by.packages,
         import_callback=spec.import_callback or trained_by.import_callback,
         from_job=trained_by.job_id,
+        **compute,
     )

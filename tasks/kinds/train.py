@@ -34,6 +34,7 @@ from simyard.tasks.metrics.events import EventReader, Series
 from simyard.tasks.metrics.table import LiveMetrics, MetricsTable, draw_curves, is_time
 from simyard.tasks.shared.documents import ArtifactWriter
 from simyard.tasks.shared.history import Artifact, PastAttempt, Verdict
+from simyard.tasks.shared.usage import speed
 
 
 class TrainingUploader(AttemptUploader):
@@ -184,7 +185,16 @@ class TrainingKind(Kind):
         if draw_curves(table.columns(), library.reward_tag, spec.name, scratch / CURVES.name):
             writer.add(CURVES)
         final = summary[library.reward_tag]["final"]["value"] if library.reward_tag in summary else None
-        return Figures(reward=None if final is None else float(final), metrics=summary)
+        steps_per_s = speed(spec, verdict.chain[-1][0])
+        return Figures(
+            reward=None if final is None else float(final),
+            metrics=summary,
+            # As of other kinds; in a library's own loop nobody times the first steps.
+            summary={
+                "first_steps_seconds": None,
+                "environment_steps_per_second": steps_per_s and round(steps_per_s, 1),
+            },
+        )
 
     def headline(self, result: JobResult) -> str:
         """Return the iterations done and the final reward."""

@@ -6,13 +6,21 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from simyard.core.errors import Category, Failure, SimyardError, StoreError, WorkloadError
+from simyard.core.errors import (
+    GPU_OUT_OF_MEMORY,
+    Category,
+    Failure,
+    SimyardError,
+    StoreError,
+    WorkloadError,
+    known_failure,
+)
 from simyard.core.files import open_inside
 from simyard.core.foreign import parse_json
 from simyard.core.records import ended, this_process
@@ -20,6 +28,7 @@ from simyard.core.run_records import TrainerAttempt, TrainerOutcome, TrainerStat
 from simyard.core.specs import InputFile
 from simyard.requests.managed import LOCAL, TrainerSpec, WorkerVariable, fill_in
 from simyard.requests.settings import MachineSettings
+from simyard.runner.gpu_memory import explained
 from simyard.store.backend import on_disk
 from simyard.store.keys import RunKeys
 from simyard.store.store import READ_BYTES, Store
@@ -131,7 +140,7 @@ def run_trainer(
             logs.follow()
 
         # Judge what it left, and keep it.
-        _require_success(end)
+        _require_success(end, logs.tail)
         kept = _keep(attempt, folder / OUTPUT, engine.seen(folder)[1], store)
     except SimyardError as error:
         failure = error.failure
@@ -361,8 +370,8 @@ def _read(output: Path, name: str, most: int) -> bytes:
     return data
 
 
-def _require_success(end: Exit) -> None:
-    """Raise for an end that is none of a program that did its work."""
+def _require_success(end: Exit, tail: Sequence[str]) -> None:
+    """Raise for an end that is none of a program that did its work; `tail` has the last lines that it printed."""
     failure: Failure | None = None
     if end.out_of_memory:
         failure = Failure(
@@ -378,10 +387,17 @@ def _require_success(end: Exit) -> None:
             message=f"The trainer was ended by {end.signal}.",
             advice="SIGKILL from outside is often the machine's memory limit.",
         )
+    elif end.code and (known := _no_gpu_memory(tail)):
+        failure = explained(replace(known, advice="Give it smaller batches, or a smaller network."))
     if failure is not None:
         raise WorkloadError(failure)
     if end.code:
         raise _broken(f"It ended with exit code {end.code}.", "What it printed last is in the outcome's `tail`.")
+
+
+def _no_gpu_memory(lines: Sequence[str]) -> Failure | None:
+    known = (known_failure(line) for line in reversed(lines))  # a traceback ends with its exception
+    return next((failure for failure in known if failure and failure.code == GPU_OUT_OF_MEMORY), None)
 
 
 def _too_long(trainer: TrainerSpec, seconds: float) -> Failure | None:

@@ -140,10 +140,11 @@ def evaluation_request(request: RetrainRequest, job_id: str, iteration: int | No
         iteration: Which checkpoint of it; None is the last.
     """
     asked, training = request.evaluation, request.training
-    which = "latest" if iteration is None else "iteration"
+    which, compute = "latest" if iteration is None else "iteration", training.compute_config
     return EvaluateRequest(
         name=f"{request.promotion}: {'new' if iteration is None else 'promoted'} policy",
-        compute_config=training.compute_config,
+        # The same machine for both policies, whatever the promoted one was trained on; one GPU of it is enough.
+        compute_config=compute.model_copy(update={"num_nodes": 1, "gpus_per_node": compute.gpus_per_node and 1}),
         simulator=training.simulator,
         physics=training.physics,
         overrides=environment_of(training.overrides),

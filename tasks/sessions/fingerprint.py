@@ -26,6 +26,7 @@ from simyard.runner.imported import Status, unchanged
 from simyard.runner.messages import SessionFingerprint
 from simyard.runner.workload import Workload
 from simyard.store.keys import project_of
+from simyard.tasks.attempt.supervise import gpu_count
 
 _NOT_OF_THE_MACHINE = frozenset(
     ("_", "COLUMNS", "HISTFILE", "HOSTNAME", "LINES", "LS_COLORS", "MAIL", "OLDPWD", "PROMPT_COMMAND", "PS1", "PWD",
@@ -56,7 +57,7 @@ def fingerprint(
         project=project,
         simulator=job.simulator,
         python=machine.python,
-        device="gpu, if there is one" if job.gpus is None else "gpu" if job.gpus else "cpu",
+        device="gpu" if (gpu_count() if job.gpus is None else job.gpus) else "cpu",
         packages=tuple(package.sha256 for package in job.packages),
         callback=job.import_callback,
         environment={

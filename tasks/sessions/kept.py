@@ -12,7 +12,7 @@ from pathlib import Path
 
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError, unknown
 from simyard.core.files import lines_inside, write_json
-from simyard.core.specs import Bounds, JobSpec
+from simyard.core.specs import Bounds, JobSpec, Rollout
 from simyard.requests.settings import MachineSettings
 from simyard.runner.messages import StopSession
 from simyard.runner.session_server import SessionFolder, SessionSpec, SessionState, kept_sessions
@@ -23,6 +23,7 @@ from simyard.tasks.kinds.base import Resolved
 from simyard.tasks.packages.install import install
 from simyard.tasks.sessions.fingerprint import fingerprint
 from simyard.tasks.shared.inputs import gather
+from simyard.tasks.shared.kernels import prepare_caches
 
 POLL_S = 0.2
 
@@ -34,6 +35,8 @@ def start(
     machine: MachineSettings,
     bounds: Bounds,
     watch: Callable[[str], None],
+    *,
+    video: bool = False,
 ) -> SessionState:
     """Start a session and wait until it is ready.
 
@@ -44,6 +47,7 @@ def start(
         machine: Settings of this machine.
         bounds: When it has served enough: a process is replaced, an idle session ends.
         watch: Called several times a second with its status.
+        video: Whether the warm-up draws too.
 
     Returns:
         Its status.
@@ -53,7 +57,7 @@ def start(
         WorkloadError: If the simulator does not start, or cannot serve several jobs.
     """
     project = keys.project_of(store.url())
-    machine.require_own_caches(project)
+    prepare_caches(machine, project, lambda note: None)
     folder = SessionFolder(root=machine.sessions_folder / f"session-{keys.new_job_id().removeprefix('job-')}")
     folder.root.mkdir(parents=True, mode=0o700)
     try:
@@ -64,7 +68,7 @@ def start(
             library=job.library or None,
             fingerprint=fingerprint(machine, job, store.url()),
             bounds=bounds,
-            warm_up=_shortened(job) if warm_up else None,
+            warm_up=_moments(job, video=video) if warm_up else (),
             inputs=_prepare(folder, warm_up, store, machine) if warm_up else {},
         )
         write_json(folder.spec, spec.to_json())
@@ -81,8 +85,9 @@ def start(
 
 
 def keep_one(
-    warm_up: Resolved, store: Store, machine: MachineSettings, bounds: Bounds, log: Callable[[str], None]
-) -> SessionState:
+    warm_up: Resolved, store: Store, machine: MachineSettings, bounds: Bounds, log: Callable[[str], None],
+    *, video: bool = False,
+) -> SessionState:  # fmt: skip
     """Return a session of this machine that is for jobs like this one, a new one where it keeps none.
 
     Args:
@@ -91,6 +96,7 @@ def keep_one(
         machine: Settings of this machine.
         bounds: Of a new session.
         log: Called once for each stage of its start.
+        video: Whether the warm-up of a new session draws too.
     """
     wanted = fingerprint(machine, warm_up.spec, store.url())
     for _, state in alive_sessions(machine):
@@ -103,7 +109,7 @@ def keep_one(
             stages.add(stage)
             log(stage)
 
-    return start(warm_up.spec, warm_up, store, machine, bounds, watch)
+    return start(warm_up.spec, warm_up, store, machine, bounds, watch, video=video)
 
 
 def alive_sessions(machine: MachineSettings) -> list[tuple[SessionFolder, SessionState]]:
@@ -173,12 +179,18 @@ def _is_alive(folder: SessionFolder) -> bool:
     return True
 
 
-def _shortened(job: JobSpec) -> JobSpec:
-    """Return the smallest job that loads what the whole one loads."""
-    if job.kind == "train":
-        return replace(job, max_iterations=1)
+def _moments(job: JobSpec, *, video: bool) -> tuple[JobSpec, ...]:
+    """Return the smallest jobs that load what the whole one loads, and with `video` what draws its films."""
     if job.rollout is not None:
-        return replace(job, rollout=replace(job.rollout, steps=2, video=False))
+        return (replace(job, rollout=replace(job.rollout, steps=2, video=job.rollout.video or video)),)
+    if job.kind == "train":
+        moments: tuple[JobSpec, ...] = (replace(job, max_iterations=1),)
+        if video:  # a training draws nothing itself: its task does, when nobody drives it
+            film = Rollout(profile="isaac_lab_rollout", steps=2, dt=0.005, substeps=2, video=True)
+            overrides = tuple(override for override in job.overrides if not override.startswith("agent."))
+            shown = replace(job, kind="rollout", library="", resume=None, overrides=overrides, rollout=film)
+            moments += (shown,)
+        return moments
     raise RequestError(
         f"A session cannot be warmed up by a job of kind {job.kind!r}.",
         code="bad_command",

@@ -19,6 +19,7 @@ from simyard.runner.session_server import LentWorkload, kept_sessions
 from simyard.runner.workload import ChildWorkload, StaleWorkloadError, Workload
 from simyard.store.keys import project_of
 from simyard.tasks.sessions.fingerprint import difference, fingerprint
+from simyard.tasks.shared.kernels import prepare_caches
 
 CHECK_TIMEOUT_S = 600.0
 
@@ -103,7 +104,7 @@ class Sessions:
 
         # A new one; what those of killed processes had printed goes.
         project = project_of(wanted.project)
-        self.machine.require_own_caches(project)
+        prepare_caches(self.machine, project, log)
         work = self.machine.home / "work"
         sweep(work, "workload-*")
         own_folder = work / f"workload-{time.time_ns()}"

@@ -244,7 +244,7 @@ def report(
         spec=spec,
         verdict=verdict,
         result=ended,
-        figures=figures.summary or figures.metrics,
+        figures=figures.metrics or figures.summary or {},
         facts={"version": known.version if known else "", "device": known.device if known else "unknown"},
         reward_name=kind.reward_name,
         throughput=gained and gained.in_words(),

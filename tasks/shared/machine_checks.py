@@ -1,4 +1,4 @@
-"""Checks of `simyard doctor` on a machine that simulates: Python, Isaac Lab, GPU, licence, assets, disk, caches."""
+"""Checks of `simyard doctor` where jobs run: Python, Isaac Lab, GPU, physics, licence, assets, disk, caches."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ FREE_BYTES = 10 * 10**9
 _NVIDIA_ASSETS = "https://omniverse-content-production.s3-us-west-2.amazonaws.com"
 _SIMULATOR = """
 import json
-from simyard.runner.isaaclab import lookup
 from simyard.runner.adapter import versions
+from simyard.runner.isaaclab import kit, lookup
 root = lookup.scripts_folder()
 print(json.dumps({
-    "scripts": root and str(root), "kit_less": lookup.kit_less(), "versions": versions("cpu"),
+    "scripts": root and str(root), "kit": kit.is_installed(), "versions": versions("cpu"),
 }))
 """
 """Run by the simulator's Python; it imports no simulator."""
@@ -72,15 +72,15 @@ class Simulator(Wire):
 
     scripts: str | None
     """The folder of Isaac Lab 2.3, where it is that."""
-    kit_less: bool
-    """Whether Isaac Sim is not installed."""
+    kit: bool
+    """Whether Isaac Sim is installed."""
     versions: dict[str, str]
     """Of Python and the packages that matter."""
 
     @property
     def asks_for_licence(self) -> bool:
-        """Whether its start asks for NVIDIA's licence."""
-        return not self.kit_less or self.scripts is not None
+        """Whether some of its jobs need NVIDIA's licence."""
+        return self.kit or self.scripts is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +122,7 @@ def machine_checks(machine: MachineSettings) -> Iterator[Check]:
     yield _isaaclab(machine, simulator)
     gpu, gpus = _gpu(simulator)
     yield gpu
+    yield _physics(simulator, gpus)
     yield _cuda(machine, simulator, gpus)
     yield _licence(machine, simulator)
     yield _assets(machine)
@@ -134,7 +135,7 @@ def _python(machine: MachineSettings) -> tuple[Check, Simulator | None]:
     name = "Python"
     advice = "Name a Python 3.11 or 3.12 that has Isaac Lab and simyard (`pip install --no-deps`) in SIMYARD_PYTHON."
     try:
-        said = _ask(machine, _SIMULATOR, PYTHON_S, Simulator)
+        said = ask(machine, _SIMULATOR, PYTHON_S, Simulator)
     except (OSError, ValueError) as error:
         return Check(name, "failed", f"{machine.python!r} does not do: {_line(error)}", advice), None
     return Check(name, "ok", f"{said.versions['python']}, {machine.python!r}"), said
@@ -153,11 +154,34 @@ def _isaaclab(machine: MachineSettings, simulator: Simulator | None) -> Check:
         if "newton" in versions:
             return Check(name, "warning", f"not installed; Newton {versions['newton']} alone does rollouts", advice)
         return Check(name, "failed", f"not installed for {machine.python!r}", advice)
-    if simulator.kit_less:
+    if not simulator.kit:
         return Check(
             name, "ok", f"{versions['isaaclab']} without Kit, Newton {versions.get('newton', 'not installed')}"
         )
     return Check(name, "ok", f"{versions['isaaclab']} with Kit, Isaac Sim {versions.get('isaacsim', 'of this image')}")
+
+
+def _physics(simulator: Simulator | None, gpus: int | None) -> Check:
+    """Name the engines that jobs have here, and what each of them needs that is missing."""
+    name = "physics"
+    if simulator is None:
+        return _no_python(name)
+    versions, engines, advice = simulator.versions, list[str](), list[str]()
+    if simulator.scripts is None and "newton" in versions:
+        engines.append(f"newton {versions['newton']}")
+    if simulator.scripts is None and "ovphysx" in versions:
+        engines.append(f"physx without Kit, {versions['ovphysx']}")
+    elif simulator.scripts is None and "isaaclab" in versions:
+        advice.append("docs/training.md says how to get physx without Kit.")
+    if simulator.asks_for_licence:
+        engines.append(f"physx in Isaac Sim {versions.get('isaacsim', 'of this image')}")
+    if not engines:
+        return Check(name, "failed", "no engine is installed", " ".join(advice))
+    if simulator.asks_for_licence and gpus == 0:
+        text = f"{', '.join(engines)}; Isaac Sim needs a GPU, and there is none"
+        return Check(name, "warning", text, "Use another engine here, or a machine with an RTX GPU (docs/images.md).")
+    slow = "; kamino is refused without a GPU: some 60 times slower" if gpus == 0 else ""
+    return Check(name, "ok", f"{', '.join(engines)}{slow}", " ".join(advice))
 
 
 def _gpu(simulator: Simulator | None) -> tuple[Check, int | None]:
@@ -199,7 +223,7 @@ def _cuda(machine: MachineSettings, simulator: Simulator | None, gpus: int | Non
     if not gpus:
         return Check(name, "skipped", "needs a GPU")
     try:
-        said = _ask(machine, _CUDA, TORCH_S, Cuda)
+        said = ask(machine, _CUDA, TORCH_S, Cuda)
     except (OSError, ValueError) as error:
         return Check(name, "failed", f"torch does not do: {_line(error)}", f"Run {machine.python} -c 'import torch'.")
     text = f"torch {said.torch} for CUDA {said.cuda} sees {said.devices} of {gpus} GPUs"
@@ -218,7 +242,7 @@ def _licence(machine: MachineSettings, simulator: Simulator | None) -> Check:
     if machine.accepts_eula:
         return Check(name, "ok", "NVIDIA's is accepted for all jobs of the site")
     return Check(
-        name, "warning", "NVIDIA's for Isaac Sim is not accepted: jobs that do not accept it themselves fail",
+        name, "warning", "NVIDIA's for Isaac Sim is not accepted: jobs on its physics fail if they do not accept it",
         "Read it, then set SIMYARD_ACCEPT_NVIDIA_EULA=on, or deploy the pool with --accept-nvidia-eula.",
     )  # fmt: skip
 
@@ -296,7 +320,7 @@ def _no_python(name: str) -> Check:
     return Check(name, "skipped", "needs SIMYARD_PYTHON to run")
 
 
-def _ask(machine: MachineSettings, code: str, timeout_s: float, kind: type[W]) -> W:
+def ask(machine: MachineSettings, code: str, timeout_s: float, kind: type[W]) -> W:
     """Return the document that code prints in the simulator's Python.
 
     Raises:

@@ -89,7 +89,7 @@ def scaling(spec: JobSpec, store: Store) -> Scaling:
     A training is compared with the newest successful one that differs in nothing but its GPUs and its length.
     """
     last = last_attempt(store, spec.job_id)
-    reached = _steps_per_s(spec, last)
+    reached = speed(spec, last)
     single = efficiency = None
     if reached is not None:
         gpu = gpu_model(store, last)
@@ -100,10 +100,10 @@ def scaling(spec: JobSpec, store: Store) -> Scaling:
             if other.ranks != 1 or _essence(other) != _essence(spec):
                 continue
             past = last_attempt(store, job_id)
-            speed = _steps_per_s(other, past)
-            if speed and past and past.facts and past.facts.device != "cpu" and gpu_model(store, past) == gpu:
-                single = OneGpu(job_id=job_id, steps_per_s=round(speed))
-                efficiency = round(reached / (spec.ranks * speed), 3)
+            alone = speed(other, past)
+            if alone and past and past.facts and past.facts.device != "cpu" and gpu_model(store, past) == gpu:
+                single = OneGpu(job_id=job_id, steps_per_s=round(alone))
+                efficiency = round(reached / (spec.ranks * alone), 3)
                 break
     steps_per_s = None if reached is None else round(reached)
     return Scaling(gpus=spec.ranks, steps_per_s=steps_per_s, one_gpu=single, efficiency=efficiency)
@@ -128,7 +128,8 @@ def iteration_s(attempt: PastAttempt | None) -> float | None:
     return None if seconds is None or seconds < SHORTEST_S or iterations < 1 else seconds / iterations
 
 
-def _steps_per_s(spec: JobSpec, attempt: PastAttempt | None) -> float | None:
+def speed(spec: JobSpec, attempt: PastAttempt | None) -> float | None:
+    """Return the steps of all environments in a second of training, its first iteration left out; None as above."""
     seconds = iteration_s(attempt)
     if seconds is None or attempt is None or attempt.facts is None:
         return None

@@ -51,9 +51,11 @@ def refuse_all(refuse, tmp_path):
         pytest.param(["--idle-minutes", "inf"], ["--idle-minutes", "inf is not in the range"], id="endless"),
         pytest.param(["--idle-minutes", "nan"], ["--idle-minutes", "'nan'"], id="a time that is no number"),
         pytest.param(["--memory-gb", "-1"], ["--memory-gb", "-1.0 is not in the range"], id="negative memory"),
+        pytest.param(["--gpu-memory-gb", "0"], ["--gpu-memory-gb", "0.0 is not in the range"], id="no GPU memory"),
         pytest.param(["--memory-gb", "1e9"], ["--memory-gb", "1000000000.0 is not in the range"], id="too much memory"),
         pytest.param(["--memory-gb", "nan"], ["--memory-gb", "'nan'"], id="a memory that is no number"),
         pytest.param(["--set", "numEnvs"], ["numEnvs", "key=value"], id="a setting without a value"),
+        pytest.param(["--video"], ["--video needs CONFIG", "Name the task's config"], id="a picture of nothing"),
         pytest.param(["--warm", "yes"], ["No such option", "--warm"], id="an option that is none"),
     ],
 )
@@ -137,7 +139,7 @@ def test_a_session_from_its_start_to_its_end(tmp_path, store, flow_host):
     listed = simyard("sessions", "list", "--json")
     assert json.loads(listed.stdout) == [state]
     text = simyard("sessions", "list").stdout
-    assert text.splitlines()[0].split() == ["SESSION", "STATE", "SIMULATOR", "JOBS", "MEMORY", "IDLE", "PROJECT"]
+    assert text.splitlines()[0].split() == ["SESSION", "STATE", "SIMULATOR", "JOBS", "MEMORY", "GPU", "IDLE", "PROJECT"]
     assert [state["session_id"], "ready", "isaaclab", "0"] == text.splitlines()[1].split()[:4]
     unknown = simyard("sessions", "stop", "session-x")
     assert unknown.returncode == 2

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,13 @@ def test_root_writes_nothing_into_the_home_of_the_user(dockerfile: Dockerfile) -
     words = [f"{word} {rest}" for word, rest in dockerfile.instructions]
     (home,) = [index for index, text in enumerate(words) if text.startswith("ENV HOME=")]
     assert home > max(index for index, text in enumerate(words) if text.startswith("RUN "))
+
+
+def test_physx_without_kit_is_that_of_the_embedded_simulator() -> None:
+    packages = Dockerfile.read("isaaclab-3.0-kitless").args["PHYSX"].strip('"').split()
+    given = dict(package.split("==") for package in packages)
+    assert given == {name: version(name) for name in ("ovphysx", "ovstage")}
+    assert all("PHYSX" not in Dockerfile.read(name).args for name in ALL if name != "isaaclab-3.0-kitless")
 
 
 def test_simulators_differ_in_what_they_must_alone() -> None:

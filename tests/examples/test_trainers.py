@@ -94,19 +94,56 @@ def ppo():
 
 
 def test_advantages_are_the_discounted_surprises(ppo):
+    def estimates(rewards, values, terminated, gamma, lam):
+        one = episodes(ppo, rewards, [len(rewards)], [terminated])
+        return ppo.gae(one, torch.tensor(values), gamma, lam).tolist()
+
     rewards, values = [1.0, 2.0, 3.0], [0.5, 1.0, 4.0]
-    # Surprises by hand, gamma 0.5: 1 + 0.5 * 1 - 0.5 = 1; 2 + 0.5 * 4 - 1 = 3; 3 + 0.5 * after - 4.
-    assert ppo.gae(rewards, values, 0.0, 0.5, 0.5) == pytest.approx([1 + 0.25 * (3 + 0.25 * -1), 3 + 0.25 * -1, -1])
-    assert ppo.gae(rewards, values, 4.0, 0.5, 0.5) == pytest.approx([1 + 0.25 * (3 + 0.25 * 1), 3 + 0.25 * 1, 1])
-    assert ppo.gae(rewards, values, 4.0, 0.5, 0.0) == pytest.approx([1, 3, 1])
-    assert ppo.gae([5.0], [2.0], 0.0, 0.9, 0.9) == pytest.approx([3])
+    # Surprises by hand, gamma 0.5: 1 + 0.5 * 1 - 0.5 = 1; 2 + 0.5 * 4 - 1 = 3; 3 + 0.5 * (0 or 4) - 4.
+    assert estimates(rewards, values, True, 0.5, 0.5) == pytest.approx([1 + 0.25 * (3 + 0.25 * -1), 3 + 0.25 * -1, -1])
+    assert estimates(rewards, values, False, 0.5, 0.5) == pytest.approx([1 + 0.25 * (3 + 0.25 * 1), 3 + 0.25 * 1, 1])
+    assert estimates(rewards, values, False, 0.5, 0.0) == pytest.approx([1, 3, 1])
+    assert estimates([5.0], [2.0], True, 0.9, 0.9) == pytest.approx([3])
+
+
+def test_advantages_of_many_episodes_are_those_of_each_alone_row_by_row(ppo):
+    """Lengths on both sides of every power of two, and an episode of one row at either end."""
+    lengths = [1, 2, 3, 4, 5, 7, 8, 9, 100, 1]
+    generator = torch.Generator().manual_seed(0)
+    rewards, values = torch.randn(2, sum(lengths), generator=generator)
+    many = episodes(ppo, rewards.tolist(), lengths, [index % 2 == 0 for index in range(len(lengths))])
+    expected, start = [], 0
+    for length, terminated in zip(lengths, many.terminated.tolist(), strict=True):
+        own = values[start : start + length].tolist()
+        later, following, found = 0.0, 0.0 if terminated else own[-1], []
+        for reward, value in zip(rewards[start : start + length].tolist()[::-1], own[::-1], strict=True):
+            later = reward + 0.99 * following - value + 0.99 * 0.98 * later
+            following = value
+            found.append(later)
+        expected += found[::-1]
+        start += length
+    assert ppo.gae(many, values, 0.99, 0.98).tolist() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize(("rows", "sizes"), [(5000, [2048, 2048, 904]), (2**17, [2**12] * 32)])
+def test_more_rows_make_larger_minibatches_and_not_more_than_are_allowed(ppo, rows, sizes):
+    options = ppo.parse(["--dataset-manifest-path", "m", "--output-dir", "o"])
+    dealt = ppo.minibatches(torch.zeros(rows), options)
+    assert [len(part) for part in dealt] == sizes
+    assert torch.cat(dealt).sort().values.tolist() == list(range(rows))
+
+
+def episodes(ppo, rewards, lengths, terminated):
+    """Rollouts of which only the rewards matter."""
+    rows = len(rewards)
+    return ppo.Rollouts(
+        observations=torch.ones(rows, 1), actions=torch.zeros(rows, 1), rewards=torch.tensor(rewards), log_prob=None,
+        ends=torch.tensor(lengths).cumsum(0), terminated=torch.tensor(terminated),
+    )  # fmt: skip
 
 
 def test_only_an_episode_that_terminated_has_nothing_after_it(ppo):
-    rollouts = ppo.Rollouts(
-        observations=torch.ones(6, 1), actions=torch.zeros(6, 1), rewards=torch.zeros(6), log_prob=None,
-        episodes=[slice(0, 2), slice(2, 4), slice(4, 6)], terminated=[False, True, False],
-    )  # fmt: skip
+    rollouts = episodes(ppo, [0.0] * 6, [2, 2, 2], [False, True, False])
 
     def critic(observations):
         return torch.full((len(observations),), 10.0)
@@ -174,6 +211,28 @@ def player(ppo, checkpoint):
     actor = ppo.Actor(ppo.sizes(state), torch.nn.ELU, 1.0)
     actor.load_state_dict(state)
     return actor
+
+
+def test_its_optimiser_is_torchs_to_the_bit_and_hands_its_state_over(ppo):
+    """Step for step beside `torch.optim.Adam`, one network at a time, and each goes on from the other's state."""
+    torch.manual_seed(0)
+    networks = [torch.nn.ModuleList([torch.nn.Linear(3, 4), torch.nn.Linear(3, 2)]) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    own, theirs = ppo.Adam(list(networks[0]), 0.01), torch.optim.Adam(networks[1].parameters(), lr=0.01)
+    for number in range(6):
+        seen, part = torch.randn(8, 3), number % 2
+        for network, optimizer in zip(networks, (own, theirs), strict=True):
+            for parameter in network.parameters():
+                parameter.grad = None
+            network[part](seen).square().mean().backward()
+            optimizer.step()
+        assert [p.tolist() for p in networks[0].parameters()] == [p.tolist() for p in networks[1].parameters()]
+        if number == 3:  # in the middle they change places
+            saved = theirs.state_dict(), own.state_dict()
+            assert saved[0]["param_groups"] == saved[1]["param_groups"]
+            own, theirs = ppo.Adam(list(networks[0]), 0.01), torch.optim.Adam(networks[1].parameters(), lr=0.01)
+            own.load_state_dict(saved[0])
+            theirs.load_state_dict(saved[1])
 
 
 def test_ppo_refuses_rollouts_that_were_not_sampled(ppo, tmp_path):

@@ -64,9 +64,9 @@ def engines(run_id: str) -> list[psutil.Process]:
     return [process for process in _processes() if _environment(process).get("PREFECT__FLOW_RUN_ID") == run_id]
 
 
-def workloads(pool: Pool) -> list[psutil.Process]:
-    """Return the processes of all workloads of a pool's worker, children included."""
-    return [process for process in _processes() if str(pool.home) in _folder(process)]
+def workloads(pool: Pool, job_id: str = "") -> list[psutil.Process]:
+    """Return the processes of all workloads of a pool's worker, or of one job's, children included."""
+    return [process for process in _processes() if f"{pool.home}/work/{job_id}" in _folder(process)]
 
 
 def _processes() -> Iterator[psutil.Process]:

@@ -59,8 +59,8 @@ def engine_of(job: Path, number: int, api: Api) -> psutil.Process:
     return found
 
 
-def gone(pool: Pool) -> bool:
-    return not workloads(pool)
+def gone(pool: Pool, job: Path) -> bool:
+    return not workloads(pool, job.name)
 
 
 @pytest.mark.long  # test_kept_sessions.py lends them
@@ -132,7 +132,9 @@ def test_flow_processes_that_die_are_replaced_and_the_job_goes_on(
         if when == "with checkpoints":
             wait_until(lambda number=number: saved(job, number), PATIENCE_S, f"a checkpoint of attempt {number}")
         engine_of(job, number, api).kill()
-    wait_until(lambda: gone(scenario_pool), PATIENCE_S, "the end of the killed attempt's workload and its children")
+    wait_until(
+        lambda: gone(scenario_pool, job), PATIENCE_S, "the end of the killed attempt's workload and its children"
+    )
     # The next one has a machine that goes away, which tells it so; nobody canceled the job.
     wait_until(lambda: saved(job, last - 1), PATIENCE_S, f"a checkpoint of attempt {last - 1}")
     engine_of(job, last - 1, api).terminate()
@@ -149,7 +151,7 @@ def test_flow_processes_that_die_are_replaced_and_the_job_goes_on(
     assert saved(job, last)[-1] == iterations
     rows = (job / "artifacts/metrics.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]] == [str(step) for step in range(iterations)], "each step once"
-    assert gone(scenario_pool)
+    assert gone(scenario_pool, job)
 
 
 def test_a_restarted_control_flow_finds_its_attempt_again(
@@ -258,7 +260,7 @@ def test_canceling_the_flow_run_ends_a_job_in_the_worker(
     wait_until(lambda: saved(job, 1), PATIENCE_S, "a checkpoint")
     api(f"/flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
     assert api.final_state(run_id, PATIENCE_S)["type"] == "CANCELLED"
-    wait_until(lambda: gone(real_pool), PATIENCE_S, "the end of the workload")
+    wait_until(lambda: gone(real_pool, job), PATIENCE_S, "the end of the workload")
 
     outcome = json.loads((job / "attempts/001/outcome.json").read_text())
     assert (outcome["status"], outcome["failure"]["code"]) == ("canceled", "canceled")

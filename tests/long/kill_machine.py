@@ -244,6 +244,15 @@ def processes_with(variable: str, value: object) -> list[psutil.Process]:
     return [process for process in found if process.is_running()]
 
 
+def in_words(processes: list[psutil.Process]) -> list[str]:
+    """Return numbers and commands of those that have not ended meanwhile."""
+    said = []
+    for process in processes:
+        with suppress(psutil.Error):
+            said.append(f"{process.pid} {' '.join(process.cmdline()[:6])}")
+    return said
+
+
 def fill(path: Path) -> None:
     """Leave no room where this file is."""
     with path.open("wb", buffering=0) as file:

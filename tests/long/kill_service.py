@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import psutil
 from faults import Fault as NetworkFault
 from helpers import HANG_S, wait_until
-from kill_machine import Site, processes_with
+from kill_machine import Site, in_words, processes_with
 from kill_ways import OF_A_WORKLOAD, OF_SERVERS, Case, Evaluation, Export, Faults, Rollout, Training, Way
 
 from simyard.core.records import JobResult
@@ -68,8 +68,7 @@ class ByService(Way):
 
     def _processes(self) -> list[str]:
         servers = {child.process.pid for child in self.machine.children.started if child.process}
-        found = [p for p in processes_with("LEAN_JOURNAL", self.journal) if p.pid not in servers]
-        return [f"{process.pid} {' '.join(process.cmdline()[:6])}" for process in found]
+        return in_words([p for p in processes_with("LEAN_JOURNAL", self.journal) if p.pid not in servers])
 
     def _states(self, job_id: str) -> list[tuple[str, str]]:
         return [(run["name"], run["state_type"]) for run in self.machine.prefect.flow_runs(job_id)]

@@ -21,7 +21,7 @@ import psutil
 from faults import SLOW_DOWN, CutRequest, Proxy, Trickle
 from faults import Fault as NetworkFault
 from helpers import HANG_S, CommandLine, make_bucket
-from kill_machine import HERE, Machine, fill, lean, processes_with
+from kill_machine import HERE, Machine, fill, in_words, lean, processes_with
 from promises import Left, Problem, broken, read_journal
 
 from simyard.core.files import sweep
@@ -173,7 +173,8 @@ class Way:
 
     def keep(self) -> Path:
         """Keep what is left of a case whose promises were broken, and return where."""
-        kept = HERE.parents[1] / "build" / "kills" / f"{self.case.seed}-{self.case.number}"
+        name = f"{self.case.seed}-{self.case.number}{'' if self.case.faults else '-undisturbed'}"
+        kept = HERE.parents[1] / "build" / "kills" / name
         shutil.rmtree(kept, ignore_errors=True)
         shutil.copytree(self.folder, kept, symlinks=True, ignore_dangling_symlinks=True)
         (kept / "said").write_text("\n".join(self.said))
@@ -242,10 +243,7 @@ class Way:
 
     def _processes(self) -> list[str]:
         """Return the processes of this case that still run, in words."""
-        return [
-            f"{process.pid} {' '.join(process.cmdline()[:6])}"
-            for process in processes_with("LEAN_JOURNAL", self.journal)
-        ]
+        return in_words(processes_with("LEAN_JOURNAL", self.journal))
 
     def _files(self) -> list[Path]:
         """Return the files that are nobody's any more."""
@@ -361,7 +359,7 @@ class ByCommand(Way):
         path = self.folder / "config.json"
         path.write_text(json.dumps(self.config() | {"name": self.name, "retries": 5}))
         return self.insist(
-            (self.command, path),
+            (*self.command.split(), path),
             lambda job_id: ("jobs", "resume", job_id),
             lambda: self.store.list_dirs("jobs"),
             self._is_over,
@@ -496,7 +494,9 @@ class ExportByCommand(ByCommand, Export):
 
 
 class RolloutByCommand(ByCommand, Rollout):
-    """`simyard rollout`."""
+    """`simyard rollout --wait`: without it a process goes on with the job that its owner knows nothing of."""
+
+    command = "rollout --wait"
 
 
 class TrainingInKeptSession(TrainingByCommand):
@@ -515,7 +515,9 @@ class TrainingInKeptSession(TrainingByCommand):
     def victims(self, victim: str) -> list[psutil.Process]:
         if victim != "session server":
             return super().victims(victim)
-        return [p for p in processes_with("LEAN_JOURNAL", self.journal) if "--session" in p.cmdline()]
+        with suppress(psutil.Error):
+            return [p for p in processes_with("LEAN_JOURNAL", self.journal) if "--session" in p.cmdline()]
+        return []
 
     def settle(self) -> None:
         self.simyard()("sessions", "stop", "--all", timeout_s=HANG_S)

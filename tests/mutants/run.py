@@ -9,6 +9,7 @@ The copy has an environment of its own, made of links: what the tests start, sim
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -27,6 +28,8 @@ MUTANTS = Path(__file__).with_name("mutants.toml")
 SPREAD = ("-n2", "--dist=loadgroup", "--no-loadscope-reorder")
 TIERS = {"likely": ("not long", ()), "default": ("not long", SPREAD), "long": ("long", SPREAD)}
 """The tests of each, and how they are run; a mutant that survives one meets the next."""
+BATCH = 8
+"""After so many mutants the tests that caught them are run without: one that fails then too has caught nothing."""
 LIMIT_S = {"likely": 1800, "default": 3600, "long": 4 * 3600}
 """Tests that hang have noticed nothing."""
 NOT_YET = "not run yet"
@@ -54,14 +57,17 @@ class Mutant:
         return hashlib.sha256(json.dumps([self.old, self.new]).encode()).hexdigest()[:8]
 
     def tests(self) -> list[str]:
-        """Return the likely tests that there are: the whole file for a function that has got another name."""
+        """Return the likely tests that there are, the one that caught it last time first.
+
+        Of a function that has got another name it is the whole file.
+        """
         found = []
-        for test in self.likely:
-            path, _, function = test.partition("::")
+        for test in [*last_caught_by(self.id), *self.likely]:
+            path, function = test.partition("::")[0], test.rpartition("::")[2]
             if (ROOT / path).exists():
                 is_there = re.search(rf"def {function}\b", (ROOT / path).read_text(encoding="utf-8"))
                 found.append(test if is_there else path)
-        return found
+        return list(dict.fromkeys(found))
 
 
 class Copy:
@@ -138,16 +144,16 @@ class Copy:
         done = self.call(["-c", code, file])
         return (done.stderr.strip().splitlines() or ["it ends"])[-1] if done.returncode else None
 
-    def pytest(self, tier: str, tests: list[str], *more: str) -> tuple[int, list[tuple[str, str]], str]:
-        """Run tests; return pytest's exit code, what failed and why, and the last line."""
-        mark, how = TIERS[tier]
+    def pytest(self, tier: str | None, tests: list[str], *more: str) -> tuple[int, list[tuple[str, str]], str]:
+        """Run tests, those of a tier alone if one is named; return pytest's exit code, failures and the last line."""
+        mark, how = TIERS[tier] if tier else ("", ())
         command = [self.python, "-m", "pytest", "-q", "-rfE", "-p", "no:cacheprovider", "-m", mark, *how, *more, *tests]
         process = subprocess.Popen(
             command, cwd=self.root, env=_environment(), text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         try:
-            said, _ = process.communicate(timeout=None if "-x" not in more else LIMIT_S[tier])
+            said, _ = process.communicate(timeout=LIMIT_S[tier or "default"])
         except BaseException as error:
             # As Ctrl-C would: what the tests have started ends with them.
             os.killpg(process.pid, signal.SIGINT)
@@ -202,6 +208,12 @@ def read_table(mutants: list[Mutant]) -> dict[str, list[str]]:
     return rows
 
 
+def last_caught_by(name: str) -> list[str]:
+    """Return the function of the test that caught a mutant when it was run last, as it was then."""
+    text = TABLE.read_text(encoding="utf-8") if TABLE.exists() else ""
+    return re.findall(rf"^\| {re.escape(name)} \| .*? \| (?:default|long) \| `([^`\[]+)", text, re.MULTILINE)
+
+
 def write_table(rows: dict[str, list[str]]) -> None:
     tiers = [row[2] for row in rows.values()]
     counts = ", ".join(f"{tiers.count(tier)} {tier}" for tier in dict.fromkeys(["default", "long", *sorted(tiers)]))
@@ -215,14 +227,14 @@ def row_of(mutant: Mutant, tier: str, caught_by: str = "", seconds: float | None
     return [mutant.id, mutant.promise, tier, text, "" if seconds is None else f"{seconds:.0f}", mutant.digest]
 
 
-def judge(mutant: Mutant, copy: Copy, last: str) -> list[str]:
-    """Put one bug in, and return the row that says what became of it."""
+def judge(mutant: Mutant, copy: Copy, last: str) -> tuple[list[str], str | None]:
+    """Put one bug in; return the row that says what became of it, and the test that caught it."""
     began = time.monotonic()
     if (found := (copy.root / mutant.file).read_text(encoding="utf-8").count(mutant.old)) != 1:
-        return row_of(mutant, "broken", f"`old` occurs {found} times in {mutant.file}")
+        return row_of(mutant, "broken", f"`old` occurs {found} times in {mutant.file}"), None
     with copy.changed(mutant.file, lambda text: text.replace(mutant.old, mutant.new)):
         if problem := copy.imports(mutant.file):
-            return row_of(mutant, "broken", problem)
+            return row_of(mutant, "broken", problem), None
         seconds = 0.0
         for tier in TIERS:
             if tier == "likely" and not mutant.tests():
@@ -231,12 +243,27 @@ def judge(mutant: Mutant, copy: Copy, last: str) -> list[str]:
             seconds = time.monotonic() - began
             if code == FAILED and failed:
                 test, why = failed[0]
-                return row_of(mutant, "default" if tier == "likely" else tier, f"`{test}`: {why}", seconds)
+                row = row_of(mutant, "default" if tier == "likely" else tier, f"`{test}`: {why}", seconds)
+                return row, test
             if code != PASSED:
-                return row_of(mutant, "broken", f"the tests of the tier {tier} did not run: {said}", seconds)
+                return row_of(mutant, "broken", f"the tests of the tier {tier} did not run: {said}", seconds), None
             if tier == last:
                 break
-    return row_of(mutant, "none" if last == "long" else NOT_YET, f"survived {last}", seconds)
+    return row_of(mutant, "none" if last == "long" else NOT_YET, f"survived {last}", seconds), None
+
+
+def prove(caught: list[tuple[list[str], str | None]], copy: Copy) -> list[list[str]]:
+    """Run the tests that caught bugs once more, without any; return the rows, which say so where one fails then too."""
+    tests = list(dict.fromkeys(test for _, test in caught if test))
+    code, failed, said = copy.pytest(None, tests) if tests else (PASSED, [], "")
+    sick = {test: "fails without it" for test, _ in failed}
+    if code not in (PASSED, FAILED):
+        sick = dict.fromkeys(tests, f"did not run again: {said}")
+    for row, test in caught:
+        if test in sick:
+            row[2:4] = ["broken", f"`{test}` {sick[test]}"]
+            print(*row[:4], sep=" | ", flush=True)
+    return [row for row, _ in caught]
 
 
 def main() -> int:
@@ -260,17 +287,14 @@ def main() -> int:
     ]
     with tempfile.TemporaryDirectory(prefix="simyard-mutants-") as folder:
         copy = Copy(Path(folder))
-        likely = list(dict.fromkeys(test for mutant in todo for test in mutant.tests()))
-        print(f"{len(todo)} mutants; first their tests as the tree is: {len(likely)} files and functions", flush=True)
-        code, failed, said = copy.pytest("likely", likely) if likely else (PASSED, [], "")
-        if code not in (PASSED, FAILED):
-            print(*(f"{test}: {why}" for test, why in failed), said, sep="\n")
-            return 1
-        for mutant in todo:
-            sick = [test for test, _ in failed if test.startswith(tuple(mutant.tests()))]
-            row = row_of(mutant, "broken", f"{sick[0]} fails without it") if sick else judge(mutant, copy, asked.tier)
-            print(row[0], row[2], row[4], row[3], sep=" | ", flush=True)
-            write_table(read_table(mutants) | {mutant.id: row})  # another run may have written meanwhile
+        for some in itertools.batched(todo, BATCH):
+            caught = []
+            for mutant in some:
+                row, test = judge(mutant, copy, asked.tier)
+                print(row[0], row[2], row[4], row[3], sep=" | ", flush=True)
+                caught.append((row, test))
+            proved = {row[0]: row for row in prove(caught, copy)}
+            write_table(read_table(mutants) | proved)  # another run may have written meanwhile
     rows = read_table(mutants)
     return 0 if all(rows[mutant.id][2] in ("default", "long") for mutant in todo) else 1
 

@@ -5,17 +5,20 @@ import pytest
 from simyard.core.errors import END_MARKER, SIGNATURES, Category, known_failure
 
 KNOWN = {
-    "cuda_out_of_memory": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
-    "physx_out_of_memory": "[Error] [omni.physx.plugin] PxgCudaDeviceMemoryAllocator fail to allocate memory 67108864",
+    "gpu_out_of_memory": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
     "physx_buffer_too_small": "PhysX error: The application needs to increase "
     "PxgDynamicsMemoryConfig::foundLostPairsCapacity to 2048 , otherwise, the simulation will miss interactions",
     "contact_buffer_too_small": "nefc overflow - please increase njmax to 128",
     "gpu_state_corrupt": "RuntimeError: CUDA error: an illegal memory access was encountered",
-    "render_out_of_memory": "[Error] [gpu.foundation] VkResult: ERROR_OUT_OF_DEVICE_MEMORY",
+    "render_out_of_memory": "[Fatal] A GPU crash occurred. Exiting the application...",
     "driver_unsupported": "[Error] [gpu.foundation] The currently installed NVIDIA graphics driver is unsupported",
     "no_vulkan": "[Error] [carb.graphics-vulkan.plugin] vkCreateInstance failed. Vulkan 1.1 is not supported",
     "no_rt_cores": "[Error] [rtx.postprocessing.plugin] createDLSSContext error",
     "eula_not_accepted": "Do you accept the EULA? (Yes/No): ",
+    "kit_not_started": "2026-11-30T10:28:38Z [537ms] [Error] [omni.kit.app.plugin] Exiting app because of dependency "
+    "solver failure...",
+    "terminal_unknown": "'ansi+tabs': unknown terminal type.",
+    "isaac_sim_not_linked": "[ERROR] Unable to find any Python executable at path: '/lab/_isaac_sim/python.sh'",
     "assets_unreachable": "FileNotFoundError: Unable to find the file: https://omniverse-content-production.s3/Robot.usd",
     "ranks_apart": "The ranks cannot talk to each other: rank 0 of 2 on 'box': DistStoreError: Timed out after 121 s",
     "rank_lost": "[rank1]: Watchdog caught collective operation timeout: WorkNCCL(SeqNum=5)",
@@ -33,7 +36,31 @@ KNOWN = {
     "disk_full": "OSError: [Errno 28] No space left on device",
 }
 ALSO_KNOWN = [
-    ("cuda_out_of_memory", "torch.cuda.OutOfMemoryError: CUDA out of memory."),
+    (
+        "eula_not_accepted",
+        "SystemExit: Unable to bootstrap inner kit kernel: EULA not accepted. Set OMNI_KIT_ACCEPT_EULA=YES to accept",
+    ),
+    (
+        "kit_not_started",
+        "[560ms] [Error] [simulation_app.simulation_app] SimulationApp._start_app: Application failed to start. "
+        "Check the log above for errors.",
+    ),
+    ("terminal_unknown", "tabs: terminal type 'dumb' cannot reset tabs"),
+    ("gpu_out_of_memory", "torch.cuda.OutOfMemoryError: CUDA out of memory."),
+    ("gpu_out_of_memory", "torch.AcceleratorError: CUDA error: out of memory"),
+    (
+        "gpu_out_of_memory",
+        "Search for `cudaErrorMemoryAllocation' in the CUDA documentation for more information.",
+    ),
+    ("gpu_out_of_memory", "Warp CUDA error 2: out of memory (in function wp_alloc_device_async, warp.cu:1200)"),
+    ("gpu_out_of_memory", "RuntimeError: Failed to allocate 17179869184 bytes on device 'cuda:0'"),
+    ("gpu_out_of_memory", "Warp error: Failed to allocate 4096 bytes on device 'cuda:1' (in function wp_alloc_device)"),
+    ("gpu_out_of_memory", "RuntimeError: Failed to acquire primary context for device cuda:0"),
+    ("gpu_out_of_memory", "[omni.physx.plugin] PxgCudaDeviceMemoryAllocator fail to allocate memory 67108864 bytes!!"),
+    ("gpu_out_of_memory", "[Error] [gpu.foundation] VkResult: ERROR_OUT_OF_DEVICE_MEMORY"),
+    ("gpu_out_of_memory", "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ("gpu_out_of_memory", "jaxlib.xla_extension.XlaRuntimeError: RESOURCE_EXHAUSTED: Out of memory while trying"),
+    ("gpu_out_of_memory", "NCCL WARN Cuda failure 2 'out of memory'"),
     (
         "physx_buffer_too_small",
         "PxgDynamicsMemoryConfig::collisionStackSize buffer overflow detected, please increase it",
@@ -45,7 +72,6 @@ ALSO_KNOWN = [
     ("contact_buffer_too_small", "Flex-flex SAP buffer overflow - please increase naconmax to 900"),
     ("contact_buffer_too_small", "CCD overflow - please increase naccdmax to 12"),
     ("gpu_state_corrupt", "PhysX error: GPU compute pipeline failed, error 700"),
-    ("render_out_of_memory", "[Fatal] A GPU crash occurred. Exiting the application..."),
     ("driver_unsupported", "[Error] [rtx driver verification failed]"),
     ("no_vulkan", "Failed to create any GPU devices, including an attempt with compatibility mode."),
     ("wrong_arguments", "gymnasium.error.NameNotFound: Environment `Isaac-Nowhere` doesn't exist."),
@@ -53,6 +79,7 @@ ALSO_KNOWN = [
     ("checkpoint_not_found", "ValueError: No runs present in the directory: '/logs/rsl_rl' match '.*'."),
 ]
 HARMLESS = [
+    "ModuleNotFoundError: No module named 'isaaclab'",
     "",
     "Learning iteration 3/60",
     "Training time: 12.34 seconds",
@@ -66,6 +93,9 @@ HARMLESS = [
     "There was an error running python",
     "Mean reward: nan",
     "std: 1.00",
+    "RuntimeError: Failed to allocate 256 bytes on device 'cpu'",
+    "Failed to allocate 8 bytes on device 'cuda:0':  Failed to allocate memory during graph capture because",
+    "Warp CUDA error 201: invalid device context (in function get_stream, warp.cu:90)",
 ]
 
 

@@ -1,5 +1,6 @@
 """Isaac Lab 2.3, by its command line. Its launcher and script are stand-ins: the real ones need Isaac Sim and a GPU."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -55,11 +56,8 @@ def checkpoints(result):
 
 
 def a_job(library, **changes):
-    fields = {"num_envs": 8, "max_iterations": 3, "seed": 7, **changes}
-    return JobSpec(
-        job_id=keys.new_job_id(), kind="train", name="n", simulator="isaaclab", task="Isaac-Cartpole-Direct-v0",
-        library=library, **fields,
-    )  # fmt: skip
+    fields = {"task": "Isaac-Cartpole-Direct-v0", "num_envs": 8, "max_iterations": 3, "seed": 7, **changes}
+    return JobSpec(job_id=keys.new_job_id(), kind="train", name="n", simulator="isaaclab", library=library, **fields)
 
 
 def command(attempt, checkpoint=None, overrides=()):
@@ -70,10 +68,13 @@ def command(attempt, checkpoint=None, overrides=()):
     return isaaclab_scripts.command(attempt, facts, get_library(attempt.job.library), checkpoint, Path("/lab"))
 
 
-def test_a_job_trains_by_the_script_and_keeps_an_id_with_v0(tmp_path):
+def test_a_job_trains_by_the_script_and_keeps_an_id_with_v0(tmp_path, monkeypatch):
+    # As in a container that a login shell has not started, under a worker of an environment of its own.
+    monkeypatch.delenv("TERM", raising=False)
+    monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path / "none"))
     result, store = train(tmp_path)
     assert result["status"] == "succeeded", result["error"]
-    assert [*checkpoints(result)] == ["model_0.pt", "model_1.pt", "model_2.pt"]
+    assert [*checkpoints(result)] == ["model_0.pt", "model_2.pt"]  # one every 50 iterations, and the last
     job = keys.JobKeys(result["job_id"])
     spec = store.get_json(job.job)
     assert (spec["task"], spec["renamed_from"]) == ("Isaac-Cartpole-Direct", "Isaac-Cartpole-Direct-v0")
@@ -90,8 +91,8 @@ def test_a_resumed_job_goes_on_with_the_next_iteration(tmp_path):
     first, _ = train(tmp_path)
     second, store = train(tmp_path, resume={"fromJob": first["job_id"]})
     assert second["status"] == "succeeded", second["error"]
-    assert [*checkpoints(second)] == ["model_3.pt", "model_4.pt", "model_5.pt"]
-    assert checkpoints(second)["model_3.pt"]["parent"] == checkpoints(first)["model_2.pt"]["sha256"]
+    assert [*checkpoints(second)] == ["model_5.pt"]
+    assert checkpoints(second)["model_5.pt"]["parent"] == checkpoints(first)["model_2.pt"]["sha256"]
     metrics = store.get_bytes(keys.JobKeys(second["job_id"]).artifact("metrics.csv")).decode()
     assert [row.split(",")[0] for row in metrics.splitlines()[1:]] == ["3", "4", "5"]
 
@@ -102,16 +103,45 @@ def test_a_script_that_fails_is_a_failed_attempt_with_its_exit_code(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("library", "message"),
+    ("library", "changes", "message"),
     [
-        pytest.param("skrl", "counts environment steps", id="counts steps"),
-        pytest.param("rl_games", "no training", id="no script"),
+        pytest.param("skrl", {"task": "My-Task-v0"}, "counts environment steps.*'My-Task-v0'", id="task in no file"),
+        pytest.param("sb3", {"resume": "a checkpoint"}, "cannot resume: sb3 checkpoints", id="normalised"),
+        pytest.param("rl_games", {}, "no training", id="no script"),
     ],
 )
-def test_a_library_that_2_3_cannot_train_here_is_refused(library, message):
-    job = a_job(library)
+def test_what_2_3_cannot_train_here_is_refused(library, changes, message):
     with pytest.raises(RequestError, match=message):
-        isaaclab_scripts.check(job, get_library(library))
+        isaaclab_scripts.check(a_job(library, **changes), get_library(library))
+
+
+@pytest.mark.parametrize(
+    ("library", "given", "rollout", "own"),
+    [
+        pytest.param("skrl", (), 32, ["agent.agent.experiment.write_interval=32"], id="skrl"),
+        pytest.param("skrl", ("agent.agent.rollouts=8",), 8, ["agent.agent.experiment.write_interval=8"], id="changed"),
+        pytest.param("sb3", (), 16, ["++agent.device=cpu"], id="sb3"),
+        pytest.param("rsl_rl", (), 1, ["++agent.device=cpu"], id="its configuration is Python"),
+    ],
+)
+def test_an_iteration_is_as_long_as_the_file_of_its_task_says(library, given, rollout, own):
+    facts = isaaclab_scripts.check(a_job(library, overrides=given, gpus=0), get_library(library))
+    assert (facts.rollout, facts.overrides) == (rollout, (*own, *given))
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder", "python"),
+    [
+        pytest.param({"VIRTUAL_ENV": "/venv", "TERM": "dumb"}, INSTALLATION, None, id="activated environment"),
+        pytest.param({"CONDA_PREFIX": "/conda", "TERM": ""}, INSTALLATION, None, id="conda"),
+        pytest.param({"CONDA_PREFIX": "/conda"}, Path("/lab"), sys.prefix, id="Isaac Sim as packages of this Python"),
+    ],
+)
+def test_the_launcher_takes_the_python_of_isaac_sim(monkeypatch, variables, folder, python):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    env = isaaclab_scripts.environment(folder)
+    assert (env.get("VIRTUAL_ENV"), env.get("CONDA_PREFIX"), env["TERM"]) == (python, None, "xterm")
 
 
 def test_the_command_line_is_that_of_2_3():
@@ -121,6 +151,25 @@ def test_the_command_line_is_that_of_2_3():
         "--task", "Isaac-Cartpole-Direct-v0", "--num_envs", "8", "--seed", "7", "--max_iterations", "10",
         "--headless", "--device", "cuda:0", "--checkpoint", "/c/last_x_ep_4_rew_1.pth", "a=1",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("library", ["rl_games", "rsl_rl", "sb3", "skrl"])
+def test_every_flag_is_one_of_the_real_script(tmp_path, monkeypatch, library):
+    monkeypatch.chdir(tmp_path)
+    checkpoint = tmp_path / "model_5.pt"
+    checkpoint.write_bytes(b"weights")
+    world = World(node=0, address="10.0.0.7", port=29511, timestamp="2026-01-02_03-04-05")
+    distributed = AttemptSpec(job=a_job(library, gpus=2), number=1, world=world)
+    commands = [command(AttemptSpec(job=a_job(library), number=2, start_iteration=1), checkpoint, ("++agent.a=1",))]
+    commands += [command(distributed)] if get_library(library).multi_gpu else []
+    known = json.loads((INSTALLATION / "flags.json").read_text())["flags"][library]
+    for argv in commands:
+        words = iter(argv[next(index for index, word in enumerate(argv) if word.endswith("train.py")) + 1 :])
+        for word in words:
+            if not word.startswith("--"):
+                assert "=" in word, f"{word!r} belongs to no flag, and is no override"
+            elif known[word]:
+                next(words)
 
 
 def test_every_machine_starts_a_rank_for_each_gpu():

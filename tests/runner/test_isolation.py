@@ -282,6 +282,53 @@ def test_a_thread_from_before_the_job_is_none_of_its_business(tmp_path):
     assert found["left"] is None
 
 
+def test_objects_with_a_jobs_memory_are_freed_or_told(tmp_path):
+    """An engine keeps them in a cache on a method; a job may keep them anywhere."""
+    (tmp_path / "engine.py").write_text(
+        textwrap.dedent(
+            """
+            import functools, gymnasium, warp
+
+            warp.config.quiet = True
+
+            class Env(gymnasium.Env):
+                def __init__(self):
+                    self.arrays = [warp.zeros(8, device="cpu") for _ in range(100)]
+
+                @functools.lru_cache(maxsize=None)
+                def view(self, name):
+                    return self.arrays[0][2:]
+
+                @staticmethod
+                @functools.cache
+                def kernel(size):
+                    return object()
+            """
+        )
+    )
+    found = play(
+        tmp_path,
+        """
+        import engine, warp
+
+        kept, said, kernels = [], [], []
+        for job in (
+            "pass", "engine.Env().view('a')", "kept += engine.Env().arrays[:50]", "kept.append(engine.Env())",
+            "kept.clear()", "kept += engine.Env().arrays",
+        ):
+            isolation.begin()
+            exec(job)
+            kernels.append(engine.Env.kernel(1))
+            isolation.end()
+            said.append(isolation.left_over())
+        say(said=said, kernels=len(set(map(id, kernels))))
+        """,
+    )
+    left = "the job left objects of the simulator: "
+    assert found["said"] == [None, None, None, f"{left}1 of Env, 150 of array", None, f"{left}100 of array"]
+    assert found["kernels"] == 1, "what a class keeps without its objects stays"
+
+
 CHANGES = [
     pytest.param("pass", False, id="untouched"),
     pytest.param("file.write_text('VALUE = 22')", True, id="edited"),

@@ -63,6 +63,22 @@ def test_checkpoint_names(library, name, start, iteration, artifact):
     assert known.artifact_name(Path(name), start, SCALE) == artifact
 
 
+@pytest.mark.parametrize(
+    ("library", "agent_cfg", "count"),
+    [
+        ("rsl_rl", {"save_interval": 50}, 302),
+        ("rl_games", {"params": {"config": {"save_frequency": 100}}}, 152),
+        ("rl_games", {"params": {"config": {"save_frequency": 0}}}, 2),
+        ("sb3", {}, 241),
+        ("skrl", {"agent": {"experiment": {"checkpoint_interval": "auto"}}}, 11),
+        ("skrl", {"agent": {"experiment": {"checkpoint_interval": 1600}}}, 151),
+        ("skrl", {"agent": {"experiment": {"checkpoint_interval": 0}}}, 0),
+    ],
+)
+def test_number_of_checkpoints_of_15000_iterations(library, agent_cfg, count):
+    assert get_library(library).checkpoints(agent_cfg, 15000, SCALE) == count
+
+
 @pytest.mark.parametrize("start", [0, 5])
 def test_the_last_checkpoint_of_sb3_counts_inside(tmp_path, start):
     path = tmp_path / "model.zip"

@@ -15,6 +15,7 @@ from simyard.runner.evaluation.summary import summarize
 torch = lazy("torch")
 
 FOREVER = 10**9
+SEED = 3
 RATE = "Metrics/success_rate"
 
 
@@ -117,7 +118,7 @@ class Task:
 def measure(task, episodes, longest=FOREVER, **options):
     """Play until the meter has enough; return what it counted, and the meter."""
     found = []
-    meter = EpisodeMeter(task, episodes=episodes, longest=longest, on_episode=found.append, **options)
+    meter = EpisodeMeter(task, episodes=episodes, longest=longest, seed=SEED, on_episode=found.append, **options)
     task.reset()
     while not meter.done:
         assert meter.steps < 10_000, "it never ends"
@@ -145,7 +146,7 @@ def test_each_environment_gives_its_first_episodes_and_no_other(plays, count):
         assert [episode.length for episode in own] == [len(rewards) for rewards in lived[: len(own)]]
         assert [episode.total for episode in own] == [sum(rewards) for rewards in lived[: len(own)]]
     counted = iter(episode.env for episode in episodes)
-    left = quotas(count, len(plays))
+    left = quotas(count, len(plays), SEED)
     for env in task.order:
         if left[env]:
             left[env] -= 1
@@ -168,10 +169,34 @@ def test_short_episodes_are_not_favoured():
 
 
 @pytest.mark.parametrize(
-    ("episodes", "envs", "shares"), [(7, 3, [3, 2, 2]), (3, 3, [1, 1, 1]), (2, 4, [1, 1, 0, 0]), (50, 1, [50])]
+    ("episodes", "envs", "shares"), [(7, 3, [2, 2, 3]), (3, 3, [1, 1, 1]), (2, 4, [0, 0, 1, 1]), (50, 1, [50])]
 )
 def test_shares_are_fixed_beforehand(episodes, envs, shares):
-    assert quotas(episodes, envs) == shares
+    assert sorted(quotas(episodes, envs, SEED)) == shares
+    assert quotas(episodes, envs, SEED) == quotas(episodes, envs, SEED)
+
+
+@pytest.mark.parametrize(("episodes", "envs"), [(1000, 4096), (6000, 4096)])
+def test_no_kind_of_environment_is_favoured_where_they_do_not_divide(episodes, envs):
+    """Terrains lie in blocks of neighbours, and robots that differ are dealt out in turn."""
+    shares = quotas(episodes, envs, SEED)
+    assert sum(shares) == episodes
+    block, turn = envs // 8, 4
+    for kind in [shares[first : first + block] for first in range(0, envs, block)] + [
+        shares[first::turn] for first in range(turn)
+    ]:
+        assert sum(kind) / len(kind) == pytest.approx(episodes / envs, rel=0.2)
+    assert quotas(episodes, envs, SEED + 1) != shares, "another seed draws others"
+
+
+def test_with_more_environments_than_episodes_the_first_of_those_drawn_count():
+    """The short episodes end first and again and again: none counts but of the environments drawn beforehand."""
+    plays = [[2] if env % 2 else [100] for env in range(40)]
+    drawn = [env for env, share in enumerate(quotas(10, 40, SEED)) if share]
+    episodes, meter = measure(Task(*plays, limit=FOREVER), 10)
+    assert sorted(episode.env for episode in episodes) == drawn
+    assert [episode.length for episode in sorted(episodes, key=lambda e: e.env)] == [plays[env][0] for env in drawn]
+    assert meter.steps == 100
 
 
 def test_an_episode_is_told_before_its_environment_steps_on():
@@ -371,7 +396,7 @@ def test_a_task_that_names_no_terms_has_none():
 def test_what_happened_before_the_reset_is_not_counted():
     task = Task([9])
     found = []
-    meter = EpisodeMeter(task, episodes=2, longest=FOREVER, on_episode=found.append)
+    meter = EpisodeMeter(task, episodes=2, longest=FOREVER, seed=SEED, on_episode=found.append)
     task.reset()
     for _ in range(4):
         task.step(None)

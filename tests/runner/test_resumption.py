@@ -1,5 +1,7 @@
 """A training that goes on from a checkpoint: with the request's settings, the job's schedule and the count of steps."""
 
+import ast
+import importlib.util
 import json
 import math
 import pickle
@@ -39,6 +41,15 @@ def test_a_learning_rate_of_the_request_wins_over_the_optimisers(
     groups = torch.load(prepared)[OPTIMIZER[library]]["param_groups"]
     assert [group["lr"] for group in groups] == [rate, rate]
     assert torch.load(file)[OPTIMIZER[library]]["param_groups"][0]["lr"] == 0.01, "the original stays as it was"
+
+
+def test_skrl_can_name_one_schedule_alone() -> None:
+    """Its runner looks a class up among its own imports; the one that is there keeps its rate in the optimiser."""
+    (folder,) = importlib.util.find_spec("skrl").submodule_search_locations or ()
+    tree = ast.parse(Path(folder, "utils/runner/torch/runner.py").read_text())
+    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {alias.asname or alias.name for node in imports for alias in node.names}
+    assert {name for name in names if "LR" in name or "Scheduler" in name or "torch" in name} == {"KLAdaptiveLR"}
 
 
 @pytest.mark.parametrize(

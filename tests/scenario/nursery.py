@@ -55,6 +55,7 @@ class Nursery:
         order = {
             "env": {**env, TOKEN: token},
             "cwd": str(folder),
+            "umask": _umask(),
             "arguments": ["--simulator", "isaaclab", "--bounds", json.dumps(bounds.to_json()), "--library", library],
         }
         with self._lock, theirs, log.open("ab") as output, open(os.devnull, "rb") as nothing:
@@ -98,6 +99,13 @@ class Child:
         return self.returncode
 
 
+def _umask():
+    """Return this process's mask; it changes where the flows are imported."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def _adopt(on):
     assert ctypes.CDLL(None).prctl(_SUBREAPER, int(on), 0, 0, 0) == 0
 
@@ -136,6 +144,7 @@ def become(order, streams):
     _show_token(order["env"][TOKEN])
     os.environ.clear()
     os.environ.update(order["env"])
+    os.umask(order["umask"])
     os.chdir(order["cwd"])
     numpy = sys.modules["numpy"]
     numpy.random.seed()  # torch begins with the same seed in every process, Python draws another after a fork

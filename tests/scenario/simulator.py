@@ -23,6 +23,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import zipfile
 from datetime import datetime
 from pathlib import Path
@@ -31,7 +32,7 @@ import litter
 
 from simyard.core.errors import RequestError
 from simyard.core.files import write_json
-from simyard.core.specs import Facts
+from simyard.core.specs import Facts, Room
 from simyard.runner import rl
 from simyard.runner.adapter import ADAPTERS, Adapter
 from simyard.runner.evaluation.episode_statistics import Episode
@@ -72,6 +73,7 @@ class Scenario(Adapter):
             not_resumable="its checkpoints lack the normaliser" if "not-resumable" in job.description else None,
             notes=("a note",),
             versions={"python": sys.version.split()[0]},
+            room=Room(size_bytes=10**9, what="a gigabyte of nothing") if job.description == "large" else None,
         )
 
     def run(self, attempt, facts, paths):
@@ -210,6 +212,15 @@ class Run:
 
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 0 bytes free.")
 
+    def no_gpu_memory(self):
+        """Fail as Warp does."""
+        raise RuntimeError("Failed to allocate 4294967296 bytes on device 'cuda:0'")
+
+    def die_without_gpu_memory(self):
+        """End as PhysX does, which says it and crashes."""
+        print("PxgCudaDeviceMemoryAllocator fail to allocate memory 67108864 bytes!! Result = 2", file=sys.stderr)
+        os._exit(139)
+
     def warn(self):
         print("nefc overflow - please increase njmax to 120", file=sys.stderr)
 
@@ -224,6 +235,19 @@ class Run:
 
     def leave(self):
         os._exit(0)
+
+    def end_as_kit(self):
+        """Print an exception and end with 0: so does an app whose script nobody has kept from failing."""
+        try:
+            self.crash()
+        except ValueError:
+            traceback.print_exc()
+            os._exit(0)
+
+    def fail_to_start(self):
+        """Say what Isaac Sim says of an app that did not start, and leave as it does."""
+        print("[537ms] [Error] [omni.kit.app.plugin] Exiting app because of dependency solver failure...", flush=True)
+        sys.exit(1)
 
     def bad_argument(self):
         sys.exit(2)
@@ -274,6 +298,13 @@ class Run:
         )
         for pid in (*(child.pid for child in children), int(orphan.stdout)):
             print(f"started {pid}")
+
+    def fork(self):
+        """Have children that got every descriptor of their parent: one is a fork, one a shell's."""
+        os.system("sleep 600 & echo started $!")
+        if (pid := os.fork()) == 0:
+            time.sleep(600)
+        print(f"started {pid}")
 
     def orphan(self):
         """Start a process that is nobody's child at once."""

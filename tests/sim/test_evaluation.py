@@ -30,13 +30,16 @@ from simyard.core.files import sha256_of
 from simyard.core.specs import Facts
 from simyard.requests.config import check_config
 from simyard.requests.jobs import EvaluateRequest
+from simyard.runner.evaluation.episode_statistics import quotas
 from simyard.runner.evaluation.summary import wilson
 from simyard.runner.rl import LIBRARIES as RL_LIBRARIES
 
 pytestmark = pytest.mark.sim
 
 SHARES = [2, 2, 2, 1]
-"""Of seven episodes in four environments."""
+"""Of seven episodes in four environments, by seed 1."""
+MORE = 12
+"""Environments of an evaluation with fewer episodes than that."""
 TERMS = ["alive", "terminating", "pole_pos", "cart_vel", "pole_vel", "success_rate"]
 PROMISED = {
     "episodes.csv": "episodes", "summary.json": "summary", "metrics.csv": "metrics", "returns.png": "plot",
@@ -67,7 +70,7 @@ def foreign(yard: Yard, bare: Callable[[str], Path], tmp_path_factory: pytest.Te
 @pytest.fixture(scope="module")
 def managed(yard: Yard, trained_managed: Job) -> Job:
     """A task that names its terms."""
-    return yard.evaluate(trained_managed, overrides=SHORT[:1])
+    return yard.evaluate(trained_managed, f"numEnvs={MORE}", overrides=SHORT[:1])
 
 
 def assert_adds_up(summary: dict[str, Any], rows: list[dict[str, str]], metrics: dict[str, str]) -> None:
@@ -115,7 +118,7 @@ def lines(job: Job) -> list[str]:
 
 def figures(summary: dict[str, Any]) -> dict[str, Any]:
     """What a summary says of a policy: how fast it was and what was filmed are something else."""
-    other = ("environment_steps_per_second", "videos", "video_problem", "sweep")
+    other = ("first_steps_seconds", "environment_steps_per_second", "videos", "video_problem", "sweep")
     return {name: value for name, value in summary.items() if name not in other}
 
 
@@ -151,6 +154,7 @@ def test_the_summary_is_that_of_the_episodes(library: str, evaluated: Callable[[
     assert summary["success"]["source"] == "metric Metrics/success_rate"
     assert (summary["sweep"], summary["videos"], summary["video_problem"]) == (None, None, None)
     assert summary["environment_steps_per_second"] > 1
+    assert summary["first_steps_seconds"] > 0
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -370,6 +374,12 @@ def test_terminations_of_a_manager_based_task_have_names_and_its_metric_says_who
     assert seen
     assert seen <= {("truncated", "time_out", "1"), ("terminated", "cart_out_of_bounds", "0")}
     assert managed.json("summary.json")["success"]["source"] == "metric Metrics/success_rate"
+
+
+def test_of_more_environments_than_episodes_the_drawn_ones_count_once(managed: Job):
+    assert managed.json("summary.json")["num_envs"] == MORE
+    played = sorted(int(row["env"]) for row in managed.rows("episodes.csv"))
+    assert played == [env for env, share in enumerate(quotas(EPISODES, MORE, seed=1)) if share]
 
 
 # What is refused

@@ -349,7 +349,7 @@ def drive(library: str, policy: str, overrides: list[str], longest: int) -> list
     with fresh_environment(
         runner.contract.task, get_library(library), overrides, num_envs=SIDE_BY_SIDE, seed=1, device="cpu"
     ) as (env, _):
-        meter = EpisodeMeter(env, episodes=EPISODES, longest=longest, on_episode=episodes.append)
+        meter = EpisodeMeter(env, episodes=EPISODES, longest=longest, seed=1, on_episode=episodes.append)
         settle(env, 1)
         observations, _ = env.reset()
         while not meter.done:

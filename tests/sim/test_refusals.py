@@ -105,7 +105,7 @@ def test_an_override_that_would_not_do_what_it_says(check: Callable[..., Facts],
         ),
         (
             {"trainingConfig": {"task": "IsaacContrib-Velocity-Flat-AnymalC-Direct"}}, "engine_absent",
-            r"runs on PhysX in Isaac Sim alone, which .* does not have.*image with Kit",
+            r"needs Isaac Sim, which .* does not have, for .*PhysxCfg.*image with Kit",
         ),
     ],
 )  # fmt: skip

@@ -147,6 +147,10 @@ GOOD: dict[str, str] = {
     "point.urdf": urdf(inertial(ixx=0, iyy=0, izz=0)),
     "mimic.urdf": urdf(limit='<limit lower="-1" upper="1" effort="5" velocity="0"/><mimic joint="gone"/>'),
     "flat.urdf": urdf(f'{inertial()}<collision><geometry><mesh filename="parts/flat.obj"/></geometry></collision>'),
+    "point shape.urdf": urdf(
+        f'{inertial()}<collision><geometry><sphere radius="0.0"/></geometry></collision>'
+        '<collision><geometry><cylinder radius="0.1" length="0"/></geometry></collision>'
+    ),
     "sensor.urdf": urdf(
         more='<link name="camera"><collision><geometry><box size="1 1 1"/></geometry></collision></link>'
         '<joint name="mount" type="fixed"><parent link="b"/><child link="camera"/></joint>'
@@ -231,8 +235,13 @@ def _program(folder: Path) -> Iterator[tuple[str, Any]]:
                     },
                 },
             )
+    (folder / "sunk.urdf").write_text(
+        urdf(f'{inertial()}<collision><geometry><box size="2 2 2"/></geometry></collision>')
+    )
+    for scene in ("ground", "empty"):
+        yield f"sunk into {scene}", describe(folder / "sunk.urdf", scene)["notes"]
     case = Case(robot=folder / "walker.xml", format="mjcf")
-    yield "notes for the report", standard.check(case.job, case.files)
+    yield "notes for the report", standard.check(case.job, case.files)[0]
     for name, (text, _) in BAD.items():
         (folder / name).write_text(text)
         try:
@@ -242,12 +251,12 @@ def _program(folder: Path) -> Iterator[tuple[str, Any]]:
             yield name, str(error)
 
 
-def describe(robot: Path) -> dict[str, Any]:
+def describe(robot: Path, scene: str = "empty") -> dict[str, Any]:
     from simyard.runner.newton.control import read_control
     from simyard.runner.newton.simulation import build_world
 
     format_ = {".xml": "mjcf", ".urdf": "urdf"}[robot.suffix]
-    world = build_world(read_control({}), robot, format_, scene_id="empty", scene_file=None)
+    world = build_world(read_control({}), robot, format_, scene_id=scene, scene_file=None)
     found, builder = world.robot, world.builder
     dofs = [column.index for column in found.velocities]
     return {
@@ -418,8 +427,16 @@ def test_impossible_inertias_are_enlarged_and_said_with_their_numbers(said):
     assert not any("moments" in note for note in said["rounding.urdf"]["notes"]), "rounding is nothing to tell"
     np.testing.assert_allclose(said["point.urdf"]["inertia"][1], 1e-4, rtol=1e-5)
     assert any("mass without inertia" in note and "'b'" in note for note in said["point.urdf"]["notes"])
-    assert "flat meshes touch nothing: of 'b'" in said["flat.urdf"]["notes"]
+    assert "shapes without a thickness touch nothing: of 'b'" in said["flat.urdf"]["notes"]
+    assert "shapes without a thickness touch nothing: of 'b', 'b'" in said["point shape.urdf"]["notes"]
     assert any("'j1' mimics 'gone'" in note for note in said["mimic.urdf"]["notes"])
+
+
+def test_a_fixed_robot_in_the_ground_is_said(said):
+    (note,) = (note for note in said["sunk into ground"] if "below z = 0" in note)
+    assert "0.5 m below" in note
+    assert "scene_id 'empty'" in note
+    assert not any("below" in note for note in said["sunk into empty"])
 
 
 @pytest.mark.parametrize("name", BAD)

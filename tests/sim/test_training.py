@@ -92,6 +92,13 @@ def test_metrics_have_every_iteration(job: Job, library: str):
     assert facts["final"]["value"] == float(next(row[tag] for row in reversed(job.rows()) if row[tag]))
 
 
+def test_room_was_estimated(job: Job, library: str):
+    room = json.loads((job.folder / "attempts/001/outcome.json").read_text())["facts"]["room"]
+    saved = sum(path.stat().st_size for path in (job.artifacts / "checkpoints").iterdir())
+    assert saved / 4 < room["size_bytes"] < saved * 10
+    assert "checkpoints of a network of" in room["what"]
+
+
 def test_the_curves_are_a_picture(job: Job, library: str):
     from matplotlib.image import imread
 

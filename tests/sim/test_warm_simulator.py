@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from helpers import CONFIG, LIBRARIES, CommandLine, last_json, wait_until
-from simulated import CARTPOLE, NUM_ENVS, PATIENCE_S, Job, Yard, assert_same_weights
+from simulated import CARTPOLE, NUM_ENVS, PATIENCE_S, Job, Player, Yard, assert_same_weights
 
 pytestmark = pytest.mark.sim
 
@@ -74,6 +74,15 @@ def test_after_many_jobs_every_library_gives_the_weights_that_it_gave_at_first(
     assert_same_weights(yard.train("physics=physx").final, physx.final)
     assert yard.session.pid == process, "the process was replaced"
     assert_nothing_piles_up(before, size(process))
+
+
+def test_no_model_array_or_environment_outlives_its_job(player: Player, tmp_path: Path) -> None:
+    """Of jobs of changing size; a job that leaves one costs the simulators of the other tests their lives."""
+    player("leak_player:step", tmp_path, 4)
+    before = player("leak_player:alive", tmp_path)
+    for num_envs in (8, 6):
+        player("leak_player:step", tmp_path, num_envs)
+        assert player("leak_player:alive", tmp_path) == before
 
 
 @pytest.mark.long

@@ -128,11 +128,15 @@ def test_the_images_own_entrypoint_takes_the_arguments(engine, podman, call):
 
 
 def test_environment_limits_and_lack_of_privileges_arrive(engine, podman, call):
-    made = call("echo $ASKED $NVIDIA_VISIBLE_DEVICES; id -u; cat /proc/self/status", env={"ASKED": "a  $b"}, cpus=0.5)
+    made = call(
+        "echo $ASKED $NVIDIA_VISIBLE_DEVICES $OMP_NUM_THREADS; id -u; cat /proc/self/status",
+        env={"ASKED": "a  $b"},
+        cpus=0.5,
+    )
     trainer = engine.start(made)
     assert ended(trainer) == Exit(code=0)
     out = logs(made)[0].splitlines()
-    assert out[:2] == ["a $b void", str(os.getuid())]
+    assert out[:2] == ["a $b void 1", str(os.getuid())]
     assert {"CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1"} <= set(out)
     container = podman.client.containers.get(made.name)
     limits = container.attrs["HostConfig"]

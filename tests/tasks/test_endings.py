@@ -4,6 +4,7 @@ import json
 import time
 
 import pytest
+from gpus import install_driver
 from scenario.play import alive, assert_digests, started
 
 from simyard.tasks.attempt.attempt import Observer
@@ -46,6 +47,25 @@ def test_a_parsers_exit_is_a_failure_too(player):
     assert len(left.attempts) == 1
 
 
+def test_an_exception_that_ended_with_code_zero_is_the_users_too(player):
+    left = player.play("end-as-kit at 7", retries=2)
+    assert (left.outcome(1)["exit_code"], left.error["code"], left.error["category"]) == (0, "exception", "user")
+    assert left.error["message"] == "ValueError: the reward function is wrong"
+    assert len(left.attempts) == 1
+
+
+@pytest.mark.parametrize(
+    ("scenario", "code"),
+    [
+        pytest.param("fail-to-start", "kit_not_started", id="nothing else known"),
+        pytest.param("no-vulkan; fail-to-start", "no_vulkan", id="with its cause"),
+    ],
+)
+def test_an_app_that_does_not_start_is_the_machines_whatever_it_exits_with(player, scenario, code):
+    left = player.play(scenario, retries=0)
+    assert (left.error["code"], left.error["category"]) == (code, "infra")
+
+
 @pytest.mark.parametrize(
     "scenario",
     [
@@ -60,6 +80,14 @@ def test_exit_code_zero_alone_is_no_success(player, scenario):
     assert left.result["status"] == "failed"
     assert left.error["code"] == "ended_without_result"
     assert not (left.folder / "artifact_manifest.json").exists()
+
+
+def test_a_death_is_noticed_although_its_children_live(player):
+    """They have inherited all that it had: what they hold open must not keep up the appearance of a workload."""
+    left = player.play("fork; kill at 5", retries=0)
+    assert (left.error["code"], left.outcome(1)["signal"]) == ("killed", "SIGKILL")
+    assert len(started(left.stdout())) == 3
+    assert alive(started(left.stdout())) == []
 
 
 def test_a_cancel_in_the_store_ends_a_running_attempt(player):
@@ -79,11 +107,21 @@ def test_a_cancel_in_the_store_ends_a_running_attempt(player):
 
 def test_out_of_memory_is_the_machines_size_and_is_not_retried(player):
     left = player.play("out-of-memory at 3", retries=2)
-    assert left.error["code"] == "cuda_out_of_memory"
+    assert left.error["code"] == "gpu_out_of_memory"
     assert left.error["category"] == "resource"
     assert "CUDA out of memory. Tried to allocate" in left.error["message"]
     assert "numEnvs" in left.error["advice"]
     assert len(left.attempts) == 1
+
+
+@pytest.mark.parametrize("scenario", ["no-gpu-memory at 3", "die-without-gpu-memory at 3"])
+def test_gpu_memory_that_others_hold_is_the_machines_and_is_tried_again(player, tmp_path, monkeypatch, scenario):
+    install_driver(tmp_path, monkeypatch, ["0, GPU-11aa, NVIDIA H200, 143771, 1171"], ["GPU-11aa, 4321, 142000"])
+    left = player.play(scenario, retries=1)
+    assert (left.error["code"], left.error["category"]) == ("gpu_out_of_memory", "infra")
+    assert "others hold 148,898 MB: process 4321 (148,898 MB)" in left.error["message"]
+    assert "End what holds the GPU" in left.error["advice"]
+    assert len(left.attempts) == 2
 
 
 def test_weights_that_are_not_finite_are_no_policy(player):

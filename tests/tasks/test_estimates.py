@@ -75,6 +75,14 @@ def test_devices_are_kept_apart(store):
     assert estimate(job(512, gpus=None), store).iteration_s == 2.0, "where the last one ran"
 
 
+def test_engines_are_kept_apart(store):
+    train(store, job(512), 10.0)
+    assert estimate(job(512, physics="physx"), store).iteration_s is None
+    train(store, job(512, physics="physx"), 40.0)
+    assert estimate(job(512, overrides=("physics=ovphysx",)), store).iteration_s == 2.0
+    assert [estimate(job(512, physics=name), store).iteration_s for name in (None, "newton")] == [0.5, 0.5]
+
+
 @pytest.mark.parametrize(
     ("spec", "seconds", "done"),
     [(job(512), 2.0, 21), (job(512), 10.0, 1), (job(512, gpus=2), 10.0, 21), (job(512, kind="evaluate"), 10.0, 21)],

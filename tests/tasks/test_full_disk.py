@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import subprocess
+from pathlib import Path
 
 import click.testing
 import pytest
@@ -10,21 +12,23 @@ from helpers import wait_until
 from scenario import play
 
 from simyard.cli.main import main
-from simyard.core.errors import Category
+from simyard.core.errors import Category, StoreError
 from simyard.requests.settings import MachineSettings
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
 
 
-@pytest.fixture
-def small(tmp_path, store, waiting):
-    """A machine whose home is a disk of a few megabytes."""
-    home = tmp_path / "home"
-    home.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", home], check=True)
+@pytest.fixture(params=["home"])
+def small(request, tmp_path, waiting):
+    """A machine whose home, or whose store, is a disk of a few megabytes."""
+    home, store = tmp_path / "home", tmp_path / "small store"
+    disk = tmp_path / request.param
+    for folder in (home, store):
+        folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], check=True)
     yield play.Player(MachineSettings(home=home, store=str(store), python=str(play.PYTHON)), waiting)
     wait_until(lambda: play.running_below(tmp_path) == [], 60, "the end of all that was started")
-    subprocess.run(["umount", "--lazy", home], check=True)
+    subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 def fill(folder):
@@ -49,6 +53,35 @@ def test_an_attempt_that_finds_no_room_is_made_again(small):
     left = small.end(spec)
     assert left.outcome(1)["status"] == "failed"
     left.assert_nothing_missing(4)
+
+
+@pytest.mark.parametrize("small", ["home", "small store"], indirect=True)
+def test_a_job_that_will_not_fit_does_not_begin(small, request):
+    disk = small.site.home if request.node.callspec.params["small"] == "home" else small.store.folder
+    error = small.attempt(spec := small.stage("large"))
+    assert (error.failure.code, error.failure.category) == ("disk_full", Category.INFRA)
+    for part in (repr(str(disk)), "MB free", "about 1.0 GB", "an estimate: a gigabyte of nothing"):
+        assert part in error.failure.message
+    left = small.end(spec, error)
+    assert left.error["code"] == "disk_full"
+    assert not (left.folder / "attempts/001/files/command.stdout.log").exists(), "nothing was simulated"
+
+
+@pytest.mark.parametrize("small", ["small store"], indirect=True)
+def test_a_full_store_is_told_as_such_and_the_files_are_kept(small):
+    spec = small.stage("", iterations=4)
+    ballast = fill(small.store.folder)
+    kept = []
+    for _ in range(2):  # both of the same number: the store knows of none
+        with pytest.raises(StoreError) as full:
+            small.attempt(spec)
+        assert (full.value.failure.code, full.value.failure.category) == ("disk_full", Category.INFRA)
+        assert spec.job_id in full.value.failure.message
+        kept.append(Path(re.search(r"kept in '(.+)' on", full.value.failure.advice)[1]))
+    ballast.unlink()
+    assert small.attempt(spec) is None
+    small.end(spec).assert_nothing_missing(4)
+    assert [len([*folder.glob("work/logs/*/*/*/model_*.pt")]) for folder in kept] == [3, 3]
 
 
 def test_a_command_says_so_in_words(small, tmp_path, monkeypatch):

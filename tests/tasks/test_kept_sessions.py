@@ -16,14 +16,16 @@ from scenario import play
 from scenario.play import alive, started
 
 from simyard.core.errors import RequestError, WorkloadError
+from simyard.core.files import read_json
 from simyard.core.specs import ONE_JOB, Bounds
 from simyard.requests.settings import MachineSettings
-from simyard.runner.session_server import LentWorkload, SessionFolder, kept_sessions
+from simyard.runner.session_server import LentWorkload, SessionFolder, SessionSpec, kept_sessions
 from simyard.store import keys
 from simyard.tasks.attempt.attempt import Observer
+from simyard.tasks.attempt.supervise import gpu_count
 from simyard.tasks.resolve import resolve
 from simyard.tasks.sessions import kept as sessions
-from simyard.tasks.sessions.fingerprint import fingerprint
+from simyard.tasks.sessions.fingerprint import difference, fingerprint
 from simyard.tasks.sessions.pool import Sessions
 
 pytestmark = pytest.mark.system
@@ -38,11 +40,17 @@ class Machine(play.Player):
     def __init__(self, home, store):
         super().__init__(MachineSettings(home=home, store=str(store), python=str(play.PYTHON)), None)
 
-    def start(self, bounds=None, warm_up=None):
+    def start(self, bounds=None, warm_up=None, **more):
         """Keep a session, warmed up by a scenario if one is given; return its id."""
         resolved = resolve(train_request(play.config(warm_up or "")), self.store, keys.new_job_id())
         return sessions.start(
-            resolved.spec, None if warm_up is None else resolved, self.store, self.site, bounds or Bounds(), print
+            resolved.spec,
+            None if warm_up is None else resolved,
+            self.store,
+            self.site,
+            bounds or Bounds(),
+            print,
+            **more,
         ).session_id
 
     def stop(self, session_id=None):
@@ -159,6 +167,14 @@ def test_jobs_borrow_the_process_and_give_it_back(kept):
     assert (after.jobs, after.processes) == (before.jobs + 2, before.processes)
     assert after.memory_bytes > 10_000_000
     assert after.used_at > before.started_at
+
+
+def test_a_job_that_takes_what_there_is_shares_with_those_that_ask_for_that(kept):
+    has = min(gpu_count(), 1)
+    asked = [replace(play.NOTHING, gpus=gpus) for gpus in (None, has, 1 - has)]
+    what_there_is, that, the_other = (fingerprint(kept.site, job, kept.store.url()) for job in asked)
+    assert what_there_is == that
+    assert difference(what_there_is, the_other) == "device"
 
 
 def test_a_second_job_at_the_same_time_starts_cold(kept):
@@ -352,6 +368,18 @@ def test_a_process_that_has_grown_is_replaced(machine):
     wait_until(lambda: machine.standing().replaced, HANG_S, "the end of a process that has grown")
     assert "GB of memory, more than 0.0 GB" in machine.standing().replaced
     assert alive([first.pid]) == []
+
+
+def test_a_warm_up_with_films_draws_the_task_too(machine):
+    machine.start(Bounds(jobs=1), warm_up="look", video=True)
+    (folder, state) = kept_sessions(machine.site.sessions_folder)[0]
+    trained, drawn = SessionSpec.from_json(read_json(folder.spec)).warm_up
+    assert (trained.kind, trained.max_iterations) == ("train", 1)
+    assert (drawn.kind, drawn.task, drawn.num_envs) == ("rollout", trained.task, trained.num_envs)
+    assert (drawn.rollout.steps, drawn.rollout.video) == (2, True)
+    # Both were run, and count for none of those that it may serve.
+    assert folder.warm_up.stdout.read_text().count(f"started {state.pid}") == 2
+    assert machine.run().pid == state.pid
 
 
 def test_a_job_that_fails_to_warm_it_up_starts_nothing(machine):

@@ -1,6 +1,7 @@
 """What a machine says of itself: each look at something real that is missing, broken or there."""
 
 import sys
+from importlib.metadata import version
 from xml.parsers import expat
 
 import pytest
@@ -33,6 +34,8 @@ def test_the_simulator_of_this_environment(look):
     checks = look(SIMYARD_PYTHON=sys.executable)
     assert (checks["Python"].state, checks["Isaac Lab"].state, checks["licence"].state) == ("ok", "ok", "ok")
     assert checks["Isaac Lab"].text.startswith("3.0.0 without Kit, Newton ")
+    assert checks["physics"].state == "ok"
+    assert checks["physics"].text.startswith(f"newton {version('newton')}")
     assert checks["assets"].text.startswith("embedded: ")
 
 
@@ -60,13 +63,14 @@ def test_a_python_that_is_not_there(look, tmp_path):
     assert "No such file" in checks["Python"].text
 
 
-KIT = '{"scripts": null, "kit_less": false, "versions": {"python": "3.12.1", "isaaclab": "3.0.0", "isaacsim": "6.0.0"}}'
+KIT = '{"scripts": null, "kit": true, "versions": {"python": "3.12.1", "isaaclab": "3.0.0", "isaacsim": "6.0.0"}}'
 
 
 def test_a_licence_that_nobody_has_accepted(look, tmp_path):
     python = script(tmp_path / "python", f"echo 'Kit says hello'\necho '{KIT}'")
     checks = look(SIMYARD_PYTHON=python)
     assert checks["Isaac Lab"].text == "3.0.0 with Kit, Isaac Sim 6.0.0"
+    assert "physx in Isaac Sim 6.0.0" in checks["physics"].text
     assert checks["licence"].state == "warning"
     assert "SIMYARD_ACCEPT_NVIDIA_EULA=on" in checks["licence"].fix
     assert look(SIMYARD_ACCEPT_NVIDIA_EULA="on")["licence"].state == "ok"
@@ -74,7 +78,7 @@ def test_a_licence_that_nobody_has_accepted(look, tmp_path):
 
 def test_scripts_of_isaac_lab_2_3(look, tmp_path):
     (tmp_path / "VERSION").write_text("2.3.1\n")
-    said = f'{{"scripts": "{tmp_path}", "kit_less": true, "versions": {{"python": "3.11.9"}}}}'
+    said = f'{{"scripts": "{tmp_path}", "kit": false, "versions": {{"python": "3.11.9"}}}}'
     checks = look(SIMYARD_PYTHON=script(tmp_path / "python", f"echo '{said}'"))
     assert checks["Isaac Lab"].text.startswith("2.3.1 in ")
     assert checks["licence"].state == "warning"

@@ -38,12 +38,17 @@ def test_it_ends_with_its_supervisor(waiting):
 
 
 def test_what_a_job_sees_is_what_it_sees_in_one_that_was_started(player):
-    first, second, started = (player.play("look", iterations=2, fresh=fresh) for fresh in (False, False, True))
+    before = os.umask(0o027)  # of neither a process that imported the flows nor one that did not
+    try:
+        first, second, started = (player.play("look", iterations=2, fresh=fresh) for fresh in (False, False, True))
+    finally:
+        os.umask(before)
     sees = [left.said("sees") for left in (first, second, started)]
     for entry in sees:
         entry["argv"][entry["argv"].index("--control") + 1] = "its socket"
         del entry["environ"]["ISAACSIM_ASSET_ROOT"]  # in the home of who waits, and of who plays
     assert sees[0] == sees[1] == sees[2]
+    assert sees[0]["umask"] == 0o027
     assert first.said("draws") != second.said("draws")
     assert len({first.pid, second.pid, started.pid}) == 3
 

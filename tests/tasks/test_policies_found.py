@@ -348,6 +348,36 @@ def test_one_engine_is_named_and_it_is_one_of_those_there_are(yard, config, says
         resolve(train_request(config), yard.store, keys.new_job_id())
 
 
+ON_FOUR = {"gpusPerNode": 4, "priority": "low", "acceptNvidiaEula": True}
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "given", "played_on"),
+    [
+        pytest.param(ON_FOUR, {}, (1, "low", True, True), id="one of its GPUs"),
+        pytest.param({"numNodes": 2}, {}, (1, "normal", False, True), id="one of its machines"),
+        pytest.param({"gpusPerNode": 0, "session": "off"}, {}, (0, "normal", False, False), id="the CPU, and alone"),
+        pytest.param({}, {}, (None, "normal", False, True), id="what there is"),
+        pytest.param(
+            {**ON_FOUR, "session": "off"},
+            {"gpusPerNode": None, "priority": "high", "acceptNvidiaEula": False, "session": "auto"},
+            (None, "high", False, True),
+            id="what the request says itself",
+        ),
+    ],
+)
+def test_the_machine_is_the_jobs(find, yard, asset, trained_on, given, played_on):
+    """Its session is warm for the very task."""
+    training = resolve(train_request(play.config("", computeConfig=trained_on)), yard.store, keys.new_job_id())
+    stage(training, yard.store)
+    put(asset / "model_1.pt")
+    for model in (EvaluateRequest, ExportRequest):
+        source = {"fromJob": {"jobId": training.spec.job_id}, "checkpointPath": "model_1.pt"}
+        spec = find(model, **source, top={"computeConfig": given} if given else {})
+        assert (spec.gpus, spec.priority, spec.accepts_eula, spec.session) == played_on
+        assert spec.ranks == 1
+
+
 def test_packages_and_their_callback_are_the_jobs(find, yard, asset):
     package = asset / "heavy.zip"
     with zipfile.ZipFile(package, "w") as archive:
@@ -371,12 +401,20 @@ def test_packages_and_their_callback_are_the_jobs(find, yard, asset):
     assert spec.import_callback == "other"
 
 
-def test_environments_without_an_episode_of_their_own_are_left_out(find, asset):
+@pytest.mark.parametrize(
+    ("model", "asked", "episodes", "started"),
+    [
+        (EvaluateRequest, None, 7, 7), (EvaluateRequest, None, 1000, 100), (EvaluateRequest, 4096, 1000, 4096),
+        (EvaluateRequest, 3, 7, 3), (ExportRequest, None, 5, 5), (ExportRequest, None, 500, 64),
+        (ExportRequest, 9, 5, 9),
+    ],
+)  # fmt: skip
+def test_as_many_environments_as_were_asked_for_and_else_none_without_an_episode(
+    find, asset, model, asked, episodes, started
+):
     put(asset / "model_1.pt")
-    spec = find(checkpointPath="model_1.pt", numEnvs=100, numEpisodes=7)
-    assert (spec.num_envs, spec.evaluation.num_episodes) == (7, 7)
-    assert find(checkpointPath="model_1.pt", numEnvs=3, numEpisodes=7).num_envs == 3
-    assert find(ExportRequest, checkpointPath="model_1.pt", numEnvs=9, numEpisodes=5).num_envs == 5
+    spec = find(model, checkpointPath="model_1.pt", numEnvs=asked, numEpisodes=episodes)
+    assert (spec.num_envs, (spec.evaluation or spec.export).num_episodes) == (started, episodes)
 
 
 @pytest.mark.parametrize(

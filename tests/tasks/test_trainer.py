@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from gpus import install_driver
 from helpers import HANG_S, wait_until
 
 from simyard.core.artifacts import ROLLOUT
@@ -255,6 +256,17 @@ def test_more_memory_than_it_may_have_ends_it(trainer):
     body = f"block = bytearray(400_000_000); time.sleep(60); {GOOD}"
     outcome = trainer(body, resources={"memory_gb": 0.2})
     assert (outcome.failure.code, outcome.failure.category) == ("out_of_memory", "resource")
+
+
+def test_a_trainer_without_gpu_memory_is_told_so(trainer, tmp_path, monkeypatch):
+    body = 'raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")'
+    alone = trainer(body).failure
+    assert (alone.code, alone.category) == ("gpu_out_of_memory", "resource")
+    assert "smaller batches" in alone.advice
+    install_driver(tmp_path, monkeypatch, ["0, GPU-11aa, NVIDIA H200, 143771, 1171"], ["GPU-11aa, 4321, 142000"])
+    beside = trainer(body).failure
+    assert (beside.code, beside.category) == ("gpu_out_of_memory", "infra")
+    assert "wanted 2,147 MB more; others hold 148,898 MB: process 4321" in beside.message
 
 
 def test_it_has_the_cores_it_asked_for(trainer):

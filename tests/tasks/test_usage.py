@@ -19,7 +19,7 @@ def job(**fields):
 
 
 def ended(seconds, device="cuda:0"):
-    failure = Failure(code="cuda_out_of_memory", category=Category.RESOURCE, message="It ran out of memory.")
+    failure = Failure(code="gpu_out_of_memory", category=Category.RESOURCE, message="It ran out of memory.")
     facts = records.facts(device) if device else None
     return records.outcome(failure, timings={"total_s": seconds}, facts=facts)
 

@@ -82,7 +82,7 @@ def test_a_training_is_accepted_and_frozen_under_the_id_of_3_0(freeze, config, n
         (EVALUATION, "model_499.pt", 4, 10, 500, FILMS),
         (ANT_EVALUATION, "model_1000.pt", 4, 5, 900, FILMS),
         (DISCOVERY, "model_7.pt", 4, 10, 500, FILMS),
-        (PIPELINE_EVALUATION, "model_7.pt", 50, 50, 1000, ()),
+        (PIPELINE_EVALUATION, "model_7.pt", 100, 50, 1000, ()),
     ],
 )
 def test_an_evaluation_is_filmed_unless_it_says_no(

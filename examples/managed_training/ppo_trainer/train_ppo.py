@@ -3,6 +3,9 @@
 The rollouts must be drawn from the policy that `--checkpoint-in-uri` names (`control.sample` true): the ratio is taken
 to their `data/log_prob`. Without a checkpoint the network is made, and the value function alone is fitted. What is
 left is a checkpoint as rsl_rl writes it, the optimiser's state included, so that the next rollouts can load it.
+
+It works on the GPU where the call has one, and else on as many threads as `OMP_NUM_THREADS` says, which is what
+`resources.cpu` asks for.
 """
 
 import argparse
@@ -21,7 +24,10 @@ import numpy as np
 import torch
 import zarr
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
+NUMBERS = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
+"""Of Adam, as torch and rsl_rl have them."""
 TERMINATED = 1
 """Of `meta/termination`: there is nothing after such an episode. The others would have gone on."""
 
@@ -38,15 +44,24 @@ class Rollouts:
     """`(rows,)`."""
     log_prob: Tensor | None
     """`(rows,)`, of the actions under the policy that drew them; None where none did."""
-    episodes: list[slice]
-    """The rows of each episode."""
-    terminated: list[bool]
-    """Whether each ended in a state that ends it, rather than by time."""
+    ends: Tensor
+    """`(episodes,)`: the row behind each episode's last."""
+    terminated: Tensor
+    """`(episodes,)`: whether each ended in a state that ends it, rather than by time."""
 
     @property
-    def returns(self) -> list[float]:
-        """The sum of rewards of each episode."""
-        return [self.rewards[rows].double().sum().item() for rows in self.episodes]
+    def lengths(self) -> Tensor:
+        """The number of rows of each episode."""
+        return self.ends.diff(prepend=self.ends.new_zeros(1))
+
+    def mean_return(self) -> float:
+        """Return the mean over the episodes of their sums of rewards."""
+        return self.rewards.double().sum().item() / len(self.ends)
+
+    def to(self, device: torch.device) -> "Rollouts":
+        """Return the same on a device."""
+        fields = {name: None if value is None else value.to(device) for name, value in vars(self).items()}
+        return Rollouts(**fields)
 
 
 class Actor(nn.Module):
@@ -58,7 +73,8 @@ class Actor(nn.Module):
         self.mlp = layers(sizes, activation)
 
     def forward(self, observations: Tensor) -> torch.distributions.Normal:
-        return torch.distributions.Normal(self.mlp(observations), self.std)
+        # Its check of arguments would wait for the GPU in every step; what diverges is seen in the metrics.
+        return torch.distributions.Normal(self.mlp(observations), self.std, validate_args=False)
 
     @property
     def std(self) -> Tensor:
@@ -76,6 +92,50 @@ class Critic(nn.Module):
         return self.mlp(observations).squeeze(-1)
 
 
+class Adam:
+    """Torch's own Adam, with its state laid out as `torch.optim.Adam` and rsl_rl lay it out.
+
+    That class imports torch's compiler when it is made, which takes longer than a whole update on a GPU.
+    """
+
+    def __init__(self, parts: list[nn.Module], learning_rate: float) -> None:
+        self.parameters = [parameter for part in parts for parameter in part.parameters()]
+        self.learning_rate = learning_rate
+        self.state: dict[int, dict[str, Tensor]] = {}
+
+    def step(self) -> None:
+        """Take a step for the parameters that have a gradient."""
+        indices = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]
+        parameters = [self.parameters[index] for index in indices]
+        for index, parameter in zip(indices, parameters, strict=True):
+            if index not in self.state:
+                names = ("exp_avg", "exp_avg_sq")
+                self.state[index] = {"step": torch.zeros(()), **{name: torch.zeros_like(parameter) for name in names}}
+        state = [self.state[index] for index in indices]
+        means, squares, steps = ([each[name] for each in state] for name in ("exp_avg", "exp_avg_sq", "step"))
+        with torch.no_grad():
+            adam(
+                parameters, [parameter.grad for parameter in parameters], means, squares, [], steps,
+                amsgrad=False, maximize=False, weight_decay=0.0, lr=self.learning_rate, **NUMBERS,
+            )  # fmt: skip
+
+    def state_dict(self) -> dict:
+        """Return what `torch.optim.Adam` would return."""
+        group = {
+            "lr": self.learning_rate, "betas": (NUMBERS["beta1"], NUMBERS["beta2"]), "eps": NUMBERS["eps"],
+            "weight_decay": 0, "amsgrad": False, "maximize": False, "foreach": None, "capturable": False,
+            "differentiable": False, "fused": None, "decoupled_weight_decay": False,
+            "params": list(range(len(self.parameters))),
+        }  # fmt: skip
+        return {"state": self.state, "param_groups": [group]}
+
+    def load_state_dict(self, saved: dict) -> None:
+        """Go on from a state; steps are counted on the CPU, as there."""
+        for index, state in saved["state"].items():
+            device = self.parameters[index].device
+            self.state[index] = {name: value.to("cpu" if name == "step" else device) for name, value in state.items()}
+
+
 def layers(sizes: list[int], activation: type[nn.Module]) -> nn.Sequential:
     found: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
@@ -86,16 +146,15 @@ def layers(sizes: list[int], activation: type[nn.Module]) -> nn.Sequential:
 def main(arguments: list[str] | None = None) -> None:
     began = time.monotonic()
     options = parse(arguments)
-    torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(options.seed)
-    rollouts = read(options.dataset_manifest_path, options.observations)
+    rollouts = read(options.dataset_manifest_path, options.observations).to(device)
     parent = load(path_of(options.checkpoint_in_uri)) if options.checkpoint_in_uri else None
     actor, critic, optimizer = build(parent, rollouts, options)
-    lengths = [rows.stop - rows.start for rows in rollouts.episodes]
     metrics = {
-        "episodes": len(rollouts.episodes),
-        "mean_return": float(np.mean(rollouts.returns)),
-        "mean_episode_length": float(np.mean(lengths)),
+        "episodes": len(rollouts.ends),
+        "mean_return": rollouts.mean_return(),
+        "mean_episode_length": rollouts.lengths.double().mean().item(),
     }
     metrics |= fit_critic(critic, optimizer, rollouts, options)
     if parent is not None:
@@ -103,15 +162,15 @@ def main(arguments: list[str] | None = None) -> None:
     metrics |= {
         "entropy": actor(rollouts.observations[:1]).entropy().sum().item(),
         "std": actor.std.mean().item(),
-        "learning_rate": optimizer.param_groups[0]["lr"],
+        "learning_rate": optimizer.learning_rate,
         "seconds": time.monotonic() - began,
     }
     if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
         sys.exit(f"The update diverged: {', '.join(bad)} is not finite. Try a lower --learning-rate.")
     state = {
-        "actor_state_dict": actor.state_dict(),
-        "critic_state_dict": critic.state_dict(),
-        "optimizer_state_dict": optimizer.state_dict(),
+        "actor_state_dict": on_cpu(actor.state_dict()),
+        "critic_state_dict": on_cpu(critic.state_dict()),
+        "optimizer_state_dict": on_cpu(optimizer.state_dict()),
         "iter": parent["iter"] + 1 if parent else 1,
         "infos": None,
     }
@@ -138,7 +197,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--learning-rate", type=float, default=5e-3)
     add("--value-epochs", type=int, default=15, help="passes over the rollouts for the value function")
     add("--epochs", type=int, default=20, help="passes for the policy, at most")
-    add("--minibatch", type=int, default=2048, help="rows")
+    add("--minibatch", type=int, default=2048, help="rows, or more where a pass would have too many of them")
+    add("--minibatches", type=int, default=32, help="of a pass, at most: more environments make them larger")
     add("--target-kl", type=float, default=0.1, help="of the policy from what it was; passes end there")
     add("--entropy-coef", type=float, default=0.0)
     add("--max-grad-norm", type=float, default=1.0)
@@ -176,8 +236,8 @@ def read(manifest_path: Path, observations: str) -> Rollouts:
         actions=torch.from_numpy(actions).float(),
         rewards=torch.from_numpy(rewards).float(),
         log_prob=torch.from_numpy(np.concatenate(drawn)) if drawn else None,
-        episodes=[slice(start, end) for start, end in zip([0, *ends], ends, strict=False)],
-        terminated=(termination == TERMINATED).tolist(),
+        ends=torch.tensor(ends),
+        terminated=torch.from_numpy(termination == TERMINATED),
     )
 
 
@@ -192,9 +252,7 @@ def load(path: Path) -> dict:
     return state
 
 
-def build(
-    parent: dict | None, rollouts: Rollouts, options: argparse.Namespace
-) -> tuple[Actor, Critic, torch.optim.Optimizer]:
+def build(parent: dict | None, rollouts: Rollouts, options: argparse.Namespace) -> tuple[Actor, Critic, Adam]:
     """Make the network and its optimiser: those of the checkpoint, or new ones as rsl_rl makes them."""
     activation = getattr(nn, options.activation)
     inputs, outputs = rollouts.observations.shape[1], rollouts.actions.shape[1]
@@ -208,10 +266,11 @@ def build(
         critic = Critic(sizes(parent["critic_state_dict"]), activation)
         actor.load_state_dict(parent["actor_state_dict"])
         critic.load_state_dict(parent["critic_state_dict"])
-    optimizer = torch.optim.Adam([*actor.parameters(), *critic.parameters()], lr=options.learning_rate)
+    actor.to(rollouts.rewards.device)
+    critic.to(rollouts.rewards.device)
+    optimizer = Adam([actor, critic], options.learning_rate)
     if parent is not None:
         optimizer.load_state_dict(parent["optimizer_state_dict"])
-        optimizer.param_groups[0]["lr"] = options.learning_rate
     return actor, critic, optimizer
 
 
@@ -221,42 +280,47 @@ def sizes(state: dict[str, Tensor]) -> list[int]:
     return [weights[0].shape[1], *(weight.shape[0] for weight in weights)]
 
 
-def fit_critic(
-    critic: Critic, optimizer: torch.optim.Optimizer, rollouts: Rollouts, options: argparse.Namespace
-) -> dict[str, float]:
+def fit_critic(critic: Critic, optimizer: Adam, rollouts: Rollouts, options: argparse.Namespace) -> dict[str, float]:
     """Fit the value function to the returns; what they are estimated to be follows it, pass by pass."""
-    losses: list[float] = []
+    losses: list[Tensor] = []
     for _ in range(options.value_epochs):
         _, target = estimate(critic, rollouts, options.gamma, options.lam)
         losses = []
-        for rows in torch.randperm(len(target)).split(options.minibatch):
+        for rows in minibatches(target, options):
             loss = (critic(rollouts.observations[rows]) - target[rows]).square().mean()
             step(optimizer, loss, critic, options.max_grad_norm)
-            losses.append(loss.item())
-    return {"value_loss": float(np.mean(losses))}
+            losses.append(loss.detach())
+    return {"value_loss": torch.stack(losses).double().mean().item()}
 
 
 def improve_actor(
-    actor: Actor, critic: Critic, optimizer: torch.optim.Optimizer, rollouts: Rollouts, options: argparse.Namespace
+    actor: Actor, critic: Critic, optimizer: Adam, rollouts: Rollouts, options: argparse.Namespace
 ) -> dict[str, float]:
     """Make the actions that did better than expected more likely, until the policy is far enough from what it was."""
     advantage, _ = estimate(critic, rollouts, options.gamma, options.lam)
     advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-    losses, kl = [], 0.0
+    losses, kl = [torch.zeros(1)], 0.0
     for _ in range(options.epochs):
         losses = []
-        for rows in torch.randperm(len(advantage)).split(options.minibatch):
+        for rows in minibatches(advantage, options):
             loss = -surrogate(actor, rollouts, rows, advantage, options.clip)
             step(optimizer, loss - options.entropy_coef * actor.std.log().sum(), actor, options.max_grad_norm)
-            losses.append(loss.item())
+            losses.append(loss.detach())
         if (kl := divergence(actor, rollouts)) > options.target_kl:
             break
-    return {"policy_loss": float(np.mean(losses)), "kl": kl}
+    return {"policy_loss": torch.stack(losses).double().mean().item(), "kl": kl}
 
 
-def step(optimizer: torch.optim.Optimizer, loss: Tensor, part: nn.Module, max_grad_norm: float) -> None:
+def minibatches(values: Tensor, options: argparse.Namespace) -> tuple[Tensor, ...]:
+    """Deal the rows out at random."""
+    rows = max(options.minibatch, math.ceil(len(values) / options.minibatches))
+    return torch.randperm(len(values), device=values.device).split(rows)
+
+
+def step(optimizer: Adam, loss: Tensor, part: nn.Module, max_grad_norm: float) -> None:
     """Take one step for one of the networks; the other has no gradient, and stays."""
-    optimizer.zero_grad()
+    for parameter in optimizer.parameters:
+        parameter.grad = None
     loss.backward()
     nn.utils.clip_grad_norm_(part.parameters(), max_grad_norm)
     optimizer.step()
@@ -270,29 +334,32 @@ def estimate(critic: Critic, rollouts: Rollouts, gamma: float, lam: float) -> tu
     """
     with torch.no_grad():
         values = critic(rollouts.observations)
-    advantage = torch.empty_like(values)
-    for rows, terminated in zip(rollouts.episodes, rollouts.terminated, strict=True):
-        part = values[rows]
-        after = 0.0 if terminated else part[-1].item()
-        advantage[rows] = torch.tensor(gae(rollouts.rewards[rows].tolist(), part.tolist(), after, gamma, lam))
+    advantage = gae(rollouts, values, gamma, lam)
     return advantage, advantage + values
 
 
-def gae(rewards: list[float], values: list[float], after: float, gamma: float, lam: float) -> list[float]:
-    """Return the generalised advantage estimates of one episode.
+def gae(rollouts: Rollouts, values: Tensor, gamma: float, lam: float) -> Tensor:
+    """Return the generalised advantage estimate of every row.
+
+    That is a sum over the rows behind it in its episode. All rows take the sums of 1, 2, 4 … rows further on in turn:
+    as many rounds as the longest episode has bits, instead of one a row.
 
     Args:
-        rewards: Of each step.
-        values: Of the state before each step.
-        after: Value of the state after the last step; 0 if that ended the episode.
+        rollouts: The rewards, and how the episodes lie.
+        values: Of the state before each row's action.
         gamma: Discount of a step.
         lam: Weight of longer estimates.
     """
-    found, later = [], 0.0
-    for reward, value, following in zip(rewards[::-1], values[::-1], [after, *values[:0:-1]], strict=True):
-        later = reward + gamma * following - value + gamma * lam * later
-        found.append(later)
-    return found[::-1]
+    rewards, values, lengths = rollouts.rewards.double(), values.double(), rollouts.lengths
+    behind = rollouts.ends.repeat_interleave(lengths) - 1 - torch.arange(len(values), device=values.device)
+    after = torch.where(rollouts.terminated.repeat_interleave(lengths), 0.0, values)
+    found = rewards + gamma * torch.where(behind > 0, values.roll(-1), after) - values
+    reach = 1
+    while reach < int(lengths.max()):
+        further = (gamma * lam) ** reach * found.roll(-reach)
+        found = found + torch.where(behind >= reach, further, 0.0)
+        reach *= 2
+    return found.float()
 
 
 def surrogate(actor: Actor, rollouts: Rollouts, rows: Tensor, advantage: Tensor, clip: float) -> Tensor:
@@ -314,6 +381,13 @@ def path_of(uri: str) -> Path:
     if parts.scheme not in ("", "file"):
         sys.exit(f"--checkpoint-in-uri is {uri!r}. Allowed: file:///..., or a path.")
     return Path(unquote(parts.path) if parts.scheme else uri)
+
+
+def on_cpu(state):
+    """Return a state whose tensors any machine can load."""
+    if isinstance(state, dict):
+        return {name: on_cpu(value) for name, value in state.items()}
+    return state.cpu() if isinstance(state, Tensor) else state
 
 
 def write(path: Path, save) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +39,12 @@ class TrainerCall:
     """Number of cores it may keep busy."""
     memory_bytes: int
     """Memory it may take, in bytes."""
+
+    @property
+    def threads(self) -> dict[str, str]:
+        """Variables that keep numerical libraries to the cores it may keep busy: they count those of the machine."""
+        cores = str(math.ceil(min(self.cpus, os.cpu_count() or 1)))
+        return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), cores)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -245,7 +245,7 @@ def _options(client: Any, call: TrainerCall) -> dict[str, Any]:
     # In a rootless engine root is who runs the engine.
     rootless = any("rootless" in option for option in info.get("SecurityOptions") or [])
     user = "0:0" if rootless else f"{os.getuid()}:{os.getgid()}"
-    env = dict(call.env)
+    env = call.threads | dict(call.env)
     if not user.startswith("0:"):
         env.setdefault("HOME", "/tmp")  # the image does not know the user
     if not call.gpus:

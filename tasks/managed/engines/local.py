@@ -50,7 +50,8 @@ class LocalEngine:
         """Start it; what is left of a call of this name is ended first: nobody could say any more how that ends."""
         self.sweep(call.name)
         program = find_program(call.argv, call.work, self._machine.python)
-        env = self._machine.workload_env(embedded_assets=False) | _limits(call) | dict(call.env) | {TOKEN: call.name}
+        limits = call.threads | {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(call.gpus)))}
+        env = self._machine.workload_env(embedded_assets=False) | limits | dict(call.env) | {TOKEN: call.name}
         with begin_log(call.folder / STDOUT) as stdout, begin_log(call.folder / STDERR) as stderr:
             child = Guarded(
                 [program, *call.argv[1:]], env=env, cwd=call.work, cores=math.ceil(call.cpus),
@@ -100,13 +101,6 @@ class _Child:
         if used > self._call.memory_bytes:
             self.end(0.0)
             self._exit = Exit(code=None, signal="SIGKILL", out_of_memory=True)
-
-
-def _limits(call: TrainerCall) -> dict[str, str]:
-    """Return the variables that keep numerical libraries to the cores and the GPUs that were asked for."""
-    cores = str(math.ceil(call.cpus))
-    limits = {name: cores for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    return limits | {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(call.gpus)))}
 
 
 def find_program(argv: Sequence[str], folder: Path, python: str) -> str:

@@ -19,10 +19,13 @@ parser.add_argument("--checkpoint")
 parser.add_argument("--headless", action="store_true", required=True)
 parser.add_argument("--device", default="cuda:0")
 arguments, hydra = parser.parse_known_args()
-if wrong := [text for text in hydra if not re.match(r"(agent|env)\.[\w.]+=", text)]:
+if wrong := [text for text in hydra if not re.match(r"(\+\+)?(agent|env)\.[\w.]+=", text)]:
     parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+given = dict(text.lstrip("+").split("=", 1) for text in hydra)
+if given.get("agent.device") != "cpu" and not torch.cuda.is_available():  # `--device` moves the simulation alone
+    raise RuntimeError("Found no NVIDIA driver on your system.")
 
-experiment = dict(text.split("=", 1) for text in hydra).get("agent.experiment_name", "cartpole")
+experiment = given.get("agent.experiment_name", "cartpole")
 root = Path("logs/rsl_rl").absolute() / experiment
 print(f"[INFO] Logging experiment in directory: {root}")
 run = root / time.strftime("%Y-%m-%d_%H-%M-%S")
@@ -38,14 +41,16 @@ if arguments.resume:
 from torch.utils.tensorboard import SummaryWriter  # noqa: E402  (as late as in the original)
 
 writer = SummaryWriter(str(run))
-for index in range(start, start + arguments.max_iterations):
+end, save_interval = start + arguments.max_iterations, int(given.get("agent.save_interval", 50))
+for index in range(start, end):
     writer.add_scalar("Train/mean_reward", index / 10, index)
     writer.add_scalar("Policy/mean_noise_std", 1.0, index)  # the tag's name before rsl_rl 4
-    print(f"Learning iteration {index}/{start + arguments.max_iterations}")
+    print(f"Learning iteration {index}/{end}")
     print(f"Mean reward: {index / 10:.2f}")
     state = {"model_state_dict": {"std": torch.ones(2)}, "optimizer_state_dict": {}, "iter": index, "infos": None}
-    torch.save(state, run / f"model_{index}.pt")
-    if "agent.crash_at" in dict(text.split("=", 1) for text in hydra):
+    if index % save_interval == 0 or index == end - 1:
+        torch.save(state, run / f"model_{index}.pt")
+    if "agent.crash_at" in given:
         sys.exit(3)
 writer.close()
 print("Training time: 1.00 seconds")

@@ -1,0 +1,531 @@
+"""What a GPU shows: the whole table in one run of at most 25 minutes, as Markdown.
+
+    python benchmarks/gpu.py [--out gpu.md] [--seconds 1500] [--only base leak …] [--device cuda:0] [--envs 4096]
+    python benchmarks/gpu.py --gpus 4 [--only weak-rsl_rl …]       # several GPUs of this machine: gpu_scaling.py
+
+`--out` is written after every row, and beside it a `.json` with all that was found, so that a table may be made in
+several runs: a row that is run again is replaced, the others stay. No row begins that would not end in `--seconds`; one
+that takes longer than was thought is ended. `--device cpu --envs 32` shows that everything works; its figures mean
+little. The rows:
+
+    base       `simyard train` against bare `isaaclab train`, Cartpole and Ant, in turns; whether weights are the same
+    leak       what a session keeps of each job: gpu_leak.py
+    memory     each way to run out of GPU memory, and what is told: gpu_leak.py
+    session    first iteration and end in a kept session, by the flow, the command and the client
+    evaluate   `evaluate --job` beside the session of its training
+    film       the first film on a machine, and the second
+    rate       steps a second that a rollout says it makes, against the loop itself
+    trainer    a managed iteration of the example trainer, 2 x 1,024 environments
+    kernels    the first rollout with no kernels, with imported ones, and with its own
+    episodes   an evaluation of fewer episodes than environments
+    profile    gpu_profile.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sessions import INLINE, SIMYARD, SessionBench
+
+from simyard.tasks.metrics.events import EventReader, find_event_files
+
+HERE = Path(__file__).resolve().parent
+EXAMPLES = HERE.parent / "examples"
+LEAK_MB = 5.0
+"""MB of GPU memory by which allocators may differ from job to job."""
+CARTPOLE, ANT = "Isaac-Cartpole-Direct", "Isaac-Ant-Direct"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table."""
+
+    what: str
+    found: str
+    wanted: str = ""
+    holds: bool | None = None
+    """Whether it is as wanted; None where nothing is wanted, or nothing was found."""
+
+
+class OutOfTimeError(Exception):
+    """Error of a row that would take longer than there is."""
+
+
+def main() -> None:
+    """Run the rows and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("gpu.md"))
+    parser.add_argument("--only", nargs="+", metavar="ROW")
+    parser.add_argument("--seconds", type=float, default=1500.0, help="at most, for all rows together")
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--envs", type=int, default=4096)
+    parser.add_argument("--rounds", type=int, default=1, help="of what is compared")
+    parser.add_argument(
+        "--gpus", type=int, default=0, metavar="N", help="measure the scaling to so many, in place of the table"
+    )
+    options = parser.parse_args()
+    options.on_gpu = options.device != "cpu"
+    options.several, options.gpus = options.gpus, int(options.on_gpu)
+    options.iterations = 60 if options.on_gpu else 4
+    rows = ROWS
+    if options.several:
+        import gpu_scaling
+
+        rows = gpu_scaling.rows(options)
+    if unknown := sorted(set(options.only or ()) - set(rows)):
+        sys.exit(f"--only {unknown[0]}: no such row. Allowed: {', '.join(rows)}.")
+    with tempfile.TemporaryDirectory(prefix="simyard-bench-", ignore_cleanup_errors=True) as folder:
+        bench = GpuBench(Path(folder), options)
+        table = Table(options.out, bench)
+        with bench.server():
+            bench.env |= {"PREFECT_HOME": str(bench.folder / "a"), "PREFECT_API_URL": bench.url}
+            bench.env |= {"PREFECT_LOGGING_LEVEL": "ERROR"}
+            for name in options.only or rows:
+                table.add(name, *rows[name])
+    print(options.out.read_text())
+
+
+class Table:
+    """The rows so far, on disk too."""
+
+    def __init__(self, out: Path, bench: GpuBench) -> None:
+        self.out, self.bench = out, bench
+        self.kept = out.with_suffix(".json")
+        self.rows: dict[str, Any] = json.loads(self.kept.read_text()) if self.kept.exists() else {}
+        self.head = machine(bench)
+
+    def add(self, name: str, row: Callable[[GpuBench], list[Line]], seconds: float) -> None:
+        """Run a row and write the table; what goes wrong in it stands there in its place."""
+        began = time.monotonic()
+        try:
+            if self.bench.left_s < (seconds if self.bench.options.on_gpu else 0):
+                raise OutOfTimeError(f"not run: {self.bench.left_s:.0f} s were left, and it takes {seconds:.0f}")
+            lines = row(self.bench)
+        except OutOfTimeError as error:
+            lines = [Line(name, str(error))]
+        except Exception as error:
+            traceback.print_exc()
+            lines = [
+                Line(
+                    name,
+                    f"failed: {str(error).strip().splitlines()[-1][:200] if str(error).strip() else error!r}",
+                    holds=False,
+                )
+            ]
+        took = time.monotonic() - began
+        self.rows[name] = {"lines": [asdict(line) for line in lines], "seconds": round(took, 1), "on": self.head}
+        for line in lines:
+            print(f"{name:10} {line.what:60} {line.found:40} {line.wanted}", flush=True)
+        self.kept.write_text(json.dumps(self.rows, indent=1))
+        self.out.write_text(self.text())
+
+    def text(self) -> str:
+        """Return the table as Markdown."""
+        lines = [f"{head}\n" for head in dict.fromkeys(row["on"] for row in self.rows.values())]
+        lines += ["| row | | found | wanted | holds |", "|---|---|---|---|---|"]
+        for name, row in self.rows.items():
+            for line in row["lines"]:
+                holds = {None: "", True: "yes", False: "**no**"}[line["holds"]]
+                lines.append(f"| {name} | {line['what']} | {line['found']} | {line['wanted']} | {holds} |")
+        taken = ", ".join(f"{name} {row['seconds']:.0f}" for name, row in self.rows.items())
+        return "\n".join([*lines, "", f"Seconds a row: {taken}.", ""])
+
+
+def machine(bench: GpuBench) -> str:
+    """Return a line about this machine."""
+    asked = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    gpus: list[str] = []
+    if bench.options.on_gpu and shutil.which(asked[0]):
+        gpus = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip().splitlines()
+    named = f"{len(gpus)} x {gpus[0]}" if gpus else "no GPU"
+    about = f"{os.cpu_count()} cores, Python {platform.python_version()}, {bench.options.envs} environments"
+    return f"{named}, {about}, {datetime.now(UTC):%Y-%m-%d}"
+
+
+class GpuBench(SessionBench):
+    """What the rows have in common: a folder, a Prefect server, a store, and the time that is left."""
+
+    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
+        super().__init__(folder, options)
+        self.ends = time.monotonic() + options.seconds
+        self.env |= {"SIMYARD_ALLOW_CPU_TRAINERS": "on"}
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left for all rows."""
+        return self.ends - time.monotonic()
+
+    def _in(self, folder: Path, command: Sequence[str], **env: str) -> str:
+        try:
+            done = subprocess.run(
+                list(map(str, command)), env=self.env | env, cwd=folder, capture_output=True, text=True, check=False,
+                timeout=max(1.0, self.left_s),
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise OutOfTimeError("ended: the time was up") from None
+        if done.returncode:
+            raise RuntimeError(
+                f"{' '.join(map(str, command))[-300:]} failed:\n{done.stdout[-800:]}\n{done.stderr[-1500:]}"
+            )
+        return done.stdout
+
+    def simyard(self, *arguments: Any, **env: str) -> Any:
+        """Run a command of simyard; return the JSON of its last line."""
+        out = self._in(self.folder, [sys.executable, "-c", SIMYARD, *map(str, arguments), "--json"], **env)
+        return json.loads(out.splitlines()[-1])
+
+    def timed(self, *arguments: Any, **env: str) -> tuple[float, Any]:
+        """Return also the seconds that the command took."""
+        began = time.monotonic()
+        found = self.simyard(*arguments, **env)
+        return time.monotonic() - began, found
+
+    def write(self, name: str, content: Any) -> Path:
+        """Write a JSON file."""
+        path = self.folder / name
+        path.write_text(json.dumps(content))
+        return path
+
+    def training(self, name: str, task: str = CARTPOLE, **section: Any) -> Path:
+        """Write the config of a training."""
+        section = {"task": task, "numEnvs": self.options.envs, "maxIterations": self.options.iterations, **section}
+        return self.write(
+            f"{name}.json", {"trainingConfig": section, "computeConfig": {"gpusPerNode": self.options.gpus}}
+        )
+
+    def rollout(self, name: str, **more: Any) -> Path:
+        """Write the request of a rollout of Cartpole with random actions."""
+        return self.write(f"{name}.json", {
+            "name": name, "runtime_profile": "isaac_lab_rollout", "isaac_lab": {"task_class_or_name": CARTPOLE},
+            "execution": {"num_envs": self.options.envs, "steps": 300, "seed": 1}, "control": {"task_mode": "random"},
+            "compute_config": {"gpus_per_node": self.options.gpus}, **more,
+        })  # fmt: skip
+
+    def job(self, job_id: str) -> Path:
+        """Return the folder of a job."""
+        return self.store / "jobs" / job_id
+
+    def summary(self, job_id: str) -> dict[str, Any]:
+        """Return the summary of a job."""
+        found: dict[str, Any] = json.loads((self.job(job_id) / "result.json").read_text())["summary"]
+        return found
+
+    def fresh(self, name: str) -> str:
+        """Return the path of a new empty folder."""
+        return tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder)
+
+
+def spread(values: Sequence[float], unit: str = "s") -> str:
+    """Return the median, and all of them where there are several."""
+    every = f" ({', '.join(f'{value:.2f}' for value in values)})" if len(values) > 1 else ""
+    return f"{statistics.median(values):.2f} {unit}{every}"
+
+
+def iterations_of(folder: Path) -> tuple[float, float]:
+    """Return when the first and the last iteration below a folder ended, by the library's own clock."""
+    series = [one for file in find_event_files(folder) for one in EventReader(file).read_new().values()]
+    return min(one.walls[0] for one in series), max(one.walls[-1] for one in series)
+
+
+# --- the rows ---------------------------------------------------------------------------------------------------------
+
+
+def base(bench: GpuBench) -> list[Line]:
+    """A training by simyard against the same by Isaac Lab alone."""
+    import torch
+
+    lines = []
+    short = bench.options.iterations
+    for task, iterations in ((CARTPOLE, short), (ANT, 5 * short if bench.options.on_gpu else short)):
+        config = bench.training("base", task, maxIterations=iterations, seed=42)
+        _bare(bench, task, 2)  # fills the kernel cache
+        bare, ours, same = [], [], []
+        for _ in range(bench.options.rounds):
+            seconds, theirs = _bare(bench, task, iterations)
+            bare.append(seconds)
+            seconds, result = bench.timed("train", config, "--store", bench.store, "--session", "off")
+            ours.append(seconds)
+            kept = bench.job(result["job_id"]) / "artifacts" / "checkpoints" / theirs.name
+            one, two = (torch.load(path, weights_only=True, map_location="cpu") for path in (theirs, kept))
+            weights = one["actor_state_dict"].items()
+            same.append(all(torch.equal(value, two["actor_state_dict"][name]) for name, value in weights))
+        ratio = statistics.median(ours) / statistics.median(bare)
+        size = f"{task}, {iterations} iterations"
+        lines += [
+            Line(f"{size}: bare", spread(bare)),
+            Line(f"{size}: simyard", f"{spread(ours)}, {ratio:.2f} x bare", "1.1 x bare at most", ratio <= 1.1),
+            Line(f"{size}: the same weights", f"{sum(same)} of {len(same)}", "all", all(same)),
+        ]
+    return lines
+
+
+def _bare(bench: GpuBench, task: str, iterations: int) -> tuple[float, Path]:
+    """Run `isaaclab train`; return its seconds and its last checkpoint."""
+    folder = Path(bench.fresh("bare"))
+    command = [sys.executable, "-m", "isaaclab", "train", "--rl_library", "rsl_rl", "--task", task, "--seed", "42"]
+    command += ["--num_envs", str(bench.options.envs), "--max_iterations", str(iterations), "--device", bench.device]
+    began = time.monotonic()
+    bench._in(folder, [*command, "physics=newton_mjwarp", f"agent.device={bench.device}"])
+    seconds = time.monotonic() - began
+    (last,) = folder.glob(f"logs/rsl_rl/*/*/model_{iterations - 1}.pt")
+    return seconds, last
+
+
+def leak(bench: GpuBench) -> list[Line]:
+    """What a session keeps of each of its jobs, whose sizes change."""
+    import gpu_leak
+
+    rows = gpu_leak.leak(Path(bench.fresh("leak")), 60 if bench.options.on_gpu else 6, bench.options.gpus)
+    middle, last = rows[len(rows) // 2], rows[-1]
+    holds = last.models == 0 and last.arrays <= middle.arrays and last.gpu_mb - middle.gpu_mb < LEAK_MB
+    return [Line(f"{len(rows)} jobs in one session", gpu_leak.growth(rows), "nothing more in the second half", holds)]
+
+
+def memory(bench: GpuBench) -> list[Line]:
+    """What is told where the GPU's memory does not do."""
+    if not bench.options.on_gpu:
+        return [Line("out of GPU memory", "not run: it needs a GPU")]
+    import gpu_leak
+
+    rows = gpu_leak.shortage(Path(bench.fresh("memory")))
+    return [Line(row.case, f"{row.code}, {row.category}: {row.message[:160]}", row.expected, row.ok) for row in rows]
+
+
+def session(bench: GpuBench) -> list[Line]:
+    """The first iteration in a kept session, and the end after the last one, by every way in."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    short = bench.training("short", maxIterations=5)
+
+    def note(way: str, submitted: float, ended: float, job_id: str) -> None:
+        first, last = iterations_of(bench.job(job_id))
+        found.setdefault(way, []).append((first - submitted, ended - last))
+
+    # The flow, in a process that has imported it: the second and third job of a simulator.
+    printed = bench._in(bench.folder, [sys.executable, "-c", INLINE, str(short), str(bench.store), "1"])
+    for kind, submitted, job_id, seconds in (json.loads(line) for line in printed.splitlines() if line.startswith("[")):
+        if kind == "warm":
+            note("the flow", submitted, submitted + seconds, job_id)
+
+    # The command, beside a kept session.
+    with keeping(bench, short):
+        for _ in range(3):
+            submitted = time.time()
+            result = bench.simyard("train", short, "--store", bench.store)
+            note("the command", submitted, time.time(), result["job_id"])
+
+    # The client, of a service whose worker finds a kept session.
+    with serving(bench) as client, keeping(bench, short):
+        for number in range(4):
+            submitted = time.time()
+            job = client.train(json.loads(short.read_text()))
+            job.wait(poll_interval_s=0.05)
+            if number:  # the worker's first run imports the flows
+                note("the client", submitted, time.time(), job.job_id)
+    lines = []
+    for way, times in found.items():
+        first, end = zip(*times, strict=True)
+        lines += [
+            Line(f"first iteration by {way}", spread(first), "1.5 s", statistics.median(first) <= 1.5),
+            Line(f"end after the last iteration by {way}", spread(end), "1 s", statistics.median(end) <= 1.0),
+        ]
+    return lines
+
+
+@contextmanager
+def keeping(bench: GpuBench, config: Path, **env: str) -> Iterator[None]:
+    """Keep a session for the jobs of a config."""
+    bench.simyard("sessions", "start", config, "--store", bench.store, **env)
+    try:
+        yield
+    finally:
+        bench.simyard("sessions", "stop", "--all")
+
+
+@contextmanager
+def serving(bench: GpuBench) -> Iterator[Any]:
+    """Run `simyard up`; give a client of it."""
+    import simyard as hs
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-c", SIMYARD, "up", "--port", str(port), "--store", str(bench.store)]
+    log = (bench.folder / "up.log").open("w")
+    process = subprocess.Popen(command, env=bench.env, cwd=bench.folder, stdout=log, stderr=log)
+    try:
+        key = Path(bench.env["SIMYARD_HOME"]) / "api-key"
+        while "API key" not in (bench.folder / "up.log").read_text():
+            if process.poll() is not None or bench.left_s < 0:
+                raise RuntimeError(f"simyard up: {(bench.folder / 'up.log').read_text()[-1000:]}")
+            time.sleep(0.1)
+        yield hs.Client(api_key=key.read_text().strip(), base_url=f"http://127.0.0.1:{port}")
+    finally:
+        process.terminate()
+        process.wait(120)
+        log.close()
+
+
+def evaluate(bench: GpuBench) -> list[Line]:
+    """An evaluation of a training's policy beside that training's session."""
+    config = bench.training("trained", maxIterations=5)
+    with keeping(bench, config):
+        bench.simyard("train", config, "--store", bench.store)
+        command = ("evaluate", "--job", "latest", "--store", bench.store, "--set", "numEpisodes=100")
+        first, result = bench.timed(*command)
+        second, _ = bench.timed(*command)
+    log = (bench.job(result["job_id"]) / "artifacts" / "runner.log").read_text()
+    warm = "jobs_before=0" not in log
+    return [
+        Line("`evaluate --job` beside its training's session", f"{first:.1f} s, then {second:.1f} s"),
+        Line("it ran in that session", "yes" if warm else "no: it started a simulator", "yes", warm),
+    ]
+
+
+def film(bench: GpuBench) -> list[Line]:
+    """The first film on a machine against the second: nothing is in a driver's cache of shaders before."""
+    caches = {name: bench.fresh("gl") for name in ("__GL_SHADER_DISK_CACHE_PATH", "MESA_SHADER_CACHE_DIR")}
+    config = bench.rollout("film", outputs={"video": True})
+    with keeping(bench, config, **caches):
+        command = ("rollout", config, "--store", bench.store, "--wait")
+        times = [bench.timed(*command, **caches)[0] for _ in range(3)]
+    more = times[0] - statistics.median(times[1:])
+    return [
+        Line("the first film costs more", f"{more:.1f} s ({', '.join(f'{t:.1f}' for t in times)})", "1 s", more <= 1.0)
+    ]
+
+
+def rate(bench: GpuBench) -> list[Line]:
+    """The rate that a rollout tells against that of its loop."""
+    config = bench.rollout("rate")
+    result = bench.simyard("rollout", config, "--store", bench.store, "--wait")
+    told = bench.summary(result["job_id"])["environment_steps_per_second"]
+    command = [
+        sys.executable,
+        HERE / "recording.py",
+        "--megabytes",
+        "1",
+        "--rounds",
+        "2",
+        "--envs",
+        str(bench.options.envs),
+    ]
+    (loop,) = json.loads(bench._in(bench.folder, command).splitlines()[-1])["simulation"]
+    ratio = told / loop["recorded"]
+    return [
+        Line("steps/s that a rollout tells", f"{told:,.0f}"),
+        Line("steps/s of the loop, recorded and not", f"{loop['recorded']:,.0f}, {loop['bare']:,.0f}"),
+        Line("told against the loop", f"{ratio:.2f}", "0.9 to 1.1", 0.9 <= ratio <= 1.1),
+    ]
+
+
+def trainer(bench: GpuBench) -> list[Line]:
+    """The example trainer in a managed run."""
+    request = json.loads((EXAMPLES / "managed_training" / "cartpole-ppo.json").read_text())
+    envs = bench.options.envs // 4
+    request["rollout_template"] |= {"num_envs": envs, "compute_config": {"gpus_per_node": bench.options.gpus}}
+    request["trainer_spec"]["resources"] = {"gpu": bench.options.gpus, "cpu": 1, "memory_gb": 16}
+    request["trainer_spec"]["entrypoint"] = f"python {EXAMPLES / 'managed_training/ppo_trainer/train_ppo.py'}"
+    request |= {"loop_policy": {"max_iterations": 4}, "success_criteria": {"metric": "mean_return", "target": None}}
+    path = bench.write("managed.json", request)
+    result = bench.simyard("managed", "start", path, "--store", bench.store, "--wait")
+    run = bench.store / "training-runs" / result["run_id"]
+    records = [json.loads(file.read_text()) for file in sorted(run.glob("iterations/*/iteration.json"))][1:]
+    walls, calls = ([record[name] for record in records] for name in ("seconds", "trainer_seconds"))
+    returns = ", ".join(f"{record['mean_return']:.2f}" for record in records)
+    share = statistics.median(calls) / statistics.median(walls)
+    return [
+        Line(f"a managed iteration, 2 x {envs:,} environments x 300 steps", spread(walls)),
+        Line("the trainer's process in it", f"{spread(calls)}, {share:.0%}", "3 s", statistics.median(calls) < 3.0),
+        Line("returns of iterations 2 to 4", returns),
+    ]
+
+
+def kernels(bench: GpuBench) -> list[Line]:
+    """The first rollout on a machine without kernels, with imported ones, and with its own."""
+
+    def caches(name: str) -> dict[str, str]:
+        return {"WARP_CACHE_PATH": bench.fresh(f"warp-{name}"), "CUDA_CACHE_PATH": bench.fresh(f"cuda-{name}")}
+
+    config = bench.rollout("kernels")
+    run = ("rollout", config, "--store", bench.store, "--session", "off", "--wait")
+    own = caches("own")
+    cold, _ = bench.timed(*run, **own)
+    archive = bench.folder / "kernels.tar.gz"
+    exported = bench.simyard("cache", "export", archive, **own)
+    took, imported, warm = [], [], []
+    for number in range(bench.options.rounds):
+        other = caches(str(number))
+        seconds, _ = bench.timed("cache", "import", archive, "--sha256", exported["sha256"], **other)
+        took.append(seconds)
+        imported.append(bench.timed(*run, **other)[0])
+        warm.append(bench.timed(*run, **own)[0])
+    ratio = statistics.median(imported) / statistics.median(warm)
+    size = f"{exported['files']} files, {exported['size_bytes'] / 1e6:.1f} MB"
+    return [
+        Line("first rollout, no kernels", f"{cold:.1f} s"),
+        Line("`cache import`", f"{spread(took)}: {size}"),
+        Line("first rollout, imported kernels", f"{spread(imported)}, {ratio:.2f} x warm", "1.1 x warm", ratio <= 1.1),
+        Line("a rollout, its own kernels", spread(warm)),
+    ]
+
+
+def episodes(bench: GpuBench) -> list[Line]:
+    """An evaluation with more environments than episodes, and with as many."""
+    config = bench.training("policy", maxIterations=5)
+    bench.simyard("train", config, "--store", bench.store)
+    count = bench.options.envs // 4
+    lines = []
+    for envs in (count, bench.options.envs):
+        settings = ("--set", f"numEpisodes={count}", f"numEnvs={envs}", "recordVideo=false")
+        seconds, result = bench.timed("evaluate", "--job", "latest", "--store", bench.store, *settings)
+        summary = bench.summary(result["job_id"])
+        told = f"{summary['num_envs']} environments, {summary['episodes']} episodes, {seconds:.1f} s"
+        right = (summary["num_envs"], summary["episodes"]) == (envs, count)
+        mean = f"mean {summary['return']['mean']:.3f} {[round(x, 3) for x in summary['return']['interval_95']]}"
+        lines.append(Line(f"{count} episodes asked for, {envs} environments", f"{told}, {mean}", "exactly both", right))
+    return lines
+
+
+def profile(bench: GpuBench) -> list[Line]:
+    """Where a warm training's time goes."""
+    command = [sys.executable, HERE / "gpu_profile.py", "--device", bench.options.device]
+    command += ["--envs", str(bench.options.envs), "--iterations", str(bench.options.iterations)]
+    printed = bench._in(bench.folder, command)
+    out = bench.options.out.with_name(f"{bench.options.out.stem}-profile.md")
+    out.write_text("\n".join(printed.splitlines()[:-1]) + "\n")
+    lines = []
+    for task, found in json.loads(printed.splitlines()[-1]).items():
+        parts = sorted(found["parts"].items(), key=lambda item: -item[1])
+        text = ", ".join(f"{name} {ms:.1f}" for name, ms in parts[:4])
+        busy = f"; GPU busy {found['gpu']['busy']:.0%}" if found["gpu"] else ""
+        whole = sum(found["time"].values())
+        lines.append(Line(f"{task}: {whole:.1f} ms an iteration; its largest parts by themselves, ms", text + busy))
+    return [*lines, Line("all of it", out.name)]
+
+
+ROWS: dict[str, tuple[Callable[[GpuBench], list[Line]], float]] = {
+    "base": (base, 270), "leak": (leak, 150), "session": (session, 150), "evaluate": (evaluate, 80),
+    "film": (film, 90), "rate": (rate, 60), "trainer": (trainer, 70), "kernels": (kernels, 180),
+    "episodes": (episodes, 80), "profile": (profile, 150), "memory": (memory, 220),
+}  # fmt: skip
+"""Each with the seconds that it takes on a GPU whose kernels are compiled."""
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+#!/bin/sh
+# Stands in for the Python of Isaac Sim.
+exec "${PYTHON:-python3}" "$@"
