@@ -142,7 +142,7 @@ def _evaluate(request: EvaluateRequest, common: Resolved, store: Store, base: Pa
     if wanted.across:
         common = replace(common, spec=_in_first_engine(common.spec, wanted.across))
     resolved = _with_policies(wanted, common, store, base)
-    # Of engines that are compared only the first episodes are pairs.
+    # The first episodes of environments are pairs: each has an environment of its own.
     num_envs = wanted.num_episodes if wanted.across else resolved.spec.num_envs
     return replace(resolved, spec=replace(resolved.spec, kind="evaluate", evaluation=evaluation, num_envs=num_envs))
 

@@ -230,7 +230,12 @@ class _Export:
         longest = env.unwrapped.max_episode_length + 1
         pairs = count <= self.job.num_envs  # of all engines, where no environment has a second episode that counts
         meter = EpisodeMeter(
-            env, episodes=count, longest=longest, seed=self.job.seed, undisturbed=pairs, on_episode=episodes.append
+            env,
+            episodes=count,
+            longest=longest,
+            seed=self.job.seed,
+            undisturbed=pairs,
+            on_episode=episodes.append,
         )
         settle(env, self.job.seed)
         actor.begin()
