@@ -81,8 +81,8 @@ def test_pairs_are_filmed_side_by_side(yard: Yard, trained: Callable[[str], Job]
 @pytest.mark.long  # an engine of its own in the process of the player
 def test_an_actuator_of_a_robot_without_joint_drives_works_under_physx(player: Player, tmp_path: Path) -> None:
     found = player("drive_player:coast", tmp_path)
-    assert 0.3 < found["newton"] < 0.5, "the cart is damped"
-    assert found["ovphysx"] == pytest.approx(found["newton"], rel=0.05)
+    assert 0.2 < found["newton"] < 0.35, "the cart is damped: without that it keeps its speed"
+    assert found["ovphysx"] == pytest.approx(found["newton"], rel=0.1)
 
 
 def test_an_engine_that_the_task_does_not_have_is_refused_before_anything_is_played(
