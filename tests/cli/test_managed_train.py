@@ -71,6 +71,7 @@ def test_a_trainer_that_fails_is_called_again_and_the_policy_that_ends_the_run_i
     assert run.events.count("trainer.failed") == 1
 
 
+@pytest.mark.long  # the decision alone: test_run_policies.py
 def test_a_failed_iteration_ends_the_run_or_it_goes_on_from_the_last_good_checkpoint(loop):
     how = {"how": {"2": "fail"}, "parallel": 1, "loop_policy__trainer_retry_limit": 0}
     ended = loop(**how)

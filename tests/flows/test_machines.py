@@ -17,6 +17,7 @@ def outcome(job: Path, attempt: int, node: int = 0) -> dict[str, Any]:
     return dict(json.loads((folder / "outcome.json").read_text()))
 
 
+@pytest.mark.long  # as those of which one dies do, below
 def test_two_machines_begin_and_end_together(
     scenario_pool: Pool, simyard: CommandLine, write_config: Any, store: Path, api: Api
 ) -> None:

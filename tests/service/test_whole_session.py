@@ -164,6 +164,7 @@ def test_each_error_is_typed(site: Site, client: hs.HardsimClient) -> None:
         limited.list_input_assets()
 
 
+@pytest.mark.long  # a simulator more; the words are those of tests/cli
 def test_a_job_that_fails_says_why(site: Site, client: hs.HardsimClient, package: Path) -> None:
     asset = client.upload_input_asset(str(package), asset_kind="isaac_lab_task_package")
     body = {

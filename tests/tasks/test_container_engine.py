@@ -111,6 +111,7 @@ def test_how_it_ended_is_told(engine, call, script, end):
     assert ended(engine.start(call(script))) == end
 
 
+@pytest.mark.long  # a second image
 def test_python_runs_with_the_entrypoint_as_given(engine, podman, call):
     program = "import json, hashlib, argparse, zipfile, sys; print(json.dumps(sys.argv[1:]))"
     made = call(image=podman.python, argv=("python3", "-c", program, "--a b", "ü'\""), memory_bytes=256 << 20)
@@ -231,6 +232,7 @@ def test_a_program_that_is_not_in_the_image_is_refused(engine, podman, call, pro
     assert made.name not in names(podman)
 
 
+@pytest.mark.long  # a second engine
 def test_an_engine_without_an_init_runs_it_all_the_same(monkeypatch, call):
     with containers.serving('init_path = "/nowhere/init"') as bare:
         monkeypatch.setenv("DOCKER_HOST", bare.address)
