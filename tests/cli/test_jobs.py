@@ -25,6 +25,7 @@ def checkpoints(shell, job_id):
     return json.loads(index.read_text()) if index.exists() else []
 
 
+@pytest.mark.long  # a killed simulator: tests/sim/test_killed.py
 def test_a_job_from_its_start_over_a_killed_simulator_to_its_download(shell, tmp_path):
     trained = shell.run("train", shell.write("slow; family once; kill at 2 once", iterations=4))
     assert trained.returncode == 0, trained.stderr

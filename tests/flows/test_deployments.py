@@ -183,6 +183,7 @@ def _words(name: str) -> int:
     return sum(letter.isupper() for letter in last)
 
 
+@pytest.mark.long  # a worker runs deployments in test_pool.py and test_up.py
 def test_a_deployment_submits_a_rollout_once(
     deployed: Server, real_pool: Pool, api: Api, tmp_path: Path, store: Path
 ) -> None:

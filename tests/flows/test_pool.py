@@ -79,6 +79,7 @@ def test_a_job_in_a_pool_uses_the_session_that_the_workers_machine_keeps(
     assert stopped.returncode == 0, stopped.stderr
 
 
+@pytest.mark.long  # a worker's start more; which queue it is follows from the request
 def test_an_urgent_job_waits_in_the_urgent_queue(
     scenario_pool: Pool, simyard: CommandLine, write_config: Any, store: Path, api: Api
 ) -> None:
@@ -149,6 +150,7 @@ def test_flow_processes_that_die_are_replaced_and_the_job_goes_on(
     assert gone(scenario_pool, job)
 
 
+@pytest.mark.long  # flow processes die above, with what they find again
 def test_a_restarted_control_flow_finds_its_attempt_again(
     scenario_pool: Pool, simyard: CommandLine, write_config: Any, store: Path, api: Api
 ) -> None:

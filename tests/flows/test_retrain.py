@@ -181,6 +181,7 @@ def test_a_policy_of_another_task_or_environment_is_no_rival(yard: Yard) -> None
     assert overrides == [["env.mass=3"], ["agent.lr=1", "env.mass=3"]], "each its own network, both the same world"
 
 
+@pytest.mark.long  # a third retraining; a managed driver is killed in test_managed_train.py
 def test_a_retraining_whose_process_is_killed_goes_on_without_training_again(
     start_retrainer: Callable[[], Yard],
 ) -> None:

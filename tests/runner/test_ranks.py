@@ -60,7 +60,7 @@ def worlds(folder, count):
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(count)]
 
 
-@pytest.mark.long  # as two machines do, below
+@pytest.mark.long  # test_machines.py has two machines
 def test_two_ranks_of_a_machine_hear_of_each_other(script):
     code, err = finish(start(script, 2, ranks=2))
     assert code == 0, err
@@ -76,6 +76,7 @@ def test_two_ranks_of_a_machine_hear_of_each_other(script):
         assert 0.001 < world["all_reduce_gb_s"] < 100
 
 
+@pytest.mark.long  # test_machines.py has two
 def test_two_machines_are_one_world(script):
     port = free_port()
     machines = [start(script, 2, ranks=1, nodes=2, node=node, port=port) for node in (0, 1)]

@@ -183,6 +183,7 @@ def test_a_job_that_fails_says_why(site: Site, client: hs.HardsimClient, package
     assert b"error_code=" in client.download_artifact(job_id, "runner.log")
 
 
+@pytest.mark.long  # its parts stand in tests/service and tests/cli
 def test_a_managed_run_is_watched_to_its_end(client: hs.HardsimClient, package: Path, tmp_path: Path) -> None:
     asset = client.upload_input_asset(str(package), asset_kind="isaac_lab_task_package")
     (tmp_path / "trainer.py").write_text(TRAINER)

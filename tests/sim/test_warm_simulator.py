@@ -57,10 +57,8 @@ def runner_log(job: Job) -> str:
 def test_after_many_jobs_every_library_gives_the_weights_that_it_gave_at_first(
     yard: Yard, trained: Callable[[str], Job]
 ) -> None:
-    """In one process, where PhysX takes turns with Newton; other tests compare with cold ones."""
+    """In one process; other tests compare with cold ones."""
     first = [trained(library) for library in LIBRARIES]
-    physx = yard.train("physics=physx")
-    assert physx.json("versions.json")["simulator"]["physics"] == "physx"
     process = yard.session.pid
     assert yard.session.processes == 1, "a job of these tests has cost the simulator its life"
     train_others(yard, OTHERS)
@@ -71,9 +69,20 @@ def test_after_many_jobs_every_library_gives_the_weights_that_it_gave_at_first(
         assert yard.session.session_id in runner_log(job)
         assert yard.session.session_id in runner_log(again)
         assert_same_weights(again.final, job.final)
-    assert_same_weights(yard.train("physics=physx").final, physx.final)
     assert yard.session.pid == process, "the process was replaced"
     assert_nothing_piles_up(before, size(process))
+
+
+@pytest.mark.long  # two trainings more; test_across.py plays in both engines
+def test_engines_take_turns_in_one_process_and_give_the_weights_that_they_gave_at_first(
+    yard: Yard, trained: Callable[[str], Job]
+) -> None:
+    newton, physx = trained("rsl_rl"), yard.train("physics=physx")
+    assert physx.json("versions.json")["simulator"]["physics"] == "physx"
+    process = yard.session.pid
+    assert_same_weights(yard.train().final, newton.final)
+    assert_same_weights(yard.train("physics=physx").final, physx.final)
+    assert yard.session.pid == process, "the process was replaced"
 
 
 def test_no_model_array_or_environment_outlives_its_job(player: Player, tmp_path: Path) -> None:
