@@ -91,6 +91,7 @@ def answering():
         yield url
 
 
+@pytest.mark.long  # a worker's start; what it asks the machine is in test_machine_checks.py
 def test_a_healthy_pool_and_the_machine_of_its_worker(simyard, deployed, store, tmp_path):
     pool = deployed("healthy")
     command = [PREFECT, "worker", "start", "--pool", pool, "--type", "process"]

@@ -116,6 +116,7 @@ def test_a_run_that_nobody_drives_is_canceled_at_once(loop):
     assert trainers(run) == []
 
 
+@pytest.mark.long  # the same run, not waited for
 def test_without_wait_the_run_goes_on_by_itself_and_can_be_watched(loop):
     started = loop.command("managed", "start", loop.write(iterations=2, parallel=1), "--store", loop.store)
     assert started.returncode == 0, started.stderr

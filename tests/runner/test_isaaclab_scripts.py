@@ -87,6 +87,7 @@ def test_a_job_trains_by_the_script_and_keeps_an_id_with_v0(tmp_path, monkeypatc
     }  # fmt: skip
 
 
+@pytest.mark.long  # a second and a third run of the script
 def test_a_resumed_job_goes_on_with_the_next_iteration(tmp_path):
     first, _ = train(tmp_path)
     second, store = train(tmp_path, resume={"fromJob": first["job_id"]})

@@ -54,6 +54,7 @@ def runner_log(job: Job) -> str:
     return (job.folder / "attempts/001/files/runner.log").read_text()
 
 
+@pytest.mark.long  # twelve trainings; test_same_weights.py and the last test here compare warm with cold
 def test_after_many_jobs_every_library_gives_the_weights_that_it_gave_at_first(
     yard: Yard, trained: Callable[[str], Job]
 ) -> None:
