@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import urllib.request
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -15,6 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
+
+from pydantic.alias_generators import to_camel
 
 from simyard.cli.live import LiveLine
 from simyard.cli.prefect_server import prefect_auth, require_access
@@ -25,6 +29,7 @@ from simyard.core.files import scratch
 from simyard.core.records import JobResult
 from simyard.core.run_records import Event
 from simyard.core.specs import ONE_JOB, Bounds, JobSpec
+from simyard.requests.config import check_config, model_of, read_config
 from simyard.requests.jobs import (
     LATEST,
     EvaluateRequest,
@@ -56,21 +61,6 @@ from simyard.tasks.stage import stage
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
-
-
-import subprocess
-import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-from pydantic.alias_generators import to_camel
-
-from simyard.requests.config import check_config, model_of, read_config
-
-if TYPE_CHECKING:
-    from simyard.requests.settings import MachineSettings
-
-"""Fields of a request that name a policy."""
 
 
 def run(request: JobRequest, base: Path, reference: str | None, pool: str | None, *, quiet: bool) -> list[JobResult]:

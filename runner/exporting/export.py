@@ -33,7 +33,7 @@ from simyard.runner.exporting.evidence import (
 from simyard.runner.exporting.parity import Parity, check_parity
 from simyard.runner.isaaclab.environment import settle
 from simyard.runner.isaaclab.lookup import overrides_under
-from simyard.runner.isaaclab.physics import ENGINES, engine_of_preset, is_selector, preset_named
+from simyard.runner.isaaclab.physics import ENGINES, is_selector
 from simyard.runner.progress import say_activity, say_count
 from simyard.runner.rl.base import Policy
 
@@ -179,7 +179,7 @@ class _Export:
 
         The first episodes of every environment are pairs.
         """
-        own = engine_of_preset(preset_named(self.facts.overrides) or self.facts.versions.get("physics", ""))
+        own = self.facts.physics or ""
         ours = _first_episodes(here)
         reasons = []
         for name in [self.wanted.other_physics] if self.wanted.other_physics else ENGINES:

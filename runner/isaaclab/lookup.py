@@ -168,10 +168,10 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
     """
     # The device, and an engine that can run on it: of another one Isaac Lab raises only when the simulator starts.
     device = device_of(job.gpus)
-    own = library.device_overrides(device) if library else []
+    placed = library.device_overrides(device) if library else []
     preset = choose(job, device, kit_less=not kit.is_installed())
-    if preset is not None and preset_named(job.overrides) is None:
-        own.insert(0, f"physics={preset}")
+    is_ours = preset is not None and preset_named(job.overrides) is None
+    own = [f"physics={preset}", *placed] if is_ours else placed
 
     # The configuration, and what it needs from outside.
     require_references(job.task)
@@ -186,7 +186,7 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
     _require_assets(config)
     for physics in (job.evaluation and job.evaluation.across) or ():
         elsewhere = overrides_under(physics, job, device, job.overrides)
-        isaaclab_overrides.resolve(job.task, library, library.device_overrides(device) if library else [], elsewhere)
+        isaaclab_overrides.resolve(job.task, library, placed, elsewhere)
     facts = Facts(
         simulator=job.simulator,
         version=importlib.metadata.version("isaaclab"),

@@ -7,8 +7,8 @@ the engine of a job asks here.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from simyard.core.errors import RequestError
 from simyard.core.specs import JobSpec
@@ -50,7 +50,19 @@ def engine_of_preset(preset: str) -> str:
     return next((engine for engine, presets in ENGINES.items() if preset in presets), preset)
 
 
-def engine_of(job: JobSpec) -> str | None:
+class NamesEngine(Protocol):
+    """A job, or a request for one."""
+
+    @property
+    def overrides(self) -> Sequence[str]:
+        """Overrides of the user's."""
+
+    @property
+    def physics(self) -> str | None:
+        """The field's engine."""
+
+
+def engine_of(job: NamesEngine) -> str | None:
     """Return the engine that a job names, by its field or by an override; None leaves it to the task."""
     preset = preset_named(job.overrides)
     return engine_of_preset(preset) if preset else job.physics

@@ -528,10 +528,9 @@ class RetrainRequest(Body):
 
     @model_validator(mode="after")
     def _compared_in_its_own_engine(self) -> Self:
-        from simyard.runner.isaaclab.physics import engine_of_preset, preset_named
+        from simyard.runner.isaaclab.physics import engine_of
 
-        preset = preset_named(self.training.overrides)
-        named, across = engine_of_preset(preset) if preset else self.training.physics, self.evaluation.across
+        named, across = engine_of(self.training), self.evaluation.across
         if across and named not in (None, across[0]):
             raise ValueError(
                 f"training is on physics {named!r}, and evaluation.across begins with {across[0]!r}; name {named!r} "

@@ -149,7 +149,7 @@ def draw_across(pairs: list[dict[str, str]], curves: list[dict[str, str]], summa
     name, found = summary["checkpoint"]["name"], summary["across"]
     reference, *others = found["engines"]
     figure = Figure(figsize=(12.6, 3.8), layout="constrained")
-    figure.suptitle(f"{name}: {' and '.join(found['engines'])}")
+    figure.suptitle(f"{name}: {' and '.join(found['engines'])}", parse_math=False)
     returns, closed, opened = figure.subplots(1, 3)
 
     # A point a pair: below the line the other engine gives less.
@@ -175,7 +175,8 @@ def draw_across(pairs: list[dict[str, str]], curves: list[dict[str, str]], summa
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         if axes.lines:
-            axes.legend(fontsize=7)
+            for text in axes.legend(fontsize=7).get_texts():
+                text.set_parse_math(False)  # joints have the names that users gave them
     figure.savefig(path, dpi=110)
 
 
