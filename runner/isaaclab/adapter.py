@@ -21,12 +21,11 @@ from simyard.runner.isaaclab import lookup as isaaclab_lookup
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab import physics as isaaclab_physics
 from simyard.runner.isaaclab import scripts as isaaclab_scripts
-from simyard.runner.isaaclab.environment import stepped
 from simyard.runner.isaaclab.foreign_imports import require_registered
 from simyard.runner.isaaclab.lookup import register_tasks, scripts_folder, tasks_are_registered
 from simyard.runner.isaaclab.renames import as_asked
 from simyard.runner.progress import say_activity
-from simyard.runner.rl import LIBRARIES, Resumption, Scale, get_library
+from simyard.runner.rl import LIBRARIES, get_library
 
 
 class IsaacLab(Adapter):
@@ -141,73 +140,21 @@ class IsaacLab(Adapter):
             give_joints_drives()
             if job.renamed_from and job.kind != "rollout":
                 attempt = replace(attempt, job=isaaclab_lookup.as_registered(job))
-        work: Callable[[AttemptSpec, Facts, AttemptPaths], None] = self._train
+        work: Callable[[AttemptSpec, Facts, AttemptPaths], None]
         # Each is imported where it is done: the control side imports adapters too, to know what there is.
         match job.kind:
+            case "train":
+                from simyard.runner.isaaclab.training import train as work
             case "evaluate":
                 from simyard.runner.evaluation.evaluate import evaluate as work
             case "export":
                 from simyard.runner.exporting.export import export_policy as work
             case "rollout":
                 from simyard.runner.rollout.task import run as work
+            case _:
+                raise ValueError(f"no work for a job of kind {job.kind!r}")
         with compilations_told():
             work(attempt, facts, paths)
-
-    def _train(self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
-        """Train, by the code path of `isaaclab train`."""
-        job = attempt.job
-        library = get_library(job.library)
-
-        # Prepare: open the checkpoint safely, then let the library shape it for its own way of resuming.
-        checkpoint, resumed_with = None, list[str]()
-        if attempt.resume is not None:
-            source = paths.inputs / attempt.resume.checkpoint.name
-            if not attempt.resume.trusted:
-                isaaclab_lookup.refuse_pickled_code(source)
-            folder = paths.inputs / "resume"
-            folder.mkdir(exist_ok=True)
-            is_own = attempt.resume != job.resume
-            is_known = facts.flavor == "api"
-            resumption = Resumption(
-                checkpoint=source,
-                folder=folder,
-                start_iteration=attempt.start_iteration,
-                share=(job.last_iteration - attempt.start_iteration) / max(job.max_iterations, 1),
-                scale=Scale(num_envs=job.num_envs, rollout=facts.rollout),
-                seed=job.seed,
-                agent_cfg=isaaclab_overrides.agent_of(job.task, library, facts.overrides) if is_known else {},
-                given=frozenset() if is_own else job.overridden,
-            )
-            checkpoint, resumed_with = library.prepare_resume(resumption)
-        if facts.flavor == "scripts":
-            isaaclab_scripts.run(attempt, facts, library, checkpoint, paths)
-            return
-
-        # Build: the request to Isaac Lab, which makes environment, agent and runner of it.
-        from isaaclab_rl.entrypoints import TrainingRequest, train
-
-        request = TrainingRequest(
-            backend=job.library,
-            task=job.task,
-            checkpoint=str(checkpoint) if checkpoint else None,
-            num_envs=job.num_envs,
-            seed=job.seed,
-            max_iterations=library.limit(job.last_iteration, attempt.start_iteration),
-            device=facts.device,
-            backend_args=tuple(library.arguments(Scale(num_envs=job.num_envs, rollout=facts.rollout))),
-            hydra_args=(*facts.overrides, *resumed_with),
-        )
-
-        # Learn: here, or in a process for each GPU. The library saves, and the supervisor takes what it saves.
-        if attempt.world is not None:
-            from simyard.runner.isaaclab.ranks import train_together
-
-            train_together(request, attempt, attempt.world, paths)
-            return
-        with kit.only_if(facts.kit), stepped(attempt.start_iteration * facts.rollout):
-            code = train(request)
-        if code:
-            raise RuntimeError(f"isaaclab_rl.entrypoints.train returned {code}")
 
 
 # --- changes to modules of others -----------------------------------------------------------------------------------
