@@ -40,8 +40,8 @@ def test_a_stage_ends_by_its_condition_and_the_next_goes_on_from_its_policy(stag
     staged.assert_whole()
     assert runs(staged) == [("reach", 0, 2, "reached"), ("calm", 2, 4, "over")]
     assert staged.json("stages.json")["runs"][1]["start"] == "model_1.pt"
-    assert [entry["iteration"] for entry in staged.checkpoints] == [1, 2, 3, 4]
-    assert [entry["stage"] for entry in staged.checkpoints] == ["reach", "reach", "calm", "calm"]
+    assert [entry["iteration"] for entry in staged.checkpoints] == [1, 2, 4]
+    assert [entry["stage"] for entry in staged.checkpoints] == ["reach", "reach", "calm"]
     assert optimizer_steps(staged.final) == 4 * UPDATES
     params = {name: (staged.artifacts / f"params/{name}env.yaml").read_text() for name in ("001-reach/", "")}
     assert "rew_scale_alive: 0.5" not in params["001-reach/"]
