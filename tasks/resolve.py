@@ -9,7 +9,8 @@ from typing import Any
 from simyard.core.artifacts import METRICS_SUMMARY
 from simyard.core.errors import RequestError, unknown
 from simyard.core.specs import Answer, Evaluation, Export, JobSpec, JointLimits, ResumePoint, Stage
-from simyard.core.stages import Gate
+from simyard.core.stages import Gate, Growth, Widen
+from simyard.requests import stages as requested
 from simyard.requests.jobs import (
     EvaluateRequest,
     ExportRequest,
@@ -29,7 +30,7 @@ from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES, get_library
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.kinds.base import Resolved, common_fields
-from simyard.tasks.kinds.policy_sources import find_policies, inherit, training_of
+from simyard.tasks.kinds.policy_sources import find_policies, in_their_stage, inherit, stages_at, training_of
 from simyard.tasks.kinds.rollout import resolve_rollout
 from simyard.tasks.packages.pack import find_package
 from simyard.tasks.shared import history
@@ -172,11 +173,19 @@ def _in_stages(request: TrainRequest, common: Resolved, store: Store, base: Path
                 until=Gate(**stage.until.model_dump()) if stage.until else None,
                 max_iterations=stage.max_iterations,
                 on_not_reached=stage.on_not_reached,
+                widen=_widen(stage.widen) if stage.widen else None,
             )
         )
     iterations = check_stages(request.stages, request.budget)
     spec = replace(common.spec, kind="train", max_iterations=iterations, stages=tuple(stages))
     return Resolved(spec, tuple(inputs))
+
+
+def _widen(wanted: requested.Widen) -> Widen:
+    """Return the ranges that grow, as they are frozen."""
+    gate = Gate(metric=wanted.metric, op=wanted.op, value=wanted.value, for_iterations=wanted.for_iterations)
+    parameters = {path: Growth(start=growth.start, end=growth.end) for path, growth in wanted.parameters.items()}
+    return Widen(parameters=parameters, steps=wanted.steps, gate=gate, floor=wanted.floor)
 
 
 def _evaluate(request: EvaluateRequest, common: Resolved, store: Store, base: Path) -> Resolved:
@@ -227,7 +236,8 @@ def _export(request: ExportRequest, common: Resolved, store: Store, base: Path) 
     )
     resolved = _with_policies(wanted, common, store, base)
     if resolved.spec.from_job is not None:
-        export = replace(export, curriculum=_curriculum(store, resolved.spec.from_job))
+        stages = stages_at(resolved.spec.policies[0], resolved.spec.from_job, store)
+        export = replace(export, curriculum=_curriculum(store, resolved.spec.from_job), stages=stages)
     return replace(resolved, spec=replace(resolved.spec, kind="export", export=export))
 
 
@@ -242,6 +252,9 @@ def _with_policies(wanted: PolicyConfig, common: Resolved, store: Store, base: P
     """Add the policies, and what the job that trained them says of their task."""
     trained_by = training_of(wanted.from_job, store)
     policies, local, notes = find_policies(wanted, trained_by, store, base)
+    if trained_by is not None:
+        policies, trained_by, more = in_their_stage(policies, trained_by, store)
+        notes = (*notes, *more)
     spec = replace(common.spec, policies=policies, notes=notes or None, library=common.spec.library or DEFAULT_LIBRARY)
     if trained_by is not None:
         spec = inherit(spec, trained_by, wanted.task)

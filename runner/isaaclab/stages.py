@@ -15,8 +15,9 @@ from simyard.core.artifacts import STAGES
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError, unknown
 from simyard.core.files import AttemptPaths, write_json
 from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint, Stage, StageFacts
-from simyard.core.stages import BestCheckpoint, StageRun, Stages, now, stages_beside
+from simyard.core.stages import BestCheckpoint, StageRun, Stages, Widen, WidenStep, now, stages_beside
 from simyard.runner.isaaclab import lookup as isaaclab_lookup
+from simyard.runner.isaaclab.live import LiveParameter, why_not_live
 from simyard.runner.isaaclab.overrides import TaskConfig
 from simyard.runner.isaaclab.training import train
 from simyard.runner.progress import say_activity, say_all_stages
@@ -37,8 +38,11 @@ def check(job: JobSpec, library: Library, files: Mapping[str, Path]) -> Facts:
     for index, stage in enumerate(job.stages):
         with _named(stage):
             facts, config = isaaclab_lookup.resolve(job.in_stage(index), library, files)
-            if stage.until is not None:
-                _require_metric(stage.until.metric, config, library)
+            for gate in (stage.until, stage.widen.gate if stage.widen else None):
+                if gate is not None:
+                    _require_metric(gate.metric, config, library)
+            if stage.widen is not None:
+                _require_live(stage.widen, config)
         parts.append(facts)
     notes = dict.fromkeys(note for facts in parts for note in facts.notes)
     stages = tuple(StageFacts(rollout=facts.rollout, overrides=facts.overrides) for facts in parts)
@@ -70,6 +74,20 @@ def _require_metric(tag: str, config: TaskConfig, library: Library) -> None:
         raise unknown("metric", tag, known, code="unknown_metric")
 
 
+def _require_live(widen: Widen, config: TaskConfig) -> None:
+    """Refuse ranges that are none, or that nothing looks at while training runs, as far as the configuration tells."""
+    known = config.flat()
+    for path in widen.parameters:
+        if path not in known:
+            raise unknown("parameter to widen", path, known, code="bad_override")
+        if (why := why_not_live(path, known)) is not None:
+            raise RequestError(
+                f"Parameter {path!r} cannot be widened: {why}.",
+                code="not_live",
+                advice="Name a range that the environment draws from at resets, or while it steps.",
+            )
+
+
 # --- the loop ---------------------------------------------------------------------------------------------------------
 
 
@@ -99,6 +117,7 @@ class _Course(TrainingWatch):
         self._library = get_library(attempt.job.library)
         self._state = (attempt.resume.stages if attempt.resume else None) or Stages()
         self._env: Any = None
+        self._live: dict[str, LiveParameter] = {}
         self._reward = math.nan
         self._newest = attempt.resume.checkpoint.name if attempt.resume else None
         self._resumes = self._state.running is not None
@@ -122,8 +141,11 @@ class _Course(TrainingWatch):
             raise _out_of_iterations(stage, self._job)
         start = last.start if last is not None and goes_back == "go_back" else self._start_of(stage, last)
         run = StageRun(
-            stage=index, name=stage.name, kind=stage.kind, start=start, began=self.done, began_at=now(),
-            goal=stage.until.in_words() if stage.until else None,
+            stage=index, of=len(self._stages), name=stage.name, kind=stage.kind, start=start, began=self.done,
+            began_at=now(),
+            goal=stage.until.in_words() if stage.until else None, widen_steps=stage.widen and stage.widen.steps,
+            widened=stage.widen
+            and (WidenStep(iteration=self.done, level=0, value=None, ranges=stage.widen.at(0)),),
         )  # fmt: skip
         self._state = self._state.begin(run)
         if start is None:
@@ -165,7 +187,7 @@ class _Course(TrainingWatch):
         self._last = run.began + cap
         with self._library.watched(self):
             train(
-                part, facts, self._paths, steps_done=self._state.steps,
+                part, facts, self._paths, steps_done=self._state.steps, made=self._made,
                 more_arguments=(f"--run_timestamp={number:03d}-{run.name}",),
             )  # fmt: skip
         if self._state.running is not None:
@@ -190,6 +212,19 @@ class _Course(TrainingWatch):
 
     # --- as the library's loop sees it --------------------------------------------------------------------------------
 
+    def _made(self, env: Any) -> None:
+        """Give the ranges of the stage to an environment that was just made, before its first reset."""
+        widen = self._stages[self._state.runs[-1].stage].widen
+        self._live = {path: LiveParameter(env, path) for path in (widen.parameters if widen else ())}
+        if widen is not None:
+            self._set(widen, self._state.runs[-1].level)
+
+    def _set(self, widen: Widen, level: int) -> dict[str, tuple[float, float]]:
+        ranges = widen.at(level)
+        for path, live in self._live.items():
+            live.set(ranges[path])
+        return ranges
+
     def begin(self, env: Any) -> None:
         """Note the environment, whose steps are counted on."""
         self._env = env
@@ -197,7 +232,7 @@ class _Course(TrainingWatch):
     def iterated(self, iteration: int, metrics: Mapping[str, float], seconds: float) -> bool:
         """Judge the stage's condition by what an iteration has logged, and end the stage where it is over."""
         run = self._state.runs[-1]
-        gate = self._stages[run.stage].until
+        gate, widen = self._stages[run.stage].until, self._stages[run.stage].widen
         self.done = iteration + 1
         self._reward = metrics.get(self._library.reward_tag, math.nan)
         steps = int(getattr(self._env, "common_step_counter", 0))
@@ -206,12 +241,54 @@ class _Course(TrainingWatch):
             self._state = replace(self._state, held=self._state.held + 1 if gate.holds(value) else 0)
             self._state = self._state.change(value=value if math.isfinite(value) else None)
 
+        if widen is not None:
+            self._widen(widen, metrics)
+            if self._state.runs[-1].level < widen.steps:  # the condition counts in the whole ranges alone
+                self._state = replace(self._state, held=0)
+
         is_reached = gate is not None and self._state.held >= gate.for_iterations
         if not is_reached and self.done < self._last:
             return False
+        if widen is not None and len(run.widened or ()) == 1:
+            self._require_read()
         why = "reached" if is_reached else "over" if gate is None else "not_reached"
         self._state = self._state.change(ended=self.done, ended_at=now(), why=why)
         return True
+
+    def _widen(self, widen: Widen, metrics: Mapping[str, float]) -> None:
+        """Take the next step of the ranges where the metric has held long enough, or the last one back.
+
+        Raises:
+            WorkloadError: The environment has not read them since they were set.
+        """
+        value, leaning = metrics.get(widen.gate.metric), self._state.leaning
+        if value is None:
+            return
+        leaning = max(leaning, 0) + 1 if widen.gate.holds(value) else min(leaning, 0) - 1 if widen.fell(value) else 0
+        run = self._state.runs[-1]
+        change = (leaning >= widen.gate.for_iterations) - (-leaning >= widen.gate.for_iterations)
+        level = min(max(run.level + change, 0), widen.steps)
+        self._state = replace(self._state, leaning=0 if change else leaning)
+        if change:
+            self._require_read()
+        if level != run.level:
+            ranges, seen = self._set(widen, level), value if math.isfinite(value) else None
+            step = WidenStep(iteration=self.done, level=level, value=seen, ranges=ranges)
+            self._state = self._state.change(widened=(*(run.widened or ()), step))
+            print(f"stage {run.name}: ranges at step {level} of {widen.steps}, {widen.gate.metric} is {value:.4g}")
+            self._write()
+
+    def _require_read(self) -> None:
+        unread = [path for path, live in self._live.items() if not live.is_read]
+        if unread:
+            raise WorkloadError(
+                Failure(
+                    code="not_live",
+                    category=Category.USER,
+                    message=f"The environment does not look at {unread[0]!r} while it runs: it cannot be widened.",
+                    advice="It looked when it was made, if ever: name a parameter that it draws from at resets.",
+                )
+            )
 
     def saving(self, file: Path) -> None:
         """Write how the stages stand beside a checkpoint, before it: one without the other does not count."""

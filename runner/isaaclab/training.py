@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts
 from simyard.runner.isaaclab import kit
@@ -19,6 +22,7 @@ def train(
     *,
     steps_done: int | None = None,
     more_arguments: tuple[str, ...] = (),
+    made: Callable[[Any], None] = lambda env: None,
 ) -> None:
     """Train, by the code path of `isaaclab train`.
 
@@ -28,6 +32,7 @@ def train(
         paths: Its folder.
         steps_done: Steps that the environment goes on counting from; None reckons them from the iterations.
         more_arguments: For Isaac Lab's command line.
+        made: Called with the innermost environment when it is made, before its first reset.
     """
     job = attempt.job
     library = get_library(job.library)
@@ -80,7 +85,7 @@ def train(
         train_together(request, attempt, attempt.world, paths)
         return
     steps = attempt.start_iteration * facts.rollout if steps_done is None else steps_done
-    with kit.only_if(facts.kit), stepped(steps):
+    with kit.only_if(facts.kit), stepped(steps, made):
         code = train_by_isaaclab(request)
     if code:
         raise RuntimeError(f"isaaclab_rl.entrypoints.train returned {code}")
