@@ -77,11 +77,12 @@ class LiveParameter:
     def _watch_attribute(self, owner: Any, name: str) -> None:
         """Note the reads of an attribute, save by what only copies it."""
         parameter, own = self, type(owner)
+        look: Any = own.__getattribute__
 
         def read(self: Any, attribute: str) -> Any:
             if attribute == name and _COPIES not in sys._getframe(1).f_code.co_filename:
                 parameter.is_read = True
-            return own.__getattribute__(self, attribute)
+            return look(self, attribute)
 
         body = {"__getattribute__": read, "__module__": own.__module__, "__qualname__": own.__qualname__}
         owner.__class__ = type(own.__name__, (own,), body)

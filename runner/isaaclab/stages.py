@@ -142,11 +142,11 @@ class _Course(TrainingWatch):
         start = last.start if last is not None and goes_back == "go_back" else self._start_of(stage, last)
         run = StageRun(
             stage=index, of=len(self._stages), name=stage.name, kind=stage.kind, start=start, began=self.done,
-            began_at=now(),
-            goal=stage.until.in_words() if stage.until else None, widen_steps=stage.widen and stage.widen.steps,
-            widened=stage.widen
-            and (WidenStep(iteration=self.done, level=0, value=None, ranges=stage.widen.at(0)),),
+            began_at=now(), goal=stage.until.in_words() if stage.until else None,
         )  # fmt: skip
+        if (widen := stage.widen) is not None:
+            begins = WidenStep(iteration=self.done, level=0, value=None, ranges=widen.at(0))
+            run = replace(run, widened=(begins,), widen_steps=widen.steps)
         self._state = self._state.begin(run)
         if start is None:
             self._state = replace(self._state, steps=0)
