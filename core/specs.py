@@ -230,6 +230,9 @@ class JobSpec(Wire):
     """The id that the request gave, where it is one of Isaac Lab 2.x and `task` is that of 3.0."""
     library: str
     """The library's name; empty where no policy of one is involved."""
+    agent: str | None = field(default=None, metadata=ABSENT)
+    """The key that the task registers the agent's configuration by, such as `rsl_rl_with_symmetry_cfg_entry_point`;
+    None is the library's own."""
     physics: str | None = field(default=None, metadata=ABSENT)
     """The physics engine, such as `newton` or `physx`; None leaves it to the overrides, then to the task."""
     num_envs: int
@@ -354,6 +357,8 @@ class Facts(Wire):
     """`cpu` or `cuda:0`."""
     physics: str | None = field(default=None, metadata=ABSENT)
     """The physics engine, by its name in requests; None where only the simulation knows."""
+    agent: str | None = field(default=None, metadata=ABSENT)
+    """The key by which the task registers the agent's configuration; None where nobody knows, or there is none."""
     rollout: int
     """Steps each environment takes in one iteration."""
     overrides: tuple[str, ...]

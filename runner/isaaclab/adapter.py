@@ -93,9 +93,11 @@ class IsaacLab(Adapter):
         if job.kind == "rollout":  # its task may be a class
             return
         library = get_library(job.library)
-        isaaclab_lookup.find_task(job.task, library, findings["tasks"])
+        isaaclab_lookup.find_task(job.task, library, findings["tasks"], job.agent)
         isaaclab_physics.refuse_known(job, findings.get("physics", {}))  # those of an earlier version have none
-        isaaclab_overrides.refuse_known(job.task, library, job.overrides, findings["keys"], physics=job.physics)
+        isaaclab_overrides.refuse_known(
+            job.task, library, job.overrides, findings["keys"], physics=job.physics, agent=job.agent
+        )
 
     def check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Facts:
         """Look the task up, resolve its configuration, apply every override to it, and open checkpoints."""
@@ -119,7 +121,7 @@ class IsaacLab(Adapter):
         register_tasks(overlay, job.import_callback)
         job = isaaclab_lookup.as_registered(job)
         require_registered(job.task, overlay, isaaclab_lookup.registered_tasks())
-        isaaclab_lookup.find_task(job.task, library, isaaclab_lookup.registered_tasks())
+        isaaclab_lookup.find_task(job.task, library, isaaclab_lookup.registered_tasks(), job.agent)
         facts, _ = isaaclab_lookup.resolve(job, library, files)
         return facts
 
