@@ -411,6 +411,8 @@ class Facts(Wire):
     """`cpu` or `cuda:0`."""
     physics: str | None = field(default=None, metadata=ABSENT)
     """The physics engine, by its name in requests; None where only the simulation knows."""
+    agent: str | None = field(default=None, metadata=ABSENT)
+    """The key by which the task registers the agent's configuration; None where nobody knows, or there is none."""
     rollout: int
     """Steps each environment takes in one iteration."""
     overrides: tuple[str, ...]

@@ -66,9 +66,12 @@ def resolve(request: JobRequest, store: Store, job_id: str, base: Path | None = 
             resolved = resolve_rollout(request, job_id, store, base)
         case _:
             raise TypeError(f"no kind of job for {type(request).__name__}")
-    if resolved.spec.simulator == "isaaclab":
-        resolved = replace(resolved, spec=with_current_id(resolved.spec))
     spec = resolved.spec
+    if spec.simulator == "isaaclab":
+        spec = with_current_id(spec)
+    if spec.agent is not None:
+        spec = replace(spec, agent=get_library(spec.library).named_agent(spec.agent))
+    resolved = replace(resolved, spec=spec)
     require_one_engine(spec)
 
     # The simulator must be there, and do this kind of job.
@@ -109,6 +112,7 @@ def _task_fields(request: TaskRequest, job_id: str, base: Path) -> Resolved:
         simulator=request.simulator,
         task=section.task or "",
         library=section.rl_library or "",
+        agent=section.agent,
         physics=request.physics,
         num_envs=_environments(section),
         seed=DEFAULT_SEED if section.seed is None else section.seed,
@@ -152,6 +156,8 @@ def _train(request: TrainRequest, common: Resolved, store: Store, base: Path) ->
         return _in_stages(request, common, store, base)
     resume, local = _resume(request.resume, store, base, library.name) if request.resume else (None, None)
     spec = replace(common.spec, kind="train", max_iterations=request.training_config.max_iterations, resume=resume)
+    if request.resume and request.resume.from_job and spec.agent is None:
+        spec = replace(spec, agent=load_spec(store, request.resume.from_job).agent)
     return Resolved(spec, (*common.inputs, *([local] if local else [])))
 
 

@@ -11,6 +11,7 @@ from simyard.runner.isaaclab import kit
 from simyard.runner.isaaclab import lookup as isaaclab_lookup
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab import scripts as isaaclab_scripts
+from simyard.runner.isaaclab.agents import registered_agent
 from simyard.runner.isaaclab.environment import stepped
 from simyard.runner.rl import Resumption, Scale, get_library
 
@@ -54,7 +55,7 @@ def train(
             share=(job.last_iteration - attempt.start_iteration) / max(job.max_iterations, 1),
             scale=Scale(num_envs=job.num_envs, rollout=facts.rollout),
             seed=job.seed,
-            agent_cfg=isaaclab_overrides.agent_of(job.task, library, facts.overrides) if is_known else {},
+            agent_cfg=isaaclab_overrides.agent_of(job.task, library, facts.overrides, job.agent) if is_known else {},
             given=frozenset() if is_own else job.overridden,
         )
         checkpoint, resumed_with = library.prepare_resume(resumption)
@@ -70,6 +71,7 @@ def train(
         backend=job.library,
         task=job.task,
         checkpoint=str(checkpoint) if checkpoint else None,
+        agent=registered_agent(job.task, library, job.agent),
         num_envs=job.num_envs,
         seed=job.seed,
         max_iterations=library.limit(job.last_iteration, attempt.start_iteration),
