@@ -130,6 +130,8 @@ class StageRun(Wire):
     value: float | None = field(default=None, metadata=ABSENT)
     """The newest value of its condition's metric; None where it was not logged."""
     best: BestCheckpoint | None = field(default=None, metadata=ABSENT)
+    last: str | None = field(default=None, metadata=ABSENT)
+    """Name of its last checkpoint; None where it has saved none."""
     widened: tuple[WidenStep, ...] | None = field(default=None, metadata=ABSENT)
     """Steps of its ranges, in order; None where none grow."""
     widen_steps: int | None = field(default=None, metadata=ABSENT)
@@ -154,6 +156,24 @@ class StageRun(Wire):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compared(Wire):
+    """Figures of a policy over the episodes that others of its training played too."""
+
+    role: str
+    """`teacher`, `student`, or `final` for the policy that the last stage made of the student."""
+    stage: str | None
+    """Name of the stage that made it; None for one from outside."""
+    checkpoint: str
+    iteration: int | None
+    """None for one from outside."""
+    episodes: int
+    mean_return: float
+    interval_95: tuple[float, float] | None
+    success_rate: float | None
+    """None where the task does not say."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stages(Wire):
     """The stages of a job so far, `stages.json`; every checkpoint's record has those of its moment."""
 
@@ -167,6 +187,9 @@ class Stages(Wire):
     """Steps that its environment has counted."""
     seconds: float = 0.0
     """Seconds of training that the library has counted."""
+
+    compared: tuple[Compared, ...] | None = field(default=None, metadata=ABSENT)
+    """Teacher and student over the same episodes; None until a training with a distillation is over."""
 
     @classmethod
     def read(cls, data: bytes | None) -> Stages | None:

@@ -26,7 +26,7 @@ from simyard.runner.adapter import SIMULATORS, adapter_of
 from simyard.runner.assets.archives import inspect
 from simyard.runner.isaaclab.physics import engine_of, require_one_engine
 from simyard.runner.isaaclab.renames import with_current_id
-from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES, get_library
+from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES, Library, get_library
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.kinds.base import Resolved, common_fields
@@ -173,6 +173,8 @@ def _in_stages(request: TrainRequest, common: Resolved, store: Store, base: Path
         stages.append(
             Stage(
                 name=stage.name,
+                kind=stage.kind,
+                agent=_agent_of(stage, get_library(library)),
                 overrides=stage.overrides,
                 start="outside" if isinstance(start, StageStart) else start,
                 checkpoint=point,
@@ -185,6 +187,12 @@ def _in_stages(request: TrainRequest, common: Resolved, store: Store, base: Path
     iterations = check_stages(request.stages, request.budget)
     spec = replace(common.spec, kind="train", max_iterations=iterations, stages=tuple(stages))
     return Resolved(spec, tuple(inputs))
+
+
+def _agent_of(stage: requested.TrainingStage, library: Library) -> str | None:
+    """Return the key of a stage's agent; None is the job's."""
+    name = stage.agent or ("distillation" if stage.kind == "distill" else None)
+    return library.named_agent(name) if name else None
 
 
 def _widen(wanted: requested.Widen) -> Widen:

@@ -16,6 +16,7 @@ from simyard.core.errors import Category, Failure, RequestError, WorkloadError, 
 from simyard.core.files import AttemptPaths, write_json
 from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint, Stage, StageFacts
 from simyard.core.stages import BestCheckpoint, StageRun, Stages, Widen, WidenStep, now, stages_beside
+from simyard.runner.evaluation.compare import Contender, compare
 from simyard.runner.isaaclab import lookup as isaaclab_lookup
 from simyard.runner.isaaclab.live import LiveParameter, why_not_live
 from simyard.runner.isaaclab.overrides import TaskConfig
@@ -23,6 +24,9 @@ from simyard.runner.isaaclab.training import train
 from simyard.runner.progress import say_activity, say_all_stages
 from simyard.runner.rl import Library, get_library
 from simyard.runner.rl.base import TrainingWatch
+
+POLICY_GROUP = "policy"
+"""Isaac Lab's name for the observations that a robot has."""
 
 # --- before the start -------------------------------------------------------------------------------------------------
 
@@ -34,7 +38,7 @@ def check(job: JobSpec, library: Library, files: Mapping[str, Path]) -> Facts:
         RequestError: A stage cannot be.
     """
     assert job.stages is not None
-    parts = []
+    parts, critics = list[Facts](), set[str]()
     for index, stage in enumerate(job.stages):
         with _named(stage):
             facts, config = isaaclab_lookup.resolve(job.in_stage(index), library, files)
@@ -43,6 +47,12 @@ def check(job: JobSpec, library: Library, files: Mapping[str, Path]) -> Facts:
                     _require_metric(gate.metric, config, library)
             if stage.widen is not None:
                 _require_live(stage.widen, config)
+            _require_kind(stage, config, library)
+            if stage.kind == "distill":
+                _require_no_privileges(config, library, critics)
+            critics |= library.groups_of_others(config.agent)
+            if facts.first_iteration is not None:  # a job of one distillation counts from there, a stage does not
+                facts = replace(facts, first_iteration=None, notes=facts.notes[:-1])
         parts.append(facts)
     notes = dict.fromkeys(note for facts in parts for note in facts.notes)
     stages = tuple(StageFacts(rollout=facts.rollout, overrides=facts.overrides) for facts in parts)
@@ -74,6 +84,42 @@ def _require_metric(tag: str, config: TaskConfig, library: Library) -> None:
         raise unknown("metric", tag, known, code="unknown_metric")
 
 
+def _require_kind(stage: Stage, config: TaskConfig, library: Library) -> None:
+    """Refuse a stage whose agent does something else."""
+    if library.distills(config.agent) != (stage.kind == "distill"):
+        does = "distils" if library.distills(config.agent) else "learns by reinforcement"
+        raise RequestError(
+            f"kind is {stage.kind!r}, and its agent {does}.",
+            code="wrong_agent",
+            advice="Name the agent that is meant (`agent`), or the other kind: 'train', 'distill'.",
+        )
+
+
+def _require_no_privileges(config: TaskConfig, library: Library, critics: set[str]) -> None:
+    """Refuse a student that sees what only its teacher or a critic may see.
+
+    That is a group of theirs other than `policy`, which a robot has; and where the groups name their terms, a term of
+    such a group that `policy` lacks.
+    """
+    student = set(library.observation_groups(config.agent) or [POLICY_GROUP])
+    others = (critics | library.groups_of_others(config.agent)) - {POLICY_GROUP}
+    groups = config.env.get("observations") or {}
+    terms = {
+        name: {term for term, value in group.items() if isinstance(value, dict) and "func" in value}
+        for name, group in groups.items() if isinstance(group, dict)
+    }  # fmt: skip
+    found = sorted(student & others)
+    if not found and POLICY_GROUP in terms:
+        privileged = set().union(*(terms.get(name, set()) for name in others)) - terms[POLICY_GROUP]
+        found = sorted(f"{name}.{term}" for name in student for term in terms.get(name, set()) & privileged)
+    if found:
+        raise RequestError(
+            f"The student sees {', '.join(map(repr, found))}, which its teacher or a critic alone may see.",
+            code="privileged_student",
+            advice=f"Give it groups that the robot has, {POLICY_GROUP!r} say: agent.obs_groups.student.",
+        )
+
+
 def _require_live(widen: Widen, config: TaskConfig) -> None:
     """Refuse ranges that are none, or that nothing looks at while training runs, as far as the configuration tells."""
     known = config.flat()
@@ -101,6 +147,7 @@ def train_in_stages(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> 
     course = _Course(attempt, facts, paths)
     while course.begin_next():
         course.train()
+    course.compare()
     done = course.done
     if done < attempt.job.last_iteration:
         say_all_stages(done)
@@ -203,12 +250,45 @@ class _Course(TrainingWatch):
             return None
         if stage.checkpoint is not None and run.start == stage.checkpoint.checkpoint.name:
             return replace(stage.checkpoint, iteration=run.began)
-        target = self._paths.inputs / run.start
-        for made in self._paths.work.glob(self._library.checkpoint_glob):
-            if made.name == run.start:
-                shutil.copyfile(made, target)
+        self._file(run.start)
         file = InputFile(name=run.start, key="", sha256="", size_bytes=0)
         return ResumePoint(checkpoint=file, iteration=run.began, trusted=True)
+
+    # --- in the end -------------------------------------------------------------------------------------------------
+
+    def compare(self) -> None:
+        """Play teacher and student over the same episodes, and what a later stage made of the student."""
+        runs = self._state.runs
+        distilled = [run for run in runs if run.kind == "distill"]
+        if not distilled:
+            return
+        student = distilled[-1]
+        teacher = next((run for run in runs if student.start in (run.last, run.best and run.best.name)), None)
+        wanted = [("teacher", teacher, student.start), ("student", student, student.last)]
+        if runs[-1] is not student:
+            wanted.append(("final", runs[-1], runs[-1].last))
+        contenders = [self._contender(role, run, name) for role, run, name in wanted if name]
+        self._state = replace(self._state, compared=compare(contenders, self._state.steps))
+        self._write()
+
+    def _contender(self, role: str, run: StageRun | None, name: str) -> Contender:
+        """Return a policy of a stage, or the teacher from outside, which the job's own agent made."""
+        index = run.stage if run else 0
+        own = self._facts.stages[index] if self._facts.stages else self._facts
+        overrides = own.overrides if run else tuple(o for o in own.overrides if not o.startswith("agent."))
+        job = self._job.in_stage(index) if run else replace(self._job, stages=None)
+        return Contender(
+            role=role, job=job, facts=replace(self._facts, rollout=own.rollout, overrides=overrides),
+            stage=run and run.name, checkpoint=self._file(name), iteration=self._library.iteration_in_name(name),
+        )  # fmt: skip
+
+    def _file(self, name: str) -> Path:
+        """Return a checkpoint where attempts have theirs, brought there if this attempt has saved it."""
+        target = self._paths.inputs / name
+        for made in self._paths.work.glob(self._library.checkpoint_glob):
+            if made.name == name:
+                shutil.copyfile(made, target)
+        return target
 
     # --- as the library's loop sees it --------------------------------------------------------------------------------
 
@@ -297,6 +377,7 @@ class _Course(TrainingWatch):
             own = BestCheckpoint(name=file.name, iteration=self.done, reward=self._reward)
             self._state = self._state.change(best=own)
         self._newest = file.name
+        self._state = self._state.change(last=file.name)
         write_json(stages_beside(file), self._state.to_json())
         self._write()
 

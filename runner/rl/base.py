@@ -322,6 +322,14 @@ class Library:
         """Let every training that begins in the body be watched; one that the watch ends leaves a last checkpoint."""
         raise NotImplementedError
 
+    def distills(self, agent_cfg: Mapping[str, Any]) -> bool:
+        """Return whether an agent imitates a teacher."""
+        return False
+
+    def groups_of_others(self, agent_cfg: Mapping[str, Any]) -> set[str]:
+        """Return the observation groups that an agent's critic or teacher sees, as far as the configuration tells."""
+        return set()
+
     def limit(self, last_iteration: int, start_iteration: int) -> int:
         """Return the limit for a training until `last_iteration`, by the library's own count."""
         return last_iteration if self.absolute_iterations else last_iteration - start_iteration

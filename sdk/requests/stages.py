@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from simyard.requests.base import Override, Reference, _Model
+from simyard.requests.base import AgentName, Override, Reference, _Model
 
 MOST_STAGES = 20
 StageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$")]
@@ -94,6 +94,10 @@ class TrainingStage(_Model):
 
     name: StageName
     """Name in records, curves and reports."""
+    kind: Literal["train", "distill"] = "train"
+    """`train` by reinforcement learning, or `distill`: a student imitates the policy it starts from, its teacher."""
+    agent: AgentName | None = None
+    """Agent of this stage, as `trainingConfig.agent`; left out it is the job's, of a distillation `distillation`."""
     overrides: tuple[Override, ...] = Field((), max_length=200)
     """Hydra overrides of this stage, after those of the job."""
     start: Literal["previous", "best", "last", "scratch"] | StageStart = "previous"
@@ -128,6 +132,10 @@ def check_stages(stages: Sequence[TrainingStage], budget: int | None) -> int:
     if first.start == "best":
         raise ValueError(f"stage {first.name!r} is the first, and has no stage before it to take the best policy of")
     for index, stage in enumerate(stages):
+        if stage.kind == "distill" and (stage.start == "scratch" or (index == 0 and isinstance(stage.start, str))):
+            raise ValueError(
+                f"stage {stage.name!r} distils, and has no teacher: start it from a stage, a job or a checkpoint"
+            )
         where = f"stage {stage.name!r}"
         if stage.on_not_reached != "fail" and stage.until is None:
             raise ValueError(f"{where} has no until, so {stage.on_not_reached!r} would never happen; leave it out")
