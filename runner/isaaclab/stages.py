@@ -165,6 +165,8 @@ class _Course(TrainingWatch):
         self._state = (attempt.resume.stages if attempt.resume else None) or Stages()
         self._env: Any = None
         self._live: dict[str, LiveParameter] = {}
+        self._left_off: tuple[float, float] | None = None
+        """Clocks at the end of the stage before."""
         self._reward = math.nan
         self._newest = attempt.resume.checkpoint.name if attempt.resume else None
         self._resumes = self._state.running is not None
@@ -308,6 +310,9 @@ class _Course(TrainingWatch):
     def begin(self, env: Any) -> None:
         """Note the environment, whose steps are counted on."""
         self._env = env
+        if self._left_off is not None:
+            wall, own = (after - before for before, after in zip(self._left_off, _clocks(), strict=True))
+            print(f"stage {self._state.runs[-1].name} begins {wall:.2f} s after the one before, {own:.2f} s of work")
 
     def iterated(self, iteration: int, metrics: Mapping[str, float], seconds: float) -> bool:
         """Judge the stage's condition by what an iteration has logged, and end the stage where it is over."""
@@ -333,6 +338,7 @@ class _Course(TrainingWatch):
             self._require_read()
         why = "reached" if is_reached else "over" if gate is None else "not_reached"
         self._state = self._state.change(ended=self.done, ended_at=now(), why=why)
+        self._left_off = _clocks()
         return True
 
     def _widen(self, widen: Widen, metrics: Mapping[str, float]) -> None:
@@ -383,6 +389,11 @@ class _Course(TrainingWatch):
 
     def _write(self) -> None:
         write_json(self._paths.output / STAGES.name, self._state.to_json())
+
+
+def _clocks() -> tuple[float, float]:
+    """Return the time, and the processor time of this process, in seconds."""
+    return time.monotonic(), time.process_time()
 
 
 def _not_reached(run: StageRun) -> WorkloadError:
