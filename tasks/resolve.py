@@ -170,6 +170,9 @@ def _in_stages(request: TrainRequest, common: Resolved, store: Store, base: Path
             source = Resume(from_job=start.job, checkpoint=start.checkpoint, iteration=0 if start.checkpoint else None)
             point, local = _resume(source, store, base, library)
             inputs += [local] if local else []
+            # Its name must be none that this job gives a checkpoint of its own.
+            named = replace(point.checkpoint, name=f"start-{len(stages)}-{point.checkpoint.name}")
+            point = replace(point, checkpoint=named)
         stages.append(
             Stage(
                 name=stage.name,

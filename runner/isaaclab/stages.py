@@ -144,7 +144,7 @@ def train_in_stages(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> 
         WorkloadError: A stage that may not fail did not reach its condition, or the iterations of all were used up.
     """
     began = time.monotonic()
-    course = _Course(attempt, facts, paths)
+    course = Course(attempt, facts, paths)
     while course.begin_next():
         course.train()
     course.compare()
@@ -154,22 +154,22 @@ def train_in_stages(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> 
     print(f"Training time: {time.monotonic() - began:.2f} seconds")
 
 
-class _Course(TrainingWatch):
+class Course(TrainingWatch):
     """The stages of a job on their way: which one runs, and how its condition stands."""
 
     def __init__(self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
         assert attempt.job.stages is not None and facts.stages is not None
         self._attempt, self._facts, self._paths = attempt, facts, paths
-        self._job, self._stages = attempt.job, attempt.job.stages
+        self._job, self._wanted = attempt.job, attempt.job.stages
         self._library = get_library(attempt.job.library)
-        self._state = (attempt.resume.stages if attempt.resume else None) or Stages()
+        self.stages = (attempt.resume.stages if attempt.resume else None) or Stages()
         self._env: Any = None
         self._live: dict[str, LiveParameter] = {}
         self._left_off: tuple[float, float] | None = None
         """Clocks at the end of the stage before."""
         self._reward = math.nan
         self._newest = attempt.resume.checkpoint.name if attempt.resume else None
-        self._resumes = self._state.running is not None
+        self._resumes = self.stages.running is not None
         self.first_iteration = self.done = attempt.start_iteration
 
     # --- which one, and from where ------------------------------------------------------------------------------------
@@ -178,27 +178,27 @@ class _Course(TrainingWatch):
         """Begin the next stage, or go on with the one that was interrupted; return False where all are over."""
         if self._resumes:
             return True
-        last = self._state.runs[-1] if self._state.runs else None
+        last = self.stages.runs[-1] if self.stages.runs else None
         index = 0 if last is None else last.stage + 1
-        goes_back = last is not None and last.why == "not_reached" and self._stages[last.stage].on_not_reached
+        goes_back = last is not None and last.why == "not_reached" and self._wanted[last.stage].on_not_reached
         if last is not None and goes_back == "go_back":
             index = last.stage - 1
-        if index >= len(self._stages):
+        if index >= len(self._wanted):
             return False
-        stage = self._stages[index]
+        stage = self._wanted[index]
         if self.done >= self._job.last_iteration:
             raise _out_of_iterations(stage, self._job)
         start = last.start if last is not None and goes_back == "go_back" else self._start_of(stage, last)
         run = StageRun(
-            stage=index, of=len(self._stages), name=stage.name, kind=stage.kind, start=start, began=self.done,
+            stage=index, of=len(self._wanted), name=stage.name, kind=stage.kind, start=start, began=self.done,
             began_at=now(), goal=stage.until.in_words() if stage.until else None,
         )  # fmt: skip
         if (widen := stage.widen) is not None:
             begins = WidenStep(iteration=self.done, level=0, value=None, ranges=widen.at(0))
             run = replace(run, widened=(begins,), widen_steps=widen.steps)
-        self._state = self._state.begin(run)
+        self.stages = self.stages.begin(run)
         if start is None:
-            self._state = replace(self._state, steps=0)
+            self.stages = replace(self.stages, steps=0)
         self._write()
         return True
 
@@ -216,9 +216,9 @@ class _Course(TrainingWatch):
 
     def train(self) -> None:
         """Train the stage that has begun, to its end."""
-        run, number = self._state.runs[-1], len(self._state.runs)
-        stage = self._stages[run.stage]
-        say_activity(f"beginning stage {run.stage + 1} of {len(self._stages)}, {run.name}")
+        run, number = self.stages.runs[-1], len(self.stages.runs)
+        stage = self._wanted[run.stage]
+        say_activity(f"beginning stage {run.stage + 1} of {len(self._wanted)}, {run.name}")
 
         # A stage that was interrupted goes on with the attempt's checkpoint, and with what has become of its settings.
         resume = self._attempt.resume if self._resumes else self._resume_point(run, stage)
@@ -232,16 +232,15 @@ class _Course(TrainingWatch):
         part = replace(self._attempt, job=job, start_iteration=self.done, resume=resume)
         own = self._facts.stages[run.stage] if self._facts.stages else self._facts
         facts = replace(self._facts, rollout=own.rollout, overrides=own.overrides)
-        self.first_iteration, self.seconds = self.done, self._state.seconds
-        self._last = run.began + cap
+        self.first_iteration, self.seconds = self.done, self.stages.seconds
         with self._library.watched(self):
             train(
-                part, facts, self._paths, steps_done=self._state.steps, made=self._made,
+                part, facts, self._paths, steps_done=self.stages.steps, made=self.made,
                 more_arguments=(f"--run_timestamp={number:03d}-{run.name}",),
             )  # fmt: skip
-        if self._state.running is not None:
+        if self.stages.running is not None:
             raise RuntimeError(f"the training of stage {run.name!r} was left at iteration {self.done}")
-        ended = self._state.runs[-1]
+        ended = self.stages.runs[-1]
         print(f"stage {run.name} has ended after {self.done - run.began} iterations: {ended.in_words()}")
         if ended.why == "not_reached" and stage.on_not_reached == "fail":
             raise _not_reached(ended)
@@ -260,7 +259,7 @@ class _Course(TrainingWatch):
 
     def compare(self) -> None:
         """Play teacher and student over the same episodes, and what a later stage made of the student."""
-        runs = self._state.runs
+        runs = self.stages.runs
         distilled = [run for run in runs if run.kind == "distill"]
         if not distilled:
             return
@@ -270,7 +269,7 @@ class _Course(TrainingWatch):
         if runs[-1] is not student:
             wanted.append(("final", runs[-1], runs[-1].last))
         contenders = [self._contender(role, run, name) for role, run, name in wanted if name]
-        self._state = replace(self._state, compared=compare(contenders, self._state.steps))
+        self.stages = replace(self.stages, compared=compare(contenders, self.stages.steps))
         self._write()
 
     def _contender(self, role: str, run: StageRun | None, name: str) -> Contender:
@@ -294,12 +293,12 @@ class _Course(TrainingWatch):
 
     # --- as the library's loop sees it --------------------------------------------------------------------------------
 
-    def _made(self, env: Any) -> None:
+    def made(self, env: Any) -> None:
         """Give the ranges of the stage to an environment that was just made, before its first reset."""
-        widen = self._stages[self._state.runs[-1].stage].widen
+        widen = self._wanted[self.stages.runs[-1].stage].widen
         self._live = {path: LiveParameter(env, path) for path in (widen.parameters if widen else ())}
         if widen is not None:
-            self._set(widen, self._state.runs[-1].level)
+            self._set(widen, self.stages.runs[-1].level)
 
     def _set(self, widen: Widen, level: int) -> dict[str, tuple[float, float]]:
         ranges = widen.at(level)
@@ -312,32 +311,33 @@ class _Course(TrainingWatch):
         self._env = env
         if self._left_off is not None:
             wall, own = (after - before for before, after in zip(self._left_off, _clocks(), strict=True))
-            print(f"stage {self._state.runs[-1].name} begins {wall:.2f} s after the one before, {own:.2f} s of work")
+            print(f"stage {self.stages.runs[-1].name} begins {wall:.2f} s after the one before, {own:.2f} s of work")
 
     def iterated(self, iteration: int, metrics: Mapping[str, float], seconds: float) -> bool:
         """Judge the stage's condition by what an iteration has logged, and end the stage where it is over."""
-        run = self._state.runs[-1]
-        gate, widen = self._stages[run.stage].until, self._stages[run.stage].widen
+        run = self.stages.runs[-1]
+        stage = self._wanted[run.stage]
+        gate, widen = stage.until, stage.widen
         self.done = iteration + 1
         self._reward = metrics.get(self._library.reward_tag, math.nan)
         steps = int(getattr(self._env, "common_step_counter", 0))
-        self._state = replace(self._state, steps=steps, seconds=seconds)
+        self.stages = replace(self.stages, steps=steps, seconds=seconds)
         if gate is not None and (value := metrics.get(gate.metric)) is not None:
-            self._state = replace(self._state, held=self._state.held + 1 if gate.holds(value) else 0)
-            self._state = self._state.change(value=value if math.isfinite(value) else None)
+            self.stages = replace(self.stages, held=self.stages.held + 1 if gate.holds(value) else 0)
+            self.stages = self.stages.change(value=value if math.isfinite(value) else None)
 
         if widen is not None:
             self._widen(widen, metrics)
-            if self._state.runs[-1].level < widen.steps:  # the condition counts in the whole ranges alone
-                self._state = replace(self._state, held=0)
+            if self.stages.runs[-1].level < widen.steps:  # the condition counts in the whole ranges alone
+                self.stages = replace(self.stages, held=0)
 
-        is_reached = gate is not None and self._state.held >= gate.for_iterations
-        if not is_reached and self.done < self._last:
+        is_reached = gate is not None and self.stages.held >= gate.for_iterations
+        if not is_reached and self.done < min(run.began + stage.max_iterations, self._job.last_iteration):
             return False
         if widen is not None and len(run.widened or ()) == 1:
             self._require_read()
         why = "reached" if is_reached else "over" if gate is None else "not_reached"
-        self._state = self._state.change(ended=self.done, ended_at=now(), why=why)
+        self.stages = self.stages.change(ended=self.done, ended_at=now(), why=why)
         self._left_off = _clocks()
         return True
 
@@ -347,20 +347,20 @@ class _Course(TrainingWatch):
         Raises:
             WorkloadError: The environment has not read them since they were set.
         """
-        value, leaning = metrics.get(widen.gate.metric), self._state.leaning
+        value, leaning = metrics.get(widen.gate.metric), self.stages.leaning
         if value is None:
             return
         leaning = max(leaning, 0) + 1 if widen.gate.holds(value) else min(leaning, 0) - 1 if widen.fell(value) else 0
-        run = self._state.runs[-1]
+        run = self.stages.runs[-1]
         change = (leaning >= widen.gate.for_iterations) - (-leaning >= widen.gate.for_iterations)
         level = min(max(run.level + change, 0), widen.steps)
-        self._state = replace(self._state, leaning=0 if change else leaning)
+        self.stages = replace(self.stages, leaning=0 if change else leaning)
         if change:
             self._require_read()
         if level != run.level:
             ranges, seen = self._set(widen, level), value if math.isfinite(value) else None
             step = WidenStep(iteration=self.done, level=level, value=seen, ranges=ranges)
-            self._state = self._state.change(widened=(*(run.widened or ()), step))
+            self.stages = self.stages.change(widened=(*(run.widened or ()), step))
             print(f"stage {run.name}: ranges at step {level} of {widen.steps}, {widen.gate.metric} is {value:.4g}")
             self._write()
 
@@ -378,17 +378,17 @@ class _Course(TrainingWatch):
 
     def saving(self, file: Path) -> None:
         """Write how the stages stand beside a checkpoint, before it: one without the other does not count."""
-        best = self._state.runs[-1].best
+        best = self.stages.runs[-1].best
         if math.isfinite(self._reward) and (best is None or self._reward > best.reward):
             own = BestCheckpoint(name=file.name, iteration=self.done, reward=self._reward)
-            self._state = self._state.change(best=own)
+            self.stages = self.stages.change(best=own)
         self._newest = file.name
-        self._state = self._state.change(last=file.name)
-        write_json(stages_beside(file), self._state.to_json())
+        self.stages = self.stages.change(last=file.name)
+        write_json(stages_beside(file), self.stages.to_json())
         self._write()
 
     def _write(self) -> None:
-        write_json(self._paths.output / STAGES.name, self._state.to_json())
+        write_json(self._paths.output / STAGES.name, self.stages.to_json())
 
 
 def _clocks() -> tuple[float, float]:
