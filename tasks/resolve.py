@@ -163,7 +163,7 @@ def _train(request: TrainRequest, common: Resolved, store: Store, base: Path) ->
 
 def _in_stages(request: TrainRequest, common: Resolved, store: Store, base: Path) -> Resolved:
     library = request.training_config.rl_library
-    stages, inputs = [], [*common.inputs]
+    stages, inputs = list[Stage](), [*common.inputs]
     for stage in request.stages:
         start, point = stage.start, None
         if isinstance(start, StageStart):

@@ -280,7 +280,8 @@ class Course(TrainingWatch):
         job = self._job.in_stage(index) if run else replace(self._job, stages=None)
         return Contender(
             role=role, job=job, facts=replace(self._facts, rollout=own.rollout, overrides=overrides),
-            stage=run and run.name, checkpoint=self._file(name), iteration=self._library.iteration_in_name(name),
+            stage=run.name if run else None, checkpoint=self._file(name),
+            iteration=self._library.iteration_in_name(name),
         )  # fmt: skip
 
     def _file(self, name: str) -> Path:
@@ -328,7 +329,7 @@ class Course(TrainingWatch):
 
         if widen is not None:
             self._widen(widen, metrics)
-            if self.stages.runs[-1].level < widen.steps:  # the condition counts in the whole ranges alone
+            if run.level < widen.steps:  # the condition counts in the whole ranges alone
                 self.stages = replace(self.stages, held=0)
 
         is_reached = gate is not None and self.stages.held >= gate.for_iterations
