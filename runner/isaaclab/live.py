@@ -52,11 +52,11 @@ class LiveParameter:
 
     def set(self, value: tuple[float, float]) -> None:
         """Change it; the environment has not read it then."""
-        self.is_read = self._is_used
         if isinstance(self._owner, dict):
             self._owner[self._key] = type(self._owner[self._key])(value)
         else:
             setattr(self._owner, self._key, type(getattr(self._owner, self._key))(value))
+        self.is_read = self._is_used
 
     def _watch_term(self, term: Any, parameter: str) -> None:
         """Note the calls of a term's function, which gets its parameters anew each time."""
@@ -71,7 +71,11 @@ class LiveParameter:
             return
         # A class may have looked at a parameter when it was made, and never again: then its call does not touch it.
         call = type(function).__call__.__code__
-        loaded = {instruction.argval for instruction in dis.get_instructions(call) if "LOAD" in instruction.opname}
+        loaded = {
+            instruction.argval
+            for instruction in dis.get_instructions(call)
+            if instruction.opname.startswith("LOAD_FAST")
+        }
         self._is_used = self.is_read = parameter in loaded
 
     def _watch_attribute(self, owner: Any, name: str) -> None:
