@@ -157,7 +157,12 @@ def _train(request: TrainRequest, common: Resolved, store: Store, base: Path) ->
     resume, local = _resume(request.resume, store, base, library.name) if request.resume else (None, None)
     spec = replace(common.spec, kind="train", max_iterations=request.training_config.max_iterations, resume=resume)
     if request.resume and request.resume.from_job and spec.agent is None:
-        spec = replace(spec, agent=load_spec(store, request.resume.from_job).agent)
+        earlier = load_spec(store, request.resume.from_job)
+        if resume and resume.stages:
+            earlier = earlier.in_stage(resume.stages.runs[-1].stage)
+        spec = replace(spec, agent=earlier.agent)
+    if resume is not None:  # how the stages of the other job stood is nothing to this one
+        spec = replace(spec, resume=replace(resume, stages=None, others=None))
     return Resolved(spec, (*common.inputs, *([local] if local else [])))
 
 
@@ -172,7 +177,7 @@ def _in_stages(request: TrainRequest, common: Resolved, store: Store, base: Path
             inputs += [local] if local else []
             # Its name must be none that this job gives a checkpoint of its own.
             named = replace(point.checkpoint, name=f"start-{len(stages)}-{point.checkpoint.name}")
-            point = replace(point, checkpoint=named)
+            point = replace(point, checkpoint=named, stages=None, others=None)
         stages.append(
             Stage(
                 name=stage.name,

@@ -49,9 +49,7 @@ class TrainingUploader(AttemptUploader):
         self.checkpoints: list[CheckpointRecord] = []
         self._library = library = get_library(attempt.job.library)
         self._scale = scale = Scale(num_envs=attempt.job.num_envs, rollout=facts.rollout if facts else 1)
-        self._metrics = LiveMetrics(
-            paths.work / "logs", step_offset=library.step_offset(attempt.start_iteration, scale)
-        )
+        self._metrics = LiveMetrics(paths.work / "logs", library.step_offset(attempt.start_iteration, scale), folder_of)
         self._index_is_old = False
         self._reward_is_logged = False
 
