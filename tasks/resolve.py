@@ -8,7 +8,8 @@ from typing import Any
 
 from simyard.core.artifacts import METRICS_SUMMARY
 from simyard.core.errors import RequestError, unknown
-from simyard.core.specs import Answer, Evaluation, Export, JobSpec, JointLimits, ResumePoint
+from simyard.core.specs import Answer, Evaluation, Export, JobSpec, JointLimits, ResumePoint, Stage
+from simyard.core.stages import Gate
 from simyard.requests.jobs import (
     EvaluateRequest,
     ExportRequest,
@@ -19,6 +20,7 @@ from simyard.requests.jobs import (
     TrainRequest,
 )
 from simyard.requests.rollout import RolloutRequest
+from simyard.requests.stages import StageStart, check_stages
 from simyard.runner.adapter import SIMULATORS, adapter_of
 from simyard.runner.assets.archives import inspect
 from simyard.runner.isaaclab.physics import engine_of, require_one_engine
@@ -80,6 +82,8 @@ def resolve(request: JobRequest, store: Store, job_id: str, base: Path | None = 
             code="too_many_gpus",
             advice="Set computeConfig.gpusPerNode and numNodes to 1; only a training takes several.",
         )
+    if spec.stages:
+        _require_stages(spec)
     able = [name for name, library in LIBRARIES.items() if library.multi_gpu]
     if spec.ranks > 1 and spec.library not in able:
         raise RequestError(
@@ -120,11 +124,59 @@ def _environments(section: Any) -> int:
     return min(int(section.MOST_ENVS), int(section.num_episodes))
 
 
+def _require_stages(spec: JobSpec) -> None:
+    """Refuse stages with a library, or on machines, that cannot have them.
+
+    Raises:
+        RequestError: It is so.
+    """
+    able = [name for name, library in LIBRARIES.items() if library.trains_in_stages]
+    if spec.library not in able:
+        raise RequestError(
+            f"The job has stages, and rlLibrary {spec.library!r} says nothing between iterations to end one by.",
+            code="no_stages",
+            advice=f"Those that train in stages: {', '.join(map(repr, able))}.",
+        )
+    if spec.ranks > 1:
+        raise RequestError(
+            f"The job has stages, and asks for {spec.ranks} GPUs: stages are trained on one.",
+            code="no_stages",
+            advice="Set computeConfig.gpusPerNode and numNodes to 1.",
+        )
+
+
 def _train(request: TrainRequest, common: Resolved, store: Store, base: Path) -> Resolved:
     library = get_library(request.training_config.rl_library)
+    if request.stages:
+        return _in_stages(request, common, store, base)
     resume, local = _resume(request.resume, store, base, library.name) if request.resume else (None, None)
     spec = replace(common.spec, kind="train", max_iterations=request.training_config.max_iterations, resume=resume)
     return Resolved(spec, (*common.inputs, *([local] if local else [])))
+
+
+def _in_stages(request: TrainRequest, common: Resolved, store: Store, base: Path) -> Resolved:
+    library = request.training_config.rl_library
+    stages, inputs = [], [*common.inputs]
+    for stage in request.stages:
+        start, point = stage.start, None
+        if isinstance(start, StageStart):
+            source = Resume(from_job=start.job, checkpoint=start.checkpoint, iteration=0 if start.checkpoint else None)
+            point, local = _resume(source, store, base, library)
+            inputs += [local] if local else []
+        stages.append(
+            Stage(
+                name=stage.name,
+                overrides=stage.overrides,
+                start="outside" if isinstance(start, StageStart) else start,
+                checkpoint=point,
+                until=Gate(**stage.until.model_dump()) if stage.until else None,
+                max_iterations=stage.max_iterations,
+                on_not_reached=stage.on_not_reached,
+            )
+        )
+    iterations = check_stages(request.stages, request.budget)
+    spec = replace(common.spec, kind="train", max_iterations=iterations, stages=tuple(stages))
+    return Resolved(spec, tuple(inputs))
 
 
 def _evaluate(request: EvaluateRequest, common: Resolved, store: Store, base: Path) -> Resolved:

@@ -92,6 +92,10 @@ class IsaacLab(Adapter):
         """Refuse a task, an engine or an override that cannot be."""
         if job.kind == "rollout":  # its task may be a class
             return
+        if job.stages is not None:
+            for index in range(len(job.stages)):
+                cls.refuse_known(job.in_stage(index), findings)
+            return
         library = get_library(job.library)
         isaaclab_lookup.find_task(job.task, library, findings["tasks"])
         isaaclab_physics.refuse_known(job, findings.get("physics", {}))  # those of an earlier version have none
@@ -120,8 +124,11 @@ class IsaacLab(Adapter):
         job = isaaclab_lookup.as_registered(job)
         require_registered(job.task, overlay, isaaclab_lookup.registered_tasks())
         isaaclab_lookup.find_task(job.task, library, isaaclab_lookup.registered_tasks())
-        facts, _ = isaaclab_lookup.resolve(job, library, files)
-        return facts
+        if job.stages is None:
+            return isaaclab_lookup.resolve(job, library, files)[0]
+        from simyard.runner.isaaclab import stages as isaaclab_stages
+
+        return isaaclab_stages.check(job, library, files)
 
     def run(self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
         """Do the job's own work."""
@@ -143,6 +150,8 @@ class IsaacLab(Adapter):
         work: Callable[[AttemptSpec, Facts, AttemptPaths], None]
         # Each is imported where it is done: the control side imports adapters too, to know what there is.
         match job.kind:
+            case "train" if job.stages:
+                from simyard.runner.isaaclab.stages import train_in_stages as work
             case "train":
                 from simyard.runner.isaaclab.training import train as work
             case "evaluate":

@@ -12,8 +12,23 @@ from simyard.runner.isaaclab.environment import stepped
 from simyard.runner.rl import Resumption, Scale, get_library
 
 
-def train(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
-    """Train, by the code path of `isaaclab train`."""
+def train(
+    attempt: AttemptSpec,
+    facts: Facts,
+    paths: AttemptPaths,
+    *,
+    steps_done: int | None = None,
+    more_arguments: tuple[str, ...] = (),
+) -> None:
+    """Train, by the code path of `isaaclab train`.
+
+    Args:
+        attempt: The attempt; a stage of one is a training like any other.
+        facts: The simulator's facts about it.
+        paths: Its folder.
+        steps_done: Steps that the environment goes on counting from; None reckons them from the iterations.
+        more_arguments: For Isaac Lab's command line.
+    """
     job = attempt.job
     library = get_library(job.library)
 
@@ -54,7 +69,7 @@ def train(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
         seed=job.seed,
         max_iterations=library.limit(job.last_iteration, attempt.start_iteration),
         device=facts.device,
-        backend_args=tuple(library.arguments(Scale(num_envs=job.num_envs, rollout=facts.rollout))),
+        backend_args=(*library.arguments(Scale(num_envs=job.num_envs, rollout=facts.rollout)), *more_arguments),
         hydra_args=(*facts.overrides, *resumed_with),
     )
 
@@ -64,7 +79,8 @@ def train(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
 
         train_together(request, attempt, attempt.world, paths)
         return
-    with kit.only_if(facts.kit), stepped(attempt.start_iteration * facts.rollout):
+    steps = attempt.start_iteration * facts.rollout if steps_done is None else steps_done
+    with kit.only_if(facts.kit), stepped(steps):
         code = train_by_isaaclab(request)
     if code:
         raise RuntimeError(f"isaaclab_rl.entrypoints.train returned {code}")

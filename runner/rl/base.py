@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -122,6 +123,27 @@ class Normalizer:
             observations = torch.clamp(observations, -self.clip_before, self.clip_before)
         normalized = (observations - torch.tensor(self.mean)) / torch.tensor(self.divisor)
         return normalized if self.clip is None else torch.clamp(normalized, -self.clip, self.clip)
+
+
+class TrainingWatch:
+    """Eyes on a training, iteration by iteration, and the power to end it."""
+
+    first_iteration: int
+    """Iterations of the job before this training, which goes on counting from there."""
+    seconds: float
+    """Seconds of training before it, which the library goes on counting."""
+
+    def begin(self, env: Any) -> None:
+        """Note that the training begins in an environment, which is the innermost one."""
+        raise NotImplementedError
+
+    def iterated(self, iteration: int, metrics: Mapping[str, float], seconds: float) -> bool:
+        """Take note of an iteration, counted from 0, and of all that it logged; return whether it was the last."""
+        raise NotImplementedError
+
+    def saving(self, file: Path) -> None:
+        """Note that a checkpoint is about to be written."""
+        raise NotImplementedError
 
 
 class Policy:
@@ -249,6 +271,13 @@ class Library:
     def is_teacher(self, agent_cfg: Mapping[str, Any], checkpoint: Path) -> bool:
         """Return whether a checkpoint that a training starts from is only looked up to: the policy begins at 0."""
         return False
+
+    trains_in_stages: ClassVar[bool] = False
+    """Whether `watched` is there."""
+
+    def watched(self, watch: TrainingWatch) -> AbstractContextManager[None]:
+        """Let every training that begins in the body be watched; one that the watch ends leaves a last checkpoint."""
+        raise NotImplementedError
 
     def limit(self, last_iteration: int, start_iteration: int) -> int:
         """Return the limit for a training until `last_iteration`, by the library's own count."""

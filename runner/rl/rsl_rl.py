@@ -8,7 +8,8 @@ import importlib.util
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from simyard.runner.rl.base import (
     Progress,
     Resumption,
     Scale,
+    TrainingWatch,
     to_int,
     use_learning_rate,
 )
@@ -173,6 +175,26 @@ class RslRl(Library):
         torch.save(state, target)
         return target, []
 
+    trains_in_stages = True
+
+    @contextmanager
+    def watched(self, watch: TrainingWatch) -> Iterator[None]:
+        """Have the runner that Isaac Lab makes tell of its iterations and checkpoints."""
+        from isaaclab_rl.entrypoints.backends import train_rsl_rl
+
+        create = train_rsl_rl.create_rsl_rl_runner
+
+        def create_watched(*arguments: Any, **options: Any) -> Any:
+            runner = create(*arguments, **options)
+            _watch(runner, watch)
+            return runner
+
+        train_rsl_rl.create_rsl_rl_runner = create_watched
+        try:
+            yield
+        finally:
+            train_rsl_rl.create_rsl_rl_runner = create
+
     def scripts_resume(self, checkpoint: Path) -> list[str]:
         """Put the file where 2.3 looks, `logs/rsl_rl/<experiment>/<run>`, and name it by regular expressions."""
         run = Path("logs/rsl_rl/simyard/resumed")
@@ -259,6 +281,48 @@ class RslRl(Library):
             return bool(setting(agent_cfg, "student.obs_normalization"))
         keys = ("actor.obs_normalization", "policy.actor_obs_normalization", "empirical_normalization")
         return any(bool(setting(agent_cfg, key)) for key in keys)
+
+
+class _EndedError(KeyboardInterrupt):
+    """Raised in the library's loop to leave it: Isaac Lab takes it for Ctrl-C, and closes the environment."""
+
+
+def _watch(runner: Any, watch: TrainingWatch) -> None:
+    """Have a runner tell of its training."""
+    logger, logged = runner.logger, dict[str, float]()
+    learn, init_writer, log, save = runner.learn, logger.init_logging_writer, logger.log, runner.save
+
+    def learn_on(*arguments: Any, **options: Any) -> None:
+        runner.current_learning_iteration = watch.first_iteration
+        logger.tot_time = watch.seconds
+        watch.begin(runner.env.unwrapped)
+        learn(*arguments, **options)
+
+    def init_noting_writer() -> None:
+        init_writer()
+        add_scalar = logger.writer.add_scalar
+
+        def note_scalar(tag: str, value: Any, *arguments: Any, **options: Any) -> None:
+            logged[tag] = float(value)
+            add_scalar(tag, value, *arguments, **options)
+
+        logger.writer.add_scalar = note_scalar
+
+    def log_and_judge(*arguments: Any, **options: Any) -> None:
+        logged.clear()
+        log(*arguments, **options)
+        iteration = runner.current_learning_iteration
+        if watch.iterated(iteration, logged, logger.tot_time):
+            runner.save(str(Path(logger.log_dir, f"model_{iteration}.pt")))
+            logger.stop_logging_writer()
+            raise _EndedError
+
+    def save_noted(path: str, *arguments: Any, **options: Any) -> None:
+        watch.saving(Path(path))
+        save(path, *arguments, **options)
+
+    runner.learn, runner.save = learn_on, save_noted
+    logger.init_logging_writer, logger.log = init_noting_writer, log_and_judge
 
 
 LIBRARY = RslRl()

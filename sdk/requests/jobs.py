@@ -10,23 +10,19 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 
 from simyard.core.errors import unknown
+from simyard.requests.base import Name, Override, Reference, _Model
+from simyard.requests.stages import MOST_STAGES, TrainingStage, check_stages
 from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
-_Text = StringConstraints(min_length=1, max_length=4000, pattern=r"^[^\x00-\x1f\x7f]+$")
-FILE = "file"
-"""Mark of a field that names a file: a path or a URI. The service looks at each of them."""
 CODE = "code"
 """Mark of a field that names code: `sdk/requests/code.py` has the rule."""
 UNKNOWN = "unknown_name"
 """Type of the validation errors that say in full what was given and what is allowed."""
 LATEST = "latest"
 """In place of a job's id: the newest training of the store that has succeeded."""
-Reference = Annotated[str, _Text, FILE]
 TaskId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}$")]
 LibraryName = Annotated[str, Field(json_schema_extra={"enum": [*LIBRARIES]})]
 """Name of a library. It is checked later: with a better message, and for every kind of job in one place."""
-Override = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]+$")]
 Callback = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$")]
 Physics = Literal["newton", "physx", "kamino"]
 Engines = Annotated[tuple[Physics, ...], Field(max_length=3)]
@@ -36,35 +32,6 @@ PromotionName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{
 Metric = Literal["return", "success_rate"]
 Start = Literal["incumbent", "newest", "scratch"]
 Video = Literal["first", "best", "worst"] | Annotated[int, Field(strict=True, ge=1, le=100_000)]
-
-
-_SHORT = {
-    "num": "number of", "envs": "environments", "gpus": "GPUs", "gpu": "GPU", "cpu": "CPU", "rl": "RL", "uri": "URI",
-    "s3": "S3", "id": "ID", "urdf": "URDF", "usd": "USD", "mjcf": "MJCF", "gb": "in GB", "args": "arguments",
-}  # fmt: skip
-"""Parts of names, spelled out for forms."""
-
-
-def _title(name: str) -> str:
-    """Return a field's title in a form."""
-    words = " ".join(_SHORT.get(word, word) for word in name.split("_"))
-    return words[0].upper() + words[1:]
-
-
-class _Model(BaseModel):
-    """Field names in snake_case or camelCase; anything else is an error."""
-
-    model_config = ConfigDict(
-        alias_generator=to_camel,
-        populate_by_name=True,
-        extra="forbid",
-        strict=False,
-        frozen=True,
-        hide_input_in_errors=False,
-        use_attribute_docstrings=True,
-        defer_build=True,  # a command needs one of the requests
-        field_title_generator=lambda name, field: _title(name),
-    )
 
 
 class ComputeConfig(_Model):
@@ -263,6 +230,22 @@ class TrainRequest(TaskRequest):
     """Task, library and length of the training."""
     resume: Resume | None = None
     """A checkpoint to go on from; left out training starts from scratch."""
+    stages: tuple[TrainingStage, ...] = Field((), max_length=MOST_STAGES)
+    """Stages to train in, one after another, in one simulator; each has its own `maxIterations`."""
+
+    @model_validator(mode="after")
+    def _stages_can_be(self) -> Self:
+        if self.stages and self.resume is not None:
+            raise ValueError("stages and resume: name the checkpoint as the start of the first stage")
+        if self.stages:
+            check_stages(self.stages, self.budget)
+        return self
+
+    @property
+    def budget(self) -> int | None:
+        """Iterations of all stages together, where the request says it."""
+        given = "max_iterations" in self.training_config.model_fields_set
+        return self.training_config.max_iterations if given else None
 
 
 # --- what evaluation and export have in common ------------------------------------------------------------------------

@@ -149,7 +149,7 @@ class ArtifactWriter:
         self.store.copy(artifact.key, self.job.artifact(artifact.name))
         entry = ArtifactEntry(
             name=artifact.name, kind=artifact.kind, size_bytes=artifact.size_bytes, sha256=digest,
-            iteration=artifact.iteration, parent=artifact.parent,
+            iteration=artifact.iteration, parent=artifact.parent, stage=artifact.stage,
         )  # fmt: skip
         self.entries.append(entry)
         return entry
