@@ -5,15 +5,17 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from simyard.core.errors import RequestError
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts, JobSpec
+from simyard.core.task_facts import TaskFacts
 from simyard.runner.adapter import Adapter, UnfitProcessError
 from simyard.runner.imported import when_imported
 from simyard.runner.isaaclab import kit
@@ -130,6 +132,32 @@ class IsaacLab(Adapter):
 
         return isaaclab_stages.check(job, library, files)
 
+    def tasks(
+        self, names: Sequence[str] | None, overlay: Path | None, import_callback: str | None, *, measure: bool
+    ) -> tuple[tuple[str, ...], tuple[TaskFacts, ...]]:
+        """Look at the registrations, and resolve the configurations."""
+        from simyard.runner.isaaclab import catalog
+
+        if scripts_folder() is not None:
+            raise RequestError(
+                "Isaac Lab 2.3 tells of its tasks in its own app alone.",
+                code="no_tasks",
+                advice="Ask it there: ./isaaclab.sh -p scripts/environments/list_envs.py",
+            )
+        isaaclab_lookup.require_installed(None)
+        register_tasks(None)
+        before = catalog.registrations()
+        if overlay is not None:
+            register_tasks(overlay, import_callback)
+        registered = catalog.registrations()
+        if names is None:
+            names = [name for name in registered if overlay is None or registered[name] is not before.get(name)]
+        known = [name for name in names if name in registered]
+        if measure:
+            _change_modules()
+            return tuple(registered), tuple(map(catalog.measure, known))
+        return tuple(registered), catalog.describe(known)
+
     def run(self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
         """Do the job's own work."""
         job = attempt.job
@@ -141,10 +169,7 @@ class IsaacLab(Adapter):
         if facts.flavor == "scripts":
             attempt = replace(attempt, job=as_asked(job))
         else:
-            replay_on_cpu()
-            without_pinned_memory()
-            kit.stay_open()
-            give_joints_drives()
+            _change_modules()
             if job.renamed_from and job.kind != "rollout":
                 attempt = replace(attempt, job=isaaclab_lookup.as_registered(job))
         work: Callable[[AttemptSpec, Facts, AttemptPaths], None]
@@ -167,6 +192,14 @@ class IsaacLab(Adapter):
 
 
 # --- changes to modules of others -----------------------------------------------------------------------------------
+
+
+def _change_modules() -> None:
+    """Make all of them, before an environment is made."""
+    replay_on_cpu()
+    without_pinned_memory()
+    kit.stay_open()
+    give_joints_drives()
 
 
 @contextmanager
