@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from simyard.core.stages import Gate, Stages
+from simyard.core.stages import Gate, Stages, Widen
 from simyard.core.wire import ABSENT, Wire
 
 SCHEMA_VERSION = 1
@@ -97,6 +97,8 @@ class Stage(Wire):
     max_iterations: int
     on_not_reached: str = "fail"
     """`fail`, `go_on` or `go_back`, where the condition does not hold after `max_iterations`."""
+    widen: Widen | None = field(default=None, metadata=ABSENT)
+    """Ranges that grow in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +177,8 @@ class Export(Wire):
     """Answers of a person to the checklist's items that no program can settle, by item."""
     curriculum: dict[str, float] | None = None
     """The stage of each curriculum term at the end of training, as far as it was logged."""
+    stages: Stages | None = field(default=None, metadata=ABSENT)
+    """The stages of the training when the policy was saved; None for a training without."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -407,6 +411,8 @@ class Facts(Wire):
     """`cpu` or `cuda:0`."""
     physics: str | None = field(default=None, metadata=ABSENT)
     """The physics engine, by its name in requests; None where only the simulation knows."""
+    agent: str | None = field(default=None, metadata=ABSENT)
+    """The key by which the task registers the agent's configuration; None where nobody knows, or there is none."""
     rollout: int
     """Steps each environment takes in one iteration."""
     overrides: tuple[str, ...]

@@ -110,6 +110,7 @@ def open_policy(
         steps_done=(policy.iteration or 0) * facts.rollout,
         change=change,
         drawn=drawn,
+        agent=job.agent,
     ) as (env, agent_cfg):
         if not (paths.output / "params").exists():
             from isaaclab_rl.entrypoints.common import dump_train_configs

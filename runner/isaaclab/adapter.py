@@ -99,9 +99,11 @@ class IsaacLab(Adapter):
                 cls.refuse_known(job.in_stage(index), findings)
             return
         library = get_library(job.library)
-        isaaclab_lookup.find_task(job.task, library, findings["tasks"])
+        isaaclab_lookup.find_task(job.task, library, findings["tasks"], job.agent)
         isaaclab_physics.refuse_known(job, findings.get("physics", {}))  # those of an earlier version have none
-        isaaclab_overrides.refuse_known(job.task, library, job.overrides, findings["keys"], physics=job.physics)
+        isaaclab_overrides.refuse_known(
+            job.task, library, job.overrides, findings["keys"], physics=job.physics, agent=job.agent
+        )
 
     def check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Facts:
         """Look the task up, resolve its configuration, apply every override to it, and open checkpoints."""
@@ -125,7 +127,7 @@ class IsaacLab(Adapter):
         register_tasks(overlay, job.import_callback)
         job = isaaclab_lookup.as_registered(job)
         require_registered(job.task, overlay, isaaclab_lookup.registered_tasks())
-        isaaclab_lookup.find_task(job.task, library, isaaclab_lookup.registered_tasks())
+        isaaclab_lookup.find_task(job.task, library, isaaclab_lookup.registered_tasks(), job.agent)
         if job.stages is None:
             return isaaclab_lookup.resolve(job, library, files)[0]
         from simyard.runner.isaaclab import stages as isaaclab_stages

@@ -140,8 +140,8 @@ def launcher_arguments(request: Any, job: JobSpec, world: World) -> list[str]:
     arguments = ["--rl_library", request.backend, *meeting_point(job, world)]
     arguments += ["--task", request.task, "--num_envs", str(request.num_envs), "--seed", str(request.seed)]
     arguments += ["--max_iterations", str(request.max_iterations), f"--run_timestamp={world.timestamp}"]
-    if request.checkpoint is not None:
-        arguments += ["--checkpoint", request.checkpoint]
+    arguments += ["--checkpoint", request.checkpoint] if request.checkpoint is not None else []
+    arguments += ["--agent", request.agent] if request.agent is not None else []
     return [*arguments, *request.backend_args, *request.hydra_args]
 
 

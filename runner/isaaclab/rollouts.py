@@ -75,7 +75,7 @@ def check(job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Fact
         raise unknown(what, job.task, [*class_names(module), *tasks], code="unknown_task_class")
     library = library_of(job)
     isaaclab_lookup.require_installed(library)
-    isaaclab_lookup.find_task(job.task, library, isaaclab_lookup.registered_tasks())
+    isaaclab_lookup.find_task(job.task, library, isaaclab_lookup.registered_tasks(), job.agent)
     if wanted.task_args:
         raise RequestError(
             f"task_args are for a class, and {job.task!r} is a registered task.",
@@ -216,7 +216,7 @@ def drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Attem
     job = isaaclab_lookup.as_registered(job)
     with fresh_environment(
         job.task, library_of(job), facts.overrides, num_envs=job.num_envs, seed=job.seed, device=facts.device,
-        steps_done=trained * facts.rollout, drawn=wanted.video or bool(wanted.cameras),
+        steps_done=trained * facts.rollout, drawn=wanted.video or bool(wanted.cameras), agent=job.agent,
     ) as (env, agent_cfg):  # fmt: skip
         # Record and film. Without a time-out an episode can have all of the steps.
         base = env.unwrapped

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts
 from simyard.runner.isaaclab import kit
 from simyard.runner.isaaclab import lookup as isaaclab_lookup
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab import scripts as isaaclab_scripts
+from simyard.runner.isaaclab.agents import registered_agent
 from simyard.runner.isaaclab.environment import stepped
 from simyard.runner.rl import Resumption, Scale, get_library
 
@@ -19,6 +23,7 @@ def train(
     *,
     steps_done: int | None = None,
     more_arguments: tuple[str, ...] = (),
+    made: Callable[[Any], None] = lambda env: None,
 ) -> None:
     """Train, by the code path of `isaaclab train`.
 
@@ -28,6 +33,7 @@ def train(
         paths: Its folder.
         steps_done: Steps that the environment goes on counting from; None reckons them from the iterations.
         more_arguments: For Isaac Lab's command line.
+        made: Called with the innermost environment when it is made, before its first reset.
     """
     job = attempt.job
     library = get_library(job.library)
@@ -49,7 +55,7 @@ def train(
             share=(job.last_iteration - attempt.start_iteration) / max(job.max_iterations, 1),
             scale=Scale(num_envs=job.num_envs, rollout=facts.rollout),
             seed=job.seed,
-            agent_cfg=isaaclab_overrides.agent_of(job.task, library, facts.overrides) if is_known else {},
+            agent_cfg=isaaclab_overrides.agent_of(job.task, library, facts.overrides, job.agent) if is_known else {},
             given=frozenset() if is_own else job.overridden,
         )
         checkpoint, resumed_with = library.prepare_resume(resumption)
@@ -65,6 +71,7 @@ def train(
         backend=job.library,
         task=job.task,
         checkpoint=str(checkpoint) if checkpoint else None,
+        agent=registered_agent(job.task, library, job.agent),
         num_envs=job.num_envs,
         seed=job.seed,
         max_iterations=library.limit(job.last_iteration, attempt.start_iteration),
@@ -80,7 +87,7 @@ def train(
         train_together(request, attempt, attempt.world, paths)
         return
     steps = attempt.start_iteration * facts.rollout if steps_done is None else steps_done
-    with kit.only_if(facts.kit), stepped(steps):
+    with kit.only_if(facts.kit), stepped(steps, made):
         code = train_by_isaaclab(request)
     if code:
         raise RuntimeError(f"isaaclab_rl.entrypoints.train returned {code}")

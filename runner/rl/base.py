@@ -12,14 +12,21 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from simyard.core.errors import RequestError
+
 if TYPE_CHECKING:
     import torch
+
+_ENTRY = "_cfg_entry_point"
+"""The end of every key by which a task registers the configuration of an agent."""
+DEFAULT_AGENT = "default"
+"""Short form of the agent that counts where none is named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,8 +243,40 @@ class Library:
 
     @property
     def agent_key(self) -> str:
-        """The task registry's key for this library's agent configuration."""
-        return f"{self.name}_cfg_entry_point"
+        """The task registry's key for the agent configuration of this library that counts where none is named."""
+        return f"{self.name}{_ENTRY}"
+
+    def named_agent(self, agent: str) -> str:
+        """Return the registry's key that an agent's name stands for: `with_symmetry` is its short form.
+
+        Raises:
+            RequestError: It is a key of another library.
+        """
+        if not agent.endswith(_ENTRY):
+            return self.agent_key if agent == DEFAULT_AGENT else f"{self.name}_{agent}{_ENTRY}"
+        if not agent.startswith(f"{self.name}_"):
+            raise RequestError(
+                f"Agent {agent!r} is none of rlLibrary {self.name!r}.",
+                code="unknown_agent",
+                advice=f"Its keys begin with {self.name!r}: set rlLibrary to the agent's, or name another agent.",
+            )
+        return agent
+
+    def agents(self, registered: Iterable[str]) -> dict[str, str]:
+        """Return the agents of this library among the keys that a task registers, by their short forms."""
+        prefix = f"{self.name}_"
+        own = sorted(key for key in registered if key.startswith(prefix) and key.endswith(_ENTRY))
+        return {key[len(prefix) : -len(_ENTRY)] if key != self.agent_key else DEFAULT_AGENT: key for key in own}
+
+    def find_agent(self, agent: str | None, registered: Iterable[str]) -> str | None:
+        """Return the key of an agent as a task registers it, in upper or lower case; None where it has no such agent.
+
+        Args:
+            agent: A key, as `named_agent` returns it; None for the library's own.
+            registered: The keys of the task's registration.
+        """
+        wanted = (agent or self.agent_key).casefold()
+        return next((key for key in self.agents(registered).values() if key.casefold() == wanted), None)
 
     def device_overrides(self, device: str) -> list[str]:
         """Return the Hydra arguments that move the agent to a device (`--device` moves the simulation alone)."""
@@ -264,6 +303,10 @@ class Library:
         """Return command-line arguments of this library's own."""
         return []
 
+    def agent_problem(self, agent: str | None, agent_cfg: Mapping[str, Any]) -> str | None:
+        """Return in what a resolved configuration is not the agent that was named, in words; None where it is."""
+        return None
+
     def not_resumable(self, agent_cfg: Mapping[str, Any]) -> str | None:
         """Return the reason for which a checkpoint of this library cannot be resumed; None for one that can."""
         return None
@@ -278,6 +321,14 @@ class Library:
     def watched(self, watch: TrainingWatch) -> AbstractContextManager[None]:
         """Let every training that begins in the body be watched; one that the watch ends leaves a last checkpoint."""
         raise NotImplementedError
+
+    def distills(self, agent_cfg: Mapping[str, Any]) -> bool:
+        """Return whether an agent imitates a teacher."""
+        return False
+
+    def groups_of_others(self, agent_cfg: Mapping[str, Any]) -> set[str]:
+        """Return the observation groups that an agent's critic or teacher sees, as far as the configuration tells."""
+        return set()
 
     def limit(self, last_iteration: int, start_iteration: int) -> int:
         """Return the limit for a training until `last_iteration`, by the library's own count."""

@@ -152,9 +152,17 @@ class RslRl(Library):
         unread = sorted(given & {f"agent.{other}_project" for other in ("wandb", "neptune") if other != logger})
         return [], [f"override {key!r} has no effect: agent.logger is {logger!r}" for key in unread]
 
+    def distills(self, agent_cfg: Mapping[str, Any]) -> bool:
+        """Read the algorithm's class."""
+        return bool(setting(agent_cfg, "algorithm.class_name") == "Distillation")
+
+    def groups_of_others(self, agent_cfg: Mapping[str, Any]) -> set[str]:
+        """Read both lists of groups."""
+        return {group for one in ("critic", "teacher") for group in setting(agent_cfg, f"obs_groups.{one}") or ()}
+
     def is_teacher(self, agent_cfg: Mapping[str, Any], checkpoint: Path) -> bool:
         """A distillation starts from the checkpoint of a reinforcement learning, and goes on with one of its own."""
-        if setting(agent_cfg, "algorithm.class_name") != "Distillation":
+        if not self.distills(agent_cfg):
             return False
         return "student_state_dict" not in load(checkpoint)
 
@@ -168,6 +176,8 @@ class RslRl(Library):
         import torch
 
         state = torch.load(resumption.checkpoint, map_location="cpu", weights_only=False)
+        if "student_state_dict" in state and resumption.agent_cfg and not self.distills(resumption.agent_cfg):
+            state = {"actor_state_dict": state["student_state_dict"], "infos": None}  # to be trained on by itself
         state["iter"] = resumption.start_iteration
         if _RATE in resumption.given:
             use_learning_rate(state, setting(resumption.agent_cfg, "algorithm.learning_rate"))
@@ -290,7 +300,8 @@ class _EndedError(KeyboardInterrupt):
 def _watch(runner: Any, watch: TrainingWatch) -> None:
     """Have a runner tell of its training."""
     logger, logged = runner.logger, dict[str, float]()
-    learn, init_writer, log, save = runner.learn, logger.init_logging_writer, logger.log, runner.save
+    learn, load, save = runner.learn, runner.load, runner.save
+    init_writer, log = logger.init_logging_writer, logger.log
 
     def learn_on(*arguments: Any, **options: Any) -> None:
         runner.current_learning_iteration = watch.first_iteration
@@ -321,7 +332,16 @@ def _watch(runner: Any, watch: TrainingWatch) -> None:
         watch.saving(Path(path))
         save(path, *arguments, **options)
 
-    runner.learn, runner.save = learn_on, save_noted
+    def load_what_is_there(path: str, load_cfg: Any = None, *arguments: Any, **options: Any) -> Any:
+        import torch
+
+        # Of a student there is the policy alone: its critic and its optimiser begin anew.
+        keys = set(torch.load(path, map_location="cpu", weights_only=False))
+        if load_cfg is None and "actor_state_dict" in keys and "critic_state_dict" not in keys:
+            load_cfg = {"actor": True, "iteration": True}
+        return load(path, load_cfg, *arguments, **options)
+
+    runner.learn, runner.load, runner.save = learn_on, load_what_is_there, save_noted
     logger.init_logging_writer, logger.log = init_noting_writer, log_and_judge
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     import torch
 
 
+_ALGORITHMS = ("AMP", "IPPO", "MAPPO", "PPO")
+"""Algorithms of the library that Isaac Lab has agents for: each is the short form of one."""
+_PPO = "skrl_ppo_cfg_entry_point"
 _BAR = re.compile(r"(\d+)/\d+ \[")
 _RATE = "agent.agent.learning_rate"
 _WRITE_INTERVAL = "agent.agent.experiment.write_interval"
@@ -145,6 +148,22 @@ class Skrl(Library):
         "agent.agent.experiment.directory": None,
         "agent.agent.experiment.experiment_name": None,
     }
+
+    def named_agent(self, agent: str) -> str:
+        """Take the name of an algorithm in upper or lower case."""
+        return super().named_agent(agent.lower() if agent.upper() in _ALGORITHMS else agent)
+
+    def find_agent(self, agent: str | None, registered: Iterable[str]) -> str | None:
+        """Find PPO under the library's own key, as Isaac Lab does: `agent_problem` says where that is another one."""
+        registered = list(registered)
+        found = super().find_agent(agent, registered)
+        return found or (super().find_agent(None, registered) if agent == _PPO else None)
+
+    def agent_problem(self, agent: str | None, agent_cfg: Mapping[str, Any]) -> str | None:
+        """Compare the algorithm that is named with that of the configuration."""
+        have = str(setting(agent_cfg, "agent.class") or "")
+        wanted = next((name for name in _ALGORITHMS if agent == self.named_agent(name)), None)
+        return None if wanted in (None, have.upper()) else f"is {wanted}, and the task's is {have or 'of no class'}"
 
     def device_overrides(self, device: str) -> list[str]:
         """Return nothing: the agent follows the environment's device."""

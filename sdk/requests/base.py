@@ -14,6 +14,7 @@ _Text = StringConstraints(min_length=1, max_length=4000, pattern=r"^[^\x00-\x1f\
 FILE = "file"
 """Mark of a field that names a file: a path or a URI. The service looks at each of them."""
 Reference = Annotated[str, _Text, FILE]
+AgentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w{0,199}$")]
 Override = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]+$")]
 
 

@@ -10,7 +10,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 
 from simyard.core.errors import unknown
-from simyard.requests.base import Name, Override, Reference, _Model
+from simyard.requests.base import AgentName, Name, Override, Reference, _Model
 from simyard.requests.stages import MOST_STAGES, TrainingStage, check_stages
 from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES
 
@@ -192,6 +192,10 @@ class TrainingConfig(_Model):
     turned into that of 3.0."""
     rl_library: LibraryName = DEFAULT_LIBRARY
     """Reinforcement-learning library; the default is Isaac Lab's own."""
+    agent: AgentName | None = None
+    """Agent that the task registers for the library, by its key (`rsl_rl_with_symmetry_cfg_entry_point`) or its short
+    form (`with_symmetry`); of skrl also `PPO`, `AMP`, `IPPO` and `MAPPO`. Left out it is that of the job in
+    `resume.fromJob`, else the library's own."""
     num_envs: int = Field(4096, strict=True, ge=1, le=1_000_000)
     """Environments simulated side by side; 1024 to 8192 on a GPU, some hundreds on a CPU."""
     max_iterations: int = Field(1500, strict=True, ge=1, le=10_000_000)
@@ -289,6 +293,10 @@ class PolicyConfig(_Model):
     """Registered id of the task; with `fromJob` it is the job's."""
     rl_library: LibraryName | None = None
     """The library that trained it; with `fromJob` the job's, else `rsl_rl`."""
+    agent: AgentName | None = None
+    """Agent that the task registers for the library, by its key (`rsl_rl_with_symmetry_cfg_entry_point`) or its short
+    form (`with_symmetry`); of skrl also `PPO`, `AMP`, `IPPO` and `MAPPO`. Left out it is that of the job in
+    `fromJob`, else the library's own."""
     seed: int | None = Field(None, strict=True, ge=0, le=2**31 - 1)
     """Random seed; left out it is 42."""
 

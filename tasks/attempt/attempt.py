@@ -404,6 +404,7 @@ def _write_versions(facts: Facts, path: Path) -> None:
                 "flavor": facts.flavor,
                 "device": facts.device,
                 **({"physics": facts.physics} if facts.physics else {}),
+                **({"agent": facts.agent} if facts.agent else {}),
             },
             "packages": facts.versions,
             "gpu": gpu_and_driver(),

@@ -26,7 +26,7 @@ from simyard.core.artifacts import (
 from simyard.core.files import AttemptPaths
 from simyard.core.records import CheckpointRecord, JobResult, Outcome, by_iteration
 from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint
-from simyard.core.stages import Stages, stages_beside
+from simyard.core.stages import MAX_BYTES, Stages, stages_beside
 from simyard.runner.progress import Reader, training_reader
 from simyard.runner.rl import Library, Scale, get_library
 from simyard.store.store import READ_BYTES, Store, sha256_file
@@ -37,9 +37,6 @@ from simyard.tasks.metrics.table import Border, LiveMetrics, MetricsTable, draw_
 from simyard.tasks.shared.documents import ArtifactWriter
 from simyard.tasks.shared.history import Artifact, PastAttempt, Verdict
 from simyard.tasks.shared.usage import speed
-
-MAX_STAGES_BYTES = 1_000_000
-"""Of a file that says how stages stand; a longer one was not written by simyard."""
 
 
 class TrainingUploader(AttemptUploader):
@@ -119,10 +116,7 @@ class TrainingUploader(AttemptUploader):
         if self._attempt.job.stages is None:
             return None
         with self._opened(path) as file:
-            try:
-                return Stages.from_json(json.loads(file.read(MAX_STAGES_BYTES))) if file else None
-            except (ValueError, RecursionError):
-                return None
+            return Stages.read(file.read(MAX_BYTES + 1)) if file else None
 
     def _send_copy(self, copy: Path, stages: Stages | None) -> bool:
         if not self._library.is_complete(copy):
@@ -202,19 +196,21 @@ class TrainingKind(Kind):
         if not summary:
             return Figures()
         stages = _kept_stages(spec, verdict, writer.store)
-        table.write_csv(scratch / METRICS.name, _borders(stages, library, Scale(num_envs=spec.num_envs, rollout=1)))
+        borders = _borders(stages, library, Scale(num_envs=spec.num_envs, rollout=1))
+        table.write_csv(scratch / METRICS.name, borders)
         writer.add(METRICS)
         if table.write_time_csv(scratch / METRICS_TIME.name):
             writer.add(METRICS_TIME)
         (scratch / METRICS_SUMMARY.name).write_text(json.dumps(summary, indent=2, allow_nan=False), encoding="utf-8")
         writer.add(METRICS_SUMMARY)
-        if draw_curves(table.columns(), library.reward_tag, spec.name, scratch / CURVES.name):
+        if draw_curves(table.columns(), library.reward_tag, spec.name, scratch / CURVES.name, borders or ()):
             writer.add(CURVES)
         final = summary[library.reward_tag]["final"]["value"] if library.reward_tag in summary else None
         steps_per_s = speed(spec, verdict.chain[-1][0])
         return Figures(
             reward=None if final is None else float(final),
             metrics=summary,
+            stages=stages,
             # As of other kinds; in a library's own loop nobody times the first steps.
             summary={
                 "first_steps_seconds": None,
@@ -231,10 +227,7 @@ class TrainingKind(Kind):
 def _kept_stages(spec: JobSpec, verdict: Verdict, store: Store) -> Stages | None:
     """Return the stages of a job as its last attempt left them; None where there are none."""
     text = read_file(store, verdict.artifacts, STAGES.name) if spec.stages else None
-    try:
-        return Stages.from_json(json.loads(text)) if text else None
-    except (ValueError, RecursionError):
-        return None
+    return Stages.read(text.encode()) if text else None
 
 
 def _borders(stages: Stages | None, library: Library, scale: Scale) -> list[Border] | None:

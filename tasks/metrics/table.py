@@ -308,6 +308,8 @@ _WIDE, _HIGH, _TITLE = 4.6, 3.0, 0.4
 """Inches of a chart with its labels, and of the title above all."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.65, 0.15, 0.3, 0.45
 """Inches between a chart's frame and the end of what belongs to it."""
+_NAME = 14
+"""Characters of a stage's name in a chart."""
 _FAR = 1e300
 """The largest value in a frame: its width is a number too."""
 
@@ -325,8 +327,10 @@ def choose_curves(tags: Iterable[str], reward_tag: str) -> list[str]:
     return list(dict.fromkeys([*first, *(tag for word in _SHOWN for tag in tags if word in tag.lower())]))[:MOST]
 
 
-def draw_curves(columns: Mapping[str, Series], reward_tag: str, title: str, path: Path) -> bool:
-    """Draw the curves that `choose_curves` picks.
+def draw_curves(
+    columns: Mapping[str, Series], reward_tag: str, title: str, path: Path, borders: Sequence[Border] = ()
+) -> bool:
+    """Draw the curves that `choose_curves` picks, with a line and a name where a stage begins.
 
     A caller waits for them. Axes of Matplotlib's own, which lay out and format themselves, take ten times as long.
 
@@ -346,12 +350,12 @@ def draw_curves(columns: Mapping[str, Series], reward_tag: str, title: str, path
     figure.text(_WIDE * across / 2, high - 0.1, title, fontsize=12, **middle)
     for index, tag in enumerate(chosen):
         row, column = divmod(index, across)
-        _draw_chart(figure, column * _WIDE, high - _TITLE - (row + 1) * _HIGH, tag, columns[tag])
+        _draw_chart(figure, column * _WIDE, high - _TITLE - (row + 1) * _HIGH, tag, columns[tag], borders)
     figure.savefig(path, dpi=110)
     return True
 
 
-def _draw_chart(figure: Any, left: float, bottom: float, tag: str, series: Series) -> None:
+def _draw_chart(figure: Any, left: float, bottom: float, tag: str, series: Series, borders: Sequence[Border]) -> None:
     """Draw one curve with its frame and labels; `left` and `bottom` are inches in the figure."""
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
@@ -386,6 +390,14 @@ def _draw_chart(figure: Any, left: float, bottom: float, tag: str, series: Serie
     line([x, x + wide, x + wide, x, x], [y, y, y + high, y + high, y], color="black")
     text(x + wide / 2, y + high + 0.06, tag, fontsize=9, va="bottom")
     text(x + wide / 2, y - 0.22, "step")
+
+    # Where stages begin.
+    for border in borders:
+        if first <= border.step <= last:
+            at = x + wide * (border.step - first) / (last - first)
+            line([at, at], [y, y + high], color="C1", linestyle="--")
+            name = border.name if len(border.name) <= _NAME else f"{border.name[: _NAME - 1]}…"
+            text(at + 0.03, y + high - 0.03, name, fontsize=7, ha="left", color="C1")
 
     # The curve.
     few = len(series.steps) < 3

@@ -108,7 +108,9 @@ def resume_points(store: Store, job_id: str, *, before: int | None = None) -> li
 def _wanted(record: CheckpointRecord) -> list[str]:
     """Return the earlier checkpoints that a stage may begin with, where a job goes on from this one."""
     last = record.stages.runs[-1] if record.stages and record.stages.runs else None
-    names = (last.start, last.best.name if last.best else None) if last else ()
+    names = [last.start, last.best.name if last.best else None] if last else []
+    if record.stages:  # teachers and students are compared in the end
+        names += [name for run in record.stages.runs if run.kind == "distill" for name in (run.start, run.last)]
     return [name for name in dict.fromkeys(names) if name is not None and name != record.name]
 
 
