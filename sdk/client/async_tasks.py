@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
-from simyard.client.async_http import AsyncHttp, one, segment
+from simyard.client.async_http import AsyncHttp, many, one, segment
 
 
 class TaskRow(TypedDict):
@@ -71,10 +71,6 @@ class TaskRecord(TypedDict):
     """Address of its page for a browser."""
 
 
-class _TaskList(TypedDict):
-    tasks: list[TaskRow]
-
-
 class AsyncTasks:
     """The methods about tasks."""
 
@@ -98,8 +94,7 @@ class AsyncTasks:
         """
         wanted = {"text": text, "runnable": "true" if runnable else None, "library": library, "physics": physics}
         query = {name: value for name, value in wanted.items() if value is not None}
-        answer = await self._http.send("GET", "/v1/tasks", one(_TaskList, "tasks"), query=query)
-        return answer["tasks"]
+        return await self._http.send("GET", "/v1/tasks", many(TaskRow, "tasks"), query=query)
 
     async def get_task(self, task: str) -> TaskRecord:
         """Return a task, by its id or the one that it had in Isaac Lab 2.x."""

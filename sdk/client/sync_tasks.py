@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from simyard.client.async_http import one, segment
-from simyard.client.async_tasks import TaskRecord, TaskRow, _TaskList
+from simyard.client.async_http import many, one, segment
+from simyard.client.async_tasks import TaskRecord, TaskRow
 from simyard.client.sync_http import Http
 
 
@@ -31,8 +31,7 @@ class Tasks:
         """
         wanted = {"text": text, "runnable": "true" if runnable else None, "library": library, "physics": physics}
         query = {name: value for name, value in wanted.items() if value is not None}
-        answer = self._http.send("GET", "/v1/tasks", one(_TaskList, "tasks"), query=query)
-        return answer["tasks"]
+        return self._http.send("GET", "/v1/tasks", many(TaskRow, "tasks"), query=query)
 
     def get_task(self, task: str) -> TaskRecord:
         """Return a task, by its id or the one that it had in Isaac Lab 2.x."""
