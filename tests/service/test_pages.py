@@ -215,6 +215,7 @@ def test_tasks_are_listed_shown_and_looked_at_in_a_browser(yard: Yard, service: 
     assert service.call("GET", f"/tasks/Isaac-Amt?{token}").status == 404
 
 
+@pytest.mark.long  # a service of its own; the refusal itself is in test_catalog.py
 def test_a_service_without_a_simulator_says_where_to_name_one(yard: Yard, deployments: Server, tmp_path: Path) -> None:
     bare = site(tmp_path, deployments, **play.ENVIRONMENT)
     bare.start()
