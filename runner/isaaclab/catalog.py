@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -35,6 +36,8 @@ from simyard.runner.rl import LIBRARIES
 _ENTRY = "_cfg_entry_point"
 _LONGEST = 500
 """Characters of a text that a configuration brings."""
+_MARKUP = re.compile(":[a-z]+:(?=`)|`")
+"""Of reStructuredText, in which Isaac Lab describes its configurations."""
 _MEASURED_ENVS = 2
 
 
@@ -145,7 +148,7 @@ def _title(config: type) -> str | None:
     text = (config.__doc__ or "").strip()
     if not text or text.startswith(f"{config.__name__}("):  # a dataclass's own
         return None
-    return text.partition("\n")[0][:_LONGEST]
+    return _MARKUP.sub("", text.partition("\n")[0])[:_LONGEST]
 
 
 def _number(config: Any, *names: str) -> float | None:

@@ -8,8 +8,8 @@ changed. Assets come and go without such a change: they are looked for each time
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from simyard.core.wire import Wire
 from simyard.requests.settings import MachineSettings
 from simyard.runner.assets.archives import inspect
 from simyard.runner.imported import unchanged
+from simyard.runner.isaaclab.physics import ENGINES
 from simyard.runner.isaaclab.renames import current_id, former_ids
 from simyard.runner.messages import TellTasks, ToldTasks
+from simyard.runner.rl import get_library
 from simyard.tasks.packages.install import install, registering_module
 from simyard.tasks.packages.pack import find_package
 from simyard.tasks.robots.recipes import RECIPES
@@ -85,7 +87,14 @@ def chosen(
         runnable: Whether they must run here.
         library: A library that trains them.
         physics: An engine that they have.
+
+    Raises:
+        RequestError: There is no such library, or no such engine.
     """
+    if library is not None:
+        get_library(library)
+    if physics is not None and physics not in ENGINES:
+        raise unknown("physics engine", physics, ENGINES)
     part = (text or "").casefold()
     return [
         facts
@@ -95,6 +104,25 @@ def chosen(
         and library in (None, *facts.libraries)
         and physics in (None, *(engine.name for engine in facts.engines))
     ]
+
+
+def pick(tasks: Iterable[TaskFacts], task: str) -> TaskFacts:
+    """Return one of several tasks, by its id or the one that it had in Isaac Lab 2.x.
+
+    Raises:
+        RequestError: It is none of them; the nearest are named.
+    """
+    known = {facts.task: facts for facts in tasks}
+    for name in _ids(task):
+        if name in known:
+            return known[name]
+    raise unknown("task", task, known, code="unknown_task")
+
+
+def _ids(task: str) -> tuple[str, ...]:
+    """Return the ids that a task may be registered by: gymnasium imports a module that stands before a colon."""
+    name = task.rpartition(":")[2]
+    return tuple(dict.fromkeys((name, current_id(name))))
 
 
 @dataclass
@@ -112,9 +140,17 @@ class _Kept:
 class Catalog:
     """The registered tasks of a machine's simulator."""
 
-    def __init__(self, machine: MachineSettings) -> None:
-        """Ask nobody yet."""
+    def __init__(
+        self, machine: MachineSettings, waiting: Callable[[str], AbstractContextManager[object]] = nullcontext
+    ) -> None:
+        """Ask nobody yet.
+
+        Args:
+            machine: The machine.
+            waiting: Entered, with what is done, while the simulator's Python is asked.
+        """
         self._machine = machine
+        self._waiting = waiting
         self._path = findings_path(machine, _NOBODY, "tasks")
 
     def known(self) -> list[TaskFacts] | None:
@@ -142,8 +178,7 @@ class Catalog:
             RequestError: There is no such task, or no simulator here; or it is to be measured and cannot run.
             WorkloadError: The simulator's process ended or did not answer.
         """
-        named = task.rpartition(":")[2]
-        ids = tuple(dict.fromkeys((named, current_id(named))))
+        ids = _ids(task)
         kept = self._read()
         if not kept.registered or not kept.registered.isdisjoint(ids):
             known = [kept.tasks[name] for name in ids if name in kept.tasks]
@@ -217,7 +252,8 @@ class Catalog:
             WorkloadError: It ended or did not answer.
         """
         try:
-            with Sessions(self._machine) as sessions:
+            doing = "making the environment" if wanted.measure else "reading configurations"
+            with self._waiting(doing), Sessions(self._machine) as sessions:
                 lease = sessions.take(job, "")
                 try:
                     return lease.workload.tasks(wanted, CHECK_TIMEOUT_S)
@@ -226,7 +262,7 @@ class Catalog:
         except WorkloadError as error:
             if error.failure.category is not Category.USER:
                 raise
-            raise _not_here(f"{blamed} ends the simulator's process: {error.failure.message}") from error
+            raise _not_here(f"{blamed} ends the simulator's process. {error.failure.message.rstrip('.')}.") from error
         except ValueError as error:  # a package's code may write whatever it likes to its socket
             raise _not_here(f"{blamed} gives an answer that is none: {error}") from error
         except FileNotFoundError as error:
