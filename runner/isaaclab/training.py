@@ -66,6 +66,7 @@ def train(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
 
         train_together(request, attempt, attempt.world, paths)
         return
+    library.begin_training()
     with kit.only_if(facts.kit), stepped(attempt.start_iteration * facts.rollout):
         code = train_by_isaaclab(request)
     if code:

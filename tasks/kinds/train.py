@@ -24,7 +24,7 @@ from simyard.core.artifacts import (
 )
 from simyard.core.files import AttemptPaths
 from simyard.core.records import CheckpointRecord, JobResult, Outcome, by_iteration
-from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint
+from simyard.core.specs import AttemptSpec, Facts, JobSpec
 from simyard.runner.progress import Reader, training_reader
 from simyard.runner.rl import Library, Scale, get_library
 from simyard.store.store import READ_BYTES, Store, sha256_file
@@ -142,10 +142,6 @@ class TrainingKind(Kind):
     def total(self, spec: JobSpec) -> int:
         """Return the iterations the policy has seen in the end."""
         return spec.last_iteration
-
-    def inputs(self, spec: JobSpec, resume: ResumePoint | None) -> list[InputFile]:
-        """Return the checkpoint to resume from."""
-        return [resume.checkpoint] if resume else []
 
     def reader(self, attempt: AttemptSpec, facts: Facts) -> Reader:
         """Return the reader of the library's output."""
