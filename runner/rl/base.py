@@ -307,6 +307,21 @@ class Library:
         """Return in what a resolved configuration is not the agent that was named, in words; None where it is."""
         return None
 
+    def is_multi_agent(self, agent_cfg: Any) -> bool:
+        """Return whether an agent has a policy for each of a task's agents; others have one for all of them."""
+        return False
+
+    def custom_classes(self, agent_cfg: Mapping[str, Any]) -> dict[str, str]:
+        """Return the names of the user's own classes in an agent's configuration, by their keys."""
+        return {}
+
+    def import_class(self, name: str) -> type:
+        """Import a class by its name, as the library does."""
+        raise NotImplementedError
+
+    def begin_training(self) -> None:
+        """Prepare this process for a training: what Isaac Lab's own code for this library lacks."""
+
     def not_resumable(self, agent_cfg: Mapping[str, Any]) -> str | None:
         """Return the reason for which a checkpoint of this library cannot be resumed; None for one that can."""
         return None
@@ -462,6 +477,10 @@ class Library:
         Raises:
             RequestError: If it is of such a version.
         """
+
+    def actor_of(self, state: Mapping[Any, Any]) -> Mapping[Any, Any] | None:
+        """Return the actor's tensors in a loaded checkpoint; of several actors the first one's, None for none."""
+        return next((state[key] for key in self.actor_keys if isinstance(state.get(key), Mapping)), None)
 
     def read(self, state: Mapping[Any, Any], actor: Mapping[str, torch.Tensor]) -> CheckpointFacts:
         """Return the facts that a loaded checkpoint holds about itself.

@@ -46,13 +46,13 @@ class RslRlPolicy(Policy):
     can_sample = True
 
     def __init__(self, env: Any, agent_cfg: Any, checkpoint: Path, normalizer: Path | None = None) -> None:
-        from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper, create_rsl_rl_runner, handle_deprecated_rsl_rl_cfg
+        from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper, handle_deprecated_rsl_rl_cfg
 
         device = env.unwrapped.device
         cfg = handle_deprecated_rsl_rl_cfg(copy.deepcopy(agent_cfg), importlib.metadata.version("rsl-rl-lib"))
         cfg.device = device
         self._env = RslRlVecEnvWrapper(env, clip_actions=cfg.clip_actions)
-        runner = create_rsl_rl_runner(self._env, cfg)
+        runner = create_runner(self._env, cfg)
         runner.load(str(checkpoint), map_location=device)
         self._actor = runner.get_inference_policy(device=device)
         self._samples = False
@@ -159,6 +159,26 @@ class RslRl(Library):
     def groups_of_others(self, agent_cfg: Mapping[str, Any]) -> set[str]:
         """Read both lists of groups."""
         return {group for one in ("critic", "teacher") for group in setting(agent_cfg, f"obs_groups.{one}") or ()}
+    def custom_classes(self, agent_cfg: Mapping[str, Any]) -> dict[str, str]:
+        """Return those with a module in their names, of runner, algorithm and networks."""
+        parts = {"": agent_cfg, **{f"{key}.": part for key, part in agent_cfg.items() if isinstance(part, Mapping)}}
+        named = {f"{path}class_name": part.get("class_name") for path, part in parts.items()}
+        return {key: name for key, name in named.items() if isinstance(name, str) and _is_custom(name)}
+
+    def import_class(self, name: str) -> type:
+        """Import `module:Class`, or `module.Class`."""
+        from rsl_rl.utils import resolve_callable  # type: ignore[import-untyped]
+
+        found = resolve_callable(name)
+        if not isinstance(found, type):
+            raise TypeError(f"it is a {type(found).__name__}, not a class")
+        return found
+
+    def begin_training(self) -> None:
+        """Let Isaac Lab's training have a runner of the user's: its own function knows two by name."""
+        from isaaclab_rl.entrypoints.backends import train_rsl_rl
+
+        train_rsl_rl.create_rsl_rl_runner = create_runner
 
     def is_teacher(self, agent_cfg: Mapping[str, Any], checkpoint: Path) -> bool:
         """A distillation starts from the checkpoint of a reinforcement learning, and goes on with one of its own."""
@@ -274,7 +294,7 @@ class RslRl(Library):
     def is_own_network(self, agent_cfg: Any) -> bool:
         """Read the class's name: the library finds those without a module in its own packages."""
         names = [setting(agent_cfg, f"{part}.class_name") for part in ("actor", "student", "policy")]
-        return all("." not in name.removeprefix("rsl_rl.") and ":" not in name for name in names if name)
+        return not any(_is_custom(name) for name in names if name)
 
     def observation_groups(self, agent_cfg: Any) -> Any:
         """Return those of the actor, or of the student of a distillation."""
@@ -343,6 +363,19 @@ def _watch(runner: Any, watch: TrainingWatch) -> None:
 
     runner.learn, runner.load, runner.save = learn_on, load_what_is_there, save_noted
     logger.init_logging_writer, logger.log = init_noting_writer, log_and_judge
+def create_runner(env: Any, agent_cfg: Any, log_dir: str | None = None) -> Any:
+    """Make the runner that an agent's configuration names: one of rsl_rl's as Isaac Lab does, or one of the user's."""
+    from isaaclab_rl.rsl_rl.utils import create_rsl_rl_runner, to_dict
+
+    if not _is_custom(agent_cfg.class_name):
+        return create_rsl_rl_runner(env, agent_cfg, log_dir=log_dir)
+    runner: Any = LIBRARY.import_class(agent_cfg.class_name)
+    return runner(env, to_dict(agent_cfg), log_dir=log_dir, device=agent_cfg.device)
+
+
+def _is_custom(name: str) -> bool:
+    """Return whether a class is not one of the library's, which have names without a module, or of its own modules."""
+    return ":" in name or "." in name.removeprefix("rsl_rl.")
 
 
 LIBRARY = RslRl()

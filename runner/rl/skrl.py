@@ -66,9 +66,12 @@ class SkrlPolicy(Policy):
             config.torch.key = key
 
         # Load the checkpoint, which must have every part that decides on actions: skrl itself only warns.
-        saved = torch.load(checkpoint, map_location=agent.device, weights_only=False)
+        saved, wanted = torch.load(checkpoint, map_location=agent.device, weights_only=False), agent.checkpoint_modules
+        self._team = getattr(agent, "possible_agents", None)
+        if self._team is not None:  # of all agents alike
+            saved, wanted = saved.get(self._team[0], {}), wanted[self._team[0]]
         parts = ("policy", "observation_preprocessor")
-        if missing := [part for part in parts if part in agent.checkpoint_modules and part not in saved]:
+        if missing := [part for part in parts if part in wanted and part not in saved]:
             raise RequestError(
                 f"Checkpoint {checkpoint.name!r} lacks {missing[0]!r}, which the agent configuration asks for.",
                 code="checkpoint_wrong_normalizer" if missing == ["observation_preprocessor"] else "not_a_checkpoint",
@@ -92,12 +95,22 @@ class SkrlPolicy(Policy):
         with torch.inference_mode():
             with keeping_random_numbers(self._env.device):
                 actions, outputs = self._agent.act(self._observations, self._env.state(), timestep=0, timesteps=0)
-            self._observations, *_ = self._env.step(outputs.get("mean_actions", actions))
+            if self._team is None:
+                actions = outputs.get("mean_actions", actions)
+            else:
+                actions = {name: outputs[name].get("mean_actions", actions[name]) for name in self._team}
+            self._observations, *_ = self._env.step(actions)
 
     def network(self) -> torch.nn.Module:
         """Return preprocessor, model and its clipping."""
         import torch
 
+        if self._team is not None:
+            raise RequestError(
+                f"The policy is {len(self._team)} networks, one for each of {', '.join(self._team)}.",
+                code="multi_agent",
+                advice="Evaluation takes them; an export is one network.",
+            )
         model = self._agent.policy
         if model.get_specification().get("rnn"):
             raise recurrent("its model has a state")
@@ -158,6 +171,10 @@ class Skrl(Library):
         registered = list(registered)
         found = super().find_agent(agent, registered)
         return found or (super().find_agent(None, registered) if agent == _PPO else None)
+
+    def is_multi_agent(self, agent_cfg: Any) -> bool:
+        """Read the algorithm: the other ones learn one policy, which acts for all agents."""
+        return str(setting(agent_cfg, "agent.class")).upper() in ("IPPO", "MAPPO")
 
     def agent_problem(self, agent: str | None, agent_cfg: Mapping[str, Any]) -> str | None:
         """Compare the algorithm that is named with that of the configuration."""
@@ -250,10 +267,15 @@ class Skrl(Library):
 
     def wrote(self, state: Mapping[Any, Any]) -> bool:
         """Look for the policy's model."""
-        return isinstance(state.get("policy"), Mapping)
+        return self.actor_of(state) is not None
+
+    def actor_of(self, state: Mapping[Any, Any]) -> Mapping[Any, Any] | None:
+        """Look below the name of the first agent too, where there are several."""
+        return super().actor_of(_of_first_agent(state))
 
     def read(self, state: Mapping[Any, Any], actor: Mapping[str, torch.Tensor]) -> CheckpointFacts:
         """Read the layers of a model that its runner generates."""
+        state = _of_first_agent(state)
         containers = {name.partition(".")[0] for name in actor if name.partition(".")[0].endswith("_container")}
         layers = layers_of(actor, f"{containers.pop()}.") if len(containers) == 1 else []
         # A model that shares its layers with the value has its last one apart.
@@ -274,6 +296,13 @@ class Skrl(Library):
         """Look for a preprocessor; its older name counts only where the newer one does not stand at all."""
         agent = agent_cfg["agent"]
         return bool(agent.get("observation_preprocessor", agent.get("state_preprocessor")))
+
+
+def _of_first_agent(state: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Return the part of a checkpoint that is the first agent's: all of it where there is one."""
+    parts = [part for part in state.values() if isinstance(part, Mapping)]
+    is_team = "policy" not in state and bool(parts) and all(isinstance(part.get("policy"), Mapping) for part in parts)
+    return parts[0] if is_team else state
 
 
 LIBRARY = Skrl()

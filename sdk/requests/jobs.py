@@ -23,6 +23,7 @@ LATEST = "latest"
 TaskId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}$")]
 LibraryName = Annotated[str, Field(json_schema_extra={"enum": [*LIBRARIES]})]
 """Name of a library. It is checked later: with a better message, and for every kind of job in one place."""
+AgentConfigMode = Literal["merge", "replace"]
 Callback = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$")]
 Physics = Literal["newton", "physx", "kamino"]
 Engines = Annotated[tuple[Physics, ...], Field(max_length=3)]
@@ -196,6 +197,11 @@ class TrainingConfig(_Model):
     """Agent that the task registers for the library, by its key (`rsl_rl_with_symmetry_cfg_entry_point`) or its short
     form (`with_symmetry`); of skrl also `PPO`, `AMP`, `IPPO` and `MAPPO`. Left out it is that of the job in
     `resume.fromJob`, else the library's own."""
+    agent_config: Annotated[Reference | None, CODE] = None
+    """YAML or JSON file of the agent's configuration, by path (relative to the config) or store URI; overrides win over
+    it. Left out, what the task registers holds, or with a job to go on from what that job used."""
+    agent_config_mode: AgentConfigMode = "merge"
+    """`merge` sets the file's keys in the registered configuration; `replace` puts the file in its place."""
     num_envs: int = Field(4096, strict=True, ge=1, le=1_000_000)
     """Environments simulated side by side; 1024 to 8192 on a GPU, some hundreds on a CPU."""
     max_iterations: int = Field(1500, strict=True, ge=1, le=10_000_000)
@@ -297,6 +303,11 @@ class PolicyConfig(_Model):
     """Agent that the task registers for the library, by its key (`rsl_rl_with_symmetry_cfg_entry_point`) or its short
     form (`with_symmetry`); of skrl also `PPO`, `AMP`, `IPPO` and `MAPPO`. Left out it is that of the job in
     `fromJob`, else the library's own."""
+    agent_config: Annotated[Reference | None, CODE] = None
+    """YAML or JSON file of the agent's configuration, by path (relative to the config) or store URI; overrides win over
+    it. Left out, what the task registers holds, or with a job to go on from what that job used."""
+    agent_config_mode: AgentConfigMode = "merge"
+    """`merge` sets the file's keys in the registered configuration; `replace` puts the file in its place."""
     seed: int | None = Field(None, strict=True, ge=0, le=2**31 - 1)
     """Random seed; left out it is 42."""
 

@@ -405,6 +405,7 @@ def _write_versions(facts: Facts, path: Path) -> None:
                 "device": facts.device,
                 **({"physics": facts.physics} if facts.physics else {}),
                 **({"agent": facts.agent} if facts.agent else {}),
+                **({"classes": [one.to_json() for one in facts.classes]} if facts.classes else {}),
             },
             "packages": facts.versions,
             "gpu": gpu_and_driver(),

@@ -161,9 +161,10 @@ class TrainingKind(Kind):
         return spec.last_iteration
 
     def inputs(self, spec: JobSpec, resume: ResumePoint | None) -> list[InputFile]:
-        """Return the checkpoint to resume from, and those that stages may begin with."""
-        outside = [stage.checkpoint.checkpoint for stage in spec.stages or () if stage.checkpoint]
-        return [*([resume.checkpoint, *(resume.others or ())] if resume else []), *outside]
+        """Return also the checkpoints of others that the job goes on from, and those that stages may begin with."""
+        others = (resume.others or ()) if resume else ()
+        outside = (stage.checkpoint.checkpoint for stage in spec.stages or () if stage.checkpoint)
+        return [*super().inputs(spec, resume), *others, *outside]
 
     def reader(self, attempt: AttemptSpec, facts: Facts) -> Reader:
         """Return the reader of the library's output."""
