@@ -70,6 +70,8 @@ class ResumePoint(Wire):
     """Iterations that were finished when it was saved; the first one still to do has this number."""
     trusted: bool = False
     """True for a checkpoint that a job of this store wrote: only those may hold pickled code."""
+    state: InputFile | None = field(default=None, metadata=ABSENT)
+    """The state of the training beside it; None where none was kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,6 +259,8 @@ class JobSpec(Wire):
     import_callback: str | None = None
     """`package.module` or `package.module:function`, called before the task is looked up."""
     resume: ResumePoint | None = None
+    exact: bool | None = field(default=None, metadata=ABSENT)
+    """Of training: whether the simulation's state is kept beside checkpoints; None keeps it."""
     limits: Limits = field(default_factory=Limits)
     session: bool = True
     """Whether a process that has served other jobs may serve this one, or the other way round."""

@@ -16,6 +16,8 @@ _ISAAC_LABS = {
     "Preparing agent": "preparing the agent",
 }
 """Isaac Lab's steps of its start, in our words."""
+_NOTE = "note for the report: "
+_MOST_OF_A_NOTE = 1000
 _COUNT = re.compile(r"^(?:episodes|checks|steps) (\d+) of \d+(?:, step (\d+))?(?:, mean return (\S+))?$")
 
 
@@ -90,6 +92,16 @@ def activity_of(line: str) -> str | None:
 def say_activity(what: str) -> None:
     """Print an activity that begins now and takes a while: `doing: making the environment`."""
     print(f"doing: {what}")
+
+
+def note_of(line: str) -> str | None:
+    """Return the note that a line has for the report, or None for any other line."""
+    return line.removeprefix(_NOTE).strip()[:_MOST_OF_A_NOTE] if line.startswith(_NOTE) else None
+
+
+def say_note(note: str) -> None:
+    """Print a line for the report, where the job's notes stand."""
+    print(f"{_NOTE}{note}", flush=True)
 
 
 def say_count(unit: str, done: int, total: int, *, step: int | None = None, reward: float | None = None) -> None:

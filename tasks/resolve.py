@@ -123,7 +123,9 @@ def _environments(section: Any) -> int:
 def _train(request: TrainRequest, common: Resolved, store: Store, base: Path) -> Resolved:
     library = get_library(request.training_config.rl_library)
     resume, local = _resume(request.resume, store, base, library.name) if request.resume else (None, None)
-    spec = replace(common.spec, kind="train", max_iterations=request.training_config.max_iterations, resume=resume)
+    exact = None if request.resume is None or request.resume.exact else False
+    iterations = request.training_config.max_iterations
+    spec = replace(common.spec, kind="train", max_iterations=iterations, resume=resume, exact=exact)
     return Resolved(spec, (*common.inputs, *([local] if local else [])))
 
 
@@ -196,7 +198,9 @@ def _with_policies(wanted: PolicyConfig, common: Resolved, store: Store, base: P
     return Resolved(spec, (*common.inputs, *local))
 
 
-def _resume(resume: Resume, store: Store, base: Path, library: str) -> tuple[ResumePoint, LocalInput | None]:
+def _resume(resume: Resume, store: Store, base: Path, library: str) -> tuple[ResumePoint | None, LocalInput | None]:
+    if resume.checkpoint is None and resume.from_job is None:
+        return None, None
     if resume.checkpoint is not None:
         found = find_input(resume.checkpoint, base, "resume.checkpoint")
         named = get_library(library).iteration_in_name(found.path.name) or 0

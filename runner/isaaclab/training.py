@@ -9,6 +9,7 @@ from simyard.runner.isaaclab import lookup as isaaclab_lookup
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab import scripts as isaaclab_scripts
 from simyard.runner.isaaclab.environment import stepped
+from simyard.runner.isaaclab.training_state import keeper_of
 from simyard.runner.rl import Resumption, Scale, get_library
 
 
@@ -64,7 +65,8 @@ def train(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
 
         train_together(request, attempt, attempt.world, paths)
         return
-    with kit.only_if(facts.kit), stepped(attempt.start_iteration * facts.rollout):
+    keeper = keeper_of(attempt, facts, paths)
+    with kit.only_if(facts.kit), stepped(attempt.start_iteration * facts.rollout), library.kept_by(keeper):
         code = train_by_isaaclab(request)
     if code:
         raise RuntimeError(f"isaaclab_rl.entrypoints.train returned {code}")

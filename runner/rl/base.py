@@ -13,9 +13,10 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -181,6 +182,21 @@ class Policy:
         raise NotImplementedError
 
 
+class StateKeeper(Protocol):
+    """Keeps the state of a training beside its checkpoints."""
+
+    def begin(self, env: Any, own: Mapping[str, Any]) -> bool:
+        """Put the state back, before the first iteration; return whether episodes under way go on.
+
+        Args:
+            env: The environment, of which `unwrapped` is Isaac Lab's.
+            own: Objects of the library with state that its checkpoints lack, by any name.
+        """
+
+    def save(self, checkpoint: Path, env: Any, own: Mapping[str, Any]) -> None:
+        """Keep the state that belongs to a checkpoint, before the library writes that."""
+
+
 class Library:
     """A library's names, files and habits. An *iteration* is one policy update everywhere in simyard."""
 
@@ -315,6 +331,10 @@ class Library:
                 return archive.testzip() is None
         except (zipfile.BadZipFile, OSError, EOFError, ValueError):
             return False
+
+    def kept_by(self, keeper: StateKeeper) -> AbstractContextManager[None]:
+        """Have a keeper told when a training begins and when it saves, while the body of the context runs."""
+        return nullcontext()
 
     def load_own(self, file: Path) -> list[Any]:
         """Load the parts with tensors of a checkpoint that this very job wrote, on the CPU."""

@@ -8,7 +8,8 @@ import importlib.util
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from simyard.runner.rl.base import (
     Progress,
     Resumption,
     Scale,
+    StateKeeper,
     to_int,
     use_learning_rate,
 )
@@ -196,6 +198,30 @@ class RslRl(Library):
             return Progress(reward=float(match.group(1)))
         return None
 
+    @contextmanager
+    def kept_by(self, keeper: StateKeeper) -> Iterator[None]:
+        """Watch the runner learn and save; it saves behind an iteration's update."""
+        from rsl_rl.runners import OnPolicyRunner  # type: ignore[import-untyped]
+
+        learn, save = OnPolicyRunner.learn, OnPolicyRunner.save
+
+        def learn_on(runner: Any, num_learning_iterations: int, init_at_random_ep_len: bool = False) -> None:
+            logger = runner.logger
+            elapsed = logger.tot_time  # simyard adds the seconds of attempts up itself
+            goes_on = keeper.begin(runner.env, _own(runner))
+            logger.tot_time = elapsed
+            learn(runner, num_learning_iterations, init_at_random_ep_len and not goes_on)
+
+        def save_both(runner: Any, path: str, infos: Any = None) -> None:
+            keeper.save(Path(path), runner.env, _own(runner))
+            save(runner, path, infos)
+
+        OnPolicyRunner.learn, OnPolicyRunner.save = learn_on, save_both
+        try:
+            yield
+        finally:
+            OnPolicyRunner.learn, OnPolicyRunner.save = learn, save
+
     def first_step(self, tag: str, start_iteration: int, scale: Scale) -> int:
         """The step is the iteration's index."""
         return start_iteration
@@ -259,6 +285,14 @@ class RslRl(Library):
             return bool(setting(agent_cfg, "student.obs_normalization"))
         keys = ("actor.obs_normalization", "policy.actor_obs_normalization", "empirical_normalization")
         return any(bool(setting(agent_cfg, key)) for key in keys)
+
+
+def _own(runner: Any) -> dict[str, Any]:
+    """Return statistics of episodes, and models: a recurrent one remembers what it saw."""
+    import torch
+
+    models = {name: part for name, part in vars(runner.alg).items() if isinstance(part, torch.nn.Module)}
+    return {"logger": runner.logger, "models": models}
 
 
 LIBRARY = RslRl()

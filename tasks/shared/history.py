@@ -92,7 +92,7 @@ def resume_points(store: Store, job_id: str, *, before: int | None = None) -> li
     """
     left = by_iteration(record for attempt in attempts(store, job_id) for record in attempt.checkpoints)
     return [
-        ResumePoint(checkpoint=record.file, iteration=record.iteration, trusted=True)
+        ResumePoint(checkpoint=record.file, iteration=record.iteration, trusted=True, state=record.state)
         for record in left
         if record.iteration is not None and (before is None or record.iteration < before)
     ]
