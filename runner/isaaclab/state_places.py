@@ -10,7 +10,7 @@ from typing import Any
 
 from simyard.runner.isaaclab.generators import set_generator
 from simyard.runner.isaaclab.state_file import Entry, Kept, StateError
-from simyard.runner.isaaclab.state_walk import Array, Found, Region
+from simyard.runner.isaaclab.state_walk import Array, Found, Place, Region
 
 _NAME = re.compile(r"\.(?!__)([^.\[\]]+)$|\[(\d+)\]$")
 """The last name of a path: of an attribute or a key, or an index."""
@@ -211,7 +211,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _hand(found: Found, path: str, value: Any) -> bool:
-    """Give a value to the holder that a path names, where the environment has that holder; return whether it has."""
+    """Give a value to the holder that a path names, in place of a number or an array, or of nothing.
+
+    Returns:
+        Whether the environment has that holder, and nothing else under this name.
+    """
     place = found.arrays.get(path) or found.numbers.get(path)
     try:
         if place is not None:
@@ -222,12 +226,13 @@ def _hand(found: Found, path: str, value: Any) -> bool:
         if match is None or holder is None or isinstance(holder, type):
             return False
         name, index = match.groups()
+        key = int(index) if name is None else name
         if isinstance(holder, dict):
-            holder[name if name is not None else int(index)] = value
-        elif name is not None and hasattr(holder, "__dict__"):
-            setattr(holder, name, value)
+            is_free = key not in holder
         else:
-            return False
+            is_free = name is not None and hasattr(holder, "__dict__") and not hasattr(holder, name)
+        if is_free:
+            Place(path, holder, key).put(value)
+        return is_free
     except (TypeError, AttributeError, IndexError):
         return False
-    return True
