@@ -18,6 +18,7 @@ from simyard.runner.isaaclab.state_file import MOST_BYTES, Kept, StateError, rea
 from simyard.runner.isaaclab.state_places import bytes_of, differing, entries_of, put_back
 from simyard.runner.isaaclab.state_walk import Found, Region, walk
 from simyard.runner.progress import say_note
+from simyard.runner.rl import get_library
 
 _CHEAP = re.compile(
     r"^library\.|^env\._sim_step_counter$|"
@@ -31,18 +32,23 @@ class Keeper:
     """Keeps the state of one training: `begin` before its first iteration, `save` with each checkpoint."""
 
     def __init__(
-        self, identity: Mapping[str, Any], *, exact: bool, source: Path | None = None, absent: str | None = None
+        self,
+        identity: Mapping[str, Any],
+        *,
+        inexact: str | None = None,
+        source: Path | None = None,
+        absent: str | None = None,
     ) -> None:
         """Prepare.
 
         Args:
             identity: Everything that must be the same where a simulation is to go on, by its name for people.
-            exact: Whether the simulation is kept, too.
+            inexact: Why the simulation is not kept, in words; None where it is.
             source: The state beside the checkpoint that the training goes on from.
             absent: Why there is none, in words; None for a training from scratch.
         """
         self._identity = dict(identity)
-        self._exact = exact
+        self._inexact = inexact
         self._source = source
         self._absent = absent
         self._fresh: dict[str, Any] = {}
@@ -65,9 +71,9 @@ class Keeper:
     def _capture(self, env: Any, own: Mapping[str, Any]) -> Kept:
         found = walk(_roots(env, own))
         regions = found.regions()
-        lacking = _lacking(found, regions) if self._exact else "resume.exact is false"
+        lacking = self._inexact or _lacking(found, regions)
         if lacking is not None:
-            if self._exact:
+            if self._inexact is None:
                 self._note_once(f"the simulation's state is not kept: {lacking}; a resumed attempt begins new episodes")
             regions = [region for region in regions if _is_cheap(region.members[0].path)]
         changed = {
@@ -77,7 +83,7 @@ class Keeper:
         }
         head = {
             "identity": self._identity,
-            "exact": lacking is None,
+            "inexact": lacking,
             "numbers": changed,
             "generators": {path: generator_state(one) for path, one in found.generators.items()},
             "random": random_state(),
@@ -108,7 +114,8 @@ class Keeper:
     def _put_back(self, env: Any, own: Mapping[str, Any], kept: Kept) -> bool:
         was = kept.head["identity"]
         changed = [name for name, value in self._identity.items() if was.get(name) != value]
-        if kept.head.get("exact") is True and self._exact and not changed:
+        inexact = self._inexact or kept.head.get("inexact", "nothing says that it was")
+        if inexact is None and not changed:
             _step_once(env)  # some attributes are made by the first step
             problems = self._put_all(env, own, kept)
             if not problems:
@@ -117,7 +124,7 @@ class Keeper:
             why = f"{_listed(problems)} cannot be put back"
         else:
             why = "; ".join(f"{name} was {was.get(name)!r:.60}" for name in changed)
-            why = why or "it was not kept (resume.exact is false)"
+            why = why or f"it was not kept, since {inexact!s:.200}"
 
         # Without the simulation: where robots stand follows from the terrain, so they are placed again before the rest.
         put_back(walk(_roots(env, own)), kept, self._fresh, _is_cheap)
@@ -159,7 +166,10 @@ def keeper_of(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> Keeper
         source = paths.inputs / resume.state.name
     elif resume is not None and attempt.start_iteration:
         absent = f"no state of the training came with {resume.checkpoint.name!r}"
-    return Keeper(identity, exact=job.exact is not False, source=source, absent=absent)
+    inexact = "resume.exact is false" if job.exact is False else None
+    if not get_library(job.library).resumes_exactly:
+        inexact = f"{job.library} resets its environments when it begins"
+    return Keeper(identity, inexact=inexact, source=source, absent=absent)
 
 
 def _roots(env: Any, own: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -218,7 +228,7 @@ def _reset(env: Any) -> None:
     if curriculum is not None:
         curriculum.compute = lambda env_ids=None: None
     try:
-        env.reset()
+        env.unwrapped.reset()
     finally:
         if curriculum is not None:
             del curriculum.compute

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -332,6 +332,9 @@ class Library:
         except (zipfile.BadZipFile, OSError, EOFError, ValueError):
             return False
 
+    resumes_exactly: ClassVar[bool] = False
+    """Whether its training, on the CPU, goes on where it was: it resets no environment and keeps no observation."""
+
     def kept_by(self, keeper: StateKeeper) -> AbstractContextManager[None]:
         """Have a keeper told when a training begins and when it saves, while the body of the context runs."""
         return nullcontext()
@@ -433,6 +436,22 @@ class Library:
     def normalizes(self, agent_cfg: Any) -> bool | None:
         """Return whether an agent's configuration has observations normalised with statistics in the checkpoint."""
         return None
+
+
+@contextmanager
+def with_methods(cls: Any, **methods: Callable[..., Any]) -> Iterator[None]:
+    """Have a class of the library's do something else under some names, while the body runs."""
+    originals = {name: vars(cls).get(name) for name in methods}
+    for name, method in methods.items():
+        setattr(cls, name, method)
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            if original is None:  # it inherits it
+                delattr(cls, name)
+            else:
+                setattr(cls, name, original)
 
 
 def to_int(match: re.Match[str] | None) -> int | None:

@@ -25,6 +25,7 @@ from simyard.runner.rl.base import (
     StateKeeper,
     to_int,
     use_learning_rate,
+    with_methods,
 )
 from simyard.runner.rl.checkpoints import layers_of, length_of, load, setting
 from simyard.runner.rl.inference import as_network, recurrent, require_flat
@@ -198,6 +199,8 @@ class RslRl(Library):
             return Progress(reward=float(match.group(1)))
         return None
 
+    resumes_exactly = True
+
     @contextmanager
     def kept_by(self, keeper: StateKeeper) -> Iterator[None]:
         """Watch the runner learn and save; it saves behind an iteration's update."""
@@ -216,11 +219,8 @@ class RslRl(Library):
             keeper.save(Path(path), runner.env, _own(runner))
             save(runner, path, infos)
 
-        OnPolicyRunner.learn, OnPolicyRunner.save = learn_on, save_both
-        try:
+        with with_methods(OnPolicyRunner, learn=learn_on, save=save_both):
             yield
-        finally:
-            OnPolicyRunner.learn, OnPolicyRunner.save = learn, save
 
     def first_step(self, tag: str, start_iteration: int, scale: Scale) -> int:
         """The step is the iteration's index."""
