@@ -80,6 +80,8 @@ class ResumePoint(Wire):
     """Iterations that were finished when it was saved; the first one still to do has this number."""
     trusted: bool = False
     """True for a checkpoint that a job of this store wrote: only those may hold pickled code."""
+    state: InputFile | None = field(default=None, metadata=ABSENT)
+    """The state of the training beside it; None where none was kept."""
     stages: Stages | None = field(default=None, metadata=ABSENT)
     """The job's stages when it was saved; None for a job without."""
     others: tuple[InputFile, ...] | None = field(default=None, metadata=ABSENT)
@@ -304,6 +306,8 @@ class JobSpec(Wire):
     import_callback: str | None = None
     """`package.module` or `package.module:function`, called before the task is looked up."""
     resume: ResumePoint | None = None
+    exact: bool | None = field(default=None, metadata=ABSENT)
+    """Of training: whether the simulation's state is kept beside checkpoints; None keeps it."""
     limits: Limits = field(default_factory=Limits)
     session: bool = True
     """Whether a process that has served other jobs may serve this one, or the other way round."""

@@ -163,7 +163,8 @@ def _train(request: TrainRequest, common: Resolved, store: Store, base: Path) ->
     if request.stages:
         return _in_stages(request, common, store, base)
     resume, local = _resume(request.resume, store, base, library.name) if request.resume else (None, None)
-    spec = replace(common.spec, kind="train", max_iterations=request.training_config.max_iterations, resume=resume)
+    iterations = request.training_config.max_iterations
+    spec = replace(common.spec, kind="train", max_iterations=iterations, resume=resume, exact=_exact(request))
     if request.resume and request.resume.from_job and spec.agent is None and spec.agent_config is None:
         earlier = load_spec(store, request.resume.from_job)
         spec = replace(spec, agent=earlier.agent, agent_config=earlier.agent_config)
@@ -178,6 +179,7 @@ def _in_stages(request: TrainRequest, common: Resolved, store: Store, base: Path
         if isinstance(start, StageStart):
             source = Resume(from_job=start.job, checkpoint=start.checkpoint, iteration=0 if start.checkpoint else None)
             point, local = _resume(source, store, base, library)
+            assert point is not None
             inputs += [local] if local else []
             # Its name must be none that this job gives a checkpoint of its own.
             named = replace(point.checkpoint, name=f"start-{len(stages)}-{point.checkpoint.name}")
@@ -197,8 +199,13 @@ def _in_stages(request: TrainRequest, common: Resolved, store: Store, base: Path
             )
         )
     iterations = check_stages(request.stages, request.budget)
-    spec = replace(common.spec, kind="train", max_iterations=iterations, stages=tuple(stages))
+    spec = replace(common.spec, kind="train", max_iterations=iterations, stages=tuple(stages), exact=_exact(request))
     return Resolved(spec, tuple(inputs))
+
+
+def _exact(request: TrainRequest) -> bool | None:
+    """Return False where the simulation's state is not to be kept; None leaves it to the engine."""
+    return None if request.resume is None or request.resume.exact else False
 
 
 def _agent_of(stage: requested.TrainingStage, library: Library) -> str | None:
@@ -287,7 +294,9 @@ def _with_policies(wanted: PolicyConfig, common: Resolved, store: Store, base: P
     return Resolved(spec, (*common.inputs, *local))
 
 
-def _resume(resume: Resume, store: Store, base: Path, library: str) -> tuple[ResumePoint, LocalInput | None]:
+def _resume(resume: Resume, store: Store, base: Path, library: str) -> tuple[ResumePoint | None, LocalInput | None]:
+    if resume.checkpoint is None and resume.from_job is None:
+        return None, None
     if resume.checkpoint is not None:
         found = find_input(resume.checkpoint, base, "resume.checkpoint")
         named = get_library(library).iteration_in_name(found.path.name) or 0

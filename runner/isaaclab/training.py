@@ -13,6 +13,7 @@ from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab import scripts as isaaclab_scripts
 from simyard.runner.isaaclab.agents import registered_agent
 from simyard.runner.isaaclab.environment import stepped
+from simyard.runner.isaaclab.training_state import keeper_of
 from simyard.runner.rl import Resumption, Scale, get_library
 
 
@@ -87,7 +88,8 @@ def train(
         train_together(request, attempt, attempt.world, paths)
         return
     steps = attempt.start_iteration * facts.rollout if steps_done is None else steps_done
-    with kit.only_if(facts.kit), stepped(steps, made):
+    keeper = keeper_of(attempt, facts, paths)
+    with kit.only_if(facts.kit), stepped(steps, made), library.kept_by(keeper):
         code = train_by_isaaclab(request)
     if code:
         raise RuntimeError(f"isaaclab_rl.entrypoints.train returned {code}")

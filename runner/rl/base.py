@@ -13,10 +13,10 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from simyard.core.errors import RequestError
 
@@ -208,6 +208,21 @@ class Policy:
     def normalizer(self) -> Normalizer | None:
         """Return the statistics inside `network`, or None when it does not normalise."""
         raise NotImplementedError
+
+
+class StateKeeper(Protocol):
+    """Keeps the state of a training beside its checkpoints."""
+
+    def begin(self, env: Any, own: Mapping[str, Any]) -> bool:
+        """Put the state back, before the first iteration; return whether episodes under way go on.
+
+        Args:
+            env: The environment, of which `unwrapped` is Isaac Lab's.
+            own: Objects of the library with state that its checkpoints lack, by any name.
+        """
+
+    def save(self, checkpoint: Path, env: Any, own: Mapping[str, Any]) -> None:
+        """Keep the state that belongs to a checkpoint, before the library writes that."""
 
 
 class Library:
@@ -411,6 +426,13 @@ class Library:
         except (zipfile.BadZipFile, OSError, EOFError, ValueError):
             return False
 
+    resumes_exactly: ClassVar[bool] = False
+    """Whether its training, on the CPU, goes on where it was: it resets no environment and keeps no observation."""
+
+    def kept_by(self, keeper: StateKeeper) -> AbstractContextManager[None]:
+        """Have a keeper told when a training begins and when it saves, while the body of the context runs."""
+        return nullcontext()
+
     def load_own(self, file: Path) -> list[Any]:
         """Load the parts with tensors of a checkpoint that this very job wrote, on the CPU."""
         import torch
@@ -512,6 +534,22 @@ class Library:
     def normalizes(self, agent_cfg: Any) -> bool | None:
         """Return whether an agent's configuration has observations normalised with statistics in the checkpoint."""
         return None
+
+
+@contextmanager
+def with_methods(cls: Any, **methods: Callable[..., Any]) -> Iterator[None]:
+    """Have a class of the library's do something else under some names, while the body runs."""
+    originals = {name: vars(cls).get(name) for name in methods}
+    for name, method in methods.items():
+        setattr(cls, name, method)
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            if original is None:  # it inherits it
+                delattr(cls, name)
+            else:
+                setattr(cls, name, original)
 
 
 def to_int(match: re.Match[str] | None) -> int | None:

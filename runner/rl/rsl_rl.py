@@ -22,9 +22,11 @@ from simyard.runner.rl.base import (
     Progress,
     Resumption,
     Scale,
+    StateKeeper,
     TrainingWatch,
     to_int,
     use_learning_rate,
+    with_methods,
 )
 from simyard.runner.rl.checkpoints import layers_of, length_of, load, setting
 from simyard.runner.rl.inference import as_network, recurrent, require_flat
@@ -159,6 +161,7 @@ class RslRl(Library):
     def groups_of_others(self, agent_cfg: Mapping[str, Any]) -> set[str]:
         """Read both lists of groups."""
         return {group for one in ("critic", "teacher") for group in setting(agent_cfg, f"obs_groups.{one}") or ()}
+
     def custom_classes(self, agent_cfg: Mapping[str, Any]) -> dict[str, str]:
         """Return those with a module in their names, of runner, algorithm and networks."""
         parts = {"": agent_cfg, **{f"{key}.": part for key, part in agent_cfg.items() if isinstance(part, Mapping)}}
@@ -247,6 +250,29 @@ class RslRl(Library):
         if match := _REWARD.search(line):
             return Progress(reward=float(match.group(1)))
         return None
+
+    resumes_exactly = True
+
+    @contextmanager
+    def kept_by(self, keeper: StateKeeper) -> Iterator[None]:
+        """Watch the runner learn and save; it saves behind an iteration's update."""
+        from rsl_rl.runners import OnPolicyRunner  # type: ignore[import-untyped]
+
+        learn, save = OnPolicyRunner.learn, OnPolicyRunner.save
+
+        def learn_on(runner: Any, num_learning_iterations: int, init_at_random_ep_len: bool = False) -> None:
+            logger = runner.logger
+            elapsed = logger.tot_time  # simyard adds the seconds of attempts up itself
+            goes_on = keeper.begin(runner.env, _own(runner))
+            logger.tot_time = elapsed
+            learn(runner, num_learning_iterations, init_at_random_ep_len and not goes_on)
+
+        def save_both(runner: Any, path: str, infos: Any = None) -> None:
+            keeper.save(Path(path), runner.env, _own(runner))
+            save(runner, path, infos)
+
+        with with_methods(OnPolicyRunner, learn=learn_on, save=save_both):
+            yield
 
     def first_step(self, tag: str, start_iteration: int, scale: Scale) -> int:
         """The step is the iteration's index."""
@@ -363,6 +389,8 @@ def _watch(runner: Any, watch: TrainingWatch) -> None:
 
     runner.learn, runner.load, runner.save = learn_on, load_what_is_there, save_noted
     logger.init_logging_writer, logger.log = init_noting_writer, log_and_judge
+
+
 def create_runner(env: Any, agent_cfg: Any, log_dir: str | None = None) -> Any:
     """Make the runner that an agent's configuration names: one of rsl_rl's as Isaac Lab does, or one of the user's."""
     from isaaclab_rl.rsl_rl.utils import create_rsl_rl_runner, to_dict
@@ -376,6 +404,14 @@ def create_runner(env: Any, agent_cfg: Any, log_dir: str | None = None) -> Any:
 def _is_custom(name: str) -> bool:
     """Return whether a class is not one of the library's, which have names without a module, or of its own modules."""
     return ":" in name or "." in name.removeprefix("rsl_rl.")
+
+
+def _own(runner: Any) -> dict[str, Any]:
+    """Return statistics of episodes, and models: a recurrent one remembers what it saw."""
+    import torch
+
+    models = {name: part for name, part in vars(runner.alg).items() if isinstance(part, torch.nn.Module)}
+    return {"logger": runner.logger, "models": models}
 
 
 LIBRARY = RslRl()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,10 @@ from simyard.runner.rl.base import (
     Progress,
     Resumption,
     Scale,
+    StateKeeper,
     to_int,
     use_learning_rate,
+    with_methods,
 )
 from simyard.runner.rl.checkpoints import layers_of, length_of, setting
 from simyard.runner.rl.inference import as_network, keeping_random_numbers, recurrent, require_flat
@@ -217,6 +220,43 @@ class Skrl(Library):
         return target, []
 
     # --- during a training ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def kept_by(self, keeper: StateKeeper) -> Iterator[None]:
+        """Watch the agents write, and the first step: the trainer resets the environments before it."""
+        from skrl.agents.torch import Agent  # type: ignore[import-untyped]
+        from skrl.envs.wrappers.torch.isaaclab_envs import IsaacLabWrapper  # type: ignore[import-untyped]
+        from skrl.utils.runner.torch import Runner
+
+        run, step, write = Runner.run, IsaacLabWrapper.step, Agent.write_checkpoint
+        running: list[Any] = []
+        begun: list[Any] = []
+
+        def own() -> dict[str, Any]:
+            schedulers = [getattr(runner.agent, "scheduler", None) for runner in running]
+            return {"schedulers": [vars(scheduler) for scheduler in schedulers if scheduler is not None]}
+
+        def run_watched(runner: Any, *arguments: Any, **options: Any) -> None:
+            running[:], begun[:] = [runner], []
+            run(runner, *arguments, **options)
+
+        def begin_and_step(env: Any, actions: Any) -> Any:
+            if running and not begun:
+                begun.append(env)
+                keeper.begin(env, own())
+            return step(env, actions)
+
+        def write_both(agent: Any, *, timestep: int, timesteps: int) -> None:
+            if begun and not agent.cfg.experiment.store_separately:
+                keeper.save(Path(agent.experiment_dir, "checkpoints", f"agent_{timestep}.pt"), begun[0], own())
+            write(agent, timestep=timestep, timesteps=timesteps)
+
+        with (
+            with_methods(Runner, run=run_watched),
+            with_methods(IsaacLabWrapper, step=begin_and_step),
+            with_methods(Agent, write_checkpoint=write_both),
+        ):
+            yield
 
     reward_tag = "Reward / Total reward (mean)"
     length_tag = "Episode / Total timesteps (mean)"

@@ -213,7 +213,7 @@ class TrainingConfig(_Model):
 
 
 class Resume(_Model):
-    """Checkpoint to go on from: of a job of the same store, or a file."""
+    """Checkpoint to go on from: of a job of the same store, or a file; and what is kept beside those of this job."""
 
     from_job: str | None = None
     """Id of a job; its newest valid checkpoint is taken."""
@@ -221,10 +221,15 @@ class Resume(_Model):
     """Path (relative to the config) or URI of a checkpoint file."""
     iteration: int | None = Field(None, strict=True, ge=0)
     """With `checkpoint`: iterations it had seen, when the file's name does not say; with `from_job`: which one."""
+    exact: bool = Field(True, strict=True)
+    """Whether the simulation's state is kept beside checkpoints and taken up again; on a GPU it is not either way."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.from_job is None) == (self.checkpoint is None):
+        both = self.from_job is not None and self.checkpoint is not None
+        neither = self.from_job is None and self.checkpoint is None
+        # A training from scratch may say here how it is to be resumed.
+        if both or (neither and ("exact" not in self.model_fields_set or self.iteration is not None)):
             raise ValueError("give either from_job or checkpoint")
         return self
 
@@ -245,7 +250,7 @@ class TrainRequest(TaskRequest):
 
     @model_validator(mode="after")
     def _stages_can_be(self) -> Self:
-        if self.stages and self.resume is not None:
+        if self.stages and self.resume is not None and (self.resume.from_job or self.resume.checkpoint):
             raise ValueError("stages and resume: name the checkpoint as the start of the first stage")
         if self.stages:
             check_stages(self.stages, self.budget)
