@@ -42,6 +42,8 @@ _EPOCH = re.compile(r"\bepoch: (\d+)/")
 _FILE = re.compile(r".*_ep_(\d+)_rew_.*\.pth")
 _RATE = "agent.params.config.learning_rate"
 _MINIBATCH = "agent.params.config.minibatch_size"
+_SEQUENCE = 4
+"""Its default of `seq_length`."""
 _CLIP = 5.0
 """Largest magnitude of a normalised observation; the library has no setting for it."""
 
@@ -205,13 +207,28 @@ class RlGames(Library):
         return (iterations // every if every > 0 else 0) + 2
 
     def fit(self, agent_cfg: Mapping[str, Any], scale: Scale, given: set[str]) -> tuple[list[str], list[str]]:
-        """Fit the minibatch, which must divide the batch: the library asserts it after the simulator has started."""
-        wanted = int(agent_cfg["params"]["config"]["minibatch_size"])
-        batch = scale.transitions
-        if batch % wanted == 0:
+        """Fit the minibatch, which must divide the batch: the library asserts it after the simulator has started.
+
+        Of a recurrent network it is whole sequences, of which a rollout must have a whole number too.
+        """
+        config = agent_cfg["params"]["config"]
+        wanted, batch = int(config["minibatch_size"]), scale.transitions
+        is_recurrent = setting(agent_cfg, "params.network.rnn") is not None
+        sequence = int(config.get("seq_length", _SEQUENCE)) if is_recurrent else 1
+        if scale.rollout % sequence:
+            raise RequestError(
+                f"A recurrent network is trained on sequences of seq_length = {sequence} steps, and the rollout's "
+                f"horizon_length = {scale.rollout} is no multiple of it.",
+                code="bad_override",
+                advice="Set agent.params.config.seq_length to a number that divides horizon_length.",
+            )
+        if batch % wanted == 0 and wanted % sequence == 0:
             return [], []
-        fitted = max(size for size in range(1, min(wanted, batch) + 1) if batch % size == 0)
+        sizes = range(sequence, max(min(wanted, batch), sequence) + 1, sequence)
+        fitted = max(size for size in sizes if batch % size == 0)
         rule = f"it must divide numEnvs x horizon_length = {scale.num_envs} x {scale.rollout} = {batch}"
+        if is_recurrent:
+            rule += f", and be a multiple of seq_length = {sequence}"
         if _MINIBATCH in given:
             raise RequestError(
                 f"Override {_MINIBATCH}={wanted} does not fit: {rule}.",

@@ -168,7 +168,20 @@ class RslRl(Library):
         return iterations // max(int(agent_cfg["save_interval"]), 1) + 2
 
     def fit(self, agent_cfg: Mapping[str, Any], scale: Scale, given: set[str]) -> tuple[list[str], list[str]]:
-        """Refuse a logger that is not installed; each of them writes TensorBoard's files too. Note what none reads."""
+        """Refuse a logger that is not installed; each of them writes TensorBoard's files too. Note what none reads.
+
+        A recurrent model is trained on whole environments: with fewer of them than minibatches there are none in one.
+        """
+        parts = int(setting(agent_cfg, "algorithm.num_mini_batches") or 1)
+        is_recurrent = any(setting(agent_cfg, f"{model}.rnn_type") for model in ("actor", "critic"))
+        if is_recurrent and scale.num_envs < parts:
+            raise RequestError(
+                f"A recurrent policy is trained on whole environments: there are {scale.num_envs}, for "
+                f"{parts} minibatches.",
+                code="bad_override",
+                advice=f"Set trainingConfig.numEnvs to {parts} or more, or agent.algorithm.num_mini_batches to "
+                f"{scale.num_envs} or less.",
+            )
         logger = agent_cfg.get("logger")
         if logger in ("wandb", "neptune") and importlib.util.find_spec(logger) is None:
             raise RequestError(
