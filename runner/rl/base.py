@@ -23,6 +23,8 @@ from simyard.core.errors import RequestError
 if TYPE_CHECKING:
     import torch
 
+    from simyard.runner.rl.networks import Network
+
 _ENTRY = "_cfg_entry_point"
 """The end of every key by which a task registers the configuration of an agent."""
 DEFAULT_AGENT = "default"
@@ -164,7 +166,9 @@ class Policy:
     """`(num_envs,)`: log-density of the actions drawn last, summed over their dimensions; None while it plays the
     mean. It is there before the environment steps."""
     observation_groups: tuple[str, ...] = ("policy",)
-    """The environment's observation groups that the network sees, concatenated in this order."""
+    """The environment's observation groups that the network sees, in its order."""
+    critic_groups: tuple[str, ...] = ("critic",)
+    """Those that its critic or its teacher saw, as far as the environment has them."""
 
     def __init__(self, env: Any, agent_cfg: Any, checkpoint: Path, normalizer: Path | None = None) -> None:
         """Build the library's agent as training built it, and load the checkpoint into it.
@@ -193,15 +197,11 @@ class Policy:
         """
         raise NotImplementedError
 
-    def network(self) -> torch.nn.Module:
-        """Return observations -> actions as one module for export.
-
-        Returns:
-            A module on the CPU in evaluation mode, float32, that TorchScript and ONNX can take: `(batch, observations)`
-            -> `(batch, actions)`, both as the environment has them: normaliser and clipping are inside.
+    def network(self) -> Network:
+        """Return observations -> actions for export, both as the environment has them.
 
         Raises:
-            RequestError: If the policy is recurrent or sees anything but flat observations.
+            RequestError: If it has a memory or sees observations that cannot be exported.
         """
         raise NotImplementedError
 

@@ -8,7 +8,7 @@ import importlib.util
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from simyard.runner.rl.base import (
     with_methods,
 )
 from simyard.runner.rl.checkpoints import layers_of, length_of, load, setting
-from simyard.runner.rl.inference import as_network, recurrent, require_flat
+from simyard.runner.rl.networks import Network, State, as_network, inputs_of
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,8 @@ class RslRlPolicy(Policy):
         self._actor = runner.get_inference_policy(device=device)
         self._samples = False
         # A model for images keeps those of its groups apart that are not flat.
-        self.observation_groups = (*self._actor.obs_groups, *getattr(self._actor, "obs_groups_2d", ()))
+        self.observation_groups = _groups(self._actor)
+        self.critic_groups = _groups(getattr(runner.alg, "critic", getattr(runner.alg, "teacher", None)))
 
     def begin(self) -> None:
         """Reset the environment and the actor's memory."""
@@ -90,20 +91,48 @@ class RslRlPolicy(Policy):
             )
         self._samples = True
 
-    def network(self) -> torch.nn.Module:
-        """Return normaliser, layers and the mean of the distribution, then the wrapper's clipping."""
+    def network(self) -> Network:
+        """Return normaliser, memory, layers and the mean of the distribution, then the wrapper's clipping."""
         import torch
 
-        if self._actor.is_recurrent:
-            raise recurrent(type(self._actor).__name__)
-        require_flat(self._env, self.observation_groups)
-        actor, clip = self._actor.as_jit(), self._env.clip_actions
+        inputs = inputs_of(self._env, self.observation_groups, images=True, layout="NCHW")
+        clip = self._env.clip_actions
+        states: tuple[State, ...] = ()
 
-        def forward(observations: Any) -> Any:
-            actions = actor(observations)
+        def clipped(actions: Any) -> Any:
             return actions if clip is None else torch.clamp(actions, -clip, clip)
 
-        return as_network(forward, actor=actor)
+        if self._actor.is_recurrent:
+            # Its ONNX form takes the states and returns the next ones.
+            actor = self._actor.as_onnx(verbose=False)
+            sizes = [tuple(state.shape) for state in actor.get_dummy_inputs()[1:]]
+            names = [name.removesuffix("_in") for name in actor.input_names[1:]]
+            states = tuple(
+                State(name=name, layers=layers, size=size) for name, (layers, _, size) in zip(names, sizes, strict=True)
+            )
+
+            def remember(self: Any, observations: Any, *memory: Any) -> Any:
+                actions, *after = self.actor(observations, *(memory[n] for n in range(len(states))))
+                return clipped(actions), *after[: len(states)]
+
+            forward: Callable[..., Any] = remember
+        elif pictures := [each for each in inputs if each.is_image]:
+            actor, first = self._actor.as_jit(), len(inputs) - len(pictures)
+
+            def look(self: Any, *seen: Any) -> Any:
+                latents = [self.actor.obs_normalizer(seen[n]) for n in range(first)]
+                latents += [cnn(seen[first + n]) for n, cnn in enumerate(self.actor.cnns)]
+                return clipped(self.actor.deterministic_output(self.actor.mlp(torch.cat(latents, dim=-1))))
+
+            forward = look
+        else:
+            actor = self._actor.as_jit()
+
+            def react(self: Any, observations: Any) -> Any:
+                return clipped(self.actor(observations))
+
+            forward = react
+        return Network(module=as_network(forward, actor=actor), inputs=inputs, states=states)
 
     def normalizer(self) -> Normalizer | None:
         """Return the empirical statistics: RSL-RL adds its epsilon to the deviation and clips nothing."""
@@ -143,7 +172,20 @@ class RslRl(Library):
         return iterations // max(int(agent_cfg["save_interval"]), 1) + 2
 
     def fit(self, agent_cfg: Mapping[str, Any], scale: Scale, given: set[str]) -> tuple[list[str], list[str]]:
-        """Refuse a logger that is not installed; each of them writes TensorBoard's files too. Note what none reads."""
+        """Refuse a logger that is not installed; each of them writes TensorBoard's files too. Note what none reads.
+
+        A recurrent model is trained on whole environments: with fewer of them than minibatches there are none in one.
+        """
+        parts = int(setting(agent_cfg, "algorithm.num_mini_batches") or 1)
+        is_recurrent = any(setting(agent_cfg, f"{model}.rnn_type") for model in ("actor", "critic"))
+        if is_recurrent and scale.num_envs < parts:
+            raise RequestError(
+                f"A recurrent policy is trained on whole environments: there are {scale.num_envs}, for "
+                f"{parts} minibatches.",
+                code="bad_override",
+                advice=f"Set trainingConfig.numEnvs to {parts} or more, or agent.algorithm.num_mini_batches to "
+                f"{scale.num_envs} or less.",
+            )
         logger = agent_cfg.get("logger")
         if logger in ("wandb", "neptune") and importlib.util.find_spec(logger) is None:
             raise RequestError(
@@ -412,6 +454,11 @@ def _own(runner: Any) -> dict[str, Any]:
 
     models = {name: part for name, part in vars(runner.alg).items() if isinstance(part, torch.nn.Module)}
     return {"logger": runner.logger, "models": models}
+
+
+def _groups(model: Any) -> tuple[str, ...]:
+    """Return a model's observation groups in its order: vectors, then images."""
+    return (*getattr(model, "obs_groups", ()), *getattr(model, "obs_groups_2d", ()))
 
 
 LIBRARY = RslRl()
