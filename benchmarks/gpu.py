@@ -48,6 +48,8 @@ HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parent / "examples"
 LEAK_MB = 5.0
 """MB of GPU memory by which allocators may differ from job to job."""
+MEMORY_CASE_S = 30.0
+"""Seconds of a case of `memory`."""
 CARTPOLE, ANT = "Isaac-Cartpole-Direct", "Isaac-Ant-Direct"
 
 
@@ -75,6 +77,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--envs", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=1, help="of what is compared")
+    parser.add_argument(
+        "--large", type=int, default=8, help="with --gpus: weak scaling of so many times --envs too; or 0"
+    )
     parser.add_argument(
         "--gpus", type=int, default=0, metavar="N", help="measure the scaling to so many, in place of the table"
     )
@@ -111,21 +116,22 @@ class Table:
 
     def add(self, name: str, row: Callable[[GpuBench], list[Line]], seconds: float) -> None:
         """Run a row and write the table; what goes wrong in it stands there in its place."""
-        began = time.monotonic()
+        began, self.bench.lines = time.monotonic(), []
         try:
             if self.bench.left_s < (seconds if self.bench.options.on_gpu else 0):
                 raise OutOfTimeError(f"not run: {self.bench.left_s:.0f} s were left, and it takes {seconds:.0f}")
             lines = row(self.bench)
         except OutOfTimeError as error:
-            lines = [Line(name, str(error))]
+            lines = [*self.bench.lines, Line(name, str(error))]
         except Exception as error:
             traceback.print_exc()
             lines = [
+                *self.bench.lines,
                 Line(
                     name,
                     f"failed: {str(error).strip().splitlines()[-1][:200] if str(error).strip() else error!r}",
                     holds=False,
-                )
+                ),
             ]
         took = time.monotonic() - began
         self.rows[name] = {"lines": [asdict(line) for line in lines], "seconds": round(took, 1), "on": self.head}
@@ -163,6 +169,8 @@ class GpuBench(SessionBench):
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         super().__init__(folder, options)
         self.ends = time.monotonic() + options.seconds
+        self.lines: list[Line] = []
+        """Lines of a long row so far: they stay when the rest fails or has no time."""
         self.env |= {"SIMYARD_ALLOW_CPU_TRAINERS": "on"}
 
     @property
@@ -243,15 +251,15 @@ def base(bench: GpuBench) -> list[Line]:
     """A training by simyard against the same by Isaac Lab alone."""
     import torch
 
-    lines = []
-    short = bench.options.iterations
-    for task, iterations in ((CARTPOLE, short), (ANT, 5 * short if bench.options.on_gpu else short)):
+    lines, short = bench.lines, bench.options.iterations
+    for task, iterations in ((CARTPOLE, short), (ANT, short)):
         config = bench.training("base", task, maxIterations=iterations, seed=42)
         _bare(bench, task, 2)  # fills the kernel cache
         bare, ours, same = [], [], []
         for _ in range(bench.options.rounds):
             seconds, theirs = _bare(bench, task, iterations)
             bare.append(seconds)
+            print("bare", task, seconds, flush=True)
             seconds, result = bench.timed("train", config, "--store", bench.store, "--session", "off")
             ours.append(seconds)
             kept = bench.job(result["job_id"]) / "artifacts" / "checkpoints" / theirs.name
@@ -296,8 +304,12 @@ def memory(bench: GpuBench) -> list[Line]:
         return [Line("out of GPU memory", "not run: it needs a GPU")]
     import gpu_leak
 
-    rows = gpu_leak.shortage(Path(bench.fresh("memory")))
-    return [Line(row.case, f"{row.code}, {row.category}: {row.message[:160]}", row.expected, row.ok) for row in rows]
+    for row in gpu_leak.shortage(Path(bench.fresh("memory"))):
+        told = f"{row.code}, {row.category}: {row.message[:160]}"
+        bench.lines.append(Line(row.case, told, row.expected, row.ok))
+        if bench.left_s < MEMORY_CASE_S:
+            raise OutOfTimeError("the other cases: not run, the time was up")
+    return bench.lines
 
 
 def session(bench: GpuBench) -> list[Line]:
@@ -461,8 +473,7 @@ def episodes(bench: GpuBench) -> list[Line]:
 
 def physx(bench: GpuBench) -> list[Line]:
     """What PhysX does: jobs of every kind, on policies that it trained."""
-    lines = []
-    store, short = bench.store, bench.options.iterations
+    lines, store, short = bench.lines, bench.store, bench.options.iterations
     for task, iterations in ((CARTPOLE, short), (ANT, 2 * short)):
         config = bench.training("physx", task, maxIterations=iterations, seed=42)
         seconds, trained = bench.timed("train", config, "--store", store, "--set", "physics=physx")
@@ -470,6 +481,7 @@ def physx(bench: GpuBench) -> list[Line]:
         rate = result["summary"]["environment_steps_per_second"] or 0.0  # of a few iterations none is told
         told = f"{seconds:.1f} s, {rate:,.0f} steps/s, final reward {result['reward']}"
         lines.append(Line(f"{task}, {iterations} iterations", told))
+        print(told, flush=True)
         command = ("--job", trained["job_id"], "--store", store)
         settings = ("--set", "numEpisodes=64", "recordVideo=true")
         seconds, result = bench.timed("evaluate", *command, "--across", "physx,newton", *settings)

@@ -38,10 +38,8 @@ TASKS = {"cartpole": CARTPOLE, "ant": ANT, "humanoid": HUMANOID}
 LIBRARIES = ("rsl_rl", "skrl", "rl_games")
 GRADIENTS = {"64 kB": 2**14, "1 MB": 2**18, "16 MB": 2**22}
 """Numbers of float32 values: Cartpole's networks have 16 kB, Ant's 1.6 MB."""
-CASE_S = 55.0
+CASE_S = 45.0
 """Seconds of one training, of which the start is half."""
-LARGE = 8
-"""Times `--envs`: a number of environments that keeps a GPU busy."""
 WANTED = 0.9
 
 
@@ -64,7 +62,7 @@ def rows(options: argparse.Namespace) -> dict[str, tuple[Callable[[GpuBench], li
         "sweep": (sweep, (options.several + 1) * CASE_S),
     }  # fmt: skip
     for library, task in pairs:
-        found[f"weak-{library}-{task}"] = (_weak(library, TASKS[task]), 4 * CASE_S)
+        found[f"weak-{library}-{task}"] = (_weak(library, TASKS[task]), (4 if options.large else 2) * CASE_S)
         found[f"strong-{library}-{task}"] = (_strong(library, TASKS[task]), 2 * CASE_S)
     return found
 
@@ -72,9 +70,8 @@ def rows(options: argparse.Namespace) -> dict[str, tuple[Callable[[GpuBench], li
 def _weak(library: str, task: str) -> Callable[[GpuBench], list[Line]]:
     def row(bench: GpuBench) -> list[Line]:
         """Weak scaling of a task with a library, of a small and of a large number of environments."""
-        several, small = bench.options.several, bench.options.envs
-        lines = []
-        for envs in (small, LARGE * small):
+        several, small, lines = bench.options.several, bench.options.envs, bench.lines
+        for envs in (small, bench.options.large * small) if bench.options.large else (small,):
             one, all_of = (_train(bench, library, task, envs, gpus) for gpus in (1, several))
             ratio = one.iteration_s / all_of.iteration_s
             wanted, holds = ("", None) if envs == small else (f"{WANTED}", ratio >= WANTED)
@@ -93,7 +90,7 @@ def _weak(library: str, task: str) -> Callable[[GpuBench], list[Line]]:
 def _strong(library: str, task: str) -> Callable[[GpuBench], list[Line]]:
     def row(bench: GpuBench) -> list[Line]:
         """Strong scaling of a task with a library."""
-        several, large = bench.options.several, LARGE * bench.options.envs
+        several, large = bench.options.several, (bench.options.large or 1) * bench.options.envs
         share = _train(bench, library, task, large // several, several)
         ratio = _train(bench, library, task, large, 1).iteration_s / share.iteration_s / several
         return [Line(f"strong, {large:,} environments in all", f"{ratio:.2f}")]
