@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import httpx
@@ -319,7 +319,8 @@ class ProgressArtifact:
         self.artifact: UUID | None = None
         """Its id, where there is one."""
         with suppress(httpx.HTTPError):  # an attempt does without it
-            self.artifact = create_progress_artifact(0.0, key=f"{job_id}-progress", description="Work done")
+            made = create_progress_artifact(0.0, key=f"{job_id}-progress", description="Work done")
+            self.artifact = cast(UUID, made)
 
     def __call__(self, progress: JobProgress) -> None:
         """Pass it on."""
