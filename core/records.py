@@ -191,6 +191,8 @@ class Outcome(Wire):
     """Files that the workload opened when it was done."""
     facts: Facts | None
     """The simulator's facts about the job; None where it was not asked."""
+    notes: tuple[str, ...] | None = field(default=None, metadata=ABSENT)
+    """Notes of the workload for the report; None for none."""
     ended_early: str | None = field(default=None, metadata=ABSENT)
     """Reason for which a library ended its training before its limit, by a rule of its own; None where it did not."""
     timings: dict[str, float | None]
@@ -229,6 +231,8 @@ class CheckpointRecord(Wire):
     """SHA-256 of the checkpoint before it; None for the first one of a training from scratch."""
     stages: Stages | None = field(default=None, metadata=ABSENT)
     """The job's stages when it was saved; None for a job without."""
+    state: InputFile | None = field(default=None, metadata=ABSENT)
+    """The state of the training that was saved with it; None where none is kept."""
 
     @property
     def file(self) -> InputFile:

@@ -63,6 +63,15 @@ class InputFile(Wire):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AgentFile(Wire):
+    """A user's file of an agent's configuration."""
+
+    file: InputFile
+    mode: str
+    """`merge` into the registered configuration, or `replace` it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ResumePoint(Wire):
     """The checkpoint a job or an attempt starts from."""
 
@@ -71,6 +80,8 @@ class ResumePoint(Wire):
     """Iterations that were finished when it was saved; the first one still to do has this number."""
     trusted: bool = False
     """True for a checkpoint that a job of this store wrote: only those may hold pickled code."""
+    state: InputFile | None = field(default=None, metadata=ABSENT)
+    """The state of the training beside it; None where none was kept."""
     stages: Stages | None = field(default=None, metadata=ABSENT)
     """The job's stages when it was saved; None for a job without."""
     others: tuple[InputFile, ...] | None = field(default=None, metadata=ABSENT)
@@ -264,6 +275,8 @@ class JobSpec(Wire):
     agent: str | None = field(default=None, metadata=ABSENT)
     """The key that the task registers the agent's configuration by, such as `rsl_rl_with_symmetry_cfg_entry_point`;
     None is the library's own."""
+    agent_config: AgentFile | None = field(default=None, metadata=ABSENT)
+    """A file that changes that configuration."""
     physics: str | None = field(default=None, metadata=ABSENT)
     """The physics engine, such as `newton` or `physx`; None leaves it to the overrides, then to the task."""
     num_envs: int
@@ -293,6 +306,8 @@ class JobSpec(Wire):
     import_callback: str | None = None
     """`package.module` or `package.module:function`, called before the task is looked up."""
     resume: ResumePoint | None = None
+    exact: bool | None = field(default=None, metadata=ABSENT)
+    """Of training: whether the simulation's state is kept beside checkpoints; None keeps it."""
     limits: Limits = field(default_factory=Limits)
     session: bool = True
     """Whether a process that has served other jobs may serve this one, or the other way round."""
@@ -331,6 +346,7 @@ class JobSpec(Wire):
             self,
             stages=None,
             agent=stage.agent or self.agent,
+            agent_config=None if stage.agent else self.agent_config,
             overrides=(*self.overrides, *stage.overrides),
             max_iterations=stage.max_iterations,
             resume=stage.checkpoint,
@@ -400,6 +416,18 @@ class StageFacts(Wire):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CustomClass(Wire):
+    """A class of the user's that an agent's configuration names."""
+
+    key: str
+    """Key that names it, such as `agent.actor.class_name`."""
+    name: str
+    """The class, as `module:name`."""
+    sha256: str
+    """Digest of the module's file."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts(Wire):
     """Report of the simulator's environment on a job, before anything is simulated."""
 
@@ -426,6 +454,8 @@ class Facts(Wire):
     """Adjustments to the request, in words for the report."""
     versions: dict[str, str] = field(default_factory=dict)
     """Installed packages that decide the result, and the GPU's driver."""
+    classes: tuple[CustomClass, ...] | None = field(default=None, metadata=ABSENT)
+    """The user's classes that the agent's configuration names; None for none."""
     kit: bool = field(default=False, metadata=ABSENT)
     """Whether the simulation runs in Kit, Isaac Sim's app."""
     stages: tuple[StageFacts, ...] | None = field(default=None, metadata=ABSENT)

@@ -117,9 +117,10 @@ def job_page(
     return html, links.values()
 
 
-def error_page(title: str, advice: str, nonce: str) -> str:
-    """Return a page that says why there is no other."""
-    return TEMPLATES.render("error.html.j2", title=title, advice=advice, nonce=nonce, reload_ms=None)
+def error_page(title: str, advice: str, nonce: str, *, live: bool = False) -> str:
+    """Return a page that says why there is no other; a live one looks for it by itself."""
+    reload_ms = RELOAD_MS if live else None
+    return TEMPLATES.render("error.html.j2", title=title, advice=advice, nonce=nonce, reload_ms=reload_ms)
 
 
 def _plots(curves: list[Curve]) -> list[Plot]:

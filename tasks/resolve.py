@@ -8,7 +8,7 @@ from typing import Any
 
 from simyard.core.artifacts import METRICS_SUMMARY
 from simyard.core.errors import RequestError, unknown
-from simyard.core.specs import Answer, Evaluation, Export, JobSpec, JointLimits, ResumePoint, Stage
+from simyard.core.specs import AgentFile, Answer, Evaluation, Export, JobSpec, JointLimits, ResumePoint, Stage
 from simyard.core.stages import Gate, Growth, Widen
 from simyard.requests import stages as requested
 from simyard.requests.jobs import (
@@ -24,6 +24,7 @@ from simyard.requests.rollout import RolloutRequest
 from simyard.requests.stages import StageStart, check_stages
 from simyard.runner.adapter import SIMULATORS, adapter_of
 from simyard.runner.assets.archives import inspect
+from simyard.runner.isaaclab.agent_files import read_agent_file
 from simyard.runner.isaaclab.physics import engine_of, require_one_engine
 from simyard.runner.isaaclab.renames import with_current_id
 from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES, Library, get_library
@@ -104,7 +105,13 @@ def _task_fields(request: TaskRequest, job_id: str, base: Path) -> Resolved:
     if package := request.custom_environment_path or request.custom_environment_s3_uri:
         inputs.append(find_package(package, base, "customEnvironment"))
         limited(inspect, inputs[0].path)
+    packages = tuple(found.file for found in inputs)
     section = request.section
+    agent_config = None
+    if section.agent_config is not None:
+        inputs.append(find_input(section.agent_config, base, "agentConfig"))
+        limited(read_agent_file, inputs[-1].path)
+        agent_config = AgentFile(file=inputs[-1].file, mode=section.agent_config_mode)
     spec = common_fields(
         request,
         job_id,
@@ -113,10 +120,11 @@ def _task_fields(request: TaskRequest, job_id: str, base: Path) -> Resolved:
         task=section.task or "",
         library=section.rl_library or "",
         agent=section.agent,
+        agent_config=agent_config,
         physics=request.physics,
         num_envs=_environments(section),
         seed=DEFAULT_SEED if section.seed is None else section.seed,
-        packages=tuple(found.file for found in inputs),
+        packages=packages,
         import_callback=request.custom_environment_callback,
     )
     return Resolved(spec, tuple(inputs))
@@ -155,12 +163,13 @@ def _train(request: TrainRequest, common: Resolved, store: Store, base: Path) ->
     if request.stages:
         return _in_stages(request, common, store, base)
     resume, local = _resume(request.resume, store, base, library.name) if request.resume else (None, None)
-    spec = replace(common.spec, kind="train", max_iterations=request.training_config.max_iterations, resume=resume)
-    if request.resume and request.resume.from_job and spec.agent is None:
+    iterations = request.training_config.max_iterations
+    spec = replace(common.spec, kind="train", max_iterations=iterations, resume=resume, exact=_exact(request))
+    if request.resume and request.resume.from_job and spec.agent is None and spec.agent_config is None:
         earlier = load_spec(store, request.resume.from_job)
         if resume and resume.stages:
             earlier = earlier.in_stage(resume.stages.runs[-1].stage)
-        spec = replace(spec, agent=earlier.agent)
+        spec = replace(spec, agent=earlier.agent, agent_config=earlier.agent_config)
     if resume is not None:  # how the stages of the other job stood is nothing to this one
         spec = replace(spec, resume=replace(resume, stages=None, others=None))
     return Resolved(spec, (*common.inputs, *([local] if local else [])))
@@ -174,10 +183,11 @@ def _in_stages(request: TrainRequest, common: Resolved, store: Store, base: Path
         if isinstance(start, StageStart):
             source = Resume(from_job=start.job, checkpoint=start.checkpoint, iteration=0 if start.checkpoint else None)
             point, local = _resume(source, store, base, library)
+            assert point is not None
             inputs += [local] if local else []
             # Its name must be none that this job gives a checkpoint of its own.
             named = replace(point.checkpoint, name=f"start-{len(stages)}-{point.checkpoint.name}")
-            point = replace(point, checkpoint=named, stages=None, others=None)
+            point = replace(point, checkpoint=named, stages=None, others=None, state=None)
         stages.append(
             Stage(
                 name=stage.name,
@@ -193,8 +203,13 @@ def _in_stages(request: TrainRequest, common: Resolved, store: Store, base: Path
             )
         )
     iterations = check_stages(request.stages, request.budget)
-    spec = replace(common.spec, kind="train", max_iterations=iterations, stages=tuple(stages))
+    spec = replace(common.spec, kind="train", max_iterations=iterations, stages=tuple(stages), exact=_exact(request))
     return Resolved(spec, tuple(inputs))
+
+
+def _exact(request: TrainRequest) -> bool | None:
+    """Return False where the simulation's state is not to be kept; None leaves it to the engine."""
+    return None if request.resume is None or request.resume.exact else False
 
 
 def _agent_of(stage: requested.TrainingStage, library: Library) -> str | None:
@@ -283,7 +298,9 @@ def _with_policies(wanted: PolicyConfig, common: Resolved, store: Store, base: P
     return Resolved(spec, (*common.inputs, *local))
 
 
-def _resume(resume: Resume, store: Store, base: Path, library: str) -> tuple[ResumePoint, LocalInput | None]:
+def _resume(resume: Resume, store: Store, base: Path, library: str) -> tuple[ResumePoint | None, LocalInput | None]:
+    if resume.checkpoint is None and resume.from_job is None:
+        return None, None
     if resume.checkpoint is not None:
         found = find_input(resume.checkpoint, base, "resume.checkpoint")
         named = get_library(library).iteration_in_name(found.path.name) or 0

@@ -18,6 +18,8 @@ from simyard.runner.exporting.evidence import ActionSample, Evidence, Thresholds
 SCHEMA_VERSION = 1
 POLICY_GROUP = "policy"
 """Isaac Lab's name for the observations that a policy may see."""
+CRITIC_GROUP = "critic"
+"""Its name for those that only the critic may."""
 
 
 class Status(StrEnum):
@@ -152,9 +154,11 @@ def rewards(evidence: Evidence, limits: Thresholds) -> Verdict:
 def observations(evidence: Evidence, limits: Thresholds) -> Verdict:
     """Judge whether the network sees what only the critic may see."""
     groups = {group.name: group for group in evidence.contract.observation_groups}
-    seen = [group for group in groups.values() if group.start is not None]
-    critic = [groups[name] for name in evidence.critic_groups if name in groups]
+    seen = evidence.contract.seen_groups
     names = [group.name for group in seen]
+    # Of groups that both see none is the critic's alone, but for the one that is named so.
+    alone = {name for name in evidence.critic_groups if name not in names or name == CRITIC_GROUP}
+    critic = [group for name, group in groups.items() if name in alone]
     numbers: dict[str, object] = {"exported_groups": names}
     if not all(group.names_known for group in (*seen, *critic)):
         if names == [POLICY_GROUP] and not critic:
@@ -356,6 +360,9 @@ def formats(evidence: Evidence, limits: Thresholds) -> Verdict:
     largest = max((found.largest or 0.0 for found in parity.differences), default=0.0)
     runtimes = " and ".join(str(load.runtime) for load in parity.loads)
     text = f"{runtimes} load them alone; the largest difference is {largest:.2g}, {parity.limit:g} is allowed."
+    if parity.resets == 0:
+        text += " No episode ended meanwhile: whether the memory is set back was not seen."
+        return Verdict(Status.HUMAN, text, "Export it with shorter episodes, or try that on the robot.", numbers)
     return Verdict(Status.PASS, text, numbers=numbers)
 
 

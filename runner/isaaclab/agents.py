@@ -1,11 +1,20 @@
-"""The agent of a job: the configuration that its task registers for a library, by the key that stands for its name."""
+"""The agent of a job: the configuration that its task registers for a library, and the user's classes that it names."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
 
 from simyard.core.errors import RequestError, unknown
+from simyard.core.files import sha256_of
+from simyard.core.specs import CustomClass
+from simyard.runner.isaaclab.foreign_imports import explain
 from simyard.runner.rl import LIBRARIES, Library
+
+FROM_FILE = "+agentConfig"
+"""End of the key of an agent whose configuration a file of the job changes: it is registered while that job uses it."""
 
 
 def find_agent(task: str, library: Library, agent: str | None, registered: Collection[str]) -> str:
@@ -20,6 +29,8 @@ def find_agent(task: str, library: Library, agent: str | None, registered: Colle
     Raises:
         RequestError: The task has no such agent; its nearest ones are named.
     """
+    if agent is not None and agent.endswith(FROM_FILE) and agent in registered:
+        return agent
     if found := library.find_agent(agent, registered):
         return found
     own = library.agents(registered)
@@ -43,3 +54,29 @@ def registered_agent(task: str, library: Library | None, agent: str | None) -> s
 
     registered: Mapping[str, object] = gymnasium.spec(task.split(":")[-1]).kwargs
     return find_agent(task, library, agent, registered.keys())
+
+
+def custom_classes(library: Library, agent: Mapping[str, Any]) -> tuple[CustomClass, ...]:
+    """Import every class of the user's that an agent's configuration names, and return them as they are kept.
+
+    Nothing but the job's own configuration names them: what a checkpoint says of classes is never asked.
+
+    Raises:
+        RequestError: One does not import, or is no class.
+    """
+    found = []
+    for key, name in library.custom_classes(agent).items():
+        try:
+            cls = library.import_class(name)
+            file = Path(inspect.getfile(cls))
+        except Exception as error:
+            raise explain(error) or RequestError(
+                f"agent.{key} is {name!r}, which does not import: {type(error).__name__}: {error}",
+                code="custom_class_import",
+                advice="Write package.module:Class, of the job's own package (customEnvironmentPath) or an installed "
+                "one; an import that fails is mended there.",
+            ) from error
+        found.append(
+            CustomClass(key=f"agent.{key}", name=f"{cls.__module__}:{cls.__qualname__}", sha256=sha256_of(file))
+        )
+    return tuple(found)

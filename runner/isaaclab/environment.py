@@ -62,6 +62,10 @@ def fresh_environment(
         is_newton = hasattr(env_cfg.sim.physics, "solver_cfg")  # what it simulates can be drawn
         with stepped(steps_done), drawable() if drawn and not is_newton else nullcontext():
             env = gymnasium.make(task, cfg=env_cfg)
+        if library is not None and hasattr(env_cfg, "possible_agents") and not library.is_multi_agent(agent_cfg):
+            from isaaclab.envs import multi_agent_to_single_agent
+
+            env = multi_agent_to_single_agent(env)  # as it is trained
         try:
             yield env, agent_cfg
         finally:

@@ -26,7 +26,7 @@ from simyard.runner.adapter import device_of, versions
 from simyard.runner.evaluation.episode_statistics import TERMINATED, TIME_OUT
 from simyard.runner.isaaclab import kit
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
-from simyard.runner.isaaclab.agents import find_agent, registered_agent
+from simyard.runner.isaaclab.agents import custom_classes, find_agent, registered_agent
 from simyard.runner.isaaclab.foreign_imports import explain, require_references
 from simyard.runner.isaaclab.overrides import TaskConfig
 from simyard.runner.isaaclab.physics import choose, engine_in, is_selector, preset_named
@@ -204,7 +204,13 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
 
     # The library's part: sizes that fit, checkpoints that it can play or go on from, and the room that it takes.
     facts = fit_library(job, library, config.agent, facts, own)
-    facts = replace(facts, room=_room(job, library, config))
+    facts = replace(facts, room=_room(job, library, config), classes=custom_classes(library, config.agent) or None)
+    if library.is_multi_agent(config.agent) and "possible_agents" not in config.env:
+        raise RequestError(
+            f"Task {job.task!r} has one agent, and the agent's configuration is for several.",
+            code="unknown_agent",
+            advice="Name a task with several agents, or another agent.",
+        )
     _check_policies(job, config, files)
     if job.resume and (path := files.get(job.resume.checkpoint.sha256)):
         if not job.resume.trusted:
@@ -279,8 +285,7 @@ def _require_assets(config: TaskConfig) -> None:
     from isaaclab.utils import assets
 
     root: str = assets.NUCLEUS_ASSET_ROOT_DIR
-    # Models and networks of actuators; nothing but the looks of a film comes from textures and materials.
-    wanted = {path for path in wanted_assets(config, root) if Path(path).suffix in (*_MODEL_ENDINGS, ".pt")}
+    wanted = needed_assets(config, root)
 
     # A robot of the user's, named by an override.
     if lost := sorted(path for path in _models(config) if "://" not in path and not path.startswith(root + "/")
@@ -316,6 +321,14 @@ def _models(config: TaskConfig) -> set[str]:
     return {path for path in _texts(config) if Path(path).suffix in _MODEL_ENDINGS}
 
 
+def needed_assets(config: TaskConfig, root: str) -> set[str]:
+    """Return the files below an asset root without which a task does not run: models, and networks of actuators.
+
+    Nothing but the looks of a film comes from textures and materials.
+    """
+    return {path for path in wanted_assets(config, root) if Path(path).suffix in (*_MODEL_ENDINGS, ".pt")}
+
+
 def wanted_assets(config: TaskConfig, root: str) -> set[str]:
     """Return the files below an asset root that a configuration names."""
     return {path for path in _texts(config) if path.startswith(f"{root}/") and Path(path).suffix}
@@ -339,11 +352,12 @@ def reachable(root: SplitResult) -> bool:
 
 def _check_policies(job: JobSpec, config: TaskConfig, files: Mapping[str, Path]) -> None:
     """Refuse a job whose policies do not fit its task; every checkpoint that is here is opened."""
-    if job.policies and "possible_agents" in config.env:
+    several = "possible_agents" in config.env
+    if several and (job.kind == "export" or (job.evaluation and job.evaluation.across)):
         raise RequestError(
             f"Task {job.task!r} has several agents.",
             code="multi_agent",
-            advice="Evaluation and export take tasks with one agent.",
+            advice="Evaluation in one engine takes it; exports and comparisons of engines are of one agent's policy.",
         )
     if job.evaluation and (wanted := job.evaluation.success_termination):
         terms = config.env.get("terminations")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from simyard.core.errors import RequestError, unknown
-from simyard.runner.isaaclab.agents import registered_agent
+from simyard.runner.isaaclab.agents import FROM_FILE, registered_agent
 from simyard.runner.isaaclab.kit import parts_on_it
 from simyard.runner.rl import LIBRARIES, Library
 
@@ -88,7 +88,7 @@ def resolve(
     applied = list(own)
     config = _load(task, library, applied, agent)
     known = config.flat()
-    if not _has_preset(given):
+    if not _has_preset(given) and not (agent or "").endswith(FROM_FILE):
         KEYS[_name(task, library, physics, agent)] = {
             key: value if _is_number(value) else None for key, value in known.items()
         }
@@ -107,7 +107,7 @@ def resolve(
         before, known = known, config.flat()
         if is_preset:
             continue
-        _check_type(override, key, before[key], known.get(key), library)
+        check_type(f"Override {override!r}", key, before[key], known.get(key), library)
         if repr(before) == repr(known):
             notes.append(f"override {override!r} changes nothing: it is {before[key]!r} already")
     return replace(config, notes=tuple(notes))
@@ -148,7 +148,7 @@ def refuse_known(
         if key in owned or (known is not None and "." in key and not key.startswith(tuple(replaced))):
             _check_key(key, known or {})
             if known and known[key] is not None and _WORD.fullmatch(value):
-                _check_type(override, key, known[key], value, library)
+                check_type(f"Override {override!r}", key, known[key], value, library)
         replaced.append(f"{key}.")
 
 
@@ -200,7 +200,7 @@ def _check_key(key: str, known: Collection[str]) -> None:
         raise unknown("override key", key, known, code="bad_override")
 
 
-def _check_type(override: str, key: str, old: Any, new: Any, library: Library | None) -> None:
+def check_type(what: str, key: str, old: Any, new: Any, library: Library | None, *, code: str = "bad_override") -> None:
     """Refuse a value of a type that nobody can mean: Isaac Lab hands it on, and something else fails later.
 
     Of other types one may stand for another: a number for a dictionary of them, a list of names for a name, a schedule
@@ -225,9 +225,7 @@ def _check_type(override: str, key: str, old: Any, new: Any, library: Library | 
     else:
         fits = not isinstance(new, str)
     if not fits:
-        raise RequestError(
-            f"Override {override!r} gives {new!r}, a {type(new).__name__}.", code="bad_override", advice=advice
-        )
+        raise RequestError(f"{what} gives {new!r}, a {type(new).__name__}.", code=code, advice=advice)
 
 
 def _reads_as_number(text: str) -> bool:

@@ -172,13 +172,20 @@ def main() -> int:
         from isaaclab_rl.entrypoints.multigpu import run_train_cli
 
         from simyard.runner.isaaclab import kit
+        from simyard.runner.isaaclab.agent_files import used
         from simyard.runner.isaaclab.environment import stepped
         from simyard.runner.isaaclab.lookup import register_tasks
+        from simyard.runner.rl import get_library
 
         kit.stay_open()
         facts = Facts.from_json(read_json(paths.facts))
         register_tasks(paths.overlay if job.packages else None, job.import_callback)
-        with kit.only_if(facts.kit), stepped(attempt.start_iteration * facts.rollout):
+        get_library(job.library).begin_training()
+        with (
+            used(job, lambda file: paths.inputs / file.name),
+            kit.only_if(facts.kit),
+            stepped(attempt.start_iteration * facts.rollout),
+        ):
             return int(run_train_cli(arguments))
     except Exception as error:
         failure = RankFailure(at=time.time(), error=f"{type(error).__name__}: {error}")

@@ -45,6 +45,8 @@ def check(job: JobSpec, library: Library) -> Facts:
             code="no_stages",
             advice="Train on Isaac Lab 3.0, or leave stages out.",
         )
+    if job.agent_config is not None:
+        raise cannot("use agentConfig")
     if (engine := engine_of(job)) not in (None, "physx"):
         raise RequestError(
             f"Isaac Lab 2.3 has no physics {engine!r}.", code="engine_not_of_task", advice="It has 'physx' alone."
@@ -132,7 +134,7 @@ def _registered(folder: Path, task: str) -> dict[str, Path | None]:
 
 
 def cannot(kind: str) -> RequestError:
-    """Return the error for a kind of job that 2.3 cannot do."""
+    """Return the error for a kind of job, or a part of one, that 2.3 cannot do."""
     return RequestError(
         f"Isaac Lab 2.3 cannot {kind} here: its environments live in an app that only its own scripts start.",
         code="needs_isaaclab_3",

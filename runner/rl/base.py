@@ -13,15 +13,17 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from simyard.core.errors import RequestError
 
 if TYPE_CHECKING:
     import torch
+
+    from simyard.runner.rl.networks import Network
 
 _ENTRY = "_cfg_entry_point"
 """The end of every key by which a task registers the configuration of an agent."""
@@ -164,7 +166,9 @@ class Policy:
     """`(num_envs,)`: log-density of the actions drawn last, summed over their dimensions; None while it plays the
     mean. It is there before the environment steps."""
     observation_groups: tuple[str, ...] = ("policy",)
-    """The environment's observation groups that the network sees, concatenated in this order."""
+    """The environment's observation groups that the network sees, in its order."""
+    critic_groups: tuple[str, ...] = ("critic",)
+    """Those that its critic or its teacher saw, as far as the environment has them."""
 
     def __init__(self, env: Any, agent_cfg: Any, checkpoint: Path, normalizer: Path | None = None) -> None:
         """Build the library's agent as training built it, and load the checkpoint into it.
@@ -193,21 +197,32 @@ class Policy:
         """
         raise NotImplementedError
 
-    def network(self) -> torch.nn.Module:
-        """Return observations -> actions as one module for export.
-
-        Returns:
-            A module on the CPU in evaluation mode, float32, that TorchScript and ONNX can take: `(batch, observations)`
-            -> `(batch, actions)`, both as the environment has them: normaliser and clipping are inside.
+    def network(self) -> Network:
+        """Return observations -> actions for export, both as the environment has them.
 
         Raises:
-            RequestError: If the policy is recurrent or sees anything but flat observations.
+            RequestError: If it has a memory or sees observations that cannot be exported.
         """
         raise NotImplementedError
 
     def normalizer(self) -> Normalizer | None:
         """Return the statistics inside `network`, or None when it does not normalise."""
         raise NotImplementedError
+
+
+class StateKeeper(Protocol):
+    """Keeps the state of a training beside its checkpoints."""
+
+    def begin(self, env: Any, own: Mapping[str, Any]) -> bool:
+        """Put the state back, before the first iteration; return whether episodes under way go on.
+
+        Args:
+            env: The environment, of which `unwrapped` is Isaac Lab's.
+            own: Objects of the library with state that its checkpoints lack, by any name.
+        """
+
+    def save(self, checkpoint: Path, env: Any, own: Mapping[str, Any]) -> None:
+        """Keep the state that belongs to a checkpoint, before the library writes that."""
 
 
 class Library:
@@ -307,6 +322,21 @@ class Library:
         """Return in what a resolved configuration is not the agent that was named, in words; None where it is."""
         return None
 
+    def is_multi_agent(self, agent_cfg: Any) -> bool:
+        """Return whether an agent has a policy for each of a task's agents; others have one for all of them."""
+        return False
+
+    def custom_classes(self, agent_cfg: Mapping[str, Any]) -> dict[str, str]:
+        """Return the names of the user's own classes in an agent's configuration, by their keys."""
+        return {}
+
+    def import_class(self, name: str) -> type:
+        """Import a class by its name, as the library does."""
+        raise NotImplementedError
+
+    def begin_training(self) -> None:
+        """Prepare this process for a training: what Isaac Lab's own code for this library lacks."""
+
     def not_resumable(self, agent_cfg: Mapping[str, Any]) -> str | None:
         """Return the reason for which a checkpoint of this library cannot be resumed; None for one that can."""
         return None
@@ -396,6 +426,13 @@ class Library:
         except (zipfile.BadZipFile, OSError, EOFError, ValueError):
             return False
 
+    resumes_exactly: ClassVar[bool] = False
+    """Whether its training, on the CPU, goes on where it was: it resets no environment and keeps no observation."""
+
+    def kept_by(self, keeper: StateKeeper) -> AbstractContextManager[None]:
+        """Have a keeper told when a training begins and when it saves, while the body of the context runs."""
+        return nullcontext()
+
     def load_own(self, file: Path) -> list[Any]:
         """Load the parts with tensors of a checkpoint that this very job wrote, on the CPU."""
         import torch
@@ -463,6 +500,10 @@ class Library:
             RequestError: If it is of such a version.
         """
 
+    def actor_of(self, state: Mapping[Any, Any]) -> Mapping[Any, Any] | None:
+        """Return the actor's tensors in a loaded checkpoint; of several actors the first one's, None for none."""
+        return next((state[key] for key in self.actor_keys if isinstance(state.get(key), Mapping)), None)
+
     def read(self, state: Mapping[Any, Any], actor: Mapping[str, torch.Tensor]) -> CheckpointFacts:
         """Return the facts that a loaded checkpoint holds about itself.
 
@@ -493,6 +534,22 @@ class Library:
     def normalizes(self, agent_cfg: Any) -> bool | None:
         """Return whether an agent's configuration has observations normalised with statistics in the checkpoint."""
         return None
+
+
+@contextmanager
+def with_methods(cls: Any, **methods: Callable[..., Any]) -> Iterator[None]:
+    """Have a class of the library's do something else under some names, while the body runs."""
+    originals = {name: vars(cls).get(name) for name in methods}
+    for name, method in methods.items():
+        setattr(cls, name, method)
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            if original is None:  # it inherits it
+                delattr(cls, name)
+            else:
+                setattr(cls, name, original)
 
 
 def to_int(match: re.Match[str] | None) -> int | None:

@@ -23,6 +23,7 @@ LATEST = "latest"
 TaskId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}$")]
 LibraryName = Annotated[str, Field(json_schema_extra={"enum": [*LIBRARIES]})]
 """Name of a library. It is checked later: with a better message, and for every kind of job in one place."""
+AgentConfigMode = Literal["merge", "replace"]
 Callback = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$")]
 Physics = Literal["newton", "physx", "kamino"]
 Engines = Annotated[tuple[Physics, ...], Field(max_length=3)]
@@ -196,6 +197,11 @@ class TrainingConfig(_Model):
     """Agent that the task registers for the library, by its key (`rsl_rl_with_symmetry_cfg_entry_point`) or its short
     form (`with_symmetry`); of skrl also `PPO`, `AMP`, `IPPO` and `MAPPO`. Left out it is that of the job in
     `resume.fromJob`, else the library's own."""
+    agent_config: Annotated[Reference | None, CODE] = None
+    """YAML or JSON file of the agent's configuration, by path (relative to the config) or store URI; overrides win over
+    it. Left out, what the task registers holds, or with a job to go on from what that job used."""
+    agent_config_mode: AgentConfigMode = "merge"
+    """`merge` sets the file's keys in the registered configuration; `replace` puts the file in its place."""
     num_envs: int = Field(4096, strict=True, ge=1, le=1_000_000)
     """Environments simulated side by side; 1024 to 8192 on a GPU, some hundreds on a CPU."""
     max_iterations: int = Field(1500, strict=True, ge=1, le=10_000_000)
@@ -207,7 +213,7 @@ class TrainingConfig(_Model):
 
 
 class Resume(_Model):
-    """Checkpoint to go on from: of a job of the same store, or a file."""
+    """Checkpoint to go on from: of a job of the same store, or a file; and what is kept beside those of this job."""
 
     from_job: str | None = None
     """Id of a job; its newest valid checkpoint is taken."""
@@ -215,10 +221,15 @@ class Resume(_Model):
     """Path (relative to the config) or URI of a checkpoint file."""
     iteration: int | None = Field(None, strict=True, ge=0)
     """With `checkpoint`: iterations it had seen, when the file's name does not say; with `from_job`: which one."""
+    exact: bool = Field(True, strict=True)
+    """Whether the simulation's state is kept beside checkpoints and taken up again; on a GPU it is not either way."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.from_job is None) == (self.checkpoint is None):
+        both = self.from_job is not None and self.checkpoint is not None
+        neither = self.from_job is None and self.checkpoint is None
+        # A training from scratch may say here how it is to be resumed.
+        if both or (neither and ("exact" not in self.model_fields_set or self.iteration is not None)):
             raise ValueError("give either from_job or checkpoint")
         return self
 
@@ -239,7 +250,7 @@ class TrainRequest(TaskRequest):
 
     @model_validator(mode="after")
     def _stages_can_be(self) -> Self:
-        if self.stages and self.resume is not None:
+        if self.stages and self.resume is not None and (self.resume.from_job or self.resume.checkpoint):
             raise ValueError("stages and resume: name the checkpoint as the start of the first stage")
         if self.stages:
             check_stages(self.stages, self.budget)
@@ -297,6 +308,11 @@ class PolicyConfig(_Model):
     """Agent that the task registers for the library, by its key (`rsl_rl_with_symmetry_cfg_entry_point`) or its short
     form (`with_symmetry`); of skrl also `PPO`, `AMP`, `IPPO` and `MAPPO`. Left out it is that of the job in
     `fromJob`, else the library's own."""
+    agent_config: Annotated[Reference | None, CODE] = None
+    """YAML or JSON file of the agent's configuration, by path (relative to the config) or store URI; overrides win over
+    it. Left out, what the task registers holds, or with a job to go on from what that job used."""
+    agent_config_mode: AgentConfigMode = "merge"
+    """`merge` sets the file's keys in the registered configuration; `replace` puts the file in its place."""
     seed: int | None = Field(None, strict=True, ge=0, le=2**31 - 1)
     """Random seed; left out it is 42."""
 

@@ -92,7 +92,8 @@ class Kind:
 
     def inputs(self, spec: JobSpec, resume: ResumePoint | None) -> list[InputFile]:
         """Return the files that an attempt fetches, besides packages, when it resumes from a checkpoint."""
-        files = (file for policy in spec.policies for file in (policy.checkpoint, policy.normalizer))
+        files = [file for policy in spec.policies for file in (policy.checkpoint, policy.normalizer)]
+        files += [resume.checkpoint if resume else None, spec.agent_config.file if spec.agent_config else None]
         return [file for file in files if file is not None]
 
     def reader(self, attempt: AttemptSpec, facts: Facts) -> Reader:

@@ -292,6 +292,7 @@ def inherit(spec: JobSpec, trained_by: JobSpec, task: str | None) -> JobSpec:
         renamed_from=None if task else trained_by.renamed_from,
         library=trained_by.library,
         agent=spec.agent or trained_by.agent,
+        agent_config=spec.agent_config or (None if spec.agent else trained_by.agent_config),
         physics=spec.physics if "physics" in given else trained_by.physics,
         overrides=(*inherited, *spec.overrides),
         packages=spec.packages or trained_by.packages,

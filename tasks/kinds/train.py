@@ -7,6 +7,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +24,7 @@ from simyard.core.artifacts import (
     WORLD,
     promised,
 )
-from simyard.core.files import AttemptPaths
+from simyard.core.files import STATE_SUFFIX, AttemptPaths, superfluous_states
 from simyard.core.records import CheckpointRecord, JobResult, Outcome, by_iteration
 from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint
 from simyard.core.stages import MAX_BYTES, Stages, stages_beside
@@ -59,8 +60,11 @@ class TrainingUploader(AttemptUploader):
         super()._send_all()
         if self._index_is_old:
             # After the events: a checkpoint counts when the metrics up to it are in the store too.
+            dropped = self._drop_states()
             self._store.put_json(self._keys.checkpoints, [record.to_json() for record in self.checkpoints])
             self._index_is_old = False
+            for state in dropped:  # no index names them any more
+                self._store.delete(state.key)
 
     def _files(self) -> Iterator[tuple[Path, str]]:
         yield from super()._files()
@@ -98,15 +102,18 @@ class TrainingUploader(AttemptUploader):
             with self._opened(path) as file:
                 if file is None or self._sent.get(str(path)) == (mark := mark_of(file)):
                     continue
-                if self._send_checkpoint(file, path):
-                    self._sent[str(path)] = mark
+                with self._opened(path.with_name(path.name + STATE_SUFFIX)) as state:
+                    if self._send_checkpoint(file, path, state):
+                        self._sent[str(path)] = mark
 
-    def _send_checkpoint(self, file: IO[bytes], path: Path) -> bool:
+    def _send_checkpoint(self, file: IO[bytes], path: Path, state: IO[bytes] | None) -> bool:
         """Send one checkpoint if it is whole. A copy is checked, hashed and sent: the original may be rewritten."""
         with tempfile.TemporaryDirectory(prefix="sending-", dir=self._paths.root) as folder:
             copy = Path(folder) / path.name
-            with copy.open("xb") as target:
-                shutil.copyfileobj(file, target, READ_BYTES)
+            for source, target in ((file, copy), (state, copy.with_name(path.name + STATE_SUFFIX))):
+                if source is not None:
+                    with target.open("xb") as opened:
+                        shutil.copyfileobj(source, opened, READ_BYTES)
             return self._send_copy(copy, self._stages_in(stages_beside(path)))
 
     def _stages_in(self, path: Path) -> Stages | None:
@@ -115,6 +122,22 @@ class TrainingUploader(AttemptUploader):
             return None
         with self._opened(path) as file:
             return Stages.read(file.read(MAX_BYTES + 1)) if file else None
+
+    def _send_state(self, copy: Path, name: str) -> InputFile:
+        """Send the state that was written before a checkpoint."""
+        sha256 = sha256_file(copy)
+        key = self._keys.state(name)
+        self._store.put_file(key, copy)
+        return InputFile(name=name, key=key, sha256=sha256, size_bytes=copy.stat().st_size)
+
+    def _drop_states(self) -> list[InputFile]:
+        """Take the oldest states off their records, where there are too many; return those."""
+        with_state = [index for index, record in enumerate(self.checkpoints) if record.state is not None]
+        states = [state for record in self.checkpoints if (state := record.state) is not None]
+        count = superfluous_states([state.size_bytes for state in states])
+        for index in with_state[:count]:
+            self.checkpoints[index] = replace(self.checkpoints[index], state=None)
+        return states[:count]
 
     def _send_copy(self, copy: Path, stages: Stages | None) -> bool:
         if not self._library.is_complete(copy):
@@ -129,6 +152,7 @@ class TrainingUploader(AttemptUploader):
         others = [record for record in self.checkpoints if record.name != name]
         numbered = [record for record in others if record.iteration is not None]
         resumed_from = resume.checkpoint.sha256 if resume else None
+        state = copy.with_name(copy.name + STATE_SUFFIX)
         record = CheckpointRecord(
             name=name,
             key=self._keys.file(CHECKPOINTS.name + name),
@@ -137,6 +161,8 @@ class TrainingUploader(AttemptUploader):
             iteration=iteration,
             parent=numbered[-1].sha256 if numbered else resumed_from,
             stages=stages,
+            # In the store before the checkpoint, which counts with it; nobody goes on from one without a number.
+            state=self._send_state(state, name + STATE_SUFFIX) if iteration is not None and state.exists() else None,
         )
         self._store.put_file(record.key, copy)
         self.checkpoints = by_iteration([*others, record])
@@ -159,9 +185,10 @@ class TrainingKind(Kind):
         return spec.last_iteration
 
     def inputs(self, spec: JobSpec, resume: ResumePoint | None) -> list[InputFile]:
-        """Return the checkpoint to resume from, and those that stages may begin with."""
-        outside = [stage.checkpoint.checkpoint for stage in spec.stages or () if stage.checkpoint]
-        return [*([resume.checkpoint, *(resume.others or ())] if resume else []), *outside]
+        """Return also the state of the training, the checkpoints of others, and those that stages may begin with."""
+        files = [resume.state, *(resume.others or ())] if resume else []
+        files += [stage.checkpoint.checkpoint for stage in spec.stages or () if stage.checkpoint]
+        return [*super().inputs(spec, resume), *(file for file in files if file is not None)]
 
     def reader(self, attempt: AttemptSpec, facts: Facts) -> Reader:
         """Return the reader of the library's output."""

@@ -193,7 +193,8 @@ def _notes(outcome: Outcome | None) -> tuple[str, ...]:
     if outcome is None:
         return ()
     early = f"ended at {outcome.unit} {outcome.done} of {outcome.total}: {outcome.ended_early}"
-    return (*(outcome.facts.notes if outcome.facts else ()), *([early] if outcome.ended_early else []))
+    known = outcome.facts.notes if outcome.facts else ()
+    return (*known, *(outcome.notes or ()), *([early] if outcome.ended_early else []))
 
 
 def manifest(spec: JobSpec, ended: JobResult) -> Manifest:

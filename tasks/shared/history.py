@@ -97,6 +97,7 @@ def resume_points(store: Store, job_id: str, *, before: int | None = None) -> li
             checkpoint=record.file,
             iteration=record.iteration,
             trusted=True,
+            state=record.state,
             stages=record.stages,
             others=tuple(named[name] for name in _wanted(record) if name in named) or None,
         )
