@@ -12,7 +12,6 @@ import pytest
 import yaml
 from simulated import CARTPOLE, Job, Yard
 
-from simyard.core.errors import RequestError
 from simyard.core.files import sha256_of
 
 pytestmark = [pytest.mark.sim, pytest.mark.long]  # a dozen trainings of their own
@@ -32,6 +31,13 @@ def agent_of(job: Job) -> str | None:
     """The key that a job's versions name."""
     found: str | None = job.json("versions.json")["simulator"].get("agent")
     return found
+
+
+def assert_refused(job: Job, code: str, says: str) -> None:
+    """A job ended with this code, before anything was simulated."""
+    error = job.result["error"]
+    assert error["code"] == code, error
+    assert says in error["message"]
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +88,7 @@ def test_a_task_of_several_agents_is_trained_resumed_and_evaluated(yard: Yard, a
     assert again.rows("episodes.csv") == measured.rows("episodes.csv")
     if algorithm == "PPO":
         return
-    with pytest.raises(RequestError, match="has several agents"):
-        yard.export(trained, overrides=())
+    assert_refused(yard.export(trained, overrides=()), "multi_agent", "has several agents")
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +103,8 @@ def test_adversarial_motion_priors_are_trained_evaluated_and_exported(yard: Yard
     trained.assert_whole()
     yard.evaluate(trained).assert_whole()
     yard.export(trained).assert_whole()
-    with pytest.raises(RequestError, match="The agent is PPO, and the task's is AMP"):
-        yard.train("task=Imitating-Cartpole-Direct", OWN, "rlLibrary=skrl", "agent=PPO")
+    other = yard.train("task=Imitating-Cartpole-Direct", OWN, "rlLibrary=skrl", "agent=PPO")
+    assert_refused(other, "unknown_agent", "The agent is PPO, and the task's is AMP.")
 
 
 @pytest.mark.usefixtures("package")
@@ -114,10 +119,11 @@ def test_classes_of_the_users_own_train_are_recorded_and_found_again(yard: Yard)
     for job in (trained, measured):
         job.assert_whole()
         assert job.json("versions.json")["simulator"]["classes"] == kept
-    with pytest.raises(
-        RequestError, match=r"agent\.class_name is 'own_agents.broken:Runner', which does not .*no_such_m"
-    ):
-        yard.train(f"task={CARTPOLE}", OWN, "agent.class_name=own_agents.broken:Runner")
+    broken = yard.train(f"task={CARTPOLE}", OWN, "agent.class_name=own_agents.broken:Runner")
+    assert_refused(
+        broken, "custom_class_import", "agent.class_name is 'own_agents.broken:Runner', which does not import"
+    )
+    assert "no_such_module" in broken.result["error"]["message"]
 
 
 def test_a_file_replaces_an_agents_configuration(yard: Yard, trained_managed: Job):
