@@ -114,7 +114,7 @@ def test_classes_of_the_users_own_train_are_recorded_and_found_again(yard: Yard)
     trained.assert_whole()
     assert "own runner: OwnPPO trains OwnActor" in (trained.artifacts / "command.stdout.log").read_text()
     digest = sha256_of(PACKAGE / "own_agents" / "learning.py")
-    kept = [{"key": key, "name": name, "sha256": digest} for key, name in CLASSES.items()]
+    kept = [{"key": key, "name": name, "sha256": digest} for key, name in sorted(CLASSES.items())]
     measured = yard.evaluate(trained)
     for job in (trained, measured):
         job.assert_whole()
