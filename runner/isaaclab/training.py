@@ -9,7 +9,8 @@ from simyard.runner.isaaclab import lookup as isaaclab_lookup
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab import scripts as isaaclab_scripts
 from simyard.runner.isaaclab.environment import stepped
-from simyard.runner.isaaclab.training_state import keeper_of
+from simyard.runner.isaaclab.training_state import ANEW, keeper_of
+from simyard.runner.progress import say_note
 from simyard.runner.rl import Resumption, Scale, get_library
 
 
@@ -63,6 +64,8 @@ def train(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
     if attempt.world is not None:
         from simyard.runner.isaaclab.ranks import train_together
 
+        if attempt.start_iteration:
+            say_note(f"{ANEW}: of {job.ranks} ranks no state is kept")
         train_together(request, attempt, attempt.world, paths)
         return
     keeper = keeper_of(attempt, facts, paths)

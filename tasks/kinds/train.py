@@ -170,8 +170,8 @@ class TrainingKind(Kind):
         return spec.last_iteration
 
     def inputs(self, spec: JobSpec, resume: ResumePoint | None) -> list[InputFile]:
-        """Return the checkpoint to resume from, and the state beside it."""
-        return [file for file in (resume.checkpoint, resume.state) if file is not None] if resume else []
+        """Return the checkpoint to resume from; the state beside it may be lost."""
+        return [resume.checkpoint] if resume else []
 
     def reader(self, attempt: AttemptSpec, facts: Facts) -> Reader:
         """Return the reader of the library's output."""
