@@ -241,9 +241,11 @@ def fit_library(job: JobSpec, library: Library, agent: Mapping[str, Any], facts:
             f"The agent {problem}.", code="unknown_agent", advice="Name that one, or leave agent out: it is the task's."
         )
     not_resumable = library.not_resumable(agent)
-    if job.resume and not_resumable:
+    if job.resume and not_resumable and job.resume.state is None:
         raise RequestError(
-            f"This job cannot resume: {not_resumable}.", code="not_resumable", advice="Train from scratch."
+            f"This job cannot resume: {not_resumable}, and no state was kept beside this one.",
+            code="not_resumable",
+            advice="Train from scratch, or go on from a checkpoint of a job in this store, with resume.fromJob.",
         )
     return replace(
         facts,
