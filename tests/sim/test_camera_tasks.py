@@ -88,11 +88,17 @@ def test_driven_by_the_export_the_episodes_are_those_of_the_evaluation(
         assert mine["total"] == pytest.approx(float(row["return"]), abs=1e-4)
 
 
-@pytest.mark.parametrize("renderer", ["isaacsim_rtx", "ovrtx"])
-def test_a_renderer_that_is_not_here_is_refused_before_anything_starts(renderer: str, yard: Yard):
+@pytest.mark.parametrize(
+    ("renderer", "says"),
+    [
+        ("isaacsim_rtx", "needs Isaac Sim, which .* does not have, for a Kit-based renderer"),
+        ("ovrtx", "draws its cameras with OVRTX, which .* does not have"),
+        ("rtx", "draws its cameras with OVRTX, which .* does not have"),
+    ],
+)
+def test_a_renderer_that_is_not_here_is_refused_before_anything_starts(renderer: str, says: str, yard: Yard):
     settings = (f"task={TASK}", f"renderer={renderer}", f"numEnvs={ENVS}")
     request = check_config(read_config(yard.config, TrainRequest, settings), TrainRequest)
-    with pytest.raises(RequestError) as refused:
+    with pytest.raises(RequestError, match=says) as refused:
         yard.check(request, yard.config.parent)
-    print(refused.value.failure)
     assert refused.value.failure.code == "engine_absent"
