@@ -219,7 +219,7 @@ class Catalog:
     # --- what is kept ---
 
     def _read(self) -> _Kept:
-        with suppress(OSError, ValueError, KeyError, TypeError):  # a broken file is as none
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # a broken file is as none
             read = read_json(self._path)
             if unchanged(read["evidence"]):
                 tasks = {name: TaskFacts.from_json(facts) for name, facts in read["tasks"].items()}
