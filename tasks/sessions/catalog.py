@@ -189,15 +189,20 @@ class Catalog:
                 return _now(kept.tasks[name])
         raise unknown("task", task, kept.registered, code="unknown_task")
 
-    def of_package(self, reference: str, base: Path) -> list[TaskFacts]:
-        """Return the tasks that a package of the user's registers; nothing of it is kept.
+    def of_package(
+        self, reference: str, base: Path, task: str | None = None, *, measure: bool = False
+    ) -> list[TaskFacts]:
+        """Return the tasks that a package of the user's registers, or one of them; nothing of it is kept.
 
         Args:
             reference: The package, as `customEnvironment` of a job names it.
             base: Folder that a relative path starts from.
+            task: Id of the one that is wanted.
+            measure: Whether to make its environment for what only that tells.
 
         Raises:
-            RequestError: It is no package, does not import, or registers nothing; or there is no simulator here.
+            RequestError: It is no package, does not import, or registers nothing, or not this task; or there is no
+                simulator here.
             WorkloadError: The simulator's process did not answer.
         """
         found = find_package(reference, base, "--package")
@@ -206,8 +211,11 @@ class Catalog:
             overlay = folder / "overlay"
             package = install(found.path, overlay, python=self._machine.python, scratch=folder / "build")
             callback = None if package.task_entry_points else registering_module(package)
-            wanted = TellTasks(names=None, overlay=str(overlay), import_callback=callback)
+            names = None if task is None else _ids(task)
+            wanted = TellTasks(names=names, overlay=str(overlay), import_callback=callback, measure=measure)
             told = self._ask(wanted, replace(_NOBODY, packages=(found.file,)), blamed=f"The package {package.name!r}")
+        if not told.tasks and task is not None:
+            raise unknown("task", task, told.registered, code="unknown_task")
         if not told.tasks:
             raise RequestError(
                 f"The package {package.name!r} registers no task.",

@@ -64,7 +64,7 @@ def test_packages_tell_their_own_tasks_and_harm_none(tmp_path: Path) -> None:
         )
         return Catalog(machine).of_package(str(tmp_path / name), tmp_path)
 
-    good, bad = tasks_of(
+    bad, good = tasks_of(
         "mixed",
         """
         import gymnasium
@@ -90,6 +90,10 @@ def test_packages_tell_their_own_tasks_and_harm_none(tmp_path: Path) -> None:
     assert good.why_not == ("it has no agent of rsl_rl, rl_games, sb3, skrl",)
     assert bad.task == "Mine-Bad"
     assert "boom" in bad.why_not[-1]
+    (measured,) = Catalog(machine).of_package(str(tmp_path / "mixed"), tmp_path, "Mine-Good", measure=True)
+    assert (measured.measured, measured.success) == (True, "metric Metrics/success_rate")
+    with pytest.raises(RequestError, match=r"Unknown task 'Mine-Goood'\. Did you mean 'Mine-Good'\?"):
+        Catalog(machine).of_package(str(tmp_path / "mixed"), tmp_path, "Mine-Goood")
     with pytest.raises(RequestError, match=r"The package 'dies' ends the simulator's process.*exit code 7"):
         tasks_of("dies", "import os; os._exit(7)")
     with pytest.raises(RequestError, match="registers no task"):
