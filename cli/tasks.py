@@ -69,7 +69,9 @@ def _draw(rows: Sequence[TaskRow], columns: Columns) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*columns, box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in columns:
+        table.add_column(title, no_wrap=title == "TASK", overflow="fold")
     for row in rows:
         cells = [getattr(row, cell) if isinstance(cell, str) else cell(row) for cell in columns.values()]
         table.add_row(*(Text(plain(str(cell))) for cell in cells), style=None if row.runnable else "dim")
