@@ -107,7 +107,7 @@ def job_page(
         blame=_BLAME.get(job.failure.category, "") if job.failure else "",
         settings=json.dumps(spec.request, indent=2, ensure_ascii=False),
         attempts=[(attempt, _ending(attempt, is_newest=attempt is past[-1])) for attempt in past],
-        curves=training.plots, machine=machine.plots, episodes=episodes,
+        stages=tables.stages(), curves=training.plots, machine=machine.plots, episodes=episodes,
         videos=[(name, filmed.get(name)) for name in videos],
         logs={name: lines for name, lines in logs.items() if lines}, log_lines=LOG_LINES,
         artifacts=entries, links=links, most_rows=MOST_ROWS,

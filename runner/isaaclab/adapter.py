@@ -14,11 +14,11 @@ from typing import Any
 
 from simyard.core.errors import RequestError
 from simyard.core.files import AttemptPaths
-from simyard.core.specs import AttemptSpec, Facts, JobSpec
+from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec
 from simyard.core.task_facts import TaskFacts
 from simyard.runner.adapter import Adapter, UnfitProcessError
 from simyard.runner.imported import when_imported
-from simyard.runner.isaaclab import kit
+from simyard.runner.isaaclab import agent_files, kit
 from simyard.runner.isaaclab import lookup as isaaclab_lookup
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab import physics as isaaclab_physics
@@ -94,10 +94,18 @@ class IsaacLab(Adapter):
         """Refuse a task, an engine or an override that cannot be."""
         if job.kind == "rollout":  # its task may be a class
             return
+        if job.stages is not None:
+            for index in range(len(job.stages)):
+                cls.refuse_known(job.in_stage(index), findings)
+            return
         library = get_library(job.library)
-        isaaclab_lookup.find_task(job.task, library, findings["tasks"])
+        isaaclab_lookup.find_task(job.task, library, findings["tasks"], job.agent)
         isaaclab_physics.refuse_known(job, findings.get("physics", {}))  # those of an earlier version have none
-        isaaclab_overrides.refuse_known(job.task, library, job.overrides, findings["keys"], physics=job.physics)
+        if job.agent_config is not None:  # it may bring keys of its own
+            return
+        isaaclab_overrides.refuse_known(
+            job.task, library, job.overrides, findings["keys"], physics=job.physics, agent=job.agent
+        )
 
     def check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Facts:
         """Look the task up, resolve its configuration, apply every override to it, and open checkpoints."""
@@ -121,9 +129,19 @@ class IsaacLab(Adapter):
         register_tasks(overlay, job.import_callback)
         job = isaaclab_lookup.as_registered(job)
         require_registered(job.task, overlay, isaaclab_lookup.registered_tasks())
-        isaaclab_lookup.find_task(job.task, library, isaaclab_lookup.registered_tasks())
-        facts, _ = isaaclab_lookup.resolve(job, library, files)
-        return facts
+        isaaclab_lookup.find_task(job.task, library, isaaclab_lookup.registered_tasks(), job.agent)
+
+        def find(file: InputFile) -> Path | None:
+            return files.get(file.sha256)
+
+        with agent_files.used(job, find) as job:
+            if job.stages is None:
+                facts, _ = isaaclab_lookup.resolve(job, library, files)
+            else:
+                from simyard.runner.isaaclab import stages as isaaclab_stages
+
+                facts = isaaclab_stages.check(job, library, files)
+        return replace(facts, notes=(*facts.notes, *agent_files.notes(job, find)))
 
     def tasks(
         self, names: Sequence[str] | None, overlay: Path | None, import_callback: str | None, *, measure: bool
@@ -168,6 +186,8 @@ class IsaacLab(Adapter):
         work: Callable[[AttemptSpec, Facts, AttemptPaths], None]
         # Each is imported where it is done: the control side imports adapters too, to know what there is.
         match job.kind:
+            case "train" if job.stages:
+                from simyard.runner.isaaclab.stages import train_in_stages as work
             case "train":
                 from simyard.runner.isaaclab.training import train as work
             case "evaluate":
@@ -178,8 +198,14 @@ class IsaacLab(Adapter):
                 from simyard.runner.rollout.task import run as work
             case _:
                 raise ValueError(f"no work for a job of kind {job.kind!r}")
-        with compilations_told():
-            work(attempt, facts, paths)
+        in_api = facts.flavor == "api" and job.kind != "rollout"  # that one registers its task later
+        if in_api and job.kind == "train":
+            get_library(job.library).begin_training()
+        with (
+            compilations_told(),
+            agent_files.used(attempt.job, lambda file: paths.inputs / file.name if in_api else None) as job,
+        ):
+            work(replace(attempt, job=job), facts, paths)
 
 
 # --- changes to modules of others -----------------------------------------------------------------------------------

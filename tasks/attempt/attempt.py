@@ -207,6 +207,8 @@ class _Attempt:
                 workload, self.paths, limits=limits, reader=self.kind.reader(self.spec, self.facts), watch=self._watch
             )
         self._show_work(ending.watched)  # what it did since the last look
+        for note in ending.watched.notes:
+            self.log("working", "note", note)
         self.log("session", "note", ending.leaving or "it waits for another job", jobs_before=earlier)
         return ending
 
@@ -260,6 +262,7 @@ class _Attempt:
             exit_code=ending.exit_code if ending else None,
             signal=ending.signal if ending else None,
             end_marker=seen.end_marker if seen else False,
+            notes=(seen.notes or None) if seen else None,
             ended_early=seen.ended_early if seen else None,
             stopped_because=seen.stopped_because if seen else None,
             opened=account.opened if account else (),
@@ -404,6 +407,8 @@ def _write_versions(facts: Facts, path: Path) -> None:
                 "flavor": facts.flavor,
                 "device": facts.device,
                 **({"physics": facts.physics} if facts.physics else {}),
+                **({"agent": facts.agent} if facts.agent else {}),
+                **({"classes": [one.to_json() for one in facts.classes]} if facts.classes else {}),
             },
             "packages": facts.versions,
             "gpu": gpu_and_driver(),

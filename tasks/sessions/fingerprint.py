@@ -88,7 +88,7 @@ class _Kept(TypedDict):
     """The file of the findings, without what is checked by the status of every file in it."""
 
     jobs: list[str]
-    """Task, library and named engine of the jobs whose checks they come from."""
+    """Task, library, named engine and named agent of the jobs whose checks they come from."""
     findings: dict[str, dict[str, Any]]
     """Of the simulator's adapter, for its `refuse_known`."""
     evidence: dict[str, Status]
@@ -127,7 +127,7 @@ class Findings:
         if self._brings_code or not workload.is_waiting:
             return
         kept = self._kept if unchanged(self._kept["evidence"]) else _Kept(jobs=[], findings={}, evidence={})
-        like = " ".join(filter(None, (self._job.task, self._job.library, self._job.physics)))
+        like = " ".join(filter(None, (self._job.task, self._job.library, self._job.physics, self._job.agent)))
         if like in kept["jobs"]:
             return
         with suppress(WorkloadError, OSError):  # the next check finds it out again

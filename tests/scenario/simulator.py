@@ -39,7 +39,7 @@ from simyard.runner.adapter import ADAPTERS, Adapter
 from simyard.runner.evaluation.episode_statistics import Episode
 from simyard.runner.evaluation.summary import summarize
 from simyard.runner.evaluation.tables import EpisodeTable, write_metrics
-from simyard.runner.progress import say_count
+from simyard.runner.progress import say_count, say_note
 from simyard.runner.rl import Resumption, get_library
 
 ITERATION_S = 0.1
@@ -158,12 +158,15 @@ class Run:
         self.writes_world = attempt.world is not None and attempt.node == 0
         self.weights = torch.zeros(3, 2)
         self.start = 0
+        self.keeps_state = False
         self.saves = self.marks_end = True
         self.reward_step = 10.0
         if attempt.resume:
             source = paths.inputs / attempt.resume.checkpoint.name
             resumption = Resumption(checkpoint=source, folder=paths.root, start_iteration=attempt.start_iteration)
             self.resume(self.library.prepare_resume(resumption)[0])
+            if state := attempt.resume.state:
+                say_note(f"it had {(paths.inputs / state.name).read_text()!r}")
         self.folder = Path("logs", self.library.name, "scenario") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
         for name, text in (("params/env.yaml", "seed: 1\n"), ("params/agent.yaml", "lr: 1\n"), ("git/lab.diff", "+")):
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -208,6 +211,8 @@ class Run:
     def save(self, index):
         import torch
 
+        if self.keeps_state:
+            (self.folder / f"model_{index}.pt.state").write_text(f"state {index}")
         if self.saves:
             torch.save(
                 {"actor_state_dict": {"weights": self.weights}, "iter": index}, self.folder / f"model_{index}.pt"
@@ -273,6 +278,9 @@ class Run:
 
     def save_nothing(self):
         self.saves = False
+
+    def keep_states(self):
+        self.keeps_state = True
 
     def end_unmarked(self):
         self.marks_end = False
