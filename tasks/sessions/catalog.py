@@ -26,6 +26,7 @@ from simyard.runner.isaaclab.physics import ENGINES
 from simyard.runner.isaaclab.renames import current_id, former_ids
 from simyard.runner.messages import TellTasks, ToldTasks
 from simyard.runner.rl import get_library
+from simyard.runner.rl.base import DEFAULT_AGENT
 from simyard.tasks.packages.install import install, registering_module
 from simyard.tasks.packages.pack import find_package
 from simyard.tasks.robots.recipes import RECIPES
@@ -64,7 +65,7 @@ def row(facts: TaskFacts) -> TaskRow:
         task=facts.task,
         kind=facts.kind,
         libraries=facts.libraries,
-        agents=tuple(f"{agent.library} {agent.name}" for agent in facts.agents if agent.name != "default"),
+        agents=tuple(f"{agent.library} {agent.name}" for agent in facts.agents if agent.name != DEFAULT_AGENT),
         physics=tuple(engine.name for engine in facts.engines),
         runnable=facts.runnable,
         why_not=facts.why_not,
