@@ -200,7 +200,6 @@ def _solver() -> Any:
 
 
 def _compile(builder: Any, file: Path, robot: Robot) -> _Compiled:
-    import newton
     import numpy as np
 
     try:
