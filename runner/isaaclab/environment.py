@@ -73,11 +73,12 @@ def fresh_environment(
 
 
 @contextmanager
-def stepped(steps_done: int) -> Iterator[None]:
+def stepped(steps_done: int, made: Callable[[Any], None] = lambda env: None) -> Iterator[None]:
     """Let every environment that is made in the body go on counting its steps where an earlier one stopped.
 
     Isaac Lab counts from 0 in each process, and curricula, rewards and events ask for the count: a resumed training
-    would have its first curriculum again, and an evaluation tasks that the policy has left behind.
+    would have its first curriculum again, and an evaluation tasks that the policy has left behind. `made` is called
+    with each innermost one, before its first reset.
     """
     import gymnasium
 
@@ -87,6 +88,7 @@ def stepped(steps_done: int) -> Iterator[None]:
         env = make(*arguments, **options)
         if hasattr(env.unwrapped, "common_step_counter"):
             env.unwrapped.common_step_counter = steps_done
+        made(env.unwrapped)
         return env
 
     gymnasium.make = make_stepped

@@ -285,8 +285,7 @@ def _require_assets(config: TaskConfig) -> None:
     from isaaclab.utils import assets
 
     root: str = assets.NUCLEUS_ASSET_ROOT_DIR
-    # Models and networks of actuators; nothing but the looks of a film comes from textures and materials.
-    wanted = {path for path in wanted_assets(config, root) if Path(path).suffix in (*_MODEL_ENDINGS, ".pt")}
+    wanted = needed_assets(config, root)
 
     # A robot of the user's, named by an override.
     if lost := sorted(path for path in _models(config) if "://" not in path and not path.startswith(root + "/")
@@ -320,6 +319,14 @@ def _require_assets(config: TaskConfig) -> None:
 def _models(config: TaskConfig) -> set[str]:
     """Return the USD files that a configuration names."""
     return {path for path in _texts(config) if Path(path).suffix in _MODEL_ENDINGS}
+
+
+def needed_assets(config: TaskConfig, root: str) -> set[str]:
+    """Return the files below an asset root without which a task does not run: models, and networks of actuators.
+
+    Nothing but the looks of a film comes from textures and materials.
+    """
+    return {path for path in wanted_assets(config, root) if Path(path).suffix in (*_MODEL_ENDINGS, ".pt")}
 
 
 def wanted_assets(config: TaskConfig, root: str) -> set[str]:

@@ -15,7 +15,7 @@ from simyard.runner.rl.base import Library, Progress, Resumption, Scale
 
 DEFAULT_LIBRARY = "rsl_rl"
 """The library of requests that name none: Isaac Lab's own default."""
-_OTHERS = ("agents", "base", "checkpoints", "inference")
+_OTHERS = ("agents", "base", "checkpoints", "inference", "networks")
 """The files of this folder that are no library."""
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +19,14 @@ from simyard.runner.rl.base import (
     Progress,
     Resumption,
     Scale,
+    StateKeeper,
     to_int,
     use_learning_rate,
+    with_methods,
 )
 from simyard.runner.rl.checkpoints import layers_of, length_of, setting
-from simyard.runner.rl.inference import as_network, keeping_random_numbers, recurrent, require_flat
+from simyard.runner.rl.inference import keeping_random_numbers
+from simyard.runner.rl.networks import Layout, Network, as_network, inputs_of, recurrent, refuse_normalized_images
 
 if TYPE_CHECKING:
     import torch
@@ -101,7 +106,7 @@ class SkrlPolicy(Policy):
                 actions = {name: outputs[name].get("mean_actions", actions[name]) for name in self._team}
             self._observations, *_ = self._env.step(actions)
 
-    def network(self) -> torch.nn.Module:
+    def network(self) -> Network:
         """Return preprocessor, model and its clipping."""
         import torch
 
@@ -114,19 +119,25 @@ class SkrlPolicy(Policy):
         model = self._agent.policy
         if model.get_specification().get("rnn"):
             raise recurrent("its model has a state")
-        require_flat(self._env, self.observation_groups)
-        normalizer = self.normalizer()
+        convolutions = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)]
+        (given,) = inputs = inputs_of(self._env, self.observation_groups, images=True)
+        if given.is_image and convolutions:
+            inputs = (replace(given, layout=_layout(given.shape, convolutions[0].in_channels)),)
+        if normalizer := self.normalizer():
+            refuse_normalized_images(inputs)
         clips, prefix = next((name, prefix) for name, prefix in _MIXINS if hasattr(model, name))
         low, high = getattr(model, f"{prefix}_min_actions"), getattr(model, f"{prefix}_max_actions")
 
-        def forward(observations: Any) -> Any:
+        def forward(self: Any, observations: Any) -> Any:
             if normalizer is not None:
                 observations = normalizer.apply(observations)
-            actions, _ = model.compute({"observations": observations}, "policy")
+            # The library hands its models everything flat.
+            flat = observations.flatten(1) if given.is_image else observations
+            actions, _ = self.model.compute({"observations": flat}, "policy")
             return torch.clamp(actions, min=low, max=high) if getattr(model, clips) else actions
 
         try:
-            return as_network(forward, model=model)
+            return Network(module=as_network(forward, model=model), inputs=inputs)
         finally:
             # A model that shares layers with the value keeps what they gave, which was no tensor here.
             if hasattr(model, "_shared_output"):
@@ -219,6 +230,43 @@ class Skrl(Library):
 
     # --- during a training ------------------------------------------------------------------------------------------
 
+    @contextmanager
+    def kept_by(self, keeper: StateKeeper) -> Iterator[None]:
+        """Watch the agents write, and the first step: the trainer resets the environments before it."""
+        from skrl.agents.torch import Agent  # type: ignore[import-untyped]
+        from skrl.envs.wrappers.torch.isaaclab_envs import IsaacLabWrapper  # type: ignore[import-untyped]
+        from skrl.utils.runner.torch import Runner
+
+        run, step, write = Runner.run, IsaacLabWrapper.step, Agent.write_checkpoint
+        running: list[Any] = []
+        begun: list[Any] = []
+
+        def own() -> dict[str, Any]:
+            schedulers = [getattr(runner.agent, "scheduler", None) for runner in running]
+            return {"schedulers": [vars(scheduler) for scheduler in schedulers if scheduler is not None]}
+
+        def run_watched(runner: Any, *arguments: Any, **options: Any) -> None:
+            running[:], begun[:] = [runner], []
+            run(runner, *arguments, **options)
+
+        def begin_and_step(env: Any, actions: Any) -> Any:
+            if running and not begun:
+                begun.append(env)
+                keeper.begin(env, own())
+            return step(env, actions)
+
+        def write_both(agent: Any, *, timestep: int, timesteps: int) -> None:
+            if begun and not agent.cfg.experiment.store_separately:
+                keeper.save(Path(agent.experiment_dir, "checkpoints", f"agent_{timestep}.pt"), begun[0], own())
+            write(agent, timestep=timestep, timesteps=timesteps)
+
+        with (
+            with_methods(Runner, run=run_watched),
+            with_methods(IsaacLabWrapper, step=begin_and_step),
+            with_methods(Agent, write_checkpoint=write_both),
+        ):
+            yield
+
     reward_tag = "Reward / Total reward (mean)"
     length_tag = "Episode / Total timesteps (mean)"
     checkpoint_glob = "logs/skrl/*/*/checkpoints/*.pt"
@@ -304,6 +352,12 @@ def _of_first_agent(state: Mapping[Any, Any]) -> Mapping[Any, Any]:
     parts = [part for part in state.values() if isinstance(part, Mapping)]
     is_team = "policy" not in state and bool(parts) and all(isinstance(part.get("policy"), Mapping) for part in parts)
     return parts[0] if is_team else state
+
+
+def _layout(shape: tuple[int, ...], channels: int) -> Layout | None:
+    """Return the order of an image's sides by the channels that the first convolution takes."""
+    first, last = shape[0] == channels, shape[-1] == channels
+    return None if first == last else "NCHW" if first else "NHWC"
 
 
 LIBRARY = Skrl()

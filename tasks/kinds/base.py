@@ -12,6 +12,7 @@ from simyard.core.artifacts import SUMMARY, ArtifactType, promised
 from simyard.core.files import AttemptPaths
 from simyard.core.records import JobResult, Outcome
 from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, Limits, ResumePoint
+from simyard.core.stages import Stages
 from simyard.requests.jobs import JobRequest
 from simyard.runner.progress import Reader, counting_reader
 from simyard.store.store import Store
@@ -66,6 +67,8 @@ class Figures:
     """Figures of the result, as the workload wrote them; of a training its speed; None where it left none."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Of a training: the summary of each tag, as in metrics.json."""
+    stages: Stages | None = None
+    """Of a training in stages: how they ran."""
 
 
 class Kind:
