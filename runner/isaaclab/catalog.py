@@ -33,7 +33,6 @@ from simyard.runner.isaaclab.physics import (
 )
 from simyard.runner.rl import LIBRARIES
 
-_ENTRY = "_cfg_entry_point"
 _LONGEST = 500
 """Characters of a text that a configuration brings."""
 _MARKUP = re.compile(":[a-z]+:(?=`)|`")
@@ -99,10 +98,8 @@ def stand_in(task: str) -> JobSpec:
 def _agents(kwargs: Mapping[str, Any]) -> Iterator[TaskAgent]:
     for library in LIBRARIES.values():
         installed = importlib.util.find_spec(library.module) is not None
-        for key in sorted(kwargs, key=lambda key: (key != library.agent_key, key)):
-            if key == library.agent_key or (key.startswith(f"{library.name}_") and key.endswith(_ENTRY)):
-                short = key[len(library.name) + 1 : -len(_ENTRY)] if key != library.agent_key else "default"
-                yield TaskAgent(library=library.name, name=short, key=key, installed=installed)
+        for short, key in library.agents(kwargs).items():
+            yield TaskAgent(library=library.name, name=short, key=key, installed=installed)
 
 
 def _resolve(name: str, preset: str | None) -> tuple[Any, TaskConfig]:
