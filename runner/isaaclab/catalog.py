@@ -33,6 +33,7 @@ from simyard.runner.isaaclab.physics import (
 )
 from simyard.runner.rl import LIBRARIES
 
+_ENTRY = "_cfg_entry_point"
 _LONGEST = 500
 """Characters of a text that a configuration brings."""
 _MARKUP = re.compile(":[a-z]+:(?=`)|`")
