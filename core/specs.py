@@ -346,7 +346,7 @@ class JobSpec(Wire):
             self,
             stages=None,
             agent=stage.agent or self.agent,
-            agent_config=None if stage.agent else self.agent_config,
+            agent_config=None if stage.agent else self.agent_config,  # that is of the job's agent
             overrides=(*self.overrides, *stage.overrides),
             max_iterations=stage.max_iterations,
             resume=stage.checkpoint,

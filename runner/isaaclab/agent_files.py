@@ -200,6 +200,14 @@ def _merge(config: Any, content: Mapping[str, Any], library: Library, path: str)
         if key not in fields:
             raise unknown(f"key in {_FIELD}:", name, [f"{path}.{field}" for field in fields], code="bad_agent_config")
         old = fields[key]
+        if _is_missing(old) and isinstance(value, Mapping):
+            if not value:  # so Isaac Lab writes what is missing
+                continue
+            raise RequestError(
+                f"{_FIELD}: {name} is an object, of which the task's configuration does not say the class.",
+                code="bad_agent_config",
+                advice="Leave it out, or have your task package register a configuration with it.",
+            )
         is_node = isinstance(old, dict) or dataclasses.is_dataclass(old)
         if isinstance(value, Mapping) and is_node and (old or not isinstance(old, dict)):
             value = _merge(old, value, library, name)

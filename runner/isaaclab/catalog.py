@@ -32,7 +32,7 @@ from simyard.runner.isaaclab.physics import (
     presets_of,
 )
 from simyard.runner.rl import LIBRARIES
-from simyard.runner.rl.agents import DEFAULT_AGENT, ENTRY
+from simyard.runner.rl.agents import ENTRY
 
 _LONGEST = 500
 """Characters of a text that a configuration brings."""
@@ -99,8 +99,8 @@ def stand_in(task: str) -> JobSpec:
 def _agents(kwargs: Mapping[str, Any]) -> Iterator[TaskAgent]:
     for library in LIBRARIES.values():
         installed = importlib.util.find_spec(library.module) is not None
-        for name, key in sorted(library.agents(kwargs).items(), key=lambda agent: agent[0] != DEFAULT_AGENT):
-            yield TaskAgent(library=library.name, name=name, key=key, installed=installed)
+        for short, key in library.agents(kwargs).items():
+            yield TaskAgent(library=library.name, name=short, key=key, installed=installed)
 
 
 def _resolve(name: str, preset: str | None) -> tuple[Any, TaskConfig]:

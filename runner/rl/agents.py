@@ -41,9 +41,10 @@ class Agents:
         return agent
 
     def agents(self, registered: Iterable[str]) -> dict[str, str]:
-        """Return the agents of this library among the keys that a task registers, by their short forms."""
+        """Return a library's agents among the keys that a task registers, by their short forms: its own first."""
         prefix = f"{self.name}_"
-        own = sorted(key for key in registered if key.startswith(prefix) and key.endswith(ENTRY))
+        own = [key for key in registered if key.startswith(prefix) and key.endswith(ENTRY)]
+        own.sort(key=lambda key: (key != self.agent_key, key))
         return {key[len(prefix) : -len(ENTRY)] if key != self.agent_key else DEFAULT_AGENT: key for key in own}
 
     def find_agent(self, agent: str | None, registered: Iterable[str]) -> str | None:
