@@ -53,6 +53,7 @@ class Keeper:
         self._identity = dict(identity)
         self._inexact = inexact
         self._source = source
+        self.has_state = source is not None
         self._absent = absent
         self._fresh: dict[str, Any] = {}
         self._noted: set[str] = set()
