@@ -174,7 +174,9 @@ def keeper_of(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> Keeper
     elif resume is not None and attempt.start_iteration:
         absent = f"no state of the training came with {resume.checkpoint.name!r}"
     inexact = "resume.exact is false" if job.exact is False else None
-    if not get_library(job.library).resumes_exactly:
+    if facts.device != "cpu":
+        inexact = "it is on a GPU"
+    elif not get_library(job.library).resumes_exactly:
         inexact = f"{job.library} resets its environments when it begins"
     return Keeper(identity, inexact=inexact, source=source, absent=absent)
 
@@ -211,8 +213,6 @@ def _lacking(found: Found, regions: Sequence[Region]) -> str | None:
     simulation = SimulationContext.instance()
     if simulation is None or not hasattr(simulation.cfg.physics, "solver_cfg"):
         return "the engine keeps it to itself (only Newton's can be read)"
-    if any(region.device != "cpu" for region in regions):
-        return "it is on a GPU"
     if found.out_of_reach:
         return f"{_listed(found.out_of_reach)} cannot be read"
     if (size := sum(region.size for region in regions)) > MOST_BYTES:
