@@ -140,8 +140,8 @@ def launcher_arguments(request: Any, job: JobSpec, world: World) -> list[str]:
     arguments = ["--rl_library", request.backend, *meeting_point(job, world)]
     arguments += ["--task", request.task, "--num_envs", str(request.num_envs), "--seed", str(request.seed)]
     arguments += ["--max_iterations", str(request.max_iterations), f"--run_timestamp={world.timestamp}"]
-    if request.checkpoint is not None:
-        arguments += ["--checkpoint", request.checkpoint]
+    arguments += ["--checkpoint", request.checkpoint] if request.checkpoint is not None else []
+    arguments += ["--agent", request.agent] if request.agent is not None else []
     return [*arguments, *request.backend_args, *request.hydra_args]
 
 
@@ -168,22 +168,39 @@ def main() -> int:
             write_json(paths.world, connection.to_json())
         if not arguments:  # Isaac Lab 2.3 trains in a process of its own
             return 0
-        # First of all: it has Warp leave out what only differentiable simulation needs, as each rank of theirs does.
-        from isaaclab_rl.entrypoints.multigpu import run_train_cli
-
+        run_train_cli = trainer()
         from simyard.runner.isaaclab import kit
+        from simyard.runner.isaaclab.agent_files import used
         from simyard.runner.isaaclab.environment import stepped
         from simyard.runner.isaaclab.lookup import register_tasks
+        from simyard.runner.rl import get_library
 
         kit.stay_open()
         facts = Facts.from_json(read_json(paths.facts))
         register_tasks(paths.overlay if job.packages else None, job.import_callback)
-        with kit.only_if(facts.kit), stepped(attempt.start_iteration * facts.rollout):
+        get_library(job.library).begin_training()
+        with (
+            used(job, lambda file: paths.inputs / file.name),
+            kit.only_if(facts.kit),
+            stepped(attempt.start_iteration * facts.rollout),
+        ):
             return int(run_train_cli(arguments))
     except Exception as error:
         failure = RankFailure(at=time.time(), error=f"{type(error).__name__}: {error}")
         write_json(_failure_file(paths, os.environ["RANK"]), failure.to_json())
         raise
+
+
+def trainer() -> Any:
+    """Return Isaac Lab's training, as a process on one GPU has it.
+
+    Each rank of theirs imports `entrypoints.multigpu`, which has Warp leave out the backward pass. Kernels without it
+    are others: the ranks would compile their own for up to a minute, where jobs on one GPU, `prewarm` or an imported
+    cache have left all of them.
+    """
+    from isaaclab_rl.entrypoints.dispatch import run_train_cli
+
+    return run_train_cli
 
 
 def _failure_file(paths: AttemptPaths, rank: str) -> Path:

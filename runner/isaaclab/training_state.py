@@ -186,8 +186,8 @@ class Keeper:
             say_note(note)
 
 
-def keeper_of(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> Keeper:
-    """Return the keeper of an attempt's state."""
+def keeper_of(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths, *, anew: bool = False) -> Keeper:
+    """Return the keeper of an attempt's state; of one that begins `anew` on purpose nobody looks for an earlier one."""
     job, resume = attempt.job, attempt.resume
     of_agent = ("agent.", "+agent.", "~agent.")
     identity = {
@@ -203,7 +203,7 @@ def keeper_of(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> Keeper
     source = absent = None
     if resume is not None and resume.state is not None:
         source = paths.inputs / resume.state.name
-    elif resume is not None and attempt.start_iteration:
+    elif resume is not None and attempt.start_iteration and not anew:
         absent = f"no state of the training came with {resume.checkpoint.name!r}"
     inexact = "resume.exact is false" if job.exact is False else None
     if facts.device != "cpu":

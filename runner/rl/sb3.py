@@ -30,7 +30,7 @@ from simyard.runner.rl.base import (
     with_methods,
 )
 from simyard.runner.rl.checkpoints import layers_of, length_of, load, no_checkpoint, setting
-from simyard.runner.rl.inference import as_network, require_flat
+from simyard.runner.rl.networks import Network, as_network, inputs_of
 
 if TYPE_CHECKING:
     import torch
@@ -120,24 +120,24 @@ class Sb3Policy(Policy):
             actions, _ = self._agent.predict(self._observations, deterministic=True)
             self._observations, *_ = self._env.step(actions)
 
-    def network(self) -> torch.nn.Module:
+    def network(self) -> Network:
         """Return normaliser, layers, and what `predict` does with their output."""
         import torch
 
-        require_flat(self._env, self.observation_groups)
+        inputs = inputs_of(self._env, self.observation_groups)
         policy, normalizer = self._agent.policy, self.normalizer()
         low, high = (torch.as_tensor(limit) for limit in (policy.action_space.low, policy.action_space.high))
 
-        def forward(observations: Any) -> Any:
+        def forward(self: Any, observations: Any) -> Any:
             if normalizer is not None:
                 observations = normalizer.apply(observations)
-            features = policy.pi_features_extractor(observations)
-            actions = policy.action_net(policy.mlp_extractor.policy_net(features))
+            features = self.policy.pi_features_extractor(observations)
+            actions = self.policy.action_net(self.policy.mlp_extractor.policy_net(features))
             if policy.squash_output:
                 return low + 0.5 * (torch.tanh(actions) + 1.0) * (high - low)
             return torch.clamp(actions, low, high)
 
-        return as_network(forward, policy=policy)
+        return Network(module=as_network(forward, policy=policy), inputs=inputs)
 
     def normalizer(self) -> Normalizer | None:
         """Return the running statistics: VecNormalize adds its epsilon to the variance."""

@@ -18,6 +18,7 @@ import psutil
 from simyard.core.errors import END_MARKER, SURVIVABLE, Category, Failure, known_failure
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import Limits
+from simyard.runner.gpu_memory import visible_gpus
 from simyard.runner.progress import Reader, activity_of, note_of
 from simyard.runner.workload import Workload
 from simyard.tasks.shared.logs import GrowingLog, shorten
@@ -288,20 +289,26 @@ def gpu_and_driver() -> dict[str, str] | None:
 
 
 def gpu_count() -> int:
-    """Return the number of GPUs of this machine; 0 too where their driver does not answer."""
+    """Return the number of GPUs that processes here may use; 0 too where their driver does not answer."""
     import pynvml
 
     if _gpu() is None:
         return 0
-    return int(pynvml.nvmlDeviceGetCount())
+    visible = visible_gpus()
+    return int(pynvml.nvmlDeviceGetCount()) if visible is None else len(visible)
 
 
 def _gpu() -> Any:
-    """Return the first GPU's handle, or None."""
+    """Return the handle of the first GPU that processes here may use, or None."""
     import pynvml
 
+    visible = visible_gpus()
+    if visible == []:
+        return None
+    first = visible[0] if visible else "0"
     try:
         pynvml.nvmlInit()
-        return pynvml.nvmlDeviceGetHandleByIndex(0)
+        by_index = first.isdecimal()
+        return pynvml.nvmlDeviceGetHandleByIndex(int(first)) if by_index else pynvml.nvmlDeviceGetHandleByUUID(first)
     except pynvml.NVMLError:
         return None

@@ -149,7 +149,7 @@ class ArtifactWriter:
         self.store.copy(artifact.key, self.job.artifact(artifact.name))
         entry = ArtifactEntry(
             name=artifact.name, kind=artifact.kind, size_bytes=artifact.size_bytes, sha256=digest,
-            iteration=artifact.iteration, parent=artifact.parent,
+            iteration=artifact.iteration, parent=artifact.parent, stage=artifact.stage,
         )  # fmt: skip
         self.entries.append(entry)
         return entry
@@ -246,6 +246,7 @@ def report(
         verdict=verdict,
         result=ended,
         figures=figures.metrics or figures.summary or {},
+        stages=figures.stages,
         facts={"version": known.version if known else "", "device": known.device if known else "unknown"},
         reward_name=kind.reward_name,
         throughput=gained and gained.in_words(),

@@ -114,6 +114,7 @@ A_CHECKPOINT = ResumePoint(
         pytest.param("skrl", {"task": "My-Task-v0"}, "counts environment steps.*'My-Task-v0'", id="task in no file"),
         pytest.param("sb3", {"resume": A_CHECKPOINT}, "cannot resume: sb3 checkpoints.*no state", id="normalised"),
         pytest.param("rl_games", {}, "no training", id="no script"),
+        pytest.param("rsl_rl", {"stages": ("a stage",)}, "2.3 trains in one go", id="stages"),
     ],
 )
 def test_what_2_3_cannot_train_here_is_refused(library, changes, message):

@@ -33,6 +33,7 @@ import litter
 from simyard.core.errors import RequestError
 from simyard.core.files import write_json
 from simyard.core.specs import Facts, Room
+from simyard.core.task_facts import TaskFacts
 from simyard.runner import rl
 from simyard.runner.adapter import ADAPTERS, Adapter
 from simyard.runner.evaluation.episode_statistics import Episode
@@ -51,6 +52,8 @@ class Scenario(Adapter):
     """Stands where Isaac Lab's adapter stands."""
 
     def preload(self, library):
+        if not library:  # as Isaac Lab's
+            return
         sys.modules["boto3"] = None  # TensorBoard imports it for buckets, which takes half a second
         import torch.utils.tensorboard  # noqa: F401
 
@@ -59,6 +62,17 @@ class Scenario(Adapter):
 
     def findings(self):
         return json.loads(os.environ.get("SCENARIO_FINDINGS", "{}"))
+
+    def tasks(self, names, overlay, import_callback, *, measure):
+        told = os.environ.get("SCENARIO_TASKS")
+        if told is None:
+            raise RequestError("Isaac Lab is not installed.", code="no_simulator", advice="Name SIMYARD_PYTHON.")
+        if told == "die":
+            os._exit(3)
+        known = {facts["task"]: TaskFacts.from_json(facts | {"measured": measure}) for facts in json.loads(told)}
+        with open(os.environ["SCENARIO_ASKED"], "a", encoding="utf-8") as asked:
+            print(names, file=asked)
+        return tuple(known), tuple(known[name] for name in names or known if name in known)
 
     def check(self, job, overlay, files):
         if job.description == "refuse":
