@@ -60,11 +60,15 @@ class Keeper:
         self._fresh: dict[str, Any] = {}
         self._marks: dict[str, int] = {}
         self._noted: set[str] = set()
+        self._has_begun = False
 
     # --- kept -----------------------------------------------------------------------------------------------------
 
     def save(self, checkpoint: Path, env: Any, own: Mapping[str, Any]) -> None:
         """Write the state that belongs to a checkpoint, which is about to be written; a training never fails of it."""
+        if not self._has_begun:  # a runner of the user's own, say
+            self._note_once(f"{ANEW}: the library does not say when it begins; no state is kept either")
+            return
         path = checkpoint.with_name(checkpoint.name + STATE_SUFFIX)
         try:
             write(path, self._capture(env, own))
@@ -118,6 +122,7 @@ class Keeper:
         """
         import torch
 
+        self._has_begun = True
         made = walk(_roots(env, own))
         self._fresh = {path: number.value for path, number in made.numbers.items()}
         if self._inexact is None:
