@@ -95,7 +95,7 @@ def _head(data: bytes) -> dict[str, Any]:
     if not isinstance(head, dict) or head.get("version") != VERSION:
         version = head.get("version") if isinstance(head, dict) else None
         raise StateError(f"is of version {version!r:.20}; this simyard reads {VERSION}")
-    for name in ("identity", "numbers", "generators", "random"):
+    for name in ("identity", "numbers", "unchanged", "generators", "random"):
         if not isinstance(head.get(name), dict):
             raise StateError(f"has no {name!r} in its header")
     return head

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import ctypes
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,16 @@ def bytes_of(region: Region) -> bytes:
 
     torch.cuda.synchronize(region.device)
     return bytes(_as_bytes(region.device, region.address, region.size).numpy().tobytes())
+
+
+def mark_of(region: Region) -> int:
+    """Return a checksum of memory of the CPU, which is read where it is."""
+    return zlib.crc32((ctypes.c_char * region.size).from_address(region.address))
+
+
+def write_back(region: Region, data: bytes) -> None:
+    """Put a copy of memory back."""
+    _write(region.device, region.address, data)
 
 
 def entries_of(region: Region) -> list[Entry]:
@@ -116,7 +127,7 @@ def _put_region(
     if len(places) == 1 and is_whole and not places & taken:
         taken |= places
         for entry, array in here:
-            _write(array, data[entry.offset : entry.offset + array.extent])
+            _write(array.device, array.address, data[entry.offset : entry.offset + array.extent])
         return []
 
     # Tensors that the environment makes anew in each step, which nobody else holds.
@@ -166,16 +177,16 @@ def _as_bytes(device: str, address: int, size: int) -> Any:
     return warp.array(ptr=address, dtype=warp.uint8, shape=(size,), device=device)
 
 
-def _write(array: Array, data: bytes) -> None:
-    if array.device == "cpu":
-        ctypes.memmove(array.address, data, len(data))
+def _write(device: str, address: int, data: bytes) -> None:
+    if device == "cpu":
+        ctypes.memmove(address, data, len(data))
         return
     import numpy
     import warp
 
     source: Any = warp.array(numpy.frombuffer(data, dtype=numpy.uint8), dtype=warp.uint8, device="cpu")
-    warp.copy(_as_bytes(array.device, array.address, len(data)), source)
-    warp.synchronize_device(array.device)
+    warp.copy(_as_bytes(device, address, len(data)), source)
+    warp.synchronize_device(device)
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from simyard.core.files import STATE_SUFFIX, AttemptPaths, superfluous_states
 from simyard.core.specs import AttemptSpec, Facts
 from simyard.runner.isaaclab.generators import generator_state, random_state, set_random
 from simyard.runner.isaaclab.state_file import MOST_BYTES, Kept, StateError, read, write
-from simyard.runner.isaaclab.state_places import bytes_of, differing, entries_of, put_back
+from simyard.runner.isaaclab.state_places import bytes_of, differing, entries_of, mark_of, put_back, write_back
 from simyard.runner.isaaclab.state_walk import Found, Region, walk
 from simyard.runner.progress import say_note
 from simyard.runner.rl import get_library
@@ -26,6 +26,8 @@ _CHEAP = re.compile(
 )
 """Paths that do without the simulation: counters, curricula, terrain, timers, sums, and the library's own."""
 _MOST_NAMED = 3
+_LARGE = 64 << 10
+"""Bytes of memory that is looked at before it is written: of terrains, and what a solver keeps for contacts."""
 _ALL_ELSE = "so do episodes, curricula, terrain levels and random numbers"
 ANEW = "the simulation begins anew, with all robots as after a reset"
 """The beginning of a note that tells why a resumed training is not the one that was interrupted."""
@@ -53,14 +55,20 @@ class Keeper:
         self._identity = dict(identity)
         self._inexact = inexact
         self._source = source
+        self.has_state = source is not None
         self._absent = absent
         self._fresh: dict[str, Any] = {}
+        self._marks: dict[str, int] = {}
         self._noted: set[str] = set()
+        self._has_begun = False
 
     # --- kept -----------------------------------------------------------------------------------------------------
 
     def save(self, checkpoint: Path, env: Any, own: Mapping[str, Any]) -> None:
         """Write the state that belongs to a checkpoint, which is about to be written; a training never fails of it."""
+        if not self._has_begun:  # a runner of the user's own, say
+            self._note_once(f"{ANEW}: the library does not say when it begins; no state is kept either")
+            return
         path = checkpoint.with_name(checkpoint.name + STATE_SUFFIX)
         try:
             write(path, self._capture(env, own))
@@ -73,7 +81,7 @@ class Keeper:
 
     def _capture(self, env: Any, own: Mapping[str, Any]) -> Kept:
         found = walk(_roots(env, own))
-        regions = found.regions()
+        regions, unchanged = self._changed(found.regions())
         lacking = self._inexact or _lacking(found, regions)
         if lacking is not None:
             if self._inexact is None:
@@ -88,10 +96,22 @@ class Keeper:
             "identity": self._identity,
             "inexact": lacking,
             "numbers": changed,
+            "unchanged": unchanged,
             "generators": {path: generator_state(one) for path, one in found.generators.items()},
             "random": random_state(),
         }
         return Kept(head, [(bytes_of(region), entries_of(region)) for region in regions])
+
+    def _changed(self, regions: Sequence[Region]) -> tuple[list[Region], dict[str, int]]:
+        """Part memory into what is kept, and the large rest that is as it was made: terrains, by their checksums."""
+        unchanged = {
+            path: mark
+            for region in regions
+            if (mark := self._marks.get(path := region.members[0].path)) is not None
+            and region.size >= _LARGE
+            and mark_of(region) == mark
+        }
+        return [region for region in regions if region.members[0].path not in unchanged], unchanged
 
     # --- put back -------------------------------------------------------------------------------------------------
 
@@ -102,7 +122,12 @@ class Keeper:
         """
         import torch
 
-        self._fresh = {path: number.value for path, number in walk(_roots(env, own)).numbers.items()}
+        self._has_begun = True
+        made = walk(_roots(env, own))
+        self._fresh = {path: number.value for path, number in made.numbers.items()}
+        if self._inexact is None:
+            large = [region for region in made.regions() if region.size >= _LARGE and region.device == "cpu"]
+            self._marks = {region.members[0].path: mark_of(region) for region in large}
         if self._source is None:
             if self._absent is not None:
                 say_note(f"{ANEW}: {self._absent}; {_ALL_ELSE}")
@@ -122,10 +147,10 @@ class Keeper:
         changed = [name for name, value in self._identity.items() if was.get(name) != value]
         inexact = self._inexact or kept.head.get("inexact", "nothing says that it was")
         if inexact is None and not changed:
-            _step_once(env)  # some attributes are made by the first step
             problems = self._put_all(env, own, kept)
             if not problems:
                 set_random(kept.head["random"])
+                self._note_others(kept)
                 return True
             why = f"{_listed(problems)} cannot be put back"
         else:
@@ -144,8 +169,21 @@ class Keeper:
 
     def _put_all(self, env: Any, own: Mapping[str, Any], kept: Kept) -> list[str]:
         """Put everything back and look whether it is there, bit by bit; return the paths that differ."""
+        unchanged = kept.head["unchanged"]
+        rest = [region for region in walk(_roots(env, own)).regions() if region.members[0].path in unchanged]
+        copies = [(region, mark_of(region), bytes_of(region)) for region in rest]
+        _step_once(env)  # some attributes are made by the first step
+        for region, mark, data in copies:
+            if mark_of(region) != mark:
+                write_back(region, data)
         put_back(walk(_roots(env, own)), kept, self._fresh, None)
         return differing(walk(_roots(env, own)), kept)
+
+    def _note_others(self, kept: Kept) -> None:
+        """Say where an environment was made with other constants than that of the training."""
+        others = [path for path, mark in kept.head["unchanged"].items() if self._marks.get(path) != mark]
+        if others:
+            say_note(f"the training goes on, but {_listed(others)} is not what it was: it may compute something else")
 
     def _note_once(self, note: str) -> None:
         if note not in self._noted:
@@ -173,7 +211,9 @@ def keeper_of(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths, *, anew: 
     elif resume is not None and attempt.start_iteration and not anew:
         absent = f"no state of the training came with {resume.checkpoint.name!r}"
     inexact = "resume.exact is false" if job.exact is False else None
-    if not get_library(job.library).resumes_exactly:
+    if facts.device != "cpu":
+        inexact = "it is on a GPU"
+    elif not get_library(job.library).resumes_exactly:
         inexact = f"{job.library} resets its environments when it begins"
     return Keeper(identity, inexact=inexact, source=source, absent=absent)
 
@@ -210,8 +250,6 @@ def _lacking(found: Found, regions: Sequence[Region]) -> str | None:
     simulation = SimulationContext.instance()
     if simulation is None or not hasattr(simulation.cfg.physics, "solver_cfg"):
         return "the engine keeps it to itself (only Newton's can be read)"
-    if any(region.device != "cpu" for region in regions):
-        return "it is on a GPU"
     if found.out_of_reach:
         return f"{_listed(found.out_of_reach)} cannot be read"
     if (size := sum(region.size for region in regions)) > MOST_BYTES:

@@ -208,6 +208,9 @@ class Policy:
 class StateKeeper(Protocol):
     """Keeps the state of a training beside its checkpoints."""
 
+    has_state: bool
+    """Whether there is one to put back."""
+
     def begin(self, env: Any, own: Mapping[str, Any]) -> bool:
         """Put the state back, before the first iteration; return whether episodes under way go on.
 

@@ -298,15 +298,23 @@ class RslRl(Library):
     @contextmanager
     def kept_by(self, keeper: StateKeeper) -> Iterator[None]:
         """Watch the runner learn and save; it saves behind an iteration's update."""
+        import torch
         from rsl_rl.runners import OnPolicyRunner  # type: ignore[import-untyped]
 
         learn, save = OnPolicyRunner.learn, OnPolicyRunner.save
 
         def learn_on(runner: Any, num_learning_iterations: int, init_at_random_ep_len: bool = False) -> None:
-            logger = runner.logger
+            logger, algorithm = runner.logger, runner.alg
+            models = [part for part in _own(runner)["models"].values() if getattr(part, "is_recurrent", False)]
+            if keeper.has_state and models:  # their memory is made by the first action
+                with torch.inference_mode():
+                    algorithm.act(runner.env.get_observations().to(runner.device))
             elapsed = logger.tot_time  # simyard adds the seconds of attempts up itself
             goes_on = keeper.begin(runner.env, _own(runner))
             logger.tot_time = elapsed
+            if not goes_on:
+                for model in models:
+                    model.reset()
             learn(runner, num_learning_iterations, init_at_random_ep_len and not goes_on)
 
         def save_both(runner: Any, path: str, infos: Any = None) -> None:

@@ -9,7 +9,7 @@ import pytest
 from helpers import train_request
 
 from simyard.core.errors import RequestError, WorkloadError
-from simyard.core.specs import AttemptSpec, Facts, JobSpec, World
+from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint, World
 from simyard.requests.settings import MachineSettings
 from simyard.runner.isaaclab import scripts as isaaclab_scripts
 from simyard.runner.isaaclab.lookup import scripts_folder
@@ -103,11 +103,16 @@ def test_a_script_that_fails_is_a_failed_attempt_with_its_exit_code(tmp_path):
         train(tmp_path, overrides=["agent.crash_at=1"])
 
 
+A_CHECKPOINT = ResumePoint(
+    checkpoint=InputFile(name="model.zip", key="model.zip", sha256="0" * 64, size_bytes=1), iteration=1
+)
+
+
 @pytest.mark.parametrize(
     ("library", "changes", "message"),
     [
         pytest.param("skrl", {"task": "My-Task-v0"}, "counts environment steps.*'My-Task-v0'", id="task in no file"),
-        pytest.param("sb3", {"resume": "a checkpoint"}, "cannot resume: sb3 checkpoints", id="normalised"),
+        pytest.param("sb3", {"resume": A_CHECKPOINT}, "cannot resume: sb3 checkpoints.*no state", id="normalised"),
         pytest.param("rl_games", {}, "no training", id="no script"),
         pytest.param("rsl_rl", {"stages": ("a stage",)}, "2.3 trains in one go", id="stages"),
     ],

@@ -78,7 +78,7 @@ def kept_of(world: World, fresh: dict[str, Any]) -> Kept:
         if fresh.get(path) != number.value
     }
     generators = {path: generator_state(one) for path, one in found.generators.items()}
-    head = {"identity": {}, "numbers": numbers, "generators": generators, "random": random_state()}
+    head = {"identity": {}, "numbers": numbers, "unchanged": {}, "generators": generators, "random": random_state()}
     return Kept(head, [(bytes_of(region), entries_of(region)) for region in found.regions()])
 
 

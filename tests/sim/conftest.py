@@ -70,14 +70,15 @@ def undrawn(yard: Yard, trained: Callable[[str], Job], trained_blind: Job) -> Jo
 @pytest.fixture(scope="session")
 def killed(yard: Yard, undrawn: Job) -> Killed:
     """A training whose simulator was killed after some checkpoints."""
-    pattern = "*/001-*/work/logs/rsl_rl/*/*/model_15.pt"
+    pattern = "*/001-*/work/logs/rsl_rl/*/*/model_5.pt"
     return kill_simulator(lambda: yard.train(*KILLED_SETTINGS, **NO_EGL), yard.home / "work", pattern)
 
 
 @pytest.fixture(scope="session")
 def unkilled(yard: Yard, killed: Killed) -> Job:
-    """The same training, which nobody killed."""
-    return yard.train(*KILLED_SETTINGS, **NO_EGL)
+    """The same training, which nobody killed, until five iterations after the other one was taken up again."""
+    second = json.loads((killed.job.folder / "attempts/002/outcome.json").read_text())
+    return yard.train(*KILLED_SETTINGS, f"maxIterations={second['start_iteration'] + 5}", **NO_EGL)
 
 
 @pytest.fixture(scope="session")

@@ -136,7 +136,7 @@ def test_a_hostile_state_is_refused_and_the_training_goes_on_without(yard: Yard,
     job = yard.train(*settings(TASKS[0], 2), f"resume.from_job={earlier.id}")
     job.assert_whole()
     (note,) = anew(job)
-    assert note.startswith("the state beside the checkpoint has no 'generators' in its header")
+    assert note.startswith("the state beside the checkpoint has no 'unchanged' in its header")
 
 
 def test_physx_keeps_its_state_to_itself(yard: Yard):

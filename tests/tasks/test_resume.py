@@ -71,7 +71,14 @@ def test_the_state_beside_a_checkpoint_comes_with_it(player):
     assert not [entry for entry in left.result["artifacts"] if entry["name"].endswith(".state")]
 
 
-@pytest.mark.parametrize(("damage", "said"), [(Store.delete, "There is no"), (spoil, "has the SHA-256 digest")])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        pytest.param(Store.delete, "There is no", id="gone"),
+        # The same way, for another reason.
+        pytest.param(spoil, "has the SHA-256 digest", id="spoiled", marks=pytest.mark.long),
+    ],
+)
 def test_a_checkpoint_that_has_lost_its_state_is_gone_on_with(player, damage, said):
     spec = player.stage("keep-states; kill at 8 once")
     assert player.attempt(spec).failure.code == "killed"
