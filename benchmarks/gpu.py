@@ -18,6 +18,7 @@ little. The rows:
     trainer    a managed iteration of the example trainer, 2 x 1,024 environments
     kernels    the first rollout with no kernels, with imported ones, and with its own
     episodes   an evaluation of fewer episodes than environments
+    physx      what PhysX does: a training of each task, its evaluation in both engines, export, resume, films
     profile    gpu_profile.py
 """
 
@@ -47,6 +48,8 @@ HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parent / "examples"
 LEAK_MB = 5.0
 """MB of GPU memory by which allocators may differ from job to job."""
+MEMORY_CASE_S = 30.0
+"""Seconds of a case of `memory`."""
 CARTPOLE, ANT = "Isaac-Cartpole-Direct", "Isaac-Ant-Direct"
 
 
@@ -74,6 +77,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--envs", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=1, help="of what is compared")
+    parser.add_argument(
+        "--large", type=int, default=8, help="with --gpus: weak scaling of so many times --envs too; or 0"
+    )
     parser.add_argument(
         "--gpus", type=int, default=0, metavar="N", help="measure the scaling to so many, in place of the table"
     )
@@ -110,21 +116,22 @@ class Table:
 
     def add(self, name: str, row: Callable[[GpuBench], list[Line]], seconds: float) -> None:
         """Run a row and write the table; what goes wrong in it stands there in its place."""
-        began = time.monotonic()
+        began, self.bench.lines = time.monotonic(), []
         try:
             if self.bench.left_s < (seconds if self.bench.options.on_gpu else 0):
                 raise OutOfTimeError(f"not run: {self.bench.left_s:.0f} s were left, and it takes {seconds:.0f}")
             lines = row(self.bench)
         except OutOfTimeError as error:
-            lines = [Line(name, str(error))]
+            lines = [*self.bench.lines, Line(name, str(error))]
         except Exception as error:
             traceback.print_exc()
             lines = [
+                *self.bench.lines,
                 Line(
                     name,
                     f"failed: {str(error).strip().splitlines()[-1][:200] if str(error).strip() else error!r}",
                     holds=False,
-                )
+                ),
             ]
         took = time.monotonic() - began
         self.rows[name] = {"lines": [asdict(line) for line in lines], "seconds": round(took, 1), "on": self.head}
@@ -162,6 +169,8 @@ class GpuBench(SessionBench):
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         super().__init__(folder, options)
         self.ends = time.monotonic() + options.seconds
+        self.lines: list[Line] = []
+        """Lines of a long row so far: they stay when the rest fails or has no time."""
         self.env |= {"SIMYARD_ALLOW_CPU_TRAINERS": "on"}
 
     @property
@@ -242,15 +251,15 @@ def base(bench: GpuBench) -> list[Line]:
     """A training by simyard against the same by Isaac Lab alone."""
     import torch
 
-    lines = []
-    short = bench.options.iterations
-    for task, iterations in ((CARTPOLE, short), (ANT, 5 * short if bench.options.on_gpu else short)):
+    lines, short = bench.lines, bench.options.iterations
+    for task, iterations in ((CARTPOLE, short), (ANT, short)):
         config = bench.training("base", task, maxIterations=iterations, seed=42)
         _bare(bench, task, 2)  # fills the kernel cache
         bare, ours, same = [], [], []
         for _ in range(bench.options.rounds):
             seconds, theirs = _bare(bench, task, iterations)
             bare.append(seconds)
+            print("bare", task, seconds, flush=True)
             seconds, result = bench.timed("train", config, "--store", bench.store, "--session", "off")
             ours.append(seconds)
             kept = bench.job(result["job_id"]) / "artifacts" / "checkpoints" / theirs.name
@@ -295,8 +304,12 @@ def memory(bench: GpuBench) -> list[Line]:
         return [Line("out of GPU memory", "not run: it needs a GPU")]
     import gpu_leak
 
-    rows = gpu_leak.shortage(Path(bench.fresh("memory")))
-    return [Line(row.case, f"{row.code}, {row.category}: {row.message[:160]}", row.expected, row.ok) for row in rows]
+    for row in gpu_leak.shortage(Path(bench.fresh("memory"))):
+        told = f"{row.code}, {row.category}: {row.message[:160]}"
+        bench.lines.append(Line(row.case, told, row.expected, row.ok))
+        if bench.left_s < MEMORY_CASE_S:
+            raise OutOfTimeError("the other cases: not run, the time was up")
+    return bench.lines
 
 
 def session(bench: GpuBench) -> list[Line]:
@@ -310,6 +323,7 @@ def session(bench: GpuBench) -> list[Line]:
             bench.note("kept, by the command", *bench.command())
     with bench.site() as submit, bench.kept():
         submit()  # the worker's first run imports the flows
+        bench.stages.clear()
         for _ in range(3):
             bench.note("kept, by the client", *submit())
     lines = []
@@ -320,7 +334,8 @@ def session(bench: GpuBench) -> list[Line]:
                 Line(f"first iteration, {way}", spread(first), "1.5 s", statistics.median(first) <= 1.5),
                 Line(f"end after the last iteration, {way}", spread(after), "1 s", statistics.median(after) <= 1.0),
             ]
-    return lines
+    stages = {name: statistics.median(one[name] for one in bench.stages) for name in bench.stages[0]}
+    return [*lines, Line("the client's way, s", ", ".join(f"{name} {at:.2f}" for name, at in stages.items()))]
 
 
 @contextmanager
@@ -399,11 +414,13 @@ def trainer(bench: GpuBench) -> list[Line]:
     run = bench.store / "training-runs" / result["run_id"]
     records = [json.loads(file.read_text()) for file in sorted(run.glob("iterations/*/iteration.json"))][1:]
     walls, calls = ([record[name] for record in records] for name in ("seconds", "trainer_seconds"))
+    own = [json.loads(file.read_text())["seconds"] for file in sorted(run.glob("iterations/*/**/metrics.json"))][1:]
     returns = ", ".join(f"{record['mean_return']:.2f}" for record in records)
     share = statistics.median(calls) / statistics.median(walls)
     return [
         Line(f"a managed iteration, 2 x {envs:,} environments x 300 steps", spread(walls)),
         Line("the trainer's process in it", f"{spread(calls)}, {share:.0%}", "3 s", statistics.median(calls) < 3.0),
+        Line("in it, all but its start and its imports", spread(own) if own else "not told"),
         Line("returns of iterations 2 to 4", returns),
     ]
 
@@ -454,6 +471,42 @@ def episodes(bench: GpuBench) -> list[Line]:
     return lines
 
 
+def physx(bench: GpuBench) -> list[Line]:
+    """What PhysX does: jobs of every kind, on policies that it trained."""
+    lines, store, short = bench.lines, bench.store, bench.options.iterations
+    for task, iterations in ((CARTPOLE, short), (ANT, 2 * short)):
+        config = bench.training("physx", task, maxIterations=iterations, seed=42)
+        seconds, trained = bench.timed("train", config, "--store", store, "--set", "physics=physx")
+        result = json.loads((bench.job(trained["job_id"]) / "result.json").read_text())
+        rate = result["summary"]["environment_steps_per_second"] or 0.0  # of a few iterations none is told
+        told = f"{seconds:.1f} s, {rate:,.0f} steps/s, final reward {result['reward']}"
+        lines.append(Line(f"{task}, {iterations} iterations", told))
+        print(told, flush=True)
+        command = ("--job", trained["job_id"], "--store", store)
+        settings = ("--set", "numEpisodes=64", "recordVideo=true")
+        seconds, result = bench.timed("evaluate", *command, "--across", "physx,newton", *settings)
+        gap = bench.summary(result["job_id"])["across"]["gaps"][0]["returns"]
+        films = len(list((bench.job(result["job_id"]) / "artifacts" / "videos").glob("*.mp4")))
+        mean = bench.summary(result["job_id"])["return"]["mean"]
+        told = f"{seconds:.1f} s, mean {mean:.3f}; under newton {gap['mean']:+.4f} {gap['interval_95']}, {films} films"
+        lines.append(Line(f"{task}: 64 episodes in both engines, filmed", told))
+        if task == CARTPOLE:
+            again = bench.write("physx-again.json", json.loads(config.read_text()) | {
+                "physics": "physx", "resume": {"fromJob": trained["job_id"]},
+            })  # fmt: skip
+            seconds, result = bench.timed("train", again, "--store", store)
+            steps = sorted(path.name for path in (bench.job(result["job_id"]) / "artifacts/checkpoints").iterdir())
+            lines.append(Line("resumed, as many iterations more", f"{seconds:.1f} s, {result['status']}, {steps[-1]}"))
+            seconds, result = bench.timed("export-policy", *command)
+            lines.append(Line("exported", f"{seconds:.1f} s, {bench.summary(result['job_id'])['headline']}"))
+            config = bench.rollout("physx", outputs={"video": True})
+            more = ("--store", store, "--wait", "--set", "isaac_lab.physics=physx")
+            seconds, result = bench.timed("rollout", config, *more)
+            rate = bench.summary(result["job_id"])["environment_steps_per_second"]
+            lines.append(Line("a rollout, filmed", f"{seconds:.1f} s, {rate:,.0f} steps/s"))
+    return lines
+
+
 def profile(bench: GpuBench) -> list[Line]:
     """Where a warm training's time goes."""
     command = [sys.executable, HERE / "gpu_profile.py", "--device", bench.options.device]
@@ -474,7 +527,7 @@ def profile(bench: GpuBench) -> list[Line]:
 ROWS: dict[str, tuple[Callable[[GpuBench], list[Line]], float]] = {
     "base": (base, 270), "leak": (leak, 150), "session": (session, 150), "evaluate": (evaluate, 80),
     "film": (film, 90), "rate": (rate, 60), "trainer": (trainer, 70), "kernels": (kernels, 180),
-    "episodes": (episodes, 80), "profile": (profile, 150), "memory": (memory, 220),
+    "episodes": (episodes, 80), "physx": (physx, 240), "profile": (profile, 150), "memory": (memory, 220),
 }  # fmt: skip
 """Each with the seconds that it takes on a GPU whose kernels are compiled."""
 

@@ -86,7 +86,7 @@ def main() -> None:
             print(markdown(rows := leak(Path(folder), options.jobs, options.gpus)))
             print(f"\n{growth(rows)}\n")
         if options.only != "leak":
-            print(markdown(shortage(Path(folder))), flush=True)
+            print(markdown(list(shortage(Path(folder)))), flush=True)
 
 
 # --- growth over many jobs --------------------------------------------------------------------------------------------
@@ -178,8 +178,8 @@ def _alive() -> tuple[int, int]:
 # --- out of GPU memory ------------------------------------------------------------------------------------------------
 
 
-def shortage(folder: Path) -> list[ShortageRow]:
-    """Run out of GPU memory in every way; return what is said of each."""
+def shortage(folder: Path) -> Iterator[ShortageRow]:
+    """Run out of GPU memory in every way; yield what is said of each."""
     task = "Isaac-Cartpole-Direct"
     training = {"task": task, "numEnvs": 4096, "maxIterations": 2}
     compute = {"computeConfig": {"gpusPerNode": 1}, "retries": 0}
@@ -193,15 +193,14 @@ def shortage(folder: Path) -> list[ShortageRow]:
     }
     told = [_run(folder, "train", train)]  # it fits: it fills the kernel cache, and its policy is measured below
     job = str(told[0].get("job_id"))
-    rows = []
 
     # Beside others.
     for left_mb in (0, 300, 1500):
         with _held(left_mb * 1e6):
             case = f"others leave {left_mb} MB"
-            rows.append(_row(case, "infra", _run(folder, "train", train | {"trainingConfig": training | _WIDE})))
+            yield _row(case, "infra", _run(folder, "train", train | {"trainingConfig": training | _WIDE}))
             if left_mb == 300:
-                rows.append(_row(f"{case}, a rollout", "infra", _run(folder, "rollout", rollout, "--wait")))
+                yield _row(f"{case}, a rollout", "infra", _run(folder, "rollout", rollout, "--wait"))
 
     # Too large by themselves: buffers of the solver, which are Warp's, and the library's storage, which is torch's.
     buffers, storage = "env.sim.physics.solver_cfg.njmax=2000000", "agent.num_steps_per_env=2000000"
@@ -213,8 +212,7 @@ def shortage(folder: Path) -> list[ShortageRow]:
         ("an evaluation", "evaluate", None, ("--job", job, "--set", *wide, buffers)),
         ("an export", "export-policy", None, ("--job", job, "--set", *wide, buffers)),
     ):
-        rows.append(_row(f"too large by itself: {case}", "user", _run(folder, kind, config, *more)))
-    return rows
+        yield _row(f"too large by itself: {case}", "user", _run(folder, kind, config, *more))
 
 
 _WIDE = {"numEnvs": 65536}

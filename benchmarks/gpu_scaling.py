@@ -1,6 +1,7 @@
 """How trainings scale to several GPUs of one machine; `gpu.py --gpus N` runs it, and has the options.
 
-    scaling-LIBRARY-TASK   weak: as many environments on each GPU; strong: as many in all. Start-up and parts of rsl_rl
+    weak-LIBRARY-TASK      as many environments on each GPU as on one alone; start-up, and the parts of rsl_rl
+    strong-LIBRARY-TASK    as many environments on all GPUs together as on one alone
     reduce                 an all-reduce of the sizes that gradients have
     alone                  a training on each GPU at once, none of which waits for another: contention and stragglers
     repeat                 two trainings with the same seed and ranks, compared to the bit
@@ -30,16 +31,14 @@ from pathlib import Path
 from typing import Any
 
 from gpu import ANT, CARTPOLE, HERE, GpuBench, Line, OutOfTimeError, spread
-from sessions import SIMYARD
-
-from simyard.tasks.metrics.events import EventReader, find_event_files
+from sessions import SIMYARD, wall_times
 
 HUMANOID = "Isaac-Humanoid-Direct"
 TASKS = {"cartpole": CARTPOLE, "ant": ANT, "humanoid": HUMANOID}
 LIBRARIES = ("rsl_rl", "skrl", "rl_games")
 GRADIENTS = {"64 kB": 2**14, "1 MB": 2**18, "16 MB": 2**22}
 """Numbers of float32 values: Cartpole's networks have 16 kB, Ant's 1.6 MB."""
-CASE_S = 55.0
+CASE_S = 45.0
 """Seconds of one training, of which the start is half."""
 WANTED = 0.9
 
@@ -63,17 +62,16 @@ def rows(options: argparse.Namespace) -> dict[str, tuple[Callable[[GpuBench], li
         "sweep": (sweep, (options.several + 1) * CASE_S),
     }  # fmt: skip
     for library, task in pairs:
-        found[f"scaling-{library}-{task}"] = (_scaling_of(library, TASKS[task]), 5 * CASE_S)
+        found[f"weak-{library}-{task}"] = (_weak(library, TASKS[task]), (4 if options.large else 2) * CASE_S)
+        found[f"strong-{library}-{task}"] = (_strong(library, TASKS[task]), 2 * CASE_S)
     return found
 
 
-def _scaling_of(library: str, task: str) -> Callable[[GpuBench], list[Line]]:
+def _weak(library: str, task: str) -> Callable[[GpuBench], list[Line]]:
     def row(bench: GpuBench) -> list[Line]:
-        """Weak and strong scaling of a task with a library."""
-        several, small = bench.options.several, bench.options.envs
-        large = 8 * small
-        lines = []
-        for envs in (small, large):
+        """Weak scaling of a task with a library, of a small and of a large number of environments."""
+        several, small, lines = bench.options.several, bench.options.envs, bench.lines
+        for envs in (small, bench.options.large * small) if bench.options.large else (small,):
             one, all_of = (_train(bench, library, task, envs, gpus) for gpus in (1, several))
             ratio = one.iteration_s / all_of.iteration_s
             wanted, holds = ("", None) if envs == small else (f"{WANTED}", ratio >= WANTED)
@@ -84,10 +82,18 @@ def _scaling_of(library: str, task: str) -> Callable[[GpuBench], list[Line]]:
                 lines.append(Line("where the loss is", ", ".join(told)))
             startup = f"{one.startup_s:.1f} s on one, {all_of.startup_s:.1f} s on {several}"
             lines.append(Line("start-up", startup))
+        return lines
+
+    return row
+
+
+def _strong(library: str, task: str) -> Callable[[GpuBench], list[Line]]:
+    def row(bench: GpuBench) -> list[Line]:
+        """Strong scaling of a task with a library."""
+        several, large = bench.options.several, (bench.options.large or 1) * bench.options.envs
         share = _train(bench, library, task, large // several, several)
         ratio = _train(bench, library, task, large, 1).iteration_s / share.iteration_s / several
-        lines.append(Line(f"strong, {large:,} environments in all", f"{ratio:.2f}"))
-        return lines
+        return [Line(f"strong, {large:,} environments in all", f"{ratio:.2f}")]
 
     return row
 
@@ -116,8 +122,7 @@ def _config(bench: GpuBench, library: str, task: str, envs: int, gpus: int, **se
 def _read(bench: GpuBench, job_id: str, startup_s: float) -> Case:
     """Return what a job tells of its iterations; its first third warms up."""
     folder = bench.job(job_id)
-    every = [one.walls for file in find_event_files(folder) for one in EventReader(file).read_new().values()]
-    walls = max(every, key=len)
+    walls = max(wall_times(folder), key=len)
     gaps = [later - earlier for earlier, later in pairwise(walls)]
     parts = {}
     with (folder / "artifacts" / "metrics.csv").open() as file:

@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--warm", action="store_true", help="leave out the start with an empty cache of kernels")
     parser.add_argument("--child", choices=("random", "training"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -70,22 +71,23 @@ def measured(case: str, engines: list[str], options: argparse.Namespace) -> dict
         for number in range(options.rounds):
             for engine in engines:
                 # The first process of a round has an empty cache of kernels, the second one what it left.
-                cache = Path(folder) / f"{engine}-{number}"
-                cold = child("random", case, engine, options, cache)
+                cache = None if options.warm else Path(folder) / f"{engine}-{number}"
+                one = {} if options.warm else {"cold": child("random", case, engine, options, cache)["start"]}
                 warm = child("random", case, engine, options, cache)
                 learnt = child("training", case, engine, options, cache)
-                one = {"cold": cold["start"], "warm": warm["start"], "warm_cpu": warm["start_cpu"]}
+                one |= {"warm": warm["start"], "warm_cpu": warm["start_cpu"]}
                 one |= {name: warm[name] for name in ("again", "again_cpu", "random_wall", "random_cpu")}
                 for name, value in (one | learnt).items():
                     figures[engine].setdefault(name, []).append(value)
     return figures
 
 
-def child(kind: str, case: str, engine: str, options: argparse.Namespace, cache: Path) -> dict[str, float]:
-    """Measure in a process of its own."""
+def child(kind: str, case: str, engine: str, options: argparse.Namespace, cache: Path | None) -> dict[str, float]:
+    """Measure in a process of its own; without a cache of its own it has the machine's."""
     command = [sys.executable, str(Path(__file__).resolve()), "--child", kind, "--cases", case, "--physics", engine]
     command += ["--steps", str(options.steps), "--iterations", str(options.iterations)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "WARP_CACHE_PATH": str(cache), "BEGAN": str(time.time())}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "BEGAN": str(time.time())}
+    env |= {} if cache is None else {"WARP_CACHE_PATH": str(cache)}
     with tempfile.TemporaryDirectory(prefix="simyard-bench-") as folder:
         done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -94,6 +96,8 @@ def child(kind: str, case: str, engine: str, options: argparse.Namespace, cache:
 
 
 def shown(found: dict[str, list[float]], name: str) -> str:
+    if name not in found:
+        return ""
     value = statistics.median(found[name])
     return f"{value:,.0f}" if name.startswith(("random", "training")) else f"{value:.1f} s"
 

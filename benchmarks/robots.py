@@ -62,7 +62,7 @@ upkie-description
 PYTHONS = ("3.12", "3.10", "3.9")
 """Versions for which wheels are looked for: nothing of them is run."""
 PATIENCE_S = 3600
-EACH = 60
+EACH = 25
 """Descriptions that one process checks: what they leave in its memory goes with it."""
 MOST_BYTES = 100 << 20
 """Of a bundle; of a larger folder only what is referred to is packed."""
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--into", type=Path, help="Where the packages of PyPI are unpacked; none are without it.")
     parser.add_argument("--drive", type=int, default=0, metavar="N")
     parser.add_argument("--most", type=int, default=0, metavar="N", help="N of them, the same number of each package.")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="Processes at a time, of 1 to 2 GB each.")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="Processes at a time, of 2 GB each.")
     parser.add_argument("--rows", type=Path, help="JSON lines of what is done, read and written.")
     parser.add_argument("--only", nargs="*", default=[], help="Parts of names; the others are left out.")
     parser.add_argument("--out", type=Path)

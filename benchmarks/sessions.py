@@ -20,14 +20,17 @@ runs once unmeasured, which fills the kernel cache. Kinds:
 import argparse
 import json
 import math
+import re
+import shutil
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from overhead import TASK, Bench
@@ -35,6 +38,7 @@ from overhead import TASK, Bench
 from simyard.tasks.metrics.events import EventReader, find_event_files
 
 KINDS = ("bare", "command", "inline", "pool", "api")
+_STAGE = re.compile(r"time=(\S+) stage=(\S+) status=start")
 SIMYARD = "import sys; from simyard.cli.main import main; sys.argv[0] = 'simyard'; main()"
 INLINE = """
 import json, sys, time
@@ -87,6 +91,17 @@ def main() -> None:
         bench.report()
 
 
+def wall_times(folder: Path) -> list[Sequence[float]]:
+    """Return the wall times of each scalar that a job has written, from the event files below its folder.
+
+    They are copied first: a store links files that are equal, and the reader refuses a file of several names.
+    """
+    with tempfile.TemporaryDirectory() as copies:
+        files = [shutil.copy(file, Path(copies) / f"events-{number}")
+                 for number, file in enumerate(find_event_files(folder))]  # fmt: skip
+        return [series.walls for file in files for series in EventReader(Path(file)).read_new().values()]
+
+
 class SessionBench(Bench):
     """The kinds of run, in one folder."""
 
@@ -95,6 +110,8 @@ class SessionBench(Bench):
         self.store = folder / "store"
         self.found: dict[str, list[tuple[float, float, float]]] = {}
         """Seconds to the first iteration, to the end, and from the last iteration to the end, by kind."""
+        self.stages: list[dict[str, float]] = []
+        """Seconds from the submission by the client to each stage of the job, a job each."""
 
     def measure(self, kind: str, run: Callable[[], tuple[float, float, Path]]) -> None:
         """Run once for the caches, then as often as asked."""
@@ -104,8 +121,8 @@ class SessionBench(Bench):
                 self.note(kind, submitted, ended, folder)
 
     def note(self, kind: str, submitted: float, ended: float, folder: Path) -> None:
-        found = [series.walls for file in find_event_files(folder) for series in EventReader(file).read_new().values()]
-        first, last = min(min(walls) for walls in found), max(max(walls) for walls in found)
+        found = wall_times(folder)
+        first, last = min(map(min, found)), max(map(max, found))
         times = first - submitted, ended - submitted, ended - last
         self.found.setdefault(kind, []).append(times)
         words = zip(("first iteration", "end", "after"), times, strict=True)
@@ -183,13 +200,43 @@ class SessionBench(Bench):
                 def submit() -> tuple[float, float, Path]:
                     submitted = time.time()
                     job = client.train(request)
+                    accepted = time.time()
                     job.wait(poll_interval_s=0.1)
-                    return submitted, time.time(), self.store / "jobs" / job.job_id
+                    ended, folder = time.time(), self.store / "jobs" / job.job_id
+                    at = {"accepted": accepted, **self._stages(job.job_id, folder), "the client knows": ended}
+                    self.stages.append({name: when - submitted for name, when in at.items()})
+                    return submitted, ended, folder
 
                 yield submit
         finally:
             process.terminate()
             process.wait(60)
+
+    def _stages(self, job_id: str, folder: Path) -> dict[str, float]:
+        """Return when each stage of a job of the site began, by Unix time."""
+        log = (folder / "artifacts" / "runner.log").read_text()
+        logged = {stage: datetime.fromisoformat(at).timestamp() for at, stage in _STAGE.findall(log)}
+        found = wall_times(folder)
+        at = {
+            **self._states(job_id),
+            **logged,
+            "first iteration": min(map(min, found)),
+            "last iteration": max(map(max, found)),
+            "result kept": (folder / "result.json").stat().st_mtime,
+        }
+        return dict(sorted(at.items(), key=lambda item: item[1]))
+
+    def _states(self, job_id: str) -> dict[str, float]:
+        """Return when the flow run of a job came into each state."""
+        from prefect.client.orchestration import get_client
+        from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        with temporary_settings({PREFECT_API_URL: self.url}), get_client(sync_client=True) as client:
+            key = FlowRunFilterIdempotencyKey(any_=[job_id])
+            (run,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(idempotency_key=key))
+            states = client.read_flow_run_states(run.id)
+        return {f"flow run {state.name}": state.timestamp.timestamp() for state in states}
 
     def _in(self, folder: Path, command: list[str]) -> str:
         done = subprocess.run(command, env=self.env, cwd=folder, capture_output=True, text=True, check=False)

@@ -83,9 +83,15 @@ def held_bytes() -> int | None:
     return None
 
 
+def visible_gpus() -> list[str] | None:
+    """Return the GPUs that processes here may use, by index or UUID; None where the environment does not say."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if named is None else [name.strip() for name in named.split(",") if name.strip()]
+
+
 def look(ordinal: int = 0) -> GpuUse | None:
     """Return the use of the GPU that a process here knows by a number; None where the driver does not say."""
-    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    visible = visible_gpus() or []
     wanted = visible[ordinal] if ordinal < len(visible) else str(ordinal)
     for index, uuid, name, total, free in _smi("--query-gpu=index,uuid,name,memory.total,memory.free"):
         if wanted == index or uuid.startswith(wanted):

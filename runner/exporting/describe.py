@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -35,7 +35,7 @@ from simyard.runner.exporting.contract import (
 )
 from simyard.runner.exporting.formats import onnx_ports
 from simyard.runner.rl import LIBRARIES
-from simyard.runner.rl.networks import ACTIONS
+from simyard.runner.rl.networks import ACTIONS, Input
 
 if TYPE_CHECKING:
     from simyard.runner.rl.base import Policy
@@ -112,7 +112,7 @@ def describe(
         decimation=int(base.cfg.decimation),
         input=_vector(vectors[0].name, vectors[0].shape[0]) if vectors else None,
         output=_vector(ACTIONS, sum(term.size for term in actions)),
-        observation_groups=tuple(observation_groups(base, network)),
+        observation_groups=tuple(observation_groups(base, network.inputs)),
         actions=actions,
         normalizer=Statistics(**asdict(normalizer)) if normalizer else None,
         articulations=tuple(_articulations(base)),
@@ -192,12 +192,12 @@ def _versions() -> Iterator[tuple[str, str]]:
 # --- observations -----------------------------------------------------------------------------------------------------
 
 
-def observation_groups(base: Any, network: Network) -> Iterator[ObservationGroup]:
-    """Yield the groups that the network sees, in its order, and then the others."""
+def observation_groups(base: Any, inputs: Sequence[Input]) -> Iterator[ObservationGroup]:
+    """Yield the groups that a network's inputs are made of, in their order, and then the others."""
     manager = getattr(base, "observation_manager", None)
     spaces = base.single_observation_space
-    seen = [name for each in network.inputs for name in each.groups]
-    vectors = {name for each in network.inputs if not each.is_image for name in each.groups}
+    seen = [name for each in inputs for name in each.groups]
+    vectors = {name for each in inputs if not each.is_image for name in each.groups}
     start = 0
     for name in (*seen, *(name for name in spaces.spaces if name not in seen)):
         at = start if name in vectors else None

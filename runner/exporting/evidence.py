@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from simyard.core.specs import JointLimits
+from simyard.core.stages import Stages
 from simyard.core.wire import Wire
 from simyard.runner.exporting.contract import Contract, Statistics
 from simyard.runner.exporting.parity import FEWEST_ROWS, Parity
@@ -131,6 +132,8 @@ class Evidence:
     curriculum: Mapping[str, float | None] | None = None
     """The stage of each curriculum term at the end of training; empty for a task that has no curriculum, None also
     for one that does not say."""
+    stages: Stages | None = None
+    """The stages of the training when the policy was saved; None for a training without."""
     randomization: Mapping[str, EventTerm] | None = None
     """As `describe.events` returns it."""
 

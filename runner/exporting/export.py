@@ -120,6 +120,7 @@ class _Export:
             long_run=long_run,
             second_simulator=other,
             curriculum=traced.curriculum,
+            stages=self.wanted.stages,
             randomization=traced.randomization,
         )
         checklist = check(evidence, self.wanted.answers)

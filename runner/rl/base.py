@@ -12,15 +12,23 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from simyard.core.errors import RequestError
 
 if TYPE_CHECKING:
     import torch
 
     from simyard.runner.rl.networks import Network
+
+_ENTRY = "_cfg_entry_point"
+"""The end of every key by which a task registers the configuration of an agent."""
+DEFAULT_AGENT = "default"
+"""Short form of the agent that counts where none is named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +134,27 @@ class Normalizer:
         return normalized if self.clip is None else torch.clamp(normalized, -self.clip, self.clip)
 
 
+class TrainingWatch:
+    """Eyes on a training, iteration by iteration, and the power to end it."""
+
+    first_iteration: int
+    """Iterations of the job before this training, which goes on counting from there."""
+    seconds: float
+    """Seconds of training before it, which the library goes on counting."""
+
+    def begin(self, env: Any) -> None:
+        """Note that the training begins in an environment, which is the innermost one."""
+        raise NotImplementedError
+
+    def iterated(self, iteration: int, metrics: Mapping[str, float], seconds: float) -> bool:
+        """Take note of an iteration, counted from 0, and of all that it logged; return whether it was the last."""
+        raise NotImplementedError
+
+    def saving(self, file: Path) -> None:
+        """Note that a checkpoint is about to be written."""
+        raise NotImplementedError
+
+
 class Policy:
     """A library's own inference, driving one environment. It plays the mean, unless it is told to `sample`."""
 
@@ -181,6 +210,21 @@ class Policy:
         raise NotImplementedError
 
 
+class StateKeeper(Protocol):
+    """Keeps the state of a training beside its checkpoints."""
+
+    def begin(self, env: Any, own: Mapping[str, Any]) -> bool:
+        """Put the state back, before the first iteration; return whether episodes under way go on.
+
+        Args:
+            env: The environment, of which `unwrapped` is Isaac Lab's.
+            own: Objects of the library with state that its checkpoints lack, by any name.
+        """
+
+    def save(self, checkpoint: Path, env: Any, own: Mapping[str, Any]) -> None:
+        """Keep the state that belongs to a checkpoint, before the library writes that."""
+
+
 class Library:
     """A library's names, files and habits. An *iteration* is one policy update everywhere in simyard."""
 
@@ -214,8 +258,40 @@ class Library:
 
     @property
     def agent_key(self) -> str:
-        """The task registry's key for this library's agent configuration."""
-        return f"{self.name}_cfg_entry_point"
+        """The task registry's key for the agent configuration of this library that counts where none is named."""
+        return f"{self.name}{_ENTRY}"
+
+    def named_agent(self, agent: str) -> str:
+        """Return the registry's key that an agent's name stands for: `with_symmetry` is its short form.
+
+        Raises:
+            RequestError: It is a key of another library.
+        """
+        if not agent.endswith(_ENTRY):
+            return self.agent_key if agent == DEFAULT_AGENT else f"{self.name}_{agent}{_ENTRY}"
+        if not agent.startswith(f"{self.name}_"):
+            raise RequestError(
+                f"Agent {agent!r} is none of rlLibrary {self.name!r}.",
+                code="unknown_agent",
+                advice=f"Its keys begin with {self.name!r}: set rlLibrary to the agent's, or name another agent.",
+            )
+        return agent
+
+    def agents(self, registered: Iterable[str]) -> dict[str, str]:
+        """Return the agents of this library among the keys that a task registers, by their short forms."""
+        prefix = f"{self.name}_"
+        own = sorted(key for key in registered if key.startswith(prefix) and key.endswith(_ENTRY))
+        return {key[len(prefix) : -len(_ENTRY)] if key != self.agent_key else DEFAULT_AGENT: key for key in own}
+
+    def find_agent(self, agent: str | None, registered: Iterable[str]) -> str | None:
+        """Return the key of an agent as a task registers it, in upper or lower case; None where it has no such agent.
+
+        Args:
+            agent: A key, as `named_agent` returns it; None for the library's own.
+            registered: The keys of the task's registration.
+        """
+        wanted = (agent or self.agent_key).casefold()
+        return next((key for key in self.agents(registered).values() if key.casefold() == wanted), None)
 
     def device_overrides(self, device: str) -> list[str]:
         """Return the Hydra arguments that move the agent to a device (`--device` moves the simulation alone)."""
@@ -242,6 +318,25 @@ class Library:
         """Return command-line arguments of this library's own."""
         return []
 
+    def agent_problem(self, agent: str | None, agent_cfg: Mapping[str, Any]) -> str | None:
+        """Return in what a resolved configuration is not the agent that was named, in words; None where it is."""
+        return None
+
+    def is_multi_agent(self, agent_cfg: Any) -> bool:
+        """Return whether an agent has a policy for each of a task's agents; others have one for all of them."""
+        return False
+
+    def custom_classes(self, agent_cfg: Mapping[str, Any]) -> dict[str, str]:
+        """Return the names of the user's own classes in an agent's configuration, by their keys."""
+        return {}
+
+    def import_class(self, name: str) -> type:
+        """Import a class by its name, as the library does."""
+        raise NotImplementedError
+
+    def begin_training(self) -> None:
+        """Prepare this process for a training: what Isaac Lab's own code for this library lacks."""
+
     def not_resumable(self, agent_cfg: Mapping[str, Any]) -> str | None:
         """Return the reason for which a checkpoint of this library cannot be resumed; None for one that can."""
         return None
@@ -249,6 +344,21 @@ class Library:
     def is_teacher(self, agent_cfg: Mapping[str, Any], checkpoint: Path) -> bool:
         """Return whether a checkpoint that a training starts from is only looked up to: the policy begins at 0."""
         return False
+
+    trains_in_stages: ClassVar[bool] = False
+    """Whether `watched` is there."""
+
+    def watched(self, watch: TrainingWatch) -> AbstractContextManager[None]:
+        """Let every training that begins in the body be watched; one that the watch ends leaves a last checkpoint."""
+        raise NotImplementedError
+
+    def distills(self, agent_cfg: Mapping[str, Any]) -> bool:
+        """Return whether an agent imitates a teacher."""
+        return False
+
+    def groups_of_others(self, agent_cfg: Mapping[str, Any]) -> set[str]:
+        """Return the observation groups that an agent's critic or teacher sees, as far as the configuration tells."""
+        return set()
 
     def limit(self, last_iteration: int, start_iteration: int) -> int:
         """Return the limit for a training until `last_iteration`, by the library's own count."""
@@ -315,6 +425,13 @@ class Library:
                 return archive.testzip() is None
         except (zipfile.BadZipFile, OSError, EOFError, ValueError):
             return False
+
+    resumes_exactly: ClassVar[bool] = False
+    """Whether its training, on the CPU, goes on where it was: it resets no environment and keeps no observation."""
+
+    def kept_by(self, keeper: StateKeeper) -> AbstractContextManager[None]:
+        """Have a keeper told when a training begins and when it saves, while the body of the context runs."""
+        return nullcontext()
 
     def load_own(self, file: Path) -> list[Any]:
         """Load the parts with tensors of a checkpoint that this very job wrote, on the CPU."""
@@ -383,6 +500,10 @@ class Library:
             RequestError: If it is of such a version.
         """
 
+    def actor_of(self, state: Mapping[Any, Any]) -> Mapping[Any, Any] | None:
+        """Return the actor's tensors in a loaded checkpoint; of several actors the first one's, None for none."""
+        return next((state[key] for key in self.actor_keys if isinstance(state.get(key), Mapping)), None)
+
     def read(self, state: Mapping[Any, Any], actor: Mapping[str, torch.Tensor]) -> CheckpointFacts:
         """Return the facts that a loaded checkpoint holds about itself.
 
@@ -413,6 +534,22 @@ class Library:
     def normalizes(self, agent_cfg: Any) -> bool | None:
         """Return whether an agent's configuration has observations normalised with statistics in the checkpoint."""
         return None
+
+
+@contextmanager
+def with_methods(cls: Any, **methods: Callable[..., Any]) -> Iterator[None]:
+    """Have a class of the library's do something else under some names, while the body runs."""
+    originals = {name: vars(cls).get(name) for name in methods}
+    for name, method in methods.items():
+        setattr(cls, name, method)
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            if original is None:  # it inherits it
+                delattr(cls, name)
+            else:
+                setattr(cls, name, original)
 
 
 def to_int(match: re.Match[str] | None) -> int | None:

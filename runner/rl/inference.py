@@ -25,7 +25,7 @@ def load_policy(
         RequestError: If the checkpoint does not fit the environment and the agent's configuration.
     """
     library = get_library(library_name)
-    if hasattr(env.unwrapped, "possible_agents"):
+    if hasattr(env.unwrapped, "possible_agents") and not library.is_multi_agent(agent_cfg):
         raise RequestError(
             f"The task has several agents ({', '.join(env.unwrapped.possible_agents)}); a policy here is for one.",
             code="multi_agent_task",

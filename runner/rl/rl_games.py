@@ -6,7 +6,8 @@ import copy
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,9 @@ from simyard.runner.rl.base import (
     Progress,
     Resumption,
     Scale,
+    StateKeeper,
     to_int,
+    with_methods,
 )
 from simyard.runner.rl.checkpoints import COMPILED, layers_of, length_of, setting
 from simyard.runner.rl.inference import keeping_random_numbers
@@ -261,6 +264,32 @@ class RlGames(Library):
         return target, []
 
     # --- during a training ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def kept_by(self, keeper: StateKeeper) -> Iterator[None]:
+        """Watch the agent save, and reset its environments before it learns."""
+        from rl_games.algos_torch.a2c_continuous import A2CAgent  # type: ignore[import-untyped]
+        from rl_games.algos_torch.a2c_discrete import DiscreteA2CAgent  # type: ignore[import-untyped]
+
+        def own(agent: Any) -> dict[str, Any]:
+            return {"rewards": agent.game_rewards, "lengths": agent.game_lengths}
+
+        def watched(cls: Any) -> AbstractContextManager[None]:
+            reset, save = cls.env_reset, cls.save
+
+            def reset_and_begin(agent: Any) -> Any:
+                observations = reset(agent)
+                keeper.begin(agent.vec_env.env, own(agent))
+                return observations
+
+            def save_both(agent: Any, name: str) -> None:
+                keeper.save(Path(f"{name}.pth"), agent.vec_env.env, own(agent))
+                save(agent, name)
+
+            return with_methods(cls, env_reset=reset_and_begin, save=save_both)
+
+        with watched(A2CAgent), watched(DiscreteA2CAgent):
+            yield
 
     prints_absolute = True
     reward_tag = "rewards/iter"

@@ -9,7 +9,8 @@ import pickle
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,9 @@ from simyard.runner.rl.base import (
     Resumption,
     Scale,
     Schedule,
+    StateKeeper,
     to_int,
+    with_methods,
 )
 from simyard.runner.rl.checkpoints import layers_of, length_of, load, no_checkpoint, setting
 from simyard.runner.rl.networks import Network, as_network, inputs_of
@@ -207,6 +210,28 @@ class Sb3(Library):
         return target, []
 
     # --- during a training ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def kept_by(self, keeper: StateKeeper) -> Iterator[None]:
+        """Watch the algorithm, which resets its environments before it learns and saves in the middle of a rollout."""
+        from stable_baselines3.common.base_class import BaseAlgorithm
+
+        set_up, save = BaseAlgorithm._setup_learn, BaseAlgorithm.save
+
+        def set_up_and_begin(algorithm: Any, *arguments: Any, **options: Any) -> Any:
+            prepared = set_up(algorithm, *arguments, **options)
+            keeper.begin(algorithm.env, {"environments": algorithm.env})
+            return prepared
+
+        def save_both(algorithm: Any, path: Any, *arguments: Any, **options: Any) -> None:
+            file = Path(path)
+            keeper.save(
+                file if file.suffix else file.with_suffix(".zip"), algorithm.env, {"environments": algorithm.env}
+            )
+            save(algorithm, path, *arguments, **options)
+
+        with with_methods(BaseAlgorithm, _setup_learn=set_up_and_begin, save=save_both):
+            yield
 
     reward_tag = "rollout/ep_rew_mean"
     length_tag = "rollout/ep_len_mean"

@@ -177,3 +177,44 @@ def test_every_library_says_how_it_is_installed():
         assert library.name == library.policy.library == name
         assert library.install.startswith("uv pip install ")
         assert library.checkpoint_glob.startswith(f"logs/{name}/")
+
+
+ENTRY = "_cfg_entry_point"
+REGISTERED = [f"env{ENTRY}", f"rsl_rl{ENTRY}", f"rsl_rl_with_symmetry{ENTRY}", f"rsl_rl_Tiny{ENTRY}", f"skrl{ENTRY}",
+              f"skrl_mappo{ENTRY}", "default_agent"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("library", "agent", "key"),
+    [
+        ("rsl_rl", None, f"rsl_rl{ENTRY}"),
+        ("rsl_rl", "default", f"rsl_rl{ENTRY}"),
+        ("rsl_rl", "with_symmetry", f"rsl_rl_with_symmetry{ENTRY}"),
+        ("rsl_rl", f"rsl_rl_with_symmetry{ENTRY}", f"rsl_rl_with_symmetry{ENTRY}"),
+        ("rsl_rl", "tiny", f"rsl_rl_Tiny{ENTRY}"),
+        ("rsl_rl", "mappo", None),
+        ("skrl", "MAPPO", f"skrl_mappo{ENTRY}"),
+        ("skrl", "Mappo", f"skrl_mappo{ENTRY}"),
+        ("skrl", "PPO", f"skrl{ENTRY}"),
+        ("skrl", "amp", None),
+        ("sb3", None, None),
+    ],
+)
+def test_an_agent_is_found_by_its_key_its_short_form_or_its_algorithm(library, agent, key):
+    known = get_library(library)
+    assert known.find_agent(agent and known.named_agent(agent), REGISTERED) == key
+
+
+def test_a_key_of_another_library_is_no_agent():
+    with pytest.raises(RequestError, match=r"'skrl_mappo_cfg_entry_point' is none of rlLibrary 'rsl_rl'.*set rlLib"):
+        get_library("rsl_rl").named_agent(f"skrl_mappo{ENTRY}")
+    assert get_library("rsl_rl").agents(REGISTERED) == {
+        "default": f"rsl_rl{ENTRY}", "with_symmetry": f"rsl_rl_with_symmetry{ENTRY}", "Tiny": f"rsl_rl_Tiny{ENTRY}"
+    }  # fmt: skip
+
+
+def test_an_algorithm_of_skrl_is_that_of_the_configuration():
+    named = get_library("skrl").named_agent("PPO")
+    assert get_library("skrl").agent_problem(named, {"agent": {"class": "AMP"}}) == "is PPO, and the task's is AMP"
+    assert get_library("skrl").agent_problem(named, {"agent": {"class": "PPO"}}) is None
+    assert get_library("skrl").agent_problem(None, {"agent": {"class": "AMP"}}) is None

@@ -45,6 +45,12 @@ def check(yard: Yard, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
             {"task": "Isaac-Cartpole-Camera-Direct", "rlLibrary": "sb3"}, "library_without_config",
             "'Isaac-Cartpole-Camera-Direct' has no configuration for rlLibrary 'sb3'.*'rl_games', 'rsl_rl', 'skrl'",
         ),
+        (
+            {"task": "Isaac-Cartpole", "agent": "with_symetry"}, "unknown_agent",
+            r"agent of 'rsl_rl' for task 'Isaac-Cartpole': 'with_symetry'\. Did you mean 'with_symmetry'.*'default', ",
+        ),
+        ({"rlLibrary": "skrl", "agent": "MAPPO"}, "unknown_agent", r"of 'skrl' for task .*'mappo'.*Allowed: 'default'"),
+        ({"agent": "skrl_cfg_entry_point"}, "unknown_agent", "is none of rlLibrary 'rsl_rl'.*set rlLibrary"),
         ({"task": "Isaac-Velocity-Flat-Cassie"}, "assets_missing", r"cassie\.usd.*`simyard assets build`.*ISAACSIM_"),
     ],
 )  # fmt: skip
@@ -149,6 +155,13 @@ def test_the_presets_of_an_id_of_2_x_are_those_of_its_task(check: Callable[..., 
         assert refused.failure.code == "assets_missing", refused
     else:
         assert TABLE[old].partition(" ")[2] in facts.overrides
+
+
+def test_each_agent_has_keys_of_its_own(check: Callable[..., Facts]):
+    mirrored = {**CONFIG, "overrides": ["agent.algorithm.symmetry_cfg.use_mirror_loss=true"]}
+    check(mirrored, task="Isaac-Cartpole", agent="with_symmetry")
+    with pytest.raises(RequestError, match=r"Unknown override key 'agent\.algorithm\.symmetry_cfg\.use_mirror_loss'"):
+        check(mirrored, task="Isaac-Cartpole")
 
 
 def test_a_robot_of_ones_own_must_be_there(check: Callable[..., Facts], tmp_path: Path):

@@ -16,6 +16,7 @@ import psutil
 
 from simyard.core.errors import RequestError
 from simyard.requests.settings import MachineSettings
+from simyard.runner.gpu_memory import visible_gpus
 from simyard.runner.workload import TOKEN, kill_family, with_token
 from simyard.tasks.attempt.supervise import gpu_count
 from simyard.tasks.managed.engines.base import INPUT, OUTPUT, STDERR, STDOUT, Exit, TrainerCall
@@ -50,7 +51,8 @@ class LocalEngine:
         """Start it; what is left of a call of this name is ended first: nobody could say any more how that ends."""
         self.sweep(call.name)
         program = find_program(call.argv, call.work, self._machine.python)
-        limits = call.threads | {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(call.gpus)))}
+        here = visible_gpus() or [str(number) for number in range(call.gpus)]
+        limits = call.threads | {"CUDA_VISIBLE_DEVICES": ",".join(here[: call.gpus])}
         env = self._machine.workload_env(embedded_assets=False) | limits | dict(call.env) | {TOKEN: call.name}
         with begin_log(call.folder / STDOUT) as stdout, begin_log(call.folder / STDERR) as stderr:
             child = Guarded(
