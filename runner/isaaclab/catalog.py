@@ -32,7 +32,7 @@ from simyard.runner.isaaclab.physics import (
     presets_of,
 )
 from simyard.runner.rl import LIBRARIES
-from simyard.runner.rl.base import DEFAULT_AGENT, ENTRY
+from simyard.runner.rl.agents import DEFAULT_AGENT, ENTRY
 
 _LONGEST = 500
 """Characters of a text that a configuration brings."""

@@ -26,7 +26,7 @@ from simyard.runner.isaaclab.physics import ENGINES
 from simyard.runner.isaaclab.renames import current_id, former_ids
 from simyard.runner.messages import TellTasks, ToldTasks
 from simyard.runner.rl import get_library
-from simyard.runner.rl.base import DEFAULT_AGENT
+from simyard.runner.rl.agents import DEFAULT_AGENT
 from simyard.tasks.packages.install import install, registering_module
 from simyard.tasks.packages.pack import find_package
 from simyard.tasks.robots.recipes import RECIPES

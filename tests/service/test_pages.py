@@ -463,6 +463,9 @@ def test_no_peak_is_lost_among_many_points() -> None:
     ids=str,
 )
 def test_any_numbers_are_drawn(values: list[float]) -> None:
+    parts = plot(Curve(title="t", axis="step", points=[(0, 1), (10, 2)], borders=[(5, "calm"), (11, "beyond")]))
+    assert [name for _, name in parts.borders] == ["calm"]
+    assert parts.left < parts.borders[0][0] < parts.right
     laid_out = plot(Curve(title="t", unit="s", axis="step", points=list(enumerate(values))))
     drawn = Page(str(TEMPLATES.environment.get_template("charts.html.j2").module.chart(laid_out)))
     numbers = [value for _, attributes in drawn.tags for key, value in attributes.items() if key in ("y1", "cy", "x1")]
