@@ -18,37 +18,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from simyard.core.task_facts import TaskFacts
 from simyard.requests.settings import MachineSettings
 from simyard.runner.rl import LIBRARIES
+from simyard.tasks.sessions.catalog import Catalog
 
 SIMYARD = (sys.executable, "-c", "import sys; from simyard.cli.main import main; sys.argv[0] = 'simyard'; main()")
-KNOW = """
-import json, sys
-from simyard.core.errors import SimyardError
-from simyard.runner.isaaclab import lookup
-from simyard.runner.isaaclab.overrides import resolve
-from simyard.runner.rl import LIBRARIES
-from isaaclab.utils import assets
-from pathlib import Path
-lookup.register_tasks(None)
-library, root, said = LIBRARIES[sys.argv[1]], assets.NUCLEUS_ASSET_ROOT_DIR, {}
-for task, kinds in lookup.registered_tasks().items():
-    if sys.argv[2:] and not any(text in task for text in sys.argv[2:]):
-        continue
-    if library.agent_key not in kinds:
-        said[task] = {"why": f"no configuration for {library.name}"}
-        continue
-    try:
-        config = resolve(task, library, ["physics=newton_mjwarp"], [])
-        wanted = lookup.wanted_assets(config, root)
-        looked = (path for path in wanted if Path(path).suffix in (".usd", ".usda", ".usdz", ".pt"))
-        missing = [path for path in looked if not Path(path).exists()]
-        said[task] = {"missing": sorted(path.removeprefix(root).lstrip("/") for path in missing)}
-    except BaseException as error:
-        said[task] = {"why": f"{type(error).__name__}: {error}".splitlines()[0][:160]}
-Path("known.json").write_text(json.dumps(said))
-"""
-"""A child of the simulator's Python that resolves each task and looks for its files."""
 
 
 def main() -> None:
@@ -63,11 +38,10 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="also write the table here")
     options = parser.parse_args()
     subprocess.run([*SIMYARD, "assets", "build", "--out", str(options.out)], check=True)
-    env = {**os.environ, "ISAACSIM_ASSET_ROOT": str(options.out.resolve()), "OMP_NUM_THREADS": "1"}
+    os.environ |= {"ISAACSIM_ASSET_ROOT": str(options.out.resolve()), "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory(prefix="simyard-bench-") as name:
         folder = Path(name)
-        known = look(options, env, folder)
-        rows = [try_one(task, found, options, env, folder) for task, found in sorted(known.items())]
+        rows = [try_one(task, found, options, folder) for task, found in look(options).items()]
     counts = {how: sum(row["how"] == how for row in rows) for how in ("trains", "fails", "wants files", "not tried")}
     lines = ["| task | | reward | seconds |", "|---|---|---|---|"]
     lines += [f"| {row['task']} | {row['said']} | {row['reward']} | {row['seconds']} |" for row in rows]
@@ -77,26 +51,23 @@ def main() -> None:
         options.table.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def look(options: argparse.Namespace, env: dict[str, str], folder: Path) -> dict[str, dict[str, Any]]:
-    """Return for each task what it wants and does not find."""
-    python = MachineSettings.from_env().python
-    command = [python, "-c", KNOW, options.library, *options.tasks]
-    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"The tasks could not be looked at:\n{done.stderr[-2000:]}")
-    known: dict[str, dict[str, Any]] = json.loads((folder / "known.json").read_text())
-    return known
+def look(options: argparse.Namespace) -> dict[str, TaskFacts]:
+    """Return the tasks that are meant."""
+    tasks = Catalog(MachineSettings.from_env()).all()
+    return {
+        facts.task: facts for facts in tasks if not options.tasks or any(text in facts.task for text in options.tasks)
+    }
 
 
-def try_one(
-    task: str, found: dict[str, Any], options: argparse.Namespace, env: dict[str, str], folder: Path
-) -> dict[str, Any]:
+def try_one(task: str, found: TaskFacts, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Train one task, if its files are there; return its row."""
     row = {"task": task, "reward": "", "seconds": ""}
-    if missing := found.get("missing"):
+    if options.library not in found.libraries:
+        return row | {"how": "not tried", "said": f"no configuration for {options.library}"}
+    if missing := [asset.path for asset in found.assets if not asset.here]:
         return row | {"how": "wants files", "said": "wants " + ", ".join(f"`{path}`" for path in missing)}
-    if why := found.get("why"):
-        return row | {"how": "not tried", "said": why}
+    if found.why_not:
+        return row | {"how": "not tried", "said": "; ".join(found.why_not)}
     config = folder / "train.json"
     config.write_text(
         json.dumps(
@@ -113,7 +84,7 @@ def try_one(
     )  # fmt: skip
     began = time.monotonic()
     command = [*SIMYARD, "train", str(config), "--store", str(folder / "store"), "--json"]
-    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     row["seconds"] = f"{time.monotonic() - began:.0f}"
     result = json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else {}
     print(f"{task}: exit code {done.returncode}", file=sys.stderr, flush=True)

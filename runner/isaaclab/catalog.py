@@ -88,6 +88,12 @@ def _describe(name: str, device: str) -> TaskFacts:
         return replace(facts, why_not=(*why_not, f"its configuration does not resolve: {said[:_LONGEST]}"))
     if config.kit and not kit.is_installed():
         why_not.append(f"it needs Isaac Sim for {' and '.join(config.kit)}")
+    else:
+        try:
+            kit.require(name, config.kit)
+            lookup.require_renderer(name, config)
+        except RequestError as error:
+            why_not.append(error.failure.message.rstrip("."))
     return replace(facts, why_not=tuple(why_not))
 
 

@@ -176,7 +176,7 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
     require_references(job.task)
     config = isaaclab_overrides.resolve(job.task, library, own, job.overrides, physics=job.physics, agent=job.agent)
     kit.require(job.task, config.kit)
-    _require_renderer(job.task, config)
+    require_renderer(job.task, config)
     if job.kind == "rollout" and "possible_agents" in config.env:
         raise RequestError(
             f"Task {job.task!r} has several agents.",
@@ -280,7 +280,7 @@ def overrides_under(physics: str, job: JobSpec, device: str, overrides: Sequence
     return [f"physics={preset}", *(one for one in overrides if not is_selector(one))]
 
 
-def _require_renderer(task: str, config: TaskConfig) -> None:
+def require_renderer(task: str, config: TaskConfig) -> None:
     """Refuse cameras of a renderer that is not here: Isaac Lab raises in the midst of making the environment.
 
     What needs Kit is refused before; automatic RTX without Kit is OVRTX.
