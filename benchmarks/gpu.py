@@ -1,6 +1,6 @@
-"""What a GPU shows: the whole table in one run of at most 25 minutes, as Markdown.
+"""What a GPU shows: the whole table in one run of 35 minutes, as Markdown.
 
-    python benchmarks/gpu.py [--out gpu.md] [--seconds 1500] [--only base leak …] [--device cuda:0] [--envs 4096]
+    python benchmarks/gpu.py [--out gpu.md] [--seconds 2400] [--only base leak …] [--device cuda:0] [--envs 4096]
     python benchmarks/gpu.py --gpus 4 [--only weak-rsl_rl …]       # several GPUs of this machine: gpu_scaling.py
 
 `--out` is written after every row, and beside it a `.json` with all that was found, so that a table may be made in
@@ -73,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("gpu.md"))
     parser.add_argument("--only", nargs="+", metavar="ROW")
-    parser.add_argument("--seconds", type=float, default=1500.0, help="at most, for all rows together")
+    parser.add_argument("--seconds", type=float, default=2400.0, help="at most, for all rows together")
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--envs", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=1, help="of what is compared")
@@ -252,7 +252,7 @@ def base(bench: GpuBench) -> list[Line]:
     import torch
 
     lines, short = bench.lines, bench.options.iterations
-    for task, iterations in ((CARTPOLE, short), (ANT, short)):
+    for task, iterations in ((CARTPOLE, short), (ANT, 2 * short if bench.options.on_gpu else short)):
         config = bench.training("base", task, maxIterations=iterations, seed=42)
         _bare(bench, task, 2)  # fills the kernel cache
         bare, ours, same = [], [], []
@@ -268,10 +268,12 @@ def base(bench: GpuBench) -> list[Line]:
             same.append(all(torch.equal(value, two["actor_state_dict"][name]) for name, value in weights))
         ratio = statistics.median(ours) / statistics.median(bare)
         size = f"{task}, {iterations} iterations"
+        # On a GPU contacts are added up in another order each time: two runs of Ant differ, by whomever.
+        wanted, equal = ("all", all(same)) if task == CARTPOLE or not bench.options.on_gpu else ("", None)
         lines += [
             Line(f"{size}: bare", spread(bare)),
             Line(f"{size}: simyard", f"{spread(ours)}, {ratio:.2f} x bare", "1.1 x bare at most", ratio <= 1.1),
-            Line(f"{size}: the same weights", f"{sum(same)} of {len(same)}", "all", all(same)),
+            Line(f"{size}: the same weights", f"{sum(same)} of {len(same)}", wanted, equal),
         ]
     return lines
 
@@ -527,9 +529,9 @@ def profile(bench: GpuBench) -> list[Line]:
 
 
 ROWS: dict[str, tuple[Callable[[GpuBench], list[Line]], float]] = {
-    "base": (base, 270), "leak": (leak, 150), "session": (session, 150), "evaluate": (evaluate, 80),
-    "film": (film, 90), "rate": (rate, 60), "trainer": (trainer, 70), "kernels": (kernels, 180),
-    "episodes": (episodes, 80), "physx": (physx, 240), "profile": (profile, 150), "memory": (memory, 220),
+    "base": (base, 290), "leak": (leak, 150), "session": (session, 280), "evaluate": (evaluate, 40),
+    "film": (film, 50), "rate": (rate, 60), "trainer": (trainer, 80), "kernels": (kernels, 190),
+    "episodes": (episodes, 130), "physx": (physx, 420), "profile": (profile, 170), "memory": (memory, 230),
 }  # fmt: skip
 """Each with the seconds that it takes on a GPU whose kernels are compiled."""
 
