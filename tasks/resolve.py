@@ -167,7 +167,11 @@ def _train(request: TrainRequest, common: Resolved, store: Store, base: Path) ->
     spec = replace(common.spec, kind="train", max_iterations=iterations, resume=resume, exact=_exact(request))
     if request.resume and request.resume.from_job and spec.agent is None and spec.agent_config is None:
         earlier = load_spec(store, request.resume.from_job)
+        if resume and resume.stages:
+            earlier = earlier.in_stage(resume.stages.runs[-1].stage)
         spec = replace(spec, agent=earlier.agent, agent_config=earlier.agent_config)
+    if resume is not None:  # how the stages of the other job stood is nothing to this one
+        spec = replace(spec, resume=replace(resume, stages=None, others=None))
     return Resolved(spec, (*common.inputs, *([local] if local else [])))
 
 
@@ -183,7 +187,7 @@ def _in_stages(request: TrainRequest, common: Resolved, store: Store, base: Path
             inputs += [local] if local else []
             # Its name must be none that this job gives a checkpoint of its own.
             named = replace(point.checkpoint, name=f"start-{len(stages)}-{point.checkpoint.name}")
-            point = replace(point, checkpoint=named)
+            point = replace(point, checkpoint=named, stages=None, others=None, state=None)
         stages.append(
             Stage(
                 name=stage.name,

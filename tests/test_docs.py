@@ -116,6 +116,7 @@ def test_the_readmes_configs_are_valid() -> None:
     ("pattern", "model"),
     [
         ("cartpole-*.json", None),
+        ("stages/*.json", TrainRequest),
         ("rollouts/**/*.json", RolloutRequest),
         ("managed_training/*.json", TrainingRunRequest),
         ("retraining/*.json", RetrainRequest),
@@ -145,7 +146,7 @@ def test_the_readme_shows_the_keys_of_the_result() -> None:
     [
         # The README has the fields that every job has, and rollouts and trainings have tables of their own.
         ("training", "## The config", lambda: _fields(TrainRequest, skip=("stages",))),
-        ("stages", "## The config", lambda: _fields(TrainingStage, "stages.")),
+        ("stages", "| field |", lambda: _fields(TrainingStage)),
         ("evaluation", "| default |", lambda: _fields(EvaluationConfig)),
         ("evaluation", "| field of `exportConfig` |", lambda: _fields(ExportConfig, skip=PolicyConfig.model_fields)),
         ("rollouts", "| default |", lambda: _fields(RolloutRequest, skip=OF_EVERY_JOB, snake_case=True)),

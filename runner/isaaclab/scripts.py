@@ -39,6 +39,12 @@ def check(job: JobSpec, library: Library) -> Facts:
     assert folder is not None
     if job.kind != "train":
         raise cannot(job.kind)
+    if job.stages is not None:
+        raise RequestError(
+            "The job has stages, and a script of Isaac Lab 2.3 trains in one go.",
+            code="no_stages",
+            advice="Train on Isaac Lab 3.0, or leave stages out.",
+        )
     if job.agent_config is not None:
         raise cannot("use agentConfig")
     if (engine := engine_of(job)) not in (None, "physx"):

@@ -221,8 +221,8 @@ class Course(TrainingWatch):
         say_activity(f"beginning stage {run.stage + 1} of {len(self._wanted)}, {run.name}")
 
         # A stage that was interrupted goes on with the attempt's checkpoint, and with what has become of its settings.
-        resume = self._attempt.resume if self._resumes else self._resume_point(run, stage)
-        self._resumes = False
+        goes_on, self._resumes = self._resumes, False
+        resume = self._attempt.resume if goes_on else self._resume_point(run, stage)
         cap = min(stage.max_iterations, self._job.last_iteration - run.began)
         job = replace(
             self._job.in_stage(run.stage),
@@ -235,7 +235,7 @@ class Course(TrainingWatch):
         self.first_iteration, self.seconds = self.done, self.stages.seconds
         with self._library.watched(self):
             train(
-                part, facts, self._paths, steps_done=self.stages.steps, made=self.made,
+                part, facts, self._paths, steps_done=self.stages.steps, made=self.made, anew=not goes_on,
                 more_arguments=(f"--run_timestamp={number:03d}-{run.name}",),
             )  # fmt: skip
         if self.stages.running is not None:

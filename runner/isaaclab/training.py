@@ -13,7 +13,8 @@ from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab import scripts as isaaclab_scripts
 from simyard.runner.isaaclab.agents import registered_agent
 from simyard.runner.isaaclab.environment import stepped
-from simyard.runner.isaaclab.training_state import keeper_of
+from simyard.runner.isaaclab.training_state import ANEW, keeper_of
+from simyard.runner.progress import say_note
 from simyard.runner.rl import Resumption, Scale, get_library
 
 
@@ -25,6 +26,7 @@ def train(
     steps_done: int | None = None,
     more_arguments: tuple[str, ...] = (),
     made: Callable[[Any], None] = lambda env: None,
+    anew: bool = False,
 ) -> None:
     """Train, by the code path of `isaaclab train`.
 
@@ -35,6 +37,7 @@ def train(
         steps_done: Steps that the environment goes on counting from; None reckons them from the iterations.
         more_arguments: For Isaac Lab's command line.
         made: Called with the innermost environment when it is made, before its first reset.
+        anew: Whether simulation and episodes begin anew on purpose, as in a stage that begins.
     """
     job = attempt.job
     library = get_library(job.library)
@@ -85,10 +88,12 @@ def train(
     if attempt.world is not None:
         from simyard.runner.isaaclab.ranks import train_together
 
+        if attempt.start_iteration:
+            say_note(f"{ANEW}: of {job.ranks} ranks no state is kept")
         train_together(request, attempt, attempt.world, paths)
         return
     steps = attempt.start_iteration * facts.rollout if steps_done is None else steps_done
-    keeper = keeper_of(attempt, facts, paths)
+    keeper = keeper_of(attempt, facts, paths, anew=anew)
     with kit.only_if(facts.kit), stepped(steps, made), library.kept_by(keeper):
         code = train_by_isaaclab(request)
     if code:

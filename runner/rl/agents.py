@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from simyard.core.errors import RequestError
 
-_ENTRY = "_cfg_entry_point"
+ENTRY = "_cfg_entry_point"
 """The end of every key by which a task registers the configuration of an agent."""
 DEFAULT_AGENT = "default"
 """Short form of the agent that counts where none is named."""
@@ -22,7 +22,7 @@ class Agents:
     @property
     def agent_key(self) -> str:
         """The task registry's key for the agent configuration of this library that counts where none is named."""
-        return f"{self.name}{_ENTRY}"
+        return f"{self.name}{ENTRY}"
 
     def named_agent(self, agent: str) -> str:
         """Return the registry's key that an agent's name stands for: `with_symmetry` is its short form.
@@ -30,8 +30,8 @@ class Agents:
         Raises:
             RequestError: It is a key of another library.
         """
-        if not agent.endswith(_ENTRY):
-            return self.agent_key if agent == DEFAULT_AGENT else f"{self.name}_{agent}{_ENTRY}"
+        if not agent.endswith(ENTRY):
+            return self.agent_key if agent == DEFAULT_AGENT else f"{self.name}_{agent}{ENTRY}"
         if not agent.startswith(f"{self.name}_"):
             raise RequestError(
                 f"Agent {agent!r} is none of rlLibrary {self.name!r}.",
@@ -41,11 +41,10 @@ class Agents:
         return agent
 
     def agents(self, registered: Iterable[str]) -> dict[str, str]:
-        """Return a library's agents among the keys that a task registers, by their short forms: its own first."""
+        """Return the agents of this library among the keys that a task registers, by their short forms."""
         prefix = f"{self.name}_"
-        own = [key for key in registered if key.startswith(prefix) and key.endswith(_ENTRY)]
-        own.sort(key=lambda key: (key != self.agent_key, key))
-        return {key[len(prefix) : -len(_ENTRY)] if key != self.agent_key else DEFAULT_AGENT: key for key in own}
+        own = sorted(key for key in registered if key.startswith(prefix) and key.endswith(ENTRY))
+        return {key[len(prefix) : -len(ENTRY)] if key != self.agent_key else DEFAULT_AGENT: key for key in own}
 
     def find_agent(self, agent: str | None, registered: Iterable[str]) -> str | None:
         """Return the key of an agent as a task registers it, in upper or lower case; None where it has no such agent.

@@ -275,7 +275,7 @@ class Library(Agents):
         return []
 
     def not_resumable(self, agent_cfg: Mapping[str, Any]) -> str | None:
-        """Return the reason for which a checkpoint of this library cannot be resumed; None for one that can."""
+        """Return the reason for which a checkpoint cannot be resumed without its state; None for one that can."""
         return None
 
     def is_teacher(self, agent_cfg: Mapping[str, Any], checkpoint: Path) -> bool:

@@ -552,4 +552,8 @@ class RetrainRequest(Body):
                 f"training.resume and start {self.start!r} both name a beginning; leave resume out, or set start to "
                 "'scratch'"
             )
+        if self.training.stages and self.start != "scratch":
+            raise ValueError(
+                f"training.stages begin with checkpoints of their own, and start is {self.start!r}; set it to 'scratch'"
+            )
         return self

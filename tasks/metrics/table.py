@@ -150,8 +150,10 @@ class LiveMetrics:
     A call looks once at each file below the root and reads only the bytes that are new.
     """
 
-    def __init__(self, root: Path, step_offset: int = 0) -> None:
+    def __init__(self, root: Path, step_offset: int = 0, folder: Callable[[Sequence[str]], str] = "/".join) -> None:
         self.root = root
+        self.folder = folder
+        """From the parts of a file's folder below the root to the name that columns may have."""
         self.step_offset = step_offset
         self.table = MetricsTable()
         """Everything read so far."""
@@ -163,7 +165,7 @@ class LiveMetrics:
         for path in find_event_files(self.root):
             reader = self._readers.setdefault(path, EventReader(path))
             if new := reader.read_new():
-                self.table.add(folder_of(path.parent.relative_to(self.root).parts), new, self.step_offset)
+                self.table.add(self.folder(path.parent.relative_to(self.root).parts), new, self.step_offset)
                 arrived = True
         return arrived
 

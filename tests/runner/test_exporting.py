@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from simyard.core.errors import RequestError, WorkloadError
 from simyard.core.specs import Answer, JointLimits
+from simyard.core.stages import StageRun, Stages, WidenStep
 from simyard.runner.exporting import formats
 from simyard.runner.exporting.checks import CHECKS, Checklist, Status, check
 from simyard.runner.exporting.contract import (
@@ -451,6 +452,19 @@ def having(**changes):
     return lambda evidence: replace(evidence, **changes)
 
 
+def in_stage(why="reached", stage=1, levels=()):
+    """The same of a policy of a training in stages."""
+    widened = tuple(
+        WidenStep(iteration=level, level=level, value=None, ranges={"env.push": (-float(level), float(level))})
+        for level in levels
+    )
+    run = StageRun(
+        stage=stage, of=2, name="walk", kind="train", start=None, began=0, began_at="", goal="x >= 4", ended=9,
+        why=why, value=4.5, widened=widened or None, widen_steps=2,
+    )  # fmt: skip
+    return having(stages=Stages(runs=(run,)))
+
+
 def about(change, **changes):
     """The same of another contract: `change` gives its fields."""
     return lambda e: replace(e, contract=replace(e.contract, **change(e.contract)), **changes)
@@ -465,6 +479,10 @@ def with_command(command: str | None, **limits):
 without_normalizer = about(lambda c: {"normalizer": None}, normalized=None)
 without_critic = about(lambda c: {"observation_groups": c.observation_groups[:1]})
 sees_critic = about(lambda c: {"observation_groups": tuple(replace(g, start=0) for g in c.observation_groups)})
+sees_more = about(
+    lambda c: {"observation_groups": (c.observation_groups[0], replace(c.observation_groups[1], name="more", start=4))}
+)
+"""Sees a second group, as its critic does."""
 unnamed = about(
     lambda c: {
         "observation_groups": tuple(
@@ -489,7 +507,9 @@ JUDGED = [
     ("observations", having(), PASS, "'joint_pos', 'joint_vel': nothing that only the critic has"),
     ("observations", sees_critic, FAIL, "'contact_forces', which only the critic"),
     ("observations", lambda e: having(critic_groups=())(sees_critic(e)), HUMAN, "'contact_forces', which the group"),
-    ("observations", having(critic_groups=("policy",)), PASS, "nothing that only the critic has"),
+    ("observations", having(critic_groups=("policy", "critic")), PASS, "nothing that only the critic has"),
+    ("observations", having(critic_groups=("more",)), PASS, "nothing that only the critic has"),
+    ("observations", lambda e: having(critic_groups=("policy", "more"))(sees_more(e)), HUMAN, "which the group"),
     ("observations", unnamed, HUMAN, "does not name its observations"),
     ("observations", lambda e: unnamed(without_critic(e)), PASS, "has none for a critic"),
     ("normalizer", having(), PASS, r"observation 2 \('joint_vel'\) is 0.3 standard deviations, .* 2.15 is allowed"),
@@ -537,6 +557,12 @@ JUDGED = [
     ("curriculum", having(), PASS, "has no curriculum"),
     ("curriculum", having(curriculum={"terrain": 4.5, "push": None}), HUMAN, r"terrain at 4.5, push at \?"),
     ("curriculum", unnamed, HUMAN, "not known"),
+    ("curriculum", in_stage(why="reached"), PASS, r"'walk', number 2 of 2: x >= 4: it was 4.5"),
+    ("curriculum", in_stage(why="over"), HUMAN, r"'walk', number 2 of 2: its iterations were done"),
+    ("curriculum", in_stage(why="not_reached"), FAIL, r"x >= 4 was not reached: it was 4.5"),
+    ("curriculum", in_stage(why="reached", stage=0), FAIL, r"number 1 of 2"),
+    ("randomization", in_stage(levels=(0, 1, 2)), PASS, r"2 of 2 steps: env.push in \[-2, 2\]"),
+    ("randomization", in_stage(levels=(0, 1, 2, 1)), FAIL, r"1 of 2 steps: env.push in \[-1, 1\]"),
     ("randomization", having(), HUMAN, "by push"),
     ("randomization", having(randomization={}), HUMAN, "nothing"),
     ("randomization", unnamed, HUMAN, "does not say"),
@@ -567,10 +593,10 @@ def test_an_item_is_judged_by_its_evidence(item: str, change, status: str, summa
 def test_every_item_is_tested_in_every_status_it_can_have():
     tested = {(item, status) for item, _, status, _ in JUDGED}
     assert {item for item, _ in tested} == set(CHECKS)
-    only_human = {"randomization", "safety-monitor"}
+    only_human = {"safety-monitor"}
     assert {item for item, status in tested if status == PASS} == set(CHECKS) - only_human
     assert {item for item, status in tested if status == HUMAN} == set(CHECKS)
-    assert {item for item, status in tested if status == FAIL} == set(CHECKS) - only_human - {"curriculum"}
+    assert {item for item, status in tested if status == FAIL} == set(CHECKS) - only_human
 
 
 def test_a_policy_is_deployable_when_nothing_failed_and_the_rest_is_answered(exported: Path):

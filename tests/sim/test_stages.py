@@ -1,6 +1,7 @@
 """A training in stages, in one simulator: each ends by its condition, and a killed one goes on in the right stage."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,11 +9,15 @@ from helpers import CONFIG, train_request
 from simulated import NO_EGL, Job, Killed, Yard, kill_simulator, load, optimizer_steps
 
 from simyard.core.errors import RequestError
+from simyard.requests.jobs import TrainRequest
+from simyard.service.job_page import job_page
+from simyard.service.tables import Drawings
 
 pytestmark = pytest.mark.sim
 
 ALWAYS = {"metric": "Policy/mean_std", "op": ">", "value": 0.0}
 NEVER = {"metric": "Policy/mean_std", "op": "<", "value": 0.0}
+EXAMPLE = Path(__file__).parents[2] / "examples" / "stages" / "teacher-student.json"
 UPDATES = 5 * 4
 """Steps of the optimiser in one iteration: learning epochs times minibatches."""
 
@@ -58,6 +63,14 @@ def test_its_metrics_have_every_iteration_once_with_its_stage(staged: Job):
     assert seconds == sorted(seconds)
 
 
+def test_its_report_and_its_page_say_when_and_why_each_stage_ended(staged: Job, yard: Yard):
+    row = "| reach | train | 0 | 2 | scratch | Policy/mean_std > 0 for 2 iterations: it was "
+    assert row in (staged.artifacts / "report.md").read_text()
+    page, _ = job_page(yard.opened, staged.id, None, Drawings(), lambda key, name: name, "nonce", "soon")  # type: ignore[arg-type]
+    assert "<td>its iterations were done</td>" in page
+    assert page.count("calm</text>") == page.count("reach</text>") > 0, "a border with a name in each chart"
+
+
 @pytest.mark.parametrize(
     ("stages", "code", "says"),
     [
@@ -77,6 +90,12 @@ def test_a_stage_that_the_task_cannot_have_is_refused_by_name(
     with pytest.raises(RequestError, match=says) as refused:
         yard.check(train_request({**CONFIG, "stages": stages}), store)
     assert refused.value.failure.code == code
+
+
+def student_sees(groups: str) -> dict[str, Any]:
+    stages = json.loads(EXAMPLE.read_text())["stages"]
+    stages[1]["overrides"] = [f"agent.obs_groups.student={groups}"]
+    return stages
 
 
 # Long: each trains for itself, and takes the way through the loop that the one above does not.
@@ -124,3 +143,53 @@ def test_a_killed_training_goes_on_in_its_stage_with_its_counters(killed_in_stag
     assert load(job.final)["iter"] == 39
     assert optimizer_steps(job.final) == 40 * UPDATES
     assert job.json("stages.json")["steps"] == 40 * 16
+
+
+@pytest.mark.long
+def test_ranges_widen_in_the_live_environment_of_a_task_with_managers(yard: Yard):
+    path = "env.events.reset_pole_position.params.position_range"
+    growth = {"parameters": {path: {"start": [0.0, 0.0], "end": [-0.5, 1.0]}}, "steps": 2, "floor": -1.0}
+    widen = stage("widen", 9, until=ALWAYS, widen={**ALWAYS, **growth}, overrides=["env.episode_length_s=0.2"])
+    job = yard.train("task=Isaac-Cartpole", f"stages={json.dumps([widen])}", "maxIterations=9")
+    job.assert_whole()
+    assert runs(job) == [("widen", 0, 3, "reached")]
+    steps = job.json("stages.json")["runs"][0]["widened"]
+    assert [(step["iteration"], step["level"]) for step in steps] == [(0, 0), (1, 1), (2, 2)]
+    assert [step["ranges"][path] for step in steps] == [[0.0, 0.0], [-0.25, 0.5], [-0.5, 1.0]]
+
+
+@pytest.fixture(scope="session")
+def taught(yard: Yard) -> Job:
+    """The example: a teacher, its student, and what fine-tuning makes of that."""
+    return yard.run(TrainRequest, [], EXAMPLE)
+
+
+@pytest.mark.long
+def test_a_student_that_sees_what_the_robot_sees_is_within_a_tenth_of_its_teacher(taught: Job, yard: Yard):
+    taught.assert_whole()
+    stages = taught.json("stages.json")
+    assert [(run["name"], run["kind"]) for run in stages["runs"]] == [
+        ("teacher", "train"), ("student", "distill"), ("finetune", "train"),
+    ]  # fmt: skip
+    figures = {one["role"]: one["mean_return"] for one in stages["compared"]}
+    assert {one["episodes"] for one in stages["compared"]} == {64}
+    assert figures["student"] > 0.9 * figures["teacher"] > 0
+    assert figures["final"] > 0.9 * figures["teacher"]
+    assert "Teacher and student over the same 64 episodes" in (taught.artifacts / "report.md").read_text()
+
+    # Whatever goes on with a policy has the agent of its stage.
+    for which in ("latest", f"iteration:{stages['runs'][1]['ended']}"):
+        measured = yard.evaluate(taught, which=which)
+        assert measured.result["status"] == "succeeded", measured.log
+    exported = yard.export(taught)
+    (item,) = [item for item in exported.json("checklist.json")["items"] if item["item"] == "curriculum"]
+    assert "number 3 of 3: its iterations were done" in item["evidence"]["summary"]
+
+
+@pytest.mark.long
+def test_a_student_with_privileges_is_refused_before_the_start(yard: Yard):
+    stages = student_sees('["policy","privileged"]')
+    job = yard.run(TrainRequest, [f"stages={json.dumps(stages)}"], EXAMPLE)
+    assert (job.result["status"], job.result["error"]["code"]) == ("failed", "privileged_student")
+    assert "Stage 'student': The student sees 'privileged'" in job.result["error"]["message"]
+    assert job.result["refused"]
