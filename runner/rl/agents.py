@@ -41,7 +41,7 @@ class Agents:
         return agent
 
     def agents(self, registered: Iterable[str]) -> dict[str, str]:
-        """Return a library's agents among the keys that a task registers, by their short forms: its own first."""
+        """Return the agents of this library among the keys that a task registers, by their short forms."""
         prefix = f"{self.name}_"
         own = [key for key in registered if key.startswith(prefix) and key.endswith(ENTRY)]
         own.sort(key=lambda key: (key != self.agent_key, key))
