@@ -69,7 +69,9 @@ def _draw(rows: Sequence[TaskRow], columns: Columns) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*columns, box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in columns:
+        table.add_column(title, no_wrap=title == "TASK", overflow="fold")
     for row in rows:
         cells = [getattr(row, cell) if isinstance(cell, str) else cell(row) for cell in columns.values()]
         table.add_row(*(Text(plain(str(cell))) for cell in cells), style=None if row.runnable else "dim")
@@ -83,19 +85,11 @@ def _draw(rows: Sequence[TaskRow], columns: Columns) -> None:
 @JSON
 def show(task: str, measure: bool, package: str | None, as_json: bool) -> None:
     """Show a task: agents, physics, assets, observations, actions, times, and whether its success is known."""
-    from simyard.core.errors import RequestError
-    from simyard.tasks.sessions.catalog import pick
-
+    catalog = _catalog(quiet=as_json)
     if package is None:
-        found = _catalog(quiet=as_json).one(task, measure=measure)
-    elif measure:
-        raise RequestError(
-            "--measure and --package do not go together.",
-            code="bad_command",
-            advice="Train the package's task for an iteration: its log has the sizes.",
-        )
+        found = catalog.one(task, measure=measure)
     else:
-        found = pick(_catalog(quiet=as_json).of_package(package, Path.cwd()), task)
+        (found,) = catalog.of_package(package, Path.cwd(), task, measure=measure)
     emit(found, as_json, lambda found: "\n".join(_lines(found)))
 
 

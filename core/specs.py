@@ -449,7 +449,7 @@ class Facts(Wire):
     """The number of the job's first iteration where it is not that of the checkpoint it starts from: 0 where that is a
     teacher's; None elsewhere."""
     not_resumable: str | None = None
-    """Reason checkpoints of this job cannot be resumed: every attempt starts from scratch then; None if they can."""
+    """Reason checkpoints of this job cannot be resumed without the state beside them; None if they can."""
     notes: tuple[str, ...] = ()
     """Adjustments to the request, in words for the report."""
     versions: dict[str, str] = field(default_factory=dict)

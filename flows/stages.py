@@ -316,7 +316,7 @@ class ProgressArtifact:
     def __init__(self, job_id: str, on_progress: Callable[[JobProgress], None]) -> None:
         self._on_progress = on_progress
         self._shown = 0
-        self.artifact: UUID | None = None
+        self.artifact: Any = None
         """Its id, where there is one."""
         with suppress(httpx.HTTPError):  # an attempt does without it
             made = create_progress_artifact(0.0, key=f"{job_id}-progress", description="Work done")
@@ -333,6 +333,6 @@ class ProgressArtifact:
             threading.Thread(target=_update, args=(self.artifact, percent), name="progress", daemon=True).start()
 
 
-def _update(artifact: UUID, percent: float) -> None:
+def _update(artifact: Any, percent: float) -> None:
     with suppress(httpx.HTTPError):  # the next one tells more
         update_progress_artifact(artifact, percent)

@@ -160,7 +160,8 @@ def judged(failure: Failure, use: GpuUse, demand: Demand | None, family: frozens
     if demand is not None and need > CONTEXT_BYTES:
         room = SPARE * (use.total - CONTEXT_BYTES - (0 if category is Category.USER else by_others))
         number = _rounded(room / (need - CONTEXT_BYTES) * demand.num_envs)
-        fit = f" By this estimate at most {number:,} environments fit, of the {demand.num_envs:,} asked for."
+        if number < demand.num_envs:  # else it failed before it had most of what it needs: nothing can be reckoned
+            fit = f" By this estimate at most {number:,} environments fit, of the {demand.num_envs:,} asked for."
     if category is Category.INFRA:
         advice = f"End what holds the GPU (`simyard sessions list` has simulators that are kept), or use another.{fit}"
     else:

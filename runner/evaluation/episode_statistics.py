@@ -228,13 +228,16 @@ class EpisodeMeter:
             for env in map(int, env_ids):
                 self._endings[env] = _Ending(self._term(env), self._said_success(env), self._reward_terms(env))
             with keeping_random_numbers(self._base.device) if self._undisturbed else nullcontext():
-                if self._metric is None or self._success_termination:
+                # Isaac Lab's tasks of several agents log none before the first step.
+                if (self._metric is None and not self._parts) or self._success_termination:
                     answer = self._reset_idx(env_ids)
                 else:
                     # The task logs the mean over those it resets together: each by itself, it is the episode's own.
                     for place, env in enumerate(map(int, env_ids)):
                         answer = self._reset_idx(env_ids[place : place + 1])
-                        self._read_metric(self._metric, env)
+                        self._metric = self._metric or success_metric(self._base.extras.get("log", {}))
+                        if self._metric is not None:
+                            self._read_metric(self._metric, env)
         # Some tasks begin episodes in their middle, to spread resets in training.
         self._base.episode_length_buf[index] = 0
         return answer

@@ -209,7 +209,7 @@ def _merge(config: Any, content: Mapping[str, Any], library: Library, path: str)
                 code="bad_agent_config",
                 advice=f"It has {', '.join(vars(old))}.",
             )
-        elif old is not dataclasses.MISSING and not is_node:
+        elif not _is_missing(old) and not is_node:
             check_type(f"{_FIELD}: {name}", name, old, value, library, code="bad_agent_config")
         if isinstance(config, dict):
             config[key] = value
@@ -248,7 +248,12 @@ def _missing(result: Any, config: Any, path: str) -> Iterator[str]:
     """Yield the keys that have no value, and had one."""
     for name, value in vars(result).items():
         had = getattr(config, name, dataclasses.MISSING)
-        if value is dataclasses.MISSING and had is not dataclasses.MISSING:
+        if _is_missing(value) and not _is_missing(had):
             yield f"{path}.{name}"
         elif dataclasses.is_dataclass(value) and dataclasses.is_dataclass(had):
             yield from _missing(value, had, f"{path}.{name}")
+
+
+def _is_missing(value: Any) -> bool:
+    """Return whether a value is the one that stands for none, or a copy of it."""
+    return isinstance(value, type(dataclasses.MISSING))

@@ -65,7 +65,7 @@ def custom_classes(library: Library, agent: Mapping[str, Any]) -> tuple[CustomCl
         RequestError: One does not import, or is no class.
     """
     found = []
-    for key, name in library.custom_classes(agent).items():
+    for key, name in sorted(library.custom_classes(agent).items()):
         try:
             cls = library.import_class(name)
             file = Path(inspect.getfile(cls))

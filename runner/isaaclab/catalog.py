@@ -32,8 +32,8 @@ from simyard.runner.isaaclab.physics import (
     presets_of,
 )
 from simyard.runner.rl import LIBRARIES
+from simyard.runner.rl.agents import DEFAULT_AGENT, ENTRY
 
-_ENTRY = "_cfg_entry_point"
 _LONGEST = 500
 """Characters of a text that a configuration brings."""
 _MARKUP = re.compile(":[a-z]+:(?=`)|`")
@@ -61,7 +61,7 @@ def _describe(name: str, device: str) -> TaskFacts:
     kwargs: Mapping[str, Any] = gymnasium.registry[name].kwargs
     agents = tuple(_agents(kwargs))
     known = {agent.key for agent in agents}
-    others = sorted(key for key in kwargs if key.endswith(_ENTRY) and key not in known and key != f"env{_ENTRY}")
+    others = sorted(key for key in kwargs if key.endswith(ENTRY) and key not in known and key != f"env{ENTRY}")
     facts = TaskFacts(task=name, agents=agents, other_agents=tuple(others))
     why_not = []
     if not any(agent.installed for agent in agents):
@@ -99,10 +99,8 @@ def stand_in(task: str) -> JobSpec:
 def _agents(kwargs: Mapping[str, Any]) -> Iterator[TaskAgent]:
     for library in LIBRARIES.values():
         installed = importlib.util.find_spec(library.module) is not None
-        for key in sorted(kwargs, key=lambda key: (key != library.agent_key, key)):
-            if key == library.agent_key or (key.startswith(f"{library.name}_") and key.endswith(_ENTRY)):
-                short = key[len(library.name) + 1 : -len(_ENTRY)] if key != library.agent_key else "default"
-                yield TaskAgent(library=library.name, name=short, key=key, installed=installed)
+        for name, key in sorted(library.agents(kwargs).items(), key=lambda agent: agent[0] != DEFAULT_AGENT):
+            yield TaskAgent(library=library.name, name=name, key=key, installed=installed)
 
 
 def _resolve(name: str, preset: str | None) -> tuple[Any, TaskConfig]:

@@ -176,6 +176,7 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
     require_references(job.task)
     config = isaaclab_overrides.resolve(job.task, library, own, job.overrides, physics=job.physics, agent=job.agent)
     kit.require(job.task, config.kit)
+    _require_renderer(job.task, config)
     if job.kind == "rollout" and "possible_agents" in config.env:
         raise RequestError(
             f"Task {job.task!r} has several agents.",
@@ -241,9 +242,11 @@ def fit_library(job: JobSpec, library: Library, agent: Mapping[str, Any], facts:
             f"The agent {problem}.", code="unknown_agent", advice="Name that one, or leave agent out: it is the task's."
         )
     not_resumable = library.not_resumable(agent)
-    if job.resume and not_resumable:
+    if job.resume and not_resumable and job.resume.state is None:
         raise RequestError(
-            f"This job cannot resume: {not_resumable}.", code="not_resumable", advice="Train from scratch."
+            f"This job cannot resume: {not_resumable}, and no state was kept beside this one.",
+            code="not_resumable",
+            advice="Train from scratch, or go on from a checkpoint of a job in this store, with resume.fromJob.",
         )
     return replace(
         facts,
@@ -275,6 +278,21 @@ def overrides_under(physics: str, job: JobSpec, device: str, overrides: Sequence
     other = replace(job, physics=physics, overrides=tuple(one for one in job.overrides if not is_selector(one)))
     preset = choose(other, device, kit_less=not kit.is_installed())
     return [f"physics={preset}", *(one for one in overrides if not is_selector(one))]
+
+
+def _require_renderer(task: str, config: TaskConfig) -> None:
+    """Refuse cameras of a renderer that is not here: Isaac Lab raises in the midst of making the environment.
+
+    What needs Kit is refused before; automatic RTX without Kit is OVRTX.
+    """
+    wanted = {value for key, value in isaaclab_overrides.flatten(config.env) if key.endswith("renderer_type")}
+    if wanted & {"ovrtx", "auto_rtx"} and importlib.util.find_spec("ovrtx") is None and not config.kit:
+        raise RequestError(
+            f"Task {task!r} draws its cameras with OVRTX, which {sys.executable!r} does not have.",
+            code="engine_absent",
+            advice="Leave the override renderer= out, or set it to newton_renderer: Newton's own, which runs without "
+            "Kit and without a GPU too.",
+        )
 
 
 def _require_assets(config: TaskConfig) -> None:

@@ -168,9 +168,7 @@ def main() -> int:
             write_json(paths.world, connection.to_json())
         if not arguments:  # Isaac Lab 2.3 trains in a process of its own
             return 0
-        # First of all: it has Warp leave out what only differentiable simulation needs, as each rank of theirs does.
-        from isaaclab_rl.entrypoints.multigpu import run_train_cli
-
+        run_train_cli = trainer()
         from simyard.runner.isaaclab import kit
         from simyard.runner.isaaclab.agent_files import used
         from simyard.runner.isaaclab.environment import stepped
@@ -191,6 +189,18 @@ def main() -> int:
         failure = RankFailure(at=time.time(), error=f"{type(error).__name__}: {error}")
         write_json(_failure_file(paths, os.environ["RANK"]), failure.to_json())
         raise
+
+
+def trainer() -> Any:
+    """Return Isaac Lab's training, as a process on one GPU has it.
+
+    Each rank of theirs imports `entrypoints.multigpu`, which has Warp leave out the backward pass. Kernels without it
+    are others: the ranks would compile their own for up to a minute, where jobs on one GPU, `prewarm` or an imported
+    cache have left all of them.
+    """
+    from isaaclab_rl.entrypoints.dispatch import run_train_cli
+
+    return run_train_cli
 
 
 def _failure_file(paths: AttemptPaths, rank: str) -> Path:

@@ -20,6 +20,9 @@ def bytes_of(region: Region) -> bytes:
     """Return a copy of memory."""
     if region.device == "cpu":
         return ctypes.string_at(region.address, region.size)
+    import torch
+
+    torch.cuda.synchronize(region.device)
     return bytes(_as_bytes(region.device, region.address, region.size).numpy().tobytes())
 
 

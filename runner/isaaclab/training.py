@@ -13,7 +13,8 @@ from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab import scripts as isaaclab_scripts
 from simyard.runner.isaaclab.agents import registered_agent
 from simyard.runner.isaaclab.environment import stepped
-from simyard.runner.isaaclab.training_state import keeper_of
+from simyard.runner.isaaclab.training_state import ANEW, keeper_of
+from simyard.runner.progress import say_note
 from simyard.runner.rl import Resumption, Scale, get_library
 
 
@@ -87,6 +88,8 @@ def train(
     if attempt.world is not None:
         from simyard.runner.isaaclab.ranks import train_together
 
+        if attempt.start_iteration:
+            say_note(f"{ANEW}: of {job.ranks} ranks no state is kept")
         train_together(request, attempt, attempt.world, paths)
         return
     steps = attempt.start_iteration * facts.rollout if steps_done is None else steps_done

@@ -26,6 +26,9 @@ _CHEAP = re.compile(
 )
 """Paths that do without the simulation: counters, curricula, terrain, timers, sums, and the library's own."""
 _MOST_NAMED = 3
+_ALL_ELSE = "so do episodes, curricula, terrain levels and random numbers"
+ANEW = "the simulation begins anew, with all robots as after a reset"
+"""The beginning of a note that tells why a resumed training is not the one that was interrupted."""
 
 
 class Keeper:
@@ -74,7 +77,7 @@ class Keeper:
         lacking = self._inexact or _lacking(found, regions)
         if lacking is not None:
             if self._inexact is None:
-                self._note_once(f"the simulation's state is not kept: {lacking}; a resumed attempt begins new episodes")
+                self._note_once(f"the simulation is not kept beside checkpoints: {lacking}")
             regions = [region for region in regions if _is_cheap(region.members[0].path)]
         changed = {
             path: [self._fresh.get(path), number.value]
@@ -93,22 +96,25 @@ class Keeper:
     # --- put back -------------------------------------------------------------------------------------------------
 
     def begin(self, env: Any, own: Mapping[str, Any]) -> bool:
-        """Remember an environment as it was made, and put the state back; return whether its episodes go on."""
+        """Remember an environment as it was made, and put the state back; return whether its episodes go on.
+
+        A training never fails of it: where the state cannot be put back, its environments are reset.
+        """
         import torch
 
         self._fresh = {path: number.value for path, number in walk(_roots(env, own)).numbers.items()}
         if self._source is None:
             if self._absent is not None:
-                say_note(
-                    f"{self._absent}: simulation, episodes, curricula, terrain levels and random numbers begin anew"
-                )
+                say_note(f"{ANEW}: {self._absent}; {_ALL_ELSE}")
             return False
         source, self._source = self._source, None
         try:
             with torch.inference_mode():
                 return self._put_back(env, own, read(source))
-        except StateError as error:
-            say_note(f"the state beside the checkpoint {error}: simulation, episodes and random numbers begin anew")
+        except Exception as error:
+            said = str(error) if isinstance(error, StateError) else f"cannot be put back ({_words(error):.200})"
+            say_note(f"{ANEW}: the state beside the checkpoint {said}; {_ALL_ELSE}")
+            _reset(env)
             return False
 
     def _put_back(self, env: Any, own: Mapping[str, Any], kept: Kept) -> bool:
@@ -123,7 +129,7 @@ class Keeper:
                 return True
             why = f"{_listed(problems)} cannot be put back"
         else:
-            why = "; ".join(f"{name} was {was.get(name)!r:.60}" for name in changed)
+            why = ", ".join(f"{name} was {was.get(name)!r:.60}" for name in changed)
             why = why or f"it was not kept, since {inexact!s:.200}"
 
         # Without the simulation: where robots stand follows from the terrain, so they are placed again before the rest.
@@ -132,8 +138,8 @@ class Keeper:
         left = put_back(walk(_roots(env, own)), kept, self._fresh, _is_cheap)
         if "seed" not in changed:
             set_random(kept.head["random"], cuda="device" not in changed)
-        also = f"; of the rest not carried over: {_listed(left)}" if left else ""
-        say_note(f"the simulation and the episodes under way begin anew: {why}{also}")
+        also = f"; not carried over either: {_listed(left)}" if left else ""
+        say_note(f"{ANEW}: {why}{also}")
         return "env.episode_length_buf" not in left
 
     def _put_all(self, env: Any, own: Mapping[str, Any], kept: Kept) -> list[str]:
@@ -217,7 +223,7 @@ def _step_once(env: Any) -> None:
     import gymnasium
     import torch
 
-    space = env.unwrapped.action_space
+    space = getattr(env.unwrapped, "action_space", None)
     if isinstance(space, gymnasium.spaces.Box):
         env.unwrapped.step(torch.zeros(space.shape, device=env.unwrapped.device))
 

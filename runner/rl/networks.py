@@ -107,6 +107,7 @@ def as_network(forward: Callable[..., Any], **parts: Any) -> torch.nn.Module:
     """
     import torch
 
+    forward.__annotations__ = {}  # they would be compiled too
     root = type("Network", (torch.nn.Module,), {"forward": forward})()
     for name, part in parts.items():
         setattr(root, name, part)

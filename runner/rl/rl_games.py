@@ -142,24 +142,29 @@ class RlGamesPolicy(Policy):
         clip_observations, clip_actions = wrapper._clip_obs, wrapper._clip_actions
         middle, half = (player.actions_high + player.actions_low) / 2, (player.actions_high - player.actions_low) / 2
 
-        def forward(self: Any, observations: Any, *memory: Any) -> Any:
+        def act(network: Any, observations: Any, before: Any) -> Any:
             if normalizer is not None:
                 observations = normalizer.apply(observations)
             elif math.isfinite(clip_observations):
                 observations = torch.clamp(observations, -clip_observations, clip_observations)
             if turns:
                 observations = observations.permute(0, 3, 1, 2)
-            # A critic with layers of its own has states behind the actor's; what it says is left out.
-            before = tuple(memory[n] for n in range(len(states))) * (2 if layers.separate else 1)
-            actions, *_, after = self.layers({"obs": observations, "rnn_states": before or None})
+            actions, *_, after = network.layers({"obs": observations, "rnn_states": before})
             if player.clip_actions:
                 actions = torch.clamp(actions, -1.0, 1.0) * half + middle
             actions = torch.clamp(actions, -clip_actions, clip_actions) if math.isfinite(clip_actions) else actions
-            if not states:
-                return actions
-            own = after[0]  # of an LSTM a pair
+            return actions, after
+
+        def react(self: Any, observations: Any) -> Any:
+            return act(self, observations, None)[0]
+
+        def remember(self: Any, observations: Any, *memory: Any) -> Any:
+            # A critic with layers of its own has states behind the actor's; what it says is left out.
+            before = tuple(memory[n] for n in range(len(states))) * (2 if layers.separate else 1)
+            actions, (own, *_) = act(self, observations, before)
             return (actions, own[0], own[1]) if len(states) == len(LSTM) else (actions, own)
 
+        forward = remember if states else react
         return Network(module=as_network(forward, layers=layers), inputs=inputs, states=states)
 
     def normalizer(self) -> Normalizer | None:

@@ -136,7 +136,7 @@ class RslRlPolicy(Policy):
 
     def normalizer(self) -> Normalizer | None:
         """Return the empirical statistics: RSL-RL adds its epsilon to the deviation and clips nothing."""
-        if not self._actor.obs_normalization:
+        if not self._actor.obs_normalization or not self._actor.obs_dim:  # of images alone it has none
             return None
         statistics = self._actor.obs_normalizer
         return Normalizer.of(statistics.mean, statistics.std + statistics.eps)

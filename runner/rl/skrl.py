@@ -222,7 +222,8 @@ class Skrl(Library):
         import torch
 
         state = torch.load(resumption.checkpoint, map_location="cpu", weights_only=False)
-        use_learning_rate(state, setting(resumption.agent_cfg, "agent.learning_rate"))
+        for part in (state, *(part for part in state.values() if isinstance(part, Mapping))):  # of each agent too
+            use_learning_rate(part, setting(resumption.agent_cfg, "agent.learning_rate"))
         target = resumption.folder / resumption.checkpoint.name
         torch.save(state, target)
         return target, []

@@ -143,6 +143,8 @@ class _Attempt:
             self.began = min(self.began, workload.started)
 
         # Inputs, out of the machine's cache or the store; and the user's packages, which the workload alone imports.
+        self._fetch_state()
+        job = self.spec.job
         inputs = self.kind.inputs(job, self.spec.resume)
         for file in (*job.packages, *inputs):
             self._fetch(file)
@@ -170,7 +172,7 @@ class _Attempt:
         self.spec = replace(self.spec, job=job)
         for note in (*(job.notes or ()), *self.facts.notes):
             self.log("checking", "note", note)
-        if self.spec.resume and self.facts.not_resumable:
+        if self.spec.resume and self.facts.not_resumable and self.spec.resume.state is None:
             # An earlier attempt's: a request to resume such a job is refused.
             self.spec = replace(self.spec, start_iteration=0, resume=None)
             self.log("checking", "note", f"starting from scratch: {self.facts.not_resumable}")
@@ -303,6 +305,21 @@ class _Attempt:
         except (OSError, ValueError, RecursionError) as error:
             self.log("judge", "warning", f"the workload's account cannot be read: {error}")
             return None
+
+    def _fetch_state(self) -> None:
+        """Bring the state beside the checkpoint here; where it is gone or damaged, the checkpoint does without."""
+        resume = self.spec.resume
+        if resume is None or resume.state is None:
+            return
+        try:
+            self._fetch(resume.state)
+        except StoreError as error:
+            if error.failure.code not in ("key_not_found", "digest_mismatch"):
+                raise
+            self.log("staging", "note", f"the state beside the checkpoint is lost: {error}")
+            bare = replace(resume, state=None)
+            job = replace(self.spec.job, resume=bare) if self.spec.job.resume == resume else self.spec.job
+            self.spec = replace(self.spec, job=job, resume=bare)
 
     def _fetch(self, file: InputFile) -> None:
         """Bring one input here, out of the machine's cache if it has it, and write down how that went."""

@@ -185,10 +185,10 @@ class TrainingKind(Kind):
         return spec.last_iteration
 
     def inputs(self, spec: JobSpec, resume: ResumePoint | None) -> list[InputFile]:
-        """Return also the state of the training, the checkpoints of others, and those that stages may begin with."""
-        files = [resume.state, *(resume.others or ())] if resume else []
-        files += [stage.checkpoint.checkpoint for stage in spec.stages or () if stage.checkpoint]
-        return [*super().inputs(spec, resume), *(file for file in files if file is not None)]
+        """Return also the checkpoints of others, and those that stages may begin with; the state beside may be lost."""
+        others = (resume.others or ()) if resume else ()
+        outside = (stage.checkpoint.checkpoint for stage in spec.stages or () if stage.checkpoint)
+        return [*super().inputs(spec, resume), *others, *outside]
 
     def reader(self, attempt: AttemptSpec, facts: Facts) -> Reader:
         """Return the reader of the library's output."""

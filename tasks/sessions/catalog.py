@@ -26,6 +26,7 @@ from simyard.runner.isaaclab.physics import ENGINES
 from simyard.runner.isaaclab.renames import current_id, former_ids
 from simyard.runner.messages import TellTasks, ToldTasks
 from simyard.runner.rl import get_library
+from simyard.runner.rl.agents import DEFAULT_AGENT
 from simyard.tasks.packages.install import install, registering_module
 from simyard.tasks.packages.pack import find_package
 from simyard.tasks.robots.recipes import RECIPES
@@ -64,7 +65,7 @@ def row(facts: TaskFacts) -> TaskRow:
         task=facts.task,
         kind=facts.kind,
         libraries=facts.libraries,
-        agents=tuple(f"{agent.library} {agent.name}" for agent in facts.agents if agent.name != "default"),
+        agents=tuple(f"{agent.library} {agent.name}" for agent in facts.agents if agent.name != DEFAULT_AGENT),
         physics=tuple(engine.name for engine in facts.engines),
         runnable=facts.runnable,
         why_not=facts.why_not,
@@ -131,8 +132,8 @@ class _Kept:
 
     registered: set[str] = field(default_factory=set)
     """Ids of all tasks; none where nothing is known."""
-    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Documents of `TaskFacts`, of those that were asked for."""
+    tasks: dict[str, TaskFacts] = field(default_factory=dict)
+    """The facts about those that were asked for."""
     evidence: dict[str, Any] = field(default_factory=dict)
     """Status of each file that they came from."""
 
@@ -182,22 +183,27 @@ class Catalog:
         kept = self._read()
         if not kept.registered or not kept.registered.isdisjoint(ids):
             known = [kept.tasks[name] for name in ids if name in kept.tasks]
-            if not known or (measure and not known[0]["measured"]):
+            if not known or (measure and not known[0].measured):
                 kept = self._learn(ids, measure=measure)
         for name in ids:
             if name in kept.tasks:
                 return _now(kept.tasks[name])
         raise unknown("task", task, kept.registered, code="unknown_task")
 
-    def of_package(self, reference: str, base: Path) -> list[TaskFacts]:
-        """Return the tasks that a package of the user's registers; nothing of it is kept.
+    def of_package(
+        self, reference: str, base: Path, task: str | None = None, *, measure: bool = False
+    ) -> list[TaskFacts]:
+        """Return the tasks that a package of the user's registers, or one of them; nothing of it is kept.
 
         Args:
             reference: The package, as `customEnvironment` of a job names it.
             base: Folder that a relative path starts from.
+            task: Id of the one that is wanted.
+            measure: Whether to make its environment for what only that tells.
 
         Raises:
-            RequestError: It is no package, does not import, or registers nothing; or there is no simulator here.
+            RequestError: It is no package, does not import, or registers nothing, or not this task; or there is no
+                simulator here.
             WorkloadError: The simulator's process did not answer.
         """
         found = find_package(reference, base, "--package")
@@ -206,24 +212,27 @@ class Catalog:
             overlay = folder / "overlay"
             package = install(found.path, overlay, python=self._machine.python, scratch=folder / "build")
             callback = None if package.task_entry_points else registering_module(package)
-            wanted = TellTasks(names=None, overlay=str(overlay), import_callback=callback)
+            names = None if task is None else _ids(task)
+            wanted = TellTasks(names=names, overlay=str(overlay), import_callback=callback, measure=measure)
             told = self._ask(wanted, replace(_NOBODY, packages=(found.file,)), blamed=f"The package {package.name!r}")
+        if not told.tasks and task is not None:
+            raise unknown("task", task, told.registered, code="unknown_task")
         if not told.tasks:
             raise RequestError(
                 f"The package {package.name!r} registers no task.",
                 code="no_tasks",
                 advice="Its module must call gymnasium.register when it is imported; `simyard init` makes such a one.",
             )
-        return [_now(facts.to_json()) for facts in sorted(told.tasks, key=lambda facts: facts.task)]
+        return [_now(facts) for facts in sorted(told.tasks, key=lambda facts: facts.task)]
 
     # --- what is kept ---
 
     def _read(self) -> _Kept:
-        with suppress(OSError, ValueError, KeyError, TypeError):  # a broken file is as none
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # a broken file is as none
             read = read_json(self._path)
-            kept = _Kept(set(read["registered"]), read["tasks"], read["evidence"])
-            if unchanged(kept.evidence) and all(TaskFacts.from_json(facts) for facts in kept.tasks.values()):
-                return kept
+            if unchanged(read["evidence"]):
+                tasks = {name: TaskFacts.from_json(facts) for name, facts in read["tasks"].items()}
+                return _Kept(set(read["registered"]), tasks, read["evidence"])
         return _Kept()
 
     def _learn(self, names: tuple[str, ...] | None, *, measure: bool = False) -> _Kept:
@@ -234,14 +243,15 @@ class Catalog:
             if names is None and _is_whole(kept):  # somebody else was faster
                 return kept
             told = self._ask(TellTasks(names=names, measure=measure), _NOBODY, blamed=repr(self._machine.python))
-            measured = {name: facts for name, facts in kept.tasks.items() if facts["measured"]}
-            new = {facts.task: facts.to_json() for facts in told.tasks}
+            measured = {name: facts for name, facts in kept.tasks.items() if facts.measured}
+            new = {facts.task: facts for facts in told.tasks}
             kept = _Kept(
                 registered=set(told.registered),
                 tasks=kept.tasks | new | (measured if names is None else {}),
                 evidence=kept.evidence | told.evidence,
             )
-            write_json(self._path, vars(kept) | {"registered": sorted(kept.registered)})
+            tasks = {name: facts.to_json() for name, facts in kept.tasks.items()}
+            write_json(self._path, {"registered": sorted(told.registered), "tasks": tasks, "evidence": kept.evidence})
         return kept
 
     def _ask(self, wanted: TellTasks, job: JobSpec, *, blamed: str) -> ToldTasks:
@@ -281,9 +291,8 @@ def _is_whole(kept: _Kept) -> bool:
     return bool(kept.registered) and kept.tasks.keys() >= kept.registered
 
 
-def _now(document: dict[str, Any]) -> TaskFacts:
+def _now(facts: TaskFacts) -> TaskFacts:
     """Return what is known of a task with what may change at any time: its assets, and so whether it runs."""
-    facts = TaskFacts.from_json(document)
     root = facts.asset_root or ""
     assets = tuple(
         asset if "://" in root else TaskAsset(path=asset.path, here=os.path.exists(f"{root}/{asset.path}"))

@@ -479,6 +479,10 @@ def with_command(command: str | None, **limits):
 without_normalizer = about(lambda c: {"normalizer": None}, normalized=None)
 without_critic = about(lambda c: {"observation_groups": c.observation_groups[:1]})
 sees_critic = about(lambda c: {"observation_groups": tuple(replace(g, start=0) for g in c.observation_groups)})
+sees_more = about(
+    lambda c: {"observation_groups": (c.observation_groups[0], replace(c.observation_groups[1], name="more", start=4))}
+)
+"""Sees a second group, as its critic does."""
 unnamed = about(
     lambda c: {
         "observation_groups": tuple(
@@ -503,7 +507,9 @@ JUDGED = [
     ("observations", having(), PASS, "'joint_pos', 'joint_vel': nothing that only the critic has"),
     ("observations", sees_critic, FAIL, "'contact_forces', which only the critic"),
     ("observations", lambda e: having(critic_groups=())(sees_critic(e)), HUMAN, "'contact_forces', which the group"),
-    ("observations", having(critic_groups=("policy",)), PASS, "nothing that only the critic has"),
+    ("observations", having(critic_groups=("policy", "critic")), PASS, "nothing that only the critic has"),
+    ("observations", having(critic_groups=("more",)), PASS, "nothing that only the critic has"),
+    ("observations", lambda e: having(critic_groups=("policy", "more"))(sees_more(e)), HUMAN, "which the group"),
     ("observations", unnamed, HUMAN, "does not name its observations"),
     ("observations", lambda e: unnamed(without_critic(e)), PASS, "has none for a critic"),
     ("normalizer", having(), PASS, r"observation 2 \('joint_vel'\) is 0.3 standard deviations, .* 2.15 is allowed"),

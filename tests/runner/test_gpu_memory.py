@@ -57,6 +57,14 @@ CASES = [
 ]  # fmt: skip
 
 
+def test_a_job_that_failed_early_is_not_told_that_more_would_fit():
+    # As on an H200 of which others had left 1.5 GB, for a job of 65,536 environments.
+    failure = known_failure("RuntimeError: Failed to allocate 52428800 bytes on device 'cuda:0'")
+    use = GpuUse(name="NVIDIA H200", total=150_755_000_000, free=0, holders={OWN: 1_466_000_000, 4321: 148_619_000_000})
+    demand = Demand(held=1_466_000_000, held_now=1_466_000_000, num_envs=65536)
+    assert "environments fit" not in judged(failure, use, demand, frozenset({OWN})).advice
+
+
 @pytest.mark.parametrize(("line", "others", "free", "held", "category", "said", "advice"), CASES)
 def test_a_failure_says_who_can_mend_it(line, others, free, held, category, said, advice):
     known = known_failure(line)

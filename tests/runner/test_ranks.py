@@ -182,6 +182,13 @@ def test_isaac_labs_own_launcher_starts_our_ranks(monkeypatch, tmp_path):
     ]  # fmt: skip
 
 
+def test_a_rank_has_the_kernels_of_a_job_on_one_gpu():
+    pytest.importorskip("isaaclab_rl.entrypoints.api")
+    code = "from simyard.runner.isaaclab import ranks; ranks.trainer(); import warp; print(warp.config.enable_backward)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=True)
+    assert done.stdout.split()[-1] == "True"  # it is in the hash of every kernel
+
+
 def test_the_libraries_that_train_on_several_gpus_are_isaac_labs():
     api = pytest.importorskip("isaaclab_rl.entrypoints.api")
     assert {name for name, found in LIBRARIES.items() if found.multi_gpu} == set(api.MULTI_GPU_BACKENDS)

@@ -133,6 +133,10 @@ IN_A_CONTAINER = {**RUN, "trainer_spec": {"image_uri": "trainers/ppo:1", "resour
     [
         ({**TRAINING, "customEnvironmentS3Uri": "s3://robots/lift.zip"}, "custom_environment_s3_uri"),
         ({**TRAINING, "customEnvironmentPath": "lift.zip"}, "custom_environment_path"),
+        (
+            {"trainingConfig": {**TRAINING["trainingConfig"], "agentConfig": "agent.yaml"}},
+            "training_config.agent_config",
+        ),
         ({**TRAINING, "customEnvironmentCallback": "os:abort"}, "custom_environment_callback"),
         ({**TRAINING, "overrides": ["agent.save_interval=2", "agent.algorithm.class_name=os:system"]}, "overrides"),
         ({**TRAINING, "overrides": ["agent.agent.learning_rate_scheduler=exec('1')"]}, "overrides"),

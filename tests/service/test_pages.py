@@ -604,7 +604,7 @@ def test_a_browser_follows_a_job_to_its_end(yard: Yard, tmp_path: Path) -> None:
         for width in (360, 1440):
             for address in (tasks, tasks.replace("/tasks?", "/tasks/Isaac-Velocity?")):
                 tab.open(address, width)
-                assert tab.js("document.documentElement.scrollWidth") == width, "nothing sticks out"
+                assert tab.js("document.documentElement.scrollWidth") <= width, "nothing sticks out"
         tab.open(yard.link(spec.job_id), 390, dark=True)
         status = "document.querySelector('.status').textContent"
         assert tab.js(status) == "running"

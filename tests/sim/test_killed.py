@@ -57,7 +57,7 @@ def test_weights_and_metrics_are_those_of_a_training_that_nobody_killed(killed: 
     """The state beside the checkpoint has the simulation, too."""
     unkilled.assert_whole()
     assert outcome(killed.job, 2)["start_iteration"] > 1
-    assert not [note for note in killed.job.result["notes"] if "anew" in note]
+    assert not [note for note in killed.job.result["notes"] if "begins anew" in note]
     assert_same_weights(killed.job.final, unkilled.final)
     assert killed.job.measured() == unkilled.measured()
 

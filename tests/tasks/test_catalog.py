@@ -129,7 +129,7 @@ def test_the_command_filters_prints_plain_lines_and_json_and_refuses_what_it_doe
         (["list", "--library", "skrll"], "'skrll'. Did you mean 'skrl'?"),
         (["list", "--physics", "bullet"], "Unknown physics engine 'bullet'"),
         (["show", "Isaac-Amt"], "Did you mean 'Isaac-Ant'?"),
-        (["show", "Isaac-Ant", "--measure", "--package", "."], "--measure and --package do not go together"),
+        (["show", "Isaac-Ant", "--package", "no such folder"], "--package"),
     ):
         result = site.run(*arguments)
         assert (result.exit_code, said in result.stderr) == (2, True), result.output

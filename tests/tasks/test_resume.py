@@ -48,6 +48,11 @@ def test_a_killed_simulator_is_gone_on_with_from_its_last_checkpoint(player):
     assert "command.stdout.log" in names
 
 
+def spoil(opened, key):
+    """Change an object."""
+    opened.put_bytes(key, b"state 5")
+
+
 def test_the_state_beside_a_checkpoint_comes_with_it(player):
     spec = player.stage("keep-states; kill at 8 once")
     assert player.attempt(spec).failure.code == "killed"
@@ -64,6 +69,20 @@ def test_the_state_beside_a_checkpoint_comes_with_it(player):
     again = json.loads((left.folder / "attempts/002/checkpoints.json").read_text())
     assert all("state" not in record for record in again), "the second attempt kept none"
     assert not [entry for entry in left.result["artifacts"] if entry["name"].endswith(".state")]
+
+
+@pytest.mark.parametrize(("damage", "said"), [(Store.delete, "There is no"), (spoil, "has the SHA-256 digest")])
+def test_a_checkpoint_that_has_lost_its_state_is_gone_on_with(player, damage, said):
+    spec = player.stage("keep-states; kill at 8 once")
+    assert player.attempt(spec).failure.code == "killed"
+    opened = Store.open(str(player.folder(spec.job_id).parents[1]))
+    damage(opened, JobKeys(spec.job_id).attempt(1).state("model_6.pt.state"))
+    assert player.attempt(spec) is None
+    left = player.end(spec)
+    assert left.outcome(2)["start_iteration"] == 7
+    assert not [note for note in left.result["notes"] if "it had" in note]
+    assert "the state beside the checkpoint is lost" in left.runner_log(2)
+    assert said in left.runner_log(2)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +198,12 @@ def test_a_job_killed_before_its_first_checkpoint_starts_again(player):
     left.assert_nothing_missing()
     assert left.result["attempts"] == 2
     assert left.outcome(2)["start_iteration"] == 0
+
+
+def test_a_job_whose_checkpoints_need_their_state_goes_on_with_it(player):
+    left = player.play("keep-states; not-resumable; kill at 8 once")
+    left.assert_nothing_missing()
+    assert left.outcome(2)["start_iteration"] == 7
 
 
 def test_a_job_whose_checkpoints_cannot_be_taken_up_starts_again(player):

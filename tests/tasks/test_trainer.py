@@ -28,7 +28,7 @@ from simyard.store import keys
 from simyard.store.keys import JobKeys, RunKeys
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import CANCELED
-from simyard.tasks.managed.engines.base import TrainerCall
+from simyard.tasks.managed.engines.base import STDOUT, TrainerCall
 from simyard.tasks.managed.engines.local import LocalEngine
 from simyard.tasks.managed.run import ResolvedRun, RunSpec, load_run, resolve_run, stage_run
 from simyard.tasks.managed.trainer import TrainerObserver, call_key, check_trainer, outcome_of, run_trainer
@@ -324,6 +324,24 @@ time.sleep(600)
     caller.kill()
     caller.wait()
     wait_until(lambda: not list(with_token(name)), HANG_S, "the trainer's end")
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus", "seen"),
+    [(None, 2, "0,1"), (None, 0, ""), ("3", 1, "3"), ("GPU-11aa, GPU-22bb", 1, "GPU-11aa"), ("1,2", 0, "")],
+)
+def test_its_gpus_are_of_those_that_this_process_may_use(tmp_path, monkeypatch, visible, gpus, seen):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    engine = LocalEngine(MachineSettings(home=tmp_path, store="", python=sys.executable))
+    call = TrainerCall(
+        name=f"gpus-{tmp_path.name}", image="local", argv=("sh", "-c", "echo =$CUDA_VISIBLE_DEVICES="), env={},
+        folder=tmp_path, work=tmp_path, gpus=gpus, cpus=1, memory_bytes=10**9,
+    )  # fmt: skip
+    child = engine.start(call)
+    wait_until(lambda: child.poll() is not None, HANG_S, "its end")
+    assert (tmp_path / STDOUT).read_text() == f"={seen}=\n"
 
 
 def test_one_of_the_same_name_that_was_left_is_ended_first(tmp_path):
