@@ -22,6 +22,12 @@ MAX_BYTES = 1_000_000
 """Of a document of stages; a larger one was not written by simyard."""
 
 
+MOST_RUNS = 200
+"""Runs of stages in a job; one that goes to and fro for longer has failed."""
+MOST_STEPS = 200
+"""Steps of its ranges that are kept of a run."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gate(Wire):
     """Condition on a logged metric."""
@@ -203,6 +209,11 @@ class Stages(Wire):
     def running(self) -> StageRun | None:
         """The run that has begun and not ended."""
         return self.runs[-1] if self.runs and self.runs[-1].ended is None else None
+
+    def widen(self, step: WidenStep) -> Stages:
+        """Return the stages with a step of the last run's ranges: of very many the first and the newest are kept."""
+        taken = (*(self.runs[-1].widened or ()), step)
+        return self.change(widened=(*taken[:1], *taken[1:][-MOST_STEPS:]))
 
     def begin(self, run: StageRun) -> Stages:
         """Return the stages with a run that begins now."""

@@ -15,7 +15,7 @@ from simyard.core.artifacts import STAGES
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError, unknown
 from simyard.core.files import AttemptPaths, write_json
 from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint, Stage, StageFacts
-from simyard.core.stages import BestCheckpoint, StageRun, Stages, Widen, WidenStep, now, stages_beside
+from simyard.core.stages import MOST_RUNS, BestCheckpoint, StageRun, Stages, Widen, WidenStep, now, stages_beside
 from simyard.runner.evaluation.compare import Contender, compare
 from simyard.runner.isaaclab import lookup as isaaclab_lookup
 from simyard.runner.isaaclab.live import LiveParameter, why_not_live
@@ -183,6 +183,8 @@ class Course(TrainingWatch):
         goes_back = last is not None and last.why == "not_reached" and self._wanted[last.stage].on_not_reached
         if last is not None and goes_back == "go_back":
             index = last.stage - 1
+            if len(self.stages.runs) >= MOST_RUNS:
+                raise _not_reached(last)
         if index >= len(self._wanted):
             return False
         stage = self._wanted[index]
@@ -361,7 +363,7 @@ class Course(TrainingWatch):
         if level != run.level:
             ranges, seen = self._set(widen, level), value if math.isfinite(value) else None
             step = WidenStep(iteration=self.done, level=level, value=seen, ranges=ranges)
-            self.stages = self.stages.change(widened=(*(run.widened or ()), step))
+            self.stages = self.stages.widen(step)
             print(f"stage {run.name}: ranges at step {level} of {widen.steps}, {widen.gate.metric} is {value:.4g}")
             self._write()
 

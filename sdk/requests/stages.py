@@ -50,9 +50,9 @@ class GrowingRange(_Model):
 class Widen(_Model):
     """Ranges that grow in steps while the stage trains."""
 
-    parameters: dict[Path, GrowingRange] = Field(min_length=1, max_length=50)
+    parameters: dict[Path, GrowingRange] = Field(min_length=1, max_length=20)
     """Ranges by their path, as in an override: `env.events.push.params.velocity_range`."""
-    steps: int = Field(strict=True, ge=1, le=1000)
+    steps: int = Field(strict=True, ge=1, le=100)
     """Steps from the first range to the last."""
     metric: Tag
     """Tag of the metric that decides."""
