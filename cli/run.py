@@ -352,6 +352,8 @@ def prefect_ready(pool: str | None, live: LiveLine) -> Iterator[None]:
     """Import Prefect, and start its server where none is configured, while the body runs."""
     # The live line is the console's; the flow's log goes to the server all the same.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    # A server that is away costs Prefect some events, and a person nothing: no traceback for each.
+    os.environ.setdefault("PREFECT_INTERNAL_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")
     # Prefect gives its own server 20 s, which a machine that has read none of its files yet needs for the import.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")

@@ -12,7 +12,7 @@ import stat
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedRandom
@@ -21,6 +21,10 @@ from typing import IO, Any
 
 from simyard.core import artifacts
 
+STATE_SUFFIX = ".state"
+"""Ending of the state of a training, behind the whole name of the checkpoint that it belongs to."""
+MOST_STATES = 64 << 20
+"""Bytes of all states that an attempt keeps; the newest is kept whatever its size."""
 RETRY_S = 0.05
 """Seconds between two tries at a file that another process holds."""
 
@@ -55,6 +59,20 @@ def write_atomic(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, durable=True) as beside:
         beside.write_bytes(data)
+
+
+def superfluous_states(sizes: Sequence[int]) -> int:
+    """Return how many of an attempt's states go, the oldest: those behind which newer ones fill what is allowed.
+
+    Args:
+        sizes: Of the states in bytes, oldest first.
+    """
+    total = 0
+    for newer, size in enumerate(reversed(sizes)):
+        total += size
+        if total > MOST_STATES and newer:
+            return len(sizes) - newer
+    return 0
 
 
 def secret_of(path: Path, make: Callable[[], str]) -> str:

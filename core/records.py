@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 
 from simyard.core.errors import Category, Failure
 from simyard.core.specs import Facts, InputFile
+from simyard.core.stages import Stages
 from simyard.core.wire import ABSENT, Wire
 
 Ended = Literal["succeeded", "failed", "canceled"]
@@ -190,6 +191,8 @@ class Outcome(Wire):
     """Files that the workload opened when it was done."""
     facts: Facts | None
     """The simulator's facts about the job; None where it was not asked."""
+    notes: tuple[str, ...] | None = field(default=None, metadata=ABSENT)
+    """Notes of the workload for the report; None for none."""
     ended_early: str | None = field(default=None, metadata=ABSENT)
     """Reason for which a library ended its training before its limit, by a rule of its own; None where it did not."""
     timings: dict[str, float | None]
@@ -226,6 +229,10 @@ class CheckpointRecord(Wire):
     """Iterations that were finished when it was saved; None for the best so far, which a library keeps apart."""
     parent: str | None
     """SHA-256 of the checkpoint before it; None for the first one of a training from scratch."""
+    stages: Stages | None = field(default=None, metadata=ABSENT)
+    """The job's stages when it was saved; None for a job without."""
+    state: InputFile | None = field(default=None, metadata=ABSENT)
+    """The state of the training that was saved with it; None where none is kept."""
 
     @property
     def file(self) -> InputFile:
@@ -255,6 +262,8 @@ class ArtifactEntry(Wire):
     """Of a checkpoint, as in its record; other entries do not have it."""
     parent: str | None = None
     """Of a checkpoint, as in its record; other entries do not have it."""
+    stage: str | None = field(default=None, metadata=ABSENT)
+    """Name of the stage that a checkpoint was saved in; None for a job without stages."""
 
     def document(self) -> dict[str, object]:
         """Return the keys that the entry has: a checkpoint alone has an iteration and a parent."""

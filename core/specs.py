@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from simyard.core.stages import Gate, Stages, Widen
 from simyard.core.wire import ABSENT, Wire
 
 SCHEMA_VERSION = 1
@@ -62,6 +63,15 @@ class InputFile(Wire):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AgentFile(Wire):
+    """A user's file of an agent's configuration."""
+
+    file: InputFile
+    mode: str
+    """`merge` into the registered configuration, or `replace` it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ResumePoint(Wire):
     """The checkpoint a job or an attempt starts from."""
 
@@ -70,6 +80,36 @@ class ResumePoint(Wire):
     """Iterations that were finished when it was saved; the first one still to do has this number."""
     trusted: bool = False
     """True for a checkpoint that a job of this store wrote: only those may hold pickled code."""
+    state: InputFile | None = field(default=None, metadata=ABSENT)
+    """The state of the training beside it; None where none was kept."""
+    stages: Stages | None = field(default=None, metadata=ABSENT)
+    """The job's stages when it was saved; None for a job without."""
+    others: tuple[InputFile, ...] | None = field(default=None, metadata=ABSENT)
+    """Earlier checkpoints that a stage may still begin with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(Wire):
+    """A stage of a training."""
+
+    name: str
+    kind: str = "train"
+    """`train` or `distill`."""
+    overrides: tuple[str, ...] = ()
+    """Hydra overrides, after those of the job."""
+    agent: str | None = field(default=None, metadata=ABSENT)
+    """As the job's; None is the job's own."""
+    start: str = "previous"
+    """`previous`, `best`, `last`, `scratch`, or `outside` for `checkpoint`."""
+    checkpoint: ResumePoint | None = field(default=None, metadata=ABSENT)
+    """The checkpoint from outside that it starts from."""
+    until: Gate | None = field(default=None, metadata=ABSENT)
+    """Condition that ends it."""
+    max_iterations: int
+    on_not_reached: str = "fail"
+    """`fail`, `go_on` or `go_back`, where the condition does not hold after `max_iterations`."""
+    widen: Widen | None = field(default=None, metadata=ABSENT)
+    """Ranges that grow in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +188,8 @@ class Export(Wire):
     """Answers of a person to the checklist's items that no program can settle, by item."""
     curriculum: dict[str, float] | None = None
     """The stage of each curriculum term at the end of training, as far as it was logged."""
+    stages: Stages | None = field(default=None, metadata=ABSENT)
+    """The stages of the training when the policy was saved; None for a training without."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +272,11 @@ class JobSpec(Wire):
     """The id that the request gave, where it is one of Isaac Lab 2.x and `task` is that of 3.0."""
     library: str
     """The library's name; empty where no policy of one is involved."""
+    agent: str | None = field(default=None, metadata=ABSENT)
+    """The key that the task registers the agent's configuration by, such as `rsl_rl_with_symmetry_cfg_entry_point`;
+    None is the library's own."""
+    agent_config: AgentFile | None = field(default=None, metadata=ABSENT)
+    """A file that changes that configuration."""
     physics: str | None = field(default=None, metadata=ABSENT)
     """The physics engine, such as `newton` or `physx`; None leaves it to the overrides, then to the task."""
     num_envs: int
@@ -237,6 +284,8 @@ class JobSpec(Wire):
     seed: int
     max_iterations: int = 0
     """Of training: policy updates this job makes, on top of those of the checkpoint it resumes from."""
+    stages: tuple[Stage, ...] | None = field(default=None, metadata=ABSENT)
+    """Stages of a training, in order, which `max_iterations` is shared by; None for one without."""
     policies: tuple[PolicyFile, ...] = ()
     """Of evaluation and export: what to measure or export, fewest iterations first."""
     evaluation: Evaluation | None = None
@@ -257,6 +306,8 @@ class JobSpec(Wire):
     import_callback: str | None = None
     """`package.module` or `package.module:function`, called before the task is looked up."""
     resume: ResumePoint | None = None
+    exact: bool | None = field(default=None, metadata=ABSENT)
+    """Of training: whether the simulation's state is kept beside checkpoints; None keeps it."""
     limits: Limits = field(default_factory=Limits)
     session: bool = True
     """Whether a process that has served other jobs may serve this one, or the other way round."""
@@ -286,6 +337,20 @@ class JobSpec(Wire):
     def last_iteration(self) -> int:
         """Iterations the policy has seen at the end of the job."""
         return self.first_iteration + self.max_iterations
+
+    def in_stage(self, index: int) -> JobSpec:
+        """Return a job of stages as one stage has it: a training like any other."""
+        assert self.stages is not None
+        stage = self.stages[index]
+        return replace(
+            self,
+            stages=None,
+            agent=stage.agent or self.agent,
+            agent_config=None if stage.agent else self.agent_config,
+            overrides=(*self.overrides, *stage.overrides),
+            max_iterations=stage.max_iterations,
+            resume=stage.checkpoint,
+        )
 
     def counted_from(self, first_iteration: int | None) -> JobSpec:
         """Return the job with another number for its first iteration; None leaves it as it is."""
@@ -343,6 +408,26 @@ class Room(Wire):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StageFacts(Wire):
+    """The facts of a stage that may differ from those of another."""
+
+    rollout: int
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CustomClass(Wire):
+    """A class of the user's that an agent's configuration names."""
+
+    key: str
+    """Key that names it, such as `agent.actor.class_name`."""
+    name: str
+    """The class, as `module:name`."""
+    sha256: str
+    """Digest of the module's file."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts(Wire):
     """Report of the simulator's environment on a job, before anything is simulated."""
 
@@ -354,6 +439,8 @@ class Facts(Wire):
     """`cpu` or `cuda:0`."""
     physics: str | None = field(default=None, metadata=ABSENT)
     """The physics engine, by its name in requests; None where only the simulation knows."""
+    agent: str | None = field(default=None, metadata=ABSENT)
+    """The key by which the task registers the agent's configuration; None where nobody knows, or there is none."""
     rollout: int
     """Steps each environment takes in one iteration."""
     overrides: tuple[str, ...]
@@ -362,12 +449,16 @@ class Facts(Wire):
     """The number of the job's first iteration where it is not that of the checkpoint it starts from: 0 where that is a
     teacher's; None elsewhere."""
     not_resumable: str | None = None
-    """Reason checkpoints of this job cannot be resumed: every attempt starts from scratch then; None if they can."""
+    """Reason checkpoints of this job cannot be resumed without the state beside them; None if they can."""
     notes: tuple[str, ...] = ()
     """Adjustments to the request, in words for the report."""
     versions: dict[str, str] = field(default_factory=dict)
     """Installed packages that decide the result, and the GPU's driver."""
+    classes: tuple[CustomClass, ...] | None = field(default=None, metadata=ABSENT)
+    """The user's classes that the agent's configuration names; None for none."""
     kit: bool = field(default=False, metadata=ABSENT)
     """Whether the simulation runs in Kit, Isaac Sim's app."""
+    stages: tuple[StageFacts, ...] | None = field(default=None, metadata=ABSENT)
+    """Those of each stage, of which the first one's stand above too; None for a job without."""
     room: Room | None = field(default=None, metadata=ABSENT)
     """Room on the machine's disk and in the store; None where nothing large is known before."""

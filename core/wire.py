@@ -75,7 +75,7 @@ def decode(hint: Any, value: Any, where: str) -> Any:
         return value
     origin = typing.get_origin(hint)
     arguments = typing.get_args(hint)
-    if isinstance(hint, types.UnionType):
+    if isinstance(hint, types.UnionType) or origin is typing.Union:
         return _decode_union(arguments, value, where)
     if origin is tuple:
         return _decode_tuple(arguments, _expect(list, value, where), where)

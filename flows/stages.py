@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
+import httpx
 from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
@@ -258,7 +259,7 @@ def _attempt(job_id: str, store: str, pool: str | None) -> None:
             return
         import_plotting()
         observer = Observer(
-            progress=_ProgressArtifact(job_id, given.on_progress),
+            progress=ProgressArtifact(job_id, given.on_progress),
             lines=lambda lines: logger.info("\n".join(lines)),
             canceled=given.canceled,
             why_stopped=why_stopped,
@@ -309,19 +310,29 @@ def report(result: JobResult, store: str) -> None:
     reporting.report(result, open_store(store))
 
 
-class _ProgressArtifact:
-    """Passes progress on, and updates an artifact by some of it, from a thread of its own."""
+class ProgressArtifact:
+    """Passes progress on, and shows some of it as an artifact while Prefect's server answers."""
 
     def __init__(self, job_id: str, on_progress: Callable[[JobProgress], None]) -> None:
         self._on_progress = on_progress
         self._shown = 0
-        self._artifact = create_progress_artifact(0.0, key=f"{job_id}-progress", description="Work done")
+        self.artifact: Any = None
+        """Its id, where there is one."""
+        with suppress(httpx.HTTPError):  # an attempt does without it
+            made = create_progress_artifact(0.0, key=f"{job_id}-progress", description="Work done")
+            self.artifact = cast(UUID, made)
 
     def __call__(self, progress: JobProgress) -> None:
+        """Pass it on."""
         self._on_progress(progress)
         part = PROGRESS_EVERY * progress.done // max(progress.total, 1)
-        if part > self._shown:
+        if part > self._shown and self.artifact is not None:
             self._shown = part
             percent = 100.0 * progress.done / progress.total
             # The supervisor must not wait for a server that is slow or away.
-            threading.Thread(target=update_progress_artifact, args=(self._artifact, percent), daemon=True).start()
+            threading.Thread(target=_update, args=(self.artifact, percent), name="progress", daemon=True).start()
+
+
+def _update(artifact: Any, percent: float) -> None:
+    with suppress(httpx.HTTPError):  # the next one tells more
+        update_progress_artifact(artifact, percent)

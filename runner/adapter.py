@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from simyard.core.errors import RequestError, unknown
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts, JobSpec
+from simyard.core.task_facts import TaskFacts
 from simyard.runner.rl import LIBRARIES
 
 
@@ -69,6 +70,23 @@ class Adapter:
             UnfitProcessError: If another process must check it: never raised in one that has checked none.
         """
         raise NotImplementedError
+
+    def tasks(
+        self, names: Sequence[str] | None, overlay: Path | None, import_callback: str | None, *, measure: bool
+    ) -> tuple[tuple[str, ...], tuple[TaskFacts, ...]]:
+        """Return the ids of all registered tasks, and the facts about some of them, without starting the simulator.
+
+        Args:
+            names: Ids; unknown ones are passed over, and None stands for all that the user's package registers, or for
+                all where there is none.
+            overlay: Folder of the user's package, if there is one.
+            import_callback: As in a job.
+            measure: Whether to make the environment of each for what only that tells.
+
+        Raises:
+            RequestError: If there are no tasks here, or the package does not import.
+        """
+        raise RequestError("This simulator registers no tasks.", code="no_tasks", advice="Use 'isaaclab'.")
 
     def run(self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
         """Run the job in a fresh environment and return when it is done; the current folder is `paths.work`.

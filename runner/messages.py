@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from simyard.core.errors import Failure
 from simyard.core.specs import Facts, JobSpec
+from simyard.core.task_facts import TaskFacts
 from simyard.core.wire import ABSENT, Wire, WireError
 
 
@@ -69,6 +70,21 @@ class TellFindings(Message):
     """Tell the findings of the checks so far."""
 
     op: Literal["findings"] = "findings"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TellTasks(Message):
+    """Tell the registered tasks, and the facts about some of them."""
+
+    op: Literal["tasks"] = "tasks"
+    names: tuple[str, ...] | None
+    """Ids; None for all, or for all of the user's package where there is one."""
+    overlay: str | None = None
+    """Folder of the user's package."""
+    import_callback: str | None = None
+    """As in a job."""
+    measure: bool = False
+    """Whether to make their environments for what only those tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +167,19 @@ class Found(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ToldTasks(Message):
+    """The registered tasks."""
+
+    event: Literal["tasks"] = "tasks"
+    registered: tuple[str, ...]
+    """Ids of all."""
+    tasks: tuple[TaskFacts, ...]
+    """The facts that were asked for."""
+    evidence: dict[str, Any]
+    """Status of each file that they came from."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Done(Message):
     """The job has ended."""
 
@@ -196,8 +225,8 @@ class NotLent(Message):
 _KINDS: dict[tuple[str, Any], type[Message]] = {
     (place, getattr(kind, place)): kind
     for place, kinds in (
-        ("op", (ImportAll, Check, TellFindings, RunAttempt, Borrow, EndWorkload, StopSession)),
-        ("event", (Imported, Checked, Refused, Stale, Found, Done, Exited, Lent, NotLent)),
+        ("op", (ImportAll, Check, TellFindings, TellTasks, RunAttempt, Borrow, EndWorkload, StopSession)),
+        ("event", (Imported, Checked, Refused, Stale, Found, ToldTasks, Done, Exited, Lent, NotLent)),
     )
     for kind in kinds
 }

@@ -16,6 +16,9 @@ _ISAAC_LABS = {
     "Preparing agent": "preparing the agent",
 }
 """Isaac Lab's steps of its start, in our words."""
+_STAGES = re.compile(r"^all stages are over after \d+ iterations$")
+_NOTE = "note for the report: "
+_MOST_OF_A_NOTE = 1000
 _COUNT = re.compile(r"^(?:episodes|checks|steps) (\d+) of \d+(?:, step (\d+))?(?:, mean return (\S+))?$")
 
 
@@ -57,6 +60,8 @@ def training_reader(library: Library, scale: Scale, start_iteration: int) -> Rea
     before = 0 if library.prints_absolute else start_iteration
 
     def read(line: str) -> Progress | None:
+        if _STAGES.match(line):
+            return Progress(ended_early="all stages are over")
         found = library.progress(line, scale)
         if found is None or found.done is None:
             return found
@@ -90,6 +95,21 @@ def activity_of(line: str) -> str | None:
 def say_activity(what: str) -> None:
     """Print an activity that begins now and takes a while: `doing: making the environment`."""
     print(f"doing: {what}")
+
+
+def say_all_stages(iterations: int) -> None:
+    """Print that a training's stages have ended before the iterations that they were given."""
+    print(f"all stages are over after {iterations} iterations")
+
+
+def note_of(line: str) -> str | None:
+    """Return the note that a line has for the report, or None for any other line."""
+    return line.removeprefix(_NOTE).strip()[:_MOST_OF_A_NOTE] if line.startswith(_NOTE) else None
+
+
+def say_note(note: str) -> None:
+    """Print a line for the report, where the job's notes stand."""
+    print(f"{_NOTE}{note}", flush=True)
 
 
 def say_count(unit: str, done: int, total: int, *, step: int | None = None, reward: float | None = None) -> None:

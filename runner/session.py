@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -109,22 +109,48 @@ class _Session:
             case messages.Check():
                 return self._check(request)
             case messages.TellFindings():
-                return messages.Found(
-                    findings=self.adapter.findings(), evidence={**self.code.evidence(), **self.packages}
-                )
+                return messages.Found(findings=self.adapter.findings(), evidence=self._evidence())
+            case messages.TellTasks():
+                return self._tasks(request)
             case messages.RunAttempt():
                 return self._run(AttemptPaths(Path(request.root)))
         raise ValueError(f"no request of a workload: {request}")
 
+    def _evidence(self) -> dict[str, Status]:
+        """Return the status of each file that findings came from."""
+        return {**self.code.evidence(), **self.packages}
+
     def _check(self, request: messages.Check) -> Message:
-        """Check a job, in the code that is on the disk now."""
+        """Check a job."""
+        files = {digest: Path(path) for digest, path in request.files.items()}
+
+        def check(overlay: Path | None) -> Message:
+            return messages.Checked(facts=self.adapter.check(request.job, overlay, files))
+
+        return self._in_users_code(check, request.overlay, request.job.import_callback)
+
+    def _tasks(self, request: messages.TellTasks) -> Message:
+        """Tell the registered tasks."""
+
+        def tell(overlay: Path | None) -> Message:
+            registered, tasks = self.adapter.tasks(
+                request.names, overlay, request.import_callback, measure=request.measure
+            )
+            self.code.remember()
+            return messages.ToldTasks(registered=registered, tasks=tasks, evidence=self._evidence())
+
+        return self._in_users_code(tell, request.overlay, request.import_callback)
+
+    def _in_users_code(
+        self, act: Callable[[Path | None], Message], folder: str | None, callback: str | None
+    ) -> Message:
+        """Do something that may run a user's code, in our own as it is on the disk now, and forget theirs."""
         if changed := self.code.changed():
             return messages.Stale(leaving=f"{changed} is not what it was when it was imported")
-        overlay = Path(request.overlay) if request.overlay else None
-        files = {digest: Path(path) for digest, path in request.files.items()}
+        overlay = Path(folder) if folder else None
         self.isolation.begin()
         try:
-            return messages.Checked(facts=self.adapter.check(request.job, overlay, files))
+            return act(overlay)
         except UnfitProcessError as error:
             return messages.Stale(leaving=str(error))
         except Exception as error:
@@ -132,7 +158,7 @@ class _Session:
                 traceback.print_exc()
             return messages.Refused(failure=_failure(error))
         finally:
-            self.isolation.end(overlay, _top_level(request.job.import_callback))
+            self.isolation.end(overlay, _top_level(callback))
             self.code.remember()
 
     def _run(self, paths: AttemptPaths) -> messages.Done:

@@ -102,8 +102,7 @@ class Workload:
         here = {digest: str(path) for digest, path in files.items()}
         reply = self._ask(messages.Check(job=job, overlay=str(overlay) if overlay else None, files=here), timeout_s)
         if isinstance(reply, messages.Refused):
-            failure = reply.failure
-            raise RequestError(failure.message, code=failure.code, advice=failure.advice)
+            raise _refusal(reply)
         assert isinstance(reply, messages.Checked)
         self._checked = (asked, reply.facts)
         return reply.facts
@@ -116,6 +115,19 @@ class Workload:
         """
         reply = self._ask(messages.TellFindings(), timeout_s)
         assert isinstance(reply, messages.Found)
+        return reply
+
+    def tasks(self, wanted: messages.TellTasks, timeout_s: float) -> messages.ToldTasks:
+        """Return the registered tasks, and the facts about those that are wanted.
+
+        Raises:
+            RequestError: If there are none here, or the user's package does not import.
+            WorkloadError: If the process ends or does not answer in time.
+        """
+        reply = self._ask(wanted, timeout_s)
+        if isinstance(reply, messages.Refused):
+            raise _refusal(reply)
+        assert isinstance(reply, messages.ToldTasks)
         return reply
 
     def run(self, paths: AttemptPaths) -> None:
@@ -327,6 +339,11 @@ class ChildWorkload(Workload):
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
+
+
+def _refusal(reply: messages.Refused) -> RequestError:
+    failure = reply.failure
+    return RequestError(failure.message, code=failure.code, advice=failure.advice)
 
 
 def describe_exit(code: int) -> str:

@@ -4,12 +4,14 @@ policy = PolicyRunner.load("export")
 while running:
 robot.send(policy.processed(policy.act(robot.observe())))
 clock.sleep(policy.control_period_s)
+
+A recurrent policy keeps its memory from one call to the next: `policy.reset()` comes before each episode.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +31,20 @@ from simyard.runner.exporting.contract import (
 )
 
 Array = NDArray[np.float32]
+Observations = NDArray[np.floating[Any]] | Mapping[str, NDArray[np.floating[Any]]]
 
 
 class PolicyRunner:
-    """A policy, ready to act. Its methods change nothing in it, so threads may share one."""
+    """A policy, ready to act. Where it has no memory its methods change nothing in it, so threads may share one."""
 
     def __init__(self, contract: Contract, session: Any) -> None:
         """Take a contract and an ONNX Runtime session that belong together; see `load`."""
         self.contract = contract
         self._session = session
-        self._observations = contract.observations
-        self._actions = int(contract.output.shape[-1] or 0)
-        self._input, self._outputs = contract.input.name, [contract.output.name]
+        self._states = contract.states or ()
+        self._inputs = contract.inputs[: len(contract.inputs) - len(self._states)]
+        self._outputs = [port.name for port in contract.outputs]
+        self._memory: list[Array] | None = None
         self._limits = _bounds(contract.actions, [term.limits for term in contract.actions])
         self._affine = _affine(contract.actions)
         self._clip = _bounds(contract.actions, [term.clip for term in contract.actions])
@@ -70,8 +74,8 @@ class PolicyRunner:
             session = onnxruntime.InferenceSession(model, options, providers=wanted)
         except Exception as error:
             raise ValueError(f"ONNX Runtime cannot load {contract.file(ONNX).name}: {error}") from error
-        for port, ports in ((contract.input, session.get_inputs()), (contract.output, session.get_outputs())):
-            _compare(port, ports)
+        _compare(contract.inputs, session.get_inputs())
+        _compare(contract.outputs, session.get_outputs())
         return cls(contract, session)
 
     @property
@@ -89,26 +93,56 @@ class PolicyRunner:
         """Action terms of the policy, in order."""
         return self.contract.actions
 
-    def act(self, observations: NDArray[np.floating[Any]]) -> Array:
+    def act(self, observations: Observations) -> Array:
         """Return the actions for one observation or for several, within the contract's limits.
 
         Args:
             observations: (observations,) or (batch, observations), floats, not normalised: the network does that.
+                Images have three sides instead of one; where there are several inputs, each by its name.
 
         Returns:
             (actions,) or (batch, actions), float32; still without the action scale, see `processed`.
 
         Raises:
-            ValueError: If the observations have another shape or type, or are not finite.
-            FloatingPointError: If the network's answer is not finite.
+            ValueError: If the observations have another shape or type, are not finite, or are more or fewer than the
+                memory is of.
+            FloatingPointError: If the network's answer is not finite; the memory stays as it was.
         """
-        rows = self._checked(observations, self._observations, "observations")
-        actions: Array = self._session.run(self._outputs, {self._input: rows if rows.ndim == 2 else rows[None]})[0]
+        feeds, alone = self._rows(observations)
+        if self._states:
+            batch = len(next(iter(feeds.values())))
+            feeds |= {state.input: kept for state, kept in zip(self._states, self._remembered(batch), strict=True)}
+        actions: Array
+        actions, *memory = self._session.run(self._outputs, feeds)
         if not np.isfinite(actions).all():
             wrong = actions[~np.isfinite(actions)][0]
             raise FloatingPointError(f"The policy's actions are not finite: one is {wrong}.")
+        if memory:
+            self._memory = memory
         actions = _clipped(actions, self._limits)
-        return actions if rows.ndim == 2 else actions[0]
+        return actions[0] if alone else actions
+
+    def reset(self, rows: NDArray[np.bool_] | Sequence[bool] | None = None) -> None:
+        """Forget what came before: an episode begins. A policy without a memory has nothing to forget.
+
+        Args:
+            rows: Of a batch, true for each row whose episode begins; left out all of them, and the next batch may have
+                another size.
+
+        Raises:
+            ValueError: If the memory is of another number of rows.
+        """
+        if rows is None:
+            self._memory = None
+        elif self._memory is not None:
+            begun, batch = np.asarray(rows), self._memory[0].shape[1]
+            if begun.dtype != np.bool_ or begun.shape != (batch,):
+                raise ValueError(
+                    f"The rows are {begun.dtype} of the shape {begun.shape}, expected a truth value for each of the "
+                    f"{batch} that the memory is of."
+                )
+            for state, kept in zip(self._states, self._memory, strict=True):
+                kept[:, begun] = state.initial
 
     def processed(self, actions: NDArray[np.floating[Any]]) -> Array:
         """Return actions as commands: `clip(action * scale + offset)`, as training's environment did.
@@ -129,25 +163,67 @@ class PolicyRunner:
                 f"The contract does not know scale and offset of the action terms {names}: "
                 f"what task {self.contract.task!r} does with its actions is in its own code."
             )
-        rows = self._checked(actions, self._actions, "actions")
+        rows = self._checked(actions, self.contract.output, "actions")
         scale, offset = self._affine
         return _clipped(rows * scale + offset, self._clip)
 
-    def _checked(self, given: Any, size: int, what: str) -> Array:
+    def _rows(self, observations: Observations) -> tuple[dict[str, Array], bool]:
+        """Return what goes into each input, with a batch, and whether there was none."""
+        if not isinstance(observations, Mapping):
+            if len(self._inputs) > 1:
+                raise ValueError(f"The network has several inputs: give a mapping of {self._names} to arrays.")
+            observations = {self._inputs[0].name: observations}
+        elif set(observations) != set(self._names):
+            raise ValueError(f"The observations are {sorted(map(str, observations))}, expected {self._names}.")
+        batched: dict[str, Array] = {}
+        alone: list[bool] = []
+        for port in self._inputs:
+            rows = self._checked(observations[port.name], port, "observations")
+            alone.append(rows.ndim < len(port.shape))
+            batched[port.name] = rows[None] if alone[-1] else rows
+        if len(set(alone)) > 1 or len({len(rows) for rows in batched.values()}) > 1:
+            shapes = {name: np.shape(given) for name, given in observations.items()}
+            raise ValueError(f"The observations have the shapes {shapes}, expected as many rows of each.")
+        return batched, alone[0]
+
+    def _remembered(self, batch: int) -> list[Array]:
+        """Return the states for a number of rows."""
+        if self._memory is None:
+            return [
+                np.full([batch if side is None else side for side in state.shape], state.initial, np.float32)
+                for state in self._states
+            ]
+        if self._memory[0].shape[1] != batch:
+            raise ValueError(
+                f"The memory is of {self._memory[0].shape[1]} rows, and {batch} came: call reset() before the batch "
+                "changes its size."
+            )
+        return self._memory
+
+    @property
+    def _names(self) -> list[str]:
+        return [port.name for port in self._inputs]
+
+    def _checked(self, given: Any, port: Port, what: str) -> Array:
         if not isinstance(given, np.ndarray) or given.dtype.kind != "f":
             kind = f"an array of {given.dtype}" if isinstance(given, np.ndarray) else type(given).__name__
             raise ValueError(f"The {what} are {kind}, expected a numpy array of floats.")
-        if given.ndim not in (1, 2) or given.shape[-1] != size or not len(given):
-            raise ValueError(f"The {what} have the shape {given.shape}, expected ({size},) or (batch, {size}).")
+        shape = port.shape[1:]
+        if given.ndim - len(shape) not in (0, 1) or given.shape[given.ndim - len(shape) :] != shape or not len(given):
+            sides = ", ".join(map(str, shape))
+            expected = f"({sides}{',' if len(shape) == 1 else ''}) or (batch, {sides})"
+            raise ValueError(f"The {what} have the shape {given.shape}, expected {expected}.")
         with np.errstate(over="ignore"):
             rows = given if given.dtype == np.float32 else given.astype(np.float32)
         if not np.isfinite(rows).all():
-            raise ValueError(self._not_finite(rows, what))
+            raise ValueError(self._not_finite(rows, port, what))
         return rows
 
-    def _not_finite(self, rows: Array, what: str) -> str:
+    def _not_finite(self, rows: Array, port: Port, what: str) -> str:
         """Return the place of the first number that is not finite, in words."""
         place = [int(n) for n in np.argwhere(~np.isfinite(rows))[0]]
+        if len(port.shape) > 2:
+            return f"The {what} are not finite: {port.name!r} is {rows[tuple(place)]} at {place} as float32."
         names = [
             f" of term {term.name!r}"
             for term in (self.observation_terms if what == "observations" else ())
@@ -170,11 +246,12 @@ def _read(contract: Contract, folder: Path) -> bytes:
     return model
 
 
-def _compare(port: Port, found: Sequence[Any]) -> None:
-    """Refuse a network whose input or output is not that of the contract."""
+def _compare(ports: Sequence[Port], found: Sequence[Any]) -> None:
+    """Refuse a network whose inputs or outputs are not those of the contract."""
     has = [(p.name, tuple(n if isinstance(n, int) else None for n in p.shape), p.type) for p in found]
-    if has != [(port.name, port.shape, "tensor(float)")]:
-        raise ValueError(f"The network has {has}, the contract {[(port.name, port.shape, 'tensor(float)')]}.")
+    wanted = [(port.name, port.shape, "tensor(float)") for port in ports]
+    if has != wanted:
+        raise ValueError(f"The network has {has}, the contract {wanted}.")
 
 
 def _clipped(values: Array, bounds: tuple[Array, Array] | None) -> Array:

@@ -25,6 +25,7 @@ from simyard.service.limits import Limits
 from simyard.service.prefect_api import Launches
 from simyard.service.settings import Settings
 from simyard.service.tables import Drawings
+from simyard.service.task_book import TaskBook
 
 THREADS = 100
 """Requests worked on at once, besides those that fetch files: most of each is waiting for the store or for Prefect."""
@@ -51,6 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.guard = Guard(settings)
     app.state.downloads = downloads.Downloads()
     app.state.drawings = Drawings()
+    app.state.task_book = TaskBook(settings.machine)
     app.state.hooks = read_hooks(settings.hooks)
     for found in sorted(pkgutil.iter_modules(endpoints.__path__), key=lambda found: found.name):
         app.include_router(import_module(f"{endpoints.__name__}.{found.name}").router)

@@ -35,6 +35,8 @@ class Curve:
     """In order of the axis; what was not measured has none."""
     scattered: bool = False
     """Whether points are drawn, not lines."""
+    borders: Sequence[tuple[float, str]] = ()
+    """Place and name of each part that begins on the axis."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,8 @@ class Plot:
     """The points of each unbroken line, as SVG writes them."""
     dots: list[tuple[float, float]]
     """Points that no line leads to."""
+    borders: list[tuple[float, str]]
+    """Position and name of each part that begins."""
     width: int = _WIDTH
     height: int = _HEIGHT
     left: int = _LEFT
@@ -86,6 +90,7 @@ def plot(curve: Curve) -> Plot:
         x_ticks=[(x_of(tick), label) for tick, label in _ticks(left, right)],
         y_ticks=[(y_of(tick), label) for tick, label in _ticks(low, high)],
         lines=[" ".join(f"{x_of(x)},{y_of(y)}" for x, y in thinned(piece)) for piece in pieces if len(piece) > 1],
+        borders=[(x_of(x), name) for x, name in curve.borders if left <= x <= right],
         dots=[(x_of(x), y_of(y)) for piece in pieces if len(piece) == 1 for x, y in piece],
     )
 

@@ -22,16 +22,17 @@ _CODES = {
     403: ("missing_scope",),
     404: (
         "unknown_job", "unknown_run", "unknown_asset", "unknown_checkpoint", "unknown_hook", "no_artifact",
-        "bad_job_id", "bad_run_id", "bad_asset_id", "bad_url", "url_expired",
+        "bad_job_id", "bad_run_id", "bad_asset_id", "bad_url", "url_expired", "unknown_task",
     ),
     408: ("too_slow",),
     409: ("idempotency_conflict", "run_ended"),
     413: ("too_large",),
     429: ("too_many_requests", "too_many_jobs", "too_many_downloads"),
+    503: ("no_simulator", "tasks_being_read"),
 }  # fmt: skip
 _STATUSES = {code: status for status, codes in _CODES.items() for code in codes}
 """The status of each error code; that of any other bad request is 400."""
-RETRY_AFTER_S = {"too_many_requests": 5, "too_many_jobs": 30, "too_many_downloads": 10}
+RETRY_AFTER_S = {"too_many_requests": 5, "too_many_jobs": 30, "too_many_downloads": 10, "tasks_being_read": 5}
 """Seconds until another try, by error code, where waiting helps."""
 _AWAY_RETRY_S = 5
 

@@ -107,7 +107,7 @@ def job_page(
         blame=_BLAME.get(job.failure.category, "") if job.failure else "",
         settings=json.dumps(spec.request, indent=2, ensure_ascii=False),
         attempts=[(attempt, _ending(attempt, is_newest=attempt is past[-1])) for attempt in past],
-        curves=training.plots, machine=machine.plots, episodes=episodes,
+        stages=tables.stages(), curves=training.plots, machine=machine.plots, episodes=episodes,
         videos=[(name, filmed.get(name)) for name in videos],
         logs={name: lines for name, lines in logs.items() if lines}, log_lines=LOG_LINES,
         artifacts=entries, links=links, most_rows=MOST_ROWS,
@@ -117,9 +117,10 @@ def job_page(
     return html, links.values()
 
 
-def error_page(title: str, advice: str, nonce: str) -> str:
-    """Return a page that says why there is no other."""
-    return TEMPLATES.render("error.html.j2", title=title, advice=advice, nonce=nonce, reload_ms=None)
+def error_page(title: str, advice: str, nonce: str, *, live: bool = False) -> str:
+    """Return a page that says why there is no other; a live one looks for it by itself."""
+    reload_ms = RELOAD_MS if live else None
+    return TEMPLATES.render("error.html.j2", title=title, advice=advice, nonce=nonce, reload_ms=reload_ms)
 
 
 def _plots(curves: list[Curve]) -> list[Plot]:

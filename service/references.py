@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from simyard.core.errors import RequestError
-from simyard.requests.jobs import FILE, Body
+from simyard.requests.base import FILE, parts_of
+from simyard.requests.jobs import Body
 from simyard.service import outbound
 from simyard.service.auth import Caller
 from simyard.service.downloads import download
@@ -64,6 +66,12 @@ def with_files(model: Named, find: Callable[[str, str], str], where: str = "") -
         if isinstance(value, BaseModel):
             inner = with_files(value, find, at)
             changes |= {name: inner} if inner is not value else {}
+        elif isinstance(value, tuple) and any(isinstance(item, BaseModel) for item in value):
+            items = tuple(
+                with_files(item, find, f"{at}[{index}]") if isinstance(item, BaseModel) else item
+                for index, item in enumerate(value)
+            )
+            changes |= {name: items} if any(map(operator.is_not, items, value)) else {}
         elif isinstance(value, str) and _names_a_file(field):
             changes[name] = find(value, at)
     return model.model_copy(update=changes) if changes else model
@@ -160,9 +168,6 @@ def check_readable(uri: str, project: str, settings: Settings, what: str) -> Non
 
 def named_files(model: BaseModel, where: str = "") -> Iterator[tuple[str, str]]:
     """Yield every file that a request names: the field, and what it says."""
-    for name, field in type(model).model_fields.items():
-        value, at = getattr(model, name), f"{where}.{name}".lstrip(".")
-        if isinstance(value, BaseModel):
-            yield from named_files(value, at)
-        elif isinstance(value, str) and _names_a_file(field):
+    for at, field, value in parts_of(model, where):
+        if isinstance(value, str) and _names_a_file(field):
             yield at, value

@@ -15,13 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from simyard.core.artifacts import EPISODES, METRICS, TELEMETRY
+from simyard.core.artifacts import EPISODES, METRICS, STAGES, TELEMETRY
 from simyard.core.specs import JobSpec
+from simyard.core.stages import MAX_BYTES, Stages
 from simyard.runner.rl import get_library
 from simyard.service.charts import Curve, Plot, Points, plot
 from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
-from simyard.tasks.metrics.table import choose_curves
+from simyard.tasks.metrics.table import AXIS, STAGE, choose_curves
 from simyard.tasks.shared import history
 from simyard.tasks.shared.history import PastAttempt
 
@@ -31,6 +32,8 @@ MAX_ROWS_READ = 10_000
 """Of a longer table every second, third … row is read; a chart has fewer points than that anyway."""
 MOST_ROWS = 200
 """Shown of a table; the files have all."""
+MOST_BORDERS = 50
+"""Stages of a training that a chart shows."""
 LONGEST = 200
 """Characters of a name or a cell that are shown."""
 MOST_KEPT = 256
@@ -161,16 +164,29 @@ class Tables:
         def make() -> Drawing:
             drawing = Drawing()
             sheets = [sheet for key in keys if (sheet := _read(self._store, key, METRICS.name, drawing))]
-            tags = [tag for tag in sheets[-1].names if tag not in ("step", "wall_time")] if sheets else []
+            tags = [tag for tag in sheets[-1].names if tag not in (*AXIS, STAGE)] if sheets else []
+            borders = [border for sheet in sheets for border in sheet.borders()]
             for tag in choose_curves(tags, get_library(self._spec.library).reward_tag):
                 points: Points = []
                 for sheet in sheets:
                     first = next((step for step, _ in sheet.points("step", "step")), math.inf)
                     points = [point for point in points if point[0] < first] + sheet.points("step", tag)
-                _add(drawing, Curve(title=tag[:LONGEST], unit=_unit(tag), axis="step", points=points))
+                curve = Curve(title=tag[:LONGEST], unit=_unit(tag), axis="step", points=points, borders=borders)
+                _add(drawing, curve)
             return drawing
 
         return self._drawings.of(self._store, keys, make)
+
+    def stages(self) -> Stages | None:
+        """Read how the stages of a training stand; None where it has none."""
+        if not self._spec.stages or not self._past:
+            return None
+        is_kept = STAGES.name in self._kept
+        key = self._job.artifact(STAGES.name) if is_kept else self._past[-1].keys.file(STAGES.name)
+        with suppress(KeyNotFound):
+            if self._store.stat(key).size_bytes <= MAX_BYTES:
+                return Stages.read(self._store.get_bytes(key))
+        return None
 
     def machine(self) -> Drawing:
         """Draw the machine's load in the newest attempt."""
@@ -226,6 +242,18 @@ class _Sheet:
     row_count: int
     """Rows that there are."""
     drawing: Drawing
+
+    def borders(self) -> list[tuple[float, str]]:
+        """Return the steps at which a stage of a training begins, with its name."""
+        if STAGE not in self.names or "step" not in self.names:
+            return []
+        where, across = self.names.index(STAGE), self.names.index("step")
+        found: list[tuple[float, str]] = []
+        for row in self.rows:
+            if len(row) > max(where, across) and row[where] and (not found or row[where] != found[-1][1]):
+                with suppress(ValueError):
+                    found.append((float(row[across]), row[where]))
+        return [(step, name[:LONGEST]) for step, name in found if abs(step) < _GREATEST][:MOST_BORDERS]
 
     def points(self, axis: str, column: str) -> Points:
         """Return the numbers of two columns, row by row; cells that are none are left out, and noted if not empty."""

@@ -314,6 +314,8 @@ class AttemptKeys:
     """The index of the attempt's valid checkpoints, in the order of `core/records.by_iteration`."""
     files = _Below("files")
     """Everything else the attempt left, under the artifact's own name."""
+    states = _Below("states")
+    """The states of a training beside its newest checkpoints."""
     meeting = _Below("meeting.json")
     """Key of the rendezvous of the attempt's machines; the first one writes it."""
     go = _Below("go.json")
@@ -326,6 +328,10 @@ class AttemptKeys:
     def file(self, name: str) -> str:
         """The key of one such file."""
         return f"{self.files}/{name}"
+
+    def state(self, name: str) -> str:
+        """The key of one such state."""
+        return f"{self.states}/{name}"
 
     def node(self, number: int) -> AttemptKeys:
         """The keys of one of the attempt's machines; the first one, 0, has the attempt's own."""

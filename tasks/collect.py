@@ -38,6 +38,7 @@ def collect(spec: JobSpec, store: Store, failure: Failure | None = None) -> Verd
                 sha256=record.sha256,
                 iteration=record.iteration,
                 parent=record.parent,
+                stage=record.stages.runs[-1].name if record.stages and record.stages.runs else None,
             )
 
     # The last attempt's files under their own names, earlier ones below `attempts/<n>/`.

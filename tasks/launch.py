@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from simyard.core.errors import Category, Failure, RequestError, SimyardError, WorkloadError
 from simyard.core.records import CancelMark
-from simyard.core.specs import AttemptSpec, JobSpec
+from simyard.core.specs import AttemptSpec, JobSpec, ResumePoint
 from simyard.runner.progress import JobProgress
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
@@ -29,16 +29,27 @@ AUTO_RESUME = "simyard-service"
 def next_attempt(spec: JobSpec, store: Store) -> AttemptSpec:
     """Return the attempt to make now: numbered after the last, from the newest valid checkpoint.
 
-    A checkpoint of the very last iteration is passed over: something remains to be trained, so that the library
-    reaches its own end.
+    A checkpoint of the very last iteration, or of the last stage's end, is passed over: something remains to be
+    trained, so that the library reaches its own end.
     """
     past = history.attempts(store, spec.job_id)
     number = past[-1].number + 1 if past else 1
     for attempt in past:  # one of them has found out
         spec = spec.counted_from(attempt.facts.first_iteration if attempt.facts else None)
     points = history.resume_points(store, spec.job_id, before=spec.last_iteration)
+    points = [point for point in points if not _is_over(spec, point)]
     resume = points[-1] if points else spec.resume
     return AttemptSpec(job=spec, number=number, start_iteration=resume.iteration if resume else 0, resume=resume)
+
+
+def _is_over(spec: JobSpec, point: ResumePoint) -> bool:
+    """Return whether the last stage had ended when a checkpoint was saved."""
+    last = point.stages.runs[-1] if point.stages and point.stages.runs else None
+    if last is None or last.ended is None or spec.stages is None:
+        return False
+    fails = last.why == "not_reached" and spec.stages[last.stage].on_not_reached == "fail"
+    goes_back = last.why == "not_reached" and spec.stages[last.stage].on_not_reached == "go_back"
+    return fails or (last.stage == len(spec.stages) - 1 and not goes_back)
 
 
 def is_done(spec: JobSpec, store: Store) -> bool:

@@ -8,7 +8,9 @@ from typing import Any
 
 from simyard.core.artifacts import METRICS_SUMMARY
 from simyard.core.errors import RequestError, unknown
-from simyard.core.specs import Answer, Evaluation, Export, JobSpec, JointLimits, ResumePoint
+from simyard.core.specs import AgentFile, Answer, Evaluation, Export, JobSpec, JointLimits, ResumePoint, Stage
+from simyard.core.stages import Gate, Growth, Widen
+from simyard.requests import stages as requested
 from simyard.requests.jobs import (
     EvaluateRequest,
     ExportRequest,
@@ -19,15 +21,17 @@ from simyard.requests.jobs import (
     TrainRequest,
 )
 from simyard.requests.rollout import RolloutRequest
+from simyard.requests.stages import StageStart, check_stages
 from simyard.runner.adapter import SIMULATORS, adapter_of
 from simyard.runner.assets.archives import inspect
+from simyard.runner.isaaclab.agent_files import read_agent_file
 from simyard.runner.isaaclab.physics import engine_of, require_one_engine
 from simyard.runner.isaaclab.renames import with_current_id
-from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES, get_library
+from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES, Library, get_library
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.kinds.base import Resolved, common_fields
-from simyard.tasks.kinds.policy_sources import find_policies, inherit, training_of
+from simyard.tasks.kinds.policy_sources import find_policies, in_their_stage, inherit, stages_at, training_of
 from simyard.tasks.kinds.rollout import resolve_rollout
 from simyard.tasks.packages.pack import find_package
 from simyard.tasks.shared import history
@@ -63,9 +67,12 @@ def resolve(request: JobRequest, store: Store, job_id: str, base: Path | None = 
             resolved = resolve_rollout(request, job_id, store, base)
         case _:
             raise TypeError(f"no kind of job for {type(request).__name__}")
-    if resolved.spec.simulator == "isaaclab":
-        resolved = replace(resolved, spec=with_current_id(resolved.spec))
     spec = resolved.spec
+    if spec.simulator == "isaaclab":
+        spec = with_current_id(spec)
+    if spec.agent is not None:
+        spec = replace(spec, agent=get_library(spec.library).named_agent(spec.agent))
+    resolved = replace(resolved, spec=spec)
     require_one_engine(spec)
 
     # The simulator must be there, and do this kind of job.
@@ -80,6 +87,8 @@ def resolve(request: JobRequest, store: Store, job_id: str, base: Path | None = 
             code="too_many_gpus",
             advice="Set computeConfig.gpusPerNode and numNodes to 1; only a training takes several.",
         )
+    if spec.stages:
+        _require_stages(spec)
     able = [name for name, library in LIBRARIES.items() if library.multi_gpu]
     if spec.ranks > 1 and spec.library not in able:
         raise RequestError(
@@ -96,7 +105,13 @@ def _task_fields(request: TaskRequest, job_id: str, base: Path) -> Resolved:
     if package := request.custom_environment_path or request.custom_environment_s3_uri:
         inputs.append(find_package(package, base, "customEnvironment"))
         limited(inspect, inputs[0].path)
+    packages = tuple(found.file for found in inputs)
     section = request.section
+    agent_config = None
+    if section.agent_config is not None:
+        inputs.append(find_input(section.agent_config, base, "agentConfig"))
+        limited(read_agent_file, inputs[-1].path)
+        agent_config = AgentFile(file=inputs[-1].file, mode=section.agent_config_mode)
     spec = common_fields(
         request,
         job_id,
@@ -104,10 +119,12 @@ def _task_fields(request: TaskRequest, job_id: str, base: Path) -> Resolved:
         simulator=request.simulator,
         task=section.task or "",
         library=section.rl_library or "",
+        agent=section.agent,
+        agent_config=agent_config,
         physics=request.physics,
         num_envs=_environments(section),
         seed=DEFAULT_SEED if section.seed is None else section.seed,
-        packages=tuple(found.file for found in inputs),
+        packages=packages,
         import_callback=request.custom_environment_callback,
     )
     return Resolved(spec, tuple(inputs))
@@ -120,11 +137,92 @@ def _environments(section: Any) -> int:
     return min(int(section.MOST_ENVS), int(section.num_episodes))
 
 
+def _require_stages(spec: JobSpec) -> None:
+    """Refuse stages with a library, or on machines, that cannot have them.
+
+    Raises:
+        RequestError: It is so.
+    """
+    able = [name for name, library in LIBRARIES.items() if library.trains_in_stages]
+    if spec.library not in able:
+        raise RequestError(
+            f"The job has stages, and rlLibrary {spec.library!r} says nothing between iterations to end one by.",
+            code="no_stages",
+            advice=f"Those that train in stages: {', '.join(map(repr, able))}.",
+        )
+    if spec.ranks > 1:
+        raise RequestError(
+            f"The job has stages, and asks for {spec.ranks} GPUs: stages are trained on one.",
+            code="no_stages",
+            advice="Set computeConfig.gpusPerNode and numNodes to 1.",
+        )
+
+
 def _train(request: TrainRequest, common: Resolved, store: Store, base: Path) -> Resolved:
     library = get_library(request.training_config.rl_library)
+    if request.stages:
+        return _in_stages(request, common, store, base)
     resume, local = _resume(request.resume, store, base, library.name) if request.resume else (None, None)
-    spec = replace(common.spec, kind="train", max_iterations=request.training_config.max_iterations, resume=resume)
+    iterations = request.training_config.max_iterations
+    spec = replace(common.spec, kind="train", max_iterations=iterations, resume=resume, exact=_exact(request))
+    if request.resume and request.resume.from_job and spec.agent is None and spec.agent_config is None:
+        earlier = load_spec(store, request.resume.from_job)
+        if resume and resume.stages:
+            earlier = earlier.in_stage(resume.stages.runs[-1].stage)
+        spec = replace(spec, agent=earlier.agent, agent_config=earlier.agent_config)
+    if resume is not None:  # how the stages of the other job stood is nothing to this one
+        spec = replace(spec, resume=replace(resume, stages=None, others=None))
     return Resolved(spec, (*common.inputs, *([local] if local else [])))
+
+
+def _in_stages(request: TrainRequest, common: Resolved, store: Store, base: Path) -> Resolved:
+    library = request.training_config.rl_library
+    stages, inputs = list[Stage](), [*common.inputs]
+    for stage in request.stages:
+        start, point = stage.start, None
+        if isinstance(start, StageStart):
+            source = Resume(from_job=start.job, checkpoint=start.checkpoint, iteration=0 if start.checkpoint else None)
+            point, local = _resume(source, store, base, library)
+            assert point is not None
+            inputs += [local] if local else []
+            # Its name must be none that this job gives a checkpoint of its own.
+            named = replace(point.checkpoint, name=f"start-{len(stages)}-{point.checkpoint.name}")
+            point = replace(point, checkpoint=named, stages=None, others=None, state=None)
+        stages.append(
+            Stage(
+                name=stage.name,
+                kind=stage.kind,
+                agent=_agent_of(stage, get_library(library)),
+                overrides=stage.overrides,
+                start="outside" if isinstance(start, StageStart) else start,
+                checkpoint=point,
+                until=Gate(**stage.until.model_dump()) if stage.until else None,
+                max_iterations=stage.max_iterations,
+                on_not_reached=stage.on_not_reached,
+                widen=_widen(stage.widen) if stage.widen else None,
+            )
+        )
+    iterations = check_stages(request.stages, request.budget)
+    spec = replace(common.spec, kind="train", max_iterations=iterations, stages=tuple(stages), exact=_exact(request))
+    return Resolved(spec, tuple(inputs))
+
+
+def _exact(request: TrainRequest) -> bool | None:
+    """Return False where the simulation's state is not to be kept; None leaves it to the engine."""
+    return None if request.resume is None or request.resume.exact else False
+
+
+def _agent_of(stage: requested.TrainingStage, library: Library) -> str | None:
+    """Return the key of a stage's agent; None is the job's."""
+    name = stage.agent or ("distillation" if stage.kind == "distill" else None)
+    return library.named_agent(name) if name else None
+
+
+def _widen(wanted: requested.Widen) -> Widen:
+    """Return the ranges that grow, as they are frozen."""
+    gate = Gate(metric=wanted.metric, op=wanted.op, value=wanted.value, for_iterations=wanted.for_iterations)
+    parameters = {path: Growth(start=growth.start, end=growth.end) for path, growth in wanted.parameters.items()}
+    return Widen(parameters=parameters, steps=wanted.steps, gate=gate, floor=wanted.floor)
 
 
 def _evaluate(request: EvaluateRequest, common: Resolved, store: Store, base: Path) -> Resolved:
@@ -175,7 +273,8 @@ def _export(request: ExportRequest, common: Resolved, store: Store, base: Path) 
     )
     resolved = _with_policies(wanted, common, store, base)
     if resolved.spec.from_job is not None:
-        export = replace(export, curriculum=_curriculum(store, resolved.spec.from_job))
+        stages = stages_at(resolved.spec.policies[0], resolved.spec.from_job, store)
+        export = replace(export, curriculum=_curriculum(store, resolved.spec.from_job), stages=stages)
     return replace(resolved, spec=replace(resolved.spec, kind="export", export=export))
 
 
@@ -190,13 +289,18 @@ def _with_policies(wanted: PolicyConfig, common: Resolved, store: Store, base: P
     """Add the policies, and what the job that trained them says of their task."""
     trained_by = training_of(wanted.from_job, store)
     policies, local, notes = find_policies(wanted, trained_by, store, base)
+    if trained_by is not None:
+        policies, trained_by, more = in_their_stage(policies, trained_by, store)
+        notes = (*notes, *more)
     spec = replace(common.spec, policies=policies, notes=notes or None, library=common.spec.library or DEFAULT_LIBRARY)
     if trained_by is not None:
         spec = inherit(spec, trained_by, wanted.task)
     return Resolved(spec, (*common.inputs, *local))
 
 
-def _resume(resume: Resume, store: Store, base: Path, library: str) -> tuple[ResumePoint, LocalInput | None]:
+def _resume(resume: Resume, store: Store, base: Path, library: str) -> tuple[ResumePoint | None, LocalInput | None]:
+    if resume.checkpoint is None and resume.from_job is None:
+        return None, None
     if resume.checkpoint is not None:
         found = find_input(resume.checkpoint, base, "resume.checkpoint")
         named = get_library(library).iteration_in_name(found.path.name) or 0

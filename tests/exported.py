@@ -23,8 +23,12 @@ from simyard.runner.exporting.contract import (
     Statistics,
     write_contract,
 )
+from simyard.runner.exporting.contract import State as Part
 from simyard.runner.exporting.describe import exported_file
-from simyard.runner.exporting.formats import INPUT, OUTPUT, write_onnx, write_torchscript
+from simyard.runner.exporting.formats import write_onnx, write_torchscript
+from simyard.runner.rl.networks import ACTIONS as OUTPUT
+from simyard.runner.rl.networks import GRU, LSTM, Input, Network, State
+from simyard.runner.rl.networks import OBSERVATIONS as INPUT
 
 torch = lazy("torch")
 
@@ -33,10 +37,24 @@ MEAN, DIVISOR = (0.5, -1.0, 0.0, 4.0), (1.0, 0.5, 2.0, 0.1)
 
 
 def make_network(hidden: int = 32, shift: float = 0.0) -> torch.nn.Module:
-    """Return what `Policy.network` returns, with everything inside that real ones have."""
+    """Return a module as `Policy.network` has one, with everything inside that real ones have."""
     from network import Network
 
     return Network(MEAN, DIVISOR, hidden, ACTIONS, shift)
+
+
+def of(module: torch.nn.Module, *more: Input, states: tuple[State, ...] = ()) -> Network:
+    """The whole of a network that takes the small policy's observations."""
+    vectors = Input(name=INPUT, groups=("policy",), shape=(OBSERVATIONS,))
+    return Network(module=module, inputs=(vectors, *more), states=states)
+
+
+def remembering(*, lstm: bool, hidden: int = 8) -> Network:
+    """A network with a memory of two layers."""
+    from network import Memory
+
+    states = tuple(State(name=name, layers=2, size=hidden) for name in (LSTM if lstm else GRU))
+    return of(Memory(OBSERVATIONS, hidden, ACTIONS, lstm=lstm), states=states)
 
 
 def pairs(network: torch.nn.Module, rows: int = 150) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -47,10 +65,29 @@ def pairs(network: torch.nn.Module, rows: int = 150) -> tuple[NDArray[np.float32
         return observations, network(torch.from_numpy(observations)).numpy()
 
 
-def write_formats(network: torch.nn.Module, folder: Path) -> Path:
+def episodes(network: Network, begun: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Observations, (steps, environments, 4), and what a network with a memory makes of them as the libraries run it.
+
+    Args:
+        network: The network.
+        begun: (steps, environments), true where an episode begins.
+    """
+    observations = np.random.default_rng(0).normal(size=(*begun.shape, OBSERVATIONS)).astype(np.float32)
+    states = [state.zeros(begun.shape[1]) for state in network.states]
+    given = []
+    with torch.no_grad():
+        for seen, first in zip(observations, begun, strict=True):
+            states = [state * torch.from_numpy(~first).view(1, -1, 1) for state in states]
+            actions, *states = network.module(torch.from_numpy(seen), *states)
+            given.append(actions.numpy())
+    return observations, np.stack(given)
+
+
+def write_formats(network: torch.nn.Module | Network, folder: Path) -> Path:
     """Write both formats."""
-    write_onnx(network, OBSERVATIONS, folder / FILES[ONNX], {"task": "Isaac-Test", "library": "rsl_rl"})
-    write_torchscript(network, OBSERVATIONS, folder / FILES[TORCHSCRIPT])
+    whole = network if isinstance(network, Network) else of(network)
+    write_onnx(whole, folder / FILES[ONNX], {"task": "Isaac-Test", "library": "rsl_rl"})
+    write_torchscript(whole, folder / FILES[TORCHSCRIPT])
     return folder
 
 
@@ -115,5 +152,14 @@ def contract(folder: Path) -> Contract:
 def export(folder: Path) -> Contract:
     """Write both formats and their contract."""
     written = contract(write_formats(make_network(), folder))
+    write_contract(written, folder)
+    return written
+
+
+def export_memory(network: Network, folder: Path) -> Contract:
+    """Write both formats and the contract of a network with a memory."""
+    states = tuple(Part(input=s.taken, output=s.given, shape=(s.layers, None, s.size)) for s in network.states)
+    told = contract(write_formats(network, folder))
+    written = replace(told, schema_version=2, states=states, normalizer=None)
     write_contract(written, folder)
     return written

@@ -6,6 +6,7 @@ from simyard.core.errors import Category, Failure
 from simyard.core.records import AttemptStatus, JobResult, Outcome, ended, this_process
 from simyard.core.run_records import PolicyCheckpoint, PolicyEvaluation, PolicyRecord
 from simyard.core.specs import Facts
+from simyard.core.task_facts import TaskAgent, TaskEngine, TaskFacts, TaskGroup, TaskTerm
 
 LOST = Failure(code="killed", category=Category.INFRA, message="It was killed.", advice="")
 """Failure of an attempt that another one makes good."""
@@ -51,3 +52,15 @@ def policy(job_id: str, **changes: Any) -> PolicyRecord:
     )
     fields = {"checkpoint": checkpoint, "task": "T", "library": "rsl_rl", "evaluation": evaluation, **changes}
     return PolicyRecord(job_id=job_id, **fields)
+
+
+def task(name: str, **changes: Any) -> dict[str, Any]:
+    """What a simulator says of a registered task."""
+    agent = TaskAgent(library="rsl_rl", name="default", key="rsl_rl_cfg_entry_point", installed=True)
+    engine = TaskEngine(name="newton", presets=("newton_mjwarp",), missing=())
+    return TaskFacts(
+        task=name, title=f"Configuration of {name}.", kind="direct", agents=(agent,), engines=(engine,),
+        engine="newton", control_period_s=0.02, episode_s=5.0, num_envs=64,
+        observations=(TaskGroup(name="policy", size=4, terms=(TaskTerm(name=None, size=4),)),),
+        actions=(TaskTerm(name=None, size=1),),
+    ).to_json() | changes  # fmt: skip

@@ -25,6 +25,7 @@ from simyard.requests.control import ControlModel
 from simyard.requests.jobs import EvaluationConfig, ExportConfig, PolicyConfig, RetrainRequest, TrainRequest
 from simyard.requests.managed import RolloutTemplate, TrainingRunRequest
 from simyard.requests.rollout import RolloutRequest
+from simyard.requests.stages import TrainingStage
 from simyard.tasks.managed.record import EVENT_TYPES
 
 prefect = lazy("prefect")
@@ -115,6 +116,7 @@ def test_the_readmes_configs_are_valid() -> None:
     ("pattern", "model"),
     [
         ("cartpole-*.json", None),
+        ("stages/*.json", TrainRequest),
         ("rollouts/**/*.json", RolloutRequest),
         ("managed_training/*.json", TrainingRunRequest),
         ("retraining/*.json", RetrainRequest),
@@ -143,14 +145,15 @@ def test_the_readme_shows_the_keys_of_the_result() -> None:
     ("page", "begin", "fields"),
     [
         # The README has the fields that every job has, and rollouts and trainings have tables of their own.
-        ("training", "## The config", lambda: _fields(TrainRequest)),
+        ("training", "## The config", lambda: _fields(TrainRequest, skip=("stages",))),
+        ("stages", "| field |", lambda: _fields(TrainingStage)),
         ("evaluation", "| default |", lambda: _fields(EvaluationConfig)),
         ("evaluation", "| field of `exportConfig` |", lambda: _fields(ExportConfig, skip=PolicyConfig.model_fields)),
         ("rollouts", "| default |", lambda: _fields(RolloutRequest, skip=OF_EVERY_JOB, snake_case=True)),
         ("managed-training", "| default |", lambda: _fields_of_a_run()),
         ("retraining", "| default |", lambda: [("training", True, None), *_fields(RetrainRequest, skip=("training",))]),
     ],
-    ids=["train", "evaluate", "export", "rollout", "managed run", "retraining"],
+    ids=["train", "stages", "evaluate", "export", "rollout", "managed run", "retraining"],
 )
 def test_a_table_has_every_field_and_its_default(
     page: str, begin: str, fields: Callable[[], Iterator[tuple[str, bool, Any]]]

@@ -15,6 +15,7 @@ _OWN = {
 """Where a task looks for a thing around the robot, and our file in its place, beside this one."""
 _SHIPPED = {
     "Isaac/IsaacLab/Robots/Classic/Cartpole/cartpole.usd": "cartpole_single_pendulum.usda",
+    "Isaac/IsaacLab/Robots/Classic/CartDoublePendulum/cart_double_pendulum.usd": "cartpole.usda",
     "Isaac/Robots/IsaacSim/Ant/ant_instanceable.usd": "ant.usda",
     "Isaac/Robots/IsaacSim/Humanoid/humanoid_instanceable.usd": "humanoid.usda",
 }
@@ -24,6 +25,12 @@ _OURS = b"\n# laid out by simyard\n"
 _RENAMED = {
     # Isaac Lab spawns the default prim and looks for the robot below it by this name.
     'defaultPrim = "cartPole"': 'defaultPrim = "cartpole"',
+    'def Xform "cartPole"': 'def Xform "cartpole"',
+    "</cartPole/": "</cartpole/",
+    # Its cart with two poles has other names for the joints.
+    '"railCartJoint"': '"slider_to_cart"',
+    '"cartPoleJoint"': '"cart_to_pole"',
+    '"polePoleJoint"': '"pole_to_pendulum"',
     # Its humanoid has these joints named for the body below them, as all the others are.
     'PhysicsRevoluteJoint "abdomen_x"': 'PhysicsRevoluteJoint "pelvis"',
     'PhysicsRevoluteJoint "right_knee"': 'PhysicsRevoluteJoint "right_shin"',
@@ -36,7 +43,8 @@ _RENAMED = {
 def embedded_root(root: Path) -> Path | None:
     """Lay out the asset root below `root` on first use and return it, or None where Newton is not installed.
 
-    It holds what newton's own examples ship in Isaac Lab's form (the cartpole, the ant and the humanoid), and plain
+    It holds what newton's own examples ship in Isaac Lab's form (the cartpole, the ant and the humanoid) or nearly so
+    (the cart with two poles, whose sizes are newton's), and plain
     things of ours: a ground plane with the prims that Isaac Lab's spawner touches, and markers. `simyard assets build`
     adds robots.
     """

@@ -86,6 +86,8 @@ class Played:
     speed: StepFigures
     longest_s: float
     """Seconds of the task's longest episode."""
+    agents: list[str] | None = None
+    """Agents of the task; None for a task of one."""
     trace: Trace | None = None
     """Motion of the episodes; None where one engine was asked for."""
     replayed: Trace | None = None

@@ -40,7 +40,7 @@ class Episode:
     success: bool | None
     """Whether the episode succeeded; None if the task does not say, or if a time limit would pass for success."""
     rewards: dict[str, float] = field(default_factory=dict)
-    """Each reward term's part of the return; empty where the task does not name them."""
+    """Part of the return of each reward term, or of each of several agents; empty where the task names neither."""
 
 
 @dataclass
@@ -50,6 +50,23 @@ class _Ending:
     term: str | None = None
     success: bool | None = None
     rewards: dict[str, float] = field(default_factory=dict)
+
+
+def simulated(env: Any) -> Any:
+    """Return the environment that simulates: the one inside, where Isaac Lab has made one agent of several."""
+    base = env.unwrapped
+    inside = getattr(base, "env", None)
+    return inside if hasattr(inside, "possible_agents") else base
+
+
+def together(values: Any) -> Any:
+    """Return a value of the whole team, as Isaac Lab makes one agent of several: rewards add up, endings are common."""
+    import torch
+
+    if not isinstance(values, Mapping):
+        return values
+    each = torch.stack([*values.values()])
+    return each.all(dim=0) if each.dtype == torch.bool else each.sum(dim=0)
 
 
 def success_metric(log: Mapping[str, Any]) -> str | None:
@@ -105,7 +122,7 @@ class EpisodeMeter:
         """
         import torch
 
-        self._base = env.unwrapped
+        self._base = simulated(env)
         device, count = self._base.device, self._base.num_envs
         self._left = quotas(episodes, count, seed)
         self._longest = longest
@@ -114,6 +131,8 @@ class EpisodeMeter:
         self._before_step = before_step
         self._on_episode = on_episode
         self._returns = torch.zeros(count, dtype=torch.float64, device=device)
+        agents = getattr(self._base, "possible_agents", ())
+        self._parts = {agent: torch.zeros_like(self._returns) for agent in agents}
         self._lengths = torch.zeros(count, dtype=torch.long, device=device)
         self._cut_off = torch.zeros(count, dtype=torch.bool, device=device)
         self._endings: dict[int, _Ending] = {}
@@ -156,6 +175,9 @@ class EpisodeMeter:
         finally:
             self._stepping = False
         _, reward, terminated, truncated, _ = answer
+        for agent, part in self._parts.items():
+            part += reward[agent]
+        reward, terminated, truncated = map(together, (reward, terminated, truncated))
         self._returns += reward
         self._lengths += 1
         self.steps += 1
@@ -187,10 +209,11 @@ class EpisodeMeter:
                         ended="terminated" if by_itself else "truncated",
                         term=CAPPED if bool(self._cut_off[env]) and not by_itself else ending.term,
                         success=ending.success,
-                        rewards=ending.rewards,
+                        rewards=ending.rewards or {agent: float(part[env]) for agent, part in self._parts.items()},
                     )
                 )
-            self._returns[env] = 0.0
+            for total in (self._returns, *self._parts.values()):
+                total[env] = 0.0
             self._lengths[env] = 0
 
     def _measure_reset(self, env_ids: Any) -> Any:
@@ -198,19 +221,23 @@ class EpisodeMeter:
         if not self._stepping:
             answer = self._reset_idx(env_ids)
             self._metric = success_metric(self._base.extras.get("log", {}))
-            self._returns[index] = 0.0
+            for total in (self._returns, *self._parts.values()):
+                total[index] = 0.0
             self._lengths[index] = 0
         else:
             for env in map(int, env_ids):
                 self._endings[env] = _Ending(self._term(env), self._said_success(env), self._reward_terms(env))
             with keeping_random_numbers(self._base.device) if self._undisturbed else nullcontext():
-                if self._metric is None or self._success_termination:
+                # Isaac Lab's tasks of several agents log none before the first step.
+                if (self._metric is None and not self._parts) or self._success_termination:
                     answer = self._reset_idx(env_ids)
                 else:
                     # The task logs the mean over those it resets together: each by itself, it is the episode's own.
                     for place, env in enumerate(map(int, env_ids)):
                         answer = self._reset_idx(env_ids[place : place + 1])
-                        self._read_metric(self._metric, env)
+                        self._metric = self._metric or success_metric(self._base.extras.get("log", {}))
+                        if self._metric is not None:
+                            self._read_metric(self._metric, env)
         # Some tasks begin episodes in their middle, to spread resets in training.
         self._base.episode_length_buf[index] = 0
         return answer
@@ -227,7 +254,7 @@ class EpisodeMeter:
     def _term(self, env: int) -> str | None:
         """Return the name of what ended the episode, a termination before a time-out."""
         if not self._terms:
-            timed_out = self._base.reset_time_outs[env] and not self._base.reset_terminated[env]
+            timed_out = self._flags(TIME_OUT)[env] and not self._flags(TERMINATED)[env]
             return TIME_OUT if bool(timed_out) else None
         manager = self._base.termination_manager
         fired = [name for name in self._terms if bool(manager.get_term(name)[env])]
@@ -245,8 +272,14 @@ class EpisodeMeter:
             times_out, fired = manager.get_term_cfg(wanted).time_out, manager.get_term(wanted)
         else:
             times_out = wanted == TIME_OUT
-            fired = self._base.reset_time_outs if times_out else self._base.reset_terminated
+            fired = self._flags(TIME_OUT if times_out else TERMINATED)
         return None if times_out and bool(self._cut_off[env]) else bool(fired[env])
+
+    def _flags(self, name: str) -> Any:
+        """Return whether the episode of each environment times out, or is terminated, in a direct task."""
+        if self._parts:
+            return together(getattr(self._base, f"{name}_dict"))
+        return self._base.reset_time_outs if name == TIME_OUT else self._base.reset_terminated
 
     def _reward_terms(self, env: int) -> dict[str, float]:
         sums = getattr(getattr(self._base, "reward_manager", self._base), "_episode_sums", None)

@@ -15,7 +15,7 @@ from simyard.core.errors import Category, Failure, WorkloadError
 from simyard.core.files import AttemptPaths, write_json
 from simyard.core.specs import AttemptSpec, Facts, JobSpec, PolicyFile
 from simyard.runner.evaluation.across import Comparison, Played, Report, traced
-from simyard.runner.evaluation.episode_statistics import Episode, EpisodeMeter
+from simyard.runner.evaluation.episode_statistics import Episode, EpisodeMeter, simulated
 from simyard.runner.evaluation.summary import CheckpointName, Figures, summarize
 from simyard.runner.evaluation.tables import EpisodeTable, write_metrics
 from simyard.runner.evaluation.traces import Tracer, replay
@@ -47,6 +47,8 @@ class PolicySummary(Figures, StepFigures):
     video_problem: str | None
     tags: dict[str, float]
     """The same figures under the tags that the task and the library log in training."""
+    agents: list[str] | None
+    """Agents of the task, whose rewards add up to the return; None for a task of one."""
     across: Comparison | None
     """The policy in every engine, of which the figures above are the first one's; None where one was asked for."""
 
@@ -110,6 +112,7 @@ def open_policy(
         steps_done=(policy.iteration or 0) * facts.rollout,
         change=change,
         drawn=drawn,
+        agent=job.agent,
     ) as (env, agent_cfg):
         if not (paths.output / "params").exists():
             from isaaclab_rl.entrypoints.common import dump_train_configs
@@ -212,6 +215,7 @@ class _Measurement:
             success_source=meter.success_source,
             speed=clock.figures(),
             longest_s=longest_s,
+            agents=list(getattr(simulated(env), "possible_agents", ())) or None,
         )
 
     def _begin(self, env: Any, actor: Policy) -> None:
@@ -257,6 +261,7 @@ class _Measurement:
             "videos": videos,
             "video_problem": problem,
             "tags": logged(figures, get_library(self._job.library), played.longest_s),
+            "agents": played.agents,
             "across": across,
         }
 

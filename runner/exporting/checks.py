@@ -10,6 +10,7 @@ from typing import Any
 
 from simyard.core.errors import unknown
 from simyard.core.specs import Answer, JointLimits
+from simyard.core.stages import StageRun
 from simyard.core.wire import Wire
 from simyard.runner.exporting.contract import ActionTerm
 from simyard.runner.exporting.evidence import ActionSample, Evidence, Thresholds
@@ -17,6 +18,8 @@ from simyard.runner.exporting.evidence import ActionSample, Evidence, Thresholds
 SCHEMA_VERSION = 1
 POLICY_GROUP = "policy"
 """Isaac Lab's name for the observations that a policy may see."""
+CRITIC_GROUP = "critic"
+"""Its name for those that only the critic may."""
 
 
 class Status(StrEnum):
@@ -151,9 +154,11 @@ def rewards(evidence: Evidence, limits: Thresholds) -> Verdict:
 def observations(evidence: Evidence, limits: Thresholds) -> Verdict:
     """Judge whether the network sees what only the critic may see."""
     groups = {group.name: group for group in evidence.contract.observation_groups}
-    seen = [group for group in groups.values() if group.start is not None]
-    critic = [groups[name] for name in evidence.critic_groups if name in groups]
+    seen = evidence.contract.seen_groups
     names = [group.name for group in seen]
+    # Of groups that both see none is the critic's alone, but for the one that is named so.
+    alone = {name for name in evidence.critic_groups if name not in names or name == CRITIC_GROUP}
+    critic = [group for name, group in groups.items() if name in alone]
     numbers: dict[str, object] = {"exported_groups": names}
     if not all(group.names_known for group in (*seen, *critic)):
         if names == [POLICY_GROUP] and not critic:
@@ -355,6 +360,9 @@ def formats(evidence: Evidence, limits: Thresholds) -> Verdict:
     largest = max((found.largest or 0.0 for found in parity.differences), default=0.0)
     runtimes = " and ".join(str(load.runtime) for load in parity.loads)
     text = f"{runtimes} load them alone; the largest difference is {largest:.2g}, {parity.limit:g} is allowed."
+    if parity.resets == 0:
+        text += " No episode ended meanwhile: whether the memory is set back was not seen."
+        return Verdict(Status.HUMAN, text, "Export it with shorter episodes, or try that on the robot.", numbers)
     return Verdict(Status.PASS, text, numbers=numbers)
 
 
@@ -391,7 +399,9 @@ def second_simulator(evidence: Evidence, limits: Thresholds) -> Verdict:
 
 
 def curriculum(evidence: Evidence, limits: Thresholds) -> Verdict:
-    """Judge the stage of the curriculum at the end of training."""
+    """Judge the stage of the curriculum at the end of training: of a training in stages by how the last one ended."""
+    if evidence.stages is not None and evidence.stages.runs:
+        return _last_stage(evidence.stages.runs[-1])
     stages = evidence.curriculum
     if stages is None:
         text = "The curriculum's stage is not known; a direct task may have one in its own code."
@@ -404,8 +414,24 @@ def curriculum(evidence: Evidence, limits: Thresholds) -> Verdict:
     return Verdict(Status.HUMAN, f"Training ended with {listed}.", advice, numbers)
 
 
+def _last_stage(run: StageRun) -> Verdict:
+    """Judge the stage in which a policy was saved."""
+    numbers = {"stage": run.to_json()}
+    text = f"The policy is of stage {run.name!r}, number {run.stage + 1} of {run.of}: {run.in_words()}"
+    if run.stage + 1 < run.of:
+        return Verdict(Status.FAIL, f"{text}.", "Export the policy of the last stage.", numbers)
+    if run.why == "reached":
+        return Verdict(Status.PASS, f"{text}.", numbers=numbers)
+    if run.why == "not_reached":
+        return Verdict(Status.FAIL, f"{text}.", "Train it until its condition holds.", numbers)
+    advice = "Give the last stage a condition (until); or say whether it is as hard as the real task."
+    return Verdict(Status.HUMAN, f"{text}.", advice, numbers)
+
+
 def randomization(evidence: Evidence, limits: Thresholds) -> Verdict:
-    """List the randomised parameters: only a person knows the real robot's ranges."""
+    """List the randomised parameters: only a person knows the real robot's ranges, save those that a stage widened."""
+    if evidence.stages is not None and (widened := [run for run in evidence.stages.runs if run.widened]):
+        return _widened(widened[-1])
     advice = "Compare the ranges with measurements of the real robot (system identification)."
     if evidence.randomization is None:
         return Verdict(Status.HUMAN, "The task does not say what it randomises.", advice)
@@ -413,6 +439,17 @@ def randomization(evidence: Evidence, limits: Thresholds) -> Verdict:
     if not evidence.randomization:
         return Verdict(Status.HUMAN, "Training randomised nothing.", advice, numbers)
     return Verdict(Status.HUMAN, f"Training randomised by {', '.join(evidence.randomization)}.", advice, numbers)
+
+
+def _widened(run: StageRun) -> Verdict:
+    """Judge whether a policy has met the whole ranges that its training was to widen."""
+    assert run.widened
+    ranges = ", ".join(f"{path} in [{low:g}, {high:g}]" for path, (low, high) in run.widened[-1].ranges.items())
+    text = f"Stage {run.name!r} has widened its ranges by {run.level} of {run.widen_steps} steps: {ranges}"
+    numbers: dict[str, object] = {"steps": [step.to_json() for step in run.widened]}
+    if run.level == run.widen_steps:
+        return Verdict(Status.PASS, f"{text}.", numbers=numbers)
+    return Verdict(Status.FAIL, f"{text}.", "Train on until the last step is taken and kept.", numbers)
 
 
 def safety_monitor(evidence: Evidence, limits: Thresholds) -> Verdict:

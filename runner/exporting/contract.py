@@ -8,16 +8,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from simyard.core.artifacts import CONTRACT, POLICY_ONNX, POLICY_TORCHSCRIPT
 from simyard.core.files import write_json
 from simyard.core.foreign import parse_json
-from simyard.core.wire import Wire, check_version, decode
+from simyard.core.wire import ABSENT, Wire, check_version, decode
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of contracts with images or states; all others are as version 1 has them, and say so."""
+SCHEMA_VERSIONS = (1, SCHEMA_VERSION)
 CONTRACT_FILE = CONTRACT.name
 ONNX = "onnx"
 TORCHSCRIPT = "torchscript"
@@ -45,6 +47,53 @@ class Port(Wire):
     shape: tuple[int | None, ...]
     """None is the batch: any number of rows."""
     dtype: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image(Wire):
+    """Input of the network for one observation group of images."""
+
+    name: str
+    """Name of the input."""
+    group: str
+    shape: tuple[int | None, ...]
+    """None is the batch; the other three in the order of `layout`."""
+    dtype: str = "float32"
+    layout: Literal["NCHW", "NHWC"] | None
+    """`N` rows, `C` channels (of several frames one behind the other), `H` rows of pixels, `W` columns; None where it
+    is not known."""
+    lowest: float
+    """Lowest number of the export's own rollouts; the robot's images are to be scaled as these."""
+    highest: float
+    """Highest of them."""
+
+    @property
+    def port(self) -> Port:
+        """The input."""
+        return Port(name=self.name, shape=self.shape, dtype=self.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class State(Wire):
+    """Part of the network's memory: an output that is given back with the next observation."""
+
+    input: str
+    """Name of the input that takes it."""
+    output: str
+    """Name of the output that gives the next one."""
+    shape: tuple[int | None, ...]
+    """(layers, None, numbers): None is the batch."""
+    dtype: str = "float32"
+    initial: float = 0.0
+    """Number that all of it is before the first observation."""
+    reset: Literal["episode"] = "episode"
+    """Event at which a row is `initial` again: `episode`, before the first observation of every episode."""
+
+    @property
+    def ports(self) -> tuple[Port, Port]:
+        """Input and output."""
+        taken, given = (Port(name=name, shape=self.shape, dtype=self.dtype) for name in (self.input, self.output))
+        return taken, given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +132,7 @@ class ObservationGroup(Wire):
     names_known: bool
     """False for a direct environment, whose observations are one unnamed block."""
     start: int | None
-    """First column in the network's input; None if the network does not see it."""
+    """First column in the network's input; None for images, and if the network does not see it."""
     size: int
     terms: tuple[ObservationTerm, ...]
     """In order; slices count within the group."""
@@ -158,6 +207,8 @@ class ExportedFile(Wire):
 class Contract(Wire):
     """Everything about an exported policy that its files do not say. What is not known is null, never guessed."""
 
+    SCHEMA_VERSIONS: ClassVar[tuple[int, ...]] = SCHEMA_VERSIONS
+
     schema_version: int
     task: str
     """The task's registered id."""
@@ -172,7 +223,8 @@ class Contract(Wire):
     """The simulator's step."""
     decimation: int
     """Simulator steps for each action."""
-    input: Port
+    input: Port | None
+    """Input for vectors; None for a network that sees images alone."""
     output: Port
     observation_groups: tuple[ObservationGroup, ...]
     """Those that the network sees, in its order, and then the others."""
@@ -182,11 +234,33 @@ class Contract(Wire):
     """None for a network that does not normalise."""
     articulations: tuple[Articulation, ...]
     files: tuple[ExportedFile, ...]
+    images: tuple[Image, ...] | None = field(default=None, metadata=ABSENT)
+    """Inputs behind `input`, in order; None for a network that sees no images."""
+    states: tuple[State, ...] | None = field(default=None, metadata=ABSENT)
+    """Memory, in order: inputs behind all others, outputs behind `output`; None for a network without one."""
 
     @property
     def observations(self) -> int:
-        """Size of the network's input."""
-        return int(self.input.shape[-1] or 0)
+        """Size of the network's input for vectors."""
+        return int(self.input.shape[-1] or 0) if self.input else 0
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        """Everything that goes in, in the order of the files."""
+        vectors = (self.input,) if self.input else ()
+        images = tuple(image.port for image in self.images or ())
+        return (*vectors, *images, *(state.ports[0] for state in self.states or ()))
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        """Everything that comes out, in the order of the files."""
+        return (self.output, *(state.ports[1] for state in self.states or ()))
+
+    @property
+    def seen_groups(self) -> tuple[ObservationGroup, ...]:
+        """Observation groups that the network sees, in its order."""
+        pictures = {image.group for image in self.images or ()}
+        return tuple(each for each in self.observation_groups if each.start is not None or each.name in pictures)
 
     @property
     def input_terms(self) -> tuple[ObservationTerm, ...]:
@@ -247,7 +321,7 @@ def parse_contract(data: Any) -> Contract:
     Raises:
         ValueError: If it is no contract, has something unknown or missing, or contradicts itself.
     """
-    check_version(data.get("schema_version") if isinstance(data, dict) else None, "contract")
+    check_version(data.get("schema_version") if isinstance(data, dict) else None, "contract", SCHEMA_VERSIONS)
     contract: Contract = decode(Contract, data, "contract")
     for problem in _contradictions(contract):
         raise ValueError(problem)
@@ -271,10 +345,9 @@ def _contradictions(contract: Contract) -> Iterator[str]:
     if contract.control_period_s <= 0:
         yield f"control_period_s is {contract.control_period_s}, expected more than 0"
     for port, where in ((contract.input, "input"), (contract.output, "output")):
-        if len(port.shape) != 2 or port.shape[0] is not None or not port.shape[1]:
+        if port and (len(port.shape) != 2 or port.shape[0] is not None or not port.shape[1]):
             yield f"{where}.shape is {list(port.shape)}, expected [null, numbers]"
-        if port.dtype != "float32":
-            yield f"{where}.dtype is {port.dtype!r}, expected 'float32'"
+    yield from _port_contradictions(contract)
     yield from _group_contradictions(contract)
     yield from _action_contradictions(contract)
     if contract.normalizer is not None:
@@ -288,6 +361,32 @@ def _contradictions(contract: Contract) -> Iterator[str]:
     for digest in (contract.checkpoint.sha256, *(file.sha256 for file in contract.files)):
         if not re.fullmatch(r"[0-9a-f]{64}", digest):
             yield f"{digest!r} is not a SHA-256"
+
+
+def _port_contradictions(contract: Contract) -> Iterator[str]:
+    groups = {group.name: group for group in contract.observation_groups}
+    for image in contract.images or ():
+        where = f"image {image.name!r}"
+        if len(image.shape) != 4 or image.shape[0] is not None or not all(image.shape[1:]):
+            yield f"{where}: its shape is {list(image.shape)}, expected [null, three numbers]"
+        elif image.group not in groups:
+            yield f"{where} is of the group {image.group!r}, which is not among {list(groups)}"
+        elif (size := math.prod(side or 0 for side in image.shape[1:])) != groups[image.group].size:
+            yield f"{where} has {size} numbers, but its group has {groups[image.group].size}"
+        if image.lowest > image.highest:
+            yield f"{where}: its range [{image.lowest}, {image.highest}] is the wrong way round"
+    for state in contract.states or ():
+        if len(state.shape) != 3 or state.shape[1] is not None or not (state.shape[0] and state.shape[2]):
+            yield f"state {state.input!r}: its shape is {list(state.shape)}, expected [layers, null, numbers]"
+    for ports, where in ((contract.inputs, "inputs"), (contract.outputs, "outputs")):
+        names = [port.name for port in ports]
+        if not names or len(set(names)) < len(names):
+            yield f"the {where} have the names {names}, expected one or more that differ"
+        for port in ports:
+            if port.dtype != "float32":
+                yield f"{port.name!r} is of {port.dtype!r}, expected 'float32'"
+    if contract.schema_version < SCHEMA_VERSION and (contract.images or contract.states or not contract.input):
+        yield f"schema_version is {contract.schema_version}, which has neither images nor states"
 
 
 def _group_contradictions(contract: Contract) -> Iterator[str]:

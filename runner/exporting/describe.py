@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -19,21 +19,27 @@ from simyard.runner.exporting.contract import (
     FILES,
     ONNX,
     SCHEMA_VERSION,
+    SCHEMA_VERSIONS,
     ActionTerm,
     Articulation,
     Checkpoint,
     Contract,
     ExportedFile,
+    Image,
     Interval,
     ObservationGroup,
     ObservationTerm,
+    Port,
+    State,
     Statistics,
 )
 from simyard.runner.exporting.formats import onnx_ports
 from simyard.runner.rl import LIBRARIES
+from simyard.runner.rl.networks import ACTIONS, Input
 
 if TYPE_CHECKING:
     from simyard.runner.rl.base import Policy
+    from simyard.runner.rl.networks import Network
 
 _PACKAGES = ("simyard", "isaaclab", "torch", "onnx", "numpy")
 """Besides those of the libraries."""
@@ -58,14 +64,24 @@ class EventTerm(TypedDict):
 
 
 def describe(
-    env: Any, policy: Policy, folder: Path, *, task: str, checkpoint_sha256: str, iteration: int | None
+    env: Any,
+    policy: Policy,
+    network: Network,
+    folder: Path,
+    *,
+    ranges: Mapping[str, tuple[float, float]],
+    task: str,
+    checkpoint_sha256: str,
+    iteration: int | None,
 ) -> Contract:
     """Return the contract of a policy that was exported from an environment.
 
     Args:
         env: The gymnasium environment the policy was built with.
         policy: The policy.
+        network: What was exported.
         folder: Where `policy.onnx` and `policy.pt` are.
+        ranges: Lowest and highest number that each input for images was given.
         task: The task's registered id.
         checkpoint_sha256: Of the exported checkpoint.
         iteration: Policy updates behind it, where known.
@@ -75,21 +91,18 @@ def describe(
     """
     base = env.unwrapped
     normalizer = policy.normalizer()
-    taken, given = onnx_ports(folder / FILES[ONNX])
-    groups = tuple(observation_groups(base, policy.observation_groups))
+    vectors = [each for each in network.inputs if not each.is_image]
+    images = tuple(
+        Image(name=each.name, group=each.groups[0], shape=(None, *each.shape), layout=each.layout,
+              lowest=ranges[each.name][0], highest=ranges[each.name][1])
+        for each in network.inputs if each.is_image
+    )  # fmt: skip
+    states = tuple(
+        State(input=each.taken, output=each.given, shape=(each.layers, None, each.size)) for each in network.states
+    )
     actions = tuple(action_terms(base))
-    for what, port, has in (
-        ("observations", taken, sum(g.size for g in groups if g.start is not None)),
-        ("actions", given, sum(term.size for term in actions)),
-    ):
-        if port.shape != (None, has):
-            raise RequestError(
-                f"The exported network has {what} of the shape {port.shape}, but the environment has {has} of them.",
-                code="export_shapes",
-                advice=f"The policy sees the observation groups {list(policy.observation_groups)}.",
-            )
-    return Contract(
-        schema_version=SCHEMA_VERSION,
+    contract = Contract(
+        schema_version=SCHEMA_VERSION if images or states else min(SCHEMA_VERSIONS),
         task=task,
         library=policy.library,
         checkpoint=Checkpoint(sha256=checkpoint_sha256, iteration=iteration),
@@ -97,14 +110,29 @@ def describe(
         control_period_s=float(base.step_dt),
         physics_dt_s=float(base.physics_dt),
         decimation=int(base.cfg.decimation),
-        input=taken,
-        output=given,
-        observation_groups=groups,
+        input=_vector(vectors[0].name, vectors[0].shape[0]) if vectors else None,
+        output=_vector(ACTIONS, sum(term.size for term in actions)),
+        observation_groups=tuple(observation_groups(base, network.inputs)),
         actions=actions,
         normalizer=Statistics(**asdict(normalizer)) if normalizer else None,
         articulations=tuple(_articulations(base)),
         files=tuple(exported_file(folder, format_) for format_ in FILES),
+        images=images or None,
+        states=states or None,
     )
+    ports = (*onnx_ports(folder / FILES[ONNX]), contract.inputs, contract.outputs)
+    *found, given, taken = ([(port.name, *port.shape) for port in some] for some in ports)
+    if found != [given, taken]:
+        raise RequestError(
+            f"The exported network takes and gives {found}, and the environment gives and takes {[given, taken]}.",
+            code="export_shapes",
+            advice=f"The policy sees the observation groups {list(policy.observation_groups)}.",
+        )
+    return contract
+
+
+def _vector(name: str, size: int) -> Port:
+    return Port(name=name, shape=(None, size), dtype="float32")
 
 
 def events(env: Any) -> dict[str, EventTerm] | None:
@@ -164,19 +192,15 @@ def _versions() -> Iterator[tuple[str, str]]:
 # --- observations -----------------------------------------------------------------------------------------------------
 
 
-def observation_groups(base: Any, seen: tuple[str, ...]) -> Iterator[ObservationGroup]:
-    """Yield the groups that the network sees, in its order, and then the others."""
+def observation_groups(base: Any, inputs: Sequence[Input]) -> Iterator[ObservationGroup]:
+    """Yield the groups that a network's inputs are made of, in their order, and then the others."""
     manager = getattr(base, "observation_manager", None)
     spaces = base.single_observation_space
-    if missing := [name for name in seen if name not in spaces.spaces]:
-        raise RequestError(
-            f"The policy sees the observation group {missing[0]!r}, which the environment has not.",
-            code="export_shapes",
-            advice=f"It has {sorted(spaces.spaces)}.",
-        )
+    seen = [name for each in inputs for name in each.groups]
+    vectors = {name for each in inputs if not each.is_image for name in each.groups}
     start = 0
     for name in (*seen, *(name for name in spaces.spaces if name not in seen)):
-        at = start if name in seen else None
+        at = start if name in vectors else None
         if manager is None:
             group = _unnamed_group(name, at, base, spaces[name])
         else:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from simyard.core.specs import JointLimits
+from simyard.core.stages import Stages
 from simyard.core.wire import Wire
 from simyard.runner.exporting.contract import Contract, Statistics
-from simyard.runner.exporting.parity import Parity
+from simyard.runner.exporting.parity import FEWEST_ROWS, Parity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,9 +19,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from simyard.runner.exporting.describe import EventTerm
+    from simyard.runner.rl.networks import Network
 
 MOST_STEPS = 200
 """Steps of a rollout that are kept; every environment's are, so these are thousands of pairs."""
+MOST_BYTES = 256 * 2**20
+"""Room for what is kept; images are large."""
+AFTER_RESET = 20
+"""Steps behind the end of an episode in which a memory that was not set back shows."""
 _PARTS = 8
 """Fewest parts of a rollout that a standard error is taken from."""
 
@@ -125,6 +132,8 @@ class Evidence:
     curriculum: Mapping[str, float | None] | None = None
     """The stage of each curriculum term at the end of training; empty for a task that has no curriculum, None also
     for one that does not say."""
+    stages: Stages | None = None
+    """The stages of the training when the policy was saved; None for a training without."""
     randomization: Mapping[str, EventTerm] | None = None
     """As `describe.events` returns it."""
 
@@ -188,39 +197,53 @@ def measure_actions(actions: NDArray[np.float32], first_steps: NDArray[np.bool_]
 
 
 class PairRecorder:
-    """Stands in an environment's `step`, like `EpisodeMeter`, and keeps what passes."""
+    """Stands in an environment's `step`, like `EpisodeMeter`, and keeps what passes.
 
-    def __init__(self, env: Any, groups: tuple[str, ...]) -> None:
+    Of a policy with a memory it keeps a whole episode, of as many environments as there is room for.
+    """
+
+    def __init__(self, env: Any, network: Network) -> None:
         """Take the place.
 
         Args:
             env: The gymnasium environment.
-            groups: Observation groups that the network sees, in its order.
+            network: The policy's.
         """
         self._base = env.unwrapped
-        self._groups = groups
+        self._inputs = network.inputs
         self._step = self._base.step
         self._base.step = self._record
-        self._next: torch.Tensor | None = None
-        self._observations: list[torch.Tensor] = []
+        self._next: list[torch.Tensor] | None = None
+        self._observations: list[list[torch.Tensor]] = [[] for _ in network.inputs]
         self._actions: list[torch.Tensor] = []
         self._first: list[torch.Tensor] = []
         self._contributions: Any = None
         # By name now: the environment forgets its managers when it closes.
         manager = getattr(self._base, "reward_manager", None)
         self._terms: list[str] = [] if manager is None else list(manager.active_terms)
+        # As much as there is room for.
+        row = 4 * sum(math.prod(each.shape) for each in network.inputs)
+        self._envs, self._most = int(self._base.num_envs), MOST_STEPS
+        if network.states:
+            self._most = int(self._base.max_episode_length) + AFTER_RESET
+            self._envs = max(1, min(self._envs, MOST_BYTES // (row * self._most)))
+        fewest = -(-FEWEST_ROWS // self._envs)
+        self._most = max(fewest, 2, min(self._most, MOST_BYTES // (row * self._envs)))
 
-    def _seen(self, observations: Any) -> torch.Tensor:
-        import torch
+    def _seen(self, observations: Any) -> list[torch.Tensor]:
+        return [self._kept(each.take(observations).float()) for each in self._inputs]
 
-        return _kept(torch.cat([observations[group] for group in self._groups], dim=-1).float())
+    def _kept(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor[: self._envs].detach().to("cpu", copy=True)
 
     def _record(self, action: Any) -> Any:
-        kept = len(self._actions) < MOST_STEPS
+        kept = len(self._actions) < self._most
         if kept:
-            self._observations.append(self._seen(self._base.obs_buf) if self._next is None else self._next)
-            self._actions.append(_kept(action.float()))
-            self._first.append(_kept(self._base.episode_length_buf == 0))
+            seen = self._seen(self._base.obs_buf) if self._next is None else self._next
+            for steps, one in zip(self._observations, seen, strict=True):
+                steps.append(one)
+            self._actions.append(self._kept(action.float()))
+            self._first.append(self._kept(self._base.episode_length_buf == 0))
         answer = self._step(action)
         if kept:
             self._next = self._seen(answer[0])  # now: rl_games clips what it is given in its place
@@ -230,9 +253,17 @@ class PairRecorder:
         return answer
 
     @property
-    def observations(self) -> NDArray[np.float32]:
-        """`(steps, environments, observations)`, as the environment gave them."""
-        return _stacked(self._observations)
+    def observations(self) -> dict[str, NDArray[np.float32]]:
+        """Of each input `(steps, environments, *its shape)`, as the environment gave them."""
+        return {each.name: _stacked(steps) for each, steps in zip(self._inputs, self._observations, strict=True)}
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Lowest and highest number of each input."""
+        return {
+            each.name: (min(float(one.min()) for one in steps), max(float(one.max()) for one in steps))
+            for each, steps in zip(self._inputs, self._observations, strict=True)
+        }
 
     @property
     def actions(self) -> NDArray[np.float32]:
@@ -250,10 +281,6 @@ class PairRecorder:
         if self._contributions is None:
             return None
         return dict(zip(self._terms, self._contributions.tolist(), strict=True))
-
-
-def _kept(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", copy=True)
 
 
 def _stacked(steps: list[torch.Tensor]) -> NDArray[Any]:

@@ -21,6 +21,7 @@ from simyard.runner.exporting.checks import Checklist, Status, check
 from simyard.runner.exporting.contract import FILES, ONNX, TORCHSCRIPT, Contract, write_contract
 from simyard.runner.exporting.describe import EventTerm, curriculum, describe, events
 from simyard.runner.exporting.evidence import (
+    AFTER_RESET,
     Evidence,
     FiniteWatch,
     LongRun,
@@ -36,6 +37,7 @@ from simyard.runner.isaaclab.lookup import overrides_under
 from simyard.runner.isaaclab.physics import ENGINES, is_selector
 from simyard.runner.progress import say_activity, say_count
 from simyard.runner.rl.base import Policy
+from simyard.runner.rl.networks import OBSERVATIONS, Network
 
 LONG_RUN_ENVS = 4
 SAY_EVERY_S = 1.0
@@ -56,6 +58,8 @@ class _Traced:
     """The policy as it was trained: its rollouts, and the description of its environment."""
 
     pairs: PairRecorder
+    network: Network
+    critic_groups: tuple[str, ...]
     episodes: list[Episode]
     contract: Contract
     curriculum: Mapping[str, float | None] | None
@@ -88,9 +92,11 @@ class _Export:
         check(Evidence(contract=contract, action_limits=limits), self.wanted.answers)
 
         # The proof's children start and load their runtimes while this process simulates.
-        rows = [steps.reshape(-1, steps.shape[-1]) for steps in (pairs.observations, pairs.actions)]
+        observations = pairs.observations
         with ThreadPoolExecutor(1) as beside:
-            proof = beside.submit(check_parity, self.paths.output, *rows)
+            proof = beside.submit(
+                check_parity, self.paths.output, traced.network, observations, pairs.actions, pairs.first_steps
+            )
             long_run = self._run_long()
             self._finished("long run")
             say_activity("comparing both formats with the library")
@@ -105,12 +111,16 @@ class _Export:
             contract=contract,
             parity=parity,
             reward_contributions=pairs.contributions,
-            normalized=measure_normalizer(pairs.observations, contract.normalizer) if contract.normalizer else None,
+            critic_groups=traced.critic_groups,
+            normalized=measure_normalizer(observations[OBSERVATIONS], contract.normalizer)
+            if contract.normalizer
+            else None,
             actions=measure_actions(pairs.actions, pairs.first_steps),
             action_limits=limits,
             long_run=long_run,
             second_simulator=other,
             curriculum=traced.curriculum,
+            stages=self.wanted.stages,
             randomization=traced.randomization,
         )
         checklist = check(evidence, self.wanted.answers)
@@ -124,20 +134,23 @@ class _Export:
         output, checkpoint = self.paths.output, self.policy.checkpoint
         with self._open() as (env, actor):
             network = actor.network()
-            pairs = PairRecorder(env, actor.observation_groups)
+            pairs = PairRecorder(env, network)
             self._begin(f"playing {self.wanted.num_episodes} episodes")
             episodes = self._play(env, actor, self.wanted.num_episodes)
+            for _ in range(AFTER_RESET if network.states else 0):
+                actor.step()  # the last episodes may have ended with the last step: a memory is to be seen set back
             self._finished("rollouts")
 
             say_activity("writing both formats")
-            size = pairs.observations.shape[-1]
             metadata = {"task": self.job.task, "library": self.job.library, "checkpoint_sha256": checkpoint.sha256}
-            formats.write_onnx(network, size, output / FILES[ONNX], metadata)
-            formats.write_torchscript(network, size, output / FILES[TORCHSCRIPT])
+            formats.write_onnx(network, output / FILES[ONNX], metadata)
+            formats.write_torchscript(network, output / FILES[TORCHSCRIPT])
             contract = describe(
                 env,
                 actor,
+                network,
                 output,
+                ranges=pairs.ranges,
                 task=self.job.task,
                 checkpoint_sha256=checkpoint.sha256,
                 iteration=self.policy.iteration,
@@ -147,7 +160,13 @@ class _Export:
             # A fresh environment tells the beginning of its curriculum; training's end is what counts.
             stages = {} if curriculum(env) == {} else self.wanted.curriculum
             return _Traced(
-                pairs=pairs, episodes=episodes, contract=contract, curriculum=stages, randomization=events(env)
+                pairs=pairs,
+                network=network,
+                critic_groups=actor.critic_groups,
+                episodes=episodes,
+                contract=contract,
+                curriculum=stages,
+                randomization=events(env),
             )
 
     def _run_long(self) -> LongRun:

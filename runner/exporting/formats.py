@@ -12,27 +12,27 @@ from typing import TYPE_CHECKING, Any
 from simyard.core.errors import RequestError
 from simyard.core.files import write_atomic
 from simyard.runner.exporting.contract import Port
+from simyard.runner.rl.networks import ACTIONS
 
 if TYPE_CHECKING:
     import torch
 
+    from simyard.runner.rl.networks import Network
+
 OPSET = 18
 """Of the ONNX files: ONNX Runtime reads it since 1.14, TensorRT since 9; Isaac Lab's own exporter takes it too."""
-INPUT = "obs"
-OUTPUT = "actions"
 _LARGEST_BYTES = 2**31 - 2**20
 """Protocol buffers end at 2 GiB; with larger weights an ONNX model cannot be one file."""
 
 
-def write_onnx(network: torch.nn.Module, observations: int, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write the network as one ONNX file: input `obs`, output `actions`, any number of rows.
+def write_onnx(network: Network, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write the network as one ONNX file for any number of rows: its inputs and states, `actions` and the next states.
 
     torch's older exporter (by tracing) is used on purpose: for such networks it takes 0.3 s instead of 7 s, leaves
     no paths of this machine in the file, and runs on every torch that Isaac Lab 2.3 and 3.0 bring.
 
     Args:
-        network: (batch, observations) -> (batch, actions), on the CPU, in evaluation mode, float32.
-        observations: Numbers in one row of the input.
+        network: What is written.
         path: Where the file goes; it is written beside and renamed.
         metadata: Goes into the file's `metadata_props`.
 
@@ -42,25 +42,29 @@ def write_onnx(network: torch.nn.Module, observations: int, path: Path, metadata
     import onnx
     import torch
 
-    _require_plain(network)
-    size = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
+    module = network.module
+    _require_plain(module)
+    size = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
     if size > _LARGEST_BYTES:
         raise RequestError(
             f"The network has {size / 2**30:.1f} GiB of weights; one ONNX file holds less than 2 GiB.",
             code="export_too_large",
         )
+    taken = [*(each.name for each in network.inputs), *(state.taken for state in network.states)]
+    given = [ACTIONS, *(state.given for state in network.states)]
+    batch_of = {name: 1 for state in network.states for name in (state.taken, state.given)}
     buffer = io.BytesIO()
     try:
         with _quiet(), torch.no_grad():
             torch.onnx.export(
-                network,
-                (torch.zeros(2, observations),),
+                module,
+                network.zeros(2),
                 buffer,
                 dynamo=False,
                 opset_version=OPSET,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+                input_names=taken,
+                output_names=given,
+                dynamic_axes={name: {batch_of.get(name, 0): "batch"} for name in (*taken, *given)},
             )
     except torch.onnx.errors.OnnxExporterError as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -72,38 +76,81 @@ def write_onnx(network: torch.nn.Module, observations: int, path: Path, metadata
     write_atomic(path, data)
 
 
-def write_torchscript(network: torch.nn.Module, observations: int, path: Path) -> None:
-    """Write the network as a TorchScript file, by tracing: any number of rows.
+def write_torchscript(network: Network, path: Path) -> None:
+    """Write the network as a TorchScript file, by tracing: any number of rows, which come with the inputs alone.
+
+    One with a memory keeps its states, and has `reset()` and `reset(rows)`, of a truth value for each row.
 
     Args:
-        network: (batch, observations) -> (batch, actions), on the CPU, in evaluation mode, float32.
-        observations: Numbers in one row of the input.
+        network: What is written.
         path: Where the file goes; it is written beside and renamed.
     """
     import torch
 
-    _require_plain(network)
+    _require_plain(network.module)
     buffer = io.BytesIO()
     with _quiet(), torch.no_grad():
-        traced = torch.jit.trace(network, torch.zeros(2, observations), check_trace=False)
-        torch.jit.save(traced, buffer)
+        module = _remembering(network) if network.states else network.module
+        example = network.zeros(2)[: len(network.inputs)]
+        if not network.states:
+            module = torch.jit.trace(module, example, check_trace=False)
+        torch.jit.save(module, buffer)
     write_atomic(path, buffer.getvalue())
 
 
-def onnx_ports(path: Path) -> tuple[Port, Port]:
-    """Return an ONNX file's only input and only output.
+def _remembering(network: Network) -> torch.jit.ScriptModule:
+    """Return the network with its states inside; they are made for as many rows as come first after a reset."""
+    import torch
 
-    Raises:
-        ValueError: If it has more of them.
-    """
+    count = len(network.inputs)
+
+    class Core(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network.module
+
+        def forward(self, inputs: list[torch.Tensor], states: list[torch.Tensor]) -> Any:
+            actions, *after = self.network(*inputs, *states)
+            return actions, after
+
+    class Remembering(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self, core: Any) -> None:
+            super().__init__()
+            self.core = core
+            sizes = [[state.layers, state.size] for state in network.states]
+            self.sizes = torch.jit.Attribute(sizes, list[list[int]])
+            self.states = torch.jit.Attribute([], list[torch.Tensor])
+
+        def forward(self, obs: torch.Tensor) -> torch.Tensor:
+            if len(self.states) == 0:
+                for size in self.sizes:
+                    zeros = torch.zeros([size[0], obs.size(0), size[1]], dtype=obs.dtype, device=obs.device)
+                    self.states.append(zeros)
+            if self.states[0].size(1) != obs.size(0):
+                raise ValueError("The memory is of another number of rows: call reset() before the batch changes.")
+            actions, after = self.core([obs], self.states)
+            self.states = after
+            return actions
+
+        @torch.jit.export  # type: ignore[untyped-decorator]
+        def reset(self, rows: torch.Tensor | None = None) -> None:
+            if rows is None:
+                self.states = torch.jit.annotate(list[torch.Tensor], [])
+            else:
+                for n in range(len(self.states)):
+                    self.states[n] = self.states[n].masked_fill(rows.view(1, -1, 1), 0.0)
+
+    example = network.zeros(2)
+    core = torch.jit.trace(Core().eval(), (list(example[:count]), list(example[count:])), check_trace=False)
+    return torch.jit.script(Remembering(core).eval())
+
+
+def onnx_ports(path: Path) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Return an ONNX file's inputs and outputs, in order."""
     import onnx
 
     graph = onnx.load(path, load_external_data=False).graph
-    if len(graph.input) != 1 or len(graph.output) != 1:
-        raise ValueError(
-            f"{path.name} has {len(graph.input)} inputs and {len(graph.output)} outputs, expected one each"
-        )
-    return _port(graph.input[0]), _port(graph.output[0])
+    return tuple(map(_port, graph.input)), tuple(map(_port, graph.output))
 
 
 def _port(value: Any) -> Port:

@@ -8,10 +8,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from simyard.core.errors import Category, Failure, WorkloadError
 from simyard.core.wire import Wire
@@ -22,17 +22,21 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from simyard.runner.rl.networks import Network
+
 LIMIT = 1e-4
 """Largest difference of any action, in the network's own unit: float32 sums in another order stay far below it."""
 FEWEST_ROWS = 64
 """Rows at batch 1; fewer pairs prove little."""
 BATCH = 64
+"""Most rows of a call."""
 _TIMEOUT_S = 300.0
 """For one interpreter to start, load the file and run every row."""
 
-# Raw float32 goes in and out, so that neither child needs more than its runtime. Plan: [[batch, rows], ...].
+# Raw float32 goes in and out, so that neither child needs more than its runtime. Each call takes the next rows; where
+# there is a memory, `begun` says which of them begin an episode, and a part of the plan starts with a new one.
 _CHILD = """
-import json, sys
+import json, sys, time
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
@@ -40,19 +44,25 @@ class Refuse:
             raise ModuleNotFoundError(f"No module named {{name!r}}: the export may not need it", name=name)
 
 sys.meta_path.insert(0, Refuse())
-model, given, taken, columns, plan = sys.argv[1:]
-columns, plan = int(columns), json.loads(plan)
+model, folder, plan = sys.argv[1:]
+plan = json.loads(plan)
+inputs, states = plan["inputs"], plan["states"]
+begun = open(f"{{folder}}/begun", "rb").read()
 {start}
-start = 0
-with open(taken, "wb") as file:
-    for batch, rows in plan:
-        for first in range(start, start + rows, batch):
-            actions = infer(first, min(batch, start + rows - first))
-            if actions.ndim != 2 or len(actions) != min(batch, start + rows - first):
-                raise ValueError(f"actions of the shape {{tuple(actions.shape)}} for {{batch}} observations")
+row, took = 0, []
+with open(f"{{folder}}/taken", "wb") as file:
+    for batch, rows in plan["parts"]:
+        forget()
+        for first in range(row, row + rows, batch):
+            last = min(first + batch, row + rows)
+            began = time.perf_counter()
+            actions = infer(first, last, begun[first:last])
+            took += [time.perf_counter() - began] if batch == 1 else []
+            if actions.ndim != 2 or len(actions) != last - first:
+                raise ValueError(f"actions of the shape {{tuple(actions.shape)}} for {{last - first}} observations")
             file.write(actions.tobytes())
-        start += rows
-print(runtime)
+        row += rows
+print(json.dumps([runtime, sorted(took)[len(took) // 2] * 1000]))
 """
 _START = {
     ONNX: """
@@ -61,8 +71,22 @@ import onnxruntime
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = options.inter_op_num_threads = 1
 session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-observations = np.fromfile(given, np.float32).reshape(-1, columns)
-infer = lambda first, rows: session.run(["actions"], {"obs": observations[first:first + rows]})[0]
+given = {name: np.fromfile(f"{folder}/{n}", np.float32).reshape(-1, *shape) for n, (name, shape) in enumerate(inputs)}
+memory = {}
+def forget():
+    memory.clear()
+def infer(first, last, begun):
+    feeds = {name: array[first:last] for name, array in given.items()}
+    for taken, _, layers, size in states:
+        state = memory.get(taken)
+        if state is None:
+            state = np.zeros((layers, last - first, size), np.float32)
+        elif any(begun):
+            state[:, np.frombuffer(begun, np.bool_)] = 0.0
+        feeds[taken] = state
+    actions, *after = session.run(["actions", *(each[1] for each in states)], feeds)
+    memory.update(zip((each[0] for each in states), after))
+    return actions
 runtime = f"onnxruntime {onnxruntime.__version__}"
 """,
     TORCHSCRIPT: """
@@ -70,10 +94,17 @@ import ctypes
 import torch
 torch.set_num_threads(1)
 network = torch.jit.load(model, map_location="cpu")
-observations = torch.frombuffer(bytearray(open(given, "rb").read()), dtype=torch.float32).reshape(-1, columns)
-def infer(first, rows):
+def read(n, shape):
+    return torch.frombuffer(bytearray(open(f"{folder}/{n}", "rb").read()), dtype=torch.float32).reshape(-1, *shape)
+given = [read(n, shape) for n, (_, shape) in enumerate(inputs)]
+def forget():
+    if states:
+        network.reset()
+def infer(first, last, begun):
     with torch.no_grad():
-        return Taken(network(observations[first:first + rows]).to(torch.float32).contiguous())
+        if states and any(begun):
+            network.reset(torch.tensor(list(begun)) != 0)
+        return Taken(network(*(tensor[first:last] for tensor in given)).to(torch.float32).contiguous())
 class Taken:
     def __init__(self, actions):
         self.ndim, self.shape, self.actions = actions.ndim, actions.shape, actions
@@ -100,6 +131,9 @@ class Load(Wire):
     """Reason it is not equal; None if it is."""
     runtime: str | None
     """Runtime that loaded it, with its version."""
+    latency_ms: float | None = None
+    """Median time of a call at batch 1 on one thread of this machine's CPU, memory included; None where it is not
+    known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +161,8 @@ class Parity(Wire):
     """Largest magnitude among the library's actions, to read the differences by; None where it is not a number."""
     loads: tuple[Load, ...]
     differences: tuple[Difference, ...]
+    resets: int | None = None
+    """Times that a row's memory was set back in the middle of what was compared; None for a network without one."""
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -173,19 +209,25 @@ class Parity(Wire):
 
 def check_parity(
     folder: Path,
-    observations: NDArray[np.float32],
+    network: Network,
+    observations: Mapping[str, NDArray[np.float32]],
     actions: NDArray[np.float32],
+    first_steps: NDArray[np.bool_],
     *,
     python: str = sys.executable,
 ) -> Parity:
     """Run `policy.onnx` and `policy.pt` on recorded observations and compare with the recorded actions.
 
-    At batch 1 it takes 64 rows spread over all of them, at batch 64 all rows, the remainder too.
+    At batch 1 it takes 64 rows spread over all of them, at batch 64 all rows, the remainder too. A network with a
+    memory takes the steps one after another, with its own states, which are set back where an episode begins: at batch
+    1 those of one environment, at batch 64 those of all, 64 environments at a time.
 
     Args:
         folder: Where the two files are.
-        observations: (N, observations), as the environment gave them; N is 64 or more.
-        actions: (N, actions), what the library's own inference sent to the base environment for each of them.
+        network: What was exported.
+        observations: Of each input `(steps, environments, *its shape)`, as the environment gave them; 64 rows or more.
+        actions: `(steps, environments, actions)`, what the library's own inference sent for each of them.
+        first_steps: `(steps, environments)`, true where an episode has begun.
         python: The interpreter; it needs numpy and onnxruntime for one format and torch for the other.
 
     Raises:
@@ -193,33 +235,55 @@ def check_parity(
     """
     import numpy as np
 
-    given = np.ascontiguousarray(observations, np.float32)
-    wanted = np.ascontiguousarray(actions, np.float32)
-    if given.ndim != 2 or wanted.ndim != 2 or len(given) != len(wanted) or len(given) < FEWEST_ROWS:
+    steps, envs = actions.shape[:2]
+    shapes = {name: given.shape[:2] for name, given in observations.items()}
+    if set(shapes.values()) != {(steps, envs)} or first_steps.shape != (steps, envs) or steps * envs < FEWEST_ROWS:
         raise ValueError(
-            f"Recorded observations {given.shape} and actions {wanted.shape}: expected (N, observations) and "
-            f"(N, actions) with N at least {FEWEST_ROWS}."
+            f"Recorded observations {shapes}, actions {actions.shape} and first steps {first_steps.shape}: expected "
+            f"(steps, environments) of each, with {FEWEST_ROWS} rows or more."
         )
-    spread = np.linspace(0, len(given) - 1, FEWEST_ROWS).astype(int)
-    plan = [(1, FEWEST_ROWS), (BATCH, len(given))]
+
+    # The rows of every call, in order, as numbers of rows of the flat recording.
+    rows = np.arange(steps * envs).reshape(steps, envs)
+    if network.states:
+        often = int(first_steps[1:].sum(axis=0).argmax())
+        chosen = [rows[:, often : often + 1], *(rows[:, start : start + BATCH] for start in range(0, envs, BATCH))]
+        plan = [(part.shape[1], part.size) for part in chosen]
+    else:
+        chosen = [np.linspace(0, rows.size - 1, FEWEST_ROWS).astype(int), rows]
+        plan = [(1, FEWEST_ROWS), (BATCH, rows.size)]
+    order = np.concatenate([part.reshape(-1) for part in chosen])
+
+    def flat(array: NDArray[Any]) -> NDArray[Any]:
+        return np.ascontiguousarray(array.reshape(rows.size, *array.shape[2:])[order])
+
+    given = {name: flat(array.astype(np.float32)) for name, array in observations.items()}
+    wanted = flat(actions.astype(np.float32))
     largest = float(np.abs(wanted).max())
     loads: list[Load] = []
     differences: list[Difference] = []
     for format_ in (ONNX, TORCHSCRIPT):
-        load, got = _run(format_, folder / FILES[format_], np.concatenate([given[spread], given]), plan, python)
+        load, got = _run(format_, folder / FILES[format_], network, given, flat(first_steps), plan, python)
         loads.append(load)
         if got is not None:
-            differences += _compare(format_, got, np.concatenate([wanted[spread], wanted]), plan)
+            differences += _compare(format_, got, wanted, plan[0][1])
     return Parity(
         limit=LIMIT,
         largest_action=largest if np.isfinite(largest) else None,
         loads=tuple(loads),
         differences=tuple(differences),
+        resets=int(first_steps[1:].sum()) if network.states else None,
     )
 
 
 def _run(
-    format_: str, model: Path, observations: NDArray[np.float32], plan: list[tuple[int, int]], python: str
+    format_: str,
+    model: Path,
+    network: Network,
+    given: Mapping[str, NDArray[np.float32]],
+    begun: NDArray[np.bool_],
+    parts: list[tuple[int, int]],
+    python: str,
 ) -> tuple[Load, NDArray[np.float32] | None]:
     """Run every row of the plan in a child; return (rows, actions) or why there are none."""
     import numpy as np
@@ -228,15 +292,21 @@ def _run(
     if format_ != TORCHSCRIPT:
         refused.add("torch")
     code = _CHILD.format(refused=refused, start=_START[format_])
+    plan = {
+        "inputs": [(each.name, each.shape) for each in network.inputs],
+        "states": [(state.taken, state.given, state.layers, state.size) for state in network.states],
+        "parts": parts,
+    }
     with tempfile.TemporaryDirectory(prefix="simyard-parity-") as scratch:
-        alone, given, taken = (Path(scratch) / name for name in (model.name, "given", "taken"))
-        observations.tofile(given)
-        arguments = [str(alone), str(given), str(taken), str(observations.shape[1]), json.dumps(plan)]
+        alone = Path(scratch) / model.name
+        for n, each in enumerate(network.inputs):
+            given[each.name].tofile(Path(scratch) / str(n))
+        begun.tofile(Path(scratch) / "begun")
         error: str | None = None
         try:
             shutil.copyfile(model, alone)  # whatever lies beside the file does not help it
             done = subprocess.run(
-                [python, "-I", "-c", code, *arguments],
+                [python, "-I", "-c", code, str(alone), scratch, json.dumps(plan)],
                 capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, cwd=scratch,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"},
             )  # fmt: skip
@@ -246,28 +316,25 @@ def _run(
             error = str(failure)
         if error is not None:
             return Load(format=format_, loads=False, error=error, runtime=None), None
-        got = np.fromfile(taken, np.float32)
-    load = Load(format=format_, loads=True, error=None, runtime=_last_line(done.stdout))
-    return load, got.reshape(len(observations), -1)
+        got = np.fromfile(Path(scratch) / "taken", np.float32)
+    runtime, latency_ms = json.loads(_last_line(done.stdout))
+    load = Load(format=format_, loads=True, error=None, runtime=runtime, latency_ms=latency_ms)
+    return load, got.reshape(len(begun), -1)
 
 
-def _compare(
-    format_: str, got: NDArray[np.float32], wanted: NDArray[np.float32], plan: list[tuple[int, int]]
-) -> Iterator[Difference]:
+def _compare(format_: str, got: NDArray[np.float32], wanted: NDArray[np.float32], alone: int) -> Iterator[Difference]:
+    """Yield the differences of the first rows, which were run alone, and of the others."""
     import numpy as np
 
-    start = 0
-    for batch, rows in plan:
+    for batch, part in ((1, slice(0, alone)), (BATCH, slice(alone, None))):
         largest = problem = None
         if got.shape != wanted.shape:
             problem = f"it gives {got.shape[1]} actions for each observation, the library {wanted.shape[1]}"
         else:
             # In float64, where the difference of two float32 is exact; a NaN on either side stays one.
-            part = slice(start, start + rows)
             worst = float(np.abs(got[part].astype(np.float64) - wanted[part]).max())
             largest = worst if np.isfinite(worst) else None
-        yield Difference(format=format_, batch=batch, rows=rows, largest=largest, problem=problem)
-        start += rows
+        yield Difference(format=format_, batch=batch, rows=len(wanted[part]), largest=largest, problem=problem)
 
 
 def _last_line(text: str) -> str:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from simyard.core.errors import RequestError
 from simyard.core.files import AttemptPaths
-from simyard.core.specs import AttemptSpec, Facts, JobSpec
+from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec
+from simyard.core.task_facts import TaskFacts
 from simyard.runner.adapter import Adapter, UnfitProcessError
 from simyard.runner.imported import when_imported
-from simyard.runner.isaaclab import kit
+from simyard.runner.isaaclab import agent_files, kit
 from simyard.runner.isaaclab import lookup as isaaclab_lookup
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab import physics as isaaclab_physics
@@ -92,10 +94,18 @@ class IsaacLab(Adapter):
         """Refuse a task, an engine or an override that cannot be."""
         if job.kind == "rollout":  # its task may be a class
             return
+        if job.stages is not None:
+            for index in range(len(job.stages)):
+                cls.refuse_known(job.in_stage(index), findings)
+            return
         library = get_library(job.library)
-        isaaclab_lookup.find_task(job.task, library, findings["tasks"])
+        isaaclab_lookup.find_task(job.task, library, findings["tasks"], job.agent)
         isaaclab_physics.refuse_known(job, findings.get("physics", {}))  # those of an earlier version have none
-        isaaclab_overrides.refuse_known(job.task, library, job.overrides, findings["keys"], physics=job.physics)
+        if job.agent_config is not None:  # it may bring keys of its own
+            return
+        isaaclab_overrides.refuse_known(
+            job.task, library, job.overrides, findings["keys"], physics=job.physics, agent=job.agent
+        )
 
     def check(self, job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Facts:
         """Look the task up, resolve its configuration, apply every override to it, and open checkpoints."""
@@ -119,9 +129,45 @@ class IsaacLab(Adapter):
         register_tasks(overlay, job.import_callback)
         job = isaaclab_lookup.as_registered(job)
         require_registered(job.task, overlay, isaaclab_lookup.registered_tasks())
-        isaaclab_lookup.find_task(job.task, library, isaaclab_lookup.registered_tasks())
-        facts, _ = isaaclab_lookup.resolve(job, library, files)
-        return facts
+        isaaclab_lookup.find_task(job.task, library, isaaclab_lookup.registered_tasks(), job.agent)
+
+        def find(file: InputFile) -> Path | None:
+            return files.get(file.sha256)
+
+        with agent_files.used(job, find) as job:
+            if job.stages is None:
+                facts, _ = isaaclab_lookup.resolve(job, library, files)
+            else:
+                from simyard.runner.isaaclab import stages as isaaclab_stages
+
+                facts = isaaclab_stages.check(job, library, files)
+        return replace(facts, notes=(*facts.notes, *agent_files.notes(job, find)))
+
+    def tasks(
+        self, names: Sequence[str] | None, overlay: Path | None, import_callback: str | None, *, measure: bool
+    ) -> tuple[tuple[str, ...], tuple[TaskFacts, ...]]:
+        """Look at the registrations, and resolve the configurations."""
+        from simyard.runner.isaaclab import catalog
+
+        if scripts_folder() is not None:
+            raise RequestError(
+                "Isaac Lab 2.3 tells of its tasks in its own app alone.",
+                code="no_tasks",
+                advice="Ask it there: ./isaaclab.sh -p scripts/environments/list_envs.py",
+            )
+        isaaclab_lookup.require_installed(None)
+        register_tasks(None)
+        before = catalog.registrations()
+        if overlay is not None:
+            register_tasks(overlay, import_callback)
+        registered = catalog.registrations()
+        if names is None:
+            names = [name for name in registered if overlay is None or registered[name] is not before.get(name)]
+        known = [name for name in names if name in registered]
+        if measure:
+            _change_modules()
+            return tuple(registered), tuple(map(catalog.measure, known))
+        return tuple(registered), catalog.describe(known)
 
     def run(self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
         """Do the job's own work."""
@@ -134,15 +180,14 @@ class IsaacLab(Adapter):
         if facts.flavor == "scripts":
             attempt = replace(attempt, job=as_asked(job))
         else:
-            replay_on_cpu()
-            without_pinned_memory()
-            kit.stay_open()
-            give_joints_drives()
+            _change_modules()
             if job.renamed_from and job.kind != "rollout":
                 attempt = replace(attempt, job=isaaclab_lookup.as_registered(job))
         work: Callable[[AttemptSpec, Facts, AttemptPaths], None]
         # Each is imported where it is done: the control side imports adapters too, to know what there is.
         match job.kind:
+            case "train" if job.stages:
+                from simyard.runner.isaaclab.stages import train_in_stages as work
             case "train":
                 from simyard.runner.isaaclab.training import train as work
             case "evaluate":
@@ -153,11 +198,25 @@ class IsaacLab(Adapter):
                 from simyard.runner.rollout.task import run as work
             case _:
                 raise ValueError(f"no work for a job of kind {job.kind!r}")
-        with compilations_told():
-            work(attempt, facts, paths)
+        in_api = facts.flavor == "api" and job.kind != "rollout"  # that one registers its task later
+        if in_api and job.kind == "train":
+            get_library(job.library).begin_training()
+        with (
+            compilations_told(),
+            agent_files.used(attempt.job, lambda file: paths.inputs / file.name if in_api else None) as job,
+        ):
+            work(replace(attempt, job=job), facts, paths)
 
 
 # --- changes to modules of others -----------------------------------------------------------------------------------
+
+
+def _change_modules() -> None:
+    """Make all of them, before an environment is made."""
+    replay_on_cpu()
+    without_pinned_memory()
+    kit.stay_open()
+    give_joints_drives()
 
 
 @contextmanager

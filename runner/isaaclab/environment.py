@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from simyard.runner.isaaclab import kit
+from simyard.runner.isaaclab.agents import registered_agent
 from simyard.runner.progress import say_activity
 from simyard.runner.rl import Library
 from simyard.runner.video.trajectories import drawable
@@ -24,6 +25,7 @@ def fresh_environment(
     steps_done: int = 0,
     change: Callable[[Any], None] = lambda env_cfg: None,
     drawn: bool = False,
+    agent: str | None = None,
 ) -> Iterator[tuple[Any, Any]]:
     """Make the environment of a task as training makes it, without rendering, and close it in the end.
 
@@ -37,6 +39,7 @@ def fresh_environment(
         steps_done: Steps that each environment of the policy's training has taken: curricula go by them.
         change: Called with the environment's configuration, to change what no override can.
         drawn: Whether it is to be drawn: see `Drawn`.
+        agent: The job's agent.
 
     Yields:
         The gymnasium environment and the agent's configuration, None without a library.
@@ -48,8 +51,7 @@ def fresh_environment(
     from isaaclab.app import launch_simulation
     from isaaclab_tasks.utils import resolve_task_config
 
-    agent_key = library.agent_key if library else None
-    env_cfg, agent_cfg = resolve_task_config(task, agent_key, overrides=list(overrides))
+    env_cfg, agent_cfg = resolve_task_config(task, registered_agent(task, library, agent), overrides=list(overrides))
     env_cfg.scene.num_envs = num_envs
     env_cfg.seed = seed
     env_cfg.sim.device = device
@@ -60,6 +62,10 @@ def fresh_environment(
         is_newton = hasattr(env_cfg.sim.physics, "solver_cfg")  # what it simulates can be drawn
         with stepped(steps_done), drawable() if drawn and not is_newton else nullcontext():
             env = gymnasium.make(task, cfg=env_cfg)
+        if library is not None and hasattr(env_cfg, "possible_agents") and not library.is_multi_agent(agent_cfg):
+            from isaaclab.envs import multi_agent_to_single_agent
+
+            env = multi_agent_to_single_agent(env)  # as it is trained
         try:
             yield env, agent_cfg
         finally:
@@ -67,11 +73,12 @@ def fresh_environment(
 
 
 @contextmanager
-def stepped(steps_done: int) -> Iterator[None]:
+def stepped(steps_done: int, made: Callable[[Any], None] = lambda env: None) -> Iterator[None]:
     """Let every environment that is made in the body go on counting its steps where an earlier one stopped.
 
     Isaac Lab counts from 0 in each process, and curricula, rewards and events ask for the count: a resumed training
-    would have its first curriculum again, and an evaluation tasks that the policy has left behind.
+    would have its first curriculum again, and an evaluation tasks that the policy has left behind. `made` is called
+    with each innermost one, before its first reset.
     """
     import gymnasium
 
@@ -81,6 +88,7 @@ def stepped(steps_done: int) -> Iterator[None]:
         env = make(*arguments, **options)
         if hasattr(env.unwrapped, "common_step_counter"):
             env.unwrapped.common_step_counter = steps_done
+        made(env.unwrapped)
         return env
 
     gymnasium.make = make_stepped

@@ -26,6 +26,7 @@ from simyard.runner.adapter import device_of, versions
 from simyard.runner.evaluation.episode_statistics import TERMINATED, TIME_OUT
 from simyard.runner.isaaclab import kit
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
+from simyard.runner.isaaclab.agents import custom_classes, find_agent, registered_agent
 from simyard.runner.isaaclab.foreign_imports import explain, require_references
 from simyard.runner.isaaclab.overrides import TaskConfig
 from simyard.runner.isaaclab.physics import choose, engine_in, is_selector, preset_named
@@ -129,13 +130,16 @@ def as_registered(job: JobSpec) -> JobSpec:
     return as_asked(job) if job.renamed_from in registered_tasks() else job
 
 
-def find_task(task: str, library: Library | None, tasks: Mapping[str, Collection[str]]) -> None:
-    """Refuse a task that is not registered, or has no configuration for the library where one is meant.
+def find_task(
+    task: str, library: Library | None, tasks: Mapping[str, Collection[str]], agent: str | None = None
+) -> None:
+    """Refuse a task that is not registered, or does not have the agent where a library is meant.
 
     Args:
         task: Its id.
         library: The library, if one is meant.
         tasks: What `registered_tasks` says.
+        agent: The job's.
 
     Raises:
         RequestError: Naming the nearest ones that there are.
@@ -143,13 +147,8 @@ def find_task(task: str, library: Library | None, tasks: Mapping[str, Collection
     name = task.split(":")[-1]
     if name not in tasks:
         raise unknown("task", task, tasks, code="unknown_task")
-    if library is not None and library.agent_key not in tasks[name]:
-        have = sorted(other.name for other in LIBRARIES.values() if other.agent_key in tasks[name])
-        raise RequestError(
-            f"Task {task!r} has no configuration for rlLibrary {library.name!r}.",
-            code="library_without_config",
-            advice=f"It has one for: {', '.join(map(repr, have)) or 'none of those simyard knows'}.",
-        )
+    if library is not None:
+        find_agent(task, library, agent, tasks[name])
 
 
 def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) -> tuple[Facts, TaskConfig]:
@@ -175,8 +174,9 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
 
     # The configuration, and what it needs from outside.
     require_references(job.task)
-    config = isaaclab_overrides.resolve(job.task, library, own, job.overrides, physics=job.physics)
+    config = isaaclab_overrides.resolve(job.task, library, own, job.overrides, physics=job.physics, agent=job.agent)
     kit.require(job.task, config.kit)
+    _require_renderer(job.task, config)
     if job.kind == "rollout" and "possible_agents" in config.env:
         raise RequestError(
             f"Task {job.task!r} has several agents.",
@@ -186,13 +186,14 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
     _require_assets(config)
     for physics in (job.evaluation and job.evaluation.across) or ():
         elsewhere = overrides_under(physics, job, device, job.overrides)
-        isaaclab_overrides.resolve(job.task, library, placed, elsewhere)
+        isaaclab_overrides.resolve(job.task, library, placed, elsewhere, agent=job.agent)
     facts = Facts(
         simulator=job.simulator,
         version=importlib.metadata.version("isaaclab"),
         flavor="api",
         device=device,
         physics=engine_in(config.env),
+        agent=registered_agent(job.task, library, job.agent),
         rollout=1,
         overrides=(*own, *job.overrides),
         notes=(*note(job), *config.notes),
@@ -204,7 +205,13 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
 
     # The library's part: sizes that fit, checkpoints that it can play or go on from, and the room that it takes.
     facts = fit_library(job, library, config.agent, facts, own)
-    facts = replace(facts, room=_room(job, library, config))
+    facts = replace(facts, room=_room(job, library, config), classes=custom_classes(library, config.agent) or None)
+    if library.is_multi_agent(config.agent) and "possible_agents" not in config.env:
+        raise RequestError(
+            f"Task {job.task!r} has one agent, and the agent's configuration is for several.",
+            code="unknown_agent",
+            advice="Name a task with several agents, or another agent.",
+        )
     _check_policies(job, config, files)
     if job.resume and (path := files.get(job.resume.checkpoint.sha256)):
         if not job.resume.trusted:
@@ -230,10 +237,16 @@ def fit_library(job: JobSpec, library: Library, agent: Mapping[str, Any], facts:
     """
     scale = Scale(num_envs=job.num_envs, rollout=library.rollout(agent))
     fitted, notes = library.fit(agent, scale, set(job.overridden))
-    not_resumable = library.not_resumable(agent)
-    if job.resume and not_resumable:
+    if problem := library.agent_problem(job.agent, agent):
         raise RequestError(
-            f"This job cannot resume: {not_resumable}.", code="not_resumable", advice="Train from scratch."
+            f"The agent {problem}.", code="unknown_agent", advice="Name that one, or leave agent out: it is the task's."
+        )
+    not_resumable = library.not_resumable(agent)
+    if job.resume and not_resumable and job.resume.state is None:
+        raise RequestError(
+            f"This job cannot resume: {not_resumable}, and no state was kept beside this one.",
+            code="not_resumable",
+            advice="Train from scratch, or go on from a checkpoint of a job in this store, with resume.fromJob.",
         )
     return replace(
         facts,
@@ -267,6 +280,21 @@ def overrides_under(physics: str, job: JobSpec, device: str, overrides: Sequence
     return [f"physics={preset}", *(one for one in overrides if not is_selector(one))]
 
 
+def _require_renderer(task: str, config: TaskConfig) -> None:
+    """Refuse cameras of a renderer that is not here: Isaac Lab raises in the midst of making the environment.
+
+    What needs Kit is refused before; automatic RTX without Kit is OVRTX.
+    """
+    wanted = {value for key, value in isaaclab_overrides.flatten(config.env) if key.endswith("renderer_type")}
+    if wanted & {"ovrtx", "auto_rtx"} and importlib.util.find_spec("ovrtx") is None and not config.kit:
+        raise RequestError(
+            f"Task {task!r} draws its cameras with OVRTX, which {sys.executable!r} does not have.",
+            code="engine_absent",
+            advice="Leave the override renderer= out, or set it to newton_renderer: Newton's own, which runs without "
+            "Kit and without a GPU too.",
+        )
+
+
 def _require_assets(config: TaskConfig) -> None:
     """Refuse a task whose assets cannot be had, before Isaac Lab looks for them for a minute and raises.
 
@@ -275,8 +303,7 @@ def _require_assets(config: TaskConfig) -> None:
     from isaaclab.utils import assets
 
     root: str = assets.NUCLEUS_ASSET_ROOT_DIR
-    # Models and networks of actuators; nothing but the looks of a film comes from textures and materials.
-    wanted = {path for path in wanted_assets(config, root) if Path(path).suffix in (*_MODEL_ENDINGS, ".pt")}
+    wanted = needed_assets(config, root)
 
     # A robot of the user's, named by an override.
     if lost := sorted(path for path in _models(config) if "://" not in path and not path.startswith(root + "/")
@@ -312,6 +339,14 @@ def _models(config: TaskConfig) -> set[str]:
     return {path for path in _texts(config) if Path(path).suffix in _MODEL_ENDINGS}
 
 
+def needed_assets(config: TaskConfig, root: str) -> set[str]:
+    """Return the files below an asset root without which a task does not run: models, and networks of actuators.
+
+    Nothing but the looks of a film comes from textures and materials.
+    """
+    return {path for path in wanted_assets(config, root) if Path(path).suffix in (*_MODEL_ENDINGS, ".pt")}
+
+
 def wanted_assets(config: TaskConfig, root: str) -> set[str]:
     """Return the files below an asset root that a configuration names."""
     return {path for path in _texts(config) if path.startswith(f"{root}/") and Path(path).suffix}
@@ -335,11 +370,12 @@ def reachable(root: SplitResult) -> bool:
 
 def _check_policies(job: JobSpec, config: TaskConfig, files: Mapping[str, Path]) -> None:
     """Refuse a job whose policies do not fit its task; every checkpoint that is here is opened."""
-    if job.policies and "possible_agents" in config.env:
+    several = "possible_agents" in config.env
+    if several and (job.kind == "export" or (job.evaluation and job.evaluation.across)):
         raise RequestError(
             f"Task {job.task!r} has several agents.",
             code="multi_agent",
-            advice="Evaluation and export take tasks with one agent.",
+            advice="Evaluation in one engine takes it; exports and comparisons of engines are of one agent's policy.",
         )
     if job.evaluation and (wanted := job.evaluation.success_termination):
         terms = config.env.get("terminations")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from simyard.core.errors import RequestError, unknown
+from simyard.runner.isaaclab.agents import FROM_FILE, registered_agent
 from simyard.runner.isaaclab.kit import parts_on_it
 from simyard.runner.rl import LIBRARIES, Library
 
@@ -62,7 +63,13 @@ def owned_keys() -> dict[str, str | None]:
 
 
 def resolve(
-    task: str, library: Library | None, own: Sequence[str], given: Sequence[str], *, physics: str | None = None
+    task: str,
+    library: Library | None,
+    own: Sequence[str],
+    given: Sequence[str],
+    *,
+    physics: str | None = None,
+    agent: str | None = None,
 ) -> TaskConfig:
     """Return a task's configuration with every override applied.
 
@@ -72,16 +79,17 @@ def resolve(
         own: The adapter's overrides, not checked.
         given: The user's, applied one after another and each checked.
         physics: The engine that the job names, whose preset is among `own`: each has keys of its own.
+        agent: The agent that the job names; each has keys of its own too.
 
     Raises:
         RequestError: If an override does not parse, names an unknown key or has the wrong type.
     """
     # Before the user's overrides: its keys are kept, for the checks of later jobs. With a preset it is another one.
     applied = list(own)
-    config = _load(task, library, applied)
+    config = _load(task, library, applied, agent)
     known = config.flat()
-    if not _has_preset(given):
-        KEYS[_name(task, library, physics)] = {
+    if not _has_preset(given) and not (agent or "").endswith(FROM_FILE):
+        KEYS[_name(task, library, physics, agent)] = {
             key: value if _is_number(value) else None for key, value in known.items()
         }
 
@@ -95,23 +103,29 @@ def resolve(
         if not is_preset:
             _check_key(key, known)
         applied.append(override)
-        config = _load(task, library, applied)
+        config = _load(task, library, applied, agent)
         before, known = known, config.flat()
         if is_preset:
             continue
-        _check_type(override, key, before[key], known.get(key), library)
+        check_type(f"Override {override!r}", key, before[key], known.get(key), library)
         if repr(before) == repr(known):
             notes.append(f"override {override!r} changes nothing: it is {before[key]!r} already")
     return replace(config, notes=tuple(notes))
 
 
-def agent_of(task: str, library: Library, overrides: Sequence[str]) -> dict[str, Any]:
+def agent_of(task: str, library: Library, overrides: Sequence[str], agent: str | None = None) -> dict[str, Any]:
     """Return the agent's configuration of a task with every override, which were checked before."""
-    return _load(task, library, overrides).agent
+    return _load(task, library, overrides, agent).agent
 
 
 def refuse_known(
-    task: str, library: Library | None, given: Sequence[str], keys: Mapping[str, Keys], *, physics: str | None = None
+    task: str,
+    library: Library | None,
+    given: Sequence[str],
+    keys: Mapping[str, Keys],
+    *,
+    physics: str | None = None,
+    agent: str | None = None,
 ) -> None:
     """Refuse overrides without resolving anything, as `resolve` would.
 
@@ -121,11 +135,12 @@ def refuse_known(
         given: The user's overrides.
         keys: What stood in `KEYS` where the same was resolved before; what is not there is not refused.
         physics: The engine that the job names.
+        agent: The agent that it names.
 
     Raises:
         RequestError: If one does not parse, names a key that is unknown or not the user's, or gives a number as a word.
     """
-    known = None if _has_preset(given) else keys.get(_name(task, library, physics))
+    known = None if _has_preset(given) else keys.get(_name(task, library, physics, agent))
     owned, replaced = owned_keys(), list[str]()
     for override in given:
         _check_form(override)
@@ -133,7 +148,7 @@ def refuse_known(
         if key in owned or (known is not None and "." in key and not key.startswith(tuple(replaced))):
             _check_key(key, known or {})
             if known and known[key] is not None and _WORD.fullmatch(value):
-                _check_type(override, key, known[key], value, library)
+                check_type(f"Override {override!r}", key, known[key], value, library)
         replaced.append(f"{key}.")
 
 
@@ -145,9 +160,9 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _name(task: str, library: Library | None, physics: str | None) -> str:
+def _name(task: str, library: Library | None, physics: str | None, agent: str | None) -> str:
     """Return the name of a configuration, by all that chooses it."""
-    return " ".join([task.split(":")[-1], library.name if library else "", *([physics] if physics else [])])
+    return " ".join([task.split(":")[-1], library.name if library else "", *filter(None, (physics, agent))])
 
 
 def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -185,7 +200,7 @@ def _check_key(key: str, known: Collection[str]) -> None:
         raise unknown("override key", key, known, code="bad_override")
 
 
-def _check_type(override: str, key: str, old: Any, new: Any, library: Library | None) -> None:
+def check_type(what: str, key: str, old: Any, new: Any, library: Library | None, *, code: str = "bad_override") -> None:
     """Refuse a value of a type that nobody can mean: Isaac Lab hands it on, and something else fails later.
 
     Of other types one may stand for another: a number for a dictionary of them, a list of names for a name, a schedule
@@ -210,9 +225,7 @@ def _check_type(override: str, key: str, old: Any, new: Any, library: Library | 
     else:
         fits = not isinstance(new, str)
     if not fits:
-        raise RequestError(
-            f"Override {override!r} gives {new!r}, a {type(new).__name__}.", code="bad_override", advice=advice
-        )
+        raise RequestError(f"{what} gives {new!r}, a {type(new).__name__}.", code=code, advice=advice)
 
 
 def _reads_as_number(text: str) -> bool:
@@ -223,12 +236,12 @@ def _reads_as_number(text: str) -> bool:
         return False
 
 
-def _load(task: str, library: Library | None, overrides: Sequence[str]) -> TaskConfig:
+def _load(task: str, library: Library | None, overrides: Sequence[str], named: str | None) -> TaskConfig:
     from hydra.errors import HydraException
     from isaaclab_tasks.utils import resolve_task_config
 
+    agent_key = registered_agent(task, library, named)
     try:
-        agent_key = library.agent_key if library else None
         configs = resolve_task_config(task, agent_key, overrides=list(overrides))
         # An environment's is an object, an agent's may be a dictionary already, or None.
         env, agent = (

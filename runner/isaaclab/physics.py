@@ -25,7 +25,7 @@ ENGINES: dict[str, tuple[str, ...]] = {
 is taken."""
 _MODULES = {"ovphysx": ("ovphysx", "ovstage"), "isaacsim_physx": ("isaacsim",)}
 """Modules that a preset needs besides Isaac Lab."""
-_SLOW_ON_A_CPU = "kamino"
+SLOW_ON_A_CPU = "kamino"
 PRESETS: dict[str, list[str]] = {}
 """The physics presets of every task that this process has looked at."""
 _SELECTOR = "physics="
@@ -112,23 +112,23 @@ def choose(job: JobSpec, device: str, *, kit_less: bool) -> str | None:
     ]
     if named is not None and named != _EITHER:
         fitting = [named]
-    preset = next((known for known in fitting if not _absent(known)), fitting[0] if fitting else None)
-    able = engines_of(known for known in having if not _absent(known))
+    preset = next((known for known in fitting if not absent(known)), fitting[0] if fitting else None)
+    able = engines_of(known for known in having if not absent(known))
     if device == "cpu":
-        able = [engine for engine in able if engine != _SLOW_ON_A_CPU]
+        able = [engine for engine in able if engine != SLOW_ON_A_CPU]
     if preset is None:
         if wanted is None:
             return None
         raise _not_of_task(job.task, wanted, having)
     engine = engine_of_preset(preset)
-    if missing := _absent(preset):
+    if missing := absent(preset):
         raise RequestError(
             f"physics {engine!r} of task {job.task!r} needs {' and '.join(missing)}, which {sys.executable!r} does not "
             "have.",
             code="engine_absent",
             advice=f"Here the task has {_listed(able) or 'no engine'}; docs/training.md says how to get others.",
         )
-    if device == "cpu" and engine == _SLOW_ON_A_CPU:
+    if device == "cpu" and engine == SLOW_ON_A_CPU:
         raise RequestError(
             f"physics {engine!r} is some 60 times slower than 'newton' on a CPU: no job of a usual size would end.",
             code="engine_too_slow",
@@ -190,7 +190,7 @@ def engine_in(env: Mapping[str, Any]) -> str | None:
     return "physx"
 
 
-def _absent(preset: str) -> list[str]:
+def absent(preset: str) -> list[str]:
     """Return the modules that a preset needs and this Python does not have."""
     return [module for module in _MODULES.get(preset, ()) if not is_regular(module)]
 

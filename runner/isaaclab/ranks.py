@@ -140,8 +140,8 @@ def launcher_arguments(request: Any, job: JobSpec, world: World) -> list[str]:
     arguments = ["--rl_library", request.backend, *meeting_point(job, world)]
     arguments += ["--task", request.task, "--num_envs", str(request.num_envs), "--seed", str(request.seed)]
     arguments += ["--max_iterations", str(request.max_iterations), f"--run_timestamp={world.timestamp}"]
-    if request.checkpoint is not None:
-        arguments += ["--checkpoint", request.checkpoint]
+    arguments += ["--checkpoint", request.checkpoint] if request.checkpoint is not None else []
+    arguments += ["--agent", request.agent] if request.agent is not None else []
     return [*arguments, *request.backend_args, *request.hydra_args]
 
 
@@ -170,13 +170,20 @@ def main() -> int:
             return 0
         run_train_cli = trainer()
         from simyard.runner.isaaclab import kit
+        from simyard.runner.isaaclab.agent_files import used
         from simyard.runner.isaaclab.environment import stepped
         from simyard.runner.isaaclab.lookup import register_tasks
+        from simyard.runner.rl import get_library
 
         kit.stay_open()
         facts = Facts.from_json(read_json(paths.facts))
         register_tasks(paths.overlay if job.packages else None, job.import_callback)
-        with kit.only_if(facts.kit), stepped(attempt.start_iteration * facts.rollout):
+        get_library(job.library).begin_training()
+        with (
+            used(job, lambda file: paths.inputs / file.name),
+            kit.only_if(facts.kit),
+            stepped(attempt.start_iteration * facts.rollout),
+        ):
             return int(run_train_cli(arguments))
     except Exception as error:
         failure = RankFailure(at=time.time(), error=f"{type(error).__name__}: {error}")

@@ -32,6 +32,11 @@ def current_id(task: str) -> str:
     return _row(task)[0]
 
 
+def former_ids(task: str) -> tuple[str, ...]:
+    """Return the ids that a task of Isaac Lab 3.0 had before, without those of its play mode."""
+    return tuple(old for old, new in _table().items() if new.split(" ")[0] == task and "-Play-" not in old)
+
+
 def with_current_id(job: JobSpec) -> JobSpec:
     """Return the job under its task's id in Isaac Lab 3.0; a preset that its overrides choose otherwise is theirs."""
     task, presets = _row(job.task)

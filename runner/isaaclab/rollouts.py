@@ -18,6 +18,7 @@ from simyard.core.specs import AttemptSpec, Facts, JobSpec, Rollout
 from simyard.runner.adapter import device_of, versions
 from simyard.runner.assets.robot_files import main_file
 from simyard.runner.isaaclab import lookup as isaaclab_lookup
+from simyard.runner.isaaclab.agent_files import used
 from simyard.runner.isaaclab.environment import fresh_environment, settle
 from simyard.runner.isaaclab.environment_recorder import EnvironmentRecorder, check_rate
 from simyard.runner.isaaclab.foreign_imports import require_registered
@@ -75,14 +76,15 @@ def check(job: JobSpec, overlay: Path | None, files: Mapping[str, Path]) -> Fact
         raise unknown(what, job.task, [*class_names(module), *tasks], code="unknown_task_class")
     library = library_of(job)
     isaaclab_lookup.require_installed(library)
-    isaaclab_lookup.find_task(job.task, library, isaaclab_lookup.registered_tasks())
+    isaaclab_lookup.find_task(job.task, library, isaaclab_lookup.registered_tasks(), job.agent)
     if wanted.task_args:
         raise RequestError(
             f"task_args are for a class, and {job.task!r} is a registered task.",
             code="unknown_task_argument",
             advice="Change its configuration by overrides, 'env.episode_length_s=2.0' say.",
         )
-    facts, config = isaaclab_lookup.resolve(job, library, files)
+    with used(job, lambda file: files.get(file.sha256)) as job:
+        facts, config = isaaclab_lookup.resolve(job, library, files)
 
     # Fields of the request that such a task ignores.
     notes = []
@@ -214,9 +216,9 @@ def drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Attem
     register_tasks(paths.overlay if job.packages else None, job.import_callback)
     trained = (job.policies[0].iteration or 0) if mode == "policy" else 0
     job = isaaclab_lookup.as_registered(job)
-    with fresh_environment(
+    with used(job, lambda file: paths.inputs / file.name) as job, fresh_environment(
         job.task, library_of(job), facts.overrides, num_envs=job.num_envs, seed=job.seed, device=facts.device,
-        steps_done=trained * facts.rollout, drawn=wanted.video or bool(wanted.cameras),
+        steps_done=trained * facts.rollout, drawn=wanted.video or bool(wanted.cameras), agent=job.agent,
     ) as (env, agent_cfg):  # fmt: skip
         # Record and film. Without a time-out an episode can have all of the steps.
         base = env.unwrapped

@@ -13,6 +13,7 @@ from typing import Any
 from simyard.core.errors import RequestError
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts, JobSpec
+from simyard.runner.isaaclab.agents import find_agent
 from simyard.runner.isaaclab.lookup import fit_library, scripts_folder
 from simyard.runner.isaaclab.physics import engine_of
 from simyard.runner.isaaclab.ranks import meeting_point, raise_failure_of_ranks
@@ -38,6 +39,14 @@ def check(job: JobSpec, library: Library) -> Facts:
     assert folder is not None
     if job.kind != "train":
         raise cannot(job.kind)
+    if job.stages is not None:
+        raise RequestError(
+            "The job has stages, and a script of Isaac Lab 2.3 trains in one go.",
+            code="no_stages",
+            advice="Train on Isaac Lab 3.0, or leave stages out.",
+        )
+    if job.agent_config is not None:
+        raise cannot("use agentConfig")
     if (engine := engine_of(job)) not in (None, "physx"):
         raise RequestError(
             f"Isaac Lab 2.3 has no physics {engine!r}.", code="engine_not_of_task", advice="It has 'physx' alone."
@@ -81,7 +90,7 @@ def _agent_config(folder: Path, job: JobSpec, library: Library) -> dict[str, Any
     """
     import yaml
 
-    file = _agent_file(folder / "source" / "isaaclab_tasks" / "isaaclab_tasks", job.task, library.agent_key)
+    _, file = _agent(folder, job, library)
     if file is None:
         return None
     config: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -95,9 +104,20 @@ def _agent_config(folder: Path, job: JobSpec, library: Library) -> dict[str, Any
     return config
 
 
-def _agent_file(tasks: Path, task: str, agent_key: str) -> Path | None:
-    """Return the YAML file that the registration of a task names for a library."""
-    for source in sorted(tasks.rglob("__init__.py")):
+def _agent(folder: Path, job: JobSpec, library: Library) -> tuple[str | None, Path | None]:
+    """Return the key of the job's agent, None for the library's own, and the YAML file that it stands for.
+
+    Raises:
+        RequestError: The task has no such agent; of one that is registered elsewhere nothing is known.
+    """
+    registered = _registered(folder, job.task)
+    key = find_agent(job.task, library, job.agent, registered) if registered else job.agent or library.agent_key
+    return (None if key == library.agent_key else key), registered.get(key)
+
+
+def _registered(folder: Path, task: str) -> dict[str, Path | None]:
+    """Return the keys of a task's registration, with the YAML file that each names; none where it is not found."""
+    for source in sorted((folder / "source" / "isaaclab_tasks" / "isaaclab_tasks").rglob("__init__.py")):
         text = source.read_text(encoding="utf-8")
         if f'"{task}"' not in text:
             continue
@@ -106,14 +126,15 @@ def _agent_file(tasks: Path, task: str, agent_key: str) -> Path | None:
             kwargs = given.get("kwargs")
             if "id" not in given or ast.unparse(given["id"]) != repr(task) or not isinstance(kwargs, ast.Dict):
                 continue
-            for key, value in zip(kwargs.keys, kwargs.values, strict=True):
-                if key and ast.unparse(key) == repr(agent_key) and (found := _AGENT_FILE.fullmatch(ast.unparse(value))):
-                    return source.parent / found[1] / found[2]
-    return None
+            named = {key.value: value for key, value in zip(kwargs.keys, kwargs.values, strict=True)
+                     if isinstance(key, ast.Constant)}  # fmt: skip
+            files = {str(key): _AGENT_FILE.fullmatch(ast.unparse(value)) for key, value in named.items()}
+            return {key: source.parent / found[1] / found[2] if found else None for key, found in files.items()}
+    return {}
 
 
 def cannot(kind: str) -> RequestError:
-    """Return the error for a kind of job that 2.3 cannot do."""
+    """Return the error for a kind of job, or a part of one, that 2.3 cannot do."""
     return RequestError(
         f"Isaac Lab 2.3 cannot {kind} here: its environments live in an app that only its own scripts start.",
         code="needs_isaaclab_3",
@@ -131,6 +152,8 @@ def command(attempt: AttemptSpec, facts: Facts, library: Library, checkpoint: Pa
     argv += ["--task", job.task, "--num_envs", str(job.num_envs), "--seed", str(seed)]
     argv += ["--max_iterations", str(until), "--headless"]
     argv += ["--distributed"] if attempt.world else ["--device", facts.device]
+    agent, _ = _agent(folder, job, library)
+    argv += ["--agent", agent] if agent else []
     argv += library.arguments(Scale(num_envs=job.num_envs, rollout=facts.rollout))
     if checkpoint is not None:
         argv += library.scripts_resume(checkpoint)

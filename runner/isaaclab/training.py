@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts
 from simyard.runner.isaaclab import kit
 from simyard.runner.isaaclab import lookup as isaaclab_lookup
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
 from simyard.runner.isaaclab import scripts as isaaclab_scripts
+from simyard.runner.isaaclab.agents import registered_agent
 from simyard.runner.isaaclab.environment import stepped
+from simyard.runner.isaaclab.training_state import ANEW, keeper_of
+from simyard.runner.progress import say_note
 from simyard.runner.rl import Resumption, Scale, get_library
 
 
-def train(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
-    """Train, by the code path of `isaaclab train`."""
+def train(
+    attempt: AttemptSpec,
+    facts: Facts,
+    paths: AttemptPaths,
+    *,
+    steps_done: int | None = None,
+    more_arguments: tuple[str, ...] = (),
+    made: Callable[[Any], None] = lambda env: None,
+    anew: bool = False,
+) -> None:
+    """Train, by the code path of `isaaclab train`.
+
+    Args:
+        attempt: The attempt; a stage of one is a training like any other.
+        facts: The simulator's facts about it.
+        paths: Its folder.
+        steps_done: Steps that the environment goes on counting from; None reckons them from the iterations.
+        more_arguments: For Isaac Lab's command line.
+        made: Called with the innermost environment when it is made, before its first reset.
+        anew: Whether simulation and episodes begin anew on purpose, as in a stage that begins.
+    """
     job = attempt.job
     library = get_library(job.library)
 
@@ -34,7 +59,7 @@ def train(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
             share=(job.last_iteration - attempt.start_iteration) / max(job.max_iterations, 1),
             scale=Scale(num_envs=job.num_envs, rollout=facts.rollout),
             seed=job.seed,
-            agent_cfg=isaaclab_overrides.agent_of(job.task, library, facts.overrides) if is_known else {},
+            agent_cfg=isaaclab_overrides.agent_of(job.task, library, facts.overrides, job.agent) if is_known else {},
             given=frozenset() if is_own else job.overridden,
         )
         checkpoint, resumed_with = library.prepare_resume(resumption)
@@ -50,11 +75,12 @@ def train(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
         backend=job.library,
         task=job.task,
         checkpoint=str(checkpoint) if checkpoint else None,
+        agent=registered_agent(job.task, library, job.agent),
         num_envs=job.num_envs,
         seed=job.seed,
         max_iterations=library.limit(job.last_iteration, attempt.start_iteration),
         device=facts.device,
-        backend_args=tuple(library.arguments(Scale(num_envs=job.num_envs, rollout=facts.rollout))),
+        backend_args=(*library.arguments(Scale(num_envs=job.num_envs, rollout=facts.rollout)), *more_arguments),
         hydra_args=(*facts.overrides, *resumed_with),
     )
 
@@ -62,9 +88,13 @@ def train(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
     if attempt.world is not None:
         from simyard.runner.isaaclab.ranks import train_together
 
+        if attempt.start_iteration:
+            say_note(f"{ANEW}: of {job.ranks} ranks no state is kept")
         train_together(request, attempt, attempt.world, paths)
         return
-    with kit.only_if(facts.kit), stepped(attempt.start_iteration * facts.rollout):
+    steps = attempt.start_iteration * facts.rollout if steps_done is None else steps_done
+    keeper = keeper_of(attempt, facts, paths, anew=anew)
+    with kit.only_if(facts.kit), stepped(steps, made), library.kept_by(keeper):
         code = train_by_isaaclab(request)
     if code:
         raise RuntimeError(f"isaaclab_rl.entrypoints.train returned {code}")

@@ -12,6 +12,7 @@ import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,13 +180,31 @@ def _set_gains(builder: Any, robot: Robot, gains: Gains | None, inertia: Array) 
         builder.joint_target_kd[dof] = of_joint(gains.damping, target.name, own_damping)
 
 
+@cache
+def _solver() -> Any:
+    """Return MuJoCo's solver, which takes no minute for a robot of hundreds of links.
+
+    Newton excludes every pair of bodies that cannot touch, and goes through all bodies for each. Where one of the two
+    has no shape that touches anything, there is nothing to exclude.
+    """
+    import numpy as np
+    from newton.solvers import SolverMuJoCo
+
+    class Solver(SolverMuJoCo):
+        @staticmethod
+        def _find_body_collision_filter_pairs(model: Any, selected_bodies: Array, colliding_shapes: Array) -> Any:
+            touching = np.isin(selected_bodies, model.shape_body.numpy()[colliding_shapes])
+            return SolverMuJoCo._find_body_collision_filter_pairs(model, selected_bodies[touching], colliding_shapes)
+
+    return Solver
+
+
 def _compile(builder: Any, file: Path, robot: Robot) -> _Compiled:
-    import newton
     import numpy as np
 
     try:
         model = builder.finalize(device="cpu")
-        solver: Any = newton.solvers.SolverMuJoCo(model, use_mujoco_cpu=True)
+        solver: Any = _solver()(model, use_mujoco_cpu=True)
     except Exception as error:
         raise unreadable(file, error) from error
     inertia, compiled = np.ones(model.joint_dof_count), solver.mj_model
@@ -281,7 +300,7 @@ class Simulation:
         self.model = builder.finalize(device=device)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "MULTICCD is enabled, but")  # for pairs that touch in one point anyway
-            self._solver: Any = newton.solvers.SolverMuJoCo(
+            self._solver: Any = _solver()(
                 self.model,
                 nconmax=world.contacts,
                 njmax=world.constraints,

@@ -10,12 +10,12 @@ import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
 
-from simyard.core.errors import unknown
+from simyard.core.errors import RequestError, unknown
 from simyard.runner.rl.base import Library, Progress, Resumption, Scale
 
 DEFAULT_LIBRARY = "rsl_rl"
 """The library of requests that name none: Isaac Lab's own default."""
-_OTHERS = ("base", "checkpoints", "inference")
+_OTHERS = ("agents", "base", "checkpoints", "inference", "networks")
 """The files of this folder that are no library."""
 
 
@@ -45,11 +45,37 @@ def _names(folders: tuple[str, ...]) -> tuple[str, ...]:
 LIBRARIES: Mapping[str, Library] = _Libraries()
 
 
-def get_library(name: str) -> Library:
-    """Return a library by name, or raise `RequestError` with the names there are."""
+_NOT_DRIVEN = {
+    "torchrl": "Isaac Lab's training with torchrl takes no checkpoint, so that a job could not go on after a failure",
+}
+"""Libraries that Isaac Lab has configurations for and simyard does not drive, with the reason."""
+
+
+def require_library(name: str) -> None:
+    """Raise `RequestError` for a library that there is not, with the names there are."""
+    if name in _NOT_DRIVEN:
+        raise RequestError(
+            f"rlLibrary {name!r} is not taken: {_NOT_DRIVEN[name]}.",
+            code="unknown_library",
+            advice=f"Allowed: {', '.join(map(repr, LIBRARIES))}.",
+        )
     if name not in LIBRARIES:
         raise unknown("rlLibrary", name, LIBRARIES, code="unknown_library")
+
+
+def get_library(name: str) -> Library:
+    """Return a library by name, or raise `RequestError` with the names there are."""
+    require_library(name)
     return LIBRARIES[name]
 
 
-__all__ = ["DEFAULT_LIBRARY", "LIBRARIES", "Library", "Progress", "Resumption", "Scale", "get_library"]
+__all__ = [
+    "DEFAULT_LIBRARY",
+    "LIBRARIES",
+    "Library",
+    "Progress",
+    "Resumption",
+    "Scale",
+    "get_library",
+    "require_library",
+]

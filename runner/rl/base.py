@@ -13,12 +13,17 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from simyard.runner.rl.agents import Agents
 
 if TYPE_CHECKING:
     import torch
+
+    from simyard.runner.rl.networks import Network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +129,27 @@ class Normalizer:
         return normalized if self.clip is None else torch.clamp(normalized, -self.clip, self.clip)
 
 
+class TrainingWatch:
+    """Eyes on a training, iteration by iteration, and the power to end it."""
+
+    first_iteration: int
+    """Iterations of the job before this training, which goes on counting from there."""
+    seconds: float
+    """Seconds of training before it, which the library goes on counting."""
+
+    def begin(self, env: Any) -> None:
+        """Note that the training begins in an environment, which is the innermost one."""
+        raise NotImplementedError
+
+    def iterated(self, iteration: int, metrics: Mapping[str, float], seconds: float) -> bool:
+        """Take note of an iteration, counted from 0, and of all that it logged; return whether it was the last."""
+        raise NotImplementedError
+
+    def saving(self, file: Path) -> None:
+        """Note that a checkpoint is about to be written."""
+        raise NotImplementedError
+
+
 class Policy:
     """A library's own inference, driving one environment. It plays the mean, unless it is told to `sample`."""
 
@@ -135,7 +161,9 @@ class Policy:
     """`(num_envs,)`: log-density of the actions drawn last, summed over their dimensions; None while it plays the
     mean. It is there before the environment steps."""
     observation_groups: tuple[str, ...] = ("policy",)
-    """The environment's observation groups that the network sees, concatenated in this order."""
+    """The environment's observation groups that the network sees, in its order."""
+    critic_groups: tuple[str, ...] = ("critic",)
+    """Those that its critic or its teacher saw, as far as the environment has them."""
 
     def __init__(self, env: Any, agent_cfg: Any, checkpoint: Path, normalizer: Path | None = None) -> None:
         """Build the library's agent as training built it, and load the checkpoint into it.
@@ -164,15 +192,11 @@ class Policy:
         """
         raise NotImplementedError
 
-    def network(self) -> torch.nn.Module:
-        """Return observations -> actions as one module for export.
-
-        Returns:
-            A module on the CPU in evaluation mode, float32, that TorchScript and ONNX can take: `(batch, observations)`
-            -> `(batch, actions)`, both as the environment has them: normaliser and clipping are inside.
+    def network(self) -> Network:
+        """Return observations -> actions for export, both as the environment has them.
 
         Raises:
-            RequestError: If the policy is recurrent or sees anything but flat observations.
+            RequestError: If it has a memory or sees observations that cannot be exported.
         """
         raise NotImplementedError
 
@@ -181,13 +205,26 @@ class Policy:
         raise NotImplementedError
 
 
-class Library:
+class StateKeeper(Protocol):
+    """Keeps the state of a training beside its checkpoints."""
+
+    def begin(self, env: Any, own: Mapping[str, Any]) -> bool:
+        """Put the state back, before the first iteration; return whether episodes under way go on.
+
+        Args:
+            env: The environment, of which `unwrapped` is Isaac Lab's.
+            own: Objects of the library with state that its checkpoints lack, by any name.
+        """
+
+    def save(self, checkpoint: Path, env: Any, own: Mapping[str, Any]) -> None:
+        """Keep the state that belongs to a checkpoint, before the library writes that."""
+
+
+class Library(Agents):
     """A library's names, files and habits. An *iteration* is one policy update everywhere in simyard."""
 
     # --- names ----------------------------------------------------------------------------------------------------
 
-    name: ClassVar[str]
-    """Its name in requests, in the folder `logs/` and among Isaac Lab's backends; the file's too."""
     module: ClassVar[str]
     """The module that must be importable. A bare interpreter that tries an exported policy refuses it."""
     install: ClassVar[str]
@@ -211,11 +248,6 @@ class Library:
 
     schedule: ClassVar[Schedule | None] = None
     """Numbers that may be schedules instead; None where none may."""
-
-    @property
-    def agent_key(self) -> str:
-        """The task registry's key for this library's agent configuration."""
-        return f"{self.name}_cfg_entry_point"
 
     def device_overrides(self, device: str) -> list[str]:
         """Return the Hydra arguments that move the agent to a device (`--device` moves the simulation alone)."""
@@ -243,12 +275,27 @@ class Library:
         return []
 
     def not_resumable(self, agent_cfg: Mapping[str, Any]) -> str | None:
-        """Return the reason for which a checkpoint of this library cannot be resumed; None for one that can."""
+        """Return the reason for which a checkpoint cannot be resumed without its state; None for one that can."""
         return None
 
     def is_teacher(self, agent_cfg: Mapping[str, Any], checkpoint: Path) -> bool:
         """Return whether a checkpoint that a training starts from is only looked up to: the policy begins at 0."""
         return False
+
+    trains_in_stages: ClassVar[bool] = False
+    """Whether `watched` is there."""
+
+    def watched(self, watch: TrainingWatch) -> AbstractContextManager[None]:
+        """Let every training that begins in the body be watched; one that the watch ends leaves a last checkpoint."""
+        raise NotImplementedError
+
+    def distills(self, agent_cfg: Mapping[str, Any]) -> bool:
+        """Return whether an agent imitates a teacher."""
+        return False
+
+    def groups_of_others(self, agent_cfg: Mapping[str, Any]) -> set[str]:
+        """Return the observation groups that an agent's critic or teacher sees, as far as the configuration tells."""
+        return set()
 
     def limit(self, last_iteration: int, start_iteration: int) -> int:
         """Return the limit for a training until `last_iteration`, by the library's own count."""
@@ -315,6 +362,13 @@ class Library:
                 return archive.testzip() is None
         except (zipfile.BadZipFile, OSError, EOFError, ValueError):
             return False
+
+    resumes_exactly: ClassVar[bool] = False
+    """Whether its training, on the CPU, goes on where it was: it resets no environment and keeps no observation."""
+
+    def kept_by(self, keeper: StateKeeper) -> AbstractContextManager[None]:
+        """Have a keeper told when a training begins and when it saves, while the body of the context runs."""
+        return nullcontext()
 
     def load_own(self, file: Path) -> list[Any]:
         """Load the parts with tensors of a checkpoint that this very job wrote, on the CPU."""
@@ -383,6 +437,10 @@ class Library:
             RequestError: If it is of such a version.
         """
 
+    def actor_of(self, state: Mapping[Any, Any]) -> Mapping[Any, Any] | None:
+        """Return the actor's tensors in a loaded checkpoint; of several actors the first one's, None for none."""
+        return next((state[key] for key in self.actor_keys if isinstance(state.get(key), Mapping)), None)
+
     def read(self, state: Mapping[Any, Any], actor: Mapping[str, torch.Tensor]) -> CheckpointFacts:
         """Return the facts that a loaded checkpoint holds about itself.
 
@@ -413,6 +471,22 @@ class Library:
     def normalizes(self, agent_cfg: Any) -> bool | None:
         """Return whether an agent's configuration has observations normalised with statistics in the checkpoint."""
         return None
+
+
+@contextmanager
+def with_methods(cls: Any, **methods: Callable[..., Any]) -> Iterator[None]:
+    """Have a class of the library's do something else under some names, while the body runs."""
+    originals = {name: vars(cls).get(name) for name in methods}
+    for name, method in methods.items():
+        setattr(cls, name, method)
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            if original is None:  # it inherits it
+                delattr(cls, name)
+            else:
+                setattr(cls, name, original)
 
 
 def to_int(match: re.Match[str] | None) -> int | None:

@@ -123,8 +123,8 @@ def inspect(
         )
 
     # Its network.
-    parts = [state[key] for key in known.actor_keys if isinstance(state.get(key), Mapping)]
-    weights = tensors_of("", dict(parts[0])) if parts else ()
+    part = known.actor_of(state)
+    weights = tensors_of("", dict(part)) if part else ()
     if not (actor := {name.removeprefix(COMPILED): tensor for name, tensor in weights}):
         raise no_checkpoint(path, "holds no weights of an actor")
     facts = known.read(state, actor)

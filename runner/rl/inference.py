@@ -1,20 +1,16 @@
-"""Trained policies: loaded as their library runs them, and made bare networks for a robot."""
+"""Trained policies, loaded as their library runs them."""
 
 from __future__ import annotations
 
-import copy
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from simyard.core.errors import RequestError
 from simyard.runner.rl import get_library
 from simyard.runner.rl.base import Policy
-
-if TYPE_CHECKING:
-    import torch
 
 
 def load_policy(
@@ -29,7 +25,7 @@ def load_policy(
         RequestError: If the checkpoint does not fit the environment and the agent's configuration.
     """
     library = get_library(library_name)
-    if hasattr(env.unwrapped, "possible_agents"):
+    if hasattr(env.unwrapped, "possible_agents") and not library.is_multi_agent(agent_cfg):
         raise RequestError(
             f"The task has several agents ({', '.join(env.unwrapped.possible_agents)}); a policy here is for one.",
             code="multi_agent_task",
@@ -47,68 +43,6 @@ def load_policy(
             code="checkpoint_wrong_shape",
             advice="Give the task and the overrides it was trained with.",
         ) from error
-
-
-def as_network(forward: Callable[[Any], Any], **parts: Any) -> torch.nn.Module:
-    """Return a function of observations as one module of plain operations.
-
-    Tracing leaves the libraries' classes behind: what comes back holds torch's own layers and calls, whatever Python
-    the library runs around them, so that TorchScript and ONNX take it.
-
-    Args:
-        forward: The function, of the parts and of torch's operations.
-        parts: The modules it calls.
-
-    Raises:
-        RequestError: If its course depends on the observations' values.
-    """
-    import torch
-
-    root = type("Network", (torch.nn.Module,), {"forward": lambda _, observations: forward(observations)})()
-    for name, part in parts.items():
-        setattr(root, name, part)
-    try:
-        network = torch.fx.symbolic_trace(root)
-    except Exception as error:
-        raise RequestError(
-            f"The policy's network cannot be taken out of its library: {type(error).__name__}: {error}",
-            code="unsupported_policy",
-            advice="Networks of plain layers can be; evaluate this one with its library.",
-        ) from error
-    network.graph.eliminate_dead_code()
-    network.recompile()
-    network = copy.deepcopy(network).cpu().float().eval()
-    return network.requires_grad_(False)
-
-
-def require_flat(env: Any, groups: tuple[str, ...]) -> None:
-    """Raise `RequestError` unless the network sees vectors and gives one."""
-    import gymnasium
-
-    spaces = env.unwrapped.single_observation_space
-    for group in groups:
-        space = spaces[group]
-        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
-            raise RequestError(
-                f"The policy sees observation group {group!r}, a {_describe(space)}; only vectors can be exported.",
-                code="unsupported_observations",
-                advice="Evaluate it instead, or train a policy on vectors: a distilled one, say.",
-            )
-    if not isinstance(env.unwrapped.single_action_space, gymnasium.spaces.Box):
-        raise RequestError(
-            f"The policy's actions are a {_describe(env.unwrapped.single_action_space)}; only vectors can be exported.",
-            code="unsupported_actions",
-            advice="Evaluate it instead.",
-        )
-
-
-def recurrent(what: str) -> RequestError:
-    """Return the error for a policy with a memory."""
-    return RequestError(
-        f"The policy is recurrent ({what}): its actions depend on more than the last observation.",
-        code="recurrent_policy",
-        advice="Evaluate it instead, or train a policy without a memory on a history of observations.",
-    )
 
 
 def keeping_random_numbers(device: Any) -> AbstractContextManager[None]:
@@ -143,8 +77,3 @@ def undisturbed(device: str) -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
         cudnn.allow_tf32, cudnn.benchmark = convolutions
-
-
-def _describe(space: Any) -> str:
-    shape = getattr(space, "shape", None)
-    return f"{type(space).__name__} of shape {list(shape)}" if shape else type(space).__name__

@@ -6,7 +6,8 @@ import copy
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,22 @@ from simyard.runner.rl.base import (
     Progress,
     Resumption,
     Scale,
+    StateKeeper,
     to_int,
+    with_methods,
 )
 from simyard.runner.rl.checkpoints import COMPILED, layers_of, length_of, setting
-from simyard.runner.rl.inference import as_network, keeping_random_numbers, recurrent, require_flat
+from simyard.runner.rl.inference import keeping_random_numbers
+from simyard.runner.rl.networks import (
+    GRU,
+    LSTM,
+    Network,
+    State,
+    as_network,
+    inputs_of,
+    recurrent,
+    refuse_normalized_images,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +45,8 @@ _EPOCH = re.compile(r"\bepoch: (\d+)/")
 _FILE = re.compile(r".*_ep_(\d+)_rew_.*\.pth")
 _RATE = "agent.params.config.learning_rate"
 _MINIBATCH = "agent.params.config.minibatch_size"
+_SEQUENCE = 4
+"""Its default of `seq_length`."""
 _CLIP = 5.0
 """Largest magnitude of a normalised observation; the library has no setting for it."""
 
@@ -61,6 +76,7 @@ class RlGamesPolicy(Policy):
         runner.params["config"]["env_info"] = self._env.get_env_info()
         self._player = runner.create_player()
         self.observation_groups = tuple(self._env._obs_groups["obs"])
+        self.critic_groups = tuple(self._env._obs_groups.get("states", ()))
 
         # Load the weights onto its device: the library's own way needs the device they were trained on.
         saved = torch.load(checkpoint, map_location=device, weights_only=False)
@@ -98,30 +114,58 @@ class RlGamesPolicy(Policy):
                 for state in player.states:
                     state[:, dones] = 0.0
 
-    def network(self) -> torch.nn.Module:
+    def network(self) -> Network:
         """Return both clippings of the wrapper with the player's normaliser, layers and rescaling between them."""
         import torch
 
+        # Its layers, whose images are turned here and not by a look at their shape.
         player, wrapper = self._player, self._env
+        layers = copy.deepcopy(player.model.a2c_network)
+        turns = layers.has_cnn and layers.permute_input
+        layers.permute_input = False
+        inputs = inputs_of(wrapper, self.observation_groups, images=True, layout="NHWC" if turns else "NCHW")
+        if len(inputs) > 1:
+            raise RequestError(
+                f"The policy sees vectors and images at once, {list(self.observation_groups)}.",
+                code="unsupported_observations",
+                advice="Evaluate it instead; rsl_rl's CNNModel takes both, and can be exported.",
+            )
+        turns = turns and inputs[0].is_image
+        if normalizer := self.normalizer():
+            refuse_normalized_images(inputs)
+        states: tuple[State, ...] = ()
         if player.is_rnn:
-            raise recurrent(player.model.a2c_network.rnn_name)
-        require_flat(wrapper, self.observation_groups)
-        normalizer = self.normalizer()
-        layers = player.model.a2c_network
+            names = {"lstm": LSTM, "gru": GRU}.get(layers.rnn_name)
+            if names is None:
+                raise recurrent(layers.rnn_name)
+            states = tuple(State(name=name, layers=layers.rnn_layers, size=layers.rnn_units) for name in names)
         clip_observations, clip_actions = wrapper._clip_obs, wrapper._clip_actions
         middle, half = (player.actions_high + player.actions_low) / 2, (player.actions_high - player.actions_low) / 2
 
-        def forward(observations: Any) -> Any:
+        def act(network: Any, observations: Any, before: Any) -> Any:
             if normalizer is not None:
                 observations = normalizer.apply(observations)
             elif math.isfinite(clip_observations):
                 observations = torch.clamp(observations, -clip_observations, clip_observations)
-            actions, *_ = layers({"obs": observations})
+            if turns:
+                observations = observations.permute(0, 3, 1, 2)
+            actions, *_, after = network.layers({"obs": observations, "rnn_states": before})
             if player.clip_actions:
                 actions = torch.clamp(actions, -1.0, 1.0) * half + middle
-            return torch.clamp(actions, -clip_actions, clip_actions) if math.isfinite(clip_actions) else actions
+            actions = torch.clamp(actions, -clip_actions, clip_actions) if math.isfinite(clip_actions) else actions
+            return actions, after
 
-        return as_network(forward, layers=layers)
+        def react(self: Any, observations: Any) -> Any:
+            return act(self, observations, None)[0]
+
+        def remember(self: Any, observations: Any, *memory: Any) -> Any:
+            # A critic with layers of its own has states behind the actor's; what it says is left out.
+            before = tuple(memory[n] for n in range(len(states))) * (2 if layers.separate else 1)
+            actions, (own, *_) = act(self, observations, before)
+            return (actions, own[0], own[1]) if len(states) == len(LSTM) else (actions, own)
+
+        forward = remember if states else react
+        return Network(module=as_network(forward, layers=layers), inputs=inputs, states=states)
 
     def normalizer(self) -> Normalizer | None:
         """Return the running statistics: rl_games adds its epsilon to the variance."""
@@ -171,13 +215,28 @@ class RlGames(Library):
         return (iterations // every if every > 0 else 0) + 2
 
     def fit(self, agent_cfg: Mapping[str, Any], scale: Scale, given: set[str]) -> tuple[list[str], list[str]]:
-        """Fit the minibatch, which must divide the batch: the library asserts it after the simulator has started."""
-        wanted = int(agent_cfg["params"]["config"]["minibatch_size"])
-        batch = scale.transitions
-        if batch % wanted == 0:
+        """Fit the minibatch, which must divide the batch: the library asserts it after the simulator has started.
+
+        Of a recurrent network it is whole sequences, of which a rollout must have a whole number too.
+        """
+        config = agent_cfg["params"]["config"]
+        wanted, batch = int(config["minibatch_size"]), scale.transitions
+        is_recurrent = setting(agent_cfg, "params.network.rnn") is not None
+        sequence = int(config.get("seq_length", _SEQUENCE)) if is_recurrent else 1
+        if scale.rollout % sequence:
+            raise RequestError(
+                f"A recurrent network is trained on sequences of seq_length = {sequence} steps, and the rollout's "
+                f"horizon_length = {scale.rollout} is no multiple of it.",
+                code="bad_override",
+                advice="Set agent.params.config.seq_length to a number that divides horizon_length.",
+            )
+        if batch % wanted == 0 and wanted % sequence == 0:
             return [], []
-        fitted = max(size for size in range(1, min(wanted, batch) + 1) if batch % size == 0)
+        sizes = range(sequence, max(min(wanted, batch), sequence) + 1, sequence)
+        fitted = max(size for size in sizes if batch % size == 0)
         rule = f"it must divide numEnvs x horizon_length = {scale.num_envs} x {scale.rollout} = {batch}"
+        if is_recurrent:
+            rule += f", and be a multiple of seq_length = {sequence}"
         if _MINIBATCH in given:
             raise RequestError(
                 f"Override {_MINIBATCH}={wanted} does not fit: {rule}.",
@@ -205,6 +264,32 @@ class RlGames(Library):
         return target, []
 
     # --- during a training ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def kept_by(self, keeper: StateKeeper) -> Iterator[None]:
+        """Watch the agent save, and reset its environments before it learns."""
+        from rl_games.algos_torch.a2c_continuous import A2CAgent  # type: ignore[import-untyped]
+        from rl_games.algos_torch.a2c_discrete import DiscreteA2CAgent  # type: ignore[import-untyped]
+
+        def own(agent: Any) -> dict[str, Any]:
+            return {"rewards": agent.game_rewards, "lengths": agent.game_lengths}
+
+        def watched(cls: Any) -> AbstractContextManager[None]:
+            reset, save = cls.env_reset, cls.save
+
+            def reset_and_begin(agent: Any) -> Any:
+                observations = reset(agent)
+                keeper.begin(agent.vec_env.env, own(agent))
+                return observations
+
+            def save_both(agent: Any, name: str) -> None:
+                keeper.save(Path(f"{name}.pth"), agent.vec_env.env, own(agent))
+                save(agent, name)
+
+            return with_methods(cls, env_reset=reset_and_begin, save=save_both)
+
+        with watched(A2CAgent), watched(DiscreteA2CAgent):
+            yield
 
     prints_absolute = True
     reward_tag = "rewards/iter"

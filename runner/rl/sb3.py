@@ -9,7 +9,8 @@ import pickle
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,12 @@ from simyard.runner.rl.base import (
     Resumption,
     Scale,
     Schedule,
+    StateKeeper,
     to_int,
+    with_methods,
 )
 from simyard.runner.rl.checkpoints import layers_of, length_of, load, no_checkpoint, setting
-from simyard.runner.rl.inference import as_network, require_flat
+from simyard.runner.rl.networks import Network, as_network, inputs_of
 
 if TYPE_CHECKING:
     import torch
@@ -117,24 +120,24 @@ class Sb3Policy(Policy):
             actions, _ = self._agent.predict(self._observations, deterministic=True)
             self._observations, *_ = self._env.step(actions)
 
-    def network(self) -> torch.nn.Module:
+    def network(self) -> Network:
         """Return normaliser, layers, and what `predict` does with their output."""
         import torch
 
-        require_flat(self._env, self.observation_groups)
+        inputs = inputs_of(self._env, self.observation_groups)
         policy, normalizer = self._agent.policy, self.normalizer()
         low, high = (torch.as_tensor(limit) for limit in (policy.action_space.low, policy.action_space.high))
 
-        def forward(observations: Any) -> Any:
+        def forward(self: Any, observations: Any) -> Any:
             if normalizer is not None:
                 observations = normalizer.apply(observations)
-            features = policy.pi_features_extractor(observations)
-            actions = policy.action_net(policy.mlp_extractor.policy_net(features))
+            features = self.policy.pi_features_extractor(observations)
+            actions = self.policy.action_net(self.policy.mlp_extractor.policy_net(features))
             if policy.squash_output:
                 return low + 0.5 * (torch.tanh(actions) + 1.0) * (high - low)
             return torch.clamp(actions, low, high)
 
-        return as_network(forward, policy=policy)
+        return Network(module=as_network(forward, policy=policy), inputs=inputs)
 
     def normalizer(self) -> Normalizer | None:
         """Return the running statistics: VecNormalize adds its epsilon to the variance."""
@@ -207,6 +210,28 @@ class Sb3(Library):
         return target, []
 
     # --- during a training ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def kept_by(self, keeper: StateKeeper) -> Iterator[None]:
+        """Watch the algorithm, which resets its environments before it learns and saves in the middle of a rollout."""
+        from stable_baselines3.common.base_class import BaseAlgorithm
+
+        set_up, save = BaseAlgorithm._setup_learn, BaseAlgorithm.save
+
+        def set_up_and_begin(algorithm: Any, *arguments: Any, **options: Any) -> Any:
+            prepared = set_up(algorithm, *arguments, **options)
+            keeper.begin(algorithm.env, {"environments": algorithm.env})
+            return prepared
+
+        def save_both(algorithm: Any, path: Any, *arguments: Any, **options: Any) -> None:
+            file = Path(path)
+            keeper.save(
+                file if file.suffix else file.with_suffix(".zip"), algorithm.env, {"environments": algorithm.env}
+            )
+            save(algorithm, path, *arguments, **options)
+
+        with with_methods(BaseAlgorithm, _setup_learn=set_up_and_begin, save=save_both):
+            yield
 
     reward_tag = "rollout/ep_rew_mean"
     length_tag = "rollout/ep_len_mean"

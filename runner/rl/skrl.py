@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +19,22 @@ from simyard.runner.rl.base import (
     Progress,
     Resumption,
     Scale,
+    StateKeeper,
     to_int,
     use_learning_rate,
+    with_methods,
 )
 from simyard.runner.rl.checkpoints import layers_of, length_of, setting
-from simyard.runner.rl.inference import as_network, keeping_random_numbers, recurrent, require_flat
+from simyard.runner.rl.inference import keeping_random_numbers
+from simyard.runner.rl.networks import Layout, Network, as_network, inputs_of, recurrent, refuse_normalized_images
 
 if TYPE_CHECKING:
     import torch
 
 
+_ALGORITHMS = ("AMP", "IPPO", "MAPPO", "PPO")
+"""Algorithms of the library that Isaac Lab has agents for: each is the short form of one."""
+_PPO = "skrl_ppo_cfg_entry_point"
 _BAR = re.compile(r"(\d+)/\d+ \[")
 _RATE = "agent.agent.learning_rate"
 _WRITE_INTERVAL = "agent.agent.experiment.write_interval"
@@ -63,9 +71,12 @@ class SkrlPolicy(Policy):
             config.torch.key = key
 
         # Load the checkpoint, which must have every part that decides on actions: skrl itself only warns.
-        saved = torch.load(checkpoint, map_location=agent.device, weights_only=False)
+        saved, wanted = torch.load(checkpoint, map_location=agent.device, weights_only=False), agent.checkpoint_modules
+        self._team = getattr(agent, "possible_agents", None)
+        if self._team is not None:  # of all agents alike
+            saved, wanted = saved.get(self._team[0], {}), wanted[self._team[0]]
         parts = ("policy", "observation_preprocessor")
-        if missing := [part for part in parts if part in agent.checkpoint_modules and part not in saved]:
+        if missing := [part for part in parts if part in wanted and part not in saved]:
             raise RequestError(
                 f"Checkpoint {checkpoint.name!r} lacks {missing[0]!r}, which the agent configuration asks for.",
                 code="checkpoint_wrong_normalizer" if missing == ["observation_preprocessor"] else "not_a_checkpoint",
@@ -89,28 +100,44 @@ class SkrlPolicy(Policy):
         with torch.inference_mode():
             with keeping_random_numbers(self._env.device):
                 actions, outputs = self._agent.act(self._observations, self._env.state(), timestep=0, timesteps=0)
-            self._observations, *_ = self._env.step(outputs.get("mean_actions", actions))
+            if self._team is None:
+                actions = outputs.get("mean_actions", actions)
+            else:
+                actions = {name: outputs[name].get("mean_actions", actions[name]) for name in self._team}
+            self._observations, *_ = self._env.step(actions)
 
-    def network(self) -> torch.nn.Module:
+    def network(self) -> Network:
         """Return preprocessor, model and its clipping."""
         import torch
 
+        if self._team is not None:
+            raise RequestError(
+                f"The policy is {len(self._team)} networks, one for each of {', '.join(self._team)}.",
+                code="multi_agent",
+                advice="Evaluation takes them; an export is one network.",
+            )
         model = self._agent.policy
         if model.get_specification().get("rnn"):
             raise recurrent("its model has a state")
-        require_flat(self._env, self.observation_groups)
-        normalizer = self.normalizer()
+        convolutions = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)]
+        (given,) = inputs = inputs_of(self._env, self.observation_groups, images=True)
+        if given.is_image and convolutions:
+            inputs = (replace(given, layout=_layout(given.shape, convolutions[0].in_channels)),)
+        if normalizer := self.normalizer():
+            refuse_normalized_images(inputs)
         clips, prefix = next((name, prefix) for name, prefix in _MIXINS if hasattr(model, name))
         low, high = getattr(model, f"{prefix}_min_actions"), getattr(model, f"{prefix}_max_actions")
 
-        def forward(observations: Any) -> Any:
+        def forward(self: Any, observations: Any) -> Any:
             if normalizer is not None:
                 observations = normalizer.apply(observations)
-            actions, _ = model.compute({"observations": observations}, "policy")
+            # The library hands its models everything flat.
+            flat = observations.flatten(1) if given.is_image else observations
+            actions, _ = self.model.compute({"observations": flat}, "policy")
             return torch.clamp(actions, min=low, max=high) if getattr(model, clips) else actions
 
         try:
-            return as_network(forward, model=model)
+            return Network(module=as_network(forward, model=model), inputs=inputs)
         finally:
             # A model that shares layers with the value keeps what they gave, which was no tensor here.
             if hasattr(model, "_shared_output"):
@@ -146,6 +173,26 @@ class Skrl(Library):
         "agent.agent.experiment.experiment_name": None,
     }
 
+    def named_agent(self, agent: str) -> str:
+        """Take the name of an algorithm in upper or lower case."""
+        return super().named_agent(agent.lower() if agent.upper() in _ALGORITHMS else agent)
+
+    def find_agent(self, agent: str | None, registered: Iterable[str]) -> str | None:
+        """Find PPO under the library's own key, as Isaac Lab does: `agent_problem` says where that is another one."""
+        registered = list(registered)
+        found = super().find_agent(agent, registered)
+        return found or (super().find_agent(None, registered) if agent == _PPO else None)
+
+    def is_multi_agent(self, agent_cfg: Any) -> bool:
+        """Read the algorithm: the other ones learn one policy, which acts for all agents."""
+        return str(setting(agent_cfg, "agent.class")).upper() in ("IPPO", "MAPPO")
+
+    def agent_problem(self, agent: str | None, agent_cfg: Mapping[str, Any]) -> str | None:
+        """Compare the algorithm that is named with that of the configuration."""
+        have = str(setting(agent_cfg, "agent.class") or "")
+        wanted = next((name for name in _ALGORITHMS if agent == self.named_agent(name)), None)
+        return None if wanted in (None, have.upper()) else f"is {wanted}, and the task's is {have or 'of no class'}"
+
     def device_overrides(self, device: str) -> list[str]:
         """Return nothing: the agent follows the environment's device."""
         return []
@@ -175,12 +222,50 @@ class Skrl(Library):
         import torch
 
         state = torch.load(resumption.checkpoint, map_location="cpu", weights_only=False)
-        use_learning_rate(state, setting(resumption.agent_cfg, "agent.learning_rate"))
+        for part in (state, *(part for part in state.values() if isinstance(part, Mapping))):  # of each agent too
+            use_learning_rate(part, setting(resumption.agent_cfg, "agent.learning_rate"))
         target = resumption.folder / resumption.checkpoint.name
         torch.save(state, target)
         return target, []
 
     # --- during a training ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def kept_by(self, keeper: StateKeeper) -> Iterator[None]:
+        """Watch the agents write, and the first step: the trainer resets the environments before it."""
+        from skrl.agents.torch import Agent  # type: ignore[import-untyped]
+        from skrl.envs.wrappers.torch.isaaclab_envs import IsaacLabWrapper  # type: ignore[import-untyped]
+        from skrl.utils.runner.torch import Runner
+
+        run, step, write = Runner.run, IsaacLabWrapper.step, Agent.write_checkpoint
+        running: list[Any] = []
+        begun: list[Any] = []
+
+        def own() -> dict[str, Any]:
+            schedulers = [getattr(runner.agent, "scheduler", None) for runner in running]
+            return {"schedulers": [vars(scheduler) for scheduler in schedulers if scheduler is not None]}
+
+        def run_watched(runner: Any, *arguments: Any, **options: Any) -> None:
+            running[:], begun[:] = [runner], []
+            run(runner, *arguments, **options)
+
+        def begin_and_step(env: Any, actions: Any) -> Any:
+            if running and not begun:
+                begun.append(env)
+                keeper.begin(env, own())
+            return step(env, actions)
+
+        def write_both(agent: Any, *, timestep: int, timesteps: int) -> None:
+            if begun and not agent.cfg.experiment.store_separately:
+                keeper.save(Path(agent.experiment_dir, "checkpoints", f"agent_{timestep}.pt"), begun[0], own())
+            write(agent, timestep=timestep, timesteps=timesteps)
+
+        with (
+            with_methods(Runner, run=run_watched),
+            with_methods(IsaacLabWrapper, step=begin_and_step),
+            with_methods(Agent, write_checkpoint=write_both),
+        ):
+            yield
 
     reward_tag = "Reward / Total reward (mean)"
     length_tag = "Episode / Total timesteps (mean)"
@@ -231,10 +316,15 @@ class Skrl(Library):
 
     def wrote(self, state: Mapping[Any, Any]) -> bool:
         """Look for the policy's model."""
-        return isinstance(state.get("policy"), Mapping)
+        return self.actor_of(state) is not None
+
+    def actor_of(self, state: Mapping[Any, Any]) -> Mapping[Any, Any] | None:
+        """Look below the name of the first agent too, where there are several."""
+        return super().actor_of(_of_first_agent(state))
 
     def read(self, state: Mapping[Any, Any], actor: Mapping[str, torch.Tensor]) -> CheckpointFacts:
         """Read the layers of a model that its runner generates."""
+        state = _of_first_agent(state)
         containers = {name.partition(".")[0] for name in actor if name.partition(".")[0].endswith("_container")}
         layers = layers_of(actor, f"{containers.pop()}.") if len(containers) == 1 else []
         # A model that shares its layers with the value has its last one apart.
@@ -255,6 +345,19 @@ class Skrl(Library):
         """Look for a preprocessor; its older name counts only where the newer one does not stand at all."""
         agent = agent_cfg["agent"]
         return bool(agent.get("observation_preprocessor", agent.get("state_preprocessor")))
+
+
+def _of_first_agent(state: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Return the part of a checkpoint that is the first agent's: all of it where there is one."""
+    parts = [part for part in state.values() if isinstance(part, Mapping)]
+    is_team = "policy" not in state and bool(parts) and all(isinstance(part.get("policy"), Mapping) for part in parts)
+    return parts[0] if is_team else state
+
+
+def _layout(shape: tuple[int, ...], channels: int) -> Layout | None:
+    """Return the order of an image's sides by the channels that the first convolution takes."""
+    first, last = shape[0] == channels, shape[-1] == channels
+    return None if first == last else "NCHW" if first else "NHWC"
 
 
 LIBRARY = Skrl()

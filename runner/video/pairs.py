@@ -59,7 +59,7 @@ def film_pairs(
         overrides = overrides_under(SHOWN_BY, job, facts.device, facts.overrides)
         with fresh_environment(
             job.task, get_library(job.library), overrides,
-            num_envs=1, seed=job.seed, device=facts.device,
+            num_envs=1, seed=job.seed, device=facts.device, agent=job.agent,
         ) as (env, _):  # fmt: skip
             env.reset()
             step_s = float(env.unwrapped.step_dt)

@@ -7,11 +7,12 @@ from typing import Self
 
 from simyard.client.async_http import AsyncHttp
 from simyard.client.async_submissions import AsyncSubmissions
+from simyard.client.async_tasks import AsyncTasks
 from simyard.client.async_training_runs import AsyncTrainingRuns
 from simyard.client.settings import DEFAULT_URL, Settings
 
 
-class AsyncClient(AsyncSubmissions, AsyncTrainingRuns):
+class AsyncClient(AsyncSubmissions, AsyncTasks, AsyncTrainingRuns):
     """The service from Python. Tasks may share one; use it as a context, or close it.
 
     Every method raises `ApiError` (by its status a subclass) when the service refuses, `TransportError` when there is

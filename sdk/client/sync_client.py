@@ -9,10 +9,11 @@ from typing import Self
 from simyard.client.settings import DEFAULT_URL, Settings
 from simyard.client.sync_http import Http
 from simyard.client.sync_submissions import Submissions
+from simyard.client.sync_tasks import Tasks
 from simyard.client.sync_training_runs import TrainingRuns
 
 
-class Client(Submissions, TrainingRuns):
+class Client(Submissions, Tasks, TrainingRuns):
     """The service from Python. Threads may share one; use it as a context, or close it.
 
     Every method raises `ApiError` (by its status a subclass) when the service refuses, `TransportError` when there is

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from simyard.core.specs import CameraSpec
-from simyard.requests.jobs import _Model
+from simyard.requests.base import _Model
 
 MOST_CAMERAS = 8
 MOST_STEP_BYTES = 256 * 1024**2

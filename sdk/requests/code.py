@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
+from simyard.requests.base import parts_of
 from simyard.requests.jobs import CODE
 from simyard.requests.managed import LOCAL, TrainerSpec
 
@@ -34,11 +35,10 @@ def named_code(model: BaseModel, where: str = "") -> Iterator[tuple[str, str]]:
     """
     if isinstance(model, TrainerSpec) and model.image_uri == LOCAL:
         yield f"{where}.image_uri".lstrip("."), model.image_uri
-    for name, field in type(model).model_fields.items():
-        value, at = getattr(model, name), f"{where}.{name}".lstrip(".")
-        if isinstance(value, BaseModel):
-            yield from named_code(value, at)
+    for at, field, value in parts_of(model, where):
+        if isinstance(value, TrainerSpec) and value.image_uri == LOCAL:
+            yield f"{at}.image_uri", value.image_uri
         elif isinstance(value, str) and CODE in field.metadata:
             yield at, value
-        elif name == "overrides":
+        elif at.rpartition(".")[2] == "overrides":
             yield from ((at, text) for text in value if _MAY_BE_CODE.search(text.partition("=")[2]))

@@ -25,7 +25,7 @@ from simyard.requests.jobs import (
     TrainRequest,
     section_fields,
 )
-from simyard.runner.rl import LIBRARIES
+from simyard.runner.rl import require_library
 
 MAX_CONFIG_BYTES = 1_000_000
 MOST_PROBLEMS = 20
@@ -80,8 +80,8 @@ def check_config(config: Mapping[str, object], model: type[Request]) -> Request:
 
 def check_library(request: Body) -> None:
     """Raise `RequestError` for a request that names a library there is not."""
-    if request.library is not None and request.library not in LIBRARIES:
-        raise unknown("rlLibrary", request.library, LIBRARIES, code="unknown_library")
+    if request.library is not None:
+        require_library(request.library)
 
 
 def model_of(config: Mapping[str, object]) -> type[JobRequest]:

@@ -36,8 +36,9 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, cor
 
 from simyard.core.errors import unknown
 from simyard.core.foreign import require_plain
+from simyard.requests.base import _title
 from simyard.requests.config import MOST_PROBLEMS
-from simyard.requests.jobs import UNKNOWN, _title
+from simyard.requests.jobs import UNKNOWN
 from simyard.runner.newton.control import TASK_MODE, Setup
 from simyard.runner.newton.mode import Limits, Mode, from_plain, limits_of, types_of
 from simyard.runner.newton.modes import DEFAULT, MODES

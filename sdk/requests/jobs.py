@@ -10,23 +10,20 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 
 from simyard.core.errors import unknown
+from simyard.requests.base import AgentName, Name, Override, Reference, _Model
+from simyard.requests.stages import MOST_STAGES, TrainingStage, check_stages
 from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
-_Text = StringConstraints(min_length=1, max_length=4000, pattern=r"^[^\x00-\x1f\x7f]+$")
-FILE = "file"
-"""Mark of a field that names a file: a path or a URI. The service looks at each of them."""
 CODE = "code"
 """Mark of a field that names code: `sdk/requests/code.py` has the rule."""
 UNKNOWN = "unknown_name"
 """Type of the validation errors that say in full what was given and what is allowed."""
 LATEST = "latest"
 """In place of a job's id: the newest training of the store that has succeeded."""
-Reference = Annotated[str, _Text, FILE]
 TaskId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}$")]
 LibraryName = Annotated[str, Field(json_schema_extra={"enum": [*LIBRARIES]})]
 """Name of a library. It is checked later: with a better message, and for every kind of job in one place."""
-Override = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]+$")]
+AgentConfigMode = Literal["merge", "replace"]
 Callback = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$")]
 Physics = Literal["newton", "physx", "kamino"]
 Engines = Annotated[tuple[Physics, ...], Field(max_length=3)]
@@ -36,35 +33,6 @@ PromotionName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{
 Metric = Literal["return", "success_rate"]
 Start = Literal["incumbent", "newest", "scratch"]
 Video = Literal["first", "best", "worst"] | Annotated[int, Field(strict=True, ge=1, le=100_000)]
-
-
-_SHORT = {
-    "num": "number of", "envs": "environments", "gpus": "GPUs", "gpu": "GPU", "cpu": "CPU", "rl": "RL", "uri": "URI",
-    "s3": "S3", "id": "ID", "urdf": "URDF", "usd": "USD", "mjcf": "MJCF", "gb": "in GB", "args": "arguments",
-}  # fmt: skip
-"""Parts of names, spelled out for forms."""
-
-
-def _title(name: str) -> str:
-    """Return a field's title in a form."""
-    words = " ".join(_SHORT.get(word, word) for word in name.split("_"))
-    return words[0].upper() + words[1:]
-
-
-class _Model(BaseModel):
-    """Field names in snake_case or camelCase; anything else is an error."""
-
-    model_config = ConfigDict(
-        alias_generator=to_camel,
-        populate_by_name=True,
-        extra="forbid",
-        strict=False,
-        frozen=True,
-        hide_input_in_errors=False,
-        use_attribute_docstrings=True,
-        defer_build=True,  # a command needs one of the requests
-        field_title_generator=lambda name, field: _title(name),
-    )
 
 
 class ComputeConfig(_Model):
@@ -225,6 +193,15 @@ class TrainingConfig(_Model):
     turned into that of 3.0."""
     rl_library: LibraryName = DEFAULT_LIBRARY
     """Reinforcement-learning library; the default is Isaac Lab's own."""
+    agent: AgentName | None = None
+    """Agent that the task registers for the library, by its key (`rsl_rl_with_symmetry_cfg_entry_point`) or its short
+    form (`with_symmetry`); of skrl also `PPO`, `AMP`, `IPPO` and `MAPPO`. Left out it is that of the job in
+    `resume.fromJob`, else the library's own."""
+    agent_config: Annotated[Reference | None, CODE] = None
+    """YAML or JSON file of the agent's configuration, by path (relative to the config) or store URI; overrides win over
+    it. Left out, what the task registers holds, or with a job to go on from what that job used."""
+    agent_config_mode: AgentConfigMode = "merge"
+    """`merge` sets the file's keys in the registered configuration; `replace` puts the file in its place."""
     num_envs: int = Field(4096, strict=True, ge=1, le=1_000_000)
     """Environments simulated side by side; 1024 to 8192 on a GPU, some hundreds on a CPU."""
     max_iterations: int = Field(1500, strict=True, ge=1, le=10_000_000)
@@ -236,7 +213,7 @@ class TrainingConfig(_Model):
 
 
 class Resume(_Model):
-    """Checkpoint to go on from: of a job of the same store, or a file."""
+    """Checkpoint to go on from: of a job of the same store, or a file; and what is kept beside those of this job."""
 
     from_job: str | None = None
     """Id of a job; its newest valid checkpoint is taken."""
@@ -244,10 +221,15 @@ class Resume(_Model):
     """Path (relative to the config) or URI of a checkpoint file."""
     iteration: int | None = Field(None, strict=True, ge=0)
     """With `checkpoint`: iterations it had seen, when the file's name does not say; with `from_job`: which one."""
+    exact: bool = Field(True, strict=True)
+    """Whether the simulation's state is kept beside checkpoints and taken up again; on a GPU it is not either way."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.from_job is None) == (self.checkpoint is None):
+        both = self.from_job is not None and self.checkpoint is not None
+        neither = self.from_job is None and self.checkpoint is None
+        # A training from scratch may say here how it is to be resumed.
+        if both or (neither and ("exact" not in self.model_fields_set or self.iteration is not None)):
             raise ValueError("give either from_job or checkpoint")
         return self
 
@@ -263,6 +245,22 @@ class TrainRequest(TaskRequest):
     """Task, library and length of the training."""
     resume: Resume | None = None
     """A checkpoint to go on from; left out training starts from scratch."""
+    stages: tuple[TrainingStage, ...] = Field((), max_length=MOST_STAGES)
+    """Stages to train in, one after another, in one simulator; each has its own `maxIterations`."""
+
+    @model_validator(mode="after")
+    def _stages_can_be(self) -> Self:
+        if self.stages and self.resume is not None and (self.resume.from_job or self.resume.checkpoint):
+            raise ValueError("stages and resume: name the checkpoint as the start of the first stage")
+        if self.stages:
+            check_stages(self.stages, self.budget)
+        return self
+
+    @property
+    def budget(self) -> int | None:
+        """Iterations of all stages together, where the request says it."""
+        given = "max_iterations" in self.training_config.model_fields_set
+        return self.training_config.max_iterations if given else None
 
 
 # --- what evaluation and export have in common ------------------------------------------------------------------------
@@ -306,6 +304,15 @@ class PolicyConfig(_Model):
     """Registered id of the task; with `fromJob` it is the job's."""
     rl_library: LibraryName | None = None
     """The library that trained it; with `fromJob` the job's, else `rsl_rl`."""
+    agent: AgentName | None = None
+    """Agent that the task registers for the library, by its key (`rsl_rl_with_symmetry_cfg_entry_point`) or its short
+    form (`with_symmetry`); of skrl also `PPO`, `AMP`, `IPPO` and `MAPPO`. Left out it is that of the job in
+    `fromJob`, else the library's own."""
+    agent_config: Annotated[Reference | None, CODE] = None
+    """YAML or JSON file of the agent's configuration, by path (relative to the config) or store URI; overrides win over
+    it. Left out, what the task registers holds, or with a job to go on from what that job used."""
+    agent_config_mode: AgentConfigMode = "merge"
+    """`merge` sets the file's keys in the registered configuration; `replace` puts the file in its place."""
     seed: int | None = Field(None, strict=True, ge=0, le=2**31 - 1)
     """Random seed; left out it is 42."""
 
@@ -544,5 +551,9 @@ class RetrainRequest(Body):
             raise ValueError(
                 f"training.resume and start {self.start!r} both name a beginning; leave resume out, or set start to "
                 "'scratch'"
+            )
+        if self.training.stages and self.start != "scratch":
+            raise ValueError(
+                f"training.stages begin with checkpoints of their own, and start is {self.start!r}; set it to 'scratch'"
             )
         return self

@@ -10,9 +10,10 @@ from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationErr
 from pydantic_core import ErrorDetails
 
 from simyard.core.errors import unknown
+from simyard.requests.base import Name, Override, Reference, _Model
 from simyard.requests.config import first_problems
 from simyard.requests.control import Control
-from simyard.requests.jobs import Body, ComputeConfig, LibraryName, Name, Override, Reference, ShortTimeouts, _Model
+from simyard.requests.jobs import Body, ComputeConfig, LibraryName, ShortTimeouts
 from simyard.requests.rollout import (
     AssetId,
     ExecutionConfig,

@@ -9,20 +9,10 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from simyard.core.errors import RequestError
+from simyard.requests.base import Name, Reference, _Model
 from simyard.requests.cameras import MOST_CAMERAS, CameraConfig, check_cameras
 from simyard.requests.control import Control, plain, standard_takes_its_modes
-from simyard.requests.jobs import (
-    CODE,
-    FromJob,
-    JobRequest,
-    LibraryName,
-    Name,
-    Physics,
-    Reference,
-    ShortTimeouts,
-    TaskId,
-    _Model,
-)
+from simyard.requests.jobs import CODE, FromJob, JobRequest, LibraryName, Physics, ShortTimeouts, TaskId
 from simyard.runner.newton.control import read_control
 from simyard.runner.newton.modes import MODES
 from simyard.runner.newton.scenes import SCENES, check_scene_id

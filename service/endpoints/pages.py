@@ -1,4 +1,4 @@
-"""A job's page, for a browser: plain HTML, made anew for each look."""
+"""Pages for a browser, a job's and those of tasks: plain HTML, made anew for each look."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Annotated
 from urllib.parse import quote
@@ -24,11 +24,17 @@ from simyard.service.job_page import error_page, job_page
 from simyard.service.prefect_api import Launches
 from simyard.service.settings import Settings
 from simyard.service.signatures import seal
+from simyard.service.task_pages import Link, task_page, tasks_page
 
 router = APIRouter(tags=["pages"])
 
 PAGE_SECONDS = 7 * 86400.0
 """Seconds that a link to a page is valid."""
+_TASKS = "tasks"
+"""Stands in the token of a link to tasks where that of a job's page has the job: no job has this id."""
+_Key = Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]
+_Token = Annotated[str | None, Query(description="Of the link that the API gives as `page_url`.")]
+_Page = tuple[str, Iterable[str]]
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]_-]+(?=/)")
 
 logger = logging.getLogger("simyard.service")
@@ -40,39 +46,83 @@ def page_link(settings: Settings, base: str, api_key: ApiKey, job_id: str) -> st
     return f"{base}/jobs/{job_id}?token={quote(token)}"
 
 
+def tasks_link(settings: Settings, base: str, api_key: ApiKey, task: str | None = None) -> str:
+    """Return the address of the list of tasks, or of one task's page; who has it needs no key, as for a job's page."""
+    token = seal(settings.secret, "page", PAGE_SECONDS, key_id=api_key.key_id, job_id=_TASKS)
+    return f"{base}/tasks{'' if task is None else f'/{quote(task)}'}?token={quote(token)}"
+
+
 @router.get("/jobs/{job_id}", response_class=HTMLResponse, summary="Look at a job in a browser")
-def page(
-    job_id: str,
-    request: Request,
-    given: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)],
-    token: Annotated[str | None, Query(description="Of the link that the API gives as `page_url`.")] = None,
-) -> HTMLResponse:
+def page(job_id: str, request: Request, given: _Key, token: _Token = None) -> HTMLResponse:
     """Return the page of a job, by its signed link or by a key with the scope `jobs`."""
     settings: Settings = request.app.state.settings
     launches: Launches = request.app.state.launches
-    nonce = secrets.token_urlsafe(16)
-    try:
-        api_key = _admit(request, job_id, token, given.credentials if given else None)
+
+    def make(nonce: str) -> _Page:
+        api_key = _admit(request, job_id, token, given)
         store, base = settings.open(api_key.project), base_url(request)
 
         def link(key: str, name: str) -> str:
             return download_url(settings, base, api_key, key, name)
 
         until = datetime.fromtimestamp(time.time() + settings.url_seconds, UTC)
-        html, links = job_page(store, job_id, launches, request.app.state.drawings, link, nonce, f"{until:%H:%M} UTC")
+        return job_page(store, job_id, launches, request.app.state.drawings, link, nonce, f"{until:%H:%M} UTC")
+
+    return _answered(request, make)
+
+
+@router.get("/tasks", response_class=HTMLResponse, summary="Look at all tasks in a browser")
+def all_tasks(request: Request, given: _Key, token: _Token = None) -> HTMLResponse:
+    """Return the page of all tasks, by its signed link or by a key with the scope `jobs`."""
+
+    def make(nonce: str) -> _Page:
+        link = _linking(request, given, token)
+        return tasks_page(request.app.state.task_book.tasks(), link, nonce, PAGE_SECONDS), ()
+
+    return _answered(request, make)
+
+
+@router.get("/tasks/{task}", response_class=HTMLResponse, summary="Look at a task in a browser")
+def one_task(task: str, request: Request, given: _Key, token: _Token = None) -> HTMLResponse:
+    """Return the page of a task, by the signed link of the list or its own, or by a key with the scope `jobs`."""
+
+    def make(nonce: str) -> _Page:
+        link = _linking(request, given, token)
+        return task_page(request.app.state.task_book.task(task), link, nonce), ()
+
+    return _answered(request, make)
+
+
+def _linking(request: Request, given: HTTPAuthorizationCredentials | None, token: str | None) -> Link:
+    """Admit who looks at tasks; return a function that links to the page of a task, or of all for None."""
+    api_key = _admit(request, _TASKS, token, given)
+    return lambda task: tasks_link(request.app.state.settings, base_url(request), api_key, task)
+
+
+def _answered(request: Request, make: Callable[[str], _Page]) -> HTMLResponse:
+    """Return the page that a function makes, with the addresses it links to, or one that says why there is none.
+
+    Args:
+        request: The request.
+        make: Takes the name of the page's style and script in its policy.
+    """
+    nonce = secrets.token_urlsafe(16)
+    try:
+        html, links = make(nonce)
         return _answer(html, 200, nonce, links)
     except SimyardError as error:
-        status = status_of(error)
-        if status == 503:
+        status, failure = status_of(error), error.failure
+        if not isinstance(error, RequestError):
             logger.error("%s: %s", request.url.path, error)
-        return _answer(error_page(error.failure.message, _advice(error), nonce), status, nonce)
+        live = failure.code == "tasks_being_read"
+        return _answer(error_page(failure.message, _advice(error), nonce, live=live), status, nonce)
     except Exception as error:
         logger.exception("%s", request.url.path, exc_info=error)
         title = "This page cannot be shown: an unexpected error."
         return _answer(error_page(title, "The service's log has it.", nonce), 500, nonce)
 
 
-def _admit(request: Request, job_id: str, token: str | None, key: str | None) -> ApiKey:
+def _admit(request: Request, job_id: str, token: str | None, given: HTTPAuthorizationCredentials | None) -> ApiKey:
     """Return the key that opens the page: the sender's, or the one that their link was made for.
 
     Raises:
@@ -80,12 +130,10 @@ def _admit(request: Request, job_id: str, token: str | None, key: str | None) ->
     """
     guard: Guard = request.app.state.guard
     if token is None:
-        return guard.admit(key, "jobs")
+        return guard.admit(given.credentials if given else None, "jobs")
     about, api_key = guard.follow("page", token)
     if about["job_id"] != job_id:
-        raise RequestError(
-            "This URL is for the page of another job.", code="bad_url", advice="Ask the API for another."
-        )
+        raise RequestError("This URL is for another page.", code="bad_url", advice="Ask the API for another.")
     return api_key
 
 

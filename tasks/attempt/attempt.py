@@ -33,7 +33,7 @@ from simyard.tasks.attempt.supervise import Ending, Telemetry, Watched, gpu_and_
 from simyard.tasks.attempt.transfer import AttemptUploader, NodeCache, append_pairs
 from simyard.tasks.cluster.rendezvous import NodeGroup, new_world
 from simyard.tasks.kinds import kind_of
-from simyard.tasks.packages.install import InstalledPackage, install
+from simyard.tasks.packages.install import install, registering_module
 from simyard.tasks.packages.source import listed
 from simyard.tasks.sessions.pool import Lease, Sessions
 
@@ -143,6 +143,8 @@ class _Attempt:
             self.began = min(self.began, workload.started)
 
         # Inputs, out of the machine's cache or the store; and the user's packages, which the workload alone imports.
+        self._fetch_state()
+        job = self.spec.job
         inputs = self.kind.inputs(job, self.spec.resume)
         for file in (*job.packages, *inputs):
             self._fetch(file)
@@ -158,7 +160,7 @@ class _Attempt:
                 self.log("staging", "note", f"{said}; packages=find_packages() and package_data would name them")
             # A rollout names the module itself.
             if job.kind != "rollout" and not package.task_entry_points and job.import_callback is None:
-                job = replace(job, import_callback=_registering_module(package))
+                job = replace(job, import_callback=registering_module(package))
 
         # The check knows what only the simulator can: tasks, overrides, whether checkpoints fit.
         self._begin_stage("checking" if workload.is_warm else "importing")
@@ -170,7 +172,7 @@ class _Attempt:
         self.spec = replace(self.spec, job=job)
         for note in (*(job.notes or ()), *self.facts.notes):
             self.log("checking", "note", note)
-        if self.spec.resume and self.facts.not_resumable:
+        if self.spec.resume and self.facts.not_resumable and self.spec.resume.state is None:
             # An earlier attempt's: a request to resume such a job is refused.
             self.spec = replace(self.spec, start_iteration=0, resume=None)
             self.log("checking", "note", f"starting from scratch: {self.facts.not_resumable}")
@@ -207,6 +209,8 @@ class _Attempt:
                 workload, self.paths, limits=limits, reader=self.kind.reader(self.spec, self.facts), watch=self._watch
             )
         self._show_work(ending.watched)  # what it did since the last look
+        for note in ending.watched.notes:
+            self.log("working", "note", note)
         self.log("session", "note", ending.leaving or "it waits for another job", jobs_before=earlier)
         return ending
 
@@ -260,6 +264,7 @@ class _Attempt:
             exit_code=ending.exit_code if ending else None,
             signal=ending.signal if ending else None,
             end_marker=seen.end_marker if seen else False,
+            notes=(seen.notes or None) if seen else None,
             ended_early=seen.ended_early if seen else None,
             stopped_because=seen.stopped_because if seen else None,
             opened=account.opened if account else (),
@@ -300,6 +305,21 @@ class _Attempt:
         except (OSError, ValueError, RecursionError) as error:
             self.log("judge", "warning", f"the workload's account cannot be read: {error}")
             return None
+
+    def _fetch_state(self) -> None:
+        """Bring the state beside the checkpoint here; where it is gone or damaged, the checkpoint does without."""
+        resume = self.spec.resume
+        if resume is None or resume.state is None:
+            return
+        try:
+            self._fetch(resume.state)
+        except StoreError as error:
+            if error.failure.code not in ("key_not_found", "digest_mismatch"):
+                raise
+            self.log("staging", "note", f"the state beside the checkpoint is lost: {error}")
+            bare = replace(resume, state=None)
+            job = replace(self.spec.job, resume=bare) if self.spec.job.resume == resume else self.spec.job
+            self.spec = replace(self.spec, job=job, resume=bare)
 
     def _fetch(self, file: InputFile) -> None:
         """Bring one input here, out of the machine's cache if it has it, and write down how that went."""
@@ -404,22 +424,12 @@ def _write_versions(facts: Facts, path: Path) -> None:
                 "flavor": facts.flavor,
                 "device": facts.device,
                 **({"physics": facts.physics} if facts.physics else {}),
+                **({"agent": facts.agent} if facts.agent else {}),
+                **({"classes": [one.to_json() for one in facts.classes]} if facts.classes else {}),
             },
             "packages": facts.versions,
             "gpu": gpu_and_driver(),
             "image": os.environ.get("SIMYARD_IMAGE"),
             "machine": platform.platform(),
         },
-    )
-
-
-def _registering_module(package: InstalledPackage) -> str:
-    """Return the module whose import registers the tasks of a package without an `isaaclab.tasks` entry point."""
-    if len(package.modules) == 1:
-        return package.modules[0]
-    raise RequestError(
-        f"Package {package.name!r} does not say which of its modules registers the task.",
-        code="package_entry_point",
-        advice="Add an `isaaclab.tasks` entry point, or set customEnvironmentCallback to one of: "
-        + ", ".join(package.modules),
     )

@@ -19,7 +19,7 @@ from simyard.core.errors import END_MARKER, SURVIVABLE, Category, Failure, known
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import Limits
 from simyard.runner.gpu_memory import visible_gpus
-from simyard.runner.progress import Reader, activity_of
+from simyard.runner.progress import Reader, activity_of, note_of
 from simyard.runner.workload import Workload
 from simyard.tasks.shared.logs import GrowingLog, shorten
 
@@ -27,6 +27,8 @@ _LINE_END = re.compile(r"[\r\n]")  # progress bars end their lines with a carria
 POLL_S = 0.2
 MAX_LINE = 65_536
 """Characters at the end of a line in which something may be said."""
+MOST_NOTES = 20
+"""Notes of one workload that are kept for the report."""
 HURRIED_GRACE_S = 10.0
 """SIGTERM to SIGKILL when this process is itself asked to end: half a minute later it is killed."""
 
@@ -50,6 +52,8 @@ class Watched:
     end_marker: bool = False
     ended_early: str | None = None
     """Reason for which the workload ends before its limit, by a rule of its own."""
+    notes: tuple[str, ...] = ()
+    """Notes of the workload for the report."""
     failure: Failure | None = None
     """The first line that names a known cause."""
     hint: Failure | None = None
@@ -136,6 +140,8 @@ def _read(tails: list[_Tail], seen: Watched, reader: Reader) -> None:
                     seen.hint = seen.hint or found
                 else:
                     seen.failure = seen.failure or found
+            if (note := note_of(line)) is not None and len(seen.notes) < MOST_NOTES:
+                seen.notes = (*seen.notes, note)
             if (activity := activity_of(line)) is not None:
                 seen.activity = activity
             if (progress := reader.read(line)) is None:

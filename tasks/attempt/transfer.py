@@ -65,7 +65,7 @@ class AttemptUploader:
         self._heartbeat = HeartbeatWriter(store, self._keys.status, lambda: self.status, INTERVAL_S)
         self._attempt = attempt
         self._paths = paths
-        self._sent: dict[Path, tuple[int, int]] = {}
+        self._sent: dict[str, tuple[int, int]] = {}
         self._refused: set[Path] = set()
         self._noting = threading.Lock()
         self._on_lines = on_lines
@@ -144,11 +144,11 @@ class AttemptUploader:
     def _send(self, path: Path, name: str) -> None:
         """Send a file unless it was sent as it is now."""
         with self._opened(path) as file:
-            if file is not None and self._sent.get(path) != (mark := mark_of(file)):
+            if file is not None and self._sent.get(name) != (mark := mark_of(file)):
                 grows = EVENTS.covers(name)  # TensorBoard keeps those open that it reads
                 put = self._store.put_growing if grows else self._store.put_opened
                 put(self._keys.file(name), file)
-                self._sent[path] = mark
+                self._sent[name] = mark
 
     @contextmanager
     def _opened(self, path: Path) -> Iterator[IO[bytes] | None]:

@@ -12,6 +12,7 @@ from simyard.core.artifacts import SUMMARY, ArtifactType, promised
 from simyard.core.files import AttemptPaths
 from simyard.core.records import JobResult, Outcome
 from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, Limits, ResumePoint
+from simyard.core.stages import Stages
 from simyard.requests.jobs import JobRequest
 from simyard.runner.progress import Reader, counting_reader
 from simyard.store.store import Store
@@ -66,6 +67,8 @@ class Figures:
     """Figures of the result, as the workload wrote them; of a training its speed; None where it left none."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Of a training: the summary of each tag, as in metrics.json."""
+    stages: Stages | None = None
+    """Of a training in stages: how they ran."""
 
 
 class Kind:
@@ -89,7 +92,8 @@ class Kind:
 
     def inputs(self, spec: JobSpec, resume: ResumePoint | None) -> list[InputFile]:
         """Return the files that an attempt fetches, besides packages, when it resumes from a checkpoint."""
-        files = (file for policy in spec.policies for file in (policy.checkpoint, policy.normalizer))
+        files = [file for policy in spec.policies for file in (policy.checkpoint, policy.normalizer)]
+        files += [resume.checkpoint if resume else None, spec.agent_config.file if spec.agent_config else None]
         return [file for file in files if file is not None]
 
     def reader(self, attempt: AttemptSpec, facts: Facts) -> Reader:

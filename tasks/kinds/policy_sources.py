@@ -13,6 +13,7 @@ from typing import Any
 from simyard.core.artifacts import METRICS, NORMALIZER
 from simyard.core.errors import RequestError
 from simyard.core.specs import InputFile, JobSpec, PolicyFile
+from simyard.core.stages import Stages
 from simyard.requests.jobs import LATEST, FromJob, PolicyConfig
 from simyard.runner.isaaclab.renames import current_id
 from simyard.runner.rl import DEFAULT_LIBRARY, Library, Scale, get_library
@@ -91,6 +92,31 @@ def find_policies(
         normalizer=statistics.file if statistics else None,
     )
     return (policy,), (found, *([statistics] if statistics else [])), ()
+
+
+def in_their_stage(
+    policies: tuple[PolicyFile, ...], trained_by: JobSpec, store: Store
+) -> tuple[tuple[PolicyFile, ...], JobSpec, tuple[str, ...]]:
+    """Return a training as it was when its policies were saved, those of them that fit it, and a note of the others.
+
+    A training in stages is what it was in the stage of the last one: with its overrides, and with its agent, which
+    those of another stage may not have.
+    """
+    if trained_by.stages is None:
+        return policies, trained_by, ()
+    stages = {policy: stages_at(policy, trained_by.job_id, store) for policy in policies}
+    parts = {policy: trained_by.in_stage(found.runs[-1].stage) for policy, found in stages.items() if found}
+    if (last := parts.get(policies[-1])) is None:
+        return policies, trained_by, ()
+    alike = tuple(policy for policy in policies if policy in parts and parts[policy].agent == last.agent)
+    others = ", ".join(str(policy.iteration) for policy in policies if policy not in alike)
+    return alike, last, (f"left out: iterations {others}, whose stages had another agent",) if others else ()
+
+
+def stages_at(policy: PolicyFile, job_id: str, store: Store) -> Stages | None:
+    """Return the stages of a training when a policy of it was saved; None for one without."""
+    points = history.resume_points(store, job_id)
+    return next((p.stages for p in points if p.checkpoint.sha256 == policy.checkpoint.sha256), None)
 
 
 def _of_job(wanted: FromJob, spec: JobSpec, store: Store, library: Library) -> tuple[list[PolicyFile], tuple[str, ...]]:
@@ -265,6 +291,8 @@ def inherit(spec: JobSpec, trained_by: JobSpec, task: str | None) -> JobSpec:
         task=task or trained_by.task,
         renamed_from=None if task else trained_by.renamed_from,
         library=trained_by.library,
+        agent=spec.agent or trained_by.agent,
+        agent_config=spec.agent_config or (None if spec.agent else trained_by.agent_config),
         physics=spec.physics if "physics" in given else trained_by.physics,
         overrides=(*inherited, *spec.overrides),
         packages=spec.packages or trained_by.packages,

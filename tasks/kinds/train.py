@@ -7,6 +7,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,20 +19,22 @@ from simyard.core.artifacts import (
     METRICS_SUMMARY,
     METRICS_TIME,
     NORMALIZER,
+    STAGES,
     TRAINING_CONFIG,
     WORLD,
     promised,
 )
-from simyard.core.files import AttemptPaths
+from simyard.core.files import STATE_SUFFIX, AttemptPaths, superfluous_states
 from simyard.core.records import CheckpointRecord, JobResult, Outcome, by_iteration
 from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint
+from simyard.core.stages import MAX_BYTES, Stages, stages_beside
 from simyard.runner.progress import Reader, training_reader
 from simyard.runner.rl import Library, Scale, get_library
 from simyard.store.store import READ_BYTES, Store, sha256_file
 from simyard.tasks.attempt.transfer import AttemptUploader, mark_of
-from simyard.tasks.kinds.base import Figures, Kind, lacking
+from simyard.tasks.kinds.base import Figures, Kind, lacking, read_file
 from simyard.tasks.metrics.events import EventReader, Series
-from simyard.tasks.metrics.table import LiveMetrics, MetricsTable, draw_curves, is_time
+from simyard.tasks.metrics.table import Border, LiveMetrics, MetricsTable, draw_curves, folder_of, is_time
 from simyard.tasks.shared.documents import ArtifactWriter
 from simyard.tasks.shared.history import Artifact, PastAttempt, Verdict
 from simyard.tasks.shared.usage import speed
@@ -47,9 +50,7 @@ class TrainingUploader(AttemptUploader):
         self.checkpoints: list[CheckpointRecord] = []
         self._library = library = get_library(attempt.job.library)
         self._scale = scale = Scale(num_envs=attempt.job.num_envs, rollout=facts.rollout if facts else 1)
-        self._metrics = LiveMetrics(
-            paths.work / "logs", step_offset=library.step_offset(attempt.start_iteration, scale)
-        )
+        self._metrics = LiveMetrics(paths.work / "logs", library.step_offset(attempt.start_iteration, scale), folder_of)
         self._index_is_old = False
         self._reward_is_logged = False
 
@@ -59,17 +60,24 @@ class TrainingUploader(AttemptUploader):
         super()._send_all()
         if self._index_is_old:
             # After the events: a checkpoint counts when the metrics up to it are in the store too.
+            dropped = self._drop_states()
             self._store.put_json(self._keys.checkpoints, [record.to_json() for record in self.checkpoints])
             self._index_is_old = False
+            for state in dropped:  # no index names them any more
+                self._store.delete(state.key)
 
     def _files(self) -> Iterator[tuple[Path, str]]:
         yield from super()._files()
         for path in (self._paths.metrics, self._paths.metrics_time):
             yield path, path.name
         work = self._paths.work
-        for run in work.glob("logs/*/*/*"):
+        runs = sorted(work.glob("logs/*/*/*"), key=lambda run: run.name)
+        for run in runs:
             for path in sorted(run.glob("params/*.yaml")):
-                yield path, f"params/{path.name}"
+                if run == runs[-1] or not self._attempt.job.stages:
+                    yield path, f"params/{path.name}"
+                if self._attempt.job.stages:  # each stage has its own, and those of the last one are the job's
+                    yield path, f"params/{run.name}/{path.name}"
             for path in sorted(run.glob("git/*.diff")):
                 yield path, f"{path.stem}_git_diff.txt"
             if self._library.normalizer_glob:
@@ -80,7 +88,8 @@ class TrainingUploader(AttemptUploader):
 
     def _send_metrics(self) -> None:
         if self._metrics.update():
-            self._metrics.table.write_csv(self._paths.metrics)
+            stages = self._stages_in(self._paths.output / STAGES.name)
+            self._metrics.table.write_csv(self._paths.metrics, _borders(stages, self._library, self._scale))
             self._metrics.table.write_time_csv(self._paths.metrics_time)
             # Some libraries print the reward, which is newer than the log; the others only log it.
             if self._reward_is_logged or self.status.reward is None:
@@ -91,22 +100,50 @@ class TrainingUploader(AttemptUploader):
         found = self._paths.work.glob(self._library.checkpoint_glob)
         for path in sorted(found, key=lambda path: path.lstat().st_mtime_ns):
             with self._opened(path) as file:
-                if file is None or self._sent.get(path) == (mark := mark_of(file)):
+                if file is None or self._sent.get(str(path)) == (mark := mark_of(file)):
                     continue
-                if self._send_checkpoint(file, path.name):
-                    self._sent[path] = mark
+                with self._opened(path.with_name(path.name + STATE_SUFFIX)) as state:
+                    if self._send_checkpoint(file, path, state):
+                        self._sent[str(path)] = mark
 
-    def _send_checkpoint(self, file: IO[bytes], name: str) -> bool:
+    def _send_checkpoint(self, file: IO[bytes], path: Path, state: IO[bytes] | None) -> bool:
         """Send one checkpoint if it is whole. A copy is checked, hashed and sent: the original may be rewritten."""
         with tempfile.TemporaryDirectory(prefix="sending-", dir=self._paths.root) as folder:
-            copy = Path(folder) / name
-            with copy.open("xb") as target:
-                shutil.copyfileobj(file, target, READ_BYTES)
-            return self._send_copy(copy)
+            copy = Path(folder) / path.name
+            for source, target in ((file, copy), (state, copy.with_name(path.name + STATE_SUFFIX))):
+                if source is not None:
+                    with target.open("xb") as opened:
+                        shutil.copyfileobj(source, opened, READ_BYTES)
+            return self._send_copy(copy, self._stages_in(stages_beside(path)))
 
-    def _send_copy(self, copy: Path) -> bool:
+    def _stages_in(self, path: Path) -> Stages | None:
+        """Read how the stages of the job stand; None for a job without, and where nothing that can be read says so."""
+        if self._attempt.job.stages is None:
+            return None
+        with self._opened(path) as file:
+            return Stages.read(file.read(MAX_BYTES + 1)) if file else None
+
+    def _send_state(self, copy: Path, name: str) -> InputFile:
+        """Send the state that was written before a checkpoint."""
+        sha256 = sha256_file(copy)
+        key = self._keys.state(name)
+        self._store.put_file(key, copy)
+        return InputFile(name=name, key=key, sha256=sha256, size_bytes=copy.stat().st_size)
+
+    def _drop_states(self) -> list[InputFile]:
+        """Take the oldest states off their records, where there are too many; return those."""
+        with_state = [index for index, record in enumerate(self.checkpoints) if record.state is not None]
+        states = [state for record in self.checkpoints if (state := record.state) is not None]
+        count = superfluous_states([state.size_bytes for state in states])
+        for index in with_state[:count]:
+            self.checkpoints[index] = replace(self.checkpoints[index], state=None)
+        return states[:count]
+
+    def _send_copy(self, copy: Path, stages: Stages | None) -> bool:
         if not self._library.is_complete(copy):
             return False
+        if self._attempt.job.stages is not None and stages is None:
+            return True  # the job could not go on from it
         start, resume = self._attempt.start_iteration, self._attempt.resume
         iteration = self._library.iteration_of(copy, start, self._scale)
         if iteration is not None and iteration <= start:
@@ -115,6 +152,7 @@ class TrainingUploader(AttemptUploader):
         others = [record for record in self.checkpoints if record.name != name]
         numbered = [record for record in others if record.iteration is not None]
         resumed_from = resume.checkpoint.sha256 if resume else None
+        state = copy.with_name(copy.name + STATE_SUFFIX)
         record = CheckpointRecord(
             name=name,
             key=self._keys.file(CHECKPOINTS.name + name),
@@ -122,6 +160,9 @@ class TrainingUploader(AttemptUploader):
             size_bytes=copy.stat().st_size,
             iteration=iteration,
             parent=numbered[-1].sha256 if numbered else resumed_from,
+            stages=stages,
+            # In the store before the checkpoint, which counts with it; nobody goes on from one without a number.
+            state=self._send_state(state, name + STATE_SUFFIX) if iteration is not None and state.exists() else None,
         )
         self._store.put_file(record.key, copy)
         self.checkpoints = by_iteration([*others, record])
@@ -144,8 +185,10 @@ class TrainingKind(Kind):
         return spec.last_iteration
 
     def inputs(self, spec: JobSpec, resume: ResumePoint | None) -> list[InputFile]:
-        """Return the checkpoint to resume from."""
-        return [resume.checkpoint] if resume else []
+        """Return also the checkpoints of others, and those that stages may begin with; the state beside may be lost."""
+        others = (resume.others or ()) if resume else ()
+        outside = (stage.checkpoint.checkpoint for stage in spec.stages or () if stage.checkpoint)
+        return [*super().inputs(spec, resume), *others, *outside]
 
     def reader(self, attempt: AttemptSpec, facts: Facts) -> Reader:
         """Return the reader of the library's output."""
@@ -155,7 +198,8 @@ class TrainingKind(Kind):
 
     def missing(self, spec: JobSpec, outcome: Outcome, artifacts: tuple[Artifact, ...]) -> list[str]:
         """Ask for the last iteration's checkpoint, the very file that was opened, and for metrics."""
-        problems = lacking((*promised(self.name), *([WORLD.name] if spec.ranks > 1 else [])), artifacts)
+        promises = [*promised(self.name), *([WORLD.name] if spec.ranks > 1 else [])]
+        problems = lacking([*promises, *([STAGES.name] if spec.stages else [])], artifacts)
         last = outcome.done if outcome.ended_early else outcome.total
         final = [a for a in artifacts if a.kind == CHECKPOINTS.kind and a.iteration == last]
         if not final:
@@ -176,19 +220,22 @@ class TrainingKind(Kind):
         summary = table.summary()
         if not summary:
             return Figures()
-        table.write_csv(scratch / METRICS.name)
+        stages = _kept_stages(spec, verdict, writer.store)
+        borders = _borders(stages, library, Scale(num_envs=spec.num_envs, rollout=1))
+        table.write_csv(scratch / METRICS.name, borders)
         writer.add(METRICS)
         if table.write_time_csv(scratch / METRICS_TIME.name):
             writer.add(METRICS_TIME)
         (scratch / METRICS_SUMMARY.name).write_text(json.dumps(summary, indent=2, allow_nan=False), encoding="utf-8")
         writer.add(METRICS_SUMMARY)
-        if draw_curves(table.columns(), library.reward_tag, spec.name, scratch / CURVES.name):
+        if draw_curves(table.columns(), library.reward_tag, spec.name, scratch / CURVES.name, borders or ()):
             writer.add(CURVES)
         final = summary[library.reward_tag]["final"]["value"] if library.reward_tag in summary else None
         steps_per_s = speed(spec, verdict.chain[-1][0])
         return Figures(
             reward=None if final is None else float(final),
             metrics=summary,
+            stages=stages,
             # As of other kinds; in a library's own loop nobody times the first steps.
             summary={
                 "first_steps_seconds": None,
@@ -200,6 +247,19 @@ class TrainingKind(Kind):
         """Return the iterations done and the final reward."""
         reward = "" if result.reward is None else f", final reward {result.reward:.2f}"
         return f"{result.done} of {result.total} iterations{reward}"
+
+
+def _kept_stages(spec: JobSpec, verdict: Verdict, store: Store) -> Stages | None:
+    """Return the stages of a job as its last attempt left them; None where there are none."""
+    text = read_file(store, verdict.artifacts, STAGES.name) if spec.stages else None
+    return Stages.read(text.encode()) if text else None
+
+
+def _borders(stages: Stages | None, library: Library, scale: Scale) -> list[Border] | None:
+    """Return where the stages of a job begin, in steps of its reward."""
+    if stages is None:
+        return None
+    return [Border(library.first_step(library.reward_tag, run.began, scale), run.name) for run in stages.runs]
 
 
 def _add_events(
@@ -235,10 +295,8 @@ def _add_events(
         new = EventReader(writer.fetch(entry.key)).read_new()
         if takeover is not None:
             new = _until(new, {tag: library.first_step(tag, takeover, scale) - offset for tag in new})
-        # One folder a job, whatever each attempt called its run: the tags keep their names.
-        # `rsl_rl/cartpole/2026-01-01_10-00-00/rank_1` becomes `rsl_rl/rank_1`.
-        folder = entry.key.removeprefix(prefix + "/").split("/")[:-1]
-        table.add("/".join(folder[:1] + folder[3:]), new, offset, seconds)
+        folder = folder_of(entry.key.removeprefix(prefix + "/").split("/")[:-1])
+        table.add(folder, new, offset, seconds)
         seen = (step for tag, series in new.items() if is_time(tag) for step in series.steps)
         latest = max(latest, seconds + max(seen, default=0))
     return latest

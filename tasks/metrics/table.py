@@ -13,23 +13,34 @@ import re
 import struct
 import threading
 from array import array
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 from simyard.core.files import replacing
 from simyard.tasks.metrics.events import EventReader, Series, find_event_files
 
 AXIS = ("step", "wall_time")
 """The first two columns of every table."""
+STAGE = "stage"
+"""The third one, of a training in stages."""
 
 # Loss/value_function, train/loss, losses/c_loss, train/value_loss; a column's name may end in its folder.
 _LOSS = re.compile(r"(^|/)\s*loss|loss($| \[)", re.IGNORECASE)
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
+
+
+class Border(NamedTuple):
+    """The beginning of a stage."""
+
+    step: int
+    """The first step in it."""
+    name: str
 
 
 class Point(TypedDict):
@@ -96,8 +107,8 @@ class MetricsTable:
         """Return the columns of the `/time` tags; their steps are seconds."""
         return self._columns(time=True)
 
-    def write_csv(self, path: Path) -> None:
-        """Write the table: `step`, `wall_time` in seconds since 1970, then the tags, sorted.
+    def write_csv(self, path: Path, borders: Sequence[Border] | None = None) -> None:
+        """Write the table: `step`, `wall_time` in seconds since 1970, `stage` where there are any, the tags, sorted.
 
         An absent value is an empty cell. A float32 is written with the nine digits that give it back exactly, or
         fewer when they do. The file appears whole or not at all.
@@ -105,7 +116,7 @@ class MetricsTable:
         Raises:
             OSError: The file cannot be written.
         """
-        write_columns(path, self.columns())
+        write_columns(path, self.columns(), borders)
 
     def write_time_csv(self, path: Path) -> bool:
         """Write the `/time` tags likewise; write no file and return False when there are none.
@@ -127,7 +138,7 @@ class MetricsTable:
         for (tag, folder), series in sorted(self._series.items(), key=operator.itemgetter(0)):
             if is_time(tag) == time:
                 name = tag
-                while name in columns or name in AXIS:
+                while name in columns or name in (*AXIS, STAGE):
                     name = f"{name} [{folder}]"
                 columns[name] = _by_step(series)
         return columns
@@ -139,8 +150,10 @@ class LiveMetrics:
     A call looks once at each file below the root and reads only the bytes that are new.
     """
 
-    def __init__(self, root: Path, step_offset: int = 0) -> None:
+    def __init__(self, root: Path, step_offset: int = 0, folder: Callable[[Sequence[str]], str] = "/".join) -> None:
         self.root = root
+        self.folder = folder
+        """From the parts of a file's folder below the root to the name that columns may have."""
         self.step_offset = step_offset
         self.table = MetricsTable()
         """Everything read so far."""
@@ -152,7 +165,7 @@ class LiveMetrics:
         for path in find_event_files(self.root):
             reader = self._readers.setdefault(path, EventReader(path))
             if new := reader.read_new():
-                self.table.add(path.parent.relative_to(self.root).as_posix(), new, self.step_offset)
+                self.table.add(self.folder(path.parent.relative_to(self.root).parts), new, self.step_offset)
                 arrived = True
         return arrived
 
@@ -164,6 +177,14 @@ class LiveMetrics:
     def errors(self) -> dict[Path, str]:
         """Files that could not be read to their end, and why."""
         return {path: reader.error for path, reader in self._readers.items() if reader.error is not None}
+
+
+def folder_of(parts: Sequence[str]) -> str:
+    """Return a folder of events as columns may name it: one for all runs of a job, which have the same tags.
+
+    `rsl_rl/cartpole/2026-01-01_10-00-00/rank_1` is `rsl_rl/rank_1`.
+    """
+    return "/".join([*parts[:1], *parts[3:]])
 
 
 def is_time(tag: str) -> bool:
@@ -221,11 +242,16 @@ def _extreme(series: Series, choose: Callable[[Iterable[float]], float]) -> Poin
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
-def write_columns(path: Path, columns: Mapping[str, Series]) -> None:
+def write_columns(path: Path, columns: Mapping[str, Series], borders: Sequence[Border] | None = None) -> None:
     """Write columns that are sorted by step, whole or not at all; raise OSError when that fails."""
     walls = _walls(columns.values())
     axis = array("q", sorted(walls))
-    cells = [list(map(str, axis)), [repr(walls[step]) for step in axis]]
+    names, cells = [*AXIS], [list(map(str, axis)), [repr(walls[step]) for step in axis]]
+    if borders is not None:
+        begins = [border.step for border in borders]
+        places = (bisect_right(begins, step) for step in axis)
+        cells.append([borders[place - 1].name if place else "" for place in places])
+        names.append(STAGE)
     for series in columns.values():
         column = cells_of(series)
         if series.steps != axis:
@@ -233,7 +259,7 @@ def write_columns(path: Path, columns: Mapping[str, Series]) -> None:
             column = [by_step.get(step, "") for step in axis]
         cells.append(column)
     with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-        file.write(",".join([*AXIS, *map(_quoted, columns)]) + "\n")
+        file.write(",".join([*names, *map(_quoted, columns)]) + "\n")
         file.writelines(f"{','.join(row)}\n" for row in zip(*cells, strict=True))
 
 
@@ -284,6 +310,8 @@ _WIDE, _HIGH, _TITLE = 4.6, 3.0, 0.4
 """Inches of a chart with its labels, and of the title above all."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.65, 0.15, 0.3, 0.45
 """Inches between a chart's frame and the end of what belongs to it."""
+_NAME = 14
+"""Characters of a stage's name in a chart."""
 _FAR = 1e300
 """The largest value in a frame: its width is a number too."""
 
@@ -301,8 +329,10 @@ def choose_curves(tags: Iterable[str], reward_tag: str) -> list[str]:
     return list(dict.fromkeys([*first, *(tag for word in _SHOWN for tag in tags if word in tag.lower())]))[:MOST]
 
 
-def draw_curves(columns: Mapping[str, Series], reward_tag: str, title: str, path: Path) -> bool:
-    """Draw the curves that `choose_curves` picks.
+def draw_curves(
+    columns: Mapping[str, Series], reward_tag: str, title: str, path: Path, borders: Sequence[Border] = ()
+) -> bool:
+    """Draw the curves that `choose_curves` picks, with a line and a name where a stage begins.
 
     A caller waits for them. Axes of Matplotlib's own, which lay out and format themselves, take ten times as long.
 
@@ -322,12 +352,12 @@ def draw_curves(columns: Mapping[str, Series], reward_tag: str, title: str, path
     figure.text(_WIDE * across / 2, high - 0.1, title, fontsize=12, **middle)
     for index, tag in enumerate(chosen):
         row, column = divmod(index, across)
-        _draw_chart(figure, column * _WIDE, high - _TITLE - (row + 1) * _HIGH, tag, columns[tag])
+        _draw_chart(figure, column * _WIDE, high - _TITLE - (row + 1) * _HIGH, tag, columns[tag], borders)
     figure.savefig(path, dpi=110)
     return True
 
 
-def _draw_chart(figure: Any, left: float, bottom: float, tag: str, series: Series) -> None:
+def _draw_chart(figure: Any, left: float, bottom: float, tag: str, series: Series, borders: Sequence[Border]) -> None:
     """Draw one curve with its frame and labels; `left` and `bottom` are inches in the figure."""
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
@@ -362,6 +392,14 @@ def _draw_chart(figure: Any, left: float, bottom: float, tag: str, series: Serie
     line([x, x + wide, x + wide, x, x], [y, y, y + high, y + high, y], color="black")
     text(x + wide / 2, y + high + 0.06, tag, fontsize=9, va="bottom")
     text(x + wide / 2, y - 0.22, "step")
+
+    # Where stages begin.
+    for border in borders:
+        if first <= border.step <= last:
+            at = x + wide * (border.step - first) / (last - first)
+            line([at, at], [y, y + high], color="C1", linestyle="--")
+            name = border.name if len(border.name) <= _NAME else f"{border.name[: _NAME - 1]}…"
+            text(at + 0.03, y + high - 0.03, name, fontsize=7, ha="left", color="C1")
 
     # The curve.
     few = len(series.steps) < 3

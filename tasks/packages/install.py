@@ -121,6 +121,18 @@ def install(
     )
 
 
+def registering_module(package: InstalledPackage) -> str:
+    """Return the module whose import registers the tasks of a package without an `isaaclab.tasks` entry point."""
+    if len(package.modules) == 1:
+        return package.modules[0]
+    raise RequestError(
+        f"Package {package.name!r} does not say which of its modules registers the task.",
+        code="package_entry_point",
+        advice="Add an `isaaclab.tasks` entry point, or set customEnvironmentCallback to one of: "
+        + ", ".join(package.modules),
+    )
+
+
 # Modules as they are, without a build.
 
 

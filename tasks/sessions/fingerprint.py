@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypedDict
 
 from simyard.core.errors import RequestError, WorkloadError
@@ -77,11 +78,17 @@ def difference(one: SessionFingerprint, other: SessionFingerprint) -> str:
     return ", ".join(names)
 
 
+def findings_path(machine: MachineSettings, job: JobSpec, *about: str) -> Path:
+    """Return the file of the findings about a job's environment, or of those about something in it."""
+    digest = hashlib.sha256(json.dumps(fingerprint(machine, job, "").to_json()).encode()).hexdigest()
+    return machine.home / "cache" / "findings" / ".".join((digest, *about, "json"))
+
+
 class _Kept(TypedDict):
     """The file of the findings, without what is checked by the status of every file in it."""
 
     jobs: list[str]
-    """Task, library and named engine of the jobs whose checks they come from."""
+    """Task, library, named engine and named agent of the jobs whose checks they come from."""
     findings: dict[str, dict[str, Any]]
     """Of the simulator's adapter, for its `refuse_known`."""
     evidence: dict[str, Status]
@@ -95,8 +102,7 @@ class Findings:
         """Read the kept findings, if there are any."""
         self._job = job
         self._brings_code = bool(job.packages or job.import_callback)
-        digest = hashlib.sha256(json.dumps(fingerprint(machine, job, "").to_json()).encode()).hexdigest()
-        self._path = machine.home / "cache" / "findings" / f"{digest}.json"
+        self._path = findings_path(machine, job)
         self._kept = _Kept(jobs=[], findings={}, evidence={})
         with suppress(OSError, ValueError, KeyError, TypeError):  # a broken file is as none
             read = read_json(self._path)
@@ -121,7 +127,7 @@ class Findings:
         if self._brings_code or not workload.is_waiting:
             return
         kept = self._kept if unchanged(self._kept["evidence"]) else _Kept(jobs=[], findings={}, evidence={})
-        like = " ".join(filter(None, (self._job.task, self._job.library, self._job.physics)))
+        like = " ".join(filter(None, (self._job.task, self._job.library, self._job.physics, self._job.agent)))
         if like in kept["jobs"]:
             return
         with suppress(WorkloadError, OSError):  # the next check finds it out again

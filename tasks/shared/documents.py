@@ -149,7 +149,7 @@ class ArtifactWriter:
         self.store.copy(artifact.key, self.job.artifact(artifact.name))
         entry = ArtifactEntry(
             name=artifact.name, kind=artifact.kind, size_bytes=artifact.size_bytes, sha256=digest,
-            iteration=artifact.iteration, parent=artifact.parent,
+            iteration=artifact.iteration, parent=artifact.parent, stage=artifact.stage,
         )  # fmt: skip
         self.entries.append(entry)
         return entry
@@ -193,7 +193,8 @@ def _notes(outcome: Outcome | None) -> tuple[str, ...]:
     if outcome is None:
         return ()
     early = f"ended at {outcome.unit} {outcome.done} of {outcome.total}: {outcome.ended_early}"
-    return (*(outcome.facts.notes if outcome.facts else ()), *([early] if outcome.ended_early else []))
+    known = outcome.facts.notes if outcome.facts else ()
+    return (*known, *(outcome.notes or ()), *([early] if outcome.ended_early else []))
 
 
 def manifest(spec: JobSpec, ended: JobResult) -> Manifest:
@@ -245,6 +246,7 @@ def report(
         verdict=verdict,
         result=ended,
         figures=figures.metrics or figures.summary or {},
+        stages=figures.stages,
         facts={"version": known.version if known else "", "device": known.device if known else "unknown"},
         reward_name=kind.reward_name,
         throughput=gained and gained.in_words(),

@@ -88,7 +88,7 @@ def estimate(spec: JobSpec, store: Store) -> Estimate | None:
 
 def keep_measurement(spec: JobSpec, store: Store) -> None:
     """Keep the speed of a training that has succeeded on one device, if it took long enough to tell."""
-    if spec.kind != "train" or spec.ranks > 1:
+    if spec.kind != "train" or spec.ranks > 1 or spec.stages:
         return
     last = usage.last_attempt(store, spec.job_id)
     iteration_s = usage.iteration_s(last)

@@ -91,11 +91,28 @@ def resume_points(store: Store, job_id: str, *, before: int | None = None) -> li
         before: Leave out those with this many iterations or more.
     """
     left = by_iteration(record for attempt in attempts(store, job_id) for record in attempt.checkpoints)
+    named = {record.name: record.file for record in left}
     return [
-        ResumePoint(checkpoint=record.file, iteration=record.iteration, trusted=True)
+        ResumePoint(
+            checkpoint=record.file,
+            iteration=record.iteration,
+            trusted=True,
+            state=record.state,
+            stages=record.stages,
+            others=tuple(named[name] for name in _wanted(record) if name in named) or None,
+        )
         for record in left
         if record.iteration is not None and (before is None or record.iteration < before)
     ]
+
+
+def _wanted(record: CheckpointRecord) -> list[str]:
+    """Return the earlier checkpoints that a stage may begin with, where a job goes on from this one."""
+    last = record.stages.runs[-1] if record.stages and record.stages.runs else None
+    names = [last.start, last.best.name if last.best else None] if last else []
+    if record.stages:  # teachers and students are compared in the end
+        names += [name for run in record.stages.runs if run.kind == "distill" for name in (run.start, run.last)]
+    return [name for name in dict.fromkeys(names) if name is not None and name != record.name]
 
 
 def chain(past: list[PastAttempt]) -> Iterator[tuple[PastAttempt, int | None]]:
@@ -185,6 +202,8 @@ class Artifact:
     """Of a checkpoint, as in its record."""
     parent: str | None = None
     """Of a checkpoint, as in its record."""
+    stage: str | None = None
+    """Of a checkpoint, the stage that it was saved in."""
 
 
 @dataclass(frozen=True, kw_only=True)

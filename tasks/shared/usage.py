@@ -129,7 +129,12 @@ def iteration_s(attempt: PastAttempt | None) -> float | None:
 
 
 def speed(spec: JobSpec, attempt: PastAttempt | None) -> float | None:
-    """Return the steps of all environments in a second of training, its first iteration left out; None as above."""
+    """Return the steps of all environments in a second of training, its first iteration left out; None as above.
+
+    Of a training in stages None too: they may differ in the steps of an iteration, and begin in between.
+    """
+    if spec.stages:
+        return None
     seconds = iteration_s(attempt)
     if seconds is None or attempt is None or attempt.facts is None:
         return None

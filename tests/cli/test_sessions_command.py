@@ -148,7 +148,7 @@ def test_a_session_from_its_start_to_its_end(tmp_path, store, flow_host):
     stopped = simyard("sessions", "stop", state["session_id"])
     assert (stopped.returncode, stopped.stdout) == (0, f"{state['session_id']} has ended.\n")
     wait_until(lambda: not list((home / "sessions").iterdir()), HANG_S, "the end of its folder")
-    assert play.running_below(tmp_path) == []
+    wait_until(lambda: play.running_below(tmp_path) == [], HANG_S, "the end of its processes")
 
 
 def test_in_a_kept_session_a_job_begins_before_its_flow_and_is_canceled_in_good_order(

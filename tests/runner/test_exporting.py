@@ -9,11 +9,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exported import ACTIONS, DIVISOR, MEAN, OBSERVATIONS, contract, export, make_network, pairs, term, write_formats
+from exported import (
+    ACTIONS,
+    DIVISOR,
+    MEAN,
+    OBSERVATIONS,
+    contract,
+    episodes,
+    export,
+    make_network,
+    of,
+    pairs,
+    remembering,
+    term,
+    write_formats,
+)
 from lazy import lazy
+from numpy.typing import NDArray
 
 from simyard.core.errors import RequestError, WorkloadError
 from simyard.core.specs import Answer, JointLimits
+from simyard.core.stages import StageRun, Stages, WidenStep
 from simyard.runner.exporting import formats
 from simyard.runner.exporting.checks import CHECKS, Checklist, Status, check
 from simyard.runner.exporting.contract import (
@@ -35,6 +51,7 @@ from simyard.runner.exporting.evidence import (
     measure_normalizer,
 )
 from simyard.runner.exporting.parity import Difference, Load, Parity, check_parity
+from simyard.runner.rl.networks import Input
 
 onnx = lazy("onnx")
 torch = lazy("torch")
@@ -49,7 +66,7 @@ def test_an_onnx_file_says_what_it_is(tmp_path: Path):
     assert [(o.domain, o.version) for o in model.opset_import] == [("", formats.OPSET)]
     assert {p.key: p.value for p in model.metadata_props} == {"task": "Isaac-Test", "library": "rsl_rl"}
     sizes = {"obs": OBSERVATIONS, "actions": ACTIONS}
-    expected = tuple(Port(name=name, shape=(None, size), dtype="float32") for name, size in sizes.items())
+    expected = tuple((Port(name=name, shape=(None, size), dtype="float32"),) for name, size in sizes.items())
     assert formats.onnx_ports(tmp_path / "policy.onnx") == expected
     assert str(Path(__file__).parents[1]).encode() not in (tmp_path / "policy.onnx").read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"policy.onnx", "policy.pt"}
@@ -57,13 +74,13 @@ def test_an_onnx_file_says_what_it_is(tmp_path: Path):
 
 def test_the_same_network_gives_the_same_onnx_file(tmp_path: Path):
     for name in ("one", "two"):
-        formats.write_onnx(make_network(), OBSERVATIONS, tmp_path / name, {"b": "2", "a": "1"})
+        formats.write_onnx(of(make_network()), tmp_path / name, {"b": "2", "a": "1"})
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
 def test_a_network_of_60_megabytes_stays_one_file(tmp_path: Path):
     network = make_network(hidden=3900)
-    formats.write_onnx(network, OBSERVATIONS, tmp_path / "policy.onnx", {})
+    formats.write_onnx(of(network), tmp_path / "policy.onnx", {})
     assert [path.name for path in tmp_path.iterdir()] == ["policy.onnx"]
     assert (tmp_path / "policy.onnx").stat().st_size > 60e6
     model = onnx.load(tmp_path / "policy.onnx", load_external_data=False)
@@ -96,10 +113,16 @@ def test_an_operator_that_onnx_has_not_is_named(tmp_path: Path):
             return torch.special.bessel_j0(observations)
 
     with pytest.raises(RequestError, match="bessel_j0"):
-        formats.write_onnx(Bessel().eval(), OBSERVATIONS, tmp_path / "policy.onnx", {})
+        formats.write_onnx(of(Bessel().eval()), tmp_path / "policy.onnx", {})
 
 
 # --- parity -----------------------------------------------------------------------------------------------------------
+
+
+def parity_of(folder: Path, observations, actions, **options) -> Parity:
+    """Parity with pairs of which each is an episode of its own."""
+    given, wanted = observations[None], actions[None]
+    return check_parity(folder, of(None), {"obs": given}, wanted, np.ones(wanted.shape[:2], bool), **options)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +133,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_both_formats_give_the_networks_actions(exported: Path):
-    parity = check_parity(exported, *pairs(make_network(), rows=150))
+    parity = parity_of(exported, *pairs(make_network(), rows=150))
     assert parity.passed, parity.failures
     assert [(load.format, load.loads, load.error) for load in parity.loads] == [
         ("onnx", True, None),
@@ -129,7 +152,7 @@ def test_both_formats_give_the_networks_actions(exported: Path):
 
 def test_a_difference_of_two_ten_thousandths_fails(tmp_path: Path):
     write_formats(make_network(shift=2e-4), tmp_path)
-    parity = check_parity(tmp_path, *pairs(make_network()))
+    parity = parity_of(tmp_path, *pairs(make_network()))
     assert [d.largest for d in parity.differences] == [pytest.approx(2e-4, rel=0.01)] * 4
     with pytest.raises(WorkloadError, match=r"policy\.onnx at batch 1 differs .* by 0\.0002; allowed: 0\.0001") as told:
         parity.require()
@@ -139,14 +162,14 @@ def test_a_difference_of_two_ten_thousandths_fails(tmp_path: Path):
 
 def test_a_difference_below_the_limit_passes(tmp_path: Path):
     write_formats(make_network(shift=5e-5), tmp_path)
-    check_parity(tmp_path, *pairs(make_network())).require()
+    parity_of(tmp_path, *pairs(make_network())).require()
 
 
 def test_actions_that_are_not_numbers_fail(exported: Path):
     observations, actions = pairs(make_network())
     actions = actions.copy()
     actions[69] = math.nan  # not among the 64 rows at batch 1
-    parity = check_parity(exported, observations, actions)
+    parity = parity_of(exported, observations, actions)
     assert [(d.batch, d.largest is None) for d in parity.differences] == [(1, False), (64, True)] * 2
     assert "policy.onnx at batch 64 gives actions that are not numbers" in parity.failures[0]
     json.dumps(parity.to_json(), allow_nan=False)
@@ -159,7 +182,7 @@ def test_a_network_that_looks_at_the_whole_batch_is_found_out(tmp_path: Path):
 
     network = Batch().eval()
     write_formats(network, tmp_path)
-    parity = check_parity(tmp_path, *pairs(network, rows=64))
+    parity = parity_of(tmp_path, *pairs(network, rows=64))
     assert [(d.batch, d.largest > 0.1) for d in parity.differences] == [(1, True), (64, False)] * 2
 
 
@@ -167,7 +190,7 @@ def test_files_that_do_not_load_are_reported_with_the_reason(exported: Path, tmp
     model = onnx.load(exported / "policy.onnx")
     onnx.save(model, tmp_path / "policy.onnx", save_as_external_data=True, location="policy.data", size_threshold=0)
     (tmp_path / "policy.pt").write_bytes(b"no archive")
-    parity = check_parity(tmp_path, *pairs(make_network()))
+    parity = parity_of(tmp_path, *pairs(make_network()))
     assert [load.loads for load in parity.loads] == [False, False]
     assert "policy.data" in str(parity.loads[0].error), "the file alone, whatever lies beside it"
     with pytest.raises(WorkloadError, match=r"policy\.onnx does not run in a clean interpreter: .*policy\.pt does not"):
@@ -175,19 +198,89 @@ def test_files_that_do_not_load_are_reported_with_the_reason(exported: Path, tmp
 
 
 def test_a_missing_interpreter_is_reported(exported: Path):
-    parity = check_parity(exported, *pairs(make_network()), python="/nowhere/python")
+    parity = parity_of(exported, *pairs(make_network()), python="/nowhere/python")
     assert "/nowhere/python" in str(parity.loads[0].error)
 
 
 def test_another_number_of_actions_is_reported(exported: Path):
     observations, actions = pairs(make_network())
-    parity = check_parity(exported, observations, actions[:, :1])
+    parity = parity_of(exported, observations, actions[:, :1])
     assert parity.failures[0] == "policy.onnx at batch 1: it gives 2 actions for each observation, the library 1."
 
 
 def test_too_few_pairs_prove_nothing(exported: Path):
-    with pytest.raises(ValueError, match="at least 64"):
-        check_parity(exported, *pairs(make_network(), rows=63))
+    with pytest.raises(ValueError, match="64 rows or more"):
+        parity_of(exported, *pairs(make_network(), rows=63))
+
+
+@pytest.fixture(scope="module")
+def begun() -> NDArray[np.bool_]:
+    """When episodes begin in 30 steps of three environments: two of them have a second one, at other steps."""
+    begun = np.zeros((30, 3), bool)
+    begun[0] = begun[12, 1] = begun[20, 2] = True
+    return begun
+
+
+def test_a_memory_is_compared_over_whole_episodes(begun: NDArray[np.bool_], tmp_path: Path):
+    network = remembering(lstm=True)
+    write_formats(network, tmp_path)
+    observations, actions = episodes(network, begun)
+    parity = check_parity(tmp_path, network, {"obs": observations}, actions, begun)
+    assert parity.passed, parity.failures
+    assert (parity.resets, max(part.largest for part in parity.differences) < 1e-5) == (2, True)
+    assert [(part.batch, part.rows) for part in parity.differences] == [(1, 30), (64, 90)] * 2
+    assert all(load.latency_ms > 0 for load in parity.loads)
+
+
+@pytest.mark.long  # whole episodes are compared in the test above; each takes two interpreters
+@pytest.mark.parametrize("lstm", [True, False], ids=["lstm", "gru"])
+def test_a_memory_that_is_not_set_back_fails(lstm: bool, begun: NDArray[np.bool_], tmp_path: Path):
+    network = remembering(lstm=lstm)
+    write_formats(network, tmp_path)
+    observations, actions = episodes(network, begun)
+    check_parity(tmp_path, network, {"obs": observations}, actions, begun).require()
+    wrong = episodes(network, begun & (np.arange(len(begun)) == 0)[:, None])[1]
+    found = check_parity(tmp_path, network, {"obs": observations}, wrong, begun)
+    assert len(found.failures) == 4, "at batch 1 too: it takes an environment with a reset"
+
+
+def test_a_memory_has_ports_in_both_files(tmp_path: Path):
+    network = remembering(lstm=True)
+    write_formats(network, tmp_path)
+    taken, given = formats.onnx_ports(tmp_path / "policy.onnx")
+    assert [(port.name, port.shape) for port in (*taken, *given)] == [
+        ("obs", (None, 4)), ("h_in", (2, None, 8)), ("c_in", (2, None, 8)),
+        ("actions", (None, 2)), ("h_out", (2, None, 8)), ("c_out", (2, None, 8)),
+    ]  # fmt: skip
+    script, rows = torch.jit.load(tmp_path / "policy.pt"), torch.ones(3, 4)
+    first, second = script(rows), script(rows)
+    assert not torch.equal(first, second)
+    script.reset(torch.tensor([False, True, False]))
+    third = script(rows)
+    torch.testing.assert_close(third[1], first[1])
+    assert not torch.allclose(third[0], first[0])
+    with pytest.raises(torch.jit.Error, match="call reset"):
+        script(rows[:1])
+    script.reset()
+    torch.testing.assert_close(script(rows[:1]), first[:1])
+
+
+@pytest.mark.long  # on the simulator it is shown by test_cameras_of_tasks.py
+def test_images_have_an_input_of_their_own(tmp_path: Path):
+    from network import Look
+
+    camera = Input(name="camera", groups=("camera",), shape=(3, 8, 8), layout="NCHW")
+    network = of(Look(4, 3, 2), camera)
+    write_formats(network, tmp_path)
+    taken, _ = formats.onnx_ports(tmp_path / "policy.onnx")
+    assert [(port.name, port.shape) for port in taken] == [("obs", (None, 4)), ("camera", (None, 3, 8, 8))]
+    numbers = np.random.default_rng(0)
+    seen = {each.name: numbers.normal(size=(10, 7, *each.shape)).astype(np.float32) for each in network.inputs}
+    with torch.no_grad():
+        actions = network.module(*(torch.from_numpy(given).flatten(0, 1) for given in seen.values())).numpy()
+    parity = check_parity(tmp_path, network, seen, actions.reshape(10, 7, 2), np.ones((10, 7), bool))
+    assert parity.passed, parity.failures
+    assert parity.resets is None
 
 
 # --- contract ---------------------------------------------------------------------------------------------------------
@@ -210,7 +303,7 @@ def set_at(data, path: str, value):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("schema_version", 2, "schema_version is 2; this simyard reads 1"),
+        ("schema_version", 3, "schema_version is 3; this simyard reads 1, 2"),
         ("extra", 1, "contract has the unknown field 'extra'"),
         ("checkpoint", {"sha256": "a" * 64}, r"contract\.checkpoint lacks the field 'iteration'"),
         ("task", 3, r"contract\.task is 3, expected str"),
@@ -242,6 +335,50 @@ def test_contracts_that_cannot_be_true_are_refused(path: str, value, message: st
     set_at(data, path, value)
     with pytest.raises(ValueError, match=message):
         parse_contract(data)
+
+
+IMAGE = {
+    "name": "camera", "group": "critic", "shape": [None, 1, 1, 5], "dtype": "float32", "layout": "NCHW",
+    "lowest": 0.0, "highest": 1.0,
+}  # fmt: skip
+STATE = {
+    "input": "h_in", "output": "h_out", "shape": [2, None, 8], "dtype": "float32", "initial": 0.0, "reset": "episode"
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": [IMAGE], "states": [STATE]}, None),
+        ({"schema_version": 1, "images": [IMAGE]}, "schema_version is 1, which has neither images nor states"),
+        ({"images": [IMAGE | {"shape": [None, 1, 5]}]}, r"its shape is \[None, 1, 5\]"),
+        ({"images": [IMAGE | {"shape": [None, 1, 2, 5]}]}, "has 10 numbers, but its group has 5"),
+        ({"images": [IMAGE | {"group": "eyes"}]}, "of the group 'eyes', which is not among"),
+        ({"images": [IMAGE | {"layout": "HWC"}]}, "layout is 'HWC', expected one of"),
+        ({"images": [IMAGE | {"lowest": 2.0}]}, r"range \[2.0, 1.0\] is the wrong way round"),
+        ({"images": [IMAGE | {"dtype": "uint8"}]}, "'camera' is of 'uint8', expected 'float32'"),
+        ({"states": [STATE | {"shape": [2, 1, 8]}]}, r"expected \[layers, null, numbers\]"),
+        ({"states": [STATE | {"input": "obs"}]}, r"the inputs have the names \['obs', 'obs'\]"),
+        ({"states": [STATE | {"reset": "never"}]}, "reset is 'never', expected one of"),
+    ],
+)
+def test_a_contract_with_images_and_states(changes, message: str | None, exported: Path):
+    data = json.loads((exported / CONTRACT_FILE).read_text()) | {"schema_version": 2} | changes
+    if message is None:
+        read = parse_contract(data)
+        assert [port.name for port in (*read.inputs, *read.outputs)] == ["obs", "camera", "h_in", "actions", "h_out"]
+        assert [group.name for group in read.seen_groups] == ["policy", "critic"]
+        assert parse_contract(read.to_json()) == read
+        return
+    with pytest.raises(ValueError, match=message):
+        parse_contract(data)
+
+
+def test_a_plain_contract_is_as_version_1_has_it(exported: Path):
+    """An older simyard reads it."""
+    data = json.loads((exported / CONTRACT_FILE).read_text())
+    assert data["schema_version"] == 1
+    assert not {"images", "states"} & set(data)
 
 
 @pytest.mark.parametrize(
@@ -315,6 +452,19 @@ def having(**changes):
     return lambda evidence: replace(evidence, **changes)
 
 
+def in_stage(why="reached", stage=1, levels=()):
+    """The same of a policy of a training in stages."""
+    widened = tuple(
+        WidenStep(iteration=level, level=level, value=None, ranges={"env.push": (-float(level), float(level))})
+        for level in levels
+    )
+    run = StageRun(
+        stage=stage, of=2, name="walk", kind="train", start=None, began=0, began_at="", goal="x >= 4", ended=9,
+        why=why, value=4.5, widened=widened or None, widen_steps=2,
+    )  # fmt: skip
+    return having(stages=Stages(runs=(run,)))
+
+
 def about(change, **changes):
     """The same of another contract: `change` gives its fields."""
     return lambda e: replace(e, contract=replace(e.contract, **change(e.contract)), **changes)
@@ -329,6 +479,10 @@ def with_command(command: str | None, **limits):
 without_normalizer = about(lambda c: {"normalizer": None}, normalized=None)
 without_critic = about(lambda c: {"observation_groups": c.observation_groups[:1]})
 sees_critic = about(lambda c: {"observation_groups": tuple(replace(g, start=0) for g in c.observation_groups)})
+sees_more = about(
+    lambda c: {"observation_groups": (c.observation_groups[0], replace(c.observation_groups[1], name="more", start=4))}
+)
+"""Sees a second group, as its critic does."""
 unnamed = about(
     lambda c: {
         "observation_groups": tuple(
@@ -353,6 +507,9 @@ JUDGED = [
     ("observations", having(), PASS, "'joint_pos', 'joint_vel': nothing that only the critic has"),
     ("observations", sees_critic, FAIL, "'contact_forces', which only the critic"),
     ("observations", lambda e: having(critic_groups=())(sees_critic(e)), HUMAN, "'contact_forces', which the group"),
+    ("observations", having(critic_groups=("policy", "critic")), PASS, "nothing that only the critic has"),
+    ("observations", having(critic_groups=("more",)), PASS, "nothing that only the critic has"),
+    ("observations", lambda e: having(critic_groups=("policy", "more"))(sees_more(e)), HUMAN, "which the group"),
     ("observations", unnamed, HUMAN, "does not name its observations"),
     ("observations", lambda e: unnamed(without_critic(e)), PASS, "has none for a critic"),
     ("normalizer", having(), PASS, r"observation 2 \('joint_vel'\) is 0.3 standard deviations, .* 2.15 is allowed"),
@@ -389,6 +546,7 @@ JUDGED = [
     ("formats", having(parity=NO_PROOF), FAIL, "policy.onnx at batch 1 differs"),
     ("formats", having(parity=NO_LOAD), FAIL, "policy.onnx does not run in a clean interpreter: no magic"),
     ("formats", having(parity=None), HUMAN, "not loaded"),
+    ("formats", having(parity=replace(PROOF, resets=0)), HUMAN, "whether the memory is set back was not seen"),
     ("second-simulator", having(), PASS, "drops by 10.0%"),
     ("second-simulator", having(second_simulator=BETTER), PASS, "-20"),
     ("second-simulator", having(second_simulator=replace(OTHER, mean_return=7.9)), FAIL, "21.0%.*20% is allowed"),
@@ -399,6 +557,12 @@ JUDGED = [
     ("curriculum", having(), PASS, "has no curriculum"),
     ("curriculum", having(curriculum={"terrain": 4.5, "push": None}), HUMAN, r"terrain at 4.5, push at \?"),
     ("curriculum", unnamed, HUMAN, "not known"),
+    ("curriculum", in_stage(why="reached"), PASS, r"'walk', number 2 of 2: x >= 4: it was 4.5"),
+    ("curriculum", in_stage(why="over"), HUMAN, r"'walk', number 2 of 2: its iterations were done"),
+    ("curriculum", in_stage(why="not_reached"), FAIL, r"x >= 4 was not reached: it was 4.5"),
+    ("curriculum", in_stage(why="reached", stage=0), FAIL, r"number 1 of 2"),
+    ("randomization", in_stage(levels=(0, 1, 2)), PASS, r"2 of 2 steps: env.push in \[-2, 2\]"),
+    ("randomization", in_stage(levels=(0, 1, 2, 1)), FAIL, r"1 of 2 steps: env.push in \[-1, 1\]"),
     ("randomization", having(), HUMAN, "by push"),
     ("randomization", having(randomization={}), HUMAN, "nothing"),
     ("randomization", unnamed, HUMAN, "does not say"),
@@ -429,10 +593,10 @@ def test_an_item_is_judged_by_its_evidence(item: str, change, status: str, summa
 def test_every_item_is_tested_in_every_status_it_can_have():
     tested = {(item, status) for item, _, status, _ in JUDGED}
     assert {item for item, _ in tested} == set(CHECKS)
-    only_human = {"randomization", "safety-monitor"}
+    only_human = {"safety-monitor"}
     assert {item for item, status in tested if status == PASS} == set(CHECKS) - only_human
     assert {item for item, status in tested if status == HUMAN} == set(CHECKS)
-    assert {item for item, status in tested if status == FAIL} == set(CHECKS) - only_human - {"curriculum"}
+    assert {item for item, status in tested if status == FAIL} == set(CHECKS) - only_human
 
 
 def test_a_policy_is_deployable_when_nothing_failed_and_the_rest_is_answered(exported: Path):

@@ -109,6 +109,7 @@ def test_a_script_that_fails_is_a_failed_attempt_with_its_exit_code(tmp_path):
         pytest.param("skrl", {"task": "My-Task-v0"}, "counts environment steps.*'My-Task-v0'", id="task in no file"),
         pytest.param("sb3", {"resume": "a checkpoint"}, "cannot resume: sb3 checkpoints", id="normalised"),
         pytest.param("rl_games", {}, "no training", id="no script"),
+        pytest.param("rsl_rl", {"stages": ("a stage",)}, "2.3 trains in one go", id="stages"),
     ],
 )
 def test_what_2_3_cannot_train_here_is_refused(library, changes, message):

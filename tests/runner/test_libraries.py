@@ -120,8 +120,11 @@ def test_resuming_rsl_rl_names_the_next_iteration(tmp_path):
 # rl_games wants a minibatch that divides the batch
 
 
-def rl_games(minibatch, given=(), num_envs=4):
-    config = {"params": {"config": {"horizon_length": 16, "minibatch_size": minibatch}}}
+def rl_games(minibatch, given=(), num_envs=4, sequence=None):
+    config = {"params": {"config": {"horizon_length": 16, "minibatch_size": minibatch}, "network": {}}}
+    if sequence:
+        config["params"]["config"]["seq_length"] = sequence
+        config["params"]["network"]["rnn"] = {"name": "lstm"}
     return get_library("rl_games").fit(config, Scale(num_envs=num_envs, rollout=16), set(given))
 
 
@@ -136,6 +139,25 @@ def test_a_minibatch_that_does_not_fit_is_fitted_and_reported(minibatch, num_env
     assert overrides == [f"agent.params.config.minibatch_size={fitted}"]
     assert f"from {minibatch} to {fitted}" in notes[0]
     assert f"{num_envs} x 16 = {num_envs * 16}" in notes[0]
+
+
+def test_a_recurrent_network_is_trained_on_whole_sequences():
+    assert rl_games(32, sequence=8) == ([], [])
+    overrides, notes = rl_games(4, sequence=8)
+    assert overrides == ["agent.params.config.minibatch_size=8"]
+    assert "be a multiple of seq_length = 8" in notes[0]
+    with pytest.raises(RequestError, match=r"seq_length = 5 steps, .* horizon_length = 16 is no multiple") as caught:
+        rl_games(32, sequence=5)
+    assert caught.value.failure.code == "bad_override"
+
+
+def test_a_recurrent_model_of_rsl_rl_is_trained_on_whole_environments():
+    config = {"algorithm": {"num_mini_batches": 4}, "actor": {"rnn_type": "lstm"}, "critic": {}}
+    assert get_library("rsl_rl").fit(config, Scale(num_envs=4, rollout=16), set()) == ([], [])
+    with pytest.raises(RequestError, match="there are 3, for 4 minibatches") as caught:
+        get_library("rsl_rl").fit(config, Scale(num_envs=3, rollout=16), set())
+    assert "numEnvs to 4 or more" in caught.value.failure.advice
+    assert get_library("rsl_rl").fit(config | {"actor": {}}, Scale(num_envs=3, rollout=16), set()) == ([], [])
 
 
 def test_a_minibatch_that_the_user_set_is_refused_with_the_nearest():
@@ -155,3 +177,44 @@ def test_every_library_says_how_it_is_installed():
         assert library.name == library.policy.library == name
         assert library.install.startswith("uv pip install ")
         assert library.checkpoint_glob.startswith(f"logs/{name}/")
+
+
+ENTRY = "_cfg_entry_point"
+REGISTERED = [f"env{ENTRY}", f"rsl_rl{ENTRY}", f"rsl_rl_with_symmetry{ENTRY}", f"rsl_rl_Tiny{ENTRY}", f"skrl{ENTRY}",
+              f"skrl_mappo{ENTRY}", "default_agent"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("library", "agent", "key"),
+    [
+        ("rsl_rl", None, f"rsl_rl{ENTRY}"),
+        ("rsl_rl", "default", f"rsl_rl{ENTRY}"),
+        ("rsl_rl", "with_symmetry", f"rsl_rl_with_symmetry{ENTRY}"),
+        ("rsl_rl", f"rsl_rl_with_symmetry{ENTRY}", f"rsl_rl_with_symmetry{ENTRY}"),
+        ("rsl_rl", "tiny", f"rsl_rl_Tiny{ENTRY}"),
+        ("rsl_rl", "mappo", None),
+        ("skrl", "MAPPO", f"skrl_mappo{ENTRY}"),
+        ("skrl", "Mappo", f"skrl_mappo{ENTRY}"),
+        ("skrl", "PPO", f"skrl{ENTRY}"),
+        ("skrl", "amp", None),
+        ("sb3", None, None),
+    ],
+)
+def test_an_agent_is_found_by_its_key_its_short_form_or_its_algorithm(library, agent, key):
+    known = get_library(library)
+    assert known.find_agent(agent and known.named_agent(agent), REGISTERED) == key
+
+
+def test_a_key_of_another_library_is_no_agent():
+    with pytest.raises(RequestError, match=r"'skrl_mappo_cfg_entry_point' is none of rlLibrary 'rsl_rl'.*set rlLib"):
+        get_library("rsl_rl").named_agent(f"skrl_mappo{ENTRY}")
+    assert get_library("rsl_rl").agents(REGISTERED) == {
+        "default": f"rsl_rl{ENTRY}", "with_symmetry": f"rsl_rl_with_symmetry{ENTRY}", "Tiny": f"rsl_rl_Tiny{ENTRY}"
+    }  # fmt: skip
+
+
+def test_an_algorithm_of_skrl_is_that_of_the_configuration():
+    named = get_library("skrl").named_agent("PPO")
+    assert get_library("skrl").agent_problem(named, {"agent": {"class": "AMP"}}) == "is PPO, and the task's is AMP"
+    assert get_library("skrl").agent_problem(named, {"agent": {"class": "PPO"}}) is None
+    assert get_library("skrl").agent_problem(None, {"agent": {"class": "AMP"}}) is None

@@ -312,7 +312,8 @@ def wrapper(tmp_path, monkeypatch):
     return str(script)
 
 
-@pytest.mark.parametrize("with_setup_py", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.long  # an environment more
+@pytest.mark.parametrize("with_setup_py", [False, True])
 def test_pip_where_there_is_no_uv(with_setup_py, job, wrapper):
     files = {"my_env/__init__.py": ""}
     if with_setup_py:

@@ -142,7 +142,8 @@ def a_request(**changes):
     """Return the fields of Isaac Lab's request for a training that a launcher is told."""
     fields = {
         "backend": "rsl_rl", "task": "Isaac-Ant-Direct", "num_envs": 64, "seed": 7, "max_iterations": 10,
-        "checkpoint": None, "backend_args": (), "hydra_args": ("agent.save_interval=5", "physics=newton_mjwarp"),
+        "checkpoint": None, "agent": None, "backend_args": (),
+        "hydra_args": ("agent.save_interval=5", "physics=newton_mjwarp"),
     }  # fmt: skip
     return SimpleNamespace(**{**fields, **changes})
 
@@ -160,9 +161,10 @@ def test_every_rank_is_told_the_same_training():
         "--max_iterations", "10", "--run_timestamp=2026-01-02_03-04-05", "agent.save_interval=5",
         "physics=newton_mjwarp",
     ]  # fmt: skip
-    resumed = a_request(checkpoint="/c/model_4.pt", backend_args=("--some", "flag"))
+    resumed = a_request(checkpoint="/c/model_4.pt", agent="rsl_rl_small_cfg_entry_point", backend_args=("--some", "1"))
     arguments = launcher_arguments(resumed, a_job(), WORLD)
-    assert arguments[-6:] == ["--checkpoint", "/c/model_4.pt", "--some", "flag", *a_request().hydra_args]
+    named = ["--checkpoint", "/c/model_4.pt", "--agent", "rsl_rl_small_cfg_entry_point"]
+    assert arguments[-8:] == [*named, "--some", "1", *a_request().hydra_args]
 
 
 def test_isaac_labs_own_launcher_starts_our_ranks(monkeypatch, tmp_path):

@@ -163,7 +163,7 @@ def _show_token(token):
 if __name__ == "__main__":
     from simulator import Scenario
 
-    Scenario().preload(None)
+    Scenario().preload("rsl_rl")
     assert len(os.listdir("/proc/self/task")) == 1, "a thread runs: a child would not have it, and maybe wait for it"
     gc.freeze()  # or each child looks through all of it, and copies it by that
     arguments = serve(socket.socket(fileno=int(sys.argv[1])))

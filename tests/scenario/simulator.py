@@ -33,12 +33,13 @@ import litter
 from simyard.core.errors import RequestError
 from simyard.core.files import write_json
 from simyard.core.specs import Facts, Room
+from simyard.core.task_facts import TaskFacts
 from simyard.runner import rl
 from simyard.runner.adapter import ADAPTERS, Adapter
 from simyard.runner.evaluation.episode_statistics import Episode
 from simyard.runner.evaluation.summary import summarize
 from simyard.runner.evaluation.tables import EpisodeTable, write_metrics
-from simyard.runner.progress import say_count
+from simyard.runner.progress import say_count, say_note
 from simyard.runner.rl import Resumption, get_library
 
 ITERATION_S = 0.1
@@ -51,6 +52,8 @@ class Scenario(Adapter):
     """Stands where Isaac Lab's adapter stands."""
 
     def preload(self, library):
+        if not library:  # as Isaac Lab's
+            return
         sys.modules["boto3"] = None  # TensorBoard imports it for buckets, which takes half a second
         import torch.utils.tensorboard  # noqa: F401
 
@@ -59,6 +62,17 @@ class Scenario(Adapter):
 
     def findings(self):
         return json.loads(os.environ.get("SCENARIO_FINDINGS", "{}"))
+
+    def tasks(self, names, overlay, import_callback, *, measure):
+        told = os.environ.get("SCENARIO_TASKS")
+        if told is None:
+            raise RequestError("Isaac Lab is not installed.", code="no_simulator", advice="Name SIMYARD_PYTHON.")
+        if told == "die":
+            os._exit(3)
+        known = {facts["task"]: TaskFacts.from_json(facts | {"measured": measure}) for facts in json.loads(told)}
+        with open(os.environ["SCENARIO_ASKED"], "a", encoding="utf-8") as asked:
+            print(names, file=asked)
+        return tuple(known), tuple(known[name] for name in names or known if name in known)
 
     def check(self, job, overlay, files):
         if job.description == "refuse":
@@ -144,12 +158,15 @@ class Run:
         self.writes_world = attempt.world is not None and attempt.node == 0
         self.weights = torch.zeros(3, 2)
         self.start = 0
+        self.keeps_state = False
         self.saves = self.marks_end = True
         self.reward_step = 10.0
         if attempt.resume:
             source = paths.inputs / attempt.resume.checkpoint.name
             resumption = Resumption(checkpoint=source, folder=paths.root, start_iteration=attempt.start_iteration)
             self.resume(self.library.prepare_resume(resumption)[0])
+            if state := attempt.resume.state:
+                say_note(f"it had {(paths.inputs / state.name).read_text()!r}")
         self.folder = Path("logs", self.library.name, "scenario") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
         for name, text in (("params/env.yaml", "seed: 1\n"), ("params/agent.yaml", "lr: 1\n"), ("git/lab.diff", "+")):
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -194,6 +211,8 @@ class Run:
     def save(self, index):
         import torch
 
+        if self.keeps_state:
+            (self.folder / f"model_{index}.pt.state").write_text(f"state {index}")
         if self.saves:
             torch.save(
                 {"actor_state_dict": {"weights": self.weights}, "iter": index}, self.folder / f"model_{index}.pt"
@@ -259,6 +278,9 @@ class Run:
 
     def save_nothing(self):
         self.saves = False
+
+    def keep_states(self):
+        self.keeps_state = True
 
     def end_unmarked(self):
         self.marks_end = False

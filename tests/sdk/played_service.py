@@ -219,6 +219,10 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._json({"assets": [{"asset_id": "asset-1"}]})
             case ["GET", "v0", "assets", asset_id]:
                 return self._json({"asset_id": asset_id})
+            case ["GET", "v1", "tasks"]:
+                return self._json({"tasks": [{"task": "T"}]})
+            case ["GET", "v1", "tasks", task]:
+                return self._json({"task": task})
             case ["POST", "v1", "training-runs"]:
                 return self._json({"run_id": "run-1", "status": "queued"}, 201)
             case ["GET", "v1", "training-runs"]:

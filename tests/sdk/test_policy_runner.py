@@ -9,14 +9,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exported import ACTIONS, OBSERVATIONS, contract, export, make_network, pairs, write_formats
+from exported import (
+    ACTIONS,
+    OBSERVATIONS,
+    contract,
+    episodes,
+    export,
+    export_memory,
+    make_network,
+    of,
+    pairs,
+    remembering,
+    write_formats,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from lazy import lazy
+from numpy.typing import NDArray
 
 from simyard.policy import PolicyRunner
-from simyard.runner.exporting.contract import CONTRACT_FILE, write_contract
+from simyard.runner.exporting.contract import CONTRACT_FILE, Image, write_contract
+from simyard.runner.rl.networks import Input
 
 torch = lazy("torch")
 
@@ -210,3 +224,116 @@ def test_a_provider_that_is_not_there_is_named(folder: Path):
     with pytest.raises(ValueError, match="no provider 'RobotProvider' here; it has"):
         PolicyRunner.load(folder, providers=["RobotProvider"])
     assert PolicyRunner.load(str(folder), providers=["CPUExecutionProvider"]).control_period_s == 0.02
+
+
+# --- a policy with a memory -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["lstm", "gru"])
+def memory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NDArray, NDArray]:
+    """A folder with such a policy, and what it sees and does in 12 steps of two rows; the second begins anew at 7."""
+    folder, begun = tmp_path_factory.mktemp(request.param), np.zeros((12, 2), bool)
+    begun[0] = begun[7, 1] = True
+    network = remembering(lstm=request.param == "lstm")
+    export_memory(network, folder)
+    observations, actions = episodes(network, begun)
+    return folder, observations, np.clip(actions, LOWEST, HIGHEST)
+
+
+def test_it_keeps_its_memory_and_sets_it_back(memory: tuple[Path, NDArray, NDArray]):
+    folder, observations, actions = memory
+    policy, alone = PolicyRunner.load(folder), PolicyRunner.load(folder)
+    for step, (seen, wanted) in enumerate(zip(observations, actions, strict=True)):
+        if step == 7:
+            policy.reset([False, True])
+            alone.reset()
+        np.testing.assert_allclose(policy.act(seen), wanted, atol=1e-6)
+        np.testing.assert_allclose(alone.act(seen[1]), wanted[1], atol=1e-6)
+
+
+def test_torchscript_does_the_same(memory: tuple[Path, NDArray, NDArray]):
+    folder, observations, actions = memory
+    script = torch.jit.load(folder / "policy.pt")
+    for step, (seen, wanted) in enumerate(zip(observations, actions, strict=True)):
+        if step == 7:
+            script.reset(torch.tensor([False, True]))
+        np.testing.assert_allclose(np.clip(script(torch.from_numpy(seen)), LOWEST, HIGHEST), wanted, atol=1e-6)
+    with pytest.raises(torch.jit.Error, match="call reset"):
+        script(torch.zeros(3, OBSERVATIONS))
+    script.reset()
+    np.testing.assert_allclose(
+        np.clip(script(torch.from_numpy(observations[0, :1])), LOWEST, HIGHEST), actions[0, :1], atol=1e-6
+    )
+
+
+def test_a_memory_is_of_as_many_rows_as_come(memory: tuple[Path, NDArray, NDArray]):
+    folder, observations, actions = memory
+    policy = PolicyRunner.load(folder)
+    policy.act(observations[0])
+    with pytest.raises(ValueError, match=r"The memory is of 2 rows, and 1 came: call reset\(\)"):
+        policy.act(observations[0, 0])
+    for rows in ([True], [1, 0], np.array([[True, False]])):
+        with pytest.raises(ValueError, match="expected a truth value for each of the 2"):
+            policy.reset(rows)
+    policy.reset()
+    np.testing.assert_allclose(policy.act(observations[0, 0]), actions[0, 0], atol=1e-6)
+
+
+def test_what_is_refused_leaves_the_memory_as_it_was(memory: tuple[Path, NDArray, NDArray]):
+    folder, observations, actions = memory
+    policy = PolicyRunner.load(folder)
+    policy.act(observations[0])
+    with pytest.raises(ValueError, match="not finite"):
+        policy.act(np.full((2, OBSERVATIONS), np.nan))
+    np.testing.assert_allclose(policy.act(observations[1]), actions[1], atol=1e-6)
+
+
+def test_one_without_a_memory_has_nothing_to_forget(policy: PolicyRunner):
+    observations, _ = pairs(make_network(), rows=3)
+    before = policy.act(observations)
+    policy.reset()
+    policy.reset([True, False, True])
+    np.testing.assert_array_equal(policy.act(observations), before)
+
+
+# --- a policy that sees images ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def looking(tmp_path_factory: pytest.TempPathFactory) -> PolicyRunner:
+    from network import Look
+
+    folder = tmp_path_factory.mktemp("looking")
+    camera = Input(name="camera", groups=("critic",), shape=(1, 8, 8), layout="NCHW")
+    told = contract(write_formats(of(Look(OBSERVATIONS, 1, ACTIONS), camera), folder))
+    policy_group, critic = told.observation_groups
+    groups = (policy_group, replace(critic, size=64, terms=(replace(critic.terms[0], size=64, slices=None),)))
+    image = Image(name="camera", group="critic", shape=(None, 1, 8, 8), layout="NCHW", lowest=0.0, highest=1.0)
+    images = replace(told, schema_version=2, normalizer=None, observation_groups=groups, images=(image,))
+    write_contract(images, folder)
+    return PolicyRunner.load(folder)
+
+
+def test_images_come_by_the_name_of_their_input(looking: PolicyRunner):
+    seen = {"obs": np.ones((3, OBSERVATIONS)), "camera": np.random.default_rng(0).random((3, 1, 8, 8))}
+    actions = looking.act(seen)
+    assert actions.shape == (3, ACTIONS)
+    one = looking.act({name: rows[1] for name, rows in seen.items()})
+    np.testing.assert_allclose(one, actions[1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given_", "message"),
+    [
+        (np.ones(OBSERVATIONS), r"has several inputs: give a mapping of \['obs', 'camera'\]"),
+        ({"obs": np.ones(OBSERVATIONS)}, r"are \['obs'\], expected \['obs', 'camera'\]"),
+        ({"obs": np.ones(4), "camera": np.ones((8, 8))}, r"shape \(8, 8\), expected \(1, 8, 8\) or \(batch, 1, 8, 8\)"),
+        ({"obs": np.ones(4), "camera": np.ones((1, 8, 8), np.uint8)}, "are an array of uint8, expected"),
+        ({"obs": np.ones((2, 4)), "camera": np.ones((3, 1, 8, 8))}, "expected as many rows of each"),
+        ({"obs": np.ones(4), "camera": np.ones((1, 1, 8, 8))}, "expected as many rows of each"),
+        ({"obs": np.ones(4), "camera": np.full((1, 8, 8), np.nan)}, r"'camera' is nan at \[0, 0, 0\]"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(given_, message: str, looking: PolicyRunner):
+    with pytest.raises(ValueError, match=message):
+        looking.act(given_)

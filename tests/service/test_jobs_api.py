@@ -133,6 +133,10 @@ IN_A_CONTAINER = {**RUN, "trainer_spec": {"image_uri": "trainers/ppo:1", "resour
     [
         ({**TRAINING, "customEnvironmentS3Uri": "s3://robots/lift.zip"}, "custom_environment_s3_uri"),
         ({**TRAINING, "customEnvironmentPath": "lift.zip"}, "custom_environment_path"),
+        (
+            {"trainingConfig": {**TRAINING["trainingConfig"], "agentConfig": "agent.yaml"}},
+            "training_config.agent_config",
+        ),
         ({**TRAINING, "customEnvironmentCallback": "os:abort"}, "custom_environment_callback"),
         ({**TRAINING, "overrides": ["agent.save_interval=2", "agent.algorithm.class_name=os:system"]}, "overrides"),
         ({**TRAINING, "overrides": ["agent.agent.learning_rate_scheduler=exec('1')"]}, "overrides"),
@@ -812,6 +816,7 @@ def test_it_is_not_ready_without_prefect_and_says_so(make_site: Callable[..., Se
     assert int(answer.headers["retry-after"]) > 0
 
 
+@pytest.mark.long  # seconds of waiting; test_it_is_not_ready_without_prefect… has one that is away
 def test_one_look_at_a_prefect_that_hangs_is_for_all_who_ask(make_site: Callable[..., Service]) -> None:
     """It takes no thread of those who want something else, and none of the service's many jobs is looked at."""
     with socket.socket() as hung:

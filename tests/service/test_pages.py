@@ -1,5 +1,6 @@
 """A job's page: what it shows of every state of a job, to whom, and what it never does."""
 
+import html
 import html.parser
 import json
 import re
@@ -126,7 +127,16 @@ class Yard:
 @pytest.fixture(scope="module")
 def service(deployments: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service that has nothing to start jobs with: pages need no more."""
-    made = site(tmp_path_factory.mktemp("service"), deployments)
+    home = tmp_path_factory.mktemp("service")
+    told = [
+        records.task("Isaac-Ant", former_ids=[]),
+        records.task("Isaac-Red", title=HOSTILE, why_not=[HOSTILE], success=HOSTILE, runnable=True),
+        records.task(
+            "Isaac-Velocity", asset_root=str(home), assets=[{"path": f"{'a-long-name' * 9}.usd", "here": True}]
+        ),
+    ]
+    asks = {"SCENARIO_TASKS": json.dumps(told), "SCENARIO_ASKED": str(home / "asked")}
+    made = site(home, deployments, **play.ENVIRONMENT, **asks)
     made.start()
     yield made
     made.stop()
@@ -163,6 +173,60 @@ def evaluated(yard: Yard, trained: str) -> str:
     assert yard.player.attempt(resolved.spec, sessions=yard.sessions) is None
     yard.put(resolved.spec.job_id, "videos/episode-0001.mp4", "a film")
     return str(yard.player.end(resolved.spec).result["job_id"])
+
+
+# Tasks
+
+
+def test_tasks_are_listed_shown_and_looked_at_in_a_browser(yard: Yard, service: Service) -> None:
+    key = service.key("default", "jobs")
+    listed = service.call("GET", "/v1/tasks", key=key)
+    assert (listed.status, [row["task"] for row in listed.json["tasks"]]) == (
+        200, ["Isaac-Ant", "Isaac-Red", "Isaac-Velocity"],
+    )  # fmt: skip
+    assert [row["runnable"] for row in listed.json["tasks"]] == [True, False, False]
+    runnable = service.call("GET", "/v1/tasks?runnable=true&physics=newton&text=ant", key=key)
+    assert [row["task"] for row in runnable.json["tasks"]] == ["Isaac-Ant"]
+    assert service.call("GET", "/v1/tasks?library=none", key=key).status == 400
+
+    shown = service.call("GET", "/v1/tasks/Isaac-Ant-v0", key=key)
+    assert (shown.status, shown.json["task"], shown.json["observations"][0]["size"]) == (200, "Isaac-Ant", 4)
+    unknown = service.call("GET", "/v1/tasks/Isaac-Amt", key=key)
+    assert (unknown.status, unknown.json["code"]) == (404, "unknown_task")
+    assert "Did you mean 'Isaac-Ant'?" in unknown.json["detail"]
+    assert len((service.home / "asked").read_text().splitlines()) == 1, "the simulator's Python was asked once"
+
+    # Pages: by the signed link, by a key, and by nothing else; a job's link opens no tasks, nor the other way round.
+    page = Page(service.call("GET", listed.json["page_url"]).body.decode())
+    assert "1 of 3 can be trained" in page.words
+    (ant,) = [str(a["href"]) for a in page.all("a") if "/tasks/Isaac-Ant?" in str(a["href"])]
+    one = Page(service.call("GET", ant).body.decode())
+    assert "runs here" in one.words
+    config = re.findall(r"<pre>(.*?)</pre>", one.text, re.DOTALL)[0]
+    assert json.loads(html.unescape(config))["trainingConfig"] == {"task": "Isaac-Ant", "rlLibrary": "rsl_rl"}
+    red = Page(service.call("GET", "/tasks/Isaac-Red", key=key).body.decode())
+    assert not red.all("script")
+    assert not red.all("img")
+    assert HOSTILE in red.words
+    token, job = urlsplit(str(listed.json["page_url"])).query, yard.player.stage("").job_id
+    assert service.call("GET", "/tasks").status == 401
+    assert service.call("GET", f"/jobs/{job}?{token}").status == 404
+    assert service.call("GET", f"/tasks?{urlsplit(yard.link(job)).query}").status == 404
+    assert service.call("GET", f"/tasks/Isaac-Amt?{token}").status == 404
+
+
+@pytest.mark.long  # a service of its own; the refusal itself is in test_catalog.py
+def test_a_service_without_a_simulator_says_where_to_name_one(yard: Yard, deployments: Server, tmp_path: Path) -> None:
+    bare = site(tmp_path, deployments, **play.ENVIRONMENT)
+    bare.start()
+    try:
+        answer = bare.call("GET", "/v1/tasks", key=bare.key())
+        assert (answer.status, answer.json["code"]) == (503, "no_simulator")
+        assert "SIMYARD_PYTHON" in answer.json["detail"]
+        page = bare.call("GET", "/tasks", key=bare.key())
+        assert (page.status, "SIMYARD_PYTHON" in page.body.decode()) == (503, True)
+    finally:
+        bare.stop()
 
 
 # What is shown
@@ -399,6 +463,9 @@ def test_no_peak_is_lost_among_many_points() -> None:
     ids=str,
 )
 def test_any_numbers_are_drawn(values: list[float]) -> None:
+    parts = plot(Curve(title="t", axis="step", points=[(0, 1), (10, 2)], borders=[(5, "calm"), (11, "beyond")]))
+    assert [name for _, name in parts.borders] == ["calm"]
+    assert parts.left < parts.borders[0][0] < parts.right
     laid_out = plot(Curve(title="t", unit="s", axis="step", points=list(enumerate(values))))
     drawn = Page(str(TEMPLATES.environment.get_template("charts.html.j2").module.chart(laid_out)))
     numbers = [value for _, attributes in drawn.tags for key, value in attributes.items() if key in ("y1", "cy", "x1")]
@@ -533,6 +600,11 @@ def test_a_browser_follows_a_job_to_its_end(yard: Yard, tmp_path: Path) -> None:
     yard.put(spec.job_id, "metrics.csv", "step,wall_time,Train/mean_reward\n0,1.0,1\n1,2.0,2\n")
     yard.put(spec.job_id, "command.stdout.log", f"{'a long line ' * 50}{HOSTILE}\n")
     with browsing(tmp_path) as tab:
+        tasks = yard.service.call("GET", "/v1/tasks", key=yard.service.key()).json["page_url"]
+        for width in (360, 1440):
+            for address in (tasks, tasks.replace("/tasks?", "/tasks/Isaac-Velocity?")):
+                tab.open(address, width)
+                assert tab.js("document.documentElement.scrollWidth") <= width, "nothing sticks out"
         tab.open(yard.link(spec.job_id), 390, dark=True)
         status = "document.querySelector('.status').textContent"
         assert tab.js(status) == "running"

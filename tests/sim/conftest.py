@@ -10,6 +10,8 @@ import pytest
 from helpers import CONFIG, CommandLine, FlowHost, Server
 from simulated import ENV, KILLED_ITERATIONS, NO_EGL, Job, Killed, Player, Yard, kill_simulator, run_bare
 
+KILLED_SETTINGS = (f"maxIterations={KILLED_ITERATIONS}", "agent.save_interval=5")
+
 
 @pytest.fixture(scope="session")
 def yard(prefect_server: Server, flow_host: FlowHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
@@ -68,9 +70,14 @@ def undrawn(yard: Yard, trained: Callable[[str], Job], trained_blind: Job) -> Jo
 @pytest.fixture(scope="session")
 def killed(yard: Yard, undrawn: Job) -> Killed:
     """A training whose simulator was killed after some checkpoints."""
-    settings = (f"maxIterations={KILLED_ITERATIONS}", "agent.save_interval=5")
     pattern = "*/001-*/work/logs/rsl_rl/*/*/model_15.pt"
-    return kill_simulator(lambda: yard.train(*settings, **NO_EGL), yard.home / "work", pattern)
+    return kill_simulator(lambda: yard.train(*KILLED_SETTINGS, **NO_EGL), yard.home / "work", pattern)
+
+
+@pytest.fixture(scope="session")
+def unkilled(yard: Yard, killed: Killed) -> Job:
+    """The same training, which nobody killed."""
+    return yard.train(*KILLED_SETTINGS, **NO_EGL)
 
 
 @pytest.fixture(scope="session")

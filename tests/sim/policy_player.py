@@ -137,12 +137,14 @@ def compare(recorder: Recorder, policy: Policy, limit: float | None = None) -> d
     """Play on, and put the bare network beside what the environment received."""
     while len(recorder.actions) < STEPS:
         policy.step()
-    network, normalizer = policy.network(), policy.normalizer()
+    whole, normalizer = policy.network(), policy.normalizer()
+    network, (given,) = whole.module, whole.inputs
     groups = policy.observation_groups
-    seen = torch.cat([torch.cat([item[group] for group in groups], dim=-1) for item in recorder.observations])
+    assert given.groups == groups
+    seen = torch.cat([given.take(item) for item in recorder.observations])
     actions = torch.cat(recorder.actions)
     with torch.inference_mode():
-        given = network(seen)
+        answers = network(seen)
         singles = torch.cat([network(seen[row : row + 1]) for row in range(0, len(seen), 7)])
         scripted = torch.jit.script(network)(seen)
         traced = torch.jit.trace(network, seen[:1])(seen)
@@ -154,9 +156,9 @@ def compare(recorder: Recorder, policy: Policy, limit: float | None = None) -> d
         beyond_before = float((seen.abs() > before).float().mean())
     return {
         "steps": len(recorder.actions),
-        "shapes": [list(seen.shape), list(given.shape)],
-        "dtype": str(given.dtype),
-        "error": float((given - actions).abs().max()),
+        "shapes": [list(seen.shape), list(answers.shape)],
+        "dtype": str(answers.dtype),
+        "error": float((answers - actions).abs().max()),
         "error_one": float((singles - actions[::7]).abs().max()),
         "error_scripted": float((scripted - actions).abs().max()),
         "error_traced": float((traced - actions).abs().max()),
@@ -325,7 +327,8 @@ def rsl_rl_memory(folder: Path) -> dict[str, Any]:
         save_untrained(env, cfg, folder / "recurrent.pt")
 
     with playing("rsl_rl", folder / "recurrent.pt", change=change) as (recorder, policy, _):
-        return forgetting(recorder, policy, lambda: policy._actor.get_hidden_state())
+        found = forgetting(recorder, policy, lambda: policy._actor.get_hidden_state())
+        return found | remembered(recorder, policy)
 
 
 def rl_games_memory(folder: Path) -> dict[str, Any]:
@@ -340,7 +343,7 @@ def rl_games_memory(folder: Path) -> dict[str, Any]:
         torch.save({"model": runner.create_player().model.state_dict(), "epoch": 1}, folder / "recurrent.pth")
 
     with playing("rl_games", folder / "recurrent.pth", change=change) as (recorder, policy, _):
-        return forgetting(recorder, policy, lambda: policy._player.states)
+        return forgetting(recorder, policy, lambda: policy._player.states) | remembered(recorder, policy)
 
 
 def forgetting(recorder: Recorder, policy: Policy, memory: Callable[[], Any]) -> dict[str, Any]:
@@ -355,7 +358,35 @@ def forgetting(recorder: Recorder, policy: Policy, memory: Callable[[], Any]) ->
     policy.begin()
     after = memory()
     cleared = after is None or all(float(state.abs().max()) == 0 for state in after)
-    return {**kept, "cleared": cleared, "network": refusal(policy.network)}
+    return {**kept, "cleared": cleared}
+
+
+def remembered(recorder: Recorder, policy: Policy) -> dict[str, Any]:
+    """Play from a beginning, an episode of which ends, and put the bare network beside it step by step."""
+    policy.begin()
+    recorder.observations.clear()
+    recorder.actions.clear()
+    env, ended = recorder.env.unwrapped, 10
+    for step in range(STEPS):
+        if step == ended:
+            env.episode_length_buf[0] = env.max_episode_length
+        policy.step()
+    network = policy.network()
+    (given,) = network.inputs
+    states = [state.zeros(NUM_ENVS) for state in network.states]
+    errors, errors_not_reset, kept = [], [], None
+    with torch.inference_mode():
+        for step, (seen, sent) in enumerate(zip(recorder.observations, recorder.actions, strict=True)):
+            if step == ended + 1:
+                kept = [state.clone() for state in states]
+                states = [state.index_fill(1, torch.tensor([0]), 0.0) for state in states]
+            actions, *states = network.module(given.take(seen), *states)
+            errors.append(float((actions - sent).abs().max()))
+            if kept is not None:
+                wrong, *kept = network.module(given.take(seen), *kept)
+                errors_not_reset.append(float((wrong - sent).abs().max()))
+    shapes = [[state.name, state.layers, state.size] for state in network.states]
+    return {"error": max(errors), "error_not_reset": max(errors_not_reset), "states": shapes}
 
 
 def refusal(action: Callable[[], Any]) -> list[str]:

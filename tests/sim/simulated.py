@@ -129,6 +129,11 @@ class Job:
             path = self.artifacts / name
             assert (path.stat().st_size, sha256_of(path)) == (entry["size_bytes"], entry["sha256"]), name
 
+    def measured(self) -> list[dict[str, str]]:
+        """The metrics of each iteration, without those of the clock."""
+        timed = ("wall_time", "Perf/")
+        return [{tag: value for tag, value in row.items() if not tag.startswith(timed)} for row in self.rows()]
+
     def steps(self, tag: str) -> list[int]:
         """The steps at which a tag has a value."""
         return [int(row["step"]) for row in self.rows() if row[tag]]

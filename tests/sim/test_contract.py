@@ -190,6 +190,7 @@ def describe_all(folder: Path) -> None:
     from simyard.runner.exporting.formats import write_onnx, write_torchscript
     from simyard.runner.isaaclab.environment import fresh_environment
     from simyard.runner.rl import get_library
+    from simyard.runner.rl.networks import Network, inputs_of
 
     register_rich()
     library = get_library("rsl_rl")
@@ -200,10 +201,12 @@ def describe_all(folder: Path) -> None:
         with fresh_environment(task, library, ["physics=newton_mjwarp"], num_envs=4, seed=1, device="cpu") as (env, _):
             base = env.unwrapped
             size, actions = base.single_observation_space["policy"].shape[0], base.single_action_space.shape[0]
-            network = torch.nn.Linear(size, actions).eval()
-            write_onnx(network, size, own / "policy.onnx", {"task": task})
-            write_torchscript(network, size, own / "policy.pt")
-            contract = describe(env, policy, own, task=task, checkpoint_sha256="0" * 64, iteration=7)
+            given = inputs_of(env, policy.observation_groups)
+            network = Network(module=torch.nn.Linear(size, actions).eval(), inputs=given)
+            write_onnx(network, own / "policy.onnx", {"task": task})
+            write_torchscript(network, own / "policy.pt")
+            named = {"task": task, "checkpoint_sha256": "0" * 64, "iteration": 7}
+            contract = describe(env, policy, network, own, ranges={}, **named)
             write_contract(contract, own)
             seen = {"events": events(env), "curriculum": curriculum(env), **dict(seen_of(env, actions))}
             (own / "seen.json").write_text(json.dumps(seen))

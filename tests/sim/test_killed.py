@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from simulated import KILLED_ITERATIONS, Job, Killed, Yard, load, optimizer_steps
+from simulated import KILLED_ITERATIONS, Job, Killed, Yard, assert_same_weights, load, optimizer_steps
 
 from simyard.runner.workload import with_token
 
@@ -51,6 +51,15 @@ def test_one_metrics_file_with_every_iteration_once_results(killed: Killed):
         assert killed.job.steps(tag) == list(range(KILLED_ITERATIONS))
     walls = [float(row["wall_time"]) for row in rows]
     assert walls == sorted(walls)
+
+
+def test_weights_and_metrics_are_those_of_a_training_that_nobody_killed(killed: Killed, unkilled: Job):
+    """The state beside the checkpoint has the simulation, too."""
+    unkilled.assert_whole()
+    assert outcome(killed.job, 2)["start_iteration"] > 1
+    assert not [note for note in killed.job.result["notes"] if "begins anew" in note]
+    assert_same_weights(killed.job.final, unkilled.final)
+    assert killed.job.measured() == unkilled.measured()
 
 
 def test_the_first_attempts_evidence_is_kept_beside(killed: Killed):

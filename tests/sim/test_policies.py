@@ -1,6 +1,5 @@
 """Trained policies on the real simulator: what the bare network gives is what the environment receives."""
 
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +9,8 @@ from helpers import LIBRARIES
 from simulated import Player
 
 from simyard.core.errors import RequestError
-from simyard.runner.rl.inference import as_network, load_policy, require_flat
+from simyard.runner.rl.inference import load_policy
+from simyard.runner.rl.networks import as_network, inputs_of, refuse_normalized_images
 
 pytestmark = pytest.mark.sim
 
@@ -121,8 +121,9 @@ def test_a_memory_ends_with_its_episode(seen: dict[str, Any], library: str):
     assert memory["ended"] == 0
     assert memory["going_on"] > 0
     assert memory["cleared"]
-    code, says = memory["network"]
-    assert (code, "is recurrent" in says) == ("recurrent_policy", True)
+    assert memory["states"] == [["h", 1, 16], ["c", 1, 16]]
+    assert memory["error"] <= CLOSE
+    assert memory["error_not_reset"] > 10 * CLOSE, "the episode's end makes a difference"
 
 
 @pytest.mark.parametrize(
@@ -142,34 +143,51 @@ def test_what_does_not_fit_is_refused(seen: dict[str, Any], case: str, code: str
 
 def environment(observations: Any, actions: Any) -> Any:
     """As much of an environment as the refusals look at."""
-    return SimpleNamespace(
-        unwrapped=SimpleNamespace(single_observation_space={"policy": observations}, single_action_space=actions)
-    )
+    from gymnasium import spaces
+
+    groups = spaces.Dict({"policy": observations, "obs": spaces.Box(-1, 1, (1, 8, 8)), "more": spaces.Box(-1, 1, (2,))})
+    return SimpleNamespace(unwrapped=SimpleNamespace(single_observation_space=groups, single_action_space=actions))
 
 
 @pytest.mark.parametrize(
-    ("shape", "actions", "code", "says"),
+    ("shape", "images", "actions", "code", "says"),
     [
         (
-            (100, 100, 3),
-            lambda spaces: spaces.Box(-1, 1, (2,)),
+            (9, 9, 3),
+            False,
+            "Box",
             "unsupported_observations",
-            r"'policy', a Box of shape \[100",
+            r"'policy', a Box of shape \[9, 9, 3\]; only vectors can",
         ),
-        ((4,), lambda spaces: spaces.Discrete(3), "unsupported_actions", "actions are a Discrete"),
+        ((9, 9), True, "Box", "unsupported_observations", r"a Box of shape \[9, 9\]; only vectors and images can"),
+        ((4,), True, "Discrete", "unsupported_actions", "actions are a Discrete"),
     ],
 )
-def test_only_vectors_are_exported(shape: tuple[int, ...], actions: Callable[[Any], Any], code: str, says: str):
+def test_only_vectors_and_images_are_exported(shape: tuple[int, ...], images: bool, actions: str, code: str, says: str):
     from gymnasium import spaces
 
+    given = spaces.Discrete(3) if actions == "Discrete" else spaces.Box(-1, 1, (2,))
     with pytest.raises(RequestError, match=says) as refused:
-        require_flat(environment(spaces.Box(-1, 1, shape), actions(spaces)), ("policy",))
+        inputs_of(environment(spaces.Box(-1, 1, shape), given), ("policy",), images=images)
     assert refused.value.failure.code == code
+
+
+def test_vectors_share_an_input_and_each_group_of_images_has_its_own():
+    from gymnasium import spaces
+
+    env = environment(spaces.Box(-1, 1, (4,)), spaces.Box(-1, 1, (2,)))
+    inputs = inputs_of(env, ("obs", "more", "policy"), images=True, layout="NCHW")
+    found = [(each.name, each.groups, each.shape, each.layout) for each in inputs]
+    assert found == [("obs", ("more", "policy"), (6,), None), ("obs_image", ("obs",), (1, 8, 8), "NCHW")]
+    with pytest.raises(RequestError, match="normalises the images of 'obs'"):
+        refuse_normalized_images(inputs)
+    with pytest.raises(RequestError, match="sees the observation group 'eyes', which the environment has not"):
+        inputs_of(env, ("eyes",))
 
 
 def test_a_network_that_looks_at_its_values_is_refused():
     with pytest.raises(RequestError, match="cannot be taken out") as refused:
-        as_network(lambda observations: observations if observations.sum() > 0 else -observations)
+        as_network(lambda _, observations: observations if observations.sum() > 0 else -observations)
     assert refused.value.failure.code == "unsupported_policy"
 
 

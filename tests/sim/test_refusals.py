@@ -45,6 +45,12 @@ def check(yard: Yard, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
             {"task": "Isaac-Cartpole-Camera-Direct", "rlLibrary": "sb3"}, "library_without_config",
             "'Isaac-Cartpole-Camera-Direct' has no configuration for rlLibrary 'sb3'.*'rl_games', 'rsl_rl', 'skrl'",
         ),
+        (
+            {"task": "Isaac-Cartpole", "agent": "with_symetry"}, "unknown_agent",
+            r"agent of 'rsl_rl' for task 'Isaac-Cartpole': 'with_symetry'\. Did you mean 'with_symmetry'.*'default', ",
+        ),
+        ({"rlLibrary": "skrl", "agent": "MAPPO"}, "unknown_agent", r"of 'skrl' for task .*'mappo'.*Allowed: 'default'"),
+        ({"agent": "skrl_cfg_entry_point"}, "unknown_agent", "is none of rlLibrary 'rsl_rl'.*set rlLibrary"),
         ({"task": "Isaac-Velocity-Flat-Cassie"}, "assets_missing", r"cassie\.usd.*`simyard assets build`.*ISAACSIM_"),
     ],
 )  # fmt: skip
@@ -149,6 +155,61 @@ def test_the_presets_of_an_id_of_2_x_are_those_of_its_task(check: Callable[..., 
         assert refused.failure.code == "assets_missing", refused
     else:
         assert TABLE[old].partition(" ")[2] in facts.overrides
+
+
+def test_each_agent_has_keys_of_its_own(check: Callable[..., Facts]):
+    mirrored = {**CONFIG, "overrides": ["agent.algorithm.symmetry_cfg.use_mirror_loss=true"]}
+    check(mirrored, task="Isaac-Cartpole", agent="with_symmetry")
+    with pytest.raises(RequestError, match=r"Unknown override key 'agent\.algorithm\.symmetry_cfg\.use_mirror_loss'"):
+        check(mirrored, task="Isaac-Cartpole")
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "says"),
+    [
+        (
+            {"algorithm": {"learning_rat": 1e-3}},
+            "merge",
+            r"'agent\.algorithm\.learning_rat'\. Did you mean '.*\.learning_r",
+        ),
+        (
+            {"save_interval": 5, "num_steps_per_env": 8},
+            "replace",
+            r"lacks agent\.actor\.activation, agent\.actor\.hidden",
+        ),
+    ],
+)
+def test_a_file_that_does_not_fit_the_agents_configuration(
+    check: Callable[..., Facts], tmp_path: Path, content: dict[str, Any], mode: str, says: str
+):
+    file = tmp_path / "agent.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(RequestError, match=says) as refused:
+        check(CONFIG, agentConfig=str(file), agentConfigMode=mode)
+    assert refused.value.failure.code == "bad_agent_config"
+
+
+def test_a_file_changes_the_agent_and_overrides_change_it_further(check: Callable[..., Facts], tmp_path: Path):
+    file = tmp_path / "agent.yaml"
+    file.write_text(
+        "seed: 5\nnum_steps_per_env: 8\nalgorithm: {learning_rate: 1e-4}\n"
+        "actor: {class_name: RNNModel, rnn_type: gru, rnn_hidden_dim: 8, rnn_num_layers: 1}\n"
+    )
+    overrides = ["agent.actor.rnn_hidden_dim=16", "agent.algorithm.learning_rate=0.0001"]
+    facts = check({**CONFIG, "overrides": overrides}, agentConfig=str(file))
+    assert (facts.rollout, facts.agent) == (8, "rsl_rl_cfg_entry_point+agentConfig")
+    assert facts.notes == (
+        "override 'agent.algorithm.learning_rate=0.0001' changes nothing: it is 0.0001 already",
+        "agentConfig: agent.seed not used: simyard sets them",
+    )
+    assert check(CONFIG).rollout == 16  # the next job has the task's own
+
+
+def test_a_class_of_ones_own_must_import(check: Callable[..., Facts]):
+    with pytest.raises(
+        RequestError, match=r"agent\.actor\.class_name is 'nowhere\.net:Actor', which does not import: M"
+    ):
+        check({**CONFIG, "overrides": ["agent.actor.class_name=nowhere.net:Actor"]})
 
 
 def test_a_robot_of_ones_own_must_be_there(check: Callable[..., Facts], tmp_path: Path):

@@ -242,6 +242,7 @@ def _program(folder: Path) -> Iterator[tuple[str, Any]]:
     )
     for scene in ("ground", "empty"):
         yield f"sunk into {scene}", describe(folder / "sunk.urdf", scene)["notes"]
+    yield "exclusions", exclusions(folder / "chain.urdf")
     case = Case(robot=folder / "walker.xml", format="mjcf")
     yield "notes for the report", standard.check(case.job, case.files)[0]
     for name, (text, _) in BAD.items():
@@ -285,6 +286,22 @@ def describe(robot: Path, scene: str = "empty") -> dict[str, Any]:
         "height": float(world.builder.body_q[0][2]),
         "notes": world.notes,
     }
+
+
+def exclusions(robot: Path) -> int:
+    """Return how many pairs of bodies MuJoCo is told of, for a chain of 30 links of which three have a shape."""
+    from simyard.runner.newton.control import read_control
+    from simyard.runner.newton.simulation import _compile, build_world
+
+    shape = '<collision><geometry><sphere radius="0.01"/></geometry></collision>'
+    links = (f'<link name="l{link}">{inertial()}{shape if link % 10 == 0 else ""}</link>' for link in range(30))
+    joints = (
+        f'<joint name="j{link}" type="continuous"><parent link="l{link}"/><child link="l{link + 1}"/></joint>'
+        for link in range(29)
+    )
+    robot.write_text(f'<robot name="chain">{"".join(links)}{"".join(joints)}</robot>')
+    world = build_world(read_control({}), robot, "urdf", scene_id="empty", scene_file=None)
+    return int(_compile(world.builder, robot, world.robot).engine.nexclude)
 
 
 def run_loop(folder: Path) -> tuple[float, float]:
@@ -339,6 +356,11 @@ def test_options_of_a_simulation_are_left_out_and_said(said):
     (note,) = (note for note in said["options.xml"]["notes"] if "options" in note)
     assert "solver = PGS" in note
     assert "timestep = 0.01" in note
+
+
+def test_only_bodies_with_shapes_are_kept_apart(said):
+    """Newton's cost of a pair grows with the links: a robot of 300, most of them frames, took three minutes."""
+    assert said["exclusions"] == 3
 
 
 def test_names_are_those_of_the_file(said):

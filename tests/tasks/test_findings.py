@@ -21,7 +21,10 @@ from simyard.tasks.sessions.pool import Sessions
 pytestmark = pytest.mark.system
 
 FOUND = {
-    "tasks": {"Scenario": ["env_cfg_entry_point", "rsl_rl_cfg_entry_point"], "Scenery": ["env_cfg_entry_point"]},
+    "tasks": {
+        "Scenario": ["env_cfg_entry_point", "rsl_rl_cfg_entry_point", "rsl_rl_tiny_cfg_entry_point"],
+        "Scenery": ["env_cfg_entry_point"],
+    },
     "physics": {"Scenario": ["newton_mjwarp", "ovphysx"]},
     "keys": {
         "Scenario rsl_rl": {
@@ -80,6 +83,11 @@ def test_what_a_check_found_out_refuses_the_next_job_with_the_nearest_names_unti
     Findings(learnt, job(learnt, overrides=["agent.save_interval=3"])).refuse()
     with pytest.raises(RequestError, match=r"'Scenario' has no physics 'kamino'\. It has 'newton', 'physx'\."):
         Findings(learnt, job(learnt, physics="kamino")).refuse()
+    with pytest.raises(RequestError, match=r"for task 'Scenario': 'tinny'\. Did you mean 'tiny'.*'default', 'tiny'"):
+        Findings(learnt, job(learnt, agent="rsl_rl_tinny_cfg_entry_point")).refuse()
+    tiny = job(learnt, agent="rsl_rl_tiny_cfg_entry_point", overrides=["agent.save_intervall=3"])
+    Findings(learnt, tiny).refuse()  # the keys of an agent that nobody has looked at yet
+
     # Each engine has keys of its own, and those of PhysX nobody has looked at yet.
     Findings(learnt, job(learnt, physics="physx", overrides=["agent.save_intervall=3"])).refuse()
 

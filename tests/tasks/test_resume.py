@@ -1,6 +1,8 @@
 """Nothing is lost: an attempt that dies is gone on with, from its last whole checkpoint."""
 
 import csv
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from scenario.play import ITERATIONS, NOTHING, alive, started
 
 from simyard.core.artifacts import kind_of_file, promised
 from simyard.core.errors import Category, Failure
+from simyard.core.files import superfluous_states
 from simyard.core.records import Outcome
 from simyard.core.specs import InputFile, ResumePoint
 from simyard.runner.rl import get_library
@@ -43,6 +46,53 @@ def test_a_killed_simulator_is_gone_on_with_from_its_last_checkpoint(player):
     names = [entry["name"] for entry in left.result["artifacts"]]
     assert "attempts/001/command.stdout.log" in names
     assert "command.stdout.log" in names
+
+
+def spoil(opened, key):
+    """Change an object."""
+    opened.put_bytes(key, b"state 5")
+
+
+def test_the_state_beside_a_checkpoint_comes_with_it(player):
+    spec = player.stage("keep-states; kill at 8 once")
+    assert player.attempt(spec).failure.code == "killed"
+    assert player.attempt(spec) is None
+    left = player.end(spec)
+    assert "it had 'state 6'" in left.result["notes"], "the workload's notes stand in the report"
+    records = json.loads((left.folder / "attempts/001/checkpoints.json").read_text())
+    states = {record["name"]: (left.store.get_bytes(record["state"]["key"]), record["state"]) for record in records}
+    assert {name: text.decode() for name, (text, _) in states.items()} == {
+        f"model_{index}.pt": f"state {index}" for index in (0, 2, 4, 6)
+    }
+    for text, state in states.values():
+        assert (state["sha256"], state["size_bytes"]) == (hashlib.sha256(text).hexdigest(), len(text))
+    again = json.loads((left.folder / "attempts/002/checkpoints.json").read_text())
+    assert all("state" not in record for record in again), "the second attempt kept none"
+    assert not [entry for entry in left.result["artifacts"] if entry["name"].endswith(".state")]
+
+
+@pytest.mark.parametrize(("damage", "said"), [(Store.delete, "There is no"), (spoil, "has the SHA-256 digest")])
+def test_a_checkpoint_that_has_lost_its_state_is_gone_on_with(player, damage, said):
+    spec = player.stage("keep-states; kill at 8 once")
+    assert player.attempt(spec).failure.code == "killed"
+    opened = Store.open(str(player.folder(spec.job_id).parents[1]))
+    damage(opened, JobKeys(spec.job_id).attempt(1).state("model_6.pt.state"))
+    assert player.attempt(spec) is None
+    left = player.end(spec)
+    assert left.outcome(2)["start_iteration"] == 7
+    assert not [note for note in left.result["notes"] if "it had" in note]
+    assert "the state beside the checkpoint is lost" in left.runner_log(2)
+    assert said in left.runner_log(2)
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "kept"),
+    [([1, 1, 1], 3), ([30, 30, 30], 2), ([1, 100], 1), ([100, 1], 1), ([100], 1), ([], 0)],
+    ids=["small", "the newest that fit", "a large newest one", "a large oldest one", "one alone", "none"],
+)
+def test_states_are_kept_while_they_are_few_megabytes(megabytes, kept):
+    sizes = [count << 20 for count in megabytes]
+    assert len(sizes) - superfluous_states(sizes) == kept
 
 
 def test_a_job_that_dies_again_and_again_ends_as_one_chain(player):
@@ -148,6 +198,12 @@ def test_a_job_killed_before_its_first_checkpoint_starts_again(player):
     left.assert_nothing_missing()
     assert left.result["attempts"] == 2
     assert left.outcome(2)["start_iteration"] == 0
+
+
+def test_a_job_whose_checkpoints_need_their_state_goes_on_with_it(player):
+    left = player.play("keep-states; not-resumable; kill at 8 once")
+    left.assert_nothing_missing()
+    assert left.outcome(2)["start_iteration"] == 7
 
 
 def test_a_job_whose_checkpoints_cannot_be_taken_up_starts_again(player):

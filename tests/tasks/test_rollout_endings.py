@@ -243,7 +243,7 @@ FAILURES = [
     ("raise error", "exception", "ValueError: the gripper has no fingers"),
     pytest.param("exit", "exit_called", "sys.exit(0)", marks=pytest.mark.long),
     ("exit at once", "ended_without_result", "exit code 0"),
-    ("import what is not there", "missing_dependency", "a_package_that_nobody_has"),
+    pytest.param("import what is not there", "missing_dependency", "a_package_that_nobody_has", marks=pytest.mark.long),
 ]
 
 
@@ -314,6 +314,7 @@ def test_a_task_that_will_not_end_is_killed(roll):
     assert (left.result["status"], left.error["code"]) == ("failed", "wall_clock_limit")
 
 
+@pytest.mark.long  # a job more; films are made in tests/sim
 def test_a_film_is_promised_where_it_was_asked_for(roll):
     left = roll("Film", video=True)
     assert left.result["status"] == "succeeded", left.error
@@ -329,6 +330,7 @@ def test_a_black_film_is_no_film(roll):
     assert [len(episode) for episode in rows(left)[0]] == [20, 20]
 
 
+@pytest.mark.long  # a job more
 def test_without_a_film_the_reason_is_told(roll):
     left = roll("Task", video=True)
     assert left.error["code"] == "video_impossible"

@@ -17,7 +17,7 @@ from typing import Any
 from simyard.core.errors import RequestError
 from simyard.runner.rl.base import CheckpointFacts, Library, Normalizer, Policy, Progress, Scale, to_int
 from simyard.runner.rl.checkpoints import setting
-from simyard.runner.rl.inference import as_network
+from simyard.runner.rl.networks import OBSERVATIONS, Input, Network, as_network
 
 _LINE = re.compile(r"^update (\d+) of \d+, return (\S+)$")
 _FILE = re.compile(r"policy-(\d+)\.npz")
@@ -49,10 +49,11 @@ class ToyPolicy(Policy):
         with torch.inference_mode():
             self._observations, *_ = self._env.step(self._layer(self._observations["policy"]))
 
-    def network(self) -> Any:
+    def network(self) -> Network:
         """Return the matrix."""
-        layer = self._layer
-        return as_network(lambda observations: layer(observations), layer=layer)
+        module = as_network(lambda network, observations: network.layer(observations), layer=self._layer)
+        given = Input(name=OBSERVATIONS, groups=self.observation_groups, shape=(self._layer.in_features,))
+        return Network(module=module, inputs=(given,))
 
     def normalizer(self) -> Normalizer | None:
         """Return None: it does not normalise."""
