@@ -6,6 +6,7 @@ import json
 import re
 import struct
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from simyard.runner.assets.safe_xml import MOST_DAE_BYTES, elements, tree, write
 
 MESHES = (".dae", ".glb", ".gltf", ".obj", ".off", ".ply", ".stl")
 """Endings of mesh files that Newton's reader takes and that are looked into here."""
+MSH = ".msh"
+"""Ending of MuJoCo's own older meshes, which nobody else reads."""
 MOST_GLTF_BYTES = 128 << 20
 """Of the JSON of a glTF, which may hold its buffers as text."""
 _NO_IMAGE = (
@@ -50,6 +53,35 @@ def is_empty(path: Path) -> bool:
     if path.suffix.lower() == ".stl" and (b"\0" in data[:84] or not data.lstrip().startswith(b"solid")):
         return data[80:84] in (b"", b"\0\0\0\0")  # a binary one counts them
     return not data.startswith((b"\xff\xfe", b"\xfe\xff")) and not re.search(_FACES[path.suffix.lower()], data)
+
+
+def as_obj(path: Path) -> Path:
+    """Write a mesh of MuJoCo's older format as an OBJ beside it, which every reader takes, and return that.
+
+    The format: four counts, of vertices, normals, texture coordinates and faces; then the numbers of each.
+
+    Raises:
+        RequestError: If it is not as long as its counts say, or a face has a vertex that is not there.
+    """
+    copy = path.with_name(f"{path.name}.obj")
+    if copy.exists():
+        return copy
+    data = path.read_bytes()
+    counts = struct.unpack_from("<4i", data) if len(data) >= 16 else (-1,)
+    ends = list(accumulate((16, *(4 * size * count for size, count in zip((3, 3, 2, 3), counts, strict=False)))))
+    if min(counts) < 0 or ends[-1] != len(data):
+        raise _no_msh(path, f"has {len(data):,} bytes, and its counts {counts} ask for {ends[-1]:,}")
+    lines = [f"v {x!r} {y!r} {z!r}" for x, y, z in struct.iter_unpack("<3f", data[16 : ends[1]])]
+    for face in struct.iter_unpack("<3i", data[ends[3] :]):
+        if not 0 <= min(face) <= max(face) < counts[0]:
+            raise _no_msh(path, f"has a face of the vertices {face}, and {counts[0]:,} vertices")
+        lines.append("f {} {} {}".format(*(vertex + 1 for vertex in face)))
+    copy.write_text("\n".join([*lines, ""]), encoding="ascii")
+    return copy
+
+
+def _no_msh(path: Path, what: str) -> RequestError:
+    return RequestError(f"{path.name!r} {what}.", code="asset_unreadable", advice="Export it again, as OBJ or STL.")
 
 
 # --- text: Wavefront and PLY ----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simyard.core.errors import RequestError
-from simyard.runner.assets.mesh_files import MESHES
+from simyard.runner.assets.mesh_files import MESHES, MSH, as_obj
 from simyard.runner.assets.references import Folder, Reference, address_fault
 from simyard.runner.assets.safe_xml import bad_xml, elements, tree, write_tree
 
@@ -73,6 +73,10 @@ def settle_mjcf(path: Path, folder: Folder) -> list[Path]:
                 if target is None:
                     _leave_out(holder, element, reference.text)
                     break
+                if element.tag == "mesh" and target.suffix.lower() == MSH:
+                    element.attrib.setdefault("name", target.stem)
+                    element.attrib.pop("content_type", None)
+                    target = as_obj(target)
                 element.set(name, Path(os.path.relpath(target, path.parent)).as_posix())
                 found.append(target)
     if not plain or ET.tostring(root) != before:
@@ -151,7 +155,7 @@ def _reference(
     tags = (element.tag, "mesh") if element.tag == "texture" else (element.tag,)
     options = [(file.parent, place.path(tag, text)) for tag in tags for file in files for place in places]
     base, path = next((option for option in options if folder.has(option[0] / option[1])), options[0])
-    endings = MJCF if element.tag == "model" else MESHES if element.tag == "mesh" else ()
+    endings = MJCF if element.tag == "model" else (*MESHES, MSH) if element.tag == "mesh" else ()
     return Reference(text=path, base=base, endings=endings)
 
 

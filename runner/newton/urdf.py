@@ -25,6 +25,8 @@ from simyard.runner.newton.reading import UNLIMITED, Reading, listed, set_limits
 
 _TYPES = ("revolute", "continuous", "prismatic", "fixed", "floating", "planar")
 _WITH_AXIS = ("revolute", "continuous", "prismatic", "planar")
+_HELD = 1e-5
+"""Radians or metres that a joint has whose limits are the same."""
 _NUMBERS = {
     ("origin", "xyz"): 3,
     ("origin", "rpy"): 3,
@@ -85,7 +87,7 @@ def tidy_urdf(path: Path) -> Tidied:
     _check_tree(path, links, joints)
 
     # Each joint.
-    names = {joint.get("name") for joint in joints}
+    names = {joint.get("name") for joint in joints if joint.get("type") != "fixed"}
     unlimited, speeds, notes, endless = set[str](), dict[str, float](), list[str](), list[str]()
     for joint in joints:
         label, kind, limit = joint.get("name", ""), joint.get("type"), joint.find("limit")
@@ -96,13 +98,17 @@ def tidy_urdf(path: Path) -> Tidied:
         elif kind in ("revolute", "prismatic") and limit is not None:
             for side in ("lower", "upper"):
                 limit.set(side, limit.get(side, "0"))  # the format's default
+            if float(limit.get("lower", "0")) == (only := float(limit.get("upper", "0"))):  # the engine needs a range
+                limit.set("upper", repr(only + _HELD))
+                notes.append(f"joint {label!r} is held where it is: both its limits are {only:g}")
         if kind == "continuous":
             unlimited.add(label)
             if low is not None or high is not None:
                 notes.append(f"joint {label!r} is continuous, so that its limits {low} to {high} mean nothing")
         mimic = joint.find("mimic")
         if mimic is not None and mimic.get("joint") not in names:
-            notes.append(f"joint {label!r} mimics {mimic.get('joint')!r}, which is none, so that it moves by itself")
+            leader = mimic.get("joint")
+            notes.append(f"joint {label!r} mimics {leader!r}, which is none that moves, so that it moves by itself")
             joint.remove(mimic)
         if limit is not None and kind != "fixed" and 0 < float(limit.get("velocity") or 0) < UNLIMITED:
             speeds[label] = float(limit.get("velocity") or 0)

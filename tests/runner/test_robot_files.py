@@ -334,6 +334,41 @@ def test_a_mesh_without_a_face_is_left_out_and_said(name, mesh, tmp_path):
     assert not list(ET.parse(main).iter("mesh"))
 
 
+def msh(*numbers, counts=(4, 0, 0, 4)):
+    """Return a mesh of MuJoCo's older format: a tetrahedron, and what else is given."""
+    points = (0.0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0.1)
+    faces = numbers or (0, 2, 1, 0, 1, 3, 0, 3, 2, 1, 2, 3)
+    return struct.pack(f"<4i12f{len(faces)}i", *counts, *points, *faces)
+
+
+def test_a_mesh_of_mujocos_older_format_is_one_that_every_reader_takes(tmp_path):
+    model = '<mujoco><asset><mesh file="wing.msh"/></asset></mujoco>'
+    robot = bundle(tmp_path / "r.zip", {"r.xml": model, "wing.msh": msh(), "wing.obj": "another"})
+    copy = main_file(robot, "mjcf", tmp_path / "out")
+    (mesh,) = ET.parse(copy).iter("mesh")
+    assert mesh.attrib == {"name": "wing", "file": "wing.msh.obj"}
+    lines = (copy.parent / mesh.attrib["file"]).read_text().splitlines()
+    assert lines[3:6] == [f"v 0.0 0.0 {struct.unpack('f', struct.pack('f', 0.1))[0]!r}", "f 1 3 2", "f 1 2 4"]
+    assert len(lines) == 8
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (b"", "0 bytes"),
+        (msh()[:-1], "111 bytes, and its counts .* ask for 112"),
+        (msh(counts=(4, 0, 0, -1)), "its counts"),
+        (msh(counts=(2**31 - 1, 0, 0, 4)), "its counts"),
+        (msh(*[0, 1, 4] * 4), r"vertices \(0, 1, 4\), and 4 vertices"),
+    ],
+    ids=["empty", "cut off", "below 0", "huge", "no such vertex"],
+)
+def test_a_mesh_of_mujocos_older_format_that_is_none(data, match, tmp_path):
+    model = '<mujoco><asset><mesh file="wing.msh"/></asset></mujoco>'
+    robot = bundle(tmp_path / "r.zip", {"r.xml": model, "wing.msh": data})
+    refused(robot, "mjcf", tmp_path / "out", match, "asset_unreadable")
+
+
 def test_names_with_a_prefix_are_taken_out_whether_or_not_something_declares_them(tmp_path):
     """Readers stumble over the one kind, and a default namespace makes every element another's."""
     text = urdf().replace('<link name="a">', '<gz:a><link name="z"/></gz:a><link name="a" drake:x="2">')

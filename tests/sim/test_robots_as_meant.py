@@ -148,6 +148,12 @@ GOOD: dict[str, str] = {
     "negative.urdf": urdf(inertial(ixx=-0.01)),
     "point.urdf": urdf(inertial(ixx=0, iyy=0, izz=0)),
     "mimic.urdf": urdf(limit='<limit lower="-1" upper="1" effort="5" velocity="0"/><mimic joint="gone"/>'),
+    "held.urdf": urdf(limit='<limit lower="0.5" upper="0.5" effort="0" velocity="0"/>'),
+    "mimics fixed.urdf": urdf(
+        limit='<limit lower="-1" upper="1" effort="5" velocity="0"/><mimic joint="j2"/>',
+        more=f'<link name="c">{inertial()}</link>'
+        '<joint name="j2" type="fixed"><parent link="b"/><child link="c"/></joint>',
+    ),
     "flat.urdf": urdf(f'{inertial()}<collision><geometry><mesh filename="parts/flat.obj"/></geometry></collision>'),
     "point shape.urdf": urdf(
         f'{inertial()}<collision><geometry><sphere radius="0.0"/></geometry></collision>'
@@ -356,6 +362,14 @@ def test_options_of_a_simulation_are_left_out_and_said(said):
     (note,) = (note for note in said["options.xml"]["notes"] if "options" in note)
     assert "solver = PGS" in note
     assert "timestep = 0.01" in note
+
+
+def test_joints_that_cannot_move_refuse_no_robot(said):
+    (low, high), notes = said["held.urdf"]["limits"][0], said["held.urdf"]["notes"]
+    assert low == pytest.approx(0.5)
+    assert low < high < 0.5001
+    assert "joint 'j1' is held where it is: both its limits are 0.5" in notes
+    assert "mimics 'j2', which is none that moves" in said["mimics fixed.urdf"]["notes"][0]
 
 
 def test_only_bodies_with_shapes_are_kept_apart(said):
