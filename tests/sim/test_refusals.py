@@ -175,7 +175,7 @@ def test_each_agent_has_keys_of_its_own(check: Callable[..., Facts]):
         (
             {"save_interval": 5, "num_steps_per_env": 8},
             "replace",
-            r"lacks agent\.actor\.activation, agent\.actor\.hidden",
+            r"lacks agent\.actor\.activation, agent\.actor\.distribution",
         ),
     ],
 )
