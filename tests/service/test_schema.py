@@ -3,18 +3,33 @@
 import itertools
 import json
 import random
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import pytest
+import records
 import schemathesis
-from helpers import HANG_S
+from helpers import HANG_S, wait_until
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import FlakyStrategyDefinition
+from scenario import play
 from serving import Service
 from test_jobs_api import ROLLOUT, RUN, TRAINING
 
 KNOWN = (200, 201, 202, 204, 206, 400, 401, 402, 403, 404, 405, 409, 413, 415, 416, 422, 429)
+
+
+@pytest.fixture(scope="module")
+def service(make_site: Callable[..., Service], tmp_path_factory: pytest.TempPathFactory) -> Service:
+    """A service whose simulator has one task, and says so at once: the real one reads its own for half a minute."""
+    tasks = {"SCENARIO_TASKS": json.dumps([records.task("Isaac-Ant")])}
+    asked = {"SCENARIO_ASKED": str(tmp_path_factory.mktemp("schema") / "asked")}
+    made = make_site(**play.ENVIRONMENT, **tasks, **asked)
+    made.start()
+    key = made.key("first")
+    wait_until(lambda: made.call("GET", "/v1/tasks", key=key).status == 200, HANG_S, "the reading of the tasks")
+    return made
 
 
 @pytest.mark.parametrize("examples", [3, pytest.param(15, marks=pytest.mark.long)])
