@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Callable, Iterator
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Collection, Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -139,17 +140,24 @@ def _header(path: Path) -> Iterator[str]:
 def _dae(path: Path, folder: Folder) -> list[Path]:
     """Take every name of a texture for a path, as Newton does with those that are no ids."""
     found: list[Path] = []
-    left_out = set()
+    left_out, surfaces, sampled = set(), set(), set()
     for element in elements(path, MOST_DAE_BYTES, texts=("init_from", "ref", "source")):
         text = element.attributes.get("texture", "") if element.tag == "texture" else element.text.strip()
+        if element.tag == "newparam":
+            surfaces.add(element.attributes.get("sid", ""))
+        elif element.tag == "source" and text:
+            sampled.add(text)
         if text:
             target = folder.look(Reference(text=text, base=path.parent), path, guess=True)
             if target is None:
                 left_out.add(text)
             elif target != path:
                 found.append(target)
-    if left_out:
+    broken = sampled - surfaces
+    if left_out or broken:
         root, _ = tree(path, MOST_DAE_BYTES, foreign=True)
+        for name in _without_looks(root, broken):
+            folder.note(f"the material {name!r} of {folder.name(path)!r} samples a surface that is not there: no look")
         for each in root.iter():
             if each.text and each.text.strip() in left_out:
                 each.text = LEFT_OUT
@@ -157,6 +165,28 @@ def _dae(path: Path, folder: Folder) -> list[Path]:
                 each.set("texture", LEFT_OUT)
         write_tree(root, path)
     return found
+
+
+def _without_looks(root: ET.Element, broken: Collection[str]) -> list[str]:
+    """Take materials that sample missing surfaces off the geometry: a reader drops both. Return their names."""
+
+    def all_of(tag: str, below: ET.Element = root) -> Iterator[ET.Element]:
+        return (each for each in below.iter() if str(each.tag).rpartition("}")[2] == tag)
+
+    def samples(effect: ET.Element) -> bool:
+        return any((source.text or "").strip() in broken for source in all_of("source", effect))
+
+    effects = {f"#{effect.get('id')}" for effect in all_of("effect") if samples(effect)}
+    materials = {
+        f"#{material.get('id')}": material.get("name") or material.get("id") or ""
+        for material in all_of("material")
+        if any(each.get("url") in effects for each in all_of("instance_effect", material))
+    }
+    for holder in list(root.iter()):
+        for bound in list(holder):
+            if str(bound.tag).endswith("instance_material") and bound.get("target") in materials:
+                holder.remove(bound)
+    return sorted(materials.values())
 
 
 def _gltf(path: Path, folder: Folder) -> list[Path]:

@@ -334,6 +334,28 @@ def test_a_mesh_without_a_face_is_left_out_and_said(name, mesh, tmp_path):
     assert not list(ET.parse(main).iter("mesh"))
 
 
+UNSURFACED = """<COLLADA>
+<library_effects>
+<effect id="red"><profile_COMMON><newparam sid="s"/><sampler2D><source>s</source></sampler2D></profile_COMMON></effect>
+<effect id="wood"><profile_COMMON><newparam sid="t"/><sampler2D><source>u</source></sampler2D></profile_COMMON></effect>
+</library_effects>
+<library_materials>
+<material id="r"><instance_effect url="#red"/></material><material id="w"><instance_effect url="#wood"/></material>
+</library_materials>
+<triangles/><instance_material symbol="r" target="#r"/><instance_material symbol="w" target="#w"/>
+</COLLADA>"""
+
+
+def test_a_material_that_samples_a_missing_surface_does_not_cost_the_mesh(tmp_path):
+    """Readers of COLLADA leave out whatever is bound to such a material."""
+    notes = []
+    path = bundle(tmp_path / "r.zip", {"a.urdf": urdf("m.dae"), "m.dae": UNSURFACED.encode()})
+    main_file(path, "urdf", tmp_path / "robot", note=notes.append)
+    assert notes == ["the material 'w' of 'm.dae' samples a surface that is not there: no look"]
+    (copy,) = (tmp_path / "robot").rglob("m.dae")
+    assert [each.get("target") for each in ET.parse(copy).iter("instance_material")] == ["#r"]
+
+
 def msh(*numbers, counts=(4, 0, 0, 4)):
     """Return a mesh of MuJoCo's older format: a tetrahedron, and what else is given."""
     points = (0.0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0.1)
