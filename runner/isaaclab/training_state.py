@@ -67,7 +67,7 @@ class Keeper:
     def save(self, checkpoint: Path, env: Any, own: Mapping[str, Any]) -> None:
         """Write the state that belongs to a checkpoint, which is about to be written; a training never fails of it."""
         if not self._has_begun:  # a runner of the user's own, say
-            self._note_once(f"{ANEW}: the library does not say when it begins; no state is kept either")
+            self._note_once("no state is kept beside checkpoints, nor taken up: the runner does not say when it begins")
             return
         path = checkpoint.with_name(checkpoint.name + STATE_SUFFIX)
         try:

@@ -70,7 +70,7 @@ def undrawn(yard: Yard, trained: Callable[[str], Job], trained_blind: Job) -> Jo
 @pytest.fixture(scope="session")
 def killed(yard: Yard, undrawn: Job) -> Killed:
     """A training whose simulator was killed after some checkpoints."""
-    pattern = "*/001-*/work/logs/rsl_rl/*/*/model_5.pt"
+    pattern = "*/001-*/work/logs/rsl_rl/*/*/model_15.pt"
     return kill_simulator(lambda: yard.train(*KILLED_SETTINGS, **NO_EGL), yard.home / "work", pattern)
 
 
