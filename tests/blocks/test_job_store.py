@@ -75,6 +75,7 @@ def test_a_block_with_a_url_is_saved_loaded_and_used(s3_server):
     assert SECRET not in repr(loaded) + str(loaded) + repr(store) + str(store)
 
 
+@pytest.mark.long  # a block more
 def test_a_block_opens_from_async_code_too(s3_server):
     block(s3_server).save("async")
 
@@ -104,6 +105,7 @@ def test_a_block_around_a_bucket_block(s3_server, saved):
     assert SECRET not in repr(store)
 
 
+@pytest.mark.long  # a block more; test_a_block_around_a_bucket_block has one of a bucket
 def test_a_bucket_block_with_minio_credentials(s3_server):
     from prefect_aws import MinIOCredentials, S3Bucket
     from prefect_aws.client_parameters import AwsClientParameters
@@ -131,7 +133,7 @@ def test_a_bucket_block_that_assumes_a_role(s3_server, monkeypatch):
 ENCRYPTED = {"sse": "aws:kms", "sse_kms_key_id": "key-1", "sse_bucket_key": True}
 
 
-@pytest.mark.parametrize("around_a_bucket", [False, True], ids=["url", "bucket"])
+@pytest.mark.parametrize("around_a_bucket", [pytest.param(False, marks=pytest.mark.long), True], ids=["url", "bucket"])
 def test_a_block_says_how_objects_are_encrypted(s3_server, around_a_bucket):
     if around_a_bucket:
         made = blocks.JobStore(bucket=bucket_block(s3_server, folder="sse"), **ENCRYPTED)

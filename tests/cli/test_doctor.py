@@ -212,7 +212,11 @@ def test_containers_that_reach_neither_the_server_nor_the_folder(examine, deploy
     ("words", "shared"),
     [
         ((), "the worker's user and its files"),
-        (("--type", "docker", "--image", "somewhere/simyard:3.0"), "the auth string of the Prefect server"),
+        pytest.param(
+            ("--type", "docker", "--image", "somewhere/simyard:3.0"),
+            "the auth string of the Prefect server",
+            marks=pytest.mark.long,
+        ),
         (("--type", "ecs", "--image", "somewhere/simyard:3.0"), "the caches of compiled code"),
     ],
     ids=["process", "docker", "ecs"],

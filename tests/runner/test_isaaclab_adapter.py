@@ -73,6 +73,7 @@ replay_on_cpu()
 """
 
 
+@pytest.mark.long  # Newton imported anew; tests/sim has the replay
 @pytest.mark.system  # the import takes seconds
 def test_solvers_of_a_newton_that_is_imported_later_are_replayed():
     done = subprocess.run([sys.executable, "-c", REPLAYED], capture_output=True, text=True, timeout=HANG_S, check=False)

@@ -203,6 +203,7 @@ def test_isaac_sim_does_not_start_before_its_licence_is_accepted(tmp_path, monke
     assert "SIMYARD_ACCEPT_NVIDIA_EULA=on" in failure.advice
 
 
+@pytest.mark.long  # a job more; test_kit.py has the licence
 def test_a_site_may_accept_the_licence_for_all_jobs(tmp_path, monkeypatch):
     monkeypatch.setenv("SIMYARD_ACCEPT_NVIDIA_EULA", "on")
     result, _ = train(tmp_path, computeConfig={"gpusPerNode": 0})

@@ -101,6 +101,7 @@ def test_fewer_than_expected_is_an_error(script):
     assert not list(script.parent.glob("*.json"))
 
 
+@pytest.mark.long  # seconds of waiting; test_two_machines_are_one_world has the meeting
 def test_a_machine_that_hears_nobody_says_so_in_time(script):
     # As torchrun starts the only rank of the first of two machines; the second never comes.
     env = {

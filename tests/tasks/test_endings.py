@@ -191,7 +191,9 @@ def test_retries_end_at_some_time(player):
     ("scenario", "because"),
     [
         pytest.param("family; hang at end", "hang_in_close", id="a hang, after the grace"),
-        pytest.param("warn at 2; note at 3; kill at end", None, id="a crash, after known warnings"),
+        pytest.param(
+            "warn at 2; note at 3; kill at end", None, id="a crash, after known warnings", marks=pytest.mark.long
+        ),
         pytest.param("crash at end", None, id="an exception", marks=pytest.mark.long),
     ],
 )
