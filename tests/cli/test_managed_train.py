@@ -63,7 +63,6 @@ def test_a_run_leaves_a_chain_of_checkpoints_and_everything_they_came_from(loop)
 
 
 @pytest.mark.long  # test_killed_again… kills a trainer
-@pytest.mark.long  # test_killed_again… kills a trainer
 def test_a_trainer_that_fails_is_called_again_and_the_policy_that_ends_the_run_is_named(loop):
     run = loop(iterations=4, parallel=1, how={"1": "fail once"}, success_criteria={"metric": "score", "target": 2})
     assert (run.result["status"], run.result["ended_by"]) == ("succeeded", "target")
@@ -108,7 +107,6 @@ def test_pause_resume_and_cancel_from_another_terminal(loop):
     assert "has canceled" in refused.stderr
 
 
-@pytest.mark.long  # test_pause_resume_and_cancel… cancels one that is driven
 @pytest.mark.long  # test_pause_resume_and_cancel… cancels one that is driven
 def test_a_run_that_nobody_drives_is_canceled_at_once(loop):
     with loop.running(iterations=9, parallel=1, how={"1": "sleep 20"}) as (run, process):
@@ -196,7 +194,6 @@ def simulators(machine):
     return found
 
 
-@pytest.mark.long  # that one drives alone is shown without commands
 def test_a_second_process_does_not_drive_the_same_run(loop):
     with loop.running(iterations=9, parallel=1, how={"1": "sleep 20"}) as (run, process):
         run.wait_for("trainer.started")

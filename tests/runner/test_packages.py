@@ -313,7 +313,6 @@ def wrapper(tmp_path, monkeypatch):
 
 
 @pytest.mark.long  # an environment more
-@pytest.mark.long  # an environment more
 @pytest.mark.parametrize("with_setup_py", [False, True])
 def test_pip_where_there_is_no_uv(with_setup_py, job, wrapper):
     files = {"my_env/__init__.py": ""}

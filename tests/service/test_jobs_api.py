@@ -817,7 +817,6 @@ def test_it_is_not_ready_without_prefect_and_says_so(make_site: Callable[..., Se
 
 
 @pytest.mark.long  # seconds of waiting; test_it_is_not_ready_without_prefect… has one that is away
-@pytest.mark.long  # seconds of waiting; test_it_is_not_ready_without_prefect… has one that is away
 def test_one_look_at_a_prefect_that_hangs_is_for_all_who_ask(make_site: Callable[..., Service]) -> None:
     """It takes no thread of those who want something else, and none of the service's many jobs is looked at."""
     with socket.socket() as hung:

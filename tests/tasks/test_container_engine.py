@@ -120,7 +120,6 @@ def test_python_runs_with_the_entrypoint_as_given(engine, podman, call):
 
 
 @pytest.mark.long  # a container more; test_reads_its_input… has one from its start to its end
-@pytest.mark.long  # a container more; test_reads_its_input… has one from its start to its end
 def test_the_images_own_entrypoint_takes_the_arguments(engine, podman, call):
     plain = podman.client.containers.create(podman.busybox, ["true"])
     plain.commit("localhost/simyard-own", "1", changes='ENTRYPOINT ["echo", "own"]')
@@ -148,14 +147,12 @@ def test_environment_limits_and_lack_of_privileges_arrive(engine, podman, call):
 
 
 @pytest.mark.long  # the engine's own rule
-@pytest.mark.long  # the engine's own rule
 def test_more_cpus_than_the_machine_has_are_all_of_them(engine, podman, call):
     made = call("true", cpus=10_000.0)
     assert ended(engine.start(made)) == Exit(code=0)
     assert podman.client.containers.get(made.name).attrs["HostConfig"]["NanoCpus"] == os.cpu_count() * 10**9
 
 
-@pytest.mark.long  # that limits arrive is shown by test_environment_limits…
 @pytest.mark.long  # that limits arrive is shown by test_environment_limits…
 def test_it_is_killed_at_its_memory_limit_which_is_named_as_the_reason(engine, podman, call):
     end = ended(engine.start(call(argv=("tail", "/dev/zero"))))
@@ -173,7 +170,6 @@ def test_output_can_be_read_while_it_runs(engine, call):
     trainer.end(0)
 
 
-@pytest.mark.long  # test_output_can_be_read… has a few lines
 @pytest.mark.long  # test_output_can_be_read… has a few lines
 @pytest.mark.parametrize("lines", [10_000, 50_000])
 def test_a_lot_of_output_is_complete(engine, call, lines):
@@ -216,7 +212,6 @@ def test_a_call_whose_starter_died_ends_with_it(engine, podman, call, runs):
 
 
 @pytest.mark.long  # test_a_call_whose_starter_died… ends one likewise
-@pytest.mark.long  # test_a_call_whose_starter_died… ends one likewise
 def test_what_is_left_of_a_call_is_ended_first(engine, podman, call):
     made = call("echo new")
     old = podman.client.containers.run(made.image, ["sleep", "600"], name=made.name, detach=True)
@@ -225,7 +220,6 @@ def test_what_is_left_of_a_call_is_ended_first(engine, podman, call):
     assert podman.client.containers.get(made.name).id != old.id
 
 
-@pytest.mark.long  # a kill at one moment more
 @pytest.mark.long  # a kill at one moment more
 def test_a_container_that_was_never_started_is_made_again(engine, podman, call):
     made = call("echo new")
@@ -321,7 +315,6 @@ def test_a_container_that_somebody_removed_is_a_failure_of_the_machine(engine, p
     assert failed.value.failure.category is Category.INFRA
 
 
-@pytest.mark.long  # test_an_engine_that_stays_silent… has the watch
 @pytest.mark.long  # test_an_engine_that_stays_silent… has the watch
 def test_an_engine_that_is_silent_for_a_moment_loses_nothing(engine, podman, call):
     trainer = ContainerEngine(silence_s=12).start(call("sleep 2; exit 5"))

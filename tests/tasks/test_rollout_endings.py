@@ -315,7 +315,6 @@ def test_a_task_that_will_not_end_is_killed(roll):
 
 
 @pytest.mark.long  # a job more; films are made in tests/sim
-@pytest.mark.long  # a job more; films are made in tests/sim
 def test_a_film_is_promised_where_it_was_asked_for(roll):
     left = roll("Film", video=True)
     assert left.result["status"] == "succeeded", left.error
@@ -331,7 +330,6 @@ def test_a_black_film_is_no_film(roll):
     assert [len(episode) for episode in rows(left)[0]] == [20, 20]
 
 
-@pytest.mark.long  # a job more
 @pytest.mark.long  # a job more
 def test_without_a_film_the_reason_is_told(roll):
     left = roll("Task", video=True)
