@@ -636,8 +636,9 @@ class Store:
         if self._root:
             folder = self._root / prefix
             with on_disk("delete", folder):
-                if folder.is_dir():
-                    shutil.rmtree(folder)
+                while folder.is_dir():
+                    with suppress(FileNotFoundError):  # somebody else deletes it at this moment
+                        shutil.rmtree(folder)
             return
         keys = [entry.key for entry in self.list(prefix)]
         if keys:

@@ -279,6 +279,8 @@ class RlGames(Library):
 
             def reset_and_begin(agent: Any) -> Any:
                 observations = reset(agent)
+                # Its first update gives the mean a side more, and only then can the mean be read.
+                agent.game_rewards.mean = agent.game_rewards.mean.reshape(1, -1)
                 keeper.begin(agent.vec_env.env, own(agent))
                 return observations
 

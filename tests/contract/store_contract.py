@@ -357,6 +357,13 @@ class StoreContract:
         with pytest.raises(RequestError, match="prefix to delete is empty"):
             store.delete_prefix("")
 
+    def test_several_may_delete_one_folder_at_once(self, store):
+        for number in range(40):
+            store.put_bytes(f"a/{number % 8}/{number}", b"")
+        with ThreadPoolExecutor(6) as threads:
+            assert list(threads.map(store.delete_prefix, ["a"] * 6)) == [None] * 6
+        assert store.list() == []
+
     # Copies
 
     def test_a_copy_is_independent(self, store, place):

@@ -536,7 +536,7 @@ Forge = Callable[[Yard, str], str]
 @pytest.mark.parametrize(
     ("forge", "status", "says"),
     [
-        (lambda y, j: y.forged(keys.new_job_id(), key=y.api_key), 404, "another job"),
+        (lambda y, j: y.forged(keys.new_job_id(), key=y.api_key), 404, "for another page"),
         (lambda y, j: y.forged(j, key=y.api_key, seconds=-1), 404, "expired"),
         (lambda y, j: y.forged(j, key=y.api_key, purpose="download"), 404, "something else"),
         (lambda y, j: seal(b"x" * 32, "page", 60, key_id=y.api_key.key_id, job_id=j), 404, "none of this service"),
