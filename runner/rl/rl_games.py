@@ -272,15 +272,17 @@ class RlGames(Library):
         from rl_games.algos_torch.a2c_discrete import DiscreteA2CAgent  # type: ignore[import-untyped]
 
         def own(agent: Any) -> dict[str, Any]:
-            return {"rewards": agent.game_rewards, "lengths": agent.game_lengths}
+            shaped = agent.game_shaped_rewards
+            return {"rewards": agent.game_rewards, "shaped_rewards": shaped, "lengths": agent.game_lengths}
 
         def watched(cls: Any) -> AbstractContextManager[None]:
             reset, save = cls.env_reset, cls.save
 
             def reset_and_begin(agent: Any) -> Any:
                 observations = reset(agent)
-                # Its first update gives the mean a side more, and only then can the mean be read.
-                agent.game_rewards.mean = agent.game_rewards.mean.reshape(1, -1)
+                # Its first update gives such a mean a side more, without which it is not read.
+                for meter in (agent.game_rewards, agent.game_shaped_rewards):
+                    meter.mean = meter.mean.reshape(1, -1)
                 keeper.begin(agent.vec_env.env, own(agent))
                 return observations
 

@@ -113,9 +113,8 @@ def test_the_evidence_can_be_read(job: Job, library: str):
     assert "seed: 1\n" in env
     assert "seed: 1\n" in agent
     versions = job.json("versions.json")
-    assert versions["simulator"] == {
-        "isaaclab": "3.0.0", "flavor": "api", "device": "cpu", "physics": "newton", "agent": f"{library}_cfg_entry_point"
-    }  # fmt: skip
+    own = {"isaaclab": "3.0.0", "flavor": "api", "device": "cpu", "physics": "newton"}
+    assert versions["simulator"] == {**own, "agent": f"{library}_cfg_entry_point"}
     assert {"torch", "newton", "python"} <= set(versions["packages"])
     telemetry = job.rows("telemetry.csv")
     assert telemetry
