@@ -247,6 +247,7 @@ def test_cancel_withdraws_an_attempt_that_waits_for_a_worker(
     assert api.state(run["id"])["type"] == "CANCELLED"
 
 
+@pytest.mark.long  # a job more in a pool; test_a_cancel_in_the_store… and the cancels by command end one likewise
 def test_canceling_the_flow_run_ends_a_job_in_the_worker(
     deployed: Server, real_pool: Pool, simyard: CommandLine, store: Path, api: Api
 ) -> None:

@@ -370,6 +370,7 @@ def test_a_process_that_has_grown_is_replaced(machine):
     assert alive([first.pid]) == []
 
 
+@pytest.mark.long  # a process more
 def test_a_warm_up_with_films_draws_the_task_too(machine):
     machine.start(Bounds(jobs=1), warm_up="look", video=True)
     (folder, state) = kept_sessions(machine.site.sessions_folder)[0]

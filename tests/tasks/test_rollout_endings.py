@@ -274,6 +274,7 @@ def test_a_task_that_records_nothing_has_not_succeeded(roll):
     assert "context.recorder" in left.error["advice"]
 
 
+@pytest.mark.long  # a job more
 def test_a_task_may_write_its_own_store(roll):
     left = roll("Own")
     assert left.result["status"] == "succeeded", left.error

@@ -262,6 +262,7 @@ def test_a_process_serves_as_many_jobs_as_it_may(other_machine):
     assert alive([first.pid]) == []
 
 
+@pytest.mark.long  # a process more; test_a_process_serves_as_many_jobs_as_it_may has the replacement
 def test_a_process_that_has_grown_serves_no_other_job(other_machine):
     machine = other_machine(Bounds(memory_bytes=1000))
     left = machine.run()
