@@ -186,6 +186,7 @@ def test_what_a_pool_lacks_is_mended_by_the_line_that_is_printed(examine, call, 
         assert client.read_work_pool(pool).base_job_template == template
 
 
+@pytest.mark.long  # a pool more; test_what_a_pool_lacks… has one
 def test_the_line_that_mends_a_pool_shows_no_values_of_its_environment(examine, call, deployed, prefect_server):
     env = 'env={"AWS_SECRET_ACCESS_KEY": "hunter2"}'
     pool = deployed("secretive", "--type", "docker", "--image", "somewhere/simyard:3.0", "--set", env)
@@ -198,6 +199,7 @@ def test_the_line_that_mends_a_pool_shows_no_values_of_its_environment(examine, 
     assert call(*shlex.split(checks["queues"]["fix"])[1:]).exit_code == 2
 
 
+@pytest.mark.long  # a pool more; test_what_a_pool_lacks… has one
 def test_containers_that_reach_neither_the_server_nor_the_folder(examine, deployed):
     pool = deployed("boxes", "--type", "docker", "--image", "somewhere/simyard:3.0")
     _, checks = examine("--pool", pool)
@@ -208,6 +210,7 @@ def test_containers_that_reach_neither_the_server_nor_the_folder(examine, deploy
     assert "docker image inspect somewhere/simyard:3.0" in checks["image"]["fix"]
 
 
+@pytest.mark.long  # a pool more; test_what_a_pool_lacks… has one
 @pytest.mark.parametrize(
     ("words", "shared"),
     [
@@ -233,6 +236,7 @@ def test_what_projects_share_is_said_where_there_are_several(examine, deployed, 
     assert "docs/security.md" in checks["projects"]["fix"]
 
 
+@pytest.mark.long  # a pool more; test_what_a_pool_lacks… has one
 @pytest.mark.parametrize(
     ("kind", "command"),
     [("kubernetes", "kubectl --namespace default run"), ("ecs", "docker manifest inspect")],

@@ -151,6 +151,7 @@ def test_a_session_from_its_start_to_its_end(tmp_path, store, flow_host):
     wait_until(lambda: play.running_below(tmp_path) == [], HANG_S, "the end of its processes")
 
 
+@pytest.mark.long  # test_head_start.py has the start before the flow
 def test_in_a_kept_session_a_job_begins_before_its_flow_and_is_canceled_in_good_order(
     simyard, prefect_server, tmp_path, store
 ):

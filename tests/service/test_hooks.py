@@ -132,6 +132,7 @@ def test_another_hook_may_have_the_same_delivery_id(service: Service) -> None:
     assert len({answer.json["flow_run_id"] for answer in answers}) == 2
 
 
+@pytest.mark.long  # two services more
 def test_the_same_delivery_is_the_same_flow_run_whichever_copy_gets_it(service: Service, deployments: Server) -> None:
     first = send(service, "typed", {"id": JOB}, delivery="once")
     again = send(service, "typed", {"id": JOB}, delivery="once")

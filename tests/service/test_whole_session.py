@@ -23,7 +23,8 @@ from sites import Site
 import simyard as ours
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.sim
+# Its parts are shown one by one: uploads, packages and rollouts on the simulator, and a job of a whole site.
+pytestmark = [pytest.mark.sim, pytest.mark.long]
 
 TIMEOUT_S = 400.0
 PROGRAM = """\

@@ -19,6 +19,7 @@ from simyard.core.specs import CameraSpec, JobSpec
 
 pytestmark = [
     pytest.mark.sim,
+    pytest.mark.long,  # films are drawn the same way, in test_video.py
     pytest.mark.skipif(ctypes.util.find_library("EGL") is None, reason="this machine has no libEGL"),
 ]
 
