@@ -11,7 +11,7 @@ from simulated import EPISODES, Job, Player, Yard
 
 from simyard.runner.video.encoding import verify
 
-pytestmark = pytest.mark.sim
+pytestmark = [pytest.mark.sim, pytest.mark.long]  # an engine or a simulator more: the tier has eighteen minutes in CI
 
 ACROSS = ('across=["newton","physx"]', f"numEnvs={EPISODES}")
 

@@ -13,7 +13,7 @@ from simulated import ITERATIONS, Hostile, Job, Yard, load, optimizer_steps
 from simyard.core.errors import RequestError
 from simyard.runner.isaaclab.lookup import refuse_pickled_code
 
-pytestmark = pytest.mark.sim
+pytestmark = [pytest.mark.sim, pytest.mark.long]  # an engine or a simulator more: the tier has eighteen minutes in CI
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cartpole_heavy"
 MORE = 2
