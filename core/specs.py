@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from simyard.core.stages import Gate, Stages, Widen
+from simyard.core.stages import Gate, StageRun, Stages, Widen
 from simyard.core.wire import ABSENT, Wire
 
 SCHEMA_VERSION = 1
@@ -351,6 +351,19 @@ class JobSpec(Wire):
             max_iterations=stage.max_iterations,
             resume=stage.checkpoint,
         )
+
+    def stage_after(self, last: StageRun | None) -> int | None:
+        """Return the place of the stage that follows a run that has ended, of the first one for None.
+
+        Returns:
+            None where none follows: it was the last one, or the job fails with it.
+        """
+        assert self.stages is not None
+        if last is None:
+            return 0
+        if last.why == "not_reached" and self.stages[last.stage].on_not_reached != "go_on":
+            return last.stage - 1 if self.stages[last.stage].on_not_reached == "go_back" else None
+        return last.stage + 1 if last.stage + 1 < len(self.stages) else None
 
     def counted_from(self, first_iteration: int | None) -> JobSpec:
         """Return the job with another number for its first iteration; None leaves it as it is."""

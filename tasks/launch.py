@@ -43,13 +43,9 @@ def next_attempt(spec: JobSpec, store: Store) -> AttemptSpec:
 
 
 def _is_over(spec: JobSpec, point: ResumePoint) -> bool:
-    """Return whether the last stage had ended when a checkpoint was saved."""
+    """Return whether the stages were over when a checkpoint was saved."""
     last = point.stages.runs[-1] if point.stages and point.stages.runs else None
-    if last is None or last.ended is None or spec.stages is None:
-        return False
-    fails = last.why == "not_reached" and spec.stages[last.stage].on_not_reached == "fail"
-    goes_back = last.why == "not_reached" and spec.stages[last.stage].on_not_reached == "go_back"
-    return fails or (last.stage == len(spec.stages) - 1 and not goes_back)
+    return last is not None and last.ended is not None and spec.stages is not None and spec.stage_after(last) is None
 
 
 def is_done(spec: JobSpec, store: Store) -> bool:

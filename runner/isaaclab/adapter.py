@@ -28,6 +28,7 @@ from simyard.runner.isaaclab.lookup import register_tasks, scripts_folder, tasks
 from simyard.runner.isaaclab.renames import as_asked
 from simyard.runner.progress import say_activity
 from simyard.runner.rl import LIBRARIES, get_library
+from simyard.runner.rl.base import with_methods
 
 
 class IsaacLab(Adapter):
@@ -361,11 +362,5 @@ def compilations_told() -> Iterator[None]:
 
         return compile_and_tell
 
-    originals = {name: getattr(build, name) for name in ("build_cpu", "build_cuda")}
-    for name, original in originals.items():
-        setattr(build, name, told(original))
-    try:
+    with with_methods(build, build_cpu=told(build.build_cpu), build_cuda=told(build.build_cuda)):
         yield
-    finally:
-        for name, original in originals.items():
-            setattr(build, name, original)

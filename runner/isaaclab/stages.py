@@ -160,7 +160,7 @@ class Course(TrainingWatch):
     def __init__(self, attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
         assert attempt.job.stages is not None and facts.stages is not None
         self._attempt, self._facts, self._paths = attempt, facts, paths
-        self._job, self._wanted = attempt.job, attempt.job.stages
+        self._job, self._wanted, self._parts = attempt.job, attempt.job.stages, facts.stages
         self._library = get_library(attempt.job.library)
         self.stages = (attempt.resume.stages if attempt.resume else None) or Stages()
         self._env: Any = None
@@ -179,18 +179,16 @@ class Course(TrainingWatch):
         if self._resumes:
             return True
         last = self.stages.runs[-1] if self.stages.runs else None
-        index = 0 if last is None else last.stage + 1
-        goes_back = last is not None and last.why == "not_reached" and self._wanted[last.stage].on_not_reached
-        if last is not None and goes_back == "go_back":
-            index = last.stage - 1
-            if len(self.stages.runs) >= MOST_RUNS:
-                raise _not_reached(last)
-        if index >= len(self._wanted):
+        index = self._job.stage_after(last)
+        if index is None:
             return False
+        back_from = last if last is not None and index < last.stage else None
+        if back_from is not None and len(self.stages.runs) >= MOST_RUNS:
+            raise _not_reached(back_from)
         stage = self._wanted[index]
         if self.done >= self._job.last_iteration:
             raise _out_of_iterations(stage, self._job)
-        start = last.start if last is not None and goes_back == "go_back" else self._start_of(stage, last)
+        start = back_from.start if back_from is not None else self._start_of(stage, last)
         run = StageRun(
             stage=index, of=len(self._wanted), name=stage.name, kind=stage.kind, start=start, began=self.done,
             began_at=now(), goal=stage.until.in_words() if stage.until else None,
@@ -232,13 +230,11 @@ class Course(TrainingWatch):
             max_iterations=cap if resume else run.began + cap,
         )
         part = replace(self._attempt, job=job, start_iteration=self.done, resume=resume)
-        own = self._facts.stages[run.stage] if self._facts.stages else self._facts
-        facts = replace(self._facts, rollout=own.rollout, overrides=own.overrides)
         self.first_iteration, self.seconds = self.done, self.stages.seconds
         with self._library.watched(self):
             train(
-                part, facts, self._paths, steps_done=self.stages.steps, made=self.made, anew=not goes_on,
-                more_arguments=(f"--run_timestamp={number:03d}-{run.name}",),
+                part, self._facts_of(run.stage), self._paths, steps_done=self.stages.steps, made=self.made,
+                anew=not goes_on, more_arguments=(f"--run_timestamp={number:03d}-{run.name}",),
             )  # fmt: skip
         if self.stages.running is not None:
             raise RuntimeError(f"the training of stage {run.name!r} was left at iteration {self.done}")
@@ -246,6 +242,11 @@ class Course(TrainingWatch):
         print(f"stage {run.name} has ended after {self.done - run.began} iterations: {ended.in_words()}")
         if ended.why == "not_reached" and stage.on_not_reached == "fail":
             raise _not_reached(ended)
+
+    def _facts_of(self, index: int) -> Facts:
+        """Return the job's facts as one stage has them."""
+        own = self._parts[index]
+        return replace(self._facts, rollout=own.rollout, overrides=own.overrides)
 
     def _resume_point(self, run: StageRun, stage: Stage) -> ResumePoint | None:
         """Return the checkpoint that a stage begins with, which is brought to where attempts have theirs."""
@@ -276,13 +277,13 @@ class Course(TrainingWatch):
 
     def _contender(self, role: str, run: StageRun | None, name: str) -> Contender:
         """Return a policy of a stage, or the teacher from outside, which the job's own agent made."""
-        index = run.stage if run else 0
-        own = self._facts.stages[index] if self._facts.stages else self._facts
-        overrides = own.overrides if run else tuple(o for o in own.overrides if not o.startswith("agent."))
-        job = self._job.in_stage(index) if run else replace(self._job, stages=None)
+        facts, job = self._facts_of(run.stage if run else 0), replace(self._job, stages=None)
+        if run:
+            job = self._job.in_stage(run.stage)
+        else:
+            facts = replace(facts, overrides=tuple(o for o in facts.overrides if not o.startswith("agent.")))
         return Contender(
-            role=role, job=job, facts=replace(self._facts, rollout=own.rollout, overrides=overrides),
-            stage=run.name if run else None, checkpoint=self._file(name),
+            role=role, job=job, facts=facts, stage=run.name if run else None, checkpoint=self._file(name),
             iteration=self._library.iteration_in_name(name),
         )  # fmt: skip
 

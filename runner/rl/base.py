@@ -478,7 +478,7 @@ class Library(Agents):
 
 @contextmanager
 def with_methods(cls: Any, **methods: Callable[..., Any]) -> Iterator[None]:
-    """Have a class of the library's do something else under some names, while the body runs."""
+    """Have a class or a module do something else under some names, while the body runs."""
     originals = {name: vars(cls).get(name) for name in methods}
     for name, method in methods.items():
         setattr(cls, name, method)

@@ -264,11 +264,8 @@ class RslRl(Library):
             _watch(runner, watch)
             return runner
 
-        train_rsl_rl.create_rsl_rl_runner = create_watched
-        try:
+        with with_methods(train_rsl_rl, create_rsl_rl_runner=create_watched):
             yield
-        finally:
-            train_rsl_rl.create_rsl_rl_runner = create
 
     def scripts_resume(self, checkpoint: Path) -> list[str]:
         """Put the file where 2.3 looks, `logs/rsl_rl/<experiment>/<run>`, and name it by regular expressions."""

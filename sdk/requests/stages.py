@@ -141,7 +141,7 @@ def check_stages(stages: Sequence[TrainingStage], budget: int | None) -> int:
             raise ValueError(f"{where} has no until, so {stage.on_not_reached!r} would never happen; leave it out")
         if stage.on_not_reached == "go_back" and index == 0:
             raise ValueError(f"{where} is the first, and cannot go back; allowed: 'fail', 'go_on'")
-        if stage.on_not_reached == "go_back" and stage.start in ("scratch",):
+        if stage.on_not_reached == "go_back" and stage.start == "scratch":
             raise ValueError(f"{where} goes back, and starts from scratch: what the stage before learns is not used")
         if stage.on_not_reached == "go_back" and budget is None:
             raise ValueError(f"{where} goes back, so maxIterations must say how many iterations all may take together")

@@ -11,7 +11,7 @@ import pytest
 from simyard.core.errors import WorkloadError
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import AttemptSpec, Facts, JobSpec, Stage, StageFacts
-from simyard.core.stages import Gate, Growth, Stages, Widen, stages_beside
+from simyard.core.stages import Gate, Growth, StageRun, Stages, Widen, stages_beside
 from simyard.runner.isaaclab.live import LiveParameter, why_not_live
 from simyard.runner.isaaclab.stages import Course
 
@@ -42,11 +42,15 @@ class Env:
         self.drawn.append(list(self.cfg.reach))
 
 
-def course(tmp_path: Any, *stages: Stage, budget: int = 100) -> Course:
-    job = JobSpec(
+def job_of(*stages: Stage, budget: int = 100) -> JobSpec:
+    return JobSpec(
         job_id="job-01k00000000000000000000000", kind="train", name="t", simulator="isaaclab", task="T",
         library="rsl_rl", num_envs=1, seed=1, max_iterations=budget, stages=stages,
     )  # fmt: skip
+
+
+def course(tmp_path: Any, *stages: Stage, budget: int = 100) -> Course:
+    job = job_of(*stages, budget=budget)
     part = StageFacts(rollout=16, overrides=())
     facts = Facts(
         simulator="isaaclab", version="3", flavor="api", device="cpu", rollout=16, overrides=(),
@@ -75,6 +79,26 @@ def test_a_condition_must_hold_in_a_row_and_iterations_without_its_metric_do_not
     assert (run.ended, run.why, run.value) == (8, "reached", 4.1)
     assert run.in_words() == "score >= 4 for 2 iterations: it was 4.1"
     assert not way.begin_next()
+
+
+@pytest.mark.parametrize(
+    ("index", "why", "on_not_reached", "follows"),
+    [
+        (0, "reached", "fail", 1),
+        (0, "over", "fail", 1),
+        (0, "not_reached", "go_on", 1),
+        (0, "not_reached", "fail", None),
+        (1, "not_reached", "go_back", 0),
+        (1, "reached", "go_back", None),
+        (1, "not_reached", "go_on", None),
+    ],
+)
+def test_the_stage_that_follows(index: int, why: str, on_not_reached: str, follows: int | None):
+    stages = [Stage(name=name, max_iterations=1, on_not_reached=on_not_reached) for name in "ab"]
+    job = job_of(*stages)
+    run = StageRun(stage=index, of=2, name="ab"[index], kind="train", start=None, began=0, began_at="", why=why)
+    assert job.stage_after(run) == follows
+    assert job.stage_after(None) == 0
 
 
 def test_stages_are_written_beside_a_checkpoint_before_it_and_are_gone_on_with(tmp_path: Any):
