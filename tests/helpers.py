@@ -284,13 +284,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(happened: Callable[[], Any], timeout_s: float, what: str, every_s: float = 0.1) -> Any:
+def wait_until(happened: Callable[[], Any], timeout_s: float, what: str) -> Any:
     """Poll until `happened` returns something true."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if found := happened():
             return found
-        time.sleep(every_s)
+        time.sleep(0.1)
     raise AssertionError(f"not within {timeout_s:.0f} s: {what}")
 
 

@@ -282,8 +282,7 @@ def test_ctrl_c_says_that_the_next_upload_goes_on_and_it_does(store, tmp_path, f
 
     def interrupt_after(more_than):
         upload = simyard.start("upload", path, "--kind", "checkpoint", "--store", store, "--json")
-        # The rest is written within a second: it is looked for without a pause.
-        wait_until(lambda: [p for p in store.rglob("*#*") if p.stat().st_size > more_than], HANG_S, "some bytes", 0.002)
+        wait_until(lambda: [p for p in store.rglob("*#*") if p.stat().st_size > more_than], HANG_S, "some bytes")
         os.killpg(upload.pid, signal.SIGINT)  # as a terminal sends it: to the whole group
         out, err = upload.communicate(timeout=HANG_S)
         assert upload.returncode == 130, err
