@@ -398,22 +398,19 @@ class Loop:
         return round(max(total - done, 0.0) * per_iteration, 1)
 
     def _status(self) -> SweepStatus:
-        best = self.state.best
-        with suppress(SimyardError):
-            seconds = self.gpu_seconds
-            return SweepStatus(
-                **this_process(),
-                stage=self._stage,
-                wanted=self.control.desired,
-                settings=len(self.state.members),
-                running=len(self._begun),
-                pruned=sum(one.state == "pruned" for one in self.state.members),
-                best=best.value if best else None,
-                gpu_seconds=round(seconds, 3),
-                usd=self._in_usd_or_none(seconds),
-                seconds_left=self._seconds_left(),
-            )
-        raise StoreError("The store does not answer.", code="store")
+        best, seconds = self.state.best, self.gpu_seconds
+        return SweepStatus(
+            **this_process(),
+            stage=self._stage,
+            wanted=self.control.desired,
+            settings=len(self.state.members),
+            running=len(self._begun),
+            pruned=sum(one.state == "pruned" for one in self.state.members),
+            best=best.value if best else None,
+            gpu_seconds=round(seconds, 3),
+            usd=self._in_usd_or_none(seconds),
+            seconds_left=self._seconds_left(),
+        )
 
 
 def cancel_undriven(store: Store, sweep_id: str, machine: MachineSettings) -> None:
