@@ -32,7 +32,9 @@ class SeedRun(Wire):
     failure: Failure | None = field(default=None, metadata=ABSENT)
     """Failure of its last job; None otherwise."""
     gpu_seconds: float
-    """Of all its jobs, failed attempts included."""
+    """Of the jobs that this setting had run for it, evaluations and failed attempts included."""
+    found: tuple[str, ...] | None = field(default=None, metadata=ABSENT)
+    """Those of its jobs that were there before the sweep, or belong to the setting that it copied; None for none."""
 
 
 @dataclass(frozen=True, kw_only=True)

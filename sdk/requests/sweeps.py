@@ -293,8 +293,12 @@ class SweepConfig(_Model):
         if kind == "pbt" and self.sampler in ("tpe", "cmaes"):
             raise ValueError(f"scheduler 'pbt' begins with a whole population, and sampler {self.sampler!r} learns one "
                              "setting after another; take 'random' or 'grid'")  # fmt: skip
-        if "trainingConfig.maxIterations" in {*self.parameters, *(self.paired[0] if self.paired else ())}:
+        paths = {*self.parameters, *(self.paired[0] if self.paired else ())}
+        if "trainingConfig.maxIterations" in paths:
             raise ValueError(f"scheduler {kind!r} decides on iterations; trainingConfig.maxIterations is no parameter")
+        fixed = sorted(paths.intersection(FIELDS) - {"trainingConfig.numEnvs"})
+        if kind == "pbt" and fixed:
+            raise ValueError(f"scheduler 'pbt' changes values while it trains, and {fixed[0]!r} cannot be changed then")
         return self
 
 
@@ -349,7 +353,7 @@ class SweepRequest(TrainRequest):
         section = config["trainingConfig"]
         section["seed"] = seed
         overrides = []
-        for path, value in values.items():
+        for path, value in sorted(values.items()):  # the same setting is the same job, however it is written
             head, _, name = path.partition(".")
             if head == "trainingConfig":
                 section[name] = value
