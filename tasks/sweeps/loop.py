@@ -34,6 +34,7 @@ from simyard.tasks.shared.heartbeat import PATIENCE, HeartbeatWriter
 from simyard.tasks.sweeps import measure, record
 from simyard.tasks.sweeps.check import check_values
 from simyard.tasks.sweeps.plan import ResolvedSweep, SweepSpec, load_sweep
+from simyard.tasks.sweeps.report import LivePictures
 from simyard.tasks.sweeps.state import Piece, State
 from simyard.tasks.sweeps.trials import Run, Trials
 
@@ -79,6 +80,7 @@ class Loop:
         self._refused: Failure | None = None
         self._broken: BaseException | None = None
         self._is_paused = False
+        self._pictures = LivePictures(spec, store)
         self.trials = Trials(spec, store, self.control, in_pool=in_pool)
         self._begun: set[Piece] = set()
         """The trainings in progress."""
@@ -303,7 +305,9 @@ class Loop:
         return judge(self.state.settings, self.asked.sweep.objective, self.asked.seeds, known)
 
     def _write_verdict(self) -> None:
-        self.store.put_record(self.keys.verdict, self.verdict())
+        verdict = self.verdict()
+        self.store.put_record(self.keys.verdict, verdict)
+        self._pictures.redraw(self.state.settings, verdict)
 
     def conclude(self) -> SweepResult:
         """Write the verdict, the report and the result of the sweep, and return the last."""
