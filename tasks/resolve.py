@@ -67,12 +67,19 @@ def resolve(request: JobRequest, store: Store, job_id: str, base: Path | None = 
             resolved = resolve_rollout(request, job_id, store, base)
         case _:
             raise TypeError(f"no kind of job for {type(request).__name__}")
-    spec = resolved.spec
+    return replace(resolved, spec=settle(resolved.spec))
+
+
+def settle(spec: JobSpec) -> JobSpec:
+    """Return a job with the present names of its task and agent, once it has proved to be one that can be.
+
+    Raises:
+        RequestError: If no simulator does such a job, or its library or its kind does not.
+    """
     if spec.simulator == "isaaclab":
         spec = with_current_id(spec)
     if spec.agent is not None:
         spec = replace(spec, agent=get_library(spec.library).named_agent(spec.agent))
-    resolved = replace(resolved, spec=spec)
     require_one_engine(spec)
 
     # The simulator must be there, and do this kind of job.
@@ -96,7 +103,7 @@ def resolve(request: JobRequest, store: Store, job_id: str, base: Path | None = 
             code="too_many_gpus",
             advice=f"Those that train on several: {', '.join(map(repr, able))}.",
         )
-    return resolved
+    return spec
 
 
 def _task_fields(request: TaskRequest, job_id: str, base: Path) -> Resolved:

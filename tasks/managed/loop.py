@@ -37,17 +37,17 @@ from simyard.tasks.attempt.attempt import CANCELED, Observer
 from simyard.tasks.collect import collect
 from simyard.tasks.kinds.base import Resolved
 from simyard.tasks.managed import dataset, record, stop_policies
-from simyard.tasks.managed.control import PULSE_S, Control
 from simyard.tasks.managed.dataset import Dataset, iteration_id
 from simyard.tasks.managed.executor import Executor
 from simyard.tasks.managed.ledger import Ledger
 from simyard.tasks.managed.lineage import Lineage
-from simyard.tasks.managed.record import DesiredState, Events
 from simyard.tasks.managed.run import RunSpec, keep_call_measurement, load_run, now, rollout
 from simyard.tasks.managed.trainer import TrainerObserver, engine_for, outcome_of, past_calls, past_outcomes
 from simyard.tasks.persist import persist
 from simyard.tasks.shared import history
+from simyard.tasks.shared.control import PULSE_S, Control, DesiredState
 from simyard.tasks.shared.estimates import estimate, known
+from simyard.tasks.shared.events import Events
 from simyard.tasks.shared.heartbeat import PATIENCE, HeartbeatWriter
 from simyard.tasks.stage import stage
 
@@ -91,8 +91,8 @@ class Loop:
         self.iterations = record.iterations(store, spec.run_id)
         self.lineage = Lineage(spec, store, self.iterations)
         self.ledger = Ledger(spec, store, self.iterations)
-        self.control = Control(store, spec.run_id, observer.is_canceled, observer.desired_state)
-        self.events = Events(store, spec.run_id, observer.on_event)
+        self.control = Control(store, self.keys.desired_state, observer.is_canceled, observer.desired_state)
+        self.events = Events(store, self.keys, record.EVENT_TYPES, observer.on_event)
         self.ended_by: str | None = None
         """The policy that ends the run, once one does."""
         self._machine = machine
