@@ -479,6 +479,8 @@ class SweepKeys:
 
     sweep = _Below("sweep.json")
     """The frozen sweep."""
+    estimate = _Below("estimate.json")
+    """Key of the estimate that its submission was answered with."""
     desired_state = _Below("wish.json")
     """Key of the sweep's desired state."""
     status = _Below("status.json")

@@ -27,8 +27,9 @@ from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.kinds.base import Resolved
 from simyard.tasks.resolve import resolve
 from simyard.tasks.shared import inputs
-from simyard.tasks.shared.estimates import Measurement, estimate, in_sum, known
+from simyard.tasks.shared.estimates import Measurement, estimate, in_sum, known, within
 from simyard.tasks.shared.inputs import LocalInput, find_input
+from simyard.tasks.shared.usage import require_price
 from simyard.tasks.stage import send_inputs
 
 _UNNAMED = "job-" + "0" * 26
@@ -103,12 +104,7 @@ def resolve_run(
             code="masked_value",
             advice='Give the value again, or the name of a variable of the worker: {"variable": "NAME"}.',
         )
-    if machine.usd_per_gpu_hour is None and request.budget_policy.max_credits is not None:
-        raise RequestError(
-            f"budget_policy.max_credits is {request.budget_policy.max_credits:g}, and this site names no price.",
-            code="no_price",
-            advice="Leave it out, or have the site's owner set SIMYARD_USD_PER_GPU_HOUR to what a GPU hour costs.",
-        )
+    require_price(machine, request.budget_policy.max_credits, "budget_policy.max_credits")
     template = resolve(request.rollout_template.rollout(f"{request.name}: rollout", 0, None), store, _UNNAMED, base)
 
     # The first checkpoint: an asset, a file, or none.
@@ -175,13 +171,8 @@ def estimate_run(spec: RunSpec, store: Store) -> Estimate:
     calls = known(call_s, held_s, rate, how=how)
     whole = in_sum([(rollouts, 1), (calls, count)], of=f"{count:,} iterations, all that it may make")
 
-    # Policies may end it before that.
-    hours, most = policy.max_wallclock_hours, asked.budget_policy.max_credits
-    if hours is not None and whole.seconds is not None and whole.seconds > hours * 3600:
-        whole = replace(whole, seconds=hours * 3600, how=f"{whole.how}; max_wallclock_hours ends it before that")
-    if most is not None and whole.usd is not None and whole.usd > most:
-        whole = replace(whole, usd=most, how=f"{whole.how}; max_credits ends it before that")
-    return whole
+    most = asked.budget_policy.max_credits
+    return within(whole, max_wallclock_hours=policy.max_wallclock_hours, max_credits=most)
 
 
 def keep_call_measurement(spec: RunSpec, ended: Sequence[IterationRecord], store: Store) -> None:

@@ -168,6 +168,27 @@ def known(seconds: float | None, gpu_seconds: float | None, usd_per_gpu_hour: fl
     )
 
 
+def within(
+    made: Estimate, *, max_wallclock_hours: float | None, max_credits: float | None, max_gpu_hours: float | None = None
+) -> Estimate:
+    """Return an estimate with the end that budgets put to the work; None for no budget."""
+    rate = made.usd_per_gpu_hour
+    limits = [("max_wallclock_hours", max_wallclock_hours, made.seconds, 3600.0)]
+    limits += [("max_gpu_hours", max_gpu_hours, made.gpu_seconds, 3600.0), ("max_credits", max_credits, made.usd, 1.0)]
+    shares = {
+        name: most * unit / value
+        for name, most, value, unit in limits
+        if most is not None and value is not None and value > most * unit
+    }
+    if not shares:
+        return made
+    name = min(shares, key=lambda one: shares[one])
+    seconds, gpu_seconds = (
+        None if value is None else value * shares[name] for value in (made.seconds, made.gpu_seconds)
+    )
+    return known(seconds, gpu_seconds, rate, how=f"{made.how}; {name} ends it before that")
+
+
 def evaluation_of(training: JobSpec, *, num_episodes: int, num_envs: int, steps_per_episode: int) -> JobSpec:
     """Return an evaluation of a training's policy, as far as its estimate needs it: the policy is not there yet."""
     asked = Evaluation(num_episodes=num_episodes, steps_per_episode=steps_per_episode)

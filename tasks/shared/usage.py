@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from simyard.core.artifacts import VERSIONS
+from simyard.core.errors import RequestError
 from simyard.core.records import Cost, Estimate
 from simyard.core.specs import JobSpec
 from simyard.core.wire import Wire
-from simyard.requests.settings import usd_per_gpu_hour
+from simyard.requests.settings import MachineSettings, usd_per_gpu_hour
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.shared import history
@@ -46,6 +47,20 @@ def cost_of(gpu_seconds: float, usd_per_gpu_hour: float | None) -> Cost:
     """Return the cost of GPU seconds, rounded to what is shown."""
     usd = in_usd(gpu_seconds, usd_per_gpu_hour)
     return Cost(gpu_seconds=round(gpu_seconds, 3), usd=None if usd is None else round(usd, 6))
+
+
+def require_price(machine: MachineSettings, max_credits: float | None, field: str) -> None:
+    """Refuse a budget in credits where the site names no price.
+
+    Raises:
+        RequestError: There is such a budget.
+    """
+    if machine.usd_per_gpu_hour is None and max_credits is not None:
+        raise RequestError(
+            f"{field} is {max_credits:g}, and this site names no price.",
+            code="no_price",
+            advice="Leave it out, or have the site's owner set SIMYARD_USD_PER_GPU_HOUR to what a GPU hour costs.",
+        )
 
 
 def sum_of(costs: Iterable[Cost]) -> Cost:
