@@ -85,6 +85,7 @@ class JobAnswer:
             "artifacts": [entry.to_json() for entry in self.artifacts],
             "created_at": spec.created_at,
             **{key: known.get(key) for key in ("done", "total", "unit", "reward", "summary", "timings", "updated_at")},
+            **priced(known),
         }
 
 
@@ -103,7 +104,15 @@ class RunAnswer:
         """Return the keys of the API."""
         known = {key: value for key, value in self.known.to_json().items() if key != "store"}
         failure = self.failure and self.failure.to_json()
-        return known | {"status": self.status, "error": _text_of(self.failure), "failure": failure}
+        return known | {"status": self.status, "error": _text_of(self.failure), "failure": failure} | priced(known)
+
+
+def priced(known: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys about time and price, of jobs, sweeps and managed runs alike; a credit is one USD."""
+    estimate = known.get("estimate")
+    seconds, usd = (estimate["seconds"], estimate["usd"]) if estimate else (None, None)
+    told = {"estimated_seconds": seconds, "estimated_usd": usd, "estimated_credits": usd, "estimate": estimate}
+    return {"cost": known.get("cost"), **told}
 
 
 Answer = TypeVar("Answer", JobAnswer, RunAnswer)

@@ -369,6 +369,8 @@ class JobKeys:
 
     job = _Below("job.json")
     """The frozen spec."""
+    estimate = _Below("estimate.json")
+    """Key of the estimate that its submission was answered with."""
     cancel = _Below("cancel.json")
     """The request to stop."""
     result = _Below("result.json")
@@ -420,6 +422,8 @@ class RunKeys:
 
     run = _Below("run.json")
     """The frozen run."""
+    estimate = _Below("estimate.json")
+    """Key of the estimate that its submission was answered with."""
     secrets = _Below("secrets.json")
     """Key of the values of the trainer's variables, while the run may go on."""
     desired_state = _Below("wish.json")
@@ -475,6 +479,8 @@ class SweepKeys:
 
     sweep = _Below("sweep.json")
     """The frozen sweep."""
+    estimate = _Below("estimate.json")
+    """Key of the estimate that its submission was answered with."""
     desired_state = _Below("wish.json")
     """Key of the sweep's desired state."""
     status = _Below("status.json")

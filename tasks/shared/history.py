@@ -11,6 +11,7 @@ from simyard.core.records import (
     AttemptStatus,
     CheckpointRecord,
     Ended,
+    Estimate,
     JobResult,
     JobState,
     JobStatus,
@@ -156,6 +157,7 @@ def job_status(store: Store, job_id: str) -> JobState:
         reward=latest.reward if latest else None,
         updated_at=running.updated_at if running else None,
         error=past[-1].failure if past else None,
+        estimate=(running and running.estimate) or store.get_record_or_none(job.estimate, Estimate),
     )
 
 
