@@ -478,6 +478,20 @@ class Place(Wire):
 
 
 @dataclass(frozen=True, kw_only=True)
+class JobLabels(Wire):
+    """The tags and the note that people gave a job, `labels/<job_id>.json`: the newest replace all before."""
+
+    job_id: str
+    tags: tuple[str, ...]
+    """Sorted, each once."""
+    note: str
+    """Plain text; empty for none."""
+    by: str
+    """Id of the API key that set them, or `command line`."""
+    updated_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class IdempotencyRecord(Wire):
     """The job or run that an idempotency key stands for."""
 

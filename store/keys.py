@@ -36,6 +36,7 @@ SENDING = f"{SERVICE}/sending"
 DOCTOR = "doctor"
 PROJECTS = "projects"
 MEASUREMENTS = "measurements"
+LABELS = "labels"
 
 MAX_KEY_BYTES = 900
 """Longest key, in bytes of UTF-8. S3 allows 1024, and the store's own prefix counts."""
@@ -296,6 +297,11 @@ def place(key_id: str, number: int, generation: int) -> str:
 def doctor(check_id: str) -> str:
     """Return the key that `simyard doctor` tries the store with, and that a machine writes its report to."""
     return f"{DOCTOR}/{check_id}.json"
+
+
+def labels(job_id: str) -> str:
+    """Return the key of the tags and the note of a job."""
+    return f"{LABELS}/{check_job_id(job_id)}.json"
 
 
 def outbox(own_id: str) -> str:
