@@ -22,7 +22,7 @@ _HEADINGS = {
     "Data": {"tensorboard": "tensorboard", "upload": "assets", "assets": "assets", "convert": "rollout"},
     "Site": {
         "up": "up", "deploy": "deploy", "doctor": "doctor", "sessions": "sessions", "cache": "cache",
-        "keys": "keys",
+        "keys": "keys", "gc": "gc",
     },
 }  # fmt: skip
 """The module of each command, below the heading it has in `--help`."""

@@ -359,6 +359,14 @@ class CancelMark(Wire):
     requested_at: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class SpentRecord(Wire):
+    """GPU time of a job that was deleted to make room, which budgets go on counting."""
+
+    job_id: str
+    gpu_seconds: float
+
+
 # --- beside the jobs --------------------------------------------------------------------------------------------------
 
 

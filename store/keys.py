@@ -25,6 +25,7 @@ _PROMOTION = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 JOBS = "jobs"
 ASSETS = "assets"
 RUNS = "training-runs"
+SWEEPS = "sweeps"
 PROMOTIONS = "promotions"
 SERVICE = "service"
 API_KEYS = f"{SERVICE}/keys"
@@ -34,11 +35,14 @@ SENDING = f"{SERVICE}/sending"
 DOCTOR = "doctor"
 PROJECTS = "projects"
 MEASUREMENTS = "measurements"
+IDEMPOTENCY = "idempotency"
+SPENT = "spent"
 
 MAX_KEY_BYTES = 900
 """Longest key, in bytes of UTF-8. S3 allows 1024, and the store's own prefix counts."""
 MAX_NAME_BYTES = 230
 """Longest name between two slashes. File systems allow 255, and names of files being written are longer."""
+_MENTIONED = re.compile(r"\bjob-[0-9a-hjkmnp-tv-z]{26}\b|\b[0-9a-f]{64}\b")
 # Control characters and lone surrogates; U+FFFE and U+FFFF cannot be written in XML, so S3 cannot list them.
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 # What nearly every key looks like, seen at one glance: the checks one by one cost a tenth of a small read.
@@ -221,6 +225,21 @@ def asset_id_of(sha256: str) -> str:
     return f"asset-{sha256}"
 
 
+def mentioned(text: str) -> frozenset[str]:
+    """Return the ids of jobs and the digests that a document's text names."""
+    return frozenset(_MENTIONED.findall(text))
+
+
+def time_of(own_id: str) -> str:
+    """Return the digits of an id that are its time: those of a run or sweep begin the ids of its own jobs."""
+    return own_id.partition("-")[2][:10]
+
+
+def spent(job_id: str) -> str:
+    """Return the key of what a job had used before it was deleted."""
+    return f"{SPENT}/{job_id}.json"
+
+
 class _Below:
     """A key below the prefix of the keys that have it."""
 
@@ -257,7 +276,7 @@ class AssetKeys:
 
 def idempotency(key: str) -> str:
     """Return the key of an idempotency record; users' keys may hold anything, so their digest names it."""
-    return f"idempotency/{hashlib.sha256(key.encode()).hexdigest()}.json"
+    return f"{IDEMPOTENCY}/{hashlib.sha256(key.encode()).hexdigest()}.json"
 
 
 def api_key(key_id: str) -> str:

@@ -285,7 +285,7 @@ def test_the_deployments_name_real_flows() -> None:
     assert names == [
         "train/train", "evaluate/evaluate", "export_policy/export_policy", "rollout/rollout",
         "managed-training/managed_training", "resume-training-run/resume_training_run", "resume-job/resume_job",
-        "retrain/retrain", "run-job/simyard",
+        "retrain/retrain", "gc/gc", "run-job/simyard",
     ]  # fmt: skip
 
 
