@@ -19,7 +19,9 @@ _HEADINGS = {
         "run": "train", "jobs": "jobs", "tasks": "tasks",
     },
     "Policies": {"managed": "managed", "retrain": "promotions", "promotions": "promotions"},
-    "Data": {"tensorboard": "tensorboard", "upload": "assets", "assets": "assets", "convert": "rollout"},
+    "Data": {
+        "tensorboard": "tensorboard", "mirror": "mirror", "upload": "assets", "assets": "assets", "convert": "rollout",
+    },
     "Site": {
         "up": "up", "deploy": "deploy", "doctor": "doctor", "sessions": "sessions", "cache": "cache",
         "keys": "keys", "gc": "gc",

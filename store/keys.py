@@ -387,6 +387,10 @@ class JobKeys:
         """The keys of one attempt, counted from 1."""
         return AttemptKeys(f"{self.attempts}/{number:03d}")
 
+    def tracker(self, name: str) -> str:
+        """The key of the record of the job's run in a tracker."""
+        return f"{self.prefix}/trackers/{name}.json"
+
     def artifact(self, name: str) -> str:
         """The key of one artifact."""
         return f"{self.artifacts}/{name}"
