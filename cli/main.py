@@ -19,10 +19,12 @@ _HEADINGS = {
         "run": "train", "sweep": "sweep", "jobs": "jobs", "compare": "compare", "tasks": "tasks",
     },
     "Policies": {"managed": "managed", "retrain": "promotions", "promotions": "promotions"},
-    "Data": {"tensorboard": "tensorboard", "upload": "assets", "assets": "assets", "convert": "rollout"},
+    "Data": {
+        "tensorboard": "tensorboard", "mirror": "mirror", "upload": "assets", "assets": "assets", "convert": "rollout",
+    },
     "Site": {
         "up": "up", "deploy": "deploy", "doctor": "doctor", "sessions": "sessions", "cache": "cache",
-        "keys": "keys",
+        "keys": "keys", "gc": "gc",
     },
 }  # fmt: skip
 """The module of each command, below the heading it has in `--help`."""

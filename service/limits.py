@@ -23,6 +23,7 @@ from simyard.store import keys
 from simyard.store.keys import JobKeys, RunKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.managed.record import run_status
+from simyard.tasks.retention import spent_by_deleted
 from simyard.tasks.shared import usage
 from simyard.tasks.shared.history import load_spec
 
@@ -156,7 +157,7 @@ class Limits:
                 cost = usage.cost(load_spec(store, own_id), store).usd or 0.0
                 ended = store.get_json_or_none(JobKeys(own_id).result) is not None
         except RequestError:  # it was deleted
-            return 0.0
+            cost, ended = usage.in_usd(spent_by_deleted(store, own_id), self._usd_per_gpu_hour), True
         if ended:
             self._ended[own_id] = cost
         return cost

@@ -43,13 +43,14 @@ DOCUMENTS = sorted(
 )
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
 
 
-def commands(program: str) -> list[str]:
-    """Return the README's command lines of a program."""
-    lines = [line for language in ("console", "bash") for block in blocks(language) for line in block.splitlines()]
+def commands(program: str, page: str = README) -> list[str]:
+    """Return a page's command lines of a program."""
+    languages = ("console", "bash")
+    lines = [line for language in languages for block in blocks(language, page) for line in block.splitlines()]
     shown = [line.removeprefix("$ ") for line in lines]
     return [line for line in shown if line.split(" ")[0] == program]
 
@@ -87,8 +88,9 @@ def test_the_readme_shows_real_options() -> None:
     assert not wrong
 
 
-def test_the_readme_shows_every_command() -> None:
-    shown = commands("simyard")
+def test_every_command_is_shown() -> None:
+    pages = [README, *(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))]
+    shown = [line for page in pages for line in commands("simyard", page)]
     leaves = [path for path, command in all_commands(main) if not isinstance(command, click.Group)]
     assert not [path for path in leaves if not any(line.startswith(path) for line in shown)]
 
@@ -310,10 +312,10 @@ def test_the_deployments_name_real_flows() -> None:
         assert not [schedule for schedule in deployment.get("schedules", []) if schedule["active"]]
         names.append(f"{flow.name}/{deployment['name']}")
     assert names == [
-            "train/train", "evaluate/evaluate", "export_policy/export_policy", "rollout/rollout",
-            "managed-training/managed_training", "resume-training-run/resume_training_run", "sweep/sweep",
-            "resume-sweep/resume_sweep", "resume-job/resume_job", "retrain/retrain", "run-job/simyard",
-        ]  # fmt: skip
+        "train/train", "evaluate/evaluate", "export_policy/export_policy", "rollout/rollout",
+        "managed-training/managed_training", "resume-training-run/resume_training_run", "sweep/sweep",
+        "resume-sweep/resume_sweep", "resume-job/resume_job", "retrain/retrain", "gc/gc", "run-job/simyard",
+    ]  # fmt: skip
 
 
 def _fields(
