@@ -288,7 +288,9 @@ class Loop:
             self.events.record(f"training.{name}", about, message, **data)
             self._write_verdict()
         elif kind != "ended":
-            message = f"Setting {decision.setting} is {kind}: {decision.why}."
+            words = {"promoted": "goes on", "pruned": "goes no further", "suggested": "is begun"}
+            said = words.get(kind, f"takes up the state of setting {decision.source}")
+            message = f"Setting {decision.setting} {said}: {decision.why}."
             self.events.record(f"setting.{kind}", about, message, setting=decision.setting, values=decision.values)
 
     def _refuse(self, failure: Failure) -> None:
