@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -27,6 +26,7 @@ from simyard.cli.shared import (
     open_site_store,
     read_request,
 )
+from simyard.cli.sweep_views import best, follow, show, watch
 from simyard.core.errors import EXIT_BAD_REQUEST, EXIT_SUCCEEDED, RequestError
 
 if TYPE_CHECKING:
@@ -60,6 +60,10 @@ def sweep() -> None:
 
     CONFIG is that of a training with `sweep`: parameters, seeds, and how to choose.
     """
+
+
+for _command in (show, watch, best):
+    sweep.add_command(_command)
 
 
 @sweep.command(hidden=True)
@@ -212,28 +216,8 @@ def resume(sweep_id: str, store: str | None, pool: str | None, wait: bool, as_js
             _end_as(_drive(None, sweep_id, opened, reference, pool, machine, quiet=as_json), as_json)
         run_detached(sweep_id, ["sweep", "resume", sweep_id, "--wait"], reference, pool, machine)
     elif wait:
-        _end_as(_follow(opened, sweep_id, quiet=as_json), as_json)
+        _end_as(follow(opened, sweep_id, quiet=as_json), as_json)
     _end_as(record.sweep_status(opened, sweep_id), as_json)
-
-
-def _follow(store: Store, sweep_id: str, *, quiet: bool) -> SweepState:
-    """Print a sweep's events as they come, until it has ended or nobody drives it any more."""
-    from simyard.core.sweep_records import SweepResult
-    from simyard.tasks.sweeps import record
-
-    live, shown = LiveLine(quiet=quiet), 0
-    while True:
-        known = record.sweep_status(store, sweep_id)
-        new = [number for number in record.event_numbers(store, sweep_id) if number > shown]
-        for event in record.read_events(store, sweep_id, new):
-            live.say(event.message)
-            shown = int(event.event_id.removeprefix("evt-"))
-        if isinstance(known, SweepResult) or known.status == "interrupted":
-            if isinstance(known, SweepResult):
-                _say_ending(known, live)
-            return known
-        live.stage(known.stage or known.status)
-        time.sleep(POLL_S)
 
 
 @sweep.command("list")
