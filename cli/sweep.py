@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from simyard.tasks.sessions.pool import Sessions
     from simyard.tasks.sweeps.plan import ResolvedSweep
 
-POLL_S = 1.0
 KEPT_JOBS = 1_000_000
 """A simulator of a sweep is not replaced for having served many trainings, only for its memory."""
 
@@ -62,8 +61,8 @@ def sweep() -> None:
     """
 
 
-for _command in (show, watch, best):
-    sweep.add_command(_command)
+for _reading in (show, watch, best):
+    sweep.add_command(_reading)
 
 
 @sweep.command(hidden=True)
