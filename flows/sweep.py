@@ -96,11 +96,13 @@ def _drive(sweep_id: str, store: str, pool: str | None) -> SweepResult:
     with _driving(sweep_id, store, pool) as loop:
         running: dict[PrefectFuture[Any], Piece] = {}
         has_ended = threading.Event()
-        while not loop.is_over:
+        while True:
             # Begin what may be begun. Each decision, to suggest, promote or prune, is written before it is acted on.
             for piece in loop.pieces():
                 running[future := trial.submit(piece, store, pool)] = piece
                 future.add_done_callback(lambda _: has_ended.set())
+            if loop.is_over:
+                break
 
             # Take what has ended into account; what was measured is written before anything follows from it.
             has_ended.wait(PULSE_S)

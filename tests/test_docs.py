@@ -78,6 +78,8 @@ def test_the_readme_shows_real_options() -> None:
         try:
             while isinstance(command, click.Group):
                 name = words.pop(0)
+                if name not in command.commands and (default := getattr(command, "DEFAULT", None)):
+                    words, name = [name, *words], default
                 command = command.commands[name]
             command.make_context(name, words)  # raises on an option or an argument that does not exist
         except (KeyError, IndexError, click.ClickException) as error:
@@ -283,10 +285,10 @@ def test_the_deployments_name_real_flows() -> None:
         assert not [schedule for schedule in deployment.get("schedules", []) if schedule["active"]]
         names.append(f"{flow.name}/{deployment['name']}")
     assert names == [
-        "train/train", "evaluate/evaluate", "export_policy/export_policy", "rollout/rollout",
-        "managed-training/managed_training", "resume-training-run/resume_training_run", "resume-job/resume_job",
-        "retrain/retrain", "run-job/simyard",
-    ]  # fmt: skip
+            "train/train", "evaluate/evaluate", "export_policy/export_policy", "rollout/rollout",
+            "managed-training/managed_training", "resume-training-run/resume_training_run", "sweep/sweep",
+            "resume-sweep/resume_sweep", "resume-job/resume_job", "retrain/retrain", "run-job/simyard",
+        ]  # fmt: skip
 
 
 def _fields(

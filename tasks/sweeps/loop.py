@@ -34,6 +34,7 @@ from simyard.tasks.shared.heartbeat import PATIENCE, HeartbeatWriter
 from simyard.tasks.sweeps import measure, record
 from simyard.tasks.sweeps.check import check_values
 from simyard.tasks.sweeps.plan import ResolvedSweep, SweepSpec, load_sweep
+from simyard.tasks.sweeps.report import LivePictures
 from simyard.tasks.sweeps.state import Piece, State
 from simyard.tasks.sweeps.trials import Run, Trials
 
@@ -79,6 +80,7 @@ class Loop:
         self._refused: Failure | None = None
         self._broken: BaseException | None = None
         self._is_paused = False
+        self._pictures = LivePictures(spec, store)
         self.trials = Trials(spec, store, self.control, in_pool=in_pool)
         self._begun: set[Piece] = set()
         """The trainings in progress."""
@@ -286,7 +288,9 @@ class Loop:
             self.events.record(f"training.{name}", about, message, **data)
             self._write_verdict()
         elif kind != "ended":
-            message = f"Setting {decision.setting} is {kind}: {decision.why}."
+            words = {"promoted": "goes on", "pruned": "goes no further", "suggested": "is begun"}
+            said = words.get(kind, f"takes up the state of setting {decision.source}")
+            message = f"Setting {decision.setting} {said}: {decision.why}."
             self.events.record(f"setting.{kind}", about, message, setting=decision.setting, values=decision.values)
 
     def _refuse(self, failure: Failure) -> None:
@@ -303,7 +307,9 @@ class Loop:
         return judge(self.state.settings, self.asked.sweep.objective, self.asked.seeds, known)
 
     def _write_verdict(self) -> None:
-        self.store.put_record(self.keys.verdict, self.verdict())
+        verdict = self.verdict()
+        self.store.put_record(self.keys.verdict, verdict)
+        self._pictures.redraw(self.state.settings, verdict)
 
     def conclude(self) -> SweepResult:
         """Write the verdict, the report and the result of the sweep, and return the last."""
@@ -400,22 +406,19 @@ class Loop:
         return round(max(total - done, 0.0) * per_iteration, 1)
 
     def _status(self) -> SweepStatus:
-        best = self.state.best
-        with suppress(SimyardError):
-            seconds = self.gpu_seconds
-            return SweepStatus(
-                **this_process(),
-                stage=self._stage,
-                wanted=self.control.desired,
-                settings=len(self.state.members),
-                running=len(self._begun),
-                pruned=sum(one.state == "pruned" for one in self.state.members),
-                best=best.value if best else None,
-                gpu_seconds=round(seconds, 3),
-                usd=self._in_usd_or_none(seconds),
-                seconds_left=self._seconds_left(),
-            )
-        raise StoreError("The store does not answer.", code="store")
+        best, seconds = self.state.best, self.gpu_seconds
+        return SweepStatus(
+            **this_process(),
+            stage=self._stage,
+            wanted=self.control.desired,
+            settings=len(self.state.members),
+            running=len(self._begun),
+            pruned=sum(one.state == "pruned" for one in self.state.members),
+            best=best.value if best else None,
+            gpu_seconds=round(seconds, 3),
+            usd=self._in_usd_or_none(seconds),
+            seconds_left=self._seconds_left(),
+        )
 
 
 def cancel_undriven(store: Store, sweep_id: str, machine: MachineSettings) -> None:
