@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 from simyard.core.artifacts import ACROSS, DIVERGENCE, PAIRS
 from simyard.core.files import write_json
 from simyard.runner.evaluation.episode_statistics import Episode
+from simyard.runner.evaluation.sequential import Sequential
 from simyard.runner.evaluation.summary import (
     CheckpointName,
     Figures,
@@ -88,6 +89,8 @@ class Played:
     """Seconds of the task's longest episode."""
     agents: list[str] | None = None
     """Agents of the task; None for a task of one."""
+    sequential: Sequential | None = None
+    """How it ended, where a precision was to be reached."""
     trace: Trace | None = None
     """Motion of the episodes; None where one engine was asked for."""
     replayed: Trace | None = None
