@@ -178,6 +178,8 @@ class Evaluation(Wire):
     """Success rate below which an arm has failed; where nobody says what success is, the share of the return kept."""
     until: Precision | None = field(default=None, metadata=ABSENT)
     """Precision at which it stops before `num_episodes`; None plays all of them."""
+    record: bool | None = field(default=None, metadata=ABSENT)
+    """Whether failed episodes are kept as data; None keeps none."""
 
     @property
     def times(self) -> int:

@@ -258,6 +258,7 @@ def _evaluate(request: EvaluateRequest, common: Resolved, store: Store, base: Pa
         design=wanted.design if arms else None,
         floor=wanted.floor if arms else None,
         until=until,
+        record=wanted.record or None,
     )
     if wanted.across:
         common = replace(common, spec=_in_first_engine(common.spec, wanted.across))

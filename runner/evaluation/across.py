@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 from simyard.core.artifacts import ACROSS, DIVERGENCE, PAIRS
 from simyard.core.files import write_json
 from simyard.runner.evaluation.episode_statistics import Episode
+from simyard.runner.evaluation.failures import Recorded
 from simyard.runner.evaluation.sequential import Sequential
 from simyard.runner.evaluation.summary import (
     CheckpointName,
@@ -91,6 +92,8 @@ class Played:
     """Agents of the task; None for a task of one."""
     sequential: Sequential | None = None
     """How it ended, where a precision was to be reached."""
+    recorded: Recorded | None = None
+    """Failed episodes that were kept as data."""
     trace: Trace | None = None
     """Motion of the episodes; None where one engine was asked for."""
     replayed: Trace | None = None

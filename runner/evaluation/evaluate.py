@@ -17,6 +17,7 @@ from simyard.core.files import AttemptPaths, write_json
 from simyard.core.specs import AttemptSpec, Facts, JobSpec, PolicyFile
 from simyard.runner.evaluation.across import Comparison, Played, Report, traced
 from simyard.runner.evaluation.episode_statistics import Episode, EpisodeMeter, quotas, simulated
+from simyard.runner.evaluation.failures import FailureRecording, Recorded
 from simyard.runner.evaluation.robustness import ArmPlayed, Robustness, RobustnessReport
 from simyard.runner.evaluation.sequential import Rounds, Sequential
 from simyard.runner.evaluation.summary import CheckpointName, Figures, summarize
@@ -60,6 +61,8 @@ class PolicySummary(Figures, StepFigures):
     """The policy under other conditions, beside the figures above, its control arm's; None where none were varied."""
     sequential: Sequential | None
     """How it ended, where a precision was to be reached; None where the episodes were fixed beforehand."""
+    recorded: Recorded | None
+    """The failed episodes that were kept as data; None where none were asked for."""
 
 
 class Summary(PolicySummary):
@@ -228,11 +231,14 @@ class _Measurement:
     ) -> Played:
         """Play until every environment has completed its share; of `num_envs` each has one episode."""
         episodes: list[Episode] = []
+        recording: FailureRecording | None = None
 
         def counted(episode: Episode) -> None:
             episodes.append(episode)
             count(episode)
             self._progress.count(episode)
+            if recording is not None:
+                recording.tell(episode)
 
         until, rounds = self._wanted.until, None
         if until is not None:
@@ -252,7 +258,9 @@ class _Measurement:
             before_step=before_step,
             on_episode=on_episode,
         )
-        longest_s = float(env.unwrapped.max_episode_length_s)
+        longest_s, longest = float(env.unwrapped.max_episode_length_s), self._wanted.steps_per_episode
+        if self._wanted.record:
+            recording = FailureRecording(env, self._job, self._facts, self._paths, longest)
         say_activity(f"playing {num_envs or self._wanted.num_episodes} episodes")
         self._begin(env, actor)
         clock = StepClock(num_envs or self._job.num_envs)
@@ -268,6 +276,7 @@ class _Measurement:
             longest_s=longest_s,
             agents=list(getattr(simulated(env), "possible_agents", ())) or None,
             sequential=rounds.figures if rounds else None,
+            recorded=recording.seal() if recording else None,
         )
 
     def _begin(self, env: Any, actor: Policy) -> None:
@@ -318,6 +327,7 @@ class _Measurement:
             "across": across,
             "robustness": robustness,
             "sequential": played.sequential,
+            "recorded": played.recorded,
         }
 
 

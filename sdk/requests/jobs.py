@@ -384,6 +384,8 @@ class EvaluationConfig(PolicyConfig):
     success is, the share of the return that is kept."""
     plan: Plan | None = None
     """How many episodes are enough; left out `numEpisodes` says it."""
+    record: bool = Field(False, strict=True)
+    """Whether failed episodes are kept as data, in `rollout.zarr`."""
 
     @model_validator(mode="after")
     def _each_arm_has_its_pairs(self) -> Self:
@@ -396,6 +398,10 @@ class EvaluationConfig(PolicyConfig):
             )
         if self.plan and self.plan.half_width is not None and (self.variations or self.across):
             raise ValueError("plan.halfWidth stops a plain evaluation; of variations and engines give plan.difference")
+        if self.record and (self.across or (self.plan and self.plan.half_width is not None)):
+            raise ValueError("record keeps the episodes of one engine, all of which count; leave across or plan out")
+        if self.record and self.from_job and (self.from_job.which == "all" or self.from_job.which.startswith("every:")):
+            raise ValueError("record keeps the episodes of one checkpoint; name it with fromJob.which")
         if self.plan and self.plan.difference is not None and "num_episodes" in self.model_fields_set:
             raise ValueError("plan.difference says how many episodes there are; leave numEpisodes out")
         if self.plan and self.plan.half_width is not None and (self.record_video or self.require_video):

@@ -18,6 +18,7 @@ from simyard.core.artifacts import (
     RETURNS,
     ROBUSTNESS,
     ROBUSTNESS_PLOT,
+    ROLLOUT,
 )
 from simyard.core.records import JobResult, Outcome
 from simyard.core.specs import JobSpec
@@ -47,7 +48,8 @@ class EvaluationKind(Kind):
         assert wanted is not None
         across = (ACROSS.name, PAIRS.name, DIVERGENCE.name) if wanted.across else ()
         varied = (ROBUSTNESS.name, ARM_EPISODES.name) if wanted.arms else ()
-        return [*super().missing(spec, outcome, artifacts), *lacking((*across, *varied), artifacts)]
+        recorded = (ROLLOUT.name,) if wanted.record else ()
+        return [*super().missing(spec, outcome, artifacts), *lacking((*across, *varied, *recorded), artifacts)]
 
     def keep(self, spec: JobSpec, verdict: Verdict, writer: ArtifactWriter) -> Figures:
         """Draw the returns; return the summary's figures."""
