@@ -18,7 +18,7 @@ from typing import Any
 
 from simyard.core.errors import GPU_OUT_OF_MEMORY, Failure, RequestError, SimyardError, StoreError
 from simyard.core.files import scratch
-from simyard.core.records import Ended, this_process
+from simyard.core.records import Ended, Estimate, this_process
 from simyard.core.run_records import Event
 from simyard.core.sweep_records import Decision, SeedRun, SweepResult, SweepStatus, SweepVerdict
 from simyard.requests.settings import MachineSettings
@@ -347,6 +347,8 @@ class Loop:
             verdict=verdict if settings else None,
             gpu_seconds=round(self._spent, 3),
             usd=self._in_usd_or_none(self._spent),
+            cost=usage.cost_of(self._spent, self.spec.usd_per_gpu_hour),
+            estimate=self.store.get_record_or_none(self.keys.estimate, Estimate),
             error=self._refused or (failures[0] if status == "failed" and failures else None),
             store=self.store.url(self.keys.prefix),
             created_at=self.spec.created_at,
@@ -388,10 +390,10 @@ class Loop:
         return self._spent + self.trials.gpu_seconds
 
     def _in_usd(self, seconds: float) -> float:
-        return usage.in_usd(seconds, self.spec.usd_per_gpu_hour)
+        return usage.in_usd(seconds, self.spec.usd_per_gpu_hour) or 0.0
 
     def _in_usd_or_none(self, seconds: float) -> float | None:
-        return round(self._in_usd(seconds), 6) if self.spec.usd_per_gpu_hour else None
+        return usage.cost_of(seconds, self.spec.usd_per_gpu_hour).usd
 
     def _seconds_left(self) -> float | None:
         """Return an estimate of the time to the end: by the iterations that this process has seen."""
