@@ -43,6 +43,7 @@ from simyard.tasks.metrics.table import import_plotting
 from simyard.tasks.shared.control import PULSE_S
 from simyard.tasks.sweeps import plan, record
 from simyard.tasks.sweeps.loop import Loop, LoopObserver
+from simyard.tasks.sweeps.report import REPORT
 from simyard.tasks.sweeps.state import Piece
 
 _SIDE_BY_SIDE: Any = ThreadPoolTaskRunner(max_workers=256)
@@ -189,7 +190,6 @@ def report(sweep_id: str, store: str) -> None:
     create_link_artifact(opened.url(sweep_keys.prefix), key=f"{key}-store", link_text="The sweep's files")
 
 
-REPORT = "report.md"
 _STATES = {"succeeded": Completed, "failed": Failed, "canceled": Cancelled}
 
 

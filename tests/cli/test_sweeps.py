@@ -137,4 +137,5 @@ def test_seeds_of_a_training_are_a_sweep_without_parameters(sweeps):
     sweep = Sweep(sweeps, json.loads(done.stdout.splitlines()[-1])["sweep_id"], 0)
     (setting,) = sweep.records("settings")
     assert [run["seed"] for run in setting["runs"]] == [1, 2]
+    assert len({*setting["runs"][0]["jobs"], *setting["runs"][1]["jobs"]}) == 2
     assert re.search(r"\| 1 \|", (sweep.folder / "artifacts" / "report.md").read_text())
