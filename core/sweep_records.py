@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from simyard.core.errors import Failure
-from simyard.core.records import Ended, Heartbeat
+from simyard.core.records import Cost, Ended, Estimate, Heartbeat
 from simyard.core.wire import ABSENT, Wire
 
 
@@ -212,6 +212,10 @@ class SweepResult(Wire):
     created_at: str
     updated_at: str
     """Time of the end."""
+    estimate: Estimate | None = field(default=None, metadata=ABSENT)
+    """The estimate that was made when it was submitted."""
+    cost: Cost | None = field(default=None, metadata=ABSENT)
+    """`gpu_seconds` and `usd`, as every result has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,6 +244,8 @@ class SweepProgress(Wire):
     """URL of the sweep's folder."""
     created_at: str
     updated_at: str | None
+    estimate: Estimate | None = field(default=None, metadata=ABSENT)
+    """The estimate that was made when it was submitted."""
 
 
 SweepState = SweepProgress | SweepResult

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from simyard.core.errors import RequestError
 from simyard.core.files import scratch
+from simyard.core.records import Estimate
 from simyard.core.run_records import (
     DriverStatus,
     Event,
@@ -24,6 +26,7 @@ from simyard.tasks.metrics.events import Series
 from simyard.tasks.metrics.table import draw_curves
 from simyard.tasks.shared.control import DesiredState, desired_state_at, write_desired_state
 from simyard.tasks.shared.documents import REPORTS
+from simyard.tasks.shared.estimates import as_told
 from simyard.tasks.shared.events import events_at, numbers_of_events
 from simyard.tasks.shared.heartbeat import PATIENCE
 from simyard.tasks.shared.listing import Page, newest, shown
@@ -109,6 +112,7 @@ def header(spec: RunSpec, store: Store) -> RunHeader:
         max_iterations=spec.asked.loop_policy.max_iterations,
         store=store.url(RunKeys(spec.run_id).prefix),
         created_at=spec.created_at,
+        estimate=store.get_record_or_none(RunKeys(spec.run_id).estimate, Estimate),
     )
 
 
@@ -130,8 +134,9 @@ def run_status(store: Store, run_id: str) -> RunState:
         status = "interrupted"
     elif "pause" in (desired_state(store, run_id), beat and beat.wanted):
         status = "paused"
+    told = header(spec, store)
     return RunStatus(
-        **vars(header(spec, store)),
+        **vars(replace(told, estimate=(beat and beat.estimate) or told.estimate)),
         status=status,
         stage=beat.stage if beat else None,
         current_iteration=beat.current_iteration if beat else 0,
@@ -181,6 +186,7 @@ def write_report(run: RunSpec, result: RunResult, ended: list[IterationRecord], 
         result=result,
         iterations=ended,
         lineage=checkpoints(store, run.run_id),
+        estimate=result.estimate and as_told(result.estimate),
     )
     store.put_bytes(run_keys.file(REPORT), text.encode())
 

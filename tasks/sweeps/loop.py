@@ -18,7 +18,7 @@ from typing import Any
 
 from simyard.core.errors import GPU_OUT_OF_MEMORY, Failure, RequestError, SimyardError, StoreError
 from simyard.core.files import scratch
-from simyard.core.records import Ended, this_process
+from simyard.core.records import Ended, Estimate, this_process
 from simyard.core.run_records import Event
 from simyard.core.sweep_records import Decision, SeedRun, SweepResult, SweepStatus, SweepVerdict
 from simyard.requests.settings import MachineSettings
@@ -89,7 +89,8 @@ class Loop:
         self._iterations = 0
         self._began = time.monotonic()
         self._with = ExitStack()
-        for decision in record.decisions(store, spec.sweep_id):
+        decisions = record.decisions(store, spec.sweep_id)
+        for decision in decisions:
             self._apply(decision)
         self._iterations = 0  # what this process did tells how long the rest takes
 
@@ -106,6 +107,8 @@ class Loop:
             self._started = datetime.fromisoformat(first.created_at)
             message = f"Process {os.getpid()} on {platform.node()} goes on."
             self.events.record("sweep.taken_up", str(time.time_ns()), message)
+            if decisions:  # whoever wrote the last one may have died before it was told
+                self._tell(decisions[-1])
 
     def __enter__(self) -> Loop:
         beating = HeartbeatWriter(self.store, self.keys.status, self._status, BEAT_S)
@@ -161,9 +164,11 @@ class Loop:
     @property
     def is_over(self) -> bool:
         """Whether nothing is in progress and nothing more will be."""
-        if self._begun or self._is_paused:
+        if self._begun:
             return False
         if self.state.ended_by is None and self._broken is None and not self.control.is_leaving:
+            if self._is_paused:
+                return False
             self._decide(kind="ended", why="done")
         return True
 
@@ -186,14 +191,16 @@ class Loop:
 
     def _over_budget(self) -> str | None:
         """Return the name of the budget that is spent; None where there is more of all."""
-        budget, seconds = self.asked.sweep.budget, self.gpu_seconds
+        budget = self.asked.sweep.budget
         hours = (datetime.now(UTC) - self._started).total_seconds() / 3600
-        if budget.max_gpu_hours is not None and seconds / 3600 >= budget.max_gpu_hours:
-            return "max_gpu_hours"
         if budget.max_wallclock_hours is not None and hours >= budget.max_wallclock_hours:
             return "max_wallclock_hours"
-        if budget.max_credits is not None and self._in_usd(seconds) >= budget.max_credits:
-            return "max_credits"
+        if budget.max_gpu_hours is not None or budget.max_credits is not None:
+            seconds = self.gpu_seconds
+            if budget.max_gpu_hours is not None and seconds / 3600 >= budget.max_gpu_hours:
+                return "max_gpu_hours"
+            if budget.max_credits is not None and self._in_usd(seconds) >= budget.max_credits:
+                return "max_credits"
         best = self.state.best
         return "target" if best is not None and self.asked.sweep.objective.reached(best.value) else None
 
@@ -333,13 +340,15 @@ class Loop:
             name=self.asked.name,
             project_id=self.asked.project_id,
             status=status,
-            ended_by=self.state.ended_by if status != "failed" or self._refused else "failed",
+            ended_by="failed" if status == "failed" and self.state.ended_by == "done" else self.state.ended_by,
             settings=len(settings),
             jobs=len(jobs),
             best=measured[0].number if measured else None,
             verdict=verdict if settings else None,
             gpu_seconds=round(self._spent, 3),
             usd=self._in_usd_or_none(self._spent),
+            cost=usage.cost_of(self._spent, self.spec.usd_per_gpu_hour),
+            estimate=self.store.get_record_or_none(self.keys.estimate, Estimate),
             error=self._refused or (failures[0] if status == "failed" and failures else None),
             store=self.store.url(self.keys.prefix),
             created_at=self.spec.created_at,
@@ -381,10 +390,10 @@ class Loop:
         return self._spent + self.trials.gpu_seconds
 
     def _in_usd(self, seconds: float) -> float:
-        return usage.in_usd(seconds, self.spec.usd_per_gpu_hour)
+        return usage.in_usd(seconds, self.spec.usd_per_gpu_hour) or 0.0
 
     def _in_usd_or_none(self, seconds: float) -> float | None:
-        return round(self._in_usd(seconds), 6) if self.spec.usd_per_gpu_hour else None
+        return usage.cost_of(seconds, self.spec.usd_per_gpu_hour).usd
 
     def _seconds_left(self) -> float | None:
         """Return an estimate of the time to the end: by the iterations that this process has seen."""

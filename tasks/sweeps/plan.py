@@ -27,7 +27,9 @@ from simyard.tasks.managed.run import now
 from simyard.tasks.resolve import resolve, settle
 from simyard.tasks.shared import idempotency
 from simyard.tasks.shared.inputs import LocalInput
+from simyard.tasks.shared.usage import require_price
 from simyard.tasks.stage import send_inputs
+from simyard.tasks.sweeps.price import estimate_sweep
 
 _UNNAMED = "job-" + "0" * 26
 """The id of the training that stands for all of them."""
@@ -50,8 +52,8 @@ class SweepSpec(Wire):
     versions: dict[str, str] | None
     """Versions that decide the result, as the simulator told them before the sweep began; None where it was not
     asked, since it is elsewhere."""
-    usd_per_gpu_hour: float
-    """Price of a GPU hour in US dollars."""
+    usd_per_gpu_hour: float | None
+    """Price of a GPU hour in US dollars; None where the site names none."""
     created_at: str
     """UTC, ISO 8601."""
 
@@ -93,6 +95,7 @@ def resolve_sweep(
     Raises:
         RequestError: If a training of it would be refused.
     """
+    require_price(machine, request.sweep.budget.max_credits, "sweep.budget.maxCredits")
     template = resolve(request.training({}, request.seeds[0]), store, _UNNAMED, base)
     spec = SweepSpec(
         sweep_id=keys.check_sweep_id(sweep_id),
@@ -110,9 +113,10 @@ def resolve_sweep(
 def stage_sweep(resolved: ResolvedSweep, store: Store) -> None:
     """Put into the store what the trainings need, and then the sweep itself, which makes it exist. Idempotent."""
     send_inputs(resolved.inputs, store)
-    key = SweepKeys(resolved.spec.sweep_id).sweep
-    if not store.exists(key):
-        store.put_json(key, resolved.spec.to_json())
+    spec, key = resolved.spec, SweepKeys(resolved.spec.sweep_id)
+    if not store.exists(key.sweep):
+        store.put_record(key.estimate, estimate_sweep(spec.asked, spec.template, store, spec.usd_per_gpu_hour))
+        store.put_json(key.sweep, spec.to_json())
 
 
 def load_sweep(store: Store, sweep_id: str) -> SweepSpec:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from simyard.core.errors import RequestError
+from simyard.core.records import Estimate
 from simyard.core.run_records import Event
 from simyard.core.sweep_records import Decision, Setting, SweepProgress, SweepResult, SweepState, SweepStatus
 from simyard.store import keys
@@ -109,6 +110,7 @@ def sweep_status(store: Store, sweep_id: str) -> SweepState:
         store=store.url(sweep.prefix),
         created_at=spec.created_at,
         updated_at=beat.updated_at if beat else None,
+        estimate=store.get_record_or_none(sweep.estimate, Estimate),
     )
 
 
