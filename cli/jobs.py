@@ -113,6 +113,28 @@ def _describe(spec: JobSpec, known: JobState) -> str:
 
 @jobs.command()
 @click.argument("job_id")
+@click.option("--tag", "add", multiple=True, metavar="TAG", help="Add a tag; may be repeated.")
+@click.option("--untag", "remove", multiple=True, metavar="TAG", help="Remove a tag; may be repeated.")
+@click.option("--note", metavar="TEXT", help="Set the note; an empty one removes it.")
+@STORE
+@JSON
+def label(
+    job_id: str, add: tuple[str, ...], remove: tuple[str, ...], note: str | None, store: str | None, as_json: bool
+) -> None:
+    """Give a job tags and a note, by which lists find it; without an option show them."""
+    from simyard.tasks.shared import history, labels
+
+    opened = open_site_store(store)
+    if add or remove or note is not None:
+        found = labels.change(opened, job_id, by="command line", add=add, remove=remove, note=note)
+    else:
+        history.load_spec(opened, job_id)
+        found = labels.read(opened, job_id)
+    emit(found, as_json, lambda shown: "\n".join([", ".join(shown.tags) or "no tags", *filter(None, [shown.note])]))
+
+
+@jobs.command()
+@click.argument("job_id")
 @STORE
 @JSON
 def watch(job_id: str, store: str | None, as_json: bool) -> None:

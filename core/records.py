@@ -405,6 +405,33 @@ class CancelMark(Wire):
     requested_at: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrackerRecord(Wire):
+    """The job's run in a tracker of experiments, `trackers/<name>.json`: written by the process that tells it."""
+
+    tracker: str
+    """`mlflow` or `wandb`."""
+    run_id: str | None
+    """Its id there; None where it could not be begun yet."""
+    url: str | None
+    """Its page; None where it has none."""
+    last_step: int | None
+    """The last step whose metrics were sent; None where none were."""
+    ended: bool
+    """Whether all of an ended job was sent."""
+    problem: str | None
+    """Problem of the last try; None where it went well."""
+    updated_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpentRecord(Wire):
+    """GPU time of a job that was deleted to make room, which budgets go on counting."""
+
+    job_id: str
+    gpu_seconds: float
+
+
 # --- beside the jobs --------------------------------------------------------------------------------------------------
 
 
@@ -475,6 +502,20 @@ class Place(Wire):
     id: str
     """Of the job or run that has it."""
     taken_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobLabels(Wire):
+    """The tags and the note that people gave a job, `labels/<job_id>.json`: the newest replace all before."""
+
+    job_id: str
+    tags: tuple[str, ...]
+    """Sorted, each once."""
+    note: str
+    """Plain text; empty for none."""
+    by: str
+    """Id of the API key that set them, or `command line`."""
+    updated_at: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,6 +52,7 @@ from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.shared import history, idempotency
 from simyard.tasks.shared.estimates import as_told
 from simyard.tasks.shared.history import Verdict, load_spec
+from simyard.tasks.trackers.start import mirrored
 
 PROGRESS_EVERY = 50
 """Progress artifacts are updated when this share of a job, one in so many, is done: each costs a request."""
@@ -126,7 +127,7 @@ def drive(job_id: str, store: str, pool: str | None) -> JobResult:
     if done is not None:  # who brought it to that died before its own end
         report(done, store)
         return done
-    with untagged():
+    with untagged(), mirrored(job_id, store, get_run_logger().warning):
         with persisting_when_terminated(job_id, store):
             failure = launch(job_id, store, pool or MachineSettings.from_env().pool)
         verdict = collect(job_id, store, failure)

@@ -23,6 +23,7 @@ from simyard.store import keys
 from simyard.store.keys import JobKeys, RunKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.managed.record import run_status
+from simyard.tasks.retention import spent_by_deleted
 from simyard.tasks.shared import usage
 from simyard.tasks.shared.history import load_spec
 
@@ -38,7 +39,7 @@ class Limits:
     """The limits of keys. What has ended, and its cost, is remembered, because it does not change."""
 
     def __init__(self, settings: Settings, launches: Launches) -> None:
-        self._has_price = settings.machine.usd_per_gpu_hour is not None
+        self._usd_per_gpu_hour = settings.machine.usd_per_gpu_hour
         self._launches = launches
         self._site = settings.open()
         self._ended: dict[str, float] = {}
@@ -57,7 +58,7 @@ class Limits:
             taken = self._taken(key.key_id)
             if all(place.id != own_id for _, place in taken.values()):
                 self._free_place(caller, key.max_active_jobs, taken)
-        if key.max_credits is not None and not self._has_price:
+        if key.max_credits is not None and self._usd_per_gpu_hour is None:
             raise RequestError(
                 f"This API key may spend {key.max_credits:.2f} USD of GPU time, and the site names no price for it.",
                 code="no_price",
@@ -156,7 +157,7 @@ class Limits:
                 cost = usage.cost(load_spec(store, own_id), store).usd or 0.0
                 ended = store.get_json_or_none(JobKeys(own_id).result) is not None
         except RequestError:  # it was deleted
-            return 0.0
+            cost, ended = usage.in_usd(spent_by_deleted(store, own_id), self._usd_per_gpu_hour) or 0.0, True
         if ended:
             self._ended[own_id] = cost
         return cost

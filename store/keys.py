@@ -36,11 +36,15 @@ SENDING = f"{SERVICE}/sending"
 DOCTOR = "doctor"
 PROJECTS = "projects"
 MEASUREMENTS = "measurements"
+LABELS = "labels"
+IDEMPOTENCY = "idempotency"
+SPENT = "spent"
 
 MAX_KEY_BYTES = 900
 """Longest key, in bytes of UTF-8. S3 allows 1024, and the store's own prefix counts."""
 MAX_NAME_BYTES = 230
 """Longest name between two slashes. File systems allow 255, and names of files being written are longer."""
+_MENTIONED = re.compile(r"\bjob-[0-9a-hjkmnp-tv-z]{26}\b|\b[0-9a-f]{64}\b")
 # Control characters and lone surrogates; U+FFFE and U+FFFF cannot be written in XML, so S3 cannot list them.
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 # What nearly every key looks like, seen at one glance: the checks one by one cost a tenth of a small read.
@@ -239,6 +243,21 @@ def asset_id_of(sha256: str) -> str:
     return f"asset-{sha256}"
 
 
+def mentioned(text: str) -> frozenset[str]:
+    """Return the ids of jobs and the digests that a document's text names."""
+    return frozenset(_MENTIONED.findall(text))
+
+
+def time_of(own_id: str) -> str:
+    """Return the digits of an id that are its time: those of a run or sweep begin the ids of its own jobs."""
+    return own_id.partition("-")[2][:10]
+
+
+def spent(job_id: str) -> str:
+    """Return the key of what a job had used before it was deleted."""
+    return f"{SPENT}/{job_id}.json"
+
+
 class _Below:
     """A key below the prefix of the keys that have it."""
 
@@ -275,7 +294,7 @@ class AssetKeys:
 
 def idempotency(key: str) -> str:
     """Return the key of an idempotency record; users' keys may hold anything, so their digest names it."""
-    return f"idempotency/{hashlib.sha256(key.encode()).hexdigest()}.json"
+    return f"{IDEMPOTENCY}/{hashlib.sha256(key.encode()).hexdigest()}.json"
 
 
 def api_key(key_id: str) -> str:
@@ -296,6 +315,11 @@ def place(key_id: str, number: int, generation: int) -> str:
 def doctor(check_id: str) -> str:
     """Return the key that `simyard doctor` tries the store with, and that a machine writes its report to."""
     return f"{DOCTOR}/{check_id}.json"
+
+
+def labels(job_id: str) -> str:
+    """Return the key of the tags and the note of a job."""
+    return f"{LABELS}/{check_job_id(job_id)}.json"
 
 
 def outbox(own_id: str) -> str:
@@ -387,6 +411,10 @@ class JobKeys:
     def attempt(self, number: int) -> AttemptKeys:
         """The keys of one attempt, counted from 1."""
         return AttemptKeys(f"{self.attempts}/{number:03d}")
+
+    def tracker(self, name: str) -> str:
+        """The key of the record of the job's run in a tracker."""
+        return f"{self.prefix}/trackers/{name}.json"
 
     def artifact(self, name: str) -> str:
         """The key of one artifact."""

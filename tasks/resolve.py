@@ -8,7 +8,7 @@ from typing import Any
 
 from simyard.core.artifacts import METRICS_SUMMARY
 from simyard.core.errors import RequestError, unknown
-from simyard.core.specs import AgentFile, Answer, Evaluation, Export, JobSpec, JointLimits, ResumePoint, Stage
+from simyard.core.specs import AgentFile, Answer, Evaluation, Export, JobSpec, JointLimits, ResumePoint, Robot, Stage
 from simyard.core.stages import Gate, Growth, Widen
 from simyard.requests import stages as requested
 from simyard.requests.jobs import (
@@ -273,6 +273,11 @@ def _export(request: ExportRequest, common: Resolved, store: Store, base: Path) 
         num_episodes=wanted.num_episodes,
         other_physics=wanted.other_physics,
         action_limits={joint: JointLimits(**limits.model_dump()) for joint, limits in wanted.action_limits.items()},
+        robot=Robot(
+            sensors=None if wanted.robot.sensors is None else tuple(wanted.robot.sensors),
+            noise=dict(wanted.robot.noise),
+            delay_s=wanted.robot.delay_s,
+        ),
         answers={
             item: Answer(**answer.model_dump(), at=common.spec.created_at)
             for item, answer in wanted.checklist_answers.items()

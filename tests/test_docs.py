@@ -43,13 +43,14 @@ DOCUMENTS = sorted(
 )
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
 
 
-def commands(program: str) -> list[str]:
-    """Return the README's command lines of a program."""
-    lines = [line for language in ("console", "bash") for block in blocks(language) for line in block.splitlines()]
+def commands(program: str, page: str = README) -> list[str]:
+    """Return a page's command lines of a program."""
+    languages = ("console", "bash")
+    lines = [line for language in languages for block in blocks(language, page) for line in block.splitlines()]
     shown = [line.removeprefix("$ ") for line in lines]
     return [line for line in shown if line.split(" ")[0] == program]
 
@@ -87,8 +88,9 @@ def test_the_readme_shows_real_options() -> None:
     assert not wrong
 
 
-def test_the_readme_shows_every_command() -> None:
-    shown = commands("simyard")
+def test_every_command_is_shown() -> None:
+    pages = [README, *(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))]
+    shown = [line for page in pages for line in commands("simyard", page)]
     leaves = [path for path, command in all_commands(main) if not isinstance(command, click.Group)]
     assert not [path for path in leaves if not any(line.startswith(path) for line in shown)]
 
@@ -150,7 +152,7 @@ def test_the_readme_shows_the_keys_of_the_result() -> None:
         ("training", "## The config", lambda: _fields(TrainRequest, skip=("stages",))),
         ("stages", "| field |", lambda: _fields(TrainingStage)),
         ("evaluation", "| default |", lambda: _fields(EvaluationConfig)),
-        ("evaluation", "| field of `exportConfig` |", lambda: _fields(ExportConfig, skip=PolicyConfig.model_fields)),
+        ("export", "| field of `exportConfig` |", lambda: _fields(ExportConfig, skip=PolicyConfig.model_fields)),
         ("rollouts", "| default |", lambda: _fields(RolloutRequest, skip=OF_EVERY_JOB, snake_case=True)),
         ("managed-training", "| default |", lambda: _fields_of_a_run()),
         ("retraining", "| default |", lambda: [("training", True, None), *_fields(RetrainRequest, skip=("training",))]),
@@ -163,6 +165,31 @@ def test_a_table_has_every_field_and_its_default(
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8").partition(begin)[2]
     wanted = {name: "required" if required else json.dumps(default) for name, required, default in fields()}
     assert _table(text.partition("\n## ")[0]) == wanted
+
+
+RECOMMENDED = """kernels that saturate, torque, style apart, bonus, time limits that grow, physics randomised,
+system identification, noise, delayed actions, standing still, history, terminations, long enough, privileged, student,
+logged one by one, second simulator, action scale, by reward, normaliser, headless, safety monitor, target computer,
+difficulty, clipped"""
+"""What the tutorial recommends, in its order: a reader of it counts these."""
+
+
+def test_every_recommendation_of_the_tutorial_has_its_item() -> None:
+    from simyard.runner.exporting.checks import CHECKS
+    from simyard.runner.exporting.observing import SENSORS
+
+    text = (ROOT / "docs/export.md").read_text(encoding="utf-8")
+    rows = [row.strip("| ").split(" | ") for row in text.partition("| recommendation |")[2].splitlines()[2:]]
+    rows = rows[: rows.index([""])]
+    for words, (recommendation, item, evidence) in zip(RECOMMENDED.replace("\n", " ").split(", "), rows, strict=True):
+        assert words in recommendation
+        assert item.strip("(`)") in CHECKS
+        assert evidence
+    assert {item.strip("(`)") for _, item, _ in rows} == set(CHECKS), "no item that nobody recommends"
+    table = text.partition("| item | passes where |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `([\w-]+)`", table, re.MULTILINE) == list(CHECKS)
+    table = text.partition("| sensor |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", table)) == {*SENSORS, *(name for names in SENSORS.values() for name in names)}
 
 
 def _fields_of_a_run() -> list[tuple[str, bool, Any]]:
@@ -285,10 +312,10 @@ def test_the_deployments_name_real_flows() -> None:
         assert not [schedule for schedule in deployment.get("schedules", []) if schedule["active"]]
         names.append(f"{flow.name}/{deployment['name']}")
     assert names == [
-            "train/train", "evaluate/evaluate", "export_policy/export_policy", "rollout/rollout",
-            "managed-training/managed_training", "resume-training-run/resume_training_run", "sweep/sweep",
-            "resume-sweep/resume_sweep", "resume-job/resume_job", "retrain/retrain", "run-job/simyard",
-        ]  # fmt: skip
+        "train/train", "evaluate/evaluate", "export_policy/export_policy", "rollout/rollout",
+        "managed-training/managed_training", "resume-training-run/resume_training_run", "sweep/sweep",
+        "resume-sweep/resume_sweep", "resume-job/resume_job", "retrain/retrain", "gc/gc", "run-job/simyard",
+    ]  # fmt: skip
 
 
 def _fields(

@@ -78,15 +78,15 @@ def moment(text: str | None) -> str | None:
 
 
 class Templates:
-    """The templates of a folder; Jinja2 is imported when the first one is rendered.
+    """The templates of folders; Jinja2 is imported when the first one is rendered.
 
     Args:
-        folder: Where they lie.
+        folders: Where they lie; of two of one name that of the first folder counts.
         filters: Functions that format a value, by the name that templates use.
     """
 
-    def __init__(self, folder: Path, **filters: Callable[..., str]) -> None:
-        self._folder = folder
+    def __init__(self, *folders: Path, **filters: Callable[..., str]) -> None:
+        self._folders = folders
         self._filters = filters
 
     @cached_property
@@ -95,7 +95,7 @@ class Templates:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
         environment = Environment(
-            loader=FileSystemLoader(self._folder),
+            loader=FileSystemLoader(self._folders),
             autoescape=lambda name: name is None or not name.endswith(".md.j2"),
             undefined=StrictUndefined,
             trim_blocks=True,

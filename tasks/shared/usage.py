@@ -31,9 +31,12 @@ def gpu_seconds(spec: JobSpec, store: Store) -> float:
         spec: The job; one that was never begun has used nothing.
         store: Its store.
     """
-    if spec.gpus == 0:
-        return 0.0
-    return sum(_held_s(attempt) for attempt in history.attempts(store, spec.job_id)) * spec.ranks
+    return 0.0 if spec.gpus == 0 else gpu_seconds_of(spec, history.attempts(store, spec.job_id))
+
+
+def gpu_seconds_of(spec: JobSpec, past: Iterable[PastAttempt]) -> float:
+    """Return the GPU seconds of a job whose attempts are read already."""
+    return 0.0 if spec.gpus == 0 else sum(map(_held_s, past)) * spec.ranks
 
 
 def in_usd(gpu_seconds: float, usd_per_gpu_hour: float | None) -> float | None:
