@@ -353,6 +353,8 @@ class EvaluationConfig(PolicyConfig):
     """Environments where nobody says how many."""
     MOST_PLANNED: ClassVar[int] = 20_000
     """Episodes that a plan may come to."""
+    MOST_SIDE_BY_SIDE: ClassVar[int] = 1_000_000
+    """Environments of all arms together."""
 
     num_envs: int | None = Field(None, strict=True, ge=1, le=1_000_000)
     """Environments side by side; left out 100, or as many as episodes if these are fewer."""
