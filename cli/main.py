@@ -16,7 +16,7 @@ from simyard.core.process import keep_private, reach_loopback_directly
 _HEADINGS = {
     "Jobs": {
         "init": "init", "train": "train", "evaluate": "train", "export-policy": "train", "rollout": "rollout",
-        "run": "train", "jobs": "jobs", "tasks": "tasks",
+        "run": "train", "sweep": "sweep", "jobs": "jobs", "compare": "compare", "tasks": "tasks",
     },
     "Policies": {"managed": "managed", "retrain": "promotions", "promotions": "promotions"},
     "Data": {

@@ -29,7 +29,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from simyard.blocks.reference import absolute, open_store
 from simyard.core.errors import Category, Failure, SimyardError, StoreError, WorkloadError
-from simyard.core.records import JobResult, JobState
+from simyard.core.records import Estimate, JobResult, JobState
 from simyard.core.run_records import Event
 from simyard.core.specs import Bounds
 from simyard.flows import notices
@@ -51,6 +51,7 @@ from simyard.tasks.kinds.base import Resolved
 from simyard.tasks.metrics.table import import_plotting
 from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.shared import history, idempotency
+from simyard.tasks.shared.estimates import as_told
 from simyard.tasks.shared.history import Verdict, load_spec
 from simyard.tasks.trackers.start import mirrored
 
@@ -239,7 +240,10 @@ def resume(job_id: str, store: str, pool: str | None) -> None:
 
 def launch(job_id: str, store: str, pool: str | None) -> Failure | None:
     """Make attempts until one succeeds or no other is worth it; return the failure that ended them, if any."""
-    spec = load_spec(open_store(store), job_id)
+    opened = open_store(store)
+    spec = load_spec(opened, job_id)
+    if (told := opened.get_record_or_none(keys.JobKeys(job_id).estimate, Estimate)) is not None:
+        get_run_logger().info("estimate: %s", as_told(told, spec))
     launching.refuse_without_pool(spec, pool)
     state: State[Any] = _attempt.with_options(retries=spec.retries)(job_id, store, pool, return_state=True)
     error = state.result(raise_on_failure=False)

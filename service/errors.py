@@ -18,7 +18,7 @@ from simyard.core.errors import RequestError, SimyardError
 
 _CODES = {
     401: ("no_api_key", "bad_api_key", "bad_signature", "stale_signature"),
-    402: ("over_budget",),
+    402: ("over_budget", "no_price"),
     403: ("missing_scope",),
     404: (
         "unknown_job", "unknown_run", "unknown_asset", "unknown_checkpoint", "unknown_hook", "no_artifact",

@@ -12,14 +12,16 @@ from typing import Any
 
 from simyard.core.artifacts import CHECKPOINTS, find, shown_as
 from simyard.core.records import ArtifactEntry, JobResult
-from simyard.service.charts import Curve, Plot, plot
 from simyard.service.prefect_api import Launches
 from simyard.service.status import ENDED, ManifestEntry, artifact_key, job_answer
-from simyard.service.tables import MOST_ROWS, Drawing, Drawings, Tables
+from simyard.service.tables import Drawing, Drawings, Tables
 from simyard.store.store import Store
 from simyard.tasks.kinds import KINDS
-from simyard.tasks.shared import history
-from simyard.tasks.shared.documents import DASH, Templates, interval, moment, shown, size, span
+from simyard.tasks.pages.charts import Curve, Plot, plot
+from simyard.tasks.pages.compare_page import FILTERS, PAGES, Around
+from simyard.tasks.pages.sheets import MOST_ROWS
+from simyard.tasks.shared import history, labels
+from simyard.tasks.shared.documents import Templates, moment, span
 from simyard.tasks.shared.history import PastAttempt
 from simyard.tasks.shared.logs import last_lines
 
@@ -37,18 +39,19 @@ _BLAME = {
     "canceled": "Somebody stopped the job. What was saved is kept.",
 }
 _TITLES = {"train": "Training", "evaluate": "Evaluation", "export": "Export", "rollout": "Rollout"}
-TEMPLATES = Templates(
-    Path(__file__).parent / "templates",
-    shown=shown,
-    size=size,
-    span=lambda seconds: shown(span(seconds)),
-    percent=lambda rate: DASH if rate is None else f"{100 * rate:.1f} %",
-    bounds=lambda bounds: DASH if bounds is None else interval(bounds),
-)
+TEMPLATES = Templates(Path(__file__).parent / "templates", PAGES, **FILTERS)
 
 
 def job_page(
-    store: Store, job_id: str, launches: Launches, drawings: Drawings, link: Link, nonce: str, until: str
+    store: Store,
+    job_id: str,
+    launches: Launches,
+    drawings: Drawings,
+    link: Link,
+    nonce: str,
+    until: str,
+    around: Around | None = None,
+    labels_url: str | None = None,
 ) -> tuple[str, Collection[str]]:
     """Return the page of a job, and the addresses that it links to.
 
@@ -60,6 +63,8 @@ def job_page(
         link: Returns the address of an object.
         nonce: Name of the page's style and script in its policy.
         until: Time at which the links of the page expire, for people.
+        around: Addresses of the other pages; None for somebody who has a link to this one alone.
+        labels_url: Address that the job's tags and note are sent to; None for somebody who may not set them.
 
     Raises:
         RequestError: There is no such job.
@@ -102,6 +107,7 @@ def job_page(
     html = TEMPLATES.render(
         "job.html.j2",
         title=f"{spec.name}: {job.status}", nonce=nonce, reload_ms=None if has_ended else RELOAD_MS, until=until,
+        around=around, labels_url=labels_url, labels=labels.read(store, job_id),
         spec=spec, job=job, known=known, summary=summary, facts=facts,
         kind_title=_TITLES.get(spec.kind, spec.kind),
         blame=_BLAME.get(job.failure.category, "") if job.failure else "",

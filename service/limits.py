@@ -58,6 +58,12 @@ class Limits:
             taken = self._taken(key.key_id)
             if all(place.id != own_id for _, place in taken.values()):
                 self._free_place(caller, key.max_active_jobs, taken)
+        if key.max_credits is not None and self._usd_per_gpu_hour is None:
+            raise RequestError(
+                f"This API key may spend {key.max_credits:.2f} USD of GPU time, and the site names no price for it.",
+                code="no_price",
+                advice="Have the site's owner set SIMYARD_USD_PER_GPU_HOUR, or ask for a key without a budget.",
+            )
         if key.max_credits is not None and (spent := self.spent(caller)) >= key.max_credits:
             raise RequestError(
                 f"The jobs of this API key have cost {spent:.2f} USD of GPU time; it may spend {key.max_credits:.2f}.",
@@ -148,10 +154,10 @@ class Limits:
                 known = run_status(store, own_id)
                 cost, ended = known.credits, known.ended_by is not None
             else:
-                cost = usage.in_usd(usage.gpu_seconds(load_spec(store, own_id), store), self._usd_per_gpu_hour)
+                cost = usage.cost(load_spec(store, own_id), store).usd or 0.0
                 ended = store.get_json_or_none(JobKeys(own_id).result) is not None
         except RequestError:  # it was deleted
-            cost, ended = usage.in_usd(spent_by_deleted(store, own_id), self._usd_per_gpu_hour), True
+            cost, ended = usage.in_usd(spent_by_deleted(store, own_id), self._usd_per_gpu_hour) or 0.0, True
         if ended:
             self._ended[own_id] = cost
         return cost

@@ -85,6 +85,7 @@ class JobAnswer:
             "artifacts": [entry.to_json() for entry in self.artifacts],
             "created_at": spec.created_at,
             **{key: known.get(key) for key in ("done", "total", "unit", "reward", "summary", "timings", "updated_at")},
+            **priced(known),
         }
 
 
@@ -103,7 +104,15 @@ class RunAnswer:
         """Return the keys of the API."""
         known = {key: value for key, value in self.known.to_json().items() if key != "store"}
         failure = self.failure and self.failure.to_json()
-        return known | {"status": self.status, "error": _text_of(self.failure), "failure": failure}
+        return known | {"status": self.status, "error": _text_of(self.failure), "failure": failure} | priced(known)
+
+
+def priced(known: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys about time and price, of jobs, sweeps and managed runs alike; a credit is one USD."""
+    estimate = known.get("estimate")
+    seconds, usd = (estimate["seconds"], estimate["usd"]) if estimate else (None, None)
+    told = {"estimated_seconds": seconds, "estimated_usd": usd, "estimated_credits": usd, "estimate": estimate}
+    return {"cost": known.get("cost"), **told}
 
 
 Answer = TypeVar("Answer", JobAnswer, RunAnswer)
@@ -115,7 +124,7 @@ def job_answer(store: Store, job_id: str, launches: Launches) -> JobAnswer:
     Raises:
         RequestError: There is no such job.
     """
-    return _settled([_job(store, job_id)], lambda ids: {job_id: launches.find(job_id)})[0]
+    return settled([stored_job(store, job_id)], lambda ids: {job_id: launches.find(job_id)})[0]
 
 
 def job_answers(store: Store, launches: Launches, limit: int, after: str | None) -> Page[JobAnswer]:
@@ -127,8 +136,8 @@ def job_answers(store: Store, launches: Launches, limit: int, after: str | None)
         limit: The most that the page may have.
         after: What the page before said that the next one begins at.
     """
-    page = listing.newest(_ids(store, keys.JOBS, "job-"), lambda job_id: shown(_job(store, job_id)), limit, after)
-    return replace(page, found=_settled(page.found, launches.find_all))
+    page = listing.newest(_ids(store, keys.JOBS, "job-"), lambda job_id: shown(stored_job(store, job_id)), limit, after)
+    return replace(page, found=settled(page.found, launches.find_all))
 
 
 def run_answer(store: Store, run_id: str, launches: Launches) -> RunAnswer:
@@ -137,20 +146,20 @@ def run_answer(store: Store, run_id: str, launches: Launches) -> RunAnswer:
     Raises:
         RequestError: There is no such run.
     """
-    return _settled([_run(store, run_id)], lambda ids: {run_id: launches.find(run_id)})[0]
+    return settled([_run(store, run_id)], lambda ids: {run_id: launches.find(run_id)})[0]
 
 
 def run_answers(store: Store, launches: Launches, limit: int, after: str | None) -> Page[RunAnswer]:
     """Return a page of a project's managed runs, as `job_answers` does of its jobs."""
     page = listing.newest(_ids(store, keys.RUNS, "run-"), lambda run_id: shown(_run(store, run_id)), limit, after)
-    return replace(page, found=_settled(page.found, launches.find_all))
+    return replace(page, found=settled(page.found, launches.find_all))
 
 
 def _ids(store: Store, folder: str, prefix: str) -> list[str]:
     return [name for name in store.list_dirs(folder) if name.startswith(prefix)]
 
 
-def _job(store: Store, job_id: str) -> JobAnswer:
+def stored_job(store: Store, job_id: str) -> JobAnswer:
     """Return the status of a job by the store alone."""
     spec = load_spec(store, job_id)
     known = history.job_status(store, job_id)
@@ -171,7 +180,7 @@ def _text_of(failure: Failure | None) -> str | None:
     return f"{failure.message} {failure.advice}".strip() if failure else None
 
 
-def _settled(answers: list[Answer], find: Callable[[list[str]], Mapping[str, FlowRun | None]]) -> list[Answer]:
+def settled(answers: list[Answer], find: Callable[[list[str]], Mapping[str, FlowRun | None]]) -> list[Answer]:
     """Return answers with the status that follows from the flow run where no process is known to do the work."""
     unsettled = [answer.id for answer in answers if answer.status in _UNSETTLED]
     runs: Mapping[str, FlowRun | None] = {}

@@ -19,6 +19,7 @@ from simyard.core.errors import RequestError
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts as it counts
 _JOB_ID = re.compile(r"job-[0-9a-hjkmnp-tv-z]{26}")
 _RUN_ID = re.compile(r"run-[0-9a-hjkmnp-tv-z]{26}")
+_SWEEP_ID = re.compile(r"sweep-[0-9a-hjkmnp-tv-z]{26}")
 _ASSET_ID = re.compile(r"asset-([0-9a-f]{64})")
 _PROMOTION = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
@@ -35,6 +36,7 @@ SENDING = f"{SERVICE}/sending"
 DOCTOR = "doctor"
 PROJECTS = "projects"
 MEASUREMENTS = "measurements"
+LABELS = "labels"
 IDEMPOTENCY = "idempotency"
 SPENT = "spent"
 
@@ -156,6 +158,16 @@ def run_id_of_run(run_id: uuid.UUID, due: datetime) -> str:
     return f"run-{_number_of_run(run_id, due)}"
 
 
+def new_sweep_id() -> str:
+    """Return a new id of a sweep; ids sort by the millisecond in which they were made."""
+    return f"sweep-{_new_number()}"
+
+
+def sweep_id_of_run(run_id: uuid.UUID, due: datetime) -> str:
+    """Return the id of the sweep that a flow run drives, as `job_id_of_run` does."""
+    return f"sweep-{_number_of_run(run_id, due)}"
+
+
 def rollout_job_id(run_id: str, iteration: int, index: int) -> str:
     """Return the id of a rollout of a managed training run, always the same: whoever takes the run up finds it."""
     return f"job-{check_run_id(run_id)[4:14]}{_digits_of(f'{run_id}/{iteration}/{index}')}"
@@ -201,6 +213,12 @@ def check_run_id(run_id: str) -> str:
     """Return the id, or raise `RequestError` when it is not that of a managed training run."""
     advice = "An id looks like 'run-01k…': see `simyard managed list`."
     return _matched(_RUN_ID, run_id, "the id of a managed training run", "bad_run_id", advice)[0]
+
+
+def check_sweep_id(sweep_id: str) -> str:
+    """Return the id, or raise `RequestError` when it is not that of a sweep."""
+    advice = "An id looks like 'sweep-01k…': see `simyard sweep list`."
+    return _matched(_SWEEP_ID, sweep_id, "the id of a sweep", "bad_sweep_id", advice)[0]
 
 
 def check_promotion(name: str) -> str:
@@ -299,6 +317,11 @@ def doctor(check_id: str) -> str:
     return f"{DOCTOR}/{check_id}.json"
 
 
+def labels(job_id: str) -> str:
+    """Return the key of the tags and the note of a job."""
+    return f"{LABELS}/{check_job_id(job_id)}.json"
+
+
 def outbox(own_id: str) -> str:
     """Return the key of a notification that waits for the end of a job or a managed run."""
     return f"{OUTBOX}/{own_id}.json"
@@ -370,6 +393,8 @@ class JobKeys:
 
     job = _Below("job.json")
     """The frozen spec."""
+    estimate = _Below("estimate.json")
+    """Key of the estimate that its submission was answered with."""
     cancel = _Below("cancel.json")
     """The request to stop."""
     result = _Below("result.json")
@@ -425,6 +450,8 @@ class RunKeys:
 
     run = _Below("run.json")
     """The frozen run."""
+    estimate = _Below("estimate.json")
+    """Key of the estimate that its submission was answered with."""
     secrets = _Below("secrets.json")
     """Key of the values of the trainer's variables, while the run may go on."""
     desired_state = _Below("wish.json")
@@ -465,6 +492,57 @@ class RunKeys:
     def slot(self, number: int, name: str) -> str:
         """The key of something of one slot, counted from 0."""
         return f"{self.prefix}/slots/{number:03d}/{name}"
+
+
+@dataclass(frozen=True)
+class SweepKeys:
+    """The keys of one sweep."""
+
+    sweep_id: str
+
+    @property
+    def prefix(self) -> str:
+        """Everything of the sweep lies below this, save its trainings and evaluations, which are jobs."""
+        return f"{SWEEPS}/{self.sweep_id}"
+
+    sweep = _Below("sweep.json")
+    """The frozen sweep."""
+    estimate = _Below("estimate.json")
+    """Key of the estimate that its submission was answered with."""
+    desired_state = _Below("wish.json")
+    """Key of the sweep's desired state."""
+    status = _Below("status.json")
+    """The heartbeat of the process that drives it."""
+    verdict = _Below("verdict.json")
+    """Key of the verdict: what the sweep found so far, and in the end."""
+    result = _Below("result.json")
+    """Key of the sweep's result."""
+    notification = _Below("notification.json")
+    """Whether the webhook of its end was delivered."""
+    events = _Below("events")
+    """The folder of events, whose names sort as they happened."""
+    decisions = _Below("decisions")
+    """The folder of decisions, whose names sort as they were made: the sweep is rebuilt from them."""
+    settings = _Below("settings")
+    """The folder of settings as the decisions have left them, for those who read."""
+    artifacts = _Below("artifacts")
+    """The folder of the report and the pictures."""
+
+    def event(self, number: int) -> str:
+        """The key of one event, counted from 1."""
+        return f"{self.events}/{number:08d}.json"
+
+    def decision(self, number: int) -> str:
+        """The key of one decision, counted from 1."""
+        return f"{self.decisions}/{number:08d}.json"
+
+    def setting(self, number: int) -> str:
+        """The key of one setting, counted from 0."""
+        return f"{self.settings}/{number:06d}.json"
+
+    def artifact(self, name: str) -> str:
+        """The key of something for people: the report, a picture."""
+        return f"{self.artifacts}/{name}"
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,8 @@ def test_a_page_shows_real_options(path: Path) -> None:
         try:
             while isinstance(command, click.Group) and words:
                 name = words.pop(0)
+                if name not in command.commands and (default := getattr(command, "DEFAULT", None)):
+                    words, name = [name, *words], default
                 command = command.commands[name]
             if not isinstance(command, click.Group):
                 command.make_context(name, words)  # raises on an option or an argument that does not exist
@@ -153,7 +155,7 @@ def test_the_tour_shows_the_keys_of_the_result() -> None:
         ("training", "## The config", lambda: _fields(TrainRequest, skip=("stages",))),
         ("stages", "| field |", lambda: _fields(TrainingStage)),
         ("evaluation", "| default |", lambda: _fields(EvaluationConfig)),
-        ("evaluation", "| field of `exportConfig` |", lambda: _fields(ExportConfig, skip=PolicyConfig.model_fields)),
+        ("export", "| field of `exportConfig` |", lambda: _fields(ExportConfig, skip=PolicyConfig.model_fields)),
         ("rollouts", "| default |", lambda: _fields(RolloutRequest, skip=OF_EVERY_JOB, snake_case=True)),
         ("managed-training", "| default |", lambda: _fields_of_a_run()),
         ("retraining", "| default |", lambda: [("training", True, None), *_fields(RetrainRequest, skip=("training",))]),
@@ -166,6 +168,31 @@ def test_a_table_has_every_field_and_its_default(
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8").partition(begin)[2]
     wanted = {name: "required" if required else json.dumps(default) for name, required, default in fields()}
     assert _table(text.partition("\n## ")[0]) == wanted
+
+
+RECOMMENDED = """kernels that saturate, torque, style apart, bonus, time limits that grow, physics randomised,
+system identification, noise, delayed actions, standing still, history, terminations, long enough, privileged, student,
+logged one by one, second simulator, action scale, by reward, normaliser, headless, safety monitor, target computer,
+difficulty, clipped"""
+"""What the tutorial recommends, in its order: a reader of it counts these."""
+
+
+def test_every_recommendation_of_the_tutorial_has_its_item() -> None:
+    from simyard.runner.exporting.checks import CHECKS
+    from simyard.runner.exporting.observing import SENSORS
+
+    text = (ROOT / "docs/export.md").read_text(encoding="utf-8")
+    rows = [row.strip("| ").split(" | ") for row in text.partition("| recommendation |")[2].splitlines()[2:]]
+    rows = rows[: rows.index([""])]
+    for words, (recommendation, item, evidence) in zip(RECOMMENDED.replace("\n", " ").split(", "), rows, strict=True):
+        assert words in recommendation
+        assert item.strip("(`)") in CHECKS
+        assert evidence
+    assert {item.strip("(`)") for _, item, _ in rows} == set(CHECKS), "no item that nobody recommends"
+    table = text.partition("| item | passes where |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `([\w-]+)`", table, re.MULTILINE) == list(CHECKS)
+    table = text.partition("| sensor |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", table)) == {*SENSORS, *(name for names in SENSORS.values() for name in names)}
 
 
 def _fields_of_a_run() -> list[tuple[str, bool, Any]]:
@@ -296,8 +323,8 @@ def test_the_deployments_name_real_flows() -> None:
         names.append(f"{flow.name}/{deployment['name']}")
     assert names == [
         "train/train", "evaluate/evaluate", "export_policy/export_policy", "rollout/rollout",
-        "managed-training/managed_training", "resume-training-run/resume_training_run", "resume-job/resume_job",
-        "retrain/retrain", "gc/gc", "run-job/simyard",
+        "managed-training/managed_training", "resume-training-run/resume_training_run", "sweep/sweep",
+        "resume-sweep/resume_sweep", "resume-job/resume_job", "retrain/retrain", "gc/gc", "run-job/simyard",
     ]  # fmt: skip
 
 

@@ -67,8 +67,9 @@ class MachineSettings:
     """`SIMYARD_KERNELS`, `FILE@sha256:DIGEST`: compiled kernels that each project's caches get here, once."""
     trackers: tuple[str, ...] = ()
     """`SIMYARD_TRACKERS`, `mlflow`, `wandb` or both: trackers that jobs are mirrored to."""
-    usd_per_gpu_hour: float = _USD_PER_GPU_HOUR
-    """`SIMYARD_USD_PER_GPU_HOUR`: what an hour of one GPU costs; budgets count it."""
+    usd_per_gpu_hour: float | None = _USD_PER_GPU_HOUR
+    """`SIMYARD_USD_PER_GPU_HOUR`, in USD: price of an hour of one GPU, by which estimates, costs and budgets are
+    reckoned; `none` names no price, and then nothing has one."""
 
     @classmethod
     def from_env(cls) -> MachineSettings:
@@ -86,7 +87,7 @@ class MachineSettings:
             workers_contained=on_or_off("SIMYARD_WORKERS_CONTAINED", default="off"),
             kernels=_kernels_from_env(),
             trackers=trackers_from_env(),
-            usd_per_gpu_hour=number_from_env("SIMYARD_USD_PER_GPU_HOUR", _USD_PER_GPU_HOUR, "USD"),
+            usd_per_gpu_hour=usd_per_gpu_hour(),
         )
 
     @classmethod
@@ -203,6 +204,17 @@ def _kernels_from_env() -> KernelArchive | None:
             advice="Allowed: /PATH/OF/kernels.tar.gz@sha256:DIGEST, as `simyard cache export` printed it.",
         )
     return KernelArchive(Path(found.group(1)), found.group(2))
+
+
+def usd_per_gpu_hour() -> float | None:
+    """Read the price of a GPU hour; None where the site names none.
+
+    Raises:
+        RequestError: It is neither a number nor `none`.
+    """
+    if os.environ.get("SIMYARD_USD_PER_GPU_HOUR") == "none":
+        return None
+    return number_from_env("SIMYARD_USD_PER_GPU_HOUR", _USD_PER_GPU_HOUR, "USD; or 'none' for no price")
 
 
 def on_or_off(name: str, *, default: str) -> bool:

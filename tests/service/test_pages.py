@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 import records
@@ -26,7 +26,6 @@ from simyard.core.specs import Bounds
 from simyard.requests.config import check_config
 from simyard.requests.jobs import EvaluateRequest
 from simyard.requests.settings import MachineSettings
-from simyard.service.charts import MOST_POINTS, Curve, plot, thinned, unbroken
 from simyard.service.job_page import TEMPLATES
 from simyard.service.settings import Settings
 from simyard.service.signatures import seal
@@ -36,6 +35,7 @@ from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import CANCELED
 from simyard.tasks.collect import collect
+from simyard.tasks.pages.charts import MOST_POINTS, Curve, plot, thinned, unbroken
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
 from simyard.tasks.sessions.pool import Sessions
@@ -64,7 +64,7 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "link", "br"):
+        if tag not in ("meta", "link", "br", "input"):
             self._open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -437,6 +437,64 @@ def test_a_table_without_end_makes_no_page_without_end(yard: Yard) -> None:
     page = yard.page(job_id)
     assert len(page.all("svg")) == 9
     assert len(page.text) < 300_000
+
+
+# All jobs, labels, and jobs side by side
+
+
+def _site(yard: Yard, path: str, **query: str) -> Answer:
+    token = pages.site_token(yard.settings, yard.api_key)
+    return yard.service.call("GET", f"{path}?{urlencode({'token': token, **query}, doseq=True)}")
+
+
+def test_jobs_are_listed_labeled_found_and_compared(yard: Yard, trained: str, evaluated: str) -> None:
+    waiting = yard.player.stage("", name=HOSTILE).job_id
+    to = f"/v0/jobs/{waiting}/labels"
+    token = pages.site_token(yard.settings, yard.api_key)
+    labels = {"tags": ["try:1", "worse"], "note": HOSTILE}
+    assert yard.service.call("PUT", f"{to}?{urlencode({'token': token})}", labels).json["tags"] == ["try:1", "worse"]
+    key = yard.service.key("default", "jobs")
+    assert yard.service.call("PUT", to, {"tags": ["try:1"]}, key=key).json["note"] == HOSTILE, "the note stays"
+    shown = yard.service.call("GET", f"/v0/jobs/{waiting}", key=key).json
+    assert (shown["tags"], shown["note"]) == (["try:1"], HOSTILE)
+    (listed,) = [job for job in yard.service.call("GET", "/v0/jobs", key=key).json["jobs"] if job["job_id"] == waiting]
+    assert listed["tags"] == ["try:1"]
+
+    # Who may not, and what is none.
+    job_link = urlsplit(yard.link(waiting)).query
+    assert yard.service.call("PUT", to, labels).status == 401
+    assert yard.service.call("PUT", f"{to}?{job_link}", labels).status == 404, "a link to one page shows it alone"
+    assert yard.service.call("PUT", to, labels, key=yard.service.key("default", "assets")).status == 403
+    assert yard.service.call("PUT", to, labels, key=yard.service.key("another", "jobs")).status == 404
+    refused = yard.service.call("PUT", to, {"tags": ["<b>"]}, key=key)
+    assert (refused.status, refused.json["code"]) == (400, "bad_label")
+    assert yard.service.call("PUT", to, {"tags": ["a"] * 21}, key=key).status == 422
+
+    # The list: found by a tag, sorted, and what users wrote is text.
+    found = Page(_site(yard, "/jobs", tag="try:1").body.decode())
+    assert [box["value"] for box in found.all("input") if box["name"] == "job"] == [waiting]
+    assert "".join(found.said).count(HOSTILE) == 2
+    assert not found.all("img")
+    assert not found.all("script")
+    by_name = Page(_site(yard, "/jobs", sort="name", kind="evaluate").body.decode())
+    assert evaluated in [box.get("value") for box in by_name.all("input")]
+    assert _site(yard, "/jobs", sort="nothing").status == 422
+    own = Page(_site(yard, f"/jobs/{waiting}").body.decode())
+    assert "try:1" in own.words
+    assert HOSTILE in "".join(own.said)
+    assert own.all("form")[0]["data-to"].endswith(f"/labels?{urlencode({'token': token})}")
+    assert not Page(yard.get(waiting).body.decode()).all("form"), "a link to one page labels nothing"
+    assert yard.service.call("GET", f"/jobs?{job_link}").status == 404
+
+    both = _site(yard, "/compare", job=[trained, evaluated])
+    page = Page(both.body.decode())
+    assert f"media-src 'self' {yard.service.url};" in both.headers["content-security-policy"]
+    assert "2 jobs side by side" in page.words
+    (video,) = page.all("video")
+    assert yard.service.call("GET", str(video["src"])).body == b"a film"
+    alone = _site(yard, "/compare", job=[trained])
+    assert (alone.status, "These are 1 jobs" in Page(alone.body.decode()).words) == (400, True)
+    assert yard.service.call("GET", f"/compare?job={trained}&job={evaluated}").status == 401
 
 
 # Charts
