@@ -14,7 +14,7 @@ from prefect.exceptions import PrefectException
 
 from simyard.core.run_records import Promotion
 from simyard.service.job_page import TEMPLATES
-from simyard.service.job_rows import JobRow
+from simyard.service.job_rows import JobRow, price_of
 from simyard.service.prefect_api import Launches
 from simyard.service.status import RunAnswer, run_answers
 from simyard.store.store import Store
@@ -99,9 +99,9 @@ def home_page(
     failed = [row for row in rows if row.status == "failed" and ended_at(row) > day]
     done = [row for row in rows if row.status == "succeeded"]
     money = {
-        "the last day": sum(row.usd for row in rows if ended_at(row) > day),
-        "seven days": sum(row.usd for row in rows if ended_at(row) > week),
-        "all": sum(row.usd for row in rows),
+        "the last day": price_of(row for row in rows if ended_at(row) > day),
+        "seven days": price_of(row for row in rows if ended_at(row) > week),
+        "all": price_of(rows),
     }
     slow, fleet, disk = homes.slow(store), homes.fleet(), DASH
     if store.folder is not None:
