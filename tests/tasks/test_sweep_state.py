@@ -101,7 +101,7 @@ SWEEPS = st.one_of(
 )
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(sweep=SWEEPS, order=st.integers(0, 99), cut=st.floats(0, 1))
 def test_whoever_goes_on_from_any_decision_suggests_the_same_and_trains_nothing_twice(sweep, order, cut):
     asked = request(parameters=RANGES, **sweep)
