@@ -7,6 +7,7 @@ the loop itself; `state.py` has what follows from the decisions.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import time
@@ -201,8 +202,7 @@ class Loop:
                 return "max_gpu_hours"
             if budget.max_credits is not None and self._in_usd(seconds) >= budget.max_credits:
                 return "max_credits"
-        best = self.state.best
-        return "target" if best is not None and self.asked.sweep.objective.reached(best.value) else None
+        return "target" if self.state.has_reached_target else None
 
     # A training, and what it measured
 
@@ -264,9 +264,19 @@ class Loop:
     # Decisions
 
     def _decide(self, **fields: Any) -> None:
-        """Write a decision, then act on it."""
+        """Write a decision, then act on it.
+
+        Raises:
+            RequestError: If another process has made this one: it took this one for lost, and drives the sweep.
+        """
         decision = Decision(number=self.state.decisions + 1, at=now(), **fields)
-        self.store.put_record(self.keys.decision(decision.number), decision)
+        document = json.dumps(decision.to_json()).encode()
+        if not self.store.put_new(self.keys.decision(decision.number), document):
+            raise RequestError(
+                f"{self.spec.sweep_id} is driven by another process.",
+                code="already_driven",
+                advice="Follow it: simyard sweep watch.",
+            )
         self._apply(decision)
         self._tell(decision)
 
