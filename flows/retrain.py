@@ -20,7 +20,7 @@ from simyard.blocks.reference import absolute, open_store
 from simyard.core.errors import Category, StoreError
 from simyard.core.records import JobResult
 from simyard.core.run_records import PolicyRecord, PromotionDecision
-from simyard.flows import stages
+from simyard.flows import notices, stages
 from simyard.flows.evaluate import evaluate
 from simyard.flows.stages import RETRYING
 from simyard.flows.train import train
@@ -226,3 +226,4 @@ def decide(
 def report(request: RetrainRequest, decision: PromotionDecision, job_id: str) -> None:
     """Publish the decision in the Prefect UI."""
     create_markdown_artifact(retraining.report(request, decision), key=f"{job_id}-decision")
+    notices.tell_decision(request.promotion, decision)

@@ -32,6 +32,7 @@ from simyard.core.errors import Category, Failure, SimyardError, StoreError, Wor
 from simyard.core.records import Estimate, JobResult, JobState
 from simyard.core.run_records import Event
 from simyard.core.specs import Bounds
+from simyard.flows import notices
 from simyard.requests.jobs import JobRequest
 from simyard.requests.settings import MachineSettings
 from simyard.runner.progress import JobProgress
@@ -138,6 +139,7 @@ def drive(job_id: str, store: str, pool: str | None) -> JobResult:
                 raise WorkloadError(failure) from error
             raise
         report(result, store)
+    notices.tell_job(result, load_spec(opened, job_id).name)
     return result
 
 
@@ -269,12 +271,17 @@ def _attempt(job_id: str, store: str, pool: str | None) -> None:
             canceled=given.canceled,
             why_stopped=why_stopped,
         )
-        if begun is not None:
-            begun.join(observer)
-        elif pool:
-            pools.launch_in_pool(spec, opened, store, pool, observer)
-        else:
-            launching.launch_inline(spec, opened, given.sessions, observer)
+        try:
+            if begun is not None:
+                begun.join(observer)
+            elif pool:
+                pools.launch_in_pool(spec, opened, store, pool, observer)
+            else:
+                launching.launch_inline(spec, opened, given.sessions, observer)
+        except WorkloadError as error:
+            if error.failure.code in notices.STALLS:
+                notices.tell_stall(job_id, spec.name, error.failure)
+            raise
 
 
 @contextmanager

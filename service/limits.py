@@ -144,7 +144,7 @@ class Limits:
     # The money
 
     def spent(self, caller: Caller) -> float:
-        """Return the cost of a key's work so far in USD, each training of a sweep too; what it will cost is nothing."""
+        """Return the cost of a key's work so far, in USD, trainings of sweeps too; what comes counts nothing."""
         ids = {own_id for run in self._launches.of_key(caller.key.key_id) if (own_id := id_of(run))}
         return sum(self._cost(own_id, caller.store) for own_id in ids)
 

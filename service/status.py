@@ -152,6 +152,7 @@ class SweepAnswer:
             "error": _text_of(self.failure),
             "failure": failure,
             "verdict": self.verdict and self.verdict.to_json(),
+            **priced(known),
         }
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from helpers import HANG_S, end, free_port, wait_until
 from scenario import play
 
 from simyard.core.errors import RequestError
-from simyard.core.records import JobResult, Manifest, TrackerRecord
+from simyard.core.records import JobResult, TrackerRecord
 from simyard.core.sweep_records import SeedRun, Setting
 from simyard.requests.settings import trackers_from_env
 from simyard.store import keys
@@ -163,7 +164,7 @@ def points(url, run, name):
 def environment(tmp_path, **more):
     return {
         **os.environ, **play.ENVIRONMENT, "SIMYARD_HOME": str(tmp_path / "home"),
-        "PREFECT_HOME": str(tmp_path / "prefect"), "GIT_PYTHON_REFRESH": "quiet", **more,
+        "GIT_PYTHON_REFRESH": "quiet", **more,
     }  # fmt: skip
 
 
@@ -174,9 +175,9 @@ def table(store, job):
 
 @pytest.mark.long  # a server that takes most of a minute to start, and an environment of 700 MB
 @pytest.mark.system
-def test_a_training_is_told_while_it_runs_and_whole(python, tmp_path):
+def test_a_training_is_told_while_it_runs_and_whole(python, prefect_server, tmp_path):
     config = tmp_path / "config.json"
-    config.write_text(json.dumps(play.config("", iterations=200, name="Played")))
+    config.write_text(json.dumps(play.config("", iterations=20_000, name="Played")))
     store = Store.open(str(tmp_path / "store"))
     with mlflow_server(tmp_path / "server", free_port()) as url:
         env = environment(
@@ -192,15 +193,15 @@ def test_a_training_is_told_while_it_runs_and_whole(python, tmp_path):
                 ]
 
             wait_until(lambda: training.poll() is not None or any(told_early()), HANG_S, "its first metrics in MLflow")
-            assert training.poll() is None, "it was told of once it had ended"
+            training.send_signal(signal.SIGINT)
             out, err = training.communicate(timeout=HANG_S)
-        assert training.returncode == 0, out + err
+        assert training.returncode == 130, out + err
         assert "was not told" not in err
         (job_id,) = store.list_dirs(keys.JOBS)
         job = JobKeys(job_id)
 
         (run,) = runs(url)
-        assert run["info"]["status"] == "FINISHED"
+        assert run["info"]["status"] == "KILLED"
         told = points(url, run, "Train/mean_reward")
         assert told == pytest.approx(table(store, job))
         params = {one["key"]: one["value"] for one in run["data"]["params"]}
@@ -215,7 +216,7 @@ def test_a_training_is_told_while_it_runs_and_whole(python, tmp_path):
         assert again.returncode == 0, again.stdout + again.stderr
         (run,) = runs(url)
         assert points(url, run, "Train/mean_reward") == told
-        checkpoint = next(one for one in store.get_record(job.manifest, Manifest).artifacts if one.kind == "checkpoint")
+        checkpoint = next(one for one in store.get_record(job.result, JobResult).artifacts if one.kind == "checkpoint")
         find = "import sys; from pathlib import Path; from simyard.tasks.shared.inputs import find_input; "
         find += "print(find_input(sys.argv[1], Path('.'), 'checkpointPath').file.sha256)"
         reference = f"mlflow:{run['info']['run_id']}/{checkpoint.name}"
@@ -255,13 +256,14 @@ print(json.dumps(found))
 
 @pytest.mark.long  # as above
 @pytest.mark.system
-def test_a_dead_tracker_neither_fails_nor_holds_a_job_and_is_told_later(python, tmp_path):
+def test_a_dead_tracker_neither_fails_nor_holds_a_job_and_is_told_later(python, prefect_server, tmp_path):
     config = tmp_path / "config.json"
     config.write_text(json.dumps(play.config("", name="Played")))
     store = Store.open(str(tmp_path / "store"))
     with socket.create_server(("127.0.0.1", 0)) as deaf:  # takes connections and never answers
         port = deaf.getsockname()[1]
-        env = environment(tmp_path, SIMYARD_TRACKERS="mlflow", MLFLOW_TRACKING_URI=f"http://127.0.0.1:{port}")
+        deaf_url = f"http://127.0.0.1:{port}"
+        env = environment(tmp_path, SIMYARD_TRACKERS="mlflow", MLFLOW_TRACKING_URI=deaf_url, **prefect_server.env)
         command = [python, "-c", RUN, "train", str(config), "--store", str(tmp_path / "store")]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
