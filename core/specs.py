@@ -200,6 +200,18 @@ class JointLimits(Wire):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Robot(Wire):
+    """The real robot, as far as its owner tells of it."""
+
+    sensors: tuple[str, ...] | None = field(default=None, metadata=ABSENT)
+    """Sensors, and observation terms that it measures otherwise; None is not told."""
+    noise: dict[str, float] = field(default_factory=dict)
+    """Standard deviation of each observation as it is measured, before training's scale, by term."""
+    delay_s: tuple[float, float] | None = field(default=None, metadata=ABSENT)
+    """Least and most time from a measurement to the motion that follows it; None is not told."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Answer(Wire):
     """Answer of a person to an item of the checklist."""
 
@@ -223,6 +235,8 @@ class Export(Wire):
     """Physics preset of the second simulator; None takes another one of the task's, if it has one."""
     action_limits: dict[str, JointLimits] = field(default_factory=dict)
     """Limits of the robot's joints, by name."""
+    robot: Robot = field(default_factory=Robot)
+    """The robot that the policy is to run on."""
     answers: dict[str, Answer] = field(default_factory=dict)
     """Answers of a person to the checklist's items that no program can settle, by item."""
     curriculum: dict[str, float] | None = None

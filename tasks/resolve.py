@@ -17,6 +17,7 @@ from simyard.core.specs import (
     JointLimits,
     Precision,
     ResumePoint,
+    Robot,
     Stage,
 )
 from simyard.core.stages import Gate, Growth, Widen
@@ -80,12 +81,19 @@ def resolve(request: JobRequest, store: Store, job_id: str, base: Path | None = 
             resolved = resolve_rollout(request, job_id, store, base)
         case _:
             raise TypeError(f"no kind of job for {type(request).__name__}")
-    spec = resolved.spec
+    return replace(resolved, spec=settle(resolved.spec))
+
+
+def settle(spec: JobSpec) -> JobSpec:
+    """Return a job with the present names of its task and agent, once it has proved to be one that can be.
+
+    Raises:
+        RequestError: If no simulator does such a job, or its library or its kind does not.
+    """
     if spec.simulator == "isaaclab":
         spec = with_current_id(spec)
     if spec.agent is not None:
         spec = replace(spec, agent=get_library(spec.library).named_agent(spec.agent))
-    resolved = replace(resolved, spec=spec)
     require_one_engine(spec)
 
     # The simulator must be there, and do this kind of job.
@@ -109,7 +117,7 @@ def resolve(request: JobRequest, store: Store, job_id: str, base: Path | None = 
             code="too_many_gpus",
             advice=f"Those that train on several: {', '.join(map(repr, able))}.",
         )
-    return resolved
+    return spec
 
 
 def _task_fields(request: TaskRequest, job_id: str, base: Path) -> Resolved:
@@ -326,6 +334,11 @@ def _export(request: ExportRequest, common: Resolved, store: Store, base: Path) 
         num_episodes=wanted.num_episodes,
         other_physics=wanted.other_physics,
         action_limits={joint: JointLimits(**limits.model_dump()) for joint, limits in wanted.action_limits.items()},
+        robot=Robot(
+            sensors=None if wanted.robot.sensors is None else tuple(wanted.robot.sensors),
+            noise=dict(wanted.robot.noise),
+            delay_s=wanted.robot.delay_s,
+        ),
         answers={
             item: Answer(**answer.model_dump(), at=common.spec.created_at)
             for item, answer in wanted.checklist_answers.items()

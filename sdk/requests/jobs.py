@@ -460,6 +460,26 @@ class JointLimits(_Model):
         return self
 
 
+class Robot(_Model):
+    """The real robot: the checklist holds the policy's training to it."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    sensors: list[Term] | None = Field(None, max_length=1000)
+    """Sensors it has, such as `joint_encoders` and `imu`, and observation terms that it measures otherwise. Once they
+    are named, everything else that the policy sees is privileged."""
+    noise: dict[Term, Annotated[float, Field(ge=0)]] = Field({}, max_length=1000)
+    """Standard deviation of each observation as the robot measures it, by term."""
+    delay_s: tuple[Annotated[float, Field(ge=0, le=60)], Annotated[float, Field(ge=0, le=60)]] | None = None
+    """Least and most seconds from a measurement to the motion that follows it."""
+
+    @model_validator(mode="after")
+    def _delays_in_order(self) -> Self:
+        if self.delay_s is not None and self.delay_s[0] > self.delay_s[1]:
+            raise ValueError(f"delayS is the least and the most, not {list(self.delay_s)}")
+        return self
+
+
 class Answer(_Model):
     """Answer of a person to an item of the checklist."""
 
@@ -486,6 +506,8 @@ class ExportConfig(PolicyConfig):
     """Physics preset of the second simulator; left out another one that the task has."""
     action_limits: dict[Term, JointLimits] = Field({}, max_length=1000)
     """Limits of the robot's joints, by joint name."""
+    robot: Robot = Robot()
+    """The robot that the policy is to run on."""
     checklist_answers: dict[Term, Answer] = Field({}, max_length=100)
     """Answers of a person to the items that no program can settle."""
 

@@ -5,7 +5,7 @@ What a checkpoint holds is looked at in the simulator's Python: see tests/sim/te
 
 import pytest
 
-from simyard.core.specs import Answer, JointLimits
+from simyard.core.specs import Answer, JointLimits, Robot
 from simyard.requests.config import check_config
 from simyard.requests.jobs import EvaluateRequest, ExportRequest
 from simyard.store import keys
@@ -130,6 +130,10 @@ EXPORT = [
     ("half a position", {"actionLimits": {"a": {"position": [1]}}}, ["position"]),
     ("position turned", {"actionLimits": {"a": {"position": [2, 1]}}}, ["position", "2", "1"]),
     ("a joint without a limit", {"actionLimits": {"a": {}}}, ["actionLimits"]),
+    ("sensors are text", {"robot": {"sensors": "imu"}}, ["sensors", "'imu'"]),
+    ("noise below 0", {"robot": {"noise": {"joint_pos": -1}}}, ["noise", "greater than or equal to 0", "-1"]),
+    ("a delay turned", {"robot": {"delayS": [0.2, 0.1]}}, ["delayS is the least and the most", "[0.2, 0.1]"]),
+    ("an unknown part of a robot", {"robot": {"arms": 2}}, ["'arms'", "'delayS', 'noise', 'sensors'"]),
     ("an answer is true", {"checklistAnswers": {"safety-monitor": True}}, ["checklistAnswers"]),
     ("an empty name", {"checklistAnswers": {"safety-monitor": {"ok": True, "by": ""}}}, ["by"]),
     ("nobody answers", {"checklistAnswers": {"safety-monitor": {"ok": True}}}, ["by is missing"]),
@@ -261,10 +265,16 @@ def test_a_checkpoint_whose_name_cannot_be_kept(refuse, write, tmp_path, command
 @BOTH
 def test_the_good_config_is_good(store, tmp_path, command):
     """What the rows change is accepted as it is, with everything else that may be said."""
-    more = {"actionLimits": JOINT, "checklistAnswers": ANSWER} if command == "export-policy" else {"numEpisodes": 7}
+    robot = {"sensors": ["imu"], "noise": {"joint_pos": 0.1}, "delayS": [0, 0.02]}
+    more = (
+        {"actionLimits": JOINT, "robot": robot, "checklistAnswers": ANSWER}
+        if command == "export-policy"
+        else {"numEpisodes": 7}
+    )
     spec = resolve(check_config(good(command, **more), MODELS[command]), Store.open(str(store)), SOME_ID, tmp_path).spec
     assert [policy.checkpoint.name for policy in spec.policies] == ["model_1.pt"]
     if spec.export is not None:
         assert spec.export.action_limits == {"slider_to_cart": JointLimits(max_effort=5)}
+        assert spec.export.robot == Robot(sensors=("imu",), noise={"joint_pos": 0.1}, delay_s=(0.0, 0.02))
         assert spec.export.answers == {"safety-monitor": Answer(ok=True, by="Ada", note="", at=spec.created_at)}
     assert list(store.iterdir()) == []
