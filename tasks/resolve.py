@@ -8,7 +8,18 @@ from typing import Any
 
 from simyard.core.artifacts import METRICS_SUMMARY
 from simyard.core.errors import RequestError, unknown
-from simyard.core.specs import AgentFile, Answer, Evaluation, Export, JobSpec, JointLimits, ResumePoint, Robot, Stage
+from simyard.core.specs import (
+    AgentFile,
+    Answer,
+    Evaluation,
+    Export,
+    JobSpec,
+    JointLimits,
+    Mujoco,
+    ResumePoint,
+    Robot,
+    Stage,
+)
 from simyard.core.stages import Gate, Growth, Widen
 from simyard.requests import stages as requested
 from simyard.requests.jobs import (
@@ -271,6 +282,7 @@ def _export(request: ExportRequest, common: Resolved, store: Store, base: Path) 
             noise=dict(wanted.robot.noise),
             delay_s=wanted.robot.delay_s,
         ),
+        mujoco=Mujoco(functions=wanted.mujoco.functions, model=wanted.mujoco.model),
         answers={
             item: Answer(**answer.model_dump(), at=common.spec.created_at)
             for item, answer in wanted.checklist_answers.items()
