@@ -18,7 +18,7 @@ _HEADINGS = {
         "init": "init", "train": "train", "evaluate": "train", "export-policy": "train", "rollout": "rollout",
         "run": "train", "jobs": "jobs", "tasks": "tasks",
     },
-    "Policies": {"managed": "managed", "retrain": "promotions", "promotions": "promotions"},
+    "Policies": {"managed": "managed", "retrain": "promotions", "promotions": "promotions", "policy": "policies"},
     "Data": {"tensorboard": "tensorboard", "upload": "assets", "assets": "assets", "convert": "rollout"},
     "Site": {
         "up": "up", "deploy": "deploy", "doctor": "doctor", "sessions": "sessions", "cache": "cache",

@@ -67,6 +67,7 @@ POLICY_ONNX = ArtifactType("policy.onnx", "policy", BYTES, (EXPORT,), label="pol
 POLICY_TORCHSCRIPT = ArtifactType("policy.pt", "policy", BYTES, (EXPORT,))
 CONTRACT = ArtifactType("policy_contract.json", "contract", JSON, (EXPORT,), label="contract")
 CHECKLIST = ArtifactType("checklist.json", "checklist", JSON, (EXPORT,), label="checklist")
+GOLDEN = ArtifactType("golden.json", OTHER, JSON)
 ROBOT_MODEL = ArtifactType("robot.xml", OTHER, XML)
 ROLLOUT = ArtifactType("rollout.zarr", "rollout", BYTES, (ROLL_OUT,), label="rollout")
 RENDER = ArtifactType("render.mp4", "video", MP4, label="render", page="video")

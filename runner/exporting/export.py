@@ -43,7 +43,8 @@ from simyard.runner.exporting.evidence import (
     measure_history,
     measure_normalizer,
 )
-from simyard.runner.exporting.parity import Parity, check_parity
+from simyard.runner.exporting.golden import write_golden
+from simyard.runner.exporting.parity import LIMIT, Parity, check_parity
 from simyard.runner.exporting.verdict import Status
 from simyard.runner.isaaclab.environment import settle
 from simyard.runner.isaaclab.lookup import overrides_under
@@ -110,6 +111,7 @@ class _Export:
 
         # The proof's children start and load their runtimes while this process simulates.
         observations = pairs.observations
+        write_golden(self.paths.output, LIMIT, observations, pairs.actions, pairs.first_steps)
         with ThreadPoolExecutor(1) as beside:
             proof = beside.submit(
                 check_parity, self.paths.output, traced.network, observations, pairs.actions, pairs.first_steps

@@ -26,7 +26,7 @@ PROMISED = {
     "summary.json": "summary", "params/env.yaml": "provenance", "params/agent.yaml": "provenance",
     "versions.json": "provenance", "export-config.json": "provenance", "job.json": "provenance", "report.md": "report",
     "telemetry.csv": "telemetry", "runner.log": "log", "command.stdout.log": "log", "command.stderr.log": "log",
-    "asset_staging.log": "log", "robot.xml": "provenance",
+    "asset_staging.log": "log", "golden.json": "provenance", "robot.xml": "provenance",
 }  # fmt: skip
 FOR_A_PERSON = (
     "rewards", "reward-shape", "mechanism-cost", "observations", "observation-noise", "delays", "history",
