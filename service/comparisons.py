@@ -22,7 +22,7 @@ class Comparisons:
         self._kept: OrderedDict[tuple[str, ...], tuple[float, Comparison]] = OrderedDict()
         self._making = threading.BoundedSemaphore(MADE_AT_ONCE)
 
-    def of(self, store: Store, references: tuple[str, ...], usd_per_gpu_hour: float) -> Comparison:
+    def of(self, store: Store, references: tuple[str, ...], usd_per_gpu_hour: float | None) -> Comparison:
         """Compare jobs of a store as `compare` does, or return what was found a moment ago."""
         name = (store.url(), *references)
         with self._making:

@@ -53,7 +53,8 @@ class JobRow:
     gpus: int
     """That an attempt holds; 0 on the CPU."""
     gpu_seconds: float
-    usd: float
+    usd: float | None
+    """None where the site names no price."""
     attempts: int
     created_at: str
     updated_at: str | None

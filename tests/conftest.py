@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,11 @@ GROUPS = ("sim", "flows", "prefect", "service", "podman")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have no property's verdict depend on how fast the machine is."""
+    """Have no property's verdict depend on how fast the machine is, and no Ctrl-C on how the tests were started."""
     from hypothesis import HealthCheck, settings
+
+    # A shell has what it starts in the background ignore SIGINT, and every child would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("any machine")

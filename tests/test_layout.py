@@ -135,6 +135,15 @@ def test_every_package_is_listed() -> None:
     assert not [folder for folder in there if not (ROOT / folder / "py.typed").exists()]
 
 
+def test_every_seeded_bug_still_fits_the_code() -> None:
+    """One that fits no more is caught by nothing, and nobody sees it."""
+    mutants = tomllib.loads((ROOT / "tests/mutants/mutants.toml").read_text())["mutant"]
+    fits = [(ROOT / mutant["file"]).read_text().count(mutant["old"]) for mutant in mutants]
+    unfit = [(mutant["id"], found) for mutant, found in zip(mutants, fits, strict=True) if found != 1]
+    assert not unfit, "`old` of tests/mutants/mutants.toml stands exactly once in its file: give it the new text"
+    assert len({mutant["id"] for mutant in mutants}) == len(mutants)
+
+
 def test_importing_the_runner_brings_in_nothing_foreign(tmp_path: Path) -> None:
     modules = [
         ".".join(["simyard", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")

@@ -34,10 +34,8 @@ from simyard.tasks.launch import ask_to_cancel, refuse_without_pool
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
 from simyard.tasks.shared import history, labels
-from simyard.tasks.shared.estimates import estimate
 from simyard.tasks.shared.history import load_spec
 from simyard.tasks.shared.logs import LogFollower
-from simyard.tasks.shared.usage import in_usd
 from simyard.tasks.stage import stage
 
 _Body = Annotated[dict[str, JsonValue], Depends(bodies.json_from("jobs"))]
@@ -56,19 +54,10 @@ def submit(
 ) -> dict[str, Any]:
     """Check everything, put the inputs into the store, and start the job. The same key and body mean the same job."""
     job_id = submission.submit(JOB, body, caller, response, idempotency_key)
-    # Time and price are known beforehand where trainings like it were measured; without a GPU it costs nothing.
-    spec, usd_per_hour = load_spec(caller.store, job_id), caller.settings.machine.usd_per_gpu_hour
-    estimated = estimate(spec, caller.store)
-    cost = 0.0 if spec.gpus == 0 else None
-    if spec.gpus and estimated and estimated.train_s is not None:
-        cost = round(in_usd(estimated.train_s * spec.ranks, usd_per_hour), 4)
     return _view(caller, job_id) | {
-        "estimate": estimated and estimated.to_json(),
-        "estimated_credits": cost,
-        "estimated_usd": cost,
         "billing_model": BILLING_MODEL,
         "billing_price_id": None,
-        "gpu_hourly_rate_usd": usd_per_hour,
+        "gpu_hourly_rate_usd": caller.settings.machine.usd_per_gpu_hour,
     }
 
 

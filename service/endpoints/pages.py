@@ -31,7 +31,8 @@ from simyard.service.job_rows import JobRows
 from simyard.service.live import Follower, stream
 from simyard.service.settings import Settings
 from simyard.service.signatures import seal
-from simyard.service.status import artifact_key
+from simyard.service.status import artifact_key, sweep_answers
+from simyard.service.sweep_page import MOST_SWEEPS, SweepLinks, sweep_page, sweeps_page
 from simyard.service.task_pages import Link, task_page, tasks_page
 from simyard.store.store import Store
 from simyard.tasks.pages.compare_page import Around, comparison_page
@@ -41,6 +42,7 @@ router = APIRouter(tags=["pages"])
 
 PAGE_SECONDS = 7 * 86400.0
 """Seconds that a link to a page is valid."""
+_SWEEPS = "sweeps"
 _TASKS = "tasks"
 """Stands in the token of a link to tasks where that of a job's page has the job: no job has this id."""
 _SITE = "site"
@@ -178,6 +180,12 @@ def side_by_side(
     return _answered(request, make)
 
 
+def sweep_link(settings: Settings, base: str, api_key: ApiKey, sweep_id: str | None = None) -> str:
+    """Return the address of a sweep's page, or of the list of all; who has it needs no key, as for a job's page."""
+    token = seal(settings.secret, "page", PAGE_SECONDS, key_id=api_key.key_id, job_id=sweep_id or _SWEEPS)
+    return f"{base}/sweeps{'' if sweep_id is None else f'/{sweep_id}'}?token={quote(token)}"
+
+
 @router.get("/jobs/{job_id}", response_class=HTMLResponse, summary="Look at a job in a browser")
 def page(job_id: str, request: Request, given: _Key, token: _Token = None) -> HTMLResponse:
     """Return the page of a job, by its signed link or by a key with the scope `jobs`."""
@@ -273,6 +281,35 @@ def one_task(task: str, request: Request, given: _Key, token: _Token = None) -> 
     def make(nonce: str) -> _Page:
         link = _linking(request, given, token)
         return task_page(request.app.state.task_book.task(task), link, nonce), ()
+
+    return _answered(request, make)
+
+
+@router.get("/sweeps", response_class=HTMLResponse, summary="Look at all sweeps in a browser")
+def all_sweeps(request: Request, given: _Key, token: _Token = None) -> HTMLResponse:
+    """Return the page of the newest sweeps, by its signed link or by a key with the scope `jobs`."""
+    settings: Settings = request.app.state.settings
+
+    def make(nonce: str) -> _Page:
+        api_key = _admit(request, _SWEEPS, token, given)
+        found = sweep_answers(settings.open(api_key.project), request.app.state.launches, MOST_SWEEPS, None).found
+        links = {one.id: sweep_link(settings, base_url(request), api_key, one.id) for one in found}
+        return sweeps_page(found, links, nonce), ()
+
+    return _answered(request, make)
+
+
+@router.get("/sweeps/{sweep_id}", response_class=HTMLResponse, summary="Look at a sweep in a browser")
+def one_sweep(sweep_id: str, request: Request, given: _Key, token: _Token = None) -> HTMLResponse:
+    """Return the page of a sweep, by its signed link or by a key with the scope `jobs`."""
+    settings: Settings = request.app.state.settings
+
+    def make(nonce: str) -> _Page:
+        api_key, base = _admit(request, sweep_id, token, given), base_url(request)
+        links = SweepLinks(
+            all=sweep_link(settings, base, api_key), job=lambda job_id: page_link(settings, base, api_key, job_id)
+        )
+        return sweep_page(settings.open(api_key.project), sweep_id, request.app.state.launches, links, nonce), ()
 
     return _answered(request, make)
 

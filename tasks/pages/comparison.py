@@ -138,13 +138,13 @@ class Comparison:
     faults: Faults
 
 
-def compare(store: Store, references: Sequence[str], usd_per_gpu_hour: float) -> Comparison:
+def compare(store: Store, references: Sequence[str], usd_per_gpu_hour: float | None) -> Comparison:
     """Compare jobs of a store.
 
     Args:
         store: Where they all are.
         references: Two to eight of them; what differs is told against the first.
-        usd_per_gpu_hour: Price of a GPU.
+        usd_per_gpu_hour: Price of a GPU; None where the site names none.
 
     Raises:
         RequestError: These are too few or too many, one is named twice, or there is no such job or checkpoint.
@@ -467,12 +467,12 @@ def _cut(text: str | None) -> str | None:
     return None if not text else text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
-def _cost(sides: list[Side], usd_per_gpu_hour: float) -> list[Row]:
+def _cost(sides: list[Side], usd_per_gpu_hour: float | None) -> list[Row]:
     seconds = [side.timings.get("total_s") for side in sides]
-    usd = [usage.in_usd(side.gpu_seconds, usd_per_gpu_hour) for side in sides]
+    usd = [usage.cost_of(side.gpu_seconds, usd_per_gpu_hour).usd for side in sides]
     return [
         Row(name="seconds of all attempts", cells=seconds),
         Row(name="GPU seconds", cells=[side.gpu_seconds for side in sides]),
-        Row(name="USD", cells=[round(one, 4) for one in usd]),
+        Row(name="USD", cells=usd),
         Row(name="attempts", cells=[side.state.attempts for side in sides]),
     ]

@@ -14,6 +14,8 @@ from simyard.core.records import ArtifactEntry, JobResult, Manifest, Outcome
 from simyard.core.specs import JobSpec
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store, sha256_file
+from simyard.tasks.shared import usage
+from simyard.tasks.shared.estimates import as_told
 from simyard.tasks.shared.history import Artifact, PastAttempt, Verdict
 from simyard.tasks.shared.usage import Scaling
 
@@ -118,6 +120,7 @@ REPORTS = Templates(
     number=number,
     interval=interval,
     rate=lambda value: "not measured" if value is None else f"{value:.3f}",
+    cost=usage.cost_in_words,
 )
 """The reports: one template for each kind of job, for managed runs and for retrainings."""
 
@@ -250,6 +253,7 @@ def report(
         facts={"version": known.version if known else "", "device": known.device if known else "unknown"},
         reward_name=kind.reward_name,
         throughput=gained and gained.in_words(),
+        estimate=ended.estimate and as_told(ended.estimate, spec),
         attempts=[AttemptRow.of(attempt) for attempt in verdict.attempts],
     )
 

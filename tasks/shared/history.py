@@ -11,6 +11,7 @@ from simyard.core.records import (
     AttemptStatus,
     CheckpointRecord,
     Ended,
+    Estimate,
     JobResult,
     JobState,
     JobStatus,
@@ -183,6 +184,7 @@ def state_of(
         reward=latest.reward if latest else None,
         updated_at=running.updated_at if running else None,
         error=past[-1].failure if past else None,
+        estimate=(running and running.estimate) or store.get_record_or_none(job.estimate, Estimate),
     )
 
 

@@ -26,17 +26,24 @@ ROOT = Path(__file__).resolve().parents[2]
 TABLE = Path(__file__).with_name("table.md")
 MUTANTS = Path(__file__).with_name("mutants.toml")
 SPREAD = ("-n2", "--dist=loadgroup", "--no-loadscope-reorder")
-TIERS = {"likely": ("not long", ()), "default": ("not long", SPREAD), "long": ("long", SPREAD)}
+TIERS = {
+    "likely": ("not long", ()),
+    "likely-long": ("long", ()),
+    "default": ("not long", SPREAD),
+    "long": ("long", SPREAD),
+}
 """The tests of each, and how they are run; a mutant that survives one meets the next."""
+NAMED = {"likely": "default", "likely-long": "long"}
+"""Those that a mutant names, and the tier that they are of: a minute tells whether they catch it, a tier takes many."""
 BATCH = 8
 """After so many mutants the tests that caught them are run without: one that fails then too has caught nothing."""
-LIMIT_S = {"likely": 1800, "default": 3600, "long": 4 * 3600}
+LIMIT_S = {"likely": 1800, "likely-long": 3600, "default": 3600, "long": 4 * 3600}
 """Tests that hang have noticed nothing."""
 NOT_YET = "not run yet"
 SETTLED = ("default", "long", "none")
 """What need not be run again: the tier that caught it, or that nothing did."""
 HEAD = "| mutant | promise | tier | caught by | s | of |\n|---|---|---|---|---|---|\n"
-PASSED, FAILED = 0, 1  # pytest's exit codes; the others mean that it could not run the tests
+PASSED, FAILED, NO_TESTS = 0, 1, 5  # pytest's exit codes; the others mean that it could not run the tests
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +202,9 @@ def _environment() -> dict[str, str]:
 
 def read_mutants() -> list[Mutant]:
     with MUTANTS.open("rb") as file:
-        return [Mutant(**entry) for entry in tomllib.load(file)["mutant"]]
+        mutants = [Mutant(**entry) for entry in tomllib.load(file)["mutant"]]
+    assert len({mutant.id for mutant in mutants}) == len(mutants), "two mutants have the same id"
+    return mutants
 
 
 def read_table(mutants: list[Mutant]) -> dict[str, list[str]]:
@@ -237,15 +246,15 @@ def judge(mutant: Mutant, copy: Copy, last: str) -> tuple[list[str], str | None]
             return row_of(mutant, "broken", problem), None
         seconds = 0.0
         for tier in TIERS:
-            if tier == "likely" and not mutant.tests():
+            if tier in NAMED and not mutant.tests():
                 continue
-            code, failed, said = copy.pytest(tier, mutant.tests() if tier == "likely" else [], "-x")
+            code, failed, said = copy.pytest(tier, mutant.tests() if tier in NAMED else [], "-x")
             seconds = time.monotonic() - began
             if code == FAILED and failed:
                 test, why = failed[0]
-                row = row_of(mutant, "default" if tier == "likely" else tier, f"`{test}`: {why}", seconds)
+                row = row_of(mutant, NAMED.get(tier, tier), f"`{test}`: {why}", seconds)
                 return row, test
-            if code != PASSED:
+            if code != PASSED and not (code == NO_TESTS and tier in NAMED):
                 return row_of(mutant, "broken", f"the tests of the tier {tier} did not run: {said}", seconds), None
             if tier == last:
                 break

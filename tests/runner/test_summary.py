@@ -9,7 +9,7 @@ import pytest
 from lazy import lazy
 
 from simyard.core.specs import InputFile, PolicyFile
-from simyard.runner.evaluation.across import paired_returns, share_kept
+from simyard.runner.evaluation.across import Played, pair_rows, paired_returns, share_kept
 from simyard.runner.evaluation.episode_statistics import Episode
 from simyard.runner.evaluation.evaluate import logged
 from simyard.runner.evaluation.summary import (
@@ -125,6 +125,17 @@ def test_episodes_without_a_known_success_are_left_out_of_the_rate():
 
 
 # Pairs
+
+
+def test_a_pair_is_of_one_environment_in_whichever_order_its_episodes_ended():
+    def played(physics, order):
+        episodes = [episode(number, 10.0 * env, env=env) for number, env in enumerate(order, start=1)]
+        return Played(physics=physics, episodes=episodes, success_source=None, speed={}, longest_s=1.0)
+
+    found = pair_rows("model_1.pt", [played("newton", [0, 1, 2]), played("physx", [2, 0, 1])])
+    assert [(row["pair"], row["newton.return"], row["physx.return"]) for row in found] == [
+        (1, "0.0", "0.0"), (2, "10.0", "10.0"), (3, "20.0", "20.0"),
+    ]  # fmt: skip
 
 
 def test_pairs_that_differ_little_are_told_apart_where_independent_samples_are_not():
