@@ -176,7 +176,8 @@ def _of_jobs(known: dict[str, list[JobRow]]) -> Iterator[Metric]:
         attempts.add_metric([project], sum(row.attempts for row in rows))
         gpus.add_metric([project], sum(row.gpus for row in rows if row.status == "running"))
         gpu_seconds.add_metric([project], sum(row.gpu_seconds for row in rows))
-        usd.add_metric([project], sum(row.usd for row in rows))
+        if all(row.usd is not None for row in rows):  # the site names a price
+            usd.add_metric([project], sum(row.usd or 0.0 for row in rows))
         for kind in {row.kind for row in lately}:
             speeds = [row.steps_per_s for row in lately if row.kind == kind and row.steps_per_s]
             if speeds:
