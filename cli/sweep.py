@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -26,7 +25,9 @@ from simyard.cli.shared import (
     open_site,
     open_site_store,
     read_request,
+    reckoned,
 )
+from simyard.cli.sweep_views import best, follow, show, watch
 from simyard.core.errors import EXIT_BAD_REQUEST, EXIT_SUCCEEDED, RequestError
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from simyard.tasks.sessions.pool import Sessions
     from simyard.tasks.sweeps.plan import ResolvedSweep
 
-POLL_S = 1.0
 KEPT_JOBS = 1_000_000
 """A simulator of a sweep is not replaced for having served many trainings, only for its memory."""
 
@@ -60,6 +60,10 @@ def sweep() -> None:
 
     CONFIG is that of a training with `sweep`: parameters, seeds, and how to choose.
     """
+
+
+for _reading in (show, watch, best):
+    sweep.add_command(_reading)
 
 
 @sweep.command(hidden=True)
@@ -110,7 +114,7 @@ def begin(
         with Sessions(machine, Bounds()) as sessions:
             _start_ahead(resolved, opened, sessions)
             resolved = _checked(resolved, opened, sessions, LiveLine(quiet=as_json))
-    stage_sweep(resolved, opened)
+    stage_sweep(resolved, opened, is_here=pool is None)
     run_detached(sweep_id, ["sweep", "resume", sweep_id, "--wait"], reference, pool, machine)
     _end_as(record.sweep_status(opened, sweep_id), as_json)
 
@@ -129,6 +133,7 @@ def _drive(
     from simyard.core.sweep_records import SweepResult
     from simyard.store.keys import SweepKeys
     from simyard.tasks.sessions.pool import Sessions
+    from simyard.tasks.shared.estimates import as_told
     from simyard.tasks.sweeps.plan import stage_sweep
 
     live = LiveLine(quiet=quiet)
@@ -140,7 +145,8 @@ def _drive(
             if resolved is not None and is_here:
                 resolved = _checked(resolved, store, sessions, live)
         if resolved is not None:
-            stage_sweep(resolved, store)
+            told = stage_sweep(resolved, store, is_here=pool is None)
+            live.say(f"estimate:    {as_told(told)}")
 
         from prefect import tags
 
@@ -180,12 +186,15 @@ def _checked(resolved: ResolvedSweep, store: Store, sessions: Sessions, live: Li
 
 def _say_ending(result: SweepResult, live: LiveLine) -> None:
     """Print the result of a sweep, and where its report is."""
+    from simyard.tasks.shared.usage import cost_in_words
     from simyard.tasks.sweeps import record
 
     live.say(f"{result.status}: {record.summary(result)}")
     if error := result.error:
         live.say(f"error:       {error.message}\nadvice:      {error.advice}")
     live.say(f"sweep:       {result.sweep_id}")
+    if result.cost and result.cost.gpu_seconds:
+        live.say(f"cost:        {cost_in_words(result.cost)}")
     live.say(f"report:      {result.store}/artifacts/report.md")
 
 
@@ -212,28 +221,8 @@ def resume(sweep_id: str, store: str | None, pool: str | None, wait: bool, as_js
             _end_as(_drive(None, sweep_id, opened, reference, pool, machine, quiet=as_json), as_json)
         run_detached(sweep_id, ["sweep", "resume", sweep_id, "--wait"], reference, pool, machine)
     elif wait:
-        _end_as(_follow(opened, sweep_id, quiet=as_json), as_json)
+        _end_as(follow(opened, sweep_id, quiet=as_json), as_json)
     _end_as(record.sweep_status(opened, sweep_id), as_json)
-
-
-def _follow(store: Store, sweep_id: str, *, quiet: bool) -> SweepState:
-    """Print a sweep's events as they come, until it has ended or nobody drives it any more."""
-    from simyard.core.sweep_records import SweepResult
-    from simyard.tasks.sweeps import record
-
-    live, shown = LiveLine(quiet=quiet), 0
-    while True:
-        known = record.sweep_status(store, sweep_id)
-        new = [number for number in record.event_numbers(store, sweep_id) if number > shown]
-        for event in record.read_events(store, sweep_id, new):
-            live.say(event.message)
-            shown = int(event.event_id.removeprefix("evt-"))
-        if isinstance(known, SweepResult) or known.status == "interrupted":
-            if isinstance(known, SweepResult):
-                _say_ending(known, live)
-            return known
-        live.stage(known.stage or known.status)
-        time.sleep(POLL_S)
 
 
 @sweep.command("list")
@@ -290,10 +279,14 @@ def _named(known: SweepState) -> str:
 
 def _end_as(known: SweepState, as_json: bool) -> NoReturn:
     """Print a sweep's status, and exit with the code of its result; one that has not ended is no failure."""
+    from simyard.tasks.shared.estimates import as_told
+
     if as_json:
-        click.echo(json.dumps(known.to_json()))
+        click.echo(json.dumps(known.to_json() | reckoned(known.estimate)))
     elif known.status not in EXITS:
         click.echo(f"{known.sweep_id} is {known.status}.")
+        if known.estimate:
+            click.echo(f"estimate:    {as_told(known.estimate)}")
         click.echo(f"Follow it: simyard sweep watch {_named(known)}")
     refused = getattr(known, "ended_by", None) == "refused"
     sys.exit(EXIT_BAD_REQUEST if refused else EXITS.get(known.status, EXIT_SUCCEEDED))

@@ -107,7 +107,8 @@ def _policy_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--across", metavar="ENGINES", help="Play every episode in several engines and compare them: newton,physx, say."
 )
-def evaluate(across: str | None, settings: tuple[str, ...], **given: Any) -> None:
+@click.option("--record", is_flag=True, help="Keep failed episodes as data, in rollout.zarr.")
+def evaluate(across: str | None, record: bool, settings: tuple[str, ...], **given: Any) -> None:
     """Measure a policy over completed episodes. CONFIG is a JSON file and says how many.
 
     With --job no CONFIG is needed: `simyard evaluate --job latest --set numEpisodes=100 recordVideo=true`.
@@ -117,6 +118,8 @@ def evaluate(across: str | None, settings: tuple[str, ...], **given: Any) -> Non
     if across is not None:
         engines = [name.strip() for name in across.split(",")]
         settings = (*settings, f"across={json.dumps(engines)}")
+    if record:
+        settings = (*settings, "record=true")
     _run_with_policy(EvaluateRequest, settings=settings, **given)
 
 

@@ -22,8 +22,10 @@ from simyard.service.comparisons import Comparisons
 from simyard.service.endpoints.health import Readiness
 from simyard.service.endpoints.hooks import read_hooks
 from simyard.service.errors import answer_errors
+from simyard.service.job_look import JobLooks
 from simyard.service.job_rows import JobRows
 from simyard.service.limits import Limits
+from simyard.service.live import Streams
 from simyard.service.prefect_api import Launches
 from simyard.service.settings import Settings
 from simyard.service.tables import Drawings
@@ -55,6 +57,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.downloads = downloads.Downloads()
     app.state.drawings = Drawings()
     app.state.comparisons = Comparisons()
+    app.state.looks = JobLooks()
+    app.state.streams = Streams()
     app.state.task_book = TaskBook(settings.machine)
     app.state.hooks = read_hooks(settings.hooks)
     for found in sorted(pkgutil.iter_modules(endpoints.__path__), key=lambda found: found.name):

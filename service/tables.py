@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,10 +18,10 @@ from simyard.core.specs import JobSpec
 from simyard.core.stages import MAX_BYTES, Stages
 from simyard.runner.rl import get_library
 from simyard.store.keys import JobKeys
-from simyard.store.store import KeyNotFound, Store
+from simyard.store.store import KeyNotFound, Stat, Store
 from simyard.tasks.metrics.table import choose_curves
 from simyard.tasks.pages.charts import Curve, Plot, plot
-from simyard.tasks.pages.sheets import LONGEST, MOST_ROWS, Faults, joined, read, tags_of, unit_of
+from simyard.tasks.pages.sheets import LONGEST, MOST_ROWS, Faults, Sheet, joined, read, tags_of, unit_of
 from simyard.tasks.shared import history
 from simyard.tasks.shared.history import PastAttempt
 
@@ -73,16 +73,19 @@ class Drawings:
         self._kept: OrderedDict[tuple[str, ...], _Kept] = OrderedDict()
         self._making = threading.BoundedSemaphore(MADE_AT_ONCE)
 
-    def of(self, store: Store, keys: list[str], make: Callable[[], Drawing]) -> Drawing:
+    def of(
+        self, store: Store, keys: list[str], make: Callable[[], Drawing], there: Mapping[str, Stat] | None = None
+    ) -> Drawing:
         """Return what was made of some objects, or make it anew where they have changed.
 
         Args:
             store: Their store.
             keys: Of the objects.
             make: Reads them.
+            there: All objects that may be among them, where they were listed: then the store is not asked.
         """
         name = (store.url(), *keys)
-        version = tuple(_version(store, key) for key in keys)
+        version = tuple(_version(store, key, there) for key in keys)
         if kept := self._current(name, version):
             return kept
         with self._making:
@@ -91,7 +94,7 @@ class Drawings:
             began = time.monotonic()
             drawing = make()
             took = time.monotonic() - began
-            pause_s = PAUSE * took if took > PAUSED_S else 0.0
+            pause_s = PAUSE * took if took > PAUSED_S and any(version) else 0.0  # of nothing nothing was read
             self._kept[name] = _Kept(version, drawing, began + took + pause_s)
             while len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)
@@ -106,9 +109,9 @@ class Drawings:
         return kept.drawing
 
 
-def _version(store: Store, key: str) -> tuple[int, datetime] | None:
-    with suppress(KeyNotFound):
-        stat = store.stat(key)
+def _version(store: Store, key: str, there: Mapping[str, Stat] | None) -> tuple[int, datetime] | None:
+    with suppress(KeyNotFound, KeyError):
+        stat = store.stat(key) if there is None else there[key]
         return stat.size_bytes, stat.modified
     return None
 
@@ -117,7 +120,13 @@ class Tables:
     """Reads the tables of one job."""
 
     def __init__(
-        self, store: Store, spec: JobSpec, kept: set[str], past: list[PastAttempt], drawings: Drawings
+        self,
+        store: Store,
+        spec: JobSpec,
+        kept: set[str],
+        past: list[PastAttempt],
+        drawings: Drawings,
+        there: Mapping[str, Stat] | None = None,
     ) -> None:
         """Look at nothing yet.
 
@@ -127,13 +136,20 @@ class Tables:
             kept: Names of its artifacts.
             past: Its attempts.
             drawings: Those made of late.
+            there: Everything that the job has, where it was listed.
         """
+        self._there = there
         self._store = store
         self._spec = spec
         self._job = JobKeys(spec.job_id)
         self._kept = kept
         self._past = past
         self._drawings = drawings
+
+    def _read(self, key: str, name: str, drawing: Drawing) -> Sheet | None:
+        if self._there is None:
+            return read(self._store, key, name, drawing)
+        return read(self._store, key, name, drawing, self._there[key].size_bytes) if key in self._there else None
 
     def training(self) -> Drawing:
         """Draw the curves of all attempts, as far as a later one has not taken over; or of what was made of them."""
@@ -144,14 +160,14 @@ class Tables:
 
         def make() -> Drawing:
             drawing = Drawing()
-            sheets = [sheet for key in keys if (sheet := read(self._store, key, METRICS.name, drawing))]
+            sheets = [sheet for key in keys if (sheet := self._read(key, METRICS.name, drawing))]
             borders = [border for sheet in sheets for border in sheet.borders()]
             for tag in choose_curves(tags_of(sheets), get_library(self._spec.library).reward_tag):
                 title, unit, points = tag[:LONGEST], unit_of(tag), joined(sheets, tag)
                 _add(drawing, Curve(title=title, unit=unit, axis="step", points=points, borders=borders))
             return drawing
 
-        return self._drawings.of(self._store, keys, make)
+        return self._drawings.of(self._store, keys, make, self._there)
 
     def stages(self) -> Stages | None:
         """Read how the stages of a training stand; None where it has none."""
@@ -169,7 +185,7 @@ class Tables:
 
         def make(key: str) -> Drawing:
             drawing = Drawing()
-            if sheet := read(self._store, key, TELEMETRY.name, drawing):
+            if sheet := self._read(key, TELEMETRY.name, drawing):
                 for column, title, unit, scale in _MACHINE:
                     points = [(x, y * scale) for x, y in sheet.points("time_s", column)]
                     _add(drawing, Curve(title=title, unit=unit, axis="s", points=points))
@@ -178,7 +194,7 @@ class Tables:
         if not self._past:
             return Drawing()
         key = self._past[-1].keys.file(TELEMETRY.name)
-        return self._drawings.of(self._store, [key], lambda: make(key))
+        return self._drawings.of(self._store, [key], lambda: make(key), self._there)
 
     def episodes(self) -> Drawing:
         """Show the episodes of an evaluation or a rollout, and draw their returns where they are of one checkpoint."""
@@ -188,7 +204,7 @@ class Tables:
 
         def make() -> Drawing:
             drawing = Drawing()
-            if sheet := read(self._store, key, EPISODES.name, drawing):
+            if sheet := self._read(key, EPISODES.name, drawing):
                 drawing.row_count = sheet.row_count
                 rows = (dict(zip(sheet.names, row, strict=False)) for row in sheet.rows[:MOST_ROWS])
                 drawing.rows = [{name: row.get(name, "")[:LONGEST] for name in _EPISODE} for row in rows]
@@ -199,7 +215,7 @@ class Tables:
                     _add(drawing, Curve(title="return", axis="episode", points=points, scattered=True))
             return drawing
 
-        return self._drawings.of(self._store, [key], make)
+        return self._drawings.of(self._store, [key], make, self._there)
 
 
 def _add(drawing: Drawing, curve: Curve) -> None:

@@ -545,6 +545,11 @@ class SweepKeys:
         return f"{self.artifacts}/{name}"
 
 
+def keys_of(own_id: str) -> JobKeys | RunKeys | SweepKeys:
+    """Return the keys of a job, a managed run or a sweep, which its id tells: each has a result, and a notification."""
+    return (JobKeys if own_id.startswith("job-") else SweepKeys if own_id.startswith("sweep-") else RunKeys)(own_id)
+
+
 @dataclass(frozen=True)
 class PromotionKeys:
     """The keys of what is promoted under one name."""

@@ -29,6 +29,7 @@ from simyard.requests.jobs import EvaluationConfig, ExportConfig, PolicyConfig, 
 from simyard.requests.managed import RolloutTemplate, TrainingRunRequest
 from simyard.requests.rollout import RolloutRequest
 from simyard.requests.stages import TrainingStage
+from simyard.requests.sweeps import SweepRequest
 from simyard.tasks.managed.record import EVENT_TYPES
 
 prefect = lazy("prefect")
@@ -127,6 +128,7 @@ def test_the_tours_configs_are_valid() -> None:
         ("rollouts/**/*.json", RolloutRequest),
         ("managed_training/*.json", TrainingRunRequest),
         ("retraining/*.json", RetrainRequest),
+        ("sweeps/*.json", SweepRequest),
     ],
 )
 def test_the_examples_are_valid(pattern: str, model: type[BaseModel] | None) -> None:

@@ -11,10 +11,12 @@ from datetime import UTC, datetime
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Query, Request, Security
-from fastapi.responses import HTMLResponse
+import anyio.to_thread
+from fastapi import APIRouter, Path, Query, Request, Security
+from fastapi.responses import HTMLResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials
 
+from simyard.core.artifacts import shown_as
 from simyard.core.errors import RequestError, SimyardError
 from simyard.core.records import ApiKey
 from simyard.service.auth import BEARER, Guard, base_url
@@ -22,20 +24,24 @@ from simyard.service.comparisons import Comparisons
 from simyard.service.endpoints.files import download_url
 from simyard.service.errors import status_of
 from simyard.service.job_list import SORTS, Wanted, job_list
-from simyard.service.job_page import error_page, job_page
+from simyard.service.job_look import SHARED_S, JobLook
+from simyard.service.job_page import PARTS, Viewer, error_page, job_page, job_part, job_sections
 from simyard.service.job_rows import JobRows
-from simyard.service.prefect_api import Launches
+from simyard.service.live import Follower, stream
 from simyard.service.settings import Settings
 from simyard.service.signatures import seal
-from simyard.service.status import artifact_key
-from simyard.service.tables import Drawings
+from simyard.service.status import artifact_key, sweep_answers
+from simyard.service.sweep_page import MOST_SWEEPS, SweepLinks, sweep_page, sweeps_page
 from simyard.service.task_pages import Link, task_page, tasks_page
+from simyard.store.store import Store
 from simyard.tasks.pages.compare_page import Around, comparison_page
+from simyard.tasks.shared import labels
 
 router = APIRouter(tags=["pages"])
 
 PAGE_SECONDS = 7 * 86400.0
 """Seconds that a link to a page is valid."""
+_SWEEPS = "sweeps"
 _TASKS = "tasks"
 """Stands in the token of a link to tasks where that of a job's page has the job: no job has this id."""
 _SITE = "site"
@@ -43,10 +49,17 @@ _SITE = "site"
 _Key = Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]
 _Token = Annotated[str | None, Query(description="Of the link that the API gives as `page_url`.")]
 _Word = Annotated[str, Query(max_length=200)]
+_PartName = Annotated[str, Path(pattern=f"^({'|'.join([*PARTS, *(re.escape(row.name) for row in shown_as('log'))])})$")]
 _Page = tuple[str, Iterable[str]]
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]_-]+(?=/)")
 
 logger = logging.getLogger("simyard.service")
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events."""
+
+    media_type = "text/event-stream"
 
 
 def page_link(settings: Settings, base: str, api_key: ApiKey, job_id: str) -> str:
@@ -151,29 +164,87 @@ def side_by_side(
     return _answered(request, make)
 
 
+def sweep_link(settings: Settings, base: str, api_key: ApiKey, sweep_id: str | None = None) -> str:
+    """Return the address of a sweep's page, or of the list of all; who has it needs no key, as for a job's page."""
+    token = seal(settings.secret, "page", PAGE_SECONDS, key_id=api_key.key_id, job_id=sweep_id or _SWEEPS)
+    return f"{base}/sweeps{'' if sweep_id is None else f'/{sweep_id}'}?token={quote(token)}"
+
+
 @router.get("/jobs/{job_id}", response_class=HTMLResponse, summary="Look at a job in a browser")
 def page(job_id: str, request: Request, given: _Key, token: _Token = None) -> HTMLResponse:
     """Return the page of a job, by its signed link or by a key with the scope `jobs`."""
-    settings: Settings = request.app.state.settings
-    launches: Launches = request.app.state.launches
 
     def make(nonce: str) -> _Page:
-        api_key = _admit(request, job_id, token, given)
-        store, base = settings.open(api_key.project), base_url(request)
-
-        def link(key: str, name: str) -> str:
-            return download_url(settings, base, api_key, key, name)
-
-        # Whoever may see all pages finds the others from here, and may label the job.
-        around, labels_url = None, None
-        if token is None or request.app.state.guard.follow("page", token)[0]["job_id"] == _SITE:
-            way = _Way(request, api_key, token)
-            around, labels_url = way.around, way.to(f"/v0/jobs/{job_id}/labels")
-        until = datetime.fromtimestamp(time.time() + settings.url_seconds, UTC)
-        drawings: Drawings = request.app.state.drawings
-        return job_page(store, job_id, launches, drawings, link, nonce, f"{until:%H:%M} UTC", around, labels_url)
+        store, viewer = _viewer(request, job_id, token, given, nonce)
+        state = request.app.state
+        look = state.looks.of(store, job_id)
+        return job_page(look, state.launches, state.drawings, labels.read(store, job_id), viewer)
 
     return _answered(request, make)
+
+
+@router.get("/jobs/{job_id}/parts/{name}", response_class=HTMLResponse, summary="Look at a part of a job's page")
+def part(job_id: str, name: _PartName, request: Request, given: _Key, token: _Token = None) -> HTMLResponse:
+    """Return a log of a job's newest attempt, its attempts, its stages, or the load of its machine."""
+
+    def make(nonce: str) -> _Page:
+        store, viewer = _viewer(request, job_id, token, given, nonce)
+        state = request.app.state
+        return job_part(state.looks.of(store, job_id), name, state.launches, state.drawings, viewer), ()
+
+    return _answered(request, make)
+
+
+@router.get("/jobs/{job_id}/events", response_class=EventStream, summary="Follow a job's page while the job runs")
+async def events(
+    job_id: str,
+    request: Request,
+    given: _Key,
+    token: _Token = None,
+    place: Annotated[str | None, Query(max_length=100, description="Id of the last event that came.")] = None,
+) -> StreamingResponse:
+    """Send what is new of the page as server-sent events, until the job has ended.
+
+    One who connects again, with the header `Last-Event-ID` or `place`, gets every line of the logs once.
+    """
+    state = request.app.state
+    state.streams.require_room()
+    store, viewer = await anyio.to_thread.run_sync(lambda: _viewer(request, job_id, token, given, ""))
+    await anyio.to_thread.run_sync(lambda: state.looks.of(store, job_id, SHARED_S))
+
+    def look(shared_s: float) -> JobLook:
+        state.guard.follow("page", viewer.token)  # as long as the key is valid
+        found: JobLook = state.looks.of(store, job_id, shared_s)
+        return found
+
+    def elements(found: JobLook) -> tuple[dict[str, str], bool]:
+        return job_sections(found, state.launches, state.drawings, viewer)
+
+    follower = Follower(look, elements, request.headers.get("last-event-id") or place)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return EventStream(stream(follower, state.streams), headers=headers)
+
+
+def _viewer(
+    request: Request, job_id: str, token: str | None, given: HTTPAuthorizationCredentials | None, nonce: str
+) -> tuple[Store, Viewer]:
+    """Admit who looks at a job; return its store, and the addresses that they are given."""
+    settings: Settings = request.app.state.settings
+    api_key = _admit(request, job_id, token, given)
+    base = base_url(request)
+
+    def link(key: str, name: str) -> str:
+        return download_url(settings, base, api_key, key, name)
+
+    # Whoever may see all pages finds the others from here, and may label the job.
+    sees_all = token is None or request.app.state.guard.follow("page", token)[0]["job_id"] == _SITE
+    way = _Way(request, api_key, token)
+    until = datetime.fromtimestamp(time.time() + settings.url_seconds, UTC)
+    return settings.open(api_key.project), Viewer(
+        link=link, nonce=nonce, until=f"{until:%H:%M} UTC", token=way.token,
+        around=way.around if sees_all else None,
+        labels_url=way.to(f"/v0/jobs/{job_id}/labels") if sees_all else None,
+    )  # fmt: skip
 
 
 @router.get("/tasks", response_class=HTMLResponse, summary="Look at all tasks in a browser")
@@ -194,6 +265,35 @@ def one_task(task: str, request: Request, given: _Key, token: _Token = None) -> 
     def make(nonce: str) -> _Page:
         link = _linking(request, given, token)
         return task_page(request.app.state.task_book.task(task), link, nonce), ()
+
+    return _answered(request, make)
+
+
+@router.get("/sweeps", response_class=HTMLResponse, summary="Look at all sweeps in a browser")
+def all_sweeps(request: Request, given: _Key, token: _Token = None) -> HTMLResponse:
+    """Return the page of the newest sweeps, by its signed link or by a key with the scope `jobs`."""
+    settings: Settings = request.app.state.settings
+
+    def make(nonce: str) -> _Page:
+        api_key = _admit(request, _SWEEPS, token, given)
+        found = sweep_answers(settings.open(api_key.project), request.app.state.launches, MOST_SWEEPS, None).found
+        links = {one.id: sweep_link(settings, base_url(request), api_key, one.id) for one in found}
+        return sweeps_page(found, links, nonce), ()
+
+    return _answered(request, make)
+
+
+@router.get("/sweeps/{sweep_id}", response_class=HTMLResponse, summary="Look at a sweep in a browser")
+def one_sweep(sweep_id: str, request: Request, given: _Key, token: _Token = None) -> HTMLResponse:
+    """Return the page of a sweep, by its signed link or by a key with the scope `jobs`."""
+    settings: Settings = request.app.state.settings
+
+    def make(nonce: str) -> _Page:
+        api_key, base = _admit(request, sweep_id, token, given), base_url(request)
+        links = SweepLinks(
+            all=sweep_link(settings, base, api_key), job=lambda job_id: page_link(settings, base, api_key, job_id)
+        )
+        return sweep_page(settings.open(api_key.project), sweep_id, request.app.state.launches, links, nonce), ()
 
     return _answered(request, make)
 

@@ -81,10 +81,18 @@ class Sheet:
         return points
 
 
-def read(store: Store, key: str, name: str, faults: Faults) -> Sheet | None:
-    """Return the rows of a table, the first and the last among them; None where there is none, or none to show."""
+def read(store: Store, key: str, name: str, faults: Faults, size: int | None = None) -> Sheet | None:
+    """Return the rows of a table, the first and the last among them; None where there is none, or none to show.
+
+    Args:
+        store: Its store.
+        key: The table.
+        name: For people.
+        faults: Notes what cannot be shown.
+        size: Bytes that it has; None asks the store.
+    """
     try:
-        if store.stat(key).size_bytes > MAX_READ_BYTES:
+        if (store.stat(key).size_bytes if size is None else size) > MAX_READ_BYTES:
             faults.too_large.add(name)
             return None
         lines = store.get_bytes(key).split(b"\n")

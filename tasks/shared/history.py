@@ -71,9 +71,14 @@ def load_spec(store: Store, job_id: str) -> JobSpec:
     try:
         return store.get_record(JobKeys(check_job_id(job_id)).job, JobSpec)
     except KeyNotFound as error:
-        raise RequestError(
-            f"There is no job {job_id!r} in {store.url()}.", code="unknown_job", advice="See `simyard jobs list`."
-        ) from error
+        raise unknown_job(store, job_id) from error
+
+
+def unknown_job(store: Store, job_id: str) -> RequestError:
+    """Return the error of a job that a store has not."""
+    return RequestError(
+        f"There is no job {job_id!r} in {store.url()}.", code="unknown_job", advice="See `simyard jobs list`."
+    )
 
 
 def attempts(store: Store, job_id: str, there: Collection[str] | None = None) -> list[PastAttempt]:
@@ -85,13 +90,18 @@ def attempts(store: Store, job_id: str, there: Collection[str] | None = None) ->
         there: The keys of all that the job has, where they were listed: then nothing is read that is not among them.
     """
     job = JobKeys(job_id)
-    names = store.list_dirs(job.attempts) if there is None else _below(there, f"{job.attempts}/")
-    numbers = sorted(int(name) for name in names if name.isdigit())
+    if there is None:
+        numbers = sorted(int(name) for name in store.list_dirs(job.attempts) if name.isdigit())
+    else:
+        numbers = attempt_numbers(job_id, there)
     return [_attempt(store, number, job.attempt(number), there) for number in numbers]
 
 
-def _below(there: Iterable[str], folder: str) -> set[str]:
-    return {key.removeprefix(folder).partition("/")[0] for key in there if key.startswith(folder)}
+def attempt_numbers(job_id: str, there: Iterable[str]) -> list[int]:
+    """Return the numbers of a job's attempts by the keys of all that it has, in order."""
+    folder = f"{JobKeys(job_id).attempts}/"
+    names = {key.removeprefix(folder).partition("/")[0] for key in there if key.startswith(folder)}
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def resume_points(store: Store, job_id: str, *, before: int | None = None) -> list[ResumePoint]:

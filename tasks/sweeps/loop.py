@@ -288,7 +288,9 @@ class Loop:
             self.events.record(f"training.{name}", about, message, **data)
             self._write_verdict()
         elif kind != "ended":
-            message = f"Setting {decision.setting} is {kind}: {decision.why}."
+            words = {"promoted": "goes on", "pruned": "goes no further", "suggested": "is begun"}
+            said = words.get(kind, f"takes up the state of setting {decision.source}")
+            message = f"Setting {decision.setting} {said}: {decision.why}."
             self.events.record(f"setting.{kind}", about, message, setting=decision.setting, values=decision.values)
 
     def _refuse(self, failure: Failure) -> None:
@@ -321,12 +323,11 @@ class Loop:
         measured = [one for one in verdict.table if one.value is not None]
         is_canceled = self.state.ended_by == "canceled"
         status: Ended = "canceled" if is_canceled else "succeeded" if measured else "failed"
-        jobs, found = set[str](), set[str]()
+        jobs = set[str]()
         failures = [run.failure for one in settings for run in one.runs if run.failure]
         for decision in record.decisions(self.store, self.spec.sweep_id):
             if decision.run is not None:
-                jobs |= set(decision.run.jobs)
-                found |= set(decision.run.found or ())
+                jobs |= set(decision.run.jobs) - set(decision.run.found or ())
         result = SweepResult(
             sweep_id=self.spec.sweep_id,
             name=self.asked.name,
@@ -334,7 +335,7 @@ class Loop:
             status=status,
             ended_by=self.state.ended_by if status != "failed" or self._refused else "failed",
             settings=len(settings),
-            jobs=len(jobs - found),
+            jobs=len(jobs),
             best=measured[0].number if measured else None,
             verdict=verdict if settings else None,
             gpu_seconds=round(self._spent, 3),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CURVES, PARALLEL, IMPORTANCE = "curves.png", "parallel.png", "importance.png"
+NAMES = (CURVES, PARALLEL, IMPORTANCE)
 MOST_COLOURED = 8
 """The best settings, which have a colour, a band and a name; the others are grey."""
 MOST_LINES = 200

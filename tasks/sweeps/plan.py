@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from simyard.core.errors import RequestError
+from simyard.core.records import Estimate
 from simyard.core.specs import JobSpec, ResumePoint
 from simyard.core.wire import Wire
 from simyard.requests.jobs import EvaluateRequest, EvaluationConfig, FromJob
@@ -26,6 +27,7 @@ from simyard.tasks.kinds.base import Resolved
 from simyard.tasks.managed.run import now
 from simyard.tasks.resolve import resolve, settle
 from simyard.tasks.shared import idempotency
+from simyard.tasks.shared.estimates import as_placed
 from simyard.tasks.shared.inputs import LocalInput
 from simyard.tasks.shared.usage import require_price
 from simyard.tasks.stage import send_inputs
@@ -110,13 +112,27 @@ def resolve_sweep(
     return resolved
 
 
-def stage_sweep(resolved: ResolvedSweep, store: Store) -> None:
-    """Put into the store what the trainings need, and then the sweep itself, which makes it exist. Idempotent."""
+def stage_sweep(resolved: ResolvedSweep, store: Store, *, is_here: bool = False) -> Estimate:
+    """Put into the store what the trainings need, and then the sweep itself, which makes it exist. Idempotent.
+
+    Args:
+        resolved: The sweep.
+        store: Its store.
+        is_here: Whether its trainings run in this process.
+
+    Returns:
+        The estimate of the sweep.
+    """
     send_inputs(resolved.inputs, store)
     spec, key = resolved.spec, SweepKeys(resolved.spec.sweep_id)
+    if store.exists(key.sweep) and (known := store.get_record_or_none(key.estimate, Estimate)) is not None:
+        return known
+    template = as_placed(spec.template, None) if is_here else spec.template
+    made = estimate_sweep(spec.asked, template, store, spec.usd_per_gpu_hour)
+    store.put_record(key.estimate, made)
     if not store.exists(key.sweep):
-        store.put_record(key.estimate, estimate_sweep(spec.asked, spec.template, store, spec.usd_per_gpu_hour))
         store.put_json(key.sweep, spec.to_json())
+    return made
 
 
 def load_sweep(store: Store, sweep_id: str) -> SweepSpec:

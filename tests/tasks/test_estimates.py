@@ -8,11 +8,13 @@ import records
 from simyard.core.artifacts import TELEMETRY, VERSIONS
 from simyard.core.records import Cost, Estimate, JobResult
 from simyard.core.specs import Evaluation, JobSpec
+from simyard.requests.sweeps import SweepRequest
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.shared import history, usage
 from simyard.tasks.shared.estimates import as_told, evaluation_of, guess, in_sum, keep_measurement, table
 from simyard.tasks.shared.estimates import estimate as estimate_at
+from simyard.tasks.sweeps.price import estimate_sweep
 
 JOB = "job-" + "0" * 26
 GPU = "NVIDIA H200"
@@ -185,6 +187,31 @@ def test_a_job_costs_what_its_submission_was_told_that_a_gpu_costs(store, monkey
     store.put_record(JobKeys(JOB).estimate, estimate(job(512), store))
     assert usage.cost(job(512), store) == Cost(gpu_seconds=100.0, usd=0.1)
     assert usage.cost(job(512, gpus=0), store) == Cost(gpu_seconds=0.0, usd=0.0)
+
+
+def test_a_sweep_takes_the_sum_of_its_trials(store):
+    def sweep(**config):
+        parameters = {"agent.algorithm.learning_rate": {"values": [0.1, 0.01, 0.001, 0.0001]}}
+        training = {"task": "Mine", "numEnvs": 512, "maxIterations": 90}
+        return SweepRequest.model_validate(
+            {"trainingConfig": training, "sweep": {"parameters": parameters, "seeds": 2, **config}}
+        )
+
+    train(store, job(512), 10.0)
+    template = job(512, max_iterations=90)
+    found = estimate_sweep(sweep(), template, store, RATE)
+    assert (found.seconds, found.usd) == (8 * 53.0, 0.424), "a learning rate makes no training longer"
+    assert found.how.startswith("the sum of 8 trainings: measured with 512 environments")
+    assert estimate_sweep(sweep(parallel=4), template, store, RATE).seconds == 2 * 53.0
+    # 8 trainings of 10 iterations, a third of them goes on for 20, a ninth for 60.
+    asha = estimate_sweep(sweep(scheduler={"kind": "asha"}), template, store, RATE)
+    assert asha.gpu_seconds == 8 * 13.0 + 3 * 18.0 + 1 * 38.0
+    budget = estimate_sweep(sweep(budget={"maxCredits": 0.1}), template, store, RATE)
+    assert (budget.usd, budget.seconds) == (0.1, 100.0)
+    other = {"trainingConfig.numEnvs": {"values": [512, 1024]}}
+    assert estimate_sweep(sweep(parameters=other), template, store, RATE).gpu_seconds == 2 * 53.0 + 2 * 98.0
+    measured = sweep(objective={"metric": "mean_return"})
+    assert estimate_sweep(measured, template, store, RATE).seconds is None, "no evaluation was measured"
 
 
 def test_records_of_an_older_simyard_have_no_price():
