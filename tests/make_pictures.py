@@ -17,7 +17,7 @@ sys.path[:0] = [str(TESTS), str(TESTS / "service")]
 
 import imageio_ffmpeg  # noqa: E402
 from browser import Tab, browsing  # noqa: E402
-from helpers import SIMYARD, Server, serving_prefect  # noqa: E402
+from helpers import HANG_S, SIMYARD, Server, serving_prefect, wait_until  # noqa: E402
 from serving import Service, site  # noqa: E402
 
 from simyard.core.records import JobResult  # noqa: E402
@@ -85,6 +85,8 @@ def served(folder: Path, server: Server) -> Iterator[tuple[Service, Tab]]:
 def picture(tab: Tab, url: str, target: Path, width: int, *, dark: bool = False) -> None:
     """Keep the first screens of a page."""
     tab.open(url, width, dark=dark)
+    films = "[...document.querySelectorAll('video')].map(video => {video.preload = 'auto'; return video.readyState})"
+    wait_until(lambda: all(state >= 2 for state in tab.js(films)), HANG_S, "the first picture of each film")
     height = min(int(tab.js("document.documentElement.scrollHeight")), 1400)
     clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1 if width < 600 else 0.75}
     shot = tab("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
