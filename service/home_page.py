@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -14,7 +14,7 @@ from prefect.exceptions import PrefectException
 
 from simyard.core.run_records import Promotion
 from simyard.service.job_page import TEMPLATES
-from simyard.service.job_rows import JobRow
+from simyard.service.job_rows import JobRow, price_of
 from simyard.service.prefect_api import Launches
 from simyard.service.status import RunAnswer, run_answers
 from simyard.store.store import Store
@@ -99,9 +99,9 @@ def home_page(
     failed = [row for row in rows if row.status == "failed" and ended_at(row) > day]
     done = [row for row in rows if row.status == "succeeded"]
     money = {
-        "the last day": _price(row for row in rows if ended_at(row) > day),
-        "seven days": _price(row for row in rows if ended_at(row) > week),
-        "all": _price(rows),
+        "the last day": price_of(row for row in rows if ended_at(row) > day),
+        "seven days": price_of(row for row in rows if ended_at(row) > week),
+        "all": price_of(rows),
     }
     slow, fleet, disk = homes.slow(store), homes.fleet(), DASH
     if store.folder is not None:
@@ -117,13 +117,6 @@ def home_page(
         promotions=slow.promotions, runs=[run for run in slow.runs if run.status not in ("succeeded", "canceled")],
         links={row.job_id: link(row.job_id) for row in shown}, moment=moment,
     )  # fmt: skip
-
-
-def _price(rows: Iterable[JobRow]) -> str:
-    """Return the price of jobs; a dash where the site names no price for some of them."""
-    prices = [row.usd for row in rows]
-    known = [price for price in prices if price is not None]
-    return f"{sum(known):,.2f}" if len(known) == len(prices) else DASH
 
 
 def ended_at(row: JobRow) -> datetime:

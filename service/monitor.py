@@ -19,7 +19,7 @@ from simyard.core.errors import SimyardError
 from simyard.core.records import ApiKey
 from simyard.service.home_page import ended_at
 from simyard.service.job_look import SHARED_S, JobLooks
-from simyard.service.job_rows import JobRow, JobRows
+from simyard.service.job_rows import JobRow, JobRows, price_of
 from simyard.service.live import Streams
 from simyard.service.prefect_api import Launches
 from simyard.service.settings import DEFAULT_PROJECT, Settings
@@ -176,8 +176,8 @@ def _of_jobs(known: dict[str, list[JobRow]]) -> Iterator[Metric]:
         attempts.add_metric([project], sum(row.attempts for row in rows))
         gpus.add_metric([project], sum(row.gpus for row in rows if row.status == "running"))
         gpu_seconds.add_metric([project], sum(row.gpu_seconds for row in rows))
-        if all(row.usd is not None for row in rows):  # the site names a price
-            usd.add_metric([project], sum(row.usd or 0.0 for row in rows))
+        if (price := price_of(rows)) is not None:
+            usd.add_metric([project], price)
         for kind in {row.kind for row in lately}:
             speeds = [row.steps_per_s for row in lately if row.kind == kind and row.steps_per_s]
             if speeds:

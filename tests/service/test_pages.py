@@ -66,7 +66,7 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "link", "br", "input"):
+        if tag not in ("meta", "link", "br", "img", "input"):
             self._open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
