@@ -113,7 +113,7 @@ def test_a_view_of_a_page_costs_at_most_five_reads(watched: Watched) -> None:
     for follower in followers:
         follower._look = lambda shared_s: watched.looks.of(watched.store, watched.made.job_id, 60.0)
         assert news(follower)[2] == ["and one"]
-    assert watched.store.reads - before <= 4
+    assert watched.store.reads - before <= 5, "heartbeat, two tables, and the log with its length"
 
 
 def test_an_open_page_is_told_what_is_new_and_of_the_end(watched: Watched) -> None:
