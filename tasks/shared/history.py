@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from simyard.core.errors import Failure, RequestError
@@ -160,7 +160,11 @@ def job_status(store: Store, job_id: str) -> JobState:
     A job has succeeded when its manifest is there; a result that says so without one was interrupted.
     """
     past = attempts(store, job_id)
-    return state_of(store, job_id, result_of(store, job_id), past, lambda: store.exists(JobKeys(job_id).manifest))
+    job = JobKeys(job_id)
+    state = state_of(store, job_id, result_of(store, job_id), past, lambda: store.exists(job.manifest))
+    if isinstance(state, JobStatus) and state.estimate is None:
+        return replace(state, estimate=store.get_record_or_none(job.estimate, Estimate))
+    return state
 
 
 def state_of(
@@ -184,7 +188,7 @@ def state_of(
         reward=latest.reward if latest else None,
         updated_at=running.updated_at if running else None,
         error=past[-1].failure if past else None,
-        estimate=(running and running.estimate) or store.get_record_or_none(job.estimate, Estimate),
+        estimate=running.estimate if running else None,
     )
 
 
