@@ -15,6 +15,7 @@ from simyard.core.specs import (
     Export,
     JobSpec,
     JointLimits,
+    Mujoco,
     Precision,
     ResumePoint,
     Robot,
@@ -339,6 +340,7 @@ def _export(request: ExportRequest, common: Resolved, store: Store, base: Path) 
             noise=dict(wanted.robot.noise),
             delay_s=wanted.robot.delay_s,
         ),
+        mujoco=Mujoco(functions=wanted.mujoco.functions, model=wanted.mujoco.model),
         answers={
             item: Answer(**answer.model_dump(), at=common.spec.created_at)
             for item, answer in wanted.checklist_answers.items()

@@ -32,7 +32,8 @@ Term = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.-]{0,199}$")]
 Which = Annotated[str, StringConstraints(pattern=r"^(latest|best|iteration|all|every:[1-9]\d{0,6})$")]
 PromotionName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 Metric = Literal["return", "success_rate"]
-Start = Literal["incumbent", "newest", "scratch"]
+SweepId = Annotated[str, StringConstraints(pattern=r"^sweep-[0-9a-hjkmnp-tv-z]{26}$")]
+Start = Literal["incumbent", "newest", "scratch"] | SweepId
 Video = Literal["first", "best", "worst"] | Annotated[int, Field(strict=True, ge=1, le=100_000)]
 
 
@@ -480,6 +481,22 @@ class Robot(_Model):
         return self
 
 
+PackageFile = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_][\w.+-]*(/[A-Za-z0-9_][\w.+-]*)*$", max_length=300)
+]
+"""Path of a file below the folder of the job's package."""
+
+
+class Mujoco(_Model):
+    """Files of the job's package (`customEnvironmentPath`) for plain MuJoCo, the second simulator of every export."""
+
+    functions: PackageFile | None = None
+    """Python file with functions for the terms that are not Isaac Lab's: the dictionaries `observations`, `rewards` and
+    `terminations`, by term."""
+    model: PackageFile | None = None
+    """MJCF or URDF of the robot; left out it is Newton's conversion of the task's own."""
+
+
 class Answer(_Model):
     """Answer of a person to an item of the checklist."""
 
@@ -508,6 +525,8 @@ class ExportConfig(PolicyConfig):
     """Limits of the robot's joints, by joint name."""
     robot: Robot = Robot()
     """The robot that the policy is to run on."""
+    mujoco: Mujoco = Mujoco()
+    """Files for the second simulator."""
     checklist_answers: dict[Term, Answer] = Field({}, max_length=100)
     """Answers of a person to the items that no program can settle."""
 
@@ -587,7 +606,8 @@ class RetrainRequest(Body):
     training: TrainRequest
     """The training, as `simyard train` takes it."""
     start: Start = "incumbent"
-    """The checkpoint to begin from: of the promoted policy, of the newest training of the same task, or none."""
+    """The checkpoint to begin from: of the promoted policy, of the newest training of the same task, or none; or the id
+    of a sweep, for the best training of it, whose values are then overrides before the training's own."""
     evaluation: Comparison = Comparison()
     """Measurement of both policies."""
 

@@ -134,6 +134,8 @@ EXPORT = [
     ("noise below 0", {"robot": {"noise": {"joint_pos": -1}}}, ["noise", "greater than or equal to 0", "-1"]),
     ("a delay turned", {"robot": {"delayS": [0.2, 0.1]}}, ["delayS is the least and the most", "[0.2, 0.1]"]),
     ("an unknown part of a robot", {"robot": {"arms": 2}}, ["'arms'", "'delayS', 'noise', 'sensors'"]),
+    ("functions elsewhere", {"mujoco": {"functions": "../terms.py"}}, ["functions", "'../terms.py'"]),
+    ("a model at the root", {"mujoco": {"model": "/etc/robot.xml"}}, ["model", "'/etc/robot.xml'"]),
     ("an answer is true", {"checklistAnswers": {"safety-monitor": True}}, ["checklistAnswers"]),
     ("an empty name", {"checklistAnswers": {"safety-monitor": {"ok": True, "by": ""}}}, ["by"]),
     ("nobody answers", {"checklistAnswers": {"safety-monitor": {"ok": True}}}, ["by is missing"]),
