@@ -2,8 +2,8 @@
 
 Environment `arm * pairs + pair` plays one pair of the arm. Every arm meets what the first one meets: the same origins
 and terrains, starts, commands and noise. And the first one, the control arm, meets what an environment of `pairs`
-alone would, to the bit: whatever is drawn for all environments is drawn for the first arm alone and repeated, and what
-environments of other arms need besides comes from numbers of their own.
+alone would, number by number: whatever is drawn for all environments is drawn for the first arm alone and repeated,
+and what environments of other arms need besides comes from numbers of their own.
 """
 
 from __future__ import annotations

@@ -61,11 +61,6 @@ def test_the_control_arm_is_the_plain_evaluation_to_the_bit_and_every_arm_meets_
         assert arm["difference"]["returns_p"] <= arm["difference"]["returns_p_holm"] <= 1.0
         assert any(changes), "every condition is at work"
 
-    # From a tenth of the distance all begin near the middle of the rails, and stay there for half a second.
-    first = next(arm for arm in policy["arms"] if arm["name"] == "initial_state=0.1")
-    assert first["figures"]["success"]["rate"] == 1.0 >= policy["control_score"]
-    margins = {margin["factor"]: margin for margin in policy["margins"]}
-    assert policy["control_score"] < 0.5 or margins["initial_state"]["holds"] == [0.1, 1]
     kinds = {name: entry["kind"] for name, entry in varied.manifest.items()}
     assert [kinds[name] for name in ("robustness.json", "robustness.csv", "robustness.png")] == [
         "robustness", "episodes", "plot"
