@@ -18,7 +18,7 @@ _HEADINGS = {
         "init": "init", "train": "train", "evaluate": "train", "export-policy": "train", "rollout": "rollout",
         "run": "train", "sweep": "sweep", "jobs": "jobs", "compare": "compare", "tasks": "tasks",
     },
-    "Policies": {"managed": "managed", "retrain": "promotions", "promotions": "promotions"},
+    "Policies": {"managed": "managed", "retrain": "promotions", "promotions": "promotions", "policy": "policies"},
     "Data": {
         "tensorboard": "tensorboard", "mirror": "mirror", "upload": "assets", "assets": "assets", "convert": "rollout",
     },

@@ -16,7 +16,7 @@ EVERY_JOB = (TRAIN, EVALUATE, EXPORT, ROLL_OUT)
 POLICY_JOBS = (TRAIN, EVALUATE, EXPORT)
 
 TEXT, MARKDOWN, CSV = "text/plain", "text/markdown", "text/csv"
-JSON, YAML, BYTES = "application/json", "application/yaml", "application/octet-stream"
+JSON, YAML, BYTES, XML = "application/json", "application/yaml", "application/octet-stream", "application/xml"
 PNG, MP4 = "image/png", "video/mp4"
 
 INLINE = (PNG, MP4)
@@ -68,6 +68,8 @@ POLICY_ONNX = ArtifactType("policy.onnx", "policy", BYTES, (EXPORT,), label="pol
 POLICY_TORCHSCRIPT = ArtifactType("policy.pt", "policy", BYTES, (EXPORT,))
 CONTRACT = ArtifactType("policy_contract.json", "contract", JSON, (EXPORT,), label="contract")
 CHECKLIST = ArtifactType("checklist.json", "checklist", JSON, (EXPORT,), label="checklist")
+GOLDEN = ArtifactType("golden.json", OTHER, JSON)
+ROBOT_MODEL = ArtifactType("robot.xml", OTHER, XML)
 ROLLOUT = ArtifactType("rollout.zarr", "rollout", BYTES, (ROLL_OUT,), label="rollout")
 RENDER = ArtifactType("render.mp4", "video", MP4, label="render", page="video")
 SUMMARY = ArtifactType("summary.json", "summary", JSON, (EVALUATE, EXPORT, ROLL_OUT))

@@ -212,6 +212,16 @@ class Robot(Wire):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mujoco(Wire):
+    """Files of the job's package for plain MuJoCo, below its folder."""
+
+    functions: str | None = field(default=None, metadata=ABSENT)
+    """Python file with functions of terms that are not Isaac Lab's."""
+    model: str | None = field(default=None, metadata=ABSENT)
+    """MJCF or URDF of the robot; None takes Newton's conversion of the task's."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Answer(Wire):
     """Answer of a person to an item of the checklist."""
 
@@ -237,6 +247,8 @@ class Export(Wire):
     """Limits of the robot's joints, by name."""
     robot: Robot = field(default_factory=Robot)
     """The robot that the policy is to run on."""
+    mujoco: Mujoco = field(default_factory=Mujoco)
+    """Files for the second simulator."""
     answers: dict[str, Answer] = field(default_factory=dict)
     """Answers of a person to the checklist's items that no program can settle, by item."""
     curriculum: dict[str, float] | None = None

@@ -15,6 +15,7 @@ from simyard.core.specs import (
     Export,
     JobSpec,
     JointLimits,
+    Mujoco,
     Precision,
     ResumePoint,
     Robot,
@@ -255,6 +256,12 @@ def _evaluate(request: EvaluateRequest, common: Resolved, store: Store, base: Pa
     seed = common.spec.seed
     arms = factors.arms(wanted.variations, wanted.design, wanted.design_samples, seed) if wanted.variations else ()
     num_episodes, until = _enough(wanted, len(arms))
+    if (total := num_episodes * (1 + len(arms))) > EvaluationConfig.MOST_SIDE_BY_SIDE:
+        raise RequestError(
+            f"variations: {num_episodes:,} episodes in {1 + len(arms)} arms are {total:,} environments side by side.",
+            code="bad_design",
+            advice=f"Allowed are {EvaluationConfig.MOST_SIDE_BY_SIDE:,}: give fewer episodes or fewer arms.",
+        )
     evaluation = Evaluation(
         num_episodes=num_episodes,
         steps_per_episode=wanted.steps_per_episode,
@@ -333,6 +340,7 @@ def _export(request: ExportRequest, common: Resolved, store: Store, base: Path) 
             noise=dict(wanted.robot.noise),
             delay_s=wanted.robot.delay_s,
         ),
+        mujoco=Mujoco(functions=wanted.mujoco.functions, model=wanted.mujoco.model),
         answers={
             item: Answer(**answer.model_dump(), at=common.spec.created_at)
             for item, answer in wanted.checklist_answers.items()

@@ -217,7 +217,8 @@ class _Measurement:
             self._table.write()
             film.choose({arm["name"]: arm["score"] for arm in found["arms"]})
             videos, problem = film.develop(self._progress.alive)
-        return self._summary(policy, replace(played, episodes=control), videos, problem, robustness=found)
+        alone = replace(played, episodes=[one for one in played.episodes if arms.arm_of(one.env) == CONTROL])
+        return self._summary(policy, alone, videos, problem, robustness=found)
 
     def _play(
         self,

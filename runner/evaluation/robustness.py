@@ -130,7 +130,7 @@ def compare(
         source: Source of the success of episodes; None if there is none.
         floor: Score below which an arm has failed.
     """
-    base = summarize(control, source)
+    base = summarize(sorted(control, key=lambda one: one.number), source)  # to the bit as a plain evaluation adds up
     found: list[ArmFigures] = []
     for one in arms:
         figures = summarize(one.episodes, source)

@@ -12,7 +12,7 @@ from simyard.core.specs import Answer, JointLimits
 from simyard.core.stages import StageRun
 from simyard.core.wire import Wire
 from simyard.runner.exporting.contract import ActionTerm
-from simyard.runner.exporting.evidence import ActionSample, Evidence, Thresholds
+from simyard.runner.exporting.evidence import ActionSample, Evidence, SecondSimulator, Thresholds
 from simyard.runner.exporting.observing import check_robot, delays, history, observation_noise, observations
 from simyard.runner.exporting.verdict import Status, Verdict, few, finite, quoted
 
@@ -332,24 +332,43 @@ def formats(evidence: Evidence, limits: Thresholds) -> Verdict:
 
 
 def second_simulator(evidence: Evidence, limits: Thresholds) -> Verdict:
-    """Judge the same checkpoint under other physics."""
-    other = evidence.second_simulator
-    if other is None:
+    """Judge the same checkpoint under other physics: by the worst of all engines that it was tried in."""
+    tried = evidence.second_simulators
+    if not tried:
         advice = "Evaluate the checkpoint in another engine: `simyard evaluate --across newton,physx`."
-        return Verdict(Status.HUMAN, "No second simulator was tried.", advice)
+        text = " ".join(("No second simulator was tried.", *(f"{why}." for why in evidence.second_problems)))
+        return Verdict(Status.HUMAN, text, advice, {"engines": []})
+    each = [_under_other_physics(other, limits) for other in tried]
+    worst = next((v for status in (Status.FAIL, Status.HUMAN) for v in each if v.status is status), each[0])
+    summaries = " ".join([worst.summary, *(verdict.summary for verdict in each if verdict is not worst)])
+    numbers = {**worst.numbers, "engines": [dict(verdict.numbers) for verdict in each]}
+    return Verdict(worst.status, summaries, worst.advice, numbers)
+
+
+def _under_other_physics(other: SecondSimulator, limits: Thresholds) -> Verdict:
+    numbers: dict[str, object] = {key: finite(value) for key, value in other.to_json().items()}
+    text, lasted = f"Under {other.physics}", ""
+    if other.survived is not None and other.reference_survived is not None:
+        apart = "nowhere else in" if other.diverged_s is None else "elsewhere after"
+        seconds = other.open_loop_s if other.diverged_s is None else other.diverged_s
+        lasted = f"; {other.survived:.0%} of the episodes last, {other.reference_survived:.0%} here"
+        lasted += f"; the same actions alone lead {apart} {seconds or 0:.2g} s"
+    if other.mean_return is None or other.drop_interval is None:
+        text += f" the return cannot be compared ({', '.join(other.unpaid or ())}){lasted}."
+        return Verdict(Status.HUMAN, text, "Give functions for these rewards, or say that it is good enough.", numbers)
     drop = other.reference_return - other.mean_return
-    numbers = {**{k: finite(v) for k, v in other.to_json().items()}, "drop": finite(drop)}
+    numbers["drop"] = finite(drop)
     if not all(map(math.isfinite, (drop, *other.drop_interval))):
-        return Verdict(Status.FAIL, f"Under {other.physics} the return is not a number.", "Watch a rollout.", numbers)
+        return Verdict(Status.FAIL, f"{text} the return is not a number{lasted}.", "Watch a rollout.", numbers)
     if other.reference_return == 0:
-        text = f"Under {other.physics} the mean return is {other.mean_return:.4g} instead of 0: no share can be taken."
+        text += f" the mean return is {other.mean_return:.4g} instead of 0: no share can be taken{lasted}."
         return Verdict(Status.HUMAN, text, "Say whether that is good enough.", numbers)
     share, low, high = (value / abs(other.reference_return) for value in (drop, *other.drop_interval))
     numbers |= {"share": share, "share_interval": [low, high], "allowed": limits.return_drop}
-    text = (
-        f"Under {other.physics} the mean return drops by {share:.1%} (95 % interval {low:.1%} to {high:.1%}), from "
+    text += (
+        f" the mean return drops by {share:.1%} (95 % interval {low:.1%} to {high:.1%}), from "
         f"{other.reference_return:.4g} under {other.reference_physics} to {other.mean_return:.4g} in {other.episodes} "
-        "pairs of episodes"
+        f"pairs of episodes{lasted}"
     )
     if share > limits.return_drop:
         advice = (

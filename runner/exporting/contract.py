@@ -17,9 +17,11 @@ from simyard.core.files import write_json
 from simyard.core.foreign import parse_json
 from simyard.core.wire import ABSENT, Wire, check_version, decode
 
-SCHEMA_VERSION = 2
-"""Of contracts with images or states; all others are as version 1 has them, and say so."""
-SCHEMA_VERSIONS = (1, SCHEMA_VERSION)
+SCHEMA_VERSION = 3
+"""Of contracts that say how the policy was simulated."""
+MEMORY_VERSION = 2
+"""Of contracts with images or states and without a simulation; those with none of these are as version 1 has them."""
+SCHEMA_VERSIONS = (1, MEMORY_VERSION, SCHEMA_VERSION)
 CONTRACT_FILE = CONTRACT.name
 ONNX = "onnx"
 TORCHSCRIPT = "torchscript"
@@ -122,6 +124,8 @@ class ObservationTerm(Wire):
     """Least and most control steps that training delayed it; None for no delay."""
     modifiers: tuple[str, ...]
     """Functions that training applied before the noise, `module:name`."""
+    params: dict[str, Any] | None = field(default=None, metadata=ABSENT)
+    """Parameters; `{"entity": …, "joints": …, "bodies": …}` are names in the scene, null for all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +197,63 @@ class Articulation(Wire):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Drive(Wire):
+    """Group of actuators: `effort = stiffness * (position - q) + damping * (velocity - qd) + effort`, limited."""
+
+    name: str
+    type: str | None
+    """Class of its configuration, `module:name`."""
+    joints: tuple[str, ...]
+    stiffness: tuple[float, ...] | None
+    """One for each joint; None where environments differ."""
+    damping: tuple[float, ...] | None
+    effort_limit: tuple[float | None, ...] | None
+    """None within is no limit."""
+    armature: tuple[float, ...] | None
+    friction: tuple[float, ...] | None
+    delay_steps: tuple[int, int] | None
+    """Least and most steps of the simulator by which training delayed its commands; None for no delay."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Function(Wire):
+    """Function of a manager: a reward, a termination or a reset."""
+
+    name: str
+    function: str | None
+    """`module:name`."""
+    params: dict[str, Any]
+    """As those of an observation term."""
+    weight: float | None = field(default=None, metadata=ABSENT)
+    """Factor of a reward, which counts by the second."""
+    time_out: bool | None = field(default=None, metadata=ABSENT)
+    """Whether a termination is a time limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulation(Wire):
+    """Simulation that the policy was trained in, as far as another simulator needs it."""
+
+    robot: str
+    """The articulation that the policy drives."""
+    fixed_base: bool
+    substeps: int
+    """Steps of the solver in each of the simulator's."""
+    episode_steps: int
+    """Control steps until the time limit."""
+    joint_limits: tuple[Interval, ...] | None
+    """Soft limits, one for each joint of the robot; None where environments differ."""
+    default_velocities: tuple[float, ...] | None
+    """One for each joint of the robot."""
+    drives: tuple[Drive, ...]
+    rewards: tuple[Function, ...] | None
+    """None where the task does not name them."""
+    terminations: tuple[Function, ...] | None
+    resets: tuple[Function, ...] | None
+    """Events at the beginning of an episode, in order: its distribution."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportedFile(Wire):
     """One export, beside the contract."""
 
@@ -238,6 +299,8 @@ class Contract(Wire):
     """Inputs behind `input`, in order; None for a network that sees no images."""
     states: tuple[State, ...] | None = field(default=None, metadata=ABSENT)
     """Memory, in order: inputs behind all others, outputs behind `output`; None for a network without one."""
+    simulation: Simulation | None = field(default=None, metadata=ABSENT)
+    """None for a scene with several robots, and for contracts before version 3."""
 
     @property
     def observations(self) -> int:
@@ -385,8 +448,10 @@ def _port_contradictions(contract: Contract) -> Iterator[str]:
         for port in ports:
             if port.dtype != "float32":
                 yield f"{port.name!r} is of {port.dtype!r}, expected 'float32'"
-    if contract.schema_version < SCHEMA_VERSION and (contract.images or contract.states or not contract.input):
+    if contract.schema_version < MEMORY_VERSION and (contract.images or contract.states or not contract.input):
         yield f"schema_version is {contract.schema_version}, which has neither images nor states"
+    if contract.simulation:
+        yield from _simulation_contradictions(contract, contract.simulation)
 
 
 def _group_contradictions(contract: Contract) -> Iterator[str]:
@@ -433,6 +498,26 @@ def _action_contradictions(contract: Contract) -> Iterator[str]:
                 yield f"{where}: the bounds [{low}, {high}] are the wrong way round"
     if start != contract.output.shape[-1]:
         yield f"the network gives {contract.output.shape[-1]} actions, but its action terms have {start}"
+
+
+def _simulation_contradictions(contract: Contract, told: Simulation) -> Iterator[str]:
+    if contract.schema_version < SCHEMA_VERSION:
+        yield f"schema_version is {contract.schema_version}, which has no simulation"
+    robots = {robot.name: robot for robot in contract.articulations}
+    if told.robot not in robots:
+        yield f"simulation.robot is {told.robot!r}, which is not among {list(robots)}"
+        return
+    joints = robots[told.robot].joints
+    for name in ("joint_limits", "default_velocities"):
+        yield from _length(f"simulation.{name}", getattr(told, name), len(joints))
+    for drive in told.drives:
+        where = f"drive {drive.name!r}"
+        if strange := [joint for joint in drive.joints if joint not in joints]:
+            yield f"{where} has the joint {strange[0]!r}, which the robot has not"
+        for name in ("stiffness", "damping", "effort_limit", "armature", "friction"):
+            yield from _length(f"{where}: {name}", getattr(drive, name), len(drive.joints))
+    if told.substeps < 1 or told.episode_steps < 1:
+        yield f"simulation has {told.substeps} substeps and episodes of {told.episode_steps} steps, expected 1 or more"
 
 
 def _length(where: str, values: tuple[Any, ...] | None, expected: int) -> Iterator[str]:

@@ -9,7 +9,7 @@ import importlib.metadata
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -17,6 +17,7 @@ from simyard.core.errors import RequestError
 from simyard.core.files import sha256_of
 from simyard.runner.exporting.contract import (
     FILES,
+    MEMORY_VERSION,
     ONNX,
     SCHEMA_VERSION,
     SCHEMA_VERSIONS,
@@ -34,6 +35,8 @@ from simyard.runner.exporting.contract import (
     Statistics,
 )
 from simyard.runner.exporting.formats import onnx_ports
+from simyard.runner.exporting.plain_values import common_row, each_of, function_name, named, numbers, plain
+from simyard.runner.exporting.simulation import simulation
 from simyard.runner.rl import LIBRARIES
 from simyard.runner.rl.networks import ACTIONS, Input
 
@@ -112,8 +115,10 @@ def describe(
         State(input=each.taken, output=each.given, shape=(each.layers, None, each.size)) for each in network.states
     )
     actions = tuple(action_terms(base))
+    simulated = simulation(base, actions)
+    memory = MEMORY_VERSION if images or states else min(SCHEMA_VERSIONS)
     contract = Contract(
-        schema_version=SCHEMA_VERSION if images or states else min(SCHEMA_VERSIONS),
+        schema_version=SCHEMA_VERSION if simulated else memory,
         task=task,
         library=policy.library,
         checkpoint=Checkpoint(sha256=checkpoint_sha256, iteration=iteration),
@@ -130,6 +135,7 @@ def describe(
         files=tuple(exported_file(folder, format_) for format_ in FILES),
         images=images or None,
         states=states or None,
+        simulation=simulated,
     )
     ports = (*onnx_ports(folder / FILES[ONNX]), contract.inputs, contract.outputs)
     *found, given, taken = ([(port.name, *port.shape) for port in some] for some in ports)
@@ -315,6 +321,7 @@ def _named_term(
         history_length=history,
         delay_steps=delay if delay[1] else None,
         modifiers=tuple(function_name(modifier.func) or "" for modifier in cfg.modifiers or ()),
+        params=named(cfg.params, base) if cfg.params else None,
     )
 
 
@@ -439,66 +446,3 @@ def _size(space: Any) -> int:
 
 def _item(cfg: Any, name: str) -> Any:
     return cfg[name] if isinstance(cfg, Mapping) else getattr(cfg, name)
-
-
-# --- values of Isaac Lab's objects as plain JSON ----------------------------------------------------------------------
-
-
-def function_name(function: Any) -> str | None:
-    """Return `module:name` of a function, a class, or the class of a callable object."""
-    if function is None or isinstance(function, str):
-        return function
-    if not hasattr(function, "__qualname__"):
-        function = type(function)
-    return f"{function.__module__}:{function.__qualname__}"
-
-
-def plain(value: Any) -> Any:
-    """Return a configuration's value as plain JSON.
-
-    What has no such form becomes its name, and what a configuration leaves open is left out.
-    """
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if hasattr(value, "detach"):
-        return plain(value.detach().cpu().tolist())
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [plain(item) for item in value]
-    if isinstance(value, slice):
-        return "all" if value == slice(None) else str(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        found = {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-        return {name: item for name, item in found.items() if item not in (None, "all")}
-    return function_name(value)
-
-
-def numbers(value: Any) -> tuple[float, ...] | None:
-    """Return a number, several of them or a tensor as floats; None for anything else."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu().reshape(-1).tolist()
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = [value]
-    if isinstance(value, list | tuple) and all(isinstance(item, int | float) for item in value):
-        return tuple(float(item) for item in value)
-    return None
-
-
-def common_row(value: Any) -> Any:
-    """Return the row that all environments have in common as numbers, or None where they differ."""
-    if not hasattr(value, "detach"):
-        return float(value)
-    rows = value.detach().cpu()
-    return rows[0].tolist() if bool((rows == rows[:1]).all()) else None
-
-
-def each_of(values: Any, size: int) -> tuple[float, ...] | None:
-    """Return one number for each of `size`, from one for all or from as many; None for anything else."""
-    if values is None:
-        return None
-    each = (float(values),) * size if isinstance(values, int | float) else tuple(float(value) for value in values)
-    each = each * size if len(each) == 1 else each
-    return each if len(each) == size and all(math.isfinite(value) for value in each) else None

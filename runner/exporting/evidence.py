@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from simyard.core.specs import JointLimits, Robot
 from simyard.core.stages import Stages
-from simyard.core.wire import Wire
+from simyard.core.wire import ABSENT, Wire
 from simyard.runner.exporting.contract import Contract, Statistics
 from simyard.runner.exporting.parity import FEWEST_ROWS, Parity
 
@@ -114,10 +114,21 @@ class SecondSimulator(Wire):
     """Pairs of episodes."""
     reference_return: float
     """Mean return under training's physics."""
-    mean_return: float
-    """Mean return under the other."""
-    drop_interval: tuple[float, float]
+    mean_return: float | None
+    """Mean return under the other; None where it cannot compute the task's rewards."""
+    drop_interval: tuple[float, float] | None
     """95 % interval of the mean of what is lost, pair by pair."""
+    reference_survived: float | None = field(default=None, metadata=ABSENT)
+    """Share of the episodes that lasted until their time limit, under training's physics."""
+    survived: float | None = field(default=None, metadata=ABSENT)
+    """Share of them under the other."""
+    diverged_s: float | None = field(default=None, metadata=ABSENT)
+    """Time after which the same actions, without the policy, have led elsewhere: the middle one of several; None where
+    they never did."""
+    open_loop_s: float | None = field(default=None, metadata=ABSENT)
+    """Longest time for which that was looked at."""
+    unpaid: tuple[str, ...] | None = field(default=None, metadata=ABSENT)
+    """Rewards that the other cannot compute."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +159,10 @@ class Evidence:
     action_limits: Mapping[str, JointLimits] | None = None
     """Limits the user gave for the robot, by joint."""
     long_run: LongRun | None = None
-    second_simulator: SecondSimulator | None = None
+    second_simulators: tuple[SecondSimulator, ...] = ()
+    """Every other engine that it was tried in."""
+    second_problems: tuple[str, ...] = ()
+    """Reasons why it was not tried in further ones."""
     curriculum: Mapping[str, float | None] | None = None
     """The stage of each curriculum term at the end of training; empty for a task that has no curriculum, None also
     for one that does not say."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from simyard.core.artifacts import CHECKLIST, SUMMARY
+from simyard.core.artifacts import CHECKLIST, ROBOT_MODEL, SUMMARY
 from simyard.core.files import AttemptPaths, write_json
 from simyard.core.specs import AttemptSpec, Facts
 from simyard.runner.evaluation.across import paired_returns
@@ -29,6 +30,7 @@ from simyard.runner.exporting.describe import (
     rewards,
     terminations,
 )
+from simyard.runner.exporting.elsewhere import StateRecorder, in_mujoco
 from simyard.runner.exporting.evidence import (
     AFTER_RESET,
     Evidence,
@@ -41,7 +43,8 @@ from simyard.runner.exporting.evidence import (
     measure_history,
     measure_normalizer,
 )
-from simyard.runner.exporting.parity import Parity, check_parity
+from simyard.runner.exporting.golden import write_golden
+from simyard.runner.exporting.parity import LIMIT, Parity, check_parity
 from simyard.runner.exporting.verdict import Status
 from simyard.runner.isaaclab.environment import settle
 from simyard.runner.isaaclab.lookup import overrides_under
@@ -69,6 +72,7 @@ class _Traced:
     """The policy as it was trained: its rollouts, and the description of its environment."""
 
     pairs: PairRecorder
+    starts: Mapping[str, Any] | None
     network: Network
     critic_groups: tuple[str, ...]
     episodes: list[Episode]
@@ -107,6 +111,7 @@ class _Export:
 
         # The proof's children start and load their runtimes while this process simulates.
         observations = pairs.observations
+        write_golden(self.paths.output, LIMIT, observations, pairs.actions, pairs.first_steps)
         with ThreadPoolExecutor(1) as beside:
             proof = beside.submit(
                 check_parity, self.paths.output, traced.network, observations, pairs.actions, pairs.first_steps
@@ -115,9 +120,12 @@ class _Export:
             self._finished("long run")
             say_activity("comparing both formats with the library")
             parity = proof.result()
-        parity.require()
-        self._finished("parity")
-        other, why_not = self._run_elsewhere(traced.episodes)
+            parity.require()
+            self._finished("parity")
+            plain = beside.submit(self._run_in_mujoco, traced)
+            other, why_not = self._run_elsewhere(traced.episodes)
+            say_activity("playing in plain MuJoCo")
+            in_plain, why_not_plain = plain.result()
         self._finished("second simulator")
 
         # Everything that was measured, judged item by item.
@@ -139,23 +147,30 @@ class _Export:
             actions=measure_actions(pairs.actions, pairs.first_steps),
             action_limits=limits,
             long_run=long_run,
-            second_simulator=other,
+            second_simulators=tuple(one for one in (other, in_plain) if one),
+            second_problems=tuple(why for why in (why_not, why_not_plain) if why),
             curriculum=traced.curriculum,
             stages=self.wanted.stages,
             randomization=traced.randomization,
         )
         checklist = check(evidence, self.wanted.answers)
         write_json(self.paths.output / CHECKLIST.name, checklist.to_json())
-        self._write_summary(traced.episodes, parity, checklist, other, why_not)
+        elsewhere = {
+            "second_simulator": other.to_json() if other else None,
+            "second_simulator_problem": why_not,
+            "mujoco": in_plain.to_json() if in_plain else None,
+            "mujoco_problem": why_not_plain,
+        }
+        self._write_summary(traced.episodes, parity, checklist, elsewhere)
         self._finished("checklist")
         print(f"Export time: {time.monotonic() - began:.2f} seconds")
 
     def _trace(self) -> _Traced:
         """Play the policy as it was trained, and write formats and contract while its environment stands."""
         output, checkpoint = self.paths.output, self.policy.checkpoint
-        with self._open() as (env, actor):
+        with self._open(change=self._write_model) as (env, actor):
             network = actor.network()
-            pairs = PairRecorder(env, network)
+            pairs, states = PairRecorder(env, network), StateRecorder(env)
             self._begin(f"playing {self.wanted.num_episodes} episodes")
             episodes = self._play(env, actor, self.wanted.num_episodes)
             for _ in range(AFTER_RESET if network.states else 0):
@@ -182,6 +197,7 @@ class _Export:
             stages = {} if curriculum(env) == {} else self.wanted.curriculum
             return _Traced(
                 pairs=pairs,
+                starts=states.starts(),
                 network=network,
                 critic_groups=actor.critic_groups,
                 episodes=episodes,
@@ -248,6 +264,33 @@ class _Export:
             ), None
         return None, "; ".join(reasons) or "the task has no other physics engine"
 
+    def _write_model(self, env_cfg: Any) -> None:
+        """Have Newton write its conversion of the robot to MJCF, into the current folder, if its solver is MuJoCo's."""
+        solver: Any = getattr(env_cfg.sim.physics, "solver_cfg", None)
+        if hasattr(solver, "save_to_mjcf"):
+            solver.save_to_mjcf = ROBOT_MODEL.name
+
+    def _run_in_mujoco(self, traced: _Traced) -> tuple[SecondSimulator | None, str | None]:
+        """Play in plain MuJoCo, from the starts of the rollouts; return the comparison, or None and the reason."""
+        model = self.paths.output / ROBOT_MODEL.name
+        converted = self.paths.work / ROBOT_MODEL.name
+        named = self.wanted.mujoco.model
+        if named or converted.exists():
+            shutil.copyfile(self.paths.overlay / named if named else converted, model)
+        if traced.starts is None or traced.contract.simulation is None:
+            return None, "the scene is not one robot alone"
+        functions = self.wanted.mujoco.functions
+        return in_mujoco(
+            traced.contract,
+            self.paths.output,
+            self.paths.overlay / named if named else model,
+            self.paths.overlay / functions if functions else None,
+            dict(traced.starts),
+            traced.episodes,
+            self.facts.physics or "",
+            self.job.seed,
+        )
+
     def _overrides_under(self, name: str) -> list[str]:
         """Return the job's Hydra arguments with another engine; one of its task's presets may be named too."""
         if name in ENGINES:
@@ -308,8 +351,7 @@ class _Export:
         episodes: list[Episode],
         parity: Parity,
         checklist: Checklist,
-        other: SecondSimulator | None,
-        why_not: str | None,
+        elsewhere: Mapping[str, Any],
     ) -> None:
         figures, checkpoint = summarize(episodes, None), self.policy.checkpoint
         largest = max(found.largest for found in parity.differences if found.largest is not None)
@@ -327,8 +369,7 @@ class _Export:
             "return": figures["return"],
             "length": figures["length"],
             "parity": parity.to_json() | {"largest": largest},
-            "second_simulator": other.to_json() if other else None,
-            "second_simulator_problem": why_not,
+            **elsewhere,
             "deployable": checklist.deployable,
             "failed": failed,
             "needs_a_human": open_items,

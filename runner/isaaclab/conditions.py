@@ -14,99 +14,15 @@ from typing import Any
 from simyard.core.errors import RequestError, unknown
 from simyard.core.specs import Arm, Level
 from simyard.runner.evaluation import factors
+from simyard.runner.isaaclab import properties
 from simyard.runner.isaaclab.arms import CONTROL, Arms
+from simyard.runner.isaaclab.factor_site import Site
 from simyard.runner.rl.inference import keeping_random_numbers
 
 PUSH_EVERY_S = 2.0
 """Simulated seconds from one push to the next, from the start of an episode."""
 _POLICY = "policy"
 """The group of observations that is varied."""
-_OWN_TERMS = {
-    "friction": "randomize_rigid_body_material", "restitution": "randomize_rigid_body_material",
-    "mass": "randomize_rigid_body_mass", "payload": "randomize_rigid_body_mass",
-    "center_of_mass": "randomize_rigid_body_com", "stiffness": "randomize_actuator_gains",
-    "damping": "randomize_actuator_gains", "motor_strength": "randomize_actuator_gains",
-    "joint_friction": "randomize_joint_parameters", "armature": "randomize_joint_parameters",
-    "gravity": "randomize_physics_scene_gravity",
-}  # fmt: skip
-"""Isaac Lab's term for what a factor varies: a task that calls it again and again would undo the level."""
-
-
-class Site:
-    """An environment with its arms, and the level of one factor in each of its environments."""
-
-    def __init__(self, base: Any, arms: Arms, name: str, levels: Sequence[Level | None], seed: int) -> None:
-        import torch
-
-        self.base, self.arms, self.seed = base, arms, seed
-        self.name, self.part = name, factors.split(name)[1]
-        self.by_arm = levels
-        """Level of each arm; None for an event's own parameters."""
-        numbers = [level if isinstance(level, int | float) else 0.0 for level in levels]
-        self.levels = torch.tensor(numbers, device=base.device).repeat_interleave(arms.pairs)
-        """Level of each environment, `(num_envs,)`."""
-
-    @property
-    def robot(self) -> Any:
-        """The task's robot."""
-        robots = self.base.scene.articulations
-        if len(robots) != 1 and "robot" not in robots:
-            raise self.refused(f"it has {len(robots)} robots" if robots else "it has no robot")
-        return robots["robot"] if "robot" in robots else next(iter(robots.values()))
-
-    def refused(self, why: str) -> RequestError:
-        """Return the error for a factor that this task cannot have."""
-        return RequestError(
-            f"variations: {self.name!r} cannot be varied in this task: {why}.",
-            code="factor_not_of_task",
-            advice="Leave it out; docs/robustness.md says what each factor needs.",
-        )
-
-    def each(self) -> list[tuple[Any, float]]:
-        """Return the environments that have a level other than the neutral one, `(ids, level)`."""
-        import torch
-
-        found: dict[float, list[int]] = {}
-        for arm, level in enumerate(self.by_arm):
-            if isinstance(level, int | float) and level != factors.neutral(self.name):
-                found.setdefault(float(level), []).extend(range(arm * self.arms.pairs, (arm + 1) * self.arms.pairs))
-        return [(torch.tensor(ids, device=self.base.device), level) for level, ids in found.items()]
-
-    def selected(self, env_ids: Any) -> Any:
-        """Return those of some environments whose level is not the neutral one; None and slices are all of them."""
-        import torch
-
-        everywhere = torch.arange(self.arms.total, device=self.base.device)
-        ids = everywhere if env_ids is None else everywhere[env_ids] if isinstance(env_ids, slice) else env_ids.long()
-        return ids[self.levels[ids] != factors.neutral(self.name)]
-
-    def apply(self, term: str, ids: Any, wanted: Mapping[str, Any], bodies: Sequence[str] = ()) -> None:
-        """Call an event term of Isaac Lab's for some environments, with the same numbers for all of them."""
-        from isaaclab.envs import mdp
-        from isaaclab.managers import EventTermCfg, SceneEntityCfg
-
-        self._refuse_repeated(term)
-        robot = next(name for name, thing in self.base.scene.articulations.items() if thing is self.robot)
-        asset = SceneEntityCfg(robot, body_names=list(bodies) or None)
-        asset.resolve(self.base.scene)
-        made = getattr(mdp, term)
-        signature = inspect.signature(made.__call__).parameters
-        defaults = {key: item.default for key, item in signature.items() if item.default is not inspect.Parameter.empty}
-        parameters = {**defaults, **wanted, **({"asset_cfg": asset} if "asset_cfg" in signature else {})}
-        with keeping_random_numbers(self.base.device):
-            event = made(EventTermCfg(func=made, mode="reset", params=parameters), self.base)
-            asset.finalize(self.base.device)
-            event(self.base, ids, **parameters)
-
-    def _refuse_repeated(self, term: str) -> None:
-        manager = getattr(self.base, "event_manager", None)
-        for mode in ("reset", "interval"):
-            terms = manager._mode_term_cfgs.get(mode, []) if manager is not None else []
-            names = manager._mode_term_names.get(mode, []) if manager is not None else []
-            for name, cfg in zip(names, terms, strict=True):
-                function = cfg.func if inspect.isroutine(cfg.func) or inspect.isclass(cfg.func) else type(cfg.func)
-                if function.__name__ == term:
-                    raise self.refused(f"its event {name!r} sets the same in every {mode}; vary 'event.{name}'")
 
 
 class Condition:
@@ -122,121 +38,6 @@ class Condition:
 
     def begin(self, env_ids: Any) -> None:
         """Begin an episode of some environments, after their reset; None and slices are all of them."""
-
-
-# --- set once ---------------------------------------------------------------------------------------------------------
-
-
-def _material(site: Site) -> None:
-    """Scale friction, or add to restitution, of every shape of the robot."""
-    import warp
-
-    robot, is_friction = site.robot, factors.split(site.name)[0] == "friction"
-    site._refuse_repeated(_OWN_TERMS["friction"])
-    view = robot.root_view if hasattr(robot, "root_view") else robot._root_view
-    if hasattr(site.base.sim.cfg.physics, "solver_cfg"):
-        from newton import ModelFlags
-
-        manager = site.base.sim.physics_manager
-        binding = view.get_attribute("shape_material_mu", manager.get_model())[:, 0]
-        values = warp.to_torch(binding)
-        for ids, level in site.each():
-            values[ids] *= level
-        manager.add_model_change(ModelFlags.SHAPE_PROPERTIES)
-        return
-    from isaaclab_ov import tensor_types
-
-    kind = tensor_types.SHAPE_FRICTION_AND_RESTITUTION
-    materials = warp.to_torch(view.get_attribute(kind))
-    for ids, level in site.each():
-        if is_friction:
-            materials[ids.to(materials.device), :, :2] *= level
-        else:
-            bounces = materials[ids.to(materials.device), :, 2]  # below 0 it is the stiffness of a soft contact
-            materials[ids.to(materials.device), :, 2] = bounces.where(bounces < 0, bounces + level)
-    view.set_attribute(kind, warp.from_torch(materials.contiguous(), dtype=warp.float32))
-
-
-def _mass(site: Site) -> None:
-    for ids, level in site.each():
-        wanted = {"mass_distribution_params": (level, level), "operation": "scale"}
-        site.apply("randomize_rigid_body_mass", ids, wanted)
-
-
-def _body(site: Site, name: str) -> str:
-    """Return the body that carries a load: the named one, or where a load would be put."""
-    bodies = list(site.robot.body_names)
-    if name and name not in bodies:
-        raise unknown("body", name, bodies, code="unknown_factor")
-    return name or (bodies[-1] if site.robot.is_fixed_base else bodies[0])
-
-
-def _payload(site: Site) -> None:
-    for ids, level in site.each():
-        wanted = {"mass_distribution_params": (level, level), "operation": "add"}
-        site.apply("randomize_rigid_body_mass", ids, wanted, [_body(site, site.part)])
-
-
-def _center_of_mass(site: Site) -> None:
-    for ids, level in site.each():
-        shift = {site.part or "x": (level, level)}
-        site.apply("randomize_rigid_body_com", ids, {"com_range": shift}, [_body(site, "")])
-
-
-def _gains(*which: str) -> Callable[[Site], None]:
-    def scale(site: Site) -> None:
-        for ids, level in site.each():
-            numbers = {f"{gain}_distribution_params": (level, level) for gain in which}
-            site.apply("randomize_actuator_gains", ids, {"operation": "scale", **numbers})
-
-    return scale
-
-
-def _joints(what: str) -> Callable[[Site], None]:
-    def add(site: Site) -> None:
-        for ids, level in site.each():
-            numbers = {f"{what}_distribution_params": (level, level)}
-            site.apply("randomize_joint_parameters", ids, {"operation": "add", **numbers})
-
-    return add
-
-
-def _gravity(site: Site) -> None:
-    for ids, level in site.each():
-        wanted = {"gravity_distribution_params": ([level] * 3, [level] * 3), "operation": "scale"}
-        site.apply("randomize_physics_scene_gravity", ids, wanted)
-
-
-def _motor_strength(site: Site) -> None:
-    """Scale what motors give: gains and limits of those that the engine drives, the efforts of all others."""
-    robot, collection = site.robot, site.robot.actuators
-    if getattr(collection, "_native_group_names", None):
-        raise site.refused("Newton itself drives its actuators")
-    implicit = [group for group in collection.values() if getattr(group, "is_implicit_model", False)]
-    for ids, level in site.each():
-        # The terms take gains of explicit actuators too, whose efforts are scaled below: theirs are put back.
-        explicit = [group for group in collection.values() if group not in implicit]
-        kept = [(group, group.stiffness.clone(), group.damping.clone()) for group in explicit]
-        if implicit:
-            _gains("stiffness", "damping")(_only(site, level))
-            limits = robot.data.joint_effort_limits.torch[ids] * level
-            robot.write_joint_effort_limit_to_sim_index(limits=limits, env_ids=ids)
-        for group, stiffness, damping in kept:
-            group.stiffness[:], group.damping[:] = stiffness, damping
-    submit, levels = collection.submit_commands, site.levels[:, None]
-
-    def weaker() -> None:
-        efforts = collection._joint_effort_target_sim_ta.torch  # written anew before every step of physics
-        efforts.mul_(levels)
-        submit()
-
-    collection.submit_commands = weaker
-
-
-def _only(site: Site, level: float) -> Site:
-    """Return a site whose arms have one level or the neutral one."""
-    levels = [one if one == level else 1.0 for one in site.by_arm]
-    return Site(site.base, site.arms, site.name, levels, site.seed)
 
 
 # --- in every step ----------------------------------------------------------------------------------------------------
@@ -451,8 +252,6 @@ def _event(site: Site) -> None:
 def _with(original: Any, cfg: Any, level: Level | None, site: Site) -> tuple[Any, dict[str, Any]]:
     """Return a term with other parameters, which one that is a class may have looked at when it was made."""
     assert isinstance(level, Mapping)
-    if strange := [key for key in level if key not in cfg.params]:
-        raise unknown(f"parameter of event {site.part!r}", strange[0], cfg.params, code="unknown_factor")
     others = {key: _like(cfg.params[key], value) for key, value in level.items()}
     if inspect.isroutine(original):
         return original, others
@@ -473,13 +272,27 @@ def _like(own: Any, value: Any) -> Any:
 
 
 _MADE: dict[str, Callable[[Site], Condition | None]] = {
-    "friction": _material, "restitution": _material, "mass": _mass, "payload": _payload,
-    "center_of_mass": _center_of_mass, "motor_strength": _motor_strength, "stiffness": _gains("stiffness"),
-    "damping": _gains("damping"), "joint_friction": _joints("friction"), "armature": _joints("armature"),
-    "gravity": _gravity, "observation_noise": _Seen, "observation_bias": _Seen, "action_delay": _Delayed,
-    "observation_delay": _Delayed, "push": _Pushed, "command_range": _command_range, "initial_state": _FirstState,
-    "terrain": _terrain, factors.EVENT: _event,
-}  # fmt: skip
+    "friction": properties.set_material,
+    "restitution": properties.set_material,
+    "mass": properties.set_mass,
+    "payload": properties.set_payload,
+    "center_of_mass": properties.set_center_of_mass,
+    "motor_strength": properties.set_motor_strength,
+    "stiffness": properties.set_gains("stiffness"),
+    "damping": properties.set_gains("damping"),
+    "joint_friction": properties.set_joints("friction"),
+    "armature": properties.set_joints("armature"),
+    "gravity": properties.set_gravity,
+    "observation_noise": _Seen,
+    "observation_bias": _Seen,
+    "action_delay": _Delayed,
+    "observation_delay": _Delayed,
+    "push": _Pushed,
+    "command_range": _command_range,
+    "initial_state": _FirstState,
+    "terrain": _terrain,
+    factors.EVENT: _event,
+}
 """How each factor is put to work."""
 
 

@@ -353,6 +353,8 @@ class EvaluationConfig(PolicyConfig):
     """Environments where nobody says how many."""
     MOST_PLANNED: ClassVar[int] = 20_000
     """Episodes that a plan may come to."""
+    MOST_SIDE_BY_SIDE: ClassVar[int] = 1_000_000
+    """Environments of all arms together."""
 
     num_envs: int | None = Field(None, strict=True, ge=1, le=1_000_000)
     """Environments side by side; left out 100, or as many as episodes if these are fewer."""
@@ -479,6 +481,22 @@ class Robot(_Model):
         return self
 
 
+PackageFile = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_][\w.+-]*(/[A-Za-z0-9_][\w.+-]*)*$", max_length=300)
+]
+"""Path of a file below the folder of the job's package."""
+
+
+class Mujoco(_Model):
+    """Files of the job's package (`customEnvironmentPath`) for plain MuJoCo, the second simulator of every export."""
+
+    functions: PackageFile | None = None
+    """Python file with functions for the terms that are not Isaac Lab's: the dictionaries `observations`, `rewards` and
+    `terminations`, by term."""
+    model: PackageFile | None = None
+    """MJCF or URDF of the robot; left out it is Newton's conversion of the task's own."""
+
+
 class Answer(_Model):
     """Answer of a person to an item of the checklist."""
 
@@ -507,6 +525,8 @@ class ExportConfig(PolicyConfig):
     """Limits of the robot's joints, by joint name."""
     robot: Robot = Robot()
     """The robot that the policy is to run on."""
+    mujoco: Mujoco = Mujoco()
+    """Files for the second simulator."""
     checklist_answers: dict[Term, Answer] = Field({}, max_length=100)
     """Answers of a person to the items that no program can settle."""
 

@@ -7,6 +7,7 @@ the loop itself; `state.py` has what follows from the decisions.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import time
@@ -89,8 +90,8 @@ class Loop:
         self._iterations = 0
         self._began = time.monotonic()
         self._with = ExitStack()
-        decisions = record.decisions(store, spec.sweep_id)
-        for decision in decisions:
+        self._decisions: list[Decision] = []
+        for decision in record.decisions(store, spec.sweep_id):
             self._apply(decision)
         self._iterations = 0  # what this process did tells how long the rest takes
 
@@ -107,8 +108,8 @@ class Loop:
             self._started = datetime.fromisoformat(first.created_at)
             message = f"Process {os.getpid()} on {platform.node()} goes on."
             self.events.record("sweep.taken_up", str(time.time_ns()), message)
-            if decisions:  # whoever wrote the last one may have died before it was told
-                self._tell(decisions[-1])
+            if self._decisions:  # whoever wrote the last one may have died before it was told
+                self._tell(self._decisions[-1])
 
     def __enter__(self) -> Loop:
         beating = HeartbeatWriter(self.store, self.keys.status, self._status, BEAT_S)
@@ -201,8 +202,7 @@ class Loop:
                 return "max_gpu_hours"
             if budget.max_credits is not None and self._in_usd(seconds) >= budget.max_credits:
                 return "max_credits"
-        best = self.state.best
-        return "target" if best is not None and self.asked.sweep.objective.reached(best.value) else None
+        return "target" if self.state.has_reached_target else None
 
     # A training, and what it measured
 
@@ -264,14 +264,25 @@ class Loop:
     # Decisions
 
     def _decide(self, **fields: Any) -> None:
-        """Write a decision, then act on it."""
+        """Write a decision, then act on it.
+
+        Raises:
+            RequestError: If another process has made this one: it took this one for lost, and drives the sweep.
+        """
         decision = Decision(number=self.state.decisions + 1, at=now(), **fields)
-        self.store.put_record(self.keys.decision(decision.number), decision)
+        document = json.dumps(decision.to_json()).encode()
+        if not self.store.put_new(self.keys.decision(decision.number), document):
+            raise RequestError(
+                f"{self.spec.sweep_id} is driven by another process.",
+                code="already_driven",
+                advice="Follow it: simyard sweep watch.",
+            )
         self._apply(decision)
         self._tell(decision)
 
     def _apply(self, decision: Decision) -> None:
         self.state.apply(decision)
+        self._decisions.append(decision)
         if decision.run is not None:
             member = self.state.members[decision.setting or 0]
             before = member.runs.get((decision.rung or 0) - 1, {}).get(decision.run.seed)
@@ -310,8 +321,7 @@ class Loop:
         """Return the verdict on what was measured so far."""
         from simyard.tasks.sweeps.verdict import judge
 
-        known = record.decisions(self.store, self.spec.sweep_id)
-        return judge(self.state.settings, self.asked.sweep.objective, self.asked.seeds, known)
+        return judge(self.state.settings, self.asked.sweep.objective, self.asked.seeds, self._decisions)
 
     def _write_verdict(self) -> None:
         verdict = self.verdict()
@@ -332,7 +342,7 @@ class Loop:
         status: Ended = "canceled" if is_canceled else "succeeded" if measured else "failed"
         jobs = set[str]()
         failures = [run.failure for one in settings for run in one.runs if run.failure]
-        for decision in record.decisions(self.store, self.spec.sweep_id):
+        for decision in self._decisions:
             if decision.run is not None:
                 jobs |= set(decision.run.jobs) - set(decision.run.found or ())
         result = SweepResult(

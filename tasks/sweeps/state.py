@@ -267,6 +267,14 @@ class State:
         return [self.setting(one) for one in self.members]
 
     @property
+    def has_reached_target(self) -> bool:
+        """Whether a setting has, all of whose seeds were measured."""
+        if self.config.objective.target is None:
+            return False
+        measured = [one for one in self.members if one.state != "failed" and not any(True for _ in self._open(one))]
+        return any(self.config.objective.reached(_mean(one, one.rung)) for one in measured)
+
+    @property
     def best(self) -> Setting | None:
         """The setting with the best mean among those that came furthest; None where none was measured."""
         found = [(one.rung, one.value, one) for one in self.settings if one.value is not None]

@@ -127,6 +127,7 @@ def test_a_population_measured_by_evaluations_copies_the_best(sweeps):
     assert all(one["runs"][0]["evaluation"] for one in sweep.records("settings"))
 
 
+@pytest.mark.long  # eight seconds of a server and a simulator; the loop alone: tests/tasks/test_sweep_loop.py
 def test_seeds_of_a_training_are_a_sweep_without_parameters(sweeps):
     config = json.loads(sweeps.write(iterations=2).read_text())
     del config["sweep"]

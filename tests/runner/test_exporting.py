@@ -307,7 +307,7 @@ def set_at(data, path: str, value):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("schema_version", 3, "schema_version is 3; this simyard reads 1, 2"),
+        ("schema_version", 4, "schema_version is 4; this simyard reads 1, 2, 3"),
         ("extra", 1, "contract has the unknown field 'extra'"),
         ("checkpoint", {"sha256": "a" * 64}, r"contract\.checkpoint lacks the field 'iteration'"),
         ("task", 3, r"contract\.task is 3, expected str"),
@@ -431,6 +431,7 @@ OTHER = SecondSimulator(
     mean_return=9.0,
     drop_interval=(0.5, 1.5),
 )  # fmt: skip
+PLAIN = replace(OTHER, physics="mujoco 3", survived=0.95, reference_survived=1.0, diverged_s=0.4, open_loop_s=3.3)
 BETTER = replace(OTHER, mean_return=12, drop_interval=(-3, -1))
 
 
@@ -461,7 +462,7 @@ def good(exported: Path, **changes) -> Evidence:
             actions=ACTIONS_SENT,
             action_limits=LIMITS,
             long_run=RUN,
-            second_simulator=OTHER,
+            second_simulators=(OTHER,),
             curriculum={},
             randomization={"push": {"mode": "interval", "function": "mdp:push", "params": {"range": [-1, 1]}}},
         ),
@@ -484,6 +485,11 @@ def seeing(**changes):
 def of_robot(**changes):
     """The same for another robot."""
     return lambda e: replace(e, robot=replace(e.robot, **changes))
+
+
+def under(*others: SecondSimulator):
+    """The same of a policy that was tried in these engines."""
+    return having(second_simulators=others, second_problems=() if others else ("mujoco: no model",))
 
 
 def both(*changes):
@@ -665,12 +671,27 @@ JUDGED = [
     ("formats", having(parity=None), HUMAN, "not loaded"),
     ("formats", having(parity=replace(PROOF, resets=0)), HUMAN, "whether the memory is set back was not seen"),
     ("second-simulator", having(), PASS, "drops by 10.0%"),
-    ("second-simulator", having(second_simulator=BETTER), PASS, "-20"),
-    ("second-simulator", having(second_simulator=replace(OTHER, mean_return=7.9)), FAIL, "21.0%.*20% is allowed"),
-    ("second-simulator", having(second_simulator=replace(OTHER, drop_interval=(0, 3))), HUMAN, "interval goes beyond"),
-    ("second-simulator", having(second_simulator=replace(OTHER, mean_return=math.nan)), FAIL, "not a number"),
-    ("second-simulator", having(second_simulator=replace(OTHER, reference_return=0.0)), HUMAN, "no share"),
-    ("second-simulator", having(second_simulator=None), HUMAN, "No second simulator"),
+    ("second-simulator", under(BETTER), PASS, "-20"),
+    ("second-simulator", under(replace(OTHER, mean_return=7.9)), FAIL, "21.0%.*20% is allowed"),
+    ("second-simulator", under(replace(OTHER, drop_interval=(0, 3))), HUMAN, "interval goes beyond"),
+    ("second-simulator", under(replace(OTHER, mean_return=math.nan)), FAIL, "not a number"),
+    ("second-simulator", under(replace(OTHER, reference_return=0.0)), HUMAN, "no share"),
+    ("second-simulator", under(), HUMAN, "No second simulator was tried. mujoco: no model."),
+    (
+        "second-simulator",
+        under(OTHER, PLAIN),
+        PASS,
+        r"Under physx .*Under mujoco 3 .*; 95% of the episodes last, 100% here",
+    ),
+    ("second-simulator", under(PLAIN), PASS, "the same actions alone lead elsewhere after 0.4 s"),
+    ("second-simulator", under(replace(PLAIN, diverged_s=None)), PASS, "lead nowhere else in 3.3 s"),
+    ("second-simulator", under(OTHER, replace(PLAIN, mean_return=1.0)), FAIL, "Under mujoco 3 .*Under physx"),
+    (
+        "second-simulator",
+        under(replace(PLAIN, mean_return=None, drop_interval=None, unpaid=("reward 'x'",))),
+        HUMAN,
+        "the return cannot be compared .reward 'x'.; 95% of the episodes last",
+    ),
     ("curriculum", having(), PASS, "has no curriculum"),
     ("curriculum", having(curriculum={"terrain": 4.5, "push": None}), HUMAN, r"terrain at 4.5, push at \?"),
     ("curriculum", unnamed, HUMAN, "not known"),

@@ -26,7 +26,7 @@ PROMISED = {
     "summary.json": "summary", "params/env.yaml": "provenance", "params/agent.yaml": "provenance",
     "versions.json": "provenance", "export-config.json": "provenance", "job.json": "provenance", "report.md": "report",
     "telemetry.csv": "telemetry", "runner.log": "log", "command.stdout.log": "log", "command.stderr.log": "log",
-    "asset_staging.log": "log",
+    "asset_staging.log": "log", "golden.json": "provenance", "robot.xml": "provenance",
 }  # fmt: skip
 FOR_A_PERSON = (
     "rewards", "reward-shape", "mechanism-cost", "observations", "observation-noise", "delays", "history",
@@ -250,6 +250,9 @@ def test_one_no_is_enough(exported: Callable[[str], Job]):
 def test_without_another_simulator_a_person_is_asked(exported: Callable[[str], Job]):
     summary = exported("sb3").json("summary.json")
     assert summary["second_simulator"] is None
+    assert summary["mujoco"] is None
+    assert "observation 'policy' (of code of its own)" in summary["mujoco_problem"]
+    assert "every reward (the task names none)" in summary["mujoco_problem"]
     assert summary["second_simulator_problem"].startswith("isaacsim_physx: ")
     assert statuses(exported("sb3"))["second-simulator"] == "needs-a-human"
 
@@ -276,6 +279,11 @@ def test_a_manager_based_task_gives_the_checklist_its_terms(managed: Job):
     assert items["observations"]["evidence"]["summary"].endswith("It takes joint_encoders.")
     assert items["observations"]["evidence"]["answer"], "the robot's sensors were not named: Ada has looked"
     assert items["delays"]["evidence"]["actuators_s"] == {"robot.cart_actuator": [0, 0], "robot.pole_actuator": [0, 0]}
+    plain = managed.json("summary.json")["mujoco"]
+    assert (plain["physics"].partition(" ")[0], plain["reference_physics"]) == ("mujoco", "newton")
+    assert plain["mean_return"] == pytest.approx(plain["reference_return"], rel=1e-3), "Newton's solver is MuJoCo's"
+    assert plain["survived"] == plain["reference_survived"]
+    assert "Under mujoco" in items["second-simulator"]["evidence"]["summary"]
     assert list(items["reward-shape"]["evidence"]["rewards"]) == list(shares)
     assert items["history"]["status"] == "pass"
     assert items["curriculum"]["evidence"]["summary"] == "The task has no curriculum."

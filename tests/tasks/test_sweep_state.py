@@ -101,7 +101,7 @@ SWEEPS = st.one_of(
 )
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(sweep=SWEEPS, order=st.integers(0, 99), cut=st.floats(0, 1))
 def test_whoever_goes_on_from_any_decision_suggests_the_same_and_trains_nothing_twice(sweep, order, cut):
     asked = request(parameters=RANGES, **sweep)
@@ -168,3 +168,11 @@ def test_hyperband_begins_its_brackets_at_different_rungs_with_as_many_settings_
     assert sorted(set(first.values())) == [3, 9, 27]
     counts = [[*first.values()].count(length) for length in (3, 9, 27)]
     assert counts == [9, 7, 6] or counts[0] > counts[1] > counts[2], counts
+
+
+def test_a_target_is_reached_once_all_seeds_of_a_setting_were_measured():
+    asked = request(seeds=2, objective={"target": -1.0}, parameters={RATE: {"values": [0.003, 0.01]}}, parallel=1)
+    decisions = Driver(asked, 0).drive().decisions
+    reached = [Driver(asked, 0, decisions[:count]).state.has_reached_target for count in range(4)]
+    assert [decision.kind for decision in decisions[:3]] == ["suggested", "measured", "measured"]
+    assert reached == [False, False, False, True]

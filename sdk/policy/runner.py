@@ -1,9 +1,9 @@
-"""An exported policy on a robot: numpy and ONNX Runtime, nothing else.
+"""An exported policy, ready to act: numpy and ONNX Runtime, nothing else.
 
 policy = PolicyRunner.load("export")
 while running:
-robot.send(policy.processed(policy.act(robot.observe())))
-clock.sleep(policy.control_period_s)
+    robot.send(policy.processed(policy.act(robot.observe())))
+    clock.sleep(policy.control_period_s)
 
 A recurrent policy keeps its memory from one call to the next: `policy.reset()` comes before each episode.
 """
@@ -143,6 +143,10 @@ class PolicyRunner:
                 )
             for state, kept in zip(self._states, self._memory, strict=True):
                 kept[:, begun] = state.initial
+
+    def limited(self, actions: NDArray[np.floating[Any]]) -> Array:
+        """Return actions within the contract's limits, as `act` gives them."""
+        return _clipped(actions.astype(np.float32), self._limits)
 
     def processed(self, actions: NDArray[np.floating[Any]]) -> Array:
         """Return actions as commands: `clip(action * scale + offset)`, as training's environment did.
