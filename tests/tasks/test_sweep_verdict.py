@@ -159,11 +159,12 @@ def test_failed_seeds_are_counted_and_a_winner_of_survivors_is_not_called_better
         ([setting(0, GOOD), setting(1, POOR, first=7)], "Welch's t-test of 3 and 3 seeds", True, None),
         ([setting(0, [5.0, 4.0, 6.0]), setting(1, [4.8, 4.1, 5.0])], "not beyond noise.* 18 more seeds", False, 18),
         ([setting(0, GOOD), setting(1, FAIR), setting(2, POOR)], "by Holm's method for 2 comparisons", True, None),
+        ([setting(0, GOOD), setting(1, [4.65, 4.6, 4.25]), setting(2, [4.58, 4.5, 4.12])], "p = 0.057", False, 1),
         ([setting(0, [5.0]), setting(1, [4.0])], "1 seed: that says nothing of the noise", False, None),
         ([setting(0, [1.0, 1.0]), setting(1, [0.5, 0.5])], "p = 0.5 .*more seeds", False, 4),
         ([setting(0, [1.0, 1.0]), setting(1, [1.0, 1.0])], "does not lead setting 1", False, None),
     ],
-    ids=["better", "unpaired", "noise", "corrected", "one seed", "no spread", "equal"],
+    ids=["better", "unpaired", "noise", "corrected", "too many", "one seed", "no spread", "equal"],
 )  # fmt: skip
 def test_the_winner_is_called_better_only_beyond_noise(settings, says, is_better, more):
     verdict = found(*settings)
