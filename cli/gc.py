@@ -20,9 +20,20 @@ from simyard.core.terminal import plain
     "--checkpoints", type=click.IntRange(min=0), metavar="N",
     help="Of old trainings that stay, keep the last checkpoint and the N best; left out, all.",
 )  # fmt: skip
+@click.option(
+    "--tag", "tags", multiple=True, default=("keep",), show_default=True, help="Keep jobs with this tag, whole."
+)
 @STORE
 @JSON
-def gc(dry_run: bool, days: float, newest: int, checkpoints: int | None, store: str | None, as_json: bool) -> None:
+def gc(
+    dry_run: bool,
+    days: float,
+    newest: int,
+    checkpoints: int | None,
+    tags: tuple[str, ...],
+    store: str | None,
+    as_json: bool,
+) -> None:
     """Delete old jobs, with the inputs that nothing else names.
 
     What a promotion, a managed run, a sweep or a job that stays rests on is kept; so are jobs that have not ended, and
@@ -31,7 +42,7 @@ def gc(dry_run: bool, days: float, newest: int, checkpoints: int | None, store: 
     from simyard.tasks.retention import Rule, in_units, orders
 
     _, reference, _ = open_site(store)
-    done = list(orders(reference, Rule(days=days, newest=newest, checkpoints=checkpoints), dry_run=dry_run))
+    done = list(orders(reference, Rule(days=days, newest=newest, checkpoints=checkpoints, tags=tags), dry_run=dry_run))
     if as_json:
         click.echo(json.dumps({"dry_run": dry_run, "size_bytes": sum(one.size_bytes for one in done),
                                "stores": [one.to_json() for one in done]}))  # fmt: skip

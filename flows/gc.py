@@ -16,6 +16,7 @@ def gc(
     days: float = 30.0,
     newest: int = 20,
     checkpoints: int | None = None,
+    tags: tuple[str, ...] = ("keep",),
     dry_run: bool = False,
     store: str | None = None,
 ) -> list[dict[str, Any]]:
@@ -25,12 +26,13 @@ def gc(
         days: Jobs that ended less ago stay.
         newest: Number of newest jobs that stay whatever their age.
         checkpoints: Best checkpoints of an old training that stay beside its last one; None keeps all of them.
+        tags: Jobs with one of these tags stay, whole.
         dry_run: Whether nothing is deleted.
         store: URL of the store, or the name of a block (`job-store/NAME`); the site's own store by default.
     """
     logger = get_run_logger()
     done = []
-    rule = Rule(days=days, newest=newest, checkpoints=checkpoints)
+    rule = Rule(days=days, newest=newest, checkpoints=checkpoints, tags=tags)
     for order in orders(absolute(store or MachineSettings.from_env().store), rule, dry_run=dry_run):
         for freed in order.freed:
             logger.info(f"{freed.what} {freed.id}: {freed.why}")

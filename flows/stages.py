@@ -139,7 +139,8 @@ def drive(job_id: str, store: str, pool: str | None) -> JobResult:
                 raise WorkloadError(failure) from error
             raise
         report(result, store)
-    notices.tell_job(result, load_spec(opened, job_id).name)
+    with suppress(StoreError):  # all is kept by now: nobody is told, and nothing else is lost
+        notices.tell_job(result, load_spec(opened, job_id).name)
     return result
 
 

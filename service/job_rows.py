@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -66,6 +66,13 @@ class JobRow:
     def has_ended(self) -> bool:
         """Return whether nothing more is done for it."""
         return self.status in ENDED
+
+
+def price_of(rows: Iterable[JobRow]) -> float | None:
+    """Return the price of several jobs together, in USD; None where one of them has none."""
+    prices = [row.usd for row in rows]
+    known = [price for price in prices if price is not None]
+    return sum(known) if len(known) == len(prices) else None
 
 
 @dataclass

@@ -28,7 +28,7 @@ from simyard.store.keys import JobKeys, mentioned
 from simyard.store.store import Entry, KeyNotFound, Store
 from simyard.tasks.kinds.policy_sources import by_return, policies_of
 from simyard.tasks.promotion import promotions
-from simyard.tasks.shared import history, usage
+from simyard.tasks.shared import history, labels, usage
 from simyard.tasks.shared.listing import Unreadable, read_each
 
 GRACE = timedelta(days=1)
@@ -43,6 +43,8 @@ class Rule(Wire):
     """Age of a job since its end, in days, below which it stays."""
     newest: int = 20
     """Number of newest jobs that stay whatever their age."""
+    tags: tuple[str, ...] = ("keep",)
+    """Tags, one of which has a job stay as it is."""
     checkpoints: int | None = None
     """Best checkpoints of a training that stay beside its last one, once it is old; None keeps all of them."""
 
@@ -91,7 +93,7 @@ class _Job:
     stays: str = ""
     """Reason for which it stays; empty where it may go."""
     state: JobResult | None = None
-    """How it ended, where it is old; None elsewhere."""
+    """How it ended, where it is old and has no tag that keeps it whole; None elsewhere."""
 
 
 def put_in_order(
@@ -217,6 +219,7 @@ def _read_jobs(store: Store, now: datetime) -> tuple[dict[str, _Job], dict[str, 
 
 def _judge(store: Store, jobs: dict[str, _Job], rule: Rule, now: datetime) -> None:
     """Say of each job why the rule has it stay, where it has."""
+    tags = {job_id: found.tags for job_id, found in labels.read_some(store, jobs).items()}
     newest = set(sorted(jobs)[len(jobs) - min(rule.newest, len(jobs)) :])
 
     def judge(job_id: str) -> str:
@@ -228,6 +231,8 @@ def _judge(store: Store, jobs: dict[str, _Job], rule: Rule, now: datetime) -> No
         state = history.job_status(store, job_id)
         if not isinstance(state, JobResult):  # a retry is under way, or its success was not committed
             return "not ended"
+        if tagged := set(tags.get(job_id, ())) & set(rule.tags):
+            return f"tagged {', '.join(sorted(tagged))}"
         jobs[job_id].state = state
         return f"of the {rule.newest} newest" if job_id in newest else ""
 
@@ -327,6 +332,7 @@ class _Deletions:
         for claim in claims:  # else the same request would be this job anew, among what is left of it
             self.store.delete(claim)
         self.store.delete(job.job)
+        self.store.delete(keys.labels(job_id))
         self.store.delete_prefix(job.prefix)
 
 

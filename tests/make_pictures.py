@@ -4,6 +4,7 @@ They show what a reader gets: curves as the job leaves them, a film as GIF, and 
 """
 
 import base64
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ sys.path[:0] = [str(TESTS), str(TESTS / "service")]
 
 import imageio_ffmpeg  # noqa: E402
 from browser import Tab, browsing  # noqa: E402
-from helpers import SIMYARD, serving_prefect  # noqa: E402
+from helpers import SIMYARD, Server, serving_prefect  # noqa: E402
 from serving import Service, site  # noqa: E402
 
 from simyard.core.records import JobResult  # noqa: E402
@@ -26,7 +27,7 @@ from simyard.store.store import Store  # noqa: E402
 
 ROOT = TESTS.parent
 PICTURES = ROOT / "docs" / "pictures"
-EXAMPLES = [f"examples/cartpole-{what}-config.json" for what in ("training", "evaluation", "export")]
+EXAMPLES = [f"examples/cartpole-{what}-config.json" for what in ("training", "evaluation")]
 WIDE, NARROW = 1440, 390
 """Pixels of a window."""
 
@@ -36,25 +37,26 @@ def main() -> None:
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        # The last film tells most where the policy is good: the longest.
-        command = [SIMYARD, "run", *EXAMPLES, "--store", str(folder / "store")]
-        subprocess.run(command, cwd=ROOT, check=True)
-        store = Store.open(str(folder / "store"))
-        jobs = {}
-        for job_id in store.list_dirs(keys.JOBS):
-            result = store.get_record(JobKeys(job_id).result, JobResult)
-            jobs[result.kind] = result
-        trained, evaluated = jobs["train"], jobs["evaluate"]
-        store.get_file(JobKeys(trained.job_id).artifact("curves.png"), PICTURES / "curves.png")
-        film = next(one.name for one in evaluated.artifacts if one.name.endswith(".mp4"))
-        store.get_file(JobKeys(evaluated.job_id).artifact(film), folder / "film.mp4")
-        as_gif(folder / "film.mp4", PICTURES / "film.gif")
-        with served(folder) as (service, tab):
-            key = service.key()
-            for job_id, name in ((trained.job_id, "job-page"), (evaluated.job_id, "evaluation-page")):
-                url = service.call("GET", f"/v0/jobs/{job_id}", key=key).json["page_url"]
-                picture(tab, url, PICTURES / f"{name}.png", WIDE)
-            picture(tab, url, PICTURES / "phone.png", NARROW, dark=True)
+        (folder / "server").mkdir()
+        with serving_prefect(folder / "server") as server:
+            env = {**os.environ, **server.env}
+            subprocess.run([SIMYARD, "run", *EXAMPLES, "--store", str(folder / "store")], cwd=ROOT, env=env, check=True)
+            store = Store.open(str(folder / "store"))
+            jobs = {}
+            for job_id in store.list_dirs(keys.JOBS):
+                result = store.get_record(JobKeys(job_id).result, JobResult)
+                jobs[result.kind] = result
+            trained, evaluated = jobs["train"], jobs["evaluate"]
+            store.get_file(JobKeys(trained.job_id).artifact("curves.png"), PICTURES / "curves.png")
+            film = next(one.name for one in evaluated.artifacts if one.name.endswith(".mp4"))
+            store.get_file(JobKeys(evaluated.job_id).artifact(film), folder / "film.mp4")
+            as_gif(folder / "film.mp4", PICTURES / "film.gif")
+            with served(folder, server) as (service, tab):
+                key = service.key()
+                for job_id, name in ((trained.job_id, "job-page"), (evaluated.job_id, "evaluation-page")):
+                    url = service.call("GET", f"/v0/jobs/{job_id}", key=key).json["page_url"]
+                    picture(tab, url, PICTURES / f"{name}.png", WIDE)
+                picture(tab, url, PICTURES / "phone.png", NARROW, dark=True)
     for path in sorted(PICTURES.iterdir()):
         print(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1000:.0f} kB")
 
@@ -67,19 +69,17 @@ def as_gif(film: Path, target: Path) -> None:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[tuple[Service, Tab]]:
+def served(folder: Path, server: Server) -> Iterator[tuple[Service, Tab]]:
     """Yield the service of the store, and a tab of a browser."""
-    home, profile = folder / "server", folder / "browser"
-    home.mkdir()
+    profile = folder / "browser"
     profile.mkdir()
-    with serving_prefect(home) as server:
-        service = site(folder, server)
-        service.start()
-        try:
-            with browsing(profile) as tab:
-                yield service, tab
-        finally:
-            service.stop()
+    service = site(folder, server)
+    service.start()
+    try:
+        with browsing(profile) as tab:
+            yield service, tab
+    finally:
+        service.stop()
 
 
 def picture(tab: Tab, url: str, target: Path, width: int, *, dark: bool = False) -> None:

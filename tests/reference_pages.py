@@ -16,6 +16,7 @@ from simyard.core.artifacts import ARTIFACTS, EVERY_JOB
 from simyard.requests.jobs import EvaluateRequest, ExportRequest, RetrainRequest, TrainRequest
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.rollout import RolloutRequest
+from simyard.requests.sweeps import SweepRequest
 from simyard.tasks.managed.record import EVENT_TYPES
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
@@ -27,6 +28,7 @@ REQUESTS = {
     "Rollout": (RolloutRequest, "rollouts.md"),
     "Managed training run": (TrainingRunRequest, "managed-training.md"),
     "Retraining": (RetrainRequest, "retraining.md"),
+    "Sweep": (SweepRequest, "training.md"),
 }
 
 

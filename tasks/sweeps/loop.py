@@ -89,8 +89,8 @@ class Loop:
         self._iterations = 0
         self._began = time.monotonic()
         self._with = ExitStack()
-        decisions = record.decisions(store, spec.sweep_id)
-        for decision in decisions:
+        self._decisions: list[Decision] = []
+        for decision in record.decisions(store, spec.sweep_id):
             self._apply(decision)
         self._iterations = 0  # what this process did tells how long the rest takes
 
@@ -107,8 +107,8 @@ class Loop:
             self._started = datetime.fromisoformat(first.created_at)
             message = f"Process {os.getpid()} on {platform.node()} goes on."
             self.events.record("sweep.taken_up", str(time.time_ns()), message)
-            if decisions:  # whoever wrote the last one may have died before it was told
-                self._tell(decisions[-1])
+            if self._decisions:  # whoever wrote the last one may have died before it was told
+                self._tell(self._decisions[-1])
 
     def __enter__(self) -> Loop:
         beating = HeartbeatWriter(self.store, self.keys.status, self._status, BEAT_S)
@@ -272,6 +272,7 @@ class Loop:
 
     def _apply(self, decision: Decision) -> None:
         self.state.apply(decision)
+        self._decisions.append(decision)
         if decision.run is not None:
             member = self.state.members[decision.setting or 0]
             before = member.runs.get((decision.rung or 0) - 1, {}).get(decision.run.seed)
@@ -310,8 +311,7 @@ class Loop:
         """Return the verdict on what was measured so far."""
         from simyard.tasks.sweeps.verdict import judge
 
-        known = record.decisions(self.store, self.spec.sweep_id)
-        return judge(self.state.settings, self.asked.sweep.objective, self.asked.seeds, known)
+        return judge(self.state.settings, self.asked.sweep.objective, self.asked.seeds, self._decisions)
 
     def _write_verdict(self) -> None:
         verdict = self.verdict()
@@ -332,7 +332,7 @@ class Loop:
         status: Ended = "canceled" if is_canceled else "succeeded" if measured else "failed"
         jobs = set[str]()
         failures = [run.failure for one in settings for run in one.runs if run.failure]
-        for decision in record.decisions(self.store, self.spec.sweep_id):
+        for decision in self._decisions:
             if decision.run is not None:
                 jobs |= set(decision.run.jobs) - set(decision.run.found or ())
         result = SweepResult(

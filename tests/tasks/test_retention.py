@@ -25,7 +25,7 @@ from simyard.store.keys import AssetKeys, JobKeys
 from simyard.store.store import Store
 from simyard.tasks import retention
 from simyard.tasks.retention import Rule, put_in_order
-from simyard.tasks.shared import history
+from simyard.tasks.shared import history, labels
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "store" / "store-0.1.0.tar.xz"
 LATER = datetime.now(UTC) + timedelta(days=400)
@@ -126,6 +126,16 @@ def test_age_and_count_keep_jobs(yard, rule, now, reason):
     order = put_in_order(yard, rule, now=now)
     assert freed(order, "job") == []
     assert order.kept[reason] > 10
+
+
+def test_a_tag_keeps_a_job_whole(yard):
+    job_id = called(yard, "trained")
+    labels.change(yard, job_id, by="a test", add=["keep", "paper"])
+    labels.change(yard, called(yard, "failed"), by="a test", add=["paper"])
+    order = put_in_order(yard, Rule(days=30, newest=0, checkpoints=0), now=LATER)
+    assert order.kept["tagged keep"] == 1
+    assert job_id not in [one.id for one in order.freed]
+    assert [entry.key for entry in yard.list(keys.LABELS)] == [keys.labels(job_id)], "those of the deleted are gone"
 
 
 def test_what_came_since_the_plan_keeps_what_it_rests_on(yard, monkeypatch):
