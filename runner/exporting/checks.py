@@ -331,7 +331,7 @@ def formats(evidence: Evidence, limits: Thresholds) -> Verdict:
     return Verdict(
         Status.HUMAN,
         text,
-        "Bundle it, and run `python -m simyard.policy check` on the robot's computer: its report is the answer's ground.",
+        "Bundle it, run `python -m simyard.policy check` on the robot's computer: that is the ground of an answer.",
         numbers,
     )
 
