@@ -328,7 +328,12 @@ def formats(evidence: Evidence, limits: Thresholds) -> Verdict:
         text += " No episode ended meanwhile: whether the memory is set back was not seen."
         return Verdict(Status.HUMAN, text, "Export it with shorter episodes, or try that on the robot.", numbers)
     text += " That was on the machine of this export: the robot's computer was not tried."
-    return Verdict(Status.HUMAN, text, "Load the files on the robot's computer, and compare actions and time.", numbers)
+    return Verdict(
+        Status.HUMAN,
+        text,
+        "Bundle it, run `python -m simyard.policy check` on the robot's computer: that is the ground of an answer.",
+        numbers,
+    )
 
 
 def second_simulator(evidence: Evidence, limits: Thresholds) -> Verdict:
