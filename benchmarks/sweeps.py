@@ -14,7 +14,9 @@ All of them run on a GPU with `--gpus 1`. Each prints a table in Markdown, and a
 """
 
 import argparse
+import itertools
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -82,6 +84,12 @@ class Swept:
         return float(self.result["verdict"]["table"][0]["value"]["mean"])
 
 
+def _processor_s() -> float:
+    """Return the processor time of all children that have ended, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 class SweepBench(Bench):
     """Sweeps by the command, a Prefect server running, each in a store of its own: equal trainings are one job."""
 
@@ -106,20 +114,27 @@ class SweepBench(Bench):
         return Swept(seconds, json.loads(done.stdout.splitlines()[-1]), trained)
 
     def overhead(self) -> list[dict[str, Any]]:
-        """Compare a further trial of a sweep with a further run of the loop."""
+        """Compare a further trial of a sweep with a further run of the loop, by the clock and by processor time."""
         trials = self.options.trials
         self.bare()  # fills the kernel cache
-        bare = [self.bare() for _ in range(trials)]
+        marks = [_processor_s()]
+        bare = sum(self.bare() for _ in range(trials))
+        marks.append(_processor_s())
         one = self.sweep({"seeds": 1, "parallel": 1})
-        all_of_them = self.sweep({"seeds": trials, "parallel": 1})
-        further = (all_of_them.seconds - one.seconds) / (trials - 1)
-        training = all_of_them.train_s / trials * self.options.iterations / max(1, self.options.iterations - 1)
+        marks.append(_processor_s())
+        whole = self.sweep({"seeds": trials, "parallel": 1})
+        marks.append(_processor_s())
+        of_bare, of_one, of_whole = (after - before for before, after in itertools.pairwise(marks))
+        further = (whole.seconds - one.seconds) / (trials - 1)
+        training = whole.train_s / trials * self.options.iterations / max(1, self.options.iterations - 1)
         return [
-            {"": "`isaaclab train` in a loop", "trials": trials, "all, s": round(sum(bare), 1),
-             "a trial, s": round(sum(bare) / trials, 2), "its iterations, s": "", "besides, s": ""},
-            {"": "`simyard sweep`", "trials": trials, "all, s": round(all_of_them.seconds, 1),
+            {"": "`isaaclab train` in a loop", "trials": trials, "all, s": round(bare, 1),
+             "a trial, s": round(bare / trials, 2), "its iterations, s": "", "besides, s": "",
+             "processor s of a trial": round(of_bare / trials, 1)},
+            {"": "`simyard sweep`", "trials": trials, "all, s": round(whole.seconds, 1),
              "a trial, s": round(further, 2), "its iterations, s": round(training, 2),
-             "besides, s": round(further - training, 2)},
+             "besides, s": round(further - training, 2),
+             "processor s of a trial": round((of_whole - of_one) / (trials - 1), 1)},
         ]  # fmt: skip
 
     def asha(self) -> list[dict[str, Any]]:

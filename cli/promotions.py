@@ -59,7 +59,7 @@ def retrain(
     from simyard.core.specs import Bounds
     from simyard.store import keys
     from simyard.tasks.promotion import promotions
-    from simyard.tasks.promotion.retrain import estimate_retraining, find_start, require_comparable
+    from simyard.tasks.promotion.retrain import estimate_retraining, find_start, require_comparable, with_values
     from simyard.tasks.resolve import resolve
     from simyard.tasks.sessions.pool import Sessions
     from simyard.tasks.shared.estimates import as_placed, as_told
@@ -68,6 +68,7 @@ def retrain(
     machine, reference, opened = open_site(store)
     job_id = keys.new_job_id()
     incumbent = promotions.read(opened, request.promotion).current
+    request = with_values(request, opened)
     require_comparable(request, incumbent, opened)
     start = find_start(request, incumbent, opened, job_id)
     training = request.training.model_copy(update={"resume": start.resume})

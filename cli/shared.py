@@ -255,6 +255,8 @@ def end_as_jobs(results: Sequence[JobResult], as_json: bool) -> NoReturn:
 
 def end_as_job(state: JobState, as_json: bool) -> NoReturn:
     """Print a job's result as `end_as_jobs` does; of a job that has not ended, its status, which is no failure."""
+    from simyard.tasks.shared.estimates import as_told
+
     if isinstance(state, JobResult):
         end_as_jobs([state], as_json)
     if as_json:
@@ -262,6 +264,8 @@ def end_as_job(state: JobState, as_json: bool) -> NoReturn:
     else:
         store = state.store.rpartition("/jobs/")[0]
         click.echo(f"{state.job_id} is {state.status}.")
+        if state.estimate:
+            click.echo(f"estimate:    {as_told(state.estimate)}")
         click.echo(f"Follow it: simyard jobs watch {state.job_id} --store {store}")
     sys.exit(EXIT_SUCCEEDED)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simyard.cli.live import LiveLine
-from simyard.cli.shared import EXITS, JSON, STORE, Command, emit, open_site_store, text_table
+from simyard.cli.shared import EXITS, JSON, STORE, Command, emit, open_site_store, reckoned, text_table
 from simyard.core.errors import EXIT_SUCCEEDED
 
 if TYPE_CHECKING:
@@ -40,17 +40,21 @@ def show(sweep_id: str, store: str | None, as_json: bool) -> None:
     known, settings = record.sweep_status(opened, sweep_id), record.settings(opened, sweep_id)
     verdict = verdict_of(opened, sweep_id)
     found = {"verdict": verdict and verdict.to_json(), "all_settings": [one.to_json() for one in settings]}
-    emit(known.to_json() | found, as_json, lambda _: _described(known, settings, verdict))
+    emit(known.to_json() | reckoned(known.estimate) | found, as_json, lambda _: _described(known, settings, verdict))
 
 
 def _described(known: SweepState, settings: Sequence[Setting], verdict: SweepVerdict | None) -> str:
+    from simyard.tasks.shared.estimates import as_told
+
     lines = [f"{known.sweep_id}  {known.status}", f"name        {known.name}", f"store       {known.store}"]
     ended_by, error = getattr(known, "ended_by", None), getattr(known, "error", None)
     if ended_by:
         lines.append(f"ended by    {ended_by}")
     if error:
         lines += [f"error       {error.message}", f"advice      {error.advice}"]
-    lines += [f"settings    {_counted(settings)}", f"cost        {_cost(known.gpu_seconds, known.usd)}"]
+    lines += [f"settings    {_counted(settings)}", f"cost        {_cost(known)}"]
+    if known.estimate:
+        lines.append(f"estimate    {as_told(known.estimate)}")
     if verdict and verdict.table:
         lines += ["", ranking(verdict, MOST_SHOWN), "", verdict.sentence]
     return "\n".join(lines)
@@ -89,8 +93,11 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
 
 
-def _cost(gpu_seconds: float, usd: float | None) -> str:
-    return f"{gpu_seconds:.4g} GPU s" + ("" if usd is None else f", {usd:.3g} USD")
+def _cost(known: SweepState) -> str:
+    from simyard.core.records import Cost
+    from simyard.tasks.shared.usage import cost_in_words
+
+    return cost_in_words(Cost(gpu_seconds=known.gpu_seconds, usd=known.usd))
 
 
 @click.command(cls=Command)
@@ -101,7 +108,7 @@ def watch(sweep_id: str, store: str | None, as_json: bool) -> None:
     """Follow a sweep until it has ended. Exits as the sweep does."""
     known = follow(open_site_store(store), sweep_id, quiet=as_json)
     if as_json:
-        click.echo(json.dumps(known.to_json()))
+        click.echo(json.dumps(known.to_json() | reckoned(known.estimate)))
     sys.exit(EXITS.get(known.status, EXIT_SUCCEEDED))
 
 
@@ -144,7 +151,7 @@ def standing(known: SweepState, settings: Sequence[Setting]) -> str:
         parts.append(f"at rungs {'/'.join(str(rungs.count(rung)) for rung in range(max(rungs) + 1))}")
     parts += [f"{known.running} running", f"{known.pruned} pruned"]
     parts.append("nothing measured" if known.best is None else f"best {known.best:.4g}")
-    parts.append(_cost(known.gpu_seconds, known.usd))
+    parts.append(_cost(known))
     if known.seconds_left is not None:
         parts.append(f"{span(known.seconds_left)} left")
         if (usd := _usd_left(known)) is not None:

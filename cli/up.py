@@ -147,6 +147,7 @@ def _start(
     # The key is for a person who looks on: a log is kept, and read by others.
     file = machine.home / "api-key"
     rows = {
+        "home page": _home_url(_address(plan), key) if sys.stderr.isatty() else f"{_address(plan)}/, by the key",
         "API": f"{_address(plan)}  (its reference: /docs)",
         "API key": f"{key}  (also in {file})" if sys.stderr.isatty() else f"in {file}",
         "Prefect UI": url.removesuffix("/api") + asks_for,
@@ -247,6 +248,17 @@ def _has_worker(url: str, auth: str | None, is_one: Callable[[str], bool]) -> bo
         return any(worker["status"] == "ONLINE" and is_one(worker["name"]) for worker in workers)
     except httpx.HTTPError:
         return False
+
+
+def _home_url(address: str, key: str) -> str:
+    """Return the link to the first page, which needs no key."""
+    import httpx
+
+    try:
+        answer = httpx.get(f"{address}/v1/home", headers={"Authorization": f"Bearer {key}"}, timeout=ASK_S)
+        return str(answer.raise_for_status().json()["page_url"])
+    except httpx.HTTPError as error:
+        return f"{address}/  ({error})"
 
 
 def _answers(url: str) -> bool:

@@ -69,6 +69,7 @@ def _retrain(
 ) -> PromotionDecision:
     """Go from the request to a decision, which is in the store then."""
     # Train, from the checkpoint that the request means.
+    request = find_values(request, store)
     start = find_start(request, job_id, store)
     training = request.training.model_copy(update={"resume": start.resume})
     trained = _run_once(train, training, store, pool, job_id, base)
@@ -123,6 +124,12 @@ def find_conclusion(name: str, job_id: str, store: str) -> PromotionDecision | N
     if found is not None:
         promotions.write(opened, name)
     return found
+
+
+@task(name="find-values", **RETRYING)
+def find_values(request: RetrainRequest, store: str) -> RetrainRequest:
+    """Return the request with the values of the sweep that it begins from, where it names one."""
+    return retraining.with_values(request, open_store(store))
 
 
 @task(name="find-start", **RETRYING)

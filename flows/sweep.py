@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-import threading
+import queue
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
@@ -15,17 +15,18 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
-from prefect.futures import PrefectFuture
+from prefect.futures import PrefectFuture, wait
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from simyard.blocks.reference import absolute, open_store
-from simyard.core.errors import Category
+from simyard.core.errors import Category, StoreError
 from simyard.core.records import JobResult
 from simyard.core.run_records import Event
 from simyard.core.sweep_records import SeedRun, SweepResult
@@ -42,6 +43,7 @@ from simyard.tasks.metrics.table import import_plotting
 from simyard.tasks.shared.control import PULSE_S
 from simyard.tasks.sweeps import plan, record
 from simyard.tasks.sweeps.loop import Loop, LoopObserver
+from simyard.tasks.sweeps.report import REPORT
 from simyard.tasks.sweeps.state import Piece
 
 _SIDE_BY_SIDE: Any = ThreadPoolTaskRunner(max_workers=256)
@@ -93,22 +95,25 @@ def _drive_through_outages(sweep_id: str, store: str, pool: str | None) -> Sweep
 
 def _drive(sweep_id: str, store: str, pool: str | None) -> SweepResult:
     """Train one setting after another, as many side by side as there is room for, and return the sweep's result."""
+    running: dict[PrefectFuture[Any], Piece] = {}
+    ended: queue.SimpleQueue[PrefectFuture[Any]] = queue.SimpleQueue()
     with _driving(sweep_id, store, pool) as loop:
-        running: dict[PrefectFuture[Any], Piece] = {}
-        has_ended = threading.Event()
-        while True:
-            # Begin what may be begun. Each decision, to suggest, promote or prune, is written before it is acted on.
-            for piece in loop.pieces():
-                running[future := trial.submit(piece, store, pool)] = piece
-                future.add_done_callback(lambda _: has_ended.set())
-            if loop.is_over:
-                break
+        try:
+            while True:
+                # Begin what may be begun. A decision, to suggest or promote say, is written before it is acted on.
+                for piece in loop.pieces():
+                    running[future := trial.submit(piece, store, pool)] = piece
+                    future.add_done_callback(ended.put)
+                if loop.is_over:
+                    break
 
-            # Take what has ended into account; what was measured is written before anything follows from it.
-            has_ended.wait(PULSE_S)
-            has_ended.clear()
-            for future in [future for future in running if future.state.is_final()]:
-                loop.take(running.pop(future), future.result(raise_on_failure=False))
+                # Take what has ended into account; what was measured is written before anything follows from it.
+                with suppress(queue.Empty):
+                    future = ended.get(timeout=PULSE_S)
+                    loop.take(running.pop(future), future.result(raise_on_failure=False))
+        except (StoreError, httpx.HTTPError):
+            wait([*running])  # they are taken up again, and must not be in progress then
+            raise
         loop.raise_if_broken()
         return loop.conclude()
 
@@ -185,7 +190,6 @@ def report(sweep_id: str, store: str) -> None:
     create_link_artifact(opened.url(sweep_keys.prefix), key=f"{key}-store", link_text="The sweep's files")
 
 
-REPORT = "report.md"
 _STATES = {"succeeded": Completed, "failed": Failed, "canceled": Cancelled}
 
 

@@ -22,10 +22,12 @@ from simyard.service.comparisons import Comparisons
 from simyard.service.endpoints.health import Readiness
 from simyard.service.endpoints.hooks import read_hooks
 from simyard.service.errors import answer_errors
+from simyard.service.home_page import Homes
 from simyard.service.job_look import JobLooks
 from simyard.service.job_rows import JobRows
 from simyard.service.limits import Limits
 from simyard.service.live import Streams
+from simyard.service.monitor import Monitor
 from simyard.service.prefect_api import Launches
 from simyard.service.settings import Settings
 from simyard.service.tables import Drawings
@@ -84,6 +86,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     launches = app.state.launches = await anyio.to_thread.run_sync(Launches)
     app.state.limits = Limits(settings, launches)
     app.state.job_rows = JobRows(settings, launches)
+    app.state.homes = Homes(launches)
+    app.state.monitor = Monitor(settings, launches, app.state.job_rows, app.state.looks, app.state.streams)
     app.state.readiness = Readiness(settings, launches)
     outbox = notifications.Outbox(settings, launches)
     chores = [

@@ -23,7 +23,9 @@ from simyard.tasks.pages.charts import Curve, Plot, plot
 from simyard.tasks.pages.compare_page import FILTERS, PAGES, Around
 from simyard.tasks.pages.sheets import MOST_ROWS
 from simyard.tasks.shared.documents import Templates, moment, span
+from simyard.tasks.shared.estimates import as_told
 from simyard.tasks.shared.history import PastAttempt
+from simyard.tasks.shared.usage import cost_in_words
 
 LOG_LINES = 40
 Link = Callable[[str, str], str]
@@ -163,6 +165,8 @@ class _Shown:
             ("sent", moment(spec.created_at)),
             ("last heartbeat", moment(known.updated_at)),
             *((name.removesuffix("_s"), span(seconds)) for name, seconds in timings.items()),
+            *([("estimate", as_told(known.estimate, spec))] if known.estimate else []),
+            *([("cost", cost_in_words(known.cost))] if isinstance(known, JobResult) and known.cost else []),
         ]
 
         # Curves of the training or the sweep, and the episodes where they are of one checkpoint.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -66,6 +66,13 @@ class JobRow:
     def has_ended(self) -> bool:
         """Return whether nothing more is done for it."""
         return self.status in ENDED
+
+
+def price_of(rows: Iterable[JobRow]) -> float | None:
+    """Return the price of several jobs together, in USD; None where one of them has none."""
+    prices = [row.usd for row in rows]
+    known = [price for price in prices if price is not None]
+    return sum(known) if len(known) == len(prices) else None
 
 
 @dataclass
@@ -158,7 +165,7 @@ class JobRows:
 
     def _row(self, answer: JobAnswer, store: Store) -> JobRow:
         spec, known, summary = answer.spec, answer.known, answer.summary
-        gpu_seconds = usage.gpu_seconds(spec, store)
+        cost = (known.cost if isinstance(known, JobResult) else None) or usage.cost(spec, store)
         success = summary.get("success")
         return JobRow(
             job_id=spec.job_id, kind=spec.kind, name=spec.name, task=spec.task, library=spec.library,
@@ -166,7 +173,7 @@ class JobRows:
             reward=known.reward, success=success.get("rate") if isinstance(success, dict) else None,
             steps_per_s=summary.get("environment_steps_per_second"),
             seconds=known.timings.get("total_s") if isinstance(known, JobResult) else None,
-            gpus=0 if spec.gpus == 0 else spec.ranks, gpu_seconds=gpu_seconds,
-            usd=usage.in_usd(gpu_seconds, self._settings.machine.usd_per_gpu_hour), attempts=known.attempts,
+            gpus=0 if spec.gpus == 0 else spec.ranks, gpu_seconds=cost.gpu_seconds,
+            usd=cost.usd, attempts=known.attempts,
             created_at=spec.created_at, updated_at=known.updated_at, failure=answer.failure,
         )  # fmt: skip

@@ -78,8 +78,7 @@ class Limits:
     def reserve(self, caller: Caller, own_id: str) -> None:
         """Take a place for work that is about to be staged: a job, or a whole managed run or sweep. Some needs none.
 
-        That is what has a place, or runs. Of many that ask in the same moment, in whichever copies of the service, no
-        more get one than there are.
+        Of many that ask in the same moment, in whichever copies of the service, no more get one than there are.
 
         Raises:
             RequestError: All places are taken.
@@ -145,7 +144,7 @@ class Limits:
     # The money
 
     def spent(self, caller: Caller) -> float:
-        """Return the cost of a key's work so far, in USD, trainings of sweeps too; what comes counts nothing."""
+        """Return the cost of a key's work so far, in USD, trainings of sweeps too; none of what is still to come."""
         ids = {own_id for run in self._launches.of_key(caller.key.key_id) if (own_id := id_of(run))}
         return sum(self._cost(own_id, caller.store) for own_id in ids)
 

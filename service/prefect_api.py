@@ -25,6 +25,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from simyard.core.errors import RequestError, StoreError
 from simyard.core.records import Ended
+from simyard.tasks.cluster.fleet import Fleet, read_fleet
 from simyard.tasks.launch import AUTO_RESUME
 
 DEPLOYMENTS = {
@@ -43,6 +44,8 @@ CREATED_AT_ONCE = 2
 ASKED_S = 10.0
 """Seconds that a flow run that was asked for is read together with others."""
 PAGE = 200
+FLEET_S = 5.0
+"""Seconds that pools and schedules are known."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class Launches:
         self._creating = threading.BoundedSemaphore(CREATED_AT_ONCE)
         self._asked: dict[str, float] = {}
         self._states: dict[str, tuple[float, FlowRun | None]] = {}
+        self._fleet: tuple[float, Fleet] = (-FLEET_S, Fleet())
+        self._asking = threading.Lock()
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -174,6 +179,13 @@ class Launches:
             runs = self._client.read_flow_runs(flow_run_filter=FlowRunFilter(idempotency_key=key), limit=PAGE)
             found |= {run.idempotency_key: run for run in runs if run.idempotency_key}
         return found
+
+    def fleet(self) -> Fleet:
+        """Return the pools and schedules of the site, as they were some seconds ago."""
+        with self._asking:
+            if time.monotonic() - self._fleet[0] > FLEET_S:
+                self._fleet = (time.monotonic(), read_fleet(self._client))
+            return self._fleet[1]
 
     def cancel_unbegun(self, own_id: str) -> bool:
         """Cancel a flow run that no process has; return whether it was so, or there is none."""

@@ -255,6 +255,12 @@ def _evaluate(request: EvaluateRequest, common: Resolved, store: Store, base: Pa
     seed = common.spec.seed
     arms = factors.arms(wanted.variations, wanted.design, wanted.design_samples, seed) if wanted.variations else ()
     num_episodes, until = _enough(wanted, len(arms))
+    if (total := num_episodes * (1 + len(arms))) > EvaluationConfig.MOST_SIDE_BY_SIDE:
+        raise RequestError(
+            f"variations: {num_episodes:,} episodes in {1 + len(arms)} arms are {total:,} environments side by side.",
+            code="bad_design",
+            advice=f"Allowed are {EvaluationConfig.MOST_SIDE_BY_SIDE:,}: give fewer episodes or fewer arms.",
+        )
     evaluation = Evaluation(
         num_episodes=num_episodes,
         steps_per_episode=wanted.steps_per_episode,

@@ -75,7 +75,9 @@ class Sweep:
 
     def do(self, *arguments: str) -> Any:
         verb, *more = arguments
-        return self.sweeps.command("sweep", verb, self.sweep_id, "--store", self.sweeps.store, *more)
+        return self.sweeps.command(
+            "sweep", verb, self.sweep_id, "--store", self.sweeps.store, *more, timeout_s=PATIENCE_S
+        )
 
     def job(self, job_id: str) -> play.Left:
         """What a job of it left."""

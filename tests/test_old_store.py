@@ -325,7 +325,7 @@ def test_the_service_shows_every_job(old: Old, api: Api) -> None:
         for entry in row["artifacts"]:
             assert entry["name"] in page.text or row["status"] not in ("succeeded", "failed", "canceled")
     assert listed[old.ids["interrupted"]]["status"] == "running", "it is set going again"
-    killed = api.get(f"/jobs/{old.ids['succeeded after a kill']}")
+    killed = api.get(f"/jobs/{old.ids['succeeded after a kill']}/parts/attempts")
     assert "The simulator was ended by SIGKILL at iteration 4." in killed.text
     log = api.get(f"/v0/jobs/{old.ids['trained']}/logs")
     assert (log.status_code, "Learning iteration 9/10" in log.text) == (200, True)

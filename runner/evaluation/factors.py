@@ -181,11 +181,12 @@ def check_level(name: str, level: object) -> None:
         )
 
 
-def refuse(name: str, env: Mapping[str, Any], engine: str | None) -> None:
+def refuse(name: str, level: Level, env: Mapping[str, Any], engine: str | None) -> None:
     """Refuse a factor that a task or its engine cannot vary, as far as its configuration tells.
 
     Args:
         name: The factor, in its canonical form.
+        level: One of its levels.
         env: The environment's configuration, as plain dictionaries.
         engine: The physics engine; None where nothing says.
 
@@ -201,6 +202,11 @@ def refuse(name: str, env: Mapping[str, Any], engine: str | None) -> None:
             if not events:
                 raise _cannot(name, "it has no event terms")
             raise unknown("event term", part, events, code="unknown_factor")
+        own = env["events"][part].get("params") or {}
+        for key in level if isinstance(level, Mapping) else ():
+            if key not in own or key.endswith("_cfg"):
+                plain = [name for name in own if not name.endswith("_cfg")]
+                raise unknown(f"parameter of event {part!r}", key, plain, code="unknown_factor")
         return
     row = FACTORS[factor]
     if engine is not None and (why := (row.never_under or {}).get(engine)):

@@ -451,8 +451,6 @@ def _event(site: Site) -> None:
 def _with(original: Any, cfg: Any, level: Level | None, site: Site) -> tuple[Any, dict[str, Any]]:
     """Return a term with other parameters, which one that is a class may have looked at when it was made."""
     assert isinstance(level, Mapping)
-    if strange := [key for key in level if key not in cfg.params]:
-        raise unknown(f"parameter of event {site.part!r}", strange[0], cfg.params, code="unknown_factor")
     others = {key: _like(cfg.params[key], value) for key, value in level.items()}
     if inspect.isroutine(original):
         return original, others

@@ -185,8 +185,9 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
             advice="Name a task with one agent, or write a class that drives this one.",
         )
     _require_assets(config)
-    for name in dict.fromkeys(name for arm in (job.evaluation and job.evaluation.arms) or () for name in arm.levels):
-        factors.refuse(name, config.env, engine_in(config.env))
+    for arm in (job.evaluation and job.evaluation.arms) or ():
+        for name, level in arm.levels.items():
+            factors.refuse(name, level, config.env, engine_in(config.env))
     for physics in (job.evaluation and job.evaluation.across) or ():
         elsewhere = overrides_under(physics, job, device, job.overrides)
         isaaclab_overrides.resolve(job.task, library, placed, elsewhere, agent=job.agent)

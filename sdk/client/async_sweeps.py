@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TextIO, TypedDict
+from typing import Any, Literal, NotRequired, TextIO, TypedDict
 
 from simyard.client.async_http import (
     FILES_READ_S,
@@ -17,7 +17,7 @@ from simyard.client.async_http import (
     one,
     segment,
 )
-from simyard.client.async_jobs import FailureRecord
+from simyard.client.async_jobs import CostRecord, EstimateRecord, FailureRecord
 from simyard.client.async_training_runs import EventRecord
 from simyard.client.errors import SweepCanceledError, SweepFailedError
 
@@ -55,6 +55,14 @@ class SweepRecord(TypedDict):
     """Of all jobs so far."""
     usd: float | None
     """Their price."""
+    cost: NotRequired[CostRecord | None]
+    """What it has cost; None before it has ended."""
+    estimate: NotRequired[EstimateRecord | None]
+    """Estimate of its submission."""
+    estimated_seconds: NotRequired[float | None]
+    """Seconds of the estimate."""
+    estimated_usd: NotRequired[float | None]
+    """Price of the estimate, in USD."""
     verdict: dict[str, Any] | None
     """The ranking so far, the comparison of the best two, and a sentence."""
     ended_by: str | None

@@ -32,7 +32,8 @@ Term = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.-]{0,199}$")]
 Which = Annotated[str, StringConstraints(pattern=r"^(latest|best|iteration|all|every:[1-9]\d{0,6})$")]
 PromotionName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 Metric = Literal["return", "success_rate"]
-Start = Literal["incumbent", "newest", "scratch"]
+SweepId = Annotated[str, StringConstraints(pattern=r"^sweep-[0-9a-hjkmnp-tv-z]{26}$")]
+Start = Literal["incumbent", "newest", "scratch"] | SweepId
 Video = Literal["first", "best", "worst"] | Annotated[int, Field(strict=True, ge=1, le=100_000)]
 
 
@@ -352,6 +353,8 @@ class EvaluationConfig(PolicyConfig):
     """Environments where nobody says how many."""
     MOST_PLANNED: ClassVar[int] = 20_000
     """Episodes that a plan may come to."""
+    MOST_SIDE_BY_SIDE: ClassVar[int] = 1_000_000
+    """Environments of all arms together."""
 
     num_envs: int | None = Field(None, strict=True, ge=1, le=1_000_000)
     """Environments side by side; left out 100, or as many as episodes if these are fewer."""
@@ -585,7 +588,8 @@ class RetrainRequest(Body):
     training: TrainRequest
     """The training, as `simyard train` takes it."""
     start: Start = "incumbent"
-    """The checkpoint to begin from: of the promoted policy, of the newest training of the same task, or none."""
+    """The checkpoint to begin from: of the promoted policy, of the newest training of the same task, or none; or the id
+    of a sweep, for the best training of it, whose values are then overrides before the training's own."""
     evaluation: Comparison = Comparison()
     """Measurement of both policies."""
 

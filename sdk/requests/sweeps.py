@@ -302,6 +302,11 @@ class SweepConfig(_Model):
         return self
 
 
+def as_override(path: str, value: object) -> str:
+    """Return the override that gives a parameter a value."""
+    return f"{path}={value if isinstance(value, str) else json.dumps(value)}"
+
+
 def _check_path(path: str) -> None:
     """Raise `ValueError` for what is no parameter, or one that simyard sets itself."""
     if path in owned_keys():
@@ -360,7 +365,7 @@ class SweepRequest(TrainRequest):
             elif path in FIELDS:
                 config[path] = value
             else:
-                overrides.append(f"{path}={value if isinstance(value, str) else json.dumps(value)}")
+                overrides.append(as_override(path, value))
         if overrides:
             config["overrides"] = [*config.get("overrides", ()), *overrides]
         if iterations is not None:

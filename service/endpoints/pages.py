@@ -23,6 +23,7 @@ from simyard.service.auth import BEARER, Guard, base_url
 from simyard.service.comparisons import Comparisons
 from simyard.service.endpoints.files import download_url
 from simyard.service.errors import status_of
+from simyard.service.home_page import home_page
 from simyard.service.job_list import SORTS, Wanted, job_list
 from simyard.service.job_look import SHARED_S, JobLook
 from simyard.service.job_page import PARTS, Viewer, error_page, job_page, job_part, job_sections
@@ -103,6 +104,21 @@ def admit_to_site(request: Request, given: _Key, token: _Token = None) -> ApiKey
         RequestError: They have neither a link between pages nor a key with the scope `jobs`.
     """
     return _admit(request, _SITE, token, given)
+
+
+@router.get("/", response_class=HTMLResponse, summary="Look at a project in a browser")
+def home(request: Request, given: _Key, token: _Token = None) -> HTMLResponse:
+    """Return the first page: what goes on, what failed, pools, promotions, schedules, disk and money."""
+    state = request.app.state
+
+    def make(nonce: str) -> _Page:
+        api_key = admit_to_site(request, given, token)
+        way, store = _Way(request, api_key, token), state.settings.open(api_key.project)
+        rows, tasks = state.job_rows.of(api_key.project), tasks_link(state.settings, base_url(request), api_key)
+        page = home_page(rows, store, state.homes, api_key.project, way.to_job, way.around, tasks, nonce)
+        return page, ()
+
+    return _answered(request, make)
 
 
 @router.get("/jobs", response_class=HTMLResponse, summary="Look at all jobs in a browser")

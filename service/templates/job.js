@@ -46,5 +46,21 @@ document.addEventListener("visibilitychange", () => {
   else if ("live" in main.dataset) follow();
 });
 
+// A page that is told of nothing looks by itself, unless somebody has moved into it with the keyboard.
+const renew = async () => {
+  try {
+    const answer = document.hidden || document.activeElement !== document.body ? null : await fetch(location.href, { cache: "no-store" });
+    if (answer?.ok) {
+      const page = document.createElement("template");
+      page.innerHTML = await answer.text();
+      const fresh = page.content.querySelector("main");
+      main.replaceChildren(...fresh.childNodes);
+      document.title = page.content.querySelector("title").textContent;
+      if (!("live" in fresh.dataset)) return;
+    }
+  } catch { /* The service is away: look again. */ }
+  setTimeout(renew, Number(main.dataset.live));
+};
+
 if (main.dataset.events) follow();
-else setTimeout(() => location.reload(), Number(main.dataset.live));
+else setTimeout(renew, Number(main.dataset.live));

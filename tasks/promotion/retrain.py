@@ -27,15 +27,17 @@ from simyard.requests.jobs import (
     RetrainRequest,
     TrainRequest,
 )
+from simyard.requests.sweeps import FIELDS, as_override
 from simyard.runner.isaaclab.renames import current_id
 from simyard.store import keys
-from simyard.store.keys import JobKeys
+from simyard.store.keys import JobKeys, SweepKeys
 from simyard.store.store import Store
 from simyard.tasks.kinds.policy_sources import newest_training
 from simyard.tasks.shared import history, usage
 from simyard.tasks.shared.documents import REPORTS
 from simyard.tasks.shared.estimates import as_told, estimate, evaluation_of, in_sum
 from simyard.tasks.shared.history import load_spec
+from simyard.tasks.sweeps.best import best_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,27 @@ class Measured:
     policy: PolicyRecord
     values: tuple[float | None, ...]
     """The metric in each episode; None where not measured."""
+
+
+def with_values(request: RetrainRequest, store: Store) -> RetrainRequest:
+    """Return a request with the values of the sweep that it begins from, where it names one: all that it has not.
+
+    Raises:
+        RequestError: There is no such sweep, it has not ended, or nothing of it was measured.
+    """
+    if not request.start.startswith("sweep-"):
+        return request
+    best = best_of(store, request.start)
+    if not store.exists(SweepKeys(request.start).result):
+        raise RequestError(
+            f"start: {request.start} has not ended, so its best may change.",
+            code="sweep_running",
+            advice=f"Wait for it, simyard sweep watch {request.start}, or cancel it: what it has is kept.",
+        )
+    own = (*FIELDS, *map(_name, request.training.overrides))
+    values = (as_override(path, value) for path, value in best.values.items() if path not in own)
+    training = request.training.model_copy(update={"overrides": (*values, *request.training.overrides)})
+    return request.model_copy(update={"training": training})
 
 
 def find_start(request: RetrainRequest, incumbent: PolicyRecord | None, store: Store, job_id: str) -> Start:
@@ -82,6 +105,14 @@ def find_start(request: RetrainRequest, incumbent: PolicyRecord | None, store: S
             return Start(resume=None, described=f"scratch: no training of {which} has succeeded in this store")
         described = f"iteration {newest.last_iteration} of the newest training, {newest.job_id}"
         return Start(resume=Resume(from_job=newest.job_id), described=described)
+    if request.start.startswith("sweep-"):
+        best = best_of(store, request.start)
+        trained_with = load_spec(store, best.job_id).library
+        if trained_with != wanted.rl_library:
+            why = f"{request.start} trained with {trained_with!r}, not {wanted.rl_library!r}"
+            return Start(resume=None, described=f"scratch: {why}")
+        described = f"the best training of {request.start}: setting {best.number}, seed {best.seed}, {best.job_id}"
+        return Start(resume=Resume(from_job=best.job_id), described=described)
     if incumbent is None:
         return Start(resume=None, described="scratch: no policy is promoted yet")
     if incumbent.library != wanted.rl_library:

@@ -66,8 +66,9 @@ def estimate(spec: JobSpec, store: Store, usd_per_gpu_hour: float | None) -> Est
         usd_per_gpu_hour: Price of a GPU hour; None where the site names none.
     """
     if not (like := _in_store(spec, store) or _in_table(spec)):
-        how = f"Nothing is known: no {KINDS[spec.kind]} of {spec.task!r} was measured with {_group(spec)!r} on such a"
-        after = f" device. Its first {FIRST} iterations will tell." if spec.kind == "train" else " device."
+        group = f" with {_group(spec)!r}" if spec.kind == "train" else ""
+        how = f"Nothing is known: no {KINDS[spec.kind]} of {spec.task!r} was measured{group} on such a device."
+        after = f" Its first {FIRST} iterations will tell." if spec.kind == "train" else ""
         return known(None, 0.0 if spec.gpus == 0 else None, usd_per_gpu_hour, how=f"{how}{after}")
     best = like[_nearest(spec, [one.num_envs for one in like])]
 

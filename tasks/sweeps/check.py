@@ -5,12 +5,15 @@ from __future__ import annotations
 from simyard.core.errors import RequestError
 from simyard.core.files import scratch
 from simyard.core.specs import Facts
+from simyard.requests.settings import MachineSettings
 from simyard.store.store import Store
 from simyard.tasks.kinds import kind_of
 from simyard.tasks.kinds.base import Resolved
+from simyard.tasks.sessions.catalog import Catalog
 from simyard.tasks.sessions.fingerprint import Findings
 from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.shared.inputs import gather
+from simyard.tasks.sweeps.measure import no_success
 from simyard.tasks.sweeps.plan import ResolvedSweep
 
 
@@ -30,6 +33,7 @@ def check_values(resolved: ResolvedSweep, store: Store, sessions: Sessions) -> d
         RequestError: If a value is refused, or a training could not go on where the scheduler wants it to.
     """
     kind = resolved.spec.asked.sweep.scheduler.kind
+    _require_success(resolved, sessions.machine)
     versions: dict[str, str] | None = None
     for probe in resolved.probes:
         if probe.spec.packages:
@@ -44,6 +48,16 @@ def check_values(resolved: ResolvedSweep, store: Store, sessions: Sessions) -> d
                 advice="Leave resume.exact out: then the state is kept beside checkpoints. Or take scheduler 'none'.",
             )
     return versions
+
+
+def _require_success(resolved: ResolvedSweep, machine: MachineSettings) -> None:
+    """Raise `RequestError` where a success is to be counted, and it is known that the task speaks of none."""
+    objective, task = resolved.spec.asked.sweep.objective, resolved.spec.template.task
+    if objective.metric != "success_rate" or (objective.evaluation and objective.evaluation.success_termination):
+        return
+    facts = next((one for one in Catalog(machine).known() or () if one.task == task), None)
+    if facts is not None and facts.measured and facts.success is None:
+        raise no_success(task)
 
 
 def _check(probe: Resolved, store: Store, sessions: Sessions) -> Facts:

@@ -89,6 +89,7 @@ class Loop:
         self._iterations = 0
         self._began = time.monotonic()
         self._with = ExitStack()
+        self._decisions: list[Decision] = []
         for decision in record.decisions(store, spec.sweep_id):
             self._apply(decision)
         self._iterations = 0  # what this process did tells how long the rest takes
@@ -106,6 +107,8 @@ class Loop:
             self._started = datetime.fromisoformat(first.created_at)
             message = f"Process {os.getpid()} on {platform.node()} goes on."
             self.events.record("sweep.taken_up", str(time.time_ns()), message)
+            if self._decisions:  # whoever wrote the last one may have died before it was told
+                self._tell(self._decisions[-1])
 
     def __enter__(self) -> Loop:
         beating = HeartbeatWriter(self.store, self.keys.status, self._status, BEAT_S)
@@ -161,9 +164,11 @@ class Loop:
     @property
     def is_over(self) -> bool:
         """Whether nothing is in progress and nothing more will be."""
-        if self._begun or self._is_paused:
+        if self._begun:
             return False
         if self.state.ended_by is None and self._broken is None and not self.control.is_leaving:
+            if self._is_paused:
+                return False
             self._decide(kind="ended", why="done")
         return True
 
@@ -186,14 +191,16 @@ class Loop:
 
     def _over_budget(self) -> str | None:
         """Return the name of the budget that is spent; None where there is more of all."""
-        budget, seconds = self.asked.sweep.budget, self.gpu_seconds
+        budget = self.asked.sweep.budget
         hours = (datetime.now(UTC) - self._started).total_seconds() / 3600
-        if budget.max_gpu_hours is not None and seconds / 3600 >= budget.max_gpu_hours:
-            return "max_gpu_hours"
         if budget.max_wallclock_hours is not None and hours >= budget.max_wallclock_hours:
             return "max_wallclock_hours"
-        if budget.max_credits is not None and self._in_usd(seconds) >= budget.max_credits:
-            return "max_credits"
+        if budget.max_gpu_hours is not None or budget.max_credits is not None:
+            seconds = self.gpu_seconds
+            if budget.max_gpu_hours is not None and seconds / 3600 >= budget.max_gpu_hours:
+                return "max_gpu_hours"
+            if budget.max_credits is not None and self._in_usd(seconds) >= budget.max_credits:
+                return "max_credits"
         best = self.state.best
         return "target" if best is not None and self.asked.sweep.objective.reached(best.value) else None
 
@@ -265,6 +272,7 @@ class Loop:
 
     def _apply(self, decision: Decision) -> None:
         self.state.apply(decision)
+        self._decisions.append(decision)
         if decision.run is not None:
             member = self.state.members[decision.setting or 0]
             before = member.runs.get((decision.rung or 0) - 1, {}).get(decision.run.seed)
@@ -303,8 +311,7 @@ class Loop:
         """Return the verdict on what was measured so far."""
         from simyard.tasks.sweeps.verdict import judge
 
-        known = record.decisions(self.store, self.spec.sweep_id)
-        return judge(self.state.settings, self.asked.sweep.objective, self.asked.seeds, known)
+        return judge(self.state.settings, self.asked.sweep.objective, self.asked.seeds, self._decisions)
 
     def _write_verdict(self) -> None:
         verdict = self.verdict()
@@ -325,7 +332,7 @@ class Loop:
         status: Ended = "canceled" if is_canceled else "succeeded" if measured else "failed"
         jobs = set[str]()
         failures = [run.failure for one in settings for run in one.runs if run.failure]
-        for decision in record.decisions(self.store, self.spec.sweep_id):
+        for decision in self._decisions:
             if decision.run is not None:
                 jobs |= set(decision.run.jobs) - set(decision.run.found or ())
         result = SweepResult(
@@ -333,7 +340,7 @@ class Loop:
             name=self.asked.name,
             project_id=self.asked.project_id,
             status=status,
-            ended_by=self.state.ended_by if status != "failed" or self._refused else "failed",
+            ended_by="failed" if status == "failed" and self.state.ended_by == "done" else self.state.ended_by,
             settings=len(settings),
             jobs=len(jobs),
             best=measured[0].number if measured else None,

@@ -55,7 +55,7 @@ def logged(asked: SweepRequest, library: str, jobs: tuple[str, ...], store: Stor
     raise unknown("objective.metric", tag, tags, code=UNKNOWN_METRIC)
 
 
-def evaluated(objective: Objective, result: JobResult) -> float:
+def evaluated(objective: Objective, task: str, result: JobResult) -> float:
     """Return the objective as an evaluation measured it.
 
     Raises:
@@ -64,13 +64,18 @@ def evaluated(objective: Objective, result: JobResult) -> float:
     summary = result.summary or {}
     value = summary["success"]["rate"] if objective.metric == "success_rate" else summary["return"]["mean"]
     if value is None:
-        raise RequestError(
-            "objective.metric 'success_rate': the task has no success metric.",
-            code=UNKNOWN_METRIC,
-            advice="Name the termination that means success in objective.evaluation.successTermination, or take "
-            "'mean_return'.",
-        )
+        raise no_success(task)
     return float(value)
+
+
+def no_success(task: str) -> RequestError:
+    """Return the error of an objective that a task says nothing of."""
+    return RequestError(
+        f"objective.metric 'success_rate': the task {task!r} has no success metric.",
+        code=UNKNOWN_METRIC,
+        advice="Name the termination that means success in objective.evaluation.successTermination, or take "
+        "'mean_return'.",
+    )
 
 
 def room_for(job_id: str, store: Store) -> tuple[int, str]:

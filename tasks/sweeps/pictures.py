@@ -43,6 +43,8 @@ MAX_BYTES = 16_000_000
 _NAME = 100
 """Characters of a name in a picture."""
 _FAR = 1e300
+_LINE = 0.05
+"""Share of an axis that a line of text has: of two marks that are closer the lower one is written."""
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#1a1a1a")
 """Okabe and Ito's, which people who confuse colours tell apart."""
 
@@ -260,11 +262,16 @@ def _axis(values: Sequence[Any], *, log: bool) -> tuple[list[float], list[tuple[
         if len(shown) > 6:
             ends = [low + part / 4 * (high - low) for part in range(5)]
             return place, [(part / 4, f"{math.exp(end) if log else end:.4g}") for part, end in enumerate(ends)]
-        return place, [(at, f"{value:.4g}") for at, value in shown]
+        marks = [(at, f"{value:.4g}") for at, value in shown]
+        return place, [one for one, before in zip(marks, [None, *marks], strict=False) if _is_apart(one, before)]
     texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
     kinds = sorted(set(texts))
     at = {text: index / (len(kinds) - 1) if len(kinds) > 1 else 0.5 for index, text in enumerate(kinds)}
     return [at[text] for text in texts], [(at[text], text) for text in kinds]
+
+
+def _is_apart(mark: tuple[float, str], before: tuple[float, str] | None) -> bool:
+    return before is None or mark[0] - before[0] > _LINE
 
 
 def draw_importance(path: Path, request: SweepRequest, importance: Mapping[str, float]) -> None:

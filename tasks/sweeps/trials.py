@@ -92,7 +92,7 @@ class Trials:
                 ran.append(measured)
                 failure = result.error if result else None
                 if result is not None and failure is None:
-                    value = measure.evaluated(objective, result)
+                    value = measure.evaluated(objective, trained.task, result)
         except RequestError as error:
             failure = error.failure
         if result is None or (failure and failure.category is Category.CANCELED and self._control.why_stopped()):

@@ -90,6 +90,7 @@ EVALUATION = [
     ("a hypercube of one level", {"variations": {"mass": [2]}, "design": "latin_hypercube"}, ["no range of numbers"]),
     ("conditions and engines", {"variations": {"mass": [2]}, "across": ["newton", "physx"]}, ["not both"]),
     ("pairs without environments", {"variations": {"mass": [2]}, "numEnvs": 3}, ["leave numEnvs out"]),
+    ("a million arms", {"variations": {"mass": [2]}, "numEpisodes": 999_999}, ["1,999,998 environments", "fewer arms"]),
     ("two plans", {"plan": {"difference": 0.1, "halfWidth": 0.1}}, ["give either difference or halfWidth"]),
     ("a plan and a number", {"plan": {"difference": 0.1}, "numEpisodes": 50}, ["leave numEpisodes out"]),
     ("a plan of a hair", {"plan": {"difference": 0.001}}, ["plan: a difference of 0.001", "20,000 at most"]),

@@ -13,10 +13,11 @@ from helpers import last_json, wait_until
 from scenario.play import alive, started
 
 from simyard.cli.main import main
+from simyard.cli.shared import JSON_KEYS
 from simyard.tasks.shared import history
 
 PATIENCE_S = 240.0
-KEYS = ["job_id", "status", "store", "artifacts", "attempts", "error", "timings", "summary"]
+KEYS = list(JSON_KEYS)
 ERROR_KEYS = {"code", "category", "message", "advice"}
 
 
@@ -104,6 +105,9 @@ def test_a_failed_job_exits_1_and_says_why_as_json(shell):
     assert result["error"]["category"] == "user"
     assert result["attempts"] == 1
     assert set(result["timings"]) == {"startup_s", "train_s", "total_s"}
+    assert (result["cost"], result["estimated_usd"]) == ({"gpu_seconds": 0.0, "usd": 0.0}, 0.0)
+    assert result["estimated_seconds"] is None
+    assert result["estimate"]["how"].startswith("Nothing is known: no training of 'Scenario' was measured")
     assert result["store"] == (shell.store / "jobs" / result["job_id"]).as_uri()
     for entry in result["artifacts"]:
         assert {"name", "kind", "size_bytes", "sha256"} <= set(entry)

@@ -4,14 +4,17 @@ import json
 
 import pytest
 from click.testing import CliRunner, Result
-from swept import ENTROPY, RATE, put_sweep
+from swept import CONFIG, ENTROPY, RATE, put_sweep
 
 from simyard.blocks.reference import open_store
 from simyard.cli.sweep import sweep
 from simyard.cli.sweep_views import standing
+from simyard.core.errors import RequestError
 from simyard.requests.config import check_config
-from simyard.requests.jobs import TrainRequest
-from simyard.store.keys import SweepKeys
+from simyard.requests.jobs import Resume, RetrainRequest, TrainRequest
+from simyard.store.keys import JobKeys, SweepKeys, new_job_id
+from simyard.tasks.promotion.retrain import find_start, with_values
+from simyard.tasks.resolve import resolve
 from simyard.tasks.sweeps import record
 
 
@@ -56,7 +59,7 @@ def test_show_ranks_the_settings_and_gives_the_verdict(home, ended):
 def test_watch_prints_what_happened_and_exits_as_the_sweep_does(home, ended):
     answer = said(home, "watch", ended)
     assert answer.exit_code == 0
-    assert "Setting 2 is promoted" in answer.output
+    assert "Setting 2 goes on" in answer.output
     assert "succeeded: 6 settings (done): Setting 2" in answer.output
 
 
@@ -98,3 +101,21 @@ def test_the_report_and_the_pictures_are_artifacts(home, ended, begun):
     assert "| 1 | 2 | learning_rate 0.001, entropy_coef 0 | 4.775 |" in report
     assert "The policy diverged." in report, "a failed seed says why"
     assert store.exists(SweepKeys(begun).artifact("curves.png")), "drawn while it runs"
+
+
+def test_a_retraining_begins_from_the_best_of_a_sweep_with_its_values(home, ended, begun):
+    store = open_store(str(home / "store"))
+    best = json.loads(said(home, "best", ended, "--json").output)
+    own = "agent.algorithm.entropy_coef=0.5"
+    asked = {"promotion": "arm", "start": ended, "training": {**CONFIG, "overrides": [own]}}
+    asked["training"].pop("sweep")
+    request = with_values(check_config(asked, RetrainRequest), store)
+    assert request.training.overrides == (f"{RATE}=0.001", own), "what the training says itself counts"
+    assert with_values(request, store) == request, "said twice it is the same"
+    store.put_json(JobKeys(best["job_id"]).job, resolve(request.training, store, best["job_id"], home).spec.to_json())
+    start = find_start(request, None, store, new_job_id())
+    assert start.resume == Resume(from_job=best["job_id"])
+    assert start.described == f"the best training of {ended}: setting 2, seed 43, {best['job_id']}"
+    other = request.model_copy(update={"start": begun})
+    with pytest.raises(RequestError, match="has not ended, so its best may change"):
+        with_values(other, store)

@@ -284,6 +284,8 @@ def main() -> int:
         "--in-process", action="store_true", help="leave out what needs a simulator, server or container"
     )
     asked = parser.parse_args()
+    # A shell has what it starts in the background ignore it, and what that starts would, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     mutants = read_mutants()
     named = {mutant.id: mutant for mutant in mutants}
     if strange := [name for name in asked.mutants if name not in named]:

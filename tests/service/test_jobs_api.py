@@ -55,6 +55,13 @@ RUN = {
 }
 
 
+def sweep(parameters: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {**TRAINING, "sweep": {"parameters": parameters, **more}}
+
+
+SWEEP = sweep({"agent.algorithm.learning_rate": {"values": [0.001, 0.01]}}, seeds=2)
+
+
 class Api:
     """The API as one key sees it."""
 
@@ -116,6 +123,8 @@ def test_without_a_key_there_is_nothing(service: Service, header: dict[str, str]
         ("jobs", "GET", "/v1/training-runs", None, 403),
         ("training", "GET", "/v1/training-runs", None, 200),
         ("admin", "GET", "/v1/training-runs", None, 200),
+        ("training", "GET", "/v1/sweeps", None, 403),
+        ("jobs", "GET", "/v1/sweeps", None, 200),
     ],
 )
 def test_a_key_is_good_for_its_scopes(
@@ -146,13 +155,16 @@ IN_A_CONTAINER = {**RUN, "trainer_spec": {"image_uri": "trainers/ppo:1", "resour
         (RUN, "trainer_spec.image_uri"),
         ({**IN_A_CONTAINER, "rollout_template": {**RUN["rollout_template"], "isaac_lab": PACKAGE}},  # type: ignore[dict-item]
          "rollout_template.isaac_lab.task_module"),
+        (sweep({"agent.algorithm.class_name": {"values": ["os:system"]}}), "sweep"),
+        ({**SWEEP, "sweep": {"paired": [{"agent.policy": {"class_name": "os.system"}, "agent.x": 1}]}}, "sweep"),
         ({**TRAINING, "overrides": ["agent.save_interval=2", "env.sim.dt=0.01", "physics=newton_mjwarp"]}, None),
+        (SWEEP, None),
         (ROLLOUT, None),
         (IN_A_CONTAINER, None),
     ],
 )  # fmt: skip
 def test_code_of_its_sender_needs_a_scope(service: Service, body: dict[str, Any], field: str | None) -> None:
-    path = "/v1/training-runs" if "loop_policy" in body else "/v0/jobs"
+    path = "/v1/training-runs" if "loop_policy" in body else "/v1/sweeps" if "sweep" in body else "/v0/jobs"
     without = Api(service, "code", "jobs", "training")
     answer = without("POST", path, body)
     if field is None:
@@ -208,6 +220,7 @@ def test_only_a_digest_of_a_key_is_in_the_store(service: Service, api: Api) -> N
 def test_a_project_sees_nothing_of_another(service: Service, api: Api) -> None:
     mine = api.submit().json["job_id"]
     run = api("POST", "/v1/training-runs", RUN).json["run_id"]
+    swept = api("POST", "/v1/sweeps", SWEEP).json["sweep_id"]
     asset = register(api, b"<robot/>", "robot.urdf", "robot")["asset_id"]
     other = stranger(service)
     for method, path in [
@@ -220,12 +233,17 @@ def test_a_project_sees_nothing_of_another(service: Service, api: Api) -> None:
         *(("POST", f"/v1/training-runs/{run}/{what}") for what in ("pause", "resume", "cancel")),
         *(("GET", f"/v1/training-runs/{run}/{what}") for what in ("iterations", "checkpoints", "events")),
         ("GET", f"/v1/training-runs/{run}/checkpoints/ckpt-1/download-url"),
+        *(("GET", f"/v1/sweeps/{swept}{what}") for what in ("", "/settings", "/events", "/best")),
+        *(("POST", f"/v1/sweeps/{swept}/{what}") for what in ("pause", "resume", "cancel")),
+        ("GET", f"/v1/sweeps/{swept}/artifacts/report.md/download-url"),
+        ("GET", f"/sweeps/{swept}"),
     ]:
         assert api(method, path).status in (200, 404, 409), path
         assert other(method, path).status == 404, path
     assert other("GET", "/v0/jobs").json["jobs"] == []
     assert other("GET", "/v0/assets").json["assets"] == []
     assert other("GET", "/v1/training-runs").json["runs"] == []
+    assert other("GET", "/v1/sweeps").json["sweeps"] == []
     named = other.submit({**ROLLOUT, "robot": {"urdf_asset_id": asset}})
     assert (named.status, named.json["code"]) == (404, "unknown_asset")
 
@@ -512,6 +530,20 @@ def test_a_key_has_so_many_jobs_at_once(service: Service) -> None:
     assert int(third.headers["retry-after"]) > 0
     api("POST", f"/v0/jobs/{first['job_id']}/cancel")
     assert api.submit().status == 201
+
+
+def test_a_sweep_has_one_place_and_trains_no_more_side_by_side_than_its_key_may(service: Service) -> None:
+    api = Api(service, "swept", max_active_jobs=2)
+    many = api("POST", "/v1/sweeps", sweep(SWEEP["sweep"]["parameters"], parallel=3))
+    assert (many.status, many.json["code"]) == (400, "too_parallel")
+    assert "sweep.parallel is 3, and this API key may have 2 jobs at once." in many.json["detail"]
+    assert api("GET", "/v1/sweeps").json["sweeps"] == []
+    made = api("POST", "/v1/sweeps", SWEEP).json["sweep_id"]
+    assert api.store.get_json(keys.SweepKeys(made).sweep)["request"]["sweep"]["parallel"] == 2, "it was auto"
+    assert api.submit().status == 201
+    assert api.submit().json["code"] == "too_many_jobs"
+    api("POST", f"/v1/sweeps/{made}/cancel")
+    assert api.submit().status == 201, "the place is free again"
 
 
 def test_of_many_at_once_so_many_are_taken_as_the_key_has_places(make_site: Callable[..., Service]) -> None:

@@ -162,24 +162,36 @@ def test_the_end_of_a_job_is_told_whatever_happens_meanwhile(service: Service, r
     assert (record["delivered"], record["deliveries"], record["problem"]) == (True, 2, None)
 
 
-def test_the_end_of_a_managed_run_is_told(service: Service, receiver: Receiver) -> None:
+RUN = {
+    "rollout_template": {
+        "runtime_profile": "isaac_lab_rollout",
+        "isaac_lab": {"task_class_or_name": "Isaac-Cartpole-Direct"},
+        "steps": 10,
+    },
+    "trainer_spec": {"image_uri": "local", "entrypoint": "python -V", "resources": {"gpu": 1}},
+    "loop_policy": {"max_iterations": 1},
+}
+SWEEP = CONFIG | {"sweep": {"seeds": 3}}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "event", "name"),
+    [
+        ("/v1/training-runs", RUN, "training_run.canceled", "run_id"),
+        ("/v1/sweeps", SWEEP, "sweep.canceled", "sweep_id"),
+    ],
+    ids=["a managed run", "a sweep"],
+)
+def test_the_end_is_told_of(
+    service: Service, receiver: Receiver, path: str, body: dict[str, Any], event: str, name: str
+) -> None:
     key = service.key("lab")
-    body = {
-        "rollout_template": {
-            "runtime_profile": "isaac_lab_rollout",
-            "isaac_lab": {"task_class_or_name": "Isaac-Cartpole-Direct"},
-            "steps": 10,
-        },
-        "trainer_spec": {"image_uri": "local", "entrypoint": "python -V", "resources": {"gpu": 1}},
-        "loop_policy": {"max_iterations": 1},
-        "notify_url": receiver.url("/run"),
-    }
-    run = service.call("POST", "/v1/training-runs", body, key=key)
-    assert run.status == 201, run.body
-    service.call("POST", f"/v1/training-runs/{run.json['run_id']}/cancel", b"", key=key)
-    (got,) = wait_until(lambda: receiver.got["/run"], HANG_S, "a delivery")
+    made = service.call("POST", path, body | {"notify_url": receiver.url(f"/{name}")}, key=key)
+    assert made.status == 201, made.body
+    service.call("POST", f"{path}/{made.json[name]}/cancel", b"", key=key)
+    (got,) = wait_until(lambda: receiver.got[f"/{name}"], HANG_S, "a delivery")
     secret = webhook_secret((service.home / "home" / "secret").read_bytes(), key.split("_")[2])
-    assert check(got, secret, "training_run.canceled")["run_id"] == run.json["run_id"]
+    assert check(got, secret, event)[name] == made.json[name]
 
 
 @pytest.mark.parametrize(

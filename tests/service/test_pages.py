@@ -8,6 +8,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -64,7 +65,7 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "link", "br", "input"):
+        if tag not in ("meta", "link", "br", "img", "input"):
             self._open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -507,6 +508,30 @@ def test_jobs_are_listed_labeled_found_and_compared(yard: Yard, trained: str, ev
     assert yard.service.call("GET", f"/compare?job={trained}&job={evaluated}").status == 401
 
 
+def test_the_first_page_tells_what_goes_on_and_what_failed(yard: Yard, trained: str) -> None:
+    running = yard.player.stage("", name="goes on").job_id
+    yard.begin(running, done=5, stage="compiling kernels")
+    left = yard.player.stage("", name=HOSTILE)
+    failure = Failure(code="nan", category=Category.USER, message=f"Not finite. {HOSTILE}", advice="Clip them.")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    yard.store.put_json(JobKeys(left.job_id).attempt(1).outcome, records.outcome(failure))
+    yard.store.put_json(JobKeys(left.job_id).result, records.result(left.job_id, failure, updated_at=now))
+    link = yard.service.call("GET", "/v1/home", key=yard.service.key("default", "jobs")).json["page_url"]
+    page = Page(yard.service.call("GET", link).body.decode())
+    assert "goes on running compiling kernels" in page.words
+    assert "Clip them. nan" in page.words
+    assert "".join(page.said).count(HOSTILE) == 2
+    assert not page.all("img")
+    (_, pools, schedules) = page.words.partition("Pools")[2].partition("Schedules")
+    assert "simyard process" in page.words, (pools, schedules)
+    assert "0 3 * * *" in schedules
+    assert " free of " in page.words
+    assert page.is_live
+    assert _site(yard, "/").status == 200
+    assert yard.service.call("GET", f"/?{urlsplit(yard.link(trained)).query}").status == 404, "a link to one page"
+    assert yard.service.call("GET", "/").status == 401
+
+
 # Charts
 
 
@@ -689,11 +714,14 @@ def test_a_browser_follows_a_job_to_its_end(yard: Yard, trained: str, evaluated:
         wait_until(lambda: tab.js("document.title").endswith(": canceled"), HANG_S, "the title too")
 
         for width in (360, 1440):
-            for path in ("/jobs?", f"/compare?job={trained}&job={evaluated}&"):
+            for path in ("/?", "/jobs?", f"/compare?job={trained}&job={evaluated}&"):
                 token = urlencode({"token": pages.site_token(yard.settings, yard.api_key)})
                 tab.open(f"{yard.service.url}{path}{token}", width)
                 assert tab.js("document.documentElement.scrollWidth") <= width, "nothing sticks out"
-        assert tab.js("window.pwned") is None
+        assert tab.js("typeof pwned") == "undefined"
+        assert tab.js("performance.getEntriesByType('resource').map(r => new URL(r.name).host)") == [
+            urlsplit(yard.service.url).netloc
+        ] * tab.js("performance.getEntriesByType('resource').length")
         assert tab.complaints == []
 
 
@@ -731,8 +759,3 @@ def test_an_open_page_goes_on_where_it_was_when_the_service_is_there_again(
             assert lines == [f"line {n}" for n in range(7)], "each once"
     finally:
         own.stop()
-        assert tab.js("typeof pwned") == "undefined"
-        assert tab.js("performance.getEntriesByType('resource').map(r => new URL(r.name).host)") == [
-            urlsplit(yard.service.url).netloc
-        ] * tab.js("performance.getEntriesByType('resource').length")
-        assert tab.complaints == []

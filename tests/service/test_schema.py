@@ -63,6 +63,7 @@ def _fuzz(operation: schemathesis.APIOperation, url: str, headers: dict[str, str
 MADE = {
     "/v0/jobs": ("job_id", "/job_id"),
     "/v1/training-runs": ("run_id", "/run_id"),
+    "/v1/sweeps": ("sweep_id", "/sweep_id"),
     "/v0/assets": ("asset_id", "/assets/0/asset_id"),
 }
 """Operations that give an id, its name in the paths of others, and where it stands in the answer."""

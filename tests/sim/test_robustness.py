@@ -5,7 +5,10 @@ import json
 from collections.abc import Callable
 
 import pytest
-from simulated import CARTPOLE, EPISODES, Job, Yard
+import zarr
+from helpers import LIBRARIES
+from simulated import CARTPOLE, EPISODES, SHORT, Job, Yard
+from zarr.storage import ZipStore
 
 from simyard.core.errors import RequestError
 from simyard.requests.config import check_config
@@ -70,6 +73,75 @@ def test_the_control_arm_is_the_plain_evaluation_to_the_bit_and_every_arm_meets_
     report = (varied.artifacts / "report.md").read_text()
     assert "| motor_strength=0.05 |" in report
     assert "The worst arm is " in report
+
+
+@pytest.mark.long  # a training and two evaluations each; the default tier has rsl_rl
+@pytest.mark.parametrize("library", [name for name in LIBRARIES if name != "rsl_rl"])
+def test_the_control_arm_is_the_plain_evaluation_with_every_library(
+    yard: Yard, trained: Callable[[str], Job], library: str
+) -> None:
+    levels = {"motorStrength": [0.05], "actionDelay": [8], "observationBias": [0.5]}
+    varied = yard.evaluate(trained(library), ONE_EACH, variations(levels))
+    plain = yard.evaluate(trained(library), ONE_EACH)
+    assert (varied.artifacts / "episodes.csv").read_bytes() == (plain.artifacts / "episodes.csv").read_bytes()
+    (policy,) = varied.json("robustness.json")["policies"]
+    assert all(arm["difference"]["returns"]["mean"] for arm in policy["arms"])
+
+
+@pytest.mark.long  # the task that names its terms, which costs another training
+def test_terms_and_events_of_a_manager_based_task_are_varied_by_name(yard: Yard, trained_managed: Job) -> None:
+    levels = {
+        "observationNoise.joint_vel_rel": [0.5], "observationDelay": [3],
+        "event.reset_cart_position": [{"position_range": [-0.1, 0.1]}],
+    }  # fmt: skip
+    varied = yard.evaluate(trained_managed, ONE_EACH, variations(levels), overrides=SHORT[:1])
+    plain = yard.evaluate(trained_managed, ONE_EACH, overrides=SHORT[:1])
+    assert (varied.artifacts / "episodes.csv").read_bytes() == (plain.artifacts / "episodes.csv").read_bytes()
+    (policy,) = varied.json("robustness.json")["policies"]
+    assert all(arm["difference"]["returns"]["mean"] for arm in policy["arms"])
+    slip = yard.evaluate(trained_managed, ONE_EACH, variations({"event.reset_cart": [{"a": 1}]}), overrides=SHORT[:1])
+    assert slip.result["error"]["code"] == "unknown_factor"
+    assert "Did you mean 'reset_cart_position'?" in slip.result["error"]["message"]
+    other = variations({"event.reset_cart_position": [{"position_rang": [0, 1]}]})
+    slip = yard.evaluate(trained_managed, ONE_EACH, other, overrides=SHORT[:1])
+    assert "Did you mean 'position_range'?" in slip.result["error"]["message"]
+
+
+@pytest.mark.long  # another evaluation of a dozen rounds
+def test_a_sequential_evaluation_stops_when_its_interval_is_narrow(yard: Yard, trained: Callable[[str], Job]) -> None:
+    job = yard.evaluate(trained("rsl_rl"), "numEnvs=20", "numEpisodes=400", 'plan={"halfWidth": 0.2}')
+    job.assert_whole()
+    summary = job.json("summary.json")
+    found = summary["sequential"]
+    assert found["stopped"]
+    assert summary["episodes"] == len(job.rows("episodes.csv")) < 400
+    assert summary["episodes"] % 20 == 0, "whole rounds"
+    low, high = found["interval_95"]
+    assert (high - low) / 2 <= 0.2
+    assert low <= summary["success"]["rate"] <= high
+
+
+@pytest.mark.long  # the same once more, recorded
+def test_failed_episodes_are_kept_as_data_with_their_conditions(
+    yard: Yard, trained: Callable[[str], Job], varied: Job
+) -> None:
+    job = yard.evaluate(trained("rsl_rl"), ONE_EACH, variations(LEVELS), "floor=0.5", "record=true")
+    job.assert_whole()
+    rows = job.rows("robustness.csv")
+    assert rows == varied.rows("robustness.csv"), "recording changes no figure"
+    store = zarr.open_group(ZipStore(job.artifacts / "rollout.zarr", mode="r"), mode="r")
+    names = [arm["name"] for arm in store.attrs["arms"]]
+    kept = {(names[env // EPISODES], env % EPISODES + 1) for env in store["meta/env"][:].tolist()}
+    assert kept == {(row["arm"], int(row["pair"])) for row in rows if row["success"] == "0"}
+    assert job.json("summary.json")["recorded"]["episodes"] == len(store["meta/env"]) > 0
+    ends = store["meta/episode_ends"][:].tolist()
+    arms = [names[index] for index in store["data/arm"][:].ravel()[[end - 1 for end in ends]].tolist()]
+    assert arms == [names[env // EPISODES] for env in store["meta/env"][:].tolist()]
+    returns = dict(((row["arm"], row["pair"]), float(row["return"])) for row in rows)
+    rewards = store["data/reward"][:].ravel()
+    for begin, end, env in zip([0, *ends], ends, store["meta/env"][:].tolist(), strict=False):
+        total = returns[names[env // EPISODES], str(env % EPISODES + 1)]
+        assert rewards[begin:end].sum() == pytest.approx(total, abs=1e-4)
 
 
 @pytest.mark.long  # a training of a minute, so that there is a policy to spoil
