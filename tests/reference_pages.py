@@ -28,7 +28,7 @@ REQUESTS = {
     "Rollout": (RolloutRequest, "rollouts.md"),
     "Managed training run": (TrainingRunRequest, "managed-training.md"),
     "Retraining": (RetrainRequest, "retraining.md"),
-    "Sweep": (SweepRequest, "training.md"),
+    "Sweep": (SweepRequest, "sweeps.md"),
 }
 
 
