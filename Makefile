@@ -1,5 +1,5 @@
 # Every target does its own set-up. `make setup` costs a fraction of a second when nothing changed.
-.PHONY: setup demo test test-fast test-long mutants check client pages bench metrics clean
+.PHONY: setup demo test test-fast test-long mutants check client pages docs pictures bench metrics clean
 
 # Bytecode is kept, whatever the environment says: a process that finds none compiles for seconds.
 export PYTHONDONTWRITEBYTECODE =
@@ -39,9 +39,17 @@ check: setup
 client: setup
 	@.venv/bin/python tests/sdk/generate_client.py
 
-# docs/errors.md from the code, the instances in docs/aws.md from deployments/instances.json.
+# docs/errors.md and docs/reference from the code, the instances in docs/aws.md from deployments/instances.json.
 pages: setup
 	@.venv/bin/python tests/generate_pages.py
+
+# The documents as a site, in build/site; broken links and anchors end it.
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
+
+# The pictures of the documents, by a training, its films and its page in Chromium; five minutes.
+pictures: setup
+	@.venv/bin/python tests/make_pictures.py
 
 bench: setup
 	@.venv/bin/python benchmarks/startup.py

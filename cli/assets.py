@@ -182,16 +182,25 @@ def build(names: tuple[str, ...], listed: bool, out: Path | None, as_json: bool)
 
 @assets.command("mirror")
 @click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
-@click.option("--from", "source", metavar="URL", help="The store, as far as its folder `Isaac`; by default NVIDIA's.")
-@_ROOT
+@click.option(
+    "--from",
+    "source",
+    metavar="URL",
+    help="An address or a store, s3://bucket/assets say, as far as its folder `Isaac`; by default NVIDIA's.",
+)
+@click.option(
+    "--out",
+    metavar="FOLDER",
+    help="The asset root, or a store, s3://bucket/assets say; by default the root that jobs here use.",
+)
 @JSON
-def mirror_assets(tasks: tuple[str, ...], source: str | None, out: Path | None, as_json: bool) -> None:
+def mirror_assets(tasks: tuple[str, ...], source: str | None, out: str | None, as_json: bool) -> None:
     """Copy what tasks need from NVIDIA's asset store, where that is reached, or from another one."""
     from simyard.requests.settings import MachineSettings
     from simyard.tasks.robots.mirror import mirror
 
     machine = MachineSettings.from_env()
-    mirrored = mirror(machine, out or machine.home / "assets", tasks, source)
+    mirrored = mirror(machine, out or str(machine.home / "assets"), tasks, source)
     emit(mirrored, as_json, _describe_copy)
     if mirrored.missing:
         sys.exit(EXIT_JOB_FAILED)

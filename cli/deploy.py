@@ -35,6 +35,18 @@ if TYPE_CHECKING:
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A variable of the base job template.")
 @STORE
 @click.option("--block", metavar="NAME", help="Save job-store/NAME: --store with the AWS_* credentials of this shell.")
+@click.option(
+    "--notify",
+    metavar="NAME=URL",
+    help="Tell a Slack webhook, an http(s) address or mailto://… of jobs; docs/notifications.md.",
+)
+@click.option(
+    "--notify-on",
+    metavar="WHAT,…",
+    default="",
+    help="With --notify: end, failure, stall, budget, promotion; left out, all but end.",
+)
+@click.option("--no-notify", metavar="NAME", help="Tell this receiver nothing any more.")
 @click.option("--accept-nvidia-eula", "accept_eula", is_flag=True, help="For all jobs of the pool.")
 @click.option("--json", "as_json", is_flag=True, help="Print what changed as one JSON object.")
 def deploy(
@@ -46,6 +58,9 @@ def deploy(
     settings: tuple[str, ...],
     store: str | None,
     block: str | None,
+    notify: str | None,
+    notify_on: str,
+    no_notify: str | None,
     accept_eula: bool,
     as_json: bool,
 ) -> None:
@@ -59,6 +74,7 @@ def deploy(
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from simyard.deployments import apply, limit_of_project
+    from simyard.deployments.notify import Receiver, apply_receiver, remove_receiver
     from simyard.tasks.shared.api_keys import check_project
 
     # All that was asked for is checked before anything is sent.
@@ -85,6 +101,11 @@ def deploy(
             )  # fmt: skip
         limits[limit_of_project(check_project(project))] = slots
     saved = _block(store, block)
+    if notify_on and notify is None:
+        raise RequestError(
+            "--notify-on needs --notify.", code="bad_command", advice="Name a receiver: --notify NAME=URL."
+        )
+    receiver = Receiver.checked(notify, notify_on) if notify is not None else None
     if danger := why_open(url):
         click.echo(f"warning: {danger}. {ADVICE}", err=True)
 
@@ -96,7 +117,7 @@ def deploy(
             click.echo(f"{change:10} {what}")
 
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
-        if plan is None and not limits and saved is None:
+        if plan is None and not limits and saved is None and receiver is None and no_notify is None:
             apply.apply_prefect_file(client, lambda name: on_change(f"deployment {name}", "sent"))
         if plan is not None:
             apply.apply_pool(client, plan, on_change)
@@ -104,6 +125,10 @@ def deploy(
             apply.apply_limit(client, name, slots, on_change)
         if saved is not None:
             apply.apply_store(str(block), saved, on_change)
+        if receiver is not None:
+            apply_receiver(client, receiver, on_change)
+        if no_notify is not None:
+            remove_receiver(client, no_notify, on_change)
     if as_json:
         click.echo(json.dumps(changes))
 

@@ -21,6 +21,7 @@ from simyard.cli.shared import (
     end_as_job,
     end_as_jobs,
     open_site_store,
+    reckoned,
     renamed,
 )
 from simyard.core.artifacts import STDOUT, USER_LOG
@@ -28,6 +29,7 @@ from simyard.core.errors import RequestError
 
 if TYPE_CHECKING:
     from simyard.core.records import JobState
+    from simyard.core.specs import JobSpec
     from simyard.store.store import Store
 
 POLL_S = 1.0
@@ -66,7 +68,8 @@ def list_jobs(store: str | None, limit: int, as_json: bool) -> None:
         fields = ("status", "done", "total", "unit", "reward", "attempts")
         return {
             "job_id": job_id, "kind": spec.kind, "name": spec.name, "task": spec.task, "created_at": spec.created_at,
-            **{name: getattr(known, name) for name in fields},
+            **{name: getattr(known, name) for name in fields}, "cost": known.to_json().get("cost"),
+            **reckoned(known.estimate),
         }  # fmt: skip
 
     page = newest((name for name in opened.list_dirs(keys.JOBS) if name.startswith("job-")), read, limit)
@@ -82,11 +85,14 @@ def show(job_id: str, store: str | None, as_json: bool) -> None:
     from simyard.tasks.shared import history
 
     opened = open_site_store(store)
-    history.load_spec(opened, job_id)
-    emit(history.job_status(opened, job_id), as_json, _describe)
+    spec = history.load_spec(opened, job_id)
+    emit(history.job_status(opened, job_id), as_json, lambda known: _describe(spec, known))
 
 
-def _describe(known: JobState) -> str:
+def _describe(spec: JobSpec, known: JobState) -> str:
+    from simyard.core.records import JobResult
+    from simyard.tasks.shared import estimates, usage
+
     counted = f"{known.done} of {known.total} {known.unit}s" if known.unit else "nothing yet"
     lines = [
         f"{known.job_id}  {known.status}",
@@ -95,10 +101,36 @@ def _describe(known: JobState) -> str:
     ]
     if known.reward is not None:
         lines.append(f"reward      {known.reward:.3f}")
+    if known.estimate:
+        lines.append(f"estimate    {estimates.as_told(known.estimate, spec)}")
+    if isinstance(known, JobResult) and known.cost:
+        lines.append(f"cost        {usage.cost_in_words(known.cost)}")
     if known.error:
         lines += [f"error       {known.error.message}", f"advice      {known.error.advice}"]
     lines += [f"  {entry.size_bytes:>12,}  {entry.name}" for entry in known.artifacts]
     return "\n".join(lines)
+
+
+@jobs.command()
+@click.argument("job_id")
+@click.option("--tag", "add", multiple=True, metavar="TAG", help="Add a tag; may be repeated.")
+@click.option("--untag", "remove", multiple=True, metavar="TAG", help="Remove a tag; may be repeated.")
+@click.option("--note", metavar="TEXT", help="Set the note; an empty one removes it.")
+@STORE
+@JSON
+def label(
+    job_id: str, add: tuple[str, ...], remove: tuple[str, ...], note: str | None, store: str | None, as_json: bool
+) -> None:
+    """Give a job tags and a note, by which lists find it; without an option show them."""
+    from simyard.tasks.shared import history, labels
+
+    opened = open_site_store(store)
+    if add or remove or note is not None:
+        found = labels.change(opened, job_id, by="command line", add=add, remove=remove, note=note)
+    else:
+        history.load_spec(opened, job_id)
+        found = labels.read(opened, job_id)
+    emit(found, as_json, lambda shown: "\n".join([", ".join(shown.tags) or "no tags", *filter(None, [shown.note])]))
 
 
 @jobs.command()

@@ -16,13 +16,16 @@ from simyard.core.process import keep_private, reach_loopback_directly
 _HEADINGS = {
     "Jobs": {
         "init": "init", "train": "train", "evaluate": "train", "export-policy": "train", "rollout": "rollout",
-        "run": "train", "jobs": "jobs", "tasks": "tasks",
+        "run": "train", "sweep": "sweep", "jobs": "jobs", "compare": "compare", "tasks": "tasks",
     },
     "Policies": {"managed": "managed", "retrain": "promotions", "promotions": "promotions"},
-    "Data": {"tensorboard": "tensorboard", "upload": "assets", "assets": "assets", "convert": "rollout"},
+    "Data": {
+        "tensorboard": "tensorboard", "mirror": "mirror", "upload": "assets", "assets": "assets", "convert": "rollout",
+    },
     "Site": {
         "up": "up", "deploy": "deploy", "doctor": "doctor", "sessions": "sessions", "cache": "cache",
-        "keys": "keys",
+        "keys": "keys", "gc": "gc",
+        "completion": "completion",
     },
 }  # fmt: skip
 """The module of each command, below the heading it has in `--help`."""
@@ -59,10 +62,21 @@ class _Main(click.Group):
                 formatter.write_dl([(name, self.commands[name].get_short_help_str(limit)) for name in names])
 
 
-@click.group(cls=_Main, commands=_Commands(), context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Main, commands=_Commands(), invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
 @click.version_option(__version__, prog_name="simyard")
-def main() -> None:
-    """Self-hosted robot-learning jobs on NVIDIA Isaac Lab, run by Prefect."""
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Self-hosted robot-learning jobs on NVIDIA Isaac Lab, run by Prefect.
+
+    Without a command it says where you stand, and what to do next.
+    """
     keep_private()
     reach_loopback_directly()
     find_auth()
+    if ctx.invoked_subcommand is None:
+        from simyard.cli.standing import show_standing
+
+        show_standing()

@@ -25,6 +25,7 @@ from simyard.cli.shared import (
     open_site,
     open_site_store,
     read_request,
+    reckoned,
 )
 from simyard.core.errors import EXIT_BAD_REQUEST, EXIT_JOB_FAILED, EXIT_SUCCEEDED, RequestError
 
@@ -121,11 +122,13 @@ def _drive(
         RequestError: If the simulator refuses the rollouts of a new run; nothing was created then.
     """
     from simyard.cli import run as running
+    from simyard.core.records import Estimate
     from simyard.core.run_records import RunResult
     from simyard.core.specs import Bounds
     from simyard.store.keys import RunKeys
     from simyard.tasks.managed.run import ResolvedRun, load_run, stage_run
     from simyard.tasks.sessions.pool import Sessions
+    from simyard.tasks.shared.estimates import as_told
 
     live = LiveLine(quiet=quiet)
     with Sessions(machine, Bounds(jobs=KEPT_JOBS)) as sessions:
@@ -139,6 +142,7 @@ def _drive(
                 running.check_ahead(first, store, sessions, live)
         if resolved is not None:
             stage_run(resolved, store)
+            live.say(f"estimate:    {as_told(store.get_record(RunKeys(run_id).estimate, Estimate))}")
 
         from prefect import tags
 
@@ -208,16 +212,20 @@ def show(run_id: str, store: str | None, as_json: bool) -> None:
         "history": [one.to_json() for one in iterations],
         "checkpoints": [one.to_json() for one in record.checkpoints(opened, run_id)[::-1]],
     }
-    emit(known.to_json() | history, as_json, lambda _: _describe(known, iterations))
+    emit(known.to_json() | reckoned(known.estimate) | history, as_json, lambda _: _describe(known, iterations))
 
 
 def _describe(known: RunState, iterations: list[IterationRecord]) -> str:
+    from simyard.tasks.shared.estimates import as_told
+
     lines = [
         f"{known.run_id}  {known.status}",
         f"store       {known.store}",
         f"iteration   {known.current_iteration} of {known.max_iterations} at most",
         f"cost        {known.credits:.4g} credits",
     ]
+    if known.estimate:
+        lines.append(f"estimate    {as_told(known.estimate)}")
     if known.ended_by:
         lines.append(f"ended by    {known.ended_by}")
     if error := known.error:
@@ -318,9 +326,13 @@ def _named(known: RunState) -> str:
 
 def _end_as(known: RunState, as_json: bool) -> NoReturn:
     """Print a run's status, and exit with the code of its result; a run that has not ended is no failure."""
+    from simyard.tasks.shared.estimates import as_told
+
     if as_json:
-        click.echo(json.dumps(known.to_json()))
+        click.echo(json.dumps(known.to_json() | reckoned(known.estimate)))
     elif known.status not in EXITS:
         click.echo(f"{known.run_id} is {known.status}.")
+        if known.estimate:
+            click.echo(f"estimate:    {as_told(known.estimate)}")
         click.echo(f"Follow it: simyard managed watch {_named(known)}")
     sys.exit(EXIT_BAD_REQUEST if known.ended_by == "refused" else EXITS.get(known.status, EXIT_SUCCEEDED))

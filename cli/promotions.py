@@ -27,6 +27,7 @@ from simyard.cli.shared import (
     open_site,
     open_site_store,
     read_request,
+    reckoned,
 )
 from simyard.core.errors import EXIT_BAD_REQUEST, Category, RequestError
 
@@ -58,9 +59,11 @@ def retrain(
     from simyard.core.specs import Bounds
     from simyard.store import keys
     from simyard.tasks.promotion import promotions
-    from simyard.tasks.promotion.retrain import find_start, require_comparable
+    from simyard.tasks.promotion.retrain import estimate_retraining, find_start, require_comparable
     from simyard.tasks.resolve import resolve
     from simyard.tasks.sessions.pool import Sessions
+    from simyard.tasks.shared.estimates import as_placed, as_told
+    from simyard.tasks.shared.usage import cost_in_words
 
     machine, reference, opened = open_site(store)
     job_id = keys.new_job_id()
@@ -70,6 +73,10 @@ def retrain(
     training = request.training.model_copy(update={"resume": start.resume})
     resolved = resolve(training, opened, job_id, base)
     live = LiveLine(quiet=as_json)
+    told = estimate_retraining(
+        request, as_placed(resolved.spec, pool or machine.pool), incumbent, opened, machine.usd_per_gpu_hour
+    )
+    live.say(f"estimate:    {as_told(told)}")
     with Sessions(machine, Bounds()) as sessions:
         if pool is None:
             running.start_ahead(resolved, opened, sessions)
@@ -87,13 +94,15 @@ def retrain(
         state.result()  # raises what ended the flow
     decision = written[-1]
     if as_json:
-        click.echo(json.dumps(decision.to_json()))
+        click.echo(json.dumps(decision.to_json() | reckoned(decision.estimate)))
     else:
         # The decision and its grounds.
         live.say(f"{decision.decision.replace('_', ' ')}: {decision.why}")
         if decision.error:
             live.say(f"advice:      {decision.error.advice}")
         live.say(f"job:         {decision.job_id}")
+        if decision.cost and decision.cost.gpu_seconds:
+            live.say(f"cost:        {cost_in_words(decision.cost)}")
         for label, policy in (("new", decision.candidate), ("before", decision.incumbent)):
             if policy is not None:
                 live.say(f"{label + ':':12} {_figures(policy)}")

@@ -53,7 +53,7 @@ def rollout(
     request, base = read_request(RolloutRequest, arguments, settings, session)
     # The request is good: what runs it is imported now.
     from simyard.cli.jobs import watch_job
-    from simyard.cli.run import execute, run_detached
+    from simyard.cli.run import execute, run_detached, told_of
     from simyard.store import keys
     from simyard.tasks.resolve import resolve
     from simyard.tasks.shared import history, idempotency
@@ -72,7 +72,8 @@ def rollout(
         end_as_job(execute(resolved, request, opened, reference, pool, machine, quiet=as_json)[0], as_json)
 
     # A process of its own takes the job to its end; it outlives this one and its terminal.
-    stage(resolved, opened)
+    told = told_of(resolved.spec, opened, pool or machine.pool, machine)
+    stage(resolved, opened, told)
     run_detached(job_id, ["jobs", "resume", job_id], reference, pool, machine)
     end_as_job(history.job_status(opened, job_id), as_json)
 

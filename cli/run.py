@@ -26,7 +26,7 @@ from simyard.cli.shared import GO_ON, Terminated, open_site, open_site_store
 from simyard.core.artifacts import ARTIFACTS
 from simyard.core.errors import RequestError, SimyardError, StoreError, WorkloadError
 from simyard.core.files import scratch
-from simyard.core.records import JobResult
+from simyard.core.records import Estimate, JobResult
 from simyard.core.run_records import Event
 from simyard.core.specs import ONE_JOB, Bounds, JobSpec
 from simyard.requests.config import check_config, model_of, read_config
@@ -44,7 +44,6 @@ from simyard.requests.settings import MachineSettings
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.attempt.room import require_room
-from simyard.tasks.attempt.supervise import gpu_count
 from simyard.tasks.kinds import KINDS, kind_of
 from simyard.tasks.kinds.base import Resolved
 from simyard.tasks.kinds.policy_sources import training_of
@@ -52,8 +51,8 @@ from simyard.tasks.launch import HeadStart, refuse_succeeded, refuse_without_poo
 from simyard.tasks.resolve import resolve
 from simyard.tasks.sessions.fingerprint import Findings
 from simyard.tasks.sessions.pool import Sessions
-from simyard.tasks.shared import history
-from simyard.tasks.shared.estimates import estimate
+from simyard.tasks.shared import history, usage
+from simyard.tasks.shared.estimates import as_placed, as_told, estimate
 from simyard.tasks.shared.heartbeat import PATIENCE
 from simyard.tasks.shared.history import load_spec
 from simyard.tasks.shared.inputs import gather
@@ -253,13 +252,15 @@ def execute_in(
     with ExitStack() as stack:
         # A warm simulator answers in a moment, and works on the first attempt while Prefect is imported.
         is_warm = pool is None and start_ahead(resolved, store, sessions)
-        if is_new and not quiet:
-            _say_estimate(resolved.spec, store, pool, live)
+        told = None
+        if is_new:
+            told = told_of(resolved.spec, store, pool, sessions.machine)
+            live.say(f"estimate:    {as_told(told, resolved.spec)}")
         if is_warm:
             check_ahead(resolved, store, sessions, live)
             if is_new and _server_answers():
                 stack.enter_context(_interrupt(stop, live))
-                stage(resolved, store)
+                stage(resolved, store, told)
                 head_start = HeadStart(resolved.spec, store, sessions, live, stop.is_set)
 
         # A cold one imports side by side with Prefect.
@@ -275,7 +276,7 @@ def execute_in(
         # Nothing can refuse the job any more. From here on it is in the store, and Ctrl-C cancels it in good order.
         stack.enter_context(in_this_process(sessions, live, stop=stop, head_start=head_start))
         if is_new and head_start is None:
-            stage(resolved, store)
+            stage(resolved, store, told)
         state = _run_flow(job_id, request, reference, pool)
 
     # The store judges, not the state of the flow run.
@@ -296,13 +297,9 @@ def execute_in(
     return results
 
 
-def _say_estimate(spec: JobSpec, store: Store, pool: str | None, live: LiveLine) -> None:
-    """Print what a training will take, where something like it was measured."""
-    # Without a pool it runs here, and where there is no GPU it takes none.
-    if pool is None and spec.gpus is None and not gpu_count():
-        spec = replace(spec, gpus=0)
-    if (estimated := estimate(spec, store)) and estimated.train_s is not None:
-        live.say(f"estimate:    {estimated.in_words(spec.max_iterations)}")
+def told_of(spec: JobSpec, store: Store, pool: str | None, machine: MachineSettings) -> Estimate:
+    """Return the estimate of a new job."""
+    return estimate(as_placed(spec, pool), store, machine.usd_per_gpu_hour)
 
 
 def start_ahead(resolved: Resolved, store: Store, sessions: Sessions, count: int = 1) -> bool:
@@ -487,6 +484,8 @@ def say_ending(result: JobResult, store: Store, live: LiveLine) -> None:
     if result.error:
         live.say(f"error:       {result.error.message}\nadvice:      {result.error.advice}")
     live.say(f"job:         {result.job_id}")
+    if result.cost and result.cost.gpu_seconds:
+        live.say(f"cost:        {usage.cost_in_words(result.cost)}")
     for note in result.notes:
         live.say(f"note:        {note}")
     for row in ARTIFACTS:

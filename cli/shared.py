@@ -28,7 +28,7 @@ from simyard.core.errors import (
     RequestError,
     SimyardError,
 )
-from simyard.core.records import JobResult, JobState
+from simyard.core.records import Estimate, JobResult, JobState
 from simyard.core.terminal import plain
 from simyard.core.wire import Wire
 
@@ -43,7 +43,10 @@ Found = TypeVar("Found")
 Columns = Mapping[str, str | Callable[[Any], object]]
 """For each title, the key of its cells or a function of the row; where it begins with `>` the column stands right."""
 
-JSON_KEYS = ("job_id", "status", "store", "artifacts", "attempts", "error", "timings", "summary")
+JSON_KEYS = (
+    "job_id", "status", "store", "artifacts", "attempts", "error", "timings", "summary", "cost",
+    "estimated_seconds", "estimated_usd", "estimate",
+)  # fmt: skip
 EXITS = {"succeeded": EXIT_SUCCEEDED, "failed": EXIT_JOB_FAILED, "canceled": EXIT_CANCELED}
 
 
@@ -265,8 +268,14 @@ def end_as_job(state: JobState, as_json: bool) -> NoReturn:
 
 def shown_of(state: JobState) -> dict[str, object]:
     """Return the fields of a job's result that `--json` prints; null for those that it has not yet."""
-    fields = state.to_json()
+    fields = state.to_json() | reckoned(state.estimate)
     return {key: fields.get(key) for key in JSON_KEYS}
+
+
+def reckoned(estimate: Estimate | None) -> dict[str, object]:
+    """Return the fields of an estimate that `--json` prints, of jobs, sweeps and managed runs alike."""
+    seconds, usd = (None, None) if estimate is None else (estimate.seconds, estimate.usd)
+    return {"estimated_seconds": seconds, "estimated_usd": usd, "estimate": estimate and estimate.to_json()}
 
 
 def exit_as(results: Iterable[JobResult]) -> NoReturn:

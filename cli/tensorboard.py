@@ -20,10 +20,11 @@ LOOK_S = 5.0
 
 @click.command(cls=Command)
 @click.argument("job_ids", metavar="[JOB]...", nargs=-1)
+@click.option("--latest", is_flag=True, help="The newest training that has succeeded; so it is without a JOB.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port to listen on; left out, a free one.")
 @STORE
-def tensorboard(job_ids: tuple[str, ...], host: str, port: int, store: str | None) -> None:
+def tensorboard(job_ids: tuple[str, ...], latest: bool, host: str, port: int, store: str | None) -> None:
     """Show the metrics of jobs in TensorBoard until Ctrl-C; without a JOB those of the newest training.
 
     Jobs that run are followed. TensorBoard starts with its own plug-ins alone: one of another package that does not
@@ -35,10 +36,10 @@ def tensorboard(job_ids: tuple[str, ...], host: str, port: int, store: str | Non
     from simyard.tasks.shared.history import load_spec
 
     opened = open_site_store(store)
-    if not job_ids:
+    if latest or not job_ids:
         newest = training_of(FromJob(job_id=LATEST), opened)
         assert newest is not None
-        job_ids = (newest.job_id,)
+        job_ids = (*job_ids, newest.job_id)
     for job_id in job_ids:
         load_spec(opened, job_id)
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 @SETTINGS
 @SESSION
 @click.option("--from-job", metavar="ID", help="Run this job again, from its frozen spec, as a new job.")
+@click.option("--seeds", metavar="N", help="Train with so many seeds, or with these (1,2,7), and compare: a sweep.")
 @JSON
 def train(
     arguments: tuple[str, ...],
@@ -45,6 +46,7 @@ def train(
     settings: tuple[str, ...],
     session: tuple[str, ...],
     from_job: str | None,
+    seeds: str | None,
     as_json: bool,
 ) -> None:
     """Train a policy. CONFIG is a JSON file.
@@ -55,15 +57,24 @@ def train(
 
     config, more = config_and_settings(arguments)
     if from_job is not None:
-        if config or settings or more:
+        if config or settings or more or seeds:
             raise RequestError(
-                "--from-job takes no CONFIG and no --set.", code="bad_command", advice="It runs the frozen job again."
+                "--from-job takes no CONFIG, no --set and no --seeds.",
+                code="bad_command",
+                advice="It runs the frozen job again.",
             )
         from simyard.cli import run as body
 
         end_as_jobs(body.repeat(from_job, store, pool, quiet=as_json), as_json)
     if config is None:
         raise RequestError("Missing CONFIG.", code="bad_command", advice="Name a JSON file, or --from-job ID.")
+    if seeds is not None:
+        from simyard.cli.sweep import begin
+        from simyard.requests.sweeps import SweepRequest
+
+        given = f"[{seeds}]" if "," in seeds else seeds
+        sweep, base = check_request(SweepRequest, config, (*settings, *more, *session, f"sweep.seeds={given}"))
+        begin(sweep, base, store, pool, wait=True, as_json=as_json)
     request, base = check_request(TrainRequest, config, (*settings, *more, *session))
     from simyard.cli import run as body
 
@@ -96,7 +107,8 @@ def _policy_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--across", metavar="ENGINES", help="Play every episode in several engines and compare them: newton,physx, say."
 )
-def evaluate(across: str | None, settings: tuple[str, ...], **given: Any) -> None:
+@click.option("--record", is_flag=True, help="Keep failed episodes as data, in rollout.zarr.")
+def evaluate(across: str | None, record: bool, settings: tuple[str, ...], **given: Any) -> None:
     """Measure a policy over completed episodes. CONFIG is a JSON file and says how many.
 
     With --job no CONFIG is needed: `simyard evaluate --job latest --set numEpisodes=100 recordVideo=true`.
@@ -106,6 +118,8 @@ def evaluate(across: str | None, settings: tuple[str, ...], **given: Any) -> Non
     if across is not None:
         engines = [name.strip() for name in across.split(",")]
         settings = (*settings, f"across={json.dumps(engines)}")
+    if record:
+        settings = (*settings, "record=true")
     _run_with_policy(EvaluateRequest, settings=settings, **given)
 
 

@@ -105,6 +105,44 @@ def _began(pid: int) -> float | None:
     return None if state == "Z" or boot is None else int(boot[1]) + ticks / os.sysconf("SC_CLK_TCK")
 
 
+# --- price ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost(Wire):
+    """GPU time that a job, a sweep or a managed run has taken, and its price."""
+
+    gpu_seconds: float
+    """Of every rank of every attempt, failed ones too; 0 on a CPU."""
+    usd: float | None
+    """Price of them; None where the site names no price."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate(Wire):
+    """Estimate of the time and the price of a job, a sweep or a managed run; None for what nothing measured tells.
+
+    `usd` is the price of `gpu_seconds`, at the rate that held when the work was submitted.
+    """
+
+    seconds: float | None
+    """The whole work, the simulator's start included."""
+    gpu_seconds: float | None
+    """Those of them that GPUs are held for, times the GPUs; 0 on a CPU."""
+    usd: float | None
+    """Price of them; None also where the site names no price."""
+    usd_per_gpu_hour: float | None
+    """Price of an hour of one GPU; None where the site names none."""
+    iteration_s: float | None = field(default=None, metadata=ABSENT)
+    """Seconds of an iteration of a training."""
+    train_s: float | None = field(default=None, metadata=ABSENT)
+    """Seconds of all its iterations."""
+    gpu_memory_bytes: int | None = field(default=None, metadata=ABSENT)
+    """Memory of each GPU."""
+    how: str
+    """The reckoning, in words; where nothing is known, it says so."""
+
+
 # --- an attempt -------------------------------------------------------------------------------------------------------
 
 
@@ -130,6 +168,8 @@ class AttemptStatus(Heartbeat):
     """Start of the attempt."""
     facts: Facts | None = field(default=None, metadata=ABSENT)
     """The simulator's facts about the job; None until it has reported them."""
+    estimate: Estimate | None = field(default=None, metadata=ABSENT)
+    """The job by its own first iterations; None until there are enough of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,6 +347,10 @@ class JobResult(Wire):
     """Adjustments to the request, in words."""
     updated_at: str
     """Time of the verdict."""
+    estimate: Estimate | None = field(default=None, metadata=ABSENT)
+    """The estimate that was made when it was submitted; None for a job of simyard 0.1."""
+    cost: Cost | None = field(default=None, metadata=ABSENT)
+    """GPU time and price of all attempts; None for a job of simyard 0.1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,6 +377,8 @@ class JobStatus(Wire):
     """Of the newest attempt, where it has failed; another one may make it good."""
     artifacts: tuple[ArtifactEntry, ...] = ()
     """None yet."""
+    estimate: Estimate | None = field(default=None, metadata=ABSENT)
+    """By its own first iterations, once there are enough of them; before that the one of its submission."""
 
 
 JobState = JobStatus | JobResult
@@ -357,6 +403,33 @@ class CancelMark(Wire):
     """A request to stop a job, `cancel.json`: its supervisor looks for it every few seconds."""
 
     requested_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackerRecord(Wire):
+    """The job's run in a tracker of experiments, `trackers/<name>.json`: written by the process that tells it."""
+
+    tracker: str
+    """`mlflow` or `wandb`."""
+    run_id: str | None
+    """Its id there; None where it could not be begun yet."""
+    url: str | None
+    """Its page; None where it has none."""
+    last_step: int | None
+    """The last step whose metrics were sent; None where none were."""
+    ended: bool
+    """Whether all of an ended job was sent."""
+    problem: str | None
+    """Problem of the last try; None where it went well."""
+    updated_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpentRecord(Wire):
+    """GPU time of a job that was deleted to make room, which budgets go on counting."""
+
+    job_id: str
+    gpu_seconds: float
 
 
 # --- beside the jobs --------------------------------------------------------------------------------------------------
@@ -429,6 +502,20 @@ class Place(Wire):
     id: str
     """Of the job or run that has it."""
     taken_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobLabels(Wire):
+    """The tags and the note that people gave a job, `labels/<job_id>.json`: the newest replace all before."""
+
+    job_id: str
+    tags: tuple[str, ...]
+    """Sorted, each once."""
+    note: str
+    """Plain text; empty for none."""
+    by: str
+    """Id of the API key that set them, or `command line`."""
+    updated_at: str
 
 
 @dataclass(frozen=True, kw_only=True)

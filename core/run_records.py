@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from simyard.core.errors import Failure
-from simyard.core.records import Ended, Heartbeat
+from simyard.core.records import Cost, Ended, Estimate, Heartbeat
 from simyard.core.specs import InputFile
 from simyard.core.wire import ABSENT, Wire
 
@@ -247,6 +247,8 @@ class DriverStatus(Heartbeat):
     """The iteration in progress, counted from 1."""
     credits: float
     """Cost of the run so far, in credits."""
+    estimate: Estimate | None = field(default=None, metadata=ABSENT)
+    """The run by its own iterations; None before the first one has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,6 +299,8 @@ class RunHeader(Wire):
     store: str
     """URL of the run's folder."""
     created_at: str
+    estimate: Estimate | None = field(default=None, metadata=ABSENT)
+    """By its own iterations, while it runs and has made one; else that of its submission; None for one of 0.1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,6 +319,8 @@ class RunResult(RunHeader):
     """Best checkpoint; None where no iteration succeeded."""
     credits: float
     """Cost in credits."""
+    cost: Cost | None = field(default=None, metadata=ABSENT)
+    """The same in GPU seconds and USD; None for a run of simyard 0.1."""
     error: Failure | None
     """Failure of the run; None otherwise."""
     updated_at: str
@@ -446,6 +452,10 @@ class PromotionDecision(Wire):
     """The least gain that was asked for."""
     error: Failure | None = None
     """Failure of the job that ended the retraining; None where nothing failed."""
+    estimate: Estimate | None = field(default=None, metadata=ABSENT)
+    """Of its training and evaluations, made before them; None for a rollback, and for a decision of simyard 0.1."""
+    cost: Cost | None = field(default=None, metadata=ABSENT)
+    """Of its training and evaluations; None likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -130,6 +130,30 @@ class PolicyFile(Wire):
         return self.checkpoint.name.rpartition(".")[0] or self.checkpoint.name
 
 
+Level = float | dict[str, Any]
+"""Level of a factor; of an event the parameters that take the place of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm(Wire):
+    """Conditions under which the same episodes are played once more."""
+
+    name: str
+    """Every factor that is varied, with its level."""
+    levels: dict[str, Level]
+    """By the factor's name, as `runner/evaluation/factors.py` has it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision(Wire):
+    """Precision at which a sequential evaluation stops."""
+
+    metric: str
+    """`success_rate` or `return`."""
+    half_width: float
+    """Half of the interval's width, in the metric's own unit."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Wire):
     """Measurement of policies."""
@@ -146,6 +170,21 @@ class Evaluation(Wire):
     """Whether the job fails when a film cannot be made."""
     across: tuple[str, ...] | None = field(default=None, metadata=ABSENT)
     """Physics engines to play every episode in; the others are compared with the first. None is the job's own alone."""
+    arms: tuple[Arm, ...] | None = field(default=None, metadata=ABSENT)
+    """Conditions to play every episode under besides the task's own, the control arm; None is that alone."""
+    design: str | None = field(default=None, metadata=ABSENT)
+    """The design that the arms come from."""
+    floor: float | None = field(default=None, metadata=ABSENT)
+    """Success rate below which an arm has failed; where nobody says what success is, the share of the return kept."""
+    until: Precision | None = field(default=None, metadata=ABSENT)
+    """Precision at which it stops before `num_episodes`; None plays all of them."""
+    record: bool | None = field(default=None, metadata=ABSENT)
+    """Whether failed episodes are kept as data; None keeps none."""
+
+    @property
+    def times(self) -> int:
+        """How often every episode is played: in each engine, or in the control arm and each other arm."""
+        return len(self.across) if self.across else 1 + len(self.arms or ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +197,18 @@ class JointLimits(Wire):
     """rad or m, lowest and highest."""
     max_effort: float | None = field(default=None, metadata=ABSENT)
     """N m or N."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Robot(Wire):
+    """The real robot, as far as its owner tells of it."""
+
+    sensors: tuple[str, ...] | None = field(default=None, metadata=ABSENT)
+    """Sensors, and observation terms that it measures otherwise; None is not told."""
+    noise: dict[str, float] = field(default_factory=dict)
+    """Standard deviation of each observation as it is measured, before training's scale, by term."""
+    delay_s: tuple[float, float] | None = field(default=None, metadata=ABSENT)
+    """Least and most time from a measurement to the motion that follows it; None is not told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +235,8 @@ class Export(Wire):
     """Physics preset of the second simulator; None takes another one of the task's, if it has one."""
     action_limits: dict[str, JointLimits] = field(default_factory=dict)
     """Limits of the robot's joints, by name."""
+    robot: Robot = field(default_factory=Robot)
+    """The robot that the policy is to run on."""
     answers: dict[str, Answer] = field(default_factory=dict)
     """Answers of a person to the checklist's items that no program can settle, by item."""
     curriculum: dict[str, float] | None = None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from simyard.core.errors import Failure
-from simyard.core.records import Ended, Heartbeat
+from simyard.core.records import Cost, Ended, Estimate, Heartbeat
 from simyard.core.wire import ABSENT, Wire
 
 
@@ -32,7 +32,21 @@ class SeedRun(Wire):
     failure: Failure | None = field(default=None, metadata=ABSENT)
     """Failure of its last job; None otherwise."""
     gpu_seconds: float
-    """Of all its jobs, failed attempts included."""
+    """Of the jobs that this setting had run for it, evaluations and failed attempts included."""
+    found: tuple[str, ...] | None = field(default=None, metadata=ABSENT)
+    """Those of its jobs that were there before the sweep, or belong to the setting that it copied; None for none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copied(Wire):
+    """A moment at which a setting of a population took up the state of another, and values near its own."""
+
+    rung: int
+    """The rung that it began with that."""
+    source: int
+    """Number of the other setting."""
+    values: dict[str, Any]
+    """Values that it had before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +63,46 @@ class Setting(Wire):
     """`pruned` where the scheduler let it go no further; `failed` where no seed could be measured."""
     rung: int
     """The newest rung that it has reached, counted from 0; 0 without a scheduler."""
+    bracket: int = field(default=0, metadata=ABSENT)
+    """Of `hyperband`: which of its brackets it is in, counted from 0, the one with the shortest first rung first."""
+    copies: tuple[Copied, ...] | None = field(default=None, metadata=ABSENT)
+    """Of a population: when it took up the state of others; None where it never did."""
+
+    @property
+    def value(self) -> float | None:
+        """The mean of the objective over the seeds that were measured; None where none was."""
+        measured = [run.value for run in self.runs if run.value is not None]
+        return sum(measured) / len(measured) if measured else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision(Wire):
+    """A decision of a sweep, below `decisions/`: written before it is acted on, and all of a sweep follows from them.
+
+    A training that was measured is one too: what it says is not asked of the job again.
+    """
+
+    number: int
+    """Counted from 1."""
+    kind: Literal["parallel", "suggested", "measured", "promoted", "pruned", "copied", "ended"]
+    setting: int | None = field(default=None, metadata=ABSENT)
+    """Number of the setting; None for `parallel` and `ended`."""
+    rung: int | None = field(default=None, metadata=ABSENT)
+    """The rung that was measured, or that the setting goes on to; of `pruned` the last one."""
+    bracket: int | None = field(default=None, metadata=ABSENT)
+    """Of `suggested`: the bracket of the setting, where there are several."""
+    values: dict[str, Any] | None = field(default=None, metadata=ABSENT)
+    """Of `suggested` and `copied`: the values that the setting has from here on."""
+    source: int | None = field(default=None, metadata=ABSENT)
+    """Of `copied`: number of the setting whose state is taken up."""
+    run: SeedRun | None = field(default=None, metadata=ABSENT)
+    """Of `measured`: the training with one seed, as far as it has come."""
+    parallel: int | None = field(default=None, metadata=ABSENT)
+    """Of `parallel`: trainings side by side from here on."""
+    why: str
+    """Reason in words; of `ended` what ended the sweep, in one word."""
+    at: str
+    """Time, ISO 8601."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,3 +212,41 @@ class SweepResult(Wire):
     created_at: str
     updated_at: str
     """Time of the end."""
+    estimate: Estimate | None = field(default=None, metadata=ABSENT)
+    """The estimate that was made when it was submitted."""
+    cost: Cost | None = field(default=None, metadata=ABSENT)
+    """`gpu_seconds` and `usd`, as every result has them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepProgress(Wire):
+    """Progress of a sweep that has not ended: made of its heartbeat, and shown; no file of the store."""
+
+    sweep_id: str
+    name: str
+    project_id: str
+    status: Literal["queued", "running", "paused", "interrupted"]
+    """`queued` before any process drives it, `interrupted` where none does any more."""
+    stage: str | None
+    """Current activity; None before there is one, as with all that follows."""
+    settings: int
+    """Settings suggested so far."""
+    most_settings: int
+    """Settings at most."""
+    running: int
+    """Jobs in progress."""
+    pruned: int
+    best: float | None
+    gpu_seconds: float
+    usd: float | None
+    seconds_left: float | None
+    store: str
+    """URL of the sweep's folder."""
+    created_at: str
+    updated_at: str | None
+    estimate: Estimate | None = field(default=None, metadata=ABSENT)
+    """The estimate that was made when it was submitted."""
+
+
+SweepState = SweepProgress | SweepResult
+"""How a sweep stands, as lists and commands show it."""

@@ -30,6 +30,7 @@ from simyard.core.errors import Category, SimyardError, StoreError
 from simyard.core.records import JobResult
 from simyard.core.run_records import Event, RunResult, TrainerOutcome
 from simyard.core.specs import JobSpec
+from simyard.flows import notices
 from simyard.flows.stages import PLAIN, RETRYING, sharing, untagged, worth_another
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.settings import MachineSettings
@@ -97,6 +98,7 @@ def _drive_through_outages(run_id: str, store: str, pool: str | None) -> RunResu
     with untagged():
         result = through_outages(lambda: _drive(run_id, store, pool), get_run_logger().warning)
         report(run_id, store)
+    notices.tell_run(result)
     return result
 
 

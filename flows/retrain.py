@@ -20,7 +20,7 @@ from simyard.blocks.reference import absolute, open_store
 from simyard.core.errors import Category, StoreError
 from simyard.core.records import JobResult
 from simyard.core.run_records import PolicyRecord, PromotionDecision
-from simyard.flows import stages
+from simyard.flows import notices, stages
 from simyard.flows.evaluate import evaluate
 from simyard.flows.stages import RETRYING
 from simyard.flows.train import train
@@ -158,6 +158,8 @@ def give_up(
     """Write down that there is nothing to decide on, since a job failed."""
     opened = open_store(store)
     assert result.error is not None
+    jobs = (job_id, retraining.candidate_job_id(job_id), result.job_id)
+    told, spent = retraining.told_and_spent(jobs, opened)
     made = PromotionDecision(
         decision=decision,
         why=f"{what} {result.job_id} {result.status}: {result.error.message}",
@@ -165,6 +167,8 @@ def give_up(
         start=start.described,
         min_delta=request.evaluation.min_delta,
         error=result.error,
+        estimate=told,
+        cost=spent,
     )
     while True:
         current = promotions.read(opened, request.promotion).current
@@ -193,6 +197,8 @@ def decide(
         elsewhere=new.policy.evaluation.across or (),
         floor=asked.floor,
     )
+    jobs = (new.policy.job_id, candidate_id, *([incumbent_id] if incumbent_id else []))
+    told, spent = retraining.told_and_spent(jobs, opened)
     made = PromotionDecision(
         decision="promoted" if found.promoted else "kept",
         why=found.why,
@@ -203,6 +209,8 @@ def decide(
         incumbent=replace(old.policy, promoted_at=incumbent.promoted_at) if incumbent and old else None,
         difference=found.difference,
         min_delta=asked.min_delta,
+        estimate=told,
+        cost=spent,
     )
     return promotions.append(opened, request.promotion, made, upon=incumbent)
 
@@ -211,3 +219,4 @@ def decide(
 def report(request: RetrainRequest, decision: PromotionDecision, job_id: str) -> None:
     """Publish the decision in the Prefect UI."""
     create_markdown_artifact(retraining.report(request, decision), key=f"{job_id}-decision")
+    notices.tell_decision(request.promotion, decision)

@@ -29,9 +29,10 @@ from prefect.states import Cancelled, Completed, Failed
 
 from simyard.blocks.reference import absolute, open_store
 from simyard.core.errors import Category, Failure, SimyardError, StoreError, WorkloadError
-from simyard.core.records import JobResult, JobState
+from simyard.core.records import Estimate, JobResult, JobState
 from simyard.core.run_records import Event
 from simyard.core.specs import Bounds
+from simyard.flows import notices
 from simyard.requests.jobs import JobRequest
 from simyard.requests.settings import MachineSettings
 from simyard.runner.progress import JobProgress
@@ -50,7 +51,9 @@ from simyard.tasks.kinds.base import Resolved
 from simyard.tasks.metrics.table import import_plotting
 from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.shared import history, idempotency
+from simyard.tasks.shared.estimates import as_told
 from simyard.tasks.shared.history import Verdict, load_spec
+from simyard.tasks.trackers.start import mirrored
 
 PROGRESS_EVERY = 50
 """Progress artifacts are updated when this share of a job, one in so many, is done: each costs a request."""
@@ -125,7 +128,7 @@ def drive(job_id: str, store: str, pool: str | None) -> JobResult:
     if done is not None:  # who brought it to that died before its own end
         report(done, store)
         return done
-    with untagged():
+    with untagged(), mirrored(job_id, store, get_run_logger().warning):
         with persisting_when_terminated(job_id, store):
             failure = launch(job_id, store, pool or MachineSettings.from_env().pool)
         verdict = collect(job_id, store, failure)
@@ -136,6 +139,7 @@ def drive(job_id: str, store: str, pool: str | None) -> JobResult:
                 raise WorkloadError(failure) from error
             raise
         report(result, store)
+    notices.tell_job(result, load_spec(opened, job_id).name)
     return result
 
 
@@ -235,7 +239,10 @@ def resume(job_id: str, store: str, pool: str | None) -> None:
 
 def launch(job_id: str, store: str, pool: str | None) -> Failure | None:
     """Make attempts until one succeeds or no other is worth it; return the failure that ended them, if any."""
-    spec = load_spec(open_store(store), job_id)
+    opened = open_store(store)
+    spec = load_spec(opened, job_id)
+    if (told := opened.get_record_or_none(keys.JobKeys(job_id).estimate, Estimate)) is not None:
+        get_run_logger().info("estimate: %s", as_told(told, spec))
     launching.refuse_without_pool(spec, pool)
     state: State[Any] = _attempt.with_options(retries=spec.retries)(job_id, store, pool, return_state=True)
     error = state.result(raise_on_failure=False)
@@ -264,12 +271,17 @@ def _attempt(job_id: str, store: str, pool: str | None) -> None:
             canceled=given.canceled,
             why_stopped=why_stopped,
         )
-        if begun is not None:
-            begun.join(observer)
-        elif pool:
-            pools.launch_in_pool(spec, opened, store, pool, observer)
-        else:
-            launching.launch_inline(spec, opened, given.sessions, observer)
+        try:
+            if begun is not None:
+                begun.join(observer)
+            elif pool:
+                pools.launch_in_pool(spec, opened, store, pool, observer)
+            else:
+                launching.launch_inline(spec, opened, given.sessions, observer)
+        except WorkloadError as error:
+            if error.failure.code in notices.STALLS:
+                notices.tell_stall(job_id, spec.name, error.failure)
+            raise
 
 
 @contextmanager

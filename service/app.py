@@ -18,10 +18,14 @@ from fastapi_offline import FastAPIOffline
 
 from simyard.service import bodies, downloads, endpoints, notifications, recovery
 from simyard.service.auth import Guard
+from simyard.service.comparisons import Comparisons
 from simyard.service.endpoints.health import Readiness
 from simyard.service.endpoints.hooks import read_hooks
 from simyard.service.errors import answer_errors
+from simyard.service.job_look import JobLooks
+from simyard.service.job_rows import JobRows
 from simyard.service.limits import Limits
+from simyard.service.live import Streams
 from simyard.service.prefect_api import Launches
 from simyard.service.settings import Settings
 from simyard.service.tables import Drawings
@@ -52,6 +56,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.guard = Guard(settings)
     app.state.downloads = downloads.Downloads()
     app.state.drawings = Drawings()
+    app.state.comparisons = Comparisons()
+    app.state.looks = JobLooks()
+    app.state.streams = Streams()
     app.state.task_book = TaskBook(settings.machine)
     app.state.hooks = read_hooks(settings.hooks)
     for found in sorted(pkgutil.iter_modules(endpoints.__path__), key=lambda found: found.name):
@@ -76,6 +83,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS + downloads.AT_ONCE
     launches = app.state.launches = await anyio.to_thread.run_sync(Launches)
     app.state.limits = Limits(settings, launches)
+    app.state.job_rows = JobRows(settings, launches)
     app.state.readiness = Readiness(settings, launches)
     outbox = notifications.Outbox(settings, launches)
     chores = [

@@ -18,14 +18,15 @@ from simyard.core.errors import RequestError, SimyardError
 
 _CODES = {
     401: ("no_api_key", "bad_api_key", "bad_signature", "stale_signature"),
-    402: ("over_budget",),
+    402: ("over_budget", "no_price"),
     403: ("missing_scope",),
     404: (
-        "unknown_job", "unknown_run", "unknown_asset", "unknown_checkpoint", "unknown_hook", "no_artifact",
-        "bad_job_id", "bad_run_id", "bad_asset_id", "bad_url", "url_expired", "unknown_task",
+        "unknown_job", "unknown_run", "unknown_sweep", "unknown_asset", "unknown_checkpoint", "unknown_hook",
+        "no_artifact", "bad_job_id", "bad_run_id", "bad_sweep_id", "bad_asset_id", "bad_url", "url_expired",
+        "unknown_task",
     ),
     408: ("too_slow",),
-    409: ("idempotency_conflict", "run_ended"),
+    409: ("idempotency_conflict", "run_ended", "sweep_ended", "nothing_measured"),
     413: ("too_large",),
     429: ("too_many_requests", "too_many_jobs", "too_many_downloads"),
     503: ("no_simulator", "tasks_being_read"),

@@ -16,15 +16,18 @@ from prefect.client.schemas.objects import FlowRun
 
 from simyard.core.errors import RequestError
 from simyard.core.records import Place
+from simyard.core.sweep_records import SweepResult
 from simyard.service.prefect_api import Launches, id_of
 from simyard.service.recovery import MOST_RUNS
 from simyard.service.settings import Settings
 from simyard.store import keys
-from simyard.store.keys import JobKeys, RunKeys
+from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.managed.record import run_status
+from simyard.tasks.retention import spent_by_deleted
 from simyard.tasks.shared import usage
 from simyard.tasks.shared.history import load_spec
+from simyard.tasks.sweeps.record import sweep_status
 
 if TYPE_CHECKING:
     from simyard.service.auth import Caller
@@ -57,6 +60,12 @@ class Limits:
             taken = self._taken(key.key_id)
             if all(place.id != own_id for _, place in taken.values()):
                 self._free_place(caller, key.max_active_jobs, taken)
+        if key.max_credits is not None and self._usd_per_gpu_hour is None:
+            raise RequestError(
+                f"This API key may spend {key.max_credits:.2f} USD of GPU time, and the site names no price for it.",
+                code="no_price",
+                advice="Have the site's owner set SIMYARD_USD_PER_GPU_HOUR, or ask for a key without a budget.",
+            )
         if key.max_credits is not None and (spent := self.spent(caller)) >= key.max_credits:
             raise RequestError(
                 f"The jobs of this API key have cost {spent:.2f} USD of GPU time; it may spend {key.max_credits:.2f}.",
@@ -67,9 +76,10 @@ class Limits:
     # The jobs at once
 
     def reserve(self, caller: Caller, own_id: str) -> None:
-        """Take a place for a job or managed run that is about to be staged; one that has a place, or runs, needs none.
+        """Take a place for work that is about to be staged: a job, or a whole managed run or sweep. Some needs none.
 
-        Of many that ask in the same moment, in whichever copies of the service, no more get one than there are.
+        That is what has a place, or runs. Of many that ask in the same moment, in whichever copies of the service, no
+        more get one than there are.
 
         Raises:
             RequestError: All places are taken.
@@ -135,7 +145,7 @@ class Limits:
     # The money
 
     def spent(self, caller: Caller) -> float:
-        """Return the cost of a key's jobs and managed runs so far, in USD; what they will cost yet counts nothing."""
+        """Return the cost of a key's work so far, in USD, trainings of sweeps too; what comes counts nothing."""
         ids = {own_id for run in self._launches.of_key(caller.key.key_id) if (own_id := id_of(run))}
         return sum(self._cost(own_id, caller.store) for own_id in ids)
 
@@ -146,11 +156,15 @@ class Limits:
             if own_id.startswith("run-"):
                 known = run_status(store, own_id)
                 cost, ended = known.credits, known.ended_by is not None
+            elif own_id.startswith("sweep-"):
+                swept = sweep_status(store, own_id)
+                cost = swept.usd or 0.0
+                ended = isinstance(swept, SweepResult)
             else:
-                cost = usage.in_usd(usage.gpu_seconds(load_spec(store, own_id), store), self._usd_per_gpu_hour)
+                cost = usage.cost(load_spec(store, own_id), store).usd or 0.0
                 ended = store.get_json_or_none(JobKeys(own_id).result) is not None
         except RequestError:  # it was deleted
-            return 0.0
+            cost, ended = usage.in_usd(spent_by_deleted(store, own_id), self._usd_per_gpu_hour) or 0.0, True
         if ended:
             self._ended[own_id] = cost
         return cost
@@ -163,5 +177,4 @@ def _is_over(place: Place, run: FlowRun | None, store: Store) -> bool:
         return age_s > LEASE_S
     if run.state.is_final() and (not run.state.is_crashed() or run.run_count >= MOST_RUNS):
         return True
-    result = JobKeys(place.id).result if place.id.startswith("job-") else RunKeys(place.id).result
-    return store.exists(result)
+    return store.exists(keys.keys_of(place.id).result)

@@ -1,4 +1,4 @@
-"""Outgoing webhooks: the end of a job or a managed run is sent to a URL, once it is in the store.
+"""Outgoing webhooks: the end of a job, a managed run or a sweep is sent to a URL, once it is in the store.
 
 What is to be sent lies in the store's outbox until it was delivered or given up, so it survives every restart. Copies
 of the service agree in the store on who sends. One that dies in the middle of it leaves the webhook to another, which
@@ -27,9 +27,8 @@ from simyard.service.auth import Caller
 from simyard.service.errors import FieldErrors, FieldProblem
 from simyard.service.prefect_api import Launches
 from simyard.service.settings import Settings
-from simyard.service.status import ENDED, JobAnswer, RunAnswer, job_answer, run_answer
+from simyard.service.status import ENDED, Answer, answer_of
 from simyard.store import keys
-from simyard.store.keys import JobKeys, RunKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.shared.api_keys import check_project, webhook_secret
 
@@ -55,7 +54,7 @@ class Notice(Wire):
     """One entry of the outbox: work whose end is to be told, and the receiver."""
 
     id: str
-    """Of the job or the run."""
+    """Of the job, the run or the sweep."""
     project: str
     """Project that the work belongs to."""
     key_id: str
@@ -68,14 +67,9 @@ class Notice(Wire):
     """Time at which the next delivery is due, in seconds since 1970."""
 
     @property
-    def is_of_job(self) -> bool:
-        """Whether it is about a job; otherwise it is about a managed run."""
-        return self.id.startswith("job-")
-
-    @property
     def record(self) -> str:
         """The key of what became of it."""
-        return JobKeys(self.id).notification if self.is_of_job else RunKeys(self.id).notification
+        return keys.keys_of(self.id).notification
 
     def is_due(self) -> bool:
         """Return whether it may be sent now; one that is due later than any pause is the work of a clock set back."""
@@ -101,7 +95,7 @@ def take_url(body: dict[str, JsonValue], caller: Caller) -> str | None:
 
 
 def register(caller: Caller, own_id: str, url: str) -> None:
-    """Have the end of a job or a run told; asked for twice, it is told once."""
+    """Have the end of a job, a run or a sweep told; asked for twice, it is told once."""
     notice = Notice(id=own_id, project=caller.project, key_id=caller.key.key_id, url=url)
     if not caller.store.exists(notice.record):
         caller.settings.open().put_new(keys.outbox(own_id), json.dumps(notice.to_json()).encode())
@@ -166,7 +160,7 @@ class Outbox:
                 self._forget(own, notice)
             return None
 
-        event = f"{'job' if notice.is_of_job else 'training_run'}.{answer.status}"
+        event = f"{answer.NOUN}.{answer.status}"
         delivery = f"{notice.id}.{answer.status}"
         body = json.dumps({"event": event, "delivery_id": delivery, "data": answer.to_json()})
         problem = _send(notice, delivery, body, self._settings)
@@ -184,15 +178,15 @@ class Outbox:
         self._forget(own, notice)
         return True
 
-    def _ended(self, notice: Notice, own: Store, store: Store) -> JobAnswer | RunAnswer | None:
+    def _ended(self, notice: Notice, own: Store, store: Store) -> Answer | None:
         """Return the status of work that has ended; None while it goes on, or if there is no such work any more."""
         now = time.monotonic()
-        result = JobKeys(notice.id).result if notice.is_of_job else RunKeys(notice.id).result
+        result = keys.keys_of(notice.id).result
         if now - self._looked.get(notice.id, -LOOK_S) < LOOK_S and not store.exists(result):
             return None
         self._looked[notice.id] = now
         try:
-            answer = (job_answer if notice.is_of_job else run_answer)(store, notice.id, self._launches)
+            answer = answer_of(store, notice.id, self._launches)
         except RequestError as error:  # it was deleted
             logger.warning("webhook of %s: there is nothing to tell any more: %s", notice.id, error)
             self._forget(own, notice)

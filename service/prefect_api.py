@@ -1,4 +1,4 @@
-"""Flow runs of the service's jobs and managed runs: started, found again, ended, and set going again when lost."""
+"""Flow runs of the service's jobs, managed runs and sweeps: started, found again, ended, set going again when lost."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ DEPLOYMENTS = {
     "export": "export_policy/export_policy",
     "rollout": "rollout/rollout",
     "training-run": "managed-training/managed_training",
+    "sweep": "sweep/sweep",
 }
 """Deployment of each kind, as prefect.yaml names it."""
 KNOWN_S = 1.0
@@ -46,10 +47,10 @@ PAGE = 200
 
 @dataclass(frozen=True)
 class Launch:
-    """Job or managed run to start, and its owner."""
+    """Job, managed run or sweep to start, and its owner."""
 
     id: str
-    """Of the job or the managed run; there is one flow run for it, whatever happens."""
+    """Of the job, the managed run or the sweep; there is one flow run for it, whatever happens."""
     kind: str
     """Of `DEPLOYMENTS`."""
     parameters: dict[str, Any]
@@ -224,8 +225,8 @@ def tag_of_key(key_id: str) -> str:
 
 
 def id_of(run: FlowRun) -> str | None:
-    """Return the id of the job or managed run that a flow run of the service is for."""
-    return next((tag for tag in run.tags if tag.startswith(("job-", "run-"))), None)
+    """Return the id of the job, managed run or sweep that a flow run of the service is for."""
+    return next((tag for tag in run.tags if tag.startswith(("job-", "run-", "sweep-"))), None)
 
 
 def project_of(run: FlowRun) -> str | None:

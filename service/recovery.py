@@ -1,4 +1,4 @@
-"""Jobs and managed runs whose flow process was lost: found by what the store and Prefect say, and set going again.
+"""Work whose flow process was lost: found by what the store and Prefect say, and set going again.
 
 Every copy of the service looks, and needs to remember nothing: a flow run that was set going is not lost any more.
 """
@@ -14,13 +14,15 @@ from prefect.client.schemas.objects import FlowRun
 from simyard.core.errors import SimyardError
 from simyard.core.records import Ended, JobResult
 from simyard.core.run_records import RunResult
+from simyard.core.sweep_records import SweepResult
 from simyard.service.prefect_api import Launches, id_of, project_of
 from simyard.service.settings import Settings
-from simyard.store.keys import RunKeys
+from simyard.store.keys import keys_of
 from simyard.store.store import Store
-from simyard.tasks.managed import record
+from simyard.tasks.managed.record import run_status
 from simyard.tasks.shared import history
 from simyard.tasks.shared.heartbeat import PATIENCE
+from simyard.tasks.sweeps.record import sweep_status
 
 MOST_RUNS = 5
 """Number of times that a flow run is begun before it is given up."""
@@ -77,7 +79,7 @@ def why_lost(run: FlowRun, store: Store, own_id: str) -> str | None:
 
 @dataclass(frozen=True)
 class _Work:
-    """State in the store of a job or a managed run that has not ended."""
+    """State in the store of a job, a managed run or a sweep that has not ended."""
 
     is_under_way: bool
     """Somebody is known to have it in hand."""
@@ -88,11 +90,12 @@ class _Work:
 
 
 def ended_as(store: Store, own_id: str) -> Ended | None:
-    """Return how a job or a managed run has ended; None for one that has not."""
+    """Return how a job, a managed run or a sweep has ended; None for one that has not."""
     if own_id.startswith("job-"):
         known = history.job_status(store, own_id)
         return known.status if isinstance(known, JobResult) else None
-    result = store.get_record_or_none(RunKeys(own_id).result, RunResult)
+    kind: type[RunResult | SweepResult] = SweepResult if own_id.startswith("sweep-") else RunResult
+    result = store.get_record_or_none(keys_of(own_id).result, kind)
     return result.status if result else None
 
 
@@ -109,7 +112,8 @@ def _job(store: Store, job_id: str) -> _Work:
 
 
 def _run(store: Store, run_id: str) -> _Work:
-    known = record.run_status(store, run_id)
+    """Return the state of a managed run or of a sweep."""
+    known = (sweep_status if run_id.startswith("sweep-") else run_status)(store, run_id)
     is_gone = known.status == "interrupted"
     is_under_way = known.status in ("running", "paused") and known.updated_at is not None
     return _Work(is_under_way=is_under_way, is_gone=is_gone, last_sign=_time(known.updated_at))

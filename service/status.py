@@ -1,11 +1,12 @@
-"""Status of jobs and managed runs, in the words of the API: results from the store, work not yet begun from Prefect."""
+"""Status of jobs, managed runs and sweeps, in the words of the API: by the store, and by Prefect where none began."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import httpx
 from prefect.client.schemas.objects import FlowRun
@@ -15,6 +16,7 @@ from simyard.core.errors import Category, Failure
 from simyard.core.records import ArtifactEntry, JobResult, JobState, JobStatus
 from simyard.core.run_records import LineageRecord, RunState
 from simyard.core.specs import JobSpec
+from simyard.core.sweep_records import SweepProgress, SweepResult, SweepState, SweepVerdict
 from simyard.core.wire import Wire
 from simyard.service.prefect_api import Launches
 from simyard.store import keys
@@ -25,6 +27,8 @@ from simyard.tasks.managed.run import load_run
 from simyard.tasks.shared import history, listing
 from simyard.tasks.shared.history import load_spec
 from simyard.tasks.shared.listing import Page, shown
+from simyard.tasks.sweeps.best import verdict_of
+from simyard.tasks.sweeps.record import sweep_status
 
 MANIFEST = "artifact_manifest.json"
 ENDED = history.ENDED
@@ -48,6 +52,9 @@ class ManifestEntry(Wire):
 @dataclass(frozen=True, kw_only=True)
 class JobAnswer:
     """Status of a job, as the API shows it."""
+
+    NOUN: ClassVar[str] = "job"
+    """First word of the events that tell of its end."""
 
     id: str
     """The job's."""
@@ -85,12 +92,15 @@ class JobAnswer:
             "artifacts": [entry.to_json() for entry in self.artifacts],
             "created_at": spec.created_at,
             **{key: known.get(key) for key in ("done", "total", "unit", "reward", "summary", "timings", "updated_at")},
+            **priced(known),
         }
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunAnswer:
     """Status of a managed run, as the API shows it."""
+
+    NOUN: ClassVar[str] = "training_run"
 
     id: str
     """The run's."""
@@ -103,10 +113,54 @@ class RunAnswer:
         """Return the keys of the API."""
         known = {key: value for key, value in self.known.to_json().items() if key != "store"}
         failure = self.failure and self.failure.to_json()
-        return known | {"status": self.status, "error": _text_of(self.failure), "failure": failure}
+        return known | {"status": self.status, "error": _text_of(self.failure), "failure": failure} | priced(known)
 
 
-Answer = TypeVar("Answer", JobAnswer, RunAnswer)
+def priced(known: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys about time and price, of jobs, sweeps and managed runs alike; a credit is one USD."""
+    estimate = known.get("estimate")
+    seconds, usd = (estimate["seconds"], estimate["usd"]) if estimate else (None, None)
+    told = {"estimated_seconds": seconds, "estimated_usd": usd, "estimated_credits": usd, "estimate": estimate}
+    return {"cost": known.get("cost"), **told}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepAnswer:
+    """Status of a sweep, as the API shows it."""
+
+    NOUN: ClassVar[str] = "sweep"
+
+    id: str
+    """The sweep's."""
+    known: SweepState
+    """Status by the store alone."""
+    verdict: SweepVerdict | None
+    """On what was measured so far."""
+    status: str
+    failure: Failure | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the keys of the API: the same whether it runs or has ended, null where it has not come to that."""
+        known = dict.fromkeys(_OF_SWEEP) | self.known.to_json()
+        known = {key: value for key, value in known.items() if key not in ("store", "error", "verdict")}
+        failure = self.failure and self.failure.to_json()
+        first = next((row for row in self.verdict.table if row.value), None) if self.verdict else None
+        return known | {
+            "status": self.status,
+            "best": first and first.value and first.value.mean,
+            "best_setting": first and first.number,
+            "error": _text_of(self.failure),
+            "failure": failure,
+            "verdict": self.verdict and self.verdict.to_json(),
+            **priced(known),
+        }
+
+
+_OF_SWEEP = tuple(
+    dict.fromkeys(field.name for kind in (SweepProgress, SweepResult) for field in dataclasses.fields(kind))
+)
+Answer = JobAnswer | RunAnswer | SweepAnswer
+AnyAnswer = TypeVar("AnyAnswer", JobAnswer, RunAnswer, SweepAnswer)
 
 
 def job_answer(store: Store, job_id: str, launches: Launches) -> JobAnswer:
@@ -115,7 +169,7 @@ def job_answer(store: Store, job_id: str, launches: Launches) -> JobAnswer:
     Raises:
         RequestError: There is no such job.
     """
-    return _settled([_job(store, job_id)], lambda ids: {job_id: launches.find(job_id)})[0]
+    return settled([stored_job(store, job_id)], lambda ids: {job_id: launches.find(job_id)})[0]
 
 
 def job_answers(store: Store, launches: Launches, limit: int, after: str | None) -> Page[JobAnswer]:
@@ -127,8 +181,8 @@ def job_answers(store: Store, launches: Launches, limit: int, after: str | None)
         limit: The most that the page may have.
         after: What the page before said that the next one begins at.
     """
-    page = listing.newest(_ids(store, keys.JOBS, "job-"), lambda job_id: shown(_job(store, job_id)), limit, after)
-    return replace(page, found=_settled(page.found, launches.find_all))
+    page = listing.newest(_ids(store, keys.JOBS, "job-"), lambda job_id: shown(stored_job(store, job_id)), limit, after)
+    return replace(page, found=settled(page.found, launches.find_all))
 
 
 def run_answer(store: Store, run_id: str, launches: Launches) -> RunAnswer:
@@ -137,20 +191,47 @@ def run_answer(store: Store, run_id: str, launches: Launches) -> RunAnswer:
     Raises:
         RequestError: There is no such run.
     """
-    return _settled([_run(store, run_id)], lambda ids: {run_id: launches.find(run_id)})[0]
+    return settled([_run(store, run_id)], lambda ids: {run_id: launches.find(run_id)})[0]
 
 
 def run_answers(store: Store, launches: Launches, limit: int, after: str | None) -> Page[RunAnswer]:
     """Return a page of a project's managed runs, as `job_answers` does of its jobs."""
     page = listing.newest(_ids(store, keys.RUNS, "run-"), lambda run_id: shown(_run(store, run_id)), limit, after)
-    return replace(page, found=_settled(page.found, launches.find_all))
+    return replace(page, found=settled(page.found, launches.find_all))
+
+
+def sweep_answer(store: Store, sweep_id: str, launches: Launches) -> SweepAnswer:
+    """Return the status of a sweep, as the API shows it.
+
+    Raises:
+        RequestError: There is no such sweep.
+    """
+    return settled([_sweep(store, sweep_id)], lambda ids: {sweep_id: launches.find(sweep_id)})[0]
+
+
+def sweep_answers(store: Store, launches: Launches, limit: int, after: str | None) -> Page[SweepAnswer]:
+    """Return a page of a project's sweeps, as `job_answers` does of its jobs."""
+    names = _ids(store, keys.SWEEPS, "sweep-")
+    page = listing.newest(names, lambda sweep_id: shown(_sweep(store, sweep_id)), limit, after)
+    return replace(page, found=settled(page.found, launches.find_all))
+
+
+def answer_of(store: Store, own_id: str, launches: Launches) -> Answer:
+    """Return the status of a job, a managed run or a sweep, by its id.
+
+    Raises:
+        RequestError: There is none.
+    """
+    if own_id.startswith("sweep-"):
+        return sweep_answer(store, own_id, launches)
+    return (job_answer if own_id.startswith("job-") else run_answer)(store, own_id, launches)
 
 
 def _ids(store: Store, folder: str, prefix: str) -> list[str]:
     return [name for name in store.list_dirs(folder) if name.startswith(prefix)]
 
 
-def _job(store: Store, job_id: str) -> JobAnswer:
+def stored_job(store: Store, job_id: str) -> JobAnswer:
     """Return the status of a job by the store alone."""
     spec = load_spec(store, job_id)
     known = history.job_status(store, job_id)
@@ -166,12 +247,21 @@ def _run(store: Store, run_id: str) -> RunAnswer:
     return RunAnswer(id=run_id, known=known, status=known.status, failure=known.error)
 
 
+def _sweep(store: Store, sweep_id: str) -> SweepAnswer:
+    """Return the status of a sweep by the store alone."""
+    known = sweep_status(store, sweep_id)
+    failure = known.error if isinstance(known, SweepResult) else None
+    return SweepAnswer(
+        id=sweep_id, known=known, verdict=verdict_of(store, sweep_id), status=known.status, failure=failure
+    )
+
+
 def _text_of(failure: Failure | None) -> str | None:
     """Return a failure as one text: what happened, then what to do."""
     return f"{failure.message} {failure.advice}".strip() if failure else None
 
 
-def _settled(answers: list[Answer], find: Callable[[list[str]], Mapping[str, FlowRun | None]]) -> list[Answer]:
+def settled(answers: list[AnyAnswer], find: Callable[[list[str]], Mapping[str, FlowRun | None]]) -> list[AnyAnswer]:
     """Return answers with the status that follows from the flow run where no process is known to do the work."""
     unsettled = [answer.id for answer in answers if answer.status in _UNSETTLED]
     runs: Mapping[str, FlowRun | None] = {}

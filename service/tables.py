@@ -5,12 +5,10 @@ A table is a file of a workload: it may be large, change every few seconds, or b
 
 from __future__ import annotations
 
-import csv
-import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,23 +17,14 @@ from simyard.core.artifacts import EPISODES, METRICS, STAGES, TELEMETRY
 from simyard.core.specs import JobSpec
 from simyard.core.stages import MAX_BYTES, Stages
 from simyard.runner.rl import get_library
-from simyard.service.charts import Curve, Plot, Points, plot
 from simyard.store.keys import JobKeys
-from simyard.store.store import KeyNotFound, Store
-from simyard.tasks.metrics.table import AXIS, STAGE, choose_curves
+from simyard.store.store import KeyNotFound, Stat, Store
+from simyard.tasks.metrics.table import choose_curves
+from simyard.tasks.pages.charts import Curve, Plot, plot
+from simyard.tasks.pages.sheets import LONGEST, MOST_ROWS, Faults, Sheet, joined, read, tags_of, unit_of
 from simyard.tasks.shared import history
 from simyard.tasks.shared.history import PastAttempt
 
-MAX_READ_BYTES = 16_000_000
-"""A table larger than this is not read for a page: it is there to be fetched."""
-MAX_ROWS_READ = 10_000
-"""Of a longer table every second, third … row is read; a chart has fewer points than that anyway."""
-MOST_ROWS = 200
-"""Shown of a table; the files have all."""
-MOST_BORDERS = 50
-"""Stages of a training that a chart shows."""
-LONGEST = 200
-"""Characters of a name or a cell that are shown."""
 MOST_KEPT = 256
 """Drawings that are kept; each has nine charts of some hundred points at most."""
 MADE_AT_ONCE = 4
@@ -44,10 +33,6 @@ PAUSE = 20.0
 """Times as long as a reading took, until a table that has changed is read again."""
 PAUSED_S = 0.1
 """Seconds of a reading up to which there is no such pause."""
-_GREATEST = 1e300
-"""Numbers beyond this are none that a chart can hold: the difference of two may be infinite."""
-_UNITS = (("fps", "steps/s"), ("length", "steps"), ("collection_time", "s"), ("learning_time", "s"))
-"""Units of what libraries log, by a part of the tag; everything else has none."""
 _MACHINE = (
     ("cpu_percent", "CPU", "%", 1.0),
     ("memory_bytes", "memory", "GB", 1e-9),
@@ -62,7 +47,7 @@ _EPISODE = ("checkpoint", "episode", "return", "length", "ended", "term", "succe
 
 
 @dataclass(kw_only=True)
-class Drawing:
+class Drawing(Faults):
     """Charts and rows of tables, as a page shows them."""
 
     plots: list[Plot] = field(default_factory=list)
@@ -71,10 +56,6 @@ class Drawing:
     row_count: int = 0
     several: bool = False
     """Whether the rows are of several checkpoints."""
-    too_large: set[str] = field(default_factory=set)
-    """Names of files that were not read."""
-    damaged: set[str] = field(default_factory=set)
-    """Names of files in which something was no table of numbers."""
 
 
 @dataclass(frozen=True)
@@ -92,16 +73,19 @@ class Drawings:
         self._kept: OrderedDict[tuple[str, ...], _Kept] = OrderedDict()
         self._making = threading.BoundedSemaphore(MADE_AT_ONCE)
 
-    def of(self, store: Store, keys: list[str], make: Callable[[], Drawing]) -> Drawing:
+    def of(
+        self, store: Store, keys: list[str], make: Callable[[], Drawing], there: Mapping[str, Stat] | None = None
+    ) -> Drawing:
         """Return what was made of some objects, or make it anew where they have changed.
 
         Args:
             store: Their store.
             keys: Of the objects.
             make: Reads them.
+            there: All objects that may be among them, where they were listed: then the store is not asked.
         """
         name = (store.url(), *keys)
-        version = tuple(_version(store, key) for key in keys)
+        version = tuple(_version(store, key, there) for key in keys)
         if kept := self._current(name, version):
             return kept
         with self._making:
@@ -110,7 +94,7 @@ class Drawings:
             began = time.monotonic()
             drawing = make()
             took = time.monotonic() - began
-            pause_s = PAUSE * took if took > PAUSED_S else 0.0
+            pause_s = PAUSE * took if took > PAUSED_S and any(version) else 0.0  # of nothing nothing was read
             self._kept[name] = _Kept(version, drawing, began + took + pause_s)
             while len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)
@@ -125,9 +109,9 @@ class Drawings:
         return kept.drawing
 
 
-def _version(store: Store, key: str) -> tuple[int, datetime] | None:
-    with suppress(KeyNotFound):
-        stat = store.stat(key)
+def _version(store: Store, key: str, there: Mapping[str, Stat] | None) -> tuple[int, datetime] | None:
+    with suppress(KeyNotFound, KeyError):
+        stat = store.stat(key) if there is None else there[key]
         return stat.size_bytes, stat.modified
     return None
 
@@ -136,7 +120,13 @@ class Tables:
     """Reads the tables of one job."""
 
     def __init__(
-        self, store: Store, spec: JobSpec, kept: set[str], past: list[PastAttempt], drawings: Drawings
+        self,
+        store: Store,
+        spec: JobSpec,
+        kept: set[str],
+        past: list[PastAttempt],
+        drawings: Drawings,
+        there: Mapping[str, Stat] | None = None,
     ) -> None:
         """Look at nothing yet.
 
@@ -146,13 +136,20 @@ class Tables:
             kept: Names of its artifacts.
             past: Its attempts.
             drawings: Those made of late.
+            there: Everything that the job has, where it was listed.
         """
+        self._there = there
         self._store = store
         self._spec = spec
         self._job = JobKeys(spec.job_id)
         self._kept = kept
         self._past = past
         self._drawings = drawings
+
+    def _read(self, key: str, name: str, drawing: Drawing) -> Sheet | None:
+        if self._there is None:
+            return read(self._store, key, name, drawing)
+        return read(self._store, key, name, drawing, self._there[key].size_bytes) if key in self._there else None
 
     def training(self) -> Drawing:
         """Draw the curves of all attempts, as far as a later one has not taken over; or of what was made of them."""
@@ -163,19 +160,14 @@ class Tables:
 
         def make() -> Drawing:
             drawing = Drawing()
-            sheets = [sheet for key in keys if (sheet := _read(self._store, key, METRICS.name, drawing))]
-            tags = [tag for tag in sheets[-1].names if tag not in (*AXIS, STAGE)] if sheets else []
+            sheets = [sheet for key in keys if (sheet := self._read(key, METRICS.name, drawing))]
             borders = [border for sheet in sheets for border in sheet.borders()]
-            for tag in choose_curves(tags, get_library(self._spec.library).reward_tag):
-                points: Points = []
-                for sheet in sheets:
-                    first = next((step for step, _ in sheet.points("step", "step")), math.inf)
-                    points = [point for point in points if point[0] < first] + sheet.points("step", tag)
-                curve = Curve(title=tag[:LONGEST], unit=_unit(tag), axis="step", points=points, borders=borders)
-                _add(drawing, curve)
+            for tag in choose_curves(tags_of(sheets), get_library(self._spec.library).reward_tag):
+                title, unit, points = tag[:LONGEST], unit_of(tag), joined(sheets, tag)
+                _add(drawing, Curve(title=title, unit=unit, axis="step", points=points, borders=borders))
             return drawing
 
-        return self._drawings.of(self._store, keys, make)
+        return self._drawings.of(self._store, keys, make, self._there)
 
     def stages(self) -> Stages | None:
         """Read how the stages of a training stand; None where it has none."""
@@ -193,7 +185,7 @@ class Tables:
 
         def make(key: str) -> Drawing:
             drawing = Drawing()
-            if sheet := _read(self._store, key, TELEMETRY.name, drawing):
+            if sheet := self._read(key, TELEMETRY.name, drawing):
                 for column, title, unit, scale in _MACHINE:
                     points = [(x, y * scale) for x, y in sheet.points("time_s", column)]
                     _add(drawing, Curve(title=title, unit=unit, axis="s", points=points))
@@ -202,7 +194,7 @@ class Tables:
         if not self._past:
             return Drawing()
         key = self._past[-1].keys.file(TELEMETRY.name)
-        return self._drawings.of(self._store, [key], lambda: make(key))
+        return self._drawings.of(self._store, [key], lambda: make(key), self._there)
 
     def episodes(self) -> Drawing:
         """Show the episodes of an evaluation or a rollout, and draw their returns where they are of one checkpoint."""
@@ -212,7 +204,7 @@ class Tables:
 
         def make() -> Drawing:
             drawing = Drawing()
-            if sheet := _read(self._store, key, EPISODES.name, drawing):
+            if sheet := self._read(key, EPISODES.name, drawing):
                 drawing.row_count = sheet.row_count
                 rows = (dict(zip(sheet.names, row, strict=False)) for row in sheet.rows[:MOST_ROWS])
                 drawing.rows = [{name: row.get(name, "")[:LONGEST] for name in _EPISODE} for row in rows]
@@ -223,86 +215,9 @@ class Tables:
                     _add(drawing, Curve(title="return", axis="episode", points=points, scattered=True))
             return drawing
 
-        return self._drawings.of(self._store, [key], make)
+        return self._drawings.of(self._store, [key], make, self._there)
 
 
 def _add(drawing: Drawing, curve: Curve) -> None:
     if curve.points:
         drawing.plots.append(plot(curve))
-
-
-@dataclass(frozen=True)
-class _Sheet:
-    """The rows of a table that were read."""
-
-    name: str
-    names: list[str]
-    """Of the columns."""
-    rows: list[list[str]]
-    row_count: int
-    """Rows that there are."""
-    drawing: Drawing
-
-    def borders(self) -> list[tuple[float, str]]:
-        """Return the steps at which a stage of a training begins, with its name."""
-        if STAGE not in self.names or "step" not in self.names:
-            return []
-        where, across = self.names.index(STAGE), self.names.index("step")
-        found: list[tuple[float, str]] = []
-        for row in self.rows:
-            if len(row) > max(where, across) and row[where] and (not found or row[where] != found[-1][1]):
-                with suppress(ValueError):
-                    found.append((float(row[across]), row[where]))
-        return [(step, name[:LONGEST]) for step, name in found if abs(step) < _GREATEST][:MOST_BORDERS]
-
-    def points(self, axis: str, column: str) -> Points:
-        """Return the numbers of two columns, row by row; cells that are none are left out, and noted if not empty."""
-        if axis not in self.names or column not in self.names:
-            return []
-        across, up = self.names.index(axis), self.names.index(column)
-        points: Points = []
-        for row in self.rows:
-            if len(row) <= max(across, up) or not row[up]:
-                continue
-            try:
-                x, y = float(row[across]), float(row[up])
-            except ValueError:
-                self.drawing.damaged.add(self.name)
-                continue
-            if abs(x) < _GREATEST and abs(y) < _GREATEST:  # NaN is not
-                points.append((x, y))
-        return points
-
-
-def _read(store: Store, key: str, name: str, drawing: Drawing) -> _Sheet | None:
-    """Return the rows of a table, the first and the last among them; None where there is none, or none to show."""
-    try:
-        if store.stat(key).size_bytes > MAX_READ_BYTES:
-            drawing.too_large.add(name)
-            return None
-        lines = store.get_bytes(key).split(b"\n")
-    except KeyNotFound:
-        return None
-    count = len(lines)
-    stride = math.ceil(count / MAX_ROWS_READ)
-
-    def texts() -> Iterator[str]:
-        for number in range(count):
-            if number <= MOST_ROWS or number % stride == 0 or number >= count - 2:
-                yield lines[number].decode(errors="replace") + "\n"
-
-    names: list[str] = []
-    rows: list[list[str]] = []
-    try:
-        reader = csv.reader(texts())
-        names = next(reader, [])
-        rows = [row for row in reader if row]
-    except csv.Error:
-        drawing.damaged.add(name)
-    if any(len(row) != len(names) for row in rows):
-        drawing.damaged.add(name)
-    return _Sheet(name, names, rows, max(0, count - 1 - (not lines[-1])), drawing)
-
-
-def _unit(tag: str) -> str:
-    return next((unit for word, unit in _UNITS if word in tag.lower()), "")

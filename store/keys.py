@@ -19,12 +19,14 @@ from simyard.core.errors import RequestError
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts as it counts
 _JOB_ID = re.compile(r"job-[0-9a-hjkmnp-tv-z]{26}")
 _RUN_ID = re.compile(r"run-[0-9a-hjkmnp-tv-z]{26}")
+_SWEEP_ID = re.compile(r"sweep-[0-9a-hjkmnp-tv-z]{26}")
 _ASSET_ID = re.compile(r"asset-([0-9a-f]{64})")
 _PROMOTION = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 JOBS = "jobs"
 ASSETS = "assets"
 RUNS = "training-runs"
+SWEEPS = "sweeps"
 PROMOTIONS = "promotions"
 SERVICE = "service"
 API_KEYS = f"{SERVICE}/keys"
@@ -34,11 +36,15 @@ SENDING = f"{SERVICE}/sending"
 DOCTOR = "doctor"
 PROJECTS = "projects"
 MEASUREMENTS = "measurements"
+LABELS = "labels"
+IDEMPOTENCY = "idempotency"
+SPENT = "spent"
 
 MAX_KEY_BYTES = 900
 """Longest key, in bytes of UTF-8. S3 allows 1024, and the store's own prefix counts."""
 MAX_NAME_BYTES = 230
 """Longest name between two slashes. File systems allow 255, and names of files being written are longer."""
+_MENTIONED = re.compile(r"\bjob-[0-9a-hjkmnp-tv-z]{26}\b|\b[0-9a-f]{64}\b")
 # Control characters and lone surrogates; U+FFFE and U+FFFF cannot be written in XML, so S3 cannot list them.
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 # What nearly every key looks like, seen at one glance: the checks one by one cost a tenth of a small read.
@@ -152,6 +158,16 @@ def run_id_of_run(run_id: uuid.UUID, due: datetime) -> str:
     return f"run-{_number_of_run(run_id, due)}"
 
 
+def new_sweep_id() -> str:
+    """Return a new id of a sweep; ids sort by the millisecond in which they were made."""
+    return f"sweep-{_new_number()}"
+
+
+def sweep_id_of_run(run_id: uuid.UUID, due: datetime) -> str:
+    """Return the id of the sweep that a flow run drives, as `job_id_of_run` does."""
+    return f"sweep-{_number_of_run(run_id, due)}"
+
+
 def rollout_job_id(run_id: str, iteration: int, index: int) -> str:
     """Return the id of a rollout of a managed training run, always the same: whoever takes the run up finds it."""
     return f"job-{check_run_id(run_id)[4:14]}{_digits_of(f'{run_id}/{iteration}/{index}')}"
@@ -199,6 +215,12 @@ def check_run_id(run_id: str) -> str:
     return _matched(_RUN_ID, run_id, "the id of a managed training run", "bad_run_id", advice)[0]
 
 
+def check_sweep_id(sweep_id: str) -> str:
+    """Return the id, or raise `RequestError` when it is not that of a sweep."""
+    advice = "An id looks like 'sweep-01k…': see `simyard sweep list`."
+    return _matched(_SWEEP_ID, sweep_id, "the id of a sweep", "bad_sweep_id", advice)[0]
+
+
 def check_promotion(name: str) -> str:
     """Return the name, or raise `RequestError` when nothing can be promoted under it."""
     advice = "Allowed: 1 to 64 of a-z, 0-9, '_', '.' and '-', a letter or digit first."
@@ -219,6 +241,21 @@ def asset(sha256: str, name: str) -> str:
 def asset_id_of(sha256: str) -> str:
     """Return the id of the asset with this content."""
     return f"asset-{sha256}"
+
+
+def mentioned(text: str) -> frozenset[str]:
+    """Return the ids of jobs and the digests that a document's text names."""
+    return frozenset(_MENTIONED.findall(text))
+
+
+def time_of(own_id: str) -> str:
+    """Return the digits of an id that are its time: those of a run or sweep begin the ids of its own jobs."""
+    return own_id.partition("-")[2][:10]
+
+
+def spent(job_id: str) -> str:
+    """Return the key of what a job had used before it was deleted."""
+    return f"{SPENT}/{job_id}.json"
 
 
 class _Below:
@@ -257,7 +294,7 @@ class AssetKeys:
 
 def idempotency(key: str) -> str:
     """Return the key of an idempotency record; users' keys may hold anything, so their digest names it."""
-    return f"idempotency/{hashlib.sha256(key.encode()).hexdigest()}.json"
+    return f"{IDEMPOTENCY}/{hashlib.sha256(key.encode()).hexdigest()}.json"
 
 
 def api_key(key_id: str) -> str:
@@ -278,6 +315,11 @@ def place(key_id: str, number: int, generation: int) -> str:
 def doctor(check_id: str) -> str:
     """Return the key that `simyard doctor` tries the store with, and that a machine writes its report to."""
     return f"{DOCTOR}/{check_id}.json"
+
+
+def labels(job_id: str) -> str:
+    """Return the key of the tags and the note of a job."""
+    return f"{LABELS}/{check_job_id(job_id)}.json"
 
 
 def outbox(own_id: str) -> str:
@@ -351,6 +393,8 @@ class JobKeys:
 
     job = _Below("job.json")
     """The frozen spec."""
+    estimate = _Below("estimate.json")
+    """Key of the estimate that its submission was answered with."""
     cancel = _Below("cancel.json")
     """The request to stop."""
     result = _Below("result.json")
@@ -367,6 +411,10 @@ class JobKeys:
     def attempt(self, number: int) -> AttemptKeys:
         """The keys of one attempt, counted from 1."""
         return AttemptKeys(f"{self.attempts}/{number:03d}")
+
+    def tracker(self, name: str) -> str:
+        """The key of the record of the job's run in a tracker."""
+        return f"{self.prefix}/trackers/{name}.json"
 
     def artifact(self, name: str) -> str:
         """The key of one artifact."""
@@ -402,6 +450,8 @@ class RunKeys:
 
     run = _Below("run.json")
     """The frozen run."""
+    estimate = _Below("estimate.json")
+    """Key of the estimate that its submission was answered with."""
     secrets = _Below("secrets.json")
     """Key of the values of the trainer's variables, while the run may go on."""
     desired_state = _Below("wish.json")
@@ -442,6 +492,62 @@ class RunKeys:
     def slot(self, number: int, name: str) -> str:
         """The key of something of one slot, counted from 0."""
         return f"{self.prefix}/slots/{number:03d}/{name}"
+
+
+@dataclass(frozen=True)
+class SweepKeys:
+    """The keys of one sweep."""
+
+    sweep_id: str
+
+    @property
+    def prefix(self) -> str:
+        """Everything of the sweep lies below this, save its trainings and evaluations, which are jobs."""
+        return f"{SWEEPS}/{self.sweep_id}"
+
+    sweep = _Below("sweep.json")
+    """The frozen sweep."""
+    estimate = _Below("estimate.json")
+    """Key of the estimate that its submission was answered with."""
+    desired_state = _Below("wish.json")
+    """Key of the sweep's desired state."""
+    status = _Below("status.json")
+    """The heartbeat of the process that drives it."""
+    verdict = _Below("verdict.json")
+    """Key of the verdict: what the sweep found so far, and in the end."""
+    result = _Below("result.json")
+    """Key of the sweep's result."""
+    notification = _Below("notification.json")
+    """Whether the webhook of its end was delivered."""
+    events = _Below("events")
+    """The folder of events, whose names sort as they happened."""
+    decisions = _Below("decisions")
+    """The folder of decisions, whose names sort as they were made: the sweep is rebuilt from them."""
+    settings = _Below("settings")
+    """The folder of settings as the decisions have left them, for those who read."""
+    artifacts = _Below("artifacts")
+    """The folder of the report and the pictures."""
+
+    def event(self, number: int) -> str:
+        """The key of one event, counted from 1."""
+        return f"{self.events}/{number:08d}.json"
+
+    def decision(self, number: int) -> str:
+        """The key of one decision, counted from 1."""
+        return f"{self.decisions}/{number:08d}.json"
+
+    def setting(self, number: int) -> str:
+        """The key of one setting, counted from 0."""
+        return f"{self.settings}/{number:06d}.json"
+
+    def artifact(self, name: str) -> str:
+        """The key of something for people: the report, a picture."""
+        return f"{self.artifacts}/{name}"
+
+
+def keys_of(own_id: str) -> JobKeys | RunKeys | SweepKeys:
+    """Return the keys of a job, a managed run or a sweep, which its id tells: each has a result, and a notification."""
+    return (JobKeys if own_id.startswith("job-") else SweepKeys if own_id.startswith("sweep-") else RunKeys)(own_id)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from simyard.core.artifacts import JOB, REPORT, TXT_LOGS
 from simyard.core.files import scratch, write_json
-from simyard.core.records import JobResult
+from simyard.core.records import Estimate, JobResult
 from simyard.core.specs import JobSpec
 from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
@@ -15,7 +15,7 @@ from simyard.tasks.shared import documents
 from simyard.tasks.shared.documents import ArtifactWriter
 from simyard.tasks.shared.estimates import keep_measurement
 from simyard.tasks.shared.history import Verdict
-from simyard.tasks.shared.usage import scaling
+from simyard.tasks.shared.usage import cost, scaling
 
 
 def persist(spec: JobSpec, verdict: Verdict, store: Store) -> JobResult:
@@ -49,6 +49,8 @@ def persist(spec: JobSpec, verdict: Verdict, store: Store) -> JobResult:
 
         # The report speaks of the result, and the result names the report.
         result = documents.result(kind, spec, verdict, store.url(job.prefix), figures)
+        told = store.get_record_or_none(job.estimate, Estimate)
+        result = replace(result, estimate=told, cost=cost(spec, store))
         gained = scaling(spec, store) if spec.ranks > 1 else None
         if gained:
             result = replace(result, summary={**(result.summary or {}), "scaling": gained.to_json()})

@@ -8,11 +8,23 @@ from typing import Any
 
 from simyard.core.artifacts import METRICS_SUMMARY
 from simyard.core.errors import RequestError, unknown
-from simyard.core.specs import AgentFile, Answer, Evaluation, Export, JobSpec, JointLimits, ResumePoint, Stage
+from simyard.core.specs import (
+    AgentFile,
+    Answer,
+    Evaluation,
+    Export,
+    JobSpec,
+    JointLimits,
+    Precision,
+    ResumePoint,
+    Robot,
+    Stage,
+)
 from simyard.core.stages import Gate, Growth, Widen
 from simyard.requests import stages as requested
 from simyard.requests.jobs import (
     EvaluateRequest,
+    EvaluationConfig,
     ExportRequest,
     JobRequest,
     PolicyConfig,
@@ -24,6 +36,8 @@ from simyard.requests.rollout import RolloutRequest
 from simyard.requests.stages import StageStart, check_stages
 from simyard.runner.adapter import SIMULATORS, adapter_of
 from simyard.runner.assets.archives import inspect
+from simyard.runner.evaluation import factors
+from simyard.runner.evaluation.paired_statistics import episodes_to_tell, pairs_to_tell
 from simyard.runner.isaaclab.agent_files import read_agent_file
 from simyard.runner.isaaclab.physics import engine_of, require_one_engine
 from simyard.runner.isaaclab.renames import with_current_id
@@ -67,12 +81,19 @@ def resolve(request: JobRequest, store: Store, job_id: str, base: Path | None = 
             resolved = resolve_rollout(request, job_id, store, base)
         case _:
             raise TypeError(f"no kind of job for {type(request).__name__}")
-    spec = resolved.spec
+    return replace(resolved, spec=settle(resolved.spec))
+
+
+def settle(spec: JobSpec) -> JobSpec:
+    """Return a job with the present names of its task and agent, once it has proved to be one that can be.
+
+    Raises:
+        RequestError: If no simulator does such a job, or its library or its kind does not.
+    """
     if spec.simulator == "isaaclab":
         spec = with_current_id(spec)
     if spec.agent is not None:
         spec = replace(spec, agent=get_library(spec.library).named_agent(spec.agent))
-    resolved = replace(resolved, spec=spec)
     require_one_engine(spec)
 
     # The simulator must be there, and do this kind of job.
@@ -96,7 +117,7 @@ def resolve(request: JobRequest, store: Store, job_id: str, base: Path | None = 
             code="too_many_gpus",
             advice=f"Those that train on several: {', '.join(map(repr, able))}.",
         )
-    return resolved
+    return spec
 
 
 def _task_fields(request: TaskRequest, job_id: str, base: Path) -> Resolved:
@@ -228,21 +249,62 @@ def _widen(wanted: requested.Widen) -> Widen:
 def _evaluate(request: EvaluateRequest, common: Resolved, store: Store, base: Path) -> Resolved:
     wanted = request.training_config
     is_filmed = wanted.record_video if wanted.record_video is not None else wanted.task is not None
-    films = tuple(map(str, wanted.video_episodes)) if is_filmed or wanted.require_video else ()
+    is_sequential = wanted.plan is not None and wanted.plan.half_width is not None
+    is_filmed = (is_filmed or wanted.require_video) and not is_sequential
+    films = tuple(map(str, wanted.video_episodes)) if is_filmed else ()
+    seed = common.spec.seed
+    arms = factors.arms(wanted.variations, wanted.design, wanted.design_samples, seed) if wanted.variations else ()
+    num_episodes, until = _enough(wanted, len(arms))
     evaluation = Evaluation(
-        num_episodes=wanted.num_episodes,
+        num_episodes=num_episodes,
         steps_per_episode=wanted.steps_per_episode,
         success_termination=wanted.success_termination,
         videos=films,
         require_video=wanted.require_video,
         across=wanted.across or None,
+        arms=arms or None,
+        design=wanted.design if arms else None,
+        floor=wanted.floor if arms else None,
+        until=until,
+        record=wanted.record or None,
     )
     if wanted.across:
         common = replace(common, spec=_in_first_engine(common.spec, wanted.across))
     resolved = _with_policies(wanted, common, store, base)
     # The first episodes of environments are pairs: each has an environment of its own.
-    num_envs = wanted.num_episodes if wanted.across else resolved.spec.num_envs
+    planned = wanted.model_copy(update={"num_episodes": num_episodes})
+    num_envs = num_episodes if wanted.across or arms else _environments(planned)
     return replace(resolved, spec=replace(resolved.spec, kind="evaluate", evaluation=evaluation, num_envs=num_envs))
+
+
+def _enough(wanted: EvaluationConfig, arms: int) -> tuple[int, Precision | None]:
+    """Return the episodes of an evaluation, and the precision that ends it before.
+
+    Args:
+        wanted: The request.
+        arms: Arms besides the control arm.
+
+    Raises:
+        RequestError: The plan takes more episodes than an evaluation may have.
+    """
+    plan = wanted.plan
+    if plan is None:
+        return wanted.num_episodes, None
+    if plan.half_width is not None:
+        return wanted.num_episodes, Precision(metric=plan.metric, half_width=plan.half_width)
+    assert plan.difference is not None
+    pairs = wanted.across or arms
+    count = pairs_to_tell(plan.rate, plan.difference, plan.power, max(arms, len(wanted.across) - 1, 1))
+    episodes = count if pairs else episodes_to_tell(plan.rate, plan.difference, plan.power)
+    most = EvaluationConfig.MOST_PLANNED
+    if episodes > most:
+        raise RequestError(
+            f"plan: a difference of {plan.difference:g} with power {plan.power:g} takes {episodes:,} episodes of each "
+            f"arm, and an evaluation plans {most:,} at most.",
+            code="plan_too_large",
+            advice="Give a larger difference or a lower power, or numEpisodes itself.",
+        )
+    return episodes, None
 
 
 def _in_first_engine(spec: JobSpec, across: tuple[str, ...]) -> JobSpec:
@@ -266,6 +328,11 @@ def _export(request: ExportRequest, common: Resolved, store: Store, base: Path) 
         num_episodes=wanted.num_episodes,
         other_physics=wanted.other_physics,
         action_limits={joint: JointLimits(**limits.model_dump()) for joint, limits in wanted.action_limits.items()},
+        robot=Robot(
+            sensors=None if wanted.robot.sensors is None else tuple(wanted.robot.sensors),
+            noise=dict(wanted.robot.noise),
+            delay_s=wanted.robot.delay_s,
+        ),
         answers={
             item: Answer(**answer.model_dump(), at=common.spec.created_at)
             for item, answer in wanted.checklist_answers.items()

@@ -33,6 +33,7 @@ from simyard.runner.rl.networks import OBSERVATIONS as INPUT
 torch = lazy("torch")
 
 OBSERVATIONS, ACTIONS = 4, 2
+FUNCTIONS = "isaaclab.envs.mdp.observations:"
 MEAN, DIVISOR = (0.5, -1.0, 0.0, 4.0), (1.0, 0.5, 2.0, 0.1)
 
 
@@ -119,7 +120,10 @@ def contract(folder: Path) -> Contract:
                 names_known=True,
                 start=0,
                 size=4,
-                terms=(term("joint_pos", 0, 2, joints=("hip", "knee")), term("joint_vel", 2, 4)),
+                terms=(
+                    term("joint_pos", 0, 2, joints=("hip", "knee"), function=f"{FUNCTIONS}joint_pos_rel"),
+                    term("joint_vel", 2, 4, function=f"{FUNCTIONS}joint_vel_rel"),
+                ),
             ),
             ObservationGroup(
                 name="critic",

@@ -1,7 +1,8 @@
 """Write the parts of the documents that come from code and data: `make pages`.
 
 `docs/errors.md` has every failure that the code can give, from `core/errors.py` and from the calls that make one; the
-table of instances in `docs/aws.md` comes from `deployments/instances.json`.
+table of instances in `docs/aws.md` comes from `deployments/instances.json`; `docs/reference/` comes from
+`reference_pages.py`.
 """
 
 import ast
@@ -11,6 +12,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from reference_pages import reference_pages
 
 from simyard.core.errors import SIGNATURES
 
@@ -126,13 +129,16 @@ The first line that one of these patterns finds explains the end of a simulation
     for path in sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")):
         for failure in failures(path):
             found.setdefault(failure.code, []).append(failure)
+    anchored: set[str] = set()
     for category, title in CATEGORIES.items():
         page += f"\n## {title}\n\nCategory `{category}`.\n\n| code | it says | do |\n|---|---|---|\n"
         for code, several in sorted(found.items()):
             own = [failure for failure in several if failure.category == category]
             if own:
                 messages, advice = [f.message for f in own], [f.advice for f in own]
-                page += _row(f"`{code}`", _several(messages), _several(advice))
+                anchor = "" if code in anchored else f'<a id="{code}"></a>'
+                anchored.add(code)
+                page += _row(f"`{code}`", f"{anchor}{_several(messages)}", _several(advice))
     return page
 
 
@@ -153,7 +159,7 @@ def pages() -> dict[Path, str]:
     marks = r"(<!-- instances: made by `make pages` -->\n).*?(<!-- end -->)"
     text, count = re.subn(marks, rf"\g<1>{instances_table()}\g<2>", aws.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert count == 1, "docs/aws.md has no place for the table of instances"
-    return {ROOT / "docs" / "errors.md": errors_page(), aws: text}
+    return {ROOT / "docs" / "errors.md": errors_page(), aws: text, **reference_pages()}
 
 
 if __name__ == "__main__":

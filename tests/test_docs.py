@@ -4,6 +4,8 @@ import importlib
 import json
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 import typing
 from collections.abc import Callable, Collection, Iterator
@@ -14,6 +16,7 @@ import click
 import pytest
 import yaml
 from generate_pages import pages
+from helpers import HANG_S
 from lazy import lazy
 from pydantic import BaseModel
 
@@ -26,6 +29,7 @@ from simyard.requests.jobs import EvaluationConfig, ExportConfig, PolicyConfig, 
 from simyard.requests.managed import RolloutTemplate, TrainingRunRequest
 from simyard.requests.rollout import RolloutRequest
 from simyard.requests.stages import TrainingStage
+from simyard.requests.sweeps import SweepRequest
 from simyard.tasks.managed.record import EVENT_TYPES
 
 prefect = lazy("prefect")
@@ -33,6 +37,8 @@ deployments = lazy("simyard.deployments")
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TOUR = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+VARIABLES = (ROOT / "docs" / "reference" / "variables.md").read_text(encoding="utf-8")
 MANAGED = (ROOT / "docs" / "managed-training.md").read_text(encoding="utf-8")
 OF_EVERY_JOB = ("compute_config", "timeouts", "retries")
 OF_A_ROLLOUT = ("robot", "scene", "physics", "isaac_lab", "outputs", "compute_config", "timeouts")
@@ -43,13 +49,15 @@ DOCUMENTS = sorted(
 )
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def blocks(language: str, text: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
-def commands(program: str) -> list[str]:
-    """Return the README's command lines of a program."""
-    lines = [line for language in ("console", "bash") for block in blocks(language) for line in block.splitlines()]
+def commands(program: str, text: str) -> list[str]:
+    """Return a page's command lines of a program."""
+    lines = [
+        line for language in ("console", "bash") for block in blocks(language, text) for line in block.splitlines()
+    ]
     shown = [line.removeprefix("$ ") for line in lines]
     return [line for line in shown if line.split(" ")[0] == program]
 
@@ -67,33 +75,33 @@ def all_commands(command: click.Command, path: str = "simyard") -> Iterator[tupl
 def test_the_first_command_comes_early_and_the_whole_is_short() -> None:
     lines = README.splitlines()
     assert next(index for index, line in enumerate(lines, 1) if line.startswith("$ ")) < 30
-    assert len(lines) < 200
+    assert len(lines) < 80
 
 
-def test_the_readme_shows_real_options() -> None:
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.stem
+)
+def test_a_page_shows_real_options(path: Path) -> None:
     wrong = []
-    for line in commands("simyard"):
+    for line in commands("simyard", path.read_text(encoding="utf-8")):
         command: click.Command = main
-        name, *words = shlex.split(line, comments=True)
+        name, *words = shlex.split(line.rstrip("\\"), comments=True)
         try:
-            while isinstance(command, click.Group):
+            while isinstance(command, click.Group) and words:
                 name = words.pop(0)
+                if name not in command.commands and (default := getattr(command, "DEFAULT", None)):
+                    words, name = [name, *words], default
                 command = command.commands[name]
-            command.make_context(name, words)  # raises on an option or an argument that does not exist
+            if not isinstance(command, click.Group):
+                command.make_context(name, words)  # raises on an option or an argument that does not exist
         except (KeyError, IndexError, click.ClickException) as error:
             wrong.append(f"{line}: {error}")
     assert not wrong
 
 
-def test_the_readme_shows_every_command() -> None:
-    shown = commands("simyard")
-    leaves = [path for path, command in all_commands(main) if not isinstance(command, click.Group)]
-    assert not [path for path in leaves if not any(line.startswith(path) for line in shown)]
-
-
-def test_the_readme_names_real_make_targets() -> None:
+def test_pages_name_real_make_targets() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = {line.split()[1] for line in commands("make")}
+    named = {line.split()[1] for text in (README, TOUR) for line in commands("make", text)}
     assert named
     assert named <= targets
 
@@ -106,9 +114,9 @@ def test_every_command_and_option_has_help() -> None:
     assert not silent
 
 
-def test_the_readmes_configs_are_valid() -> None:
-    assert blocks("json")
-    for block in blocks("json"):
+def test_the_tours_configs_are_valid() -> None:
+    assert blocks("json", TOUR)
+    for block in blocks("json", TOUR):
         check_config(json.loads(block), model_of(json.loads(block)))
 
 
@@ -120,6 +128,7 @@ def test_the_readmes_configs_are_valid() -> None:
         ("rollouts/**/*.json", RolloutRequest),
         ("managed_training/*.json", TrainingRunRequest),
         ("retraining/*.json", RetrainRequest),
+        ("sweeps/*.json", SweepRequest),
     ],
 )
 def test_the_examples_are_valid(pattern: str, model: type[BaseModel] | None) -> None:
@@ -135,8 +144,8 @@ def test_the_examples_are_valid(pattern: str, model: type[BaseModel] | None) -> 
     assert not wrong
 
 
-def test_the_readme_shows_the_keys_of_the_result() -> None:
-    (line,) = [line for line in README.splitlines() if line.startswith('{"job_id"')]
+def test_the_tour_shows_the_keys_of_the_result() -> None:
+    (line,) = [line for line in TOUR.splitlines() if line.startswith('{"job_id"')]
     keys = re.findall(r'"(\w+)": ', re.sub(r"\[.*\]|(?<!^)\{.*?\}", "", line))
     assert tuple(keys) == JSON_KEYS
 
@@ -144,11 +153,11 @@ def test_the_readme_shows_the_keys_of_the_result() -> None:
 @pytest.mark.parametrize(
     ("page", "begin", "fields"),
     [
-        # The README has the fields that every job has, and rollouts and trainings have tables of their own.
+        # The tour has the fields that every job has, and rollouts and trainings have tables of their own.
         ("training", "## The config", lambda: _fields(TrainRequest, skip=("stages",))),
         ("stages", "| field |", lambda: _fields(TrainingStage)),
         ("evaluation", "| default |", lambda: _fields(EvaluationConfig)),
-        ("evaluation", "| field of `exportConfig` |", lambda: _fields(ExportConfig, skip=PolicyConfig.model_fields)),
+        ("export", "| field of `exportConfig` |", lambda: _fields(ExportConfig, skip=PolicyConfig.model_fields)),
         ("rollouts", "| default |", lambda: _fields(RolloutRequest, skip=OF_EVERY_JOB, snake_case=True)),
         ("managed-training", "| default |", lambda: _fields_of_a_run()),
         ("retraining", "| default |", lambda: [("training", True, None), *_fields(RetrainRequest, skip=("training",))]),
@@ -161,6 +170,31 @@ def test_a_table_has_every_field_and_its_default(
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8").partition(begin)[2]
     wanted = {name: "required" if required else json.dumps(default) for name, required, default in fields()}
     assert _table(text.partition("\n## ")[0]) == wanted
+
+
+RECOMMENDED = """kernels that saturate, torque, style apart, bonus, time limits that grow, physics randomised,
+system identification, noise, delayed actions, standing still, history, terminations, long enough, privileged, student,
+logged one by one, second simulator, action scale, by reward, normaliser, headless, safety monitor, target computer,
+difficulty, clipped"""
+"""What the tutorial recommends, in its order: a reader of it counts these."""
+
+
+def test_every_recommendation_of_the_tutorial_has_its_item() -> None:
+    from simyard.runner.exporting.checks import CHECKS
+    from simyard.runner.exporting.observing import SENSORS
+
+    text = (ROOT / "docs/export.md").read_text(encoding="utf-8")
+    rows = [row.strip("| ").split(" | ") for row in text.partition("| recommendation |")[2].splitlines()[2:]]
+    rows = rows[: rows.index([""])]
+    for words, (recommendation, item, evidence) in zip(RECOMMENDED.replace("\n", " ").split(", "), rows, strict=True):
+        assert words in recommendation
+        assert item.strip("(`)") in CHECKS
+        assert evidence
+    assert {item.strip("(`)") for _, item, _ in rows} == set(CHECKS), "no item that nobody recommends"
+    table = text.partition("| item | passes where |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `([\w-]+)`", table, re.MULTILINE) == list(CHECKS)
+    table = text.partition("| sensor |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", table)) == {*SENSORS, *(name for names in SENSORS.values() for name in names)}
 
 
 def _fields_of_a_run() -> list[tuple[str, bool, Any]]:
@@ -193,9 +227,8 @@ def test_the_training_run_page_shows_a_valid_request() -> None:
     check_config(json.loads(block), TrainingRunRequest)
 
 
-def test_the_settings_table_has_every_variable() -> None:
-    section = README.partition("## Settings")[2].partition("\n## ")[0]
-    named = set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE))
+def test_the_table_of_variables_has_every_one() -> None:
+    named = set(re.findall(r"^\| `(\w+)`", VARIABLES, re.MULTILINE))
     owners = ("sdk/requests/settings", "core/specs", "tasks/cluster/rendezvous", "tasks/cluster/lent_credentials")
     sources = [ROOT / f"{name}.py" for name in owners]
     text = "".join(path.read_text() for path in sources)
@@ -219,6 +252,14 @@ def test_the_page_of_errors_has_the_causes_that_logs_name_and_those_of_every_par
     infra = text.partition("Category `infra`")[2]
     assert "`workload_silent`" in infra
     assert "`bad_override`" not in infra
+
+
+@pytest.mark.long  # it builds the whole site
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG_S, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "reference" / "commands.html").exists()
 
 
 def test_links_lead_somewhere() -> None:
@@ -284,8 +325,8 @@ def test_the_deployments_name_real_flows() -> None:
         names.append(f"{flow.name}/{deployment['name']}")
     assert names == [
         "train/train", "evaluate/evaluate", "export_policy/export_policy", "rollout/rollout",
-        "managed-training/managed_training", "resume-training-run/resume_training_run", "resume-job/resume_job",
-        "retrain/retrain", "run-job/simyard",
+        "managed-training/managed_training", "resume-training-run/resume_training_run", "sweep/sweep",
+        "resume-sweep/resume_sweep", "resume-job/resume_job", "retrain/retrain", "gc/gc", "run-job/simyard",
     ]  # fmt: skip
 
 

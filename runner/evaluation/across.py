@@ -13,6 +13,8 @@ from typing import Any, TypedDict
 from simyard.core.artifacts import ACROSS, DIVERGENCE, PAIRS
 from simyard.core.files import write_json
 from simyard.runner.evaluation.episode_statistics import Episode
+from simyard.runner.evaluation.failures import Recorded
+from simyard.runner.evaluation.sequential import Sequential
 from simyard.runner.evaluation.summary import (
     CheckpointName,
     Figures,
@@ -88,6 +90,10 @@ class Played:
     """Seconds of the task's longest episode."""
     agents: list[str] | None = None
     """Agents of the task; None for a task of one."""
+    sequential: Sequential | None = None
+    """How it ended, where a precision was to be reached."""
+    recorded: Recorded | None = None
+    """Failed episodes that were kept as data."""
     trace: Trace | None = None
     """Motion of the episodes; None where one engine was asked for."""
     replayed: Trace | None = None

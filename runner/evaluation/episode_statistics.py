@@ -43,6 +43,11 @@ class Episode:
     """Part of the return of each reward term, or of each of several agents; empty where the task names neither."""
 
 
+def failed(episode: Episode) -> bool:
+    """Return whether an episode did not succeed; where nobody says what success is, whether it was terminated."""
+    return episode.ended == "terminated" if episode.success is None else not episode.success
+
+
 @dataclass
 class _Ending:
     """State of an episode that the environment forgets when it resets."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,10 +16,15 @@ from simyard.core.errors import Category, Failure, WorkloadError
 from simyard.core.files import AttemptPaths, write_json
 from simyard.core.specs import AttemptSpec, Facts, JobSpec, PolicyFile
 from simyard.runner.evaluation.across import Comparison, Played, Report, traced
-from simyard.runner.evaluation.episode_statistics import Episode, EpisodeMeter, simulated
+from simyard.runner.evaluation.episode_statistics import Episode, EpisodeMeter, quotas, simulated
+from simyard.runner.evaluation.failures import FailureRecording, Recorded
+from simyard.runner.evaluation.robustness import ArmPlayed, Robustness, RobustnessReport
+from simyard.runner.evaluation.sequential import Rounds, Sequential
 from simyard.runner.evaluation.summary import CheckpointName, Figures, summarize
 from simyard.runner.evaluation.tables import EpisodeTable, write_metrics
 from simyard.runner.evaluation.traces import Tracer, replay
+from simyard.runner.isaaclab.arms import CONTROL, Arms
+from simyard.runner.isaaclab.conditions import set_conditions
 from simyard.runner.isaaclab.environment import fresh_environment, settle
 from simyard.runner.isaaclab.lookup import overrides_under
 from simyard.runner.progress import say_activity, say_count
@@ -26,7 +32,7 @@ from simyard.runner.rl import Library, get_library
 from simyard.runner.rl.base import Policy
 from simyard.runner.rl.inference import load_policy
 from simyard.runner.step_clock import StepClock, StepFigures
-from simyard.runner.video.films import EpisodeVideo, EvaluationFilm
+from simyard.runner.video.films import EpisodeVideo, EvaluationFilm, RobustnessFilm
 from simyard.runner.video.pairs import film_pairs
 
 SAY_EVERY_S = 1.0
@@ -51,6 +57,12 @@ class PolicySummary(Figures, StepFigures):
     """Agents of the task, whose rewards add up to the return; None for a task of one."""
     across: Comparison | None
     """The policy in every engine, of which the figures above are the first one's; None where one was asked for."""
+    robustness: Robustness | None
+    """The policy under other conditions, beside the figures above, its control arm's; None where none were varied."""
+    sequential: Sequential | None
+    """How it ended, where a precision was to be reached; None where the episodes were fixed beforehand."""
+    recorded: Recorded | None
+    """The failed episodes that were kept as data; None where none were asked for."""
 
 
 class Summary(PolicySummary):
@@ -69,11 +81,11 @@ def evaluate(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
     began = time.monotonic()
     job, wanted = attempt.job, attempt.job.evaluation
     assert wanted is not None
-    engines = len(wanted.across) if wanted.across else 1
     table = EpisodeTable(paths.output / EPISODES.name, job.seed)
-    progress = _Progress(wanted.num_episodes * len(job.policies) * engines)
+    progress = _Progress(wanted.num_episodes * len(job.policies) * wanted.times)
     measure = _Measurement(attempt, facts, paths, table, progress)
-    summaries = [measure.alone(policy) if engines == 1 else measure.across(policy) for policy in job.policies]
+    play = measure.across if wanted.across else measure.varied if wanted.arms else measure.alone
+    summaries = [play(policy) for policy in job.policies]
     table.write()
     write_metrics(paths.output / METRICS.name, summaries)
     best = max(summaries, key=lambda summary: summary["return"]["mean"])
@@ -132,6 +144,7 @@ class _Measurement:
         self._job, self._wanted = attempt.job, attempt.job.evaluation
         self._facts, self._paths, self._table, self._progress = facts, paths, table, progress
         self._report = Report(paths.output, self._wanted.across[0]) if self._wanted.across else None
+        self._robustness = RobustnessReport(paths.output, self._wanted) if self._wanted.arms else None
 
     def alone(self, policy: PolicyFile) -> PolicySummary:
         """Play one policy until every environment has completed its share, then draw the episodes asked for."""
@@ -173,27 +186,71 @@ class _Measurement:
         videos, problem = film_pairs(self._job, self._facts, self._paths, played, label, self._progress.alive)
         return self._summary(policy, played[0], videos, problem, comparison)
 
+    def varied(self, policy: PolicyFile) -> PolicySummary:
+        """Play one policy under all conditions side by side, and compare each with the control arm pair by pair."""
+        wanted, job = self._wanted, self._job
+        assert wanted.arms and self._robustness
+        arms, counts = Arms(job.num_envs, 1 + len(wanted.arms)), Counter[int]()
+        label, drawn = policy.label if len(job.policies) > 1 else "", bool(wanted.videos)
+        with (
+            arms.matched(job.task),
+            open_policy(job, policy, self._facts, self._paths, num_envs=arms.total, drawn=drawn) as (env, actor),
+        ):
+            set_conditions(env, arms, wanted.arms, job.seed)
+            film = RobustnessFilm(env, wanted, self._paths, label, arms.arm_of)
+
+            def count(episode: Episode) -> None:
+                # An arm's episodes have its own numbers, so that the control arm's are those of a plain evaluation.
+                arm = arms.arm_of(episode.env)
+                counts[arm] += 1
+                numbered = replace(episode, number=arm * arms.pairs + counts[arm])
+                if arm == CONTROL:
+                    self._table.add(policy, numbered)
+                film.consider(numbered)
+
+            played = self._play(env, actor, count, before_step=film.capture, num_envs=arms.total)
+            if played.success_source is None:
+                self._table.forget_success(policy)
+            control, *others = (played.pairs[first : first + arms.pairs] for first in range(0, arms.total, arms.pairs))
+            met = [ArmPlayed(arm=arm, episodes=episodes) for arm, episodes in zip(wanted.arms, others, strict=True)]
+            found = self._robustness.add(self._identity(policy), control, met, played.success_source)
+            self._table.write()
+            film.choose({arm["name"]: arm["score"] for arm in found["arms"]})
+            videos, problem = film.develop(self._progress.alive)
+        return self._summary(policy, replace(played, episodes=control), videos, problem, robustness=found)
+
     def _play(
         self,
         env: Any,
         actor: Policy,
         count: Callable[[Episode], None],
         *,
+        num_envs: int | None = None,
         before_step: Callable[[Any], None] = lambda steps: None,
         undisturbed: bool = False,
     ) -> Played:
-        """Play until every environment has completed its share."""
+        """Play until every environment has completed its share; of `num_envs` each has one episode."""
         episodes: list[Episode] = []
+        recording: FailureRecording | None = None
 
-        def on_episode(episode: Episode) -> None:
-            _require_finite(episode)
+        def counted(episode: Episode) -> None:
             episodes.append(episode)
             count(episode)
             self._progress.count(episode)
+            if recording is not None:
+                recording.tell(episode)
+
+        until, rounds = self._wanted.until, None
+        if until is not None:
+            rounds = Rounds(until, quotas(self._wanted.num_episodes, self._job.num_envs, self._job.seed), counted)
+
+        def on_episode(episode: Episode) -> None:
+            _require_finite(episode)
+            (rounds.add if rounds else counted)(episode)
 
         meter = EpisodeMeter(
             env,
-            episodes=self._wanted.num_episodes,
+            episodes=num_envs or self._wanted.num_episodes,
             longest=self._wanted.steps_per_episode,
             seed=self._job.seed,
             success_termination=self._wanted.success_termination,
@@ -201,11 +258,13 @@ class _Measurement:
             before_step=before_step,
             on_episode=on_episode,
         )
-        longest_s = float(env.unwrapped.max_episode_length_s)
-        say_activity(f"playing {self._wanted.num_episodes} episodes")
+        longest_s, longest = float(env.unwrapped.max_episode_length_s), self._wanted.steps_per_episode
+        if self._wanted.record:
+            recording = FailureRecording(env, self._job, self._facts, self._paths, longest)
+        say_activity(f"playing {num_envs or self._wanted.num_episodes} episodes")
         self._begin(env, actor)
-        clock = StepClock(self._job.num_envs)
-        while not meter.done:
+        clock = StepClock(num_envs or self._job.num_envs)
+        while not meter.done and not (rounds and rounds.is_enough):
             actor.step()
             clock.note(meter.steps)
             self._progress.alive()
@@ -216,6 +275,8 @@ class _Measurement:
             speed=clock.figures(),
             longest_s=longest_s,
             agents=list(getattr(simulated(env), "possible_agents", ())) or None,
+            sequential=rounds.figures if rounds else None,
+            recorded=recording.seal() if recording else None,
         )
 
     def _begin(self, env: Any, actor: Policy) -> None:
@@ -238,6 +299,7 @@ class _Measurement:
         videos: list[EpisodeVideo] | None,
         problem: str | None,
         across: Comparison | None = None,
+        robustness: Robustness | None = None,
     ) -> PolicySummary:
         if self._wanted.require_video and not videos:
             raise WorkloadError(
@@ -263,6 +325,9 @@ class _Measurement:
             "tags": logged(figures, get_library(self._job.library), played.longest_s),
             "agents": played.agents,
             "across": across,
+            "robustness": robustness,
+            "sequential": played.sequential,
+            "recorded": played.recorded,
         }
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from enum import StrEnum
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from simyard.core.errors import unknown
@@ -14,34 +13,10 @@ from simyard.core.stages import StageRun
 from simyard.core.wire import Wire
 from simyard.runner.exporting.contract import ActionTerm
 from simyard.runner.exporting.evidence import ActionSample, Evidence, Thresholds
+from simyard.runner.exporting.observing import check_robot, delays, history, observation_noise, observations
+from simyard.runner.exporting.verdict import Status, Verdict, few, finite, quoted
 
 SCHEMA_VERSION = 1
-POLICY_GROUP = "policy"
-"""Isaac Lab's name for the observations that a policy may see."""
-CRITIC_GROUP = "critic"
-"""Its name for those that only the critic may."""
-
-
-class Status(StrEnum):
-    """Status of an item."""
-
-    PASS = "pass"
-    FAIL = "fail"
-    HUMAN = "needs-a-human"
-    """Nobody measured it, or no measurement can tell."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Verdict of the evidence on one item."""
-
-    status: Status
-    summary: str
-    """One sentence."""
-    advice: str = ""
-    """Next step; empty for a pass."""
-    numbers: Mapping[str, object] = field(default_factory=dict)
-    """Numbers it was judged by, as plain JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +69,9 @@ def check(evidence: Evidence, answers: Mapping[str, Answer]) -> Checklist:
         answers: By item.
 
     Raises:
-        RequestError: If a limit is for a joint that is not there.
+        RequestError: If a limit is for a joint that is not there, or a sensor for an observation that is not.
     """
+    check_robot(evidence.robot, evidence.contract)
     limits = Thresholds()
     items = []
     for name, judge in CHECKS.items():
@@ -136,7 +112,7 @@ def rewards(evidence: Evidence, limits: Thresholds) -> Verdict:
             "Read the reward function, and see that the policy does what was meant, not what was paid.",
         )
     total = math.fsum(abs(value) for value in given.values())
-    numbers: dict[str, object] = {"contributions": {name: _finite(value) for name, value in given.items()}}
+    numbers: dict[str, object] = {"contributions": {name: finite(value) for name, value in given.items()}}
     if not math.isfinite(total):
         return Verdict(Status.FAIL, "A reward term is not a number.", "Find the term and its cause.", numbers)
     if total == 0:
@@ -151,46 +127,40 @@ def rewards(evidence: Evidence, limits: Thresholds) -> Verdict:
     return Verdict(Status.PASS, f"{text}.", numbers=numbers)
 
 
-def observations(evidence: Evidence, limits: Thresholds) -> Verdict:
-    """Judge whether the network sees what only the critic may see."""
-    groups = {group.name: group for group in evidence.contract.observation_groups}
-    seen = evidence.contract.seen_groups
-    names = [group.name for group in seen]
-    # Of groups that both see none is the critic's alone, but for the one that is named so.
-    alone = {name for name in evidence.critic_groups if name not in names or name == CRITIC_GROUP}
-    critic = [group for name, group in groups.items() if name in alone]
-    numbers: dict[str, object] = {"exported_groups": names}
-    if not all(group.names_known for group in (*seen, *critic)):
-        if names == [POLICY_GROUP] and not critic:
-            text = f"The network sees the group {POLICY_GROUP!r} and the environment has none for a critic."
-            return Verdict(Status.PASS, f"{text} It does not name single observations.", numbers=numbers)
-        return Verdict(
-            Status.HUMAN,
-            f"The environment does not name its observations, so {names} cannot be compared with those of the critic "
-            f"{[group.name for group in critic]}.",
-            "Read the environment's code, and say whether the robot can measure all of them.",
-            numbers,
-        )
-    allowed = {term.name for term in groups[POLICY_GROUP].terms} if POLICY_GROUP in groups else set()
-    exported = [term.name for group in seen for term in group.terms]
-    privileged = {term.name for group in critic for term in group.terms} - allowed
-    numbers |= {"exported": exported, "privileged": sorted(map(str, privileged))}
-    if found := [name for name in exported if name in privileged]:
-        return Verdict(
-            Status.FAIL,
-            f"The network sees {', '.join(map(repr, found))}, which only the critic may see.",
-            "Train with a policy group that has what the robot can measure, or distil the policy.",
-            numbers,
-        )
-    if found := [name for name in exported if name not in allowed]:
-        return Verdict(
-            Status.HUMAN,
-            f"The network sees {', '.join(map(repr, found))}, which the group {POLICY_GROUP!r} has not.",
-            "Say whether the robot can measure these.",
-            numbers,
-        )
-    text = f"The network sees {', '.join(map(repr, exported))}: nothing that only the critic has."
-    return Verdict(Status.PASS, text, numbers=numbers)
+def mechanism_cost(evidence: Evidence, limits: Thresholds) -> Verdict:
+    """Judge whether the reward makes the policy pay for torques, jerks and speed of its joints."""
+    terms = evidence.reward_terms
+    advice = "See that effort or jerky actions cost the policy something: joint torques, action rate, accelerations."
+    if terms is None:
+        return Verdict(Status.HUMAN, "The task adds its reward up in its own code.", advice)
+    costs = [
+        name
+        for name, term in terms.items()
+        if str(term["function"]).rpartition(":")[2] in _COSTS and (term["weight"] or 0.0) < 0
+    ]
+    paid = evidence.reward_contributions or {}
+    numbers: dict[str, object] = {"costs": {name: finite(paid.get(name)) for name in costs}}
+    if not costs:
+        return Verdict(Status.HUMAN, "No reward term is known to cost torque, jerk or speed.", advice, numbers)
+    if not any(paid.get(name) for name in costs):
+        text = f"{quoted(costs)} cost the mechanism's wear, and nothing was paid in the rollouts"
+        return Verdict(Status.FAIL, f"{text}.", "See whether the terms are computed at all.", numbers)
+    return Verdict(Status.PASS, f"{quoted(costs)} make the policy pay for the mechanism's wear.", numbers=numbers)
+
+
+def reward_shape(evidence: Evidence, limits: Thresholds) -> Verdict:
+    """List reward and termination terms: whether their shape means the real task only a person can tell."""
+    advice = (
+        "Say that errors are paid by kernels that saturate, that tasks and style are apart, that no bonus waits at the "
+        "end, that standing still, falling forward and hovering earn nothing, and that terminations are as strict as "
+        "the real task."
+    )
+    if evidence.reward_terms is None:
+        return Verdict(Status.HUMAN, "The task has rewards and terminations in its own code.", advice)
+    numbers: dict[str, object] = {"rewards": dict(evidence.reward_terms), "terminations": list(evidence.terminations)}
+    listed = ", ".join(f"{name} ({finite(term['weight'])})" for name, term in evidence.reward_terms.items())
+    ends = ", ".join(evidence.terminations) or "nothing"
+    return Verdict(Status.HUMAN, f"Rewards by weight: {listed}. Episodes end by {ends}.", advice, numbers)
 
 
 def normalizer(evidence: Evidence, limits: Thresholds) -> Verdict:
@@ -210,8 +180,8 @@ def normalizer(evidence: Evidence, limits: Thresholds) -> Verdict:
     excess = [abs(mean) - room for mean, room in zip(sample.mean, slack, strict=True)]
     worst = max(range(len(excess)), key=lambda n: excess[n] if math.isfinite(excess[n]) else math.inf)
     numbers = {
-        "mean": [_finite(mean) for mean in sample.mean],
-        "standard_error": [_finite(error) for error in sample.standard_error],
+        "mean": [finite(mean) for mean in sample.mean],
+        "standard_error": [finite(error) for error in sample.standard_error],
         "steps": sample.steps,
         "environments": sample.environments,
     }
@@ -254,14 +224,8 @@ def action_scale(evidence: Evidence, limits: Thresholds) -> Verdict:
         (Status.HUMAN, "Give what is missing, or say that these commands are safe."),
     ):
         if wrong := [finding.text for finding in found if finding.status is status]:
-            return Verdict(status, _few(wrong), advice, numbers)
-    return Verdict(Status.PASS, _few([finding.text for finding in found]), numbers=numbers)
-
-
-def _few(sentences: list[str], most: int = 4) -> str:
-    """Return the first sentences, and how many there are more: a robot has many joints."""
-    more = [f"And {len(sentences) - most} more."] if len(sentences) > most else []
-    return " ".join(sentences[:most] + more)
+            return Verdict(status, few(wrong), advice, numbers)
+    return Verdict(Status.PASS, few([finding.text for finding in found]), numbers=numbers)
 
 
 @dataclass(frozen=True)
@@ -350,7 +314,7 @@ def long_run(evidence: Evidence, limits: Thresholds) -> Verdict:
 
 
 def formats(evidence: Evidence, limits: Thresholds) -> Verdict:
-    """Judge whether both formats stand alone and give the library's actions."""
+    """Judge whether both formats stand alone and give the library's actions, here and on the robot's computer."""
     parity = evidence.parity
     if parity is None:
         return Verdict(Status.HUMAN, "The formats were not loaded.", "Measure parity.")
@@ -363,7 +327,8 @@ def formats(evidence: Evidence, limits: Thresholds) -> Verdict:
     if parity.resets == 0:
         text += " No episode ended meanwhile: whether the memory is set back was not seen."
         return Verdict(Status.HUMAN, text, "Export it with shorter episodes, or try that on the robot.", numbers)
-    return Verdict(Status.PASS, text, numbers=numbers)
+    text += " That was on the machine of this export: the robot's computer was not tried."
+    return Verdict(Status.HUMAN, text, "Load the files on the robot's computer, and compare actions and time.", numbers)
 
 
 def second_simulator(evidence: Evidence, limits: Thresholds) -> Verdict:
@@ -373,7 +338,7 @@ def second_simulator(evidence: Evidence, limits: Thresholds) -> Verdict:
         advice = "Evaluate the checkpoint in another engine: `simyard evaluate --across newton,physx`."
         return Verdict(Status.HUMAN, "No second simulator was tried.", advice)
     drop = other.reference_return - other.mean_return
-    numbers = {**{k: _finite(v) for k, v in other.to_json().items()}, "drop": _finite(drop)}
+    numbers = {**{k: finite(v) for k, v in other.to_json().items()}, "drop": finite(drop)}
     if not all(map(math.isfinite, (drop, *other.drop_interval))):
         return Verdict(Status.FAIL, f"Under {other.physics} the return is not a number.", "Watch a rollout.", numbers)
     if other.reference_return == 0:
@@ -408,7 +373,7 @@ def curriculum(evidence: Evidence, limits: Thresholds) -> Verdict:
         return Verdict(Status.HUMAN, text, "Say whether training ended at the difficulty of the real task.")
     if not stages:
         return Verdict(Status.PASS, "The task has no curriculum.")
-    numbers = {"stages": {name: None if stage is None else _finite(stage) for name, stage in stages.items()}}
+    numbers = {"stages": {name: None if stage is None else finite(stage) for name, stage in stages.items()}}
     listed = ", ".join(f"{name} at {'?' if stage is None else f'{stage:.3g}'}" for name, stage in stages.items())
     advice = "Say whether that is the difficulty of the real task."
     return Verdict(Status.HUMAN, f"Training ended with {listed}.", advice, numbers)
@@ -461,9 +426,19 @@ def safety_monitor(evidence: Evidence, limits: Thresholds) -> Verdict:
     )
 
 
+_COSTS = (
+    "joint_torques_l2", "joint_vel_l1", "joint_vel_l2", "joint_acc_l2", "applied_torque_limits", "joint_vel_limits",
+    "action_rate_l2", "action_l2", "body_lin_acc_l2", "ang_vel_xy_l2", "power_consumption",
+)  # fmt: skip
+"""Reward functions that grow with what wears a mechanism, as Isaac Lab and its tasks name them."""
 CHECKS: dict[str, Callable[[Evidence, Thresholds], Verdict]] = {
     "rewards": rewards,
+    "reward-shape": reward_shape,
+    "mechanism-cost": mechanism_cost,
     "observations": observations,
+    "observation-noise": observation_noise,
+    "delays": delays,
+    "history": history,
     "normalizer": normalizer,
     "action-scale": action_scale,
     "long-run": long_run,
@@ -474,10 +449,3 @@ CHECKS: dict[str, Callable[[Evidence, Thresholds], Verdict]] = {
     "safety-monitor": safety_monitor,
 }
 """Every item of the checklist, in its order."""
-
-
-def _finite(value: Any) -> Any:
-    """Return None for a number that JSON cannot have."""
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

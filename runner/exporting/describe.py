@@ -63,6 +63,17 @@ class EventTerm(TypedDict):
     """The function's parameters as plain JSON, ranges among them."""
 
 
+class RewardTerm(TypedDict):
+    """A term of the reward."""
+
+    function: str | None
+    """`module:name`."""
+    weight: float | None
+    """Factor of what the function gives; None where it is not a number."""
+    params: dict[str, Any]
+    """The function's parameters as plain JSON."""
+
+
 def describe(
     env: Any,
     policy: Policy,
@@ -150,6 +161,43 @@ def events(env: Any) -> dict[str, EventTerm] | None:
             term = manager.get_term_cfg(name)
             params = {key: plain(value) for key, value in term.params.items()}
             found[name] = {"mode": mode, "function": function_name(term.func), "params": params}
+    return found
+
+
+def rewards(env: Any) -> dict[str, RewardTerm] | None:
+    """Return the environment's reward terms by name; None where it does not say."""
+    manager = getattr(env.unwrapped, "reward_manager", None)
+    if manager is None:
+        return None
+    found: dict[str, RewardTerm] = {}
+    for name in manager.active_terms:
+        term = manager.get_term_cfg(name)
+        params = {key: plain(value) for key, value in term.params.items()}
+        weight = numbers(term.weight)
+        found[name] = {"function": function_name(term.func), "weight": weight[0] if weight else None, "params": params}
+    return found
+
+
+def terminations(env: Any) -> tuple[str, ...]:
+    """Return the names of the environment's termination terms; none where it does not say."""
+    manager = getattr(env.unwrapped, "termination_manager", None)
+    return () if manager is None else tuple(manager.active_terms)
+
+
+def actuator_delays(env: Any) -> dict[str, tuple[float, float]] | None:
+    """Return least and most seconds by which each group of actuators delays its commands.
+
+    Returns:
+        None where an action term is of the task's own code, which may delay them too.
+    """
+    base = env.unwrapped
+    if any(term.scale is None for term in action_terms(base)):
+        return None
+    found: dict[str, tuple[float, float]] = {}
+    for name, robot in base.scene.articulations.items():
+        for group, cfg in robot.cfg.actuators.items():
+            steps = (int(getattr(cfg, "min_delay", 0) or 0), int(getattr(cfg, "max_delay", 0) or 0))
+            found[f"{name}.{group}"] = (steps[0] * float(base.physics_dt), steps[1] * float(base.physics_dt))
     return found
 
 

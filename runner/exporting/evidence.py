@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from simyard.core.specs import JointLimits
+from simyard.core.specs import JointLimits, Robot
 from simyard.core.stages import Stages
 from simyard.core.wire import Wire
 from simyard.runner.exporting.contract import Contract, Statistics
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from simyard.runner.exporting.describe import EventTerm
+    from simyard.runner.exporting.describe import EventTerm, RewardTerm
     from simyard.runner.rl.networks import Network
 
 MOST_STEPS = 200
@@ -63,6 +63,16 @@ class NormalizedSample(Wire):
     steps: int
     """Of each environment."""
     environments: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistorySample(Wire):
+    """Histories of a rollout against what was seen a step before, by observation term."""
+
+    rows: dict[str, int]
+    """Steps that were compared, of all environments: those that begin no episode."""
+    wrong: dict[str, int]
+    """Those where an older sample is not the one of the step before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,12 +129,22 @@ class Evidence:
     reward_contributions: Mapping[str, float] | None = None
     """For each reward term the sum of its absolute contributions (weighted, times the step) over an evaluation; None
     also for a task that does not say, as direct tasks do not."""
+    reward_terms: Mapping[str, RewardTerm] | None = None
+    """As `describe.rewards` returns it; None for a task that does not say."""
+    terminations: tuple[str, ...] = ()
+    """Names of the termination terms."""
     critic_groups: tuple[str, ...] = ("critic",)
     """Observation groups of the critic, as far as the environment has them."""
     normalized: NormalizedSample | None = None
     """From `measure_normalizer`; not needed for a network that does not normalise."""
     actions: ActionSample | None = None
     """From `measure_actions`."""
+    history: HistorySample | None = None
+    """From `measure_history`."""
+    actuator_delays: Mapping[str, tuple[float, float]] | None = None
+    """Least and most seconds by which training delayed each group of actuators; None where that is not known."""
+    robot: Robot = field(default_factory=Robot)
+    """The real robot, as far as the user tells of it."""
     action_limits: Mapping[str, JointLimits] | None = None
     """Limits the user gave for the robot, by joint."""
     long_run: LongRun | None = None
@@ -194,6 +214,29 @@ def measure_actions(actions: NDArray[np.float32], first_steps: NDArray[np.bool_]
         highest=tuple(actions.max(axis=(0, 1)).tolist()),
         largest_step=tuple(changes.max(axis=(0, 1)).tolist()),
     )
+
+
+def measure_history(
+    observations: NDArray[np.float32], first_steps: NDArray[np.bool_], contract: Contract
+) -> HistorySample | None:
+    """Return whether histories hold what was seen before, oldest first; None for a policy that sees none.
+
+    Args:
+        observations: (steps, environments, observations), as the environment gave them.
+        first_steps: (steps, environments), true where an episode has begun: its history begins anew.
+        contract: Of the policy.
+    """
+    rows: dict[str, int] = {}
+    wrong: dict[str, int] = {}
+    for term in contract.input_terms:
+        if term.history_length < 2 or term.slices is None or term.name is None:
+            continue
+        columns = [n for start, stop in term.slices for n in range(start, stop)]
+        samples = observations[..., columns].reshape(*observations.shape[:2], term.history_length, -1)
+        goes_on = ~first_steps[1:]
+        differs = (samples[1:, :, :-1] != samples[:-1, :, 1:]).any(axis=(2, 3))
+        rows[term.name], wrong[term.name] = int(goes_on.sum()), int((differs & goes_on).sum())
+    return HistorySample(rows=rows, wrong=wrong) if rows else None
 
 
 class PairRecorder:

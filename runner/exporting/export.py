@@ -17,9 +17,18 @@ from simyard.runner.evaluation.episode_statistics import Episode, EpisodeMeter
 from simyard.runner.evaluation.evaluate import open_policy
 from simyard.runner.evaluation.summary import summarize
 from simyard.runner.exporting import STEPS, formats
-from simyard.runner.exporting.checks import Checklist, Status, check
+from simyard.runner.exporting.checks import Checklist, check
 from simyard.runner.exporting.contract import FILES, ONNX, TORCHSCRIPT, Contract, write_contract
-from simyard.runner.exporting.describe import EventTerm, curriculum, describe, events
+from simyard.runner.exporting.describe import (
+    EventTerm,
+    RewardTerm,
+    actuator_delays,
+    curriculum,
+    describe,
+    events,
+    rewards,
+    terminations,
+)
 from simyard.runner.exporting.evidence import (
     AFTER_RESET,
     Evidence,
@@ -29,9 +38,11 @@ from simyard.runner.exporting.evidence import (
     SecondSimulator,
     Thresholds,
     measure_actions,
+    measure_history,
     measure_normalizer,
 )
 from simyard.runner.exporting.parity import Parity, check_parity
+from simyard.runner.exporting.verdict import Status
 from simyard.runner.isaaclab.environment import settle
 from simyard.runner.isaaclab.lookup import overrides_under
 from simyard.runner.isaaclab.physics import ENGINES, is_selector
@@ -64,6 +75,9 @@ class _Traced:
     contract: Contract
     curriculum: Mapping[str, float | None] | None
     randomization: Mapping[str, EventTerm] | None
+    reward_terms: Mapping[str, RewardTerm] | None
+    terminations: tuple[str, ...]
+    actuator_delays: Mapping[str, tuple[float, float]] | None
 
 
 class _Export:
@@ -87,9 +101,9 @@ class _Export:
         began = time.monotonic()
         traced = self._trace()
         pairs, contract = traced.pairs, traced.contract
-        limits = self.wanted.action_limits
-        # Now, not after minutes of simulation: a limit may be for a joint that is not there.
-        check(Evidence(contract=contract, action_limits=limits), self.wanted.answers)
+        limits, robot = self.wanted.action_limits, self.wanted.robot
+        # Now, not after minutes of simulation: a limit may be for a joint that is not there, a sensor for nothing seen.
+        check(Evidence(contract=contract, action_limits=limits, robot=robot), self.wanted.answers)
 
         # The proof's children start and load their runtimes while this process simulates.
         observations = pairs.observations
@@ -111,10 +125,17 @@ class _Export:
             contract=contract,
             parity=parity,
             reward_contributions=pairs.contributions,
+            reward_terms=traced.reward_terms,
+            terminations=traced.terminations,
             critic_groups=traced.critic_groups,
             normalized=measure_normalizer(observations[OBSERVATIONS], contract.normalizer)
             if contract.normalizer
             else None,
+            history=measure_history(observations[OBSERVATIONS], pairs.first_steps, contract)
+            if OBSERVATIONS in observations
+            else None,
+            actuator_delays=traced.actuator_delays,
+            robot=robot,
             actions=measure_actions(pairs.actions, pairs.first_steps),
             action_limits=limits,
             long_run=long_run,
@@ -167,6 +188,9 @@ class _Export:
                 contract=contract,
                 curriculum=stages,
                 randomization=events(env),
+                reward_terms=rewards(env),
+                terminations=terminations(env),
+                actuator_delays=actuator_delays(env),
             )
 
     def _run_long(self) -> LongRun:

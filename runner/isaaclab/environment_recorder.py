@@ -34,18 +34,21 @@ class EnvironmentRecorder:
     observation of the next, and stands in the next row.
     """
 
-    def __init__(self, env: Any, recorder: RolloutRecorder, film: RolloutFilm) -> None:
+    def __init__(
+        self, env: Any, recorder: RolloutRecorder, film: RolloutFilm, success: SuccessReader | None = None
+    ) -> None:
         """Take the place; what is recorded begins with the next reset.
 
         Args:
             env: A gymnasium environment of Isaac Lab, at any depth of wrappers.
             recorder: Takes the rows.
             film: Is shown the simulation's state, where it is wanted.
+            success: Tells of each episode whether it succeeded, and whether it is kept; by default the task does.
         """
         self._base = env.unwrapped
         self._recorder = recorder
         self._film = film
-        self._success = SuccessReader(self._base)
+        self._success = success or SuccessReader(self._base)
         robots = list(self._base.scene.articulations.values())
         self._robot = robots[0] if len(robots) == 1 else None
         self._floats = self._robot is not None and not bool(self._robot.is_fixed_base)
@@ -53,6 +56,7 @@ class EnvironmentRecorder:
         self._stepping = False
         self._log_prob: Callable[[], Any] | None = None
         self._cameras: Cameras | None = None
+        self._constant: dict[str, Any] = {}
         self.steps = 0
         """Control steps that were recorded."""
         self._describe()
@@ -81,6 +85,12 @@ class EnvironmentRecorder:
         self._recorder.describe("log_prob", about=about)
         self._log_prob = log_prob
 
+    def add_constant(self, key: str, values: Any, about: str) -> None:
+        """Record beside each action what every environment has all the time, `(num_envs,)`."""
+        describe: Callable[..., None] = self._recorder.describe
+        describe(key, about=about)
+        self._constant[key] = values
+
     def add_cameras(self, cameras: Cameras, poses: Callable[[], Any]) -> None:
         """Record beside each action what cameras see before it.
 
@@ -107,10 +117,11 @@ class EnvironmentRecorder:
             self._stepping = False
         observations, reward, terminated, truncated, _ = answer
         drawn = {} if self._log_prob is None else {"log_prob": self._log_prob()}
-        self._recorder.record(self._before.values, action=taken, reward=reward, **drawn, **pictures)
+        self._recorder.record(self._before.values, action=taken, reward=reward, **drawn, **pictures, **self._constant)
         if self._cameras is not None:
             self._cameras.begin((terminated | truncated).cpu().numpy())
-        self._recorder.end(terminated | truncated, terminated=terminated, success=self._success.take())
+        kept, success = self._success.kept(), self._success.take()
+        self._recorder.end(terminated | truncated, terminated=terminated, success=success, kept=kept)
         self.steps += 1
         self._look(observations)
         return answer
@@ -289,6 +300,10 @@ class SuccessReader:
             if (value := self._value()) is not None:
                 self._say(env_ids[index : index + 1], value)
         return answer
+
+    def kept(self) -> torch.Tensor | None:
+        """Return which episodes that ended in this step are kept, `(num_envs,)`; None for all."""
+        return None
 
     def take(self) -> torch.Tensor | None:
         """Return the values read in this step, `(num_envs,)`: 1, 0, or -1 where the metric is neither.

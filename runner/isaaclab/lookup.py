@@ -23,6 +23,7 @@ from simyard.core.errors import RequestError, unknown
 from simyard.core.specs import SAFE_GLOBALS, Facts, JobSpec, Room
 from simyard.runner import room
 from simyard.runner.adapter import device_of, versions
+from simyard.runner.evaluation import factors
 from simyard.runner.evaluation.episode_statistics import TERMINATED, TIME_OUT
 from simyard.runner.isaaclab import kit
 from simyard.runner.isaaclab import overrides as isaaclab_overrides
@@ -184,6 +185,8 @@ def resolve(job: JobSpec, library: Library | None, files: Mapping[str, Path]) ->
             advice="Name a task with one agent, or write a class that drives this one.",
         )
     _require_assets(config)
+    for name in dict.fromkeys(name for arm in (job.evaluation and job.evaluation.arms) or () for name in arm.levels):
+        factors.refuse(name, config.env, engine_in(config.env))
     for physics in (job.evaluation and job.evaluation.across) or ():
         elsewhere = overrides_under(physics, job, device, job.overrides)
         isaaclab_overrides.resolve(job.task, library, placed, elsewhere, agent=job.agent)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-_FLAGS = {"ended": "bool", "terminated": "bool", "success": "float32"}
+_FLAGS = {"ended": "bool", "terminated": "bool", "success": "float32", "kept": "bool"}
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Block:
         self.steps += 1
 
     def flag(self, **flags: object) -> None:
-        """Copy the flags of the newest step: `ended`, `terminated`, `success`.
+        """Copy the flags of the newest step: `ended`, `terminated`, `success`, `kept`.
 
         Raises:
             ValueError: If a flag is not `(num_envs,)` or of the wrong type.

@@ -59,7 +59,16 @@ class Counts:
 class EpisodeWriter:
     """Keeps running episodes in the ring; gathers those that end into shards."""
 
-    def __init__(self, store: RolloutStore, ring: Ring, layout: Layout, shard_rows: int, longest: int) -> None:
+    def __init__(
+        self,
+        store: RolloutStore,
+        ring: Ring,
+        layout: Layout,
+        shard_rows: int,
+        longest: int,
+        *,
+        whole_alone: bool = False,
+    ) -> None:
         """Begin with no step taken.
 
         Args:
@@ -68,9 +77,11 @@ class EpisodeWriter:
             layout: What a step consists of.
             shard_rows: Rows of a shard.
             longest: Steps of the longest episode.
+            whole_alone: Whether episodes that still run in the end are forgotten.
         """
         import numpy as np
 
+        self._whole_alone = whole_alone
         self._store, self._ring, self._longest, self._shard_rows = store, ring, longest, shard_rows
         self._starts = np.zeros(layout.num_envs, np.int64)
         self._steps = 0
@@ -108,7 +119,7 @@ class EpisodeWriter:
                     f"The success of an episode of environment {int(envs[bad[0]])} was {float(said[bad[0]])!r}. "
                     "Allowed: True, False, and -1 or NaN where it was not measured."
                 )
-            self._end(envs, self._steps + steps, termination, success)
+            self._end(envs, self._steps + steps, termination, success, block.flags("kept", True)[steps, envs])
         self._steps += block.steps
 
         # The ring has no room for one that is still running and longer than that.
@@ -119,9 +130,9 @@ class EpisodeWriter:
         import numpy as np
 
         envs = np.flatnonzero(self._starts < self._steps)
-        if len(envs):
-            unknown = np.full(len(envs), NOT_MEASURED)
-            self._end(envs, np.full(len(envs), self._steps - 1), np.full(len(envs), CUT_OFF), unknown)
+        if len(envs) and not self._whole_alone:
+            unknown, kept = np.full(len(envs), NOT_MEASURED), np.ones(len(envs), bool)
+            self._end(envs, np.full(len(envs), self._steps - 1), np.full(len(envs), CUT_OFF), unknown, kept)
         if self._filled:
             for values in self._shard:
                 values[self._filled :] = 0
@@ -132,14 +143,18 @@ class EpisodeWriter:
         """Give the disk space of running episodes back."""
         self._ring.close()
 
-    def _end(self, envs: Array, steps: Array, termination: Array, success: Array) -> None:
-        """Take over episodes that ended, in the order of `steps`, then `envs`."""
+    def _end(self, envs: Array, steps: Array, termination: Array, success: Array, kept: Array) -> None:
+        """Take over episodes that ended, in the order of `steps`, then `envs`; of those that are kept the rows too."""
         import numpy as np
 
-        # An episode began after the one before it in the same environment.
+        # An episode began after the one before it in the same environment, kept or not.
         starts = self._starts_of(envs, steps)
         lengths = steps - starts + 1
         self._check_lengths(starts, lengths, envs)
+        if not kept.any():
+            return
+        envs, starts, lengths = envs[kept], starts[kept], lengths[kept]
+        termination, success = termination[kept], success[kept]
         ends = np.cumsum(lengths)
         begins = ends - lengths
         episodes = Episodes(

@@ -64,6 +64,7 @@ class RolloutRecorder:
         block_bytes: int = BLOCK_BYTES,
         shard_bytes: int = SHARD_BYTES,
         after_step: Callable[[int], None] = lambda steps: None,
+        whole_alone: bool = False,
     ) -> None:
         """Make the store.
 
@@ -77,6 +78,7 @@ class RolloutRecorder:
             block_bytes: Of the steps that are handed to the writer at once.
             shard_bytes: Of one shard of all quantities together, before compression.
             after_step: Called with the number of steps after each.
+            whole_alone: Whether episodes that still run in the end are forgotten, rather than kept as cut off.
 
         Raises:
             ValueError: If an argument makes no sense.
@@ -90,7 +92,7 @@ class RolloutRecorder:
         self._folder, self._scratch = folder, scratch
         self._num_envs, self._longest = num_envs, longest
         self._block_bytes, self._shard_bytes = block_bytes, shard_bytes
-        self._after_step = after_step
+        self._after_step, self._whole_alone = after_step, whole_alone
         self._store = RolloutStore(folder, attributes or {}, control_period_s=control_period_s, num_envs=num_envs)
         self._descriptions: dict[str, Description] = {}
         self._layout: Layout | None = None
@@ -165,7 +167,7 @@ class RolloutRecorder:
         self._steps += 1
         self._after_step(self._steps)
 
-    def end(self, ended: Any, *, terminated: Any = None, success: Any = None) -> None:
+    def end(self, ended: Any, *, terminated: Any = None, success: Any = None, kept: Any = None) -> None:
         """Mark the episodes that ended with the step just recorded; without a call none did.
 
         Args:
@@ -173,6 +175,7 @@ class RolloutRecorder:
             terminated: `(num_envs,)` bools, True where the episode terminated rather than reached its time limit;
                 None if none did.
             success: `(num_envs,)`, whether each succeeded; -1 or NaN for one that was not measured, None if none was.
+            kept: `(num_envs,)` bools, False for an episode that ended and is to be forgotten; None keeps all.
 
         Raises:
             ValueError: If no step was recorded since the last time, or a flag is bad.
@@ -183,7 +186,7 @@ class RolloutRecorder:
             raise ValueError("end() without a step before it. Call it at most once after each record().")
         if ended is None:
             raise ValueError("'ended' is None. Give (num_envs,) bools, or do not call end() for this step.")
-        self._block.flag(ended=ended, terminated=terminated, success=success)
+        self._block.flag(ended=ended, terminated=terminated, success=success, kept=kept)
 
     def close(self) -> Figures:
         """Keep the episodes that still run as cut off, write all that is left, and return the figures of all.
@@ -252,7 +255,9 @@ class RolloutRecorder:
         steps = max(1, min(_BLOCK_STEPS_MOST, self._block_bytes // step_bytes))
         ring = Ring(self._scratch, layout, longest=self._longest, block_steps=steps)
         rows = self._store.create(layout, self._descriptions, self._shard_bytes)
-        self._writer = writer = EpisodeWriter(self._store, ring, layout, rows, self._longest)
+        self._writer = writer = EpisodeWriter(
+            self._store, ring, layout, rows, self._longest, whole_alone=self._whole_alone
+        )
         for _ in range(_BLOCKS):
             self._free.put(Block(layout, steps))
 

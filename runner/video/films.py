@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypedDict
@@ -11,7 +11,7 @@ from typing import IO, Any, TypedDict
 from simyard.core.artifacts import VIDEOS
 from simyard.core.files import AttemptPaths
 from simyard.core.specs import Evaluation
-from simyard.runner.evaluation.episode_statistics import Episode
+from simyard.runner.evaluation.episode_statistics import Episode, failed
 from simyard.runner.progress import say_activity
 from simyard.runner.video.encoding import VideoFacts, write
 from simyard.runner.video.render import Renderer, why_not
@@ -148,6 +148,47 @@ class EvaluationFilm:
             "length": episode.length,
             **facts,
         }
+
+
+class RobustnessFilm(EvaluationFilm):
+    """Films of the control arm as of any evaluation, and of the first failure in each of the worst arms."""
+
+    WORST = 3
+    """Arms of which a failure is filmed."""
+
+    def __init__(
+        self, env: Any, wanted: Evaluation, paths: AttemptPaths, label: str, arm_of: Callable[[int], int]
+    ) -> None:
+        """Begin to record.
+
+        Args:
+            env: The environment.
+            wanted: Which episodes of the control arm to film.
+            paths: The attempt's folders.
+            label: Name of the folder below `videos/`; empty for none.
+            arm_of: Returns the arm of an environment; 0 is the control arm.
+        """
+        super().__init__(env, wanted, paths, label)
+        self._arms = [None, *(arm.name for arm in wanted.arms or ())]
+        self._arm_of = arm_of
+
+    def consider(self, episode: Episode) -> None:
+        """Keep a completed episode if it is wanted, or the first failure of its arm."""
+        name = self._arms[self._arm_of(episode.env)]
+        if name is None:
+            super().consider(episode)
+        elif self._recorder is not None and name not in self._takes and failed(episode):
+            self._takes[name] = _Take(episode, self._recorder.take(episode.env, episode.length))
+
+    def choose(self, scores: Mapping[str, float]) -> None:
+        """Have failures of the worst arms drawn too.
+
+        Args:
+            scores: Of each arm, by its name: the higher, the better.
+        """
+        if self._wanted:
+            worst = sorted((name for name in self._takes if name in scores), key=scores.__getitem__)
+            self._wanted = (*self._wanted, *worst[: self.WORST])
 
 
 class RolloutFilm:

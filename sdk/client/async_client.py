@@ -7,18 +7,19 @@ from typing import Self
 
 from simyard.client.async_http import AsyncHttp
 from simyard.client.async_submissions import AsyncSubmissions
+from simyard.client.async_sweeps import AsyncSweeps
 from simyard.client.async_tasks import AsyncTasks
 from simyard.client.async_training_runs import AsyncTrainingRuns
 from simyard.client.settings import DEFAULT_URL, Settings
 
 
-class AsyncClient(AsyncSubmissions, AsyncTasks, AsyncTrainingRuns):
+class AsyncClient(AsyncSubmissions, AsyncSweeps, AsyncTasks, AsyncTrainingRuns):
     """The service from Python. Tasks may share one; use it as a context, or close it.
 
     Every method raises `ApiError` (by its status a subclass) when the service refuses, `TransportError` when there is
     no answer, and `ConfigurationError` before anything is sent when an argument is wrong. Requests that may be
-    repeated are, on 429, 500, 502, 503, 504 and without an answer: all but `resume_training_run`. A submission carries
-    an idempotency key, so that a repeated one is the same job.
+    repeated are, on 429, 500, 502, 503, 504 and without an answer: all but `resume_training_run` and `resume_sweep`. A
+    submission carries an idempotency key, so that a repeated one is the same job.
     """
 
     def __init__(

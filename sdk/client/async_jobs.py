@@ -65,16 +65,33 @@ class ArtifactRecord(TypedDict):
 
 
 class EstimateRecord(TypedDict):
-    """Estimate of a training, made from measurements; None for what nothing measured tells."""
+    """Estimate of a job or a managed run, made from measurements; None for what nothing measured tells."""
 
-    iteration_s: float | None
-    """Seconds of an iteration."""
-    train_s: float | None
-    """Seconds of all iterations, without the simulator's start."""
-    gpu_memory_bytes: int | None
+    seconds: float | None
+    """The whole work, the simulator's start included."""
+    gpu_seconds: float | None
+    """Those of them that GPUs are held for, times the GPUs; 0 on a CPU."""
+    usd: float | None
+    """Price of them; None also where the site names no price."""
+    usd_per_gpu_hour: float | None
+    """Price of an hour of one GPU."""
+    iteration_s: NotRequired[float]
+    """Seconds of an iteration of a training."""
+    train_s: NotRequired[float]
+    """Seconds of all its iterations."""
+    gpu_memory_bytes: NotRequired[int]
     """Memory of each GPU."""
     how: str
     """The reckoning, in words."""
+
+
+class CostRecord(TypedDict):
+    """GPU time that something has taken, and its price."""
+
+    gpu_seconds: float
+    """Of every GPU of every attempt; 0 on a CPU."""
+    usd: float | None
+    """Price of them; None where the site names no price."""
 
 
 class JobRecord(TypedDict):
@@ -118,17 +135,21 @@ class JobRecord(TypedDict):
     """Project that it belongs to."""
     page_url: str
     """The job's page, for people."""
+    cost: NotRequired[CostRecord | None]
+    """What it has cost; None before it has ended."""
     estimate: NotRequired[EstimateRecord | None]
-    """In the answer to a submission: time and memory of a training."""
-    estimated_credits: NotRequired[float | None]
-    """In the answer to a submission: what the job may cost."""
+    """Estimate of its submission; of a training that runs and was never measured before, by its own iterations."""
+    estimated_seconds: NotRequired[float | None]
+    """Seconds of the estimate."""
     estimated_usd: NotRequired[float | None]
-    """The same in USD."""
+    """Price of the estimate, in USD."""
+    estimated_credits: NotRequired[float | None]
+    """The same in credits."""
     billing_model: NotRequired[str]
     """Billing model, such as `gpu_seconds`."""
     billing_price_id: NotRequired[str]
     """Id of the price."""
-    gpu_hourly_rate_usd: NotRequired[float]
+    gpu_hourly_rate_usd: NotRequired[float | None]
     """That price, USD for an hour of one GPU."""
 
 

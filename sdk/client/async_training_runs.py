@@ -17,7 +17,7 @@ from simyard.client.async_http import (
     one,
     segment,
 )
-from simyard.client.async_jobs import FailureRecord
+from simyard.client.async_jobs import CostRecord, EstimateRecord, FailureRecord
 from simyard.client.errors import TrainingRunCanceledError, TrainingRunFailedError
 from simyard.client.settings import within
 
@@ -43,6 +43,14 @@ class TrainingRunRecord(TypedDict):
     """Iterations that it may have at most."""
     credits: float | None
     """Cost so far, in credits."""
+    cost: NotRequired[CostRecord | None]
+    """What it has cost; None before it has ended."""
+    estimate: NotRequired[EstimateRecord | None]
+    """Estimate of its submission; while it runs, by its own iterations."""
+    estimated_seconds: NotRequired[float | None]
+    """Seconds of the estimate."""
+    estimated_usd: NotRequired[float | None]
+    """Price of the estimate, in USD."""
     ended_by: str | None
     """The policy that ended it."""
     error: str | None

@@ -16,7 +16,8 @@
     ├── UnsafeNameError         an artifact's name would lead out of the folder
     ├── JobError                JobFailedError, JobCanceledError
     ├── TrainingRunError        TrainingRunFailedError, TrainingRunCanceledError
-    └── JobTimeoutError         a job or a training run was not over in time
+    ├── SweepError              SweepFailedError, SweepCanceledError
+    └── JobTimeoutError         a job, a training run or a sweep was not over in time
 
 None of them ever holds the API key. All can be pickled.
 """
@@ -154,8 +155,32 @@ class TrainingRunCanceledError(TrainingRunError):
     """Raised for a managed training run that was canceled."""
 
 
+class SweepError(SimyardClientError):
+    """Raised for a sweep that ended without a success."""
+
+    def __init__(self, sweep_id: str, status: str, record: Mapping[str, Any]) -> None:
+        super().__init__(sweep_id, status, record)
+        self.sweep_id = sweep_id
+        """The sweep."""
+        self.status = status
+        """`failed` or `canceled`."""
+        self.record = record
+        """The whole sweep, as the service gave it."""
+
+    def __str__(self) -> str:
+        return f"Sweep {self.sweep_id} {self.status}: {_reason(self.record)}"
+
+
+class SweepFailedError(SweepError):
+    """Raised for a sweep that failed."""
+
+
+class SweepCanceledError(SweepError):
+    """Raised for a sweep that was canceled."""
+
+
 class JobTimeoutError(SimyardClientError, TimeoutError):
-    """Raised for a job or a training run that was not over in time. It goes on."""
+    """Raised for a job, a training run or a sweep that was not over in time. It goes on."""
 
 
 def _reason(record: Mapping[str, Any]) -> str:

@@ -9,17 +9,18 @@ from typing import Self
 from simyard.client.settings import DEFAULT_URL, Settings
 from simyard.client.sync_http import Http
 from simyard.client.sync_submissions import Submissions
+from simyard.client.sync_sweeps import Sweeps
 from simyard.client.sync_tasks import Tasks
 from simyard.client.sync_training_runs import TrainingRuns
 
 
-class Client(Submissions, Tasks, TrainingRuns):
+class Client(Submissions, Sweeps, Tasks, TrainingRuns):
     """The service from Python. Threads may share one; use it as a context, or close it.
 
     Every method raises `ApiError` (by its status a subclass) when the service refuses, `TransportError` when there is
     no answer, and `ConfigurationError` before anything is sent when an argument is wrong. Requests that may be
-    repeated are, on 429, 500, 502, 503, 504 and without an answer: all but `resume_training_run`. A submission carries
-    an idempotency key, so that a repeated one is the same job.
+    repeated are, on 429, 500, 502, 503, 504 and without an answer: all but `resume_training_run` and `resume_sweep`. A
+    submission carries an idempotency key, so that a repeated one is the same job.
     """
 
     def __init__(

@@ -12,12 +12,13 @@ from pydantic.json_schema import JsonSchemaValue
 from simyard.core.errors import unknown
 from simyard.requests.base import AgentName, Name, Override, Reference, _Model
 from simyard.requests.stages import MOST_STAGES, TrainingStage, check_stages
+from simyard.requests.variations import UNKNOWN as UNKNOWN
+from simyard.requests.variations import Design, Plan, Variations
+from simyard.runner.evaluation.factors import FLOOR
 from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES
 
 CODE = "code"
 """Mark of a field that names code: `sdk/requests/code.py` has the rule."""
-UNKNOWN = "unknown_name"
-"""Type of the validation errors that say in full what was given and what is allowed."""
 LATEST = "latest"
 """In place of a job's id: the newest training of the store that has succeeded."""
 TaskId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}$")]
@@ -349,6 +350,8 @@ class EvaluationConfig(PolicyConfig):
     """Must be `evaluate`; a training is sent with `simyard train`."""
     MOST_ENVS: ClassVar[int] = 100
     """Environments where nobody says how many."""
+    MOST_PLANNED: ClassVar[int] = 20_000
+    """Episodes that a plan may come to."""
 
     num_envs: int | None = Field(None, strict=True, ge=1, le=1_000_000)
     """Environments side by side; left out 100, or as many as episodes if these are fewer."""
@@ -368,6 +371,42 @@ class EvaluationConfig(PolicyConfig):
     across: Engines = ()
     """Physics engines to play every episode in, `["newton", "physx"]`: the others are compared with the first, pair by
     pair; left out the job's own engine alone."""
+
+    variations: Variations = {}
+    """Conditions to play every episode under once more, each compared pair by pair with the task's own: factors and
+    their levels, `{"motorStrength": [0.5, 0.75], "actionDelay": [1, 2]}`."""
+    design: Design = "one_at_a_time"
+    """Arms of the variations: a factor at a time, every combination, or samples between lowest and highest levels."""
+    design_samples: int = Field(32, strict=True, ge=2, le=256)
+    """Arms of a Latin hypercube."""
+    floor: float = Field(FLOOR, strict=True, ge=0, le=1)
+    """Success rate below which a policy has failed: how far each factor may go is told by it. Where nothing says what
+    success is, the share of the return that is kept."""
+    plan: Plan | None = None
+    """How many episodes are enough; left out `numEpisodes` says it."""
+    record: bool = Field(False, strict=True)
+    """Whether failed episodes are kept as data, in `rollout.zarr`."""
+
+    @model_validator(mode="after")
+    def _each_arm_has_its_pairs(self) -> Self:
+        if self.variations and self.across:
+            raise ValueError("variations and across: vary conditions in one engine, or compare engines; not both")
+        if self.variations and self.num_envs is not None and self.num_envs != self.num_episodes:
+            raise ValueError(
+                f"variations plays each of the {self.num_episodes} episodes in an environment of its own, and numEnvs "
+                f"is {self.num_envs}; leave numEnvs out"
+            )
+        if self.plan and self.plan.half_width is not None and (self.variations or self.across):
+            raise ValueError("plan.halfWidth stops a plain evaluation; of variations and engines give plan.difference")
+        if self.record and (self.across or (self.plan and self.plan.half_width is not None)):
+            raise ValueError("record keeps the episodes of one engine, all of which count; leave across or plan out")
+        if self.record and self.from_job and (self.from_job.which == "all" or self.from_job.which.startswith("every:")):
+            raise ValueError("record keeps the episodes of one checkpoint; name it with fromJob.which")
+        if self.plan and self.plan.difference is not None and "num_episodes" in self.model_fields_set:
+            raise ValueError("plan.difference says how many episodes there are; leave numEpisodes out")
+        if self.plan and self.plan.half_width is not None and (self.record_video or self.require_video):
+            raise ValueError("plan.halfWidth counts whole rounds of episodes, and films none; leave recordVideo out")
+        return self
 
     @model_validator(mode="after")
     def _each_pair_has_an_environment(self) -> Self:
@@ -419,6 +458,26 @@ class JointLimits(_Model):
         return self
 
 
+class Robot(_Model):
+    """The real robot: the checklist holds the policy's training to it."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    sensors: list[Term] | None = Field(None, max_length=1000)
+    """Sensors it has, such as `joint_encoders` and `imu`, and observation terms that it measures otherwise. Once they
+    are named, everything else that the policy sees is privileged."""
+    noise: dict[Term, Annotated[float, Field(ge=0)]] = Field({}, max_length=1000)
+    """Standard deviation of each observation as the robot measures it, by term."""
+    delay_s: tuple[Annotated[float, Field(ge=0, le=60)], Annotated[float, Field(ge=0, le=60)]] | None = None
+    """Least and most seconds from a measurement to the motion that follows it."""
+
+    @model_validator(mode="after")
+    def _delays_in_order(self) -> Self:
+        if self.delay_s is not None and self.delay_s[0] > self.delay_s[1]:
+            raise ValueError(f"delayS is the least and the most, not {list(self.delay_s)}")
+        return self
+
+
 class Answer(_Model):
     """Answer of a person to an item of the checklist."""
 
@@ -445,6 +504,8 @@ class ExportConfig(PolicyConfig):
     """Physics preset of the second simulator; left out another one that the task has."""
     action_limits: dict[Term, JointLimits] = Field({}, max_length=1000)
     """Limits of the robot's joints, by joint name."""
+    robot: Robot = Robot()
+    """The robot that the policy is to run on."""
     checklist_answers: dict[Term, Answer] = Field({}, max_length=100)
     """Answers of a person to the items that no program can settle."""
 

@@ -22,6 +22,8 @@ _CODE_CACHES = {
 """Variables that say where compiled code is kept, with the folder that each project but `default` has for it."""
 _LICENCES = {"ACCEPT_EULA": "Y", "OMNI_KIT_ACCEPT_EULA": "YES"}
 """Variables that tell Isaac Sim its licence is accepted. An image may have these too: that is nobody's word."""
+TRACKERS = ("mlflow", "wandb")
+"""Trackers of experiments that jobs can be mirrored to, each an extra of simyard."""
 _CACHE_GB = 20.0
 _USD_PER_GPU_HOUR = 2.99
 _FLOW_RUN = "PREFECT__FLOW_RUN_ID"
@@ -63,8 +65,11 @@ class MachineSettings:
     """`SIMYARD_TRAINER_VARIABLES`, `NAME,…`: variables of this environment that trainers may have, and no workload."""
     kernels: KernelArchive | None = None
     """`SIMYARD_KERNELS`, `FILE@sha256:DIGEST`: compiled kernels that each project's caches get here, once."""
-    usd_per_gpu_hour: float = _USD_PER_GPU_HOUR
-    """`SIMYARD_USD_PER_GPU_HOUR`: what an hour of one GPU costs; budgets count it."""
+    trackers: tuple[str, ...] = ()
+    """`SIMYARD_TRACKERS`, `mlflow`, `wandb` or both: trackers that jobs are mirrored to."""
+    usd_per_gpu_hour: float | None = _USD_PER_GPU_HOUR
+    """`SIMYARD_USD_PER_GPU_HOUR`, in USD: price of an hour of one GPU, by which estimates, costs and budgets are
+    reckoned; `none` names no price, and then nothing has one."""
 
     @classmethod
     def from_env(cls) -> MachineSettings:
@@ -81,7 +86,8 @@ class MachineSettings:
             allow_cpu_trainers=on_or_off("SIMYARD_ALLOW_CPU_TRAINERS", default="on"),
             workers_contained=on_or_off("SIMYARD_WORKERS_CONTAINED", default="off"),
             kernels=_kernels_from_env(),
-            usd_per_gpu_hour=number_from_env("SIMYARD_USD_PER_GPU_HOUR", _USD_PER_GPU_HOUR, "USD"),
+            trackers=trackers_from_env(),
+            usd_per_gpu_hour=usd_per_gpu_hour(),
         )
 
     @classmethod
@@ -200,6 +206,17 @@ def _kernels_from_env() -> KernelArchive | None:
     return KernelArchive(Path(found.group(1)), found.group(2))
 
 
+def usd_per_gpu_hour() -> float | None:
+    """Read the price of a GPU hour; None where the site names none.
+
+    Raises:
+        RequestError: It is neither a number nor `none`.
+    """
+    if os.environ.get("SIMYARD_USD_PER_GPU_HOUR") == "none":
+        return None
+    return number_from_env("SIMYARD_USD_PER_GPU_HOUR", _USD_PER_GPU_HOUR, "USD; or 'none' for no price")
+
+
 def on_or_off(name: str, *, default: str) -> bool:
     """Read a setting that is on or off.
 
@@ -228,3 +245,18 @@ def number_from_env(name: str, default: float, unit: str) -> float:
             f"{name} is {text!r}.", code="bad_setting", advice=f"Give a number from 0 to 1,000,000, in {unit}."
         )
     return value
+
+
+def trackers_from_env() -> tuple[str, ...]:
+    """Return the trackers that jobs are mirrored to: `SIMYARD_TRACKERS`, names with commas between; default none.
+
+    Raises:
+        RequestError: It has a name that is none of them.
+    """
+    names = tuple(dict.fromkeys(re.findall(r"[^\s,]+", os.environ.get("SIMYARD_TRACKERS", ""))))
+    for name in names:
+        if name not in TRACKERS:
+            raise RequestError(
+                f"SIMYARD_TRACKERS has {name!r}.", code="bad_setting", advice=f"Allowed: {', '.join(TRACKERS)}."
+            )
+    return names

@@ -34,6 +34,7 @@ from simyard.requests.config import MAX_CONFIG_BYTES, parse_config
 from simyard.requests.jobs import Body, EvaluateRequest, ExportRequest, RetrainRequest, TrainRequest
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.rollout import RolloutRequest
+from simyard.requests.sweeps import SweepRequest
 from simyard.service import bodies, signatures
 from simyard.service.configs import request_of
 from simyard.service.errors import FieldErrors, FieldProblem
@@ -50,6 +51,7 @@ MODELS: dict[str, type[Body]] = {
     DEPLOYMENTS["export"]: ExportRequest,
     DEPLOYMENTS["rollout"]: RolloutRequest,
     DEPLOYMENTS["training-run"]: TrainingRunRequest,
+    DEPLOYMENTS["sweep"]: SweepRequest,
     "retrain/retrain": RetrainRequest,
 }
 """Model of each deployment's parameter `request`."""

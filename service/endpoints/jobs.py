@@ -15,6 +15,7 @@ from pydantic import JsonValue
 
 from simyard.core.artifacts import STDOUT
 from simyard.core.errors import RequestError
+from simyard.core.records import JobLabels
 from simyard.requests.jobs import JobRequest
 from simyard.service import bodies, submission
 from simyard.service.auth import Caller, JobsCaller
@@ -32,11 +33,9 @@ from simyard.tasks.collect import collect
 from simyard.tasks.launch import ask_to_cancel, refuse_without_pool
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
-from simyard.tasks.shared import history
-from simyard.tasks.shared.estimates import estimate
+from simyard.tasks.shared import history, labels
 from simyard.tasks.shared.history import load_spec
 from simyard.tasks.shared.logs import LogFollower
-from simyard.tasks.shared.usage import in_usd
 from simyard.tasks.stage import stage
 
 _Body = Annotated[dict[str, JsonValue], Depends(bodies.json_from("jobs"))]
@@ -55,19 +54,10 @@ def submit(
 ) -> dict[str, Any]:
     """Check everything, put the inputs into the store, and start the job. The same key and body mean the same job."""
     job_id = submission.submit(JOB, body, caller, response, idempotency_key)
-    # Time and price are known beforehand where trainings like it were measured; without a GPU it costs nothing.
-    spec, usd_per_hour = load_spec(caller.store, job_id), caller.settings.machine.usd_per_gpu_hour
-    estimated = estimate(spec, caller.store)
-    cost = 0.0 if spec.gpus == 0 else None
-    if spec.gpus and estimated and estimated.train_s is not None:
-        cost = round(in_usd(estimated.train_s * spec.ranks, usd_per_hour), 4)
     return _view(caller, job_id) | {
-        "estimate": estimated and estimated.to_json(),
-        "estimated_credits": cost,
-        "estimated_usd": cost,
         "billing_model": BILLING_MODEL,
         "billing_price_id": None,
-        "gpu_hourly_rate_usd": usd_per_hour,
+        "gpu_hourly_rate_usd": caller.settings.machine.usd_per_gpu_hour,
     }
 
 
@@ -97,19 +87,22 @@ JOB: Work[JobRequest] = Work(
 
 
 def _view(caller: Caller, job_id: str) -> dict[str, Any]:
-    return _shown(caller, job_answer(caller.store, job_id, caller.launches))
+    answer = job_answer(caller.store, job_id, caller.launches)
+    return _shown(caller, answer, labels.read(caller.store, job_id))
 
 
-def _shown(caller: Caller, answer: JobAnswer) -> dict[str, Any]:
+def _shown(caller: Caller, answer: JobAnswer, given: JobLabels | None) -> dict[str, Any]:
     page_url = page_link(caller.settings, caller.base_url, caller.key, answer.id)
-    return answer.to_json() | {"project_id": caller.project, "page_url": page_url}
+    labeled = {"tags": list(given.tags) if given else [], "note": given.note if given else ""}
+    return answer.to_json() | {"project_id": caller.project, "page_url": page_url} | labeled
 
 
 @router.get("", summary="List jobs, newest first")
 def list_jobs(caller: JobsCaller, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> dict[str, Any]:
     """Return the newest jobs of the key's project, or the next page of them."""
     page = job_answers(caller.store, caller.launches, limit, place_of(cursor))
-    return answer_of("jobs", page, [_shown(caller, answer) for answer in page.found])
+    given = labels.read_some(caller.store, {answer.id for answer in page.found})
+    return answer_of("jobs", page, [_shown(caller, answer, given.get(answer.id)) for answer in page.found])
 
 
 @router.get("/{job_id}", summary="Show a job")

@@ -1,22 +1,50 @@
-// Renews the page until one comes that is not live. Only what is inside <main> is exchanged: what is open stays open,
-// and nothing flickers or scrolls.
-const every = Number(document.querySelector("main").dataset.live);
+// Follows a job: its page's elements are exchanged as the service sends them, and lines of its logs are added, each
+// once, also where the service was started again meanwhile. A hidden page follows nothing until it is seen.
+const main = document.querySelector("main");
+const MOST_LINES = 400;
+const again = 3000;
+let stream = null;
+let place = "";
 
-const look = async () => {
-  try {
-    const answer = await fetch(location.href, { cache: "no-store" });
-    if (answer.ok) {
-      const page = document.createElement("template");
-      page.innerHTML = await answer.text();
-      const fresh = page.content.querySelector("main");
-      for (const part of fresh.querySelectorAll("details")) {
-        part.open = document.getElementById(part.id)?.open ?? part.open;
-      }
-      document.querySelector("main").replaceWith(fresh);
-      document.title = page.content.querySelector("title").textContent;
-      if (!("live" in fresh.dataset)) return;
-    }
-  } catch { /* The service is away: look again. */ }
-  setTimeout(look, every);
+const put = (id, html) => {
+  if (id === "title") { document.title = html; return; }
+  const element = document.getElementById(id);
+  if (!element) return;
+  const fresh = document.createElement("template");
+  fresh.innerHTML = html;
+  for (const part of fresh.content.querySelectorAll("details")) {
+    part.open = document.getElementById(part.id)?.open ?? part.open;
+  }
+  element.replaceChildren(fresh.content);
 };
-setTimeout(look, every);
+
+const add = (name, lines) => {
+  const log = document.querySelector(`[data-log="${CSS.escape(name)}"] pre`);
+  if (log) log.textContent = [...log.textContent.split("\n").filter(Boolean), ...lines].slice(-MOST_LINES).join("\n");
+};
+
+const follow = () => {
+  if (stream || document.hidden) return;
+  const address = new URL(main.dataset.events, location.href);
+  if (place) address.searchParams.set("place", place);
+  stream = new EventSource(address);
+  stream.addEventListener("news", (event) => {
+    place = event.lastEventId;
+    const { elements, lines } = JSON.parse(event.data);
+    for (const [id, html] of Object.entries(elements)) put(id, html);
+    for (const [name, some] of Object.entries(lines)) add(name, some);
+  });
+  stream.addEventListener("end", () => { leave(); delete main.dataset.live; });
+  stream.addEventListener("error", () => {
+    if (stream?.readyState === EventSource.CLOSED) { leave(); setTimeout(follow, again); }
+  });
+};
+const leave = () => { stream?.close(); stream = null; };
+
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) leave();
+  else if ("live" in main.dataset) follow();
+});
+
+if (main.dataset.events) follow();
+else setTimeout(() => location.reload(), Number(main.dataset.live));

@@ -19,7 +19,7 @@ import psutil
 
 from simyard.core.errors import Category, Failure, RequestError, SimyardError, StoreError, WorkloadError
 from simyard.core.files import HELD, AttemptPaths, own, sweep, write_json
-from simyard.core.records import Outcome, WorkloadAccount, ended
+from simyard.core.records import Estimate, Outcome, WorkloadAccount, ended
 from simyard.core.specs import AttemptSpec, Facts, InputFile
 from simyard.runner.gpu_memory import explained
 from simyard.runner.progress import JobProgress
@@ -36,6 +36,8 @@ from simyard.tasks.kinds import kind_of
 from simyard.tasks.packages.install import install, registering_module
 from simyard.tasks.packages.source import listed
 from simyard.tasks.sessions.pool import Lease, Sessions
+from simyard.tasks.shared import history, usage
+from simyard.tasks.shared.estimates import guess
 
 OPEN_TIMEOUT_S = 120.0
 """Opening one checkpoint, torch's import included."""
@@ -114,6 +116,10 @@ class _Attempt:
         """From there to the first sign of progress: a finished iteration."""
         self.work_s: float | None = None
         """From the first sign of progress to the last."""
+        self.earlier_s = 0.0
+        """Seconds of the attempts before this one."""
+        self.told: Estimate | None = None
+        """The estimate of the job's submission."""
         self.lease: Lease | None = None
         self.facts: Facts | None = None
         self.uploader = self._new_uploader()
@@ -127,6 +133,10 @@ class _Attempt:
         """Fetch inputs, install packages and have the simulator's environment check the job."""
         job = self.spec.job
         self._begin_stage("staging")
+        self.told = self.store.get_record_or_none(JobKeys(job.job_id).estimate, Estimate)
+        if self.spec.number > 1:
+            past = history.attempts(self.store, job.job_id)
+            self.earlier_s = sum(usage.seconds(one) for one in past if one.number < self.spec.number)
 
         # Ranks meet at a port of this machine; the attempt's further machines are waiting to hear of it.
         if job.ranks > 1 and self.spec.world is None:
@@ -391,6 +401,7 @@ class _Attempt:
             if seen.first_progress is not None and seen.last_progress is not None:
                 self.startup_s = seen.first_progress - self.began
                 self.work_s = seen.last_progress - seen.first_progress
+                self._guess(seen)
         if seen.activity is not None:
             self.uploader.note(stage=seen.activity)
             activity = seen.activity.partition(":")[0]
@@ -398,6 +409,18 @@ class _Attempt:
                 self.log("working", "note", activity)
                 self._activity = activity
         self._show()
+
+    def _guess(self, seen: Watched) -> None:
+        """Note the estimate that the work done so far makes, once it is enough."""
+        if self.work_s is None or self.facts is None or self.spec.node:
+            return
+        made = guess(
+            self.told, self.spec.job, on_cpu=self.facts.device == "cpu", work_s=self.work_s,
+            spent_s=self.earlier_s + time.monotonic() - self.began, seen=seen.done - self.spec.start_iteration,
+            left=self.uploader.status.total - seen.done,
+        )  # fmt: skip
+        if made is not None:
+            self.uploader.note(estimate=made)
 
     def _show(self, stage: str | None = None) -> None:
         """Tell the observer of the progress, with another stage if one is given."""

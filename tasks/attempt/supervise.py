@@ -288,6 +288,14 @@ def gpu_and_driver() -> dict[str, str] | None:
     return {"name": str(pynvml.nvmlDeviceGetName(handle)), "driver": str(pynvml.nvmlSystemGetDriverVersion())}
 
 
+def gpu_memory() -> int | None:
+    """Return the memory of the first GPU in bytes, or None where there is no GPU."""
+    import pynvml
+
+    handle = _gpu()
+    return None if handle is None else int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+
+
 def gpu_count() -> int:
     """Return the number of GPUs that processes here may use; 0 too where their driver does not answer."""
     import pynvml

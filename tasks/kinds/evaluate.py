@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
-from simyard.core.artifacts import ACROSS, ACROSS_PLOT, DIVERGENCE, EPISODES, EVALUATION_CONFIG, PAIRS, RETURNS
+from simyard.core.artifacts import (
+    ACROSS,
+    ACROSS_PLOT,
+    ARM_EPISODES,
+    DIVERGENCE,
+    EPISODES,
+    EVALUATION_CONFIG,
+    PAIRS,
+    RETURNS,
+    ROBUSTNESS,
+    ROBUSTNESS_PLOT,
+    ROLLOUT,
+)
 from simyard.core.records import JobResult, Outcome
 from simyard.core.specs import JobSpec
 from simyard.runner.evaluation.traces import APART
 from simyard.tasks.kinds.base import Figures, Kind, lacking, read_file
+from simyard.tasks.kinds.robustness_picture import draw_robustness
 from simyard.tasks.shared.documents import ArtifactWriter, interval, number
 from simyard.tasks.shared.history import Artifact, Verdict
 
@@ -24,15 +38,18 @@ class EvaluationKind(Kind):
     config = EVALUATION_CONFIG
 
     def total(self, spec: JobSpec) -> int:
-        """Return the episodes of all policies in all engines."""
+        """Return the episodes of all policies in all engines and arms."""
         assert spec.evaluation is not None
-        return spec.evaluation.num_episodes * len(spec.policies) * len(spec.evaluation.across or ("its own",))
+        return spec.evaluation.num_episodes * len(spec.policies) * spec.evaluation.times
 
     def missing(self, spec: JobSpec, outcome: Outcome, artifacts: tuple[Artifact, ...]) -> list[str]:
-        """Return what is lacking; across engines also the comparison."""
-        assert spec.evaluation is not None
-        across = (ACROSS.name, PAIRS.name, DIVERGENCE.name) if spec.evaluation.across else ()
-        return [*super().missing(spec, outcome, artifacts), *lacking(across, artifacts)]
+        """Return what is lacking; the comparison of engines or conditions and the recording too, where promised."""
+        wanted = spec.evaluation
+        assert wanted is not None
+        across = (ACROSS.name, PAIRS.name, DIVERGENCE.name) if wanted.across else ()
+        varied = (ROBUSTNESS.name, ARM_EPISODES.name) if wanted.arms else ()
+        recorded = (ROLLOUT.name,) if wanted.record else ()
+        return [*super().missing(spec, outcome, artifacts), *lacking((*across, *varied, *recorded), artifacts)]
 
     def keep(self, spec: JobSpec, verdict: Verdict, writer: ArtifactWriter) -> Figures:
         """Draw the returns; return the summary's figures."""
@@ -49,6 +66,10 @@ class EvaluationKind(Kind):
             )
             draw_across(pairs, curves, figures.summary, writer.scratch / ACROSS_PLOT.name)
             writer.add(ACROSS_PLOT)
+        if figures.summary and figures.summary.get("robustness"):
+            document = json.loads(read_file(writer.store, verdict.artifacts, ROBUSTNESS.name) or "")
+            draw_robustness(figures.summary["robustness"], document, writer.scratch / ROBUSTNESS_PLOT.name)
+            writer.add(ROBUSTNESS_PLOT)
         return figures
 
     def headline(self, result: JobResult) -> str:
@@ -59,10 +80,11 @@ class EvaluationKind(Kind):
         returns, success = summary["return"], summary["success"]
         rate = "not measured" if success["rate"] is None else f"{100 * success['rate']:.1f} %"
         elsewhere = "".join(map(_elsewhere, summary["across"]["gaps"])) if summary.get("across") else ""
+        varied = _worst(summary["robustness"]) if summary.get("robustness") else ""
         best = f", best of {len(summary['sweep'])}: {summary['checkpoint']['name']}" if summary["sweep"] else ""
         return (
             f"{result.done} of {result.total} episodes, mean return {number(returns['mean'])} "
-            f"{interval(returns['interval_95'])}, success {rate}{best}{elsewhere}"
+            f"{interval(returns['interval_95'])}, success {rate}{best}{elsewhere}{varied}"
         )
 
 
@@ -70,6 +92,13 @@ def _elsewhere(gap: dict[str, Any]) -> str:
     """Return an engine's difference from the first in a few words."""
     returns = gap["returns"]
     return f"; under {gap['physics']} it differs by {number(returns['mean'])} {interval(returns['interval_95'])}"
+
+
+def _worst(robustness: dict[str, Any]) -> str:
+    """Return the worst arm in a few words."""
+    arm = next(arm for arm in robustness["arms"] if arm["name"] == robustness["worst"])
+    holding = sum(arm["holds"] for arm in robustness["arms"])
+    return f"; holds in {holding} of {len(robustness['arms'])} arms, worst {arm['name']}: {100 * arm['score']:.1f} %"
 
 
 def draw_returns(episodes: list[dict[str, str]], summary: dict[str, Any], title: str, path: Path) -> None:

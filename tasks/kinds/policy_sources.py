@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from simyard.core.artifacts import METRICS, NORMALIZER
 from simyard.core.errors import RequestError
-from simyard.core.specs import InputFile, JobSpec, PolicyFile
+from simyard.core.specs import InputFile, JobSpec, PolicyFile, ResumePoint
 from simyard.core.stages import Stages
 from simyard.requests.jobs import LATEST, FromJob, PolicyConfig
 from simyard.runner.isaaclab.renames import current_id
@@ -123,10 +124,7 @@ def _of_job(wanted: FromJob, spec: JobSpec, store: Store, library: Library) -> t
     """Return the policies of a training that are wanted, and what is to be said of the choice."""
     points = history.resume_points(store, spec.job_id)
     normalizer = _normalizer(spec, store)
-    policies = [
-        PolicyFile(checkpoint=point.checkpoint, iteration=point.iteration, trusted=True)
-        for point in {point.iteration: point for point in points}.values()
-    ]
+    policies = policies_of(points)
     if not policies:
         raise RequestError(
             f"fromJob: {spec.job_id!r} has no valid checkpoint.", code="no_checkpoint", advice="Wait, or train again."
@@ -173,12 +171,24 @@ def _chosen(
         case "latest":
             return policies[-1:]
         case "best":
-            return [_best(policies, spec, store, library)]
+            return by_return(policies, spec, store, library)[:1]
     return [policy for policy in policies if policy.iteration == wanted.iteration]
 
 
-def _best(policies: list[PolicyFile], spec: JobSpec, store: Store, library: Library) -> PolicyFile:
-    """Return the checkpoint with the highest mean return that training had logged by its iteration."""
+def policies_of(points: Iterable[ResumePoint]) -> list[PolicyFile]:
+    """Return the policies of a training's checkpoints, fewest iterations first; the newest of each iteration."""
+    return [
+        PolicyFile(checkpoint=point.checkpoint, iteration=point.iteration, trusted=True)
+        for point in {point.iteration: point for point in points}.values()
+    ]
+
+
+def by_return(policies: list[PolicyFile], spec: JobSpec, store: Store, library: Library) -> list[PolicyFile]:
+    """Return checkpoints by the mean return that training had logged by their iteration, the highest first.
+
+    Raises:
+        RequestError: It has logged none.
+    """
     past = history.attempts(store, spec.job_id)
     facts = next((a.outcome.facts for a in reversed(past) if a.outcome and a.outcome.facts), None)
     rewards = _logged_returns(spec, store, library.reward_tag)
@@ -194,7 +204,7 @@ def _best(policies: list[PolicyFile], spec: JobSpec, store: Store, library: Libr
         after = library.first_step(library.reward_tag, policy.iteration or 0, scale)
         return max((item for item in rewards if item[0] < after), default=(0, float("-inf")))[1]
 
-    return max(policies, key=reward)
+    return sorted(policies, key=reward, reverse=True)
 
 
 def _normalizer(spec: JobSpec, store: Store) -> InputFile | None:

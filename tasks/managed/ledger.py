@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 
+from simyard.core.records import Cost
 from simyard.core.run_records import IterationRecord, TrainerOutcome
 from simyard.core.specs import JobSpec
 from simyard.store.keys import rollout_job_id
@@ -37,8 +38,13 @@ class Ledger:
 
     @property
     def credits(self) -> float:
-        """The price of the run so far, in credits."""
-        return usage.in_usd(self._gpu_seconds, self._spec.usd_per_gpu_hour)
+        """The price of the run so far, in credits; 0 where the site names no price."""
+        return usage.in_usd(self._gpu_seconds, self._spec.usd_per_gpu_hour) or 0.0
+
+    @property
+    def cost(self) -> Cost:
+        """The cost of the run so far."""
+        return usage.cost_of(self._gpu_seconds, self._spec.usd_per_gpu_hour)
 
     def begin_iteration(self, number: int) -> None:
         """Count the GPU seconds that a process before this one used for an iteration."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from simyard.core.errors import Category, Failure, RequestError, SimyardError, WorkloadError
-from simyard.core.records import Ended, JobResult, this_process
+from simyard.core.records import Ended, Estimate, JobResult, this_process
 from simyard.core.run_records import (
     DriverStatus,
     Event,
@@ -37,16 +37,17 @@ from simyard.tasks.attempt.attempt import CANCELED, Observer
 from simyard.tasks.collect import collect
 from simyard.tasks.kinds.base import Resolved
 from simyard.tasks.managed import dataset, record, stop_policies
-from simyard.tasks.managed.control import PULSE_S, Control
 from simyard.tasks.managed.dataset import Dataset, iteration_id
 from simyard.tasks.managed.executor import Executor
 from simyard.tasks.managed.ledger import Ledger
 from simyard.tasks.managed.lineage import Lineage
-from simyard.tasks.managed.record import DesiredState, Events
-from simyard.tasks.managed.run import RunSpec, load_run, now, rollout
+from simyard.tasks.managed.run import RunSpec, keep_call_measurement, load_run, now, rollout
 from simyard.tasks.managed.trainer import TrainerObserver, engine_for, outcome_of, past_calls, past_outcomes
 from simyard.tasks.persist import persist
 from simyard.tasks.shared import history
+from simyard.tasks.shared.control import PULSE_S, Control, DesiredState
+from simyard.tasks.shared.estimates import estimate, known
+from simyard.tasks.shared.events import Events
 from simyard.tasks.shared.heartbeat import PATIENCE, HeartbeatWriter
 from simyard.tasks.stage import stage
 
@@ -90,8 +91,8 @@ class Loop:
         self.iterations = record.iterations(store, spec.run_id)
         self.lineage = Lineage(spec, store, self.iterations)
         self.ledger = Ledger(spec, store, self.iterations)
-        self.control = Control(store, spec.run_id, observer.is_canceled, observer.desired_state)
-        self.events = Events(store, spec.run_id, observer.on_event)
+        self.control = Control(store, self.keys.desired_state, observer.is_canceled, observer.desired_state)
+        self.events = Events(store, self.keys, record.EVENT_TYPES, observer.on_event)
         self.ended_by: str | None = None
         """The policy that ends the run, once one does."""
         self._machine = machine
@@ -219,7 +220,7 @@ class Loop:
         if result and result.status == "succeeded" and self.store.exists(JobKeys(spec.job_id).manifest):
             return result
         with self._working():
-            stage(Resolved(spec), self.store)
+            stage(Resolved(spec), self.store, estimate(spec, self.store, self.spec.usd_per_gpu_hour))
             with executor.worker() as worker:
                 try:
                     if not launch.is_done(spec, self.store):
@@ -413,9 +414,11 @@ class Loop:
             iterations=IterationCounts(succeeded=len(good), failed=len(self.iterations) - len(good)),
             best=stop_policies.best(self.asked.success_criteria, self.iterations),
             credits=round(self.ledger.credits, 6),
+            cost=self.ledger.cost,
             error=self._refused or last,
             updated_at=now(),
         )
+        keep_call_measurement(self.spec, good, self.store)
         record.write_report(self.spec, result, self.iterations, self.store)
         self.events.record("run.ended", "", f"The run has {status}; what ended it: {self.ended_by}.", status=status)
         self.store.put_record(self.keys.result, result)
@@ -481,7 +484,17 @@ class Loop:
             wanted=self.control.desired,
             current_iteration=len(self.iterations) + 1,
             credits=round(self.ledger.credits, 6),
+            estimate=self._guess(),
         )
+
+    def _guess(self) -> Estimate | None:
+        """Return the estimate that the iterations of the run make; None before the first one has ended."""
+        if not (done := list(self.iterations)):
+            return None
+        scale = self.asked.loop_policy.max_iterations / len(done)
+        seconds, gpu_seconds = sum(one.seconds for one in done), sum(one.gpu_seconds for one in done)
+        how = f"guessed from the {len(done):,} iterations that this run has made"
+        return known(seconds * scale, gpu_seconds * scale, self.spec.usd_per_gpu_hour, how=how)
 
 
 def cancel_undriven(store: Store, run_id: str, machine: MachineSettings) -> None:

@@ -27,12 +27,12 @@ from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import CANCELED, Observer
 from simyard.tasks.cluster.flow_run_watch import FlowRunWatch
 from simyard.tasks.launch import ask_to_cancel, is_done, launch_inline, raise_failure
-from simyard.tasks.managed.control import Control
 from simyard.tasks.managed.executor import Executor
 from simyard.tasks.managed.run import RunSpec, load_run, now
 from simyard.tasks.managed.trainer import TrainerObserver, check_trainer, outcome_of, run_trainer
 from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.shared import heartbeat, history
+from simyard.tasks.shared.control import Control
 from simyard.tasks.shared.heartbeat import HeartbeatWriter
 from simyard.tasks.shared.history import load_spec
 

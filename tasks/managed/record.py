@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Literal
 
 from simyard.core.errors import RequestError
 from simyard.core.files import scratch
+from simyard.core.records import Estimate
 from simyard.core.run_records import (
-    DesiredStateMark,
     DriverStatus,
     Event,
     IterationRecord,
@@ -27,11 +24,13 @@ from simyard.store.store import Store
 from simyard.tasks.managed.run import RunSpec, load_run
 from simyard.tasks.metrics.events import Series
 from simyard.tasks.metrics.table import draw_curves
+from simyard.tasks.shared.control import DesiredState, desired_state_at, write_desired_state
 from simyard.tasks.shared.documents import REPORTS
+from simyard.tasks.shared.estimates import as_told
+from simyard.tasks.shared.events import events_at, numbers_of_events
 from simyard.tasks.shared.heartbeat import PATIENCE
 from simyard.tasks.shared.listing import Page, newest, shown
 
-DesiredState = Literal["run", "pause", "cancel"]
 ENDED = ("succeeded", "failed", "canceled")
 REPORT, CURVES = "report.md", "curves.png"
 EVENT_TYPES = {
@@ -52,8 +51,6 @@ EVENT_TYPES = {
     "run.ended": "the run ended; the message names the policy that ended it",
 }
 """Every `event_type`, and what it means."""
-_FRESH = 200
-"""Number of newest events of earlier processes that a process reads when it resumes a run."""
 
 
 # The desired state: to run, to pause or to end. The process that drives the run reads it.
@@ -72,75 +69,22 @@ def set_desired_state(store: Store, run_id: str, desired: DesiredState) -> None:
         problem = f"{run_id} is being canceled."
     if problem is not None:
         raise RequestError(problem, code="run_ended", advice="Begin another: simyard managed start.")
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    store.put_record(RunKeys(run_id).desired_state, DesiredStateMark(wanted=desired, requested_at=now))
+    write_desired_state(store, RunKeys(run_id).desired_state, desired)
 
 
 def desired_state(store: Store, run_id: str) -> DesiredState:
     """Read the desired state; `run` where nobody has set one."""
-    found = store.get_record_or_none(RunKeys(run_id).desired_state, DesiredStateMark)
-    return found.wanted if found else "run"
-
-
-# The events: an append-only log, one object an event, in order.
-
-
-class Events:
-    """The log of one run, for the one process that drives it."""
-
-    def __init__(self, store: Store, run_id: str, on_event: Callable[[Event], None] = lambda event: None) -> None:
-        """Go on after the last event.
-
-        Args:
-            store: The run's store.
-            run_id: The run.
-            on_event: Called with each new event.
-        """
-        self._store = store
-        self._keys = RunKeys(run_id)
-        self._on_event = on_event
-        self._lock = threading.Lock()
-        numbers = event_numbers(store, run_id)
-        self._last = numbers[-1] if numbers else 0
-        self._recorded = {event.about for event in read_events(store, run_id, numbers[-_FRESH:])}
-
-    def record(self, event_type: str, about: str, message: str, **data: Any) -> None:
-        """Write an event, unless it was written before a restart.
-
-        Args:
-            event_type: One of `EVENT_TYPES`.
-            about: What tells it from every other event of the run: the same thing happens once.
-            message: For people.
-            data: For programs.
-        """
-        assert event_type in EVENT_TYPES
-        about = f"{event_type} {about}".strip()
-        with self._lock:
-            if about in self._recorded:
-                return
-            self._recorded.add(about)
-            # Where a process that was taken for lost writes too, each still gets a number of its own.
-            is_written = False
-            while not is_written:
-                self._last += 1
-                now = datetime.now(UTC).isoformat(timespec="milliseconds")
-                event = Event(
-                    event_id=f"evt-{self._last:08d}", created_at=now, event_type=event_type, about=about,
-                    message=message, data=data,
-                )  # fmt: skip
-                is_written = self._store.put_new(self._keys.event(self._last), json.dumps(event.to_json()).encode())
-            self._on_event(event)
+    return desired_state_at(store, RunKeys(run_id).desired_state)
 
 
 def event_numbers(store: Store, run_id: str) -> list[int]:
     """Return the numbers of a run's events, in order."""
-    names = (entry.key.rpartition("/")[2] for entry in store.list(RunKeys(run_id).events))
-    return sorted(int(name.partition(".")[0]) for name in names)
+    return numbers_of_events(store, RunKeys(run_id))
 
 
 def read_events(store: Store, run_id: str, numbers: list[int]) -> list[Event]:
     """Return these events."""
-    return [store.get_record(RunKeys(run_id).event(number), Event) for number in numbers]
+    return events_at(store, RunKeys(run_id), numbers)
 
 
 # What has been done, and how the run stands.
@@ -168,6 +112,7 @@ def header(spec: RunSpec, store: Store) -> RunHeader:
         max_iterations=spec.asked.loop_policy.max_iterations,
         store=store.url(RunKeys(spec.run_id).prefix),
         created_at=spec.created_at,
+        estimate=store.get_record_or_none(RunKeys(spec.run_id).estimate, Estimate),
     )
 
 
@@ -189,8 +134,9 @@ def run_status(store: Store, run_id: str) -> RunState:
         status = "interrupted"
     elif "pause" in (desired_state(store, run_id), beat and beat.wanted):
         status = "paused"
+    told = header(spec, store)
     return RunStatus(
-        **vars(header(spec, store)),
+        **vars(replace(told, estimate=(beat and beat.estimate) or told.estimate)),
         status=status,
         stage=beat.stage if beat else None,
         current_iteration=beat.current_iteration if beat else 0,
@@ -240,6 +186,7 @@ def write_report(run: RunSpec, result: RunResult, ended: list[IterationRecord], 
         result=result,
         iterations=ended,
         lineage=checkpoints(store, run.run_id),
+        estimate=result.estimate and as_told(result.estimate),
     )
     store.put_bytes(run_keys.file(REPORT), text.encode())
 

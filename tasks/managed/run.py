@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -10,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from simyard.core.errors import RequestError
-from simyard.core.run_records import TrainerSecrets
+from simyard.core.records import Estimate
+from simyard.core.run_records import IterationRecord, TrainerSecrets
 from simyard.core.specs import InputFile, JobSpec, PolicyFile
 from simyard.core.wire import Wire
 from simyard.requests.managed import MASK, TrainingRunRequest
@@ -23,7 +27,9 @@ from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.kinds.base import Resolved
 from simyard.tasks.resolve import resolve
 from simyard.tasks.shared import inputs
+from simyard.tasks.shared.estimates import Measurement, estimate, in_sum, known, within
 from simyard.tasks.shared.inputs import LocalInput, find_input
+from simyard.tasks.shared.usage import require_price
 from simyard.tasks.stage import send_inputs
 
 _UNNAMED = "job-" + "0" * 26
@@ -43,8 +49,8 @@ class RunSpec(Wire):
     """Of the request's file: where a trainer that is a child process starts."""
     checkpoint: InputFile | None
     """Checkpoint that the first iteration begins from; None for none."""
-    usd_per_gpu_hour: float
-    """Price of a GPU hour in US dollars, by which credits are counted."""
+    usd_per_gpu_hour: float | None
+    """Price of a GPU hour in US dollars, by which credits are counted; None where the site names none."""
     created_at: str
     """UTC, ISO 8601."""
 
@@ -98,6 +104,7 @@ def resolve_run(
             code="masked_value",
             advice='Give the value again, or the name of a variable of the worker: {"variable": "NAME"}.',
         )
+    require_price(machine, request.budget_policy.max_credits, "budget_policy.max_credits")
     template = resolve(request.rollout_template.rollout(f"{request.name}: rollout", 0, None), store, _UNNAMED, base)
 
     # The first checkpoint: an asset, a file, or none.
@@ -145,7 +152,48 @@ def stage_run(resolved: ResolvedRun, store: Store) -> None:
         store.put_record(run.secrets, TrainerSecrets(env=plain))
         masked = trainer | {"env": trainer["env"] | dict.fromkeys(plain, MASK)}
         spec = replace(spec, request=spec.request | {"trainer_spec": masked})
+    store.put_record(run.estimate, estimate_run(spec, store))
     store.put_json(run.run, spec.to_json())
+
+
+def estimate_run(spec: RunSpec, store: Store) -> Estimate:
+    """Return the estimate of a run: of all iterations that it may make, their rollouts and calls of the trainer."""
+    asked, rate = spec.asked, spec.usd_per_gpu_hour
+    policy, template = asked.loop_policy, asked.rollout_template
+    rollout, count = estimate(spec.template, store, rate), policy.max_iterations
+    at_once = min(template.jobs, template.rollout_parallelism)
+    rollouts = in_sum([(rollout, template.jobs * count)], at_once, of=f"{template.jobs * count:,} rollouts")
+    call = store.get_record_or_none(_trainer_key(spec), Measurement)
+    how = f"a call of this trainer was measured in {call.source}" if call else "a call of this trainer was not measured"
+    gpus = asked.trainer_spec.resources.gpu
+    call_s = call.iteration_s if call else None
+    held_s = call_s * gpus if call_s is not None else None if gpus else 0.0
+    calls = known(call_s, held_s, rate, how=how)
+    whole = in_sum([(rollouts, 1), (calls, count)], of=f"{count:,} iterations, all that it may make")
+
+    most = asked.budget_policy.max_credits
+    return within(whole, max_wallclock_hours=policy.max_wallclock_hours, max_credits=most)
+
+
+def keep_call_measurement(spec: RunSpec, ended: Sequence[IterationRecord], store: Store) -> None:
+    """Keep the duration of this trainer's calls, for the estimate of the next run like this."""
+    seconds = [one.trainer_seconds for one in ended if one.trainer_seconds is not None]
+    if seconds:
+        device = "GPU" if spec.asked.trainer_spec.resources.gpu else "cpu"
+        made = Measurement(
+            task=spec.template.task, library="trainer", device=device, num_envs=spec.template.num_envs,
+            iteration_s=round(sum(seconds) / len(seconds), 3), gpu_memory_bytes=None, source=spec.run_id,
+        )  # fmt: skip
+        store.put_record(_trainer_key(spec), made)
+
+
+def _trainer_key(spec: RunSpec) -> str:
+    """Return the key of what calls of this trainer took, with as much data."""
+    trainer = {name: value for name, value in spec.request["trainer_spec"].items() if name != "env"}
+    template, rollout = spec.asked.rollout_template, spec.template.rollout
+    data = [trainer, template.jobs, spec.template.num_envs, rollout and rollout.steps]
+    digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    return keys.measurement(spec.template.task, f"trainer-{digest[:16]}", "trainer", spec.template.num_envs)
 
 
 def trainer_env(run: RunSpec, store: Store, machine: MachineSettings) -> dict[str, str]:

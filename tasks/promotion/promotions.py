@@ -140,7 +140,7 @@ def read(store: Store, name: str) -> Promotion:
     # Who wrote the last decisions may have been killed before it wrote the record.
     missing = range(len(history) + 1, _last(store, keys) + 1)
     history += [store.get_record(keys.decision(number), PromotionDecision) for number in missing]
-    promoted = _policies(history)
+    promoted = policies(history)
     return Promotion(name=name, current=promoted[-1] if promoted else None, history=tuple(history))
 
 
@@ -216,7 +216,7 @@ def rollback(store: Store, name: str, *, why: str, by: str) -> PromotionDecision
     Raises:
         RequestError: If there is none, or another policy was promoted at this moment.
     """
-    promoted = _policies(require(store, name).history)
+    promoted = policies(require(store, name).history)
     if len(promoted) < 2:
         none = f"{name!r} has no promoted policy."
         raise RequestError(
@@ -236,7 +236,7 @@ def rollback(store: Store, name: str, *, why: str, by: str) -> PromotionDecision
     return written
 
 
-def _policies(history: Sequence[PromotionDecision]) -> list[PolicyRecord]:
+def policies(history: Sequence[PromotionDecision]) -> list[PolicyRecord]:
     """Return the policies one could go back to, the promoted one last."""
     found: list[PolicyRecord] = []
     for made in history:

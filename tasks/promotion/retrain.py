@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from simyard.core.artifacts import EPISODES, SUMMARY
 from simyard.core.errors import RequestError
-from simyard.core.records import JobResult
+from simyard.core.records import Cost, Estimate, JobResult
 from simyard.core.run_records import (
     EngineShare,
     PolicyCheckpoint,
@@ -31,7 +32,9 @@ from simyard.store import keys
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.kinds.policy_sources import newest_training
+from simyard.tasks.shared import history, usage
 from simyard.tasks.shared.documents import REPORTS
+from simyard.tasks.shared.estimates import as_told, estimate, evaluation_of, in_sum
 from simyard.tasks.shared.history import load_spec
 
 
@@ -174,6 +177,39 @@ def incumbent_job_id(job_id: str, incumbent: PolicyRecord) -> str:
     return keys.follow_up_job_id(job_id, f"evaluation of {incumbent.job_id}/{incumbent.checkpoint.sha256}")
 
 
+def estimate_retraining(
+    request: RetrainRequest, training: JobSpec, incumbent: PolicyRecord | None, store: Store, rate: float | None
+) -> Estimate:
+    """Return the estimate of a retraining: its training, and an evaluation of each policy.
+
+    Args:
+        request: The request.
+        training: Its training.
+        incumbent: The promoted policy.
+        store: Whose measurements count.
+        rate: Price of a GPU hour in USD; None where the site names none.
+    """
+    asked, count = request.evaluation, 1 if incumbent is None else 2
+    evaluation = evaluation_of(
+        training, num_episodes=asked.num_episodes, steps_per_episode=asked.steps_per_episode,
+        num_envs=asked.num_episodes if asked.across else asked.num_envs or asked.num_episodes,
+    )  # fmt: skip
+    engines = len(asked.across or ("its own",))
+    parts = [(estimate(training, store, rate), 1), (estimate(evaluation, store, rate), count * engines)]
+    return in_sum(parts, of=f"a training and {count} evaluation{'s' * (count - 1)}")
+
+
+def told_and_spent(job_ids: Sequence[str], store: Store) -> tuple[Estimate | None, Cost | None]:
+    """Return the estimates and the costs of a retraining's jobs in sum; None where a job has none."""
+    found = [history.result_of(store, job_id) for job_id in dict.fromkeys(job_ids)]
+    results = [result for result in found if result is not None]
+    told = [(result.estimate, 1) for result in results if result.estimate is not None]
+    costs = [result.cost for result in results if result.cost is not None]
+    if not results or len(told) < len(results) or len(costs) < len(results):
+        return None, None
+    return in_sum(told, of=f"{len(told)} jobs"), usage.sum_of(costs)
+
+
 def measured(store: Store, evaluation_id: str, metric: Metric) -> Measured:
     """Read the figures of a succeeded evaluation of one policy."""
     job = JobKeys(evaluation_id)
@@ -234,4 +270,5 @@ def _shares(summary: dict[str, Any], metric: Metric) -> tuple[EngineShare, ...] 
 def report(request: RetrainRequest, decision: PromotionDecision) -> str:
     """Return a decision as Markdown."""
     metric = request.evaluation.metric
-    return REPORTS.render("retraining.md.j2", promotion=request.promotion, metric=metric, entry=decision)
+    told = decision.estimate and as_told(decision.estimate)
+    return REPORTS.render("retraining.md.j2", promotion=request.promotion, metric=metric, entry=decision, told=told)

@@ -14,6 +14,8 @@ from simyard.core.records import ArtifactEntry, JobResult, Manifest, Outcome
 from simyard.core.specs import JobSpec
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store, sha256_file
+from simyard.tasks.shared import usage
+from simyard.tasks.shared.estimates import as_told
 from simyard.tasks.shared.history import Artifact, PastAttempt, Verdict
 from simyard.tasks.shared.usage import Scaling
 
@@ -76,15 +78,15 @@ def moment(text: str | None) -> str | None:
 
 
 class Templates:
-    """The templates of a folder; Jinja2 is imported when the first one is rendered.
+    """The templates of folders; Jinja2 is imported when the first one is rendered.
 
     Args:
-        folder: Where they lie.
+        folders: Where they lie; of two of one name that of the first folder counts.
         filters: Functions that format a value, by the name that templates use.
     """
 
-    def __init__(self, folder: Path, **filters: Callable[..., str]) -> None:
-        self._folder = folder
+    def __init__(self, *folders: Path, **filters: Callable[..., str]) -> None:
+        self._folders = folders
         self._filters = filters
 
     @cached_property
@@ -93,7 +95,7 @@ class Templates:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
         environment = Environment(
-            loader=FileSystemLoader(self._folder),
+            loader=FileSystemLoader(self._folders),
             autoescape=lambda name: name is None or not name.endswith(".md.j2"),
             undefined=StrictUndefined,
             trim_blocks=True,
@@ -118,6 +120,7 @@ REPORTS = Templates(
     number=number,
     interval=interval,
     rate=lambda value: "not measured" if value is None else f"{value:.3f}",
+    cost=usage.cost_in_words,
 )
 """The reports: one template for each kind of job, for managed runs and for retrainings."""
 
@@ -250,6 +253,7 @@ def report(
         facts={"version": known.version if known else "", "device": known.device if known else "unknown"},
         reward_name=kind.reward_name,
         throughput=gained and gained.in_words(),
+        estimate=ended.estimate and as_told(ended.estimate, spec),
         attempts=[AttemptRow.of(attempt) for attempt in verdict.attempts],
     )
 

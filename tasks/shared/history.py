@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,7 @@ from simyard.core.records import (
     AttemptStatus,
     CheckpointRecord,
     Ended,
+    Estimate,
     JobResult,
     JobState,
     JobStatus,
@@ -70,16 +71,37 @@ def load_spec(store: Store, job_id: str) -> JobSpec:
     try:
         return store.get_record(JobKeys(check_job_id(job_id)).job, JobSpec)
     except KeyNotFound as error:
-        raise RequestError(
-            f"There is no job {job_id!r} in {store.url()}.", code="unknown_job", advice="See `simyard jobs list`."
-        ) from error
+        raise unknown_job(store, job_id) from error
 
 
-def attempts(store: Store, job_id: str) -> list[PastAttempt]:
-    """Return a job's attempts in order."""
+def unknown_job(store: Store, job_id: str) -> RequestError:
+    """Return the error of a job that a store has not."""
+    return RequestError(
+        f"There is no job {job_id!r} in {store.url()}.", code="unknown_job", advice="See `simyard jobs list`."
+    )
+
+
+def attempts(store: Store, job_id: str, there: Collection[str] | None = None) -> list[PastAttempt]:
+    """Return a job's attempts in order.
+
+    Args:
+        store: The job's store.
+        job_id: The job.
+        there: The keys of all that the job has, where they were listed: then nothing is read that is not among them.
+    """
     job = JobKeys(job_id)
-    numbers = sorted(int(name) for name in store.list_dirs(job.attempts) if name.isdigit())
-    return [_attempt(store, number, job.attempt(number)) for number in numbers]
+    if there is None:
+        numbers = sorted(int(name) for name in store.list_dirs(job.attempts) if name.isdigit())
+    else:
+        numbers = attempt_numbers(job_id, there)
+    return [_attempt(store, number, job.attempt(number), there) for number in numbers]
+
+
+def attempt_numbers(job_id: str, there: Iterable[str]) -> list[int]:
+    """Return the numbers of a job's attempts by the keys of all that it has, in order."""
+    folder = f"{JobKeys(job_id).attempts}/"
+    names = {key.removeprefix(folder).partition("/")[0] for key in there if key.startswith(folder)}
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def resume_points(store: Store, job_id: str, *, before: int | None = None) -> list[ResumePoint]:
@@ -137,10 +159,16 @@ def job_status(store: Store, job_id: str) -> JobState:
 
     A job has succeeded when its manifest is there; a result that says so without one was interrupted.
     """
-    job = JobKeys(job_id)
-    result = result_of(store, job_id)
     past = attempts(store, job_id)
-    if result and result.attempts >= len(past) and (result.status != "succeeded" or store.exists(job.manifest)):
+    return state_of(store, job_id, result_of(store, job_id), past, lambda: store.exists(JobKeys(job_id).manifest))
+
+
+def state_of(
+    store: Store, job_id: str, result: JobResult | None, past: list[PastAttempt], has_manifest: Callable[[], bool]
+) -> JobState:
+    """Return the status of a job of which all is read; nothing of it is read here but whether it has a manifest."""
+    job = JobKeys(job_id)
+    if result and result.attempts >= len(past) and (result.status != "succeeded" or has_manifest()):
         return result
     latest = past[-1].latest if past else None
     running = latest if isinstance(latest, AttemptStatus) else None
@@ -156,6 +184,7 @@ def job_status(store: Store, job_id: str) -> JobState:
         reward=latest.reward if latest else None,
         updated_at=running.updated_at if running else None,
         error=past[-1].failure if past else None,
+        estimate=(running and running.estimate) or store.get_record_or_none(job.estimate, Estimate),
     )
 
 
@@ -176,13 +205,16 @@ def _status(past: list[PastAttempt]) -> Literal["queued", "running", "interrupte
     return "interrupted" if status and status.is_gone(PATIENCE.supervisor.silence_s) else "running"
 
 
-def _attempt(store: Store, number: int, keys: AttemptKeys) -> PastAttempt:
+def _attempt(store: Store, number: int, keys: AttemptKeys, there: Collection[str] | None) -> PastAttempt:
+    def has(key: str) -> bool:
+        return there is None or key in there
+
     return PastAttempt(
         number=number,
         keys=keys,
-        status=store.get_record_or_none(keys.status, AttemptStatus),
-        outcome=store.get_record_or_none(keys.outcome, Outcome),
-        checkpoints=store.get_records(keys.checkpoints, CheckpointRecord),
+        status=store.get_record_or_none(keys.status, AttemptStatus) if has(keys.status) else None,
+        outcome=store.get_record_or_none(keys.outcome, Outcome) if has(keys.outcome) else None,
+        checkpoints=store.get_records(keys.checkpoints, CheckpointRecord) if has(keys.checkpoints) else [],
     )
 
 

@@ -46,6 +46,9 @@ KINDS = tuple(ENDINGS)
 MAX_METADATA_BYTES = 64 * 1024
 """Of an asset's metadata, as JSON."""
 
+TRACKED = ("mlflow:", "wandb:")
+"""Beginnings of references to files of trackers."""
+
 _WITH_ENTRY = ("robot", "scene")
 
 _CONTENT_TYPES = {
@@ -75,7 +78,7 @@ class LocalInput:
 
 
 def find_input(reference: str, base: Path, what: str) -> LocalInput:
-    """Return the file a user named: a path relative to `base`, or a URI of a store.
+    """Return the file a user named: a path relative to `base`, a URI of a store, or a reference to a tracker's file.
 
     Args:
         reference: What the user wrote.
@@ -85,7 +88,11 @@ def find_input(reference: str, base: Path, what: str) -> LocalInput:
     Raises:
         RequestError: If there is no such file, or its name cannot be kept.
     """
-    if "://" in reference:
+    if reference.startswith(TRACKED):
+        from simyard.tasks.trackers.references import fetch
+
+        path = fetch(reference, lasting_scratch("input"), what)
+    elif "://" in reference:
         folder, _, name = reference.rpartition("/")
         path = lasting_scratch("input") / (name or "unnamed")
         try:

@@ -15,7 +15,7 @@ from simyard.core.wire import Wire
 READS_AT_ONCE = 16
 SHOWN_DEPTH = 100
 """Levels of a record that is shown: more than anything has that was checked when it came."""
-_GONE = ("unknown_job", "unknown_run", "unknown_asset", "unknown_promotion")
+_GONE = ("unknown_job", "unknown_run", "unknown_sweep", "unknown_asset", "unknown_promotion")
 _DAMAGED = ("bad_json", "digest_mismatch")
 """Codes of a store that answers, and holds something else than was written."""
 

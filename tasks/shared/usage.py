@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from simyard.core.artifacts import VERSIONS
+from simyard.core.errors import RequestError
+from simyard.core.records import Cost, Estimate
 from simyard.core.specs import JobSpec
 from simyard.core.wire import Wire
+from simyard.requests.settings import MachineSettings, usd_per_gpu_hour
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.shared import history
@@ -27,25 +31,79 @@ def gpu_seconds(spec: JobSpec, store: Store) -> float:
         spec: The job; one that was never begun has used nothing.
         store: Its store.
     """
-    if spec.gpus == 0:
-        return 0.0
-    return sum(_duration_s(attempt) for attempt in history.attempts(store, spec.job_id)) * spec.ranks
+    return 0.0 if spec.gpus == 0 else gpu_seconds_of(spec, history.attempts(store, spec.job_id))
 
 
-def in_usd(gpu_seconds: float, usd_per_gpu_hour: float) -> float:
-    """Return the price of GPU seconds in USD; a credit is one USD."""
+def gpu_seconds_of(spec: JobSpec, past: Iterable[PastAttempt]) -> float:
+    """Return the GPU seconds of a job whose attempts are read already."""
+    return 0.0 if spec.gpus == 0 else sum(map(_held_s, past)) * spec.ranks
+
+
+def in_usd(gpu_seconds: float, usd_per_gpu_hour: float | None) -> float | None:
+    """Return the price of GPU seconds in USD, a credit each; None where the site names no price, but for nothing."""
+    if usd_per_gpu_hour is None:
+        return None if gpu_seconds else 0.0
     return gpu_seconds / 3600.0 * usd_per_gpu_hour
 
 
-def _duration_s(attempt: PastAttempt) -> float:
-    """Return the seconds for which an attempt held its GPUs."""
-    if attempt.facts is not None and attempt.facts.device.startswith("cpu"):
-        return 0.0
+def cost_of(gpu_seconds: float, usd_per_gpu_hour: float | None) -> Cost:
+    """Return the cost of GPU seconds, rounded to what is shown."""
+    usd = in_usd(gpu_seconds, usd_per_gpu_hour)
+    return Cost(gpu_seconds=round(gpu_seconds, 3), usd=None if usd is None else round(usd, 6))
+
+
+def require_price(machine: MachineSettings, max_credits: float | None, field: str) -> None:
+    """Refuse a budget in credits where the site names no price.
+
+    Raises:
+        RequestError: There is such a budget.
+    """
+    if machine.usd_per_gpu_hour is None and max_credits is not None:
+        raise RequestError(
+            f"{field} is {max_credits:g}, and this site names no price.",
+            code="no_price",
+            advice="Leave it out, or have the site's owner set SIMYARD_USD_PER_GPU_HOUR to what a GPU hour costs.",
+        )
+
+
+def sum_of(costs: Iterable[Cost]) -> Cost:
+    """Return several costs as one; without a price where one of them has none."""
+    found = list(costs)
+    prices = [one.usd for one in found if one.usd is not None]
+    usd = round(sum(prices), 6) if len(prices) == len(found) else None
+    return Cost(gpu_seconds=round(sum(one.gpu_seconds for one in found), 3), usd=usd)
+
+
+def cost(spec: JobSpec, store: Store) -> Cost:
+    """Return the cost of a job so far, at the rate of its submission."""
+    told = store.get_record_or_none(keys.JobKeys(spec.job_id).estimate, Estimate)
+    return cost_of(gpu_seconds(spec, store), told.usd_per_gpu_hour if told else usd_per_gpu_hour())
+
+
+def price_in_words(usd: float) -> str:
+    """Return a price for people: cents, and two digits of less."""
+    return f"{usd:.2f} USD" if usd >= 1 or usd == 0 else f"{usd:.2g} USD"
+
+
+def cost_in_words(found: Cost) -> str:
+    """Return a cost for people."""
+    price = "no price" if found.usd is None else price_in_words(found.usd)
+    return f"{found.gpu_seconds:,.0f} GPU seconds, {price}"
+
+
+def seconds(attempt: PastAttempt) -> float:
+    """Return the seconds of an attempt: of one without an end, up to its last heartbeat."""
     total_s = attempt.timings.get("total_s")
     if total_s is None and attempt.outcome is None and attempt.status is not None:
         began, updated = map(datetime.fromisoformat, (attempt.status.began_at, attempt.status.updated_at))
         total_s = (updated - began).total_seconds()
     return total_s or 0.0
+
+
+def _held_s(attempt: PastAttempt) -> float:
+    """Return the seconds for which an attempt held its GPUs."""
+    on_cpu = attempt.facts is not None and attempt.facts.device.startswith("cpu")
+    return 0.0 if on_cpu else seconds(attempt)
 
 
 SHORTEST_S = 3.0

@@ -391,7 +391,7 @@ def test_the_refusal_as_json(refuse, write, arguments, config, code):
     result = refuse(*arguments, "--json", said=[arguments[-1] if code == "no_config" else ""])
     answer = json.loads(result.stdout.splitlines()[-1])
     assert tuple(answer) == JSON_KEYS
-    nothing = dict.fromkeys(("job_id", "store", "timings", "summary")) | {"artifacts": [], "attempts": 0}
+    nothing = dict.fromkeys(JSON_KEYS) | {"artifacts": [], "attempts": 0}
     assert answer == nothing | {"status": "failed", "error": answer["error"]}
     assert set(answer["error"]) == {"code", "category", "message", "advice"}
     assert (answer["error"]["code"], answer["error"]["category"]) == (code, "user")

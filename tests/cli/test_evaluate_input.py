@@ -5,7 +5,7 @@ What a checkpoint holds is looked at in the simulator's Python: see tests/sim/te
 
 import pytest
 
-from simyard.core.specs import Answer, JointLimits
+from simyard.core.specs import Answer, JointLimits, Robot
 from simyard.requests.config import check_config
 from simyard.requests.jobs import EvaluateRequest, ExportRequest
 from simyard.store import keys
@@ -77,6 +77,24 @@ SHARED = [
 # Fields of one
 
 EVALUATION = [
+    ("a factor is unknown", {"variations": {"motorStrengh": [0.5]}}, ["'motorStrengh'", "'motor_strength'?"]),
+    ("a factor stands twice", {"variations": {"actionDelay": [1], "action_delay": [2]}}, ["stands there twice"]),
+    ("a level is too low", {"variations": {"mass": [-1]}}, ["mass: -1", "numbers from 0.01 to 100 (x)"]),
+    ("a level is no number", {"variations": {"mass": [True]}}, ["mass: True", "mass and inertia of every body"]),
+    ("a delay is a fraction", {"variations": {"actionDelay": [1.5]}}, ["action_delay: 1.5", "whole numbers"]),
+    ("a factor without parts", {"variations": {"mass.arm": [2]}}, ["'mass' has no parts"]),
+    ("an axis is unknown", {"variations": {"centerOfMass.q": [1]}}, ["'q'", "Allowed: 'x', 'y', 'z'"]),
+    ("an event without a name", {"variations": {"event": [{"a": 1}]}}, ["event.NAME"]),
+    ("an event with a number", {"variations": {"event.push": [1]}}, ["event.push", "velocity_range"]),
+    ("nothing is varied", {"variations": {"mass": [1]}}, ["0 arms", "1 to 256"]),
+    ("a hypercube of one level", {"variations": {"mass": [2]}, "design": "latin_hypercube"}, ["no range of numbers"]),
+    ("conditions and engines", {"variations": {"mass": [2]}, "across": ["newton", "physx"]}, ["not both"]),
+    ("pairs without environments", {"variations": {"mass": [2]}, "numEnvs": 3}, ["leave numEnvs out"]),
+    ("two plans", {"plan": {"difference": 0.1, "halfWidth": 0.1}}, ["give either difference or halfWidth"]),
+    ("a plan and a number", {"plan": {"difference": 0.1}, "numEpisodes": 50}, ["leave numEpisodes out"]),
+    ("a plan of a hair", {"plan": {"difference": 0.001}}, ["plan: a difference of 0.001", "20,000 at most"]),
+    ("a plan and arms", {"plan": {"halfWidth": 0.1}, "variations": {"mass": [2]}}, ["plan.difference"]),
+    ("engines recorded", {"record": True, "across": ["newton", "physx"]}, ["leave across or plan out"]),
     ("mode is train", {"mode": "train"}, ["mode", "'evaluate'", "not 'train'"]),
     ("no steps", {"stepsPerEpisode": 0}, ["stepsPerEpisode", "not 0"]),
     ("steps are true", {"stepsPerEpisode": True}, ["stepsPerEpisode", "not True"]),
@@ -111,6 +129,10 @@ EXPORT = [
     ("half a position", {"actionLimits": {"a": {"position": [1]}}}, ["position"]),
     ("position turned", {"actionLimits": {"a": {"position": [2, 1]}}}, ["position", "2", "1"]),
     ("a joint without a limit", {"actionLimits": {"a": {}}}, ["actionLimits"]),
+    ("sensors are text", {"robot": {"sensors": "imu"}}, ["sensors", "'imu'"]),
+    ("noise below 0", {"robot": {"noise": {"joint_pos": -1}}}, ["noise", "greater than or equal to 0", "-1"]),
+    ("a delay turned", {"robot": {"delayS": [0.2, 0.1]}}, ["delayS is the least and the most", "[0.2, 0.1]"]),
+    ("an unknown part of a robot", {"robot": {"arms": 2}}, ["'arms'", "'delayS', 'noise', 'sensors'"]),
     ("an answer is true", {"checklistAnswers": {"safety-monitor": True}}, ["checklistAnswers"]),
     ("an empty name", {"checklistAnswers": {"safety-monitor": {"ok": True, "by": ""}}}, ["by"]),
     ("nobody answers", {"checklistAnswers": {"safety-monitor": {"ok": True}}}, ["by is missing"]),
@@ -242,10 +264,16 @@ def test_a_checkpoint_whose_name_cannot_be_kept(refuse, write, tmp_path, command
 @BOTH
 def test_the_good_config_is_good(store, tmp_path, command):
     """What the rows change is accepted as it is, with everything else that may be said."""
-    more = {"actionLimits": JOINT, "checklistAnswers": ANSWER} if command == "export-policy" else {"numEpisodes": 7}
+    robot = {"sensors": ["imu"], "noise": {"joint_pos": 0.1}, "delayS": [0, 0.02]}
+    more = (
+        {"actionLimits": JOINT, "robot": robot, "checklistAnswers": ANSWER}
+        if command == "export-policy"
+        else {"numEpisodes": 7}
+    )
     spec = resolve(check_config(good(command, **more), MODELS[command]), Store.open(str(store)), SOME_ID, tmp_path).spec
     assert [policy.checkpoint.name for policy in spec.policies] == ["model_1.pt"]
     if spec.export is not None:
         assert spec.export.action_limits == {"slider_to_cart": JointLimits(max_effort=5)}
+        assert spec.export.robot == Robot(sensors=("imu",), noise={"joint_pos": 0.1}, delay_s=(0.0, 0.02))
         assert spec.export.answers == {"safety-monitor": Answer(ok=True, by="Ada", note="", at=spec.created_at)}
     assert list(store.iterdir()) == []

@@ -43,6 +43,8 @@ def test_a_run_leaves_a_chain_of_checkpoints_and_everything_they_came_from(loop)
     assert (run.result["status"], run.result["ended_by"], run.exit_code) == ("succeeded", "max_iterations", 0)
     run.assert_sound(3)
     assert [row["seed"] for manifest in run.datasets() for row in manifest["rollouts"]] == [42, 43, 44, 45, 46, 47]
+    assert run.result["cost"] == {"gpu_seconds": 0.0, "usd": 0.0}
+    assert "3 iterations, all that it may make" in run.result["estimate"]["how"]
     first = run.datasets()[0]
     assert (first["episodes"], first["recorded_steps"]) == (4, 20)
     assert first["arrays"]["data/row"] == {"shape": [2], "dtype": "float32"}

@@ -107,6 +107,8 @@ def test_each_retraining_begins_from_the_promoted_policy_and_takes_its_place_onl
     assert second["incumbent"]["job_id"] == first["job_id"]
     assert second["difference"]["mean"] == pytest.approx(9), "a policy returns what it has seen of iterations"
     assert second["candidate"]["evaluation"]["seed"] == second["incumbent"]["evaluation"]["seed"] == 42
+    assert second["cost"] == {"gpu_seconds": 0.0, "usd": 0.0}
+    assert second["estimate"]["how"].startswith("the sum of 3 jobs: ")
 
     by_success = {"metric": "success_rate", "numEpisodes": 20}
     state, third = yard.retrain(config("arm", 4, start="scratch", evaluation=by_success))

@@ -12,6 +12,7 @@ import pytest
 from exported import (
     ACTIONS,
     DIVISOR,
+    FUNCTIONS,
     MEAN,
     OBSERVATIONS,
     contract,
@@ -28,10 +29,10 @@ from lazy import lazy
 from numpy.typing import NDArray
 
 from simyard.core.errors import RequestError, WorkloadError
-from simyard.core.specs import Answer, JointLimits
+from simyard.core.specs import Answer, JointLimits, Robot
 from simyard.core.stages import StageRun, Stages, WidenStep
 from simyard.runner.exporting import formats
-from simyard.runner.exporting.checks import CHECKS, Checklist, Status, check
+from simyard.runner.exporting.checks import CHECKS, Checklist, check
 from simyard.runner.exporting.contract import (
     CONTRACT_FILE,
     Port,
@@ -43,14 +44,17 @@ from simyard.runner.exporting.contract import (
 from simyard.runner.exporting.evidence import (
     ActionSample,
     Evidence,
+    HistorySample,
     LongRun,
     NormalizedSample,
     SecondSimulator,
     Thresholds,
     measure_actions,
+    measure_history,
     measure_normalizer,
 )
 from simyard.runner.exporting.parity import Difference, Load, Parity, check_parity
+from simyard.runner.exporting.verdict import Status
 from simyard.runner.rl.networks import Input
 
 onnx = lazy("onnx")
@@ -430,12 +434,29 @@ OTHER = SecondSimulator(
 BETTER = replace(OTHER, mean_return=12, drop_interval=(-3, -1))
 
 
+ROBOT = Robot(sensors=("joint_encoders",), noise={"joint_pos": 0.01, "joint_vel": 0.1}, delay_s=(0.0, 0.02))
+TERMS = {
+    "alive": {"function": "mdp:is_alive", "weight": 1.0, "params": {}},
+    "effort": {"function": "isaaclab.envs.mdp.rewards:joint_torques_l2", "weight": -0.1, "params": {}},
+}
+NOISE = {
+    "joint_pos": {"type": "GaussianNoiseCfg", "std": 0.01},
+    "joint_vel": {"type": "UniformNoiseCfg", "n_min": -1, "n_max": 1},
+}
+
+
 def good(exported: Path, **changes) -> Evidence:
     return replace(
         Evidence(
-            contract=contract(exported),
+            contract=with_terms(
+                contract(exported), lambda each: {"noise": NOISE.get(each.name), "delay_steps": (0, 1)}
+            ),
             parity=PROOF,
             reward_contributions={"alive": 6.0, "effort": -3.0, "upright": 1.0},
+            reward_terms=TERMS,
+            terminations=("time_out", "fallen"),
+            actuator_delays={"robot.legs": (0.0, 0.005)},
+            robot=ROBOT,
             normalized=SAMPLE,
             actions=ACTIONS_SENT,
             action_limits=LIMITS,
@@ -446,6 +467,34 @@ def good(exported: Path, **changes) -> Evidence:
         ),
         **changes,
     )
+
+
+def with_terms(told, change):
+    """The same contract with other terms in the group of the policy: `change` gives a term's fields."""
+    policy, *others = told.observation_groups
+    terms = tuple(replace(each, **change(each)) for each in policy.terms)
+    return replace(told, observation_groups=(replace(policy, terms=terms), *others))
+
+
+def seeing(**changes):
+    """The same of a policy whose every observation has these fields."""
+    return lambda e: replace(e, contract=with_terms(e.contract, lambda _: changes))
+
+
+def of_robot(**changes):
+    """The same for another robot."""
+    return lambda e: replace(e, robot=replace(e.robot, **changes))
+
+
+def both(*changes):
+    """One change after another."""
+
+    def changed(evidence):
+        for change in changes:
+            evidence = change(evidence)
+        return evidence
+
+    return changed
 
 
 def having(**changes):
@@ -491,11 +540,15 @@ unnamed = about(
         "actions": tuple(replace(a, name=None, type=None, command=None, joints=None, offset=None) for a in c.actions),
     },
     reward_contributions=None,
+    reward_terms=None,
+    actuator_delays=None,
     curriculum=None,
     randomization=None,
 )
 """The same of a direct task, which names nothing."""
 PASS, FAIL, HUMAN = Status.PASS, Status.FAIL, Status.HUMAN
+SEEN = HistorySample(rows={"joint_pos": 90, "joint_vel": 90}, wrong={"joint_pos": 0, "joint_vel": 0})
+blind = of_robot(sensors=None)
 JUDGED = [
     ("rewards", having(), PASS, "'alive' makes 60%"),
     ("rewards", having(reward_contributions={"alive": 9.0, "effort": -1.0}), FAIL, "'alive' makes 90%.*80% is allowed"),
@@ -504,14 +557,78 @@ JUDGED = [
     ("rewards", having(reward_contributions={}), FAIL, "No reward term"),
     ("rewards", having(reward_contributions=None), HUMAN, "not measured"),
     ("rewards", unnamed, HUMAN, "in its own code"),
-    ("observations", having(), PASS, "'joint_pos', 'joint_vel': nothing that only the critic has"),
+    ("reward-shape", having(), HUMAN, r"alive \(1.0\), effort \(-0.1\). Episodes end by time_out, fallen"),
+    ("reward-shape", unnamed, HUMAN, "in its own code"),
+    ("mechanism-cost", having(), PASS, "'effort' make the policy pay"),
+    ("mechanism-cost", having(reward_terms={"alive": TERMS["alive"]}), HUMAN, "No reward term is known to cost"),
+    ("mechanism-cost", having(reward_contributions={"effort": 0.0}), FAIL, "nothing was paid"),
+    ("mechanism-cost", unnamed, HUMAN, "in its own code"),
+    ("observations", having(), PASS, r"'joint_pos', 'joint_vel': the robot's sensors \(joint_encoders\) measure all"),
+    ("observations", blind, HUMAN, "nothing that only the critic has. It takes joint_encoders"),
+    ("observations", of_robot(sensors=("imu",)), FAIL, r"'joint_pos', 'joint_vel', which the robot's sensors \(imu\)"),
+    ("observations", of_robot(sensors=("joint_pos", "joint_vel")), PASS, "measure all of it"),
+    ("observations", both(blind, seeing(function=f"{FUNCTIONS}base_lin_vel")), FAIL, "truth, which no robot measures"),
+    ("observations", seeing(function=f"{FUNCTIONS}base_lin_vel"), FAIL, "do not measure"),
+    (
+        "observations",
+        both(of_robot(sensors=("base_velocity",)), seeing(function=f"{FUNCTIONS}base_lin_vel")),
+        PASS,
+        "all",
+    ),
+    ("observations", both(blind, seeing(function=f"{FUNCTIONS}last_action")), PASS, "none of it is measured"),
+    (
+        "observations",
+        both(blind, seeing(function="mine.mdp:base_ang_vel")),
+        HUMAN,
+        "functions that are not Isaac Lab's",
+    ),
     ("observations", sees_critic, FAIL, "'contact_forces', which only the critic"),
-    ("observations", lambda e: having(critic_groups=())(sees_critic(e)), HUMAN, "'contact_forces', which the group"),
-    ("observations", having(critic_groups=("policy", "critic")), PASS, "nothing that only the critic has"),
-    ("observations", having(critic_groups=("more",)), PASS, "nothing that only the critic has"),
-    ("observations", lambda e: having(critic_groups=("policy", "more"))(sees_more(e)), HUMAN, "which the group"),
+    ("observations", both(blind, sees_critic, having(critic_groups=())), HUMAN, "'contact_forces', which the group"),
+    ("observations", both(sees_critic, having(critic_groups=())), FAIL, "'contact_forces', which the robot's sensors"),
+    ("observations", having(critic_groups=("policy", "critic")), PASS, "measure all"),
+    ("observations", having(critic_groups=("more",)), PASS, "measure all"),
+    ("observations", both(blind, sees_more, having(critic_groups=("policy", "more"))), HUMAN, "which the group"),
     ("observations", unnamed, HUMAN, "does not name its observations"),
-    ("observations", lambda e: unnamed(without_critic(e)), PASS, "has none for a critic"),
+    ("observations", lambda e: unnamed(without_critic(e)), HUMAN, "in the task's own code"),
+    ("observation-noise", having(), PASS, "'joint_pos', 'joint_vel' were trained with the robot's noise or more"),
+    (
+        "observation-noise",
+        of_robot(noise={"joint_pos": 0.02}),
+        FAIL,
+        "'joint_pos' was trained .* 0.01, the robot has 0.02",
+    ),
+    ("observation-noise", of_robot(noise={"joint_pos": 0.01}), HUMAN, "Of 'joint_vel' .* the robot's is not given"),
+    (
+        "observation-noise",
+        of_robot(noise={}),
+        HUMAN,
+        "noise to everything measured.*'joint_pos' 0.01, 'joint_vel' 0.577",
+    ),
+    (
+        "observation-noise",
+        both(of_robot(noise={}), seeing(noise=None)),
+        HUMAN,
+        "added no noise to 'joint_pos', 'joint_vel'",
+    ),
+    ("observation-noise", seeing(noise=None), FAIL, "standard deviation of 0, the robot has 0.01"),
+    ("observation-noise", seeing(noise={"type": "Own"}), HUMAN, "training's is not known"),
+    ("observation-noise", seeing(function=f"{FUNCTIONS}last_action"), PASS, "nothing that is measured"),
+    ("observation-noise", unnamed, HUMAN, "no noise model"),
+    ("delays", having(), PASS, "0 to 25 ms longer than the physics; the robot takes 0 to 20 ms"),
+    ("delays", of_robot(delay_s=(0.0, 0.03)), FAIL, "the robot takes 0 to 30 ms"),
+    ("delays", of_robot(delay_s=None), HUMAN, "0 to 25 ms"),
+    ("delays", both(seeing(delay_steps=None), having(actuator_delays={})), FAIL, "delayed neither"),
+    ("delays", unnamed, HUMAN, "as far as its configuration says"),
+    ("history", having(), PASS, "newest sample of every observation alone"),
+    ("history", both(seeing(history_length=2), having(history=SEEN)), PASS, "'joint_pos' 90, 'joint_vel' 90"),
+    (
+        "history",
+        both(seeing(history_length=2), having(history=replace(SEEN, wrong={"joint_pos": 0, "joint_vel": 3}))),
+        FAIL,
+        "'joint_vel' is not what was seen before.*3 of 90 steps",
+    ),
+    ("history", seeing(history_length=2), HUMAN, "was not seen"),
+    ("history", unnamed, HUMAN, "in its own code"),
     ("normalizer", having(), PASS, r"observation 2 \('joint_vel'\) is 0.3 standard deviations, .* 2.15 is allowed"),
     ("normalizer", having(normalized=replace(SAMPLE, mean=(0, -3.2, 0, 0))), FAIL, r"1 \('joint_pos'\) is -3.2"),
     ("normalizer", having(normalized=replace(SAMPLE, mean=(0, 0, 0, math.nan))), FAIL, "is nan"),
@@ -542,7 +659,7 @@ JUDGED = [
     ("long-run", having(long_run=replace(RUN, early_terminations=2)), FAIL, "2 early"),
     ("long-run", having(long_run=replace(RUN, steps=2999)), HUMAN, "3000 steps are needed"),
     ("long-run", having(long_run=None), HUMAN, "No long run"),
-    ("formats", having(), PASS, "onnxruntime 1.31.1 and torch 2.11.0 load them alone"),
+    ("formats", having(), HUMAN, "onnxruntime 1.31.1 and torch 2.11.0 load them alone.*computer was not tried"),
     ("formats", having(parity=NO_PROOF), FAIL, "policy.onnx at batch 1 differs"),
     ("formats", having(parity=NO_LOAD), FAIL, "policy.onnx does not run in a clean interpreter: no magic"),
     ("formats", having(parity=None), HUMAN, "not loaded"),
@@ -593,8 +710,8 @@ def test_an_item_is_judged_by_its_evidence(item: str, change, status: str, summa
 def test_every_item_is_tested_in_every_status_it_can_have():
     tested = {(item, status) for item, _, status, _ in JUDGED}
     assert {item for item, _ in tested} == set(CHECKS)
-    only_human = {"safety-monitor"}
-    assert {item for item, status in tested if status == PASS} == set(CHECKS) - only_human
+    only_human = {"reward-shape", "safety-monitor"}
+    assert {item for item, status in tested if status == PASS} == set(CHECKS) - only_human - {"formats"}
     assert {item for item, status in tested if status == HUMAN} == set(CHECKS)
     assert {item for item, status in tested if status == FAIL} == set(CHECKS) - only_human
 
@@ -602,7 +719,7 @@ def test_every_item_is_tested_in_every_status_it_can_have():
 def test_a_policy_is_deployable_when_nothing_failed_and_the_rest_is_answered(exported: Path):
     evidence = good(exported)
     assert not check(evidence, {}).deployable
-    answers = {"randomization": ANSWER, "safety-monitor": ANSWER}
+    answers = dict.fromkeys(("reward-shape", "formats", "randomization", "safety-monitor"), ANSWER)
     checklist = check(evidence, answers)
     assert checklist.deployable
     assert not check(evidence, {"randomization": ANSWER}).deployable
@@ -611,13 +728,13 @@ def test_a_policy_is_deployable_when_nothing_failed_and_the_rest_is_answered(exp
     written = json.loads(json.dumps(checklist.to_json()))
     assert Checklist.from_json(written) == checklist
     assert written["thresholds"] == Thresholds().to_json()
-    assert [set(item) for item in written["items"]] == [{"item", "status", "evidence", "advice"}] * 10
+    assert [set(item) for item in written["items"]] == [{"item", "status", "evidence", "advice"}] * len(CHECKS)
 
 
 def test_a_checklist_is_a_markdown_table(exported: Path):
     rows = check(good(exported), {"safety-monitor": ANSWER}).rows().splitlines()
     assert rows[0] == "| item | status | evidence | next |"
-    assert len(rows) == 12
+    assert len(rows) == 2 + len(CHECKS)
     assert all(row.count(" | ") == 3 for row in rows[2:])
     assert rows[-1].startswith("| safety-monitor | pass | ")
     assert r"Ada, 2026-11-21T10:00:00Z: looked \| twice" in rows[-1]
@@ -626,6 +743,12 @@ def test_a_checklist_is_a_markdown_table(exported: Path):
 def test_limits_of_a_joint_that_is_not_there_are_refused(exported: Path):
     with pytest.raises(RequestError, match=r"Unknown joint in action_limits 'hipp'\. Did you mean 'hip'"):
         check(good(exported, action_limits={"hipp": JointLimits(max_velocity=1.0)}), {})
+
+
+@pytest.mark.parametrize("robot", [Robot(sensors=("joint_encoder",)), Robot(noise={"joint_po": 0.1})])
+def test_what_the_robot_does_not_measure_by_that_name_is_refused(robot: Robot, exported: Path):
+    with pytest.raises(RequestError, match=r"Unknown .* in robot\..*Did you mean 'joint_(encoders|pos)'"):
+        check(good(exported, robot=robot), {})
 
 
 # --- measures ---------------------------------------------------------------------------------------------------------
@@ -670,6 +793,25 @@ def test_the_change_of_actions_is_measured_within_episodes():
     begins = np.array([[True, True], [False, False], [True, False]])
     found = measure_actions(actions, begins)
     assert (found.lowest, found.highest, found.largest_step) == ((-3.0,), (1.0,), (0.5,))
+
+
+@pytest.mark.parametrize("by_time", [True, False])
+def test_a_history_is_what_was_seen_before(by_time: bool, exported: Path):
+    walk = np.random.default_rng(3).normal(size=(30, 3, 2)).astype(np.float32)
+    older = np.concatenate([walk[:1], walk[:-1]])
+    slices = {"joint_pos": ((0, 1), (2, 3)), "joint_vel": ((1, 2), (3, 4))}
+    both = np.concatenate([older, walk], axis=-1)  # oldest first
+    if not by_time:
+        slices, both = {"joint_pos": ((0, 2),), "joint_vel": ((2, 4),)}, both[..., [0, 2, 1, 3]]
+    told = with_terms(contract(exported), lambda each: {"slices": slices[each.name], "history_length": 2})
+    first = np.zeros((30, 3), bool)
+    first[0] = first[7, 1] = True
+    assert measure_history(both, first, told) == HistorySample(
+        rows={"joint_pos": 86, "joint_vel": 86}, wrong={"joint_pos": 0, "joint_vel": 0}
+    )
+    turned = measure_history(both[..., [2, 3, 0, 1] if by_time else [1, 0, 3, 2]], first, told)
+    assert turned.wrong == {"joint_pos": 86, "joint_vel": 86}, "newest first"
+    assert measure_history(both, first, contract(exported)) is None
 
 
 def test_one_environment_is_enough_to_measure_the_normalizer():

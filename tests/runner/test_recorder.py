@@ -283,6 +283,20 @@ def test_success_may_be_unknown_for_each(tmp_path, missing):
     assert (counts.measured, counts.succeeded) == (2, 1)
 
 
+def test_episodes_that_are_not_kept_are_forgotten_with_their_rows(tmp_path):
+    with recorder(tmp_path, 2, whole_alone=True) as written:
+        for step in range(6):
+            written.record(step=np.full(2, step))
+            ended = np.array([step % 2 == 1, step == 2])
+            written.end(ended, success=np.zeros(2), kept=ended & np.array([step == 3, True]))
+        counts = written.close().counts
+    store = zarr.open(tmp_path / "rollout.zarr", mode="r")
+    assert store["data/step"][:].ravel().tolist() == [0, 1, 2, 2, 3], "and those that still run"
+    assert store["meta/env"][:].tolist() == [1, 0]
+    assert store["meta/start_step"][:].tolist() == [0, 2]
+    assert (counts.episodes, counts.steps, counts.succeeded) == (2, 5, 0)
+
+
 def test_long_episodes_and_many_of_them_fill_many_shards(tmp_path):
     with recorder(tmp_path, 16, 5000, block_bytes=1 << 14, shard_bytes=1 << 14) as written:
         random = np.random.default_rng(0)

@@ -61,10 +61,11 @@ class Service:
         """Processes of the copies that run."""
         return [process.pid for _, process in self._copies]
 
-    def start(self) -> str:
-        """Start a copy, and wait until it answers; return its address."""
+    def start(self, port: int | None = None) -> str:
+        """Start a copy, by default on a port of its own, and wait until it answers; return its address."""
+        asked = port
         while True:
-            port = free_port()
+            port = asked or free_port()
             log = self.home / f"service-{port}.log"
             with log.open("wb") as out:
                 process = subprocess.Popen(

@@ -238,13 +238,14 @@ def test_a_job_is_submitted_once_and_waits_in_prefect(api: Api, deployments: Ser
     assert answer.status == 201, answer.body
     job = answer.json
     assert (job["status"], job["kind"], job["attempt_count"], job["error"]) == ("queued", "train", 0, None)
-    assert (job["estimated_credits"], job["gpu_hourly_rate_usd"]) == (0.0, 2.99)
-    assert job["estimate"]["train_s"] > 0
+    assert (job["estimated_usd"], job["estimated_credits"], job["gpu_hourly_rate_usd"]) == (0.0, 0.0, 2.99)
+    assert job["estimated_seconds"] == job["estimate"]["seconds"] > 0
     assert "environments on a CPU" in job["estimate"]["how"]
     (run,) = deployments.flow_runs(job["job_id"])
     assert run["state_type"] == "SCHEDULED"
     assert run["parameters"]["request"] == TRAINING, "the form of Prefect's UI shows what was sent"
-    assert api("GET", f"/v0/jobs/{job['job_id']}").json["name"] == "of the API"
+    shown = api("GET", f"/v0/jobs/{job['job_id']}").json
+    assert (shown["name"], shown["estimate"], shown["cost"]) == ("of the API", job["estimate"], None)
     assert [found["job_id"] for found in api("GET", "/v0/jobs").json["jobs"]] == [job["job_id"]]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 import records
@@ -26,7 +26,6 @@ from simyard.core.specs import Bounds
 from simyard.requests.config import check_config
 from simyard.requests.jobs import EvaluateRequest
 from simyard.requests.settings import MachineSettings
-from simyard.service.charts import MOST_POINTS, Curve, plot, thinned, unbroken
 from simyard.service.job_page import TEMPLATES
 from simyard.service.settings import Settings
 from simyard.service.signatures import seal
@@ -36,6 +35,7 @@ from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import CANCELED
 from simyard.tasks.collect import collect
+from simyard.tasks.pages.charts import MOST_POINTS, Curve, plot, thinned, unbroken
 from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
 from simyard.tasks.sessions.pool import Sessions
@@ -64,7 +64,7 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "link", "br"):
+        if tag not in ("meta", "link", "br", "input"):
             self._open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -113,6 +113,11 @@ class Yard:
     def page(self, job_id: str) -> Page:
         answer = self.get(job_id)
         assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8"), answer.body
+        return Page(answer.body.decode())
+
+    def part(self, job_id: str, name: str) -> Page:
+        answer = self.service.call("GET", self.link(job_id).replace(job_id, f"{job_id}/parts/{name}"))
+        assert answer.status == 200, answer.body
         return Page(answer.body.decode())
 
     def begin(self, job_id: str, number: int = 1, start: int = 0, *, done: int, **changes: Any) -> None:
@@ -241,12 +246,12 @@ def test_a_training_that_is_over(yard: Yard, trained: str) -> None:
     assert curves["Train/mean_reward"].endswith("0 to 110, last 110")
     assert "Loss/value" in curves
     assert not page.is_live
-    assert not page.all("script")
 
-    assert "how it ended" not in page.words, "one attempt needs no table"
+    assert "Attempts" not in page.words, "one attempt needs no table"
 
     entries = yard.service.call("GET", f"/v0/jobs/{trained}", key=yard.service.key()).json["artifacts"]
     links = {text: str(a["href"]) for a, text in zip(page.all("a"), _link_texts(page), strict=True)}
+    links = {text: href for text, href in links.items() if "/parts/" not in href}
     assert set(links) == {entry["name"] for entry in entries}
     kept = yard.store.get_bytes(JobKeys(trained).artifact("metrics.csv"))
     assert yard.service.call("GET", links["metrics.csv"]).body == kept
@@ -292,22 +297,23 @@ def test_a_job_that_runs_shows_its_curves_and_log(yard: Yard) -> None:
     assert "running working" in page.words
     (svg,) = page.all("svg")
     assert svg["aria-label"] == "Train/mean_reward: 1.5 to 2.5, last 2.5"
-    assert "line 60 <b>\nline 61 <b>" in "".join(page.said)
-    assert "line 59" not in page.words
-    assert "\x1b" not in page.text
+    log = yard.part(job_id, "command.stdout.log")
+    assert "line 60 <b>\nline 61 <b>" in "".join(log.said)
+    assert "line 59" not in log.words
+    assert "\x1b" not in log.text
 
     yard.begin(job_id, 2, 1, done=1)
     yard.put(job_id, "metrics.csv", "step,wall_time,Train/mean_reward\n1,5.0,7\n2,6.0,8\n", 2)
     page = yard.page(job_id)
     (svg,) = page.all("svg")
     assert svg["aria-label"] == "Train/mean_reward: 1.5 to 8, last 8", "what a later attempt made again counts"
-    assert "how it ended 1 0 4 – ended without reporting an outcome 2 1 1 – not ended yet" in page.words  # noqa: RUF001
+    words = yard.part(job_id, "attempts").words
+    assert "how it ended 1 0 4 – ended without reporting an outcome 2 1 1 – not ended yet" in words  # noqa: RUF001
     failure = Failure(code="killed", category=Category.INFRA, message="It was killed.", advice="Wait.")
     outcome = records.outcome(failure, done=4, timings={"total_s": 75.2})
     yard.store.put_json(JobKeys(job_id).attempt(1).outcome, outcome)
-    words = yard.page(job_id).words
-    assert "1 0 4 1 min 15 s It was killed. 2 1 1" in words
-    assert "Wait." not in words, "the next attempt makes it good"
+    assert "1 0 4 1 min 15 s It was killed. 2 1 1" in yard.part(job_id, "attempts").words
+    assert "Wait." not in yard.page(job_id).words, "the next attempt makes it good"
 
 
 def test_a_failure_is_told_with_its_advice(yard: Yard) -> None:
@@ -336,10 +342,11 @@ def test_what_users_write_is_text(yard: Yard) -> None:
     metrics = f'step,wall_time,"Loss/{HOSTILE.replace(chr(34), chr(34) * 2)}"\n0,1.0,1\n'
     yard.put(spec.job_id, "metrics.csv", metrics)
     yard.put(spec.job_id, "command.stdout.log", f"{HOSTILE}\n")
-    page = yard.page(spec.job_id)
-    assert "".join(page.said).count(HOSTILE) >= 4
-    assert not page.all("img")
-    assert len(page.all("script")) == 1
+    page, log = yard.page(spec.job_id), yard.part(spec.job_id, "command.stdout.log")
+    assert "".join(page.said).count(HOSTILE) >= 3
+    assert HOSTILE in "".join(log.said)
+    assert not page.all("img") + log.all("img")
+    assert (len(page.all("script")), len(log.all("script"))) == (2, 0), "its own: one follows, one opens parts"
     assert not [key for _, attributes in page.tags for key in attributes if key.startswith("on") or key == "style"]
 
 
@@ -384,6 +391,8 @@ def test_a_table_that_is_none_breaks_no_page(yard: Yard, name: str, table: str, 
     yard.put(job_id, name, table)
     words = yard.page(job_id).words
     assert "1 of 12 iterations" in words
+    if name == "telemetry.csv":
+        words = yard.part(job_id, "machine").words
     assert (f"no table of numbers: {name}" in words) == is_damaged
 
 
@@ -437,6 +446,65 @@ def test_a_table_without_end_makes_no_page_without_end(yard: Yard) -> None:
     page = yard.page(job_id)
     assert len(page.all("svg")) == 9
     assert len(page.text) < 300_000
+
+
+# All jobs, labels, and jobs side by side
+
+
+def _site(yard: Yard, path: str, **query: str) -> Answer:
+    token = pages.site_token(yard.settings, yard.api_key)
+    return yard.service.call("GET", f"{path}?{urlencode({'token': token, **query}, doseq=True)}")
+
+
+def test_jobs_are_listed_labeled_found_and_compared(yard: Yard, trained: str, evaluated: str) -> None:
+    waiting = yard.player.stage("", name=HOSTILE).job_id
+    to = f"/v0/jobs/{waiting}/labels"
+    token = pages.site_token(yard.settings, yard.api_key)
+    labels = {"tags": ["try:1", "worse"], "note": HOSTILE}
+    assert yard.service.call("PUT", f"{to}?{urlencode({'token': token})}", labels).json["tags"] == ["try:1", "worse"]
+    key = yard.service.key("default", "jobs")
+    assert yard.service.call("PUT", to, {"tags": ["try:1"]}, key=key).json["note"] == HOSTILE, "the note stays"
+    shown = yard.service.call("GET", f"/v0/jobs/{waiting}", key=key).json
+    assert (shown["tags"], shown["note"]) == (["try:1"], HOSTILE)
+    (listed,) = [job for job in yard.service.call("GET", "/v0/jobs", key=key).json["jobs"] if job["job_id"] == waiting]
+    assert listed["tags"] == ["try:1"]
+
+    # Who may not, and what is none.
+    job_link = urlsplit(yard.link(waiting)).query
+    assert yard.service.call("PUT", to, labels).status == 401
+    assert yard.service.call("PUT", f"{to}?{job_link}", labels).status == 404, "a link to one page shows it alone"
+    assert yard.service.call("PUT", to, labels, key=yard.service.key("default", "assets")).status == 403
+    assert yard.service.call("PUT", to, labels, key=yard.service.key("another", "jobs")).status == 404
+    refused = yard.service.call("PUT", to, {"tags": ["<b>"]}, key=key)
+    assert (refused.status, refused.json["code"]) == (400, "bad_label")
+    assert yard.service.call("PUT", to, {"tags": ["a"] * 21}, key=key).status == 422
+
+    # The list: found by a tag, sorted, and what users wrote is text.
+    found = Page(_site(yard, "/jobs", tag="try:1").body.decode())
+    assert [box["value"] for box in found.all("input") if box["name"] == "job"] == [waiting]
+    assert "".join(found.said).count(HOSTILE) == 2
+    assert not found.all("img")
+    assert not found.all("script")
+    by_name = Page(_site(yard, "/jobs", sort="name", kind="evaluate").body.decode())
+    assert evaluated in [box.get("value") for box in by_name.all("input")]
+    assert _site(yard, "/jobs", sort="nothing").status == 422
+    own = Page(_site(yard, f"/jobs/{waiting}").body.decode())
+    assert "try:1" in own.words
+    assert HOSTILE in "".join(own.said)
+    sent = yard.service.call("PUT", str(own.all("form")[0]["data-to"]), {"note": "by the page"})
+    assert (sent.status, sent.json["note"]) == (200, "by the page")
+    assert not Page(yard.get(waiting).body.decode()).all("form"), "a link to one page labels nothing"
+    assert yard.service.call("GET", f"/jobs?{job_link}").status == 404
+
+    both = _site(yard, "/compare", job=[trained, evaluated])
+    page = Page(both.body.decode())
+    assert f"media-src 'self' {yard.service.url};" in both.headers["content-security-policy"]
+    assert "2 jobs side by side" in page.words
+    (video,) = page.all("video")
+    assert yard.service.call("GET", str(video["src"])).body == b"a film"
+    alone = _site(yard, "/compare", job=[trained])
+    assert (alone.status, "These are 1 jobs" in Page(alone.body.decode()).words) == (400, True)
+    assert yard.service.call("GET", f"/compare?job={trained}&job={evaluated}").status == 401
 
 
 # Charts
@@ -518,7 +586,7 @@ def test_a_bucket_may_show_its_videos(
     assert f"media-src 'self' {s3_server};" in answer.headers["content-security-policy"]
     with urllib.request.urlopen(str(video["src"])) as film:
         assert film.read() == b"a film"
-    assert "a line" in page.words
+    assert "command.stdout.log" in page.words
 
 
 def test_a_key_opens_a_page_too(yard: Yard, trained: str) -> None:
@@ -594,7 +662,7 @@ def test_a_host_that_is_none_breaks_no_page(yard: Yard, trained: str, host: str)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-def test_a_browser_follows_a_job_to_its_end(yard: Yard, tmp_path: Path) -> None:
+def test_a_browser_follows_a_job_to_its_end(yard: Yard, trained: str, evaluated: str, tmp_path: Path) -> None:
     spec = yard.player.stage(HOSTILE, name=HOSTILE)
     yard.begin(spec.job_id, done=3)
     yard.put(spec.job_id, "metrics.csv", "step,wall_time,Train/mean_reward\n0,1.0,1\n1,2.0,2\n")
@@ -611,13 +679,58 @@ def test_a_browser_follows_a_job_to_its_end(yard: Yard, tmp_path: Path) -> None:
         assert tab.js("document.documentElement.scrollWidth") == 390, "nothing sticks out on a phone"
         light = "getComputedStyle(document.body).backgroundColor"
         assert tab.js(light) == "rgb(18, 22, 27)", "its own style, the dark one"
+        wait_until(lambda: "a long line" in tab.js("document.querySelector('.tail').textContent"), HANG_S, "its log")
         tab.js("document.getElementById('settings').open = true; window.still = true")
 
         persist(spec, collect(spec, yard.store, CANCELED), yard.store)
         wait_until(lambda: tab.js(status) == "canceled", HANG_S, "the page renews itself")
         assert tab.js("document.getElementById('settings').open"), "what was open stays open"
         assert tab.js("window.still"), "the page was not loaded again"
-        assert tab.js("document.title").endswith(": canceled")
+        wait_until(lambda: tab.js("document.title").endswith(": canceled"), HANG_S, "the title too")
+
+        for width in (360, 1440):
+            for path in ("/jobs?", f"/compare?job={trained}&job={evaluated}&"):
+                token = urlencode({"token": pages.site_token(yard.settings, yard.api_key)})
+                tab.open(f"{yard.service.url}{path}{token}", width)
+                assert tab.js("document.documentElement.scrollWidth") <= width, "nothing sticks out"
+        assert tab.js("window.pwned") is None
+        assert tab.complaints == []
+
+
+@pytest.mark.long  # a service that is started twice, and a browser of its own
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+def test_an_open_page_goes_on_where_it_was_when_the_service_is_there_again(
+    yard: Yard, deployments: Server, tmp_path: Path
+) -> None:
+    own = site(tmp_path, deployments, **play.ENVIRONMENT)
+    port = urlsplit(own.start()).port
+    spec = yard.player.stage("")
+    attempt = JobKeys(spec.job_id).attempt(1)
+
+    def run(done: int) -> None:
+        own.store.put_json(attempt.status, records.status(done=done, total=12))
+        own.store.put_bytes(attempt.file("command.stdout.log"), "".join(f"line {n}\n" for n in range(done)).encode())
+
+    own.store.put_record(JobKeys(spec.job_id).job, spec)
+    run(3)
+    link = own.call("GET", f"/v0/jobs/{spec.job_id}", key=own.key()).json["page_url"]
+    progress = "document.querySelector('progress').value"
+    (tmp_path / "browser").mkdir()
+    try:
+        with browsing(tmp_path / "browser") as tab:
+            tab.open(link, 1440)
+            wait_until(lambda: "line 2" in tab.js("document.querySelector('.tail').textContent"), HANG_S, "its log")
+            own.stop()
+            run(5)
+            own.start(port)
+            wait_until(lambda: tab.js(progress) == 5, HANG_S, "news after the restart")
+            run(7)
+            wait_until(lambda: tab.js(progress) == 7, HANG_S, "more news")
+            wait_until(lambda: "line 6" in tab.js("document.querySelector('.tail').textContent"), HANG_S, "its log")
+            lines = tab.js("document.querySelector('.tail').textContent").split("\n")
+            assert lines == [f"line {n}" for n in range(7)], "each once"
+    finally:
+        own.stop()
         assert tab.js("typeof pwned") == "undefined"
         assert tab.js("performance.getEntriesByType('resource').map(r => new URL(r.name).host)") == [
             urlsplit(yard.service.url).netloc

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import HANG_S, CommandLine
+from helpers import HANG_S, CommandLine, make_bucket
 
 from simyard.runner.assets.asset_root import embedded_root
 from simyard.tasks.robots.recipes import RECIPES
@@ -22,11 +22,11 @@ BUILD_S = 3 * HANG_S
 EMBEDDED = ("Isaac-Humanoid-Direct", "Isaac-Humanoid", "Isaac-Ant", "Isaac-Cartpole")
 
 
-def command(home: Path) -> CommandLine:
+def command(home: Path, **more: str) -> CommandLine:
     """The command on a machine of its own, without a Prefect server."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("SIMYARD_", "PREFECT_"))}
     own.pop("ISAACSIM_ASSET_ROOT", None)
-    return CommandLine(own | {"SIMYARD_HOME": str(home), "PREFECT_HOME": str(home / "prefect")})
+    return CommandLine(own | {"SIMYARD_HOME": str(home), "PREFECT_HOME": str(home / "prefect")} | more)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,23 @@ def test_what_a_task_needs_is_copied_from_a_store(asset_store: str, tmp_path: Pa
     done = mirror("Isaac-Velocity-Flat-Cassie", "--from", asset_store, "--out", root)
     assert done.returncode == 1
     assert "missing  Isaac/IsaacLab/Robots/Agility/Cassie/cassie.usd" in done.stdout
+
+
+def test_a_bucket_is_a_mirror_too(asset_store: str, s3_server: str, tmp_path: Path):
+    bucket, robot = "s3://mirrored/assets", "Isaac/IsaacLab/Robots/Classic/Cartpole/cartpole.usd"
+    own = command(tmp_path, **make_bucket(s3_server, "mirrored"))
+    mirror = functools.partial(own, "assets", "mirror", "Isaac-Cartpole-Direct", "--json", timeout_s=HANG_S)
+    into = mirror("--from", asset_store, "--out", bucket)
+    assert into.returncode == 0, into.stderr
+    root = tmp_path / "root"
+    out_of = mirror("--from", bucket, "--out", root)
+    assert out_of.returncode == 0, out_of.stderr
+    said, again = (json.loads(done.stdout.splitlines()[-1]) for done in (into, out_of))
+    assert again == said | {"root": bucket}
+    assert (root / robot).read_bytes() == (tmp_path / "served/Assets/9.9" / robot).read_bytes()
+
+    lacking = mirror("--from", f"{bucket}/elsewhere", "--out", tmp_path / "nothing")
+    assert (lacking.returncode, json.loads(lacking.stdout.splitlines()[-1])["copied"]) == (1, {})
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,10 @@ PROMISED = {
     "telemetry.csv": "telemetry", "runner.log": "log", "command.stdout.log": "log", "command.stderr.log": "log",
     "asset_staging.log": "log",
 }  # fmt: skip
-FOR_A_PERSON = ("rewards", "action-scale", "second-simulator", "curriculum", "randomization", "safety-monitor")
+FOR_A_PERSON = (
+    "rewards", "reward-shape", "mechanism-cost", "observations", "observation-noise", "delays", "history",
+    "action-scale", "formats", "second-simulator", "curriculum", "randomization", "safety-monitor",
+)  # fmt: skip
 NO_OTHER = "otherPhysics=isaacsim_physx"
 """An engine that is not installed: the others take long to start."""
 ENDLESS = "env.max_cart_pos=1000"
@@ -267,7 +270,14 @@ def test_a_manager_based_task_gives_the_checklist_its_terms(managed: Job):
     shares = items["rewards"]["evidence"]["contributions"]
     assert list(shares) == ["alive", "terminating", "pole_pos", "cart_vel", "pole_vel", "success_rate"]
     assert items["observations"]["evidence"]["exported"] == ["joint_pos_rel", "joint_vel_rel"]
-    assert items["observations"]["status"] == "pass"
+    assert items["observations"]["evidence"]["sensors"] == dict.fromkeys(
+        ("joint_pos_rel", "joint_vel_rel"), "joint_encoders"
+    )
+    assert items["observations"]["evidence"]["summary"].endswith("It takes joint_encoders.")
+    assert items["observations"]["evidence"]["answer"], "the robot's sensors were not named: Ada has looked"
+    assert items["delays"]["evidence"]["actuators_s"] == {"robot.cart_actuator": [0, 0], "robot.pole_actuator": [0, 0]}
+    assert list(items["reward-shape"]["evidence"]["rewards"]) == list(shares)
+    assert items["history"]["status"] == "pass"
     assert items["curriculum"]["evidence"]["summary"] == "The task has no curriculum."
     assert set(items["randomization"]["evidence"]["events"]) == {"reset_cart_position", "reset_pole_position"}
     contract = read_contract(managed.artifacts / CONTRACT_FILE)

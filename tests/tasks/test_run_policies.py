@@ -2,24 +2,26 @@
 
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 import records
 from helpers import HANG_S, wait_until
 
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError
-from simyard.core.records import this_process
+from simyard.core.records import Cost, this_process
 from simyard.core.run_records import IterationRecord, TrainerOutcome, TrainerStatus
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.settings import MachineSettings
-from simyard.store.keys import JobKeys, new_run_id
+from simyard.store.keys import JobKeys, RunKeys, new_run_id
 from simyard.store.store import Store
 from simyard.tasks.managed import stop_policies
 from simyard.tasks.managed.executor import Executor, LocalExecutor
 from simyard.tasks.managed.loop import Loop, LoopObserver, RunEndedError
-from simyard.tasks.managed.record import set_desired_state
-from simyard.tasks.managed.run import load_run, resolve_run, stage_run
+from simyard.tasks.managed.record import run_status, set_desired_state
+from simyard.tasks.managed.run import estimate_run, keep_call_measurement, load_run, resolve_run, stage_run
 from simyard.tasks.managed.trainer import call_key
+from simyard.tasks.shared.estimates import keep_measurement
 
 REQUEST = {
     "rollout_template": {
@@ -250,3 +252,38 @@ def test_an_executor_has_as_many_workers_as_the_request_wants_side_by_side(drive
         assert waiting.wait(HANG_S)
         assert got == [second]
     thread.join()
+
+
+def test_a_run_is_told_the_sum_of_its_rollouts_and_calls_and_by_its_own_iterations_once_it_has_made_some(driven):
+    loop = driven()
+    run, store, spec = loop.spec, loop.store, loop.spec.template
+    told = run_status(store, run.run_id).estimate
+    assert (told.seconds, told.usd) == (None, None)
+    assert "no rollout of 'Isaac-Cartpole-Direct' was measured" in told.how
+    assert "a call of this trainer was not measured" in told.how
+
+    # Two rollouts of 6 s side by side and a call of 4 s, five times: 50 s, in which GPUs are held for 80.
+    finish(loop, spec, 6.0)
+    keep_measurement(spec, store)
+    keep_call_measurement(run, ended(1.0, 2.0, trainer_seconds=4.0), store)
+    found = estimate_run(replace(run, request=run.request | {"budget_policy": {}}), store)
+    assert (found.seconds, found.gpu_seconds, found.usd) == (50.0, 80.0, 0.08)
+    assert f"measured in {run.run_id}" in found.how
+    dear = replace(run, usd_per_gpu_hour=9.0)
+    assert (estimate_run(dear, store).seconds, estimate_run(dear, store).usd) == (25.0, 0.1), "the budget ends it"
+
+    loop.iterations += ended(1.0, 2.0, seconds=7.0, gpu_seconds=11.0)
+    beat = loop._status().estimate
+    assert (beat.seconds, beat.gpu_seconds) == (35.0, 55.0)
+    assert beat.how == "guessed from the 2 iterations that this run has made"
+    store.put_record(RunKeys(run.run_id).status, loop._status())
+    assert run_status(store, run.run_id).estimate == beat
+    assert driven().cancel_now().cost == Cost(gpu_seconds=0.0, usd=0.0)
+
+
+def test_a_budget_in_credits_needs_a_price(tmp_path):
+    store = Store.open(str(tmp_path / "store"))
+    site = MachineSettings(home=tmp_path, store="", python=sys.executable, usd_per_gpu_hour=None)
+    with pytest.raises(RequestError, match=r"budget_policy.max_credits is 2, and this site names no price.*GPU_HOUR"):
+        resolve_run(asked(budget_policy={"max_credits": 2.0}), store, new_run_id(), tmp_path, site)
+    assert resolve_run(asked(), store, new_run_id(), tmp_path, site).spec.usd_per_gpu_hour is None

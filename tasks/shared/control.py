@@ -1,40 +1,58 @@
-"""Whether the process that drives a managed run may go on: what was asked of the run, and of the process itself."""
+"""Whether a process that drives a managed run or a sweep may go on: what was asked of that, and of the process itself.
+
+Somebody's desired state is one object of the store, which any command or service writes and the driver reads.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Literal
 
 from simyard.core.errors import Failure, SimyardError
+from simyard.core.run_records import DesiredStateMark
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import CANCELED
-from simyard.tasks.managed.record import DesiredState, desired_state, set_desired_state
 
+DesiredState = Literal["run", "pause", "cancel"]
 PULSE_S = 0.5
 """Seconds between two reads of the desired state."""
 _PRECEDENCE: tuple[DesiredState, ...] = ("run", "pause", "cancel")
 """Of two that were asked for, the later one here counts."""
 
 
+def desired_state_at(store: Store, key: str) -> DesiredState:
+    """Read the desired state below a key; `run` where nobody has set one."""
+    found = store.get_record_or_none(key, DesiredStateMark)
+    return found.wanted if found else "run"
+
+
+def write_desired_state(store: Store, key: str, desired: DesiredState) -> None:
+    """Write the desired state below a key."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    store.put_record(key, DesiredStateMark(wanted=desired, requested_at=now))
+
+
 class Control:
-    """The desired state of a run, read now and then by a thread of its own while a `with` block runs."""
+    """The desired state of a run or a sweep, read now and then by a thread of its own while a `with` block runs."""
 
     def __init__(
-        self, store: Store, run_id: str, is_canceled: Callable[[], bool], asked: Callable[[], DesiredState]
+        self, store: Store, key: str, is_canceled: Callable[[], bool], asked: Callable[[], DesiredState]
     ) -> None:
         """Read nothing yet.
 
         Args:
-            store: The run's store.
-            run_id: The run.
+            store: The store of the run.
+            key: Of its desired state.
             is_canceled: Whether the caller of the loop wants the run to end.
             asked: Returns the state that is asked for elsewhere than in the store.
         """
         self.desired: DesiredState = "run"
         """Desired state, wherever it was asked for."""
         self._store = store
-        self._run_id = run_id
+        self._key = key
         self._caller_cancels = is_canceled
         self._asked = asked
         self._is_canceled = False
@@ -71,11 +89,11 @@ class Control:
     def cancel(self) -> None:
         """End the run."""
         self._is_canceled = True
-        set_desired_state(self._store, self._run_id, "cancel")
+        write_desired_state(self._store, self._key, "cancel")
 
     def _listen(self) -> None:
         while not self._is_over.wait(PULSE_S):
             # A store that is away for a moment is asked again; the run goes on meanwhile.
             with suppress(SimyardError):
-                states = desired_state(self._store, self._run_id), self._asked()
+                states = desired_state_at(self._store, self._key), self._asked()
                 self.desired = max(states, key=_PRECEDENCE.index)
