@@ -48,13 +48,10 @@ def create(
 
 
 def _stage(asked: SweepRequest, here: SweepRequest, folder: Path, caller: Caller, claim: Claim) -> str:
+    request = _bounded(asked, caller).model_dump(mode="json", by_alias=True, exclude_unset=True)
     resolved = resolve_sweep(here, caller.store, keys.new_sweep_id(), folder, caller.settings.machine)
     refuse_without_pool(resolved.spec.template, caller.settings.pool)
-    spec = replace(
-        resolved.spec,
-        sweep_id=claim(resolved.spec.sweep_id),
-        request=_bounded(asked, caller).model_dump(mode="json", by_alias=True, exclude_unset=True),
-    )
+    spec = replace(resolved.spec, sweep_id=claim(resolved.spec.sweep_id), request=request)
     stage_sweep(replace(resolved, spec=spec), caller.store)
     return spec.sweep_id
 
