@@ -10,8 +10,10 @@ from simulated import NO_EGL, Job, Killed, Yard, kill_simulator, load, optimizer
 
 from simyard.core.errors import RequestError
 from simyard.requests.jobs import TrainRequest
-from simyard.service.job_page import job_page
+from simyard.service.job_look import JobLook
+from simyard.service.job_page import Viewer, job_page, job_part
 from simyard.service.tables import Drawings
+from simyard.tasks.shared import labels
 
 pytestmark = pytest.mark.sim
 
@@ -67,8 +69,11 @@ def test_its_metrics_have_every_iteration_once_with_its_stage(staged: Job):
 def test_its_report_and_its_page_say_when_and_why_each_stage_ended(staged: Job, yard: Yard):
     row = "| reach | train | 0 | 2 | scratch | Policy/mean_std > 0 for 2 iterations: it was "
     assert row in (staged.artifacts / "report.md").read_text()
-    page, _ = job_page(yard.opened, staged.id, None, Drawings(), lambda key, name: name, "nonce", "soon")  # type: ignore[arg-type]
-    assert "<td>its iterations were done</td>" in page
+    look = JobLook(yard.opened, staged.id).refresh()
+    viewer = Viewer(link=lambda key, name: name, nonce="n", until="soon", token="t")
+    prefect: Any = None  # it is not asked of a job that has ended
+    page, _ = job_page(look, prefect, Drawings(), labels.read(yard.opened, staged.id), viewer)
+    assert "<td>its iterations were done</td>" in job_part(look, "stages", prefect, Drawings(), viewer)
     assert page.count("calm</text>") == page.count("reach</text>") > 0, "a border with a name in each chart"
 
 
