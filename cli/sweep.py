@@ -265,9 +265,9 @@ def cancel(sweep_id: str, store: str | None) -> None:
     from simyard.tasks.sweeps import record
     from simyard.tasks.sweeps.loop import cancel_undriven
 
-    machine, _, opened = open_site(store)
+    opened = open_site_store(store)
     record.set_desired_state(opened, sweep_id, "cancel")
-    cancel_undriven(opened, sweep_id, machine)
+    cancel_undriven(opened, sweep_id)
     ended = record.sweep_status(opened, sweep_id).status == "canceled"
     click.echo(f"{sweep_id} {'is canceled' if ended else 'will stop within seconds'}, and keeps what it has.")
 

@@ -141,7 +141,7 @@ def _driving(sweep_id: str, store: str, pool: str | None) -> Iterator[Loop]:
             is_canceled=given.canceled,
             desired_state=PrefectButtons(str(flow_run.id)),
         )
-        with Loop(spec, opened, MachineSettings.from_env(), observer, in_pool=pool is not None) as loop:
+        with Loop(spec, opened, observer, in_pool=pool is not None) as loop:
             crash_killed(sweep_id)  # no other process drives the sweep
             # The jobs end with the sweep, and their progress is the sweep's.
             own = replace(

@@ -52,7 +52,7 @@ def put_sweep(
     resolved = resolve_sweep(SweepRequest.model_validate(config), store, keys.new_sweep_id(), home, machine)
     stage_sweep(resolved, store)
     done = 0
-    with Loop(resolved.spec, store, machine, LoopObserver()) as loop:
+    with Loop(resolved.spec, store, LoopObserver()) as loop:
         while (pieces := loop.pieces()) or not loop.is_over:
             for piece in pieces:
                 if trainings is not None and done >= trainings:

@@ -149,7 +149,10 @@ def play(
     assert contract.simulation is not None
     terms = Terms(contract, own)
     missing = [*terms.missing, *missing_drives(contract.simulation), *unknown_noise(contract)]
-    missing += [f"action {term.name!r} ({term.type})" for term in contract.actions if not _known(term)]
+    unknown = [term for term in contract.actions if not _known(term)]
+    missing += [
+        f"action {term.name!r} ({term.type})" if term.name else "every action (the task names none)" for term in unknown
+    ]
     missing += [f"images of {image.group!r}" for image in contract.images or ()]
     if missing:
         return Played(engine=engine, missing=tuple(missing), unpaid=tuple(terms.unpaid))

@@ -135,7 +135,7 @@ def cancel(sweep_id: str, caller: JobsCaller) -> dict[str, Any]:
         return _view(caller, sweep_id)
     record.set_desired_state(store, sweep_id, "cancel")
     if caller.launches.cancel_unbegun(sweep_id):
-        cancel_undriven(store, sweep_id, caller.settings.machine)
+        cancel_undriven(store, sweep_id)
     return _view(caller, sweep_id)
 
 

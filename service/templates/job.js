@@ -6,15 +6,20 @@ const again = 3000;
 let stream = null;
 let place = "";
 
+// What somebody has opened stays open.
+const keepOpen = (fresh) => {
+  for (const part of fresh.querySelectorAll("details")) {
+    part.open = document.getElementById(part.id)?.open ?? part.open;
+  }
+};
+
 const put = (id, html) => {
   if (id === "title") { document.title = html; return; }
   const element = document.getElementById(id);
   if (!element) return;
   const fresh = document.createElement("template");
   fresh.innerHTML = html;
-  for (const part of fresh.content.querySelectorAll("details")) {
-    part.open = document.getElementById(part.id)?.open ?? part.open;
-  }
+  keepOpen(fresh.content);
   element.replaceChildren(fresh.content);
 };
 
@@ -54,9 +59,10 @@ const renew = async () => {
       const page = document.createElement("template");
       page.innerHTML = await answer.text();
       const fresh = page.content.querySelector("main");
+      keepOpen(fresh);
       main.replaceChildren(...fresh.childNodes);
       document.title = page.content.querySelector("title").textContent;
-      if (!("live" in fresh.dataset)) return;
+      if (!("live" in fresh.dataset)) { delete main.dataset.live; return; }
     }
   } catch { /* The service is away: look again. */ }
   setTimeout(renew, Number(main.dataset.live));

@@ -22,7 +22,6 @@ from simyard.core.files import scratch
 from simyard.core.records import Ended, Estimate, this_process
 from simyard.core.run_records import Event
 from simyard.core.sweep_records import Decision, SeedRun, SweepResult, SweepStatus, SweepVerdict
-from simyard.requests.settings import MachineSettings
 from simyard.runner.progress import JobProgress
 from simyard.store.keys import SweepKeys
 from simyard.store.store import Store
@@ -58,9 +57,7 @@ class LoopObserver:
 class Loop:
     """One process's hold on a sweep; `with` begins and ends its heartbeat."""
 
-    def __init__(
-        self, spec: SweepSpec, store: Store, machine: MachineSettings, observer: LoopObserver, *, in_pool: bool = False
-    ) -> None:
+    def __init__(self, spec: SweepSpec, store: Store, observer: LoopObserver, *, in_pool: bool = False) -> None:
         """Read the sweep's progress.
 
         Raises:
@@ -74,7 +71,6 @@ class Loop:
         self.control = Control(store, self.keys.desired_state, observer.is_canceled, observer.desired_state)
         self.events = Events(store, self.keys, record.EVENT_TYPES, observer.on_event)
         self.state = State(self.asked, spec.template.max_iterations)
-        self._machine = machine
         self._in_pool = in_pool
         self._on_stage = observer.on_stage
         self._stage = "starting"
@@ -437,11 +433,11 @@ class Loop:
         )
 
 
-def cancel_undriven(store: Store, sweep_id: str, machine: MachineSettings) -> None:
+def cancel_undriven(store: Store, sweep_id: str) -> None:
     """Write that a sweep whose desired state is to end is canceled, unless a process drives it."""
     if record.sweep_status(store, sweep_id).status in ("queued", "interrupted"):
         with suppress(RequestError):  # a process has just taken it up, and reads the desired state
-            Loop(load_sweep(store, sweep_id), store, machine, LoopObserver()).cancel_now()
+            Loop(load_sweep(store, sweep_id), store, LoopObserver()).cancel_now()
 
 
 def _refuse_second_driver(sweep_id: str, store: Store) -> None:

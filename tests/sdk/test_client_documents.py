@@ -36,7 +36,7 @@ def test_the_page_names_every_setting_and_its_default():
 
 def test_the_page_names_every_error():
     raised = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
-    bases = {"JobError", "TrainingRunError"}
+    bases = {"JobError", "TrainingRunError", "SweepError"}
     assert {name for name in raised - bases if f"`{name}`" not in TEXT} == set()
 
 

@@ -252,7 +252,7 @@ def test_without_another_simulator_a_person_is_asked(exported: Callable[[str], J
     assert summary["second_simulator"] is None
     assert summary["mujoco"] is None
     assert "observation 'policy' (of code of its own)" in summary["mujoco_problem"]
-    assert "every reward (the task names none)" in summary["mujoco_problem"]
+    assert "every termination (the task names none), every action (the task names none)" in summary["mujoco_problem"]
     assert summary["second_simulator_problem"].startswith("isaacsim_physx: ")
     assert statuses(exported("sb3"))["second-simulator"] == "needs-a-human"
 

@@ -45,7 +45,7 @@ class Machine:
 
     def drive(self, sweep_id, die=lambda: None):
         """Do what the flow does; `die` is called wherever the process may be killed."""
-        with Loop(load_sweep(self.store, sweep_id), self.store, self.player.site, LoopObserver()) as loop:
+        with Loop(load_sweep(self.store, sweep_id), self.store, LoopObserver()) as loop:
             while True:
                 found = loop.pieces()
                 if loop.is_over:
@@ -119,7 +119,7 @@ def test_killed_wherever_a_seed_draws_it_runs_each_training_once(machine, seed):
 def test_of_two_that_drive_a_sweep_one_decides(player):
     """A process that was taken for lost, and comes back, ends at its next decision."""
     sweep_id = Machine(player, None).freeze(**ASHA)
-    lost, other = (Loop(load_sweep(player.store, sweep_id), player.store, player.site, LoopObserver()) for _ in "12")
+    lost, other = (Loop(load_sweep(player.store, sweep_id), player.store, LoopObserver()) for _ in "12")
     assert other.pieces()
     with pytest.raises(RequestError, match="driven by another process"):
         lost.pieces()
