@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 from simyard.core.errors import Category, Failure
 from simyard.core.specs import Facts, InputFile
 from simyard.core.stages import Stages
-from simyard.core.wire import ABSENT, Wire
+from simyard.core.wire import ABSENT, Wire, now
 
 Ended = Literal["succeeded", "failed", "canceled"]
 """Final status of an attempt or a job."""
@@ -52,7 +52,7 @@ def this_process() -> ThisProcess:
         "pid": os.getpid(),
         "pid_space": _pid_space(),
         "process_began": _began(os.getpid()) or 0.0,
-        "updated_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "updated_at": now(),
     }
 
 

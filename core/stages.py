@@ -7,7 +7,6 @@ import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from simyard.core.wire import ABSENT, Wire
@@ -227,8 +226,3 @@ class Stages(Wire):
 def stages_beside(checkpoint: Path) -> Path:
     """Return the file beside a checkpoint that says how the stages stood."""
     return checkpoint.with_name(f"{checkpoint.stem}.stages.json")
-
-
-def now() -> str:
-    """Return the time, as documents have it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -14,6 +14,7 @@ import json
 import math
 import types
 import typing
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any, ClassVar, Self
 
@@ -21,6 +22,16 @@ from simyard.core.errors import Category, Failure, SimyardError
 
 ABSENT = {"simyard.absent": True}
 """Metadata of a field whose key a document does not have where the value is None."""
+
+
+def now() -> str:
+    """Return the time in UTC as documents have it, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def now_ms() -> str:
+    """Return the same to the millisecond, for documents that are made more often."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 class WireError(SimyardError, ValueError):

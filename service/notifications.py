@@ -21,7 +21,7 @@ from pydantic import JsonValue
 
 from simyard.core.errors import RequestError, SimyardError
 from simyard.core.records import NotificationRecord
-from simyard.core.wire import Wire
+from simyard.core.wire import Wire, now
 from simyard.service import outbound, signatures
 from simyard.service.auth import Caller
 from simyard.service.errors import FieldErrors, FieldProblem
@@ -169,10 +169,9 @@ class Outbox:
             later = replace(notice, failures=number, not_before=time.time() + PAUSES_S[number - 1])
             own.put_record(keys.outbox(notice.id), later)
             return False
-        now = datetime.now(UTC).isoformat(timespec="seconds")
         record = NotificationRecord(
             delivered=problem is None, url=_shown(notice.url), event=event, delivery_id=delivery, deliveries=number,
-            problem=problem, at=now,
+            problem=problem, at=now(),
         )  # fmt: skip
         store.put_record(notice.record, record)
         self._forget(own, notice)

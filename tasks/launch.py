@@ -10,11 +10,11 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from datetime import UTC, datetime
 
 from simyard.core.errors import Category, Failure, RequestError, SimyardError, WorkloadError
 from simyard.core.records import CancelMark
 from simyard.core.specs import AttemptSpec, JobSpec, ResumePoint
+from simyard.core.wire import now
 from simyard.runner.progress import JobProgress
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
@@ -159,7 +159,7 @@ def raise_failure(failure: Failure | None) -> None:
 
 def ask_to_cancel(store: Store, job_id: str) -> None:
     """Ask a job to stop, wherever it runs: its supervisor looks for this every few seconds."""
-    mark = CancelMark(requested_at=datetime.now(UTC).isoformat(timespec="seconds"))
+    mark = CancelMark(requested_at=now())
     store.put_record(JobKeys(job_id).cancel, mark)
 
 

@@ -15,7 +15,8 @@ from simyard.core.artifacts import STAGES
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError, unknown
 from simyard.core.files import AttemptPaths, write_json
 from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint, Stage, StageFacts
-from simyard.core.stages import MOST_RUNS, BestCheckpoint, StageRun, Stages, Widen, WidenStep, now, stages_beside
+from simyard.core.stages import MOST_RUNS, BestCheckpoint, StageRun, Stages, Widen, WidenStep, stages_beside
+from simyard.core.wire import now
 from simyard.runner.evaluation.compare import Contender, compare
 from simyard.runner.isaaclab import lookup as isaaclab_lookup
 from simyard.runner.isaaclab.live import LiveParameter, why_not_live

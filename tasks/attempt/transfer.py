@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -19,6 +18,7 @@ from simyard.core.errors import SimyardError, StoreError
 from simyard.core.files import AttemptPaths, OutsideError, held, replacing
 from simyard.core.records import AttemptStatus, this_process
 from simyard.core.specs import AttemptSpec, Facts, InputFile
+from simyard.core.wire import now, now_ms
 from simyard.store.backend import on_disk
 from simyard.store.keys import AttemptKeys, JobKeys
 from simyard.store.store import READ_BYTES, Store
@@ -52,7 +52,7 @@ class AttemptUploader:
             unit=unit,
             reward=None,
             **this_process(),
-            began_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            began_at=now(),
             facts=facts,
         )
         """The heartbeat; `note` changes it."""
@@ -180,7 +180,7 @@ def mark_of(file: IO[bytes]) -> tuple[int, int]:
 
 def append_pairs(log: Path, **pairs: object) -> None:
     """Add one line of `key=value` pairs and the time; a value of other than plain characters is a JSON string."""
-    pairs = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **pairs}
+    pairs = {"time": now_ms(), **pairs}
     line = " ".join(f"{key}={_quote(str(value))}" for key, value in pairs.items())
     # The workload can write beside it: a link in its place leads nowhere.
     with open(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666), "ab") as file:

@@ -11,12 +11,13 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from urllib.parse import urlsplit
 
 from simyard.core.errors import Failure, WorkloadError
 from simyard.core.records import AttemptStatus, MachineLost, MachineReady, Outcome
 from simyard.core.specs import AttemptSpec, JobSpec, World
+from simyard.core.wire import now
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.shared.heartbeat import PATIENCE, lost
@@ -55,13 +56,13 @@ class NodeGroup:
         Raises:
             WorkloadError: A machine fails meanwhile, or does not come.
         """
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+        at = now()
         if self._node == 0:
             for node in range(1, self._job.nodes):
                 self._await(self._keys.node(node).ready, f"machine {node + 1} of {self._job.nodes}", wait)
-            self._store.put_record(self._keys.go, MachineReady(at=now))
+            self._store.put_record(self._keys.go, MachineReady(at=at))
             return
-        ready = MachineReady(at=now, host=socket.gethostname())
+        ready = MachineReady(at=at, host=socket.gethostname())
         self._store.put_record(self._keys.node(self._node).ready, ready)
         self._await(self._keys.go, f"the other {self._job.nodes - 1} machines", wait)
 

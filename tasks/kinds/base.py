@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from simyard.core.artifacts import SUMMARY, ArtifactType, promised
@@ -13,6 +12,7 @@ from simyard.core.files import AttemptPaths
 from simyard.core.records import JobResult, Outcome
 from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, Limits, ResumePoint
 from simyard.core.stages import Stages
+from simyard.core.wire import now
 from simyard.requests.jobs import JobRequest
 from simyard.runner.progress import Reader, counting_reader
 from simyard.store.store import Store
@@ -51,7 +51,7 @@ def common_fields(request: JobRequest, job_id: str, **more: Any) -> JobSpec:
         ),
         session=compute.session == "auto" and compute.num_nodes * (compute.gpus_per_node or 1) == 1,
         retries=request.retries,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        created_at=now(),
         request=request.model_dump(mode="json", by_alias=True, exclude_unset=True),
         **more,
     )

@@ -6,10 +6,11 @@ from typing import Any
 
 from simyard.core.run_records import IterationRecord, LineageRecord, TrainerOutcome
 from simyard.core.specs import InputFile
+from simyard.core.wire import now_ms
 from simyard.store.keys import RunKeys
 from simyard.store.store import Store
 from simyard.tasks.managed import dataset
-from simyard.tasks.managed.run import RunSpec, now
+from simyard.tasks.managed.run import RunSpec
 
 
 class Lineage:
@@ -82,7 +83,7 @@ class Lineage:
             size_bytes=file.size_bytes,
             file=file,
             metrics=metrics,
-            created_at=now(),
+            created_at=now_ms(),
         )
         self._store.put_record(self._keys.checkpoint(checkpoint_id), lineage)
         return lineage

@@ -28,6 +28,7 @@ from simyard.core.run_records import (
     TrainerOutcome,
 )
 from simyard.core.specs import JobSpec
+from simyard.core.wire import now_ms
 from simyard.requests.settings import MachineSettings
 from simyard.runner.progress import JobProgress
 from simyard.store.keys import JobKeys, RunKeys
@@ -41,7 +42,7 @@ from simyard.tasks.managed.dataset import Dataset, iteration_id
 from simyard.tasks.managed.executor import Executor
 from simyard.tasks.managed.ledger import Ledger
 from simyard.tasks.managed.lineage import Lineage
-from simyard.tasks.managed.run import RunSpec, keep_call_measurement, load_run, now, rollout
+from simyard.tasks.managed.run import RunSpec, keep_call_measurement, load_run, rollout
 from simyard.tasks.managed.trainer import TrainerObserver, engine_for, outcome_of, past_calls, past_outcomes
 from simyard.tasks.persist import persist
 from simyard.tasks.shared import history
@@ -390,7 +391,7 @@ class Loop:
             # Of the process that ended it: what one before it had done took longer.
             seconds=round(time.monotonic() - self._iteration_began, 3),
             rollouts_seconds=self._rollouts_done and round(self._rollouts_done - self._iteration_began, 3),
-            ended_at=now(),
+            ended_at=now_ms(),
         )
         self.store.put_record(self.keys.iteration(number).record, ended)
         self.iterations.append(ended)
@@ -416,7 +417,7 @@ class Loop:
             credits=round(self.ledger.credits, 6),
             cost=self.ledger.cost,
             error=self._refused or last,
-            updated_at=now(),
+            updated_at=now_ms(),
         )
         keep_call_measurement(self.spec, good, self.store)
         record.write_report(self.spec, result, self.iterations, self.store)

@@ -20,6 +20,7 @@ from simyard.core.errors import Failure, RequestError, SimyardError, StoreError,
 from simyard.core.records import this_process
 from simyard.core.run_records import TrainerAttempt, WorkerCommand, WorkerReply, WorkerStatus
 from simyard.core.specs import Bounds, JobSpec
+from simyard.core.wire import now_ms
 from simyard.deployments.apply import ensure_pool_flow, own_home
 from simyard.requests.settings import MachineSettings
 from simyard.store.keys import RunKeys, project_of
@@ -28,7 +29,7 @@ from simyard.tasks.attempt.attempt import CANCELED, Observer
 from simyard.tasks.cluster.flow_run_watch import FlowRunWatch
 from simyard.tasks.launch import ask_to_cancel, is_done, launch_inline, raise_failure
 from simyard.tasks.managed.executor import Executor
-from simyard.tasks.managed.run import RunSpec, load_run, now
+from simyard.tasks.managed.run import RunSpec, load_run
 from simyard.tasks.managed.trainer import TrainerObserver, check_trainer, outcome_of, run_trainer
 from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.shared import heartbeat, history
@@ -74,7 +75,7 @@ class PoolExecutor(Executor):
     def check(self) -> None:
         """Have the first worker check the trainer on its machine."""
         worker = self._workers[0]
-        failure = worker.execute(WorkerCommand(do="check", given_at=now()), worker.reply).failure
+        failure = worker.execute(WorkerCommand(do="check", given_at=now_ms()), worker.reply).failure
         if failure is not None:
             raise RequestError(failure.message, code=failure.code, advice=failure.advice)
 
@@ -87,7 +88,7 @@ class PoolExecutor(Executor):
             failures = self._failures(spec.job_id)
             return WorkerReply(failure=failures[-1]) if len(failures) > before else reply
 
-        command = WorkerCommand(do="rollout", job_id=spec.job_id, given_at=now())
+        command = WorkerCommand(do="rollout", job_id=spec.job_id, given_at=now_ms())
         raise_failure(self._workers[worker].execute(command, outcome).failure)
 
     def call_trainer(self, attempt: TrainerAttempt, observer: TrainerObserver) -> None:
@@ -98,7 +99,7 @@ class PoolExecutor(Executor):
             found = outcome_of(attempt, self._store)
             return WorkerReply(failure=found.failure) if found else worker.reply(number)
 
-        command = WorkerCommand(do="trainer", attempt=attempt, given_at=now())
+        command = WorkerCommand(do="trainer", attempt=attempt, given_at=now_ms())
         raise_failure(worker.execute(command, outcome).failure)
 
     def shutdown(self) -> None:
@@ -158,7 +159,7 @@ class _Worker:
         with suppress(SimyardError):
             number = self._next_number()
             if number > 1:
-                command = WorkerCommand(do="end", given_at=now())
+                command = WorkerCommand(do="end", given_at=now_ms())
                 self._store.put_record(self._key(f"order-{number:06d}.json"), command)
 
     def _wait(self, run: FlowRun, number: int, command: WorkerCommand, outcome: _Outcome) -> WorkerReply:

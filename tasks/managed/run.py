@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from simyard.core.errors import RequestError
 from simyard.core.records import Estimate
 from simyard.core.run_records import IterationRecord, TrainerSecrets
 from simyard.core.specs import InputFile, JobSpec, PolicyFile
-from simyard.core.wire import Wire
+from simyard.core.wire import Wire, now_ms
 from simyard.requests.managed import MASK, TrainingRunRequest
 from simyard.requests.rollout import PolicyRef
 from simyard.requests.settings import MachineSettings
@@ -131,7 +130,7 @@ def resolve_run(
         folder=str(base),
         checkpoint=file,
         usd_per_gpu_hour=machine.usd_per_gpu_hour,
-        created_at=now(),
+        created_at=now_ms(),
     )
     return ResolvedRun(spec, template.inputs, found)
 
@@ -262,7 +261,7 @@ def rollout(run: RunSpec, iteration: int, index: int, checkpoint: InputFile | No
         job_id=keys.rollout_job_id(run.run_id, iteration, index),
         name=request.name,
         seed=seed,
-        created_at=now(),
+        created_at=now_ms(),
         request=request.model_dump(mode="json", exclude_unset=True),
     )
     if policy is None:
@@ -275,8 +274,3 @@ def rollout(run: RunSpec, iteration: int, index: int, checkpoint: InputFile | No
         policies=(PolicyFile(checkpoint=checkpoint),),
         rollout=replace(spec.rollout, control=template.control.to_plain()),
     )
-
-
-def now() -> str:
-    """Return the time in UTC, ISO 8601, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

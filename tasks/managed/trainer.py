@@ -26,6 +26,7 @@ from simyard.core.foreign import parse_json
 from simyard.core.records import ended, this_process
 from simyard.core.run_records import TrainerAttempt, TrainerOutcome, TrainerStatus
 from simyard.core.specs import InputFile
+from simyard.core.wire import now_ms
 from simyard.requests.managed import LOCAL, TrainerSpec, WorkerVariable, fill_in
 from simyard.requests.settings import MachineSettings
 from simyard.runner.gpu_memory import explained
@@ -36,7 +37,7 @@ from simyard.tasks.managed.dataset import MANIFEST, fetch_dataset, iteration_id
 from simyard.tasks.managed.engines.base import INPUT, OUTPUT, STDERR, STDOUT, Engine, Exit, TrainerCall
 from simyard.tasks.managed.engines.container import ContainerEngine
 from simyard.tasks.managed.engines.local import LocalEngine, find_program
-from simyard.tasks.managed.run import RunSpec, now, trainer_env, value_of
+from simyard.tasks.managed.run import RunSpec, trainer_env, value_of
 from simyard.tasks.shared import inputs
 from simyard.tasks.shared.gate import Gate
 from simyard.tasks.shared.heartbeat import HeartbeatWriter
@@ -156,7 +157,7 @@ def run_trainer(
         dataset_sha256=attempt.dataset_sha256,
         seconds=round(seconds, 3),
         gpu_seconds=round((used + seconds) * trainer.resources.gpu, 3),
-        ended_at=now(),
+        ended_at=now_ms(),
         tail=tuple(logs.tail) if failure else (),
         metrics=kept.metrics if kept else None,
         checkpoint=kept.checkpoint if kept else None,

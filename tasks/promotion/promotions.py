@@ -11,10 +11,10 @@ import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 from simyard.core.errors import RequestError
 from simyard.core.run_records import EngineShare, MetricDifference, PolicyRecord, Promotion, PromotionDecision
+from simyard.core.wire import now_ms
 from simyard.requests.jobs import Metric
 from simyard.runner.evaluation.summary import difference, difference_of_rates
 from simyard.store.keys import PROMOTIONS, PromotionKeys, check_promotion
@@ -187,8 +187,7 @@ def append(
         promotion = read(store, name)
         if _identity(promotion.current) != _identity(upon):
             return None
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        numbered = replace(decision, number=len(promotion.history) + 1, at=now)
+        numbered = replace(decision, number=len(promotion.history) + 1, at=now_ms())
         key = keys.decision(numbered.number)
         data = json.dumps(numbered.to_json(), indent=2, allow_nan=False).encode() + b"\n"
         if store.put_new(key, data) or store.get_record(key, PromotionDecision).id == decision.id:

@@ -10,13 +10,13 @@ import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from hmac import compare_digest
 from pathlib import Path
 
 from simyard.core.errors import RequestError, unknown
 from simyard.core.files import secret_of
 from simyard.core.records import ApiKey
+from simyard.core.wire import now
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.shared.listing import Page, newest, shown
@@ -93,7 +93,7 @@ def create(
     key = f"sy_live_{key_id}_{secrets.token_urlsafe(32)}"
     kept = ApiKey(
         key_id=key_id, sha256=_digest(key), project=project, scopes=tuple(dict.fromkeys(scopes)), name=name,
-        created_at=_now(), max_active_jobs=max_active_jobs, requests_per_minute=requests_per_minute,
+        created_at=now(), max_active_jobs=max_active_jobs, requests_per_minute=requests_per_minute,
         max_credits=max_credits, schema_version=2,
     )  # fmt: skip
     store.put_new(keys.api_key(key_id), json.dumps(kept.to_json()).encode())
@@ -134,7 +134,7 @@ def revoke(store: Store, key_id: str) -> ApiKey:
     kept = _read(store, key_id) if _ID.fullmatch(key_id) else None
     if kept is None:
         raise RequestError(f"There is no key {key_id!r}.", code="unknown_key", advice="See `simyard keys list`.")
-    kept = replace(kept, revoked_at=kept.revoked_at or _now())
+    kept = replace(kept, revoked_at=kept.revoked_at or now())
     store.put_record(keys.api_key(key_id), kept)
     return kept
 
@@ -145,10 +145,6 @@ def _read(store: Store, key_id: str) -> ApiKey | None:
 
 def _digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 _GIVEN = re.compile(r"[!-~]{32,512}")

@@ -8,11 +8,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Literal
 
 from simyard.core.errors import Failure, SimyardError
 from simyard.core.run_records import DesiredStateMark
+from simyard.core.wire import now
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import CANCELED
 
@@ -31,8 +31,7 @@ def desired_state_at(store: Store, key: str) -> DesiredState:
 
 def write_desired_state(store: Store, key: str, desired: DesiredState) -> None:
     """Write the desired state below a key."""
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    store.put_record(key, DesiredStateMark(wanted=desired, requested_at=now))
+    store.put_record(key, DesiredStateMark(wanted=desired, requested_at=now()))
 
 
 class Control:

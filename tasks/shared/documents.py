@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from simyard.core.artifacts import ArtifactType
 from simyard.core.records import ArtifactEntry, JobResult, Manifest, Outcome
 from simyard.core.specs import JobSpec
+from simyard.core.wire import now
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store, sha256_file
 from simyard.tasks.shared import usage
@@ -187,7 +188,7 @@ def result(kind: Kind, spec: JobSpec, verdict: Verdict, url: str, figures: Figur
         summary=figures.summary,
         refused=bool(outcome and outcome.refused),
         notes=(*(spec.notes or ()), *_notes(outcome)),
-        updated_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        updated_at=now(),
     )
 
 

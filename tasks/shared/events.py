@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from simyard.core.run_records import Event
+from simyard.core.wire import now_ms
 from simyard.store.keys import RunKeys, SweepKeys
 from simyard.store.store import Store
 
@@ -62,9 +62,8 @@ class Events:
             is_written = False
             while not is_written:
                 self._last += 1
-                now = datetime.now(UTC).isoformat(timespec="milliseconds")
                 event = Event(
-                    event_id=f"evt-{self._last:08d}", created_at=now, event_type=event_type, about=about,
+                    event_id=f"evt-{self._last:08d}", created_at=now_ms(), event_type=event_type, about=about,
                     message=message, data=data,
                 )  # fmt: skip
                 is_written = self._store.put_new(self._keys.event(self._last), json.dumps(event.to_json()).encode())

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 from simyard.core.errors import RequestError
 from simyard.core.records import IdempotencyRecord
 from simyard.core.specs import JobSpec
+from simyard.core.wire import now
 from simyard.store import keys
 from simyard.store.store import Store
 
@@ -64,9 +64,7 @@ def claim(store: Store, key: str, own_id: str, content: Mapping[str, object]) ->
     Raises:
         RequestError: If the key was used for something else.
     """
-    record = IdempotencyRecord(
-        id=own_id, sha256=_digest(content), created_at=datetime.now(UTC).isoformat(timespec="seconds")
-    )
+    record = IdempotencyRecord(id=own_id, sha256=_digest(content), created_at=now())
     place = keys.idempotency(check_key(key))
     if store.put_new(place, json.dumps(record.to_json()).encode()):
         return own_id

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from simyard.core.files import lasting_scratch
 from simyard.core.foreign import require_plain
 from simyard.core.records import AssetRecord
 from simyard.core.specs import InputFile
+from simyard.core.wire import now_ms
 from simyard.runner.assets import archives
 from simyard.runner.assets.references import is_lfs_pointer, lfs_pointer
 from simyard.store import keys
@@ -201,7 +201,7 @@ def upload(
         size_bytes=size,
         content_type=next((found for end, found in _CONTENT_TYPES.items() if path.name.lower().endswith(end)), _OTHER),
         metadata=metadata,
-        created_at=known.created_at if known else datetime.now(UTC).isoformat(timespec="milliseconds"),
+        created_at=known.created_at if known else now_ms(),
     )
     store.put_record(own.record, record)
     return record

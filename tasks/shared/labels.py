@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from datetime import UTC, datetime
 
 from simyard.core.errors import RequestError
 from simyard.core.records import JobLabels
+from simyard.core.wire import now
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.shared.history import load_spec
@@ -79,7 +79,6 @@ def change(
         has = f"the character {unsafe[0]!r}" if unsafe else f"{len(text):,} characters"
         advice = f"Allowed: {LONGEST_NOTE:,} characters of plain text."
         raise RequestError(f"The note has {has}.", code="bad_label", advice=advice)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    labels = JobLabels(job_id=job_id, tags=tuple(sorted(chosen)), note=text, by=by, updated_at=now)
+    labels = JobLabels(job_id=job_id, tags=tuple(sorted(chosen)), note=text, by=by, updated_at=now())
     store.put_record(keys.labels(job_id), labels)
     return labels

@@ -22,10 +22,10 @@ from simyard.core.files import scratch
 from simyard.core.records import Ended, Estimate, this_process
 from simyard.core.run_records import Event
 from simyard.core.sweep_records import Decision, SeedRun, SweepResult, SweepStatus, SweepVerdict
+from simyard.core.wire import now_ms
 from simyard.runner.progress import JobProgress
 from simyard.store.keys import SweepKeys
 from simyard.store.store import Store
-from simyard.tasks.managed.run import now
 from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.shared import usage
 from simyard.tasks.shared.control import Control, DesiredState
@@ -265,7 +265,7 @@ class Loop:
         Raises:
             RequestError: If another process has made this one: it took this one for lost, and drives the sweep.
         """
-        decision = Decision(number=self.state.decisions + 1, at=now(), **fields)
+        decision = Decision(number=self.state.decisions + 1, at=now_ms(), **fields)
         document = json.dumps(decision.to_json()).encode()
         if not self.store.put_new(self.keys.decision(decision.number), document):
             raise RequestError(
@@ -358,7 +358,7 @@ class Loop:
             error=self._refused or (failures[0] if status == "failed" and failures else None),
             store=self.store.url(self.keys.prefix),
             created_at=self.spec.created_at,
-            updated_at=now(),
+            updated_at=now_ms(),
         )
         with scratch("sweep") as folder:
             report.report(self.spec, result, settings, self.store, folder)

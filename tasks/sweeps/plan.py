@@ -16,7 +16,7 @@ from typing import Any
 from simyard.core.errors import RequestError
 from simyard.core.records import Estimate
 from simyard.core.specs import JobSpec, ResumePoint
-from simyard.core.wire import Wire
+from simyard.core.wire import Wire, now_ms
 from simyard.requests.jobs import EvaluateRequest, EvaluationConfig, FromJob
 from simyard.requests.settings import MachineSettings
 from simyard.requests.sweeps import SweepRequest
@@ -24,7 +24,6 @@ from simyard.store import keys
 from simyard.store.keys import SweepKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.kinds.base import Resolved
-from simyard.tasks.managed.run import now
 from simyard.tasks.resolve import resolve, settle
 from simyard.tasks.shared import idempotency
 from simyard.tasks.shared.estimates import as_placed
@@ -105,7 +104,7 @@ def resolve_sweep(
         template=template.spec,
         versions=None,
         usd_per_gpu_hour=machine.usd_per_gpu_hour,
-        created_at=now(),
+        created_at=now_ms(),
     )
     resolved = ResolvedSweep(spec, template.inputs)
     assert resolved.probes  # each of them can be
@@ -187,7 +186,7 @@ def training(
             max_iterations=template.max_iterations if template.stages else section.max_iterations,
             overrides=asked.overrides,
             resume=resume,
-            created_at=now(),
+            created_at=now_ms(),
             request=asked.model_dump(mode="json", by_alias=True, exclude_unset=True) | {"name": name[:200]},
         )
     )
@@ -207,7 +206,7 @@ def evaluation(sweep: SweepSpec, trained: JobSpec, store: Store) -> JobSpec:
     request = EvaluateRequest(
         name=f"{trained.name[:180]}, measured", training_config=section, retries=sweep.template.retries
     )
-    return replace(resolve(request, store, _UNNAMED).spec, created_at=now())
+    return replace(resolve(request, store, _UNNAMED).spec, created_at=now_ms())
 
 
 def by_content(spec: JobSpec, versions: Mapping[str, str] | None, store: Store) -> JobSpec:

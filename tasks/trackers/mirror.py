@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +24,7 @@ from simyard.blocks.reference import open_store
 from simyard.core.artifacts import METRICS
 from simyard.core.records import ArtifactEntry, JobResult, TrackerRecord
 from simyard.core.specs import JobSpec
+from simyard.core.wire import now
 from simyard.requests.settings import TRACKERS, MachineSettings
 from simyard.store import keys
 from simyard.store.keys import JobKeys
@@ -104,7 +104,7 @@ class Mirror:
         self._key = self.job.tracker(name)
         known = store.get_record_or_none(self._key, TrackerRecord)
         self.record = known or TrackerRecord(
-            tracker=name, run_id=None, url=None, last_step=None, ended=False, problem=None, updated_at=_now()
+            tracker=name, run_id=None, url=None, last_step=None, ended=False, problem=None, updated_at=now()
         )
         self._name, self._folder = name, folder
         self._tracker: Tracker | None = None
@@ -174,7 +174,7 @@ class Mirror:
         return None, None
 
     def _note(self, **changes: Any) -> None:
-        self.record = replace(self.record, **changes, updated_at=_now())
+        self.record = replace(self.record, **changes, updated_at=now())
         self.store.put_record(self._key, self.record)
 
 
@@ -223,10 +223,6 @@ def figures(result: JobResult) -> dict[str, float]:
     summary = result.summary or {}
     found |= {f"summary/{name}": value for name, value in summary.items() if isinstance(value, int | float)}
     return {name: float(value) for name, value in found.items() if value is not None and math.isfinite(value)}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def follow(mirror: Mirror) -> None:
