@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SIGN_FLIPS = 9_999
 """Random signs that the test of paired returns draws."""
 _NORMAL = NormalDist()
+P = TypeVar("P", float, float | None)
 
 
 def mcnemar(lost: int, gained: int) -> float:
@@ -47,12 +48,15 @@ def sign_flips(differences: Sequence[float]) -> float:
     return float((1 + beyond.sum()) / (1 + SIGN_FLIPS))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number (Holm 1979): below 0.05, all of them together err in 5 %."""
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    corrected, largest = [0.0] * len(p_values), 0.0
-    for place, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
+def holm(p_values: Sequence[P]) -> list[P]:
+    """Return p-values corrected for their number (Holm 1979): below 0.05, all of them together err in 5 %.
+
+    One that is None was no test, and stays None.
+    """
+    order = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    corrected, largest = list(p_values), 0.0
+    for place, (p, index) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - place) * p))
         corrected[index] = largest
     return corrected
 

@@ -143,9 +143,8 @@ def compare(
     # Of many comparisons some would look like a difference by chance.
     for index, p in enumerate(holm([arm["difference"]["returns_p"] for arm in found])):
         found[index]["difference"]["returns_p_holm"] = p
-    told = [arm["difference"] for arm in found if arm["difference"]["success_p"] is not None]
-    for difference, p in zip(told, holm([one["success_p"] or 0.0 for one in told]), strict=True):
-        difference["success_p_holm"] = p
+    for index, success_p in enumerate(holm([arm["difference"]["success_p"] for arm in found])):
+        found[index]["difference"]["success_p_holm"] = success_p
     return {
         "checkpoint": checkpoint,
         "control": base,

@@ -29,6 +29,7 @@ from simyard.core.sweep_records import (
     SweepVerdict,
 )
 from simyard.requests.sweeps import Objective
+from simyard.runner.evaluation.paired_statistics import holm
 from simyard.runner.evaluation.summary import CONFIDENCE, spread
 from simyard.tasks.shared.documents import interval, number
 
@@ -256,17 +257,6 @@ def _welch(spreads: tuple[float, float], counts: tuple[int, int]) -> tuple[float
 def _is_enough(t: float, freedom: float, factor: float) -> bool:
     """Return whether a t that is expected is large enough to be told with the power that is wanted."""
     return t >= _t_quantile(freedom, ALPHA / factor) + _t_quantile(freedom, 2 * (1 - POWER))
-
-
-def holm(ps: Sequence[float | None]) -> list[float | None]:
-    """Return p corrected for their number (Holm 1979); one that is None was no test and stays None."""
-    order = sorted((p, index) for index, p in enumerate(ps) if p is not None)
-    corrected: list[float | None] = [None] * len(ps)
-    largest = 0.0
-    for done, (p, index) in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - done) * p))
-        corrected[index] = largest
-    return corrected
 
 
 # Student's distribution in a few lines: it is all that would be used of SciPy, which is no dependency.

@@ -11,9 +11,10 @@ from lazy import lazy
 from simyard.core.errors import Category, Failure
 from simyard.core.sweep_records import Decision, SeedRun, Setting, SweepVerdict
 from simyard.requests.sweeps import Objective, SweepRequest
+from simyard.runner.evaluation.paired_statistics import holm
 from simyard.runner.evaluation.summary import spread
 from simyard.tasks.sweeps import pictures
-from simyard.tasks.sweeps.verdict import _paired, _t_beyond, _t_quantile, _unpaired, comparable, holm, judge, mean_of
+from simyard.tasks.sweeps.verdict import _paired, _t_beyond, _t_quantile, _unpaired, comparable, judge, mean_of
 
 stats = lazy("scipy.stats")
 
