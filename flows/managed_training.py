@@ -6,16 +6,14 @@ executor stay in this process, and tasks find them there (`_DRIVEN`).
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
-import httpx
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.client.schemas.objects import State, TaskRun
@@ -26,34 +24,27 @@ from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from simyard.blocks.reference import absolute, open_store
-from simyard.core.errors import Category, SimyardError, StoreError
+from simyard.core.errors import Category, SimyardError
 from simyard.core.records import JobResult
-from simyard.core.run_records import Event, RunResult, TrainerOutcome
+from simyard.core.run_records import RunResult, TrainerOutcome
 from simyard.core.specs import JobSpec
 from simyard.flows import notices
-from simyard.flows.stages import PLAIN, RETRYING, sharing, untagged, worth_another
+from simyard.flows.driving import observing, through_outages
+from simyard.flows.stages import ENDING_S, PLAIN, RETRYING, sharing, untagged, worth_another
 from simyard.requests.managed import TrainingRunRequest
 from simyard.requests.settings import MachineSettings
 from simyard.store import keys
 from simyard.store.keys import RunKeys
-from simyard.tasks.cluster.cancellation import PrefectButtons, why_stopped
+from simyard.tasks.cluster.cancellation import why_stopped
 from simyard.tasks.cluster.flow_run_watch import crash_killed
 from simyard.tasks.managed import record
 from simyard.tasks.managed import run as runs
 from simyard.tasks.managed.dataset import Dataset
 from simyard.tasks.managed.executor import Executor, LocalExecutor
-from simyard.tasks.managed.loop import Loop, LoopObserver
+from simyard.tasks.managed.loop import Loop
 from simyard.tasks.managed.pool_executor import PoolExecutor
 from simyard.tasks.metrics.table import import_plotting
 
-ENDING_S = 15.0
-"""Seconds that work in progress may take to end when this process must; half of what Prefect's worker leaves it."""
-OUTAGE_S = 1800.0
-"""After so long without store or Prefect server the run is left as it is, for somebody to resume."""
-STEADY_S = 60.0
-"""Work that went well for so long before it failed was not of the last outage any more."""
-RETRY_S = 15.0
-Result = TypeVar("Result")
 _SIDE_BY_SIDE: Any = ThreadPoolTaskRunner(max_workers=256)
 
 
@@ -132,36 +123,6 @@ def _drive(run_id: str, store: str, pool: str | None) -> RunResult:
         return loop.conclude()
 
 
-def through_outages(
-    drive: Callable[[], Result], warn: Callable[[str], object], *, outage_s: float = OUTAGE_S, retry_s: float = RETRY_S
-) -> Result:
-    """Do something that can be done again from where it stopped, until it comes through.
-
-    Args:
-        drive: What is done; it raises when the store or the Prefect server cannot be reached.
-        warn: Called with the reason for each further try.
-        outage_s: How long it may not come through.
-        retry_s: How long to wait before it is done again.
-
-    Raises:
-        StoreError: The store was away for too long.
-        HTTPError: Or the Prefect server was.
-    """
-    since: float | None = None
-    while True:
-        began = time.monotonic()
-        try:
-            return drive()
-        except (StoreError, httpx.HTTPError) as error:
-            now = time.monotonic()
-            if since is None or now - began > STEADY_S:
-                since = now
-            if now - since >= outage_s:
-                raise
-            warn(f"Cannot go on now, and tries again in {retry_s:.0f} s: {error}")
-            time.sleep(retry_s)
-
-
 @dataclass(frozen=True)
 class _Driven:
     """The run that this process drives."""
@@ -179,37 +140,24 @@ def _driving(run_id: str, store: str, pool: str | None) -> Iterator[tuple[Loop, 
     """Have this process drive the run while the body runs, with the executor of its work."""
     opened = open_store(store)
     spec = runs.load_run(opened, run_id)
-    logger = get_run_logger()
     import_plotting()
-    with sharing() as given:
-
-        def on_event(event: Event) -> None:
-            logger.info(event.message)
-            given.on_event(event)
-
-        observer = LoopObserver(
-            on_event=on_event,
-            on_stage=given.on_progress,
-            is_canceled=given.canceled,
-            desired_state=PrefectButtons(str(flow_run.id)),
+    with sharing() as given, Loop(spec, opened, MachineSettings.from_env(), observing(given)) as loop:
+        crash_killed(run_id)  # no other process drives the run
+        executor: Executor = (
+            PoolExecutor(spec, opened, store, pool, loop.control)
+            if pool
+            else LocalExecutor(spec, opened, given.sessions)
         )
-        with Loop(spec, opened, MachineSettings.from_env(), observer) as loop:
-            crash_killed(run_id)  # no other process drives the run
-            executor: Executor = (
-                PoolExecutor(spec, opened, store, pool, loop.control)
-                if pool
-                else LocalExecutor(spec, opened, given.sessions)
-            )
-            token = _DRIVEN.set(_Driven(loop, executor))
-            try:
-                yield loop, executor
-            except TerminationSignal as error:
-                loop.stop(canceled=why_stopped(error).category is Category.CANCELED, within_s=ENDING_S)
-                raise
-            finally:
-                _DRIVEN.reset(token)
-                if opened.exists(loop.keys.result):
-                    executor.shutdown()
+        token = _DRIVEN.set(_Driven(loop, executor))
+        try:
+            yield loop, executor
+        except TerminationSignal as error:
+            loop.stop(canceled=why_stopped(error).category is Category.CANCELED, within_s=ENDING_S)
+            raise
+        finally:
+            _DRIVEN.reset(token)
+            if opened.exists(loop.keys.result):
+                executor.shutdown()
 
 
 def _no_cancel(task: object, run: TaskRun, state: State[Any]) -> bool:

@@ -28,21 +28,20 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from simyard.blocks.reference import absolute, open_store
 from simyard.core.errors import Category, StoreError
 from simyard.core.records import JobResult
-from simyard.core.run_records import Event
 from simyard.core.sweep_records import SeedRun, SweepResult
 from simyard.flows import stages
-from simyard.flows.managed_training import ENDING_S, through_outages
-from simyard.flows.stages import PLAIN, RETRYING, sharing, untagged
+from simyard.flows.driving import observing, through_outages
+from simyard.flows.stages import ENDING_S, PLAIN, RETRYING, sharing, untagged
 from simyard.requests.settings import MachineSettings
 from simyard.requests.sweeps import SweepRequest
 from simyard.store import keys
 from simyard.store.keys import SweepKeys
-from simyard.tasks.cluster.cancellation import PrefectButtons, why_stopped
+from simyard.tasks.cluster.cancellation import why_stopped
 from simyard.tasks.cluster.flow_run_watch import crash_killed
 from simyard.tasks.metrics.table import import_plotting
 from simyard.tasks.shared.control import PULSE_S
 from simyard.tasks.sweeps import plan, record
-from simyard.tasks.sweeps.loop import Loop, LoopObserver
+from simyard.tasks.sweeps.loop import Loop
 from simyard.tasks.sweeps.report import REPORT
 from simyard.tasks.sweeps.state import Piece
 
@@ -127,36 +126,21 @@ def _driving(sweep_id: str, store: str, pool: str | None) -> Iterator[Loop]:
     """Have this process drive the sweep while the body runs."""
     opened = open_store(store)
     spec = plan.load_sweep(opened, sweep_id)
-    logger = get_run_logger()
     import_plotting()
-    with sharing() as given:
-
-        def on_event(event: Event) -> None:
-            logger.info(event.message)
-            given.on_event(event)
-
-        observer = LoopObserver(
-            on_event=on_event,
-            on_stage=given.on_progress,
-            is_canceled=given.canceled,
-            desired_state=PrefectButtons(str(flow_run.id)),
-        )
-        with Loop(spec, opened, observer, in_pool=pool is not None) as loop:
-            crash_killed(sweep_id)  # no other process drives the sweep
-            # The jobs end with the sweep, and their progress is the sweep's.
-            own = replace(
-                given, on_progress=lambda progress: None, canceled=lambda: loop.control.why_stopped() is not None
-            )
-            token = _DRIVEN.set(loop)
-            try:
-                with stages.inline(own):
-                    loop.check(None if pool else given.sessions)
-                    yield loop
-            except TerminationSignal as error:
-                loop.stop(canceled=why_stopped(error).category is Category.CANCELED, within_s=ENDING_S)
-                raise
-            finally:
-                _DRIVEN.reset(token)
+    with sharing() as given, Loop(spec, opened, observing(given), in_pool=pool is not None) as loop:
+        crash_killed(sweep_id)  # no other process drives the sweep
+        # The jobs end with the sweep, and their progress is the sweep's.
+        own = replace(given, on_progress=lambda progress: None, canceled=lambda: loop.control.why_stopped() is not None)
+        token = _DRIVEN.set(loop)
+        try:
+            with stages.inline(own):
+                loop.check(None if pool else given.sessions)
+                yield loop
+        except TerminationSignal as error:
+            loop.stop(canceled=why_stopped(error).category is Category.CANCELED, within_s=ENDING_S)
+            raise
+        finally:
+            _DRIVEN.reset(token)
 
 
 @task(name="freeze", **RETRYING)

@@ -437,8 +437,34 @@ class IterationKeys:
         return f"{self.trainer}/{attempt:03d}/{name}"
 
 
+class DrivenKeys:
+    """The keys that a managed run and a sweep both have: a process drives each of them."""
+
+    @property
+    def prefix(self) -> str:
+        """Everything lies below this, save jobs."""
+        raise NotImplementedError
+
+    estimate = _Below("estimate.json")
+    """Key of the estimate that its submission was answered with."""
+    desired_state = _Below("wish.json")
+    """Key of its desired state."""
+    status = _Below("status.json")
+    """The heartbeat of the process that drives it."""
+    result = _Below("result.json")
+    """Key of its result."""
+    notification = _Below("notification.json")
+    """Whether the webhook of its end was delivered."""
+    events = _Below("events")
+    """The folder of events, whose names sort as they happened."""
+
+    def event(self, number: int) -> str:
+        """The key of one event, counted from 1."""
+        return f"{self.events}/{number:08d}.json"
+
+
 @dataclass(frozen=True)
-class RunKeys:
+class RunKeys(DrivenKeys):
     """The keys of one managed training run."""
 
     run_id: str
@@ -450,28 +476,12 @@ class RunKeys:
 
     run = _Below("run.json")
     """The frozen run."""
-    estimate = _Below("estimate.json")
-    """Key of the estimate that its submission was answered with."""
     secrets = _Below("secrets.json")
     """Key of the values of the trainer's variables, while the run may go on."""
-    desired_state = _Below("wish.json")
-    """Key of the run's desired state."""
-    status = _Below("status.json")
-    """The heartbeat of the process that drives it."""
-    result = _Below("result.json")
-    """Key of the run's result."""
-    notification = _Below("notification.json")
-    """Whether the webhook of its end was delivered."""
-    events = _Below("events")
-    """The folder of events, whose names sort as they happened."""
     iterations = _Below("iterations")
     """The folder of iterations."""
     checkpoints = _Below("checkpoints")
     """The folder of lineage records."""
-
-    def event(self, number: int) -> str:
-        """The key of one event, counted from 1."""
-        return f"{self.events}/{number:08d}.json"
 
     def iteration(self, number: int) -> IterationKeys:
         """The keys of one iteration, counted from 1."""
@@ -495,7 +505,7 @@ class RunKeys:
 
 
 @dataclass(frozen=True)
-class SweepKeys:
+class SweepKeys(DrivenKeys):
     """The keys of one sweep."""
 
     sweep_id: str
@@ -507,30 +517,14 @@ class SweepKeys:
 
     sweep = _Below("sweep.json")
     """The frozen sweep."""
-    estimate = _Below("estimate.json")
-    """Key of the estimate that its submission was answered with."""
-    desired_state = _Below("wish.json")
-    """Key of the sweep's desired state."""
-    status = _Below("status.json")
-    """The heartbeat of the process that drives it."""
     verdict = _Below("verdict.json")
     """Key of the verdict: what the sweep found so far, and in the end."""
-    result = _Below("result.json")
-    """Key of the sweep's result."""
-    notification = _Below("notification.json")
-    """Whether the webhook of its end was delivered."""
-    events = _Below("events")
-    """The folder of events, whose names sort as they happened."""
     decisions = _Below("decisions")
     """The folder of decisions, whose names sort as they were made: the sweep is rebuilt from them."""
     settings = _Below("settings")
     """The folder of settings as the decisions have left them, for those who read."""
     artifacts = _Below("artifacts")
     """The folder of the report and the pictures."""
-
-    def event(self, number: int) -> str:
-        """The key of one event, counted from 1."""
-        return f"{self.events}/{number:08d}.json"
 
     def decision(self, number: int) -> str:
         """The key of one decision, counted from 1."""

@@ -13,7 +13,8 @@ from simyard.requests.sweeps import SweepRequest
 from simyard.store import keys
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
-from simyard.tasks.sweeps.loop import Loop, LoopObserver
+from simyard.tasks.shared.control import LoopObserver
+from simyard.tasks.sweeps.loop import Loop
 from simyard.tasks.sweeps.plan import resolve_sweep, stage_sweep
 from simyard.tasks.sweeps.state import Piece
 

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from simyard.core.errors import Category, Failure, RequestError, SimyardError, WorkloadError
@@ -46,10 +45,10 @@ from simyard.tasks.managed.run import RunSpec, keep_call_measurement, load_run, 
 from simyard.tasks.managed.trainer import TrainerObserver, engine_for, outcome_of, past_calls, past_outcomes
 from simyard.tasks.persist import persist
 from simyard.tasks.shared import history
-from simyard.tasks.shared.control import PULSE_S, Control, DesiredState
+from simyard.tasks.shared.control import PULSE_S, Control, LoopObserver, refuse_second_driver
 from simyard.tasks.shared.estimates import estimate, known
 from simyard.tasks.shared.events import Events
-from simyard.tasks.shared.heartbeat import PATIENCE, HeartbeatWriter
+from simyard.tasks.shared.heartbeat import HeartbeatWriter
 from simyard.tasks.stage import stage
 
 BEAT_S = 3.0
@@ -61,18 +60,6 @@ _NO_OUTCOME = Failure(
 
 class RunEndedError(Exception):
     """The run may begin nothing more; the text names the policy."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoopObserver:
-    """The caller's side of a loop: what it is told, and what it asks for."""
-
-    on_event: Callable[[Event], None] = lambda event: None
-    on_stage: Callable[[JobProgress], None] = lambda progress: None
-    """Called at each new stage, for a live line."""
-    is_canceled: Callable[[], bool] = lambda: False
-    desired_state: Callable[[], DesiredState] = lambda: "run"
-    """Returns the state that somebody asks for elsewhere than in the store; it may take long to answer."""
 
 
 class Loop:
@@ -510,11 +497,4 @@ def _refuse_second_driver(run_id: str, store: Store) -> None:
     keys = RunKeys(run_id)
     if (ended := store.get_record_or_none(keys.result, RunResult)) is not None:
         raise RequestError(f"{run_id} has {ended.status}.", code="run_ended", advice="Begin another.")
-    beat = store.get_record_or_none(keys.status, DriverStatus)
-    if beat and not beat.is_gone(PATIENCE.driver.silence_s) and not beat.is_own():
-        raise RequestError(
-            f"{run_id} is driven by process {beat.pid} on {beat.host!r}.",
-            code="already_driven",
-            advice="Follow it (simyard managed watch); one that is lost is known as such after "
-            f"{PATIENCE.driver.silence_s:.0f} s without a heartbeat.",
-        )
+    refuse_second_driver(run_id, store.get_record_or_none(keys.status, DriverStatus), "managed")

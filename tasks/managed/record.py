@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
 from simyard.core.errors import RequestError
 from simyard.core.files import scratch
@@ -24,11 +23,10 @@ from simyard.store.store import Store
 from simyard.tasks.managed.run import RunSpec, load_run
 from simyard.tasks.metrics.events import Series
 from simyard.tasks.metrics.table import draw_curves
-from simyard.tasks.shared.control import DesiredState, desired_state_at, write_desired_state
+from simyard.tasks.shared.control import DesiredState, desired_state_at, driven_status, why_not, write_desired_state
 from simyard.tasks.shared.documents import REPORTS
 from simyard.tasks.shared.estimates import as_told
 from simyard.tasks.shared.events import events_at, numbers_of_events
-from simyard.tasks.shared.heartbeat import PATIENCE
 from simyard.tasks.shared.listing import Page, newest, shown
 
 ENDED = ("succeeded", "failed", "canceled")
@@ -64,10 +62,7 @@ def set_desired_state(store: Store, run_id: str, desired: DesiredState) -> None:
     """
     load_run(store, run_id)
     result = store.get_record_or_none(RunKeys(run_id).result, RunResult)
-    problem = f"{run_id} has {result.status}." if result else None
-    if problem is None and desired != "cancel" and desired_state(store, run_id) == "cancel":
-        problem = f"{run_id} is being canceled."
-    if problem is not None:
+    if problem := why_not(run_id, result, store, RunKeys(run_id).desired_state, desired):
         raise RequestError(problem, code="run_ended", advice="Begin another: simyard managed start.")
     write_desired_state(store, RunKeys(run_id).desired_state, desired)
 
@@ -129,15 +124,10 @@ def run_status(store: Store, run_id: str) -> RunState:
     if (result := store.get_record_or_none(run.result, RunResult)) is not None:
         return result
     beat = store.get_record_or_none(run.status, DriverStatus)
-    status: Literal["queued", "running", "paused", "interrupted"] = "queued" if beat is None else "running"
-    if beat is not None and beat.is_gone(PATIENCE.driver.silence_s):
-        status = "interrupted"
-    elif "pause" in (desired_state(store, run_id), beat and beat.wanted):
-        status = "paused"
     told = header(spec, store)
     return RunStatus(
         **vars(replace(told, estimate=(beat and beat.estimate) or told.estimate)),
-        status=status,
+        status=driven_status(beat, desired_state(store, run_id)),
         stage=beat.stage if beat else None,
         current_iteration=beat.current_iteration if beat else 0,
         credits=beat.credits if beat else 0.0,

@@ -1,4 +1,4 @@
-"""Whether a process that drives a managed run or a sweep may go on: what was asked of that, and of the process itself.
+"""The process that drives a managed run or a sweep: that it is the only one, and whether it may go on.
 
 Somebody's desired state is one object of the store, which any command or service writes and the driver reads.
 """
@@ -8,19 +8,38 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Literal
 
-from simyard.core.errors import Failure, SimyardError
-from simyard.core.run_records import DesiredStateMark
+from simyard.core.errors import Failure, RequestError, SimyardError
+from simyard.core.records import Heartbeat
+from simyard.core.run_records import DesiredStateMark, DriverStatus, Event, RunResult
+from simyard.core.sweep_records import SweepResult, SweepStatus
 from simyard.core.wire import now
+from simyard.runner.progress import JobProgress
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import CANCELED
+from simyard.tasks.shared.heartbeat import PATIENCE
 
 DesiredState = Literal["run", "pause", "cancel"]
+DrivenStatus = Literal["queued", "running", "paused", "interrupted"]
+"""Of what has not ended: no process drives it yet, one does, it waits, or none does any more."""
 PULSE_S = 0.5
 """Seconds between two reads of the desired state."""
 _PRECEDENCE: tuple[DesiredState, ...] = ("run", "pause", "cancel")
 """Of two that were asked for, the later one here counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopObserver:
+    """The caller's side of a loop: what it is told, and what it asks for."""
+
+    on_event: Callable[[Event], None] = lambda event: None
+    on_stage: Callable[[JobProgress], None] = lambda progress: None
+    """Called at each new stage, for a live line."""
+    is_canceled: Callable[[], bool] = lambda: False
+    desired_state: Callable[[], DesiredState] = lambda: "run"
+    """Returns the state that somebody asks for elsewhere than in the store; it may take long to answer."""
 
 
 def desired_state_at(store: Store, key: str) -> DesiredState:
@@ -32,6 +51,42 @@ def desired_state_at(store: Store, key: str) -> DesiredState:
 def write_desired_state(store: Store, key: str, desired: DesiredState) -> None:
     """Write the desired state below a key."""
     store.put_record(key, DesiredStateMark(wanted=desired, requested_at=now()))
+
+
+def why_not(
+    own_id: str, ended: RunResult | SweepResult | None, store: Store, key: str, desired: DesiredState
+) -> str | None:
+    """Return why a run or a sweep cannot have this desired state below its key, as a sentence; None where it can."""
+    if ended is not None:
+        return f"{own_id} has {ended.status}."
+    is_too_late = desired != "cancel" and desired_state_at(store, key) == "cancel"
+    return f"{own_id} is being canceled." if is_too_late else None
+
+
+def refuse_second_driver(own_id: str, beat: Heartbeat | None, noun: Literal["managed", "sweep"]) -> None:
+    """Raise `RequestError` for a run or a sweep that another process drives, by the heartbeat of that.
+
+    Args:
+        own_id: Its id.
+        beat: The heartbeat; None for none.
+        noun: The commands that are about it.
+    """
+    if beat and not beat.is_gone(PATIENCE.driver.silence_s) and not beat.is_own():
+        raise RequestError(
+            f"{own_id} is driven by process {beat.pid} on {beat.host!r}.",
+            code="already_driven",
+            advice=f"Follow it (simyard {noun} watch); one that is lost is known as such after "
+            f"{PATIENCE.driver.silence_s:.0f} s without a heartbeat.",
+        )
+
+
+def driven_status(beat: DriverStatus | SweepStatus | None, desired: DesiredState) -> DrivenStatus:
+    """Return the status of a run or a sweep that has not ended, by the heartbeat of its driver."""
+    if beat is None:
+        return "paused" if desired == "pause" else "queued"
+    if beat.is_gone(PATIENCE.driver.silence_s):
+        return "interrupted"
+    return "paused" if "pause" in (desired, beat.wanted) else "running"
 
 
 class Control:

@@ -9,7 +9,7 @@ from typing import Any
 
 from simyard.core.run_records import Event
 from simyard.core.wire import now_ms
-from simyard.store.keys import RunKeys, SweepKeys
+from simyard.store.keys import DrivenKeys
 from simyard.store.store import Store
 
 _FRESH = 200
@@ -22,7 +22,7 @@ class Events:
     def __init__(
         self,
         store: Store,
-        keys: RunKeys | SweepKeys,
+        keys: DrivenKeys,
         types: Mapping[str, str],
         on_event: Callable[[Event], None] = lambda event: None,
     ) -> None:
@@ -70,12 +70,12 @@ class Events:
             self._on_event(event)
 
 
-def numbers_of_events(store: Store, keys: RunKeys | SweepKeys) -> list[int]:
+def numbers_of_events(store: Store, keys: DrivenKeys) -> list[int]:
     """Return the numbers of the events of a run or a sweep, in order."""
     names = (entry.key.rpartition("/")[2] for entry in store.list(keys.events))
     return sorted(int(name.partition(".")[0]) for name in names)
 
 
-def events_at(store: Store, keys: RunKeys | SweepKeys, numbers: list[int]) -> list[Event]:
+def events_at(store: Store, keys: DrivenKeys, numbers: list[int]) -> list[Event]:
     """Return these events."""
     return [store.get_record(keys.event(number), Event) for number in numbers]

@@ -11,9 +11,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,9 +27,9 @@ from simyard.store.keys import SweepKeys
 from simyard.store.store import Store
 from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.shared import usage
-from simyard.tasks.shared.control import Control, DesiredState
+from simyard.tasks.shared.control import Control, LoopObserver, refuse_second_driver
 from simyard.tasks.shared.events import Events
-from simyard.tasks.shared.heartbeat import PATIENCE, HeartbeatWriter
+from simyard.tasks.shared.heartbeat import HeartbeatWriter
 from simyard.tasks.sweeps import measure, record
 from simyard.tasks.sweeps.check import check_values
 from simyard.tasks.sweeps.plan import ResolvedSweep, SweepSpec, load_sweep
@@ -40,18 +39,6 @@ from simyard.tasks.sweeps.trials import Run, Trials
 
 BEAT_S = 3.0
 """Seconds between two heartbeats."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoopObserver:
-    """The caller's side of a loop: what it is told, and what it asks for."""
-
-    on_event: Callable[[Event], None] = lambda event: None
-    on_stage: Callable[[JobProgress], None] = lambda progress: None
-    """Called at each new stage, for a live line."""
-    is_canceled: Callable[[], bool] = lambda: False
-    desired_state: Callable[[], DesiredState] = lambda: "run"
-    """Returns the state that somebody asks for elsewhere than in the store; it may take long to answer."""
 
 
 class Loop:
@@ -445,14 +432,7 @@ def _refuse_second_driver(sweep_id: str, store: Store) -> None:
     sweep = SweepKeys(sweep_id)
     if (ended := store.get_record_or_none(sweep.result, SweepResult)) is not None:
         raise RequestError(f"{sweep_id} has {ended.status}.", code="sweep_ended", advice="Begin another.")
-    beat = store.get_record_or_none(sweep.status, SweepStatus)
-    if beat and not beat.is_gone(PATIENCE.driver.silence_s) and not beat.is_own():
-        raise RequestError(
-            f"{sweep_id} is driven by process {beat.pid} on {beat.host!r}.",
-            code="already_driven",
-            advice="Follow it (simyard sweep watch); one that is lost is known as such after "
-            f"{PATIENCE.driver.silence_s:.0f} s without a heartbeat.",
-        )
+    refuse_second_driver(sweep_id, store.get_record_or_none(sweep.status, SweepStatus), "sweep")
 
 
 def _not_begun(piece: Piece, failure: Failure) -> SeedRun:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from simyard.core.errors import RequestError
 from simyard.core.records import Estimate
 from simyard.core.run_records import Event
@@ -11,9 +9,8 @@ from simyard.core.sweep_records import Decision, Setting, SweepProgress, SweepRe
 from simyard.store import keys
 from simyard.store.keys import SweepKeys
 from simyard.store.store import Store
-from simyard.tasks.shared.control import DesiredState, desired_state_at, write_desired_state
+from simyard.tasks.shared.control import DesiredState, desired_state_at, driven_status, why_not, write_desired_state
 from simyard.tasks.shared.events import events_at, numbers_of_events
-from simyard.tasks.shared.heartbeat import PATIENCE
 from simyard.tasks.shared.listing import Page, newest, shown
 from simyard.tasks.sweeps.plan import load_sweep
 
@@ -44,10 +41,7 @@ def set_desired_state(store: Store, sweep_id: str, desired: DesiredState) -> Non
     load_sweep(store, sweep_id)
     sweep = SweepKeys(sweep_id)
     result = store.get_record_or_none(sweep.result, SweepResult)
-    problem = f"{sweep_id} has {result.status}." if result else None
-    if problem is None and desired != "cancel" and desired_state_at(store, sweep.desired_state) == "cancel":
-        problem = f"{sweep_id} is being canceled."
-    if problem is not None:
+    if problem := why_not(sweep_id, result, store, sweep.desired_state, desired):
         raise RequestError(
             problem, code="sweep_ended", advice="Begin another, simyard sweep CONFIG: what this one trained is used."
         )
@@ -88,11 +82,7 @@ def sweep_status(store: Store, sweep_id: str) -> SweepState:
     if (result := store.get_record_or_none(sweep.result, SweepResult)) is not None:
         return result
     beat = store.get_record_or_none(sweep.status, SweepStatus)
-    status: Literal["queued", "running", "paused", "interrupted"] = "queued" if beat is None else "running"
-    if beat is not None and beat.is_gone(PATIENCE.driver.silence_s):
-        status = "interrupted"
-    elif "pause" in (desired_state_at(store, sweep.desired_state), beat and beat.wanted):
-        status = "paused"
+    status = driven_status(beat, desired_state_at(store, sweep.desired_state))
     return SweepProgress(
         sweep_id=sweep_id,
         name=spec.asked.name,

@@ -6,7 +6,7 @@ from lazy import lazy
 
 from simyard.core.errors import RequestError, StoreError
 
-managed_training = lazy("simyard.flows.managed_training")
+driving = lazy("simyard.flows.driving")
 
 
 class Away:
@@ -24,18 +24,18 @@ class Away:
 def test_it_is_tried_again_until_it_comes_through():
     said = []
     away = Away(StoreError("the bucket is away"), httpx.ConnectError("the server is away"))
-    assert managed_training.through_outages(away, said.append, retry_s=0.01) == "through"
+    assert driving.through_outages(away, said.append, retry_s=0.01) == "through"
     assert len(said) == 2
     assert "the bucket is away" in said[0]
 
 
 def test_an_outage_has_an_end():
     with pytest.raises(StoreError, match="for good"):
-        managed_training.through_outages(Away(*[StoreError("for good")] * 9), print, outage_s=0.05, retry_s=0.02)
+        driving.through_outages(Away(*[StoreError("for good")] * 9), print, outage_s=0.05, retry_s=0.02)
 
 
 def test_what_no_waiting_mends_is_raised_at_once():
     away = Away(RequestError("bad"), StoreError("never reached"))
     with pytest.raises(RequestError, match="bad"):
-        managed_training.through_outages(away, print)
+        driving.through_outages(away, print)
     assert len(away.errors) == 1

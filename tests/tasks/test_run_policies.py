@@ -17,10 +17,11 @@ from simyard.store.keys import JobKeys, RunKeys, new_run_id
 from simyard.store.store import Store
 from simyard.tasks.managed import stop_policies
 from simyard.tasks.managed.executor import Executor, LocalExecutor
-from simyard.tasks.managed.loop import Loop, LoopObserver, RunEndedError
+from simyard.tasks.managed.loop import Loop, RunEndedError
 from simyard.tasks.managed.record import run_status, set_desired_state
 from simyard.tasks.managed.run import estimate_run, keep_call_measurement, load_run, resolve_run, stage_run
 from simyard.tasks.managed.trainer import call_key
+from simyard.tasks.shared.control import LoopObserver
 from simyard.tasks.shared.estimates import keep_measurement
 
 REQUEST = {

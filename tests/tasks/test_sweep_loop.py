@@ -17,9 +17,10 @@ from simyard.tasks.collect import collect
 from simyard.tasks.launch import is_done
 from simyard.tasks.persist import persist
 from simyard.tasks.sessions.pool import Sessions
+from simyard.tasks.shared.control import LoopObserver
 from simyard.tasks.shared.history import load_spec
 from simyard.tasks.sweeps import record
-from simyard.tasks.sweeps.loop import Loop, LoopObserver
+from simyard.tasks.sweeps.loop import Loop
 from simyard.tasks.sweeps.plan import load_sweep, resolve_sweep, stage_sweep
 
 
