@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
+from simyard.cli.driven import KEPT_JOBS, POLL_S, end_as, say_canceled, say_paused
 from simyard.cli.live import LiveLine
 from simyard.cli.shared import (
     ARGUMENTS,
-    EXITS,
     JSON,
     LIMIT,
     POOL,
@@ -27,17 +26,13 @@ from simyard.cli.shared import (
     read_request,
     reckoned,
 )
-from simyard.core.errors import EXIT_BAD_REQUEST, EXIT_JOB_FAILED, EXIT_SUCCEEDED, RequestError
+from simyard.core.errors import EXIT_JOB_FAILED, EXIT_SUCCEEDED, RequestError
 
 if TYPE_CHECKING:
     from simyard.core.run_records import IterationRecord, RunResult, RunState
     from simyard.requests.settings import MachineSettings
     from simyard.store.store import Store
     from simyard.tasks.managed.run import ResolvedRun
-
-POLL_S = 1.0
-KEPT_JOBS = 1_000_000
-"""A simulator of a run is not replaced for having served many rollouts, only for its memory."""
 
 
 @click.group(cls=Group)
@@ -80,10 +75,10 @@ def start(
     if pool is None:
         check_trainer(resolved.spec, machine)
     if wait:
-        _end_as(_drive(resolved, run_id, opened, reference, pool, machine, quiet=as_json), as_json)
+        end_as("managed", run_id, _drive(resolved, run_id, opened, reference, pool, machine, quiet=as_json), as_json)
     stage_run(resolved, opened)
     run_detached(run_id, ["managed", "resume", run_id, "--wait"], reference, pool, machine)
-    _end_as(record.run_status(opened, run_id), as_json)
+    end_as("managed", run_id, record.run_status(opened, run_id), as_json)
 
 
 @managed.command()
@@ -105,11 +100,11 @@ def resume(run_id: str, store: str | None, pool: str | None, wait: bool, as_json
     beat = opened.get_record_or_none(RunKeys(run_id).status, DriverStatus)
     if beat is None or beat.is_gone(PATIENCE.driver.silence_s):
         if wait:
-            _end_as(_drive(None, run_id, opened, reference, pool, machine, quiet=as_json), as_json)
+            end_as("managed", run_id, _drive(None, run_id, opened, reference, pool, machine, quiet=as_json), as_json)
         run_detached(run_id, ["managed", "resume", run_id, "--wait"], reference, pool, machine)
     elif wait:
-        _end_as(_watch(opened, run_id, quiet=as_json), as_json)
-    _end_as(record.run_status(opened, run_id), as_json)
+        end_as("managed", run_id, _watch(opened, run_id, quiet=as_json), as_json)
+    end_as("managed", run_id, record.run_status(opened, run_id), as_json)
 
 
 def _drive(
@@ -243,7 +238,7 @@ def _describe(known: RunState, iterations: list[IterationRecord]) -> str:
 @JSON
 def watch(run_id: str, store: str | None, as_json: bool) -> None:
     """Follow a run's events until it has ended. Exits as the run does."""
-    _end_as(_watch(open_site_store(store), run_id, quiet=as_json), as_json)
+    end_as("managed", run_id, _watch(open_site_store(store), run_id, quiet=as_json), as_json)
 
 
 def _watch(store: Store, run_id: str, *, quiet: bool) -> RunState:
@@ -280,8 +275,7 @@ def pause(run_id: str, store: str | None) -> None:
 
     opened = open_site_store(store)
     record.set_desired_state(opened, run_id, "pause")
-    known = record.run_status(opened, run_id)
-    click.echo(f"{run_id} begins nothing new. Let it go on: simyard managed resume {_named(known)}")
+    say_paused("managed", run_id, record.run_status(opened, run_id))
 
 
 @managed.command()
@@ -295,8 +289,7 @@ def cancel(run_id: str, store: str | None) -> None:
     machine, _, opened = open_site(store)
     record.set_desired_state(opened, run_id, "cancel")
     cancel_undriven(opened, run_id, machine)
-    ended = record.run_status(opened, run_id).status == "canceled"
-    click.echo(f"{run_id} {'is canceled' if ended else 'will stop within seconds'}, and keeps what it has.")
+    say_canceled(run_id, record.run_status(opened, run_id))
 
 
 @managed.command()
@@ -317,22 +310,3 @@ def verify(run_id: str, store: str | None, as_json: bool) -> None:
     sound = f"{run_id}: every checkpoint, dataset, rollout and event is what it says."
     emit({"run_id": run_id, "problems": problems}, as_json, lambda found: "\n".join(problems) or sound)
     sys.exit(EXIT_JOB_FAILED if problems else EXIT_SUCCEEDED)
-
-
-def _named(known: RunState) -> str:
-    """Return the arguments by which a command names a run: its id and its store."""
-    return f"{known.run_id} --store {known.store.rpartition('/training-runs/')[0]}"
-
-
-def _end_as(known: RunState, as_json: bool) -> NoReturn:
-    """Print a run's status, and exit with the code of its result; a run that has not ended is no failure."""
-    from simyard.tasks.shared.estimates import as_told
-
-    if as_json:
-        click.echo(json.dumps(known.to_json() | reckoned(known.estimate)))
-    elif known.status not in EXITS:
-        click.echo(f"{known.run_id} is {known.status}.")
-        if known.estimate:
-            click.echo(f"estimate:    {as_told(known.estimate)}")
-        click.echo(f"Follow it: simyard managed watch {_named(known)}")
-    sys.exit(EXIT_BAD_REQUEST if known.ended_by == "refused" else EXITS.get(known.status, EXIT_SUCCEEDED))

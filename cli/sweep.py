@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from simyard.cli.driven import KEPT_JOBS, end_as, say_canceled, say_paused
 from simyard.cli.live import LiveLine
 from simyard.cli.shared import (
     ARGUMENTS,
-    EXITS,
     JSON,
     LIMIT,
     POOL,
@@ -25,10 +23,9 @@ from simyard.cli.shared import (
     open_site,
     open_site_store,
     read_request,
-    reckoned,
 )
 from simyard.cli.sweep_views import best, follow, show, watch
-from simyard.core.errors import EXIT_BAD_REQUEST, EXIT_SUCCEEDED, RequestError
+from simyard.core.errors import RequestError
 
 if TYPE_CHECKING:
     from simyard.core.sweep_records import SweepResult, SweepState
@@ -37,9 +34,6 @@ if TYPE_CHECKING:
     from simyard.store.store import Store
     from simyard.tasks.sessions.pool import Sessions
     from simyard.tasks.sweeps.plan import ResolvedSweep
-
-KEPT_JOBS = 1_000_000
-"""A simulator of a sweep is not replaced for having served many trainings, only for its memory."""
 
 
 class _Group(Group):
@@ -109,14 +103,14 @@ def begin(
     resolved = resolve_sweep(request, opened, keys.new_sweep_id(), base, machine)
     sweep_id = resolved.spec.sweep_id
     if wait:
-        _end_as(_drive(resolved, sweep_id, opened, reference, pool, machine, quiet=as_json), as_json)
+        end_as("sweep", sweep_id, _drive(resolved, sweep_id, opened, reference, pool, machine, quiet=as_json), as_json)
     if pool is None:
         with Sessions(machine, Bounds()) as sessions:
             _start_ahead(resolved, opened, sessions)
             resolved = _checked(resolved, opened, sessions, LiveLine(quiet=as_json))
     stage_sweep(resolved, opened, is_here=pool is None)
     run_detached(sweep_id, ["sweep", "resume", sweep_id, "--wait"], reference, pool, machine)
-    _end_as(record.sweep_status(opened, sweep_id), as_json)
+    end_as("sweep", sweep_id, record.sweep_status(opened, sweep_id), as_json)
 
 
 def _drive(
@@ -218,11 +212,11 @@ def resume(sweep_id: str, store: str | None, pool: str | None, wait: bool, as_js
     beat = opened.get_record_or_none(SweepKeys(sweep_id).status, SweepStatus)
     if beat is None or beat.is_gone(PATIENCE.driver.silence_s):
         if wait:
-            _end_as(_drive(None, sweep_id, opened, reference, pool, machine, quiet=as_json), as_json)
+            end_as("sweep", sweep_id, _drive(None, sweep_id, opened, reference, pool, machine, quiet=as_json), as_json)
         run_detached(sweep_id, ["sweep", "resume", sweep_id, "--wait"], reference, pool, machine)
     elif wait:
-        _end_as(follow(opened, sweep_id, quiet=as_json), as_json)
-    _end_as(record.sweep_status(opened, sweep_id), as_json)
+        end_as("sweep", sweep_id, follow(opened, sweep_id, quiet=as_json), as_json)
+    end_as("sweep", sweep_id, record.sweep_status(opened, sweep_id), as_json)
 
 
 @sweep.command("list")
@@ -253,8 +247,7 @@ def pause(sweep_id: str, store: str | None) -> None:
 
     opened = open_site_store(store)
     record.set_desired_state(opened, sweep_id, "pause")
-    known = record.sweep_status(opened, sweep_id)
-    click.echo(f"{sweep_id} begins nothing new. Let it go on: simyard sweep resume {_named(known)}")
+    say_paused("sweep", sweep_id, record.sweep_status(opened, sweep_id))
 
 
 @sweep.command()
@@ -268,25 +261,4 @@ def cancel(sweep_id: str, store: str | None) -> None:
     opened = open_site_store(store)
     record.set_desired_state(opened, sweep_id, "cancel")
     cancel_undriven(opened, sweep_id)
-    ended = record.sweep_status(opened, sweep_id).status == "canceled"
-    click.echo(f"{sweep_id} {'is canceled' if ended else 'will stop within seconds'}, and keeps what it has.")
-
-
-def _named(known: SweepState) -> str:
-    """Return the arguments by which a command names a sweep: its id and its store."""
-    return f"{known.sweep_id} --store {known.store.rpartition('/sweeps/')[0]}"
-
-
-def _end_as(known: SweepState, as_json: bool) -> NoReturn:
-    """Print a sweep's status, and exit with the code of its result; one that has not ended is no failure."""
-    from simyard.tasks.shared.estimates import as_told
-
-    if as_json:
-        click.echo(json.dumps(known.to_json() | reckoned(known.estimate)))
-    elif known.status not in EXITS:
-        click.echo(f"{known.sweep_id} is {known.status}.")
-        if known.estimate:
-            click.echo(f"estimate:    {as_told(known.estimate)}")
-        click.echo(f"Follow it: simyard sweep watch {_named(known)}")
-    refused = getattr(known, "ended_by", None) == "refused"
-    sys.exit(EXIT_BAD_REQUEST if refused else EXITS.get(known.status, EXIT_SUCCEEDED))
+    say_canceled(sweep_id, record.sweep_status(opened, sweep_id))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from simyard.cli.driven import POLL_S
 from simyard.cli.live import LiveLine
 from simyard.cli.shared import EXITS, JSON, STORE, Command, emit, open_site_store, reckoned, text_table
 from simyard.core.errors import EXIT_SUCCEEDED
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from simyard.store.store import Store
     from simyard.tasks.sweeps.best import BestOfSweep
 
-POLL_S = 1.0
 MOST_SHOWN = 50
 """Settings in the table of `sweep show`, the best of them; `--json` has all."""
 _SWEEP = click.argument("sweep_id")
@@ -117,8 +117,8 @@ def follow(store: Store, sweep_id: str, *, quiet: bool) -> SweepState:
     from simyard.core.sweep_records import SweepResult
     from simyard.tasks.sweeps import record
 
-    record.sweep_status(store, sweep_id)
     live, shown = LiveLine(quiet=quiet), 0
+    settings: Sequence[Setting] = ()
     while True:
         # Read before the events: what ended it is among them then.
         known = record.sweep_status(store, sweep_id)
@@ -126,6 +126,8 @@ def follow(store: Store, sweep_id: str, *, quiet: bool) -> SweepState:
         for event in record.read_events(store, sweep_id, new):
             live.say(f"{event.created_at[11:19]}  {event.message}")
             shown = int(event.event_id.removeprefix("evt-"))
+        if new:  # each change of a setting is followed by an event
+            settings = record.settings(store, sweep_id)
         if isinstance(known, SweepResult):
             if known.verdict and known.verdict.table:
                 live.say(ranking(known.verdict, 10))
@@ -135,7 +137,7 @@ def follow(store: Store, sweep_id: str, *, quiet: bool) -> SweepState:
             live.say(f"{sweep_id}: no process drives it any more. Go on: simyard sweep resume {sweep_id}")
             return known
         # On a terminal one line that is rewritten; elsewhere a line now and then: what stands before the colon is new.
-        live.stage(f"{known.status}: {standing(known, record.settings(store, sweep_id))}")
+        live.stage(f"{known.status}: {standing(known, settings)}")
         time.sleep(POLL_S)
 
 
