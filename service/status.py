@@ -181,8 +181,7 @@ def job_answers(store: Store, launches: Launches, limit: int, after: str | None)
         limit: The most that the page may have.
         after: What the page before said that the next one begins at.
     """
-    page = listing.newest(_ids(store, keys.JOBS, "job-"), lambda job_id: shown(stored_job(store, job_id)), limit, after)
-    return replace(page, found=settled(page.found, launches.find_all))
+    return _page(store, keys.JOBS, "job-", stored_job, launches, limit, after)
 
 
 def run_answer(store: Store, run_id: str, launches: Launches) -> RunAnswer:
@@ -196,8 +195,7 @@ def run_answer(store: Store, run_id: str, launches: Launches) -> RunAnswer:
 
 def run_answers(store: Store, launches: Launches, limit: int, after: str | None) -> Page[RunAnswer]:
     """Return a page of a project's managed runs, as `job_answers` does of its jobs."""
-    page = listing.newest(_ids(store, keys.RUNS, "run-"), lambda run_id: shown(_run(store, run_id)), limit, after)
-    return replace(page, found=settled(page.found, launches.find_all))
+    return _page(store, keys.RUNS, "run-", _run, launches, limit, after)
 
 
 def sweep_answer(store: Store, sweep_id: str, launches: Launches) -> SweepAnswer:
@@ -211,9 +209,7 @@ def sweep_answer(store: Store, sweep_id: str, launches: Launches) -> SweepAnswer
 
 def sweep_answers(store: Store, launches: Launches, limit: int, after: str | None) -> Page[SweepAnswer]:
     """Return a page of a project's sweeps, as `job_answers` does of its jobs."""
-    names = _ids(store, keys.SWEEPS, "sweep-")
-    page = listing.newest(names, lambda sweep_id: shown(_sweep(store, sweep_id)), limit, after)
-    return replace(page, found=settled(page.found, launches.find_all))
+    return _page(store, keys.SWEEPS, "sweep-", _sweep, launches, limit, after)
 
 
 def answer_of(store: Store, own_id: str, launches: Launches) -> Answer:
@@ -227,8 +223,14 @@ def answer_of(store: Store, own_id: str, launches: Launches) -> Answer:
     return (job_answer if own_id.startswith("job-") else run_answer)(store, own_id, launches)
 
 
-def _ids(store: Store, folder: str, prefix: str) -> list[str]:
-    return [name for name in store.list_dirs(folder) if name.startswith(prefix)]
+def _page(
+    store: Store, folder: str, prefix: str, read: Callable[[Store, str], AnyAnswer], launches: Launches, limit: int,
+    after: str | None,
+) -> Page[AnyAnswer]:  # fmt: skip
+    """Return a page of the answers about what lies in a folder of the store, the newest first."""
+    ids = [name for name in store.list_dirs(folder) if name.startswith(prefix)]
+    page = listing.newest(ids, lambda own_id: shown(read(store, own_id)), limit, after)
+    return replace(page, found=settled(page.found, launches.find_all))
 
 
 def stored_job(store: Store, job_id: str) -> JobAnswer:

@@ -63,21 +63,26 @@ class EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
 
+def _token(settings: Settings, api_key: ApiKey, page: str) -> str:
+    """Return the token of a link to a page: a job's or a sweep's by its id, or those of a name above."""
+    return seal(settings.secret, "page", PAGE_SECONDS, key_id=api_key.key_id, job_id=page)
+
+
 def page_link(settings: Settings, base: str, api_key: ApiKey, job_id: str) -> str:
     """Return the address of a job's page; whoever has it needs no key, while the one it was made for is valid."""
-    token = seal(settings.secret, "page", PAGE_SECONDS, key_id=api_key.key_id, job_id=job_id)
+    token = _token(settings, api_key, job_id)
     return f"{base}/jobs/{job_id}?token={quote(token)}"
 
 
 def tasks_link(settings: Settings, base: str, api_key: ApiKey, task: str | None = None) -> str:
     """Return the address of the list of tasks, or of one task's page; who has it needs no key, as for a job's page."""
-    token = seal(settings.secret, "page", PAGE_SECONDS, key_id=api_key.key_id, job_id=_TASKS)
+    token = _token(settings, api_key, _TASKS)
     return f"{base}/tasks{'' if task is None else f'/{quote(task)}'}?token={quote(token)}"
 
 
 def site_token(settings: Settings, api_key: ApiKey) -> str:
     """Return the token of the links between the pages of a key's project."""
-    return seal(settings.secret, "page", PAGE_SECONDS, key_id=api_key.key_id, job_id=_SITE)
+    return _token(settings, api_key, _SITE)
 
 
 class _Way:
@@ -182,7 +187,7 @@ def side_by_side(
 
 def sweep_link(settings: Settings, base: str, api_key: ApiKey, sweep_id: str | None = None) -> str:
     """Return the address of a sweep's page, or of the list of all; who has it needs no key, as for a job's page."""
-    token = seal(settings.secret, "page", PAGE_SECONDS, key_id=api_key.key_id, job_id=sweep_id or _SWEEPS)
+    token = _token(settings, api_key, sweep_id or _SWEEPS)
     return f"{base}/sweeps{'' if sweep_id is None else f'/{sweep_id}'}?token={quote(token)}"
 
 

@@ -183,7 +183,8 @@ class Loop:
             seconds = self.gpu_seconds
             if budget.max_gpu_hours is not None and seconds / 3600 >= budget.max_gpu_hours:
                 return "max_gpu_hours"
-            if budget.max_credits is not None and self._in_usd(seconds) >= budget.max_credits:
+            usd = usage.in_usd(seconds, self.spec.usd_per_gpu_hour) or 0.0
+            if budget.max_credits is not None and usd >= budget.max_credits:
                 return "max_credits"
         return "target" if self.state.has_reached_target else None
 
@@ -328,6 +329,7 @@ class Loop:
         for decision in self._decisions:
             if decision.run is not None:
                 jobs |= set(decision.run.jobs) - set(decision.run.found or ())
+        cost = usage.cost_of(self._spent, self.spec.usd_per_gpu_hour)
         result = SweepResult(
             sweep_id=self.spec.sweep_id,
             name=self.asked.name,
@@ -339,8 +341,8 @@ class Loop:
             best=measured[0].number if measured else None,
             verdict=verdict if settings else None,
             gpu_seconds=round(self._spent, 3),
-            usd=self._in_usd_or_none(self._spent),
-            cost=usage.cost_of(self._spent, self.spec.usd_per_gpu_hour),
+            usd=cost.usd,
+            cost=cost,
             estimate=self.store.get_record_or_none(self.keys.estimate, Estimate),
             error=self._refused or (failures[0] if status == "failed" and failures else None),
             store=self.store.url(self.keys.prefix),
@@ -382,12 +384,6 @@ class Loop:
         """GPU seconds of all jobs so far, those in progress too."""
         return self._spent + self.trials.gpu_seconds
 
-    def _in_usd(self, seconds: float) -> float:
-        return usage.in_usd(seconds, self.spec.usd_per_gpu_hour) or 0.0
-
-    def _in_usd_or_none(self, seconds: float) -> float | None:
-        return usage.cost_of(seconds, self.spec.usd_per_gpu_hour).usd
-
     def _seconds_left(self) -> float | None:
         """Return an estimate of the time to the end: by the iterations that this process has seen."""
         if not self._iterations:
@@ -415,7 +411,7 @@ class Loop:
             pruned=sum(one.state == "pruned" for one in self.state.members),
             best=best.value if best else None,
             gpu_seconds=round(seconds, 3),
-            usd=self._in_usd_or_none(seconds),
+            usd=usage.cost_of(seconds, self.spec.usd_per_gpu_hour).usd,
             seconds_left=self._seconds_left(),
         )
 
