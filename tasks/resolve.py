@@ -46,7 +46,14 @@ from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES, Library, get_library
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.kinds.base import Resolved, common_fields
-from simyard.tasks.kinds.policy_sources import find_policies, in_their_stage, inherit, stages_at, training_of
+from simyard.tasks.kinds.policy_sources import (
+    find_policies,
+    in_order_of,
+    in_their_stage,
+    inherit,
+    stages_at,
+    training_of,
+)
 from simyard.tasks.kinds.rollout import resolve_rollout
 from simyard.tasks.packages.pack import find_package
 from simyard.tasks.shared import history
@@ -187,11 +194,13 @@ def _train(request: TrainRequest, common: Resolved, store: Store, base: Path) ->
     resume, local = _resume(request.resume, store, base, library.name) if request.resume else (None, None)
     iterations = request.training_config.max_iterations
     spec = replace(common.spec, kind="train", max_iterations=iterations, resume=resume, exact=_exact(request))
-    if request.resume and request.resume.from_job and spec.agent is None and spec.agent_config is None:
+    if request.resume and request.resume.from_job:
         earlier = load_spec(store, request.resume.from_job)
         if resume and resume.stages:
             earlier = earlier.in_stage(resume.stages.runs[-1].stage)
-        spec = replace(spec, agent=earlier.agent, agent_config=earlier.agent_config)
+        if spec.agent is None and spec.agent_config is None:
+            spec = replace(spec, agent=earlier.agent, agent_config=earlier.agent_config)
+        spec = in_order_of(spec, earlier, store)
     if resume is not None:  # how the stages of the other job stood is nothing to this one
         spec = replace(spec, resume=replace(resume, stages=None, others=None))
     return Resolved(spec, (*common.inputs, *([local] if local else [])))
@@ -369,7 +378,7 @@ def _with_policies(wanted: PolicyConfig, common: Resolved, store: Store, base: P
         notes = (*notes, *more)
     spec = replace(common.spec, policies=policies, notes=notes or None, library=common.spec.library or DEFAULT_LIBRARY)
     if trained_by is not None:
-        spec = inherit(spec, trained_by, wanted.task)
+        spec = in_order_of(inherit(spec, trained_by, wanted.task), trained_by, store)
     return Resolved(spec, (*common.inputs, *local))
 
 

@@ -58,7 +58,7 @@ def _play(one: Contender, steps_done: int) -> Compared:
     job, library = one.job, get_library(one.job.library)
     with fresh_environment(
         job.task, library, one.facts.overrides, num_envs=EPISODES, seed=job.seed, device=one.facts.device,
-        steps_done=steps_done, agent=job.agent,
+        steps_done=steps_done, agent=job.agent, order=job.order,
     ) as (env, agent_cfg):  # fmt: skip
         policy = load_policy(job.library, env, agent_cfg, one.checkpoint)
         episodes: list[Episode] = []

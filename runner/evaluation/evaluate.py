@@ -125,6 +125,7 @@ def open_policy(
         change=change,
         drawn=drawn,
         agent=job.agent,
+        order=job.order or facts.physics,
     ) as (env, agent_cfg):
         if not (paths.output / "params").exists():
             from isaaclab_rl.entrypoints.common import dump_train_configs

@@ -12,6 +12,9 @@ from simyard.runner.progress import say_activity
 from simyard.runner.rl import Library
 from simyard.runner.video.trajectories import drawable
 
+_MJWARP, _PHYSX = "mjwarp", "physx"
+"""The orders of joints and bodies, as Isaac Lab names them: that of Newton's solvers, and that of PhysX."""
+
 
 @contextmanager
 def fresh_environment(
@@ -26,6 +29,7 @@ def fresh_environment(
     change: Callable[[Any], None] = lambda env_cfg: None,
     drawn: bool = False,
     agent: str | None = None,
+    order: str | None = None,
 ) -> Iterator[tuple[Any, Any]]:
     """Make the environment of a task as training makes it, without rendering, and close it in the end.
 
@@ -40,6 +44,7 @@ def fresh_environment(
         change: Called with the environment's configuration, to change what no override can.
         drawn: Whether it is to be drawn: see `Drawn`.
         agent: The job's agent.
+        order: The engine whose order of joints and bodies the policy has: see `keep_order`.
 
     Yields:
         The gymnasium environment and the agent's configuration, None without a library.
@@ -56,6 +61,7 @@ def fresh_environment(
     env_cfg.seed = seed
     env_cfg.sim.device = device
     change(env_cfg)
+    keep_order(env_cfg, order)
     kit.require(task, kit.parts_on_it(env_cfg))
     say_activity("making the environment")
     with launch_simulation(env_cfg, {"device": device, "visualizer": []}):
@@ -72,19 +78,41 @@ def fresh_environment(
             env.close()
 
 
+def keep_order(env_cfg: Any, engine: str | None) -> None:
+    """Have robots keep an engine's order of joints and bodies under another engine, unless the task has its own order.
+
+    Newton counts joints limb by limb, PhysX level by level. Observations and actions follow that order, so that a
+    policy of one engine moves the wrong joints in the other.
+    """
+    from isaaclab.assets import ArticulationCfg
+
+    own = _MJWARP if hasattr(env_cfg.sim.physics, "solver_cfg") else _PHYSX
+    wanted = own if engine is None else _PHYSX if engine == "physx" else _MJWARP
+    if wanted == own:
+        return
+    for holder in (env_cfg, env_cfg.scene):
+        for robot in vars(holder).values():
+            if isinstance(robot, ArticulationCfg) and robot.joint_ordering is None and robot.body_ordering is None:
+                robot.joint_ordering = robot.body_ordering = wanted
+
+
 @contextmanager
-def stepped(steps_done: int, made: Callable[[Any], None] = lambda env: None) -> Iterator[None]:
+def stepped(
+    steps_done: int, made: Callable[[Any], None] = lambda env: None, *, order: str | None = None
+) -> Iterator[None]:
     """Let every environment that is made in the body go on counting its steps where an earlier one stopped.
 
     Isaac Lab counts from 0 in each process, and curricula, rewards and events ask for the count: a resumed training
     would have its first curriculum again, and an evaluation tasks that the policy has left behind. `made` is called
-    with each innermost one, before its first reset.
+    with each innermost one, before its first reset; `order` is that of `fresh_environment`.
     """
     import gymnasium
 
     make = gymnasium.make
 
     def make_stepped(*arguments: Any, **options: Any) -> Any:
+        if "cfg" in options and order is not None:
+            keep_order(options["cfg"], order)
         env = make(*arguments, **options)
         if hasattr(env.unwrapped, "common_step_counter"):
             env.unwrapped.common_step_counter = steps_done
@@ -104,5 +132,9 @@ def settle(env: Any, seed: int) -> None:
     Libraries reset a different number of times when they are built. And the very first reset of an environment may
     differ from all others: Isaac Lab's cartpole clamps its velocities to limits that are not known yet, so to 0.
     """
-    env.reset()
+    import torch
+
+    # As every step of a policy: a task that keeps its actions fills them in place when it is reset.
+    with torch.inference_mode():
+        env.reset()
     env.unwrapped.seed(seed)

@@ -182,7 +182,7 @@ def main() -> int:
         with (
             used(job, lambda file: paths.inputs / file.name),
             kit.only_if(facts.kit),
-            stepped(attempt.start_iteration * facts.rollout),
+            stepped(attempt.start_iteration * facts.rollout, order=job.order),
         ):
             return int(run_train_cli(arguments))
     except Exception as error:

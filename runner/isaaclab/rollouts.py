@@ -219,6 +219,7 @@ def drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Attem
     with used(job, lambda file: paths.inputs / file.name) as job, fresh_environment(
         job.task, library_of(job), facts.overrides, num_envs=job.num_envs, seed=job.seed, device=facts.device,
         steps_done=trained * facts.rollout, drawn=wanted.video or bool(wanted.cameras), agent=job.agent,
+        order=job.order,
     ) as (env, agent_cfg):  # fmt: skip
         # Record and film. Without a time-out an episode can have all of the steps.
         base = env.unwrapped

@@ -94,7 +94,7 @@ def train(
         return
     steps = attempt.start_iteration * facts.rollout if steps_done is None else steps_done
     keeper = keeper_of(attempt, facts, paths, anew=anew)
-    with kit.only_if(facts.kit), stepped(steps, made), library.kept_by(keeper):
+    with kit.only_if(facts.kit), stepped(steps, made, order=job.order), library.kept_by(keeper):
         code = train_by_isaaclab(request)
     if code:
         raise RuntimeError(f"isaaclab_rl.entrypoints.train returned {code}")

@@ -16,6 +16,7 @@ from simyard.core.errors import RequestError
 from simyard.core.specs import InputFile, JobSpec, PolicyFile, ResumePoint
 from simyard.core.stages import Stages
 from simyard.requests.jobs import LATEST, FromJob, PolicyConfig
+from simyard.runner.isaaclab.physics import engine_of
 from simyard.runner.isaaclab.renames import current_id
 from simyard.runner.rl import DEFAULT_LIBRARY, Library, Scale, get_library
 from simyard.runner.rl.checkpoints import discover
@@ -283,6 +284,15 @@ def training_of(source: FromJob | None, store: Store) -> JobSpec | None:
             advice="Name a training job: see `simyard jobs list`.",
         )
     return spec
+
+
+def in_order_of(spec: JobSpec, trained_by: JobSpec, store: Store) -> JobSpec:
+    """Return a job that keeps a policy's order of joints and bodies, where it has another engine than the training."""
+    engine = trained_by.order or engine_of(trained_by)
+    if engine is None and engine_of(spec) is not None:  # left to the task: the training has found out
+        past = history.attempts(store, trained_by.job_id)
+        engine = next((one.facts.physics for one in reversed(past) if one.facts), None)
+    return spec if engine in (None, engine_of(spec)) else replace(spec, order=engine)
 
 
 _COMPUTE = {"gpusPerNode": "gpus", "priority": "priority", "acceptNvidiaEula": "accepts_eula", "session": "session"}

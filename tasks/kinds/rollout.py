@@ -23,7 +23,7 @@ from simyard.runner.rl import DEFAULT_LIBRARY
 from simyard.store.store import Store
 from simyard.tasks.attempt.transfer import AttemptUploader
 from simyard.tasks.kinds.base import Figures, Kind, Resolved, common_fields, lacking
-from simyard.tasks.kinds.policy_sources import find_policies, in_their_stage, inherit, training_of
+from simyard.tasks.kinds.policy_sources import find_policies, in_order_of, in_their_stage, inherit, training_of
 from simyard.tasks.packages.pack import find_package
 from simyard.tasks.packages.source import require_module
 from simyard.tasks.shared.documents import ArtifactWriter
@@ -218,7 +218,8 @@ class _Inputs:
         wanted = PolicyConfig(from_job=policy.from_job, rl_library=policy.rl_library)
         policies, _, notes = find_policies(wanted, trained_by, self._store, self._base)
         policies, trained_by, _ = in_their_stage(policies, trained_by, self._store)
-        return replace(inherit(spec, trained_by, spec.task), policies=policies, notes=notes or None)
+        spec = in_order_of(inherit(spec, trained_by, spec.task), trained_by, self._store)
+        return replace(spec, policies=policies, notes=notes or None)
 
     def _checked(self, asset: Asset) -> Asset:
         """Return the asset, after a look at what it refers to; into a USD only the simulator's Python can look."""
