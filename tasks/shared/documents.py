@@ -187,7 +187,7 @@ def result(kind: Kind, spec: JobSpec, verdict: Verdict, url: str, figures: Figur
         reward=figures.reward,
         summary=figures.summary,
         refused=bool(outcome and outcome.refused),
-        notes=(*(spec.notes or ()), *_notes(outcome)),
+        notes=(*(spec.notes or ()), *_notes(outcome), *figures.notes),
         updated_at=now(),
     )
 
