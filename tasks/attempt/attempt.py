@@ -396,6 +396,7 @@ class _Attempt:
         uploader = self.uploader
         assert isinstance(uploader, TrainingUploader)
         evaluator = Evaluator(self.spec, self.store, self.machine, self.paths, lambda: uploader.published)
+        uploader.evaluations = lambda: evaluator.record
         evaluator.start()
         return evaluator
 

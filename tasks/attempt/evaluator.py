@@ -43,7 +43,7 @@ PUBLISH_S = 60.0
 """Seconds after the end of training in which its last checkpoint must have reached the store."""
 GRACE_S = 5.0
 """From asking an evaluation to end to killing it: it loses nothing."""
-NICENESS = 10
+NICENESS = 5
 """Of a second simulator's process: where both want the processor, the training gets it."""
 _DEFAULT = EvaluationConfig(task="None")
 """The measurement of a reward audit where no evaluations are asked for."""
@@ -89,7 +89,7 @@ class Evaluator:
         past = [record for one in history.attempts(store, job_id) for record in one.checkpoints]
         self._earlier = tuple(one for one in past if (one.iteration or 0) <= attempt.start_iteration)
         self._due_at = time.monotonic()
-        self._abort, self._ended = threading.Event(), threading.Event()
+        self._abort = threading.Event()
         self._ended_at: tuple[int, float] | None = None
         self._thread = threading.Thread(target=self._loop, name="evaluator", daemon=True)
 
@@ -104,20 +104,21 @@ class Evaluator:
     def training_ended(self, done: int) -> None:
         """Note the end of training at an iteration, whose checkpoint is evaluated whatever the interval."""
         self._ended_at = done, time.monotonic()
-        self._ended.set()
 
     @property
     def left(self) -> str | None:
         """What is still to be done once training has ended, in words; None where that is all."""
         if not self._thread.is_alive():
             return None
+        audit = self.record.audit
+        if audit is not None and audit.is_waiting:
+            return "measuring unlearned actions"
         count = sum(one.is_waiting for one in self.record.checkpoints)
-        return f"evaluating: {count} to do"
+        return f"evaluating: {count} to do" if count else "storing the last checkpoint"
 
     def end(self, within_s: float = 2 * GRACE_S) -> None:
         """End what still runs, without its result: a later attempt goes on with it."""
         self._abort.set()
-        self._ended.set()
         if self._thread.is_alive():
             self._thread.join(within_s)
 
@@ -142,20 +143,20 @@ class Evaluator:
         every, ended = self._job.evaluate_every, self._ended_at
         if every is None:
             return ended is not None
+        is_late = ended is not None and time.monotonic() - ended[1] > PUBLISH_S
         known = {one.iteration for one in self.record.checkpoints}
+        numbered = ((one.iteration, one) for one in (*self._earlier, *self._published()) if one.iteration is not None)
+        records = sorted(numbered, key=lambda pair: pair[0])
         has_last = False
-        for record in sorted((*self._earlier, *self._published()), key=lambda one: one.iteration or 0):
-            iteration = record.iteration
-            if iteration is None:
-                continue
-            is_last = ended is not None and iteration == ended[0]
+        for iteration, record in records:
+            is_last = ended is not None and iteration == (records[-1][0] if is_late else ended[0])
             has_last |= is_last
             if iteration in known or not (is_last or self._is_due(iteration, max(known, default=None))):
                 continue
             known.add(iteration)
             self._due_at = time.monotonic()
             self._keep(EvaluatedCheckpoint(iteration=iteration, checkpoint=record.name, sha256=record.sha256))
-        return has_last or (ended is not None and time.monotonic() - ended[1] > PUBLISH_S)
+        return has_last or is_late
 
     def _is_due(self, iteration: int, before: int | None) -> bool:
         """Return whether a checkpoint is the first in its interval."""

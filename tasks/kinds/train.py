@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -58,6 +58,9 @@ class TrainingUploader(AttemptUploader):
         self._reward_is_logged = False
         self.published: tuple[CheckpointRecord, ...] = ()
         """The checkpoints that the store's index has."""
+        self.evaluations: Callable[[], Evaluations | None] = lambda: None
+        """Returns what was measured of them so far; its columns stand beside the metrics."""
+        self._in_table: Evaluations | None = None
 
     def _send_all(self) -> None:
         self._send_checkpoints()
@@ -93,7 +96,12 @@ class TrainingUploader(AttemptUploader):
                 yield path, f"{EVENTS.name}{path.relative_to(work / 'logs')}"
 
     def _send_metrics(self) -> None:
-        if self._metrics.update():
+        arrived, evaluated = self._metrics.update(), self.evaluations()
+        if evaluated is not None and evaluated is not self._in_table:
+            reward = self._metrics.table.columns().get(self._library.reward_tag)
+            self._metrics.table.put(columns_of(evaluated, reward, self._library, self._scale))
+            self._in_table, arrived = evaluated, True
+        if arrived:
             stages = self._stages_in(self._paths.output / STAGES.name)
             self._metrics.table.write_csv(self._paths.metrics, _borders(stages, self._library, self._scale))
             self._metrics.table.write_time_csv(self._paths.metrics_time)

@@ -251,6 +251,7 @@ def report(
         result=ended,
         figures=figures.metrics or figures.summary or {},
         stages=figures.stages,
+        evaluations=figures.evaluations,
         facts={"version": known.version if known else "", "device": known.device if known else "unknown"},
         reward_name=kind.reward_name,
         throughput=gained and gained.in_words(),

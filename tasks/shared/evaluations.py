@@ -17,15 +17,11 @@ from simyard.tasks.shared import history
 
 
 def evaluations_of(store: Store, job_id: str) -> Evaluations | None:
-    """Return the evaluations of a training: those of its result, or of the newest attempt that has any; else None."""
-    kept = store.get_record_or_none(JobKeys(job_id).artifact(EVALUATIONS.name), Evaluations)
-    if kept is not None and history.result_of(store, job_id) is not None:
-        return kept
-    for attempt in reversed(history.attempts(store, job_id)):
-        found = store.get_record_or_none(attempt.keys.file(EVALUATIONS.name), Evaluations)
-        if found is not None:
-            return found
-    return kept
+    """Return the evaluations of a training as its newest attempt has left them; None where there are none."""
+    job = JobKeys(job_id)
+    left = (attempt.keys.file(EVALUATIONS.name) for attempt in reversed(history.attempts(store, job_id)))
+    found = (store.get_record_or_none(key, Evaluations) for key in (*left, job.artifact(EVALUATIONS.name)))
+    return next((one for one in found if one is not None), None)
 
 
 def with_rewards(found: Evaluations, reward: Series | None, library: Library, scale: Scale) -> Evaluations:
