@@ -18,6 +18,8 @@ CLIMBING = 4
 """Evaluated checkpoints over which rewards and success are compared: two or three rise together by chance."""
 SOLVED = 0.95
 """Success rate above which more is no longer asked of it."""
+BY_ITSELF = 0.5
+"""Success rate of actions that nobody has learned from which on success is doubtful."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +151,25 @@ class Evaluations(Wire):
         return None
 
     @property
-    def warning(self) -> str | None:
+    def warnings(self) -> list[str]:
+        """What makes the figures doubtful, in words."""
+        found = [] if (rising := self._rising_alone) is None else [rising]
+        best = max((one.returns.value for one in self.checkpoints if one.returns), default=None)
+        for one in self.audit.earned if self.audit else ():
+            rate = one.success_rate
+            if rate is not None and rate.interval_95 is not None and rate.interval_95[0] >= BY_ITSELF:
+                found.append(
+                    f"{one.actions} actions succeed in {rate.in_words()} of their episodes: success says little"
+                )
+            if best is not None and one.returns.value >= best:
+                found.append(
+                    f"{one.actions} actions earn {one.returns.in_words()}, and no checkpoint that was evaluated earned "
+                    f"more than {best:.4g}"
+                )
+        return found
+
+    @property
+    def _rising_alone(self) -> str | None:
         """The warning that rewards rise while success does not, in words; None where there is no reason for one.
 
         The last checkpoints count: each has a higher reward than the one before, and the last succeeds no more often

@@ -257,7 +257,9 @@ class _Attempt:
             return
         self.evaluator.training_ended(ending.watched.done)
         while (left := self.evaluator.left) is not None:
-            self._wait(left)
+            self._show(left)  # the uploader's thread writes the heartbeats
+            if self.uploader.cancel_requested.is_set() or self.observer.canceled():
+                raise WorkloadError(CANCELED)
             time.sleep(POLL_S)
 
     def finish(self, ending: Ending | None, failure: Failure | None, *, refused: bool = False) -> Outcome:

@@ -255,7 +255,7 @@ class TrainingKind(Kind):
             metrics=summary,
             stages=stages,
             evaluations=evaluated,
-            notes=tuple(filter(None, (*evaluated.problems, evaluated.warning))) if evaluated else (),
+            notes=(*evaluated.problems, *evaluated.warnings) if evaluated else (),
             # As of other kinds; in a library's own loop nobody times the first steps.
             summary={
                 "first_steps_seconds": None,

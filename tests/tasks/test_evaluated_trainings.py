@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from scenario.play import ITERATIONS, config
 
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError
-from simyard.core.evaluations import EvaluatedCheckpoint, Evaluations, Figure
+from simyard.core.evaluations import EvaluatedCheckpoint, Evaluations, Figure, RewardAudit, Unlearned
 from simyard.core.specs import StopWhen
 from simyard.requests.jobs import EvaluateRequest, EvaluationConfig, FromJob, TrainingConfig
 from simyard.runner.evaluation.summary import wilson
@@ -86,10 +86,21 @@ def test_a_plateau_is_so_many_in_a_row_that_are_no_better():
     ],
 )
 def test_rewards_that_rise_without_success_are_warned_of(counts, rewards, warned):
-    said = measured(*counts, rewards=rewards).warning
-    assert (said is not None) == warned
-    if said:
-        assert "the reward rises and success does not: from iteration " in said
+    said = measured(*counts, rewards=rewards).warnings
+    assert ["the reward rises and success does not: from iteration " in one for one in said] == [True] * warned
+
+
+def test_what_unlearned_actions_achieve_is_warned_of():
+    def earned(actions, count, total):
+        rate = Figure(value=count / 50, interval_95=tuple(wilson(count, 50)))
+        returns = Figure(value=total, interval_95=None)
+        return Unlearned(actions=actions, episodes=50, returns=returns, success_rate=rate, reward_terms={})
+
+    audit = RewardAudit(earned=(earned("zero", 50, -2.0), earned("random", 25, -1.5), earned("held", 0, -1.0)))
+    assert replace(measured(10, 20), audit=audit).warnings == [
+        "zero actions succeed in 1 [0.9287, 1] of their episodes: success says little",
+        "held actions earn -1, and no checkpoint that was evaluated earned more than -1",
+    ]
 
 
 def test_an_end_that_no_evaluation_can_show_is_refused():
