@@ -257,9 +257,11 @@ def test_an_attempt_that_goes_on_evaluates_what_is_left_and_nothing_twice(player
 @pytest.mark.long  # two simulators start
 def test_a_cancel_ends_the_evaluations_too(player):
     seen = []
-    observer = Observer(progress=lambda progress: seen.append(progress.done), canceled=lambda: max(seen, default=0) > 7)
-    spec = player.stage("slow", trainingConfig=section(EVERY), overrides=["env.evaluation=slow"])
+    observer = Observer(
+        progress=lambda progress: seen.append(progress.done), canceled=lambda: max(seen, default=0) > 30
+    )
+    spec = player.stage("slow", trainingConfig=section(maxIterations=200), overrides=["env.evaluation=slow"])
     error = player.attempt(spec, observer)
     assert error.failure.category is Category.CANCELED
     left = player.end(spec, WorkloadError(Failure(code="canceled", category=Category.CANCELED, message="", advice="")))
-    assert any(note.startswith("not evaluated: iterations 5") for note in left.result["notes"])
+    assert any(note.startswith("not evaluated: iterations ") for note in left.result["notes"]), left.result["notes"]
