@@ -20,7 +20,14 @@ from simyard.core.files import AttemptPaths, write_json
 from simyard.core.records import CheckpointRecord, JobResult
 from simyard.core.specs import ACTIONS, ONE_JOB, AttemptSpec, Bounds, Evaluation, JobSpec
 from simyard.core.wire import now
-from simyard.requests.jobs import ComputeConfig, EvaluateRequest, EvaluationConfig, FromJob, ShortTimeouts
+from simyard.requests.jobs import (
+    ComputeConfig,
+    EvaluateEvery,
+    EvaluateRequest,
+    EvaluationConfig,
+    FromJob,
+    ShortTimeouts,
+)
 from simyard.requests.settings import MachineSettings
 from simyard.runner.messages import SessionFingerprint
 from simyard.runner.workload import ChildWorkload, Workload
@@ -45,8 +52,8 @@ GRACE_S = 5.0
 """From asking an evaluation to end to killing it: it loses nothing."""
 NICENESS = 5
 """Of a second simulator's process: where both want the processor, the training gets it."""
-_DEFAULT = EvaluationConfig(task="None")
-"""The measurement of a reward audit where no evaluations are asked for."""
+_AUDIT = EvaluateEvery(iterations=1)
+"""The measurement of a reward audit where no evaluations are asked for: their defaults."""
 
 
 class _QuietSessions(Sessions):
@@ -214,8 +221,8 @@ class Evaluator:
         """Measure what unlearned actions earn."""
         every, job = self._job.evaluate_every, self._job.in_stage(0) if self._job.stages else self._job
         evaluation = Evaluation(
-            num_episodes=every.num_episodes if every else _DEFAULT.num_episodes,
-            steps_per_episode=every.steps_per_episode if every else _DEFAULT.steps_per_episode,
+            num_episodes=every.num_episodes if every else _AUDIT.num_episodes,
+            steps_per_episode=every.steps_per_episode if every else _AUDIT.steps_per_episode,
             success_termination=every.success_termination if every else None,
             actions=ACTIONS,
         )

@@ -178,6 +178,8 @@ def test_every_checkpoint_that_is_due_is_measured_beside_the_training(player):
     low = found.checkpoints[-1].success_rate.interval_95[0]
     assert float(rows[11]["Evaluation/low/success_rate"]) == pytest.approx(low)
     assert left.result["summary"]["evaluations"]["iteration"] == 12
+    live = (left.folder / "attempts/001/files/metrics.csv").read_text().splitlines()[0]
+    assert "Evaluation/success_rate" in live.split(","), "pages show it while the training goes on"
     report = (left.folder / "artifacts/report.md").read_text()
     assert "| 9 | 80 | 20 | 0 [" in report
     assert "| random | 6 [6, 6] | 0 [" in report
