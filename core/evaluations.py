@@ -130,10 +130,6 @@ class Evaluations(Wire):
 
         return [one for one, _ in sorted(self.measured, key=worth, reverse=True)]
 
-    def up_to(self, iteration: int) -> tuple[EvaluatedCheckpoint, ...]:
-        """Return the checkpoints that a training which goes on from an iteration still has."""
-        return tuple(one for one in self.checkpoints if one.iteration <= iteration)
-
     def why_stop(self, wanted: StopWhen) -> str | None:
         """Return the reason to end the training, in words; None where it goes on."""
         name, count, best = self.metric.replace("_", " "), 0, None

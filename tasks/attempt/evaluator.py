@@ -91,10 +91,12 @@ class Evaluator:
         known = evaluations_of(store, job_id) or Evaluations(asked=every.metric if every else None)
         if attempt.job.reward_audit and known.audit is None:
             known = replace(known, audit=RewardAudit())
-        self.record = replace(known, checkpoints=known.up_to(attempt.start_iteration))
-        """Everything that was measured, and what waits for it."""
+        # Of two checkpoints of an iteration the later attempt's counts: it is the one that was gone on from.
         past = [record for one in history.attempts(store, job_id) for record in one.checkpoints]
-        self._earlier = tuple(one for one in past if (one.iteration or 0) <= attempt.start_iteration)
+        self._earlier = {one.iteration: one for one in past if (one.iteration or 0) <= attempt.start_iteration}
+        digests = {record.sha256 for record in self._earlier.values()}
+        self.record = replace(known, checkpoints=tuple(one for one in known.checkpoints if one.sha256 in digests))
+        """Everything that was measured, and what waits for it."""
         self._due_at = time.monotonic()
         self._abort = threading.Event()
         self._ended_at: tuple[int, float] | None = None
@@ -152,8 +154,8 @@ class Evaluator:
             return ended is not None
         is_late = ended is not None and time.monotonic() - ended[1] > PUBLISH_S
         known = {one.iteration for one in self.record.checkpoints}
-        numbered = ((one.iteration, one) for one in (*self._earlier, *self._published()) if one.iteration is not None)
-        records = sorted(numbered, key=lambda pair: pair[0])
+        there = self._earlier | {one.iteration: one for one in self._published()}
+        records = [(at, there[at]) for at in sorted(at for at in there if at is not None)]
         has_last = False
         for iteration, record in records:
             is_last = ended is not None and iteration == (records[-1][0] if is_late else ended[0])

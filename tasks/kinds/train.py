@@ -38,7 +38,7 @@ from simyard.tasks.kinds.base import Figures, Kind, lacking, read_file
 from simyard.tasks.metrics.events import EventReader, Series
 from simyard.tasks.metrics.table import Border, LiveMetrics, MetricsTable, draw_curves, folder_of, is_time
 from simyard.tasks.shared.documents import ArtifactWriter, interval, number
-from simyard.tasks.shared.evaluations import columns_of, with_rewards
+from simyard.tasks.shared.evaluations import columns_of, read_evaluations, with_rewards
 from simyard.tasks.shared.history import Artifact, PastAttempt, Verdict
 from simyard.tasks.shared.usage import speed
 
@@ -288,7 +288,7 @@ def _kept_evaluations(
     if not verdict.chain or (spec.evaluate_every is None and not spec.reward_audit):
         return None
     key = verdict.chain[-1][0].keys.file(EVALUATIONS.name)
-    found = writer.store.get_record_or_none(key, Evaluations)
+    found = read_evaluations(writer.store, key)
     if found is None:
         return None
     found = with_rewards(found, reward, get_library(spec.library), scale)

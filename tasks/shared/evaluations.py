@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
+from contextlib import suppress
 from dataclasses import replace
 
 from simyard.core.artifacts import EVALUATIONS
@@ -20,8 +21,15 @@ def evaluations_of(store: Store, job_id: str) -> Evaluations | None:
     """Return the evaluations of a training as its newest attempt has left them; None where there are none."""
     job = JobKeys(job_id)
     left = (attempt.keys.file(EVALUATIONS.name) for attempt in reversed(history.attempts(store, job_id)))
-    found = (store.get_record_or_none(key, Evaluations) for key in (*left, job.artifact(EVALUATIONS.name)))
+    found = (read_evaluations(store, key) for key in (*left, job.artifact(EVALUATIONS.name)))
     return next((one for one in found if one is not None), None)
+
+
+def read_evaluations(store: Store, key: str) -> Evaluations | None:
+    """Read a record; None where there is none, or something else: user code can write where attempts keep it."""
+    with suppress(ValueError, RecursionError):
+        return store.get_record_or_none(key, Evaluations)
+    return None
 
 
 def with_rewards(found: Evaluations, reward: Series | None, library: Library, scale: Scale) -> Evaluations:
