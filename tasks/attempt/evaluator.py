@@ -59,11 +59,14 @@ _AUDIT = EvaluateEvery(iterations=1)
 class _QuietSessions(Sessions):
     """Sessions whose own processes leave the processor to others."""
 
+    newest: Workload | None = None
+    """The process that was found last."""
+
     def find(
         self, job: JobSpec, wanted: SessionFingerprint, log: Callable[[str], None], *, embedded_assets: bool
     ) -> Workload:
         """Return a process with a fingerprint."""
-        workload = super().find(job, wanted, log, embedded_assets=embedded_assets)
+        self.newest = workload = super().find(job, wanted, log, embedded_assets=embedded_assets)
         if isinstance(workload, ChildWorkload) and not workload.jobs:
             os.setpriority(os.PRIO_PROCESS, workload.pid, NICENESS)
         return workload
@@ -87,6 +90,7 @@ class Evaluator:
         """
         self._job, self._store, self._machine, self._paths = attempt.job, store, machine, paths
         self._published = published
+        self._sessions = _QuietSessions(machine, Bounds() if attempt.job.session else ONE_JOB)
         every, job_id = attempt.job.evaluate_every, attempt.job.job_id
         known = evaluations_of(store, job_id) or Evaluations(asked=every.metric if every else None)
         if attempt.job.reward_audit and known.audit is None:
@@ -125,16 +129,20 @@ class Evaluator:
         count = sum(one.is_waiting for one in self.record.checkpoints)
         return f"evaluating: {count} to do" if count else "storing the last checkpoint"
 
-    def end(self, within_s: float = 2 * GRACE_S) -> None:
+    def end(self, within_s: float = 1.5 * GRACE_S) -> None:
         """End what still runs, without its result: a later attempt goes on with it."""
         self._abort.set()
         if self._thread.is_alive():
+            self._thread.join(within_s)
+        # A process that still imports, or looks at a job, hears of nothing.
+        if self._thread.is_alive() and self._sessions.newest is not None:
+            self._sessions.newest.end(0.0)
             self._thread.join(within_s)
 
     # --- the thread ---------------------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
-        with _QuietSessions(self._machine, Bounds() if self._job.session else ONE_JOB) as sessions:
+        with self._sessions as sessions:
             if self.record.audit is not None and self.record.audit.is_waiting:
                 self._audit(sessions)
             while not self._abort.is_set():
