@@ -325,6 +325,10 @@ class AttemptPaths:
     """Standard error of the workload."""
     runner_log = _Below(artifacts.RUNNER_LOG.name)
     """The supervisor's account, `key=value` lines."""
+    evaluations = _Below(artifacts.EVALUATIONS.name)
+    """The evaluations of a training while it goes on."""
+    stop = _Below("stop.json")
+    """Appears where a training is to end before its last iteration: `why`."""
     metrics = _Below(artifacts.METRICS.name)
     """One row a step."""
     metrics_time = _Below(artifacts.METRICS_TIME.name)

@@ -234,7 +234,8 @@ class Outcome(Wire):
     notes: tuple[str, ...] | None = field(default=None, metadata=ABSENT)
     """Notes of the workload for the report; None for none."""
     ended_early: str | None = field(default=None, metadata=ABSENT)
-    """Reason for which a library ended its training before its limit, by a rule of its own; None where it did not."""
+    """Reason for which a training ended before its limit, by a rule of its library's or its job's; None where it did
+    not."""
     timings: dict[str, float | None]
     """Seconds: `startup_s`, `total_s` and one named after the kind of job, such as `train_s`; null: not reached."""
 

@@ -180,11 +180,48 @@ class Evaluation(Wire):
     """Precision at which it stops before `num_episodes`; None plays all of them."""
     record: bool | None = field(default=None, metadata=ABSENT)
     """Whether failed episodes are kept as data; None keeps none."""
+    actions: tuple[str, ...] | None = field(default=None, metadata=ABSENT)
+    """Actions that take the place of a policy's, of `ACTIONS`; None is a measurement of policies."""
 
     @property
     def times(self) -> int:
         """How often every episode is played: in each engine, or in the control arm and each other arm."""
         return len(self.across) if self.across else 1 + len(self.arms or ())
+
+
+ACTIONS = ("zero", "random", "held")
+"""Actions that nobody has learned: zeros, new ones in every step, and those of an episode's first step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateEvery(Wire):
+    """Evaluations of a training's checkpoints while it goes on, in a simulator of their own."""
+
+    iterations: int | None = field(default=None, metadata=ABSENT)
+    """From one checkpoint that is evaluated to the next; None goes by the time."""
+    minutes: float | None = field(default=None, metadata=ABSENT)
+    """The same in minutes; None goes by the iterations."""
+    num_episodes: int
+    num_envs: int
+    """Environments side by side."""
+    steps_per_episode: int
+    success_termination: str | None = None
+    video: bool = False
+    """Whether an episode of each checkpoint is filmed."""
+    on_cpu: bool = False
+    """Whether the second simulator runs on the CPU; False is the training's device."""
+    metric: str | None = None
+    """`success_rate` or `return`; None is success where the task tells of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopWhen(Wire):
+    """What an evaluation must show for a training to end before its last iteration."""
+
+    target: float | None = field(default=None, metadata=ABSENT)
+    """Value that the whole 95 % interval of the metric must reach."""
+    plateau: int | None = field(default=None, metadata=ABSENT)
+    """Evaluated checkpoints in a row that are no better than the best before them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -353,6 +390,12 @@ class JobSpec(Wire):
     """Of training: policy updates this job makes, on top of those of the checkpoint it resumes from."""
     stages: tuple[Stage, ...] | None = field(default=None, metadata=ABSENT)
     """Stages of a training, in order, which `max_iterations` is shared by; None for one without."""
+    evaluate_every: EvaluateEvery | None = field(default=None, metadata=ABSENT)
+    """Of training: which of its checkpoints are evaluated while it goes on, and how; None evaluates none."""
+    stop_when: StopWhen | None = field(default=None, metadata=ABSENT)
+    """Of training: when those evaluations end it; None does all iterations."""
+    reward_audit: bool | None = field(default=None, metadata=ABSENT)
+    """Of training: whether what unlearned actions earn is measured too."""
     policies: tuple[PolicyFile, ...] = ()
     """Of evaluation and export: what to measure or export, fewest iterations first."""
     evaluation: Evaluation | None = None

@@ -17,6 +17,7 @@ _ISAAC_LABS = {
 }
 """Isaac Lab's steps of its start, in our words."""
 _STAGES = re.compile(r"^all stages are over after \d+ iterations$")
+_STOPPED = re.compile(r"^the training ends after \d+ iterations: (.+)$")
 _NOTE = "note for the report: "
 _MOST_OF_A_NOTE = 1000
 _COUNT = re.compile(r"^(?:episodes|checks|steps) (\d+) of \d+(?:, step (\d+))?(?:, mean return (\S+))?$")
@@ -62,6 +63,8 @@ def training_reader(library: Library, scale: Scale, start_iteration: int) -> Rea
     def read(line: str) -> Progress | None:
         if _STAGES.match(line):
             return Progress(ended_early="all stages are over")
+        if match := _STOPPED.match(line):
+            return Progress(ended_early=match.group(1))
         found = library.progress(line, scale)
         if found is None or found.done is None:
             return found
@@ -100,6 +103,11 @@ def say_activity(what: str) -> None:
 def say_all_stages(iterations: int) -> None:
     """Print that a training's stages have ended before the iterations that they were given."""
     print(f"all stages are over after {iterations} iterations")
+
+
+def say_stopped(iterations: int, why: str) -> None:
+    """Print that a training ends before its last iteration, and why."""
+    print(f"the training ends after {iterations} iterations: {why}")
 
 
 def note_of(line: str) -> str | None:

@@ -11,6 +11,7 @@ from simyard.core.errors import RequestError, unknown
 from simyard.core.specs import (
     AgentFile,
     Answer,
+    EvaluateEvery,
     Evaluation,
     Export,
     JobSpec,
@@ -20,6 +21,7 @@ from simyard.core.specs import (
     ResumePoint,
     Robot,
     Stage,
+    StopWhen,
 )
 from simyard.core.stages import Gate, Growth, Widen
 from simyard.requests import stages as requested
@@ -118,6 +120,7 @@ def settle(spec: JobSpec) -> JobSpec:
         )
     if spec.stages:
         _require_stages(spec)
+    _require_evaluations(spec)
     able = [name for name, library in LIBRARIES.items() if library.multi_gpu]
     if spec.ranks > 1 and spec.library not in able:
         raise RequestError(
@@ -187,8 +190,33 @@ def _require_stages(spec: JobSpec) -> None:
         )
 
 
+def _require_evaluations(spec: JobSpec) -> None:
+    """Refuse evaluations of checkpoints that cannot be played by themselves, and an end that nothing can bring about.
+
+    Raises:
+        RequestError: It is so.
+    """
+    if spec.evaluate_every is not None and get_library(spec.library).normalizer_glob:
+        able = [name for name, library in LIBRARIES.items() if not library.normalizer_glob]
+        raise RequestError(
+            f"evaluateEvery: rlLibrary {spec.library!r} keeps the statistics of observations in a file of their own, "
+            "which it writes at the end alone.",
+            code="not_evaluated",
+            advice=f"Those whose checkpoints can be evaluated meanwhile: {', '.join(map(repr, able))}.",
+        )
+    able = [name for name, library in LIBRARIES.items() if library.trains_in_stages]
+    if spec.stop_when is not None and (spec.library not in able or spec.ranks > 1 or spec.stages):
+        raise RequestError(
+            "stopWhen ends a training of one GPU without stages, with a library that says something between "
+            f"iterations; this one has {spec.ranks} GPUs, {len(spec.stages or ())} stages and {spec.library!r}.",
+            code="not_stopped",
+            advice=f"Leave stopWhen out, or take one of {', '.join(map(repr, able))} on one GPU.",
+        )
+
+
 def _train(request: TrainRequest, common: Resolved, store: Store, base: Path) -> Resolved:
     library = get_library(request.training_config.rl_library)
+    common = replace(common, spec=_evaluated(common.spec, request))
     if request.stages:
         return _in_stages(request, common, store, base)
     resume, local = _resume(request.resume, store, base, library.name) if request.resume else (None, None)
@@ -204,6 +232,28 @@ def _train(request: TrainRequest, common: Resolved, store: Store, base: Path) ->
     if resume is not None:  # how the stages of the other job stood is nothing to this one
         spec = replace(spec, resume=replace(resume, stages=None, others=None))
     return Resolved(spec, (*common.inputs, *([local] if local else [])))
+
+
+def _evaluated(spec: JobSpec, request: TrainRequest) -> JobSpec:
+    """Return a training with the evaluations that are made while it goes on."""
+    section = request.training_config
+    every, stop = section.evaluate_every, section.stop_when
+    if every is not None:
+        wanted = EvaluateEvery(
+            iterations=every.iterations,
+            minutes=every.minutes,
+            num_episodes=every.num_episodes,
+            num_envs=every.num_envs or min(EvaluationConfig.MOST_ENVS, every.num_episodes),
+            steps_per_episode=every.steps_per_episode,
+            success_termination=every.success_termination,
+            video=every.record_video,
+            on_cpu=every.device == "cpu",
+            metric=every.metric,
+        )
+        spec = replace(spec, evaluate_every=wanted)
+    if stop is not None:
+        spec = replace(spec, stop_when=StopWhen(target=stop.target, plateau=stop.plateau))
+    return replace(spec, reward_audit=section.reward_audit or None)
 
 
 def _in_stages(request: TrainRequest, common: Resolved, store: Store, base: Path) -> Resolved:

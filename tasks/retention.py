@@ -26,7 +26,7 @@ from simyard.runner.rl import get_library
 from simyard.store import keys
 from simyard.store.keys import JobKeys, mentioned
 from simyard.store.store import Entry, KeyNotFound, Store
-from simyard.tasks.kinds.policy_sources import by_return, policies_of
+from simyard.tasks.kinds.policy_sources import best_first, policies_of
 from simyard.tasks.promotion import promotions
 from simyard.tasks.shared import history, labels, usage
 from simyard.tasks.shared.listing import Unreadable, read_each
@@ -399,7 +399,7 @@ def _kept_checkpoints(store: Store, spec: JobSpec, best: int) -> set[str] | None
     if not policies:
         return None
     try:
-        ranked = by_return(policies, spec, store, get_library(spec.library))
+        ranked = best_first(policies, spec, store, get_library(spec.library))
     except RequestError:  # it has logged no return to tell them apart by
         return None
     return {policy.checkpoint.sha256 for policy in (*ranked[:best], policies[-1])}

@@ -14,7 +14,7 @@ from typing import Any
 from simyard.core.artifacts import EPISODES, METRICS, SUMMARY
 from simyard.core.errors import Category, Failure, WorkloadError
 from simyard.core.files import AttemptPaths, write_json
-from simyard.core.specs import AttemptSpec, Facts, JobSpec, PolicyFile
+from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, PolicyFile
 from simyard.runner.evaluation.across import Comparison, Played, Report, traced
 from simyard.runner.evaluation.episode_statistics import Episode, EpisodeMeter, quotas, simulated
 from simyard.runner.evaluation.failures import FailureRecording, Recorded
@@ -23,6 +23,7 @@ from simyard.runner.evaluation.sequential import Rounds, Sequential
 from simyard.runner.evaluation.summary import CheckpointName, Figures, summarize
 from simyard.runner.evaluation.tables import EpisodeTable, write_metrics
 from simyard.runner.evaluation.traces import Tracer, replay
+from simyard.runner.evaluation.unlearned import Unlearned
 from simyard.runner.isaaclab.arms import CONTROL, Arms
 from simyard.runner.isaaclab.conditions import set_conditions
 from simyard.runner.isaaclab.environment import fresh_environment, settle
@@ -82,16 +83,22 @@ def evaluate(attempt: AttemptSpec, facts: Facts, paths: AttemptPaths) -> None:
     job, wanted = attempt.job, attempt.job.evaluation
     assert wanted is not None
     table = EpisodeTable(paths.output / EPISODES.name, job.seed)
-    progress = _Progress(wanted.num_episodes * len(job.policies) * wanted.times)
+    policies = job.policies or tuple(map(_nobodys, wanted.actions or ()))
+    progress = _Progress(wanted.num_episodes * len(policies) * wanted.times)
     measure = _Measurement(attempt, facts, paths, table, progress)
     play = measure.across if wanted.across else measure.varied if wanted.arms else measure.alone
-    summaries = [play(policy) for policy in job.policies]
+    summaries = [play(policy) for policy in policies]
     table.write()
     write_metrics(paths.output / METRICS.name, summaries)
     best = max(summaries, key=lambda summary: summary["return"]["mean"])
     summary: Summary = {**best, "sweep": summaries if len(summaries) > 1 else None}
     write_json(paths.output / SUMMARY.name, summary)
     print(f"Evaluation time: {time.monotonic() - began:.2f} seconds")
+
+
+def _nobodys(actions: str) -> PolicyFile:
+    """Return what stands for actions that nobody has learned, where policies have their checkpoint."""
+    return PolicyFile(checkpoint=InputFile(name=actions, key="", sha256="", size_bytes=0))
 
 
 @contextmanager
@@ -131,6 +138,9 @@ def open_policy(
             from isaaclab_rl.entrypoints.common import dump_train_configs
 
             dump_train_configs(str(paths.output), env.unwrapped.cfg, agent_cfg)
+        if job.evaluation and job.evaluation.actions:
+            yield env, Unlearned(env, policy.checkpoint.name, job.seed)
+            return
         normalizer = paths.inputs / policy.normalizer.name if policy.normalizer else None
         yield env, load_policy(job.library, env, agent_cfg, paths.inputs / policy.checkpoint.name, normalizer)
 

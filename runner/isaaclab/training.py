@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from simyard.core.files import AttemptPaths
@@ -14,8 +18,9 @@ from simyard.runner.isaaclab import scripts as isaaclab_scripts
 from simyard.runner.isaaclab.agents import registered_agent
 from simyard.runner.isaaclab.environment import stepped
 from simyard.runner.isaaclab.training_state import ANEW, keeper_of
-from simyard.runner.progress import say_note
+from simyard.runner.progress import say_note, say_stopped
 from simyard.runner.rl import Resumption, Scale, get_library
+from simyard.runner.rl.base import TrainingWatch
 
 
 def train(
@@ -94,7 +99,37 @@ def train(
         return
     steps = attempt.start_iteration * facts.rollout if steps_done is None else steps_done
     keeper = keeper_of(attempt, facts, paths, anew=anew)
-    with kit.only_if(facts.kit), stepped(steps, made, order=job.order), library.kept_by(keeper):
+    began, stop = time.monotonic(), StopWatch(attempt, paths) if job.stop_when else None
+    watched = library.watched(stop) if stop else nullcontext()
+    with kit.only_if(facts.kit), stepped(steps, made, order=job.order), watched, library.kept_by(keeper):
         code = train_by_isaaclab(request)
     if code:
         raise RuntimeError(f"isaaclab_rl.entrypoints.train returned {code}")
+    if stop is not None and stop.why is not None:  # Isaac Lab takes it for an interruption, and does not say the time
+        say_stopped(stop.done, stop.why)
+        print(f"Training time: {time.monotonic() - began:.2f} seconds")
+
+
+class StopWatch(TrainingWatch):
+    """Ends a training behind the iteration in which its supervisor asks for that."""
+
+    def __init__(self, attempt: AttemptSpec, paths: AttemptPaths) -> None:
+        self.first_iteration = self.done = attempt.start_iteration
+        self.seconds = 0.0
+        self.why: str | None = None
+        """Reason of the end; None while nobody has asked for it."""
+        self._paths, self._last = paths, attempt.job.last_iteration
+
+    def begin(self, env: Any) -> None:
+        """Do nothing: the environment says nothing about the end."""
+
+    def iterated(self, iteration: int, metrics: Mapping[str, float], seconds: float) -> bool:
+        """Count an iteration, and look whether it is to be the last one."""
+        self.done = iteration + 1
+        if self.done < self._last and self._paths.stop.exists():
+            with self._paths.open(self._paths.stop) as file:
+                self.why = str(json.loads(file.read())["why"])
+        return self.why is not None
+
+    def saving(self, file: Path) -> None:
+        """Do nothing: a checkpoint needs nothing beside it."""

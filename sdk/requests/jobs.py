@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -15,6 +16,7 @@ from simyard.requests.stages import MOST_STAGES, TrainingStage, check_stages
 from simyard.requests.variations import UNKNOWN as UNKNOWN
 from simyard.requests.variations import Design, Plan, Variations
 from simyard.runner.evaluation.factors import FLOOR
+from simyard.runner.evaluation.summary import wilson
 from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES
 
 CODE = "code"
@@ -185,6 +187,56 @@ def section_fields(model: type[Body]) -> list[str]:
 # --- train ------------------------------------------------------------------------------------------------------------
 
 
+class EvaluateEvery(_Model):
+    """Evaluations of checkpoints while the training goes on, in a second simulator; a number is `iterations`."""
+
+    iterations: int | None = Field(None, strict=True, ge=1, le=10_000_000)
+    """Evaluates the first checkpoint that is saved in every so many iterations, and the last one."""
+    minutes: float | None = Field(None, gt=0, le=30 * 1440, allow_inf_nan=False)
+    """The same in every so many minutes."""
+    num_episodes: int = Field(50, strict=True, ge=2, le=100_000)
+    """Completed episodes of each checkpoint, shared out evenly over the environments beforehand."""
+    num_envs: int | None = Field(None, strict=True, ge=1, le=1_000_000)
+    """Environments side by side; left out 100, or as many as episodes if these are fewer."""
+    steps_per_episode: int = Field(1000, strict=True, ge=1, le=10_000_000)
+    """Longer episodes are cut off here, and counted as truncated."""
+    success_termination: Term | None = None
+    """The termination that means success; left out the task's own success metric says, or nothing does."""
+    metric: Metric | None = None
+    """Metric that the best checkpoint is chosen by and `stopWhen` goes by; left out success where the task tells of it,
+    else the return."""
+    record_video: bool = Field(False, strict=True)
+    """Whether the first episode of each checkpoint is filmed."""
+    device: Literal["same", "cpu"] = "same"
+    """Device of the second simulator: the training's own (its first GPU), or the CPU."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _number_is_iterations(cls, data: Any) -> Any:
+        return {"iterations": data} if isinstance(data, int) and not isinstance(data, bool) else data
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> Self:
+        if (self.iterations is None) == (self.minutes is None):
+            raise ValueError('give iterations or minutes, {"iterations": 100} say')
+        return self
+
+
+class StopWhen(_Model):
+    """Conditions on the evaluations, the first of which that holds ends the training."""
+
+    target: float | None = Field(None, allow_inf_nan=False)
+    """The whole 95 % interval of a checkpoint's `evaluateEvery.metric` is at least this."""
+    plateau: int | None = Field(None, strict=True, ge=2, le=10_000)
+    """So many evaluated checkpoints in a row are no better than the best before them."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.target is None and self.plateau is None:
+            raise ValueError("give target or plateau")
+        return self
+
+
 class TrainingConfig(_Model):
     """Task, library and length of the training."""
 
@@ -212,6 +264,32 @@ class TrainingConfig(_Model):
     """Random seed; left out it is 42, Isaac Lab's own default, so that a job repeats."""
     export_policy: bool = Field(False, strict=True)
     """Whether a second job exports the trained policy when this one has succeeded."""
+    evaluate_every: EvaluateEvery | None = None
+    """Evaluations of checkpoints while the training goes on, `100` or `{"iterations": 100, "numEpisodes": 200}`; left
+    out none is evaluated."""
+    stop_when: StopWhen | None = None
+    """Ends the training before its last iteration, by those evaluations; left out all iterations are done."""
+    reward_audit: bool = Field(False, strict=True)
+    """Whether what zero, random and held actions earn, by reward term, is measured beside the training's start."""
+
+    @model_validator(mode="after")
+    def _end_is_measured(self) -> Self:
+        stop, every = self.stop_when, self.evaluate_every
+        if stop is None:
+            return self
+        if every is None:
+            raise ValueError("stopWhen goes by the evaluations, and there are none; give evaluateEvery")
+        if stop.target is not None and every.metric is None:
+            raise ValueError("stopWhen.target has the unit of a metric; name it in evaluateEvery.metric")
+        if stop.target is not None and every.metric == "success_rate":
+            highest = wilson(every.num_episodes, every.num_episodes)[0]
+            if not 0 < stop.target <= highest:
+                raise ValueError(
+                    f"stopWhen.target is {stop.target:g}, and {every.num_episodes} successes in as many episodes show "
+                    f"a success rate of {math.floor(1000 * highest) / 1000:g} or more; give a target from 0 to there, "
+                    "or more numEpisodes"
+                )
+        return self
 
 
 class Resume(_Model):
@@ -275,7 +353,8 @@ class FromJob(_Model):
     """Id of the training job, whose task, library, package, overrides and `computeConfig` are taken over too, the last
     on one GPU; `latest` means the newest training that has succeeded."""
     which: Which = "latest"
-    """`latest`, `best` (highest mean return while training) or `iteration`; to evaluate also `all` and `every:N`."""
+    """`latest`, `best` (as `evaluateEvery` has measured it, else by the mean return of training) or `iteration`; to
+    evaluate also `all` and `every:N`."""
     iteration: int | None = Field(None, strict=True, ge=0)
     """Number of the iteration, with `iteration`."""
 

@@ -390,6 +390,8 @@ class SweepRequest(TrainRequest):
         kind, budget = self.sweep.scheduler.kind, self.training_config.max_iterations
         if self.stages and kind != "none":
             raise ValueError(f"stages and scheduler {kind!r} both decide on iterations; leave one out")
+        if self.training_config.stop_when and kind != "none":
+            raise ValueError(f"stopWhen and scheduler {kind!r} both end trainings; leave one out")
         for name in ("min_iterations", "interval"):
             if (given := getattr(self.sweep.scheduler, name)) is not None and given >= budget:
                 raise ValueError(f"scheduler.{name} is {given}, and maxIterations {budget}; allowed are fewer")

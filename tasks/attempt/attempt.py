@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -29,15 +30,19 @@ from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.attempt.judge import judge, judge_part, last_traceback, write_diagnostics
 from simyard.tasks.attempt.room import require_room
-from simyard.tasks.attempt.supervise import Ending, Telemetry, Watched, gpu_and_driver, supervise
+from simyard.tasks.attempt.supervise import POLL_S, Ending, Telemetry, Watched, gpu_and_driver, supervise
 from simyard.tasks.attempt.transfer import AttemptUploader, NodeCache, append_pairs
 from simyard.tasks.cluster.rendezvous import NodeGroup, new_world
 from simyard.tasks.kinds import kind_of
+from simyard.tasks.kinds.train import TrainingUploader
 from simyard.tasks.packages.install import install, registering_module
 from simyard.tasks.packages.source import listed
 from simyard.tasks.sessions.pool import Lease, Sessions
 from simyard.tasks.shared import history, usage
 from simyard.tasks.shared.estimates import guess
+
+if TYPE_CHECKING:
+    from simyard.tasks.attempt.evaluator import Evaluator
 
 OPEN_TIMEOUT_S = 120.0
 """Opening one checkpoint, torch's import included."""
@@ -82,6 +87,8 @@ def run_attempt(attempt: AttemptSpec, store: Store, sessions: Sessions, observer
             running.prepare()
             ending = running.supervise()
             failure = running.judge(ending)
+            if failure is None:
+                running.await_evaluations(ending)
     except SimyardError as error:
         failure, refused = explained(error.failure), isinstance(error, RequestError)
     except BaseException as error:
@@ -123,6 +130,8 @@ class _Attempt:
         self.lease: Lease | None = None
         self.facts: Facts | None = None
         self.uploader = self._new_uploader()
+        self.evaluator: Evaluator | None = None
+        """Of a training whose checkpoints are evaluated while it goes on."""
         self._activity: str | None = None
 
     def log(self, stage: str, status: str, message: str, **more: object) -> None:
@@ -206,6 +215,7 @@ class _Attempt:
         self.uploader = self._new_uploader()
         self._begin_stage("launching")
         self.uploader.start()
+        self.evaluator = self._start_evaluator()
         if not workload.is_warm:
             self._show(stage="importing environments and physics")
 
@@ -241,8 +251,21 @@ class _Attempt:
             return self.machines.root_failure(failure)
         return failure
 
+    def await_evaluations(self, ending: Ending) -> None:
+        """Wait until the checkpoints of a training that has ended are evaluated."""
+        if self.evaluator is None:
+            return
+        self.evaluator.training_ended(ending.watched.done)
+        while (left := self.evaluator.left) is not None:
+            self._show(left)  # the uploader's thread writes the heartbeats
+            if self.uploader.cancel_requested.is_set() or self.observer.canceled():
+                raise WorkloadError(CANCELED)
+            time.sleep(POLL_S)
+
     def finish(self, ending: Ending | None, failure: Failure | None, *, refused: bool = False) -> Outcome:
         """Send the rest to the store and write the outcome, last; `refused` marks a bad request, not a failed job."""
+        if self.evaluator is not None:
+            self.evaluator.end()
         if self.lease is not None:
             self.lease.give_back()
 
@@ -364,6 +387,20 @@ class _Attempt:
 
     def _new_uploader(self) -> AttemptUploader:
         return self.kind.uploader(self.store, self.spec, self.paths, self.facts, self.observer.lines)
+
+    def _start_evaluator(self) -> Evaluator | None:
+        """Have a second simulator evaluate what the first one saves, where the job asks for that."""
+        job = self.spec.job
+        if self.spec.node or (job.evaluate_every is None and not job.reward_audit):
+            return None
+        from simyard.tasks.attempt.evaluator import Evaluator  # its evaluations are attempts too
+
+        uploader = self.uploader
+        assert isinstance(uploader, TrainingUploader)
+        evaluator = Evaluator(self.spec, self.store, self.machine, self.paths, lambda: uploader.published)
+        uploader.evaluations = lambda: evaluator.record
+        evaluator.start()
+        return evaluator
 
     def _begin_stage(self, stage: str) -> None:
         self.log(stage, "start", f"attempt {self.spec.number}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from simyard.core.artifacts import SUMMARY, ArtifactType, promised
+from simyard.core.evaluations import Evaluations
 from simyard.core.files import AttemptPaths
 from simyard.core.records import JobResult, Outcome
 from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, Limits, ResumePoint
@@ -69,6 +70,10 @@ class Figures:
     """Of a training: the summary of each tag, as in metrics.json."""
     stages: Stages | None = None
     """Of a training in stages: how they ran."""
+    evaluations: Evaluations | None = None
+    """Of a training whose checkpoints were evaluated while it went on."""
+    notes: tuple[str, ...] = ()
+    """What the figures say, for the report."""
 
 
 class Kind:

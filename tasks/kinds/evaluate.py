@@ -40,7 +40,8 @@ class EvaluationKind(Kind):
     def total(self, spec: JobSpec) -> int:
         """Return the episodes of all policies in all engines and arms."""
         assert spec.evaluation is not None
-        return spec.evaluation.num_episodes * len(spec.policies) * spec.evaluation.times
+        played = spec.policies or spec.evaluation.actions or ()
+        return spec.evaluation.num_episodes * len(played) * spec.evaluation.times
 
     def missing(self, spec: JobSpec, outcome: Outcome, artifacts: tuple[Artifact, ...]) -> list[str]:
         """Return what is lacking; the comparison of engines or conditions and the recording too, where promised."""
@@ -112,7 +113,7 @@ def draw_returns(episodes: list[dict[str, str]], summary: dict[str, Any], title:
     """
     from matplotlib.figure import Figure
 
-    sweep = summary["sweep"] or []
+    sweep = [one for one in summary["sweep"] or () if one["checkpoint"]["iteration"] is not None]
     figure = Figure(figsize=(9.2 if sweep else 5.6, 3.6))
     margins = {"left": 0.07, "right": 0.93, "wspace": 0.22} if sweep else {"left": 0.11, "right": 0.97}
     figure.subplots_adjust(bottom=0.14, top=0.83, **margins)  # to find them out takes longer than to draw

@@ -23,6 +23,7 @@ from simyard.runner.rl.checkpoints import discover
 from simyard.store.keys import JOBS, JobKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.shared import history
+from simyard.tasks.shared.evaluations import evaluations_of
 from simyard.tasks.shared.history import load_spec
 from simyard.tasks.shared.inputs import LocalInput, find_input, is_file
 
@@ -172,7 +173,7 @@ def _chosen(
         case "latest":
             return policies[-1:]
         case "best":
-            return by_return(policies, spec, store, library)[:1]
+            return best_first(policies, spec, store, library)[:1]
     return [policy for policy in policies if policy.iteration == wanted.iteration]
 
 
@@ -182,6 +183,24 @@ def policies_of(points: Iterable[ResumePoint]) -> list[PolicyFile]:
         PolicyFile(checkpoint=point.checkpoint, iteration=point.iteration, trusted=True)
         for point in {point.iteration: point for point in points}.values()
     ]
+
+
+def best_first(policies: list[PolicyFile], spec: JobSpec, store: Store, library: Library) -> list[PolicyFile]:
+    """Return checkpoints by what evaluations beside the training have measured; the others by its rewards, after them.
+
+    Raises:
+        RequestError: There is none of the former, and the training has logged no rewards.
+    """
+    found = evaluations_of(store, spec.job_id) if spec.evaluate_every else None
+    places = {one.sha256: place for place, one in enumerate(found.ranked)} if found else {}
+    measured = sorted((p for p in policies if p.checkpoint.sha256 in places), key=lambda p: places[p.checkpoint.sha256])
+    others = [policy for policy in policies if policy.checkpoint.sha256 not in places]
+    try:
+        return [*measured, *by_return(others, spec, store, library)]
+    except RequestError:
+        if not measured:
+            raise
+        return measured
 
 
 def by_return(policies: list[PolicyFile], spec: JobSpec, store: Store, library: Library) -> list[PolicyFile]:

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +14,7 @@ from typing import IO, Any
 from simyard.core.artifacts import (
     CHECKPOINTS,
     CURVES,
+    EVALUATIONS,
     EVENTS,
     METRICS,
     METRICS_SUMMARY,
@@ -24,7 +25,8 @@ from simyard.core.artifacts import (
     WORLD,
     promised,
 )
-from simyard.core.files import STATE_SUFFIX, AttemptPaths, superfluous_states
+from simyard.core.evaluations import Evaluations
+from simyard.core.files import STATE_SUFFIX, AttemptPaths, superfluous_states, write_json
 from simyard.core.records import CheckpointRecord, JobResult, Outcome, by_iteration
 from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint
 from simyard.core.stages import MAX_BYTES, Stages, stages_beside
@@ -35,7 +37,8 @@ from simyard.tasks.attempt.transfer import AttemptUploader, mark_of
 from simyard.tasks.kinds.base import Figures, Kind, lacking, read_file
 from simyard.tasks.metrics.events import EventReader, Series
 from simyard.tasks.metrics.table import Border, LiveMetrics, MetricsTable, draw_curves, folder_of, is_time
-from simyard.tasks.shared.documents import ArtifactWriter
+from simyard.tasks.shared.documents import ArtifactWriter, interval, number
+from simyard.tasks.shared.evaluations import columns_of, read_evaluations, with_rewards
 from simyard.tasks.shared.history import Artifact, PastAttempt, Verdict
 from simyard.tasks.shared.usage import speed
 
@@ -53,6 +56,11 @@ class TrainingUploader(AttemptUploader):
         self._metrics = LiveMetrics(paths.work / "logs", library.step_offset(attempt.start_iteration, scale), folder_of)
         self._index_is_old = False
         self._reward_is_logged = False
+        self.published: tuple[CheckpointRecord, ...] = ()
+        """The checkpoints that the store's index has."""
+        self.evaluations: Callable[[], Evaluations | None] = lambda: None
+        """Returns what was measured of them so far; its columns stand beside the metrics."""
+        self._in_table: Evaluations | None = None
 
     def _send_all(self) -> None:
         self._send_checkpoints()
@@ -63,12 +71,13 @@ class TrainingUploader(AttemptUploader):
             dropped = self._drop_states()
             self._store.put_json(self._keys.checkpoints, [record.to_json() for record in self.checkpoints])
             self._index_is_old = False
+            self.published = tuple(self.checkpoints)
             for state in dropped:  # no index names them any more
                 self._store.delete(state.key)
 
     def _files(self) -> Iterator[tuple[Path, str]]:
         yield from super()._files()
-        for path in (self._paths.metrics, self._paths.metrics_time):
+        for path in (self._paths.metrics, self._paths.metrics_time, self._paths.evaluations):
             yield path, path.name
         work = self._paths.work
         runs = sorted(work.glob("logs/*/*/*"), key=lambda run: run.name)
@@ -87,7 +96,12 @@ class TrainingUploader(AttemptUploader):
                 yield path, f"{EVENTS.name}{path.relative_to(work / 'logs')}"
 
     def _send_metrics(self) -> None:
-        if self._metrics.update():
+        arrived, evaluated = self._metrics.update(), self.evaluations()
+        if evaluated is not None and evaluated is not self._in_table:
+            reward = self._metrics.table.columns().get(self._library.reward_tag)
+            self._metrics.table.put(columns_of(evaluated, reward, self._library, self._scale))
+            self._in_table, arrived = evaluated, True
+        if arrived:
             stages = self._stages_in(self._paths.output / STAGES.name)
             self._metrics.table.write_csv(self._paths.metrics, _borders(stages, self._library, self._scale))
             self._metrics.table.write_time_csv(self._paths.metrics_time)
@@ -178,7 +192,7 @@ class TrainingKind(Kind):
     reward_name = "final reward"
     config = TRAINING_CONFIG
     uploader_type = TrainingUploader
-    rebuilt = (METRICS.name, METRICS_TIME.name, CHECKPOINTS.name)
+    rebuilt = (METRICS.name, METRICS_TIME.name, CHECKPOINTS.name, EVALUATIONS.name)
 
     def total(self, spec: JobSpec) -> int:
         """Return the iterations the policy has seen in the end."""
@@ -217,6 +231,10 @@ class TrainingKind(Kind):
         seconds = 0
         for attempt, takeover in verdict.chain:
             seconds = _add_events(table, spec, library, attempt, takeover, writer, seconds)
+        scale = _scale(spec, verdict)
+        evaluated = _kept_evaluations(spec, verdict, table.columns().get(library.reward_tag), scale, writer)
+        if evaluated is not None:
+            table.put(columns_of(evaluated, table.columns().get(library.reward_tag), library, scale))
         summary = table.summary()
         if not summary:
             return Figures()
@@ -236,17 +254,47 @@ class TrainingKind(Kind):
             reward=None if final is None else float(final),
             metrics=summary,
             stages=stages,
+            evaluations=evaluated,
+            notes=(*evaluated.problems, *evaluated.warnings) if evaluated else (),
             # As of other kinds; in a library's own loop nobody times the first steps.
             summary={
                 "first_steps_seconds": None,
                 "environment_steps_per_second": steps_per_s and round(steps_per_s, 1),
+                **({"evaluations": evaluated.to_summary()} if evaluated else {}),
             },
         )
 
     def headline(self, result: JobResult) -> str:
         """Return the iterations done and the final reward."""
         reward = "" if result.reward is None else f", final reward {result.reward:.2f}"
-        return f"{result.done} of {result.total} iterations{reward}"
+        found = (result.summary or {}).get("evaluations")
+        if not found:
+            return f"{result.done} of {result.total} iterations{reward}"
+        value = f"{number(found['value'])} {interval(found['interval_95'])}"
+        best = f", best {found['metric'].replace('_', ' ')} {value} at iteration {found['iteration']}"
+        return f"{result.done} of {result.total} iterations{reward}{best}"
+
+
+def _scale(spec: JobSpec, verdict: Verdict) -> Scale:
+    """Return the scale of a training, as its newest attempt knows it."""
+    known = [attempt.facts for attempt, _ in verdict.chain if attempt.facts]
+    return Scale(num_envs=spec.num_envs, rollout=known[-1].rollout if known else 1)
+
+
+def _kept_evaluations(
+    spec: JobSpec, verdict: Verdict, reward: Series | None, scale: Scale, writer: ArtifactWriter
+) -> Evaluations | None:
+    """Keep the evaluations as the last attempt left them, with the rewards beside them; None where there are none."""
+    if not verdict.chain or (spec.evaluate_every is None and not spec.reward_audit):
+        return None
+    key = verdict.chain[-1][0].keys.file(EVALUATIONS.name)
+    found = read_evaluations(writer.store, key)
+    if found is None:
+        return None
+    found = with_rewards(found, reward, get_library(spec.library), scale)
+    write_json(writer.scratch / EVALUATIONS.name, found.to_json())
+    writer.add(EVALUATIONS)
+    return found
 
 
 def _kept_stages(spec: JobSpec, verdict: Verdict, store: Store) -> Stages | None:

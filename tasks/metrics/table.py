@@ -32,6 +32,8 @@ STAGE = "stage"
 
 # Loss/value_function, train/loss, losses/c_loss, train/value_loss; a column's name may end in its folder.
 _LOSS = re.compile(r"(^|/)\s*loss|loss($| \[)", re.IGNORECASE)
+EVALUATED, LOW, HIGH = "Evaluation/", "Evaluation/low/", "Evaluation/high/"
+"""Beginnings of the columns of evaluations while training went on, and of the ends of their 95 % intervals."""
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 
@@ -89,6 +91,10 @@ class MetricsTable:
         for tag, series in new.items():
             offset = seconds_offset if is_time(tag) else step_offset
             self._series.setdefault((tag, folder), Series()).extend(_shifted(series, offset) if offset else series)
+
+    def put(self, columns: Mapping[str, Series]) -> None:
+        """Have these columns in the place of those of the same tags that were put before."""
+        self._series.update({(tag, ""): series for tag, series in columns.items()})
 
     def latest(self, tag: str) -> float | None:
         """Return the value of a tag that has the latest wall time in any folder, or None."""
@@ -323,9 +329,9 @@ def import_plotting() -> None:
 
 
 def choose_curves(tags: Iterable[str], reward_tag: str) -> list[str]:
-    """Return the tags to draw: the reward first, then episode lengths, success, losses and the policy's deviation."""
-    tags = list(tags)
-    first = [tag for tag in tags if tag == reward_tag]
+    """Return the tags to draw: the reward, what was evaluated, then lengths, success, losses and the deviation."""
+    tags = [tag for tag in tags if not tag.startswith((LOW, HIGH))]
+    first = [tag for tag in tags if tag == reward_tag] + [tag for tag in tags if tag.startswith(EVALUATED)][::-1]
     return list(dict.fromkeys([*first, *(tag for word in _SHOWN for tag in tags if word in tag.lower())]))[:MOST]
 
 
@@ -352,21 +358,36 @@ def draw_curves(
     figure.text(_WIDE * across / 2, high - 0.1, title, fontsize=12, **middle)
     for index, tag in enumerate(chosen):
         row, column = divmod(index, across)
-        _draw_chart(figure, column * _WIDE, high - _TITLE - (row + 1) * _HIGH, tag, columns[tag], borders)
+        name = tag.removeprefix(EVALUATED)
+        band = [columns[end + name] for end in (LOW, HIGH) if tag != name and end + name in columns]
+        _draw_chart(figure, column * _WIDE, high - _TITLE - (row + 1) * _HIGH, tag, columns[tag], borders, band)
     figure.savefig(path, dpi=110)
     return True
 
 
-def _draw_chart(figure: Any, left: float, bottom: float, tag: str, series: Series, borders: Sequence[Border]) -> None:
-    """Draw one curve with its frame and labels; `left` and `bottom` are inches in the figure."""
+def _draw_chart(
+    figure: Any, left: float, bottom: float, tag: str, series: Series, borders: Sequence[Border], band: Sequence[Series]
+) -> None:
+    """Draw one curve with its frame and labels, and the band between two others.
+
+    Args:
+        figure: Where to draw.
+        left: Inches from the figure's left side.
+        bottom: Inches from below.
+        tag: Name of the curve.
+        series: The curve.
+        borders: Beginnings of stages.
+        band: Lowest and highest values at the curve's steps; none for no band.
+    """
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Polygon
     from matplotlib.ticker import MaxNLocator
     from matplotlib.transforms import Affine2D
 
     # Where values go: the frame holds all that are finite, and a little more.
     x, y = left + _LEFT, bottom + _BOTTOM
     wide, high = _WIDE - _LEFT - _RIGHT, _HIGH - _TOP - _BOTTOM
-    finite = _finite(series).values or [0.0]
+    finite = [value for one in (series, *band) for value in _finite(one).values] or [0.0]
     (first, last), (low, top) = _widened(series.steps[0], series.steps[-1]), _widened(min(finite), max(finite))
     inches = figure.dpi_scale_trans
     place = Affine2D().translate(-first, -low).scale(wide / (last - first), high / (top - low)).translate(x, y) + inches
@@ -402,7 +423,11 @@ def _draw_chart(figure: Any, left: float, bottom: float, tag: str, series: Serie
             text(at + 0.03, y + high - 0.03, name, fontsize=7, ha="left", color="C1")
 
     # The curve.
-    few = len(series.steps) < 3
+    few = len(series.steps) < 3 or bool(band)
+    if len(band) == 2:
+        low_end, high_end = (list(zip(one.steps, one.values, strict=True)) for one in band)
+        inside = Polygon([*low_end, *high_end[::-1]], closed=True, color="C0", alpha=0.2, linewidth=0, transform=place)
+        figure.add_artist(inside)
     line(series.steps, series.values, color="C0", linewidth=1.5, marker="." if few else "", transform=place)
 
 

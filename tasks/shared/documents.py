@@ -187,7 +187,7 @@ def result(kind: Kind, spec: JobSpec, verdict: Verdict, url: str, figures: Figur
         reward=figures.reward,
         summary=figures.summary,
         refused=bool(outcome and outcome.refused),
-        notes=(*(spec.notes or ()), *_notes(outcome)),
+        notes=(*(spec.notes or ()), *_notes(outcome), *figures.notes),
         updated_at=now(),
     )
 
@@ -251,6 +251,7 @@ def report(
         result=ended,
         figures=figures.metrics or figures.summary or {},
         stages=figures.stages,
+        evaluations=figures.evaluations,
         facts={"version": known.version if known else "", "device": known.device if known else "unknown"},
         reward_name=kind.reward_name,
         throughput=gained and gained.in_words(),

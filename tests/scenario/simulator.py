@@ -32,14 +32,15 @@ import litter
 
 from simyard.core.errors import RequestError
 from simyard.core.files import write_json
-from simyard.core.specs import Facts, Room
+from simyard.core.specs import Facts, InputFile, PolicyFile, Room
 from simyard.core.task_facts import TaskFacts
 from simyard.runner import rl
 from simyard.runner.adapter import ADAPTERS, Adapter
 from simyard.runner.evaluation.episode_statistics import Episode
 from simyard.runner.evaluation.summary import summarize
 from simyard.runner.evaluation.tables import EpisodeTable, write_metrics
-from simyard.runner.progress import say_count, say_note
+from simyard.runner.isaaclab.training import StopWatch
+from simyard.runner.progress import say_count, say_note, say_stopped
 from simyard.runner.rl import Resumption, get_library
 
 ITERATION_S = 0.1
@@ -102,15 +103,23 @@ class Scenario(Adapter):
 def evaluate(attempt, paths):
     """Measure a policy: each return is what its weights count and some noise, and a success from 12 on.
 
-    The override `env.evaluation=slow` takes five seconds for it, `env.evaluation=crash` breaks it.
+    Unlearned actions earn what their names have letters. The override `env.evaluation=slow` takes five seconds for it,
+    `env.evaluation=crash` breaks it, `env.evaluation=kill` kills it in its first attempt, and with
+    `env.evaluation=fail` nothing ever succeeds.
     """
     import numpy as np
     import torch
 
-    job, (policy,) = attempt.job, attempt.job.policies
+    job = attempt.job
     print(f"started {os.getpid()}")
     if "env.evaluation=crash" in job.overrides:
         raise ValueError("the environment is wrong")
+    if "env.evaluation=kill" in job.overrides and attempt.number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job.evaluation.actions:
+        audit(job, paths)
+        return
+    (policy,) = job.policies
     weights = torch.load(paths.inputs / policy.checkpoint.name)["actor_state_dict"]["weights"]
     noise = np.random.default_rng(job.seed).normal(0, 1, job.evaluation.num_episodes)
     table = EpisodeTable(paths.output / "episodes.csv", job.seed)
@@ -119,17 +128,39 @@ def evaluate(attempt, paths):
         if "env.evaluation=slow" in job.overrides:
             time.sleep(5 / len(noise))
         total = float(weights.mean() + share)
+        good = total >= 12 and "env.evaluation=fail" not in job.overrides
         episodes.append(
-            Episode(number=number, env=0, total=total, length=10, ended="truncated", term=None, success=total >= 12)
+            Episode(number=number, env=0, total=total, length=10, ended="truncated", term=None, success=good)
         )
         table.add(policy, episodes[-1])
         say_count("episode", number, len(noise), step=number, reward=total)
     table.write()
     identity = {"name": policy.checkpoint.name, "sha256": policy.checkpoint.sha256, "iteration": policy.iteration}
     figures = summarize(episodes, "the scenario")
-    summary = {"checkpoint": identity, **figures, "videos": None, "video_problem": None, "tags": {}}
-    write_metrics(paths.output / "metrics.csv", [summary])
-    write_json(paths.output / "summary.json", summary | {"sweep": None})
+    leave(paths, [{"checkpoint": identity, **figures, "videos": None, "video_problem": None, "tags": {}}])
+
+
+def audit(job, paths):
+    """Measure unlearned actions."""
+    table, summaries = EpisodeTable(paths.output / "episodes.csv", job.seed), []
+    for actions in job.evaluation.actions:
+        rewards = {"alive": float(len(actions)), "effort": 0.0}
+        one = Episode(
+            number=1, env=0, total=rewards["alive"], length=10, ended="truncated", term=None, success=False,
+            rewards=rewards,
+        )  # fmt: skip
+        table.add(PolicyFile(checkpoint=InputFile(name=actions, key="", sha256="", size_bytes=0)), one)
+        identity = {"name": actions, "sha256": "", "iteration": None}
+        figures = summarize([one] * job.evaluation.num_episodes, "the scenario")
+        summaries.append({"checkpoint": identity, **figures, "videos": None, "video_problem": None, "tags": {}})
+    table.write()
+    leave(paths, summaries)
+
+
+def leave(paths, summaries):
+    """Leave the tables of an evaluation."""
+    write_metrics(paths.output / "metrics.csv", summaries)
+    write_json(paths.output / "summary.json", summaries[0] | {"sweep": summaries if summaries[1:] else None})
     for name in ("env", "agent"):
         (paths.output / "params").mkdir(exist_ok=True)
         (paths.output / "params" / f"{name}.yaml").write_text("seed: 1\n")
@@ -145,6 +176,7 @@ class Run:
         self.job = attempt.job
         self.library = get_library(attempt.job.library)
         self.paths = paths
+        self.stop = StopWatch(attempt, paths) if self.job.stop_when else None
         self.steps = []
         for text in filter(None, map(str.strip, self.job.description.split(";"))):
             what, at, once = _STEP.fullmatch(text).groups()
@@ -188,7 +220,10 @@ class Run:
             self.log(writer, index, reward, int(time.monotonic() - began))
             if index % SAVE_INTERVAL == 0:
                 self.save(index)
-        self.save(self.job.last_iteration - 1)
+            if self.stop and self.stop.iterated(index, {}, 0.0):
+                say_stopped(self.stop.done, self.stop.why)
+                break
+        self.save(index)
         print(f"every weight is {self.weights.unique().tolist()}")
         if self.marks_end:
             print(f"Training time: {time.monotonic() - began:.2f} seconds")
