@@ -180,10 +180,8 @@ class SweepStatus(Heartbeat):
     pruned: int
     best: float | None
     """Best value so far; None where none was measured."""
-    gpu_seconds: float
+    cost: Cost
     """Of all jobs so far."""
-    usd: float | None
-    """Their price; None where the site names none."""
     seconds_left: float | None
     """Estimate of the time to the end; None where nothing is known."""
 
@@ -204,8 +202,8 @@ class SweepResult(Wire):
     best: int | None
     """Number of the winner; None where nothing was measured."""
     verdict: SweepVerdict | None
-    gpu_seconds: float
-    usd: float | None
+    cost: Cost
+    """Of the jobs that ran for it, failed attempts included."""
     error: Failure | None
     store: str
     """URL of the sweep's folder."""
@@ -214,8 +212,6 @@ class SweepResult(Wire):
     """Time of the end."""
     estimate: Estimate | None = field(default=None, metadata=ABSENT)
     """The estimate that was made when it was submitted."""
-    cost: Cost | None = field(default=None, metadata=ABSENT)
-    """`gpu_seconds` and `usd`, as every result has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,8 +233,10 @@ class SweepProgress(Wire):
     """Jobs in progress."""
     pruned: int
     best: float | None
-    gpu_seconds: float
-    usd: float | None
+    verdict: SweepVerdict | None
+    """On what was measured so far; None before there is one."""
+    cost: Cost | None
+    """Of all jobs so far."""
     seconds_left: float | None
     store: str
     """URL of the sweep's folder."""

@@ -51,12 +51,8 @@ class SweepRecord(TypedDict):
     """Its number."""
     seconds_left: float | None
     """Estimate of the time to the end."""
-    gpu_seconds: float
-    """Of all jobs so far."""
-    usd: float | None
-    """Their price."""
-    cost: NotRequired[CostRecord | None]
-    """What it has cost; None before it has ended."""
+    cost: CostRecord | None
+    """GPU time of all jobs so far, and its price; None before any process drives it."""
     estimate: NotRequired[EstimateRecord | None]
     """Estimate of its submission."""
     estimated_seconds: NotRequired[float | None]

@@ -329,7 +329,6 @@ class Loop:
         for decision in self._decisions:
             if decision.run is not None:
                 jobs |= set(decision.run.jobs) - set(decision.run.found or ())
-        cost = usage.cost_of(self._spent, self.spec.usd_per_gpu_hour)
         result = SweepResult(
             sweep_id=self.spec.sweep_id,
             name=self.asked.name,
@@ -340,9 +339,7 @@ class Loop:
             jobs=len(jobs),
             best=measured[0].number if measured else None,
             verdict=verdict if settings else None,
-            gpu_seconds=round(self._spent, 3),
-            usd=cost.usd,
-            cost=cost,
+            cost=usage.cost_of(self._spent, self.spec.usd_per_gpu_hour),
             estimate=self.store.get_record_or_none(self.keys.estimate, Estimate),
             error=self._refused or (failures[0] if status == "failed" and failures else None),
             store=self.store.url(self.keys.prefix),
@@ -401,7 +398,7 @@ class Loop:
         return round(max(total - done, 0.0) * per_iteration, 1)
 
     def _status(self) -> SweepStatus:
-        best, seconds = self.state.best, self.gpu_seconds
+        best = self.state.best
         return SweepStatus(
             **this_process(),
             stage=self._stage,
@@ -410,8 +407,7 @@ class Loop:
             running=len(self._begun),
             pruned=sum(one.state == "pruned" for one in self.state.members),
             best=best.value if best else None,
-            gpu_seconds=round(seconds, 3),
-            usd=usage.cost_of(seconds, self.spec.usd_per_gpu_hour).usd,
+            cost=usage.cost_of(self.gpu_seconds, self.spec.usd_per_gpu_hour),
             seconds_left=self._seconds_left(),
         )
 
