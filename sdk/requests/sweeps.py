@@ -393,6 +393,12 @@ class SweepRequest(TrainRequest):
         for name in ("min_iterations", "interval"):
             if (given := getattr(self.sweep.scheduler, name)) is not None and given >= budget:
                 raise ValueError(f"scheduler.{name} is {given}, and maxIterations {budget}; allowed are fewer")
+        library = get_library(self.training_config.rl_library)
+        metric = self.sweep.objective.metric
+        if metric is not None and metric not in MEASURED and library.never_logs(metric):
+            known = {*library.own_tags, *MEASURED}
+            failure = unknown("sweep.objective.metric", metric, known).failure
+            raise ValueError(f"{failure.message} {failure.advice} Or a tag of the task's, as metrics.csv has it.")
         for values in self.probes:
             if self.stages and "trainingConfig.maxIterations" in values:
                 raise ValueError("stages have iterations of their own; trainingConfig.maxIterations is no parameter")

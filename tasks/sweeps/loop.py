@@ -32,7 +32,7 @@ from simyard.tasks.shared.events import Events
 from simyard.tasks.shared.heartbeat import HeartbeatWriter
 from simyard.tasks.sweeps import measure, record
 from simyard.tasks.sweeps.check import check_values
-from simyard.tasks.sweeps.plan import ResolvedSweep, SweepSpec, load_sweep
+from simyard.tasks.sweeps.plan import UNKNOWN_METRIC, ResolvedSweep, SweepSpec, load_sweep
 from simyard.tasks.sweeps.report import LivePictures
 from simyard.tasks.sweeps.state import Piece, State
 from simyard.tasks.sweeps.trials import Run, Trials
@@ -225,7 +225,7 @@ class Loop:
             return
         why = f"value {found.value:.6g}" if found.value is not None else failure.message if failure else "no value"
         self._decide(kind="measured", setting=piece.setting, rung=piece.rung, run=found, why=why)
-        if failure and failure.code == measure.UNKNOWN_METRIC and self.state.best is None:
+        if failure and failure.code == UNKNOWN_METRIC and self.state.best is None:
             self._refuse(failure)
         elif not self.state.is_measured_out:
             self._measure_out(found)

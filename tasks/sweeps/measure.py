@@ -17,9 +17,8 @@ from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.attempt.supervise import gpu_memory
 from simyard.tasks.shared import usage
+from simyard.tasks.sweeps.plan import UNKNOWN_METRIC
 
-UNKNOWN_METRIC = "unknown_metric"
-"""Code of the failure of a sweep whose objective no training of its task logs, or no evaluation measures."""
 _ROOM = 0.9
 """Share of a machine's memory that trainings may have."""
 IN_POOL = 8

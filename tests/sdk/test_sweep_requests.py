@@ -66,6 +66,8 @@ def request(sweep, **changes):
             "stages and scheduler 'asha' both decide on iterations",
         ),
         ({"objective": {"metric": "Loss/value", "evaluation": {}}}, {}, "evaluation measures success_rate or"),
+        ({"objective": {"metric": "Train/mean_rewards"}}, {}, "Did you mean 'Train/mean_reward'?"),
+        ({"objective": {"metric": "succes_rate"}}, {}, "Did you mean 'success_rate'?"),
         ({"objective": {"mode": "most"}}, {}, "'max' or 'min', not 'most'"),
         ({"budget": {"maxGpuHours": 0}}, {}, "greater than 0"),
     ],
