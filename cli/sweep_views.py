@@ -75,6 +75,7 @@ def ranking(verdict: SweepVerdict, most: int) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     short = [name.rpartition(".")[2] for name in names]
     titles = [name if short.count(end) > 1 else end for name, end in zip(names, short, strict=True)]
+    others = verdict.metrics[1:] if verdict.metrics else ()
     cells = []
     for row in rows:
         value = row.value
@@ -83,9 +84,15 @@ def ranking(verdict: SweepVerdict, most: int) -> str:
         cells.append([
             row.rank, row.number, *(_cell(row.values.get(name)) for name in names),
             "not measured" if value is None else f"{value.mean:.4g}", bounds,
+            *(f"{other.mean:.4g}" for other in row.others or ()), *([""] * (len(others) - len(row.others or ()))),
+            *(["yes" if row.on_front else ""] if others else []),
             f"{value.n if value else 0} of {row.seeds}{failed}", row.iterations or "", row.state,
         ])  # fmt: skip
-    heads = [">RANK", ">SETTING", *(f">{title}" for title in titles), ">MEAN", "95 %", "SEEDS", ">ITERATIONS", "STATE"]
+    first = verdict.metrics[0] if verdict.metrics else "MEAN"
+    heads = [
+        ">RANK", ">SETTING", *(f">{title}" for title in titles), f">{first}", "95 %", *(f">{name}" for name in others),
+        *(["FRONT"] if others else []), "SEEDS", ">ITERATIONS", "STATE",
+    ]  # fmt: skip
     more = len(verdict.table) - len(rows)
     return text_table(heads, cells) + (f"\nand {more} more: --json has all" if more else "")
 

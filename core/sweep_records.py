@@ -27,6 +27,8 @@ class SeedRun(Wire):
     """`waiting` where a scheduler may let it go on, or has ended it."""
     value: float | None
     """The objective, as measured at `iterations`; None where it was not measured."""
+    others: tuple[float, ...] | None = field(default=None, metadata=ABSENT)
+    """Of several objectives the values of all but the first, in order; None of one, and where nothing was measured."""
     evaluation: str | None = field(default=None, metadata=ABSENT)
     """The job that measured it; None where the training's own metric does, or nothing has."""
     failure: Failure | None = field(default=None, metadata=ABSENT)
@@ -134,6 +136,10 @@ class RankedSetting(Wire):
     iterations: int
     """Iterations that the measured policies were trained for."""
     state: Literal["running", "complete", "pruned", "failed"]
+    others: tuple[Interval, ...] | None = field(default=None, metadata=ABSENT)
+    """Of several objectives all but the first, in order; None where there is one, or no seed was measured."""
+    on_front: bool | None = field(default=None, metadata=ABSENT)
+    """Of several objectives whether it is on the Pareto front; None where there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,9 +166,11 @@ class SweepVerdict(Wire):
 
     table: tuple[RankedSetting, ...]
     comparison: SettingComparison | None
-    """None where fewer than two settings were measured."""
+    """None where fewer than two settings were measured, or there are several objectives."""
     sentence: str
     """The same for people, in one or two sentences."""
+    metrics: tuple[str, ...] | None = field(default=None, metadata=ABSENT)
+    """Metrics of several objectives, in order; None where there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)

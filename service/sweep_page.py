@@ -62,7 +62,10 @@ def sweep_page(store: Store, sweep_id: str, launches: Launches, links: SweepLink
 
     # The table at the top.
     facts = [
-        ("objective", f"{asked.metric}, {'more' if asked.sweep.objective.mode == 'max' else 'less'} is better"),
+        *(
+            ("objective", f"{one.metric or asked.metric}, {'more' if one.mode == 'max' else 'less'} is better")
+            for one in asked.sweep.objectives
+        ),
         ("seeds", ", ".join(map(str, asked.seeds[:10])) + (" …" if len(asked.seeds) > 10 else "")),
         ("sampler", asked.sweep.sampler),
         ("scheduler", asked.sweep.scheduler.kind),

@@ -61,7 +61,7 @@ def best_of(store: Store, sweep_id: str) -> BestOfSweep:
         if one.kind == "measured" and one.setting == first.number and one.run and one.run.value is not None
         and one.run.iterations == first.iterations
     }  # fmt: skip
-    sign = 1.0 if asked.sweep.objective.mode == "max" else -1.0
+    sign = 1.0 if asked.sweep.main.mode == "max" else -1.0
     run = max(runs.values(), key=lambda one: (sign * (one.value or 0.0), -one.seed))
     assert run.value is not None
     training = asked.training(first.values, run.seed, iterations=first.iterations)

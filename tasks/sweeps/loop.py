@@ -223,7 +223,9 @@ class Loop:
             less = max(1, min(self.state.parallel - 1, len(self._begun)))
             self._decide(kind="parallel", parallel=less, why=f"{_named(piece)} found no memory on the GPU")
             return
-        why = f"value {found.value:.6g}" if found.value is not None else failure.message if failure else "no value"
+        values = [] if found.value is None else [found.value, *(found.others or ())]
+        said = f"value{'s' * (len(values) > 1)} {', '.join(f'{value:.6g}' for value in values)}"
+        why = said if values else failure.message if failure else "no value"
         self._decide(kind="measured", setting=piece.setting, rung=piece.rung, run=found, why=why)
         if failure and failure.code == UNKNOWN_METRIC and self.state.best is None:
             self._refuse(failure)
@@ -305,7 +307,7 @@ class Loop:
         """Return the verdict on what was measured so far."""
         from simyard.tasks.sweeps.verdict import judge
 
-        return judge(self.state.settings, self.asked.sweep.objective, self.asked.seeds, self._decisions)
+        return judge(self.state.settings, self.asked.sweep.objectives, self.asked.seeds, self._decisions)
 
     def _write_verdict(self) -> None:
         verdict = self.verdict()

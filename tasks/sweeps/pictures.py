@@ -63,7 +63,7 @@ class Curves:
             request: The sweep's: the curves are of its metric, or of the mean reward where evaluations measure that.
         """
         self._store = store
-        own = request.sweep.objective
+        own = request.sweep.main
         self.tag = (
             request.metric if own.measurement is None else get_library(request.training_config.rl_library).reward_tag
         )
@@ -209,7 +209,7 @@ def draw_parallel(
     figure, axes = _figure(max(6.0, 1.5 * len(places) + 1.5), 4.2, f"{request.name}: settings and what they reached")
     axes.set_axis_off()
     colours = colormaps["viridis"]
-    best_is_high = request.sweep.objective.mode == "max"
+    best_is_high = request.sweep.main.mode == "max"
     for index in reversed(range(len(ranked))):
         goodness = place[index] if best_is_high else 1 - place[index]
         axes.plot(
@@ -331,7 +331,7 @@ def importance_of(request: SweepRequest, settings: Sequence[Setting], means: Map
             spaces[name] = FloatDistribution(float(own.low), float(own.high), log=own.log)
         else:
             spaces[name] = CategoricalDistribution(sorted({json.dumps(row.values[name]) for row in rows}))
-    study = optuna.create_study(direction="maximize" if request.sweep.objective.mode == "max" else "minimize")
+    study = optuna.create_study(direction="maximize" if request.sweep.main.mode == "max" else "minimize")
     for row in rows:
         given = {
             name: float(row.values[name]) if isinstance(space, FloatDistribution) else json.dumps(row.values[name])

@@ -20,7 +20,7 @@ from simyard.core.specs import JobSpec, ResumePoint
 from simyard.core.wire import Wire, now_ms
 from simyard.requests.jobs import EvaluateRequest, EvaluationConfig, FromJob
 from simyard.requests.settings import MachineSettings
-from simyard.requests.sweeps import SweepRequest
+from simyard.requests.sweeps import Measurement, SweepRequest
 from simyard.store import keys
 from simyard.store.keys import JobKeys, SweepKeys
 from simyard.store.store import KeyNotFound, Store
@@ -119,14 +119,15 @@ def resolve_sweep(
 
 def _require_metric(request: SweepRequest, template: JobSpec, store: Store) -> None:
     """Raise `RequestError` for a metric that a training of the same task and overrides did not log."""
-    objective = request.sweep.objective
-    source = job_like(template, store) if objective.metric and objective.measurement is None else None
+    metrics = [one.metric for one in request.sweep.objectives if one.metric and one.measurement is None]
+    source = job_like(template, store) if metrics else None
     other = store.get_record_or_none(JobKeys(source).job, JobSpec) if source else None
     if other is None or any(getattr(other, name) != getattr(template, name) for name in _THAT_LOGS):
         return
     tags = store.get_json_or_none(JobKeys(other.job_id).artifact(METRICS_SUMMARY.name))
-    if tags and objective.metric not in tags:
-        raise unknown("sweep.objective.metric", objective.metric, tags, code=UNKNOWN_METRIC)
+    for metric in metrics:
+        if tags and metric not in tags:
+            raise unknown("sweep.objective.metric", metric, tags, code=UNKNOWN_METRIC)
 
 
 def stage_sweep(resolved: ResolvedSweep, store: Store, *, is_here: bool = False) -> Estimate:
@@ -212,9 +213,9 @@ def training(
 
 def evaluation(sweep: SweepSpec, trained: JobSpec, store: Store) -> JobSpec:
     """Return the evaluation that measures a trained policy, which has no id of its own yet."""
-    objective = sweep.asked.sweep.objective
-    measured = objective.measurement
-    assert measured is not None
+    objective = sweep.asked.sweep.evaluated
+    assert objective is not None
+    measured = objective.measurement or Measurement()
     which = "best" if objective.which == "best" else "latest"
     section = EvaluationConfig(
         from_job=FromJob(job_id=trained.job_id, which=which),

@@ -81,29 +81,33 @@ class Trials:
         trained, result = self._run_once(piece, self._training(piece, values), run)
         earlier = piece.earlier.jobs if piece.earlier else ()
         jobs, ran = (*earlier, trained.job_id), [trained]
-        value: float | None = None
+        values: tuple[float, ...] = ()
 
         # What it is worth: by its own metrics, or by an evaluation.
-        objective = self.spec.asked.sweep.objective
+        config = self.spec.asked.sweep
         failure = result.error if result else None
         try:
-            if result is not None and failure is None and objective.measurement is None:
-                value = measure.logged(self.spec.asked, trained.library, jobs, self._store)
-            elif result is not None and failure is None:
+            if result is not None and failure is None and config.evaluated is not None:
                 measured, result = self._run_once(piece, evaluation(self.spec, trained, self._store), run)
                 ran.append(measured)
                 failure = result.error if result else None
-                if result is not None and failure is None:
-                    value = measure.evaluated(objective, trained.task, result)
+            if result is not None and failure is None:
+                values = tuple(
+                    measure.logged(one, trained.library, jobs, self._store)
+                    if one.measurement is None
+                    else measure.evaluated(one, trained.task, result)
+                    for one in config.objectives
+                )
         except RequestError as error:
             failure = error.failure
         if result is None or (failure and failure.category is Category.CANCELED and self._control.why_stopped()):
             return None
-        return self._account(piece, jobs, ran, value, failure)
+        return self._account(piece, jobs, ran, values, failure)
 
     def _account(
-        self, piece: Piece, jobs: tuple[str, ...], ran: list[JobSpec], value: float | None, failure: Failure | None
-    ) -> SeedRun:
+        self, piece: Piece, jobs: tuple[str, ...], ran: list[JobSpec], values: tuple[float, ...],
+        failure: Failure | None,
+    ) -> SeedRun:  # fmt: skip
         """Return what was measured; jobs that were there before the sweep cost it nothing."""
         own = [spec for spec in ran if not self._was_there(spec)]
         earlier, is_copy = piece.earlier, piece.earlier is not piece.own
@@ -118,7 +122,8 @@ class Trials:
             jobs=jobs,
             iterations=ran[0].last_iteration - self.spec.template.first_iteration,
             status=status,
-            value=value,
+            value=values[0] if values else None,
+            others=values[1:] or None,
             evaluation=ran[1].job_id if len(ran) > 1 else None,
             failure=failure,
             gpu_seconds=round(before + sum(usage.gpu_seconds(spec, self._store) for spec in own), 3),
