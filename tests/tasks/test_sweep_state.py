@@ -71,8 +71,8 @@ class Driver:
         jobs = (*(piece.earlier.jobs if piece.earlier else ()), f"{piece.setting}/{piece.rung}/{piece.seed}")
         run = SeedRun(
             seed=piece.seed, jobs=jobs, iterations=piece.iterations, status="failed" if failed else "waiting",
-            value=None if failed else value,
-            others=None if failed or len(self.state.config.objectives) < 2 else (-value,), failure=FAILURE if failed else None, gpu_seconds=1.0,
+            value=None if failed else value, failure=FAILURE if failed else None, gpu_seconds=1.0,
+            others=None if failed or len(self.state.config.objectives) < 2 else (-value,),
         )  # fmt: skip
         self._decide(kind="measured", setting=piece.setting, rung=piece.rung, run=run, why="")
 
