@@ -81,7 +81,7 @@ class Trials:
         trained, result = self._run_once(piece, self._training(piece, values), run)
         earlier = piece.earlier.jobs if piece.earlier else ()
         jobs, ran = (*earlier, trained.job_id), [trained]
-        values: tuple[float, ...] = ()
+        found: tuple[float, ...] = ()
 
         # What it is worth: by its own metrics, or by an evaluation.
         config = self.spec.asked.sweep
@@ -92,7 +92,7 @@ class Trials:
                 ran.append(measured)
                 failure = result.error if result else None
             if result is not None and failure is None:
-                values = tuple(
+                found = tuple(
                     measure.logged(one, trained.library, jobs, self._store)
                     if one.measurement is None
                     else measure.evaluated(one, trained.task, result)
@@ -102,7 +102,7 @@ class Trials:
             failure = error.failure
         if result is None or (failure and failure.category is Category.CANCELED and self._control.why_stopped()):
             return None
-        return self._account(piece, jobs, ran, values, failure)
+        return self._account(piece, jobs, ran, found, failure)
 
     def _account(
         self, piece: Piece, jobs: tuple[str, ...], ran: list[JobSpec], values: tuple[float, ...],

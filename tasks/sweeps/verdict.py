@@ -40,7 +40,7 @@ POWER = 0.8
 """Chance with which the further seeds of the advice tell, if the difference is what it seems."""
 MOST_SEEDS = 1000
 """Seeds beyond which no number is said."""
-MOST_NAMED = 5
+MOST_NAMED = 3
 """Settings of a front that the sentence names."""
 _EQUAL = 1e-12
 """Values that differ by less, relative to their size, are the same."""
