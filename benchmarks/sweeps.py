@@ -176,7 +176,7 @@ class SweepBench(Bench):
         table = found.result["verdict"]["table"]
         ranked = sum(row["value"] is not None for row in table)
         row = {"settings": len(table), "ranked": ranked, "best": round(found.best, 3)}
-        return [row | {"all, s": round(found.seconds, 1), "GPU seconds": found.result["gpu_seconds"]}]
+        return [row | {"all, s": round(found.seconds, 1), "GPU seconds": found.result["cost"]["gpu_seconds"]}]
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def compare(references: tuple[str, ...], file: Path | None, opens: bool, store: 
     from simyard.tasks.pages.comparison import compare as compared
 
     machine, _, opened = open_site(store)
-    found = compared(opened, references, machine.usd_per_gpu_hour)
+    found = compared(opened, references)
     click.echo(plain(_described(found)))
     if file is None and opens:
         file = machine.home / "compare" / f"{'-'.join(side.job_id[-6:] for side in found.sides)}.html"

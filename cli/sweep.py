@@ -187,7 +187,7 @@ def _say_ending(result: SweepResult, live: LiveLine) -> None:
     if error := result.error:
         live.say(f"error:       {error.message}\nadvice:      {error.advice}")
     live.say(f"sweep:       {result.sweep_id}")
-    if result.cost and result.cost.gpu_seconds:
+    if result.cost.gpu_seconds:
         live.say(f"cost:        {cost_in_words(result.cost)}")
     live.say(f"report:      {result.store}/artifacts/report.md")
 

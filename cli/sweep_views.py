@@ -34,17 +34,16 @@ _SWEEP = click.argument("sweep_id")
 def show(sweep_id: str, store: str | None, as_json: bool) -> None:
     """Show a sweep's status, its settings ranked, and the verdict so far."""
     from simyard.tasks.sweeps import record
-    from simyard.tasks.sweeps.best import verdict_of
 
     opened = open_site_store(store)
     known, settings = record.sweep_status(opened, sweep_id), record.settings(opened, sweep_id)
-    verdict = verdict_of(opened, sweep_id)
-    found = {"verdict": verdict and verdict.to_json(), "all_settings": [one.to_json() for one in settings]}
-    emit(known.to_json() | reckoned(known.estimate) | found, as_json, lambda _: _described(known, settings, verdict))
+    found = {"all_settings": [one.to_json() for one in settings]}
+    emit(known.to_json() | reckoned(known.estimate) | found, as_json, lambda _: _described(known, settings))
 
 
-def _described(known: SweepState, settings: Sequence[Setting], verdict: SweepVerdict | None) -> str:
+def _described(known: SweepState, settings: Sequence[Setting]) -> str:
     from simyard.tasks.shared.estimates import as_told
+    from simyard.tasks.shared.usage import cost_in_words
 
     lines = [f"{known.sweep_id}  {known.status}", f"name        {known.name}", f"store       {known.store}"]
     ended_by, error = getattr(known, "ended_by", None), getattr(known, "error", None)
@@ -52,11 +51,13 @@ def _described(known: SweepState, settings: Sequence[Setting], verdict: SweepVer
         lines.append(f"ended by    {ended_by}")
     if error:
         lines += [f"error       {error.message}", f"advice      {error.advice}"]
-    lines += [f"settings    {_counted(settings)}", f"cost        {_cost(known)}"]
+    lines.append(f"settings    {_counted(settings)}")
+    if known.cost:
+        lines.append(f"cost        {cost_in_words(known.cost)}")
     if known.estimate:
         lines.append(f"estimate    {as_told(known.estimate)}")
-    if verdict and verdict.table:
-        lines += ["", ranking(verdict, MOST_SHOWN), "", verdict.sentence]
+    if known.verdict and known.verdict.table:
+        lines += ["", ranking(known.verdict, MOST_SHOWN), "", known.verdict.sentence]
     return "\n".join(lines)
 
 
@@ -74,6 +75,7 @@ def ranking(verdict: SweepVerdict, most: int) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     short = [name.rpartition(".")[2] for name in names]
     titles = [name if short.count(end) > 1 else end for name, end in zip(names, short, strict=True)]
+    others = verdict.metrics[1:] if verdict.metrics else ()
     cells = []
     for row in rows:
         value = row.value
@@ -82,22 +84,21 @@ def ranking(verdict: SweepVerdict, most: int) -> str:
         cells.append([
             row.rank, row.number, *(_cell(row.values.get(name)) for name in names),
             "not measured" if value is None else f"{value.mean:.4g}", bounds,
+            *(f"{other.mean:.4g}" for other in row.others or ()), *([""] * (len(others) - len(row.others or ()))),
+            *(["yes" if row.on_front else ""] if others else []),
             f"{value.n if value else 0} of {row.seeds}{failed}", row.iterations or "", row.state,
         ])  # fmt: skip
-    heads = [">RANK", ">SETTING", *(f">{title}" for title in titles), ">MEAN", "95 %", "SEEDS", ">ITERATIONS", "STATE"]
+    first = verdict.metrics[0] if verdict.metrics else "MEAN"
+    heads = [
+        ">RANK", ">SETTING", *(f">{title}" for title in titles), f">{first}", "95 %", *(f">{name}" for name in others),
+        *(["FRONT"] if others else []), "SEEDS", ">ITERATIONS", "STATE",
+    ]  # fmt: skip
     more = len(verdict.table) - len(rows)
     return text_table(heads, cells) + (f"\nand {more} more: --json has all" if more else "")
 
 
 def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
-
-
-def _cost(known: SweepState) -> str:
-    from simyard.core.records import Cost
-    from simyard.tasks.shared.usage import cost_in_words
-
-    return cost_in_words(Cost(gpu_seconds=known.gpu_seconds, usd=known.usd))
 
 
 @click.command(cls=Command)
@@ -145,6 +146,7 @@ def standing(known: SweepState, settings: Sequence[Setting]) -> str:
     """Return how a running sweep stands, in one line: rungs, running, pruned, best, cost, and what is left of it."""
     from simyard.core.sweep_records import SweepResult
     from simyard.tasks.shared.documents import span
+    from simyard.tasks.shared.usage import cost_in_words
 
     assert not isinstance(known, SweepResult)
     parts = [f"{known.settings} of {known.most_settings} settings"]
@@ -153,7 +155,8 @@ def standing(known: SweepState, settings: Sequence[Setting]) -> str:
         parts.append(f"at rungs {'/'.join(str(rungs.count(rung)) for rung in range(max(rungs) + 1))}")
     parts += [f"{known.running} running", f"{known.pruned} pruned"]
     parts.append("nothing measured" if known.best is None else f"best {known.best:.4g}")
-    parts.append(_cost(known))
+    if known.cost:
+        parts.append(cost_in_words(known.cost))
     if known.seconds_left is not None:
         parts.append(f"{span(known.seconds_left)} left")
         if (usd := _usd_left(known)) is not None:
@@ -163,11 +166,11 @@ def standing(known: SweepState, settings: Sequence[Setting]) -> str:
 
 def _usd_left(known: Any) -> float | None:
     """Return the cost of the time that is left, if it goes on as it went so far."""
-    if not known.usd or known.updated_at is None:
+    if not known.cost or not known.cost.usd or known.updated_at is None:
         return None
     began, now = (datetime.fromisoformat(text) for text in (known.created_at, known.updated_at))
     elapsed_s = (now - began).total_seconds()
-    return float(known.usd / elapsed_s * known.seconds_left) if elapsed_s > 0 else None
+    return float(known.cost.usd / elapsed_s * known.seconds_left) if elapsed_s > 0 else None
 
 
 @click.command(cls=Command)

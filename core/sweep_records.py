@@ -27,6 +27,8 @@ class SeedRun(Wire):
     """`waiting` where a scheduler may let it go on, or has ended it."""
     value: float | None
     """The objective, as measured at `iterations`; None where it was not measured."""
+    others: tuple[float, ...] | None = field(default=None, metadata=ABSENT)
+    """Of several objectives the values of all but the first, in order; None of one, and where nothing was measured."""
     evaluation: str | None = field(default=None, metadata=ABSENT)
     """The job that measured it; None where the training's own metric does, or nothing has."""
     failure: Failure | None = field(default=None, metadata=ABSENT)
@@ -134,6 +136,10 @@ class RankedSetting(Wire):
     iterations: int
     """Iterations that the measured policies were trained for."""
     state: Literal["running", "complete", "pruned", "failed"]
+    others: tuple[Interval, ...] | None = field(default=None, metadata=ABSENT)
+    """Of several objectives all but the first, in order; None where there is one, or no seed was measured."""
+    on_front: bool | None = field(default=None, metadata=ABSENT)
+    """Of several objectives whether it is on the Pareto front; None where there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,9 +166,11 @@ class SweepVerdict(Wire):
 
     table: tuple[RankedSetting, ...]
     comparison: SettingComparison | None
-    """None where fewer than two settings were measured."""
+    """None where fewer than two settings were measured, or there are several objectives."""
     sentence: str
     """The same for people, in one or two sentences."""
+    metrics: tuple[str, ...] | None = field(default=None, metadata=ABSENT)
+    """Metrics of several objectives, in order; None where there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,10 +188,8 @@ class SweepStatus(Heartbeat):
     pruned: int
     best: float | None
     """Best value so far; None where none was measured."""
-    gpu_seconds: float
+    cost: Cost
     """Of all jobs so far."""
-    usd: float | None
-    """Their price; None where the site names none."""
     seconds_left: float | None
     """Estimate of the time to the end; None where nothing is known."""
 
@@ -204,8 +210,8 @@ class SweepResult(Wire):
     best: int | None
     """Number of the winner; None where nothing was measured."""
     verdict: SweepVerdict | None
-    gpu_seconds: float
-    usd: float | None
+    cost: Cost
+    """Of the jobs that ran for it, failed attempts included."""
     error: Failure | None
     store: str
     """URL of the sweep's folder."""
@@ -214,8 +220,6 @@ class SweepResult(Wire):
     """Time of the end."""
     estimate: Estimate | None = field(default=None, metadata=ABSENT)
     """The estimate that was made when it was submitted."""
-    cost: Cost | None = field(default=None, metadata=ABSENT)
-    """`gpu_seconds` and `usd`, as every result has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,8 +241,10 @@ class SweepProgress(Wire):
     """Jobs in progress."""
     pruned: int
     best: float | None
-    gpu_seconds: float
-    usd: float | None
+    verdict: SweepVerdict | None
+    """On what was measured so far; None before there is one."""
+    cost: Cost | None
+    """Of all jobs so far."""
     seconds_left: float | None
     store: str
     """URL of the sweep's folder."""

@@ -21,10 +21,10 @@ from simyard.core.errors import RequestError, unknown
 from simyard.deployments.apply import OnChange
 
 ABOUT = {
-    "end": ("simyard.job.succeeded", "simyard.job.canceled", "simyard.run.succeeded", "simyard.run.canceled"),
-    "failure": ("simyard.job.failed", "simyard.run.failed"),
+    "end": tuple(f"simyard.{kind}.{end}" for kind in ("job", "run", "sweep") for end in ("succeeded", "canceled")),
+    "failure": ("simyard.job.failed", "simyard.run.failed", "simyard.sweep.failed"),
     "stall": ("simyard.job.stalled",),
-    "budget": ("simyard.run.out_of_budget",),
+    "budget": ("simyard.run.out_of_budget", "simyard.sweep.out_of_budget"),
     "promotion": ("simyard.promotion.promoted",),
 }
 """The events that each word of `--notify-on` stands for."""

@@ -7,11 +7,13 @@ from prefect.events import emit_event
 from simyard.core.errors import Failure
 from simyard.core.records import JobResult
 from simyard.core.run_records import PromotionDecision, RunResult
+from simyard.core.sweep_records import SweepResult
+from simyard.tasks.shared.usage import cost_in_words
 
 STALLS = ("no_progress", "workload_silent", "hang_in_close")
 """Codes of attempts that were ended because nothing moved."""
-_BUDGETS = ("max_credits", "max_wallclock_hours")
-"""Reasons of the end of a managed run that are budgets."""
+_BUDGETS = ("max_credits", "max_gpu_hours", "max_wallclock_hours")
+"""Reasons of the end of a managed run or a sweep that are budgets."""
 
 
 def tell(event: str, own_id: str, name: str, subject: str, message: str) -> None:
@@ -47,14 +49,21 @@ def tell_stall(job_id: str, name: str, failure: Failure) -> None:
 
 def tell_run(result: RunResult) -> None:
     """Tell how a managed run ended, and whether a budget ended it."""
+    _tell_end("run", "managed run", result.run_id, result, f"{result.credits:.2f} credits")
+
+
+def tell_sweep(result: SweepResult) -> None:
+    """Tell how a sweep ended, and whether a budget ended it."""
+    said = result.verdict.sentence if result.verdict else ""
+    _tell_end("sweep", "sweep", result.sweep_id, result, cost_in_words(result.cost), said)
+
+
+def _tell_end(event: str, noun: str, own_id: str, result: RunResult | SweepResult, *said: str) -> None:
     error = f"{result.error.code}: {result.error.message}" if result.error else ""
-    message = "\n".join(
-        filter(None, (f"ended by {result.ended_by}, {result.credits:.2f} credits", error, result.store))
-    )
-    subject = f"{result.name}: managed run {result.status}"
-    tell(f"run.{result.status}", result.run_id, result.name, subject, message)
+    message = "\n".join(filter(None, (f"ended by {result.ended_by}", *said, error, result.store)))
+    tell(f"{event}.{result.status}", own_id, result.name, f"{result.name}: {noun} {result.status}", message)
     if result.ended_by in _BUDGETS:
-        tell("run.out_of_budget", result.run_id, result.name, f"{result.name}: out of budget", message)
+        tell(f"{event}.out_of_budget", own_id, result.name, f"{result.name}: out of budget", message)
 
 
 def tell_decision(promotion: str, decision: PromotionDecision) -> None:

@@ -29,7 +29,7 @@ from simyard.blocks.reference import absolute, open_store
 from simyard.core.errors import Category, StoreError
 from simyard.core.records import JobResult
 from simyard.core.sweep_records import SeedRun, SweepResult
-from simyard.flows import stages
+from simyard.flows import notices, stages
 from simyard.flows.driving import observing, through_outages
 from simyard.flows.stages import ENDING_S, PLAIN, RETRYING, sharing, untagged
 from simyard.requests.settings import MachineSettings
@@ -89,6 +89,7 @@ def _drive_through_outages(sweep_id: str, store: str, pool: str | None) -> Sweep
     with untagged():
         result = through_outages(lambda: _drive(sweep_id, store, pool), get_run_logger().warning)
         report(sweep_id, store)
+    notices.tell_sweep(result)
     return result
 
 

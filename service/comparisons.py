@@ -22,14 +22,14 @@ class Comparisons:
         self._kept: OrderedDict[tuple[str, ...], tuple[float, Comparison]] = OrderedDict()
         self._making = threading.BoundedSemaphore(MADE_AT_ONCE)
 
-    def of(self, store: Store, references: tuple[str, ...], usd_per_gpu_hour: float | None) -> Comparison:
+    def of(self, store: Store, references: tuple[str, ...]) -> Comparison:
         """Compare jobs of a store as `compare` does, or return what was found a moment ago."""
         name = (store.url(), *references)
         with self._making:
             kept = self._kept.get(name)
             if kept and time.monotonic() - kept[0] < KNOWN_S:
                 return kept[1]
-            found = compare(store, references, usd_per_gpu_hour)
+            found = compare(store, references)
             self._kept[name] = (time.monotonic(), found)
             while len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)

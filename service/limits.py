@@ -157,7 +157,7 @@ class Limits:
                 cost, ended = known.credits, known.ended_by is not None
             elif own_id.startswith("sweep-"):
                 swept = sweep_status(store, own_id)
-                cost = swept.usd or 0.0
+                cost = (swept.cost.usd if swept.cost else None) or 0.0
                 ended = isinstance(swept, SweepResult)
             else:
                 cost = usage.cost(load_spec(store, own_id), store).usd or 0.0

@@ -16,7 +16,7 @@ from simyard.core.errors import Category, Failure
 from simyard.core.records import ArtifactEntry, JobResult, JobState, JobStatus
 from simyard.core.run_records import LineageRecord, RunState
 from simyard.core.specs import JobSpec
-from simyard.core.sweep_records import SweepProgress, SweepResult, SweepState, SweepVerdict
+from simyard.core.sweep_records import SweepProgress, SweepResult, SweepState
 from simyard.core.wire import Wire
 from simyard.service.prefect_api import Launches
 from simyard.store import keys
@@ -27,7 +27,6 @@ from simyard.tasks.managed.run import load_run
 from simyard.tasks.shared import history, listing
 from simyard.tasks.shared.history import load_spec
 from simyard.tasks.shared.listing import Page, shown
-from simyard.tasks.sweeps.best import verdict_of
 from simyard.tasks.sweeps.record import sweep_status
 
 MANIFEST = "artifact_manifest.json"
@@ -134,24 +133,21 @@ class SweepAnswer:
     """The sweep's."""
     known: SweepState
     """Status by the store alone."""
-    verdict: SweepVerdict | None
-    """On what was measured so far."""
     status: str
     failure: Failure | None
 
     def to_json(self) -> dict[str, Any]:
         """Return the keys of the API: the same whether it runs or has ended, null where it has not come to that."""
         known = dict.fromkeys(_OF_SWEEP) | self.known.to_json()
-        known = {key: value for key, value in known.items() if key not in ("store", "error", "verdict")}
-        failure = self.failure and self.failure.to_json()
-        first = next((row for row in self.verdict.table if row.value), None) if self.verdict else None
+        known = {key: value for key, value in known.items() if key not in ("store", "error")}
+        failure, verdict = self.failure and self.failure.to_json(), self.known.verdict
+        first = next((row for row in verdict.table if row.value), None) if verdict else None
         return known | {
             "status": self.status,
             "best": first and first.value and first.value.mean,
             "best_setting": first and first.number,
             "error": _text_of(self.failure),
             "failure": failure,
-            "verdict": self.verdict and self.verdict.to_json(),
             **priced(known),
         }
 
@@ -253,9 +249,7 @@ def _sweep(store: Store, sweep_id: str) -> SweepAnswer:
     """Return the status of a sweep by the store alone."""
     known = sweep_status(store, sweep_id)
     failure = known.error if isinstance(known, SweepResult) else None
-    return SweepAnswer(
-        id=sweep_id, known=known, verdict=verdict_of(store, sweep_id), status=known.status, failure=failure
-    )
+    return SweepAnswer(id=sweep_id, known=known, status=known.status, failure=failure)
 
 
 def _text_of(failure: Failure | None) -> str | None:

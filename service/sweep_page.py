@@ -62,19 +62,22 @@ def sweep_page(store: Store, sweep_id: str, launches: Launches, links: SweepLink
 
     # The table at the top.
     facts = [
-        ("objective", f"{asked.metric}, {'more' if asked.sweep.objective.mode == 'max' else 'less'} is better"),
+        *(
+            ("objective", f"{one.metric or asked.metric}, {'more' if one.mode == 'max' else 'less'} is better")
+            for one in asked.sweep.objectives
+        ),
         ("seeds", ", ".join(map(str, asked.seeds[:10])) + (" …" if len(asked.seeds) > 10 else "")),
         ("sampler", asked.sweep.sampler),
         ("scheduler", asked.sweep.scheduler.kind),
         *_progress(known),
-        ("GPU time", span(known.gpu_seconds)),
-        ("cost, USD", known.usd),
+        ("GPU time", span(known.cost.gpu_seconds if known.cost else None)),
+        ("cost, USD", known.cost.usd if known.cost else None),
         ("sent", moment(known.created_at)),
         ("last heartbeat" if isinstance(known, SweepProgress) else "ended", moment(known.updated_at)),
     ]
 
     # The ranking, and the trainings of each setting.
-    table = answer.verdict.table if answer.verdict else ()
+    table = known.verdict.table if known.verdict else ()
     runs = [(row, settings[row.number]) for row in table[:MOST_ROWS] if row.number in settings]
     numbers = record.event_numbers(store, sweep_id)[-MOST_EVENTS:]
     return TEMPLATES.render(

@@ -90,7 +90,7 @@ def _fields(
     """Yield the dotted name of every field that holds a value, those of inner models too."""
     for name, field in model.model_fields.items():
         at = f"{path}{field.alias or name}"
-        inner = list(_models(field.annotation))
+        inner = list(dict.fromkeys(_models(field.annotation)))
         if not inner or set(inner) & set(seen):
             yield at, field
         many = typing.get_origin(field.annotation) is tuple or any(

@@ -327,10 +327,19 @@ class Library(Agents):
     """TensorBoard tag of the mean episode return."""
     length_tag: ClassVar[str]
     """TensorBoard tag of the mean length of episodes, in steps."""
+    own_tags: ClassVar[frozenset[str]] = frozenset()
+    """Every tag in the groups that are the library's alone, a group being what stands before the first slash; empty
+    where nothing is known of its tags."""
     checkpoint_glob: ClassVar[str]
     """Checkpoints, relative to the workload's folder."""
     normalizer_glob: ClassVar[str | None] = None
     """Observation statistics that it keeps in a file of their own, relative to a run's folder; None for none."""
+
+    def never_logs(self, tag: str) -> bool:
+        """Return whether no training has such a tag: it is in no group, or is missing in one of the library's own."""
+        group, slash, _ = tag.partition("/")
+        groups = {own.partition("/")[0] for own in self.own_tags}
+        return bool(groups) and (not slash or (group in groups and tag not in self.own_tags))
 
     def progress(self, line: str, scale: Scale) -> Progress | None:
         """Return the progress that one line of output tells of, or None."""

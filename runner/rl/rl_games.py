@@ -298,6 +298,9 @@ class RlGames(Library):
     prints_absolute = True
     reward_tag = "rewards/iter"
     length_tag = "episode_lengths/iter"
+    own_tags = frozenset(
+        f"{group}/{axis}" for group in ("rewards", "shaped_rewards", "episode_lengths") for axis in ("step", "iter")
+    )
     checkpoint_glob = "logs/rl_games/*/*/nn/*.pth"
 
     def progress(self, line: str, scale: Scale) -> Progress | None:

@@ -280,6 +280,10 @@ class RslRl(Library):
     prints_absolute = True
     reward_tag = "Train/mean_reward"
     length_tag = "Train/mean_episode_length"
+    own_tags = frozenset({
+        "Train/mean_reward", "Train/mean_episode_length", "Policy/mean_std", "Policy/mean_noise_std", "Perf/total_fps",
+        "Perf/collection_time", "Perf/collection time", "Perf/learning_time",
+    })  # fmt: skip
     checkpoint_glob = "logs/rsl_rl/*/*/model_*.pt"
 
     def progress(self, line: str, scale: Scale) -> Progress | None:

@@ -235,6 +235,7 @@ class Sb3(Library):
 
     reward_tag = "rollout/ep_rew_mean"
     length_tag = "rollout/ep_len_mean"
+    own_tags = frozenset({"rollout/ep_rew_mean", "rollout/ep_len_mean", "rollout/success_rate", "time/fps"})
     checkpoint_glob = "logs/sb3/*/*/model*.zip"
     normalizer_glob = "*vecnormalize.pkl"
 

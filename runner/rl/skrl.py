@@ -269,6 +269,11 @@ class Skrl(Library):
 
     reward_tag = "Reward / Total reward (mean)"
     length_tag = "Episode / Total timesteps (mean)"
+    own_tags = frozenset(
+        f"{name} ({statistic})"
+        for name in ("Reward / Total reward", "Reward / Instantaneous reward", "Episode / Total timesteps")
+        for statistic in ("max", "min", "mean")
+    )
     checkpoint_glob = "logs/skrl/*/*/checkpoints/*.pt"
 
     def progress(self, line: str, scale: Scale) -> Progress | None:

@@ -51,12 +51,8 @@ class SweepRecord(TypedDict):
     """Its number."""
     seconds_left: float | None
     """Estimate of the time to the end."""
-    gpu_seconds: float
-    """Of all jobs so far."""
-    usd: float | None
-    """Their price."""
-    cost: NotRequired[CostRecord | None]
-    """What it has cost; None before it has ended."""
+    cost: CostRecord | None
+    """GPU time of all jobs so far, and its price; None before any process drives it."""
     estimate: NotRequired[EstimateRecord | None]
     """Estimate of its submission."""
     estimated_seconds: NotRequired[float | None]
@@ -209,7 +205,7 @@ class AsyncSweeps:
 
     async def get_best_of_sweep(self, sweep_id: str) -> BestRecord:
         """Return the best setting so far, its best training, and the config to train it again."""
-        return await self._http.send("GET", f"/v1/sweeps/{_id(sweep_id)}/best", one(BestRecord, "number", "config"))
+        return await self._http.send("GET", f"/v1/sweeps/{_id(sweep_id)}/best", one(BestRecord, "job_id", "sentence"))
 
     async def download_sweep_artifact(self, sweep_id: str, name: str, path: str | os.PathLike[str]) -> str:
         """Fetch the report or a picture of a sweep into a file, which appears when it is whole; return its path.

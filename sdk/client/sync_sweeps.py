@@ -112,7 +112,7 @@ class Sweeps:
 
     def get_best_of_sweep(self, sweep_id: str) -> BestRecord:
         """Return the best setting so far, its best training, and the config to train it again."""
-        return self._http.send("GET", f"/v1/sweeps/{_id(sweep_id)}/best", one(BestRecord, "number", "config"))
+        return self._http.send("GET", f"/v1/sweeps/{_id(sweep_id)}/best", one(BestRecord, "job_id", "sentence"))
 
     def download_sweep_artifact(self, sweep_id: str, name: str, path: str | os.PathLike[str]) -> str:
         """Fetch the report or a picture of a sweep into a file, which appears when it is whole; return its path.

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, JsonValue, StringConstraints, ValidationError, model_validator
+from pydantic import Discriminator, Field, JsonValue, StringConstraints, ValidationError, model_validator
+from pydantic import Tag as PydanticTag
 
 from simyard.core.errors import RequestError, unknown
 from simyard.requests.base import Name, _Model
@@ -213,12 +214,31 @@ class SweepConfig(_Model):
     """Of the sampler: the same suggests the same."""
     scheduler: Scheduler = Scheduler()
     """Rule by which settings that do badly end early."""
-    objective: Objective = Objective()
-    """Number by which settings are compared."""
+    objective: Annotated[
+        Annotated[Objective, PydanticTag("one")]
+        | Annotated[tuple[Objective, ...], Field(min_length=2, max_length=4), PydanticTag("several")],
+        Discriminator(lambda given: "several" if isinstance(given, list | tuple) else "one"),
+    ] = Objective()
+    """Number by which settings are compared; or a list of them, by whose Pareto front they are ranked."""
     parallel: Annotated[int, Field(strict=True, ge=1, le=256)] | Literal["auto"] = "auto"
     """Trainings side by side; `auto` measures with the first how many its machine has room for."""
     budget: Budget = Budget()
     """Budget of the sweep."""
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """The objectives, one or several."""
+        return self.objective if isinstance(self.objective, tuple) else (self.objective,)
+
+    @property
+    def main(self) -> Objective:
+        """The objective, of several the first: curves and importance are of it."""
+        return self.objectives[0]
+
+    @property
+    def evaluated(self) -> Objective | None:
+        """The objective that an evaluation measures, of several the first; None where trainings log all of them."""
+        return next((one for one in self.objectives if one.measurement is not None), None)
 
     @property
     def axes(self) -> Iterator[tuple[str, tuple[JsonValue, ...] | None]]:
@@ -284,6 +304,23 @@ class SweepConfig(_Model):
         return self
 
     @model_validator(mode="after")
+    def _objectives_go_together(self) -> Self:
+        if len(self.objectives) < 2:
+            return self
+        names = [one.metric for one in self.objectives]
+        if None in names or len(set(names)) < len(names):
+            raise ValueError(f"objective has the metrics {names}: name each of several, and none twice")
+        if self.scheduler.kind != "none" or self.sampler == "cmaes":
+            other = f"scheduler {self.scheduler.kind!r}" if self.scheduler.kind != "none" else "sampler 'cmaes'"
+            raise ValueError(f"{other} with {len(names)} objectives: it compares by one; leave it out, or name one")
+        if any(one.target is not None for one in self.objectives):
+            raise ValueError("objective.target with several objectives: no one of them ends the sweep; leave it out")
+        measured = [one for one in self.objectives if one.measurement is not None]
+        if any((one.measurement, one.which) != (measured[0].measurement, measured[0].which) for one in measured):
+            raise ValueError("objective: success_rate and mean_return are of one evaluation; give both the same")
+        return self
+
+    @model_validator(mode="after")
     def _scheduler_can(self) -> Self:
         kind = self.scheduler.kind
         if kind == "none":
@@ -341,7 +378,7 @@ class SweepRequest(TrainRequest):
     @property
     def metric(self) -> str:
         """The objective's metric, the library's mean reward where none is named."""
-        return self.sweep.objective.metric or get_library(self.training_config.rl_library).reward_tag
+        return self.sweep.main.metric or get_library(self.training_config.rl_library).reward_tag
 
     def training(
         self, values: Mapping[str, Any], seed: int, *, iterations: int | None = None, resume: Resume | None = None
@@ -395,6 +432,12 @@ class SweepRequest(TrainRequest):
         for name in ("min_iterations", "interval"):
             if (given := getattr(self.sweep.scheduler, name)) is not None and given >= budget:
                 raise ValueError(f"scheduler.{name} is {given}, and maxIterations {budget}; allowed are fewer")
+        library = get_library(self.training_config.rl_library)
+        for metric in (one.metric for one in self.sweep.objectives):
+            if metric is not None and metric not in MEASURED and library.never_logs(metric):
+                known = {*library.own_tags, *MEASURED}
+                failure = unknown("sweep.objective.metric", metric, known).failure
+                raise ValueError(f"{failure.message} {failure.advice} Or a tag of the task's, as metrics.csv has it.")
         for values in self.probes:
             if self.stages and "trainingConfig.maxIterations" in values:
                 raise ValueError("stages have iterations of their own; trainingConfig.maxIterations is no parameter")

@@ -172,7 +172,7 @@ def side_by_side(
         api_key = admit_to_site(request, given, token)
         store, base, way = settings.open(api_key.project), base_url(request), _Way(request, api_key, token)
         comparisons: Comparisons = request.app.state.comparisons
-        found = comparisons.of(store, tuple(job or ()), settings.machine.usd_per_gpu_hour)
+        found = comparisons.of(store, tuple(job or ()))
         links = []
 
         def link(place: int, name: str) -> str:

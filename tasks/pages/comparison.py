@@ -14,7 +14,7 @@ from typing import Any
 
 from simyard.core.artifacts import CHECKPOINTS, EPISODES, METRICS, VERSIONS, find
 from simyard.core.errors import RequestError
-from simyard.core.records import ArtifactEntry, JobLabels, JobResult, JobState
+from simyard.core.records import ArtifactEntry, Cost, JobLabels, JobResult, JobState
 from simyard.core.specs import Facts, JobSpec
 from simyard.runner.evaluation.across import paired_returns
 from simyard.runner.evaluation.summary import difference, difference_of_rates, paired_difference_of_rates
@@ -70,7 +70,8 @@ class Side:
     facts: Facts | None
     gpu: str | None
     """The GPU's model."""
-    gpu_seconds: float
+    cost: Cost
+    """At the price that held when it was submitted."""
     curves: dict[str, Points]
     """Points of each curve, by its title, in the order in which the job's own page would draw them."""
     measured: Mapping[str, Any]
@@ -138,13 +139,12 @@ class Comparison:
     faults: Faults
 
 
-def compare(store: Store, references: Sequence[str], usd_per_gpu_hour: float | None) -> Comparison:
+def compare(store: Store, references: Sequence[str]) -> Comparison:
     """Compare jobs of a store.
 
     Args:
         store: Where they all are.
         references: Two to eight of them; what differs is told against the first.
-        usd_per_gpu_hour: Price of a GPU; None where the site names none.
 
     Raises:
         RequestError: These are too few or too many, one is named twice, or there is no such job or checkpoint.
@@ -174,7 +174,7 @@ def compare(store: Store, references: Sequence[str], usd_per_gpu_hour: float | N
         terms=_overlays(sides, [title for title in titles if title.startswith(_TERM)]),
         settings=_different([_flat(_settings(side.spec)) for side in sides]),
         environment=_different([_environment(side) for side in sides]),
-        cost=_cost(sides, usd_per_gpu_hour),
+        cost=_cost(sides),
         films=[
             [(place, side.films[number]) for place, side in enumerate(sides) if number < len(side.films)]
             for number in range(max(len(side.films) for side in sides))
@@ -217,7 +217,8 @@ def _side(store: Store, reference: str) -> Side:
     return Side(
         reference=reference, spec=spec, state=state, labels=labels.read(store, job_id),
         facts=last.facts if last else None, gpu=_gpu(store, last, there),
-        gpu_seconds=usage.gpu_seconds_of(spec, past), curves=curves, measured=measured,
+        cost=(state.cost if isinstance(state, JobResult) else None) or usage.cost(spec, store, past),
+        curves=curves, measured=measured,
         episodes=_episodes(store, job.artifact(EPISODES.name), measured, faults)
         if job.artifact(EPISODES.name) in there
         else None,
@@ -467,12 +468,11 @@ def _cut(text: str | None) -> str | None:
     return None if not text else text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
-def _cost(sides: list[Side], usd_per_gpu_hour: float | None) -> list[Row]:
+def _cost(sides: list[Side]) -> list[Row]:
     seconds = [side.timings.get("total_s") for side in sides]
-    usd = [usage.cost_of(side.gpu_seconds, usd_per_gpu_hour).usd for side in sides]
     return [
         Row(name="seconds of all attempts", cells=seconds),
-        Row(name="GPU seconds", cells=[side.gpu_seconds for side in sides]),
-        Row(name="USD", cells=usd),
+        Row(name="GPU seconds", cells=[side.cost.gpu_seconds for side in sides]),
+        Row(name="USD", cells=[side.cost.usd for side in sides]),
         Row(name="attempts", cells=[side.state.attempts for side in sides]),
     ]

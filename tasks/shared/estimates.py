@@ -236,6 +236,12 @@ def keep_measurement(spec: JobSpec, store: Store) -> None:
     store.put_record(keys.measurement(spec.task, _group(spec), _kind(device), spec.num_envs), measured)
 
 
+def job_like(spec: JobSpec, store: Store) -> str | None:
+    """Return the job of this store that was measured last and tells most of this one; None where none was."""
+    found = _in_store(spec, store)
+    return found[0].source if found else None
+
+
 KINDS = {"train": "training", "evaluate": "evaluation", "export": "export", "rollout": "rollout"}
 """The kinds of jobs in words."""
 

@@ -74,10 +74,11 @@ def sum_of(costs: Iterable[Cost]) -> Cost:
     return Cost(gpu_seconds=round(sum(one.gpu_seconds for one in found), 3), usd=usd)
 
 
-def cost(spec: JobSpec, store: Store) -> Cost:
-    """Return the cost of a job so far, at the rate of its submission."""
+def cost(spec: JobSpec, store: Store, past: Iterable[PastAttempt] | None = None) -> Cost:
+    """Return the cost of a job so far, at the rate of its submission; `past` are its attempts, where they are read."""
     told = store.get_record_or_none(keys.JobKeys(spec.job_id).estimate, Estimate)
-    return cost_of(gpu_seconds(spec, store), told.usd_per_gpu_hour if told else usd_per_gpu_hour())
+    seconds = gpu_seconds(spec, store) if past is None else gpu_seconds_of(spec, past)
+    return cost_of(seconds, told.usd_per_gpu_hour if told else usd_per_gpu_hour())
 
 
 def price_in_words(usd: float) -> str:

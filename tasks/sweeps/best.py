@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from simyard.core.errors import RequestError
-from simyard.core.sweep_records import Interval, SweepResult, SweepVerdict
+from simyard.core.sweep_records import Interval
 from simyard.core.wire import Wire
-from simyard.store.keys import SweepKeys
 from simyard.store.store import Store
 from simyard.tasks.sweeps import record
 from simyard.tasks.sweeps.plan import load_sweep
@@ -39,20 +38,13 @@ class BestOfSweep(Wire):
     """The config to train it again, with this seed from the beginning."""
 
 
-def verdict_of(store: Store, sweep_id: str) -> SweepVerdict | None:
-    """Return the verdict of a sweep, the newest where it runs; None before anything was measured."""
-    sweep = SweepKeys(sweep_id)
-    result = store.get_record_or_none(sweep.result, SweepResult)
-    return result.verdict if result else store.get_record_or_none(sweep.verdict, SweepVerdict)
-
-
 def best_of(store: Store, sweep_id: str) -> BestOfSweep:
     """Return the best of a sweep.
 
     Raises:
         RequestError: There is no such sweep, or nothing of it was measured.
     """
-    asked, verdict = load_sweep(store, sweep_id).asked, verdict_of(store, sweep_id)
+    asked, verdict = load_sweep(store, sweep_id).asked, record.sweep_status(store, sweep_id).verdict
     if verdict is None or not verdict.table or verdict.table[0].value is None:
         raise RequestError(
             f"No setting of {sweep_id} was measured yet, so none is the best.",
@@ -69,7 +61,7 @@ def best_of(store: Store, sweep_id: str) -> BestOfSweep:
         if one.kind == "measured" and one.setting == first.number and one.run and one.run.value is not None
         and one.run.iterations == first.iterations
     }  # fmt: skip
-    sign = 1.0 if asked.sweep.objective.mode == "max" else -1.0
+    sign = 1.0 if asked.sweep.main.mode == "max" else -1.0
     run = max(runs.values(), key=lambda one: (sign * (one.value or 0.0), -one.seed))
     assert run.value is not None
     training = asked.training(first.values, run.seed, iterations=first.iterations)

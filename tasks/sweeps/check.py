@@ -52,8 +52,9 @@ def check_values(resolved: ResolvedSweep, store: Store, sessions: Sessions) -> d
 
 def _require_success(resolved: ResolvedSweep, machine: MachineSettings) -> None:
     """Raise `RequestError` where a success is to be counted, and it is known that the task speaks of none."""
-    objective, task = resolved.spec.asked.sweep.objective, resolved.spec.template.task
-    if objective.metric != "success_rate" or (objective.evaluation and objective.evaluation.success_termination):
+    task = resolved.spec.template.task
+    objective = next((one for one in resolved.spec.asked.sweep.objectives if one.metric == "success_rate"), None)
+    if objective is None or (objective.evaluation and objective.evaluation.success_termination):
         return
     facts = next((one for one in Catalog(machine).known() or () if one.task == task), None)
     if facts is not None and facts.measured and facts.success is None:

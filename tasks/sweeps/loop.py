@@ -32,7 +32,7 @@ from simyard.tasks.shared.events import Events
 from simyard.tasks.shared.heartbeat import HeartbeatWriter
 from simyard.tasks.sweeps import measure, record
 from simyard.tasks.sweeps.check import check_values
-from simyard.tasks.sweeps.plan import ResolvedSweep, SweepSpec, load_sweep
+from simyard.tasks.sweeps.plan import UNKNOWN_METRIC, ResolvedSweep, SweepSpec, load_sweep
 from simyard.tasks.sweeps.report import LivePictures
 from simyard.tasks.sweeps.state import Piece, State
 from simyard.tasks.sweeps.trials import Run, Trials
@@ -223,9 +223,11 @@ class Loop:
             less = max(1, min(self.state.parallel - 1, len(self._begun)))
             self._decide(kind="parallel", parallel=less, why=f"{_named(piece)} found no memory on the GPU")
             return
-        why = f"value {found.value:.6g}" if found.value is not None else failure.message if failure else "no value"
+        values = [] if found.value is None else [found.value, *(found.others or ())]
+        said = f"value{'s' * (len(values) > 1)} {', '.join(f'{value:.6g}' for value in values)}"
+        why = said if values else failure.message if failure else "no value"
         self._decide(kind="measured", setting=piece.setting, rung=piece.rung, run=found, why=why)
-        if failure and failure.code == measure.UNKNOWN_METRIC and self.state.best is None:
+        if failure and failure.code == UNKNOWN_METRIC and self.state.best is None:
             self._refuse(failure)
         elif not self.state.is_measured_out:
             self._measure_out(found)
@@ -305,7 +307,7 @@ class Loop:
         """Return the verdict on what was measured so far."""
         from simyard.tasks.sweeps.verdict import judge
 
-        return judge(self.state.settings, self.asked.sweep.objective, self.asked.seeds, self._decisions)
+        return judge(self.state.settings, self.asked.sweep.objectives, self.asked.seeds, self._decisions)
 
     def _write_verdict(self) -> None:
         verdict = self.verdict()
@@ -329,7 +331,6 @@ class Loop:
         for decision in self._decisions:
             if decision.run is not None:
                 jobs |= set(decision.run.jobs) - set(decision.run.found or ())
-        cost = usage.cost_of(self._spent, self.spec.usd_per_gpu_hour)
         result = SweepResult(
             sweep_id=self.spec.sweep_id,
             name=self.asked.name,
@@ -340,9 +341,7 @@ class Loop:
             jobs=len(jobs),
             best=measured[0].number if measured else None,
             verdict=verdict if settings else None,
-            gpu_seconds=round(self._spent, 3),
-            usd=cost.usd,
-            cost=cost,
+            cost=usage.cost_of(self._spent, self.spec.usd_per_gpu_hour),
             estimate=self.store.get_record_or_none(self.keys.estimate, Estimate),
             error=self._refused or (failures[0] if status == "failed" and failures else None),
             store=self.store.url(self.keys.prefix),
@@ -401,7 +400,7 @@ class Loop:
         return round(max(total - done, 0.0) * per_iteration, 1)
 
     def _status(self) -> SweepStatus:
-        best, seconds = self.state.best, self.gpu_seconds
+        best = self.state.best
         return SweepStatus(
             **this_process(),
             stage=self._stage,
@@ -410,8 +409,7 @@ class Loop:
             running=len(self._begun),
             pruned=sum(one.state == "pruned" for one in self.state.members),
             best=best.value if best else None,
-            gpu_seconds=round(seconds, 3),
-            usd=usage.cost_of(seconds, self.spec.usd_per_gpu_hour).usd,
+            cost=usage.cost_of(self.gpu_seconds, self.spec.usd_per_gpu_hour),
             seconds_left=self._seconds_left(),
         )
 

@@ -11,28 +11,27 @@ import psutil
 from simyard.core.artifacts import METRICS_SUMMARY, TELEMETRY
 from simyard.core.errors import RequestError, unknown
 from simyard.core.records import JobResult
-from simyard.requests.sweeps import Objective, SweepRequest
+from simyard.requests.sweeps import Objective
 from simyard.runner.rl import get_library
 from simyard.store.keys import JobKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.attempt.supervise import gpu_memory
 from simyard.tasks.shared import usage
+from simyard.tasks.sweeps.plan import UNKNOWN_METRIC
 
-UNKNOWN_METRIC = "unknown_metric"
-"""Code of the failure of a sweep whose objective no training of its task logs, or no evaluation measures."""
 _ROOM = 0.9
 """Share of a machine's memory that trainings may have."""
 IN_POOL = 8
 """Trainings side by side in a pool where nobody says how many; those that find no worker wait."""
 
 
-def logged(asked: SweepRequest, library: str, jobs: tuple[str, ...], store: Store) -> float:
-    """Return the objective as a chain of trainings logged it.
+def logged(objective: Objective, library: str, jobs: tuple[str, ...], store: Store) -> float:
+    """Return an objective as a chain of trainings logged it.
 
     Raises:
         RequestError: If none of them logged it, with the nearest of those that were.
     """
-    objective, tag = asked.sweep.objective, asked.sweep.objective.metric or get_library(library).reward_tag
+    tag = objective.metric or get_library(library).reward_tag
     tags: set[str] = set()
     found: list[float] = []
     for job_id in jobs if objective.which == "best" else jobs[-1:]:
@@ -56,7 +55,7 @@ def logged(asked: SweepRequest, library: str, jobs: tuple[str, ...], store: Stor
 
 
 def evaluated(objective: Objective, task: str, result: JobResult) -> float:
-    """Return the objective as an evaluation measured it.
+    """Return an objective as an evaluation measured it.
 
     Raises:
         RequestError: If the task says nothing of success.

@@ -5,7 +5,6 @@ They are drawn from the record, while the sweep runs and at its end. Functions i
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,8 @@ from simyard.core.sweep_records import Decision, RankedSetting, Setting, SweepVe
 from simyard.requests.sweeps import SweepRequest
 from simyard.runner.rl import get_library
 from simyard.store.keys import JobKeys
-from simyard.store.store import KeyNotFound, Store
+from simyard.store.store import Store
+from simyard.tasks.pages.sheets import Faults, joined, read
 from simyard.tasks.shared import history
 from simyard.tasks.sweeps.verdict import comparable, values_in_words
 
@@ -38,11 +38,8 @@ MOST_POINTS = 500
 """Of a curve; a longer one is thinned."""
 LEAST_SETTINGS = 5
 """Measured settings without which nothing is said of a parameter's importance."""
-MAX_BYTES = 16_000_000
-"""A table larger than this is not read for a picture."""
 _NAME = 100
 """Characters of a name in a picture."""
-_FAR = 1e300
 _LINE = 0.05
 """Share of an axis that a line of text has: of two marks that are closer the lower one is written."""
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#1a1a1a")
@@ -66,7 +63,7 @@ class Curves:
             request: The sweep's: the curves are of its metric, or of the mean reward where evaluations measure that.
         """
         self._store = store
-        own = request.sweep.objective
+        own = request.sweep.main
         self.tag = (
             request.metric if own.measurement is None else get_library(request.training_config.rl_library).reward_tag
         )
@@ -80,38 +77,23 @@ class Curves:
 
     def _joined(self, jobs: Sequence[str]) -> Curve:
         """Return the curve of jobs each of which went on from the one before; the later one counts."""
-        joined: dict[int, float] = {}
+        found: dict[int, float] = {}
         for job_id in jobs:
             curve = self._ended.get(job_id) or self._read(job_id)
             first = min(curve, default=math.inf)
-            joined = {step: value for step, value in joined.items() if step < first} | dict(curve)
-        return joined
+            found = {step: value for step, value in found.items() if step < first} | dict(curve)
+        return found
 
     def _read(self, job_id: str) -> Curve:
-        job = JobKeys(job_id)
-        if self._store.exists(job.artifact(METRICS.name)):
-            self._ended[job_id] = self._table(job.artifact(METRICS.name))
-            return self._ended[job_id]
-        joined: dict[int, float] = {}
-        for attempt, _ in history.chain(history.attempts(self._store, job_id)):
-            curve = self._table(attempt.keys.file(METRICS.name))
-            first = min(curve, default=math.inf)
-            joined = {step: value for step, value in joined.items() if step < first} | dict(curve)
-        return joined
-
-    def _table(self, key: str) -> Curve:
-        """Return a column of a table that a workload wrote; cells that are no finite number are left out."""
-        with suppress(KeyNotFound, csv.Error):
-            if self._store.stat(key).size_bytes <= MAX_BYTES:
-                rows = csv.DictReader(self._store.get_bytes(key).decode(errors="replace").splitlines())
-                found: dict[int, float] = {}
-                for row in rows:
-                    with suppress(KeyError, TypeError, ValueError):
-                        step, value = int(row["step"]), float(row[self.tag])
-                        if abs(value) < _FAR and abs(step) < _FAR:
-                            found[step] = value
-                return found
-        return {}
+        """Return the curve of one job: of its table, or of those of its attempts while it has none."""
+        job, faults = JobKeys(job_id), Faults()
+        whole = read(self._store, job.artifact(METRICS.name), METRICS.name, faults)
+        past = history.chain(history.attempts(self._store, job_id)) if whole is None else ()
+        tables = (read(self._store, attempt.keys.file(METRICS.name), METRICS.name, faults) for attempt, _ in past)
+        curve = {int(step): value for step, value in joined([whole] if whole else [*filter(None, tables)], self.tag)}
+        if whole:
+            self._ended[job_id] = curve
+        return curve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +209,7 @@ def draw_parallel(
     figure, axes = _figure(max(6.0, 1.5 * len(places) + 1.5), 4.2, f"{request.name}: settings and what they reached")
     axes.set_axis_off()
     colours = colormaps["viridis"]
-    best_is_high = request.sweep.objective.mode == "max"
+    best_is_high = request.sweep.main.mode == "max"
     for index in reversed(range(len(ranked))):
         goodness = place[index] if best_is_high else 1 - place[index]
         axes.plot(
@@ -349,7 +331,7 @@ def importance_of(request: SweepRequest, settings: Sequence[Setting], means: Map
             spaces[name] = FloatDistribution(float(own.low), float(own.high), log=own.log)
         else:
             spaces[name] = CategoricalDistribution(sorted({json.dumps(row.values[name]) for row in rows}))
-    study = optuna.create_study(direction="maximize" if request.sweep.objective.mode == "max" else "minimize")
+    study = optuna.create_study(direction="maximize" if request.sweep.main.mode == "max" else "minimize")
     for row in rows:
         given = {
             name: float(row.values[name]) if isinstance(space, FloatDistribution) else json.dumps(row.values[name])

@@ -13,20 +13,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from simyard.core.errors import RequestError
+from simyard.core.artifacts import METRICS_SUMMARY
+from simyard.core.errors import RequestError, unknown
 from simyard.core.records import Estimate
 from simyard.core.specs import JobSpec, ResumePoint
 from simyard.core.wire import Wire, now_ms
 from simyard.requests.jobs import EvaluateRequest, EvaluationConfig, FromJob
 from simyard.requests.settings import MachineSettings
-from simyard.requests.sweeps import SweepRequest
+from simyard.requests.sweeps import Measurement, SweepRequest
 from simyard.store import keys
-from simyard.store.keys import SweepKeys
+from simyard.store.keys import JobKeys, SweepKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.kinds.base import Resolved
 from simyard.tasks.resolve import resolve, settle
 from simyard.tasks.shared import idempotency
-from simyard.tasks.shared.estimates import as_placed
+from simyard.tasks.shared.estimates import as_placed, job_like
 from simyard.tasks.shared.inputs import LocalInput
 from simyard.tasks.shared.usage import require_price
 from simyard.tasks.stage import send_inputs
@@ -39,6 +40,10 @@ _FOR_PEOPLE = (
     "from_job", "request", "notes", "renamed_from", "schema_version", "resume",
 )  # fmt: skip
 """Fields of a job that do not change what it computes; `resume` is told by the digests of its files."""
+_THAT_LOGS = ("task", "library", "agent", "agent_config", "overrides", "packages", "stages")
+"""Fields of a job on which the tags that it logs depend."""
+UNKNOWN_METRIC = "unknown_metric"
+"""Code of the failure of a sweep whose objective no training of its task logs, or no evaluation measures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +103,7 @@ def resolve_sweep(
     """
     require_price(machine, request.sweep.budget.max_credits, "sweep.budget.maxCredits")
     template = resolve(request.training({}, request.seeds[0]), store, _UNNAMED, base)
+    _require_metric(request, template.spec, store)
     spec = SweepSpec(
         sweep_id=keys.check_sweep_id(sweep_id),
         request=request.model_dump(mode="json", by_alias=True, exclude_unset=True),
@@ -109,6 +115,19 @@ def resolve_sweep(
     resolved = ResolvedSweep(spec, template.inputs)
     assert resolved.probes  # each of them can be
     return resolved
+
+
+def _require_metric(request: SweepRequest, template: JobSpec, store: Store) -> None:
+    """Raise `RequestError` for a metric that a training of the same task and overrides did not log."""
+    metrics = [one.metric for one in request.sweep.objectives if one.metric and one.measurement is None]
+    source = job_like(template, store) if metrics else None
+    other = store.get_record_or_none(JobKeys(source).job, JobSpec) if source else None
+    if other is None or any(getattr(other, name) != getattr(template, name) for name in _THAT_LOGS):
+        return
+    tags = store.get_json_or_none(JobKeys(other.job_id).artifact(METRICS_SUMMARY.name))
+    for metric in metrics:
+        if tags and metric not in tags:
+            raise unknown("sweep.objective.metric", metric, tags, code=UNKNOWN_METRIC)
 
 
 def stage_sweep(resolved: ResolvedSweep, store: Store, *, is_here: bool = False) -> Estimate:
@@ -194,9 +213,9 @@ def training(
 
 def evaluation(sweep: SweepSpec, trained: JobSpec, store: Store) -> JobSpec:
     """Return the evaluation that measures a trained policy, which has no id of its own yet."""
-    objective = sweep.asked.sweep.objective
-    measured = objective.measurement
-    assert measured is not None
+    objective = sweep.asked.sweep.evaluated
+    assert objective is not None
+    measured = objective.measurement or Measurement()
     which = "best" if objective.which == "best" else "latest"
     section = EvaluationConfig(
         from_job=FromJob(job_id=trained.job_id, which=which),

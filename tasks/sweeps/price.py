@@ -31,7 +31,7 @@ def estimate_sweep(asked: SweepRequest, template: JobSpec, store: Store, usd_per
     # Settings that cost alike are one part: a learning rate makes no training longer.
     kinds = list(_kinds(asked, template))
     settings, seeds = asked.sweep.settings, len(asked.seeds)
-    measurement = asked.sweep.objective.measurement
+    measurement = asked.sweep.evaluated.measurement if asked.sweep.evaluated else None
     parts: list[tuple[Estimate, int]] = []
     trainings = 0
     for training in kinds:

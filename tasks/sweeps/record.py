@@ -5,7 +5,15 @@ from __future__ import annotations
 from simyard.core.errors import RequestError
 from simyard.core.records import Estimate
 from simyard.core.run_records import Event
-from simyard.core.sweep_records import Decision, Setting, SweepProgress, SweepResult, SweepState, SweepStatus
+from simyard.core.sweep_records import (
+    Decision,
+    Setting,
+    SweepProgress,
+    SweepResult,
+    SweepState,
+    SweepStatus,
+    SweepVerdict,
+)
 from simyard.store import keys
 from simyard.store.keys import SweepKeys
 from simyard.store.store import Store
@@ -94,8 +102,8 @@ def sweep_status(store: Store, sweep_id: str) -> SweepState:
         running=beat.running if beat and status != "interrupted" else 0,
         pruned=beat.pruned if beat else 0,
         best=beat.best if beat else None,
-        gpu_seconds=beat.gpu_seconds if beat else 0.0,
-        usd=beat.usd if beat else None,
+        verdict=store.get_record_or_none(sweep.verdict, SweepVerdict),
+        cost=beat.cost if beat else None,
         seconds_left=beat.seconds_left if beat and status == "running" else None,
         store=store.url(sweep.prefix),
         created_at=spec.created_at,

@@ -17,7 +17,7 @@ from simyard.core.sweep_records import Copied, Decision, SeedRun, Setting
 from simyard.requests.sweeps import SweepRequest
 from simyard.tasks.sweeps import population, rungs
 from simyard.tasks.sweeps.rungs import Standing, brackets_of
-from simyard.tasks.sweeps.study import Study
+from simyard.tasks.sweeps.study import Study, Values
 
 Move = dict[str, Any]
 """The fields of a decision that are not its number and its time."""
@@ -76,9 +76,9 @@ class State:
         """Whether it is known how many trainings go side by side."""
         self.ended_by: str | None = None
         self.members: list[_Member] = []
-        self._sign = 1.0 if self.config.objective.mode == "max" else -1.0
+        self._sign = 1.0 if self.config.main.mode == "max" else -1.0
         self._studies = [Study(self.config, bracket) for bracket in range(len(self.brackets))]
-        self._known: list[list[dict[int, float | None]]] = [[] for _ in self.brackets]
+        self._known: list[list[dict[int, Values]]] = [[] for _ in self.brackets]
         """For each setting of a bracket, what was told before it was suggested."""
 
     # --- what has happened ----------------------------------------------------------------------------------------
@@ -219,17 +219,19 @@ class State:
         """The settings that the next suggestion is made from."""
         return self.members[: max(len(self.members) + 1 - self._lag, 0)]
 
-    def _to_tell(self, bracket: int) -> dict[int, float | None]:
+    def _to_tell(self, bracket: int) -> dict[int, Values]:
         """Return what the next suggestion of a bracket is made from: the first values of its earlier settings."""
         there = [one for one in self._told if one.bracket == bracket]
         values = {index: self._first_value(one) for index, one in enumerate(there)}
         return {index: value for index, value in values.items() if value is not _UNKNOWN}
 
     def _first_value(self, member: _Member) -> Any:
-        """Return the mean of a setting at its first rung, None where it failed there, or that it is not known yet."""
+        """Return the means of a setting at its first rung, None where it failed there, or that it is not known yet."""
         if member.rung == 0 and any(True for _ in self._open(member)):
             return _UNKNOWN
-        return _mean(member, 0)
+        measured = [run for run in member.runs.get(0, {}).values() if run.value is not None]
+        values = [(run.value, *(run.others or ())) for run in measured]
+        return tuple(sum(of_seeds) / len(measured) for of_seeds in zip(*values, strict=True)) or None
 
     def _value(self, member: _Member, rung: int) -> float | None:
         """Return the mean of a setting over its seeds at a rung, greater is better."""
@@ -269,10 +271,10 @@ class State:
     @property
     def has_reached_target(self) -> bool:
         """Whether a setting has, all of whose seeds were measured."""
-        if self.config.objective.target is None:
+        if self.config.main.target is None:
             return False
         measured = [one for one in self.members if one.state != "failed" and not any(True for _ in self._open(one))]
-        return any(self.config.objective.reached(_mean(one, one.rung)) for one in measured)
+        return any(self.config.main.reached(_mean(one, one.rung)) for one in measured)
 
     @property
     def best(self) -> Setting | None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
 _PAIRED = "paired"
+Values = tuple[float, ...] | None
+"""The mean of each objective over the seeds of a setting; None where it failed."""
 
 
 class Study:
@@ -42,12 +44,12 @@ class Study:
         """Whether a suggestion depends on what was measured before it."""
         return self._config.sampler in ("tpe", "cmaes")
 
-    def suggest(self, told: Sequence[Mapping[int, float | None]]) -> dict[str, Any]:
+    def suggest(self, told: Sequence[Mapping[int, Values]]) -> dict[str, Any]:
         """Return the values of the next setting.
 
         Args:
             told: For each setting of this study, and at last for the next one, what was known when it was suggested:
-                the value of each earlier one by its place, None for one that failed.
+                the values of each earlier one by its place, None for one that failed.
         """
         while len(self._asked) < len(told):
             self._tell(told[len(self._asked)])
@@ -70,12 +72,14 @@ class Study:
         if self._study is None:
             optuna.logging.set_verbosity(optuna.logging.ERROR)  # each trial would be a line of the log
             towards = optuna.study.StudyDirection
-            direction = towards.MAXIMIZE if self._config.objective.mode == "max" else towards.MINIMIZE
-            self._study = optuna.create_study(direction=direction, sampler=_sampler(self._config, self._seed))
+            directions = [
+                towards.MAXIMIZE if one.mode == "max" else towards.MINIMIZE for one in self._config.objectives
+            ]
+            self._study = optuna.create_study(directions=directions, sampler=_sampler(self._config, self._seed))
         trial: Trial = self._study.ask(_distributions(self._config))
         return trial
 
-    def _tell(self, values: Mapping[int, float | None]) -> None:
+    def _tell(self, values: Mapping[int, Values]) -> None:
         from optuna.trial import TrialState
 
         for index, value in sorted(values.items()):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from simyard.core.errors import Category, Failure, RequestError
-from simyard.core.records import JobResult
+from simyard.core.records import Heartbeat, JobResult, this_process
 from simyard.core.specs import JobSpec
 from simyard.core.sweep_records import SeedRun
 from simyard.requests.jobs import Resume
@@ -79,29 +81,33 @@ class Trials:
         trained, result = self._run_once(piece, self._training(piece, values), run)
         earlier = piece.earlier.jobs if piece.earlier else ()
         jobs, ran = (*earlier, trained.job_id), [trained]
-        value: float | None = None
+        found: tuple[float, ...] = ()
 
         # What it is worth: by its own metrics, or by an evaluation.
-        objective = self.spec.asked.sweep.objective
+        config = self.spec.asked.sweep
         failure = result.error if result else None
         try:
-            if result is not None and failure is None and objective.measurement is None:
-                value = measure.logged(self.spec.asked, trained.library, jobs, self._store)
-            elif result is not None and failure is None:
+            if result is not None and failure is None and config.evaluated is not None:
                 measured, result = self._run_once(piece, evaluation(self.spec, trained, self._store), run)
                 ran.append(measured)
                 failure = result.error if result else None
-                if result is not None and failure is None:
-                    value = measure.evaluated(objective, trained.task, result)
+            if result is not None and failure is None:
+                found = tuple(
+                    measure.logged(one, trained.library, jobs, self._store)
+                    if one.measurement is None
+                    else measure.evaluated(one, trained.task, result)
+                    for one in config.objectives
+                )
         except RequestError as error:
             failure = error.failure
         if result is None or (failure and failure.category is Category.CANCELED and self._control.why_stopped()):
             return None
-        return self._account(piece, jobs, ran, value, failure)
+        return self._account(piece, jobs, ran, found, failure)
 
     def _account(
-        self, piece: Piece, jobs: tuple[str, ...], ran: list[JobSpec], value: float | None, failure: Failure | None
-    ) -> SeedRun:
+        self, piece: Piece, jobs: tuple[str, ...], ran: list[JobSpec], values: tuple[float, ...],
+        failure: Failure | None,
+    ) -> SeedRun:  # fmt: skip
         """Return what was measured; jobs that were there before the sweep cost it nothing."""
         own = [spec for spec in ran if not self._was_there(spec)]
         earlier, is_copy = piece.earlier, piece.earlier is not piece.own
@@ -116,7 +122,8 @@ class Trials:
             jobs=jobs,
             iterations=ran[0].last_iteration - self.spec.template.first_iteration,
             status=status,
-            value=value,
+            value=values[0] if values else None,
+            others=values[1:] or None,
             evaluation=ran[1].job_id if len(ran) > 1 else None,
             failure=failure,
             gpu_seconds=round(before + sum(usage.gpu_seconds(spec, self._store) for spec in own), 3),
@@ -171,21 +178,51 @@ class Trials:
             spec = history.load_spec(self._store, spec.job_id)
             with self._lock:
                 self._jobs[piece].append(spec)
-            if (done := self._ending(spec, piece)) is not None:
-                return spec, done
-            if self._control.why_stopped():
-                return spec, None
-            self._store.delete(JobKeys(spec.job_id).cancel)
-            return spec, run(spec.job_id)
+            with self._alone(spec.job_id):
+                if (done := self._ending(spec, piece)) is not None:
+                    return spec, done
+                if self._control.why_stopped():
+                    return spec, None
+                self._store.delete(JobKeys(spec.job_id).cancel)
+                return spec, run(spec.job_id)
+
+    @contextmanager
+    def _alone(self, job_id: str) -> Iterator[None]:
+        """Have no other process run a job while the body runs, unless nothing may be begun any more.
+
+        In a pool an attempt is launched once whoever wants it, by its number.
+        """
+        claim: str | None = None
+        while claim is None and not self._in_pool and not self._control.why_stopped():
+            claim = self._claim(job_id)
+            if claim is None:
+                time.sleep(PULSE_S)
+        try:
+            yield
+        finally:
+            if claim is not None:
+                self._store.delete(claim)
+
+    def _claim(self, job_id: str) -> str | None:
+        """Return the key of this process's claim on a job; None while another process has one, or makes an attempt."""
+        newest = usage.last_attempt(self._store, job_id)
+        beat: Heartbeat | None = newest.status if newest is not None and newest.outcome is None else None
+        if beat is not None and _is_elsewhere(beat):
+            return None
+        number, own = 1, json.dumps(Heartbeat(**this_process()).to_json()).encode()
+        while True:
+            key = JobKeys(job_id).driver(number)
+            if self._store.put_new(key, own):
+                return key
+            holder = self._store.get_record_or_none(key, Heartbeat)
+            if holder is not None and holder.is_own():
+                return key
+            if holder is None or _is_elsewhere(holder):
+                return None
+            number += 1  # its process has died: of those who find that, one is its successor
 
     def _ending(self, spec: JobSpec, piece: Piece) -> JobResult | None:
-        """Return the result of a job that needs no further attempt; wait while another process makes one."""
-        while not self._in_pool and not self._control.why_stopped():
-            newest = usage.last_attempt(self._store, spec.job_id)
-            beat = newest.status if newest is not None and newest.outcome is None else None
-            if beat is None or beat.is_own() or beat.is_gone(PATIENCE.supervisor.silence_s):
-                break
-            time.sleep(PULSE_S)
+        """Return the result of a job that needs no further attempt."""
         result = history.result_of(self._store, spec.job_id)
         if result is not None and result.status == "succeeded":
             return result if self._store.exists(JobKeys(spec.job_id).manifest) else None
@@ -197,3 +234,7 @@ class Trials:
 
     def _was_there(self, spec: JobSpec) -> bool:
         return datetime.fromisoformat(spec.created_at) < self._created
+
+
+def _is_elsewhere(beat: Heartbeat) -> bool:
+    return not beat.is_own() and not beat.is_gone(PATIENCE.supervisor.silence_s)

@@ -5,6 +5,7 @@
 - Its interval is a bootstrap over the seeds, made wider where there are few (`mean_of`).
 - The winner is compared with each other setting at the highest rung that both were measured at: by a t-test of pairs
   where both have the same seeds, else by Welch's. The p of these comparisons is corrected by Holm's method.
+- By several objectives nothing is tested: the settings of the Pareto front come first, and the sentence names them.
 - A seed that failed has no value and is counted. A winner of which more seeds failed than of the runner-up is not
   called better: its mean is that of the survivors.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from statistics import NormalDist, fmean, stdev, variance
 from typing import Any
@@ -39,6 +40,8 @@ POWER = 0.8
 """Chance with which the further seeds of the advice tell, if the difference is what it seems."""
 MOST_SEEDS = 1000
 """Seeds beyond which no number is said."""
+MOST_NAMED = 3
+"""Settings of a front that the sentence names."""
 _EQUAL = 1e-12
 """Values that differ by less, relative to their size, are the same."""
 
@@ -82,21 +85,26 @@ class _Test:
 
 
 def judge(
-    settings: Sequence[Setting], objective: Objective, seeds: Sequence[int], decisions: Iterable[Decision] = ()
-) -> SweepVerdict:
-    """Rank settings, and compare the best with the others.
+    settings: Sequence[Setting], objectives: Sequence[Objective], seeds: Sequence[int],
+    decisions: Iterable[Decision] = (),
+) -> SweepVerdict:  # fmt: skip
+    """Rank settings, and compare the best with the others; by several objectives name the Pareto front.
 
     Args:
         settings: All of the sweep, as they are now.
-        objective: What they are ranked by.
+        objectives: What they are ranked by.
         seeds: Those that each setting is trained with.
         decisions: Of the sweep so far: they tell what was measured at earlier rungs.
     """
     # The ranking.
+    objective = objectives[0]
     sign = 1.0 if objective.mode == "max" else -1.0
     ranked = sorted(_contenders(settings, decisions), key=lambda one: _place(one, sign))
     bounds = (0.0, 1.0) if objective.metric == "success_rate" else (-math.inf, math.inf)
     table = tuple(_row(rank, one, len(seeds), bounds) for rank, one in enumerate(ranked, 1))
+
+    if len(objectives) > 1:
+        return _by_front(ranked, table, objectives)
 
     # The winner against each other; the correction is for all of them, the verdict on the runner-up.
     measured = [one for one in ranked if one.values]
@@ -181,6 +189,55 @@ def mean_of(values: tuple[float, ...], bounds: tuple[float, float] = (-math.inf,
     wider = _t_quantile(count - 1) * math.sqrt(count / (count - 1)) / NormalDist().inv_cdf(1 - ALPHA / 2)
     low, high = (min(max(mean + wider * (end - mean), bounds[0]), bounds[1]) for end in arms)
     return Interval(mean=mean, low=low, high=high, n=count)
+
+
+def _by_front(
+    ranked: Sequence[_Contender], table: Sequence[RankedSetting], objectives: Sequence[Objective]
+) -> SweepVerdict:
+    """Put those first that no other setting is better than in one objective, and no worse in all: the Pareto front."""
+    import optuna
+
+    # The means of each, by all its seeds; Optuna says which are on the front.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(directions=["maximize" if one.mode == "max" else "minimize" for one in objectives])
+    means: dict[int, tuple[Interval, ...]] = {}
+    for one in ranked:
+        if one.values:
+            runs = [(run.value, *(run.others or ())) for run in one.setting.runs if run.value is not None]
+            means[one.setting.number] = tuple(mean_of(values) for values in zip(*runs, strict=True))
+    for values in means.values():
+        study.add_trial(optuna.create_trial(values=[value.mean for value in values]))
+    numbers = [*means]
+    front = {numbers[trial.number] for trial in study.best_trials} if means else set[int]()
+
+    # The table: they first, the best of the first objective before the others.
+    rows = [
+        replace(row, others=means[row.number][1:] if row.number in means else None, on_front=row.number in front)
+        for row in table
+    ]
+    rows.sort(key=lambda row: not row.on_front)
+    rows = [replace(row, rank=rank) for rank, row in enumerate(rows, 1)]
+
+    metrics = tuple(str(one.metric) for one in objectives)
+    return SweepVerdict(
+        table=tuple(rows), comparison=None, metrics=metrics,
+        sentence=_of_front(rows, [f"{one.metric} ({one.mode})" for one in objectives]),
+    )  # fmt: skip
+
+
+def _of_front(rows: Sequence[RankedSetting], metrics: Sequence[str]) -> str:
+    there = [row for row in rows if row.value is not None]
+    if not there:
+        return _without_rival(rows, [], 1.0)
+    front = [row for row in there if row.on_front]
+    of = f"{len(front)} of {_seeds(len(there), 'setting')} {'is' if len(front) == 1 else 'are'} on the Pareto front of "
+    named = [
+        f"setting {row.number} ({values_in_words(row.values)}): "
+        + ", ".join(number(value.mean) for value in (row.value, *(row.others or ())) if value)
+        for row in front[:MOST_NAMED]
+    ]
+    more = f" and {len(front) - MOST_NAMED} more" if len(front) > MOST_NAMED else ""
+    return f"{of}{' and '.join(metrics)}, by their means: {'; '.join(named)}{more}. No test says how far that is luck."
 
 
 # --- the tests --------------------------------------------------------------------------------------------------------

@@ -64,6 +64,7 @@ class Played:
     largest_page: int = 1000
     """Of the list of jobs."""
     runs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    sweeps: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
     artifacts: dict[str, bytes] = field(default_factory=dict)
@@ -84,6 +85,9 @@ class Played:
 
     def run(self, *states: dict[str, Any]) -> None:
         self.runs["run-1"] = [{"run_id": "run-1", "status": "succeeded", **state} for state in states]
+
+    def sweep(self, *states: dict[str, Any]) -> None:
+        self.sweeps["sweep-1"] = [{"sweep_id": "sweep-1", "status": "succeeded", **state} for state in states]
 
     def files(self, **contents: bytes) -> None:
         """Make a succeeded job with these artifacts."""
@@ -240,6 +244,20 @@ class _Handler(BaseHTTPRequestHandler):
             case ["GET", "v1", "training-runs", _, "events"]:
                 return self._json({"events": played.events[-int(request.query["limit"]) :]})
             case ["GET", "v1", "training-runs", _, "checkpoints", name, "download-url"]:
+                return self._json({"url": f"{played.url}/files/{name}", "sha256": played.digest(name)})
+            case ["POST", "v1", "sweeps"]:
+                return self._json({"sweep_id": "sweep-1", "status": "queued"}, 201)
+            case ["GET", "v1", "sweeps"]:
+                return self._json({"sweeps": [{"sweep_id": "sweep-1", "status": "queued"}]})
+            case ["GET", "v1", "sweeps", sweep_id] if sweep_id in played.sweeps:
+                return self._json(_now(played.sweeps[sweep_id]))
+            case ["POST", "v1", "sweeps", sweep_id, wish]:
+                return self._json({"sweep_id": sweep_id, "status": {"pause": "paused"}.get(wish, "running")})
+            case ["GET", "v1", "sweeps", _, "settings" | "events" as what]:
+                return self._json({what: []})
+            case ["GET", "v1", "sweeps", _, "best"]:
+                return self._json({"number": 1, "job_id": "job-1", "sentence": "It leads.", "config": {}})
+            case ["GET", "v1", "sweeps", _, "artifacts", name, "download-url"]:
                 return self._json({"url": f"{played.url}/files/{name}", "sha256": played.digest(name)})
         return self._json({"detail": f"There is nothing at {path}.", "code": "no_such_thing"}, 404)
 

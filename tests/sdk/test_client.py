@@ -26,6 +26,7 @@ from simyard.service import endpoints
 # What is sent
 
 RUNS = "/v1/training-runs"
+SWEEPS = "/v1/sweeps"
 RUN = {
     "project_id": "proj",
     "name": "loop",
@@ -108,19 +109,30 @@ ASSETS = {"num_envs": 2, "steps": 3}
         ("list_training_events", ("run-1",), {}, f"GET {RUNS}/run-1/events", {"limit": "500"}, None),
         ("get_checkpoint_download_url", ("run-1", "ckpt-1"), {}, f"GET {RUNS}/run-1/checkpoints/ckpt-1/download-url",
          {}, None),
+        ("create_sweep", ({"sweep": {"seeds": 3}},), {}, f"POST {SWEEPS}", {}, {"sweep": {"seeds": 3}}),
+        ("list_sweeps", (), {}, f"GET {SWEEPS}", {"limit": "100"}, None),
+        ("get_sweep", ("sweep-1",), {}, f"GET {SWEEPS}/sweep-1", {}, None),
+        ("wait_sweep", ("sweep-1",), {}, f"GET {SWEEPS}/sweep-1", {}, None),
+        ("pause_sweep", ("sweep-1",), {}, f"POST {SWEEPS}/sweep-1/pause", {}, None),
+        ("resume_sweep", ("sweep-1",), {}, f"POST {SWEEPS}/sweep-1/resume", {}, None),
+        ("cancel_sweep", ("sweep-1",), {}, f"POST {SWEEPS}/sweep-1/cancel", {}, None),
+        ("list_sweep_settings", ("sweep-1",), {}, f"GET {SWEEPS}/sweep-1/settings", {}, None),
+        ("list_sweep_events", ("sweep-1",), {"limit": 2}, f"GET {SWEEPS}/sweep-1/events", {"limit": "2"}, None),
+        ("get_best_of_sweep", ("sweep-1",), {}, f"GET {SWEEPS}/sweep-1/best", {}, None),
     ],
     ids=lambda value: value if isinstance(value, str) and " " not in value else "",
 )  # fmt: skip
 def test_every_method_sends_its_request(service, client, method, arguments, options, sent, query, body):
     service.job({})
     service.run({})
+    service.sweep({})
     service.artifacts = {"a b/c.pt": b"1", "ckpt-1": b"2"}
     getattr(client, method)(*arguments, **options)
     (request,) = service.requests
     assert f"{request.method} {request.path}" == sent
     assert (request.query, request.body) == (query, body)
     assert request.headers["authorization"] == f"Bearer {KEY}"
-    assert ("idempotency-key" in request.headers) == (sent in ("POST /v0/jobs", f"POST {RUNS}"))
+    assert ("idempotency-key" in request.headers) == (sent in ("POST /v0/jobs", f"POST {RUNS}", f"POST {SWEEPS}"))
     if body is not None:
         assert request.headers["content-type"] == "application/json"
 
@@ -512,6 +524,25 @@ def test_waiting_ends_with_the_job(service, client, by):
     wait = job.wait if by == "job" else lambda **options: client.wait("job-0", **options)
     assert wait(poll_interval_s=0.01)["status"] == "succeeded"
     assert len(service.sent("GET /v0/jobs/job-0")) == 3
+
+
+def test_a_watched_sweep_prints_how_it_stands_and_its_picture_is_fetched(service, client, tmp_path, capsys):
+    verdict = {"sentence": "Setting 1 (x 2) leads setting 0.", "table": []}
+    running = {"status": "running", "settings": 2, "best": None, "error": None, "verdict": None}
+    service.sweep(running, running, running | {"best": 4.5}, running | {"status": "succeeded", "best": 4.5,
+                                                                       "verdict": verdict})  # fmt: skip
+    assert client.watch_sweep("sweep-1", poll_interval_s=0.01)["verdict"] == verdict
+    assert capsys.readouterr().out.splitlines() == [
+        "sweep-1  running, 2 settings", "sweep-1  running, 2 settings, best 4.5",
+        "sweep-1  succeeded, 2 settings, best 4.5: Setting 1 (x 2) leads setting 0.",
+    ]  # fmt: skip
+    service.artifacts = {"curves.png": b"\x89PNG"}
+    path = client.download_sweep_artifact("sweep-1", "curves.png", tmp_path / "new" / "curves.png")
+    assert (tmp_path / "new" / "curves.png").read_bytes() == b"\x89PNG" and path.endswith("curves.png")
+    service.sweep(running | {"status": "failed", "error": "All diverged."})
+    with pytest.raises(hs.SweepFailedError, match="All diverged"):
+        client.wait_sweep("sweep-1")
+    assert client.wait_sweep("sweep-1", raise_on_error=False)["status"] == "failed"
 
 
 WAYS = ["wait", "watch_job", "wait_training_run", "watch_training_run"]

@@ -10,6 +10,7 @@ from simyard.requests.sweeps import SweepRequest
 RATE = "agent.algorithm.learning_rate"
 LISTED = {RATE: {"values": [0.001, 0.0003]}}
 RANGE = {RATE: {"low": 1e-5, "high": 1e-2, "log": True}}
+TWO = [{"metric": "success_rate"}, {"metric": "Loss/value", "mode": "min"}]
 
 
 def request(sweep, **changes):
@@ -66,6 +67,16 @@ def request(sweep, **changes):
             "stages and scheduler 'asha' both decide on iterations",
         ),
         ({"objective": {"metric": "Loss/value", "evaluation": {}}}, {}, "evaluation measures success_rate or"),
+        ({"objective": {"metric": "Train/mean_rewards"}}, {}, "Did you mean 'Train/mean_reward'?"),
+        ({"objective": {"metric": "succes_rate"}}, {}, "Did you mean 'success_rate'?"),
+        ({"objective": [{"metric": "Loss/value"}]}, {}, "at least 2 items"),
+        ({"objective": [{"metric": "Loss/value"}, {}]}, {}, "name each of several, and none twice"),
+        ({"objective": [{"metric": "Loss/a"}, {"metric": "Loss/b", "target": 1}]}, {}, "no one of them ends the sweep"),
+        (
+            {"parameters": LISTED, "scheduler": {"kind": "asha"}, "objective": TWO},
+            {},
+            "scheduler 'asha' with 2 objectives: it compares by one",
+        ),
         ({"objective": {"mode": "most"}}, {}, "'max' or 'min', not 'most'"),
         ({"budget": {"maxGpuHours": 0}}, {}, "greater than 0"),
     ],

@@ -14,15 +14,20 @@ from serving import ReceiverServer
 from simyard.core.errors import RequestError
 from simyard.deployments.notify import ABOUT, USUAL, Receiver
 
-# What flows call, for each kind: a managed run out of its budget and a promotion take minutes by themselves.
+# What flows call, for each kind: a run and a sweep out of their budgets and a promotion take minutes by themselves.
 TELLS = """
-from simyard.core.records import JobResult
+from simyard.core.records import Cost, JobResult
 from simyard.core.run_records import BestCheckpoint, IterationCounts, PromotionDecision, RunResult
+from simyard.core.sweep_records import SweepResult
 from simyard.flows import notices
 run = RunResult(run_id="run-1", name="loop", project_id="default", max_iterations=3, store="file:///s", created_at="",
                 status="succeeded", stage="done", ended_by="max_credits", current_iteration=1,
                 iterations=IterationCounts(succeeded=1, failed=0), best=None, credits=2.5, error=None, updated_at="")
 notices.tell_run(run)
+notices.tell_sweep(SweepResult(
+    sweep_id="sweep-1", name="rates", project_id="default", status="succeeded", ended_by="max_gpu_hours", settings=2,
+    jobs=2, best=0, verdict=None, cost=Cost(gpu_seconds=60.0, usd=None), error=None, store="file:///s", created_at="",
+    updated_at=""))
 notices.tell_decision("arm", PromotionDecision(decision="kept", why="no better", job_id="job-1"))
 notices.tell_decision("arm", PromotionDecision(decision="promoted", why="better by 2", job_id="job-2"))
 from prefect.events.worker import EventsWorker
@@ -86,9 +91,20 @@ def test_a_receiver_hears_of_what_it_asked_for(tmp_path):
         assert shell("train", config, "--store", store, timeout_s=HANG_S).returncode == 1
         subprocess.run([sys.executable, "-c", TELLS], env=shell.env, check=True, timeout=HANG_S)
 
-        wanted = {"Stalls: no progress", "Fails: train failed", "loop: out of budget", "arm: a policy was promoted"}
+        wanted = {
+            "Stalls: no progress",
+            "Fails: train failed",
+            "loop: out of budget",
+            "rates: out of budget",
+            "arm: a policy was promoted",
+        }
         wait_until(lambda: wanted <= set(heard("/hook")), HANG_S, f"{wanted}, not {heard('/hook')}")
-        ends = {"Stalls: train succeeded", "loop: managed run succeeded", "arm: a policy was promoted"}
+        ends = {
+            "Stalls: train succeeded",
+            "loop: managed run succeeded",
+            "rates: sweep succeeded",
+            "arm: a policy was promoted",
+        }
         wait_until(lambda: ends <= set(heard("/ends")), HANG_S, f"{ends}, not {heard('/ends')}")
         assert set(heard("/hook")) == wanted
         assert set(heard("/ends")) == ends

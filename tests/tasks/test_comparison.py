@@ -37,7 +37,7 @@ def row(rows: list[Row], name: str) -> list[object]:
 
 def test_two_jobs_of_ten_thousand_iterations_fit_a_page_with_their_peaks(jobs: Store) -> None:
     both = [left_jobs.training(jobs, 10_000, slope, losses=9, seed=int(slope)) for slope in (1.0, 2.0)]
-    found = compare(jobs, both, 3.0)
+    found = compare(jobs, both)
     page = page_of(found)
     assert len(page) < 1_000_000
     assert [one.title for one in found.curves][:2] == ["mean reward", "mean episode length"]
@@ -53,7 +53,7 @@ def test_two_jobs_of_ten_thousand_iterations_fit_a_page_with_their_peaks(jobs: S
 def test_a_difference_is_that_of_pairs_where_the_seeds_match(jobs: Store) -> None:
     before, after = left_jobs.evaluation(jobs), left_jobs.evaluation(jobs, 0.4)
     other = left_jobs.evaluation(jobs, 0.4, seed=8)
-    found = compare(jobs, [before, after, other], 3.0)
+    found = compare(jobs, [before, after, other])
     none, paired, independent = row(found.differences, "return")
     assert none is None
     assert paired.pairs == 24
@@ -65,7 +65,7 @@ def test_a_difference_is_that_of_pairs_where_the_seeds_match(jobs: Store) -> Non
     assert row(found.differences, "reward term alive")[1].mean == pytest.approx(0.2, abs=0.01)
 
     # Side by side stand the episodes of one seed and environment, in whatever order they ended.
-    together = compare(jobs, [before, after], 3.0)
+    together = compare(jobs, [before, after])
     assert together.episode_count == 24
     gaps = [float(two["return"]) - float(one["return"]) for one, two in (line.cells for line in together.episodes)]
     assert gaps == pytest.approx([0.4] * 24, abs=0.05)
@@ -79,7 +79,7 @@ def test_only_what_differs_is_shown_of_settings_and_environments(jobs: Store) ->
 
     one = leave(("agent.lr=1", "env.same=2"), newton="1.0")
     two = leave(("agent.lr=2", "env.same=2", "env.more=[1,2]"), newton="1.1")
-    found = compare(jobs, [one, two], 3.6)
+    found = compare(jobs, [one, two])
     assert {line.name: line.cells for line in found.settings} == {
         "override.agent.lr": ["1", "2"], "override.env.more": [None, "[1,2]"],
     }  # fmt: skip
@@ -93,10 +93,10 @@ def test_a_checkpoint_stands_for_its_job_until_then(jobs: Store) -> None:
     saved = {"kind": "checkpoint", "size_bytes": 1, "sha256": "0" * 64, "parent": None}
     entries = [{**saved, "name": f"checkpoints/model_{n}.pt", "iteration": n} for n in (10, 30)]
     jobs.put_json(key, jobs.get_json(key) | {"artifacts": entries})
-    found = compare(jobs, [f"{job_id}@model_10.pt", f"{job_id}@model_30.pt", job_id], 3.0)
+    found = compare(jobs, [f"{job_id}@model_10.pt", f"{job_id}@model_30.pt", job_id])
     assert [len(side.curves["mean reward"]) for side in found.sides] == [10, 30, 50]
     with pytest.raises(RequestError, match=r"no checkpoint 'model_9.pt'.*There are: model_10.pt, model_30.pt"):
-        compare(jobs, [job_id, f"{job_id}@model_9.pt"], 3.0)
+        compare(jobs, [job_id, f"{job_id}@model_9.pt"])
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_what_cannot_be_compared_is_refused(jobs: Store, name: str, says: str) -
     job_id = left_jobs.training(jobs, 3)
     others = {"one": [], "nine": [keys.new_job_id() for _ in range(8)], "twice": [job_id], "none": [keys.new_job_id()]}
     with pytest.raises(RequestError, match=re.escape(says)):
-        compare(jobs, [job_id, *others.get(name, ["../../etc"])], 3.0)
+        compare(jobs, [job_id, *others.get(name, ["../../etc"])])
 
 
 def test_what_users_write_is_text_in_a_comparison(jobs: Store) -> None:
@@ -123,7 +123,7 @@ def test_what_users_write_is_text_in_a_comparison(jobs: Store) -> None:
     doubled = HOSTILE.replace('"', '""')
     jobs.put_bytes(table, jobs.get_bytes(table).replace(b"reward.alive", f'"reward.{doubled}"'.encode()))
     labels.change(jobs, one, by=HOSTILE, tags=["a"], note=HOSTILE)
-    page = page_of(compare(jobs, [one, two], 3.0))
+    page = page_of(compare(jobs, [one, two]))
     assert page.count("<script") == 1, "its own, for the films"
     assert "<img" not in page
     assert page.count("&lt;script&gt;pwned = 1&lt;/script&gt;") >= 4

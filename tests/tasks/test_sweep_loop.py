@@ -127,10 +127,10 @@ def test_of_two_that_drive_a_sweep_one_decides(player):
 
 
 def test_an_unknown_metric_ends_a_sweep_at_its_first_training_with_the_nearest(machine):
-    sweep_id = machine.freeze(iterations=2, parameters=ASHA["parameters"], objective={"metric": "Train/mean_rewards"})
+    sweep_id = machine.freeze(iterations=2, parameters=ASHA["parameters"], objective={"metric": "Loss/values"})
     result = machine.drive(sweep_id)
     assert (result.status, result.ended_by, result.settings) == ("failed", "refused", 1)
-    assert "Did you mean 'Train/mean_reward'?" in result.error.message
+    assert "Did you mean 'Loss/value'?" in result.error.message
 
 
 @pytest.mark.long  # five jobs for what tests/tasks/test_sweep_state.py and the ones above show in part

@@ -72,6 +72,7 @@ class Driver:
         run = SeedRun(
             seed=piece.seed, jobs=jobs, iterations=piece.iterations, status="failed" if failed else "waiting",
             value=None if failed else value, failure=FAILURE if failed else None, gpu_seconds=1.0,
+            others=None if failed or len(self.state.config.objectives) < 2 else (-value,),
         )  # fmt: skip
         self._decide(kind="measured", setting=piece.setting, rung=piece.rung, run=run, why="")
 
@@ -88,6 +89,14 @@ SWEEPS = st.one_of(
             "seeds": st.integers(1, 2),
             "parallel": st.integers(1, 4),
             "scheduler": st.sampled_from([{}, {"kind": "asha", "minIterations": 3}, {"kind": "hyperband"}]),
+        }
+    ),
+    st.fixed_dictionaries(
+        {
+            "sampler": st.just("tpe"),
+            "trials": st.integers(11, 14),  # with fewer it draws at random
+            "parallel": st.integers(1, 4),
+            "objective": st.just([{"metric": "Train/mean_reward"}, {"metric": "Loss/value", "mode": "min"}]),
         }
     ),
     st.fixed_dictionaries(

@@ -3,6 +3,7 @@
 import random
 import re
 import statistics
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -44,7 +45,7 @@ def measured(number: int, values: list[float]) -> list[Decision]:
 
 
 def found(*settings: Setting, decisions: list[Decision] = [], **objective: Any) -> SweepVerdict:  # noqa: B006
-    return judge(settings, Objective(**objective), (42, 43, 44), decisions)
+    return judge(settings, [Objective(**objective)], (42, 43, 44), decisions)
 
 
 GOOD, FAIR, POOR = [5.0, 5.1, 4.9], [4.0, 4.05, 3.9], [1.0, 1.2, 0.8]
@@ -148,6 +149,25 @@ def test_failed_seeds_are_counted_and_a_winner_of_survivors_is_not_called_better
     ]  # fmt: skip
     assert not verdict.comparison.is_better
     assert "1 of its 3 seeds failed" in verdict.sentence
+
+
+def test_several_objectives_are_ranked_by_their_pareto_front_and_the_sentence_names_it():
+    rewards, losses = [POOR, GOOD, FAIR, [3.0] * 3, []], [0.1, 0.9, 0.3, 0.4, 0.0]
+    settings = [setting(number, values) for number, values in enumerate(rewards)]
+    settings = [
+        replace(one, runs=tuple(replace(own, others=(loss,)) for own in one.runs))
+        for one, loss in zip(settings, losses, strict=True)
+    ]
+    objectives = [Objective(metric="Train/mean_reward"), Objective(metric="Loss/value", mode="min")]
+    verdict = judge(settings, objectives, (42, 43, 44))
+    assert [(row.number, row.on_front) for row in verdict.table] == [
+        (1, True), (2, True), (0, True), (3, False), (4, False),
+    ]  # fmt: skip
+    assert [row.others and row.others[0].mean for row in verdict.table] == pytest.approx([0.9, 0.3, 0.1, 0.4, None])
+    assert verdict.comparison is None and verdict.metrics == ("Train/mean_reward", "Loss/value")
+    assert "3 of 4 settings are on the Pareto front of Train/mean_reward (max) and Loss/value (min)" in verdict.sentence
+    assert SweepVerdict.from_json(verdict.to_json()) == verdict
+    assert "No setting was measured" in judge([setting(0, [])], objectives, (42, 43, 44)).sentence
 
 
 # What it says
