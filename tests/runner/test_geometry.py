@@ -9,7 +9,7 @@ pytestmark = [pytest.mark.sim, pytest.mark.long]  # Newton compiles its kernels
 
 
 def test_bodies_are_where_newton_has_them() -> None:
-    """Frames that are turned, every kind of joint, joints of several axes, two worlds of which the first is elsewhere."""
+    """Frames are turned, joints are of every kind and of several axes, and the first world is not at the origin."""
     import newton
     import warp
 
