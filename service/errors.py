@@ -23,13 +23,13 @@ _CODES = {
     404: (
         "unknown_job", "unknown_run", "unknown_sweep", "unknown_asset", "unknown_checkpoint", "unknown_hook",
         "no_artifact", "bad_job_id", "bad_run_id", "bad_sweep_id", "bad_asset_id", "bad_url", "url_expired",
-        "unknown_task",
+        "unknown_task", "no_rollout", "no_such_episode",
     ),
     408: ("too_slow",),
     409: ("idempotency_conflict", "run_ended", "sweep_ended", "nothing_measured"),
     413: ("too_large",),
     429: ("too_many_requests", "too_many_jobs", "too_many_downloads"),
-    503: ("no_simulator", "tasks_being_read"),
+    503: ("no_simulator", "tasks_being_read", "no_zarr"),
 }  # fmt: skip
 _STATUSES = {code: status for status, codes in _CODES.items() for code in codes}
 """The status of each error code; that of any other bad request is 400."""

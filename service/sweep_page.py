@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from simyard.core.sweep_records import SweepProgress, SweepResult
+from simyard.core.sweep_records import Setting, SweepProgress, SweepResult
 from simyard.service.job_page import RELOAD_MS, TEMPLATES
 from simyard.service.prefect_api import Launches
 from simyard.service.status import ENDED, SweepAnswer, sweep_answer
 from simyard.store.keys import SweepKeys
 from simyard.store.store import KeyNotFound, Store
+from simyard.tasks.pages.compare_page import Around
+from simyard.tasks.pages.comparison import MOST as MOST_COMPARED
 from simyard.tasks.shared.documents import moment, span
 from simyard.tasks.sweeps import pictures, record
 from simyard.tasks.sweeps.plan import load_sweep
@@ -41,6 +43,10 @@ class SweepLinks:
     """The list of sweeps."""
     job: Callable[[str], str]
     """Returns the address of a job's page."""
+    comparison: Callable[[Sequence[str]], str] | None = None
+    """Returns the address of jobs side by side; None for somebody who has a link to the sweep alone."""
+    around: Around | None = None
+    """Addresses of the other pages; None for the same."""
 
 
 def sweep_page(store: Store, sweep_id: str, launches: Launches, links: SweepLinks, nonce: str) -> str:
@@ -89,7 +95,27 @@ def sweep_page(store: Store, sweep_id: str, launches: Launches, links: SweepLink
         pictures=_shown_pictures(store, sweep_id), settings=json.dumps(asked.model_dump(
             mode="json", by_alias=True, exclude_unset=True), indent=2, ensure_ascii=False),
         events=record.read_events(store, sweep_id, numbers)[::-1], links=links,
+        comparisons=_comparisons([setting for _, setting in runs], links),
     )  # fmt: skip
+
+
+def _comparisons(ranked: Sequence[Setting], links: SweepLinks) -> list[tuple[str, str]]:
+    """Return what of a sweep is worth a look side by side, in words, with the address of the page that has it so.
+
+    Settings are compared by their first seed that was measured: it is the same for all of them wherever it can be.
+    """
+    if links.comparison is None:
+        return []
+    measured = [[run for run in setting.runs if run.jobs and run.value is not None] for setting in ranked]
+    best = [runs[0] for runs in measured if runs][:MOST_COMPARED]
+    groups = [
+        (f"the best {len(best)} settings", [run.jobs[-1] for run in best]),
+        (f"evaluations of the best {len(best)} settings", [run.evaluation for run in best if run.evaluation]),
+        ("the seeds of the best setting", [run.jobs[-1] for run in (measured or [[]])[0][:MOST_COMPARED]]),
+    ]
+    # Two settings of equal content are one job, which is compared with no job but others.
+    alone = [(said, list(dict.fromkeys(jobs))) for said, jobs in groups]
+    return [(said, links.comparison(jobs)) for said, jobs in alone if len(jobs) > 1]
 
 
 def _progress(known: SweepProgress | SweepResult) -> list[tuple[str, object]]:
@@ -113,17 +139,21 @@ def _shown_pictures(store: Store, sweep_id: str) -> list[tuple[str, str]]:
     return found
 
 
-def sweeps_page(found: Sequence[SweepAnswer], links: Mapping[str, str], nonce: str) -> str:
+def sweeps_page(
+    found: Sequence[SweepAnswer], links: Mapping[str, str], nonce: str, around: Around | None = None
+) -> str:
     """Return the list of sweeps.
 
     Args:
         found: The newest sweeps.
         links: Address of the page of each.
         nonce: Name of the page's style and script in its policy.
+        around: Addresses of the other pages; None for somebody who has a link to this one alone.
     """
     is_live = any(one.status not in ENDED for one in found)
     rows = [(one, moment(one.known.created_at)) for one in found]
     return TEMPLATES.render(
         "sweeps.html.j2",
         title="Sweeps", nonce=nonce, reload_ms=RELOAD_MS if is_live else None, rows=rows, links=links, most=MOST_SWEEPS,
+        around=around,
     )  # fmt: skip

@@ -25,6 +25,7 @@ from simyard.runner.isaaclab.foreign_imports import require_registered
 from simyard.runner.isaaclab.lookup import register_tasks, scripts_folder, use_overlay
 from simyard.runner.isaaclab.scripts import cannot
 from simyard.runner.newton.robots import short_names
+from simyard.runner.recording.geometry import GEOMETRY, Geometry, geometry_of
 from simyard.runner.rl import LIBRARIES, Library, get_library
 from simyard.runner.rl.inference import load_policy
 from simyard.runner.rollout.actions import RandomActions, ZeroActions
@@ -226,7 +227,9 @@ def drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Attem
         manager = getattr(base, "termination_manager", None)
         times_out = manager is None or any(manager.get_term_cfg(name).time_out for name in manager.active_terms)
         longest = min(wanted.steps, base.max_episode_length + 1) if times_out else wanted.steps
-        recorder, film = recording.open(control_period_s=base.step_dt, longest=longest, driven_by=mode)
+        recorder, film = recording.open(
+            control_period_s=base.step_dt, longest=longest, driven_by=mode, **_geometry(env)
+        )
         if film.wanted:
             try:
                 film.watch_drawn(Drawn.of_environment(env))
@@ -257,6 +260,32 @@ def drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Attem
     recorder.close()
     says = inside.success_source is not None and check_rate(paths.recording)
     print(f"success is said by: {inside.success_source if says else 'nothing'}")
+
+
+def _geometry(env: Any) -> dict[str, Geometry]:
+    """Return how the robot's bodies follow from what is recorded of it; nothing where Newton does not simulate it."""
+    base = env.unwrapped
+    robots = list(base.scene.articulations.values())
+    if len(robots) != 1 or base.sim.physics_manager.video_capture_backend() != "newton_gl":
+        return {}
+    from newton import JointType
+
+    # Joints by their names, of which the engine's end in Isaac Lab's.
+    model, robot = base.sim.physics_manager.get_model(), robots[0]
+    places = {name: number for number, name in enumerate(robot.joint_names)}
+    first_q, own = int(model.joint_coord_world_start.numpy()[0]), part(model.body_world_start, 0)
+    starts, kinds, children = (getattr(model, f"joint_{name}").numpy() for name in ("q_start", "type", "child"))
+    columns: dict[int, tuple[str, int]] = {}
+    poses: dict[int, tuple[str, int | None]] = {}
+    for joint, label in enumerate(model.joint_label):
+        if own.start <= children[joint] < own.stop:
+            if (name := str(label).rpartition("/")[2]) in places and kinds[joint] != JointType.FREE:
+                columns[int(starts[joint]) - first_q] = ("joint_position", places[name])
+            elif kinds[joint] == JointType.FREE and not robot.is_fixed_base:
+                body = str(model.body_label[children[joint]]).rpartition("/")[2]
+                if body == robot.body_names[0]:
+                    poses[int(children[joint]) - own.start] = ("root_pose", None)
+    return {GEOMETRY: geometry_of(model, columns, poses, base.scene.env_origins[0].tolist())}
 
 
 @contextmanager

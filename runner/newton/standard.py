@@ -30,6 +30,7 @@ from simyard.runner.newton.control import read_control
 from simyard.runner.newton.robots import Column
 from simyard.runner.newton.scenes import check_scene_id
 from simyard.runner.newton.simulation import Simulation, World, build_world
+from simyard.runner.recording.geometry import GEOMETRY, Geometry, geometry_of
 from simyard.runner.recording.recorder import RolloutRecorder
 from simyard.runner.rollout.run import Recording, rollout
 from simyard.runner.room import of_rollout
@@ -138,6 +139,7 @@ def _drive(recording: Recording, attempt: AttemptSpec, facts: Facts, paths: Atte
         control=wanted.control,
         device=facts.device,
         bodies=[*world.free],
+        **{GEOMETRY: _geometry(simulation)},
     )
     _describe(recorder, world)
     film.watch(simulation.model)
@@ -172,6 +174,19 @@ def _numbers(world: World) -> int:
 def _bodies(world: World) -> dict[str, int]:
     """Return the index of each body in the world, by name."""
     return {**world.robot.bodies, **{name: each.body for name, each in world.free.items()}}
+
+
+def _geometry(simulation: Simulation) -> Geometry:
+    """Return how the bodies of a world follow from what `_row` has of it."""
+    robot, objects = simulation.robot, simulation.objects
+    parts = (("joint_position", robot.positions), ("scene_joint_position", objects.positions))
+    columns = {column.index: (key, number) for key, part in parts for number, column in enumerate(part)}
+    poses: dict[int, tuple[str, int | None]] = {
+        free.body: ("body_pose", row) for row, free in enumerate(simulation.free.values())
+    }
+    if robot.base is not None:
+        poses[robot.base.body] = ("root_pose", None)
+    return geometry_of(simulation.model, columns, poses)
 
 
 def _row(simulation: Simulation, targets: torch.Tensor | None) -> dict[str, torch.Tensor]:

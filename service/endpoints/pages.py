@@ -12,7 +12,7 @@ from typing import Annotated
 from urllib.parse import quote
 
 import anyio.to_thread
-from fastapi import APIRouter, Path, Query, Request, Security
+from fastapi import APIRouter, Path, Query, Request, Response, Security
 from fastapi.responses import HTMLResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials
 
@@ -29,6 +29,7 @@ from simyard.service.job_look import SHARED_S, JobLook
 from simyard.service.job_page import PARTS, Viewer, error_page, job_page, job_part, job_sections
 from simyard.service.job_rows import JobRows
 from simyard.service.live import Follower, stream
+from simyard.service.playback_page import playback_page, rollout_of
 from simyard.service.settings import Settings
 from simyard.service.signatures import seal
 from simyard.service.status import artifact_key, sweep_answers
@@ -91,7 +92,7 @@ class _Way:
     def __init__(self, request: Request, api_key: ApiKey, token: str | None) -> None:
         self.token = token or site_token(request.app.state.settings, api_key)
         self._base, self._query = base_url(request), f"?token={quote(self.token)}"
-        self.around = Around(home=self.to("/"), jobs=self.to("/jobs"))
+        self.around = Around(home=self.to("/"), jobs=self.to("/jobs"), sweeps=self.to("/sweeps"))
 
     def to(self, path: str) -> str:
         """Return the address of a page."""
@@ -100,6 +101,10 @@ class _Way:
     def to_job(self, job_id: str) -> str:
         """Return the address of a job's page."""
         return self.to(f"/jobs/{job_id}")
+
+    def to_comparison(self, job_ids: Iterable[str]) -> str:
+        """Return the address of the page that has jobs side by side."""
+        return self.to("/compare") + "".join(f"&job={quote(job_id)}" for job_id in job_ids)
 
 
 def admit_to_site(request: Request, given: _Key, token: _Token = None) -> ApiKey:
@@ -216,6 +221,31 @@ def part(job_id: str, name: _PartName, request: Request, given: _Key, token: _To
     return _answered(request, make)
 
 
+@router.get("/jobs/{job_id}/playback", response_class=HTMLResponse, summary="Play a rollout's episodes in a browser")
+def playback(job_id: str, request: Request, given: _Key, token: _Token = None) -> HTMLResponse:
+    """Return the page that plays the episodes of a rollout, to whoever may see the job's."""
+
+    def make(nonce: str) -> _Page:
+        store, viewer = _viewer(request, job_id, token, given, nonce)
+        look = request.app.state.looks.of(store, job_id)
+        rollout_of(look)
+        return playback_page(look.spec, viewer.token, nonce), ()
+
+    return _answered(request, make)
+
+
+@router.get("/jobs/{job_id}/playback/{episode}", summary="Fetch an episode of a rollout to play it")
+def episode(
+    job_id: str, episode: Annotated[int, Path(ge=1, le=10**9)], request: Request, given: _Key, token: _Token = None
+) -> Response:
+    """Return an episode: poses of bodies, shapes and curves, every so many steps; arrays are float32 in base64."""
+    store, _ = _viewer(request, job_id, token, given, "")
+    state = request.app.state
+    found = state.playbacks.of(state.looks.of(store, job_id), episode)
+    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    return Response(found, media_type="application/json", headers=headers)
+
+
 @router.get("/jobs/{job_id}/events", response_class=EventStream, summary="Follow a job's page while the job runs")
 async def events(
     job_id: str,
@@ -258,7 +288,7 @@ def _viewer(
         return download_url(settings, base, api_key, key, name)
 
     # Whoever may see all pages finds the others from here, and may label the job.
-    sees_all = token is None or request.app.state.guard.follow("page", token)[0]["job_id"] == _SITE
+    sees_all = _sees_all(request, token)
     way = _Way(request, api_key, token)
     until = datetime.fromtimestamp(time.time() + settings.url_seconds, UTC)
     return settings.open(api_key.project), Viewer(
@@ -299,7 +329,11 @@ def all_sweeps(request: Request, given: _Key, token: _Token = None) -> HTMLRespo
         api_key = _admit(request, _SWEEPS, token, given)
         found = sweep_answers(settings.open(api_key.project), request.app.state.launches, MOST_SWEEPS, None).found
         links = {one.id: sweep_link(settings, base_url(request), api_key, one.id) for one in found}
-        return sweeps_page(found, links, nonce), ()
+        around = None
+        if _sees_all(request, token):
+            way = _Way(request, api_key, token)
+            links, around = {sweep_id: way.to(f"/sweeps/{sweep_id}") for sweep_id in links}, way.around
+        return sweeps_page(found, links, nonce, around), ()
 
     return _answered(request, make)
 
@@ -314,9 +348,17 @@ def one_sweep(sweep_id: str, request: Request, given: _Key, token: _Token = None
         links = SweepLinks(
             all=sweep_link(settings, base, api_key), job=lambda job_id: page_link(settings, base, api_key, job_id)
         )
+        if _sees_all(request, token):
+            way = _Way(request, api_key, token)
+            links = SweepLinks(all=way.around.sweeps, job=way.to_job, comparison=way.to_comparison, around=way.around)
         return sweep_page(settings.open(api_key.project), sweep_id, request.app.state.launches, links, nonce), ()
 
     return _answered(request, make)
+
+
+def _sees_all(request: Request, token: str | None) -> bool:
+    """Return whether somebody who was admitted may see all pages of the project, or came by a link to one alone."""
+    return token is None or request.app.state.guard.follow("page", token)[0]["job_id"] == _SITE
 
 
 def _linking(request: Request, given: HTTPAuthorizationCredentials | None, token: str | None) -> Link:

@@ -31,6 +31,8 @@ class Around:
     home: str
     jobs: str
     """Of the list."""
+    sweeps: str
+    """Of their list."""
 
 
 def comparison_page(

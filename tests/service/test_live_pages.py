@@ -207,7 +207,7 @@ def test_pages_say_everything_in_words_and_take_the_keyboard(watched: Watched) -
     """Every control and chart has a label, every link says something, headings begin at the first."""
     watched.run(3)
     both = [left_jobs.evaluation(watched.store, shift, film=b"a film") for shift in (0.0, 0.4)]
-    around = Around(home="home", jobs="jobs")
+    around = Around(home="home", jobs="jobs", sweeps="sweeps")
     compared = comparison_page(compare(watched.store, both, 3.0), lambda place, name: "film", "n", both, around)
     row = JobRow(
         job_id=both[0], kind="train", name="name", task="task", library="rsl_rl", status="running", stage="working",

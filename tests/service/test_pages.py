@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+import left_jobs
 import pytest
+import recorded
 import records
 from accessible import problems
+from axe import axe, serious
 from browser import CHROMIUM, browsing
 from helpers import HANG_S, Server, make_bucket, wait_until
 from lazy import lazy
 from scenario import play
 from serving import Answer, Service, site
+from swept import put_sweep
 
 from simyard.core.errors import Category, Failure
 from simyard.core.records import ApiKey
@@ -209,7 +213,7 @@ def test_tasks_are_listed_shown_and_looked_at_in_a_browser(yard: Yard, service: 
     (ant,) = [str(a["href"]) for a in page.all("a") if "/tasks/Isaac-Ant?" in str(a["href"])]
     one = Page(service.call("GET", ant).body.decode())
     assert "runs here" in one.words
-    config = re.findall(r"<pre>(.*?)</pre>", one.text, re.DOTALL)[0]
+    config = re.findall(r"<pre [^>]*>(.*?)</pre>", one.text, re.DOTALL)[0]
     assert json.loads(html.unescape(config))["trainingConfig"] == {"task": "Isaac-Ant", "rlLibrary": "rsl_rl"}
     red = Page(service.call("GET", "/tasks/Isaac-Red", key=key).body.decode())
     assert not red.all("script")
@@ -761,3 +765,116 @@ def test_an_open_page_goes_on_where_it_was_when_the_service_is_there_again(
             assert lines == [f"line {n}" for n in range(7)], "each once"
     finally:
         own.stop()
+
+
+@pytest.mark.long  # a browser and a job of its own; what the API makes of labels is tested above
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+def test_tags_are_kept_by_the_form_and_a_phone_shows_every_column(yard: Yard, tmp_path: Path) -> None:
+    job_id = yard.player.stage("", name="to be labelled").job_id
+    query = urlencode({"token": pages.site_token(yard.settings, yard.api_key)})
+    with browsing(tmp_path) as tab:
+        tab.open(f"{yard.service.url}/jobs/{job_id}?{query}", 360)
+        said = "document.querySelector('form.labels output').textContent"
+        for tags, answer in (("best, <b>", "<b>"), ("best, lr:3e-4", "Kept.")):
+            tab.js("document.getElementById('labels').open = true")
+            tab.js(f"document.querySelector('form.labels input').value = {json.dumps(tags)}")
+            tab.js(f"document.querySelector('form.labels textarea').value = {json.dumps(HOSTILE)}")
+            tab.js("document.querySelector('form.labels button').click()")
+            wait_until(lambda answer=answer: answer in tab.js(said), HANG_S, "an answer")
+        kept = yard.service.call("GET", f"/v0/jobs/{job_id}", key=yard.service.key()).json
+        assert (kept["tags"], kept["note"]) == (["best", "lr:3e-4"], HOSTILE)
+        assert tab.js("document.getElementById('tags').textContent") == "best, lr:3e-4"
+
+        tab.open(f"{yard.service.url}/jobs?{query}", 360)
+        cells = "[...document.querySelectorAll('.cards td')]"
+        assert tab.js(f"{cells}.length") > 10
+        assert tab.js(f"{cells}.every(one => one.getBoundingClientRect().right <= 360)")
+        assert "lr:3e-4" in tab.js("document.querySelector('.cards').innerText")
+        assert tab.js("typeof pwned") == "undefined"
+        assert [told for told in tab.complaints if "400" not in told] == [], "the tag that is none is refused"
+
+
+def _rolled_out(yard: Yard, folder: Path) -> str:
+    """Write down a rollout of two environments and two episodes each."""
+    recorded.rollout(folder / "rollout.zarr", folder)
+    files = {"rollout.zarr": (folder / "rollout.zarr").read_bytes()}
+    summary = {"episodes": 4, "recorded_steps": 1000, "success": {"rate": None, "interval_95": None}, "return": None}
+    made = left_jobs.spec("rollout", name=HOSTILE)
+    return left_jobs.leave(yard.store, made, files, summary=summary | {"keys": {}}, done=500, total=500, unit="step")
+
+
+@pytest.mark.long  # a browser of its own; what an episode is made of is in test_playback.py
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+def test_an_episode_is_played_in_the_browser(yard: Yard, trained: str, tmp_path: Path) -> None:
+    job_id = _rolled_out(yard, tmp_path)
+    page = yard.page(job_id)
+    (link,) = [str(one["href"]) for one in page.all("a") if "/playback?" in str(one["href"])]
+    (tmp_path / "browser").mkdir()
+    with browsing(tmp_path / "browser") as tab:
+        tab.open(f"{yard.service.url}/jobs/{link}", 360)
+        said, frame = (
+            "document.querySelector('.said').textContent",
+            "Number(document.querySelector('[type=range]').value)",
+        )
+        wait_until(lambda: "Episode 1 of 4: environment 0, 250 steps" in tab.js(said), HANG_S, "the episode")
+        assert "Not recorded, so not drawn: box." in tab.js(said)
+        assert tab.js("document.querySelectorAll('.curves figure').length") == 6
+        assert tab.js("document.documentElement.scrollWidth") <= 360
+        picture = "document.querySelector('canvas').toDataURL()"
+        first = tab.js(picture)
+        tab.js("document.querySelector('[name=speed]').value = '5'; document.querySelector('[data-play]').click()")
+        wait_until(lambda: tab.js(frame) == 249, HANG_S, "its end")
+        assert tab.js("document.querySelector('[data-play]').textContent") == "Play"
+        assert tab.js("document.querySelector('.time').textContent") == "4.98 s, step 249"
+        assert tab.js(picture) != first
+        tab.js("const at = document.querySelector('[type=range]'); at.value = 0; at.dispatchEvent(new Event('input'))")
+        assert tab.js(picture) == first, "the same moment is the same picture"
+        tab.js("document.querySelector('[data-by=\"1\"]').click()")
+        wait_until(lambda: "Episode 2 of 4: environment 1" in tab.js(said), HANG_S, "the next one")
+        assert tab.js("typeof pwned") == "undefined"
+        assert tab.complaints == []
+
+    # Nobody else may fetch it, and errors are told.
+    data = f"/jobs/{job_id}/playback/1"
+    assert yard.service.call("GET", data).status == 401
+    assert yard.service.call("GET", data, key=yard.service.key("another", "jobs")).status == 404
+    assert yard.service.call("GET", f"{data}?{urlsplit(yard.link(trained)).query}").status == 404
+    none = yard.service.call("GET", f"/jobs/{trained}/playback/1", key=yard.service.key())
+    assert (none.status, none.json["code"]) == (404, "no_rollout")
+    beyond = yard.service.call("GET", f"/jobs/{job_id}/playback/5", key=yard.service.key())
+    assert (beyond.status, beyond.json["code"]) == (404, "no_such_episode")
+
+
+@pytest.mark.long  # axe-core takes a second a page, and npm brings it
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+def test_axe_finds_nothing_serious_on_any_page(yard: Yard, trained: str, evaluated: str, tmp_path: Path) -> None:
+    source = axe(tmp_path)
+    running = yard.player.stage("", name="goes on").job_id
+    yard.begin(running, done=4)
+    yard.put(running, "metrics.csv", "step,wall_time,Train/mean_reward\n0,1.0,1.5\n2,3.0,2.5\n")
+    yard.put(running, "command.stdout.log", "a long line of a log " * 20 + "\n")
+    crashed = yard.player.play("crash at 4", retries=0, sessions=yard.sessions).result["job_id"]
+    yard.service.call("PUT", f"/v0/jobs/{trained}/labels", {"tags": ["best"], "note": "a note"}, key=yard.service.key())
+    sweeps = [put_sweep(yard.store, tmp_path), put_sweep(yard.store, tmp_path, trainings=7)]
+    tasks = yard.service.call("GET", "/v1/tasks", key=yard.service.key()).json["page_url"]
+    token = urlencode({"token": pages.site_token(yard.settings, yard.api_key)})
+    paths = {
+        "home": "/", "jobs": "/jobs", "compare": f"/compare?job={trained}&job={evaluated}", "nothing": "/jobs/none",
+        **{f"a job: {job_id}": f"/jobs/{job_id}" for job_id in (trained, evaluated, running, crashed)},
+        "playback": f"/jobs/{_rolled_out(yard, tmp_path)}/playback",
+        "sweeps": "/sweeps", **{f"a sweep: {sweep_id}": f"/sweeps/{sweep_id}" for sweep_id in sweeps},
+    }  # fmt: skip
+    addresses = {name: f"{yard.service.url}{path}{'&' if '?' in path else '?'}{token}" for name, path in paths.items()}
+    addresses |= {"tasks": tasks, "a task": tasks.replace("/tasks?", "/tasks/Isaac-Velocity?")}
+    found = {}
+    (tmp_path / "browser").mkdir()
+    with browsing(tmp_path / "browser") as tab:
+        for name, address in addresses.items():
+            for width, dark in ((360, True), (1440, False)):
+                tab.open(address, width, dark=dark)
+                tab.js("document.querySelectorAll('details').forEach(one => { one.open = true })")
+                if told := serious(tab, source):
+                    found[f"{name}, {width}"] = told
+        tab.js("document.body.innerHTML = '<main><img src=x><button></button></main>'")
+        assert {one[0] for one in serious(tab, source)} >= {"image-alt", "button-name"}, "it would be seen"
+    assert found == {}

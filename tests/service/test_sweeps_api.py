@@ -6,8 +6,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
+import left_jobs
 import pytest
 from browser import CHROMIUM, Tab, browsing
 from helpers import HANG_S, Server, wait_until
@@ -105,13 +106,33 @@ def test_the_page_of_a_sweep_shows_its_verdict_and_pictures(seen: tuple[Api, str
     assert running.is_live and "best so far" in running.words
     assert not [tag for tag, _ in running.tags if tag == "img" and "pwned" in str(_)]
     assert "pwned = 1" in running.words, "a name is text"
-    listed = Page(api("GET", "/sweeps").body.decode())
+    (back,) = [str(one["href"]) for one in page.all("a") if urlsplit(str(one["href"])).path == "/sweeps"]
+    listed = Page(api.service.call("GET", back).body.decode())
     links = [str(one["href"]) for one in listed.all("a")]
     assert {urlsplit(link).path for link in links} == {f"/sweeps/{ended}", f"/sweeps/{begun}"}
     assert api.service.call("GET", links[0]).status == 200, "the list's links need no key"
     other = re.sub(re.escape(ended), begun, html.unescape(next(link for link in links if ended in link)))
     assert api.service.call("GET", other).status == 404, "a link is good for one sweep"
     assert api.service.call("GET", f"/sweeps/{ended}").status == 401
+
+
+def test_the_best_of_a_sweep_are_one_click_from_each_other(seen: tuple[Api, str, str]) -> None:
+    api, ended, _ = seen
+    home = api("GET", "/v1/home").json["page_url"]
+    around = Page(api.service.call("GET", home).body.decode())
+    (sweeps,) = [str(one["href"]) for one in around.all("a") if urlsplit(str(one["href"])).path == "/sweeps"]
+    listed = Page(api.service.call("GET", sweeps).body.decode())
+    (link,) = [str(one["href"]) for one in listed.all("a") if f"/sweeps/{ended}?" in str(one["href"])]
+    page = Page(api.service.call("GET", link).body.decode())
+    compared = [str(one["href"]) for one in page.all("a") if urlsplit(str(one["href"])).path == "/compare"]
+    assert "Side by side: the best 5 settings , the seeds of the best setting" in page.words
+    for job_id in {job_id for address in compared for job_id in parse_qs(urlsplit(address).query)["job"]}:
+        left_jobs.training(api.store, job_id=job_id)  # of a sweep in a store of numbers there are none
+    for address, count in zip(compared, (5, 2), strict=True):
+        answer = api.service.call("GET", address)
+        assert (answer.status, f"{count} jobs side by side" in Page(answer.body.decode()).words) == (200, True)
+    alone = Page(api.service.call("GET", api("GET", f"/v1/sweeps/{ended}").json["page_url"]).body.decode())
+    assert "Side by side" not in alone.words, "a link to one sweep leads to its jobs alone"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
