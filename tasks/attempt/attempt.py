@@ -42,6 +42,8 @@ from simyard.tasks.shared.estimates import guess
 OPEN_TIMEOUT_S = 120.0
 """Opening one checkpoint, torch's import included."""
 MAX_ACCOUNT_BYTES = 64_000_000
+_KEPT = ".kept."
+"""Part of the names of folders with what an attempt could not send."""
 CANCELED = Failure(
     code="canceled", category=Category.CANCELED, message="The job was canceled.", advice="What was saved is kept."
 )
@@ -104,6 +106,7 @@ class _Attempt:
         self.paths = AttemptPaths(machine.attempt_folder(spec.job.job_id, spec.number, spec.node))
         _sweep(self.paths.root.parent)
         sweep(machine.home / "work", "*/*")  # of other jobs, whose next attempt may be made anywhere
+        sweep_kept(machine.home / "work", store)
         self._own = own(self.paths.root)
         self.paths.make()
         self.kind = kind_of(spec.job)
@@ -291,16 +294,20 @@ class _Attempt:
             self.uploader.finish()
             self.store.put_record(self.keys.outcome, outcome)
         except StoreError as error:
-            # Kept under a name that no later attempt takes or sweeps: its own number is free, since the store has none.
+            # Kept until the job has succeeded, under a name that no later attempt takes: its own number is free, since
+            # the store has none.
             (self.paths.root / HELD).unlink()
-            folder = tempfile.mkdtemp(prefix=f"{self.spec.number:03d}.kept.", dir=self.paths.root.parent)
+            folder = tempfile.mkdtemp(prefix=f"{self.spec.number:03d}{_KEPT}", dir=self.paths.root.parent)
             self.paths.root.rename(folder)
-            kept = f"Everything is kept in {folder!r} on {platform.node()}."
+            kept = f"Everything is kept in {folder!r} on {platform.node()}, until the job has succeeded."
             raise StoreError(
                 error.failure.message, code=error.failure.code, advice=f"{error.failure.advice} {kept}"
             ) from error
         shutil.rmtree(self.paths.root, ignore_errors=True)
         self._own.close()
+        if failure is None:  # what earlier ones could not send was done again, and is in the store
+            for folder in self.paths.root.parent.glob(f"*{_KEPT}*"):
+                shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # another attempt's folder is beside it
             self.paths.root.parent.rmdir()
         return outcome
@@ -434,6 +441,21 @@ def _sweep(scratch: Path) -> None:
     for folder in scratch.glob("*-*"):
         if not psutil.pid_exists(int(folder.name.rpartition("-")[2])):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep_kept(work: Path, store: Store) -> None:
+    """Remove from this machine what attempts could not send, once their jobs have succeeded, wherever that was.
+
+    Args:
+        work: Folder of all attempts of this machine.
+        store: Jobs of other stores are not known here, and theirs stays.
+    """
+    for folder in work.glob(f"job-*/*{_KEPT}*"):
+        with suppress(SimyardError):  # the store is away: another time
+            if store.exists(JobKeys(folder.parent.name.partition(".")[0]).manifest):
+                shutil.rmtree(folder, ignore_errors=True)
+                with suppress(OSError):  # there are others
+                    folder.parent.rmdir()
 
 
 def _write_versions(facts: Facts, path: Path) -> None:
