@@ -231,13 +231,13 @@ class _Attempt:
         """Return the failure of the attempt; None when its work was done and can be opened."""
         account = self.account()
         if self.spec.node:
-            failure = judge_part(ending, account)
+            failure = judge_part(ending, account, self.paths.root)
         else:
             if ending.watched.end_marker and (account is None or account.failure is not None):
                 self._open_outputs()  # the workload hung or failed after its work was done
                 account = self.account()
             failure = judge(
-                ending, account, self.log, runs_user_code=bool(self.spec.job.rollout),
+                ending, account, self.log, folder=self.paths.root, runs_user_code=bool(self.spec.job.rollout),
                 traceback=last_traceback(self.paths),
             )  # fmt: skip
         if failure is not None and self.machines is not None:
