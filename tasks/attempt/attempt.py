@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from simyard.core.errors import Category, Failure, RequestError, SimyardError, StoreError, WorkloadError
-from simyard.core.files import HELD, AttemptPaths, own, sweep, write_json
+from simyard.core.files import HELD, AttemptPaths, full_disk, own, sweep, write_json
 from simyard.core.records import Estimate, Outcome, WorkloadAccount, ended
 from simyard.core.specs import AttemptSpec, Facts, InputFile
 from simyard.runner.gpu_memory import explained
@@ -86,6 +86,8 @@ def run_attempt(attempt: AttemptSpec, store: Store, sessions: Sessions, observer
             failure = running.judge(ending)
     except SimyardError as error:
         failure, refused = explained(error.failure), isinstance(error, RequestError)
+        if refused and (full := full_disk(running.paths.root, failure.message)):  # a package's build finds none, say
+            failure, refused = full, False
     except BaseException as error:
         running.finish(None, observer.why_stopped(error))
         raise

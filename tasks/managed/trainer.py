@@ -47,8 +47,6 @@ from simyard.tasks.shared.logs import GrowingLog
 
 CHECKPOINT, CHECKPOINT_URI, METRICS = "checkpoint.pt", "checkpoint_out_uri.txt", "metrics.json"
 """Files that a trainer leaves: one of the first two, and the third."""
-TRAINER_FAILED = "trainer_failed"
-"""Code of a call whose trainer is to blame."""
 MAX_METRICS_BYTES = 1_000_000
 MAX_URI_BYTES = 4_000
 POLL_S = 0.05
@@ -154,7 +152,7 @@ def run_trainer(
         kept = _keep(attempt, folder / OUTPUT, engine.seen(folder)[1], store)
     except SimyardError as error:
         failure = error.failure
-        if failure.code == TRAINER_FAILED:  # on a full disk it cannot say so in its log
+        if failure.code == "trainer_failed":  # on a full disk it cannot say so in its log
             failure = full_disk(folder, failure.message) or failure
     finally:
         engine.sweep(attempt.name)
@@ -430,5 +428,5 @@ def _too_long(trainer: TrainerSpec, seconds: float) -> Failure | None:
 
 def _broken(message: str, advice: str) -> WorkloadError:
     return WorkloadError(
-        Failure(code=TRAINER_FAILED, category=Category.USER, message=f"The trainer failed: {message}", advice=advice)
+        Failure(code="trainer_failed", category=Category.USER, message=f"The trainer failed: {message}", advice=advice)
     )

@@ -102,6 +102,15 @@ def test_a_full_store_is_told_as_such_and_the_files_are_kept_until_the_job_has_s
     assert [folder.name for folder in own.parent.iterdir()] == [elsewhere.name]
 
 
+def test_what_is_refused_where_there_is_no_room_is_not_the_requests_fault(small):
+    (small.site.home / "ballast").write_bytes(bytes(3_300_000))  # enough is left for the check itself
+    error = small.attempt(small.stage("refuse"))
+    assert (error.failure.code, error.failure.category) == ("disk_full", Category.INFRA)
+    assert "MB free. Unknown task 'Nowhere'." in error.failure.message
+    (small.site.home / "ballast").unlink()
+    assert small.attempt(small.stage("refuse")).failure.code == "unknown_task"
+
+
 def test_an_end_without_words_on_a_full_disk_is_no_fault_of_the_task(small):
     home = small.site.home
     seen = Watched(started=0.0, unit="step", done=3)
