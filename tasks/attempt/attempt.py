@@ -308,8 +308,8 @@ class _Attempt:
         shutil.rmtree(self.paths.root, ignore_errors=True)
         self._own.close()
         if failure is None:  # what earlier ones could not send was done again, and is in the store
-            for folder in self.paths.root.parent.glob(f"*{_KEPT}*"):
-                shutil.rmtree(folder, ignore_errors=True)
+            for kept_folder in self.paths.root.parent.glob(f"*{_KEPT}*"):
+                shutil.rmtree(kept_folder, ignore_errors=True)
         with suppress(OSError):  # another attempt's folder is beside it
             self.paths.root.parent.rmdir()
         return outcome
