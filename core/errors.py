@@ -147,6 +147,9 @@ def unknown(
 
 NOT_STARTED = "kit_not_started"
 """Code of an end that has a cause which is not known yet."""
+DISK_FULL = "disk_full"
+"""Code of whatever found no room on a disk; it is repeated."""
+ROOM_ADVICE = "Make room on that disk; then run or resume it again."
 GPU_OUT_OF_MEMORY = "gpu_out_of_memory"
 """The code, whichever library found no memory; `runner/gpu_memory.py` says why."""
 
@@ -224,8 +227,7 @@ SIGNATURES: tuple[Cause, ...] = (
         "The task package imports `pxr` before the app has started."),
     Cause("git_absent", _I, r"ImportError: Bad git executable",
         "Install git in the image, or set GIT_PYTHON_REFRESH=quiet."),
-    Cause("disk_full", _I, r"No space left on device",
-        "The machine's disk is full."),
+    Cause(DISK_FULL, _I, r"No space left on device|Disk quota exceeded", ROOM_ADVICE),
 )  # fmt: skip
 
 SURVIVABLE = frozenset({"driver_unsupported", "no_vulkan", "no_rt_cores"})

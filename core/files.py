@@ -20,9 +20,12 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from simyard.core import artifacts
+from simyard.core.errors import ROOM_ADVICE, Category, Failure
 
 STATE_SUFFIX = ".state"
 """Ending of the state of a training, behind the whole name of the checkpoint that it belongs to."""
+LEAST_ROOM = 1 << 20
+"""Bytes that a disk has at least where it is not full."""
 MOST_STATES = 64 << 20
 """Bytes of all states that an attempt keeps; the newest is kept whatever its size."""
 RETRY_S = 0.05
@@ -115,6 +118,27 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     """Return a file's SHA-256 digest in hexadecimal digits, reading it in pieces."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def full_disk(folder: Path, ended: str) -> Failure | None:
+    """Return the failure of something that ended where the disk has no room; None where it has.
+
+    Whatever finds no room can say so in no log either: it looks like a program's own fault.
+
+    Args:
+        folder: Where it wrote; it may be gone.
+        ended: How it ended, in a sentence.
+    """
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    free = shutil.disk_usage(there).free
+    if free >= LEAST_ROOM:
+        return None
+    return Failure(
+        code="disk_full",
+        category=Category.INFRA,
+        message=f"No space left on the disk of {str(folder)!r}: {free / 1e6:.1f} MB free. {ended}",
+        advice=ROOM_ADVICE,
+    )
 
 
 class OutsideError(OSError):

@@ -162,7 +162,10 @@ def give_up(
     request: RetrainRequest, start: Start, job_id: str, decision: Literal["not_trained", "not_measured"], what: str,
     result: JobResult, store: str,
 ) -> PromotionDecision:  # fmt: skip
-    """Write down that there is nothing to decide on, since a job failed."""
+    """Return that there is nothing to decide on, since a job failed; written down where the machine was not the cause.
+
+    What the machine failed at, or somebody canceled, is open: who runs the flow run again has it decided.
+    """
     opened = open_store(store)
     assert result.error is not None
     jobs = (job_id, retraining.candidate_job_id(job_id), result.job_id)
@@ -177,10 +180,11 @@ def give_up(
         estimate=told,
         cost=spent,
     )
-    while True:
+    while promotions.is_final(result.error):
         current = promotions.read(opened, request.promotion).current
         if written := promotions.append(opened, request.promotion, made, upon=current):
             return written
+    return made
 
 
 @task(name="decide", **RETRYING)
@@ -192,9 +196,6 @@ def decide(
     opened = open_store(store)
     asked = request.evaluation
     new = retraining.measured(opened, candidate_id, asked.metric)
-    earlier = promotions.find_conclusion(promotions.read(opened, request.promotion), new.policy.job_id)
-    if earlier is not None:
-        return earlier  # this task was repeated
     old = retraining.measured(opened, incumbent_id, asked.metric) if incumbent_id else None
     found = promotions.decide(
         new.values,

@@ -192,6 +192,8 @@ class Done(Message):
     """Resident memory of the process."""
     gpu_memory_bytes: int | None = field(default=None, metadata=ABSENT)
     """Its memory on GPUs; None where it uses none."""
+    failure: Failure | None = field(default=None, metadata=ABSENT)
+    """Failure of a job whose account could not be written; None where there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)

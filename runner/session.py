@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from simyard.core.errors import GPU_OUT_OF_MEMORY, Category, Failure, SimyardError, Stopped, known_failure
+from simyard.core.errors import DISK_FULL, GPU_OUT_OF_MEMORY, Category, Failure, SimyardError, Stopped, known_failure
 from simyard.core.files import AttemptPaths, read_json, sha256_of, write_json
 from simyard.core.records import Opened, WorkloadAccount
 from simyard.core.specs import AttemptSpec, Bounds, Facts
@@ -166,7 +166,7 @@ class _Session:
         attempt = AttemptSpec.from_json(read_json(paths.spec))
         self.isolation.begin()
         with self.streams.into(paths):
-            code, leaving = run(paths)
+            code, leaving, untold = run(paths)
         self.isolation.end(paths.overlay, _top_level(attempt.job.import_callback))
 
         self.jobs += 1
@@ -178,7 +178,7 @@ class _Session:
             self.code.remember()
         memory, on_gpus = memory_bytes(), held_bytes()  # of what could be freed nothing is counted
         leaving = leaving or beyond(self.bounds, memory, on_gpus)
-        return messages.Done(code=code, leaving=leaving, memory_bytes=memory, gpu_memory_bytes=on_gpus)
+        return messages.Done(code=code, leaving=leaving, memory_bytes=memory, gpu_memory_bytes=on_gpus, failure=untold)
 
 
 def beyond(bounds: Bounds, memory: int, on_gpus: int | None) -> str | None:
@@ -189,12 +189,12 @@ def beyond(bounds: Bounds, memory: int, on_gpus: int | None) -> str | None:
     return None
 
 
-def run(paths: AttemptPaths) -> tuple[int, str | None]:
+def run(paths: AttemptPaths) -> tuple[int, str | None, Failure | None]:
     """Run the attempt in `paths` to its end and write the workload's own account of it.
 
     Returns:
-        The exit code, 0 when the simulator came back without an error, else 1; and why this process must not take
-        another job, in words, None when it may.
+        The exit code, 0 when the simulator came back without an error, else 1; why this process must not take another
+        job, in words, None when it may; and its failure where the account could not be written, on a full disk say.
     """
     attempt = AttemptSpec.from_json(read_json(paths.spec))
     facts = Facts.from_json(read_json(paths.facts))
@@ -211,21 +211,25 @@ def run(paths: AttemptPaths) -> tuple[int, str | None]:
         account = WorkloadAccount(failure=None, opened=())  # why it was stopped, the supervisor knows
         left = "its job was stopped"
     except BaseException as error:  # SystemExit too: an argument parser's exit is a failure like any other
-        traceback.print_exc()
+        with suppress(OSError):  # the disk may be full
+            traceback.print_exc()
         failure = _failure(error)
         if failure.code == GPU_OUT_OF_MEMORY:
             with suppress(Exception):  # a driver in trouble says nothing
                 failure = explained(failure, peak.demand(attempt.job.num_envs))
         account = WorkloadAccount(failure=failure, opened=())
         left = "its job failed"
-    write_json(paths.outcome, account.to_json())
-    return 0 if account.failure is None else 1, left
+    try:
+        write_json(paths.outcome, account.to_json())
+    except OSError as error:
+        return 1, left or "its account could not be written", account.failure or _failure(error)
+    return 0 if account.failure is None else 1, left, None
 
 
 def run_alone(paths: AttemptPaths) -> int:
     """Run the attempt in `paths`, its output going to its own files; return the exit code."""
     with _Streams().into(paths):
-        code, _ = run(paths)
+        code, *_ = run(paths)
     return code
 
 
@@ -258,7 +262,7 @@ def _failure(error: BaseException) -> Failure:
     cause: BaseException | None = error
     while cause is not None:
         found = known_failure(f"{type(cause).__name__}: {cause}".splitlines()[0])
-        if found is not None and found.code == GPU_OUT_OF_MEMORY:
+        if found is not None and found.code in (GPU_OUT_OF_MEMORY, DISK_FULL):
             return found
         cause = cause.__cause__ or cause.__context__
     text = str(error).strip()

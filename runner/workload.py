@@ -16,8 +16,8 @@ from dataclasses import replace
 from io import BufferedRandom
 from pathlib import Path
 
-from simyard.core.errors import Category, Failure, RequestError, WorkloadError, known_failure
-from simyard.core.files import AttemptPaths, lines_inside
+from simyard.core.errors import Category, Failure, RequestError, SimyardError, WorkloadError, known_failure
+from simyard.core.files import AttemptPaths, full_disk, lines_inside
 from simyard.core.specs import Bounds, Facts, JobSpec
 from simyard.runner import messages
 from simyard.runner.messages import LineSocket, Message
@@ -43,6 +43,8 @@ class Workload:
         """How its last job ended: the exit code, or minus the signal that ended it."""
         self.leaving: str | None = None
         """Why it takes no other job, in words."""
+        self.untold: Failure | None = None
+        """Failure of its last job, where that could not write its account."""
         self.jobs = 0
         """Jobs it was handed so far."""
         self._lines = lines
@@ -156,7 +158,7 @@ class Workload:
         self._busy = False
         match message:
             case messages.Done():
-                self.code, self.leaving = message.code, message.leaving
+                self.code, self.leaving, self.untold = message.code, message.leaving, message.failure
             case messages.Stale():  # it went before it had the job
                 self.code, self.leaving = 0, message.leaving
             case messages.Exited():
@@ -222,6 +224,7 @@ class Workload:
         self.leaving = self.leaving or f"it ended with {describe_exit(code)}"
         lines = lines_inside(self.log)
         known = next((found for line in lines if (found := known_failure(line))), None)
+        known = known or full_disk(self.log.parent, f"The workload ended with {describe_exit(code)}, no job begun.")
         return WorkloadError(
             known
             or Failure(
@@ -341,8 +344,10 @@ class ChildWorkload(Workload):
             os.killpg(self._process.pid, number)
 
 
-def _refusal(reply: messages.Refused) -> RequestError:
+def _refusal(reply: messages.Refused) -> SimyardError:
     failure = reply.failure
+    if failure.category is Category.INFRA:  # the machine could not check it
+        return WorkloadError(failure)
     return RequestError(failure.message, code=failure.code, advice=failure.advice)
 
 

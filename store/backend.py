@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
-from simyard.core.errors import RequestError, StoreError, unknown
+from simyard.core.errors import DISK_FULL, ROOM_ADVICE, RequestError, StoreError, unknown
 from simyard.store.keys import UNSAFE, problem_of
 
 Credentials = Callable[[], Mapping[str, Any]]
@@ -66,8 +66,8 @@ _S3_ANSWER = re.compile(r"<Code>(.*?)</Code>\s*<Message>(.*?)</Message>", re.DOT
 _KNOWN = (
     (
         "No space left on device|Disk quota exceeded",
-        "disk_full",
-        "Make room on that disk; then run or resume it again.",
+        DISK_FULL,
+        ROOM_ADVICE,
     ),
     ("NoSuchBucket", "no_such_bucket", "Make the bucket, or correct its name in the store's URL."),
     (

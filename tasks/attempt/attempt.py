@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from simyard.core.errors import Category, Failure, RequestError, SimyardError, StoreError, WorkloadError
-from simyard.core.files import HELD, AttemptPaths, own, sweep, write_json
+from simyard.core.files import HELD, AttemptPaths, full_disk, own, sweep, write_json
 from simyard.core.records import Estimate, Outcome, WorkloadAccount, ended
 from simyard.core.specs import AttemptSpec, Facts, InputFile
 from simyard.runner.gpu_memory import explained
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 OPEN_TIMEOUT_S = 120.0
 """Opening one checkpoint, torch's import included."""
 MAX_ACCOUNT_BYTES = 64_000_000
+_KEPT = ".kept."
+"""Part of the names of folders with what an attempt could not send."""
 CANCELED = Failure(
     code="canceled", category=Category.CANCELED, message="The job was canceled.", advice="What was saved is kept."
 )
@@ -91,6 +93,8 @@ def run_attempt(attempt: AttemptSpec, store: Store, sessions: Sessions, observer
                 running.await_evaluations(ending)
     except SimyardError as error:
         failure, refused = explained(error.failure), isinstance(error, RequestError)
+        if refused and (full := full_disk(running.paths.root, failure.message)):  # a package's build finds none, say
+            failure, refused = full, False
     except BaseException as error:
         running.finish(None, observer.why_stopped(error))
         raise
@@ -111,6 +115,7 @@ class _Attempt:
         self.paths = AttemptPaths(machine.attempt_folder(spec.job.job_id, spec.number, spec.node))
         _sweep(self.paths.root.parent)
         sweep(machine.home / "work", "*/*")  # of other jobs, whose next attempt may be made anywhere
+        sweep_kept(machine.home / "work", store)
         self._own = own(self.paths.root)
         self.paths.make()
         self.kind = kind_of(spec.job)
@@ -238,13 +243,13 @@ class _Attempt:
         """Return the failure of the attempt; None when its work was done and can be opened."""
         account = self.account()
         if self.spec.node:
-            failure = judge_part(ending, account)
+            failure = judge_part(ending, account, self.paths.root)
         else:
             if ending.watched.end_marker and (account is None or account.failure is not None):
                 self._open_outputs()  # the workload hung or failed after its work was done
                 account = self.account()
             failure = judge(
-                ending, account, self.log, runs_user_code=bool(self.spec.job.rollout),
+                ending, account, self.log, folder=self.paths.root, runs_user_code=bool(self.spec.job.rollout),
                 traceback=last_traceback(self.paths),
             )  # fmt: skip
         if failure is not None and self.machines is not None:
@@ -314,16 +319,20 @@ class _Attempt:
             self.uploader.finish()
             self.store.put_record(self.keys.outcome, outcome)
         except StoreError as error:
-            # Kept under a name that no later attempt takes or sweeps: its own number is free, since the store has none.
+            # Kept until the job has succeeded, under a name that no later attempt takes: its own number is free, since
+            # the store has none.
             (self.paths.root / HELD).unlink()
-            folder = tempfile.mkdtemp(prefix=f"{self.spec.number:03d}.kept.", dir=self.paths.root.parent)
+            folder = tempfile.mkdtemp(prefix=f"{self.spec.number:03d}{_KEPT}", dir=self.paths.root.parent)
             self.paths.root.rename(folder)
-            kept = f"Everything is kept in {folder!r} on {platform.node()}."
+            kept = f"Everything is kept in {folder!r} on {platform.node()}, until the job has succeeded."
             raise StoreError(
                 error.failure.message, code=error.failure.code, advice=f"{error.failure.advice} {kept}"
             ) from error
         shutil.rmtree(self.paths.root, ignore_errors=True)
         self._own.close()
+        if failure is None:  # what earlier ones could not send was done again, and is in the store
+            for kept_folder in self.paths.root.parent.glob(f"*{_KEPT}*"):
+                shutil.rmtree(kept_folder, ignore_errors=True)
         with suppress(OSError):  # another attempt's folder is beside it
             self.paths.root.parent.rmdir()
         return outcome
@@ -471,6 +480,21 @@ def _sweep(scratch: Path) -> None:
     for folder in scratch.glob("*-*"):
         if not psutil.pid_exists(int(folder.name.rpartition("-")[2])):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep_kept(work: Path, store: Store) -> None:
+    """Remove from this machine what attempts could not send, once their jobs have succeeded, wherever that was.
+
+    Args:
+        work: Folder of all attempts of this machine.
+        store: Jobs of other stores are not known here, and theirs stays.
+    """
+    for folder in work.glob(f"job-*/*{_KEPT}*"):
+        with suppress(SimyardError):  # the store is away: another time
+            if store.exists(JobKeys(folder.parent.name.partition(".")[0]).manifest):
+                shutil.rmtree(folder, ignore_errors=True)
+                with suppress(OSError):  # there are others
+                    folder.parent.rmdir()
 
 
 def _write_versions(facts: Facts, path: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 from simyard.core.errors import NOT_STARTED, Category, Failure
-from simyard.core.files import AttemptPaths, lines_inside, write_json
+from simyard.core.files import AttemptPaths, full_disk, lines_inside, write_json
 from simyard.core.records import Outcome, WorkloadAccount
 from simyard.runner.gpu_memory import explained
 from simyard.tasks.attempt.supervise import Ending
@@ -16,6 +17,8 @@ TAIL_LINES = 100
 """Lines of each log in the diagnostics."""
 TAIL_BYTES = 64 * 1024
 """Bytes at the end of a log in which its last lines are looked for."""
+_NO_CAUSE = ("exception", "exit_called", "ended_without_result")
+"""Codes of ends that a full disk can have too: a log has no room then for the cause."""
 _KIT_PREFIX = re.compile(r"^\S+ \[[\d,]+m?s\] \[\w+\] \[omni\.kit\.app\._impl\] \[py stderr\]: ")
 """What Kit, which logs all that Python writes, puts before it."""
 
@@ -25,6 +28,7 @@ def judge(
     account: WorkloadAccount | None,
     log: Callable[..., None],
     *,
+    folder: Path,
     runs_user_code: bool = False,
     traceback: str = "",
 ) -> Failure | None:
@@ -36,6 +40,7 @@ def judge(
         ending: The end of the workload.
         account: The workload's own account of its end; None where it left none.
         log: Writes a line of runner.log.
+        folder: The attempt's.
         runs_user_code: Whether a task of the user's drives the process; an end without any cause is its fault then.
         traceback: The last one that the workload printed.
     """
@@ -51,27 +56,35 @@ def judge(
     cause = _cause(ending, account)
     if cause and seen.hint and cause.code == NOT_STARTED:
         return seen.hint  # that the app did not start is no cause; what it lives with elsewhere may be the cause here
-    return cause or seen.hint or seen.stopped_because or _unexplained(ending, runs_user_code, traceback)
+    failure = cause or seen.hint or seen.stopped_because or _unexplained(ending, runs_user_code, traceback)
+    return _full_disk(failure, folder) or failure
 
 
-def judge_part(ending: Ending, account: WorkloadAccount | None) -> Failure | None:
+def judge_part(ending: Ending, account: WorkloadAccount | None, folder: Path) -> Failure | None:
     """Return the failure of one of an attempt's further machines; the first machine judges the whole.
 
     Args:
         ending: The end of the workload.
         account: The workload's own account of its end; None where it left none.
+        folder: Its part's.
     """
     seen = ending.watched
     if seen.stopped_because:
         return seen.stopped_because
     if account and account.failure is None:
         return None
-    return _cause(ending, account) or _unexplained(ending, False, "")
+    failure = _cause(ending, account) or _unexplained(ending, False, "")
+    return _full_disk(failure, folder) or failure
+
+
+def _full_disk(failure: Failure, folder: Path) -> Failure | None:
+    """Return the failure to name instead, where one without a known cause ended on a full disk."""
+    return full_disk(folder, failure.message) if failure.code in _NO_CAUSE else None
 
 
 def _cause(ending: Ending, account: WorkloadAccount | None) -> Failure | None:
     """Return the first known cause that was printed; of the same cause the workload's own account knows more."""
-    seen, told = ending.watched.failure, account.failure if account else None
+    seen, told = ending.watched.failure, account.failure if account else ending.untold
     if seen is None or (told is not None and told.code == seen.code):
         return told
     return explained(seen)

@@ -72,6 +72,8 @@ class Ending:
     watched: Watched
     leaving: str | None
     """Reason for taking no other job, in words; None where the process waits for one."""
+    untold: Failure | None = None
+    """Failure that the workload knows of and could not write down."""
 
 
 def supervise(
@@ -124,6 +126,7 @@ def supervise(
         signal=signal.Signals(-code).name if code < 0 else None,
         watched=seen,
         leaving=workload.leaving,
+        untold=workload.untold,
     )
 
 
@@ -233,6 +236,10 @@ class Telemetry:
         self._thread.join()
 
     def _loop(self) -> None:
+        with contextlib.suppress(OSError):  # of a full disk: what was measured until then is there
+            self._write()
+
+    def _write(self) -> None:
         with self._path.open("x", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
             rows.writerow(COLUMNS)

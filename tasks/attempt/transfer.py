@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from simyard.core.artifacts import EVENTS
-from simyard.core.errors import SimyardError, StoreError
+from simyard.core.errors import SimyardError
 from simyard.core.files import AttemptPaths, OutsideError, held, replacing
 from simyard.core.records import AttemptStatus, this_process
 from simyard.core.specs import AttemptSpec, Facts, InputFile
@@ -109,14 +109,13 @@ class AttemptUploader:
 
     def _try(self, *steps: Callable[[], None]) -> None:
         try:
-            for step in steps:
-                step()
+            with on_disk("use", self._paths.root):
+                for step in steps:
+                    step()
             self.problem = None
         # The next round tries again: a store that is away for a minute, or a file that vanished, loses nothing.
         except SimyardError as error:
             self.problem = error
-        except OSError as error:
-            self.problem = StoreError(f"Cannot read what the attempt left: {error}.", code="unreadable")
 
     def _send_all(self) -> None:
         log = self._paths.runner_log

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 
-from simyard.core.errors import Category, Failure, RequestError, SimyardError, WorkloadError
+from simyard.core.errors import DISK_FULL, Category, Failure, RequestError, SimyardError, StoreError, WorkloadError
 from simyard.core.records import Ended, Estimate, JobResult, this_process
 from simyard.core.run_records import (
     DriverStatus,
@@ -183,6 +183,8 @@ class Loop:
         except (WorkloadError, RequestError) as error:
             if self.control.why_stopped():
                 self.ended_by = "canceled"
+            elif error.failure.code == DISK_FULL:  # waited for, as a store is that is away
+                raise StoreError(error.failure.message, code=DISK_FULL, advice=error.failure.advice) from error
             else:
                 self._end_iteration(number, failure=error.failure)
 
@@ -285,6 +287,7 @@ class Loop:
         """
         outcomes = past_outcomes(self.store, self.spec.run_id, number)
         failed = [outcome.failure for outcome in outcomes if outcome.status == "failed" and outcome.failure]
+        failed = [failure for failure in failed if failure.code != DISK_FULL]  # room is waited for, however often
         left = self.asked.loop_policy.trainer_retry_limit + 1 - len(failed)
         if left <= 0:
             raise WorkloadError(failed[-1])

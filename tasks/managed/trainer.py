@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from io import BufferedRandom
 from pathlib import Path
 from typing import IO, Any
 
 from simyard.core.errors import (
+    DISK_FULL,
     GPU_OUT_OF_MEMORY,
     Category,
     Failure,
@@ -21,7 +23,7 @@ from simyard.core.errors import (
     WorkloadError,
     known_failure,
 )
-from simyard.core.files import open_inside
+from simyard.core.files import full_disk, open_inside, own, sweep
 from simyard.core.foreign import parse_json
 from simyard.core.records import ended, this_process
 from simyard.core.run_records import TrainerAttempt, TrainerOutcome, TrainerStatus
@@ -112,18 +114,23 @@ def run_trainer(
     heartbeat = HeartbeatWriter(store, call_key(attempt, "status.json"), beat, UPLOAD_S)
     logs = _Logs(attempt, folder, store, observer)
     failure: Failure | None = None
+    mark: BufferedRandom | None = None
     kept: _Kept | None = None
     seconds = uploaded = 0.0
     try:
         heartbeat.write()
-        # Nothing of a process that was killed is left.
+        # Nothing of a process that was killed is left: of this call, and of others that had ended but for their folder.
         engine.sweep(attempt.name)
         shutil.rmtree(folder, ignore_errors=True)
-        call = _lay_out(attempt, run, engine, folder, store, trainer_env(run, store, machine))
+        sweep(machine.home / "work", "*/*")
+        with on_disk("use", folder):
+            mark = own(folder)
+            call = _lay_out(attempt, run, engine, folder, store, trainer_env(run, store, machine))
 
         # Run it to its end.
         began = time.monotonic()
-        running = engine.start(call)
+        with on_disk("use", folder):
+            running = engine.start(call)
         try:
             while (end := running.poll()) is None:
                 logs.follow()
@@ -145,6 +152,8 @@ def run_trainer(
         kept = _keep(attempt, folder / OUTPUT, engine.seen(folder)[1], store)
     except SimyardError as error:
         failure = error.failure
+        if failure.code == "trainer_failed":  # on a full disk it cannot say so in its log
+            failure = full_disk(folder, failure.message) or failure
     finally:
         engine.sweep(attempt.name)
 
@@ -164,6 +173,8 @@ def run_trainer(
     )
     store.put_record(call_key(attempt, "outcome.json"), outcome)
     shutil.rmtree(folder, ignore_errors=True)
+    if mark is not None:
+        mark.close()
     with suppress(OSError):
         folder.parent.rmdir()
     if failure is not None:
@@ -388,17 +399,19 @@ def _require_success(end: Exit, tail: Sequence[str]) -> None:
             message=f"The trainer was ended by {end.signal}.",
             advice="SIGKILL from outside is often the machine's memory limit.",
         )
-    elif end.code and (known := _no_gpu_memory(tail)):
+    elif end.code and (known := _known(tail, GPU_OUT_OF_MEMORY)):
         failure = explained(replace(known, advice="Give it smaller batches, or a smaller network."))
+    elif end.code:
+        failure = _known(tail, DISK_FULL)
     if failure is not None:
         raise WorkloadError(failure)
     if end.code:
         raise _broken(f"It ended with exit code {end.code}.", "What it printed last is in the outcome's `tail`.")
 
 
-def _no_gpu_memory(lines: Sequence[str]) -> Failure | None:
+def _known(lines: Sequence[str], code: str) -> Failure | None:
     known = (known_failure(line) for line in reversed(lines))  # a traceback ends with its exception
-    return next((failure for failure in known if failure and failure.code == GPU_OUT_OF_MEMORY), None)
+    return next((failure for failure in known if failure and failure.code == code), None)
 
 
 def _too_long(trainer: TrainerSpec, seconds: float) -> Failure | None:

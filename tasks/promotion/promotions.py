@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from simyard.core.errors import RequestError
+from simyard.core.errors import Category, Failure, RequestError
 from simyard.core.run_records import EngineShare, MetricDifference, PolicyRecord, Promotion, PromotionDecision
 from simyard.core.wire import now_ms
 from simyard.requests.jobs import Metric
@@ -161,15 +161,23 @@ def require(store: Store, name: str) -> Promotion:
 
 
 def find_conclusion(promotion: Promotion, job_id: str) -> PromotionDecision | None:
-    """Return the decision about the policy of a training; None where that is still open."""
-    final = (made for made in promotion.history if made.decision in ("promoted", "kept"))
-    return next((made for made in final if made.job_id == job_id), None)
+    """Return the decision about the policy of a training; None where that is still open.
+
+    It is open too where the machine failed, which simyard 0.1 wrote down: who runs it again gets further.
+    """
+    of_the_job = (made for made in promotion.history if made.job_id == job_id)
+    return next((made for made in of_the_job if made.error is None or is_final(made.error)), None)
+
+
+def is_final(failure: Failure) -> bool:
+    """Return whether a failed job of a retraining decides it: the same again would fail the same."""
+    return failure.category in (Category.USER, Category.RESOURCE)
 
 
 def append(
     store: Store, name: str, decision: PromotionDecision, *, upon: PolicyRecord | None
 ) -> PromotionDecision | None:
-    """Add a decision, and write the record anew.
+    """Add a decision, and write the record anew; on a training there is one, whoever makes it first.
 
     Args:
         store: Where to.
@@ -178,13 +186,17 @@ def append(
         upon: The promoted policy that it was made in view of.
 
     Returns:
-        The decision as written, or None where another policy has been promoted meanwhile: then nothing is written.
+        The decision as written, or the one that was made on the training before; None where another policy has been
+        promoted meanwhile: then nothing is written.
     """
     keys = PromotionKeys(check_promotion(name))
     # `put_new` may write and lose the answer: by this it is known again.
     decision = replace(decision, id=secrets.token_hex(8))
     while True:
         promotion = read(store, name)
+        if decision.job_id is not None and (earlier := find_conclusion(promotion, decision.job_id)):
+            write(store, name)
+            return earlier
         if _identity(promotion.current) != _identity(upon):
             return None
         numbered = replace(decision, number=len(promotion.history) + 1, at=now_ms())

@@ -28,6 +28,7 @@ from simyard.core.files import sweep
 from simyard.core.records import JobResult
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
+from simyard.tasks.attempt.attempt import sweep_kept
 from simyard.tasks.shared import history
 
 SAFE_S = 3.0
@@ -215,6 +216,7 @@ class Way:
         # As the next job does on this machine.
         for pattern in ("workload-*", "*/*"):
             sweep(self.home / "work", pattern)
+        sweep_kept(self.home / "work", self.store)
         deadline = time.monotonic() + LEFT_S
         while (self._processes() or self._files()) and time.monotonic() < deadline:
             time.sleep(0.2)

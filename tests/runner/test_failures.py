@@ -46,6 +46,7 @@ ALSO_KNOWN = [
         "Check the log above for errors.",
     ),
     ("terminal_unknown", "tabs: terminal type 'dumb' cannot reset tabs"),
+    ("disk_full", "OSError: [Errno 122] Disk quota exceeded"),
     ("gpu_out_of_memory", "torch.cuda.OutOfMemoryError: CUDA out of memory."),
     ("gpu_out_of_memory", "torch.AcceleratorError: CUDA error: out of memory"),
     (

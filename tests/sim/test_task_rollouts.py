@@ -615,7 +615,7 @@ def test_a_process_that_leaves_without_a_word_has_not_succeeded(tmp_path: Path):
     assert not job.paths.outcome.exists()
     assert not [*job.paths.output.iterdir()]
     assert "leaving" in job.paths.stdout.read_text()
-    failure = judge(ending, None, lambda *words, **more: None, runs_user_code=True)
+    failure = judge(ending, None, lambda *words, **more: None, folder=job.paths.root, runs_user_code=True)
     assert failure is not None
     assert (failure.code, failure.category) == ("ended_without_result", Category.USER)
 

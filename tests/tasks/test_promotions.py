@@ -14,7 +14,7 @@ import records
 from helpers import HANG_S
 from records import policy
 
-from simyard.core.errors import RequestError
+from simyard.core.errors import Category, Failure, RequestError
 from simyard.core.run_records import EngineShare, MetricDifference, PromotionDecision
 from simyard.runner.evaluation.summary import difference, difference_of_rates
 from simyard.store.keys import PromotionKeys
@@ -221,6 +221,19 @@ def test_a_decision_in_view_of_another_policy_is_not_written(opened, store):
     assert promotions.append(opened, "arm", late, upon=seen) is None
     assert written(store)["current"]["job_id"] == "job-2"
     assert len(written(store)["history"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("category", "ends"), [("user", True), ("resource", True), ("infra", False), ("canceled", False)]
+)
+def test_a_training_is_decided_on_once_and_not_by_a_failure_of_the_machine(opened, category, ends):
+    error = Failure(code="x", category=Category(category), message="it failed")
+    first = promotions.append(opened, "arm", made("not_measured", job_id="job-1", error=error), upon=None)
+    assert promotions.find_conclusion(promotions.read(opened, "arm"), "job-1") == (first if ends else None)
+    second = promote(opened, 1)
+    assert (second == first) is ends
+    assert promotions.append(opened, "arm", made("kept", job_id="job-1"), upon=None) == second, "whatever is promoted"
+    assert promotions.read(opened, "arm").history == ((first,) if ends else (first, second))
 
 
 def test_a_writer_that_was_killed_before_the_record_has_decided_all_the_same(opened, store):

@@ -8,7 +8,7 @@ import pytest
 import records
 from helpers import HANG_S, wait_until
 
-from simyard.core.errors import Category, Failure, RequestError, WorkloadError
+from simyard.core.errors import Category, Failure, RequestError, StoreError, WorkloadError
 from simyard.core.records import Cost, this_process
 from simyard.core.run_records import IterationRecord, TrainerOutcome, TrainerStatus
 from simyard.requests.managed import TrainingRunRequest
@@ -218,6 +218,18 @@ def test_failures_of_the_trainer_are_counted_whoever_called_it(driven):
         loop = driven()
     with pytest.raises(WorkloadError, match="failure 2"):
         loop.calls_left(1)
+
+
+def test_room_on_a_disk_is_waited_for_and_no_failure_of_the_run(driven):
+    loop = driven()
+    full = Failure(code="disk_full", category=Category.INFRA, message="No space left", advice="Make room.")
+    for number in (1, 2, 3):
+        call, _ = loop.trainer_attempt(1, "0" * 64)
+        loop.store.put_record(call_key(call, "outcome.json"), ended_call(number, failure=full))
+    assert loop.calls_left(1) == 2, "none of them was the trainer's"
+    with pytest.raises(StoreError, match=r"No space left Make room\."), loop.iteration(1):
+        raise WorkloadError(full)
+    assert (loop.iterations, loop.ended_by) == ([], None)
 
 
 def test_the_stronger_of_two_desired_states_counts_and_the_heartbeat_says_which(driven):

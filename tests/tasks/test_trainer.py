@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -17,7 +18,8 @@ from gpus import install_driver
 from helpers import HANG_S, wait_until
 
 from simyard.core.artifacts import ROLLOUT
-from simyard.core.errors import RequestError, WorkloadError
+from simyard.core.errors import Category, RequestError, WorkloadError
+from simyard.core.files import own
 from simyard.core.records import this_process
 from simyard.core.run_records import DatasetManifest, DatasetRollout, TrainerAttempt, TrainerStatus
 from simyard.requests.config import check_config
@@ -127,6 +129,31 @@ def test_a_success_is_kept_with_its_logs_and_its_checkpoint(trainer):
     attempt = next(Path(trainer.site.store).glob("training-runs/*/iterations/*/trainer/001"))
     assert (attempt / "stdout.log").read_text() == "learns\n"
     assert (attempt / "stderr.log").read_text() == "and warns\n"
+
+
+def test_what_a_killed_caller_left_of_another_call_goes_with_the_next(trainer):
+    left = trainer.site.home / "work/run-1/1-1"
+    own(left).close()  # as the kernel does
+    assert trainer("succeed()").status == "succeeded"
+    assert not left.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+@pytest.mark.parametrize("ends", ["sys.exit(1)", "write('metrics.json', '{}')"], ids=["without a word", "as if well"])
+def test_a_trainer_that_finds_no_room_is_not_to_blame(trainer, ends):
+    trainer.site.home.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", trainer.site.home], check=True)
+    try:
+        outcome = trainer(f"""
+        try:
+            write("ballast", "x" * 2_000_000)
+        except OSError:
+            {ends}
+        """)
+    finally:
+        subprocess.run(["umount", "--lazy", trainer.site.home], check=True)
+    assert (outcome.failure.code, outcome.failure.category) == ("disk_full", Category.INFRA)
+    assert "The trainer failed: " in outcome.failure.message
 
 
 @pytest.mark.parametrize("address", ["models/last.pt", "{out}/models/last.pt", "{out_uri}/models/last.pt", "{store}"])
