@@ -64,6 +64,20 @@ def test_the_same_starts_are_played_in_both_engines_and_compared_in_pairs(
     assert "| physx |" in report
 
 
+@pytest.mark.long  # another task, and an engine more
+def test_a_robot_of_many_joints_keeps_its_order_in_the_other_engine(yard: Yard) -> None:
+    trained = yard.train("task=Isaac-Ant-Direct", "maxIterations=1")
+    pairs = yard.evaluate(trained, *ACROSS, overrides=("env.episode_length_s=1.0",))
+    (gap,) = pairs.json("across.json")["policies"][0]["gaps"]
+    # PhysX counts joints level by level, Newton limb by limb: in its own order every start would be another one.
+    assert gap["open_loop"]["same_start"] == gap["closed_loop"]["same_start"] == EPISODES
+    # And a policy goes on in the order of its training where it is measured in the other engine alone.
+    alone = yard.evaluate(trained, ACROSS[1], "physics=physx", overrides=("env.episode_length_s=1.0",))
+    assert alone.json("job.json")["order"] == "newton"
+    rows = zip(alone.rows("episodes.csv"), pairs.rows("across.csv"), strict=True)
+    assert all(float(one["return"]) == float(pair["physx.return"]) for one, pair in rows)
+
+
 @pytest.mark.long  # the same once more, drawn
 @pytest.mark.skipif(ctypes.util.find_library("EGL") is None, reason="this machine has no libEGL")
 def test_pairs_are_filmed_side_by_side(yard: Yard, trained: Callable[[str], Job], compared: Job) -> None:

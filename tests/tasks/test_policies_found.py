@@ -2,6 +2,7 @@
 
 import urllib.request
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from simyard.requests.jobs import EvaluateRequest, ExportRequest
 from simyard.requests.settings import MachineSettings
 from simyard.store import keys
 from simyard.store.store import Store, sha256_file
-from simyard.tasks.kinds.policy_sources import inherit, newest_training
+from simyard.tasks.kinds.policy_sources import in_order_of, inherit, newest_training
 from simyard.tasks.resolve import resolve
 from simyard.tasks.stage import stage
 
@@ -310,23 +311,28 @@ def test_what_the_request_says_itself_counts_more(find, trained):
 
 
 @pytest.mark.parametrize(
-    ("trained_with", "asked", "engine", "overrides"),
+    ("trained_with", "asked", "engine", "overrides", "order"),
     [
-        ({"physics": "physx"}, {}, "physx", []),
-        ({"overrides": ["physics=ovphysx"]}, {}, None, ["physics=ovphysx"]),
-        ({"physics": "physx"}, {"physics": "newton"}, "newton", []),
-        ({"overrides": ["physics=ovphysx"]}, {"physics": "newton"}, "newton", []),
-        ({"physics": "physx"}, {"overrides": ["physics=newton_mjwarp"]}, None, ["physics=newton_mjwarp"]),
+        ({"physics": "physx"}, {}, "physx", [], None),
+        ({"overrides": ["physics=ovphysx"]}, {}, None, ["physics=ovphysx"], None),
+        ({"physics": "physx"}, {"physics": "newton"}, "newton", [], "physx"),
+        ({"overrides": ["physics=ovphysx"]}, {"physics": "newton"}, "newton", [], "physx"),
+        ({"physics": "physx"}, {"overrides": ["physics=newton_mjwarp"]}, None, ["physics=newton_mjwarp"], "physx"),
+        ({}, {}, None, [], None),
     ],
 )
 def test_the_engine_is_the_jobs_unless_the_request_names_one_in_either_way(
-    yard, trained_with, asked, engine, overrides
+    yard, trained_with, asked, engine, overrides, order
 ):
     def resolved(**config):
         config = {**config, "trainingConfig": {"task": "Isaac-Cartpole-Direct"}}
         return resolve(train_request(config), yard.store, keys.new_job_id()).spec
 
-    spec = inherit(resolved(**asked), resolved(**trained_with), None)
+    trained_by = resolved(**trained_with)
+    spec = in_order_of(inherit(resolved(**asked), trained_by, None), trained_by, yard.store)
+    assert spec.order == order, "a policy moves the joints that it was trained on, whatever order the engine has"
+    again = replace(spec, job_id=keys.new_job_id())
+    assert in_order_of(inherit(resolved(**asked), again, None), again, yard.store).order == order
     assert (spec.physics, [*spec.overrides]) == (engine, overrides)
     assert ("physics" in spec.to_json()) == (engine is not None), "a job that names no engine is as it always was"
 
