@@ -23,7 +23,7 @@ from simyard.runner import messages
 from simyard.runner.messages import LineSocket, Message
 
 TOKEN = "SIMYARD_WORKLOAD"
-_LOOKS = 5
+_LOOKS = 1000
 """At the environment of a process that seems to have none."""
 
 

@@ -109,7 +109,7 @@ COUNTS = [
         row(
             "unknown at the top", "traningConfig", {}, "'traningConfig'", "Did you mean 'trainingConfig'?", "'retries'"
         ),
-        row("unknown in trainingConfig", "trainingConfig.numEnv", 5, "'numEnv'", "Did you mean 'numEnvs'?", "'task'"),
+        row("unknown in trainingConfig", "trainingConfig.numEnv", 5, "'numEnv'", "Did you mean 'numEnvs'?", "'seed'"),
         row("unknown in computeConfig", "computeConfig.gpus", 1, "'gpus'", "'gpusPerNode'", "'numNodes'"),
         row("unknown in resume", "resume", {"job": SOME_ID}, "'job'", "'fromJob'", "'checkpoint'"),
         row("unknown in timeouts", "timeouts.wallSecond", 5, "'wallSecond'", "Did you mean 'wallSeconds'?"),

@@ -208,7 +208,7 @@ def test_pages_say_everything_in_words_and_take_the_keyboard(watched: Watched) -
     watched.run(3)
     both = [left_jobs.evaluation(watched.store, shift, film=b"a film") for shift in (0.0, 0.4)]
     around = Around(home="home", jobs="jobs", sweeps="sweeps")
-    compared = comparison_page(compare(watched.store, both, 3.0), lambda place, name: "film", "n", both, around)
+    compared = comparison_page(compare(watched.store, both), lambda place, name: "film", "n", both, around)
     row = JobRow(
         job_id=both[0], kind="train", name="name", task="task", library="rsl_rl", status="running", stage="working",
         done=1, total=2, unit="iteration", reward=1.0, success=None, steps_per_s=None, seconds=None, gpus=1,
