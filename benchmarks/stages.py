@@ -14,12 +14,12 @@ import csv
 import io
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from transfer_matrix import run_jobs
 
 from simyard.store.store import Store
 
@@ -73,12 +73,7 @@ def write_configs(args: argparse.Namespace, folder: Path) -> list[Path]:
 
 def run(args: argparse.Namespace, configs: list[Path]) -> list[dict[str, Any]]:
     """Run the jobs one after another; return of each policy its return and the seconds of its training."""
-    simyard = Path(sys.executable).with_name("simyard")
-    done = subprocess.run(
-        [simyard, "run", *configs, "--store", args.store, "--json"], stdout=subprocess.PIPE, text=True, check=True
-    )
-    jobs = json.loads(done.stdout.splitlines()[-1])["jobs"]
-    store, found = Store.open(args.store), []
+    jobs, store, found = run_jobs(args.store, configs), Store.open(args.store), []
     for trained, evaluated in zip(jobs[::2], jobs[1::2], strict=True):
         result = store.get_json(f"jobs/{trained['job_id']}/result.json")
         summary = store.get_json(f"jobs/{evaluated['job_id']}/result.json")["summary"]

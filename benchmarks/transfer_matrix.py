@@ -72,17 +72,20 @@ def write_configs(args: argparse.Namespace, folder: Path) -> list[Path]:
 
 def run(args: argparse.Namespace, configs: list[Path]) -> list[dict[str, Any]]:
     """Run the jobs one after another; return the engine, the seed and the comparison of each policy."""
-    simyard = Path(sys.executable).with_name("simyard")
-    done = subprocess.run(
-        [simyard, "run", *configs, "--store", args.store, "--json"], stdout=subprocess.PIPE, text=True, check=True
-    )
-    jobs = json.loads(done.stdout.splitlines()[-1])["jobs"]
-    store, found = Store.open(args.store), []
+    jobs, store, found = run_jobs(args.store, configs), Store.open(args.store), []
     for trained, evaluated in zip(jobs[::2], jobs[1::2], strict=True):
         across = store.get_json(f"jobs/{evaluated['job_id']}/artifacts/across.json")
         seed = store.get_json(f"jobs/{trained['job_id']}/job.json")["seed"]
         found.append({"physics": across["reference"], "seed": seed, **across["policies"][0]})
     return found
+
+
+def run_jobs(store: str, configs: list[Path]) -> list[dict[str, Any]]:
+    """Run jobs one after another, in one simulator; return their results."""
+    command = [Path(sys.executable).with_name("simyard"), "run", *configs, "--store", store, "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    jobs: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])["jobs"]
+    return jobs
 
 
 def table(engines: list[str], found: list[dict[str, Any]]) -> str:
