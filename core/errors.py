@@ -149,6 +149,8 @@ NOT_STARTED = "kit_not_started"
 """Code of an end that has a cause which is not known yet."""
 DISK_FULL = "disk_full"
 """Code of whatever found no room on a disk; it is repeated."""
+NO_ROOM = r"No space left on device|Disk quota exceeded"
+"""The words of a system that has none, as a pattern."""
 ROOM_ADVICE = "Make room on that disk; then run or resume it again."
 GPU_OUT_OF_MEMORY = "gpu_out_of_memory"
 """The code, whichever library found no memory; `runner/gpu_memory.py` says why."""
@@ -227,7 +229,7 @@ SIGNATURES: tuple[Cause, ...] = (
         "The task package imports `pxr` before the app has started."),
     Cause("git_absent", _I, r"ImportError: Bad git executable",
         "Install git in the image, or set GIT_PYTHON_REFRESH=quiet."),
-    Cause(DISK_FULL, _I, r"No space left on device|Disk quota exceeded", ROOM_ADVICE),
+    Cause(DISK_FULL, _I, NO_ROOM, ROOM_ADVICE),
 )  # fmt: skip
 
 SURVIVABLE = frozenset({"driver_unsupported", "no_vulkan", "no_rt_cores"})

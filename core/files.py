@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from simyard.core import artifacts
-from simyard.core.errors import ROOM_ADVICE, Category, Failure
+from simyard.core.errors import DISK_FULL, ROOM_ADVICE, Category, Failure
 
 STATE_SUFFIX = ".state"
 """Ending of the state of a training, behind the whole name of the checkpoint that it belongs to."""
@@ -134,7 +134,7 @@ def full_disk(folder: Path, ended: str) -> Failure | None:
     if free >= LEAST_ROOM:
         return None
     return Failure(
-        code="disk_full",
+        code=DISK_FULL,
         category=Category.INFRA,
         message=f"No space left on the disk of {str(folder)!r}: {free / 1e6:.1f} MB free. {ended}",
         advice=ROOM_ADVICE,

@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
-from simyard.core.errors import DISK_FULL, ROOM_ADVICE, RequestError, StoreError, unknown
+from simyard.core.errors import DISK_FULL, NO_ROOM, ROOM_ADVICE, RequestError, StoreError, unknown
 from simyard.store.keys import UNSAFE, problem_of
 
 Credentials = Callable[[], Mapping[str, Any]]
@@ -64,11 +64,7 @@ _S3_ANSWER = re.compile(r"<Code>(.*?)</Code>\s*<Message>(.*?)</Message>", re.DOT
 
 # Looked for in order in the whole text of an error; codes and advice.
 _KNOWN = (
-    (
-        "No space left on device|Disk quota exceeded",
-        DISK_FULL,
-        ROOM_ADVICE,
-    ),
+    (NO_ROOM, DISK_FULL, ROOM_ADVICE),
     ("NoSuchBucket", "no_such_bucket", "Make the bucket, or correct its name in the store's URL."),
     (
         # With no credentials anywhere, obstore asks the machine's metadata service.

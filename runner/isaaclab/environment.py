@@ -84,10 +84,12 @@ def keep_order(env_cfg: Any, engine: str | None) -> None:
     Newton counts joints limb by limb, PhysX level by level. Observations and actions follow that order, so that a
     policy of one engine moves the wrong joints in the other.
     """
+    if engine is None:
+        return
     from isaaclab.assets import ArticulationCfg
 
     own = _MJWARP if hasattr(env_cfg.sim.physics, "solver_cfg") else _PHYSX
-    wanted = own if engine is None else _PHYSX if engine == "physx" else _MJWARP
+    wanted = _PHYSX if engine == "physx" else _MJWARP
     if wanted == own:
         return
     for holder in (env_cfg, env_cfg.scene):
@@ -111,7 +113,7 @@ def stepped(
     make = gymnasium.make
 
     def make_stepped(*arguments: Any, **options: Any) -> Any:
-        if "cfg" in options and order is not None:
+        if "cfg" in options:
             keep_order(options["cfg"], order)
         env = make(*arguments, **options)
         if hasattr(env.unwrapped, "common_step_counter"):

@@ -7,7 +7,7 @@ import shutil
 from collections import defaultdict
 from pathlib import Path
 
-from simyard.core.errors import Category, Failure, WorkloadError
+from simyard.core.errors import DISK_FULL, Category, Failure, WorkloadError
 from simyard.core.specs import Room
 from simyard.store.store import Store
 
@@ -36,7 +36,7 @@ def require_room(room: Room | None, home: Path, store: Store, share: float = 1.0
         if needed > free:
             named = " and ".join(repr(str(folder)) for folder in folders)
             failure = Failure(
-                code="disk_full",
+                code=DISK_FULL,
                 category=Category.INFRA,
                 message=f"{named}: {_size(free)} free, and the job will write about {_size(needed)} there "
                 f"(an estimate: {room.what}).",

@@ -70,7 +70,7 @@ def _here(store: Store, key: str, size_bytes: int) -> Iterator[Path]:
         )
     with TemporaryDirectory(prefix="simyard-playback-") as folder:
         fetched = Path(folder) / ROLLOUT.name
-        fetched.write_bytes(store.get_bytes(key))
+        store.get_file(key, fetched)
         yield fetched
 
 
