@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 from collections import UserDict
 from importlib import import_module
 from typing import Any, cast
@@ -73,6 +75,7 @@ def main(ctx: click.Context) -> None:
 
     Without a command it says where you stand, and what to do next.
     """
+    atexit.register(gc.freeze)  # or Python, as it ends, collects what the system takes back anyway: up to a second
     keep_private()
     reach_loopback_directly()
     find_auth()

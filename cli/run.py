@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import threading
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from importlib import import_module
@@ -44,10 +45,12 @@ from simyard.requests.settings import MachineSettings
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.attempt.room import require_room
+from simyard.tasks.collect import collect
 from simyard.tasks.kinds import KINDS, kind_of
 from simyard.tasks.kinds.base import Resolved
 from simyard.tasks.kinds.policy_sources import training_of
 from simyard.tasks.launch import HeadStart, refuse_succeeded, refuse_without_pool
+from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
 from simyard.tasks.sessions.fingerprint import Findings
 from simyard.tasks.sessions.pool import Sessions
@@ -258,19 +261,22 @@ def execute_in(
             live.say(f"estimate:    {as_told(told, resolved.spec)}")
         if is_warm:
             check_ahead(resolved, store, sessions, live)
-            if is_new and _server_answers():
+            if is_new and (_starts_server() or _server_answers()):
                 stack.enter_context(_interrupt(stop, live))
                 stage(resolved, store, told)
                 head_start = HeadStart(resolved.spec, store, sessions, live, stop.is_set)
 
         # A cold one imports side by side with Prefect.
         try:
-            with prefect_ready(pool, LiveLine(quiet=True) if head_start else live):
+            with prefect_ready(pool, live, head_start):
                 if pool is None and not is_warm:
                     check_ahead(resolved, store, sessions, live)
         except BaseException as error:
             if head_start is not None:
                 head_start.interrupt(error)
+                if isinstance(error, SimyardError):  # no flow will judge the job
+                    persist(resolved.spec, collect(resolved.spec, store, error.failure), store)
+                    raise _said_to_go_on(error, job_id) from error
             raise
 
         # Nothing can refuse the job any more. From here on it is in the store, and Ctrl-C cancels it in good order.
@@ -287,14 +293,19 @@ def execute_in(
         except RequestError:
             raise
         except SimyardError as error:
-            again = f"{error.failure.advice} The job is in the store: `simyard jobs resume {job_id}` goes on with it."
-            raise WorkloadError(replace(error.failure, advice=again)) from error
+            raise _said_to_go_on(error, job_id) from error
         raise StoreError(f"{job_id} ended without a result.", code="no_result", advice="Run it again.")
     follower = store.get_record_or_none(keys.JobKeys(keys.follow_up_job_id(job_id, "export")).result, JobResult)
     results = [result, *([follower] if follower else [])]
     for ended in results:
         say_ending(ended, store, live)
     return results
+
+
+def _said_to_go_on(error: SimyardError, job_id: str) -> WorkloadError:
+    """Return the error of a job that is in the store: its advice names the command that goes on with it."""
+    again = f"{error.failure.advice} The job is in the store: `simyard jobs resume {job_id}` goes on with it."
+    return WorkloadError(replace(error.failure, advice=again))
 
 
 def told_of(spec: JobSpec, store: Store, pool: str | None, machine: MachineSettings) -> Estimate:
@@ -345,8 +356,11 @@ def check_ahead(resolved: Resolved, store: Store, sessions: Sessions, live: Live
 
 
 @contextmanager
-def prefect_ready(pool: str | None, live: LiveLine) -> Iterator[None]:
-    """Import Prefect, and start its server where none is configured, while the body runs."""
+def prefect_ready(pool: str | None, live: LiveLine, head_start: HeadStart | None = None) -> Iterator[None]:
+    """Import Prefect, and start its server where none is configured, while the body runs.
+
+    The wait for it is shown when the head start, which has the line until then, has ended.
+    """
     # The live line is the console's; the flow's log goes to the server all the same.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     # A server that is away costs Prefect some events, and a person nothing: no traceback for each.
@@ -362,6 +376,8 @@ def prefect_ready(pool: str | None, live: LiveLine) -> Iterator[None]:
         except BaseException:
             refused.set()
             raise
+        if head_start is not None:
+            wait([ready, head_start.ending], return_when=FIRST_COMPLETED)
         with nullcontext() if ready.done() else live.waiting("waiting for Prefect"):
             ready.result()
     if pool:
@@ -379,7 +395,11 @@ def _reach_server(refused: threading.Event) -> None:
     Raises:
         RequestError: If a server is configured and does not answer, or our own does not come up.
     """
-    import_module("simyard.flows.train")  # it brings in the others that may be needed
+    gc.disable()  # an import makes many objects and no garbage
+    try:
+        import_module("simyard.flows.train")  # it brings in the others that may be needed
+    finally:
+        gc.enable()
     if refused.is_set():
         return
     from prefect.client.orchestration import get_client
@@ -401,6 +421,17 @@ def _reach_server(refused: threading.Event) -> None:
             code="no_prefect_server",
             advice="Start it (prefect server start), or unset PREFECT_API_URL to run without one.",
         ) from error
+
+
+def _starts_server() -> bool:
+    """Return whether nothing names a Prefect server, so that Prefect starts one of its own: told without Prefect."""
+    if {"PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH"} & os.environ.keys():
+        return False
+    home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    if any(path.exists() for path in (home / "profiles.toml", Path("prefect.toml"), Path(".env"))):
+        return False  # Prefect's own rules say which of them counts
+    project = Path("pyproject.toml")
+    return not project.is_file() or b"[tool.prefect" not in project.read_bytes()
 
 
 def _server_answers() -> bool:

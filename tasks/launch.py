@@ -108,7 +108,7 @@ class HeadStart:
             why_stopped=lambda error: self._observer.why_stopped(error),
         )
         executor = ThreadPoolExecutor(1, "attempt")
-        self._ending = executor.submit(launch_inline, spec, store, sessions, own)
+        self.ending = executor.submit(launch_inline, spec, store, sessions, own)
         executor.shutdown(wait=False)
 
     def is_first_of(self, job_id: str) -> bool:
@@ -127,7 +127,7 @@ class HeadStart:
                 early, self._early, self._observer = self._early, None, observer
                 if early:
                     observer.lines(early)
-            self._ending.result()
+            self.ending.result()
         except BaseException as error:
             self.interrupt(error)
             raise
@@ -135,7 +135,7 @@ class HeadStart:
     def interrupt(self, error: BaseException) -> None:
         """End the attempt, if it runs, as if a signal had reached its own thread; return when it has ended."""
         self._interruption = error
-        wait([self._ending])
+        wait([self.ending])
 
     def _progress(self, progress: JobProgress) -> None:
         """Pass progress on; called several times a second, it is where an interruption takes effect."""

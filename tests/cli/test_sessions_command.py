@@ -12,6 +12,7 @@ import pytest
 from helpers import HANG_S, CommandLine, last_json, wait_until
 from scenario import play
 
+from simyard.cli import run
 from simyard.cli.main import main
 from simyard.core.errors import RequestError
 from simyard.requests.config import model_of
@@ -176,6 +177,52 @@ def test_in_a_kept_session_a_job_begins_before_its_flow_and_is_canceled_in_good_
     assert json.loads(out.splitlines()[-1])["status"] == "canceled"
     simyard("sessions", "stop", "--all")
     wait_until(lambda: play.running_below(tmp_path) == [], HANG_S, "the end of all that was started")
+
+
+@pytest.mark.long  # a Prefect server that does not come up is waited for
+def test_a_job_that_began_before_a_server_that_never_came_has_failed_and_can_go_on(tmp_path, store, flow_host):
+    no_server = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "3", "PREFECT_HOME": str(tmp_path / "prefect")}
+    no_server["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{tmp_path}/none/x.db"
+    own = {**play.ENVIRONMENT, "SIMYARD_HOME": str(tmp_path / "home"), "SIMYARD_STORE": str(store), **no_server}
+    simyard = CommandLine({k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"} | own, flow_host)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(play.config("slow; hang at 3")))
+    try:
+        assert simyard("sessions", "start", config, "--json").returncode == 0
+        failed = simyard("train", config, "--json")
+        (job,) = (store / "jobs").iterdir()
+        error = last_json(failed)["error"]
+        assert (failed.returncode, error["code"]) == (1, "no_prefect_server")
+        assert f"simyard jobs resume {job.name}" in error["advice"]
+        assert json.loads((job / "result.json").read_text())["error"]["code"] == "no_prefect_server"
+    finally:
+        simyard("sessions", "stop", "--all")
+    wait_until(lambda: play.running_below(tmp_path) == [], HANG_S, "the end of all that was started")
+
+
+@pytest.mark.parametrize(
+    ("env", "files", "its_own"),
+    [
+        ({}, {}, True),
+        ({"PREFECT_API_URL": "http://127.0.0.1:9/api"}, {}, False),
+        ({"PREFECT_PROFILE": "site"}, {}, False),
+        ({}, {"home/profiles.toml": ""}, False),
+        ({}, {"prefect.toml": ""}, False),
+        ({}, {"pyproject.toml": "[tool.prefect.api]\nurl = 'http://127.0.0.1:9/api'\n"}, False),
+        ({}, {"pyproject.toml": "[project]\nname = 'x'\n"}, True),
+    ],
+)
+def test_a_job_may_begin_before_a_server_only_where_nothing_names_one(tmp_path, monkeypatch, env, files, its_own):
+    for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "home").mkdir()
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert run._starts_server() is its_own
 
 
 # The switches

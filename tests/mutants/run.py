@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,8 +105,11 @@ class Copy:
         (packages,) = (ROOT / ".venv/lib").glob("python*/site-packages")
         for folder in (ROOT / ".venv", ROOT / ".venv/bin", packages):
             for entry in folder.iterdir():
-                if entry.name not in ("bin", "lib", "lib64", "__pycache__"):
-                    _link(self.root / entry.relative_to(ROOT), entry)
+                target = self.root / entry.relative_to(ROOT)
+                if (entry / "plugInfo.json").is_file():  # PhysX follows no link to a plugin's folder
+                    shutil.copytree(entry, target)
+                elif entry.name not in ("bin", "lib", "lib64", "__pycache__"):
+                    _link(target, entry)
         _link(self.root / ".venv/lib64", Path("lib"))
         own = [*(ROOT / ".venv/bin").iterdir(), *packages.glob("__editable__*.pth"), ROOT / ".venv/pyvenv.cfg"]
         for file in own:
