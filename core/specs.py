@@ -384,7 +384,7 @@ class JobSpec(Wire):
     physics: str | None = field(default=None, metadata=ABSENT)
     """The physics engine, such as `newton` or `physx`; None leaves it to the overrides, then to the task."""
     order: str | None = field(default=None, metadata=ABSENT)
-    """The engine whose order of joints and bodies the policy has, where it was trained in another; None is the own."""
+    """The engine whose order of joints and bodies the policy has, where the job may run in another; None is the own."""
     num_envs: int
     """Environments simulated side by side."""
     seed: int
