@@ -103,6 +103,8 @@ class Stage(Wire):
     """`previous`, `best`, `last`, `scratch`, or `outside` for `checkpoint`."""
     checkpoint: ResumePoint | None = field(default=None, metadata=ABSENT)
     """The checkpoint from outside that it starts from."""
+    order: str | None = field(default=None, metadata=ABSENT)
+    """The engine whose order of joints and bodies that checkpoint has; None is the stage's own."""
     until: Gate | None = field(default=None, metadata=ABSENT)
     """Condition that ends it."""
     max_iterations: int
@@ -382,7 +384,7 @@ class JobSpec(Wire):
     physics: str | None = field(default=None, metadata=ABSENT)
     """The physics engine, such as `newton` or `physx`; None leaves it to the overrides, then to the task."""
     order: str | None = field(default=None, metadata=ABSENT)
-    """The engine whose order of joints and bodies the policy has, where it was trained in another; None is the own."""
+    """The engine whose order of joints and bodies the policy has, where the job may run in another; None is the own."""
     num_envs: int
     """Environments simulated side by side."""
     seed: int
@@ -536,6 +538,8 @@ class StageFacts(Wire):
 
     rollout: int
     overrides: tuple[str, ...]
+    physics: str | None = field(default=None, metadata=ABSENT)
+    """As the job's."""
 
 
 @dataclass(frozen=True, kw_only=True)

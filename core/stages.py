@@ -121,6 +121,8 @@ class StageRun(Wire):
     """`train` or `distill`."""
     start: str | None
     """Name of the checkpoint that it began with; None from scratch."""
+    order: str | None = field(default=None, metadata=ABSENT)
+    """The engine whose order of joints and bodies its policy has; None where only the simulation knows."""
     began: int
     """Iterations of the job before it."""
     began_at: str

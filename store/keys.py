@@ -412,9 +412,12 @@ class JobKeys:
         """The keys of one attempt, counted from 1."""
         return AttemptKeys(f"{self.attempts}/{number:03d}")
 
+    drivers = _Below("drivers")
+    """The folder of the claims on the job."""
+
     def driver(self, number: int) -> str:
-        """The key of the claim of the one process that runs a job of several sweeps; the next is of its successor."""
-        return f"{self.prefix}/drivers/{number}.json"
+        """The key of the claim of the one process that makes a job's attempts; the next is of its successor."""
+        return f"{self.drivers}/{number}.json"
 
     def tracker(self, name: str) -> str:
         """The key of the record of the job's run in a tracker."""

@@ -36,6 +36,7 @@ from simyard.requests.jobs import (
     TrainRequest,
 )
 from simyard.requests.rollout import RolloutRequest
+from simyard.requests.settings import robot_sensors
 from simyard.requests.stages import StageStart, check_stages
 from simyard.runner.adapter import SIMULATORS, adapter_of
 from simyard.runner.assets.archives import inspect
@@ -49,10 +50,13 @@ from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.kinds.base import Resolved, common_fields
 from simyard.tasks.kinds.policy_sources import (
+    as_in,
+    assuming_own_order,
     find_policies,
     in_order_of,
     in_their_stage,
     inherit,
+    order_of,
     stages_at,
     training_of,
 )
@@ -225,10 +229,12 @@ def _train(request: TrainRequest, common: Resolved, store: Store, base: Path) ->
     if request.resume and request.resume.from_job:
         earlier = load_spec(store, request.resume.from_job)
         if resume and resume.stages:
-            earlier = earlier.in_stage(resume.stages.runs[-1].stage)
+            earlier = as_in(resume.stages, earlier)
         if spec.agent is None and spec.agent_config is None:
             spec = replace(spec, agent=earlier.agent, agent_config=earlier.agent_config)
-        spec = in_order_of(spec, earlier, store)
+        spec = in_order_of(spec, order_of(earlier, store))
+    elif request.resume and local:
+        spec = in_order_of(spec, request.resume.trained_under, outside=local.file)
     if resume is not None:  # how the stages of the other job stood is nothing to this one
         spec = replace(spec, resume=replace(resume, stages=None, others=None))
     return Resolved(spec, (*common.inputs, *([local] if local else [])))
@@ -258,14 +264,22 @@ def _evaluated(spec: JobSpec, request: TrainRequest) -> JobSpec:
 
 def _in_stages(request: TrainRequest, common: Resolved, store: Store, base: Path) -> Resolved:
     library = request.training_config.rl_library
-    stages, inputs = list[Stage](), [*common.inputs]
+    stages, inputs, spec = list[Stage](), [*common.inputs], common.spec
     for stage in request.stages:
         start, point = stage.start, None
+        order: str | None = None
         if isinstance(start, StageStart):
             source = Resume(from_job=start.job, checkpoint=start.checkpoint, iteration=0 if start.checkpoint else None)
             point, local = _resume(source, store, base, library)
             assert point is not None
-            inputs += [local] if local else []
+            if local:
+                inputs.append(local)
+                order = start.trained_under
+                spec = spec if order else assuming_own_order(spec, local.file)
+            else:
+                assert start.job is not None
+                earlier = load_spec(store, start.job)
+                order = order_of(as_in(point.stages, earlier) if point.stages else earlier, store)
             # Its name must be none that this job gives a checkpoint of its own.
             named = replace(point.checkpoint, name=f"start-{len(stages)}-{point.checkpoint.name}")
             point = replace(point, checkpoint=named, stages=None, others=None, state=None)
@@ -277,6 +291,7 @@ def _in_stages(request: TrainRequest, common: Resolved, store: Store, base: Path
                 overrides=stage.overrides,
                 start="outside" if isinstance(start, StageStart) else start,
                 checkpoint=point,
+                order=order,
                 until=Gate(**stage.until.model_dump()) if stage.until else None,
                 max_iterations=stage.max_iterations,
                 on_not_reached=stage.on_not_reached,
@@ -284,7 +299,7 @@ def _in_stages(request: TrainRequest, common: Resolved, store: Store, base: Path
             )
         )
     iterations = check_stages(request.stages, request.budget)
-    spec = replace(common.spec, kind="train", max_iterations=iterations, stages=tuple(stages), exact=_exact(request))
+    spec = replace(spec, kind="train", max_iterations=iterations, stages=tuple(stages), exact=_exact(request))
     return Resolved(spec, tuple(inputs))
 
 
@@ -390,12 +405,14 @@ def _in_first_engine(spec: JobSpec, across: tuple[str, ...]) -> JobSpec:
 
 def _export(request: ExportRequest, common: Resolved, store: Store, base: Path) -> Resolved:
     wanted = request.export_config
+    named = wanted.robot.sensors
+    sensors, ours = (robot_sensors(), True) if named is None else (tuple(named), False)
     export = Export(
         num_episodes=wanted.num_episodes,
         other_physics=wanted.other_physics,
         action_limits={joint: JointLimits(**limits.model_dump()) for joint, limits in wanted.action_limits.items()},
         robot=Robot(
-            sensors=None if wanted.robot.sensors is None else tuple(wanted.robot.sensors),
+            sensors=sensors,
             noise=dict(wanted.robot.noise),
             delay_s=wanted.robot.delay_s,
         ),
@@ -406,6 +423,9 @@ def _export(request: ExportRequest, common: Resolved, store: Store, base: Path) 
         },
     )
     resolved = _with_policies(wanted, common, store, base)
+    if ours and sensors:
+        note = f"robot.sensors are those of this site, SIMYARD_ROBOT_SENSORS: {', '.join(sensors)}"
+        resolved = replace(resolved, spec=replace(resolved.spec, notes=(*(resolved.spec.notes or ()), note)))
     if resolved.spec.from_job is not None:
         stages = stages_at(resolved.spec.policies[0], resolved.spec.from_job, store)
         export = replace(export, curriculum=_curriculum(store, resolved.spec.from_job), stages=stages)
@@ -427,8 +447,11 @@ def _with_policies(wanted: PolicyConfig, common: Resolved, store: Store, base: P
         policies, trained_by, more = in_their_stage(policies, trained_by, store)
         notes = (*notes, *more)
     spec = replace(common.spec, policies=policies, notes=notes or None, library=common.spec.library or DEFAULT_LIBRARY)
+    engine, checkpoint = wanted.trained_under, policies[-1].checkpoint
     if trained_by is not None:
-        spec = in_order_of(inherit(spec, trained_by, wanted.task), trained_by, store)
+        spec = in_order_of(inherit(spec, trained_by, wanted.task), engine or order_of(trained_by, store))
+    else:
+        spec = in_order_of(spec, engine, outside=checkpoint)
     return Resolved(spec, (*common.inputs, *local))
 
 

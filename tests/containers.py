@@ -63,7 +63,7 @@ class Podman:
         """An image of the same, and Python: the interpreter that runs the tests, with its standard library."""
         binary, library = Path(sys.executable).resolve(), Path(sysconfig.get_path("stdlib"))
         modules = [path for path in library.rglob("*") if path.is_file() and not _left_out(path.relative_to(library))]
-        files = [binary, *modules, *_shared_libraries(binary, *library.glob("lib-dynload/*.so"))]
+        files = [binary, *modules, *shared_libraries(binary, *library.glob("lib-dynload/*.so"))]
         self._build(
             PYTHON,
             [("/bin/busybox", shutil.which("busybox")), *((str(path), path) for path in files)],
@@ -124,7 +124,7 @@ def _left_out(path: Path) -> bool:
     return any(part in _LEFT_OUT or part.startswith("config-") for part in path.parts)
 
 
-def _shared_libraries(*binaries: Path) -> list[Path]:
+def shared_libraries(*binaries: Path) -> list[Path]:
     listed = subprocess.run(["ldd", *binaries], capture_output=True, text=True, check=True).stdout
     return [Path(name) for name in sorted(set(re.findall(r"^\t(?:\S+ => )?(/\S+) \(", listed, re.MULTILINE)))]
 

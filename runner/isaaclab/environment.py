@@ -86,12 +86,12 @@ def keep_order(env_cfg: Any, engine: str | None) -> None:
     """
     if engine is None:
         return
-    from isaaclab.assets import ArticulationCfg
-
     own = _MJWARP if hasattr(env_cfg.sim.physics, "solver_cfg") else _PHYSX
     wanted = _PHYSX if engine == "physx" else _MJWARP
     if wanted == own:
         return
+    from isaaclab.assets import ArticulationCfg
+
     for holder in (env_cfg, env_cfg.scene):
         for robot in vars(holder).values():
             if isinstance(robot, ArticulationCfg) and robot.joint_ordering is None and robot.body_ordering is None:

@@ -79,6 +79,12 @@ def check(job: JobSpec, library: Library) -> Facts:
         device=device,
         rollout=1,
         overrides=(*own, *job.overrides),
+        notes=()
+        if job.order in (None, "physx")
+        else (
+            f"the checkpoint has the order of joints and bodies of {job.order!r}; Isaac Lab 2.3 knows that of 'physx' "
+            "alone, in which a robot of many joints would move the wrong ones",
+        ),
     )
     return facts if agent is None else fit_library(job, library, agent, facts, own)
 

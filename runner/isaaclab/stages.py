@@ -56,7 +56,7 @@ def check(job: JobSpec, library: Library, files: Mapping[str, Path]) -> Facts:
                 facts = replace(facts, first_iteration=None, notes=facts.notes[:-1])
         parts.append(facts)
     notes = dict.fromkeys(note for facts in parts for note in facts.notes)
-    stages = tuple(StageFacts(rollout=facts.rollout, overrides=facts.overrides) for facts in parts)
+    stages = tuple(StageFacts(rollout=one.rollout, overrides=one.overrides, physics=one.physics) for one in parts)
     rooms = [facts.room for facts in parts if facts.room is not None]
     room = replace(rooms[0], size_bytes=sum(room.size_bytes for room in rooms)) if rooms else None
     return replace(parts[0], notes=tuple(notes), stages=stages, room=room)
@@ -193,6 +193,7 @@ class Course(TrainingWatch):
         run = StageRun(
             stage=index, of=len(self._wanted), name=stage.name, kind=stage.kind, start=start, began=self.done,
             began_at=now(), goal=stage.until.in_words() if stage.until else None,
+            order=self._order_of(index, start, last),
         )  # fmt: skip
         if (widen := stage.widen) is not None:
             begins = WidenStep(iteration=self.done, level=0, value=None, ranges=widen.at(0))
@@ -213,6 +214,13 @@ class Course(TrainingWatch):
             return last.best.name
         return self._newest
 
+    def _order_of(self, index: int, start: str | None, last: StageRun | None) -> str | None:
+        """Return the engine whose order of joints and bodies a stage's policy has: that of what it begins with."""
+        stage, own = self._wanted[index], self._parts[index].physics
+        if start is None or last is None or (stage.checkpoint and start == stage.checkpoint.checkpoint.name):
+            return (stage.order if start else None) or own
+        return last.order
+
     # --- one stage ----------------------------------------------------------------------------------------------------
 
     def train(self) -> None:
@@ -229,6 +237,7 @@ class Course(TrainingWatch):
             self._job.in_stage(run.stage),
             resume=resume and replace(resume, iteration=run.began),
             max_iterations=cap if resume else run.began + cap,
+            order=run.order,
         )
         part = replace(self._attempt, job=job, start_iteration=self.done, resume=resume)
         self.first_iteration, self.seconds = self.done, self.stages.seconds
@@ -247,7 +256,7 @@ class Course(TrainingWatch):
     def _facts_of(self, index: int) -> Facts:
         """Return the job's facts as one stage has them."""
         own = self._parts[index]
-        return replace(self._facts, rollout=own.rollout, overrides=own.overrides)
+        return replace(self._facts, rollout=own.rollout, overrides=own.overrides, physics=own.physics)
 
     def _resume_point(self, run: StageRun, stage: Stage) -> ResumePoint | None:
         """Return the checkpoint that a stage begins with, which is brought to where attempts have theirs."""
@@ -272,11 +281,11 @@ class Course(TrainingWatch):
         wanted = [("teacher", teacher, student.start), ("student", student, student.last)]
         if runs[-1] is not student:
             wanted.append(("final", runs[-1], runs[-1].last))
-        contenders = [self._contender(role, run, name) for role, run, name in wanted if name]
+        contenders = [self._contender(role, run, name, (run or student).order) for role, run, name in wanted if name]
         self.stages = replace(self.stages, compared=compare(contenders, self.stages.steps))
         self._write()
 
-    def _contender(self, role: str, run: StageRun | None, name: str) -> Contender:
+    def _contender(self, role: str, run: StageRun | None, name: str, order: str | None) -> Contender:
         """Return a policy of a stage, or the teacher from outside, which the job's own agent made."""
         facts, job = self._facts_of(run.stage if run else 0), replace(self._job, stages=None)
         if run:
@@ -284,7 +293,8 @@ class Course(TrainingWatch):
         else:
             facts = replace(facts, overrides=tuple(o for o in facts.overrides if not o.startswith("agent.")))
         return Contender(
-            role=role, job=job, facts=facts, stage=run.name if run else None, checkpoint=self._file(name),
+            role=role, job=replace(job, order=order), facts=facts, stage=run.name if run else None,
+            checkpoint=self._file(name),
             iteration=self._library.iteration_in_name(name),
         )  # fmt: skip
 

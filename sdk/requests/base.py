@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 from pydantic.alias_generators import to_camel
@@ -15,6 +15,9 @@ FILE = "file"
 """Mark of a field that names a file: a path or a URI. The service looks at each of them."""
 Reference = Annotated[str, _Text, FILE]
 AgentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w{0,199}$")]
+Physics = Literal["newton", "physx", "kamino"]
+OF_OUTSIDE = "trainedUnder is of a checkpoint file; a job of the store tells it itself, so leave it out"
+"""Refusal of an engine that nobody is asked for."""
 Override = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]+$")]
 
 

@@ -14,13 +14,13 @@ from pydantic_core import ErrorDetails
 
 from simyard.core.errors import LONGEST_NAME, RequestError, unknown
 from simyard.core.foreign import MAX_DEPTH, require_plain
+from simyard.requests.base import Physics
 from simyard.requests.jobs import (
     UNKNOWN,
     Body,
     EvaluateRequest,
     ExportRequest,
     JobRequest,
-    Physics,
     TaskRequest,
     TrainRequest,
     section_fields,

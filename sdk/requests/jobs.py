@@ -11,7 +11,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 
 from simyard.core.errors import unknown
-from simyard.requests.base import AgentName, Name, Override, Reference, _Model
+from simyard.requests.base import OF_OUTSIDE, AgentName, Name, Override, Physics, Reference, _Model
 from simyard.requests.stages import MOST_STAGES, TrainingStage, check_stages
 from simyard.requests.variations import UNKNOWN as UNKNOWN
 from simyard.requests.variations import Design, Plan, Variations
@@ -28,7 +28,6 @@ LibraryName = Annotated[str, Field(json_schema_extra={"enum": [*LIBRARIES]})]
 """Name of a library. It is checked later: with a better message, and for every kind of job in one place."""
 AgentConfigMode = Literal["merge", "replace"]
 Callback = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$")]
-Physics = Literal["newton", "physx", "kamino"]
 Engines = Annotated[tuple[Physics, ...], Field(max_length=3)]
 Term = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.-]{0,199}$")]
 Which = Annotated[str, StringConstraints(pattern=r"^(latest|best|iteration|all|every:[1-9]\d{0,6})$")]
@@ -193,7 +192,7 @@ class EvaluateEvery(_Model):
     iterations: int | None = Field(None, strict=True, ge=1, le=10_000_000)
     """Evaluates the first checkpoint that is saved in every so many iterations, and the last one."""
     minutes: float | None = Field(None, gt=0, le=30 * 1440, allow_inf_nan=False)
-    """The same in every so many minutes."""
+    """Evaluates the newest checkpoint every so many minutes, and the last one."""
     num_episodes: int = Field(50, strict=True, ge=2, le=100_000)
     """Completed episodes of each checkpoint, shared out evenly over the environments beforehand."""
     num_envs: int | None = Field(None, strict=True, ge=1, le=1_000_000)
@@ -301,6 +300,9 @@ class Resume(_Model):
     """Path (relative to the config) or URI of a checkpoint file."""
     iteration: int | None = Field(None, strict=True, ge=0)
     """With `checkpoint`: iterations it had seen, when the file's name does not say; with `from_job`: which one."""
+    trained_under: Physics | None = None
+    """With `checkpoint`: the engine that it was trained under, whose order of joints it keeps; left out it is taken to
+    be this job's, and the report says so."""
     exact: bool = Field(True, strict=True)
     """Whether the simulation's state is kept beside checkpoints and taken up again; on a GPU it is not either way."""
 
@@ -311,6 +313,8 @@ class Resume(_Model):
         # A training from scratch may say here how it is to be resumed.
         if both or (neither and ("exact" not in self.model_fields_set or self.iteration is not None)):
             raise ValueError("give either from_job or checkpoint")
+        if self.trained_under is not None and self.checkpoint is None:
+            raise ValueError(OF_OUTSIDE)
         return self
 
 
@@ -381,6 +385,9 @@ class PolicyConfig(_Model):
     `policyPath` or a store URI; left out, the one beside the checkpoint is taken."""
     from_job: FromJob | None = None
     """A training job's checkpoint. With no source at all the newest checkpoint beside the config is taken."""
+    trained_under: Physics | None = None
+    """With a file: the engine that it was trained under, whose order of joints the policy keeps; left out it is that of
+    the job in `fromJob`, else taken to be this job's, and the report says so."""
     task: TaskId | None = None
     """Registered id of the task; with `fromJob` it is the job's."""
     rl_library: LibraryName | None = None
@@ -401,6 +408,13 @@ class PolicyConfig(_Model):
     def _task_is_known(self) -> Self:
         if self.task is None and self.from_job is None:
             raise ValueError("task is missing; only with fromJob is it known")
+        return self
+
+    @model_validator(mode="after")
+    def _engine_is_of_a_file(self) -> Self:
+        has_file = self.checkpoint_path or self.policy_s3_uri or self.policy_path or not self.from_job
+        if self.trained_under is not None and not has_file:
+            raise ValueError(OF_OUTSIDE)
         return self
 
 

@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationErr
 from pydantic_core import ErrorDetails
 
 from simyard.core.errors import unknown
-from simyard.requests.base import Name, Override, Reference, _Model
+from simyard.requests.base import Name, Override, Physics, Reference, _Model
 from simyard.requests.config import first_problems
 from simyard.requests.control import Control
 from simyard.requests.jobs import Body, ComputeConfig, LibraryName, ShortTimeouts
@@ -282,9 +282,14 @@ class TrainingRunRequest(Body):
     """The checkpoint to begin from: a path relative to the JSON, or a store URI."""
     checkpoint_init_asset_id: AssetId | None = None
     """The same, uploaded."""
+    checkpoint_init_trained_under: Physics | None = None
+    """The engine that it was trained under, whose order of joints rollouts keep; left out what its upload says, else
+    taken to be that of the rollouts, and their reports say so."""
 
     @model_validator(mode="after")
     def _one_beginning(self) -> Self:
         if self.checkpoint_init_uri and self.checkpoint_init_asset_id:
             raise ValueError("give checkpoint_init_uri or checkpoint_init_asset_id, not both")
+        if self.checkpoint_init_trained_under and not (self.checkpoint_init_uri or self.checkpoint_init_asset_id):
+            raise ValueError("checkpoint_init_trained_under is of a checkpoint to begin from, and there is none")
         return self

@@ -9,10 +9,10 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from simyard.core.errors import RequestError
-from simyard.requests.base import Name, Reference, _Model
+from simyard.requests.base import OF_OUTSIDE, Name, Physics, Reference, _Model
 from simyard.requests.cameras import MOST_CAMERAS, CameraConfig, check_cameras
 from simyard.requests.control import Control, plain, standard_takes_its_modes
-from simyard.requests.jobs import CODE, FromJob, JobRequest, LibraryName, Physics, ShortTimeouts, TaskId
+from simyard.requests.jobs import CODE, FromJob, JobRequest, LibraryName, ShortTimeouts, TaskId
 from simyard.runner.newton.control import read_control
 from simyard.runner.newton.modes import MODES
 from simyard.runner.newton.scenes import SCENES, check_scene_id
@@ -145,6 +145,9 @@ class PolicyRef(_Model):
     """A checkpoint of a training job in the same store."""
     rl_library: LibraryName | None = None
     """The library that trained a checkpoint; `rsl_rl` unless `from_job` says otherwise."""
+    trained_under: Physics | None = None
+    """With `uri` or `asset_id`, for a registered task: the engine that it was trained under, whose order of joints it
+    keeps; left out what its upload says, else taken to be this job's, and the report says so."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -152,6 +155,8 @@ class PolicyRef(_Model):
             raise ValueError(f"give one of uri, asset_id, from_job; there are {given or 'none'}")
         if self.from_job and self.from_job.which not in ("latest", "best", "iteration"):
             raise ValueError(f"which {self.from_job.which!r} names several checkpoints; take latest, best or iteration")
+        if self.from_job and self.trained_under is not None:
+            raise ValueError(OF_OUTSIDE)
         return self
 
 
@@ -213,6 +218,8 @@ class RolloutRequest(JobRequest):
                 )
             if self.isaac_lab is not None:
                 raise ValueError("isaac_lab goes with runtime_profile 'isaac_lab_rollout'")
+            if self.policy is not None and self.policy.trained_under is not None:
+                raise ValueError("trained_under is of a checkpoint for a registered task; leave it out of an ONNX file")
             if self.overrides:
                 raise ValueError("overrides are for registered tasks of the profile 'isaac_lab_rollout'")
         elif self.isaac_lab is None:

@@ -67,6 +67,9 @@ class MachineSettings:
     """`SIMYARD_KERNELS`, `FILE@sha256:DIGEST`: compiled kernels that each project's caches get here, once."""
     trackers: tuple[str, ...] = ()
     """`SIMYARD_TRACKERS`, `mlflow`, `wandb` or both: trackers that jobs are mirrored to."""
+    robot_sensors: tuple[str, ...] | None = None
+    """`SIMYARD_ROBOT_SENSORS`, such as `joint_encoders,imu`: sensors of this site's robots, by which exports that name
+    none themselves are judged."""
     usd_per_gpu_hour: float | None = _USD_PER_GPU_HOUR
     """`SIMYARD_USD_PER_GPU_HOUR`, in USD: price of an hour of one GPU, by which estimates, costs and budgets are
     reckoned; `none` names no price, and then nothing has one."""
@@ -87,6 +90,7 @@ class MachineSettings:
             workers_contained=on_or_off("SIMYARD_WORKERS_CONTAINED", default="off"),
             kernels=_kernels_from_env(),
             trackers=trackers_from_env(),
+            robot_sensors=robot_sensors(),
             usd_per_gpu_hour=usd_per_gpu_hour(),
         )
 
@@ -245,6 +249,26 @@ def number_from_env(name: str, default: float, unit: str) -> float:
             f"{name} is {text!r}.", code="bad_setting", advice=f"Give a number from 0 to 1,000,000, in {unit}."
         )
     return value
+
+
+def robot_sensors() -> tuple[str, ...] | None:
+    """Return the sensors of this site's robots: `SIMYARD_ROBOT_SENSORS`, names with commas between; None for no word.
+
+    Raises:
+        RequestError: It has a name that is no sensor's.
+    """
+    if not (text := os.environ.get("SIMYARD_ROBOT_SENSORS")):
+        return None
+    from simyard.runner.exporting.observing import SENSORS
+
+    names = tuple(dict.fromkeys(re.findall(r"[^\s,]+", text)))
+    if not names or (wrong := [name for name in names if name not in SENSORS]):
+        raise RequestError(
+            f"SIMYARD_ROBOT_SENSORS has {wrong[0]!r}." if names else f"SIMYARD_ROBOT_SENSORS is {text!r}.",
+            code="bad_setting",
+            advice=f"Allowed: {', '.join(SENSORS)}; an observation of one task is named in its exportConfig.robot.",
+        )
+    return names
 
 
 def trackers_from_env() -> tuple[str, ...]:

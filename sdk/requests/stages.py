@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from simyard.requests.base import AgentName, Override, Reference, _Model
+from simyard.requests.base import OF_OUTSIDE, AgentName, Override, Physics, Reference, _Model
 
 MOST_STAGES = 20
 StageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$")]
@@ -81,11 +81,16 @@ class StageStart(_Model):
     """Id of a job of the same store; its newest valid checkpoint is taken."""
     checkpoint: Reference | None = None
     """Path (relative to the config) or URI of a checkpoint file."""
+    trained_under: Physics | None = None
+    """With `checkpoint`: the engine that it was trained under, whose order of joints it keeps; left out it is taken to
+    be the stage's, and the report says so."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.job is None) == (self.checkpoint is None):
             raise ValueError("give either job or checkpoint")
+        if self.trained_under is not None and self.checkpoint is None:
+            raise ValueError(OF_OUTSIDE)
         return self
 
 

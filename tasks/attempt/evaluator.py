@@ -1,8 +1,9 @@
 """Evaluates the checkpoints of a training while it goes on, one after another, in a second simulator.
 
 Each evaluation is a job like any other, which an idempotency key ties to its training and its checkpoint: an attempt
-that goes on after a crash finds those that were made, and makes those that were begun. Nothing that happens to one
-reaches the training: it is said in the record.
+that goes on after a crash finds those that were made, and makes those that were begun. Where the attempt before was not
+dead but silent, one of both makes each evaluation, by a claim on it, and the earlier one begins no other. Nothing that
+happens to one reaches the training: it is said in the record.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -42,10 +44,13 @@ from simyard.tasks.persist import persist
 from simyard.tasks.resolve import resolve
 from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.shared import history, idempotency
+from simyard.tasks.shared.claims import Claim, take
 from simyard.tasks.shared.evaluations import evaluations_of
 from simyard.tasks.stage import stage
 
 LOOK_S = 0.5
+CLAIM_S = 2.0
+"""Between two looks at an evaluation that another process makes."""
 PUBLISH_S = 60.0
 """Seconds after the end of training in which its last checkpoint must have reached the store."""
 GRACE_S = 5.0
@@ -89,7 +94,7 @@ class Evaluator:
             published: Returns the attempt's own checkpoints, as far as the store has them.
         """
         self._job, self._store, self._machine, self._paths = attempt.job, store, machine, paths
-        self._published = published
+        self._published, self._number = published, attempt.number
         self._sessions = _QuietSessions(machine, Bounds() if attempt.job.session else ONE_JOB)
         every, job_id = attempt.job.evaluate_every, attempt.job.job_id
         known = evaluations_of(store, job_id) or Evaluations(asked=every.metric if every else None)
@@ -149,11 +154,21 @@ class Evaluator:
                 is_last = self._plan()
                 waiting = [one for one in self.record.checkpoints if one.is_waiting]
                 if waiting:
+                    if self._is_succeeded():
+                        return
                     self._evaluate(waiting[0], sessions)
                 elif is_last:
                     return
                 else:
                     self._abort.wait(LOOK_S)
+
+    def _is_succeeded(self) -> bool:
+        """Return whether a later attempt at the training is made, since this one was taken for dead."""
+        try:
+            numbers = self._store.list_dirs(JobKeys(self._job.job_id).attempts)
+            return any(name.isdigit() and int(name) > self._number for name in numbers)
+        except SimyardError:  # the store is away: what is begun now has the same to say
+            return False
 
     def _plan(self) -> bool:
         """Add the checkpoints that are due by now; return whether no other can come."""
@@ -168,19 +183,20 @@ class Evaluator:
         for iteration, record in records:
             is_last = ended is not None and iteration == (records[-1][0] if is_late else ended[0])
             has_last |= is_last
-            if iteration in known or not (is_last or self._is_due(iteration, max(known, default=None))):
+            is_due = self._is_due(iteration, max(known, default=None), newest=records[-1][0])
+            if iteration in known or not (is_last or is_due):
                 continue
             known.add(iteration)
             self._due_at = time.monotonic()
             self._keep(EvaluatedCheckpoint(iteration=iteration, checkpoint=record.name, sha256=record.sha256))
         return has_last or is_late
 
-    def _is_due(self, iteration: int, before: int | None) -> bool:
-        """Return whether a checkpoint is the first in its interval."""
+    def _is_due(self, iteration: int, before: int | None, *, newest: int) -> bool:
+        """Return whether a checkpoint is the first in its iterations, or the newest when the minutes are over."""
         every, first = self._job.evaluate_every, self._job.first_iteration
         assert every is not None
         if every.minutes is not None:
-            return time.monotonic() - self._due_at >= 60 * every.minutes
+            return iteration == newest and time.monotonic() - self._due_at >= 60 * every.minutes
         assert every.iterations is not None
         last = 0 if before is None else before - first
         return (iteration - first) // every.iterations > last // every.iterations
@@ -275,11 +291,14 @@ class Evaluator:
         """
         store, training = self._store, self._job.job_id
         error: WorkloadError | None = None
+        claim: Claim | None = None
         try:
             job_id = idempotency.claim(
                 store, f"evaluation of {training}: {what}", keys.new_job_id(), {"training": training, "of": what}
             )
             begun(job_id)
+            if (claim := self._claimed(job_id)) is None:
+                return None
             if store.exists(JobKeys(job_id).manifest) and (done := history.result_of(store, job_id)) is not None:
                 return done
             if not store.exists(JobKeys(job_id).job):
@@ -288,6 +307,8 @@ class Evaluator:
             for _ in range(spec.retries + 1):
                 if is_done(spec, store):
                     break
+                if not claim.counts:  # another process has taken it up
+                    return None
                 try:
                     error = None
                     launch_inline(spec, store, sessions, Observer(canceled=self._abort.is_set))
@@ -298,12 +319,25 @@ class Evaluator:
                         return None
                     if not worth_another(failed):
                         break
+            if not claim.counts:
+                return None
             result = persist(spec, collect(spec, store, error.failure if error else None), store)
         except SimyardError as failed:
             return None if self._abort.is_set() else failed.failure.message
         except Exception as failed:  # whatever it is, the training goes on
             return f"{type(failed).__name__}: {failed}"
+        finally:
+            if claim is not None:
+                with suppress(SimyardError):  # it counts for nothing once this process has ended
+                    claim.give_up()
         return result.error.message if result.error else result
+
+    def _claimed(self, job_id: str) -> Claim | None:
+        """Return the claim on an evaluation, once no other process makes it; None where it is not to be made here."""
+        while (claim := take(self._store, job_id)) is None:
+            if self._abort.wait(CLAIM_S) or self._is_succeeded():
+                return None
+        return claim
 
     # --- the record ---------------------------------------------------------------------------------------------------
 

@@ -108,12 +108,20 @@ def in_their_stage(
     if trained_by.stages is None:
         return policies, trained_by, ()
     stages = {policy: stages_at(policy, trained_by.job_id, store) for policy in policies}
-    parts = {policy: trained_by.in_stage(found.runs[-1].stage) for policy, found in stages.items() if found}
+    parts = {policy: as_in(found, trained_by) for policy, found in stages.items() if found}
     if (last := parts.get(policies[-1])) is None:
         return policies, trained_by, ()
-    alike = tuple(policy for policy in policies if policy in parts and parts[policy].agent == last.agent)
+    fits = last.agent, last.order
+    alike = tuple(one for one in policies if one in parts and (parts[one].agent, parts[one].order) == fits)
     others = ", ".join(str(policy.iteration) for policy in policies if policy not in alike)
-    return alike, last, (f"left out: iterations {others}, whose stages had another agent",) if others else ()
+    why = "agent" if all(part.order == last.order for part in parts.values()) else "agent, or another order of joints"
+    return alike, last, (f"left out: iterations {others}, whose stages had another {why}",) if others else ()
+
+
+def as_in(stages: Stages, trained_by: JobSpec) -> JobSpec:
+    """Return a training in stages as it was in the last of those that have run."""
+    run = stages.runs[-1]
+    return replace(trained_by.in_stage(run.stage), order=run.order)
 
 
 def stages_at(policy: PolicyFile, job_id: str, store: Store) -> Stages | None:
@@ -305,12 +313,36 @@ def training_of(source: FromJob | None, store: Store) -> JobSpec | None:
     return spec
 
 
-def in_order_of(spec: JobSpec, trained_by: JobSpec, store: Store) -> JobSpec:
-    """Return a job that keeps a policy's order of joints and bodies, where it has another engine than the training."""
+ORDER_ASSUMED = (
+    "trainedUnder was not given: the joints and bodies of {name} are taken to be in the order of this job's own engine"
+)
+"""Note of a job with a checkpoint of which nothing tells the engine that it was trained under."""
+
+
+def order_of(trained_by: JobSpec, store: Store) -> str | None:
+    """Return the engine whose order of joints and bodies a training's policy has; None where nothing tells it."""
     engine = trained_by.order or engine_of(trained_by)
-    if engine is None and engine_of(spec) is not None:  # left to the task: the training has found out
+    if engine is None:  # left to the task and the machine: the training has found out
         past = history.attempts(store, trained_by.job_id)
         engine = next((one.facts.physics for one in reversed(past) if one.facts), None)
+    return engine
+
+
+def assuming_own_order(spec: JobSpec, outside: InputFile) -> JobSpec:
+    """Return a job with the note that it takes a checkpoint to have the order of its own engine."""
+    return replace(spec, notes=(*(spec.notes or ()), ORDER_ASSUMED.format(name=outside.name)))
+
+
+def in_order_of(spec: JobSpec, engine: str | None, *, outside: InputFile | None = None) -> JobSpec:
+    """Return a job that keeps a policy's order of joints and bodies, where its own engine has or may have another.
+
+    Args:
+        spec: The job.
+        engine: The engine that the policy was trained under; None where nothing tells it.
+        outside: The policy's file where no job of this store has made it: of that the job notes what it assumes.
+    """
+    if engine is None and outside is not None:
+        return assuming_own_order(spec, outside)
     return spec if engine in (None, engine_of(spec)) else replace(spec, order=engine)
 
 

@@ -23,12 +23,27 @@ from simyard.runner.rl import DEFAULT_LIBRARY
 from simyard.store.store import Store
 from simyard.tasks.attempt.transfer import AttemptUploader
 from simyard.tasks.kinds.base import Figures, Kind, Resolved, common_fields, lacking
-from simyard.tasks.kinds.policy_sources import find_policies, in_order_of, in_their_stage, inherit, training_of
+from simyard.tasks.kinds.policy_sources import (
+    find_policies,
+    in_order_of,
+    in_their_stage,
+    inherit,
+    order_of,
+    training_of,
+)
 from simyard.tasks.packages.pack import find_package
 from simyard.tasks.packages.source import require_module
 from simyard.tasks.shared.documents import ArtifactWriter
 from simyard.tasks.shared.history import Artifact, Verdict
-from simyard.tasks.shared.inputs import LocalInput, asset_file, entry_of, find_asset, find_input, gather
+from simyard.tasks.shared.inputs import (
+    LocalInput,
+    asset_file,
+    entry_of,
+    find_asset,
+    find_input,
+    gather,
+    trained_under_of,
+)
 from simyard.tasks.shared.limited import limited
 
 RECORDING = "recording.zarr"
@@ -206,7 +221,12 @@ class _Inputs:
         """Return the job with its policy, and with what the training that made it says of the task."""
         if policy.from_job is None:
             file, _ = self._find(policy.uri, policy.asset_id, "policy", "checkpoint")
-            return replace(spec, policies=(PolicyFile(checkpoint=file),))
+            spec = replace(spec, policies=(PolicyFile(checkpoint=file),))
+            if spec.simulator != "isaaclab":  # an ONNX file, whose joints are those of the robot's own file
+                return spec
+            asset = find_asset(self._store, policy.asset_id) if policy.asset_id else None
+            engine = policy.trained_under or (trained_under_of(asset) if asset else None)
+            return in_order_of(spec, engine, outside=file)
         if spec.simulator != "isaaclab":
             raise RequestError(
                 "policy.from_job names a checkpoint, and the standard profile runs an ONNX file.",
@@ -218,7 +238,7 @@ class _Inputs:
         wanted = PolicyConfig(from_job=policy.from_job, rl_library=policy.rl_library)
         policies, _, notes = find_policies(wanted, trained_by, self._store, self._base)
         policies, trained_by, _ = in_their_stage(policies, trained_by, self._store)
-        spec = in_order_of(inherit(spec, trained_by, spec.task), trained_by, self._store)
+        spec = in_order_of(inherit(spec, trained_by, spec.task), order_of(trained_by, self._store))
         return replace(spec, policies=policies, notes=notes or None)
 
     def _checked(self, asset: Asset) -> Asset:

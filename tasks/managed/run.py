@@ -24,6 +24,7 @@ from simyard.store import keys
 from simyard.store.keys import RunKeys
 from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.kinds.base import Resolved
+from simyard.tasks.kinds.policy_sources import in_order_of
 from simyard.tasks.resolve import resolve
 from simyard.tasks.shared import inputs
 from simyard.tasks.shared.estimates import Measurement, estimate, in_sum, known, within
@@ -109,6 +110,7 @@ def resolve_run(
     # The first checkpoint: an asset, a file, or none.
     found: LocalInput | None = None
     file: InputFile | None = None
+    engine: str | None = request.checkpoint_init_trained_under
     if request.checkpoint_init_asset_id:
         record = inputs.find_asset(store, request.checkpoint_init_asset_id)
         if record.kind != "checkpoint":
@@ -117,16 +119,21 @@ def resolve_run(
                 code="wrong_asset_kind",
                 advice="Upload it again with --kind checkpoint, or name another.",
             )
-        file = inputs.asset_file(record)
+        file, engine = inputs.asset_file(record), engine or inputs.trained_under_of(record)
     elif request.checkpoint_init_uri:
         found = find_input(request.checkpoint_init_uri, base, "checkpoint_init_uri")
         inputs.check_file(found.path, "checkpoint")
         file = found.file
 
+    # A trainer goes on from it, so that all checkpoints of the run have its order of joints.
+    is_played = template.spec.simulator == "isaaclab" and request.rollout_template.is_driven
     spec = RunSpec(
         run_id=keys.check_run_id(run_id),
         request=request.model_dump(mode="json", exclude_unset=True),
-        template=replace(template.spec, retries=request.loop_policy.rollout_retry_limit),
+        template=replace(
+            in_order_of(template.spec, engine, outside=file) if is_played else template.spec,
+            retries=request.loop_policy.rollout_retry_limit,
+        ),
         folder=str(base),
         checkpoint=file,
         usd_per_gpu_hour=machine.usd_per_gpu_hour,

@@ -23,6 +23,7 @@ from simyard.core.specs import InputFile
 from simyard.core.wire import now_ms
 from simyard.runner.assets import archives
 from simyard.runner.assets.references import is_lfs_pointer, lfs_pointer
+from simyard.runner.isaaclab.physics import ENGINES
 from simyard.store import keys
 from simyard.store.backend import on_disk
 from simyard.store.keys import AssetKeys
@@ -183,7 +184,7 @@ def upload(
         # An archive that jobs unpack is looked into.
         is_unpacked = kind != "checkpoint" and path.name.lower().endswith(tuple(archives.EXTENSIONS))
         content = limited(archives.inspect, path) if is_unpacked else None
-        _check_entry(path.name, kind, metadata, content.files if content else (path.name,))
+        _check_named(path.name, kind, metadata, content.files if content else (path.name,))
         digest = content.sha256 if content else sha256_file(path)
         size = path.stat().st_size
     own = AssetKeys(digest)
@@ -213,8 +214,17 @@ def entry_of(record: AssetRecord) -> str | None:
     return entry if isinstance(entry, str) else None
 
 
-def _check_entry(name: str, kind: str, metadata: Mapping[str, Any], files: Iterable[str]) -> None:
-    """Refuse an upload of a robot or a scene that names as its main file one that it does not have."""
+def trained_under_of(record: AssetRecord) -> str | None:
+    """Return the engine that a checkpoint was trained under, where its upload says it: `trained_under`."""
+    engine = record.metadata.get("trained_under") if record.kind == "checkpoint" else None
+    return engine if isinstance(engine, str) else None
+
+
+def _check_named(name: str, kind: str, metadata: Mapping[str, Any], files: Iterable[str]) -> None:
+    """Refuse an upload that names a main file which it does not have, or an engine which there is not."""
+    engine = metadata.get("trained_under")
+    if kind == "checkpoint" and engine is not None and engine not in [*ENGINES]:
+        raise unknown(f"trained_under of {name!r}:", str(engine), ENGINES, code="bad_metadata")
     entry = metadata.get("entry")
     if kind in _WITH_ENTRY and entry is not None and entry not in files:
         models = [file for file in files if file.lower().endswith(_MODELS)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import defaultdict
@@ -13,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from simyard.core.errors import Category, Failure, RequestError
-from simyard.core.records import Heartbeat, JobResult, this_process
+from simyard.core.records import JobResult
 from simyard.core.specs import JobSpec
 from simyard.core.sweep_records import SeedRun
 from simyard.requests.jobs import Resume
@@ -21,8 +20,8 @@ from simyard.store.keys import JobKeys
 from simyard.store.store import Store
 from simyard.tasks.kinds.base import Resolved
 from simyard.tasks.shared import history, usage
+from simyard.tasks.shared.claims import Claim, take
 from simyard.tasks.shared.control import PULSE_S, Control
-from simyard.tasks.shared.heartbeat import PATIENCE
 from simyard.tasks.stage import stage
 from simyard.tasks.sweeps import measure
 from simyard.tasks.sweeps.plan import SweepSpec, by_content, evaluation, training
@@ -192,34 +191,16 @@ class Trials:
 
         In a pool an attempt is launched once whoever wants it, by its number.
         """
-        claim: str | None = None
+        claim: Claim | None = None
         while claim is None and not self._in_pool and not self._control.why_stopped():
-            claim = self._claim(job_id)
+            claim = take(self._store, job_id)
             if claim is None:
                 time.sleep(PULSE_S)
         try:
             yield
         finally:
             if claim is not None:
-                self._store.delete(claim)
-
-    def _claim(self, job_id: str) -> str | None:
-        """Return the key of this process's claim on a job; None while another process has one, or makes an attempt."""
-        newest = usage.last_attempt(self._store, job_id)
-        beat: Heartbeat | None = newest.status if newest is not None and newest.outcome is None else None
-        if beat is not None and _is_elsewhere(beat):
-            return None
-        number, own = 1, json.dumps(Heartbeat(**this_process()).to_json()).encode()
-        while True:
-            key = JobKeys(job_id).driver(number)
-            if self._store.put_new(key, own):
-                return key
-            holder = self._store.get_record_or_none(key, Heartbeat)
-            if holder is not None and holder.is_own():
-                return key
-            if holder is None or _is_elsewhere(holder):
-                return None
-            number += 1  # its process has died: of those who find that, one is its successor
+                claim.give_up()
 
     def _ending(self, spec: JobSpec, piece: Piece) -> JobResult | None:
         """Return the result of a job that needs no further attempt."""
@@ -234,7 +215,3 @@ class Trials:
 
     def _was_there(self, spec: JobSpec) -> bool:
         return datetime.fromisoformat(spec.created_at) < self._created
-
-
-def _is_elsewhere(beat: Heartbeat) -> bool:
-    return not beat.is_own() and not beat.is_gone(PATIENCE.supervisor.silence_s)

@@ -5,6 +5,7 @@ What a checkpoint holds is looked at in the simulator's Python: see tests/sim/te
 
 import pytest
 
+from simyard.core.errors import RequestError
 from simyard.core.specs import Answer, JointLimits, Robot
 from simyard.requests.config import check_config
 from simyard.requests.jobs import EvaluateRequest, ExportRequest
@@ -262,6 +263,23 @@ def test_a_checkpoint_whose_name_cannot_be_kept(refuse, write, tmp_path, command
     (tmp_path / "model 1.pt").write_text("")
     config = good(command, checkpointPath="model 1.pt")
     refuse(command, write(config), said=["checkpointPath", "'model 1.pt'", "letters, digits and . _ + -"])
+
+
+def test_the_sites_sensors_are_those_of_an_export_that_names_none(store, tmp_path, monkeypatch):
+    def robot_of(**config):
+        request = check_config(good("export-policy", **config), MODELS["export-policy"])
+        spec = resolve(request, Store.open(str(store)), SOME_ID, tmp_path).spec
+        said = [note for note in spec.notes if "SIMYARD_ROBOT_SENSORS" in note]
+        return spec.export.robot.sensors, said
+
+    monkeypatch.setenv("SIMYARD_ROBOT_SENSORS", "joint_encoders, imu")
+    note = "robot.sensors are those of this site, SIMYARD_ROBOT_SENSORS: joint_encoders, imu"
+    assert robot_of() == (("joint_encoders", "imu"), [note])
+    assert robot_of(robot={"sensors": []}) == ((), []), "a request that says there are none is believed"
+    assert robot_of(robot={"sensors": ["camera"]}) == (("camera",), [])
+    monkeypatch.setenv("SIMYARD_ROBOT_SENSORS", "joint_encoder")
+    with pytest.raises(RequestError, match="SIMYARD_ROBOT_SENSORS has 'joint_encoder'"):
+        robot_of()
 
 
 @BOTH

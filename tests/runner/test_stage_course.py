@@ -10,7 +10,7 @@ import pytest
 
 from simyard.core.errors import WorkloadError
 from simyard.core.files import AttemptPaths
-from simyard.core.specs import AttemptSpec, Facts, JobSpec, Stage, StageFacts
+from simyard.core.specs import AttemptSpec, Facts, InputFile, JobSpec, ResumePoint, Stage, StageFacts
 from simyard.core.stages import Gate, Growth, StageRun, Stages, Widen, stages_beside
 from simyard.runner.isaaclab.live import LiveParameter, why_not_live
 from simyard.runner.isaaclab.stages import Course
@@ -49,12 +49,12 @@ def job_of(*stages: Stage, budget: int = 100) -> JobSpec:
     )  # fmt: skip
 
 
-def course(tmp_path: Any, *stages: Stage, budget: int = 100) -> Course:
+def course(tmp_path: Any, *stages: Stage, budget: int = 100, engines: str = "") -> Course:
     job = job_of(*stages, budget=budget)
-    part = StageFacts(rollout=16, overrides=())
+    parts = tuple(StageFacts(rollout=16, overrides=(), physics=engine) for engine in engines.split())
     facts = Facts(
         simulator="isaaclab", version="3", flavor="api", device="cpu", rollout=16, overrides=(),
-        stages=(part,) * len(stages),
+        stages=parts or (StageFacts(rollout=16, overrides=()),) * len(stages),
     )  # fmt: skip
     paths = AttemptPaths(tmp_path)
     paths.make()
@@ -99,6 +99,27 @@ def test_the_stage_that_follows(index: int, why: str, on_not_reached: str, follo
     run = StageRun(stage=index, of=2, name="ab"[index], kind="train", start=None, began=0, began_at="", why=why)
     assert job.stage_after(run) == follows
     assert job.stage_after(None) == 0
+
+
+def test_a_policy_keeps_the_order_of_joints_that_it_began_with_in_whatever_engine_a_stage_is(tmp_path: Any):
+    file = InputFile(name="start-3-model_9.pt", key="", sha256="", size_bytes=0)
+    outside = ResumePoint(checkpoint=file, iteration=0)
+    stages = [
+        Stage(name="a", max_iterations=1),
+        Stage(name="b", max_iterations=1),
+        Stage(name="c", max_iterations=1, start="scratch"),
+        Stage(name="d", max_iterations=1, start="outside", checkpoint=outside, order="newton"),
+        Stage(name="e", max_iterations=1, until=GATE, on_not_reached="go_back"),
+        Stage(name="f", max_iterations=1),
+    ]
+    way = course(tmp_path, *stages, engines="newton physx physx physx physx newton")
+    for number in range(6):
+        begin(way, Env())
+        way.iterated(number, {}, 0.5)
+        way.saving(tmp_path / f"model_{number}.pt")
+        (tmp_path / f"model_{number}.pt").touch()
+    runs = [(run.name, run.order) for run in way.stages.runs]
+    assert runs == [("a", "newton"), ("b", "newton"), ("c", "physx"), ("d", "newton"), ("e", "newton"), ("d", "newton")]
 
 
 def test_stages_are_written_beside_a_checkpoint_before_it_and_are_gone_on_with(tmp_path: Any):

@@ -32,6 +32,7 @@ def test_a_setting_has_a_default(tmp_path, monkeypatch, names, setting, value):
     [
         *(("SIMYARD_CACHE_GB", setting) for setting in ("much", "-1", "nan", "inf", "1e99", "20 GB", "0x10")),
         ("SIMYARD_ACCEPT_NVIDIA_EULA", "yes"),
+        ("SIMYARD_ROBOT_SENSORS", ", "),
     ],
 )
 def test_a_bad_setting_is_refused(monkeypatch, variable, setting):

@@ -1,6 +1,8 @@
 """A bundle and its check, as a robot has them."""
 
+import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -9,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from containers import Podman, shared_libraries
 from exported import episodes, export, export_memory, make_network, pairs, remembering
+from helpers import HANG_S
 
 from simyard.policy.__main__ import main
 from simyard.policy.bundle import README, opened, write_bundle
@@ -158,20 +162,22 @@ def test_two_of_a_name_are_refused(files: dict[str, bytes], tmp_path: Path):
         pass
 
 
+def needed() -> dict[str, Path]:
+    """Return the folders of this interpreter that a check takes, by their names: NumPy, ONNX Runtime, and simyard."""
+    names = ("numpy", "onnxruntime", "google", "flatbuffers", "simyard")
+    specs = {name: importlib.util.find_spec(name) for name in names}
+    found = {name: Path(next(iter(spec.submodule_search_locations or ()))) for name, spec in specs.items() if spec}
+    libraries = Path(np.__file__).parents[1] / "numpy.libs"
+    return found | ({"numpy.libs": libraries} if libraries.exists() else {})
+
+
 @pytest.mark.long  # makes a virtual environment; what the check imports is told by test_policy_runner.py
 def test_a_clean_environment_checks_it(bundle: Path, tmp_path: Path):
     """With NumPy and ONNX Runtime alone: links to these, and to nothing else of this interpreter."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     (site,) = (tmp_path / "venv/lib").glob("python*/site-packages")
-    for name in ("numpy", "numpy.libs", "onnxruntime", "google", "flatbuffers", "simyard"):
-        import importlib.util
-
-        spec = importlib.util.find_spec(name) if "." not in name else None
-        places = list(spec.submodule_search_locations or ()) if spec else []
-        if name == "numpy.libs":
-            places = [str(Path(np.__file__).parents[1] / "numpy.libs")]
-        if places and Path(places[0]).exists():
-            (site / name).symlink_to(Path(places[0]).resolve())
+    for name, folder in needed().items():
+        (site / name).symlink_to(folder.resolve())
     python = tmp_path / "venv/bin/python"
     absent = subprocess.run([python, "-c", "import click"], capture_output=True, check=False)
     assert absent.returncode == 1
@@ -181,3 +187,34 @@ def test_a_clean_environment_checks_it(bundle: Path, tmp_path: Path):
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["ok"], report["steps"]) == (True, 10_000)
+
+
+@pytest.mark.long  # a container engine, and an image of this interpreter
+def test_a_container_checks_it_and_refuses_another(podman: Podman, bundle: Path, tmp_path: Path):
+    """In a container without a network, of Python and these packages."""
+    folders = needed()
+    folders["simyard"] = Path(shutil.copytree(folders["simyard"], tmp_path / "simyard"))  # it is links to this checkout
+    libraries = shared_libraries(*(file for folder in folders.values() for file in folder.rglob("*.so*")))
+    mounts = [f"{folder.resolve()}:/site/{name}:ro" for name, folder in folders.items()]
+    mounts += [f"{path}:{path}:ro" for path in libraries if path.is_relative_to("/usr") or path.is_relative_to("/lib")]
+
+    def run(path: Path, *options: str) -> tuple[int, str, str]:
+        container = podman.client.containers.run(
+            podman.python, ["python3", "-m", "simyard.policy", "check", "/bundle.zip", *options],
+            volumes=[*mounts, f"{path}:/bundle.zip:ro"], environment={"PYTHONPATH": "/site"}, network_mode="none",
+            read_only=True, detach=True,
+        )  # fmt: skip
+        try:
+            code = container.wait(timeout=HANG_S)["StatusCode"]
+            return code, container.logs(stderr=False).decode(), container.logs(stdout=False).decode()
+        finally:
+            container.remove(force=True)
+
+    code, printed, said = run(bundle, "--json")
+    assert code == 0, said
+    report = json.loads(printed)
+    assert (report["ok"], report["steps"]) == (True, 10_000)
+    cut = tmp_path / "cut.zip"
+    cut.write_bytes(bundle.read_bytes()[:-30])
+    code, printed, said = run(cut)
+    assert (code, printed, "error: " in said) == (2, "", True), said

@@ -3,11 +3,12 @@
 import csv
 import ctypes.util
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from simulated import EPISODES, Job, Player, Yard
+from simulated import EPISODES, Job, Player, Yard, assert_same_weights
 
 from simyard.runner.video.encoding import verify
 
@@ -76,6 +77,38 @@ def test_a_robot_of_many_joints_keeps_its_order_in_the_other_engine(yard: Yard) 
     assert alone.json("job.json")["order"] == "newton"
     rows = zip(alone.rows("episodes.csv"), pairs.rows("across.csv"), strict=True)
     assert all(float(one["return"]) == float(pair["physx.return"]) for one, pair in rows)
+
+
+@pytest.mark.long  # another task, and an engine more
+def test_a_checkpoint_from_outside_goes_on_in_the_order_of_the_engine_that_is_said(yard: Yard, tmp_path: Path) -> None:
+    ant = ("task=Isaac-Ant-Direct", "maxIterations=1")
+    trained = yard.train(*ant)
+    file = shutil.copy(trained.final, tmp_path)
+
+    def learnt(setting: str, engine: str) -> Path:
+        source = json.dumps({"checkpoint": str(file), "trainedUnder": engine})
+        stage = f'[{{"name": "a", "start": {source}, "maxIterations": 1}}]'
+        given = f"stages={stage}" if setting == "stages" else f"resume={source}"
+        job = yard.train(*ant, "physics=physx", given)
+        job.assert_whole()
+        if setting == "stages":
+            assert job.json("stages.json")["runs"][0]["order"] == engine
+        return job.final
+
+    kept, staged, turned = learnt("resume", "newton"), learnt("stages", "newton"), learnt("stages", "physx")
+    assert_same_weights(kept, staged)
+    with pytest.raises(AssertionError):
+        assert_same_weights(staged, turned)
+
+    # Measured it is the same policy as that of its job, and the report tells what was assumed of one that says nothing.
+    short = ("env.episode_length_s=1.0",)
+    of_job = yard.evaluate(trained, "physics=physx", overrides=short)
+    own = (f"checkpointPath={file}", ant[0], "physics=physx")
+    said = yard.evaluate(None, *own, "trainedUnder=newton", overrides=short)
+    assert of_job.rows("episodes.csv") == said.rows("episodes.csv")
+    silent = yard.evaluate(None, *own, overrides=short)
+    assert silent.rows("episodes.csv") != said.rows("episodes.csv")
+    assert "trainedUnder was not given" in (silent.artifacts / "report.md").read_text()
 
 
 @pytest.mark.long  # the same once more, drawn

@@ -170,6 +170,8 @@ def test_an_archive_is_looked_into(tmp_path, store, kind):
         pytest.param({(1, 2): 3}, "cannot be JSON", id="a key that is none"),
         pytest.param({"a": "\ud800"}, "half of a surrogate pair", id="half a pair"),
         pytest.param({"\ud800": 1}, "half of a surrogate pair", id="half a pair as a key"),
+        pytest.param({"trained_under": "ovphysx"}, "'ovphysx'.*'newton', 'physx'", id="no engine"),
+        pytest.param({"trained_under": ["physx"]}, "trained_under of 'a.pt'", id="engines"),
         pytest.param(nested(21), "nested more than 20 deep", id="nested deep"),
         pytest.param(nested(900), "nested more than 20 deep", id="nested very deep"),
         pytest.param({"a": "x" * 65_536}, "has 65,545 bytes", id="too long"),

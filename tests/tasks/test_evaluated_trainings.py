@@ -1,22 +1,35 @@
 """Checkpoints are evaluated while a training goes on: every one that is due, once, whatever dies."""
 
 import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import psutil
 import pytest
-from helpers import train_request
+from helpers import train_request, wait_until
 from pydantic import ValidationError
 from scenario.play import ITERATIONS, config
 
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError
 from simyard.core.evaluations import EvaluatedCheckpoint, Evaluations, Figure, RewardAudit, Unlearned
-from simyard.core.specs import StopWhen
+from simyard.core.files import AttemptPaths
+from simyard.core.records import CheckpointRecord, Heartbeat, this_process
+from simyard.core.specs import AttemptSpec, StopWhen
 from simyard.requests.jobs import EvaluateRequest, EvaluationConfig, FromJob, TrainingConfig
+from simyard.requests.settings import MachineSettings
 from simyard.runner.evaluation.summary import wilson
 from simyard.store import keys
 from simyard.tasks.attempt.attempt import Observer
+from simyard.tasks.attempt.evaluator import Evaluator
+from simyard.tasks.kinds.base import Resolved
 from simyard.tasks.resolve import resolve
+from simyard.tasks.shared import idempotency
+from simyard.tasks.shared.claims import take
 from simyard.tasks.shared.history import load_spec
+from simyard.tasks.stage import stage
 
 EVERY = {"iterations": 4, "numEpisodes": 20}
 
@@ -131,6 +144,87 @@ def test_what_cannot_be_evaluated_or_ended_is_refused_before_it_is_a_job(store_a
 def test_a_plain_training_is_frozen_as_before(store_at):
     spec = resolve(train_request(config("")), store_at, keys.new_job_id()).spec
     assert not {"evaluate_every", "stop_when", "reward_audit"} & set(spec.to_json())
+
+
+# --- what an attempt does beside the training ------------------------------------------------------------------------
+
+
+def evaluator_of(store, tmp_path, iterations, every=EVERY):
+    """The evaluations of a first attempt that has saved these checkpoints."""
+    found = resolve(train_request(config("", trainingConfig=section(every))), store, keys.new_job_id())
+    stage(found, store)
+    saved = tuple(
+        CheckpointRecord(name=f"model_{at - 1}.pt", iteration=at, sha256=str(at), size_bytes=1, key="", parent=None)
+        for at in iterations
+    )
+    machine = MachineSettings(home=tmp_path, store=store.url(), python="none")
+    paths = AttemptPaths(tmp_path / "attempt")
+    paths.make()
+    return Evaluator(AttemptSpec(job=found.spec, number=1), store, machine, paths, lambda: saved)
+
+
+@pytest.mark.parametrize(
+    ("every", "due"), [(EVERY, [5, 8]), ({"minutes": 1e-9, "numEpisodes": 2}, [11]), ({"minutes": 9}, [])]
+)
+def test_of_what_was_saved_meanwhile_the_first_in_its_iterations_is_due_or_the_newest_after_minutes(
+    store_at, tmp_path, every, due
+):
+    evaluator = evaluator_of(store_at, tmp_path, range(2, 12, 3), every)
+    assert not evaluator._plan()
+    assert [one.iteration for one in evaluator.record.checkpoints] == due
+    evaluator.training_ended(11)
+    assert evaluator._plan()
+    assert [one.iteration for one in evaluator.record.checkpoints] == sorted({*due, 11})
+
+
+def test_of_an_attempt_that_was_silent_and_its_successor_one_makes_an_evaluation(store_at, tmp_path):
+    evaluator = evaluator_of(store_at, tmp_path, [5])
+    asked, job_id = [], keys.new_job_id()
+
+    def made():
+        return evaluator._made("iteration 5", lambda job_id: asked.append(job_id), lambda job_id: None, None)
+
+    idempotency.claim(store_at, f"evaluation of {evaluator._job.job_id}: iteration 5", job_id,
+                      {"training": evaluator._job.job_id, "of": "iteration 5"})  # fmt: skip
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        began = psutil.Process(other.pid).create_time()
+        beat = Heartbeat(**this_process() | {"pid": other.pid, "process_began": began})
+        store_at.put_record(keys.JobKeys(job_id).driver(1), beat)
+        with ThreadPoolExecutor(1) as executor:
+            waiting = executor.submit(made)
+            time.sleep(0.1)
+            assert not waiting.done(), "another process makes it"
+            evaluator.end()
+            assert waiting.result() is None
+        other.kill()
+    assert asked == []
+
+    # Dead it has a successor; and once that has one, nothing is kept of what this one made.
+    claim = take(store_at, job_id)
+    assert (claim.number, claim.counts) == (2, True)
+    store_at.put_record(keys.JobKeys(job_id).driver(3), beat)
+    assert not claim.counts
+    claim.give_up()
+    assert take(store_at, job_id).number == 4, "that of a dead process counts for nothing, and nobody's was removed"
+
+    def succeeded(job_id):
+        store_at.put_record(keys.JobKeys(job_id).driver(2), beat)
+        return Resolved(replace(evaluator._job, job_id=job_id))
+
+    fresh = evaluator_of(store_at, tmp_path / "fresh", [5])
+    assert fresh._made("iteration 5", succeeded, lambda job_id: None, None) is None, "without an attempt"
+
+
+def test_an_attempt_that_was_taken_for_dead_begins_no_other_evaluation(store_at, tmp_path):
+    evaluator = evaluator_of(store_at, tmp_path, [5])
+    assert not evaluator._is_succeeded()
+    later = keys.JobKeys(evaluator._job.job_id).attempt(2)
+    store_at.put_json(later.status, {})
+    assert evaluator._is_succeeded()
+    evaluator.start()
+    wait_until(lambda: evaluator.left is None, 60, "it has ended")
+    assert [one.is_waiting for one in evaluator.record.checkpoints] == [True]
+    assert not [name for name in store_at.list_dirs(keys.JOBS) if name != evaluator._job.job_id]
 
 
 @pytest.fixture

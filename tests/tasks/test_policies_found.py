@@ -1,5 +1,7 @@
 """Which checkpoint a request means, and what it takes over from the job that trained it."""
 
+import json
+import shutil
 import urllib.request
 import zipfile
 from dataclasses import replace
@@ -12,11 +14,13 @@ from scenario import play
 from simyard.core.errors import RequestError
 from simyard.requests.config import check_config
 from simyard.requests.jobs import EvaluateRequest, ExportRequest
+from simyard.requests.rollout import RolloutRequest
 from simyard.requests.settings import MachineSettings
 from simyard.store import keys
 from simyard.store.store import Store, sha256_file
-from simyard.tasks.kinds.policy_sources import in_order_of, inherit, newest_training
+from simyard.tasks.kinds.policy_sources import in_order_of, inherit, newest_training, order_of
 from simyard.tasks.resolve import resolve
+from simyard.tasks.shared import inputs
 from simyard.tasks.stage import stage
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cartpole_heavy"
@@ -329,12 +333,101 @@ def test_the_engine_is_the_jobs_unless_the_request_names_one_in_either_way(
         return resolve(train_request(config), yard.store, keys.new_job_id()).spec
 
     trained_by = resolved(**trained_with)
-    spec = in_order_of(inherit(resolved(**asked), trained_by, None), trained_by, yard.store)
+    spec = in_order_of(inherit(resolved(**asked), trained_by, None), order_of(trained_by, yard.store))
     assert spec.order == order, "a policy moves the joints that it was trained on, whatever order the engine has"
     again = replace(spec, job_id=keys.new_job_id())
-    assert in_order_of(inherit(resolved(**asked), again, None), again, yard.store).order == order
+    assert in_order_of(inherit(resolved(**asked), again, None), order_of(again, yard.store)).order == order
     assert (spec.physics, [*spec.overrides]) == (engine, overrides)
     assert ("physics" in spec.to_json()) == (engine is not None), "a job that names no engine is as it always was"
+
+
+ASSUMED = "trainedUnder was not given: the joints and bodies of model_1.pt are taken"
+
+
+@pytest.mark.parametrize(
+    ("said", "order", "notes"),
+    [("physx", "physx", None), ("newton", None, None), (None, None, ASSUMED)],
+)
+def test_a_file_keeps_the_order_of_the_engine_that_it_is_said_to_come_from(find, yard, asset, said, order, notes):
+    file = put(asset / "model_1.pt")
+    under = {"trainedUnder": said} if said else {}
+
+    def assert_ordered(spec, found):
+        assert found == order, "it moves the joints that it was trained on"
+        assert (spec.notes is None) if notes is None else spec.notes[0].startswith(notes), "what nobody said is said"
+
+    def trained(**more):
+        config = {"physics": "newton", "trainingConfig": {"task": "Scenario"}, **more}
+        return resolve(train_request(config), yard.store, keys.new_job_id(), asset).spec
+
+    for model in (EvaluateRequest, ExportRequest):
+        spec = find(model, checkpointPath="model_1.pt", top={"physics": "newton"}, **under)
+        assert_ordered(spec, spec.order)
+    spec = trained(resume={"checkpoint": "model_1.pt", **under})
+    assert_ordered(spec, spec.order)
+    start = {"checkpoint": "model_1.pt", **under}
+    spec = trained(stages=[{"name": "a", "start": start, "maxIterations": 1}])
+    assert_ordered(spec, spec.stages[0].order if said != "newton" else None)
+
+    # A file, or an upload that says it itself.
+    about = {"trained_under": said} if said else {}
+    asset_id = inputs.upload(yard.store, file, "checkpoint", about).asset_id
+    for policy in ({"uri": str(file), **under}, {"asset_id": asset_id}):
+        spec = rolled(yard, policy)
+        assert_ordered(spec, spec.order)
+    if said:  # the request counts more
+        other = "newton" if said == "physx" else "physx"
+        assert rolled(yard, {"asset_id": asset_id, "trained_under": other}).order == {"physx": "physx"}.get(other)
+
+
+def rolled(yard, policy):
+    """The frozen rollout of a policy under Newton."""
+    config = {
+        "runtime_profile": "isaac_lab_rollout", "execution": {"steps": 1}, "control": {"task_mode": "policy"},
+        "isaac_lab": {"task_class_or_name": "Isaac-Ant-Direct", "physics": "newton"}, "policy": policy,
+    }  # fmt: skip
+    return resolve(check_config(config, RolloutRequest), yard.store, keys.new_job_id()).spec
+
+
+@pytest.mark.parametrize(
+    ("trained_with", "order"),
+    [({"physics": "physx"}, "physx"), ({"physics": "newton", "order": "physx"}, "physx"), ({}, None)],
+)
+def test_the_order_of_what_another_job_trained_goes_with_it(yard, trained, trained_with, order):
+    earlier = trained.folder.parent / keys.new_job_id()
+    shutil.copytree(trained.folder, earlier)
+    spec = json.loads((earlier / "job.json").read_text())
+    (earlier / "job.json").write_text(json.dumps(spec | {"job_id": earlier.name} | trained_with))
+
+    def resolved(**more):
+        config = {"physics": "newton", "trainingConfig": {"task": "Scenario"}, **more}
+        return resolve(train_request(config), yard.store, keys.new_job_id()).spec
+
+    first, second = resolved(stages=[
+        {"name": "a", "maxIterations": 1}, {"name": "b", "start": {"job": earlier.name}, "maxIterations": 1}
+    ]).stages  # fmt: skip
+    assert (first.order, second.order) == (None, order)
+    assert resolved(resume={"fromJob": earlier.name}).order == order
+    assert not [note for note in resolved(resume={"fromJob": earlier.name}).notes or () if "trainedUnder" in note]
+
+
+def test_an_engine_is_said_of_files_alone_and_is_one_of_those_there_are(find, yard, asset, trained):
+    put(asset / "model_1.pt")
+    of_job, file = {"fromJob": {"jobId": trained.result["job_id"]}}, {"checkpointPath": "model_1.pt"}
+    assert find(**of_job, **file, trainedUnder="physx", top={"physics": "newton"}).order == "physx"
+    for model in (EvaluateRequest, ExportRequest):
+        with pytest.raises(RequestError, match="trainedUnder is of a checkpoint file"):
+            find(model, **of_job, trainedUnder="physx")
+        with pytest.raises(RequestError, match=r"trainedUnder: .*'newton', 'physx' or 'kamino', not 'bullet'"):
+            find(model, **file, trainedUnder="bullet")
+    for more in (
+        {"resume": {"fromJob": SOME_ID, "trainedUnder": "physx"}},
+        {"stages": [{"name": "a", "start": {"job": SOME_ID, "trainedUnder": "physx"}, "maxIterations": 1}]},
+    ):
+        with pytest.raises(RequestError, match="trainedUnder is of a checkpoint file"):
+            train_request({"trainingConfig": {"task": "Scenario"}, **more})
+    with pytest.raises(RequestError, match="trainedUnder is of a checkpoint file"):
+        rolled(yard, {"from_job": {"job_id": SOME_ID}, "trained_under": "physx"})
 
 
 SMALL, TINY = "rsl_rl_small_cfg_entry_point", "rsl_rl_tiny_cfg_entry_point"
