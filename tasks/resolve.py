@@ -330,7 +330,14 @@ def _evaluate(request: EvaluateRequest, common: Resolved, store: Store, base: Pa
         record=wanted.record or None,
     )
     if wanted.across:
-        common = replace(common, spec=_in_first_engine(common.spec, wanted.across))
+        if (named := engine_of(common.spec)) not in (None, wanted.across[0]):
+            raise RequestError(
+                f"physics is {named!r}, and across begins with {wanted.across[0]!r}, which the others are compared "
+                "with.",
+                code="two_engines",
+                advice=f"Leave physics out, or name {named!r} first in across.",
+            )
+        common = replace(common, spec=replace(common.spec, physics=wanted.across[0]))
     resolved = _with_policies(wanted, common, store, base)
     # The first episodes of environments are pairs: each has an environment of its own.
     planned = wanted.model_copy(update={"num_episodes": num_episodes})
@@ -366,21 +373,6 @@ def _enough(wanted: EvaluationConfig, arms: int) -> tuple[int, Precision | None]
             advice="Give a larger difference or a lower power, or numEpisodes itself.",
         )
     return episodes, None
-
-
-def _in_first_engine(spec: JobSpec, across: tuple[str, ...]) -> JobSpec:
-    """Return a job in the first of several engines.
-
-    Raises:
-        RequestError: If it names another.
-    """
-    if (named := engine_of(spec)) not in (None, across[0]):
-        raise RequestError(
-            f"physics is {named!r}, and across begins with {across[0]!r}, which the others are compared with.",
-            code="two_engines",
-            advice=f"Leave physics out, or name {named!r} first in across.",
-        )
-    return replace(spec, physics=across[0])
 
 
 def _export(request: ExportRequest, common: Resolved, store: Store, base: Path) -> Resolved:

@@ -150,7 +150,11 @@ class Keeper:
             problems = self._put_all(env, own, kept)
             if not problems:
                 set_random(kept.head["random"])
-                self._note_others(kept)
+                # The environment may have been made with other constants than that of the training.
+                others = [path for path, mark in kept.head["unchanged"].items() if self._marks.get(path) != mark]
+                if others:
+                    about = f"{_listed(others)} is not what it was: it may compute something else"
+                    say_note(f"the training goes on, but {about}")
                 return True
             why = f"{_listed(problems)} cannot be put back"
         else:
@@ -178,12 +182,6 @@ class Keeper:
                 write_back(region, data)
         put_back(walk(_roots(env, own)), kept, self._fresh, None)
         return differing(walk(_roots(env, own)), kept)
-
-    def _note_others(self, kept: Kept) -> None:
-        """Say where an environment was made with other constants than that of the training."""
-        others = [path for path, mark in kept.head["unchanged"].items() if self._marks.get(path) != mark]
-        if others:
-            say_note(f"the training goes on, but {_listed(others)} is not what it was: it may compute something else")
 
     def _note_once(self, note: str) -> None:
         if note not in self._noted:

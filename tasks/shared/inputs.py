@@ -183,7 +183,11 @@ def upload(
         # An archive that jobs unpack is looked into.
         is_unpacked = kind != "checkpoint" and path.name.lower().endswith(tuple(archives.EXTENSIONS))
         content = limited(archives.inspect, path) if is_unpacked else None
-        _check_entry(path.name, kind, metadata, content.files if content else (path.name,))
+        # What a robot or a scene names as its main file is in it.
+        files, entry = content.files if content else (path.name,), metadata.get("entry")
+        if kind in _WITH_ENTRY and entry is not None and entry not in files:
+            models = [file for file in files if file.lower().endswith(_MODELS)]
+            raise unknown(f"entry of {path.name!r}:", entry, models, code="bad_metadata")
         digest = content.sha256 if content else sha256_file(path)
         size = path.stat().st_size
     own = AssetKeys(digest)
@@ -211,14 +215,6 @@ def entry_of(record: AssetRecord) -> str | None:
     """Return the path of a bundle's main file, where its upload names it: `entry` in the metadata."""
     entry = record.metadata.get("entry") if record.kind in _WITH_ENTRY else None
     return entry if isinstance(entry, str) else None
-
-
-def _check_entry(name: str, kind: str, metadata: Mapping[str, Any], files: Iterable[str]) -> None:
-    """Refuse an upload of a robot or a scene that names as its main file one that it does not have."""
-    entry = metadata.get("entry")
-    if kind in _WITH_ENTRY and entry is not None and entry not in files:
-        models = [file for file in files if file.lower().endswith(_MODELS)]
-        raise unknown(f"entry of {name!r}:", entry, models, code="bad_metadata")
 
 
 def find_asset(store: Store, asset_id: str) -> AssetRecord:
