@@ -348,10 +348,6 @@ def _evaluate(request: EvaluateRequest, common: Resolved, store: Store, base: Pa
 def _enough(wanted: EvaluationConfig, arms: int) -> tuple[int, Precision | None]:
     """Return the episodes of an evaluation, and the precision that ends it before.
 
-    Args:
-        wanted: The request.
-        arms: Arms besides the control arm.
-
     Raises:
         RequestError: The plan takes more episodes than an evaluation may have.
     """

@@ -154,10 +154,6 @@ def canonical(name: str) -> str:
 def check_level(name: str, level: object) -> None:
     """Refuse a level that a factor cannot have.
 
-    Args:
-        name: The factor, in its canonical form.
-        level: Its level.
-
     Raises:
         RequestError: Naming the bounds.
     """

@@ -64,10 +64,6 @@ def check(evidence: Evidence, answers: Mapping[str, Answer]) -> Checklist:
     A person's answer settles what needs a human. It never turns a failure into a pass; with `ok: false` it turns
     anything into a failure.
 
-    Args:
-        evidence: What was measured.
-        answers: By item.
-
     Raises:
         RequestError: If a limit is for a joint that is not there, or a sensor for an observation that is not.
     """

@@ -145,14 +145,7 @@ def list_runs(store: Store, limit: int, after: str | None = None) -> Page[RunSta
 
 
 def write_report(run: RunSpec, result: RunResult, ended: list[IterationRecord], store: Store) -> None:
-    """Write the report and the curves into the store.
-
-    Args:
-        run: The run.
-        result: How it ended.
-        ended: Its iterations, in order.
-        store: Its store.
-    """
+    """Write the report and the curves into the store."""
     # The rollouts' mean return, and every number of the trainer's, over iterations.
     columns: dict[str, Series] = {}
     for one in ended:
