@@ -147,8 +147,8 @@ def check_readable(uri: str, project: str, settings: Settings, what: str) -> Non
         )
 
 
-def named_files(model: BaseModel, where: str = "") -> Iterator[tuple[str, str]]:
+def named_files(model: BaseModel) -> Iterator[tuple[str, str]]:
     """Yield every file that a request names: the field, and what it says."""
-    for at, field, value in parts_of(model, where):
+    for at, field, value in parts_of(model):
         if isinstance(value, str) and _names_a_file(field):
             yield at, value

@@ -103,7 +103,6 @@ def put_in_order(
     dry_run: bool = False,
     busy: Iterable[str] = (),
     now: datetime | None = None,
-    on_freed: Callable[[Freed], None] = lambda freed: None,
 ) -> Order:
     """Delete what the rule lets go and nothing rests on.
 
@@ -113,7 +112,6 @@ def put_in_order(
         dry_run: Whether nothing is deleted.
         busy: Jobs that something outside this store is about: webhooks of their end.
         now: The time that ages are reckoned from.
-        on_freed: Callback for each thing when it is gone, or would be.
 
     Raises:
         StoreError: The store cannot be read, so nothing says what rests on what; or not written. Begin again then.
@@ -136,7 +134,6 @@ def put_in_order(
         if not dry_run:
             delete()
         freed.append(what)
-        on_freed(what)
 
     # Jobs, what rests on others first.
     claims = _claims(store, doomed)

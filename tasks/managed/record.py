@@ -135,10 +135,10 @@ def run_status(store: Store, run_id: str) -> RunState:
     )
 
 
-def list_runs(store: Store, limit: int, after: str | None = None) -> Page[RunState]:
+def list_runs(store: Store, limit: int) -> Page[RunState]:
     """Return a page of the status of each run, newest first."""
     names = [name for name in store.list_dirs(keys.RUNS) if name.startswith("run-")]
-    return newest(names, lambda run_id: shown(run_status(store, run_id)), limit, after)
+    return newest(names, lambda run_id: shown(run_status(store, run_id)), limit)
 
 
 # The report: what the run reached and cost, where time went, which checkpoint is best.
