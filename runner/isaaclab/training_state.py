@@ -173,10 +173,15 @@ class Keeper:
 
     def _put_all(self, env: Any, own: Mapping[str, Any], kept: Kept) -> list[str]:
         """Put everything back and look whether it is there, bit by bit; return the paths that differ."""
+        import gymnasium
+        import torch
+
         unchanged = kept.head["unchanged"]
         rest = [region for region in walk(_roots(env, own)).regions() if region.members[0].path in unchanged]
         copies = [(region, mark_of(region), bytes_of(region)) for region in rest]
-        _step_once(env)  # some attributes are made by the first step
+        space = getattr(env.unwrapped, "action_space", None)
+        if isinstance(space, gymnasium.spaces.Box):  # some attributes are made by the first step
+            env.unwrapped.step(torch.zeros(space.shape, device=env.unwrapped.device))
         for region, mark, data in copies:
             if mark_of(region) != mark:
                 write_back(region, data)
@@ -253,15 +258,6 @@ def _lacking(found: Found, regions: Sequence[Region]) -> str | None:
     if (size := sum(region.size for region in regions)) > MOST_BYTES:
         return f"it has {size / 1e6:.0f} MB, more than {MOST_BYTES / 1e6:.0f} MB"
     return None
-
-
-def _step_once(env: Any) -> None:
-    import gymnasium
-    import torch
-
-    space = getattr(env.unwrapped, "action_space", None)
-    if isinstance(space, gymnasium.spaces.Box):
-        env.unwrapped.step(torch.zeros(space.shape, device=env.unwrapped.device))
 
 
 def _reset(env: Any) -> None:
