@@ -208,7 +208,7 @@ def _side(store: Store, reference: str) -> Side:
         if checkpoint and checkpoint not in saved:
             raise _no_checkpoint(reference, checkpoint, saved)
         until = saved[checkpoint].iteration if checkpoint else None
-    elif spec.kind == "evaluate" and result and result.summary:  # several have one that was found to be best
+    elif spec.kind == "evaluate" and result and result.summary:  # of several the one that is named, or the best
         several: list[Mapping[str, Any]] = result.summary.get("sweep") or [result.summary]
         named = [one for one in several if one["checkpoint"]["name"] == checkpoint]
         if checkpoint and not named:
