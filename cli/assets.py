@@ -43,7 +43,7 @@ def upload(
     The same bytes are one asset: uploaded again, nothing is sent, and kind and metadata are replaced. An upload that
     was interrupted goes on where it stopped.
     """
-    from simyard.tasks.shared.inputs import CONFIG
+    from simyard.tasks.shared.inputs import CONFIG, check_file
     from simyard.tasks.shared.inputs import upload as send
 
     try:
@@ -56,7 +56,11 @@ def upload(
         given["entry"] = entry
     opened = open_site_store(store)
     if to is not None:
-        path = _as_usd(path, kind)
+        from simyard.requests.settings import MachineSettings
+        from simyard.tasks.robots.build import convert_file
+
+        check_file(path, kind)
+        path = convert_file(MachineSettings.from_env().home, path, lasting_scratch("usd"))
     try:
         with _progress(path) as on_bytes:
             record = send(opened, path, kind, given, on_bytes)
@@ -65,15 +69,6 @@ def upload(
     emit(record, as_json, lambda record: record.asset_id)
     if record.kind == CONFIG:
         click.echo(f"It is kept; no job was started. To run it: simyard run {path}", err=True)
-
-
-def _as_usd(path: Path, kind: str) -> Path:
-    from simyard.requests.settings import MachineSettings
-    from simyard.tasks.robots.build import convert_file
-    from simyard.tasks.shared.inputs import check_file
-
-    check_file(path, kind)
-    return convert_file(MachineSettings.from_env().home, path, lasting_scratch("usd"))
 
 
 @contextmanager

@@ -145,11 +145,6 @@ def watch(job_id: str, store: str | None, as_json: bool) -> None:
 def watch_job(store: Store, job_id: str, *, quiet: bool) -> JobState:
     """Follow a job to its end, from the store alone; return its result.
 
-    Args:
-        store: Its store.
-        job_id: The job.
-        quiet: Whether to print nothing.
-
     Raises:
         RequestError: If there is no such job.
     """

@@ -24,13 +24,15 @@ MORE = "All commands: simyard --help. Complete them: simyard completion --help"
 
 def show_standing() -> None:
     """Print where one stands and what to do next; nothing is written, and no server asked."""
+    from simyard.blocks.reference import BLOCK_PREFIX, open_store
     from simyard.requests.settings import MachineSettings
 
     machine = MachineSettings.from_env_in_part()
     lines = [f"site:   {_site(machine)}", f"store:  {machine.store}"]
+    is_folder = "://" not in machine.store and not machine.store.startswith(BLOCK_PREFIX)
     try:
-        opened = _opened(machine)
-        rows = _last_jobs(opened) if opened else []
+        is_there = not is_folder or Path(machine.store).exists()
+        rows = _last_jobs(open_store(machine.store)) if is_there else []
     except SimyardError as error:
         click.echo(plain("\n".join([*lines, f"        {error}", "", "next:   simyard doctor", MORE])))
         return
@@ -53,14 +55,6 @@ def _site(machine: MachineSettings) -> str:
     except OSError:
         return f"up, as process {lock.read_text().strip() or 'unknown'}; the API key is in {machine.home / 'api-key'}"
     return "not up: jobs run in this process (start a server, a worker and the API: simyard up)"
-
-
-def _opened(machine: MachineSettings) -> Store | None:
-    """Return the site's store; None where it is a folder that is not there yet."""
-    from simyard.blocks.reference import BLOCK_PREFIX, open_store
-
-    is_folder = "://" not in machine.store and not machine.store.startswith(BLOCK_PREFIX)
-    return None if is_folder and not Path(machine.store).exists() else open_store(machine.store)
 
 
 def _last_jobs(store: Store) -> list[tuple[JobSpec, JobState]]:

@@ -263,12 +263,7 @@ def own(folder: Path) -> BufferedRandom:
 
 
 def sweep(parent: Path, pattern: str) -> None:
-    """Remove the folders that were the own ones of processes which were killed; those of other users stay.
-
-    Args:
-        parent: Where they are.
-        pattern: Their names, as a glob.
-    """
+    """Remove the folders that were the own ones of processes which were killed; those of other users stay."""
     for mark in parent.glob(f"{pattern}/{HELD}"):
         with suppress(OSError):
             if mark.parent.lstat().st_uid == os.getuid():

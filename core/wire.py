@@ -62,9 +62,6 @@ class Wire:
     def from_json(cls, data: Any) -> Self:
         """Decode JSON that `to_json` wrote.
 
-        Args:
-            data: Plain JSON types.
-
         Raises:
             WireError: If it has something unknown, missing or of another type, or is of a version unknown here.
         """

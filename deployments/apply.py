@@ -133,11 +133,6 @@ def apply_prefect_file(client: SyncPrefectClient, on_sending: Callable[[str], No
 def apply_pool(client: SyncPrefectClient, plan: PoolPlan, on_change: OnChange) -> None:
     """Send a work pool: its template, queues, deployments and limit.
 
-    Args:
-        client: The server.
-        plan: The pool.
-        on_change: Called for each part.
-
     Raises:
         RequestError: The plan is bad, or the pool exists with another type.
     """

@@ -99,13 +99,7 @@ class Receiver:
 
 
 def apply_receiver(client: SyncPrefectClient, receiver: Receiver, on_change: OnChange) -> None:
-    """Send the block and the automation of a receiver; one that is there is replaced.
-
-    Args:
-        client: The server.
-        receiver: The receiver.
-        on_change: Called for the automation.
-    """
+    """Send the block and the automation of a receiver; one that is there is replaced."""
     block_id = receiver.block().save(f"simyard-{receiver.name}", overwrite=True, _sync=True)  # type: ignore[call-arg]
     wanted = receiver.automation(block_id)
     known = client.read_automations_by_name(wanted.name)

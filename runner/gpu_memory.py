@@ -135,7 +135,8 @@ def judged(failure: Failure, use: GpuUse, demand: Demand | None, family: frozens
     held_now = sum(used for pid, used in use.holders.items() if pid in family) or (demand.held_now if demand else 0)
     unseen = use.total - use.free - held_now - sum(others.values())
     by_others = sum(others.values()) + (unseen if unseen > DRIVER_BYTES else 0)
-    wanted = _wanted(failure.message)
+    found = _WANTED.search(failure.message)  # the bytes that the allocation was for, where its message says them
+    wanted = int(float(found[1]) * _UNITS[found[2] or ""]) if found else 0
     need = wanted + (demand.held if demand else 0)
 
     # Whose fault it is.
@@ -167,12 +168,6 @@ def judged(failure: Failure, use: GpuUse, demand: Demand | None, family: frozens
     else:
         advice = f"{failure.advice}{fit}"
     return replace(failure, category=category, message=message, advice=advice)
-
-
-def _wanted(message: str) -> int:
-    """Return the bytes that an allocation was for, as its message says; 0 where it does not."""
-    found = _WANTED.search(message)
-    return int(float(found[1]) * _UNITS[found[2] or ""]) if found else 0
 
 
 def _rounded(number: float) -> int:

@@ -40,7 +40,9 @@ class StepClock:
             return
         ends_first = self._first is None and steps >= FIRST
         if ends_first or steps == self._total:
-            _await_gpu()  # it is behind, and would be at work for steps that are counted elsewhere
+            torch = sys.modules.get("torch")
+            if torch is not None and torch.cuda.is_initialized():
+                torch.cuda.synchronize()  # it is behind, and would be at work for steps that are counted elsewhere
         self._last = (steps, time.monotonic())
         if ends_first:
             self._first = self._last
@@ -55,10 +57,3 @@ class StepClock:
             "first_steps_seconds": round(at - self._began, 3),
             "environment_steps_per_second": rate and round(rate, 1),
         }
-
-
-def _await_gpu() -> None:
-    """Wait until the GPU has done what it was given, where torch uses one."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.synchronize()

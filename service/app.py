@@ -28,7 +28,6 @@ from simyard.service.job_rows import JobRows
 from simyard.service.limits import Limits
 from simyard.service.live import Streams
 from simyard.service.monitor import Monitor
-from simyard.service.playback_page import Playbacks
 from simyard.service.prefect_api import Launches
 from simyard.service.settings import Settings
 from simyard.service.tables import Drawings
@@ -61,7 +60,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.drawings = Drawings()
     app.state.comparisons = Comparisons()
     app.state.looks = JobLooks()
-    app.state.playbacks = Playbacks()
     app.state.streams = Streams()
     app.state.task_book = TaskBook(settings.machine)
     app.state.hooks = read_hooks(settings.hooks)

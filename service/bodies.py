@@ -149,10 +149,6 @@ def model_from(scope: str, model: type[Model]) -> Callable[..., Model]:
 def parse_json(data: bytes, what: str = "The body") -> dict[str, JsonValue]:
     """Return the object that a body is.
 
-    Args:
-        data: As it came.
-        what: Its name in errors.
-
     Raises:
         RequestError: It is none, or has what Prefect would not take as it is.
     """

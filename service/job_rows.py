@@ -132,7 +132,7 @@ class JobRows:
         ended = [name for name in names if name in known.rows and known.rows[name].has_ended]
         again = sorted(ended, key=lambda name: known.read_at[name])[:READ_AGAIN]
         wanted = [name for name in names if name not in known.rows or not known.rows[name].has_ended] + again
-        found = [one for one in read_each(wanted, lambda name: shown(stored_job(store, name)))]
+        found = read_each(wanted, lambda name: shown(stored_job(store, name)))
         answers = [one for one in found if one is not None and not isinstance(one, Unreadable)]
         now = time.monotonic()
         for answer in settled(answers, self._launches.find_all):

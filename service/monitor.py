@@ -32,7 +32,6 @@ MOST_PROJECTS = 50
 MOST_WATCHED = 20
 """Jobs that run and whose machines are told of, the newest: each costs three reads."""
 _TAIL_BYTES = 4096
-STATUSES = ("queued", "running", "succeeded", "failed", "canceled")
 _MACHINE = {
     "cpu_percent": "use of the CPU, in percent",
     "memory_bytes": "memory in use, in bytes",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections import OrderedDict
+from functools import lru_cache
 from urllib.parse import quote
 
 from simyard.core.artifacts import ROLLOUT
@@ -12,39 +11,26 @@ from simyard.core.errors import RequestError
 from simyard.core.specs import JobSpec
 from simyard.service.job_look import JobLook
 from simyard.service.job_page import TEMPLATES
-from simyard.store.store import Entry
+from simyard.store.store import Entry, Store
 from simyard.tasks.pages.playback import playback
 
 MOST_KEPT = 8
 """Episodes that are kept, of at most 5 MB each."""
 
 
-class Playbacks:
-    """The episodes that were looked at of late, each as the JSON that a page fetches."""
+def episode_of(look: JobLook, episode: int) -> bytes:
+    """Return an episode of a job's rollout as JSON, as `read_episode` of tasks/pages/playback.py gives it.
 
-    def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, Entry, int], bytes] = OrderedDict()
-        self._lock = threading.Lock()
+    Raises:
+        RequestError: The job has no rollout, that has no such episode, or it cannot be played.
+    """
+    return _read(look.store, rollout_of(look), episode)
 
-    def of(self, look: JobLook, episode: int) -> bytes:
-        """Return an episode of a job's rollout, as `read_episode` of tasks/pages/playback.py gives it.
 
-        Raises:
-            RequestError: The job has no rollout, that has no such episode, or it cannot be played.
-        """
-        entry = rollout_of(look)
-        name = (look.store.url(), entry, episode)
-        with self._lock:
-            found = self._kept.get(name)
-        if found is None:
-            told = playback(look.store, entry.key, entry.size_bytes, episode)
-            found = json.dumps(told, allow_nan=False, separators=(",", ":")).encode()
-        with self._lock:
-            self._kept[name] = found
-            self._kept.move_to_end(name)
-            while len(self._kept) > MOST_KEPT:
-                self._kept.popitem(last=False)
-        return found
+@lru_cache(MOST_KEPT)
+def _read(store: Store, entry: Entry, episode: int) -> bytes:
+    found = playback(store, entry.key, entry.size_bytes, episode)
+    return json.dumps(found, allow_nan=False, separators=(",", ":")).encode()
 
 
 def rollout_of(look: JobLook) -> Entry:

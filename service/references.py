@@ -14,7 +14,6 @@ from pydantic.fields import FieldInfo
 
 from simyard.core.errors import RequestError
 from simyard.requests.base import FILE, parts_of
-from simyard.requests.jobs import Body
 from simyard.service import outbound
 from simyard.service.auth import Caller
 from simyard.service.downloads import download
@@ -24,7 +23,6 @@ from simyard.store.store import KeyNotFound, Store
 from simyard.tasks.shared.gate import Gate
 from simyard.tasks.shared.inputs import check_name
 
-Request = TypeVar("Request", bound=Body)
 Named = TypeVar("Named", bound=BaseModel)
 
 _INPUT = re.compile(r"/v0/inputs/([0-9a-f]{32})/([^/?#]+)(?:[?#].*)?\Z", re.DOTALL)
@@ -33,23 +31,6 @@ _INPUT = re.compile(r"/v0/inputs/([0-9a-f]{32})/([^/?#]+)(?:[?#].*)?\Z", re.DOTA
 def input_path(upload_id: str, name: str) -> str:
     """Return the path of the URI that an uploaded file is named by."""
     return f"/v0/inputs/{upload_id}/{name}"
-
-
-def fetch_inputs(request: Request, caller: Caller, folder: Path) -> Request:
-    """Return the request with every file that it names fetched into a folder, and named by its path there.
-
-    Args:
-        request: As it was sent.
-        caller: Who sent it.
-        folder: An empty folder.
-
-    Raises:
-        RequestError: A file is not there, or may not be taken from there.
-    """
-    source = Source(caller)
-    return with_files(
-        request, lambda uri, where: str(source.fetch(uri, folder / str(len(list(folder.iterdir()))), where))
-    )
 
 
 def with_files(model: Named, find: Callable[[str, str], str], where: str = "") -> Named:
@@ -166,8 +147,8 @@ def check_readable(uri: str, project: str, settings: Settings, what: str) -> Non
         )
 
 
-def named_files(model: BaseModel, where: str = "") -> Iterator[tuple[str, str]]:
+def named_files(model: BaseModel) -> Iterator[tuple[str, str]]:
     """Yield every file that a request names: the field, and what it says."""
-    for at, field, value in parts_of(model, where):
+    for at, field, value in parts_of(model):
         if isinstance(value, str) and _names_a_file(field):
             yield at, value

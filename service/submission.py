@@ -12,13 +12,18 @@ from pydantic import JsonValue
 
 from simyard.core.errors import RequestError
 from simyard.core.files import scratch
+from simyard.core.specs import JobSpec
 from simyard.requests.code import named_code
 from simyard.requests.jobs import Body
 from simyard.service import bodies, notifications
 from simyard.service.auth import Caller
 from simyard.service.prefect_api import Launch
-from simyard.service.references import fetch_inputs
+from simyard.service.references import Source, with_files
+from simyard.store.keys import keys_of
+from simyard.store.store import Store
+from simyard.tasks.managed.run import RunSpec
 from simyard.tasks.shared import idempotency
+from simyard.tasks.sweeps.plan import SweepSpec
 
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=1000)]
 Claim = Callable[[str], str]
@@ -37,13 +42,15 @@ class Work(Generic[Asked]):
     """Prefix of idempotency keys in the store, so that a job and a run may have the same key."""
     frozen: Callable[[str], str]
     """Returns the key of the object that makes it exist, from its id."""
-    result: Callable[[str], str]
-    """Returns the key of its result."""
+    load: Callable[[Store, str], JobSpec | RunSpec | SweepSpec]
+    """Reads that object."""
     stage: Callable[[Asked, Asked, Path, Caller, Claim], str]
     """Puts it into the store, and returns its id; from the request as sent, the same with its files fetched, and the
     folder where they are for this moment."""
-    launch: Callable[[str, Caller], Launch]
-    """Returns the flow run to start."""
+    deployment: str = ""
+    """Of the flow that does it, of `DEPLOYMENTS`; a job's is that of its kind."""
+    id_parameter: str
+    """Name of its id among the flow's parameters."""
 
 
 def submit(work: Work[Asked], body: dict[str, JsonValue], caller: Caller, response: Response, key: str | None) -> str:
@@ -76,7 +83,7 @@ def submit(work: Work[Asked], body: dict[str, JsonValue], caller: Caller, respon
     own_id = key and idempotency.claimed(caller.store, key, body)
     if own_id and caller.store.exists(work.frozen(own_id)):
         response.status_code = 200
-        if not caller.store.exists(work.result(own_id)):  # its place may be another's, if its request died half-way
+        if not caller.store.exists(keys_of(own_id).result):  # its place may be another's, if its request died half-way
             caller.limits.reserve(caller, own_id)
     else:
         caller.limits.admit(caller, own_id)  # before anything is fetched
@@ -87,12 +94,19 @@ def submit(work: Work[Asked], body: dict[str, JsonValue], caller: Caller, respon
             return claimed
 
         with scratch("submit") as folder:
-            here = fetch_inputs(asked, caller, folder)
+            # Every file that it names, put into the folder and named by its path there.
+            source = Source(caller)
+            here = with_files(
+                asked, lambda uri, where: str(source.fetch(uri, folder / str(len(list(folder.iterdir()))), where))
+            )
             own_id = work.stage(asked, here, folder, caller, claim)
 
     # The flow takes what is staged to its end; its request is what the Prefect UI shows of it.
     if notify_url:
         notifications.register(caller, own_id, notify_url)
-    if not caller.store.exists(work.result(own_id)):
-        caller.launches.start(work.launch(own_id, caller))
+    if not caller.store.exists(keys_of(own_id).result):
+        spec, pool = work.load(caller.store, own_id), caller.settings.pool
+        parameters = {"request": spec.request, "store": caller.reference, "pool": pool, work.id_parameter: own_id}
+        deployment = spec.kind if isinstance(spec, JobSpec) else work.deployment
+        caller.launches.start(Launch(own_id, deployment, parameters, caller.project, caller.key.key_id))
     return own_id

@@ -167,12 +167,7 @@ class Store:
         return self._root / key
 
     def signed_url(self, key: str, seconds: float) -> str | None:
-        """Return an address that an object is read at without credentials, for a while; None in a folder.
-
-        Args:
-            key: The object.
-            seconds: How long.
-        """
+        """Return an address that an object is read at without credentials, for a while; None in a folder."""
         check_key(key)
         if self._root is not None:
             return None
@@ -252,13 +247,7 @@ class Store:
         self.put_bytes(key, json.dumps(obj, indent=2, allow_nan=False).encode() + b"\n")
 
     def put_file(self, key: str, path: str | os.PathLike[str], *, on_bytes: OnBytes | None = None) -> None:
-        """Write a file's content, as long as the file is now; it may be larger than memory.
-
-        Args:
-            key: Where to.
-            path: The file.
-            on_bytes: Progress callback.
-        """
+        """Write a file's content, as long as the file is now; it may be larger than memory."""
         check_key(key)
         with on_disk("read", path), open(path, "rb") as file:
             self.put_opened(key, file, on_bytes=on_bytes)
@@ -423,10 +412,6 @@ class Store:
 
     def get_record(self, key: str, kind: type[W]) -> W:
         """Return a document.
-
-        Args:
-            key: Where it lies.
-            kind: What it is.
 
         Raises:
             KeyNotFound: There is none.

@@ -45,7 +45,7 @@ from simyard.runner.evaluation.paired_statistics import episodes_to_tell, pairs_
 from simyard.runner.isaaclab.agent_files import read_agent_file
 from simyard.runner.isaaclab.physics import engine_of, require_one_engine
 from simyard.runner.isaaclab.renames import with_current_id
-from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES, Library, get_library
+from simyard.runner.rl import DEFAULT_LIBRARY, LIBRARIES, get_library
 from simyard.store import keys
 from simyard.store.store import Store
 from simyard.tasks.kinds.base import Resolved, common_fields
@@ -283,11 +283,12 @@ def _in_stages(request: TrainRequest, common: Resolved, store: Store, base: Path
             # Its name must be none that this job gives a checkpoint of its own.
             named = replace(point.checkpoint, name=f"start-{len(stages)}-{point.checkpoint.name}")
             point = replace(point, checkpoint=named, stages=None, others=None, state=None)
+        agent = stage.agent or ("distillation" if stage.kind == "distill" else None)
         stages.append(
             Stage(
                 name=stage.name,
                 kind=stage.kind,
-                agent=_agent_of(stage, get_library(library)),
+                agent=get_library(library).named_agent(agent) if agent else None,
                 overrides=stage.overrides,
                 start="outside" if isinstance(start, StageStart) else start,
                 checkpoint=point,
@@ -306,12 +307,6 @@ def _in_stages(request: TrainRequest, common: Resolved, store: Store, base: Path
 def _exact(request: TrainRequest) -> bool | None:
     """Return False where the simulation's state is not to be kept; None leaves it to the engine."""
     return None if request.resume is None or request.resume.exact else False
-
-
-def _agent_of(stage: requested.TrainingStage, library: Library) -> str | None:
-    """Return the key of a stage's agent; None is the job's."""
-    name = stage.agent or ("distillation" if stage.kind == "distill" else None)
-    return library.named_agent(name) if name else None
 
 
 def _widen(wanted: requested.Widen) -> Widen:
@@ -350,7 +345,14 @@ def _evaluate(request: EvaluateRequest, common: Resolved, store: Store, base: Pa
         record=wanted.record or None,
     )
     if wanted.across:
-        common = replace(common, spec=_in_first_engine(common.spec, wanted.across))
+        if (named := engine_of(common.spec)) not in (None, wanted.across[0]):
+            raise RequestError(
+                f"physics is {named!r}, and across begins with {wanted.across[0]!r}, which the others are compared "
+                "with.",
+                code="two_engines",
+                advice=f"Leave physics out, or name {named!r} first in across.",
+            )
+        common = replace(common, spec=replace(common.spec, physics=wanted.across[0]))
     resolved = _with_policies(wanted, common, store, base)
     # The first episodes of environments are pairs: each has an environment of its own.
     planned = wanted.model_copy(update={"num_episodes": num_episodes})
@@ -360,10 +362,6 @@ def _evaluate(request: EvaluateRequest, common: Resolved, store: Store, base: Pa
 
 def _enough(wanted: EvaluationConfig, arms: int) -> tuple[int, Precision | None]:
     """Return the episodes of an evaluation, and the precision that ends it before.
-
-    Args:
-        wanted: The request.
-        arms: Arms besides the control arm.
 
     Raises:
         RequestError: The plan takes more episodes than an evaluation may have.
@@ -386,21 +384,6 @@ def _enough(wanted: EvaluationConfig, arms: int) -> tuple[int, Precision | None]
             advice="Give a larger difference or a lower power, or numEpisodes itself.",
         )
     return episodes, None
-
-
-def _in_first_engine(spec: JobSpec, across: tuple[str, ...]) -> JobSpec:
-    """Return a job in the first of several engines.
-
-    Raises:
-        RequestError: If it names another.
-    """
-    if (named := engine_of(spec)) not in (None, across[0]):
-        raise RequestError(
-            f"physics is {named!r}, and across begins with {across[0]!r}, which the others are compared with.",
-            code="two_engines",
-            advice=f"Leave physics out, or name {named!r} first in across.",
-        )
-    return replace(spec, physics=across[0])
 
 
 def _export(request: ExportRequest, common: Resolved, store: Store, base: Path) -> Resolved:
@@ -428,15 +411,12 @@ def _export(request: ExportRequest, common: Resolved, store: Store, base: Path) 
         resolved = replace(resolved, spec=replace(resolved.spec, notes=(*(resolved.spec.notes or ()), note)))
     if resolved.spec.from_job is not None:
         stages = stages_at(resolved.spec.policies[0], resolved.spec.from_job, store)
-        export = replace(export, curriculum=_curriculum(store, resolved.spec.from_job), stages=stages)
+        # The last logged stage of each curriculum term of the training.
+        logged = store.get_json_or_none(keys.JobKeys(resolved.spec.from_job).artifact(METRICS_SUMMARY.name)) or {}
+        terms = {tag.partition("Curriculum/")[2]: fact["final"]["value"] for tag, fact in logged.items()}
+        curriculum = {term: value for term, value in terms.items() if term} or None
+        export = replace(export, curriculum=curriculum, stages=stages)
     return replace(resolved, spec=replace(resolved.spec, kind="export", export=export))
-
-
-def _curriculum(store: Store, job_id: str) -> dict[str, float] | None:
-    """Return the last logged stage of each curriculum term of a training; None where none was logged."""
-    logged = store.get_json_or_none(keys.JobKeys(job_id).artifact(METRICS_SUMMARY.name)) or {}
-    terms = {tag.partition("Curriculum/")[2]: fact["final"]["value"] for tag, fact in logged.items()}
-    return {term: value for term, value in terms.items() if term} or None
 
 
 def _with_policies(wanted: PolicyConfig, common: Resolved, store: Store, base: Path) -> Resolved:

@@ -19,7 +19,7 @@ from typing import Literal
 from simyard.blocks.reference import below, open_store
 from simyard.core.artifacts import CHECKPOINTS
 from simyard.core.errors import RequestError, StoreError
-from simyard.core.records import CheckpointRecord, IdempotencyRecord, JobResult, Manifest, SpentRecord
+from simyard.core.records import IdempotencyRecord, JobResult, Manifest, SpentRecord
 from simyard.core.specs import JobSpec
 from simyard.core.wire import Wire
 from simyard.runner.rl import get_library
@@ -103,7 +103,6 @@ def put_in_order(
     dry_run: bool = False,
     busy: Iterable[str] = (),
     now: datetime | None = None,
-    on_freed: Callable[[Freed], None] = lambda freed: None,
 ) -> Order:
     """Delete what the rule lets go and nothing rests on.
 
@@ -113,7 +112,6 @@ def put_in_order(
         dry_run: Whether nothing is deleted.
         busy: Jobs that something outside this store is about: webhooks of their end.
         now: The time that ages are reckoned from.
-        on_freed: Callback for each thing when it is gone, or would be.
 
     Raises:
         StoreError: The store cannot be read, so nothing says what rests on what; or not written. Begin again then.
@@ -136,7 +134,6 @@ def put_in_order(
         if not dry_run:
             delete()
         freed.append(what)
-        on_freed(what)
 
     # Jobs, what rests on others first.
     claims = _claims(store, doomed)
@@ -145,7 +142,9 @@ def put_in_order(
             doomed[job_id].stays = "rested on"
             named |= doomed[job_id].names
             continue
-        why = f"ended {_age(doomed[job_id], now)} ago"
+        state = doomed[job_id].state
+        assert state is not None
+        why = f"ended {(now - datetime.fromisoformat(state.updated_at)).days} days ago"
         row = Freed(what="job", id=job_id, why=why, size_bytes=_size(store, doomed[job_id].files))
         free(row, lambda job_id=job_id: gone.job(job_id, claims.get(job_id, [])))  # type: ignore[misc]
 
@@ -377,7 +376,7 @@ def _thinned(store: Store, job_id: str, job: _Job, best: int, named: set[str] | 
     indexed: set[str] = {own.artifact(one.name) for one in artifacts}
     for attempt in past:
         left = [record for record in attempt.checkpoints if record.sha256 in stays]
-        indexed |= {key for record in left for key in _keys_of(record)}
+        indexed |= {record.key for record in left} | {record.state.key for record in left if record.state}
         if left != attempt.checkpoints:
             thinned.documents.append((attempt.keys.checkpoints, [record.to_json() for record in left]))
 
@@ -403,10 +402,6 @@ def _kept_checkpoints(store: Store, spec: JobSpec, best: int) -> set[str] | None
     except RequestError:  # it has logged no return to tell them apart by
         return None
     return {policy.checkpoint.sha256 for policy in (*ranked[:best], policies[-1])}
-
-
-def _keys_of(record: CheckpointRecord) -> tuple[str, ...]:
-    return (record.key, record.state.key) if record.state else (record.key,)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -451,11 +446,6 @@ def _claims(store: Store, doomed: dict[str, _Job]) -> dict[str, list[str]]:
 
 def _has(job: _Job, key: str) -> bool:
     return any(entry.key == key for entry in job.files)
-
-
-def _age(job: _Job, now: datetime) -> str:
-    assert job.state is not None
-    return f"{(now - datetime.fromisoformat(job.state.updated_at)).days} days"
 
 
 def _size(store: Store, files: Iterable[Entry]) -> int:

@@ -9,7 +9,6 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Collection, Iterator
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 from simyard.core.errors import RequestError
 from simyard.core.foreign import parse_json
@@ -223,19 +222,14 @@ def _gltf(path: Path, folder: Folder) -> list[Path]:
         else:
             image["uri"], changed = _NO_IMAGE, True
     if changed:
-        _write_gltf(path, scene, rest if is_binary else None)
+        data = json.dumps(scene, separators=(",", ":")).encode()
+        if is_binary:  # what follows the JSON is kept
+            data += b" " * (-len(data) % 4)
+            kept = path.read_bytes()[rest:]
+            head = struct.pack("<4sIII4s", b"glTF", 2, 20 + len(data) + len(kept), len(data), b"JSON")
+            data = head + data + kept
+        path.write_bytes(data)
     return found
-
-
-def _write_gltf(path: Path, scene: dict[str, Any], rest: int | None) -> None:
-    """Write a glTF again; of a binary one everything from `rest` on is kept."""
-    data = json.dumps(scene, separators=(",", ":")).encode()
-    if rest is not None:
-        data += b" " * (-len(data) % 4)
-        kept = path.read_bytes()[rest:]
-        head = struct.pack("<4sIII4s", b"glTF", 2, 20 + len(data) + len(kept), len(data), b"JSON")
-        data = head + data + kept
-    path.write_bytes(data)
 
 
 _SETTLERS: dict[str, Callable[[Path, Folder], list[Path]]] = {

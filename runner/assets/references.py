@@ -59,10 +59,6 @@ class Folder:
     def find(self, reference: Reference, beside: Path) -> Path:
         """Return the file that is meant.
 
-        Args:
-            reference: The reference.
-            beside: The file that it stands in.
-
         Raises:
             RequestError: If it is a URL, absolute, leads out of the folder or to a file that is not there, of another
                 format or a pointer of Git LFS, or there are too many.

@@ -241,20 +241,17 @@ class EpisodeMeter:
                     for place, env in enumerate(map(int, env_ids)):
                         answer = self._reset_idx(env_ids[place : place + 1])
                         self._metric = self._metric or success_metric(self._base.extras.get("log", {}))
-                        if self._metric is not None:
-                            self._read_metric(self._metric, env)
+                        if self._metric is None:
+                            continue
+                        value = float(self._base.extras.get("log", {}).get(self._metric, float("nan")))
+                        if value not in (0.0, 1.0):
+                            # A share of goals, or a mean over the past: its zeros alone would make a rate of 0.
+                            self._is_no_rate = True
+                        elif not bool(self._cut_off[env]):
+                            self._endings[env].success = bool(value)
         # Some tasks begin episodes in their middle, to spread resets in training.
         self._base.episode_length_buf[index] = 0
         return answer
-
-    def _read_metric(self, metric: str, env: int) -> None:
-        """Take the metric of a reset of one environment: 0 or 1, or it says nothing of single episodes."""
-        value = float(self._base.extras.get("log", {}).get(metric, float("nan")))
-        if value not in (0.0, 1.0):
-            # Some tasks log a share of goals, or a mean over the past: its zeros alone would make a rate of 0.
-            self._is_no_rate = True
-        elif not bool(self._cut_off[env]):
-            self._endings[env].success = bool(value)
 
     def _term(self, env: int) -> str | None:
         """Return the name of what ended the episode, a termination before a time-out."""

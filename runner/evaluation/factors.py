@@ -154,10 +154,6 @@ def canonical(name: str) -> str:
 def check_level(name: str, level: object) -> None:
     """Refuse a level that a factor cannot have.
 
-    Args:
-        name: The factor, in its canonical form.
-        level: Its level.
-
     Raises:
         RequestError: Naming the bounds.
     """
@@ -259,7 +255,7 @@ def arms(variations: Mapping[str, Sequence[Any]], design: str, samples: int, see
         case _:
             raise unknown("design", design, DESIGNS)
     # A factor at its neutral level is not varied: an arm of those alone is the control arm.
-    kept = [{name: level for name, level in choice.items() if not _is_neutral(name, level)} for choice in choices]
+    kept = [{name: level for name, level in choice.items() if level != neutral(name)} for choice in choices]
     different = [levels for index, levels in enumerate(kept) if levels and levels not in kept[:index]]
     if not 0 < len(different) <= MOST_ARMS:
         raise RequestError(
@@ -267,7 +263,7 @@ def arms(variations: Mapping[str, Sequence[Any]], design: str, samples: int, see
             code="bad_design",
             advice=f"Allowed are 1 to {MOST_ARMS}: give levels that change something, or fewer of them.",
         )
-    names = [_label(levels) for levels in different]
+    names = [", ".join(f"{name}={_short(level)}" for name, level in levels.items()) for levels in different]
     twice = {name for name in names if names.count(name) > 1}  # cut off where they differ
     return tuple(
         Arm(name=f"{name} #{index + 1}" if name in twice else name, levels=levels)
@@ -300,15 +296,6 @@ def neutral(name: str) -> float | None:
     """Return the level of a factor that changes nothing; None for an event, whose own parameters are that."""
     factor, _ = split(name)
     return None if factor == EVENT else FACTORS[factor].neutral
-
-
-def _is_neutral(name: str, level: Level) -> bool:
-    return level == neutral(name)
-
-
-def _label(levels: Mapping[str, Level]) -> str:
-    """Return an arm's name: every factor that it varies, with its level."""
-    return ", ".join(f"{name}={_short(level)}" for name, level in levels.items())
 
 
 def _short(level: Level) -> str:

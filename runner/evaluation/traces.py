@@ -112,11 +112,7 @@ class Tracer:
 
 
 def quantities(base: Any) -> Iterator[tuple[list[str], Any]]:
-    """Yield names and values of all that moves: joints of robots, and roots of robots and objects that are free.
-
-    Args:
-        base: The unwrapped environment.
-    """
+    """Yield names and values of all that moves: joints of robots, and roots of robots and objects that are free."""
     scene = base.scene
     things = {**scene.articulations, **scene.rigid_objects}
     for name, thing in things.items():

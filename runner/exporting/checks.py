@@ -9,7 +9,6 @@ from typing import Any
 
 from simyard.core.errors import unknown
 from simyard.core.specs import Answer, JointLimits
-from simyard.core.stages import StageRun
 from simyard.core.wire import Wire
 from simyard.runner.exporting.contract import ActionTerm
 from simyard.runner.exporting.evidence import ActionSample, Evidence, SecondSimulator, Thresholds
@@ -63,10 +62,6 @@ def check(evidence: Evidence, answers: Mapping[str, Answer]) -> Checklist:
 
     A person's answer settles what needs a human. It never turns a failure into a pass; with `ok: false` it turns
     anything into a failure.
-
-    Args:
-        evidence: What was measured.
-        answers: By item.
 
     Raises:
         RequestError: If a limit is for a joint that is not there, or a sensor for an observation that is not.
@@ -390,7 +385,17 @@ def _under_other_physics(other: SecondSimulator, limits: Thresholds) -> Verdict:
 def curriculum(evidence: Evidence, limits: Thresholds) -> Verdict:
     """Judge the stage of the curriculum at the end of training: of a training in stages by how the last one ended."""
     if evidence.stages is not None and evidence.stages.runs:
-        return _last_stage(evidence.stages.runs[-1])
+        run = evidence.stages.runs[-1]
+        text = f"The policy is of stage {run.name!r}, number {run.stage + 1} of {run.of}: {run.in_words()}"
+        ended: dict[str, object] = {"stage": run.to_json()}
+        if run.stage + 1 < run.of:
+            return Verdict(Status.FAIL, f"{text}.", "Export the policy of the last stage.", ended)
+        if run.why == "reached":
+            return Verdict(Status.PASS, f"{text}.", numbers=ended)
+        if run.why == "not_reached":
+            return Verdict(Status.FAIL, f"{text}.", "Train it until its condition holds.", ended)
+        advice = "Give the last stage a condition (until); or say whether it is as hard as the real task."
+        return Verdict(Status.HUMAN, f"{text}.", advice, ended)
     stages = evidence.curriculum
     if stages is None:
         text = "The curriculum's stage is not known; a direct task may have one in its own code."
@@ -403,24 +408,17 @@ def curriculum(evidence: Evidence, limits: Thresholds) -> Verdict:
     return Verdict(Status.HUMAN, f"Training ended with {listed}.", advice, numbers)
 
 
-def _last_stage(run: StageRun) -> Verdict:
-    """Judge the stage in which a policy was saved."""
-    numbers = {"stage": run.to_json()}
-    text = f"The policy is of stage {run.name!r}, number {run.stage + 1} of {run.of}: {run.in_words()}"
-    if run.stage + 1 < run.of:
-        return Verdict(Status.FAIL, f"{text}.", "Export the policy of the last stage.", numbers)
-    if run.why == "reached":
-        return Verdict(Status.PASS, f"{text}.", numbers=numbers)
-    if run.why == "not_reached":
-        return Verdict(Status.FAIL, f"{text}.", "Train it until its condition holds.", numbers)
-    advice = "Give the last stage a condition (until); or say whether it is as hard as the real task."
-    return Verdict(Status.HUMAN, f"{text}.", advice, numbers)
-
-
 def randomization(evidence: Evidence, limits: Thresholds) -> Verdict:
     """List the randomised parameters: only a person knows the real robot's ranges, save those that a stage widened."""
     if evidence.stages is not None and (widened := [run for run in evidence.stages.runs if run.widened]):
-        return _widened(widened[-1])
+        run, steps = widened[-1], widened[-1].widened
+        assert steps
+        ranges = ", ".join(f"{path} in [{low:g}, {high:g}]" for path, (low, high) in steps[-1].ranges.items())
+        text = f"Stage {run.name!r} has widened its ranges by {run.level} of {run.widen_steps} steps: {ranges}"
+        taken: dict[str, object] = {"steps": [step.to_json() for step in steps]}
+        if run.level == run.widen_steps:
+            return Verdict(Status.PASS, f"{text}.", numbers=taken)
+        return Verdict(Status.FAIL, f"{text}.", "Train on until the last step is taken and kept.", taken)
     advice = "Compare the ranges with measurements of the real robot (system identification)."
     if evidence.randomization is None:
         return Verdict(Status.HUMAN, "The task does not say what it randomises.", advice)
@@ -428,17 +426,6 @@ def randomization(evidence: Evidence, limits: Thresholds) -> Verdict:
     if not evidence.randomization:
         return Verdict(Status.HUMAN, "Training randomised nothing.", advice, numbers)
     return Verdict(Status.HUMAN, f"Training randomised by {', '.join(evidence.randomization)}.", advice, numbers)
-
-
-def _widened(run: StageRun) -> Verdict:
-    """Judge whether a policy has met the whole ranges that its training was to widen."""
-    assert run.widened
-    ranges = ", ".join(f"{path} in [{low:g}, {high:g}]" for path, (low, high) in run.widened[-1].ranges.items())
-    text = f"Stage {run.name!r} has widened its ranges by {run.level} of {run.widen_steps} steps: {ranges}"
-    numbers: dict[str, object] = {"steps": [step.to_json() for step in run.widened]}
-    if run.level == run.widen_steps:
-        return Verdict(Status.PASS, f"{text}.", numbers=numbers)
-    return Verdict(Status.FAIL, f"{text}.", "Train on until the last step is taken and kept.", numbers)
 
 
 def safety_monitor(evidence: Evidence, limits: Thresholds) -> Verdict:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MODEL = "robot.xml"
-"""Newton's conversion of the task's robot to MJCF."""
 MOST_ROBOTS = 64
 """Episodes played there; each is one of an environment's first."""
 MOST_OPEN = 8

@@ -11,12 +11,7 @@ from simyard.runner.exporting.plain_values import common_row, each_of, function_
 
 
 def simulation(base: Any, actions: Sequence[ActionTerm]) -> Simulation | None:
-    """Return how a policy was simulated; None for a scene whose robot is not the only articulation.
-
-    Args:
-        base: The environment.
-        actions: Of its contract.
-    """
+    """Return how a policy was simulated; None for a scene whose robot is not the only articulation."""
     robots = dict(base.scene.articulations)
     if len(robots) != 1:
         return None

@@ -78,8 +78,8 @@ class Arms:
             numbers = {name: self._factory(getattr(torch, name)) for name in ("rand", "randn", "randint")}
             numbers |= {name: self._alike(getattr(torch, name)) for name in ("rand_like", "randn_like", "randint_like")}
             stack.enter_context(with_methods(torch, **numbers))
-            in_place = ("uniform_", "normal_", "random_", "exponential_", "bernoulli_")
-            changed = {name: self._in_place(getattr(torch.Tensor, name)) for name in in_place}
+            names = ("uniform_", "normal_", "random_", "exponential_", "bernoulli_")
+            changed = {name: self._alike(getattr(torch.Tensor, name), in_place=True) for name in names}
             stack.enter_context(with_methods(torch.Tensor, **changed))
             compiled = ("random_orientation", "random_yaw_orientation")  # by torch, so what they draw is not seen
             stack.enter_context(with_methods(math, **{name: self._factory(getattr(math, name)) for name in compiled}))
@@ -184,19 +184,13 @@ class Arms:
 
         return matched
 
-    def _alike(self, original: Any) -> Any:
+    def _alike(self, original: Any, *, in_place: bool = False) -> Any:
         def matched(tensor: Any, *arguments: Any, **options: Any) -> Any:
             if tensor.ndim == 0 or tensor.shape[0] != self._rows:
                 return original(tensor, *arguments, **options)
+            if in_place:
+                return tensor.copy_(self._drawn(lambda count: original(tensor[:count], *arguments, **options).clone()))
             return self._drawn(lambda count: original(tensor[:count], *arguments, **options))
-
-        return matched
-
-    def _in_place(self, original: Any) -> Any:
-        def matched(tensor: Any, *arguments: Any, **options: Any) -> Any:
-            if tensor.ndim == 0 or tensor.shape[0] != self._rows:
-                return original(tensor, *arguments, **options)
-            return tensor.copy_(self._drawn(lambda count: original(tensor[:count], *arguments, **options).clone()))
 
         return matched
 

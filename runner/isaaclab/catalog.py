@@ -74,6 +74,8 @@ def _describe(name: str, device: str) -> TaskFacts:
     # The configuration that a job here gets: whatever it raises is the task's, and no other one's trouble.
     job = stand_in(name)
     try:
+        from isaaclab_tasks.utils import resolve_task_config
+
         require_references(name)
         presets = presets_of(name)
         try:
@@ -81,7 +83,8 @@ def _describe(name: str, device: str) -> TaskFacts:
         except RequestError as error:
             preset = None
             why_not.append(error.failure.message.rstrip("."))
-        env_cfg, config = _resolve(name, preset)
+        env_cfg, _ = resolve_task_config(name, None, overrides=[f"physics={preset}"] if preset else [])
+        config = TaskConfig(dict(env_cfg.to_dict()), {}, kit.parts_on_it(env_cfg))
         facts = _of_config(facts, env_cfg, config, tuple(_engines(presets, device)))
     except (Exception, SystemExit) as error:
         said = error.failure.message if isinstance(error, RequestError) else f"{type(error).__name__}: {error}"
@@ -107,14 +110,6 @@ def _agents(kwargs: Mapping[str, Any]) -> Iterator[TaskAgent]:
         installed = importlib.util.find_spec(library.module) is not None
         for short, key in library.agents(kwargs).items():
             yield TaskAgent(library=library.name, name=short, key=key, installed=installed)
-
-
-def _resolve(name: str, preset: str | None) -> tuple[Any, TaskConfig]:
-    """Return a task's configuration in an engine, as Isaac Lab has it and as plain dictionaries."""
-    from isaaclab_tasks.utils import resolve_task_config
-
-    env_cfg, _ = resolve_task_config(name, None, overrides=[f"physics={preset}"] if preset else [])
-    return env_cfg, TaskConfig(dict(env_cfg.to_dict()), {}, kit.parts_on_it(env_cfg))
 
 
 def _of_config(facts: TaskFacts, env_cfg: Any, config: TaskConfig, engines: tuple[TaskEngine, ...]) -> TaskFacts:

@@ -77,12 +77,6 @@ class RankFailure(Wire):
 def train_together(request: Any, attempt: AttemptSpec, world: World, paths: AttemptPaths) -> None:
     """Train on all GPUs of this machine, together with the attempt's other machines; wait for the end.
 
-    Args:
-        request: Isaac Lab's `TrainingRequest`.
-        attempt: The attempt.
-        world: Where its ranks meet.
-        paths: The attempt's folder on this machine.
-
     Raises:
         RuntimeError: A rank fails, which ends all of them.
         WorkloadError: A rank is killed, or its process ends without reporting a failure.

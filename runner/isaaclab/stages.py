@@ -48,7 +48,13 @@ def check(job: JobSpec, library: Library, files: Mapping[str, Path]) -> Facts:
                     _require_metric(gate.metric, config, library)
             if stage.widen is not None:
                 _require_live(stage.widen, config)
-            _require_kind(stage, config, library)
+            if library.distills(config.agent) != (stage.kind == "distill"):
+                does = "distils" if library.distills(config.agent) else "learns by reinforcement"
+                raise RequestError(
+                    f"kind is {stage.kind!r}, and its agent {does}.",
+                    code="wrong_agent",
+                    advice="Name the agent that is meant (`agent`), or the other kind: 'train', 'distill'.",
+                )
             if stage.kind == "distill":
                 _require_no_privileges(config, library, critics)
             critics |= library.groups_of_others(config.agent)
@@ -83,17 +89,6 @@ def _require_metric(tag: str, config: TaskConfig, library: Library) -> None:
             known += [f"{prefix}/{name}" for name, value in terms.items() if value is not None]
     if tag not in known and any(one.partition("/")[0] == group for one in known) and term:
         raise unknown("metric", tag, known, code="unknown_metric")
-
-
-def _require_kind(stage: Stage, config: TaskConfig, library: Library) -> None:
-    """Refuse a stage whose agent does something else."""
-    if library.distills(config.agent) != (stage.kind == "distill"):
-        does = "distils" if library.distills(config.agent) else "learns by reinforcement"
-        raise RequestError(
-            f"kind is {stage.kind!r}, and its agent {does}.",
-            code="wrong_agent",
-            advice="Name the agent that is meant (`agent`), or the other kind: 'train', 'distill'.",
-        )
 
 
 def _require_no_privileges(config: TaskConfig, library: Library, critics: set[str]) -> None:

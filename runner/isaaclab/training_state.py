@@ -150,7 +150,11 @@ class Keeper:
             problems = self._put_all(env, own, kept)
             if not problems:
                 set_random(kept.head["random"])
-                self._note_others(kept)
+                # The environment may have been made with other constants than that of the training.
+                others = [path for path, mark in kept.head["unchanged"].items() if self._marks.get(path) != mark]
+                if others:
+                    about = f"{_listed(others)} is not what it was: it may compute something else"
+                    say_note(f"the training goes on, but {about}")
                 return True
             why = f"{_listed(problems)} cannot be put back"
         else:
@@ -169,21 +173,20 @@ class Keeper:
 
     def _put_all(self, env: Any, own: Mapping[str, Any], kept: Kept) -> list[str]:
         """Put everything back and look whether it is there, bit by bit; return the paths that differ."""
+        import gymnasium
+        import torch
+
         unchanged = kept.head["unchanged"]
         rest = [region for region in walk(_roots(env, own)).regions() if region.members[0].path in unchanged]
         copies = [(region, mark_of(region), bytes_of(region)) for region in rest]
-        _step_once(env)  # some attributes are made by the first step
+        space = getattr(env.unwrapped, "action_space", None)
+        if isinstance(space, gymnasium.spaces.Box):  # some attributes are made by the first step
+            env.unwrapped.step(torch.zeros(space.shape, device=env.unwrapped.device))
         for region, mark, data in copies:
             if mark_of(region) != mark:
                 write_back(region, data)
         put_back(walk(_roots(env, own)), kept, self._fresh, None)
         return differing(walk(_roots(env, own)), kept)
-
-    def _note_others(self, kept: Kept) -> None:
-        """Say where an environment was made with other constants than that of the training."""
-        others = [path for path, mark in kept.head["unchanged"].items() if self._marks.get(path) != mark]
-        if others:
-            say_note(f"the training goes on, but {_listed(others)} is not what it was: it may compute something else")
 
     def _note_once(self, note: str) -> None:
         if note not in self._noted:
@@ -255,15 +258,6 @@ def _lacking(found: Found, regions: Sequence[Region]) -> str | None:
     if (size := sum(region.size for region in regions)) > MOST_BYTES:
         return f"it has {size / 1e6:.0f} MB, more than {MOST_BYTES / 1e6:.0f} MB"
     return None
-
-
-def _step_once(env: Any) -> None:
-    import gymnasium
-    import torch
-
-    space = getattr(env.unwrapped, "action_space", None)
-    if isinstance(space, gymnasium.spaces.Box):
-        env.unwrapped.step(torch.zeros(space.shape, device=env.unwrapped.device))
 
 
 def _reset(env: Any) -> None:

@@ -98,11 +98,6 @@ def _empty(builder: Any) -> None:
     """Leave nothing but gravity."""
 
 
-def _ground(builder: Any) -> None:
-    """Lay a level ground, at z = 0."""
-    builder.add_ground_plane()
-
-
 def _table_top(builder: Any) -> None:
     """Put the robot on a table, whose top is z = 0 and 75 cm above the ground, with a free 5 cm cube in front of it."""
     _table(builder, -0.3, 0.8)
@@ -208,7 +203,7 @@ def _at(x: float, y: float, z: float, *, yaw: float = 0.0, pitch: float = 0.0) -
 
 SCENES: dict[str, Callable[[Any], None]] = {
     EMPTY: _empty,
-    GROUND: _ground,
+    GROUND: lambda builder: builder.add_ground_plane(),
     "table_top": _table_top,
     "obstacles": _obstacles,
     "stairs": _stairs,

@@ -109,9 +109,6 @@ class EvaluationFilm:
     def develop(self, alive: Callable[[], None] = lambda: None) -> tuple[list[EpisodeVideo] | None, str | None]:
         """Draw the episodes that were kept, before the environment is closed.
 
-        Args:
-            alive: Called now and then.
-
         Returns:
             The videos; or None and the reason why there are none. Both None where none were asked for.
         """
@@ -288,10 +285,6 @@ class RolloutFilm:
 
     def develop(self, path: Path, alive: Callable[[], None] = lambda: None) -> VideoFacts | None:
         """Draw and encode what was kept; the file appears when it is whole and every picture was decoded again.
-
-        Args:
-            path: The `.mp4` file.
-            alive: Called for every picture.
 
         Returns:
             Facts of the video as it was decoded; None where nothing was kept.

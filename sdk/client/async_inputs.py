@@ -86,17 +86,8 @@ class AsyncInputs:
             asset_kind: What it is: `robot`, `scene`, `isaac_lab_task_package`, …
             metadata: What to remember about it.
         """
-        uri, _ = await self._upload(
-            local_path,
-            destination_uri=destination_uri,
-            bucket=bucket,
-            key_prefix=key_prefix,
-            object_name=object_name,
-            prefer_presigned=prefer_presigned,
-            register_asset=register_asset,
-            asset_kind=asset_kind,
-            metadata=metadata,
-        )
+        file = _planned(local_path, object_name, prefer_presigned, destination_uri, bucket, key_prefix)
+        uri, _ = await self._upload(*file, register_asset, asset_kind, metadata)
         return uri
 
     async def upload_input_asset(
@@ -112,38 +103,23 @@ class AsyncInputs:
         metadata: Mapping[str, Any] | None = None,
     ) -> str:
         """Send a file, make it an asset and return the asset's id; the arguments are those of `upload_input`."""
-        _, asset_id = await self._upload(
-            local_path,
-            destination_uri=destination_uri,
-            bucket=bucket,
-            key_prefix=key_prefix,
-            object_name=object_name,
-            prefer_presigned=prefer_presigned,
-            register_asset=True,
-            asset_kind=asset_kind,
-            metadata=metadata,
-        )
+        file = _planned(local_path, object_name, prefer_presigned, destination_uri, bucket, key_prefix)
+        _, asset_id = await self._upload(*file, True, asset_kind, metadata)
         assert asset_id is not None
         return asset_id
 
     async def _upload(
         self,
-        local_path: str,
-        *,
-        destination_uri: str | None,
-        bucket: str | None,
-        key_prefix: str | None,
-        object_name: str | None,
-        prefer_presigned: bool,
+        path: Path,
+        name: str,
+        place: tuple[str, str] | None,
         register_asset: bool,
         asset_kind: str | None,
         metadata: Mapping[str, Any] | None,
     ) -> tuple[str, str | None]:
         """Send a file, through the service or into a bucket; return its URI, and its asset id if it has one."""
-        path = local_file(local_path)
-        name = file_name(path, object_name)
         asset_id: str | None = None
-        if prefer_presigned and destination_uri is None and bucket is None:
+        if place is None:
             slot = await self._send(
                 path,
                 {
@@ -156,7 +132,6 @@ class AsyncInputs:
             )
             uri, asset_id = slot["input_uri"], slot.get("asset_id")
         else:
-            place = bucket_place(destination_uri, bucket, key_prefix, name)
             if path.stat().st_size > _MAX_OBJECT_BYTES:
                 raise ConfigurationError(
                     f"{str(path)!r} is larger than 5 GiB, which is the most that one request may put into a bucket: "
@@ -242,6 +217,22 @@ class AsyncInputs:
     async def list_input_assets(self, *, limit: int = 100) -> list[AssetRecord]:
         """Return the newest assets, newest first."""
         return await self._http.pages("/v0/assets", AssetRecord, "assets", limit)
+
+
+def _planned(
+    local_path: str,
+    object_name: str | None,
+    prefer_presigned: bool,
+    destination_uri: str | None,
+    bucket: str | None,
+    key_prefix: str | None,
+) -> tuple[Path, str, tuple[str, str] | None]:
+    """Return a file, its name, and its bucket and key; None for these where it goes through the service."""
+    path = local_file(local_path)
+    name = file_name(path, object_name)
+    if prefer_presigned and destination_uri is None and bucket is None:
+        return path, name, None
+    return path, name, bucket_place(destination_uri, bucket, key_prefix, name)
 
 
 def bucket_place(destination_uri: str | None, bucket: str | None, key_prefix: str | None, name: str) -> tuple[str, str]:

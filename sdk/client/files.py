@@ -84,15 +84,12 @@ class Download:
         """
         if status == HTTPStatus.PARTIAL_CONTENT and (content_range or "").startswith(f"bytes {self.received}-"):
             return
-        self._restart()
-        if status in (HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
-            raise TransportError("the rest of the file is not to be had")
-
-    def _restart(self) -> None:
         self._file.seek(0)
         self._file.truncate()
         self._digest = hashlib.sha256()
         self.received = 0
+        if status in (HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
+            raise TransportError("the rest of the file is not to be had")
 
     def take(self, chunk: bytes) -> None:
         """Keep the next bytes."""

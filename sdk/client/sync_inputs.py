@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from simyard.client.async_http import FILES_READ_S, one, segment
-from simyard.client.async_inputs import _MAX_OBJECT_BYTES, AssetRecord, UploadSlot, bucket_place
+from simyard.client.async_inputs import _MAX_OBJECT_BYTES, AssetRecord, UploadSlot, _planned
 from simyard.client.concurrency import sync_call, sync_sleep
 from simyard.client.errors import ConfigurationError, SimyardClientError
-from simyard.client.files import content_type, file_name, local_file, put_object
+from simyard.client.files import content_type, put_object
 from simyard.client.settings import Tries
 from simyard.client.sync_http import Http
 
@@ -47,17 +47,8 @@ class Inputs:
             asset_kind: What it is: `robot`, `scene`, `isaac_lab_task_package`, …
             metadata: What to remember about it.
         """
-        uri, _ = self._upload(
-            local_path,
-            destination_uri=destination_uri,
-            bucket=bucket,
-            key_prefix=key_prefix,
-            object_name=object_name,
-            prefer_presigned=prefer_presigned,
-            register_asset=register_asset,
-            asset_kind=asset_kind,
-            metadata=metadata,
-        )
+        file = _planned(local_path, object_name, prefer_presigned, destination_uri, bucket, key_prefix)
+        uri, _ = self._upload(*file, register_asset, asset_kind, metadata)
         return uri
 
     def upload_input_asset(
@@ -73,38 +64,23 @@ class Inputs:
         metadata: Mapping[str, Any] | None = None,
     ) -> str:
         """Send a file, make it an asset and return the asset's id; the arguments are those of `upload_input`."""
-        _, asset_id = self._upload(
-            local_path,
-            destination_uri=destination_uri,
-            bucket=bucket,
-            key_prefix=key_prefix,
-            object_name=object_name,
-            prefer_presigned=prefer_presigned,
-            register_asset=True,
-            asset_kind=asset_kind,
-            metadata=metadata,
-        )
+        file = _planned(local_path, object_name, prefer_presigned, destination_uri, bucket, key_prefix)
+        _, asset_id = self._upload(*file, True, asset_kind, metadata)
         assert asset_id is not None
         return asset_id
 
     def _upload(
         self,
-        local_path: str,
-        *,
-        destination_uri: str | None,
-        bucket: str | None,
-        key_prefix: str | None,
-        object_name: str | None,
-        prefer_presigned: bool,
+        path: Path,
+        name: str,
+        place: tuple[str, str] | None,
         register_asset: bool,
         asset_kind: str | None,
         metadata: Mapping[str, Any] | None,
     ) -> tuple[str, str | None]:
         """Send a file, through the service or into a bucket; return its URI, and its asset id if it has one."""
-        path = local_file(local_path)
-        name = file_name(path, object_name)
         asset_id: str | None = None
-        if prefer_presigned and destination_uri is None and bucket is None:
+        if place is None:
             slot = self._send(
                 path,
                 {
@@ -117,7 +93,6 @@ class Inputs:
             )
             uri, asset_id = slot["input_uri"], slot.get("asset_id")
         else:
-            place = bucket_place(destination_uri, bucket, key_prefix, name)
             if path.stat().st_size > _MAX_OBJECT_BYTES:
                 raise ConfigurationError(
                     f"{str(path)!r} is larger than 5 GiB, which is the most that one request may put into a bucket: "

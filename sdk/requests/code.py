@@ -35,16 +35,11 @@ def _texts_of(sweep: SweepConfig) -> Iterator[str]:
     yield from (value if isinstance(value, str) else json.dumps(value) for value in values)
 
 
-def named_code(model: BaseModel, where: str = "") -> Iterator[tuple[str, str]]:
-    """Yield everything in a request that names code of its sender: the field, and what it says.
-
-    Args:
-        model: The request, or a part of it.
-        where: The part's field.
-    """
+def named_code(model: BaseModel) -> Iterator[tuple[str, str]]:
+    """Yield everything in a request that names code of its sender: the field, and what it says."""
     if isinstance(model, TrainerSpec) and model.image_uri == LOCAL:
-        yield f"{where}.image_uri".lstrip("."), model.image_uri
-    for at, field, value in parts_of(model, where):
+        yield "image_uri", model.image_uri
+    for at, field, value in parts_of(model):
         if isinstance(value, TrainerSpec) and value.image_uri == LOCAL:
             yield f"{at}.image_uri", value.image_uri
         elif isinstance(value, SweepConfig):

@@ -109,10 +109,6 @@ def model_of(config: Mapping[str, object]) -> type[JobRequest]:
 def parse_config(data: bytes, what: str) -> dict[str, JsonValue]:
     """Read a config that somebody wrote or sent.
 
-    Args:
-        data: JSON of one object.
-        what: How errors name it.
-
     Raises:
         RequestError: It is none, it is too large, a key stands twice in one object, or it is not plain.
     """

@@ -46,21 +46,15 @@ class Readiness:
         return dict(self._found)
 
     def _fill(self, found: dict[str, str | None]) -> None:
-        found["store"] = self._of_store()
-        found["prefect"] = self._of_prefect()
-
-    def _of_store(self) -> str | None:
         try:
             self._settings.open().list_dirs(keys.SERVICE)  # a handful of folders, whatever lies in them
+            found["store"] = None
         except SimyardError as error:
-            return str(error)
-        return None
-
-    def _of_prefect(self) -> str | None:
+            found["store"] = str(error)
         try:
-            return self._launches.is_ready()
+            found["prefect"] = self._launches.is_ready()
         except (httpx.HTTPError, PrefectException) as error:
-            return f"the Prefect server does not answer: {error or type(error).__name__}"
+            found["prefect"] = f"the Prefect server does not answer: {error or type(error).__name__}"
 
 
 @router.get("/healthz", summary="Whether the process lives")

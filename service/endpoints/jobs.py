@@ -22,7 +22,6 @@ from simyard.service.auth import Caller, JobsCaller
 from simyard.service.cursors import DEFAULT_LIMIT, Cursor, Limit, answer_of, place_of
 from simyard.service.endpoints.files import DownloadLink, download_link
 from simyard.service.endpoints.pages import page_link
-from simyard.service.prefect_api import Launch
 from simyard.service.status import ENDED, MANIFEST, JobAnswer, artifact_key, job_answer, job_answers
 from simyard.service.submission import Claim, IdempotencyKey, Work
 from simyard.store import keys
@@ -71,18 +70,12 @@ def _stage(asked: JobRequest, here: JobRequest, folder: Path, caller: Caller, cl
     return spec.job_id
 
 
-def _launch(job_id: str, caller: Caller) -> Launch:
-    spec, pool = load_spec(caller.store, job_id), caller.settings.pool
-    parameters = {"request": spec.request, "store": caller.reference, "pool": pool, "job_id": job_id}
-    return Launch(job_id, spec.kind, parameters, caller.project, caller.key.key_id)
-
-
 JOB: Work[JobRequest] = Work(
     model=bodies.job_model,
     frozen=lambda job_id: JobKeys(job_id).job,
-    result=lambda job_id: JobKeys(job_id).result,
+    load=load_spec,
     stage=_stage,
-    launch=_launch,
+    id_parameter="job_id",
 )
 
 

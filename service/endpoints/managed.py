@@ -16,7 +16,6 @@ from simyard.service import bodies, submission
 from simyard.service.auth import Caller, TrainingCaller
 from simyard.service.cursors import DEFAULT_LIMIT, Cursor, Limit, answer_of, place_of
 from simyard.service.endpoints.files import DownloadLink, download_link
-from simyard.service.prefect_api import Launch
 from simyard.service.status import checkpoint, run_answer, run_answers
 from simyard.service.submission import Claim, IdempotencyKey, Work
 from simyard.store import keys
@@ -56,19 +55,14 @@ def _stage(asked: TrainingRunRequest, here: TrainingRunRequest, folder: Path, ca
     return spec.run_id
 
 
-def _launch(run_id: str, caller: Caller) -> Launch:
-    request, pool = load_run(caller.store, run_id).request, caller.settings.pool
-    parameters = {"request": request, "store": caller.reference, "pool": pool, "run_id": run_id}
-    return Launch(run_id, "training-run", parameters, caller.project, caller.key.key_id)
-
-
 _RUN: Work[TrainingRunRequest] = Work(
     model=lambda body: TrainingRunRequest,
     key_prefix="training-runs/",
     frozen=lambda run_id: RunKeys(run_id).run,
-    result=lambda run_id: RunKeys(run_id).result,
+    load=load_run,
     stage=_stage,
-    launch=_launch,
+    deployment="training-run",
+    id_parameter="run_id",
 )
 
 

@@ -29,7 +29,7 @@ from simyard.service.job_look import SHARED_S, JobLook
 from simyard.service.job_page import PARTS, Viewer, error_page, job_page, job_part, job_sections
 from simyard.service.job_rows import JobRows
 from simyard.service.live import Follower, stream
-from simyard.service.playback_page import playback_page, rollout_of
+from simyard.service.playback_page import episode_of, playback_page, rollout_of
 from simyard.service.settings import Settings
 from simyard.service.signatures import seal
 from simyard.service.status import artifact_key, sweep_answers
@@ -240,8 +240,7 @@ def episode(
 ) -> Response:
     """Return an episode: poses of bodies, shapes and curves, every so many steps; arrays are float32 in base64."""
     store, _ = _viewer(request, job_id, token, given, "")
-    state = request.app.state
-    found = state.playbacks.of(state.looks.of(store, job_id), episode)
+    found = episode_of(request.app.state.looks.of(store, job_id), episode)
     headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
     return Response(found, media_type="application/json", headers=headers)
 

@@ -18,7 +18,6 @@ from simyard.service.auth import Caller, JobsCaller
 from simyard.service.cursors import DEFAULT_LIMIT, Cursor, Limit, answer_of, place_of
 from simyard.service.endpoints.files import DownloadLink, download_link
 from simyard.service.endpoints.pages import sweep_link
-from simyard.service.prefect_api import Launch
 from simyard.service.status import SweepAnswer, sweep_answer, sweep_answers
 from simyard.service.submission import Claim, IdempotencyKey, Work
 from simyard.store import keys
@@ -76,19 +75,14 @@ def _bounded(asked: SweepRequest, caller: Caller) -> SweepRequest:
     return asked.model_copy(update={"sweep": asked.sweep.model_copy(update={"parallel": most})})
 
 
-def _launch(sweep_id: str, caller: Caller) -> Launch:
-    request, pool = load_sweep(caller.store, sweep_id).request, caller.settings.pool
-    parameters = {"request": request, "store": caller.reference, "pool": pool, "sweep_id": sweep_id}
-    return Launch(sweep_id, "sweep", parameters, caller.project, caller.key.key_id)
-
-
 _SWEEP: Work[SweepRequest] = Work(
     model=lambda body: SweepRequest,
     key_prefix="sweeps/",
     frozen=lambda sweep_id: SweepKeys(sweep_id).sweep,
-    result=lambda sweep_id: SweepKeys(sweep_id).result,
+    load=load_sweep,
     stage=_stage,
-    launch=_launch,
+    deployment="sweep",
+    id_parameter="sweep_id",
 )
 
 

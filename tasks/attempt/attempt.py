@@ -113,7 +113,9 @@ class _Attempt:
         self.keys = JobKeys(spec.job.job_id).attempt(spec.number).node(spec.node)
         self.machines = NodeGroup(store, spec.job, spec.number, spec.node) if spec.job.nodes > 1 else None
         self.paths = AttemptPaths(machine.attempt_folder(spec.job.job_id, spec.number, spec.node))
-        _sweep(self.paths.root.parent)
+        for folder in self.paths.root.parent.glob("*-*"):  # of killed attempts of this job
+            if not psutil.pid_exists(int(folder.name.rpartition("-")[2])):
+                shutil.rmtree(folder, ignore_errors=True)
         sweep(machine.home / "work", "*/*")  # of other jobs, whose next attempt may be made anywhere
         sweep_kept(machine.home / "work", store)
         self._own = own(self.paths.root)
@@ -473,13 +475,6 @@ class _Attempt:
         if stage is not None:
             self.uploader.note(stage=stage)
         self.observer.progress(JobProgress.of(self.uploader.status))
-
-
-def _sweep(scratch: Path) -> None:
-    """Remove folders of killed attempts of this job from this machine; a new one starts from the store."""
-    for folder in scratch.glob("*-*"):
-        if not psutil.pid_exists(int(folder.name.rpartition("-")[2])):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep_kept(work: Path, store: Store) -> None:

@@ -51,7 +51,14 @@ def judge(
         opened = account.opened if account else ()
         if account and account.failure is None and opened and not any(record.error for record in opened):
             sick = [record.name for record in opened if record.finite is False]
-            return _not_finite(sick[-1]) if sick else None
+            if not sick:
+                return None
+            return Failure(
+                code="policy_not_finite",
+                category=Category.USER,
+                message=f"The last checkpoint, {sick[-1]}, has NaN or infinite weights.",
+                advice="Lower the learning rate or mend the reward; earlier checkpoints may be good.",
+            )
         log("judge", "warning", "the end marker was seen, but the workload could not open what it promised")
     cause = _cause(ending, account)
     if cause and seen.hint and cause.code == NOT_STARTED:
@@ -88,15 +95,6 @@ def _cause(ending: Ending, account: WorkloadAccount | None) -> Failure | None:
     if seen is None or (told is not None and told.code == seen.code):
         return told
     return explained(seen)
-
-
-def _not_finite(name: str) -> Failure:
-    return Failure(
-        code="policy_not_finite",
-        category=Category.USER,
-        message=f"The last checkpoint, {name}, has NaN or infinite weights.",
-        advice="Lower the learning rate or mend the reward; earlier checkpoints may be good.",
-    )
 
 
 def _unexplained(ending: Ending, runs_user_code: bool, traceback: str) -> Failure:

@@ -121,7 +121,8 @@ class AttemptUploader:
         log = self._paths.runner_log
         for path, name in (*self._files(), (log, log.name)):  # the log last: it says which files were refused
             self._send(path, name)
-        self._forward_log()
+        if lines := self._log.new_lines():  # of output, in one batch a round
+            self._on_lines(lines)
 
     def _beat(self) -> None:
         self._heartbeat.write()
@@ -164,11 +165,6 @@ class AttemptUploader:
         else:
             with file:
                 yield file
-
-    def _forward_log(self) -> None:
-        """Hand new lines of output on, in one batch a round."""
-        if lines := self._log.new_lines():
-            self._on_lines(lines)
 
 
 def mark_of(file: IO[bytes]) -> tuple[int, int]:

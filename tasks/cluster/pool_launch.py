@@ -25,7 +25,7 @@ from simyard.core.specs import JobSpec
 from simyard.deployments import QUEUES, limit_of_pool, limit_of_project
 from simyard.deployments.apply import ensure_pool_flow, own_home
 from simyard.runner.progress import JobProgress
-from simyard.store.keys import AttemptKeys, JobKeys, project_of
+from simyard.store.keys import JobKeys, project_of
 from simyard.store.store import Store
 from simyard.tasks.attempt.attempt import CANCELED, Observer
 from simyard.tasks.cluster.flow_run_watch import Ending, FlowRunWatch, withdraw
@@ -144,7 +144,14 @@ def _wait(
     run, *others = runs
 
     def read_heartbeat() -> AttemptStatus | None:
-        _report_lost_machines(client, others, store, attempt)
+        # The first machine is told of each other one whose flow run ended without an outcome: only Prefect knows it.
+        for node, other in enumerate(_read_again(client, others), start=1):
+            state = other.state
+            if state is None or not state.is_final() or state.is_completed() or store.exists(attempt.machine_lost):
+                continue
+            if not store.exists(attempt.node(node).outcome):
+                message = f"Machine {node + 1}, flow run {other.name!r}, ended as {state.name!r}: {state.message}"
+                store.put_record(attempt.machine_lost, MachineLost(message=message))
         return store.get_record_or_none(attempt.status, AttemptStatus)
 
     watch: FlowRunWatch[Outcome] = FlowRunWatch(
@@ -162,17 +169,6 @@ def _wait(
     for other in _read_again(client, others):
         withdraw(client, other)
     return ending
-
-
-def _report_lost_machines(client: SyncPrefectClient, others: list[FlowRun], store: Store, attempt: AttemptKeys) -> None:
-    """Report to the first machine each other one whose flow run ended without an outcome: only Prefect knows it."""
-    for node, run in enumerate(_read_again(client, others), start=1):
-        state = run.state
-        if state is None or not state.is_final() or state.is_completed() or store.exists(attempt.machine_lost):
-            continue
-        if not store.exists(attempt.node(node).outcome):
-            message = f"Machine {node + 1}, flow run {run.name!r}, ended as {state.name!r}: {state.message}"
-            store.put_record(attempt.machine_lost, MachineLost(message=message))
 
 
 def _read_again(client: SyncPrefectClient, runs: list[FlowRun]) -> list[FlowRun]:

@@ -238,7 +238,8 @@ class TrainingKind(Kind):
         summary = table.summary()
         if not summary:
             return Figures()
-        stages = _kept_stages(spec, verdict, writer.store)
+        text = read_file(writer.store, verdict.artifacts, STAGES.name) if spec.stages else None
+        stages = Stages.read(text.encode()) if text else None
         borders = _borders(stages, library, Scale(num_envs=spec.num_envs, rollout=1))
         table.write_csv(scratch / METRICS.name, borders)
         writer.add(METRICS)
@@ -295,12 +296,6 @@ def _kept_evaluations(
     write_json(writer.scratch / EVALUATIONS.name, found.to_json())
     writer.add(EVALUATIONS)
     return found
-
-
-def _kept_stages(spec: JobSpec, verdict: Verdict, store: Store) -> Stages | None:
-    """Return the stages of a job as its last attempt left them; None where there are none."""
-    text = read_file(store, verdict.artifacts, STAGES.name) if spec.stages else None
-    return Stages.read(text.encode()) if text else None
 
 
 def _borders(stages: Stages | None, library: Library, scale: Scale) -> list[Border] | None:

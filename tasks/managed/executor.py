@@ -46,11 +46,6 @@ class Executor(ABC):
     def roll_out(self, worker: int, spec: JobSpec, observer: Observer) -> None:
         """Make one attempt at a staged rollout.
 
-        Args:
-            worker: The worker that does it.
-            spec: The job.
-            observer: Told of its progress.
-
         Raises:
             WorkloadError: If it failed.
         """

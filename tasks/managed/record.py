@@ -135,24 +135,17 @@ def run_status(store: Store, run_id: str) -> RunState:
     )
 
 
-def list_runs(store: Store, limit: int, after: str | None = None) -> Page[RunState]:
+def list_runs(store: Store, limit: int) -> Page[RunState]:
     """Return a page of the status of each run, newest first."""
     names = [name for name in store.list_dirs(keys.RUNS) if name.startswith("run-")]
-    return newest(names, lambda run_id: shown(run_status(store, run_id)), limit, after)
+    return newest(names, lambda run_id: shown(run_status(store, run_id)), limit)
 
 
 # The report: what the run reached and cost, where time went, which checkpoint is best.
 
 
 def write_report(run: RunSpec, result: RunResult, ended: list[IterationRecord], store: Store) -> None:
-    """Write the report and the curves into the store.
-
-    Args:
-        run: The run.
-        result: How it ended.
-        ended: Its iterations, in order.
-        store: Its store.
-    """
+    """Write the report and the curves into the store."""
     # The rollouts' mean return, and every number of the trainer's, over iterations.
     columns: dict[str, Series] = {}
     for one in ended:

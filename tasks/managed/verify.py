@@ -25,11 +25,6 @@ _ONCE = ("run.started", "run.ended", "iteration.started", "iteration.succeeded",
 def verify(store: Store, run_id: str, on_step: Callable[[str], None] = lambda what: None) -> list[str]:
     """Read everything of a run, and hash it.
 
-    Args:
-        store: Its store.
-        run_id: The run.
-        on_step: Told what is looked at.
-
     Returns:
         What is wrong, in words; nothing where all is well.
 

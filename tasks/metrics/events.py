@@ -333,14 +333,9 @@ def int64(data: bytes, at: int) -> int:
     return value - 2**64 if value >> 63 else value
 
 
-def _crc_table() -> list[int]:
-    table = list(range(256))
-    for _ in range(8):
-        table = [crc >> 1 ^ (0x82F63B78 if crc & 1 else 0) for crc in table]
-    return table
-
-
-_CRC_TABLE = _crc_table()
+_CRC_TABLE = list(range(256))
+for _ in range(8):
+    _CRC_TABLE = [crc >> 1 ^ (0x82F63B78 if crc & 1 else 0) for crc in _CRC_TABLE]
 
 
 def masked_crc32c(data: bytes) -> int:

@@ -93,8 +93,9 @@ def judge(text: str) -> str | None:
     holds what are several distributions in its repository, such as `isaaclab_tasks`.
     """
     requirements = _packaging("requirements")
-    if requirements is None:
-        return _judge_by_name(text)
+    if requirements is None:  # markers cannot be evaluated, so requirements with one are passed
+        name = re.match(r"[A-Za-z0-9._-]+", text)
+        return None if ";" in text or (name and _version(name[0]) is not None) else f"{text} (not installed)"
     try:
         wanted = requirements.Requirement(text)
         if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
@@ -107,14 +108,6 @@ def judge(text: str) -> str | None:
         is_module = not wanted.specifier and not wanted.url and find(wanted.name.replace("-", "_")) is not None
         return None if is_module else f"{shown} (not installed)"
     return None if _holds(wanted.specifier, version) else f"{shown} ({version} is installed)"
-
-
-def _judge_by_name(text: str) -> str | None:
-    """Judge without `packaging`: markers cannot be evaluated, so requirements with one are passed."""
-    name = re.match(r"[A-Za-z0-9._-]+", text)
-    if ";" in text or (name and _version(name[0]) is not None):
-        return None
-    return f"{text} (not installed)"
 
 
 def _version(name: str) -> str | None:

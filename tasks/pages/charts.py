@@ -228,9 +228,9 @@ def _bounds(low: float, high: float, *, whole: bool = False) -> tuple[float, flo
     return low - room, high + room
 
 
-def _ticks(low: float, high: float, wanted: int = 5) -> Iterator[tuple[float, str]]:
+def _ticks(low: float, high: float) -> Iterator[tuple[float, str]]:
     """Yield round numbers between two ends, each with its label."""
-    rough = (high - low) / wanted
+    rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next((power * factor for factor in (1, 2, 5) if power * factor >= rough), power * 10)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)

@@ -204,13 +204,22 @@ def _side(store: Store, reference: str) -> Side:
     until: int | None = None
     measured: Mapping[str, Any] = {}
     if spec.kind == "train":
-        until = _iteration_of(reference, checkpoint, artifacts) if checkpoint else None
-    elif spec.kind == "evaluate" and result and result.summary:
-        measured = _of_checkpoint(reference, checkpoint, result.summary)
+        saved = {entry.name.rpartition("/")[2]: entry for entry in artifacts if entry.kind == CHECKPOINTS.kind}
+        if checkpoint and checkpoint not in saved:
+            raise _no_checkpoint(reference, checkpoint, saved)
+        until = saved[checkpoint].iteration if checkpoint else None
+    elif spec.kind == "evaluate" and result and result.summary:  # of several the one that is named, or the best
+        several: list[Mapping[str, Any]] = result.summary.get("sweep") or [result.summary]
+        named = [one for one in several if one["checkpoint"]["name"] == checkpoint]
+        if checkpoint and not named:
+            raise _no_checkpoint(reference, checkpoint, [one["checkpoint"]["name"] for one in several])
+        measured = named[0] if named else result.summary
     elif checkpoint:
         raise _no_checkpoint(reference, checkpoint, [])
-    keys = [job.artifact(METRICS.name)] if job.artifact(METRICS.name) in there else _of_attempts(past, there)
-    sheets = [sheet for key in keys if (sheet := read(store, key, METRICS.name, faults))]
+    keys = [attempt.keys.file(METRICS.name) for attempt, _ in history.chain(past)]
+    if (kept := job.artifact(METRICS.name)) in there:
+        keys = [kept]
+    sheets = [sheet for key in keys if key in there and (sheet := read(store, key, METRICS.name, faults))]
     curves = _curves(spec, sheets, until) if spec.kind == "train" else {}
     told = {film["file"]: film for film in measured.get("videos") or []}
     films = [name for entry in artifacts if (row := find(name := entry.name)) and row.page == "video"]
@@ -225,27 +234,6 @@ def _side(store: Store, reference: str) -> Side:
         films=sorted(films, key=lambda name: (", ".join(told.get(name, {}).get("why", ["~"])), name)),
         faults=faults,
     )  # fmt: skip
-
-
-def _of_attempts(past: list[PastAttempt], there: set[str]) -> list[str]:
-    keys = [attempt.keys.file(METRICS.name) for attempt, _ in history.chain(past)]
-    return [key for key in keys if key in there]
-
-
-def _iteration_of(reference: str, checkpoint: str, artifacts: list[ArtifactEntry]) -> int | None:
-    saved = {entry.name.rpartition("/")[2]: entry for entry in artifacts if entry.kind == CHECKPOINTS.kind}
-    if checkpoint not in saved:
-        raise _no_checkpoint(reference, checkpoint, saved)
-    return saved[checkpoint].iteration
-
-
-def _of_checkpoint(reference: str, checkpoint: str, summary: dict[str, Any]) -> Mapping[str, Any]:
-    """Return the figures of the checkpoint that was named, or of the one that the evaluation found best."""
-    several: list[Mapping[str, Any]] = summary.get("sweep") or [summary]
-    found = [one for one in several if one["checkpoint"]["name"] == checkpoint]
-    if checkpoint and not found:
-        raise _no_checkpoint(reference, checkpoint, [one["checkpoint"]["name"] for one in several])
-    return found[0] if found else summary
 
 
 def _no_checkpoint(reference: str, checkpoint: str, names: Iterable[str]) -> RequestError:
@@ -328,7 +316,10 @@ def _figures(sides: list[Side]) -> list[Row]:
         "last mean reward": [side.curves[REWARD][-1][1] if REWARD in side.curves else None for side in sides],
         "mean return": [of(side, "return", "mean") for side in sides],
         "95 % of it": [of(side, "return", "interval_95") for side in sides],
-        "success": [_percent(of(side, "success", "rate")) for side in sides],
+        "success": [
+            (None if of(side, "success", "rate") is None else f"{100 * of(side, 'success', 'rate'):.1f} %")
+            for side in sides
+        ],
         "95 % of that": [_bounds(of(side, "success", "interval_95")) for side in sides],
         "episodes": [of(side, "episodes") for side in sides],
         "steps/s of all environments": [
@@ -339,10 +330,6 @@ def _figures(sides: list[Side]) -> list[Row]:
         ],
     }
     return [Row(name=name, cells=cells) for name, cells in rows.items() if any(cell is not None for cell in cells)]
-
-
-def _percent(rate: float | None) -> str | None:
-    return None if rate is None else f"{100 * rate:.1f} %"
 
 
 def _bounds(bounds: Sequence[float] | None) -> str | None:

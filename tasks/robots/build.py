@@ -185,7 +185,8 @@ def _convert(home: Path, plan: Mapping[str, object], folder: Path) -> None:
 def _environment(home: Path) -> Path:
     """Return the environment of the converters, made if need be."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    folder = _cache(home) / f"environment-{_short((*CONVERTERS, version))}"
+    digest = hashlib.sha256("\n".join((*CONVERTERS, version)).encode()).hexdigest()
+    folder = _cache(home) / f"environment-{digest[:12]}"
 
     def make(uv: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -281,7 +282,3 @@ def _tail(done: subprocess.CompletedProcess[str]) -> str:
     # A converter says `Status:` of what it does.
     lines = [line.rstrip() for line in done.stderr.splitlines() if line.strip() and not line.startswith("Status:")]
     return "".join(f"\n    {line[:300]}" for line in lines[-_LAST_LINES:]) + ("\n" if lines else "")
-
-
-def _short(parts: tuple[str, ...]) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]

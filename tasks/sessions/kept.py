@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 from simyard.core.errors import Category, Failure, RequestError, WorkloadError, unknown
 from simyard.core.files import lines_inside, write_json
@@ -223,20 +222,18 @@ def _await_ready(folder: SessionFolder, server: subprocess.Popen[bytes], watch: 
             if state is not None and state.state == "ready":
                 return state
             if ended:
-                raise WorkloadError(_died(folder.log, server.returncode))
+                last = (lines_inside(folder.log) or ["it printed nothing"])[-1]
+                raise WorkloadError(
+                    Failure(
+                        code="session_died",
+                        category=Category.INFRA,
+                        message=f"The session's process ended with exit code {server.returncode}: {last}",
+                        advice="Run a job with the same config to see more.",
+                    )
+                )
             watch("importing the simulator" if state is None or state.state == "starting" else state.state)
             time.sleep(POLL_S)
     except BaseException:
         server.terminate()
         server.wait()
         raise
-
-
-def _died(log: Path, code: int) -> Failure:
-    lines = lines_inside(log)
-    return Failure(
-        code="session_died",
-        category=Category.INFRA,
-        message=f"The session's process ended with exit code {code}: {(lines or ['it printed nothing'])[-1]}",
-        advice="Run a job with the same config to see more.",
-    )

@@ -107,12 +107,7 @@ class Templates:
         return environment
 
     def render(self, template: str, /, **given: Any) -> str:
-        """Return the text of a template.
-
-        Args:
-            template: Name of its file.
-            given: The values it shows.
-        """
+        """Return the text of a template."""
         return self.environment.get_template(template).render(given)
 
 

@@ -96,12 +96,7 @@ def estimate(spec: JobSpec, store: Store, usd_per_gpu_hour: float | None) -> Est
 
 
 def as_placed(spec: JobSpec, pool: str | None) -> JobSpec:
-    """Return a job with the GPUs that it will find: without a pool it runs here, and where there is none it takes none.
-
-    Args:
-        spec: The job.
-        pool: Its work pool.
-    """
+    """Return a job with the GPUs that it will find: without a pool it runs here, and takes none where none is."""
     return replace(spec, gpus=0) if pool is None and spec.gpus is None and not gpu_count() else spec
 
 

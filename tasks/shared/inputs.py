@@ -184,7 +184,14 @@ def upload(
         # An archive that jobs unpack is looked into.
         is_unpacked = kind != "checkpoint" and path.name.lower().endswith(tuple(archives.EXTENSIONS))
         content = limited(archives.inspect, path) if is_unpacked else None
-        _check_named(path.name, kind, metadata, content.files if content else (path.name,))
+        # What a robot or a scene names as its main file is in it; the engine that a checkpoint names is one.
+        engine = metadata.get("trained_under")
+        if kind == "checkpoint" and engine is not None and engine not in [*ENGINES]:
+            raise unknown(f"trained_under of {path.name!r}:", str(engine), ENGINES, code="bad_metadata")
+        files, entry = content.files if content else (path.name,), metadata.get("entry")
+        if kind in _WITH_ENTRY and entry is not None and entry not in files:
+            models = [file for file in files if file.lower().endswith(_MODELS)]
+            raise unknown(f"entry of {path.name!r}:", entry, models, code="bad_metadata")
         digest = content.sha256 if content else sha256_file(path)
         size = path.stat().st_size
     own = AssetKeys(digest)
@@ -218,17 +225,6 @@ def trained_under_of(record: AssetRecord) -> str | None:
     """Return the engine that a checkpoint was trained under, where its upload says it: `trained_under`."""
     engine = record.metadata.get("trained_under") if record.kind == "checkpoint" else None
     return engine if isinstance(engine, str) else None
-
-
-def _check_named(name: str, kind: str, metadata: Mapping[str, Any], files: Iterable[str]) -> None:
-    """Refuse an upload that names a main file which it does not have, or an engine which there is not."""
-    engine = metadata.get("trained_under")
-    if kind == "checkpoint" and engine is not None and engine not in [*ENGINES]:
-        raise unknown(f"trained_under of {name!r}:", str(engine), ENGINES, code="bad_metadata")
-    entry = metadata.get("entry")
-    if kind in _WITH_ENTRY and entry is not None and entry not in files:
-        models = [file for file in files if file.lower().endswith(_MODELS)]
-        raise unknown(f"entry of {name!r}:", entry, models, code="bad_metadata")
 
 
 def find_asset(store: Store, asset_id: str) -> AssetRecord:

@@ -172,16 +172,21 @@ def import_kernels(machine: MachineSettings, project: str, archive: Path, sha256
         limited(unpack, copy, unpacked)
 
         # Made for such a machine, and nothing but caches.
-        made_on = _manifest(unpacked, archive.name)
-        here = this_kind(machine)
-        if differences := _differences(made_on, here):
+        try:
+            made_on = Kind.from_json(read_json(unpacked / MANIFEST))
+        except (OSError, ValueError) as error:
+            raise _no_kernels(archive.name, f"its {MANIFEST} is missing or unreadable") from error
+        if differences := _differences(made_on, this_kind(machine)):
             raise RequestError(
                 f"{archive.name} was made on another kind of machine: {'; '.join(differences)}.",
                 code="other_kernels",
                 advice="Export on a machine with the same GPU, driver, processor and packages as this one.",
             )
         folders = machine.code_folders(project)
-        counts = [_merge(unpacked / name, folders[name]) for name in _caches(unpacked, folders, archive.name)]
+        caches = sorted(path.name for path in unpacked.iterdir() if path.name != MANIFEST)
+        if other := [name for name in caches if name not in folders or not (unpacked / name).is_dir()]:
+            raise _no_kernels(archive.name, f"it has {other[0]!r}, which is none of {', '.join(folders)}")
+        counts = [_merge(unpacked / name, folders[name]) for name in caches]
     new, there = map(sum, zip(*counts, strict=True)) if counts else (0, 0)
     return Imported(sha256=found, project=project, new=new, there=there, made_on=made_on)
 
@@ -279,21 +284,6 @@ def _compiled(cache: Path) -> Iterator[Path]:
     for path in sorted(cache.rglob("*")):
         if path.is_file() and not path.is_symlink() and not any(map(_PARTIAL.search, path.relative_to(cache).parts)):
             yield path
-
-
-def _manifest(unpacked: Path, archive: str) -> Kind:
-    try:
-        return Kind.from_json(read_json(unpacked / MANIFEST))
-    except (OSError, ValueError) as error:
-        raise _no_kernels(archive, f"its {MANIFEST} is missing or unreadable") from error
-
-
-def _caches(unpacked: Path, folders: dict[str, Path], archive: str) -> list[str]:
-    """Return the names of the caches in an archive."""
-    found = sorted(path.name for path in unpacked.iterdir() if path.name != MANIFEST)
-    if other := [name for name in found if name not in folders or not (unpacked / name).is_dir()]:
-        raise _no_kernels(archive, f"it has {other[0]!r}, which is none of {', '.join(folders)}")
-    return found
 
 
 def _no_kernels(archive: str, why: str) -> RequestError:

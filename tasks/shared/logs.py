@@ -125,40 +125,15 @@ def shorten(folder: Path, name: str, most_bytes: int = MAX_LOG_BYTES, kept_bytes
 # In the store
 
 
-def last_lines(store: Store, job_id: str, attempt: int, name: str, count: int) -> list[str]:
-    """Return the last lines of a log of one attempt; none where there is no such log.
-
-    Args:
-        store: The job's store.
-        job_id: The job.
-        attempt: The attempt, counted from 1.
-        name: Of the log, such as `command.stdout.log`.
-        count: How many lines; fewer come where the last megabytes have no more.
-    """
-    key = JobKeys(job_id).attempt(attempt).file(name)
-    try:
-        return _last(store, key, store.stat(key).size_bytes, count)[0]
-    except KeyNotFound:
-        return []
-
-
-def _last(store: Store, key: str, size: int, count: int, *, only_whole: bool = False) -> tuple[list[str], int]:
-    """Return the last lines of the first `size` bytes of a log, and where the last of them ends.
-
-    Args:
-        store: The log's store.
-        key: The log.
-        size: How far it is read.
-        count: How many lines.
-        only_whole: Whether a last line that is half written is left out.
-    """
+def _last(store: Store, key: str, size: int, count: int) -> tuple[list[str], int]:
+    """Return the last whole lines of the first `size` bytes of a log, and where the last of them ends."""
     lines: list[str] = []
     end = 0
     for span in TAIL_BYTES:
         first = max(0, size - span)
         data = store.get_range(key, first, size - first)
         began = data.find(b"\n") + 1 if first else 0  # behind a line that begins further ahead
-        end = data.rfind(b"\n") + 1 if only_whole else len(data)
+        end = data.rfind(b"\n") + 1
         lines = readable_lines(data[began:end])
         end += first
         if not first or (began and len(lines) >= count):
@@ -201,7 +176,7 @@ class LogFollower:
             size = self._store.stat(key).size_bytes
             seen = self._seen.get(name)
             if seen is None or size < seen:  # at first, and when the middle of the log was dropped
-                lines, self._seen[name] = _last(self._store, key, size, self._first_lines, only_whole=True)
+                lines, self._seen[name] = _last(self._store, key, size, self._first_lines)
                 return lines
             while seen < size:
                 data = self._store.get_range(key, seen, min(size - seen, PIECE_BYTES))

@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from simyard.core.task_facts import TaskAgent, TaskAsset, TaskEngine, TaskFacts, TaskTerm
+from simyard.core.task_facts import TaskEngine, TaskFacts, TaskTerm
 
 UNKNOWN = "only known when it runs"
 
 
 def sheet(facts: TaskFacts) -> dict[str, list[str]]:
     """Return the lines of a task's sheet by their headings; one that has nothing to say is left out."""
+    places = {True: "here", False: "not here", None: f"fetched from {facts.asset_root}"}
+    sizes = [term.size for term in facts.actions if term.size is not None]
+    episode = [_seconds(facts.episode_s)]
+    if facts.episode_s is not None and facts.control_period_s:
+        episode.append(f"{round(facts.episode_s / facts.control_period_s):,} steps")
+    success = "nothing says it" if facts.measured else UNKNOWN
+    if facts.success is not None:
+        success = f"said by: {facts.success}"
     lines = {
         "why not": facts.why_not,
         "about": [facts.title] if facts.title else [],
         "in Isaac Lab 2.x": facts.former_ids,
         "kind": [facts.kind or UNKNOWN],
-        "agents": map(_agent, facts.agents),
+        "agents": [
+            f"{agent.library} {agent.name} ({agent.key}{'' if agent.installed else '; not installed'})"
+            for agent in facts.agents
+        ],
         "other agents": facts.other_agents,
         "physics": [_engine(engine, facts.engine) for engine in facts.engines],
-        "assets": [_asset(asset, facts.asset_root) for asset in facts.assets],
+        "assets": [f"{asset.path}: {places[asset.here]}" for asset in facts.assets],
         "observations": [f"{group.name}: {_numbers(group.size, group.terms)}" for group in facts.observations],
-        "actions": [_numbers(_total(facts.actions), facts.actions)],
+        "actions": [_numbers(sum(sizes) if len(sizes) == len(facts.actions) else None, facts.actions)],
         "control period": [_seconds(facts.control_period_s)],
-        "episode": [", ".join(_episode(facts))],
+        "episode": [", ".join(episode)],
         "environments": [UNKNOWN if facts.num_envs is None else f"{facts.num_envs:,} in its configuration"],
-        "success": [_success(facts)],
+        "success": [success],
     }
     return {heading: said for heading, found in lines.items() if (said := list(found))}
-
-
-def _agent(agent: TaskAgent) -> str:
-    installed = "" if agent.installed else "; not installed"
-    return f"{agent.library} {agent.name} ({agent.key}{installed})"
 
 
 def _engine(engine: TaskEngine, taken: str | None) -> str:
@@ -42,11 +48,6 @@ def _engine(engine: TaskEngine, taken: str | None) -> str:
     return f"{engine.name}{presets}{default}{lacks}"
 
 
-def _asset(asset: TaskAsset, root: str | None) -> str:
-    states = {True: "here", False: "not here", None: f"fetched from {root}"}
-    return f"{asset.path}: {states[asset.here]}"
-
-
 def _numbers(size: int | None, terms: Sequence[TaskTerm]) -> str:
     """Return the size of several terms, and their names with the size of each."""
     named = [f"{term.name} {'?' if term.size is None else term.size}" for term in terms if term.name is not None]
@@ -54,22 +55,5 @@ def _numbers(size: int | None, terms: Sequence[TaskTerm]) -> str:
     return f"{counted} ({', '.join(named)})" if named else counted
 
 
-def _total(terms: Sequence[TaskTerm]) -> int | None:
-    sizes = [term.size for term in terms if term.size is not None]
-    return sum(sizes) if len(sizes) == len(terms) else None
-
-
 def _seconds(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.4g} s"
-
-
-def _episode(facts: TaskFacts) -> Iterator[str]:
-    yield _seconds(facts.episode_s)
-    if facts.episode_s is not None and facts.control_period_s:
-        yield f"{round(facts.episode_s / facts.control_period_s):,} steps"
-
-
-def _success(facts: TaskFacts) -> str:
-    if facts.success is not None:
-        return f"said by: {facts.success}"
-    return "nothing says it" if facts.measured else UNKNOWN

@@ -211,9 +211,9 @@ def _sweep_of(store: Store, job_id: str) -> str | None:
     return None
 
 
-def plain_name(text: str, most: int = 250) -> str:
+def plain_name(text: str) -> str:
     """Return a name that every tracker takes."""
-    return re.sub(r"[^\w\-./ ]", "_", text, flags=re.ASCII)[:most]
+    return re.sub(r"[^\w\-./ ]", "_", text, flags=re.ASCII)[:250]
 
 
 def figures(result: JobResult) -> dict[str, float]:

@@ -19,13 +19,7 @@ CLOSE_S = 10.0
 
 @contextmanager
 def mirrored(job_id: str, store: str, warn: Callable[[str], object]) -> Iterator[None]:
-    """Have the site's trackers told of a job while the body runs. Nothing that they do or are ends it or slows it.
-
-    Args:
-        job_id: The job.
-        store: Reference to its store.
-        warn: Callback for what was not told.
-    """
+    """Have the site's trackers told of a job while the body runs. Nothing that they do or are ends it or slows it."""
     command = [sys.executable, "-m", "simyard.tasks.trackers.mirror"]
     started = {
         name: subprocess.Popen(

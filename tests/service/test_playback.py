@@ -14,7 +14,7 @@ from test_live_pages import CountingStore
 
 from simyard.core.errors import RequestError
 from simyard.service.job_look import JobLooks
-from simyard.service.playback_page import Playbacks, playback_page, rollout_of
+from simyard.service.playback_page import episode_of, playback_page, rollout_of
 from simyard.tasks.pages.playback import MOST_FRAMES, read_episode
 
 
@@ -89,13 +89,13 @@ def test_an_episode_costs_at_most_five_reads_and_is_read_once(tmp_path: Path) ->
     recorded.rollout(tmp_path / "rollout.zarr", tmp_path)
     files = {"rollout.zarr": (tmp_path / "rollout.zarr").read_bytes()}
     job_id = left_jobs.leave(store, left_jobs.spec("rollout"), files, done=500, total=500)
-    looks, playbacks = JobLooks(), Playbacks()
+    looks = JobLooks()
 
     def view(episode: int) -> int:
         before, look = store.reads, looks.of(store, job_id)
         rollout_of(look)
         assert "data-episodes" in playback_page(look.spec, "t", "n")
-        assert json.loads(playbacks.of(looks.of(store, job_id), episode))["episode"] == episode
+        assert json.loads(episode_of(looks.of(store, job_id), episode))["episode"] == episode
         return store.reads - before
 
     assert view(2) <= 5

@@ -12,7 +12,7 @@ from simyard.core.terminal import plain
 from simyard.store import keys
 from simyard.store.keys import JobKeys
 from simyard.store.store import Store
-from simyard.tasks.shared.logs import MAX_LOG_BYTES, TAIL_BYTES, GrowingLog, LogFollower, begin_log, last_lines, shorten
+from simyard.tasks.shared.logs import MAX_LOG_BYTES, TAIL_BYTES, GrowingLog, LogFollower, begin_log, shorten
 
 NAME = "command.stdout.log"
 
@@ -28,9 +28,6 @@ class Shelf:
 
     def follower(self, first_lines: int) -> LogFollower:
         return LogFollower(self.store, self.job_id, (NAME,), first_lines)
-
-    def last(self, count: int) -> list[str]:
-        return last_lines(self.store, self.job_id, 1, NAME, count)
 
 
 @pytest.fixture
@@ -53,7 +50,7 @@ def test_the_end_of_a_giant_log_costs_what_the_end_is(shelf: Shelf) -> None:
     tracemalloc.start()
     follower = shelf.follower(1)
     assert lines_of(follower) == ["line 49999"]
-    assert shelf.last(2) == ["line 49998", "line 49999"]
+    assert lines_of(shelf.follower(2)) == ["line 49998", "line 49999"]
     with shelf.path.open("ab") as file:
         file.write(b"new\nhalf")
     assert lines_of(follower) == ["new"]
@@ -201,4 +198,4 @@ def test_lines_of_a_log_give_no_orders_either(shelf: Shelf) -> None:
     shelf.path.write_bytes(
         "\x1b]52;c;cm0=\x07one\n\x1b[1mtwo\x1b[0m \u202e\n\xc2\x9d".encode("utf-8", "surrogateescape") + b"\n"
     )
-    assert shelf.last(5) == ["one", "two \ufffd", "\xc2\ufffd"]
+    assert lines_of(shelf.follower(5)) == ["one", "two \ufffd", "\xc2\ufffd"]
