@@ -36,6 +36,7 @@ from simyard.tasks.sweeps.plan import UNKNOWN_METRIC, ResolvedSweep, SweepSpec, 
 from simyard.tasks.sweeps.report import LivePictures
 from simyard.tasks.sweeps.state import Piece, State
 from simyard.tasks.sweeps.trials import Run, Trials
+from simyard.tasks.sweeps.verdict import judge, values_in_words
 
 BEAT_S = 3.0
 """Seconds between two heartbeats."""
@@ -82,11 +83,9 @@ class Loop:
         first = store.get_record_or_none(self.keys.event(1), Event)
         if first is None:
             self._started = datetime.now(UTC)
-            seeds = len(self.asked.seeds)
-            message = (
-                f"The sweep begins: {self.asked.sweep.settings} settings at most, {seeds} seed{'s' * (seeds > 1)}."
-            )
-            self.events.record("sweep.started", "", message)
+            counts = ("setting", self.asked.sweep.settings), ("seed", len(self.asked.seeds))
+            settings, seeds = (f"{count} {noun}{'s' * (count > 1)}" for noun, count in counts)
+            self.events.record("sweep.started", "", f"The sweep begins: {settings} at most, {seeds}.")
         else:
             self._started = datetime.fromisoformat(first.created_at)
             message = f"Process {os.getpid()} on {platform.node()} goes on."
@@ -193,7 +192,12 @@ class Loop:
     def train(self, piece: Piece, run: Run) -> SeedRun | None:
         """Train a setting with one seed up to its rung, and measure it, as `Trials.train` does."""
         about = f"{piece.setting}/{piece.rung}/{piece.seed}"
-        self.events.record("training.started", about, f"{_named(piece)} is trained.", setting=piece.setting)
+        self.events.record(
+            "training.started",
+            about,
+            f"{_named(piece)} trains to iteration {piece.iterations:,}.",
+            setting=piece.setting,
+        )
         return self.trials.train(piece, self.state.members[piece.setting].values, run)
 
     def take(self, piece: Piece, found: SeedRun | BaseException | None) -> None:
@@ -223,9 +227,9 @@ class Loop:
             less = max(1, min(self.state.parallel - 1, len(self._begun)))
             self._decide(kind="parallel", parallel=less, why=f"{_named(piece)} found no memory on the GPU")
             return
-        values = [] if found.value is None else [found.value, *(found.others or ())]
-        said = f"value{'s' * (len(values) > 1)} {', '.join(f'{value:.6g}' for value in values)}"
-        why = said if values else failure.message if failure else "no value"
+        values = zip(self.asked.metrics, found.measured, strict=True) if found.measured else ()
+        said = ", ".join(f"{metric} {value:.6g}" for metric, value in values)
+        why = said or (failure.message if failure else "no value")
         self._decide(kind="measured", setting=piece.setting, rung=piece.rung, run=found, why=why)
         if failure and failure.code == UNKNOWN_METRIC and self.state.best is None:
             self._refuse(failure)
@@ -287,14 +291,17 @@ class Loop:
         elif kind == "measured":
             assert decision.run is not None
             name = "failed" if decision.run.failure else "measured"
-            message = f"Setting {decision.setting}, seed {decision.run.seed}, rung {decision.rung}: {decision.why}"
+            done = f"{decision.run.iterations:,} iterations"
+            message = f"Setting {decision.setting}, seed {decision.run.seed}, {done}: {decision.why}"
             data = {"setting": decision.setting, "seed": decision.run.seed, "value": decision.run.value}
             self.events.record(f"training.{name}", about, message, **data)
             self._write_verdict()
         elif kind != "ended":
-            words = {"promoted": "goes on", "pruned": "goes no further", "suggested": "is begun"}
+            words = {"promoted": "goes on", "pruned": "goes no further"}
             said = words.get(kind, f"takes up the state of setting {decision.source}")
             message = f"Setting {decision.setting} {said}: {decision.why}."
+            if kind == "suggested":
+                message = f"Setting {decision.setting}: {values_in_words(decision.values or {})} ({decision.why})."
             self.events.record(f"setting.{kind}", about, message, setting=decision.setting, values=decision.values)
 
     def _refuse(self, failure: Failure) -> None:
@@ -305,8 +312,6 @@ class Loop:
 
     def verdict(self) -> SweepVerdict:
         """Return the verdict on what was measured so far."""
-        from simyard.tasks.sweeps.verdict import judge
-
         return judge(self.state.settings, self.asked.sweep.objectives, self.asked.seeds, self._decisions)
 
     def _write_verdict(self) -> None:
@@ -444,4 +449,4 @@ def _not_begun(piece: Piece, failure: Failure) -> SeedRun:
 
 
 def _named(piece: Piece) -> str:
-    return f"Setting {piece.setting}, seed {piece.seed}, to iteration {piece.iterations:,}"
+    return f"Setting {piece.setting}, seed {piece.seed}"
