@@ -8,10 +8,8 @@ the loop itself; `state.py` has what follows from the decisions.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import time
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -19,17 +17,13 @@ from typing import Any
 from simyard.core.errors import GPU_OUT_OF_MEMORY, Failure, RequestError, SimyardError, StoreError
 from simyard.core.files import scratch
 from simyard.core.records import Ended, Estimate, this_process
-from simyard.core.run_records import Event
 from simyard.core.sweep_records import Decision, SeedRun, SweepResult, SweepStatus, SweepVerdict
 from simyard.core.wire import now_ms
-from simyard.runner.progress import JobProgress
 from simyard.store.keys import SweepKeys
 from simyard.store.store import Store
 from simyard.tasks.sessions.pool import Sessions
 from simyard.tasks.shared import usage
-from simyard.tasks.shared.control import Control, LoopObserver, refuse_second_driver
-from simyard.tasks.shared.events import Events
-from simyard.tasks.shared.heartbeat import HeartbeatWriter
+from simyard.tasks.shared.control import Driver, LoopObserver, refuse_second_driver
 from simyard.tasks.sweeps import measure, record
 from simyard.tasks.sweeps.check import check_values
 from simyard.tasks.sweeps.plan import UNKNOWN_METRIC, ResolvedSweep, SweepSpec, load_sweep
@@ -38,12 +32,11 @@ from simyard.tasks.sweeps.state import Piece, State
 from simyard.tasks.sweeps.trials import Run, Trials
 from simyard.tasks.sweeps.verdict import judge, values_in_words
 
-BEAT_S = 3.0
-"""Seconds between two heartbeats."""
 
-
-class Loop:
+class Loop(Driver):
     """One process's hold on a sweep; `with` begins and ends its heartbeat."""
+
+    NOUN = "sweep"
 
     def __init__(self, spec: SweepSpec, store: Store, observer: LoopObserver, *, in_pool: bool = False) -> None:
         """Read the sweep's progress.
@@ -51,20 +44,15 @@ class Loop:
         Raises:
             RequestError: If it has ended, or another process drives it.
         """
+        _refuse_second_driver(spec.sweep_id, store)
         self.spec = spec
         self.asked = spec.asked
-        self.store = store
         self.keys = SweepKeys(spec.sweep_id)
-        _refuse_second_driver(spec.sweep_id, store)
-        self.control = Control(store, self.keys.desired_state, observer.is_canceled, observer.desired_state)
-        self.events = Events(store, self.keys, record.EVENT_TYPES, observer.on_event)
+        super().__init__(store, self.keys, record.EVENT_TYPES, observer)
         self.state = State(self.asked, spec.template.max_iterations)
         self._in_pool = in_pool
-        self._on_stage = observer.on_stage
-        self._stage = "starting"
         self._refused: Failure | None = None
         self._broken: BaseException | None = None
-        self._is_paused = False
         self._pictures = LivePictures(spec, store)
         self.trials = Trials(spec, store, self.control, in_pool=in_pool)
         self._begun: set[Piece] = set()
@@ -73,41 +61,16 @@ class Loop:
         """GPU seconds of what was measured."""
         self._iterations = 0
         self._began = time.monotonic()
-        self._with = ExitStack()
         self._decisions: list[Decision] = []
         for decision in record.decisions(store, spec.sweep_id):
             self._apply(decision)
         self._iterations = 0  # what this process did tells how long the rest takes
 
-        # The first event says when the sweep began; a process that finds it goes on.
-        first = store.get_record_or_none(self.keys.event(1), Event)
-        if first is None:
-            self._started = datetime.now(UTC)
-            counts = ("setting", self.asked.sweep.settings), ("seed", len(self.asked.seeds))
-            settings, seeds = (f"{count} {noun}{'s' * (count > 1)}" for noun, count in counts)
-            self.events.record("sweep.started", "", f"The sweep begins: {settings} at most, {seeds}.")
-        else:
-            self._started = datetime.fromisoformat(first.created_at)
-            message = f"Process {os.getpid()} on {platform.node()} goes on."
-            self.events.record("sweep.taken_up", str(time.time_ns()), message)
-            if self._decisions:  # whoever wrote the last one may have died before it was told
-                self._tell(self._decisions[-1])
-
-    def __enter__(self) -> Loop:
-        beating = HeartbeatWriter(self.store, self.keys.status, self._status, BEAT_S)
-        beating.write()  # from here on nobody else may drive the sweep
-        self._with.enter_context(beating)
-        self._with.enter_context(self.control)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._with.close()
-
-    def show(self, stage: str) -> None:
-        """Set the current stage, and pass it to the observer."""
-        if stage != self._stage:
-            self._stage = stage
-            self._on_stage(JobProgress(stage=stage))
+        counts = ("setting", self.asked.sweep.settings), ("seed", len(self.asked.seeds))
+        most, seeds = (f"{count} {noun}{'s' * (count > 1)}" for noun, count in counts)
+        self._started = self.take_up(f"The sweep begins: {most} at most, {seeds}.")
+        if self._decisions:  # whoever wrote the last one may have died before it was told
+            self._tell(self._decisions[-1])
 
     # What may be begun
 
@@ -165,12 +128,7 @@ class Loop:
         if reason := self._over_budget():
             self._decide(kind="ended", why=reason)
             return False
-        is_paused = self.control.desired == "pause"
-        if is_paused != self._is_paused:
-            self._is_paused = is_paused
-            change = "paused" if is_paused else "resumed"
-            self.events.record(f"sweep.{change}", str(time.time_ns()), f"The sweep was {change}.")
-        return not is_paused
+        return not self.is_paused()
 
     def _over_budget(self) -> str | None:
         """Return the name of the budget that is spent; None where there is more of all."""
